@@ -1,0 +1,6 @@
+"""``python -m mop_config``."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

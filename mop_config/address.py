@@ -1,0 +1,241 @@
+"""What a host, a port and a URL may look like, and their one canonical spelling.
+
+Everything else asks here, so that the endpoint file, a QR code and a remote list are
+held to the same rules. Hosts follow RFC 1123 and RFC 5890 (internationalised names
+become A-labels by UTS 46), IPv6 follows RFC 5952, URLs follow RFC 3986.
+"""
+
+import ipaddress
+import re
+from typing import NamedTuple
+from urllib.parse import quote
+
+import idna
+
+from .errors import AddressError
+
+DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+MAX_HOST_LENGTH = 253
+MAX_LABEL_LENGTH = 63
+MAX_PORT = 65535
+
+# A name's last label starts with a letter, since every URL parser reads a name that ends in
+# a number as an IPv4 address. Possessive quantifiers: no backtracking, whatever the text.
+_LABEL = r"[a-z0-9]++(?:-++[a-z0-9]++)*+"
+_NAME = rf"(?:{_LABEL}\.)*+[a-z][a-z0-9]*+(?:-++[a-z0-9]++)*+"
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
+_PATH = r"(?:/[A-Za-z0-9/%:@!$&'()*+,;=~._-]*+)?"
+
+#: A line that is one canonical host name (group 1) or IPv4 address (group 2), once the
+#: caller has seen that it is no longer than ``MAX_LABEL_LENGTH`` and free of ``xn--``.
+PLAIN_LINE = re.compile(rf"[ \t]*+(?:({_NAME})|({_IPV4}))[ \t]*+")
+_IPV4_HOST = re.compile(_IPV4)
+_PLAIN_URL = re.compile(rf"(https?|wss?)://(?:{_NAME}|{_IPV4})(?::([1-9][0-9]{{0,4}}))?{_PATH}")
+_URL = re.compile(rf"(https?|wss?)://(?:{_NAME}|{_IPV4})(?::([1-9][0-9]{{0,4}}))?{_PATH}")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?", re.DOTALL)
+_CIDR = re.compile(r"[0-9A-Fa-f.:\[\]]+/[0-9]{1,3}")
+_NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_ASCII_LABEL = re.compile(_LABEL)
+_PATH_SAFE = "/%:@!$&'()*+,;=~-._"
+
+
+class Url(NamedTuple):
+    """A URL in its canonical spelling, and its parts.
+
+    ``host`` is ready to stand in a URL (an IPv6 address has its brackets); ``port`` is
+    None where the URL names none.
+    """
+
+    text: str
+    scheme: str
+    host: str
+    port: int | None
+    path: str
+
+    @property
+    def identity(self) -> str:
+        """The same for two spellings of one address: default port and bare ``/`` folded."""
+        return identity(self.scheme, self.host, self.port, self.path)
+
+
+def identity(scheme: str, host: str, port: int | None, path: str) -> str:
+    """Give what two canonical URLs have in common when they name the same address."""
+    if port is None or port == DEFAULT_PORTS[scheme]:
+        return f"{scheme}://{host}{path or '/'}"
+    return f"{scheme}://{host}:{port}{path or '/'}"
+
+
+def is_ip(host: str) -> bool:
+    """Whether a canonical host is an IPv4 address or a bracketed IPv6 address."""
+    return host.startswith("[") or _IPV4_HOST.fullmatch(host) is not None
+
+
+def normalise_host(text: str) -> str:
+    """Give a host's canonical spelling, ready to stand in a URL.
+
+    Args:
+        text: A host name, an IPv4 address, or an IPv6 address with or without brackets.
+
+    Returns:
+        Lower-case ASCII; IPv6 in brackets and in the form of RFC 5952.
+
+    Raises:
+        AddressError: With code ``bad-host``, ``bad-ip``, ``cidr`` or ``userinfo``.
+    """
+    if "@" in text:
+        raise AddressError("userinfo", "a user name or password does not belong in an address")
+    if _CIDR.fullmatch(text):
+        raise AddressError("cidr", "a network (CIDR) is not an endpoint: name one address of it")
+    if text.startswith("["):
+        if not text.endswith("]"):
+            raise AddressError("bad-ip", "an IPv6 address that opens with '[' must end with ']'")
+        return _normalise_ipv6(text[1:-1])
+    if ":" in text:
+        return _normalise_ipv6(text)
+    return _normalise_name(text)
+
+
+def _normalise_ipv6(text: str) -> str:
+    if "%" in text:
+        raise AddressError("bad-ip", "an IPv6 zone ('%…') means nothing on another machine")
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError:
+        raise AddressError("bad-ip", "not an IPv6 address") from None
+    # CPython spells IPv4-mapped addresses differently from version to version.
+    mapped = address.ipv4_mapped
+    return f"[::ffff:{mapped}]" if mapped else f"[{address}]"
+
+
+def _normalise_name(text: str) -> str:
+    host = text.lower().removesuffix(".")
+    if not host.isascii():
+        host = _to_a_labels(text).lower().removesuffix(".")
+    if not host:
+        raise AddressError("bad-host", "the host is empty")
+    if len(host) > MAX_HOST_LENGTH:
+        raise AddressError("bad-host", f"the host is longer than {MAX_HOST_LENGTH} characters")
+    labels = host.split(".")
+    if _NUMERIC_LABEL.fullmatch(labels[-1]):
+        return _normalise_ipv4(host)
+    for label in labels:
+        _check_label(label)
+    return host
+
+
+def _to_a_labels(text: str) -> str:
+    if len(text) > MAX_HOST_LENGTH:
+        raise AddressError("bad-host", f"the host is longer than {MAX_HOST_LENGTH} characters")
+    try:
+        return idna.encode(text, uts46=True).decode("ascii")
+    except (idna.IDNAError, UnicodeError) as error:
+        raise AddressError(
+            "bad-host", f"not an internationalised host name ({_plain(error)})"
+        ) from None
+
+
+def _plain(error: Exception) -> str:
+    # idna quotes the offending text, which may hold anything: keep its reason only.
+    return str(error).split(":")[0].split("'")[0].strip().lower() or "invalid"
+
+
+def _normalise_ipv4(host: str) -> str:
+    if _IPV4_HOST.fullmatch(host):
+        return host
+    octets = host.split(".")
+    if len(octets) == 4 and all(o.isascii() and o.isdigit() for o in octets):
+        if any(len(o) > 3 or int(o) > 255 for o in octets):
+            raise AddressError("bad-ip", "an IPv4 octet is larger than 255")
+        raise AddressError("bad-ip", "an IPv4 octet must not have leading zeros")
+    raise AddressError("bad-ip", "not an IPv4 address: four numbers from 0 to 255 are needed")
+
+
+def _check_label(label: str) -> None:
+    if not label:
+        raise AddressError("bad-host", "a label (the text between two dots) is empty")
+    if len(label) > MAX_LABEL_LENGTH:
+        raise AddressError("bad-host", f"a label is longer than {MAX_LABEL_LENGTH} characters")
+    if not _ASCII_LABEL.fullmatch(label):
+        raise AddressError(
+            "bad-host", "a label may hold letters, digits and inner hyphens, nothing else"
+        )
+    if label.startswith("xn--"):
+        try:
+            idna.ulabel(label)
+        except (idna.IDNAError, UnicodeError):
+            raise AddressError(
+                "bad-host", "a label that starts with 'xn--' is no A-label"
+            ) from None
+
+
+def normalise_port(text: str) -> int:
+    """Read a port number.
+
+    Raises:
+        AddressError: With code ``bad-port``, unless it is a number from 1 to 65535.
+    """
+    if text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= MAX_PORT:
+        return int(text)
+    raise AddressError("bad-port", f"the port must be a number from 1 to {MAX_PORT}")
+
+
+def split_port(text: str) -> tuple[str, int | None]:
+    """Take ``host``, ``host:port``, an IPv6 address or ``[IPv6]:port`` apart.
+
+    Returns:
+        The host as it was written, and the port or None. More than one ``:`` without
+        brackets is a bare IPv6 address.
+
+    Raises:
+        AddressError: With code ``bad-port`` or ``bad-ip``.
+    """
+    if text.startswith("["):
+        host, bracket, rest = text.partition("]")
+        if rest and not rest.startswith(":"):
+            raise AddressError("bad-ip", "after ']' only ':' and a port may follow")
+        return host + bracket, normalise_port(rest[1:]) if rest else None
+    if text.count(":") == 1:
+        host, _, port = text.partition(":")
+        return host, normalise_port(port)
+    return text, None
+
+
+def parse_url(text: str, schemes: tuple[str, ...] = ("http", "https", "ws", "wss")) -> Url:
+    """Read a URL that names an endpoint and give its canonical spelling.
+
+    Args:
+        text: ``scheme://host[:port][/path]``, without user, query or fragment.
+        schemes: The schemes that are allowed, in lower case.
+
+    Raises:
+        AddressError: With a code that tells the fault.
+    """
+    if any(c.isspace() or ord(c) < 32 or c in '\\"<>^`{|}' for c in text):
+        raise AddressError("bad-url", "the URL holds a character that no URL may hold")
+    match = _URL.fullmatch(text)
+    if not match:
+        raise AddressError("bad-url", f"not a URL of the form {schemes[-1]}://host[:port][/path]")
+    scheme, authority = match[1].lower(), match[2]
+    if "@" in authority:
+        raise AddressError("userinfo", "a user name or password does not belong in an address")
+    if scheme not in schemes:
+        raise AddressError("bad-scheme", f"the scheme must be one of {', '.join(schemes)}")
+    if match[4] is not None or match[5] is not None:
+        raise AddressError("bad-url", "an endpoint's URL has no query and no fragment")
+    written_host, port = split_port(authority)
+    host = normalise_host(written_host)
+    path = quote(match[3], safe=_PATH_SAFE)
+    spelled_port = "" if port is None else f":{port}"
+    return Url(f"{scheme}://{host}{spelled_port}{path}", scheme, host, port, path)
+
+
+def is_canonical_url(text: str) -> bool:
+    """Whether a URL is valid and spelled canonically; cheap for the common ones."""
+    short = len(text) <= MAX_LABEL_LENGTH and "xn--" not in text
+    if short and (match := _PLAIN_URL.fullmatch(text)):
+        return match[2] is None or int(match[2]) <= MAX_PORT
+    try:
+        return parse_url(text).text == text
+    except AddressError:
+        return False

@@ -1,0 +1,117 @@
+"""``mop-config check``: what is wrong with an endpoint file, before a server reads it."""
+
+import json
+import sys
+
+import click
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from ..server.problems import Problem, Severity
+from .source import Reading, read
+
+_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow"}
+
+
+@click.command(epilog="Example: mop-config check config/endpoints.txt --strict")
+@click.argument("file", required=False)
+@click.option("--strict", is_flag=True, help="Let warnings fail the check too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def check(file: str | None, strict: bool, as_json: bool) -> int:
+    """Check FILE as the server would read it; 0 is good, 1 has errors.
+
+    FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt.
+    """
+    reading, settings = read(file)
+    bad = reading.errors > 0 or (strict and reading.warnings > 0)
+    if as_json:
+        print(json.dumps(_document(reading, ok=not bad), ensure_ascii=False, indent=2))
+    else:
+        for warning in settings.warnings:
+            click.echo(f"mop-config: {warning}", err=True)
+        _print(reading, bad=bad)
+    return int(bad)
+
+
+def _document(reading: Reading, *, ok: bool) -> dict[str, object]:
+    rendering = reading.rendering
+    return {
+        "file": reading.path,
+        "ok": ok,
+        "counts": {
+            "api": rendering.api_count if rendering else 0,
+            "socketio": rendering.socketio_count if rendering else 0,
+            "errors": reading.errors,
+            "warnings": reading.warnings,
+        },
+        "problems": [problem.as_dict() for problem in reading.problems],
+    }
+
+
+def _print(reading: Reading, *, bad: bool) -> None:
+    # The verdict is the answer; a file that cannot be read at all is a failure of the call.
+    failed = reading.refusal is not None and reading.rendering is None
+    console = Console(file=sys.stderr if failed else sys.stdout, highlight=False, soft_wrap=True)
+    if reading.refusal is not None and reading.rendering is None:
+        console.print(Text(f"mop-config: {reading.refusal}"))
+        return
+    for problem in reading.problems:
+        _print_problem(console, reading, problem)
+    left = reading.errors + reading.warnings - len(reading.problems)
+    if left > 0:
+        console.print(Text(f"… and {left} more"))
+    rendering = reading.rendering
+    counts = (
+        f"{rendering.api_count} API and {rendering.socketio_count} Socket.io endpoints"
+        if rendering
+        else ""
+    )
+    verdict = Text(f"{reading.path}: ")
+    verdict.append("bad" if bad else "ok", style="bold red" if bad else "bold green")
+    verdict.append(f": {counts}, {_plural(reading.errors, 'error')},")
+    verdict.append(f" {_plural(reading.warnings, 'warning')}")
+    console.print(verdict)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def _print_problem(console: Console, reading: Reading, problem: Problem) -> None:
+    where = f"{reading.path}:{problem.line}:{problem.column}: " if problem.text else ""
+    line = Text(where or f"{reading.path}: ")
+    line.append(f"{problem.severity}: ", style=_STYLES[problem.severity])
+    line.append(f"{problem.message} [{problem.code}]")
+    console.print(line)
+    if problem.text:
+        source, indent = quote(reading.lines[problem.line - 1], problem.column)
+        console.print(Text(f"    {source}"))
+        console.print(Text(" " * (4 + indent) + "^", style=_STYLES[problem.severity]))
+
+
+def quote(line: str, column: int) -> tuple[str, int]:
+    """Make a line fit to be shown, with no password in it.
+
+    Args:
+        line: The line as it stands in the file.
+        column: Where the finding is, from 1, in code points.
+
+    Returns:
+        The line, and how many cells of the terminal precede the finding in it.
+    """
+    before, rest = line[: column - 1], line[column - 1 :]
+    if "@" in rest:
+        rest = "***@" + rest.rpartition("@")[2]
+    if "@" in line:
+        before = "***, " if before.strip() else before
+    before = _printable(before)
+    indent = cell_len(before)
+    if indent > 40:
+        before, indent = "…", 1
+    rest = _printable(rest)
+    return before + (rest if len(rest) <= 100 else rest[:99] + "…"), indent
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)

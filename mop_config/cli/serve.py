@@ -1,0 +1,47 @@
+"""``mop-config serve``: gunicorn with the packaged configuration, from any folder."""
+
+import os
+import sys
+
+import click
+
+from ..server.settings import ProcessSettings, Settings
+
+# Each option stands for an environment variable; the command line wins.
+_VARIABLES = {
+    "file": "ENDPOINT_CONFIG_FILE",
+    "host": "HOST",
+    "port": "PORT",
+    "workers": "WEB_CONCURRENCY",
+    "threads": "THREADS",
+    "worker_class": "WORKER_CLASS",
+}
+
+
+@click.command(epilog="Example: mop-config serve /etc/mop/endpoints.txt --port 8080")
+@click.argument("file", required=False)
+@click.option("--host", metavar="ADDRESS", help="Listen here  [HOST, 127.0.0.1]")
+@click.option("--port", metavar="N", help="Listen on this port, 0 for a free one  [PORT, 8000]")
+@click.option("--workers", metavar="N", help="Worker processes  [WEB_CONCURRENCY, 2]")
+@click.option("--threads", metavar="N", help="Threads of a gthread worker  [THREADS, 16]")
+@click.option(
+    "--worker-class", metavar="NAME", help="gthread, sync or gevent  [WORKER_CLASS, gthread]"
+)
+def serve(**options: str | None) -> None:
+    """Serve the endpoint list in FILE, and every change of it.
+
+    FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt. gunicorn takes
+    more options from GUNICORN_CMD_ARGS, such as GUNICORN_CMD_ARGS="--access-logfile -".
+    """
+    for name, value in options.items():
+        if value is not None:
+            os.environ[_VARIABLES[name]] = value
+    ProcessSettings.from_environ()
+    Settings.from_environ()
+    command = [
+        *(sys.executable, "-m", "gunicorn"),
+        *("--config", "python:mop_config.server.gunicorn_conf"),
+        "mop_config:create_app()",
+    ]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)

@@ -1,0 +1,78 @@
+"""``mop-config show``: the JSON that a server would answer with."""
+
+import difflib
+import json
+import sys
+import urllib.error
+import urllib.request
+
+import click
+
+from .. import payload
+from ..errors import MopConfigError, PayloadError
+from ..model import EndpointConfig
+from .source import read
+
+_PATH = "/api/v1/config/endpoints"
+_TIMEOUT = 10.0
+_MAX_BYTES = 64 << 20
+
+
+@click.command(epilog="Example: mop-config show config/endpoints.txt --diff http://127.0.0.1:8000")
+@click.argument("file", required=False)
+@click.option("--diff", "url", metavar="URL", help="Compare with what this server serves.")
+def show(file: str | None, url: str | None) -> int:
+    """Print the list that FILE gives: what the server would answer with.
+
+    On a terminal it is indented; in a pipe it is the answer's body and a newline. With
+    --diff, print how a running server's list (-) differs from the file's (+); exit 1
+    where it does. FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt.
+    """
+    reading, settings = read(file)
+    for notice in (*settings.warnings, *reading.problems):
+        click.echo(f"mop-config: {notice}", err=True)
+    if reading.rendering is None or reading.refusal is not None:
+        return 1
+    body = reading.rendering.body
+    if url is not None:
+        return _diff(body, url)
+    if sys.stdout.isatty():
+        print(json.dumps(json.loads(body), indent=2))
+    else:
+        sys.stdout.buffer.write(body + b"\n")
+    return 0
+
+
+def _diff(body: bytes, url: str) -> int:
+    served = _lines(_fetch(url))
+    here = _lines(payload.loads(body))
+    lines = list(difflib.unified_diff(served, here, url, "file", lineterm="", n=1))
+    for line in lines:
+        style = {"+": "green", "-": "red"}.get(line[0]) if sys.stdout.isatty() else None
+        click.echo(click.style(line, fg=style) if style else line)
+    return int(bool(lines))
+
+
+def _lines(config: EndpointConfig) -> list[str]:
+    return [
+        f"{kind} {e.url} priority={e.priority}"
+        + (f" server_name={e.server_name}" if e.server_name else "")
+        for kind, endpoints in config.kinds().items()
+        for e in endpoints
+    ]
+
+
+def _fetch(url: str) -> EndpointConfig:
+    if not url.startswith(("http://", "https://")):
+        raise click.BadParameter("must start with http:// or https://", param_hint="--diff")
+    if not url.endswith(_PATH):
+        url = url.rstrip("/").removesuffix("/api/v1") + _PATH
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:  # noqa: S310
+            return payload.loads(response.read(_MAX_BYTES))
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise MopConfigError(f"{url} answers {error.code} {error.reason}") from None
+    except (OSError, ValueError) as error:
+        reason = error if isinstance(error, PayloadError) else getattr(error, "reason", error)
+        raise MopConfigError(f"{url} gives no list: {reason}") from None

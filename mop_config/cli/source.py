@@ -1,0 +1,66 @@
+"""What ``check`` and ``show`` share: reading the file as the server would."""
+
+from typing import NamedTuple
+
+from ..errors import SourceError
+from ..server.loader import judge
+from ..server.problems import Code, Problem
+from ..server.render import EMPTY_BODY, Rendering, decode, render
+from ..server.settings import Settings
+from ..server.sources import FileSource
+
+
+class Reading(NamedTuple):
+    """What the server would make of a file.
+
+    Attributes:
+        path: The file.
+        lines: Its lines, or none where it is no text.
+        rendering: The list, or None where the file is refused before parsing.
+        refusal: Why the file would be refused as a whole, or None.
+    """
+
+    path: str
+    lines: list[str]
+    rendering: Rendering | None
+    refusal: SourceError | None
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Every finding that is kept, the refusal first."""
+        found = self.rendering.problems if self.rendering else ()
+        if self.refusal is None:
+            return found
+        code = Code(self.refusal.code)
+        return (Problem(1, 1, code.severity, code, str(self.refusal), ""), *found)
+
+    @property
+    def errors(self) -> int:
+        """How many errors there are."""
+        return (self.refusal is not None) + (self.rendering.errors if self.rendering else 0)
+
+    @property
+    def warnings(self) -> int:
+        """How many warnings there are."""
+        return self.rendering.warnings if self.rendering else 0
+
+
+def read(file: str | None) -> tuple[Reading, Settings]:
+    """Read a file, or the one that the environment names, as a fresh server would.
+
+    Raises:
+        SettingsError: If the environment holds a value that cannot be used.
+    """
+    settings = Settings.from_environ()
+    source = FileSource(file or settings.source, settings.max_bytes)
+    name = file or settings.source
+    lines: list[str] = []
+    rendering = refusal = None
+    try:
+        data = source.read().data
+        lines = decode(data).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        rendering = render(data, settings.rules, EMPTY_BODY)
+        judge(rendering, settings, serving=True)
+    except SourceError as error:
+        refusal = error
+    return Reading(name, lines, rendering, refusal), settings

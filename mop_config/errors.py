@@ -1,0 +1,66 @@
+"""Every exception that mop-config raises on purpose.
+
+::
+
+    MopConfigError
+    ├── SettingsError      an environment variable that cannot be used
+    ├── AddressError       a host, port or URL that is not one (also a ValueError)
+    ├── PayloadError       JSON that is not an endpoint configuration (also a ValueError)
+    └── SourceError        the endpoint source cannot be read, or its text is refused as a whole
+"""
+
+
+class MopConfigError(Exception):
+    """The base of all of them: catch this one to catch what mop-config can foresee."""
+
+
+class SettingsError(MopConfigError):
+    """An environment variable holds a value that cannot be used.
+
+    Attributes:
+        variable: The name of the environment variable.
+        value: What it holds.
+        allowed: What it may hold, in words.
+    """
+
+    def __init__(self, variable: str, value: str, allowed: str) -> None:
+        super().__init__(f"{variable}={value!r} cannot be used: it must be {allowed}")
+        self.variable = variable
+        self.value = value
+        self.allowed = allowed
+
+
+class AddressError(MopConfigError, ValueError):
+    """A host, a port or a URL that cannot be used.
+
+    Attributes:
+        code: One of the problem codes of the endpoint file, such as ``bad-host``.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class PayloadError(MopConfigError, ValueError):
+    """JSON that is not an endpoint configuration.
+
+    Attributes:
+        field: Where in the document the fault is, such as ``api_endpoints[2].url``.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class SourceError(MopConfigError):
+    """The endpoint source cannot be read, or its text is refused as a whole.
+
+    Attributes:
+        code: One of the whole-file problem codes, such as ``missing`` or ``not-utf8``.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,60 @@
+"""Which answer a request for the configuration gets: RFC 9110, sections 8, 12 and 13. Pure."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from werkzeug.datastructures import Accept
+from werkzeug.http import parse_accept_header, parse_etags
+
+from .snapshot import Headers, Snapshot, Variant
+
+
+class Answer(NamedTuple):
+    """A status line without its version, headers, and a body (empty for HEAD and 304)."""
+
+    status: str
+    headers: Headers
+    body: bytes
+
+
+def answer(
+    snapshot: Snapshot,
+    method: str,
+    accept_encoding: str | None = None,
+    if_none_match: str | None = None,
+    if_modified_since: str | None = None,
+) -> Answer:
+    """Answer a GET or HEAD from a snapshot, by the values of the request's headers.
+
+    A request is never refused for what it accepts: who forbids every encoding gets the
+    plain body. ``If-Modified-Since`` counts only when it names exactly our date, so that
+    going back to an older file reaches clients that have seen the newer one.
+    """
+    variant = snapshot.plain
+    if snapshot.gzip and accept_encoding and accepts_gzip(accept_encoding):
+        variant = snapshot.gzip
+    if if_none_match is not None:
+        fresh = _names(if_none_match, snapshot, variant)
+    else:
+        fresh = if_modified_since == snapshot.last_modified_text
+    if fresh:
+        return Answer("304 NOT MODIFIED", variant.not_modified, b"")
+    return Answer("200 OK", variant.headers, b"" if method == "HEAD" else variant.body)
+
+
+def _names(if_none_match: str, snapshot: Snapshot, variant: Variant) -> bool:
+    # Almost every client sends back the one tag it got, so compare before parsing.
+    if if_none_match == variant.etag:
+        return True
+    tags = parse_etags(if_none_match)
+    # A client may hold either variant of the same list: both are as new as it gets.
+    return tags.contains_weak(snapshot.etag) or tags.contains_weak(f"{snapshot.etag}-gzip")
+
+
+@lru_cache(maxsize=256)
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Whether a client takes gzip, and does not like plain bytes better."""
+    accept = parse_accept_header(accept_encoding, Accept)
+    named = {value.lower(): quality for value, quality in accept}
+    gzip = max(named.get(name, named.get("*", 0)) for name in ("gzip", "x-gzip"))
+    return gzip > 0 and gzip >= named.get("identity", 0)

@@ -1,0 +1,121 @@
+"""The Flask application: routes onto a runtime, and errors as problem documents."""
+
+import logging
+import sys
+from typing import Any
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import BadRequest, HTTPException
+from werkzeug.sansio.utils import host_is_trusted
+
+from ..errors import SettingsError
+from .cors import cors_headers
+from .logs import describe, log_to_stderr
+from .problem_json import problem
+from .runtime import EXTENSION, Runtime
+from .settings import Settings
+from .views import config, health, status
+
+logger = logging.getLogger(__name__)
+
+#: gunicorn's exit code for "do not start this worker again".
+_BOOT_ERROR = 3
+_FOR_ANY_HOST = frozenset({"/health", "/ready"})
+
+
+def create_app(settings: Settings | None = None, *, start: bool = True) -> Flask:
+    """Build the application.
+
+    Nothing that the endpoint file or the state folder holds makes this raise.
+
+    Args:
+        settings: What to serve, and how; None reads the environment.
+        start: Whether this process is to keep the list up to date: SIGHUP reloads, and a
+            reload thread starts with the first request in each process (under gunicorn,
+            with the worker). False loads once and starts nothing, for a test.
+
+    Raises:
+        SettingsError: If the environment holds a value that cannot be used.
+    """
+    app = Flask("mop_config", static_folder=None)
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unexpected_error)
+    init_app(app, settings, start=start)
+    return app
+
+
+def init_app(app: Flask, settings: Settings | None = None, *, start: bool = True) -> Runtime:
+    """Add mop-config's routes to an application of yours.
+
+    Args:
+        app: The application.
+        settings: As for ``create_app``.
+        start: As for ``create_app``.
+
+    Returns:
+        The runtime, also found as ``app.extensions["mop_config"]``.
+
+    Raises:
+        SettingsError: If the environment holds a value that cannot be used.
+    """
+    log_to_stderr()
+    runtime = Runtime(settings or Settings.from_environ(), app.instance_path)
+    app.extensions[EXTENSION] = runtime
+    for module in (config, health, status):
+        app.register_blueprint(module.blueprint)
+    _guard_requests(app, runtime, start=start)
+    runtime.load()
+    if start:
+        runtime.handle_sighup()
+    return runtime
+
+
+def create_app_or_exit() -> Flask:
+    """Build the application from the environment, for an entry point.
+
+    A bad environment ends the process with one line on standard error: a traceback helps
+    nobody who mistyped a port.
+    """
+    try:
+        return create_app()
+    except SettingsError as error:
+        print(f"mop-config: {error}", file=sys.stderr)
+        sys.exit(_BOOT_ERROR)
+
+
+def _guard_requests(app: Flask, runtime: Runtime, *, start: bool) -> None:
+    settings = runtime.settings
+
+    if start:
+        app.before_request(runtime.ensure_started)
+
+    @app.before_request
+    def check_host() -> None:
+        if settings.trusted_hosts and request.path not in _FOR_ANY_HOST:
+            host = request.environ.get("HTTP_HOST", "")
+            if not host_is_trusted(host, settings.trusted_hosts):
+                raise BadRequest("this host name is not served here (TRUSTED_HOSTS)")
+
+    @app.after_request
+    def allow_origins(response: Response) -> Response:
+        preflight = (
+            request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+        )
+        origin = request.headers.get("Origin")
+        for name, value in cors_headers(settings.cors_origins, origin, preflight=preflight):
+            response.headers.add(name, value)
+        return response
+
+
+def _http_error(error: HTTPException) -> Response:
+    response = problem(error.code or 500, error.description)
+    for name, value in error.get_headers():
+        if name not in {"Content-Type"}:
+            response.headers[name] = value
+    return response
+
+
+def _unexpected_error(error: Exception) -> Any:
+    logger.error("%s %s failed: %s", request.method, request.path, describe(error))
+    return problem(500, "the server failed to answer; its log says why")

@@ -1,0 +1,64 @@
+"""gunicorn's configuration: settings from the environment, and hooks.
+
+``gunicorn.conf.py`` at the top of a clone takes all of it over; an installed package has
+it here, for ``mop-config serve`` and ``gunicorn -c python:mop_config.server.gunicorn_conf``.
+"""
+
+import sys
+from typing import Any
+
+from mop_config.errors import SettingsError
+from mop_config.server import runtime
+from mop_config.server.settings import ProcessSettings, Settings
+
+try:
+    _process = ProcessSettings.from_environ()
+    Settings.from_environ()  # refuse a bad environment here, in one line, before any fork
+except SettingsError as error:
+    sys.exit(f"mop-config: {error}")
+
+bind = f"{_process.host}:{_process.port}"
+workers = _process.workers
+threads = _process.threads
+worker_class = _process.worker_class
+
+# Clients keep connections in pools. gunicorn's 2 s would close many just as a request is
+# sent on them.
+keepalive = 30
+graceful_timeout = 30
+timeout = 60
+
+# The C parser takes malformed requests that this one refuses.
+http_parser = "python"
+# What our longest route and an Authorization header need, and not much more.
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 8190
+# Its default path is shared by all servers of a user: two would fight over it.
+control_socket_disable = True
+# With SO_REUSEPORT every change of a worker loses the requests in its queue.
+reuse_port = False
+
+accesslog = None  # --access-logfile - turns it on
+errorlog = "-"
+logger_class = "mop_config.server.gunicorn_logger.GunicornLogger"
+
+
+def on_starting(server: Any) -> None:
+    """Let SIGHUP to the master reload in place."""
+    runtime.on_starting(server)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Hold SIGHUP back until the worker can take it."""
+    runtime.post_fork()
+
+
+def post_worker_init(worker: Any) -> None:
+    """Start the worker's reload thread and take SIGHUP."""
+    runtime.worker_ready(worker)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Stop what the worker started."""
+    runtime.worker_exit(worker)

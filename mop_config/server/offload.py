@@ -1,0 +1,76 @@
+"""Renders a large file in a process of its own, so that no request waits for it.
+
+Parsing holds the interpreter's lock: 100,000 entries would stall every request of a worker
+for a second. A child at low priority does it, and hands back finished bytes.
+"""
+
+import gc
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from ..errors import SourceError
+from .build import UrlRules
+from .render import Rendering, render
+
+#: Bytes of text above which a child is worth its start of about 0.1 s.
+THRESHOLD = 128 * 1024
+
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+_PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv[1]);"
+    "from mop_config.server.offload import child; child()"
+)
+
+
+def render_apart(data: bytes, rules: UrlRules, served: bytes) -> Rendering:
+    """Do what ``render`` does, in a child process where the text is large.
+
+    Raises:
+        SourceError: Where the bytes are no text.
+    """
+    if len(data) <= THRESHOLD or not sys.executable:
+        return render(data, rules, served)
+    request = pickle.dumps((data, rules, served))
+    command = [sys.executable, "-c", _PROGRAM, _PACKAGE_ROOT]
+    # "kill -HUP $(pidof python)" hits the child too. A blocked signal stays blocked across
+    # exec; and gevent's Popen is found only where it is looked up late.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    with process:
+        output, _ = process.communicate(request)
+    if process.returncode:
+        raise ChildProcessError(f"the rendering process ended with {process.returncode}")
+    result = pickle.loads(output)
+    if isinstance(result, SourceError):
+        raise result
+    return cast(Rendering, result)
+
+
+def child() -> None:
+    """Be the child: one request on standard input, one result on standard output."""
+    os.nice(10)
+    # Short-lived and full of objects that stay: collecting garbage would only cost time.
+    gc.disable()
+    try:
+        _serve(sys.stdin.buffer, sys.stdout.buffer)
+        sys.stdout.flush()
+    except (BrokenPipeError, EOFError):
+        os._exit(1)  # the worker is gone: nobody waits for the result
+
+
+def _serve(requests: BinaryIO, results: BinaryIO) -> None:
+    data, rules, served = pickle.load(requests)
+    result: Rendering | SourceError
+    try:
+        result = render(data, rules, served)
+    except SourceError as error:
+        result = error
+    pickle.dump(result, results, protocol=pickle.HIGHEST_PROTOCOL)

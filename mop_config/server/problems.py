@@ -1,0 +1,137 @@
+"""What can be wrong with an endpoint file: the codes, and a bounded collection of findings."""
+
+from bisect import insort
+from enum import StrEnum
+from typing import NamedTuple
+
+MAX_KEPT = 100
+MAX_TEXT = 200
+
+
+class Severity(StrEnum):
+    """An error leaves its entry (or the whole file) out; a warning leaves it in."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+class Code(StrEnum):
+    """Every kind of problem; ``docs/problems.md`` tells what to do about each."""
+
+    # Warnings: the entry is used.
+    IP_IN_DOMAIN_LIST = "ip-in-domain-list"
+    NAME_IN_IP_LIST = "name-in-ip-list"
+    DUPLICATE = "duplicate"
+    FEW_ENDPOINTS = "few-endpoints"
+    PLAIN_HTTP = "plain-http"
+
+    # Warnings about the process rather than the file.
+    SETTING = "setting"
+    NO_HOOKS = "no-hooks"
+
+    # Errors: the entry is left out, the others are used.
+    BAD_HOST = "bad-host"
+    BAD_IP = "bad-ip"
+    BAD_PORT = "bad-port"
+    BAD_URL = "bad-url"
+    BAD_SCHEME = "bad-scheme"
+    CIDR = "cidr"
+    USERINFO = "userinfo"
+    UNKNOWN_ATTRIBUTE = "unknown-attribute"
+    BAD_PRIORITY = "bad-priority"
+    BAD_SERVER_NAME = "bad-server-name"
+    MISSING_COLON = "missing-colon"
+    UNKNOWN_SECTION = "unknown-section"
+    NO_SECTION = "no-section"
+
+    # Errors: the whole file is refused.
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    NOT_REGULAR = "not-regular"
+    NOT_UTF8 = "not-utf8"
+    NUL = "nul"
+    TOO_LARGE = "too-large"
+    CHANGING = "changing"
+    NO_ENDPOINTS = "no-endpoints"
+    STRICT = "strict"
+
+    @property
+    def severity(self) -> Severity:
+        """The severity that a problem of this code always has."""
+        return Severity.WARNING if self in _WARNINGS else Severity.ERROR
+
+
+_WARNINGS = frozenset(
+    {
+        Code.IP_IN_DOMAIN_LIST,
+        Code.NAME_IN_IP_LIST,
+        Code.DUPLICATE,
+        Code.FEW_ENDPOINTS,
+        Code.PLAIN_HTTP,
+        Code.SETTING,
+        Code.NO_HOOKS,
+    }
+)
+
+
+class Problem(NamedTuple):
+    """One finding, at its place in the file.
+
+    ``line`` and ``column`` count from 1, the column in code points; a finding about the
+    file as a whole stands at 1, 1 with an empty ``text``. ``text`` is the offending
+    entry, shortened, and never holds a user name or password.
+    """
+
+    line: int
+    column: int
+    severity: Severity
+    code: Code
+    message: str
+    text: str
+
+    def as_dict(self) -> dict[str, object]:
+        """Give the form that ``status`` and ``check --json`` show."""
+        return {
+            "severity": self.severity.value,
+            "code": self.code.value,
+            "line": self.line,
+            "column": self.column,
+            "message": self.message,
+            "text": self.text,
+        }
+
+    def __str__(self) -> str:
+        where = f"line {self.line}, column {self.column}: " if self.text else ""
+        return f"{where}{self.message}" + (f" ({self.text!r})" if self.text else "")
+
+
+class Problems:
+    """Findings in file order: the first 100 are kept, the counts are exact.
+
+    A file of a million bad lines must not cost a million objects.
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[Problem] = []
+        self.errors = 0
+        self.warnings = 0
+
+    def add(self, code: Code, line: int, column: int, message: str, text: str = "") -> None:
+        """Note one finding; ``text`` is shortened to 200 characters."""
+        severity = code.severity
+        if severity is Severity.ERROR:
+            self.errors += 1
+        else:
+            self.warnings += 1
+        if len(self.kept) == MAX_KEPT and (line, column) >= self.kept[-1][:2]:
+            return
+        if len(text) > MAX_TEXT:
+            text = text[: MAX_TEXT - 1] + "…"
+        insort(self.kept, Problem(line, column, severity, code, message, text))
+        del self.kept[MAX_KEPT:]
+
+    def extend(self, other: "Problems") -> None:
+        """Take in the findings of a later step over the same file."""
+        self.errors += other.errors
+        self.warnings += other.warnings
+        self.kept = sorted(self.kept + other.kept)[:MAX_KEPT]

@@ -1,0 +1,92 @@
+"""An endpoint file's bytes, rendered into everything that serving them needs. Pure."""
+
+import gzip
+import hashlib
+from typing import NamedTuple
+
+from .. import payload
+from ..errors import SourceError
+from ..model import EndpointConfig
+from .build import UrlRules, build
+from .parse import parse
+from .problems import Code, Problem
+
+GZIP_LEVEL = 6
+
+
+class Rendering(NamedTuple):
+    """What a text becomes, before anyone decides whether it may be served.
+
+    ``gzip`` is None where compressing does not make the body smaller. ``difference``
+    is against the body that was served so far.
+    """
+
+    body: bytes
+    gzip: bytes | None
+    etag: str
+    api_count: int
+    socketio_count: int
+    problems: tuple[Problem, ...]
+    errors: int
+    warnings: int
+    difference: payload.Difference
+
+    @property
+    def usable(self) -> int:
+        """How many endpoints there are, over both kinds."""
+        return self.api_count + self.socketio_count
+
+
+def decode(data: bytes) -> str:
+    """Give the text of an endpoint file's bytes, without its byte order mark.
+
+    Raises:
+        SourceError: With code ``not-utf8`` or ``nul``, saying where.
+    """
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if (at := data.find(b"\0")) >= 0:
+        line = data.count(b"\n", 0, at) + 1
+        raise SourceError(Code.NUL, f"the file holds a NUL byte (line {line}): it is no text")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        message = f"the file is not UTF-8 text (line {line}, byte {error.start + 1})"
+        raise SourceError(Code.NOT_UTF8, message) from None
+
+
+def render(data: bytes, rules: UrlRules, served: bytes) -> Rendering:
+    """Turn an endpoint file's bytes into everything that an answer needs.
+
+    Args:
+        data: The file.
+        rules: How hosts become URLs.
+        served: The body that was served so far, for the difference.
+
+    Raises:
+        SourceError: Where the bytes are no text.
+    """
+    config, problems = build(parse(decode(data)), rules)
+    body = payload.dumps(config)
+    return Rendering(
+        body=body,
+        gzip=_compress(body),
+        etag=hashlib.sha256(body).hexdigest()[:32],
+        api_count=len(config.api_endpoints),
+        socketio_count=len(config.socketio_endpoints),
+        problems=tuple(problems.kept),
+        errors=problems.errors,
+        warnings=problems.warnings,
+        difference=payload.difference(served, body),
+    )
+
+
+def _compress(body: bytes) -> bytes | None:
+    # Without a time stamp, so that every node makes the same bytes.
+    packed = gzip.compress(body, GZIP_LEVEL, mtime=0)
+    return packed if len(packed) < len(body) else None
+
+
+#: The list that is served while no good one was ever seen, as in the guide.
+EMPTY_BODY = payload.dumps(EndpointConfig())
+EMPTY = render(b"", UrlRules(), EMPTY_BODY)._replace(problems=(), warnings=0)

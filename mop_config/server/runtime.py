@@ -1,0 +1,257 @@
+"""Everything of one application that lives in a process: started after fork, stopped at exit.
+
+gunicorn resets SIGHUP to deadly after ``post_fork``, so the signal is blocked from there
+until our handler stands in ``post_worker_init``. The master forwards SIGHUP to its workers
+instead of replacing them.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+import types
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from . import hoststate
+from .loader import Loader
+from .problems import Code, Problem
+from .reload import Reloader
+from .render import EMPTY
+from .settings import Settings
+from .snapshot import Snapshot
+from .sources import FileSource
+from .status import host_status, worker_state
+from .store import State, Store
+
+logger = logging.getLogger(__name__)
+
+EXTENSION = "mop_config"
+
+UNMANAGED = (
+    "gunicorn runs without mop-config's hooks: SIGHUP to the master replaces the workers"
+    " instead of reloading in place, and SIGHUP to a worker that is starting ends it; start"
+    " it with mop-config serve or with this project's gunicorn.conf.py"
+)
+
+
+class Runtime:
+    """The store of an application, and the thread that keeps it up to date.
+
+    Args:
+        settings: What to serve, and how.
+        state_folder: Where the last good list and the workers' state are kept, unless the
+            settings name a folder.
+    """
+
+    def __init__(self, settings: Settings, state_folder: str) -> None:
+        self.settings = settings
+        self.source = FileSource(settings.source, settings.max_bytes)
+        now = time.time()
+        self.store = Store(
+            Snapshot.of(EMPTY, last_modified=int(now), loaded_at=now, max_age=settings.max_age)
+        )
+        key = hoststate.source_key(str(self.source))
+        folder = hoststate.prepare(settings.state_dir or state_folder)
+        self._host = hoststate.HostState(folder, key) if folder else None
+        last_good = folder / f"{key}.lastgood" if folder else None
+        self._loader = Loader(self.source, settings, self.store, last_good)
+        self._lock = threading.Lock()
+        self._reloader: Reloader | None = None
+        self._pid = 0  # of the process in which the reload thread was started
+        self._managed = False  # whether gunicorn's hooks are ours
+        self._previous_handler: Any = None
+        self._reported: tuple[Any, ...] = ()
+        for warning in settings.warnings:
+            logger.warning("%s", warning)
+
+    def load(self) -> None:
+        """Load the source, or the last good list, in this thread."""
+        self._loader.start()
+
+    # -- the life of a process
+
+    def ensure_started(self) -> None:
+        """Start the reload thread on first use in a process; cheap ever after."""
+        if self._pid != os.getpid():
+            self.start()
+
+    def start(self, *, managed: bool = False) -> None:
+        """Start the reload thread of this process, unless it runs.
+
+        What a fork copied of another process's thread is left alone: stopping an observer
+        in a child takes the parent's watches away.
+        """
+        with self._lock:
+            if self._pid == os.getpid():
+                return
+            self._managed = managed
+            # The application may be older than this moment: nobody looked in between.
+            if self.source.signature() != self._loader.signature:
+                self._loader.catch_up()
+            self._reloader = self._new_reloader()
+            self._pid = os.getpid()
+            self._reloader.start()
+        atexit.register(self.stop)
+        if not managed and self._under_gunicorn():
+            logger.warning("%s", UNMANAGED)
+
+    def _new_reloader(self) -> Reloader:
+        return Reloader(self._loader, self.settings.poll_interval, self._report)
+
+    def stop(self) -> None:
+        """Stop what ``start`` started in this process."""
+        with self._lock:
+            reloader, self._reloader = self._reloader, None
+            if reloader is None or self._pid != os.getpid():
+                return
+            self._pid = 0
+            self._reported = ()
+        atexit.unregister(self.stop)
+        reloader.stop()
+        if self._host is not None:
+            self._host.remove(os.getpid())
+
+    def _under_gunicorn(self) -> bool:
+        return "gunicorn" in os.environ.get("SERVER_SOFTWARE", "")
+
+    # -- SIGHUP
+
+    def handle_sighup(self) -> None:
+        """Reload on SIGHUP from now on; a handler that was there is called as well.
+
+        Only the main thread may do this; elsewhere nothing changes.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        previous = signal.getsignal(signal.SIGHUP)
+        if previous == self._on_sighup:
+            return
+        self._previous_handler = previous if callable(previous) else None
+        signal.signal(signal.SIGHUP, self._on_sighup)
+        signal.siginterrupt(signal.SIGHUP, False)
+
+    def _on_sighup(self, number: int, frame: FrameType | None) -> None:
+        # Before the start in this process nothing is to be done: starting looks at the file.
+        reloader = self._reloader
+        if reloader is not None and self._pid == os.getpid():
+            reloader.hup()
+        if self._previous_handler is not None:
+            self._previous_handler(number, frame)
+
+    # -- what it says of itself
+
+    @property
+    def alive(self) -> bool:
+        """Whether the reload thread of this process runs."""
+        reloader = self._reloader
+        return reloader is not None and reloader.alive
+
+    def revive(self) -> None:
+        """Put another reload thread in the place of one that has died."""
+        with self._lock:
+            reloader = self._reloader
+            if reloader is None or self._pid != os.getpid() or reloader.alive:
+                return
+            logger.error("the reload thread had died: starting another")
+            self._reloader = self._new_reloader()
+            self._reloader.start()
+        with contextlib.suppress(Exception):
+            reloader.stop()
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Say whether this process serves a list and keeps it up to date, and why not."""
+        view = self.store.view
+        if self._pid == os.getpid() and not self.alive:
+            self.revive()
+            return False, {"state": view.state.value, "reason": "the reload thread had died"}
+        return view.state is not State.EMPTY, {"state": view.state.value, "reason": view.reason}
+
+    def status(self) -> dict[str, Any]:
+        """Say what all workers of this host serve, and what happened lately."""
+        workers = [self._own_state()]
+        if self._host is not None:
+            workers += self._host.others(os.getpid())
+        return host_status(str(self.source), workers)
+
+    def _own_state(self) -> dict[str, Any]:
+        return worker_state(os.getpid(), self.store.view, self._watcher(), self._notices())
+
+    def _notices(self) -> Iterator[Problem]:
+        for warning in self.settings.warnings:
+            yield Problem(1, 1, Code.SETTING.severity, Code.SETTING, warning, "")
+        if not self._managed and self._under_gunicorn():
+            yield Problem(1, 1, Code.NO_HOOKS.severity, Code.NO_HOOKS, UNMANAGED, "")
+
+    def _watcher(self) -> dict[str, Any]:
+        reloader = self._reloader
+        mode = reloader.watcher.mode if reloader else "poll"
+        alive = self.alive and (mode == "poll" or bool(reloader and reloader.watcher.alive))
+        return {"mode": mode, "alive": alive}
+
+    def _report(self) -> None:
+        """Write this worker's state where the others read it, if it has changed."""
+        if self._host is None:
+            return
+        state = (os.getpid(), self.store.view, self._watcher())
+        if state != self._reported:
+            self._reported = state
+            self._host.write(self._own_state())
+
+
+def find(app: Any) -> Runtime | None:
+    """Find the runtime of a WSGI application, under the middleware that may wrap it."""
+    for _ in range(16):
+        extensions = getattr(app, "extensions", None)
+        if isinstance(extensions, dict) and isinstance(extensions.get(EXTENSION), Runtime):
+            runtime: Runtime = extensions[EXTENSION]
+            return runtime
+        app = next(
+            (
+                inner
+                for name in ("app", "wsgi_app", "application")
+                if (inner := getattr(app, name, None))
+            ),
+            None,
+        )
+    return None
+
+
+# -- gunicorn's hooks
+
+
+def on_starting(server: Any) -> None:
+    """In the master: SIGHUP goes on to the workers, which reload without being replaced."""
+
+    def forward(arbiter: Any) -> None:
+        arbiter.kill_workers(signal.SIGHUP)
+
+    server.handle_hup = types.MethodType(forward, server)
+
+
+def post_fork() -> None:
+    """In a new worker: hold SIGHUP back until the handler stands."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+
+
+def worker_ready(worker: Any) -> None:
+    """In a worker that has its application: start reloading, and take SIGHUP."""
+    runtime = find(worker.wsgi)
+    if runtime is None:
+        logger.warning("the application is wrapped beyond recognition: SIGHUP does nothing here")
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    else:
+        runtime.start(managed=True)
+        runtime.handle_sighup()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
+
+def worker_exit(worker: Any) -> None:
+    """In a worker that ends: stop the threads and take its state file away."""
+    runtime = find(getattr(worker, "wsgi", None))
+    if runtime is not None and worker.pid == os.getpid():
+        runtime.stop()

@@ -1,0 +1,274 @@
+"""What the environment says, read once, checked, and frozen."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from typing import TypeVar
+from urllib.parse import quote
+
+from ..address import MAX_PORT, normalise_host, parse_url
+from ..errors import AddressError, SettingsError
+from .build import UrlRules
+
+T = TypeVar("T")
+
+PREFIX = "ENDPOINT_"
+DEFAULT_SOURCE = "config/endpoints.txt"
+MAX_SECONDS = 366 * 86400
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+_PATH_SAFE = "/%:@!$&'()*+,;=~-._"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that the server's application takes from the environment.
+
+    Attributes:
+        source: Path of the endpoint file.
+        rules: How hosts become URLs.
+        strict: Whether any error refuses the whole file.
+        allow_empty: Whether a file without a usable entry may replace a list that has some.
+        max_bytes: How large the file may be, in bytes.
+        poll_interval: Seconds between two looks at the file's content; 0 is never.
+        state_dir: Folder for the last good list and the workers' state, or None for
+            Flask's instance folder.
+        max_age: Seconds that a client may keep an answer (``Cache-Control: max-age``).
+        cors_origins: Origins whose scripts may read the answers; ``("*",)`` is any.
+        trusted_hosts: Host names that are answered; empty is any.
+        service_name: ``service`` in the answer to a health check.
+        warnings: What was found odd, and passed over, while reading.
+    """
+
+    source: str = DEFAULT_SOURCE
+    rules: UrlRules = field(default_factory=UrlRules)
+    strict: bool = False
+    allow_empty: bool = False
+    max_bytes: int = 8388608
+    poll_interval: float = 5.0
+    state_dir: str | None = None
+    max_age: int = 60
+    cors_origins: tuple[str, ...] = ()
+    trusted_hosts: tuple[str, ...] = ()
+    service_name: str = "mop-api"
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """Read the settings from environment variables; unset and empty mean the default.
+
+        Raises:
+            SettingsError: Naming the variable, its value and what it may hold.
+        """
+        reader = _Reader(os.environ if environ is None else environ)
+        settings = cls(
+            source=reader.get("ENDPOINT_CONFIG_FILE", _source, DEFAULT_SOURCE),
+            rules=_rules(reader),
+            strict=reader.get("ENDPOINT_STRICT", _flag, False),
+            allow_empty=reader.get("ENDPOINT_ALLOW_EMPTY", _flag, False),
+            max_bytes=reader.get("ENDPOINT_MAX_BYTES", _number(1, 2**40), 8388608),
+            poll_interval=reader.get("ENDPOINT_POLL_INTERVAL", _seconds, 5.0),
+            state_dir=reader.get("ENDPOINT_STATE_DIR", str, None) or _state_directory(reader),
+            max_age=reader.get("ENDPOINT_MAX_AGE", _number(0, MAX_SECONDS), 60),
+            cors_origins=reader.get("ENDPOINT_CORS_ORIGINS", _origins, ()),
+            trusted_hosts=reader.get("TRUSTED_HOSTS", _hosts, ()),
+            service_name=reader.get("SERVICE_NAME", str, "mop-api"),
+        )
+        return replace(settings, warnings=reader.finish())
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSettings:
+    """What gunicorn takes from the environment.
+
+    Attributes:
+        host: Address to listen at.
+        port: Port to listen at; 0 takes a free one.
+        workers: Number of worker processes.
+        threads: Threads in each gthread worker.
+        worker_class: ``gthread``, ``sync`` or ``gevent``.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 2
+    threads: int = 16
+    worker_class: str = "gthread"
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] | None = None) -> "ProcessSettings":
+        """Read ``HOST``, ``PORT``, ``WEB_CONCURRENCY``, ``THREADS`` and ``WORKER_CLASS``.
+
+        Raises:
+            SettingsError: Naming the variable, its value and what it may hold.
+        """
+        reader = _Reader(os.environ if environ is None else environ)
+        return cls(
+            host=reader.get("HOST", _bind_host, "127.0.0.1"),
+            port=reader.get("PORT", _number(0, MAX_PORT), 8000),
+            workers=reader.get("WEB_CONCURRENCY", _number(1, 1024), 2),
+            threads=reader.get("THREADS", _number(1, 4096), 16),
+            worker_class=reader.get("WORKER_CLASS", _worker_class, "gthread"),
+        )
+
+
+class _InvalidError(Exception):
+    """Holds what would be allowed instead."""
+
+
+class _Reader:
+    """Takes variables out of an environment and remembers which ones exist."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.known: set[str] = set()
+        self.warnings: list[str] = []
+
+    def raw(self, name: str) -> str | None:
+        """Give the value as it stands, or None where the variable is not set."""
+        self.known.add(name)
+        return self.environ.get(name)
+
+    def get(self, name: str, convert: Callable[[str], T], default: T) -> T:
+        """Give the converted value, or the default where none or an empty one is set."""
+        value = (self.raw(name) or "").strip()
+        if not value:
+            return default
+        try:
+            return convert(value)
+        except _InvalidError as error:
+            raise SettingsError(name, value, str(error)) from None
+
+    def finish(self) -> tuple[str, ...]:
+        """Warn of each variable with our prefix that nobody asked for."""
+        for name in sorted(self.environ):
+            if name.startswith(PREFIX) and name not in self.known:
+                near = get_close_matches(name, sorted(self.known), n=1, cutoff=0.0)
+                self.warnings.append(f"{name} is not a known variable: did you mean {near[0]}?")
+        return tuple(self.warnings)
+
+
+def _rules(reader: _Reader) -> UrlRules:
+    return UrlRules(
+        protocol=reader.get("ENDPOINT_PROTOCOL", _one_of("http", "https"), "https"),
+        api_path=_path(reader, "ENDPOINT_API_PATH", "/api/v1"),
+        socket_path=_path(reader, "ENDPOINT_SOCKET_PATH", ""),
+        default_port=_default_port(reader),
+        socket_port=reader.get("ENDPOINT_SOCKET_PORT", _number(1, MAX_PORT), None),
+    )
+
+
+def _path(reader: _Reader, name: str, default: str) -> str:
+    value = reader.raw(name)
+    if value is None:
+        return default
+    path = value.strip()
+    if any(c.isspace() or ord(c) < 32 or c in '?#\\"<>^`{|}' for c in path) or "://" in path:
+        raise SettingsError(name, path, "a URL path such as /api/v1, without '?' or '#'")
+    if path and not path.startswith("/"):
+        path = "/" + path
+    return quote(path, safe=_PATH_SAFE)
+
+
+def _default_port(reader: _Reader) -> int | None:
+    # The guide ignores a port that is none; a warning tells the operator.
+    try:
+        return reader.get("ENDPOINT_DEFAULT_PORT", _number(1, MAX_PORT), None)
+    except SettingsError as error:
+        reader.warnings.append(f"{error}; it is ignored")
+        return None
+
+
+def _state_directory(reader: _Reader) -> str | None:
+    # systemd hands over a colon-separated list where a unit has several.
+    return (reader.environ.get("STATE_DIRECTORY") or "").split(":")[0] or None
+
+
+def _source(value: str) -> str:
+    if "://" in value:
+        raise _InvalidError("the path of a file")
+    if "\0" in value:
+        raise _InvalidError("a path without NUL")
+    return value
+
+
+def _flag(value: str) -> bool:
+    if value.lower() in _TRUE:
+        return True
+    if value.lower() in _FALSE:
+        return False
+    raise _InvalidError("0 or 1")
+
+
+def _number(low: int, high: int) -> Callable[[str], int]:
+    def convert(value: str) -> int:
+        if re.fullmatch(r"[0-9]{1,18}", value) and low <= int(value) <= high:
+            return int(value)
+        raise _InvalidError(f"a whole number from {low} to {high}")
+
+    return convert
+
+
+def _seconds(value: str) -> float:
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) and float(value) <= MAX_SECONDS:
+        return float(value)
+    raise _InvalidError(f"a number of seconds from 0 to {MAX_SECONDS}")
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def convert(value: str) -> str:
+        if value.lower() in allowed:
+            return value.lower()
+        raise _InvalidError("one of " + ", ".join(allowed))
+
+    return convert
+
+
+_worker_class = _one_of("gthread", "sync", "gevent")
+
+
+def _split(value: str) -> list[str]:
+    return [item for item in re.split(r"[\s,]+", value) if item]
+
+
+def _origins(value: str) -> tuple[str, ...]:
+    items = _split(value)
+    if items == ["*"]:
+        return ("*",)
+    return tuple(_origin(item) for item in items)
+
+
+def _origin(item: str) -> str:
+    try:
+        url = parse_url(item, ("http", "https"))
+    except AddressError as error:
+        raise _InvalidError(
+            f"* or a list of origins such as https://app.example.com ({error})"
+        ) from None
+    if url.path not in {"", "/"}:
+        raise _InvalidError(
+            "* or a list of origins such as https://app.example.com, without a path"
+        )
+    return url.text.rstrip("/")
+
+
+def _hosts(value: str) -> tuple[str, ...]:
+    return tuple(_trusted_host(item) for item in _split(value))
+
+
+def _trusted_host(item: str) -> str:
+    # A leading dot admits every name below, as in Flask's setting of this name.
+    dot = "." if item.startswith(".") else ""
+    try:
+        return dot + normalise_host(item.removeprefix("."))
+    except AddressError as error:
+        raise _InvalidError(f"a list of host names without ports ({error})") from None
+
+
+def _bind_host(value: str) -> str:
+    try:
+        return normalise_host(value)
+    except AddressError as error:
+        raise _InvalidError(f"a host name or an IP address to listen at ({error})") from None

@@ -1,0 +1,91 @@
+"""A rendered list as it is served: bytes and headers, nothing left to compute. Pure."""
+
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import NamedTuple
+
+from .render import Rendering
+
+Headers = list[tuple[str, str]]
+
+
+class Variant(NamedTuple):
+    """One encoding of the body.
+
+    Attributes:
+        etag: The entity tag as it stands in the header, with its quotes.
+        body: The bytes on the wire.
+        headers: Headers of a 200 answer.
+        not_modified: Headers of a 304 answer.
+    """
+
+    etag: str
+    body: bytes
+    headers: Headers
+    not_modified: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One list, ready to be served.
+
+    Attributes:
+        etag: The content hash, equal on every worker and node.
+        api_count: Number of API endpoints.
+        socketio_count: Number of Socket.io endpoints.
+        last_modified: POSIX seconds; moves forward whenever the content changes.
+        last_modified_text: The same as an HTTP date.
+        loaded_at: POSIX time at which this process began to serve the list.
+        plain: The body as it is.
+        gzip: The compressed body, or None where compressing does not pay.
+    """
+
+    etag: str
+    api_count: int
+    socketio_count: int
+    last_modified: int
+    last_modified_text: str
+    loaded_at: float
+    plain: Variant
+    gzip: Variant | None
+
+    @classmethod
+    def of(
+        cls, rendering: Rendering, *, last_modified: int, loaded_at: float, max_age: int
+    ) -> "Snapshot":
+        """Make the snapshot of a rendering that may be served.
+
+        An empty list must not be cached: it stands for a moment in which no list was there.
+        """
+        date = formatdate(last_modified, usegmt=True)
+        common = [
+            ("Cache-Control", f"max-age={max_age}" if rendering.usable else "no-store"),
+            ("Vary", "Accept-Encoding"),
+            ("Last-Modified", date),
+        ]
+        packed = rendering.gzip
+        return cls(
+            etag=rendering.etag,
+            api_count=rendering.api_count,
+            socketio_count=rendering.socketio_count,
+            last_modified=last_modified,
+            last_modified_text=date,
+            loaded_at=loaded_at,
+            plain=_variant(f'"{rendering.etag}"', rendering.body, common, []),
+            gzip=None
+            if packed is None
+            else _variant(
+                f'"{rendering.etag}-gzip"', packed, common, [("Content-Encoding", "gzip")]
+            ),
+        )
+
+
+def _variant(etag: str, body: bytes, common: Headers, encoding: Headers) -> Variant:
+    not_modified = [("ETag", etag), *common]
+    headers = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        *encoding,
+        *not_modified,
+    ]
+    return Variant(etag, body, headers, not_modified)

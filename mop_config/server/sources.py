@@ -1,0 +1,141 @@
+"""Where the text comes from: a file, read so that nothing it may be can hang or fool us."""
+
+import codecs
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import SourceError
+from .problems import Code
+
+# A lazy import of a codec after dropping privileges has failed before: have it now.
+codecs.lookup("utf-8")
+
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+class Signature(NamedTuple):
+    """What ``stat`` tells of a file: while it stays the same, so does the file, nearly always.
+
+    ``error`` is the ``errno`` of a failed ``stat``, and the rest is 0 then.
+    """
+
+    error: int
+    device: int = 0
+    inode: int = 0
+    mode: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Signature":
+        """Take the signature out of a ``stat`` result."""
+        return cls(
+            0,
+            status.st_dev,
+            status.st_ino,
+            status.st_mode,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is no such file."""
+        return self.error in {errno.ENOENT, errno.ENOTDIR}
+
+    @property
+    def blank(self) -> bool:
+        """Whether there is a file, with nothing in it yet."""
+        return not self.error and self.size == 0
+
+
+class SourceText(NamedTuple):
+    """A text as it was read.
+
+    Attributes:
+        data: The bytes.
+        mtime: POSIX seconds of the last change.
+        signature: The file's signature while it was read.
+    """
+
+    data: bytes
+    mtime: float
+    signature: Signature
+
+
+class FileSource:
+    """A regular file on this machine.
+
+    Args:
+        path: The file, as the operator names it; symbolic links are followed at each look.
+        max_bytes: How large it may be, in bytes.
+    """
+
+    def __init__(self, path: str, max_bytes: int) -> None:
+        self.path = Path(os.path.abspath(path))
+        self.max_bytes = max_bytes
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def signature(self) -> Signature:
+        """Look at the file without reading it; never raises."""
+        try:
+            return Signature.of(os.stat(self.path))
+        except OSError as error:
+            return Signature(error.errno or errno.EIO)
+
+    def read(self) -> SourceText:
+        """Read the file.
+
+        Opened so that a FIFO or a terminal cannot hang us, and bounded, since a file may
+        grow while it is read.
+
+        Raises:
+            SourceError: With code ``missing``, ``unreadable``, ``not-regular``,
+                ``too-large`` or ``changing``.
+        """
+        try:
+            descriptor = os.open(self.path, _FLAGS)
+        except OSError as error:
+            raise self._unreadable(error) from None
+        try:
+            return self._read(descriptor)
+        except OSError as error:
+            raise self._unreadable(error) from None
+        finally:
+            os.close(descriptor)
+
+    def _read(self, descriptor: int) -> SourceText:
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode):
+            kind = "a directory" if stat.S_ISDIR(before.st_mode) else "no regular file"
+            raise SourceError(Code.NOT_REGULAR, f"{self.path} is {kind}")
+        chunks: list[bytes] = []
+        left = self.max_bytes + 1
+        while left > 0 and (chunk := os.read(descriptor, min(left, 1 << 20))):
+            chunks.append(chunk)
+            left -= len(chunk)
+        if left == 0:
+            raise SourceError(
+                Code.TOO_LARGE,
+                f"{self.path} is larger than {self.max_bytes} bytes (ENDPOINT_MAX_BYTES)",
+            )
+        after = os.fstat(descriptor)
+        if Signature.of(before)[:6] != Signature.of(after)[:6]:
+            raise SourceError(Code.CHANGING, f"{self.path} changes while it is read")
+        return SourceText(b"".join(chunks), after.st_mtime, Signature.of(after))
+
+    def _unreadable(self, error: OSError) -> SourceError:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+            return SourceError(Code.MISSING, f"{self.path} is missing")
+        # Opening a socket file says ENXIO: it is there, but nothing that can be read.
+        if error.errno in {errno.ENXIO, errno.ENODEV}:
+            return SourceError(Code.NOT_REGULAR, f"{self.path} is no regular file")
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        return SourceError(Code.UNREADABLE, f"{self.path} cannot be read: {reason}")

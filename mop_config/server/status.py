@@ -1,0 +1,132 @@
+"""What the workers of a host say of themselves, and the one picture that makes. Pure.
+
+Whichever worker is asked, the answer speaks for all of them: each keeps its own state in
+a small file (see ``hoststate``), and the one that is asked puts the files together.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from .problems import Problem
+from .store import HISTORY, Reload, State, View
+from .times import rfc3339
+
+#: Seconds within which the same outcome in several workers counts as one event.
+SAME_EVENT = 2.0
+
+# The worst first: what an operator has to know about.
+_SEVERITY = [State.EMPTY, State.REJECTED, State.STALE, State.FRESH]
+
+WorkerState = dict[str, Any]
+
+
+def worker_state(
+    pid: int, view: View, watcher: dict[str, Any], notices: Iterable[Problem]
+) -> WorkerState:
+    """Put a worker's state into the form that is kept in its file.
+
+    ``notices`` are findings about the process rather than the file; they come first.
+    """
+    snapshot = view.snapshot
+    return {
+        "pid": pid,
+        "state": view.state.value,
+        "etag": snapshot.etag,
+        "loaded_at": snapshot.loaded_at,
+        "counts": {"api": snapshot.api_count, "socketio": snapshot.socketio_count},
+        "problems": [problem.as_dict() for problem in (*notices, *view.problems)],
+        "watcher": watcher,
+        "history": [_event(reload) for reload in view.history],
+    }
+
+
+def _event(reload: Reload) -> dict[str, Any]:
+    event: dict[str, Any] = {
+        "at": reload.at,
+        "trigger": reload.trigger.value,
+        "result": reload.result.value,
+        "error": reload.error,
+        "duration_seconds": round(reload.duration, 6),
+        "etag": reload.etag,
+    }
+    if reload.change is not None:
+        change = reload.change
+        event["change"] = {
+            "added": change.added,
+            "removed": change.removed,
+            "changed": change.changed,
+            "added_urls": list(change.named.added),
+            "removed_urls": list(change.named.removed),
+            "changed_urls": list(change.named.changed),
+        }
+    return event
+
+
+def host_status(source: str, workers: list[WorkerState]) -> dict[str, Any]:
+    """Give the document that the status route answers with.
+
+    Args:
+        source: The source's name.
+        workers: The state of each live worker; not empty.
+    """
+    workers = sorted(workers, key=lambda worker: int(worker["pid"]))
+    worst = min(workers, key=lambda worker: _SEVERITY.index(State(worker["state"])))
+    history = merge_histories([worker["history"] for worker in workers])
+    return {
+        "source": source,
+        "state": worst["state"],
+        "etag": worst["etag"],
+        "loaded_at": rfc3339(worst["loaded_at"]),
+        "counts": worst["counts"],
+        "problems": worst["problems"],
+        "last_reload": _last_reload(history),
+        "history": [{**event, "at": rfc3339(event["at"])} for event in history],
+        "watcher": {
+            "mode": _worst_mode([worker["watcher"]["mode"] for worker in workers]),
+            "alive": all(worker["watcher"]["alive"] for worker in workers),
+        },
+        "workers": [
+            {
+                "pid": worker["pid"],
+                "etag": worker["etag"],
+                "last_reload": _last_reload(worker["history"]),
+            }
+            for worker in workers
+        ],
+        "health": None,
+    }
+
+
+def _worst_mode(modes: list[str]) -> str:
+    return "poll" if "poll" in modes else modes[0]
+
+
+def _last_reload(history: list[dict[str, Any]]) -> dict[str, Any] | None:
+    if not history:
+        return None
+    newest = history[0]
+    return {
+        "at": rfc3339(newest["at"]),
+        "trigger": newest["trigger"],
+        "result": newest["result"],
+        "error": newest["error"],
+        "duration_seconds": newest["duration_seconds"],
+    }
+
+
+def merge_histories(histories: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Put the workers' histories together, newest first, telling each event once.
+
+    Every worker notes the same edit for itself, moments apart: outcomes that agree within
+    two seconds are one event, told as the first worker saw it.
+    """
+    events: list[dict[str, Any]] = []
+    for event in sorted((e for h in histories for e in h), key=lambda e: float(e["at"])):
+        twin = any(
+            event["at"] - earlier["at"] <= SAME_EVENT
+            and all(event[key] == earlier[key] for key in ("result", "error", "etag"))
+            for earlier in events[-2 * len(histories) :]
+        )
+        if not twin:
+            events.append(event)
+    return events[::-1][:HISTORY]

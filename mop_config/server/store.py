@@ -1,0 +1,171 @@
+"""What is served now, how it came to be, and what happened lately: the only mutable cell.
+
+Readers take ``store.view`` once and have a consistent picture without a lock; the one
+writer, the reload thread, replaces it whole.
+"""
+
+import threading
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from .. import signals
+from ..payload import Difference
+from .problems import Problem
+from .snapshot import Snapshot
+
+HISTORY = 20
+#: URLs of each kind of change that a history entry names; the counts are exact.
+NAMED_CHANGES = 20
+
+
+class State(StrEnum):
+    """How what is served stands to the source.
+
+    ``fresh``: it is what the source holds. ``rejected``: the source's newest text was
+    refused. ``stale``: this process has not seen a good text, or cannot tell what the
+    source holds, and serves the last good list. ``empty``: no good list was ever seen.
+    """
+
+    FRESH = "fresh"
+    STALE = "stale"
+    REJECTED = "rejected"
+    EMPTY = "empty"
+
+
+class Trigger(StrEnum):
+    """What made a process look at its source."""
+
+    START = "start"
+    WATCH = "watch"
+    POLL = "poll"
+    SIGHUP = "sighup"
+
+
+class Result(StrEnum):
+    """What came of it."""
+
+    APPLIED = "applied"
+    UNCHANGED = "unchanged"
+    REJECTED = "rejected"
+    ERROR = "error"
+
+
+class Change(NamedTuple):
+    """How a reload changed the list: exact counts, and the first URLs of each sort."""
+
+    added: int
+    removed: int
+    changed: int
+    named: Difference
+
+    @classmethod
+    def of(cls, difference: Difference) -> "Change":
+        """Count a difference and keep its beginning: twenty histories must stay small."""
+        named = Difference(*(urls[:NAMED_CHANGES] for urls in difference))
+        added, removed, changed = difference
+        return cls(len(added), len(removed), len(changed), named)
+
+    def __str__(self) -> str:
+        changed = f" ~{self.changed}" if self.changed else ""
+        return f"+{self.added} −{self.removed}{changed} endpoints"
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """One look at the source that meant something.
+
+    Attributes:
+        at: POSIX time.
+        trigger: What caused it.
+        result: What came of it.
+        error: Why the text was refused, or None.
+        duration: Seconds it took.
+        etag: Content hash of what is served since.
+        change: What changed, where something did.
+    """
+
+    at: float
+    trigger: Trigger
+    result: Result
+    error: str | None
+    duration: float
+    etag: str | None
+    change: Change | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A consistent picture of the store.
+
+    Attributes:
+        snapshot: What is served.
+        state: See ``State``.
+        reason: Why the state is not ``fresh``, or None.
+        problems: The first findings in the newest text that was read.
+        errors: How many errors that text has.
+        warnings: How many warnings it has.
+        history: The latest reloads, newest first.
+    """
+
+    snapshot: Snapshot
+    state: State = State.EMPTY
+    reason: str | None = None
+    problems: tuple[Problem, ...] = ()
+    errors: int = 0
+    warnings: int = 0
+    history: tuple[Reload, ...] = ()
+
+    @property
+    def last_reload(self) -> Reload | None:
+        """The newest reload, or None before the first."""
+        return self.history[0] if self.history else None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether any good list was ever seen."""
+        return self.state is not State.EMPTY
+
+
+class Store:
+    """Holds the view; each change is one swap, and signals follow it.
+
+    Args:
+        empty: The snapshot to serve until a good list is seen.
+    """
+
+    def __init__(self, empty: Snapshot) -> None:
+        self.view = View(empty)
+        self._lock = threading.Lock()
+
+    def apply(self, snapshot: Snapshot, reload: Reload, **changes: Any) -> None:
+        """Serve another list from now on."""
+        previous = self.view.snapshot if self.view.loaded else None
+        self._swap(reload, snapshot=snapshot, reason=None, **changes)
+        signals.send(
+            signals.config_reloaded,
+            self,
+            snapshot=snapshot,
+            previous=previous,
+            trigger=reload.trigger,
+        )
+
+    def keep(self, reload: Reload, **changes: Any) -> None:
+        """Note a reload that left the list as it was."""
+        self._swap(reload, reason=None, **changes)
+
+    def refuse(self, reload: Reload, **changes: Any) -> None:
+        """Note a text that was refused, or a source that could not be read."""
+        self._swap(reload, reason=reload.error, **changes)
+        signals.send(
+            signals.config_rejected,
+            self,
+            reason=reload.error,
+            problems=self.view.problems,
+            trigger=reload.trigger,
+        )
+
+    def _swap(self, reload: Reload, **changes: Any) -> None:
+        with self._lock:
+            history = (reload, *self.view.history)[:HISTORY]
+            self.view = replace(self.view, history=history, **changes)

@@ -1,0 +1,23 @@
+"""Is the process alive, and may it be sent requests?"""
+
+from flask import Blueprint, Response
+
+from ... import __version__
+from . import current_runtime, live_json
+
+blueprint = Blueprint("mop_config_health", __name__)
+
+
+@blueprint.get("/health")
+@blueprint.get("/api/v1/health")
+def health() -> Response:
+    """Answer a health check: that there is an answer is all it says."""
+    service = current_runtime().settings.service_name
+    return live_json({"status": "healthy", "service": service, "version": __version__})
+
+
+@blueprint.get("/ready")
+def ready() -> Response:
+    """Say whether a list is served and kept up to date."""
+    ok, document = current_runtime().ready()
+    return live_json(document, 200 if ok else 503)

@@ -1,0 +1,190 @@
+"""Hears of changes from the operating system, through watchdog.
+
+The folders of the path as written and of what it resolves to are watched, not the file:
+a watch on the file itself misses every replacement of it. Whatever happens there only
+wakes the reload thread, which looks for itself; an exception in a handler would end
+watchdog's dispatcher without a word.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+
+from watchdog.events import (
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    FileAttribEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+
+from . import wakeup
+
+logger = logging.getLogger(__name__)
+
+#: Seconds before watching is tried again where it failed.
+RETRY = 10.0
+
+# Neither opened nor closed-without-write: a reader of the file would wake itself forever.
+_EVENTS: list[type[FileSystemEvent]] = [
+    FileModifiedEvent,
+    FileAttribEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileMovedEvent,
+    FileDeletedEvent,
+    DirCreatedEvent,
+    DirMovedEvent,
+    DirDeletedEvent,
+]
+
+Identity = tuple[int, int]
+
+
+class _Handler(FileSystemEventHandler):
+    """Turns an event into a byte for the reload thread, and does nothing else."""
+
+    def __init__(self, names: frozenset[str], wake: wakeup.Wakeup) -> None:
+        self.names = names
+        self.wake = wake
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        if isinstance(event, FileMovedEvent) and os.fsdecode(event.dest_path) in self.names:
+            self.wake.send(wakeup.CLOSED)
+        elif os.fsdecode(event.src_path) not in self.names:
+            self.wake.send(wakeup.OTHER)
+        elif isinstance(event, FileModifiedEvent):
+            self.wake.send(wakeup.WRITTEN)
+        elif isinstance(event, FileClosedEvent):
+            self.wake.send(wakeup.CLOSED)
+        else:
+            self.wake.send(wakeup.OTHER)
+
+
+def deaf() -> bool:
+    """Whether watchdog would hear nothing here: gevent replaces the queue it relies on."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("queue"))
+
+
+def _names(path: Path) -> frozenset[str]:
+    """The file's names in events: watchdog follows no link, so its folders must be real."""
+    written = os.path.join(os.path.realpath(path.parent), path.name)
+    return frozenset({written, os.path.realpath(path)})
+
+
+def _folders(names: frozenset[str]) -> dict[str, Identity]:
+    """The folders to watch that exist, and which folder each name means just now."""
+    folders = {}
+    for folder in {os.path.dirname(name) for name in names}:
+        with contextlib.suppress(OSError):
+            status = os.stat(folder)
+            folders[folder] = (status.st_dev, status.st_ino)
+    return folders
+
+
+class Watcher:
+    """Keeps a watchdog observer on the right folders, and knows when it is not.
+
+    Args:
+        path: The file.
+        wake: Where events go.
+    """
+
+    def __init__(self, path: Path, wake: wakeup.Wakeup) -> None:
+        self._path = path
+        self._wake = wake
+        self._observer: BaseObserver | None = None
+        self._folders: dict[str, Identity] = {}
+        self._names: frozenset[str] = frozenset()
+        self._retry_at = 0.0
+        self._complaint = ""
+
+    @property
+    def mode(self) -> str:
+        """``inotify`` (or what the system has instead) while watching, else ``poll``."""
+        if self._observer is None:
+            return "poll"
+        return type(self._observer).__name__.removesuffix("Observer").lower()
+
+    @property
+    def alive(self) -> bool:
+        """Whether every thread that is needed to hear of a change is running."""
+        observer = self._observer
+        reader = getattr(observer, "_inotify_fd", None)
+        return observer is not None and (
+            observer.is_alive()
+            and len(observer.emitters) == len(self._folders)
+            and all(emitter.is_alive() for emitter in observer.emitters)
+            # The one thread that reads inotify's descriptor; other systems have none.
+            and (reader is None or reader.is_alive())
+        )
+
+    def check(self, now: float) -> bool:
+        """Watch what must be watched now; say whether anything had to be changed.
+
+        Called at each look at the file: a folder may have been renamed away and another
+        put in its place, or one of watchdog's threads may have ended.
+        """
+        if deaf():
+            self._complain("watchdog hears nothing under gevent: looking every 0.25 s instead")
+            return False
+        names = _names(self._path)
+        folders = _folders(names)
+        same = (names, folders) == (self._names, self._folders)
+        if same and (self.alive or now < self._retry_at):
+            return False
+        lost = same and self._observer is not None
+        self.stop()
+        self._names, self._folders = names, folders
+        self._retry_at = now + RETRY
+        if folders:
+            self._start()
+        if lost and self.alive:
+            logger.warning("watching had ended unexpectedly: watching again")
+        return True
+
+    def stop(self) -> None:
+        """Stop watching."""
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            # A thread of it may have died of anything; what is left must still be closed.
+            with contextlib.suppress(Exception):
+                observer.stop()
+            if observer.is_alive():
+                observer.join(2.0)
+
+    def _start(self) -> None:
+        # inotify says nothing at all about a folder that we may not list.
+        if not all(os.access(folder, os.R_OK) for folder in self._folders):
+            self._complain("a folder of the file may not be listed: looking every 0.25 s instead")
+            return
+        handler = _Handler(self._names, self._wake)
+        observer: BaseObserver | None = None
+        try:
+            observer = Observer()
+            for folder in self._folders:
+                observer.schedule(handler, folder, event_filter=_EVENTS)
+            observer.start()
+        except (OSError, RuntimeError) as error:
+            if observer is not None:
+                observer.stop()
+            self._complain(f"watching is not possible ({error}): looking every 0.25 s instead")
+            return
+        self._observer = observer
+        self._complaint = ""
+
+    def _complain(self, complaint: str) -> None:
+        if complaint != self._complaint:
+            self._complaint = complaint
+            logger.warning("%s", complaint)
