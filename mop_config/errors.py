@@ -1,5 +1,7 @@
 """Every exception that mop-config raises on purpose.
 
+Each keeps its arguments as they were, so that it survives the way through ``pickle``.
+
 ::
 
     MopConfigError
@@ -24,10 +26,13 @@ class SettingsError(MopConfigError):
     """
 
     def __init__(self, variable: str, value: str, allowed: str) -> None:
-        super().__init__(f"{variable}={value!r} cannot be used: it must be {allowed}")
+        super().__init__(variable, value, allowed)
         self.variable = variable
         self.value = value
         self.allowed = allowed
+
+    def __str__(self) -> str:
+        return f"{self.variable}={self.value!r} cannot be used: it must be {self.allowed}"
 
 
 class AddressError(MopConfigError, ValueError):
@@ -38,8 +43,12 @@ class AddressError(MopConfigError, ValueError):
     """
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(code, message)
         self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class PayloadError(MopConfigError, ValueError):
@@ -50,8 +59,12 @@ class PayloadError(MopConfigError, ValueError):
     """
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
+        super().__init__(field, message)
         self.field = field
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
 
 
 class SourceError(MopConfigError):
@@ -62,5 +75,9 @@ class SourceError(MopConfigError):
     """
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(code, message)
         self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message

@@ -56,5 +56,5 @@ def accepts_gzip(accept_encoding: str) -> bool:
     """Whether a client takes gzip, and does not like plain bytes better."""
     accept = parse_accept_header(accept_encoding, Accept)
     named = {value.lower(): quality for value, quality in accept}
-    gzip = max(named.get(name, named.get("*", 0)) for name in ("gzip", "x-gzip"))
+    gzip = named.get("gzip", named.get("x-gzip", named.get("*", 0)))
     return gzip > 0 and gzip >= named.get("identity", 0)

@@ -93,7 +93,7 @@ def _guard_requests(app: Flask, runtime: Runtime, *, start: bool) -> None:
     @app.before_request
     def check_host() -> None:
         if settings.trusted_hosts and request.path not in _FOR_ANY_HOST:
-            host = request.environ.get("HTTP_HOST", "")
+            host = request.environ.get("HTTP_HOST", "").lower()
             if not host_is_trusted(host, settings.trusted_hosts):
                 raise BadRequest("this host name is not served here (TRUSTED_HOSTS)")
 

@@ -136,7 +136,7 @@ class _Parser:
         self.enter(None, skipping=True)
         names = ", ".join(Section)
         message = f"an unknown section: its entries are left out (known are {names})"
-        name = other[1].rstrip()
+        name = "***" if "@" in line else other[1].rstrip()
         self.problems.add(Code.UNKNOWN_SECTION, number, other.start(1) + 1, message, name)
         return other.end()
 

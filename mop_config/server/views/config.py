@@ -1,6 +1,7 @@
 """The list itself."""
 
 from flask import Blueprint, Response, request
+from werkzeug.datastructures import Headers
 
 from ..answer import answer
 from . import current_runtime
@@ -19,4 +20,7 @@ def endpoints() -> Response:
         headers.get("If-None-Match"),
         headers.get("If-Modified-Since"),
     )
-    return Response(body, status, answer_headers)
+    response = Response(body, status)
+    # Set afterwards: the constructor would count the empty body of an answer to HEAD.
+    response.headers = Headers(answer_headers)
+    return response

@@ -1,0 +1,46 @@
+# make serve   run the server on config/endpoints.txt
+# make test    install what the tests need, and run them
+# make check   formatting, lint and types
+# make bench   run the benchmarks and write benchmarks/RESULTS.md
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEBIAN := ed git nano procps rsync vim
+
+.PHONY: serve test check bench debian
+
+serve: $(VENV)/serve.stamp
+	$(BIN)/mop-config serve
+
+test: $(VENV)/test.stamp debian
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/test.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python -m benchmarks
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("mop-config needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/serve.stamp: setup.cfg $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/test.stamp: setup.cfg $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@ $(VENV)/serve.stamp
+
+# The tests drive real editors. Where these cannot be installed, their tests are skipped
+# with the reason, which CI=true turns into failures.
+debian:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && ! dpkg -s $(DEBIAN) >/dev/null 2>&1; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -q -y --no-install-recommends $(DEBIAN); \
+	fi

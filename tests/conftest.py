@@ -1,0 +1,99 @@
+"""Fixtures that every test has: none may leave a thread, a process or a socket behind."""
+
+import gc
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+#: Seconds that a test's threads and processes have to end after it.
+PATIENCE = 5.0
+
+
+def _threads() -> set[threading.Thread]:
+    return set(threading.enumerate())
+
+
+def _children() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+def _descriptors() -> dict[str, str]:
+    """Sockets, pipes and inotify instances that are open, by descriptor."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+        if target.startswith(("socket:", "pipe:", "anon_inode:")):
+            found[name] = target
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks() -> Iterator[None]:
+    """Fail a test that leaves a thread, a process, a socket or a pipe behind."""
+    before = _threads(), _children(), _descriptors()
+    yield
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        threads = _threads() - before[0]
+        children = _children() - before[1]
+        descriptors = {
+            name: target for name, target in _descriptors().items() if before[2].get(name) != target
+        }
+        if not (threads or children or descriptors):
+            return
+        if time.monotonic() > deadline:
+            pytest.fail(f"left behind: {threads or ''} {children or ''} {descriptors or ''}")
+        gc.collect()
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def program(request: pytest.FixtureRequest) -> str:
+    """The path of the program that the test is parametrised with; skipped where it is not."""
+    return need_program(request.param)
+
+
+def need_program(name: str) -> str:
+    """Find a program, or skip the test with the reason; a skip in CI is a failure."""
+    path = shutil.which(name)
+    if path is None:
+        skip(f"{name} is not installed")
+    return path or ""
+
+
+def skip(reason: str) -> None:
+    """Skip the test that runs; in CI, where everything is there, fail it."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"skipped in CI: {reason}")
+    pytest.skip(reason)
+
+
+SAMPLE = Path(__file__).parent.parent / "config" / "endpoints.txt"
+
+GUIDE_JSON = {
+    "api_endpoints": [
+        {"url": "https://log.ym1.com/api/v1", "priority": 0},
+        {"url": "https://ym2.xyz/api/v1", "priority": 1},
+        {"url": "https://xx/api/v1", "priority": 2},
+        {"url": "https://ym3.net/api/v1", "priority": 3},
+        {"url": "https://12.34.56.78/api/v1", "priority": 4},
+        {"url": "https://9.10.11.12/api/v1", "priority": 5},
+    ],
+    "socketio_endpoints": [
+        {"url": "https://log.ym1.com", "priority": 0},
+        {"url": "https://ym2.xyz", "priority": 1},
+        {"url": "https://xx", "priority": 2},
+        {"url": "https://ym3.net", "priority": 3},
+        {"url": "https://12.34.56.78", "priority": 4},
+        {"url": "https://9.10.11.12", "priority": 5},
+    ],
+}

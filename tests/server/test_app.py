@@ -1,0 +1,293 @@
+"""The application's routes, without a server around it."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from mop_config import __version__, create_app, init_app
+from mop_config.errors import SettingsError
+from mop_config.server.runtime import Runtime, find
+from mop_config.server.settings import Settings
+
+from ..conftest import GUIDE_JSON, SAMPLE
+
+ENDPOINTS = "/api/v1/config/endpoints"
+
+
+def make(tmp_path: Path, **settings: Any) -> FlaskClient:
+    settings.setdefault("source", str(SAMPLE))
+    app = create_app(Settings(state_dir=str(tmp_path / "state"), **settings), start=False)
+    return app.test_client()
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[FlaskClient]:
+    with make(tmp_path) as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", ["/health", "/api/v1/health"])
+def test_a_health_check_is_answered(client: FlaskClient, path: str) -> None:
+    """Exactly the guide's answer, with the package's version."""
+    response = client.get(path)
+    assert response.status_code == 200
+    assert response.json == {"status": "healthy", "service": "mop-api", "version": __version__}
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+def test_the_service_has_a_name(tmp_path: Path) -> None:
+    """SERVICE_NAME."""
+    assert make(tmp_path, service_name="mine").get("/health").json["service"] == "mine"  # type: ignore[index]
+
+
+def test_the_list_is_the_guides(client: FlaskClient) -> None:
+    """With its caching headers."""
+    response = client.get(ENDPOINTS)
+    assert response.json == GUIDE_JSON
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Cache-Control"] == "max-age=60"
+    again = client.get(ENDPOINTS, headers={"If-None-Match": response.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+    assert "Content-Type" not in again.headers
+    head = client.head(ENDPOINTS)
+    assert head.data == b""
+    assert head.headers["Content-Length"] == response.headers["Content-Length"]
+
+
+def test_readiness_follows_the_list(tmp_path: Path) -> None:
+    """503 while no list was ever seen."""
+    client = make(tmp_path, source=str(tmp_path / "nothing"))
+    response = client.get("/ready")
+    assert response.status_code == 503
+    assert response.json["state"] == "empty"  # type: ignore[index]
+    assert "missing" in response.json["reason"]  # type: ignore[index]
+    answer = client.get(ENDPOINTS)
+    assert answer.status_code == 200
+    assert answer.json == {"api_endpoints": [], "socketio_endpoints": []}
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert make(tmp_path).get("/ready").json == {"state": "fresh", "reason": None}
+
+
+def test_status_has_the_contracts_shape(client: FlaskClient) -> None:
+    """One shape for the whole host."""
+    status: Any = client.get("/api/v1/config/status").json
+    assert set(status) == {
+        "source",
+        "state",
+        "etag",
+        "loaded_at",
+        "counts",
+        "problems",
+        "last_reload",
+        "history",
+        "watcher",
+        "workers",
+        "health",
+    }
+    assert status["source"] == str(SAMPLE)
+    assert status["state"] == "fresh"
+    assert status["counts"] == {"api": 6, "socketio": 6}
+    assert set(status["last_reload"]) == {"at", "trigger", "result", "error", "duration_seconds"}
+    assert status["last_reload"]["trigger"] == "start"
+    assert status["last_reload"]["result"] == "applied"
+    assert status["last_reload"]["at"].endswith("Z")
+    assert set(status["workers"][0]) == {"pid", "etag", "last_reload"}
+    assert status["etag"] in client.get(ENDPOINTS).headers["ETag"]
+
+
+def test_status_shows_problems_and_settings_that_were_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an operator should know stands in one place."""
+    file = tmp_path / "e.txt"
+    file.write_text("DomainList:\na.com\nb_c\n")
+    monkeypatch.setenv("ENDPOINT_CONFIG_FILE", str(file))
+    monkeypatch.setenv("ENDPOINT_DEFAULT_PORT", "http")
+    monkeypatch.setenv("ENDPOINT_STATE_DIR", str(tmp_path / "state"))
+    status: Any = create_app(start=False).test_client().get("/api/v1/config/status").json
+    codes = [problem["code"] for problem in status["problems"]]
+    assert codes == ["setting", "few-endpoints", "few-endpoints", "bad-host"]
+    assert status["problems"][-1] == {
+        "severity": "error",
+        "code": "bad-host",
+        "line": 3,
+        "column": 1,
+        "message": "a label may hold letters, digits and inner hyphens, nothing else",
+        "text": "b_c",
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nope", 404),
+        ("GET", "/api/v1/config/endpoints/", 404),
+        ("POST", ENDPOINTS, 405),
+        ("DELETE", "/health", 405),
+    ],
+)
+def test_errors_are_problem_documents(
+    client: FlaskClient, method: str, path: str, status: int
+) -> None:
+    """RFC 9457."""
+    response = client.open(path, method=method)
+    assert response.status_code == status
+    assert response.headers["Content-Type"] == "application/problem+json"
+    document: Any = response.json
+    assert document["status"] == status
+    assert set(document) == {"type", "title", "status", "detail"}
+    if status == 405:
+        assert "GET" in response.headers["Allow"]
+
+
+def test_an_unexpected_error_is_a_problem_document_and_one_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No answer and no log shows a traceback."""
+    app = create_app(Settings(source=str(SAMPLE), state_dir=str(tmp_path)), start=False)
+
+    @app.get("/boom")
+    def boom() -> str:
+        raise ValueError("secret\nforged line")
+
+    with caplog.at_level(logging.ERROR):
+        response = app.test_client().get("/boom")
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    (record,) = caplog.records
+    assert record.exc_info is None
+    assert "ValueError" in record.getMessage()
+
+
+def test_nothing_about_the_file_makes_create_app_raise(tmp_path: Path) -> None:
+    """A worker that is born while the file is bad must be born."""
+    state = tmp_path / "state"
+    state.write_text("not a folder")
+    for source in (tmp_path, tmp_path / "none", Path("/dev/zero"), Path("/bin/sh")):
+        client = create_app(
+            Settings(source=str(source), state_dir=str(state)), start=False
+        ).test_client()
+        assert client.get(ENDPOINTS).status_code == 200
+
+
+def test_a_bad_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By ``create_app``; entry points make one line of it."""
+    monkeypatch.setenv("ENDPOINT_PROTOCOL", "gopher")
+    with pytest.raises(SettingsError, match="ENDPOINT_PROTOCOL='gopher'"):
+        create_app(start=False)
+
+
+def test_an_application_of_ones_own_can_take_the_routes_in(tmp_path: Path) -> None:
+    """``init_app`` leaves the application's own routes and errors alone."""
+    app = Flask("other")
+
+    @app.get("/own")
+    def own() -> str:
+        return "mine"
+
+    runtime = init_app(app, Settings(source=str(SAMPLE), state_dir=str(tmp_path)), start=False)
+    client = app.test_client()
+    assert client.get("/own").text == "mine"
+    assert client.get(ENDPOINTS).json == GUIDE_JSON
+    assert client.get("/nope").content_type.startswith("text/html")
+    assert find(app) is runtime
+
+
+def test_the_runtime_is_found_under_middleware(tmp_path: Path) -> None:
+    """As gunicorn's hooks need to."""
+
+    class Wrapper:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+    app = create_app(Settings(source=str(SAMPLE), state_dir=str(tmp_path)), start=False)
+    assert isinstance(find(Wrapper(Wrapper(app))), Runtime)
+    assert find(lambda environ, start: []) is None
+    assert find(None) is None
+
+
+class TestTrustedHosts:
+    """TRUSTED_HOSTS."""
+
+    @pytest.mark.parametrize(
+        ("host", "path", "status"),
+        [
+            ("a.com", ENDPOINTS, 200),
+            ("A.com:8000", ENDPOINTS, 200),
+            ("x.b.com", ENDPOINTS, 200),
+            ("evil.com", ENDPOINTS, 400),
+            ("a.com.evil.com", ENDPOINTS, 400),
+            ("", ENDPOINTS, 400),
+            ("evil.com", "/api/v1/config/status", 400),
+            ("evil.com", "/nope", 400),
+            ("evil.com", "/health", 200),
+            ("10.0.0.1", "/ready", 200),
+        ],
+    )
+    def test_only_known_names_are_answered(
+        self, tmp_path: Path, host: str, path: str, status: int
+    ) -> None:
+        """But probes come by address."""
+        client = make(tmp_path, trusted_hosts=("a.com", ".b.com"))
+        response = client.get(path, headers={"Host": host})
+        assert response.status_code == status
+        if status == 400:
+            assert response.content_type == "application/problem+json"
+
+
+class TestCors:
+    """ENDPOINT_CORS_ORIGINS."""
+
+    def get(self, client: FlaskClient, origin: str | None, method: str = "GET") -> Any:
+        headers = {"Origin": origin} if origin else {}
+        if method == "OPTIONS":
+            headers["Access-Control-Request-Method"] = "GET"
+        return client.open(ENDPOINTS, method=method, headers=headers).headers
+
+    def test_without_it_no_other_origin_may_read(self, client: FlaskClient) -> None:
+        """The browser's default."""
+        assert "Access-Control-Allow-Origin" not in self.get(client, "https://a.com")
+
+    def test_any_origin(self, tmp_path: Path) -> None:
+        """The answer is the same for all, so it needs no Vary."""
+        headers = self.get(make(tmp_path, cors_origins=("*",)), "https://a.com")
+        assert headers["Access-Control-Allow-Origin"] == "*"
+        assert headers.getlist("Vary") == ["Accept-Encoding"]
+
+    def test_a_list_of_origins(self, tmp_path: Path) -> None:
+        """Exactly those; and caches must keep the answers apart."""
+        client = make(tmp_path, cors_origins=("https://a.com", "http://b.com:81"))
+        for origin in ("https://a.com", "http://b.com:81"):
+            headers = self.get(client, origin)
+            assert headers["Access-Control-Allow-Origin"] == origin
+            assert headers["Access-Control-Expose-Headers"] == "ETag"
+        for origin in ("https://evil.com", "https://a.com.evil.com", "null", None):
+            headers = self.get(client, origin)
+            assert "Access-Control-Allow-Origin" not in headers
+            assert "Origin" in headers.getlist("Vary")
+
+    def test_a_preflight_is_answered(self, tmp_path: Path) -> None:
+        """With the methods and headers that our routes take."""
+        headers = self.get(make(tmp_path, cors_origins=("*",)), "https://a.com", "OPTIONS")
+        assert "GET" in headers["Access-Control-Allow-Methods"]
+        assert "Authorization" in headers["Access-Control-Allow-Headers"]
+        assert "If-None-Match" in headers["Access-Control-Allow-Headers"]
+
+
+def test_the_state_folder_holds_one_sources_things_under_one_name(tmp_path: Path) -> None:
+    """Two sources in one folder never mix."""
+    other = tmp_path / "other.txt"
+    other.write_text("DomainList:\nother.com\n")
+    make(tmp_path)
+    make(tmp_path, source=str(other))
+    names = {path.name.split(".")[0] for path in (tmp_path / "state").iterdir()}
+    assert len(names) == 2
+    other.unlink()
+    body = json.loads(make(tmp_path, source=str(other)).get(ENDPOINTS).data)
+    assert body["socketio_endpoints"] == [{"url": "https://other.com", "priority": 0}]

@@ -1,0 +1,416 @@
+"""From the source into the store: what is applied, what is refused, what is remembered."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mop_config import signals
+from mop_config.errors import SourceError
+from mop_config.server import lastgood, offload
+from mop_config.server.build import UrlRules
+from mop_config.server.loader import Loader
+from mop_config.server.problems import Code
+from mop_config.server.render import EMPTY, EMPTY_BODY, render
+from mop_config.server.settings import Settings
+from mop_config.server.snapshot import Snapshot
+from mop_config.server.sources import FileSource
+from mop_config.server.store import Result, State, Store, Trigger
+
+GOOD = "DomainList:\na.com\nb.com\n"
+OTHER = "DomainList:\nb.com\nc.com\n"
+
+
+class Site:
+    """A source, a state folder, and loaders on them as processes come and go."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "endpoints.txt"
+        self.last_good = folder / "last-good"
+
+    def boot(self, **settings: Any) -> Loader:
+        settings.setdefault("max_bytes", 1 << 20)
+        loader = Loader(
+            FileSource(str(self.file), settings["max_bytes"]),
+            Settings(**settings),
+            Store(Snapshot.of(EMPTY, last_modified=0, loaded_at=0.0, max_age=60)),
+            self.last_good,
+        )
+        loader.start()
+        return loader
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def hosts(loader: Loader) -> list[str]:
+    body = json.loads(loader.store.view.snapshot.plain.body)
+    return [entry["url"] for entry in body["socketio_endpoints"]]
+
+
+def date(loader: Loader) -> int:
+    return loader.store.view.snapshot.last_modified
+
+
+AB, BC = ["https://a.com", "https://b.com"], ["https://b.com", "https://c.com"]
+
+
+def test_a_good_file_is_applied(site: Site) -> None:
+    """And what changed is counted."""
+    site.file.write_text(GOOD)
+    loader = site.boot()
+    assert hosts(loader) == AB
+    site.file.write_text(OTHER)
+    loader.load(Trigger.WATCH)
+    assert hosts(loader) == BC
+    view = loader.store.view
+    assert view.state is State.FRESH
+    reload = view.history[0]
+    assert (reload.trigger, reload.result, reload.error) == (Trigger.WATCH, Result.APPLIED, None)
+    assert str(reload.change) == "+2 −2 ~2 endpoints"
+    assert reload.etag == view.snapshot.etag
+
+
+BAD: dict[str, tuple[bytes | None, Code]] = {
+    "missing": (None, Code.MISSING),
+    "not UTF-8": (b"DomainList:\na.com\n\xff\xfe", Code.NOT_UTF8),
+    "UTF-16": ("DomainList:\na.com\n".encode("utf-16"), Code.NUL),
+    "NUL": (b"DomainList:\na.com\n\0", Code.NUL),
+    "too large": (b"#" * (1 << 20) + b"\nDomainList:a.com", Code.TOO_LARGE),
+    "empty": (b"", Code.NO_ENDPOINTS),
+    "comments only": (b"# nothing\n", Code.NO_ENDPOINTS),
+    "nothing usable": (b"DomainList:\na_b\n", Code.NO_ENDPOINTS),
+}
+
+
+@pytest.fixture(params=BAD)
+def bad(request: pytest.FixtureRequest, site: Site) -> Iterator[Code]:
+    """Put a file there that is refused as a whole."""
+    data, code = BAD[request.param]
+
+    def put() -> None:
+        if data is None:
+            site.file.unlink(missing_ok=True)
+        else:
+            site.file.write_bytes(data)
+
+    site.put_bad = put  # type: ignore[attr-defined]
+    return code
+
+
+def test_a_bad_file_leaves_the_served_list(site: Site, bad: Code) -> None:
+    """The reason is told, and a good file that follows applies."""
+    site.file.write_text(GOOD)
+    loader = site.boot()
+    served = loader.store.view.snapshot
+    site.put_bad()  # type: ignore[attr-defined]
+    loader.load(Trigger.POLL)
+    view = loader.store.view
+    assert view.snapshot is served
+    assert view.state is State.REJECTED
+    assert view.problems[0].code is bad
+    assert view.reason == view.history[0].error == view.problems[0].message
+    assert view.history[0].result is Result.REJECTED
+    site.file.write_text(OTHER)
+    loader.load(Trigger.WATCH)
+    assert hosts(loader) == BC
+    assert (loader.store.view.state, loader.store.view.reason) == (State.FRESH, None)
+
+
+def test_a_restart_with_a_bad_file_serves_the_last_good_list(site: Site, bad: Code) -> None:
+    """And says so; the date and the tag stay what they were."""
+    site.file.write_text(GOOD)
+    before = site.boot().store.view.snapshot
+    site.put_bad()  # type: ignore[attr-defined]
+    loader = site.boot()
+    assert hosts(loader) == AB
+    view = loader.store.view
+    assert view.state is State.STALE
+    assert view.problems[0].code is bad
+    assert (view.snapshot.etag, view.snapshot.last_modified) == (before.etag, before.last_modified)
+    assert view.history[0].etag == before.etag
+    site.file.write_text(OTHER)
+    loader.load(Trigger.WATCH)
+    assert loader.store.view.state is State.FRESH
+
+
+def test_with_nothing_good_ever_seen_an_empty_list_is_served(site: Site) -> None:
+    """As in the guide; but it is not ready."""
+    loader = site.boot()
+    view = loader.store.view
+    assert (view.state, view.loaded) == (State.EMPTY, False)
+    assert view.snapshot.plain.body == EMPTY_BODY
+    assert not site.last_good.exists()
+
+
+def test_a_first_file_without_entries_is_served_as_what_it_is(site: Site) -> None:
+    """There is nothing better to keep."""
+    site.file.write_text("# to be filled\n")
+    loader = site.boot()
+    assert loader.store.view.state is State.FRESH
+    assert hosts(loader) == []
+
+
+def test_an_empty_file_may_replace_a_list_where_that_is_allowed(site: Site) -> None:
+    """ENDPOINT_ALLOW_EMPTY; a missing file never may."""
+    site.file.write_text(GOOD)
+    loader = site.boot(allow_empty=True)
+    site.file.unlink()
+    loader.load(Trigger.WATCH)
+    assert hosts(loader) == AB
+    site.file.write_text("")
+    loader.load(Trigger.WATCH)
+    assert hosts(loader) == []
+    assert loader.store.view.state is State.FRESH
+
+
+def test_strict_refuses_a_file_with_any_error(site: Site) -> None:
+    """And shows the errors; warnings pass."""
+    site.file.write_text(GOOD)
+    loader = site.boot(strict=True)
+    site.file.write_text(OTHER + "a_b\n")
+    loader.load(Trigger.WATCH)
+    assert hosts(loader) == AB
+    view = loader.store.view
+    assert [p.code for p in view.problems] == [Code.STRICT, Code.BAD_HOST]
+    assert "line 4" in str(view.reason)
+    site.file.write_text("DomainList:\nc.com\nC.com\n")
+    loader.load(Trigger.WATCH)
+    assert hosts(loader) == ["https://c.com"]
+
+
+def test_a_change_of_words_alone_keeps_tag_and_date(site: Site) -> None:
+    """A comment is no news to a client, though the findings may be."""
+    site.file.write_text(GOOD)
+    loader = site.boot()
+    before = loader.store.view.snapshot
+    os.utime(site.file, (1, 1))
+    site.file.write_text("# comment\n" + GOOD + "a_b\n")
+    loader.load(Trigger.WATCH)
+    view = loader.store.view
+    assert view.snapshot is before
+    assert view.history[0].result is Result.UNCHANGED
+    assert [p.code for p in view.problems] == [Code.BAD_HOST]
+
+
+def test_the_date_is_the_files_and_moves_only_forward(site: Site) -> None:
+    """Rollbacks and restored files have old dates; a client must see a newer one."""
+    site.file.write_text(GOOD)
+    os.utime(site.file, (1000, 1000))
+    loader = site.boot()
+    assert date(loader) == 1000
+    for text, mtime, expected in [
+        (OTHER, 2000, 2000),
+        (GOOD, 1000, 2001),
+        (OTHER, 2001, 2002),
+        (OTHER + "#", 5000, 2002),
+        (GOOD, 5000, 5000),
+    ]:
+        site.file.write_text(text)
+        os.utime(site.file, (mtime, mtime))
+        loader.load(Trigger.WATCH)
+        assert date(loader) == expected
+    site.file.write_text(OTHER)
+    os.utime(site.file, (3000, 3000))
+    assert date(site.boot()) == 5001, "a restart does not set the clock back"
+    assert date(site.boot()) == 5001
+
+
+def test_a_date_in_the_future_is_not_believed(site: Site) -> None:
+    """Last-Modified must not be later than the answer (RFC 9110, 8.8.2.1)."""
+    site.file.write_text(GOOD)
+    os.utime(site.file, (2**33, 2**33))
+    assert date(site.boot()) <= time.time()
+
+
+def test_looking_quietly_notes_nothing_where_nothing_changed(site: Site) -> None:
+    """Neither a good text nor a bad one is told of twice."""
+    site.file.write_text(GOOD)
+    loader = site.boot()
+    loader.load(Trigger.POLL, quietly=True)
+    assert len(loader.store.view.history) == 1
+    site.file.unlink()
+    loader.load(Trigger.POLL, quietly=True)
+    loader.load(Trigger.POLL, quietly=True)
+    assert [r.result for r in loader.store.view.history] == [Result.REJECTED, Result.APPLIED]
+    loader.load(Trigger.SIGHUP)
+    assert len(loader.store.view.history) == 3
+
+
+def test_a_return_to_the_served_text_is_fresh_again(site: Site) -> None:
+    """Even though the list never changed."""
+    site.file.write_text(GOOD)
+    loader = site.boot()
+    site.file.write_text("")
+    loader.load(Trigger.WATCH)
+    site.file.write_text(GOOD)
+    loader.load(Trigger.WATCH, quietly=True)
+    assert loader.store.view.state is State.FRESH
+    assert [r.result.value for r in loader.store.view.history] == [
+        "unchanged",
+        "rejected",
+        "applied",
+    ]
+
+
+def test_an_unexpected_failure_leaves_the_list_and_is_tried_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug or a full process table is no reason to stop serving."""
+    site.file.write_text(GOOD)
+    loader = site.boot()
+
+    def fail(*_: object) -> None:
+        raise MemoryError("no more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mop_config.server.loader.render_apart", fail)
+        site.file.write_text(OTHER)
+        loader.load(Trigger.WATCH, quietly=True)
+        view = loader.store.view
+        assert (view.state, view.history[0].result) == (State.STALE, Result.ERROR)
+        assert view.reason == "MemoryError: no more"
+        assert hosts(loader) == AB
+    loader.load(Trigger.POLL, quietly=True)
+    assert hosts(loader) == BC
+
+
+def test_the_signals_come_after_the_swap_and_a_receiver_that_raises_changes_nothing(
+    site: Site,
+) -> None:
+    """Each receiver is on its own."""
+    site.file.write_text(GOOD)
+    loader = site.boot()
+    seen: list[tuple[Any, ...]] = []
+
+    def broken(sender: Store, **_: object) -> None:
+        raise RuntimeError("receiver")
+
+    def reloaded(sender: Store, **about: Any) -> None:
+        seen.append((sender.view.snapshot is about["snapshot"], about["previous"].etag))
+
+    def rejected(sender: Store, **about: Any) -> None:
+        seen.append((about["reason"] == sender.view.reason, about["problems"][0].code))
+
+    before = loader.store.view.snapshot.etag
+    with (
+        signals.config_reloaded.connected_to(broken),
+        signals.config_reloaded.connected_to(reloaded),
+        signals.config_rejected.connected_to(broken),
+        signals.config_rejected.connected_to(rejected),
+    ):
+        site.file.write_text(OTHER)
+        loader.load(Trigger.WATCH)
+        site.file.write_text("")
+        loader.load(Trigger.WATCH)
+    assert seen == [(True, before), (True, Code.NO_ENDPOINTS)]
+    assert hosts(loader) == BC
+
+
+class TestLastGood:
+    """The file that survives a restart."""
+
+    def test_it_is_written_once_for_all_workers(self, site: Site) -> None:
+        """Whoever comes second with the same text writes nothing."""
+        site.file.write_text(GOOD)
+        site.boot()
+        before = site.last_good.stat()
+        site.boot()
+        assert site.last_good.stat().st_ino == before.st_ino
+
+    @pytest.mark.parametrize("damage", ["truncate", "flip", "garbage", "empty", "folder"])
+    def test_a_damaged_one_is_ignored(self, site: Site, damage: str) -> None:
+        """A torn or foreign file is told from a good one, and does no harm."""
+        site.file.write_text(GOOD)
+        site.boot()
+        data = site.last_good.read_bytes()
+        site.last_good.unlink()
+        if damage == "folder":
+            site.last_good.mkdir()
+        else:
+            damaged = {
+                "truncate": data[:-3],
+                "flip": data[:-2] + b"X\n",
+                "garbage": b'{"format":1}\nxx',
+                "empty": b"",
+            }[damage]
+            site.last_good.write_bytes(damaged)
+        site.file.unlink()
+        loader = site.boot()
+        assert loader.store.view.state is State.EMPTY
+        site.file.write_text(GOOD)
+        loader.load(Trigger.WATCH)
+        assert hosts(loader) == AB
+
+    def test_one_that_cannot_be_written_stops_nothing(self, site: Site) -> None:
+        """The disk may be full."""
+        site.last_good.mkdir()
+        site.file.write_text(GOOD)
+        assert hosts(site.boot()) == AB
+
+    def test_another_setting_reads_it_anew(self, site: Site) -> None:
+        """The text is kept, not the URLs."""
+        site.file.write_text(GOOD)
+        site.boot()
+        site.file.unlink()
+        loader = site.boot(rules=UrlRules("http"))
+        assert hosts(loader) == ["http://a.com", "http://b.com"]
+
+    def test_a_failed_write_leaves_the_old_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And no rubbish."""
+        path = tmp_path / "x"
+        lastgood.save(path, lastgood.LastGood(b"old", "e", 1, 1, 1.0))
+
+        def full(descriptor: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            lastgood.save(path, lastgood.LastGood(b"new", "e", 1, 1, 1.0))
+        good = lastgood.load(path)
+        assert good is not None
+        assert good.data == b"old"
+        assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+class TestOffload:
+    """Large files are rendered in a process of their own."""
+
+    LARGE = b"DomainList:\n" + b"".join(b"host%d.example.com\n" % i for i in range(10_000))
+
+    def test_the_result_is_the_same(self) -> None:
+        """To the last byte."""
+        assert len(self.LARGE) > offload.THRESHOLD
+        apart = offload.render_apart(self.LARGE, UrlRules(), EMPTY_BODY)
+        assert apart == render(self.LARGE, UrlRules(), EMPTY_BODY)
+        assert isinstance(apart.problems, tuple)
+
+    def test_what_is_no_text_is_refused_as_ever(self) -> None:
+        """With code and place."""
+        with pytest.raises(SourceError) as caught:
+            offload.render_apart(self.LARGE + b"\xff", UrlRules(), EMPTY_BODY)
+        assert caught.value.code == Code.NOT_UTF8
+        assert "line 10002" in str(caught.value)
+
+    def test_a_child_that_dies_is_an_error_that_leaves_the_list(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever killed it."""
+        site.file.write_text(GOOD)
+        loader = site.boot()
+        with monkeypatch.context() as patch:
+            patch.setattr(offload, "_PROGRAM", "import os; os.kill(os.getpid(), 9)")
+            site.file.write_bytes(self.LARGE)
+            loader.load(Trigger.WATCH)
+            assert loader.store.view.history[0].result is Result.ERROR
+            assert hosts(loader) == AB
+        loader.load(Trigger.POLL, quietly=True)
+        assert len(hosts(loader)) == 10_000

@@ -1,0 +1,628 @@
+"""The endpoint file's grammar, and every problem it can have."""
+
+import json
+import string
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mop_config import payload
+from mop_config.server.build import Built, UrlRules, build
+from mop_config.server.parse import parse
+from mop_config.server.problems import MAX_KEPT, Code, Problem, Severity
+from mop_config.server.render import render
+
+from ..conftest import GUIDE_JSON, SAMPLE
+
+WHOLE_FILE = {Code.FEW_ENDPOINTS}
+
+
+def built(text: str, **rules: object) -> Built:
+    return build(parse(text), UrlRules(**rules))  # type: ignore[arg-type]
+
+
+def api_urls(text: str, **rules: object) -> list[str]:
+    return [endpoint.url for endpoint in built(text, **rules).config.api_endpoints]
+
+
+def socket_urls(text: str, **rules: object) -> list[str]:
+    return [endpoint.url for endpoint in built(text, **rules).config.socketio_endpoints]
+
+
+def problems(text: str, **rules: object) -> list[Problem]:
+    """What is wrong in a file, but for findings about the file as a whole."""
+    return [p for p in built(text, **rules).problems.kept if p.code not in WHOLE_FILE]
+
+
+def test_the_guides_example_gives_the_guides_json() -> None:
+    """The sample file gives exactly what the guide prints."""
+    assert (
+        json.loads(
+            render(
+                SAMPLE.read_bytes(), UrlRules(), b'{"api_endpoints":[],"socketio_endpoints":[]}'
+            ).body
+        )
+        == GUIDE_JSON
+    )
+    assert problems(SAMPLE.read_text()) == []
+
+
+class TestLines:
+    """What a line is, and what of it counts."""
+
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    def test_lines_end_at_lf_crlf_or_cr(self, end: str) -> None:
+        """Files from any system are read alike."""
+        text = end.join(["DomainList:", "a.com", "b.com", ""])
+        assert api_urls(text) == ["https://a.com/api/v1", "https://b.com/api/v1"]
+
+    @pytest.mark.parametrize("separator", ["\x0b", "\x0c", "\x85", "\u2028", "\u2029", "\x1e"])
+    def test_no_other_character_ends_a_line(self, separator: str) -> None:
+        """A file that splits elsewhere in other programs is one line here."""
+        (problem,) = problems(f"DomainList:\na.com,x_y{separator}\n b.com")
+        assert (problem.line, problem.code) == (2, Code.BAD_HOST)
+
+    def test_comments_start_a_line_or_follow_whitespace(self) -> None:
+        """A number sign inside a word is no comment."""
+        text = (
+            "# DomainList: no\n  # no.com\nDomainList: # x\na.com # b.com\nc.com\t#d.com\ne.com#f"
+        )
+        assert api_urls(text) == ["https://a.com/api/v1", "https://c.com/api/v1"]
+        (problem,) = problems(text)
+        assert (problem.line, problem.column, problem.text) == (6, 1, "e.com#f")
+
+    def test_commas_separate_entries_and_empty_ones_do_not_count(self) -> None:
+        """The full-width comma of a Chinese keyboard works too."""
+        assert api_urls("DomainList:\na.com,,b.com，c.com,\n,") == [
+            f"https://{x}.com/api/v1" for x in "abc"
+        ]
+
+    def test_whitespace_around_anything_is_passed_over(self) -> None:
+        """Including tabs and the ideographic space."""
+        assert api_urls("\u3000DomainList:\u3000\n \t a.com \t, b.com\u3000\n") == [
+            "https://a.com/api/v1",
+            "https://b.com/api/v1",
+        ]
+
+
+class TestSections:
+    """Which list an entry belongs to."""
+
+    @pytest.mark.parametrize(
+        "header", ["domainlist:", "DOMAINLIST:", "DomainList：", "DomainList :"]
+    )
+    def test_names_are_case_insensitive_and_the_colon_may_be_full_width(self, header: str) -> None:
+        """An operator at 3 a.m. types it somehow."""
+        assert api_urls(f"{header}\na.com") == ["https://a.com/api/v1"]
+
+    def test_entries_on_the_headers_own_line_count(self) -> None:
+        """The guide drops them; nobody who writes them means that."""
+        assert api_urls("DomainList: a.com, b.com\nIPList：10.0.0.1") == [
+            "https://a.com/api/v1",
+            "https://b.com/api/v1",
+            "https://10.0.0.1/api/v1",
+        ]
+
+    def test_sections_may_repeat_and_domains_come_first(self) -> None:
+        """The order is domains, then addresses, each in file order, then the kind's own list."""
+        text = (
+            "ApiList:\nz.com\nIPList:\n10.0.0.1\nDomainList:\na.com\n"
+            "IPList:\n10.0.0.2\nDomainList:\nb.com\n"
+        )
+        assert api_urls(text, api_path="") == [
+            "https://a.com",
+            "https://b.com",
+            "https://10.0.0.1",
+            "https://10.0.0.2",
+            "https://z.com",
+        ]
+
+    def test_api_and_socket_lists_serve_one_kind_only(self) -> None:
+        """Hosts there are completed like any other; URLs stand as they are."""
+        text = "ApiList:\na.com\nhttps://b.com/v2\nSocketList:\nwss://c.com:9000/ws\nd.com\n"
+        assert api_urls(text) == ["https://a.com/api/v1", "https://b.com/v2"]
+        assert socket_urls(text) == ["wss://c.com:9000/ws", "https://d.com"]
+
+    @pytest.mark.parametrize(
+        "header",
+        ["FooList:", "BackupList: a.com", "foo bar:", "域名列表:", "域名：", "foolist:a.com"],
+    )
+    def test_an_unknown_section_is_left_out_until_the_next_known_one(self, header: str) -> None:
+        """One error at the header, and silence about its entries."""
+        text = f"DomainList:\na.com\n{header}\nb.com, c.com\nIPList:\n10.0.0.1"
+        assert api_urls(text, api_path="") == ["https://a.com", "https://10.0.0.1"]
+        (problem,) = problems(text)
+        assert (problem.code, problem.line, problem.column) == (Code.UNKNOWN_SECTION, 3, 1)
+
+    @pytest.mark.parametrize(
+        "entry", ["xx:8080", "fe80::", "2001:db8::7", "abcd:ef01:2345:6789:abcd:ef01:2345:6789"]
+    )
+    def test_a_port_or_an_ipv6_address_is_no_section(self, entry: str) -> None:
+        """A colon does not make a header."""
+        assert len(api_urls(f"DomainList:\n{entry}\n")) == 1
+
+    @pytest.mark.parametrize("name", ["IPList", "iplist", "DomainList", "ApiList", "socketlist"])
+    def test_a_name_without_its_colon_is_an_error(self, name: str) -> None:
+        """It is no host; what follows stays in the section before it."""
+        text = f"DomainList:\na.com\n{name}\n10.0.0.1\n"
+        found = problems(text)
+        assert [(p.code, p.line) for p in found] == [
+            (Code.MISSING_COLON, 3),
+            (Code.IP_IN_DOMAIN_LIST, 4),
+        ]
+        assert api_urls(text, api_path="") == ["https://a.com", "https://10.0.0.1"]
+
+    def test_text_before_any_section_is_left_out(self) -> None:
+        """Its section cannot be guessed."""
+        text = "a.com, b.com\nDomainList:\nc.com"
+        assert [(p.code, p.line, p.column) for p in problems(text)] == [
+            (Code.NO_SECTION, 1, 1),
+            (Code.NO_SECTION, 1, 8),
+        ]
+        assert api_urls(text, api_path="") == ["https://c.com"]
+
+    def test_a_name_without_its_colon_before_any_section(self) -> None:
+        """The message says what to write."""
+        (problem, _) = problems("DomainList\na.com")
+        assert problem.code is Code.MISSING_COLON
+        assert "DomainList:" in problem.message
+
+
+class TestEntries:
+    """What an entry may be, and how it is spelled in the end."""
+
+    @pytest.mark.parametrize(
+        ("entry", "url"),
+        [
+            ("a.com", "https://a.com"),
+            ("A.COM", "https://a.com"),
+            ("a.com.", "https://a.com"),
+            ("xx", "https://xx"),
+            ("a.com:8443", "https://a.com:8443"),
+            ("a.com:443", "https://a.com:443"),
+            ("12.34.56.78", "https://12.34.56.78"),
+            ("12.34.56.78:80", "https://12.34.56.78:80"),
+            ("2001:db8::7", "https://[2001:db8::7]"),
+            ("[2001:DB8:0:0::7]", "https://[2001:db8::7]"),
+            ("[2001:db8::7]:8443", "https://[2001:db8::7]:8443"),
+            ("::ffff:1.2.3.4", "https://[::ffff:1.2.3.4]"),
+            ("bücher.example", "https://xn--bcher-kva.example"),
+            ("BÜCHER.example", "https://xn--bcher-kva.example"),
+            ("例子。测试", "https://xn--fsqu00a.xn--0zwm56d"),
+            ("xn--bcher-kva.example", "https://xn--bcher-kva.example"),
+            ("１.２.３.４", "https://1.2.3.4"),
+            ("a--b.com", "https://a--b.com"),
+            ("3com.com", "https://3com.com"),
+            ("a" * 63 + ".com", "https://" + "a" * 63 + ".com"),
+        ],
+    )
+    def test_hosts_are_normalised(self, entry: str, url: str) -> None:
+        """One address has one spelling."""
+        assert api_urls(f"DomainList:\n{entry}\n", api_path="") == [url]
+
+    @pytest.mark.parametrize(
+        ("entry", "code"),
+        [
+            ("a..com", Code.BAD_HOST),
+            (".com", Code.BAD_HOST),
+            ("-a.com", Code.BAD_HOST),
+            ("a-.com", Code.BAD_HOST),
+            ("a_b.com", Code.BAD_HOST),
+            ("a!b.com", Code.BAD_HOST),
+            ("a" * 64 + ".com", Code.BAD_HOST),
+            (".".join(["a" * 60] * 5), Code.BAD_HOST),
+            ("xn--a.com", Code.BAD_HOST),
+            ("ü_x.de", Code.BAD_HOST),
+            ("😀.com", Code.BAD_HOST),
+            ("https://a.com", Code.BAD_HOST),
+            ("a.com/path", Code.BAD_HOST),
+            (":8080", Code.BAD_HOST),
+            ("a.com:0", Code.BAD_PORT),
+            ("a.com:65536", Code.BAD_PORT),
+            ("a.com:http", Code.BAD_PORT),
+            ("a.com:", Code.BAD_PORT),
+            ("a.com:８０", Code.BAD_PORT),
+            ("a.com:-1", Code.BAD_PORT),
+            ("a.com:999999999999999999999", Code.BAD_PORT),
+            ("1.2.3.256", Code.BAD_IP),
+            ("1.2.3", Code.BAD_IP),
+            ("1.2.3.4.5", Code.BAD_IP),
+            ("01.2.3.4", Code.BAD_IP),
+            ("1234", Code.BAD_IP),
+            ("0x7f.1", Code.BAD_IP),
+            ("a.0x10", Code.BAD_IP),
+            ("1::2::3", Code.BAD_IP),
+            ("fe80::1%eth0", Code.BAD_IP),
+            ("[::1", Code.BAD_IP),
+            ("[::1]x", Code.BAD_IP),
+            ("[a.com]", Code.BAD_IP),
+            ("a:b:c", Code.BAD_IP),
+            ("10.0.0.0/8", Code.CIDR),
+            ("2001:db8::/32", Code.CIDR),
+            ("user:secret@a.com", Code.USERINFO),
+            ("secret@a.com", Code.USERINFO),
+            ("a.com prio=1", Code.UNKNOWN_ATTRIBUTE),
+            ("a.com b.com", Code.UNKNOWN_ATTRIBUTE),
+            ("a.com priority", Code.UNKNOWN_ATTRIBUTE),
+            ("a.com priority=1 priority=2", Code.UNKNOWN_ATTRIBUTE),
+            ("a.com priority=", Code.BAD_PRIORITY),
+            ("a.com priority=-1", Code.BAD_PRIORITY),
+            ("a.com priority=65536", Code.BAD_PRIORITY),
+            ("a.com priority=1.5", Code.BAD_PRIORITY),
+            ("a.com priority=٣", Code.BAD_PRIORITY),
+            ("1.2.3.4 server_name=", Code.BAD_SERVER_NAME),
+            ("1.2.3.4 server_name=4.3.2.1", Code.BAD_SERVER_NAME),
+            ("1.2.3.4 server_name=a_b", Code.BAD_SERVER_NAME),
+        ],
+    )
+    def test_a_bad_entry_is_left_out_and_the_others_are_used(self, entry: str, code: Code) -> None:
+        """The finding stands at the entry's own line and column."""
+        text = f"DomainList:\nfirst.com\n  one.com,  {entry} ,two.com\n"
+        assert api_urls(text, api_path="") == [
+            "https://first.com",
+            "https://one.com",
+            "https://two.com",
+        ]
+        (problem,) = problems(text)
+        assert (problem.code, problem.severity) == (code, Severity.ERROR)
+        assert (problem.line, problem.column) == (3, 13)
+        assert "secret" not in str(problem)
+        if code is not Code.USERINFO:
+            assert problem.text[:100] == entry[:100]
+
+    @pytest.mark.parametrize(
+        ("section", "url", "code"),
+        [
+            ("ApiList", "ws://a.com", Code.BAD_SCHEME),
+            ("ApiList", "wss://a.com", Code.BAD_SCHEME),
+            ("ApiList", "ftp://a.com", Code.BAD_SCHEME),
+            ("SocketList", "ftp://a.com", Code.BAD_SCHEME),
+            ("ApiList", "https://", Code.BAD_HOST),
+            ("ApiList", "https://a.com?x=1", Code.BAD_URL),
+            ("ApiList", "https://a.com/#top", Code.BAD_URL),
+            ("ApiList", "https://a.com\\b", Code.BAD_URL),
+            ("ApiList", "https://a.com/a<b", Code.BAD_URL),
+            ("ApiList", "https://a.com:0/", Code.BAD_PORT),
+            ("ApiList", "https://a_b.com", Code.BAD_HOST),
+            ("ApiList", "https://me:secret@a.com/", Code.USERINFO),
+        ],
+    )
+    def test_a_bad_url_is_left_out(self, section: str, url: str, code: Code) -> None:
+        """The kinds' own lists take URLs of their schemes, without query, fragment or user."""
+        (problem,) = problems(f"{section}:\n{url}\n")
+        assert problem.code is code
+        assert "secret" not in str(problem)
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "joe:hunter@a.com",
+            "joe:hun,ter@a.com",
+            "joe: hun ter@a.com",
+            "https://joe:hunter@a.com",
+            "x, joe:hunter@a.com, b_c",
+            "jo@e:hunter@a.com:99999",
+            "hunter@",
+        ],
+    )
+    def test_a_password_is_never_echoed(self, line: str) -> None:
+        """Nothing that stands before an @ is quoted, in no problem of that line."""
+        for section in ("DomainList", "ApiList", "SocketList"):
+            for problem in built(f"{section}:\n{line}\n").problems.kept:
+                assert not any(word in str(problem) for word in ("hun", "ter@", "jo"))
+
+    def test_urls_are_normalised(self) -> None:
+        """Scheme and host in lower case, the path percent-encoded, the port as given."""
+        text = "ApiList:\nHTTPS://A.Com:443/V2/ü%20x\nhttps://[2001:DB8::1]/\n"
+        assert api_urls(text) == ["https://a.com:443/V2/%C3%BC%20x", "https://[2001:db8::1]/"]
+
+
+class TestAttributes:
+    """What may follow an address."""
+
+    def test_an_explicit_priority_changes_that_entry_alone(self) -> None:
+        """Nobody else's position shifts, and the order stays the file's."""
+        config = built("DomainList:\na.com\nb.com priority=0\nc.com PRIORITY=65535, d.com").config
+        assert [(e.url[8], e.priority) for e in config.api_endpoints] == [
+            ("a", 0),
+            ("b", 0),
+            ("c", 65535),
+            ("d", 3),
+        ]
+
+    def test_a_server_name_shows_in_the_json_only_where_given(self) -> None:
+        """The guide's form stays what it is for everybody else."""
+        config = built("IPList:\n1.2.3.4 server_name=API.example.com\n5.6.7.8").config
+        assert json.loads(payload.dumps(config))["api_endpoints"] == [
+            {"url": "https://1.2.3.4/api/v1", "priority": 0, "server_name": "api.example.com"},
+            {"url": "https://5.6.7.8/api/v1", "priority": 1},
+        ]
+
+    def test_an_attribute_belongs_to_its_own_entry(self) -> None:
+        """Not to the line."""
+        config = built("DomainList:\na.com priority=7, b.com").config
+        assert [e.priority for e in config.api_endpoints] == [7, 1]
+
+
+class TestPositions:
+    """Priorities count what is served, and nothing else."""
+
+    def test_bad_and_duplicate_entries_take_no_position(self) -> None:
+        """So that a typo does not renumber the rest."""
+        config = built("DomainList:\na.com\na_b\nA.com\nb.com\n").config
+        assert [(e.url, e.priority) for e in config.socketio_endpoints] == [
+            ("https://a.com", 0),
+            ("https://b.com", 1),
+        ]
+
+    def test_positions_are_counted_in_each_kind(self) -> None:
+        """An entry that only one kind has shifts nothing in the other."""
+        config = built("ApiList:\nx.com\nDomainList:\na.com\nSocketList:\ny.com").config
+        assert [e.priority for e in config.api_endpoints] == [0, 1]
+        assert [e.priority for e in config.socketio_endpoints] == [0, 1]
+
+    @pytest.mark.parametrize(
+        ("text", "rules"),
+        [
+            ("DomainList:\na.com\nA.COM", {}),
+            ("DomainList:\na.com\na.com:443", {}),
+            ("DomainList:\na.com\na.com:80", {"protocol": "http"}),
+            ("DomainList:\na.com\na.com:9000", {"default_port": 9000}),
+            ("DomainList:\na.com\nIPList:\na.com", {}),
+            ("DomainList:\na.com\na.com.", {}),
+            ("IPList:\n::1\n[0:0::1]:443", {}),
+        ],
+    )
+    def test_a_duplicate_is_a_warning_and_the_first_stays(
+        self, text: str, rules: dict[str, object]
+    ) -> None:
+        """Case, the default port and the section do not make another address."""
+        found = [p for p in problems(text, **rules) if p.code is Code.DUPLICATE]
+        assert [(p.severity, p.line) for p in found] == [(Severity.WARNING, text.count("\n") + 1)]
+        assert len(api_urls(text, **rules)) == len(socket_urls(text, **rules)) == 1
+
+    def test_a_kinds_own_list_is_compared_with_what_the_hosts_gave(self) -> None:
+        """The URL counts, however it came about."""
+        text = (
+            "DomainList:\na.com\nApiList:\nhttps://A.com:443/api/v1\nSocketList:\nhttps://a.com/\n"
+        )
+        assert [p.code for p in problems(text)] == [Code.DUPLICATE, Code.DUPLICATE]
+
+    def test_another_port_is_another_endpoint(self) -> None:
+        """Two servers may share a host."""
+        assert len(api_urls("DomainList:\na.com:8443\na.com:9443\na.com")) == 3
+
+
+class TestUrls:
+    """How a host becomes a URL."""
+
+    @pytest.mark.parametrize(
+        ("rules", "entry", "api", "socket"),
+        [
+            ({}, "a.com", "https://a.com/api/v1", "https://a.com"),
+            ({"protocol": "http"}, "a.com", "http://a.com/api/v1", "http://a.com"),
+            ({"api_path": ""}, "a.com", "https://a.com", "https://a.com"),
+            ({"default_port": 8443}, "a.com", "https://a.com:8443/api/v1", "https://a.com:8443"),
+            (
+                {"default_port": 8443, "socket_path": "/ws"},
+                "a.com",
+                "https://a.com:8443/api/v1",
+                "https://a.com/ws",
+            ),
+            (
+                {"default_port": 8443, "socket_path": "/ws", "socket_port": 9000},
+                "a.com",
+                "https://a.com:8443/api/v1",
+                "https://a.com:9000/ws",
+            ),
+            (
+                {"default_port": 8443, "socket_port": 9000},
+                "a.com",
+                "https://a.com:8443/api/v1",
+                "https://a.com:9000",
+            ),
+            (
+                {"default_port": 8443, "socket_path": "/ws", "socket_port": 9000},
+                "a.com:1",
+                "https://a.com:1/api/v1",
+                "https://a.com:1/ws",
+            ),
+            ({"socket_path": "/ws"}, "a.com:1", "https://a.com:1/api/v1", "https://a.com:1/ws"),
+            ({"default_port": 443}, "a.com", "https://a.com:443/api/v1", "https://a.com:443"),
+        ],
+    )
+    def test_ports_and_paths_go_where_the_rules_say(
+        self, rules: dict[str, object], entry: str, api: str, socket: str
+    ) -> None:
+        """An entry's own port wins; the default port and a Socket.io path exclude each other."""
+        text = f"DomainList:\n{entry}\n"
+        assert api_urls(text, **rules) == [api]
+        assert socket_urls(text, **rules) == [socket]
+
+
+class TestWarnings:
+    """What is used, with a word of advice."""
+
+    def test_an_entry_under_the_wrong_list_is_used_where_it_stands(self) -> None:
+        """Its order is its section's."""
+        text = "DomainList:\n10.0.0.1\na.com\nIPList:\nb.com\n10.0.0.2, [::1]\n"
+        assert [(p.code, p.line, p.severity) for p in problems(text)] == [
+            (Code.IP_IN_DOMAIN_LIST, 2, Severity.WARNING),
+            (Code.NAME_IN_IP_LIST, 5, Severity.WARNING),
+        ]
+        assert len(api_urls(text)) == 5
+
+    @pytest.mark.parametrize(
+        ("text", "kinds"),
+        [
+            ("", 2),
+            ("DomainList:\na.com", 2),
+            ("ApiList:\na.com\nb.com", 1),
+            ("DomainList:\na.com\nb.com", 0),
+        ],
+    )
+    def test_fewer_than_two_endpoints_of_a_kind(self, text: str, kinds: int) -> None:
+        """The guide's advice: failover needs somewhere to go."""
+        codes = [p.code for p in built(text).problems.kept]
+        assert codes.count(Code.FEW_ENDPOINTS) == kinds
+
+    def test_plain_http_in_a_given_url(self) -> None:
+        """Told at the entry."""
+        text = "ApiList:\nhttp://a.com\nhttps://b.com\nSocketList:\nws://c.com\nwss://d.com\n"
+        assert [(p.code, p.line) for p in problems(text)] == [
+            (Code.PLAIN_HTTP, 2),
+            (Code.PLAIN_HTTP, 5),
+        ]
+
+    def test_plain_http_in_generated_urls_is_told_once(self) -> None:
+        """It is one setting, not as many mistakes as there are hosts."""
+        (problem,) = problems("DomainList:\na.com\nb.com", protocol="http")
+        assert problem.code is Code.PLAIN_HTTP
+
+
+def test_the_first_hundred_problems_are_kept_and_the_counts_are_exact() -> None:
+    """In file order, whichever step found them."""
+    text = "DomainList:\n" + "a_b\n" * 150 + "c.com\n" * 150 + "DomainList: a_b"
+    found = built(text).problems
+    assert (found.errors, found.warnings) == (151, 149 + 2)
+    assert len(found.kept) == MAX_KEPT
+    assert [p.line for p in found.kept] == [1, 1, *range(2, 100)]
+
+
+def test_an_early_problem_of_a_late_step_displaces_a_late_one() -> None:
+    """Duplicates are found after parsing, and stand where they belong all the same."""
+    text = "DomainList:\na.com\na.com\nb.com\n" + "a_b\n" * 200
+    kept = built(text).problems.kept
+    assert [p.code for p in kept if p.line == 3] == [Code.DUPLICATE]
+
+
+def test_the_column_counts_code_points() -> None:
+    """Wide characters count one; a tab counts one."""
+    (problem,) = problems("DomainList:\n\t例.com,a.com,\t x_y")
+    assert (problem.line, problem.column, problem.text) == (2, 16, "x_y")
+
+
+# -- the oracle: what the guide's rules give, written from the guide's description
+
+LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True).filter(
+    lambda label: not label.startswith("xn--")
+)
+NAME = st.builds(
+    lambda labels, last: ".".join([*labels, last]),
+    st.lists(LABEL, max_size=3),
+    st.from_regex(r"[a-z]([a-z0-9-]{0,6}[a-z0-9])?", fullmatch=True).filter(
+        lambda label: not label.startswith("xn--") and not label.endswith("list")
+    ),
+)
+ADDRESS = st.ip_addresses(v=4).map(str)
+HOST = NAME | ADDRESS
+BLANK = st.text(" \t", max_size=3)
+HOSTS = st.lists(st.tuples(BLANK, HOST | st.just(""), BLANK).map("".join), min_size=1, max_size=4)
+NOISE = st.text(string.ascii_letters + " ,:#", max_size=12)
+LINE = st.one_of(
+    HOSTS.map(",".join),
+    BLANK,
+    st.tuples(BLANK, st.just("#"), NOISE).map("".join),
+    st.tuples(
+        BLANK, st.sampled_from(["DomainList:", "IPList:", "domainlist:", "IPLIST:"]), BLANK
+    ).map("".join),
+)
+PORT = st.none() | st.integers(1, 65535)
+
+
+def what_the_guide_says(
+    lines: list[str], protocol: str, api_path: str, socket_path: str, port: int | None
+) -> dict[str, list[dict[str, object]]]:
+    """Follow the guide: sections, comment lines, commas; domains first, then addresses."""
+    lists: dict[str, list[str]] = {"domainlist:": [], "iplist:": []}
+    current: list[str] | None = None
+    for line in map(str.strip, lines):
+        if not line or line[0] == "#":
+            continue
+        header = next((name for name in lists if line.lower().startswith(name)), None)
+        if header is not None:
+            current = lists[header]
+        elif current is not None:
+            current += [item.strip() for item in line.split(",") if item.strip()]
+    hosts = list(dict.fromkeys(lists["domainlist:"] + lists["iplist:"]))  # the contract drops twins
+    with_port = f":{port}" if port else ""
+    socket_port = "" if socket_path else with_port
+    return {
+        "api_endpoints": [
+            {"url": f"{protocol}://{host}{with_port}{api_path}", "priority": i}
+            for i, host in enumerate(hosts)
+        ],
+        "socketio_endpoints": [
+            {"url": f"{protocol}://{host}{socket_port}{socket_path}", "priority": i}
+            for i, host in enumerate(hosts)
+        ],
+    }
+
+
+@given(
+    lines=st.lists(LINE, max_size=12),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    protocol=st.sampled_from(["http", "https"]),
+    api_path=st.sampled_from(["", "/api/v1", "/v2"]),
+    socket_path=st.sampled_from(["", "/socket", "/ws"]),
+    port=PORT,
+)
+@example(SAMPLE.read_text().split("\n"), "\n", "https", "/api/v1", "", None)
+def test_what_the_guides_rules_can_say_means_what_the_guide_says(
+    lines: list[str], end: str, protocol: str, api_path: str, socket_path: str, port: int | None
+) -> None:
+    """The oracle: for every such file, our answer is the guide's."""
+    config = built(
+        end.join(lines),
+        protocol=protocol,
+        api_path=api_path,
+        socket_path=socket_path,
+        default_port=port,
+    ).config
+    expected = what_the_guide_says(lines, protocol, api_path, socket_path, port)
+    assert json.loads(payload.dumps(config)) == expected
+
+
+@given(st.text() | st.text("DomainListIP:：,，#@[]./- \n\r\t12ab=é" + "\u2028\x0b", max_size=200))
+def test_no_text_makes_the_parser_raise(text: str) -> None:
+    """Whatever a file holds, there is a list and a set of findings in file order."""
+    config, found = built(text)
+    assert found.kept == sorted(found.kept)
+    assert len(found.kept) == min(MAX_KEPT, found.errors + found.warnings)
+    assert payload.loads(payload.dumps(config)) == config
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for problem in found.kept:
+        assert 1 <= problem.line <= len(lines)
+        assert 1 <= problem.column <= len(lines[problem.line - 1]) + 1
+        if problem.text and "@" not in lines[problem.line - 1]:
+            assert lines[problem.line - 1][problem.column - 1 :].startswith(problem.text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a" * 3_000_000,
+        "a." * 1_500_000,
+        "a-" * 1_500_000,
+        "a " * 1_500_000,
+        " " * 3_000_000 + "x",
+        "a" + " " * 3_000_000 + "b",
+        "list " * 500_000,
+        "list" * 700_000,
+        "a," * 100_000,
+        "#" * 3_000_000,
+        " #" * 1_500_000,
+        ":" * 3_000_000,
+        "[" * 3_000_000,
+        "@" * 1_000_000,
+        "1." * 1_500_000,
+        "é" * 1_500_000,
+        "a=" * 1_500_000,
+    ],
+    ids=lambda line: repr(line[:6]),
+)
+def test_a_monstrous_line_takes_no_more_than_its_length(line: str) -> None:
+    """No expression backtracks: three million characters are through in seconds, not hours."""
+    built("DomainList:\n" + line)
+    built("ApiList:\nhttps://" + line)

@@ -1,0 +1,188 @@
+"""When a changing file is read: never half-written, never late."""
+
+import errno
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mop_config.server.settle import (
+    APPEARED_QUIET,
+    CLOSE_GRACE,
+    CLOSE_WAIT,
+    PATIENCE,
+    QUIET,
+    SILENT_QUIET,
+    Settle,
+)
+from mop_config.server.sources import Signature
+
+OLD = Signature(0, 1, 1, 0o100644, 100, 5, 5)
+NEW = OLD._replace(size=120, mtime_ns=6)
+NEWER = OLD._replace(size=130, mtime_ns=7)
+BLANK = OLD._replace(size=0, mtime_ns=6)
+GONE = Signature(errno.ENOENT)
+
+
+def looked(
+    settle: Settle, signature: Signature, now: float, *, told: bool = False, expected: bool = True
+) -> None:
+    settle.looked(signature, now, told=told, expected=expected)
+
+
+def test_nothing_is_due_while_nothing_changes() -> None:
+    """Looking alone reads nothing."""
+    settle = Settle(OLD)
+    looked(settle, OLD, 1.0)
+    assert settle.wait(1.0) is None
+    assert not settle.pending
+
+
+def test_a_close_is_read_almost_at_once() -> None:
+    """The file is whole then."""
+    settle = Settle(OLD)
+    settle.written(1.0)
+    settle.closed(1.1)
+    assert settle.wait(1.1) == pytest.approx(CLOSE_GRACE)
+    assert settle.wait(1.1 + CLOSE_GRACE) == 0
+
+
+def test_a_write_waits_for_its_close() -> None:
+    """However slowly the rest comes."""
+    settle = Settle(OLD)
+    for moment in range(10):
+        settle.written(float(moment))
+        looked(settle, OLD._replace(size=moment), float(moment), told=True)
+        assert settle.wait(moment + 0.9) > 0  # type: ignore[operator]
+    settle.closed(10.0)
+    assert settle.wait(10.0 + CLOSE_GRACE) == 0
+
+
+def test_a_close_that_never_comes_is_not_waited_for_forever() -> None:
+    """Two seconds after the last write the file is read as it is."""
+    settle = Settle(OLD)
+    settle.written(1.0)
+    assert settle.wait(1.0) == CLOSE_WAIT
+    assert settle.wait(1.0 + CLOSE_WAIT) == 0
+
+
+def test_a_write_right_behind_a_close_counts() -> None:
+    """A second writer opens the file before we have read it."""
+    settle = Settle(OLD)
+    settle.closed(1.0)
+    settle.written(1.005)
+    assert settle.wait(1.0 + CLOSE_GRACE) > 1  # type: ignore[operator]
+
+
+def test_a_change_of_another_sort_waits_for_a_moment_of_quiet() -> None:
+    """A rename in the folder, a change of mode, a swapped link."""
+    settle = Settle(OLD)
+    looked(settle, NEW, 1.0, told=True)
+    assert settle.wait(1.0) == pytest.approx(QUIET)
+
+
+def test_two_equal_looks_do_where_no_event_can_be_expected() -> None:
+    """Polling: each further change starts the wait anew."""
+    settle = Settle(OLD)
+    looked(settle, NEW, 1.0, expected=False)
+    looked(settle, NEWER, 1.04, expected=False)
+    assert settle.wait(1.05) > 0.03  # type: ignore[operator]
+    looked(settle, NEWER, 1.04 + QUIET, expected=False)
+    assert settle.wait(1.04 + QUIET) == 0
+
+
+def test_a_change_without_its_event_leaves_the_event_time_to_come() -> None:
+    """It may only be late, and tell of a write in progress."""
+    settle = Settle(OLD)
+    looked(settle, NEW, 1.0)
+    assert settle.wait(1.0) == pytest.approx(SILENT_QUIET)
+    settle = Settle(GONE)
+    looked(settle, NEW, 1.0)
+    assert settle.wait(1.0) == pytest.approx(APPEARED_QUIET)
+
+
+def test_an_empty_file_is_one_that_somebody_is_about_to_write() -> None:
+    """Unless it was closed so."""
+    settle = Settle(OLD)
+    looked(settle, BLANK, 1.0, told=True)
+    assert settle.wait(1.0) == CLOSE_WAIT
+    settle.closed(1.1)
+    assert settle.wait(1.1 + CLOSE_GRACE) == 0
+
+
+def test_being_asked_reads_now_unless_a_write_is_under_way() -> None:
+    """SIGHUP in the middle of a save must not read the first half."""
+    settle = Settle(OLD)
+    settle.asked(1.0)
+    assert settle.wait(1.0) == 0
+    settle = Settle(OLD)
+    settle.written(1.0)
+    settle.asked(1.1)
+    assert settle.wait(1.1) > 1  # type: ignore[operator]
+
+
+def test_reading_ends_what_was_pending() -> None:
+    """Until something changes again."""
+    settle = Settle(OLD)
+    settle.closed(1.0)
+    settle.read(NEW)
+    looked(settle, NEW, 2.0)
+    assert settle.wait(2.0) is None
+
+
+def test_a_file_that_never_rests_is_told_of() -> None:
+    """But not read in the middle of a write."""
+    settle = Settle(OLD)
+    now = 0.0
+    while now <= PATIENCE:
+        assert not settle.restless(now)
+        settle.written(now)
+        now += 0.5
+    settle.written(now)
+    assert settle.restless(now)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.floats(0.0, 0.5),
+        st.sampled_from(["written", "closed", "asked", "same", "new", "blank", "gone"]),
+        st.booleans(),
+        st.booleans(),
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS)
+def test_whatever_happens_a_change_is_read_in_the_end_and_never_during_a_write(
+    steps: list[tuple[float, str, bool, bool]],
+) -> None:
+    """Left alone, what is pending is due within two seconds; a write in progress holds it."""
+    settle = Settle(OLD)
+    now, serial, current = 0.0, 0, OLD
+    last_write = None
+    for pause, step, told, expected in steps:
+        now += pause
+        if settle.wait(now) == 0:
+            assert last_write is None or now >= last_write + CLOSE_WAIT - 1e-9
+            settle.read(current)
+            last_write = None
+        if step == "written":
+            settle.written(now)
+            last_write = now
+        elif step == "closed":
+            settle.closed(now)
+            last_write = None
+        elif step == "asked":
+            settle.asked(now)
+        elif step != "same":
+            serial += 1
+            sizes = {"new": 100 + serial, "blank": 0}
+            fresh = OLD._replace(size=sizes.get(step, 0), mtime_ns=serial)
+            current = GONE if step == "gone" else fresh
+        settle.looked(current, now, told=told, expected=expected)
+        if settle.pending:
+            assert settle.wait(now) <= CLOSE_WAIT + 1e-9  # type: ignore[operator]
+    if current != OLD and not settle.pending:
+        settle.looked(current, now, told=False, expected=True)
+        assert not settle.pending

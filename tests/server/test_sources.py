@@ -1,0 +1,143 @@
+"""Reading a file so that nothing that it may be can hang or fool the server."""
+
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from mop_config.errors import SourceError
+from mop_config.server.sources import FileSource
+
+from ..conftest import skip
+from ..waiting import wait_for
+
+
+def code_of(path: Path | str, max_bytes: int = 1000) -> str:
+    with pytest.raises(SourceError) as caught:
+        FileSource(str(path), max_bytes).read()
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    return caught.value.code
+
+
+def test_a_file_is_read_with_its_date(tmp_path: Path) -> None:
+    """Bytes as they are, and the time of the last change."""
+    path = tmp_path / "x"
+    path.write_bytes(b"\xef\xbb\xbfabc\r\n")
+    os.utime(path, (5, 784111777.5))
+    source = FileSource(str(path), 1000)
+    text = source.read()
+    assert (text.data, text.mtime) == (b"\xef\xbb\xbfabc\r\n", 784111777.5)
+    assert text.signature == source.signature()
+
+
+def test_a_file_of_exactly_the_limit_is_read(tmp_path: Path) -> None:
+    """One byte more is too large."""
+    path = tmp_path / "x"
+    path.write_bytes(b"x" * 1000)
+    assert len(FileSource(str(path), 1000).read().data) == 1000
+    path.write_bytes(b"x" * 1001)
+    assert code_of(path) == "too-large"
+
+
+def test_what_is_missing_is_missing(tmp_path: Path) -> None:
+    """A file, its folder, a link's target, and below something that is no folder."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("gone", "no/such/folder", "dangling", "file/below"):
+        assert code_of(tmp_path / name) == "missing"
+        assert FileSource(str(tmp_path / name), 10).signature().missing
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    """A folder, a FIFO that nobody writes to, a device without end, a socket, a terminal."""
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        for path in (tmp_path, tmp_path / "fifo", Path("/dev/zero"), tmp_path / "socket"):
+            assert code_of(path) == "not-regular"
+    master, slave = os.openpty()
+    assert code_of(os.ttyname(slave)) == "not-regular"
+    os.close(master)
+    os.close(slave)
+
+
+def test_a_loop_of_links_is_unreadable(tmp_path: Path) -> None:
+    """It ends, with a reason."""
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert code_of(tmp_path / "a") == "unreadable"
+
+
+def test_a_file_without_permission_is_unreadable(tmp_path: Path) -> None:
+    """As any user but root sees it."""
+    path = tmp_path / "x"
+    path.write_text("x")
+    path.chmod(0)
+    if os.geteuid() != 0:
+        assert code_of(path) == "unreadable"
+        return
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents:
+        if parent.stat().st_mode & 0o005 != 0o005:
+            parent.chmod(parent.stat().st_mode | 0o005)
+    pid = os.fork()
+    if pid == 0:  # a child of another user, since root may read everything
+        os.setuid(54321)
+        try:
+            FileSource(str(path), 10).read()
+        except SourceError as error:
+            os._exit(0 if error.code == "unreadable" else 1)
+        os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_file_that_grows_while_it_is_read_is_told_from_a_whole_one(tmp_path: Path) -> None:
+    """What was read is a part that nobody wrote; it may not be served."""
+    path = tmp_path / "x"
+    path.write_bytes(b"x" * (8 << 20))
+    stop = threading.Event()
+
+    def grow() -> None:
+        with path.open("ab", buffering=0) as file:
+            while not stop.is_set():
+                file.write(b"y" * 4096)
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    try:
+        wait_for(lambda: path.stat().st_size > 8 << 20)
+        codes = {code_of(path, 1 << 34) for _ in range(3)}
+    finally:
+        stop.set()
+        thread.join()
+    assert codes == {"changing"}
+
+
+def test_the_path_is_followed_at_each_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link that is set anew leads elsewhere; a relative path means where we started."""
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "b").write_text("b")
+    (tmp_path / "link").symlink_to("a")
+    monkeypatch.chdir(tmp_path)
+    source = FileSource("link", 10)
+    assert source.read().data == b"a"
+    before = source.signature()
+    (tmp_path / "new").symlink_to("b")
+    (tmp_path / "new").replace(tmp_path / "link")
+    monkeypatch.chdir("/")
+    assert source.read().data == b"b"
+    assert source.signature() != before
+
+
+def test_root_is_needed_for_nothing_here() -> None:
+    """The helper that skips is itself strict in CI."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CI", "true")
+        with pytest.raises(pytest.fail.Exception):
+            skip("reason")
+        patch.delenv("CI")
+        with pytest.raises(pytest.skip.Exception):
+            skip("reason")

@@ -1,0 +1,152 @@
+"""The one picture of all workers, and how log lines look."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mop_config.server.hoststate import HostState, prepare, started
+from mop_config.server.logs import LineFormatter
+from mop_config.server.status import host_status, merge_histories
+
+
+def event(at: float, result: str = "applied", etag: str = "e", **more: Any) -> dict[str, Any]:
+    base = {
+        "at": at,
+        "trigger": "watch",
+        "result": result,
+        "error": None,
+        "duration_seconds": 0.1,
+        "etag": etag,
+    }
+    return {**base, **more}
+
+
+def worker(pid: int, state: str = "fresh", etag: str = "e", **more: Any) -> dict[str, Any]:
+    base = {
+        "pid": pid,
+        "state": state,
+        "etag": etag,
+        "loaded_at": 5.0,
+        "counts": {"api": 1, "socketio": 1},
+        "problems": [],
+        "watcher": {"mode": "inotify", "alive": True},
+        "history": [event(float(pid))],
+    }
+    return {**base, **more}
+
+
+def test_the_worst_worker_speaks_for_the_host() -> None:
+    """One that cannot follow must not hide behind those that can."""
+    for worst, others in [
+        ("rejected", ["fresh"]),
+        ("rejected", ["stale", "fresh"]),
+        ("stale", ["fresh"]),
+        ("empty", ["rejected", "stale", "fresh"]),
+    ]:
+        states = [worker(1, worst, "bad"), *(worker(2 + i, s) for i, s in enumerate(others))]
+        status = host_status("x", states)
+        assert (status["state"], status["etag"]) == (worst, "bad")
+
+
+def test_every_worker_is_listed_with_its_own_last_reload() -> None:
+    """In the order of process ids; the host's last reload is the newest of all."""
+    status = host_status("x", [worker(9), worker(3)])
+    assert [w["pid"] for w in status["workers"]] == [3, 9]
+    assert status["last_reload"]["at"] == "1970-01-01T00:00:09.000Z"
+
+
+def test_watching_is_alive_only_if_every_workers_is() -> None:
+    """And polls if one does."""
+    deaf = worker(2, watcher={"mode": "poll", "alive": False})
+    assert host_status("x", [worker(1), deaf])["watcher"] == {"mode": "poll", "alive": False}
+
+
+def test_one_edit_seen_by_four_workers_is_one_event() -> None:
+    """Newest first; different outcomes and later repetitions stay apart."""
+    first = [[event(10 + i / 10)] for i in range(4)]
+    assert [e["at"] for e in merge_histories(first)] == [10.0]
+    mixed = [
+        [event(20.0, "rejected", error="no"), event(10.0)],
+        [event(20.1, "rejected", error="no"), event(10.1)],
+        [event(15.0, "unchanged"), event(10.2)],
+    ]
+    assert [(e["at"], e["result"]) for e in merge_histories(mixed)] == [
+        (20.0, "rejected"),
+        (15.0, "unchanged"),
+        (10.0, "applied"),
+    ]
+    assert len(merge_histories([[event(float(10 * i)) for i in range(30)]])) == 20
+
+
+class TestHostState:
+    """The workers' files."""
+
+    def test_live_workers_are_seen_and_dead_ones_cleaned_away(self, tmp_path: Path) -> None:
+        """Whatever killed them."""
+        host = HostState(tmp_path, "k")
+        other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        try:
+            host.write(worker(os.getpid()))
+            host.write(worker(other.pid))
+            assert [w["pid"] for w in host.others(os.getpid())] == [other.pid]
+        finally:
+            other.kill()
+            other.communicate()
+        assert host.others(os.getpid()) == []
+        assert [p.name for p in tmp_path.iterdir()] == [f"k.worker.{os.getpid()}.json"]
+
+    def test_a_reused_process_id_is_another_process(self, tmp_path: Path) -> None:
+        """The start time tells."""
+        host = HostState(tmp_path, "k")
+        host.write(worker(1))
+        record = json.loads((tmp_path / "k.worker.1.json").read_text())
+        assert record["started"] == started(1) != ""
+        record["started"] = "12345678901"
+        (tmp_path / "k.worker.1.json").write_text(json.dumps(record))
+        assert host.others(os.getpid()) == []
+
+    def test_foreign_and_torn_files_are_passed_over(self, tmp_path: Path) -> None:
+        """They are nobody's state."""
+        for name, text in [("1", ""), ("2", "[]"), ("3", '{"pid":"x"}'), ("4", "{")]:
+            (tmp_path / f"k.worker.{name}.json").write_text(text)
+        assert HostState(tmp_path, "k").others(os.getpid()) == []
+
+    def test_a_folder_that_cannot_be_used_is_done_without(
+        self, tmp_path: Path, caplog: Any
+    ) -> None:
+        """With a warning; and writing to one that vanished complains once."""
+        (tmp_path / "file").write_text("")
+        assert prepare(str(tmp_path / "file" / "below")) is None
+        assert "cannot be used" in caplog.text
+        folder = prepare(str(tmp_path / "a" / "b"))
+        assert folder is not None
+        assert folder.stat().st_mode & 0o777 == 0o700
+        host = HostState(folder, "k")
+        folder.rmdir()
+        caplog.clear()
+        host.write(worker(os.getpid()))
+        host.write(worker(os.getpid()))
+        assert len(caplog.records) == 1
+
+
+def test_a_log_line_is_one_line() -> None:
+    """Nothing from outside can forge another, and an exception is told in words."""
+    try:
+        raise ValueError("bad\nthing")
+    except ValueError:
+        info = sys.exc_info()
+    record = logging.LogRecord(
+        "n", logging.INFO, "p", 1, "path %s", ("/a\r\n2026 [1] forged\x1b[31m\u2028",), info
+    )
+    line = LineFormatter().format(record)
+    assert len(line.splitlines()) == 1
+    assert "\\r\\n" in line.replace(" | ", "\\n") or "\\r | " in line
+    assert "\x1b" not in line
+    assert "ValueError: bad" in line
+    assert "Traceback" not in line
+    assert line[:4].isdigit()
+    assert line[23] == "Z"

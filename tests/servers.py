@@ -1,0 +1,184 @@
+"""Real servers for the tests: started on a free port, stopped by their process id."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from .waiting import wait_for
+
+ROOT = Path(__file__).parent.parent
+ENDPOINTS = "/api/v1/config/endpoints"
+STATUS = "/api/v1/config/status"
+
+_LISTENING = re.compile(r"(?:Listening at: |Running on |Serving on )https?://[^:\s]+:(\d+)")
+
+
+class Answer(NamedTuple):
+    """One HTTP answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Server:
+    """A server process with its file, its log and its workers.
+
+    Args:
+        command: How to start it.
+        folder: Where its log goes.
+        environ: Variables on top of a clean environment.
+        user: User id to run as, where the tests run as root.
+    """
+
+    def __init__(
+        self, command: list[str], folder: Path, environ: Mapping[str, str], user: int | None = None
+    ) -> None:
+        self.log_path = folder / f"server-{time.monotonic_ns()}.log"
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("ENDPOINT_", "COV_", "PYTEST_"))
+        }
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**clean, "PYTHONPATH": str(ROOT), **environ},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                user=user,
+            )
+        self.port = 0
+
+    @property
+    def log(self) -> str:
+        """Everything that the server has written so far."""
+        return self.log_path.read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        """The master's process id."""
+        return self.process.pid
+
+    @property
+    def workers(self) -> list[int]:
+        """The workers' process ids; helpers that run for a moment are not among them."""
+        return sorted(
+            child.pid
+            for child in psutil.Process(self.pid).children()
+            if child.status() != psutil.STATUS_ZOMBIE
+        )
+
+    def wait_until_up(self, workers: int = 1) -> "Server":
+        """Wait until it answers, and until so many workers say what they serve."""
+
+        def listening() -> int:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended:\n{self.log}")
+            match = _LISTENING.search(self.log)
+            return int(match[1]) if match else 0
+
+        self.port = wait_for(listening, seconds=30, what="the server listens")
+        wait_for(
+            lambda: self.process.poll() is None and len(self.status()["workers"]) >= workers,
+            seconds=30,
+            what=f"{workers} workers answer",
+        )
+        return self
+
+    def get(self, path: str = ENDPOINTS, **headers: str) -> Answer:
+        """Ask once, on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            return Answer(response.status, dict(response.getheaders()), response.read())
+        finally:
+            connection.close()
+
+    def status(self) -> Any:
+        """The status document; an empty picture while nobody answers."""
+        try:
+            return self.get(STATUS).json
+        except OSError:
+            return {"workers": []}
+
+    def hosts(self) -> list[str]:
+        """The hosts that one worker serves, in order."""
+        return [entry["url"].split("/")[2] for entry in self.get().json["socketio_endpoints"]]
+
+    def etags(self) -> list[str]:
+        """What each worker serves, by content hash."""
+        return [worker["etag"] for worker in self.status()["workers"]]
+
+    def send(self, number: int) -> None:
+        """Send a signal to the master."""
+        os.kill(self.pid, number)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it, by its process id, and everything that it left behind."""
+        try:
+            children = psutil.Process(self.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            children = []
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            code = self.process.wait(15)
+        finally:
+            for process in (*children, self.process):
+                try:
+                    process.kill()
+                except (psutil.NoSuchProcess, ProcessLookupError):
+                    continue
+            self.process.wait(5)
+        return code
+
+
+def gunicorn_command(*options: str, module: bool = False, target: str = "wsgi:app") -> list[str]:
+    """How to start gunicorn, as a console script or as a module."""
+    script = [str(Path(sys.executable).parent / "gunicorn")]
+    return [*([sys.executable, "-m", "gunicorn"] if module else script), *options, target]
+
+
+@contextmanager
+def running(
+    folder: Path,
+    file: Path | str,
+    *options: str,
+    workers: int = 2,
+    command: list[str] | None = None,
+    user: int | None = None,
+    **environ: str,
+) -> Iterator[Server]:
+    """Run gunicorn with this project's configuration on a file, and stop it again."""
+    variables = {
+        "ENDPOINT_CONFIG_FILE": str(file),
+        "ENDPOINT_STATE_DIR": str(folder / "state"),
+        "PORT": "0",
+        "WEB_CONCURRENCY": str(workers),
+        **environ,
+    }
+    server = Server(command or gunicorn_command(*options), folder, variables, user)
+    try:
+        yield server.wait_until_up(workers)
+    finally:
+        server.stop()
