@@ -15,6 +15,8 @@ from .errors import AddressError, PayloadError
 from .model import Endpoint, EndpointConfig, is_priority
 
 KINDS = ("api_endpoints", "socketio_endpoints")
+#: How many URLs of each sort a difference names.
+NAMED_URLS = 20
 
 
 def dumps(config: EndpointConfig) -> bytes:
@@ -89,15 +91,28 @@ def _endpoint(field: str, entry: Any) -> Endpoint:
 class Difference(NamedTuple):
     """How one wire form differs from another, over both kinds together.
 
+    The counts are exact; of the URLs the first twenty are named, so that a difference of
+    100,000 stays small.
+
     Attributes:
-        added: URLs that only the newer one has, each once a kind.
-        removed: URLs that only the older one had.
-        changed: URLs that both have, with another priority or server name.
+        added: How many URLs only the newer one has, counting each kind.
+        removed: How many only the older one had.
+        changed: How many both have, with another priority or server name.
+        added_urls: The first of the added.
+        removed_urls: The first of the removed.
+        changed_urls: The first of the changed.
     """
 
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    changed: tuple[str, ...]
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+    added_urls: tuple[str, ...] = ()
+    removed_urls: tuple[str, ...] = ()
+    changed_urls: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        changed = f" ~{self.changed}" if self.changed else ""
+        return f"+{self.added} −{self.removed}{changed} endpoints"
 
 
 def difference(old: bytes, new: bytes) -> Difference:
@@ -112,4 +127,7 @@ def difference(old: bytes, new: bytes) -> Difference:
         added += [url for url in now if url not in was]
         removed += [url for url in was if url not in now]
         changed += [url for url, entry in now.items() if url in was and was[url] != entry]
-    return Difference(tuple(added), tuple(removed), tuple(changed))
+    lists = (added, removed, changed)
+    return Difference(
+        len(added), len(removed), len(changed), *(tuple(urls[:NAMED_URLS]) for urls in lists)
+    )

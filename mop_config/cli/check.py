@@ -87,7 +87,7 @@ def _print_problem(console: Console, reading: Reading, problem: Problem) -> None
     if problem.text:
         source, indent = quote(reading.lines[problem.line - 1], problem.column)
         console.print(Text(f"    {source}"))
-        console.print(Text(" " * (4 + indent) + "^", style=_STYLES[problem.severity]))
+        console.print(Text(" " * (4 + indent)).append("^", style=_STYLES[problem.severity]))
 
 
 def quote(line: str, column: int) -> tuple[str, int]:

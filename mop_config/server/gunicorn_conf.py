@@ -19,8 +19,9 @@ except SettingsError as error:
 
 bind = f"{_process.host}:{_process.port}"
 workers = _process.workers
-threads = _process.threads
 worker_class = _process.worker_class
+# gunicorn silently makes a gthread worker of a sync one that has threads.
+threads = _process.threads if worker_class == "gthread" else 1
 
 # Clients keep connections in pools. gunicorn's 2 s would close many just as a request is
 # sent on them.

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +60,19 @@ def load(path: Path) -> LastGood | None:
     return None
 
 
+def keep(path: Path, good: LastGood) -> None:
+    """Write the last good text, unless it is there already.
+
+    Every worker of a host comes here with the same text: one of them writes it.
+
+    Raises:
+        OSError: If it cannot be written; the file that was there stays.
+    """
+    there = load(path)
+    if there is None or there[:-1] != good[:-1]:
+        save(path, good)
+
+
 def save(path: Path, good: LastGood) -> None:
     """Write the last good text so that a crash leaves the old one or the new one.
 
@@ -78,15 +90,20 @@ def save(path: Path, good: LastGood) -> None:
     write_atomically(path, json.dumps(meta).encode() + b"\n" + good.data, sync=True)
 
 
+def _private(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NOFOLLOW, 0o600)
+
+
 def write_atomically(path: Path, data: bytes, *, sync: bool) -> None:
     """Replace a file in one step; ``sync``: only after the bytes are on the disk.
 
     Raises:
         OSError: If it cannot be done; the file that was there stays.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    # One name a process, so that kills in mid-write cannot fill the folder.
+    name = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(name, "wb", opener=_private) as file:
             file.write(data)
             file.flush()
             if sync:

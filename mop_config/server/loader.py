@@ -4,19 +4,21 @@ import hashlib
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import SourceError
+from ..payload import Difference
 from . import lastgood
 from .lastgood import LastGood
-from .offload import render_apart
+from .offload import in_a_thread, render_apart
 from .problems import MAX_KEPT, Code, Problem, Severity
 from .render import EMPTY_BODY, Rendering
 from .settings import Settings
 from .snapshot import Snapshot
 from .sources import FileSource, Signature, SourceText
-from .store import Change, Reload, Result, State, Store, Trigger
+from .store import Reload, Result, State, Store, Trigger
 from .times import rfc3339
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class Loader:
         self.signature = Signature(0)  # of the source when it was read last
         self._fingerprint = b""  # of what was read last, or of why it could not be
         self._remembered: LastGood | None = None
+        self._unsaved: LastGood | None = None
         self._seen_good = False
 
     def start(self) -> None:
@@ -77,6 +80,22 @@ class Loader:
             self._remembered = lastgood.load(self.last_good)
         if not self.load(Trigger.START):
             self.give_up_waiting(Trigger.START)
+        self.persist()
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether there is a good text that ``persist`` has not kept yet."""
+        return self._unsaved is not None
+
+    def persist(self) -> None:
+        """Keep the newest good text on disk; apart from loading, since a disk may be slow."""
+        good, self._unsaved = self._unsaved, None
+        if good is None or self.last_good is None:
+            return
+        try:
+            in_a_thread(partial(lastgood.keep, self.last_good, good))
+        except OSError as error:
+            logger.warning("the last good list cannot be saved: %s", error)
 
     def catch_up(self) -> None:
         """Load what changed since the last time, while no thread was looking."""
@@ -153,7 +172,7 @@ class Loader:
             logger.info("unchanged (%s), etag %s; %s", attempt.trigger, snapshot.etag, counts)
         else:
             snapshot = self._snapshot(rendering, text.mtime, attempt.at)
-            change = Change.of(rendering.difference)
+            change = rendering.difference
             reload = attempt.done(Result.APPLIED, snapshot.etag, change=change)
             self.store.apply(snapshot, reload, **changes)
             logger.info(
@@ -166,7 +185,10 @@ class Loader:
                 snapshot.socketio_count,
                 counts,
             )
-        self._remember(text, snapshot)
+        endpoints = snapshot.api_count + snapshot.socketio_count
+        self._unsaved = LastGood(
+            text.data, snapshot.etag, snapshot.last_modified, endpoints, time.time()
+        )
 
     def _snapshot(self, rendering: Rendering, mtime: float, now: float) -> Snapshot:
         """Date a list: the source's date, but never back to or before an earlier list's."""
@@ -180,20 +202,6 @@ class Loader:
         return Snapshot.of(
             rendering, last_modified=date, loaded_at=now, max_age=self.settings.max_age
         )
-
-    def _remember(self, text: SourceText, snapshot: Snapshot) -> None:
-        if self.last_good is None:
-            return
-        endpoints = snapshot.api_count + snapshot.socketio_count
-        good = LastGood(text.data, snapshot.etag, snapshot.last_modified, endpoints, time.time())
-        # Every worker of the host comes here with the same text: one of them writes it.
-        there = lastgood.load(self.last_good)
-        if there is not None and there[:-1] == good[:-1]:
-            return
-        try:
-            lastgood.save(self.last_good, good)
-        except OSError as error:
-            logger.warning("the last good list cannot be saved: %s", error)
 
     def _refuse(self, error: SourceError, rendering: Rendering | None, attempt: "_Attempt") -> None:
         problem = Problem(1, 1, Code(error.code).severity, Code(error.code), str(error), "")
@@ -258,7 +266,7 @@ class _Attempt:
         etag: str | None,
         *,
         error: str | None = None,
-        change: Change | None = None,
+        change: Difference | None = None,
     ) -> Reload:
         duration = time.perf_counter() - self._started
         return Reload(self.at, self.trigger, result, error, duration, etag, change)

@@ -1,7 +1,8 @@
-"""Renders a large file in a process of its own, so that no request waits for it.
+"""Work that no request should wait for, done elsewhere.
 
 Parsing holds the interpreter's lock: 100,000 entries would stall every request of a worker
-for a second. A child at low priority does it, and hands back finished bytes.
+for a second. A child at low priority does it, and hands back finished bytes. And where
+threads are greenlets, a slow disk stalls the whole worker: real threads do that work.
 """
 
 import gc
@@ -10,12 +11,16 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 from ..errors import SourceError
 from .build import UrlRules
 from .render import Rendering, render
+
+T = TypeVar("T")
 
 #: Bytes of text above which a child is worth its start of about 0.1 s.
 THRESHOLD = 128 * 1024
@@ -25,6 +30,59 @@ _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]);"
     "from mop_config.server.offload import child; child()"
 )
+
+
+def greenlets() -> bool:
+    """Whether gevent has put greenlets in the place of threads in this process."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def in_a_thread(function: Callable[[], T]) -> T:
+    """Call a function that blocks; under gevent in a real thread, while others go on."""
+    if not greenlets():
+        return function()
+    from gevent import get_hub
+
+    return cast(T, get_hub().threadpool.apply(function))
+
+
+class Background:
+    """Calls a function in a thread of its own, once at a time.
+
+    A call that comes while the function runs makes it run once more afterwards.
+    """
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self._lock = threading.Lock()
+        self._wanted = False
+        self._thread: threading.Thread | None = None
+
+    def call(self) -> None:
+        """Have the function called soon."""
+        with self._lock:
+            self._wanted = True
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="mop-config-background", daemon=True
+                )
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._wanted:
+                    self._thread = None
+                    return
+                self._wanted = False
+            self._function()
+
+    def wait(self, timeout: float) -> None:
+        """Wait until everything that was called for is done, at most ``timeout`` seconds."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
 
 
 def render_apart(data: bytes, rules: UrlRules, served: bytes) -> Rendering:

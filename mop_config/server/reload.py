@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from . import wakeup
 from .loader import Loader
+from .offload import Background
 from .settle import Settle
 from .store import Trigger
 from .watch import Watcher
@@ -16,6 +17,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at the file with ``stat``.
 STAT_INTERVAL = 0.25
+#: The same where no event can be expected.
+BUSY_STAT_INTERVAL = 0.05
+#: Seconds that a stopping process gives a slow disk.
+STOP_PATIENCE = 5.0
 
 
 class Reloader:
@@ -32,6 +37,7 @@ class Reloader:
         self._poll_interval = poll_interval
         self._on_turn = on_turn
         self._wake = wakeup.Wakeup()
+        self._persistence = Background(loader.persist)
         self.watcher = Watcher(loader.source.path, self._wake)
         self._settle = Settle(loader.signature)
         self._cause: Trigger | None = None
@@ -56,6 +62,7 @@ class Reloader:
         """End the thread and stop watching; a load that runs is waited for."""
         self._wake.send(wakeup.STOP)
         self._thread.join()
+        self._persistence.wait(STOP_PATIENCE)
         self.watcher.stop()
         self._wake.close()
 
@@ -67,6 +74,8 @@ class Reloader:
             try:
                 self._turn(kinds)
                 self._on_turn()
+                if self._loader.unsaved:
+                    self._persistence.call()
                 timeout = self._timeout()
             except Exception as error:
                 logger.error("the reload thread goes on after %s: %s", type(error).__name__, error)
@@ -74,8 +83,9 @@ class Reloader:
             kinds = self._wake.wait(timeout)
 
     def _timeout(self) -> float:
+        interval = STAT_INTERVAL if self.watcher.alive else BUSY_STAT_INTERVAL
         wait = self._settle.wait(time.monotonic())
-        return STAT_INTERVAL if wait is None else min(wait, STAT_INTERVAL)
+        return interval if wait is None else min(wait, interval)
 
     def _turn(self, kinds: bytes) -> None:
         now = time.monotonic()

@@ -50,15 +50,7 @@ def _event(reload: Reload) -> dict[str, Any]:
         "etag": reload.etag,
     }
     if reload.change is not None:
-        change = reload.change
-        event["change"] = {
-            "added": change.added,
-            "removed": change.removed,
-            "changed": change.changed,
-            "added_urls": list(change.named.added),
-            "removed_urls": list(change.named.removed),
-            "changed_urls": list(change.named.changed),
-        }
+        event["change"] = reload.change._asdict()
     return event
 
 
@@ -117,16 +109,22 @@ def _last_reload(history: list[dict[str, Any]]) -> dict[str, Any] | None:
 def merge_histories(histories: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Put the workers' histories together, newest first, telling each event once.
 
-    Every worker notes the same edit for itself, moments apart: outcomes that agree within
-    two seconds are one event, told as the first worker saw it.
+    Every worker notes the same edit for itself, moments apart: outcomes of different
+    workers that agree within two seconds are one event, told as the first worker saw it.
     """
-    events: list[dict[str, Any]] = []
-    for event in sorted((e for h in histories for e in h), key=lambda e: float(e["at"])):
-        twin = any(
-            event["at"] - earlier["at"] <= SAME_EVENT
-            and all(event[key] == earlier[key] for key in ("result", "error", "etag"))
-            for earlier in events[-2 * len(histories) :]
-        )
-        if not twin:
-            events.append(event)
-    return events[::-1][:HISTORY]
+    notes = [(event, worker) for worker, history in enumerate(histories) for event in history]
+    told: list[tuple[dict[str, Any], set[int]]] = []
+    for event, worker in sorted(notes, key=lambda note: float(note[0]["at"])):
+        for earlier, workers in told:
+            if worker not in workers and _same_event(earlier, event):
+                workers.add(worker)
+                break
+        else:
+            told.append((event, {worker}))
+    return [event for event, _ in reversed(told)][:HISTORY]
+
+
+def _same_event(earlier: dict[str, Any], later: dict[str, Any]) -> bool:
+    return later["at"] - earlier["at"] <= SAME_EVENT and all(
+        later[key] == earlier[key] for key in ("result", "error", "etag")
+    )

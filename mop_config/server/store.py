@@ -7,7 +7,7 @@ writer, the reload thread, replaces it whole.
 import threading
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from .. import signals
 from ..payload import Difference
@@ -15,8 +15,6 @@ from .problems import Problem
 from .snapshot import Snapshot
 
 HISTORY = 20
-#: URLs of each kind of change that a history entry names; the counts are exact.
-NAMED_CHANGES = 20
 
 
 class State(StrEnum):
@@ -51,26 +49,6 @@ class Result(StrEnum):
     ERROR = "error"
 
 
-class Change(NamedTuple):
-    """How a reload changed the list: exact counts, and the first URLs of each sort."""
-
-    added: int
-    removed: int
-    changed: int
-    named: Difference
-
-    @classmethod
-    def of(cls, difference: Difference) -> "Change":
-        """Count a difference and keep its beginning: twenty histories must stay small."""
-        named = Difference(*(urls[:NAMED_CHANGES] for urls in difference))
-        added, removed, changed = difference
-        return cls(len(added), len(removed), len(changed), named)
-
-    def __str__(self) -> str:
-        changed = f" ~{self.changed}" if self.changed else ""
-        return f"+{self.added} −{self.removed}{changed} endpoints"
-
-
 @dataclass(frozen=True, slots=True)
 class Reload:
     """One look at the source that meant something.
@@ -91,7 +69,7 @@ class Reload:
     error: str | None
     duration: float
     etag: str | None
-    change: Change | None = None
+    change: Difference | None = None
 
 
 @dataclass(frozen=True, slots=True)

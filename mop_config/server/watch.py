@@ -9,7 +9,6 @@ watchdog's dispatcher without a word.
 import contextlib
 import logging
 import os
-import sys
 from pathlib import Path
 
 from watchdog.events import (
@@ -29,6 +28,7 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 from . import wakeup
+from .offload import greenlets
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +69,6 @@ class _Handler(FileSystemEventHandler):
             self.wake.send(wakeup.CLOSED)
         else:
             self.wake.send(wakeup.OTHER)
-
-
-def deaf() -> bool:
-    """Whether watchdog would hear nothing here: gevent replaces the queue it relies on."""
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("queue"))
 
 
 def _names(path: Path) -> frozenset[str]:
@@ -136,8 +130,10 @@ class Watcher:
         Called at each look at the file: a folder may have been renamed away and another
         put in its place, or one of watchdog's threads may have ended.
         """
-        if deaf():
-            self._complain("watchdog hears nothing under gevent: looking every 0.25 s instead")
+        # Under gevent's patches watchdog's queue takes nothing, or its threads never end,
+        # by the order in which the two were imported.
+        if greenlets():
+            self._complain("watchdog hears nothing under gevent: polling instead")
             return False
         names = _names(self._path)
         folders = _folders(names)
@@ -167,7 +163,7 @@ class Watcher:
     def _start(self) -> None:
         # inotify says nothing at all about a folder that we may not list.
         if not all(os.access(folder, os.R_OK) for folder in self._folders):
-            self._complain("a folder of the file may not be listed: looking every 0.25 s instead")
+            self._complain("a folder of the file may not be listed: polling instead")
             return
         handler = _Handler(self._names, self._wake)
         observer: BaseObserver | None = None
@@ -179,7 +175,7 @@ class Watcher:
         except (OSError, RuntimeError) as error:
             if observer is not None:
                 observer.stop()
-            self._complain(f"watching is not possible ({error}): looking every 0.25 s instead")
+            self._complain(f"watching is not possible ({error}): polling instead")
             return
         self._observer = observer
         self._complaint = ""

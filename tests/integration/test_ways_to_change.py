@@ -13,6 +13,8 @@ from ..conftest import need_program
 from ..servers import Server, running
 from ..waiting import wait_for
 
+pytestmark = pytest.mark.alone
+
 #: Seconds from the moment the writer is done until all workers serve the new list.
 LIMIT = 1.0
 WORKERS = 4

@@ -267,8 +267,8 @@ class TestCors:
             headers = self.get(client, origin)
             assert headers["Access-Control-Allow-Origin"] == origin
             assert headers["Access-Control-Expose-Headers"] == "ETag"
-        for origin in ("https://evil.com", "https://a.com.evil.com", "null", None):
-            headers = self.get(client, origin)
+        for foreign in ("https://evil.com", "https://a.com.evil.com", "null", None):
+            headers = self.get(client, foreign)
             assert "Access-Control-Allow-Origin" not in headers
             assert "Origin" in headers.getlist("Vary")
 

@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,7 @@ BAD: dict[str, tuple[bytes | None, Code]] = {
 
 
 @pytest.fixture(params=BAD)
-def bad(request: pytest.FixtureRequest, site: Site) -> Iterator[Code]:
+def bad(request: pytest.FixtureRequest, site: Site) -> Code:
     """Put a file there that is refused as a whole."""
     data, code = BAD[request.param]
 
@@ -216,6 +215,7 @@ def test_the_date_is_the_files_and_moves_only_forward(site: Site) -> None:
         os.utime(site.file, (mtime, mtime))
         loader.load(Trigger.WATCH)
         assert date(loader) == expected
+    loader.persist()
     site.file.write_text(OTHER)
     os.utime(site.file, (3000, 3000))
     assert date(site.boot()) == 5001, "a restart does not set the clock back"

@@ -79,6 +79,8 @@ def test_one_edit_seen_by_four_workers_is_one_event() -> None:
         (15.0, "unchanged"),
         (10.0, "applied"),
     ]
+    repeated = [[event(10.2), event(10.1, "rejected"), event(10.0)], [event(10.3)]]
+    assert len(merge_histories(repeated)) == 3, "a worker's own repetitions are news"
     assert len(merge_histories([[event(float(10 * i)) for i in range(30)]])) == 20
 
 

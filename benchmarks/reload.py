@@ -1,0 +1,195 @@
+"""How fast an edit reaches the last worker, what a text costs, and who waits for it."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mop_config import payload
+from mop_config.server.build import UrlRules, build
+from mop_config.server.parse import parse
+from mop_config.server.render import EMPTY_BODY, render
+from tests.servers import ENDPOINTS, Server, running
+
+from .report import Report, median, options, percentile
+
+WORKERS = 4
+
+
+def text(entries: int, seed: int = 0) -> str:
+    """A file of that many entries, half of them domains and half addresses."""
+    domains = entries // 2
+    hosts = (f"host{i}-{seed}.example.com\n" for i in range(domains))
+    addresses = (f"10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255}\n" for i in range(entries - domains))
+    return f"DomainList:\n{''.join(hosts)}IPList:\n{''.join(addresses)}"
+
+
+class Site:
+    """A running server, its file, and its workers' state files."""
+
+    def __init__(self, server: Server, file: Path, workers: int) -> None:
+        self.server = server
+        self.file = file
+        self.workers = workers
+        self.state = file.parent / "state"
+
+    def edit(self, content: str, way: str = "replace") -> float:
+        """Change the file; give the seconds from then until the last worker follows.
+
+        A worker writes its state file right after the swap, so a file that names the new
+        list proves that the list is served.
+        """
+        etag = render(content.encode(), UrlRules(), EMPTY_BODY).etag
+        scratch = self.file.with_name("scratch")
+        target = self.file if way == "in place" else scratch
+        target.write_text(content)
+        if way == "replace":
+            os.replace(scratch, self.file)
+        done = time.perf_counter()
+        while self._etags() != [etag] * self.workers:
+            if time.perf_counter() - done > 300:
+                raise TimeoutError(self.server.log[-2000:])
+            time.sleep(0.001)
+        return time.perf_counter() - done
+
+    def _etags(self) -> list[str]:
+        return [json.loads(p.read_bytes())["etag"] for p in self.state.glob("*.worker.*.json")]
+
+
+@contextmanager
+def site(worker_class: str, entries: int = 6, workers: int = WORKERS) -> Iterator[Site]:
+    """Run a server on a file of that many entries."""
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "endpoints.txt"
+        file.write_text(text(entries))
+        with running(
+            file.parent,
+            file,
+            workers=workers,
+            WORKER_CLASS=worker_class,
+            ENDPOINT_MAX_BYTES=str(1 << 30),
+        ) as server:
+            yield Site(server, file, workers)
+
+
+def edits(quick: bool) -> Report:
+    """Measure from the writer's close or rename to the last of four workers."""
+    report = Report(
+        "reload: edit to last worker",
+        f"Milliseconds from the writer's close or rename until the last of {WORKERS} workers"
+        " serves the new list: 6 entries, edits at random moments.",
+    )
+    count = 20 if quick else 120
+    for worker_class in ("gthread", "sync", "gevent"):
+        with site(worker_class) as here:
+            for way in ("replace", "in place"):
+                delays = []
+                for number in range(count):
+                    time.sleep(random.uniform(0.05, 0.3))
+                    delays.append(here.edit(text(6, number + 1), way) * 1000)
+                report.add(
+                    worker=worker_class,
+                    watcher=here.server.status()["watcher"]["mode"],
+                    way=way,
+                    edits=count,
+                    p50_ms=median(delays),
+                    p99_ms=percentile(delays, 99),
+                    max_ms=max(delays),
+                )
+    return report
+
+
+def sizes(quick: bool) -> Report:
+    """Measure what a text costs, by its number of entries."""
+    report = Report(
+        "reload: cost of a text",
+        "Milliseconds in one process, median of 5: parse is text to entries, build is entries"
+        " to endpoints, render is all of it, with JSON, gzip and the difference.",
+    )
+    for entries in (6, 1_000, 10_000, 100_000) if quick else (6, 1_000, 10_000, 100_000, 1_000_000):
+        content = text(entries)
+        repeat = 1 if entries == 1_000_000 else 5
+        spent: dict[str, list[float]] = {"parse": [], "build": [], "dumps": [], "render": []}
+        for _ in range(repeat):
+            moments = [time.perf_counter()]
+            file = parse(content)
+            moments.append(time.perf_counter())
+            built = build(file, UrlRules())
+            moments.append(time.perf_counter())
+            body = payload.dumps(built.config)
+            moments.append(time.perf_counter())
+            render(content.encode(), UrlRules(), EMPTY_BODY)
+            moments.append(time.perf_counter())
+            for name, start, end in zip(spent, moments, moments[1:], strict=False):
+                spent[name].append((end - start) * 1000)
+        report.add(
+            entries=entries,
+            text_bytes=len(content),
+            json_bytes=len(body),
+            **{f"{name}_ms": median(values) for name, values in spent.items()},
+        )
+    return report
+
+
+def stalls(quick: bool) -> Report:
+    """Measure how long the slowest request waits while a large list is loaded."""
+    report = Report(
+        "reload: stalls",
+        "Open-loop load of 100 requests a second (HEAD of the list and GET of /health in turn)"
+        " on 2 workers while the file is replaced; milliseconds from the moment at which a"
+        " request should have left. Idle is the same load without an edit.",
+    )
+    for worker_class in ("gthread", "gevent"):
+        for entries in (6, 10_000, 100_000) if quick else (6, 10_000, 100_000, 1_000_000):
+            with site(worker_class, entries, workers=2) as here:
+                idle = _under_open_load(here, [])
+                reload: list[float] = []
+                busy = _under_open_load(here, [text(entries, 1), text(entries, 2)], reload)
+            report.add(
+                worker=worker_class,
+                entries=entries,
+                idle_p99_ms=percentile(idle, 99),
+                idle_worst_ms=max(idle),
+                reload_p99_ms=percentile(busy, 99),
+                reload_worst_ms=max(busy),
+                reload_s=median(reload),
+            )
+    return report
+
+
+def _under_open_load(
+    here: Site, contents: list[str], took: list[float] | None = None
+) -> list[float]:
+    """Give the latencies of a load, in milliseconds, during which the file is edited."""
+    seconds = 4.0 if len(here.file.read_bytes()) < 5_000_000 else 40.0
+    load = {
+        "port": here.server.port,
+        "seconds": seconds,
+        "rate": 100,
+        "requests": [["HEAD", ENDPOINTS], ["GET", "/health"]],
+    }
+    command = [sys.executable, "-m", "benchmarks.openloop", json.dumps(load)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        time.sleep(0.7)
+        for content in contents:
+            delay = here.edit(content)
+            if took is not None:
+                took.append(delay)
+        output, _ = process.communicate()
+    return [latency * 1000 for latency in json.loads(output)]
+
+
+def reports(quick: bool) -> list[Report]:
+    """Run everything in this file."""
+    return [edits(quick), sizes(quick), stalls(quick)]
+
+
+if __name__ == "__main__":
+    for finished in reports(options(__doc__ or "").quick):
+        finished.print()

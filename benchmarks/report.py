@@ -1,0 +1,80 @@
+"""How a benchmark tells its results: a Markdown table, and one line of JSON."""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+
+class Report:
+    """Rows of one benchmark.
+
+    Args:
+        name: What was measured.
+        note: What a reader must know to judge the figures.
+    """
+
+    def __init__(self, name: str, note: str) -> None:
+        self.name = name
+        self.note = note
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, **cells: Any) -> None:
+        """Add a row; rows of one report may have different columns."""
+        self.rows.append(cells)
+        print(f"  {self.name}: {cells}", file=sys.stderr, flush=True)
+
+    def markdown(self) -> str:
+        """Give the table, with a heading and the note."""
+        columns = list(dict.fromkeys(column for row in self.rows for column in row))
+        lines = [
+            f"### {self.name}",
+            "",
+            self.note,
+            "",
+            _line(columns),
+            _line(["---"] * len(columns)),
+        ]
+        lines += [_line([_cell(row.get(column, "")) for column in columns]) for row in self.rows]
+        return "\n".join(lines) + "\n"
+
+    def print(self) -> None:
+        """Print the table and the JSON line."""
+        print(self.markdown())
+        print(json.dumps({"name": self.name, "versions": versions(), "rows": self.rows}))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def versions() -> dict[str, str]:
+    """The versions that figures depend on."""
+    names = ("mop-config", "flask", "gunicorn", "watchdog", "gevent")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value that ``percent`` of a hundred values do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle value."""
+    return statistics.median(values)
+
+
+def options(description: str) -> argparse.Namespace:
+    """Parse a benchmark's command line: ``--quick`` takes a tenth of the time."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions, smaller sizes")
+    return parser.parse_args()

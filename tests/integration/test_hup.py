@@ -1,0 +1,244 @@
+"""SIGHUP to anyone, at any time, under load: nothing fails and nobody is replaced."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ..load import under_load
+from ..servers import Server, gunicorn_command, running
+from ..waiting import wait_for
+
+CLASSES = ["gthread", "sync", "gevent"]
+
+
+def text(number: int) -> str:
+    return f"DomainList:\na{number}.example\nb{number}.example\n"
+
+
+def body(number: int) -> bytes:
+    """The only answer that ``text(number)`` may give."""
+    hosts = [f"a{number}.example", f"b{number}.example"]
+    document = {
+        "api_endpoints": [
+            {"url": f"https://{host}/api/v1", "priority": i} for i, host in enumerate(hosts)
+        ],
+        "socketio_endpoints": [
+            {"url": f"https://{host}", "priority": i} for i, host in enumerate(hosts)
+        ],
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+BAD = [b"", b"DomainList:\n\xff\xfe\n", b"DomainList:\na_b\n", b"DomainList:\nx.example\0"]
+
+
+class Writer:
+    """Replaces the file with good and broken texts in turn."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.number = 0
+
+    def good(self) -> None:
+        self.number += 1
+        self._put(text(self.number).encode())
+
+    def bad(self) -> None:
+        self._put(BAD[self.number % len(BAD)])
+
+    def _put(self, data: bytes) -> None:
+        scratch = self.file.with_name("scratch")
+        scratch.write_bytes(data)
+        os.replace(scratch, self.file)
+
+    @property
+    def valid(self) -> set[bytes]:
+        return {body(number) for number in range(self.number + 1)}
+
+
+def hup(*pids: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGHUP)
+
+
+def master(server: Server) -> None:
+    hup(server.pid)
+
+
+def one_worker(server: Server) -> None:
+    hup(server.workers[0])
+
+
+def all_workers(server: Server) -> None:
+    hup(*server.workers)
+
+
+def everyone(server: Server) -> None:
+    """What ``kill -HUP $(pidof python)`` does."""
+    hup(server.pid, *(p.pid for p in psutil.Process(server.pid).children(recursive=True)))
+
+
+@pytest.fixture(params=CLASSES)
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Server, Writer]]:
+    file = tmp_path / "endpoints.txt"
+    file.write_text(text(0))
+    with running(tmp_path, file, WORKER_CLASS=request.param) as server:
+        yield server, Writer(file)
+
+
+def settled(server: Server, writer: Writer) -> None:
+    """Wait until every worker serves the newest good list."""
+    writer.good()
+    wait_for(
+        lambda: len(set(server.etags())) == 1 and server.get().body == body(writer.number),
+        what="all workers follow",
+    )
+
+
+def test_twenty_each_with_edits_and_broken_files(site: tuple[Server, Writer]) -> None:
+    """To the master, one worker, all workers, and all processes at once."""
+    server, writer = site
+    pids = server.workers
+    with under_load(server.port) as loads:
+        for target in (master, one_worker, all_workers, everyone):
+            for number in range(20):
+                [writer.good, lambda: None, writer.bad][number % 3]()
+                target(server)
+                time.sleep(0.01)
+        settled(server, writer)
+    assert server.workers == pids
+    assert all(set(load.answers) <= writer.valid for load in loads)
+    assert "Traceback" not in server.log
+    assert "sent SIGHUP" not in server.log
+
+
+def test_a_storm_of_two_hundred(site: tuple[Server, Writer]) -> None:
+    """Every 0.1 s, to the master and the workers at once."""
+    server, writer = site
+    pids = server.workers
+    with under_load(server.port) as loads:
+        started = time.monotonic()
+        for number in range(200):
+            everyone(server)
+            if number % 5 == 0:
+                [writer.good, writer.bad][number % 2]()
+            time.sleep(max(0.0, started + 0.1 * (number + 1) - time.monotonic()))
+        settled(server, writer)
+    assert server.workers == pids
+    assert all(set(load.answers) <= writer.valid for load in loads)
+
+
+def test_during_worker_start(site: tuple[Server, Writer]) -> None:
+    """Workers that are being born are hit at every moment of it, and none dies."""
+    server, writer = site
+    pids = set(server.workers)
+    with under_load(server.port):
+        for more in range(1, 4):
+            server.send(signal.SIGTTIN)
+            deadline = time.monotonic() + 20
+            while len(server.status()["workers"]) < 2 + more:
+                assert time.monotonic() < deadline
+                for _ in range(50):
+                    everyone(server)
+        settled(server, writer)
+    assert pids < set(server.workers)
+    assert len(server.workers) == 5
+    assert "sent SIGHUP" not in server.log
+
+
+@pytest.mark.parametrize("options", [(), ("--preload",)], ids=["plain", "preload"])
+@pytest.mark.parametrize("module", [False, True], ids=["script", "module"])
+@pytest.mark.parametrize("worker_class", CLASSES)
+def test_every_way_of_starting_gunicorn(
+    tmp_path: Path, worker_class: str, module: bool, options: tuple[str, ...]
+) -> None:
+    """An edit is followed, SIGHUP is survived and noted, and it stops when told to."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(text(0))
+    command = gunicorn_command(*options, module=module)
+    with running(tmp_path, file, command=command, WORKER_CLASS=worker_class) as server:
+        pids = server.workers
+        writer = Writer(file)
+        settled(server, writer)
+        everyone(server)
+        wait_for(
+            lambda: all(
+                worker["last_reload"]["trigger"] == "sighup"
+                for worker in server.status()["workers"]
+            ),
+            what="all workers have reloaded",
+        )
+        assert server.workers == pids
+        assert f"Using worker: {worker_class}\n" in server.log
+        mode = "poll" if worker_class == "gevent" else "inotify"
+        assert server.status()["watcher"] == {"mode": mode, "alive": True}
+        assert server.stop() == 0
+    assert "Traceback" not in server.log
+    assert list((tmp_path / "state").glob("*.worker.*")) == []
+
+
+def test_the_masters_handler_is_ours(tmp_path: Path) -> None:
+    """gunicorn's own would replace the workers; this is internal to it, so hold it fast."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(text(0))
+    with running(tmp_path, file) as server:
+        pids = server.workers
+        master(server)
+        wait_for(lambda: server.log.count("unchanged (sighup)") == len(pids))
+        assert server.workers == pids
+        assert "Hang up: Master" not in server.log
+
+
+def test_without_our_hooks_log_and_status_say_what_is_lost(tmp_path: Path) -> None:
+    """A custom -c still serves and follows edits; it is told what SIGHUP does there."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(text(0))
+    config = tmp_path / "custom.py"
+    config.write_text(
+        'bind = "127.0.0.1:0"\nworkers = 2\nthreads = 4\ncontrol_socket_disable = True\n'
+    )
+    command = gunicorn_command("-c", str(config))
+    with running(tmp_path, file, command=command, workers=0) as server:
+        wait_for(lambda: server.get().status == 200)
+        settled(server, Writer(file))
+        assert "without mop-config's hooks" in server.log
+        codes = [problem["code"] for problem in server.status()["problems"]]
+        assert "no-hooks" in codes
+        hup(*server.workers)
+        wait_for(lambda: "(sighup)" in server.log, what="a worker takes SIGHUP all the same")
+
+
+def test_other_servers(tmp_path: Path) -> None:
+    """flask run and waitress: edits, SIGHUP, and a file that changed before the first request."""
+    file = tmp_path / "endpoints.txt"
+    commands: dict[str, Callable[[int], list[str]]] = {
+        "flask": lambda port: [
+            *(sys.executable, "-m", "flask", "--app", "wsgi", "run", "--port", str(port))
+        ],
+        "waitress": lambda port: [
+            *(sys.executable, "-m", "waitress", f"--listen=127.0.0.1:{port}", "wsgi:app")
+        ],
+    }
+    for name, command in commands.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        file.write_text(text(0))
+        with running(folder, file, command=command(0), workers=0) as server:
+            writer = Writer(file)
+            writer.good()
+            assert server.get().body == body(1), f"{name}: the first request sees the edit"
+            settled(server, writer)
+            hup(server.pid)
+            wait_for(lambda: server.status()["last_reload"]["trigger"] == "sighup", what=name)
+            writer.bad()
+            wait_for(lambda: server.status()["state"] == "rejected", what=name)
+            assert server.get().body == body(writer.number)

@@ -1,0 +1,508 @@
+"""What goes wrong at 3 a.m.: bad files, killed processes, dead threads, full limits."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mop_config import create_app
+from mop_config.server.runtime import EXTENSION, Runtime
+from mop_config.server.settings import Settings
+
+from ..conftest import need_program, skip
+from ..load import under_load
+from ..servers import Server, gunicorn_command, running
+from ..waiting import wait_for
+
+
+def text(*hosts: str) -> str:
+    return "DomainList:\n" + "".join(f"{host}\n" for host in hosts)
+
+
+GOOD = text("a.example", "b.example")
+HOSTS = ["a.example", "b.example"]
+
+
+def replace(file: Path, content: str | bytes) -> None:
+    """Put another file in the place of whatever is there."""
+    scratch = file.with_name("scratch")
+    scratch.write_bytes(content.encode() if isinstance(content, str) else content)
+    if file.is_dir() and not file.is_symlink():
+        file.rmdir()
+    os.replace(scratch, file)
+
+
+def followed(server: Server, file: Path, name: str, seconds: float = 5.0) -> None:
+    """Check that a good file applies in every worker."""
+    hosts = [f"{name}-1.example", f"{name}-2.example"]
+    replace(file, text(*hosts))
+    wait_for(
+        lambda: server.hosts() == hosts and len(set(server.etags())) == 1,
+        seconds=seconds,
+        what=f"{name} is served by all workers: {server.status()}",
+    )
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def fifo(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def directory(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def device(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("/dev/zero")
+
+
+def loop(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(file.name)
+
+
+def dangling(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("nowhere")
+
+
+def content(data: bytes) -> Callable[[Path], None]:
+    def put(file: Path) -> None:
+        replace(file, data)
+
+    return put
+
+
+BAD = {
+    "missing": (remove, "is missing"),
+    "dangling link": (dangling, "is missing"),
+    "FIFO": (fifo, "no regular file"),
+    "directory": (directory, "is a directory"),
+    "device": (device, "no regular file"),
+    "loop of links": (loop, "cannot be read"),
+    "not UTF-8": (content(b"DomainList:\nx.example\n\xff\n"), "not UTF-8"),
+    "NUL": (content(b"DomainList:\nx.example\n\0"), "NUL"),
+    "too large": (content(GOOD.encode() + b"#" * 9_000_000), "larger than 8388608"),
+    "100 MB of garbage": (content(b"\x01garbage\xfe" * 10_000_000), "larger than 8388608"),
+    "empty": (content(b""), "no usable endpoint"),
+    "nothing usable": (content(b"DomainList:\na_b\n"), "no usable endpoint"),
+}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "conf").mkdir()
+    file = folder / "conf" / "endpoints.txt"
+    file.write_text(GOOD)
+    with running(folder, file) as server:
+        yield server, file
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_changes_nothing_but_the_status(shared: tuple[Server, Path], name: str) -> None:
+    """The processes stay, the answer stays, the reason is told, the next good file applies."""
+    server, file = shared
+    pids = server.workers
+    followed(server, file, f"before-{list(BAD).index(name)}")
+    before, log_length = server.get(), len(server.log)
+    spoil, reason = BAD[name]
+    with under_load(server.port) as loads:
+        spoil(file)
+        wait_for(
+            lambda: all(
+                worker["last_reload"]["result"] == "rejected"
+                for worker in server.status()["workers"]
+            ),
+            what=f"{name} is refused",
+        )
+        time.sleep(0.3)  # and nothing happens after that
+    assert all(set(load.answers) == {before.body} for load in loads)
+    status = server.status()
+    assert status["state"] == "rejected"
+    assert reason in status["last_reload"]["error"]
+    assert reason in status["problems"][0]["message"]
+    assert server.get("/ready").json == {
+        "state": "rejected",
+        "reason": status["last_reload"]["error"],
+    }
+    assert reason in server.log[log_length:]
+    assert "Traceback" not in server.log
+    followed(server, file, f"after-{list(BAD).index(name)}")
+    assert server.workers == pids
+
+
+def test_a_file_that_never_rests(shared: tuple[Server, Path]) -> None:
+    """It is told of, the list stays, and when it rests it is read."""
+    server, file = shared
+    followed(server, file, "calm")
+    before = server.hosts()
+    stop = threading.Event()
+
+    def scribble() -> None:
+        with file.open("ab", buffering=0) as handle:
+            while not stop.wait(0.05):
+                handle.write(b"late.example\n")
+
+    thread = threading.Thread(target=scribble)
+    thread.start()
+    try:
+        wait_for(
+            lambda: "keeps changing" in str(server.status()["last_reload"]["error"]), seconds=15
+        )
+        assert server.hosts() == before
+    finally:
+        stop.set()
+        thread.join()
+    wait_for(lambda: server.hosts() == [*before, "late.example"], what="the file at rest")
+    assert server.status()["state"] == "fresh"
+
+
+def wait_until_succeeded(server: Server, victim: int) -> None:
+    wait_for(
+        lambda: victim not in server.workers and len(server.status()["workers"]) == 2,
+        what="the successor has started",
+    )
+
+
+def test_a_killed_workers_successor_serves_the_last_good_list(
+    tmp_path: Path,
+) -> None:
+    """kill -9 while the file is bad; then the good file that follows applies."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(GOOD)
+    with running(tmp_path, file) as server:
+        replace(file, b"\xff")
+        wait_for(lambda: server.status()["state"] == "rejected")
+        for _ in range(2):
+            victim = server.workers[0]
+            os.kill(victim, signal.SIGKILL)
+            wait_until_succeeded(server, victim)
+            for _ in range(20):
+                assert server.hosts() == HOSTS
+            assert server.get("/ready").status == 200
+            assert len(set(server.etags())) == 1
+        assert server.status()["state"] == "stale"  # no worker has seen a good file
+        followed(server, file, "good")
+        assert server.status()["state"] == "fresh"
+
+
+@pytest.mark.parametrize(
+    "spoil", [remove, content(b"DomainList:\n\xff")], ids=["missing", "broken"]
+)
+def test_a_restart_serves_the_last_good_list_and_says_so(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    """In /ready, in the status and in the log."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(GOOD)
+    with running(tmp_path, file) as server:
+        before = server.get()
+    spoil(file)
+    with running(tmp_path, file) as server:
+        after = server.get()
+        assert after.body == before.body
+        assert after.headers["ETag"] == before.headers["ETag"]
+        assert after.headers["Last-Modified"] == before.headers["Last-Modified"]
+        ready = server.get("/ready")
+        assert (ready.status, ready.json["state"]) == (200, "stale")
+        assert ready.json["reason"] == server.status()["last_reload"]["error"]
+        assert server.status()["state"] == "stale"
+        assert "the last good list of" in server.log
+        followed(server, file, "repaired")
+        assert server.get("/ready").json == {"state": "fresh", "reason": None}
+
+
+def test_a_first_start_without_a_file_serves_an_empty_list_and_is_not_ready(
+    tmp_path: Path,
+) -> None:
+    """As in the guide; the file may come later."""
+    file = tmp_path / "endpoints.txt"
+    with running(tmp_path, file) as server:
+        answer = server.get()
+        assert answer.json == {"api_endpoints": [], "socketio_endpoints": []}
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert server.get("/ready").status == 503
+        assert server.get("/ready").json["state"] == "empty"
+        assert server.get("/health").status == 200
+        followed(server, file, "first", seconds=1.5)
+        assert server.get("/ready").status == 200
+
+
+def test_two_servers_side_by_side_restart_on_their_own_last_good_lists(tmp_path: Path) -> None:
+    """From one clone, with one state folder."""
+    files = [tmp_path / name for name in ("one", "two")]
+    state = str(tmp_path / "state")
+    for file in files:
+        file.write_text(text(f"{file.name}-a.example", f"{file.name}-b.example"))
+
+    @contextlib.contextmanager
+    def both() -> Iterator[list[Server]]:
+        with (
+            running(tmp_path, files[0], ENDPOINT_STATE_DIR=state) as one,
+            running(tmp_path, files[1], ENDPOINT_STATE_DIR=state) as two,
+        ):
+            yield [one, two]
+
+    with both() as servers:
+        for server in servers:
+            assert [w["pid"] for w in server.status()["workers"]] == server.workers
+    for file in files:
+        file.write_bytes(b"\0")
+    with both() as servers:
+        for server, file in zip(servers, files, strict=True):
+            assert server.hosts() == [f"{file.name}-a.example", f"{file.name}-b.example"]
+            assert server.status()["state"] == "stale"
+
+
+def test_the_end_of_watchdogs_emitter(tmp_path: Path) -> None:
+    """The watched folder is deleted, which ends its thread; a new folder is found and watched."""
+    folder = tmp_path / "conf"
+    folder.mkdir()
+    file = folder / "endpoints.txt"
+    file.write_text(GOOD)
+    with running(tmp_path, file) as server:
+        shutil.rmtree(folder)
+        wait_for(lambda: server.status()["state"] == "rejected")
+        assert server.hosts() == HOSTS
+        folder.mkdir()
+        followed(server, file, "again", seconds=1.5)
+        wait_for(lambda: server.status()["watcher"] == {"mode": "inotify", "alive": True})
+
+
+A_THREAD_DIES = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+class TestThreads:
+    """Threads that die, in this process, where they can be got at."""
+
+    @pytest.fixture
+    def runtime(self, tmp_path: Path) -> Iterator[Runtime]:
+        file = tmp_path / "endpoints.txt"
+        file.write_text(GOOD)
+        app = create_app(
+            Settings(source=str(file), state_dir=str(tmp_path / "state"), poll_interval=0.2),
+            start=False,
+        )
+        runtime: Runtime = app.extensions[EXTENSION]
+        self.client = app.test_client()
+        self.file = file
+        runtime.start()
+        yield runtime
+        runtime.stop()
+
+    def served(self) -> list[str]:
+        document = self.client.get("/api/v1/config/endpoints").json
+        assert document is not None
+        return [entry["url"].split("/")[2] for entry in document["socketio_endpoints"]]
+
+    def follows(self, name: str) -> None:
+        replace(self.file, text(name))
+        wait_for(lambda: self.served() == [name], what=f"{name} is served")
+
+    @A_THREAD_DIES
+    def test_the_end_of_watchdogs_dispatcher(self, runtime: Runtime) -> None:
+        """A handler that raises ends it silently: it is noticed and replaced."""
+        reloader = runtime._reloader
+        assert reloader is not None
+        wait_for(lambda: reloader.watcher.alive)
+        observer = reloader.watcher._observer
+        assert observer is not None
+
+        class Bomb:
+            def __getattr__(self, name: str) -> None:
+                raise RuntimeError("the dispatcher dies of this")
+
+        observer.event_queue.put((Bomb(), Bomb()))
+        observer.join(5)
+        assert not observer.is_alive()
+        self.follows("x.example")
+        wait_for(lambda: reloader.watcher.alive)
+        assert reloader.watcher._observer is not observer
+
+    def test_an_exception_does_not_end_the_reload_thread(
+        self, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is logged, and the next turn comes."""
+        failed = threading.Event()
+
+        def fail(*_: object, **__: object) -> None:
+            failed.set()
+            raise RuntimeError("unforeseen")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(runtime._loader, "load", fail)
+            replace(self.file, text("y.example"))
+            assert failed.wait(5)
+        wait_for(lambda: self.served() == ["y.example"])
+        assert runtime.alive
+
+    @A_THREAD_DIES
+    def test_a_dead_reload_thread_is_told_of_and_replaced(
+        self, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """/ready says 503 once, and another thread follows the file."""
+
+        def end(*_: object, **__: object) -> None:
+            raise SystemExit
+
+        with monkeypatch.context() as patch:
+            patch.setattr(runtime._loader, "load", end)
+            replace(self.file, text("z.example"))
+            wait_for(lambda: not runtime.alive)
+        assert self.served() == HOSTS
+        response = self.client.get("/ready")
+        assert response.status_code == 503
+        assert "died" in response.json["reason"]  # type: ignore[index]
+        wait_for(lambda: self.served() == ["z.example"])
+        assert self.client.get("/ready").status_code == 200
+
+    def test_stopping_and_starting_leaves_nothing_behind(self, runtime: Runtime) -> None:
+        """The fixture of all tests counts threads and descriptors."""
+        for number in range(5):
+            runtime.stop()
+            runtime.start()
+            self.follows(f"n{number}.example")
+
+    def test_a_fork_does_not_disturb_the_parent(self, runtime: Runtime) -> None:
+        """A child that ends takes no watch away, and starts anew where it serves."""
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                runtime.stop()
+                ok = not runtime.alive
+                runtime.ensure_started()
+                ok = ok and runtime.alive
+                runtime.stop()
+                os._exit(0 if ok else 1)
+            os._exit(2)
+        assert os.waitpid(pid, 0)[1] == 0
+        self.follows("after.example")
+        assert runtime.status()["last_reload"]["trigger"] == "watch"
+
+
+class TestLimits:
+    """What the system denies: inotify, permissions."""
+
+    @pytest.mark.parametrize("limit", ["max_inotify_instances", "max_inotify_watches"])
+    def test_inotify_exhausted(self, tmp_path: Path, limit: str) -> None:
+        """A kernel that has no more to give: looking every 0.25 s does it."""
+        unshare = need_program("unshare")
+        probe = [unshare, "-Ur", "sh", "-c", f"echo 0 > /proc/sys/user/{limit}"]
+        if subprocess.run(probe, capture_output=True, check=False).returncode:
+            skip("user namespaces are not allowed here")
+        script = f'echo 0 > /proc/sys/user/{limit}; exec "$@"'
+        command = [unshare, "-Ur", "sh", "-c", script, "sh", *gunicorn_command()]
+        file = tmp_path / "endpoints.txt"
+        file.write_text(GOOD)
+        with running(tmp_path, file, command=command, workers=4) as server:
+            assert server.status()["watcher"] == {"mode": "poll", "alive": True}
+            assert "watching is not possible" in server.log
+            for number in range(5):
+                followed(server, file, f"n{number}", seconds=1.0)
+            file.write_text(text("in-place.example"))
+            wait_for(lambda: server.hosts() == ["in-place.example"], seconds=1.0)
+
+    def unprivileged(self) -> list[str]:
+        """A prefix that makes root a user like any other, for files."""
+        if os.geteuid() != 0:
+            return []
+        setpriv = need_program("setpriv")
+        return [setpriv, "--bounding-set=-dac_override,-dac_read_search"]
+
+    def test_chmod_000_and_back(self, tmp_path: Path) -> None:
+        """The list stays meanwhile."""
+        file = tmp_path / "endpoints.txt"
+        file.write_text(GOOD)
+        command = [*self.unprivileged(), *gunicorn_command()]
+        with running(tmp_path, file, command=command, workers=4) as server:
+            for _ in range(2):
+                file.chmod(0)
+                wait_for(lambda: server.status()["state"] == "rejected", seconds=1.0)
+                assert "Permission denied" in server.status()["last_reload"]["error"]
+                assert server.hosts() == HOSTS
+                file.chmod(0o644)
+                wait_for(
+                    lambda: server.status()["state"] == "fresh" and len(set(server.etags())) == 1,
+                    seconds=1.0,
+                )
+            followed(server, file, "new", seconds=1.0)
+
+    def test_a_folder_that_may_not_be_listed(self, tmp_path: Path) -> None:
+        """inotify says nothing at all then: the status tells of polling, edits are followed."""
+        folder = tmp_path / "conf"
+        folder.mkdir()
+        file = folder / "endpoints.txt"
+        file.write_text(GOOD)
+        folder.chmod(0o311)
+        command = [*self.unprivileged(), *gunicorn_command()]
+        try:
+            with running(tmp_path, file, command=command, workers=4) as server:
+                assert server.status()["watcher"] == {"mode": "poll", "alive": True}
+                assert "may not be listed" in server.log
+                for number in range(3):
+                    followed(server, file, f"n{number}", seconds=1.0)
+                # When it may be listed again, watching starts by itself.
+                folder.chmod(0o755)
+                wait_for(
+                    lambda: server.status()["watcher"]["mode"] == "inotify", seconds=15, every=0.2
+                )
+        finally:
+            folder.chmod(0o755)
+
+    def test_a_state_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
+        """A warning, and on without."""
+        (tmp_path / "state").write_text("in the way")
+        file = tmp_path / "endpoints.txt"
+        file.write_text(GOOD)
+        with running(tmp_path, file, workers=1) as server:
+            assert "going on without" in server.log
+            followed(server, file, "x")
+
+
+class TestBadEnvironment:
+    """A malformed value ends the start with one line."""
+
+    @pytest.mark.parametrize(
+        ("command", "code"),
+        [
+            (gunicorn_command(), 1),
+            ([sys.executable, "-m", "mop_config", "serve"], 1),
+            ([sys.executable, "-m", "flask", "--app", "wsgi", "run"], 3),
+            ([sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "wsgi:app"], 3),
+        ],
+        ids=["gunicorn", "mop-config", "flask", "waitress"],
+    )
+    def test_variable_value_and_what_is_allowed(self, command: list[str], code: int) -> None:
+        """And no traceback."""
+        environ = {**os.environ, "ENDPOINT_PROTOCOL": "gopher"}
+        result = subprocess.run(
+            command, env=environ, capture_output=True, text=True, timeout=30, check=False
+        )
+        assert result.returncode == code
+        assert result.stderr.strip() == (
+            "mop-config: ENDPOINT_PROTOCOL='gopher' cannot be used: it must be one of http, https"
+        )
+
+    def test_a_default_port_that_is_none_only_warns(self, tmp_path: Path) -> None:
+        """And the server runs without it."""
+        file = tmp_path / "endpoints.txt"
+        file.write_text(GOOD)
+        with running(tmp_path, file, ENDPOINT_DEFAULT_PORT="many", ENDPOINT_PROTCOL="x") as server:
+            assert "ENDPOINT_DEFAULT_PORT='many'" in server.log
+            assert "did you mean ENDPOINT_PROTOCOL?" in server.log
+            assert server.hosts() == HOSTS

@@ -1,0 +1,87 @@
+"""Load from many connections that notices every failed request and every foreign answer."""
+
+import http.client
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .servers import ENDPOINTS
+
+
+class Load:
+    """Threads that ask for the list over and over.
+
+    Args:
+        port: Where the server listens.
+        keep_alive: Whether a connection is used for more than one request.
+        threads: How many clients.
+    """
+
+    def __init__(self, port: int, *, keep_alive: bool, threads: int = 4) -> None:
+        self.port = port
+        self.keep_alive = keep_alive
+        self.failures: list[str] = []
+        self.answers: Counter[bytes] = Counter()
+        self.slowest = 0.0
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def requests(self) -> int:
+        """How many requests were answered."""
+        return self.answers.total()
+
+    def _run(self) -> None:
+        connection: http.client.HTTPConnection | None = None
+        while not self._stop.is_set():
+            if connection is None:
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+            started = time.perf_counter()
+            try:
+                connection.request("GET", ENDPOINTS)
+                response = connection.getresponse()
+                body = response.read()
+            except Exception as error:
+                self.failures.append(f"{type(error).__name__}: {error}")
+                connection.close()
+                connection = None
+                continue
+            self.slowest = max(self.slowest, time.perf_counter() - started)
+            self.answers[body] += 1
+            if response.status != 200:
+                self.failures.append(f"status {response.status}")
+            if response.will_close or not self.keep_alive:
+                connection.close()
+                connection = None
+            # What a real client does: without a breath, four threads of one interpreter
+            # would starve the test that drives them.
+            time.sleep(0.001)
+        if connection is not None:
+            connection.close()
+
+
+@contextmanager
+def under_load(port: int) -> Iterator[list[Load]]:
+    """Ask on kept and on fresh connections while the block runs; then check nothing failed."""
+    loads = [Load(port, keep_alive=True), Load(port, keep_alive=False)]
+    for load in loads:
+        load.start()
+    try:
+        yield loads
+    finally:
+        for load in loads:
+            load.stop()
+    for load in loads:
+        assert load.failures == [], f"{len(load.failures)} of {load.requests}"
+        assert load.requests > 20

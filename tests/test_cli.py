@@ -1,0 +1,305 @@
+"""The command line, as a user and as a script call it."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mop_config import __version__
+from mop_config.cli.check import quote
+
+from .conftest import GUIDE_JSON, SAMPLE
+from .servers import ENDPOINTS, ROOT, running
+from .waiting import wait_for
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("ENDPOINT_")}
+    return subprocess.run(
+        [sys.executable, "-m", "mop_config", *arguments],
+        cwd=ROOT,
+        env={**clean, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def on_a_terminal(*arguments: str) -> str:
+    """What a command shows on a real terminal, with its colours."""
+    master, slave = pty.openpty()
+    environ = {**os.environ, "TERM": "xterm-256color"}
+    environ.pop("NO_COLOR", None)
+    with subprocess.Popen(
+        [sys.executable, "-m", "mop_config", *arguments],
+        cwd=ROOT,
+        env=environ,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    ) as process:
+        os.close(slave)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(master, 65536)
+            except OSError:  # the other end is closed: all is read
+                break
+        process.wait(20)
+    os.close(master)
+    return shown.decode()
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "e.txt"
+    path.write_text(text)
+    return str(path)
+
+
+class TestCalls:
+    """Being called wrongly is 2, a bad thing is 1, and either is one line."""
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["check", "--frob"],
+            ["check", "a", "b"],
+            ["frob"],
+            ["show", "--diff"],
+            ["show", "--diff", "ftp://x"],
+            ["serve", "--port"],
+            ["--frob"],
+        ],
+    )
+    def test_a_wrong_call(self, arguments: list[str]) -> None:
+        """One line that names the help."""
+        result = run(*arguments)
+        assert result.returncode == 2
+        assert result.stdout == ""
+        assert len(result.stderr.splitlines()) == 1
+        assert result.stderr.startswith("mop-config: ")
+        assert "--help" in result.stderr
+
+    @pytest.mark.parametrize("command", ["check", "show"])
+    @pytest.mark.parametrize(
+        ("what", "reason"),
+        [
+            ("missing", "is missing"),
+            ("directory", "is a directory"),
+            ("binary", "NUL"),
+            ("latin", "not UTF-8"),
+        ],
+    )
+    def test_a_bad_file(self, tmp_path: Path, command: str, what: str, reason: str) -> None:
+        """One line on standard error, nothing on standard output."""
+        (tmp_path / "directory").mkdir()
+        (tmp_path / "binary").write_bytes(b"\x7fELF\0\0")
+        (tmp_path / "latin").write_bytes(b"DomainList:\nb\xfccher.example\n")
+        result = run(command, str(tmp_path / what))
+        assert (result.returncode, result.stdout) == (1, "")
+        assert len(result.stderr.splitlines()) == 1
+        assert reason in result.stderr
+
+    @pytest.mark.parametrize("command", ["check", "show", "serve"])
+    def test_a_bad_environment(self, command: str) -> None:
+        """Variable, value, and what is allowed."""
+        result = run(command, ENDPOINT_MAX_AGE="soon")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr.startswith("mop-config: ENDPOINT_MAX_AGE='soon' cannot be used")
+        assert len(result.stderr.splitlines()) == 1
+
+    def test_help_has_an_example_for_every_command(self) -> None:
+        """And names every command."""
+        general = run("--help").stdout
+        for command in ("serve", "check", "show"):
+            assert command in general
+            assert "Example: mop-config" in run(command, "--help").stdout
+        assert run("--version").stdout.strip() == f"mop-config, version {__version__}"
+        nothing = run()
+        assert nothing.returncode == 2
+        assert "Commands:" in nothing.stderr
+
+    def test_a_reader_that_goes_away_is_no_error_message(self, tmp_path: Path) -> None:
+        """``mop-config show | head -c 1``."""
+        file = write(tmp_path, "DomainList:\n" + "".join(f"h{i}.example\n" for i in range(5000)))
+        command = f"{sys.executable} -m mop_config show {file} | head -c 1"
+        result = subprocess.run(command, shell=True, capture_output=True, cwd=ROOT, check=False)
+        assert result.stderr == b""
+
+
+class TestCheck:
+    """``mop-config check``."""
+
+    def test_a_good_file(self) -> None:
+        """One line, exit 0."""
+        result = run("check")
+        assert result.returncode == 0
+        assert result.stdout == (
+            "config/endpoints.txt: ok: 6 API and 6 Socket.io endpoints, 0 errors, 0 warnings\n"
+        )
+
+    def test_findings_are_shown_with_line_text_and_caret(self, tmp_path: Path) -> None:
+        """Like a compiler does."""
+        file = write(tmp_path, "DomainList:\na.com, 例.com, x_y\nb.com\n")
+        result = run("check", file)
+        assert result.returncode == 1
+        assert result.stdout.splitlines() == [
+            f"{file}:2:15: error: a label may hold letters, digits and inner hyphens,"
+            " nothing else [bad-host]",
+            "    a.com, 例.com, x_y",
+            "                   ^",
+            f"{file}: bad: 3 API and 3 Socket.io endpoints, 1 error, 0 warnings",
+        ]
+
+    def test_warnings_pass_unless_strict(self, tmp_path: Path) -> None:
+        """Fewer than two endpoints, and plain http, as the guide's advice."""
+        file = write(tmp_path, "ApiList:\nhttp://a.com\n")
+        assert run("check", file).returncode == 0
+        result = run("check", file, "--strict")
+        assert result.returncode == 1
+        assert "[few-endpoints]" in result.stdout
+        assert "[plain-http]" in result.stdout
+        assert "bad: 1 API and 0 Socket.io endpoints, 0 errors, 3 warnings" in result.stdout
+
+    def test_a_file_without_entries_is_an_error(self, tmp_path: Path) -> None:
+        """A server would refuse it."""
+        result = run("check", write(tmp_path, "# nothing\n"))
+        assert result.returncode == 1
+        assert "[no-endpoints]" in result.stdout
+
+    def test_json(self, tmp_path: Path) -> None:
+        """For programs, also where the file cannot be read."""
+        file = write(tmp_path, "DomainList:\na.com\nx_y\nb.com\n")
+        result = run("check", file, "--json")
+        assert result.returncode == 1
+        document = json.loads(result.stdout)
+        assert document["ok"] is False
+        assert document["counts"] == {"api": 2, "socketio": 2, "errors": 1, "warnings": 0}
+        (problem,) = document["problems"]
+        assert (problem["code"], problem["line"], problem["column"]) == ("bad-host", 3, 1)
+        document = json.loads(run("check", str(tmp_path / "none"), "--json").stdout)
+        assert document["problems"][0]["code"] == "missing"
+        assert json.loads(run("check", "--json").stdout)["ok"] is True
+
+    def test_more_than_a_hundred_problems(self, tmp_path: Path) -> None:
+        """The rest is counted."""
+        result = run("check", write(tmp_path, "DomainList:\na.com\nb.com\n" + "x_y\n" * 150))
+        assert "… and 50 more" in result.stdout
+        assert "150 errors" in result.stdout
+
+    def test_a_terminal_gets_colours_and_a_pipe_none(self, tmp_path: Path) -> None:
+        """The caret stands under its column there too."""
+        file = write(tmp_path, "DomainList:\na.com, x_y\nb.com\n")
+        shown = on_a_terminal("check", file)
+        assert "\x1b[1;31merror: \x1b[0m" in shown
+        assert "\x1b[1;31m^\x1b[0m" in shown
+        assert "\x1b" not in run("check", file).stdout
+
+    def test_no_password_is_shown(self, tmp_path: Path) -> None:
+        """Not even in the quoted line."""
+        file = write(tmp_path, "DomainList:\na.com, joe:hun,ter@b.com, x_y\n")
+        for arguments in (["check", file], ["check", file, "--json"], ["show", file]):
+            result = run(*arguments)
+            assert not any(w in result.stdout + result.stderr for w in ("joe", "hun", "ter@"))
+
+    @pytest.mark.parametrize(
+        ("line", "column", "shown", "indent"),
+        [
+            ("abc", 1, "abc", 0),
+            ("a\tb", 3, "a b", 2),
+            ("例 x", 3, "例 x", 3),
+            ("a" * 200 + "x", 201, "…x", 1),
+            ("x" * 300, 1, "x" * 99 + "…", 0),
+            ("a\x1b[31mb", 1, "a [31mb", 0),
+        ],
+    )
+    def test_a_line_is_made_fit_to_be_shown(
+        self, line: str, column: int, shown: str, indent: int
+    ) -> None:
+        """Whatever it holds, the caret stands right."""
+        assert quote(line, column) == (shown, indent)
+
+
+class TestShow:
+    """``mop-config show``."""
+
+    def test_a_pipe_gets_the_body_and_a_newline(self) -> None:
+        """Exactly what a server would answer."""
+        result = run("show")
+        assert result.returncode == 0
+        assert json.loads(result.stdout) == GUIDE_JSON
+        assert result.stdout.count("\n") == 1
+        assert result.stderr == ""
+
+    def test_a_terminal_gets_it_indented(self) -> None:
+        """For reading."""
+        shown = on_a_terminal("show")
+        assert json.loads(shown) == GUIDE_JSON
+        assert shown.count("\n") > 20
+
+    def test_problems_go_to_standard_error(self, tmp_path: Path) -> None:
+        """The output stays JSON."""
+        result = run("show", write(tmp_path, "DomainList:\na.com\nx_y\nb.com"))
+        assert result.returncode == 0
+        assert len(json.loads(result.stdout)["api_endpoints"]) == 2
+        assert "line 3, column 1" in result.stderr
+
+    def test_the_state_folder_is_never_read(self, tmp_path: Path) -> None:
+        """What it shows is the file, not a memory of it."""
+        file = tmp_path / "endpoints.txt"
+        file.write_text(SAMPLE.read_text())
+        with running(tmp_path, file, workers=1):
+            pass
+        file.unlink()
+        assert run("show", str(file), ENDPOINT_STATE_DIR=str(tmp_path / "state")).returncode == 1
+
+    def test_the_settings_apply(self) -> None:
+        """As they would in a server."""
+        body = json.loads(run("show", ENDPOINT_DEFAULT_PORT="8443", ENDPOINT_API_PATH="").stdout)
+        assert body["api_endpoints"][0]["url"] == "https://log.ym1.com:8443"
+
+    def test_the_difference_to_a_running_server(self, tmp_path: Path) -> None:
+        """0 where there is none, 1 where there is, 1 with one line where nobody answers."""
+        file = tmp_path / "endpoints.txt"
+        file.write_text("DomainList:\na.com\nb.com\n")
+        other = write(tmp_path, "DomainList:\na.com\nc.com priority=9\n")
+        with running(tmp_path, file, workers=1) as server:
+            url = f"http://127.0.0.1:{server.port}"
+            for spelling in (url, url + "/", url + "/api/v1", url + ENDPOINTS):
+                assert run("show", str(file), "--diff", spelling).returncode == 0
+            result = run("show", other, "--diff", url)
+            assert result.returncode == 1
+            lines = result.stdout.splitlines()
+            assert "-api_endpoints https://b.com/api/v1 priority=1" in lines
+            assert "+api_endpoints https://c.com/api/v1 priority=9" in lines
+            answer = run("show", str(file), "--diff", url + "/nope")
+            assert answer.returncode == 1
+            assert "404" in answer.stderr
+        result = run("show", str(file), "--diff", url)
+        assert result.returncode == 1
+        assert len(result.stderr.splitlines()) == 1
+
+
+class TestServe:
+    """``mop-config serve``."""
+
+    def test_it_serves_from_any_folder(self, tmp_path: Path) -> None:
+        """With the packaged configuration, options before variables, and stops cleanly."""
+        file = tmp_path / "mine.txt"
+        file.write_text("DomainList:\na.com\nb.com\n")
+        command = [
+            *("env", "-C", str(tmp_path), sys.executable, "-m", "mop_config"),
+            *("serve", "mine.txt", "--port", "0", "--workers", "1", "--worker-class", "sync"),
+        ]
+        with running(tmp_path, "/nonexistent", command=command, PORT="1", workers=1) as server:
+            assert server.hosts() == ["a.com", "b.com"]
+            assert "Using worker: sync" in server.log
+            assert server.status()["source"] == str(file)
+            file.write_text("DomainList:\nc.com\n")
+            wait_for(lambda: server.hosts() == ["c.com"])
+            assert server.stop() == 0

@@ -1,0 +1,208 @@
+"""What the documents say is true: every command of the README runs as it is printed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from configparser import ConfigParser
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from mop_config.server.build import UrlRules
+from mop_config.server.problems import Code
+from mop_config.server.render import EMPTY_BODY, render
+from mop_config.server.settings import ProcessSettings, Settings
+
+from .conftest import GUIDE_JSON, SAMPLE
+from .servers import ROOT, Server
+
+README = (ROOT / "README.md").read_text()
+GUIDES = [ROOT / "docs" / "guide.md", ROOT / "docs" / "guide.zh.md"]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a Markdown text in one language."""
+    fences = re.split(r"^```(\w*)\n", text, flags=re.MULTILINE)
+    return [fences[i + 1] for i in range(1, len(fences), 4) if fences[i] == language]
+
+
+class Command(NamedTuple):
+    """A line after a prompt, and the output that is printed below it."""
+
+    line: str
+    output: str
+
+
+def commands(block: str) -> Iterator[Command]:
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        line, _, output = part.partition("\n")
+        yield Command(line, output)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The tracked and new files of this tree, as a clone would have them, and our packages."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listing.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((ROOT / name).read_bytes())
+            (folder / name).chmod((ROOT / name).stat().st_mode)
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com"]
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True)
+    # What `make` would install, without installing it again for each test.
+    environment = folder / ".venv"
+    (environment / "bin").mkdir(parents=True)
+    for program in Path(sys.executable).parent.iterdir():
+        (environment / "bin" / program.name).symlink_to(program)
+    (environment / "bin" / "activate").unlink(missing_ok=True)
+    (environment / "bin" / "activate").write_text(f"PATH={Path(sys.executable).parent}:$PATH\n")
+    for stamp in ("serve.stamp", "test.stamp"):
+        (environment / stamp).touch()
+    return folder
+
+
+def test_every_command_of_the_readme_runs_as_printed(clone: Path, tmp_path: Path) -> None:
+    """In order, in one shell, with a server that `make serve` started."""
+    serve, test, *tour = [list(commands(block)) for block in blocks(README, "console")]
+    assert [command.line for command in serve + test] == ["make serve", "make test"]
+    environ = {"PORT": "0", "PYTHONPATH": str(clone)}
+    server = Server(["make", "-C", str(clone), "serve"], tmp_path, environ)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("ENDPOINT_")}
+    with subprocess.Popen(
+        ["bash"],
+        cwd=clone,
+        env={**clean, "PYTHONPATH": str(clone)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        try:
+            server.wait_until_up(workers=2)
+            for command in [command for block in tour for command in block]:
+                line = command.line.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+                shell.stdin.write(f"{line}\necho; echo '<end>'\n")
+                shell.stdin.flush()
+                output = ""
+                for shown in shell.stdout:
+                    if shown == "<end>\n":
+                        break
+                    output += shown
+                pattern = re.escape(command.output.strip()).replace(r"\.\.\.", ".*")
+                assert re.fullmatch(pattern, output.strip()), (command, output)
+        finally:
+            shell.stdin.close()
+            server.stop()
+    assert "Traceback" not in server.log
+
+
+def test_the_tours_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each Python block of the README, by itself."""
+    monkeypatch.setenv("ENDPOINT_STATE_DIR", str(tmp_path))
+    for block in blocks(README, "python"):
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-c", block],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+
+
+def test_the_endpoint_file_of_the_readme_is_a_good_one() -> None:
+    """It shows the whole grammar, and nothing in it is wrong."""
+    (text,) = [block for block in blocks(README, "") if "ApiList:" in block]
+    rendering = render(text.encode(), UrlRules(), EMPTY_BODY)
+    assert rendering.problems == ()
+    assert (rendering.api_count, rendering.socketio_count) == (7, 7)
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_the_guides_show_the_sample_and_its_answer(guide: Path) -> None:
+    """In both languages, the file gives what stands below it."""
+    text = guide.read_text()
+    (file,) = [block for block in blocks(text, "") if "DomainList:" in block]
+    health, answer = blocks(text, "json")
+    assert json.loads(render(file.encode(), UrlRules(), EMPTY_BODY).body) == GUIDE_JSON
+    assert json.loads(answer) == GUIDE_JSON
+    assert json.loads(health)["status"] == "healthy"
+
+
+def test_the_guides_say_the_same() -> None:
+    """Heading by heading, block by block."""
+    shapes = [
+        re.findall(r"^(#+|```\w*|\||- )", guide.read_text(), re.MULTILINE) for guide in GUIDES
+    ]
+    assert shapes[0] == shapes[1]
+
+
+def test_every_problem_code_is_documented() -> None:
+    """Under its severity."""
+    text = (ROOT / "docs" / "problems.md").read_text()
+    documented = re.findall(r"^\| `([a-z0-9-]+)` \|", text, re.MULTILINE)
+    assert sorted(documented) == sorted(Code)
+    errors = text.index("## Errors")
+    for code in Code:
+        row = text.index(f"| `{code}` |")
+        if code not in {Code.SETTING, Code.NO_HOOKS}:
+            assert (row < errors) == (code.severity == "warning")
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    """Each variable that is read stands in the README's table."""
+    reader: list[str] = []
+
+    class Environ(dict[str, str]):
+        def get(self, name: str, default: object = None) -> None:  # type: ignore[override]
+            reader.append(name)
+
+    Settings.from_environ(Environ())
+    ProcessSettings.from_environ(Environ())
+    for name in reader:
+        assert f"`{name}`" in README or f"${name}" in README, name
+
+
+def test_every_dependency_has_a_reason() -> None:
+    """In docs/dependencies.md, and with a lowest version in setup.cfg."""
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    required = config["options"]["install_requires"].split("\n")
+    for extra in config["options.extras_require"].values():
+        required += extra.split("\n")
+    reasons = (ROOT / "docs" / "dependencies.md").read_text()
+    for requirement in filter(None, map(str.strip, required)):
+        if requirement.startswith("#"):
+            continue
+        name = re.match(r"[\w.\[\]-]+", requirement)
+        assert name is not None
+        assert name[0] in reasons, requirement
+        assert ">=" in requirement, requirement
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    """Relative links only; others are not ours."""
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", path.read_text()):
+            assert (path.parent / target).exists(), (path, target)
+
+
+def test_the_sample_is_the_guides() -> None:
+    """The first run serves what the documents show."""
+    assert json.loads(render(SAMPLE.read_bytes(), UrlRules(), EMPTY_BODY).body) == GUIDE_JSON
