@@ -8,7 +8,12 @@ Each keeps its arguments as they were, so that it survives the way through ``pic
     ├── SettingsError      an environment variable that cannot be used
     ├── AddressError       a host, port or URL that is not one (also a ValueError)
     ├── PayloadError       JSON that is not an endpoint configuration (also a ValueError)
-    └── SourceError        the endpoint source cannot be read, or its text is refused as a whole
+    ├── SourceError        the endpoint source cannot be read, or its text is refused as a whole
+    ├── UpdateFailed       no source gave a list that could be read
+    ├── UpdateRefused      a source gave a list that must not be applied
+    └── NoEndpointAvailable
+                           no endpoint could be reached (also httpx2's TransportError; it
+                           stands in ``mop_config.client``, since httpx2 is an extra)
 """
 
 
@@ -81,3 +86,41 @@ class SourceError(MopConfigError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class UpdateFailed(MopConfigError):  # noqa: N818 - the contract's name
+    """No source gave a list that could be read; the list stays as it was.
+
+    Attributes:
+        cause: ``unreachable``, ``unauthorized``, ``not_implemented`` or ``invalid``: what
+            went wrong at the source that counts most, which is the first one.
+        attempts: Each source that was asked, and what went wrong there, in words.
+    """
+
+    def __init__(self, cause: str, attempts: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(cause, attempts)
+        self.cause = cause
+        self.attempts = attempts
+
+    def __str__(self) -> str:
+        tried = "; ".join(f"{url}: {what}" for url, what in self.attempts)
+        return f"the endpoint list could not be updated ({self.cause}): " + (
+            tried or "there is no source to ask"
+        )
+
+
+class UpdateRefused(MopConfigError):  # noqa: N818 - the contract's name
+    """A source gave a list that would leave nothing that works; the list stays as it was.
+
+    Attributes:
+        url: The source.
+        reason: Why.
+    """
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url = url
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the endpoint list from {self.url} is refused: {self.reason}"

@@ -1,14 +1,18 @@
-"""The wire form of a configuration: ``EndpointConfig`` to JSON and back.
+"""The one codec: configurations and QR texts to JSON and back.
 
-::
+The wire form::
 
     {"api_endpoints": [{"url": "https://a.example/api/v1", "priority": 0}],
      "socketio_endpoints": [{"url": "https://a.example", "priority": 0}]}
 
 ``server_name`` stands in an entry only where the endpoint has one.
+
+A QR text is one of three: ``full`` is the wire form with a ``room_id``; in ``list`` the
+arrays hold URLs only, best first; ``single`` has one ``api_url`` and one ``socketio_url``.
 """
 
 import json
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .errors import AddressError, PayloadError
@@ -50,6 +54,117 @@ def loads(body: bytes | str) -> EndpointConfig:
     return EndpointConfig(**lists)
 
 
+@dataclass(frozen=True, slots=True)
+class QrData:
+    """What a QR text says.
+
+    Attributes:
+        api_endpoints: Where the API answers, or None where the text does not speak of it.
+        socketio_endpoints: Where Socket.io answers, or None likewise.
+        room_id: The room to join, or None.
+        extra: Members that are not ours, as they stand.
+    """
+
+    api_endpoints: tuple[Endpoint, ...] | None = None
+    socketio_endpoints: tuple[Endpoint, ...] | None = None
+    room_id: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+QR_FORMATS = ("full", "list", "single")
+_SINGLE = {"api_endpoints": "api_url", "socketio_endpoints": "socketio_url"}
+MAX_ROOM_ID = 128
+
+
+def loads_qr(text: str | bytes) -> QrData:
+    """Read a QR text of any of the three forms.
+
+    Raises:
+        PayloadError: Naming the member that is at fault.
+    """
+    document = _object(text)
+    lists = {kind: _qr_endpoints(kind, document) for kind in KINDS}
+    if lists == dict.fromkeys(KINDS):
+        names = ", ".join([*KINDS, *_SINGLE.values()])
+        raise PayloadError("document", f"must have one of {names}")
+    room_id = document.get("room_id")
+    if room_id is not None:
+        check_room_id(room_id)
+    ours = {*KINDS, *_SINGLE.values(), "room_id"}
+    extra = {name: value for name, value in document.items() if name not in ours}
+    return QrData(**lists, room_id=room_id, extra=extra)
+
+
+def check_room_id(room_id: Any) -> None:
+    """Hold a room id to its form.
+
+    Raises:
+        PayloadError: Unless it is a text of 1 to 128 characters.
+    """
+    if not isinstance(room_id, str) or not 1 <= len(room_id) <= MAX_ROOM_ID:
+        raise PayloadError("room_id", f"must be a text of 1 to {MAX_ROOM_ID} characters")
+
+
+def _qr_endpoints(kind: str, document: dict[str, Any]) -> tuple[Endpoint, ...] | None:
+    entries = document.get(kind)
+    if entries is None:
+        url = document.get(_SINGLE[kind])
+        return None if url is None else (_endpoint_of_url(_SINGLE[kind], url, 0),)
+    if not isinstance(entries, list):
+        raise PayloadError(kind, "must be an array")
+    return tuple(
+        _endpoint_of_url(f"{kind}[{i}]", entry, i)
+        if isinstance(entry, str)
+        else _endpoint(f"{kind}[{i}]", entry)
+        for i, entry in enumerate(entries)
+    )
+
+
+def _endpoint_of_url(where: str, url: Any, priority: int) -> Endpoint:
+    if not isinstance(url, str):
+        raise PayloadError(where, "must be a URL")
+    try:
+        return Endpoint.parse(url, priority)
+    except AddressError as error:
+        raise PayloadError(where, str(error)) from None
+
+
+def dumps_qr(
+    config: EndpointConfig,
+    format: str = "full",  # noqa: A002 - as in the route and on the command line
+    room_id: str | None = None,
+    extra: dict[str, Any] | None = None,
+) -> str:
+    """Write a QR text; a kind without endpoints is left out.
+
+    Args:
+        config: The endpoints.
+        format: ``full``, ``list`` or ``single``.
+        room_id: The room to join, or None.
+        extra: More members, as they stand.
+
+    Raises:
+        PayloadError: If the format is unknown or the room id too long.
+    """
+    if format not in QR_FORMATS:
+        raise PayloadError("format", f"must be one of {', '.join(QR_FORMATS)}")
+    document: dict[str, Any] = dict(extra or {})
+    for kind, endpoints in config.kinds().items():
+        best_first = sorted(endpoints, key=lambda endpoint: endpoint.priority)
+        if not best_first:
+            continue
+        if format == "single":
+            document[_SINGLE[kind]] = best_first[0].url
+        elif format == "list":
+            document[kind] = [endpoint.url for endpoint in best_first]
+        else:
+            document[kind] = [json.loads(_entry(endpoint)) for endpoint in endpoints]
+    if room_id is not None:
+        check_room_id(room_id)
+        document["room_id"] = room_id
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+
+
 def _object(body: bytes | str) -> dict[str, Any]:
     try:
         document = json.loads(body)
@@ -66,26 +181,26 @@ def _endpoints(kind: str, entries: Any) -> tuple[Endpoint, ...]:
     return tuple(_endpoint(f"{kind}[{i}]", entry) for i, entry in enumerate(entries))
 
 
-def _endpoint(field: str, entry: Any) -> Endpoint:
+def _endpoint(where: str, entry: Any) -> Endpoint:
     if not isinstance(entry, dict):
-        raise PayloadError(field, "must be an object with 'url' and 'priority'")
+        raise PayloadError(where, "must be an object with 'url' and 'priority'")
     url, priority, name = entry.get("url"), entry.get("priority", 0), entry.get("server_name")
     if not isinstance(url, str):
-        raise PayloadError(f"{field}.url", "must be a string")
+        raise PayloadError(f"{where}.url", "must be a string")
     if not is_priority(priority):
-        raise PayloadError(f"{field}.priority", "must be a whole number, 0 or more")
+        raise PayloadError(f"{where}.priority", "must be a whole number, 0 or more")
     if name is not None and not isinstance(name, str):
-        raise PayloadError(f"{field}.server_name", "must be a string")
+        raise PayloadError(f"{where}.server_name", "must be a string")
     try:
         endpoint = Endpoint.parse(url, priority)
     except AddressError as error:
-        raise PayloadError(f"{field}.url", str(error)) from None
+        raise PayloadError(f"{where}.url", str(error)) from None
     if name is None:
         return endpoint
     try:
         return Endpoint.parse(endpoint.url, priority, name)
     except AddressError as error:
-        raise PayloadError(f"{field}.server_name", str(error)) from None
+        raise PayloadError(f"{where}.server_name", str(error)) from None
 
 
 class Difference(NamedTuple):

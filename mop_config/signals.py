@@ -24,6 +24,32 @@ config_rejected = _signals.signal(
     doc="""A text was refused or could not be read; what was served stays. Sent by the
     ``Store`` with ``reason`` (str), ``problems`` (tuple of ``Problem``) and ``trigger``.""",
 )
+endpoint_switched = _signals.signal(
+    "endpoint-switched",
+    doc="""Requests go to another endpoint. Sent by a manager with ``kind`` (``api`` or
+    ``socketio``), ``from_url``, ``to_url``, ``reason`` (``failed``, ``busy``, ``pinned``,
+    ``failback``, ``preferred``, ``latency`` or ``panic``) and ``seconds_without_service``.""",
+)
+endpoint_down = _signals.signal(
+    "endpoint-down",
+    doc="""An endpoint has failed too often in a row. Sent by a manager with ``kind``,
+    ``url`` and ``reason`` (the last fault, in a word).""",
+)
+endpoint_recovered = _signals.signal(
+    "endpoint-recovered",
+    doc="""An endpoint that was down is healthy again. Sent by a manager with ``kind``,
+    ``url`` and ``after_total_outage`` (whether all of the kind were down).""",
+)
+all_endpoints_down = _signals.signal(
+    "all-endpoints-down",
+    doc="""Every endpoint of a kind is down: told once, until one recovers. Sent by a manager
+    with ``kind`` and ``urls``.""",
+)
+endpoints_updated = _signals.signal(
+    "endpoints-updated",
+    doc="""The list has changed. Sent by a manager with ``origin`` (``remote``, ``qr`` or
+    ``manual``), ``url`` (where it came from, or None), ``added`` and ``removed`` (URLs).""",
+)
 
 
 def send(signal: NamedSignal, sender: Any, **kwargs: Any) -> None:

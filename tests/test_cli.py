@@ -303,3 +303,25 @@ class TestServe:
             file.write_text("DomainList:\nc.com\n")
             wait_for(lambda: server.hosts() == ["c.com"])
             assert server.stop() == 0
+
+    def test_it_works_from_an_installed_wheel(self, tmp_path: Path) -> None:
+        """Whatever the server needs is in the package; nothing is found in the clone."""
+        pip = [sys.executable, "-m", "pip", "--quiet"]
+        for arguments in (
+            ["wheel", "--no-deps", "--wheel-dir", str(tmp_path / "wheel"), str(ROOT)],
+            ["install", "--no-deps", "--no-index", "--target", str(tmp_path / "site")],
+        ):
+            if arguments[0] == "install":
+                arguments.append(str(next((tmp_path / "wheel").glob("*.whl"))))
+            result = subprocess.run([*pip, *arguments], capture_output=True, check=False)
+            assert result.returncode == 0, result.stderr
+        file = tmp_path / "endpoints.txt"
+        file.write_text("DomainList:\na.com\nb.com\n")
+        command = ["env", "-C", "/", sys.executable, "-m", "mop_config", "serve", str(file)]
+        site = str(tmp_path / "site")
+        with running(tmp_path, file, command=command, workers=1, PYTHONPATH=site) as server:
+            assert server.hosts() == ["a.com", "b.com"]
+            file.write_text("DomainList:\nc.com\n")
+            wait_for(lambda: server.hosts() == ["c.com"])
+            loaded = Path(f"/proc/{server.workers[0]}/cmdline").read_text()
+            assert "mop_config:create_app()" in loaded

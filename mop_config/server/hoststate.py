@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .lastgood import write_atomically
+from ..files import write_atomically
 from .status import WorkerState
 
 logger = logging.getLogger(__name__)

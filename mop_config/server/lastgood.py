@@ -4,13 +4,13 @@ One file a source: a line of JSON, then the text as it was read. Its own hash is
 line, so that a torn or foreign file is told from a good one.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import NamedTuple
+
+from ..files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -88,28 +88,3 @@ def save(path: Path, good: LastGood) -> None:
         "saved_at": good.saved_at,
     }
     write_atomically(path, json.dumps(meta).encode() + b"\n" + good.data, sync=True)
-
-
-def _private(name: str, flags: int) -> int:
-    return os.open(name, flags | os.O_NOFOLLOW, 0o600)
-
-
-def write_atomically(path: Path, data: bytes, *, sync: bool) -> None:
-    """Replace a file in one step; ``sync``: only after the bytes are on the disk.
-
-    Raises:
-        OSError: If it cannot be done; the file that was there stays.
-    """
-    # One name a process, so that kills in mid-write cannot fill the folder.
-    name = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(name, "wb", opener=_private) as file:
-            file.write(data)
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise

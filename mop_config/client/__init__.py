@@ -1,0 +1,63 @@
+"""The client: a pool of endpoints, their health, and requests that move to another one.
+
+It needs the extra ``client``. Nothing here imports Flask; the Socket.io clients are
+imported when they are used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UpdateFailed, UpdateRefused
+
+_EXTRA = {"aiohttp", "httpcore2", "httpx2", "platformdirs", "requests", "socketio"}
+
+
+def _missing(error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """Say which extra to install, where that is the reason."""
+    if (error.name or "").partition(".")[0] not in _EXTRA:
+        return error
+    message = "mop_config.client needs the extra 'client': pip install 'mop-config[client]'"
+    return ModuleNotFoundError(message, name=error.name)
+
+
+try:
+    from .aio import AsyncEndpointManager
+    from .aio_transport import AsyncFailoverTransport
+    from .base import EndpointState, ListSource
+    from .exceptions import NoEndpointAvailable
+    from .manager import EndpointManager
+    from .policy import Policy
+    from .transport import FailoverTransport
+except ModuleNotFoundError as _error:
+    raise _missing(_error) from None
+
+if TYPE_CHECKING:
+    from .aio_sockets import AsyncFailoverSocketClient
+    from .sockets import FailoverSocketClient
+
+_LAZY = {"AsyncFailoverSocketClient": ".aio_sockets", "FailoverSocketClient": ".sockets"}
+
+__all__ = [
+    "AsyncEndpointManager",
+    "AsyncFailoverSocketClient",
+    "AsyncFailoverTransport",
+    "EndpointManager",
+    "EndpointState",
+    "FailoverSocketClient",
+    "FailoverTransport",
+    "ListSource",
+    "NoEndpointAvailable",
+    "Policy",
+    "UpdateFailed",
+    "UpdateRefused",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(_LAZY[name], __name__)
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    return getattr(module, name)

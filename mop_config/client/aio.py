@@ -1,0 +1,92 @@
+"""The asynchronous manager."""
+
+import asyncio
+from typing import Any, Self
+
+import httpx2
+from blinker import NamedSignal
+
+from .aio_transport import AsyncFailoverTransport
+from .base import BaseManager, EndpointState
+
+
+class AsyncEndpointManager(BaseManager):
+    """The manager for asyncio programs.
+
+    ::
+
+        async with AsyncEndpointManager(["https://a.example/api/v1"]) as manager:
+            response = await manager.client().get("/users")
+
+    Health checks and updates run in threads, as in ``EndpointManager``; requests run in the
+    event loop, and signals are sent from it. See ``BaseManager`` for the arguments.
+    """
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    async def start(self) -> Self:
+        """Begin to check the endpoints and to update the list."""
+        self._loop = asyncio.get_running_loop()
+        self._begin()
+        return self
+
+    async def close(self) -> None:
+        """Stop, within a second. The list is kept; ``start`` begins anew."""
+        await asyncio.to_thread(self._end)
+        self._loop = None
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def client(self, **options: Any) -> httpx2.AsyncClient:
+        """Make an HTTP client whose relative URLs go to the current endpoint.
+
+        Args:
+            options: Those of ``httpx2.AsyncClient``. ``timeout`` bounds each attempt;
+                without it, ``Policy.total_timeout`` bounds them all.
+
+        Raises:
+            ValueError: If certificates would not be verified.
+        """
+        transport = AsyncFailoverTransport(self, **self._for_transport(options))
+        return httpx2.AsyncClient(transport=transport, **self._for_client(options))
+
+    async def check_endpoint_health(self, endpoint: EndpointState | str) -> bool:
+        """Check one endpoint now; see ``EndpointManager.check_endpoint_health``.
+
+        Raises:
+            KeyError: If it is not in the list.
+        """
+        return await asyncio.to_thread(self._check_one, self.job_for(endpoint))
+
+    async def check_all(self) -> None:
+        """Check every endpoint now, so many at a time, and wait for the last."""
+        await asyncio.to_thread(self._check_all)
+
+    async def update_endpoints_from_remote(
+        self, fallback_url: str | None = None, token: str | None = None, *, force: bool = False
+    ) -> bool:
+        """Ask for a new list now, and apply it; see ``EndpointManager``.
+
+        Raises:
+            UpdateFailed: If no source gave a list; ours stays.
+            UpdateRefused: If the only lists found would leave nothing that works.
+        """
+        return await asyncio.to_thread(self._update, fallback_url, token, force=force)
+
+    def _send(self, signal: NamedSignal, about: dict[str, Any]) -> None:
+        loop = self._loop
+        if loop is None or _running_loop() is loop:
+            super()._send(signal, about)
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(super()._send, signal, about)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

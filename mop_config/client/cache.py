@@ -1,0 +1,89 @@
+"""The list on disk, so that an app starts with what it learnt last time.
+
+One JSON file, readable by its owner only, replaced in one step. It never holds a token. A
+torn or foreign file is ignored with a warning: the built-in list is there for that.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import payload
+from ..errors import PayloadError
+from ..files import write_atomically
+from ..model import EndpointConfig
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+
+
+class CachedList(NamedTuple):
+    """What is kept of a list.
+
+    Attributes:
+        config: The endpoints.
+        origin: How it was learnt: ``remote``, ``qr`` or ``manual``.
+        url: Where it came from, or None.
+        saved_at: POSIX time at which it was learnt.
+        room_id: The room that came with it, or None.
+        etags: The tags of remote lists, by URL.
+    """
+
+    config: EndpointConfig
+    origin: str
+    url: str | None
+    saved_at: float
+    room_id: str | None
+    etags: dict[str, str]
+
+
+def load(path: Path) -> CachedList | None:
+    """Read the list; None where there is none that can be used."""
+    try:
+        document = json.loads(path.read_bytes())
+        if document["format"] != _FORMAT:
+            raise ValueError(f"unknown format {document['format']!r}")
+        return CachedList(
+            payload.loads(json.dumps(document["list"])),
+            _text(document["origin"]),
+            _maybe_text(document["url"]),
+            float(document["saved_at"]),
+            _maybe_text(document["room_id"]),
+            {_text(url): _text(etag) for url, etag in document["etags"].items()},
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, PayloadError) as error:
+        logger.warning("the endpoint list in %s is ignored: %s", path, error)
+        return None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
+def _maybe_text(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def save(path: Path, cached: CachedList) -> None:
+    """Write the list so that a crash leaves the old one or the new one.
+
+    Raises:
+        OSError: If it cannot be written; the file that was there stays.
+    """
+    document = {
+        "format": _FORMAT,
+        "list": json.loads(payload.dumps(cached.config)),
+        "origin": cached.origin,
+        "url": cached.url,
+        "saved_at": cached.saved_at,
+        "room_id": cached.room_id,
+        "etags": cached.etags,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_atomically(path, json.dumps(document).encode(), sync=True)

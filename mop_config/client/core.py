@@ -1,0 +1,118 @@
+"""What both managers share: the pools, the budget, and the lock around them.
+
+``with core:`` takes the lock and, after letting it go, hands on the events that have
+gathered. Nothing is sent, received or waited for inside.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Self
+
+from .failover import Attempt, Moves, Outcome, Shape, Verdict, failover
+from .network import NetworkWatch
+from .policy import Budget, Policy
+from .pool import Event, Member, Pool
+
+#: The two kinds of endpoint, as everywhere in names and figures.
+API, SOCKETIO = "api", "socketio"
+
+
+class Core:
+    """The state of one manager.
+
+    Args:
+        policy: The figures.
+        clock: Gives monotonic seconds.
+        wall_clock: Gives POSIX seconds.
+        random: Gives numbers from 0 to 1.
+        announce: Called with each event, without the lock.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        random: Callable[[], float],
+        announce: Callable[[Event], None],
+    ) -> None:
+        self.policy = policy
+        self.clock = clock
+        self.wall_clock = wall_clock
+        self.random = random
+        self.network = NetworkWatch(policy.offline_window)
+        self.api = Pool(API, policy, self.network, random)
+        self.socketio = Pool(SOCKETIO, policy, self.network, random)
+        self.budget = Budget(policy)
+        self.on_urgent: Callable[[], None] | None = None  # an endpoint should be looked at
+        self.on_fork: Callable[[], None] | None = None
+        self._announce = announce
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    def __enter__(self) -> Self:
+        if self._pid != os.getpid():
+            # A fork may have copied the lock while another thread held it.
+            self._lock, self._pid = threading.Lock(), os.getpid()
+            if self.on_fork is not None:
+                self.on_fork()
+        self._lock.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        urgent = self.api.urgent or self.socketio.urgent
+        self.api.urgent = self.socketio.urgent = False
+        events = self.api.take_events() + self.socketio.take_events()
+        self._lock.release()
+        if urgent and self.on_urgent is not None:
+            self.on_urgent()
+        for event in events:
+            self._announce(event)
+
+    def pool(self, kind: str) -> Pool:
+        """Give the pool of a kind."""
+        return self.api if kind == API else self.socketio
+
+    def call(self, shape: Shape) -> "Call":
+        """Begin one request over the API endpoints."""
+        return Call(self, self.api, shape)
+
+
+class Call:
+    """One request on its way, driven step by step; see ``failover``.
+
+    Attributes:
+        step: What to do next, or how it ended.
+    """
+
+    __slots__ = ("_core", "_flow", "_moves", "step")
+
+    def __init__(self, core: Core, pool: Pool, shape: Shape) -> None:
+        self._core = core
+        with core:
+            self._moves = Moves(pool, core.budget)
+            self._flow = failover(shape, pool, core.budget, core.policy, self._moves, core.clock())
+            self.step: Attempt | Verdict = self._advance(lambda: next(self._flow))
+
+    def went(self, outcome: Outcome) -> None:
+        """Take in what came of the attempt, and find the next step."""
+        with self._core:
+            self.step = self._advance(lambda: self._flow.send(outcome))
+
+    def _advance(self, go_on: Callable[[], Attempt]) -> Attempt | Verdict:
+        try:
+            return go_on()
+        except StopIteration as end:
+            verdict: Verdict = end.value
+            return verdict
+
+    def another(self, now: float) -> Member | None:
+        """Give another endpoint to dial in a race."""
+        with self._core:
+            return self._moves.next(now)
+
+    def rival(self, now: float) -> Member | None:
+        """Give another endpoint to send the same request to."""
+        with self._core:
+            return self._moves.hedge(now)

@@ -1,0 +1,284 @@
+"""One request over several endpoints: what to do next, given what has come of it. Pure.
+
+``failover`` is a generator. It yields an ``Attempt``, is sent the ``Outcome``, and returns
+the ``Verdict``; a synchronous and an asynchronous driver do the work in between. ``Race``
+does the same for the dials of one attempt.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..faults import Fault
+from .policy import BAD_STATUS, HEDGED, IDEMPOTENT, Budget, Policy
+from .pool import Member, Pool
+
+#: After these on a kept connection, the server may only have closed that connection.
+_STALE = frozenset({Fault.RESET, Fault.PROTOCOL})
+#: What no endpoint is to blame for, and no other endpoint would cure.
+_OURS = frozenset({Fault.POOL_TIMEOUT, Fault.OURS})
+
+
+class Shape(NamedTuple):
+    """What about a request decides whether it may be sent again.
+
+    Attributes:
+        idempotent: Whether executing it twice does no harm.
+        replayable: Whether its body can be sent again.
+        hedged: Whether it may be sent to two endpoints at once.
+    """
+
+    idempotent: bool
+    replayable: bool
+    hedged: bool
+
+    @classmethod
+    def of(cls, method: str, *, replayable: bool, keyed: bool) -> "Shape":
+        """Judge a request by its method, its body and its ``Idempotency-Key``."""
+        return cls(method in IDEMPOTENT or keyed, replayable, method in HEDGED and replayable)
+
+
+class Trial(NamedTuple):
+    """One attempt that did not succeed, for the error message.
+
+    Attributes:
+        url: The endpoint.
+        fault: What went wrong.
+        seconds: How long it took.
+    """
+
+    url: str
+    fault: Fault
+    seconds: float
+
+
+class Attempt(NamedTuple):
+    """What the driver is to do: send the request to this endpoint.
+
+    Attributes:
+        member: Where.
+        seconds_left: How long it may take.
+        discard: An answer of an earlier attempt that nobody wants any more, or None.
+    """
+
+    member: Member
+    seconds_left: float
+    discard: Any
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of an attempt.
+
+    Attributes:
+        member: Where it ended, which a race or a hedge may have made another endpoint.
+        now: Monotonic seconds when it ended.
+        began: When it began.
+        status: The answer's status code, or None.
+        busy: Seconds for which the endpoint asked to be left alone, or None.
+        fault: Why there is no answer, or None.
+        sent: Whether a server may have seen the request.
+        reused: Whether it went over a connection that had been used before.
+        result: The driver's answer or exception.
+        losers: Endpoints that were tried beside it, with what went wrong there.
+    """
+
+    member: Member
+    now: float
+    began: float
+    status: int | None = None
+    busy: float | None = None
+    fault: Fault | None = None
+    sent: bool = True
+    reused: bool = False
+    result: Any = None
+    losers: tuple[tuple[Member, Fault], ...] = ()
+
+    @property
+    def good(self) -> bool:
+        """Whether this is an answer for the application, and the end of the search."""
+        return self.fault is None and self.busy is None and self.status not in BAD_STATUS
+
+
+class Verdict(NamedTuple):
+    """How a request ends.
+
+    Attributes:
+        answer: The driver's answer, or None.
+        error: The driver's exception to raise as it is, or None.
+        discard: An earlier answer that nobody wants any more, or None.
+        trials: What was tried in vain.
+    """
+
+    answer: Any = None
+    error: Any = None
+    discard: Any = None
+    trials: tuple[Trial, ...] = ()
+
+
+class Moves:
+    """Where one request may still go, and who pays for it.
+
+    The first move to another endpoint is free; each further attempt costs.
+    """
+
+    def __init__(self, pool: Pool, budget: Budget) -> None:
+        self._pool = pool
+        self._budget = budget
+        self._free = True
+        self.tried: list[str] = []
+
+    def first(self, now: float) -> Member | None:
+        """Pick the endpoint to begin with."""
+        return self._take(self._pool.select(now))
+
+    def next(self, now: float) -> Member | None:
+        """Pick another endpoint, and pay for it; None where there is none, or no budget."""
+        rest = self._pool.alternatives(now, self.tried)
+        if not rest or not (self._free or self._budget.spend()):
+            return None
+        self._free = False
+        return self._take(rest[0])
+
+    def hedge(self, now: float) -> Member | None:
+        """Pick an endpoint to ask besides; that is never free."""
+        rest = self._pool.alternatives(now, self.tried)
+        if not rest or not self._budget.spend():
+            return None
+        return self._take(rest[0])
+
+    def again(self) -> bool:
+        """Pay for one more attempt at the same endpoint."""
+        return self._budget.spend()
+
+    def _take(self, member: Member | None) -> Member | None:
+        if member is not None:
+            self.tried.append(member.url)
+        return member
+
+
+Flow = Generator[Attempt, Outcome, Verdict]
+
+
+def failover(
+    shape: Shape, pool: Pool, budget: Budget, policy: Policy, moves: Moves, now: float
+) -> Flow:
+    """Carry one request over the endpoints of a pool.
+
+    Each step runs under the lock that guards the pool; what it yields is done without.
+    """
+    deadline = now + policy.total_timeout
+    trials: list[Trial] = []
+    answer: Any = None
+    discard: Any = None
+    again: set[str] = set()
+    member = moves.first(now)
+    while member is not None:
+        outcome = yield Attempt(member, max(0.0, deadline - now), discard)
+        discard, now = None, outcome.now
+        for loser, fault in outcome.losers:
+            pool.failed(loser, fault, now, outcome.began)
+            trials.append(Trial(loser.url, fault, now - outcome.began))
+        good = _record(outcome, pool, trials)
+        if outcome.status is not None:
+            discard, answer = answer, outcome.result
+        if good:
+            budget.refund()
+            return Verdict(answer=answer, discard=discard)
+        if outcome.fault in _OURS:
+            return Verdict(error=outcome.result, discard=answer)
+        if outcome.sent and not (shape.idempotent and shape.replayable):
+            if outcome.status is not None:
+                return Verdict(answer=answer, discard=discard)
+            return Verdict(error=outcome.result, discard=answer)
+        if now >= deadline:
+            break
+        at = outcome.member
+        if outcome.reused and outcome.fault in _STALE and at.url not in again:
+            again.add(at.url)
+            member = at if moves.again() else moves.next(now)
+        else:
+            member = moves.next(now)
+    return Verdict(answer=answer, discard=discard, trials=tuple(trials))
+
+
+def _record(outcome: Outcome, pool: Pool, trials: list[Trial]) -> bool:
+    """Tell the pool; say whether the answer is one for the application."""
+    member, now = outcome.member, outcome.now
+    fault = outcome.fault
+    if fault is None:
+        if outcome.busy is not None:
+            pool.busy(member, outcome.busy, now)
+            fault = Fault.BUSY
+        elif outcome.status in BAD_STATUS:
+            fault = Fault.BAD_STATUS
+            pool.failed(member, fault, now, outcome.began)
+        else:
+            pool.served(member, now)
+            return True
+    elif not (outcome.reused and fault in _STALE):
+        pool.failed(member, fault, now, outcome.began)
+    else:
+        pool.doubt(member, now)
+    trials.append(Trial(member.url, fault, now - outcome.began))
+    return False
+
+
+class Race:
+    """The dials of one attempt: whom to dial when, and who has won.
+
+    RFC 8305's idea over endpoints: a dial that is not done after ``delay`` seconds gets
+    another endpoint's beside it, and one that fails gets it at once.
+
+    Args:
+        first: The endpoint to begin with.
+        more: Gives another endpoint, or None.
+        delay: Seconds until the next dial begins.
+    """
+
+    def __init__(self, first: Member, more: Callable[[float], Member | None], delay: float) -> None:
+        self._more = more
+        self._delay = delay
+        self._started: dict[str, tuple[Member, float]] = {}
+        self._ready: Member | None = first
+        self._next_at = float("-inf")
+        self.faults: list[tuple[Member, Fault]] = []
+
+    @property
+    def running(self) -> int:
+        """How many dials are under way."""
+        return len(self._started)
+
+    def start(self, now: float) -> Member | None:
+        """Give the endpoint to dial now, if any."""
+        if now < self._next_at:
+            return None
+        member = self._ready if self._ready is not None else self._more(now)
+        self._ready = None
+        if member is None:
+            self._next_at = float("inf")
+            return None
+        self._started[member.url] = (member, now)
+        self._next_at = now + self._delay
+        return member
+
+    def wait(self, now: float) -> float | None:
+        """Seconds until another dial should begin; None where none will."""
+        return None if self._next_at == float("inf") else max(0.0, self._next_at - now)
+
+    def failed(self, member: Member, fault: Fault) -> None:
+        """A dial failed: the next one begins at once."""
+        self._started.pop(member.url, None)
+        self.faults.append((member, fault))
+        if self._next_at != float("inf"):
+            self._next_at = float("-inf")
+
+    def won(self, member: Member, now: float) -> tuple[tuple[Member, Fault], ...]:
+        """A dial is ready: give those that lost, with what is held against them."""
+        del self._started[member.url]
+        stalled = [
+            (loser, Fault.STALLED)
+            for loser, since in self._started.values()
+            if now - since >= self._delay
+        ]
+        return (*self.faults, *stalled)

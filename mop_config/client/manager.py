@@ -1,0 +1,86 @@
+"""The synchronous manager."""
+
+from typing import Any, Self
+
+import httpx2
+
+from .base import BaseManager, EndpointState
+from .transport import FailoverTransport
+
+
+class EndpointManager(BaseManager):
+    """Knows the endpoints of a service, keeps an eye on them, and sends requests to the best.
+
+    ::
+
+        with EndpointManager(["https://a.example/api/v1", "https://b.example/api/v1"]) as manager:
+            users = manager.client().get("/users").json()
+
+    It may be used from any thread. A forked child starts its own checks on first use. See
+    ``BaseManager`` for the arguments.
+    """
+
+    def start(self) -> Self:
+        """Begin to check the endpoints and to update the list, in threads of its own."""
+        self._begin()
+        return self
+
+    def close(self) -> None:
+        """Stop the threads, within a second. The list is kept; ``start`` begins anew."""
+        self._end()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def client(self, **options: Any) -> httpx2.Client:
+        """Make an HTTP client whose relative URLs go to the current endpoint.
+
+        Args:
+            options: Those of ``httpx2.Client``. ``timeout`` bounds each attempt; without it,
+                ``Policy.total_timeout`` bounds them all.
+
+        Raises:
+            ValueError: If certificates would not be verified.
+        """
+        transport = FailoverTransport(self, **self._for_transport(options))
+        return httpx2.Client(transport=transport, **self._for_client(options))
+
+    def check_endpoint_health(self, endpoint: EndpointState | str) -> bool:
+        """Check one endpoint now, and take in what is found.
+
+        Args:
+            endpoint: One of the list, or its URL.
+
+        Returns:
+            Whether the check was good.
+
+        Raises:
+            KeyError: If it is not in the list.
+        """
+        return self._check_one(self.job_for(endpoint))
+
+    def check_all(self) -> None:
+        """Check every endpoint now, so many at a time, and wait for the last."""
+        self._check_all()
+
+    def update_endpoints_from_remote(
+        self, fallback_url: str | None = None, token: str | None = None, *, force: bool = False
+    ) -> bool:
+        """Ask for a new list now, and apply it.
+
+        Args:
+            fallback_url: Server to ask first, with or without ``/api/v1``.
+            token: Token to send; None takes the manager's.
+            force: Whether to apply a list that may leave nothing that works.
+
+        Returns:
+            Whether there was something new.
+
+        Raises:
+            UpdateFailed: If no source gave a list; ours stays.
+            UpdateRefused: If the only lists found would leave nothing that works.
+        """
+        return self._update(fallback_url, token, force=force)

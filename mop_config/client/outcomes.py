@@ -1,0 +1,77 @@
+"""What answers and exceptions of httpcore mean to the pool; both drivers ask here."""
+
+from typing import NamedTuple
+
+import httpcore2
+import httpx2
+
+from ..faults import Fault, fault_of
+from . import wire
+from .core import Core
+from .exceptions import NoEndpointAvailable
+from .failover import Outcome, Verdict
+from .policy import BUSY_STATUS
+from .pool import Member
+from .route import Losers, Route
+
+
+class Answer(NamedTuple):
+    """An answer, and where it came from."""
+
+    member: Member
+    response: httpcore2.Response
+
+
+def answered(
+    core: Core,
+    member: Member,
+    response: httpcore2.Response,
+    began: float,
+    losers: Losers,
+) -> Outcome:
+    """Say what an answer means."""
+    busy = None
+    if response.status in BUSY_STATUS:
+        after = next((v for k, v in response.headers if k.lower() == b"retry-after"), None)
+        text = None if after is None else after.decode("latin-1")
+        busy = core.policy.busy_for(response.status, text, core.wall_clock())
+    return Outcome(
+        member,
+        core.clock(),
+        began,
+        status=response.status,
+        busy=busy,
+        result=Answer(member, response),
+        losers=losers,
+    )
+
+
+def failed(core: Core, route: Route, error: Exception, began: float) -> Outcome:
+    """Say what an exception means."""
+    connected = not route.dialled or route.ready
+    if isinstance(error, (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.ProxyError)):
+        connected = False
+    fault = route.fault or fault_of(error, connecting=not connected)
+    return Outcome(
+        route.member,
+        core.clock(),
+        began,
+        fault=fault,
+        sent=connected and fault is not Fault.POOL_TIMEOUT,
+        reused=not route.dialled,
+        result=error,
+        losers=route.losers,
+    )
+
+
+def broke_off(core: Core, member: Member, error: Exception, began: float) -> None:
+    """Note that an answer broke off in its body."""
+    with core:
+        core.api.failed(member, fault_of(error, connecting=False), core.clock(), began)
+
+
+def why(verdict: Verdict, request: httpx2.Request) -> Exception:
+    """Give the exception that a request ends with."""
+    if verdict.error is not None:
+        return wire.translate(verdict.error, request)
+    return NoEndpointAvailable(verdict.trials, request)

@@ -1,0 +1,442 @@
+"""The endpoints of one kind: which to use now, and what outcomes say of them. Pure.
+
+A passive pool: it is asked and it is told; it has no clock, no lock and no thread. Whoever
+drives it holds a lock around each call, and sends the events that have gathered after the
+lock is released.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from ..faults import COUNTED, NETWORK, Fault
+from ..health import Evidence, Health, State, Transition
+from ..model import Endpoint
+from .network import NetworkWatch
+from .policy import Policy
+from .target import Target, target_of
+
+_NEVER = float("inf")
+
+
+class EventKind(StrEnum):
+    """What a pool has to tell."""
+
+    SWITCHED = "switched"
+    DOWN = "down"
+    RECOVERED = "recovered"
+    ALL_DOWN = "all-down"
+
+
+class Event(NamedTuple):
+    """Something that an application may want to know, and the particulars by name."""
+
+    kind: EventKind
+    about: dict[str, Any]
+
+
+class Group(NamedTuple):
+    """How good an endpoint is to use, but for its speed: the smaller, the better."""
+
+    trouble: int  # 0 none, 1 suspect, 2 busy, 3 taken for dead
+    pinned: int  # 0 chosen by hand, 1 not
+    priority: int
+
+
+@dataclass(eq=False, slots=True)
+class Member:
+    """An endpoint in the pool, and everything that is known of it.
+
+    Attributes:
+        endpoint: What it is.
+        target: Where it is.
+        order: Of insertion; decides between equal priorities in listings.
+        health: Its state machine.
+        dice: Decides between equal endpoints; drawn once, so that a fleet spreads.
+        busy_until: Until when it asked to be left alone.
+        recovered_at: When it last became healthy after a failure, or None.
+        failing_since: When the attempt began that showed its present failure, or None.
+        last_checked: POSIX time of the last probe, or None.
+        last_fault: What went wrong last, or None.
+        probe_path: The path that answers its health checks, once known.
+        probing: Whether a health check is under way or about to begin.
+        served: Requests that it answered.
+        failed: Requests that it failed.
+    """
+
+    endpoint: Endpoint
+    target: Target
+    order: int
+    health: Health
+    dice: float
+    busy_until: float = 0.0
+    recovered_at: float | None = None
+    failing_since: float | None = None
+    last_checked: float | None = None
+    last_fault: Fault | None = None
+    probe_path: str | None = None
+    probing: bool = False
+    served: int = 0
+    failed: int = 0
+
+    @property
+    def url(self) -> str:
+        """What names it in the pool."""
+        return self.endpoint.url
+
+
+class Pool:
+    """Selection and bookkeeping for one kind of endpoint.
+
+    Args:
+        kind: ``api`` or ``socketio``, for events.
+        policy: The figures.
+        network: Tells endpoints without a network from dead ones; shared by all pools.
+        random: Gives numbers from 0 to 1.
+    """
+
+    def __init__(
+        self, kind: str, policy: Policy, network: NetworkWatch, random: Callable[[], float]
+    ) -> None:
+        self.kind = kind
+        self._policy = policy
+        self._rules = policy.health
+        self._network = network
+        self._random = random
+        self._members: dict[str, Member] = {}
+        self._order = 0
+        self._current: Member | None = None
+        self._current_since = 0.0
+        self._pinned: str | None = None
+        self._review_at = _NEVER  # when the choice has to be looked at again
+        self._usable = 0
+        self._all_down = False
+        self._events: list[Event] = []
+        self.urgent = False  # whether somebody should be looked at without delay
+
+    # -- the list
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, url: str) -> bool:
+        return url in self._members
+
+    def get(self, url: str) -> Member | None:
+        """Find an endpoint by its URL."""
+        return self._members.get(url)
+
+    def members(self) -> list[Member]:
+        """List all endpoints, by priority and insertion."""
+        return sorted(self._members.values(), key=lambda m: (m.endpoint.priority, m.order))
+
+    def put(self, endpoint: Endpoint, now: float) -> None:
+        """Add an endpoint, or give one that is there another priority or server name."""
+        member = self._members.get(endpoint.url)
+        if member is None:
+            health = Health(self._rules, now)
+            target = target_of(endpoint)
+            member = Member(endpoint, target, self._order, health, self._random())
+            self._order += 1
+            self._members[endpoint.url] = member
+            self.urgent = True
+            self._usable += 1
+            self._all_down = False
+        else:
+            member.endpoint, member.target = endpoint, target_of(endpoint)
+        # Somebody decided this: it needs no dwelling.
+        member.recovered_at = None
+        self._review_at = now
+
+    def remove(self, url: str, now: float) -> bool:
+        """Take an endpoint out; False where there is none."""
+        member = self._members.pop(url, None)
+        if member is None:
+            return False
+        self._usable -= member.health.usable
+        if self._current is member:
+            self._current = None
+        self._review_at = now
+        return True
+
+    def replace(self, endpoints: Iterable[Endpoint], now: float) -> None:
+        """Make this the list; endpoints that stay keep what is known of them."""
+        wanted = {endpoint.url: endpoint for endpoint in endpoints}
+        for url in [url for url in self._members if url not in wanted]:
+            self.remove(url, now)
+        for endpoint in wanted.values():
+            self.put(endpoint, now)
+
+    def pin(self, url: str | None, now: float) -> None:
+        """Prefer one endpoint while nothing is wrong with it; None lifts that."""
+        self._pinned = url
+        self._review_at = now
+
+    @property
+    def pinned(self) -> str | None:
+        """The URL that somebody chose by hand, or None."""
+        return self._pinned
+
+    def take_events(self) -> list[Event]:
+        """Hand over the events that have gathered since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    # -- the choice
+
+    def select(self, now: float) -> Member | None:
+        """Say where a request should go now; cheap while nothing has changed."""
+        if now >= self._review_at or self._current is None:
+            self._review(now)
+        return self._current
+
+    def choose_anew(self, now: float) -> Member | None:
+        """Go to the best endpoint now, without dwelling on the one in use."""
+        for member in self._members.values():
+            member.recovered_at = None
+        best = next(iter(self.alternatives(now)), None)
+        if best is not None and best is not self._current:
+            self._switch(best, "chosen", now)
+        return self.select(now)
+
+    def alternatives(self, now: float, tried: Iterable[str] = ()) -> list[Member]:
+        """List where else a request may go, best first.
+
+        Endpoints that are taken for dead are left out while any usable one is in the pool,
+        tried or not.
+        """
+        left_out = set(tried)
+        return sorted(
+            (m for m in self._eligible() if m.url not in left_out),
+            key=lambda m: (self._group(m, now), self._speed(m)),
+        )
+
+    def _eligible(self) -> Iterable[Member]:
+        if self._usable:
+            return [m for m in self._members.values() if m.health.usable]
+        return self._members.values()
+
+    def _group(self, member: Member, now: float) -> Group:
+        health = member.health
+        if not health.usable:
+            trouble = 3
+        elif member.busy_until > now:
+            trouble = 2
+        elif health.state is State.SUSPECT or self._network.holds(member.target.host):
+            trouble = 1
+        else:
+            trouble = 0
+        return Group(trouble, member.url != self._pinned, member.endpoint.priority)
+
+    def _speed(self, member: Member) -> tuple[float, float]:
+        # The unmeasured stand behind those that are known to be fast, spread by chance.
+        measured = member.health.response_time
+        return (self._policy.latency_margin if measured is None else measured, member.dice)
+
+    def _review(self, now: float) -> None:
+        self._network.expire(now)
+        self._review_at = self._network.next_expiry
+        current = self._current
+        best: Member | None = None
+        best_key: Any = None
+        for member in self._eligible():
+            if member.busy_until > now:
+                self._review_at = min(self._review_at, member.busy_until)
+            if current is not None and self._must_dwell(member, current, now):
+                continue
+            key = (self._group(member, now), self._speed(member))
+            if best_key is None or key < best_key:
+                best, best_key = member, key
+        if best is not None and best is not current:
+            self._maybe_switch(best, best_key[0], now)
+
+    def _must_dwell(self, member: Member, current: Member, now: float) -> bool:
+        """Whether it is too early to go back to an endpoint that failed before."""
+        if member is current or member.recovered_at is None or member.url == self._pinned:
+            return False
+        if self._group(current, now).trouble:
+            return False
+        until = max(member.recovered_at, self._current_since) + self._policy.min_dwell
+        if now >= until:
+            return False
+        self._review_at = min(self._review_at, until)
+        return True
+
+    def _maybe_switch(self, best: Member, group: Group, now: float) -> None:
+        current = self._current
+        if current is None:
+            self._switch(best, "first", now)
+            return
+        own = self._group(current, now)
+        if own.trouble == group.trouble == 3:
+            self._switch(best, "panic", now)
+        elif own.trouble > group.trouble:
+            self._switch(best, "busy" if own.trouble == 2 else "failed", now)
+        elif own.pinned > group.pinned:
+            self._switch(best, "pinned", now)
+        elif own.priority > group.priority:
+            self._switch(best, "failback" if best.recovered_at is not None else "preferred", now)
+        elif self._is_much_faster(best, current):
+            self._switch(best, "latency", now)
+
+    def _is_much_faster(self, member: Member, current: Member) -> bool:
+        fast, slow = member.health.response_time, current.health.response_time
+        if fast is None or slow is None:
+            return False
+        gain = slow - fast
+        return gain >= self._policy.latency_margin and gain >= self._policy.latency_gain * slow
+
+    def _switch(self, member: Member, reason: str, now: float) -> None:
+        before, self._current, self._current_since = self._current, member, now
+        if before is None:
+            return
+        began = before.failing_since
+        self._tell(
+            EventKind.SWITCHED,
+            from_url=before.url,
+            to_url=member.url,
+            reason=reason,
+            seconds_without_service=0.0 if began is None else max(0.0, now - began),
+        )
+
+    # -- whom to look at
+
+    def take_due(self, now: float) -> list[Member]:
+        """List the endpoints that are to be looked at now, and count that as begun."""
+        due = [m for m in self._members.values() if not m.probing and m.health.next_probe <= now]
+        for member in due:
+            member.probing = True
+        return due
+
+    def forget_probes(self) -> None:
+        """Take every health check that had begun for one that will never end."""
+        for member in self._members.values():
+            member.probing = False
+
+    def next_due(self) -> float:
+        """When somebody is to be looked at next; infinity for never."""
+        return min(
+            (m.health.next_probe for m in self._members.values() if not m.probing),
+            default=_NEVER,
+        )
+
+    # -- what happened
+
+    def served(self, member: Member, now: float) -> None:
+        """Note that a request was answered, whatever the application said in the answer."""
+        self._network.proof(now)
+        member.served += 1
+        self._record(member, Evidence.GOOD_REQUEST, now)
+
+    def failed(self, member: Member, fault: Fault, now: float, began: float) -> None:
+        """Note that a request failed.
+
+        Args:
+            member: Where.
+            fault: How.
+            now: Monotonic seconds.
+            began: When the attempt began.
+        """
+        member.last_fault = fault
+        if fault in COUNTED or fault in NETWORK:
+            member.failed += 1
+        self._fault(member, fault, Evidence.BAD_REQUEST, now, began)
+
+    def doubt(self, member: Member, now: float) -> None:
+        """Have an endpoint looked at soon, without holding anything against it."""
+        member.health.next_probe = min(member.health.next_probe, now)
+        self.urgent = True
+
+    def busy(self, member: Member, seconds: float, now: float) -> None:
+        """Note that an endpoint asked to be left alone for a while; it lives, though."""
+        self._network.proof(now)
+        member.served += 1
+        member.busy_until = now + seconds
+        self._record(member, Evidence.GOOD_REQUEST, now)
+        self._review_at = now
+
+    def probed(
+        self, member: Member, fault: Fault | None, seconds: float, now: float, posix: float
+    ) -> None:
+        """Note a health check.
+
+        Args:
+            member: Which endpoint was looked at.
+            fault: What was wrong, or None.
+            seconds: How long it took.
+            now: Monotonic seconds.
+            posix: The same moment as POSIX time.
+        """
+        member.last_checked = posix
+        member.probing = False
+        if fault is None:
+            self._network.proof(now)
+            member.health.measured(seconds)
+            self._record(member, Evidence.GOOD_PROBE, now)
+        else:
+            member.last_fault = fault
+            self._fault(member, fault, Evidence.BAD_PROBE, now, now - seconds)
+
+    def _fault(
+        self, member: Member, fault: Fault, evidence: Evidence, now: float, began: float
+    ) -> None:
+        if fault in NETWORK:
+            self._network.fault(
+                member.target.host, now, lambda when: self._blame(member, evidence, when, began)
+            )
+            member.health.postpone(now, self._random())
+            self._review_at = now
+        elif fault is Fault.STALLED:
+            self._blame(member, Evidence.STALL, now, began)
+        elif fault in COUNTED:
+            if fault in _FROM_AFAR:
+                self._network.proof(now)
+            self._blame(member, evidence, now, began)
+
+    def _blame(self, member: Member, evidence: Evidence, now: float, began: float) -> None:
+        if member.failing_since is None:
+            member.failing_since = began
+        self._record(member, evidence, now)
+
+    def _record(self, member: Member, evidence: Evidence, now: float) -> None:
+        change = member.health.record(evidence, now, self._random())
+        self.urgent = self.urgent or member.health.next_probe <= now
+        if change.after is State.HEALTHY:
+            if change.before not in {State.HEALTHY, State.UNKNOWN}:
+                member.recovered_at = now
+            member.failing_since = None
+        if self._members.get(member.url) is not member:
+            return  # it left the list while it was asked
+        self._note(member, change)
+        if change.before is not change.after or evidence is Evidence.GOOD_PROBE:
+            self._consider(member, now)
+
+    def _consider(self, member: Member, now: float) -> None:
+        """Have the choice looked at again where this endpoint may change it."""
+        current = self._current
+        if current is None or member is current:
+            self._review_at = now
+            return
+        group, own = self._group(member, now), self._group(current, now)
+        better = group < own or (group == own and self._is_much_faster(member, current))
+        if better and not self._must_dwell(member, current, now):
+            self._review_at = now
+
+    def _note(self, member: Member, change: Transition) -> None:
+        self._usable += change.came_back - change.went_down
+        if change.went_down:
+            self._tell(EventKind.DOWN, url=member.url, reason=member.last_fault)
+            if not self._usable and not self._all_down:
+                self._all_down = True
+                self._tell(EventKind.ALL_DOWN, urls=[m.url for m in self.members()])
+        elif change.came_back:
+            self._tell(EventKind.RECOVERED, url=member.url, after_total_outage=self._all_down)
+            self._all_down = False
+
+    def _tell(self, kind: EventKind, **about: Any) -> None:
+        self._events.append(Event(kind, {"kind": self.kind, **about}))
+
+
+#: Faults that only something on the far side of a network can cause.
+_FROM_AFAR = frozenset({Fault.REFUSED, Fault.RESET, Fault.TLS, Fault.PROTOCOL, Fault.BAD_STATUS})

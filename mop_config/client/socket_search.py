@@ -1,0 +1,109 @@
+"""Finding a Socket.io endpoint that takes a connection; both clients ask here."""
+
+from collections.abc import Iterable
+
+from ..faults import Fault
+from ..resolve import Resolver
+from .base import BaseManager
+from .dial import DialOptions
+from .exceptions import NoEndpointAvailable
+from .failover import Moves, Race, Trial
+from .options import TransportOptions
+from .policy import Budget
+from .pool import Member
+from .target import Target
+
+
+def where(target: Target, host: str) -> tuple[str, str]:
+    """Give the URL to connect to, and the engine's path.
+
+    A socket URL's path ``/ws`` means the engine path ``/ws/socket.io``, unless it says so.
+    """
+    path = target.prefix.decode().strip("/")
+    engine = path if path.endswith("socket.io") else f"{path}/socket.io".strip("/")
+    return f"{target.scheme.decode()}://{host}:{target.port}", engine
+
+
+def fault_of_text(error: Exception) -> Fault:
+    """Say what an error of python-socketio means; it passes on words, not exceptions."""
+    text = str(error).lower()
+    for words, fault in _WORDS:
+        if any(word in text for word in words):
+            return fault
+    return Fault.REFUSED
+
+
+_WORDS: tuple[tuple[tuple[str, ...], Fault], ...] = (
+    (("certificate", "ssl"), Fault.TLS),
+    (("timed out", "timeout"), Fault.CONNECT_TIMEOUT),
+    (("status code", "open packet", "unexpected response"), Fault.BAD_STATUS),
+    (("reset", "aborted", "recv"), Fault.RESET),
+)
+
+
+class Search:
+    """One search for an endpoint that takes a connection."""
+
+    def __init__(self, lines: "Lines") -> None:
+        self._core = lines.core
+        # Of its own: whoever has lost a connection must be allowed to look on.
+        self._moves = Moves(lines.core.socketio, Budget(lines.core.policy))
+        self.began = lines.core.clock()
+        self.trials: list[Trial] = []
+
+    def first(self) -> Member | None:
+        """Give the endpoint to begin with."""
+        with self._core as core:
+            return self._moves.first(core.clock())
+
+    def another(self, now: float) -> Member | None:
+        """Give another endpoint."""
+        with self._core:
+            return self._moves.next(now)
+
+    def race(self, first: Member) -> Race:
+        """Begin a race of dials."""
+        return Race(first, self.another, self._core.policy.race_delay)
+
+    def lost(self, losers: Iterable[tuple[Member, Fault]]) -> None:
+        """Note the endpoints that could not be dialled, or not in time."""
+        for member, fault in losers:
+            with self._core as core:
+                core.socketio.failed(member, fault, core.clock(), self.began)
+                self.trials.append(Trial(member.url, fault, core.clock() - self.began))
+
+    def refused(self, member: Member, error: Exception) -> None:
+        """Note an endpoint that did not take the connection."""
+        self.lost([(member, fault_of_text(error))])
+
+    def exhausted(self) -> NoEndpointAvailable:
+        """Give the exception that it ends with."""
+        return NoEndpointAvailable(tuple(self.trials))
+
+
+class Lines:
+    """The socket endpoints of a manager, as both clients use them."""
+
+    def __init__(self, manager: BaseManager) -> None:
+        self.core = manager.core
+        self.resolver = Resolver()
+        self.options = TransportOptions.of(**manager.transport_options)
+        self._manager = manager  # lives as long as its clients
+
+    def dial_options(self) -> DialOptions:
+        """Say how to dial."""
+        return self.options.for_dial(self.core.policy.connect_timeout)
+
+    def taken(self, member: Member) -> None:
+        """Note that an endpoint took the connection."""
+        with self.core as core:
+            core.socketio.served(member, core.clock())
+
+    def dropped(self, member: Member) -> None:
+        """Note that an endpoint dropped the connection."""
+        with self.core as core:
+            core.socketio.failed(member, Fault.RESET, core.clock(), core.clock())
+
+    def pause(self, rounds: int) -> float:
+        """Seconds to wait after so many searches in vain."""
+        return self.core.policy.health.backoff(rounds) * (0.9 + 0.2 * self.core.random())

@@ -1,0 +1,213 @@
+"""The synchronous driver: httpx2 requests over the pool.
+
+A warm request stays on its caller's thread from start to end. Dialling races endpoints
+there too; only a request that has waited a second for its first byte gets a thread, in
+which another endpoint is asked as well.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import httpcore2
+import httpx2
+
+from ..faults import Fault
+from ..resolve import Resolver
+from . import wire
+from .core import Call, Core
+from .failover import Attempt, Outcome, Verdict
+from .options import TransportOptions
+from .outcomes import Answer, answered, broke_off, failed, why
+from .pool import Member
+from .route import ROUTE, Moved
+from .streams import Backend, Overtaken, Plan
+
+
+class HasCore(Protocol):
+    """What a transport needs of a manager."""
+
+    @property
+    def core(self) -> Core:
+        """The manager's pools."""
+
+
+class FailoverTransport(httpx2.BaseTransport):
+    """Sends requests to whichever endpoint of a manager is current, and to another if need be.
+
+    A request for ``FailoverTransport.base_url`` goes to the pool; a request with a host of
+    its own goes there, untouched.
+
+    Args:
+        manager: Whose endpoints to use.
+        options: ``verify``, ``cert``, ``http1``, ``http2``, ``limits``, ``proxy``,
+            ``trust_env``, ``local_address``, ``socket_options``: as for
+            ``httpx2.HTTPTransport``.
+
+    Raises:
+        ValueError: If certificates would not be verified.
+    """
+
+    base_url = wire.BASE_URL
+
+    def __init__(self, manager: HasCore, **options: Any) -> None:
+        self._core = manager.core
+        self._manager = manager  # lives as long as its clients
+        self._options = TransportOptions.of(**options)
+        self._resolver = Resolver()
+        self._open()
+
+    def _open(self) -> None:
+        options, limits = self._options, self._options.limits
+        self._pid = os.getpid()
+        self._connections = httpcore2.ConnectionPool(
+            ssl_context=options.tls,
+            max_connections=limits.max_connections,
+            max_keepalive_connections=limits.max_keepalive_connections,
+            keepalive_expiry=limits.keepalive_expiry,
+            http1=options.http1,
+            http2=options.http2,
+            network_backend=Backend(options, self._resolver, self._core.policy.race_delay),
+        )
+        self._proxies: dict[str, httpcore2.ConnectionPool] = {}  # to endpoints, by proxy
+        self._plain: dict[str, httpx2.HTTPTransport] = {}  # to other hosts, by proxy
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request.
+
+        Raises:
+            NoEndpointAvailable: If no endpoint could be reached.
+            httpx2.TransportError: What happened, where the request must not be repeated.
+        """
+        if self._pid != os.getpid():
+            self._open()  # a fork must not share its parent's connections
+        if not wire.is_for_the_pool(request):
+            return self._plain_for(request).handle_request(request)
+        shape = wire.shape_of(request)
+        call = self._core.call(shape)
+        while isinstance(call.step, Attempt):
+            call.went(self._attempt(call, call.step, request, hedged=shape.hedged))
+        return self._conclude(call.step, request)
+
+    def _attempt(
+        self, call: Call, attempt: Attempt, request: httpx2.Request, *, hedged: bool
+    ) -> Outcome:
+        if attempt.discard is not None:
+            attempt.discard.response.close()
+
+        def send(plan: Plan) -> Outcome:
+            return self._send(plan, request, attempt.seconds_left)
+
+        delay = self._core.policy.hedge_delay
+        plan = Plan(call, attempt.member, delay, send if hedged else None, race=True)
+        try:
+            return send(plan)
+        finally:
+            plan.finish()
+
+    def _send(self, plan: Plan, request: httpx2.Request, seconds: float) -> Outcome:
+        """Send a request once, and say what came of it, whatever that is."""
+        began = self._core.clock()
+        token = ROUTE.set(plan)
+        try:
+            response = self._exchange(plan, request, seconds)
+        except Overtaken as overtaken:
+            outcome = overtaken.outcome
+            outcome.losers = (*plan.losers, (plan.member, Fault.STALLED), *outcome.losers)
+            return outcome
+        except Exception as error:
+            return self._failed(plan, error, began, seconds)
+        finally:
+            ROUTE.reset(token)
+        return answered(self._core, plan.member, response, began, plan.losers)
+
+    def _exchange(self, plan: Plan, request: httpx2.Request, seconds: float) -> httpcore2.Response:
+        try:
+            return self._request(plan, request, seconds)
+        except Moved as moved:
+            plan.move(moved.won)
+            return self._request(plan, request, seconds)
+
+    def _request(self, plan: Plan, request: httpx2.Request, seconds: float) -> httpcore2.Response:
+        target = plan.member.target
+        timeouts = wire.timeouts_of(request, self._core.policy.connect_timeout, seconds)
+        proxy = self._options.for_target(target)
+        if proxy is None:
+            return self._connections.handle_request(wire.to_endpoint(request, target, timeouts))
+        return self._proxied(proxy).handle_request(wire.by_proxy(request, target, timeouts))
+
+    def _failed(self, plan: Plan, error: Exception, began: float, seconds: float) -> Outcome:
+        outcome = failed(self._core, plan, error, began)
+        if plan.rival is not None:
+            # The rival is still asking: its answer is as good as ours would have been.
+            theirs = plan.rival.wait(began + seconds - self._core.clock())
+            if theirs is not None and theirs.good:
+                fault = outcome.fault or Fault.RESET
+                theirs.losers = (*outcome.losers, (plan.member, fault), *theirs.losers)
+                return theirs
+            if theirs is not None:
+                fault = theirs.fault or Fault.BAD_STATUS
+                outcome.losers = (*outcome.losers, (theirs.member, fault))
+                if isinstance(theirs.result, Answer):
+                    theirs.result.response.close()
+        return outcome
+
+    def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:
+        if verdict.discard is not None:
+            verdict.discard.response.close()
+        if verdict.answer is None:
+            raise why(verdict, request)
+        member, response = verdict.answer
+        return httpx2.Response(
+            response.status,
+            headers=wire.from_endpoint(response.headers, member.target),
+            stream=_Body(self._core, member, response, request),
+            extensions={**response.extensions, "endpoint": member.url},
+        )
+
+    def _plain_for(self, request: httpx2.Request) -> httpx2.HTTPTransport:
+        proxy = self._options.proxy_for(request.url.scheme, request.url.host)
+        key = "" if proxy is None else str(proxy.url)
+        transport = self._plain.get(key)
+        if transport is None:
+            transport = httpx2.HTTPTransport(**self._options.for_httpx(proxy))
+            transport = self._plain.setdefault(key, transport)
+        return transport
+
+    def _proxied(self, proxy: httpx2.Proxy) -> httpcore2.ConnectionPool:
+        key = str(proxy.url)
+        pool = self._proxies.get(key)
+        if pool is None:
+            pool = self._proxies.setdefault(key, self._options.proxy_pool(proxy))
+        return pool
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._connections.close()
+        for pool in self._proxies.values():
+            pool.close()
+        for transport in self._plain.values():
+            transport.close()
+
+
+class _Body(httpx2.SyncByteStream):
+    """The body of an answer; an endpoint that breaks off in it has failed."""
+
+    def __init__(
+        self, core: Core, member: Member, response: httpcore2.Response, request: httpx2.Request
+    ) -> None:
+        self._core = core
+        self._member = member
+        self._response = response
+        self._request = request
+
+    def __iter__(self) -> Iterator[bytes]:
+        began = self._core.clock()
+        try:
+            yield from self._response.iter_stream()
+        except Exception as error:
+            broke_off(self._core, self._member, error, began)
+            raise wire.translate(error, self._request) from error
+
+    def close(self) -> None:
+        self._response.close()

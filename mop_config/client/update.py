@@ -1,0 +1,223 @@
+"""Where a new list comes from, and whether to take it. Pure.
+
+``update`` is a generator: it yields what to ask (``Fetch``) or to look at (``Check``), is
+sent the answer, and returns the list to apply, or None where nothing has changed.
+"""
+
+from collections.abc import Generator, Iterable, Mapping
+from typing import NamedTuple
+
+from .. import payload
+from ..address import Url, parse_url
+from ..errors import AddressError, PayloadError, UpdateFailed, UpdateRefused
+from ..model import Endpoint, EndpointConfig
+
+PATH = "/api/v1/config/endpoints"
+_LOOPBACK = ("localhost", "127.", "[::1]")
+
+
+class Fetch(NamedTuple):
+    """Ask a source.
+
+    Attributes:
+        url: The address of its list.
+        etag: The tag of the list that we have from there, or None.
+        with_token: Whether the token may be sent there.
+        wait: Seconds for which the server may hold an answer that has nothing new.
+    """
+
+    url: str
+    etag: str | None
+    with_token: bool
+    wait: int = 0
+
+
+class Reply(NamedTuple):
+    """What a source answered.
+
+    Attributes:
+        status: Its status code, or None where there was no answer.
+        body: The list, unpacked.
+        etag: The list's tag, or None.
+        problem: Why there was no answer, in words.
+        waited: Whether the server knows how to hold an answer (RFC 7240).
+    """
+
+    status: int | None
+    body: bytes = b""
+    etag: str | None = None
+    problem: str = ""
+    waited: bool = False
+
+
+class Check(NamedTuple):
+    """Look at endpoints of one kind; the answer is whether any of them is healthy."""
+
+    kind: str
+    endpoints: tuple[Endpoint, ...]
+
+
+class NewList(NamedTuple):
+    """A list to apply.
+
+    Attributes:
+        config: The endpoints.
+        url: Where it came from.
+        etag: Its tag there, or None.
+    """
+
+    config: EndpointConfig
+    url: str
+    etag: str | None
+
+
+Flow = Generator[Fetch | Check, Reply | bool, NewList | None]
+
+
+class Known(NamedTuple):
+    """What a manager knows when it begins to update.
+
+    Attributes:
+        sources: Base URLs to ask, best first.
+        healthy: URLs of the healthy endpoints, by kind.
+        etags: The tag of the list that we have, by the URL it came from.
+        force: Whether a list is taken even though nothing in it may work.
+        wait: Seconds for which a server may hold an answer that has nothing new.
+    """
+
+    sources: tuple[str, ...]
+    healthy: Mapping[str, frozenset[str]]
+    etags: Mapping[str, str]
+    force: bool = False
+    wait: int = 0
+
+
+def sources(
+    fallback: str | None, current: str | None, known: Iterable[str], config_urls: Iterable[str]
+) -> tuple[str, ...]:
+    """Put the sources into order: an explicit one, the current one, the others."""
+    ordered = [fallback, current, *known, *config_urls]
+    return tuple(dict.fromkeys(url for url in ordered if url))
+
+
+def list_urls(base: str) -> list[str]:
+    """Give the addresses at which the list of a server may be found, likeliest first.
+
+    Args:
+        base: A server's URL, with or without its API path, or the address of its list.
+
+    Raises:
+        AddressError: If it is no http or https URL.
+    """
+    url = parse_url(base, ("http", "https"))
+    path = url.path.rstrip("/")
+    root = url.text[: len(url.text) - len(url.path)]
+    if path.endswith("/config/endpoints"):
+        return [root + path]
+    urls = [f"{root}{path}/config/endpoints"] if path else []
+    if not path.endswith("/api/v1"):
+        urls += [f"{root}{path}{PATH}"]
+    return list(dict.fromkeys([*urls, root + PATH]))
+
+
+def may_see_token(url: Url) -> bool:
+    """Whether a token may be sent there: over https, or within this machine."""
+    return url.scheme == "https" or url.host.startswith(_LOOPBACK)
+
+
+def update(known: Known) -> Flow:
+    """Find a list and decide whether to take it.
+
+    Raises:
+        UpdateRefused: If the only lists found would leave nothing that works.
+        UpdateFailed: If no list was found.
+    """
+    failures: list[tuple[str, str]] = []
+    causes: list[str] = []
+    refusal: UpdateRefused | None = None
+    for source in known.sources:
+        try:
+            found = yield from _ask(source, known)
+            if found is None or (yield from _accept(found, known)):
+                return found
+        except UpdateRefused as refused:
+            refusal = refusal or refused
+        except _SourceFailedError as failure:
+            causes.append(failure.cause)
+            failures.append((failure.url, failure.detail))
+    if refusal is not None:
+        raise refusal
+    raise UpdateFailed(causes[0] if causes else "unreachable", tuple(failures))
+
+
+class _SourceFailedError(Exception):
+    def __init__(self, url: str, cause: str, detail: str) -> None:
+        super().__init__(url, cause, detail)
+        self.url = url
+        self.cause = cause
+        self.detail = detail
+
+
+def _ask(source: str, known: Known) -> Generator[Fetch | Check, Reply | bool, NewList | None]:
+    try:
+        urls = list_urls(source)
+    except AddressError as error:
+        raise _SourceFailedError(source, "invalid", str(error)) from None
+    failure = _SourceFailedError(source, "unreachable", "not asked")
+    for url in urls:
+        etag = known.etags.get(url)
+        reply = yield Fetch(url, etag, may_see_token(parse_url(url)), known.wait if etag else 0)
+        assert isinstance(reply, Reply)  # noqa: S101 - the answer to a Fetch
+        if reply.status == 304:
+            return None
+        if reply.status == 200:
+            return _read(url, reply)
+        failure = _why(url, reply)
+        if reply.status not in {404, 405, 501}:
+            break
+    raise failure
+
+
+def _why(url: str, reply: Reply) -> _SourceFailedError:
+    if reply.status is None:
+        return _SourceFailedError(url, "unreachable", reply.problem)
+    if reply.status in {401, 403}:
+        cause = "unauthorized"
+    elif reply.status in {404, 405, 501}:
+        cause = "not_implemented"
+    elif reply.status >= 500 or reply.status == 429:
+        cause = "unreachable"
+    else:
+        cause = "invalid"
+    return _SourceFailedError(url, cause, reply.problem or f"it answers {reply.status}")
+
+
+def _read(url: str, reply: Reply) -> NewList:
+    try:
+        return NewList(payload.loads(reply.body), url, reply.etag)
+    except PayloadError as error:
+        raise _SourceFailedError(url, "invalid", str(error)) from None
+
+
+def _accept(found: NewList, known: Known) -> Generator[Fetch | Check, Reply | bool, bool]:
+    """Say that a list may be applied; look at it first if it would replace all that works.
+
+    Raises:
+        UpdateRefused: If it must not be applied.
+    """
+    if not found.config:
+        raise UpdateRefused(found.url, "it is empty")
+    if known.force:
+        return True
+    kinds = {"api": found.config.api_endpoints, "socketio": found.config.socketio_endpoints}
+    for kind, endpoints in kinds.items():
+        healthy = known.healthy.get(kind, frozenset())
+        if not healthy or any(endpoint.url in healthy for endpoint in endpoints):
+            continue
+        if not endpoints or not (yield Check(kind, endpoints)):
+            raise UpdateRefused(
+                found.url,
+                f"it would drop every healthy {kind} endpoint, and none of its own is healthy"
+                " (force=True applies it all the same)",
+            )
+    return True

@@ -1,0 +1,162 @@
+"""A request for the pool, rewritten for one endpoint, and its answer rewritten back. Pure.
+
+Applications ask ``https://endpoint.invalid/users``: a host of our own, which stands for
+whichever endpoint is current. So their cookies, authorisation and redirects stay with the
+service when it moves to another endpoint.
+"""
+
+from typing import Any
+
+import httpcore2
+import httpx2
+
+from .failover import Shape
+from .target import Target
+
+#: RFC 2606 keeps .invalid free: a request that gets past us reaches nobody.
+HOST = "endpoint.invalid"
+BASE_URL = f"https://{HOST}"
+_RAW_HOST = HOST.encode()
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def is_for_the_pool(request: httpx2.Request) -> bool:
+    """Whether a request is for whichever endpoint is current, not for a host of its own."""
+    return request.url.raw_host == _RAW_HOST
+
+
+def shape_of(request: httpx2.Request) -> Shape:
+    """See what about a request decides whether it may be sent again."""
+    return Shape.of(
+        request.method,
+        replayable=_is_replayable(request.stream),
+        keyed="Idempotency-Key" in request.headers,
+    )
+
+
+def _is_replayable(stream: Any) -> bool:
+    if isinstance(stream, httpx2.ByteStream):
+        return True
+    # A multipart body is made anew each time; its files must be able to go back, though.
+    fields = getattr(stream, "fields", None)
+    return fields is not None and all(
+        isinstance(file := getattr(field, "file", b""), (bytes, str))
+        or (hasattr(file, "seekable") and file.seekable())
+        for field in fields
+    )
+
+
+def to_endpoint(
+    request: httpx2.Request, target: Target, timeouts: dict[str, Any]
+) -> httpcore2.Request:
+    """Address a request to one endpoint: its path prefix, Host and connection."""
+    return _addressed(request, target, target.key, {"timeout": timeouts})
+
+
+def by_proxy(
+    request: httpx2.Request, target: Target, timeouts: dict[str, Any]
+) -> httpcore2.Request:
+    """Address a request to one endpoint, by the host that a proxy has to connect to."""
+    more = {"timeout": timeouts, "sni_hostname": target.server_name}
+    return _addressed(request, target, target.host.strip("[]").encode(), more)
+
+
+def _addressed(
+    request: httpx2.Request, target: Target, host: bytes, extensions: dict[str, Any]
+) -> httpcore2.Request:
+    headers = [(b"Host", target.authority)]
+    headers += [header for header in request.headers.raw if header[0].lower() != b"host"]
+    path = request.url.raw_path
+    return httpcore2.Request(
+        method=request.method,
+        url=httpcore2.URL(
+            scheme=target.scheme,
+            host=host,
+            port=target.port,
+            target=target.prefix + path if path != b"*" else path,
+        ),
+        headers=headers,
+        content=request.stream,
+        extensions={**request.extensions, **extensions},
+    )
+
+
+def timeouts_of(request: httpx2.Request, connect: float, left: float) -> dict[str, Any]:
+    """Bound the request's own timeouts by what is left of its total, in seconds."""
+    wanted = request.extensions.get("timeout") or {}
+    return {
+        "connect": _least(wanted.get("connect"), min(connect, left)),
+        "read": _least(wanted.get("read"), left),
+        "write": _least(wanted.get("write"), left),
+        "pool": _least(wanted.get("pool"), left),
+    }
+
+
+def _least(wanted: float | None, limit: float) -> float:
+    return limit if wanted is None else min(wanted, limit)
+
+
+def from_endpoint(headers: Headers, target: Target) -> Headers:
+    """Rewrite what an answer says of the endpoint's own address.
+
+    A redirect to it becomes one to the pool, and a cookie for its domain becomes one for
+    the pool's host; both would be lost on the way to another endpoint otherwise.
+    """
+    for name, _ in headers:
+        if name.lower() in {b"location", b"set-cookie"}:
+            break
+    else:
+        return headers
+    rewritten = []
+    for name, value in headers:
+        if name.lower() == b"location":
+            value = _location(value, target)
+        elif name.lower() == b"set-cookie":
+            value = _cookie(value, target)
+        rewritten.append((name, value))
+    return rewritten
+
+
+def _location(value: bytes, target: Target) -> bytes:
+    if not value.startswith(b"/") and b"://" not in value:
+        return value  # relative to the request's own path, which means the same here
+    try:
+        location = httpx2.URL(target.origin).join(value.decode("ascii"))
+        origin = httpx2.URL(target.origin)
+    except (httpx2.InvalidURL, UnicodeDecodeError):
+        return value
+    if (location.scheme, location.host, location.port) != (origin.scheme, origin.host, origin.port):
+        return value
+    path = location.raw_path
+    if path == target.prefix or path.startswith((target.prefix + b"/", target.prefix + b"?")):
+        rest = path[len(target.prefix) :]
+        fragment = f"#{location.fragment}".encode() if location.fragment else b""
+        return BASE_URL.encode() + (rest if rest.startswith(b"/") else b"/" + rest) + fragment
+    return str(location).encode()
+
+
+def _cookie(value: bytes, target: Target) -> bytes:
+    pair, *attributes = value.split(b";")
+    name = target.authority.rpartition(b":")[0] or target.authority
+    kept = []
+    for attribute in attributes:
+        key, _, domain = attribute.strip().partition(b"=")
+        if key.lower() == b"domain":
+            wanted = domain.strip().lstrip(b".").lower()
+            if name == wanted or name.endswith(b"." + wanted):
+                continue
+        kept.append(attribute)
+    return b";".join([pair, *kept])
+
+
+def translate(error: Exception, request: httpx2.Request) -> Exception:
+    """Give httpx2's exception for one of httpcore2's: they have the same names."""
+    if isinstance(error, httpx2.HTTPError):
+        return error
+    kind = getattr(httpx2, type(error).__name__, None)
+    if isinstance(kind, type) and issubclass(kind, httpx2.TransportError):
+        translated = kind(str(error), request=request)
+        translated.__cause__ = error
+        return translated
+    return error

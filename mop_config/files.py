@@ -1,0 +1,30 @@
+"""Files that are replaced whole: a crash leaves the old one or the new one."""
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def _private(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NOFOLLOW, 0o600)
+
+
+def write_atomically(path: Path, data: bytes, *, sync: bool) -> None:
+    """Replace a file in one step; ``sync``: only after the bytes are on the disk.
+
+    Raises:
+        OSError: If it cannot be done; the file that was there stays.
+    """
+    # One name a process, so that kills in mid-write cannot fill the folder.
+    name = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(name, "wb", opener=_private) as file:
+            file.write(data)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise

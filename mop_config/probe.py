@@ -1,0 +1,287 @@
+"""One health check over the wire, for the client and for the server's monitor.
+
+An API endpoint is asked for ``{base}/health`` and, on 404 only, for ``/health`` at the root.
+A Socket.io endpoint is asked for an Engine.IO handshake, and told goodbye. No redirect is
+followed, no proxy of the environment used, no more than 64 KiB read, and the time limit
+holds for all of it together. Only the standard library is needed.
+"""
+
+import contextlib
+import http.client
+import io
+import json
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from . import __version__
+from .address import DEFAULT_PORTS, parse_url
+from .faults import Fault, fault_of
+from .model import Endpoint
+from .resolve import Resolver
+
+MAX_BYTES = 64 * 1024
+_USER_AGENT = f"mop-config/{__version__}"
+_HANDSHAKE = "EIO=4&transport=polling"
+_WEBSOCKET = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "bW9wLWNvbmZpZyBwcm9iZQ==",
+}
+
+
+class ProbeResult(NamedTuple):
+    """What a health check found.
+
+    Attributes:
+        fault: What is wrong, or None.
+        seconds: How long it took.
+        detail: What was seen, in words.
+        path: The path that answered, for the next check, or None.
+        certificate_expires: When the certificate ends, or None without TLS.
+    """
+
+    fault: Fault | None
+    seconds: float
+    detail: str
+    path: str | None = None
+    certificate_expires: datetime | None = None
+
+
+class Prober:
+    """Runs health checks, from any number of threads.
+
+    Args:
+        tls: Context that verifies certificates.
+        timeout: Seconds that a check may take.
+    """
+
+    def __init__(self, tls: ssl.SSLContext, timeout: float) -> None:
+        self.tls = tls
+        self.resolver = Resolver()
+        self._timeout = timeout
+        self._sockets: set[socket.socket] = set()
+        self._aborted = False
+
+    def check(self, kind: str, endpoint: Endpoint, known_path: str | None = None) -> ProbeResult:
+        """Check one endpoint; never raises.
+
+        Args:
+            kind: ``api`` or ``socketio``.
+            endpoint: What to check.
+            known_path: The path that answered before, or None.
+        """
+        started = time.monotonic()
+        line = _Line(self, endpoint, started + self._timeout)
+        try:
+            line.connect()
+            fault, detail, path = (_api if kind == "api" else _socketio)(line, known_path)
+        except Exception as error:
+            fault = fault_of(error, connecting=not line.connected)
+            detail, path = _describe(error), None
+        finally:
+            line.close()
+        seconds = time.monotonic() - started
+        return ProbeResult(fault, seconds, detail, path, line.certificate_expires)
+
+    def abort(self) -> None:
+        """Make every check that runs end now, and every later one at once."""
+        self._aborted = True
+        for sock in list(self._sockets):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Make a socket one that ``abort`` ends."""
+        self._sockets.add(sock)
+        if self._aborted:
+            raise ConnectionAbortedError("aborted")
+
+    def release(self, sock: socket.socket) -> None:
+        """Forget a socket."""
+        self._sockets.discard(sock)
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    return str(error) or type(error).__name__
+
+
+class _Line:
+    """A connection to one endpoint, for a few small requests before a deadline."""
+
+    def __init__(self, prober: Prober, endpoint: Endpoint, deadline: float) -> None:
+        url = parse_url(endpoint.url)
+        name = endpoint.server_name or url.host
+        self._prober = prober
+        self._deadline = deadline
+        self._host = url.host
+        self._port = url.port or DEFAULT_PORTS[url.scheme]
+        default = self._port == DEFAULT_PORTS[url.scheme]
+        self._authority = name if default else f"{name}:{self._port}"
+        self._server_name = name.strip("[]") if url.scheme in {"https", "wss"} else None
+        self._sock: socket.socket | None = None
+        self.connected = False
+        self.path = url.path.rstrip("/")
+        self.certificate_expires: datetime | None = None
+
+    def left(self) -> float:
+        """Seconds until the deadline.
+
+        Raises:
+            TimeoutError: If it is over.
+        """
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        return left
+
+    def connect(self) -> None:
+        """Connect to the first address that takes us, with TLS where the endpoint has it."""
+        addresses = self._prober.resolver.resolve(self._host).result(self.left())
+        failure: OSError = OSError("the host has no address")
+        for index, address in enumerate(addresses):
+            try:
+                self._connect(address, self.left() / (len(addresses) - index))
+                return
+            except OSError as error:
+                failure = error
+                self.close()
+        raise failure
+
+    def _connect(self, address: str, seconds: float) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = self._hold(socket.socket(family, socket.SOCK_STREAM))
+        sock.settimeout(seconds)
+        sock.connect((address, self._port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._server_name is not None:
+            secured = self._prober.tls.wrap_socket(
+                sock, server_hostname=self._server_name, do_handshake_on_connect=False
+            )
+            self._prober.release(sock)
+            self._hold(secured)
+            secured.settimeout(seconds)
+            secured.do_handshake()
+            self.certificate_expires = _expiry(secured)
+        self.connected = True
+
+    def _hold(self, sock: socket.socket) -> socket.socket:
+        self._sock = sock
+        self._prober.adopt(sock)
+        return sock
+
+    def close(self) -> None:
+        """Close the connection."""
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            self._prober.release(sock)
+            sock.close()
+
+    def ask(
+        self, method: str, target: str, headers: dict[str, str] | None = None, body: str = ""
+    ) -> tuple[int, bytes]:
+        """Send a request; give the status and the beginning of the body."""
+        if self._sock is None:
+            self.connect()
+        connection = http.client.HTTPConnection(self._host, self._port)
+        connection.sock = _Deadline(self._sock, self.left)
+        about = {"Host": self._authority, "User-Agent": _USER_AGENT, "Accept": "*/*"}
+        connection.request(method, target, body or None, {**about, **(headers or {})})
+        with connection.getresponse() as response:
+            if response.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                data = b""
+            else:
+                data = response.read(MAX_BYTES)
+            if response.will_close or not response.isclosed():
+                self.close()
+            return response.status, data
+
+
+class _Deadline:
+    """A socket for ``http.client`` whose every operation ends at one common deadline."""
+
+    def __init__(self, sock: Any, left: Callable[[], float]) -> None:
+        self._sock = sock
+        self._left = left
+
+    def sendall(self, data: bytes) -> None:
+        self._sock.settimeout(self._left())
+        self._sock.sendall(data)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Reader(self._sock, self._left))
+
+    def close(self) -> None:
+        """Do nothing: the line closes its socket."""
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, sock: Any, left: Callable[[], float]) -> None:
+        self._sock = sock
+        self._left = left
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._sock.settimeout(self._left())
+        return int(self._sock.recv_into(buffer))
+
+
+def _expiry(sock: ssl.SSLSocket) -> datetime | None:
+    certificate = sock.getpeercert() or {}
+    ends = certificate.get("notAfter")
+    if not isinstance(ends, str):
+        return None
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(ends), UTC)
+
+
+Finding = tuple[Fault | None, str, str | None]
+
+
+def _api(line: _Line, known_path: str | None) -> Finding:
+    usual = [f"{line.path}/health", "/health"]
+    for path in dict.fromkeys([known_path, *usual] if known_path else usual):
+        status, _ = line.ask("GET", path)
+        if 200 <= status < 300:
+            return None, f"{path} answers {status}", path
+        if status != http.HTTPStatus.NOT_FOUND:
+            break
+    return Fault.BAD_STATUS, f"{path} answers {status}", None
+
+
+def _socketio(line: _Line, known_path: str | None) -> Finding:  # noqa: ARG001 - one path only
+    path = line.path if line.path.endswith("/socket.io") else f"{line.path}/socket.io"
+    target = f"{path}/?{_HANDSHAKE}"
+    status, data = line.ask("GET", target)
+    session = _session(data) if status == http.HTTPStatus.OK else None
+    if session is not None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            line.ask("POST", f"{target}&sid={session}", {"Content-Type": "text/plain"}, "1")
+        return None, f"{path} opens a session", path
+    if status == http.HTTPStatus.BAD_REQUEST:
+        # A server may take WebSocket connections only.
+        line.close()
+        status, _ = line.ask("GET", f"{path}/?EIO=4&transport=websocket", _WEBSOCKET)
+        if status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+            return None, f"{path} opens a WebSocket", path
+    return Fault.BAD_STATUS, f"{path} answers {status}, and no handshake", None
+
+
+def _session(data: bytes) -> str | None:
+    """Read the session's id out of an Engine.IO open packet: ``0`` and a JSON object."""
+    try:
+        document = json.loads(data[1:]) if data.startswith(b"0") else None
+    except ValueError:
+        return None
+    session = document.get("sid") if isinstance(document, dict) else None
+    if isinstance(session, str) and session.isascii() and session.isprintable():
+        return quote(session, safe="")
+    return None
