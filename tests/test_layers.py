@@ -10,14 +10,23 @@ import pytest
 ROOT = Path(__file__).parent.parent / "mop_config"
 
 #: Each part of the package, and the parts that it may import.
-ALLOWED = {
+_GROUND = {"errors", "address", "model", "payload", "signals", "files"}
+_HEALTH = {"health", "faults", "resolve", "probe", "qr"}
+ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "files": set(),
+    "signals": set(),
+    "health": set(),
+    "faults": set(),
     "address": {"errors"},
     "model": {"address", "errors"},
     "payload": {"model", "address", "errors"},
-    "signals": set(),
-    "server": {"errors", "address", "model", "payload", "signals", "__init__"},
-    "cli": {"errors", "address", "model", "payload", "signals", "server", "__init__"},
+    "resolve": {"address"},
+    "probe": _GROUND | {"health", "faults", "resolve", "__init__"},
+    "qr": _GROUND,
+    "server": _GROUND | _HEALTH | {"__init__"},
+    "client": _GROUND | _HEALTH,
+    "cli": _GROUND | _HEALTH | {"server", "client", "__init__"},
     # create_app is handed on lazily, by __getattr__.
     "__init__": {"model", "server"},
     "__main__": {"cli"},
@@ -28,6 +37,13 @@ PURE = [
     "address.py",
     "model.py",
     "payload.py",
+    "health.py",
+    "client/policy.py",
+    "client/pool.py",
+    "client/network.py",
+    "client/failover.py",
+    "client/update.py",
+    "client/target.py",
     "server/parse.py",
     "server/build.py",
     "server/render.py",
@@ -86,6 +102,12 @@ def test_a_pure_module_does_not_touch_the_world(name: str) -> None:
 def test_importing_the_package_does_not_import_flask() -> None:
     """A program that only wants the model pays nothing for the server."""
     code = "import sys, mop_config; sys.exit('flask' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_importing_the_client_does_not_import_flask() -> None:
+    """An app that only calls servers carries no server."""
+    code = "import sys, mop_config.client; sys.exit('flask' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
