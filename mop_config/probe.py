@@ -27,6 +27,8 @@ from .resolve import Resolver
 MAX_BYTES = 64 * 1024
 _USER_AGENT = f"mop-config/{__version__}"
 _HANDSHAKE = "EIO=4&transport=polling"
+#: OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
+_OTHER_NAME = frozenset({62, 64})
 _WEBSOCKET = {
     "Upgrade": "websocket",
     "Connection": "Upgrade",
@@ -44,6 +46,8 @@ class ProbeResult(NamedTuple):
         detail: What was seen, in words.
         path: The path that answered, for the next check, or None.
         certificate_expires: When the certificate ends, or None without TLS.
+        name_matches: Whether the certificate is for the endpoint's name, or None where
+            that was not seen.
     """
 
     fault: Fault | None
@@ -51,6 +55,7 @@ class ProbeResult(NamedTuple):
     detail: str
     path: str | None = None
     certificate_expires: datetime | None = None
+    name_matches: bool | None = None
 
 
 class Prober:
@@ -82,19 +87,30 @@ class Prober:
             line.connect()
             fault, detail, path = (_api if kind == "api" else _socketio)(line, known_path)
         except Exception as error:
-            fault = fault_of(error, connecting=not line.connected)
-            detail, path = _describe(error), None
+            fault, detail, path = self._fault_of(error, line), _describe(error), None
         finally:
             line.close()
         seconds = time.monotonic() - started
-        return ProbeResult(fault, seconds, detail, path, line.certificate_expires)
+        return ProbeResult(
+            fault, seconds, detail, path, line.certificate_expires, line.name_matches
+        )
+
+    def _fault_of(self, error: Exception, line: "_Line") -> Fault:
+        if self._aborted:
+            return Fault.OURS
+        if isinstance(error, ssl.SSLCertVerificationError):
+            line.name_matches = False if error.verify_code in _OTHER_NAME else None
+        fault = fault_of(error, connecting=not line.connected)
+        # Nobody but the endpoint had a hand in a check that we did not call off.
+        return Fault.PROTOCOL if fault is Fault.OURS else fault
 
     def abort(self) -> None:
-        """Make every check that runs end now, and every later one at once."""
+        """Make every check that runs end now, and every later one at once; takes no lock."""
         self._aborted = True
         for sock in list(self._sockets):
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                # Not SSLSocket's own, which takes the TLS state away from whoever reads.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def adopt(self, sock: socket.socket) -> None:
         """Make a socket one that ``abort`` ends."""
@@ -130,6 +146,7 @@ class _Line:
         self.connected = False
         self.path = url.path.rstrip("/")
         self.certificate_expires: datetime | None = None
+        self.name_matches: bool | None = None
 
     def left(self) -> float:
         """Seconds until the deadline.
@@ -170,6 +187,7 @@ class _Line:
             secured.settimeout(seconds)
             secured.do_handshake()
             self.certificate_expires = _expiry(secured)
+            self.name_matches = True
         self.connected = True
 
     def _hold(self, sock: socket.socket) -> socket.socket:

@@ -48,7 +48,8 @@ all_endpoints_down = _signals.signal(
 endpoints_updated = _signals.signal(
     "endpoints-updated",
     doc="""The list has changed. Sent by a manager with ``origin`` (``remote``, ``qr`` or
-    ``manual``), ``url`` (where it came from, or None), ``added`` and ``removed`` (URLs).""",
+    ``manual``), ``url`` (where it came from, or None), ``added``, ``removed`` and ``changed``
+    (URLs; the last have another priority or server name).""",
 )
 
 
@@ -59,7 +60,9 @@ def send(signal: NamedSignal, sender: Any, **kwargs: Any) -> None:
     for receiver in signal.receivers_for(sender):
         try:
             receiver(sender, **kwargs)
-        except Exception as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # SystemExit would end the reload thread unseen
             logger.error(
                 "receiver %r of the signal %s failed: %s: %s",
                 getattr(receiver, "__qualname__", receiver),

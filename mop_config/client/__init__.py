@@ -23,10 +23,10 @@ def _missing(error: ModuleNotFoundError) -> ModuleNotFoundError:
 try:
     from .aio import AsyncEndpointManager
     from .aio_transport import AsyncFailoverTransport
-    from .base import EndpointState, ListSource
     from .exceptions import NoEndpointAvailable
     from .manager import EndpointManager
     from .policy import Policy
+    from .state import EndpointState, ListSource
     from .transport import FailoverTransport
 except ModuleNotFoundError as _error:
     raise _missing(_error) from None

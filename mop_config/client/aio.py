@@ -1,13 +1,15 @@
 """The asynchronous manager."""
 
 import asyncio
+import contextlib
 from typing import Any, Self
 
 import httpx2
 from blinker import NamedSignal
 
 from .aio_transport import AsyncFailoverTransport
-from .base import BaseManager, EndpointState
+from .base import BaseManager
+from .state import EndpointState
 
 
 class AsyncEndpointManager(BaseManager):
@@ -60,7 +62,7 @@ class AsyncEndpointManager(BaseManager):
         Raises:
             KeyError: If it is not in the list.
         """
-        return await asyncio.to_thread(self._check_one, self.job_for(endpoint))
+        return await asyncio.to_thread(self._check_one, self._job_for(endpoint))
 
     async def check_all(self) -> None:
         """Check every endpoint now, so many at a time, and wait for the last."""
@@ -81,8 +83,9 @@ class AsyncEndpointManager(BaseManager):
         loop = self._loop
         if loop is None or _running_loop() is loop:
             super()._send(signal, about)
-        elif not loop.is_closed():
-            loop.call_soon_threadsafe(super()._send, signal, about)
+        else:
+            with contextlib.suppress(RuntimeError):  # a loop that has ended takes nothing
+                loop.call_soon_threadsafe(super()._send, signal, about)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

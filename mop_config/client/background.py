@@ -6,21 +6,18 @@ takes them along. Whatever they wait for can be called off: closing takes no sec
 
 import contextlib
 import logging
+import queue
 import random
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import MopConfigError
-from ..model import Endpoint
-from ..probe import Prober, ProbeResult
 from .core import API, SOCKETIO
-from .fetch import Fetcher
-from .options import TransportOptions
-from .update import Check, Fetch, Flow, NewList, Reply, update
+from .errands import Errands, Job, Round
 
 if TYPE_CHECKING:
     from .base import BaseManager
@@ -29,108 +26,38 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for which a server is asked to hold an answer that has nothing new.
 WATCH_WAIT = 55
-#: Seconds that closing waits for each thread.
+#: Seconds that closing waits for all threads together.
 CLOSE_PATIENCE = 0.8
 #: Seconds until an update that failed is tried again, doubling up to the interval.
 FIRST_RETRY = 30.0
 #: Seconds until a watch that failed is tried again, doubling up to a minute.
 FIRST_WATCH_RETRY = 1.0
+MAX_WATCH_RETRY = 60.0
+#: A held answer that comes sooner than this, in seconds, was not held.
+AT_ONCE = 1.0
 _IDLE = 3600.0
 
-Job = tuple[str, Endpoint, str | None]
 
+class _Bell:
+    """Wakes a thread that sleeps.
 
-class Errands:
-    """What a manager asks the network, done in the thread of whoever asks.
-
-    Args:
-        manager: Whose endpoints to look at; held weakly.
+    It is rung by a finaliser too, which may run in the midst of anything: so there must be
+    no lock in it that the thread that sleeps, or another one, could hold just then.
     """
 
-    def __init__(self, manager: "BaseManager") -> None:
-        self._manager = weakref.ref(manager)
-        options = TransportOptions.of(**manager.transport_options)
-        self._parallelism = manager.policy.probe_parallelism
-        self._prober = Prober(options.tls, manager.policy.health_timeout)
-        self._fetcher = Fetcher(options, manager.policy)
-        self._updating = threading.Lock()
+    def __init__(self) -> None:
+        self._rings: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def close(self) -> None:
-        """Call everything off."""
-        self._prober.abort()
-        self._fetcher.close()
+    def ring(self) -> None:
+        """Wake the sleeper, now or when it lies down next."""
+        self._rings.put(None)
 
-    def check(self, job: Job) -> ProbeResult:
-        """Check one endpoint."""
-        return self._prober.check(*job)
-
-    def check_all(self, jobs: Iterable[Job], report: Callable[[Job, ProbeResult], None]) -> None:
-        """Check endpoints, so many at a time, and wait for the last."""
-        queue = deque(jobs)
-
-        def work() -> None:
-            with contextlib.suppress(IndexError):
-                while True:
-                    job = queue.popleft()
-                    report(job, self.check(job))
-
-        threads = [
-            threading.Thread(target=work, name="mop-config-check", daemon=True)
-            for _ in range(min(self._parallelism, len(queue)))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    def any_healthy(self, check: Check) -> bool:
-        """Whether one of some endpoints that are not ours yet is healthy."""
-        good: list[bool] = []
-        jobs = [(check.kind, endpoint, None) for endpoint in check.endpoints]
-        self.check_all(jobs, lambda _, result: good.append(result.fault is None))
-        return any(good)
-
-    def update(
-        self,
-        fallback: str | None = None,
-        token: str | None = None,
-        *,
-        force: bool = False,
-        wait: int = 0,
-    ) -> tuple[bool, bool]:
-        """Update the manager's list.
-
-        Returns:
-            Whether there was something new, and whether the server held its answer.
-
-        Raises:
-            UpdateFailed: If no list was found.
-            UpdateRefused: If the only lists found would leave nothing that works.
-        """
-        manager = self._manager()
-        if manager is None:
-            return False, False
-        if token is None:
-            token = manager.token()
-        # A request that waits for news must not keep others from asking.
-        with contextlib.nullcontext() if wait else self._updating:
-            known = manager.known(fallback, force=force, wait=wait)
-            found, waited = self._run(update(known), token)
-            return found is not None and manager.apply_remote(found), waited
-
-    def _run(self, flow: Flow, token: str | None) -> tuple[NewList | None, bool]:
-        answer: Reply | bool | None = None
-        waited = False
-        while True:
-            try:
-                step = next(flow) if answer is None else flow.send(answer)
-            except StopIteration as end:
-                return end.value, waited
-            if isinstance(step, Fetch):
-                answer = self._fetcher.fetch(step, token)
-                waited = answer.waited
-            else:
-                answer = self.any_healthy(step)
+    def sleep(self, seconds: float) -> None:
+        """Sleep for so long, or until the bell is rung."""
+        with contextlib.suppress(queue.Empty):
+            self._rings.get(timeout=min(max(0.0, seconds), _IDLE))
+            while True:
+                self._rings.get_nowait()
 
 
 class Background:
@@ -149,8 +76,9 @@ class Background:
         self._open()
 
     def _open(self) -> None:
-        self._stopped = threading.Event()
-        self._wake = threading.Event()
+        self._stopped = False
+        self._schedule_bell = _Bell()
+        self._watch_bell = _Bell()
         self._queue: deque[Job] = deque()
         self._lock = threading.Lock()
         self._checking = 0
@@ -165,14 +93,10 @@ class Background:
         if self._watching:
             self._spawn(self._watch, "mop-config-watch")
 
-    def restart(self) -> None:
+    def restart(self, errands: Errands) -> None:
         """Start anew in a child process, which has none of its parent's threads."""
+        self._errands = errands
         self._open()
-        manager = self._manager()
-        if manager is not None:
-            with manager.core as core:
-                for pool in (core.api, core.socketio):
-                    pool.forget_probes()
         self.start()
 
     def _spawn(self, target: Callable[[], None], name: str) -> None:
@@ -183,24 +107,28 @@ class Background:
 
     def wake(self) -> None:
         """Have the schedule looked at now."""
-        self._wake.set()
+        self._schedule_bell.ring()
+
+    def call_off(self) -> None:
+        """Have everything end, and wait for nothing; takes no lock."""
+        self._stopped = True
+        self._queue.clear()
+        self._schedule_bell.ring()
+        self._watch_bell.ring()
+        self._errands.close()
 
     def stop(self) -> None:
         """Stop everything, calling off what is under way."""
-        self._stopped.set()
-        self._queue.clear()
-        self._wake.set()
-        self._errands.close()
+        self.call_off()
         deadline = time.monotonic() + CLOSE_PATIENCE
-        for thread in self._threads:
+        for thread in list(self._threads):
             if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     # -- the schedule
 
     def _schedule(self) -> None:
-        while not self._stopped.is_set():
-            self._wake.clear()
+        while not self._stopped:
             manager = self._manager()
             if manager is None:
                 return
@@ -210,7 +138,7 @@ class Background:
                 logger.error("the client goes on after %s: %s", type(error).__name__, error)
                 delay = 1.0
             del manager
-            self._wake.wait(delay)
+            self._schedule_bell.sleep(delay)
 
     def _turn(self, manager: "BaseManager") -> float:
         manager.save_if_changed()
@@ -225,7 +153,7 @@ class Background:
             self._updating = True
             self._spawn(self._update, "mop-config-update")
         next_update = float("inf") if self._updating else self._next_update
-        return max(0.0, min(next_check, next_update, now + _IDLE) - now)
+        return min(next_check, next_update) - now
 
     def _check_queue(self, parallelism: int) -> None:
         with self._lock:
@@ -237,16 +165,16 @@ class Background:
     def _check(self) -> None:
         while True:
             with self._lock:
-                if not self._queue:
+                if self._stopped or not self._queue:
                     self._checking -= 1
                     return
                 job = self._queue.popleft()
             result = self._errands.check(job)
             manager = self._manager()
-            if manager is not None and not self._stopped.is_set():
+            if manager is not None and not self._stopped:
                 manager.record_probe(job[0], job[1].url, result)
             del manager
-            self._wake.set()
+            self._schedule_bell.ring()
 
     def _update(self) -> None:
         try:
@@ -254,34 +182,57 @@ class Background:
             self._failures = 0
             delay = self._update_interval
         except MopConfigError as error:
-            if not self._stopped.is_set():
+            if not self._stopped:
                 logger.warning("%s", error)
-            delay = min(self._update_interval, FIRST_RETRY * 2.0 ** min(self._failures, 10))
+            delay = min(self._update_interval, _backoff(FIRST_RETRY, self._failures))
             self._failures += 1
         except Exception as error:
             logger.error("the update failed: %s: %s", type(error).__name__, error)
             delay = self._update_interval
         self._next_update = time.monotonic() + _about(delay)
         self._updating = False
-        self._wake.set()
+        self._schedule_bell.ring()
 
     # -- being told
 
     def _watch(self) -> None:
-        failures = 0
-        while not self._stopped.is_set():
+        hasty = 0  # answers in a row that came at once, or not at all
+        while not self._stopped:
+            began = time.monotonic()
             try:
-                _, waited = self._errands.update(wait=WATCH_WAIT)
-                # A server that does not hold its answers must not be asked in a circle.
-                delay, failures = (0.0 if waited else self._update_interval or _IDLE), 0
-            except MopConfigError as error:
-                if not self._stopped.is_set():
-                    logger.info("watching: %s", error)
-                delay = min(60.0, FIRST_WATCH_RETRY * 2.0 ** min(failures, 10))
-                failures += 1
+                round_ = self._errands.update(wait=WATCH_WAIT)
+                hasty = hasty + 1 if time.monotonic() - began < AT_ONCE else 0
+                delay = self._until_next_watch(round_, hasty)
+            except Exception as error:
+                if not self._stopped:
+                    logger.info("watching: %s: %s", type(error).__name__, error)
+                hasty += 1
+                delay = min(MAX_WATCH_RETRY, _backoff(FIRST_WATCH_RETRY, hasty - 1))
             if self._manager() is None:
                 return
-            self._stopped.wait(_about(delay))
+            self._watch_bell.sleep(_about(delay))
+
+    def _until_next_watch(self, round_: Round, hasty: int) -> float:
+        """Say how long to leave the server alone, in seconds.
+
+        One that does not hold its answers is asked each interval, and one that says it
+        does, but answers at once time and again, ever more slowly.
+        """
+        if not round_.asked_to_wait:
+            # Holding needs the tag of a list, which only the first answer gives.
+            manager = self._manager()
+            knows = manager is not None and manager.has_tag
+            return FIRST_WATCH_RETRY * (hasty > 1) if knows else self._update_interval or _IDLE
+        if not round_.waited:
+            return self._update_interval or _IDLE
+        if hasty == 0 or (hasty <= 2 and round_.changed):
+            return round_.pause
+        retry = min(MAX_WATCH_RETRY, _backoff(FIRST_WATCH_RETRY, hasty - 1))
+        return max(round_.pause, retry)
+
+
+def _backoff(first: float, failures: int) -> float:
+    return first * 2.0 ** min(failures, 10)
 
 
 def _about(seconds: float) -> float:

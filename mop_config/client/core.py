@@ -12,7 +12,7 @@ from typing import Self
 from .failover import Attempt, Moves, Outcome, Shape, Verdict, failover
 from .network import NetworkWatch
 from .policy import Budget, Policy
-from .pool import Event, Member, Pool
+from .pool import Event, EventKind, Member, Pool
 
 #: The two kinds of endpoint, as everywhere in names and figures.
 API, SOCKETIO = "api", "socketio"
@@ -27,6 +27,10 @@ class Core:
         wall_clock: Gives POSIX seconds.
         random: Gives numbers from 0 to 1.
         announce: Called with each event, without the lock.
+
+    Attributes:
+        switches: How often requests have moved to another endpoint, by kind.
+        seconds_without_service: How long that took altogether, by kind.
     """
 
     def __init__(
@@ -47,28 +51,45 @@ class Core:
         self.budget = Budget(policy)
         self.on_urgent: Callable[[], None] | None = None  # an endpoint should be looked at
         self.on_fork: Callable[[], None] | None = None
+        self.switches = {API: 0, SOCKETIO: 0}
+        self.seconds_without_service = {API: 0.0, SOCKETIO: 0.0}
         self._announce = announce
-        self._lock = threading.Lock()
         self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._locks = {self._pid: self._lock}
 
     def __enter__(self) -> Self:
         if self._pid != os.getpid():
-            # A fork may have copied the lock while another thread held it.
-            self._lock, self._pid = threading.Lock(), os.getpid()
-            if self.on_fork is not None:
-                self.on_fork()
+            self._forked()
         self._lock.acquire()
         return self
+
+    def _forked(self) -> None:
+        """Take a new lock in a child process: another thread may have held the parent's."""
+        mine, pid = threading.Lock(), os.getpid()
+        # One step, so that the child's own threads agree on one lock.
+        self._lock = self._locks.setdefault(pid, mine)
+        self._pid = pid
+        if self._lock is mine and self.on_fork is not None:
+            self.on_fork()
 
     def __exit__(self, *_: object) -> None:
         urgent = self.api.urgent or self.socketio.urgent
         self.api.urgent = self.socketio.urgent = False
         events = self.api.take_events() + self.socketio.take_events()
+        for event in events:
+            self._count(event)
         self._lock.release()
         if urgent and self.on_urgent is not None:
             self.on_urgent()
         for event in events:
             self._announce(event)
+
+    def _count(self, event: Event) -> None:
+        if event.kind is EventKind.SWITCHED:
+            kind = event.about["kind"]
+            self.switches[kind] += 1
+            self.seconds_without_service[kind] += event.about["seconds_without_service"]
 
     def pool(self, kind: str) -> Pool:
         """Give the pool of a kind."""

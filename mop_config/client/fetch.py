@@ -1,37 +1,54 @@
 """Asking a server for its list: one GET, bounded in size and time, that can be called off."""
 
 import contextlib
+import re
 import socket
 import ssl
-import threading
+import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import httpcore2
 import httpx2
 
-from ..address import parse_url
+from ..address import DEFAULT_PORTS, Url, parse_url
 from ..errors import AddressError
 from .options import TransportOptions
 from .policy import Policy
 from .update import Fetch, Reply, may_see_token
 
 MAX_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# Anything else cannot stand in a header, and would end up in an error message on its way.
+_TOKEN = re.compile(r"[!-~]+")
+
 Headers = dict[bytes | str, bytes | str]
 
 
-class _Stream(httpcore2.NetworkStream):
-    """A stream whose socket others can find, also once it speaks TLS."""
+def origin_of(url: Url) -> str:
+    """Name the server that a URL leads to."""
+    return f"{url.scheme}://{url.host}:{url.port or DEFAULT_PORTS[url.scheme]}"
 
-    def __init__(self, stream: httpcore2.NetworkStream, sockets: set[socket.socket]) -> None:
-        self._sockets = sockets
+
+class _Stream(httpcore2.NetworkStream):
+    """A stream that ends at a deadline, and whose socket others can find."""
+
+    def __init__(self, stream: httpcore2.NetworkStream, line: "_Line") -> None:
+        self._line = line
         self._sock: socket.socket = stream.get_extra_info("socket")
         self._stream = stream
-        self.read = stream.read  # type: ignore[method-assign]
-        self.write = stream.write  # type: ignore[method-assign]
         self.get_extra_info = stream.get_extra_info  # type: ignore[method-assign]
-        sockets.add(self._sock)
+        line.sockets.add(self._sock)
+        if line.fetcher.closed:
+            self.close()
+            raise ConnectionAbortedError("called off")
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._line.left())
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, self._line.left())
 
     def start_tls(
         self,
@@ -39,18 +56,33 @@ class _Stream(httpcore2.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> "_Stream":
-        self._sockets.discard(self._sock)
+        self._line.sockets.discard(self._sock)
         secured = self._stream.start_tls(ssl_context, server_hostname, timeout)
-        return _Stream(secured, self._sockets)
+        return _Stream(secured, self._line)
 
     def close(self) -> None:
-        self._sockets.discard(self._sock)
+        self._line.sockets.discard(self._sock)
         self._stream.close()
 
 
-class _Backend(httpcore2.SyncBackend):
-    def __init__(self, sockets: set[socket.socket]) -> None:
-        self._sockets = sockets
+class _Line(httpcore2.SyncBackend):
+    """Connects for one request."""
+
+    def __init__(self, fetcher: "Fetcher", deadline: float) -> None:
+        self.fetcher = fetcher
+        self.sockets = fetcher.sockets
+        self._deadline = deadline
+
+    def left(self) -> float:
+        """Seconds until the deadline.
+
+        Raises:
+            httpcore2.ReadTimeout: If it is over.
+        """
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise httpcore2.ReadTimeout("the list took too long")
+        return left
 
     def connect_tcp(
         self,
@@ -61,7 +93,7 @@ class _Backend(httpcore2.SyncBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> _Stream:
         stream = super().connect_tcp(host, port, timeout, local_address, socket_options)
-        return _Stream(stream, self._sockets)
+        return _Stream(stream, self)
 
 
 class Fetcher:
@@ -70,67 +102,87 @@ class Fetcher:
     Args:
         options: How to connect.
         policy: The figures.
+
+    Attributes:
+        sockets: Those that are in use.
+        closed: Whether everything is called off.
     """
 
     def __init__(self, options: TransportOptions, policy: Policy) -> None:
         self._options = options
         self._policy = policy
-        self._sockets: set[socket.socket] = set()
-        self._closed = threading.Event()
+        self.sockets: set[socket.socket] = set()
+        self.closed = False
 
-    def fetch(self, fetch: Fetch, token: str | None) -> Reply:
+    def fetch(self, fetch: Fetch, token: str | None, names: Mapping[str, str]) -> Reply:
         """Ask for a list; never raises.
 
-        A redirect is followed within https, or from http; a token goes to no other host.
+        A redirect is followed within https, or from http; a token goes to no other server.
+
+        Args:
+            fetch: What to ask for.
+            token: Sent where ``fetch`` allows it, or None.
+            names: The names that servers answer to, where not their host's, by origin.
         """
         url = fetch.url
         headers: Headers = {"Accept": "application/json", "Accept-Encoding": "gzip"}
         if fetch.etag is not None:
             headers["If-None-Match"] = fetch.etag
-        if token is not None and fetch.with_token:
-            headers["Authorization"] = f"Bearer {token}"
         if fetch.wait:
             url = f"{url}?wait={fetch.wait}"
+        deadline = time.monotonic() + self._policy.total_timeout + fetch.wait
         try:
+            if token is not None and fetch.with_token:
+                headers["Authorization"] = _authorization(token)
             for _ in range(MAX_REDIRECTS + 1):
-                answer = self._get(url, headers, fetch.wait)
+                answer = self._get(url, headers, names, deadline)
                 if isinstance(answer, Reply):
                     return answer
-                url = self._redirected(url, answer, headers)
+                url = _redirected(url, answer, headers)
         except (OSError, ValueError, httpcore2.TimeoutException) as error:
             return Reply(None, problem=str(error) or type(error).__name__)
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.ProxyError) as error:
             return Reply(None, problem=str(error) or type(error).__name__)
         return Reply(None, problem=f"more than {MAX_REDIRECTS} redirects")
 
-    def _get(self, url: str, headers: Headers, wait: int) -> Reply | str:
+    def _get(
+        self, url: str, headers: Headers, names: Mapping[str, str], deadline: float
+    ) -> Reply | str:
         """Give the answer, or the place that it redirects to."""
-        timeout = self._policy.total_timeout + wait
-        timeouts = {
-            "connect": self._policy.connect_timeout,
-            "read": timeout,
-            "write": timeout,
-            "pool": timeout,
-        }
+        where = parse_url(url.partition("?")[0])
+        line = _Line(self, deadline)
+        extensions: dict[str, Any] = {"timeout": self._timeouts(line.left())}
+        name = names.get(origin_of(where))
+        if name is not None:
+            extensions["sni_hostname"] = name
+            headers = {**headers, "Host": name if where.port is None else f"{name}:{where.port}"}
         with (
-            self._pool(url) as pool,
-            pool.stream("GET", url, headers=headers, extensions={"timeout": timeouts}) as response,
+            self._pool(where, line) as pool,
+            pool.stream("GET", url, headers=headers, extensions=extensions) as response,
         ):
             about = {k.lower(): v.decode("latin-1") for k, v in response.headers}
-            if response.status in {301, 302, 303, 307, 308} and b"location" in about:
+            if response.status in _REDIRECTS and b"location" in about:
                 return about[b"location"]
             return Reply(
                 response.status,
-                self._body(response, about.get(b"content-encoding", "")),
+                self._body(response, about.get(b"content-encoding", ""), line),
                 about.get(b"etag"),
                 waited="wait" in about.get(b"preference-applied", ""),
+                retry_after=self._pause(about.get(b"retry-after")),
             )
 
+    def _timeouts(self, left: float) -> dict[str, float]:
+        connect = min(self._policy.connect_timeout, left)
+        return {"connect": connect, "read": left, "write": left, "pool": left}
+
+    def _pause(self, retry_after: str | None) -> float:
+        # Here it may stand beside any status: 304 is the answer of a server with many waiters.
+        return self._policy.busy_for(503, retry_after, time.time()) or 0.0
+
     @contextlib.contextmanager
-    def _pool(self, url: str) -> Iterator[httpcore2.ConnectionPool]:
-        if self._closed.is_set():
-            raise ConnectionAbortedError("closed")
-        where = parse_url(url.partition("?")[0])
+    def _pool(self, where: Url, line: _Line) -> Iterator[httpcore2.ConnectionPool]:
+        if self.closed:
+            raise ConnectionAbortedError("called off")
         proxy = self._options.proxy_for(where.scheme, where.host.strip("[]"))
         if proxy is not None:
             with self._options.proxy_pool(proxy) as pool:
@@ -138,16 +190,17 @@ class Fetcher:
             return
         with httpcore2.ConnectionPool(
             ssl_context=self._options.tls,
-            network_backend=_Backend(self._sockets),
+            network_backend=line,
             local_address=self._options.local_address,
         ) as pool:
             yield pool
 
-    def _body(self, response: httpcore2.Response, encoding: str) -> bytes:
+    def _body(self, response: httpcore2.Response, encoding: str, line: _Line) -> bytes:
         limit = self._policy.max_list_bytes
         unpack = zlib.decompressobj(16 + zlib.MAX_WBITS) if encoding == "gzip" else None
         body = bytearray()
         for chunk in response.iter_stream():
+            line.left()
             room = limit - len(body) + 1
             try:
                 body += chunk if unpack is None else unpack.decompress(chunk, room)
@@ -157,22 +210,38 @@ class Fetcher:
                 raise ValueError(f"the list is larger than {limit} bytes")
         return bytes(body)
 
-    def _redirected(self, url: str, location: str, headers: Headers) -> str:
-        before = parse_url(url.partition("?")[0])
-        try:
-            target = str(httpx2.URL(url).join(location))
-            after = parse_url(target.partition("?")[0], ("http", "https"))
-        except (httpx2.InvalidURL, AddressError) as error:
-            raise ValueError(f"a redirect to no usable URL ({error})") from None
-        if before.scheme == "https" and after.scheme != "https":
-            raise ValueError("a redirect from https to http is not followed")
-        if after.host != before.host or not may_see_token(after):
-            headers.pop("Authorization", None)
-        return target
-
     def close(self) -> None:
-        """Call off what is under way, and everything later."""
-        self._closed.set()
-        for sock in list(self._sockets):
+        """Call off what is under way, and everything later; takes no lock."""
+        self.closed = True
+        for sock in list(self.sockets):
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                # Not SSLSocket's own, which takes the TLS state away from whoever reads.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def _authorization(token: str) -> str:
+    token = token.strip()
+    if not _TOKEN.fullmatch(token):
+        raise ValueError("the token holds characters that a bearer token cannot have")
+    return f"Bearer {token}"
+
+
+def _redirected(url: str, location: str, headers: Headers) -> str:
+    before = parse_url(url.partition("?")[0])
+    try:
+        target = str(httpx2.URL(url).join(location))
+        after = parse_url(target.partition("?")[0], ("http", "https"))
+    except (httpx2.InvalidURL, AddressError) as error:
+        raise ValueError(f"a redirect to no usable URL ({error})") from None
+    if before.scheme == "https" and after.scheme != "https":
+        raise ValueError("a redirect from https to http is not followed")
+    if not (_same_server(before, after) and may_see_token(after)):
+        headers.pop("Authorization", None)
+    return target
+
+
+def _same_server(before: Url, after: Url) -> bool:
+    """Whether a redirect stays where it is, or goes from its http to its https."""
+    if origin_of(before) == origin_of(after):
+        return True
+    return before.host == after.host and before.port is None and after.port is None

@@ -4,7 +4,8 @@ from typing import Any, Self
 
 import httpx2
 
-from .base import BaseManager, EndpointState
+from .base import BaseManager
+from .state import EndpointState
 from .transport import FailoverTransport
 
 
@@ -60,7 +61,7 @@ class EndpointManager(BaseManager):
         Raises:
             KeyError: If it is not in the list.
         """
-        return self._check_one(self.job_for(endpoint))
+        return self._check_one(self._job_for(endpoint))
 
     def check_all(self) -> None:
         """Check every endpoint now, so many at a time, and wait for the last."""

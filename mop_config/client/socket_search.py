@@ -8,7 +8,6 @@ from .base import BaseManager
 from .dial import DialOptions
 from .exceptions import NoEndpointAvailable
 from .failover import Moves, Race, Trial
-from .options import TransportOptions
 from .policy import Budget
 from .pool import Member
 from .target import Target
@@ -19,8 +18,8 @@ def where(target: Target, host: str) -> tuple[str, str]:
 
     A socket URL's path ``/ws`` means the engine path ``/ws/socket.io``, unless it says so.
     """
-    path = target.prefix.decode().strip("/")
-    engine = path if path.endswith("socket.io") else f"{path}/socket.io".strip("/")
+    path = target.prefix.decode()
+    engine = (path if path.endswith("/socket.io") else f"{path}/socket.io").strip("/")
     return f"{target.scheme.decode()}://{host}:{target.port}", engine
 
 
@@ -87,7 +86,7 @@ class Lines:
     def __init__(self, manager: BaseManager) -> None:
         self.core = manager.core
         self.resolver = Resolver()
-        self.options = TransportOptions.of(**manager.transport_options)
+        self.options = manager.network_options
         self._manager = manager  # lives as long as its clients
 
     def dial_options(self) -> DialOptions:

@@ -5,15 +5,15 @@ sent the answer, and returns the list to apply, or None where nothing has change
 """
 
 from collections.abc import Generator, Iterable, Mapping
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from .. import payload
-from ..address import Url, parse_url
+from ..address import Url, is_ip, parse_url
 from ..errors import AddressError, PayloadError, UpdateFailed, UpdateRefused
 from ..model import Endpoint, EndpointConfig
 
 PATH = "/api/v1/config/endpoints"
-_LOOPBACK = ("localhost", "127.", "[::1]")
 
 
 class Fetch(NamedTuple):
@@ -41,6 +41,7 @@ class Reply(NamedTuple):
         etag: The list's tag, or None.
         problem: Why there was no answer, in words.
         waited: Whether the server knows how to hold an answer (RFC 7240).
+        retry_after: Seconds for which it asks to be left alone.
     """
 
     status: int | None
@@ -48,6 +49,7 @@ class Reply(NamedTuple):
     etag: str | None = None
     problem: str = ""
     waited: bool = False
+    retry_after: float = 0.0
 
 
 class Check(NamedTuple):
@@ -122,7 +124,9 @@ def list_urls(base: str) -> list[str]:
 
 def may_see_token(url: Url) -> bool:
     """Whether a token may be sent there: over https, or within this machine."""
-    return url.scheme == "https" or url.host.startswith(_LOOPBACK)
+    if url.scheme == "https" or url.host == "localhost":
+        return True
+    return is_ip(url.host) and ip_address(url.host.strip("[]")).is_loopback
 
 
 def update(known: Known) -> Flow:
@@ -168,7 +172,7 @@ def _ask(source: str, known: Known) -> Generator[Fetch | Check, Reply | bool, Ne
         etag = known.etags.get(url)
         reply = yield Fetch(url, etag, may_see_token(parse_url(url)), known.wait if etag else 0)
         assert isinstance(reply, Reply)  # noqa: S101 - the answer to a Fetch
-        if reply.status == 304:
+        if reply.status == 304 and etag is not None:
             return None
         if reply.status == 200:
             return _read(url, reply)
