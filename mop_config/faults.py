@@ -48,19 +48,23 @@ COUNTED = frozenset(
 NETWORK = frozenset({Fault.UNREACHABLE, Fault.RESOLVER})
 
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
+#: This process or machine has no more to give: another endpoint would fare no better.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NO_NAME = frozenset(
     {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME), socket.EAI_FAIL}
 )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    # Causes only: the context may be an exception that the application was dealing with
+    # when it made the request, and says nothing of it.
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
         if isinstance(error, BaseExceptionGroup):
             yield from _chain(error.exceptions[-1])
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
 
 
 def fault_of(error: BaseException, *, connecting: bool) -> Fault:
@@ -71,23 +75,22 @@ def fault_of(error: BaseException, *, connecting: bool) -> Fault:
             the socket's own exceptions.
         connecting: Whether it came before a connection stood.
     """
+    vague = False
     for cause in _chain(error):
-        if (fault := _of_one(cause)) is not None:
+        names = {kind.__name__ for kind in type(cause).__mro__}
+        fault = _of_system(cause, connecting) or _of_library(names, connecting)
+        if fault is not None:
             return fault
-    names = {type(cause).__name__ for cause in _chain(error)}
-    if names & {"PoolTimeout"}:
-        return Fault.POOL_TIMEOUT
-    if names & {"ConnectTimeout", "ReadTimeout", "WriteTimeout", "TimeoutError"}:
-        return Fault.CONNECT_TIMEOUT if connecting else Fault.READ_TIMEOUT
-    if names & {"RemoteProtocolError", "BadStatusLine", "LineTooLong", "IncompleteRead"}:
-        return Fault.PROTOCOL
-    if names & {"LocalProtocolError", "UnsupportedProtocol", "CancelledError", "InvalidURL"}:
-        return Fault.OURS
+        vague = vague or not names.isdisjoint(_VAGUE)
+    if not vague:
+        return Fault.OURS  # a cancellation, a misuse, a body that cannot be read
     return Fault.REFUSED if connecting else Fault.RESET
 
 
-def _of_one(error: BaseException) -> Fault | None:
+def _of_system(error: BaseException, connecting: bool) -> Fault | None:
     if isinstance(error, ssl.SSLError):
+        if not connecting and isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+            return Fault.RESET  # it went away, and TLS tells so in its own words
         return Fault.TLS
     if isinstance(error, socket.gaierror):
         return Fault.NO_SUCH_HOST if error.errno in _NO_NAME else Fault.RESOLVER
@@ -97,4 +100,22 @@ def _of_one(error: BaseException) -> Fault | None:
         return Fault.RESET
     if isinstance(error, OSError) and error.errno in _NO_ROUTE:
         return Fault.UNREACHABLE
+    if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+        return Fault.OURS
+    return None
+
+
+#: Words of httpcore, httpx and the standard library for trouble on the wire, which say
+#: more only in their causes.
+_VAGUE = frozenset({"NetworkError", "ProxyError", "OSError"})
+
+
+def _of_library(names: set[str], connecting: bool) -> Fault | None:
+    """Judge by the names of an exception's classes: these libraries need not be installed."""
+    if "PoolTimeout" in names:
+        return Fault.POOL_TIMEOUT
+    if not names.isdisjoint({"TimeoutException", "TimeoutError"}):
+        return Fault.CONNECT_TIMEOUT if connecting else Fault.READ_TIMEOUT
+    if not names.isdisjoint({"RemoteProtocolError", "HTTPException"}):
+        return Fault.PROTOCOL
     return None

@@ -1,0 +1,244 @@
+"""One endpoint's health: the table, the figures, and nothing outside them."""
+
+from itertools import pairwise, product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mop_config.health import TRANSITIONS, Evidence, Health, HealthRules, State, Transition
+
+RULES = HealthRules()
+GOOD, BAD = Evidence.GOOD_PROBE, Evidence.BAD_PROBE
+ANSWERED, FAILED = Evidence.GOOD_REQUEST, Evidence.BAD_REQUEST
+STALL = Evidence.STALL
+
+
+def after(*evidence: Evidence, rules: HealthRules = RULES) -> Health:
+    """Health at time 0 that has seen this evidence, one piece a second."""
+    health = Health(rules, 0.0)
+    for moment, piece in enumerate(evidence):
+        health.record(piece, float(moment))
+    return health
+
+
+class TestTable:
+    """Every legal transition stands in one table."""
+
+    def test_every_state_knows_what_to_do_with_every_evidence(self) -> None:
+        """No pair is missing, and none names a state twice."""
+        assert set(TRANSITIONS) == set(product(State, Evidence))
+        assert all(len(set(states)) == len(states) in {1, 2} for states in TRANSITIONS.values())
+
+    def test_every_state_can_be_left_and_reached(self) -> None:
+        """Nobody is stuck; unknown is where one begins, and nowhere to return to."""
+        reached = {
+            (before, state)
+            for (before, _), states in TRANSITIONS.items()
+            for state in states
+            if state is not before
+        }
+        assert {before for before, _ in reached} == set(State)
+        assert {state for _, state in reached} == set(State) - {State.UNKNOWN}
+
+    @given(st.lists(st.sampled_from(Evidence), max_size=40))
+    def test_no_sequence_leaves_the_table(self, evidence: list[Evidence]) -> None:
+        """Whatever happens in whatever order."""
+        health = Health(RULES, 0.0)
+        for moment, piece in enumerate(evidence):
+            before = health.state
+            change = health.record(piece, float(moment))
+            assert change == Transition(before, health.state)
+            assert health.state in TRANSITIONS[before, piece]
+
+    @given(st.lists(st.sampled_from(Evidence), max_size=40))
+    def test_two_good_probes_cure_anything(self, evidence: list[Evidence]) -> None:
+        """However bad it was."""
+        health = after(*evidence, GOOD, GOOD)
+        assert health.state is State.HEALTHY
+        assert health.failures == 0
+
+    @given(st.lists(st.sampled_from(Evidence), max_size=40))
+    def test_three_failures_in_a_row_end_anything(self, evidence: list[Evidence]) -> None:
+        """However good it was."""
+        assert after(*evidence, FAILED, FAILED, FAILED).state is State.UNHEALTHY
+
+    @given(st.lists(st.sampled_from([GOOD, ANSWERED, STALL, FAILED]), max_size=40))
+    def test_an_endpoint_is_down_only_after_three_in_a_row(self, evidence: list[Evidence]) -> None:
+        """A failure here and there is none too many."""
+        health = Health(RULES, 0.0)
+        in_a_row = 0
+        for piece in evidence:
+            if piece is FAILED:
+                in_a_row += 1
+            elif piece is not STALL:
+                in_a_row = 0
+            if health.record(piece, 0.0).went_down:
+                assert in_a_row >= 3
+
+
+class TestFigures:
+    """The guide's and the contract's numbers."""
+
+    @pytest.mark.parametrize(
+        ("evidence", "state"),
+        [
+            ((), State.UNKNOWN),
+            ((GOOD,), State.HEALTHY),
+            ((ANSWERED,), State.HEALTHY),
+            ((FAILED,), State.SUSPECT),
+            ((BAD,), State.SUSPECT),
+            ((STALL,), State.SUSPECT),
+            ((FAILED, FAILED), State.SUSPECT),
+            ((FAILED, BAD, FAILED), State.UNHEALTHY),
+            ((FAILED, FAILED, ANSWERED), State.SUSPECT),
+            ((FAILED, FAILED, ANSWERED, FAILED, FAILED), State.SUSPECT),
+            ((FAILED, GOOD), State.HEALTHY),
+            ((STALL, STALL, STALL, STALL), State.SUSPECT),
+            ((BAD, BAD, BAD, GOOD), State.RECOVERING),
+            ((BAD, BAD, BAD, GOOD, GOOD), State.HEALTHY),
+            ((BAD, BAD, BAD, GOOD, ANSWERED), State.RECOVERING),
+            ((BAD, BAD, BAD, GOOD, FAILED), State.UNHEALTHY),
+            ((BAD, BAD, BAD, GOOD, BAD, GOOD), State.RECOVERING),
+            ((BAD, BAD, BAD, ANSWERED), State.UNHEALTHY),
+            ((BAD, BAD, BAD, ANSWERED, ANSWERED, ANSWERED), State.UNHEALTHY),
+        ],
+    )
+    def test_the_state_follows_the_evidence(
+        self, evidence: tuple[Evidence, ...], state: State
+    ) -> None:
+        """Suspect at the first failure, unhealthy at the third, back after two good probes."""
+        assert after(*evidence).state is state
+
+    def test_other_figures_are_obeyed(self) -> None:
+        """One failure may be enough, and one good probe."""
+        rules = HealthRules(unhealthy_after=1, healthy_after=1)
+        assert after(FAILED, rules=rules).state is State.UNHEALTHY
+        assert after(FAILED, GOOD, rules=rules).state is State.HEALTHY
+        assert after(*[BAD] * 3, GOOD, GOOD, rules=HealthRules(healthy_after=3)).usable is False
+
+    def test_only_three_states_take_requests(self) -> None:
+        """Suspect is still usable, recovering is not yet."""
+        assert {state for state in State if state.usable} == {
+            State.UNKNOWN,
+            State.HEALTHY,
+            State.SUSPECT,
+        }
+
+    def test_a_change_says_whether_the_endpoint_went_or_came(self) -> None:
+        """Going down is told at the third failure, coming back at the second good probe."""
+        health = after(FAILED, FAILED)
+        assert health.record(FAILED, 2.0) == (State.SUSPECT, State.UNHEALTHY)
+        change = health.record(FAILED, 3.0)
+        assert not change.went_down
+        assert not health.record(GOOD, 4.0).came_back
+        assert health.record(GOOD, 5.0).came_back
+
+    def test_since_is_when_the_state_was_entered(self) -> None:
+        """More of the same does not move it."""
+        health = after(ANSWERED, ANSWERED, FAILED, FAILED)
+        assert (health.state, health.since) == (State.SUSPECT, 2.0)
+
+    def test_the_average_takes_a_fifth_of_the_newest(self) -> None:
+        """The first measurement stands as it is."""
+        health = Health(RULES, 0.0)
+        seen = []
+        for seconds in (1.0, 2.0, 0.2):
+            health.measured(seconds)
+            seen.append(health.response_time)
+        assert seen == pytest.approx([1.0, 1.2, 1.0])
+
+    @given(st.lists(st.floats(0, 60), min_size=1))
+    def test_the_average_stays_between_the_fastest_and_the_slowest(
+        self, durations: list[float]
+    ) -> None:
+        """It smoothes, it does not invent."""
+        health = Health(RULES, 0.0)
+        for seconds in durations:
+            health.measured(seconds)
+        assert health.response_time is not None
+        assert min(durations) - 1e-9 <= health.response_time <= max(durations) + 1e-9
+
+
+class TestNextLook:
+    """When an endpoint is looked at again."""
+
+    def test_a_new_endpoint_is_looked_at_at_once(self) -> None:
+        """Nothing is known of it."""
+        assert Health(RULES, 7.0).next_probe == 7.0
+
+    @pytest.mark.parametrize(("chance", "seconds"), [(0.0, 270.0), (0.5, 300.0), (1.0, 330.0)])
+    def test_a_healthy_one_every_five_minutes_more_or_less(
+        self, chance: float, seconds: float
+    ) -> None:
+        """A tenth either way, by chance."""
+        health = Health(RULES, 0.0)
+        health.record(GOOD, 10.0, chance)
+        assert health.next_probe == pytest.approx(10.0 + seconds)
+
+    @pytest.mark.parametrize("first", [FAILED, STALL])
+    @pytest.mark.parametrize("before", [(), (GOOD,), (ANSWERED,)])
+    def test_the_first_sign_of_trouble_has_it_looked_at_at_once(
+        self, first: Evidence, before: tuple[Evidence, ...]
+    ) -> None:
+        """A probe tells a hiccup from a death."""
+        health = after(*before)
+        health.record(first, 50.0)
+        assert health.next_probe == 50.0
+
+    def test_requests_that_fail_do_not_put_the_next_look_off(self) -> None:
+        """However many they are."""
+        health = after(BAD)
+        due = health.next_probe
+        for moment in (0.1, 0.2, 0.3):
+            health.record(FAILED, moment)
+        assert health.next_probe == due
+
+    def test_answers_do_not_put_the_next_look_off_either(self) -> None:
+        """A busy endpoint is looked at every five minutes all the same."""
+        health = after(GOOD)
+        due = health.next_probe
+        health.record(ANSWERED, 200.0)
+        assert health.next_probe == due
+
+    def test_a_failing_one_after_1_2_4_and_at_most_30_seconds(self) -> None:
+        """And a recovering one after a second."""
+        health, now, waits = Health(RULES, 0.0), 0.0, []
+        for _ in range(8):
+            health.record(BAD, now, 0.0)
+            waits.append(health.next_probe - now)
+            now = health.next_probe
+        assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
+        health.record(GOOD, now, 0.0)
+        assert health.next_probe == now + 1
+        health.record(BAD, now, 0.0)
+        assert health.next_probe == now + 1
+
+    def test_clients_that_failed_together_part(self) -> None:
+        """By up to a tenth, and only downwards, so that no wait is longer than promised."""
+        health = Health(RULES, 0.0)
+        health.record(BAD, 0.0, 1.0)
+        assert health.next_probe == pytest.approx(0.9)
+
+    @given(st.integers(0, 10**9))
+    def test_the_wait_never_overflows_or_shrinks(self, failures: int) -> None:
+        """Ten years of failures are still half a minute."""
+        assert 1.0 <= RULES.backoff(failures) <= RULES.backoff(failures + 1) <= 30.0
+
+    def test_waits_double(self) -> None:
+        """Up to the cap."""
+        waits = [HealthRules(max_backoff=1e9).backoff(failures) for failures in range(1, 12)]
+        assert all(second == 2 * first for first, second in pairwise(waits))
+
+    def test_a_postponed_look_holds_nothing_against_the_endpoint(self) -> None:
+        """Without a network the state stays, and the looks become rarer."""
+        health = after(GOOD)
+        waits = []
+        for _ in range(7):
+            health.postpone(100.0, 0.0)
+            waits.append(health.next_probe - 100.0)
+        assert waits == [1, 2, 4, 8, 16, 30, 30]
+        assert (health.state, health.failures) == (State.HEALTHY, 0)
+        health.record(GOOD, 200.0)
+        health.postpone(300.0, 0.0)
+        assert health.next_probe == 301.0

@@ -1,0 +1,118 @@
+"""The figures of failover, and what they cost."""
+
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mop_config.client.policy import BAD_STATUS, BUSY_STATUS, IDEMPOTENT, Budget, Policy
+
+POLICY = Policy()
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC).timestamp()
+
+
+def test_the_defaults_are_the_contracts() -> None:
+    """Each figure that the contract promises."""
+    assert (POLICY.health_interval, POLICY.health_jitter, POLICY.health_timeout) == (300, 0.1, 5)
+    assert (POLICY.unhealthy_after, POLICY.healthy_after) == (3, 2)
+    assert (POLICY.first_backoff, POLICY.max_backoff, POLICY.smoothing) == (1, 30, 0.2)
+    assert (POLICY.connect_timeout, POLICY.total_timeout) == (2, 30)
+    assert (POLICY.race_delay, POLICY.hedge_delay) == (0.25, 1.0)
+    assert (POLICY.budget, POLICY.attempt_cost, POLICY.success_refund) == (500, 5, 1)
+    assert (POLICY.min_dwell, POLICY.latency_gain, POLICY.latency_margin) == (30, 0.2, 0.02)
+    assert POLICY.max_list_bytes == 64 * 1024 * 1024
+    assert POLICY.probe_parallelism <= 64
+
+
+def test_the_health_rules_are_the_policys() -> None:
+    """Figure by figure, in their right places."""
+    rules = Policy(
+        health_interval=1,
+        health_jitter=0.2,
+        unhealthy_after=3,
+        healthy_after=4,
+        first_backoff=5,
+        max_backoff=6,
+        smoothing=0.7,
+    ).health
+    assert (rules.interval, rules.jitter, rules.unhealthy_after, rules.healthy_after) == (
+        1,
+        0.2,
+        3,
+        4,
+    )
+    assert (rules.first_backoff, rules.max_backoff, rules.smoothing) == (5, 6, 0.7)
+
+
+def test_methods_that_may_be_executed_twice() -> None:
+    """Those of RFC 9110, 9.2.2."""
+    assert {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"} == IDEMPOTENT
+
+
+def test_which_answers_speak_against_an_endpoint() -> None:
+    """And which may ask for time."""
+    assert {502, 503, 504} == BAD_STATUS
+    assert {429, 503} == BUSY_STATUS
+
+
+class TestBudget:
+    """Further attempts are paid for."""
+
+    def test_five_tokens_an_attempt_and_one_back_for_a_success(self) -> None:
+        """A hundred attempts in a row, then one for every five successes."""
+        budget = Budget(POLICY)
+        assert [budget.spend() for _ in range(101)] == [True] * 100 + [False]
+        for _ in range(4):
+            budget.refund()
+        assert not budget.spend()
+        budget.refund()
+        assert budget.spend()
+        assert not budget.spend()
+
+    @given(st.lists(st.booleans(), max_size=400))
+    def test_it_is_never_overdrawn_nor_overfull(self, successes: list[bool]) -> None:
+        """Whatever the order of successes and attempts."""
+        budget = Budget(Policy(budget=50))
+        paid = sum(
+            budget.spend() if not good else budget.refund() is not None for good in successes
+        )
+        assert 0 <= budget.tokens <= 50
+        assert 5 * paid <= 50 + sum(successes)
+
+
+class TestRetryAfter:
+    """How long a busy endpoint is left alone."""
+
+    @pytest.mark.parametrize(
+        ("status", "text", "seconds"),
+        [
+            (503, "120", 120),
+            (429, " 7 ", 7),
+            (429, "0", 0),
+            (503, "999999999999999999999999", 300),
+            (503, format_datetime(datetime(2026, 5, 1, 12, 0, 30, tzinfo=UTC), True), 30),
+            (503, format_datetime(datetime(2026, 5, 1, 11, 0, 0, tzinfo=UTC), True), 0),
+            (503, "Friday, 01-May-26 12:00:10 GMT", 10),
+            (503, None, None),
+            (429, None, None),
+            (503, "", None),
+            (503, "soon", None),
+            (503, "-5", None),
+            (503, "1.5", None),
+            (503, "٣", None),
+            (500, "120", None),
+            (502, "120", None),
+            (200, "120", None),
+        ],
+    )
+    def test_seconds_or_a_date(self, status: int, text: str | None, seconds: float | None) -> None:
+        """In the two forms of RFC 9110, 10.2.3, and only where the status asks for time."""
+        assert POLICY.busy_for(status, text, NOON) == seconds
+
+    @given(st.text(max_size=40) | st.from_regex(r"[A-Z][a-z]{2}, [0-9 :A-Za-z+-]{0,30}"))
+    def test_no_header_does_harm(self, text: str) -> None:
+        """It is a number of seconds within bounds, or nothing."""
+        seconds = POLICY.busy_for(503, text, NOON)
+        assert seconds is None or 0 <= seconds <= POLICY.max_retry_after
