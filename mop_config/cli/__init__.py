@@ -12,6 +12,7 @@ import click
 from .. import __version__
 from ..errors import MopConfigError
 from .check import check
+from .probe import probe
 from .serve import serve
 from .show import show
 
@@ -25,7 +26,7 @@ def cli() -> None:
     """Serve a list of endpoints that apps fail over between, and work with such lists."""
 
 
-for _command in (serve, check, show):
+for _command in (serve, check, show, probe):
     cli.add_command(_command)
 
 

@@ -3,19 +3,13 @@
 import difflib
 import json
 import sys
-import urllib.error
-import urllib.request
 
 import click
 
 from .. import payload
-from ..errors import MopConfigError, PayloadError
 from ..model import EndpointConfig
+from .served import fetch
 from .source import read
-
-_PATH = "/api/v1/config/endpoints"
-_TIMEOUT = 10.0
-_MAX_BYTES = 64 << 20
 
 
 @click.command(epilog="Example: mop-config show config/endpoints.txt --diff http://127.0.0.1:8000")
@@ -44,7 +38,7 @@ def show(file: str | None, url: str | None) -> int:
 
 
 def _diff(body: bytes, url: str) -> int:
-    served = _lines(_fetch(url))
+    served = _lines(fetch(url, "--diff"))
     here = _lines(payload.loads(body))
     lines = list(difflib.unified_diff(served, here, url, "file", lineterm="", n=1))
     for line in lines:
@@ -60,19 +54,3 @@ def _lines(config: EndpointConfig) -> list[str]:
         for kind, endpoints in config.kinds().items()
         for e in endpoints
     ]
-
-
-def _fetch(url: str) -> EndpointConfig:
-    if not url.startswith(("http://", "https://")):
-        raise click.BadParameter("must start with http:// or https://", param_hint="--diff")
-    if not url.endswith(_PATH):
-        url = url.rstrip("/").removesuffix("/api/v1") + _PATH
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:  # noqa: S310
-            return payload.loads(response.read(_MAX_BYTES))
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise MopConfigError(f"{url} answers {error.code} {error.reason}") from None
-    except (OSError, ValueError) as error:
-        reason = error if isinstance(error, PayloadError) else getattr(error, "reason", error)
-        raise MopConfigError(f"{url} gives no list: {reason}") from None

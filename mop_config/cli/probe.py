@@ -1,0 +1,227 @@
+"""``mop-config probe``: which endpoints are there, as a client would see it."""
+
+import json
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from .. import payload
+from ..errors import MopConfigError
+from ..model import Endpoint, EndpointConfig
+from ..probe import Prober, ProbeResult
+from .served import fetch, is_url
+from .source import read
+
+_PARALLEL = 64
+#: A certificate that ends within so many days is shown as a warning.
+_SOON = 14
+_SECONDS = click.FloatRange(0, min_open=True, max=86400)
+
+
+class Finding(NamedTuple):
+    """What the check of one endpoint found."""
+
+    kind: str
+    endpoint: Endpoint
+    result: ProbeResult
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the endpoint does what it should."""
+        return self.result.fault is None
+
+    @property
+    def days(self) -> int | None:
+        """Whole days until the certificate ends, or None without one."""
+        ends = self.result.certificate_expires
+        return None if ends is None else (ends - datetime.now(UTC)).days
+
+
+@click.command(epilog="Example: mop-config probe https://config.example.com --watch 10")
+@click.argument("source", metavar="[FILE|URL]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("--watch", "pause", type=_SECONDS, metavar="SECONDS", help="Look again and again.")
+@click.option(
+    "--timeout",
+    type=_SECONDS,
+    metavar="SECONDS",
+    default=5.0,
+    show_default=True,
+    help="How long a check may take.",
+)
+def probe(source: str | None, as_json: bool, pause: float | None, timeout: float) -> int:
+    """Check every endpoint in FILE, or that the server at URL hands out.
+
+    API endpoints are asked for their /health, Socket.io endpoints for an Engine.IO
+    handshake. Exit 1 where a kind has no healthy endpoint. FILE defaults to
+    ENDPOINT_CONFIG_FILE, else config/endpoints.txt. Certificates are verified against the
+    system's authorities, or those in SSL_CERT_FILE.
+    """
+    console = Console(highlight=False)
+    if pause is None:
+        findings = _look(source, timeout)
+        _print(console, findings, as_json=as_json, indent=2)
+        return int(not _good(findings))
+    quiet = False
+    while True:
+        try:
+            findings = _look(source, timeout, quiet=quiet)
+        except MopConfigError as error:
+            click.echo(f"mop-config: {error}", err=True)
+        else:
+            if console.is_terminal and not as_json:
+                console.clear()
+                console.print(f"{datetime.now().astimezone():%X}, every {pause:g} s")
+            _print(console, findings, as_json=as_json, indent=None)
+            sys.stdout.flush()
+        quiet = True
+        time.sleep(pause)
+
+
+def _look(source: str | None, timeout: float, *, quiet: bool = False) -> list[Finding]:
+    config = _list(source, quiet=quiet)
+    jobs = [(kind, e) for kind, endpoints in _kinds(config).items() for e in endpoints]
+    if not jobs:
+        raise MopConfigError("there is no endpoint to check")
+    # It is drawn on the standard error, where it is in no program's way.
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("checking", total=len(jobs))
+        return _check(jobs, timeout, lambda: progress.advance(task))
+
+
+def _check(
+    jobs: list[tuple[str, Endpoint]], timeout: float, done: Callable[[], None]
+) -> list[Finding]:
+    prober = Prober(ssl.create_default_context(), timeout)
+
+    def check(job: tuple[str, Endpoint]) -> Finding:
+        kind, endpoint = job
+        result = prober.check(kind, endpoint)
+        done()
+        return Finding(kind, endpoint, result)
+
+    with ThreadPoolExecutor(_PARALLEL, "mop-config-check") as executor:
+        try:
+            return list(executor.map(check, jobs))
+        except BaseException:  # interrupted: nothing is worth waiting for
+            executor.shutdown(wait=False, cancel_futures=True)
+            prober.abort()
+            raise
+
+
+def _list(source: str | None, *, quiet: bool) -> EndpointConfig:
+    if source is not None and is_url(source):
+        return fetch(source, "FILE|URL")
+    reading, settings = read(source)
+    if reading.rendering is None or reading.refusal is not None:
+        raise MopConfigError(str(reading.refusal))
+    if not quiet:
+        for notice in (*settings.warnings, *reading.problems):
+            click.echo(f"mop-config: {notice}", err=True)
+    return payload.loads(reading.rendering.body)
+
+
+def _kinds(config: EndpointConfig) -> dict[str, tuple[Endpoint, ...]]:
+    return {"api": config.api_endpoints, "socketio": config.socketio_endpoints}
+
+
+def _good(findings: list[Finding]) -> bool:
+    """Whether each kind that has endpoints has a healthy one."""
+    return {f.kind for f in findings} == {f.kind for f in findings if f.healthy}
+
+
+def _print(console: Console, findings: list[Finding], *, as_json: bool, indent: int | None) -> None:
+    if as_json:
+        print(json.dumps(_document(findings), indent=indent, ensure_ascii=False))
+    elif console.is_terminal:
+        console.print(_table(findings))
+    else:
+        for finding in findings:
+            print(_line(finding))
+
+
+def _document(findings: list[Finding]) -> dict[str, Any]:
+    counts = {
+        kind: {
+            "endpoints": sum(f.kind == kind for f in findings),
+            "healthy": sum(f.kind == kind and f.healthy for f in findings),
+        }
+        for kind in ("api", "socketio")
+    }
+    return {
+        "ok": _good(findings),
+        "checked_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "counts": counts,
+        "endpoints": [_entry(finding) for finding in findings],
+    }
+
+
+def _entry(finding: Finding) -> dict[str, Any]:
+    result = finding.result
+    ends = result.certificate_expires
+    return {
+        "kind": finding.kind,
+        "url": finding.endpoint.url,
+        "priority": finding.endpoint.priority,
+        "healthy": finding.healthy,
+        "fault": result.fault,
+        "detail": result.detail,
+        "seconds": round(result.seconds, 6),
+        "certificate_expires": None if ends is None else f"{ends:%Y-%m-%dT%H:%M:%SZ}",
+        "certificate_days": finding.days,
+        "name_matches": result.name_matches,
+    }
+
+
+def _cells(finding: Finding) -> list[str]:
+    result, days = finding.result, finding.days
+    name = {True: "matches", False: "other name", None: "-"}[result.name_matches]
+    return [
+        finding.kind,
+        "healthy" if finding.healthy else str(result.fault),
+        f"{result.seconds * 1000:.1f} ms",
+        "-" if days is None else f"{days} d",
+        name,
+        str(finding.endpoint.priority),
+        finding.endpoint.url,
+        result.detail,
+    ]
+
+
+def _line(finding: Finding) -> str:
+    return "\t".join(" ".join(cell.split()) for cell in _cells(finding))
+
+
+def _table(findings: list[Finding]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("kind", "status"):
+        table.add_column(column, no_wrap=True)
+    for column in ("latency", "TLS ends", "name"):
+        table.add_column(column, no_wrap=True, justify="right")
+    table.add_column("endpoint", overflow="fold")
+    for finding in findings:
+        kind, status, latency, ends, name, _, url, detail = _cells(finding)
+        days = finding.days
+        endpoint = Text(url)
+        if not finding.healthy:
+            endpoint.append(f"\n{detail}", style="dim")
+        table.add_row(
+            kind,
+            Text(status, style="green" if finding.healthy else "bold red"),
+            latency,
+            Text(ends, style="yellow" if days is not None and days < _SOON else ""),
+            Text(name, style="bold red" if finding.result.name_matches is False else ""),
+            endpoint,
+        )
+    return table
