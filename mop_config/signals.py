@@ -28,7 +28,8 @@ endpoint_switched = _signals.signal(
     "endpoint-switched",
     doc="""Requests go to another endpoint. Sent by a manager with ``kind`` (``api`` or
     ``socketio``), ``from_url``, ``to_url``, ``reason`` (``failed``, ``busy``, ``pinned``,
-    ``failback``, ``preferred``, ``latency`` or ``panic``) and ``seconds_without_service``.""",
+    ``failback``, ``preferred``, ``latency``, ``panic``, ``removed`` or ``chosen``) and
+    ``seconds_without_service``.""",
 )
 endpoint_down = _signals.signal(
     "endpoint-down",

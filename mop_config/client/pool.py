@@ -108,6 +108,7 @@ class Pool:
         self._order = 0
         self._current: Member | None = None
         self._current_since = 0.0
+        self._gone: Member | None = None  # the one in use, if it has left the list
         self._pinned: str | None = None
         self._review_at = _NEVER  # when the choice has to be looked at again
         self._usable = 0
@@ -143,30 +144,37 @@ class Pool:
             self.urgent = True
             self._usable += 1
             self._all_down = False
-        else:
+        elif member.endpoint != endpoint:
             member.endpoint, member.target = endpoint, target_of(endpoint)
-        # Somebody decided this: it needs no dwelling.
-        member.recovered_at = None
+            member.recovered_at = None  # somebody decided this: it needs no dwelling
         self._review_at = now
 
     def remove(self, url: str, now: float) -> bool:
         """Take an endpoint out; False where there is none."""
+        there = self._drop(url, now)
+        self._note_outage()
+        return there
+
+    def _drop(self, url: str, now: float) -> bool:
         member = self._members.pop(url, None)
         if member is None:
             return False
         self._usable -= member.health.usable
         if self._current is member:
-            self._current = None
+            self._current, self._gone = None, member
         self._review_at = now
         return True
 
     def replace(self, endpoints: Iterable[Endpoint], now: float) -> None:
         """Make this the list; endpoints that stay keep what is known of them."""
-        wanted = {endpoint.url: endpoint for endpoint in endpoints}
+        wanted: dict[str, Endpoint] = {}
+        for endpoint in endpoints:
+            wanted.setdefault(endpoint.url, endpoint)  # as in the file: the first one stays
         for url in [url for url in self._members if url not in wanted]:
-            self.remove(url, now)
+            self._drop(url, now)
         for endpoint in wanted.values():
             self.put(endpoint, now)
+        self._note_outage()
 
     def pin(self, url: str | None, now: float) -> None:
         """Prefer one endpoint while nothing is wrong with it; None lifts that."""
@@ -230,9 +238,12 @@ class Pool:
         return Group(trouble, member.url != self._pinned, member.endpoint.priority)
 
     def _speed(self, member: Member) -> tuple[float, float]:
-        # The unmeasured stand behind those that are known to be fast, spread by chance.
-        measured = member.health.response_time
-        return (self._policy.latency_margin if measured is None else measured, member.dice)
+        # What lies within one margin is equal, and spread by chance. The unmeasured stand
+        # right behind those that are known to be fast.
+        measured, margin = member.health.response_time, self._policy.latency_margin
+        if measured is None:
+            return (1.0, member.dice)
+        return (measured // margin if margin else measured, member.dice)
 
     def _review(self, now: float) -> None:
         self._network.expire(now)
@@ -266,7 +277,7 @@ class Pool:
     def _maybe_switch(self, best: Member, group: Group, now: float) -> None:
         current = self._current
         if current is None:
-            self._switch(best, "first", now)
+            self._switch(best, "removed", now)  # or none was in use before
             return
         own = self._group(current, now)
         if own.trouble == group.trouble == 3:
@@ -288,8 +299,9 @@ class Pool:
         return gain >= self._policy.latency_margin and gain >= self._policy.latency_gain * slow
 
     def _switch(self, member: Member, reason: str, now: float) -> None:
-        before, self._current, self._current_since = self._current, member, now
-        if before is None:
+        before, self._gone = self._current or self._gone, None
+        self._current, self._current_since = member, now
+        if before is None or before.url == member.url:
             return
         began = before.failing_since
         self._tell(
@@ -393,6 +405,9 @@ class Pool:
             if fault in _FROM_AFAR:
                 self._network.proof(now)
             self._blame(member, evidence, now, began)
+        elif evidence is Evidence.BAD_PROBE:
+            # It says nothing of the endpoint, and must not be repeated without a pause.
+            member.health.postpone(now, self._random())
 
     def _blame(self, member: Member, evidence: Evidence, now: float, began: float) -> None:
         if member.failing_since is None:
@@ -402,10 +417,10 @@ class Pool:
     def _record(self, member: Member, evidence: Evidence, now: float) -> None:
         change = member.health.record(evidence, now, self._random())
         self.urgent = self.urgent or member.health.next_probe <= now
-        if change.after is State.HEALTHY:
-            if change.before not in {State.HEALTHY, State.UNKNOWN}:
-                member.recovered_at = now
+        if evidence in _GOOD:
             member.failing_since = None
+        if change.after is State.HEALTHY and change.before not in _FINE:
+            member.recovered_at = now
         if self._members.get(member.url) is not member:
             return  # it left the list while it was asked
         self._note(member, change)
@@ -427,16 +442,21 @@ class Pool:
         self._usable += change.came_back - change.went_down
         if change.went_down:
             self._tell(EventKind.DOWN, url=member.url, reason=member.last_fault)
-            if not self._usable and not self._all_down:
-                self._all_down = True
-                self._tell(EventKind.ALL_DOWN, urls=[m.url for m in self.members()])
+            self._note_outage()
         elif change.came_back:
             self._tell(EventKind.RECOVERED, url=member.url, after_total_outage=self._all_down)
             self._all_down = False
+
+    def _note_outage(self) -> None:
+        if self._members and not self._usable and not self._all_down:
+            self._all_down = True
+            self._tell(EventKind.ALL_DOWN, urls=[m.url for m in self.members()])
 
     def _tell(self, kind: EventKind, **about: Any) -> None:
         self._events.append(Event(kind, {"kind": self.kind, **about}))
 
 
+_GOOD = frozenset({Evidence.GOOD_PROBE, Evidence.GOOD_REQUEST})
+_FINE = frozenset({State.UNKNOWN, State.HEALTHY})
 #: Faults that only something on the far side of a network can cause.
 _FROM_AFAR = frozenset({Fault.REFUSED, Fault.RESET, Fault.TLS, Fault.PROTOCOL, Fault.BAD_STATUS})

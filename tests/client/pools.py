@@ -1,0 +1,99 @@
+"""A pool with a clock that a test turns."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mop_config.client.network import NetworkWatch
+from mop_config.client.policy import Policy
+from mop_config.client.pool import Event, EventKind, Member, Pool
+from mop_config.faults import Fault
+from mop_config.health import State
+from mop_config.model import Endpoint
+
+POLICY = Policy()
+
+
+def url(name: str) -> str:
+    return f"https://{name}.example/api"
+
+
+class Bench:
+    """A pool of endpoints ``a``, ``b`` … and what happens to them.
+
+    Args:
+        priorities: Of each endpoint, by name.
+        dice: Random numbers for the pool, over and over.
+    """
+
+    def __init__(
+        self, priorities: dict[str, int], policy: Policy = POLICY, dice: Iterable[float] = (0.5,)
+    ) -> None:
+        self.now = 0.0
+        self._dice = list(dice)
+        self._rolls = self._roll()
+        self.network = NetworkWatch(policy.offline_window)
+        self.pool = Pool("api", policy, self.network, lambda: next(self._rolls))
+        self.events: list[Event] = []
+        for name, priority in priorities.items():
+            self.pool.put(Endpoint(url(name), priority), 0.0)
+
+    def _roll(self) -> Iterator[float]:
+        while True:
+            yield from self._dice
+
+    def __getitem__(self, name: str) -> Member:
+        member = self.pool.get(url(name))
+        assert member is not None
+        return member
+
+    def state(self, name: str) -> State:
+        return self[name].health.state
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @property
+    def current(self) -> str | None:
+        """The name of the endpoint that a request goes to now."""
+        return name_of(self.pool.select(self.now))
+
+    def others(self, *tried: str) -> str:
+        """The names of the endpoints where else it may go, best first."""
+        rest = self.pool.alternatives(self.now, [url(name) for name in tried])
+        return "".join(name_of(member) or "?" for member in rest)
+
+    def serve(self, name: str) -> None:
+        self.pool.served(self[name], self.now)
+
+    def fail(self, name: str, fault: Fault = Fault.REFUSED, times: int = 1) -> None:
+        for _ in range(times):
+            self.pool.failed(self[name], fault, self.now, self.now)
+
+    def probe(self, name: str, fault: Fault | None = None, seconds: float = 0.0) -> None:
+        self.pool.probed(self[name], fault, seconds, self.now, 1e9 + self.now)
+
+    def measure(self, **seconds: float) -> None:
+        """Have good probes taken so long."""
+        for name, duration in seconds.items():
+            self.probe(name, None, duration)
+
+    def kill(self, *names: str) -> None:
+        """Have endpoints become unhealthy."""
+        for name in names:
+            self.fail(name, times=3)
+
+    def revive(self, name: str) -> None:
+        """Have an endpoint become healthy again."""
+        self.probe(name)
+        self.probe(name)
+
+    def told(self, kind: EventKind | None = None) -> list[dict[str, Any]]:
+        """What the pool has told since the last call, of one kind or of all."""
+        self.events += self.pool.take_events()
+        found = [event.about for event in self.events if kind in {None, event.kind}]
+        self.events = [event for event in self.events if kind not in {None, event.kind}]
+        return found
+
+
+def name_of(member: Member | None) -> str | None:
+    return None if member is None else member.url.removeprefix("https://").partition(".")[0]

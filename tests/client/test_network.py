@@ -1,0 +1,124 @@
+"""A machine without a network blames no endpoint."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mop_config.client.network import NetworkWatch
+
+WINDOW = 1.0
+
+
+class Blames:
+    """Who was blamed when."""
+
+    def __init__(self) -> None:
+        self.watch = NetworkWatch(WINDOW)
+        self.blamed: list[tuple[str, float]] = []
+
+    def fault(self, host: str, now: float) -> None:
+        self.watch.fault(host, now, lambda when: self.blamed.append((host, when)))
+
+
+def test_two_hosts_within_a_moment_mean_no_network() -> None:
+    """Nobody is blamed, then or later."""
+    seen = Blames()
+    seen.fault("a", 0.0)
+    assert (seen.watch.offline, seen.watch.holds("a")) == (False, True)
+    seen.fault("b", WINDOW * 0.9)
+    assert seen.watch.offline
+    seen.watch.expire(100.0)
+    assert seen.blamed == []
+
+
+def test_one_host_is_blamed_when_the_moment_is_over() -> None:
+    """Not before, and once."""
+    seen = Blames()
+    seen.fault("a", 5.0)
+    seen.fault("a", 5.5)
+    assert seen.watch.next_expiry == 6.0
+    seen.watch.expire(5.9)
+    assert seen.blamed == []
+    seen.watch.expire(6.0)
+    seen.watch.expire(60.0)
+    assert seen.blamed == [("a", 6.0)]
+    assert not seen.watch.holds("a")
+
+
+def test_one_host_is_blamed_at_once_if_another_answers() -> None:
+    """So there is a network."""
+    seen = Blames()
+    seen.fault("a", 5.0)
+    seen.watch.proof(5.2)
+    assert seen.blamed == [("a", 5.2)]
+
+
+def test_two_hosts_that_fail_apart_are_both_to_blame() -> None:
+    """A second failure after the moment begins a moment of its own."""
+    seen = Blames()
+    seen.fault("a", 0.0)
+    seen.fault("b", WINDOW * 1.5)
+    assert not seen.watch.offline
+    seen.watch.expire(10.0)
+    assert [host for host, _ in seen.blamed] == ["a", "b"]
+
+
+def test_an_answer_ends_it() -> None:
+    """From whomever."""
+    seen = Blames()
+    seen.fault("a", 0.0)
+    seen.fault("b", 0.0)
+    seen.watch.proof(3.0)
+    assert not seen.watch.offline
+    assert seen.blamed == []
+    seen.fault("a", 4.0)
+    seen.watch.expire(6.0)
+    assert seen.blamed == [("a", 6.0)]
+
+
+def test_nothing_is_due_while_nobody_is_held() -> None:
+    """Infinity stands for never."""
+    assert NetworkWatch(WINDOW).next_expiry == float("inf")
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 2), st.sampled_from(["a", "b", "proof", "expire"])), max_size=30
+    )
+)
+def test_nobody_is_blamed_twice_for_one_failure_nor_while_offline(
+    steps: list[tuple[float, str]],
+) -> None:
+    """Whatever the order of failures, answers and moments that end."""
+    seen = Blames()
+    now, faults = 0.0, 0
+    for pause, step in steps:
+        now += pause
+        before = len(seen.blamed)
+        if step == "proof":
+            seen.watch.proof(now)
+            assert not seen.watch.offline
+        elif step == "expire":
+            was_offline = seen.watch.offline
+            seen.watch.expire(now)
+            assert not was_offline or len(seen.blamed) == before
+        else:
+            faults += 1
+            seen.fault(step, now)
+        if seen.watch.offline:
+            assert not seen.watch.holds("a")
+            assert not seen.watch.holds("b")
+    assert len(seen.blamed) <= faults
+
+
+@pytest.mark.parametrize("window", [0.1, 5.0])
+def test_the_moment_is_as_long_as_the_policy_says(window: float) -> None:
+    """Within it, and just after it."""
+    watch = NetworkWatch(window)
+    watch.fault("a", 0.0, lambda _: None)
+    watch.fault("b", window * 0.99, lambda _: None)
+    assert watch.offline
+    watch = NetworkWatch(window)
+    watch.fault("a", 0.0, lambda _: None)
+    watch.fault("b", window * 1.01, lambda _: None)
+    assert not watch.offline

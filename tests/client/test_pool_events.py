@@ -1,0 +1,292 @@
+"""What a pool tells, how its list changes, and what it does without a network."""
+
+import pytest
+
+from mop_config.client.network import NetworkWatch
+from mop_config.client.pool import EventKind, Pool
+from mop_config.faults import Fault
+from mop_config.health import State
+from mop_config.model import Endpoint
+
+from .pools import POLICY, Bench, url
+
+ABC = {"a": 0, "b": 1, "c": 2}
+DOWN, RECOVERED, ALL_DOWN, SWITCHED = (
+    EventKind.DOWN,
+    EventKind.RECOVERED,
+    EventKind.ALL_DOWN,
+    EventKind.SWITCHED,
+)
+
+
+class TestPanic:
+    """All of them are down."""
+
+    def test_all_are_tried_in_order_all_the_same(self) -> None:
+        """The best first, and then the others."""
+        bench = Bench(ABC)
+        bench.kill("c", "a", "b")
+        assert bench.current == "a"
+        assert bench.others("a") == "bc"
+
+    def test_the_alert_is_raised_once(self) -> None:
+        """However often they fail, and however often somebody asks."""
+        bench = Bench(ABC)
+        bench.kill("a", "b")
+        assert bench.told(ALL_DOWN) == []
+        bench.kill("c")
+        assert bench.told(ALL_DOWN) == [{"kind": "api", "urls": [url(n) for n in "abc"]}]
+        for _ in range(5):
+            bench.kill("a", "b", "c")
+            bench.probe("a", Fault.REFUSED)
+            bench.probe("b")  # recovering is not recovered
+            bench.probe("b", Fault.REFUSED)
+            assert bench.current == "a"
+        assert bench.told(ALL_DOWN) == []
+        assert bench.told(RECOVERED) == []
+
+    def test_it_is_raised_again_after_a_recovery(self) -> None:
+        """Which says that the outage is over; the next recovery is an ordinary one."""
+        bench = Bench(ABC)
+        bench.kill("a", "b", "c")
+        bench.told()
+        bench.revive("b")
+        bench.revive("c")
+        assert [about["after_total_outage"] for about in bench.told(RECOVERED)] == [True, False]
+        assert bench.current == "b"
+        bench.kill("b", "c")
+        assert len(bench.told(ALL_DOWN)) == 1
+
+    def test_it_is_raised_when_the_last_usable_one_leaves_the_list(self) -> None:
+        """By hand or by an update; an empty list is no outage."""
+        bench = Bench(ABC)
+        bench.kill("a", "b")
+        bench.pool.remove(url("c"), 0.0)
+        assert len(bench.told(ALL_DOWN)) == 1
+        bench.pool.remove(url("a"), 0.0)
+        bench.pool.remove(url("b"), 0.0)
+        assert bench.told(ALL_DOWN) == []
+        bench = Bench(ABC)
+        bench.kill("a", "b")
+        bench.pool.replace([Endpoint(url("a"), 0), Endpoint(url("b"), 0)], 0.0)
+        assert len(bench.told(ALL_DOWN)) == 1
+
+    def test_a_list_that_is_replaced_whole_raises_none(self) -> None:
+        """Between the old and the new there is no outage."""
+        bench = Bench(ABC)
+        bench.kill("a")
+        bench.pool.replace([Endpoint(url("a"), 0), Endpoint(url("d"), 0)], 0.0)
+        assert bench.told(ALL_DOWN) == []
+
+    def test_a_new_endpoint_ends_it(self) -> None:
+        """Nothing is held against it yet."""
+        bench = Bench(ABC)
+        bench.kill("a", "b", "c")
+        bench.pool.put(Endpoint(url("d"), 9), bench.now)
+        assert (bench.current, bench.others()) == ("d", "d")
+
+    def test_an_answer_in_a_panic_is_no_recovery(self) -> None:
+        """Probes decide; one good answer in between is not enough."""
+        bench = Bench({"a": 0})
+        bench.kill("a")
+        bench.serve("a")
+        assert bench.state("a") is State.UNHEALTHY
+        bench.revive("a")
+        assert bench.state("a") is State.HEALTHY
+
+
+class TestSwitches:
+    """From where, to where, why, and what it cost."""
+
+    def test_the_first_choice_is_no_switch(self) -> None:
+        """There was nothing before it."""
+        bench = Bench(ABC)
+        assert bench.current == "a"
+        assert bench.told() == []
+
+    def test_a_switch_tells_the_seconds_without_service(self) -> None:
+        """From the beginning of the first attempt that failed."""
+        bench = Bench(ABC)
+        assert bench.current == "a"
+        bench.wait(10.0)
+        bench.pool.failed(bench["a"], Fault.READ_TIMEOUT, bench.now, bench.now - 2.0)
+        bench.wait(0.5)
+        assert bench.current == "b"
+        (about,) = bench.told(SWITCHED)
+        assert about == {
+            "kind": "api",
+            "from_url": url("a"),
+            "to_url": url("b"),
+            "reason": "failed",
+            "seconds_without_service": 2.5,
+        }
+
+    def test_an_answer_in_between_ends_the_time_without_service(self) -> None:
+        """A failure an hour ago is not part of today's outage."""
+        bench = Bench({"a": 0})
+        assert bench.current == "a"
+        bench.fail("a")
+        bench.wait(1.0)
+        bench.serve("a")
+        bench.wait(3600.0)
+        bench.fail("a")
+        bench.pool.put(Endpoint(url("b"), 0), bench.now)
+        assert bench.current == "b"
+        assert bench.told(SWITCHED)[0]["seconds_without_service"] == 0.0
+
+    def test_the_one_in_use_leaving_the_list_is_a_switch(self) -> None:
+        """Whoever shows where requests go must hear of it."""
+        bench = Bench(ABC)
+        assert bench.current == "a"
+        assert bench.pool.remove(url("a"), bench.now)
+        assert bench.current == "b"
+        assert [about["reason"] for about in bench.told(SWITCHED)] == ["removed"]
+        bench.pool.replace([Endpoint(url("d"))], bench.now)
+        assert bench.current == "d"
+        (about,) = bench.told(SWITCHED)
+        assert (about["from_url"], about["to_url"]) == (url("b"), url("d"))
+
+    def test_leaving_and_coming_back_is_none(self) -> None:
+        """Requests go where they went."""
+        bench = Bench(ABC)
+        assert bench.current == "a"
+        bench.pool.remove(url("a"), bench.now)
+        bench.pool.put(Endpoint(url("a"), 0), bench.now)
+        assert bench.current == "a"
+        assert bench.told() == []
+
+    def test_down_and_recovered_are_told_once_each(self) -> None:
+        """With the last fault in a word."""
+        bench = Bench(ABC)
+        bench.fail("b", Fault.BAD_STATUS, times=5)
+        assert bench.told() == [{"kind": "api", "url": url("b"), "reason": Fault.BAD_STATUS}]
+        bench.revive("b")
+        bench.probe("b")
+        assert bench.told() == [{"kind": "api", "url": url("b"), "after_total_outage": False}]
+
+
+class TestList:
+    """Endpoints come, stay and go."""
+
+    def test_adding_again_updates_the_priority(self) -> None:
+        """And nothing else is forgotten."""
+        bench = Bench(ABC)
+        bench.measure(a=0.5)
+        bench.pool.put(Endpoint(url("a"), 5), bench.now)
+        assert len(bench.pool) == 3
+        assert bench["a"].health.response_time == 0.5
+        assert bench.current == "b"
+
+    def test_endpoints_that_stay_keep_their_history(self) -> None:
+        """An update is no reason to try a dead one again."""
+        bench = Bench(ABC)
+        bench.kill("a")
+        bench.measure(b=0.1)
+        bench.pool.replace([Endpoint(url(n), p) for p, n in enumerate("bad")], bench.now)
+        assert bench.state("a") is State.UNHEALTHY
+        assert bench["b"].health.response_time == 0.1
+        assert bench.state("d") is State.UNKNOWN
+        assert url("c") not in bench.pool
+        assert bench.current == "b"
+
+    def test_of_two_entries_with_one_url_the_first_stays(self) -> None:
+        """As in the file."""
+        bench = Bench({})
+        bench.pool.replace([Endpoint(url("a"), 0), Endpoint(url("a"), 7)], 0.0)
+        assert [m.endpoint.priority for m in bench.pool.members()] == [0]
+
+    def test_removing_twice_is_no_error(self) -> None:
+        """It says whether there was one."""
+        bench = Bench(ABC)
+        assert bench.pool.remove(url("a"), 0.0)
+        assert not bench.pool.remove(url("a"), 0.0)
+
+    def test_an_outcome_of_one_that_has_left_changes_nothing(self) -> None:
+        """A request may still be under way to it."""
+        bench = Bench(ABC)
+        gone = bench["a"]
+        bench.pool.remove(url("a"), bench.now)
+        for _ in range(3):
+            bench.pool.failed(gone, Fault.REFUSED, bench.now, bench.now)
+        assert bench.told() == []
+        bench.kill("b", "c")
+        assert len(bench.told(ALL_DOWN)) == 1
+
+    def test_a_new_endpoint_is_urgent_and_looked_at_once(self) -> None:
+        """It is due, and not due again while it is looked at."""
+        bench = Bench(ABC)
+        assert bench.pool.urgent
+        assert len(bench.pool.take_due(0.0)) == 3
+        assert bench.pool.take_due(0.0) == []
+        assert bench.pool.next_due() == float("inf")
+        bench.pool.forget_probes()
+        assert len(bench.pool.take_due(0.0)) == 3
+
+
+class TestOffline:
+    """No network at all."""
+
+    @pytest.mark.parametrize("fault", [Fault.UNREACHABLE, Fault.RESOLVER])
+    def test_nobody_is_marked_down(self, fault: Fault) -> None:
+        """However long it lasts, and nobody is told anything."""
+        bench = Bench(ABC)
+        for name in "abc":
+            bench.probe(name)
+        for _ in range(50):
+            for name in "abc":
+                bench.fail(name, fault)
+                bench.probe(name, fault)
+            bench.wait(0.3)
+        assert bench.network.offline
+        assert {bench.state(name) for name in "abc"} == {State.HEALTHY}
+        assert bench.told(DOWN) == bench.told(ALL_DOWN) == []
+
+    def test_one_host_alone_is_to_blame(self) -> None:
+        """When the moment is over in which another could have failed as well."""
+        bench = Bench(ABC)
+        assert bench.current == "a"
+        bench.fail("a", Fault.UNREACHABLE)
+        assert bench.current == "b"  # in doubt for the moment
+        assert bench.state("a") is State.UNKNOWN
+        bench.wait(POLICY.offline_window)
+        assert bench.current == "b"
+        assert bench.state("a") is State.SUSPECT
+
+    def test_one_host_is_to_blame_at_once_when_another_answers(self) -> None:
+        """A refusal is an answer too."""
+        for answer in (Fault.REFUSED, None):
+            bench = Bench(ABC)
+            bench.fail("a", Fault.UNREACHABLE)
+            bench.probe("b", answer)
+            assert bench.state("a") is State.SUSPECT
+            assert not bench.network.offline
+
+    def test_a_timeout_proves_nothing(self) -> None:
+        """Silence is no answer."""
+        bench = Bench(ABC)
+        bench.fail("a", Fault.UNREACHABLE)
+        bench.fail("b", Fault.UNREACHABLE)
+        bench.fail("c", Fault.CONNECT_TIMEOUT)
+        assert bench.network.offline
+
+    def test_two_kinds_share_what_is_known_of_the_network(self) -> None:
+        """The API's host and the socket's host make two."""
+        network = NetworkWatch(POLICY.offline_window)
+        api = Pool("api", POLICY, network, lambda: 0.5)
+        sockets = Pool("socketio", POLICY, network, lambda: 0.5)
+        api.put(Endpoint("https://api.example"), 0.0)
+        sockets.put(Endpoint("wss://socket.example"), 0.0)
+        for pool in (api, sockets):
+            (member,) = pool.members()
+            pool.failed(member, Fault.UNREACHABLE, 0.1, 0.0)
+        assert network.offline
+
+    def test_two_ports_of_one_host_are_one_host(self) -> None:
+        """That it cannot be reached says nothing of the network."""
+        network = NetworkWatch(POLICY.offline_window)
+        pool = Pool("api", POLICY, network, lambda: 0.5)
+        for port in (1, 2):
+            pool.put(Endpoint(f"https://api.example:{port}"), 0.0)
+        for member in pool.members():
+            pool.failed(member, Fault.UNREACHABLE, 0.1, 0.0)
+        assert not network.offline
