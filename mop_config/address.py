@@ -25,18 +25,29 @@ _LABEL = r"[a-z0-9]++(?:-++[a-z0-9]++)*+"
 _NAME = rf"(?:{_LABEL}\.)*+[a-z][a-z0-9]*+(?:-++[a-z0-9]++)*+"
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
-_PATH = r"(?:/[A-Za-z0-9/%:@!$&'()*+,;=~._-]*+)?"
+_SEGMENTS = r"[A-Za-z0-9/:@!$&'()*+,;=~._-]*+"
+_PATH = rf"(?:/{_SEGMENTS}(?:%[0-9A-Fa-f]{{2}}{_SEGMENTS})*+)?"
 
-#: A line that is one canonical host name (group 1) or IPv4 address (group 2), once the
-#: caller has seen that it is no longer than ``MAX_LABEL_LENGTH`` and free of ``xn--``.
-PLAIN_LINE = re.compile(rf"[ \t]*+(?:({_NAME})|({_IPV4}))[ \t]*+")
+#: A line with one canonical host name (group 1) or IPv4 address (2), and maybe its port (3),
+#: priority (4), server name (5) and a comment; once the caller has seen that no name in it is
+#: longer than ``MAX_LABEL_LENGTH`` or holds ``xn--``, and that the numbers are in range.
+PLAIN_LINE = re.compile(
+    rf"[ \t]*+(?:({_NAME})|({_IPV4}))(?::([1-9][0-9]{{0,4}}))?"
+    rf"(?:[ \t]++priority=([0-9]{{1,5}}))?(?:[ \t]++server_name=({_NAME}))?"
+    r"(?:[ \t]++#.*+|[ \t]*+)"
+)
 _IPV4_HOST = re.compile(_IPV4)
 _PLAIN_URL = re.compile(rf"(https?|wss?)://(?:{_NAME}|{_IPV4})(?::([1-9][0-9]{{0,4}}))?{_PATH}")
-_URL = re.compile(rf"(https?|wss?)://(?:{_NAME}|{_IPV4})(?::([1-9][0-9]{{0,4}}))?{_PATH}")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?", re.DOTALL)
 _CIDR = re.compile(r"[0-9A-Fa-f.:\[\]]+/[0-9]{1,3}")
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _ASCII_LABEL = re.compile(_LABEL)
+_NAME_HOST = re.compile(_NAME)
+_CANONICAL_PATH = re.compile(_PATH)
+#: Signs of a user name or password: the at sign, also full-width and percent-encoded.
+USERINFO = re.compile(r"[@＠]|%40")
+_NOT_IN_URLS = re.compile(r"[\s\x00-\x1f\\\"<>^`{|}\ud800-\udfff]")
+_BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 
 
@@ -83,10 +94,10 @@ def normalise_host(text: str) -> str:
     Raises:
         AddressError: With code ``bad-host``, ``bad-ip``, ``cidr`` or ``userinfo``.
     """
-    if "@" in text:
-        raise AddressError("userinfo", "a user name or password does not belong in an address")
-    if _CIDR.fullmatch(text):
-        raise AddressError("cidr", "a network (CIDR) is not an endpoint: name one address of it")
+    if len(text) <= MAX_LABEL_LENGTH and "xn--" not in text and _NAME_HOST.fullmatch(text):
+        return text
+    _refuse_userinfo(text)
+    _refuse_network(text)
     if text.startswith("["):
         if not text.endswith("]"):
             raise AddressError("bad-ip", "an IPv6 address that opens with '[' must end with ']'")
@@ -94,6 +105,16 @@ def normalise_host(text: str) -> str:
     if ":" in text:
         return _normalise_ipv6(text)
     return _normalise_name(text)
+
+
+def _refuse_userinfo(text: str) -> None:
+    if USERINFO.search(text):
+        raise AddressError("userinfo", "a user name or password does not belong in an address")
+
+
+def _refuse_network(text: str) -> None:
+    if _CIDR.fullmatch(text):
+        raise AddressError("cidr", "a network (CIDR) is not an endpoint: name one address of it")
 
 
 def _normalise_ipv6(text: str) -> str:
@@ -125,19 +146,23 @@ def _normalise_name(text: str) -> str:
 
 
 def _to_a_labels(text: str) -> str:
+    if "：" in text:
+        raise AddressError("bad-port", "'：' stands before the port: write ':'")
     if len(text) > MAX_HOST_LENGTH:
         raise AddressError("bad-host", f"the host is longer than {MAX_HOST_LENGTH} characters")
     try:
         return idna.encode(text, uts46=True).decode("ascii")
     except (idna.IDNAError, UnicodeError) as error:
-        raise AddressError(
-            "bad-host", f"not an internationalised host name ({_plain(error)})"
-        ) from None
+        raise AddressError("bad-host", _why_not_a_name(error)) from None
 
 
-def _plain(error: Exception) -> str:
-    # idna quotes the offending text, which may hold anything: keep its reason only.
-    return str(error).split(":")[0].split("'")[0].strip().lower() or "invalid"
+def _why_not_a_name(error: Exception) -> str:
+    # In our words: idna's quote the text, which may hold anything.
+    if isinstance(error, idna.IDNABidiError):
+        return "the host name mixes directions of writing in a way that no name may"
+    if isinstance(error, (idna.InvalidCodepoint, idna.InvalidCodepointContext)):
+        return "the host name holds a character that no host name may hold"
+    return "not an internationalised host name (IDNA 2008)"
 
 
 def _normalise_ipv4(host: str) -> str:
@@ -188,8 +213,9 @@ def split_port(text: str) -> tuple[str, int | None]:
         brackets is a bare IPv6 address.
 
     Raises:
-        AddressError: With code ``bad-port`` or ``bad-ip``.
+        AddressError: With code ``bad-port``, ``bad-ip`` or ``cidr``.
     """
+    _refuse_network(text)
     if text.startswith("["):
         host, bracket, rest = text.partition("]")
         if rest and not rest.startswith(":"):
@@ -211,23 +237,39 @@ def parse_url(text: str, schemes: tuple[str, ...] = ("http", "https", "ws", "wss
     Raises:
         AddressError: With a code that tells the fault.
     """
-    if any(c.isspace() or ord(c) < 32 or c in '\\"<>^`{|}' for c in text):
+    if _NOT_IN_URLS.search(text):
         raise AddressError("bad-url", "the URL holds a character that no URL may hold")
     match = _URL.fullmatch(text)
     if not match:
         raise AddressError("bad-url", f"not a URL of the form {schemes[-1]}://host[:port][/path]")
     scheme, authority = match[1].lower(), match[2]
-    if "@" in authority:
-        raise AddressError("userinfo", "a user name or password does not belong in an address")
+    _refuse_userinfo(authority)
     if scheme not in schemes:
         raise AddressError("bad-scheme", f"the scheme must be one of {', '.join(schemes)}")
     if match[4] is not None or match[5] is not None:
         raise AddressError("bad-url", "an endpoint's URL has no query and no fragment")
+    if authority.count(":") > 1 and not authority.startswith("["):
+        raise AddressError("bad-ip", "an IPv6 address stands in brackets in a URL")
     written_host, port = split_port(authority)
     host = normalise_host(written_host)
-    path = quote(match[3], safe=_PATH_SAFE)
+    path = normalise_path(match[3])
     spelled_port = "" if port is None else f":{port}"
     return Url(f"{scheme}://{host}{spelled_port}{path}", scheme, host, port, path)
+
+
+def normalise_path(path: str) -> str:
+    """Give a URL path's canonical spelling: what is not ASCII percent-encoded.
+
+    Raises:
+        AddressError: With code ``bad-url``.
+    """
+    if _CANONICAL_PATH.fullmatch(path):
+        return path
+    if _NOT_IN_URLS.search(path) or "?" in path or "#" in path:
+        raise AddressError("bad-url", "the path holds a character that no path may hold")
+    if _BARE_PERCENT.search(path):
+        raise AddressError("bad-url", "a '%' in a URL needs two hexadecimal digits after it")
+    return quote(path, safe=_PATH_SAFE)
 
 
 def is_canonical_url(text: str) -> bool:

@@ -3,8 +3,10 @@
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,13 @@ class TestCalls:
             ["show", "--diff"],
             ["show", "--diff", "ftp://x"],
             ["serve", "--port"],
+            ["serve", "--port", "x"],
+            ["serve", "--worker-class", "tornado"],
+            ["serve", "etcd://x/y"],
+            ["check", ""],
+            ["show", ""],
+            ["serve", ""],
+            ["show", "--diff", "http://joe:hunter@127.0.0.1:1"],
             ["--frob"],
         ],
     )
@@ -84,6 +93,7 @@ class TestCalls:
         assert len(result.stderr.splitlines()) == 1
         assert result.stderr.startswith("mop-config: ")
         assert "--help" in result.stderr
+        assert "hunter" not in result.stderr
 
     @pytest.mark.parametrize("command", ["check", "show"])
     @pytest.mark.parametrize(
@@ -104,6 +114,7 @@ class TestCalls:
         assert (result.returncode, result.stdout) == (1, "")
         assert len(result.stderr.splitlines()) == 1
         assert reason in result.stderr
+        assert what in result.stderr
 
     @pytest.mark.parametrize("command", ["check", "show", "serve"])
     def test_a_bad_environment(self, command: str) -> None:
@@ -130,6 +141,63 @@ class TestCalls:
         command = f"{sys.executable} -m mop_config show {file} | head -c 1"
         result = subprocess.run(command, shell=True, capture_output=True, cwd=ROOT, check=False)
         assert result.stderr == b""
+
+    @pytest.mark.parametrize(
+        ("command", "reason"),
+        [
+            ("{} show > /dev/full", "No space left on device"),
+            ("mkdir gone && cd gone && rmdir ../gone && {} check", "No such file or directory"),
+            ("{} show sample --diff http://127.0.0.1:{port}", "gives no list"),
+        ],
+    )
+    def test_what_nobody_foresaw_is_one_line_too(
+        self, tmp_path: Path, command: str, reason: str
+    ) -> None:
+        """Never a traceback."""
+        (tmp_path / "sample").write_text(SAMPLE.read_text())
+        (tmp_path / "config").mkdir()
+        (tmp_path / "config" / "endpoints.txt").write_text(SAMPLE.read_text())
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            answer = threading.Thread(target=_answer_nonsense, args=(server,), daemon=True)
+            answer.start()
+            program = f"{sys.executable} -m mop_config"
+            line = command.replace("{}", program).replace("{port}", str(server.getsockname()[1]))
+            result = subprocess.run(
+                line, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False
+            )
+            server.shutdown(socket.SHUT_RDWR)
+            answer.join()
+        assert result.returncode == 1
+        assert result.stderr.startswith("mop-config: ")
+        assert len(result.stderr.splitlines()) == 1
+        assert reason in result.stderr
+
+    def test_a_closed_output_and_a_strange_name_are_no_failure(self, tmp_path: Path) -> None:
+        """A name that is no text is shown escaped, and so is one with a line break."""
+        closed = f"{sys.executable} -m mop_config check >&-"
+        assert subprocess.run(closed, shell=True, cwd=ROOT, check=False).returncode == 0
+        for name in (b"a\xff.txt", b"a\nb.txt"):
+            path = os.fsencode(tmp_path) + b"/" + name
+            with open(path, "w") as file:
+                file.write("DomainList:\na_b\nc.com, d.com\n")
+            for command in ("check", "show"):
+                arguments = [sys.executable, "-m", "mop_config", command, path]
+                result = subprocess.run(arguments, cwd=ROOT, capture_output=True, check=False)
+                assert result.returncode == 1
+                assert b"Traceback" not in result.stderr
+                assert b"\xff" not in result.stdout
+                assert b"a\nb" not in result.stdout
+
+
+def _answer_nonsense(server: socket.socket) -> None:
+    """Answer one connection with what is no HTTP, if one comes."""
+    try:
+        connection, _ = server.accept()
+    except OSError:
+        return
+    with connection:
+        connection.recv(65536)
+        connection.sendall(b"nonsense\r\n\r\n")
 
 
 class TestCheck:
@@ -245,7 +313,7 @@ class TestShow:
     def test_problems_go_to_standard_error(self, tmp_path: Path) -> None:
         """The output stays JSON."""
         result = run("show", write(tmp_path, "DomainList:\na.com\nx_y\nb.com"))
-        assert result.returncode == 0
+        assert result.returncode == 1
         assert len(json.loads(result.stdout)["api_endpoints"]) == 2
         assert "line 3, column 1" in result.stderr
 

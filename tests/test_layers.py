@@ -51,7 +51,7 @@ PURE = [
     "server/answer.py",
     "server/settle.py",
     "server/status.py",
-    "server/cors.py",
+    "server/access.py",
     "server/problems.py",
 ]
 WORLDLY = {"time", "threading", "socket", "subprocess", "flask", "watchdog", "random", "asyncio"}

@@ -4,6 +4,8 @@ Errors are one line on standard error. Exit 0 is good, 1 means that the thing it
 bad, 2 that the command was called wrongly.
 """
 
+import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -37,8 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give the exit code."""
+    _prepare_streams()
     try:
         result = cli.main(arguments, prog_name="mop-config", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message(), file=sys.stderr)
         return 2
@@ -49,16 +53,40 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         _complain(error.format_message())
         return 1
-    except MopConfigError as error:
-        _complain(str(error))
-        return 1
     except click.Abort:
         return 130
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Python flushes once more at exit.
-        sys.stdout = None
+        _forget_output()  # whoever read it has seen enough
+        return 1
+    except MopConfigError as error:
+        _complain(str(error))
+        return 1
+    except Exception as error:
+        _forget_output()
+        _complain(_in_words(error))
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _prepare_streams() -> None:
+    """Have somewhere to write to, and no character that cannot be written."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _forget_output() -> None:
+    # Python flushes once more at exit, which would fail once more.
+    sys.stdout = None
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return f"unexpected {type(error).__name__}: {error}"
 
 
 def _complain(message: str) -> None:

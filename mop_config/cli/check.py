@@ -8,14 +8,15 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from ..server.parse import secret_part
 from ..server.problems import Problem, Severity
-from .source import Reading, read
+from .source import Reading, not_empty, read
 
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow"}
 
 
 @click.command(epilog="Example: mop-config check config/endpoints.txt --strict")
-@click.argument("file", required=False)
+@click.argument("file", required=False, callback=not_empty)
 @click.option("--strict", is_flag=True, help="Let warnings fail the check too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def check(file: str | None, strict: bool, as_json: bool) -> int:
@@ -54,7 +55,7 @@ def _print(reading: Reading, *, bad: bool) -> None:
     failed = reading.refusal is not None and reading.rendering is None
     console = Console(file=sys.stderr if failed else sys.stdout, highlight=False, soft_wrap=True)
     if reading.refusal is not None and reading.rendering is None:
-        console.print(Text(f"mop-config: {reading.refusal}"))
+        console.print(Text(_printable(f"mop-config: {reading.refusal}")))
         return
     for problem in reading.problems:
         _print_problem(console, reading, problem)
@@ -67,7 +68,7 @@ def _print(reading: Reading, *, bad: bool) -> None:
         if rendering
         else ""
     )
-    verdict = Text(f"{reading.path}: ")
+    verdict = Text(f"{_printable(reading.path)}: ")
     verdict.append("bad" if bad else "ok", style="bold red" if bad else "bold green")
     verdict.append(f": {counts}, {_plural(reading.errors, 'error')},")
     verdict.append(f" {_plural(reading.warnings, 'warning')}")
@@ -79,8 +80,8 @@ def _plural(count: int, noun: str) -> str:
 
 
 def _print_problem(console: Console, reading: Reading, problem: Problem) -> None:
-    where = f"{reading.path}:{problem.line}:{problem.column}: " if problem.text else ""
-    line = Text(where or f"{reading.path}: ")
+    place = f":{problem.line}:{problem.column}" if problem.text else ""
+    line = Text(f"{_printable(reading.path)}{place}: ")
     line.append(f"{problem.severity}: ", style=_STYLES[problem.severity])
     line.append(f"{problem.message} [{problem.code}]")
     console.print(line)
@@ -101,9 +102,9 @@ def quote(line: str, column: int) -> tuple[str, int]:
         The line, and how many cells of the terminal precede the finding in it.
     """
     before, rest = line[: column - 1], line[column - 1 :]
-    if "@" in rest:
-        rest = "***@" + rest.rpartition("@")[2]
-    if "@" in line:
+    if secret := secret_part(rest):
+        rest = "***@" + rest[secret:]
+    if secret_part(line):
         before = "***, " if before.strip() else before
     before = _printable(before)
     indent = cell_len(before)

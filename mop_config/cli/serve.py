@@ -5,7 +5,9 @@ import sys
 
 import click
 
+from ..errors import SettingsError
 from ..server.settings import ProcessSettings, Settings
+from .source import not_empty
 
 # Each option stands for an environment variable; the command line wins.
 _VARIABLES = {
@@ -19,7 +21,7 @@ _VARIABLES = {
 
 
 @click.command(epilog="Example: mop-config serve /etc/mop/endpoints.txt --port 8080")
-@click.argument("file", required=False)
+@click.argument("file", required=False, callback=not_empty)
 @click.option("--host", metavar="ADDRESS", help="Listen here  [HOST, 127.0.0.1]")
 @click.option("--port", metavar="N", help="Listen on this port, 0 for a free one  [PORT, 8000]")
 @click.option("--workers", metavar="N", help="Worker processes  [WEB_CONCURRENCY, 2]")
@@ -33,11 +35,18 @@ def serve(**options: str | None) -> None:
     FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt. gunicorn takes
     more options from GUNICORN_CMD_ARGS, such as GUNICORN_CMD_ARGS="--access-logfile -".
     """
-    for name, value in options.items():
-        if value is not None:
-            os.environ[_VARIABLES[name]] = value
-    ProcessSettings.from_environ()
-    Settings.from_environ()
+    given = {_VARIABLES[name]: value for name, value in options.items() if value is not None}
+    os.environ.update(given)
+    try:
+        ProcessSettings.from_environ()
+        Settings.from_environ()
+    except SettingsError as error:
+        if error.variable not in given:
+            raise
+        option = next(name for name, variable in _VARIABLES.items() if variable == error.variable)
+        hint = "FILE" if option == "file" else "--" + option.replace("_", "-")
+        message = f"{error.value!r} cannot be used: it must be {error.allowed}"
+        raise click.BadParameter(message, param_hint=hint) from None
     command = [
         *(sys.executable, "-m", "gunicorn"),
         *("--config", "python:mop_config.server.gunicorn_conf"),

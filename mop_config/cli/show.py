@@ -9,18 +9,20 @@ import click
 from .. import payload
 from ..model import EndpointConfig
 from .served import fetch
-from .source import read
+from .source import not_empty, read
 
 
 @click.command(epilog="Example: mop-config show config/endpoints.txt --diff http://127.0.0.1:8000")
-@click.argument("file", required=False)
+@click.argument("file", required=False, callback=not_empty)
 @click.option("--diff", "url", metavar="URL", help="Compare with what this server serves.")
 def show(file: str | None, url: str | None) -> int:
     """Print the list that FILE gives: what the server would answer with.
 
-    On a terminal it is indented; in a pipe it is the answer's body and a newline. With
-    --diff, print how a running server's list (-) differs from the file's (+); exit 1
-    where it does. FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt.
+    On a terminal it is indented; in a pipe it is the answer's body and a newline. Exit 1
+    where the file has errors. With --diff, print how a running server's list (-) differs
+    from the file's (+); exit 1 where it does.
+
+    FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt.
     """
     reading, settings = read(file)
     for notice in (*settings.warnings, *reading.problems):
@@ -28,23 +30,24 @@ def show(file: str | None, url: str | None) -> int:
     if reading.rendering is None or reading.refusal is not None:
         return 1
     body = reading.rendering.body
+    bad = reading.errors > 0
     if url is not None:
-        return _diff(body, url)
+        return int(_differs(body, url) or bad)
     if sys.stdout.isatty():
         print(json.dumps(json.loads(body), indent=2))
     else:
         sys.stdout.buffer.write(body + b"\n")
-    return 0
+    return int(bad)
 
 
-def _diff(body: bytes, url: str) -> int:
+def _differs(body: bytes, url: str) -> bool:
     served = _lines(fetch(url, "--diff"))
     here = _lines(payload.loads(body))
     lines = list(difflib.unified_diff(served, here, url, "file", lineterm="", n=1))
     for line in lines:
         style = {"+": "green", "-": "red"}.get(line[0]) if sys.stdout.isatty() else None
         click.echo(click.style(line, fg=style) if style else line)
-    return int(bool(lines))
+    return bool(lines)
 
 
 def _lines(config: EndpointConfig) -> list[str]:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import click
+
 from ..errors import SourceError
 from ..server.loader import judge
 from ..server.problems import Code, Problem
@@ -45,6 +47,13 @@ class Reading(NamedTuple):
         return self.rendering.warnings if self.rendering else 0
 
 
+def not_empty(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse a file name of no characters: a script's variable is not set."""
+    if value == "":
+        raise click.BadParameter("must not be empty", context, parameter)
+    return value
+
+
 def read(file: str | None) -> tuple[Reading, Settings]:
     """Read a file, or the one that the environment names, as a fresh server would.
 
@@ -62,5 +71,6 @@ def read(file: str | None) -> tuple[Reading, Settings]:
         rendering = render(data, settings.rules, EMPTY_BODY)
         judge(rendering, settings, serving=True)
     except SourceError as error:
-        refusal = error
+        named = error.code not in {Code.NOT_UTF8, Code.NUL}
+        refusal = error if named else SourceError(error.code, f"{name}: {error}")
     return Reading(name, lines, rendering, refusal), settings

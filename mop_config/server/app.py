@@ -4,12 +4,11 @@ import logging
 import sys
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Blueprint, Flask, Response, request
 from werkzeug.exceptions import BadRequest, HTTPException
-from werkzeug.sansio.utils import host_is_trusted
 
 from ..errors import SettingsError
-from .cors import cors_headers
+from .access import cors_headers, is_trusted
 from .logs import describe, log_to_stderr
 from .problem_json import problem
 from .runtime import EXTENSION, Runtime
@@ -39,14 +38,15 @@ def create_app(settings: Settings | None = None, *, start: bool = True) -> Flask
     """
     app = Flask("mop_config", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(Exception, _unexpected_error)
-    init_app(app, settings, start=start)
+    _install(app, app, settings, start=start)
     return app
 
 
 def init_app(app: Flask, settings: Settings | None = None, *, start: bool = True) -> Runtime:
     """Add mop-config's routes to an application of yours.
+
+    The settings hold for these routes only: ``TRUSTED_HOSTS`` and ``ENDPOINT_CORS_ORIGINS``
+    change no answer of the application's own.
 
     Args:
         app: The application.
@@ -59,13 +59,26 @@ def init_app(app: Flask, settings: Settings | None = None, *, start: bool = True
     Raises:
         SettingsError: If the environment holds a value that cannot be used.
     """
+    return _install(app, Blueprint("mop_config", __name__), settings, start=start)
+
+
+def _install(
+    app: Flask, ours: Flask | Blueprint, settings: Settings | None, *, start: bool
+) -> Runtime:
+    """Put the routes, and what guards them, on an application or on a part of one."""
     log_to_stderr()
     runtime = Runtime(settings or Settings.from_environ(), app.instance_path)
     app.extensions[EXTENSION] = runtime
+    if start:
+        app.before_request(runtime.ensure_started)
+    _guard_requests(ours, runtime.settings)
+    ours.register_error_handler(HTTPException, _http_error)
+    ours.register_error_handler(Exception, _unexpected_error)
     for module in (config, health, status):
-        app.register_blueprint(module.blueprint)
-    _guard_requests(app, runtime, start=start)
-    runtime.load()
+        ours.register_blueprint(module.blueprint)
+    if isinstance(ours, Blueprint):
+        app.register_blueprint(ours)
+    runtime.load(may_wait=start)
     if start:
         runtime.handle_sighup()
     return runtime
@@ -84,20 +97,15 @@ def create_app_or_exit() -> Flask:
         sys.exit(_BOOT_ERROR)
 
 
-def _guard_requests(app: Flask, runtime: Runtime, *, start: bool) -> None:
-    settings = runtime.settings
-
-    if start:
-        app.before_request(runtime.ensure_started)
-
-    @app.before_request
+def _guard_requests(ours: Flask | Blueprint, settings: Settings) -> None:
+    @ours.before_request
     def check_host() -> None:
         if settings.trusted_hosts and request.path not in _FOR_ANY_HOST:
-            host = request.environ.get("HTTP_HOST", "").lower()
-            if not host_is_trusted(host, settings.trusted_hosts):
+            host = request.environ.get("HTTP_HOST", "")
+            if not is_trusted(host, settings.trusted_hosts):
                 raise BadRequest("this host name is not served here (TRUSTED_HOSTS)")
 
-    @app.after_request
+    @ours.after_request
     def allow_origins(response: Response) -> Response:
         preflight = (
             request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers

@@ -4,6 +4,7 @@
 it here, for ``mop-config serve`` and ``gunicorn -c python:mop_config.server.gunicorn_conf``.
 """
 
+import os
 import sys
 from typing import Any
 
@@ -35,8 +36,11 @@ http_parser = "python"
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
-# Its default path is shared by all servers of a user: two would fight over it.
-control_socket_disable = True
+# Its default path is shared by all servers of a user: two would fight over it. Who names a
+# path gets the socket.
+control_socket_disable = "--control-socket" not in " ".join(
+    [*sys.argv, os.environ.get("GUNICORN_CMD_ARGS", "")]
+)
 # With SO_REUSEPORT every change of a worker loses the requests in its queue.
 reuse_port = False
 

@@ -10,21 +10,20 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
 from ..files import write_atomically
-from .status import WorkerState
+from .status import WorkerState, host_status
 
 logger = logging.getLogger(__name__)
 
 
-def source_key(source: str) -> str:
-    """Give the name under which everything about a source is kept."""
-    return hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+def key(subject: str) -> str:
+    """Give a short name for a file about something, such as the path of a source."""
+    return hashlib.sha256(subject.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def prepare(folder: str) -> Path | None:
-    """Make the state folder; None, and a warning, where it cannot be written to."""
+def prepare(folder: str) -> tuple[Path, bool]:
+    """Make the state folder; False, and a warning, where it cannot be written to."""
     path = Path(folder)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -33,13 +32,13 @@ def prepare(folder: str) -> Path | None:
         probe.unlink()
     except OSError as error:
         logger.warning(
-            "the state folder %s cannot be used (%s): going on without, so a restart cannot"
-            " fall back to the last good list",
+            "the state folder %s cannot be written to (%s): a restart will not know the list"
+            " that is good now",
             path,
             error.strerror or error,
         )
-        return None
-    return path
+        return path, False
+    return path, True
 
 
 class HostState:
@@ -47,7 +46,7 @@ class HostState:
 
     Args:
         folder: The state folder.
-        key: What the source's files are named by.
+        key: What the files of this source, served with these settings, are named by.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -88,11 +87,13 @@ class HostState:
         return states
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> WorkerState | None:
+    """Read a worker's file; None where nothing can be made of it."""
     try:
-        state = json.loads(path.read_bytes())
-        return state if isinstance(state, dict) and isinstance(state["pid"], int) else None
-    except (OSError, ValueError, KeyError):
+        state: WorkerState = json.loads(path.read_bytes())
+        host_status("", [state])
+        return state if isinstance(state["started"], str) else None
+    except Exception:  # torn, foreign, or of another version
         return None
 
 

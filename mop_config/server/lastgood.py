@@ -1,20 +1,23 @@
 """The last good text on disk, so that a restart never starts from nothing.
 
-One file a source: a line of JSON, then the text as it was read. Its own hash is in the
+One file a source: a line of JSON, then the text as it was read. A hash over both is in the
 line, so that a torn or foreign file is told from a good one.
 """
 
 import hashlib
 import json
 import logging
+import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
+#: Past any date that a file can have: year 9999.
+_MAX_DATE = 253402300799
 
 
 class LastGood(NamedTuple):
@@ -25,7 +28,7 @@ class LastGood(NamedTuple):
         etag: Content hash of the list that it gave.
         last_modified: POSIX seconds that it was served with.
         endpoints: How many endpoints it has, over both kinds.
-        saved_at: POSIX time at which it was written here.
+        saved_at: POSIX time at which it was found good.
     """
 
     data: bytes
@@ -45,32 +48,43 @@ def load(path: Path) -> LastGood | None:
         logger.warning("the last good list cannot be read: %s", error)
         return None
     try:
-        meta = json.loads(head)
-        if meta["format"] == _FORMAT and meta["sha256"] == hashlib.sha256(data).hexdigest():
-            return LastGood(
-                data,
-                str(meta["etag"]),
-                int(meta["last_modified"]),
-                int(meta["endpoints"]),
-                float(meta["saved_at"]),
-            )
-    except (ValueError, TypeError, KeyError):
-        pass
-    logger.warning("the last good list in %s is damaged: it is ignored", path)
-    return None
+        return _checked(json.loads(head), data)
+    except Exception:  # whatever stands there must not keep a server from starting
+        logger.warning("the last good list in %s is damaged: it is ignored", path)
+        return None
+
+
+def _checked(record: dict[str, Any], data: bytes) -> LastGood:
+    digest = record.pop("sha256")
+    if record.pop("format") != _FORMAT or digest != _digest(record, data):
+        raise ValueError("not what was written")
+    good = LastGood(data, **record)
+    if not 0 <= good.last_modified <= _MAX_DATE or not 0 <= good.saved_at <= _MAX_DATE:
+        raise ValueError("no date")
+    return good
+
+
+def _digest(record: dict[str, Any], data: bytes) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode() + b"\n" + data).hexdigest()
 
 
 def keep(path: Path, good: LastGood) -> None:
-    """Write the last good text, unless it is there already.
+    """Write the last good text, unless it or a newer one is there already.
 
-    Every worker of a host comes here with the same text: one of them writes it.
+    Every worker of a host comes here with the same text: one of them writes it, and one
+    that was slow does not bring an older text back.
 
     Raises:
         OSError: If it cannot be written; the file that was there stays.
     """
     there = load(path)
-    if there is None or there[:-1] != good[:-1]:
+    if there is None or (there[:-1] != good[:-1] and not good.saved_at < there.saved_at < _soon()):
         save(path, good)
+
+
+def _soon() -> float:
+    # What claims to come from the future was written before the clock was set right.
+    return time.time() + 1.0
 
 
 def save(path: Path, good: LastGood) -> None:
@@ -79,12 +93,7 @@ def save(path: Path, good: LastGood) -> None:
     Raises:
         OSError: If it cannot be written; the file that was there stays.
     """
-    meta = {
-        "format": _FORMAT,
-        "sha256": hashlib.sha256(good.data).hexdigest(),
-        "etag": good.etag,
-        "last_modified": good.last_modified,
-        "endpoints": good.endpoints,
-        "saved_at": good.saved_at,
-    }
-    write_atomically(path, json.dumps(meta).encode() + b"\n" + good.data, sync=True)
+    record = good._asdict()
+    del record["data"]
+    head = {"format": _FORMAT, "sha256": _digest(record, good.data), **record}
+    write_atomically(path, json.dumps(head).encode() + b"\n" + good.data, sync=True)

@@ -4,15 +4,13 @@ import hashlib
 import logging
 import time
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ..errors import SourceError
 from ..payload import Difference
-from . import lastgood
 from .lastgood import LastGood
-from .offload import in_a_thread, render_apart
+from .memory import Memory
+from .offload import Renderer
 from .problems import MAX_KEPT, Code, Problem, Severity
 from .render import EMPTY_BODY, Rendering
 from .settings import Settings
@@ -41,7 +39,8 @@ def judge(rendering: Rendering, settings: Settings, *, serving: bool) -> None:
     if settings.strict and rendering.errors:
         first = next((p for p in rendering.problems if p.severity is Severity.ERROR), None)
         raise SourceError(
-            Code.STRICT, f"{rendering.errors} errors, and ENDPOINT_STRICT is set; first: {first}"
+            Code.STRICT,
+            f"{_count(rendering.errors, 'error')}, and ENDPOINT_STRICT is set; first: {first}",
         )
     if serving and not rendering.usable and not settings.allow_empty:
         raise SourceError(
@@ -58,27 +57,40 @@ class Loader:
         source: Where the text comes from.
         settings: How to read it.
         store: Where the result goes.
-        last_good: File that keeps the last good text, or None to go on without.
+        memory: What the workers of a host know together, and what outlives them.
     """
 
     def __init__(
-        self, source: FileSource, settings: Settings, store: Store, last_good: Path | None
+        self, source: FileSource, settings: Settings, store: Store, memory: Memory
     ) -> None:
         self.source = source
         self.settings = settings
         self.store = store
-        self.last_good = last_good
+        self.renderer = Renderer()
         self.signature = Signature(0)  # of the source when it was read last
+        self.interrupted = False  # whether the first look found a writer at work
+        self._memory = memory
         self._fingerprint = b""  # of what was read last, or of why it could not be
-        self._remembered: LastGood | None = None
+        self._mismatch: Signature | None = None
+        self._remembered: LastGood | None = None  # without its text, once that is of no use
         self._unsaved: LastGood | None = None
+        self._good_at = 0.0  # when what is served was found good, here or by another worker
         self._seen_good = False
+        self._from_disk: LastGood | None = None  # what is served, where it came from there
 
-    def start(self) -> None:
-        """Load for the first time, falling back to the last good list on disk."""
-        if self.last_good is not None:
-            self._remembered = lastgood.load(self.last_good)
-        if not self.load(Trigger.START):
+    def start(self, *, may_wait: bool = False) -> None:
+        """Load for the first time, falling back to the last good list on disk.
+
+        Args:
+            may_wait: Whether somebody will look again. Then a file that is being written
+                to is left alone until its writer is done, if there is a list to serve.
+        """
+        self._remembered = self._memory.load()
+        if may_wait and self._remembered is not None and self.source.being_written():
+            self.signature = self.source.signature()
+            self.interrupted = True
+            self.give_up_waiting(Trigger.START)
+        elif not self.load(Trigger.START):
             self.give_up_waiting(Trigger.START)
         self.persist()
 
@@ -90,26 +102,45 @@ class Loader:
     def persist(self) -> None:
         """Keep the newest good text on disk; apart from loading, since a disk may be slow."""
         good, self._unsaved = self._unsaved, None
-        if good is None or self.last_good is None:
-            return
-        try:
-            in_a_thread(partial(lastgood.keep, self.last_good, good))
-        except OSError as error:
-            logger.warning("the last good list cannot be saved: %s", error)
+        if good is not None:
+            self._memory.keep(good)
 
     def catch_up(self) -> None:
         """Load what changed since the last time, while no thread was looking."""
-        self.load(Trigger.POLL, quietly=True)
+        if self.source.signature() == self.signature:
+            return
+        self.interrupted = self.store.view.loaded and self.source.being_written()
+        if not self.interrupted:
+            self.load(Trigger.POLL, quietly=True)
 
-    def load(self, trigger: Trigger, *, quietly: bool = False) -> bool:
+    def follow_others(self) -> None:
+        """Serve what another worker has found good, while this one has nothing as new.
+
+        A worker that was not there, or not quick enough, while a good text stood in a file
+        that is bad now, must not differ from the others for as long as it stays bad.
+        """
+        view = self.store.view
+        good = None if view.state is State.FRESH else self._memory.newer_than(self._good_at)
+        if good is None or good.etag == view.snapshot.etag:
+            return
+        snapshot = self._from_memory(good)
+        if snapshot is not None:
+            self.store.adopt(snapshot)
+            logger.info("etag %s, which another worker has found good", snapshot.etag)
+
+    def load(
+        self, trigger: Trigger, *, quietly: bool = False, settled: Signature | None = None
+    ) -> bool:
         """Read the source and act on what it holds.
 
         Args:
             trigger: Why.
             quietly: Note nothing where nothing has changed since the last time.
+            settled: What the source looked like when it was decided to read it.
 
         Returns:
-            False if the source changed while it was read: try again when it rests.
+            False if the source changed in the meantime or while it was read, or could not
+            be read for want of descriptors: try again in a moment.
         """
         attempt = _Attempt(trigger)
         signature = self.source.signature()
@@ -121,12 +152,29 @@ class Loader:
         except SourceError as error:
             if error.code == Code.CHANGING:
                 return False
-            text, fingerprint = error, str(error).encode()
+            text, fingerprint = error, _bytes(error)
+        except OSError as error:
+            if _bytes(error) != self._fingerprint:
+                self._fingerprint = _bytes(error)
+                self._fail(error, attempt)
+            return False
+        if settled is not None and self._differs(signature, settled):
+            return False
         self.signature = signature
         if quietly and fingerprint == self._fingerprint:
             return True
         self._fingerprint = fingerprint
         self._act(text, attempt)
+        return True
+
+    def _differs(self, signature: Signature, settled: Signature) -> bool:
+        """Whether the source is not what was decided on; never twice for the same decision.
+
+        On some file systems an open file never looks like its path does.
+        """
+        if signature.contents == settled.contents or settled == self._mismatch:
+            return False
+        self._mismatch = settled
         return True
 
     def give_up_waiting(self, trigger: Trigger) -> None:
@@ -140,14 +188,15 @@ class Loader:
             if isinstance(text, SourceError):
                 raise text
             served = self.store.view.snapshot.plain.body
-            rendering = render_apart(text.data, self.settings.rules, served)
+            rendering = self.renderer.render(text.data, self.settings.rules, served)
             judge(rendering, self.settings, serving=self._serving())
             self._accept(text, rendering, attempt)
         except SourceError as error:
             self._refuse(error, rendering, attempt)
         except Exception as error:
             self._fingerprint = b""  # so that the next poll tries again
-            self._fail(error, attempt)
+            if not self.renderer.aborted:
+                self._fail(error, attempt)
 
     def _serving(self) -> bool:
         """Whether the list that a refusal would leave in place has endpoints."""
@@ -157,7 +206,8 @@ class Loader:
         return self._remembered.endpoints > 0
 
     def _accept(self, text: SourceText, rendering: Rendering, attempt: "_Attempt") -> None:
-        self._seen_good = True
+        self._seen_good, self._from_disk = True, None
+        self._good_at = time.time()
         view = self.store.view
         changes = {
             "state": State.FRESH,
@@ -165,7 +215,7 @@ class Loader:
             "errors": rendering.errors,
             "warnings": rendering.warnings,
         }
-        counts = f"{rendering.errors} errors, {rendering.warnings} warnings"
+        counts = f"{_count(rendering.errors, 'error')}, {_count(rendering.warnings, 'warning')}"
         if view.loaded and view.snapshot.etag == rendering.etag:
             snapshot = view.snapshot
             self.store.keep(attempt.done(Result.UNCHANGED, snapshot.etag), **changes)
@@ -187,8 +237,13 @@ class Loader:
             )
         endpoints = snapshot.api_count + snapshot.socketio_count
         self._unsaved = LastGood(
-            text.data, snapshot.etag, snapshot.last_modified, endpoints, time.time()
+            text.data, snapshot.etag, snapshot.last_modified, endpoints, self._good_at
         )
+        self._forget_text()
+
+    def _forget_text(self) -> None:
+        if self._remembered is not None:
+            self._remembered = self._remembered._replace(data=b"")
 
     def _snapshot(self, rendering: Rendering, mtime: float, now: float) -> Snapshot:
         """Date a list: the source's date, but never back to or before an earlier list's."""
@@ -196,9 +251,12 @@ class Loader:
         earlier: Snapshot | LastGood | None = self._remembered
         if self.store.view.loaded:
             earlier = self.store.view.snapshot
-        if earlier is not None:
-            same = earlier.etag == rendering.etag
-            date = earlier.last_modified if same else max(date, earlier.last_modified + 1)
+        if earlier is not None and earlier.etag == rendering.etag:
+            date = earlier.last_modified
+        else:
+            if earlier is not None:
+                date = max(date, earlier.last_modified + 1)
+            date = self._memory.date(rendering.etag, mtime, date)
         return Snapshot.of(
             rendering, last_modified=date, loaded_at=now, max_age=self.settings.max_age
         )
@@ -234,22 +292,33 @@ class Loader:
             changes["state"] = State.STALE
         reload = replace(reload, etag=snapshot.etag)
         self.store.refuse(reload, snapshot=snapshot, **changes)
+        self.follow_others()
 
     def _from_memory(self, good: LastGood) -> Snapshot | None:
-        """Make the snapshot of the last good text; None where it gives none any more."""
+        """Make the snapshot of a last good text; None where it gives none any more."""
         try:
-            rendering = render_apart(good.data, self.settings.rules, EMPTY_BODY)
+            rendering = self.renderer.render(good.data, self.settings.rules, EMPTY_BODY)
+            snapshot = self._snapshot(rendering, good.last_modified, time.time())
         except Exception as error:
             logger.error("the last good list cannot be used: %s", error)
             return None
-        return self._snapshot(rendering, good.last_modified, time.time())
+        self._good_at, self._from_disk = good.saved_at, good._replace(data=b"")
+        return snapshot
 
     def _log_failure(self, verb: str, reason: str, attempt: "_Attempt", more: str) -> None:
         view = self.store.view
         serving = f"still serving etag {view.snapshot.etag}" if view.loaded else "serving nothing"
-        if view.state is State.STALE and self._remembered is not None:
-            serving += f", the last good list of {rfc3339(self._remembered.saved_at)}"
+        if self._from_disk is not None:
+            serving += f", the last good list of {rfc3339(self._from_disk.saved_at)}"
         logger.error("%s (%s): %s; %s%s", verb, attempt.trigger, reason, serving, more)
+
+
+def _bytes(error: Exception) -> bytes:
+    return str(error).encode("utf-8", "surrogateescape")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 class _Attempt:

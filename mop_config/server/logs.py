@@ -59,3 +59,4 @@ def log_to_stderr() -> None:
     handler.setFormatter(LineFormatter())
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # handlers that come later, at the root, must not say it twice

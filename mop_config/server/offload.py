@@ -5,6 +5,7 @@ for a second. A child at low priority does it, and hands back finished bytes. An
 threads are greenlets, a slow disk stalls the whole worker: real threads do that work.
 """
 
+import contextlib
 import gc
 import os
 import pickle
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 #: Bytes of text above which a child is worth its start of about 0.1 s.
 THRESHOLD = 128 * 1024
+#: The same where nothing else runs while we render.
+GREENLETS_THRESHOLD = 16 * 1024
 
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 _PROGRAM = (
@@ -85,31 +88,54 @@ class Background:
             thread.join(timeout)
 
 
-def render_apart(data: bytes, rules: UrlRules, served: bytes) -> Rendering:
-    """Do what ``render`` does, in a child process where the text is large.
+class Renderer:
+    """Does what ``render`` does, in a child process where the text is large."""
 
-    Raises:
-        SourceError: Where the bytes are no text.
-    """
-    if len(data) <= THRESHOLD or not sys.executable:
-        return render(data, rules, served)
-    request = pickle.dumps((data, rules, served))
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self.aborted = False
+
+    def render(self, data: bytes, rules: UrlRules, served: bytes) -> Rendering:
+        """Turn an endpoint file's bytes into everything that an answer needs.
+
+        Raises:
+            SourceError: Where the bytes are no text.
+            ChildProcessError: If the child ends without a result.
+        """
+        threshold = GREENLETS_THRESHOLD if greenlets() else THRESHOLD
+        if len(data) <= threshold or not sys.executable:
+            return render(data, rules, served)
+        process = self._process = _start()
+        with process:
+            if self.aborted:
+                process.kill()
+            output, _ = process.communicate(pickle.dumps((data, rules, served)))
+        self._process = None
+        if process.returncode:
+            raise ChildProcessError(f"the rendering process ended with {process.returncode}")
+        result = pickle.loads(output)
+        if isinstance(result, SourceError):
+            raise result
+        return cast(Rendering, result)
+
+    def abort(self) -> None:
+        """End the child that works, and any later one: the process is to stop."""
+        self.aborted = True
+        process = self._process
+        if process is not None:
+            with contextlib.suppress(OSError):
+                process.kill()
+
+
+def _start() -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", _PROGRAM, _PACKAGE_ROOT]
-    # "kill -HUP $(pidof python)" hits the child too. A blocked signal stays blocked across
-    # exec; and gevent's Popen is found only where it is looked up late.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    # "kill -HUP $(pidof python)" and Ctrl-C hit the child too. A blocked signal stays blocked
+    # across exec; and gevent's Popen is found only where it is looked up late.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT})
     try:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    with process:
-        output, _ = process.communicate(request)
-    if process.returncode:
-        raise ChildProcessError(f"the rendering process ended with {process.returncode}")
-    result = pickle.loads(output)
-    if isinstance(result, SourceError):
-        raise result
-    return cast(Rendering, result)
 
 
 def child() -> None:

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from ..address import (
     MAX_LABEL_LENGTH,
+    MAX_PORT,
     PLAIN_LINE,
+    USERINFO,
     Url,
     is_ip,
     normalise_host,
@@ -58,8 +60,9 @@ class EndpointFile(NamedTuple):
 
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
-_COMMENT = re.compile(r"(?:^|(?<=\s))#")
+_COMMENT = re.compile(r"(?:^|(?<=\s))#\S*")
 _CHUNK = re.compile(r"[^,，]+")
+_COLON = re.compile(r"[:：]")
 _TOKEN = re.compile(r"\S+")
 _SECTIONS = {section.lower(): section for section in Section}
 _KNOWN_HEADER = re.compile(rf"\s*({'|'.join(Section)})\s*[:：]", re.IGNORECASE)
@@ -89,6 +92,11 @@ def parse(text: str) -> EndpointFile:
     return EndpointFile(parser.entries, parser.problems)
 
 
+def secret_part(line: str) -> int:
+    """Say up to where a line may hold a user name or password, which nobody may quote."""
+    return max((sign.end() for sign in USERINFO.finditer(line)), default=0)
+
+
 class _Parser:
     """Carries the current section from line to line."""
 
@@ -105,27 +113,50 @@ class _Parser:
         self.current = self.entries[section] if section else []
 
     def line(self, number: int, line: str) -> None:
-        # The common line is one canonical host where it belongs: no second look at it.
-        if (
-            len(line) <= MAX_LABEL_LENGTH
-            and (plain := PLAIN_LINE.fullmatch(line))
-            and (group := plain.lastindex or 0) in self.plain_groups
-            and "xn--" not in line
-            and (host := plain[group]) not in _SECTIONS
-        ):
-            column = plain.start(group) + 1
-            self.current.append(Entry(host, None, None, None, None, number, column, host))
+        if (plain := PLAIN_LINE.fullmatch(line)) and self._plain(number, plain):
             return
         bare = line.lstrip()
         if not bare or bare[0] == "#":
             return
+        whole = line
         if "#" in line and (comment := _COMMENT.search(line)):
-            line = line[: comment.start()]
-        start = self._header(number, line)
+            # A password may hold what looks like the start of a comment.
+            whole, line = line[: comment.end()], line[: comment.start()]
+        secret_end = secret_part(whole)
+        start = self._header(number, line, secret_end) if _COLON.search(line) else 0
         if not self.skipping:
-            self._entries(number, line, start)
+            self._entries(number, line, start, secret_end)
 
-    def _header(self, number: int, line: str) -> int:
+    def _plain(self, number: int, match: re.Match[str]) -> bool:
+        """Take in the common line, which needs no second look: say whether it was one."""
+        name, address, port, priority, server_name = match.groups()
+        group = 1 if name else 2
+        host = name or address
+        if (
+            group not in self.plain_groups
+            or len(host) > MAX_LABEL_LENGTH
+            or "xn--" in host
+            or host in _SECTIONS
+        ):
+            return False
+        column = match.start(group) + 1
+        if match.lastindex == group:
+            self.current.append(Entry(host, None, None, None, None, number, column, host))
+            return True
+        number_of_port = None if port is None else int(port)
+        rank = None if priority is None else int(priority)
+        if (
+            (number_of_port and (number_of_port > MAX_PORT or host.endswith("list")))
+            or (rank and rank > MAX_PRIORITY)
+            or (server_name and (len(server_name) > MAX_LABEL_LENGTH or "xn--" in server_name))
+        ):
+            return False
+        text = match.string[match.start(group) : match.end(match.lastindex or 0)]
+        entry = Entry(host, number_of_port, None, rank, server_name, number, column, text)
+        self.current.append(entry)
+        return True
+
+    def _header(self, number: int, line: str, secret_end: int) -> int:
         """Enter the section that the line opens, if any; say where its entries begin."""
         if known := _KNOWN_HEADER.match(line):
             self.enter(_SECTIONS[known[1].lower()])
@@ -136,13 +167,11 @@ class _Parser:
         self.enter(None, skipping=True)
         names = ", ".join(Section)
         message = f"an unknown section: its entries are left out (known are {names})"
-        name = "***" if "@" in line else other[1].rstrip()
+        name = "***" if secret_end else other[1].rstrip()
         self.problems.add(Code.UNKNOWN_SECTION, number, other.start(1) + 1, message, name)
         return other.end()
 
-    def _entries(self, number: int, line: str, start: int) -> None:
-        # What stands before an '@' may be a password: no problem ever quotes it.
-        secret_end = line.rfind("@") + 1
+    def _entries(self, number: int, line: str, start: int, secret_end: int) -> None:
         for chunk in _CHUNK.finditer(line, start):
             tokens = [(t.start(), t[0]) for t in _TOKEN.finditer(line, *chunk.span())]
             if not tokens:
@@ -177,7 +206,7 @@ class _Parser:
         if schemes is not None and "://" in text:
             url = parse_url(text, schemes)
             return url.host, url.port, url
-        if "@" in text:
+        if USERINFO.search(text):
             normalise_host(text)
         if "://" in text:
             where = f"a URL may stand in {Section.API} and {Section.SOCKET}, here only a host"
@@ -229,6 +258,8 @@ def _priority(text: str) -> int:
 
 
 def _server_name(text: str) -> str:
+    if text.count(":") == 1:
+        raise AddressError(Code.BAD_SERVER_NAME, "server_name: a host name has no port")
     try:
         name = normalise_host(text)
         check_server_name(name)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from . import wakeup
 from .loader import Loader
-from .offload import Background
+from .offload import Background, Renderer, greenlets
 from .settle import Settle
 from .store import Trigger
 from .watch import Watcher
@@ -34,12 +34,15 @@ class Reloader:
 
     def __init__(self, loader: Loader, poll_interval: float, on_turn: Callable[[], None]) -> None:
         self._loader = loader
+        self._renderer = loader.renderer = Renderer()
         self._poll_interval = poll_interval
         self._on_turn = on_turn
         self._wake = wakeup.Wakeup()
         self._persistence = Background(loader.persist)
         self.watcher = Watcher(loader.source.path, self._wake)
         self._settle = Settle(loader.signature)
+        if loader.interrupted:
+            self._settle.written(time.monotonic())
         self._cause: Trigger | None = None
         self._complained = False
         self._next_poll = time.monotonic() + poll_interval
@@ -59,7 +62,8 @@ class Reloader:
         self._wake.send(wakeup.SIGHUP)
 
     def stop(self) -> None:
-        """End the thread and stop watching; a load that runs is waited for."""
+        """End the thread and stop watching; a load that runs is called off."""
+        self._renderer.abort()
         self._wake.send(wakeup.STOP)
         self._thread.join()
         self._persistence.wait(STOP_PATIENCE)
@@ -68,7 +72,9 @@ class Reloader:
 
     def _run(self) -> None:
         # Every thread and process started from here must leave SIGHUP to the main thread.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        # A greenlet is the main thread.
+        if not greenlets():
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         kinds = wakeup.OTHER
         while wakeup.STOP not in kinds:
             try:
@@ -76,11 +82,11 @@ class Reloader:
                 self._on_turn()
                 if self._loader.unsaved:
                     self._persistence.call()
-                timeout = self._timeout()
+                kinds = self._wake.wait(self._timeout())
             except Exception as error:
                 logger.error("the reload thread goes on after %s: %s", type(error).__name__, error)
-                timeout = 1.0
-            kinds = self._wake.wait(timeout)
+                time.sleep(1.0)
+                kinds = wakeup.OTHER
 
     def _timeout(self) -> float:
         interval = STAT_INTERVAL if self.watcher.alive else BUSY_STAT_INTERVAL
@@ -98,6 +104,7 @@ class Reloader:
             self._loader.give_up_waiting(self._cause or Trigger.POLL)
         elif self._poll_interval and now >= self._next_poll and not self._settle.pending:
             self._load(Trigger.POLL, quietly=True)
+        self._loader.follow_others()
 
     def _look(self, kinds: bytes, now: float) -> None:
         settle = self._settle
@@ -118,9 +125,11 @@ class Reloader:
             self._cause = Trigger.WATCH
 
     def _load(self, trigger: Trigger, *, quietly: bool) -> None:
-        if not self._loader.load(trigger, quietly=quietly):
-            return  # it changed while it was read: the next look sees that
+        done = self._loader.load(trigger, quietly=quietly, settled=self._settle.seen)
         now = time.monotonic()
+        if not done:
+            self._settle.again(now)
+            return
         self._settle.read(self._loader.signature)
         self._cause, self._complained = None, False
         self._next_poll = now + self._poll_interval

@@ -19,6 +19,7 @@ from typing import Any
 
 from . import hoststate
 from .loader import Loader
+from .memory import Memory
 from .problems import Code, Problem
 from .reload import Reloader
 from .render import EMPTY
@@ -34,8 +35,8 @@ EXTENSION = "mop_config"
 
 UNMANAGED = (
     "gunicorn runs without mop-config's hooks: SIGHUP to the master replaces the workers"
-    " instead of reloading in place, and SIGHUP to a worker that is starting ends it; start"
-    " it with mop-config serve or with this project's gunicorn.conf.py"
+    " instead of reloading in place, and SIGHUP to a worker can end it; start it with"
+    " mop-config serve or with this project's gunicorn.conf.py"
 )
 
 
@@ -55,11 +56,12 @@ class Runtime:
         self.store = Store(
             Snapshot.of(EMPTY, last_modified=int(now), loaded_at=now, max_age=settings.max_age)
         )
-        key = hoststate.source_key(str(self.source))
-        folder = hoststate.prepare(settings.state_dir or state_folder)
-        self._host = hoststate.HostState(folder, key) if folder else None
-        last_good = folder / f"{key}.lastgood" if folder else None
-        self._loader = Loader(self.source, settings, self.store, last_good)
+        key = hoststate.key(str(self.source))
+        folder, writable = hoststate.prepare(settings.state_dir or state_folder)
+        served = f"{key}.{hoststate.key(repr(settings))}"
+        self._host = hoststate.HostState(folder, served) if writable else None
+        memory = Memory(folder, key, writable=writable)
+        self._loader = Loader(self.source, settings, self.store, memory)
         self._lock = threading.Lock()
         self._reloader: Reloader | None = None
         self._pid = 0  # of the process in which the reload thread was started
@@ -69,9 +71,9 @@ class Runtime:
         for warning in settings.warnings:
             logger.warning("%s", warning)
 
-    def load(self) -> None:
-        """Load the source, or the last good list, in this thread."""
-        self._loader.start()
+    def load(self, *, may_wait: bool = False) -> None:
+        """Load the source, or the last good list, in this thread; see ``Loader.start``."""
+        self._loader.start(may_wait=may_wait)
 
     # -- the life of a process
 
@@ -91,8 +93,7 @@ class Runtime:
                 return
             self._managed = managed
             # The application may be older than this moment: nobody looked in between.
-            if self.source.signature() != self._loader.signature:
-                self._loader.catch_up()
+            self._loader.catch_up()
             self._reloader = self._new_reloader()
             self._pid = os.getpid()
             self._reloader.start()
@@ -231,6 +232,15 @@ def on_starting(server: Any) -> None:
         arbiter.kill_workers(signal.SIGHUP)
 
     server.handle_hup = types.MethodType(forward, server)
+    _repair_upgrade(server.START_CTX)
+
+
+def _repair_upgrade(start: dict[Any, Any]) -> None:
+    # SIGUSR2 starts gunicorn anew by the path of its script. Under "python -m gunicorn" that
+    # is a module of the package, which does not run outside it.
+    interpreter, script, *arguments = start["args"]
+    if script.endswith(os.path.join("gunicorn", "__main__.py")):
+        start["args"] = [interpreter, "-m", "gunicorn", *arguments]
 
 
 def post_fork() -> None:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import TypeVar
-from urllib.parse import quote
 
-from ..address import MAX_PORT, normalise_host, parse_url
+from ..address import MAX_PORT, normalise_host, normalise_path, parse_url
 from ..errors import AddressError, SettingsError
 from .build import UrlRules
 
@@ -19,7 +18,22 @@ DEFAULT_SOURCE = "config/endpoints.txt"
 MAX_SECONDS = 366 * 86400
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
-_PATH_SAFE = "/%:@!$&'()*+,;=~-._"
+# Settings of other versions: a name here that is set is passed over with a warning.
+_UNSUPPORTED = (
+    "ENDPOINT_MAX_WAITERS",
+    "ENDPOINT_PROBE_INTERVAL",
+    "ENDPOINT_ALERT_WEBHOOK",
+    "ENDPOINT_ALERT_SECRET",
+    "ENDPOINT_ETCD_USER",
+    "ENDPOINT_ETCD_PASSWORD",
+    "ENDPOINT_ETCD_CA",
+    "ENDPOINT_ETCD_CERT",
+    "ENDPOINT_ETCD_KEY",
+    "ENDPOINT_SIGNING_KEY_FILE",
+    "ENDPOINT_SIGNING_TTL",
+)
+# The same, where passing them over would answer everybody.
+_REFUSED = ("ENDPOINT_TOKENS", "ENDPOINT_TOKENS_FILE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +77,9 @@ class Settings:
             SettingsError: Naming the variable, its value and what it may hold.
         """
         reader = _Reader(os.environ if environ is None else environ)
+        for name in _REFUSED:
+            if reader.raw(name):
+                raise SettingsError(name, "***", "empty: this version knows no tokens")
         settings = cls(
             source=reader.get("ENDPOINT_CONFIG_FILE", _source, DEFAULT_SOURCE),
             rules=_rules(reader),
@@ -144,7 +161,11 @@ class _Reader:
     def finish(self) -> tuple[str, ...]:
         """Warn of each variable with our prefix that nobody asked for."""
         for name in sorted(self.environ):
-            if name.startswith(PREFIX) and name not in self.known:
+            if not name.startswith(PREFIX) or name in self.known:
+                continue
+            if name in _UNSUPPORTED:
+                self.warnings.append(f"{name} is not supported by this version: it is ignored")
+            else:
                 near = get_close_matches(name, sorted(self.known), n=1, cutoff=0.0)
                 self.warnings.append(f"{name} is not a known variable: did you mean {near[0]}?")
         return tuple(self.warnings)
@@ -165,11 +186,15 @@ def _path(reader: _Reader, name: str, default: str) -> str:
     if value is None:
         return default
     path = value.strip()
-    if any(c.isspace() or ord(c) < 32 or c in '?#\\"<>^`{|}' for c in path) or "://" in path:
-        raise SettingsError(name, path, "a URL path such as /api/v1, without '?' or '#'")
     if path and not path.startswith("/"):
         path = "/" + path
-    return quote(path, safe=_PATH_SAFE)
+    try:
+        if "://" in path:
+            raise AddressError("bad-url", "a whole URL")
+        return normalise_path(path)
+    except AddressError as error:
+        allowed = f"a URL path such as /api/v1, without '?' or '#' ({error})"
+        raise SettingsError(name, value, allowed) from None
 
 
 def _default_port(reader: _Reader) -> int | None:
@@ -188,7 +213,7 @@ def _state_directory(reader: _Reader) -> str | None:
 
 def _source(value: str) -> str:
     if "://" in value:
-        raise _InvalidError("the path of a file")
+        raise _InvalidError("the path of a file: this version has no other sources")
     if "\0" in value:
         raise _InvalidError("a path without NUL")
     return value
@@ -251,7 +276,8 @@ def _origin(item: str) -> str:
         raise _InvalidError(
             "* or a list of origins such as https://app.example.com, without a path"
         )
-    return url.text.rstrip("/")
+    # A browser's Origin never names the default port.
+    return url.identity.rstrip("/")
 
 
 def _hosts(value: str) -> tuple[str, ...]:

@@ -30,10 +30,13 @@ class Settle:
 
     Args:
         signature: What the file looked like when it was last read.
+
+    Attributes:
+        seen: What it looked like at the last look.
     """
 
     def __init__(self, signature: Signature) -> None:
-        self._seen = signature
+        self.seen = signature
         self._since: float | None = None  # since when something is pending
         self._due = 0.0
         self._writing = False
@@ -70,10 +73,10 @@ class Settle:
             told: Whether an event asked for this look.
             expected: Whether events are to be expected at all.
         """
-        if signature == self._seen:
+        if signature == self.seen:
             return
-        appeared = self._seen.missing and not signature.missing
-        self._seen = signature
+        appeared = self.seen.missing and not signature.missing
+        self.seen = signature
         self._start(now)
         if self._writing:
             self._due = max(self._due, now + CLOSE_WAIT)
@@ -95,9 +98,14 @@ class Settle:
 
     def read(self, signature: Signature) -> None:
         """The file was read (or refused) with this signature: nothing is pending any more."""
-        self._seen = signature
+        self.seen = signature
         self._since = None
         self._writing = False
+
+    def again(self, now: float) -> None:
+        """The file could not be read, or not as it was seen: look at it soon."""
+        self._start(now)
+        self._due = max(self._due, now + QUIET)
 
     def _start(self, now: float) -> None:
         if self._since is None:

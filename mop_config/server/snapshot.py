@@ -61,8 +61,8 @@ class Snapshot:
         common = [
             ("Cache-Control", f"max-age={max_age}" if rendering.usable else "no-store"),
             ("Vary", "Accept-Encoding"),
-            ("Last-Modified", date),
         ]
+        dated = [("Last-Modified", date)]
         packed = rendering.gzip
         return cls(
             etag=rendering.etag,
@@ -71,21 +71,22 @@ class Snapshot:
             last_modified=last_modified,
             last_modified_text=date,
             loaded_at=loaded_at,
-            plain=_variant(f'"{rendering.etag}"', rendering.body, common, []),
+            plain=_variant(f'"{rendering.etag}"', rendering.body, common, dated),
             gzip=None
             if packed is None
             else _variant(
-                f'"{rendering.etag}-gzip"', packed, common, [("Content-Encoding", "gzip")]
+                f'"{rendering.etag}-gzip"', packed, common, [*dated, ("Content-Encoding", "gzip")]
             ),
         )
 
 
-def _variant(etag: str, body: bytes, common: Headers, encoding: Headers) -> Variant:
+def _variant(etag: str, body: bytes, common: Headers, representation: Headers) -> Variant:
+    # A 304 repeats what caches go by; the rest they have (RFC 9110, 15.4.5).
     not_modified = [("ETag", etag), *common]
     headers = [
         ("Content-Type", "application/json"),
         ("Content-Length", str(len(body))),
-        *encoding,
+        *representation,
         *not_modified,
     ]
     return Variant(etag, body, headers, not_modified)

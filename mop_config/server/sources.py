@@ -2,7 +2,9 @@
 
 import codecs
 import errno
+import fcntl
 import os
+import signal
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +15,7 @@ from .problems import Code
 # A lazy import of a codec after dropping privileges has failed before: have it now.
 codecs.lookup("utf-8")
 
+_OUR_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -42,6 +45,19 @@ class Signature(NamedTuple):
             status.st_mtime_ns,
             status.st_ctime_ns,
         )
+
+    @classmethod
+    def at(cls, path: Path) -> "Signature":
+        """Look at a path; never raises."""
+        try:
+            return cls.of(os.stat(path))
+        except OSError as error:
+            return cls(error.errno or errno.EIO)
+
+    @property
+    def contents(self) -> "Signature":
+        """Without the time that a mere rename or change of owner sets too."""
+        return self._replace(ctime_ns=0)
 
     @property
     def missing(self) -> bool:
@@ -85,10 +101,31 @@ class FileSource:
 
     def signature(self) -> Signature:
         """Look at the file without reading it; never raises."""
+        return Signature.at(self.path)
+
+    def being_written(self) -> bool:
+        """Whether some process is known to have the file open for writing.
+
+        A read lease is granted on a file that nobody has open for writing (fcntl(2)). Only
+        the file's owner and root may ask, on Linux, on a local file system; False elsewhere.
+        """
+        if not hasattr(fcntl, "F_SETLEASE"):
+            return False
         try:
-            return Signature.of(os.stat(self.path))
+            descriptor = os.open(self.path, _FLAGS)
+        except OSError:
+            return False
+        try:
+            # Who opens the file in this moment makes the kernel send a signal: one that
+            # does nothing, in the place of SIGIO, which would end the process.
+            fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         except OSError as error:
-            return Signature(error.errno or errno.EIO)
+            return error.errno == errno.EAGAIN
+        finally:
+            os.close(descriptor)
+        return False
 
     def read(self) -> SourceText:
         """Read the file.
@@ -99,6 +136,7 @@ class FileSource:
         Raises:
             SourceError: With code ``missing``, ``unreadable``, ``not-regular``,
                 ``too-large`` or ``changing``.
+            OSError: If this process lacks descriptors or memory: the file is not to blame.
         """
         try:
             descriptor = os.open(self.path, _FLAGS)
@@ -127,11 +165,13 @@ class FileSource:
                 f"{self.path} is larger than {self.max_bytes} bytes (ENDPOINT_MAX_BYTES)",
             )
         after = os.fstat(descriptor)
-        if Signature.of(before)[:6] != Signature.of(after)[:6]:
+        if Signature.of(before).contents != Signature.of(after).contents:
             raise SourceError(Code.CHANGING, f"{self.path} changes while it is read")
         return SourceText(b"".join(chunks), after.st_mtime, Signature.of(after))
 
-    def _unreadable(self, error: OSError) -> SourceError:
+    def _unreadable(self, error: OSError) -> SourceError | OSError:
+        if error.errno in _OUR_LACK:
+            return error
         if error.errno in {errno.ENOENT, errno.ENOTDIR}:
             return SourceError(Code.MISSING, f"{self.path} is missing")
         # Opening a socket file says ENXIO: it is there, but nothing that can be read.

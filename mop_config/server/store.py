@@ -128,6 +128,20 @@ class Store:
             trigger=reload.trigger,
         )
 
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Serve what another worker has found good; the source is as bad as before."""
+        with self._lock:
+            previous = self.view
+            state = State.STALE if previous.state is State.EMPTY else previous.state
+            self.view = replace(previous, snapshot=snapshot, state=state)
+        signals.send(
+            signals.config_reloaded,
+            self,
+            snapshot=snapshot,
+            previous=previous.snapshot if previous.loaded else None,
+            trigger=Trigger.POLL,
+        )
+
     def keep(self, reload: Reload, **changes: Any) -> None:
         """Note a reload that left the list as it was."""
         self._swap(reload, reason=None, **changes)

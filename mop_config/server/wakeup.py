@@ -23,6 +23,7 @@ class Wakeup:
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._read_end, False)
         os.set_blocking(self._write_end, False)
+        self._selector: selectors.BaseSelector | None = None
 
     def send(self, kind: bytes) -> None:
         """Wake the reader; safe in a signal handler. A full pipe wakes it already."""
@@ -31,11 +32,13 @@ class Wakeup:
 
     def wait(self, timeout: float) -> bytes:
         """Sleep until woken or ``timeout`` seconds have passed; give what was sent."""
-        # Looked up at each call: under gevent the module's selector is a cooperative one.
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._read_end, selectors.EVENT_READ)
-            if not selector.select(timeout):
-                return b""
+        if self._selector is None:
+            # Made late: under gevent's patches the module's selector is a cooperative one.
+            # And kept: a process that runs out of descriptors must still be woken.
+            self._selector = selectors.DefaultSelector()
+            self._selector.register(self._read_end, selectors.EVENT_READ)
+        if not self._selector.select(timeout):
+            return b""
         try:
             return os.read(self._read_end, 65536)
         except BlockingIOError:
@@ -43,5 +46,7 @@ class Wakeup:
 
     def close(self) -> None:
         """Close both ends."""
+        if self._selector is not None:
+            self._selector.close()
         os.close(self._read_end)
         os.close(self._write_end)

@@ -9,6 +9,7 @@ watchdog's dispatcher without a word.
 import contextlib
 import logging
 import os
+import time
 from pathlib import Path
 
 from watchdog.events import (
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds before watching is tried again where it failed.
 RETRY = 10.0
+#: Seconds between two looks that other files' events may cause.
+NEIGHBOUR_INTERVAL = 0.05
 
 # Neither opened nor closed-without-write: a reader of the file would wake itself forever.
 _EVENTS: list[type[FileSystemEvent]] = [
@@ -57,17 +60,26 @@ class _Handler(FileSystemEventHandler):
     def __init__(self, names: frozenset[str], wake: wakeup.Wakeup) -> None:
         self.names = names
         self.wake = wake
+        self._quiet_until = 0.0
 
     def dispatch(self, event: FileSystemEvent) -> None:
         if isinstance(event, FileMovedEvent) and os.fsdecode(event.dest_path) in self.names:
             self.wake.send(wakeup.CLOSED)
         elif os.fsdecode(event.src_path) not in self.names:
-            self.wake.send(wakeup.OTHER)
+            self._neighbour()
         elif isinstance(event, FileModifiedEvent):
             self.wake.send(wakeup.WRITTEN)
         elif isinstance(event, FileClosedEvent):
             self.wake.send(wakeup.CLOSED)
         else:
+            self.wake.send(wakeup.OTHER)
+
+    def _neighbour(self) -> None:
+        # A log file in the same folder may be written to a thousand times a second. What is
+        # passed over here, the next regular look finds.
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + NEIGHBOUR_INTERVAL
             self.wake.send(wakeup.OTHER)
 
 
@@ -124,8 +136,8 @@ class Watcher:
             and (reader is None or reader.is_alive())
         )
 
-    def check(self, now: float) -> bool:
-        """Watch what must be watched now; say whether anything had to be changed.
+    def check(self, now: float) -> None:
+        """Watch what must be watched now.
 
         Called at each look at the file: a folder may have been renamed away and another
         put in its place, or one of watchdog's threads may have ended.
@@ -134,12 +146,12 @@ class Watcher:
         # by the order in which the two were imported.
         if greenlets():
             self._complain("watchdog hears nothing under gevent: polling instead")
-            return False
+            return
         names = _names(self._path)
         folders = _folders(names)
         same = (names, folders) == (self._names, self._folders)
         if same and (self.alive or now < self._retry_at):
-            return False
+            return
         lost = same and self._observer is not None
         self.stop()
         self._names, self._folders = names, folders
@@ -148,7 +160,6 @@ class Watcher:
             self._start()
         if lost and self.alive:
             logger.warning("watching had ended unexpectedly: watching again")
-        return True
 
     def stop(self) -> None:
         """Stop watching."""

@@ -84,7 +84,7 @@ ENDPOINTS = st.lists(
     st.builds(
         Endpoint,
         st.from_regex(
-            r"(https?|wss?)://[a-z]{1,8}\.com(:[1-9][0-9]{0,3})?(/[a-z~%:@!$&'()*+,;=]{0,8})?",
+            r"(https?|wss?)://[a-z]{1,8}\.com(:[1-9][0-9]{0,3})?(/([a-z~:@!$&'()*+,;=]|%[0-9A-F]{2}){0,8})?",
             fullmatch=True,
         ),
         st.integers(0, 2**40),

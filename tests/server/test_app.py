@@ -199,6 +199,31 @@ def test_an_application_of_ones_own_can_take_the_routes_in(tmp_path: Path) -> No
     assert find(app) is runtime
 
 
+def test_the_settings_hold_for_our_routes_only(tmp_path: Path) -> None:
+    """``init_app`` neither opens an application to other origins nor shuts its names out."""
+    clients = []
+    for number in range(2):  # the routes can be taken in more than once
+        app = Flask(f"other{number}")
+        app.add_url_rule("/own", "own", lambda: "mine")
+        settings = Settings(
+            source=str(SAMPLE),
+            state_dir=str(tmp_path),
+            trusted_hosts=("a.com",),
+            cors_origins=("*",) if number == 0 else (),
+        )
+        init_app(app, settings, start=False)
+        clients.append(app.test_client())
+    headers = {"Host": "evil.com", "Origin": "https://b.com"}
+    own = clients[0].get("/own", headers=headers)
+    assert own.text == "mine"
+    assert "Access-Control-Allow-Origin" not in own.headers
+    refused = clients[0].get(ENDPOINTS, headers=headers)
+    assert (refused.status_code, refused.content_type) == (400, "application/problem+json")
+    headers["Host"] = "a.com"
+    assert clients[0].get(ENDPOINTS, headers=headers).headers["Access-Control-Allow-Origin"] == "*"
+    assert "Access-Control-Allow-Origin" not in clients[1].get(ENDPOINTS, headers=headers).headers
+
+
 def test_the_runtime_is_found_under_middleware(tmp_path: Path) -> None:
     """As gunicorn's hooks need to."""
 
@@ -228,13 +253,17 @@ class TestTrustedHosts:
             ("evil.com", "/nope", 400),
             ("evil.com", "/health", 200),
             ("10.0.0.1", "/ready", 200),
+            ("[::1]", ENDPOINTS, 200),
+            ("[::1]:8000", ENDPOINTS, 200),
+            ("[::2]:8000", ENDPOINTS, 400),
+            ("a b", ENDPOINTS, 400),
         ],
     )
     def test_only_known_names_are_answered(
         self, tmp_path: Path, host: str, path: str, status: int
     ) -> None:
         """But probes come by address."""
-        client = make(tmp_path, trusted_hosts=("a.com", ".b.com"))
+        client = make(tmp_path, trusted_hosts=("a.com", ".b.com", "[::1]"))
         response = client.get(path, headers={"Host": host})
         assert response.status_code == status
         if status == 400:

@@ -13,6 +13,7 @@ from mop_config.errors import SourceError
 from mop_config.server import lastgood, offload
 from mop_config.server.build import UrlRules
 from mop_config.server.loader import Loader
+from mop_config.server.memory import Memory
 from mop_config.server.problems import Code
 from mop_config.server.render import EMPTY, EMPTY_BODY, render
 from mop_config.server.settings import Settings
@@ -29,7 +30,8 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "endpoints.txt"
-        self.last_good = folder / "last-good"
+        self.last_good = folder / "key.lastgood"
+        self.dates = folder / "key.dates"
 
     def boot(self, **settings: Any) -> Loader:
         settings.setdefault("max_bytes", 1 << 20)
@@ -37,7 +39,7 @@ class Site:
             FileSource(str(self.file), settings["max_bytes"]),
             Settings(**settings),
             Store(Snapshot.of(EMPTY, last_modified=0, loaded_at=0.0, max_age=60)),
-            self.last_good,
+            Memory(self.last_good.parent, "key"),
         )
         loader.start()
         return loader
@@ -270,7 +272,7 @@ def test_an_unexpected_failure_leaves_the_list_and_is_tried_again(
         raise MemoryError("no more")
 
     with monkeypatch.context() as patch:
-        patch.setattr("mop_config.server.loader.render_apart", fail)
+        patch.setattr(loader.renderer, "render", fail)
         site.file.write_text(OTHER)
         loader.load(Trigger.WATCH, quietly=True)
         view = loader.store.view
@@ -389,14 +391,14 @@ class TestOffload:
     def test_the_result_is_the_same(self) -> None:
         """To the last byte."""
         assert len(self.LARGE) > offload.THRESHOLD
-        apart = offload.render_apart(self.LARGE, UrlRules(), EMPTY_BODY)
+        apart = offload.Renderer().render(self.LARGE, UrlRules(), EMPTY_BODY)
         assert apart == render(self.LARGE, UrlRules(), EMPTY_BODY)
         assert isinstance(apart.problems, tuple)
 
     def test_what_is_no_text_is_refused_as_ever(self) -> None:
         """With code and place."""
         with pytest.raises(SourceError) as caught:
-            offload.render_apart(self.LARGE + b"\xff", UrlRules(), EMPTY_BODY)
+            offload.Renderer().render(self.LARGE + b"\xff", UrlRules(), EMPTY_BODY)
         assert caught.value.code == Code.NOT_UTF8
         assert "line 10002" in str(caught.value)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mop_config import payload
 from mop_config.server.build import Built, UrlRules, build
-from mop_config.server.parse import parse
+from mop_config.server.parse import Section, parse, secret_part
 from mop_config.server.problems import MAX_KEPT, Code, Problem, Severity
 from mop_config.server.render import render
 
@@ -238,10 +238,14 @@ class TestEntries:
             ("[::1]x", Code.BAD_IP),
             ("[a.com]", Code.BAD_IP),
             ("a:b:c", Code.BAD_IP),
+            ("a.com：8443", Code.BAD_PORT),
             ("10.0.0.0/8", Code.CIDR),
+            ("[::1]/128", Code.CIDR),
             ("2001:db8::/32", Code.CIDR),
             ("user:secret@a.com", Code.USERINFO),
             ("secret@a.com", Code.USERINFO),
+            ("user:secret＠a.com", Code.USERINFO),
+            ("secret%40a.com", Code.USERINFO),
             ("a.com prio=1", Code.UNKNOWN_ATTRIBUTE),
             ("a.com b.com", Code.UNKNOWN_ATTRIBUTE),
             ("a.com priority", Code.UNKNOWN_ATTRIBUTE),
@@ -254,6 +258,7 @@ class TestEntries:
             ("1.2.3.4 server_name=", Code.BAD_SERVER_NAME),
             ("1.2.3.4 server_name=4.3.2.1", Code.BAD_SERVER_NAME),
             ("1.2.3.4 server_name=a_b", Code.BAD_SERVER_NAME),
+            ("1.2.3.4 server_name=b.com:443", Code.BAD_SERVER_NAME),
         ],
     )
     def test_a_bad_entry_is_left_out_and_the_others_are_used(self, entry: str, code: Code) -> None:
@@ -285,6 +290,9 @@ class TestEntries:
             ("ApiList", "https://a.com/a<b", Code.BAD_URL),
             ("ApiList", "https://a.com:0/", Code.BAD_PORT),
             ("ApiList", "https://a_b.com", Code.BAD_HOST),
+            ("ApiList", "https://a.com/100%", Code.BAD_URL),
+            ("ApiList", "https://a.com/%zz", Code.BAD_URL),
+            ("ApiList", "https://2001:db8::1/", Code.BAD_IP),
             ("ApiList", "https://me:secret@a.com/", Code.USERINFO),
         ],
     )
@@ -304,6 +312,9 @@ class TestEntries:
             "x, joe:hunter@a.com, b_c",
             "jo@e:hunter@a.com:99999",
             "hunter@",
+            "joe:hun #ter@a.com",
+            "joe:hunter＠a.com",
+            "joe:hunter%40a.com",
         ],
     )
     def test_a_password_is_never_echoed(self, line: str) -> None:
@@ -311,6 +322,19 @@ class TestEntries:
         for section in ("DomainList", "ApiList", "SocketList"):
             for problem in built(f"{section}:\n{line}\n").problems.kept:
                 assert not any(word in str(problem) for word in ("hun", "ter@", "jo"))
+
+    def test_an_address_in_a_comment_hides_nothing(self) -> None:
+        """Only what may be the rest of a password does."""
+        (problem,) = problems("DomainList:\na_b.com  # ask joe@a.com\n")
+        assert problem.text == "a_b.com"
+
+    def test_a_name_is_explained_in_our_words(self) -> None:
+        """Whichever rule of IDNA it breaks, and without quoting it."""
+        texts = ["😀.com", "ü_x.de", "אa.com", "xn--ü.com", "l·é.com"]
+        for text in texts:
+            (problem,) = problems(f"DomainList:\n{text}\n")
+            assert problem.message.startswith(("the host name ", "not an internationalised"))
+            assert "codepoint" not in problem.message.lower()
 
     def test_urls_are_normalised(self) -> None:
         """Scheme and host in lower case, the path percent-encoded, the port as given."""
@@ -595,8 +619,9 @@ def test_no_text_makes_the_parser_raise(text: str) -> None:
     for problem in found.kept:
         assert 1 <= problem.line <= len(lines)
         assert 1 <= problem.column <= len(lines[problem.line - 1]) + 1
-        if problem.text and "@" not in lines[problem.line - 1]:
-            assert lines[problem.line - 1][problem.column - 1 :].startswith(problem.text)
+        if problem.text and not secret_part(lines[problem.line - 1]):
+            shown = problem.text.removesuffix("…")
+            assert lines[problem.line - 1][problem.column - 1 :].startswith(shown)
 
 
 @pytest.mark.parametrize(
@@ -626,3 +651,26 @@ def test_a_monstrous_line_takes_no_more_than_its_length(line: str) -> None:
     """No expression backtracks: three million characters are through in seconds, not hours."""
     built("DomainList:\n" + line)
     built("ApiList:\nhttps://" + line)
+
+
+_HOST = st.from_regex(r"[a-z]{1,3}[0-9]{0,2}(-[a-z])?(\.[a-z]{2,5}){0,2}", fullmatch=True)
+_PORT = st.just("") | st.from_regex(r":[0-9]{1,5}", fullmatch=True)
+_MORE = st.lists(
+    st.from_regex(
+        r" (priority=[0-9]{1,6}|server_name=[a-z]{1,70}\.com|#[ a-z:,@]{0,9})", fullmatch=True
+    ),
+    max_size=3,
+).map("".join)
+_IP = st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3}){3}", fullmatch=True)
+_LIST = st.sampled_from(["domainlist", "mylist", "iplist"])
+
+
+@given(
+    st.sampled_from(list(Section)),
+    st.builds("{}{}{}".format, _HOST | _IP | _LIST, _PORT, _MORE),
+)
+def test_the_common_line_is_read_as_any_other(section: Section, line: str) -> None:
+    """The short way gives what the long way gives, which a form feed leads to."""
+    short, long = (parse(f"{section}:\n{text}\n") for text in (line, line + "\x0c"))
+    assert short.entries == long.entries
+    assert short.problems.kept == long.problems.kept

@@ -95,6 +95,9 @@ def test_the_state_folder_comes_from_systemd_unless_named() -> None:
         ("ENDPOINT_CORS_ORIGINS", "*, https://a.com"),
         ("TRUSTED_HOSTS", "a_b.com"),
         ("TRUSTED_HOSTS", "a.com:80"),
+        ("ENDPOINT_API_PATH", "/a%"),
+        ("ENDPOINT_API_PATH", "/a\udcff"),
+        ("ENDPOINT_CONFIG_FILE", "etcd://localhost:2379/key"),
     ],
 )
 def test_a_malformed_value_names_variable_value_and_what_is_allowed(
@@ -141,3 +144,24 @@ def test_an_unknown_variable_is_a_warning_with_the_nearest_known_one() -> None:
     (warning,) = Settings.from_environ({"ENDPOINT_CONFG_FILE": "x"}).warnings
     assert "ENDPOINT_CONFG_FILE" in warning
     assert "ENDPOINT_CONFIG_FILE?" in warning
+
+
+def test_an_origin_is_spelled_as_browsers_spell_it() -> None:
+    """Without the default port."""
+    environ = {"ENDPOINT_CORS_ORIGINS": "https://A.com:443 http://b.com:80/ http://c.com:81"}
+    origins = Settings.from_environ(environ).cors_origins
+    assert origins == ("https://a.com", "http://b.com", "http://c.com:81")
+
+
+@pytest.mark.parametrize("name", ["ENDPOINT_TOKENS", "ENDPOINT_TOKENS_FILE"])
+def test_a_server_that_knows_no_tokens_does_not_start_without_them(name: str) -> None:
+    """Who sets them wants nobody else to be answered; and the token is not echoed."""
+    with pytest.raises(SettingsError, match=name) as caught:
+        Settings.from_environ({name: "secret"})
+    assert "secret" not in str(caught.value)
+
+
+def test_a_setting_of_another_version_is_passed_over_with_a_warning() -> None:
+    """It is no typo."""
+    (warning,) = Settings.from_environ({"ENDPOINT_PROBE_INTERVAL": "5"}).warnings
+    assert warning == "ENDPOINT_PROBE_INTERVAL is not supported by this version: it is ignored"

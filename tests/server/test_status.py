@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,14 @@ def test_one_edit_seen_by_four_workers_is_one_event() -> None:
     assert len(merge_histories([[event(float(10 * i)) for i in range(30)]])) == 20
 
 
+def _broken(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A worker's record with each member missing, and with each of another type."""
+    for name in good:
+        yield {key: value for key, value in good.items() if key != name}
+    for name in ("pid", "started", "state", "loaded_at", "watcher", "history"):
+        yield {**good, name: ["x"]}
+
+
 class TestHostState:
     """The workers' files."""
 
@@ -113,19 +122,32 @@ class TestHostState:
 
     def test_foreign_and_torn_files_are_passed_over(self, tmp_path: Path) -> None:
         """They are nobody's state."""
-        for name, text in [("1", ""), ("2", "[]"), ("3", '{"pid":"x"}'), ("4", "{")]:
+        host = HostState(tmp_path, "k")
+        host.write(worker(1))
+        good = json.loads((tmp_path / "k.worker.1.json").read_text())
+        assert len(host.others(os.getpid())) == 1
+        texts = [
+            "",
+            "[]",
+            '{"pid":"x"}',
+            "{",
+            "[" * 100_000,
+            "\xff",
+            *map(json.dumps, _broken(good)),
+        ]
+        for name, text in enumerate(texts, 1):
             (tmp_path / f"k.worker.{name}.json").write_text(text)
-        assert HostState(tmp_path, "k").others(os.getpid()) == []
+        assert host.others(os.getpid()) == []
 
     def test_a_folder_that_cannot_be_used_is_done_without(
         self, tmp_path: Path, caplog: Any
     ) -> None:
         """With a warning; and writing to one that vanished complains once."""
         (tmp_path / "file").write_text("")
-        assert prepare(str(tmp_path / "file" / "below")) is None
-        assert "cannot be used" in caplog.text
-        folder = prepare(str(tmp_path / "a" / "b"))
-        assert folder is not None
+        assert not prepare(str(tmp_path / "file" / "below"))[1]
+        assert "cannot be written to" in caplog.text
+        folder, writable = prepare(str(tmp_path / "a" / "b"))
+        assert writable
         assert folder.stat().st_mode & 0o777 == 0o700
         host = HostState(folder, "k")
         folder.rmdir()

@@ -6,7 +6,7 @@ from werkzeug.datastructures import Headers
 from ..answer import answer
 from . import current_runtime
 
-blueprint = Blueprint("mop_config", __name__)
+blueprint = Blueprint("config", __name__)
 
 
 @blueprint.get("/api/v1/config/endpoints")

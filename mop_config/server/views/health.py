@@ -5,7 +5,7 @@ from flask import Blueprint, Response
 from ... import __version__
 from . import current_runtime, live_json
 
-blueprint = Blueprint("mop_config_health", __name__)
+blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/health")

@@ -4,7 +4,7 @@ from flask import Blueprint, Response
 
 from . import current_runtime, live_json
 
-blueprint = Blueprint("mop_config_status", __name__)
+blueprint = Blueprint("status", __name__)
 
 
 @blueprint.get("/api/v1/config/status")

@@ -1,5 +1,10 @@
-"""Which scripts of other origins may read our answers: the Fetch standard's CORS. Pure."""
+"""Who is answered under which name, and whose scripts may read the answers. Pure.
 
+The first guards against DNS rebinding; the second is CORS, of the Fetch standard.
+"""
+
+from ..address import normalise_host, split_port
+from ..errors import AddressError
 from .snapshot import Headers
 
 _PREFLIGHT: Headers = [
@@ -27,3 +32,20 @@ def cors_headers(allowed: tuple[str, ...], origin: str | None, *, preflight: boo
     else:
         return [("Vary", "Origin")]
     return headers + _PREFLIGHT if preflight else headers
+
+
+def is_trusted(host: str, trusted: tuple[str, ...]) -> bool:
+    """Whether a request for this host is answered.
+
+    Args:
+        host: The request's ``Host``, with its port or without.
+        trusted: Canonical host names; one with a leading dot means every name below too.
+    """
+    try:
+        name = normalise_host(split_port(host)[0])
+    except AddressError:
+        return False
+    return any(
+        name == entry.removeprefix(".") or (entry[0] == "." and name.endswith(entry))
+        for entry in trusted
+    )
