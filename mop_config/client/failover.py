@@ -81,6 +81,7 @@ class Outcome:
         reused: Whether it went over a connection that had been used before.
         result: The driver's answer or exception.
         losers: Endpoints that were tried beside it, with what went wrong there.
+        told: How many of the losers, from the first, the pool knows of already.
     """
 
     member: Member
@@ -93,6 +94,7 @@ class Outcome:
     reused: bool = False
     result: Any = None
     losers: tuple[tuple[Member, Fault], ...] = ()
+    told: int = 0
 
     @property
     def good(self) -> bool:
@@ -176,8 +178,9 @@ def failover(
     while member is not None:
         outcome = yield Attempt(member, max(0.0, deadline - now), discard)
         discard, now = None, outcome.now
-        for loser, fault in outcome.losers:
-            pool.failed(loser, fault, now, outcome.began)
+        for position, (loser, fault) in enumerate(outcome.losers):
+            if position >= outcome.told:
+                pool.failed(loser, fault, now, outcome.began)
             trials.append(Trial(loser.url, fault, now - outcome.began))
         good = _record(outcome, pool, trials)
         if outcome.status is not None:
@@ -185,12 +188,10 @@ def failover(
         if good:
             budget.refund()
             return Verdict(answer=answer, discard=discard)
-        if outcome.fault in _OURS:
-            return Verdict(error=outcome.result, discard=answer)
-        if outcome.sent and not (shape.idempotent and shape.replayable):
-            if outcome.status is not None:
-                return Verdict(answer=answer, discard=discard)
-            return Verdict(error=outcome.result, discard=answer)
+        over = outcome.fault in _OURS
+        if over or (outcome.sent and not (shape.idempotent and shape.replayable)):
+            error = outcome.result if answer is None else None
+            return Verdict(answer=answer, error=error, discard=discard)
         if now >= deadline:
             break
         at = outcome.member
