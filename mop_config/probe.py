@@ -179,6 +179,8 @@ class _Line:
         sock.connect((address, self._port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._server_name is not None:
+            # The context may be shared with a client that offers HTTP/2.
+            self._prober.tls.set_alpn_protocols(["http/1.1"])
             secured = self._prober.tls.wrap_socket(
                 sock, server_hostname=self._server_name, do_handshake_on_connect=False
             )

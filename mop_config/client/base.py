@@ -28,6 +28,9 @@ from .update import Known, list_urls, sources
 #: A token, or what gives it when it is needed; None while nobody is logged in.
 Token = str | Callable[[], str | None] | None
 
+#: Options that a TLS context is made from.
+_OF_TLS = frozenset({"verify", "cert", "trust_env"})
+
 
 class BaseManager(EndpointLists):
     """The part of both managers that waits for nothing.
@@ -74,7 +77,8 @@ class BaseManager(EndpointLists):
         self.update_interval = update_interval
         self.watch = watch
         self.transport_options = options
-        self.network_options = TransportOptions.of(**options)
+        # Health checks and updates speak HTTP/1.1, whatever the clients do.
+        self.network_options = TransportOptions.of(**{**options, "http1": True, "http2": False})
         self._token = token
         self._background: Background | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
@@ -221,7 +225,11 @@ class BaseManager(EndpointLists):
 
     def _for_transport(self, options: dict[str, Any]) -> dict[str, Any]:
         ours = {name: value for name, value in options.items() if name in NAMES}
-        return {**self.transport_options, **ours}
+        merged = {**self.transport_options, **ours}
+        if merged.get("http1", True) and not merged.get("http2") and not ours.keys() & _OF_TLS:
+            # One of the same kind is there, and to make another takes a tenth of a second.
+            merged |= {"verify": self.network_options.tls, "cert": None}
+        return merged
 
     def _for_client(self, options: dict[str, Any]) -> dict[str, Any]:
         theirs = {name: value for name, value in options.items() if name not in NAMES}

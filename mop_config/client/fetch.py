@@ -57,7 +57,13 @@ class _Stream(httpcore2.NetworkStream):
         timeout: float | None = None,
     ) -> "_Stream":
         self._line.sockets.discard(self._sock)
-        secured = self._stream.start_tls(ssl_context, server_hostname, timeout)
+        # The handshake takes the socket away; a twin stays to be called off by.
+        with self._sock.dup() as twin:
+            self._line.sockets.add(twin)
+            try:
+                secured = self._stream.start_tls(ssl_context, server_hostname, timeout)
+            finally:
+                self._line.sockets.discard(twin)
         return _Stream(secured, self._line)
 
     def close(self) -> None:
