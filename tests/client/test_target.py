@@ -1,0 +1,175 @@
+"""Where an endpoint is, and what a request must say there."""
+
+import io
+from typing import Any
+
+import httpx2
+import pytest
+
+from mop_config.client import wire
+from mop_config.client.failover import Shape
+from mop_config.client.target import target_of
+from mop_config.model import Endpoint
+
+
+@pytest.mark.parametrize(
+    ("url", "server_name", "host", "port", "name", "scheme", "prefix", "authority"),
+    [
+        ("https://a.example", None, "a.example", 443, "a.example", "https", "", "a.example"),
+        ("http://a.example/v1", None, "a.example", 80, None, "http", "/v1", "a.example"),
+        (
+            "https://a.example:8443/x/",
+            None,
+            "a.example",
+            8443,
+            "a.example",
+            "https",
+            "/x",
+            "a.example:8443",
+        ),
+        ("https://a.example:443", None, "a.example", 443, "a.example", "https", "", "a.example"),
+        (
+            "https://10.0.0.1",
+            "api.example",
+            "10.0.0.1",
+            443,
+            "api.example",
+            "https",
+            "",
+            "api.example",
+        ),
+        (
+            "http://10.0.0.1:81",
+            "api.example",
+            "10.0.0.1",
+            81,
+            None,
+            "http",
+            "",
+            "api.example:81",
+        ),
+        ("https://[::1]:81", None, "[::1]", 81, "::1", "https", "", "[::1]:81"),
+        ("wss://a.example/ws", None, "a.example", 443, "a.example", "https", "/ws", "a.example"),
+        ("ws://a.example", None, "a.example", 80, None, "http", "", "a.example"),
+    ],
+)
+def test_target(
+    url: str,
+    server_name: str | None,
+    host: str,
+    port: int,
+    name: str | None,
+    scheme: str,
+    prefix: str,
+    authority: str,
+) -> None:
+    """Address, name of the certificate, path and Host of each sort of endpoint."""
+    target = target_of(Endpoint(url, 3, server_name))
+    assert (target.host, target.port, target.server_name) == (host, port, name)
+    assert (target.scheme, target.prefix) == (scheme.encode(), prefix.encode())
+    assert target.authority == authority.encode()
+    assert target.origin == f"{scheme}://{authority}"
+
+
+def test_two_names_at_one_address_share_no_connection() -> None:
+    """Their certificates differ; priorities make no difference."""
+    keys = {
+        target_of(Endpoint("https://10.0.0.1", priority, name)).key
+        for priority in (0, 1)
+        for name in (None, "a.example", "b.example")
+    }
+    assert len(keys) == 3
+
+
+def request(method: str = "GET", url: str = wire.BASE_URL, **about: Any) -> httpx2.Request:
+    return httpx2.Request(method, url, **about)
+
+
+class TestShape:
+    """What a real request's shape is."""
+
+    @pytest.mark.parametrize(
+        ("about", "replayable"),
+        [
+            ({}, True),
+            ({"content": b"bytes"}, True),
+            ({"json": {"a": 1}}, True),
+            ({"data": {"a": "1"}}, True),
+            ({"content": iter([b"once"])}, False),
+            ({"content": io.BytesIO(b"a file")}, False),
+            ({"files": {"f": b"bytes"}}, True),
+            ({"files": {"f": io.BytesIO(b"a file")}}, True),
+        ],
+    )
+    def test_whether_its_body_can_be_sent_again(
+        self, about: dict[str, Any], replayable: bool
+    ) -> None:
+        """Bytes can, what is read while it is sent cannot."""
+        assert wire.shape_of(request("PUT", **about)) == Shape(True, replayable, False)
+
+    def test_a_file_that_cannot_go_back_is_sent_once(self) -> None:
+        """A pipe, for one."""
+
+        class Pipe(io.BytesIO):
+            def seekable(self) -> bool:
+                return False
+
+        shape = wire.shape_of(request("PUT", files={"f": Pipe(b"once")}))
+        assert not shape.replayable
+
+    def test_a_key_makes_any_method_idempotent(self) -> None:
+        """In whatever spelling of the header."""
+        keyed = request("POST", headers={"idempotency-key": "1"})
+        assert wire.shape_of(keyed).idempotent
+        assert not wire.shape_of(request("POST")).idempotent
+
+
+class TestPool:
+    """Which requests are for whichever endpoint is current."""
+
+    @pytest.mark.parametrize(
+        ("url", "ours"),
+        [
+            ("https://endpoint.invalid/users", True),
+            ("https://ENDPOINT.invalid/users", True),
+            ("http://endpoint.invalid", True),
+            ("https://a.example/", False),
+            ("https://x.endpoint.invalid/", False),
+        ],
+    )
+    def test_those_for_our_own_host(self, url: str, ours: bool) -> None:
+        """Every other host is left alone."""
+        assert wire.is_for_the_pool(request(url=url)) is ours
+
+
+class TestTimeouts:
+    """A user's timeout bounds an attempt, and the total bounds them all."""
+
+    @pytest.mark.parametrize(
+        ("timeout", "left", "connect", "read"),
+        [
+            (None, 30.0, 2.0, 30.0),
+            (10.0, 30.0, 2.0, 10.0),
+            (0.5, 30.0, 0.5, 0.5),
+            (10.0, 4.0, 2.0, 4.0),
+            (10.0, 0.5, 0.5, 0.5),
+            (10.0, 0.0, 0.0, 0.0),
+        ],
+    )
+    def test_the_shortest_counts(
+        self, timeout: float | None, left: float, connect: float, read: float
+    ) -> None:
+        """Of the request's own, the policy's, and what is left."""
+        extensions = {"timeout": httpx2.Timeout(timeout).as_dict()}
+        found = wire.all_timeouts_of(request(extensions=extensions), 2.0, left)
+        assert (found["connect"], found["read"]) == (connect, read)
+        assert found["write"] == found["pool"] == read
+
+    def test_a_request_without_any_has_the_policys(self) -> None:
+        """A transport may be used without a client."""
+        assert wire.all_timeouts_of(request(), 2.0, 9.0) == {
+            "connect": 2.0,
+            "read": 9.0,
+            "write": 9.0,
+            "pool": 9.0,
+        }

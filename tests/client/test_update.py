@@ -1,0 +1,308 @@
+"""Where a new list comes from, and whether it is taken."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mop_config.address import parse_url
+from mop_config.client.update import (
+    Check,
+    Fetch,
+    Known,
+    NewList,
+    Reply,
+    list_urls,
+    may_see_token,
+    sources,
+    update,
+)
+from mop_config.errors import AddressError, UpdateFailed, UpdateRefused
+
+A, B, C = "https://a.example", "https://b.example", "https://c.example"
+PATH = "/api/v1/config/endpoints"
+NOT_FOUND = Reply(404)
+SILENCE = Reply(None, problem="connection refused")
+
+
+def listing(*api: str, sockets: tuple[str, ...] = (), etag: str | None = '"1"') -> Reply:
+    """A server's answer with a list."""
+    kinds = {"api_endpoints": api, "socketio_endpoints": sockets}
+    lists = {
+        kind: [{"url": url, "priority": place} for place, url in enumerate(urls)]
+        for kind, urls in kinds.items()
+    }
+    return Reply(200, json.dumps(lists).encode(), etag)
+
+
+class Servers:
+    """Answers by URL, and a log of what was asked and looked at."""
+
+    def __init__(self, answers: dict[str, Reply], alive: tuple[str, ...] = ()) -> None:
+        self.answers = answers
+        self.alive = alive
+        self.fetched: list[Fetch] = []
+        self.checked: list[tuple[str, tuple[str, ...]]] = []
+
+    def update(self, known: Known) -> NewList | None:
+        flow = update(known)
+        answer: Any = None
+        try:
+            while True:
+                step = flow.send(answer)
+                if isinstance(step, Fetch):
+                    self.fetched.append(step)
+                    answer = self.answers.get(step.url, SILENCE)
+                else:
+                    assert isinstance(step, Check)
+                    urls = tuple(endpoint.url for endpoint in step.endpoints)
+                    self.checked.append((step.kind, urls))
+                    answer = any(url in self.alive for url in urls)
+        except StopIteration as end:
+            found: NewList | None = end.value
+            return found
+
+    @property
+    def asked(self) -> list[str]:
+        return [fetch.url for fetch in self.fetched]
+
+
+def known(
+    *urls: str, api: tuple[str, ...] = (), socketio: tuple[str, ...] = (), **more: Any
+) -> Known:
+    healthy = {"api": frozenset(api), "socketio": frozenset(socketio)}
+    return Known(urls, healthy, **{"etags": {}, **more})
+
+
+class TestSources:
+    """Whom to ask, and where its list may be."""
+
+    def test_an_explicit_one_then_the_current_one_then_the_others(self) -> None:
+        """And each of them once."""
+        assert sources(C, B, [A, B], ["https://d.example", A]) == (C, B, A, "https://d.example")
+        assert sources(None, None, [], []) == ()
+
+    @pytest.mark.parametrize(
+        ("base", "urls"),
+        [
+            (A, [A + PATH]),
+            (A + "/", [A + PATH]),
+            (A + "/api/v1", [A + PATH]),
+            (A + "/api/v1/", [A + PATH]),
+            (A + PATH, [A + PATH]),
+            (A + PATH + "/", [A + PATH]),
+            (A + "/v2", [A + "/v2/config/endpoints", A + "/v2" + PATH, A + PATH]),
+            (A + "/x/api/v1", [A + "/x" + PATH, A + PATH]),
+            ("http://[::1]:8000/api/v1", ["http://[::1]:8000" + PATH]),
+        ],
+    )
+    def test_a_base_url_works_with_and_without_its_path(self, base: str, urls: list[str]) -> None:
+        """The likeliest place first."""
+        assert list_urls(base) == urls
+
+    @pytest.mark.parametrize("base", ["wss://a.example", "a.example", "https://a b", ""])
+    def test_what_is_no_web_address_has_no_list(self, base: str) -> None:
+        """It is told, not guessed at."""
+        with pytest.raises(AddressError):
+            list_urls(base)
+
+    def test_the_next_place_is_asked_where_there_is_nothing(self) -> None:
+        """404, 405 and 501 mean that; a silence is not asked twice."""
+        for nothing in (404, 405, 501):
+            servers = Servers({A + "/v2/config/endpoints": Reply(nothing), A + PATH: listing(A)})
+            servers.answers[A + "/v2" + PATH] = NOT_FOUND
+            found = servers.update(known(A + "/v2"))
+            assert found is not None
+            assert found.url == A + PATH
+            assert servers.asked == list_urls(A + "/v2")
+        servers = Servers({})
+        with pytest.raises(UpdateFailed):
+            servers.update(known(A + "/v2"))
+        assert len(servers.asked) == 1
+
+    def test_the_next_source_is_asked_where_one_gives_no_list(self) -> None:
+        """Whatever is wrong with it; the first list ends the search."""
+        servers = Servers({A + PATH: Reply(200, b"<html>"), B + PATH: Reply(500)})
+        servers.answers[C + PATH] = listing(C)
+        found = servers.update(known("nonsense", A, B, C, "https://d.example"))
+        assert found is not None
+        assert [e.url for e in found.config.api_endpoints] == [C]
+        assert (found.url, found.etag) == (C + PATH, '"1"')
+        assert servers.asked == [A + PATH, B + PATH, C + PATH]
+
+
+class TestConditional:
+    """A list that has not changed costs nothing."""
+
+    def test_the_tag_of_each_source_is_its_own(self) -> None:
+        """Another source gets none."""
+        servers = Servers({B + PATH: Reply(304)})
+        assert servers.update(known(A, B, etags={B + PATH: '"b"'})) is None
+        assert [fetch.etag for fetch in servers.fetched] == [None, '"b"']
+
+    def test_not_modified_without_a_tag_is_no_answer(self) -> None:
+        """Nothing can be unmodified that we never had."""
+        servers = Servers({A + PATH: Reply(304), B + PATH: listing(B)})
+        found = servers.update(known(A, B))
+        assert found is not None
+        assert found.url == B + PATH
+
+    def test_only_a_source_that_we_have_a_list_of_may_hold_its_answer(self) -> None:
+        """A first list must come at once."""
+        servers = Servers({B + PATH: Reply(304)})
+        servers.update(known(A, B, etags={B + PATH: '"b"'}, wait=30))
+        assert [fetch.wait for fetch in servers.fetched] == [0, 30]
+
+
+class TestToken:
+    """Whom a token is shown to."""
+
+    @pytest.mark.parametrize(
+        ("url", "may"),
+        [
+            ("https://a.example", True),
+            ("https://12.34.56.78:8443", True),
+            ("http://127.0.0.1:8000", True),
+            ("http://127.9.9.9", True),
+            ("http://[::1]:8000", True),
+            ("http://localhost:8000", True),
+            ("http://a.example", False),
+            ("http://10.0.0.1", False),
+            ("http://[2001:db8::1]", False),
+            ("http://localhost.evil.example", False),
+            ("http://127.evil.example", False),
+            ("http://127.0.0.1.evil.example", False),
+            ("http://localhostevil.example", False),
+        ],
+    )
+    def test_https_or_this_machine(self, url: str, may: bool) -> None:
+        """A host that only begins like this machine is another one."""
+        assert may_see_token(parse_url(url)) is may
+
+    def test_each_request_says_whether_it_may_carry_the_token(self) -> None:
+        """Source by source."""
+        servers = Servers({})
+        with pytest.raises(UpdateFailed):
+            servers.update(known(A, "http://b.example", "http://localhost:1"))
+        assert [fetch.with_token for fetch in servers.fetched] == [True, False, True]
+
+
+class TestCauses:
+    """What a failure is called."""
+
+    @pytest.mark.parametrize(
+        ("reply", "cause"),
+        [
+            (SILENCE, "unreachable"),
+            (Reply(500), "unreachable"),
+            (Reply(503), "unreachable"),
+            (Reply(429), "unreachable"),
+            (Reply(401), "unauthorized"),
+            (Reply(403), "unauthorized"),
+            (Reply(404), "not_implemented"),
+            (Reply(405), "not_implemented"),
+            (Reply(501), "not_implemented"),
+            (Reply(400), "invalid"),
+            (Reply(304), "invalid"),
+            (Reply(204), "invalid"),
+            (Reply(200, b"<html>no</html>"), "invalid"),
+            (Reply(200, b"[]"), "invalid"),
+            (Reply(200, b'{"api_endpoints": [{"url": "x", "priority": 0}]}'), "invalid"),
+            (Reply(200, b'{"api_endpoints": {}}'), "invalid"),
+            (Reply(200, b"\xff\xfe\x00"), "invalid"),
+            (Reply(200, b"[" * 100_000), "invalid"),
+        ],
+    )
+    def test_the_first_source_gives_the_cause(self, reply: Reply, cause: str) -> None:
+        """It is the one that counts; the others are told of."""
+        servers = Servers({A + PATH: reply})
+        with pytest.raises(UpdateFailed) as failure:
+            servers.update(known(A, B))
+        assert failure.value.cause == cause
+        assert [url for url, _ in failure.value.attempts] == [A + PATH, B + PATH]
+
+    def test_without_a_source_it_is_unreachable(self) -> None:
+        """And says that there is none."""
+        with pytest.raises(UpdateFailed, match="no source") as failure:
+            Servers({}).update(known())
+        assert (failure.value.cause, failure.value.attempts) == ("unreachable", ())
+
+    def test_what_is_no_address_is_invalid(self) -> None:
+        """Without asking anybody."""
+        servers = Servers({})
+        with pytest.raises(UpdateFailed) as failure:
+            servers.update(known("wss://a.example"))
+        assert (failure.value.cause, servers.asked) == ("invalid", [])
+
+
+class TestGuards:
+    """A list that would leave nothing that works is not taken."""
+
+    @pytest.mark.parametrize("force", [False, True])
+    @pytest.mark.parametrize("healthy", [(), (A,)])
+    def test_an_empty_one_is_always_refused(self, force: bool, healthy: tuple[str, ...]) -> None:
+        """By force too."""
+        servers = Servers({A + PATH: listing()})
+        with pytest.raises(UpdateRefused, match="empty") as refused:
+            servers.update(known(A, api=healthy, force=force))
+        assert refused.value.url == A + PATH
+
+    def test_one_that_keeps_a_healthy_endpoint_is_taken_unseen(self) -> None:
+        """Whatever else it changes."""
+        servers = Servers({A + PATH: listing(C, A)})
+        assert servers.update(known(A, api=(A, B))) is not None
+        assert servers.checked == []
+
+    def test_one_that_is_all_new_is_looked_at_first(self) -> None:
+        """And taken if one of them is healthy."""
+        servers = Servers({A + PATH: listing(B, C)}, alive=(C,))
+        found = servers.update(known(A, api=(A,)))
+        assert found is not None
+        assert servers.checked == [("api", (B, C))]
+
+    def test_one_that_is_all_new_and_dead_is_refused(self) -> None:
+        """Unless by force."""
+        servers = Servers({A + PATH: listing(B, C)})
+        with pytest.raises(UpdateRefused, match="force=True"):
+            servers.update(known(A, api=(A,)))
+        assert servers.update(known(A, api=(A,), force=True)) is not None
+
+    def test_where_nothing_works_any_list_is_taken(self) -> None:
+        """There is nothing to lose."""
+        servers = Servers({A + PATH: listing(B)})
+        assert servers.update(known(A)) is not None
+        assert servers.checked == []
+
+    def test_each_kind_is_guarded(self) -> None:
+        """A list must not take away all sockets while the API stays, nor replace them unseen."""
+        lost = Servers({A + PATH: listing(A)})
+        with pytest.raises(UpdateRefused, match="socketio"):
+            lost.update(known(A, api=(A,), socketio=(A,)))
+        new = Servers({A + PATH: listing(A, sockets=(B,))}, alive=(B,))
+        assert new.update(known(A, api=(A,), socketio=(A,))) is not None
+        assert new.checked == [("socketio", (B,))]
+
+    @pytest.mark.parametrize(
+        ("second", "end"),
+        [
+            (listing(A), "applied"),
+            (Reply(304), "unchanged"),
+            (SILENCE, "refused"),
+            (listing(), "refused"),
+        ],
+    )
+    def test_after_a_refusal_the_next_source_is_asked(self, second: Reply, end: str) -> None:
+        """One server gone wrong must not stop the others; the refusal is told if they fail."""
+        servers = Servers({A + PATH: listing(), B + PATH: second})
+        ask: Callable[[], NewList | None] = lambda: servers.update(  # noqa: E731
+            known(A, B, api=(A,), etags={B + PATH: '"b"'})
+        )
+        if end == "refused":
+            with pytest.raises(UpdateRefused) as refused:
+                ask()
+            assert refused.value.url == A + PATH
+        else:
+            found = ask()
+            assert (found is None) == (end == "unchanged")
+        assert servers.asked == [A + PATH, B + PATH]
