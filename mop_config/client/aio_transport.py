@@ -5,10 +5,10 @@ request creates no task: a timer starts the rival of one that waits too long.
 """
 
 import asyncio
-import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, cast
 
 import httpcore2
@@ -21,7 +21,7 @@ from .core import Call, Core
 from .dial import DialError, dial_async
 from .failover import Attempt, Outcome, Race, Verdict
 from .options import TransportOptions
-from .outcomes import answered, broke_off, failed, why
+from .outcomes import answered, beaten, broke_off, failed, of_rival, why
 from .pool import Member
 from .route import ROUTE, Moved, Route
 from .transport import HasCore
@@ -31,10 +31,26 @@ class _Stream(httpcore2.AsyncNetworkStream):
     """A connected stream, with TLS already where the endpoint has it."""
 
     def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
-        self.read = stream.read  # type: ignore[method-assign]
-        self.write = stream.write  # type: ignore[method-assign]
+        self._stream = stream
         self.aclose = stream.aclose  # type: ignore[method-assign]
         self.get_extra_info = stream.get_extra_info  # type: ignore[method-assign]
+
+    # These two give the awaitable on: one coroutine less to go through.
+    def read(self, max_bytes: int, timeout: float | None = None) -> Awaitable[bytes]:  # type: ignore[override]
+        """Read what is there, or wait for it."""
+        route: _Route | None = ROUTE.get()
+        if route is not None:
+            timeout = route.least(timeout)
+        return self._stream.read(max_bytes, timeout)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> Awaitable[None]:  # type: ignore[override]
+        """Write everything."""
+        route: _Route | None = ROUTE.get()
+        if route is not None:
+            timeout = route.least(timeout)
+            if route.rival is not None:
+                route.rival.arm()
+        return self._stream.write(buffer, timeout)
 
     async def start_tls(
         self,
@@ -68,16 +84,22 @@ class _Backend(httpcore2.AsyncNetworkBackend):
             Moved: With the connection, where another endpoint was ready first.
             httpcore2.ConnectError: If none was.
         """
-        route = cast(Route, ROUTE.get())
+        route: _Route = ROUTE.get()
+        stream = route.take_deposit()
+        if stream is None:
+            route.look_around()
         route.dialled = True
-        stream = route.take_deposit() or await self._race(route, timeout)
+        if stream is None:
+            stream = await self._race(route, timeout)
         route.ready = True
         return _Stream(stream)
 
     async def _race(self, route: Route, timeout: float | None) -> httpcore2.AsyncNetworkStream:
         race = Race(route.member, route.another, self._race_delay)
         try:
-            won = await dial_async(race, self._options.for_dial(timeout), self._resolver)
+            won = await dial_async(
+                race, self._options.for_dial(timeout, route.until), self._resolver
+            )
         except DialError as error:
             route.unreachable(race.faults)
             raise httpcore2.ConnectError(str(route.fault)) from error
@@ -106,12 +128,12 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         self._core = manager.core
         self._manager = manager  # lives as long as its clients
         self._options = TransportOptions.of(**options)
-        self._resolver = Resolver()
         self._open()
 
     def _open(self) -> None:
         options, limits = self._options, self._options.limits
         self._pid = os.getpid()
+        resolver = Resolver()  # a fork must not wait for its parent's look-ups
         self._connections = httpcore2.AsyncConnectionPool(
             ssl_context=options.tls,
             max_connections=limits.max_connections,
@@ -119,7 +141,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             keepalive_expiry=limits.keepalive_expiry,
             http1=options.http1,
             http2=options.http2,
-            network_backend=_Backend(options, self._resolver, self._core.policy.race_delay),
+            network_backend=_Backend(options, resolver, self._core.policy.race_delay),
         )
         self._proxies: dict[str, httpcore2.AsyncConnectionPool] = {}  # to endpoints, by proxy
         self._plain: dict[str, httpx2.AsyncHTTPTransport] = {}  # to other hosts, by proxy
@@ -146,66 +168,55 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     ) -> Outcome:
         if attempt.discard is not None:
             await attempt.discard.response.aclose()
-        route = Route(call, attempt.member, race=True)
+        route = _Route(call, attempt.member, self._core.clock() + attempt.seconds_left, race=True)
+        if hedged:
+            route.rival = _Rival(self._core, route, partial(self._send, request))
         try:
-            if hedged:
-                return await self._hedged(route, request, attempt.seconds_left)
-            return await self._send(route, request, attempt.seconds_left)
+            outcome = await self._send(request, route)
+            return outcome if route.rival is None else await route.rival.settled(outcome)
         finally:
+            if route.rival is not None:
+                await route.rival.abandon()
             if route.deposit is not None:
                 await route.deposit.aclose()
 
-    async def _hedged(self, route: Route, request: httpx2.Request, seconds: float) -> Outcome:
-        """Send a request; ask another endpoint besides when the answer takes too long."""
-        rival = _Rival(
-            self._core,
-            route,
-            lambda other: self._send(other, request, seconds),
-        )
-        try:
-            outcome = await self._send(route, request, seconds)
-        except asyncio.CancelledError:
-            overtaken = rival.has_overtaken()
-            if overtaken is None:
-                raise
-            overtaken.losers = (*route.losers, (route.member, Fault.STALLED), *overtaken.losers)
-            return overtaken
-        else:
-            return await rival.after(outcome)
-        finally:
-            await rival.abandon()
-
-    async def _send(self, route: Route, request: httpx2.Request, seconds: float) -> Outcome:
+    async def _send(self, request: httpx2.Request, route: "_Route") -> Outcome:
         """Send a request once, and say what came of it, whatever that is."""
-        began = self._core.clock()
+        route.began = self._core.clock()
         token = ROUTE.set(route)
         try:
-            response = await self._exchange(route, request, seconds)
+            response = await self._exchange(request, route)
+        except asyncio.CancelledError:
+            overtaken = None if route.rival is None else route.rival.has_overtaken()
+            if overtaken is None:
+                raise
+            losers = (*route.losers, (route.member, Fault.STALLED))
+            return of_rival(overtaken, losers, route.told)
         except Exception as error:
-            return failed(self._core, route, error, began)
+            return failed(self._core, route, error)
         finally:
             ROUTE.reset(token)
-        return answered(self._core, route.member, response, began, route.losers)
+        return answered(self._core, route, response)
 
-    async def _exchange(
-        self, route: Route, request: httpx2.Request, seconds: float
-    ) -> httpcore2.Response:
-        try:
-            return await self._request(route, request, seconds)
-        except Moved as moved:
-            route.move(moved.won)
-            return await self._request(route, request, seconds)
+    async def _exchange(self, request: httpx2.Request, route: "_Route") -> httpcore2.Response:
+        while True:
+            try:
+                return await self._request(request, route)
+            except Moved as moved:
+                route.move(moved.won)
 
-    async def _request(
-        self, route: Route, request: httpx2.Request, seconds: float
-    ) -> httpcore2.Response:
+    async def _request(self, request: httpx2.Request, route: "_Route") -> httpcore2.Response:
         target = route.member.target
-        timeouts = wire.timeouts_of(request, self._core.policy.connect_timeout, seconds)
         proxy = self._options.for_target(target)
+        connect = self._core.policy.connect_timeout
         if proxy is None:
+            timeouts = wire.timeouts_of(request, connect, route.until - route.began)
             addressed = wire.to_endpoint(request, target, timeouts)
             return await self._connections.handle_async_request(addressed)
+        timeouts = wire.all_timeouts_of(request, connect, route.until - self._core.clock())
         addressed = wire.by_proxy(request, target, timeouts)
+        if route.rival is not None:
+            route.rival.arm()
         return await self._proxied(proxy).handle_async_request(addressed)
 
     async def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:
@@ -243,11 +254,27 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             await transport.aclose()
 
 
+class _Route(Route):
+    """A route that may get a rival, which is kept with it."""
+
+    __slots__ = ("rival",)
+
+    def __init__(self, call: Call, member: Member, until: float, *, race: bool) -> None:
+        super().__init__(call, member, until, race=race)
+        self.rival: _Rival | None = None
+
+
 class _Rival:
-    """The same request, sent to another endpoint when the first takes too long."""
+    """The same request, sent to another endpoint when the first takes too long.
+
+    Args:
+        core: Whose pools to use.
+        route: That of the first request.
+        send: Sends the same request on another route.
+    """
 
     def __init__(
-        self, core: Core, route: Route, send: Callable[[Route], Coroutine[Any, Any, Outcome]]
+        self, core: Core, route: _Route, send: Callable[[_Route], Coroutine[Any, Any, Outcome]]
     ) -> None:
         self._core = core
         self._route = route
@@ -255,16 +282,22 @@ class _Rival:
         self._asker = cast("asyncio.Task[Any]", asyncio.current_task())
         self._cancellations = self._asker.cancelling()
         self._task: asyncio.Task[Outcome] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._asking = True  # whether the first request still waits
         self._overtaking = False
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(core.policy.hedge_delay, self._start)
+
+    def arm(self) -> None:
+        """Take note that the first request goes out now: from here on it may be too slow."""
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._core.policy.hedge_delay, self._start)
 
     def _start(self) -> None:
-        member = self._route.call.rival(self._core.clock())
+        call = self._route.call
+        member = call.rival(self._core.clock())
         if member is None:
             return
-        route = Route(self._route.call, member, race=False)
+        route = _Route(call, member, self._route.until, race=False)
         self._task = asyncio.get_running_loop().create_task(self._send(route))
         self._task.add_done_callback(self._arrived)
 
@@ -281,33 +314,40 @@ class _Rival:
         task, self._task = self._task, None
         return task.result() if task is not None else None
 
-    async def after(self, outcome: Outcome) -> Outcome:
+    async def settled(self, outcome: Outcome) -> Outcome:
         """Settle on an outcome, now that the first request has one."""
         self._asking = False
-        if outcome.fault is None or self._task is None:
+        if self._overtaking:  # a time-out came first
+            self._asker.uncancel()
+        if outcome.good or self._task is None:
             return outcome
         # The rival is still asking: its answer is as good as ours would have been.
-        theirs = await self._task
+        await asyncio.wait([self._task])
+        theirs, self._task = self._task.result(), None
         if theirs.good:
-            self._task = None
-            theirs.losers = (*outcome.losers, (outcome.member, outcome.fault), *theirs.losers)
-            return theirs
-        fault = theirs.fault or Fault.BAD_STATUS
-        outcome.losers = (*outcome.losers, (theirs.member, fault))
+            await _discard(outcome)
+            return of_rival(theirs, beaten(self._core, outcome), self._route.told)
+        await _discard(theirs)
+        outcome.losers = (*outcome.losers, *beaten(self._core, theirs))
         return outcome
 
     async def abandon(self) -> None:
         """Let go of it, whatever it is doing."""
-        self._timer.cancel()
         self._asking = False
+        if self._timer is not None:
+            self._timer.cancel()
         task, self._task = self._task, None
         if task is None:
             return
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            outcome = await task
-            if outcome.status is not None:
-                await outcome.result.response.aclose()
+        await asyncio.wait([task])  # which a cancellation of our own interrupts
+        if not task.cancelled():
+            await _discard(task.result())
+
+
+async def _discard(outcome: Outcome) -> None:
+    if outcome.status is not None:
+        await outcome.result.response.aclose()
 
 
 class _Body(httpx2.AsyncByteStream):

@@ -6,9 +6,10 @@ gathered. Nothing is sent, received or waited for inside.
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Self
 
+from ..faults import Fault
 from .failover import Attempt, Moves, Outcome, Shape, Verdict, failover
 from .network import NetworkWatch
 from .policy import Budget, Policy
@@ -104,13 +105,15 @@ class Call:
     """One request on its way, driven step by step; see ``failover``.
 
     Attributes:
+        core: Whose pools it uses.
         step: What to do next, or how it ended.
     """
 
-    __slots__ = ("_core", "_flow", "_moves", "step")
+    __slots__ = ("_flow", "_moves", "_pool", "core", "step")
 
     def __init__(self, core: Core, pool: Pool, shape: Shape) -> None:
-        self._core = core
+        self.core = core
+        self._pool = pool
         with core:
             self._moves = Moves(pool, core.budget)
             self._flow = failover(shape, pool, core.budget, core.policy, self._moves, core.clock())
@@ -118,7 +121,7 @@ class Call:
 
     def went(self, outcome: Outcome) -> None:
         """Take in what came of the attempt, and find the next step."""
-        with self._core:
+        with self.core:
             self.step = self._advance(lambda: self._flow.send(outcome))
 
     def _advance(self, go_on: Callable[[], Attempt]) -> Attempt | Verdict:
@@ -130,10 +133,27 @@ class Call:
 
     def another(self, now: float) -> Member | None:
         """Give another endpoint to dial in a race."""
-        with self._core:
+        with self.core:
             return self._moves.next(now)
+
+    def better(self, member: Member, now: float) -> Member | None:
+        """Give the endpoint that a request is to go to instead, by what is known now."""
+        with self.core:
+            if self._pool.select(now) is member:
+                return None
+            best = next(iter(self._pool.alternatives(now)), None)
+            if best is None or best.url in self._moves.tried:
+                return None
+            return self._moves.next(now)
+
+    def lost(self, losers: Iterable[tuple[Member, Fault]], began: float) -> None:
+        """Note what is held against endpoints, before the request has an outcome."""
+        with self.core:
+            now = self.core.clock()
+            for loser, fault in losers:
+                self._pool.failed(loser, fault, now, began)
 
     def rival(self, now: float) -> Member | None:
         """Give another endpoint to send the same request to."""
-        with self._core:
+        with self.core:
             return self._moves.hedge(now)

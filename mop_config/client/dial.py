@@ -7,6 +7,7 @@ network that blocks by name lets TCP through and stalls the handshake.
 
 import asyncio
 import contextlib
+import math
 import selectors
 import socket
 import ssl
@@ -34,12 +35,18 @@ class DialOptions:
         timeout: Seconds for each dial.
         local_address: Address to dial from, or None.
         socket_options: Arguments of ``setsockopt``, one tuple each.
+        until: When the time for all dials is over, in monotonic seconds.
     """
 
     tls: ssl.SSLContext
     timeout: float
     local_address: str | None = None
     socket_options: tuple[Any, ...] = ()
+    until: float = math.inf
+
+    def deadline(self, now: float) -> float:
+        """Say when a dial that begins now has to be done, in monotonic seconds."""
+        return min(now + self.timeout, self.until)
 
 
 class DialError(OSError):
@@ -140,7 +147,7 @@ class _Dial:
         self._target = member.target
         self._ring = ring
         self._options = options
-        self._deadline = self.until = time.monotonic() + options.timeout
+        self._deadline = self.until = options.deadline(time.monotonic())
         self._names = resolver.resolve(self._target.host)
         self._sock: socket.socket | None = None
         self._steps = self._run()
@@ -294,12 +301,12 @@ async def _dial_one(
 ) -> httpcore2.AsyncNetworkStream:
     target = member.target
     backend = httpcore2.AnyIOBackend()
-    async with asyncio.timeout(options.timeout):
+    deadline = options.deadline(time.monotonic())
+    async with asyncio.timeout(deadline - time.monotonic()):
         # Shielded: others may wait for the same look-up.
         looked_up = asyncio.wrap_future(resolver.resolve(target.host))
         addresses = await asyncio.shield(looked_up)
         failure: Exception = OSError("the host has no address")
-        deadline = time.monotonic() + options.timeout
         for index, address in enumerate(addresses):
             share = (deadline - time.monotonic()) / (len(addresses) - index)
             try:

@@ -4,6 +4,7 @@
 environment once it is given a transport, so ours takes them and applies them itself.
 """
 
+import math
 import ssl
 import urllib.request
 from collections.abc import Iterable
@@ -89,13 +90,13 @@ class TransportOptions:
         Raises:
             ValueError: If certificates would not be verified.
         """
-        context = verify if isinstance(verify, ssl.SSLContext) else None
-        if verify is False or (context is not None and context.verify_mode is ssl.CERT_NONE):
+        tls = httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+        if tls.verify_mode is ssl.CERT_NONE or not tls.check_hostname:
             raise ValueError(
                 "certificate verification is never turned off: for an authority of your own"
-                " pass verify=ssl.create_default_context(cafile=…)"
+                " pass verify=ssl.create_default_context(cafile=…), for an endpoint that goes"
+                " by its IP give it a server_name"
             )
-        tls = httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
         tls.set_alpn_protocols([*(["h2"] if http2 else []), *(["http/1.1"] if http1 else [])])
         return cls(
             tls,
@@ -133,9 +134,14 @@ class TransportOptions:
             "socket_options": self.socket_options or None,
         }
 
-    def for_dial(self, timeout: float | None) -> DialOptions:
-        """Say how to dial, given httpcore's timeout for a connection, in seconds."""
-        return DialOptions(self.tls, timeout or 0.0, self.local_address, self.socket_options)
+    def for_dial(self, timeout: float | None, until: float = math.inf) -> DialOptions:
+        """Say how to dial.
+
+        Args:
+            timeout: Seconds for a connection, as httpcore has it.
+            until: When the time is over in any case, in monotonic seconds.
+        """
+        return DialOptions(self.tls, timeout or 0.0, self.local_address, self.socket_options, until)
 
     def _for_proxy_pool(self, proxy: httpx2.Proxy) -> dict[str, Any]:
         return {

@@ -14,6 +14,13 @@ from .policy import BUSY_STATUS
 from .pool import Member
 from .route import Losers, Route
 
+_FROM_THE_WIRE = (
+    httpcore2.NetworkError,
+    httpcore2.TimeoutException,
+    httpcore2.ProtocolError,
+    httpcore2.ProxyError,
+)
+
 
 class Answer(NamedTuple):
     """An answer, and where it came from."""
@@ -22,13 +29,7 @@ class Answer(NamedTuple):
     response: httpcore2.Response
 
 
-def answered(
-    core: Core,
-    member: Member,
-    response: httpcore2.Response,
-    began: float,
-    losers: Losers,
-) -> Outcome:
+def answered(core: Core, route: Route, response: httpcore2.Response) -> Outcome:
     """Say what an answer means."""
     busy = None
     if response.status in BUSY_STATUS:
@@ -36,32 +37,57 @@ def answered(
         text = None if after is None else after.decode("latin-1")
         busy = core.policy.busy_for(response.status, text, core.wall_clock())
     return Outcome(
-        member,
+        route.member,
         core.clock(),
-        began,
+        route.began,
         status=response.status,
         busy=busy,
-        result=Answer(member, response),
-        losers=losers,
+        result=Answer(route.member, response),
+        losers=route.losers,
+        told=route.told,
     )
 
 
-def failed(core: Core, route: Route, error: Exception, began: float) -> Outcome:
+def failed(core: Core, route: Route, error: Exception) -> Outcome:
     """Say what an exception means."""
     connected = not route.dialled or route.ready
     if isinstance(error, (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.ProxyError)):
         connected = False
-    fault = route.fault or fault_of(error, connecting=not connected)
+    fault = route.fault or _fault_of(error, connecting=not connected)
     return Outcome(
         route.member,
         core.clock(),
-        began,
+        route.began,
         fault=fault,
         sent=connected and fault is not Fault.POOL_TIMEOUT,
         reused=not route.dialled,
         result=error,
         losers=route.losers,
+        told=route.told,
     )
+
+
+def beaten(core: Core, outcome: Outcome) -> Losers:
+    """Give an outcome that is of no use beside another one as what it has lost."""
+    fault = outcome.fault or Fault.BAD_STATUS
+    if outcome.busy is not None:
+        fault = Fault.BUSY
+        with core:
+            core.api.busy(outcome.member, outcome.busy, outcome.now)
+    return (*outcome.losers, (outcome.member, fault))
+
+
+def of_rival(outcome: Outcome, losers: Losers, told: int) -> Outcome:
+    """Give a rival's answer as the attempt's own: these lost against it."""
+    outcome.losers = (*losers, *outcome.losers)
+    outcome.told = told
+    return outcome
+
+
+def _fault_of(error: Exception, *, connecting: bool) -> Fault:
+    if not isinstance(error, _FROM_THE_WIRE):
+        return Fault.OURS  # of the application's own body, or of a mistake in it
+    return fault_of(error, connecting=connecting)
 
 
 def broke_off(core: Core, member: Member, error: Exception, began: float) -> None:

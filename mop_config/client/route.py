@@ -4,6 +4,7 @@ httpcore only tells a network backend the host to connect to. Which request that
 stands in a ``Route``, which the thread or task that sends it carries in ``ROUTE``.
 """
 
+import time
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,11 +16,11 @@ from .pool import Member
 Losers = tuple[tuple[Member, Fault], ...]
 
 #: The route of the request that this thread or task is sending.
-ROUTE: "ContextVar[Route | None]" = ContextVar("mop-config-route", default=None)
+ROUTE: "ContextVar[Any]" = ContextVar("mop-config-route", default=None)
 
 
 class Moved(Exception):  # noqa: N818 - no error: another endpoint was ready first
-    """The dial's race was won by another endpoint than the one that was asked for."""
+    """Another endpoint takes the request over, before any of it was sent."""
 
     def __init__(self, won: Won[Any]) -> None:
         super().__init__(won.member.url)
@@ -32,6 +33,7 @@ class Route:
     Args:
         call: The request's way over the pool.
         member: The endpoint that it goes to.
+        until: When the request's time is over, in monotonic seconds.
         race: Whether a dial may be raced against other endpoints.
 
     Attributes:
@@ -40,28 +42,68 @@ class Route:
         ready: Whether that stands.
         fault: Why it does not, or None.
         losers: Endpoints that were tried beside this one.
+        began: When it was sent, in monotonic seconds.
+        told: How many of them, from the first, the pool knows of already.
     """
 
-    __slots__ = ("call", "deposit", "dialled", "fault", "losers", "member", "race", "ready")
+    __slots__ = (
+        "began",
+        "call",
+        "deposit",
+        "dialled",
+        "fault",
+        "losers",
+        "member",
+        "race",
+        "ready",
+        "told",
+        "until",
+    )
 
-    def __init__(self, call: Call, member: Member, *, race: bool) -> None:
+    def __init__(self, call: Call, member: Member, until: float, *, race: bool) -> None:
         self.call = call
         self.member = member
+        self.until = until
         self.race = race
         self.deposit: Any = None
         self.dialled = False
         self.ready = False
         self.fault: Fault | None = None
         self.losers: Losers = ()
+        self.told = 0
+        self.began = 0.0
+
+    def least(self, timeout: float | None) -> float:
+        """Bound a time-out by what is left of the request's time, in seconds."""
+        left = max(0.0, self.until - time.monotonic())
+        return left if timeout is None else min(timeout, left)
+
+    def look_around(self) -> None:
+        """Before a dial: see whether another endpoint has become the one to ask.
+
+        A request may have waited for a connection while others found out that its endpoint
+        does not answer.
+
+        Raises:
+            Moved: If so.
+        """
+        if self.race and (better := self.call.better(self.member, time.monotonic())) is not None:
+            raise Moved(Won(better, None, ()))
 
     def another(self, now: float) -> Member | None:
         """Give another endpoint to dial."""
-        return self.call.another(now) if self.race else None
+        return self.call.another(now) if self.race and now < self.until else None
 
     def move(self, won: Won[Any]) -> None:
-        """Go on with the endpoint that won the race."""
-        self.member, self.deposit, self.losers = won.member, won.connection, won.losers
-        self.race = False
+        """Go on with the endpoint that takes the request over."""
+        self.member, self.deposit = won.member, won.connection
+        self.dialled = False
+        if won.connection is not None:
+            self.race = False
+            self.losers = won.losers
+            self.told = len(won.losers)
+            # Other requests need not wait for this one's answer to learn of it.
+            self.call.lost(won.losers, self.began)
 
     def take_deposit(self) -> Any:
         """Take the connection that a race has left; None where there is none."""

@@ -1,10 +1,11 @@
 """What lies below httpcore in the synchronous driver: dialling, and waiting for an answer.
 
-A request that waits too long for its first byte is overtaken from here: the stream on
-which its thread waits sees that a rival has its answer.
+A request that waits too long for its first byte is overtaken from here: the thread that
+waits for its stream sees that a rival has its answer.
 """
 
 import contextlib
+import math
 import select
 import socket
 import ssl
@@ -15,17 +16,22 @@ from typing import Any, cast
 
 import httpcore2
 
-from ..faults import Fault
 from ..resolve import Resolver
 from .core import Call
 from .dial import DialError, dial
 from .failover import Outcome, Race
 from .options import TransportOptions
+from .outcomes import beaten
 from .pool import Member
 from .route import ROUTE, Moved, Route
 
+_WANT_READ = (BlockingIOError, ssl.SSLWantReadError)
+_WANT_WRITE = (BlockingIOError, ssl.SSLWantWriteError)
 
-class Overtaken(Exception):  # noqa: N818 - no error: another endpoint has answered
+
+# Neither is an Exception: over HTTP/2 httpcore takes those for the end of a connection,
+# which other requests may be using.
+class Overtaken(BaseException):
     """A rival request has its answer while this one waits for its first byte."""
 
     def __init__(self, outcome: Outcome) -> None:
@@ -33,44 +39,64 @@ class Overtaken(Exception):  # noqa: N818 - no error: another endpoint has answe
         self.outcome = outcome
 
 
+class Abandoned(BaseException):
+    """Nobody waits for this rival any more."""
+
+
 class Plan(Route):
-    """A route that may get a rival.
+    """A route that may get a rival, or is one.
 
     Args:
         call: The request's way over the pool.
         member: The endpoint that it goes to.
+        until: When the request's time is over, in monotonic seconds.
         hedge_delay: Seconds to wait for a first byte before a rival is asked.
         send: Sends the same request to another endpoint, for a rival; None forbids that.
         race: Whether a dial may be raced against other endpoints.
+
+    Attributes:
+        hedge_at: When the rival is to be asked, once the request is on its way.
+        rival: The rival, while it is of interest.
+        asker: For a rival: readable when nobody waits for it any more.
     """
 
-    __slots__ = ("hedge_delay", "rival", "send", "stream")
+    __slots__ = ("asker", "hedge_at", "hedge_delay", "rival", "send")
 
     def __init__(
         self,
         call: Call,
         member: Member,
+        until: float,
         hedge_delay: float,
-        send: Callable[["Plan"], Outcome] | None,
+        send: "Callable[[Plan], Outcome] | None",
         *,
         race: bool,
     ) -> None:
-        super().__init__(call, member, race=race)
+        super().__init__(call, member, until, race=race)
         self.hedge_delay = hedge_delay
+        self.hedge_at = math.inf
         self.send = send
         self.rival: Rival | None = None
-        self.stream: Stream | None = None
+        self.asker: socket.socket | None = None
 
-    def summon(self) -> "Rival | None":
+    def under_way(self) -> None:
+        """Take note that the request goes out now.
+
+        Raises:
+            Abandoned: If nobody waits for it any more.
+        """
+        if self.hedge_at == math.inf:
+            self.hedge_at = time.monotonic() + self.hedge_delay
+        if self.asker is not None and _is_readable(self.asker):
+            raise Abandoned
+
+    def summon(self) -> None:
         """Ask another endpoint besides, once."""
         send, self.send = self.send, None
-        if send is None:
-            return None
         member = self.call.rival(time.monotonic())
-        if member is None:
-            return None
-        self.rival = Rival(Plan(self.call, member, self.hedge_delay, None, race=False), send)
-        return self.rival
+        if member is not None and send is not None:
+            plan = Plan(self.call, member, self.until, 0.0, None, race=False)
+            self.rival = Rival(plan, send)
 
     def finish(self) -> None:
         """Let go of what was not needed in the end."""
@@ -89,140 +115,166 @@ class Rival:
         self._lock = threading.Lock()
         self._abandoned = False
         self._over = threading.Event()
-        self.outcome: Outcome | None = None
-        self.bell, self._ring = socket.socketpair()  # readable when there is an outcome
+        self._outcome: Outcome | None = None
+        #: Readable when there is an outcome; closing it calls the rival off.
+        self.bell, plan.asker = socket.socketpair()
         threading.Thread(target=self._run, name="mop-config-rival", daemon=True).start()
 
     def _run(self) -> None:
-        outcome = self._send(self._plan)
-        with self._lock:
-            if self._abandoned:
-                _discard(outcome)
-            else:
-                self.outcome = outcome
-                self._ring.send(b"!")
+        asker = cast(socket.socket, self._plan.asker)
+        try:
+            with asker, contextlib.suppress(Abandoned):
+                self._settle(self._send(self._plan), asker)
+        finally:
             self._over.set()
+
+    def _settle(self, outcome: Outcome, asker: socket.socket) -> None:
+        with self._lock:
+            if not self._abandoned:
+                self._outcome = outcome
+                asker.send(b"!")
+                return
+        discard(outcome)
 
     def take(self) -> Outcome | None:
         """Take the outcome, if there is one."""
         with self._lock:
-            outcome, self.outcome = self.outcome, None
+            outcome, self._outcome = self._outcome, None
             return outcome
 
     def wait(self, seconds: float) -> Outcome | None:
         """Wait for the outcome, and take it."""
-        self._over.wait(seconds)
+        self._over.wait(max(0.0, seconds))
         return self.take()
 
     def abandon(self) -> None:
         """Let go of it, whatever it is doing."""
         with self._lock:
             self._abandoned = True
-            outcome, self.outcome = self.outcome, None
+            outcome, self._outcome = self._outcome, None
             self.bell.close()
-            self._ring.close()
         if outcome is not None:
-            _discard(outcome)
-        stream = self._plan.stream
-        if stream is not None and not self._over.is_set():
-            stream.abort()
+            discard(outcome)
 
 
-def _discard(outcome: Outcome) -> None:
+def discard(outcome: Outcome) -> None:
+    """Let go of an answer that nobody wants."""
     if outcome.status is not None:
         outcome.result.response.close()
 
 
 class Stream(httpcore2.NetworkStream):
-    """A connected socket, with TLS already where the endpoint has it."""
+    """A connected socket, with TLS already where the endpoint has it.
+
+    The socket does not block: httpcore's own streams pay a call to the system for each
+    change of a time-out.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
         self._sock = sock
-        negotiated = isinstance(sock, ssl.SSLSocket) and sock.selected_alpn_protocol()
-        # Over HTTP/2 one read serves many requests: none of them may give the others up.
-        self._exclusive = negotiated != "h2"
+        self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
+        self._readable = select.poll()
+        self._readable.register(sock, select.POLLIN)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read what is there, or wait for it."""
-        plan = ROUTE.get()
+        plan: Plan | None = ROUTE.get()
         try:
-            if isinstance(plan, Plan) and plan.send is not None and self._exclusive:
-                return self._read_against_rival(max_bytes, timeout, plan)
-            self._sock.settimeout(timeout)
-            return self._sock.recv(max_bytes)
+            while True:
+                if self._tls is None or not self._tls.pending():
+                    if plan is None:
+                        self._wait(timeout)
+                    else:
+                        self._wait_by(plan, timeout)
+                # With TLS, readable may mean a message of TLS itself.
+                with contextlib.suppress(*_WANT_READ):
+                    return self._sock.recv(max_bytes)
         except TimeoutError as error:
             raise httpcore2.ReadTimeout(str(error)) from error
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise httpcore2.ReadError(str(error)) from error
 
-    def _read_against_rival(self, max_bytes: int, timeout: float | None, plan: Plan) -> bytes:
-        patience = plan.hedge_delay if timeout is None else min(plan.hedge_delay, timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        self._sock.settimeout(patience)
-        try:
-            data = self._sock.recv(max_bytes)
-        except TimeoutError:
-            if patience == timeout:
-                raise
-        else:
-            plan.send = None  # the first byte is here: no rival any more
-            return data
-        rival = plan.summon()
-        try:
-            return self._race(max_bytes, deadline, plan, rival)
-        finally:
-            self._sock.settimeout(timeout)
+    def _wait(self, timeout: float | None) -> None:
+        if not self._readable.poll(None if timeout is None else timeout * 1000 + 1):
+            raise TimeoutError("timed out")
 
-    def _race(
-        self, max_bytes: int, deadline: float | None, plan: Plan, rival: Rival | None
-    ) -> bytes:
+    def _wait_by(self, plan: Plan, timeout: float | None) -> None:
+        """Wait for the first byte of an answer, or for a rival's."""
+        now = time.monotonic()
+        until = plan.until if timeout is None else min(plan.until, now + timeout)
+        while True:
+            if plan.send is not None and plan.hedge_at < until:
+                if self._readable.poll(max(0.0, plan.hedge_at - now) * 1000 + 1):
+                    return None
+                plan.summon()
+            elif plan.rival is None and plan.asker is None:
+                return self._wait(max(0.0, until - now))
+            elif self._is_next(plan, until - now):
+                return None
+            now = time.monotonic()
+
+    def _is_next(self, plan: Plan, seconds: float) -> bool:
+        """Wait for the stream and for the other thread; tell whether the stream was first."""
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
-        if rival is not None:
-            poll.register(rival.bell, select.POLLIN)
-        self._sock.setblocking(False)
-        while True:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise TimeoutError("timed out")
-            ready = {fd for fd, _ in poll.poll(None if left is None else left * 1000 + 1)}
-            if self._sock.fileno() in ready:
-                # With TLS, readable may mean a message of TLS itself.
-                with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
-                    return self._sock.recv(max_bytes)
-            elif rival is not None and ready:
-                poll.unregister(rival.bell)
-                self._look_at(rival, plan)
-                rival = None
+        other = plan.asker if plan.rival is None else plan.rival.bell
+        assert other is not None  # noqa: S101 - the caller has looked
+        poll.register(other, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll(max(0.0, seconds) * 1000 + 1)}
+        if not ready:
+            raise TimeoutError("timed out")
+        if self._sock.fileno() in ready:
+            return True
+        if plan.rival is None:
+            raise Abandoned
+        self._look_at(plan.rival, plan)
+        return False
 
     def _look_at(self, rival: Rival, plan: Plan) -> None:
         """Give way to the rival if it has a good answer, else go on waiting."""
         outcome = rival.take()
+        rival.abandon()
+        plan.rival = None
         if outcome is None:
             return
         if outcome.good:
             raise Overtaken(outcome)
-        plan.losers = (*plan.losers, (outcome.member, outcome.fault or Fault.BAD_STATUS))
-        _discard(outcome)
+        plan.losers = (*plan.losers, *beaten(plan.call.core, outcome))
+        discard(outcome)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write everything."""
+        if not buffer:
+            return  # the end of a message; a call to the system could only lose its error
+        plan: Plan | None = ROUTE.get()
+        if plan is not None:
+            plan.under_way()
         try:
-            self._sock.settimeout(timeout)
-            self._sock.sendall(buffer)
+            sent = self._send(buffer)
+            while sent < len(buffer):
+                self._wait_to_write(timeout if plan is None else plan.least(timeout))
+                sent += self._send(memoryview(buffer)[sent:])
         except TimeoutError as error:
             raise httpcore2.WriteTimeout(str(error)) from error
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise httpcore2.WriteError(str(error)) from error
+
+    def _send(self, buffer: bytes | memoryview) -> int:
+        try:
+            return self._sock.send(buffer)
+        except _WANT_WRITE:
+            return 0
+
+    def _wait_to_write(self, timeout: float | None) -> None:
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
+        if not poll.poll(None if timeout is None else timeout * 1000 + 1):
+            raise TimeoutError("timed out")
 
     def close(self) -> None:
         """Close the socket."""
         self._sock.close()
-
-    def abort(self) -> None:
-        """Wake whoever waits for this stream in another thread."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
 
     def start_tls(
         self,
@@ -236,16 +288,16 @@ class Stream(httpcore2.NetworkStream):
     def get_extra_info(self, info: str) -> Any:
         """Give what httpcore asks for."""
         match info:
+            case "is_readable":
+                return self._sock.fileno() < 0 or bool(self._readable.poll(0))
             case "ssl_object":
-                return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
+                return self._tls
             case "client_addr":
                 return self._sock.getsockname()
             case "server_addr":
                 return self._sock.getpeername()
             case "socket":
                 return self._sock
-            case "is_readable":
-                return self._sock.fileno() < 0 or _is_readable(self._sock)
         return None
 
 
@@ -283,16 +335,18 @@ class Backend(httpcore2.NetworkBackend):
             Moved: With the connection, where another endpoint was ready first.
             httpcore2.ConnectError: If none was.
         """
-        plan = cast(Plan, ROUTE.get())
+        plan: Plan = ROUTE.get()
+        deposit = plan.take_deposit()
+        if deposit is None:
+            plan.look_around()
         plan.dialled = True
-        stream = Stream(plan.take_deposit() or self._race(plan, timeout))
+        stream = Stream(deposit or self._race(plan, timeout))
         plan.ready = True
-        plan.stream = stream
         return stream
 
     def _race(self, plan: Plan, timeout: float | None) -> socket.socket:
         race = Race(plan.member, plan.another, self._race_delay)
-        options = self._options.for_dial(timeout)
+        options = self._options.for_dial(timeout, plan.until)
         try:
             won = dial(race, options, self._resolver)
         except DialError as error:

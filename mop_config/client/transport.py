@@ -7,6 +7,7 @@ which another endpoint is asked as well.
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import httpcore2
@@ -18,10 +19,10 @@ from . import wire
 from .core import Call, Core
 from .failover import Attempt, Outcome, Verdict
 from .options import TransportOptions
-from .outcomes import Answer, answered, broke_off, failed, why
+from .outcomes import answered, beaten, broke_off, failed, of_rival, why
 from .pool import Member
 from .route import ROUTE, Moved
-from .streams import Backend, Overtaken, Plan
+from .streams import Backend, Overtaken, Plan, discard
 
 
 class HasCore(Protocol):
@@ -54,12 +55,12 @@ class FailoverTransport(httpx2.BaseTransport):
         self._core = manager.core
         self._manager = manager  # lives as long as its clients
         self._options = TransportOptions.of(**options)
-        self._resolver = Resolver()
         self._open()
 
     def _open(self) -> None:
         options, limits = self._options, self._options.limits
         self._pid = os.getpid()
+        resolver = Resolver()  # a fork must not wait for its parent's look-ups
         self._connections = httpcore2.ConnectionPool(
             ssl_context=options.tls,
             max_connections=limits.max_connections,
@@ -67,7 +68,7 @@ class FailoverTransport(httpx2.BaseTransport):
             keepalive_expiry=limits.keepalive_expiry,
             http1=options.http1,
             http2=options.http2,
-            network_backend=Backend(options, self._resolver, self._core.policy.race_delay),
+            network_backend=Backend(options, resolver, self._core.policy.race_delay),
         )
         self._proxies: dict[str, httpcore2.ConnectionPool] = {}  # to endpoints, by proxy
         self._plain: dict[str, httpx2.HTTPTransport] = {}  # to other hosts, by proxy
@@ -94,62 +95,63 @@ class FailoverTransport(httpx2.BaseTransport):
     ) -> Outcome:
         if attempt.discard is not None:
             attempt.discard.response.close()
-
-        def send(plan: Plan) -> Outcome:
-            return self._send(plan, request, attempt.seconds_left)
-
+        until = self._core.clock() + attempt.seconds_left
         delay = self._core.policy.hedge_delay
-        plan = Plan(call, attempt.member, delay, send if hedged else None, race=True)
+        send = partial(self._send, request) if hedged else None
+        plan = Plan(call, attempt.member, until, delay, send, race=True)
         try:
-            return send(plan)
+            return self._settled(plan, self._send(request, plan))
         finally:
             plan.finish()
 
-    def _send(self, plan: Plan, request: httpx2.Request, seconds: float) -> Outcome:
+    def _send(self, request: httpx2.Request, plan: Plan) -> Outcome:
         """Send a request once, and say what came of it, whatever that is."""
-        began = self._core.clock()
+        plan.began = self._core.clock()
         token = ROUTE.set(plan)
         try:
-            response = self._exchange(plan, request, seconds)
+            response = self._exchange(request, plan)
         except Overtaken as overtaken:
-            outcome = overtaken.outcome
-            outcome.losers = (*plan.losers, (plan.member, Fault.STALLED), *outcome.losers)
-            return outcome
+            losers = (*plan.losers, (plan.member, Fault.STALLED))
+            return of_rival(overtaken.outcome, losers, plan.told)
         except Exception as error:
-            return self._failed(plan, error, began, seconds)
+            return failed(self._core, plan, error)
         finally:
             ROUTE.reset(token)
-        return answered(self._core, plan.member, response, began, plan.losers)
+        return answered(self._core, plan, response)
 
-    def _exchange(self, plan: Plan, request: httpx2.Request, seconds: float) -> httpcore2.Response:
-        try:
-            return self._request(plan, request, seconds)
-        except Moved as moved:
-            plan.move(moved.won)
-            return self._request(plan, request, seconds)
+    def _exchange(self, request: httpx2.Request, plan: Plan) -> httpcore2.Response:
+        while True:
+            try:
+                return self._request(request, plan)
+            except Moved as moved:
+                plan.move(moved.won)
 
-    def _request(self, plan: Plan, request: httpx2.Request, seconds: float) -> httpcore2.Response:
+    def _request(self, request: httpx2.Request, plan: Plan) -> httpcore2.Response:
         target = plan.member.target
-        timeouts = wire.timeouts_of(request, self._core.policy.connect_timeout, seconds)
         proxy = self._options.for_target(target)
+        connect = self._core.policy.connect_timeout
         if proxy is None:
+            timeouts = wire.timeouts_of(request, connect, plan.until - plan.began)
             return self._connections.handle_request(wire.to_endpoint(request, target, timeouts))
+        timeouts = wire.all_timeouts_of(request, connect, plan.until - self._core.clock())
         return self._proxied(proxy).handle_request(wire.by_proxy(request, target, timeouts))
 
-    def _failed(self, plan: Plan, error: Exception, began: float, seconds: float) -> Outcome:
-        outcome = failed(self._core, plan, error, began)
-        if plan.rival is not None:
-            # The rival is still asking: its answer is as good as ours would have been.
-            theirs = plan.rival.wait(began + seconds - self._core.clock())
-            if theirs is not None and theirs.good:
-                fault = outcome.fault or Fault.RESET
-                theirs.losers = (*outcome.losers, (plan.member, fault), *theirs.losers)
-                return theirs
-            if theirs is not None:
-                fault = theirs.fault or Fault.BAD_STATUS
-                outcome.losers = (*outcome.losers, (theirs.member, fault))
-                if isinstance(theirs.result, Answer):
-                    theirs.result.response.close()
+    def _settled(self, plan: Plan, outcome: Outcome) -> Outcome:
+        """Settle on the rival's answer where ours is of no use and it is still asking."""
+        rival, plan.rival = plan.rival, None
+        if rival is None:
+            return outcome
+        theirs = None
+        if not outcome.good:
+            theirs = rival.wait(plan.until - self._core.clock())
+        rival.abandon()
+        if theirs is None:
+            return outcome
+        if theirs.good:
+            discard(outcome)
+            return of_rival(theirs, beaten(self._core, outcome), plan.told)
+        discard(theirs)
+        outcome.losers = (*outcome.losers, *beaten(self._core, theirs))
         return outcome
 
     def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:

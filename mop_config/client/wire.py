@@ -83,18 +83,28 @@ def _addressed(
 
 
 def timeouts_of(request: httpx2.Request, connect: float, left: float) -> dict[str, Any]:
-    """Bound the request's own timeouts by what is left of its total, in seconds."""
+    """Give a request's time-outs, in seconds.
+
+    Reading and writing are bounded by the stream, which sees the clock at each step, and
+    only up to the first byte of the answer.
+    """
     wanted = request.extensions.get("timeout") or {}
     return {
-        "connect": _least(wanted.get("connect"), min(connect, left)),
-        "read": _least(wanted.get("read"), left),
-        "write": _least(wanted.get("write"), left),
+        "connect": _least(wanted.get("connect"), connect),
+        "read": wanted.get("read"),
+        "write": wanted.get("write"),
         "pool": _least(wanted.get("pool"), left),
     }
 
 
+def all_timeouts_of(request: httpx2.Request, connect: float, left: float) -> dict[str, Any]:
+    """Give a request's time-outs where the stream is not ours, as through a proxy."""
+    timeouts = timeouts_of(request, min(connect, left), left)
+    return {name: _least(wanted, left) for name, wanted in timeouts.items()}
+
+
 def _least(wanted: float | None, limit: float) -> float:
-    return limit if wanted is None else min(wanted, limit)
+    return limit if wanted is None or wanted > limit else wanted
 
 
 def from_endpoint(headers: Headers, target: Target) -> Headers:

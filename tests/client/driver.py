@@ -1,0 +1,133 @@
+"""Both drivers behind one face, so that a test says once what each of them must do."""
+
+import asyncio
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from functools import cache
+from typing import Any
+
+import httpx2
+
+from mop_config.client import AsyncEndpointManager, EndpointManager, Policy
+from mop_config.client.base import BaseManager
+from mop_config.model import Endpoint
+
+KINDS = ("sync", "async")
+
+
+@cache
+def _trust() -> ssl.SSLContext:
+    """One context for all: reading the system's authorities takes a while."""
+    return ssl.create_default_context()
+
+
+class Driver:
+    """A client of one kind, with its manager; the manager's own checks do not run.
+
+    Args:
+        kind: ``sync`` or ``async``.
+        endpoints: The API endpoints, best first.
+        policy: The figures.
+        options: For the client.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        endpoints: Iterable[str | Endpoint],
+        policy: Policy | None = None,
+        **options: Any,
+    ) -> None:
+        self.kind = kind
+        self._runner = asyncio.Runner() if kind == "async" else None
+        options.setdefault("verify", _trust())
+        given = {"policy": policy, "verify": options["verify"]}
+        self.manager: BaseManager
+        self.client: Any
+        if kind == "async":
+            manager = AsyncEndpointManager(list(endpoints), **given)
+            self.manager, self.client = manager, manager.client(**options)
+        else:
+            blocking = EndpointManager(list(endpoints), **given)
+            self.manager, self.client = blocking, blocking.client(**options)
+
+    def __enter__(self) -> "Driver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._runner is None:
+            self.client.close()
+        else:
+            self._runner.run(self.client.aclose())
+            self._runner.close()
+
+    def request(self, method: str, url: str, **options: Any) -> httpx2.Response:
+        """Send one request, and read its answer."""
+        asked = self.client.request(method, url, **options)
+        answer: httpx2.Response = asked if self._runner is None else self._runner.run(asked)
+        return answer
+
+    def get(self, url: str, **options: Any) -> httpx2.Response:
+        """Send a GET."""
+        return self.request("GET", url, **options)
+
+    def who(self, url: str = "/who", **options: Any) -> str:
+        """Ask which server answers."""
+        return str(self.get(url, **options).raise_for_status().json()["server"])
+
+    def at_once(self, requests: int, url: str, **options: Any) -> list[Any]:
+        """Send GETs at the same time, in threads or tasks; give answers and exceptions."""
+        if self._runner is not None:
+
+            async def all_of_them() -> list[Any]:
+                asked = [self.client.get(url, **options) for _ in range(requests)]
+                return await asyncio.gather(*asked, return_exceptions=True)
+
+            return self._runner.run(all_of_them())
+        results: list[Any] = []
+
+        def one() -> None:
+            try:
+                results.append(self.client.get(url, **options))
+            except Exception as error:
+                results.append(error)
+
+        threads = [threading.Thread(target=one) for _ in range(requests)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return results
+
+    def body(self, parts: Callable[[], Iterator[bytes]]) -> Any:
+        """Make a body that can be read once only."""
+        if self._runner is None:
+            return parts()
+
+        async def later() -> AsyncIterator[bytes]:
+            for part in parts():
+                yield part
+
+        return later()
+
+    def stream(self, url: str, each: Callable[[bytes], bool]) -> None:
+        """Hand over the parts of an answer as they come, until ``each`` says no."""
+        if self._runner is None:
+            with self.client.stream("GET", url) as response:
+                for part in response.iter_raw():
+                    if not each(part):
+                        return
+            return
+
+        async def read() -> None:
+            async with self.client.stream("GET", url) as response:
+                async for part in response.aiter_raw():
+                    if not each(part):
+                        return
+
+        self._runner.run(read())
+
+    def state(self, url: str) -> str:
+        """Say what is known of an endpoint."""
+        return next(e.state for e in self.manager.api_endpoints if e.url == url)

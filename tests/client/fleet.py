@@ -1,0 +1,251 @@
+"""A fleet of real endpoints that can be killed, frozen, slowed down and made to lie."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import trustme
+
+from ..servers import Server, gunicorn_command
+from ..waiting import wait_for
+
+_GUNICORN = "control_socket_disable = True\nkeepalive = 30\nerrorlog = '-'\n"
+
+
+class Backend:
+    """One server process of the test application.
+
+    Args:
+        fleet: Whose it is.
+        name: What it calls itself.
+        port: Where it listens; 0 for a free port.
+        tls: The names that its certificate is for; none for plain HTTP.
+        http2: Whether it is hypercorn, which speaks HTTP/2, instead of gunicorn.
+        threads: How many requests it answers at a time.
+    """
+
+    def __init__(
+        self,
+        fleet: "Fleet",
+        name: str,
+        *,
+        port: int = 0,
+        tls: tuple[str, ...] = (),
+        http2: bool = False,
+        threads: int = 16,
+    ) -> None:
+        self.fleet = fleet
+        self.name = name
+        self.tls = tls
+        self.http2 = http2
+        self.threads = threads
+        self.port = port
+        self._mood = fleet.folder / f"{name}.mood"
+        self._posts = fleet.folder / f"{name}.posts"
+        self._mood.write_text("{}")
+        self._posts.touch()
+        self.start()
+
+    def start(self) -> None:
+        """Start it, again on its old port if it has had one."""
+        environ = {
+            "FLEET_NAME": self.name,
+            "FLEET_MOOD": str(self._mood),
+            "FLEET_POSTS": str(self._posts),
+        }
+        self.server = Server(self._command(), self.fleet.folder, environ)
+        self.port = self.server.wait_until_up(0).port
+        wait_for(self._answers, what=f"{self.name} answers")
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as sock:
+                if self.tls:
+                    context = self.fleet.trust()
+                    context.check_hostname = False
+                    sock = context.wrap_socket(sock)
+                with sock:
+                    sock.sendall(b"GET /calm HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    return sock.recv(12).endswith(b"200")
+        except OSError:
+            return False
+
+    def _command(self) -> list[str]:
+        files = self.fleet.certificate(*self.tls) if self.tls else None
+        target = "tests.client.app:app"
+        if self.http2:
+            # It has no way to say how many threads; what it takes from asyncio is enough.
+            command = [sys.executable, "-m", "hypercorn", "-b", f"127.0.0.1:{self.port}"]
+            options = [] if files is None else ["--certfile", files[0], "--keyfile", files[1]]
+            return [*command, *options, f"wsgi:{target}"]
+        config = self.fleet.folder / "gunicorn.py"
+        config.write_text(_GUNICORN)
+        options = [] if files is None else ["--certfile", files[0], "--keyfile", files[1]]
+        return gunicorn_command(
+            *("-c", str(config), "-b", f"127.0.0.1:{self.port}", "-w", "1"),
+            *("-k", "gthread", "--threads", str(self.threads), *options),
+            target=target,
+        )
+
+    @property
+    def url(self) -> str:
+        """Its API endpoint."""
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}/api/v1"
+
+    def behave(self, **mood: Any) -> None:
+        """Change how it answers: ``delay``, ``status``, ``headers``."""
+        scratch = self._mood.with_suffix(".new")
+        scratch.write_text(json.dumps(mood))
+        scratch.replace(self._mood)
+
+    def posts(self) -> list[str]:
+        """The numbers of the POSTs that it has executed, each as often as it did."""
+        return self._posts.read_text().split()
+
+    def _signal(self, number: int) -> None:
+        # Server starts each in a session of its own: the group is it and its workers.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.server.pid, number)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._signal(signal.SIGKILL)
+        self.server.process.wait(10)
+
+    def freeze(self) -> None:
+        """Stop it: connections stand, and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def restart(self) -> None:
+        """Start it again where it was."""
+        self.kill()
+        self.start()
+
+    def close(self) -> None:
+        """End it for good."""
+        self.kill()
+        self.server.stop()
+
+
+class Fleet:
+    """Starts servers, and stops every one of them in the end.
+
+    Args:
+        folder: Where logs, moods and certificates go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.backends: list[Backend] = []
+
+    @cached_property
+    def authority(self) -> trustme.CA:
+        """Who signs the fleet's certificates."""
+        return trustme.CA()
+
+    def trust(self) -> ssl.SSLContext:
+        """Make a context that trusts the fleet's authority and nobody else."""
+        context = ssl.create_default_context()
+        self.authority.configure_trust(context)
+        return context
+
+    def certificate(self, *names: str) -> tuple[str, str]:
+        """Write a certificate for names, and its key; give both paths."""
+        stem = self.folder / "-".join(names)
+        certificate, key = stem.with_suffix(".pem"), stem.with_suffix(".key")
+        if not certificate.exists():
+            issued = self.authority.issue_cert(*names)
+            issued.private_key_pem.write_to_path(key)
+            for number, blob in enumerate(issued.cert_chain_pems):
+                blob.write_to_path(certificate, append=number > 0)
+        return str(certificate), str(key)
+
+    def add(self, name: str, **options: Any) -> Backend:
+        """Start a server; see ``Backend``."""
+        backend = Backend(self, name, **options)
+        self.backends.append(backend)
+        return backend
+
+    def pair(self, **options: Any) -> tuple[Backend, Backend]:
+        """Start a primary and a backup."""
+        return self.add("primary", **options), self.add("backup", **options)
+
+
+@contextlib.contextmanager
+def fleet_in(folder: Path) -> Iterator[Fleet]:
+    """Give a fleet, and end it."""
+    fleet = Fleet(folder)
+    try:
+        yield fleet
+    finally:
+        for backend in fleet.backends:
+            backend.thaw()
+            backend.close()
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[int]:
+    """A port whose backlog is full: what is sent there is dropped in silence."""
+    with contextlib.ExitStack() as stack:
+        hole = stack.enter_context(socket.socket())
+        hole.bind(("127.0.0.1", 0))
+        hole.listen(0)
+        while True:
+            filler = stack.enter_context(socket.socket())
+            filler.settimeout(0.2)
+            try:
+                filler.connect(hole.getsockname())
+            except TimeoutError:
+                break
+        yield hole.getsockname()[1]
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[int]:
+    """A port that takes connections and never says anything, in TLS or without."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(512)
+        yield listener.getsockname()[1]
+
+
+def closed_port() -> int:
+    """A port that refuses."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@dataclass
+class Timed:
+    """How long a block took.
+
+    Attributes:
+        seconds: Its duration, once it is over.
+    """
+
+    seconds: float = 0.0
+
+
+@contextlib.contextmanager
+def timed() -> Iterator[Timed]:
+    """Measure a block."""
+    result, began = Timed(), time.perf_counter()
+    try:
+        yield result
+    finally:
+        result.seconds = time.perf_counter() - began

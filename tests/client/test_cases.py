@@ -1,0 +1,101 @@
+"""The one list of cases, played through both drivers against real sockets."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from mop_config.client import AsyncEndpointManager, EndpointManager, Policy
+from mop_config.client.base import BaseManager
+
+from .cases import CASES, Case
+from .scripted import WARM_PATH, Scripted, scripted
+
+#: Short, so that silence costs little; far enough apart to stay in order on a busy machine.
+HEDGE, READ, TOTAL = 0.25, 0.8, 8.0
+
+
+def _policy(case: Case) -> Policy:
+    return Policy(budget=case.budget, hedge_delay=HEDGE, race_delay=5.0, total_timeout=TOTAL)
+
+
+def _seed(servers: list[Scripted]) -> list[tuple[str, int]]:
+    return [(server.url, position) for position, server in enumerate(servers)]
+
+
+def _request(case: Case) -> dict[str, Any]:
+    headers = {"Idempotency-Key": "1"} if case.keyed else {}
+    return {"method": case.method, "url": "/thing", "headers": headers}
+
+
+def _once() -> Iterator[bytes]:
+    yield b"can be "
+    yield b"read once"
+
+
+async def _once_async() -> AsyncIterator[bytes]:
+    for part in _once():
+        yield part
+
+
+def _check(
+    case: Case,
+    result: int | str,
+    answered_by: str | None,
+    servers: list[Scripted],
+    asked: list[str],
+    manager: BaseManager,
+) -> None:
+    assert result == case.result
+    assert tuple(asked) == case.received
+    names = {server.url: server.name for server in servers}
+    assert (None if answered_by is None else names[answered_by]) == case.answered_by
+    tried = manager.statistics()["api"]["endpoints"]
+    untouched = [
+        names[url]
+        for url, seen in tried.items()
+        if seen["state"] == "unknown" and not seen["failed"]
+    ]
+    assert sorted(untouched) == sorted(set(names.values()) - set(case.asked))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_synchronous_driver_makes_these_attempts(case: Case) -> None:
+    """Same outcomes, same attempts, over real sockets."""
+    with scripted(case.script) as (servers, asked):
+        manager = EndpointManager(_seed(servers), policy=_policy(case))
+        with manager.client(timeout=httpx2.Timeout(READ)) as client:
+            if case.warm:
+                client.get(WARM_PATH.decode())
+            body = {"none": None, "bytes": b"bytes", "stream": _once()}[case.body]
+            answered_by = None
+            try:
+                response = client.request(**_request(case), content=body)
+                result: int | str = response.status_code
+                answered_by = response.extensions["endpoint"]
+            except httpx2.HTTPError as error:
+                result = type(error).__name__
+        _check(case, result, answered_by, servers, asked, manager)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_asynchronous_driver_makes_these_attempts(case: Case) -> None:
+    """Same outcomes, same attempts, on asyncio."""
+
+    async def play(manager: AsyncEndpointManager) -> tuple[int | str, str | None]:
+        async with manager.client(timeout=httpx2.Timeout(READ)) as client:
+            if case.warm:
+                await client.get(WARM_PATH.decode())
+            body = {"none": None, "bytes": b"bytes", "stream": _once_async()}[case.body]
+            try:
+                response = await client.request(**_request(case), content=body)
+            except httpx2.HTTPError as error:
+                return type(error).__name__, None
+            return response.status_code, response.extensions["endpoint"]
+
+    with scripted(case.script) as (servers, asked):
+        manager = AsyncEndpointManager(_seed(servers), policy=_policy(case))
+        result, answered_by = asyncio.run(play(manager))
+        _check(case, result, answered_by, servers, asked, manager)

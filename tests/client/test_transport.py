@@ -1,0 +1,470 @@
+"""Requests through the pool to real servers: addresses, bodies, redirects, options."""
+
+import io
+import os
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import pytest
+
+from mop_config.client import NoEndpointAvailable, Policy
+from mop_config.client.transport import FailoverTransport
+from mop_config.model import Endpoint
+
+from .driver import Driver
+from .fleet import Backend, Fleet, closed_port, fleet_in, silence, timed
+from .scripted import scripted
+
+
+@dataclass
+class Servers:
+    """The servers that this module's tests share."""
+
+    fleet: Fleet
+    plain: Backend
+    other: Backend
+    secure: Backend
+    http2: Backend
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Servers with HTTP, with TLS for a name and for the address, and with HTTP/2."""
+    with fleet_in(tmp_path_factory.mktemp("fleet")) as fleet:
+        yield Servers(
+            fleet,
+            fleet.add("plain"),
+            fleet.add("other"),
+            fleet.add("secure", tls=("api.example.com",)),
+            fleet.add("http2", tls=("127.0.0.1",), http2=True),
+        )
+
+
+def _named(backend: Backend) -> Endpoint:
+    return Endpoint(backend.url, 0, "api.example.com")
+
+
+# -- where a request goes
+
+
+def test_a_relative_url_goes_to_the_current_endpoint_under_its_path(
+    servers: Servers, kind: str
+) -> None:
+    """The endpoint's path prefix, the query and the endpoint's own Host arrive."""
+    with Driver(kind, [servers.plain.url]) as driver:
+        told = driver.get("/users/7", params={"a": "b c"}).json()
+    assert told["path"] == "/api/v1/users/7"
+    assert told["query"] == "a=b+c"
+    assert told["host"] == f"127.0.0.1:{servers.plain.port}"
+
+
+@pytest.mark.parametrize("path", ["users", "/users", "", "/", "a%2Fb", "/ü", "/*"])
+def test_every_form_of_a_relative_url_keeps_the_prefix(
+    servers: Servers, kind: str, path: str
+) -> None:
+    """With and without a slash, empty, escaped and beyond ASCII."""
+    with Driver(kind, [servers.plain.url]) as driver:
+        told = driver.get(path).json()
+    assert told["path"].startswith("/api/v1/")
+
+
+def test_the_answer_says_which_endpoint_gave_it(servers: Servers, kind: str) -> None:
+    """In its extensions."""
+    with Driver(kind, [servers.plain.url]) as driver:
+        assert driver.get("/").extensions["endpoint"] == servers.plain.url
+
+
+def test_an_absolute_url_of_another_host_passes_untouched(servers: Servers, kind: str) -> None:
+    """Neither the pool nor its prefix plays a part in it."""
+    with Driver(kind, [servers.plain.url]) as driver:
+        told = driver.get(f"http://127.0.0.1:{servers.other.port}/elsewhere").json()
+        assert driver.state(servers.plain.url) == "unknown"
+    assert told["server"] == "other"
+    assert told["path"] == "/elsewhere"
+
+
+def test_another_hosts_failure_is_not_an_endpoints(servers: Servers, kind: str) -> None:
+    """Its own error comes out, and nobody in the pool is blamed."""
+    with Driver(kind, [servers.plain.url]) as driver:
+        with pytest.raises(httpx2.ConnectError):
+            driver.get(f"http://127.0.0.1:{closed_port()}/")
+        assert driver.state(servers.plain.url) == "unknown"
+
+
+# -- TLS
+
+
+def test_server_name_makes_an_ip_endpoint_verify(servers: Servers, kind: str) -> None:
+    """SNI, the certificate's name and Host are the server name; the address is dialled."""
+    with Driver(kind, [_named(servers.secure)], verify=servers.fleet.trust()) as driver:
+        told = driver.get("/").json()
+    assert told["host"] == f"api.example.com:{servers.secure.port}"
+
+
+def test_a_certificate_for_another_name_is_refused_and_the_next_endpoint_asked(
+    servers: Servers, kind: str
+) -> None:
+    """A wrong certificate counts as a failure of its endpoint; even a POST goes on from it."""
+    endpoints = [servers.secure.url, servers.http2.url]
+    with Driver(kind, endpoints, verify=servers.fleet.trust()) as driver:
+        assert driver.request("POST", "/", content=b"x").json()["server"] == "http2"
+        assert driver.state(servers.secure.url) == "suspect"
+
+
+def test_a_certificate_of_an_unknown_authority_is_refused(servers: Servers, kind: str) -> None:
+    """With the system's authorities the fleet's certificates are worth nothing."""
+    with Driver(kind, [servers.http2.url]) as driver:
+        with pytest.raises(NoEndpointAvailable) as caught:
+            driver.get("/")
+        assert [trial.fault for trial in caught.value.attempts] == ["tls"]
+
+
+def _unverified() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _nameless() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    return context
+
+
+@pytest.mark.parametrize("verify", [False, _unverified(), _nameless()])
+def test_certificate_verification_cannot_be_turned_off(kind: str, verify: object) -> None:
+    """Neither by a switch nor by a context that takes any certificate or any name."""
+    with pytest.raises(ValueError, match="never turned off"):
+        Driver(kind, ["https://a.example"], verify=verify)
+
+
+def test_two_endpoints_of_one_address_keep_their_connections_apart(
+    servers: Servers, kind: str
+) -> None:
+    """A connection that was verified for one name is never used for another."""
+    wrong = Endpoint(servers.secure.url, 0, "other.example.com")
+    right = _named(servers.secure)
+    with Driver(kind, [right], verify=servers.fleet.trust()) as driver:
+        driver.get("/")
+        with driver.manager.core as core:
+            core.api.replace([wrong], core.clock())
+        with pytest.raises(NoEndpointAvailable):
+            driver.get("/")
+
+
+def test_http2_is_spoken_where_it_was_asked_for(servers: Servers, kind: str) -> None:
+    """``http2=True`` reaches the real connections, and only then."""
+    for http2, version in ((True, "HTTP/2"), (False, "HTTP/1.1")):
+        trust = servers.fleet.trust()
+        with Driver(kind, [servers.http2.url], verify=trust, http2=http2) as driver:
+            answers = [driver.get("/"), *driver.at_once(8, "/x")]
+        assert {answer.http_version for answer in answers} == {version}
+
+
+# -- bodies
+
+
+def test_a_body_can_be_streamed_as_it_comes(servers: Servers, kind: str) -> None:
+    """The first part is here long before the last is made."""
+    began = time.perf_counter()
+    times: list[float] = []
+    parts: list[bytes] = []
+
+    def each(part: bytes) -> bool:
+        times.append(time.perf_counter() - began)
+        parts.append(part)
+        return True
+
+    with Driver(kind, [servers.plain.url]) as driver:
+        driver.stream("/stream", each)
+    assert b"".join(parts) == b"".join(b"%d\n" % number for number in range(20))
+    assert times[-1] - times[0] > 0.2
+
+
+def test_a_stream_that_is_left_early_speaks_against_nobody(servers: Servers, kind: str) -> None:
+    """The application may stop to read whenever it likes."""
+    with Driver(kind, [servers.plain.url]) as driver:
+        driver.stream("/stream", lambda part: False)
+        assert driver.state(servers.plain.url) == "healthy"
+
+
+def test_an_endpoint_that_breaks_off_in_a_body_has_failed(servers: Servers, kind: str) -> None:
+    """The application gets the error, since part of the answer is with it already."""
+    with (
+        scripted({"first": ("half",)}) as ([first], _),
+        Driver(kind, [first.url, servers.other.url]) as driver,
+    ):
+        with pytest.raises(httpx2.RemoteProtocolError):
+            driver.get("/")
+        assert driver.state(first.url) == "suspect"
+        assert driver.who() == "other"
+
+
+def test_uploads_arrive_whole(servers: Servers, kind: str) -> None:
+    """Bytes, a generator and a form with a file, each of a few megabytes."""
+    big = b"0123456789abcdef" * (1 << 18)
+    with Driver(kind, [servers.plain.url]) as driver:
+        assert driver.request("PUT", "/", content=big).json()["length"] == len(big)
+        once = driver.body(lambda: iter([big, big]))
+        assert driver.request("PUT", "/", content=once).json()["length"] == 2 * len(big)
+        files = {"file": io.BytesIO(big)}
+        assert driver.request("POST", "/", files=files).json()["length"] > len(big)
+
+
+def test_a_form_with_a_file_is_sent_again_from_the_start(servers: Servers, kind: str) -> None:
+    """A reset in the middle of an upload does not make the next endpoint get half a file."""
+    with (
+        scripted({"first": ("reset",)}) as ([first], _),
+        Driver(kind, [first.url, servers.plain.url]) as driver,
+    ):
+        told = driver.request("PUT", "/", files={"file": io.BytesIO(b"contents")}).json()
+    assert told["server"] == "plain"
+    assert "contents" in told["body"]
+
+
+def test_an_error_in_the_applications_own_body_is_the_applications(
+    servers: Servers, kind: str
+) -> None:
+    """It comes out as it is, nobody is blamed, and the other endpoint is not asked."""
+
+    def parts() -> Iterator[bytes]:
+        yield b"some"
+        raise ConnectionResetError("the file server is gone")
+
+    with Driver(kind, [servers.plain.url, servers.other.url]) as driver:
+        with pytest.raises(ConnectionResetError, match="file server"):
+            driver.request("PUT", "/", content=driver.body(parts))
+        assert driver.state(servers.plain.url) == "unknown"
+        assert driver.state(servers.other.url) == "unknown"
+
+
+# -- redirects and cookies
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        "target",
+        "/api/v1/target",
+        "http://SELF/api/v1/target",
+        "//SELF/api/v1/target",
+        "?../",
+    ],
+)
+def test_a_redirect_to_the_endpoint_itself_stays_in_the_pool(
+    servers: Servers, kind: str, to: str
+) -> None:
+    """So it is followed even if the endpoint is gone by then."""
+    with Driver(kind, [servers.plain.url, servers.other.url]) as driver:
+        answer = driver.get(f"/redirect?to={to}")
+        assert answer.status_code == 302
+        onward = answer.next_request
+        assert onward is not None
+        assert onward.url.host == "endpoint.invalid"
+        if to != "?../":
+            assert onward.url.path == "/target"
+            driver.manager.remove_endpoint(servers.plain.url)
+            told = driver.get(str(onward.url)).json()
+            assert (told["server"], told["path"]) == ("other", "/api/v1/target")
+
+
+def test_redirects_are_followed_through_the_pool(servers: Servers, kind: str) -> None:
+    """The authorization of the application goes along within the service."""
+    headers = {"Authorization": "Bearer secret"}
+    with Driver(kind, [servers.plain.url], follow_redirects=True) as driver:
+        told = driver.get("/redirect?to=http://SELF/api/v1/target", headers=headers).json()
+    assert told["path"] == "/api/v1/target"
+    assert told["authorization"] == "Bearer secret"
+
+
+def test_a_redirect_beside_the_prefix_goes_to_the_endpoints_own_host(
+    servers: Servers, kind: str
+) -> None:
+    """There is no name for it within the pool; a token does not go along."""
+    headers = {"Authorization": "Bearer secret"}
+    with Driver(kind, [servers.plain.url], follow_redirects=True) as driver:
+        told = driver.get("/redirect?to=/outside", headers=headers).json()
+    assert told["path"] == "/outside"
+    assert told["authorization"] == ""
+
+
+def test_a_redirect_to_another_host_takes_no_token_along(servers: Servers, kind: str) -> None:
+    """It is followed as any client would."""
+    to = f"http://127.0.0.1:{servers.other.port}/api/v1/target"
+    headers = {"Authorization": "Bearer secret"}
+    with Driver(kind, [servers.plain.url], follow_redirects=True) as driver:
+        told = driver.get(f"/redirect?to={to}", headers=headers).json()
+    assert told["server"] == "other"
+    assert told["authorization"] == ""
+
+
+def test_a_redirect_from_https_to_http_takes_no_token_along(servers: Servers, kind: str) -> None:
+    """Neither to the endpoint's own host nor to another one."""
+    headers = {"Authorization": "Bearer secret"}
+    to = f"http://127.0.0.1:{servers.plain.port}/api/v1/target"
+    trust = servers.fleet.trust()
+    with Driver(kind, [servers.http2.url], verify=trust, follow_redirects=True) as driver:
+        told = driver.get(f"/redirect?to={to}", headers=headers).json()
+    assert told["server"] == "plain"
+    assert told["authorization"] == ""
+
+
+def test_cookies_are_kept_over_a_switch(servers: Servers, kind: str) -> None:
+    """Those of the host and those of its domain: they are the service's, not a server's."""
+    with Driver(kind, [servers.plain.url, servers.other.url]) as driver:
+        driver.get("/cookies")
+        driver.manager.remove_endpoint(servers.plain.url)
+        told = driver.get("/").json()
+    assert told["server"] == "other"
+    assert sorted(told["cookie"].split("; ")) == ["domain=2", "plain=1"]
+
+
+# -- options
+
+
+def test_timeout_bounds_each_attempt(servers: Servers, kind: str) -> None:
+    """A PUT that is not answered in time goes on to the next endpoint."""
+    with (
+        silence() as port,
+        Driver(kind, [f"http://127.0.0.1:{port}", servers.plain.url], timeout=0.4) as driver,
+    ):
+        with timed() as took:
+            assert driver.request("PUT", "/", content=b"x").json()["server"] == "plain"
+        assert 0.39 < took.seconds < 3
+
+
+def test_the_total_bounds_all_attempts(kind: str) -> None:
+    """However many endpoints there are, and whatever each of them is waiting for."""
+    with silence() as one, silence() as two, silence() as three:
+        urls = [f"http://127.0.0.1:{port}" for port in (one, two, three)]
+        policy = Policy(total_timeout=1.0, hedge_delay=0.2)
+        for method in ("GET", "PUT"):
+            with (
+                Driver(kind, urls, policy) as driver,
+                timed() as took,
+                pytest.raises(NoEndpointAvailable),
+            ):
+                driver.request(method, "/", timeout=None)
+            assert 0.99 < took.seconds < 2
+
+
+def test_the_pools_limits_hold_and_a_full_pool_is_nobodys_fault(
+    servers: Servers, kind: str
+) -> None:
+    """httpx2's PoolTimeout comes out; no endpoint is blamed and none asked instead."""
+    options: dict[str, Any] = {
+        "limits": httpx2.Limits(max_connections=1),
+        "timeout": httpx2.Timeout(5, pool=0.1),
+    }
+    with Driver(kind, [servers.plain.url, servers.other.url], **options) as driver:
+        results = driver.at_once(3, "/stream")
+        failures = [type(result) for result in results if isinstance(result, Exception)]
+        assert failures == [httpx2.PoolTimeout] * 2
+        assert driver.state(servers.plain.url) == "healthy"
+        assert driver.state(servers.other.url) == "unknown"
+
+
+def test_a_proxy_of_the_environment_is_used_for_endpoints_and_other_hosts(
+    servers: Servers, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the host is excepted or the environment is not to count."""
+    with scripted({"proxy": ("200",)}) as ([proxy], asked):
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("no_proxy", "localhost")
+        with Driver(kind, ["http://service.invalid/api/v1"]) as driver:
+            assert driver.get("/users").text == "ok"
+            assert driver.get("http://elsewhere.invalid/x").text == "ok"
+            assert driver.get(f"http://localhost:{servers.plain.port}/y").json()["path"] == "/y"
+        with Driver(kind, [servers.plain.url], trust_env=False) as driver:
+            assert driver.who() == "plain"
+        assert len(asked) == 2
+        first, second = proxy.requests
+        assert first.startswith(b"GET http://service.invalid:80/api/v1/users HTTP/1.1")
+        assert b"Host: service.invalid\r\n" in first
+        assert second.startswith(b"GET http://elsewhere.invalid/x HTTP/1.1")
+
+
+def test_a_proxy_that_is_named_is_used(kind: str) -> None:
+    """``proxy=`` reaches the real connections, with its credentials."""
+    with scripted({"proxy": ("200",)}) as ([proxy], _):
+        url = proxy.url.replace("//", "//user:pass@")
+        with Driver(kind, ["http://service.invalid"], proxy=url) as driver:
+            assert driver.get("/users").text == "ok"
+        assert b"Proxy-Authorization: Basic dXNlcjpwYXNz" in proxy.requests[0]
+
+
+# -- when nothing works
+
+
+def test_without_endpoints_there_is_a_typed_error(kind: str) -> None:
+    """It is httpx2's TransportError as well, and says that the list is empty."""
+    with Driver(kind, []) as driver:
+        with pytest.raises(httpx2.TransportError, match="the list is empty") as caught:
+            driver.get("/")
+        assert isinstance(caught.value, NoEndpointAvailable)
+        assert caught.value.attempts == ()
+        assert caught.value.request.url.path == "/"
+
+
+def test_the_error_tells_of_every_attempt(kind: str) -> None:
+    """Which endpoint, what went wrong, and how long it took."""
+    urls = [f"http://127.0.0.1:{closed_port()}" for _ in range(3)]
+    with Driver(kind, urls) as driver, pytest.raises(NoEndpointAvailable) as caught:
+        driver.get("/")
+    assert sorted(trial.url for trial in caught.value.attempts) == sorted(urls)
+    assert {trial.fault for trial in caught.value.attempts} == {"refused"}
+    assert all(0 <= trial.seconds < 2 for trial in caught.value.attempts)
+
+
+# -- threads, sockets, forks
+
+
+def test_a_warm_request_makes_no_thread(servers: Servers, kind: str) -> None:
+    """Neither does a dial to an address: all of it happens where the caller is."""
+    made: list[threading.Thread] = []
+    began = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        made.append(thread)
+        began(thread)
+
+    with Driver(kind, [servers.plain.url]) as driver, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        for _ in range(5):
+            driver.get("/")
+    assert made == []
+
+
+def test_a_kept_connection_is_used_again(kind: str) -> None:
+    """One dial for many requests."""
+    with scripted({"only": ("200",)}) as ([only], _):
+        with Driver(kind, [only.url]) as driver:
+            for _ in range(10):
+                driver.get("/")
+        assert only.connections == 1
+
+
+def test_a_fork_does_not_share_its_parents_connections(servers: Servers) -> None:
+    """Parent and child go on side by side over connections of their own."""
+    with Driver("sync", [servers.plain.url]) as driver:
+        driver.get("/")
+        child = os.fork()
+        if child == 0:
+            good = all(driver.who() == "plain" for _ in range(20))
+            os._exit(0 if good else 1)
+        assert all(driver.who() == "plain" for _ in range(20))
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_transport_works_without_a_managers_client(servers: Servers) -> None:
+    """FailoverTransport is for httpx2.Client too, with its base URL."""
+    with Driver("sync", [servers.plain.url]) as driver:
+        transport = FailoverTransport(driver.manager)
+        with httpx2.Client(transport=transport, base_url=transport.base_url) as client:
+            assert client.get("/users").json()["path"] == "/api/v1/users"
