@@ -299,7 +299,7 @@ def _session(data: bytes) -> str | None:
     """Read the session's id out of an Engine.IO open packet: ``0`` and a JSON object."""
     try:
         document = json.loads(data[1:]) if data.startswith(b"0") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     session = document.get("sid") if isinstance(document, dict) else None
     if isinstance(session, str) and session.isascii() and session.isprintable():

@@ -1,0 +1,74 @@
+"""A Socket.io server: it says who it is, echoes, and refuses whom it is told to refuse."""
+
+import json
+import os
+from typing import Any
+
+import socketio
+
+NAME = os.environ.get("SOCKET_NAME", "")
+PATH = os.environ.get("SOCKET_PATH", "")
+#: ``refuse`` turns everybody away; ``kick`` lets them in, and out again.
+MANNER = os.environ.get("SOCKET_MANNER", "")
+TRANSPORTS = os.environ.get("SOCKET_TRANSPORTS", "").split(",")
+
+server = socketio.AsyncServer(
+    async_mode="asgi",
+    transports=TRANSPORTS if TRANSPORTS != [""] else None,
+    cors_allowed_origins="*",
+)
+seen: list[dict[str, Any]] = []
+
+
+async def connect(sid: str, environ: dict[str, Any], auth: Any = None) -> None:
+    seen.append({"host": environ.get("HTTP_HOST"), "auth": auth})
+    if MANNER == "refuse":
+        raise socketio.exceptions.ConnectionRefusedError("not you")
+
+
+async def who(sid: str) -> str:
+    return NAME
+
+
+async def echo(sid: str, data: Any) -> Any:
+    return data
+
+
+async def leave(sid: str) -> None:
+    await server.disconnect(sid)
+
+
+for _namespace in ("/", "/chat"):
+    server.on("connect", connect, namespace=_namespace)
+    server.on("who", who, namespace=_namespace)
+    server.on("echo", echo, namespace=_namespace)
+    server.on("leave", leave, namespace=_namespace)
+
+
+async def greet(sid: str, environ: dict[str, Any], auth: Any = None) -> None:
+    await connect(sid, environ, auth)
+    await server.emit("hello", NAME, to=sid)
+    if MANNER == "kick":
+        await server.disconnect(sid)
+
+
+server.on("connect", greet, namespace="/")
+
+
+async def tell(scope: Any, receive: Any, send: Any) -> None:
+    """Answer over HTTP how many sessions are open, or who was seen."""
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    if scope["path"] == "/sessions":
+        body = json.dumps(sum(not s.closed for s in server.eio.sockets.values())).encode()
+    else:
+        body = json.dumps(seen).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+app = socketio.ASGIApp(server, other_asgi_app=tell, socketio_path=f"{PATH}/socket.io")

@@ -1,0 +1,405 @@
+"""Health checks over the wire: HTTP and Engine.IO, with TLS and without."""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from mop_config import Endpoint
+from mop_config.faults import Fault
+from mop_config.probe import MAX_BYTES, Prober, ProbeResult
+
+from ..waiting import wait_for
+from .fleet import black_hole, closed_port, silence
+from .handmade import MISSING, NOBODY, OK, Answer, Asked, handmade
+from .socket_server import socket_server
+
+OPEN = b'0{"sid":"abc-123","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000}'
+
+
+def look(
+    kind: str,
+    url: str,
+    name: str | None = None,
+    *,
+    tls: ssl.SSLContext = NOBODY,
+    timeout: float = 5,
+) -> ProbeResult:
+    return Prober(tls, timeout).check(kind, Endpoint.parse(url, 0, name))
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """Who signs the certificates of this module's servers."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def trust(authority: trustme.CA) -> ssl.SSLContext:
+    """A context that trusts it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    return context
+
+
+def presenting(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return context
+
+
+class TestHttp:
+    """An API endpoint is asked for its health."""
+
+    @pytest.mark.parametrize("status", [200, 204, 299])
+    def test_any_success_is_good(self, status: int) -> None:
+        """The body does not matter."""
+        with handmade(lambda asked: (status, {}, b"")) as server:
+            result = look("api", f"{server.url}/api/v1")
+        assert result.fault is None
+        assert result.path == "/api/v1/health"
+        assert 0 < result.seconds < 5
+        assert (result.certificate_expires, result.name_matches) == (None, None)
+
+    @pytest.mark.parametrize("status", [301, 401, 403, 405, 429, 500, 502, 503])
+    def test_no_other_status_is(self, status: int) -> None:
+        """Nor is the root asked then, and no redirect followed."""
+        with handmade(lambda asked: (status, {"Location": "/ok"}, b"")) as server:
+            result = look("api", f"{server.url}/api/v1")
+        assert (result.fault, result.path) == (Fault.BAD_STATUS, None)
+        assert str(status) in result.detail
+        assert server.paths == ["/api/v1/health"]
+
+    def test_a_base_without_a_path_is_asked_once(self) -> None:
+        """Its own health URL is the root's."""
+        with handmade(lambda asked: MISSING) as server:
+            assert look("api", server.url).fault is Fault.BAD_STATUS
+        assert server.paths == ["/health"]
+
+    @pytest.mark.parametrize("slash", ["", "/"])
+    def test_a_slash_at_the_end_changes_nothing(self, slash: str) -> None:
+        """One slash stands before ``health``."""
+        with handmade() as server:
+            look("api", f"{server.url}/v2{slash}")
+        assert server.paths == ["/v2/health"]
+
+    def test_the_server_sees_the_endpoints_name(self) -> None:
+        """In the Host header, with the port where it is not the usual one."""
+        with handmade() as server:
+            look("api", server.url, "api.example.com")
+        (asked,) = server.asked
+        assert asked.header("host") == f"api.example.com:{server.port}"
+        assert (asked.header("user-agent") or "").startswith("mop-config/")
+
+    def test_a_connection_that_closes_between_two_questions_is_made_anew(self) -> None:
+        """The second path is asked on another one."""
+
+        def answer(asked: Asked) -> Answer:
+            status, headers, body = OK if asked.path == "/health" else MISSING
+            return status, {**headers, "Connection": "close"}, body
+
+        with handmade(answer) as server:
+            assert look("api", f"{server.url}/v1").path == "/health"
+
+    def test_an_answer_without_end_is_not_read_to_the_end(self) -> None:
+        """So much of it is enough."""
+        with handmade(lambda asked: (200, {}, b"x" * (MAX_BYTES * 40))) as server:
+            result = look("api", server.url)
+        assert result.fault is None
+
+
+class TestFaults:
+    """Whatever goes wrong is a fault in a word, never an exception."""
+
+    def test_refused(self) -> None:
+        """Nobody listens."""
+        result = look("api", f"http://127.0.0.1:{closed_port()}")
+        assert result.fault is Fault.REFUSED
+
+    def test_no_such_host(self) -> None:
+        """A name that is no name (RFC 6761); without a resolver it is not known."""
+        assert look("api", "http://a.invalid").fault in {Fault.NO_SUCH_HOST, Fault.RESOLVER}
+
+    @pytest.mark.parametrize("kind", ["api", "socketio"])
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_swallowed(self, kind: str, scheme: str) -> None:
+        """A network that drops packets costs the time limit and no more."""
+        with black_hole() as port:
+            result = look(kind, f"{scheme}://127.0.0.1:{port}", timeout=0.3)
+        assert result.fault is Fault.CONNECT_TIMEOUT
+        assert 0.3 <= result.seconds < 1.5
+
+    def test_stalled_in_tls(self) -> None:
+        """TCP alone is no connection."""
+        with silence() as port:
+            result = look("api", f"https://127.0.0.1:{port}", timeout=0.3)
+        assert result.fault is Fault.CONNECT_TIMEOUT
+        assert result.seconds < 1.5
+
+    def test_silent(self) -> None:
+        """A server that never answers."""
+        with silence() as port:
+            result = look("api", f"http://127.0.0.1:{port}", timeout=0.3)
+        assert result.fault is Fault.READ_TIMEOUT
+
+    def test_a_byte_at_a_time(self) -> None:
+        """The time limit holds for all of the answer together."""
+
+        def drip(sock: socket.socket) -> None:
+            for _ in range(200):
+                sock.sendall(b"H")
+                time.sleep(0.02)
+
+        with raw(drip) as port:
+            result = look("api", f"http://127.0.0.1:{port}", timeout=0.4)
+        assert result.fault in {Fault.READ_TIMEOUT, Fault.PROTOCOL}
+        assert result.seconds < 2
+
+    @pytest.mark.parametrize(
+        ("said", "fault"),
+        [
+            (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", Fault.PROTOCOL),
+            (b"", Fault.RESET),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", None),
+            (b"HTTP/1.1 " + b"9" * 70000, Fault.PROTOCOL),
+        ],
+        ids=["ssh", "nothing", "odd-length", "endless-line"],
+    )
+    def test_no_http(self, said: bytes, fault: Fault | None) -> None:
+        """A server that speaks something else."""
+        with raw(lambda sock: sock.sendall(said)) as port:
+            assert look("api", f"http://127.0.0.1:{port}").fault is fault
+
+    def test_plain_http_where_tls_should_be(self) -> None:
+        """Is a TLS failure."""
+        with handmade() as server:
+            result = look("api", server.url.replace("http", "https"))
+        assert result.fault is Fault.TLS
+
+    def test_called_off(self) -> None:
+        """Aborting ends what runs at once, and what comes later; it is nobody's failure."""
+        with silence() as port:
+            prober = Prober(NOBODY, 30)
+            endpoint = Endpoint(f"https://127.0.0.1:{port}")
+            results: list[ProbeResult] = []
+            checkers = [
+                threading.Thread(target=lambda: results.append(prober.check("api", endpoint)))
+                for _ in range(3)
+            ]
+            for checker in checkers:
+                checker.start()
+            wait_for(lambda: len(prober._sockets) == 3)
+            prober.abort()
+            for checker in checkers:
+                checker.join(5)
+            results.append(prober.check("socketio", endpoint))
+        assert [result.fault for result in results] == [Fault.OURS] * 4
+        assert prober._sockets == set()
+
+
+class Watched(Prober):
+    """Notes what each connection has agreed to speak, when it ends."""
+
+    def __init__(self, tls: ssl.SSLContext, timeout: float) -> None:
+        super().__init__(tls, timeout)
+        self.chosen: list[str | None] = []
+
+    def release(self, sock: socket.socket) -> None:
+        if isinstance(sock, ssl.SSLSocket):
+            self.chosen.append(sock.selected_alpn_protocol())
+        super().release(sock)
+
+
+class TestTls:
+    """Certificates are always verified, and looked at."""
+
+    def test_a_good_certificate(self, authority: trustme.CA, trust: ssl.SSLContext) -> None:
+        """Its end is told, and that its name is right."""
+        ends = datetime.now(UTC).replace(microsecond=0) + timedelta(days=30)
+        certificate = authority.issue_cert("127.0.0.1", not_after=ends)
+        with handmade(tls=presenting(certificate)) as server:
+            result = look("api", server.url, tls=trust)
+        assert result.fault is None
+        assert result.certificate_expires == ends
+        assert result.name_matches is True
+
+    def test_a_server_name_is_what_the_certificate_must_be_for(
+        self, authority: trustme.CA, trust: ssl.SSLContext
+    ) -> None:
+        """And what the server is asked for, in SNI and Host."""
+        context = presenting(authority.issue_cert("api.example.com"))
+        names: list[Any] = []
+        context.sni_callback = lambda sock, name, context: names.append(name)
+        with handmade(tls=context) as server:
+            good = look("api", server.url, "api.example.com", tls=trust)
+            bad = look("api", server.url, tls=trust)
+        assert good.fault is None
+        assert names[0] == "api.example.com"
+        assert server.asked[0].header("host") == f"api.example.com:{server.port}"
+        assert (bad.fault, bad.name_matches) == (Fault.TLS, False)
+        assert "mismatch" in bad.detail.lower()
+
+    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+    def test_another_name(self, host: str, authority: trustme.CA, trust: ssl.SSLContext) -> None:
+        """Of a host or of an address: both are told apart from other TLS failures."""
+        with handmade(tls=presenting(authority.issue_cert("other.example"))) as server:
+            result = look("api", f"https://{host}:{server.port}", tls=trust)
+        assert (result.fault, result.name_matches) == (Fault.TLS, False)
+
+    def test_a_stranger_signed(self, trust: ssl.SSLContext) -> None:
+        """Nothing is known of the name then."""
+        stranger = trustme.CA().issue_cert("127.0.0.1")
+        with handmade(tls=presenting(stranger)) as server:
+            result = look("api", server.url, tls=trust)
+        assert (result.fault, result.name_matches) == (Fault.TLS, None)
+        assert result.certificate_expires is None
+
+    def test_an_expired_one(self, authority: trustme.CA, trust: ssl.SSLContext) -> None:
+        """The reason stands in words."""
+        past = datetime.now(UTC) - timedelta(days=1)
+        certificate = authority.issue_cert("127.0.0.1", not_after=past)
+        with handmade(tls=presenting(certificate)) as server:
+            result = look("api", server.url, tls=trust)
+        assert result.fault is Fault.TLS
+        assert "expired" in result.detail
+
+    def test_a_context_that_a_client_offers_http2_with(
+        self, authority: trustme.CA, trust: ssl.SSLContext
+    ) -> None:
+        """The check speaks HTTP/1.1, and says so."""
+        context = presenting(authority.issue_cert("127.0.0.1"))
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        trust.set_alpn_protocols(["h2", "http/1.1"])
+        with handmade(tls=context) as server:
+            prober = Watched(trust, 5)
+            assert prober.check("api", Endpoint(server.url)).fault is None
+        assert prober.chosen == ["http/1.1"]
+
+
+class TestEngineIo:
+    """A Socket.io endpoint is asked for a handshake."""
+
+    @pytest.mark.parametrize(
+        ("path", "engine"),
+        [
+            ("", "/socket.io"),
+            ("/ws", "/ws/socket.io"),
+            ("/ws/", "/ws/socket.io"),
+            ("/ws/socket.io", "/ws/socket.io"),
+            ("/mysocket.io", "/mysocket.io/socket.io"),
+        ],
+    )
+    def test_the_engines_path(self, path: str, engine: str) -> None:
+        """Below the URL's own, unless it says so already; the session is ended again."""
+
+        def answer(asked: Asked) -> Answer:
+            if not asked.path.startswith(f"{engine}/?EIO=4&transport=polling"):
+                return MISSING
+            return (200, {}, OPEN if asked.method == "GET" else b"ok")
+
+        with handmade(answer) as server:
+            result = look("socketio", f"{server.url}{path}")
+        assert (result.fault, result.path) == (None, engine)
+        assert [asked.method for asked in server.asked] == ["GET", "POST"]
+        assert server.paths[1].endswith("&sid=abc-123")
+
+    def test_a_websocket_scheme_is_its_http_one(self) -> None:
+        """``ws`` is checked in plain HTTP."""
+        with handmade(lambda asked: (200, {}, OPEN)) as server:
+            assert look("socketio", server.url.replace("http", "ws")).fault is None
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            (404, {}, b""),
+            (200, {}, b"<html>welcome</html>"),
+            (200, {}, b"0{"),
+            (200, {}, b"0[]"),
+            (200, {}, b'0{"sid":5}'),
+            (200, {}, b'0{"sid":"a\\nb"}'),
+            (200, {}, b"0" + b"[" * 60000),
+            (500, {}, OPEN),
+            (400, {}, b"no"),
+        ],
+        ids=lambda answer: str(answer[2][:12]),
+    )
+    def test_no_handshake(self, answer: Answer) -> None:
+        """A web server is no Socket.io server."""
+        with handmade(lambda asked: answer) as server:
+            assert look("socketio", server.url).fault is Fault.BAD_STATUS
+
+    def test_a_server_that_takes_websockets_only(self) -> None:
+        """Answers 400 to polling, and is healthy."""
+
+        def answer(asked: Asked) -> Answer:
+            if "transport=websocket" in asked.path and asked.header("upgrade") == "websocket":
+                return 101, {"Upgrade": "websocket", "Connection": "Upgrade"}, b""
+            return 400, {}, b"transport"
+
+        with handmade(answer) as server:
+            result = look("socketio", server.url)
+        assert result.fault is None
+        assert "WebSocket" in result.detail
+
+    def test_a_goodbye_that_fails_matters_to_nobody(self) -> None:
+        """The handshake was good."""
+
+        def answer(asked: Asked) -> Answer:
+            return (200, {}, OPEN) if asked.method == "GET" else (500, {}, b"")
+
+        with handmade(answer) as server:
+            assert look("socketio", server.url).fault is None
+
+    @pytest.mark.parametrize("path", ["", "/ws"])
+    @pytest.mark.parametrize("transports", ["", "websocket"])
+    def test_a_real_server(self, tmp_path: Path, path: str, transports: str) -> None:
+        """python-socketio, at either path, with either transport; no session stays."""
+        with socket_server(tmp_path, "a", path=path, transports=transports) as server:
+            result = look("socketio", f"{server.url}{path}")
+            assert result.fault is None, result
+            wait_for(lambda: server.get("/sessions").json == 0, what="the session is closed")
+
+
+class raw:  # noqa: N801 - used like a function
+    """A port whose every connection a function has to itself, after the first request."""
+
+    def __init__(self, serve: Any) -> None:
+        self._serve = serve
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> int:
+        self._thread.start()
+        return int(self._listener.getsockname()[1])
+
+    def _run(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            with sock:
+                try:
+                    sock.recv(65536)
+                    self._serve(sock)
+                except OSError:
+                    continue
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(10)
+
+
+@pytest.fixture(autouse=True)
+def _resolver_threads() -> Iterator[None]:
+    """A look-up that is under way ends by itself."""
+    yield
+    wait_for(lambda: not any(t.name == "mop-config-resolve" for t in threading.enumerate()))
