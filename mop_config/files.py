@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from pathlib import Path
 
 
@@ -15,8 +16,8 @@ def write_atomically(path: Path, data: bytes, *, sync: bool) -> None:
     Raises:
         OSError: If it cannot be done; the file that was there stays.
     """
-    # One name a process, so that kills in mid-write cannot fill the folder.
-    name = path.with_name(f".{path.name}.{os.getpid()}")
+    # One name a thread: two may write at a time, but kills in mid-write cannot fill the folder.
+    name = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
     try:
         with open(name, "wb", opener=_private) as file:
             file.write(data)

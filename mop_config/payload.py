@@ -112,12 +112,13 @@ def _qr_endpoints(kind: str, document: dict[str, Any]) -> tuple[Endpoint, ...] |
         return None if url is None else (_endpoint_of_url(_SINGLE[kind], url, 0),)
     if not isinstance(entries, list):
         raise PayloadError(kind, "must be an array")
-    return tuple(
-        _endpoint_of_url(f"{kind}[{i}]", entry, i)
-        if isinstance(entry, str)
-        else _endpoint(f"{kind}[{i}]", entry)
-        for i, entry in enumerate(entries)
-    )
+    found: dict[str, Endpoint] = {}
+    for index, entry in enumerate(entries):
+        where = f"{kind}[{index}]"
+        by_url = isinstance(entry, str)
+        endpoint = _endpoint_of_url(where, entry, index) if by_url else _endpoint(where, entry)
+        found.setdefault(endpoint.url, endpoint)  # as in the file: the first one stays
+    return tuple(found.values())
 
 
 def _endpoint_of_url(where: str, url: Any, priority: int) -> Endpoint:

@@ -5,6 +5,7 @@ stopped. So each look-up runs in a daemon thread of its own, and whoever asks fo
 host meanwhile gets the same answer.
 """
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -22,6 +23,10 @@ class Resolver:
 
     def __init__(self, look_up: Callable[[str], list[str]] | None = None) -> None:
         self._look_up = look_up or _ask_the_system
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._running: dict[str, Future[list[str]]] = {}
 
@@ -40,13 +45,23 @@ class Resolver:
             done: Future[list[str]] = Future()
             done.set_result([host.strip("[]")])
             return done
+        if self._pid != os.getpid():
+            self._begin()  # the threads that look up for the parent did not come along
         with self._lock:
             future = self._running.get(host)
             if future is None:
-                future = self._running[host] = Future()
-                threading.Thread(
-                    target=self._run, args=(host, future), name="mop-config-resolve", daemon=True
-                ).start()
+                future = self._start(host)
+        return future
+
+    def _start(self, host: str) -> "Future[list[str]]":
+        future: Future[list[str]] = Future()
+        # So that one of those who wait cannot cancel it for the others.
+        future.set_running_or_notify_cancel()
+        thread = threading.Thread(
+            target=self._run, args=(host, future), name="mop-config-resolve", daemon=True
+        )
+        thread.start()  # it ends by taking the lock that we hold
+        self._running[host] = future
         return future
 
     def _run(self, host: str, future: "Future[list[str]]") -> None:

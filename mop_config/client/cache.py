@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import payload
-from ..errors import PayloadError
 from ..files import write_atomically
 from ..model import EndpointConfig
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
+_END_OF_TIME = 253402300800  # the first second that ``datetime`` cannot hold
 
 
 class CachedList(NamedTuple):
@@ -49,13 +49,13 @@ def load(path: Path) -> CachedList | None:
             payload.loads(json.dumps(document["list"])),
             _text(document["origin"]),
             _maybe_text(document["url"]),
-            float(document["saved_at"]),
+            _moment(document["saved_at"]),
             _maybe_text(document["room_id"]),
             {_text(url): _text(etag) for url, etag in document["etags"].items()},
         )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, PayloadError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         logger.warning("the endpoint list in %s is ignored: %s", path, error)
         return None
 
@@ -64,6 +64,13 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is no text")
     return value
+
+
+def _moment(value: Any) -> float:
+    # An integer too large for a float would raise an OverflowError, which nobody expects.
+    if not isinstance(value, (int, float)) or not 0 <= value < _END_OF_TIME:
+        raise ValueError(f"{str(value)[:40]!r} is no time")
+    return float(value)
 
 
 def _maybe_text(value: Any) -> str | None:

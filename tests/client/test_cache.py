@@ -1,0 +1,203 @@
+"""The list on disk: whole or not at all, private, and never in the way of a start."""
+
+import json
+import logging
+import os
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mop_config.client import cache
+from mop_config.client.cache import CachedList
+from mop_config.model import Endpoint, EndpointConfig
+
+LIST = CachedList(
+    EndpointConfig(
+        (Endpoint("https://a.example", 0), Endpoint("https://10.0.0.1:8443", 3, "a.example")),
+        (Endpoint("wss://s.example/ws", 0),),
+    ),
+    "remote",
+    "https://a.example/api/v1/config/endpoints",
+    1_800_000_000.5,
+    "room123",
+    {"https://a.example/api/v1/config/endpoints": '"1"'},
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "app" / "endpoints.json"
+
+
+def test_what_is_saved_is_loaded(path: Path) -> None:
+    """Every field of it, in a folder that is made for it."""
+    cache.save(path, LIST)
+    assert cache.load(path) == LIST
+    bare = CachedList(LIST.config, "manual", None, 0.0, None, {})
+    cache.save(path, bare)
+    assert cache.load(path) == bare
+
+
+def test_nobody_else_may_read_it(path: Path) -> None:
+    """Neither the file nor the folder that is made, whatever the umask says."""
+    before = os.umask(0)
+    try:
+        cache.save(path, LIST)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_public_file_becomes_private(path: Path) -> None:
+    """It is replaced, not written into."""
+    path.parent.mkdir()
+    path.write_text("{}")
+    path.chmod(0o644)
+    cache.save(path, LIST)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_no_token_is_in_it() -> None:
+    """There is no field that could hold one."""
+    assert CachedList._fields == ("config", "origin", "url", "saved_at", "room_id", "etags")
+
+
+def test_a_save_that_fails_leaves_the_old_list(path: Path) -> None:
+    """And no leavings beside it."""
+    cache.save(path, LIST)
+    os.chmod(path.parent, 0o700)
+    blocked = path.parent / "folder"
+    blocked.mkdir()
+    with pytest.raises(OSError):  # noqa: PT011 - which one is the system's affair
+        cache.save(blocked, LIST)
+    assert cache.load(path) == LIST
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["endpoints.json", "folder"]
+
+
+def test_a_reader_never_sees_half_of_it(path: Path) -> None:
+    """Whoever loads while threads save gets one whole list or another."""
+    lists = [LIST._replace(room_id="r" * length) for length in (1, 100)]
+    cache.save(path, lists[0])
+    over = threading.Event()
+    failures: list[BaseException] = []
+
+    def write(one: CachedList) -> None:
+        try:
+            while not over.is_set():
+                cache.save(path, one)
+        except BaseException as error:
+            failures.append(error)
+
+    writers = [threading.Thread(target=write, args=(one,)) for one in lists]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(300):
+            assert cache.load(path) in lists
+    finally:
+        over.set()
+        for writer in writers:
+            writer.join()
+    assert failures == []
+    assert [entry.name for entry in path.parent.iterdir()] == ["endpoints.json"]
+
+
+def test_no_file_is_no_list_and_no_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is the first start."""
+    assert cache.load(path) is None
+    assert caplog.records == []
+
+
+def _document(**changes: Any) -> str:
+    document = {
+        "format": 1,
+        "list": {"api_endpoints": [], "socketio_endpoints": []},
+        "origin": "manual",
+        "url": None,
+        "saved_at": 0,
+        "room_id": None,
+        "etags": {},
+    }
+    return json.dumps({**document, **changes})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "\0\0\0",
+        "[]",
+        "null",
+        "1",
+        '"text"',
+        "{}",
+        "[" * 100_000,
+        _document(format=2),
+        _document(list=[]),
+        _document(list={"api_endpoints": [{"url": "nonsense", "priority": 0}]}),
+        _document(list={"api_endpoints": [{"url": "https://a.example", "priority": -1}]}),
+        _document(origin=None),
+        _document(url=7),
+        _document(saved_at=None),
+        _document(saved_at="today"),
+        _document(saved_at=float("nan")),
+        _document(saved_at=float("inf")),
+        _document(saved_at=10**400),
+        _document(saved_at=-1),
+        _document(room_id=[]),
+        _document(etags=None),
+        _document(etags=[]),
+        _document(etags={"https://a.example": 1}),
+    ],
+)
+def test_a_torn_or_foreign_file_is_ignored_with_a_warning(
+    path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The built-in list is there for that."""
+    path.parent.mkdir()
+    path.write_text(content)
+    with caplog.at_level(logging.WARNING):
+        assert cache.load(path) is None
+    (record,) = caplog.records
+    assert str(path) in record.getMessage()
+    assert len(record.getMessage()) < 1000
+
+
+def test_a_whole_document_is_none_of_those(path: Path) -> None:
+    """So that the list above fails for the reasons that it names."""
+    path.parent.mkdir()
+    path.write_text(_document())
+    assert cache.load(path) is not None
+
+
+def test_any_beginning_of_a_file_is_ignored(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A disk that was full."""
+    cache.save(path, LIST)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        assert cache.load(path) is None
+    assert len(caplog.records) == len(range(0, len(whole), 7))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=60))
+def test_no_content_stops_a_start(path: Path, content: bytes) -> None:
+    """Whatever a program left there."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    assert cache.load(path) is None
+
+
+def test_a_folder_in_its_place_is_ignored(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With a warning like any other."""
+    path.mkdir(parents=True)
+    assert cache.load(path) is None
+    assert len(caplog.records) == 1
