@@ -72,9 +72,9 @@ class Load:
 
 
 @contextmanager
-def under_load(port: int) -> Iterator[list[Load]]:
+def under_load(port: int, keep_alive: tuple[bool, ...] = (True, False)) -> Iterator[list[Load]]:
     """Ask on kept and on fresh connections while the block runs; then check nothing failed."""
-    loads = [Load(port, keep_alive=True), Load(port, keep_alive=False)]
+    loads = [Load(port, keep_alive=keep) for keep in keep_alive]
     for load in loads:
         load.start()
     try:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 def key(subject: str) -> str:
     """Give a short name for a file about something, such as the path of a source."""
-    return hashlib.sha256(subject.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return hashlib.sha256(subject.encode()).hexdigest()[:16]
 
 
 def prepare(folder: str) -> tuple[Path, bool]:

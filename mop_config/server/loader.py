@@ -152,10 +152,10 @@ class Loader:
         except SourceError as error:
             if error.code == Code.CHANGING:
                 return False
-            text, fingerprint = error, _bytes(error)
+            text, fingerprint = error, str(error).encode()
         except OSError as error:
-            if _bytes(error) != self._fingerprint:
-                self._fingerprint = _bytes(error)
+            if str(error).encode() != self._fingerprint:
+                self._fingerprint = str(error).encode()
                 self._fail(error, attempt)
             return False
         if settled is not None and self._differs(signature, settled):
@@ -311,10 +311,6 @@ class Loader:
         if self._from_disk is not None:
             serving += f", the last good list of {rfc3339(self._from_disk.saved_at)}"
         logger.error("%s (%s): %s; %s%s", verb, attempt.trigger, reason, serving, more)
-
-
-def _bytes(error: Exception) -> bytes:
-    return str(error).encode("utf-8", "surrogateescape")
 
 
 def _count(number: int, noun: str) -> str:

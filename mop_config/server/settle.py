@@ -33,6 +33,7 @@ class Settle:
 
     Attributes:
         seen: What it looked like at the last look.
+        held: Whether a writer was found at work just when the file was to be read.
     """
 
     def __init__(self, signature: Signature) -> None:
@@ -40,6 +41,7 @@ class Settle:
         self._since: float | None = None  # since when something is pending
         self._due = 0.0
         self._writing = False
+        self.held = False
 
     @property
     def pending(self) -> bool:
@@ -52,10 +54,23 @@ class Settle:
         self._writing = True
         self._due = now + CLOSE_WAIT
 
+    def hold(self, now: float) -> None:
+        """Some process has the file open for writing: wait for its close."""
+        self.written(now)
+        self.held = True
+
+    def may_hold(self, read: Signature) -> bool:
+        """Whether a writer at work would matter: nobody waits for one, and there is news.
+
+        Args:
+            read: What the file looked like when it was last read.
+        """
+        return not self._writing and self.seen != read
+
     def closed(self, now: float) -> None:
         """An event: the file was closed after writing, or a whole one was moved there."""
         self._start(now)
-        self._writing = False
+        self._writing = self.held = False
         self._due = now + CLOSE_GRACE
 
     def asked(self, now: float) -> None:
@@ -100,7 +115,7 @@ class Settle:
         """The file was read (or refused) with this signature: nothing is pending any more."""
         self.seen = signature
         self._since = None
-        self._writing = False
+        self._writing = self.held = False
 
     def again(self, now: float) -> None:
         """The file could not be read, or not as it was seen: look at it soon."""

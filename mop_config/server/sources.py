@@ -94,10 +94,12 @@ class FileSource:
 
     def __init__(self, path: str, max_bytes: int) -> None:
         self.path = Path(os.path.abspath(path))
+        # File names are bytes; what is said of them is text.
+        self._name = os.fsencode(self.path).decode("utf-8", "backslashreplace")
         self.max_bytes = max_bytes
 
     def __str__(self) -> str:
-        return str(self.path)
+        return self._name
 
     def signature(self) -> Signature:
         """Look at the file without reading it; never raises."""
@@ -153,7 +155,7 @@ class FileSource:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
             kind = "a directory" if stat.S_ISDIR(before.st_mode) else "no regular file"
-            raise SourceError(Code.NOT_REGULAR, f"{self.path} is {kind}")
+            raise SourceError(Code.NOT_REGULAR, f"{self._name} is {kind}")
         chunks: list[bytes] = []
         left = self.max_bytes + 1
         while left > 0 and (chunk := os.read(descriptor, min(left, 1 << 20))):
@@ -162,20 +164,20 @@ class FileSource:
         if left == 0:
             raise SourceError(
                 Code.TOO_LARGE,
-                f"{self.path} is larger than {self.max_bytes} bytes (ENDPOINT_MAX_BYTES)",
+                f"{self._name} is larger than {self.max_bytes} bytes (ENDPOINT_MAX_BYTES)",
             )
         after = os.fstat(descriptor)
         if Signature.of(before).contents != Signature.of(after).contents:
-            raise SourceError(Code.CHANGING, f"{self.path} changes while it is read")
+            raise SourceError(Code.CHANGING, f"{self._name} changes while it is read")
         return SourceText(b"".join(chunks), after.st_mtime, Signature.of(after))
 
     def _unreadable(self, error: OSError) -> SourceError | OSError:
         if error.errno in _OUR_LACK:
             return error
         if error.errno in {errno.ENOENT, errno.ENOTDIR}:
-            return SourceError(Code.MISSING, f"{self.path} is missing")
+            return SourceError(Code.MISSING, f"{self._name} is missing")
         # Opening a socket file says ENXIO: it is there, but nothing that can be read.
         if error.errno in {errno.ENXIO, errno.ENODEV}:
-            return SourceError(Code.NOT_REGULAR, f"{self.path} is no regular file")
+            return SourceError(Code.NOT_REGULAR, f"{self._name} is no regular file")
         reason = os.strerror(error.errno) if error.errno else str(error)
-        return SourceError(Code.UNREADABLE, f"{self.path} cannot be read: {reason}")
+        return SourceError(Code.UNREADABLE, f"{self._name} cannot be read: {reason}")

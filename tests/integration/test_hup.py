@@ -87,6 +87,13 @@ def everyone(server: Server) -> None:
     hup(server.pid, *(p.pid for p in psutil.Process(server.pid).children(recursive=True)))
 
 
+def _blocks_sighup(pid: int) -> bool:
+    """Whether a process's main thread would not see the signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk"))
+    return bool(int(mask, 16) >> (signal.SIGHUP - 1) & 1)
+
+
 @pytest.fixture(params=CLASSES)
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Server, Writer]]:
     file = tmp_path / "endpoints.txt"
@@ -137,6 +144,56 @@ def test_a_storm_of_two_hundred(site: tuple[Server, Writer]) -> None:
     assert all(set(load.answers) <= writer.valid for load in loads)
 
 
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+def test_a_storm_while_the_file_is_written_in_place(tmp_path: Path, worker_class: str) -> None:
+    """SIGHUP in the middle of a save makes nobody serve half of it, with inotify or without."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(text(0))
+    with (
+        running(tmp_path, file, WORKER_CLASS=worker_class) as server,
+        under_load(server.port) as loads,
+    ):
+        for number in range(1, 41):
+            with file.open("w") as half:
+                everyone(server)
+                half.write("DomainList:\n")
+                for letter in "ab":
+                    half.flush()
+                    everyone(server)
+                    time.sleep(0.005 * (number % 4))
+                    half.write(f"{letter}{number}.example\n")
+                everyone(server)
+            time.sleep(0.06 * (number % 5))
+        wait_for(lambda: server.get().body == body(number) and len(set(server.etags())) == 1)
+    answers = set().union(*(load.answers for load in loads))
+    assert answers <= {body(number) for number in range(41)}
+    assert len(answers) > 5
+
+
+def test_an_upgrade_of_gunicorn_itself(tmp_path: Path) -> None:
+    """SIGUSR2, then SIGTERM to the old master: how new code comes without a failed request."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(text(0))
+    command = gunicorn_command(module=True)
+    with running(tmp_path, file, command=command) as server:
+        olds = server.workers
+        server.send(signal.SIGUSR2)
+        new = wait_for(
+            lambda: next((pid for pid in server.workers if pid not in olds), 0), seconds=20
+        )
+        upgraded = psutil.Process(new)
+        try:
+            wait_for(lambda: len(server.status()["workers"]) == 4, seconds=20)
+            with under_load(server.port, keep_alive=(False,)):
+                os.kill(server.pid, signal.SIGTERM)
+                assert server.process.wait(20) == 0
+                Writer(file).good()
+                wait_for(lambda: server.get().body == body(1))
+        finally:
+            upgraded.terminate()
+            upgraded.wait(20)
+
+
 def test_during_worker_start(site: tuple[Server, Writer]) -> None:
     """Workers that are being born are hit at every moment of it, and none dies."""
     server, writer = site
@@ -178,6 +235,7 @@ def test_every_way_of_starting_gunicorn(
             what="all workers have reloaded",
         )
         assert server.workers == pids
+        assert not any(_blocks_sighup(pid) for pid in pids)
         assert f"Using worker: {worker_class}\n" in server.log
         mode = "poll" if worker_class == "gevent" else "inotify"
         assert server.status()["watcher"] == {"mode": mode, "alive": True}

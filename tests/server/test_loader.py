@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -33,15 +35,15 @@ class Site:
         self.last_good = folder / "key.lastgood"
         self.dates = folder / "key.dates"
 
-    def boot(self, **settings: Any) -> Loader:
+    def boot(self, *, writable: bool = True, may_wait: bool = False, **settings: Any) -> Loader:
         settings.setdefault("max_bytes", 1 << 20)
         loader = Loader(
             FileSource(str(self.file), settings["max_bytes"]),
             Settings(**settings),
             Store(Snapshot.of(EMPTY, last_modified=0, loaded_at=0.0, max_age=60)),
-            Memory(self.last_good.parent, "key"),
+            Memory(self.last_good.parent, "key", writable=writable),
         )
-        loader.start()
+        loader.start(may_wait=may_wait)
         return loader
 
 
@@ -326,7 +328,9 @@ class TestLastGood:
         site.boot()
         assert site.last_good.stat().st_ino == before.st_ino
 
-    @pytest.mark.parametrize("damage", ["truncate", "flip", "garbage", "empty", "folder"])
+    @pytest.mark.parametrize(
+        "damage", ["truncate", "flip", "garbage", "date", "deep", "empty", "folder"]
+    )
     def test_a_damaged_one_is_ignored(self, site: Site, damage: str) -> None:
         """A torn or foreign file is told from a good one, and does no harm."""
         site.file.write_text(GOOD)
@@ -339,7 +343,9 @@ class TestLastGood:
             damaged = {
                 "truncate": data[:-3],
                 "flip": data[:-2] + b"X\n",
-                "garbage": b'{"format":1}\nxx',
+                "garbage": b'{"format":2}\nxx',
+                "date": data.replace(b'"last_modified": 1', b'"last_modified": 9' + b"9" * 400),
+                "deep": b"[" * 100_000 + b"\n",
                 "empty": b"",
             }[damage]
             site.last_good.write_bytes(damaged)
@@ -383,6 +389,174 @@ class TestLastGood:
         assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
+class TestWorkers:
+    """Several processes serve one file, and none sees every edit."""
+
+    def test_one_that_missed_the_good_text_follows_the_others(self, site: Site) -> None:
+        """While the file is bad, all serve the newest good list, not each its own."""
+        site.file.write_text(GOOD)
+        quick, slow = site.boot(), site.boot()
+        site.file.write_text(OTHER)
+        quick.load(Trigger.WATCH)
+        site.file.unlink()
+        slow.load(Trigger.WATCH)
+        assert hosts(slow) == AB, "the other has kept nothing yet"
+        quick.load(Trigger.WATCH)
+        quick.persist()
+        sent: list[list[str]] = []
+
+        def receive(sender: Store, **_: Any) -> None:
+            sent.append(hosts(slow))
+
+        with signals.config_reloaded.connected_to(receive):
+            slow.follow_others()
+            slow.follow_others()
+        assert sent == [BC]
+        assert slow.store.view.state is State.REJECTED
+        assert date(slow) == date(quick)
+        quick.follow_others()
+        assert hosts(quick) == BC
+
+    def test_one_that_forked_long_ago_serves_the_newest_good_list(self, site: Site) -> None:
+        """As after ``--preload``: what it got at the fork is older than what is on disk."""
+        site.file.write_text(GOOD)
+        forked, other = site.boot(), site.boot()
+        site.file.write_text(OTHER)
+        other.load(Trigger.WATCH)
+        other.persist()
+        site.file.write_text("")
+        forked.catch_up()
+        assert hosts(forked) == BC
+
+    def test_an_older_text_never_comes_back(self, site: Site) -> None:
+        """One that was slow to keep its text does not overwrite a newer one."""
+        site.file.write_text(GOOD)
+        slow, quick = site.boot(), site.boot()
+        site.file.write_text("DomainList:\nx.com\ny.com\n")
+        slow.load(Trigger.WATCH)
+        site.file.write_text(OTHER)
+        quick.load(Trigger.WATCH)
+        quick.persist()
+        slow.persist()
+        good = lastgood.load(site.last_good)
+        assert good is not None
+        assert good.data == OTHER.encode()
+
+    def test_two_lists_never_have_one_date(self, site: Site) -> None:
+        """Or a client that knows the one would be told that the other has not changed."""
+        texts = [f"DomainList:\na{i}.com\nb{i}.com\n" for i in range(6)]
+        site.file.write_text(texts[0])
+        os.utime(site.file, (1000, 1000))
+        workers = [site.boot() for _ in range(3)]
+        seen: dict[int, str] = {}
+        for number, text in enumerate([*texts, *texts]):
+            site.file.write_text(text)
+            os.utime(site.file, (1000 - number, 1000 - number))
+            for index, worker in enumerate(workers):
+                if (number + index) % 3:  # each misses some
+                    worker.load(Trigger.WATCH)
+                    snapshot = worker.store.view.snapshot
+                    assert seen.setdefault(snapshot.last_modified, snapshot.etag) == snapshot.etag
+        for worker in workers:
+            worker.load(Trigger.WATCH)
+        assert len({date(worker) for worker in workers}) == 1
+
+    @pytest.mark.parametrize("damage", [b"", b"[[1]]", b"[" * 100_000, b'[["e",1,1e400]]', b"\xff"])
+    def test_a_damaged_file_of_dates_begins_anew(self, site: Site, damage: bytes) -> None:
+        """No worker stops over it."""
+        site.dates.write_bytes(damage)
+        site.file.write_text(GOOD)
+        assert hosts(site.boot()) == AB
+
+    def test_a_folder_that_can_only_be_read_is_read(self, site: Site) -> None:
+        """A restart with a broken file and a read-only disk serves the last good list."""
+        site.file.write_text(GOOD)
+        site.boot()
+        site.file.unlink()
+        before = sorted(path.name for path in site.last_good.parent.iterdir())
+        loader = site.boot(writable=False)
+        assert hosts(loader) == AB
+        site.file.write_text(OTHER)
+        loader.load(Trigger.WATCH)
+        loader.persist()
+        assert hosts(loader) == BC
+        site.file.unlink()
+        assert sorted(path.name for path in site.last_good.parent.iterdir()) == before
+
+
+def test_a_file_that_is_being_written_is_not_read_at_the_start(site: Site) -> None:
+    """A worker that starts in the middle of a save serves the last good list meanwhile."""
+    site.file.write_text(GOOD)
+    site.boot()
+    with open(site.file, "w") as half:
+        half.write("DomainList:\nhalf.com\nof.com\n")
+        half.flush()
+        loader = site.boot(may_wait=True)
+        assert loader.interrupted
+        assert hosts(loader) == AB
+        assert loader.store.view.state is State.STALE
+        assert hosts(site.boot()) == ["https://half.com", "https://of.com"], "nobody looks again"
+        site.last_good.unlink()
+        assert not site.boot(may_wait=True).interrupted, "it is better than nothing"
+    assert not site.boot(may_wait=True).interrupted
+
+
+def test_a_file_that_changed_since_it_was_looked_at_is_not_read(site: Site) -> None:
+    """A save may have begun in that moment; but an odd file system must not stop us."""
+    site.file.write_text(GOOD)
+    loader = site.boot()
+    settled = loader.source.signature()
+    site.file.write_text("DomainList:\nhalf.com\nof.com\n")
+    assert not loader.load(Trigger.SIGHUP, settled=settled)
+    assert hosts(loader) == AB
+    assert loader.load(Trigger.SIGHUP, settled=settled), "the path looks as it did before"
+
+
+def test_a_process_without_descriptors_blames_no_file(site: Site) -> None:
+    """It says so, keeps its list, and tries again."""
+    site.file.write_text(GOOD)
+    loader = site.boot()
+    site.file.write_text(OTHER)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        assert not loader.load(Trigger.WATCH, quietly=True)
+        assert not loader.load(Trigger.WATCH, quietly=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    view = loader.store.view
+    assert (view.state, view.history[0].result) == (State.STALE, Result.ERROR)
+    assert "Too many open files" in str(view.reason)
+    assert [reload.result for reload in view.history].count(Result.ERROR) == 1
+    assert hosts(loader) == AB
+    assert loader.load(Trigger.WATCH, quietly=True)
+    assert hosts(loader) == BC
+
+
+def test_a_name_that_is_no_text_is_no_trouble(site: Site) -> None:
+    """File names are bytes."""
+    site.file = site.file.with_name(os.fsdecode(b"end\xffpoints.txt"))
+    loader = site.boot()
+    assert loader.store.view.state is State.EMPTY
+    site.file.write_text(GOOD)
+    loader.load(Trigger.WATCH)
+    assert hosts(loader) == AB
+
+
+def test_a_receiver_that_exits_ends_nothing(site: Site) -> None:
+    """SystemExit would end the reload thread without a word."""
+    site.file.write_text(GOOD)
+    loader = site.boot()
+
+    def leave(sender: Store, **_: object) -> None:
+        sys.exit("enough")
+
+    with signals.config_reloaded.connected_to(leave):
+        site.file.write_text(OTHER)
+        loader.load(Trigger.WATCH)
+    assert hosts(loader) == BC
+
+
 class TestOffload:
     """Large files are rendered in a process of their own."""
 
@@ -401,6 +575,16 @@ class TestOffload:
             offload.Renderer().render(self.LARGE + b"\xff", UrlRules(), EMPTY_BODY)
         assert caught.value.code == Code.NOT_UTF8
         assert "line 10002" in str(caught.value)
+
+    def test_a_stop_does_not_wait_for_the_child(self, site: Site) -> None:
+        """It is ended, and that is no failure of the file."""
+        site.file.write_text(GOOD)
+        loader = site.boot()
+        loader.renderer.abort()
+        site.file.write_bytes(self.LARGE)
+        loader.load(Trigger.WATCH)
+        assert loader.store.view.history[0].result is Result.APPLIED
+        assert hosts(loader) == AB
 
     def test_a_child_that_dies_is_an_error_that_leaves_the_list(
         self, site: Site, monkeypatch: pytest.MonkeyPatch

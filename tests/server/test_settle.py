@@ -186,3 +186,31 @@ def test_whatever_happens_a_change_is_read_in_the_end_and_never_during_a_write(
     if current != OLD and not settle.pending:
         settle.looked(current, now, told=False, expected=True)
         assert not settle.pending
+
+
+def test_a_read_that_came_to_nothing_is_tried_again_soon() -> None:
+    """Not at once, over and over."""
+    settle = Settle(OLD)
+    settle.again(1.0)
+    assert settle.wait(1.0) == pytest.approx(QUIET)
+    settle.written(1.0)
+    settle.again(1.0)
+    assert settle.wait(1.0) == pytest.approx(CLOSE_WAIT), "a writer at work is still waited for"
+
+
+def test_a_writer_that_is_found_at_work_is_waited_for() -> None:
+    """Until it has closed the file, or has written nothing for two seconds."""
+    settle = Settle(OLD)
+    settle.closed(1.0)
+    looked(settle, NEW, 1.0)
+    assert settle.may_hold(OLD), "the close may be an earlier writer's"
+    settle.hold(1.1)
+    assert settle.held
+    assert settle.wait(1.1) == pytest.approx(CLOSE_WAIT)
+    assert not settle.may_hold(OLD), "nobody is waited for twice"
+    settle.closed(2.0)
+    assert not settle.held
+    assert settle.wait(2.0 + CLOSE_GRACE) == 0
+    settle.read(NEW)
+    settle.asked(3.0)
+    assert not settle.may_hold(NEW), "nothing is news"
