@@ -319,16 +319,17 @@ class _Rival:
         self._asking = False
         if self._overtaking:  # a time-out came first
             self._asker.uncancel()
-        if outcome.good or self._task is None:
+        if self._task is None or (outcome.good and not self._task.done()):
             return outcome
-        # The rival is still asking: its answer is as good as ours would have been.
+        # While the rival is asking, its answer is as good as ours would have been.
         await asyncio.wait([self._task])
         theirs, self._task = self._task.result(), None
-        if theirs.good:
+        if theirs.good and not outcome.good:
             await _discard(outcome)
             return of_rival(theirs, beaten(self._core, outcome), self._route.told)
         await _discard(theirs)
-        outcome.losers = (*outcome.losers, *beaten(self._core, theirs))
+        if not theirs.good:
+            outcome.losers = (*outcome.losers, *beaten(self._core, theirs))
         return outcome
 
     async def abandon(self) -> None:

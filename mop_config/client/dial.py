@@ -313,9 +313,23 @@ async def _dial_one(
                 stream = await backend.connect_tcp(
                     address, target.port, share, options.local_address, options.socket_options
                 )
-                if target.server_name is not None:
-                    stream = await stream.start_tls(options.tls, target.server_name, share)
-                return stream
+                return await _secured(stream, target.server_name, options.tls, share)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
         raise failure
+
+
+async def _secured(
+    stream: httpcore2.AsyncNetworkStream,
+    server_name: str | None,
+    tls: ssl.SSLContext,
+    seconds: float,
+) -> httpcore2.AsyncNetworkStream:
+    if server_name is None:
+        return stream
+    try:
+        return await stream.start_tls(tls, server_name, seconds)
+    except BaseException:
+        # httpcore closes it after an error, but not when the race calls the dial off.
+        await stream.aclose()
+        raise

@@ -245,11 +245,13 @@ class Stream(httpcore2.NetworkStream):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write everything."""
-        if not buffer:
-            return  # the end of a message; a call to the system could only lose its error
         plan: Plan | None = ROUTE.get()
         if plan is not None:
             plan.under_way()
+        if not buffer:
+            # The end of a message: a call to the system could only lose an error. Or, over
+            # HTTP/2, another thread has sent our bytes along with its own.
+            return
         try:
             sent = self._send(buffer)
             while sent < len(buffer):

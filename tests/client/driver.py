@@ -1,6 +1,7 @@
 """Both drivers behind one face, so that a test says once what each of them must do."""
 
 import asyncio
+import contextlib
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -42,7 +43,7 @@ class Driver:
         self.kind = kind
         self._runner = asyncio.Runner() if kind == "async" else None
         options.setdefault("verify", _trust())
-        given = {"policy": policy, "verify": options["verify"]}
+        given = {"policy": policy, "verify": options["verify"], "update_interval": 0.0}
         self.manager: BaseManager
         self.client: Any
         if kind == "async":
@@ -61,6 +62,19 @@ class Driver:
         else:
             self._runner.run(self.client.aclose())
             self._runner.close()
+
+    @contextlib.contextmanager
+    def checking(self) -> Iterator[None]:
+        """Have the manager check its endpoints by itself meanwhile."""
+        self._now(self.manager.start())  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            self._now(self.manager.close())  # type: ignore[attr-defined]
+
+    def _now(self, step: Any) -> None:
+        if self._runner is not None:
+            self._runner.run(step)
 
     def request(self, method: str, url: str, **options: Any) -> httpx2.Response:
         """Send one request, and read its answer."""

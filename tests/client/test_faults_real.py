@@ -1,0 +1,370 @@
+"""What an application sees of each kind of sick endpoint, with real servers and sockets.
+
+A figure that is asserted here is an upper bound that a busy machine keeps as well; the
+benchmarks measure.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from mop_config.client import NoEndpointAvailable, Policy
+from mop_config.probe import ProbeResult
+
+from ..waiting import wait_for
+from .driver import Driver
+from .fleet import Backend, Fleet, black_hole, closed_port, fleet_in, silence, timed
+from .scripted import scripted
+
+RACE = 0.25
+#: What a busy machine may add to a delay that is known.
+SLACK = 1.5
+
+
+@pytest.fixture(scope="module")
+def backup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    """An endpoint that always works."""
+    with fleet_in(tmp_path_factory.mktemp("backup")) as fleet:
+        yield fleet.add("backup", tls=("127.0.0.1",))
+
+
+@pytest.fixture
+def primary(fleet: Fleet) -> Backend:
+    """An endpoint that the test may do anything to."""
+    return fleet.add("primary")
+
+
+# -- endpoints that cannot be dialled
+
+
+def test_a_black_hole_costs_the_first_request_a_quarter_second(backup: Backend, kind: str) -> None:
+    """250 ms and the backup's own dial; later requests do not even try it."""
+    with black_hole() as port:
+        urls = [f"http://127.0.0.1:{port}", backup.url]
+        with Driver(kind, urls, verify=backup.fleet.trust()) as driver:
+            with timed() as first:
+                assert driver.who() == "backup"
+            assert RACE < first.seconds < RACE + SLACK
+            with timed() as later:
+                for _ in range(5):
+                    assert driver.who() == "backup"
+            assert later.seconds < RACE
+            assert driver.state(urls[0]) == "suspect"
+            assert driver.manager.statistics()["api"]["switches"] == 1
+
+
+def test_a_tls_handshake_that_stalls_costs_no_more(backup: Backend, kind: str) -> None:
+    """Where a network lets TCP through and swallows TLS, a connection is not a connection."""
+    with silence() as port:
+        urls = [f"https://127.0.0.1:{port}", backup.url]
+        with Driver(kind, urls, verify=backup.fleet.trust()) as driver:
+            with timed() as first:
+                assert driver.request("POST", "/", content=b"x").json()["server"] == "backup"
+            assert RACE < first.seconds < RACE + SLACK
+            with timed() as later:
+                for _ in range(5):
+                    assert driver.who() == "backup"
+            assert later.seconds < RACE
+
+
+def test_others_learn_of_a_black_hole_before_the_first_request_is_answered(
+    fleet: Fleet, kind: str
+) -> None:
+    """Its finder may wait long for its answer; nobody else has to find it again."""
+    slow = fleet.add("slow")
+    slow.behave(delay=2.0)
+    with black_hole() as port, Driver(kind, [f"http://127.0.0.1:{port}", slow.url]) as driver:
+        began = time.perf_counter()
+        known: list[float] = []
+
+        def watch() -> None:
+            wait_for(lambda: driver.state(driver.manager.api_endpoints[0].url) == "suspect")
+            known.append(time.perf_counter() - began)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        with timed() as took:
+            assert driver.who() == "slow"
+        watcher.join()
+    assert took.seconds > 2
+    assert known[0] < 1.5
+
+
+def test_many_requests_at_once_lose_a_quarter_second_and_not_more(
+    backup: Backend, kind: str
+) -> None:
+    """Also over HTTP/2, where they queue for one connection."""
+    for http2 in (False, True):
+        with silence() as port:
+            urls = [f"https://127.0.0.1:{port}", backup.url]
+            with (
+                Driver(kind, urls, verify=backup.fleet.trust(), http2=http2) as driver,
+                timed() as took,
+            ):
+                answers = driver.at_once(12, "/who")
+            assert [answer.json()["server"] for answer in answers] == ["backup"] * 12
+            assert took.seconds < RACE + SLACK
+
+
+def test_black_holes_do_not_outlast_the_total(kind: str) -> None:
+    """Each gets its dial, but no dial begins or goes on after the request's time."""
+    with black_hole() as port:
+        urls = [f"http://127.0.0.1:{port}/{number}" for number in range(20)]
+        policy = Policy(total_timeout=0.8, race_delay=0.1)
+        with (
+            Driver(kind, urls, policy) as driver,
+            timed() as took,
+            pytest.raises(NoEndpointAvailable) as caught,
+        ):
+            driver.get("/")
+        assert 0.5 < took.seconds < 0.8 + 1
+        assert {trial.fault for trial in caught.value.attempts} == {"connect-timeout"}
+
+
+def test_a_refusing_endpoint_costs_nothing(backup: Backend, kind: str) -> None:
+    """The next one is dialled at once."""
+    urls = [f"http://127.0.0.1:{closed_port()}", backup.url]
+    with Driver(kind, urls, verify=backup.fleet.trust()) as driver, timed() as took:
+        assert driver.who() == "backup"
+    assert took.seconds < RACE
+
+
+# -- endpoints that do not answer
+
+
+def test_a_frozen_primary_is_overtaken_after_the_hedge_delay(
+    primary: Backend, backup: Backend, kind: str
+) -> None:
+    """A GET over a warm connection is asked elsewhere after a second; later ones go there."""
+    with Driver(kind, [primary.url, backup.url], verify=backup.fleet.trust()) as driver:
+        assert driver.who() == "primary"
+        primary.freeze()
+        with timed() as first:
+            assert driver.who() == "backup"
+        assert 1.0 <= first.seconds < 1.0 + SLACK
+        with timed() as later:
+            assert driver.who() == "backup"
+        assert later.seconds < 0.5
+        assert driver.state(primary.url) == "suspect"
+
+
+def test_a_slow_answer_is_overtaken_and_the_slow_endpoint_left(
+    primary: Backend, backup: Backend, kind: str
+) -> None:
+    """First byte after three seconds: the answer is here after one, from the backup."""
+    primary.behave(delay=3.0)
+    with Driver(kind, [primary.url, backup.url], verify=backup.fleet.trust()) as driver:
+        with timed() as first:
+            assert driver.who() == "backup"
+        assert 1.0 <= first.seconds < 1.0 + SLACK
+        with timed() as later:
+            assert driver.who() == "backup"
+        assert later.seconds < 0.5
+
+
+def test_the_first_answer_wins_even_if_it_is_the_slow_ones(fleet: Fleet, kind: str) -> None:
+    """Asking another one is no reason to stop listening to the first."""
+    primary, backup = fleet.pair()
+    primary.behave(delay=0.8)
+    backup.behave(delay=5.0)
+    with Driver(kind, [primary.url, backup.url], Policy(hedge_delay=0.2)) as driver:
+        with timed() as took:
+            assert driver.who() == "primary"
+        assert 0.8 <= took.seconds < 0.8 + SLACK
+        assert driver.state(primary.url) == "healthy"
+
+
+def test_a_slow_failure_waits_for_the_rivals_answer(fleet: Fleet, kind: str) -> None:
+    """A 502 that comes while another endpoint is being asked is not the last word."""
+    primary, backup = fleet.pair()
+    primary.behave(delay=0.6, status=502)
+    backup.behave(delay=0.8)
+    with Driver(kind, [primary.url, backup.url], Policy(hedge_delay=0.2)) as driver:
+        assert driver.who() == "backup"
+        assert driver.state(primary.url) == "suspect"
+
+
+def test_a_rival_that_fails_is_forgotten(fleet: Fleet, kind: str) -> None:
+    """The first endpoint's answer still counts, and the rival's failure is noted."""
+    primary, backup = fleet.pair()
+    primary.behave(delay=0.8)
+    backup.behave(status=502)
+    with Driver(kind, [primary.url, backup.url], Policy(hedge_delay=0.2)) as driver:
+        assert driver.who() == "primary"
+        assert driver.state(backup.url) == "suspect"
+
+
+def test_a_busy_rival_is_not_taken_for_dead(fleet: Fleet, kind: str) -> None:
+    """503 with Retry-After means later, also as the answer to a hedge."""
+    primary, backup = fleet.pair()
+    primary.behave(delay=0.8)
+    backup.behave(status=503, headers={"Retry-After": "60"})
+    with Driver(kind, [primary.url, backup.url], Policy(hedge_delay=0.2)) as driver:
+        assert driver.who() == "primary"
+        assert driver.state(backup.url) == "healthy"
+
+
+def test_a_slow_post_is_asked_once(fleet: Fleet, kind: str) -> None:
+    """However long it takes, nobody else is asked to execute it."""
+    primary, backup = fleet.pair()
+    primary.behave(delay=0.8)
+    with Driver(kind, [primary.url, backup.url], Policy(hedge_delay=0.1)) as driver:
+        told = driver.request("POST", "/", headers={"X-Number": "7"}).json()
+    assert told["server"] == "primary"
+    assert (primary.posts(), backup.posts()) == (["7"], [])
+
+
+def test_hedging_makes_one_thread_and_only_after_the_delay(fleet: Fleet) -> None:
+    """It ends with the request, also when the rival was over a warm connection."""
+    primary, backup = fleet.pair()
+    policy = Policy(hedge_delay=0.3)
+    with Driver("sync", [backup.url, primary.url], policy) as driver:
+        driver.who()  # so that there is a warm connection to what will be the backup
+        driver.manager.add_api_endpoint(backup.url, 9)
+        primary.behave(delay=0.9)
+        backup.behave(delay=30.0)
+        before = threading.active_count()
+        seen: list[tuple[float, int]] = []
+        asking = threading.Event()
+
+        def watch() -> None:
+            began = time.perf_counter()
+            while not asking.is_set():
+                seen.append((time.perf_counter() - began, threading.active_count() - before))
+                time.sleep(0.01)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        assert driver.who() == "primary"
+        asking.set()
+        watcher.join()
+        assert {count for seconds, count in seen if seconds < 0.25} == {1}
+        assert max(count for _, count in seen) == 2
+        wait_for(lambda: threading.active_count() == before, seconds=2, what="the rival ends")
+        backup.behave()
+
+
+def test_hedging_works_over_http2(fleet: Fleet, kind: str) -> None:
+    """Also for requests that share one connection, which stays in use."""
+    primary, backup = fleet.pair(tls=("127.0.0.1",), http2=True)
+    policy = Policy(hedge_delay=0.3)
+    options = {"verify": fleet.trust(), "http2": True}
+    with Driver(kind, [primary.url, backup.url], policy, **options) as driver:
+        assert driver.who("/calm") == "primary"
+        primary.behave(delay=3.0)
+        with timed() as took:
+            answers = driver.at_once(6, "/who")
+        assert {answer.json()["server"] for answer in answers} == {"backup"}
+        assert 0.3 <= took.seconds < 0.3 + SLACK
+        primary.behave()
+
+
+# -- endpoints that answer, but not what they should
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_sick_gateway_is_left_at_once(
+    primary: Backend, backup: Backend, kind: str, status: int
+) -> None:
+    """An idempotent request goes on; the endpoint is suspect, and after three times down."""
+    primary.behave(status=status)
+    with Driver(kind, [primary.url, backup.url], verify=backup.fleet.trust()) as driver:
+        assert driver.who() == "backup"
+        assert driver.state(primary.url) == "suspect"
+        with timed() as later:
+            assert driver.who() == "backup"
+        assert later.seconds < 0.5
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_endpoint_is_left_alone_for_as_long_as_it_asked(
+    primary: Backend, backup: Backend, kind: str, status: int
+) -> None:
+    """It is not down, and it is asked again after its time."""
+    primary.behave(status=status, headers={"Retry-After": "1"})
+    policy = Policy(min_dwell=0.0)
+    with Driver(kind, [primary.url, backup.url], policy, verify=backup.fleet.trust()) as driver:
+        began = time.perf_counter()
+        assert driver.who() == "backup"
+        assert driver.state(primary.url) == "healthy"
+        primary.behave()
+        wait_for(lambda: driver.who() == "primary", seconds=5, what="it is asked again")
+        assert time.perf_counter() - began >= 1.0
+
+
+def test_when_all_are_busy_somebody_is_asked_anyway(fleet: Fleet, kind: str) -> None:
+    """A busy endpoint is better than none."""
+    primary, backup = fleet.pair()
+    for backend in (primary, backup):
+        backend.behave(status=503, headers={"Retry-After": "60"})
+    with Driver(kind, [primary.url, backup.url]) as driver:
+        assert driver.get("/").status_code == 503
+        primary.behave()
+        backup.behave()
+        assert driver.get("/").status_code == 200
+
+
+def test_application_errors_move_nobody(primary: Backend, backup: Backend, kind: str) -> None:
+    """404 and 500 are answers."""
+    with Driver(kind, [primary.url, backup.url], verify=backup.fleet.trust()) as driver:
+        for status in (400, 401, 404, 409, 500, 501):
+            primary.behave(status=status)
+            answer = driver.get("/")
+            assert (answer.status_code, answer.json()["server"]) == (status, "primary")
+        assert driver.state(primary.url) == "healthy"
+
+
+def test_what_is_no_http_is_a_failure(backup: Backend, kind: str) -> None:
+    """Another service on the port: GET goes on, and POST says what happened."""
+    with (
+        scripted({"first": ("garbage",)}) as ([first], _),
+        Driver(kind, [first.url, backup.url], verify=backup.fleet.trust()) as driver,
+    ):
+        with pytest.raises(httpx2.RemoteProtocolError):
+            driver.request("POST", "/", content=b"x")
+        assert driver.state(first.url) == "suspect"
+        assert driver.who() == "backup"
+
+
+# -- endpoints that come and go
+
+
+def test_a_killed_primary_is_left_and_taken_up_again(fleet: Fleet, kind: str) -> None:
+    """Over a connection that was warm when it died; back after it is healthy again."""
+    primary, backup = fleet.pair()
+    with Driver(kind, [primary.url, backup.url], Policy(min_dwell=0.0)) as driver:
+        assert driver.who() == "primary"
+        primary.kill()
+        with timed() as took:
+            assert driver.who() == "backup"
+        assert took.seconds < 1
+        primary.start()
+        _probe(driver, primary)
+        _probe(driver, primary)
+        wait_for(lambda: driver.who() == "primary", what="failback")
+
+
+def _probe(driver: Driver, backend: Backend) -> None:
+    """Tell the pool of a good health check, as the manager's own loop would."""
+    driver.manager.record_probe("api", backend.url, ProbeResult(None, 0.01, "200", "/health"))
+
+
+def test_a_flapping_primary_fails_no_request(fleet: Fleet, kind: str) -> None:
+    """Down and up again every moment, with the manager's checks running."""
+    primary, backup = fleet.pair()
+    policy = Policy(min_dwell=0.0, first_backoff=0.1, max_backoff=0.2)
+    with Driver(kind, [primary.url, backup.url], policy) as driver, driver.checking():
+        for _ in range(2):
+            primary.freeze()
+            for _ in range(3):
+                driver.who()
+            primary.thaw()
+            primary.kill()
+            for _ in range(10):
+                driver.who()
+            primary.start()
+            for _ in range(20):
+                driver.who()
