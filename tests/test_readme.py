@@ -179,6 +179,34 @@ def test_every_setting_is_documented_with_its_default() -> None:
         assert f"`{name}`" in README or f"${name}" in README, name
 
 
+def test_the_documented_defaults_are_the_real_ones() -> None:
+    """A row's default is what an empty environment gives."""
+    settings, process = Settings(), ProcessSettings()
+    real = {
+        "ENDPOINT_CONFIG_FILE": settings.source,
+        "ENDPOINT_PROTOCOL": settings.rules.protocol,
+        "ENDPOINT_API_PATH": settings.rules.api_path,
+        "ENDPOINT_STRICT": int(settings.strict),
+        "ENDPOINT_ALLOW_EMPTY": int(settings.allow_empty),
+        "ENDPOINT_MAX_BYTES": settings.max_bytes,
+        "ENDPOINT_POLL_INTERVAL": f"{settings.poll_interval:g}",
+        "ENDPOINT_MAX_AGE": settings.max_age,
+        "SERVICE_NAME": settings.service_name,
+        "HOST": process.host,
+        "PORT": process.port,
+        "WEB_CONCURRENCY": process.workers,
+        "THREADS": process.threads,
+        "WORKER_CLASS": process.worker_class,
+    }
+    documented: dict[str, str] = {}
+    for names, defaults in re.findall(r"^\| (`[A-Z_`, ]+`) \| ([^|]*)\|", README, re.MULTILINE):
+        values = re.findall(r"`([^`]*)`", defaults)
+        documented |= dict(zip(re.findall(r"`(\w+)`", names), values, strict=False))
+    assert {name: str(value) for name, value in real.items()} == {
+        name: value for name, value in documented.items() if name in real
+    }
+
+
 def test_every_dependency_has_a_reason() -> None:
     """In docs/dependencies.md, and with a lowest version in setup.cfg."""
     config = ConfigParser()
