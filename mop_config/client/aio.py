@@ -9,6 +9,7 @@ from blinker import NamedSignal
 
 from .aio_transport import AsyncFailoverTransport
 from .base import BaseManager
+from .clients import AsyncClient
 from .state import EndpointState
 
 
@@ -54,7 +55,7 @@ class AsyncEndpointManager(BaseManager):
             ValueError: If certificates would not be verified.
         """
         transport = AsyncFailoverTransport(self, **self._for_transport(options))
-        return httpx2.AsyncClient(transport=transport, **self._for_client(options))
+        return AsyncClient(transport=transport, **self._for_client(options))
 
     async def check_endpoint_health(self, endpoint: EndpointState | str) -> bool:
         """Check one endpoint now; see ``EndpointManager.check_endpoint_health``.

@@ -21,7 +21,7 @@ from .core import Call, Core
 from .dial import DialError, dial_async
 from .failover import Attempt, Outcome, Race, Verdict
 from .options import TransportOptions
-from .outcomes import answered, beaten, broke_off, failed, of_rival, why
+from .outcomes import answered, beaten, broke_off, broken, failed, of_rival, why
 from .pool import Member
 from .route import ROUTE, Moved, Route
 from .transport import HasCore
@@ -160,7 +160,10 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         shape = wire.shape_of(request)
         call = self._core.call(shape)
         while isinstance(call.step, Attempt):
-            call.went(await self._attempt(call, call.step, request, hedged=shape.hedged))
+            outcome = await self._attempt(call, call.step, request, hedged=shape.hedged)
+            if outcome.good and wire.is_read_whole(request, shape, outcome.result.response):
+                outcome = await self._read_whole(outcome)
+            call.went(outcome)
         return await self._conclude(call.step, request)
 
     async def _attempt(
@@ -219,16 +222,29 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             route.rival.arm()
         return await self._proxied(proxy).handle_async_request(addressed)
 
+    async def _read_whole(self, outcome: Outcome) -> Outcome:
+        """Read the body as a part of the attempt: where it breaks off, another follows."""
+        response = outcome.result.response
+        try:
+            content = await response.aread()
+        except Exception as error:
+            return broken(self._core, outcome, error)
+        finally:
+            await response.aclose()
+        outcome.result = outcome.result._replace(content=content)
+        return outcome
+
     async def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:
         if verdict.discard is not None:
             await verdict.discard.response.aclose()
         if verdict.answer is None:
             raise why(verdict, request)
-        member, response = verdict.answer
+        member, response, content = verdict.answer
+        body = _Body(self._core, member, response, request)
         return httpx2.Response(
             response.status,
             headers=wire.from_endpoint(response.headers, member.target),
-            stream=_Body(self._core, member, response, request),
+            stream=body if content is None else httpx2.ByteStream(content),
             extensions={**response.extensions, "endpoint": member.url},
         )
 

@@ -5,6 +5,7 @@ from typing import Any, Self
 import httpx2
 
 from .base import BaseManager
+from .clients import Client
 from .state import EndpointState
 from .transport import FailoverTransport
 
@@ -47,7 +48,7 @@ class EndpointManager(BaseManager):
             ValueError: If certificates would not be verified.
         """
         transport = FailoverTransport(self, **self._for_transport(options))
-        return httpx2.Client(transport=transport, **self._for_client(options))
+        return Client(transport=transport, **self._for_client(options))
 
     def check_endpoint_health(self, endpoint: EndpointState | str) -> bool:
         """Check one endpoint now, and take in what is found.

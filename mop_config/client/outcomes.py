@@ -23,10 +23,11 @@ _FROM_THE_WIRE = (
 
 
 class Answer(NamedTuple):
-    """An answer, and where it came from."""
+    """An answer, where it came from, and its body if that has been read already."""
 
     member: Member
     response: httpcore2.Response
+    content: bytes | None = None
 
 
 def answered(core: Core, route: Route, response: httpcore2.Response) -> Outcome:
@@ -64,6 +65,19 @@ def failed(core: Core, route: Route, error: Exception) -> Outcome:
         result=error,
         losers=route.losers,
         told=route.told,
+    )
+
+
+def broken(core: Core, outcome: Outcome, error: Exception) -> Outcome:
+    """Say what it means that an answer broke off in its body."""
+    return Outcome(
+        outcome.member,
+        core.clock(),
+        outcome.began,
+        fault=_fault_of(error, connecting=False),
+        result=error,
+        losers=outcome.losers,
+        told=outcome.told,
     )
 
 

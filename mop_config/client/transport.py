@@ -19,7 +19,7 @@ from . import wire
 from .core import Call, Core
 from .failover import Attempt, Outcome, Verdict
 from .options import TransportOptions
-from .outcomes import answered, beaten, broke_off, failed, of_rival, why
+from .outcomes import answered, beaten, broke_off, broken, failed, of_rival, why
 from .pool import Member
 from .route import ROUTE, Moved
 from .streams import Backend, Overtaken, Plan, discard
@@ -87,7 +87,10 @@ class FailoverTransport(httpx2.BaseTransport):
         shape = wire.shape_of(request)
         call = self._core.call(shape)
         while isinstance(call.step, Attempt):
-            call.went(self._attempt(call, call.step, request, hedged=shape.hedged))
+            outcome = self._attempt(call, call.step, request, hedged=shape.hedged)
+            if outcome.good and wire.is_read_whole(request, shape, outcome.result.response):
+                outcome = self._read_whole(outcome)
+            call.went(outcome)
         return self._conclude(call.step, request)
 
     def _attempt(
@@ -154,16 +157,29 @@ class FailoverTransport(httpx2.BaseTransport):
         outcome.losers = (*outcome.losers, *beaten(self._core, theirs))
         return outcome
 
+    def _read_whole(self, outcome: Outcome) -> Outcome:
+        """Read the body as a part of the attempt: where it breaks off, another follows."""
+        response = outcome.result.response
+        try:
+            content = response.read()
+        except Exception as error:
+            return broken(self._core, outcome, error)
+        finally:
+            response.close()
+        outcome.result = outcome.result._replace(content=content)
+        return outcome
+
     def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:
         if verdict.discard is not None:
             verdict.discard.response.close()
         if verdict.answer is None:
             raise why(verdict, request)
-        member, response = verdict.answer
+        member, response, content = verdict.answer
+        body = _Body(self._core, member, response, request)
         return httpx2.Response(
             response.status,
             headers=wire.from_endpoint(response.headers, member.target),
-            stream=_Body(self._core, member, response, request),
+            stream=body if content is None else httpx2.ByteStream(content),
             extensions={**response.extensions, "endpoint": member.url},
         )
 

@@ -18,6 +18,11 @@ HOST = "endpoint.invalid"
 BASE_URL = f"https://{HOST}"
 _RAW_HOST = HOST.encode()
 
+#: Extension of a request that says whether its answer is wanted at once and whole.
+WHOLE = "mop_config.whole"
+#: Answers up to this many bytes are read whole where nothing was said.
+_SMALL = 1 << 16
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -45,6 +50,23 @@ def _is_replayable(stream: Any) -> bool:
         or (hasattr(file, "seekable") and file.seekable())
         for field in fields
     )
+
+
+def is_read_whole(request: httpx2.Request, shape: Shape, response: httpcore2.Response) -> bool:
+    """Whether the body of an answer is read before the application gets the answer.
+
+    Then an endpoint that dies in the middle of it costs the application nothing. A body
+    that it wants to read in its own time, or that may be endless, is handed on as it comes.
+    """
+    if not (shape.idempotent and shape.replayable):
+        return False
+    whole: bool | None = request.extensions.get(WHOLE)
+    if whole is not None:
+        return whole
+    for name, value in response.headers:
+        if name.lower() == b"content-length":
+            return value.isdigit() and int(value[:9]) <= _SMALL
+    return False
 
 
 def to_endpoint(

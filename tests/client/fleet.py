@@ -185,6 +185,15 @@ class Fleet:
         return self.add("primary", **options), self.add("backup", **options)
 
 
+def open_sockets() -> list[str]:
+    """The sockets that this process has open."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return [target for target in found if target.startswith("socket:")]
+
+
 @contextlib.contextmanager
 def fleet_in(folder: Path) -> Iterator[Fleet]:
     """Give a fleet, and end it."""

@@ -194,14 +194,43 @@ def test_a_stream_that_is_left_early_speaks_against_nobody(servers: Servers, kin
         assert driver.state(servers.plain.url) == "healthy"
 
 
-def test_an_endpoint_that_breaks_off_in_a_body_has_failed(servers: Servers, kind: str) -> None:
+def test_a_get_survives_an_endpoint_that_dies_in_a_body(servers: Servers, kind: str) -> None:
+    """What the application has not seen can be asked for again."""
+    with (
+        scripted({"first": ("half",)}) as ([first], _),
+        Driver(kind, [first.url, servers.other.url]) as driver,
+    ):
+        assert driver.who() == "other"
+        assert driver.state(first.url) == "suspect"
+
+
+def test_an_endpoint_that_dies_in_a_stream_has_failed(servers: Servers, kind: str) -> None:
     """The application gets the error, since part of the answer is with it already."""
+    parts: list[bytes] = []
+
+    def each(part: bytes) -> bool:
+        parts.append(part)
+        return True
+
     with (
         scripted({"first": ("half",)}) as ([first], _),
         Driver(kind, [first.url, servers.other.url]) as driver,
     ):
         with pytest.raises(httpx2.RemoteProtocolError):
-            driver.get("/")
+            driver.stream("/", each)
+        assert parts == [b"only this"]
+        assert driver.state(first.url) == "suspect"
+        assert driver.who() == "other"
+
+
+def test_a_post_is_not_repeated_for_a_body_that_breaks_off(servers: Servers, kind: str) -> None:
+    """It was executed; what is lost is the answer, and that is what the error says."""
+    with (
+        scripted({"first": ("half",)}) as ([first], _),
+        Driver(kind, [first.url, servers.other.url]) as driver,
+    ):
+        with pytest.raises(httpx2.RemoteProtocolError):
+            driver.request("POST", "/", content=b"x")
         assert driver.state(first.url) == "suspect"
         assert driver.who() == "other"
 
