@@ -109,7 +109,7 @@ class Loader:
         """Load what changed since the last time, while no thread was looking."""
         if self.source.signature() == self.signature:
             return
-        self.interrupted = self.store.view.loaded and self.source.being_written()
+        self.interrupted = self.store.view.loaded and bool(self.source.being_written())
         if not self.interrupted:
             self.load(Trigger.POLL, quietly=True)
 

@@ -42,7 +42,7 @@ class Reloader:
         self.watcher = Watcher(loader.source.path, self._wake)
         self._settle = Settle(loader.signature)
         if loader.interrupted:
-            self._settle.hold(time.monotonic())
+            self._settle.written(time.monotonic())
         self._cause: Trigger | None = None
         self._complained = False
         self._next_poll = time.monotonic() + poll_interval
@@ -98,7 +98,7 @@ class Reloader:
         self.watcher.check(now)
         self._look(kinds, now)
         if self._settle.wait(now) == 0 and self._is_being_written():
-            self._settle.hold(now)
+            self._settle.written(now)
         elif self._settle.wait(now) == 0:
             self._load(self._cause or Trigger.POLL, quietly=self._cause is not Trigger.SIGHUP)
         elif self._settle.restless(now) and not self._complained:
@@ -118,8 +118,8 @@ class Reloader:
                 settle.written(now)
             elif kind == ord(wakeup.CLOSED):
                 settle.closed(now)
-        if settle.held and not self._loader.source.being_written():
-            settle.closed(now)
+        if settle.writing and not told and self._loader.source.being_written() is False:
+            settle.closed(now)  # no event tells of the end of truncate(2), or where there are none
         if wakeup.SIGHUP in kinds:
             settle.asked(now)
             self._cause = Trigger.SIGHUP
@@ -131,7 +131,7 @@ class Reloader:
     def _is_being_written(self) -> bool:
         # The close that we know of may be that of an earlier writer.
         source = self._loader.source
-        return self._settle.may_hold(self._loader.signature) and source.being_written()
+        return self._settle.unguarded(self._loader.signature) and bool(source.being_written())
 
     def _load(self, trigger: Trigger, *, quietly: bool) -> None:
         done = self._loader.load(trigger, quietly=quietly, settled=self._settle.seen)

@@ -33,15 +33,14 @@ class Settle:
 
     Attributes:
         seen: What it looked like at the last look.
-        held: Whether a writer was found at work just when the file was to be read.
+        writing: Whether a writer is waited for.
     """
 
     def __init__(self, signature: Signature) -> None:
         self.seen = signature
         self._since: float | None = None  # since when something is pending
         self._due = 0.0
-        self._writing = False
-        self.held = False
+        self.writing = False
 
     @property
     def pending(self) -> bool:
@@ -51,26 +50,21 @@ class Settle:
     def written(self, now: float) -> None:
         """An event: somebody wrote to the file and has not closed it."""
         self._start(now)
-        self._writing = True
+        self.writing = True
         self._due = now + CLOSE_WAIT
 
-    def hold(self, now: float) -> None:
-        """Some process has the file open for writing: wait for its close."""
-        self.written(now)
-        self.held = True
-
-    def may_hold(self, read: Signature) -> bool:
-        """Whether a writer at work would matter: nobody waits for one, and there is news.
+    def unguarded(self, read: Signature) -> bool:
+        """Whether there is news, and no writer is waited for.
 
         Args:
             read: What the file looked like when it was last read.
         """
-        return not self._writing and self.seen != read
+        return not self.writing and self.seen != read
 
     def closed(self, now: float) -> None:
         """An event: the file was closed after writing, or a whole one was moved there."""
         self._start(now)
-        self._writing = self.held = False
+        self.writing = False
         self._due = now + CLOSE_GRACE
 
     def asked(self, now: float) -> None:
@@ -93,7 +87,7 @@ class Settle:
         appeared = self.seen.missing and not signature.missing
         self.seen = signature
         self._start(now)
-        if self._writing:
+        if self.writing:
             self._due = max(self._due, now + CLOSE_WAIT)
         elif signature.blank:
             # Created or cut to nothing: whoever did that is about to write.
@@ -115,7 +109,7 @@ class Settle:
         """The file was read (or refused) with this signature: nothing is pending any more."""
         self.seen = signature
         self._since = None
-        self._writing = self.held = False
+        self.writing = False
 
     def again(self, now: float) -> None:
         """The file could not be read, or not as it was seen: look at it soon."""

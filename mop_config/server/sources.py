@@ -105,18 +105,18 @@ class FileSource:
         """Look at the file without reading it; never raises."""
         return Signature.at(self.path)
 
-    def being_written(self) -> bool:
-        """Whether some process is known to have the file open for writing.
+    def being_written(self) -> bool | None:
+        """Whether some process has the file open for writing; None where nobody can tell.
 
         A read lease is granted on a file that nobody has open for writing (fcntl(2)). Only
-        the file's owner and root may ask, on Linux, on a local file system; False elsewhere.
+        the file's owner and root may ask, on Linux, on a local file system.
         """
         if not hasattr(fcntl, "F_SETLEASE"):
-            return False
+            return None
         try:
             descriptor = os.open(self.path, _FLAGS)
         except OSError:
-            return False
+            return None
         try:
             # Who opens the file in this moment makes the kernel send a signal: one that
             # does nothing, in the place of SIGIO, which would end the process.
@@ -124,7 +124,7 @@ class FileSource:
             fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
             fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         except OSError as error:
-            return error.errno == errno.EAGAIN
+            return True if error.errno == errno.EAGAIN else None
         finally:
             os.close(descriptor)
         return False

@@ -170,6 +170,12 @@ def by_append(file: Path, content: str) -> None:
         handle.write(rest)
 
 
+def by_truncating_it_by_name(file: Path, content: str) -> None:
+    """No close follows a truncate(2)."""
+    file.write_text(content + "one.too-many.example\n")
+    os.truncate(file, len(content))
+
+
 def by_deleting_and_recreating(file: Path, content: str) -> None:
     file.unlink()
     file.write_text(content)
@@ -193,6 +199,7 @@ WAYS = [
     by_mv,
     by_rsync,
     by_append,
+    by_truncating_it_by_name,
     by_deleting_and_recreating,
     by_rewriting_with_the_same_date_and_size,
 ]

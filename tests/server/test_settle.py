@@ -203,14 +203,14 @@ def test_a_writer_that_is_found_at_work_is_waited_for() -> None:
     settle = Settle(OLD)
     settle.closed(1.0)
     looked(settle, NEW, 1.0)
-    assert settle.may_hold(OLD), "the close may be an earlier writer's"
-    settle.hold(1.1)
-    assert settle.held
+    assert settle.unguarded(OLD), "the close may be an earlier writer's"
+    settle.written(1.1)
+    assert settle.writing
     assert settle.wait(1.1) == pytest.approx(CLOSE_WAIT)
-    assert not settle.may_hold(OLD), "nobody is waited for twice"
+    assert not settle.unguarded(OLD), "nobody is waited for twice"
     settle.closed(2.0)
-    assert not settle.held
+    assert not settle.writing
     assert settle.wait(2.0 + CLOSE_GRACE) == 0
     settle.read(NEW)
     settle.asked(3.0)
-    assert not settle.may_hold(NEW), "nothing is news"
+    assert not settle.unguarded(NEW), "nothing is news"

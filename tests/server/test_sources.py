@@ -42,6 +42,21 @@ def test_a_file_of_exactly_the_limit_is_read(tmp_path: Path) -> None:
     assert code_of(path) == "too-large"
 
 
+def test_a_writer_at_work_is_known(tmp_path: Path) -> None:
+    """To the file's owner; and asking harms neither him nor us."""
+    path = tmp_path / "x"
+    source = FileSource(str(path), 1000)
+    assert source.being_written() is None, "there is no file"
+    path.write_bytes(b"x")
+    if source.being_written() is None:
+        skip("this file system or user cannot ask who writes")
+    assert source.being_written() is False
+    with path.open("ab"):
+        assert source.being_written() is True
+    with path.open("rb"):
+        assert source.being_written() is False
+
+
 def test_what_is_missing_is_missing(tmp_path: Path) -> None:
     """A file, its folder, a link's target, and below something that is no folder."""
     (tmp_path / "file").write_text("x")
