@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import socketio
 from aiohttp.abc import AbstractResolver, ResolveResult
+from engineio.base_client import connected_clients
 from socketio.exceptions import ConnectionError as SocketConnectionError
 
 from ..resolve import Resolver
@@ -20,8 +21,11 @@ from .base import BaseManager
 from .dial import DialError, dial_async
 from .exceptions import NoEndpointAvailable
 from .pool import Member
-from .socket_search import Lines, Search, where
+from .socket_search import STEADY, Lines, Search, check_options, where
 from .target import Target
+
+#: Seconds for the goodbye; the server of a polling client may hold its last poll for long.
+_GOODBYE = 0.5
 
 
 class _OneAddress(AbstractResolver):
@@ -60,24 +64,30 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
 
     Args:
         manager: Whose socket endpoints to use.
-        options: Those of ``socketio.AsyncClient``, but for reconnection, which is ours.
+        options: Those of ``socketio.AsyncClient``, but for reconnection, session and
+            verification, which are ours.
+
+    Raises:
+        ValueError: If one of those is among the options.
     """
 
     def __init__(self, manager: BaseManager, **options: Any) -> None:
+        check_options(options)
         self._lines = Lines(manager)
         self._arguments: dict[str, Any] = {}
         self._member: Member | None = None
         self._session: aiohttp.ClientSession | None = None
-        self._ended = False
+        self._ended = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         options.setdefault("handle_sigint", False)
         options.setdefault("request_timeout", manager.policy.health_timeout)
-        super().__init__(reconnection=False, **options)
+        super().__init__(**{**options, "reconnection": False})
 
     @property
     def endpoint(self) -> str | None:
         """The URL of the endpoint that the connection goes to, or None."""
-        return self._member.url if self._member is not None and self.connected else None
+        up = self._member is not None and self.eio.state == "connected"
+        return self._member.url if up and self._member is not None else None
 
     async def connect(self, **arguments: Any) -> None:
         """Connect to the best endpoint that takes us, and stay connected.
@@ -91,14 +101,18 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         if self._keeper is not None and not self._keeper.done():
             raise SocketConnectionError("Already connected")
         self._arguments = arguments
-        self._ended = False
-        await self._connect_somewhere()
+        self._ended.clear()
+        try:
+            await self._connect_somewhere()
+        except BaseException:
+            await self._leave()
+            raise
         self._keeper = asyncio.create_task(self._keep(), name="mop-config-socket")
 
     async def _connect_somewhere(self) -> None:
         lines, search = self._lines, Search(self._lines)
         member = search.first()
-        while member is not None:
+        while member is not None and not self._ended.is_set():
             race = search.race(member)
             try:
                 won = await dial_async(race, lines.dial_options(), lines.resolver)
@@ -110,7 +124,8 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             try:
                 await self._connect_to(won.member)
                 return
-            except (SocketConnectionError, ValueError) as error:
+            except Exception as error:  # python-engineio raises much more than it says
+                await self._leave()
                 search.refused(won.member, error)
             member = search.another(lines.core.clock())
         raise search.exhausted()
@@ -118,17 +133,36 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
     async def _connect_to(self, member: Member) -> None:
         target = member.target
         await self._close_session()
-        connector = aiohttp.TCPConnector(
-            ssl=self._lines.options.tls, resolver=_OneAddress(target, self._lines.resolver)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                ssl=self._lines.options.tls, resolver=_OneAddress(target, self._lines.resolver)
+            ),
+            # Endpoints may be IP addresses, and balancers hold a session by its cookie.
+            cookie_jar=aiohttp.CookieJar(unsafe=True),
         )
-        self._session = aiohttp.ClientSession(connector=connector)
         self.eio.http, self.eio.external_http = self._session, True
         # aiohttp takes the name for Host, TLS and certificate from the URL.
         name = member.endpoint.server_name or target.host
         url, path = where(target, name)
-        await super().connect(url, socketio_path=path, **self._arguments)
         self._member = member
+        arguments = {"wait": True, "wait_timeout": self._lines.patience, **self._arguments}
+        wait, seconds = arguments.pop("wait"), arguments.pop("wait_timeout")
+        await super().connect(url, socketio_path=path, wait=False, **arguments)
+        if wait:
+            await self._wait_for_namespaces(seconds)
         self._lines.taken(member)
+
+    async def _wait_for_namespaces(self, seconds: float) -> None:
+        """Do what ``connect`` would: it would call our own ``disconnect``, which is for good."""
+        with contextlib.suppress(TimeoutError):
+            while len(self.namespaces) + len(self.failed_namespaces) < len(
+                self.connection_namespaces
+            ):
+                await asyncio.wait_for(self._connect_event.wait(), seconds)
+                self._connect_event.clear()
+        if set(self.namespaces) != set(self.connection_namespaces):
+            refused = ", ".join(self.failed_namespaces) or "no answer"
+            raise SocketConnectionError(f"not every namespace was connected: {refused}")
 
     async def _close_session(self) -> None:
         session, self._session = self._session, None
@@ -137,31 +171,55 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
 
     async def _keep(self) -> None:
         """Wait for the connection's end; unless it was meant, find another endpoint."""
-        while True:
-            await self.eio.wait()
-            if self._ended:
-                return
-            if self._member is not None:
-                self._lines.dropped(self._member)
-            rounds = 0
-            while not self._ended:
-                try:
-                    await self._connect_somewhere()
-                    break
-                except NoEndpointAvailable:
+        rounds = 0
+        try:
+            while not self._ended.is_set():
+                began = self._lines.core.clock()
+                # Shielded: to call us off must not tear the engine's own task.
+                await asyncio.shield(self.eio.wait())
+                if self._ended.is_set():
+                    return
+                if self._member is not None:
+                    self._lines.dropped(self._member)
+                if self._lines.core.clock() - began >= STEADY:
+                    rounds = 0
+                while not await self._is_ended_within(self._lines.pause(rounds)):
                     rounds += 1
-                    await asyncio.sleep(self._lines.pause(rounds))
+                    with contextlib.suppress(NoEndpointAvailable):
+                        await self._connect_somewhere()
+                        break
+        finally:
+            await self._leave()
+
+    async def _is_ended_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), seconds)
+        return self._ended.is_set()
+
+    async def _leave(self) -> None:
+        """End the connection, whatever state it is in."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_GOODBYE):
+                await super().disconnect()
+        with contextlib.suppress(Exception):
+            await self.eio.disconnect(abort=True)  # what remains where that took too long
+        with contextlib.suppress(ValueError):
+            connected_clients.remove(self.eio)
+        self.connected = False
+        await self._close_session()
 
     async def disconnect(self) -> None:
         """Disconnect, and stay so."""
-        self._ended = True
-        await super().disconnect()
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None and keeper is not asyncio.current_task():
+        self._ended.set()
+        task = asyncio.current_task()
+        if task is self.eio.read_loop_task:
+            return  # a handler of the break itself: there is nothing left to end
+        if self.eio.state == "connected":
+            await self._leave()
+        keeper = self._keeper
+        if keeper is not None and keeper is not task:
             keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await keeper
-        await self._close_session()
+            await asyncio.wait({keeper})
 
     async def shutdown(self) -> None:
         """Disconnect, and stay so."""
@@ -170,5 +228,4 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
     async def wait(self) -> None:
         """Wait until ``disconnect`` is called."""
         if self._keeper is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.shield(self._keeper)
+            await asyncio.wait({self._keeper})

@@ -1,6 +1,7 @@
 """Finding a Socket.io endpoint that takes a connection; both clients ask here."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from ..faults import Fault
 from ..resolve import Resolver
@@ -11,6 +12,23 @@ from .failover import Moves, Race, Trial
 from .policy import Budget
 from .pool import Member
 from .target import Target
+
+#: A connection that has stood for so many seconds was a good one: the next break is the first.
+STEADY = 10.0
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Refuse options of python-socketio that are the manager's to decide.
+
+    Raises:
+        ValueError: Naming the option.
+    """
+    for name in ("reconnection", "http_session", "ssl_verify"):
+        if options.get(name, True) is not True:
+            raise ValueError(
+                f"{name} cannot be set here: the endpoints are the manager's, and so is how to"
+                " reach them (its verify, cert and local_address)"
+            )
 
 
 def where(target: Target, host: str) -> tuple[str, str]:
@@ -103,6 +121,13 @@ class Lines:
         with self.core as core:
             core.socketio.failed(member, Fault.RESET, core.clock(), core.clock())
 
+    @property
+    def patience(self) -> float:
+        """Seconds for which an endpoint may leave a namespace without an answer."""
+        return self.core.policy.connect_timeout
+
     def pause(self, rounds: int) -> float:
-        """Seconds to wait after so many searches in vain."""
+        """Seconds to wait before another search; the first one begins at once."""
+        if rounds == 0:
+            return 0.0
         return self.core.policy.health.backoff(rounds) * (0.9 + 0.2 * self.core.random())

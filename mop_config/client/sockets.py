@@ -5,6 +5,8 @@ ever and stay over a switch. Only connecting is ours: a race of dials finds an e
 is there, and after a break the next one is tried until ``disconnect`` is called.
 """
 
+import contextlib
+import socket
 import ssl
 import threading
 from typing import Any
@@ -13,24 +15,58 @@ import requests
 import socketio
 from requests.adapters import HTTPAdapter
 from socketio.exceptions import ConnectionError as SocketConnectionError
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from .base import BaseManager
 from .dial import DialError, dial
 from .exceptions import NoEndpointAvailable
 from .pool import Member
-from .socket_search import Lines, Search, where
+from .socket_search import STEADY, Lines, Search, check_options, where
+
+#: Seconds for which ``disconnect`` waits for a search that is under way.
+_PATIENCE = 1.0
+#: Seconds for the goodbye of a polling client, whose server may hold its last poll for long.
+_GOODBYE = 0.5
 
 
-class _NamedAdapter(HTTPAdapter):
-    """Verifies with our context, under the endpoint's own name."""
+class _Session(requests.Session):
+    """Asks for one endpoint under its own name, and verifies it; can be broken off.
 
-    def __init__(self, context: ssl.SSLContext, name: str, authority: str) -> None:
-        self._tls = {"ssl_context": context, "server_hostname": name, "assert_hostname": name}
+    Args:
+        authority: What the ``Host`` header must say.
+        tls: The context that verifies.
+        name: What the certificate must be for, or None without TLS.
+    """
+
+    def __init__(self, authority: str, tls: ssl.SSLContext, name: str | None) -> None:
+        super().__init__()
+        self.sockets: set[socket.socket] = set()
+        self.trust_env = False  # the dials know no proxies either
+        self.mount("http://", _Adapter(authority, self.sockets, {}))
+        # Not ``assert_hostname``: urllib3 would turn the context's own check off for it.
+        secure = {"ssl_context": tls, "server_hostname": name}
+        self.mount("https://", _Adapter(authority, self.sockets, secure))
+
+    def break_off(self) -> None:
+        """Make whoever waits for an answer wait no longer."""
+        for sock in list(self.sockets):
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class _Adapter(HTTPAdapter):
+    def __init__(self, authority: str, sockets: set[socket.socket], tls: dict[str, Any]) -> None:
         self._authority = authority
+        self._sockets = sockets
+        self._tls = tls
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **{**kwargs, **self._tls})
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": _noting(HTTPConnectionPool, self._sockets),
+            "https": _noting(HTTPSConnectionPool, self._sockets),
+        }
 
     def cert_verify(self, *args: Any) -> None:
         """Leave the context as it is: it verifies."""
@@ -38,6 +74,21 @@ class _NamedAdapter(HTTPAdapter):
     def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         request.headers["Host"] = self._authority
         return super().send(request, *args, **kwargs)
+
+
+def _noting(pool: Any, sockets: set[socket.socket]) -> Any:
+    """Make a kind of pool whose connections' sockets are noted."""
+
+    class Connection(pool.ConnectionCls):  # type: ignore[misc]
+        def connect(self) -> None:
+            super().connect()
+            sockets.add(self.sock)
+
+        def close(self) -> None:
+            sockets.discard(self.sock)
+            super().close()
+
+    return type("Pool", (pool,), {"ConnectionCls": Connection})
 
 
 class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
@@ -48,23 +99,32 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
 
     Args:
         manager: Whose socket endpoints to use.
-        options: Those of ``socketio.Client``, but for reconnection, which is ours.
+        options: Those of ``socketio.Client``, but for reconnection, session and
+            verification, which are ours.
+
+    Raises:
+        ValueError: If one of those is among the options.
     """
 
     def __init__(self, manager: BaseManager, **options: Any) -> None:
+        check_options(options)
         self._lines = Lines(manager)
         self._arguments: dict[str, Any] = {}
+        self._websocket_options = dict(options.get("websocket_extra_options") or {})
         self._member: Member | None = None
+        self._session: _Session | None = None
         self._ended = threading.Event()
+        self._leaving = threading.RLock()
         self._keeper: threading.Thread | None = None
         options.setdefault("handle_sigint", False)
         options.setdefault("request_timeout", manager.policy.health_timeout)
-        super().__init__(reconnection=False, **options)
+        super().__init__(**{**options, "reconnection": False})
 
     @property
     def endpoint(self) -> str | None:
         """The URL of the endpoint that the connection goes to, or None."""
-        return self._member.url if self._member is not None and self.connected else None
+        up = self._member is not None and self.eio.state == "connected"
+        return self._member.url if up and self._member is not None else None
 
     def connect(self, **arguments: Any) -> None:
         """Connect to the best endpoint that takes us, and stay connected.
@@ -86,7 +146,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
     def _connect_somewhere(self) -> None:
         lines, search = self._lines, Search(self._lines)
         member = search.first()
-        while member is not None:
+        while member is not None and not self._ended.is_set():
             race = search.race(member)
             try:
                 won = dial(race, lines.dial_options(), lines.resolver)
@@ -98,55 +158,85 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             try:
                 self._connect_to(won.member)
                 return
-            except (SocketConnectionError, ValueError) as error:
+            except Exception as error:  # python-engineio raises much more than it says
+                self._leave()
                 search.refused(won.member, error)
             member = search.another(lines.core.clock())
         raise search.exhausted()
 
     def _connect_to(self, member: Member) -> None:
         target, tls = member.target, self._lines.options.tls
-
-        def session() -> requests.Session:
-            session = requests.Session()
-            if target.server_name is not None:
-                adapter = _NamedAdapter(tls, target.server_name, target.authority.decode())
-                session.mount("https://", adapter)
-            return session
-
-        self.eio.http_factory = session
-        self.eio.websocket_extra_options = {"host": target.authority.decode()}
-        if target.server_name is not None:
-            sslopt = {"context": tls, "server_hostname": target.server_name}
-            self.eio.websocket_extra_options["sslopt"] = sslopt
-        url, path = where(target, target.host)
-        super().connect(url, socketio_path=path, **self._arguments)
+        authority, name = target.authority.decode(), target.server_name
+        self._session = _Session(authority, tls, name)
+        self.eio.http_factory = lambda: self._session
+        extra = {**self._websocket_options, "host": authority}
+        if name is not None:
+            extra["sslopt"] = {"context": tls, "server_hostname": name}
+        self.eio.websocket_extra_options = extra
         self._member = member
+        url, path = where(target, target.host)
+        arguments = {"wait": True, "wait_timeout": self._lines.patience, **self._arguments}
+        wait, seconds = arguments.pop("wait"), arguments.pop("wait_timeout")
+        super().connect(url, socketio_path=path, wait=False, **arguments)
+        if wait:
+            self._wait_for_namespaces(seconds)
         self._lines.taken(member)
+
+    def _wait_for_namespaces(self, seconds: float) -> None:
+        """Do what ``connect`` would: it would call our own ``disconnect``, which is for good."""
+        while self._connect_event.wait(seconds):
+            self._connect_event.clear()
+            answered = len(self.namespaces) + len(self.failed_namespaces)
+            if answered >= len(self.connection_namespaces):
+                break
+        if set(self.namespaces) != set(self.connection_namespaces):
+            refused = ", ".join(self.failed_namespaces) or "no answer"
+            raise SocketConnectionError(f"not every namespace was connected: {refused}")
 
     def _keep(self) -> None:
         """Wait for the connection's end; unless it was meant, find another endpoint."""
-        while True:
+        rounds = 0
+        while not self._ended.is_set():
+            began = self._lines.core.clock()
             self.eio.wait()
             if self._ended.is_set():
-                return
+                break
             if self._member is not None:
                 self._lines.dropped(self._member)
-            rounds = 0
-            while not self._ended.is_set():
-                try:
+            if self._lines.core.clock() - began >= STEADY:
+                rounds = 0
+            while not self._ended.wait(self._lines.pause(rounds)):
+                rounds += 1
+                with contextlib.suppress(NoEndpointAvailable):
                     self._connect_somewhere()
                     break
-                except NoEndpointAvailable:
-                    rounds += 1
-                    self._ended.wait(self._lines.pause(rounds))
+        self._leave()  # it may have been ended while it was connecting
+
+    def _leave(self) -> None:
+        """End the connection, whatever state it is in."""
+        with self._leaving:
+            session, self._session = self._session, None
+            if session is None:
+                return
+            late = threading.Timer(_GOODBYE, session.break_off)
+            if self.eio.current_transport == "polling":
+                late.start()
+            with contextlib.suppress(Exception):
+                super().disconnect()
+            late.cancel()
+            session.close()
+            self.connected = False
 
     def disconnect(self) -> None:
         """Disconnect, and stay so."""
         self._ended.set()
-        super().disconnect()
+        if threading.current_thread() is self.eio.read_loop_task:
+            return  # a handler of the break itself: there is nothing left to end
+        if self.eio.state == "connected":
+            self._leave()
         keeper = self._keeper
         if keeper is not None and keeper is not threading.current_thread():
-            keeper.join(self._lines.core.policy.health_timeout)
+            keeper.join(_PATIENCE)
 
     def shutdown(self) -> None:
         """Disconnect, and stay so."""

@@ -49,7 +49,12 @@ async def greet(sid: str, environ: dict[str, Any], auth: Any = None) -> None:
     await connect(sid, environ, auth)
     await server.emit("hello", NAME, to=sid)
     if MANNER == "kick":
-        await server.disconnect(sid)
+        server.start_background_task(kick, sid)
+
+
+async def kick(sid: str) -> None:
+    await server.sleep(0.1)
+    await server.disconnect(sid)
 
 
 server.on("connect", greet, namespace="/")

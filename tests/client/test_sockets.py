@@ -1,0 +1,447 @@
+"""The Socket.io clients over the pool, against real python-socketio servers."""
+
+import asyncio
+import contextlib
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import socketio
+import trustme
+
+from mop_config import Endpoint
+from mop_config.client import (
+    AsyncEndpointManager,
+    AsyncFailoverSocketClient,
+    EndpointManager,
+    FailoverSocketClient,
+    NoEndpointAvailable,
+)
+
+from ..waiting import wait_for
+from .fleet import black_hole, closed_port
+from .handmade import MISSING, NOBODY, QUICK, Answer, Asked, handmade
+from .socket_server import SocketServer, socket_server
+
+#: An endpoint that has failed is tried again soon, and a thousand times.
+POLICY = replace(QUICK, first_backoff=0.1, max_backoff=0.3, unhealthy_after=1000)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SocketServer, SocketServer]]:
+    """Two servers that nobody kills."""
+    folder = tmp_path_factory.mktemp("sockets")
+    with socket_server(folder, "a") as a, socket_server(folder, "b") as b:
+        yield a, b
+
+
+def manager_of(*sockets: Any, **options: Any) -> EndpointManager:
+    defaults = {"policy": POLICY, "verify": NOBODY, "update_interval": 0}
+    return EndpointManager((), list(sockets), **{**defaults, **options})
+
+
+@contextlib.contextmanager
+def connected(manager: EndpointManager, **arguments: Any) -> Iterator[FailoverSocketClient]:
+    """A client of both namespaces, connected."""
+    client = FailoverSocketClient(manager)
+    try:
+        client.connect(namespaces=["/", "/chat"], **arguments)
+        yield client
+    finally:
+        client.disconnect()
+        wait_for(lambda: not (client._keeper and client._keeper.is_alive()))
+
+
+class Handlers:
+    """Counts what happens, on any client."""
+
+    def __init__(self, client: Any) -> None:
+        self.greetings: list[str] = []
+        self.connects = 0
+        self.disconnects = 0
+        client.on("hello", self.hello)
+        client.on("connect", self.connect)
+        client.on("disconnect", self.disconnect)
+
+    def hello(self, name: str) -> None:
+        self.greetings.append(name)
+
+    def connect(self) -> None:
+        self.connects += 1
+
+    def disconnect(self, reason: str) -> None:
+        self.disconnects += 1
+
+
+class TestConnecting:
+    """To the best endpoint that takes us."""
+
+    def test_the_best_is_taken_and_named(self, pair: tuple[SocketServer, SocketServer]) -> None:
+        """With both namespaces, and everything that python-socketio can do."""
+        a, b = pair
+        manager = manager_of(a.url, b.url)
+        with connected(manager) as client:
+            assert client.endpoint == a.url
+            assert client.call("who") == client.call("who", namespace="/chat") == "a"
+            assert client.call("echo", {"n": [1, b"\0\1"]}) == {"n": [1, b"\0\1"]}
+            assert client.transport() == "websocket"
+        assert client.endpoint is None
+        assert manager.statistics()["socketio"]["endpoints"][a.url]["served"] == 1
+
+    def test_a_dead_primary_is_passed_over(self, pair: tuple[SocketServer, SocketServer]) -> None:
+        """And its failure is known to everybody who uses the pool."""
+        dead = f"http://127.0.0.1:{closed_port()}"
+        manager = manager_of(dead, pair[0].url)
+        with connected(manager) as client:
+            assert client.endpoint == pair[0].url
+        assert manager.socket_endpoints[0].last_fault == "refused"
+        assert manager.get_current_socket_url() == pair[0].url
+
+    @pytest.mark.alone
+    def test_a_black_hole_costs_the_races_delay(
+        self, pair: tuple[SocketServer, SocketServer]
+    ) -> None:
+        """Not a timeout."""
+        with black_hole() as port:
+            manager = manager_of(f"http://127.0.0.1:{port}", pair[0].url)
+            began = time.monotonic()
+            with connected(manager) as client:
+                assert time.monotonic() - began < POLICY.race_delay + 0.75
+                assert client.endpoint == pair[0].url
+
+    @pytest.mark.parametrize(
+        "body",
+        [b"<html>", b"", b"0{}", b"4nothing", b'0{"sid":"x","upgrades":["websocket"]}', b"\xff"],
+    )
+    def test_a_server_that_is_none_is_passed_over(
+        self, body: bytes, pair: tuple[SocketServer, SocketServer]
+    ) -> None:
+        """Whatever it says in its handshake."""
+        with (
+            handmade(lambda asked: (200, {}, body)) as server,
+            connected(manager_of(server.url, pair[0].url)) as client,
+        ):
+            assert client.call("who") == "a"
+
+    def test_no_endpoint_at_all(self) -> None:
+        """A typed error that tells what was tried; the client can be used again."""
+        dead = f"http://127.0.0.1:{closed_port()}"
+        for manager, tried in ((manager_of(), []), (manager_of(dead), [dead])):
+            client = FailoverSocketClient(manager)
+            for _ in range(2):
+                with pytest.raises(NoEndpointAvailable) as caught:
+                    client.connect()
+                assert [trial.url for trial in caught.value.attempts] == tried
+            assert client.endpoint is None
+
+    def test_connecting_twice(self, pair: tuple[SocketServer, SocketServer]) -> None:
+        """Is an error, as with python-socketio; after a disconnect it is none."""
+        with connected(manager_of(pair[0].url)) as client:
+            with pytest.raises(socketio.exceptions.ConnectionError, match="Already"):
+                client.connect()
+            assert client.call("who") == "a"
+            client.disconnect()
+            client.connect()
+            assert client.call("who") == "a"
+
+    @pytest.mark.parametrize("path", ["/ws", "/ws/socket.io"])
+    def test_the_engine_stands_below_the_urls_path(self, tmp_path: Path, path: str) -> None:
+        """Unless that says so already."""
+        with socket_server(tmp_path, "w", path="/ws") as server:
+            url = f"{server.url}{path}".replace("http", "ws")
+            with connected(manager_of(url)) as client:
+                assert client.endpoint == url
+                assert client.call("who") == "w"
+
+    @pytest.mark.parametrize("option", [{"ssl_verify": False}, {"reconnection": False}])
+    @pytest.mark.parametrize("kind", [FailoverSocketClient, AsyncFailoverSocketClient])
+    def test_what_is_the_managers_is_refused(self, option: dict[str, Any], kind: Any) -> None:
+        """Above all to verify no certificates."""
+        with pytest.raises(ValueError, match="the manager's"):
+            kind(manager_of(), **option)
+
+
+class TestNames:
+    """An endpoint may have another name than its address."""
+
+    @pytest.mark.parametrize("transports", [["polling"], ["websocket"]])
+    def test_the_server_is_asked_by_its_name(
+        self, transports: list[str], pair: tuple[SocketServer, SocketServer]
+    ) -> None:
+        """In plain HTTP too, with either transport, by either client."""
+        a, _ = pair
+        endpoint = Endpoint.parse(a.url, 0, "chat.example.com")
+        with connected(manager_of(endpoint), transports=transports) as client:
+            assert client.transport() == transports[0]
+            assert a.get("/seen").json[-1]["host"] == f"chat.example.com:{a.port}"
+
+        async def main() -> None:
+            async with aio(endpoint) as client:
+                await client.connect(transports=transports)
+                assert a.get("/seen").json[-1]["host"] == f"chat.example.com:{a.port}"
+
+        asyncio.run(main())
+
+    def test_a_certificate_must_be_for_that_name(self, tmp_path: Path) -> None:
+        """With either transport, by either client; any other name is no connection."""
+        authority = trustme.CA()
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        issued = authority.issue_cert("chat.example.com")
+        issued.private_key_pem.write_to_path(tmp_path / "key")
+        issued.cert_chain_pems[0].write_to_path(tmp_path / "cert")
+        files = str(tmp_path / "cert"), str(tmp_path / "key")
+
+        async def main(url: str, name: str) -> None:
+            endpoint = Endpoint.parse(url, 0, name)
+            async with aio(endpoint, verify=context) as client:
+                await client.connect(transports=["websocket"])
+                assert await client.call("who") == "t"
+
+        with socket_server(tmp_path, "t", certificate=files) as server:
+            for transport in ("polling", "websocket"):
+                good = Endpoint.parse(server.url, 0, "chat.example.com")
+                with connected(manager_of(good, verify=context), transports=[transport]) as client:
+                    assert client.call("who") == "t"
+                # The context is the manager's, for requests and checks as well.
+                assert context.check_hostname
+                assert context.verify_mode is ssl.CERT_REQUIRED
+                bad = Endpoint.parse(server.url, 0, "other.example.com")
+                manager = manager_of(bad, verify=context)
+                with pytest.raises(NoEndpointAvailable):
+                    FailoverSocketClient(manager).connect(transports=[transport])
+                assert manager.socket_endpoints[0].last_fault == "tls"
+            asyncio.run(main(server.url, "chat.example.com"))
+            with pytest.raises(NoEndpointAvailable):
+                asyncio.run(main(server.url, "other.example.com"))
+
+
+class TestBreaking:
+    """When the connection breaks, another endpoint is found."""
+
+    def test_a_killed_primary(
+        self, tmp_path: Path, pair: tuple[SocketServer, SocketServer]
+    ) -> None:
+        """Handlers and namespaces stay, and the pool knows."""
+        with socket_server(tmp_path, "p") as primary:
+            manager = manager_of(primary.url, pair[1].url)
+            client = FailoverSocketClient(manager)
+            handlers = Handlers(client)
+            client.on("echo", lambda *_: None, namespace="/chat")
+            client.connect()
+            try:
+                wait_for(lambda: handlers.greetings == ["p"])
+                primary.kill()
+                wait_for(lambda: handlers.greetings == ["p", "b"])
+                assert client.endpoint == pair[1].url
+                wait_for(lambda: "/chat" in client.namespaces)
+                assert client.call("who", namespace="/chat") == "b"
+                assert (handlers.connects, handlers.disconnects) == (2, 1)
+                assert manager.get_current_socket_url() == pair[1].url
+                assert manager.socket_endpoints[0].state == "suspect"
+            finally:
+                client.disconnect()
+            assert handlers.disconnects == 2
+
+    def test_an_outage_of_all_ends_with_the_first_that_is_back(self, tmp_path: Path) -> None:
+        """However often it was tried in vain."""
+        with (
+            socket_server(tmp_path, "one") as first,
+            connected(manager_of(first.url)) as client,
+        ):
+            handlers = Handlers(client)
+            first.kill()
+            wait_for(lambda: handlers.disconnects == 1)
+            assert client.endpoint is None
+            with socket_server(tmp_path, "two", port=first.port):
+                wait_for(lambda: handlers.greetings == ["two"])
+                assert client.endpoint == first.url
+
+    def test_an_endpoint_that_refuses_us_ends_no_search(
+        self, tmp_path: Path, pair: tuple[SocketServer, SocketServer]
+    ) -> None:
+        """Neither the first one nor one after a break."""
+        with (
+            socket_server(tmp_path, "r", manner="refuse") as refusing,
+            socket_server(tmp_path, "p") as primary,
+        ):
+            manager = manager_of(refusing.url, primary.url, pair[1].url)
+            client = FailoverSocketClient(manager)
+            handlers = Handlers(client)
+            client.connect()
+            try:
+                wait_for(lambda: handlers.greetings == ["p"])
+                primary.kill()
+                wait_for(lambda: handlers.greetings == ["p", "b"])
+            finally:
+                client.disconnect()
+
+    def test_an_endpoint_that_throws_us_out_is_not_stormed(self, tmp_path: Path) -> None:
+        """The pauses grow as if it had not let us in."""
+        policy = replace(POLICY, first_backoff=0.4, max_backoff=10.0)
+        with socket_server(tmp_path, "k", manner="kick") as server:
+            client = FailoverSocketClient(manager_of(server.url, policy=policy))
+            handlers = Handlers(client)
+            began = time.monotonic()
+            client.connect(wait=False)
+            try:
+                wait_for(lambda: len(handlers.greetings) >= 4, seconds=20)
+                # At once, then after 0.4 s and 0.8 s, less a tenth.
+                assert time.monotonic() - began >= 0.9 * 1.2
+            finally:
+                client.disconnect()
+
+    def test_disconnecting_is_for_good_even_in_the_midst_of_a_search(self, tmp_path: Path) -> None:
+        """Nothing comes back later."""
+        with (
+            socket_server(tmp_path, "one") as first,
+            connected(manager_of(first.url)) as client,
+        ):
+            handlers = Handlers(client)
+            first.kill()
+            wait_for(lambda: handlers.disconnects == 1)
+            began = time.monotonic()
+            client.disconnect()
+            assert time.monotonic() - began < 2
+            client.wait()
+            assert not client.connected
+
+    def test_a_handler_may_disconnect(self, tmp_path: Path) -> None:
+        """Also the one that is called because of the break."""
+        with socket_server(tmp_path, "one") as first:
+            client = FailoverSocketClient(manager_of(first.url))
+            client.on("disconnect", lambda reason: client.disconnect())
+            client.connect()
+            first.kill()
+            done = threading.Thread(target=client.wait)
+            done.start()
+            done.join(5)
+            assert not done.is_alive()
+            assert not client.connected
+
+
+@contextlib.asynccontextmanager
+async def aio(*sockets: Any, **options: Any) -> AsyncIterator[AsyncFailoverSocketClient]:
+    """An asynchronous client that is disconnected in the end."""
+    defaults = {"policy": POLICY, "verify": NOBODY, "update_interval": 0}
+    manager = AsyncEndpointManager((), list(sockets), **{**defaults, **options})
+    client = AsyncFailoverSocketClient(manager)
+    try:
+        yield client
+    finally:
+        await client.disconnect()
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+class TestAsync:
+    """The twin."""
+
+    def run(self, main: Callable[[], Awaitable[None]]) -> None:
+        async def alone() -> None:
+            await main()
+            rest = asyncio.all_tasks() - {asyncio.current_task()}
+            await until(lambda: all(task.done() for task in rest), 5)
+
+        asyncio.run(alone())
+
+    def test_a_killed_primary(
+        self, tmp_path: Path, pair: tuple[SocketServer, SocketServer]
+    ) -> None:
+        """Handlers and namespaces stay, and the pool knows."""
+
+        async def main() -> None:
+            with socket_server(tmp_path, "p") as primary:
+                async with aio(primary.url, pair[1].url) as client:
+                    handlers = Handlers(client)
+                    await client.connect(namespaces=["/", "/chat"])
+                    await until(lambda: handlers.greetings == ["p"])
+                    assert client.endpoint == primary.url
+                    primary.kill()
+                    await until(lambda: handlers.greetings == ["p", "b"])
+                    assert client.endpoint == pair[1].url
+                    await until(lambda: "/chat" in client.namespaces)
+                    assert await client.call("who", namespace="/chat") == "b"
+                    member = client._lines.core.socketio.get(primary.url)
+                    assert member is not None
+                    assert member.health.state == "suspect"
+                assert (handlers.connects, handlers.disconnects) == (2, 2)
+
+        self.run(main)
+
+    def test_an_outage_of_all_and_a_refusal(self, tmp_path: Path) -> None:
+        """One that refuses us is tried again and again, and so is one that is dead."""
+
+        async def main() -> None:
+            with (
+                socket_server(tmp_path, "r", manner="refuse") as refusing,
+                socket_server(tmp_path, "one") as first,
+            ):
+                async with aio(refusing.url, first.url) as client:
+                    handlers = Handlers(client)
+                    await client.connect()
+                    await until(lambda: handlers.greetings == ["one"])
+                    first.kill()
+                    await until(lambda: handlers.disconnects == 1)
+                    with socket_server(tmp_path, "two", port=first.port):
+                        await until(lambda: handlers.greetings == ["one", "two"])
+
+        self.run(main)
+
+    def test_disconnecting_in_the_midst_of_a_search(self, tmp_path: Path) -> None:
+        """Ends it, and whoever waits."""
+
+        async def main() -> None:
+            with socket_server(tmp_path, "one") as first:
+                async with aio(first.url) as client:
+                    handlers = Handlers(client)
+                    await client.connect()
+                    waiting = asyncio.create_task(client.wait())
+                    first.kill()
+                    await until(lambda: handlers.disconnects == 1)
+                    async with asyncio.timeout(2):
+                        await client.disconnect()
+                        await waiting
+                    assert not client.connected
+
+        self.run(main)
+
+    def test_a_connect_that_is_cancelled_leaves_nothing(self) -> None:
+        """And the client can be used again."""
+        gate = threading.Event()
+
+        def answer(asked: Asked) -> Answer:
+            gate.wait(10)
+            return MISSING
+
+        async def main() -> None:
+            with handmade(answer) as server:
+                async with aio(server.url) as client:
+                    for _ in range(2):
+                        with pytest.raises(TimeoutError):
+                            async with asyncio.timeout(0.3):
+                                await client.connect()
+                gate.set()
+
+        self.run(main)
+
+    def test_no_endpoint_at_all(self) -> None:
+        """A typed error."""
+
+        async def main() -> None:
+            for sockets in ((), (f"http://127.0.0.1:{closed_port()}",)):
+                async with aio(*sockets) as client:
+                    with pytest.raises(NoEndpointAvailable) as caught:
+                        await client.connect()
+                    assert len(caught.value.attempts) == len(sockets)
+
+        self.run(main)
