@@ -10,6 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import settings
+
+# A time limit for each example fails on a busy machine, whatever the code does.
+settings.register_profile("mop-config", deadline=None)
+settings.load_profile("mop-config")
 
 #: Seconds that a test's threads and processes have to end after it.
 PATIENCE = 5.0

@@ -398,6 +398,7 @@ class Pool:
                 member.target.host, now, lambda when: self._blame(member, evidence, when, began)
             )
             member.health.postpone(now, self._random())
+            self._ask_another(member, now)
             self._review_at = now
         elif fault is Fault.STALLED:
             self._blame(member, Evidence.STALL, now, began)
@@ -408,6 +409,16 @@ class Pool:
         elif evidence is Evidence.BAD_PROBE:
             # It says nothing of the endpoint, and must not be repeated without a pause.
             member.health.postpone(now, self._random())
+
+    def _ask_another(self, member: Member, now: float) -> None:
+        """Have a second host looked at while it can still tell whose fault the first one is.
+
+        An idle client probes its endpoints at different times: without a network each would
+        fail alone, and be blamed.
+        """
+        others = [m for m in self._members.values() if m.target.host != member.target.host]
+        if others and not self._network.offline:
+            self.doubt(min(others, key=lambda m: self._group(m, now)), now)
 
     def _blame(self, member: Member, evidence: Evidence, now: float, began: float) -> None:
         if member.failing_since is None:

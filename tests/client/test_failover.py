@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.client.failover import Attempt, Moves, Outcome, Shape, Verdict, failover
+from mop_config.client.failover import Attempt, Flow, Moves, Outcome, Shape, Verdict, failover
 from mop_config.client.policy import BAD_STATUS, Budget, Policy
 from mop_config.client.pool import Member
 from mop_config.faults import COUNTED, Fault
@@ -134,24 +134,53 @@ def test_the_shape_of_a_request(method: str, replayable: bool, keyed: bool, shap
 
 def test_without_endpoints_it_ends_at_once() -> None:
     """With a verdict, not with an error of its own."""
-    bench, policy = Bench({}), Policy()
-    budget = Budget(policy)
-    flow = failover(
-        Shape(True, True, True), bench.pool, budget, policy, Moves(bench.pool, budget), 0.0
-    )
+    flow = flow_of(Bench({}), Policy())
     with pytest.raises(StopIteration) as end:
         next(flow)
     assert end.value.value == Verdict()
+
+
+def flow_of(bench: Bench, policy: Policy) -> Flow:
+    """A GET over a pool."""
+    budget = Budget(policy)
+    return failover(
+        Shape(True, True, True), bench.pool, budget, policy, Moves(bench.pool, budget), bench.now
+    )
+
+
+def test_the_total_bounds_everything() -> None:
+    """Each attempt may take what is left, and none begins after the end."""
+    bench, policy = Bench({"a": 0, "b": 1, "c": 2}), Policy(total_timeout=10.0)
+    flow = flow_of(bench, policy)
+    attempt = next(flow)
+    assert attempt.seconds_left == 10.0
+    attempt = flow.send(Outcome(attempt.member, 6.0, 0.0, fault=Fault.READ_TIMEOUT))
+    assert attempt.seconds_left == 4.0
+    with pytest.raises(StopIteration) as end:
+        flow.send(Outcome(attempt.member, 10.0, 6.0, fault=Fault.REFUSED, sent=False))
+    assert [name_of(bench.pool.get(trial.url)) for trial in end.value.value.trials] == ["a", "b"]
+    assert bench["c"].served == bench["c"].failed == 0
+
+
+def test_an_endpoint_is_asked_again_once_however_many_connections_it_kept() -> None:
+    """Sixteen idle connections to a server that restarted are no sixteen attempts."""
+    bench, asked = Bench({"a": 0, "b": 1}), []
+    flow = flow_of(bench, Policy())
+    member = next(flow).member
+    with contextlib.suppress(StopIteration):
+        while True:
+            asked.append(name_of(member))
+            stale = Outcome(member, 1.0, 0.9, fault=Fault.RESET, reused=True, result="e")
+            member = flow.send(stale).member
+    assert asked == ["a", "a", "b", "b"]
 
 
 class TestWhatThePoolLearns:
     """An outcome speaks for or against the endpoint that it happened at."""
 
     def after(self, outcome_of: Any, names: str = "ab") -> Bench:
-        bench, policy = Bench({name: place for place, name in enumerate(names)}), Policy()
-        budget = Budget(policy)
-        moves = Moves(bench.pool, budget)
-        flow = failover(Shape(True, True, True), bench.pool, budget, policy, moves, 0.0)
+        bench = Bench({name: place for place, name in enumerate(names)})
+        flow = flow_of(bench, Policy())
         member = next(flow).member
         with contextlib.suppress(StopIteration):
             flow.send(outcome_of(bench, member))

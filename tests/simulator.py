@@ -1,0 +1,219 @@
+"""A fleet of endpoints in memory, a client over it, and a clock that costs nothing.
+
+The client is made of the real pool, network watch, budget and failover generator; only the
+wire is played. Every step checks what must hold at all times, and keeps what a test may
+want to look at afterwards.
+"""
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from mop_config.client.failover import Moves, Outcome, Shape, Verdict, failover
+from mop_config.client.network import NetworkWatch
+from mop_config.client.policy import Budget, Policy
+from mop_config.client.pool import EventKind, Member, Pool
+from mop_config.faults import Fault
+from mop_config.health import TRANSITIONS, Evidence, Health, State, Transition
+from mop_config.model import Endpoint
+
+GET = Shape.of("GET", replayable=True, keyed=False)
+POST = Shape.of("POST", replayable=True, keyed=False)
+
+#: What an endpoint may do: the status or fault, whether it saw the request, seconds.
+BEHAVIOURS: dict[str, tuple[int | Fault, bool, float]] = {
+    "fine": (200, True, 0.01),
+    "slow": (200, True, 0.4),
+    "erring": (500, True, 0.01),
+    "refusing": (Fault.REFUSED, False, 0.001),
+    "black-holed": (Fault.CONNECT_TIMEOUT, False, 2.0),
+    "unnamed": (Fault.NO_SUCH_HOST, False, 0.05),
+    "misnamed": (Fault.TLS, False, 0.05),
+    "resetting": (Fault.RESET, True, 0.01),
+    "silent": (Fault.READ_TIMEOUT, True, 5.0),
+    "gateway": (502, True, 0.01),
+    "throttling": (429, True, 0.01),
+}
+#: Those that an endpoint is alive with.
+GOOD = ("fine", "slow", "erring", "throttling")
+
+
+class CheckedHealth(Health):
+    """Health that holds its transitions against the table."""
+
+    __slots__ = ()
+
+    def record(self, evidence: Evidence, now: float, chance: float = 0.5) -> Transition:
+        change = super().record(evidence, now, chance)
+        assert change.after in TRANSITIONS[change.before, evidence]
+        assert self.state is change.after
+        return change
+
+
+@dataclass
+class Server:
+    """One endpoint as it really is.
+
+    Attributes:
+        doing: What it does with requests and probes: a word of ``BEHAVIOURS``.
+        executed: The requests that it executed, by their number.
+    """
+
+    doing: str = "fine"
+    executed: Counter[int] = field(default_factory=Counter)
+
+
+class Simulation:
+    """A client and its fleet.
+
+    Args:
+        count: How many endpoints; two each share a priority.
+        seed: Of every random number.
+        policy: The figures.
+    """
+
+    def __init__(self, count: int, seed: int, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy()
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.network = NetworkWatch(self.policy.offline_window)
+        self.pool = Pool("api", self.policy, self.network, self.random.random)
+        self.budget = Budget(self.policy)
+        self.servers: dict[str, Server] = {}
+        self.connected = True
+        self.requests = self.probes = 0
+        self.lost = 0
+        self.told: list[tuple[float, EventKind, dict[str, Any]]] = []
+        self._outage = False
+        for index in range(count):
+            self.add(f"https://e{index}.example", index // 2)
+
+    # -- the world
+
+    def add(self, url: str, priority: int) -> None:
+        self.servers.setdefault(url, Server())
+        self.pool.put(Endpoint(url, priority), self.now)
+        member = self._member(url)
+        if not isinstance(member.health, CheckedHealth):
+            member.health = CheckedHealth(self.policy.health, self.now)
+        self._settle()
+
+    def remove(self, url: str) -> None:
+        self.pool.remove(url, self.now)
+        self._settle()
+
+    @property
+    def hosts(self) -> int:
+        """How many hosts can tell a missing network from a dead endpoint."""
+        return len(self.pool)
+
+    def urls(self) -> list[str]:
+        return [member.url for member in self.pool.members()]
+
+    def _member(self, url: str) -> Member:
+        member = self.pool.get(url)
+        assert member is not None
+        return member
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; probes happen when they are due, as a manager would make them."""
+        end = self.now + seconds
+        while (due := self.pool.next_due()) <= end:
+            self.now = max(self.now, due)
+            for member in self.pool.take_due(self.now):
+                self._probe(member)
+        self.now = end
+        self.pool.select(self.now)
+        self._settle()
+
+    def _probe(self, member: Member) -> None:
+        self.probes += 1
+        what, _, seconds = self._behaviour(member.url)
+        fault = what if isinstance(what, Fault) else None
+        if isinstance(what, int) and what in {500, 502}:
+            fault = Fault.BAD_STATUS
+        self.pool.probed(member, fault, seconds, self.now, 1e9 + self.now)
+        self.pool.select(self.now)
+        self._settle()
+
+    def _behaviour(self, url: str) -> tuple[int | Fault, bool, float]:
+        if not self.connected:
+            return (self.random.choice([Fault.UNREACHABLE, Fault.RESOLVER]), False, 0.001)
+        return BEHAVIOURS[self.servers[url].doing]
+
+    # -- the client
+
+    def request(self, shape: Shape = GET) -> Verdict:
+        """Send a request through failover; check each step."""
+        number = self.requests = self.requests + 1
+        moves = Moves(self.pool, self.budget)
+        began = self.now
+        flow = failover(shape, self.pool, self.budget, self.policy, moves, self.now)
+        try:
+            attempt = next(flow)
+            while True:
+                self._check_choice(attempt.member)
+                assert self.now < began + self.policy.total_timeout
+                outcome = self._attempt(attempt.member, number, attempt.seconds_left)
+                attempt = flow.send(outcome)
+        except StopIteration as end:
+            verdict: Verdict = end.value
+        executions = sum(server.executed[number] for server in self.servers.values())
+        assert shape.idempotent or executions <= 1
+        self.lost += verdict.answer is None
+        self._settle()
+        self.advance(0.0)  # whoever is in doubt is looked at at once
+        return verdict
+
+    def _attempt(self, member: Member, number: int, seconds_left: float) -> Outcome:
+        what, sent, seconds = self._behaviour(member.url)
+        began = self.now
+        self.now += min(seconds, seconds_left)
+        if sent:
+            self.servers[member.url].executed[number] += 1
+        outcome = Outcome(member, self.now, began, sent=sent, result=member.url)
+        if isinstance(what, Fault):
+            outcome.fault = what
+        else:
+            outcome.status = what
+            if what == 429:
+                outcome.busy = 3.0
+        return outcome
+
+    # -- what must hold
+
+    def _check_choice(self, chosen: Member) -> None:
+        usable = [m for m in self.pool.members() if m.health.usable]
+        assert chosen.health.usable or not usable, "an ejected endpoint was picked"
+
+    def _settle(self) -> None:
+        """Take the events in, and hold them against the truth of the pool."""
+        for event in self.pool.take_events():
+            self.told.append((self.now, event.kind, event.about))
+            if event.kind is EventKind.ALL_DOWN:
+                assert not self._outage, "one alert an outage"
+                self._outage = True
+            elif event.kind is EventKind.RECOVERED:
+                assert event.about["after_total_outage"] is self._outage
+                self._outage = False
+            elif event.kind is EventKind.DOWN:
+                assert self.connected or self.hosts < 2, "offline speaks against nobody"
+            elif event.kind is EventKind.SWITCHED:
+                assert event.about["from_url"] != event.about["to_url"]
+                assert event.about["seconds_without_service"] >= 0
+        usable = any(m.health.usable for m in self.pool.members())
+        if usable:
+            self._outage = False
+        elif len(self.pool):
+            assert self._outage, "an outage without an alert"
+
+    def count(self, kind: EventKind) -> int:
+        return sum(told is kind for _, told, _ in self.told)
+
+    def states(self) -> set[State]:
+        return {member.health.state for member in self.pool.members()}
+
+    def current(self) -> str | None:
+        member = self.pool.select(self.now)
+        return None if member is None else member.url
