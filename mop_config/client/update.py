@@ -12,6 +12,7 @@ from .. import payload
 from ..address import Url, is_ip, parse_url
 from ..errors import AddressError, PayloadError, UpdateFailed, UpdateRefused
 from ..model import Endpoint, EndpointConfig
+from .seed import check_api
 
 PATH = "/api/v1/config/endpoints"
 
@@ -198,7 +199,10 @@ def _why(url: str, reply: Reply) -> _SourceFailedError:
 
 def _read(url: str, reply: Reply) -> NewList:
     try:
-        return NewList(payload.loads(reply.body), url, reply.etag)
+        config = payload.loads(reply.body)
+        for index, endpoint in enumerate(config.api_endpoints):
+            check_api(endpoint, f"api_endpoints[{index}].url")
+        return NewList(config, url, reply.etag)
     except PayloadError as error:
         raise _SourceFailedError(url, "invalid", str(error)) from None
 

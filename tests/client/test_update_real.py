@@ -1,0 +1,574 @@
+"""Remote updates: against the real server, and against hand-made ones with odd answers."""
+
+import gzip
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from mop_config import Endpoint, signals
+from mop_config.client import EndpointManager, Policy, UpdateFailed, UpdateRefused
+
+from ..servers import ENDPOINTS, running
+from ..waiting import wait_for
+from .fleet import closed_port, silence
+from .handmade import (
+    MISSING,
+    NOBODY,
+    OK,
+    QUICK,
+    Answer,
+    Asked,
+    handmade,
+    named,
+    source,
+    urls,
+    wire,
+)
+
+NEW = "https://api-new-primary.example.com"
+
+
+def manager_of(*api: Any, **options: Any) -> EndpointManager:
+    defaults = {"policy": QUICK, "verify": NOBODY, "update_interval": 0, "trust_env": False}
+    return EndpointManager(list(api), **{**defaults, **options})
+
+
+def serves(status: int, body: bytes = b"", **headers: str) -> Callable[[Asked], Answer]:
+    """A server that is healthy, and answers so where its list should be."""
+    return lambda asked: OK if asked.path == "/health" else (status, headers, body)
+
+
+class TestAgainstTheRealServer:
+    """The product's two halves together."""
+
+    def test_a_list_is_taken_and_then_asked_for_by_its_tag(self, tmp_path: Path) -> None:
+        """A change of the file arrives; none is no news; a restart remembers the tag."""
+        file, cache = tmp_path / "e.txt", tmp_path / "cache.json"
+        file.write_text("DomainList:\na.example\nb.example priority=7\n")
+        with running(tmp_path, file, workers=1) as server:
+            base = f"http://127.0.0.1:{server.port}"
+            manager = manager_of(config_urls=[base], cache_path=cache)
+            assert manager.update_endpoints_from_remote()
+            assert [(e.url, e.priority) for e in manager.api_endpoints] == [
+                ("https://a.example/api/v1", 0),
+                ("https://b.example/api/v1", 7),
+            ]
+            assert urls(manager.socket_endpoints) == ["https://a.example", "https://b.example"]
+            assert not manager.update_endpoints_from_remote()
+            restarted = manager_of(config_urls=[base], cache_path=cache)
+            assert restarted.list_source.origin == "cache"
+            assert restarted.config == manager.config
+            assert not restarted.update_endpoints_from_remote()
+            file.write_text("DomainList:\na.example\nc.example\n")
+            wait_for(lambda: server.hosts() == ["a.example", "c.example"])
+            assert restarted.update_endpoints_from_remote()
+            assert restarted.api_endpoints[1].url == "https://c.example/api/v1"
+
+    @pytest.mark.parametrize("path", ["", "/", "/api/v1", "/api/v1/", ENDPOINTS])
+    def test_any_spelling_of_its_address_will_do(self, tmp_path: Path, path: str) -> None:
+        """With the API path or without, or the list's own address."""
+        with source(wire([NEW])) as (_, server):
+            manager = manager_of()
+            assert manager.update_endpoints_from_remote(server.url + path)
+            assert urls(manager.api_endpoints) == [NEW]
+
+
+class TestWhomToAsk:
+    """An explicit server, the current endpoint, the others, the configured ones."""
+
+    def test_in_that_order(self) -> None:
+        """Until one has a list."""
+        asked: list[str] = []
+
+        @contextmanager
+        def nobody(name: str) -> Iterator[str]:
+            def answer(request: Asked) -> Answer:
+                if request.path == ENDPOINTS:
+                    asked.append(name)
+                return (500, {}, b"")
+
+            with handmade(answer) as server:
+                yield server.url
+
+        with (
+            nobody("explicit") as explicit,
+            nobody("first") as first,
+            nobody("current") as current,
+            nobody("last") as last,
+            nobody("config") as config,
+        ):
+            manager = manager_of(first, current, last, config_urls=[config])
+            manager.pin(current)
+            with pytest.raises(UpdateFailed) as caught:
+                manager.update_endpoints_from_remote(explicit)
+            order = ["explicit", "current", "first", "last", "config"]
+            assert asked == order
+            assert len(caught.value.attempts) == 5
+            asked.clear()
+            with source(wire([first])) as (_, server):
+                assert manager.update_endpoints_from_remote(server.url)
+            assert asked == []
+
+    @pytest.mark.parametrize(
+        ("answer", "cause"),
+        [
+            (serves(401), "unauthorized"),
+            (serves(403), "unauthorized"),
+            (serves(404), "not_implemented"),
+            (serves(501), "not_implemented"),
+            (serves(500), "unreachable"),
+            (serves(503), "unreachable"),
+            (serves(429), "unreachable"),
+            (serves(418), "invalid"),
+            (serves(200, b"<html>"), "invalid"),
+            (serves(200, b"[]"), "invalid"),
+            (serves(200, b'{"api_endpoints": [{"url": "nonsense"}]}'), "invalid"),
+            (serves(200, wire(["ftp://a.example"])), "invalid"),
+            (serves(200, wire(["wss://a.example"])), "invalid"),
+            (serves(200, b"[" * 100000), "invalid"),
+            (serves(200, b"no gzip", **{"Content-Encoding": "gzip"}), "unreachable"),
+        ],
+    )
+    def test_why_it_failed(self, answer: Callable[[Asked], Answer], cause: str) -> None:
+        """In a word; the list stays."""
+        with handmade(answer) as server:
+            manager = manager_of(server.url)
+            with pytest.raises(UpdateFailed) as caught:
+                manager.update_endpoints_from_remote()
+            assert caught.value.cause == cause
+            assert urls(manager.api_endpoints) == [server.url]
+            assert manager.list_source.origin == "seed"
+
+    def test_nobody_there(self) -> None:
+        """Unreachable."""
+        with pytest.raises(UpdateFailed) as caught:
+            manager_of().update_endpoints_from_remote(f"http://127.0.0.1:{closed_port()}")
+        assert caught.value.cause == "unreachable"
+
+    def test_an_address_that_is_none(self) -> None:
+        """Is invalid, and the others are asked."""
+        with source(wire([NEW])) as (_, server):
+            manager = manager_of(config_urls=[server.url])
+            assert manager.update_endpoints_from_remote("wss://x.example")
+            with pytest.raises(UpdateFailed) as caught:
+                manager_of().update_endpoints_from_remote("wss://x.example")
+            assert caught.value.cause == "invalid"
+
+
+class TestGuards:
+    """What must not be applied."""
+
+    def test_an_empty_list_is_always_refused(self) -> None:
+        """Even with force."""
+        with source(wire()) as (_, server):
+            manager = manager_of(server.url)
+            for force in (False, True):
+                with pytest.raises(UpdateRefused, match="empty"):
+                    manager.update_endpoints_from_remote(force=force)
+            assert urls(manager.api_endpoints) == [server.url]
+
+    def test_a_list_of_strangers_is_looked_at_first(self) -> None:
+        """Applied where one of them is healthy, else refused, unless forced."""
+        dead = f"http://127.0.0.1:{closed_port()}"
+        with handmade() as stranger, source(wire([dead])) as (lists, server):
+            manager = manager_of(server.url)
+            with pytest.raises(UpdateRefused, match="none of its own is healthy"):
+                manager.update_endpoints_from_remote()
+            assert urls(manager.api_endpoints) == [server.url]
+            lists.put(wire([dead, stranger.url]))
+            assert manager.update_endpoints_from_remote()
+            assert urls(manager.api_endpoints) == [dead, stranger.url]
+            lists.put(wire([NEW]))
+            assert manager.update_endpoints_from_remote(server.url, force=True)
+            assert urls(manager.api_endpoints) == [NEW]
+
+    def test_a_list_without_our_sockets_is_looked_at_too(self) -> None:
+        """Each kind counts."""
+        with source(b"") as (lists, server):
+            lists.body = wire([server.url])
+            manager = manager_of(server.url)
+            manager.add_socket_endpoint("https://s.example")
+            with pytest.raises(UpdateRefused, match="socketio"):
+                manager.update_endpoints_from_remote()
+
+    def test_what_is_larger_than_the_limit_is_not_taken(self) -> None:
+        """Unpacked: a small answer may be a large list."""
+        policy = Policy(max_list_bytes=10_000)
+        bomb = gzip.compress(b" " * 50_000_000)
+        for answer in (
+            serves(200, b" " * 10_001),
+            serves(200, bomb, **{"Content-Encoding": "gzip"}),
+        ):
+            with handmade(answer) as server:
+                manager = manager_of(server.url, policy=policy)
+                with pytest.raises(UpdateFailed, match="larger than 10000 bytes"):
+                    manager.update_endpoints_from_remote()
+
+    def test_a_packed_list_is_unpacked(self) -> None:
+        """As the server packs it for whoever accepts that."""
+        packed = gzip.compress(wire([NEW]))
+        with handmade(serves(200, packed, **{"Content-Encoding": "gzip"})) as server:
+            manager = manager_of()
+            assert manager.update_endpoints_from_remote(server.url)
+            assert urls(manager.api_endpoints) == [NEW]
+
+    def test_a_list_that_drips_is_given_up(self) -> None:
+        """The total time limit holds, however often a byte comes."""
+        policy = Policy(total_timeout=0.5)
+        with slow_body() as url:
+            began = time.monotonic()
+            with pytest.raises(UpdateFailed, match=r"timed out|too long"):
+                manager_of(url, policy=policy).update_endpoints_from_remote()
+            assert time.monotonic() - began < 4
+
+
+@contextmanager
+def slow_body() -> Iterator[str]:
+    """A server whose answer comes a byte at a time, for a minute."""
+    ended = threading.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def run() -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            with sock:
+                try:
+                    sock.recv(65536)
+                    sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                    while not ended.wait(0.05):
+                        sock.sendall(b" ")
+                except OSError:
+                    continue
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        ended.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+class TestApplying:
+    """What a new list does to the old one."""
+
+    def test_endpoints_that_stay_keep_what_is_known_of_them(self) -> None:
+        """Health, speed, counts; the priority is the new one."""
+        with handmade() as stays, source(b"") as (lists, server):
+            lists.body = wire([NEW, stays.url])
+            manager = manager_of(server.url, stays.url)
+            manager.check_all()
+            with manager.client() as client:
+                client.get("/users")
+            before = manager.api_endpoints[1]
+            assert before.state == "healthy"
+            assert manager.update_endpoints_from_remote()
+            after = manager.api_endpoints[1]
+            assert after.url == stays.url
+            assert after.response_time == before.response_time
+            assert after.last_checked == before.last_checked
+            assert manager.api_endpoints[0].state == "unknown"
+
+    def test_the_same_list_in_another_order_is_no_news(self) -> None:
+        """Nor is one that names an endpoint twice."""
+        entry = {"url": NEW, "priority": 0}
+        other = {"url": "https://b.example", "priority": 1}
+        bodies = [[entry, other], [other, entry], [entry, other, entry]]
+        current = [json.dumps({"api_endpoints": body}).encode() for body in bodies]
+        with source(current[0]) as (lists, server):
+            manager = manager_of()
+            news = []
+            for body in current:
+                lists.put(body)
+                news.append(manager.update_endpoints_from_remote(server.url))
+            assert news == [True, False, False]
+
+    def test_tags_are_kept_for_each_source(self) -> None:
+        """Two servers of one list are both asked by the tag that they gave."""
+        with source(wire([NEW])) as (_, one), source(wire([NEW])) as (_, two):
+            manager = manager_of()
+            for server in (one, two, one, two):
+                manager.update_endpoints_from_remote(server.url)
+            for server in (one, two):
+                tags = [a.header("if-none-match") for a in server.asked]
+                assert tags[0] is None
+                assert tags[1] is not None
+
+    def test_after_a_change_by_hand_the_whole_list_is_asked_for(self) -> None:
+        """304 would mean that ours is theirs, which it is no more."""
+        with source(wire([NEW])) as (_, server):
+            manager = manager_of()
+            manager.update_endpoints_from_remote(server.url)
+            manager.remove_endpoint(NEW)
+            assert manager.update_endpoints_from_remote(server.url)
+            assert urls(manager.api_endpoints) == [NEW]
+
+    def test_a_new_priority_is_told_too(self) -> None:
+        """With nothing added and nothing removed."""
+        heard: list[dict[str, Any]] = []
+
+        def receive(sender: Any, **about: Any) -> None:
+            heard.append(about)
+
+        with source(wire([NEW, "https://b.example"])) as (lists, server):
+            manager = manager_of()
+            manager.update_endpoints_from_remote(server.url)
+            lists.put(wire(["https://b.example", NEW]))
+            with signals.endpoints_updated.connected_to(receive):
+                manager.update_endpoints_from_remote(server.url, force=True)
+        assert heard == [
+            {
+                "origin": "remote",
+                "url": server.url + ENDPOINTS,
+                "added": [],
+                "removed": [],
+                "changed": [NEW, "https://b.example"],
+            }
+        ]
+
+
+class TestToken:
+    """Who may see it."""
+
+    def test_a_text_a_function_and_one_for_this_call(self) -> None:
+        """The last one wins; a function is asked each time, and may have none yet."""
+        now: list[str | None] = [None]
+        with source(wire([NEW])) as (_, server):
+            manager = manager_of(token=lambda: now[0])
+            manager.update_endpoints_from_remote(server.url)
+            now[0] = "after-login"
+            manager.update_endpoints_from_remote(server.url)
+            manager.update_endpoints_from_remote(server.url, token="just-now")
+            manager_of(token="text").update_endpoints_from_remote(server.url)
+            sent = [asked.header("authorization") for asked in server.asked]
+        assert sent == [None, "Bearer after-login", "Bearer just-now", "Bearer text"]
+
+    def test_a_login_lets_the_next_update_in(self) -> None:
+        """Until then it is unauthorised."""
+        now: list[str | None] = [None]
+
+        def answer(asked: Asked) -> Answer:
+            if asked.header("authorization") != "Bearer secret":
+                return (401, {}, b"")
+            return (200, {}, wire([NEW]))
+
+        with handmade(answer) as server:
+            manager = manager_of(config_urls=[server.url], token=lambda: now[0])
+            with pytest.raises(UpdateFailed) as caught:
+                manager.update_endpoints_from_remote()
+            assert caught.value.cause == "unauthorized"
+            now[0] = "secret"
+            assert manager.update_endpoints_from_remote()
+
+    @pytest.mark.parametrize("token", ["hush\n", " hush", "hu\nsh", "hüsh", ""])
+    def test_one_that_no_header_can_hold_is_in_no_message(self, token: str) -> None:
+        """Space around it does no harm; anything else is an error that does not quote it."""
+        with source(wire([NEW])) as (_, server):
+            manager = manager_of()
+            if token.strip() == "hush":
+                assert manager.update_endpoints_from_remote(server.url, token)
+                assert server.asked[0].header("authorization") == "Bearer hush"
+                return
+            with pytest.raises(UpdateFailed) as caught:
+                manager.update_endpoints_from_remote(server.url, token)
+            assert "sh" not in str(caught.value.attempts[0][1]).split()
+            assert server.asked == []
+
+    def test_a_redirect_within_the_server_takes_it_along(self) -> None:
+        """Only there."""
+
+        def answer(asked: Asked) -> Answer:
+            if asked.path == ENDPOINTS:
+                return (307, {"Location": "/list"}, b"")
+            return (200, {}, wire([NEW]))
+
+        with handmade(answer) as server:
+            assert manager_of(token="t").update_endpoints_from_remote(server.url)
+            assert server.asked[1].header("authorization") == "Bearer t"
+
+    def test_a_redirect_to_another_server_does_not(self) -> None:
+        """Another port is another server."""
+        with source(wire([NEW])) as (_, target):
+            location = target.url + ENDPOINTS
+            with handmade(lambda asked: (302, {"Location": location}, b"")) as server:
+                assert manager_of(token="t").update_endpoints_from_remote(server.url)
+            assert target.asked[0].header("authorization") is None
+
+    @pytest.mark.parametrize("location", ["ftp://x.example/", "http://u:p@x.example/"])
+    def test_a_redirect_to_nowhere(self, location: str) -> None:
+        """Is followed by nobody."""
+        with handmade(lambda asked: (302, {"Location": location}, b"")) as server:
+            with pytest.raises(UpdateFailed):
+                manager_of().update_endpoints_from_remote(server.url)
+            assert len(server.asked) == 1
+
+    def test_redirects_without_end(self) -> None:
+        """Have an end."""
+        with handmade(lambda asked: (302, {"Location": asked.path + "x"}, b"")) as server:
+            with pytest.raises(UpdateFailed, match="redirects"):
+                manager_of().update_endpoints_from_remote(server.url)
+            assert len(server.asked) == 6
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """Who signs the certificates."""
+    return trustme.CA()
+
+
+class TestTls:
+    """Over https."""
+
+    def context(self, authority: trustme.CA, *names: str) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(*names).configure_cert(context)
+        return context
+
+    def trust(self, authority: trustme.CA) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        authority.configure_trust(context)
+        return context
+
+    def test_no_redirect_leads_out_of_it(self, authority: trustme.CA) -> None:
+        """Not even to this machine."""
+        with source(wire([NEW])) as (_, plain):
+            location = plain.url + ENDPOINTS
+            tls = self.context(authority, "127.0.0.1")
+            with handmade(lambda asked: (302, {"Location": location}, b""), tls) as server:
+                manager = manager_of(server.url, verify=self.trust(authority))
+                with pytest.raises(UpdateFailed, match="https to http"):
+                    manager.update_endpoints_from_remote()
+            assert plain.asked == []
+
+    def test_an_endpoint_that_goes_by_its_address_is_asked_by_its_name(
+        self, authority: trustme.CA
+    ) -> None:
+        """It verifies against that, and is a source like any other."""
+        tls = self.context(authority, "api.example.com")
+        with handmade(serves(200, wire([NEW])), tls) as server:
+            endpoint = named(server.url, "api.example.com")
+            manager = manager_of(endpoint, verify=self.trust(authority))
+            assert manager.update_endpoints_from_remote(force=True)
+            assert server.asked[0].header("host") == f"api.example.com:{server.port}"
+            bare = manager_of(Endpoint(server.url), verify=self.trust(authority))
+            with pytest.raises(UpdateFailed) as caught:
+                bare.update_endpoints_from_remote()
+            assert caught.value.cause == "unreachable"
+
+    def test_closing_calls_it_off(self, authority: trustme.CA) -> None:
+        """In the midst of an answer; the context is as it was."""
+        gate = threading.Event()
+
+        def answer(asked: Asked) -> Answer:
+            gate.wait(20)
+            return OK
+
+        trust = self.trust(authority)
+        with handmade(answer, self.context(authority, "127.0.0.1")) as server:
+            manager = manager_of(server.url, verify=trust).start()
+            errors: list[Exception] = []
+
+            def update() -> None:
+                try:
+                    manager.update_endpoints_from_remote()
+                except UpdateFailed as error:
+                    errors.append(error)
+
+            thread = threading.Thread(target=update)
+            thread.start()
+            wait_for(lambda: ENDPOINTS in server.paths)
+            manager.close()
+            thread.join(5)
+            gate.set()
+            assert len(errors) == 1
+        assert trust.check_hostname
+
+
+class TestByItself:
+    """At start, and each interval."""
+
+    def test_at_start_and_each_interval(self) -> None:
+        """What the server has then is taken."""
+        with source(wire([NEW])) as (lists, server):
+            options = {"config_urls": [server.url], "update_interval": 0.1}
+            with manager_of(**options) as manager:
+                wait_for(lambda: urls(manager.api_endpoints) == [NEW])
+                other = ["https://b.example", NEW]
+                lists.put(wire(other))
+                wait_for(lambda: urls(manager.api_endpoints) == other)
+
+    def test_zero_never_asks(self) -> None:
+        """Only on call."""
+        with source(wire([NEW])) as (_, server):
+            with manager_of(server.url) as manager:
+                wait_for(lambda: manager.api_endpoints[0].state == "healthy")
+            assert ENDPOINTS not in server.paths
+
+    def test_one_that_fails_says_so_and_is_tried_again(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The checks go on meanwhile."""
+        with handmade(serves(500)) as server, manager_of(server.url, update_interval=0.05):
+            wait_for(lambda: server.count(ENDPOINTS) >= 3)
+        assert "could not be updated (unreachable)" in caplog.text
+
+    def test_a_token_that_raises_is_no_end(self, caplog: pytest.LogCaptureFixture) -> None:
+        """The application's mistake is logged, and the next update made."""
+        calls: list[int] = []
+
+        def token() -> str:
+            calls.append(1)
+            if len(calls) == 1:
+                raise RuntimeError("no keyring")
+            return "t"
+
+        with source(wire([NEW])) as (_, server):
+            options = {"config_urls": [server.url], "update_interval": 0.05, "token": token}
+            with manager_of(**options) as manager:
+                wait_for(lambda: urls(manager.api_endpoints) == [NEW])
+        assert "RuntimeError: no keyring" in caplog.text
+
+    def test_two_at_a_time_are_one_after_the_other(self) -> None:
+        """And each has its answer."""
+        with source(wire([NEW])) as (_, server):
+            manager = manager_of()
+            results: list[bool] = []
+
+            def update() -> None:
+                results.append(manager.update_endpoints_from_remote(server.url))
+
+            threads = [threading.Thread(target=update) for _ in range(6)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert sorted(results) == [False] * 5 + [True]
+
+    def test_a_source_that_says_nothing_holds_up_nobody_for_good(self) -> None:
+        """The next one is asked after the time limit."""
+        policy = Policy(total_timeout=0.3)
+        with silence() as port, source(wire([NEW])) as (_, server):
+            manager = manager_of(config_urls=[server.url], policy=policy)
+            assert manager.update_endpoints_from_remote(f"http://127.0.0.1:{port}")
+
+
+def test_a_missing_list_is_looked_for_where_it_may_be() -> None:
+    """Below the base's own path, then below the root."""
+    with handmade(lambda asked: MISSING) as server:
+        with pytest.raises(UpdateFailed):
+            manager_of().update_endpoints_from_remote(f"{server.url}/v2")
+        assert server.paths == ["/v2/config/endpoints", f"/v2{ENDPOINTS}", ENDPOINTS]
