@@ -12,13 +12,16 @@ from typing import NamedTuple
 
 import pytest
 
+from mop_config import qr
 from mop_config.server.build import UrlRules
 from mop_config.server.problems import Code
 from mop_config.server.render import EMPTY_BODY, render
 from mop_config.server.settings import ProcessSettings, Settings
 
+from .client.handmade import MISSING, Answer, Asked, handmade, wire
+from .client.socket_server import socket_server
 from .conftest import GUIDE_JSON, SAMPLE
-from .servers import ROOT, Server
+from .servers import ENDPOINTS, ROOT, Server
 
 README = (ROOT / "README.md").read_text()
 GUIDES = [ROOT / "docs" / "guide.md", ROOT / "docs" / "guide.zh.md"]
@@ -112,18 +115,46 @@ def test_every_command_of_the_readme_runs_as_printed(clone: Path, tmp_path: Path
     assert "Traceback" not in server.log
 
 
-def test_the_tours_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each Python block of the README, by itself."""
+def test_every_python_block_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself, with servers of ours in the place of those that it names."""
     monkeypatch.setenv("ENDPOINT_STATE_DIR", str(tmp_path))
-    for block in blocks(README, "python"):
-        result = subprocess.run(
-            [sys.executable, "-W", "error", "-c", block],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 0, result.stderr
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    listed: list[str] = []
+
+    def answer(request: Asked) -> Answer:
+        if request.path == ENDPOINTS:
+            return 200, {}, wire(listed)
+        return (200, {}, b"[]") if request.path.endswith(("/users", "/health")) else MISSING
+
+    with (
+        handmade(answer) as primary,
+        handmade(answer) as backup,
+        handmade(answer) as config,
+        socket_server(tmp_path, "socket") as socket,
+    ):
+        servers = {
+            "https://api-primary.example.com": primary.url,
+            "https://api-backup.example.com": backup.url,
+            "https://config.example.com": config.url,
+            "https://socket-primary.example.com": socket.url,
+        }
+        listed += [f"{primary.url}/api/v1", f"{backup.url}/api/v1"]
+        for block in blocks(README, "python"):
+            for name, url in servers.items():
+                block = block.replace(name, url)
+            assert "example.com" not in block
+            result = subprocess.run(
+                [sys.executable, "-W", "error", "-c", block],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert result.returncode == 0, result.stderr
+            assert "Traceback" not in result.stderr
+    assert primary.count("/api/v1/users") == 2
 
 
 def test_the_endpoint_file_of_the_readme_is_a_good_one() -> None:
@@ -139,10 +170,34 @@ def test_the_guides_show_the_sample_and_its_answer(guide: Path) -> None:
     """In both languages, the file gives what stands below it."""
     text = guide.read_text()
     (file,) = [block for block in blocks(text, "") if "DomainList:" in block]
-    health, answer = blocks(text, "json")
+    health, answer, *codes = blocks(text, "json")
     assert json.loads(render(file.encode(), UrlRules(), EMPTY_BODY).body) == GUIDE_JSON
     assert json.loads(answer) == GUIDE_JSON
     assert json.loads(health)["status"] == "healthy"
+    read = [qr.parse(code) for code in codes]
+    assert [len(data.api_endpoints or ()) for data in read] == [1, 2, 2]
+    assert {data.room_id for data in read} == {"room123"}
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_the_python_of_the_guides_runs(guide: Path, tmp_path: Path) -> None:
+    """In order, as one program, with servers of ours in the place of those that it names."""
+    text = guide.read_text()
+    code = blocks(text, "json")[3]
+    with handmade(lambda request: (200, {}, wire(listed))) as server:
+        listed = [f"{server.url}/a", f"{server.url}/b"]
+        program = [f"text = {code!r}", "token = None", *blocks(text, "python"), "manager.close()"]
+        source = re.sub(r"https://[a-z-]+\.example\.com", server.url, "\n".join(program))
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-c", source],
+            cwd=ROOT,
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 0, result.stderr
+    assert "joining room123" in result.stdout
 
 
 def test_the_guides_say_the_same() -> None:
