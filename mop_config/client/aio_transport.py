@@ -32,6 +32,9 @@ class _Stream(httpcore2.AsyncNetworkStream):
 
     def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
         self._stream = stream
+        tls: ssl.SSLObject | None = stream.get_extra_info("ssl_object")
+        self._shared = tls is not None and tls.selected_alpn_protocol() == "h2"
+        self._turn = asyncio.Lock()
         self.aclose = stream.aclose  # type: ignore[method-assign]
         self.get_extra_info = stream.get_extra_info  # type: ignore[method-assign]
 
@@ -50,7 +53,14 @@ class _Stream(httpcore2.AsyncNetworkStream):
             timeout = route.least(timeout)
             if route.rival is not None:
                 route.rival.arm()
+        if self._shared and buffer:
+            # One request that is called off must not leave half a frame to the others.
+            return asyncio.shield(self._write_whole(buffer, timeout))
         return self._stream.write(buffer, timeout)
+
+    async def _write_whole(self, buffer: bytes, timeout: float | None) -> None:
+        async with self._turn:
+            await self._stream.write(buffer, timeout)
 
     async def start_tls(
         self,
@@ -105,7 +115,7 @@ class _Backend(httpcore2.AsyncNetworkBackend):
             raise httpcore2.ConnectError(str(route.fault)) from error
         if won.member is not route.member:
             raise Moved(won)
-        route.losers = won.losers
+        route.losers += won.losers
         return won.connection
 
 
@@ -207,13 +217,20 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 return await self._request(request, route)
             except Moved as moved:
                 route.move(moved.won)
+            except httpcore2.PoolTimeout:
+                if route.deposit is None:
+                    raise
+                # The server may be keeping a thread for it: it must not wait in a queue.
+                await route.take_deposit().aclose()
+                route.race = True
 
     async def _request(self, request: httpx2.Request, route: "_Route") -> httpcore2.Response:
         target = route.member.target
         proxy = self._options.for_target(target)
         connect = self._core.policy.connect_timeout
         if proxy is None:
-            timeouts = wire.timeouts_of(request, connect, route.until - route.began)
+            queue = 0.0 if route.deposit is not None else route.until - route.began
+            timeouts = wire.timeouts_of(request, connect, queue)
             addressed = wire.to_endpoint(request, target, timeouts)
             return await self._connections.handle_async_request(addressed)
         timeouts = wire.all_timeouts_of(request, connect, route.until - self._core.clock())

@@ -4,6 +4,7 @@
 environment once it is given a transport, so ours takes them and applies them itself.
 """
 
+import importlib.util
 import math
 import ssl
 import urllib.request
@@ -89,7 +90,10 @@ class TransportOptions:
 
         Raises:
             ValueError: If certificates would not be verified.
+            ImportError: If HTTP/2 is wanted and cannot be spoken.
         """
+        if http2 and importlib.util.find_spec("h2") is None:
+            raise ImportError("HTTP/2 needs the package h2: pip install 'httpx2[http2]'")
         tls = httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
         if tls.verify_mode is ssl.CERT_NONE or not tls.check_hostname:
             raise ValueError(

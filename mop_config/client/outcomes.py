@@ -54,7 +54,10 @@ def failed(core: Core, route: Route, error: Exception) -> Outcome:
     connected = not route.dialled or route.ready
     if isinstance(error, (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.ProxyError)):
         connected = False
-    fault = route.fault or _fault_of(error, connecting=not connected)
+    if _is_clogged(error):
+        connected, fault = False, Fault.STALLED
+    else:
+        fault = route.fault or _fault_of(error, connecting=not connected)
     return Outcome(
         route.member,
         core.clock(),
@@ -96,6 +99,12 @@ def of_rival(outcome: Outcome, losers: Losers, told: int) -> Outcome:
     outcome.losers = (*losers, *outcome.losers)
     outcome.told = told
     return outcome
+
+
+def _is_clogged(error: Exception) -> bool:
+    """Whether an HTTP/2 connection has no stream left, since it answers none of many."""
+    cause = error.args[0] if error.args else None
+    return type(cause).__name__ == "TooManyStreamsError"
 
 
 def _fault_of(error: Exception, *, connecting: bool) -> Fault:

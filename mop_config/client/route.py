@@ -100,8 +100,8 @@ class Route:
         self.dialled = False
         if won.connection is not None:
             self.race = False
-            self.losers = won.losers
-            self.told = len(won.losers)
+            self.losers += won.losers
+            self.told = len(self.losers)
             # Other requests need not wait for this one's answer to learn of it.
             self.call.lost(won.losers, self.began)
 
@@ -113,4 +113,4 @@ class Route:
     def unreachable(self, faults: list[tuple[Member, Fault]]) -> None:
         """No endpoint could be dialled: the last stands for the attempt, the others lost."""
         *losers, (self.member, self.fault) = faults
-        self.losers = tuple(losers)
+        self.losers += tuple(losers)

@@ -356,5 +356,5 @@ class Backend(httpcore2.NetworkBackend):
             raise httpcore2.ConnectError(str(plan.fault)) from error
         if won.member is not plan.member:
             raise Moved(won)
-        plan.losers = won.losers
+        plan.losers += won.losers
         return won.connection

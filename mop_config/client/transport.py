@@ -128,13 +128,20 @@ class FailoverTransport(httpx2.BaseTransport):
                 return self._request(request, plan)
             except Moved as moved:
                 plan.move(moved.won)
+            except httpcore2.PoolTimeout:
+                if plan.deposit is None:
+                    raise
+                # The server may be keeping a thread for it: it must not wait in a queue.
+                plan.take_deposit().close()
+                plan.race = True
 
     def _request(self, request: httpx2.Request, plan: Plan) -> httpcore2.Response:
         target = plan.member.target
         proxy = self._options.for_target(target)
         connect = self._core.policy.connect_timeout
         if proxy is None:
-            timeouts = wire.timeouts_of(request, connect, plan.until - plan.began)
+            queue = 0.0 if plan.deposit is not None else plan.until - plan.began
+            timeouts = wire.timeouts_of(request, connect, queue)
             return self._connections.handle_request(wire.to_endpoint(request, target, timeouts))
         timeouts = wire.all_timeouts_of(request, connect, plan.until - self._core.clock())
         return self._proxied(proxy).handle_request(wire.by_proxy(request, target, timeouts))
