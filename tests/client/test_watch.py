@@ -1,0 +1,213 @@
+"""``watch=True``: being told of a new list at once, and never asking in a circle."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+
+from mop_config.client import EndpointManager
+from mop_config.client.background import Background
+from mop_config.client.errands import Round
+
+from ..servers import ENDPOINTS
+from ..waiting import wait_for
+from .handmade import (
+    NOBODY,
+    OK,
+    QUICK,
+    Answer,
+    Asked,
+    Handmade,
+    Lists,
+    handmade,
+    source,
+    urls,
+    wire,
+)
+
+A, B, C = (f"https://{name}.example" for name in "abc")
+
+
+@contextmanager
+def watching(*config_urls: str, interval: float = 3600.0) -> Iterator[EndpointManager]:
+    manager = EndpointManager(
+        config_urls=config_urls,
+        watch=True,
+        update_interval=interval,
+        policy=QUICK,
+        verify=NOBODY,
+        trust_env=False,
+    )
+    with manager:
+        yield manager
+
+
+def has(manager: EndpointManager, expected: list[str]) -> bool:
+    return urls(manager.api_endpoints) == expected
+
+
+def waits(server: Handmade) -> list[Asked]:
+    """The requests that asked to be held."""
+    return [asked for asked in server.asked if "wait=" in asked.path]
+
+
+def test_a_new_list_arrives_at_once() -> None:
+    """From a server that holds its answers; each change, without waiting for the interval."""
+    with source(wire([A]), holds=True) as (lists, server), watching(server.url) as manager:
+        wait_for(lambda: urls(manager.api_endpoints) == [A])
+        wait_for(lambda: waits(server), what="the first answer gave the tag to wait with")
+        for body in ([A, B], [A, B, C]):
+            lists.put(wire(body))
+            wait_for(partial(has, manager, body), seconds=5)
+        assert len(server.asked) < 12
+        assert all(asked.header("if-none-match") for asked in waits(server))
+
+
+def test_a_server_that_has_nothing_new_is_asked_rarely() -> None:
+    """It is asked to hold its answer for most of a minute."""
+    with source(wire([A]), holds=True) as (_, server), watching(server.url):
+        wait_for(lambda: waits(server))
+        assert waits(server)[0].path == f"{ENDPOINTS}?wait=55"
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+def test_a_mirror_that_does_not_know_how_to_wait_is_asked_each_interval(tagged: bool) -> None:
+    """It answers at once, with 304 or the list: a second sees a few requests, not thousands."""
+    lists = Lists(wire([A]))
+
+    def answer(asked: Asked) -> Answer:
+        status, headers, body = lists(asked)
+        return (status, headers if tagged else {}, body)
+
+    with handmade(answer) as server, watching(server.url) as manager:
+        wait_for(lambda: urls(manager.api_endpoints) == [A])
+        if tagged:
+            wait_for(lambda: waits(server))
+        settled = threading.Event()
+        settled.wait(1.0)
+        assert len(server.asked) <= 4
+
+
+def test_a_mirror_is_still_followed() -> None:
+    """By the interval."""
+    with source(wire([A])) as (lists, server), watching(server.url, interval=0.1) as manager:
+        wait_for(lambda: urls(manager.api_endpoints) == [A])
+        lists.put(wire([A, B]))
+        wait_for(lambda: urls(manager.api_endpoints) == [A, B])
+
+
+def flapping(asked: Asked) -> Answer:
+    """Two nodes behind one name that never agree."""
+    other = "a" if asked.header("if-none-match") == '"b"' else "b"
+    headers = {"Preference-Applied": "wait", "ETag": f'"{other}"'}
+    return (200, headers, wire([A, f"https://{other}.example"]))
+
+
+def liar(asked: Asked) -> Answer:
+    """Says that it waits, and does not."""
+    headers = {"Preference-Applied": "wait", "ETag": '"x"'}
+    return (304, headers, b"") if asked.header("if-none-match") else (200, headers, wire([A]))
+
+
+def full(asked: Asked) -> Answer:
+    """Has too many waiters, and says when to come back."""
+    status, headers, body = liar(asked)
+    return status, {**headers, "Retry-After": "30"}, body
+
+
+def broken(asked: Asked) -> Answer:
+    """Answers nothing that could be used."""
+    return (500, {}, b"")
+
+
+@pytest.mark.parametrize(("answer", "most"), [(flapping, 8), (liar, 6), (full, 4), (broken, 8)])
+def test_no_server_makes_it_spin(answer: Callable[[Asked], Answer], most: int) -> None:
+    """Whatever a server says, it is asked ever more slowly."""
+    with handmade(answer) as server, watching(server.url):
+        wait_for(lambda: len(server.asked) >= 2)
+        settled = threading.Event()
+        settled.wait(1.5)
+        assert len(server.asked) <= most
+
+
+def test_an_update_by_hand_does_not_wait_for_the_watch() -> None:
+    """A held answer keeps nobody from asking."""
+    with source(wire([A]), holds=True) as (_, server), watching(server.url) as manager:
+        wait_for(lambda: waits(server))
+        began = time.monotonic()
+        assert not manager.update_endpoints_from_remote()
+        assert time.monotonic() - began < 5
+
+
+def test_a_server_that_comes_back_is_watched_again() -> None:
+    """After a failure the pauses grow from a second."""
+    state = {"up": False}
+    lists = Lists(wire([A]), holds=True)
+
+    def answer(asked: Asked) -> Answer:
+        return lists(asked) if state["up"] else (503, {}, b"")
+
+    with handmade(answer) as server:
+        lists.server = server
+        with watching(server.url) as manager:
+            wait_for(lambda: len(server.asked) >= 2)
+            state["up"] = True
+            wait_for(lambda: urls(manager.api_endpoints) == [A])
+            wait_for(lambda: waits(server))
+
+
+def test_a_token_that_raises_does_not_end_the_watch() -> None:
+    """It is asked again."""
+    calls: list[int] = []
+
+    def token() -> str:
+        calls.append(1)
+        if len(calls) <= 2:
+            raise RuntimeError("no keyring")
+        return "t"
+
+    with source(wire([A]), holds=True) as (_, server):
+        manager = EndpointManager(
+            config_urls=[server.url], watch=True, token=token, policy=QUICK, verify=NOBODY
+        )
+        with manager:
+            wait_for(lambda: waits(server))
+    assert urls(manager.api_endpoints) == [A]
+
+
+@pytest.mark.parametrize(
+    ("round_", "hasty", "low", "high"),
+    [
+        (Round(asked_to_wait=True, waited=True), 0, 0, 0),
+        (Round(True, asked_to_wait=True, waited=True), 1, 0, 0),
+        (Round(asked_to_wait=True, waited=True), 1, 1, 1),
+        (Round(asked_to_wait=True, waited=True), 4, 8, 8),
+        (Round(asked_to_wait=True, waited=True), 50, 60, 60),
+        (Round(asked_to_wait=True, waited=True, pause=90.0), 1, 90, 90),
+        (Round(asked_to_wait=True, waited=True, pause=5.0), 0, 5, 5),
+        (Round(asked_to_wait=True, waited=False), 1, 3600, 3600),
+        (Round(), 1, 3600, 3600),
+    ],
+)
+def test_how_long_a_server_is_left_alone(
+    round_: Round, hasty: int, low: float, high: float
+) -> None:
+    """Held answers are asked for again at once, hasty ones ever later, others by interval."""
+    manager = EndpointManager(verify=NOBODY)
+    background = Background(manager, manager._errands)
+    assert low <= background._until_next_watch(round_, hasty) <= high
+
+
+def test_health_is_checked_while_it_waits() -> None:
+    """The watch has a thread of its own."""
+    with (
+        source(wire([A]), holds=True) as (_, server),
+        handmade(lambda asked: OK) as other,
+        watching(server.url) as manager,
+    ):
+        wait_for(lambda: waits(server))
+        manager.add_api_endpoint(other.url)
+        wait_for(lambda: [e for e in manager.api_endpoints if e.state == "healthy"])
