@@ -153,7 +153,7 @@ class Simulation:
         try:
             attempt = next(flow)
             while True:
-                self._check_choice(attempt.member)
+                self._check_choice(attempt.member, moves.tried)
                 assert self.now < began + self.policy.total_timeout
                 outcome = self._attempt(attempt.member, number, attempt.seconds_left)
                 attempt = flow.send(outcome)
@@ -183,8 +183,8 @@ class Simulation:
 
     # -- what must hold
 
-    def _check_choice(self, chosen: Member) -> None:
-        usable = [m for m in self.pool.members() if m.health.usable]
+    def _check_choice(self, chosen: Member, tried: list[str]) -> None:
+        usable = [m for m in self.pool.members() if m.health.usable and m.url not in tried[:-1]]
         assert chosen.health.usable or not usable, "an ejected endpoint was picked"
 
     def _settle(self) -> None:

@@ -136,7 +136,7 @@ class Moves:
 
     def next(self, now: float) -> Member | None:
         """Pick another endpoint, and pay for it; None where there is none, or no budget."""
-        rest = self._pool.alternatives(now, self.tried)
+        rest = self._pool.alternatives(now, self.tried, last_resort=True)
         if not rest or not (self._free or self._budget.spend()):
             return None
         self._free = False

@@ -208,17 +208,22 @@ class Pool:
             self._switch(best, "chosen", now)
         return self.select(now)
 
-    def alternatives(self, now: float, tried: Iterable[str] = ()) -> list[Member]:
+    def alternatives(
+        self, now: float, tried: Iterable[str] = (), *, last_resort: bool = False
+    ) -> list[Member]:
         """List where else a request may go, best first.
 
-        Endpoints that are taken for dead are left out while any usable one is in the pool,
-        tried or not.
+        Args:
+            now: Monotonic seconds.
+            tried: The endpoints that it has been to.
+            last_resort: Whether those that are taken for dead are listed too, once no usable
+                one is left to try: one of them may be back, and the request has failed.
         """
         left_out = set(tried)
-        return sorted(
-            (m for m in self._eligible() if m.url not in left_out),
-            key=lambda m: (self._group(m, now), self._speed(m)),
-        )
+        rest = [m for m in self._eligible() if m.url not in left_out]
+        if last_resort and not rest:
+            rest = [m for m in self._members.values() if m.url not in left_out]
+        return sorted(rest, key=lambda m: (self._group(m, now), self._speed(m)))
 
     def _eligible(self) -> Iterable[Member]:
         if self._usable:

@@ -148,6 +148,17 @@ def flow_of(bench: Bench, policy: Policy) -> Flow:
     )
 
 
+def test_an_endpoint_that_is_down_is_tried_when_nothing_else_is_left() -> None:
+    """It may be back by now, and the request would fail without it; nobody dials it beside."""
+    bench = Bench({"a": 0, "b": 1})
+    bench.fail("b", times=3)
+    moves = Moves(bench.pool, Budget(Policy()))
+    assert name_of(moves.first(bench.now)) == "a"
+    assert moves.hedge(bench.now) is None
+    assert name_of(moves.next(bench.now)) == "b"
+    assert moves.next(bench.now) is None
+
+
 def test_the_total_bounds_everything() -> None:
     """Each attempt may take what is left, and none begins after the end."""
     bench, policy = Bench({"a": 0, "b": 1, "c": 2}), Policy(total_timeout=10.0)

@@ -53,7 +53,7 @@ class TestOrder:
         assert bench.others() == "cba"
 
     def test_the_dead_are_left_out_while_anybody_is_left(self) -> None:
-        """Even if the only usable one has been tried."""
+        """Even if the only usable one has been tried, but for a request's last resort."""
         bench = Bench(ABC)
         bench.kill("a", "b")
         assert bench.current == "c"
