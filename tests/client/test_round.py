@@ -1,0 +1,72 @@
+"""One health round over a thousand endpoints."""
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from mop_config.client import EndpointManager, Policy
+
+from ..waiting import wait_for
+from .handmade import NOBODY
+from .socket_server import SocketServer, socket_server
+
+ENDPOINTS = 1000
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketServer]:
+    """A server in another process, so that its work is not ours."""
+    with socket_server(tmp_path_factory.mktemp("round"), "round") as server:
+        yield server
+
+
+class Peak:
+    """How many sockets the checks of a manager have open at most."""
+
+    def __init__(self, manager: EndpointManager) -> None:
+        self.sockets = 0
+        prober = manager._errands._prober
+        adopt = prober.adopt
+
+        def counted(sock: socket.socket) -> None:
+            adopt(sock)
+            self.sockets = max(self.sockets, len(prober._sockets))
+
+        prober.adopt = counted  # type: ignore[method-assign]
+
+
+def manager_of(server: SocketServer) -> EndpointManager:
+    urls = [f"{server.url}/{number}" for number in range(ENDPOINTS)]
+    policy = Policy(health_timeout=30.0)
+    return EndpointManager(urls, policy=policy, verify=NOBODY, update_interval=0, trust_env=False)
+
+
+def report(how: str, cpu: float, wall: float, peak: Peak) -> None:
+    print(f"{how}: {cpu:.2f} s of CPU, {wall:.2f} s, {peak.sockets} sockets")
+    assert 1 < peak.sockets <= 64
+    assert cpu <= 2.0
+
+
+@pytest.mark.alone
+def test_by_hand(server: SocketServer) -> None:
+    """At most 64 sockets at a time, and two seconds of CPU."""
+    manager = manager_of(server)
+    peak = Peak(manager)
+    cpu, wall = time.process_time(), time.monotonic()
+    manager.check_all()
+    report("by hand", time.process_time() - cpu, time.monotonic() - wall, peak)
+    assert all(e.state == "healthy" for e in manager.api_endpoints)
+
+
+@pytest.mark.alone
+def test_by_the_schedule(server: SocketServer) -> None:
+    """The same at the start of a manager."""
+    manager = manager_of(server)
+    peak = Peak(manager)
+    cpu, wall = time.process_time(), time.monotonic()
+    with manager:
+        wait_for(lambda: all(e.last_checked for e in manager.api_endpoints), seconds=60, every=0.1)
+        report("by the schedule", time.process_time() - cpu, time.monotonic() - wall, peak)
+        assert all(e.state == "healthy" for e in manager.api_endpoints)
