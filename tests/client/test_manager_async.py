@@ -1,0 +1,195 @@
+"""AsyncEndpointManager: the same manager for asyncio programs."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mop_config import signals
+from mop_config.client import (
+    AsyncEndpointManager,
+    EndpointManager,
+    NoEndpointAvailable,
+    UpdateFailed,
+    UpdateRefused,
+)
+
+from .fleet import closed_port, silence
+from .handmade import NOBODY, QUICK, handmade, source, urls, wire
+
+NEW = "https://api-new.example.com"
+
+
+def manager_of(*api: Any, **options: Any) -> AsyncEndpointManager:
+    defaults = {"policy": QUICK, "verify": NOBODY, "update_interval": 0, "trust_env": False}
+    return AsyncEndpointManager(list(api), **{**defaults, **options})
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("mop-config")]
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    async def alone() -> None:
+        await main()
+
+    asyncio.run(alone())
+
+
+def test_it_offers_what_the_other_does() -> None:
+    """Every public name of the one is one of the other."""
+    names = {name for name in dir(EndpointManager) if not name.startswith("_")}
+    assert names == {name for name in dir(AsyncEndpointManager) if not name.startswith("_")}
+
+
+def test_it_runs_between_start_and_close() -> None:
+    """A context manager, and the two methods that it stands for; it may start anew."""
+
+    async def main() -> None:
+        with handmade() as server:
+            manager = manager_of(server.url)
+            assert await manager.start() is manager
+            await until(lambda: manager.api_endpoints[0].state == "healthy")
+            await manager.close()
+            assert threads() == []
+            async with manager as entered:
+                assert entered is manager
+                assert "mop-config-client" in threads()
+            assert threads() == []
+
+    run(main)
+
+
+def test_requests_move_to_another_endpoint() -> None:
+    """And two hundred at a time do."""
+
+    async def main() -> None:
+        with handmade(lambda asked: (200, {}, b"b")) as backup:
+            dead = f"http://127.0.0.1:{closed_port()}"
+            async with manager_of(dead, backup.url) as manager, manager.client() as client:
+                answers = await asyncio.gather(*(client.get("/users") for _ in range(200)))
+                assert {answer.text for answer in answers} == {"b"}
+                assert manager.get_current_api_url() == backup.url
+
+    run(main)
+
+
+def test_zero_endpoints_are_a_typed_error() -> None:
+    """No crash."""
+
+    async def main() -> None:
+        async with manager_of() as manager, manager.client() as client:
+            with pytest.raises(NoEndpointAvailable):
+                await client.get("/users")
+            with pytest.raises(UpdateFailed):
+                await manager.update_endpoints_from_remote()
+            await manager.check_all()
+
+    run(main)
+
+
+def test_checks_leave_the_loop_free() -> None:
+    """While they wait for a server that says nothing, the loop goes round."""
+
+    async def main() -> None:
+        with silence() as port:
+            policy = replace(QUICK, health_timeout=0.5)
+            manager = manager_of(f"http://127.0.0.1:{port}", policy=policy)
+            rounds = 0
+
+            async def turn() -> None:
+                nonlocal rounds
+                while True:
+                    rounds += 1
+                    await asyncio.sleep(0.01)
+
+            turning = asyncio.create_task(turn())
+            assert not await manager.check_endpoint_health(manager.api_endpoints[0])
+            await manager.check_all()
+            turning.cancel()
+            assert rounds > 10
+            with pytest.raises(KeyError):
+                await manager.check_endpoint_health(NEW)
+
+    run(main)
+
+
+def test_updates() -> None:
+    """As those of the other, with the same errors."""
+
+    async def main() -> None:
+        with source(wire([NEW])) as (lists, server):
+            manager = manager_of(server.url)
+            with pytest.raises(UpdateRefused):
+                await manager.update_endpoints_from_remote()
+            assert await manager.update_endpoints_from_remote(force=True)
+            assert not await manager.update_endpoints_from_remote(server.url)
+            assert urls(manager.api_endpoints) == [NEW]
+            lists.put(wire([server.url]))
+            async with manager_of(config_urls=[server.url], update_interval=3600.0) as other:
+                await until(lambda: other.list_source.origin == "remote")
+
+    run(main)
+
+
+def test_signals_are_sent_from_the_loop() -> None:
+    """A receiver may touch what belongs to it; without a loop they come from where they are."""
+    heard: list[threading.Thread] = []
+
+    def receive(sender: Any, **about: Any) -> None:
+        heard.append(threading.current_thread())
+
+    async def main() -> None:
+        with handmade(lambda asked: (503, {}, b"")) as server:
+            async with manager_of(server.url):
+                await until(lambda: len(heard) >= 2)
+
+    with (
+        signals.endpoint_down.connected_to(receive),
+        signals.all_endpoints_down.connected_to(receive),
+    ):
+        run(main)
+    assert set(heard) == {threading.main_thread()}
+    heard.clear()
+    with signals.endpoints_updated.connected_to(receive):
+        manager_of().add_api_endpoint(NEW)
+    assert heard == [threading.current_thread()]
+
+
+def test_a_loop_that_has_ended_takes_no_more_signals() -> None:
+    """A manager that was not closed goes on without them."""
+    with handmade(lambda asked: (503, {}, b"")) as server:
+        manager = manager_of(server.url)
+
+        async def main() -> None:
+            await manager.start()
+
+        asyncio.run(main())
+        seen = threading.Event()
+        for _ in range(500):
+            if not manager.api_endpoints[0].is_healthy:
+                seen.set()
+                break
+            seen.wait(0.01)
+        assert seen.is_set()
+        asyncio.run(manager.close())
+
+
+def test_what_waits_for_nothing_is_the_same() -> None:
+    """Lists, QR codes, choices."""
+    manager = manager_of(NEW)
+    manager.apply_qr(json.dumps({"api_url": "https://b.example", "room_id": "r"}))
+    manager.pin("https://b.example")
+    assert manager.get_current_api_url() == "https://b.example"
+    assert manager.room_id == "r"
+    assert not manager.is_offline

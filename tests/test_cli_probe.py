@@ -1,0 +1,327 @@
+"""``mop-config probe``: which endpoints are there, as a client would see it."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from .client.fleet import closed_port, silence
+from .client.handmade import Answer, Asked, Handmade, handmade, source, wire
+from .client.test_probe import OPEN, presenting
+from .servers import ROOT
+from .test_cli import on_a_terminal, run, write
+from .waiting import wait_for
+
+
+def both(asked: Asked) -> Answer:
+    """A server of both kinds."""
+    if asked.path.startswith("/socket.io"):
+        return 200, {}, OPEN
+    return (200, {}, b"") if asked.path.endswith("/health") else (404, {}, b"")
+
+
+@pytest.fixture
+def server() -> Iterator[Handmade]:
+    """A server that is well."""
+    with handmade(both) as server:
+        yield server
+
+
+def listing(folder: Path, *api: str, sockets: tuple[str, ...] = ()) -> str:
+    """An endpoint file."""
+    lines = ["ApiList:", *api, "SocketList:", *sockets]
+    return write(folder, "\n".join(lines) + "\n")
+
+
+def results(text: str) -> Any:
+    return json.loads(text)
+
+
+class TestOutcome:
+    """The exit code, and where what is printed."""
+
+    def test_all_is_well(self, tmp_path: Path, server: Handmade) -> None:
+        """0, and a line an endpoint: kind, status, latency, certificate, name, URL, detail."""
+        file = listing(tmp_path, server.url, sockets=(server.url,))
+        result = run("probe", file)
+        assert result.returncode == 0
+        lines = [line.split("\t") for line in result.stdout.splitlines()]
+        assert [(line[0], line[1], line[5], line[6]) for line in lines] == [
+            ("api", "healthy", "0", server.url),
+            ("socketio", "healthy", "0", server.url),
+        ]
+        assert all(re.fullmatch(r"\d+\.\d ms", line[2]) for line in lines)
+        assert all(line[3:5] == ["-", "-"] for line in lines)
+        assert lines[0][7] == "/health answers 200"
+        assert "\x1b" not in result.stdout
+
+    def test_one_of_a_kind_is_enough(self, tmp_path: Path, server: Handmade) -> None:
+        """A dead one beside it is shown, and no failure."""
+        dead = f"http://127.0.0.1:{closed_port()}"
+        result = run("probe", listing(tmp_path, dead, server.url))
+        assert result.returncode == 0
+        assert [line.split("\t")[1] for line in result.stdout.splitlines()] == [
+            "refused",
+            "healthy",
+        ]
+
+    def test_a_kind_without_a_healthy_one(self, tmp_path: Path, server: Handmade) -> None:
+        """1, with the findings on standard output."""
+        dead = f"http://127.0.0.1:{closed_port()}"
+        result = run("probe", listing(tmp_path, server.url, sockets=(dead,)))
+        assert result.returncode == 1
+        assert len(result.stdout.splitlines()) == 2
+
+    def test_nothing_to_check(self, tmp_path: Path) -> None:
+        """1: an empty list serves nobody."""
+        result = run("probe", write(tmp_path, "DomainList:\n"), ENDPOINT_ALLOW_EMPTY="1")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr.splitlines()[-1].startswith("mop-config: ")
+
+    @pytest.mark.parametrize("what", ["missing", "directory", "binary"])
+    def test_a_bad_file(self, tmp_path: Path, what: str) -> None:
+        """1, and one line on standard error."""
+        (tmp_path / "directory").mkdir()
+        (tmp_path / "binary").write_bytes(b"\x7fELF\0\0")
+        result = run("probe", str(tmp_path / what))
+        assert (result.returncode, result.stdout) == (1, "")
+        assert len(result.stderr.splitlines()) == 1
+        assert result.stderr.startswith("mop-config: ")
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--watch", "0"],
+            ["--watch", "soon"],
+            ["--timeout", "-1"],
+            ["a", "b"],
+            ["--frob"],
+        ],
+    )
+    def test_a_wrong_call(self, arguments: list[str]) -> None:
+        """2, and one line that names the help."""
+        result = run("probe", *arguments)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert len(result.stderr.splitlines()) == 1
+        assert "--help" in result.stderr
+
+    def test_the_help_has_an_example(self) -> None:
+        """That can be copied."""
+        assert "Example: mop-config probe https://" in run("probe", "--help").stdout
+
+    def test_problems_of_the_file_are_told_beside_it(
+        self, tmp_path: Path, server: Handmade
+    ) -> None:
+        """On standard error, as ``show`` does."""
+        result = run("probe", listing(tmp_path, server.url, "no host"))
+        assert result.returncode == 0
+        assert "line 3" in result.stderr
+        assert len(result.stdout.splitlines()) == 1
+
+
+class TestServer:
+    """A URL stands for the list that a running server hands out."""
+
+    @pytest.mark.parametrize("path", ["", "/", "/api/v1", "/api/v1/config/endpoints"])
+    def test_its_list(self, path: str) -> None:
+        """With or without the list's path."""
+        with source(b"") as (lists, server):
+            lists.body = wire([server.url])
+            result = run("probe", server.url + path)
+        assert result.returncode == 0
+        assert server.url in result.stdout
+
+    @pytest.mark.parametrize(
+        ("answer", "reason"),
+        [
+            ((404, {}, b""), "answers 404"),
+            ((200, {}, b"<html>"), "gives no list"),
+            ((200, {}, b'{"api_endpoints": [{"url": "x"}]}'), "api_endpoints[0].url"),
+            ((200, {}, wire()), "no endpoint"),
+        ],
+    )
+    def test_one_that_has_none(self, answer: Answer, reason: str) -> None:
+        """1, and one line that says why."""
+        with handmade(lambda asked: answer) as server:
+            result = run("probe", server.url)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert len(result.stderr.splitlines()) == 1
+        assert reason in result.stderr
+
+    def test_nobody_there(self) -> None:
+        """Neither is that a traceback."""
+        result = run("probe", f"http://127.0.0.1:{closed_port()}")
+        assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
+
+    @pytest.mark.parametrize("command", [["probe"], ["show", "--diff"]])
+    def test_one_that_speaks_no_http(self, command: list[str], tmp_path: Path) -> None:
+        """Nor is that."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+
+            def serve() -> None:
+                sock, _ = listener.accept()
+                with sock:
+                    sock.recv(65536)
+                    sock.sendall(b"SSH-2.0-x\r\n\r\n")
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            result = run(*command, url)
+            thread.join()
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr
+        assert "gives no list" in result.stderr
+
+
+class TestJson:
+    """For programs."""
+
+    def test_the_document(self, tmp_path: Path, server: Handmade) -> None:
+        """Verdict, counts, and everything that is known of each endpoint."""
+        dead = f"http://127.0.0.1:{closed_port()}"
+        result = run("probe", "--json", listing(tmp_path, f"{server.url}/v1", dead))
+        document = results(result.stdout)
+        assert result.returncode == 0
+        assert document["ok"] is True
+        assert document["counts"] == {
+            "api": {"endpoints": 2, "healthy": 1},
+            "socketio": {"endpoints": 0, "healthy": 0},
+        }
+        good, bad = document["endpoints"]
+        assert 0 < good.pop("seconds") < 5
+        assert good == {
+            "kind": "api",
+            "url": f"{server.url}/v1",
+            "priority": 0,
+            "healthy": True,
+            "fault": None,
+            "detail": "/v1/health answers 200",
+            "certificate_expires": None,
+            "certificate_days": None,
+            "name_matches": None,
+        }
+        assert (bad["healthy"], bad["fault"]) == (False, "refused")
+
+    def test_certificates(self, tmp_path: Path) -> None:
+        """Days until they end, and whether the name is right."""
+        authority = trustme.CA()
+        bundle = tmp_path / "ca.pem"
+        authority.cert_pem.write_to_path(bundle)
+        ends = datetime.now(UTC) + timedelta(days=20, hours=1)
+        right = authority.issue_cert("127.0.0.1", not_after=ends)
+        named = authority.issue_cert("api.example.com", not_after=ends)
+        with (
+            handmade(both, presenting(right)) as one,
+            handmade(both, presenting(named)) as two,
+        ):
+            file = listing(
+                tmp_path,
+                one.url,
+                two.url,
+                f"https://localhost:{two.port} server_name=api.example.com",
+            )
+            machine = run("probe", "--json", file, SSL_CERT_FILE=str(bundle))
+            people = run("probe", file, SSL_CERT_FILE=str(bundle))
+            stranger = run("probe", file)
+        found = [
+            (e["healthy"], e["certificate_days"], e["name_matches"])
+            for e in results(machine.stdout)["endpoints"]
+        ]
+        assert found == [(True, 20, True), (False, None, False), (True, 20, True)]
+        cells = [line.split("\t")[1:5] for line in people.stdout.splitlines()]
+        assert [(c[0], c[2], c[3]) for c in cells] == [
+            ("healthy", "20 d", "matches"),
+            ("tls", "-", "other name"),
+            ("healthy", "20 d", "matches"),
+        ]
+        assert stranger.returncode == 1
+
+
+class TestTerminal:
+    """For people."""
+
+    def test_a_table_and_a_progress_bar(self, tmp_path: Path, server: Handmade) -> None:
+        """In colour; the bar is gone in the end."""
+        dead = f"http://127.0.0.1:{closed_port()}"
+        shown = on_a_terminal("probe", listing(tmp_path, server.url, dead))
+        assert "checking" in shown
+        assert "100%" in shown
+        table = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown[shown.rindex("100%") :])
+        for word in ("kind", "status", "latency", "TLS ends", "name", server.url, "healthy"):
+            assert word in table
+        assert "refused" in table
+        assert "Connection refused" in table
+
+    def test_a_slow_one_is_given_up(self, tmp_path: Path) -> None:
+        """After ``--timeout``."""
+        with silence() as port:
+            url = f"http://127.0.0.1:{port}"
+            result = run("probe", "--timeout", "0.2", "--json", listing(tmp_path, url))
+        (entry,) = results(result.stdout)["endpoints"]
+        assert (result.returncode, entry["fault"]) == (1, "read-timeout")
+        assert entry["seconds"] < 3
+
+
+class TestWatch:
+    """Again and again."""
+
+    def start(self, tmp_path: Path, *arguments: str) -> subprocess.Popen[bytes]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("ENDPOINT_")}
+        with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+            return subprocess.Popen(
+                [sys.executable, "-m", "mop_config", "probe", *arguments],
+                cwd=ROOT,
+                env=clean,
+                stdout=out,
+                stderr=err,
+            )
+
+    def test_a_document_a_round(self, tmp_path: Path, server: Handmade) -> None:
+        """One JSON line each, the file read anew; Ctrl-C ends it without a traceback."""
+        file = listing(tmp_path, server.url)
+        out, err = tmp_path / "out", tmp_path / "err"
+        process = self.start(tmp_path, "--watch", "0.1", "--json", file)
+        try:
+            wait_for(lambda: len(out.read_text().splitlines()) >= 2, seconds=20)
+            listing(tmp_path, server.url, f"{server.url}/second")
+            wait_for(lambda: "/second" in out.read_text())
+            Path(file).unlink()
+            wait_for(lambda: "is missing" in err.read_text())
+            listing(tmp_path, f"{server.url}/third")
+            wait_for(lambda: "/third" in out.read_text())
+        finally:
+            process.send_signal(signal.SIGINT)
+            code = process.wait(10)
+        assert code == 130
+        assert "Traceback" not in err.read_text()
+        for line in out.read_text().splitlines():
+            assert results(line)["ok"] is True
+
+    def test_it_can_be_ended_while_it_waits_for_a_server(self, tmp_path: Path) -> None:
+        """At once, not after the time limit."""
+        with silence() as port:
+            file = listing(tmp_path, *(f"http://127.0.0.1:{port}/{n}" for n in range(200)))
+            process = self.start(tmp_path, "--timeout", "60", file)
+            try:
+                wait_for(lambda: _threads_of(process.pid) >= 64, seconds=20)
+            finally:
+                process.send_signal(signal.SIGINT)
+                code = process.wait(10)
+        assert code == 130
+        assert "Traceback" not in (tmp_path / "err").read_text()
+
+
+def _threads_of(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
