@@ -256,6 +256,19 @@ def test_the_masters_handler_is_ours(tmp_path: Path) -> None:
         assert "Hang up: Master" not in server.log
 
 
+def test_the_control_socket_is_there_for_who_asks(tmp_path: Path) -> None:
+    """And for nobody else: its usual path is shared by all servers of a user."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(text(0))
+    path = tmp_path / "ctl"
+    with running(tmp_path, file, "--control-socket", str(path), workers=1):
+        wait_for(path.is_socket)
+    home = tmp_path / "home"
+    home.mkdir()
+    with running(tmp_path, file, workers=1, HOME=str(home), XDG_RUNTIME_DIR=str(home)):
+        assert list(home.rglob("*")) == []
+
+
 def test_without_our_hooks_log_and_status_say_what_is_lost(tmp_path: Path) -> None:
     """A custom -c still serves and follows edits; it is told what SIGHUP does there."""
     file = tmp_path / "endpoints.txt"
