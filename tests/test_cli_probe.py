@@ -133,7 +133,7 @@ class TestOutcome:
 class TestServer:
     """A URL stands for the list that a running server hands out."""
 
-    @pytest.mark.parametrize("path", ["", "/", "/api/v1", "/api/v1/config/endpoints"])
+    @pytest.mark.parametrize("path", ["", "/api/v1/config/endpoints"])
     def test_its_list(self, path: str) -> None:
         """With or without the list's path."""
         with source(b"") as (lists, server):

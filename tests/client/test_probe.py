@@ -357,8 +357,7 @@ class TestEngineIo:
         with handmade(answer) as server:
             assert look("socketio", server.url).fault is None
 
-    @pytest.mark.parametrize("path", ["", "/ws"])
-    @pytest.mark.parametrize("transports", ["", "websocket"])
+    @pytest.mark.parametrize(("path", "transports"), [("", ""), ("/ws", "websocket")])
     def test_a_real_server(self, tmp_path: Path, path: str, transports: str) -> None:
         """python-socketio, at either path, with either transport; no session stays."""
         with socket_server(tmp_path, "a", path=path, transports=transports) as server:
