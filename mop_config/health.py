@@ -168,6 +168,11 @@ class Health:
         """Whether requests go there while nobody better is left."""
         return self.state in _USABLE
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether one more good request would change nothing but ``last_good``."""
+        return self.state is State.HEALTHY and not self.failures and not self._postponed
+
     def record(self, evidence: Evidence, now: float, chance: float = 0.5) -> Transition:
         """Take a piece of evidence in.
 

@@ -21,7 +21,7 @@ from .core import Call, Core
 from .dial import DialError, dial_async
 from .failover import Attempt, Outcome, Race, Verdict
 from .options import TransportOptions
-from .outcomes import answered, beaten, broke_off, broken, failed, of_rival, why
+from .outcomes import Answer, answered, beaten, broke_off, broken, failed, of_rival, why
 from .pool import Member
 from .route import ROUTE, Moved, Route
 from .transport import HasCore
@@ -248,7 +248,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             return broken(self._core, outcome, error)
         finally:
             await response.aclose()
-        outcome.result = outcome.result._replace(content=content)
+        outcome.result = Answer(outcome.member, response, content)
         return outcome
 
     async def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:
@@ -257,11 +257,15 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         if verdict.answer is None:
             raise why(verdict, request)
         member, response, content = verdict.answer
-        body = _Body(self._core, member, response, request)
+        body: httpx2.ByteStream | _Body
+        if content is None:
+            body = _Body(self._core, member, response, request)
+        else:
+            body = httpx2.ByteStream(content)
         return httpx2.Response(
             response.status,
             headers=wire.from_endpoint(response.headers, member.target),
-            stream=body if content is None else httpx2.ByteStream(content),
+            stream=body,
             extensions={**response.extensions, "endpoint": member.url},
         )
 

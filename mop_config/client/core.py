@@ -75,9 +75,13 @@ class Core:
             self.on_fork()
 
     def __exit__(self, *_: object) -> None:
-        urgent = self.api.urgent or self.socketio.urgent
-        self.api.urgent = self.socketio.urgent = False
-        events = self.api.take_events() + self.socketio.take_events()
+        api, socketio = self.api, self.socketio
+        if not (api.has_news or socketio.has_news):
+            self._lock.release()
+            return
+        urgent = api.urgent or socketio.urgent
+        api.urgent = socketio.urgent = False
+        events = api.take_events() + socketio.take_events()
         for event in events:
             self._count(event)
         self._lock.release()
@@ -117,19 +121,18 @@ class Call:
         with core:
             self._moves = Moves(pool, core.budget)
             self._flow = failover(shape, pool, core.budget, core.policy, self._moves, core.clock())
-            self.step: Attempt | Verdict = self._advance(lambda: next(self._flow))
+            try:
+                self.step: Attempt | Verdict = next(self._flow)
+            except StopIteration as end:
+                self.step = end.value
 
     def went(self, outcome: Outcome) -> None:
         """Take in what came of the attempt, and find the next step."""
         with self.core:
-            self.step = self._advance(lambda: self._flow.send(outcome))
-
-    def _advance(self, go_on: Callable[[], Attempt]) -> Attempt | Verdict:
-        try:
-            return go_on()
-        except StopIteration as end:
-            verdict: Verdict = end.value
-            return verdict
+            try:
+                self.step = self._flow.send(outcome)
+            except StopIteration as end:
+                self.step = end.value
 
     def another(self, now: float) -> Member | None:
         """Give another endpoint to dial in a race."""

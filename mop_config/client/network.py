@@ -44,6 +44,11 @@ class NetworkWatch:
         self.offline = False
         self._blame_all(now, older_than=now)
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether an answer would prove nothing that is not known already."""
+        return not self.offline and not self._held
+
     def expire(self, now: float) -> None:
         """Blame those who were held back for longer than the window."""
         if self._held:

@@ -187,9 +187,10 @@ class Stream(httpcore2.NetworkStream):
                         self._wait(timeout)
                     else:
                         self._wait_by(plan, timeout)
-                # With TLS, readable may mean a message of TLS itself.
-                with contextlib.suppress(*_WANT_READ):
+                try:
                     return self._sock.recv(max_bytes)
+                except _WANT_READ:
+                    continue  # with TLS, readable may mean a message of TLS itself
         except TimeoutError as error:
             raise httpcore2.ReadTimeout(str(error)) from error
         except (OSError, ValueError) as error:
@@ -246,7 +247,7 @@ class Stream(httpcore2.NetworkStream):
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write everything."""
         plan: Plan | None = ROUTE.get()
-        if plan is not None:
+        if plan is not None and (plan.hedge_at == math.inf or plan.asker is not None):
             plan.under_way()
         if not buffer:
             # The end of a message: a call to the system could only lose an error. Or, over

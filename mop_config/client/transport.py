@@ -19,7 +19,7 @@ from . import wire
 from .core import Call, Core
 from .failover import Attempt, Outcome, Verdict
 from .options import TransportOptions
-from .outcomes import answered, beaten, broke_off, broken, failed, of_rival, why
+from .outcomes import Answer, answered, beaten, broke_off, broken, failed, of_rival, why
 from .pool import Member
 from .route import ROUTE, Moved
 from .streams import Backend, Overtaken, Plan, discard
@@ -173,7 +173,7 @@ class FailoverTransport(httpx2.BaseTransport):
             return broken(self._core, outcome, error)
         finally:
             response.close()
-        outcome.result = outcome.result._replace(content=content)
+        outcome.result = Answer(outcome.member, response, content)
         return outcome
 
     def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:
@@ -182,11 +182,15 @@ class FailoverTransport(httpx2.BaseTransport):
         if verdict.answer is None:
             raise why(verdict, request)
         member, response, content = verdict.answer
-        body = _Body(self._core, member, response, request)
+        body: httpx2.ByteStream | _Body
+        if content is None:
+            body = _Body(self._core, member, response, request)
+        else:
+            body = httpx2.ByteStream(content)
         return httpx2.Response(
             response.status,
             headers=wire.from_endpoint(response.headers, member.target),
-            stream=body if content is None else httpx2.ByteStream(content),
+            stream=body,
             extensions={**response.extensions, "endpoint": member.url},
         )
 

@@ -5,12 +5,14 @@ whichever endpoint is current. So their cookies, authorisation and redirects sta
 service when it moves to another endpoint.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import httpcore2
 import httpx2
 
 from .failover import Shape
+from .policy import IDEMPOTENT
 from .target import Target
 
 #: RFC 2606 keeps .invalid free: a request that gets past us reaches nobody.
@@ -33,11 +35,14 @@ def is_for_the_pool(request: httpx2.Request) -> bool:
 
 def shape_of(request: httpx2.Request) -> Shape:
     """See what about a request decides whether it may be sent again."""
-    return Shape.of(
-        request.method,
-        replayable=_is_replayable(request.stream),
-        keyed="Idempotency-Key" in request.headers,
-    )
+    method, replayable = request.method, _is_replayable(request.stream)
+    keyed = method not in IDEMPOTENT and "Idempotency-Key" in request.headers
+    return _shape(method, replayable, keyed)
+
+
+@lru_cache(maxsize=64)
+def _shape(method: str, replayable: bool, keyed: bool) -> Shape:
+    return Shape.of(method, replayable=replayable, keyed=keyed)
 
 
 def _is_replayable(stream: Any) -> bool:
@@ -87,10 +92,14 @@ def by_proxy(
 def _addressed(
     request: httpx2.Request, target: Target, host: bytes, extensions: dict[str, Any]
 ) -> httpcore2.Request:
-    headers = [(b"Host", target.authority)]
-    headers += [header for header in request.headers.raw if header[0].lower() != b"host"]
+    headers = request.headers.raw
+    if headers and headers[0][0] == b"Host":  # where httpx2 puts it
+        headers[0] = (b"Host", target.authority)
+    else:
+        headers = [header for header in headers if header[0].lower() != b"host"]
+        headers.insert(0, (b"Host", target.authority))
     path = request.url.raw_path
-    return httpcore2.Request(
+    addressed = httpcore2.Request(
         method=request.method,
         url=httpcore2.URL(
             scheme=target.scheme,
@@ -98,10 +107,12 @@ def _addressed(
             port=target.port,
             target=target.prefix + path if path != b"*" else path,
         ),
-        headers=headers,
         content=request.stream,
         extensions={**request.extensions, **extensions},
     )
+    # httpx2 has made bytes of them; the constructor would look at each again.
+    addressed.headers = headers
+    return addressed
 
 
 def timeouts_of(request: httpx2.Request, connect: float, left: float) -> dict[str, Any]:
@@ -135,10 +146,8 @@ def from_endpoint(headers: Headers, target: Target) -> Headers:
     A redirect to it becomes one to the pool, and a cookie for its domain becomes one for
     the pool's host; both would be lost on the way to another endpoint otherwise.
     """
-    for name, _ in headers:
-        if name.lower() in {b"location", b"set-cookie"}:
-            break
-    else:
+    names = {name.lower() for name, _ in headers}
+    if b"location" not in names and b"set-cookie" not in names:
         return headers
     rewritten = []
     for name, value in headers:

@@ -109,6 +109,17 @@ def test_many_requests_at_once_lose_a_quarter_second_and_not_more(
             assert took.seconds < RACE + SLACK
 
 
+def test_more_requests_than_connections_move_without_a_stall(fleet: Fleet, kind: str) -> None:
+    """A connection that waits for its turn would keep one of the server's few threads."""
+    backup = fleet.add("backup", threads=2)
+    urls = [f"http://127.0.0.1:{closed_port()}", backup.url]
+    limits = httpx2.Limits(max_connections=6)
+    with Driver(kind, urls, limits=limits) as driver, timed() as took:
+        answers = driver.at_once(40, "/who")
+    assert [answer.json()["server"] for answer in answers] == ["backup"] * 40
+    assert took.seconds < 2 * SLACK
+
+
 def test_black_holes_do_not_outlast_the_total(kind: str) -> None:
     """Each gets its dial, but no dial begins or goes on after the request's time."""
     with black_hole() as port:

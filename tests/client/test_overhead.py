@@ -1,0 +1,55 @@
+"""What a request through the pool costs over the same request without one."""
+
+import gc
+import statistics
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from mop_config.client import EndpointManager
+
+from .fleet import fleet_in
+
+#: Requests of each client, one in turn, so that both meet the same machine.
+REQUESTS = 2000
+ROUNDS = 3
+
+
+def _seconds(client: httpx2.Client) -> float:
+    began = time.perf_counter()
+    client.get("/calm")
+    return time.perf_counter() - began
+
+
+def _ratio(bare: httpx2.Client, ours: httpx2.Client) -> float:
+    """Compare medians of requests that were sent in turn, each first in half of the turns."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(REQUESTS):
+        pair = ((times[0], bare), (times[1], ours))
+        for taken, client in pair if number % 2 else reversed(pair):
+            taken.append(_seconds(client))
+    bare_seconds, our_seconds = (statistics.median(taken) for taken in times)
+    print(f"bare {bare_seconds * 1e6:.0f} µs, ours {our_seconds * 1e6:.0f} µs")
+    return our_seconds / bare_seconds
+
+
+@pytest.mark.alone
+def test_a_call_through_the_transport_costs_five_percent_at_most(tmp_path: Path) -> None:
+    """Over bare httpx2, against a real server, warm, in one run."""
+    with fleet_in(tmp_path) as fleet:
+        primary, backup = fleet.pair()
+        manager = EndpointManager([primary.url, backup.url])
+        with httpx2.Client(base_url=primary.url) as bare, manager.client() as ours:
+            for _ in range(200):
+                _seconds(bare)
+                _seconds(ours)
+            gc.collect()
+            gc.disable()  # its pauses hit whichever comes
+            try:
+                ratios = [_ratio(bare, ours) for _ in range(ROUNDS)]
+            finally:
+                gc.enable()
+    print("ratios", [f"{ratio:.3f}" for ratio in ratios])
+    assert statistics.median(ratios) <= 1.05
