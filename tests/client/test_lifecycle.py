@@ -48,6 +48,7 @@ def in_a_child(work: Callable[[], bool]) -> int:
     return -1
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 class TestFork:
     """A child process starts its own checks, and leaves its parent's alone."""
 
