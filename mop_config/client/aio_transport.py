@@ -257,6 +257,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         if verdict.answer is None:
             raise why(verdict, request)
         member, response, content = verdict.answer
+        response.extensions["endpoint"] = member.url
         body: httpx2.ByteStream | _Body
         if content is None:
             body = _Body(self._core, member, response, request)
@@ -266,7 +267,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             response.status,
             headers=wire.from_endpoint(response.headers, member.target),
             stream=body,
-            extensions={**response.extensions, "endpoint": member.url},
+            extensions=response.extensions,
         )
 
     def _plain_for(self, request: httpx2.Request) -> httpx2.AsyncHTTPTransport:
@@ -294,11 +295,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 class _Route(Route):
     """A route that may get a rival, which is kept with it."""
 
-    __slots__ = ("rival",)
-
-    def __init__(self, call: Call, member: Member, until: float, *, race: bool) -> None:
-        super().__init__(call, member, until, race=race)
-        self.rival: _Rival | None = None
+    rival: "_Rival | None" = None
 
 
 class _Rival:

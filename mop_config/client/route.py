@@ -46,32 +46,20 @@ class Route:
         told: How many of them, from the first, the pool knows of already.
     """
 
-    __slots__ = (
-        "began",
-        "call",
-        "deposit",
-        "dialled",
-        "fault",
-        "losers",
-        "member",
-        "race",
-        "ready",
-        "told",
-        "until",
-    )
+    # On the class, since most requests change none of them.
+    deposit: Any = None
+    dialled = False
+    ready = False
+    fault: Fault | None = None
+    losers: Losers = ()
+    told = 0
+    began = 0.0
 
     def __init__(self, call: Call, member: Member, until: float, *, race: bool) -> None:
         self.call = call
         self.member = member
         self.until = until
         self.race = race
-        self.deposit: Any = None
-        self.dialled = False
-        self.ready = False
-        self.fault: Fault | None = None
-        self.losers: Losers = ()
-        self.told = 0
-        self.began = 0.0
 
     def least(self, timeout: float | None) -> float:
         """Bound a time-out by what is left of the request's time, in seconds."""

@@ -60,7 +60,9 @@ class Plan(Route):
         asker: For a rival: readable when nobody waits for it any more.
     """
 
-    __slots__ = ("asker", "hedge_at", "hedge_delay", "rival", "send")
+    hedge_at = math.inf
+    rival: "Rival | None" = None
+    asker: socket.socket | None = None
 
     def __init__(
         self,
@@ -74,10 +76,7 @@ class Plan(Route):
     ) -> None:
         super().__init__(call, member, until, race=race)
         self.hedge_delay = hedge_delay
-        self.hedge_at = math.inf
         self.send = send
-        self.rival: Rival | None = None
-        self.asker: socket.socket | None = None
 
     def under_way(self) -> None:
         """Take note that the request goes out now.

@@ -182,6 +182,7 @@ class FailoverTransport(httpx2.BaseTransport):
         if verdict.answer is None:
             raise why(verdict, request)
         member, response, content = verdict.answer
+        response.extensions["endpoint"] = member.url
         body: httpx2.ByteStream | _Body
         if content is None:
             body = _Body(self._core, member, response, request)
@@ -191,7 +192,7 @@ class FailoverTransport(httpx2.BaseTransport):
             response.status,
             headers=wire.from_endpoint(response.headers, member.target),
             stream=body,
-            extensions={**response.extensions, "endpoint": member.url},
+            extensions=response.extensions,
         )
 
     def _plain_for(self, request: httpx2.Request) -> httpx2.HTTPTransport:

@@ -25,6 +25,9 @@ WHOLE = "mop_config.whole"
 #: Answers up to this many bytes are read whole where nothing was said.
 _SMALL = 1 << 16
 
+_REWRITTEN = frozenset({b"location", b"set-cookie"})
+_LENGTHS = frozenset(map(len, _REWRITTEN))  # most headers are told apart by that alone
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -78,14 +81,15 @@ def to_endpoint(
     request: httpx2.Request, target: Target, timeouts: dict[str, Any]
 ) -> httpcore2.Request:
     """Address a request to one endpoint: its path prefix, Host and connection."""
-    return _addressed(request, target, target.key, {"timeout": timeouts})
+    return _addressed(request, target, target.key, {**request.extensions, "timeout": timeouts})
 
 
 def by_proxy(
     request: httpx2.Request, target: Target, timeouts: dict[str, Any]
 ) -> httpcore2.Request:
     """Address a request to one endpoint, by the host that a proxy has to connect to."""
-    more = {"timeout": timeouts, "sni_hostname": target.server_name}
+    sni = target.server_name
+    more = {**request.extensions, "timeout": timeouts, "sni_hostname": sni}
     return _addressed(request, target, target.host.strip("[]").encode(), more)
 
 
@@ -108,7 +112,7 @@ def _addressed(
             target=target.prefix + path if path != b"*" else path,
         ),
         content=request.stream,
-        extensions={**request.extensions, **extensions},
+        extensions=extensions,
     )
     # httpx2 has made bytes of them; the constructor would look at each again.
     addressed.headers = headers
@@ -146,8 +150,10 @@ def from_endpoint(headers: Headers, target: Target) -> Headers:
     A redirect to it becomes one to the pool, and a cookie for its domain becomes one for
     the pool's host; both would be lost on the way to another endpoint otherwise.
     """
-    names = {name.lower() for name, _ in headers}
-    if b"location" not in names and b"set-cookie" not in names:
+    for name, _ in headers:
+        if len(name) in _LENGTHS and name.lower() in _REWRITTEN:
+            break
+    else:
         return headers
     rewritten = []
     for name, value in headers:
