@@ -120,6 +120,24 @@ class TestOutcome:
         """That can be copied."""
         assert "Example: mop-config probe https://" in run("probe", "--help").stdout
 
+    def test_it_needs_no_extra(self, tmp_path: Path, server: Handmade) -> None:
+        """A server's machine, which has no client installed, can look at the endpoints."""
+        code = (
+            "import sys\n"
+            "for name in ('httpx2', 'httpcore2', 'socketio', 'aiohttp', 'platformdirs'):\n"
+            "    sys.modules[name] = None\n"
+            "from mop_config.cli import main\n"
+            "main()\n"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", code, "probe", listing(tmp_path, server.url)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (result.returncode, result.stderr.count("Traceback")) == (0, 0)
+
     def test_problems_of_the_file_are_told_beside_it(
         self, tmp_path: Path, server: Handmade
     ) -> None:
