@@ -53,10 +53,19 @@ class _Stream(httpcore2.AsyncNetworkStream):
             timeout = route.least(timeout)
             if route.rival is not None:
                 route.rival.arm()
+            if route.deposit is not None:
+                return self._write_instead(route.take_deposit(), buffer, timeout)
         if self._shared and buffer:
             # One request that is called off must not leave half a frame to the others.
             return asyncio.shield(self._write_whole(buffer, timeout))
         return self._stream.write(buffer, timeout)
+
+    async def _write_instead(
+        self, other: httpcore2.AsyncNetworkStream, buffer: bytes, timeout: float | None
+    ) -> None:
+        """Write; the server may be waiting on the connection that a race has left."""
+        await other.aclose()
+        await self.write(buffer, timeout)
 
     async def _write_whole(self, buffer: bytes, timeout: float | None) -> None:
         async with self._turn:

@@ -86,6 +86,9 @@ class Plan(Route):
         """
         if self.hedge_at == math.inf:
             self.hedge_at = time.monotonic() + self.hedge_delay
+        if self.deposit is not None:
+            # A kept connection takes the request: the server may be waiting on the other.
+            self.take_deposit().close()
         if self.asker is not None and _is_readable(self.asker):
             raise Abandoned
 

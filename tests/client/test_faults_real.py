@@ -13,6 +13,7 @@ import pytest
 
 from mop_config.client import NoEndpointAvailable, Policy
 from mop_config.probe import ProbeResult
+from mop_config.resolve import Resolver
 
 from ..waiting import wait_for
 from .driver import Driver
@@ -118,6 +119,28 @@ def test_more_requests_than_connections_move_without_a_stall(fleet: Fleet, kind:
         answers = driver.at_once(40, "/who")
     assert [answer.json()["server"] for answer in answers] == ["backup"] * 40
     assert took.seconds < 2 * SLACK
+
+
+def test_a_look_up_that_hangs_blocks_nobody_and_is_made_once(backup: Backend, kind: str) -> None:
+    """Name servers that do not answer cost what a black hole costs."""
+    asked: list[str] = []
+    answer = threading.Event()
+
+    def look_up(host: str) -> list[str]:
+        asked.append(host)
+        answer.wait(30)
+        return ["127.0.0.1"]
+
+    urls = ["https://stuck.example", backup.url]
+    with Driver(kind, urls, verify=backup.fleet.trust()) as driver:
+        backend = driver.client._transport._connections._network_backend
+        backend._resolver = Resolver(look_up)
+        with timed() as took:
+            answers = driver.at_once(8, "/who")
+        answer.set()
+        assert [answer.json()["server"] for answer in answers] == ["backup"] * 8
+    assert took.seconds < RACE + SLACK
+    assert asked == ["stuck.example"]
 
 
 def test_black_holes_do_not_outlast_the_total(kind: str) -> None:
