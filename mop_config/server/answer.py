@@ -6,7 +6,7 @@ from typing import NamedTuple
 from werkzeug.datastructures import Accept
 from werkzeug.http import parse_accept_header, parse_etags
 
-from .snapshot import Headers, Snapshot, Variant
+from .snapshot import Headers, Snapshot
 
 
 class Answer(NamedTuple):
@@ -34,7 +34,8 @@ def answer(
     if snapshot.gzip and accept_encoding and accepts_gzip(accept_encoding):
         variant = snapshot.gzip
     if if_none_match is not None:
-        fresh = _names(if_none_match, snapshot, variant)
+        # Almost every client sends back the one tag it got, so compare before parsing.
+        fresh = if_none_match == variant.etag or names(if_none_match, snapshot)
     else:
         fresh = if_modified_since == snapshot.last_modified_text
     if fresh:
@@ -42,12 +43,12 @@ def answer(
     return Answer("200 OK", variant.headers, b"" if method == "HEAD" else variant.body)
 
 
-def _names(if_none_match: str, snapshot: Snapshot, variant: Variant) -> bool:
-    # Almost every client sends back the one tag it got, so compare before parsing.
-    if if_none_match == variant.etag:
-        return True
+def names(if_none_match: str, snapshot: Snapshot) -> bool:
+    """Whether ``If-None-Match`` names a list, in whichever encoding.
+
+    A client may hold either variant of the same list: both are as new as it gets.
+    """
     tags = parse_etags(if_none_match)
-    # A client may hold either variant of the same list: both are as new as it gets.
     return tags.contains_weak(snapshot.etag) or tags.contains_weak(f"{snapshot.etag}-gzip")
 
 

@@ -9,6 +9,7 @@ from werkzeug.exceptions import BadRequest, HTTPException
 
 from ..errors import SettingsError
 from .access import cors_headers, is_trusted
+from .hotpath import HotPath
 from .logs import describe, log_to_stderr
 from .problem_json import problem
 from .runtime import EXTENSION, Runtime
@@ -38,7 +39,8 @@ def create_app(settings: Settings | None = None, *, start: bool = True) -> Flask
     """
     app = Flask("mop_config", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    _install(app, app, settings, start=start)
+    runtime = _install(app, app, settings, start=start)
+    app.wsgi_app = HotPath(app.wsgi_app, runtime, start=start)  # type: ignore[method-assign]
     return app
 
 

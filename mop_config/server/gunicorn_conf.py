@@ -14,7 +14,8 @@ from mop_config.server.settings import ProcessSettings, Settings
 
 try:
     _process = ProcessSettings.from_environ()
-    Settings.from_environ()  # refuse a bad environment here, in one line, before any fork
+    # A bad environment is refused here, in one line, before any fork.
+    _settings = Settings.from_environ()
 except SettingsError as error:
     sys.exit(f"mop-config: {error}")
 
@@ -23,6 +24,10 @@ workers = _process.workers
 worker_class = _process.worker_class
 # gunicorn silently makes a gthread worker of a sync one that has threads.
 threads = _process.threads if worker_class == "gthread" else 1
+if worker_class == "gevent":
+    # Each parked long poll holds one, and other requests must find room.
+    _waiters = _settings.max_waiters
+    worker_connections = runtime.SPARE_CONNECTIONS + (10_000 if _waiters is None else _waiters)
 
 # Clients keep connections in pools. gunicorn's 2 s would close many just as a request is
 # sent on them.

@@ -5,9 +5,11 @@ from http import HTTPStatus
 
 from flask import Response
 
+from .snapshot import Headers
 
-def problem(status: int, detail: str | None) -> Response:
-    """Make an ``application/problem+json`` answer.
+
+def problem_answer(status: int, detail: str | None) -> tuple[Headers, bytes]:
+    """Give the headers and the body of an ``application/problem+json`` answer.
 
     Args:
         status: HTTP status code.
@@ -19,7 +21,16 @@ def problem(status: int, detail: str | None) -> Response:
         "status": status,
         "detail": detail,
     }
-    body = json.dumps(document, separators=(",", ":"))
-    response = Response(body, status, content_type="application/problem+json")
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    body = json.dumps(document, separators=(",", ":")).encode()
+    headers = [
+        ("Content-Type", "application/problem+json"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+    ]
+    return headers, body
+
+
+def problem(status: int, detail: str | None) -> Response:
+    """Make a problem document a response of Flask's; see ``problem_answer``."""
+    headers, body = problem_answer(status, detail)
+    return Response(body, status, headers)

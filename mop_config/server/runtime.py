@@ -9,11 +9,13 @@ import atexit
 import contextlib
 import logging
 import os
+import resource
 import signal
 import threading
 import time
 import types
 from collections.abc import Iterator
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -23,6 +25,7 @@ from .memory import Memory
 from .problems import Code, Problem
 from .reload import Reloader
 from .render import EMPTY
+from .respond import Responder
 from .settings import Settings
 from .snapshot import Snapshot
 from .sources import FileSource
@@ -32,6 +35,9 @@ from .store import State, Store
 logger = logging.getLogger(__name__)
 
 EXTENSION = "mop_config"
+
+#: Connections and descriptors that a worker has beside those of its parked requests.
+SPARE_CONNECTIONS = 1000
 
 UNMANAGED = (
     "gunicorn runs without mop-config's hooks: SIGHUP to the master replaces the workers"
@@ -56,6 +62,8 @@ class Runtime:
         self.store = Store(
             Snapshot.of(EMPTY, last_modified=int(now), loaded_at=now, max_age=settings.max_age)
         )
+        self.responder = Responder(self.store)
+        self.responder.max_waiters = settings.max_waiters or 0
         key = hoststate.key(str(self.source))
         folder, writable = hoststate.prepare(settings.state_dir or state_folder)
         served = f"{key}.{hoststate.key(repr(settings))}"
@@ -94,6 +102,7 @@ class Runtime:
             self._managed = managed
             # The application may be older than this moment: nobody looked in between.
             self._loader.catch_up()
+            self.store.closing = False
             self._reloader = self._new_reloader()
             self._pid = os.getpid()
             self._reloader.start()
@@ -112,6 +121,7 @@ class Runtime:
                 return
             self._pid = 0
             self._reported = ()
+            self.store.close()
         atexit.unregister(self.stop)
         reloader.stop()
         if self._host is not None:
@@ -120,7 +130,7 @@ class Runtime:
     def _under_gunicorn(self) -> bool:
         return "gunicorn" in os.environ.get("SERVER_SOFTWARE", "")
 
-    # -- SIGHUP
+    # -- signals
 
     def handle_sighup(self) -> None:
         """Reload on SIGHUP from now on; a handler that was there is called as well.
@@ -143,6 +153,42 @@ class Runtime:
             reloader.hup()
         if self._previous_handler is not None:
             self._previous_handler(number, frame)
+
+    def handle_stop(self) -> None:
+        """Release parked requests when the worker is told to end: it waits for them."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            previous = signal.getsignal(number)
+            if callable(previous):
+                signal.signal(number, partial(self._on_stop, previous))
+                signal.siginterrupt(number, False)
+
+    def _on_stop(self, previous: Any, number: int, frame: FrameType | None) -> None:
+        self.store.close()
+        previous(number, frame)
+
+    def allow_waiters(self, config: Any) -> None:
+        """Find how many long polls may be parked in a worker of gunicorn's.
+
+        Args:
+            config: gunicorn's configuration.
+        """
+        kind, wanted = config.worker_class_str, self.settings.max_waiters
+        if kind == "gthread":
+            # Two threads are left for whoever does not wait.
+            usual, most = max(0, config.threads - 2), max(0, config.threads - 1)
+        elif kind.startswith("gevent"):
+            usual = most = config.worker_connections - SPARE_CONNECTIONS
+        else:
+            usual = most = 0
+        self.responder.max_waiters = usual if wanted is None else min(wanted, most)
+        if wanted is not None and wanted > most:
+            logger.warning(
+                "ENDPOINT_MAX_WAITERS=%d: a %s worker as this one has room for %d",
+                wanted,
+                kind,
+                most,
+            )
+        _allow_descriptors(self.responder.max_waiters + SPARE_CONNECTIONS)
 
     # -- what it says of itself
 
@@ -204,6 +250,14 @@ class Runtime:
             self._host.write(self._own_state())
 
 
+def _allow_descriptors(number: int) -> None:
+    """Raise the process's own limit of descriptors as far as needed and allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < number and soft != resource.RLIM_INFINITY:
+        most = number if hard == resource.RLIM_INFINITY else min(number, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def find(app: Any) -> Runtime | None:
     """Find the runtime of a WSGI application, under the middleware that may wrap it."""
     for _ in range(16):
@@ -255,8 +309,10 @@ def worker_ready(worker: Any) -> None:
         logger.warning("the application is wrapped beyond recognition: SIGHUP does nothing here")
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     else:
+        runtime.allow_waiters(worker.cfg)
         runtime.start(managed=True)
         runtime.handle_sighup()
+        runtime.handle_stop()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 

@@ -16,11 +16,11 @@ T = TypeVar("T")
 PREFIX = "ENDPOINT_"
 DEFAULT_SOURCE = "config/endpoints.txt"
 MAX_SECONDS = 366 * 86400
+MAX_WAITERS = 1_000_000
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 # Settings of other versions: a name here that is set is passed over with a warning.
 _UNSUPPORTED = (
-    "ENDPOINT_MAX_WAITERS",
     "ENDPOINT_PROBE_INTERVAL",
     "ENDPOINT_ALERT_WEBHOOK",
     "ENDPOINT_ALERT_SECRET",
@@ -50,6 +50,8 @@ class Settings:
         state_dir: Folder for the last good list and the workers' state, or None for
             Flask's instance folder.
         max_age: Seconds that a client may keep an answer (``Cache-Control: max-age``).
+        max_waiters: How many long polls may be parked in one worker, or None for what suits
+            its kind.
         cors_origins: Origins whose scripts may read the answers; ``("*",)`` is any.
         trusted_hosts: Host names that are answered; empty is any.
         service_name: ``service`` in the answer to a health check.
@@ -64,6 +66,7 @@ class Settings:
     poll_interval: float = 5.0
     state_dir: str | None = None
     max_age: int = 60
+    max_waiters: int | None = None
     cors_origins: tuple[str, ...] = ()
     trusted_hosts: tuple[str, ...] = ()
     service_name: str = "mop-api"
@@ -89,6 +92,7 @@ class Settings:
             poll_interval=reader.get("ENDPOINT_POLL_INTERVAL", _seconds, 5.0),
             state_dir=reader.get("ENDPOINT_STATE_DIR", str, None) or _state_directory(reader),
             max_age=reader.get("ENDPOINT_MAX_AGE", _number(0, MAX_SECONDS), 60),
+            max_waiters=reader.get("ENDPOINT_MAX_WAITERS", _number(0, MAX_WAITERS), None),
             cors_origins=reader.get("ENDPOINT_CORS_ORIGINS", _origins, ()),
             trusted_hosts=reader.get("TRUSTED_HOSTS", _hosts, ()),
             service_name=reader.get("SERVICE_NAME", str, "mop-api"),

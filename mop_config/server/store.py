@@ -4,6 +4,7 @@ Readers take ``store.view`` once and have a consistent picture without a lock; t
 writer, the reload thread, replaces it whole.
 """
 
+import os
 import threading
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -11,6 +12,7 @@ from typing import Any
 
 from .. import signals
 from ..payload import Difference
+from .bell import Bell
 from .problems import Problem
 from .snapshot import Snapshot
 
@@ -114,7 +116,32 @@ class Store:
 
     def __init__(self, empty: Snapshot) -> None:
         self.view = View(empty)
+        self.closing = False  # whether nobody may be parked any more
         self._lock = threading.Lock()
+        self._bell: Bell | None = None
+
+    def bell(self) -> Bell:
+        """Give what rings when another list is served, or when the process is to end.
+
+        Take it first, then look at the view: what changes after that rings it.
+        """
+        with self._lock:
+            if self._bell is None or self._bell.pid != os.getpid():
+                self._bell = Bell()
+            return self._bell
+
+    def close(self) -> None:
+        """Wake everybody who is parked, for good; safe in a signal handler."""
+        self.closing = True
+        bell = self._bell
+        if bell is not None and bell.pid == os.getpid():
+            bell.ring()
+
+    def _ring(self) -> None:
+        with self._lock:
+            bell, self._bell = self._bell, None
+        if bell is not None and bell.pid == os.getpid():
+            bell.ring()
 
     def apply(self, snapshot: Snapshot, reload: Reload, **changes: Any) -> None:
         """Serve another list from now on."""
@@ -134,6 +161,7 @@ class Store:
             previous = self.view
             state = State.STALE if previous.state is State.EMPTY else previous.state
             self.view = replace(previous, snapshot=snapshot, state=state)
+        self._ring()
         signals.send(
             signals.config_reloaded,
             self,
@@ -159,5 +187,8 @@ class Store:
 
     def _swap(self, reload: Reload, **changes: Any) -> None:
         with self._lock:
+            before = self.view.snapshot
             history = (reload, *self.view.history)[:HISTORY]
             self.view = replace(self.view, history=history, **changes)
+        if self.view.snapshot is not before:
+            self._ring()

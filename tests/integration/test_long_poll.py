@@ -1,0 +1,236 @@
+"""Parked requests: told within a second, never in anybody's way."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..servers import ENDPOINTS, Answer, Server, running
+from ..waiting import wait_for
+
+
+def text(number: int) -> str:
+    return f"DomainList:\na{number}.example\nb{number}.example\n"
+
+
+def replace(file: Path, content: str) -> None:
+    scratch = file.with_name("scratch")
+    scratch.write_text(content)
+    os.replace(scratch, file)
+
+
+class Poller(threading.Thread):
+    """One long poll on a connection of its own."""
+
+    def __init__(self, server: Server, seconds: float, etag: str) -> None:
+        super().__init__()
+        self.connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=70)
+        self.connection.connect()
+        self.socket = self.connection.sock
+        self.path = f"{ENDPOINTS}?wait={seconds}"
+        self.etag = etag
+        self.answer: Answer | None = None
+        self.seconds = 0.0
+
+    def run(self) -> None:
+        began = time.monotonic()
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            self.connection.request("GET", self.path, headers={"If-None-Match": self.etag})
+            response = self.connection.getresponse()
+            body = response.read()
+            self.answer = Answer(response.status, dict(response.getheaders()), body)
+        self.seconds = time.monotonic() - began
+        self.connection.close()
+
+
+@contextlib.contextmanager
+def parked(server: Server, number: int, seconds: float = 60) -> Iterator[list[Poller]]:
+    """So many long polls, once they have all been sent."""
+    etag = server.get().headers["ETag"]
+    pollers = [Poller(server, seconds, etag) for _ in range(number)]
+    for poller in pollers:
+        poller.start()
+    try:
+        yield pollers
+    finally:
+        for poller in pollers:
+            with contextlib.suppress(OSError):
+                poller.socket.shutdown(socket.SHUT_RDWR)
+            poller.join()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "endpoints.txt"
+    path.write_text(text(0))
+    return path
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+def test_everybody_is_told_within_a_second(tmp_path: Path, file: Path, worker_class: str) -> None:
+    """Nobody is lost, nobody is told of what he has, and a stop waits for nobody."""
+    with running(tmp_path, file, WORKER_CLASS=worker_class) as server:
+        with parked(server, 12) as pollers:
+            time_out = {"If-None-Match": server.get().headers["ETag"]}
+            assert server.get(f"{ENDPOINTS}?wait=0.3", **time_out).status == 304
+            server.send(signal.SIGHUP)
+            wait_for(lambda: server.log.count("unchanged (sighup)") == 2)
+            assert all(poller.answer is None for poller in pollers), "nothing has changed"
+            replace(file, text(1))
+            done = time.monotonic()
+            for poller in pollers:
+                poller.join(5)
+            assert time.monotonic() - done < 1.0
+            assert all(poller.answer is not None for poller in pollers)
+            answers = [poller.answer for poller in pollers if poller.answer is not None]
+            assert {answer.status for answer in answers} == {200}
+            assert {answer.body for answer in answers} == {server.get().body}
+            assert {answer.headers["Preference-Applied"] for answer in answers} == {"wait"}
+            assert {answer.headers["Cache-Control"] for answer in answers} == {"no-store"}
+        with parked(server, 10) as pollers:
+            wait_until_idle_but_for(pollers, server)
+            began = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - began < 5
+            for poller in pollers:
+                poller.join(5)
+            statuses = {poller.answer.status for poller in pollers if poller.answer is not None}
+            assert statuses <= {304}
+
+
+def wait_until_idle_but_for(pollers: list[Poller], server: Server) -> None:
+    """Give every poll the time to be parked: plain requests behind them have been answered."""
+    for _ in range(20):
+        server.get("/health")
+    assert all(poller.is_alive() for poller in pollers)
+
+
+def test_the_limit_turns_away_and_a_client_that_leaves_frees_its_place(
+    tmp_path: Path, file: Path
+) -> None:
+    """304 at once, and when to come back; plain requests go on."""
+    with running(tmp_path, file, workers=1, THREADS="4") as server:
+        etag = {"If-None-Match": server.get().headers["ETag"]}
+        with parked(server, 2) as pollers:
+            wait_for(lambda: "Retry-After" in server.get(f"{ENDPOINTS}?wait=0.1", **etag).headers)
+            began = time.monotonic()
+            turned_away = server.get(f"{ENDPOINTS}?wait=60", **etag)
+            assert time.monotonic() - began < 2
+            assert turned_away.status == 304
+            assert int(turned_away.headers["Retry-After"]) > 0
+            assert server.get("/health").status == 200
+            assert all(poller.answer is None for poller in pollers)
+        wait_for(
+            lambda: "Retry-After" not in server.get(f"{ENDPOINTS}?wait=0.1", **etag).headers,
+            what="their places are free",
+        )
+
+
+def test_a_sync_worker_parks_nobody(tmp_path: Path, file: Path) -> None:
+    """Its time-out would kill it; and it says so where more was wanted."""
+    with running(
+        tmp_path, file, workers=1, WORKER_CLASS="sync", ENDPOINT_MAX_WAITERS="5"
+    ) as server:
+        etag = {"If-None-Match": server.get().headers["ETag"]}
+        answer = server.get(f"{ENDPOINTS}?wait=60", **etag)
+        assert answer.status == 304
+        assert "Retry-After" in answer.headers
+        assert "ENDPOINT_MAX_WAITERS=5" in server.log
+
+
+def test_a_client_that_sends_its_next_request_early_still_waits(tmp_path: Path, file: Path) -> None:
+    """Bytes on the connection are no goodbye, whichever way the worker listens for one."""
+    for worker_class in ("gthread", "gevent"):
+        with running(tmp_path, file, workers=1, WORKER_CLASS=worker_class) as server:
+            etag = server.get().headers["ETag"]
+            with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+                head = (
+                    f"GET {ENDPOINTS}?wait=30 HTTP/1.1\r\nHost: x\r\nIf-None-Match: {etag}\r\n\r\n"
+                )
+                client.sendall(head.encode() + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+                client.settimeout(0.3)
+                with pytest.raises(TimeoutError):
+                    client.recv(1)
+                client.settimeout(10)
+                replace(file, text(7))
+                assert client.recv(12) == b"HTTP/1.1 200"
+        file.write_text(text(0))
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+def test_plain_requests_do_not_feel_those_that_wait(
+    tmp_path: Path, file: Path, worker_class: str
+) -> None:
+    """p99 stays within twice its idle figure, with every place taken."""
+    places = 2 * 14 if worker_class == "gthread" else 1000
+    with running(tmp_path, file, WORKER_CLASS=worker_class) as server:
+        etag = server.get().headers["ETag"]
+        ratios = []
+        for _ in range(5):
+            idle = p99(server)
+            with sockets_waiting(server, places, etag):
+                ratios.append(p99(server) / idle)
+            if ratios[-1] <= 2:
+                break
+        assert min(ratios) <= 2, ratios
+
+
+def p99(server: Server) -> float:
+    """Of plain requests on one connection, in seconds."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    taken = []
+    for _ in range(500):
+        began = time.perf_counter()
+        connection.request("GET", ENDPOINTS)
+        connection.getresponse().read()
+        taken.append(time.perf_counter() - began)
+    connection.close()
+    return statistics.quantiles(taken, n=100)[98]
+
+
+@contextlib.contextmanager
+def sockets_waiting(server: Server, number: int, etag: str) -> Iterator[list[socket.socket]]:
+    """Long polls without a thread for each."""
+    request = f"GET {ENDPOINTS}?wait=60 HTTP/1.1\r\nHost: x\r\nIf-None-Match: {etag}\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        clients: list[Any] = []
+        for _ in range(number):
+            client = stack.enter_context(
+                socket.create_connection(("127.0.0.1", server.port), timeout=30)
+            )
+            client.sendall(request.encode())
+            clients.append(client)
+        for _ in range(20):
+            server.get("/health")
+        yield clients
+
+
+def test_polls_and_changes_leave_nothing_behind(tmp_path: Path, file: Path) -> None:
+    """Descriptors are given back: none is left for each poll or each change."""
+    with running(tmp_path, file, workers=1) as server:
+        pid = server.workers[0]
+        open_before = 0
+        for number in range(1, 31):
+            etag = server.get().headers["ETag"]
+            with sockets_waiting(server, 10, etag) as clients:
+                replace(file, text(number))
+                for client in clients:
+                    assert client.recv(12) == b"HTTP/1.1 200"
+            if number == 5:
+                open_before = len(os.listdir(f"/proc/{pid}/fd"))
+        wait_for(
+            lambda: len(os.listdir(f"/proc/{pid}/fd")) <= open_before + 3,
+            what="descriptors are given back",
+        )
+        assert json.loads(server.get().body)["api_endpoints"]

@@ -1,0 +1,238 @@
+"""The layer in front of Flask gives the answer that Flask would give."""
+
+import itertools
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from werkzeug.test import EnvironBuilder, run_wsgi_app
+
+from mop_config.server.app import create_app
+from mop_config.server.hotpath import HotPath
+from mop_config.server.runtime import EXTENSION, Runtime
+from mop_config.server.settings import Settings
+
+from ..conftest import SAMPLE
+from ..servers import ENDPOINTS
+from ..waiting import wait_for
+
+Result = tuple[str, list[tuple[str, str]], bytes]
+
+
+class Sides:
+    """One application, asked with its front layer and without."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        values = {"source": str(SAMPLE), "state_dir": str(folder / "state"), **settings}
+        app = create_app(Settings(**values), start=False)
+        front: Any = app.wsgi_app
+        assert isinstance(front, HotPath)
+        self.runtime: Runtime = app.extensions[EXTENSION]
+        self.sides = (front, front.app)
+        self.etag = self.runtime.store.view.snapshot.etag
+        self.date = self.runtime.store.view.snapshot.last_modified_text
+
+    def ask(
+        self, method: str = "GET", path: str = ENDPOINTS, query: str = "", **headers: str
+    ) -> Result:
+        """Ask both sides, hold them to the same answer, and give it."""
+        answers = [self._ask(side, method, path, query, headers) for side in self.sides]
+        assert answers[0] == answers[1], (method, path, query, headers)
+        return answers[0]
+
+    def _ask(
+        self, side: Any, method: str, path: str, query: str, headers: dict[str, str]
+    ) -> Result:
+        named = [(name.replace("_", "-"), value) for name, value in headers.items()]
+        environ = EnvironBuilder(method=method, path="/", headers=named).get_environ()
+        environ.update(PATH_INFO=path, QUERY_STRING=query)
+        body, status, sent = run_wsgi_app(side, environ)
+        # A random number has to differ.
+        shown = sorted((n, v) for n, v in sent if n != "Retry-After")
+        return status, shown, b"".join(body)
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> Sides:
+    return Sides(tmp_path_factory.mktemp("sides"))
+
+
+METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "FROB"]
+ENCODINGS = [None, "", "gzip", "identity;q=0", "gzip;q=0", "gzip;q=0.5, identity", "*;q=0", "br"]
+PATHS = [
+    ENDPOINTS,
+    ENDPOINTS + "/",
+    "/" + ENDPOINTS,
+    "/api//v1/config/endpoints",
+    "/api/v1/config/%65ndpoints",
+    "/api/v1/config/../config/endpoints",
+    "/API/v1/config/endpoints",
+    "/",
+    "/health",
+    "",
+]
+QUERIES = ["", "x=1", "wait", "wait=", "wait=0", "wait=61", "wait=-1", "wait=x", "%77ait=0"]
+
+
+def test_every_combination_of_conditions(sides: Sides) -> None:
+    """Methods, encodings, tags and dates, each with each."""
+    tag, packed = f'"{sides.etag}"', f'"{sides.etag}-gzip"'
+    tags = [None, tag, packed, f"W/{tag}", "*", '"x"', f'"x", {tag}', "nonsense", ""]
+    dates = [None, sides.date, "Sun, 06 Nov 1994 08:49:37 GMT", "nonsense"]
+    for method, encoding, wanted, date in itertools.product(METHODS, ENCODINGS, tags, dates):
+        headers = {
+            "Accept_Encoding": encoding,
+            "If_None_Match": wanted,
+            "If_Modified_Since": date,
+        }
+        sides.ask(method, **{name: v for name, v in headers.items() if v is not None})
+
+
+def test_every_odd_path_and_query(sides: Sides) -> None:
+    """With a tag and without, so that a wait would matter."""
+    for method, path, query in itertools.product(METHODS, PATHS, QUERIES):
+        sides.ask(method, path, query)
+        sides.ask(method, path, query, If_None_Match=f'"{sides.etag}"')
+        sides.ask(method, path, query, Accept="text/html", Origin="https://a.com")
+
+
+@given(
+    st.sampled_from(["GET", "HEAD"]),
+    st.text(max_size=8).map(lambda tail: ENDPOINTS[:-1] + tail),
+    st.text(st.characters(max_codepoint=255), max_size=20),
+    st.dictionaries(
+        st.sampled_from(["Accept", "Accept_Encoding", "If_None_Match", "If_Modified_Since"]),
+        st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30),
+    ),
+)
+@settings(max_examples=300)
+def test_anything(
+    sides: Sides, method: str, path: str, query: str, headers: dict[str, str]
+) -> None:
+    """Whatever a client makes up."""
+    if "wait" not in query:
+        sides.ask(method, path.encode().decode("latin-1"), query, **headers)
+
+
+@pytest.mark.parametrize("origins", [(), ("*",), ("https://a.com",)])
+@pytest.mark.parametrize("hosts", [(), ("a.com", ".b.com")])
+def test_origins_and_hosts(
+    tmp_path: Path, origins: tuple[str, ...], hosts: tuple[str, ...]
+) -> None:
+    """Who is let in, and whose scripts may read, is judged alike."""
+    sides = Sides(tmp_path, cors_origins=origins, trusted_hosts=hosts)
+    for method in ("GET", "HEAD", "OPTIONS", "POST"):
+        for host in ("a.com", "A.com:80", "x.b.com", "evil.com", "[::1]", "a b", ""):
+            for origin in ("", "https://a.com", "https://evil.com", "null"):
+                headers = {"Origin": origin} if origin else {}
+                status, _, _ = sides.ask(method, Host=host, **headers)
+                refused = bool(hosts) and host in {"evil.com", "[::1]", "a b", ""}
+                assert status.startswith("400") == refused
+
+
+def test_a_server_that_adds_headers_adds_them_to_one_answer(sides: Sides) -> None:
+    """What it is given is a copy."""
+
+    def start_response(status: str, headers: list[tuple[str, str]]) -> None:
+        headers.append(("X-Added", "1"))
+
+    environ = EnvironBuilder(path=ENDPOINTS).get_environ()
+    sides.sides[0](environ, start_response)
+    assert "X-Added" not in dict(sides.ask()[1])
+
+
+class TestWait:
+    """``?wait=SECONDS``."""
+
+    @pytest.mark.parametrize(
+        "wait", ["", "x", "-1", "60.1", "61", "1e1", "1000", "nan", "%D9%A3", "1,5"]
+    )
+    def test_a_malformed_one_is_refused(self, sides: Sides, wait: str) -> None:
+        """Naming what it may be, and never parked."""
+        status, headers, body = sides.ask(query=f"wait={wait}", If_None_Match=f'"{sides.etag}"')
+        assert status.startswith("400")
+        assert dict(headers)["Content-Type"] == "application/problem+json"
+        assert b"from 0 to 60" in body
+
+    def test_without_a_tag_or_with_another_it_is_answered_at_once(self, sides: Sides) -> None:
+        """And told that waiting is understood."""
+        for headers in ({}, {"If_None_Match": '"old"'}, {"If_Modified_Since": sides.date}):
+            status, sent, body = sides.ask(query="wait=60", **headers)
+            assert status.startswith("200")
+            assert body
+            assert dict(sent)["Preference-Applied"] == "wait"
+            assert dict(sent)["Cache-Control"] == "no-store"
+            assert dict(sent)["ETag"] == f'"{sides.etag}"'
+
+    def test_head_never_waits(self, sides: Sides) -> None:
+        """There is nothing to push."""
+        status, sent, body = sides.ask("HEAD", query="wait=60", If_None_Match=f'"{sides.etag}"')
+        assert (status[:3], body) == ("304", b"")
+        assert dict(sent)["Preference-Applied"] == "wait"
+
+    def test_who_finds_no_room_comes_back_later(self, sides: Sides) -> None:
+        """But not all at once."""
+        assert sides.runtime.responder.max_waiters == 0
+        environ = {
+            "REQUEST_METHOD": "GET",
+            "QUERY_STRING": "wait=60",
+            "HTTP_IF_NONE_MATCH": f'"{sides.etag}"',
+        }
+        seen = set()
+        for _ in range(60):
+            status, headers, _ = sides.runtime.responder.respond(environ)
+            assert status.startswith("304")
+            assert dict(headers)["Cache-Control"] == "no-store"
+            seen.add(int(dict(headers)["Retry-After"]))
+        assert len(seen) > 5
+        assert min(seen) >= 5
+        environ["QUERY_STRING"] = "wait=0"
+        assert "Retry-After" not in dict(sides.runtime.responder.respond(environ).headers)
+
+    def test_it_ends_with_its_time(self, tmp_path: Path) -> None:
+        """304, and the place is free again."""
+        sides = Sides(tmp_path)
+        sides.runtime.responder.max_waiters = 1
+        began = time.monotonic()
+        status, headers, body = sides._ask(
+            sides.sides[0], "GET", ENDPOINTS, "wait=0.2", {"If-None-Match": f'"{sides.etag}"'}
+        )
+        assert 0.2 <= time.monotonic() - began < 5
+        assert (status[:3], body) == ("304", b"")
+        assert dict(headers)["Preference-Applied"] == "wait"
+        assert sides.runtime.responder.waiters == 0
+
+    def test_everybody_is_told_of_a_change_once(self, tmp_path: Path) -> None:
+        """Whichever encoding's tag they hold; and nobody of a reload that changes nothing."""
+        file = tmp_path / "endpoints.txt"
+        file.write_text("DomainList:\na.com\nb.com\n")
+        sides = Sides(tmp_path, source=str(file))
+        runtime = sides.runtime
+        runtime.responder.max_waiters = 10
+        answers: list[Result] = []
+
+        def poll(tag: str) -> None:
+            headers = {"If-None-Match": tag}
+            answers.append(sides._ask(sides.sides[0], "GET", ENDPOINTS, "wait=30", headers))
+
+        tags = [f'"{sides.etag}"', f'"{sides.etag}-gzip"', f'W/"{sides.etag}"', "*"]
+        threads = [threading.Thread(target=poll, args=(tag,)) for tag in tags]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: runtime.responder.waiters == 4)
+        runtime.load()
+        assert runtime.responder.waiters == 4
+        file.write_text("DomainList:\nc.com\nd.com\n")
+        runtime.load()
+        wait_for(lambda: len(answers) >= 3, what="those who knew the old list are told")
+        runtime.store.close()
+        for thread in threads:
+            thread.join(5)
+        # Who asks for anything else than any list is never told of one.
+        assert sorted(status[:3] for status, _, _ in answers) == ["200", "200", "200", "304"]
+        assert {body for status, _, body in answers if status[:3] == "200"} == {sides.ask()[2]}
+        assert runtime.responder.waiters == 0
