@@ -22,7 +22,7 @@ check: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/test.stamp
+bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks
 
 $(VENV)/bin/python:
@@ -36,6 +36,10 @@ $(VENV)/serve.stamp: setup.cfg $(VENV)/bin/python
 $(VENV)/test.stamp: setup.cfg $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@ $(VENV)/serve.stamp
+
+$(VENV)/bench.stamp: setup.cfg $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'
+	@touch $@ $(VENV)/test.stamp $(VENV)/serve.stamp
 
 # The tests drive real editors. Where these cannot be installed, their tests are skipped
 # with the reason, which CI=true turns into failures.

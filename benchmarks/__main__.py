@@ -3,29 +3,39 @@
 import os
 from pathlib import Path
 
-from . import reload
+from . import failover, overhead, reload
 from .report import options, versions
 
-MODULES = (reload,)
+MODULES = {"reload": reload, "failover": failover, "overhead": overhead}
+RESULTS = Path(__file__).parent / "RESULTS.md"
 
 
 def main() -> None:
-    """Run all, print all, and keep the tables."""
-    quick = options(__doc__ or "").quick
+    """Run all or one, print the tables, and keep them."""
+    chosen = options(__doc__ or "", tuple(MODULES))
+    parts = _kept() if chosen.only else {"": _head()}
+    for name, module in MODULES.items():
+        if chosen.only in {None, name}:
+            for report in module.reports(chosen.quick):
+                report.print()
+                parts[report.name] = report.markdown()
+    if not chosen.quick:
+        RESULTS.write_text("\n".join(parts.values()))
+
+
+def _head() -> str:
     named = ", ".join(f"{name} {number}" for name, number in versions().items())
-    parts = [
-        "# Results",
-        "",
-        f"Measured with {named}, on {os.cpu_count()} cores."
-        " Machines differ and are noisy: compare rows of one table, not of two runs.",
-        "",
-    ]
-    for module in MODULES:
-        for report in module.reports(quick):
-            report.print()
-            parts.append(report.markdown())
-    if not quick:
-        (Path(__file__).parent / "RESULTS.md").write_text("\n".join(parts))
+    return (
+        f"# Results\n\nMeasured with {named}, on {os.cpu_count()} cores."
+        " Machines differ and are noisy: compare rows of one table, not of two runs.\n"
+    )
+
+
+def _kept() -> dict[str, str]:
+    """Read the tables of the last run, by their headings."""
+    head, *sections = RESULTS.read_text().split("\n### ")
+    named = {section.partition("\n")[0]: f"### {section}" for section in sections}
+    return {"": head, **named}
 
 
 if __name__ == "__main__":

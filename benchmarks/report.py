@@ -73,8 +73,10 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
-def options(description: str) -> argparse.Namespace:
+def options(description: str, modules: Sequence[str] = ()) -> argparse.Namespace:
     """Parse a benchmark's command line: ``--quick`` takes a tenth of the time."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, smaller sizes")
+    if modules:
+        parser.add_argument("--only", choices=modules, help="run one, keep the others' results")
     return parser.parse_args()

@@ -1,0 +1,157 @@
+"""The clients that meet the faults: each is a block that gives a function which asks once."""
+
+import contextlib
+import shutil
+import ssl
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import elastic_transport
+import httpx2
+from redis.multidb.client import MultiDBClient
+from redis.multidb.config import DatabaseConfig, MultiDbConfig
+
+from mop_config.client import EndpointManager
+from tests.client.fleet import Backend, fleet_in
+
+from .faults import RedisServer, redis_pair
+
+#: Asks once; raises unless there was a good answer.
+Ask = Callable[[], None]
+#: Seconds that somebody waits who has set a time-out with care.
+CAREFUL = 2.0
+
+
+class Pair(NamedTuple):
+    """A primary and a backup over HTTP, and how to trust them."""
+
+    primary: Backend
+    backup: Backend
+    verify: ssl.SSLContext | bool
+    authority: str | None
+
+    @property
+    def urls(self) -> list[str]:
+        """Both API endpoints, the better first."""
+        return [self.primary.url, self.backup.url]
+
+
+@contextlib.contextmanager
+def http_pair(*, tls: bool) -> Iterator[Pair]:
+    """Run two servers, with certificates of an authority of their own if need be."""
+    with tempfile.TemporaryDirectory() as name, fleet_in(Path(name)) as fleet:
+        if not tls:
+            yield Pair(*fleet.pair(), True, None)
+            return
+        authority = Path(name) / "authority.pem"
+        fleet.authority.cert_pem.write_to_path(authority)
+        yield Pair(*fleet.pair(tls=("127.0.0.1",)), fleet.trust(), str(authority))
+
+
+def _check(status: int) -> None:
+    if status != 200:
+        raise ValueError(status)
+
+
+@contextlib.contextmanager
+def mop_config(pair: Pair) -> Iterator[Ask]:
+    """Give ours, as it comes."""
+    manager = EndpointManager(pair.urls, verify=pair.verify, update_interval=0)
+    with manager, manager.client() as client:
+        yield lambda: _check(client.get("/get").status_code)
+
+
+def elastic(timeout: float | None) -> Callable[[Pair], AbstractContextManager[Ask]]:
+    """Give elastic-transport's, with its own time-out of 10 s or another."""
+
+    @contextlib.contextmanager
+    def run(pair: Pair) -> Iterator[Ask]:
+        options: dict[str, Any] = {} if timeout is None else {"request_timeout": timeout}
+        nodes = [
+            elastic_transport.NodeConfig(
+                "https" if server.tls else "http",
+                "127.0.0.1",
+                server.port,
+                path_prefix="/api/v1",
+                ca_certs=pair.authority,
+                **options,
+            )
+            for server in (pair.primary, pair.backup)
+        ]
+        transport = elastic_transport.Transport(nodes, retry_on_timeout=True)
+        with contextlib.closing(transport):
+            yield lambda: _check(transport.perform_request("GET", "/get").meta.status)
+
+    return run
+
+
+@contextlib.contextmanager
+def httpx2_retries(pair: Pair) -> Iterator[Ask]:
+    """Give httpx2's own retries, which know one server only."""
+    transport = httpx2.HTTPTransport(verify=pair.verify, retries=3)
+    with httpx2.Client(transport=transport, base_url=pair.primary.url) as client:
+        yield lambda: _check(client.get("/get").status_code)
+
+
+@contextlib.contextmanager
+def by_hand(pair: Pair) -> Iterator[Ask]:
+    """Give the loop that a careful application writes: it stays where it was answered."""
+    urls = pair.urls
+    with httpx2.Client(verify=pair.verify, timeout=CAREFUL) as client:
+
+        def ask() -> None:
+            for _ in range(len(urls)):
+                with contextlib.suppress(httpx2.TransportError):
+                    if client.get(f"{urls[0]}/get").status_code == 200:
+                        return
+                urls.append(urls.pop(0))
+            raise ValueError("none has answered")
+
+        yield ask
+
+
+@contextlib.contextmanager
+def multi_db(pair: tuple[RedisServer, RedisServer]) -> Iterator[Ask]:
+    """Give redis-py's client for several databases, as it comes."""
+    databases = [
+        DatabaseConfig(weight=weight, client_kwargs={"host": "127.0.0.1", "port": server.port})
+        for weight, server in zip((1.0, 0.5), pair, strict=True)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it says that it is experimental
+        client = MultiDBClient(MultiDbConfig(databases))
+    with contextlib.closing(client):
+        yield lambda: client.get("key")
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A client.
+
+    Attributes:
+        name: What it is called in the table.
+        run: Gives the block in which it can be asked.
+        recovers: Whether it has somewhere else to go.
+    """
+
+    name: str
+    run: Callable[[Any], AbstractContextManager[Ask]]
+    recovers: bool = True
+
+
+HTTP = (
+    Contestant("mop-config", mop_config),
+    Contestant("elastic-transport", elastic(None)),
+    Contestant(f"elastic-transport, request_timeout={CAREFUL:g}", elastic(CAREFUL)),
+    Contestant("httpx2, retries=3", httpx2_retries, recovers=False),
+    Contestant(f"httpx2, loop by hand, timeout={CAREFUL:g}", by_hand),
+)
+REDIS = (Contestant("redis-py, MultiDBClient", multi_db),)
+HAS_REDIS = shutil.which("redis-server") is not None
+
+__all__ = ["HAS_REDIS", "HTTP", "REDIS", "Ask", "Contestant", "http_pair", "redis_pair"]

@@ -1,0 +1,160 @@
+"""What a fault of the primary costs the requests that come after it, client by client."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+from .contestants import HAS_REDIS, HTTP, REDIS, Ask, Contestant, http_pair, redis_pair
+from .faults import FAULTS, Fault
+from .report import Report, median, options
+
+#: Seconds from one request to the next, where the first has been answered by then.
+PERIOD = 0.05
+#: Requests that show how things are once the worst is over.
+ENOUGH = 10
+#: Seconds within which a client that can recover should have done so.
+PATIENCE = 20.0
+
+
+class Load(NamedTuple):
+    """What came of a client's requests, in order; times in milliseconds."""
+
+    good: list[bool]
+    took: list[float]
+
+    @property
+    def failed(self) -> int:
+        """How many failed."""
+        return self.good.count(False)
+
+    @property
+    def later(self) -> list[float]:
+        """The times of those that succeeded after the one that took longest."""
+        worst = self.took.index(max(self.took))
+        return [t for t, good in list(zip(self.took, self.good, strict=True))[worst + 1 :] if good]
+
+
+def _send(ask: Ask, seconds: float, patience: float) -> Load:
+    """Ask for that long, and then until there are answers again."""
+    load = Load([], [])
+    began = time.perf_counter()
+    while True:
+        sent = time.perf_counter()
+        try:
+            ask()
+            load.good.append(True)
+        except Exception:
+            load.good.append(False)
+        now = time.perf_counter()
+        load.took.append((now - sent) * 1000)
+        back = load.good[-1] and len(load.good) > ENOUGH
+        if now - began >= (seconds if back else patience):
+            return load
+        time.sleep(max(0.0, sent + PERIOD - now))
+
+
+def _pair(fault: Fault, contestants: Sequence[Contestant]) -> AbstractContextManager[Any]:
+    return redis_pair() if contestants is REDIS else http_pair(tls=fault.tls)
+
+
+def _meet(fault: Fault, contestants: Sequence[Contestant]) -> list[Load]:
+    """Have a fault befall the primary of clients that are warm."""
+    with _pair(fault, contestants) as pair, contextlib.ExitStack() as stack:
+        asks = [stack.enter_context(contestant.run(pair)) for contestant in contestants]
+        for ask in asks:
+            warm = _send(ask, 0.6, 0.6)
+            if warm.failed:
+                raise RuntimeError(f"a client fails {warm.failed} requests before {fault.name}")
+        primary = pair[0]
+        with fault.befall(primary), ThreadPoolExecutor(len(asks)) as threads:
+            sending = [
+                threads.submit(
+                    _send, ask, fault.seconds, PATIENCE if contestant.recovers else fault.seconds
+                )
+                for ask, contestant in zip(asks, contestants, strict=True)
+            ]
+            return [each.result() for each in sending]
+
+
+def _meet_all(fault: Fault) -> dict[str, Load]:
+    """Have every client meet a fault once."""
+    groups: list[Sequence[Contestant]] = [(each,) for each in HTTP] if fault.in_turn else [HTTP]
+    if fault.redis and HAS_REDIS:
+        groups.append(REDIS)
+    with ThreadPoolExecutor(1 if fault.in_turn else len(groups)) as threads:
+        found = list(threads.map(lambda group: _meet(fault, group), groups))
+    return {
+        contestant.name: load
+        for group, loads in zip(groups, found, strict=True)
+        for contestant, load in zip(group, loads, strict=True)
+    }
+
+
+def faults(quick: bool) -> Report:
+    """Measure every client on every fault."""
+    repeat = 1 if quick else 5
+    report = Report("failover: a primary that is of no use", _note(repeat))
+    for fault in FAULTS:
+        loads: dict[str, list[Load]] = {}
+        for _ in range(repeat * fault.repeat):
+            for name, load in _meet_all(fault).items():
+                loads.setdefault(name, []).append(load)
+        ours = median([max(load.took) for load in loads[HTTP[0].name]])
+        for name, found in loads.items():
+            report.add(**_row(fault, name, found, ours))
+    return report
+
+
+def _note(repeat: int) -> str:
+    named = ", ".join(
+        f"{name} {version(name)}" for name in ("httpx2", "elastic-transport", "redis")
+    )
+    oftener = ", ".join(f"{f.name}: {repeat * f.repeat}" for f in FAULTS if f.repeat > 1)
+    lengths = ", ".join(f"{fault.name}: {fault.seconds:g}" for fault in FAULTS)
+    return (
+        "Warm clients of a primary and a backup; then the fault, and a GET every"
+        f" {PERIOD * 1000:.0f} ms for some seconds ({lengths}), longer where it takes longer to"
+        f" be answered again. {repeat} repetitions ({oftener}), every client in each. Sent and"
+        " failed: all of them. In milliseconds: worst is the request that took longest, median"
+        " and largest of the repetitions; later is the median of those after it that succeeded;"
+        " times ours is worst beside our own. Clients have their defaults, but for what their"
+        " names say; the loop by hand begins where it was answered last. redis-py asks two"
+        f" redis-servers that meet the same fault. {named}."
+        + ("" if HAS_REDIS else " There is no redis-server here: its rows are missing.")
+    )
+
+
+def _row(fault: Fault, name: str, loads: list[Load], ours: float) -> dict[str, Any]:
+    worst = [max(load.took) for load in loads]
+    later = [took for load in loads for took in load.later]
+    return {
+        "fault": fault.name,
+        "client": name,
+        "sent": sum(len(load.took) for load in loads),
+        "failed": sum(load.failed for load in loads),
+        "worst_ms": _rounded(median(worst)),
+        "largest_ms": _rounded(max(worst)),
+        "later_ms": _rounded(median(later)) if later else "none",
+        "times_ours": median(worst) / ours,
+    }
+
+
+def _rounded(value: float) -> float:
+    return round(value) if value >= 100 else round(value, 1)
+
+
+def reports(quick: bool) -> list[Report]:
+    """Run everything in this file."""
+    # What the clients have to say costs them the same, and is not shown.
+    logging.basicConfig(handlers=[logging.NullHandler()])
+    return [faults(quick)]
+
+
+if __name__ == "__main__":
+    for finished in reports(options(__doc__ or "").quick):
+        finished.print()

@@ -1,0 +1,207 @@
+"""What befalls a primary: each fault is a block in which it lasts."""
+
+import contextlib
+import errno
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tests.client.fleet import closed_port
+from tests.waiting import wait_for
+
+
+class Victim(Protocol):
+    """A server that a fault may befall."""
+
+    port: int
+
+    def start(self) -> None: ...
+    def kill(self) -> None: ...
+    def freeze(self) -> None: ...
+    def thaw(self) -> None: ...
+
+
+class RedisServer:
+    """A redis-server process on a free port, which keeps nothing on disk."""
+
+    def __init__(self) -> None:
+        self.port = closed_port()
+        self.start()
+
+    def start(self) -> None:
+        """Start it, again on its old port if it has run before."""
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1"]
+        self.process = subprocess.Popen(
+            [*command, "--save", "", "--appendonly", "no"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            wait_for(self._answers, what="redis-server answers")
+        except BaseException:
+            self.kill()
+            raise
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as sock:
+                sock.sendall(b"PING\r\n")
+                return sock.recv(5) == b"+PONG"
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def freeze(self) -> None:
+        """Stop it: connections stand, and nothing answers."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def redis_pair() -> Iterator[tuple[RedisServer, RedisServer]]:
+    """Run two of them."""
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for _ in range(2):
+            servers.append(RedisServer())
+            stack.callback(servers[-1].kill)
+        yield servers[0], servers[1]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way to be of no use.
+
+    Attributes:
+        name: What it is called in the table.
+        befall: Gives the block in which it lasts.
+        tls: Whether it needs servers with TLS.
+        redis: Whether it can befall a redis-server.
+        seconds: How long to send requests.
+        in_turn: Whether clients meet it one after the other, each with servers of its own.
+            Where it costs milliseconds, they would disturb each other; where it costs
+            seconds, nobody has the time.
+        repeat: How many times as often as others to repeat it: chance counts where it costs
+            milliseconds.
+    """
+
+    name: str
+    befall: Callable[[Any], AbstractContextManager[None]]
+    tls: bool = False
+    redis: bool = True
+    seconds: float = 2.0
+    in_turn: bool = False
+    repeat: int = 1
+
+
+@contextlib.contextmanager
+def _killed(victim: Victim) -> Iterator[None]:
+    victim.kill()
+    yield
+
+
+@contextlib.contextmanager
+def _frozen(victim: Victim) -> Iterator[None]:
+    victim.freeze()
+    try:
+        yield
+    finally:
+        victim.thaw()
+
+
+@contextlib.contextmanager
+def _listener(port: int, backlog: int) -> Iterator[socket.socket]:
+    """Listen where a server has just been killed."""
+
+    def bound() -> bool:
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:  # its last process is about to end
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return False
+        return True
+
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        wait_for(bound, what="the port is free")
+        listener.listen(backlog)
+        yield listener
+
+
+@contextlib.contextmanager
+def _black_hole(victim: Victim) -> Iterator[None]:
+    victim.kill()
+    with contextlib.ExitStack() as stack:
+        hole = stack.enter_context(_listener(victim.port, 0))
+        while True:
+            filler = stack.enter_context(socket.socket())
+            filler.settimeout(0.2)
+            try:
+                filler.connect(hole.getsockname())
+            except TimeoutError:
+                break
+        yield
+
+
+@contextlib.contextmanager
+def _silent(victim: Victim) -> Iterator[None]:
+    """The system takes connections for a program that never looks at them."""
+    victim.kill()
+    with _listener(victim.port, 512):
+        yield
+
+
+@contextlib.contextmanager
+def _slow(victim: Any) -> Iterator[None]:
+    victim.behave(delay=3.0)
+    try:
+        yield
+    finally:
+        victim.behave()
+
+
+@contextlib.contextmanager
+def _flapping(victim: Victim) -> Iterator[None]:
+    over = threading.Event()
+
+    def flap() -> None:
+        while not over.is_set():
+            victim.kill()
+            over.wait(1.0)
+            victim.start()
+            over.wait(1.0)
+
+    with ThreadPoolExecutor(1) as thread:
+        flapping = thread.submit(flap)
+        time.sleep(0.05)  # the first kill
+        try:
+            yield
+        finally:
+            over.set()
+            flapping.result()
+
+
+FAULTS = (
+    Fault("killed", _killed, seconds=1.0, in_turn=True, repeat=2),
+    Fault("frozen", _frozen),
+    Fault("black hole", _black_hole),
+    Fault("stalled in TLS", _silent, tls=True, redis=False),
+    Fault("slow", _slow, redis=False),
+    Fault("flapping", _flapping, seconds=4.0, in_turn=True),
+)

@@ -1,0 +1,140 @@
+"""What the client costs while nothing is wrong: a call, a choice, a round of health checks."""
+
+import gc
+import random
+import tempfile
+import time
+from pathlib import Path
+
+import httpx2
+
+from mop_config.client import EndpointManager, Policy
+from mop_config.client.network import NetworkWatch
+from mop_config.client.pool import Pool
+from mop_config.model import Endpoint
+from tests.client.fleet import fleet_in
+from tests.client.socket_server import socket_server
+from tests.client.test_round import ENDPOINTS, Peak, manager_of
+
+from .report import Report, median, options, percentile
+
+CLIENTS = ("bare httpx2", "mop-config")
+
+
+def calls(quick: bool) -> Report:
+    """Compare a warm call with the same one over bare httpx2."""
+    count, rounds = (500, 2) if quick else (3000, 5)
+    report = Report(
+        "client: a call",
+        f"Microseconds of a warm GET to a local gunicorn, {count} by each client in a round, in"
+        " turn; CPU is the calling thread's. The goal is at most 1.05 times bare httpx2.",
+    )
+    with tempfile.TemporaryDirectory() as name, fleet_in(Path(name)) as fleet:
+        primary, backup = fleet.pair()
+        manager = EndpointManager([primary.url, backup.url])
+        with httpx2.Client(base_url=primary.url) as bare, manager.client() as ours:
+            _in_turn(bare, ours, 200)
+            gc.collect()
+            gc.disable()  # its pauses would hit whichever comes
+            try:
+                measured = [_in_turn(bare, ours, count) for _ in range(rounds)]
+            finally:
+                gc.enable()
+    for number, found in enumerate(measured, 1):
+        base = median(found[0][0])
+        for client, (wall, cpu) in zip(CLIENTS, found, strict=True):
+            report.add(
+                round=number,
+                client=client,
+                p50_us=median(wall) * 1e6,
+                p99_us=percentile(wall, 99) * 1e6,
+                cpu_us=median(cpu) * 1e6,
+                times_bare=round(median(wall) / base, 3),
+            )
+    return report
+
+
+def _in_turn(
+    bare: httpx2.Client, ours: httpx2.Client, count: int
+) -> list[tuple[list[float], list[float]]]:
+    """Give the seconds and CPU seconds of each client's calls; each is first every other time."""
+    found: list[tuple[list[float], list[float]]] = [([], []), ([], [])]
+    pairs = [(bare, found[0]), (ours, found[1])]
+    for _ in range(count):
+        pairs.reverse()
+        for client, (wall, cpu) in pairs:
+            began, worked = time.perf_counter(), time.thread_time()
+            client.get("/calm")
+            cpu.append(time.thread_time() - worked)
+            wall.append(time.perf_counter() - began)
+    return found
+
+
+def choices(quick: bool) -> Report:
+    """Measure what choosing an endpoint costs each request."""
+    count = 2_000 if quick else 20_000
+    report = Report(
+        "client: a choice",
+        "Microseconds to choose an endpoint and to note that it answered, as each request does,"
+        " and to choose anew after a change, such as a failure. The goal is at most 20 for a"
+        " request, with 1,000 endpoints.",
+    )
+    for endpoints in (2, 100, 1000):
+        pool = Pool("api", Policy(), NetworkWatch(1.0), random.random)
+        for index in range(endpoints):
+            pool.put(Endpoint(f"https://e{index}.example/api", index % 10), 0.0)
+        for member in pool.members():
+            pool.probed(member, None, random.random(), 1.0, 1e9)
+        requests, changes = [], []
+        for turn in range(count):
+            began = time.perf_counter()
+            chosen = pool.select(2.0)
+            assert chosen is not None
+            pool.served(chosen, 2.0)
+            requests.append(time.perf_counter() - began)
+            if turn % 100 == 0:
+                pool.pin(None, 2.0)
+                began = time.perf_counter()
+                pool.select(2.0)
+                changes.append(time.perf_counter() - began)
+        report.add(
+            endpoints=endpoints,
+            request_us=median(requests) * 1e6,
+            request_p99_us=percentile(requests, 99) * 1e6,
+            after_a_change_us=median(changes) * 1e6,
+        )
+    return report
+
+
+def rounds(quick: bool) -> Report:
+    """Measure a round of health checks."""
+    report = Report(
+        "client: a health round",
+        f"All of {ENDPOINTS:,} endpoints checked once, on a server in another process. The goals"
+        " are at most 2 s of CPU and 64 sockets at a time.",
+    )
+    with tempfile.TemporaryDirectory() as name, socket_server(Path(name), "round") as server:
+        for number in range(1, 2 if quick else 6):
+            manager = manager_of(server)
+            peak = Peak(manager)
+            cpu, wall = time.process_time(), time.perf_counter()
+            manager.check_all()
+            report.add(
+                round=number,
+                endpoints=ENDPOINTS,
+                cpu_s=time.process_time() - cpu,
+                wall_s=time.perf_counter() - wall,
+                sockets=peak.sockets,
+                healthy=sum(each.state == "healthy" for each in manager.api_endpoints),
+            )
+    return report
+
+
+def reports(quick: bool) -> list[Report]:
+    """Run everything in this file."""
+    return [calls(quick), choices(quick), rounds(quick)]
+
+
+if __name__ == "__main__":
+    for finished in reports(options(__doc__ or "").quick):
+        finished.print()
