@@ -122,6 +122,7 @@ class _Backend(httpcore2.AsyncNetworkBackend):
         except DialError as error:
             route.unreachable(race.faults)
             raise httpcore2.ConnectError(str(route.fault)) from error
+        route.finished(won, race.faults)
         if won.member is not route.member:
             raise Moved(won)
         route.losers += won.losers

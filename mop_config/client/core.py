@@ -6,7 +6,7 @@ gathered. Nothing is sent, received or waited for inside.
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Self
 
 from ..faults import Fault
@@ -148,6 +148,11 @@ class Call:
             if best is None or best.url in self._moves.tried:
                 return None
             return self._moves.next(now)
+
+    def give_back(self, urls: Container[str]) -> None:
+        """Forget endpoints that only lost a race of dials: they can still be asked."""
+        with self.core:
+            self._moves.give_back(urls)
 
     def lost(self, losers: Iterable[tuple[Member, Fault]], began: float) -> None:
         """Note what is held against endpoints, before the request has an outcome."""

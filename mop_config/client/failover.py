@@ -5,7 +5,7 @@ the ``Verdict``; a synchronous and an asynchronous driver do the work in between
 does the same for the dials of one attempt.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Container, Generator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -152,6 +152,11 @@ class Moves:
     def again(self) -> bool:
         """Pay for one more attempt at the same endpoint."""
         return self._budget.spend()
+
+    def give_back(self, urls: Container[str]) -> None:
+        """Forget endpoints that only lost a race of dials: they can still be asked."""
+        self.tried = [url for url in self.tried if url not in urls]
+        self._free = self._free or len(self.tried) == 1
 
     def _take(self, member: Member | None) -> Member | None:
         if member is not None:

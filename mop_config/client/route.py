@@ -5,6 +5,7 @@ stands in a ``Route``, which the thread or task that sends it carries in ``ROUTE
 """
 
 import time
+from collections.abc import Set
 from contextvars import ContextVar
 from typing import Any
 
@@ -43,6 +44,7 @@ class Route:
         fault: Why it does not, or None.
         losers: Endpoints that were tried beside this one.
         began: When it was sent, in monotonic seconds.
+        raced: Endpoints that were dialled beside this one.
         told: How many of them, from the first, the pool knows of already.
     """
 
@@ -54,6 +56,7 @@ class Route:
     losers: Losers = ()
     told = 0
     began = 0.0
+    raced: Set[str] = frozenset()
 
     def __init__(self, call: Call, member: Member, until: float, *, race: bool) -> None:
         self.call = call
@@ -80,7 +83,19 @@ class Route:
 
     def another(self, now: float) -> Member | None:
         """Give another endpoint to dial."""
-        return self.call.another(now) if self.race and now < self.until else None
+        if not self.race or now >= self.until:
+            return None
+        member = self.call.another(now)
+        if member is not None:
+            self.raced = {*self.raced, member.url}
+        return member
+
+    def finished(self, won: Won[Any], faults: list[tuple[Member, Fault]]) -> None:
+        """Take in the end of a race: who only was slower has not been asked yet."""
+        if self.raced:
+            failed = {member.url for member, _ in faults}
+            self.call.give_back({*self.raced, self.member.url} - failed - {won.member.url})
+            self.raced = frozenset()
 
     def move(self, won: Won[Any]) -> None:
         """Go on with the endpoint that takes the request over."""

@@ -357,6 +357,7 @@ class Backend(httpcore2.NetworkBackend):
         except DialError as error:
             plan.unreachable(race.faults)
             raise httpcore2.ConnectError(str(plan.fault)) from error
+        plan.finished(won, race.faults)
         if won.member is not plan.member:
             raise Moved(won)
         plan.losers += won.losers

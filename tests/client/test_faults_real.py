@@ -121,6 +121,17 @@ def test_more_requests_than_connections_move_without_a_stall(fleet: Fleet, kind:
     assert took.seconds < 2 * SLACK
 
 
+@pytest.mark.parametrize("slow_first", [True, False])
+def test_who_only_lost_a_race_is_still_asked(fleet: Fleet, kind: str, slow_first: bool) -> None:
+    """Slow to dial is not dead: when the winner fails, the loser gets the request."""
+    slow = fleet.add("slow", tls=("127.0.0.1",))
+    with scripted({"winner": ("reset",)}) as ([winner], _):
+        urls = [slow.url, winner.url] if slow_first else [winner.url, slow.url]
+        with Driver(kind, urls, Policy(race_delay=0.0), verify=fleet.trust()) as driver:
+            # Plain HTTP is ready before TLS is: the order of the dials decides nothing here.
+            assert driver.who() == "slow"
+
+
 def test_a_look_up_that_hangs_blocks_nobody_and_is_made_once(backup: Backend, kind: str) -> None:
     """Name servers that do not answer cost what a black hole costs."""
     asked: list[str] = []

@@ -63,7 +63,7 @@ class Tally:
     def check(self, *servers: Backend, slowest: float) -> None:
         """Check that nothing failed that need not, and that nothing was done twice."""
         print(f"{self.gets}, {len(self.in_doubt)} POSTs in doubt, slowest {self.slowest:.3f} s")
-        assert self.failures == []
+        assert self.failures == [], "; ".join(self.failures[:3])
         assert self.slowest < slowest
         assert set(self.gets) == {server.name for server in servers}
         executed = Counter(number for server in servers for number in server.posts())
