@@ -7,7 +7,8 @@ import urllib.request
 import click
 
 from .. import payload
-from ..errors import MopConfigError, PayloadError
+from ..address import parse_url
+from ..errors import AddressError, MopConfigError, PayloadError
 from ..model import EndpointConfig
 
 _PATH = "/api/v1/config/endpoints"
@@ -32,8 +33,10 @@ def fetch(url: str, hint: str) -> EndpointConfig:
         click.BadParameter: If it is no http or https URL.
         MopConfigError: If there is no list to be had.
     """
-    if not is_url(url):
-        raise click.BadParameter("must start with http:// or https://", param_hint=hint)
+    try:
+        url = parse_url(url, ("http", "https")).text
+    except AddressError as error:
+        raise click.BadParameter(str(error), param_hint=hint) from None
     if not url.endswith(_PATH):
         url = url.rstrip("/").removesuffix("/api/v1") + _PATH
     try:

@@ -5,6 +5,7 @@ request creates no task: a timer starts the rival of one that waits too long.
 """
 
 import asyncio
+import contextlib
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
@@ -183,6 +184,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             outcome = await self._attempt(call, call.step, request, hedged=shape.hedged)
             if outcome.good and wire.is_read_whole(request, shape, outcome.result.response):
                 outcome = await self._read_whole(outcome)
+            elif outcome.status is not None and not outcome.good and shape.may_move:
+                await self._set_aside(outcome)
             call.went(outcome)
         return await self._conclude(call.step, request)
 
@@ -260,6 +263,19 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             await response.aclose()
         outcome.result = Answer(outcome.member, response, content)
         return outcome
+
+    async def _set_aside(self, outcome: Outcome) -> None:
+        """Read a bad answer: it may be the last word, and others need its connection."""
+        response, content = outcome.result.response, bytearray()
+        until = self._core.clock() + self._core.policy.race_delay
+        # Whatever breaks off here, what there is of it will do.
+        with contextlib.suppress(Exception):
+            async with contextlib.aclosing(response):
+                async for part in response.aiter_stream():
+                    content += part
+                    if len(content) > wire.SMALL or self._core.clock() > until:
+                        break
+        outcome.result = Answer(outcome.member, response, bytes(content))
 
     async def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:
         if verdict.discard is not None:

@@ -37,6 +37,11 @@ class Shape(NamedTuple):
         """Judge a request by its method, its body and its ``Idempotency-Key``."""
         return cls(method in IDEMPOTENT or keyed, replayable, method in HEDGED and replayable)
 
+    @property
+    def may_move(self) -> bool:
+        """Whether it may go on to another endpoint when a server may have seen it."""
+        return self.idempotent and self.replayable
+
 
 class Trial(NamedTuple):
     """One attempt that did not succeed, for the error message.
@@ -194,7 +199,7 @@ def failover(
             budget.refund()
             return Verdict(answer=answer, discard=discard)
         over = outcome.fault in _OURS
-        if over or (outcome.sent and not (shape.idempotent and shape.replayable)):
+        if over or (outcome.sent and not shape.may_move):
             error = outcome.result if answer is None else None
             return Verdict(answer=answer, error=error, discard=discard)
         if now >= deadline:

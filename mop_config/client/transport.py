@@ -5,6 +5,7 @@ there too; only a request that has waited a second for its first byte gets a thr
 which another endpoint is asked as well.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -90,6 +91,8 @@ class FailoverTransport(httpx2.BaseTransport):
             outcome = self._attempt(call, call.step, request, hedged=shape.hedged)
             if outcome.good and wire.is_read_whole(request, shape, outcome.result.response):
                 outcome = self._read_whole(outcome)
+            elif outcome.status is not None and not outcome.good and shape.may_move:
+                self._set_aside(outcome)
             call.went(outcome)
         return self._conclude(call.step, request)
 
@@ -175,6 +178,18 @@ class FailoverTransport(httpx2.BaseTransport):
             response.close()
         outcome.result = Answer(outcome.member, response, content)
         return outcome
+
+    def _set_aside(self, outcome: Outcome) -> None:
+        """Read a bad answer: it may be the last word, and others need its connection."""
+        response, content = outcome.result.response, bytearray()
+        until = self._core.clock() + self._core.policy.race_delay
+        # Whatever breaks off here, what there is of it will do.
+        with contextlib.suppress(Exception), contextlib.closing(response):
+            for part in response.iter_stream():
+                content += part
+                if len(content) > wire.SMALL or self._core.clock() > until:
+                    break
+        outcome.result = Answer(outcome.member, response, bytes(content))
 
     def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:
         if verdict.discard is not None:

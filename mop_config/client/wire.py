@@ -22,8 +22,9 @@ _RAW_HOST = HOST.encode()
 
 #: Extension of a request that says whether its answer is wanted at once and whole.
 WHOLE = "mop_config.whole"
-#: Answers up to this many bytes are read whole where nothing was said.
-_SMALL = 1 << 16
+#: Answers up to this many bytes are read whole where nothing was said; of a bad one, which
+#: may become the last word, no more is kept.
+SMALL = 1 << 16
 
 _REWRITTEN = frozenset({b"location", b"set-cookie"})
 _LENGTHS = frozenset(map(len, _REWRITTEN))  # most headers are told apart by that alone
@@ -66,14 +67,14 @@ def is_read_whole(request: httpx2.Request, shape: Shape, response: httpcore2.Res
     Then an endpoint that dies in the middle of it costs the application nothing. A body
     that it wants to read in its own time, or that may be endless, is handed on as it comes.
     """
-    if not (shape.idempotent and shape.replayable):
+    if not shape.may_move:
         return False
     whole: bool | None = request.extensions.get(WHOLE)
     if whole is not None:
         return whole
     for name, value in response.headers:
         if name.lower() == b"content-length":
-            return value.isdigit() and int(value[:9]) <= _SMALL
+            return value.isdigit() and int(value[:9]) <= SMALL
     return False
 
 

@@ -399,6 +399,28 @@ def test_the_pools_limits_hold_and_a_full_pool_is_nobodys_fault(
         assert driver.state(servers.other.url) == "unknown"
 
 
+@pytest.mark.parametrize("status", ["502", "429+"])
+def test_a_bad_answer_holds_no_connection_that_the_next_attempt_needs(
+    kind: str, status: str
+) -> None:
+    """However few there may be; and it is still the last word where nobody has a better one."""
+    limits = httpx2.Limits(max_connections=1)
+    with (
+        scripted({"bad": (status,), "good": ("200",)}) as ([bad, good], _),
+        Driver(kind, [bad.url, good.url], limits=limits) as driver,
+        timed() as took,
+    ):
+        assert driver.get("/users").status_code == 200
+    assert took.seconds < 2
+    with (
+        scripted({"bad": (status,), "worse": ("503",)}) as ([bad, worse], _),
+        Driver(kind, [bad.url, worse.url], limits=limits) as driver,
+    ):
+        answer = driver.get("/users")
+        assert (answer.status_code, answer.extensions["endpoint"]) == (503, worse.url)
+        assert answer.text == "ok"
+
+
 def test_a_proxy_of_the_environment_is_used_for_endpoints_and_other_hosts(
     servers: Servers, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
