@@ -32,6 +32,7 @@ class DialOptions:
 
     Attributes:
         tls: For endpoints with TLS.
+        protocols: To offer in TLS, by their ALPN names, the preferred first.
         timeout: Seconds for each dial.
         local_address: Address to dial from, or None.
         socket_options: Arguments of ``setsockopt``, one tuple each.
@@ -39,10 +40,19 @@ class DialOptions:
     """
 
     tls: ssl.SSLContext
+    protocols: tuple[str, ...]
     timeout: float
     local_address: str | None = None
     socket_options: tuple[Any, ...] = ()
     until: float = math.inf
+
+    def context(self) -> ssl.SSLContext:
+        """Give the context for one handshake that begins now.
+
+        Health checks and updates use the same one and offer other protocols.
+        """
+        self.tls.set_alpn_protocols(list(self.protocols))
+        return self.tls
 
     def deadline(self, now: float) -> float:
         """Say when a dial that begins now has to be done, in monotonic seconds."""
@@ -242,7 +252,7 @@ class _Dial:
 
     def _secure(self, server_name: str) -> Generator[int, None, None]:
         assert self._sock is not None  # noqa: S101 - connected just before
-        sock = self._options.tls.wrap_socket(
+        sock = self._options.context().wrap_socket(
             self._sock, server_hostname=server_name, do_handshake_on_connect=False
         )
         self._sock = sock
@@ -313,7 +323,7 @@ async def _dial_one(
                 stream = await backend.connect_tcp(
                     address, target.port, share, options.local_address, options.socket_options
                 )
-                return await _secured(stream, target.server_name, options.tls, share)
+                return await _secured(stream, target.server_name, options, share)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -322,13 +332,13 @@ async def _dial_one(
 async def _secured(
     stream: httpcore2.AsyncNetworkStream,
     server_name: str | None,
-    tls: ssl.SSLContext,
+    options: DialOptions,
     seconds: float,
 ) -> httpcore2.AsyncNetworkStream:
     if server_name is None:
         return stream
     try:
-        return await stream.start_tls(tls, server_name, seconds)
+        return await stream.start_tls(options.context(), server_name, seconds)
     except BaseException:
         # httpcore closes it after an error, but not when the race calls the dial off.
         await stream.aclose()

@@ -101,7 +101,6 @@ class TransportOptions:
                 " pass verify=ssl.create_default_context(cafile=…), for an endpoint that goes"
                 " by its IP give it a server_name"
             )
-        tls.set_alpn_protocols([*(["h2"] if http2 else []), *(["http/1.1"] if http1 else [])])
         return cls(
             tls,
             http1,
@@ -145,7 +144,10 @@ class TransportOptions:
             timeout: Seconds for a connection, as httpcore has it.
             until: When the time is over in any case, in monotonic seconds.
         """
-        return DialOptions(self.tls, timeout or 0.0, self.local_address, self.socket_options, until)
+        protocols = (*(["h2"] if self.http2 else []), *(["http/1.1"] if self.http1 else []))
+        return DialOptions(
+            self.tls, protocols, timeout or 0.0, self.local_address, self.socket_options, until
+        )
 
     def _for_proxy_pool(self, proxy: httpx2.Proxy) -> dict[str, Any]:
         return {

@@ -15,6 +15,7 @@ import pytest
 from mop_config.client import NoEndpointAvailable, Policy
 from mop_config.client.transport import FailoverTransport
 from mop_config.model import Endpoint
+from mop_config.probe import Prober
 
 from .driver import Driver
 from .fleet import Backend, Fleet, closed_port, fleet_in, silence, timed
@@ -156,6 +157,15 @@ def test_two_endpoints_of_one_address_keep_their_connections_apart(
             core.api.replace([wrong], core.clock())
         with pytest.raises(NoEndpointAvailable):
             driver.get("/")
+
+
+def test_http2_is_still_spoken_after_a_health_check(servers: Servers, kind: str) -> None:
+    """Which offers HTTP/1.1 over the very same context."""
+    trust = servers.fleet.trust()
+    endpoint = servers.http2.url
+    with Driver(kind, [endpoint], verify=trust, http2=True) as driver:
+        assert Prober(trust, 5.0).check("api", Endpoint(endpoint)).fault is None
+        assert driver.get("/users").http_version == "HTTP/2"
 
 
 def test_http2_is_spoken_where_it_was_asked_for(servers: Servers, kind: str) -> None:
