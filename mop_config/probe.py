@@ -48,6 +48,8 @@ class ProbeResult(NamedTuple):
         certificate_expires: When the certificate ends, or None without TLS.
         name_matches: Whether the certificate is for the endpoint's name, or None where
             that was not seen.
+        status: The status of the last answer, or None.
+        retry_after: Its ``Retry-After``, or None.
     """
 
     fault: Fault | None
@@ -56,6 +58,8 @@ class ProbeResult(NamedTuple):
     path: str | None = None
     certificate_expires: datetime | None = None
     name_matches: bool | None = None
+    status: int | None = None
+    retry_after: str | None = None
 
 
 class Prober:
@@ -92,7 +96,14 @@ class Prober:
             line.close()
         seconds = time.monotonic() - started
         return ProbeResult(
-            fault, seconds, detail, path, line.certificate_expires, line.name_matches
+            fault,
+            seconds,
+            detail,
+            path,
+            line.certificate_expires,
+            line.name_matches,
+            line.status,
+            line.retry_after,
         )
 
     def _fault_of(self, error: Exception, line: "_Line") -> Fault:
@@ -147,6 +158,8 @@ class _Line:
         self.path = url.path.rstrip("/")
         self.certificate_expires: datetime | None = None
         self.name_matches: bool | None = None
+        self.status: int | None = None
+        self.retry_after: str | None = None
 
     def left(self) -> float:
         """Seconds until the deadline.
@@ -221,6 +234,8 @@ class _Line:
                 data = response.read(MAX_BYTES)
             if response.will_close or not response.isclosed():
                 self.close()
+            self.status = response.status
+            self.retry_after = response.getheader("Retry-After")
             return response.status, data
 
 

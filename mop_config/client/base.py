@@ -151,8 +151,10 @@ class BaseManager(EndpointLists):
                 return
             if result.path is not None:
                 member.probe_path = result.path
-            now = core.clock()
-            pool.probed(member, result.fault, result.seconds, now, core.wall_clock())
+            now, posix, busy = core.clock(), core.wall_clock(), None
+            if result.status is not None:
+                busy = self.policy.busy_for(result.status, result.retry_after, posix)
+            pool.probed(member, result.fault, result.seconds, now, posix, busy)
             pool.select(now)
 
     def _job_for(self, endpoint: EndpointState | str) -> Job:

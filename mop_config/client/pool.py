@@ -382,7 +382,13 @@ class Pool:
         self._review_at = now
 
     def probed(
-        self, member: Member, fault: Fault | None, seconds: float, now: float, posix: float
+        self,
+        member: Member,
+        fault: Fault | None,
+        seconds: float,
+        now: float,
+        posix: float,
+        busy: float | None = None,
     ) -> None:
         """Note a health check.
 
@@ -392,9 +398,14 @@ class Pool:
             seconds: How long it took.
             now: Monotonic seconds.
             posix: The same moment as POSIX time.
+            busy: Seconds for which the endpoint asked to be left alone, or None.
         """
         member.last_checked = posix
         member.probing = False
+        if busy is not None:
+            self._network.proof(now)
+            member.busy_until, fault = now + busy, Fault.BUSY
+            self._review_at = now
         if fault is None:
             self._network.proof(now)
             member.health.measured(seconds)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import statistics
 import threading
 import time
 from dataclasses import replace
@@ -44,6 +45,20 @@ class TestHealth:
                 assert began - timedelta(seconds=1) <= state.last_checked <= datetime.now(UTC)
                 assert state.response_time is not None
                 assert 0 < state.response_time < 2
+
+    @pytest.mark.parametrize("code", [429, 503])
+    def test_a_check_that_is_told_to_come_back_later_is_no_failure(
+        self, two: tuple[Handmade, Handmade], code: int
+    ) -> None:
+        """The endpoint lives; it is left alone for that long, as after a request."""
+        first, second = two
+        first.answer = lambda asked: (code, {"Retry-After": "30"}, b"")
+        with quiet(first.url, second.url) as manager:
+            for _ in range(5):
+                assert not manager.check_endpoint_health(first.url)
+            state, _ = manager.api_endpoints
+            assert (state.is_healthy, state.failure_count) == (True, 0)
+            assert manager.get_current_api_url() == second.url
 
     @pytest.mark.parametrize(
         ("answers", "asked"),
@@ -143,7 +158,8 @@ class TestHealth:
         with handmade(answer) as server, quiet(server.url, policy=policy):
             wait_for(lambda: len(times) >= 7)
         gaps = [b - a for a, b in itertools.pairwise(times)]
-        assert all(0.45 <= gap <= 0.6 for gap in gaps), gaps
+        assert all(gap >= 0.45 for gap in gaps), gaps
+        assert statistics.median(gaps) <= 0.6, gaps
         assert len({round(gap, 3) for gap in gaps}) > 1
 
     def test_so_many_checks_at_a_time(self) -> None:
