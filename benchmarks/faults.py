@@ -88,7 +88,8 @@ class Fault:
     """One way to be of no use.
 
     Attributes:
-        name: What it is called in the table.
+        name: What it is called in the report.
+        about: What happens.
         befall: Gives the block in which it lasts.
         tls: Whether it needs servers with TLS.
         redis: Whether it can befall a redis-server.
@@ -101,6 +102,7 @@ class Fault:
     """
 
     name: str
+    about: str
     befall: Callable[[Any], AbstractContextManager[None]]
     tls: bool = False
     redis: bool = True
@@ -198,10 +200,33 @@ def _flapping(victim: Victim) -> Iterator[None]:
 
 
 FAULTS = (
-    Fault("killed", _killed, seconds=1.0, in_turn=True, repeat=2),
-    Fault("frozen", _frozen),
-    Fault("black hole", _black_hole),
-    Fault("stalled in TLS", _silent, tls=True, redis=False),
-    Fault("slow", _slow, redis=False),
-    Fault("flapping", _flapping, seconds=4.0, in_turn=True),
+    Fault(
+        "killed",
+        "The primary dies, as of SIGKILL: connections are reset, and dials refused.",
+        _killed,
+        seconds=1.0,
+        in_turn=True,
+        repeat=2,
+    ),
+    Fault("frozen", "The primary is stopped, as of SIGSTOP: connections stand.", _frozen),
+    Fault(
+        "black hole",
+        "The primary dies, and what is sent to its port is dropped in silence.",
+        _black_hole,
+    ),
+    Fault(
+        "stalled in TLS",
+        "The primary dies, and its port takes connections, but no TLS handshake ends.",
+        _silent,
+        tls=True,
+        redis=False,
+    ),
+    Fault("slow", "The primary's first byte comes after 3 s.", _slow, redis=False),
+    Fault(
+        "flapping",
+        "The primary is killed and, a second later, started again for a second, over and over.",
+        _flapping,
+        seconds=4.0,
+        in_turn=True,
+    ),
 )
