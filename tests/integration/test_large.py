@@ -78,16 +78,17 @@ def test_nobody_waits_for_a_reload_of_100_000_entries(tmp_path: Path, worker_cla
         assert min(worst) <= 0.1, worst
 
 
-def test_a_million_entries_are_served_where_the_limit_allows_it(tmp_path: Path) -> None:
-    """Requests are answered while it is loaded."""
+def test_more_than_the_usual_limit_is_served_where_it_is_raised(tmp_path: Path) -> None:
+    """Requests are answered while it is loaded; the benchmarks do it with a million."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text(2))
     with running(tmp_path, file, workers=1, ENDPOINT_MAX_BYTES=str(1 << 28)) as server:
         scratch = file.with_name("scratch")
-        scratch.write_text(text(1_000_000))
+        scratch.write_text(text(500_000))
+        assert scratch.stat().st_size > 8388608
         os.replace(scratch, file)
         slowest = 0.0
-        while server.status()["counts"]["api"] != 1_000_000:
+        while server.status()["counts"]["api"] != 500_000:
             started = time.monotonic()
             assert server.get("/health").status == 200
             slowest = max(slowest, time.monotonic() - started)

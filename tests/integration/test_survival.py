@@ -323,7 +323,9 @@ class TestThreads:
         wait_for(lambda: self.served() == [name], what=f"{name} is served")
 
     @A_THREAD_DIES
-    def test_the_end_of_watchdogs_dispatcher(self, runtime: Runtime) -> None:
+    def test_the_end_of_watchdogs_dispatcher(
+        self, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """A handler that raises ends it silently: it is noticed and replaced."""
         reloader = runtime._reloader
         assert reloader is not None
@@ -335,6 +337,8 @@ class TestThreads:
             def __getattr__(self, name: str) -> None:
                 raise RuntimeError("the dispatcher dies of this")
 
+        assert reloader.watcher._retry_at > 0
+        monkeypatch.setattr(reloader.watcher, "_retry_at", 0.0)
         observer.event_queue.put((Bomb(), Bomb()))
         observer.join(5)
         assert not observer.is_alive()
