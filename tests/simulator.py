@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mop_config.client.failover import Moves, Outcome, Shape, Verdict, failover
+from mop_config.client.member import EventKind, Member
 from mop_config.client.network import NetworkWatch
 from mop_config.client.policy import Budget, Policy
-from mop_config.client.pool import EventKind, Member, Pool
+from mop_config.client.pool import Pool
 from mop_config.faults import Fault
 from mop_config.health import TRANSITIONS, Evidence, Health, State, Transition
 from mop_config.model import Endpoint

@@ -39,6 +39,7 @@ PURE = [
     "payload.py",
     "health.py",
     "client/policy.py",
+    "client/member.py",
     "client/pool.py",
     "client/network.py",
     "client/failover.py",

@@ -20,7 +20,7 @@ from ..resolve import Resolver
 from .base import BaseManager
 from .dial import DialError, dial_async
 from .exceptions import NoEndpointAvailable
-from .pool import Member
+from .member import Member
 from .socket_search import STEADY, Lines, Search, check_options, where
 from .target import Target
 

@@ -21,9 +21,9 @@ from . import wire
 from .core import Call, Core
 from .dial import DialError, dial_async
 from .failover import Attempt, Outcome, Race, Verdict
+from .member import Member
 from .options import TransportOptions
 from .outcomes import Answer, answered, beaten, broke_off, broken, failed, of_rival, why
-from .pool import Member
 from .route import ROUTE, Moved, Route
 from .transport import HasCore
 

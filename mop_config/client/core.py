@@ -11,9 +11,10 @@ from typing import Self
 
 from ..faults import Fault
 from .failover import Attempt, Moves, Outcome, Shape, Verdict, failover
+from .member import Event, EventKind, Member
 from .network import NetworkWatch
 from .policy import Budget, Policy
-from .pool import Event, EventKind, Member, Pool
+from .pool import Pool
 
 #: The two kinds of endpoint, as everywhere in names and figures.
 API, SOCKETIO = "api", "socketio"

@@ -21,7 +21,7 @@ import httpcore2
 from ..faults import Fault, fault_of
 from ..resolve import Resolver
 from .failover import Race
-from .pool import Member
+from .member import Member
 
 Ready = TypeVar("Ready")
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..faults import Fault
+from .member import Member
 from .policy import BAD_STATUS, HEDGED, IDEMPOTENT, Budget, Policy
-from .pool import Member, Pool
+from .pool import Pool
 
 #: After these on a kept connection, the server may only have closed that connection.
 _STALE = frozenset({Fault.RESET, Fault.PROTOCOL})

@@ -13,8 +13,9 @@ from .. import payload, signals
 from ..model import Endpoint, EndpointConfig
 from .core import API, SOCKETIO, Core
 from .kept import Kept
+from .member import Event, EventKind
 from .policy import Policy
-from .pool import Event, EventKind, Pool
+from .pool import Pool
 from .seed import check_api
 from .state import EndpointState, ListSource, state_of
 from .update import NewList

@@ -10,8 +10,8 @@ from . import wire
 from .core import Core
 from .exceptions import NoEndpointAvailable
 from .failover import Outcome, Verdict
+from .member import Member
 from .policy import BUSY_STATUS
-from .pool import Member
 from .route import Losers, Route
 
 _FROM_THE_WIRE = (

@@ -12,7 +12,7 @@ from typing import Any
 from ..faults import Fault
 from .core import Call
 from .dial import Won
-from .pool import Member
+from .member import Member
 
 Losers = tuple[tuple[Member, Fault], ...]
 

@@ -9,8 +9,8 @@ from .base import BaseManager
 from .dial import DialOptions
 from .exceptions import NoEndpointAvailable
 from .failover import Moves, Race, Trial
+from .member import Member
 from .policy import Budget
-from .pool import Member
 from .target import Target
 
 #: A connection that has stood for so many seconds was a good one: the next break is the first.

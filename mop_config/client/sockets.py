@@ -20,7 +20,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from .base import BaseManager
 from .dial import DialError, dial
 from .exceptions import NoEndpointAvailable
-from .pool import Member
+from .member import Member
 from .socket_search import STEADY, Lines, Search, check_options, where
 
 #: Seconds for which ``disconnect`` waits for a search that is under way.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from .pool import Member
+from .member import Member
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from ..resolve import Resolver
 from .core import Call
 from .dial import DialError, dial
 from .failover import Outcome, Race
+from .member import Member
 from .options import TransportOptions
 from .outcomes import beaten
-from .pool import Member
 from .route import ROUTE, Moved, Route
 
 _WANT_READ = (BlockingIOError, ssl.SSLWantReadError)

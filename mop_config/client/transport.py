@@ -19,9 +19,9 @@ from ..resolve import Resolver
 from . import wire
 from .core import Call, Core
 from .failover import Attempt, Outcome, Verdict
+from .member import Member
 from .options import TransportOptions
 from .outcomes import Answer, answered, beaten, broke_off, broken, failed, of_rival, why
-from .pool import Member
 from .route import ROUTE, Moved
 from .streams import Backend, Overtaken, Plan, discard
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from mop_config.client.member import Event, EventKind, Member
 from mop_config.client.network import NetworkWatch
 from mop_config.client.policy import Policy
-from mop_config.client.pool import Event, EventKind, Member, Pool
+from mop_config.client.pool import Pool
 from mop_config.faults import Fault
 from mop_config.health import State
 from mop_config.model import Endpoint

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mop_config.client.failover import Attempt, Flow, Moves, Outcome, Shape, Verdict, failover
+from mop_config.client.member import Member
 from mop_config.client.policy import BAD_STATUS, Budget, Policy
-from mop_config.client.pool import Member
 from mop_config.faults import COUNTED, Fault
 from mop_config.health import State
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from mop_config.client.member import EventKind
 from mop_config.client.network import NetworkWatch
-from mop_config.client.pool import EventKind, Pool
+from mop_config.client.pool import Pool
 from mop_config.faults import Fault
 from mop_config.health import State
 from mop_config.model import Endpoint

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mop_config.client.failover import Moves, Race
+from mop_config.client.member import Member
 from mop_config.client.policy import Budget, Policy
-from mop_config.client.pool import Member
 from mop_config.faults import Fault
 
 from .pools import Bench, name_of

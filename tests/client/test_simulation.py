@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mop_config.client.member import EventKind
 from mop_config.client.policy import Policy
-from mop_config.client.pool import EventKind
 from mop_config.health import State
 
 from ..simulator import BEHAVIOURS, GET, GOOD, POST, Simulation
