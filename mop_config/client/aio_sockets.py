@@ -17,8 +17,9 @@ from engineio.base_client import connected_clients
 from socketio.exceptions import ConnectionError as SocketConnectionError
 
 from ..resolve import Resolver
+from .aio_dial import dial_async
 from .base import BaseManager
-from .dial import DialError, dial_async
+from .dial import DialError
 from .exceptions import NoEndpointAvailable
 from .member import Member
 from .socket_search import STEADY, Lines, Search, check_options, where

@@ -7,10 +7,9 @@ request creates no task: a timer starts the rival of one that waits too long.
 import asyncio
 import contextlib
 import os
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import httpcore2
 import httpx2
@@ -18,116 +17,14 @@ import httpx2
 from ..faults import Fault
 from ..resolve import Resolver
 from . import wire
+from .aio_streams import Backend, Plan, Rival
 from .core import Call, Core
-from .dial import DialError, dial_async
-from .failover import Attempt, Outcome, Race, Verdict
+from .failover import Attempt, Outcome, Verdict
 from .member import Member
 from .options import TransportOptions
-from .outcomes import Answer, answered, beaten, broke_off, broken, failed, of_rival, why
-from .route import ROUTE, Moved, Route
+from .outcomes import Answer, answered, broke_off, broken, failed, of_rival, why
+from .route import ROUTE, Moved
 from .transport import HasCore
-
-
-class _Stream(httpcore2.AsyncNetworkStream):
-    """A connected stream, with TLS already where the endpoint has it."""
-
-    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
-        self._stream = stream
-        tls: ssl.SSLObject | None = stream.get_extra_info("ssl_object")
-        self._shared = tls is not None and tls.selected_alpn_protocol() == "h2"
-        self._turn = asyncio.Lock()
-        self.aclose = stream.aclose  # type: ignore[method-assign]
-        self.get_extra_info = stream.get_extra_info  # type: ignore[method-assign]
-
-    # These two give the awaitable on: one coroutine less to go through.
-    def read(self, max_bytes: int, timeout: float | None = None) -> Awaitable[bytes]:  # type: ignore[override]
-        """Read what is there, or wait for it."""
-        route: _Route | None = ROUTE.get()
-        if route is not None:
-            timeout = route.least(timeout)
-        return self._stream.read(max_bytes, timeout)
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> Awaitable[None]:  # type: ignore[override]
-        """Write everything."""
-        route: _Route | None = ROUTE.get()
-        if route is not None:
-            timeout = route.least(timeout)
-            if route.rival is not None:
-                route.rival.arm()
-            if route.deposit is not None:
-                return self._write_instead(route.take_deposit(), buffer, timeout)
-        if self._shared and buffer:
-            # One request that is called off must not leave half a frame to the others.
-            return asyncio.shield(self._write_whole(buffer, timeout))
-        return self._stream.write(buffer, timeout)
-
-    async def _write_instead(
-        self, other: httpcore2.AsyncNetworkStream, buffer: bytes, timeout: float | None
-    ) -> None:
-        """Write; the server may be waiting on the connection that a race has left."""
-        await other.aclose()
-        await self.write(buffer, timeout)
-
-    async def _write_whole(self, buffer: bytes, timeout: float | None) -> None:
-        async with self._turn:
-            await self._stream.write(buffer, timeout)
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> "_Stream":
-        """Do nothing: the dial has done it, under the endpoint's own name."""
-        return self
-
-
-class _Backend(httpcore2.AsyncNetworkBackend):
-    """Dials by the route of the request that needs a connection."""
-
-    def __init__(self, options: TransportOptions, resolver: Resolver, race_delay: float) -> None:
-        self._options = options
-        self._resolver = resolver
-        self._race_delay = race_delay
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> _Stream:
-        """Connect to the route's endpoint, or to one that is ready before it.
-
-        Raises:
-            Moved: With the connection, where another endpoint was ready first.
-            httpcore2.ConnectError: If none was.
-        """
-        route: _Route = ROUTE.get()
-        stream = route.take_deposit()
-        if stream is None:
-            route.look_around()
-        route.dialled = True
-        if stream is None:
-            stream = await self._race(route, timeout)
-        route.ready = True
-        return _Stream(stream)
-
-    async def _race(self, route: Route, timeout: float | None) -> httpcore2.AsyncNetworkStream:
-        race = Race(route.member, route.another, self._race_delay)
-        try:
-            won = await dial_async(
-                race, self._options.for_dial(timeout, route.until), self._resolver
-            )
-        except DialError as error:
-            route.unreachable(race.faults)
-            raise httpcore2.ConnectError(str(route.fault)) from error
-        route.finished(won, race.faults)
-        if won.member is not route.member:
-            raise Moved(won)
-        route.losers += won.losers
-        return won.connection
 
 
 class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
@@ -162,7 +59,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             keepalive_expiry=limits.keepalive_expiry,
             http1=options.http1,
             http2=options.http2,
-            network_backend=_Backend(options, resolver, self._core.policy.race_delay),
+            network_backend=Backend(options, resolver, self._core.policy.race_delay),
         )
         self._proxies: dict[str, httpcore2.AsyncConnectionPool] = {}  # to endpoints, by proxy
         self._plain: dict[str, httpx2.AsyncHTTPTransport] = {}  # to other hosts, by proxy
@@ -194,9 +91,9 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     ) -> Outcome:
         if attempt.discard is not None:
             await attempt.discard.response.aclose()
-        route = _Route(call, attempt.member, self._core.clock() + attempt.seconds_left, race=True)
+        route = Plan(call, attempt.member, self._core.clock() + attempt.seconds_left, race=True)
         if hedged:
-            route.rival = _Rival(self._core, route, partial(self._send, request))
+            route.rival = Rival(self._core, route, partial(self._send, request))
         try:
             outcome = await self._send(request, route)
             return outcome if route.rival is None else await route.rival.settled(outcome)
@@ -206,7 +103,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             if route.deposit is not None:
                 await route.deposit.aclose()
 
-    async def _send(self, request: httpx2.Request, route: "_Route") -> Outcome:
+    async def _send(self, request: httpx2.Request, route: "Plan") -> Outcome:
         """Send a request once, and say what came of it, whatever that is."""
         route.began = self._core.clock()
         token = ROUTE.set(route)
@@ -224,7 +121,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             ROUTE.reset(token)
         return answered(self._core, route, response)
 
-    async def _exchange(self, request: httpx2.Request, route: "_Route") -> httpcore2.Response:
+    async def _exchange(self, request: httpx2.Request, route: "Plan") -> httpcore2.Response:
         while True:
             try:
                 return await self._request(request, route)
@@ -237,7 +134,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 await route.take_deposit().aclose()
                 route.race = True
 
-    async def _request(self, request: httpx2.Request, route: "_Route") -> httpcore2.Response:
+    async def _request(self, request: httpx2.Request, route: "Plan") -> httpcore2.Response:
         target = route.member.target
         proxy = self._options.for_target(target)
         connect = self._core.policy.connect_timeout
@@ -316,99 +213,6 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             await pool.aclose()
         for transport in self._plain.values():
             await transport.aclose()
-
-
-class _Route(Route):
-    """A route that may get a rival, which is kept with it."""
-
-    rival: "_Rival | None" = None
-
-
-class _Rival:
-    """The same request, sent to another endpoint when the first takes too long.
-
-    Args:
-        core: Whose pools to use.
-        route: That of the first request.
-        send: Sends the same request on another route.
-    """
-
-    def __init__(
-        self, core: Core, route: _Route, send: Callable[[_Route], Coroutine[Any, Any, Outcome]]
-    ) -> None:
-        self._core = core
-        self._route = route
-        self._send = send
-        self._asker = cast("asyncio.Task[Any]", asyncio.current_task())
-        self._cancellations = self._asker.cancelling()
-        self._task: asyncio.Task[Outcome] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._asking = True  # whether the first request still waits
-        self._overtaking = False
-
-    def arm(self) -> None:
-        """Take note that the first request goes out now: from here on it may be too slow."""
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._core.policy.hedge_delay, self._start)
-
-    def _start(self) -> None:
-        call = self._route.call
-        member = call.rival(self._core.clock())
-        if member is None:
-            return
-        route = _Route(call, member, self._route.until, race=False)
-        self._task = asyncio.get_running_loop().create_task(self._send(route))
-        self._task.add_done_callback(self._arrived)
-
-    def _arrived(self, task: "asyncio.Task[Outcome]") -> None:
-        if self._asking and not task.cancelled() and task.result().good:
-            self._overtaking = True
-            self._asker.cancel()
-
-    def has_overtaken(self) -> Outcome | None:
-        """Give the rival's answer if the asker was cancelled for it, and for nothing else."""
-        self._asking = False
-        if not self._overtaking or self._asker.uncancel() > self._cancellations:
-            return None
-        task, self._task = self._task, None
-        return task.result() if task is not None else None
-
-    async def settled(self, outcome: Outcome) -> Outcome:
-        """Settle on an outcome, now that the first request has one."""
-        self._asking = False
-        if self._overtaking:  # a time-out came first
-            self._asker.uncancel()
-        if self._task is None or (outcome.good and not self._task.done()):
-            return outcome
-        # While the rival is asking, its answer is as good as ours would have been.
-        await asyncio.wait([self._task])
-        theirs, self._task = self._task.result(), None
-        if theirs.good and not outcome.good:
-            await _discard(outcome)
-            return of_rival(theirs, beaten(self._core, outcome), self._route.told)
-        await _discard(theirs)
-        if not theirs.good:
-            outcome.losers = (*outcome.losers, *beaten(self._core, theirs))
-        return outcome
-
-    async def abandon(self) -> None:
-        """Let go of it, whatever it is doing."""
-        self._asking = False
-        if self._timer is not None:
-            self._timer.cancel()
-        task, self._task = self._task, None
-        if task is None:
-            return
-        task.cancel()
-        await asyncio.wait([task])  # which a cancellation of our own interrupts
-        if not task.cancelled():
-            await _discard(task.result())
-
-
-async def _discard(outcome: Outcome) -> None:
-    if outcome.status is not None:
-        await outcome.result.response.aclose()
 
 
 class _Body(httpx2.AsyncByteStream):
