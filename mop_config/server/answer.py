@@ -48,8 +48,12 @@ def names(if_none_match: str, snapshot: Snapshot) -> bool:
 
     A client may hold either variant of the same list: both are as new as it gets.
     """
-    tags = parse_etags(if_none_match)
+    tags = _tags(if_none_match)
     return tags.contains_weak(snapshot.etag) or tags.contains_weak(f"{snapshot.etag}-gzip")
+
+
+# After a change, all that waited for it name the same list.
+_tags = lru_cache(maxsize=256)(parse_etags)
 
 
 @lru_cache(maxsize=256)

@@ -1,19 +1,20 @@
 """What wakes parked requests: a pipe that is written to once and never read from.
 
-Any number of threads or greenlets can wait for it at once, each together with its client's
-connection, so that a client that goes away is noticed without looking every second.
+Any number of threads can wait for it at once, each together with its client's connection, so
+that a client that goes away is noticed without looking every second. Greenlets have a bell of
+their own.
 """
 
 import os
 import select
-import socket
 import time
 from typing import Any
 
+from .greenlet_bell import GreenletBell, has_more
 from .offload import greenlets
 
-#: The other side has closed, or is gone. Where the system has no word for it, as under
-#: gevent, what is readable has to be looked at.
+#: The other side has closed, or is gone. Where the system has no word for it, what is
+#: readable has to be looked at.
 _HUNG_UP = getattr(select, "POLLRDHUP", 0)
 
 
@@ -39,16 +40,14 @@ class Bell:
             False if the client has gone.
         """
         until = time.monotonic() + seconds
-        # Looked up at each call: under gevent's patches it is a cooperative one.
         poll = select.poll()
         poll.register(self._read_end, select.POLLIN)
         if client is not None:
-            by_reading = greenlets() or not _HUNG_UP
-            poll.register(client, select.POLLIN if by_reading else _HUNG_UP)
+            poll.register(client, _HUNG_UP or select.POLLIN)
             ready = {descriptor for descriptor, _ in poll.poll(seconds * 1000)}
             if client.fileno() not in ready:
                 return True
-            if not by_reading or not _has_more(client):
+            if _HUNG_UP or not has_more(client):
                 return False
             poll.unregister(client)
         poll.poll(max(0.0, until - time.monotonic()) * 1000)
@@ -59,11 +58,9 @@ class Bell:
         os.close(self._read_end)
 
 
-def _has_more(client: Any) -> bool:
-    """Whether a readable socket holds the next request, not the end of the connection."""
-    try:
-        return bool(client.recv(1, socket.MSG_PEEK))
-    except ValueError:
-        return True  # TLS does not let us peek
-    except OSError:
-        return False
+AnyBell = Bell | GreenletBell
+
+
+def new_bell() -> AnyBell:
+    """Give the bell that suits whoever waits in this process: threads or greenlets."""
+    return GreenletBell() if greenlets() else Bell()

@@ -7,6 +7,7 @@ import random
 import re
 import threading
 import time
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -48,8 +49,8 @@ class Responder:
             environ: The request, as WSGI has it (PEP 3333).
         """
         query = environ.get("QUERY_STRING")
-        if query and (waits := parse_qs(query, keep_blank_values=True).get("wait")):
-            return self._poll(environ, waits[0])
+        if query and (wait := _wait(query)) is not None:
+            return self._poll(environ, wait)
         return answer(
             self._store.view.snapshot,
             environ["REQUEST_METHOD"],
@@ -96,3 +97,9 @@ class Responder:
             with self._lock:
                 self.waiters -= 1
         return True
+
+
+@lru_cache(maxsize=256)
+def _wait(query: str) -> str | None:
+    """Find ``wait`` in a query string."""
+    return next(iter(parse_qs(query, keep_blank_values=True).get("wait", ())), None)

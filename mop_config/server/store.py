@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import signals
 from ..payload import Difference
-from .bell import Bell
+from .bell import AnyBell, new_bell
 from .problems import Problem
 from .snapshot import Snapshot
 
@@ -118,16 +118,16 @@ class Store:
         self.view = View(empty)
         self.closing = False  # whether nobody may be parked any more
         self._lock = threading.Lock()
-        self._bell: Bell | None = None
+        self._bell: AnyBell | None = None
 
-    def bell(self) -> Bell:
+    def bell(self) -> AnyBell:
         """Give what rings when another list is served, or when the process is to end.
 
         Take it first, then look at the view: what changes after that rings it.
         """
         with self._lock:
             if self._bell is None or self._bell.pid != os.getpid():
-                self._bell = Bell()
+                self._bell = new_bell()
             return self._bell
 
     def close(self) -> None:
