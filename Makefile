@@ -7,8 +7,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEBIAN := ed git nano procps rsync vim
+BENCH_DEBIAN := etcd-server nginx-light redis-server redis-tools wrk
 
-.PHONY: serve test check bench debian
+.PHONY: serve test check bench debian bench-debian
 
 serve: $(VENV)/serve.stamp
 	$(BIN)/mop-config serve
@@ -22,7 +23,7 @@ check: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/bench.stamp
+bench: $(VENV)/bench.stamp bench-debian
 	$(BIN)/python -m benchmarks
 
 $(VENV)/bin/python:
@@ -43,9 +44,12 @@ $(VENV)/bench.stamp: setup.cfg $(VENV)/bin/python
 
 # The tests drive real editors. Where these cannot be installed, their tests are skipped
 # with the reason, which CI=true turns into failures.
-debian:
+debian: PACKAGES = $(DEBIAN)
+# The servers that are measured beside ours. The rows of those that are missing are left out.
+bench-debian: PACKAGES = $(BENCH_DEBIAN)
+debian bench-debian:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-	  && ! dpkg -s $(DEBIAN) >/dev/null 2>&1; then \
+	  && ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \
 	  apt-get update -q && DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -q -y --no-install-recommends $(DEBIAN); \
+	    apt-get install -q -y --no-install-recommends $(PACKAGES); \
 	fi

@@ -3,10 +3,17 @@
 import os
 from pathlib import Path
 
-from . import failover, overhead, reload
+from . import failover, memory, overhead, push, reload, serve
 from .report import options, versions
 
-MODULES = {"reload": reload, "failover": failover, "overhead": overhead}
+MODULES = {
+    "serve": serve,
+    "push": push,
+    "reload": reload,
+    "memory": memory,
+    "failover": failover,
+    "overhead": overhead,
+}
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 

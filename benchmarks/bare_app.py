@@ -1,0 +1,41 @@
+"""WSGI applications with the same bytes as ours: the floor, and what Flask makes of them."""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, Response, request
+
+from mop_config.server.build import UrlRules
+from mop_config.server.render import EMPTY_BODY, render
+from mop_config.server.snapshot import Snapshot
+from tests.servers import ENDPOINTS
+
+_file = Path(os.environ["ENDPOINT_CONFIG_FILE"])
+_served = Snapshot.of(
+    render(_file.read_bytes(), UrlRules(), EMPTY_BODY),
+    last_modified=int(time.time()),
+    loaded_at=time.time(),
+    max_age=60,
+).plain
+
+
+def bare(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Do nothing but answer. No WSGI application can cost less under this server."""
+    if "HTTP_IF_NONE_MATCH" in environ:
+        start_response("304 NOT MODIFIED", [*_served.not_modified])
+        return [b""]
+    start_response("200 OK", [*_served.headers])
+    return [_served.body]
+
+
+flask = Flask(__name__, static_folder=None)
+
+
+@flask.get(ENDPOINTS)
+def endpoints() -> Any:
+    """Give the bytes in the way that Flask's documentation shows."""
+    response = Response(_served.body, headers=_served.headers)
+    return response.make_conditional(request)

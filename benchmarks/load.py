@@ -1,0 +1,176 @@
+"""Load on one core, servers on another, and what an answer cost by the system's accounts."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from tests.waiting import wait_for
+
+_CORES = sorted(os.sched_getaffinity(0))
+#: Where servers run, and where load is made. On a machine with one core they share it.
+SERVER_CORE, LOAD_CORE = _CORES[0], _CORES[-1]
+#: All of them, as taskset names them.
+ALL_CORES = ",".join(map(str, _CORES))
+#: As many as a busy server has at a time; few enough that the load is not the limit.
+CONNECTIONS = 8
+
+_LUA = """
+wrk.method, wrk.body = %s, %s
+function done(summary, latency)
+  io.write(string.format('{"requests":%%d,"micros":%%d,"p50":%%d,"p99":%%d,"failed":%%d}\\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    summary.errors.connect + summary.errors.read + summary.errors.write
+    + summary.errors.status + summary.errors.timeout))
+end
+"""
+
+
+class Spent(NamedTuple):
+    """What a load found; times in the units that their names say."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float
+
+
+def on_server_core(command: Sequence[str], cores: str = str(SERVER_CORE)) -> list[str]:
+    """Have a command run where servers do; its process id stays its own."""
+    return ["taskset", "-c", cores, *command]
+
+
+def on_load_core(command: Sequence[str]) -> list[str]:
+    """Have a command run where load is made."""
+    return ["taskset", "-c", str(LOAD_CORE), *command]
+
+
+@contextlib.contextmanager
+def program(command: Sequence[str], folder: Path, **environ: str) -> Iterator[int]:
+    """Run a server on the servers' core, give its process id, and end all that it started."""
+    with tempfile.TemporaryFile(dir=folder) as log:
+        process = subprocess.Popen(
+            on_server_core(command),
+            env={**os.environ, **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            yield process.pid
+        finally:
+            family = [psutil.Process(process.pid)] if process.poll() is None else []
+            family += [child for parent in family for child in parent.children(recursive=True)]
+            for each in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+            process.wait(10)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process and those that it has started, to the nanosecond."""
+    process = psutil.Process(pid)
+    family = [pid, *(child.pid for child in process.children(recursive=True))]
+    # What clock_getcpuclockid(3) gives; /proc only counts in hundredths of a second.
+    return sum(time.clock_gettime((~each << 3) | 2) for each in family)
+
+
+def wait_until_idle(pid: int) -> None:
+    """Wait until a server has done with the requests that nobody waits for any more."""
+    spent = cpu_seconds(pid)
+    for _ in range(1000):
+        time.sleep(0.05)
+        before, spent = spent, cpu_seconds(pid)
+        if spent - before < 0.005:
+            return
+    raise TimeoutError(f"process {pid} is never idle")
+
+
+def wrk(
+    pid: int,
+    port: int,
+    path: str,
+    seconds: float,
+    *,
+    headers: Sequence[str] = (),
+    post: str | None = None,
+    connections: int = CONNECTIONS,
+) -> Spent:
+    """Ask as fast as a server answers, on kept connections; a failed request is an error."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        method = "GET" if post is None else "POST"
+        script.write(_LUA % (json.dumps(method), "nil" if post is None else json.dumps(post)))
+        script.flush()
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "60s"]
+        for header in headers:
+            command += ["-H", header]
+        url = f"http://127.0.0.1:{port}{path}"
+        before = cpu_seconds(pid)
+        output = subprocess.run(
+            on_load_core([*command, "-s", script.name, url]),
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        cpu = cpu_seconds(pid) - before
+    wait_until_idle(pid)
+    found = json.loads(output.splitlines()[-1])
+    if found["failed"] or not found["requests"]:
+        raise RuntimeError(f"{url}: {found['failed']} of {found['requests']} requests failed")
+    return Spent(
+        found["requests"] / found["micros"] * 1e6,
+        found["p50"] / 1000,
+        found["p99"] / 1000,
+        cpu / found["requests"] * 1e6,
+    )
+
+
+def redis_get(pid: int, port: int, key: str, requests: int) -> Spent:
+    """Ask a Redis for a key with the load that comes with it: wrk only knows HTTP."""
+    command = ["redis-benchmark", "-p", str(port), "-c", str(CONNECTIONS), "-n", str(requests)]
+    before = cpu_seconds(pid)
+    output = subprocess.run(
+        on_load_core([*command, "--csv", "GET", key]), check=True, capture_output=True, text=True
+    ).stdout
+    cpu = cpu_seconds(pid) - before
+    names, values = (line.replace('"', "").split(",") for line in output.split("\n")[:2])
+    found = dict(zip(names, values, strict=True))
+    return Spent(
+        float(found["rps"]),
+        float(found["p50_latency_ms"]),
+        float(found["p99_latency_ms"]),
+        cpu / requests * 1e6,
+    )
+
+
+def answers(port: int) -> None:
+    """Wait until somebody listens on a port."""
+
+    def listens() -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 1):
+                return True
+        except OSError:
+            return False
+
+    wait_for(listens, seconds=30, what=f"somebody listens on {port}")
+
+
+def available(*programs: str) -> bool:
+    """Whether all these programs are installed; some keep theirs where only root looks."""
+    return all(which(name) for name in programs)
+
+
+def which(name: str) -> str | None:
+    """Find a program."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")

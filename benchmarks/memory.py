@@ -1,0 +1,169 @@
+"""What a worker holds in memory, by the size of its list, and after a thousand reloads."""
+
+import contextlib
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from mop_config.server.build import UrlRules
+from mop_config.server.render import EMPTY_BODY, render
+from tests.servers import Server, running
+
+from .reload import site, text
+from .report import Report, options
+
+CLASSES = ("gthread", "sync", "gevent")
+#: Reloads after which a worker has what it needs, and by how much it may grow from there.
+WARM, GOAL = 50, 1.1
+_MIB = 1 << 20
+
+
+class Held(NamedTuple):
+    """What a worker holds."""
+
+    rss_mib: float
+    threads: int
+    descriptors: int
+    watches: int
+
+
+def _held(pid: int) -> Held:
+    """Count what a process holds, as the system lists it."""
+    folder = Path("/proc") / str(pid)
+    watches = 0
+    for entry in (folder / "fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since
+            watches += f"\n{entry.read_text()}".count("\ninotify ")
+    return Held(
+        psutil.Process(pid).memory_info().rss / _MIB,
+        len(os.listdir(folder / "task")),
+        len(os.listdir(folder / "fd")),
+        watches,
+    )
+
+
+def sizes(quick: bool) -> Report:
+    """Measure a worker by the size of its list."""
+    report = Report(
+        "memory: a worker",
+        "MiB of one of 2 workers: rss is all of it, own is what it shares with nobody. Each has"
+        " answered with the plain and with the compressed list.",
+    )
+    for entries in (6, 10_000) if quick else (6, 10_000, 100_000):
+        for worker in CLASSES:
+            with site(worker, entries, workers=2) as here:
+                for coding in ("identity", "gzip") * 4:
+                    here.server.get(**{"Accept-Encoding": coding})
+                process = psutil.Process(here.server.workers[0])
+                held = _held(process.pid)
+                report.add(
+                    entries=entries,
+                    worker=worker,
+                    own_mib=process.memory_full_info().uss / _MIB,
+                    **held._asdict(),
+                )
+    return report
+
+
+class Follower:
+    """A server with one worker, and where that says what it serves."""
+
+    def __init__(self, server: Server, folder: Path) -> None:
+        self.server = server
+        self.state = folder / "state"
+        self.worker = server.workers[0]
+
+    def serves(self, etag: str) -> bool:
+        """Whether the worker serves this list; it writes that down right after the swap."""
+        found = [json.loads(p.read_bytes())["etag"] for p in self.state.glob("*.worker.*.json")]
+        return found == [etag]
+
+
+@contextlib.contextmanager
+def _followers(folder: Path, file: Path) -> Iterator[dict[str, Follower]]:
+    with contextlib.ExitStack() as stack:
+        found = {}
+        for worker in CLASSES:
+            own = folder / worker
+            own.mkdir()
+            server = stack.enter_context(running(own, file, workers=1, WORKER_CLASS=worker))
+            found[worker] = Follower(server, own)
+        yield found
+
+
+def _replace(file: Path, content: bytes) -> None:
+    scratch = file.with_name("scratch")
+    scratch.write_bytes(content)
+    os.replace(scratch, file)
+
+
+def reloads(quick: bool) -> Report:
+    """Measure what reloads leave behind."""
+    number = 60 if quick else 1000
+    report = Report(
+        "memory: after reloads",
+        f"One worker each, a file of 10,000 entries replaced {number} times, each list asked for"
+        f" once. MiB, threads, descriptors and inotify watches after {WARM} reloads and after"
+        f" all. The goal is at most {GOAL} times the memory, and nothing left behind.",
+    )
+    contents = [text(10_000, seed).encode() for seed in range(7)]
+    lists = [(each, render(each, UrlRules(), EMPTY_BODY).etag) for each in contents]
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "endpoints.txt"
+        file.write_bytes(contents[-1])
+        with _followers(Path(name), file) as followers:
+            warm: dict[str, Held] = {}
+            for count, (content, etag) in enumerate(itertools.cycle(lists), 1):
+                _replace(file, content)
+                _follow(followers, etag)
+                if count == WARM:
+                    warm = {worker: _quiet(each) for worker, each in followers.items()}
+                if count == number:
+                    break
+            for worker, follower in followers.items():
+                report.add(**_row(worker, number, warm[worker], _quiet(follower)))
+    return report
+
+
+def _follow(followers: dict[str, Follower], etag: str) -> None:
+    """Wait until everybody serves a list, and take it."""
+    until = time.monotonic() + 60
+    for worker, follower in followers.items():
+        while not follower.serves(etag):
+            if time.monotonic() > until:
+                raise TimeoutError(f"{worker} does not follow:\n{follower.server.log[-2000:]}")
+            time.sleep(0.01)
+        follower.server.get()
+
+
+def _quiet(follower: Follower) -> Held:
+    """Look at a worker when it has done with the last list."""
+    time.sleep(2)
+    return _held(follower.worker)
+
+
+def _row(worker: str, number: int, warm: Held, after: Held) -> dict[str, Any]:
+    cells: dict[str, Any] = {"worker": worker, "reloads": number}
+    for name, before, now in zip(Held._fields, warm, after, strict=True):
+        cells |= {f"{name}_{WARM}": before, f"{name}_end": now}
+    times = after.rss_mib / warm.rss_mib
+    held = times <= GOAL and all(a <= w for a, w in zip(after[1:], warm[1:], strict=True))
+    return {**cells, "times": times, "held": "yes" if held else "no"}
+
+
+def reports(quick: bool) -> Iterator[Report]:
+    """Run everything in this file."""
+    yield sizes(quick)
+    yield reloads(quick)
+
+
+if __name__ == "__main__":
+    for finished in reports(options(__doc__ or "").quick):
+        finished.print()

@@ -1,0 +1,162 @@
+"""How long an edit takes to reach the last of those who wait for it."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.servers import Server, gunicorn_command, running
+
+from .load import (
+    ALL_CORES,
+    LOAD_CORE,
+    SERVER_CORE,
+    available,
+    cpu_seconds,
+    on_load_core,
+    on_server_core,
+)
+from .reload import text
+from .report import Report, median, options, percentile
+
+WORKERS = 2
+#: The most that the last of the waiters may wait, in milliseconds.
+GOAL = 1000
+
+
+class Case(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        worker: gunicorn's worker class.
+        waiters: How many wait.
+        away_ms: What passes from an answer to its client's next request.
+        cores: Where the workers run.
+    """
+
+    worker: str
+    waiters: int
+    away_ms: int = 50
+    cores: str = str(SERVER_CORE)
+
+
+#: Two gthread workers have room for 28.
+CASES = (
+    Case("gthread", 10),
+    Case("gevent", 10),
+    Case("gevent", 1_000),
+    Case("gevent", 5_000),
+    Case("gevent", 5_000, away_ms=0),
+    Case("gevent", 5_000, cores=ALL_CORES),
+)
+
+
+class Edit(NamedTuple):
+    """When the file was replaced, what it stands for since, and what telling everybody cost."""
+
+    at: float
+    etag: str
+    cpu: float
+
+
+def _edits(server: Server, file: Path, number: int) -> Iterator[Edit]:
+    """Replace the file, and wait until nothing more can come of it."""
+    for count in range(1, number + 1):
+        scratch = file.with_name("scratch")
+        scratch.write_text(text(6, count))
+        before = cpu_seconds(server.pid)
+        os.replace(scratch, file)
+        at = time.monotonic()
+        time.sleep(4)  # the goal is one second: who is told after four is as good as lost
+        yield Edit(at, server.get().headers["ETag"], cpu_seconds(server.pid) - before)
+
+
+@contextlib.contextmanager
+def _waiting(server: Server, number: int, away: float) -> Iterator[list[Any]]:
+    """Have so many wait while the block runs; after it the list holds what they were told."""
+    etag = server.get().headers["ETag"]
+    wanted = {"port": server.port, "number": number, "etag": etag, "away": away}
+    command = on_load_core([sys.executable, "-m", "benchmarks.waiters", json.dumps(wanted)])
+    found: list[Any] = []
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != "sent\n":
+                raise RuntimeError("those who wait have failed")
+            for _ in range(20):
+                server.get("/health")  # whoever is before these has been taken in by now
+            yield found
+            output, _ = process.communicate("", timeout=60)
+            found += json.loads(output)
+        finally:
+            process.kill()
+
+
+def _measure(case: Case, edits: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        file = Path(name) / "endpoints.txt"
+        file.write_text(text(6))
+        command = on_server_core(gunicorn_command(), case.cores)
+        server = stack.enter_context(
+            running(file.parent, file, workers=WORKERS, command=command, WORKER_CLASS=case.worker)
+        )
+        found = stack.enter_context(_waiting(server, case.waiters, case.away_ms / 1000))
+        made = list(_edits(server, file, edits))
+        stack.close()  # those who wait say what they were told
+    return {**case._asdict(), "edits": edits, **_judge(found, made)}
+
+
+def _judge(found: list[Any], made: list[Edit]) -> dict[str, Any]:
+    """Say how long everybody waited, and who was told nothing, twice, or the wrong thing."""
+    delays: list[list[float]] = [[] for _ in made]
+    told = [[(at, etag) for at, status, etag in answers if status == 200] for answers, _ in found]
+    for each in told:
+        for edit, delay in zip(made, delays, strict=True):
+            delay += [(at - edit.at) * 1000 for at, etag in each if etag == edit.etag][:1]
+    number = len(found)
+    goal = median([max(delay) for delay in delays])
+    return {
+        "median_ms": median([median(delay) for delay in delays]),
+        "p99_ms": median([percentile(delay, 99) for delay in delays]),
+        "last_ms": goal,
+        "worst_last_ms": max(max(delay) for delay in delays),
+        "cpu_us": median([edit.cpu for edit in made]) / number * 1e6,
+        "lost": sum(number - len(delay) for delay in delays),
+        "twice": sum(len(each) - len({etag for _, etag in each}) for each in told),
+        "turned_away": sum(away for _, away in found),
+        "held": "yes" if goal <= GOAL else "no",
+    }
+
+
+def reports(quick: bool) -> Iterator[Report]:
+    """Run everything in this file."""
+    report = Report(
+        "push: edit to last waiter",
+        f"Milliseconds from the rename until those who wait are told, on {WORKERS} workers; those"
+        f" who wait are one process on core {LOAD_CORE}. They ask again so long after each answer:"
+        " 50 ms are a usual way there and back, 0 is nobody's. Where the workers have every core,"
+        " they have one each but share one with those who wait. 6 entries. Median, p99 and last"
+        " are medians of the edits, the worst last is of all. Lost: not told before the next edit"
+        " 4 s later; twice: told what they had been told before. CPU is the processor time of all"
+        " workers in these seconds, in microseconds for each who waits, with his next request."
+        f" The goal is {GOAL} ms for the last.",
+    )
+    if not available("taskset"):
+        report.note = "Left out: it needs taskset."
+    else:
+        for case in CASES[:3] if quick else CASES:
+            report.add(**_measure(case, 2 if quick else 7))
+    yield report
+
+
+if __name__ == "__main__":
+    for finished in reports(options(__doc__ or "").quick):
+        finished.print()
