@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from . import failover, memory, overhead, push, reload, serve
+from . import failover, memory, overhead, push, reload, serve, threads
 from .report import options, versions
 
 MODULES = {
@@ -11,6 +11,7 @@ MODULES = {
     "push": push,
     "reload": reload,
     "memory": memory,
+    "threads": threads,
     "failover": failover,
     "overhead": overhead,
 }

@@ -105,13 +105,21 @@ def wrk(
     headers: Sequence[str] = (),
     post: str | None = None,
     connections: int = CONNECTIONS,
+    timeout: float = 60,
 ) -> Spent:
     """Ask as fast as a server answers, on kept connections; a failed request is an error."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         method = "GET" if post is None else "POST"
         script.write(_LUA % (json.dumps(method), "nil" if post is None else json.dumps(post)))
         script.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "60s"]
+        command = [
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds:g}s",
+            "--timeout",
+            f"{timeout:g}s",
+        ]
         for header in headers:
             command += ["-H", header]
         url = f"http://127.0.0.1:{port}{path}"
