@@ -241,7 +241,8 @@ def parse_url(text: str, schemes: tuple[str, ...] = ("http", "https", "ws", "wss
         raise AddressError("bad-url", "the URL holds a character that no URL may hold")
     match = _URL.fullmatch(text)
     if not match:
-        raise AddressError("bad-url", f"not a URL of the form {schemes[-1]}://host[:port][/path]")
+        example = "https" if "https" in schemes else schemes[0]
+        raise AddressError("bad-url", f"not a URL of the form {example}://host[:port][/path]")
     scheme, authority = match[1].lower(), match[2]
     _refuse_userinfo(authority)
     if scheme not in schemes:

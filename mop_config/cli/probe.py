@@ -25,7 +25,17 @@ from .source import read
 _PARALLEL = 64
 #: A certificate that ends within so many days is shown as a warning.
 _SOON = 14
-_SECONDS = click.FloatRange(0, min_open=True, max=86400)
+
+
+class _Seconds(click.FloatRange):
+    def convert(self, value: Any, *about: Any) -> float:
+        seconds = float(super().convert(value, *about))
+        return (
+            self.fail(f"{value} is no number of seconds", *about) if seconds != seconds else seconds
+        )
+
+
+_SECONDS = _Seconds(0, min_open=True, max=86400)
 
 
 class Finding(NamedTuple):

@@ -24,6 +24,7 @@ from .member import Member
 from .options import TransportOptions
 from .outcomes import Answer, answered, broke_off, broken, failed, of_rival, why
 from .route import ROUTE, Moved
+from .target import Target
 from .transport import HasCore
 
 
@@ -49,18 +50,11 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         self._open()
 
     def _open(self) -> None:
-        options, limits = self._options, self._options.limits
         self._pid = os.getpid()
         resolver = Resolver()  # a fork must not wait for its parent's look-ups
-        self._connections = httpcore2.AsyncConnectionPool(
-            ssl_context=options.tls,
-            max_connections=limits.max_connections,
-            max_keepalive_connections=limits.max_keepalive_connections,
-            keepalive_expiry=limits.keepalive_expiry,
-            http1=options.http1,
-            http2=options.http2,
-            network_backend=Backend(options, resolver, self._core.policy.race_delay),
-        )
+        self._backend = Backend(self._options, resolver, self._core.policy.race_delay)
+        # One for each endpoint: requests that hang at one must not keep others from the next.
+        self._connections: dict[bytes, httpcore2.AsyncConnectionPool] = {}
         self._proxies: dict[str, httpcore2.AsyncConnectionPool] = {}  # to endpoints, by proxy
         self._plain: dict[str, httpx2.AsyncHTTPTransport] = {}  # to other hosts, by proxy
 
@@ -140,9 +134,9 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         connect = self._core.policy.connect_timeout
         if proxy is None:
             queue = 0.0 if route.deposit is not None else route.until - route.began
-            timeouts = wire.timeouts_of(request, connect, queue)
+            timeouts = route.timeouts = wire.timeouts_of(request, connect, queue)
             addressed = wire.to_endpoint(request, target, timeouts)
-            return await self._connections.handle_async_request(addressed)
+            return await self._connections_to(target).handle_async_request(addressed)
         timeouts = wire.all_timeouts_of(request, connect, route.until - self._core.clock())
         addressed = wire.by_proxy(request, target, timeouts)
         if route.rival is not None:
@@ -152,6 +146,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     async def _read_whole(self, outcome: Outcome) -> Outcome:
         """Read the body as a part of the attempt: where it breaks off, another follows."""
         response = outcome.result.response
+        outcome.result.bound_pauses(self._core.policy.body_pause)
         try:
             content = await response.aread()
         except Exception as error:
@@ -179,7 +174,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             await verdict.discard.response.aclose()
         if verdict.answer is None:
             raise why(verdict, request)
-        member, response, content = verdict.answer
+        member, response, content, _ = verdict.answer
         response.extensions["endpoint"] = member.url
         body: httpx2.ByteStream | _Body
         if content is None:
@@ -200,6 +195,15 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             self._plain[key] = httpx2.AsyncHTTPTransport(**self._options.for_httpx(proxy))
         return self._plain[key]
 
+    def _connections_to(self, target: Target) -> httpcore2.AsyncConnectionPool:
+        pool = self._connections.get(target.key)
+        if pool is None:
+            # Of endpoints that have left the list nothing is to remain.
+            used = {key: pool for key, pool in self._connections.items() if pool.connections}
+            pool = httpcore2.AsyncConnectionPool(**self._options.for_pool(self._backend))
+            self._connections = {**used, target.key: pool}
+        return pool
+
     def _proxied(self, proxy: httpx2.Proxy) -> httpcore2.AsyncConnectionPool:
         key = str(proxy.url)
         if key not in self._proxies:
@@ -208,8 +212,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._connections.aclose()
-        for pool in self._proxies.values():
+        for pool in (*self._connections.values(), *self._proxies.values()):
             await pool.aclose()
         for transport in self._plain.values():
             await transport.aclose()

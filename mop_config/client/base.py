@@ -165,7 +165,7 @@ class BaseManager(EndpointLists):
                 member = core.pool(kind).get(wanted)
                 if member is not None:
                     return kind, member.endpoint, member.probe_path
-        raise KeyError(url)
+        raise KeyError(f"{url} is not in the list")
 
     def _all_jobs(self) -> list[Job]:
         with self.core as core:

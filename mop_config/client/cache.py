@@ -42,7 +42,11 @@ class CachedList(NamedTuple):
 def load(path: Path) -> CachedList | None:
     """Read the list; None where there is none that can be used."""
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file")
         document = json.loads(path.read_bytes())
+        if not isinstance(document, dict) or "format" not in document:
+            raise ValueError("it was not written by mop-config")
         if document["format"] != _FORMAT:
             raise ValueError(f"unknown format {document['format']!r}")
         return CachedList(

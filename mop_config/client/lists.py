@@ -273,7 +273,7 @@ class EndpointLists:
         with self.core as core:
             pools = [pool for pool in (core.api, core.socketio) if wanted in pool]
             if not pools:
-                raise KeyError(url)
+                raise KeyError(f"{url} is not in the list")
             for pool in pools:
                 pool.pin(wanted, core.clock())
                 pool.select(core.clock())

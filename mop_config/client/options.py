@@ -149,6 +149,18 @@ class TransportOptions:
             self.tls, protocols, timeout or 0.0, self.local_address, self.socket_options, until
         )
 
+    def for_pool(self, backend: Any) -> dict[str, Any]:
+        """Give the arguments of a pool of connections to one endpoint."""
+        return {
+            "ssl_context": self.tls,
+            "max_connections": self.limits.max_connections,
+            "max_keepalive_connections": self.limits.max_keepalive_connections,
+            "keepalive_expiry": self.limits.keepalive_expiry,
+            "http1": self.http1,
+            "http2": self.http2,
+            "network_backend": backend,
+        }
+
     def _for_proxy_pool(self, proxy: httpx2.Proxy) -> dict[str, Any]:
         return {
             "proxy": httpcore2.Proxy(

@@ -1,6 +1,6 @@
 """What answers and exceptions of httpcore mean to the pool; both drivers ask here."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpcore2
 import httpx2
@@ -23,11 +23,21 @@ _FROM_THE_WIRE = (
 
 
 class Answer(NamedTuple):
-    """An answer, where it came from, and its body if that has been read already."""
+    """An answer, where it came from, and its body if that has been read already.
+
+    ``timeouts`` are the request's, as httpcore looks them up at each step, or None.
+    """
 
     member: Member
     response: httpcore2.Response
     content: bytes | None = None
+    timeouts: dict[str, Any] | None = None
+
+    def bound_pauses(self, seconds: float) -> None:
+        """Have the rest of the body fail if it pauses for longer."""
+        if self.timeouts is not None:
+            wanted = self.timeouts.get("read")
+            self.timeouts["read"] = seconds if wanted is None else min(wanted, seconds)
 
 
 def answered(core: Core, route: Route, response: httpcore2.Response) -> Outcome:
@@ -43,7 +53,7 @@ def answered(core: Core, route: Route, response: httpcore2.Response) -> Outcome:
         route.began,
         status=response.status,
         busy=busy,
-        result=Answer(route.member, response),
+        result=Answer(route.member, response, timeouts=route.timeouts),
         losers=route.losers,
         told=route.told,
     )

@@ -15,6 +15,21 @@ BAD_STATUS = frozenset({502, 503, 504})
 BUSY_STATUS = frozenset({429, 503})
 
 
+#: Figures without which nothing would ever be tried, or be given up.
+_POSITIVE = (
+    "health_interval",
+    "health_timeout",
+    "unhealthy_after",
+    "healthy_after",
+    "first_backoff",
+    "max_backoff",
+    "probe_parallelism",
+    "connect_timeout",
+    "total_timeout",
+    "max_list_bytes",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How hard the client tries, and when it gives up. All times are seconds.
@@ -33,6 +48,8 @@ class Policy:
         total_timeout: How long a request may take over all its attempts, up to the first
             byte of the answer.
         race_delay: How long a dial may take before the next endpoint is dialled beside it.
+        body_pause: How long the body of an answer that is read as a whole may pause before
+            the request goes on to another endpoint.
         hedge_delay: How long a GET, HEAD or OPTIONS waits for its first byte before it is
             sent to one more endpoint.
         budget: Tokens that further attempts are paid from.
@@ -59,6 +76,7 @@ class Policy:
     connect_timeout: float = 2.0
     total_timeout: float = 30.0
     race_delay: float = 0.25
+    body_pause: float = 5.0
     hedge_delay: float = 1.0
     budget: float = 500.0
     attempt_cost: float = 5.0
@@ -69,6 +87,14 @@ class Policy:
     max_retry_after: float = 300.0
     offline_window: float = 1.0
     max_list_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"{name} must be a number, not {value!r}")
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be more than 0 and finite, not {value!r}")
 
     @property
     def health(self) -> HealthRules:

@@ -46,6 +46,7 @@ class Route:
         began: When it was sent, in monotonic seconds.
         raced: Endpoints that were dialled beside this one.
         told: How many of them, from the first, the pool knows of already.
+        timeouts: The request's time-outs as httpcore looks them up at each step, or None.
     """
 
     # On the class, since most requests change none of them.
@@ -57,6 +58,7 @@ class Route:
     told = 0
     began = 0.0
     raced: Set[str] = frozenset()
+    timeouts: dict[str, Any] | None = None
 
     def __init__(self, call: Call, member: Member, until: float, *, race: bool) -> None:
         self.call = call

@@ -24,6 +24,7 @@ from .options import TransportOptions
 from .outcomes import Answer, answered, beaten, broke_off, broken, failed, of_rival, why
 from .route import ROUTE, Moved
 from .streams import Backend, Overtaken, Plan, discard
+from .target import Target
 
 
 class HasCore(Protocol):
@@ -59,18 +60,11 @@ class FailoverTransport(httpx2.BaseTransport):
         self._open()
 
     def _open(self) -> None:
-        options, limits = self._options, self._options.limits
         self._pid = os.getpid()
         resolver = Resolver()  # a fork must not wait for its parent's look-ups
-        self._connections = httpcore2.ConnectionPool(
-            ssl_context=options.tls,
-            max_connections=limits.max_connections,
-            max_keepalive_connections=limits.max_keepalive_connections,
-            keepalive_expiry=limits.keepalive_expiry,
-            http1=options.http1,
-            http2=options.http2,
-            network_backend=Backend(options, resolver, self._core.policy.race_delay),
-        )
+        self._backend = Backend(self._options, resolver, self._core.policy.race_delay)
+        # One for each endpoint: requests that hang at one must not keep others from the next.
+        self._connections: dict[bytes, httpcore2.ConnectionPool] = {}
         self._proxies: dict[str, httpcore2.ConnectionPool] = {}  # to endpoints, by proxy
         self._plain: dict[str, httpx2.HTTPTransport] = {}  # to other hosts, by proxy
 
@@ -144,8 +138,9 @@ class FailoverTransport(httpx2.BaseTransport):
         connect = self._core.policy.connect_timeout
         if proxy is None:
             queue = 0.0 if plan.deposit is not None else plan.until - plan.began
-            timeouts = wire.timeouts_of(request, connect, queue)
-            return self._connections.handle_request(wire.to_endpoint(request, target, timeouts))
+            timeouts = plan.timeouts = wire.timeouts_of(request, connect, queue)
+            addressed = wire.to_endpoint(request, target, timeouts)
+            return self._connections_to(target).handle_request(addressed)
         timeouts = wire.all_timeouts_of(request, connect, plan.until - self._core.clock())
         return self._proxied(proxy).handle_request(wire.by_proxy(request, target, timeouts))
 
@@ -170,6 +165,7 @@ class FailoverTransport(httpx2.BaseTransport):
     def _read_whole(self, outcome: Outcome) -> Outcome:
         """Read the body as a part of the attempt: where it breaks off, another follows."""
         response = outcome.result.response
+        outcome.result.bound_pauses(self._core.policy.body_pause)
         try:
             content = response.read()
         except Exception as error:
@@ -196,7 +192,7 @@ class FailoverTransport(httpx2.BaseTransport):
             verdict.discard.response.close()
         if verdict.answer is None:
             raise why(verdict, request)
-        member, response, content = verdict.answer
+        member, response, content, _ = verdict.answer
         response.extensions["endpoint"] = member.url
         body: httpx2.ByteStream | _Body
         if content is None:
@@ -219,6 +215,13 @@ class FailoverTransport(httpx2.BaseTransport):
             transport = self._plain.setdefault(key, transport)
         return transport
 
+    def _connections_to(self, target: Target) -> httpcore2.ConnectionPool:
+        pool = self._connections.get(target.key)
+        if pool is None:
+            pool = httpcore2.ConnectionPool(**self._options.for_pool(self._backend))
+            pool = self._connections.setdefault(target.key, pool)
+        return pool
+
     def _proxied(self, proxy: httpx2.Proxy) -> httpcore2.ConnectionPool:
         key = str(proxy.url)
         pool = self._proxies.get(key)
@@ -228,8 +231,7 @@ class FailoverTransport(httpx2.BaseTransport):
 
     def close(self) -> None:
         """Close every connection."""
-        self._connections.close()
-        for pool in self._proxies.values():
+        for pool in (*self._connections.values(), *self._proxies.values()):
             pool.close()
         for transport in self._plain.values():
             transport.close()

@@ -4,6 +4,7 @@
 sent the answer, and returns the list to apply, or None where nothing has changed.
 """
 
+import re
 from collections.abc import Generator, Iterable, Mapping
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -167,7 +168,8 @@ def _ask(source: str, known: Known) -> Generator[Fetch | Check, Reply | bool, Ne
     try:
         urls = list_urls(source)
     except AddressError as error:
-        raise _SourceFailedError(source, "invalid", str(error)) from None
+        shown = re.sub(r"//.*[@＠]", "//***@", source)
+        raise _SourceFailedError(shown, "invalid", str(error)) from None
     failure = _SourceFailedError(source, "unreachable", "not asked")
     for url in urls:
         etag = known.etags.get(url)

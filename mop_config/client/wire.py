@@ -194,8 +194,16 @@ def _cookie(value: bytes, target: Target) -> bytes:
             wanted = domain.strip().lstrip(b".").lower()
             if name == wanted or name.endswith(b"." + wanted):
                 continue
+        elif key.lower() == b"path" and _is_below(domain.strip(), target.prefix):
+            # The jar matches by the paths that the application asks for.
+            kept.append(b" Path=" + (domain.strip()[len(target.prefix) :] or b"/"))
+            continue
         kept.append(attribute)
     return b";".join([pair, *kept])
+
+
+def _is_below(path: bytes, prefix: bytes) -> bool:
+    return bool(prefix) and (path == prefix or path.startswith(prefix + b"/"))
 
 
 def translate(error: Exception, request: httpx2.Request) -> Exception:

@@ -67,6 +67,8 @@ def _cookies(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
     host = environ["HTTP_HOST"].partition(":")[0]
     headers = [
         ("Set-Cookie", "plain=1; Path=/"),
+        ("Set-Cookie", "below=3; Path=/api/v1/auth; HttpOnly"),
+        ("Set-Cookie", "prefix=4; Path=/api/v1"),
         ("Set-Cookie", f"domain=2; Domain={host}; Path=/"),
         ("Content-Length", "0"),
     ]

@@ -92,6 +92,9 @@ class Scripted:
             case "half":
                 sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this")
                 return False
+            case "pause":
+                sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this")
+                return _read(sock) is not None
             case "stall":
                 return _read(sock) is not None
             case _:

@@ -201,3 +201,9 @@ def test_a_folder_in_its_place_is_ignored(path: Path, caplog: pytest.LogCaptureF
     path.mkdir(parents=True)
     assert cache.load(path) is None
     assert len(caplog.records) == 1
+
+
+def test_a_path_that_is_no_file_hangs_nobody(tmp_path: Path) -> None:
+    """Nobody may ever write to a FIFO."""
+    os.mkfifo(tmp_path / "fifo")
+    assert cache.load(tmp_path / "fifo") is None

@@ -144,7 +144,7 @@ def test_a_look_up_that_hangs_blocks_nobody_and_is_made_once(backup: Backend, ki
 
     urls = ["https://stuck.example", backup.url]
     with Driver(kind, urls, verify=backup.fleet.trust()) as driver:
-        backend = driver.client._transport._connections._network_backend
+        backend = driver.client._transport._backend
         backend._resolver = Resolver(look_up)
         with timed() as took:
             answers = driver.at_once(8, "/who")
@@ -413,3 +413,35 @@ def test_a_flapping_primary_fails_no_request(fleet: Fleet, kind: str) -> None:
             primary.start()
             for _ in range(20):
                 driver.who()
+
+
+# -- more requests than connections
+
+
+def test_requests_that_hang_at_one_endpoint_keep_nobody_from_the_next(
+    fleet: Fleet, kind: str
+) -> None:
+    """The limit of connections is each endpoint's own, and the one that lives is not blamed."""
+    primary, backup = fleet.pair()
+    policy = Policy(hedge_delay=0.3)
+    options = {"limits": httpx2.Limits(max_connections=4)}
+    with Driver(kind, [primary.url, backup.url], policy, **options) as driver:
+        assert driver.who() == "primary"
+        primary.freeze()
+        with timed() as took:
+            results = driver.at_once(12, "/who")
+        primary.thaw()
+        assert [r for r in results if isinstance(r, Exception)] == []
+        assert {result.json()["server"] for result in results} == {"backup"}
+        assert took.seconds < 5
+        assert driver.state(backup.url) == "healthy"
+
+
+def test_a_body_that_stalls_costs_a_pause_not_the_request(fleet: Fleet, kind: str) -> None:
+    """The answer is not complete, so the request goes on while there is time."""
+    backup = fleet.add("backup")
+    with scripted({"stalls": ("pause",)}) as ([stalls], _):
+        policy = Policy(body_pause=0.3)
+        with Driver(kind, [stalls.url, backup.url], policy) as driver, timed() as took:
+            assert driver.who() == "backup"
+        assert took.seconds < 5

@@ -119,3 +119,24 @@ class TestRetryAfter:
         """It is a number of seconds within bounds, or nothing."""
         seconds = POLICY.busy_for(503, text, NOON)
         assert seconds is None or 0 <= seconds <= POLICY.max_retry_after
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("total_timeout", 0),
+        ("health_interval", float("nan")),
+        ("unhealthy_after", -1),
+        ("connect_timeout", float("inf")),
+    ],
+)
+def test_a_figure_that_would_stop_everything_is_refused(name: str, value: float) -> None:
+    """When it is given, and by its name."""
+    with pytest.raises(ValueError, match=name):
+        Policy(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_figure_that_is_none_is_refused() -> None:
+    """Not where it is first used."""
+    with pytest.raises(TypeError, match="total_timeout must be a number"):
+        Policy(total_timeout="x")  # type: ignore[arg-type]

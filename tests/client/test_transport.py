@@ -361,7 +361,7 @@ def test_cookies_are_kept_over_a_switch(servers: Servers, kind: str) -> None:
         driver.manager.remove_endpoint(servers.plain.url)
         told = driver.get("/").json()
     assert told["server"] == "other"
-    assert sorted(told["cookie"].split("; ")) == ["domain=2", "plain=1"]
+    assert sorted(told["cookie"].split("; ")) == ["domain=2", "plain=1", "prefix=4"]
 
 
 # -- options

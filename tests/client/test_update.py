@@ -306,3 +306,12 @@ class TestGuards:
             found = ask()
             assert (found is None) == (end == "unchanged")
         assert servers.asked == [A + PATH, B + PATH]
+
+
+def test_a_password_in_a_source_is_never_echoed() -> None:
+    """Who prints the failure prints the source."""
+    known = Known(("http://joe:hunter@a.example",), {}, {})
+    with pytest.raises(UpdateFailed) as caught:
+        next(update(known))
+    assert caught.value.cause == "invalid"
+    assert "hunter" not in str(caught.value)
