@@ -16,6 +16,10 @@ from .options import TransportOptions
 from .outcomes import beaten, of_rival
 from .route import ROUTE, Moved, Route
 
+#: Dials at one time. When an endpoint dies under hundreds of tasks, all of them dial at once; one
+#: thread could not keep up with as many handshakes, and would blame the endpoint for it.
+DIALS = 32
+
 
 class Plan(Route):
     """A route that may get a rival, which is kept with it."""
@@ -172,6 +176,7 @@ class Backend(httpcore2.AsyncNetworkBackend):
         self._options = options
         self._resolver = resolver
         self._race_delay = race_delay
+        self._dials = asyncio.Semaphore(DIALS)
 
     async def connect_tcp(
         self,
@@ -190,12 +195,17 @@ class Backend(httpcore2.AsyncNetworkBackend):
         route: Plan = ROUTE.get()
         stream = route.take_deposit()
         if stream is None:
-            route.look_around()
-        route.dialled = True
-        if stream is None:
-            stream = await self._race(route, timeout)
-        route.ready = True
+            async with self._dials:
+                stream = await self._dial(route, timeout)
+        route.dialled = route.ready = True
         return Stream(stream)
+
+    async def _dial(self, route: Plan, timeout: float | None) -> httpcore2.AsyncNetworkStream:
+        if route.least(None) == 0.0:
+            raise httpcore2.PoolTimeout("its time was over before it could be dialled")
+        route.look_around()
+        route.dialled = True
+        return await self._race(route, timeout)
 
     async def _race(self, route: Route, timeout: float | None) -> httpcore2.AsyncNetworkStream:
         race = Race(route.member, route.another, self._race_delay)
