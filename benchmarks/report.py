@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+import signal
 import statistics
 import sys
 from collections.abc import Sequence
@@ -75,6 +76,8 @@ def median(values: Sequence[float]) -> float:
 
 def options(description: str, modules: Sequence[str] = ()) -> argparse.Namespace:
     """Parse a benchmark's command line: ``--quick`` takes a tenth of the time."""
+    # Whoever ends a benchmark ends the servers that it has started.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, smaller sizes")
     if modules:

@@ -27,7 +27,7 @@ from .peers import (
 from .reload import text
 from .report import Report, median, options
 
-ROUNDS = 9
+ROUNDS = 7
 SIZES = (6, 100, 10_000)
 #: The most that an answer may cost, beside the floor.
 GOALS = {"200": 1.15, "304": 1.1}
