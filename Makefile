@@ -6,7 +6,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEBIAN := ed git nano procps rsync vim
+DEBIAN := chromium ed etcd-client etcd-server git nano nginx-light procps prometheus rsync vim \
+  zbar-tools
 BENCH_DEBIAN := etcd-server nginx-light redis-server redis-tools wrk
 
 .PHONY: serve test check bench debian bench-debian
@@ -42,7 +43,7 @@ $(VENV)/bench.stamp: setup.cfg $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'
 	@touch $@ $(VENV)/test.stamp $(VENV)/serve.stamp
 
-# The tests drive real editors. Where these cannot be installed, their tests are skipped
+# The tests drive real editors, servers and a browser. Where these cannot be installed, their tests are skipped
 # with the reason, which CI=true turns into failures.
 debian: PACKAGES = $(DEBIAN)
 # The servers that are measured beside ours. The rows of those that are missing are left out.

@@ -15,6 +15,7 @@ import idna
 from .errors import AddressError
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+ETCD_PORT = 2379
 MAX_HOST_LENGTH = 253
 MAX_LABEL_LENGTH = 63
 MAX_PORT = 65535
@@ -256,6 +257,46 @@ def parse_url(text: str, schemes: tuple[str, ...] = ("http", "https", "ws", "wss
     path = normalise_path(match[3])
     spelled_port = "" if port is None else f":{port}"
     return Url(f"{scheme}://{host}{spelled_port}{path}", scheme, host, port, path)
+
+
+class EtcdAddress(NamedTuple):
+    """Where a text lies in etcd: the members to ask, and the key.
+
+    Attributes:
+        members: Host and port of each member, the host ready to stand in a URL.
+        key: The key, without the slash that parts it from the members.
+    """
+
+    members: tuple[tuple[str, int], ...]
+    key: str
+
+    @property
+    def text(self) -> str:
+        """The canonical spelling."""
+        hosts = ",".join(f"{host}:{port}" for host, port in self.members)
+        return f"etcd://{hosts}/{self.key}"
+
+    @classmethod
+    def parse(cls, text: str) -> "EtcdAddress":
+        """Read ``etcd://host:2379[,host:2379]/key``; a port that is left out is 2379.
+
+        The key is taken as it stands: nothing in it is decoded.
+
+        Raises:
+            AddressError: With a code that tells the fault.
+        """
+        hosts, _, key = text.removeprefix("etcd://").partition("/")
+        if not text.startswith("etcd://") or not key:
+            raise AddressError("bad-url", "there must be a host and, after a slash, a key")
+        if _NOT_IN_URLS.search(key):
+            raise AddressError("bad-url", "the key holds a character that it may not hold")
+        members = []
+        for item in hosts.split(","):
+            if item.count(":") > 1 and not item.startswith("["):
+                raise AddressError("bad-ip", "an IPv6 address stands in brackets in a URL")
+            host, port = split_port(item)
+            members.append((normalise_host(host), port or ETCD_PORT))
+        return cls(tuple(members), key)
 
 
 def normalise_path(path: str) -> str:

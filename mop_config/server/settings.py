@@ -1,5 +1,6 @@
 """What the environment says, read once, checked, and frozen."""
 
+import base64
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import TypeVar
 
-from ..address import MAX_PORT, normalise_host, normalise_path, parse_url
+from ..address import MAX_PORT, EtcdAddress, normalise_host, normalise_path, parse_url
 from ..errors import AddressError, SettingsError
 from .build import UrlRules
 
@@ -19,21 +20,31 @@ MAX_SECONDS = 366 * 86400
 MAX_WAITERS = 1_000_000
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
-# Settings of other versions: a name here that is set is passed over with a warning.
-_UNSUPPORTED = (
-    "ENDPOINT_PROBE_INTERVAL",
-    "ENDPOINT_ALERT_WEBHOOK",
-    "ENDPOINT_ALERT_SECRET",
-    "ENDPOINT_ETCD_USER",
-    "ENDPOINT_ETCD_PASSWORD",
-    "ENDPOINT_ETCD_CA",
-    "ENDPOINT_ETCD_CERT",
-    "ENDPOINT_ETCD_KEY",
-    "ENDPOINT_SIGNING_KEY_FILE",
-    "ENDPOINT_SIGNING_TTL",
-)
-# The same, where passing them over would answer everybody.
-_REFUSED = ("ENDPOINT_TOKENS", "ENDPOINT_TOKENS_FILE")
+#: A bearer token, RFC 6750.
+TOKEN = re.compile(r"(?=.{1,512}$)[A-Za-z0-9._~+/-]+=*")
+#: One that nobody guesses has so many characters.
+LONG_TOKEN = 16
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdSettings:
+    """How to reach etcd, where the list comes from there.
+
+    Attributes:
+        user: Who to log in as, or None.
+        password: With which password, or None.
+        ca: File of the authorities that etcd's certificate is verified against, or None for
+            the system's.
+        cert: File of our certificate, or None.
+        key: File of its key, or None.
+    """
+
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +52,7 @@ class Settings:
     """Everything that the server's application takes from the environment.
 
     Attributes:
-        source: Path of the endpoint file.
+        source: Path of the endpoint file, or ``etcd://host:2379[,host:2379]/key``.
         rules: How hosts become URLs.
         strict: Whether any error refuses the whole file.
         allow_empty: Whether a file without a usable entry may replace a list that has some.
@@ -55,6 +66,14 @@ class Settings:
         cors_origins: Origins whose scripts may read the answers; ``("*",)`` is any.
         trusted_hosts: Host names that are answered; empty is any.
         service_name: ``service`` in the answer to a health check.
+        tokens: Tokens that may do everything, in the clear.
+        tokens_file: File of further tokens' digests, or None.
+        probe_interval: Seconds between two checks of the served endpoints; 0 is never.
+        alert_webhook: URL that is told of outages, or None.
+        alert_secret: Key that such messages are signed with; empty for none.
+        etcd: How to reach etcd, where the list comes from there.
+        signing_key_file: File of the key that lists are signed with, or None.
+        signing_ttl: Seconds for which a signed list holds.
         warnings: What was found odd, and passed over, while reading.
     """
 
@@ -70,6 +89,14 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     trusted_hosts: tuple[str, ...] = ()
     service_name: str = "mop-api"
+    tokens: tuple[str, ...] = field(default=(), repr=False)
+    tokens_file: str | None = None
+    probe_interval: float = 0.0
+    alert_webhook: str | None = field(default=None, repr=False)
+    alert_secret: bytes = field(default=b"", repr=False)
+    etcd: EtcdSettings = field(default_factory=EtcdSettings)
+    signing_key_file: str | None = None
+    signing_ttl: float = 7 * 86400.0
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -80,9 +107,6 @@ class Settings:
             SettingsError: Naming the variable, its value and what it may hold.
         """
         reader = _Reader(os.environ if environ is None else environ)
-        for name in _REFUSED:
-            if reader.raw(name):
-                raise SettingsError(name, "***", "empty: this version knows no tokens")
         settings = cls(
             source=reader.get("ENDPOINT_CONFIG_FILE", _source, DEFAULT_SOURCE),
             rules=_rules(reader),
@@ -96,6 +120,14 @@ class Settings:
             cors_origins=reader.get("ENDPOINT_CORS_ORIGINS", _origins, ()),
             trusted_hosts=reader.get("TRUSTED_HOSTS", _hosts, ()),
             service_name=reader.get("SERVICE_NAME", str, "mop-api"),
+            tokens=_all_tokens(reader),
+            tokens_file=reader.get("ENDPOINT_TOKENS_FILE", _file, None),
+            probe_interval=reader.get("ENDPOINT_PROBE_INTERVAL", _seconds, 0.0),
+            alert_webhook=reader.get("ENDPOINT_ALERT_WEBHOOK", _webhook, None, secret=True),
+            alert_secret=reader.get("ENDPOINT_ALERT_SECRET", _webhook_secret, b"", secret=True),
+            etcd=_etcd(reader),
+            signing_key_file=reader.get("ENDPOINT_SIGNING_KEY_FILE", _file, None),
+            signing_ttl=reader.get("ENDPOINT_SIGNING_TTL", _duration, 7 * 86400.0),
         )
         return replace(settings, warnings=reader.finish())
 
@@ -152,7 +184,7 @@ class _Reader:
         self.known.add(name)
         return self.environ.get(name)
 
-    def get(self, name: str, convert: Callable[[str], T], default: T) -> T:
+    def get(self, name: str, convert: Callable[[str], T], default: T, *, secret: bool = False) -> T:
         """Give the converted value, or the default where none or an empty one is set."""
         value = (self.raw(name) or "").strip()
         if not value:
@@ -160,18 +192,15 @@ class _Reader:
         try:
             return convert(value)
         except _InvalidError as error:
-            raise SettingsError(name, value, str(error)) from None
+            raise SettingsError(name, "***" if secret else value, str(error)) from None
 
     def finish(self) -> tuple[str, ...]:
         """Warn of each variable with our prefix that nobody asked for."""
         for name in sorted(self.environ):
             if not name.startswith(PREFIX) or name in self.known:
                 continue
-            if name in _UNSUPPORTED:
-                self.warnings.append(f"{name} is not supported by this version: it is ignored")
-            else:
-                near = get_close_matches(name, sorted(self.known), n=1, cutoff=0.0)
-                self.warnings.append(f"{name} is not a known variable: did you mean {near[0]}?")
+            near = get_close_matches(name, sorted(self.known), n=1, cutoff=0.0)
+            self.warnings.append(f"{name} is not a known variable: did you mean {near[0]}?")
         return tuple(self.warnings)
 
 
@@ -216,11 +245,76 @@ def _state_directory(reader: _Reader) -> str | None:
 
 
 def _source(value: str) -> str:
+    if value.startswith("etcd://"):
+        try:
+            return EtcdAddress.parse(value).text
+        except AddressError as error:
+            raise _InvalidError(f"etcd://host:2379[,host:2379]/key ({error})") from None
     if "://" in value:
-        raise _InvalidError("the path of a file: this version has no other sources")
+        raise _InvalidError("the path of a file, or etcd://host:2379[,host:2379]/key")
+    return _file(value)
+
+
+def _file(value: str) -> str:
     if "\0" in value:
         raise _InvalidError("a path without NUL")
     return value
+
+
+def _tokens(value: str) -> tuple[str, ...]:
+    tokens = tuple(token.strip() for token in value.split(","))
+    if not all(map(TOKEN.fullmatch, tokens)):
+        raise _InvalidError(
+            "a list, separated by commas, of tokens: A-Z a-z 0-9 - . _ ~ + / and = at the end"
+        )
+    return tokens
+
+
+def _all_tokens(reader: _Reader) -> tuple[str, ...]:
+    tokens: tuple[str, ...] = reader.get("ENDPOINT_TOKENS", _tokens, (), secret=True)
+    if any(len(token) < LONG_TOKEN for token in tokens):
+        reader.warnings.append(
+            f"ENDPOINT_TOKENS has a token of less than {LONG_TOKEN} characters: it can be guessed"
+        )
+    return tokens
+
+
+def _webhook(value: str) -> str:
+    address, mark, query = value.partition("?")
+    try:
+        if not query.isascii() or not query.isprintable() or " " in query or "#" in query:
+            raise AddressError("bad-url", "the query holds a character that no query may hold")
+        return parse_url(address, ("http", "https")).text + mark + query
+    except AddressError as error:
+        raise _InvalidError(f"an http or https URL ({error})") from None
+
+
+def _webhook_secret(value: str) -> bytes:
+    try:
+        key = base64.b64decode(value.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not 24 <= len(key) <= 64:
+        raise _InvalidError("24 to 64 bytes in base64, with whsec_ before them or without")
+    return key
+
+
+def _duration(value: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,9})([smhd]?)", value)
+    seconds = int(match[1]) * _UNITS[match[2]] if match else 0
+    if not 60 <= seconds <= MAX_SECONDS:
+        raise _InvalidError(f"60 to {MAX_SECONDS} seconds, or a number with m, h or d, such as 7d")
+    return float(seconds)
+
+
+def _etcd(reader: _Reader) -> EtcdSettings:
+    return EtcdSettings(
+        user=reader.get("ENDPOINT_ETCD_USER", str, None),
+        password=reader.get("ENDPOINT_ETCD_PASSWORD", str, None, secret=True),
+        ca=reader.get("ENDPOINT_ETCD_CA", _file, None),
+        cert=reader.get("ENDPOINT_ETCD_CERT", _file, None),
+        key=reader.get("ENDPOINT_ETCD_KEY", _file, None),
+    )
 
 
 def _flag(value: str) -> bool:

@@ -97,7 +97,14 @@ def test_the_state_folder_comes_from_systemd_unless_named() -> None:
         ("TRUSTED_HOSTS", "a.com:80"),
         ("ENDPOINT_API_PATH", "/a%"),
         ("ENDPOINT_API_PATH", "/a\udcff"),
-        ("ENDPOINT_CONFIG_FILE", "etcd://localhost:2379/key"),
+        ("ENDPOINT_CONFIG_FILE", "etcd://localhost:2379"),
+        ("ENDPOINT_CONFIG_FILE", "etcd:///key"),
+        ("ENDPOINT_CONFIG_FILE", "etcd://a:x/key"),
+        ("ENDPOINT_CONFIG_FILE", "etcd://::1/key"),
+        ("ENDPOINT_CONFIG_FILE", "etcd://a,/key"),
+        ("ENDPOINT_PROBE_INTERVAL", "often"),
+        ("ENDPOINT_SIGNING_TTL", "5"),
+        ("ENDPOINT_SIGNING_TTL", "1w"),
     ],
 )
 def test_a_malformed_value_names_variable_value_and_what_is_allowed(
@@ -153,15 +160,65 @@ def test_an_origin_is_spelled_as_browsers_spell_it() -> None:
     assert origins == ("https://a.com", "http://b.com", "http://c.com:81")
 
 
-@pytest.mark.parametrize("name", ["ENDPOINT_TOKENS", "ENDPOINT_TOKENS_FILE"])
-def test_a_server_that_knows_no_tokens_does_not_start_without_them(name: str) -> None:
-    """Who sets them wants nobody else to be answered; and the token is not echoed."""
-    with pytest.raises(SettingsError, match=name) as caught:
-        Settings.from_environ({name: "secret"})
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ENDPOINT_TOKENS", "good-enough-token-1, se cret"),
+        ("ENDPOINT_TOKENS", "secret,,"),
+        ("ENDPOINT_ALERT_WEBHOOK", "ftp://secret.example/hook"),
+        ("ENDPOINT_ALERT_WEBHOOK", "https://a.example/hook?secret hook"),
+        ("ENDPOINT_ALERT_SECRET", "secret"),
+        ("ENDPOINT_ALERT_SECRET", "whsec_c2VjcmV0"),
+    ],
+)
+def test_a_malformed_secret_is_not_echoed(variable: str, value: str) -> None:
+    """The line ends in somebody's log."""
+    with pytest.raises(SettingsError, match=variable) as caught:
+        Settings.from_environ({variable: value})
     assert "secret" not in str(caught.value)
 
 
-def test_a_setting_of_another_version_is_passed_over_with_a_warning() -> None:
-    """It is no typo."""
-    (warning,) = Settings.from_environ({"ENDPOINT_PROBE_INTERVAL": "5"}).warnings
-    assert warning == "ENDPOINT_PROBE_INTERVAL is not supported by this version: it is ignored"
+def test_a_secret_does_not_show_where_settings_are_printed() -> None:
+    """Nor in what names the state files."""
+    environ = {
+        "ENDPOINT_TOKENS": "a-token-of-some-length",
+        "ENDPOINT_ALERT_WEBHOOK": "https://hooks.example/T0P-SECRET?k=1",
+        "ENDPOINT_ALERT_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "ENDPOINT_ETCD_PASSWORD": "hunter2",
+    }
+    settings = Settings.from_environ(environ)
+    assert settings.tokens == ("a-token-of-some-length",)
+    assert settings.alert_webhook == "https://hooks.example/T0P-SECRET?k=1"
+    assert len(settings.alert_secret) == 24
+    assert settings.etcd.password == "hunter2"
+    for secret in ("a-token", "T0P", "whsec", "hunter2"):
+        assert secret not in repr(settings)
+    assert not settings.warnings
+
+
+def test_a_short_token_is_taken_with_a_warning() -> None:
+    """It works, and says what is wrong with it."""
+    settings = Settings.from_environ({"ENDPOINT_TOKENS": "abc"})
+    assert settings.tokens == ("abc",)
+    assert "ENDPOINT_TOKENS" in settings.warnings[0]
+    assert "abc" not in settings.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("3600", 3600), ("90m", 5400), ("12h", 43200), ("7d", 604800)]
+)
+def test_the_life_of_a_signature_is_seconds_or_has_a_unit(value: str, seconds: float) -> None:
+    """A week is easier to read as 7d."""
+    assert Settings.from_environ({"ENDPOINT_SIGNING_TTL": value}).signing_ttl == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "source"),
+    [
+        ("etcd://localhost/mop/list", "etcd://localhost:2379/mop/list"),
+        ("etcd://A.example:1,[::1]:2//k", "etcd://a.example:1,[::1]:2//k"),
+    ],
+)
+def test_a_key_in_etcd_may_be_the_source(value: str, source: str) -> None:
+    """One spelling, whichever way it was written."""
+    assert Settings.from_environ({"ENDPOINT_CONFIG_FILE": value}).source == source
