@@ -147,7 +147,7 @@ class TestCalls:
         [
             ("{} show > /dev/full", "No space left on device"),
             ("mkdir gone && cd gone && rmdir ../gone && {} check", "No such file or directory"),
-            ("{} show sample --diff http://127.0.0.1:{port}", "gives no list"),
+            ("{} show sample --diff http://127.0.0.1:{port}", "gives no answer"),
         ],
     )
     def test_what_nobody_foresaw_is_one_line_too(

@@ -201,7 +201,7 @@ class TestServer:
             thread.join()
         assert result.returncode == 1
         assert "Traceback" not in result.stderr
-        assert "gives no list" in result.stderr
+        assert "gives no answer" in result.stderr
 
 
 class TestJson:

@@ -19,7 +19,7 @@ from .. import payload
 from ..errors import MopConfigError
 from ..model import Endpoint, EndpointConfig
 from ..probe import Prober, ProbeResult
-from .served import fetch, is_url
+from .served import fetch, is_url, read_token, token_option
 from .source import read
 
 _PARALLEL = 64
@@ -69,7 +69,10 @@ class Finding(NamedTuple):
     show_default=True,
     help="How long a check may take.",
 )
-def probe(source: str | None, as_json: bool, pause: float | None, timeout: float) -> int:
+@token_option
+def probe(
+    source: str | None, as_json: bool, pause: float | None, timeout: float, token_file: str | None
+) -> int:
     """Check every endpoint in FILE, or that the server at URL hands out.
 
     API endpoints are asked for their /health, Socket.io endpoints for an Engine.IO
@@ -79,13 +82,13 @@ def probe(source: str | None, as_json: bool, pause: float | None, timeout: float
     """
     console = Console(highlight=False)
     if pause is None:
-        findings = _look(source, timeout)
+        findings = _look(source, timeout, token_file)
         _print(console, findings, as_json=as_json, indent=2)
         return int(not _good(findings))
     quiet = False
     while True:
         try:
-            findings = _look(source, timeout, quiet=quiet)
+            findings = _look(source, timeout, token_file, quiet=quiet)
         except MopConfigError as error:
             click.echo(f"mop-config: {error}", err=True)
         else:
@@ -98,8 +101,10 @@ def probe(source: str | None, as_json: bool, pause: float | None, timeout: float
         time.sleep(pause)
 
 
-def _look(source: str | None, timeout: float, *, quiet: bool = False) -> list[Finding]:
-    config = _list(source, quiet=quiet)
+def _look(
+    source: str | None, timeout: float, token_file: str | None, *, quiet: bool = False
+) -> list[Finding]:
+    config = _list(source, token_file, quiet=quiet)
     jobs = [(kind, e) for kind, endpoints in _kinds(config).items() for e in endpoints]
     if not jobs:
         raise MopConfigError("there is no endpoint to check")
@@ -130,9 +135,9 @@ def _check(
             raise
 
 
-def _list(source: str | None, *, quiet: bool) -> EndpointConfig:
+def _list(source: str | None, token_file: str | None, *, quiet: bool) -> EndpointConfig:
     if source is not None and is_url(source):
-        return fetch(source, "FILE|URL")
+        return fetch(source, "FILE|URL", read_token(token_file))
     reading, settings = read(source)
     if reading.rendering is None or reading.refusal is not None:
         raise MopConfigError(str(reading.refusal))

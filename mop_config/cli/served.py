@@ -1,20 +1,80 @@
-"""What ``show`` and ``probe`` share: asking a running server for its list."""
+"""What the commands share that ask a running server: one request, with a token where it may go."""
 
 import http.client
+import json
+import os
+import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
+from email.message import Message
+from ipaddress import ip_address
+from pathlib import Path
+from typing import NamedTuple
 
 import click
 
 from .. import payload
-from ..address import parse_url
+from ..address import Url, is_ip, parse_url
 from ..errors import AddressError, MopConfigError, PayloadError
 from ..model import EndpointConfig
+from ..server.settings import TOKEN
+from .source import not_empty
+
+VARIABLE = "MOP_CONFIG_TOKEN"
 
 _PATH = "/api/v1/config/endpoints"
 _SCHEMES = ("http://", "https://")
 _TIMEOUT = 10.0
 _MAX_BYTES = 64 << 20
+_MAX_TOKEN_FILE = 4096
+#: Of a server's own words that are shown.
+_MAX_DETAIL = 300
+
+#: For commands that ask a server: hands ``token_file`` over, which ``read_token`` takes.
+token_option = click.option(
+    "--token-file",
+    metavar="FILE",
+    callback=not_empty,
+    help=f"File of the token that the server wants; without it, {VARIABLE} in the environment.",
+)
+
+
+class Reply(NamedTuple):
+    """A server's answer, whatever its status.
+
+    Attributes:
+        url: What was asked.
+        status: HTTP status code.
+        headers: The answer's headers; names in any case.
+        body: The body.
+        withheld: Whether there is a token that must not go to this URL.
+    """
+
+    url: str
+    status: int
+    headers: Message
+    body: bytes
+    withheld: bool = False
+
+    def refusal(self) -> MopConfigError:
+        """Say in one line what an answer other than the wanted one is."""
+        reason = http.client.responses.get(self.status, "")
+        line = f"{self.url} answers {self.status} {reason}".rstrip()
+        if detail := self._detail():
+            line += f": {detail}"
+        if self.status == 401 and self.withheld:
+            line += " (the token was not sent: it goes to https or to this machine only)"
+        return MopConfigError(line)
+
+    def _detail(self) -> str:
+        """What a problem document says (RFC 9457), with nothing that a terminal would obey."""
+        try:
+            detail = json.loads(self.body).get("detail")
+        except (ValueError, AttributeError, RecursionError):
+            return ""
+        text = detail if isinstance(detail, str) else ""
+        return "".join(c if c.isprintable() else " " for c in text[:_MAX_DETAIL])
 
 
 def is_url(text: str) -> bool:
@@ -22,29 +82,120 @@ def is_url(text: str) -> bool:
     return text.lower().startswith(_SCHEMES)
 
 
-def fetch(url: str, hint: str) -> EndpointConfig:
+def route(url: str, path: str, hint: str) -> str:
+    """Give the URL of a route of a server.
+
+    Args:
+        url: Of the server; the path of its list or ``/api/v1`` may stand behind it.
+        path: The route's, such as ``/api/v1/config/endpoints``.
+        hint: The argument that the URL was given in.
+
+    Raises:
+        click.BadParameter: If it is no http or https URL.
+    """
+    try:
+        base = parse_url(url, ("http", "https")).text
+    except AddressError as error:
+        raise click.BadParameter(str(error), param_hint=hint) from None
+    return base.rstrip("/").removesuffix(path).removesuffix(_PATH).removesuffix("/api/v1") + path
+
+
+def read_token(file: str | None) -> str | None:
+    """Read the token out of a file, or else out of the environment; None where there is none.
+
+    Raises:
+        MopConfigError: If the file cannot be read, or what is found is no token.
+    """
+    if file is None:
+        token, where = os.environ.get(VARIABLE, "").strip(), VARIABLE
+        if not token:
+            return None
+    else:
+        try:
+            with Path(file).open("rb") as opened:
+                token, where = opened.read(_MAX_TOKEN_FILE).decode("ascii", "replace"), file
+        except OSError as error:
+            raise MopConfigError(f"{file} cannot be read: {error.strerror}") from None
+        token = token.strip()
+    if not TOKEN.fullmatch(token):
+        raise MopConfigError(f"{where} holds no token: one line of A-Z a-z 0-9 - . _ ~ + / and =")
+    return token
+
+
+def ask(
+    url: str,
+    *,
+    method: str = "GET",
+    token: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = _TIMEOUT,
+) -> Reply:
+    """Send one request, and give the answer whatever its status.
+
+    A token goes to https or to this machine only, and after no redirect.
+
+    Args:
+        url: Where to.
+        method: ``GET`` or ``POST``.
+        token: See ``read_token``.
+        headers: Further headers.
+        timeout: Seconds without a sign of life after which the server counts as gone.
+
+    Raises:
+        MopConfigError: If there is no answer.
+    """
+    request = urllib.request.Request(  # noqa: S310 - callers give http and https only
+        url, headers=dict(headers or {}), method=method, data=b"" if method == "POST" else None
+    )
+    target = parse_url(url.partition("?")[0], ("http", "https"))
+    sent = token is not None and _may_see_token(target)
+    handlers = []
+    if sent:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+        if target.scheme == "http":
+            # A proxy would read it.
+            handlers.append(urllib.request.ProxyHandler({}))
+    withheld = token is not None and not sent
+    try:
+        with urllib.request.build_opener(*handlers).open(request, timeout=timeout) as answer:
+            return Reply(url, answer.status, answer.headers, answer.read(_MAX_BYTES), withheld)
+    except urllib.error.HTTPError as error:
+        with error:
+            body = error.read(_MAX_BYTES) if error.fp else b""
+            return Reply(url, error.code, error.headers or Message(), body, withheld)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise MopConfigError(f"{url} gives no answer: {_reason(error)}") from None
+
+
+def _may_see_token(url: Url) -> bool:
+    if url.scheme == "https" or url.host == "localhost":
+        return True
+    return is_ip(url.host) and ip_address(url.host.strip("[]")).is_loopback
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return f"its certificate cannot be trusted: {reason.verify_message}"
+    return str(reason or type(error).__name__)
+
+
+def fetch(url: str, hint: str, token: str | None = None) -> EndpointConfig:
     """Ask a server for its list.
 
     Args:
         url: Of the server, with or without the path of its list.
         hint: The argument that the URL was given in.
+        token: See ``read_token``.
 
     Raises:
         click.BadParameter: If it is no http or https URL.
         MopConfigError: If there is no list to be had.
     """
+    reply = ask(route(url, _PATH, hint), token=token)
+    if reply.status != 200:
+        raise reply.refusal()
     try:
-        url = parse_url(url, ("http", "https")).text
-    except AddressError as error:
-        raise click.BadParameter(str(error), param_hint=hint) from None
-    if not url.endswith(_PATH):
-        url = url.rstrip("/").removesuffix("/api/v1") + _PATH
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:  # noqa: S310
-            return payload.loads(response.read(_MAX_BYTES))
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise MopConfigError(f"{url} answers {error.code} {error.reason}") from None
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = error if isinstance(error, PayloadError) else getattr(error, "reason", error)
-        raise MopConfigError(f"{url} gives no list: {reason or type(error).__name__}") from None
+        return payload.loads(reply.body)
+    except PayloadError as error:
+        raise MopConfigError(f"{reply.url} gives no list: {error}") from None

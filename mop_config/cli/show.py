@@ -8,14 +8,15 @@ import click
 
 from .. import payload
 from ..model import EndpointConfig
-from .served import fetch
+from .served import fetch, read_token, token_option
 from .source import not_empty, read
 
 
 @click.command(epilog="Example: mop-config show config/endpoints.txt --diff http://127.0.0.1:8000")
 @click.argument("file", required=False, callback=not_empty)
 @click.option("--diff", "url", metavar="URL", help="Compare with what this server serves.")
-def show(file: str | None, url: str | None) -> int:
+@token_option
+def show(file: str | None, url: str | None, token_file: str | None) -> int:
     """Print the list that FILE gives: what the server would answer with.
 
     On a terminal it is indented; in a pipe it is the answer's body and a newline. Exit 1
@@ -32,7 +33,7 @@ def show(file: str | None, url: str | None) -> int:
     body = reading.rendering.body
     bad = reading.errors > 0
     if url is not None:
-        return int(_differs(body, url) or bad)
+        return int(_differs(body, url, read_token(token_file)) or bad)
     if sys.stdout.isatty():
         print(json.dumps(json.loads(body), indent=2))
     else:
@@ -40,8 +41,8 @@ def show(file: str | None, url: str | None) -> int:
     return int(bad)
 
 
-def _differs(body: bytes, url: str) -> bool:
-    served = _lines(fetch(url, "--diff"))
+def _differs(body: bytes, url: str, token: str | None) -> bool:
+    served = _lines(fetch(url, "--diff", token))
     here = _lines(payload.loads(body))
     lines = list(difflib.unified_diff(served, here, url, "file", lineterm="", n=1))
     for line in lines:
