@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -13,8 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-
-from tests.waiting import wait_for
 
 _CORES = sorted(os.sched_getaffinity(0))
 #: Where servers run, and where load is made. On a machine with one core they share it.
@@ -159,19 +156,6 @@ def redis_get(pid: int, port: int, key: str, requests: int) -> Spent:
         float(found["p99_latency_ms"]),
         cpu / requests * 1e6,
     )
-
-
-def answers(port: int) -> None:
-    """Wait until somebody listens on a port."""
-
-    def listens() -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", port), 1):
-                return True
-        except OSError:
-            return False
-
-    wait_for(listens, seconds=30, what=f"somebody listens on {port}")
 
 
 def available(*programs: str) -> bool:

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import http.client
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -12,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.client.fleet import closed_port
+from tests.nginx import nginx as run_nginx
 from tests.servers import ENDPOINTS, gunicorn_command, running
+from tests.waiting import answers
 
-from .load import CONNECTIONS, Spent, answers, available, on_server_core, program, redis_get, which
+from .load import CONNECTIONS, Spent, available, on_server_core, program, redis_get
 from .load import wrk as ask_by_wrk
 
 WORKER_CLASSES = ("gthread", "sync", "gevent")
@@ -174,19 +175,11 @@ def fastapi(loop: str, parser: str) -> Callable[[Site], AbstractContextManager[P
     return run
 
 
-_NGINX = """
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
-{user}
-events {{}}
-http {{
-  access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000;
-  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
-  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+_STATIC = """
   server {{
     listen 127.0.0.1:{port}; root {folder}; default_type application/json;
     add_header Cache-Control max-age=60; add_header Vary Accept-Encoding;
   }}
-}}
 """
 
 
@@ -196,10 +189,8 @@ def nginx(site: Site) -> Iterator[Peer]:
     port, folder = closed_port(), site.folder / "nginx"
     folder.mkdir()
     (folder / "list.json").write_bytes(site.body)
-    user = "user root;" if os.geteuid() == 0 else ""  # the folder is nobody else's
-    (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, user=user, port=port))
-    command = [which("nginx") or "", "-p", str(folder), "-c", str(folder / "nginx.conf")]
-    with program(command, site.folder) as pid:
+    included = _STATIC.format(folder=folder, port=port)
+    with run_nginx(folder, included, port, on_server_core([])) as pid:
         yield Http(pid, port, "/list.json")
 
 

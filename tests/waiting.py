@@ -1,5 +1,6 @@
 """Waiting on a condition with a deadline: no test sleeps for luck."""
 
+import socket
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,3 +19,16 @@ def wait_for(
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or condition}")
         time.sleep(every)
+
+
+def answers(port: int) -> None:
+    """Wait until somebody listens on a port."""
+
+    def listens() -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 1):
+                return True
+        except OSError:
+            return False
+
+    wait_for(listens, seconds=30, what=f"somebody listens on {port}")
