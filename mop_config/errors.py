@@ -8,9 +8,16 @@ Each keeps its arguments as they were, so that it survives the way through ``pic
     ├── SettingsError      an environment variable that cannot be used
     ├── AddressError       a host, port or URL that is not one (also a ValueError)
     ├── PayloadError       JSON that is not an endpoint configuration (also a ValueError)
+    ├── QrTooLong          a text that no QR code holds (also a ValueError)
+    ├── QrUnreadable       an image without a QR code that can be read (also a ValueError)
     ├── SourceError        the endpoint source cannot be read, or its text is refused as a whole
+    ├── SigningKeyError    a key that lists cannot be signed or verified with (also a ValueError)
+    ├── SignatureError     a text that is no list signed by a trusted key (also a ValueError)
+    ├── MissingExtra       an extra of this package is needed (also a ModuleNotFoundError)
     ├── UpdateFailed       no source gave a list that could be read
     ├── UpdateRefused      a source gave a list that must not be applied
+    │   └── UpdateUntrusted
+    │                      it is not signed by a trusted key, or is expired or too old
     └── NoEndpointAvailable
                            no endpoint could be reached (also httpx2's TransportError; it
                            stands in ``mop_config.client``, since httpx2 is an extra)
@@ -72,6 +79,53 @@ class PayloadError(MopConfigError, ValueError):
         return f"{self.field}: {self.message}"
 
 
+class QrTooLong(MopConfigError, ValueError):  # noqa: N818 - as the others of its kind
+    """A text that does not fit into a QR code.
+
+    Attributes:
+        format: ``full``, ``list`` or ``single``, or ``text`` where it is none of ours.
+        size: Bytes that it takes.
+        capacity: Bytes that there is room for.
+        fits: What would fit: forms, each with its limit (endpoints of each kind) or None.
+    """
+
+    def __init__(
+        self,
+        format: str,  # noqa: A002 - as in the route and on the command line
+        size: int,
+        capacity: int,
+        fits: tuple[tuple[str, int | None], ...] = (),
+    ) -> None:
+        super().__init__(format, size, capacity, fits)
+        self.format = format
+        self.size = size
+        self.capacity = capacity
+        self.fits = fits
+
+    def __str__(self) -> str:
+        form = "the text" if self.format == "text" else f"the {self.format} form"
+        room = f"{form} takes {self.size} bytes, and there is room for {self.capacity}: "
+        fits = [f"format {form}" + (f" with limit {n}" if n else "") for form, n in self.fits]
+        return room + (f"what fits is {', or '.join(fits)}" if fits else "no form fits")
+
+
+class QrUnreadable(MopConfigError, ValueError):  # noqa: N818 - as the others of its kind
+    """An image out of which no QR code can be read.
+
+    Attributes:
+        image: Its name.
+        reason: Why not.
+    """
+
+    def __init__(self, image: str, reason: str) -> None:
+        super().__init__(image, reason)
+        self.image = image
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.image}: {self.reason}"
+
+
 class SourceError(MopConfigError):
     """The endpoint source cannot be read, or its text is refused as a whole.
 
@@ -86,6 +140,45 @@ class SourceError(MopConfigError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class SigningKeyError(MopConfigError, ValueError):
+    """A key that lists cannot be signed or verified with; the message never shows it."""
+
+
+class SignatureError(MopConfigError, ValueError):
+    """A text that is not, or not any more, a list that a trusted key has signed.
+
+    Attributes:
+        code: ``not-signed`` (no JWS at all), ``bad-header``, ``unknown-key``,
+            ``bad-signature``, ``bad-claims`` (signed, but no list), ``expired``, or ``older``
+            (than a list that was taken before).
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class MissingExtra(MopConfigError, ModuleNotFoundError):  # noqa: N818 - says what is to be done
+    """Something needs an extra of this package that is not installed.
+
+    Attributes:
+        what: What needs it.
+        extra: The name of the extra.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(what, extra)
+        self.what = what
+        self.extra = extra
+
+    def __str__(self) -> str:
+        return f"{self.what} needs the extra '{self.extra}': pip install 'mop-config[{self.extra}]'"
 
 
 class UpdateFailed(MopConfigError):  # noqa: N818 - the contract's name
@@ -124,3 +217,18 @@ class UpdateRefused(MopConfigError):  # noqa: N818 - the contract's name
 
     def __str__(self) -> str:
         return f"the endpoint list from {self.url} is refused: {self.reason}"
+
+
+class UpdateUntrusted(UpdateRefused):
+    """A list is refused since nobody vouches for it; the list stays as it was.
+
+    Attributes:
+        url: Where it came from.
+        reason: Why it is refused.
+        code: The same in a word; see ``SignatureError``.
+    """
+
+    def __init__(self, url: str, reason: str, code: str) -> None:
+        super().__init__(url, reason)
+        self.args = (url, reason, code)
+        self.code = code

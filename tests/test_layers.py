@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent / "mop_config"
 
 #: Each part of the package, and the parts that it may import.
 _GROUND = {"errors", "address", "model", "payload", "signals", "files"}
-_HEALTH = {"health", "faults", "resolve", "probe", "qr"}
+_HEALTH = {"health", "faults", "resolve", "probe", "qr", "qr_text"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
@@ -23,7 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "payload": {"model", "address", "errors"},
     "resolve": {"address"},
     "probe": _GROUND | {"health", "faults", "resolve", "__init__"},
-    "qr": _GROUND,
+    "qr_text": {"payload", "model", "errors"},
+    "qr": _GROUND | {"qr_text"},
     "server": _GROUND | _HEALTH | {"__init__"},
     "client": _GROUND | _HEALTH,
     "cli": _GROUND | _HEALTH | {"server", "client", "__init__"},
@@ -37,6 +38,7 @@ PURE = [
     "address.py",
     "model.py",
     "payload.py",
+    "qr_text.py",
     "health.py",
     "client/policy.py",
     "client/member.py",
