@@ -54,15 +54,18 @@ def _event(reload: Reload) -> dict[str, Any]:
     return event
 
 
-def host_status(source: str, workers: list[WorkerState]) -> dict[str, Any]:
+def host_status(
+    source: str, workers: list[WorkerState], health: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Give the document that the status route answers with.
 
     Args:
         source: The source's name.
         workers: The state of each live worker; not empty.
+        health: What the worker that checks the endpoints has found, or None where none does.
     """
     workers = sorted(workers, key=lambda worker: int(worker["pid"]))
-    worst = min(workers, key=lambda worker: _SEVERITY.index(State(worker["state"])))
+    worst = worst_of(workers)
     history = merge_histories([worker["history"] for worker in workers])
     return {
         "source": source,
@@ -85,8 +88,16 @@ def host_status(source: str, workers: list[WorkerState]) -> dict[str, Any]:
             }
             for worker in workers
         ],
-        "health": None,
+        "health": health,
     }
+
+
+def worst_of(workers: list[WorkerState]) -> WorkerState:
+    """Find the worker that speaks for the host: one that cannot follow must not hide."""
+    return min(
+        sorted(workers, key=lambda worker: int(worker["pid"])),
+        key=lambda worker: _SEVERITY.index(State(worker["state"])),
+    )
 
 
 def _worst_mode(modes: list[str]) -> str:
