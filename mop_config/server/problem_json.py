@@ -1,25 +1,31 @@
 """Errors as problem documents, RFC 9457."""
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from flask import Response
 
 from .snapshot import Headers
 
 
-def problem_answer(status: int, detail: str | None) -> tuple[Headers, bytes]:
+def problem_answer(
+    status: int, detail: str | None, members: Mapping[str, Any] | None = None
+) -> tuple[Headers, bytes]:
     """Give the headers and the body of an ``application/problem+json`` answer.
 
     Args:
         status: HTTP status code.
         detail: What went wrong with this request, for a person.
+        members: The same for a program, member by member (RFC 9457, 3.2).
     """
     document = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
+        **(members or {}),
     }
     body = json.dumps(document, separators=(",", ":")).encode()
     headers = [
@@ -30,7 +36,7 @@ def problem_answer(status: int, detail: str | None) -> tuple[Headers, bytes]:
     return headers, body
 
 
-def problem(status: int, detail: str | None) -> Response:
+def problem(status: int, detail: str | None, members: Mapping[str, Any] | None = None) -> Response:
     """Make a problem document a response of Flask's; see ``problem_answer``."""
-    headers, body = problem_answer(status, detail)
+    headers, body = problem_answer(status, detail, members)
     return Response(body, status, headers)
