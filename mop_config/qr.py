@@ -14,7 +14,7 @@ from .model import EndpointConfig
 from .payload import QR_FORMATS, QrData
 from .payload import dumps_qr as dumps
 from .payload import loads_qr as parse
-from .qr_text import CAPACITY, CAPACITY_UTF8, MAX_LIMIT, Offer, QrText, fit
+from .qr_text import CAPACITY, CAPACITY_UTF8, MAX_LIMIT, Offer, QrText, check, fit
 
 if TYPE_CHECKING:
     from segno import QRCode
@@ -26,6 +26,7 @@ __all__ = [
     "Offer",
     "QrData",
     "QrText",
+    "check",
     "dumps",
     "fit",
     "image",

@@ -14,7 +14,7 @@ from .logs import describe, log_to_stderr
 from .problem_json import problem
 from .runtime import EXTENSION, Runtime
 from .settings import Settings
-from .views import config, health, status
+from .views import config, health, qr, status
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def _install(
     _guard_requests(ours, runtime.settings)
     ours.register_error_handler(HTTPException, _http_error)
     ours.register_error_handler(Exception, _unexpected_error)
-    for module in (config, health, status):
+    for module in (config, health, status, qr):
         ours.register_blueprint(module.blueprint)
     if isinstance(ours, Blueprint):
         app.register_blueprint(ours)
