@@ -15,27 +15,16 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from .. import payload
 from ..errors import MopConfigError
 from ..model import Endpoint, EndpointConfig
 from ..probe import Prober, ProbeResult
-from .served import fetch, is_url, read_token, token_option
-from .source import read
+from .listed import read_list
+from .seconds import SECONDS
+from .served import token_option
 
 _PARALLEL = 64
 #: A certificate that ends within so many days is shown as a warning.
 _SOON = 14
-
-
-class _Seconds(click.FloatRange):
-    def convert(self, value: Any, *about: Any) -> float:
-        seconds = float(super().convert(value, *about))
-        return (
-            self.fail(f"{value} is no number of seconds", *about) if seconds != seconds else seconds
-        )
-
-
-_SECONDS = _Seconds(0, min_open=True, max=86400)
 
 
 class Finding(NamedTuple):
@@ -60,10 +49,10 @@ class Finding(NamedTuple):
 @click.command(epilog="Example: mop-config probe https://config.example.com --watch 10")
 @click.argument("source", metavar="[FILE|URL]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@click.option("--watch", "pause", type=_SECONDS, metavar="SECONDS", help="Look again and again.")
+@click.option("--watch", "pause", type=SECONDS, metavar="SECONDS", help="Look again and again.")
 @click.option(
     "--timeout",
-    type=_SECONDS,
+    type=SECONDS,
     metavar="SECONDS",
     default=5.0,
     show_default=True,
@@ -104,7 +93,7 @@ def probe(
 def _look(
     source: str | None, timeout: float, token_file: str | None, *, quiet: bool = False
 ) -> list[Finding]:
-    config = _list(source, token_file, quiet=quiet)
+    config = read_list(source, token_file, quiet=quiet)
     jobs = [(kind, e) for kind, endpoints in _kinds(config).items() for e in endpoints]
     if not jobs:
         raise MopConfigError("there is no endpoint to check")
@@ -133,18 +122,6 @@ def _check(
             executor.shutdown(wait=False, cancel_futures=True)
             prober.abort()
             raise
-
-
-def _list(source: str | None, token_file: str | None, *, quiet: bool) -> EndpointConfig:
-    if source is not None and is_url(source):
-        return fetch(source, "FILE|URL", read_token(token_file))
-    reading, settings = read(source)
-    if reading.rendering is None or reading.refusal is not None:
-        raise MopConfigError(str(reading.refusal))
-    if not quiet:
-        for notice in (*settings.warnings, *reading.problems):
-            click.echo(f"mop-config: {notice}", err=True)
-    return payload.loads(reading.rendering.body)
 
 
 def _kinds(config: EndpointConfig) -> dict[str, tuple[Endpoint, ...]]:

@@ -1,0 +1,34 @@
+"""A list of endpoints, wherever an argument says that it is."""
+
+import click
+
+from .. import payload
+from ..errors import MopConfigError
+from ..model import EndpointConfig
+from .served import fetch, is_url, read_token
+from .source import read
+
+
+def read_list(source: str | None, token_file: str | None, *, quiet: bool = False) -> EndpointConfig:
+    """Read the list in a file, or ask a server for its own.
+
+    What is odd in a file is told on the standard error.
+
+    Args:
+        source: ``[FILE|URL]``, or None for the file that the environment names.
+        token_file: As of ``token_option``.
+        quiet: Whether to keep what is odd to oneself.
+
+    Raises:
+        click.BadParameter: If a URL cannot be used.
+        MopConfigError: If there is no list to be had.
+    """
+    if source is not None and is_url(source):
+        return fetch(source, "FILE|URL", read_token(token_file))
+    reading, settings = read(source)
+    if reading.rendering is None or reading.refusal is not None:
+        raise MopConfigError(str(reading.refusal))
+    if not quiet:
+        for notice in (*settings.warnings, *reading.problems):
+            click.echo(f"mop-config: {notice}", err=True)
+    return payload.loads(reading.rendering.body)
