@@ -14,12 +14,13 @@ from .model import EndpointConfig
 from .payload import QR_FORMATS, QrData
 from .payload import dumps_qr as dumps
 from .payload import loads_qr as parse
-from .qr_text import CAPACITY, CAPACITY_UTF8, MAX_LIMIT, Offer, QrText, check, fit
+from .qr_text import CAPACITIES, CAPACITY, CAPACITY_UTF8, MAX_LIMIT, Offer, QrText, check, fit
 
 if TYPE_CHECKING:
     from segno import QRCode
 
 __all__ = [
+    "CAPACITIES",
     "CAPACITY",
     "MAX_LIMIT",
     "QR_FORMATS",
@@ -39,9 +40,9 @@ __all__ = [
 QUIET_ZONE = 4
 #: A PNG is at least so many pixels wide.
 PNG_WIDTH = 480
-#: Bytes that a code of version 25 holds, by level of error correction. Up to that size its
+#: Bytes that a code of version 20 holds, by level of error correction. Up to that size its
 #: modules are large enough for a phone; beyond, large modules are worth more than correction.
-_LEVELS = {"h": 535, "q": 715, "m": 997}
+_LEVELS = {"h": 382, "q": 482, "m": 666}
 
 #: Images that are read; among the others are formats that run programs.
 IMAGES = ("PNG", "JPEG", "GIF", "WEBP", "BMP")

@@ -18,6 +18,12 @@ from .payload import KINDS, QR_FORMATS, check_room_id, dumps_qr
 CAPACITY = 2953
 #: The same for text that is not ASCII: the code says then that it is UTF-8.
 CAPACITY_UTF8 = 2952
+#: Bytes in a code of each version, the first being 1, with the least error correction.
+CAPACITIES = (
+    *(17, 32, 53, 78, 106, 134, 154, 192, 230, 271, 321, 367, 425, 458, 520, 586, 644, 718, 792),
+    *(858, 929, 1003, 1091, 1171, 1273, 1367, 1465, 1528, 1628, 1732, 1840, 1952, 2068, 2188),
+    *(2303, 2431, 2563, 2699, 2809, CAPACITY),
+)
 #: As many endpoints of a kind may be asked for; far fewer fit.
 MAX_LIMIT = 1000
 

@@ -15,6 +15,7 @@ from .. import __version__
 from ..errors import MopConfigError
 from .check import check
 from .probe import probe
+from .qr import qr
 from .serve import serve
 from .show import show
 
@@ -28,7 +29,7 @@ def cli() -> None:
     """Serve a list of endpoints that apps fail over between, and work with such lists."""
 
 
-for _command in (serve, check, show, probe):
+for _command in (serve, check, show, probe, qr):
     cli.add_command(_command)
 
 

@@ -1,0 +1,202 @@
+"""``mop-config qr``: a QR code of a list, and what a code says."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import qr as codes
+from ..errors import MopConfigError, PayloadError, QrTooLong
+from ..files import write_atomically
+from .listed import read_list
+from .served import token_option
+from .source import not_empty
+
+_IMAGES = {".png": "png", ".svg": "svg"}
+#: Version 1 is so many modules wide, and each further one 4 wider.
+_SMALLEST, _STEP = 21, 4
+# Of the fixed part of the palette: black and white whatever the terminal's colours are.
+_BLACK_ON_WHITE, _PLAIN = "\x1b[38;5;16;48;5;231m", "\x1b[0m"
+_BLOCKS = " ▄▀█"
+
+
+def _room(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    try:
+        codes.check(None, value, None)
+    except PayloadError as error:
+        raise click.BadParameter(error.message, context, parameter) from None
+    return value
+
+
+def _image_path(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    if value is None:
+        return None
+    path = Path(value)
+    if path.suffix.lower() not in _IMAGES:
+        raise click.BadParameter("must end in .png or .svg", context, parameter)
+    return path
+
+
+@click.command(epilog="Example: mop-config qr config/endpoints.txt --room-id lobby --out app.svg")
+@click.argument("source", metavar="[FILE|URL]", required=False, callback=not_empty)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(codes.QR_FORMATS),
+    help="What to put in: everything, URLs only, or one of each kind. Unless given, the first"
+    " of these that fits.",
+)
+@click.option("--room-id", metavar="TEXT", callback=_room, help="The room that the app joins.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, codes.MAX_LIMIT),
+    metavar="N",
+    help="Only the best N endpoints of each kind.",
+)
+@click.option("--out", metavar="FILE", callback=_image_path, help="Write a .png or .svg image.")
+@click.option(
+    "--scan", metavar="IMAGE", callback=not_empty, help="Read the code in an image instead."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what there is to know as JSON.")
+@token_option
+def qr(
+    source: str | None,
+    form: str | None,
+    room_id: str | None,
+    limit: int | None,
+    out: Path | None,
+    scan: str | None,
+    as_json: bool,
+    token_file: str | None,
+) -> int:
+    """Draw a QR code of the list in FILE, or that the server at URL hands out.
+
+    On a terminal the code itself is shown, in a pipe the text that it holds. FILE defaults to
+    ENDPOINT_CONFIG_FILE, else config/endpoints.txt. With --scan, print what a code in a PNG,
+    JPEG, GIF, WebP or BMP image says; exit 1 where there is none (needs the extra qr).
+    """
+    if scan is not None:
+        if any((source, form, room_id, limit, out)):
+            raise click.UsageError("--scan stands alone, or with --json")
+        _show_scanned(scan, as_json=as_json)
+        return 0
+    offer = codes.Offer.of(read_list(source, token_file))
+    if not offer:
+        raise MopConfigError("there is no endpoint to put into a code")
+    draw = out is None and not as_json and sys.stdout.isatty()
+    if draw:
+        text = _for_terminal(offer, form, room_id, limit)
+    else:
+        text = codes.fit(offer, form, room_id, limit)
+    if form is None and text.format != codes.QR_FORMATS[0]:
+        click.echo(f"mop-config: only the {text.format} form fits", err=True)
+    if out is not None:
+        _write(out, text)
+    if as_json:
+        print(json.dumps(_document(text, out), ensure_ascii=False, indent=2))
+    elif out is not None:
+        print(f"{_printable(str(out))}: {text.format} form, {text.size} bytes")
+    elif draw:
+        _draw(text.text)
+    else:
+        print(text.text)
+    return 0
+
+
+def _write(path: Path, text: codes.QrText) -> None:
+    kind = _IMAGES[path.suffix.lower()]
+    try:
+        write_atomically(path, codes.image(text.text, kind), sync=False, mode=0o666)
+    except OSError as error:
+        raise MopConfigError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _document(text: codes.QrText, out: Path | None) -> dict[str, Any]:
+    document = {
+        "format": text.format,
+        "bytes": text.size,
+        "capacity": codes.CAPACITY,
+        "text": text.text,
+    }
+    return document if out is None else {**document, "out": str(out)}
+
+
+def _for_terminal(
+    offer: codes.Offer, form: str | None, room_id: str | None, limit: int | None
+) -> codes.QrText:
+    columns = shutil.get_terminal_size().columns
+    version = (columns - 2 * codes.QUIET_ZONE - _SMALLEST) // _STEP + 1
+    room = codes.CAPACITIES[min(version, len(codes.CAPACITIES)) - 1] if version > 0 else 0
+    try:
+        return codes.fit(offer, form, room_id, limit, room)
+    except QrTooLong as error:
+        if error.size > codes.CAPACITY:
+            raise
+        needed = _columns(error.size)
+        raise MopConfigError(
+            f"the terminal is {columns} columns wide: {error}; a terminal of {needed} columns,"
+            " or --out FILE, has room for it as it is"
+        ) from None
+
+
+def _columns(size: int) -> int:
+    """Give how many columns a text of so many bytes takes; one more byte for its encoding."""
+    bigger = sum(capacity < size + 1 for capacity in codes.CAPACITIES[:-1])
+    return _SMALLEST + _STEP * bigger + 2 * codes.QUIET_ZONE
+
+
+def _draw(text: str) -> None:
+    rows = codes.modules(text)
+    rows += [[False] * len(rows[0])] * (len(rows) % 2)
+    # A terminal without colours is taken for a dark one.
+    colour = os.environ.get("TERM", "dumb") != "dumb"
+    blocks = _BLOCKS if colour else _BLOCKS[::-1]
+    before, after = (_BLACK_ON_WHITE, _PLAIN) if colour else ("", "")
+    for upper, lower in zip(rows[::2], rows[1::2], strict=True):
+        line = "".join(blocks[2 * up + down] for up, down in zip(upper, lower, strict=True))
+        print(f"{before}{line}{after}")
+    height, lines = len(rows) // 2, shutil.get_terminal_size().lines
+    if height >= lines:
+        click.echo(
+            f"mop-config: the code is {height} lines high, and the terminal {lines}:"
+            " enlarge it, or use --out FILE",
+            err=True,
+        )
+
+
+def _show_scanned(image: str, *, as_json: bool) -> None:
+    try:
+        data = codes.parse(codes.scan(image))
+    except PayloadError as error:
+        raise MopConfigError(f"{image}: the code holds no endpoints: {error}") from None
+    kinds = {"api_endpoints": data.api_endpoints, "socketio_endpoints": data.socketio_endpoints}
+    if as_json:
+        document: dict[str, Any] = {
+            kind: [
+                {"url": e.url, "priority": e.priority}
+                | ({"server_name": e.server_name} if e.server_name else {})
+                for e in endpoints
+            ]
+            for kind, endpoints in kinds.items()
+            if endpoints is not None
+        }
+        if data.room_id is not None:
+            document["room_id"] = data.room_id
+        print(json.dumps({**data.extra, **document}, ensure_ascii=False, indent=2))
+        return
+    for kind, endpoints in kinds.items():
+        for e in endpoints or ():
+            name = f" server_name={e.server_name}" if e.server_name else ""
+            print(f"{kind} {e.url} priority={e.priority}{name}")
+    others = data.extra if data.room_id is None else {"room_id": data.room_id, **data.extra}
+    for name, value in others.items():
+        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        print(_printable(f"{name} {shown}"))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
