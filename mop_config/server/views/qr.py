@@ -62,6 +62,22 @@ def _answer(kind: str) -> Response:
     return response
 
 
+def choose(query: str, body: bytes) -> qr.QrText | None:
+    """Find what a code would hold, without drawing it; None where there is no endpoint.
+
+    Args:
+        query: As for the routes.
+        body: The wire form of the list.
+
+    Raises:
+        PayloadError: If a parameter cannot be used.
+        QrTooLong: If the text does not fit.
+    """
+    chosen = _parameters(query)
+    offer = in_a_thread(partial(_offer, body))
+    return qr.fit(offer, *chosen) if offer else None
+
+
 def _parameters(query: str) -> tuple[str | None, str | None, int | None]:
     """Read ``format``, ``room_id`` and ``limit`` from a query; others are passed over.
 

@@ -1,0 +1,235 @@
+"""The status document and the list, as the dashboard's template shows them. Pure."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from .problems import MAX_KEPT
+
+#: Rows of each kind that the page holds; a filter finds the others.
+MAX_ROWS = 100
+#: Longest filter that is looked for, in characters.
+MAX_FILTER = 200
+#: Width and height of a sparkline, and the margin that keeps its line whole.
+SPARK_WIDTH, SPARK_HEIGHT, _MARGIN = 96, 22, 3
+#: Columns that a problem's text is moved in by, so that it stands where the file has it.
+_MAX_INDENT = 20
+#: Characters of a line that fit on a phone.
+_NARROW = 34
+
+_ENTRY = re.compile(rb'\{"url":"([^"]*)","priority":(\d+)(?:,"server_name":"([^"]*)")?\}')
+_GOOD = frozenset({"applied", "unchanged"})
+
+
+class Sparkline(NamedTuple):
+    """How long the last checks took, as a line to draw.
+
+    Attributes:
+        lines: Points of each unbroken line, as SVG's ``points`` has them.
+        failures: Where on the x axis a check failed.
+        checks: How many checks there are.
+        failed: How many of them failed.
+        low: Shortest time, in milliseconds; 0 where all failed.
+        high: Longest time, in milliseconds; 0 where all failed.
+    """
+
+    lines: list[str]
+    failures: list[float]
+    checks: int
+    failed: int
+    low: int
+    high: int
+
+
+class Row(NamedTuple):
+    """One endpoint of the table.
+
+    Attributes:
+        kind: ``api`` or ``socketio``.
+        url: Where it answers.
+        priority: The lower, the more preferred.
+        server_name: The name on an IP address's certificate, or None.
+        state: Its health as a word, or None where it is not probed.
+        milliseconds: What its last check took, or None.
+        detail: What the last check said, or an empty text.
+        sparkline: Its last checks, or None where there are none.
+    """
+
+    kind: str
+    url: str
+    priority: int
+    server_name: str | None
+    state: str | None = None
+    milliseconds: int | None = None
+    detail: str = ""
+    sparkline: Sparkline | None = None
+
+
+class Listing(NamedTuple):
+    """The rows that are shown, of those that match the filter, of all."""
+
+    rows: list[Row]
+    matching: int
+    all: int
+
+
+class Quote(NamedTuple):
+    """A problem's text, moved to its column, and how far.
+
+    ``narrow`` tells whether it fits on a phone without scrolling.
+    """
+
+    indent: str
+    text: str
+    narrow: bool
+
+
+def describe(status: dict[str, Any], body: bytes, wanted: str) -> dict[str, Any]:
+    """Give what the template shows.
+
+    Args:
+        status: The status document; see ``status.host_status``.
+        body: The wire form of the list that is served.
+        wanted: What the URLs in the table are to contain; empty for all.
+    """
+    severities = Counter(problem["severity"] for problem in status["problems"])
+    common = _most_common([worker["etag"] for worker in status["workers"]])
+    return {
+        "status": status,
+        "since": _since(status["history"]),
+        "reason": None if status["state"] == "fresh" else _reason(status["history"]),
+        "problems": [(problem, quote(problem)) for problem in status["problems"]],
+        "errors": severities["error"],
+        "warnings": severities["warning"],
+        "more_problems": len(status["problems"]) >= MAX_KEPT,
+        "common_etag": common,
+        "differing": [w["pid"] for w in status["workers"] if w["etag"] != common],
+        "listing": listing(body, wanted[:MAX_FILTER], status["health"]),
+        "up": _up(status["health"]),
+    }
+
+
+def _most_common(etags: list[str]) -> str:
+    return Counter(etags).most_common(1)[0][0]
+
+
+def _since(history: list[dict[str, Any]]) -> str | None:
+    """Find when the reloads began to end as the newest one did."""
+    since = None
+    for event in history:
+        if (event["result"] in _GOOD) != (history[0]["result"] in _GOOD):
+            break
+        since = str(event["at"])
+    return since
+
+
+def _reason(history: list[dict[str, Any]]) -> str | None:
+    return next((event["error"] for event in history if event["error"]), None)
+
+
+def _up(health: dict[str, Any] | None) -> int:
+    return sum(bool(endpoint["up"]) for endpoint in health["endpoints"]) if health else 0
+
+
+def quote(problem: dict[str, Any]) -> Quote | None:
+    """Lay a problem's text out for a caret below its first character; None where it has none."""
+    if not problem["text"]:
+        return None
+    column = problem["column"]
+    indent = " " * (column - 1) if column <= _MAX_INDENT else "... "
+    text = visible(problem["text"])
+    return Quote(indent, text, len(indent) + len(text) <= _NARROW)
+
+
+def visible(text: str) -> str:
+    """Write out characters that cannot be seen, or that change how others are shown.
+
+    A right-to-left override would let a line of the file read as what it is not.
+    """
+    return "".join(c if _is_harmless(c) else f"<U+{ord(c):04X}>" for c in text)
+
+
+def _is_harmless(character: str) -> bool:
+    category = unicodedata.category(character)
+    return category[0] != "C" and category not in {"Zl", "Zp"}
+
+
+def listing(body: bytes, wanted: str, health: dict[str, Any] | None) -> Listing:
+    """Choose the rows of the table.
+
+    A canonical URL holds nothing that JSON would escape, so that the list need not be
+    parsed whole for its first hundred entries.
+
+    Args:
+        body: The wire form of the list.
+        wanted: What a URL is to contain, in any case; empty for all.
+        health: What the prober says, or None where there is none.
+    """
+    middle = body.rindex(b'"socketio_endpoints":[')
+    checks = {(e["kind"], e["url"]): e for e in health["endpoints"]} if health else {}
+    rows: list[Row] = []
+    matching = 0
+    for kind, start, end in (("api", 0, middle), ("socketio", middle, len(body))):
+        shown = 0
+        for url, priority, name in _entries(body, start, end, wanted):
+            matching += 1
+            if shown < MAX_ROWS:
+                shown += 1
+                rows.append(_row(kind, url, priority, name, checks.get((kind, url))))
+            elif not wanted:
+                break
+    count = body.count(b'{"url":"')
+    return Listing(rows, matching if wanted else count, count)
+
+
+def _entries(
+    body: bytes, start: int, end: int, wanted: str
+) -> Iterator[tuple[str, int, str | None]]:
+    needle = wanted.lower().encode()
+    for match in _ENTRY.finditer(body, start, end):
+        if needle in match[1].lower():
+            name = match[3].decode() if match[3] is not None else None
+            yield match[1].decode(), int(match[2]), name
+
+
+def _row(kind: str, url: str, priority: int, name: str | None, check: Any) -> Row:
+    row = Row(kind, url, priority, name)
+    if check is None:
+        return row
+    seconds = check["response_seconds"]
+    return row._replace(
+        state=check["state"],
+        milliseconds=None if seconds is None else round(seconds * 1000),
+        detail=visible(check["detail"] or ""),
+        sparkline=sparkline(check["recent"]),
+    )
+
+
+def sparkline(recent: list[float | None]) -> Sparkline | None:
+    """Draw the times of the last checks, in seconds, None for a failed one; newest last."""
+    if not recent:
+        return None
+    times = [seconds for seconds in recent if seconds is not None]
+    top = max(times, default=0.0) or 1.0
+    step = (SPARK_WIDTH - 2 * _MARGIN) / max(1, len(recent) - 1)
+    lines: list[list[str]] = [[]]
+    failures = []
+    for index, seconds in enumerate(recent):
+        x = round(_MARGIN + index * step, 1)
+        if seconds is None:
+            failures.append(x)
+            lines.append([])
+        else:
+            y = round(SPARK_HEIGHT - _MARGIN - seconds / top * (SPARK_HEIGHT - 2 * _MARGIN), 1)
+            lines[-1].append(f"{x:g},{y:g}")
+    return Sparkline(
+        # A line of one point is drawn as a dot only if it has that point twice.
+        lines=[" ".join(points * 2 if len(points) == 1 else points) for points in lines if points],
+        failures=failures,
+        checks=len(recent),
+        failed=len(failures),
+        low=round(min(times, default=0.0) * 1000),
+        high=round(max(times, default=0.0) * 1000),
+    )

@@ -1,0 +1,165 @@
+"""The operator's page: what is served, since when, and what is wrong, at a glance."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from functools import cache, partial
+from pathlib import Path, PurePath
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Blueprint, Response, abort, request, url_for
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ... import __version__
+from ...errors import PayloadError, QrTooLong
+from .. import page
+from ..offload import in_a_thread
+from ..texts import LANGUAGES, Texts
+from ..times import rfc3339
+from . import current_runtime
+from .qr import choose
+
+blueprint = Blueprint("dashboard", __name__)
+
+#: Nothing but our own files, and no code or style in the page.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+#: What the page's address may say; anything else is passed over.
+PARAMETERS = ("q", "format", "room_id", "limit", "lang")
+#: Longest value of one that is looked at, in characters.
+MAX_VALUE = 300
+#: Problems that are shown before the rest is folded away.
+FEW_PROBLEMS = 10
+
+_STATIC = Path(__file__).parent.parent / "static"
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+
+@blueprint.get("/")
+def dashboard() -> Response:
+    """Draw the page; the script asks for it again and takes over what has changed."""
+    runtime = current_runtime()
+    query = {name: request.args.get(name, "")[:MAX_VALUE] for name in PARAMETERS}
+    language = query["lang"]
+    if language not in LANGUAGES:
+        language = request.accept_languages.best_match(LANGUAGES) or next(iter(LANGUAGES))
+    status, snapshot = runtime.status(), runtime.store.view.snapshot
+    response = Response(content_type="text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = POLICY
+    response.headers["Content-Language"] = language
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Vary"] = "Accept-Language"
+    response.set_etag(_hash(status, snapshot.etag, query, language, _build(), request.root_url))
+    response.make_conditional(request)
+    if response.status_code == 200:
+        body = snapshot.plain.body
+        draw = partial(page.describe, status, body, query["q"])
+        response.set_data(_render(in_a_thread(draw), body, query, Texts(language)))
+    return response
+
+
+@blueprint.get("/static/<name>")
+def static(name: str) -> Response:
+    """Serve the page's style, script or sign."""
+    content_type = _TYPES.get(PurePath(name).suffix)
+    file = _STATIC / name
+    if content_type is None or not file.is_file():
+        abort(404)
+    response = Response(file.read_bytes(), content_type=content_type)
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    # Asked for each time, so that a script is never older than its page.
+    response.headers["Cache-Control"] = "no-cache"
+    response.add_etag()
+    response.make_conditional(request)
+    return response
+
+
+def _render(shown: dict[str, Any], body: bytes, query: dict[str, str], texts: Texts) -> str:
+    here = url_for(".dashboard")
+    return (
+        _templates()
+        .get_template("dashboard.html")
+        .render(
+            page=shown,
+            query=query,
+            qr=_qr(query, body, shown["status"]["etag"]),
+            t=texts,
+            languages=LANGUAGES,
+            language_urls={code: f"{here}{_encoded(query, lang=code)}" for code in LANGUAGES},
+            here=here,
+            static=f"{here}static/",
+            root=request.root_path,
+            now=rfc3339(time.time()),
+            version=__version__,
+            build=_build(),
+            few=FEW_PROBLEMS,
+            longest=page.MAX_FILTER,
+            width=page.SPARK_WIDTH,
+            height=page.SPARK_HEIGHT,
+        )
+    )
+
+
+def _qr(query: dict[str, str], body: bytes, etag: str) -> dict[str, str | None]:
+    """Give where the code's images are, or why there is none."""
+    wanted = {name: query[name] for name in ("format", "room_id", "limit")}
+    try:
+        text = choose(_encoded(wanted)[1:], body)
+    except (PayloadError, QrTooLong) as error:
+        return {"problem": str(error), "src": None}
+    if text is None:
+        return {"problem": None, "src": None}
+    base = f"{request.root_path}/api/v1/config/qr"
+    urls: dict[str, str | None] = {
+        kind: f"{base}.{kind}{_encoded(wanted)}" for kind in ("svg", "png", "json")
+    }
+    # Named by the list, so that the browser draws it anew when the list changes.
+    src = f"{base}.svg{_encoded(wanted, etag=etag)}"
+    return {"problem": None, "src": src, "format": text.format, **urls}
+
+
+def _encoded(query: Mapping[str, str], **more: str) -> str:
+    """Write a query, with its question mark, without what is empty."""
+    given = urlencode({name: value for name, value in {**query, **more}.items() if value})
+    return f"?{given}" if given else ""
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+@cache
+def _build() -> str:
+    """Name this version of the page's files: a script must not go on with another's page."""
+    digest = hashlib.sha256(__version__.encode())
+    for file in sorted(_STATIC.iterdir()):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _templates() -> Environment:
+    # Not the application's own environment, which may hold templates of the same names.
+    environment = Environment(
+        loader=PackageLoader("mop_config.server"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["visible"] = page.visible
+    environment.filters["clock"] = _clock
+    return environment
+
+
+def _clock(moment: str) -> str:
+    """Shorten a time of the status document for people."""
+    return f"{moment[:10]} {moment[11:19]} UTC"
