@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent / "mop_config"
 
 #: Each part of the package, and the parts that it may import.
 _GROUND = {"errors", "address", "model", "payload", "signals", "files"}
+_SIGNING = {"keys", "signing"}
 _HEALTH = {"health", "faults", "resolve", "probe", "qr", "qr_text"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -21,13 +22,15 @@ ALLOWED: dict[str, set[str]] = {
     "address": {"errors"},
     "model": {"address", "errors"},
     "payload": {"model", "address", "errors"},
+    "keys": {"errors"},
+    "signing": {"errors", "address", "model", "payload", "keys"},
     "resolve": {"address"},
     "probe": _GROUND | {"health", "faults", "resolve", "__init__"},
     "qr_text": {"payload", "model", "errors"},
     "qr": _GROUND | {"qr_text"},
-    "server": _GROUND | _HEALTH | {"__init__"},
-    "client": _GROUND | _HEALTH,
-    "cli": _GROUND | _HEALTH | {"server", "client", "__init__"},
+    "server": _GROUND | _SIGNING | _HEALTH | {"__init__"},
+    "client": _GROUND | _SIGNING | _HEALTH,
+    "cli": _GROUND | _SIGNING | _HEALTH | {"server", "client", "__init__"},
     # create_app is handed on lazily, by __getattr__.
     "__init__": {"model", "server"},
     "__main__": {"cli"},
@@ -38,6 +41,8 @@ PURE = [
     "address.py",
     "model.py",
     "payload.py",
+    "keys.py",
+    "signing.py",
     "qr_text.py",
     "health.py",
     "client/policy.py",
@@ -54,6 +59,7 @@ PURE = [
     "server/answer.py",
     "server/settle.py",
     "server/status.py",
+    "server/gauges.py",
     "server/access.py",
     "server/problems.py",
 ]

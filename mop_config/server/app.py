@@ -11,15 +11,18 @@ from ..errors import SettingsError
 from .access import cors_headers, is_trusted
 from .hotpath import HotPath
 from .logs import describe, log_to_stderr
+from .metrics import OTHER
 from .problem_json import problem
 from .runtime import EXTENSION, Runtime
 from .settings import Settings
-from .views import config, health, qr, status
+from .views import config, dashboard, health, keys, metrics, qr, status
 
 logger = logging.getLogger(__name__)
 
 #: gunicorn's exit code for "do not start this worker again".
 _BOOT_ERROR = 3
+#: Where the dashboard is in an application that is not ours.
+GUEST_PREFIX = "/mop-config"
 _FOR_ANY_HOST = frozenset({"/health", "/ready"})
 
 
@@ -73,11 +76,15 @@ def _install(
     app.extensions[EXTENSION] = runtime
     if start:
         app.before_request(runtime.ensure_started)
+    _count_requests(ours, runtime)
     _guard_requests(ours, runtime.settings)
     ours.register_error_handler(HTTPException, _http_error)
     ours.register_error_handler(Exception, _unexpected_error)
-    for module in (config, health, status, qr):
+    for module in (config, health, status, metrics, qr, keys):
         ours.register_blueprint(module.blueprint)
+    # An application's own / stays its own, whenever it is added.
+    prefix = GUEST_PREFIX if isinstance(ours, Blueprint) else None
+    ours.register_blueprint(dashboard.blueprint, url_prefix=prefix)
     if isinstance(ours, Blueprint):
         app.register_blueprint(ours)
     runtime.load(may_wait=start)
@@ -97,6 +104,15 @@ def create_app_or_exit() -> Flask:
     except SettingsError as error:
         print(f"mop-config: {error}", file=sys.stderr)
         sys.exit(_BOOT_ERROR)
+
+
+def _count_requests(ours: Flask | Blueprint, runtime: Runtime) -> None:
+    # Registered before all others, so that it sees the answer as it goes out.
+    @ours.after_request
+    def count(response: Response) -> Response:
+        route = request.url_rule.rule if request.url_rule is not None else OTHER
+        runtime.metrics.request(route, str(response.status_code))
+        return response
 
 
 def _guard_requests(ours: Flask | Blueprint, settings: Settings) -> None:

@@ -9,13 +9,14 @@ import sys
 from typing import Any
 
 from mop_config.errors import SettingsError
-from mop_config.server import runtime
+from mop_config.server import runtime, signer
 from mop_config.server.settings import ProcessSettings, Settings
 
 try:
     _process = ProcessSettings.from_environ()
     # A bad environment is refused here, in one line, before any fork.
     _settings = Settings.from_environ()
+    signer.check(_settings)
 except SettingsError as error:
     sys.exit(f"mop-config: {error}")
 
@@ -72,3 +73,8 @@ def post_worker_init(worker: Any) -> None:
 def worker_exit(server: Any, worker: Any) -> None:
     """Stop what the worker started."""
     runtime.worker_exit(worker)
+
+
+def on_exit(server: Any) -> None:
+    """Take away what the master made at its start."""
+    runtime.on_exit(server)

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from ..files import write_atomically
+from .gauges import host_gauges
 from .status import WorkerState, host_status
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ def _read(path: Path) -> WorkerState | None:
     try:
         state: WorkerState = json.loads(path.read_bytes())
         host_status("", [state])
+        host_gauges([state], None)
         return state if isinstance(state["started"], str) else None
     except Exception:  # torn, foreign, or of another version
         return None

@@ -31,6 +31,7 @@ class HotPath:
         self.app = app
         self._start = start
         self._runtime = runtime
+        self._count = runtime.metrics.request
         self._hosts = runtime.settings.trusted_hosts
         self._origins = runtime.settings.cors_origins
 
@@ -43,6 +44,7 @@ class HotPath:
         if self._start:
             self._runtime.ensure_started()
         status, headers, body = self._runtime.responder.respond(environ)
+        self._count(PATH, status)
         # A copy in any case: what a server does to it must not reach the next answer.
         headers = [*headers]
         if self._origins:

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import SourceError
 from ..payload import Difference
 from .lastgood import LastGood
-from .memory import Memory
+from .memory import Memory, Stamp
 from .offload import Renderer
 from .problems import MAX_KEPT, Code, Problem, Severity
 from .render import EMPTY_BODY, Rendering
@@ -93,6 +93,11 @@ class Loader:
         elif not self.load(Trigger.START):
             self.give_up_waiting(Trigger.START)
         self.persist()
+
+    @property
+    def good_at(self) -> float:
+        """POSIX time at which what is served was found good, by whichever worker; 0 for never."""
+        return self._good_at
 
     @property
     def unsaved(self) -> bool:
@@ -247,18 +252,24 @@ class Loader:
 
     def _snapshot(self, rendering: Rendering, mtime: float, now: float) -> Snapshot:
         """Date a list: the source's date, but never back to or before an earlier list's."""
-        date = int(min(mtime, now))
+        seen = min(mtime, now)
+        wanted, above = Stamp(int(seen), max(0, int(seen * 1000))), 0
         earlier: Snapshot | LastGood | None = self._remembered
         if self.store.view.loaded:
             earlier = self.store.view.snapshot
-        if earlier is not None and earlier.etag == rendering.etag:
-            date = earlier.last_modified
-        else:
-            if earlier is not None:
-                date = max(date, earlier.last_modified + 1)
-            date = self._memory.date(rendering.etag, mtime, date)
+            above = self.store.view.snapshot.ver
+            wanted = wanted._replace(ver=max(wanted.ver, above + 1))
+        same = earlier is not None and earlier.etag == rendering.etag
+        if earlier is not None and not same:
+            wanted = wanted._replace(date=max(wanted.date, earlier.last_modified + 1))
+        stamp = self._memory.stamp(rendering.etag, mtime, wanted, above)
         return Snapshot.of(
-            rendering, last_modified=date, loaded_at=now, max_age=self.settings.max_age
+            rendering,
+            last_modified=earlier.last_modified if earlier and same else stamp.date,
+            loaded_at=now,
+            max_age=self.settings.max_age,
+            ver=stamp.ver,
+            negotiated=self.settings.signing_key_file is not None,
         )
 
     def _refuse(self, error: SourceError, rendering: Rendering | None, attempt: "_Attempt") -> None:

@@ -19,17 +19,23 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from . import hoststate
+from . import hoststate, multiprocess
+from .gauges import Gauge, host_gauges, worker_figures
+from .keyring import Keyring
 from .loader import Loader
 from .memory import Memory
-from .problems import Code, Problem
+from .metrics import Metrics
+from .monitor import Monitor
+from .problems import Code, Problem, Severity
 from .reload import Reloader
+from .reload_requests import Answering, ReloadRequests
 from .render import EMPTY
 from .respond import Responder
 from .settings import Settings
+from .signer import Signer
 from .snapshot import Snapshot
 from .sources import FileSource
-from .status import host_status, worker_state
+from .status import answer_state, host_status, reload_report, worker_state
 from .store import State, Store
 
 logger = logging.getLogger(__name__)
@@ -39,10 +45,15 @@ EXTENSION = "mop_config"
 #: Connections and descriptors that a worker has beside those of its parked requests.
 SPARE_CONNECTIONS = 1000
 
+#: Seconds that the workers have for a reload that somebody waits for, and between two looks
+#: at whether they are done.
+RELOAD_PATIENCE = 20.0
+RELOAD_LOOK = 0.05
+
 UNMANAGED = (
     "gunicorn runs without mop-config's hooks: SIGHUP to the master replaces the workers"
-    " instead of reloading in place, and SIGHUP to a worker can end it; start it with"
-    " mop-config serve or with this project's gunicorn.conf.py"
+    " instead of reloading in place, SIGHUP to a worker can end it, and each worker counts its"
+    " metrics for itself; start it with mop-config serve or with this project's gunicorn.conf.py"
 )
 
 
@@ -59,24 +70,32 @@ class Runtime:
         self.settings = settings
         self.source = FileSource(settings.source, settings.max_bytes)
         now = time.time()
+        self.metrics = Metrics()
         self.store = Store(
-            Snapshot.of(EMPTY, last_modified=int(now), loaded_at=now, max_age=settings.max_age)
+            Snapshot.of(EMPTY, last_modified=int(now), loaded_at=now, max_age=settings.max_age),
+            self.metrics.reload,
         )
-        self.responder = Responder(self.store)
+        self.signer = Signer(settings)
+        self.responder = Responder(self.store, self.signer)
         self.responder.max_waiters = settings.max_waiters or 0
         key = hoststate.key(str(self.source))
         folder, writable = hoststate.prepare(settings.state_dir or state_folder)
         served = f"{key}.{hoststate.key(repr(settings))}"
         self._host = hoststate.HostState(folder, served) if writable else None
+        self._monitor = Monitor(self.store, settings, folder / served if writable else None)
         memory = Memory(folder, key, writable=writable)
         self._loader = Loader(self.source, settings, self.store, memory)
+        guarded = settings.tokens or settings.tokens_file is not None
+        self.keyring = Keyring(settings) if guarded else None
+        self._requests = ReloadRequests(folder / f"{served}.reload" if writable else None)
+        self._answering = Answering(self._requests, self.store)
         self._lock = threading.Lock()
         self._reloader: Reloader | None = None
         self._pid = 0  # of the process in which the reload thread was started
         self._managed = False  # whether gunicorn's hooks are ours
         self._previous_handler: Any = None
         self._reported: tuple[Any, ...] = ()
-        for warning in settings.warnings:
+        for warning in (*settings.warnings, *self.signer.warnings):
             logger.warning("%s", warning)
 
     def load(self, *, may_wait: bool = False) -> None:
@@ -100,18 +119,20 @@ class Runtime:
             if self._pid == os.getpid():
                 return
             self._managed = managed
+            self._answering = Answering(self._requests, self.store)
             # The application may be older than this moment: nobody looked in between.
             self._loader.catch_up()
             self.store.closing = False
             self._reloader = self._new_reloader()
             self._pid = os.getpid()
             self._reloader.start()
+            self._monitor.start()
         atexit.register(self.stop)
         if not managed and self._under_gunicorn():
             logger.warning("%s", UNMANAGED)
 
     def _new_reloader(self) -> Reloader:
-        return Reloader(self._loader, self.settings.poll_interval, self._report)
+        return Reloader(self._loader, self.settings.poll_interval, self._report, self._answering)
 
     def stop(self) -> None:
         """Stop what ``start`` started in this process."""
@@ -123,6 +144,7 @@ class Runtime:
             self._reported = ()
             self.store.close()
         atexit.unregister(self.stop)
+        self._monitor.stop()
         reloader.stop()
         if self._host is not None:
             self._host.remove(os.getpid())
@@ -190,6 +212,33 @@ class Runtime:
             )
         _allow_descriptors(self.responder.max_waiters + SPARE_CONNECTIONS)
 
+    def reload_everywhere(self) -> tuple[dict[str, Any], bool]:
+        """Have every worker of this host read its source, and wait until all have.
+
+        Returns:
+            What came of it, see ``reload_report``; and whether other workers were asked.
+        """
+        self.revive()
+        number, shared = self._requests.make()
+        if self._reloader is None:
+            self._load_alone()
+        deadline = time.monotonic() + RELOAD_PATIENCE
+        while True:
+            workers = self._workers() if shared else [self._own_state()]
+            report = reload_report(workers, number)
+            missing = any(worker["last_reload"] is None for worker in report["workers"])
+            if not missing or self.store.closing or time.monotonic() > deadline:
+                return report, shared
+            shared = shared and self._requests.insist(number)
+            time.sleep(RELOAD_LOOK)
+
+    def _load_alone(self) -> None:
+        # Nothing follows the source in this process.
+        asked = self._answering.asked()
+        if asked is not None:
+            self._loader.load(asked)
+        self._answering.note()
+
     # -- what it says of itself
 
     @property
@@ -220,17 +269,38 @@ class Runtime:
 
     def status(self) -> dict[str, Any]:
         """Say what all workers of this host serve, and what happened lately."""
+        return host_status(str(self.source), self._workers(), self._health())
+
+    def gauges(self) -> list[Gauge]:
+        """Say the same in figures, for the metrics."""
+        return host_gauges(self._workers(), self._health())
+
+    def _health(self) -> dict[str, Any] | None:
+        return self._monitor.health()
+
+    def _workers(self) -> list[dict[str, Any]]:
         workers = [self._own_state()]
         if self._host is not None:
             workers += self._host.others(os.getpid())
-        return host_status(str(self.source), workers)
+        return workers
 
     def _own_state(self) -> dict[str, Any]:
-        return worker_state(os.getpid(), self.store.view, self._watcher(), self._notices())
+        view, notices = self.store.view, list(self._notices())
+        errors = sum(notice.severity is Severity.ERROR for notice in notices)
+        figures = worker_figures(
+            errors=view.errors + errors,
+            warnings=view.warnings + len(notices) - errors,
+            waiters=self.responder.waiters,
+            good_at=self._loader.good_at,
+        )
+        answered = answer_state(*self._answering.answered)
+        state = worker_state(os.getpid(), view, self._watcher(), notices)
+        return {**state, "figures": figures, "answered": answered}
 
     def _notices(self) -> Iterator[Problem]:
-        for warning in self.settings.warnings:
+        for warning in (*self.settings.warnings, *self.signer.warnings):
             yield Problem(1, 1, Code.SETTING.severity, Code.SETTING, warning, "")
+        yield from self.keyring.problems if self.keyring else ()
         if not self._managed and self._under_gunicorn():
             yield Problem(1, 1, Code.NO_HOOKS.severity, Code.NO_HOOKS, UNMANAGED, "")
 
@@ -242,9 +312,15 @@ class Runtime:
 
     def _report(self) -> None:
         """Write this worker's state where the others read it, if it has changed."""
+        self.signer.prepare(self.store.view.snapshot)
+        if self.keyring is not None:
+            self.keyring.refresh()
         if self._host is None:
             return
-        state = (os.getpid(), self.store.view, self._watcher())
+        state = (
+            *(os.getpid(), self.store.view, self._watcher(), self.responder.waiters),
+            *(self._answering.answered, self.keyring and self.keyring.problems),
+        )
         if state != self._reported:
             self._reported = state
             self._host.write(self._own_state())
@@ -287,6 +363,20 @@ def on_starting(server: Any) -> None:
 
     server.handle_hup = types.MethodType(forward, server)
     _repair_upgrade(server.START_CTX)
+    _make_metrics_folder(server)
+
+
+def _make_metrics_folder(server: Any) -> None:
+    # After an upgrade by SIGUSR2 the environment names the folder of the master before.
+    os.environ.pop(multiprocess.VARIABLE, None)
+    server.mop_config_metrics = None
+    try:
+        folder = multiprocess.make(server.cfg.uid, server.cfg.gid)
+    except OSError as error:
+        logger.warning("each worker's metrics speak for it alone: %s", error)
+        return
+    server.mop_config_metrics = folder
+    os.environ[multiprocess.VARIABLE] = str(folder.path)
 
 
 def _repair_upgrade(start: dict[Any, Any]) -> None:
@@ -310,6 +400,7 @@ def worker_ready(worker: Any) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     else:
         runtime.allow_waiters(worker.cfg)
+        runtime.metrics.start(os.environ.get(multiprocess.VARIABLE))
         runtime.start(managed=True)
         runtime.handle_sighup()
         runtime.handle_stop()
@@ -321,3 +412,10 @@ def worker_exit(worker: Any) -> None:
     runtime = find(getattr(worker, "wsgi", None))
     if runtime is not None and worker.pid == os.getpid():
         runtime.stop()
+
+
+def on_exit(server: Any) -> None:
+    """In a master that ends: take the folder of the counters away."""
+    folder = getattr(server, "mop_config_metrics", None)
+    if folder is not None:
+        folder.remove()

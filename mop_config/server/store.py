@@ -6,6 +6,7 @@ writer, the reload thread, replaces it whole.
 
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -40,6 +41,7 @@ class Trigger(StrEnum):
     WATCH = "watch"
     POLL = "poll"
     SIGHUP = "sighup"
+    API = "api"
 
 
 class Result(StrEnum):
@@ -112,10 +114,14 @@ class Store:
 
     Args:
         empty: The snapshot to serve until a good list is seen.
+        on_reload: Called with each reload, for whoever counts them.
     """
 
-    def __init__(self, empty: Snapshot) -> None:
+    def __init__(
+        self, empty: Snapshot, on_reload: Callable[[Reload], None] = lambda _: None
+    ) -> None:
         self.view = View(empty)
+        self._on_reload = on_reload
         self.closing = False  # whether nobody may be parked any more
         self._lock = threading.Lock()
         self._bell: AnyBell | None = None
@@ -192,3 +198,4 @@ class Store:
             self.view = replace(self.view, history=history, **changes)
         if self.view.snapshot is not before:
             self._ring()
+        self._on_reload(reload)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mop_config.server.gauges import worker_figures
 from mop_config.server.hoststate import HostState, prepare, started
 from mop_config.server.logs import LineFormatter
 from mop_config.server.status import host_status, merge_histories
@@ -36,6 +37,7 @@ def worker(pid: int, state: str = "fresh", etag: str = "e", **more: Any) -> dict
         "problems": [],
         "watcher": {"mode": "inotify", "alive": True},
         "history": [event(float(pid))],
+        "figures": worker_figures(errors=0, warnings=0, waiters=0, good_at=5.0),
     }
     return {**base, **more}
 
