@@ -85,11 +85,36 @@ class Prober:
             endpoint: What to check.
             known_path: The path that answered before, or None.
         """
+        ask = _api if kind == "api" else _socketio
+        return self._examine(endpoint, lambda line: ask(line, known_path))
+
+    def post(self, url: str, headers: dict[str, str], body: str) -> ProbeResult:
+        """Send a message, under the rules of a check; any 2xx is good.
+
+        Args:
+            url: Where to: http or https, maybe with a query.
+            headers: Headers of the request.
+            body: ASCII text.
+
+        Raises:
+            AddressError: If the URL cannot be used.
+        """
+        address, mark, query = url.partition("?")
+        target = (parse_url(address).path or "/") + mark + query
+
+        def send(line: "_Line") -> "Finding":
+            status, _ = line.ask("POST", target, headers, body)
+            good = 200 <= status < 300
+            return None if good else Fault.BAD_STATUS, f"answers {status}", None
+
+        return self._examine(Endpoint.parse(address), send)
+
+    def _examine(self, endpoint: Endpoint, ask: Callable[["_Line"], "Finding"]) -> ProbeResult:
         started = time.monotonic()
         line = _Line(self, endpoint, started + self._timeout)
         try:
             line.connect()
-            fault, detail, path = (_api if kind == "api" else _socketio)(line, known_path)
+            fault, detail, path = ask(line)
         except Exception as error:
             fault, detail, path = self._fault_of(error, line), _describe(error), None
         finally:

@@ -1,0 +1,38 @@
+"""The endpoints' health URLs, as Prometheus' HTTP service discovery takes them."""
+
+import json
+import time
+from collections.abc import Iterator
+from itertools import chain, islice
+
+from flask import Blueprint, Response
+
+from ..entries import KINDS, entries
+from ..targets import target
+from . import current_runtime
+
+blueprint = Blueprint("targets", __name__)
+
+#: How many targets are made at a stretch, while other requests wait.
+_CHUNK = 1000
+
+
+@blueprint.get("/api/v1/config/targets")
+def targets() -> Response:
+    """Serve the targets in the order of the list; of many, a part at a time."""
+    body = current_runtime().store.view.snapshot.plain.body
+    response = Response(_written(body), content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _written(body: bytes) -> Iterator[bytes]:
+    groups = chain.from_iterable(
+        (target(kind, endpoint) for endpoint in entries(body, kind)) for kind in KINDS
+    )
+    before = "["
+    while chunk := list(islice(groups, _CHUNK)):
+        yield (before + json.dumps(chunk, separators=(",", ":"))[1:-1]).encode()
+        before = ","
+        time.sleep(0)
+    yield (before.strip(",") + "]\n").encode()
