@@ -5,17 +5,18 @@ import sys
 from typing import Any
 
 from flask import Blueprint, Flask, Response, request
-from werkzeug.exceptions import BadRequest, HTTPException
+from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
 
 from ..errors import SettingsError
 from .access import cors_headers, is_trusted
 from .hotpath import HotPath
-from .logs import describe, log_to_stderr
+from .logs import describe, log_to_stderr, printable
 from .metrics import OTHER
 from .problem_json import problem
 from .runtime import EXTENSION, Runtime
+from .security import SECURITY_HEADERS
 from .settings import Settings
-from .views import config, dashboard, health, keys, metrics, qr, status
+from .views import config, dashboard, health, keys, metrics, qr, reload, status, targets
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,8 @@ _BOOT_ERROR = 3
 #: Where the dashboard is in an application that is not ours.
 GUEST_PREFIX = "/mop-config"
 _FOR_ANY_HOST = frozenset({"/health", "/ready"})
+#: Bytes of a request's body: no route of ours needs one.
+MAX_BODY = 64 * 1024
 
 
 def create_app(settings: Settings | None = None, *, start: bool = True) -> Flask:
@@ -41,6 +44,7 @@ def create_app(settings: Settings | None = None, *, start: bool = True) -> Flask
         SettingsError: If the environment holds a value that cannot be used.
     """
     app = Flask("mop_config", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]
     runtime = _install(app, app, settings, start=start)
     app.wsgi_app = HotPath(app.wsgi_app, runtime, start=start)  # type: ignore[method-assign]
@@ -77,10 +81,10 @@ def _install(
     if start:
         app.before_request(runtime.ensure_started)
     _count_requests(ours, runtime)
-    _guard_requests(ours, runtime.settings)
+    _guard_requests(ours, runtime)
     ours.register_error_handler(HTTPException, _http_error)
     ours.register_error_handler(Exception, _unexpected_error)
-    for module in (config, health, status, metrics, qr, keys):
+    for module in (config, health, status, metrics, qr, keys, targets, reload):
         ours.register_blueprint(module.blueprint)
     # An application's own / stays its own, whenever it is added.
     prefix = GUEST_PREFIX if isinstance(ours, Blueprint) else None
@@ -115,13 +119,37 @@ def _count_requests(ours: Flask | Blueprint, runtime: Runtime) -> None:
         return response
 
 
-def _guard_requests(ours: Flask | Blueprint, settings: Settings) -> None:
+def _guard_requests(ours: Flask | Blueprint, runtime: Runtime) -> None:
+    settings, keyring = runtime.settings, runtime.keyring
+
     @ours.before_request
     def check_host() -> None:
         if settings.trusted_hosts and request.path not in _FOR_ANY_HOST:
             host = request.environ.get("HTTP_HOST", "")
             if not is_trusted(host, settings.trusted_hosts):
                 raise BadRequest("this host name is not served here (TRUSTED_HOSTS)")
+
+    @ours.before_request
+    def check_token() -> Response | None:
+        refusal = None if keyring is None else keyring.check(request.environ)
+        if refusal is None:
+            return None
+        runtime.metrics.auth_failure()
+        response = problem(refusal.status, refusal.detail)
+        for challenge in refusal.challenges:
+            response.headers.add("WWW-Authenticate", challenge)
+        return response
+
+    @ours.before_request
+    def check_size() -> None:
+        if request.method not in {"GET", "HEAD"} and (request.content_length or 0) > MAX_BODY:
+            raise RequestEntityTooLarge(f"a body may have {MAX_BODY} bytes here")
+
+    @ours.after_request
+    def secure(response: Response) -> Response:
+        for name, value in SECURITY_HEADERS:
+            response.headers.setdefault(name, value)
+        return response
 
     @ours.after_request
     def allow_origins(response: Response) -> Response:
@@ -143,5 +171,5 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _unexpected_error(error: Exception) -> Any:
-    logger.error("%s %s failed: %s", request.method, request.path, describe(error))
+    logger.error("%s %s failed: %s", request.method, printable(request.path), describe(error))
     return problem(500, "the server failed to answer; its log says why")

@@ -30,7 +30,6 @@ def health_url(kind: str, url: str) -> str:
         return f"{base}/health"
     if base.startswith("ws"):
         base = "http" + base[2:]
-    path = parse_url(base).path
     # "https://socket.io" ends so too, in its host.
     mounted = base.endswith("/socket.io") and parse_url(url).path.rstrip("/") != ""
     return f"{base}{'' if mounted else '/socket.io'}/?EIO=4&transport=polling"
