@@ -49,7 +49,15 @@ def loads(body: bytes | str) -> EndpointConfig:
     Raises:
         PayloadError: Naming the member that is at fault.
     """
-    document = _object(body)
+    return config_of(_object(body))
+
+
+def config_of(document: dict[str, Any]) -> EndpointConfig:
+    """Read the wire form where its JSON has been read already.
+
+    Raises:
+        PayloadError: Naming the member that is at fault.
+    """
     lists = {kind: _endpoints(kind, document.get(kind, [])) for kind in KINDS}
     return EndpointConfig(**lists)
 

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import NamedTuple
 
-from werkzeug.datastructures import Accept
+from werkzeug.datastructures import Accept, MIMEAccept
 from werkzeug.http import parse_accept_header, parse_etags
 
 from .snapshot import Headers, Snapshot
@@ -63,3 +63,25 @@ def accepts_gzip(accept_encoding: str) -> bool:
     named = {value.lower(): quality for value, quality in accept}
     gzip = named.get("gzip", named.get("x-gzip", named.get("*", 0)))
     return gzip > 0 and gzip >= named.get("identity", 0)
+
+
+class Wish(NamedTuple):
+    """How a client likes the list.
+
+    Attributes:
+        signed: Whether it likes a signed list better than plain JSON.
+        plain: Whether it takes plain JSON.
+    """
+
+    signed: bool
+    plain: bool
+
+
+@lru_cache(maxsize=256)
+def wish(accept: str) -> Wish:
+    """Read ``Accept``: a signed list must be asked for by its name, ``application/jose``."""
+    types = parse_accept_header(accept, MIMEAccept)
+    named = {value.lower(): quality for value, quality in types}
+    signed, plain = named.get("application/jose", 0), types.quality("application/json")
+    better = signed >= plain if "application/json" not in named else signed > plain
+    return Wish(signed > 0 and better, plain > 0)

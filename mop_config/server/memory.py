@@ -1,8 +1,10 @@
 """What the workers of a host know of a source together, and what outlives them all.
 
-Two files in the state folder: the last good text, and the dates that lists were served
-with. ``If-Modified-Since`` is answered by comparing dates, so two lists must never have the
-same one, whichever worker is asked and however many edits it has missed.
+Two files a source in the state folder: the last good text, and the dates and versions that
+lists were served with. ``If-Modified-Since`` is answered by comparing dates, so two lists must
+never have the same one, whichever worker is asked and however many edits it has missed. And
+whoever has seen a signed list takes none with a lower version, so versions go on from the
+highest one that any source of the folder was given: a list may move from a file to etcd.
 """
 
 import contextlib
@@ -14,7 +16,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import lastgood
 from .lastgood import LastGood
@@ -27,6 +29,20 @@ logger = logging.getLogger(__name__)
 _REMEMBERED = 50
 #: Seconds that a worker waits for another one that holds the file of dates.
 _PATIENCE = 0.5
+#: Past any version: a file that holds more was damaged.
+_MAX_VERSION = 1 << 52
+
+
+class Stamp(NamedTuple):
+    """What a list is served with.
+
+    Attributes:
+        date: Its ``Last-Modified``, in POSIX seconds.
+        ver: Its version, in milliseconds.
+    """
+
+    date: int
+    ver: int
 
 
 class Memory:
@@ -41,6 +57,7 @@ class Memory:
     def __init__(self, folder: Path, key: str, *, writable: bool = True) -> None:
         self._text = folder / f"{key}.lastgood"
         self._dates = folder / f"{key}.dates"
+        self._firsts = folder / f"{key}.seen"
         self._writable = writable
         self._seen: Signature | None = None
 
@@ -65,48 +82,109 @@ class Memory:
         except OSError as error:
             logger.warning("the last good list cannot be saved: %s", error)
 
-    def date(self, etag: str, mtime: float, wanted: int) -> int:
-        """Find the date that a list is served with, the same in every worker.
+    def stamp(self, etag: str, mtime: float, wanted: Stamp, above: int = 0) -> Stamp:
+        """Find the date and the version of a list, the same in every worker.
 
         Args:
             etag: The list's content hash.
             mtime: When its source was changed, as POSIX seconds.
-            wanted: The date that it would have alone, as POSIX seconds.
+            wanted: The date and the version that it would have alone.
+            above: The version of the list that this worker serves, if that is another one;
+                0 where it serves none yet.
 
         Returns:
-            The date that another worker gave this list of this source, else a date later
-            than that of every other list.
+            What another worker gave this list of this source, else a date later than that
+            of every other list, and a version higher than any that was given before.
         """
         if not self._writable:
             return wanted
         try:
-            return in_a_thread(partial(self._date, self._dates, etag, mtime, wanted))
+            return in_a_thread(partial(self._stamp, etag, mtime, wanted, above))
         except OSError as error:
             logger.warning("the dates of lists cannot be kept: %s", error)
             return wanted
 
-    def _date(self, path: Path, etag: str, mtime: float, wanted: int) -> int:
-        with _locked(path) as file:
-            given = _read_dates(file)
-            if given and given[-1][0] == etag:
-                return given[-1][2]
-            for known, changed, date in reversed(given):
-                if (known, changed) == (etag, mtime) and date >= wanted:
-                    return date
-            date = max([wanted, *(date + 1 for _, _, date in given)])
-            lines = [*given, (etag, mtime, date)][-_REMEMBERED:]
+    def first_seen(self, revision: str, now: float) -> float:
+        """Say when a text was first seen by any worker, as POSIX seconds.
+
+        For a source that keeps no date itself, such as etcd.
+
+        Args:
+            revision: What tells the text from others.
+            now: POSIX time.
+        """
+        if not self._writable:
+            return now
+        try:
+            return in_a_thread(partial(self._first_seen, revision, now))
+        except OSError as error:
+            logger.warning("when the list was changed cannot be kept: %s", error)
+            return now
+
+    def _first_seen(self, revision: str, now: float) -> float:
+        with _locked(self._firsts) as file:
+            try:
+                seen = {str(key): float(moment) for key, moment in json.load(file).items()}
+            except (ValueError, TypeError, AttributeError, RecursionError):
+                seen = {}  # new, torn or foreign
+            if revision in seen:
+                return min(seen[revision], now)
+            newest = dict([*seen.items(), (revision, now)][-_REMEMBERED:])
             file.seek(0)
             file.truncate()
-            file.write(json.dumps(lines).encode())
-            return date
+            file.write(json.dumps(newest).encode())
+            return now
+
+    def _stamp(self, etag: str, mtime: float, wanted: Stamp, above: int) -> Stamp:
+        with _locked(self._dates) as file:
+            given = _read_lines(file)
+            if given and given[-1].etag == etag and given[-1].ver > above:
+                return given[-1].stamp
+            # Who serves a list may be some edits behind. Who serves none has read the newest.
+            for line in reversed(given if above else []):
+                alike = (line.etag, line.mtime) == (etag, mtime)
+                if alike and line.date >= wanted.date and line.ver >= wanted.ver:
+                    return line.stamp
+            date = max([wanted.date, *(line.date + 1 for line in given)])
+            ver = max(wanted.ver, self._highest() + 1)
+            lines = [*given, _Line(etag, mtime, date, ver)][-_REMEMBERED:]
+            # In one write, and never shorter than before: a kill leaves all of the old lines
+            # or all of the new ones.
+            file.seek(0)
+            file.write(json.dumps(lines).encode().ljust(os.fstat(file.fileno()).st_size))
+            return Stamp(date, ver)
+
+    def _highest(self) -> int:
+        """Find the highest version that any source of this folder was given."""
+        lines: list[_Line] = []
+        for path in self._dates.parent.glob(f"*{self._dates.suffix}"):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                lines += _read_lines(file)
+        return max((line.ver for line in lines), default=-1)
 
 
-Dates = list[tuple[str, float, int]]
+class _Line(NamedTuple):
+    etag: str
+    mtime: float
+    date: int
+    ver: int
+
+    @property
+    def stamp(self) -> Stamp:
+        return Stamp(self.date, self.ver)
 
 
-def _read_dates(file: Any) -> Dates:
+def _read_lines(file: Any) -> list[_Line]:
     try:
-        return [(str(e), float(m), min(max(0, int(d)), 1 << 37)) for e, m, d in json.load(file)]
+        return [
+            _Line(
+                str(etag),
+                float(mtime),
+                min(max(0, int(date)), 1 << 37),
+                min(max(0, int(ver)), _MAX_VERSION),
+            )
+            for etag, mtime, date, ver in json.load(file)
+        ]
     except (ValueError, TypeError, OverflowError, RecursionError):
         return []  # new, torn or foreign: dates begin anew
 

@@ -7,12 +7,16 @@ import random
 import re
 import threading
 import time
+from collections.abc import Callable
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 
-from .answer import Answer, answer, names
+from .answer import Answer, answer, names, wish
 from .problem_json import problem_answer
+from .signer import Signer
+from .snapshot import Snapshot
 from .store import Store
 
 #: Longest time for which a client may ask to be parked, in seconds.
@@ -30,57 +34,93 @@ class Responder:
 
     Args:
         store: What is served.
+        signer: What signs it.
 
     Attributes:
         max_waiters: How many requests may be parked in this process.
         waiters: How many are.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, signer: Signer) -> None:
         self._store = store
+        self._signer = signer
         self._lock = threading.Lock()
         self.max_waiters = 0
         self.waiters = 0
 
-    def respond(self, environ: Environ) -> Answer:
+    def respond(self, environ: Environ, *, signed: bool = False) -> Answer:
         """Answer a GET or HEAD.
 
         Args:
             environ: The request, as WSGI has it (PEP 3333).
+            signed: Whether the list is wanted signed in any case.
         """
+        accept = environ.get("HTTP_ACCEPT")
         query = environ.get("QUERY_STRING")
-        if query and (wait := _wait(query)) is not None:
-            return self._poll(environ, wait)
+        wait = _wait(query) if query else None
+        if signed or (accept and self._prefers_signed(accept)):
+            return self._respond_signed(environ, wait)
+        if wait is not None:
+            return self._poll(environ, wait, self._plain)
+        return self._answer(environ, self._plain(), environ.get("HTTP_IF_MODIFIED_SINCE"))
+
+    def _respond_signed(self, environ: Environ, wait: str | None) -> Answer:
+        found: Answer | None = None
+        if self._signer.refusal(self._plain()) is None:
+            if wait is not None:
+                found = self._poll(environ, wait, self._signed)
+            else:
+                found = self._answer(environ, self._signed(), None)
+        # It may have become empty while the request was parked.
+        refusal = self._signer.refusal(self._plain())
+        if found is None or refusal is not None:
+            return _problem(environ, *(refusal or (503, "there was no list to sign; try again")))
+        return found
+
+    def _prefers_signed(self, accept: str) -> bool:
+        signed, plain = wish(accept)
+        # Who would take JSON as well is not sent away where there is no key.
+        return signed and not (plain and self._signer.key is None)
+
+    def _plain(self) -> Snapshot:
+        return self._store.view.snapshot
+
+    def _signed(self) -> Snapshot:
+        # An empty one is not signed: whoever asks looks for a refusal afterwards.
+        snapshot = self._store.view.snapshot
+        return self._signer.signed(snapshot) or snapshot
+
+    def _answer(self, environ: Environ, snapshot: Snapshot, since: str | None) -> Answer:
         return answer(
-            self._store.view.snapshot,
+            snapshot,
             environ["REQUEST_METHOD"],
             environ.get("HTTP_ACCEPT_ENCODING"),
             environ.get("HTTP_IF_NONE_MATCH"),
-            environ.get("HTTP_IF_MODIFIED_SINCE"),
+            since,
         )
 
-    def _poll(self, environ: Environ, wait: str) -> Answer:
+    def _poll(self, environ: Environ, wait: str, subject: Callable[[], Snapshot]) -> Answer:
         method, known = environ["REQUEST_METHOD"], environ.get("HTTP_IF_NONE_MATCH")
         if not _SECONDS.fullmatch(wait) or float(wait) > MAX_WAIT:
             detail = f"wait must be a number of seconds from 0 to {MAX_WAIT}"
-            headers, body = problem_answer(400, detail)
-            return Answer("400 BAD REQUEST", headers, body if method == "GET" else b"")
+            return _problem(environ, 400, detail)
         turned_away = False
         if method == "GET" and known is not None:
-            turned_away = not self._park(known, float(wait), environ.get("gunicorn.socket"))
-        status, headers, body = answer(
-            self._store.view.snapshot, method, environ.get("HTTP_ACCEPT_ENCODING"), known
-        )
+            client = environ.get("gunicorn.socket")
+            turned_away = not self._park(known, float(wait), client, subject)
+        status, headers, body = self._answer(environ, subject(), None)
         headers = [header for header in headers if header[0] != "Cache-Control"]
         headers += [("Cache-Control", "no-store"), ("Preference-Applied", "wait")]
         if turned_away:
             headers.append(("Retry-After", str(random.randint(*RETRY_AFTER))))  # noqa: S311
         return Answer(status, headers, body)
 
-    def _park(self, known: str, seconds: float, client: Any) -> bool:
+    def _park(
+        self, known: str, seconds: float, client: Any, subject: Callable[[], Snapshot]
+    ) -> bool:
         """Wait until the list is none that the client knows; False if there is no room."""
         store, until = self._store, time.monotonic() + seconds
-        if seconds == 0 or not names(known, store.view.snapshot):
+        if seconds == 0 or not names(known, subject()):
             return True
         with self._lock:
             if self.waiters >= self.max_waiters:
@@ -89,7 +129,7 @@ class Responder:
         try:
             while (left := until - time.monotonic()) > 0:
                 bell = store.bell()
-                if store.closing or not names(known, store.view.snapshot):
+                if store.closing or not names(known, subject()):
                     break
                 if not bell.wait(left, client):
                     break  # nobody is there to be answered
@@ -97,6 +137,12 @@ class Responder:
             with self._lock:
                 self.waiters -= 1
         return True
+
+
+def _problem(environ: Environ, status: int, detail: str) -> Answer:
+    headers, body = problem_answer(status, detail)
+    line = f"{status} {HTTPStatus(status).phrase.upper()}"
+    return Answer(line, headers, body if environ["REQUEST_METHOD"] == "GET" else b"")
 
 
 @lru_cache(maxsize=256)

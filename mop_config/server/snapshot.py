@@ -5,6 +5,7 @@ from email.utils import formatdate
 from typing import NamedTuple
 
 from .render import Rendering
+from .security import SECURITY_HEADERS
 
 Headers = list[tuple[str, str]]
 
@@ -36,6 +37,8 @@ class Snapshot:
         last_modified: POSIX seconds; moves forward whenever the content changes.
         last_modified_text: The same as an HTTP date.
         loaded_at: POSIX time at which this process began to serve the list.
+        ver: The version that it is signed with, in milliseconds; never falls when the
+            content changes.
         plain: The body as it is.
         gzip: The compressed body, or None where compressing does not pay.
     """
@@ -48,19 +51,35 @@ class Snapshot:
     loaded_at: float
     plain: Variant
     gzip: Variant | None
+    ver: int = 0
 
     @classmethod
     def of(
-        cls, rendering: Rendering, *, last_modified: int, loaded_at: float, max_age: int
+        cls,
+        rendering: Rendering,
+        *,
+        last_modified: int,
+        loaded_at: float,
+        max_age: int,
+        ver: int = 0,
+        negotiated: bool = False,
+        guarded: bool = False,
     ) -> "Snapshot":
         """Make the snapshot of a rendering that may be served.
 
         An empty list must not be cached: it stands for a moment in which no list was there.
+        ``negotiated``: whether the same address gives the list signed, to who prefers that.
+        ``guarded``: whether who has no token gets another answer.
         """
         date = formatdate(last_modified, usegmt=True)
+        private = "private, " if guarded else ""
         common = [
-            ("Cache-Control", f"max-age={max_age}" if rendering.usable else "no-store"),
-            ("Vary", "Accept-Encoding"),
+            ("Cache-Control", private + f"max-age={max_age}" if rendering.usable else "no-store"),
+            (
+                "Vary",
+                "Accept, " * negotiated + "Accept-Encoding" + ", Authorization" * guarded,
+            ),
+            *SECURITY_HEADERS,
         ]
         dated = [("Last-Modified", date)]
         packed = rendering.gzip
@@ -77,6 +96,7 @@ class Snapshot:
             else _variant(
                 f'"{rendering.etag}-gzip"', packed, common, [*dated, ("Content-Encoding", "gzip")]
             ),
+            ver=ver,
         )
 
 

@@ -11,7 +11,18 @@ blueprint = Blueprint("config", __name__)
 @blueprint.get("/api/v1/config/endpoints")
 def endpoints() -> Response:
     """Serve the endpoint list, from the snapshot's ready-made bytes."""
-    status, headers, body = current_runtime().responder.respond(request.environ)
+    return _answer(signed=False)
+
+
+@blueprint.get("/api/v1/config/endpoints.jws")
+def signed_endpoints() -> Response:
+    """Serve the endpoint list as a compact JWS, with a tag of its own."""
+    return _answer(signed=True)
+
+
+def _answer(*, signed: bool) -> Response:
+    responder = current_runtime().responder
+    status, headers, body = responder.respond(request.environ, signed=signed)
     response = Response(body, status)
     # Set afterwards: the constructor would count the empty body of an answer to HEAD.
     response.headers = Headers(headers)

@@ -1,0 +1,22 @@
+"""The public keys that lists are signed with."""
+
+from flask import Blueprint, Response, json, request
+
+from ...keys import MEDIA_TYPE
+from ...signing import jwk_set
+from . import current_runtime
+
+blueprint = Blueprint("keys", __name__)
+
+
+@blueprint.get("/api/v1/config/keys")
+def keys() -> Response:
+    """Serve the public keys as a JWK set (RFC 7517); it is empty where there is none."""
+    runtime = current_runtime()
+    key = runtime.signer.key
+    document = jwk_set([] if key is None else [key])
+    response = Response(json.dumps(document) + "\n", content_type=MEDIA_TYPE)
+    response.headers["Cache-Control"] = "no-cache"  # whoever asks must see a rotation at once
+    response.add_etag()
+    response.make_conditional(request)
+    return response
