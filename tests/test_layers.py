@@ -62,6 +62,7 @@ PURE = [
     "server/gauges.py",
     "server/access.py",
     "server/problems.py",
+    "cli/following.py",
 ]
 WORLDLY = {"time", "threading", "socket", "subprocess", "flask", "watchdog", "random", "asyncio"}
 
