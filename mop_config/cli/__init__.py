@@ -18,6 +18,7 @@ from .probe import probe
 from .qr import qr
 from .serve import serve
 from .show import show
+from .watch import watch
 
 
 @click.group(
@@ -29,7 +30,7 @@ def cli() -> None:
     """Serve a list of endpoints that apps fail over between, and work with such lists."""
 
 
-for _command in (serve, check, show, probe, qr):
+for _command in (serve, check, show, probe, qr, watch):
     cli.add_command(_command)
 
 

@@ -23,7 +23,7 @@ from .source import not_empty
 
 VARIABLE = "MOP_CONFIG_TOKEN"
 
-_PATH = "/api/v1/config/endpoints"
+LIST_PATH = "/api/v1/config/endpoints"
 _SCHEMES = ("http://", "https://")
 _TIMEOUT = 10.0
 _MAX_BYTES = 64 << 20
@@ -97,7 +97,9 @@ def route(url: str, path: str, hint: str) -> str:
         base = parse_url(url, ("http", "https")).text
     except AddressError as error:
         raise click.BadParameter(str(error), param_hint=hint) from None
-    return base.rstrip("/").removesuffix(path).removesuffix(_PATH).removesuffix("/api/v1") + path
+    return (
+        base.rstrip("/").removesuffix(path).removesuffix(LIST_PATH).removesuffix("/api/v1") + path
+    )
 
 
 def read_token(file: str | None) -> str | None:
@@ -192,7 +194,7 @@ def fetch(url: str, hint: str, token: str | None = None) -> EndpointConfig:
         click.BadParameter: If it is no http or https URL.
         MopConfigError: If there is no list to be had.
     """
-    reply = ask(route(url, _PATH, hint), token=token)
+    reply = ask(route(url, LIST_PATH, hint), token=token)
     if reply.status != 200:
         raise reply.refusal()
     try:

@@ -1,0 +1,202 @@
+"""``mop-config watch``: each change of a served list, when it comes."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from .. import payload
+from ..errors import MopConfigError
+from ..model import Endpoint, EndpointConfig
+from .following import KINDS, WAIT, Event, Follower, Step
+from .seconds import SECONDS
+from .served import LIST_PATH, Reply, ask, read_token, route, token_option
+from .source import not_empty
+
+#: Seconds beyond the wait after which a silent server counts as gone.
+_GRACE = 10.0
+_SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
+
+
+@click.command(
+    epilog="Example: mop-config watch https://config.example.com --exec 'jq . > now.json'"
+)
+@click.argument("url", callback=not_empty)
+@click.option(
+    "--exec",
+    "command",
+    metavar="CMD",
+    callback=not_empty,
+    help="Run this in the shell on each change, with the new list's JSON on standard input.",
+)
+@click.option(
+    "--interval",
+    type=SECONDS,
+    metavar="SECONDS",
+    default=30.0,
+    show_default=True,
+    help="How often to ask a server that cannot hold its answers.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document an event.")
+@token_option
+def watch(
+    url: str, command: str | None, interval: float, as_json: bool, token_file: str | None
+) -> None:
+    """Follow the list that the server at URL hands out, and print what changes.
+
+    A line an endpoint: + added, - removed, ~ changed. A change shows at once where the server
+    supports long polls. A server that is lost is asked until it is back; a list that is empty
+    or none is told, and not applied. Exit 1 where there is none to begin with; Ctrl-C ends it.
+
+    The command runs once at a time, for the newest list; it may fail. With --json what it
+    prints goes to standard error.
+    """
+    where = route(url, LIST_PATH, "URL")
+    follower = Follower(interval, random.random)
+    teller = _Teller(where, as_json=as_json)
+    while True:
+        step = _attempt(follower, where, token_file)
+        for event in step.events:
+            teller.tell(event)
+            if event.name == "changed" and command is not None:
+                _run(command, event.config, quiet=as_json)
+        time.sleep(step.pause)
+
+
+def _attempt(follower: Follower, where: str, token_file: str | None) -> Step:
+    """Ask once.
+
+    Raises:
+        MopConfigError: If there is no list to begin with.
+    """
+    headers = {} if follower.etag is None else {"If-None-Match": follower.etag}
+    began = time.monotonic()
+    reply: Reply | None = None
+    try:
+        token = read_token(token_file)  # anew each time: it may have been replaced
+        reply = ask(f"{where}?wait={WAIT}", token=token, headers=headers, timeout=WAIT + _GRACE)
+        if reply.status not in {200, 304}:
+            raise reply.refusal()
+    except MopConfigError as error:
+        if follower.config is None:
+            raise
+        retry = None if reply is None else reply.headers.get("Retry-After")
+        return follower.failed(str(error), now=time.monotonic(), posix=time.time(), retry=retry)
+    step = follower.answered(
+        reply.body if reply.status == 200 else None,
+        {name.lower(): value for name, value in reply.headers.items()},
+        now=time.monotonic(),
+        posix=time.time(),
+        took=time.monotonic() - began,
+    )
+    if follower.config is None:
+        raise MopConfigError(f"{where}: {step.events[-1].reason}")
+    return step
+
+
+def _run(command: str, config: EndpointConfig, *, quiet: bool) -> None:
+    shell = os.environ.get("SHELL") or "/bin/sh"
+    try:
+        done = subprocess.run(
+            [shell, "-c", command],
+            input=payload.dumps(config) + b"\n",
+            stdout=sys.stderr if quiet else None,
+            check=False,
+        )
+    except OSError as error:
+        _warn(f"the command cannot be run: {shell}: {error.strerror}")
+        return
+    if done.returncode < 0:
+        _warn(f"the command was ended by signal {-done.returncode}")
+    elif done.returncode:
+        _warn(f"the command failed with exit code {done.returncode}")
+
+
+class _Teller:
+    """Prints events: for people, in lines for a pipe, or as JSON."""
+
+    def __init__(self, where: str, *, as_json: bool) -> None:
+        self._where = where
+        self._as_json = as_json
+        self._terminal = sys.stdout.isatty()
+
+    def tell(self, event: Event) -> None:
+        now = datetime.now(UTC)
+        at = f"{now.astimezone():%X}" if self._terminal else f"{now:%Y-%m-%dT%H:%M:%SZ}"
+        if self._as_json:
+            print(json.dumps({"at": f"{now:%Y-%m-%dT%H:%M:%SZ}", **_document(event)}))
+        elif event.name == "lost":
+            _warn(f"{at} lost: {event.reason}; its last list counts until it is back")
+        elif event.name == "refused":
+            _warn(f"{at} not applied: {self._where}: {event.reason}")
+        elif event.name == "back":
+            after = "with a good list" if event.seconds is None else f"after {event.seconds:.0f} s"
+            _warn(f"{at} back {after}")
+        elif event.name == "start":
+            counts = [len(endpoints) for endpoints in event.config.kinds().values()]
+            print(f"{at} {self._where}: {counts[0]} API and {counts[1]} Socket.io endpoints")
+        else:
+            self._print_change(at, event)
+        sys.stdout.flush()
+
+    def _print_change(self, at: str, event: Event) -> None:
+        lines = _lines(event)
+        if not lines:
+            print(f"{at} ~ the order changed")
+        for name, line in lines:
+            sign, colour = _SIGNS[name]
+            line = f"{sign} {line}"
+            print(at, click.style(line, fg=colour) if self._terminal else line)
+
+
+def _lines(event: Event) -> list[tuple[str, str]]:
+    change = event.change
+    if change is None:
+        return []
+    return [
+        *(("removed", f"{kind} {_words(e)}") for kind, e in change.removed),
+        *(("added", f"{kind} {_words(e)}") for kind, e in change.added),
+        *(
+            ("changed", f"{kind} {_words(now)} (was {_words(was).partition(' ')[2]})")
+            for kind, was, now in change.changed
+        ),
+    ]
+
+
+def _words(endpoint: Endpoint) -> str:
+    name = f" server_name={endpoint.server_name}" if endpoint.server_name else ""
+    return f"{endpoint.url} priority={endpoint.priority}{name}"
+
+
+def _document(event: Event) -> dict[str, Any]:
+    document: dict[str, Any] = {"event": event.name}
+    if event.name in {"start", "changed"}:
+        document["counts"] = {kind: len(event.config.kinds()[name]) for name, kind in KINDS.items()}
+    if event.change is not None:
+        change = event.change
+        document["added"] = [_entry(kind, e) for kind, e in change.added]
+        document["removed"] = [_entry(kind, e) for kind, e in change.removed]
+        document["changed"] = [
+            {**_entry(kind, now), "before": _entry(kind, was)} for kind, was, now in change.changed
+        ]
+    if event.reason is not None:
+        document["reason"] = event.reason
+    if event.seconds is not None:
+        document["seconds"] = round(event.seconds, 3)
+    return document
+
+
+def _entry(kind: str, endpoint: Endpoint) -> dict[str, Any]:
+    entry = {"kind": kind, "url": endpoint.url, "priority": endpoint.priority}
+    name = endpoint.server_name
+    return entry if name is None else {**entry, "server_name": name}
+
+
+def _warn(message: str) -> None:
+    click.echo(f"mop-config: {' '.join(message.split())}", err=True)
