@@ -47,7 +47,18 @@ def in_a_thread(function: Callable[[], T]) -> T:
         return function()
     from gevent import get_hub
 
-    return cast(T, get_hub().threadpool.apply(function))
+    result, error = get_hub().threadpool.apply(_outcome, (function,))
+    if error is not None:
+        raise error
+    return cast(T, result)
+
+
+def _outcome(function: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    # An exception that left the thread would be printed with its traceback.
+    try:
+        return function(), None
+    except Exception as error:
+        return None, error
 
 
 class Background:
