@@ -19,14 +19,13 @@ from ..probe import Prober, ProbeResult
 from .errands import Errands
 from .offload import in_a_thread
 from .outbox import Fate, Message, Outbox, Patience, headers
-from .probing import Probing
+from .probing import NAMES, Probing
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that an attempt may take.
 TIMEOUT = 10.0
-_NAMES = {"api": "API", "socketio": "Socket.io"}
 
 
 class Alerts:
@@ -89,9 +88,9 @@ class Alerts:
             urls = probing.urls(kind, down=down)
             since = self._outbox.note(kind, down=down, now=now)
             if down:
-                logger.warning("every %s endpoint is down (%d checked)", _NAMES[kind], len(urls))
+                logger.warning("every %s endpoint is down (%d checked)", NAMES[kind], len(urls))
             else:
-                logger.info("there is a healthy %s endpoint again: %s", _NAMES[kind], urls[0])
+                logger.info("there is a healthy %s endpoint again: %s", NAMES[kind], urls[0])
             if self._url is not None:
                 self._outbox.put(uuid.uuid4().hex, kind, urls, down=down, since=since, now=now)
             self._save()

@@ -16,6 +16,8 @@ from ..model import Endpoint
 from ..probe import ProbeResult
 from .entries import KINDS, entries
 
+#: The kinds in words.
+NAMES = {"api": "API", "socketio": "Socket.io"}
 #: How many endpoints of each kind are checked: the best ones.
 MOST = 100
 #: How many of an endpoint's latest checks are kept.

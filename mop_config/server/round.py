@@ -12,7 +12,7 @@ from .alerts import Alerts
 from .errands import Errands
 from .findings import Findings
 from .offload import in_a_thread
-from .probing import Change, Probing, Watched, best, rules
+from .probing import NAMES, Change, Probing, Watched, best, rules
 from .settings import Settings
 from .snapshot import Snapshot
 from .wakeup import Wakeup
@@ -123,7 +123,8 @@ class Round:
 
 
 def _tell(change: Change) -> None:
+    kind = NAMES[change.kind]
     if change.up:
-        logger.info("the %s endpoint %s is back: %s", *change[:2], change.detail)
+        logger.info("the %s endpoint %s is back: %s", kind, change.url, change.detail)
     else:
-        logger.warning("the %s endpoint %s is down: %s", *change[:2], change.detail)
+        logger.warning("the %s endpoint %s is down: %s", kind, change.url, change.detail)
