@@ -61,6 +61,8 @@ PURE = [
     "server/status.py",
     "server/gauges.py",
     "server/access.py",
+    "server/tokens.py",
+    "server/security.py",
     "server/problems.py",
     "cli/following.py",
 ]

@@ -82,6 +82,7 @@ def _install(
         app.before_request(runtime.ensure_started)
     _count_requests(ours, runtime)
     _guard_requests(ours, runtime)
+    _dress_answers(ours, runtime.settings)
     ours.register_error_handler(HTTPException, _http_error)
     ours.register_error_handler(Exception, _unexpected_error)
     for module in (config, health, status, metrics, qr, keys, targets, reload):
@@ -145,6 +146,8 @@ def _guard_requests(ours: Flask | Blueprint, runtime: Runtime) -> None:
         if request.method not in {"GET", "HEAD"} and (request.content_length or 0) > MAX_BODY:
             raise RequestEntityTooLarge(f"a body may have {MAX_BODY} bytes here")
 
+
+def _dress_answers(ours: Flask | Blueprint, settings: Settings) -> None:
     @ours.after_request
     def secure(response: Response) -> Response:
         for name, value in SECURITY_HEADERS:

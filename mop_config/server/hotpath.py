@@ -1,8 +1,8 @@
 """The layer in front of Flask that answers for the list itself, at the cost of bare WSGI.
 
 Flask's dispatch costs more than the answer. What this layer does not take (other paths,
-other methods, hosts that are not trusted) goes on to Flask, whose view gives the same answer
-through the same ``Responder``.
+other methods, hosts that are not trusted, requests that lack a token) goes on to Flask, whose
+view gives the same answer through the same ``Responder``.
 """
 
 from collections.abc import Callable, Iterable
@@ -32,6 +32,7 @@ class HotPath:
         self._start = start
         self._runtime = runtime
         self._count = runtime.metrics.request
+        self._keyring = runtime.keyring
         self._hosts = runtime.settings.trusted_hosts
         self._origins = runtime.settings.cors_origins
 
@@ -40,6 +41,8 @@ class HotPath:
         if environ["PATH_INFO"] != PATH or environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
             return self.app(environ, start_response)
         if self._hosts and not is_trusted(environ.get("HTTP_HOST", ""), self._hosts):
+            return self.app(environ, start_response)
+        if self._keyring is not None and self._keyring.check(environ) is not None:
             return self.app(environ, start_response)
         if self._start:
             self._runtime.ensure_started()

@@ -36,10 +36,17 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.exc_text = None
         line = super().format(record).rstrip("\n").replace("\n", " | ")
-        return "".join(c if c.isprintable() else _escape(c) for c in line)
+        return printable(line)
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal or a program that reads the log would obey, such as line breaks."""
+    return text if text.isprintable() else "".join(map(_escape, text))
 
 
 def _escape(character: str) -> str:
+    if character.isprintable():
+        return character
     return character.encode("unicode_escape").decode("ascii")
 
 

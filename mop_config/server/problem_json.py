@@ -7,6 +7,7 @@ from typing import Any
 
 from flask import Response
 
+from .security import SECURITY_HEADERS
 from .snapshot import Headers
 
 
@@ -32,6 +33,7 @@ def problem_answer(
         ("Content-Type", "application/problem+json"),
         ("Content-Length", str(len(body))),
         ("Cache-Control", "no-store"),
+        *SECURITY_HEADERS,
     ]
     return headers, body
 

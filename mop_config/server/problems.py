@@ -44,9 +44,14 @@ class Code(StrEnum):
     UNKNOWN_SECTION = "unknown-section"
     NO_SECTION = "no-section"
 
+    # Errors: tokens of the token file are not known.
+    TOKENS_LINE = "token-line"
+    NO_TOKENS = "no-tokens"
+
     # Errors: the whole file is refused.
     MISSING = "missing"
     UNREADABLE = "unreadable"
+    UNREACHABLE = "unreachable"
     NOT_REGULAR = "not-regular"
     NOT_UTF8 = "not-utf8"
     NUL = "nul"

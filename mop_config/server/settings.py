@@ -46,6 +46,11 @@ class EtcdSettings:
     cert: str | None = None
     key: str | None = None
 
+    @property
+    def tls(self) -> bool:
+        """Whether etcd is asked by https: as soon as a certificate is named."""
+        return bool(self.ca or self.cert)
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -98,6 +103,11 @@ class Settings:
     signing_key_file: str | None = None
     signing_ttl: float = 7 * 86400.0
     warnings: tuple[str, ...] = ()
+
+    @property
+    def guarded(self) -> bool:
+        """Whether tokens are set, so that a request has to show one."""
+        return bool(self.tokens) or self.tokens_file is not None
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Settings":

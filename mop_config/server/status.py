@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from .problems import Problem
-from .store import HISTORY, Reload, State, View
+from .store import HISTORY, Reload, Result, State, View
 from .times import rfc3339
 
 #: Seconds within which the same outcome in several workers counts as one event.
 SAME_EVENT = 2.0
 
 # The worst first: what an operator has to know about.
+_BADNESS = [Result.UNCHANGED, Result.APPLIED, Result.REJECTED, Result.ERROR]
 _SEVERITY = [State.EMPTY, State.REJECTED, State.STALE, State.FRESH]
 
 WorkerState = dict[str, Any]
@@ -52,6 +53,46 @@ def _event(reload: Reload) -> dict[str, Any]:
     if reload.change is not None:
         event["change"] = reload.change._asdict()
     return event
+
+
+def answer_state(number: int, reload: Reload | None) -> dict[str, Any]:
+    """Put which request to reload a worker has answered last into its state's form."""
+    return {"number": number, "reload": None if reload is None else _event(reload)}
+
+
+def reload_report(workers: list[WorkerState], number: int) -> dict[str, Any]:
+    """Say what came of a request to reload.
+
+    Args:
+        workers: The state of each live worker that was asked.
+        number: The request's.
+
+    Returns:
+        ``result``, the worst of the workers', or None where none has answered; ``etag``;
+        each of the ``workers`` with its ``last_reload``, which is None where it has not
+        answered; and the ``problems`` of the worker with the worst result.
+    """
+    workers = sorted(workers, key=lambda worker: int(worker["pid"]))
+    answers = [(worker, _answer(worker, number)) for worker in workers]
+    given = [(worker, answer) for worker, answer in answers if answer is not None]
+    worst = max(given, key=lambda pair: _BADNESS.index(pair[1]["result"]), default=None)
+    return {
+        "result": worst[1]["result"] if worst else None,
+        "etag": worst[0]["etag"] if worst else None,
+        "workers": [
+            {"pid": worker["pid"], "etag": worker["etag"], "last_reload": answer}
+            for worker, answer in answers
+        ],
+        "problems": worst[0]["problems"] if worst else [],
+    }
+
+
+def _answer(worker: WorkerState, number: int) -> dict[str, Any] | None:
+    answered = worker.get("answered") or {"number": 0}
+    if answered["number"] < number:
+        return None
+    # A worker that is younger than the request has read the source at its start.
+    return _last_reload([answered["reload"]] if answered["reload"] else worker["history"])
 
 
 def host_status(

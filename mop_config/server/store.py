@@ -41,6 +41,7 @@ class Trigger(StrEnum):
     WATCH = "watch"
     POLL = "poll"
     SIGHUP = "sighup"
+    ETCD = "etcd"
     API = "api"
 
 

@@ -7,6 +7,7 @@ import pytest
 from mop_config.server.answer import answer
 from mop_config.server.build import UrlRules
 from mop_config.server.render import EMPTY, EMPTY_BODY, render
+from mop_config.server.security import SECURITY_HEADERS
 from mop_config.server.snapshot import Snapshot
 
 from ..conftest import SAMPLE
@@ -34,6 +35,7 @@ def test_a_plain_answer() -> None:
         "Cache-Control": "max-age=60",
         "Vary": "Accept-Encoding",
         "Last-Modified": DATE,
+        **dict(SECURITY_HEADERS),
     }
 
 

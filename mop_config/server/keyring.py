@@ -1,0 +1,148 @@
+"""The tokens that are known now: those of the environment, and those of a file that may change.
+
+A file that cannot be read, or holds nothing good, admits nobody: who takes a token back must
+not find the door open.
+"""
+
+import hashlib
+import logging
+import threading
+import time
+from typing import Any
+
+from ..errors import SourceError
+from .access import USER, Refusal, authorise, needs_token
+from .offload import in_a_thread
+from .problems import Code, Problem
+from .settings import Settings
+from .sources import FileSource, Signature
+from .tokens import Parsed, Token, find, from_environment, parse
+
+logger = logging.getLogger(__name__)
+
+MAX_BYTES = 1 << 20
+#: Seconds between two looks at the content, since ``stat`` does not see every change.
+RECHECK = 5.0
+#: Seconds without a look after which a request sees to it: the reload thread hangs, or there
+#: is none.
+NEGLECTED = 3.0
+#: Seconds that the file must rest before it is read, and when it is empty or missing: an
+#: editor is about to write it.
+QUIET = 0.1
+BLANK_QUIET = 1.0
+
+
+class Keyring:
+    """Finds tokens, and follows the file of tokens; nothing in it raises.
+
+    Args:
+        settings: Which tokens, and which file.
+
+    Attributes:
+        problems: What is wrong with the file.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        path = settings.tokens_file
+        self._own = from_environment(settings.tokens)
+        self._file = None if path is None else FileSource(path, MAX_BYTES)
+        self._tokens = self._own
+        self.problems: tuple[Problem, ...] = ()
+        self._lock = threading.Lock()
+        self._signature: Signature | None = None  # of the file when it was read
+        self._seen: Signature | None = None  # at the last look
+        self._fingerprint = b""
+        self._since = self._read_at = self._looked_at = time.monotonic()
+        if self._file is not None:
+            self._seen = self._file.signature()
+            self._read(self._file)
+
+    def find(self, shown: str) -> Token | None:
+        """Find the token that somebody shows."""
+        if self._file is not None and time.monotonic() - self._looked_at > NEGLECTED:
+            self.refresh()
+        return find(self._tokens, shown)
+
+    def check(self, environ: dict[str, Any]) -> Refusal | None:
+        """Decide whether a request is answered, and note in it who asks.
+
+        Args:
+            environ: The request, as WSGI has it (PEP 3333).
+
+        Returns:
+            Why it is not answered, or None.
+        """
+        method = environ["REQUEST_METHOD"]
+        preflight = "HTTP_ORIGIN" in environ and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+        if not needs_token(method, environ["PATH_INFO"], preflight=preflight):
+            return None
+        outcome = authorise(environ.get("HTTP_AUTHORIZATION"), method, self.find)
+        if isinstance(outcome, Refusal):
+            return outcome
+        environ[USER] = outcome.name
+        return None
+
+    def refresh(self) -> None:
+        """Look at the file, and read it where it has changed and is at rest.
+
+        Whoever comes while another one looks does not wait: a disk may be slow.
+        """
+        file = self._file
+        if file is None or not self._lock.acquire(blocking=False):
+            return
+        try:
+            self._looked_at = time.monotonic()
+            in_a_thread(lambda: self._look(file))
+        finally:
+            self._looked_at = time.monotonic()
+            self._lock.release()
+
+    def _look(self, file: FileSource) -> None:
+        now, signature = time.monotonic(), file.signature()
+        if signature != self._seen:
+            self._seen, self._since = signature, now
+        quiet = BLANK_QUIET if signature.error or signature.blank else QUIET
+        due = signature != self._signature or now - self._read_at >= RECHECK
+        if due and now - self._since >= quiet:
+            self._read(file)
+
+    def _read(self, file: FileSource) -> None:
+        self._read_at = time.monotonic()
+        try:
+            text = file.read()
+        except SourceError as error:
+            if error.code != Code.CHANGING:
+                self._signature = self._seen
+                self._use(file, str(error).encode(), Parsed((), (), 0), str(error))
+            elif not self._fingerprint:
+                self._use(file, b"", Parsed((), (), 0), str(error))
+        except OSError as error:  # this process lacks descriptors: the file is not to blame
+            logger.warning("the tokens in %s cannot be read now: %s", file, error.strerror)
+            self._signature = self._seen
+        else:
+            self._signature = text.signature
+            fingerprint = hashlib.sha256(text.data).digest()
+            self._use(file, fingerprint, parse(text.data), f"{file} holds no token")
+
+    def _use(self, file: FileSource, fingerprint: bytes, found: Parsed, failure: str) -> None:
+        if fingerprint and fingerprint == self._fingerprint:
+            return
+        self._fingerprint = fingerprint
+        self._tokens = self._own + found.tokens
+        problems = []
+        if found.tokens:
+            logger.info("tokens: %d in %s", len(found.tokens), file)
+        else:
+            problems.append(_problem(1, Code.NO_TOKENS, f"{failure}: it admits nobody"))
+            logger.error("tokens: %s: it admits nobody", failure)
+        for line, message in found.faults:
+            problems.append(_problem(line, Code.TOKENS_LINE, f"{file}, line {line}: {message}"))
+        if found.bad:
+            told = "; ".join(f"line {line}: {message}" for line, message in found.faults)
+            logger.error("tokens: bad lines in %s, %d of them: %s", file, found.bad, told)
+        self.problems = tuple(problems)
+
+
+def _problem(line: int, code: Code, message: str) -> Problem:
+    # Without the line's text: it may be a token in the clear.
+    return Problem(line, 1, code.severity, code, message, "")
