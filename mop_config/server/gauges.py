@@ -88,9 +88,10 @@ def _successful(workers: list[WorkerState]) -> bool:
 
 
 def _health_gauges(health: dict[str, Any] | None) -> list[Gauge]:
+    # What nobody checks any more is not known to be up.
     endpoints = {
         (str(endpoint["kind"]), str(endpoint["url"])): endpoint
-        for endpoint in (health["endpoints"] if health else ())
+        for endpoint in (health["endpoints"] if health and health["alive"] else ())
     }
     up = [
         (labels, float(endpoint["up"]))

@@ -1,0 +1,451 @@
+"""What is counted, and how it is told."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from mop_config import create_app, init_app
+from mop_config.server import multiprocess
+from mop_config.server.gauges import host_gauges, worker_figures
+from mop_config.server.settings import Settings
+from mop_config.server.store import Result, Trigger
+
+from ..scrapes import METRICS, Scrape, check_with_promtool
+from ..servers import ENDPOINTS
+from .test_status import event, worker
+
+HOSTS = "DomainList:\na.example\nb.example\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "endpoints.txt"
+    path.write_text(HOSTS)
+    return path
+
+
+@pytest.fixture
+def app(tmp_path: Path, file: Path) -> Flask:
+    return create_app(Settings(source=str(file), state_dir=str(tmp_path / "state")), start=False)
+
+
+def scrape(client: FlaskClient) -> Scrape:
+    answer = client.get("/metrics")
+    assert answer.status_code == 200
+    return Scrape(answer.text)
+
+
+class TestText:
+    """The form of the answer."""
+
+    def test_prometheus_finds_nothing_to_object_to(self, app: Flask) -> None:
+        """In a scrape with requests and reloads in it."""
+        client = app.test_client()
+        client.get(ENDPOINTS)
+        check_with_promtool(scrape(client).text)
+
+    def test_each_metric_has_its_name_its_type_and_its_labels(self, app: Flask) -> None:
+        """No other metric is told; those of endpoints come with the checks."""
+        client = app.test_client()
+        client.get("/health")
+        families = scrape(client).families
+        assert families.keys() == METRICS.keys()
+        for name, family in families.items():
+            labels = {label for s in family.samples for label in s.labels} - {"le"}
+            assert family.type == METRICS[name][0]
+            assert labels == (METRICS[name][1] if "endpoint_" not in name else set())
+            assert family.documentation.endswith(".")
+
+    @pytest.mark.parametrize(
+        ("accept", "expected"),
+        [
+            (None, "text/plain; version=0.0.4; charset=utf-8"),
+            ("*/*", "text/plain; version=0.0.4; charset=utf-8"),
+            ("text/html", "text/plain; version=0.0.4; charset=utf-8"),
+            ("application/openmetrics-text; version=x.y; q=0.5, text/plain; q=0.6", "text/plain"),
+            ("application/openmetrics-text;q=0", "text/plain"),
+            ("application/openmetrics-text; version=x.y", "application/openmetrics-text"),
+            (
+                "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
+                "application/openmetrics-text;version=0.0.1;q=0.4,"
+                "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,"
+                "text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            ),
+        ],
+    )
+    def test_the_format_is_the_one_that_is_asked_for(
+        self, app: Flask, accept: str | None, expected: str
+    ) -> None:
+        """Prometheus' own unless OpenMetrics is wanted by name, whatever else is in there."""
+        answer = app.test_client().get("/metrics", headers={"Accept": accept} if accept else {})
+        assert answer.status_code == 200
+        assert answer.headers["Content-Type"].startswith(expected)
+        assert answer.text.endswith("# EOF\n") == ("openmetrics" in expected)
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Vary"] == "Accept"
+
+
+class TestRequests:
+    """``mop_config_requests_total``."""
+
+    def test_a_request_counts_under_its_rule_and_status(self, app: Flask) -> None:
+        """Never under its path: a client could make up as many series as it likes."""
+        client = app.test_client()
+        etag = client.get(ENDPOINTS).headers["ETag"]
+        client.head(ENDPOINTS)
+        client.get(ENDPOINTS, headers={"If-None-Match": etag})
+        client.get(f"{ENDPOINTS}?wait=nonsense")
+        client.options(ENDPOINTS)
+        client.get("/ready")
+        client.get('/made/up"\n/path')
+        client.post(ENDPOINTS)
+        counted = {
+            (labels["route"], labels["status"]): value
+            for name, labels, value in scrape(client).samples
+            if name == "mop_config_requests_total"
+        }
+        assert counted == {
+            (ENDPOINTS, "200"): 3,
+            (ENDPOINTS, "304"): 1,
+            (ENDPOINTS, "400"): 1,
+            ("/ready", "200"): 1,
+            ("other", "404"): 1,
+            ("other", "405"): 1,
+        }
+
+    def test_a_view_that_fails_counts_too(self, app: Flask) -> None:
+        """As the 500 that it became."""
+
+        def fail() -> None:
+            raise RuntimeError
+
+        app.view_functions["health.health"] = fail
+        client = app.test_client()
+        assert client.get("/health").status_code == 500
+        counted = scrape(client).total("mop_config_requests_total", route="/health", status="500")
+        assert counted == 1
+
+    def test_requests_of_an_application_around_ours_are_its_own_affair(
+        self, tmp_path: Path, file: Path
+    ) -> None:
+        """Only our routes are counted."""
+        app = Flask("guest")
+        app.add_url_rule("/own", view_func=lambda: "own")
+        init_app(app, Settings(source=str(file), state_dir=str(tmp_path)), start=False)
+        client = app.test_client()
+        for path in ("/own", "/missing", ENDPOINTS):
+            client.get(path)
+        assert scrape(client).series("mop_config_requests_total", "route") == {ENDPOINTS: 1}
+
+    def test_a_request_without_a_good_token(self, app: Flask) -> None:
+        """Is counted by whoever refuses it."""
+        client = app.test_client()
+        assert scrape(client).total("mop_config_auth_failures_total") == 0
+        app.extensions["mop_config"].metrics.auth_failure()
+        assert scrape(client).total("mop_config_auth_failures_total") == 1
+
+
+class TestReloads:
+    """What is told of the source."""
+
+    def test_each_reload_counts_with_its_trigger_and_its_result(
+        self, app: Flask, file: Path
+    ) -> None:
+        """Those from before the first request too; what may come is there with 0."""
+        runtime, client = app.extensions["mop_config"], app.test_client()
+        loader = runtime._loader
+        file.write_text("DomainList:\nnew.example\n")
+        loader.load(Trigger.WATCH)
+        loader.load(Trigger.SIGHUP)
+        file.write_text("IPList\n")
+        loader.load(Trigger.POLL)
+        told = scrape(client)
+        assert told.total("mop_config_reloads_total") == 4
+        for trigger, result in [
+            ("start", "applied"),
+            ("watch", "applied"),
+            ("sighup", "unchanged"),
+            ("poll", "rejected"),
+        ]:
+            name = "mop_config_reloads_total"
+            assert told.total(name, trigger=trigger, result=result) == 1
+        series = [labels for name, labels, _ in told.samples if name == "mop_config_reloads_total"]
+        assert len(series) == len(Trigger) * len(Result)
+        assert told.total("mop_config_reload_duration_seconds_count") == 4
+        assert told.total("mop_config_reload_duration_seconds_sum") > 0
+
+    def test_the_state_of_the_source(self, app: Flask, file: Path) -> None:
+        """Good, refused, and good again; the time is that of the last good look."""
+        runtime, client = app.extensions["mop_config"], app.test_client()
+        loader = runtime._loader
+        before = scrape(client)
+        assert before.total("mop_config_last_reload_successful") == 1
+        name = "mop_config_last_reload_success_timestamp_seconds"
+        good_at = before.total(name)
+        assert good_at == pytest.approx(runtime.store.view.last_reload.at, abs=5)
+        file.write_bytes(b"\0")
+        loader.load(Trigger.WATCH)
+        bad = scrape(client)
+        assert bad.total("mop_config_last_reload_successful") == 0
+        assert bad.total(name) == good_at
+        assert bad.series("mop_config_endpoints", "kind") == {"api": 2, "socketio": 2}
+        assert bad.series("mop_config_problems", "severity") == {"error": 1, "warning": 0}
+        file.write_text(HOSTS)
+        loader.load(Trigger.WATCH)
+        again = scrape(client)
+        assert again.total("mop_config_last_reload_successful") == 1
+        assert again.total(name) > good_at
+
+    def test_problems_are_counted_exactly(self, app: Flask, file: Path) -> None:
+        """However many are kept; and endpoints by kind."""
+        runtime = app.extensions["mop_config"]
+        lines = ["DomainList:", "a.example", *["bad_host"] * 250, "ApiList:", *["a.example"] * 3]
+        file.write_text("\n".join(lines))
+        runtime._loader.load(Trigger.WATCH)
+        told = scrape(app.test_client())
+        view = runtime.store.view
+        assert len(view.problems) < view.errors == 250
+        assert told.series("mop_config_problems", "severity") == {
+            "error": 250,
+            "warning": view.warnings,
+        }
+        assert told.series("mop_config_endpoints", "kind") == {"api": 1, "socketio": 1}
+
+    def test_a_process_that_never_saw_a_good_list(self, tmp_path: Path) -> None:
+        """Tells so: no success, at no time, and no endpoint."""
+        settings = Settings(source=str(tmp_path / "none"), state_dir=str(tmp_path))
+        told = scrape(create_app(settings, start=False).test_client())
+        assert told.total("mop_config_last_reload_successful") == 0
+        assert told.total("mop_config_last_reload_success_timestamp_seconds") == 0
+        assert told.series("mop_config_endpoints", "kind") == {"api": 0, "socketio": 0}
+
+
+def figures(**values: Any) -> dict[str, Any]:
+    return {"figures": worker_figures(**{**WITHOUT, **values})}
+
+
+WITHOUT: dict[str, Any] = {"errors": 0, "warnings": 0, "waiters": 0, "good_at": 5.0}
+
+
+def told(workers: list[dict[str, Any]], health: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The samples of each gauge."""
+    return {
+        gauge.name.removeprefix("mop_config_"): dict(gauge.samples)
+        for gauge in host_gauges(workers, health)
+    }
+
+
+class TestHost:
+    """Several workers make one picture."""
+
+    def test_one_worker_that_failed_is_a_failure(self) -> None:
+        """So is one that serves another list, however good its last reload was."""
+        good = worker(1)
+        for other, expected in [
+            (worker(2), 1),
+            (worker(2, history=[event(2.0, "unchanged")]), 1),
+            (worker(2, history=[event(2.0, "rejected"), event(1.0)]), 0),
+            (worker(2, history=[event(2.0, "error")]), 0),
+            (worker(2, history=[]), 0),
+            (worker(2, etag="another"), 0),
+        ]:
+            for workers in ([good, other], [other, good]):
+                assert told(workers)["last_reload_successful"] == {(): expected}
+
+    def test_the_worst_worker_speaks_and_the_last_one_counts(self) -> None:
+        """Waiters are summed up; the time is that of the worker that lags behind."""
+        workers = [
+            worker(1, **figures(waiters=3, good_at=50.0)),
+            worker(2, "rejected", **figures(errors=700, warnings=2, waiters=4, good_at=20.0)),
+        ]
+        assert told(workers)["waiters"] == {(): 7}
+        assert told(workers)["problems"] == {("error",): 700, ("warning",): 2}
+        assert told(workers)["last_reload_success_timestamp_seconds"] == {(): 20.0}
+
+    def test_endpoints_are_told_as_far_as_they_are_known(self) -> None:
+        """And not at all where nobody checks them any more, or none is checked."""
+
+        def endpoint(kind: str, up: bool | None, seconds: float | None) -> dict[str, Any]:
+            return {"kind": kind, "url": "https://a", "up": up, "response_seconds": seconds}
+
+        found = [endpoint("api", True, 0.5), endpoint("socketio", False, None)]
+        health = {"alive": True, "endpoints": [*found, endpoint("other", None, None)]}
+        gauges = told([worker(1)], health)
+        assert gauges["endpoint_up"] == {("api", "https://a"): 1, ("socketio", "https://a"): 0}
+        assert gauges["endpoint_response_seconds"] == {("api", "https://a"): 0.5}
+        for health_or_none in ({**health, "alive": False}, None):
+            gauges = told([worker(1)], health_or_none)
+            assert gauges["endpoint_up"] == gauges["endpoint_response_seconds"] == {}
+
+
+class Child:
+    """A process that counts in a folder, at a word on its standard input."""
+
+    CODE = """
+import os, sys
+from mop_config.server.metrics import Metrics
+metrics = Metrics()
+metrics.start(sys.argv[1])
+print("ready", flush=True)
+for line in sys.stdin:
+    if line == "tell\\n":
+        text = metrics.expose([])[0].decode()
+        print(next(l.split()[-1] for l in text.splitlines() if 'route="/x"' in l), flush=True)
+    elif line == "fork\\n":
+        pid = os.fork()
+        metrics.request("/x", "200 OK")
+        if not pid:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        print("forked", flush=True)
+    else:
+        metrics.request("/x", "200 OK")
+        print("counted", flush=True)
+"""
+
+    def __init__(self, folder: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", self.CODE, str(folder)],
+            env={**os.environ, multiprocess.VARIABLE: str(folder)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._read() == "ready"
+
+    def _read(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def say(self, word: str) -> str:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def end(self, number: int) -> None:
+        self.process.send_signal(number)
+        self.process.communicate(timeout=10)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder as the master makes it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made = multiprocess.make(os.geteuid(), os.getegid())
+    yield made.path
+    made.remove()
+
+
+class TestFolder:
+    """Processes that count together."""
+
+    def test_a_successor_goes_on_with_the_counts_of_the_dead(self, folder: Path) -> None:
+        """Whatever killed it: nothing is lost, told twice, or left behind."""
+        other = Child(folder)
+        other.say("count")
+        for number, end in enumerate([signal.SIGKILL, signal.SIGTERM, signal.SIGKILL], 1):
+            child = Child(folder)
+            child.say("count")
+            assert float(other.say("tell")) == float(child.say("tell")) == number + 1
+            child.end(end)
+            assert float(other.say("tell")) == number + 1
+        other.end(signal.SIGKILL)
+        files = sorted(path.name for path in folder.glob("*.db"))
+        assert files == [f"{kind}_place{n}.db" for kind in ("counter", "histogram") for n in (0, 1)]
+        assert {path.stat().st_size for path in folder.glob("*.db")} == {multiprocess.FILE_SIZE}
+
+    def test_a_fork_counts_in_a_file_of_its_own(self, folder: Path) -> None:
+        """Two processes that wrote to one file would lose counts."""
+        child = Child(folder)
+        child.say("count")
+        child.say("fork")
+        child.say("count")
+        assert float(child.say("tell")) == 4
+        child.end(signal.SIGKILL)
+
+    def test_the_folder_is_for_its_user_alone_and_goes_with_its_master(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Other masters' stay; the ones of dead masters are taken away; so is nothing else."""
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        abandoned = tmp_path / f"{multiprocess.PREFIX}abandoned"
+        abandoned.mkdir()
+        (abandoned / "counter_place0.db").touch()
+        (tmp_path / f"{multiprocess.PREFIX}link").symlink_to(tmp_path)
+        (tmp_path / f"{multiprocess.PREFIX}file").touch()
+        first = multiprocess.make(os.geteuid(), os.getegid())
+        assert not abandoned.exists()
+        assert first.path.stat().st_mode & 0o777 == 0o700
+        second = multiprocess.make(os.geteuid(), os.getegid())
+        assert first.path.exists()
+        first.remove()
+        assert not first.path.exists()
+        assert second.path.exists()
+        second._replace(pid=1).remove()
+        assert second.path.exists(), "it is another process's"
+        second.remove()
+        assert len(list(tmp_path.iterdir())) == 2
+
+    def test_the_workers_user_can_write_to_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where the master runs as root, and they do not."""
+        if os.geteuid() != 0:
+            pytest.skip("only root gives a folder away")
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        made = multiprocess.make(65534, 65534)
+        assert (made.path.stat().st_uid, made.path.stat().st_gid) == (65534, 65534)
+        made.remove()
+
+
+ALONE = """
+import sys
+from mop_config import create_app
+from mop_config.server.settings import Settings
+app = create_app(Settings(source=sys.argv[1], state_dir=sys.argv[2]), start=False)
+app.extensions["mop_config"].metrics.start(sys.argv[3] or None)
+client = app.test_client()
+client.get("/health")
+sys.stdout.write(client.get("/metrics").text)
+"""
+
+
+def _limit_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+
+
+@pytest.mark.parametrize("given", ["", "folder"], ids=["unknown", "no-room"])
+def test_a_folder_that_cannot_be_used(tmp_path: Path, file: Path, given: str) -> None:
+    """Missing, or without room: the process counts alone, says so, and serves."""
+    folder = tmp_path / "folder"
+    if given:
+        folder.mkdir()
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            ALONE,
+            str(file),
+            str(tmp_path / "state"),
+            str(folder) * bool(given),
+        ],
+        env={**os.environ, multiprocess.VARIABLE: str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=_limit_files if given else None,
+    )
+    assert Scrape(result.stdout).total("mop_config_requests_total", route="/health") == 1
+    assert result.stderr.count("the metrics speak for this process alone") == 1
+    assert "Traceback" not in result.stderr
