@@ -6,7 +6,9 @@ import sys
 import click
 
 from ..errors import SettingsError
+from ..server.origin import check_source
 from ..server.settings import ProcessSettings, Settings
+from ..server.signer import check as check_key
 from .source import not_empty
 
 # Each option stands for an environment variable; the command line wins.
@@ -39,7 +41,9 @@ def serve(**options: str | None) -> None:
     os.environ.update(given)
     try:
         ProcessSettings.from_environ()
-        Settings.from_environ()
+        settings = Settings.from_environ()
+        check_key(settings)
+        check_source(settings)
     except SettingsError as error:
         if error.variable not in given:
             raise

@@ -1,15 +1,17 @@
 """What ``check`` and ``show`` share: reading the file as the server would."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import click
 
-from ..errors import SourceError
+from ..address import EtcdAddress
+from ..errors import AddressError, SourceError
 from ..server.loader import judge
+from ..server.origin import SCHEME, open_source
 from ..server.problems import Code, Problem
 from ..server.render import EMPTY_BODY, Rendering, decode, render
 from ..server.settings import Settings
-from ..server.sources import FileSource
 
 
 class Reading(NamedTuple):
@@ -54,6 +56,24 @@ def not_empty(context: click.Context, parameter: click.Parameter, value: str | N
     return value
 
 
+def is_etcd(text: str) -> bool:
+    """Whether an argument names a key in etcd, not a file."""
+    return text.startswith(SCHEME)
+
+
+def etcd_key(text: str) -> EtcdAddress:
+    """Read the address of a key in etcd.
+
+    Raises:
+        click.BadParameter: If it is none.
+    """
+    try:
+        return EtcdAddress.parse(text)
+    except AddressError as error:
+        message = f"{text!r} is not etcd://host:2379[,host:2379]/key ({error})"
+        raise click.BadParameter(message) from None
+
+
 def read(file: str | None) -> tuple[Reading, Settings]:
     """Read a file, or the one that the environment names, as a fresh server would.
 
@@ -61,7 +81,9 @@ def read(file: str | None) -> tuple[Reading, Settings]:
         SettingsError: If the environment holds a value that cannot be used.
     """
     settings = Settings.from_environ()
-    source = FileSource(file or settings.source, settings.max_bytes)
+    if file is not None:
+        settings = replace(settings, source=etcd_key(file).text if is_etcd(file) else file)
+    source = open_source(settings)
     name = file or settings.source
     lines: list[str] = []
     rendering = refusal = None

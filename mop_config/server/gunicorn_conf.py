@@ -10,6 +10,7 @@ from typing import Any
 
 from mop_config.errors import SettingsError
 from mop_config.server import runtime, signer
+from mop_config.server.origin import check_source
 from mop_config.server.settings import ProcessSettings, Settings
 
 try:
@@ -17,6 +18,7 @@ try:
     # A bad environment is refused here, in one line, before any fork.
     _settings = Settings.from_environ()
     signer.check(_settings)
+    check_source(_settings)
 except SettingsError as error:
     sys.exit(f"mop-config: {error}")
 

@@ -11,11 +11,12 @@ from ..payload import Difference
 from .lastgood import LastGood
 from .memory import Memory, Stamp
 from .offload import Renderer
+from .origin import Source
 from .problems import MAX_KEPT, Code, Problem, Severity
 from .render import EMPTY_BODY, Rendering
 from .settings import Settings
 from .snapshot import Snapshot
-from .sources import FileSource, Signature, SourceText
+from .sources import Signature, SourceText
 from .store import Reload, Result, State, Store, Trigger
 from .times import rfc3339
 
@@ -60,15 +61,14 @@ class Loader:
         memory: What the workers of a host know together, and what outlives them.
     """
 
-    def __init__(
-        self, source: FileSource, settings: Settings, store: Store, memory: Memory
-    ) -> None:
+    def __init__(self, source: Source, settings: Settings, store: Store, memory: Memory) -> None:
         self.source = source
         self.settings = settings
         self.store = store
         self.renderer = Renderer()
         self.signature = Signature(0)  # of the source when it was read last
         self.interrupted = False  # whether the first look found a writer at work
+        self.reachable = True  # whether the source could be asked at all the last time
         self._memory = memory
         self._fingerprint = b""  # of what was read last, or of why it could not be
         self._mismatch: Signature | None = None
@@ -157,15 +157,16 @@ class Loader:
         except SourceError as error:
             if error.code == Code.CHANGING:
                 return False
-            text, fingerprint = error, str(error).encode()
+            text, fingerprint = error, _fingerprint(error)
         except OSError as error:
             if str(error).encode() != self._fingerprint:
                 self._fingerprint = str(error).encode()
-                self._fail(error, attempt)
+                self._fail(_described(error), attempt)
             return False
         if settled is not None and self._differs(signature, settled):
             return False
         self.signature = signature
+        self.reachable = fingerprint != _UNREACHABLE
         if quietly and fingerprint == self._fingerprint:
             return True
         self._fingerprint = fingerprint
@@ -195,13 +196,24 @@ class Loader:
             served = self.store.view.snapshot.plain.body
             rendering = self.renderer.render(text.data, self.settings.rules, served)
             judge(rendering, self.settings, serving=self._serving())
-            self._accept(text, rendering, attempt)
+            self._accept(self._dated(text), rendering, attempt)
         except SourceError as error:
-            self._refuse(error, rendering, attempt)
+            if error.code == Code.UNREACHABLE:
+                self._fail(str(error), attempt)
+            else:
+                self._refuse(error, rendering, attempt)
         except Exception as error:
             self._fingerprint = b""  # so that the next poll tries again
             if not self.renderer.aborted:
-                self._fail(error, attempt)
+                self._fail(_described(error), attempt)
+
+    def _dated(self, text: SourceText) -> SourceText:
+        """Date a text whose source does not: it counts from when a worker saw it first."""
+        if not text.revision:
+            return text
+        # After a restore, one revision may mean another text.
+        revision = f"{text.revision}:{hashlib.sha256(text.data).hexdigest()[:16]}"
+        return text._replace(mtime=self._memory.first_seen(revision, text.mtime))
 
     def _serving(self) -> bool:
         """Whether the list that a refusal would leave in place has endpoints."""
@@ -270,6 +282,7 @@ class Loader:
             max_age=self.settings.max_age,
             ver=stamp.ver,
             negotiated=self.settings.signing_key_file is not None,
+            guarded=self.settings.guarded,
         )
 
     def _refuse(self, error: SourceError, rendering: Rendering | None, attempt: "_Attempt") -> None:
@@ -286,8 +299,7 @@ class Loader:
             "refused", str(error), attempt, f"; first problems: {first}" * bool(first)
         )
 
-    def _fail(self, error: Exception, attempt: "_Attempt") -> None:
-        reason = f"{type(error).__name__}: {error}"
+    def _fail(self, reason: str, attempt: "_Attempt") -> None:
         self._note_failure(attempt.done(Result.ERROR, None, error=reason))
         self._log_failure("failed", reason, attempt, "")
 
@@ -322,6 +334,18 @@ class Loader:
         if self._from_disk is not None:
             serving += f", the last good list of {rfc3339(self._from_disk.saved_at)}"
         logger.error("%s (%s): %s; %s%s", verb, attempt.trigger, reason, serving, more)
+
+
+#: However an outage shows itself, it is noted once.
+_UNREACHABLE = b"unreachable"
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _fingerprint(error: SourceError) -> bytes:
+    return _UNREACHABLE if error.code == Code.UNREACHABLE else str(error).encode()
 
 
 def _count(number: int, noun: str) -> str:

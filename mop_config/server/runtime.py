@@ -26,6 +26,7 @@ from .loader import Loader
 from .memory import Memory
 from .metrics import Metrics
 from .monitor import Monitor
+from .origin import open_source
 from .problems import Code, Problem, Severity
 from .reload import Reloader
 from .reload_requests import Answering, ReloadRequests
@@ -34,7 +35,6 @@ from .respond import Responder
 from .settings import Settings
 from .signer import Signer
 from .snapshot import Snapshot
-from .sources import FileSource
 from .status import answer_state, host_status, reload_report, worker_state
 from .store import State, Store
 
@@ -68,7 +68,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, state_folder: str) -> None:
         self.settings = settings
-        self.source = FileSource(settings.source, settings.max_bytes)
+        self.source = open_source(settings)
         now = time.time()
         self.metrics = Metrics()
         self.store = Store(
@@ -85,8 +85,7 @@ class Runtime:
         self._monitor = Monitor(self.store, settings, folder / served if writable else None)
         memory = Memory(folder, key, writable=writable)
         self._loader = Loader(self.source, settings, self.store, memory)
-        guarded = settings.tokens or settings.tokens_file is not None
-        self.keyring = Keyring(settings) if guarded else None
+        self.keyring = Keyring(settings) if settings.guarded else None
         self._requests = ReloadRequests(folder / f"{served}.reload" if writable else None)
         self._answering = Answering(self._requests, self.store)
         self._lock = threading.Lock()

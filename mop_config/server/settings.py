@@ -18,6 +18,8 @@ PREFIX = "ENDPOINT_"
 DEFAULT_SOURCE = "config/endpoints.txt"
 MAX_SECONDS = 366 * 86400
 MAX_WAITERS = 1_000_000
+#: Seconds between two checks of an endpoint, at least: more is an attack.
+MIN_INTERVAL = 0.1
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 #: A bearer token, RFC 6750.
@@ -132,13 +134,17 @@ class Settings:
             service_name=reader.get("SERVICE_NAME", str, "mop-api"),
             tokens=_all_tokens(reader),
             tokens_file=reader.get("ENDPOINT_TOKENS_FILE", _file, None),
-            probe_interval=reader.get("ENDPOINT_PROBE_INTERVAL", _seconds, 0.0),
+            probe_interval=reader.get("ENDPOINT_PROBE_INTERVAL", _interval, 0.0),
             alert_webhook=reader.get("ENDPOINT_ALERT_WEBHOOK", _webhook, None, secret=True),
             alert_secret=reader.get("ENDPOINT_ALERT_SECRET", _webhook_secret, b"", secret=True),
             etcd=_etcd(reader),
             signing_key_file=reader.get("ENDPOINT_SIGNING_KEY_FILE", _file, None),
             signing_ttl=reader.get("ENDPOINT_SIGNING_TTL", _duration, 7 * 86400.0),
         )
+        if settings.alert_webhook and not settings.probe_interval:
+            reader.warnings.append(
+                "ENDPOINT_ALERT_WEBHOOK is told nothing while ENDPOINT_PROBE_INTERVAL is 0"
+            )
         return replace(settings, warnings=reader.finish())
 
 
@@ -348,6 +354,14 @@ def _seconds(value: str) -> float:
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) and float(value) <= MAX_SECONDS:
         return float(value)
     raise _InvalidError(f"a number of seconds from 0 to {MAX_SECONDS}")
+
+
+def _interval(value: str) -> float:
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+        seconds = float(value)
+        if seconds == 0 or MIN_INTERVAL <= seconds <= MAX_SECONDS:
+            return seconds
+    raise _InvalidError(f"0 for never, or a number of seconds from {MIN_INTERVAL} to {MAX_SECONDS}")
 
 
 def _one_of(*allowed: str) -> Callable[[str], str]:

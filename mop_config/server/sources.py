@@ -22,6 +22,7 @@ _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 class Signature(NamedTuple):
     """What ``stat`` tells of a file: while it stays the same, so does the file, nearly always.
 
+    Of a key in etcd, ``mtime_ns`` is the revision, and the rest is 0 but for the size.
     ``error`` is the ``errno`` of a failed ``stat``, and the rest is 0 then.
     """
 
@@ -77,11 +78,14 @@ class SourceText(NamedTuple):
         data: The bytes.
         mtime: POSIX seconds of the last change.
         signature: The file's signature while it was read.
+        revision: What tells this text from others, where the source keeps no date. Then
+            ``mtime`` is when it was read, and it counts from when it was seen first.
     """
 
     data: bytes
     mtime: float
     signature: Signature
+    revision: str = ""
 
 
 class FileSource:

@@ -12,6 +12,7 @@ import selectors
 WRITTEN = b"w"  # the file was written to and not closed yet
 CLOSED = b"c"  # the file was closed after writing, or a whole one was moved there
 OTHER = b"o"  # anything else happened in a watched folder: look again
+ETCD = b"e"  # the key may have changed, or etcd cannot be heard any more
 SIGHUP = b"h"
 STOP = b"q"
 

@@ -17,6 +17,7 @@ import pytest
 from mop_config import create_app
 from mop_config.server.runtime import EXTENSION, Runtime
 from mop_config.server.settings import Settings
+from mop_config.server.watch import Watcher
 
 from ..conftest import need_program, skip
 from ..load import under_load
@@ -329,22 +330,24 @@ class TestThreads:
         """A handler that raises ends it silently: it is noticed and replaced."""
         reloader = runtime._reloader
         assert reloader is not None
-        wait_for(lambda: reloader.watcher.alive)
-        observer = reloader.watcher._observer
+        watcher = reloader.watcher
+        assert isinstance(watcher, Watcher)
+        wait_for(lambda: watcher.alive)
+        observer = watcher._observer
         assert observer is not None
 
         class Bomb:
             def __getattr__(self, name: str) -> None:
                 raise RuntimeError("the dispatcher dies of this")
 
-        assert reloader.watcher._retry_at > 0
-        monkeypatch.setattr(reloader.watcher, "_retry_at", 0.0)
+        assert watcher._retry_at > 0
+        monkeypatch.setattr(watcher, "_retry_at", 0.0)
         observer.event_queue.put((Bomb(), Bomb()))
         observer.join(5)
         assert not observer.is_alive()
         self.follows("x.example")
-        wait_for(lambda: reloader.watcher.alive)
-        assert reloader.watcher._observer is not observer
+        wait_for(lambda: watcher.alive)
+        assert watcher._observer is not observer
 
     def test_an_exception_does_not_end_the_reload_thread(
         self, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
