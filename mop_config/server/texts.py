@@ -138,7 +138,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     # History.
     "history": ("Reload history", "加载历史"),
     "history.none": ("Nothing was loaded yet.", "尚未加载过。"),
-    "history.newest": ("newest first, the last {n}", "最新在前，最近 {n} 次"),
+    "history.newest": ("{n} reload | {n} reloads, newest first", "共 {n} 次，最新在前"),
     "trigger.start": ("at start", "启动"),
     "trigger.watch": ("file event", "文件事件"),
     "trigger.poll": ("poll", "轮询"),
