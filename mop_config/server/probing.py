@@ -159,7 +159,8 @@ class Probing:
                 watched = before.get(key)
                 if watched is None:
                     new += 1
-                    watched = self._new(kind, endpoint, now + new * SPREAD * self._chance(), posix)
+                    due = now + SPREAD * (new - self._chance())
+                    watched = self._new(kind, endpoint, due, posix)
                 watched.endpoint = endpoint
                 self._watched[key] = watched
         self._known = {}

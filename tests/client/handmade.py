@@ -31,6 +31,7 @@ class Asked(NamedTuple):
     method: str
     path: str
     headers: dict[str, str]
+    body: bytes = b""
 
     def header(self, name: str) -> str | None:
         return self.headers.get(name.lower())
@@ -59,9 +60,8 @@ class Handmade:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                asked = Asked(self.command, self.path, headers)
-                if self.command == "POST":
-                    self.rfile.read(int(headers.get("content-length", 0)))
+                length = int(headers.get("content-length", 0)) if self.command == "POST" else 0
+                asked = Asked(self.command, self.path, headers, self.rfile.read(length))
                 outer.asked.append(asked)
                 status, more, body = outer.answer(asked)
                 self.send_response(status)

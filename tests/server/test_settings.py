@@ -183,6 +183,7 @@ def test_a_secret_does_not_show_where_settings_are_printed() -> None:
     environ = {
         "ENDPOINT_TOKENS": "a-token-of-some-length",
         "ENDPOINT_ALERT_WEBHOOK": "https://hooks.example/T0P-SECRET?k=1",
+        "ENDPOINT_PROBE_INTERVAL": "30",
         "ENDPOINT_ALERT_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         "ENDPOINT_ETCD_PASSWORD": "hunter2",
     }
@@ -194,6 +195,26 @@ def test_a_secret_does_not_show_where_settings_are_printed() -> None:
     for secret in ("a-token", "T0P", "whsec", "hunter2"):
         assert secret not in repr(settings)
     assert not settings.warnings
+
+
+@pytest.mark.parametrize(("value", "seconds"), [("0", 0), ("0.1", 0.1), ("30", 30), ("", 0)])
+def test_checks_come_so_often(value: str, seconds: float) -> None:
+    """Or never."""
+    assert Settings.from_environ({"ENDPOINT_PROBE_INTERVAL": value}).probe_interval == seconds
+
+
+@pytest.mark.parametrize("value", ["0.05", "-1", "1e3", "nan", "99999999999"])
+def test_checks_that_would_be_an_attack_are_refused(value: str) -> None:
+    """So is what is no number."""
+    with pytest.raises(SettingsError, match=r"ENDPOINT_PROBE_INTERVAL.*0\.1"):
+        Settings.from_environ({"ENDPOINT_PROBE_INTERVAL": value})
+
+
+def test_a_webhook_without_checks_is_odd() -> None:
+    """It would never be told anything."""
+    settings = Settings.from_environ({"ENDPOINT_ALERT_WEBHOOK": "https://hooks.example/x"})
+    assert "ENDPOINT_PROBE_INTERVAL" in settings.warnings[0]
+    assert "hooks" not in settings.warnings[0]
 
 
 def test_a_short_token_is_taken_with_a_warning() -> None:
