@@ -16,8 +16,10 @@ from ..errors import MopConfigError
 from .check import check
 from .probe import probe
 from .qr import qr
+from .reload import reload
 from .serve import serve
 from .show import show
+from .token import token
 from .watch import watch
 
 
@@ -30,7 +32,7 @@ def cli() -> None:
     """Serve a list of endpoints that apps fail over between, and work with such lists."""
 
 
-for _command in (serve, check, show, probe, qr, watch):
+for _command in (serve, check, show, probe, qr, watch, reload, token):
     cli.add_command(_command)
 
 

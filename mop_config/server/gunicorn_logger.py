@@ -1,15 +1,40 @@
-"""gunicorn's logger with our line format, for our own messages too."""
+"""gunicorn's logger with our line format, for our own messages too.
+
+The access log names who asked by the name of the token that was shown and found good; what a
+client says of itself is neither believed nor able to look like a line of its own.
+"""
 
 import logging
 from typing import Any
 
-from gunicorn.glogging import Logger
+from gunicorn.glogging import Logger, SafeAtoms
 
-from .logs import LineFormatter
+from .access import USER
+from .logs import LineFormatter, printable
+
+#: Headers that must not get into a log, whatever format it is given: they hold secrets.
+_SECRET = frozenset(
+    {
+        *("{authorization}i", "{proxy-authorization}i", "{cookie}i"),
+        *("{http_authorization}e", "{http_proxy_authorization}e", "{http_cookie}e"),
+    }
+)
+
+
+class Atoms(SafeAtoms):  # type: ignore[misc]
+    """The parts of a line of the access log, each without anything that ends a line."""
+
+    def __getitem__(self, k: str) -> Any:
+        value = super().__getitem__(k)
+        if k.lower() in _SECRET and value != "-":
+            return "***"
+        return printable(value) if isinstance(value, str) else value
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]
     """Writes one line an event; ``--log-level``, ``--error-logfile`` and syslog work as ever."""
+
+    atoms_wrapper_class = Atoms
 
     def setup(self, cfg: Any) -> None:
         """Set gunicorn's handlers up, then share the error log's with our logger."""
@@ -20,3 +45,7 @@ class GunicornLogger(Logger):  # type: ignore[misc]
         ours.handlers[:] = self.error_log.handlers
         ours.setLevel(self.error_log.level)
         ours.propagate = False
+
+    def _get_user(self, environ: dict[str, Any]) -> str | None:
+        # gunicorn would take whatever name a client makes up.
+        return environ.get(USER)

@@ -1,0 +1,52 @@
+"""``mop-config token``: tokens for the server's clients and operators."""
+
+import json
+import secrets
+import sys
+
+import click
+
+from ..server.tokens import ADMIN, NAME_RULE, READ, Token, digest, is_name, line_of
+
+#: Found by programs that look for secrets where none should be.
+_PREFIX = "mop_"
+_BYTES = 32
+
+
+@click.group(epilog="Example: mop-config token new phone-app")
+def token() -> None:
+    """Make tokens that the server takes."""
+
+
+def _name(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not is_name(value):
+        raise click.BadParameter(f"a name is {NAME_RULE}", context, parameter)
+    return value
+
+
+@token.command(epilog="Example: mop-config token new phone-app")
+@click.argument("name", callback=_name)
+@click.option("--admin", is_flag=True, help="Allow changes too, such as a reload.")
+@click.option("--json", "as_json", is_flag=True, help="Print token and line as JSON.")
+def new(name: str, admin: bool, as_json: bool) -> int:
+    """Make a token, and print it together with its line for ENDPOINT_TOKENS_FILE.
+
+    The token is shown this once: the line holds its SHA-256 only. NAME is what the server's
+    logs call whoever shows it.
+    """
+    secret = _PREFIX + secrets.token_urlsafe(_BYTES)
+    made = Token(name, digest(secret), admin)
+    if as_json:
+        scope = ADMIN if admin else READ
+        document = {"name": name, "scope": scope, "token": secret, "line": line_of(made)}
+        print(json.dumps(document, indent=2))
+        return 0
+    print(f"token\t{secret}")
+    print(f"line\t{line_of(made)}")
+    if sys.stdout.isatty():
+        click.echo(
+            "The token is for the client, and not shown again."
+            " The line is for the file that ENDPOINT_TOKENS_FILE names.",
+            err=True,
+        )
+    return 0

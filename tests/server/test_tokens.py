@@ -1,0 +1,251 @@
+"""Tokens: the file's grammar, and a keyring that follows the file."""
+
+import hashlib
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mop_config.server import keyring as keyring_module
+from mop_config.server.keyring import Keyring
+from mop_config.server.problems import Code
+from mop_config.server.settings import Settings
+from mop_config.server.tokens import (
+    MAX_FAULTS,
+    Token,
+    digest,
+    find,
+    from_environment,
+    is_name,
+    line_of,
+    parse,
+)
+
+from ..waiting import wait_for
+
+HEX = hashlib.sha256(b"secret-of-ci").hexdigest()
+OTHER = hashlib.sha256(b"secret-of-app").hexdigest()
+
+
+class TestFile:
+    """``name:sha256-hex[:read|admin]``."""
+
+    def test_lines_comments_and_blanks(self) -> None:
+        """As an operator writes them, also on Windows."""
+        text = f"\ufeff# tokens\r\n\r\nci:{HEX}:admin  # the pipeline\r\n app : {OTHER.upper()}\n"
+        parsed = parse(text.encode())
+        assert parsed.faults == ()
+        assert parsed.tokens == (
+            Token("ci", bytes.fromhex(HEX), True),
+            Token("app", bytes.fromhex(OTHER), False),
+        )
+        assert parse(f"{line_of(parsed.tokens[0])}\n".encode()).tokens == parsed.tokens[:1]
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "secret-of-ci",
+            "ci:",
+            f"ci:{HEX[:-1]}",
+            f"ci:{HEX}0",
+            f"ci:{HEX}:write",
+            f"ci:{HEX}:",
+            f"ci:{HEX}:read:x",
+            f":{HEX}",
+            f"c i:{HEX}",
+            f"-ci:{HEX}",
+            f"{'n' * 65}:{HEX}",
+            f"env-1:{HEX}",
+            f"ci\x00:{HEX}",
+            f"ci\x1b[2J:{HEX}",
+            f"ci\u2028x:{HEX}",
+            f"müller:{HEX}",
+            f"app2:{OTHER}",
+        ],
+    )
+    def test_a_bad_line_is_left_out_alone(self, line: str) -> None:
+        """It is told by its number, never by its text."""
+        parsed = parse(f"app:{OTHER}\n{line}\n".encode())
+        assert [token.name for token in parsed.tokens] == ["app"]
+        (fault,) = parsed.faults
+        assert (fault.line, parsed.bad) == (2, 1)
+        assert HEX not in fault.message
+        assert "secret" not in fault.message
+
+    def test_a_line_that_is_no_text(self) -> None:
+        """Is as bad as any other."""
+        parsed = parse(b"\xff\xfe:x\napp:" + OTHER.encode())
+        assert (len(parsed.tokens), parsed.bad) == (1, 1)
+
+    def test_thousands_of_bad_lines_are_counted(self) -> None:
+        """And the first ones told."""
+        parsed = parse(b"x\n" * 5000)
+        assert (parsed.bad, len(parsed.faults)) == (5000, MAX_FAULTS)
+
+    @given(st.binary(max_size=200))
+    def test_anything(self, data: bytes) -> None:
+        """Never raises, and never takes what is no digest."""
+        for token in parse(data).tokens:
+            assert len(token.digest) == 32
+            assert is_name(token.name)
+
+
+def test_a_token_is_found_by_its_digest() -> None:
+    """And nothing else is: not the digest itself, not what looks like it."""
+    tokens = (Token("ci", digest("secret-of-ci"), True), *from_environment(["from-the-env"]))
+    found = find(tokens, "secret-of-ci")
+    assert found is not None
+    assert found.name == "ci"
+    found = find(tokens, "from-the-env")
+    assert found is not None
+    assert (found.name, found.admin) == ("env-1", True)
+    for wrong in ("", "secret-of-c", "secret-of-ci ", HEX, "ci"):
+        assert find(tokens, wrong) is None
+
+
+class Ring:
+    """A keyring on a file of its own."""
+
+    def __init__(self, folder: Path, text: str | None, **settings: object) -> None:
+        self.file = folder / "tokens"
+        if text is not None:
+            self.file.write_text(text)
+        self.keyring = Keyring(Settings(tokens_file=str(self.file), **settings))  # type: ignore[arg-type]
+
+    def knows(self, secret: str) -> bool:
+        """Whether a token is taken, once the keyring has looked as the reload thread does."""
+        self.keyring.refresh()
+        return self.keyring.find(secret) is not None
+
+    def codes(self) -> list[str]:
+        return [problem.code for problem in self.keyring.problems]
+
+
+def test_the_file_is_followed(tmp_path: Path) -> None:
+    """A new token is taken, and one that was taken back is refused."""
+    ring = Ring(tmp_path, f"ci:{HEX}\n")
+    assert ring.knows("secret-of-ci")
+    ring.file.write_text(f"app:{OTHER}\n")
+    wait_for(lambda: ring.knows("secret-of-app"))
+    assert not ring.knows("secret-of-ci")
+    assert ring.codes() == []
+
+
+def test_a_change_that_stat_does_not_show_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By looking at the content now and then."""
+    monkeypatch.setattr(keyring_module, "RECHECK", 0.2)
+    ring = Ring(tmp_path, f"ci:{HEX}\n")
+    before = os.stat(ring.file)
+    ring.file.write_text(f"ab:{OTHER}\n")
+    os.utime(ring.file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    wait_for(lambda: ring.knows("secret-of-app"))
+
+
+@pytest.mark.parametrize("text", [None, "", "# none\n", "secret-of-ci\nci:no-digest\n"])
+def test_a_file_without_a_good_line_admits_nobody(
+    tmp_path: Path, text: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Missing, empty or all bad: the status and the log say so, and repair is enough."""
+    with caplog.at_level(logging.ERROR):
+        ring = Ring(tmp_path, text, tokens=("from-the-env",))
+        assert not ring.knows("secret-of-ci")
+    assert ring.knows("from-the-env")
+    assert ring.codes()[0] == Code.NO_TOKENS
+    assert "admits nobody" in caplog.text
+    assert "secret" not in caplog.text
+    ring.file.write_text(f"ci:{HEX}\n")
+    wait_for(lambda: ring.knows("secret-of-ci"))
+    assert ring.codes() == []
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "folder", "all bad", "too large"])
+def test_a_file_that_goes_bad_closes_the_door(tmp_path: Path, how: str) -> None:
+    """Who takes all tokens back finds them refused."""
+    ring = Ring(tmp_path, f"ci:{HEX}\n")
+    if how == "empty":
+        ring.file.write_text("")
+    elif how == "all bad":
+        ring.file.write_text("ci\n")
+    elif how == "too large":
+        ring.file.write_text(f"ci:{HEX}\n" + "#" * keyring_module.MAX_BYTES)
+    else:
+        ring.file.unlink()
+        if how == "folder":
+            ring.file.mkdir()
+    wait_for(lambda: not ring.knows("secret-of-ci"))
+    assert ring.codes()[0] == Code.NO_TOKENS
+
+
+def test_a_bad_line_is_told_once_with_its_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the status as a problem, in the log as one line."""
+    with caplog.at_level(logging.INFO):
+        ring = Ring(tmp_path, f"ci:{HEX}\nsecret-of-app\n")
+        for _ in range(5):
+            assert ring.knows("secret-of-ci")
+        os.utime(ring.file, (1, 1))
+        before = ring.keyring._read_at
+        wait_for(lambda: ring.knows("secret-of-ci") and ring.keyring._read_at > before)
+    (problem,) = ring.keyring.problems
+    assert (problem.code, problem.line, problem.text) == (Code.TOKENS_LINE, 2, "")
+    assert "line 2" in problem.message
+    assert caplog.text.count("line 2") == 1
+    assert "secret" not in caplog.text
+
+
+def test_an_editor_that_empties_the_file_first_shuts_nobody_out(tmp_path: Path) -> None:
+    """What is empty or missing for a moment is about to be written."""
+    ring = Ring(tmp_path, f"ci:{HEX}\n")
+    with ring.file.open("w") as file:
+        file.flush()
+        began = time.monotonic()
+        while time.monotonic() - began < keyring_module.BLANK_QUIET / 2:
+            assert ring.knows("secret-of-ci")
+        file.write(f"ci:{HEX}\napp:{OTHER}\n")
+    wait_for(lambda: ring.knows("secret-of-app"))
+
+
+def test_a_slow_disk_holds_one_request_at_most(tmp_path: Path) -> None:
+    """Who comes while another one looks goes on with what is known."""
+    ring = Ring(tmp_path, f"ci:{HEX}\n")
+    ring.keyring._looked_at -= keyring_module.NEGLECTED + 1
+    os.utime(ring.file, (1, 1))
+    entered, leave = threading.Event(), threading.Event()
+    look = ring.keyring._look
+
+    def slowly(file: object) -> None:
+        entered.set()
+        leave.wait(20)
+        look(file)  # type: ignore[arg-type]
+
+    ring.keyring._look = slowly  # type: ignore[method-assign]
+    thread = threading.Thread(target=ring.knows, args=("secret-of-ci",))
+    thread.start()
+    try:
+        assert entered.wait(20)
+        ring.keyring._looked_at -= keyring_module.NEGLECTED + 1
+        assert ring.keyring.find("secret-of-ci") is not None
+        assert thread.is_alive()
+    finally:
+        leave.set()
+        thread.join()
+
+
+def test_without_a_reload_thread_a_request_sees_to_it(tmp_path: Path) -> None:
+    """A token that was taken back must not live on because a thread has died."""
+    ring = Ring(tmp_path, f"ci:{HEX}\n")
+    ring.file.write_text(f"app:{OTHER}\n")
+
+    def taken_back() -> bool:
+        ring.keyring._looked_at -= keyring_module.NEGLECTED + 1
+        return ring.keyring.find("secret-of-ci") is None
+
+    wait_for(taken_back)
