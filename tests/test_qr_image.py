@@ -1,0 +1,437 @@
+"""QR codes as images: what is drawn is what two decoders read out of it."""
+
+import io
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import zxingcpp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mop_config import Endpoint, EndpointConfig, payload, qr
+from mop_config.errors import MissingExtra, MopConfigError, PayloadError, QrTooLong, QrUnreadable
+from mop_config.model import assemble
+from mop_config.qr_text import CAPACITY_UTF8
+
+from .client.test_qr import CONFIGS, GUIDE_CONFIG, ROOMS
+from .conftest import need_program
+
+TEXTS = [
+    qr.dumps(GUIDE_CONFIG, form, room) for form in qr.QR_FORMATS for room in ("会议室 é 😀", None)
+]
+
+
+def zbar(*images: Path) -> list[str]:
+    """What zbar reads in each image, which holds one code."""
+    found = []
+    for image in images:
+        result = subprocess.run(
+            [need_program("zbarimg"), "--raw", "-q", str(image)],
+            capture_output=True,
+            check=False,
+        )
+        found.append(result.stdout.decode().removesuffix("\n"))
+    return found
+
+
+def drawn(svg: bytes, scale: int = 4) -> Image.Image:
+    """An SVG of ours as pixels: strokes of one module's height on white."""
+    root = ElementTree.fromstring(svg)
+    assert "width" not in root.attrib
+    width = int(root.attrib["viewBox"].split()[2])
+    picture = Image.new("L", (width, width), 255)
+    *_, path = root.iter("{http://www.w3.org/2000/svg}path")
+    assert path.attrib["stroke"] == "#000"
+    x, y = 0.0, 0.0
+    for command, first, second in re.findall(
+        r"([Mmh])(-?[\d.]+)(?: (-?[\d.]+))?", path.attrib["d"]
+    ):
+        if command == "h":
+            for module in range(int(first)):
+                picture.putpixel((int(x) + module, int(y)), 0)
+            x += float(first)
+        elif command == "M":
+            x, y = float(first), float(second)
+        else:
+            x, y = x + float(first), y + float(second)
+    return picture.resize((width * scale, width * scale), Image.Resampling.NEAREST)
+
+
+def in_png(picture: Image.Image) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return out.getvalue()
+
+
+def a_list(number: int) -> EndpointConfig:
+    """So many endpoints of each kind, the best last."""
+    return EndpointConfig(
+        tuple(assemble(f"https://h{i}.example/api/v1", number - i, None) for i in range(number)),
+        tuple(assemble(f"https://h{i}.example", number - i, None) for i in range(number)),
+    )
+
+
+class TestDecoders:
+    """zxing-cpp and zbar read the same text out of each image, and it is ours."""
+
+    @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(CONFIGS, ROOMS, st.sampled_from(qr.QR_FORMATS))
+    def test_any_list_and_any_room(
+        self, tmp_path: Path, config: EndpointConfig, room: str | None, form: str
+    ) -> None:
+        """PNG and SVG, in every form; whatever alphabet the room's name is in."""
+        text = qr.dumps(config, form, room)
+        images = [qr.image(text, "png"), in_png(drawn(qr.image(text, "svg")))]
+        paths = [tmp_path / f"{number}.png" for number in range(2)]
+        for path, image in zip(paths, images, strict=True):
+            path.write_bytes(image)
+        assert [qr.scan(path) for path in paths] == [text, text]
+        assert zbar(*paths) == [text, text]
+        assert qr.parse(qr.scan(images[0])).room_id == room
+
+    @settings(max_examples=50)
+    @given(st.text(min_size=1, max_size=300))
+    def test_any_text(self, text: str) -> None:
+        """As it stands: another application's, or a signed one."""
+        assert qr.scan(qr.image(text, "png")) == text
+
+    def test_a_browser_draws_the_svg(self, tmp_path: Path) -> None:
+        """Under the strictest policy, and without a size of its own it fills the window."""
+        from playwright.sync_api import sync_playwright
+
+        chromium = need_program("chromium")
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=chromium, args=["--no-sandbox"], headless=True
+            )
+            page = browser.new_page(viewport={"width": 800, "height": 800})
+
+            def serve(route: Any) -> None:
+                svg = qr.image(TEXTS[int(route.request.url[-1])], "svg")
+                policy = {"Content-Security-Policy": "default-src 'none'"}
+                route.fulfill(body=svg, content_type="image/svg+xml", headers=policy)
+
+            page.route("**/*", serve)
+            paths = []
+            for number in range(0, len(TEXTS), 2):
+                page.goto(f"http://qr.example/{number}")
+                paths.append(tmp_path / f"{number}.png")
+                page.screenshot(path=str(paths[-1]))
+            browser.close()
+        assert [qr.scan(path) for path in paths] == TEXTS[::2]
+        assert zbar(*paths) == TEXTS[::2]
+
+
+class TestImage:
+    """How it is drawn."""
+
+    @pytest.mark.parametrize("text", TEXTS)
+    def test_a_quiet_zone_of_four_modules(self, text: str) -> None:
+        """White, on each side of both kinds; the code begins right behind it."""
+        for picture in (
+            Image.open(io.BytesIO(qr.image(text, "png"))).convert("L"),
+            drawn(qr.image(text, "svg")),
+        ):
+            left, top, right, bottom = Image.eval(picture, lambda v: 255 - v).getbbox() or (
+                0,
+                0,
+                0,
+                0,
+            )
+            modules = len(qr_matrix(text))
+            module = picture.width / modules
+            assert (left, top) == (4 * module, 4 * module)
+            assert (right, bottom) == (picture.width - 4 * module, picture.height - 4 * module)
+            assert set(picture.tobytes()) == {0, 255}
+
+    def test_the_svg_says_what_it_is(self) -> None:
+        """To a screen reader; what stands in a title cannot become markup."""
+        root = ElementTree.fromstring(qr.image("x", "svg", title="<script>&"))
+        assert root[0].tag.endswith("title")
+        assert root[0].text == "<script>&"
+
+    def test_a_small_text_stands_a_lot(self) -> None:
+        """The highest error correction: a third of the code may be hidden."""
+        picture = Image.open(io.BytesIO(qr.image(TEXTS[-2], "png"))).convert("L")
+        code: Any = zxingcpp.read_barcodes(picture)[0]
+        assert code.ec_level == "H"
+        side = picture.width // 5
+        picture.paste(255, (2 * side, 2 * side, 3 * side, 3 * side))
+        assert qr.scan(in_png(picture)) == TEXTS[-2]
+
+    def test_the_best_correction_that_leaves_the_modules_large(self) -> None:
+        """Less of it as the text grows, and in the end what fits at all."""
+        levels = []
+        for size in (200, 382, 383, 482, 483, 666, 667, 2953):
+            picture = Image.open(io.BytesIO(qr.image("a" * size, "png"))).convert("L")
+            code: Any = zxingcpp.read_barcodes(picture)[0]
+            assert code.text == "a" * size
+            levels.append(code.ec_level)
+        assert levels == ["H", "H", "Q", "Q", "M", "M", "L", "L"]
+
+    def test_a_list_is_chosen_for(self) -> None:
+        """As ``fit`` does it."""
+        image = qr.image(a_list(100), "png", format="full", room_id="r", limit=2)
+        assert qr.scan(image) == qr.fit(a_list(100), "full", "r", 2).text
+
+    def test_what_fits_and_what_does_not(self) -> None:
+        """To the byte; text that is not ASCII has one byte less, for its designator."""
+        accented = "é" * (CAPACITY_UTF8 // 2)
+        assert qr.scan(qr.image(accented, "png")) == accented
+        for text, capacity in (("a" * 2954, 2953), (accented + "a", 2952)):
+            with pytest.raises(QrTooLong) as error:
+                qr.image(text)
+            assert (error.value.size, error.value.capacity) == (len(text.encode()), capacity)
+            assert str(len(text.encode())) in str(error.value)
+
+    def test_a_kind_that_is_none(self) -> None:
+        """Says which there are."""
+        with pytest.raises(PayloadError, match="svg, png"):
+            qr.image("x", "gif")
+
+    def test_text_that_is_none(self) -> None:
+        """Half a surrogate pair has no UTF-8 form."""
+        with pytest.raises(PayloadError, match="UTF-8"):
+            qr.image("\ud800")
+        with pytest.raises(PayloadError, match="room_id"):
+            qr.fit(GUIDE_CONFIG, room_id="\ud800")
+
+
+def qr_matrix(text: str) -> list[str]:
+    """The rows of the code that ``image`` draws, by its SVG."""
+    width = int(ElementTree.fromstring(qr.image(text, "svg")).attrib["viewBox"].split()[2])
+    return [""] * width
+
+
+class TestFit:
+    """Which text goes into a code."""
+
+    def test_the_first_form_that_fits(self) -> None:
+        """Everything; else URLs only; else the best of each kind."""
+        assert [qr.fit(a_list(n)).format for n in (20, 50, 100)] == ["full", "list", "single"]
+        assert qr.parse(qr.fit(a_list(100)).text).api_endpoints == (
+            Endpoint("https://h99.example/api/v1", 0),
+        )
+
+    def test_a_limit_takes_the_best_of_each_kind(self) -> None:
+        """And leaves them in the order of the list."""
+        data = qr.parse(qr.fit(a_list(3000), limit=2).text)
+        for endpoints in (data.api_endpoints, data.socketio_endpoints):
+            assert endpoints is not None
+            assert [(e.url[:13], e.priority) for e in endpoints] == [
+                ("https://h2998", 2),
+                ("https://h2999", 1),
+            ]
+
+    def test_of_equals_the_first_is_better(self) -> None:
+        """As everywhere."""
+        equals = EndpointConfig(tuple(Endpoint(f"https://{c}.example", 7) for c in "zab"))
+        assert [e.url for e in qr.Offer.of(equals).limited(2).api_endpoints] == [
+            "https://z.example",
+            "https://a.example",
+        ]
+
+    @settings(max_examples=60)
+    @given(CONFIGS, ROOMS, st.sampled_from(["full", "list"]), st.none() | st.integers(1, 5))
+    def test_the_size_is_that_of_the_text(
+        self, config: EndpointConfig, room: str | None, form: str, limit: int | None
+    ) -> None:
+        """Both where the text is written for it and where it is only reckoned."""
+        offer = qr.Offer.of(config)
+        assert offer == qr.Offer.of_body(payload.dumps(config))
+        text = offer.text(form, room, limit)
+        assert offer.size(form, room, limit) == len(text.encode())
+        if limit is None:
+            assert text == qr.dumps(config, form, room)
+            long = qr.Offer(offer.best, (qr.MAX_LIMIT + 1, 0), offer.sizes)
+            assert long.size(form, room, None) == len(text.encode())
+
+    @pytest.mark.parametrize(
+        ("number", "form", "room"),
+        [(60, "full", None), (60, "list", "会" * 128), (3000, "full", '\n"\x00')],
+    )
+    def test_it_says_what_would_fit(self, number: int, form: str, room: str | None) -> None:
+        """As much as possible: one endpoint more would not."""
+        config = a_list(number)
+        with pytest.raises(QrTooLong) as refused:
+            qr.fit(config, form, room)
+        error = refused.value
+        assert error.size == len(qr.dumps(config, form, room).encode())
+        assert str(error.size) in str(error)
+        assert error.fits[-1] == ("single", None)
+        for fitting, limit in error.fits:
+            text = qr.fit(config, fitting, room, limit)
+            assert qr.scan(qr.image(text.text, "png")) == text.text
+            if limit is not None:
+                with pytest.raises(QrTooLong):
+                    qr.fit(config, fitting, room, limit + 1)
+
+    def test_fitting_is_exact(self) -> None:
+        """To the byte: what is said to fit is drawn, and one byte more is refused."""
+        for room, spare in (("r", 0), ("é", 1)):
+            most = qr.CAPACITY - spare
+            bare = qr.fit(self.long(1), "list", room).size
+            fitting = qr.fit(self.long(1 + most - bare), "list", room)
+            assert fitting.size == most
+            assert qr.scan(qr.image(fitting.text, "png")) == fitting.text
+            with pytest.raises(QrTooLong):
+                qr.fit(self.long(2 + most - bare), "list", room)
+
+    @staticmethod
+    def long(size: int) -> EndpointConfig:
+        half = size // 2
+        urls = (f"https://h.example/{'a' * n}" for n in (half, size - half))
+        return EndpointConfig(tuple(assemble(url, 0, None) for url in urls))
+
+    def test_where_nothing_fits(self) -> None:
+        """It says so."""
+        with pytest.raises(QrTooLong, match=r"the single form .* no form fits"):
+            qr.fit(self.long(8000))
+
+    @pytest.mark.parametrize(
+        ("parameter", "arguments"),
+        [
+            ("format", {"format": "best"}),
+            ("room_id", {"room_id": ""}),
+            ("room_id", {"room_id": "r" * 129}),
+            ("limit", {"limit": 0}),
+            ("limit", {"limit": 1001}),
+            ("limit", {"limit": True}),
+        ],
+    )
+    def test_a_bad_parameter(self, parameter: str, arguments: dict[str, Any]) -> None:
+        """Is named, with what is allowed."""
+        with pytest.raises(PayloadError, match=f"^{parameter}: must be"):
+            qr.fit(GUIDE_CONFIG, **arguments)
+
+    def test_no_endpoints(self) -> None:
+        """Make no code."""
+        with pytest.raises(PayloadError, match="none to put"):
+            qr.fit(EndpointConfig())
+
+    def test_a_hundred_thousand_hosts_cost_little(self) -> None:
+        """What is looked at once is small from then on."""
+        body = payload.dumps(a_list(100_000))
+        began = time.process_time()
+        offer = qr.Offer.of_body(body)
+        assert time.process_time() - began < 3
+        began = time.process_time()
+        for form in qr.QR_FORMATS:
+            qr.fit(offer, form, limit=20)
+        with pytest.raises(QrTooLong, match="takes 10655612 bytes"):
+            qr.fit(offer, "full")
+        assert time.process_time() - began < 1
+
+
+class TestScan:
+    """Reading an image."""
+
+    @pytest.mark.parametrize("suffix", ["PNG", "JPEG", "GIF", "WEBP", "BMP"])
+    def test_every_kind_of_image(self, tmp_path: Path, suffix: str) -> None:
+        """By path or by bytes."""
+        path = tmp_path / f"code.{suffix.lower()}"
+        Image.open(io.BytesIO(qr.image(TEXTS[1], "png"))).convert("RGB").save(path, suffix)
+        assert qr.scan(path) == qr.scan(str(path)) == qr.scan(path.read_bytes()) == TEXTS[1]
+
+    def test_turned_small_and_transparent(self) -> None:
+        """As it comes out of a camera or a design program."""
+        code = Image.open(io.BytesIO(qr.image(TEXTS[0], "png"))).convert("L")
+        photo = Image.new("L", (1600, 1200), 200)
+        photo.paste(code.rotate(20, expand=True, fillcolor=200), (300, 200))
+        clear = Image.new("RGBA", code.size, (0, 0, 0, 0))
+        clear.paste((0, 0, 0, 255), mask=Image.eval(code, lambda value: 255 - value))
+        for picture in (photo, clear, Image.eval(code, lambda value: 255 - value)):
+            assert qr.scan(in_png(picture)) == TEXTS[0]
+
+    def test_a_code_that_says_utf8_by_nothing(self) -> None:
+        """JSON is UTF-8, whoever drew it."""
+        import segno
+
+        out = io.BytesIO()
+        segno.make(TEXTS[1], encoding="utf-8", micro=False).save(out, kind="png", scale=4)
+        assert qr.scan(out.getvalue()) == TEXTS[1]
+
+    def test_no_code_and_several(self) -> None:
+        """Neither is guessed at; the same code twice is one."""
+        one, other = (
+            Image.open(io.BytesIO(qr.image(text, "png"))).convert("L") for text in ("one", "other")
+        )
+        sheet = Image.new("L", (2 * one.width, one.height), 255)
+        with pytest.raises(QrUnreadable, match="no QR code"):
+            qr.scan(in_png(sheet))
+        sheet.paste(one, (0, 0))
+        sheet.paste(one, (one.width, 0))
+        assert qr.scan(in_png(sheet)) == "one"
+        sheet.paste(other, (one.width, 0))
+        with pytest.raises(QrUnreadable, match="2 QR codes"):
+            qr.scan(in_png(sheet))
+
+    def test_what_is_no_image(self, tmp_path: Path) -> None:
+        """One line: what, and why; a format that runs programs is not even looked at."""
+        whole = qr.image("x", "png")
+        for data in (
+            b"",
+            b"\0" * 99,
+            whole[: len(whole) // 2],
+            qr.image("x"),
+            b"%!PS-Adobe-3.0 EPSF",
+        ):
+            with pytest.raises(QrUnreadable, match=r"^the image: is no PNG, .* or broken"):
+                qr.scan(data)
+        for path in (tmp_path, tmp_path / "none.png", tmp_path / "\0"):
+            with pytest.raises(QrUnreadable) as error:
+                qr.scan(path)
+            assert str(error.value).startswith(f"{path}: ")
+
+    @settings(max_examples=40)
+    @given(st.integers(0, 400), st.binary(min_size=1, max_size=8))
+    def test_no_broken_image_does_harm(self, at: int, junk: bytes) -> None:
+        """It is read, or refused in our own words."""
+        data = bytearray(qr.image("x", "png"))
+        data[at : at + len(junk)] = junk
+        try:
+            qr.scan(bytes(data))
+        except MopConfigError as error:
+            assert isinstance(error, QrUnreadable)
+
+    @pytest.mark.parametrize("side", [7100, 14_000])
+    def test_one_that_would_fill_the_memory(self, side: int) -> None:
+        """Is refused by its header: a small file can hold billions of pixels."""
+        bomb = in_png(Image.new("1", (side, side), 1))
+        assert len(bomb) < 100_000
+        began = time.process_time()
+        with pytest.raises(QrUnreadable, match="more than 50000000 pixels"):
+            qr.scan(bomb)
+        assert time.process_time() - began < 1
+
+    def test_a_file_that_is_too_large(self, tmp_path: Path) -> None:
+        """It is not read to its end."""
+        path = tmp_path / "large.png"
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+        with pytest.raises(QrUnreadable, match="larger than 32 MiB"):
+            qr.scan(path)
+
+    @pytest.mark.parametrize("missing", ["zxingcpp", "PIL"])
+    def test_without_its_extra(self, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It says which to install."""
+        monkeypatch.setitem(sys.modules, missing, None)
+        with pytest.raises(MissingExtra, match=r"pip install 'mop-config\[qr\]'"):
+            qr.scan(b"")
+
+
+def test_nothing_is_imported_before_it_is_used() -> None:
+    """A client that reads QR texts pays for no encoder and no decoder."""
+    code = (
+        "import sys, mop_config.client, mop_config.qr as qr\n"
+        'qr.parse(\'{"api_url": "https://a.example"}\')\n'
+        "sys.exit(bool({'segno', 'PIL', 'zxingcpp'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
