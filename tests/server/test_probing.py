@@ -1,0 +1,405 @@
+"""Which endpoints are checked and when, what becomes known, and who knows it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mop_config import Endpoint, EndpointConfig, payload
+from mop_config.faults import Fault
+from mop_config.probe import ProbeResult
+from mop_config.server.entries import entries
+from mop_config.server.findings import Findings
+from mop_config.server.leadership import Leadership
+from mop_config.server.probing import MOST, RECENT, SPREAD, Change, Probing, Watched, best, rules
+
+GOOD = ProbeResult(None, 0.25, "/health answers 200", "/health", status=200)
+BAD = ProbeResult(Fault.REFUSED, 0.01, "Connection refused")
+
+
+def body(api: list[Endpoint], socketio: list[Endpoint] | None = None) -> bytes:
+    return payload.dumps(EndpointConfig(tuple(api), tuple(socketio or ())))
+
+
+def named(*names: str) -> list[Endpoint]:
+    return [Endpoint(f"https://{name}.example", index) for index, name in enumerate(names)]
+
+
+class Bench:
+    """Probing with a clock of its own; ``up`` says which hosts answer."""
+
+    def __init__(self, interval: float = 30.0, known: Any = (), chance: float = 0.5) -> None:
+        self.probing = Probing(rules(interval), lambda: chance, known)
+        self.now = 1000.0
+        self.up: set[str] = set()
+        self.checks: list[tuple[float, str]] = []
+        self.changes: list[Change] = []
+
+    def follow(self, api: list[Endpoint], socketio: list[Endpoint] | None = None) -> None:
+        self.probing.follow(best(body(api, socketio)), self.now, self.now)
+
+    def check(self, watched: Watched, result: ProbeResult | None = None) -> None:
+        url = watched.endpoint.url
+        self.checks.append((self.now, url))
+        outcome = result or (GOOD if url in self.up else BAD)
+        change = self.probing.record(watched, outcome, self.now, self.now)
+        self.changes += [change] if change else []
+
+    def run(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.now <= until:
+            for watched in self.probing.due(self.now, 1000):
+                self.check(watched)
+            self.now += max(0.001, min(self.probing.wait(self.now), until - self.now))
+
+    def states(self) -> dict[str, str]:
+        return {record["url"]: record["state"] for record in self.probing.records()}
+
+
+class TestEntries:
+    """The served list, read one entry after the other."""
+
+    @given(
+        api=st.lists(st.tuples(st.integers(0, 65535), st.booleans()), max_size=5),
+        socketio=st.lists(st.tuples(st.integers(0, 65535), st.booleans()), max_size=5),
+    )
+    def test_they_are_those_of_the_codec(
+        self, api: list[tuple[int, bool]], socketio: list[tuple[int, bool]]
+    ) -> None:
+        """Whatever is there: paths, ports, server names."""
+
+        def make(scheme: str, seed: list[tuple[int, bool]]) -> tuple[Endpoint, ...]:
+            return tuple(
+                Endpoint(f"{scheme}://h{i}.example:81/a,(b)", p, "n.example" if named_ else None)
+                for i, (p, named_) in enumerate(seed)
+            )
+
+        config = EndpointConfig(make("https", api), make("wss", socketio))
+        wire = payload.dumps(config)
+        assert tuple(entries(wire, "api")) == payload.loads(wire).api_endpoints
+        assert tuple(entries(wire, "socketio")) == payload.loads(wire).socketio_endpoints
+
+    def test_the_best_of_each_kind_are_checked(self) -> None:
+        """By priority, then by place in the list; no more than so many."""
+        many = [Endpoint(f"https://h{i}.example", 10) for i in range(MOST + 50)]
+        many.append(Endpoint("https://first.example", 1))
+        listed = best(body(many, named("s")))
+        assert [e.url for e in listed["api"][:2]] == [
+            "https://first.example",
+            "https://h0.example",
+        ]
+        assert len(listed["api"]) == MOST
+        assert [e.url for e in listed["socketio"]] == ["https://s.example"]
+
+    def test_a_hundred_thousand_are_no_matter(self) -> None:
+        """Read in moments, not in seconds."""
+        wire = body([Endpoint(f"https://h{i}.example", i) for i in range(100_000)])
+        before = time.process_time()
+        assert len(best(wire)["api"]) == MOST
+        assert time.process_time() - before < 2
+
+
+class TestDue:
+    """When an endpoint is looked at."""
+
+    def test_new_ones_come_soon_but_not_all_at_once(self) -> None:
+        """A reload is no storm."""
+        bench = Bench(interval=300, chance=1.0)
+        bench.follow([Endpoint(f"https://h{i}.example", i) for i in range(MOST)])
+        bench.up = set(bench.states())
+        bench.run(MOST * SPREAD)
+        assert len(bench.checks) == MOST
+        seconds = Counter(int(at) for at, _ in bench.checks)
+        assert max(seconds.values()) <= 1 / SPREAD + 1
+
+    def test_a_good_one_is_asked_every_interval(self) -> None:
+        """With some jitter."""
+        bench = Bench(interval=30)
+        bench.follow(named("a"))
+        bench.up = {"https://a.example"}
+        bench.run(301)
+        assert len(bench.checks) == 11
+
+    def test_a_bad_one_is_asked_more_often_but_never_in_a_rush(self) -> None:
+        """After 1, 2, 4 … s, at most the interval."""
+        bench = Bench(interval=10)
+        bench.follow(named("a"))
+        bench.run(100)
+        times = [at for at, _ in bench.checks]
+        gaps = [round(b - a, 2) for a, b in pairwise(times)]
+        assert gaps[:5] == [0.95, 1.9, 3.8, 7.6, 9.5]
+        assert set(gaps[5:]) == {9.5}
+
+    def test_a_reload_that_changes_nothing_asks_nobody(self) -> None:
+        """Nor does one that changes another endpoint."""
+        bench = Bench(interval=300)
+        bench.follow(named("a"))
+        bench.up = {"https://a.example", "https://b.example"}
+        bench.run(5)
+        bench.follow(named("a", "b"))
+        bench.run(5)
+        assert [url for _, url in bench.checks] == ["https://a.example", "https://b.example"]
+
+    def test_only_so_many_at_a_time_and_none_twice(self) -> None:
+        """The one that has waited longest comes first."""
+        bench = Bench()
+        bench.follow(named("a", "b", "c"))
+        bench.now += 10
+        first = bench.probing.due(bench.now, 2)
+        assert [w.endpoint.url for w in first] == ["https://a.example", "https://b.example"]
+        assert bench.probing.due(bench.now, 0) == bench.probing.due(bench.now, -1) == []
+        (third,) = bench.probing.due(bench.now, 5)
+        assert third.endpoint.url == "https://c.example"
+        assert bench.probing.wait(bench.now) == float("inf")
+
+    def test_what_vanishes_is_forgotten(self) -> None:
+        """Also while it is being checked; when it returns, nothing is known of it."""
+        bench = Bench()
+        bench.follow(named("a"))
+        bench.now += 1
+        (watched,) = bench.probing.due(bench.now, 1)
+        bench.follow(named("b"))
+        bench.check(watched, BAD)
+        assert bench.states() == {"https://b.example": "unknown"}
+        bench.follow(named("a"))
+        bench.check(watched, BAD)
+        assert bench.states() == {"https://a.example": "unknown"}
+
+
+class TestFindings:
+    """What an outcome means."""
+
+    def test_three_failures_are_down_and_two_good_checks_back(self) -> None:
+        """Each is told once."""
+        bench = Bench()
+        bench.follow(named("a"))
+        bench.run(60)
+        assert bench.states() == {"https://a.example": "unhealthy"}
+        bench.up = {"https://a.example"}
+        bench.run(60)
+        assert bench.states() == {"https://a.example": "healthy"}
+        assert [(change.url, change.up) for change in bench.changes] == [
+            ("https://a.example", False),
+            ("https://a.example", True),
+        ]
+        assert bench.changes[0].detail == "refused: Connection refused"
+
+    @pytest.mark.parametrize(
+        "result",
+        [
+            ProbeResult(Fault.OURS, 0.0, "Too many open files"),
+            ProbeResult(Fault.BAD_STATUS, 0.0, "/health answers 429", status=429),
+        ],
+        ids=["ours", "too-often"],
+    )
+    def test_what_says_nothing_of_the_endpoint_changes_nothing(self, result: ProbeResult) -> None:
+        """It is asked again a little later."""
+        bench = Bench()
+        bench.follow(named("a"))
+        for _ in range(10):
+            bench.now += bench.probing.wait(bench.now)
+            (watched,) = bench.probing.due(bench.now, 1)
+            bench.check(watched, result)
+            assert bench.probing.wait(bench.now) > 0.5
+        assert bench.states() == {"https://a.example": "unknown"}
+        assert bench.probing.outages() == {}
+
+    def test_what_is_shown_is_bounded(self) -> None:
+        """The latest checks, and a line of what was seen."""
+        bench = Bench(interval=1)
+        bench.follow(named("a"))
+        bench.run(100)
+        bench.now += 10
+        (watched,) = bench.probing.due(bench.now, 1)
+        bench.check(watched, ProbeResult(Fault.TLS, 0.0, "x" * 1000))
+        (record,) = bench.probing.records()
+        assert record["recent"] == [None] * RECENT
+        assert len(record["detail"]) == 200
+
+    def test_an_outage_is_all_of_a_kind_down_and_its_end_a_healthy_one(self) -> None:
+        """What is not known yet is neither."""
+        bench = Bench()
+        assert bench.probing.outages() == {}
+        bench.follow(named("a", "b"), named("s"))
+        assert bench.probing.outages() == {}
+        bench.up = {"https://b.example"}
+        bench.run(60)
+        assert bench.probing.outages() == {"api": False, "socketio": True}
+        assert bench.probing.urls("api", down=True) == ["https://a.example"]
+        assert bench.probing.urls("socketio", down=True) == ["https://s.example"]
+        bench.follow(named("a"), named("s", "t"))
+        assert bench.probing.outages() == {"api": True}
+        bench.up = {"https://t.example"}
+        bench.run(10)
+        assert bench.probing.outages() == {"api": True, "socketio": False}
+        assert bench.probing.urls("socketio", down=False) == ["https://t.example"]
+
+    def test_who_takes_over_goes_on_where_the_other_ended(self) -> None:
+        """Nothing that is known is told again, and nobody is asked before it is due."""
+        first = Bench(interval=300)
+        first.follow(named("a", "b"))
+        first.up = {"https://a.example"}
+        first.run(60)
+        known = json.loads(json.dumps(first.probing.records()))
+        second = Bench(interval=300, known=known)
+        second.now, second.up = first.now, first.up
+        second.follow(named("a", "b"))
+        assert second.probing.records() == known
+        second.run(60)
+        assert second.changes == []
+        assert "https://a.example" not in [url for _, url in second.checks]
+        second.run(300)
+        assert "https://a.example" in [url for _, url in second.checks]
+
+
+class TestFile:
+    """The file that every worker reads."""
+
+    def test_every_worker_sees_what_one_has_found(self, tmp_path: Path) -> None:
+        """In the shape of the status."""
+        bench = Bench()
+        bench.follow(named("a", "b", "c"))
+        bench.up = {"https://a.example"}
+        bench.run(60)
+        records = bench.probing.records()
+        records[2].update(state="unknown", checked_at=None, recent=[])
+        Findings(tmp_path / "f", 30).write(records)
+        reader = Findings(tmp_path / "f", 30)
+        health = reader.health()
+        assert reader.read() == records
+        assert {key: value for key, value in health.items() if key != "endpoints"} == {
+            "interval_seconds": 30,
+            "alive": True,
+            "pid": os.getpid(),
+            "checked_at": max(e["checked_at"] for e in health["endpoints"][:2]),
+        }
+        a, b, c = health["endpoints"]
+        assert a == {
+            "kind": "api",
+            "url": "https://a.example",
+            "state": "healthy",
+            "up": True,
+            "response_seconds": 0.25,
+            "checked_at": a["checked_at"],
+            "detail": "/health answers 200",
+            "recent": [0.25] * len(a["recent"]),
+        }
+        assert a["checked_at"].startswith("1970-01-01T00:17:")
+        assert (b["up"], b["response_seconds"]) == (False, None)
+        assert (c["up"], c["checked_at"], c["recent"]) == (None, None, [])
+
+    def test_a_dead_prober_shows(self, tmp_path: Path) -> None:
+        """What it has found stays, for whoever takes over."""
+        code = (
+            "import sys; from pathlib import Path;"
+            "from mop_config.server.findings import Findings;"
+            "Findings(Path(sys.argv[1]), 30).write([])"
+        )
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "f")], check=True)
+        health = Findings(tmp_path / "f", 30).health()
+        assert (health["alive"], health["pid"]) == (False, None)
+
+    def test_a_foreign_or_torn_file_is_no_finding(self, tmp_path: Path) -> None:
+        """It is passed over, member by member."""
+        path = tmp_path / "f"
+        empty = Findings(path, 30).health()
+        assert (empty["alive"], empty["endpoints"]) == (False, [])
+        bench = Bench()
+        bench.follow(named("a"))
+        bench.run(5)
+        Findings(path, 30).write(bench.probing.records())
+        good = json.loads(path.read_text())
+        assert Findings(path, 30).health()["endpoints"]
+        (entry,) = good["endpoints"]
+        broken: list[Any] = [{**good, name: ["x"]} for name in good]
+        broken += [{k: v for k, v in good.items() if k != name} for name in good]
+        for name in entry:
+            broken.append({**good, "endpoints": [{k: v for k, v in entry.items() if k != name}]})
+            broken += [
+                {**good, "endpoints": [{**entry, name: value}]}
+                for value in ([], [-1], {}, "?" * 300, True, -1, float("nan"), 1e300, [0] * 99)
+                if (name, value) not in [("url", "?" * 300), ("recent", [])]
+            ]
+        texts = ["", "{", "null", "[]", "\xff", "[" * 100_000, json.dumps(good)[:-9]]
+        for text in [*texts, *map(json.dumps, broken)]:
+            path.write_text(text)
+            assert Findings(path, 30).health() == empty, text[:300]
+            assert Findings(path, 30).read() == []
+
+    def test_a_folder_without_room_costs_one_warning(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """And this process still knows what it has found; room makes all well again."""
+        bench = Bench()
+        bench.follow(named("a"))
+        findings = Findings(tmp_path / "gone" / "f", 30)
+        for _ in range(3):
+            findings.write(bench.probing.records())
+        assert len(caplog.records) == 1
+        assert len(findings.health()["endpoints"]) == 1
+        assert findings.health()["alive"]
+        (tmp_path / "gone").mkdir()
+        findings.write([])
+        assert Findings(tmp_path / "gone" / "f", 30).health()["alive"]
+        assert findings.health()["endpoints"] == []
+
+
+class TestLeadership:
+    """One of many."""
+
+    def test_only_one_has_it(self, tmp_path: Path) -> None:
+        """Until it gives it up; it may ask again and again."""
+        first, second = Leadership(tmp_path / "l"), Leadership(tmp_path / "l")
+        assert first.take()
+        assert first.take()
+        assert not second.take()
+        first.release()
+        assert second.take()
+        assert not first.take()
+        second.release()
+
+    def test_who_is_killed_has_it_no_more(self, tmp_path: Path) -> None:
+        """However it died."""
+        code = (
+            "import sys; from pathlib import Path;"
+            "from mop_config.server.leadership import Leadership;"
+            "held = Leadership(Path(sys.argv[1]));"
+            "print(held.take(), flush=True); sys.stdin.read()"
+        )
+        own = Leadership(tmp_path / "l")
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "l")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "True\n"
+            assert not own.take()
+            other.kill()
+        assert own.take()
+        own.release()
+
+    def test_a_cleared_folder_makes_no_second_one(self, tmp_path: Path) -> None:
+        """Who held the file that is gone sees that it is."""
+        first, second = Leadership(tmp_path / "l"), Leadership(tmp_path / "l")
+        assert first.take()
+        (tmp_path / "l").unlink()
+        assert second.take()
+        assert not first.take()
+        second.release()
+
+    def test_a_link_is_not_followed(self, tmp_path: Path) -> None:
+        """Somebody else's file is not ours to lock."""
+        (tmp_path / "l").symlink_to(tmp_path / "other")
+        with pytest.raises(OSError, match="symbolic"):
+            Leadership(tmp_path / "l").take()
