@@ -52,6 +52,12 @@ endpoints_updated = _signals.signal(
     ``manual``), ``url`` (where it came from, or None), ``added``, ``removed`` and ``changed``
     (URLs; the last have another priority or server name).""",
 )
+endpoints_refused = _signals.signal(
+    "endpoints-refused",
+    doc="""A list was refused since no trusted key vouches for it. Sent by a manager with
+    ``origin`` (``remote``, ``qr`` or ``cache``), ``url`` (where it came from), ``code`` (see
+    ``SignatureError``) and ``reason``.""",
+)
 
 
 def send(signal: NamedSignal, sender: Any, **kwargs: Any) -> None:

@@ -7,7 +7,7 @@ imported when they are used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UpdateFailed, UpdateRefused
+from ..errors import UpdateFailed, UpdateRefused, UpdateUntrusted
 
 _EXTRA = {"aiohttp", "httpcore2", "httpx2", "platformdirs", "requests", "socketio"}
 
@@ -50,6 +50,7 @@ __all__ = [
     "Policy",
     "UpdateFailed",
     "UpdateRefused",
+    "UpdateUntrusted",
 ]
 
 

@@ -76,7 +76,8 @@ class AsyncEndpointManager(BaseManager):
 
         Raises:
             UpdateFailed: If no source gave a list; ours stays.
-            UpdateRefused: If the only lists found would leave nothing that works.
+            UpdateRefused: If the only lists found would leave nothing that works, or
+                (``UpdateUntrusted``) are not to be trusted.
         """
         return await asyncio.to_thread(self._update, fallback_url, token, force=force)
 

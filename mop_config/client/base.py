@@ -23,6 +23,8 @@ from .options import NAMES, TransportOptions
 from .policy import Policy
 from .seed import Seed, config_of
 from .state import EndpointState
+from .trust import Key
+from .trust import trusted_keys as read_trusted_keys
 from .update import Known, list_urls, sources
 
 #: A token, or what gives it when it is needed; None while nobody is logged in.
@@ -49,12 +51,18 @@ class BaseManager(EndpointLists):
         update_interval: Seconds between two updates of the list, varied by a tenth; 0 never
             asks by itself.
         watch: Whether to be told of a new list at once, by long poll.
+        trusted_keys: Public keys, each a JWK or a JWK set (a ``dict`` or JSON), PEM, or the
+            path of a file of them. Then no list is taken that none of them has signed, or
+            that has expired or is older than one before: not from a server, the cache or a
+            QR code. None: lists need not be signed.
         options: ``verify``, ``cert``, ``proxy`` and the other options of a transport, for
             health checks, updates, and the clients that the manager makes.
 
     Raises:
         AddressError: If a built-in URL or a source cannot be used.
         ValueError: If certificates would not be verified.
+        SigningKeyError: If a trusted key cannot be used.
+        MissingExtra: If keys are given, and the extra ``signing`` is not installed.
     """
 
     def __init__(
@@ -69,6 +77,7 @@ class BaseManager(EndpointLists):
         policy: Policy | None = None,
         update_interval: float = 3600.0,
         watch: bool = False,
+        trusted_keys: Sequence[Key] | None = None,
         **options: Any,
     ) -> None:
         for url in config_urls:
@@ -84,7 +93,8 @@ class BaseManager(EndpointLists):
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._living = threading.Lock()
         seed = config_of(api_endpoints, socket_endpoints)
-        super().__init__(policy or Policy(), seed, usual_cache_path(cache_path, app))
+        keys = None if trusted_keys is None else read_trusted_keys(trusted_keys)
+        super().__init__(policy or Policy(), seed, usual_cache_path(cache_path, app), keys)
         self.core.on_fork = self._forked
         self._errands = Errands(self)
 
@@ -204,7 +214,11 @@ class BaseManager(EndpointLists):
         # The built-in ones come last: a list that has gone bad must not lock us out.
         last = [*self.config_urls, *(endpoint.url for endpoint in self._seed.api_endpoints)]
         asked = sources(fallback, None if current is None else current.url, others, last)
-        return Known(asked, healthy, dict(self._kept.etags), force, wait)
+        return Known(asked, healthy, self._tags(), force, wait, self._trust)
+
+    def _tags(self) -> dict[str, str]:
+        # Who has nothing newer than what has expired must not end the search by a 304.
+        return {} if self._trust is not None and self._trust.stale else dict(self._kept.etags)
 
     def server_names(self) -> dict[str, str]:
         """Map the origin of each endpoint that has a name of its own to that name."""
@@ -218,7 +232,7 @@ class BaseManager(EndpointLists):
     @property
     def has_tag(self) -> bool:
         """Whether a server can be asked to hold its answer until it has another list."""
-        return bool(self._kept.etags)
+        return bool(self._tags())
 
     def _update(self, fallback_url: str | None, token: str | None, *, force: bool) -> bool:
         return self._errands.update(fallback_url, token, force=force).changed

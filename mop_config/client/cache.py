@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from .. import payload
 from ..files import write_atomically
 from ..model import EndpointConfig
+from ..signing import MAX_NUMBER
+from .trust import Mark
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ class CachedList(NamedTuple):
         saved_at: POSIX time at which it was learnt.
         room_id: The room that came with it, or None.
         etags: The tags of remote lists, by URL.
+        jws: The signed list as it came, where lists have to be signed; else None.
+        mark: The newest signed list that was ever taken, or None.
     """
 
     config: EndpointConfig
@@ -37,6 +41,8 @@ class CachedList(NamedTuple):
     saved_at: float
     room_id: str | None
     etags: dict[str, str]
+    jws: str | None = None
+    mark: Mark | None = None
 
 
 def load(path: Path) -> CachedList | None:
@@ -56,6 +62,8 @@ def load(path: Path) -> CachedList | None:
             _moment(document["saved_at"]),
             _maybe_text(document["room_id"]),
             {_text(url): _text(etag) for url, etag in document["etags"].items()},
+            _maybe_text(document.get("jws")),
+            _maybe_mark(document.get("mark")),
         )
     except FileNotFoundError:
         return None
@@ -81,6 +89,42 @@ def _maybe_text(value: Any) -> str | None:
     return None if value is None else _text(value)
 
 
+def _maybe_mark(value: Any) -> Mark | None:
+    if value is None:
+        return None
+    ver, digest = value["ver"], value["sha256"]
+    if type(ver) is not int or not 0 <= ver <= MAX_NUMBER:
+        raise ValueError("its mark is no version")
+    return Mark(ver, _text(digest))
+
+
+def load_mark(path: Path) -> Mark | None:
+    """Read the mark that stands in a file of its own; None where there is none."""
+    try:
+        return _maybe_mark(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        logger.warning("the mark in %s is ignored: %s", path, error)
+        return None
+
+
+def save_mark(path: Path, mark: Mark) -> None:
+    """Write the mark, unless a higher one is there.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    there = load_mark(path)
+    if there is None or there.ver < mark.ver:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(path, json.dumps(_mark(mark)).encode(), sync=True)
+
+
+def _mark(mark: Mark) -> dict[str, Any]:
+    return {"ver": mark.ver, "sha256": mark.digest}
+
+
 def save(path: Path, cached: CachedList) -> None:
     """Write the list so that a crash leaves the old one or the new one.
 
@@ -96,5 +140,9 @@ def save(path: Path, cached: CachedList) -> None:
         "room_id": cached.room_id,
         "etags": cached.etags,
     }
+    if cached.jws is not None:
+        document["jws"] = cached.jws
+    if cached.mark is not None:
+        document["mark"] = _mark(cached.mark)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_atomically(path, json.dumps(document).encode(), sync=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..model import Endpoint
 from ..probe import Prober, ProbeResult
 from .fetch import Fetcher
-from .update import Check, Fetch, Flow, NewList, Reply, update
+from .update import Check, Fetch, Flow, NewList, Refused, Reply, update
 
 if TYPE_CHECKING:
     from .base import BaseManager
@@ -114,7 +114,8 @@ class Errands:
 
         Raises:
             UpdateFailed: If no list was found.
-            UpdateRefused: If the only lists found would leave nothing that works.
+            UpdateRefused: If the only lists found would leave nothing that works, or are
+                not to be trusted.
         """
         # A request that waits for news must not keep others from asking.
         with contextlib.nullcontext() if wait else self._updating:
@@ -145,5 +146,10 @@ class Errands:
             if isinstance(step, Fetch):
                 answer = self._fetcher.fetch(step, token, names)
                 round_ = Round(False, step.wait > 0, answer.waited, answer.retry_after)
+            elif isinstance(step, Refused):
+                answer = True
+                manager = self._manager()
+                if manager is not None:
+                    manager.tell_refused("remote", step.error)
             else:
                 answer = self.any_healthy(step)

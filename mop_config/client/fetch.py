@@ -14,6 +14,7 @@ import httpx2
 
 from ..address import DEFAULT_PORTS, Url, parse_url
 from ..errors import AddressError
+from ..signing import MEDIA_TYPE
 from .options import TransportOptions
 from .policy import Policy
 from .update import Fetch, Reply, may_see_token
@@ -131,7 +132,8 @@ class Fetcher:
             names: The names that servers answer to, where not their host's, by origin.
         """
         url = fetch.url
-        headers: Headers = {"Accept": "application/json", "Accept-Encoding": "gzip"}
+        kind = MEDIA_TYPE if fetch.signed else "application/json"
+        headers: Headers = {"Accept": kind, "Accept-Encoding": "gzip"}
         if fetch.etag is not None:
             headers["If-None-Match"] = fetch.etag
         if fetch.wait:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import platformdirs
 
+from ..errors import SignatureError
 from ..model import EndpointConfig
 from . import cache
 from .cache import CachedList
 from .state import ListSource
+from .trust import Trust
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +30,20 @@ class Kept:
 
     Args:
         path: The file, or None.
+        trust: What its list must stand up to, or None where it need not be signed.
 
     Attributes:
         room_id: The room that came with the last QR code that named one, or None.
         etags: The tags of remote lists that are the same as ours, by URL.
+        refusal: Why the file's list was not taken, where it is not to be trusted; else None.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, trust: Trust | None = None) -> None:
         self._path = path
+        # Beside the list, so that a list that is lost, or put back, does not take it along.
+        self._mark_path = None if path is None else path.with_name(f"{path.name}.mark")
+        self._trust = trust
+        self.refusal: SignatureError | None = None
         self._source = ListSource("none", None, None)
         self._learnt_at: float | None = None
         self._unsaved = False
@@ -45,14 +53,32 @@ class Kept:
 
     def load(self) -> EndpointConfig:
         """Take in what the file holds, and give its list; an empty one where it has none."""
+        if self._trust is not None and self._mark_path is not None:
+            self._trust.remember(cache.load_mark(self._mark_path))
         cached = None if self._path is None else cache.load(self._path)
         if cached is None:
             return EndpointConfig()
         self.room_id = cached.room_id
-        if cached.config:
+        config = cached.config
+        if self._trust is not None:
+            self._trust.remember(cached.mark)
+            config = self._believed(self._trust, cached) if config else config
+        if config:
             self.etags = dict(cached.etags)
             self._source, self._learnt_at = ListSource("cache", cached.url, None), cached.saved_at
-        return cached.config
+        return config
+
+    def _believed(self, trust: Trust, cached: CachedList) -> EndpointConfig:
+        """Give what is signed of a list that was kept: nothing, if it is not to be trusted."""
+        try:
+            if cached.jws is None:
+                raise SignatureError("not-signed", "it is no signed list")
+            signed = trust.read(cached.jws, kept=True)
+            trust.take(signed)
+        except SignatureError as error:
+            self.refusal = error
+            return EndpointConfig()
+        return signed.config
 
     def note(self, origin: str, url: str | None = None, learnt_at: float | None = None) -> None:
         """Note where the list came from; ``learnt_at`` is a POSIX time."""
@@ -62,7 +88,8 @@ class Kept:
     def source(self) -> ListSource:
         """Where the list came from, and how old it is."""
         age = None if self._learnt_at is None else max(0.0, time.time() - self._learnt_at)
-        return self._source._replace(age=age)
+        stale = self._trust is not None and self._trust.stale
+        return self._source._replace(age=age, stale=stale)
 
     def changed(self) -> None:
         """Note that the file is behind."""
@@ -71,6 +98,8 @@ class Kept:
     def forked(self) -> None:
         """Start anew in a child process: the parent may have been in the midst of saving."""
         self._saving = threading.Lock()
+        if self._trust is not None:
+            self._trust.forked()
 
     def save(self, config: Callable[[], EndpointConfig]) -> None:
         """Write the list, if there is a file and it is behind."""
@@ -91,6 +120,23 @@ class Kept:
                 dict(self.etags),
             )
             try:
-                cache.save(self._path, kept)
+                if self._trust is None or self._mark_path is None:
+                    cache.save(self._path, kept)
+                else:
+                    self._save_signed(self._path, self._mark_path, self._trust, kept)
             except OSError as error:
                 logger.warning("the endpoint list cannot be kept in %s: %s", self._path, error)
+
+    def _save_signed(self, path: Path, mark_path: Path, trust: Trust, kept: CachedList) -> None:
+        """Write what is signed, and then the mark: the list must not be older than that."""
+        there, mark = cache.load_mark(mark_path), trust.mark
+        if there is not None and mark is not None and there.ver > mark.ver:
+            return  # another process has taken a newer one
+        if trust.current is None:
+            # What nobody signed would be refused at the next start.
+            kept = kept._replace(config=EndpointConfig(), mark=mark)
+        else:
+            kept = kept._replace(jws=trust.current.text, mark=mark)
+        cache.save(path, kept)
+        if mark is not None:
+            cache.save_mark(mark_path, mark)

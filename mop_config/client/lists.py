@@ -10,7 +10,9 @@ from typing import Any
 from blinker import NamedSignal
 
 from .. import payload, signals
+from ..errors import SignatureError, UpdateUntrusted
 from ..model import Endpoint, EndpointConfig
+from ..signing import SignedList, TrustedKeys
 from .core import API, SOCKETIO, Core
 from .kept import Kept
 from .member import Event, EventKind
@@ -18,9 +20,13 @@ from .policy import Policy
 from .pool import Pool
 from .seed import check_api
 from .state import EndpointState, ListSource, state_of
+from .trust import Trust, read_qr
 from .update import NewList
 
 logger = logging.getLogger(__name__)
+
+#: What stands for the address of a QR code.
+_QR_CODE = "the QR code"
 
 _SIGNALS = {
     EventKind.SWITCHED: signals.endpoint_switched,
@@ -37,19 +43,29 @@ class EndpointLists:
         policy: The figures.
         seed: The built-in endpoints.
         path: File that keeps the list over a restart, or None.
+        keys: Keys that lists must be signed with, or None where they need not be.
     """
 
-    def __init__(self, policy: Policy, seed: EndpointConfig, path: Path | None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        seed: EndpointConfig,
+        path: Path | None,
+        keys: TrustedKeys | None = None,
+    ) -> None:
         self.policy = policy
         self.core = Core(policy, time.monotonic, time.time, random.random, self._announce)
         self._seed = seed
-        self._kept = Kept(path)
+        self._trust = None if keys is None else Trust(keys, self.core.wall_clock)
+        self._kept = Kept(path, self._trust)
         config = self._kept.load()
         if not config and seed:
             config = seed
             self._kept.note("seed")
         with self.core as core:
             _replace(core, config)
+        if self._kept.refusal is not None:
+            self.tell_refused("cache", _untrusted(str(path), self._kept.refusal))
 
     # -- what is in them
 
@@ -120,6 +136,7 @@ class EndpointLists:
         with self.core as core:
             return {
                 "offline": core.network.offline,
+                "stale": self.list_source.stale,
                 "budget_tokens": core.budget.tokens,
                 **{
                     kind: {
@@ -182,25 +199,35 @@ class EndpointLists:
         """The room that came with the last QR code that named one, or None."""
         return self._kept.room_id
 
-    def apply_qr(self, text: str | bytes, *, replace: bool = False) -> payload.QrData:
+    def apply_qr(
+        self, text: str | bytes, *, replace: bool = False, trust: bool = False
+    ) -> payload.QrData:
         """Take in the endpoints of a QR text.
 
         Its endpoints are added or given its priorities; the others stay, unless
         ``replace``. A kind that the text does not speak of stays untouched.
 
         Args:
-            text: One of the three forms; see ``mop_config.qr``.
+            text: One of the three forms, see ``mop_config.qr``, or a signed list.
             replace: Whether the text's list takes the place of ours.
+            trust: Whether to take one that is not signed, though lists have to be; it is
+                not kept over a restart.
 
         Returns:
             What the text says, with its ``room_id``.
 
         Raises:
             PayloadError: Naming the member that is at fault; nothing is changed then.
+            UpdateUntrusted: If lists have to be signed, and this is no list to be trusted.
         """
-        data = payload.loads_qr(text)
+        try:
+            data, signed = read_qr(text, self._trust, plain=trust)
+        except SignatureError as error:
+            raise self.tell_refused("qr", _untrusted(_QR_CODE, error)) from None
         for index, endpoint in enumerate(data.api_endpoints or ()):
             check_api(endpoint, f"api_endpoints[{index}]")
+        if signed is not None:
+            self._take(signed, "qr", _QR_CODE)
         if data.room_id is not None:
             self._kept.room_id = data.room_id
         lists = ((API, data.api_endpoints), (SOCKETIO, data.socketio_endpoints))
@@ -218,7 +245,12 @@ class EndpointLists:
 
         Returns:
             Whether it was another one.
+
+        Raises:
+            UpdateUntrusted: If a newer one was taken meanwhile.
         """
+        if found.signed is not None:
+            self._take(found.signed, "remote", found.url)
         tags = {} if found.etag is None else {found.url: found.etag}
         if same_lists(found.config, self.config):
             self._kept.etags = {**self._kept.etags, **tags}
@@ -228,6 +260,21 @@ class EndpointLists:
         self._kept.etags = tags
         self._change("remote", found.url, lambda core: _replace(core, found.config))
         return True
+
+    def _take(self, signed: SignedList, origin: str, url: str) -> None:
+        if self._trust is None:
+            return
+        try:
+            self._trust.take(signed)
+        except SignatureError as error:
+            raise self.tell_refused(origin, _untrusted(url, error)) from None
+
+    def tell_refused(self, origin: str, error: UpdateUntrusted) -> UpdateUntrusted:
+        """Tell of a list that nobody vouches for, and give the error back."""
+        logger.warning("%s", error)
+        about = {"origin": origin, "url": error.url, "code": error.code, "reason": error.reason}
+        self._send(signals.endpoints_refused, about)
+        return error
 
     def _change_here(self, origin: str, change: Callable[[Core], None]) -> None:
         # No server's list is ours any more: whichever is asked next must give all of its own.
@@ -315,6 +362,10 @@ class EndpointLists:
 
     def _send(self, signal: NamedSignal, about: dict[str, Any]) -> None:
         signals.send(signal, self, **about)
+
+
+def _untrusted(url: str, error: SignatureError) -> UpdateUntrusted:
+    return UpdateUntrusted(url, str(error), error.code)
 
 
 def _entries(core: Core) -> dict[tuple[str, str], Endpoint]:

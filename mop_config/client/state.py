@@ -44,11 +44,13 @@ class ListSource(NamedTuple):
         origin: ``cache``, ``seed``, ``remote``, ``qr``, ``manual`` or ``none``.
         url: The server that gave it, or None.
         age: Seconds since it was learnt, or None for a built-in list.
+        stale: Whether it was signed for a time that is over, and no source has a newer one.
     """
 
     origin: str
     url: str | None
     age: float | None
+    stale: bool = False
 
 
 def state_of(member: Member, current: Member | None) -> EndpointState:

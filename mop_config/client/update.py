@@ -11,11 +11,22 @@ from typing import NamedTuple
 
 from .. import payload
 from ..address import Url, is_ip, parse_url
-from ..errors import AddressError, PayloadError, UpdateFailed, UpdateRefused
+from ..errors import (
+    AddressError,
+    PayloadError,
+    SignatureError,
+    UpdateFailed,
+    UpdateRefused,
+    UpdateUntrusted,
+)
 from ..model import Endpoint, EndpointConfig
+from ..signing import SignedList
 from .seed import check_api
+from .trust import Trust
 
 PATH = "/api/v1/config/endpoints"
+#: What the address of the same list, signed, has at its end.
+SIGNED = ".jws"
 
 
 class Fetch(NamedTuple):
@@ -26,12 +37,14 @@ class Fetch(NamedTuple):
         etag: The tag of the list that we have from there, or None.
         with_token: Whether the token may be sent there.
         wait: Seconds for which the server may hold an answer that has nothing new.
+        signed: Whether the list has to be signed.
     """
 
     url: str
     etag: str | None
     with_token: bool
     wait: int = 0
+    signed: bool = False
 
 
 class Reply(NamedTuple):
@@ -61,6 +74,12 @@ class Check(NamedTuple):
     endpoints: tuple[Endpoint, ...]
 
 
+class Refused(NamedTuple):
+    """Tell of a list that nobody vouches for; the answer does not matter."""
+
+    error: UpdateUntrusted
+
+
 class NewList(NamedTuple):
     """A list to apply.
 
@@ -68,14 +87,16 @@ class NewList(NamedTuple):
         config: The endpoints.
         url: Where it came from.
         etag: Its tag there, or None.
+        signed: The same as it was signed, where it had to be; else None.
     """
 
     config: EndpointConfig
     url: str
     etag: str | None
+    signed: SignedList | None = None
 
 
-Flow = Generator[Fetch | Check, Reply | bool, NewList | None]
+Flow = Generator[Fetch | Check | Refused, Reply | bool, NewList | None]
 
 
 class Known(NamedTuple):
@@ -87,6 +108,7 @@ class Known(NamedTuple):
         etags: The tag of the list that we have, by the URL it came from.
         force: Whether a list is taken even though nothing in it may work.
         wait: Seconds for which a server may hold an answer that has nothing new.
+        trust: What a list must stand up to, or None where it need not be signed.
     """
 
     sources: tuple[str, ...]
@@ -94,6 +116,7 @@ class Known(NamedTuple):
     etags: Mapping[str, str]
     force: bool = False
     wait: int = 0
+    trust: Trust | None = None
 
 
 def sources(
@@ -104,11 +127,12 @@ def sources(
     return tuple(dict.fromkeys(url for url in ordered if url))
 
 
-def list_urls(base: str) -> list[str]:
+def list_urls(base: str, *, signed: bool = False) -> list[str]:
     """Give the addresses at which the list of a server may be found, likeliest first.
 
     Args:
         base: A server's URL, with or without its API path, or the address of its list.
+        signed: Whether the list is wanted signed.
 
     Raises:
         AddressError: If it is no http or https URL.
@@ -116,6 +140,13 @@ def list_urls(base: str) -> list[str]:
     url = parse_url(base, ("http", "https"))
     path = url.path.rstrip("/")
     root = url.text[: len(url.text) - len(url.path)]
+    if path.endswith(SIGNED) and (signed or path.endswith(PATH + SIGNED)):
+        return [root + (path if signed else path.removesuffix(SIGNED))]
+    tail = SIGNED if signed else ""
+    return [url + tail for url in _plain_urls(root, path)]
+
+
+def _plain_urls(root: str, path: str) -> list[str]:
     if path.endswith("/config/endpoints"):
         return [root + path]
     urls = [f"{root}{path}/config/endpoints"] if path else []
@@ -135,7 +166,8 @@ def update(known: Known) -> Flow:
     """Find a list and decide whether to take it.
 
     Raises:
-        UpdateRefused: If the only lists found would leave nothing that works.
+        UpdateRefused: If the only lists found would leave nothing that works, or
+            (``UpdateUntrusted``) are not to be trusted.
         UpdateFailed: If no list was found.
     """
     failures: list[tuple[str, str]] = []
@@ -148,6 +180,8 @@ def update(known: Known) -> Flow:
                 return found
         except UpdateRefused as refused:
             refusal = refusal or refused
+            if isinstance(refused, UpdateUntrusted):
+                yield Refused(refused)
         except _SourceFailedError as failure:
             causes.append(failure.cause)
             failures.append((failure.url, failure.detail))
@@ -164,21 +198,27 @@ class _SourceFailedError(Exception):
         self.detail = detail
 
 
-def _ask(source: str, known: Known) -> Generator[Fetch | Check, Reply | bool, NewList | None]:
+def _ask(source: str, known: Known) -> Flow:
     try:
-        urls = list_urls(source)
+        urls = list_urls(source, signed=known.trust is not None)
     except AddressError as error:
         shown = re.sub(r"//.*[@＠]", "//***@", source)
         raise _SourceFailedError(shown, "invalid", str(error)) from None
     failure = _SourceFailedError(source, "unreachable", "not asked")
     for url in urls:
         etag = known.etags.get(url)
-        reply = yield Fetch(url, etag, may_see_token(parse_url(url)), known.wait if etag else 0)
+        reply = yield Fetch(
+            url,
+            etag,
+            may_see_token(parse_url(url)),
+            known.wait if etag else 0,
+            signed=known.trust is not None,
+        )
         assert isinstance(reply, Reply)  # noqa: S101 - the answer to a Fetch
         if reply.status == 304 and etag is not None:
             return None
         if reply.status == 200:
-            return _read(url, reply)
+            return _read(url, reply, known.trust)
         failure = _why(url, reply)
         if reply.status not in {404, 405, 501}:
             break
@@ -199,12 +239,15 @@ def _why(url: str, reply: Reply) -> _SourceFailedError:
     return _SourceFailedError(url, cause, reply.problem or f"it answers {reply.status}")
 
 
-def _read(url: str, reply: Reply) -> NewList:
+def _read(url: str, reply: Reply, trust: Trust | None) -> NewList:
     try:
-        config = payload.loads(reply.body)
+        signed = None if trust is None else trust.read(reply.body)
+        config = payload.loads(reply.body) if signed is None else signed.config
         for index, endpoint in enumerate(config.api_endpoints):
             check_api(endpoint, f"api_endpoints[{index}].url")
-        return NewList(config, url, reply.etag)
+        return NewList(config, url, reply.etag, signed)
+    except SignatureError as error:
+        raise UpdateUntrusted(url, str(error), error.code) from None
     except PayloadError as error:
         raise _SourceFailedError(url, "invalid", str(error)) from None
 

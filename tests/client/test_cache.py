@@ -65,7 +65,8 @@ def test_a_public_file_becomes_private(path: Path) -> None:
 
 def test_no_token_is_in_it() -> None:
     """There is no field that could hold one."""
-    assert CachedList._fields == ("config", "origin", "url", "saved_at", "room_id", "etags")
+    fields = ("config", "origin", "url", "saved_at", "room_id", "etags", "jws", "mark")
+    assert CachedList._fields == fields
 
 
 def test_a_save_that_fails_leaves_the_old_list(path: Path) -> None:

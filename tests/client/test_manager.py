@@ -133,14 +133,14 @@ class TestStartOrder:
 
     def test_nothing(self) -> None:
         """Without any list it says so."""
-        assert quiet().list_source == ("none", None, None)
+        assert quiet().list_source == ("none", None, None, False)
 
     def test_the_built_in_list(self) -> None:
         """The position in a list of URLs is the priority; other forms say theirs."""
         manager = EndpointManager([A, (B, 7), Endpoint.parse(C, 5)], [S])
         assert [(e.url, e.priority) for e in manager.api_endpoints] == [(A, 0), (C, 5), (B, 7)]
         assert urls(manager.socket_endpoints) == [S]
-        assert manager.list_source == ("seed", None, None)
+        assert manager.list_source == ("seed", None, None, False)
 
     def test_a_whole_config_is_a_built_in_list_too(self) -> None:
         """Both kinds at once."""
@@ -175,7 +175,7 @@ class TestStartOrder:
         first.add_api_endpoint(B)
         second = quiet(C, cache_path=path)
         assert urls(second.api_endpoints) == [A, B]
-        origin, url, age = second.list_source
+        origin, url, age, _ = second.list_source
         assert (origin, url) == ("cache", None)
         assert age is not None
         assert 0 <= age < 60
