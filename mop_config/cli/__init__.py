@@ -15,6 +15,7 @@ from .. import __version__
 from ..errors import MopConfigError
 from .check import check
 from .probe import probe
+from .push import push
 from .qr import qr
 from .reload import reload
 from .serve import serve
@@ -32,7 +33,7 @@ def cli() -> None:
     """Serve a list of endpoints that apps fail over between, and work with such lists."""
 
 
-for _command in (serve, check, show, probe, qr, watch, reload, token):
+for _command in (serve, check, show, probe, qr, watch, reload, token, push):
     cli.add_command(_command)
 
 

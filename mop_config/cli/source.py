@@ -1,5 +1,6 @@
-"""What ``check`` and ``show`` share: reading the file as the server would."""
+"""What ``check``, ``show`` and ``push`` share: reading a text as the server would."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,12 +20,14 @@ class Reading(NamedTuple):
 
     Attributes:
         path: The file.
+        data: Its bytes, or none where it cannot be read.
         lines: Its lines, or none where it is no text.
         rendering: The list, or None where the file is refused before parsing.
         refusal: Why the file would be refused as a whole, or None.
     """
 
     path: str
+    data: bytes
     lines: list[str]
     rendering: Rendering | None
     refusal: SourceError | None
@@ -84,15 +87,26 @@ def read(file: str | None) -> tuple[Reading, Settings]:
     if file is not None:
         settings = replace(settings, source=etcd_key(file).text if is_etcd(file) else file)
     source = open_source(settings)
-    name = file or settings.source
+    return judged(file or settings.source, lambda: source.read().data, settings), settings
+
+
+def judged(name: str, read_data: Callable[[], bytes], settings: Settings) -> Reading:
+    """Read a text and judge it as a server would that serves a list already.
+
+    Args:
+        name: What to call it.
+        read_data: Gives its bytes, or raises ``SourceError``.
+        settings: How to read it.
+    """
+    data = b""
     lines: list[str] = []
     rendering = refusal = None
     try:
-        data = source.read().data
+        data = read_data()
         lines = decode(data).replace("\r\n", "\n").replace("\r", "\n").split("\n")
         rendering = render(data, settings.rules, EMPTY_BODY)
         judge(rendering, settings, serving=True)
     except SourceError as error:
         named = error.code not in {Code.NOT_UTF8, Code.NUL}
         refusal = error if named else SourceError(error.code, f"{name}: {error}")
-    return Reading(name, lines, rendering, refusal), settings
+    return Reading(name, data, lines, rendering, refusal)

@@ -65,6 +65,12 @@ class Watch:
         self._response.close()
         self._client.session.close()
 
+    def idle(self, seconds: float) -> None:
+        """End after so many seconds of silence, rather than ``IDLE``."""
+        connection = self._response.raw.connection
+        if connection is not None and connection.sock is not None:
+            connection.sock.settimeout(seconds)
+
     def close(self) -> None:
         """End the stream, from any thread."""
         with self._lock:

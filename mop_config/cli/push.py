@@ -1,0 +1,260 @@
+"""``mop-config push``: an endpoint file into etcd, and back to what was there before."""
+
+import difflib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import click
+
+from ..errors import MopConfigError, SourceError
+from ..payload import Difference
+from ..server.etcd import Etcd, Found
+from ..server.origin import check_source
+from ..server.parse import secret_part
+from ..server.render import EMPTY_BODY, Rendering, render
+from ..server.settings import Settings
+from ..server.sources import FileSource
+from .revisions import ChangedError, Revision, at, history, write
+from .source import Reading, etcd_key, is_etcd, judged
+
+#: Lines of a text above which its difference is told in figures only.
+MOST_LINES = 20_000
+#: Revisions that --history shows.
+SHOWN = 100
+
+
+class _Call(NamedTuple):
+    """What the command was called with."""
+
+    etcd: Etcd
+    settings: Settings
+    force: bool
+    ask: bool
+    as_json: bool
+
+
+@click.command(
+    epilog="Example: mop-config push config/endpoints.txt etcd://10.0.0.1,10.0.0.2/mop/endpoints"
+)
+@click.argument("words", nargs=-1, metavar="[FILE] [ETCD-KEY]")
+@click.option("--force", is_flag=True, help="Write even if the key has changed meanwhile.")
+@click.option("--yes", is_flag=True, help="Do not ask before writing.")
+@click.option("--history", "list_history", is_flag=True, help="List what etcd knows of the past.")
+@click.option(
+    "--rollback",
+    type=click.IntRange(min=1),
+    metavar="REV",
+    help="Write the text that the key had at this revision.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON; never ask.")
+def push(
+    words: tuple[str, ...],
+    force: bool,
+    yes: bool,
+    list_history: bool,
+    rollback: int | None,
+    as_json: bool,
+) -> int:
+    """Write FILE into ETCD-KEY, from where servers take their list.
+
+    ETCD-KEY is etcd://host:2379[,host:2379]/key, or what ENDPOINT_CONFIG_FILE names; the
+    login and the certificates come from ENDPOINT_ETCD_USER, _PASSWORD, _CA, _CERT and _KEY.
+
+    A file with errors is refused. The difference is shown, and on a terminal you are asked.
+    Nothing is written if somebody else has written the key meanwhile. Exit 1 where nothing
+    could be written.
+    """
+    if list_history and rollback is not None:
+        raise click.UsageError("--history and --rollback exclude each other")
+    without_file = list_history or rollback is not None
+    file, address = _split(words, without_file=without_file)
+    settings = Settings.from_environ()
+    settings = replace(settings, source=etcd_key(address or settings.source).text)
+    check_source(settings)
+    etcd = Etcd(etcd_key(settings.source), settings.etcd, settings.max_bytes)
+    ask = sys.stdin.isatty() and sys.stdout.isatty() and not yes and not as_json
+    call = _Call(etcd, settings, force, ask, as_json)
+    if list_history:
+        return _show_history(call)
+    if rollback is not None:
+        return _write(call, f"revision {rollback}", lambda: at(etcd, rollback).data)
+    source = FileSource(file, settings.max_bytes)
+    return _write(call, file, lambda: source.read().data)
+
+
+def _split(words: tuple[str, ...], *, without_file: bool) -> tuple[str, str]:
+    """Tell the file and the key; the key may be left out for the environment's."""
+    most = 1 if without_file else 2
+    if len(words) > most:
+        raise click.UsageError(f"at most {most} argument{'s' * (most > 1)} expected")
+    key = words[-1] if words and (without_file or len(words) == 2) else ""
+    if not without_file and (not words or not words[0] or is_etcd(words[0])):
+        raise click.UsageError("name the FILE to push")
+    if words and not words[-1]:
+        raise click.UsageError("an argument is empty")
+    return ("" if without_file else words[0]), key
+
+
+# -- writing
+
+
+def _write(call: _Call, name: str, read_data: Callable[[], bytes]) -> int:
+    reading = judged(name, read_data, call.settings)
+    if reading.rendering is None and reading.refusal is not None:
+        raise reading.refusal
+    if reading.errors:
+        return _refused(call, reading)
+    there = call.etcd.get()
+    old = there.data if there else b""
+    lines = _diff(old, reading.data, str(call.etcd), name)
+    change = _change(old, reading.data, call.settings)
+    outcome = {
+        "target": str(call.etcd),
+        "previous_revision": there.revision if there else None,
+        "change": change._asdict() if change else None,
+        "diff": lines,
+        "problems": [problem.as_dict() for problem in reading.problems],
+    }
+    if not call.as_json:
+        _show(reading, lines, change)
+    if there is not None and old == reading.data:
+        return _done(call, {**outcome, "result": "unchanged", "revision": there.revision})
+    if call.ask and not click.confirm(f"Write this to {call.etcd}?"):
+        raise MopConfigError("nothing is written")
+    try:
+        revision = write(call.etcd, reading.data, _expected(call, there))
+    except ChangedError:
+        if call.as_json:
+            _done(call, {**outcome, "result": "conflict", "revision": None})
+        raise
+    return _done(call, {**outcome, "result": "written", "revision": revision})
+
+
+def _expected(call: _Call, there: Found | None) -> int | None:
+    if call.force:
+        return None
+    return there.revision if there else 0
+
+
+def _refused(call: _Call, reading: Reading) -> int:
+    if call.as_json:
+        problems = [problem.as_dict() for problem in reading.problems]
+        _done(call, {"target": str(call.etcd), "result": "refused", "problems": problems})
+    else:
+        _warn(reading)
+    raise MopConfigError(f"{reading.path} has errors ({reading.errors}): nothing is written")
+
+
+def _warn(reading: Reading) -> None:
+    for problem in reading.problems:
+        click.echo(f"{reading.path}: {problem.severity}: {problem} [{problem.code}]", err=True)
+
+
+def _show(reading: Reading, lines: list[str] | None, change: Difference | None) -> None:
+    _warn(reading)
+    for line in lines or ():
+        style = {"+": "green", "-": "red"}.get(line[:1]) if sys.stdout.isatty() else None
+        click.echo(click.style(line, fg=style) if style else line)
+    if change is not None:
+        click.echo(str(change))
+
+
+def _done(call: _Call, outcome: dict[str, object]) -> int:
+    if call.as_json:
+        click.echo(json.dumps(outcome, ensure_ascii=False, indent=2))
+    elif outcome["result"] == "unchanged":
+        click.echo(f"{call.etcd}: unchanged, revision {outcome['revision']}")
+    else:
+        click.echo(f"{call.etcd}: written, revision {outcome['revision']}")
+    return 0
+
+
+# -- what differs
+
+
+def _lines(data: bytes) -> list[str]:
+    text = data.decode("utf-8", "replace")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return [_shown(line) for line in (lines[:-1] if lines[-1] == "" else lines)]
+
+
+def _shown(line: str) -> str:
+    """Make a line fit to be shown, with no password in it."""
+    secret = secret_part(line)
+    line = ("***@" if secret else "") + line[secret:]
+    return "".join(c if c.isprintable() or c == "\t" else " " for c in line)
+
+
+def _diff(old: bytes, new: bytes, old_name: str, new_name: str) -> list[str] | None:
+    """Give the difference line by line, or None where that would take too long."""
+    before, after = _lines(old), _lines(new)
+    if max(len(before), len(after)) > MOST_LINES:
+        return None
+    return list(difflib.unified_diff(before, after, old_name, new_name, lineterm="", n=1))
+
+
+def _rendering(data: bytes, settings: Settings, served: bytes) -> Rendering | None:
+    try:
+        return render(data, settings.rules, served)
+    except SourceError:
+        return None
+
+
+def _change(old: bytes, new: bytes, settings: Settings) -> Difference | None:
+    before = _rendering(old, settings, EMPTY_BODY)
+    after = _rendering(new, settings, before.body if before else EMPTY_BODY)
+    return after.difference if after else None
+
+
+# -- the past
+
+
+def _show_history(call: _Call) -> int:
+    # One more than is shown, to compare the oldest one with.
+    known = history(call.etcd, SHOWN + 1)
+    rows = [
+        _row(revision, known[i - 1].data if i else b"", call.settings)
+        for i, revision in enumerate(known)
+    ][-SHOWN:]
+    rows.reverse()
+    if call.as_json:
+        document = {"target": str(call.etcd), "revisions": rows}
+        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+    else:
+        for row in rows:
+            click.echo(_told(row))
+    if not known:
+        raise MopConfigError(f"etcd knows nothing of {call.etcd}")
+    return 0
+
+
+def _row(revision: Revision, before: bytes | None, settings: Settings) -> dict[str, object]:
+    row: dict[str, object] = {"revision": revision.number, "deleted": revision.data is None}
+    if revision.data is None:
+        return row
+    rendering = _rendering(revision.data, settings, EMPTY_BODY)
+    change = _change(before or b"", revision.data, settings)
+    return {
+        **row,
+        "bytes": len(revision.data),
+        "counts": {
+            "api": rendering.api_count if rendering else 0,
+            "socketio": rendering.socketio_count if rendering else 0,
+            "errors": rendering.errors if rendering else 1,
+        },
+        "change": change._asdict() if change else None,
+    }
+
+
+def _told(row: dict[str, object]) -> str:
+    if row["deleted"]:
+        return f"revision {row['revision']}: deleted"
+    counts, change = row["counts"], row["change"]
+    errors = (
+        f", errors: {counts['errors']}" if isinstance(counts, dict) and counts["errors"] else ""
+    )
+    difference = Difference(**change) if isinstance(change, dict) else "no text"
+    return f"revision {row['revision']}: {row['bytes']} bytes, {difference}{errors}"

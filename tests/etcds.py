@@ -1,0 +1,196 @@
+"""Real etcd for the tests: clusters on free ports, whose members can be killed and frozen."""
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .conftest import need_program
+from .waiting import wait_for
+
+KEY = "mop/endpoints"
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody listens at now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def encode(text: str | bytes) -> str:
+    """As the gateway wants keys and values."""
+    return base64.b64encode(text.encode() if isinstance(text, str) else text).decode()
+
+
+class RefusedError(Exception):
+    """An answer of etcd's that is no success."""
+
+
+class Member:
+    """One member of a cluster: a process, its folder and its ports."""
+
+    def __init__(self, folder: Path, name: str, ports: tuple[int, int], scheme: str) -> None:
+        self.folder, self.name = folder / name, name
+        self.port, peer_port = ports
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self.peer_url = f"http://127.0.0.1:{peer_port}"
+        self.command: list[str] = []
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, on the data that it has."""
+        with (self.folder.parent / f"{self.name}.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self.running:
+            self.send(signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait(10)
+
+
+class Cluster:
+    """A cluster, asked without any code of the product's.
+
+    Args:
+        members: Its members.
+        context: How to verify them, where they use TLS.
+    """
+
+    def __init__(self, members: list[Member], context: ssl.SSLContext | None) -> None:
+        self.members = members
+        self.token = ""
+        self._context = context
+
+    def address(self, key: str = KEY) -> str:
+        """What ``ENDPOINT_CONFIG_FILE`` names it by."""
+        return f"etcd://{','.join(f'127.0.0.1:{m.port}' for m in self.members)}/{key}"
+
+    def ask(self, path: str, message: dict[str, Any], member: int = 0, timeout: float = 5) -> Any:
+        """Ask one member."""
+        port = self.members[member].port
+        connection = (
+            http.client.HTTPSConnection("127.0.0.1", port, timeout=timeout, context=self._context)
+            if self._context
+            else http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+        )
+        headers = {"Authorization": self.token} if self.token else {}
+        with contextlib.closing(connection):
+            connection.request("POST", f"/v3{path}", json.dumps(message), headers)
+            response = connection.getresponse()
+            body = response.read()
+        if response.status != 200:
+            raise RefusedError(f"{response.status} {body!r}")
+        return json.loads(body)
+
+    def any(self, path: str, message: dict[str, Any]) -> Any:
+        """Ask whichever member answers, until one does."""
+
+        def once() -> Any:
+            for index, member in enumerate(self.members):
+                if member.running:
+                    with contextlib.suppress(OSError, RefusedError, http.client.HTTPException):
+                        return self.ask(path, message, index, timeout=2)
+            return None
+
+        return wait_for(once, seconds=30, what="etcd answers", every=0.05)
+
+    def put(self, text: str | bytes, key: str = KEY) -> int:
+        """Write the key; give the revision."""
+        answer = self.any("/kv/put", {"key": encode(key), "value": encode(text)})
+        return int(answer["header"]["revision"])
+
+    def get(self, key: str = KEY) -> bytes | None:
+        """Read the key."""
+        kept = self.any("/kv/range", {"key": encode(key)}).get("kvs")
+        return base64.b64decode(kept[0].get("value", "")) if kept else None
+
+    def delete(self, key: str = KEY) -> None:
+        """Delete the key."""
+        self.any("/kv/deleterange", {"key": encode(key)})
+
+    def wait_until_up(self) -> "Cluster":
+        """Wait until a majority answers."""
+        try:
+            self.any("/kv/range", {"key": encode("anything")})
+        except AssertionError as error:
+            logs = [member.folder.parent / f"{member.name}.log" for member in self.members]
+            raise AssertionError("\n".join(log.read_text()[-2000:] for log in logs)) from error
+        return self
+
+    def stop(self) -> None:
+        """End every member."""
+        for member in self.members:
+            member.kill()
+
+
+def make_cluster(
+    folder: Path, size: int = 1, *options: str, context: ssl.SSLContext | None = None
+) -> Cluster:
+    """Lay a cluster out, without starting it; skips the test where there is no etcd."""
+    program = need_program("etcd")
+    ports = free_ports(2 * size)
+    scheme = "https" if context else "http"
+    folder.mkdir(parents=True, exist_ok=True)
+    members = [
+        Member(folder, f"m{i}", (ports[2 * i], ports[2 * i + 1]), scheme) for i in range(size)
+    ]
+    cluster = ",".join(f"{m.name}={m.peer_url}" for m in members)
+    for member in members:
+        member.command = [
+            *(program, "--name", member.name, "--data-dir", str(member.folder)),
+            *("--listen-client-urls", member.url, "--advertise-client-urls", member.url),
+            *("--listen-peer-urls", member.peer_url),
+            *("--initial-advertise-peer-urls", member.peer_url),
+            *("--initial-cluster", cluster, "--initial-cluster-state", "new"),
+            *("--heartbeat-interval", "50", "--election-timeout", "500"),
+            *("--logger", "zap", "--log-level", "error", "--bcrypt-cost", "4"),
+            *options,
+        ]
+    return Cluster(members, context)
+
+
+@contextmanager
+def running_cluster(
+    folder: Path, size: int = 1, *options: str, context: ssl.SSLContext | None = None
+) -> Iterator[Cluster]:
+    """Run a cluster, and end it again."""
+    cluster = make_cluster(folder, size, *options, context=context)
+    try:
+        for member in cluster.members:
+            member.start()
+        yield cluster.wait_until_up()
+    finally:
+        cluster.stop()
+
+
+def restore(cluster: Cluster, snapshot: Path) -> None:
+    """Put a stopped cluster of one back to a copy of its data folder."""
+    (member,) = cluster.members
+    shutil.rmtree(member.folder)
+    shutil.copytree(snapshot, member.folder)
