@@ -126,7 +126,7 @@ class TestRequests:
     def test_a_view_that_fails_counts_too(self, app: Flask) -> None:
         """As the 500 that it became."""
 
-        def fail() -> None:
+        def fail() -> str:
             raise RuntimeError
 
         app.view_functions["health.health"] = fail
