@@ -1,0 +1,302 @@
+"""``mop-config qr``: on a terminal, in a pipe, into a file, and back."""
+
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import stat
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mop_config import cli, payload, qr
+
+from .client.handmade import source, wire
+from .conftest import GUIDE_JSON, SAMPLE, need_program
+from .servers import ROOT
+from .test_cli import run, write
+
+SCREEN = re.compile(r"\x1b\[38;5;16;48;5;231m([ ▀▄█]+)\x1b\[0m")
+FULL = json.dumps(GUIDE_JSON, separators=(",", ":"))
+
+
+def on_a_terminal(columns: int, lines: int, *arguments: str, term: str = "xterm-256color") -> str:
+    """What a command shows on a terminal of this size."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    environ = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "LINES"}}
+    with subprocess.Popen(
+        [sys.executable, "-m", "mop_config", *arguments],
+        cwd=ROOT,
+        env={**environ, "TERM": term},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    ) as process:
+        os.close(slave)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(master, 65536)
+            except OSError:  # the other end is closed: all is read
+                break
+        process.wait(20)
+    os.close(master)
+    return shown.decode()
+
+
+def photo(rows: list[str], ink: str = " ▄▀█") -> bytes:
+    """A photograph of a terminal: each character is two modules, one above the other."""
+    width = len(rows[0])
+    assert {len(row) for row in rows} == {width}
+    picture = Image.new("L", (width, 2 * len(rows)), 255)
+    for y, row in enumerate(rows):
+        for x, character in enumerate(row):
+            upper, lower = divmod(ink.index(character), 2)
+            picture.putpixel((x, 2 * y), 255 * (1 - upper))
+            picture.putpixel((x, 2 * y + 1), 255 * (1 - lower))
+    out = io.BytesIO()
+    picture.resize((6 * width, 12 * len(rows)), Image.Resampling.NEAREST).save(out, "PNG")
+    return out.getvalue()
+
+
+class TestTerminal:
+    """The code itself."""
+
+    def test_it_can_be_read_off_the_screen(self, tmp_path: Path) -> None:
+        """By both decoders; black on white whatever the terminal's colours are."""
+        shown = on_a_terminal(120, 60, "qr", "--room-id", "大厅")
+        rows = SCREEN.findall(shown)
+        expected = qr.dumps(payload.loads(FULL), "full", "大厅")
+        image = photo(rows)
+        assert qr.scan(image) == expected
+        (tmp_path / "screen.png").write_bytes(image)
+        command = [need_program("zbarimg"), "--raw", "-q", str(tmp_path / "screen.png")]
+        read = subprocess.run(command, capture_output=True, check=True).stdout
+        assert read.decode() == expected + "\n"
+        assert all(row.startswith(" " * 4) and row.endswith(" " * 4) for row in rows)
+        assert {*rows[0], *rows[1], *rows[-2], *rows[-1]} == {" "}
+        assert "mop-config:" not in shown
+
+    def test_a_narrow_one_gets_the_form_that_fits(self) -> None:
+        """And is told so, and that the code is higher than the screen."""
+        shown = on_a_terminal(80, 24, "qr")
+        rows = SCREEN.findall(shown)
+        assert max(map(len, rows)) <= 80
+        assert qr.scan(photo(rows)) == qr.dumps(payload.loads(FULL), "list")
+        assert "only the list form fits" in shown
+        assert "lines high, and the terminal 24" in shown
+
+    def test_what_is_asked_for_is_not_replaced(self) -> None:
+        """It is refused, with what would fit, and which terminal or file would take it."""
+        shown = on_a_terminal(80, 60, "qr", "--format", "full")
+        assert not SCREEN.findall(shown)
+        match = re.fullmatch(
+            r"mop-config: the terminal is 80 columns wide: the full form takes 564 bytes, and"
+            r" there is room for 425: what fits is format full with limit (\d+), or format list,"
+            r" or format single; a terminal of (\d+) columns, or --out FILE, .*",
+            shown.strip(),
+        )
+        assert match is not None
+        wider = on_a_terminal(int(match[2]), 60, "qr", "--format", "full")
+        assert qr.scan(photo(SCREEN.findall(wider))) == FULL
+        assert not SCREEN.findall(on_a_terminal(int(match[2]) - 1, 60, "qr", "--format", "full"))
+        best = on_a_terminal(80, 60, "qr", "--format", "full", "--limit", match[1])
+        assert len(qr.parse(qr.scan(photo(SCREEN.findall(best)))).api_endpoints or ()) == int(
+            match[1]
+        )
+
+    def test_one_that_is_too_narrow_for_any(self) -> None:
+        """One line, no code."""
+        shown = on_a_terminal(20, 60, "qr")
+        assert "no form fits" in shown
+        assert not re.search("[▀▄█]", shown)
+
+    def test_one_without_colours(self) -> None:
+        """Is taken for a dark one: what is light is drawn."""
+        shown = on_a_terminal(120, 60, "qr", term="dumb")
+        assert "\x1b" not in shown
+        rows = [line for line in shown.splitlines() if re.fullmatch("[ ▀▄█]+", line)]
+        assert qr.scan(photo(rows, "█▀▄ ")) == FULL
+
+
+class TestOutput:
+    """Everywhere else."""
+
+    def test_a_pipe_gets_the_text(self) -> None:
+        """And a newline."""
+        result = run("qr")
+        assert (result.returncode, result.stdout, result.stderr) == (0, FULL + "\n", "")
+        single = run("qr", "--format", "single", "--room-id", "r", str(SAMPLE)).stdout
+        assert json.loads(single) == {
+            "api_url": "https://log.ym1.com/api/v1",
+            "socketio_url": "https://log.ym1.com",
+            "room_id": "r",
+        }
+
+    def test_a_server_s_list(self) -> None:
+        """By its URL."""
+        with source(b"") as (lists, server):
+            lists.body = wire(["https://a.example"])
+            result = run("qr", server.url)
+        assert result.stdout == '{"api_endpoints":[{"url":"https://a.example","priority":0}]}\n'
+
+    @pytest.mark.parametrize("suffix", [".png", ".PNG", ".svg"])
+    def test_a_file(self, tmp_path: Path, suffix: str) -> None:
+        """By its ending, in one step, for others to read."""
+        path = tmp_path / f"code{suffix}"
+        path.write_text("what was there")
+        result = run("qr", "--out", str(path), "--limit", "2")
+        assert result.returncode == 0
+        assert result.stdout.startswith(f"{path}: full form, ")
+        text = qr.fit(payload.loads(FULL), limit=2).text
+        assert path.read_bytes() == qr.image(text, suffix.lower()[1:])
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~_umask()
+        assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+    def test_json(self, tmp_path: Path) -> None:
+        """For programs."""
+        path = tmp_path / "code.svg"
+        document = json.loads(run("qr", "--json", "--out", str(path)).stdout)
+        assert document == {
+            "format": "full",
+            "bytes": len(FULL),
+            "capacity": 2953,
+            "text": FULL,
+            "out": str(path),
+        }
+        assert path.exists()
+
+    def test_a_long_list(self, tmp_path: Path) -> None:
+        """The form that fits, with a word about it; what does not fit is refused."""
+        file = write(tmp_path, "DomainList:\n" + "".join(f"h{i}.example\n" for i in range(50)))
+        result = run("qr", file)
+        assert len(json.loads(result.stdout)["api_endpoints"]) == 50
+        assert result.stderr == "mop-config: only the list form fits\n"
+        result = run("qr", file, "--format", "full")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert re.fullmatch(
+            r"mop-config: the full form takes \d+ bytes, and there is room for 2953: what fits"
+            r" is format full with limit \d+, or format list, or format single\n",
+            result.stderr,
+        )
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--format", "best"],
+            ["--limit", "0"],
+            ["--limit", "1001"],
+            ["--room-id", ""],
+            ["--room-id", "r" * 129],
+            ["--out", "code.gif"],
+            ["--out", ""],
+            ["--scan", ""],
+            ["--scan", "a.png", "--limit", "2"],
+            ["--scan", "a.png", "file"],
+            ["ftp://x", "y"],
+            ["http://joe:hunter@127.0.0.1:1"],
+            [""],
+        ],
+    )
+    def test_a_wrong_call(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        """2, and one line that names the help."""
+        assert cli.run(["qr", *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert len(err.splitlines()) == 1
+        assert "--help" in err
+        assert "hunter" not in err
+
+    def test_what_cannot_be_done(self, tmp_path: Path) -> None:
+        """1, and one line: no list, nothing in it, nowhere to write."""
+        bare = write(tmp_path, "# nothing\n")
+        for arguments, environ in (
+            ([str(tmp_path / "none")], {}),
+            ([bare], {"ENDPOINT_ALLOW_EMPTY": "1"}),
+            ([str(SAMPLE), "--out", str(tmp_path / "none" / "a.png")], {}),
+        ):
+            result = run("qr", *arguments, **environ)
+            assert (result.returncode, result.stdout) == (1, "")
+            assert "Traceback" not in result.stderr
+            assert result.stderr.splitlines()[-1].startswith("mop-config: ")
+
+
+class TestScan:
+    """Reading an image."""
+
+    def test_it_prints_what_the_code_says(self, tmp_path: Path) -> None:
+        """A line an endpoint, and whatever else there is."""
+        path = tmp_path / "code.png"
+        text = qr.dumps(
+            payload.loads(
+                '{"api_endpoints":[{"url":"https://1.2.3.4","priority":5,'
+                '"server_name":"a.example"}],"socketio_endpoints":[]}'
+            ),
+            room_id="a\x1b[31m\nb",
+            extra={"theme": {"dark": True}},
+        )
+        path.write_bytes(qr.image(text, "png"))
+        result = run("qr", "--scan", str(path))
+        assert result.returncode == 0
+        assert result.stdout.splitlines() == [
+            "api_endpoints https://1.2.3.4 priority=5 server_name=a.example",
+            "room_id a [31m b",
+            'theme {"dark": true}',
+        ]
+        document = json.loads(run("qr", "--scan", str(path), "--json").stdout)
+        assert document == json.loads(text)
+
+    def test_what_the_command_wrote(self, tmp_path: Path) -> None:
+        """There and back."""
+        path = tmp_path / "code.png"
+        assert run("qr", "--out", str(path), "--format", "list").returncode == 0
+        document = json.loads(run("qr", "--scan", str(path), "--json").stdout)
+        assert document == GUIDE_JSON
+
+    def test_an_image_that_cannot_be_read(self, tmp_path: Path) -> None:
+        """1, and one line that names it."""
+        (tmp_path / "text.png").write_text("text")
+        (tmp_path / "other.png").write_bytes(qr.image("https://example.com", "png"))
+        for name, reason in (
+            ("none.png", "No such file"),
+            ("text.png", "is no PNG"),
+            ("other.png", "the code holds no endpoints"),
+        ):
+            result = run("qr", "--scan", str(tmp_path / name))
+            assert (result.returncode, result.stdout) == (1, "")
+            assert len(result.stderr.splitlines()) == 1
+            assert reason in result.stderr
+            assert name in result.stderr
+
+    def test_without_the_extra(self) -> None:
+        """It says which to install; drawing needs none."""
+        code = (
+            "import sys\n"
+            "sys.modules['zxingcpp'] = sys.modules['PIL'] = None\n"
+            "from mop_config.cli import main\n"
+            "main()\n"
+        )
+        for arguments, status in ((["--scan", "x.png"], 1), ([str(SAMPLE), "--json"], 0)):
+            result = subprocess.run(
+                [sys.executable, "-c", code, "qr", *arguments],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert result.returncode == status
+            assert ("pip install 'mop-config[qr]'" in result.stderr) == bool(status)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
