@@ -1,0 +1,446 @@
+"""The dashboard in a real browser: it follows the server, and everybody can use it."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
+
+from mop_config import qr
+
+from ..conftest import need_program
+from ..servers import Server, running
+from ..waiting import wait_for
+
+GOOD = """DomainList:
+one.example
+two.example priority=0
+IPList:
+192.0.2.1 server_name=api.example.com
+"""
+#: What a hostile hand may write.
+HOSTILE = f"""DomainList:
+one.example
+<script>document.title='taken'</script>
+a\u202eexe.example
+<img/src=x/onerror=alert(1)>
+{"long" * 2000}_.example
+IPList:
+10.0.0.0/8
+"""
+#: Without these the browser asks its maker for things, or keeps a process in reserve.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-features=SpareRendererForSitePerProcess",
+    "--host-resolver-rules=MAP mop.example 127.0.0.1",
+]
+PHONE = ViewportSize(width=360, height=740)
+WIDE = ViewportSize(width=1280, height=800)
+#: Seconds within which an edit is to show.
+SOON = 2.0
+#: Milliseconds that a busy machine may need for anything.
+PATIENCE = 20_000
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = need_program("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        # The browser's helpers start with its first page, and stay.
+        browser.new_page().close()
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+    """A server whose workers answer one request at a time."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    file = folder / "endpoints.txt"
+    file.write_text(GOOD)
+    with running(folder, file, WORKER_CLASS="sync") as server:
+        yield server, file
+
+
+@pytest.fixture
+def server(served: tuple[Server, Path]) -> Server:
+    """The server, with the good file."""
+    edit(served, GOOD)
+    return served[0]
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport=WIDE, locale="en-US")
+    context.set_default_timeout(PATIENCE)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def open_page(context: BrowserContext) -> Iterator[Open]:
+    """Open a page and wait until its script follows the server; no page may complain."""
+    complaints: list[str] = []
+
+    def opened(server: Server, path: str = "/", host: str = "127.0.0.1") -> Page:
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+        page.goto(f"http://{host}:{server.port}{path}")
+        expect(page.locator("#live")).not_to_be_empty(timeout=PATIENCE)
+        return page
+
+    yield opened
+    assert complaints == []
+
+
+def edit(served: tuple[Server, Path], text: str) -> None:
+    """Put a text into the file, and wait until all workers have taken or refused it."""
+    server, file = served
+    if file.exists() and file.read_text() == text:
+        return
+    before = server.status()["last_reload"]["at"]
+    replace(file, text)
+
+    def done() -> bool:
+        workers = server.status()["workers"]
+        return all(worker["last_reload"]["at"] > before for worker in workers)
+
+    wait_for(done, seconds=30, what="the workers have read the file")
+
+
+def replace(file: Path, text: str) -> None:
+    scratch = file.with_name("scratch")
+    scratch.write_text(text)
+    os.replace(scratch, file)
+
+
+def mark(page: Page) -> None:
+    """Leave something in the page that no other load of it has."""
+    page.evaluate("window.marked = true")
+
+
+def is_marked(page: Page) -> bool:
+    return bool(page.evaluate("window.marked === true"))
+
+
+def test_an_edit_shows_within_two_seconds_without_a_load(
+    server: Server, served: tuple[Server, Path], open_page: Open
+) -> None:
+    """And what the reader was doing goes on: focus, selection, scrolling, what is unfolded."""
+    page = open_page(server)
+    mark(page)
+    page.locator(".events details").first.evaluate("details => details.open = true")
+    page.locator("#room_id").fill("a room")
+    page.locator("#room_id").evaluate("field => field.setSelectionRange(2, 6)")
+    page.evaluate("scrollTo(0, 200)")
+    page.wait_for_function("scrollY === 200")
+    seconds = []
+    for attempt in range(2):
+        host = f"new{attempt}.example"
+        began = time.monotonic()
+        replace(served[1], GOOD.replace("one.example", host))
+        expect(page.locator("td.url", has_text=host)).to_have_count(2, timeout=PATIENCE)
+        seconds.append(time.monotonic() - began)
+    assert min(seconds) < SOON
+    assert is_marked(page)
+    assert page.evaluate("document.activeElement.id") == "room_id"
+    assert page.evaluate(
+        "[document.activeElement.selectionStart, document.activeElement.selectionEnd]"
+    ) == [2, 6]
+    assert page.evaluate("scrollY") == 200
+    # What was unfolded stands further down by now.
+    assert page.locator(".events details[open]").count() == 1
+    expect(page.locator("td.url", has_text="one.example")).to_have_count(0)
+    expect(page.locator(".events > li").first).to_contain_text("2 added, 2 removed, 0 changed")
+    url = page.locator("td.url", has_text="https://two.example/api/v1").locator("bdi")
+    url.evaluate("element => getSelection().selectAllChildren(element)")
+    edit(served, GOOD)
+    expect(page.locator("td.url", has_text="one.example")).to_have_count(2)
+    assert page.evaluate("String(getSelection())") == "https://two.example/api/v1"
+
+
+def test_a_server_that_is_lost_is_told_of_and_comes_back(
+    tmp_path: Path, browser: Browser, context: BrowserContext
+) -> None:
+    """Killed, started again: a message, no load, and then what the new one serves."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(GOOD)
+    page = context.new_page()
+    with running(tmp_path, file, workers=1) as server:
+        port = server.port
+        page.goto(f"http://127.0.0.1:{port}/")
+        expect(page.locator("#live")).to_have_text("Live", timeout=PATIENCE)
+        mark(page)
+        server.stop(signal.SIGKILL)
+        message = page.locator("#connection")
+        expect(message).to_contain_text("does not answer", timeout=PATIENCE)
+        expect(page.locator("#live")).to_be_empty()
+        expect(page.locator("td.url", has_text="one.example")).to_have_count(2)
+        expect(message).to_have_attribute("role", "status")
+    file.write_text(GOOD.replace("one.example", "another.example"))
+    with running(tmp_path, file, workers=1, PORT=str(port)):
+        expect(message).to_have_text("The server answers again.", timeout=PATIENCE)
+        expect(page.locator("td.url", has_text="another.example")).to_have_count(2)
+        expect(page.locator("#live")).to_have_text("Live")
+        assert is_marked(page)
+
+
+def test_a_url_is_copied(server: Server, context: BrowserContext, open_page: Open) -> None:
+    """By its button, and it says so to everybody."""
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = open_page(server)
+    button = page.get_by_role("button", name="Copy https://two.example/api/v1")
+    button.click()
+    expect(button).to_have_text("CopyCopied")
+    expect(page.locator("#said")).to_have_text("Copied: https://two.example/api/v1")
+    assert page.evaluate("navigator.clipboard.readText()") == "https://two.example/api/v1"
+
+
+def test_a_url_is_copied_where_the_browser_has_no_clipboard(
+    server: Server, open_page: Open
+) -> None:
+    """As over plain http from another machine."""
+    page = open_page(server, host="mop.example")
+    assert page.evaluate("navigator.clipboard === undefined")
+    button = page.get_by_role("button", name="Copy https://two.example/api/v1")
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#said")).to_have_text("Copied: https://two.example/api/v1")
+    assert button.evaluate("button => button === document.activeElement")
+    page.locator("#room_id").focus()
+    page.keyboard.press("Control+V")
+    expect(page.locator("#room_id")).to_have_value("https://two.example/api/v1")
+
+
+def scanned(page: Page) -> Any:
+    """What an app reads from the code as it is drawn on the screen."""
+    image = page.locator("figure img")
+    page.wait_for_function(
+        "() => { const i = document.querySelector('figure img');"
+        " return i !== null && i.complete && i.naturalWidth > 0 }"
+    )
+    return qr.parse(qr.scan(image.screenshot()))
+
+
+def test_an_app_can_scan_the_code_that_was_chosen(
+    server: Server, served: tuple[Server, Path], open_page: Open
+) -> None:
+    """Its format, its room, its length; and the code follows the list."""
+    page = open_page(server)
+    mark(page)
+    expect(page.locator("figcaption .tag")).to_have_text("full")
+    assert len(scanned(page).api_endpoints) == 3
+    page.get_by_label("Format").select_option("single")
+    page.get_by_label("Room (optional)").fill("会议室 7")
+    expect(page.locator("figcaption .tag")).to_have_text("single")
+    expect(page.locator("figure img")).to_have_attribute("src", re.compile("room_id="))
+    data = wait_for(lambda: (found := scanned(page)).room_id == "会议室 7" and found, every=0.2)
+    assert [endpoint.url for endpoint in data.api_endpoints] == ["https://one.example/api/v1"]
+    edit(served, GOOD.replace("one.example", "moved.example"))
+    wait_for(
+        lambda: scanned(page).api_endpoints[0].url == "https://moved.example/api/v1", every=0.2
+    )
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download PNG").click()
+    assert download.value.suggested_filename == "endpoints.png"
+    assert qr.parse(qr.scan(download.value.path().read_bytes())).room_id == "会议室 7"
+    page.get_by_label("At most so many").fill("0")
+    expect(page.locator("#qr-problem")).to_contain_text("limit")
+    expect(page.locator("figure")).to_have_count(0)
+    assert is_marked(page)
+    # The choice stands in the address, which can be kept.
+    chosen = parse_qs(urlsplit(page.url).query)
+    assert chosen == {"format": ["single"], "room_id": ["会议室 7"], "limit": ["0"]}
+
+
+def test_a_long_list_is_filtered_and_says_what_fits_a_code(
+    server: Server, served: tuple[Server, Path], open_page: Open
+) -> None:
+    """A hundred rows of each kind, the others by the filter, as one types."""
+    hosts = "\n".join(f"host{number}.example" for number in range(2000))
+    edit(served, f"DomainList:\n{hosts}\n")
+    page = open_page(server, "/?format=full")
+    expect(page.locator("tbody tr")).to_have_count(200)
+    expect(page.locator("#endpoints .note")).to_contain_text("200 of 4,000 shown")
+    expect(page.locator("#qr-problem")).to_contain_text("bytes")
+    page.get_by_label("Filter by URL").press_sequentially("HOST1999")
+    expect(page.locator("tbody tr")).to_have_count(2)
+    expect(page.locator("#endpoints .note")).to_have_text("2 of 4,000 match")
+    page.get_by_label("Filter by URL").fill("nowhere")
+    expect(page.locator("#endpoints .note")).to_have_text("No endpoint matches this filter.")
+    expect(page.get_by_label("Filter by URL")).to_be_focused()
+    page.get_by_label("Filter by URL").fill("")
+    expect(page.locator("tbody tr")).to_have_count(200)
+
+
+def test_what_is_wrong_is_shown_where_it_is(
+    server: Server, served: tuple[Server, Path], open_page: Open
+) -> None:
+    """The line, the text, and a caret under the place; and later that the file is gone."""
+    edit(served, GOOD + "  198.51.100.1, 9.10.11.999\n")
+    page = open_page(server)
+    problem = page.locator(".cards li", has_text="bad-ip")
+    expect(problem).to_contain_text("line 6, column 17")
+    lines = problem.locator("pre span").inner_text().splitlines()
+    assert lines[0].index("9.10.11.999") == lines[1].index("^") == 16
+    boxes = [problem.locator(part).bounding_box() for part in ("pre bdo", "pre i")]
+    assert boxes[0] is not None
+    assert boxes[1] is not None
+    assert abs(boxes[0]["x"] - boxes[1]["x"]) < 1
+    expect(page.locator(".verdict")).to_contain_text("1 error")
+    served[1].unlink()
+    expect(page.locator(".state.rejected")).to_contain_text("is missing", timeout=PATIENCE)
+    assert page.title().startswith("Rejected")
+    expect(page.locator(".verdict")).to_have_attribute("role", "status")
+    expect(page.locator("tbody tr")).to_have_count(8)
+
+
+def test_hostile_text_stays_text(
+    server: Server, served: tuple[Server, Path], context: BrowserContext, open_page: Open
+) -> None:
+    """It runs nothing, turns nothing round and pushes nothing aside; nor does the address."""
+    edit(served, HOSTILE)
+    page = open_page(server, "/?q=%22%3E%3Cscript%3Ealert(1)%3C/script%3E&room_id=%3Cb%3E%E2%80%AE")
+    page.set_viewport_size(PHONE)
+    expect(page.locator(".problems")).to_contain_text("<script>document.title='taken'</script>")
+    expect(page.locator(".problems")).to_contain_text("a<U+202E>exe.example")
+    assert "\u202e" not in page.locator("body").inner_text()
+    assert page.evaluate("document.scripts.length") == 1
+    assert page.locator("main img").count() == 1
+    assert "taken" not in page.title()
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_it_speaks_the_readers_language(
+    browser: Browser, server: Server, served: tuple[Server, Path]
+) -> None:
+    """By what the browser asks for, and by the switch, whose choice stays in the address."""
+    edit(served, GOOD + "9.10.11.999\n")
+    with browser.new_context(locale="zh-CN") as context:
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{server.port}/?q=two")
+        expect(page.locator("#state-title")).to_contain_text("最新")
+        expect(page.locator("#live")).to_have_text("实时")
+        expect(page.locator(".problems")).to_contain_text("IP 地址无效")
+        expect(page.locator(".ago").first).to_contain_text("前")
+        assert page.locator("html").get_attribute("lang") == "zh-Hans"
+        page.get_by_role("link", name="English").click()
+        expect(page.locator("#state-title")).to_contain_text("Fresh")
+        assert parse_qs(urlsplit(page.url).query) == {"lang": ["en"], "q": ["two"]}
+        page.get_by_label("Filter by URL").fill("one")
+        page.wait_for_url("**/?q=one&lang=en")
+        expect(page.locator("tbody tr")).to_have_count(2)
+        expect(page.locator("#state-title")).to_contain_text("Fresh")
+
+
+def test_everything_is_reached_by_the_keyboard(server: Server, open_page: Open) -> None:
+    """In a sensible order, without a trap, and each place can be seen."""
+    page = open_page(server)
+    page.keyboard.press("Tab")
+    skip = page.get_by_role("link", name="Skip to the endpoints")
+    expect(skip).to_be_focused()
+    expect(skip).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    expect(page.locator("#endpoints")).to_be_focused()
+    walked = []
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        name = page.evaluate(
+            "() => { const e = document.activeElement; window.seen ??= new Set([document.body]);"
+            " return seen.has(e) ? '' : seen.add(e) && (e.id || e.getAttribute('aria-label')"
+            " || e.textContent.trim()) }"
+        )
+        if name == "":
+            break
+        walked.append(name)
+        outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none", name
+    assert walked[0] == "q"
+    assert sum(name.startswith("Copy https://") for name in walked) == 6
+    order = [name for name in walked if name in {"q", "format", "room_id", "limit"}]
+    assert order == ["q", "format", "room_id", "limit"]
+    assert any("added" in name for name in walked)
+    assert {"Download PNG", "Download SVG", "as text (JSON)", "openapi.json"} <= set(walked)
+    summary = page.locator(".events summary").first
+    summary.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".events details[open]")).to_have_count(1)
+
+
+@pytest.mark.parametrize(
+    ("language", "schemes"), [("en", ("light", "dark")), ("zh", ("dark", "light"))]
+)
+def test_axe_finds_no_barrier(
+    server: Server,
+    served: tuple[Server, Path],
+    open_page: Open,
+    language: str,
+    schemes: tuple[Literal["light", "dark"], ...],
+) -> None:
+    """Light and dark, wide and on a phone; problems, refusals and diffs are on the page."""
+    edit(served, GOOD + "".join(f"bad_{number}.example\n" for number in range(12)))
+    served[1].unlink()
+    page = open_page(server, f"/?lang={language}")
+    expect(page.locator(".state.rejected")).to_be_visible(timeout=PATIENCE)
+    replace(served[1], HOSTILE.replace("one.example", f"{language}.example"))
+    expect(page.locator("td.url", has_text=f"{language}.example")).to_have_count(2)
+    page.locator(".events details").first.evaluate("details => details.open = true")
+    for scheme, size in zip(schemes, (WIDE, PHONE), strict=True):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        page.set_viewport_size(size)
+        results = Axe().run(page)
+        assert results.violations_count == 0, results.generate_report()
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    assert page.evaluate("document.getAnimations().length") == 0
+
+
+def test_without_javascript_the_whole_state_is_there(
+    browser: Browser, server: Server, served: tuple[Server, Path]
+) -> None:
+    """With the code, and with forms that work."""
+    edit(served, GOOD + "9.10.11.999\n")
+    with browser.new_context(java_script_enabled=False, locale="en-US") as context:
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        with page.expect_response("**/qr.svg*") as image:
+            page.goto(f"http://127.0.0.1:{server.port}/")
+        assert (image.value.status, image.value.headers["content-type"]) == (200, "image/svg+xml")
+        assert "JavaScript is off" in (page.locator(".notice").text_content() or "")
+        expect(page.locator(".notice")).to_be_visible()
+        for text in ("Fresh", "all 2 workers", "line 6, column 1", "applied"):
+            expect(page.locator("body")).to_contain_text(text)
+        expect(page.locator("tbody tr")).to_have_count(6)
+        expect(page.locator(".copy").first).to_be_hidden()
+        page.get_by_label("Filter by URL").fill("two")
+        page.get_by_role("button", name="Filter").click()
+        expect(page.locator("tbody tr")).to_have_count(2)
+        page.get_by_label("Format").select_option("list")
+        page.get_by_role("button", name="Show").click()
+        expect(page.locator("figcaption .tag")).to_have_text("list")
+        expect(page.locator("tbody tr")).to_have_count(2)

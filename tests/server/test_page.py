@@ -1,0 +1,365 @@
+"""The dashboard's page, without a browser around it."""
+
+import re
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from mop_config import Endpoint, EndpointConfig, create_app, init_app
+from mop_config.payload import dumps
+from mop_config.server.page import MAX_ROWS, describe, listing, quote, sparkline, visible
+from mop_config.server.problems import Code
+from mop_config.server.settings import Settings
+from mop_config.server.store import Result, State, Trigger
+from mop_config.server.texts import LANGUAGES, TEXTS, Texts
+from mop_config.server.texts_zh import PROBLEMS
+
+from ..conftest import SAMPLE
+
+
+def body(hosts: int, name: str | None = None) -> bytes:
+    urls = [f"https://host{number}.example.com" for number in range(hosts)]
+    return dumps(
+        EndpointConfig(
+            tuple(Endpoint(f"{url}/v1", server_name=name) for url in urls),
+            tuple(Endpoint(url, server_name=name) for url in urls),
+        )
+    )
+
+
+def status(**changes: Any) -> dict[str, Any]:
+    reload = {
+        "at": "2026-01-02T03:04:05.678Z",
+        "trigger": "start",
+        "result": "applied",
+        "error": None,
+        "duration_seconds": 0.001,
+    }
+    return {
+        "source": "endpoints.txt",
+        "state": "fresh",
+        "etag": "e" * 32,
+        "loaded_at": reload["at"],
+        "counts": {"api": 0, "socketio": 0},
+        "problems": [],
+        "last_reload": reload,
+        "history": [{**reload, "etag": "e" * 32}],
+        "watcher": {"mode": "inotify", "alive": True},
+        "workers": [{"pid": 1, "etag": "e" * 32, "last_reload": reload}],
+        "health": None,
+        **changes,
+    }
+
+
+def make(tmp_path: Path, **settings: Any) -> FlaskClient:
+    settings.setdefault("source", str(SAMPLE))
+    app = create_app(Settings(state_dir=str(tmp_path / "state"), **settings), start=False)
+    return app.test_client()
+
+
+def test_a_large_list_is_not_shown_whole() -> None:
+    """The first hundred of each kind, and how many there are."""
+    shown = listing(body(1000), "", None)
+    assert len(shown.rows) == 2 * MAX_ROWS
+    assert (shown.matching, shown.all) == (2000, 2000)
+    assert shown.rows[0].url == "https://host0.example.com/v1"
+    assert shown.rows[MAX_ROWS].url == "https://host0.example.com"
+    assert [row.kind for row in shown.rows] == ["api"] * MAX_ROWS + ["socketio"] * MAX_ROWS
+
+
+@pytest.mark.parametrize(
+    ("wanted", "matching"),
+    [("host999", 2), ("HOST999", 2), ("/v1", 1000), ("priority", 0), ('"', 0), ("é", 0)],
+)
+def test_a_filter_looks_at_every_url(wanted: str, matching: int) -> None:
+    """At all of them, in any case, and at nothing else of the list."""
+    shown = listing(body(1000), wanted, None)
+    assert (shown.matching, shown.all) == (matching, 2000)
+    assert len(shown.rows) == min(matching, MAX_ROWS)
+
+
+def test_an_empty_list_has_no_rows() -> None:
+    """As it is served when none was ever seen."""
+    assert listing(body(0), "", None) == ([], 0, 0)
+
+
+def test_a_server_name_is_shown() -> None:
+    """Where the list has one."""
+    assert listing(body(1, "api.example.com"), "", None).rows[0].server_name == "api.example.com"
+
+
+def test_rows_carry_the_health_of_their_endpoint() -> None:
+    """By kind and URL; what is not probed has none."""
+    check = {
+        "kind": "api",
+        "url": "https://host0.example.com/v1",
+        "state": "suspect",
+        "up": True,
+        "response_seconds": 0.0123,
+        "checked_at": None,
+        "detail": "timed out\u202e",
+        "recent": [0.01, None, 0.0123],
+    }
+    health = {"interval_seconds": 5.0, "alive": True, "endpoints": [check]}
+    probed, other = listing(body(1), "", health).rows
+    assert (probed.state, probed.milliseconds, probed.detail) == (
+        "suspect",
+        12,
+        "timed out<U+202E>",
+    )
+    assert probed.sparkline is not None
+    assert probed.sparkline.failed == 1
+    assert (other.state, other.sparkline) == (None, None)
+
+
+def test_a_sparkline_breaks_where_a_check_failed() -> None:
+    """Each unbroken stretch is a line, each failure a mark."""
+    line = sparkline([0.010, 0.020, None, 0.005])
+    assert line is not None
+    assert [len(points.split()) for points in line.lines] == [2, 2]
+    assert (line.checks, line.failed, line.low, line.high) == (4, 1, 5, 20)
+    assert line.lines[0].split()[1].endswith(",3")
+    assert len(line.failures) == 1
+
+
+@pytest.mark.parametrize(
+    ("recent", "lines"), [([None, None], 0), ([0.0, 0.0], 1), ([0.1], 1), ([None] * 30, 0)]
+)
+def test_a_sparkline_of_little_is_one(recent: list[float | None], lines: int) -> None:
+    """Nothing but failures, no time at all, one check."""
+    line = sparkline(recent)
+    assert line is not None
+    assert len(line.lines) == lines
+    assert sparkline([]) is None
+
+
+def test_the_text_of_a_problem_stands_at_its_column() -> None:
+    """So that the caret is where an editor would put it; far to the right it is cut."""
+    near = quote({"line": 3, "column": 5, "text": "b_c"})
+    far = quote({"line": 3, "column": 500, "text": "x" * 200})
+    assert near == ("    ", "b_c", True)
+    assert far is not None
+    assert (far.indent, far.narrow) == ("... ", False)
+    assert quote({"line": 1, "column": 1, "text": ""}) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("例え.jp é", "例え.jp é"),
+        ("\u202eabc", "<U+202E>abc"),
+        ("a\u2066b\u200fc", "a<U+2066>b<U+200F>c"),
+        ("\x1b[31m\t\u2028", "<U+001B>[31m<U+0009><U+2028>"),
+    ],
+)
+def test_characters_that_deceive_are_written_out(text: str, shown: str) -> None:
+    """Controls, marks of direction and line separators."""
+    assert visible(text) == shown
+
+
+def test_a_state_lasts_since_the_first_reload_that_ended_so() -> None:
+    """The newest run of refusals, or of successes; and its reason."""
+    results = ["error", "rejected", "applied", "rejected"]
+    history = [
+        {"at": f"t{4 - i}", "result": result, "error": f"e{4 - i}" if "e" in result else None}
+        for i, result in enumerate(results)
+    ]
+    shown = describe(status(state="rejected", history=history), body(0), "")
+    assert (shown["since"], shown["reason"]) == ("t3", "e4")
+    fresh = describe(status(history=history[2:]), body(0), "")
+    assert (fresh["since"], fresh["reason"]) == ("t2", None)
+    assert describe(status(history=[], last_reload=None), body(0), "")["since"] is None
+
+
+def test_workers_that_differ_are_named() -> None:
+    """Those that do not serve what most serve."""
+    workers = [{"pid": pid, "etag": etag, "last_reload": None} for pid, etag in enumerate("aab")]
+    shown = describe(status(workers=workers), body(0), "")
+    assert (shown["common_etag"], shown["differing"]) == ("a", [2])
+
+
+def test_every_text_is_there_in_both_languages() -> None:
+    """With the same values in it."""
+    for key, (english, chinese) in TEXTS.items():
+        fields = [
+            {name for _, name, _, _ in Formatter().parse(text) if name}
+            for text in (english, chinese)
+        ]
+        assert english, key
+        assert chinese, key
+        # "1 error" may be said without its number.
+        assert fields[0] | {"n"} == fields[1] | {"n"}, key
+    assert list(LANGUAGES) == ["en", "zh"]
+    assert set(PROBLEMS) >= set(Code)
+
+
+@pytest.mark.parametrize("words", [State, Trigger, Result])
+def test_every_word_of_the_status_has_a_text(words: Any) -> None:
+    """States, triggers and results."""
+    for word in words:
+        assert f"{words.__name__.lower()}.{word}" in TEXTS
+
+
+def test_every_text_is_used() -> None:
+    """By a template, or as a word of the status document."""
+    folder = Path(__file__).parents[2] / "mop_config" / "server" / "templates"
+    templates = "".join(file.read_text() for file in folder.iterdir())
+    groups = ("state.", "trigger.", "result.", "health.", "severity.", "kind.", "watcher.")
+    for key in TEXTS:
+        if not key.startswith((*groups, "change.", "qr.format.")):
+            assert f't("{key}"' in templates, key
+    for used in re.findall(r'\bt\("([^"]+)"[,)]', templates):
+        assert used in TEXTS, used
+
+
+def test_singular_and_plural() -> None:
+    """Numbers of four digits and more are grouped."""
+    english, chinese = Texts("en"), Texts("zh")
+    assert english("problems.errors", 1) == "1 error"
+    assert english("problems.errors", 12345) == "12,345 errors"
+    assert chinese("problems.errors", 1) == "1 个错误"
+    assert english.word("result", "unheard-of") == "unheard-of"
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "language"),
+    [
+        ("", "", "en"),
+        ("", "zh-CN,zh;q=0.9,en;q=0.5", "zh"),
+        ("", "fr, en;q=0.1", "en"),
+        ("", "fr", "en"),
+        ("?lang=zh", "en", "zh"),
+        ("?lang=en", "zh", "en"),
+        ("?lang=klingon", "zh-TW", "zh"),
+        ("?lang=", "zh", "zh"),
+        ("?lang=../../etc/passwd", "", "en"),
+        ("?lang=zh&lang=en", "", "zh"),
+    ],
+)
+def test_the_language_is_the_readers(
+    tmp_path: Path, query: str, accept: str, language: str
+) -> None:
+    """By the address, else by Accept-Language, else English."""
+    response = make(tmp_path).get(f"/{query}", headers={"Accept-Language": accept})
+    assert response.status_code == 200
+    assert response.headers["Content-Language"] == language
+    assert f'<html lang="{Texts(language).tag}">' in response.text
+    assert "Accept-Language" in response.headers["Vary"]
+
+
+def test_the_page_is_sent_once_and_then_only_when_it_differs(tmp_path: Path) -> None:
+    """A browser asks every second; the answer is 304 until something changes."""
+    client = make(tmp_path)
+    first = client.get("/")
+    same = client.get("/", headers={"If-None-Match": first.headers["ETag"]})
+    assert (same.status_code, same.data) == (304, b"")
+    assert (
+        client.get("/?q=ym1", headers={"If-None-Match": first.headers["ETag"]}).status_code == 200
+    )
+    assert first.headers["Cache-Control"] == "no-store"
+    policy = first.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+def test_nothing_of_the_page_needs_inline_code_or_style(tmp_path: Path) -> None:
+    """No script but ours, no style attribute, no handler, no other host."""
+    text = make(tmp_path).get("/?q=ym&format=list&room_id=r&lang=zh").text
+    assert re.findall(r"<script[^>]*>(?!</script>)", text) == []
+    assert re.findall(r"<style|\sstyle=|\son\w+=|javascript:", text) == []
+    addresses = re.findall(r'(?:src|href|action)="([^"]*)"', text)
+    assert all(address.startswith(("/", "#")) for address in addresses)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "q=" + "x" * 100_000,
+        "q=%00%ff%22%3E%3Cscript%3E",
+        "format=nope",
+        "limit=-1",
+        "limit=9e9",
+        "room_id=" + "r" * 200,
+        "q=%",
+        "&&==",
+    ],
+)
+def test_whatever_the_address_says_the_page_is_shown(tmp_path: Path, query: str) -> None:
+    """What cannot be used is said, or passed over."""
+    response = make(tmp_path).get(f"/?{query}")
+    assert response.status_code == 200
+    assert "<script>" not in response.text
+    assert len(response.text) < 100_000
+    if query.startswith(("format", "limit", "room")):
+        assert f"No QR code: {query.split('=')[0]}" in response.text
+
+
+def test_no_code_is_offered_where_there_is_no_endpoint(tmp_path: Path) -> None:
+    """In the state empty."""
+    text = make(tmp_path, source=str(tmp_path / "nothing")).get("/").text
+    assert "There is nothing to hand on yet." in text
+    assert "<img" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content_type"),
+    [
+        ("dashboard.css", "text/css; charset=utf-8"),
+        ("dashboard.js", "text/javascript; charset=utf-8"),
+        ("patch.js", "text/javascript; charset=utf-8"),
+        ("icon.svg", "image/svg+xml"),
+    ],
+)
+def test_files_have_their_type_and_are_cached(tmp_path: Path, name: str, content_type: str) -> None:
+    """And are asked for again each time, at the cost of a 304."""
+    client = make(tmp_path)
+    response = client.get(f"/static/{name}")
+    assert response.headers["Content-Type"] == content_type
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Cache-Control"] == "no-cache"
+    etag = response.headers["ETag"]
+    again = client.get(f"/static/{name}", headers={"If-None-Match": etag})
+    assert (again.status_code, again.data) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    "name", ["nope.js", "..%2fapp.py", "%2e%2e/page.py", ".js", "dashboard.js%00.css", ""]
+)
+def test_nothing_else_is_served_as_a_file(tmp_path: Path, name: str) -> None:
+    """Neither what is not there nor what lies elsewhere."""
+    assert make(tmp_path).get(f"/static/{name}").status_code == 404
+
+
+def test_an_application_of_ones_own_keeps_its_first_page(tmp_path: Path) -> None:
+    """There the dashboard is at /mop-config/, whatever the application serves at / and /static."""
+    app = Flask("other", static_folder=str(tmp_path), static_url_path="/static")
+    (tmp_path / "dashboard.css").write_text("theirs")
+    init_app(app, Settings(source=str(SAMPLE), state_dir=str(tmp_path)), start=False)
+
+    @app.get("/")
+    def own() -> str:
+        return "mine"
+
+    client = app.test_client()
+    assert client.get("/").text == "mine"
+    theirs = client.get("/static/dashboard.css")
+    assert theirs.text == "theirs"
+    theirs.close()
+    page = client.get("/mop-config/")
+    addresses = re.findall(r'(?:src|href)="(/[^"?]*)', page.text)
+    assert "/mop-config/static/dashboard.css" in addresses
+    for address in {a for a in addresses if a.startswith("/mop-config/")}:
+        assert client.get(address).status_code == 200
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+def test_the_page_works_below_a_prefix(tmp_path: Path) -> None:
+    """Every address in it begins with what the application is mounted at."""
+    text = make(tmp_path).get("/", environ_overrides={"SCRIPT_NAME": "/ops"}).text
+    addresses = re.findall(r'(?:src|href|action)="(/[^"]*)"', text)
+    assert addresses
+    assert all(address.startswith("/ops/") for address in addresses)
