@@ -13,6 +13,7 @@ key is read.
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import payload
@@ -158,20 +159,33 @@ class TrustedKeys:
         """The keys, by their thumbprints."""
         return tuple(self._keys)
 
-    def verify(self, text: str | bytes) -> SignedList:
+    def verify(self, text: str | bytes, now: float | None = None) -> SignedList:
         """Read a signed list: first its header, then its signature, and then what it says.
 
-        Whether it has expired, or is older than another, is left to whoever asks.
+        Args:
+            text: The JWS.
+            now: The time, in POSIX seconds, at which it must hold; None for any.
 
         Raises:
-            SignatureError: If no trusted key has signed it, or it is no list.
+            SignatureError: If no trusted key has signed it, it is no list, or it has expired.
         """
         compact = _compact(text)
         kid = _kid(compact)
         key = self._keys.get(kid)
         if key is None:
             raise SignatureError("unknown-key", f"it is signed by a key that is not trusted: {kid}")
-        return _signed_list(compact[0], kid, _verified(compact[0], key))
+        signed = _signed_list(compact[0], kid, _verified(compact[0], key))
+        if now is not None and signed.expired(now):
+            raise SignatureError("expired", f"it has expired at {moment(signed.exp)}")
+        return signed
+
+
+def moment(seconds: int) -> str:
+    """Write a time of a claim as RFC 3339, where it is one that has a date."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)
 
 
 def looks_signed(text: str | bytes) -> bool:

@@ -14,13 +14,17 @@ import click
 from .. import __version__
 from ..errors import MopConfigError
 from .check import check
+from .keygen import keygen
 from .probe import probe
+from .publish import publish
 from .push import push
 from .qr import qr
 from .reload import reload
 from .serve import serve
 from .show import show
+from .sign import sign
 from .token import token
+from .verify import verify
 from .watch import watch
 
 
@@ -33,7 +37,21 @@ def cli() -> None:
     """Serve a list of endpoints that apps fail over between, and work with such lists."""
 
 
-for _command in (serve, check, show, probe, qr, watch, reload, token, push):
+for _command in (
+    serve,
+    check,
+    show,
+    probe,
+    qr,
+    watch,
+    reload,
+    token,
+    push,
+    keygen,
+    sign,
+    verify,
+    publish,
+):
     cli.add_command(_command)
 
 

@@ -1,0 +1,50 @@
+"""``mop-config keygen``: the key that lists are signed with."""
+
+import json
+import os
+
+import click
+
+from ..errors import MopConfigError
+from ..signing import SigningKey
+from .source import not_empty
+
+
+@click.command(epilog="Example: mop-config keygen --out signing-key.jwk > public-key.jwk")
+@click.option(
+    "--out", metavar="FILE", callback=not_empty, help="Write the private key here, for you alone."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+def keygen(out: str | None, as_json: bool) -> int:
+    """Make an Ed25519 key, and print its public half, which the apps trust.
+
+    The private key goes to the new file of --out; an existing one is never replaced. Without
+    --out it is what is printed, and the public half goes to standard error.
+    """
+    key = SigningKey.generate()
+    private, public = key.private_jwk(), key.public
+    if out is not None:
+        _write(out, json.dumps(private) + "\n")
+    if as_json:
+        document = {"kid": key.kid, "public_key": public}
+        document |= {"private_key": private} if out is None else {"file": out}
+        print(json.dumps(document, indent=2))
+    elif out is None:
+        print(json.dumps(private))
+        click.echo(json.dumps(public), err=True)
+    else:
+        print(json.dumps(public))
+    return 0
+
+
+def _write(path: str, text: str) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(path, flags, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        raise MopConfigError(f"{path} is there already: a key is never overwritten") from None
+    except OSError as error:
+        raise MopConfigError(f"{path} cannot be written: {error.strerror or error}") from None

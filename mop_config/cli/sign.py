@@ -1,0 +1,92 @@
+"""``mop-config sign``: a signed list without a server, for mirrors that have no key."""
+
+import sys
+import time
+from dataclasses import replace
+
+import click
+
+from ..errors import MopConfigError, SettingsError
+from ..server.origin import open_source
+from ..server.settings import Settings
+from ..server.signer import read_key
+from ..server.sources import SourceText
+from ..signing import MAX_NUMBER, SKEW, SigningKey
+from .source import etcd_key, is_etcd, judged, not_empty
+
+
+def _ttl(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        return int(Settings.from_environ({"ENDPOINT_SIGNING_TTL": value}).signing_ttl)
+    except SettingsError as error:
+        raise click.BadParameter(f"must be {error.allowed}", context, parameter) from None
+
+
+@click.command(epilog="Example: mop-config sign endpoints.txt --key key.jwk > endpoints.jws")
+@click.argument("file", callback=not_empty)
+@click.option("--key", "key_file", metavar="FILE", required=True, help="Private key, JWK or PEM.")
+@click.option(
+    "--ttl", metavar="TIME", callback=_ttl, help="How long it holds  [ENDPOINT_SIGNING_TTL, 7d]"
+)
+@click.option(
+    "--ver",
+    type=click.IntRange(0, MAX_NUMBER),
+    metavar="N",
+    help="Its version, in milliseconds; without it, the file's date.",
+)
+def sign(file: str, key_file: str, ttl: int | None, ver: int | None) -> int:
+    """Print the list in FILE as a compact JWS, as the server would sign it.
+
+    A file with errors is not signed. Apps take no list with a lower version than one that
+    they had: to go back to an older file, touch it, or give --ver.
+    """
+    settings = Settings.from_environ()
+    body, mtime = _list(file, settings)
+    key = _key(key_file)
+    now = time.time()
+    if ver is None:
+        ver = max(0, int(min(mtime, now) * 1000))
+    elif ver > (now + SKEW) * 1000:
+        click.echo(
+            f"mop-config: version {ver} lies in the future: until then, every other list needs"
+            " a --ver that is higher still",
+            err=True,
+        )
+    exp = int(now) + (ttl or int(settings.signing_ttl))
+    # Without a newline, which would be no part of it: the output may be served as it is.
+    sys.stdout.write(key.sign(body, ver=ver, iat=int(now), exp=exp).decode())
+    if sys.stdout.isatty():
+        print()
+    return 0
+
+
+def _list(file: str, settings: Settings) -> tuple[bytes, float]:
+    """Read a file; give its list as it is served, and its date in POSIX seconds."""
+    name = etcd_key(file).text if is_etcd(file) else file
+    source = open_source(replace(settings, source=name))
+    texts: list[SourceText] = []
+
+    def data() -> bytes:
+        texts.append(source.read())
+        return texts[0].data
+
+    reading = judged(file, data, settings)
+    for problem in reading.problems[reading.refusal is not None :]:
+        click.echo(f"mop-config: {problem}", err=True)
+    if reading.refusal is not None or reading.rendering is None:
+        raise MopConfigError(str(reading.refusal))
+    if reading.errors:
+        raise MopConfigError(f"{file} has errors, and is not signed")
+    return reading.rendering.body, texts[0].mtime
+
+
+def _key(path: str) -> SigningKey:
+    try:
+        key, warnings = read_key(path)
+    except SettingsError as error:
+        raise MopConfigError(f"--key {path!r} cannot be used: it must be {error.allowed}") from None
+    for warning in warnings:
+        click.echo(f"mop-config: {warning}", err=True)
+    return key
