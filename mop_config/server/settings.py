@@ -324,13 +324,19 @@ def _duration(value: str) -> float:
 
 
 def _etcd(reader: _Reader) -> EtcdSettings:
-    return EtcdSettings(
+    etcd = EtcdSettings(
         user=reader.get("ENDPOINT_ETCD_USER", str, None),
         password=reader.get("ENDPOINT_ETCD_PASSWORD", str, None, secret=True),
         ca=reader.get("ENDPOINT_ETCD_CA", _file, None),
         cert=reader.get("ENDPOINT_ETCD_CERT", _file, None),
         key=reader.get("ENDPOINT_ETCD_KEY", _file, None),
     )
+    if etcd.password and not etcd.tls:
+        reader.warnings.append(
+            "ENDPOINT_ETCD_PASSWORD goes over the network in the clear: ENDPOINT_ETCD_CA or"
+            " ENDPOINT_ETCD_CERT would encrypt it"
+        )
+    return etcd
 
 
 def _flag(value: str) -> bool:

@@ -1,0 +1,354 @@
+"""``mop-config push`` against a real etcd: what is written, when, and what is said of it."""
+
+import itertools
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mop_config.address import EtcdAddress
+from mop_config.cli import run
+from mop_config.cli.revisions import ChangedError, write
+from mop_config.server.etcd import Etcd
+from mop_config.server.settings import EtcdSettings
+
+from .etcds import Cluster, free_ports, running_cluster
+from .servers import ROOT
+from .waiting import wait_for
+
+ONE = "DomainList:\none.example\nother.example\n"
+TWO = "DomainList:\ntwo.example\nother.example\n"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("etcd")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("ENDPOINT_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "endpoints.txt"
+    path.write_text(ONE)
+    return path
+
+
+@pytest.fixture
+def key(request: pytest.FixtureRequest, cluster: Cluster) -> str:
+    """A key of the test's own."""
+    return cluster.address(request.node.name)
+
+
+def name(key: str) -> str:
+    return EtcdAddress.parse(key).key
+
+
+def pushed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    """Run it with --json; give the exit code and the document."""
+    code = run(["push", *arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_a_file_is_written(
+    cluster: Cluster, key: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the difference and the revision; and once more, nothing is to be done."""
+    assert run(["push", str(file), key]) == 0
+    shown = capsys.readouterr()
+    assert cluster.get(name(key)) == ONE.encode()
+    assert "+one.example" in shown.out
+    assert "+4 −0 endpoints" in shown.out
+    assert f"{key}: written, revision " in shown.out
+    assert shown.err == ""
+
+    file.write_text(TWO)
+    code, document = pushed(capsys, str(file), key)
+    assert (code, document["result"]) == (0, "written")
+    assert document["revision"] > document["previous_revision"]
+    assert [line for line in document["diff"] if line[0] in "+-"][2:] == [
+        "-one.example",
+        "+two.example",
+    ]
+    assert cluster.get(name(key)) == TWO.encode()
+
+    code, document = pushed(capsys, str(file), key)
+    assert (code, document["result"]) == (0, "unchanged")
+
+
+def test_the_key_of_the_environment(
+    cluster: Cluster,
+    key: str,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where servers take it from is where it goes; and check reads it there."""
+    monkeypatch.setenv("ENDPOINT_CONFIG_FILE", key)
+    assert run(["push", str(file)]) == 0
+    assert cluster.get(name(key)) == ONE.encode()
+    assert run(["check"]) == 0
+    assert run(["show", key]) == 0
+    assert "https://one.example" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("DomainList:\n1.2.3.999\nother.example\n", "octet"),
+        ("DomainList:\n", "no usable endpoint"),
+        ("DomainList:\nx\0.example\n", "NUL"),
+    ],
+)
+def test_a_file_with_errors_is_refused(
+    cluster: Cluster,
+    key: str,
+    file: Path,
+    text: str,
+    what: str,
+    force: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also by force, which is about somebody else's change."""
+    cluster.put(ONE, "refused")
+    file.write_text(text)
+    assert run(["push", str(file), cluster.address("refused"), *force]) == 1
+    shown = capsys.readouterr()
+    assert what in shown.err
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+    assert cluster.get("refused") == ONE.encode()
+
+
+def test_warnings_are_shown(key: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And do not keep a file from being pushed."""
+    file.write_text("DomainList:\none.example\n")
+    assert run(["push", str(file), key]) == 0
+    assert "warning" in capsys.readouterr().err
+
+
+def test_passwords_are_not_shown(
+    cluster: Cluster, key: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor what would drive a terminal: the text that is there is anybody's."""
+    cluster.put(ONE + "https://user:secret@three.example\n\x1b[31mred\n", name(key))
+    assert run(["push", str(file), key]) == 0
+    shown = capsys.readouterr()
+    assert "three.example" in shown.out
+    assert "secret" not in shown.out + shown.err
+    assert "\x1b" not in shown.out
+
+
+def test_somebody_elses_change_is_not_overwritten(
+    cluster: Cluster, key: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a terminal it asks; what changes until the answer is found by the transaction."""
+    cluster.put(TWO, name(key))
+    text, code = on_a_terminal(["push", str(file), key], "y", lambda: cluster.put("x", name(key)))
+    assert code == 1
+    assert "has changed since it was compared" in text
+    assert cluster.get(name(key)) == b"x"
+
+    text, code = on_a_terminal(["push", str(file), key], "n")
+    assert (code, "nothing is written" in text) == (1, True)
+    assert cluster.get(name(key)) == b"x"
+
+    text, code = on_a_terminal(["push", str(file), key], "y")
+    assert (code, "written, revision" in text) == (0, True)
+    assert cluster.get(name(key)) == ONE.encode()
+
+    cluster.put(TWO, name(key))
+    text, code = on_a_terminal(
+        ["push", str(file), key, "--force"], "y", lambda: cluster.put("x", name(key))
+    )
+    assert code == 0
+    assert cluster.get(name(key)) == ONE.encode()
+
+    cluster.put(TWO, name(key))
+    text, code = on_a_terminal(["push", str(file), key, "--yes"], "")
+    assert (code, "[y/N]" in text) == (0, False)
+
+
+def on_a_terminal(arguments: list[str], answer: str, meanwhile: Any = None) -> tuple[str, int]:
+    """Run the command on a pseudo-terminal and answer its question."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "mop_config", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    text = ""
+    try:
+        while True:
+            try:
+                text += os.read(ours, 65536).decode("utf-8", "replace")
+            except OSError:  # it has ended
+                return text, process.wait(10)
+            if answer and text.endswith("[y/N]: "):
+                if meanwhile:
+                    meanwhile()
+                os.write(ours, f"{answer}\n".encode())
+    finally:
+        os.close(ours)
+        process.kill()
+        process.wait(10)
+
+
+def test_a_write_whose_answer_was_lost_is_no_conflict(cluster: Cluster, key: str) -> None:
+    """The next member is asked to write again, and finds the text there already."""
+    etcd = Etcd(EtcdAddress.parse(key), EtcdSettings(), 1 << 20)
+    first = write(etcd, ONE.encode(), 0)
+    assert write(etcd, ONE.encode(), 0) == first
+    with pytest.raises(ChangedError, match=f"now at revision {first}"):
+        write(etcd, TWO.encode(), 0)
+    assert write(etcd, TWO.encode(), first) > first
+
+
+def test_history_and_rollback(
+    cluster: Cluster, key: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """etcd's own revisions, over a deletion and a compaction; each that it knows can return."""
+    first, second = cluster.put(ONE, name(key)), cluster.put(TWO, name(key))
+    cluster.put("elsewhere", "other")
+    cluster.delete(name(key))
+    bad = cluster.put("DomainList:\n1.2.3.999\n", name(key))
+    code, document = pushed(capsys, key, "--history")
+    assert code == 0
+    known = [(row["revision"], row["deleted"]) for row in document["revisions"]]
+    assert known == [(bad, False), (bad - 1, True), (second, False), (first, False)]
+    assert document["revisions"][2]["change"]["added"] == 2
+    assert document["revisions"][0]["counts"]["errors"] == 1
+
+    assert run(["push", key, "--rollback", str(bad)]) == 1
+    assert "has errors" in capsys.readouterr().err
+    code, document = pushed(capsys, key, "--rollback", str(first))
+    assert (code, document["result"]) == (0, "written")
+    assert cluster.get(name(key)) == ONE.encode()
+
+    # What the compaction leaves of the past is what stands at its border.
+    cluster.any("/kv/compaction", {"revision": str(second + 1), "physical": True})
+    assert run(["push", key, "--history"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split(":")[0].split()[1]) for line in lines] == [
+        document["revision"],
+        bad,
+        bad - 1,
+        second,
+    ]
+    assert lines[2] == f"revision {bad - 1}: deleted"
+    assert run(["push", key, "--rollback", str(first)]) == 1
+    assert f"revision {first} was compacted" in capsys.readouterr().err
+    assert run(["push", key, "--rollback", str(second)]) == 0
+    assert cluster.get(name(key)) == TWO.encode()
+
+
+def test_the_past_of_a_deleted_key(
+    cluster: Cluster, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is there when it is needed most."""
+    revision = cluster.put(ONE, name(key))
+    cluster.delete(name(key))
+    _, document = pushed(capsys, key, "--history")
+    assert [row["deleted"] for row in document["revisions"]] == [True, False]
+    assert run(["push", key, "--rollback", str(revision)]) == 0
+    assert cluster.get(name(key)) == ONE.encode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "what"),
+    [
+        (["--rollback", "999999"], 1, "has no revision 999999 yet"),
+        (["--rollback", "1"], 1, "was not there at revision 1|was compacted"),
+        (["--history"], 1, "etcd knows nothing of etcd://"),
+        (["--rollback", "0"], 2, "0 is not in the range"),
+        (["--history", "--rollback", "1"], 2, "exclude each other"),
+    ],
+)
+def test_what_etcd_does_not_know(
+    cluster: Cluster,
+    arguments: list[str],
+    code: int,
+    what: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line each."""
+    assert run(["push", cluster.address("nothing"), *arguments]) == code
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert any(part in error for part in what.split("|"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ([], "name the FILE"),
+        (["etcd://h/k"], "name the FILE"),
+        (["FILE"], "is not etcd://"),
+        (["FILE", "etcd://h"], "is not etcd://"),
+        (["FILE", "http://h/k"], "is not etcd://"),
+        (["FILE", "etcd://h:99999/k"], "port"),
+        (["FILE", "etcd://h/k", "more"], "at most 2 arguments"),
+        (["FILE", "etcd://h/k", "--history"], "at most 1 argument "),
+    ],
+)
+def test_wrong_calls(
+    arguments: list[str], what: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2 and one line."""
+    assert run(["push", *(str(file) if a == "FILE" else a for a in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert what in error
+    assert error.count("\n") == 1
+
+
+def test_an_etcd_that_is_not_there(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each member is named with what is wrong with it."""
+    first, second = free_ports(2)
+    assert run(["push", str(file), f"etcd://127.0.0.1:{first},127.0.0.1:{second}/k"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.count("Connection refused") == 2
+    assert str(first) in error
+
+
+def test_a_text_that_etcd_does_not_take(
+    key: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """etcd has a limit of its own, and the message names it."""
+    file.write_text(f"{ONE}# {'x' * 3_000_000}\n")
+    assert run(["push", str(file), key]) == 1
+    assert "--max-request-bytes" in capsys.readouterr().err
+
+
+def test_two_at_once(cluster: Cluster, key: str, tmp_path: Path) -> None:
+    """Each write is compared with what its own push has read: none is lost unseen."""
+    cluster.put(ONE, name(key))
+    pushes = []
+    for i in range(4):
+        path = tmp_path / f"{i}.txt"
+        path.write_text(f"DomainList:\nh{i}.example\nother.example\n")
+        command = [sys.executable, "-m", "mop_config", "push", str(path), key, "--json"]
+        pushes.append(subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True))
+    written = set()
+    for process in pushes:
+        out, _ = process.communicate(timeout=60)
+        document = json.loads(out)
+        assert (process.returncode == 0) == (document["result"] == "written")
+        if document["result"] == "written":
+            written.add((document["previous_revision"], document["revision"]))
+    # Each has replaced the one before it.
+    chain = sorted(written)
+    assert chain
+    assert all(earlier[1] == later[0] for earlier, later in itertools.pairwise(chain))
+    wait_for(lambda: cluster.get(name(key)) != ONE.encode())
