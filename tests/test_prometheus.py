@@ -1,0 +1,104 @@
+"""What lies in deploy/prometheus: Prometheus' own tools take it, and it asks for what there is."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import need_program
+from .scrapes import METRICS
+from .servers import ROOT
+
+FOLDER = ROOT / "deploy" / "prometheus"
+RULES, DASHBOARD = FOLDER / "rules.yml", FOLDER / "grafana-dashboard.json"
+
+#: Names that a scrape has beyond those of the metrics: of counters and of the histogram.
+_SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
+
+
+def promtool(*arguments: str | Path) -> None:
+    result = subprocess.run(
+        [need_program("promtool"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def expressions(node: Any) -> Iterator[str]:
+    """Every query of the dashboard."""
+    if isinstance(node, dict):
+        yield from ([node["expr"]] if "expr" in node else [])
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from expressions(item)
+
+
+def test_the_alerts_fire_when_they_should_and_only_then() -> None:
+    """By promtool's unit tests, which lie beside them."""
+    promtool("check", "rules", RULES)
+    promtool("test", "rules", FOLDER / "rules_test.yml")
+
+
+def test_the_configuration_is_one(tmp_path: Path) -> None:
+    """With its rules; as printed, and with the token."""
+    promtool("check", "config", FOLDER / "prometheus.yml")
+    text = (FOLDER / "prometheus.yml").read_text()
+    guarded = text.replace("# authorization:", "authorization:").replace(
+        "#   credentials_file: /etc/prometheus/mop-config.token",
+        f"  credentials_file: {tmp_path / 'token'}",
+    )
+    assert guarded.count("\n    authorization:\n      credentials_file:") == 1
+    (tmp_path / "token").write_text("secret")
+    (tmp_path / "rules.yml").write_text(RULES.read_text())
+    (tmp_path / "prometheus.yml").write_text(guarded)
+    promtool("check", "config", tmp_path / "prometheus.yml")
+
+
+def test_every_query_of_the_dashboard_is_one(tmp_path: Path) -> None:
+    """As Grafana sends it, with its variables filled in."""
+    rules = []
+    for number, expression in enumerate(expressions(json.loads(DASHBOARD.read_text()))):
+        for name, value in (("job", ".+"), ("instance", ".+"), ("__rate_interval", "1m")):
+            expression = expression.replace(f"${name}", value)
+        assert "$" not in expression
+        rules.append({"record": f"query{number}", "expr": expression})
+    assert len(rules) > 10
+    # JSON is YAML.
+    file = tmp_path / "queries.yml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    promtool("check", "rules", file)
+
+
+@pytest.mark.parametrize("path", [RULES, DASHBOARD], ids=lambda path: path.name)
+def test_only_metrics_that_there_are_are_asked_for(path: Path) -> None:
+    """And each of them by one of the two at least."""
+    asked = set(re.findall(r"mop_config_\w+", path.read_text()))
+    there = {name + suffix for name, (kind, _) in METRICS.items() for suffix in _SUFFIXES[kind]}
+    assert asked <= there
+    if path == DASHBOARD:
+        assert {re.sub(r"_(total|bucket)$", "", name) for name in asked} == METRICS.keys()
+
+
+def test_the_panels_of_the_dashboard_do_not_lie_on_each_other() -> None:
+    """Each has its place in the grid of 24 columns, and a title."""
+    taken: set[tuple[int, int]] = set()
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    for panel in panels:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken
+        assert max(x for x, _ in cells) < 24
+        assert panel["title"]
+        taken |= cells
+    assert len({panel["id"] for panel in panels}) == len(panels)
