@@ -11,7 +11,9 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from PIL import Image
@@ -22,6 +24,17 @@ from .client.handmade import source, wire
 from .conftest import GUIDE_JSON, SAMPLE, need_program
 from .servers import ROOT
 from .test_cli import run, write
+
+
+class Result(NamedTuple):
+    """What a call came to."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Call = Callable[..., Result]
 
 SCREEN = re.compile(r"\x1b\[38;5;16;48;5;231m([ ▀▄█]+)\x1b\[0m")
 FULL = json.dumps(GUIDE_JSON, separators=(",", ":"))
@@ -50,6 +63,20 @@ def on_a_terminal(columns: int, lines: int, *arguments: str, term: str = "xterm-
         process.wait(20)
     os.close(master)
     return shown.decode()
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Runs the command in this process, where a start costs nothing."""
+    for name in [name for name in os.environ if name.startswith("ENDPOINT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(ROOT)
+
+    def run_here(*arguments: str) -> Result:
+        code = cli.run(["qr", *arguments])
+        return Result(code, *capsys.readouterr())
+
+    return run_here
 
 
 def photo(rows: list[str], ink: str = " ▄▀█") -> bytes:
@@ -141,19 +168,19 @@ class TestOutput:
             "room_id": "r",
         }
 
-    def test_a_server_s_list(self) -> None:
+    def test_a_server_s_list(self, call: Call) -> None:
         """By its URL."""
         with source(b"") as (lists, server):
             lists.body = wire(["https://a.example"])
-            result = run("qr", server.url)
+            result = call(server.url)
         assert result.stdout == '{"api_endpoints":[{"url":"https://a.example","priority":0}]}\n'
 
     @pytest.mark.parametrize("suffix", [".png", ".PNG", ".svg"])
-    def test_a_file(self, tmp_path: Path, suffix: str) -> None:
+    def test_a_file(self, call: Call, tmp_path: Path, suffix: str) -> None:
         """By its ending, in one step, for others to read."""
         path = tmp_path / f"code{suffix}"
         path.write_text("what was there")
-        result = run("qr", "--out", str(path), "--limit", "2")
+        result = call("--out", str(path), "--limit", "2")
         assert result.returncode == 0
         assert result.stdout.startswith(f"{path}: full form, ")
         text = qr.fit(payload.loads(FULL), limit=2).text
@@ -161,10 +188,10 @@ class TestOutput:
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~_umask()
         assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
-    def test_json(self, tmp_path: Path) -> None:
+    def test_json(self, call: Call, tmp_path: Path) -> None:
         """For programs."""
         path = tmp_path / "code.svg"
-        document = json.loads(run("qr", "--json", "--out", str(path)).stdout)
+        document = json.loads(call("--json", "--out", str(path)).stdout)
         assert document == {
             "format": "full",
             "bytes": len(FULL),
@@ -174,13 +201,13 @@ class TestOutput:
         }
         assert path.exists()
 
-    def test_a_long_list(self, tmp_path: Path) -> None:
+    def test_a_long_list(self, call: Call, tmp_path: Path) -> None:
         """The form that fits, with a word about it; what does not fit is refused."""
         file = write(tmp_path, "DomainList:\n" + "".join(f"h{i}.example\n" for i in range(50)))
-        result = run("qr", file)
+        result = call(file)
         assert len(json.loads(result.stdout)["api_endpoints"]) == 50
         assert result.stderr == "mop-config: only the list form fits\n"
-        result = run("qr", file, "--format", "full")
+        result = call(file, "--format", "full")
         assert (result.returncode, result.stdout) == (1, "")
         assert re.fullmatch(
             r"mop-config: the full form takes \d+ bytes, and there is room for 2953: what fits"
@@ -206,24 +233,26 @@ class TestOutput:
             [""],
         ],
     )
-    def test_a_wrong_call(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_wrong_call(self, call: Call, arguments: list[str]) -> None:
         """2, and one line that names the help."""
-        assert cli.run(["qr", *arguments]) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert len(err.splitlines()) == 1
-        assert "--help" in err
-        assert "hunter" not in err
+        result = call(*arguments)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert len(result.stderr.splitlines()) == 1
+        assert "--help" in result.stderr
+        assert "hunter" not in result.stderr
 
-    def test_what_cannot_be_done(self, tmp_path: Path) -> None:
+    def test_what_cannot_be_done(
+        self, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """1, and one line: no list, nothing in it, nowhere to write."""
+        monkeypatch.setenv("ENDPOINT_ALLOW_EMPTY", "1")
         bare = write(tmp_path, "# nothing\n")
-        for arguments, environ in (
-            ([str(tmp_path / "none")], {}),
-            ([bare], {"ENDPOINT_ALLOW_EMPTY": "1"}),
-            ([str(SAMPLE), "--out", str(tmp_path / "none" / "a.png")], {}),
+        for arguments in (
+            [str(tmp_path / "none")],
+            [bare],
+            [str(SAMPLE), "--out", str(tmp_path / "none" / "a.png")],
         ):
-            result = run("qr", *arguments, **environ)
+            result = call(*arguments)
             assert (result.returncode, result.stdout) == (1, "")
             assert "Traceback" not in result.stderr
             assert result.stderr.splitlines()[-1].startswith("mop-config: ")
@@ -232,7 +261,7 @@ class TestOutput:
 class TestScan:
     """Reading an image."""
 
-    def test_it_prints_what_the_code_says(self, tmp_path: Path) -> None:
+    def test_it_prints_what_the_code_says(self, call: Call, tmp_path: Path) -> None:
         """A line an endpoint, and whatever else there is."""
         path = tmp_path / "code.png"
         text = qr.dumps(
@@ -244,24 +273,24 @@ class TestScan:
             extra={"theme": {"dark": True}},
         )
         path.write_bytes(qr.image(text, "png"))
-        result = run("qr", "--scan", str(path))
+        result = call("--scan", str(path))
         assert result.returncode == 0
         assert result.stdout.splitlines() == [
             "api_endpoints https://1.2.3.4 priority=5 server_name=a.example",
             "room_id a [31m b",
             'theme {"dark": true}',
         ]
-        document = json.loads(run("qr", "--scan", str(path), "--json").stdout)
+        document = json.loads(call("--scan", str(path), "--json").stdout)
         assert document == json.loads(text)
 
-    def test_what_the_command_wrote(self, tmp_path: Path) -> None:
+    def test_what_the_command_wrote(self, call: Call, tmp_path: Path) -> None:
         """There and back."""
         path = tmp_path / "code.png"
-        assert run("qr", "--out", str(path), "--format", "list").returncode == 0
-        document = json.loads(run("qr", "--scan", str(path), "--json").stdout)
+        assert call("--out", str(path), "--format", "list").returncode == 0
+        document = json.loads(call("--scan", str(path), "--json").stdout)
         assert document == GUIDE_JSON
 
-    def test_an_image_that_cannot_be_read(self, tmp_path: Path) -> None:
+    def test_an_image_that_cannot_be_read(self, call: Call, tmp_path: Path) -> None:
         """1, and one line that names it."""
         (tmp_path / "text.png").write_text("text")
         (tmp_path / "other.png").write_bytes(qr.image("https://example.com", "png"))
@@ -270,7 +299,7 @@ class TestScan:
             ("text.png", "is no PNG"),
             ("other.png", "the code holds no endpoints"),
         ):
-            result = run("qr", "--scan", str(tmp_path / name))
+            result = call("--scan", str(tmp_path / name))
             assert (result.returncode, result.stdout) == (1, "")
             assert len(result.stderr.splitlines()) == 1
             assert reason in result.stderr
