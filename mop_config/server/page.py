@@ -100,7 +100,7 @@ def describe(status: dict[str, Any], body: bytes, wanted: str) -> dict[str, Any]
         "status": status,
         "since": _since(status["history"]),
         "reason": None if status["state"] == "fresh" else _reason(status["history"]),
-        "problems": [(problem, quote(problem)) for problem in status["problems"]],
+        "problems": [(problem, quote(problem)) for problem in _errors_first(status["problems"])],
         "errors": severities["error"],
         "warnings": severities["warning"],
         "more_problems": len(status["problems"]) >= MAX_KEPT,
@@ -108,6 +108,7 @@ def describe(status: dict[str, Any], body: bytes, wanted: str) -> dict[str, Any]
         "differing": [w["pid"] for w in status["workers"] if w["etag"] != common],
         "listing": listing(body, wanted[:MAX_FILTER], status["health"]),
         "up": _up(status["health"]),
+        "down": _down(status["health"]),
     }
 
 
@@ -131,6 +132,18 @@ def _reason(history: list[dict[str, Any]]) -> str | None:
 
 def _up(health: dict[str, Any] | None) -> int:
     return sum(bool(endpoint["up"]) for endpoint in health["endpoints"]) if health else 0
+
+
+def _down(health: dict[str, Any] | None) -> list[str]:
+    """Name the kinds none of whose endpoints is up, as far as is known."""
+    ups: dict[str, list[bool | None]] = {}
+    for endpoint in health["endpoints"] if health else ():
+        ups.setdefault(endpoint["kind"], []).append(endpoint["up"])
+    return [kind for kind, known in ups.items() if set(known) == {False}]
+
+
+def _errors_first(problems: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(problems, key=lambda problem: problem["severity"] != "error")
 
 
 def quote(problem: dict[str, Any]) -> Quote | None:

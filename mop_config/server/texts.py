@@ -54,6 +54,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "{up} of {all} up, probed every {seconds} s",
         "{all} 个中 {up} 个可用，每 {seconds} 秒探测一次",
     ),
+    "probing.down": ("No {kind} endpoint is up.", "{kind} 端点全部不可用。"),
     "probing.dead": ("nobody is probing", "探测已停止"),
     "workers": ("Workers", "工作进程"),
     "workers.agree": (

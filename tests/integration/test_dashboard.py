@@ -14,6 +14,7 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from playwright.sync_api import (
     Browser,
     BrowserContext,
+    HttpCredentials,
     Page,
     ViewportSize,
     expect,
@@ -21,9 +22,11 @@ from playwright.sync_api import (
 )
 
 from mop_config import qr
+from mop_config.server.tokens import Token, digest, line_of
 
+from ..client.handmade import OK, handmade
 from ..conftest import need_program
-from ..servers import Server, running
+from ..servers import STATUS, Server, running
 from ..waiting import wait_for
 
 GOOD = """DomainList:
@@ -208,6 +211,55 @@ def test_a_server_that_is_lost_is_told_of_and_comes_back(
         expect(page.locator("td.url", has_text="another.example")).to_have_count(2)
         expect(page.locator("#live")).to_have_text("Live")
         assert is_marked(page)
+        page.close()
+
+
+def test_who_logs_in_sees_the_health_and_who_may_not_is_told(
+    tmp_path: Path, browser: Browser
+) -> None:
+    """Every file, image and look at the server carries the browser's login."""
+    token, tokens = "a-token-of-this-test", tmp_path / "tokens"
+    tokens.write_text(line_of(Token("operator", digest(token), False)))
+    environ: dict[str, Any] = {
+        "ENDPOINT_TOKENS_FILE": str(tokens),
+        "ENDPOINT_PROBE_INTERVAL": "1",
+        "WEB_CONCURRENCY": "1",
+    }
+    good = tokens.read_text()
+    with handmade(lambda request: OK) as alive, handmade(lambda request: OK) as other:
+        lists = f"ApiList:\n{alive.url}\nSocketList:\n{other.url}\n"
+        (tmp_path / "endpoints.txt").write_text(lists)
+        login = HttpCredentials(username="operator", password=token)
+        with (
+            running(tmp_path, tmp_path / "endpoints.txt", workers=0, **environ) as server,
+            browser.new_context(http_credentials=login, locale="en-US") as context,
+        ):
+            page = context.new_page()
+            page.goto(f"http://127.0.0.1:{server.port}/")
+            expect(page.locator("#live")).to_have_text("Live", timeout=PATIENCE)
+            api = page.locator("tbody tr", has_text=alive.url)
+            expect(api.locator(".health .tag")).to_have_text("healthy", timeout=PATIENCE)
+            expect(api.locator(".latency")).to_contain_text("ms")
+            expect(api.locator(".spark")).to_have_attribute("aria-label", re.compile("0 failed"))
+            assert api.locator(".spark polyline").count() == 1
+            # A plain server answers, but not as Socket.io does.
+            expect(page.locator(".verdict")).to_contain_text(
+                "No Socket.io endpoint is up.", timeout=PATIENCE
+            )
+            assert len(scanned(page).api_endpoints) == 1
+            tokens.write_text(line_of(Token("operator", digest("another-token"), False)))
+            expect(page.locator("#connection")).to_contain_text("HTTP 401", timeout=PATIENCE)
+            expect(page.locator("#live")).to_be_empty()
+            asked: list[str] = []
+            page.on("request", lambda request: asked.append(request.url))
+            tokens.write_text(good)
+            bearer = {"Authorization": f"Bearer {token}"}
+            wait_for(lambda: server.get(STATUS, **bearer).status == 200)
+            # To ask on with a login that is refused would open the browser's dialogue.
+            assert asked == []
+            page.evaluate("dispatchEvent(new Event('online'))")
+            expect(page.locator("#live")).to_have_text("Live", timeout=PATIENCE)
+    assert token not in server.log
 
 
 def test_a_url_is_copied(server: Server, context: BrowserContext, open_page: Open) -> None:

@@ -182,6 +182,35 @@ def test_workers_that_differ_are_named() -> None:
     assert (shown["common_etag"], shown["differing"]) == ("a", [2])
 
 
+@pytest.mark.parametrize(
+    ("ups", "down"),
+    [([False, False], ["api"]), ([False, None], []), ([True, False], []), ([None], []), ([], [])],
+)
+def test_a_kind_is_down_when_all_of_it_is_known_to_be(
+    ups: list[bool | None], down: list[str]
+) -> None:
+    """Then the state line says so."""
+    endpoints: list[dict[str, Any]] = [
+        {"kind": "api", "url": f"https://host{i}.example.com/v1", "up": up}
+        | {"state": "unknown", "response_seconds": None, "detail": "", "recent": []}
+        for i, up in enumerate(ups)
+    ]
+    health = {"interval_seconds": 5.0, "alive": True, "endpoints": endpoints}
+    shown = describe(status(health=health), body(3), "")
+    assert (shown["up"], shown["down"]) == (ups.count(True), down)
+
+
+def test_errors_come_before_warnings() -> None:
+    """Else in the order of the file: some of them may be folded away."""
+    problems = [
+        {"severity": severity, "line": line, "column": 1, "text": ""}
+        for line, severity in enumerate(["warning", "error", "warning", "error"])
+    ]
+    shown = describe(status(problems=problems), body(0), "")
+    assert [problem["line"] for problem, _ in shown["problems"]] == [1, 3, 0, 2]
+    assert (shown["errors"], shown["warnings"]) == (2, 2)
+
+
 def test_every_text_is_there_in_both_languages() -> None:
     """With the same values in it."""
     for key, (english, chinese) in TEXTS.items():

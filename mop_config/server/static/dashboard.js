@@ -67,6 +67,7 @@ function lookLater(delay = EVERY * Math.min(1 + failures / 4, 3)) {
 
 function take(answer, body) {
   if (answer.status === 401 || answer.status === 403) {
+    document.getElementById("live").textContent = "";
     tell("refused", words.refused.replace("{status}", answer.status));
     return;
   }
