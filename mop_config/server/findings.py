@@ -40,10 +40,10 @@ class Findings:
         self._seen: tuple[tuple[int, ...], dict[str, Any] | None] = ((), None)
         self._unwritten: dict[str, Any] | None = None
 
-    def write(self, endpoints: list[Record]) -> None:
+    def write(self, endpoints: list[Record]) -> bool:
         """Put this process's findings where every worker finds them.
 
-        Where that fails, there is one warning, and at least this process knows them.
+        Where that fails (False), there is one warning, and at least this process knows them.
         """
         pid = os.getpid()
         record = {
@@ -58,6 +58,7 @@ class Findings:
                 path = self._path
                 in_a_thread(lambda: write_atomically(path, data, sync=False))
             self._unwritten = None
+            return True
         except OSError as error:
             if self._unwritten is None:
                 logger.warning(
@@ -66,6 +67,7 @@ class Findings:
                     error.strerror or error,
                 )
             self._unwritten = record
+            return False
 
     def read(self) -> list[Record]:
         """Give what was found last, by whichever worker; nothing where none can be trusted."""

@@ -105,8 +105,7 @@ class Round:
         now = time.monotonic()
         if self._unsaved and now >= self._saved_at + SAVE_INTERVAL:
             self._saved_at = now
-            self._unsaved = False
-            self._findings.write(self._probing.records())
+            self._unsaved = not self._findings.write(self._probing.records())
 
     def abort(self) -> None:
         """End the checks and messages that run; takes no lock."""

@@ -150,7 +150,8 @@ class TestOutbox:
         (entry,) = good["pending"]
         broken: list[Any] = [None, [], "x", 1, {}, {**good, "format": 2}]
         broken += [{**good, "down": down} for down in ({"ftp": 1}, {"api": "x"}, {"api": -1}, [1])]
-        broken += [{**good, "pending": pending} for pending in (1, [1], [{}], [{**entry, "x": 1}])]
+        odd: list[Any] = [1, [1], [{}], [{**entry, "x": 1}]]
+        broken += [{**good, "pending": pending} for pending in odd]
         for name in entry:
             broken.append({**good, "pending": [{k: v for k, v in entry.items() if k != name}]})
             broken[-1]["pending"][0].update({"attempts": "1"})

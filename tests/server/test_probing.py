@@ -320,13 +320,14 @@ class TestFile:
         good = json.loads(path.read_text())
         assert Findings(path, 30).health()["endpoints"]
         (entry,) = good["endpoints"]
+        odd: list[Any] = [[], [-1], {}, "?" * 300, True, -1, float("nan"), 1e300, [0] * 99]
         broken: list[Any] = [{**good, name: ["x"]} for name in good]
         broken += [{k: v for k, v in good.items() if k != name} for name in good]
         for name in entry:
             broken.append({**good, "endpoints": [{k: v for k, v in entry.items() if k != name}]})
             broken += [
                 {**good, "endpoints": [{**entry, name: value}]}
-                for value in ([], [-1], {}, "?" * 300, True, -1, float("nan"), 1e300, [0] * 99)
+                for value in odd
                 if (name, value) not in [("url", "?" * 300), ("recent", [])]
             ]
         texts = ["", "{", "null", "[]", "\xff", "[" * 100_000, json.dumps(good)[:-9]]

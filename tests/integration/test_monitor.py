@@ -1,0 +1,358 @@
+"""The checks of the served endpoints, by real servers: one worker looks, all workers know."""
+
+import contextlib
+import os
+import signal
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from mop_config.server.app import create_app
+from mop_config.server.runtime import Runtime
+from mop_config.server.settings import Settings
+
+from ..client.fleet import closed_port, silence
+from ..client.handmade import MISSING, OK, Handmade, handmade
+from ..client.socket_server import socket_server
+from ..servers import Server, running
+from ..waiting import wait_for
+
+DOWN: Any = (503, {}, b"")
+
+
+def found(server: Server) -> dict[str, Any]:
+    """What the status says of each endpoint, by URL."""
+    health = server.status().get("health")
+    return {entry["url"]: entry for entry in health["endpoints"]} if health else {}
+
+
+def states(server: Server) -> dict[str, str]:
+    return {url: entry["state"] for url, entry in found(server).items()}
+
+
+def prober(server: Server) -> int:
+    """The process id of the worker that checks; 0 while none does."""
+    health = server.status().get("health")
+    return int(health["pid"] or 0) if health else 0
+
+
+def kill_prober(server: Server) -> int:
+    """Kill it, and wait until another worker is in its place."""
+    victim = wait_for(lambda: prober(server))
+    os.kill(victim, signal.SIGKILL)
+    return wait_for(
+        lambda: next((pid for pid in [prober(server)] if pid not in {0, victim}), 0),
+        seconds=20,
+        what="another worker checks",
+    )
+
+
+def settle(server: Server) -> None:
+    """Wait for the worker in the place of a killed one: SIGTERM is lost on one that starts."""
+    wait_for(lambda: len(server.status()["workers"]) == 2, seconds=20, what="two workers answer")
+
+
+@contextlib.contextmanager
+def https(authority: trustme.CA) -> Iterator[Handmade]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with handmade(tls=context) as server:
+        yield server
+
+
+def test_one_worker_looks_and_all_know(tmp_path: Path) -> None:
+    """At what the file names, and nowhere else; whoever it is, and whatever becomes of it."""
+    authority = trustme.CA()
+    with contextlib.ExitStack() as stack:
+        secure = stack.enter_context(https(authority))
+        foreign = stack.enter_context(https(trustme.CA()))
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        elsewhere = stack.enter_context(handmade())
+        proxy = stack.enter_context(handmade())
+        moved = stack.enter_context(
+            handmade(lambda asked: (302, {"Location": f"{elsewhere.url}/health"}, b""))
+        )
+        late = stack.enter_context(
+            handmade(lambda asked: OK if asked.path == "/health" else MISSING)
+        )
+        sockets = stack.enter_context(socket_server(tmp_path, "s", path="/ws"))
+        gone = f"http://127.0.0.1:{closed_port()}"
+        file = tmp_path / "endpoints.txt"
+        lines = [secure.url, foreign.url, f"{moved.url}/v1", f"{late.url}/v1"]
+        sockets_list = f"SocketList:\nws://127.0.0.1:{sockets.port}/ws\n{gone}\n"
+        file.write_text("\n".join(["ApiList:", *lines, sockets_list]))
+        names = ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "ALL_PROXY"]
+        proxies: Any = dict.fromkeys(names, proxy.url)
+        server = stack.enter_context(
+            running(
+                tmp_path,
+                file,
+                ENDPOINT_PROBE_INTERVAL="0.4",
+                SSL_CERT_FILE=str(tmp_path / "ca.pem"),
+                **proxies,
+            )
+        )
+        expected = {
+            secure.url: "healthy",
+            foreign.url: "unhealthy",
+            f"{moved.url}/v1": "unhealthy",
+            f"{late.url}/v1": "healthy",
+            f"ws://127.0.0.1:{sockets.port}/ws": "healthy",
+            gone: "unhealthy",
+        }
+        wait_for(lambda: states(server) == expected, seconds=30, what="all are known")
+        seen = found(server)
+        assert seen[foreign.url]["detail"].startswith("tls: ")
+        assert seen[f"{moved.url}/v1"]["detail"] == "bad-status: /v1/health answers 302"
+        assert seen[f"{late.url}/v1"]["detail"] == "/health answers 200"
+        assert 0 < seen[secure.url]["response_seconds"] < 5
+        # The path that answers is asked first from the second time on.
+        assert late.count("/v1/health") == 1
+
+        assert kill_prober(server) in server.workers
+        kept = found(server)
+        assert {url: entry["state"] for url, entry in kept.items()} == expected
+        assert len(kept[secure.url]["recent"]) >= len(seen[secure.url]["recent"])
+
+        file.write_text("\n".join(["ApiList:", *lines[:2], elsewhere.url]))
+        want = {secure.url: "healthy", foreign.url: "unhealthy", elsewhere.url: "healthy"}
+        assert elsewhere.asked == proxy.asked == []
+        wait_for(lambda: states(server) == want, seconds=30, what="the new one is known")
+        checks = len(found(server)[elsewhere.url]["recent"])
+        # Two workers that check would be twice as many.
+        assert len(elsewhere.asked) <= checks + 3
+        assert proxy.asked == []
+        settle(server)
+        log = server.log
+    assert log.count(f"the Socket.io endpoint {gone} is down: refused") == 1
+    assert f"the API endpoint {elsewhere.url} is" not in log
+    assert "Traceback" not in log
+
+
+def kinds(hook: Handmade) -> list[str]:
+    return [asked.body.decode().split('"')[3] for asked in hook.asked]
+
+
+def test_an_outage_is_told_once_whatever_happens_meanwhile(tmp_path: Path) -> None:
+    """A worker that is killed, a reload, a restart: nobody is told again."""
+    file = tmp_path / "endpoints.txt"
+    with handmade(lambda asked: DOWN) as api, handmade() as hook:
+        file.write_text(f"ApiList:\n{api.url}\n{api.url}/v2\n")
+        environ: Any = {
+            "ENDPOINT_PROBE_INTERVAL": "0.3",
+            "ENDPOINT_ALERT_WEBHOOK": f"{hook.url}/T0P?k=S3CRET",
+            "ENDPOINT_ALERT_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        }
+        with running(tmp_path, file, **environ) as server:
+            wait_for(lambda: hook.asked, seconds=30, what="the webhook is told")
+            kill_prober(server)
+            os.kill(server.pid, signal.SIGHUP)
+            file.write_text(f"ApiList:\n{api.url}\n{api.url}/v3\n")
+            wait_for(lambda: states(server).get(f"{api.url}/v3") == "unhealthy", seconds=30)
+            settle(server)
+            logs = server.log
+        with running(tmp_path, file, **environ) as server:
+            asked = len(api.asked)
+            wait_for(lambda: len(api.asked) > asked + 4, seconds=30, what="it is checked again")
+            assert set(states(server).values()) == {"unhealthy"}
+            api.answer = lambda asked: OK
+            wait_for(lambda: "healthy" in states(server).values(), seconds=30)
+            wait_for(lambda: len(hook.asked) > 1, what="the webhook is told")
+            wait_for(lambda: set(states(server).values()) == {"healthy"})
+            logs += server.log
+        assert kinds(hook) == ["endpoints.down", "endpoints.recovered"]
+    for secret in ("T0P", "S3CRET", "MfKQ9"):
+        assert secret not in logs
+    assert "Traceback" not in logs
+
+
+@pytest.mark.parametrize("kind", ["sync", "gevent"])
+def test_what_hangs_holds_nobody_up(kind: str, tmp_path: Path) -> None:
+    """Endpoints that stall in TLS, a webhook that never answers: requests are answered."""
+    file = tmp_path / "endpoints.txt"
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with https(authority) as good, silence() as port, silence() as hook:
+        hanging = [f"https://127.0.0.1:{port}/{i}" for i in range(20)]
+        file.write_text(
+            "\n".join(["ApiList:", good.url, *hanging, "SocketList:", "http://127.0.0.1:1"])
+        )
+        with running(
+            tmp_path,
+            file,
+            workers=1,
+            WORKER_CLASS=kind,
+            ENDPOINT_PROBE_INTERVAL="0.2",
+            ENDPOINT_ALERT_WEBHOOK=f"http://127.0.0.1:{hook}/",
+            SSL_CERT_FILE=str(tmp_path / "ca.pem"),
+        ) as server:
+            wait_for(lambda: "every Socket.io endpoint is down" in server.log, seconds=20)
+            before = time.monotonic()
+            for _ in range(20):
+                assert server.get().status == 200
+            # Each of the sixteen that are checked at a time hangs for five seconds.
+            assert time.monotonic() - before < 4
+            wait_for(lambda: states(server)[good.url] == "healthy", what="the good one is known")
+            assert server.stop() == 0
+        assert "Traceback" not in server.log
+
+
+def fill(path: Path) -> None:
+    """Write until there is no room."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
+def test_a_full_disk_costs_a_warning_and_nothing_else(tmp_path: Path) -> None:
+    """Checks go on in the worker that makes them; with room, all workers know again."""
+    state = tmp_path / "state"
+    state.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(state)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    file = tmp_path / "endpoints.txt"
+    try:
+        with handmade() as api, handmade(lambda asked: DOWN) as hook:
+            file.write_text(f"ApiList:\n{api.url}\n")
+            with running(
+                tmp_path,
+                file,
+                ENDPOINT_PROBE_INTERVAL="0.3",
+                ENDPOINT_ALERT_WEBHOOK=hook.url,
+            ) as server:
+                wait_for(lambda: states(server) == {api.url: "healthy"}, seconds=20)
+                fill(state / "filler")
+                wait_for(lambda: "the findings about the endpoints cannot be saved" in server.log)
+                api.answer = lambda asked: DOWN
+                wait_for(lambda: hook.asked, seconds=20, what="the webhook is told")
+                assert server.get().status == server.get("/ready").status == 200
+                (state / "filler").unlink()
+                wait_for(
+                    lambda: all(states(server) == {api.url: "unhealthy"} for _ in range(10)),
+                    seconds=20,
+                    what="whichever worker answers knows it",
+                )
+                log = server.log
+    finally:
+        subprocess.run(["umount", str(state)], check=True)
+    assert log.count("findings about the endpoints cannot be saved") == 1
+    assert log.count("what the alert webhook was told cannot be saved") == 1
+    assert "Traceback" not in log
+
+
+@contextlib.contextmanager
+def started(settings: Settings) -> Iterator[Runtime]:
+    """The runtime of an application in this process, with its threads."""
+    previous = signal.getsignal(signal.SIGHUP)
+    runtime: Runtime = create_app(settings).extensions["mop_config"]
+    runtime.start()
+    try:
+        yield runtime
+    finally:
+        runtime.stop()
+        signal.signal(signal.SIGHUP, previous)
+
+
+def monitors() -> list[str]:
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name in {"mop-config-monitor", "mop-config-check"}]
+
+
+class TestInProcess:
+    """What shows best from within."""
+
+    def test_it_is_off_by_default(self, tmp_path: Path) -> None:
+        """No thread, no file, and null in the status."""
+        file = tmp_path / "endpoints.txt"
+        file.write_text("ApiList:\nhttp://127.0.0.1:1\n")
+        settings = Settings(source=str(file), state_dir=str(tmp_path / "state"))
+        with started(settings) as runtime:
+            assert monitors() == []
+            assert runtime.status()["health"] is None
+        names = [path.name for path in (tmp_path / "state").iterdir()]
+        assert not [name for name in names if "monitor" in name or "findings" in name]
+
+    def test_a_stop_does_not_wait_for_a_check_that_hangs(self, tmp_path: Path) -> None:
+        """It is called off."""
+        with silence() as port:
+            file = tmp_path / "endpoints.txt"
+            file.write_text(f"ApiList:\nhttps://127.0.0.1:{port}\n")
+            settings = Settings(
+                source=str(file), state_dir=str(tmp_path / "state"), probe_interval=0.2
+            )
+            with started(settings):
+                wait_for(lambda: len(monitors()) == 2, what="a check hangs")
+                before = time.monotonic()
+            assert time.monotonic() - before < 4
+            wait_for(lambda: not monitors(), seconds=3, what="the check has ended")
+
+    def test_a_second_start_checks_again(self, tmp_path: Path) -> None:
+        """What was known at the stop is known, and asked anew."""
+        with handmade() as api:
+            file = tmp_path / "endpoints.txt"
+            file.write_text(f"ApiList:\n{api.url}\n")
+            settings = Settings(
+                source=str(file), state_dir=str(tmp_path / "state"), probe_interval=0.2
+            )
+            with started(settings) as runtime:
+
+                def checks() -> int:
+                    health = runtime.status()["health"]
+                    return sum(len(entry["recent"]) for entry in health["endpoints"])
+
+                wait_for(lambda: checks() >= 2)
+                runtime.stop()
+                count = checks()
+                assert count >= 2
+                runtime.start()
+                wait_for(lambda: checks() > count)
+
+    def test_without_a_state_folder_nothing_is_checked(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Each worker would do it, and tell, for itself; the log says so, once."""
+        (tmp_path / "state").write_text("a file")
+        with handmade() as api:
+            file = tmp_path / "endpoints.txt"
+            file.write_text(f"ApiList:\n{api.url}\n")
+            settings = Settings(
+                source=str(file), state_dir=str(tmp_path / "state"), probe_interval=0.2
+            )
+            with started(settings) as runtime:
+                assert monitors() == []
+                assert runtime.status()["health"] == {
+                    "interval_seconds": 0.2,
+                    "alive": False,
+                    "pid": None,
+                    "checked_at": None,
+                    "endpoints": [],
+                }
+        assert caplog.text.count("no endpoint is checked") == 1
+        assert api.asked == []
+
+    def test_a_state_folder_that_vanishes_ends_the_checks_until_it_is_back(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """With one warning."""
+        with handmade() as api:
+            file = tmp_path / "endpoints.txt"
+            file.write_text(f"ApiList:\n{api.url}\n")
+            state = tmp_path / "state"
+            settings = Settings(source=str(file), state_dir=str(state), probe_interval=0.2)
+            with started(settings):
+                wait_for(lambda: api.asked)
+                state.rename(tmp_path / "away")
+                wait_for(lambda: "no endpoint is checked" in caplog.text)
+                (tmp_path / "away").rename(state)
+                count = len(api.asked)
+                wait_for(lambda: len(api.asked) > count + 2)
+        assert caplog.text.count("no endpoint is checked") == 1
