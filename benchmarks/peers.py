@@ -4,6 +4,8 @@ import base64
 import contextlib
 import http.client
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.client.fleet import closed_port
+from tests.nginx import adapt
 from tests.nginx import nginx as run_nginx
 from tests.servers import ENDPOINTS, gunicorn_command, running
 from tests.waiting import answers
@@ -195,6 +198,20 @@ def nginx(site: Site) -> Iterator[Peer]:
 
 
 @contextlib.contextmanager
+def mirror(site: Site) -> Iterator[Peer]:
+    """Give a publication, by the nginx that deploy/ sets up."""
+    port, folder = closed_port(), site.folder / "mirror"
+    folder.mkdir()
+    environ = {**os.environ, "ENDPOINT_STATE_DIR": str(folder / "state")}
+    command = [sys.executable, "-m", "mop_config", "publish", str(site.file)]
+    command += ["--out", str(folder / "out")]
+    subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL)
+    included = adapt("nginx.conf", folder, port, root=folder / "out")
+    with run_nginx(folder, included, port, on_server_core([])) as pid:
+        yield Http(pid, port)
+
+
+@contextlib.contextmanager
 def etcd(site: Site) -> Iterator[Peer]:
     """Give an etcd of one member."""
     port, other = closed_port(), closed_port()
@@ -237,6 +254,7 @@ class Contestant:
 #: As it comes, and with what its extra "standard" brings.
 UVICORNS = {"uvicorn": ("asyncio", "h11"), "uvicorn[standard]": ("uvloop", "httptools")}
 OURS, FLOOR, GUIDE = "mop-config", "bare WSGI (the floor)", "the guide's, FastAPI"
+MIRROR, LIMIT = "a mirror: publish and nginx", "nginx, static file (the limit)"
 # What is compared stands side by side, so that a round measures it within seconds.
 ALL = (
     *(
@@ -249,7 +267,8 @@ ALL = (
     ),
     Contestant("Flask view", "gthread", gunicorn("gthread", "flask")),
     *(Contestant(GUIDE, name, fastapi(*parts)) for name, parts in UVICORNS.items()),
-    Contestant("nginx, static file (the limit)", "", nginx, ("nginx",)),
+    Contestant(MIRROR, "", mirror, ("nginx",)),
+    Contestant(LIMIT, "", nginx, ("nginx",)),
     Contestant("etcd, JSON gateway", "", etcd, ("etcd",)),
     Contestant("Redis GET", "", redis, ("redis-server", "redis-benchmark")),
 )

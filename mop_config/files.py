@@ -6,6 +6,10 @@ import threading
 from pathlib import Path
 
 
+def _private(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NOFOLLOW, 0o600)
+
+
 def write_atomically(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) -> None:
     """Replace a file in one step.
 

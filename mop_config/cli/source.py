@@ -77,15 +77,25 @@ def etcd_key(text: str) -> EtcdAddress:
         raise click.BadParameter(message) from None
 
 
+def settings_for(file: str | None) -> Settings:
+    """Read the environment, with another source where an argument names one.
+
+    Raises:
+        SettingsError: If the environment holds a value that cannot be used.
+    """
+    settings = Settings.from_environ()
+    if file is None:
+        return settings
+    return replace(settings, source=etcd_key(file).text if is_etcd(file) else file)
+
+
 def read(file: str | None) -> tuple[Reading, Settings]:
     """Read a file, or the one that the environment names, as a fresh server would.
 
     Raises:
         SettingsError: If the environment holds a value that cannot be used.
     """
-    settings = Settings.from_environ()
-    if file is not None:
-        settings = replace(settings, source=etcd_key(file).text if is_etcd(file) else file)
+    settings = settings_for(file)
     source = open_source(settings)
     return judged(file or settings.source, lambda: source.read().data, settings), settings
 

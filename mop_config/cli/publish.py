@@ -1,0 +1,68 @@
+"""``mop-config publish``: the list as files, for a web server, object storage or a CDN."""
+
+import json
+import logging
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from ..server import publication
+from ..server.logs import log_to_stderr
+from ..server.publisher import Publisher
+from .source import not_empty, settings_for
+
+
+@click.command(epilog="Example: mop-config publish config/endpoints.txt --out /srv/mop-config")
+@click.argument("file", required=False, callback=not_empty)
+@click.option("--out", metavar="DIR", required=True, callback=not_empty, help="Write into DIR.")
+@click.option(
+    "--key", metavar="KEY", callback=not_empty, help="Sign with it  [ENDPOINT_SIGNING_KEY_FILE]"
+)
+@click.option("--watch", is_flag=True, help="Go on, and publish every change of FILE.")
+@click.option("--json", "as_json", is_flag=True, help="Print the files and their types as JSON.")
+def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: bool) -> int:
+    """Write what a server would answer into DIR, each file in one step and only if it changed.
+
+    The files are the list, its compressed and its signed form, the keys, a health check, QR
+    images and a page. A text that is refused changes nothing. Exit 1 for that, and where there
+    are errors in a text whose good entries are published.
+
+    FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt.
+    """
+    settings = settings_for(file)
+    if key is not None:
+        settings = replace(settings, signing_key_file=key)
+    for warning in settings.warnings:
+        click.echo(f"mop-config: {warning}", err=True)
+    publisher = Publisher(settings, Path(out))
+    if watch:
+        log_to_stderr()
+        return 130 if publisher.follow() == signal.SIGINT else 0
+    # What it would say of a refusal is what this command ends with.
+    logging.getLogger("mop_config.server.loader").disabled = True
+    written, view = publisher.publish()
+    changed = set(written)
+    for problem in view.problems:
+        click.echo(f"mop-config: {problem}", err=True)
+    if as_json:
+        print(json.dumps(_document(Path(out), changed), indent=2))
+    else:
+        for name in sorted(changed):
+            print(name)
+    return int(view.errors > 0)
+
+
+def _document(folder: Path, changed: set[str]) -> dict[str, object]:
+    return {
+        "files": [
+            {
+                "path": name,
+                **publication.TYPES[name]._asdict(),
+                "changed": name in changed,
+            }
+            for name in publication.TYPES
+            if (folder / name).exists()
+        ]
+    }

@@ -1,0 +1,141 @@
+"""Keeps a folder of files as true as a server's answers: read, judge, sign, write."""
+
+import json
+import logging
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flask import Flask
+
+from ..errors import SourceError
+from ..signing import jwk_set
+from . import hoststate, publication, signer
+from .loader import Loader
+from .memory import Memory
+from .origin import check_source, open_source
+from .problems import Code
+from .reload import Reloader
+from .reload_requests import Answering, ReloadRequests
+from .render import EMPTY
+from .settings import Settings
+from .snapshot import Snapshot
+from .store import State, Store, View
+
+logger = logging.getLogger(__name__)
+
+_EMPTY = "there is no usable endpoint (ENDPOINT_ALLOW_EMPTY=1 would allow it)"
+_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
+
+
+class Publisher:
+    """Publishes one source into one folder.
+
+    It shares the state folder with a server on this machine, so that both give a list the same
+    date and version.
+
+    Args:
+        settings: What to publish.
+        folder: Where to.
+        clock: Gives POSIX seconds.
+
+    Raises:
+        SettingsError: If the key or the source cannot be used.
+    """
+
+    def __init__(
+        self, settings: Settings, folder: Path, clock: Callable[[], float] = time.time
+    ) -> None:
+        signer.check(settings)
+        check_source(settings)
+        self._settings = settings
+        self._folder = folder
+        source, now = open_source(settings), time.time()
+        state, writable = hoststate.prepare(settings.state_dir or Flask("mop_config").instance_path)
+        memory = Memory(state, hoststate.key(str(source)), writable=writable)
+        self._store = Store(
+            Snapshot.of(EMPTY, last_modified=int(now), loaded_at=now, max_age=settings.max_age)
+        )
+        self._loader = Loader(source, settings, self._store, memory)
+        self._signer = signer.Signer(settings, clock)
+        self._published: tuple[Snapshot, Snapshot | None] | None = None
+        self._complained = False
+
+    def publish(self) -> tuple[list[str], View]:
+        """Publish what the source holds now.
+
+        Returns:
+            The paths of the files that have changed, and what was found in the source.
+
+        Raises:
+            SourceError: If it is refused; the folder is as it was.
+            OSError: If a file cannot be written.
+        """
+        self._loader.start()
+        view = self._store.view
+        if view.state is not State.FRESH:
+            code = view.problems[0].code if view.problems else Code.UNREADABLE
+            raise SourceError(code, view.reason or "there is no list to publish")
+        if not self._may_publish():
+            raise SourceError(Code.NO_ENDPOINTS, _EMPTY)
+        return self._write() or [], view
+
+    def follow(self) -> signal.Signals:
+        """Publish whatever the source comes to hold, until SIGTERM or Ctrl-C.
+
+        A text that is refused changes nothing; the log says why. A folder that cannot be
+        written to is tried again. SIGHUP reads the source at once.
+
+        Returns:
+            The signal that ended it.
+        """
+        # Before there are threads: they must leave the signals to this one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._loader.start(may_wait=True)
+        answering = Answering(ReloadRequests(None), self._store)
+        reloader = Reloader(self._loader, self._settings.poll_interval, self._turn, answering)
+        reloader.start()
+        try:
+            while (number := signal.sigwait(_SIGNALS)) == signal.SIGHUP:
+                reloader.hup()
+        finally:
+            reloader.stop()
+        return signal.Signals(number)
+
+    def _turn(self) -> None:
+        if not self._may_publish():
+            if self._store.view.loaded and not self._complained:
+                logger.error("not published: %s", _EMPTY)
+                self._complained = True
+            return
+        try:
+            changed = self._write()
+        except OSError as error:
+            if not self._complained:
+                logger.error("cannot be published: %s: %s", error.strerror, error.filename)
+            self._complained = True
+            return
+        self._complained = False
+        if changed:
+            logger.info("published %s", ", ".join(changed))
+
+    def _may_publish(self) -> bool:
+        # A server that has served nothing may begin with an empty list. What stands in the
+        # folder from earlier days may not be replaced by one.
+        view = self._store.view
+        usable = view.snapshot.api_count + view.snapshot.socketio_count
+        return view.loaded and (usable > 0 or self._settings.allow_empty)
+
+    def _write(self) -> list[str] | None:
+        """Bring the folder up to date; None where it is known to be."""
+        snapshot = self._store.view.snapshot
+        signed = self._signer.signed(snapshot)
+        if self._published == (snapshot, signed):
+            return None
+        key = self._signer.key
+        keys = None if key is None else json.dumps(jwk_set([key])).encode()
+        files = publication.files(snapshot, signed, keys, self._settings.service_name)
+        changed = publication.write(self._folder, files)
+        self._published = snapshot, signed
+        return changed

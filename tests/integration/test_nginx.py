@@ -1,0 +1,237 @@
+"""nginx as ``deploy/`` sets it up: a mirror of files, in front of gunicorn, and as a cache."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mop_config.client import EndpointManager
+from mop_config.signing import SigningKey
+
+from ..client.fleet import closed_port
+from ..client.handmade import NOBODY, QUICK
+from ..conftest import need_program
+from ..nginx import adapt, nginx
+from ..servers import ENDPOINTS, STATUS, Answer, Server, running
+from ..test_cli_publish import publish, publishing
+from ..waiting import answers, wait_for
+
+OLD, NEW = "DomainList:\nold.example\nb.example\n", "DomainList:\nnew.example\nb.example\n"
+
+
+@pytest.fixture(autouse=True)
+def _nginx() -> None:
+    need_program("nginx")
+
+
+def get(port: int, path: str = ENDPOINTS, method: str = "GET", **headers: str) -> Answer:
+    """Ask once."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, headers=named)
+        response = connection.getresponse()
+        return Answer(response.status, dict(response.getheaders()), response.read())
+    finally:
+        connection.close()
+
+
+@contextmanager
+def mirror(folder: Path, root: Path, app: int = 9) -> Iterator[int]:
+    """Serve a folder, and ask an application for what is not there."""
+    port, own = closed_port(), folder / f"nginx-{root.name}"
+    with nginx(own, adapt("nginx.conf", own, port, app=app, root=root), port):
+        yield port
+
+
+@contextmanager
+def cache(folder: Path, app: int) -> Iterator[int]:
+    """Keep an application's answers."""
+    port, own = closed_port(), folder / "nginx-cache"
+    with nginx(own, adapt("nginx-cache.conf", own, port, app=app), port):
+        yield port
+
+
+def key_file(folder: Path) -> Path:
+    path = folder / "key.json"
+    path.write_text(json.dumps(SigningKey.generate().private_jwk()))
+    path.chmod(0o600)
+    return path
+
+
+class TestMirror:
+    """Files, and nothing behind them."""
+
+    def test_it_answers_as_a_server_would(self, tmp_path: Path) -> None:
+        """Types, compression, tags and ages; and nothing but what is meant to be seen."""
+        file = tmp_path / "e.txt"
+        file.write_text("DomainList:\n" + "".join(f"host{n}.example\n" for n in range(50)))
+        publish(tmp_path, file, "--key", str(key_file(tmp_path)))
+        with mirror(tmp_path, tmp_path / "out") as port:
+            plain, packed = get(port), get(port, Accept_Encoding="gzip")
+            assert (plain.status, plain.headers["Content-Type"]) == (200, "application/json")
+            assert len(plain.json["api_endpoints"]) == 50
+            assert plain.headers["Cache-Control"] == "max-age=60"
+            assert "Accept-Encoding" in plain.headers["Vary"]
+            assert packed.headers["Content-Encoding"] == "gzip"
+            assert len(packed.body) < len(plain.body) / 3
+            assert get(port, If_None_Match=plain.headers["ETag"]).status == 304
+            assert get(port, method="HEAD").body == b""
+            types = {
+                f"{ENDPOINTS}.jws": "application/jose",
+                "/api/v1/config/keys": "application/jwk-set+json",
+                "/health": "application/json",
+                "/api/v1/health": "application/json",
+            }
+            for path, content_type in types.items():
+                answer = get(port, path)
+                assert (answer.status, answer.headers["Content-Type"]) == (200, content_type)
+                assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            signed = get(port, Accept="application/jose")
+            assert signed.body == get(port, f"{ENDPOINTS}.jws").body
+            hidden = ["/", "/index.html", "/metrics", STATUS, f"{ENDPOINTS}.gz", "/../etc/passwd"]
+            assert {get(port, path).status for path in hidden} <= {400, 404}
+            waited = get(port, f"{ENDPOINTS}?wait=60", If_None_Match=plain.headers["ETag"])
+            assert waited.status == 304
+            assert "Preference-Applied" not in waited.headers
+
+    def test_an_edit_shows_at_once(self, tmp_path: Path) -> None:
+        """As soon as the command has written it, and nginx has looked again."""
+        file, out = tmp_path / "e.txt", tmp_path / "out"
+        file.write_text(OLD)
+        with publishing(tmp_path, file):
+            wait_for((out / ENDPOINTS[1:]).exists, what="the list is published")
+            with mirror(tmp_path, out) as port:
+                assert b"old.example" in get(port).body
+                file.write_text(NEW)
+                wait_for(lambda: b"new.example" in get(port).body, what="the edit shows")
+
+
+class TestInFront:
+    """nginx with the files before gunicorn with the application."""
+
+    def test_gunicorn_answers_what_files_cannot_and_may_stop(self, tmp_path: Path) -> None:
+        """A long poll is told of an edit; without gunicorn, everybody gets the file."""
+        file = tmp_path / "e.txt"
+        file.write_text(OLD)
+        publish(tmp_path, file)
+        with ExitStack() as stack:
+            server = stack.enter_context(running(tmp_path, file, workers=1))
+            port = stack.enter_context(mirror(tmp_path, tmp_path / "out", server.port))
+            tag = server.get().headers["ETag"]
+            waited = get(port, f"{ENDPOINTS}?wait=0.1", If_None_Match=tag)
+            assert (waited.status, waited.headers["Preference-Applied"]) == (304, "wait")
+            # There is no signed file: the application is asked, and says so.
+            assert get(port, f"{ENDPOINTS}.jws").status == 404
+            server.stop()
+            assert get(port).status == 200
+            answer = get(port, f"{ENDPOINTS}?wait=30", If_None_Match='"other"')
+            assert answer.status == 200
+            assert "Preference-Applied" not in answer.headers
+            assert get(port, f"{ENDPOINTS}.jws").status == 502
+
+
+class TestCache:
+    """nginx as a cache of the application."""
+
+    def test_it_answers_for_a_stopped_server(self, tmp_path: Path) -> None:
+        """What it has seen; and an edit shows within the age that the server allows."""
+        file = tmp_path / "e.txt"
+        file.write_text(OLD)
+        with ExitStack() as stack:
+            server = stack.enter_context(running(tmp_path, file, workers=1, ENDPOINT_MAX_AGE="1"))
+            port = stack.enter_context(cache(tmp_path, server.port))
+            assert get(port).headers["X-Cache-Status"] == "MISS"
+            assert get(port).headers["X-Cache-Status"] == "HIT"
+            assert get(port, STATUS).status == 404
+            file.write_text(NEW)
+            wait_for(lambda: b"new.example" in get(port).body, seconds=5, what="the edit shows")
+            os.kill(server.pid, signal.SIGKILL)
+            server.stop()
+            wait_for(
+                lambda: get(port).headers["X-Cache-Status"] == "STALE",
+                what="the answer outlives its age",
+            )
+            answer = get(port)
+            assert (answer.status, b"new.example" in answer.body) == (200, True)
+
+    def test_what_a_token_opens_is_not_kept(self, tmp_path: Path) -> None:
+        """Nobody without one gets another's answer."""
+        file = tmp_path / "e.txt"
+        file.write_text(OLD)
+        with ExitStack() as stack:
+            server = stack.enter_context(
+                running(
+                    tmp_path,
+                    file,
+                    workers=0,  # the status is not for everybody
+                    WEB_CONCURRENCY="1",
+                    ENDPOINT_TOKENS="a-token-of-some-length",
+                )
+            )
+            port = stack.enter_context(cache(tmp_path, server.port))
+            known = get(port, Authorization="Bearer a-token-of-some-length")
+            assert known.status == 200
+            assert "private" in known.headers["Cache-Control"]
+            assert get(port).status == 401
+            server.stop()
+            assert get(port).status == 502
+
+
+@contextmanager
+def static(root: Path) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
+    """The plainest server that there is, for a folder."""
+    port = closed_port()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    with subprocess.Popen(
+        [*command, "--directory", str(root)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            answers(port)
+            yield port, process
+        finally:
+            process.kill()
+
+
+class TestClient:
+    """The other half of the product, over all three."""
+
+    def test_it_moves_from_gunicorn_to_nginx_to_a_folder(self, tmp_path: Path) -> None:
+        """Each is killed in turn; a request and an update always find the next one."""
+        file, out = tmp_path / "e.txt", tmp_path / "out"
+        file.write_text(OLD)
+        publish(tmp_path, file)
+        with ExitStack() as stack:
+            server: Server = stack.enter_context(running(tmp_path, file, workers=1))
+            front = ExitStack()
+            stack.enter_context(front)
+            mirrored = front.enter_context(mirror(tmp_path, out))
+            plain, _ = stack.enter_context(static(out))
+            bases = [f"http://127.0.0.1:{port}/api/v1" for port in (server.port, mirrored, plain)]
+            options: dict[str, Any] = {"policy": QUICK, "verify": NOBODY, "trust_env": False}
+            manager = stack.enter_context(EndpointManager(bases, update_interval=0, **options))
+            client = stack.enter_context(manager.client())
+            ends: list[Callable[[], object]] = [
+                lambda: server.stop(signal.SIGKILL),
+                front.close,
+                lambda: None,
+            ]
+            for base, end in zip(bases, ends, strict=True):
+                answer = client.get("/config/endpoints")
+                assert answer.extensions["endpoint"] == base
+                assert answer.json()["api_endpoints"][0]["url"] == "https://old.example/api/v1"
+                with EndpointManager(config_urls=bases, update_interval=0, **options) as other:
+                    assert other.update_endpoints_from_remote(force=True)
+                    assert other.api_endpoints[0].url == "https://old.example/api/v1"
+                    assert str(other.list_source.url).startswith(base)
+                end()
