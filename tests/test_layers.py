@@ -63,6 +63,9 @@ PURE = [
     "server/access.py",
     "server/tokens.py",
     "server/security.py",
+    "server/page.py",
+    "server/texts.py",
+    "server/texts_zh.py",
     "server/problems.py",
     "cli/following.py",
 ]
