@@ -5,11 +5,12 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
+import select
 import signal
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,7 @@ class Member:
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         self.peer_url = f"http://127.0.0.1:{peer_port}"
         self.command: list[str] = []
+        self.frozen = False
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -66,10 +68,21 @@ class Member:
         assert self.process is not None
         os.kill(self.process.pid, number)
 
+    def freeze(self) -> None:
+        """Let it hang: its connections stay, and nothing answers."""
+        self.send(signal.SIGSTOP)
+        self.frozen = True
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.send(signal.SIGCONT)
+        self.frozen = False
+
     def kill(self) -> None:
         """End it as a power cut would."""
         if self.running:
             self.send(signal.SIGKILL)
+        self.frozen = False
         if self.process is not None:
             self.process.wait(10)
 
@@ -84,12 +97,22 @@ class Cluster:
 
     def __init__(self, members: list[Member], context: ssl.SSLContext | None) -> None:
         self.members = members
-        self.token = ""
+        self.root = ""  # the password of the user with this name, where there are users
         self._context = context
 
     def address(self, key: str = KEY) -> str:
         """What ``ENDPOINT_CONFIG_FILE`` names it by."""
         return f"etcd://{','.join(f'127.0.0.1:{m.port}' for m in self.members)}/{key}"
+
+    def _login(self, member: int) -> dict[str, str]:
+        if not self.root:
+            return {}
+        root, self.root = self.root, ""
+        try:
+            answer = self.ask("/auth/authenticate", {"name": "root", "password": root}, member)
+        finally:
+            self.root = root
+        return {"Authorization": answer["token"]}
 
     def ask(self, path: str, message: dict[str, Any], member: int = 0, timeout: float = 5) -> Any:
         """Ask one member."""
@@ -99,7 +122,7 @@ class Cluster:
             if self._context
             else http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
         )
-        headers = {"Authorization": self.token} if self.token else {}
+        headers = self._login(member)
         with contextlib.closing(connection):
             connection.request("POST", f"/v3{path}", json.dumps(message), headers)
             response = connection.getresponse()
@@ -113,7 +136,7 @@ class Cluster:
 
         def once() -> Any:
             for index, member in enumerate(self.members):
-                if member.running:
+                if member.running and not member.frozen:
                     with contextlib.suppress(OSError, RefusedError, http.client.HTTPException):
                         return self.ask(path, message, index, timeout=2)
             return None
@@ -189,8 +212,64 @@ def running_cluster(
         cluster.stop()
 
 
-def restore(cluster: Cluster, snapshot: Path) -> None:
-    """Put a stopped cluster of one back to a copy of its data folder."""
-    (member,) = cluster.members
-    shutil.rmtree(member.folder)
-    shutil.copytree(snapshot, member.folder)
+class Wire:
+    """A TCP forwarder that can be cut: what is behind it lives on, and cannot be reached."""
+
+    def __init__(self, port: int) -> None:
+        self._target = ("127.0.0.1", port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._broken = False
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def cut(self) -> None:
+        """End every connection, and take no new one until it is mended."""
+        with self._lock:
+            self._broken = True
+            for one in self._open:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        """Take connections again."""
+        self._broken = False
+
+    def close(self) -> None:
+        """End it for good."""
+        self.cut()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            if self._broken:
+                near.close()
+                continue
+            thread = threading.Thread(target=self._forward, args=(near,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _forward(self, near: socket.socket) -> None:
+        with near, contextlib.suppress(OSError), socket.create_connection(self._target) as far:
+            with self._lock:
+                self._open |= {near, far}
+            try:
+                other = {near: far, far: near}
+                while not self._broken:
+                    for one in select.select([near, far], [], [])[0]:
+                        data = one.recv(65536)
+                        if not data:
+                            return
+                        other[one].sendall(data)
+            finally:
+                with self._lock:
+                    self._open -= {near, far}

@@ -344,6 +344,7 @@ def safe_cluster(folder: Path) -> Iterator[Safe]:
         ]
         for path, message in steps:
             cluster.ask(path, message)
+        cluster.root = "rootpw"
         yield Safe(cluster, folder)
 
 
@@ -367,8 +368,6 @@ def test_a_token_that_holds_no_longer_is_renewed(safe: Safe) -> None:
     etcd.read()
     token = etcd.etcd._token
     assert token
-    root = safe.cluster.ask("/auth/authenticate", {"name": "root", "password": "rootpw"})
-    safe.cluster.token = root["token"]
     safe.cluster.ask("/auth/user/changepw", {"name": "mop", "password": "right"})
     assert etcd.read().data == ONE.encode()
     assert etcd.etcd._token != token

@@ -1,0 +1,181 @@
+"""Servers that follow a key in etcd, and what may happen to it."""
+
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..etcds import Cluster, Wire, running_cluster
+from ..server.test_etcd_source import safe_cluster
+from ..servers import ENDPOINTS, Server, running
+from ..waiting import wait_for
+
+
+def text(name: str) -> str:
+    return f"DomainList:\n{name}.example\nother.example\n"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("etcd")) as cluster:
+        yield cluster
+
+
+def serves(server: Server, name: str, state: str = "fresh", seconds: float = 20) -> None:
+    """Wait until every worker serves the list with this name in it."""
+
+    def so() -> bool:
+        if server.hosts()[:1] != [f"{name}.example"]:
+            return False
+        status = server.status()
+        return len(set(server.etags())) == 1 and status["state"] == state
+
+    wait_for(so, seconds=seconds, what=f"{name} is served, {state}")
+
+
+def test_an_edit_is_served_by_every_worker(cluster: Cluster, tmp_path: Path) -> None:
+    """By a watch; and SIGHUP, a bad text and a missing key do what they do with a file."""
+    cluster.put(text("a"))
+    with running(tmp_path, cluster.address(), ENDPOINT_POLL_INTERVAL="0") as server:
+        wait_for(lambda: server.status()["watcher"] == {"mode": "etcd", "alive": True})
+        serves(server, "a")
+        assert server.status()["source"] == cluster.address()
+        cluster.put(text("b"))
+        serves(server, "b")
+        assert server.status()["last_reload"]["trigger"] == "etcd"
+
+        server.send(signal.SIGHUP)
+        wait_for(lambda: server.status()["last_reload"]["trigger"] == "sighup")
+        assert server.status()["last_reload"]["result"] == "unchanged"
+
+        cluster.put("DomainList:\n")
+        serves(server, "b", "rejected")
+        cluster.put(text("c"))
+        serves(server, "c")
+        cluster.delete()
+        serves(server, "c", "rejected")
+        assert "no such key" in server.get("/ready").json["reason"]
+        cluster.put(text("d"))
+        serves(server, "d")
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 10
+
+
+def test_a_change_that_is_missed_is_found(cluster: Cluster, tmp_path: Path) -> None:
+    """While the watch is lost the key changes, and etcd forgets how: the newest is served."""
+    cluster.put(text("a"))
+    wire = Wire(cluster.members[0].port)
+    try:
+        address = f"etcd://127.0.0.1:{wire.port}/mop/endpoints"
+        with running(tmp_path, address, ENDPOINT_POLL_INTERVAL="0") as server:
+            serves(server, "a")
+            wire.cut()
+            wait_for(lambda: server.status()["state"] == "stale", seconds=20)
+            assert "etcd does not answer" in server.status()["last_reload"]["error"]
+            assert not server.status()["watcher"]["alive"]
+            assert server.get().status == 200
+            for name in "bcd":
+                revision = cluster.put(text(name))
+            cluster.any("/kv/compaction", {"revision": str(revision), "physical": True})
+            # Time for some vain attempts: none is told of, beyond the first.
+            vain = server.log.count("does not answer")
+            wait_for(lambda: server.log.count("the watch on etcd is lost") >= 2, seconds=20)
+            wire.mend()
+            serves(server, "d")
+            assert server.log.count("failed (") <= vain + 1
+            assert wait_for(lambda: server.status()["watcher"]["alive"])
+            assert "Traceback" not in server.log
+    finally:
+        wire.close()
+
+
+def test_an_etcd_that_hangs_at_the_end_and_at_the_start(tmp_path: Path) -> None:
+    """Stopping does not wait for it; a start serves what the state folder holds, then news."""
+    with running_cluster(tmp_path / "etcd") as cluster:
+        (member,) = cluster.members
+        cluster.put(text("a"))
+        with running(tmp_path, cluster.address(), workers=1, ENDPOINT_POLL_INTERVAL="1") as server:
+            serves(server, "a")
+            member.freeze()
+            wait_for(lambda: server.status()["state"] == "stale", seconds=30)
+            began = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - began < 14
+        with running(tmp_path, cluster.address(), workers=1, ENDPOINT_POLL_INTERVAL="1") as server:
+            serves(server, "a", "stale")
+            assert server.get("/ready").status == 200
+            member.thaw()
+            cluster.put(text("b"))
+            serves(server, "b", seconds=30)
+
+
+def test_nothing_good_was_ever_seen(tmp_path: Path) -> None:
+    """Empty lists, as with a file that is missing, and a reason."""
+    with running(tmp_path, "etcd://127.0.0.1:1/k", workers=1) as server:
+        assert server.get().json == {"api_endpoints": [], "socketio_endpoints": []}
+        ready = server.get("/ready")
+        assert (ready.status, ready.json["state"]) == (503, "empty")
+        assert "Connection refused" in ready.json["reason"]
+
+
+def test_a_restore_is_served(tmp_path: Path) -> None:
+    """etcd is put back to an older day: its revision falls, and clients learn of it."""
+    with running_cluster(tmp_path / "etcd") as cluster:
+        (member,) = cluster.members
+        cluster.put(text("a"))
+        member.kill()
+        shutil.copytree(member.folder, tmp_path / "backup")
+        member.start()
+        cluster.wait_until_up()
+        with running(tmp_path, cluster.address()) as server:
+            for name in "bc":
+                cluster.put(text(name))
+            serves(server, "c")
+            newer = server.get(ENDPOINTS).headers
+            member.kill()
+            shutil.rmtree(member.folder)
+            shutil.copytree(tmp_path / "backup", member.folder)
+            member.start()
+            serves(server, "a", seconds=30)
+            answer = server.get(
+                ENDPOINTS,
+                **{"If-Modified-Since": newer["Last-Modified"]},
+            )
+            assert answer.status == 200
+            assert answer.headers["ETag"] != newer["ETag"]
+            # What comes after it is news as well, though it has a number that was used before.
+            cluster.put(text("d"))
+            serves(server, "d")
+
+
+@pytest.mark.parametrize("worker_class", ["sync", "gevent"])
+def test_other_workers_with_tls_and_a_login(worker_class: str, tmp_path: Path) -> None:
+    """Outages and all."""
+    with safe_cluster(tmp_path / "safe") as safe:
+        cluster = safe.cluster
+        cluster.put(text("a"))
+        with running(
+            tmp_path,
+            cluster.address(),
+            workers=1,
+            WORKER_CLASS=worker_class,
+            ENDPOINT_ETCD_CA=safe.ca,
+            ENDPOINT_ETCD_CERT=safe.cert,
+            ENDPOINT_ETCD_USER="mop",
+            ENDPOINT_ETCD_PASSWORD="right",
+        ) as server:
+            serves(server, "a")
+            wait_for(lambda: server.status()["watcher"] == {"mode": "etcd", "alive": True})
+            cluster.put(text("b"))
+            serves(server, "b")
+            cluster.members[0].kill()
+            wait_for(lambda: server.status()["state"] == "stale", seconds=20)
+            cluster.members[0].start()
+            cluster.put(text("c"))
+            serves(server, "c", seconds=30)
+            assert "right" not in server.log
+            assert "Traceback" not in server.log
