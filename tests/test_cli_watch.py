@@ -1,0 +1,546 @@
+"""``mop-config watch``: a served list is followed, whatever the server does meanwhile."""
+
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+
+from mop_config import Endpoint, EndpointConfig, cli, payload
+from mop_config.cli.following import (
+    HASTE_PAUSE,
+    LAST_PAUSE,
+    MAX_RETRY_AFTER,
+    WAIT,
+    Change,
+    Event,
+    Follower,
+    Step,
+    retry_after,
+)
+
+from .client.fleet import closed_port
+from .client.handmade import Answer, Asked, handmade, source, wire
+from .client.test_qr import CONFIGS
+from .servers import ROOT, running
+from .test_cli import run
+from .waiting import wait_for
+
+LONG_POLL = {"etag": '"1"', "preference-applied": "wait"}
+
+
+class Watching:
+    """A ``watch`` that runs, and what it has printed so far."""
+
+    def __init__(self, folder: Path, arguments: tuple[str, ...], environ: dict[str, str]) -> None:
+        self._out, self._err = folder / "out", folder / "err"
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("ENDPOINT_", "MOP_"))}
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mop_config", "watch", *arguments],
+                cwd=ROOT,
+                env={**clean, **environ},
+                stdout=out,
+                stderr=err,
+            )
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    @property
+    def lines(self) -> list[str]:
+        """What it printed, without the times."""
+        return [line.partition(" ")[2] for line in self.out.splitlines()]
+
+    def wait_for(self, text: str) -> None:
+        """Wait until it has printed a text."""
+        wait_for(lambda: text in self.out + self.err or self.process.poll() is not None, seconds=30)
+        assert text in self.out + self.err
+
+
+@contextlib.contextmanager
+def watching(folder: Path, *arguments: str, **environ: str) -> Iterator[Watching]:
+    """Run it until Ctrl-C, which it ends by without a word."""
+    watch = Watching(folder, arguments, environ)
+    try:
+        yield watch
+        assert watch.process.poll() is None, watch.err
+        watch.process.send_signal(signal.SIGINT)
+        assert watch.process.wait(20) == 130
+        assert "Traceback" not in watch.err
+    finally:
+        watch.process.kill()
+        watch.process.wait(10)
+
+
+def read_until(terminal: int, text: str) -> str:
+    """Read what a terminal shows, until it shows a text."""
+    shown, deadline = "", time.monotonic() + 30
+    while text not in shown:
+        left = deadline - time.monotonic()
+        assert left > 0, shown
+        assert select.select([terminal], [], [], left)[0], shown
+        shown += os.read(terminal, 4096).decode(errors="replace")
+    return shown
+
+
+class TestAServer:
+    """A real one, with long polls."""
+
+    def test_edits_restarts_and_commands(self, tmp_path: Path) -> None:
+        """Each edit is told at once and handed to the command; so is the loss of the server."""
+        file, seen = tmp_path / "endpoints.txt", tmp_path / "seen"
+        file.write_text("ApiList:\na.example\nb.example\n")
+        with contextlib.ExitStack() as servers:
+            server = servers.enter_context(running(tmp_path, file, workers=1))
+            url = f"http://127.0.0.1:{server.port}"
+            with watching(tmp_path, url, "--exec", f"cat >> {seen}; exit 3") as watch:
+                watch.wait_for("2 API and 0 Socket.io endpoints")
+                file.write_text("ApiList:\nb.example priority=7\n1.2.3.4 server_name=d.example\n")
+                watch.wait_for("the command failed with exit code 3")
+                assert watch.lines[1:] == [
+                    "- api https://a.example/api/v1 priority=0",
+                    "+ api https://1.2.3.4/api/v1 priority=1 server_name=d.example",
+                    "~ api https://b.example/api/v1 priority=7 (was priority=1)",
+                ]
+                assert seen.read_bytes() == server.get().body + b"\n"
+                file.write_text("no list")
+                wait_for(lambda: server.status()["state"] == "rejected")
+                server.stop()
+                watch.wait_for(" lost: http")
+                file.write_text("ApiList:\nb.example priority=7\nc.example\n")
+                servers.enter_context(running(tmp_path, file, workers=1, PORT=str(server.port)))
+                watch.wait_for(" back after ")
+                watch.wait_for("+ api https://c.example/api/v1 priority=1")
+                wait_for(lambda: len(seen.read_text().splitlines()) == 2)
+                assert watch.err.count("lost") == 1
+        for line in watch.out.splitlines():
+            assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", line)
+
+
+class TestEvents:
+    """What it says of servers that tests make up."""
+
+    def test_json(self, tmp_path: Path) -> None:
+        """A document an event; what the command prints is not among them."""
+        with (
+            source(wire(["https://a.example"], ["https://s.example"]), holds=True) as (lists, at),
+            watching(tmp_path, at.url, "--json", "--exec", "cat") as watch,
+        ):
+            watch.wait_for("start")
+            lists.put(wire(["https://b.example", "https://a.example"], ["https://s.example"]))
+            watch.wait_for("changed")
+            lists.put(b"<html>")
+            watch.wait_for("refused")
+        start, changed, refused = (json.loads(line) for line in watch.out.splitlines())
+        assert start.pop("at").endswith("Z")
+        assert start == {"event": "start", "counts": {"api": 1, "socketio": 1}}
+        del changed["at"]
+        a_before = {"kind": "api", "url": "https://a.example", "priority": 0}
+        assert changed == {
+            "event": "changed",
+            "counts": {"api": 2, "socketio": 1},
+            "added": [{"kind": "api", "url": "https://b.example", "priority": 0}],
+            "removed": [],
+            "changed": [{**a_before, "priority": 1, "before": a_before}],
+        }
+        assert "no list: document: not JSON" in refused["reason"]
+        assert payload.loads(watch.err) == payload.loads(
+            wire(["https://b.example", "https://a.example"], ["https://s.example"])
+        )
+
+    def test_a_server_without_long_polls(self, tmp_path: Path) -> None:
+        """Is asked at the interval, by its list's tag."""
+        with source(wire(["https://a.example"])) as (lists, server):
+            with watching(tmp_path, server.url, "--interval", "0.1") as watch:
+                wait_for(lambda: len(server.asked) >= 4, seconds=30)
+                lists.put(wire(["https://b.example"]))
+                watch.wait_for("+ api https://b.example")
+            assert server.asked[0].header("if-none-match") is None
+            assert server.asked[1].header("if-none-match") is not None
+            assert {path.partition("?")[2] for path in server.paths} == {f"wait={WAIT}"}
+
+    def test_a_list_that_is_none_is_not_applied(self, tmp_path: Path) -> None:
+        """It is told once, and the command is not run; the good one comes back."""
+        good = wire(["https://a.example"])
+        with source(good) as (lists, server):
+            arguments = (server.url, "--interval", "0.05", "--exec", "echo ran")
+            with watching(tmp_path, *arguments) as watch:
+                watch.wait_for("1 API")
+                lists.put(b'{"api_endpoints": [{"url": "https://a b"}]}')
+                watch.wait_for("api_endpoints[0].url")
+                lists.put(wire())
+                watch.wait_for("its list is empty")
+                count = len(server.asked)
+                wait_for(lambda: len(server.asked) > count + 2)
+                lists.put(good)
+                watch.wait_for("back with a good list")
+                assert watch.err.count("not applied") == 2
+                assert watch.lines == [f"{server.url}{PATH}: 1 API and 0 Socket.io endpoints"]
+
+    def test_a_server_in_trouble(self, tmp_path: Path) -> None:
+        """Lost is said once, with the server's reason; Retry-After is honoured."""
+        body, trouble = wire(["https://a.example"]), threading.Event()
+        times: list[float] = []
+
+        def answer(asked: Asked) -> Answer:
+            if not trouble.is_set() or len(times) == 2:
+                return 200, {"ETag": '"1"'}, body
+            times.append(time.monotonic())
+            detail = json.dumps({"detail": "closed for\x1b[31mrepairs"}).encode()
+            return 503, {"Retry-After": "2"}, detail
+
+        with (
+            handmade(answer) as server,
+            watching(tmp_path, server.url, "--interval", "0.05") as watch,
+        ):
+            watch.wait_for("1 API")
+            trouble.set()
+            watch.wait_for("back after ")
+        assert times[1] - times[0] >= 2
+        assert watch.err.count("lost") == 1
+        assert "answers 503 Service Unavailable: closed for [31mrepairs" in watch.err
+
+    @pytest.mark.parametrize(
+        ("command", "reason"),
+        [
+            ("kill -9 $$", "was ended by signal 9"),
+            ("exit 7", "failed with exit code 7"),
+        ],
+    )
+    def test_a_command_that_fails(self, tmp_path: Path, command: str, reason: str) -> None:
+        """Is told, and watching goes on."""
+        with (
+            source(wire(["https://a.example"]), holds=True) as (lists, server),
+            watching(tmp_path, server.url, "--exec", command, SHELL="/bin/sh") as watch,
+        ):
+            watch.wait_for("1 API")
+            lists.put(wire(["https://b.example"]))
+            watch.wait_for(reason)
+            lists.put(wire(["https://c.example"]))
+            watch.wait_for("+ api https://c.example")
+
+    def test_the_command_runs_in_the_user_s_shell(self, tmp_path: Path) -> None:
+        """As one text, and one that is not there is told."""
+        shell = tmp_path / "shell"
+        shell.write_text(f'#!/bin/sh\necho "$#:$1:$2" > {tmp_path}/called\n')
+        shell.chmod(0o755)
+        with source(wire(["https://a.example"]), holds=True) as (lists, server):
+            arguments = (server.url, "--exec", "a | b 'c d'")
+            with watching(tmp_path, *arguments, SHELL=str(shell)) as watch:
+                watch.wait_for("1 API")
+                lists.put(wire(["https://b.example"]))
+                called = tmp_path / "called"
+                wait_for(lambda: called.exists() and called.read_text() == "2:-c:a | b 'c d'\n")
+                shell.unlink()
+                lists.put(wire(["https://c.example"]))
+                watch.wait_for("the command cannot be run: ")
+
+    def test_the_token_is_shown(self, tmp_path: Path) -> None:
+        """From its file, which may be replaced; the answer decides."""
+        body, wanted = wire(["https://a.example"]), ["first-token-0123"]
+
+        def answer(asked: Asked) -> Answer:
+            if asked.header("authorization") != f"Bearer {wanted[0]}":
+                return 401, {}, b""
+            return 200, {"ETag": '"1"'}, body
+
+        token = tmp_path / "token"
+        token.write_text("first-token-0123\n")
+        with handmade(answer) as server:
+            arguments = (server.url, "--interval", "0.05", "--token-file", str(token))
+            with watching(tmp_path, *arguments) as watch:
+                watch.wait_for("1 API")
+                wanted[0] = "other-token-0123"
+                watch.wait_for("401 Unauthorized")
+                token.write_text("other-token-0123\n")
+                watch.wait_for("back after")
+        assert "token-0123" not in watch.out + watch.err
+
+    def test_a_terminal_gets_colours(self) -> None:
+        """And the time of day."""
+        with source(wire(["https://a.example"]), holds=True) as (lists, server):
+            master, slave = pty.openpty()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mop_config", "watch", server.url],
+                cwd=ROOT,
+                env={**os.environ, "TERM": "xterm"},
+                stdout=slave,
+                stderr=slave,
+            )
+            try:
+                os.close(slave)
+                shown = read_until(master, "1 API")
+                lists.put(wire(["https://b.example"]))
+                shown += read_until(master, "+ api https://b.example")
+            finally:
+                process.send_signal(signal.SIGINT)
+                assert process.wait(20) == 130
+                os.close(master)
+        assert re.match(r"\d\d:\d\d:\d\d http", shown)
+        assert "\x1b[31m- api https://a.example" in shown
+        assert "\x1b[32m+ api https://b.example" in shown
+
+    def test_a_reader_that_goes_away(self, tmp_path: Path) -> None:
+        """Ends it with the next line that nobody reads, without a word."""
+        with source(wire(["https://a.example"])) as (lists, server):
+            line = f"{sys.executable} -m mop_config watch {server.url} --interval 0.05 | head -n 1"
+            with subprocess.Popen(
+                ["bash", "-c", f"set -o pipefail; {line}"],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as shell:
+                assert shell.stdout is not None
+                assert "1 API" in shell.stdout.readline()
+                lists.put(wire(["https://b.example"]))
+                _, err = shell.communicate(timeout=30)
+        assert (shell.returncode, err) == (1, "")
+
+
+PATH = "/api/v1/config/endpoints"
+
+
+class TestCalls:
+    """What cannot be followed at all."""
+
+    @pytest.mark.parametrize(
+        ("answer", "reason"),
+        [
+            ((404, {}, b""), "answers 404 Not Found"),
+            ((200, {}, b"<html>"), "what it gives is no list"),
+        ],
+    )
+    def test_no_list_to_begin_with(self, answer: Answer, reason: str) -> None:
+        """1, and one line."""
+        with handmade(lambda asked: answer) as server:
+            result = run("watch", server.url)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert len(result.stderr.splitlines()) == 1
+        assert reason in result.stderr
+
+    def test_nobody_there(self) -> None:
+        """Neither is that a traceback."""
+        result = run("watch", f"http://127.0.0.1:{closed_port()}")
+        assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            [],
+            ["a.txt"],
+            [""],
+            ["ftp://x"],
+            ["http://x", "--exec", ""],
+            ["http://x", "--interval", "0"],
+            ["http://x", "--interval", "nan"],
+            ["http://joe:hunter@x"],
+        ],
+    )
+    def test_a_wrong_call(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        """2, and one line that names the help."""
+        assert cli.run(["watch", *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert (out, len(err.splitlines())) == ("", 1)
+        assert "--help" in err
+        assert "hunter" not in err
+
+
+def follower(interval: float = 30.0, chance: float = 1.0) -> Follower:
+    return Follower(interval, lambda: chance)
+
+
+def answered(
+    who: Follower,
+    body: bytes | None,
+    headers: dict[str, str] | None = None,
+    *,
+    took: float = 0.0,
+    now: float = 0.0,
+) -> Step:
+    return who.answered(body, {**LONG_POLL, **(headers or {})}, now=now, posix=0.0, took=took)
+
+
+LIST, OTHER = wire(["https://a.example"]), wire(["https://b.example"])
+
+
+class TestFollower:
+    """When a server is asked again, and what its answers mean."""
+
+    def test_a_change_is_followed_at_once(self) -> None:
+        """So is the end of a wait."""
+        who = follower()
+        assert answered(who, LIST) == Step([Event("start", payload.loads(LIST))], 0.0)
+        assert answered(who, None, took=WAIT) == Step([], 0.0)
+        step = answered(who, OTHER)
+        assert ([event.name for event in step.events], step.pause) == (["changed"], 0.0)
+        assert who.config == payload.loads(OTHER)
+
+    @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+    def test_a_server_that_answers_in_haste_is_not_stormed(self, chance: float) -> None:
+        """One that is being stopped lets go of all who wait; one has a new tag each time."""
+        who = follower(chance=chance)
+        answered(who, LIST)
+        for body in (None, LIST):
+            step = answered(who, body, took=0.01)
+            assert step.events == []
+            assert HASTE_PAUSE * 0.5 <= step.pause <= HASTE_PAUSE * 1.5
+
+    @pytest.mark.parametrize(
+        "headers", [{"preference-applied": ""}, {"preference-applied": "respond-async"}]
+    )
+    def test_one_without_long_polls_is_asked_at_the_interval(self, headers: dict[str, str]) -> None:
+        """Give or take a tenth; one that wants more time gets it."""
+        for chance, pause in ((0.0, 27.0), (0.5, 30.0), (1.0, 33.0)):
+            assert answered(follower(chance=chance), LIST, headers).pause == pytest.approx(pause)
+        asked = answered(follower(chance=0.5), LIST, {**headers, "retry-after": "100"})
+        assert asked.pause == pytest.approx(100)
+
+    def test_one_without_a_tag_cannot_hold_its_answer(self) -> None:
+        """It would answer at once, again and again."""
+        who = follower(chance=0.5)
+        step = who.answered(LIST, {"preference-applied": "wait"}, now=0, posix=0, took=0)
+        assert step.pause == 30.0
+
+    def test_one_without_room_says_when(self) -> None:
+        """A server with too many that wait."""
+        who = follower()
+        answered(who, LIST)
+        assert answered(who, None, {"retry-after": "7"}).pause == pytest.approx(7.7)
+
+    @pytest.mark.parametrize("chance", [0.0, 1.0])
+    def test_a_lost_server_is_asked_ever_more_rarely(self, chance: float) -> None:
+        """Doubled up to a limit, out of step with others; one event, until it is back."""
+        who = follower(chance=chance)
+        answered(who, LIST)
+        steps = [who.failed("gone", now=n, posix=0.0) for n in range(2000)]
+        assert [event.name for step in steps for event in step.events] == ["lost"]
+        pauses = [step.pause / (0.5 + 0.5 * chance) for step in steps]
+        assert pauses[:6] == [1, 2, 4, 8, 16, 30]
+        assert set(pauses[5:]) == {LAST_PAUSE}
+        back, changed = answered(who, OTHER, now=2500).events
+        assert (back.name, back.seconds, changed.name) == ("back", 2500, "changed")
+        assert who.failed("gone", now=0, posix=0.0).pause == pauses[0] * (0.5 + 0.5 * chance)
+
+    def test_retry_after_is_honoured_where_it_is_longer(self) -> None:
+        """And not where it is shorter than our own pause."""
+        who = follower(chance=0.0)
+        assert who.failed("busy", now=0, posix=0, retry="120").pause == 120
+        assert [who.failed("busy", now=0, posix=0, retry="1").pause for _ in range(3)] == [1, 2, 4]
+
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [
+            (None, 0),
+            ("", 0),
+            ("0", 0),
+            ("12", 12),
+            (" 12 ", 12),
+            ("-1", 0),
+            ("1.5", 0),
+            ("soon", 0),
+            ("٣", 0),
+            ("9" * 400, MAX_RETRY_AFTER),
+            (formatdate(1060, usegmt=True), 60),
+            (formatdate(940, usegmt=True), 0),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", MAX_RETRY_AFTER),
+            ("Fri, 31 Dec 99999 23:59:59 GMT", 0),
+        ],
+    )
+    def test_what_retry_after_may_be(self, text: str | None, seconds: float) -> None:
+        """Seconds or a date; anything else is none."""
+        assert retry_after(text, 1000.0) == seconds
+
+    def test_what_is_refused_is_told_once(self) -> None:
+        """The last good list counts; what differs from it is told when a good one comes."""
+        who = follower()
+        answered(who, LIST)
+        names = []
+        for body in (b"x", b"x", wire(), None, OTHER, wire(), OTHER):
+            step = answered(who, body)
+            names += [event.name for event in step.events]
+        assert names == ["refused", "refused", "changed", "refused", "back"]
+        assert who.config == payload.loads(OTHER)
+
+    def test_an_empty_list_to_begin_with(self) -> None:
+        """Is one: a server that has none yet."""
+        who = follower()
+        assert answered(who, wire()).events == [Event("start", EndpointConfig())]
+        assert answered(who, wire()).events == []
+        assert [event.name for event in answered(who, LIST).events] == ["changed"]
+
+
+class TestChange:
+    """How two lists differ."""
+
+    @settings(max_examples=50)
+    @given(CONFIGS, CONFIGS)
+    def test_the_change_leads_from_one_to_the_other(
+        self, before: EndpointConfig, after: EndpointConfig
+    ) -> None:
+        """Whatever they are; back is the reverse."""
+        change, back = Change.between(before, after), Change.between(after, before)
+        assert sorted(map(str, change.added)) == sorted(map(str, back.removed))
+        now = members(before) - set(change.removed) - {(k, was) for k, was, _ in change.changed}
+        assert now | set(change.added) | {(k, e) for k, _, e in change.changed} == members(after)
+        assert all(was.url == e.url and was != e for _, was, e in change.changed)
+
+    def test_the_order_alone(self) -> None:
+        """Is a change with nothing in it."""
+        one, two = Endpoint("https://a.example"), Endpoint("https://b.example")
+        who = follower()
+        answered(who, payload.dumps(EndpointConfig((one, two))))
+        (event,) = answered(who, payload.dumps(EndpointConfig((two, one)))).events
+        assert (event.name, event.change) == ("changed", Change())
+
+
+def members(config: EndpointConfig) -> set[tuple[str, Endpoint]]:
+    return {
+        *(("api", endpoint) for endpoint in config.api_endpoints),
+        *(("socketio", endpoint) for endpoint in config.socketio_endpoints),
+    }
+
+
+def test_bash_completes_commands_and_options() -> None:
+    """In a real one, at a prompt, by the tab key, as the README sets it up."""
+    master, slave = pty.openpty()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with subprocess.Popen(
+        ["bash", "--norc", "--noprofile", "-i"],
+        env={**os.environ, "PATH": path, "PS1": "$ ", "TERM": "dumb", "HISTFILE": "/dev/null"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    ) as bash:
+        os.close(slave)
+        read_until(master, "$ ")
+        for typed, shown in (
+            ('eval "$(_MOP_CONFIG_COMPLETE=bash_source mop-config)"; echo do""ne\n', "done"),
+            ("mop-config wa\t", "mop-config watch "),
+            ("http://x --ex\t", "--exec "),
+            ("\x15mop-config qr --format si\t", "--format single "),
+        ):
+            os.write(master, typed.encode())
+            read_until(master, shown)
+        os.write(master, b"\x15exit\n")
+        bash.wait(20)
+    os.close(master)
