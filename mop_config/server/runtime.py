@@ -47,7 +47,7 @@ SPARE_CONNECTIONS = 1000
 
 #: Seconds that the workers have for a reload that somebody waits for, and between two looks
 #: at whether they are done.
-RELOAD_PATIENCE = 20.0
+RELOAD_PATIENCE = 10.0
 RELOAD_LOOK = 0.05
 
 UNMANAGED = (

@@ -228,6 +228,23 @@ def test_the_log_names_who_asks_but_never_the_token(server: Server) -> None:
     assert "Traceback" not in server.log
 
 
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 70 + b"\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"y" * 9000 + b"\r\n\r\n",
+        b"POST " + RELOAD.encode() + b" HTTP/1.1\r\nContent-Length: 1000000\r\n"
+        b"Connection: close\r\nAuthorization: Bearer " + ADMIN.encode() + b"\r\n\r\n",
+    ],
+    ids=["line", "fields", "field", "body"],
+)
+def test_a_request_beyond_the_limits_is_refused(server: Server, request_bytes: bytes) -> None:
+    """Before anybody has held it in memory."""
+    answer = exchange(server, request_bytes)
+    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 41", b"HTTP/1.1 431")), answer[:200]
+
+
 def test_tokens_are_followed(server: Server) -> None:
     """A bad line is told by its number; a missing file admits nobody; each within seconds."""
     tokens = file_of(server).with_name("tokens")

@@ -71,7 +71,7 @@ PATHS = [
     "/api/v1/config/%65ndpoints",
     "/api/v1/config/../config/endpoints",
     "/API/v1/config/endpoints",
-    "/",
+    "/nope",
     "/health",
     "",
 ]

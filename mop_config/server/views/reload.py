@@ -35,7 +35,7 @@ def reload() -> Response:
     status = status or _STATUS[report["result"]]
     logger.info(
         "reload asked for by %s: %s in %d workers, %d have not answered",
-        *(user, report["result"], len(report["workers"]) - len(late), len(late)),
+        *(user, report["result"] or "no answer", len(report["workers"]) - len(late), len(late)),
     )
     if status == 200:
         return live_json(members)

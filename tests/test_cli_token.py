@@ -1,0 +1,193 @@
+"""``mop-config token``, and how commands that ask a server show a token."""
+
+import hashlib
+import json
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mop_config.cli.served import ask, read_token, route
+from mop_config.errors import MopConfigError
+from mop_config.server.tokens import parse
+
+from .client.handmade import Answer, Asked, handmade, wire
+from .test_cli import run
+
+TOKEN = "mop_a-token.of~tests=="
+LIST = wire(["https://a.com/api/v1", "https://b.com/api/v1"])
+
+
+class TestNew:
+    """``mop-config token new``."""
+
+    def test_a_token_and_its_line(self) -> None:
+        """The line holds the digest of the token, and the server takes it."""
+        result = run("token", "new", "phone-app")
+        assert (result.returncode, result.stderr) == (0, "")
+        fields = dict(line.split("\t") for line in result.stdout.splitlines())
+        assert list(fields) == ["token", "line"]
+        expected = hashlib.sha256(fields["token"].encode()).hexdigest()
+        assert fields["line"] == f"phone-app:{expected}:read"
+        (token,) = parse(fields["line"].encode()).tokens
+        assert (token.name, token.admin) == ("phone-app", False)
+
+    def test_json_for_an_admin(self) -> None:
+        """For a program; and no two tokens are alike."""
+        documents = [
+            json.loads(run("token", "new", "ci", "--admin", "--json").stdout) for _ in "ab"
+        ]
+        assert {document["scope"] for document in documents} == {"admin"}
+        assert len({document["token"] for document in documents}) == 2
+        for document in documents:
+            assert re.fullmatch(r"mop_[A-Za-z0-9_-]{43}", document["token"])
+            assert parse(document["line"].encode()).tokens[0].admin
+
+    @pytest.mark.parametrize("name", ["", "a b", "a:b", "a\nb", "#a", "-", "n" * 65, "env-1", "ü"])
+    def test_a_bad_name(self, name: str) -> None:
+        """Is a wrong call, and one line."""
+        result = run("token", "new", "--", name)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert len(result.stderr.splitlines()) == 1
+
+
+class TestReadToken:
+    """Out of a file, or else out of the environment."""
+
+    def test_both(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The file comes first."""
+        monkeypatch.delenv("MOP_CONFIG_TOKEN", raising=False)
+        assert read_token(None) is None
+        monkeypatch.setenv("MOP_CONFIG_TOKEN", TOKEN)
+        assert read_token(None) == TOKEN
+        (tmp_path / "token").write_text("another\n")
+        assert read_token(str(tmp_path / "token")) == "another"
+
+    @pytest.mark.parametrize("held", [b"", b"\n", b"a b", b"a\nb", b"\xff", b"x" * 600, b"a\x1bb"])
+    def test_what_is_no_token_is_never_shown(
+        self, tmp_path: Path, held: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nor sent."""
+        file = tmp_path / "token"
+        file.write_bytes(held)
+        with pytest.raises(MopConfigError, match=r"token holds no token: one line") as error:
+            read_token(str(file))
+        assert "xxx" not in str(error.value)
+        assert "a b" not in str(error.value)
+        if held.isascii() and held.strip():
+            monkeypatch.setenv("MOP_CONFIG_TOKEN", held.decode())
+            with pytest.raises(MopConfigError, match="MOP_CONFIG_TOKEN holds no token"):
+                read_token(None)
+
+    def test_a_file_that_cannot_be_read(self, tmp_path: Path) -> None:
+        """Says so."""
+        for path in (tmp_path, tmp_path / "none"):
+            with pytest.raises(MopConfigError, match="cannot be read"):
+                read_token(str(path))
+
+
+def asked_with(request: Asked) -> str | None:
+    return request.headers.get("authorization")
+
+
+class TestAsk:
+    """One request, with a token where it may go."""
+
+    def test_this_machine_is_shown_the_token(self) -> None:
+        """As a bearer token; without one, nothing is shown."""
+        with handmade(lambda request: (200, {}, LIST)) as server:
+            for token, shown in ((TOKEN, f"Bearer {TOKEN}"), (None, None)):
+                assert ask(server.url, token=token).status == 200
+                assert asked_with(server.asked[-1]) == shown
+
+    def test_a_redirect_is_not(self) -> None:
+        """Whoever it leads to."""
+        with handmade(lambda request: (200, {}, LIST)) as other:
+            to = {"Location": f"{other.url}/x"}
+            with handmade(lambda request: (302, to, b"")) as server:
+                assert ask(server.url, token=TOKEN).status == 200
+                assert asked_with(server.asked[0]) == f"Bearer {TOKEN}"
+            assert asked_with(other.asked[0]) is None
+
+    def test_a_proxy_is_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It would read what goes over http."""
+        with handmade(lambda request: (200, {}, LIST)) as server:
+            monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+            monkeypatch.delenv("no_proxy", raising=False)
+            monkeypatch.delenv("NO_PROXY", raising=False)
+            assert ask(server.url, token=TOKEN).status == 200
+
+    def test_plain_http_to_another_machine_is_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """And a refusal says why; who listens in between sees nothing of it."""
+        refusal = b'{"detail":"a token is needed\\u001b[2J"}'
+
+        def answer(request: Asked) -> Answer:
+            return 401, {}, refusal
+
+        with handmade(answer) as proxy:
+            # The proxy stands for the network between here and there.
+            monkeypatch.setenv("http_proxy", proxy.url)
+            for name in ("no_proxy", "NO_PROXY"):
+                monkeypatch.delenv(name, raising=False)
+            reply = ask("http://config.example.com/x", token=TOKEN)
+            assert asked_with(proxy.asked[0]) is None
+        line = str(reply.refusal())
+        assert "401 Unauthorized: a token is needed" in line
+        assert "the token was not sent: it goes to https or to this machine only" in line
+        assert line.isprintable()
+
+    def test_whoever_is_not_there(self) -> None:
+        """One line."""
+        with closed_port() as port, pytest.raises(MopConfigError, match="gives no answer"):
+            ask(f"http://127.0.0.1:{port}/x")
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://a.com",
+            "http://a.com/",
+            "http://a.com/api/v1",
+            "http://a.com/api/v1/config/endpoints",
+        ],
+    )
+    def test_a_route_of_a_server(self, url: str) -> None:
+        """However the server is spelled."""
+        path = "/api/v1/config/reload"
+        assert route(url, path, "URL") == "http://a.com/api/v1/config/reload"
+        assert route(url.replace(".com", ".com/under"), path, "URL").endswith(".com/under" + path)
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+class TestReload:
+    """``mop-config reload`` against servers that are none of ours."""
+
+    @pytest.mark.parametrize(
+        ("answer", "word"),
+        [
+            ((404, {}, b"nothing"), "answers 404 Not Found"),
+            ((200, {}, b"<html>"), "no account of a reload"),
+            ((200, {}, b"[]"), "no account of a reload"),
+            ((200, {}, b'{"workers":[1]}'), "no account of a reload"),
+            ((200, {}, b"[" * 100_000), "no account of a reload"),
+            ((307, {"Location": "http://127.0.0.1:1/"}, b""), "answers 307"),
+            ((500, {}, b'{"detail":"\\u001b[31m\\n"}'), "answers 500"),
+        ],
+    )
+    def test_one_line(self, answer: Answer, word: str) -> None:
+        """Whatever they say."""
+        with handmade(lambda request: answer) as server:
+            result = run("reload", server.url, MOP_CONFIG_TOKEN=TOKEN)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert word in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        assert result.stderr.rstrip("\n").isprintable()
+        assert TOKEN not in result.stderr
