@@ -79,6 +79,8 @@ def _list(file: str, settings: Settings) -> tuple[bytes, float]:
         raise MopConfigError(str(reading.refusal))
     if reading.errors:
         raise MopConfigError(f"{file} has errors, and is not signed")
+    if not reading.rendering.usable:
+        raise MopConfigError(f"{file} has no usable endpoint, and is not signed")
     return reading.rendering.body, texts[0].mtime
 
 

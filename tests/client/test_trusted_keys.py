@@ -1,0 +1,578 @@
+"""Trusted keys: no list that nobody vouches for, from wherever it comes."""
+
+import asyncio
+import json
+import os
+import pickle
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mop_config import signals
+from mop_config.client import (
+    AsyncEndpointManager,
+    EndpointManager,
+    UpdateFailed,
+    UpdateRefused,
+    UpdateUntrusted,
+)
+from mop_config.client.trust import Trust, trusted_keys
+from mop_config.client.update import list_urls
+from mop_config.errors import PayloadError, SigningKeyError
+from mop_config.signing import SigningKey, TrustedKeys, jwk_set
+
+from ..servers import ENDPOINTS
+from ..waiting import wait_for
+from .handmade import MISSING, NOBODY, OK, QUICK, Answer, Asked, Handmade, handmade, urls, wire
+from .managers import hearing
+
+OURS, NEXT, OTHERS = (SigningKey.generate() for _ in range(3))
+JWS = f"{ENDPOINTS}.jws"
+HOUR = 3600.0
+A, B, C = (f"https://{name}.example/api/v1" for name in "abc")
+#: Stands in every list, so that none would drop all that is healthy.
+ALWAYS = "https://always.example/api/v1"
+
+
+def token(
+    api: list[str], ver: int = 1000, key: SigningKey = OURS, *, ttl: float = HOUR, **more: Any
+) -> bytes:
+    """A signed list that holds for so many seconds from now."""
+    body = wire([*api, ALWAYS] if api else [])
+    if more:
+        body = json.dumps({**json.loads(body), **more}, separators=(",", ":")).encode()
+    now = int(time.time())
+    return key.sign(body, ver=ver, iat=now, exp=int(now + ttl))
+
+
+class Mirror:
+    """A source of signed lists that knows tags; whoever runs it is not to be trusted."""
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.frozen = False  # whether it says for ever that nothing has changed
+        self.server: Handmade | None = None
+
+    def __call__(self, asked: Asked) -> Answer:
+        path = asked.path.partition("?")[0]
+        if path.endswith("/health"):
+            return OK
+        if path != JWS or not self.body:
+            return MISSING
+        tag = f'"{hash(self.body):x}"'
+        known = asked.header("if-none-match")
+        if known == tag or (self.frozen and known is not None):
+            return 304, {"ETag": tag}, b""
+        return 200, {"ETag": tag, "Content-Type": "application/jose"}, self.body
+
+    @property
+    def url(self) -> str:
+        assert self.server is not None
+        return self.server.url
+
+
+@pytest.fixture
+def mirror() -> Iterator[Mirror]:
+    found = Mirror()
+    with handmade(found) as server:
+        found.server = server
+        yield found
+
+
+def manager_of(*sources: str, **options: Any) -> EndpointManager:
+    defaults = {"policy": QUICK, "verify": NOBODY, "update_interval": 0, "trust_env": False}
+    keys = {"trusted_keys": [OURS.public]}
+    return EndpointManager(config_urls=sources, **{**defaults, **keys, **options})
+
+
+def names(manager: EndpointManager | AsyncEndpointManager) -> list[str]:
+    """The URLs of its API endpoints, but the one that always is there."""
+    return [url for url in urls(manager.api_endpoints) if url != ALWAYS]
+
+
+def refusal(manager: EndpointManager) -> str:
+    """The code of the refusal of an update: told by the error and by a signal."""
+    before = manager.config
+    with (
+        hearing(signals.endpoints_refused) as heard,
+        pytest.raises(UpdateUntrusted) as caught,
+    ):
+        manager.update_endpoints_from_remote()
+    assert manager.config == before
+    (_, about), *_ = heard
+    assert about == {
+        "origin": "remote",
+        "url": caught.value.url,
+        "code": caught.value.code,
+        "reason": caught.value.reason,
+    }
+    return caught.value.code
+
+
+class TestFromASource:
+    """What a server, or whoever sits in between, may answer."""
+
+    def test_a_signed_list_is_taken(self, mirror: Mirror) -> None:
+        """It is asked for by its own address and type, and then by its tag."""
+        mirror.body = token([A, B])
+        manager = manager_of(mirror.url)
+        assert manager.update_endpoints_from_remote()
+        assert names(manager) == [A, B]
+        assert manager.list_source[:2] == ("remote", mirror.url + JWS)
+        assert not manager.list_source.stale
+        assert not manager.update_endpoints_from_remote()
+        assert mirror.server is not None
+        first, second = mirror.server.asked
+        assert (first.path, first.header("accept")) == (JWS, "application/jose")
+        assert second.header("if-none-match") is not None
+
+    @pytest.mark.parametrize(
+        ("body", "code"),
+        [
+            (wire([A]), "not-signed"),
+            (b"<html>", "not-signed"),
+            (b"x" * 10_000_000, "not-signed"),
+            (token([A], key=OTHERS), "unknown-key"),
+            (token([A])[:-4], "bad-signature"),
+            (token([A])[:200], "not-signed"),
+            (token([A], ttl=-301), "expired"),
+            (token([A], ver=2**60), "bad-claims"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else None,
+    )
+    def test_anything_else_is_refused(self, mirror: Mirror, body: bytes, code: str) -> None:
+        """And what was there stays, even with ``force``."""
+        mirror.body = body
+        manager = manager_of(mirror.url)
+        manager.add_api_endpoint(B)
+        assert refusal(manager) == code
+        with pytest.raises(UpdateUntrusted):
+            manager.update_endpoints_from_remote(force=True)
+        assert names(manager) == [B]
+
+    def test_five_minutes_make_no_difference(self, mirror: Mirror) -> None:
+        """Between the clock of the signer and ours."""
+        mirror.body = token([A], ttl=-200)
+        assert manager_of(mirror.url).update_endpoints_from_remote()
+
+    def test_a_server_without_a_signed_list(self, mirror: Mirror) -> None:
+        """It has no list for us, whatever it has in plain."""
+        with pytest.raises(UpdateFailed) as caught:
+            manager_of(mirror.url).update_endpoints_from_remote()
+        assert caught.value.cause == "not_implemented"
+
+    def test_the_next_source_is_asked(self, mirror: Mirror) -> None:
+        """One bad mirror does not keep the others from being heard; the signal tells of it."""
+        mirror.body = token([A])
+        with handmade(lambda asked: (200, {}, wire([B]))) as bad:
+            manager = manager_of(bad.url, mirror.url)
+            with hearing(signals.endpoints_refused) as heard:
+                assert manager.update_endpoints_from_remote()
+        assert names(manager) == [A]
+        assert [about["url"] for _, about in heard] == [bad.url + JWS]
+
+    def test_a_replayed_list_is_refused(self, mirror: Mirror) -> None:
+        """It was good once; something newer was taken since."""
+        old, new = token([A], 1000), token([B], 2000)
+        manager = manager_of(mirror.url)
+        for mirror.body in (old, new):
+            assert manager.update_endpoints_from_remote()
+        mirror.body = old
+        assert refusal(manager) == "older"
+        assert names(manager) == [B]
+
+    def test_a_lower_version_of_the_same_list_is_no_news(self, mirror: Mirror) -> None:
+        """Another node, with another history; the mark stays where it is."""
+        manager = manager_of(mirror.url)
+        mirror.body = token([A], 2000)
+        assert manager.update_endpoints_from_remote()
+        mirror.body = token([A], 500, ttl=2 * HOUR)
+        assert not manager.update_endpoints_from_remote()
+        mirror.body = token([B], 1999)
+        assert refusal(manager) == "older"
+        mirror.body = token([B], 2001)
+        assert manager.update_endpoints_from_remote()
+
+    def test_one_mark_stands_for_all_keys(self, mirror: Mirror) -> None:
+        """While keys are changed: an old list of the old key is no way back."""
+        manager = manager_of(mirror.url, trusted_keys=[OURS.public, NEXT.public])
+        for mirror.body in (token([A], 1000), token([B], 2000, NEXT)):
+            assert manager.update_endpoints_from_remote()
+        mirror.body = token([A], 1000)
+        assert refusal(manager) == "older"
+        mirror.body = token([C], 3000, OURS)
+        assert manager.update_endpoints_from_remote()
+
+    def test_a_signed_list_may_be_refused_for_what_is_in_it(self, mirror: Mirror) -> None:
+        """The other rules hold as well, and what is not taken leaves no mark."""
+        manager = manager_of(mirror.url)
+        mirror.body = token([], 5000)
+        with pytest.raises(UpdateRefused, match="empty") as caught:
+            manager.update_endpoints_from_remote()
+        assert not isinstance(caught.value, UpdateUntrusted)
+        mirror.body = token(["wss://a.example"], 5000)  # no API endpoint
+        with pytest.raises(UpdateFailed):
+            manager.update_endpoints_from_remote()
+        mirror.body = token([A], 1000)
+        assert manager.update_endpoints_from_remote()
+
+    def test_asyncio(self, mirror: Mirror) -> None:
+        """The other manager has the same rules; its signals come from the loop."""
+
+        async def main() -> tuple[bool, str]:
+            async with AsyncEndpointManager(
+                config_urls=[mirror.url],
+                update_interval=0,
+                trusted_keys=[OURS.public],
+                policy=QUICK,
+                verify=NOBODY,
+                trust_env=False,
+            ) as manager:
+                mirror.body = token([A], 2000)
+                changed = await manager.update_endpoints_from_remote()
+                mirror.body = token([B], 1000)
+                with pytest.raises(UpdateUntrusted) as caught:
+                    await manager.update_endpoints_from_remote()
+                return changed, caught.value.code
+
+        assert asyncio.run(main()) == (True, "older")
+
+    def test_a_running_manager_goes_on(self, mirror: Mirror) -> None:
+        """It keeps its list and tries again by itself."""
+        mirror.body = token([A], key=OTHERS)
+        with (
+            hearing(signals.endpoints_refused) as heard,
+            manager_of(mirror.url, update_interval=0.2) as manager,
+        ):
+            wait_for(lambda: heard)
+            mirror.body = token([B])
+            wait_for(lambda: names(manager) == [B])
+
+
+class TestExpiry:
+    """A list holds for its time, and is better than none after that."""
+
+    def test_a_frozen_mirror_is_found_out(self, mirror: Mirror) -> None:
+        """It may say "unchanged" for as long as the list holds, and no longer."""
+        mirror.body = token([A], 1000, ttl=-290)
+        mirror.frozen = True
+        manager = manager_of(mirror.url)
+        assert manager.update_endpoints_from_remote()
+        assert not manager.update_endpoints_from_remote()
+        assert manager._trust is not None
+        manager._trust._clock = lambda: time.time() + 20
+        assert manager.list_source.stale
+        assert refusal(manager) == "expired"
+
+        other = Mirror()
+        other.body = token([B], 2000)
+        with handmade(other) as server:
+            other.server = server
+            manager.config_urls = (mirror.url, other.url)
+            assert manager.update_endpoints_from_remote()
+        assert names(manager) == [B]
+        assert not manager.list_source.stale
+
+    def test_the_last_list_is_used_on(self, mirror: Mirror) -> None:
+        """Marked as stale, until a fresh one comes: the same, signed anew."""
+        mirror.body = token([A], 1000, ttl=-290)
+        manager = manager_of(mirror.url)
+        assert manager.update_endpoints_from_remote()
+        assert manager.statistics()["stale"] is False
+        assert manager._trust is not None
+        manager._trust._clock = lambda: time.time() + 20
+        assert manager.statistics()["stale"] is True
+        assert not manager.has_tag
+        assert manager.get_current_api_url() == A
+        mirror.body = token([A], 1000)
+        assert not manager.update_endpoints_from_remote()
+        assert manager.statistics()["stale"] is False
+        assert manager.get_current_api_url() == A
+
+    def test_a_built_in_list_does_not_expire(self) -> None:
+        """Nobody has said how long it holds."""
+        manager = manager_of(api_endpoints=[A])
+        assert manager.list_source == ("seed", None, None, False)
+
+
+class TestTheCache:
+    """The disk is not trusted either."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path, mirror: Mirror) -> Path:
+        """A cache that has seen version 1000 and then 2000."""
+        path = tmp_path / "cache.json"
+        manager = manager_of(mirror.url, cache_path=path)
+        for mirror.body in (token([A], 1000), token([B], 2000)):
+            assert manager.update_endpoints_from_remote()
+        return path
+
+    def test_a_list_and_its_mark_outlast_a_restart(self, path: Path, mirror: Mirror) -> None:
+        """Both are there before anybody is asked."""
+        manager = manager_of(mirror.url, cache_path=path)
+        assert names(manager) == [B]
+        assert manager.list_source.origin == "cache"
+        mirror.body = token([A], 1000)
+        with pytest.raises(UpdateUntrusted, match="older"):
+            manager.update_endpoints_from_remote(mirror.url)
+        assert oct(path.with_name("cache.json.mark").stat().st_mode)[-3:] == "600"
+
+    def test_an_expired_one_is_taken_and_stale(self, tmp_path: Path) -> None:
+        """It is what there is."""
+        path = tmp_path / "cache.json"
+        manager = manager_of(cache_path=path)
+        manager.apply_qr(token([A], ttl=-290))
+        document = json.loads(path.read_text())
+        document["jws"] = token([A], ttl=-1e6).decode()
+        path.write_text(json.dumps(document))
+        restarted = manager_of(cache_path=path)
+        assert names(restarted) == [A]
+        assert restarted.list_source[:1] == ("cache",)
+        assert restarted.list_source.stale
+
+    @pytest.mark.parametrize(
+        ("jws", "code"),
+        [
+            (None, "not-signed"),
+            ("nonsense", "not-signed"),
+            (token([C], 3000, OTHERS).decode(), "unknown-key"),
+            (token([C], 3000).decode()[:-4] + "AAAA", "bad-signature"),
+            (token([A], 1000).decode(), "older"),
+        ],
+    )
+    @pytest.mark.parametrize("mark", [False, True])
+    def test_a_changed_one_is_refused(
+        self, path: Path, jws: str | None, code: str, mark: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The built-in list is there for that; either of the two marks is enough."""
+        document = json.loads(path.read_text())
+        document["jws"] = jws
+        document["list"] = json.loads(wire([C]))
+        if mark:
+            path.with_name("cache.json.mark").unlink()
+        else:
+            document["mark"] = None
+        path.write_text(json.dumps(document))
+        with hearing(signals.endpoints_refused) as heard:
+            manager = manager_of(api_endpoints=["https://seed.example"], cache_path=path)
+        assert names(manager) == ["https://seed.example"]
+        assert manager.list_source.origin == "seed"
+        ((_, about),) = heard
+        assert (about["origin"], about["code"], about["url"]) == ("cache", code, str(path))
+        assert str(path) in caplog.text
+
+    def test_the_plain_list_in_it_counts_for_nothing(self, path: Path) -> None:
+        """Only what is signed."""
+        document = json.loads(path.read_text())
+        document["list"] = json.loads(wire([C]))
+        path.write_text(json.dumps(document))
+        assert names(manager_of(cache_path=path)) == [B]
+
+    def test_a_lost_cache_does_not_lose_the_mark(self, path: Path, mirror: Mirror) -> None:
+        """Whoever deletes it cannot bring an old list back."""
+        path.unlink()
+        manager = manager_of(mirror.url, cache_path=path)
+        assert names(manager) == []
+        mirror.body = token([A], 1000)
+        assert refusal(manager) == "older"
+
+    @pytest.mark.parametrize(
+        "damage", [b"", b"{}", b"[1]", b'{"ver":-1,"sha256":""}', b'{"ver":1e400}', b"[" * 10**5]
+    )
+    def test_a_damaged_mark_is_ignored(self, path: Path, damage: bytes) -> None:
+        """The other one is there."""
+        path.with_name("cache.json.mark").write_bytes(damage)
+        manager = manager_of(cache_path=path)
+        assert names(manager) == [B]
+        assert manager._trust is not None
+        assert manager._trust.mark is not None
+        assert manager._trust.mark.ver == 2000
+
+    def test_another_process_may_be_ahead(self, path: Path, mirror: Mirror) -> None:
+        """What it has learnt is not overwritten by what we knew before."""
+        behind = manager_of(mirror.url, cache_path=path)
+        ahead = manager_of(mirror.url, cache_path=path)
+        mirror.body = token([C], 3000)
+        assert ahead.update_endpoints_from_remote()
+        behind.add_api_endpoint("https://own.example")
+        assert names(manager_of(cache_path=path)) == [C]
+
+    def test_a_cache_of_before_is_not_trusted(self, tmp_path: Path) -> None:
+        """Of a version of the app that named no keys."""
+        path = tmp_path / "cache.json"
+        manager_of(cache_path=path, trusted_keys=None).add_api_endpoint(C)
+        assert names(manager_of(cache_path=path)) == []
+
+    def test_a_disk_that_cannot_be_written_to(
+        self, tmp_path: Path, mirror: Mirror, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Nothing is kept, and the mark still counts while the app runs."""
+        (tmp_path / "file").write_text("")
+        manager = manager_of(mirror.url, cache_path=tmp_path / "file" / "cache.json")
+        mirror.body = token([B], 2000)
+        assert manager.update_endpoints_from_remote()
+        assert "cannot be kept" in caplog.text
+        mirror.body = token([A], 1000)
+        assert refusal(manager) == "older"
+
+
+class TestByHand:
+    """The program itself, and its user with a camera."""
+
+    def test_the_program_may_add_what_it_likes(self, mirror: Mirror, tmp_path: Path) -> None:
+        """It is not kept: nobody has signed it."""
+        path = tmp_path / "cache.json"
+        manager = manager_of(mirror.url, cache_path=path)
+        manager.add_api_endpoint(C)
+        assert names(manager) == [C]
+        with hearing(signals.endpoints_refused) as heard:
+            assert names(manager_of(cache_path=path)) == []
+        assert heard == []
+        mirror.body = token([A])
+        assert manager.update_endpoints_from_remote(force=True)
+        manager.add_api_endpoint(C, 9)
+        assert sorted(names(manager)) == [A, C]
+        assert names(manager_of(cache_path=path)) == [A]
+
+    def test_a_plain_qr_code_needs_trust(self) -> None:
+        """The user may have meant it; the app has to say so."""
+        manager = manager_of()
+        text = json.dumps({"api_url": A, "room_id": "r1"})
+        with (
+            hearing(signals.endpoints_refused) as heard,
+            pytest.raises(UpdateUntrusted, match="not signed"),
+        ):
+            manager.apply_qr(text)
+        assert (manager.room_id, manager.api_endpoints) == (None, ())
+        assert [about["origin"] for _, about in heard] == ["qr"]
+        assert manager.apply_qr(text, trust=True).room_id == "r1"
+        assert names(manager) == [A]
+
+    def test_a_signed_qr_code_does_not(self, tmp_path: Path) -> None:
+        """It is kept, and the rules of a list hold for it."""
+        path = tmp_path / "cache.json"
+        manager = manager_of(cache_path=path)
+        data = manager.apply_qr(token([A, B], 2000, room_id="r2").decode())
+        assert data.room_id == manager.room_id == "r2"
+        assert names(manager) == [A, B]
+        restarted = manager_of(cache_path=path)
+        assert (names(restarted), restarted.room_id) == ([A, B], "r2")
+        for text, code in (
+            (token([C], 1000), "older"),
+            (token([C], 3000, OTHERS), "unknown-key"),
+            (token([C], 3000, ttl=-301), "expired"),
+        ):
+            with pytest.raises(UpdateUntrusted) as caught:
+                restarted.apply_qr(text, trust=True)
+            assert caught.value.code == code
+        assert names(restarted) == [A, B]
+        restarted.apply_qr(token([C], 3000), replace=True)
+        assert names(restarted) == [C]
+
+    def test_a_signed_qr_code_without_keys(self) -> None:
+        """Nobody can say who has signed it."""
+        manager = manager_of(trusted_keys=None)
+        with pytest.raises(PayloadError, match="trusted_keys"):
+            manager.apply_qr(token([A]))
+
+
+class TestTheKeys:
+    """The forms in which an application may name them."""
+
+    def test_every_form(self, tmp_path: Path) -> None:
+        """A dict, JSON, a set, PEM, and files of them."""
+        file = tmp_path / "key.jwk"
+        file.write_text(json.dumps(OURS.public))
+        both = jwk_set([OURS, NEXT])
+        for keys in (
+            [OURS.public],
+            [json.dumps(OURS.public)],
+            [both],
+            ["\n" + json.dumps(both)],
+            [file],
+            [str(file), NEXT.public],
+        ):
+            assert trusted_keys(keys).kids[0] == OURS.kid  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        "keys", [[], [""], ["nonsense"], [{}], ["{"], [OURS.private_jwk()], [OURS.public, "a\0b"]]
+    )
+    def test_what_is_no_key(self, keys: list[Any]) -> None:
+        """Refused at once, saying which; nothing secret is shown."""
+        with pytest.raises(SigningKeyError, match="trusted_keys") as caught:
+            manager_of(trusted_keys=keys)
+        assert OURS.private_jwk()["d"] not in str(caught.value)
+
+    @pytest.mark.parametrize("keys", [json.dumps(OURS.public), OURS.public, Path("x")])
+    def test_one_key_is_no_list(self, keys: Any) -> None:
+        """As with built-in endpoints."""
+        with pytest.raises(TypeError, match="list of keys"):
+            manager_of(trusted_keys=keys)
+
+
+@pytest.mark.parametrize(
+    ("base", "wanted"),
+    [
+        ("https://a", ["https://a" + JWS]),
+        ("https://a/api/v1", ["https://a" + JWS]),
+        ("https://a" + ENDPOINTS, ["https://a" + JWS]),
+        (
+            "https://a/x",
+            ["https://a/x/config/endpoints.jws", "https://a/x" + JWS, "https://a" + JWS],
+        ),
+        ("https://a" + JWS, ["https://a" + JWS]),
+        ("https://cdn/x/list.jws", ["https://cdn/x/list.jws"]),
+    ],
+)
+def test_the_addresses_of_a_signed_list(base: str, wanted: list[str]) -> None:
+    """Where the plain one would be, and as it is given; the plain one is found likewise."""
+    assert list_urls(base, signed=True) == wanted
+    assert list_urls("https://a" + JWS) == ["https://a" + ENDPOINTS]
+
+
+def test_a_newer_list_may_come_in_between() -> None:
+    """Of two that were read at the same time, the older one is not taken after the newer."""
+    trust = Trust(TrustedKeys([OURS.public]), time.time)
+    old, new = trust.read(token([A], 1000)), trust.read(token([B], 2000))
+    trust.take(new)
+    with pytest.raises(ValueError, match="older"):
+        trust.take(old)
+    assert trust.current is new
+
+
+def test_the_error_survives_a_journey() -> None:
+    """Between processes, with all that it holds."""
+    error = UpdateUntrusted("https://a", "it is not signed", "not-signed")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.url, copy.reason, copy.code) == (error.url, error.reason, error.code)
+    assert str(copy) == "the endpoint list from https://a is refused: it is not signed"
+
+
+def test_a_forked_child_has_a_lock_of_its_own(mirror: Mirror) -> None:
+    """The parent may hold it in that moment."""
+    mirror.body = token([A])
+    manager = manager_of(mirror.url)
+    trust = manager._trust
+    assert trust is not None
+    with trust._lock:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                manager.core.__enter__()
+                manager.core.__exit__()
+                code = 0 if trust.read(mirror.body).ver == 1000 else 2
+            finally:
+                os._exit(code)
+    status: list[int] = []
+
+    def ended() -> bool:
+        found, code = os.waitpid(child, os.WNOHANG)
+        status.append(code)
+        return found != 0
+
+    wait_for(ended, seconds=20)
+    assert os.waitstatus_to_exitcode(status[-1]) == 0

@@ -1,0 +1,521 @@
+"""The signed list over HTTP: what is signed, when, with which version, and what is not."""
+
+import json
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from mop_config.client import EndpointManager
+from mop_config.errors import SettingsError
+from mop_config.server import signer
+from mop_config.server.answer import wish
+from mop_config.server.app import create_app
+from mop_config.server.loader import Loader
+from mop_config.server.memory import Memory, Stamp
+from mop_config.server.runtime import EXTENSION, Runtime
+from mop_config.server.settings import Settings
+from mop_config.server.signer import Signer
+from mop_config.server.store import Trigger
+from mop_config.signing import SignedList, SigningKey, TrustedKeys
+
+from ..client.handmade import NOBODY, QUICK
+from ..servers import ENDPOINTS, Server, gunicorn_command, running
+from ..waiting import wait_for
+
+JWS = f"{ENDPOINTS}.jws"
+KEYS = "/api/v1/config/keys"
+KEY = SigningKey.generate()
+TRUSTED = TrustedKeys([KEY.public])
+WEEK = 7 * 86400
+AB, BC, CD = (f"DomainList:\n{a}.example\n{b}.example\n" for a, b in ("ab", "bc", "cd"))
+
+
+def key_file(folder: Path, key: SigningKey = KEY) -> str:
+    path = folder / "key.jwk"
+    path.write_text(json.dumps(key.private_jwk()))
+    path.chmod(0o600)
+    return str(path)
+
+
+class Site:
+    """A file and a state folder, and applications on them as servers come and go."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "endpoints.txt"
+        self.key = key_file(folder)
+        self.settings: dict[str, Any] = {
+            "source": str(self.file),
+            "state_dir": str(folder / "state"),
+            "signing_key_file": self.key,
+        }
+        self.write(AB)
+
+    def write(self, text: str, mtime: float | None = None) -> None:
+        self.file.write_text(text)
+        if mtime is not None:
+            os.utime(self.file, (mtime, mtime))
+
+    def boot(self, **settings: Any) -> tuple[FlaskClient, Loader]:
+        """A server that looks at its file only when it is told to."""
+        app = create_app(Settings(**{**self.settings, **settings}), start=False)
+        runtime: Runtime = app.extensions[EXTENSION]
+        return app.test_client(), runtime._loader
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def signed(client: FlaskClient) -> SignedList:
+    """What a server gives, as whoever trusts its key reads it."""
+    answer = client.get(JWS)
+    assert answer.status_code == 200
+    return TRUSTED.verify(answer.data, time.time())
+
+
+def hosts(found: SignedList) -> list[str]:
+    return [endpoint.url.split("/")[2].partition(".")[0] for endpoint in found.config.api_endpoints]
+
+
+class TestTheRoute:
+    """Its own address and its own tag."""
+
+    def test_it_is_the_list(self, site: Site) -> None:
+        """The same as in plain, with a type of its own."""
+        client, _ = site.boot()
+        answer = client.get(JWS)
+        assert answer.content_type == "application/jose"
+        assert answer.headers["Cache-Control"] == "max-age=60"
+        plain = client.get(ENDPOINTS)
+        assert answer.headers["ETag"] != plain.headers["ETag"]
+        claims = TRUSTED.verify(answer.data)
+        assert [e.url for e in claims.config.api_endpoints] == [
+            entry["url"]
+            for entry in plain.json["api_endpoints"]  # type: ignore[index]
+        ]
+
+    def test_conditions(self, site: Site) -> None:
+        """304 by its own tag alone; HEAD is GET without a body."""
+        client, _ = site.boot()
+        answer = client.get(JWS)
+        tag = answer.headers["ETag"]
+        assert not tag.startswith("W/")
+        again = client.get(JWS, headers={"If-None-Match": tag})
+        assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", tag)
+        plain = client.get(ENDPOINTS).headers["ETag"]
+        assert client.get(JWS, headers={"If-None-Match": plain}).status_code == 200
+        assert client.get(ENDPOINTS, headers={"If-None-Match": tag}).status_code == 200
+        head = client.head(JWS)
+        assert (head.status_code, head.data) == (200, b"")
+        assert head.headers["Content-Length"] == str(len(answer.data))
+        assert client.post(JWS).status_code == 405
+
+    def test_a_date_is_no_condition(self, site: Site) -> None:
+        """Two lists may be signed for the same half of a life."""
+        client, _ = site.boot()
+        assert "Last-Modified" not in client.get(JWS).headers
+        for date in ("", client.get(ENDPOINTS).headers["Last-Modified"]):
+            assert client.get(JWS, headers={"If-Modified-Since": date}).status_code == 200
+
+    @pytest.mark.parametrize(
+        ("accept", "is_signed"),
+        [
+            (None, False),
+            ("", False),
+            ("*/*", False),
+            ("application/*", False),
+            ("application/json", False),
+            ("application/jose", True),
+            ("Application/JOSE", True),
+            ("application/jose, */*", True),
+            ("application/jose, application/json;q=0.5", True),
+            ("application/jose;q=0.5, application/json", False),
+            ("application/jose, application/json", False),
+            ("application/jose;q=0, */*", False),
+            ("application/jose;q=0.1, application/json;q=0", True),
+            ("text/html, application/jose;q=0.9, */*;q=0.8", True),
+            ("application/josef", False),
+            (",;q=,application/jose;q=x", False),
+        ],
+    )
+    def test_negotiation(self, site: Site, accept: str | None, is_signed: bool) -> None:
+        """By the name of the type, and by what is liked better; caches are told."""
+        client, _ = site.boot()
+        headers = {} if accept is None else {"Accept": accept}
+        answer = client.get(ENDPOINTS, headers=headers)
+        kind = "application/jose" if is_signed else "application/json"
+        assert (answer.status_code, answer.content_type) == (200, kind)
+        assert "Accept" in [part.strip() for part in answer.headers["Vary"].split(",")]
+        if is_signed:
+            assert answer.data == client.get(JWS).data
+
+    def test_a_long_poll_waits_for_another_list(self, site: Site) -> None:
+        """And is answered with it, signed."""
+        client, loader = site.boot(max_waiters=1)
+        tag = client.get(JWS).headers["ETag"]
+        quick = client.get(f"{JWS}?wait=0.05", headers={"If-None-Match": tag})
+        assert (quick.status_code, quick.headers["Preference-Applied"]) == (304, "wait")
+        assert client.get(f"{JWS}?wait=x").status_code == 400
+        answers: list[TestResponse] = []
+
+        def ask() -> None:
+            answers.append(client.get(f"{JWS}?wait=30", headers={"If-None-Match": tag}))
+
+        waiting = threading.Thread(target=ask)
+        waiting.start()
+        responder = client.application.extensions[EXTENSION].responder
+        wait_for(lambda: responder.waiters == 1)
+        site.write(BC)
+        loader.load(Trigger.WATCH)
+        waiting.join(20)
+        assert answers[0].status_code == 200
+        assert answers[0].headers["Cache-Control"] == "no-store"
+        assert hosts(TRUSTED.verify(answers[0].data)) == ["b", "c"]
+
+    def test_the_keys_are_published(self, site: Site) -> None:
+        """The public halves, and nothing else."""
+        client, _ = site.boot()
+        answer = client.get(KEYS)
+        assert answer.content_type == "application/jwk-set+json"
+        assert answer.json == {"keys": [KEY.public]}
+        again = client.get(KEYS, headers={"If-None-Match": answer.headers["ETag"]})
+        assert again.status_code == 304
+        assert TrustedKeys([answer.data]).verify(client.get(JWS).data).kid == KEY.kid
+
+
+class TestWhatIsNotSigned:
+    """No key, no list: a problem, and never an unsigned list in the place of a signed one."""
+
+    def test_without_a_key(self, site: Site) -> None:
+        """404; who would take JSON gets that."""
+        client, _ = site.boot(signing_key_file=None)
+        for path, accept in ((JWS, "*/*"), (ENDPOINTS, "application/jose")):
+            answer = client.get(path, headers={"Accept": accept})
+            assert (answer.status_code, answer.content_type) == (404, "application/problem+json")
+        answer = client.get(ENDPOINTS, headers={"Accept": "application/jose, */*;q=0.1"})
+        assert (answer.status_code, answer.content_type) == (200, "application/json")
+        assert answer.headers["Vary"] == "Accept-Encoding"
+        assert client.get(KEYS).json == {"keys": []}
+        assert client.head(JWS).data == b""
+
+    @pytest.mark.parametrize("allow_empty", [False, True])
+    def test_an_empty_list(self, site: Site, allow_empty: bool) -> None:
+        """It stands for a moment without a list: nobody's signature shall outlast that."""
+        site.write("# nothing\n")
+        client, _ = site.boot(allow_empty=allow_empty)
+        assert client.get(ENDPOINTS).status_code == 200
+        answer = client.get(JWS)
+        assert (answer.status_code, answer.headers["Cache-Control"]) == (503, "no-store")
+        assert "empty" in answer.json["detail"]  # type: ignore[index]
+
+    def test_the_last_good_list_stays_signed(self, site: Site) -> None:
+        """While the file is bad, over a restart too, with the version that it had."""
+        before = signed(site.boot()[0])
+        site.write("DomainList:\n")
+        client, _ = site.boot()
+        assert signed(client)[:3] == before[:3]
+
+    def test_a_key_that_has_gone_bad_stops_no_worker(
+        self, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It serves the list as it is, and says what is wrong."""
+        Path(site.key).write_text("nonsense")
+        client, _ = site.boot()
+        assert client.get(ENDPOINTS).status_code == 200
+        assert client.get(JWS).status_code == 503
+        assert client.get(KEYS).json == {"keys": []}
+        status = client.get("/api/v1/config/status").json
+        (problem,) = status["problems"]  # type: ignore[index]
+        assert problem["code"] == "setting"
+        assert "ENDPOINT_SIGNING_KEY_FILE" in problem["message"]
+        assert "lists are not signed" in caplog.text
+        assert "nonsense" not in caplog.text
+
+
+class TestTheKeyFile:
+    """Looked at before anything starts."""
+
+    @pytest.mark.parametrize("what", ["missing", "folder", "nonsense", "public", "fifo"])
+    def test_a_bad_one_is_refused_at_the_start(self, tmp_path: Path, what: str) -> None:
+        """By the variable's name, in one line."""
+        path = tmp_path / what
+        if what == "folder":
+            path.mkdir()
+        elif what == "fifo":
+            os.mkfifo(path)
+        elif what != "missing":
+            path.write_text(json.dumps(KEY.public) if what == "public" else "hunter2")
+        with pytest.raises(SettingsError, match="ENDPOINT_SIGNING_KEY_FILE") as caught:
+            signer.check(Settings(signing_key_file=str(path)))
+        assert "hunter2" not in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+
+    @pytest.mark.parametrize("by", ["mop-config", "gunicorn"])
+    def test_no_server_starts_with_a_bad_one(self, tmp_path: Path, by: str) -> None:
+        """One line on its standard error."""
+        command = gunicorn_command()
+        if by == "mop-config":
+            command = [str(Path(command[0]).parent / "mop-config"), "serve"]
+        variables = {"ENDPOINT_SIGNING_KEY_FILE": str(tmp_path / "none"), "PORT": "0"}
+        server = Server(command, tmp_path, variables)
+        assert server.process.wait(60) != 0
+        server.stop()
+        (line,) = server.log.splitlines()
+        assert line.startswith("mop-config: ENDPOINT_SIGNING_KEY_FILE=")
+        assert "No such file" in line
+
+    def test_one_that_everybody_can_read_is_reported(
+        self, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """In the log and in the status; the group is the operator's affair."""
+        os.chmod(site.key, 0o640)
+        assert Signer(Settings(signing_key_file=site.key)).warnings == ()
+        os.chmod(site.key, 0o644)
+        client, _ = site.boot()
+        assert client.get(JWS).status_code == 200
+        status = client.get("/api/v1/config/status").json
+        assert "mode 0644" in status["problems"][0]["message"]  # type: ignore[index]
+        assert "mode 0644" in caplog.text
+        assert KEY.private_jwk()["d"] not in caplog.text
+
+
+class TestTheLife:
+    """Signed once for each list and each half of its life."""
+
+    def test_the_moment_is_the_same_everywhere(self, site: Site) -> None:
+        """And at least half of its life is left, however late it is asked for."""
+        client, _ = site.boot()
+        found = signed(client)
+        assert found.exp - found.iat == WEEK
+        assert found.iat % (WEEK // 2) == 0
+        assert found.exp - time.time() >= WEEK / 2
+        other, _ = site.boot()
+        assert other.get(JWS).data == client.get(JWS).data
+
+    def test_it_is_signed_anew_at_half_of_it(self, site: Site) -> None:
+        """With the same version; in between, nobody signs anything."""
+        _, loader = site.boot()
+        snapshot = loader.store.view.snapshot
+        now = [1000.0]
+        ours = Signer(
+            Settings(signing_key_file=site.key, signing_ttl=200.0, max_age=500), lambda: now[0]
+        )
+        first = ours.signed(snapshot)
+        assert first is not None
+        now[0] = 1099.9
+        assert ours.signed(snapshot) is first
+        now[0] = 1100.0
+        ours.prepare(snapshot)
+        second = ours.signed(snapshot)
+        assert second is not None
+        assert second.etag != first.etag
+        claims = [TRUSTED.verify(found.plain.body) for found in (first, second)]
+        assert [(c.iat, c.exp) for c in claims] == [(1000, 1200), (1100, 1300)]
+        assert claims[0].ver == claims[1].ver
+
+    def test_nobody_keeps_it_longer_than_it_holds(self, site: Site) -> None:
+        """Whatever max-age the operator likes."""
+        client, _ = site.boot(signing_ttl=101.0, max_age=86400)
+        assert client.get(JWS).headers["Cache-Control"] == "max-age=51"
+        assert client.get(ENDPOINTS).headers["Cache-Control"] == "max-age=86400"
+
+
+class TestTheVersion:
+    """It never falls when the contents change, whatever happens to the file."""
+
+    def test_it_is_the_files_date_at_first(self, site: Site) -> None:
+        """So that nodes with the same file agree; a date to come counts as now."""
+        site.write(AB, 1_700_000_000.25)
+        assert signed(site.boot()[0]).ver == 1_700_000_000_250
+        site.write(BC, time.time() + 86400)
+        assert signed(site.boot(state_dir=site.key + ".state")[0]).ver <= time.time() * 1000
+
+    def test_an_older_file_gets_a_higher_one(self, site: Site) -> None:
+        """Put back with its old date: it must reach those who have seen the newer one."""
+        site.write(AB, 1_700_000_000)
+        client, loader = site.boot()
+        site.write(BC, 1_700_001_000)
+        loader.load(Trigger.WATCH)
+        second = signed(client)
+        site.write(AB, 1_700_000_000)
+        loader.load(Trigger.WATCH)
+        third = signed(client)
+        assert hosts(third) == ["a", "b"]
+        assert third.ver > second.ver == 1_700_001_000_000
+
+    @pytest.mark.parametrize("lost", [False, True])
+    def test_so_it_does_over_a_restart(self, site: Site, lost: bool) -> None:
+        """Even where the last good list is lost."""
+        site.write(BC, 1_700_001_000)
+        before = signed(site.boot()[0])
+        site.write(AB, 1_700_000_000)
+        if lost:
+            next(Path(site.settings["state_dir"]).glob("*.lastgood")).unlink()
+        assert signed(site.boot()[0]).ver > before.ver
+
+    def test_the_same_contents_keep_theirs(self, site: Site) -> None:
+        """A touch, a comment and a restart are no change."""
+        client, loader = site.boot()
+        before = signed(client)
+        site.write("# hello\n" + AB, time.time() + 5)
+        loader.load(Trigger.WATCH)
+        assert signed(client).ver == before.ver
+        assert signed(site.boot()[0]).ver == before.ver
+
+    def test_moving_the_source_takes_it_along(self, site: Site, tmp_path: Path) -> None:
+        """Another file, or etcd, in the same state folder: with an old text, too."""
+        site.write(BC, 1_700_001_000)
+        before = signed(site.boot()[0])
+        elsewhere = tmp_path / "elsewhere.txt"
+        elsewhere.write_text(AB)
+        os.utime(elsewhere, (1_600_000_000, 1_600_000_000))
+        assert signed(site.boot(source=str(elsewhere))[0]).ver > before.ver
+
+    def test_all_workers_agree(self, site: Site) -> None:
+        """Whichever edits each of them has missed."""
+        site.write(AB, 1_700_000_000)
+        workers = [site.boot() for _ in range(3)]
+        versions: dict[int, str] = {}
+        for number, text in enumerate([AB, BC, CD, AB, BC, AB, CD, BC]):
+            site.write(text, 1_700_000_000 - number)
+            for index, (client, loader) in enumerate(workers):
+                if (number + index) % 3:
+                    loader.load(Trigger.WATCH)
+                    found = signed(client)
+                    assert versions.setdefault(found.ver, found.digest) == found.digest
+        for _, loader in workers:
+            loader.load(Trigger.WATCH)
+        assert len({client.get(JWS).data for client, _ in workers}) == 1
+
+    def test_a_disk_that_is_full_does_not_stop_it(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It still rises as long as the worker lives, and from there once there is room."""
+        site.write(BC, 1_700_001_000)
+        client, loader = site.boot()
+        versions = [signed(client).ver]
+        (ledger,) = Path(site.settings["state_dir"]).glob("*.dates")
+        kept = ledger.read_bytes()
+        ledger.unlink()
+        ledger.mkdir()
+        site.write(CD, 1_600_000_000)
+        loader.load(Trigger.WATCH)
+        versions.append(signed(client).ver)
+        assert "cannot be kept" in caplog.text
+        ledger.rmdir()
+        ledger.write_bytes(kept)
+        site.write(BC, 1_700_001_000)
+        loader.load(Trigger.WATCH)
+        versions.append(signed(client).ver)
+        assert versions == sorted(set(versions))
+
+    @pytest.mark.parametrize("damage", [b"", b"[", b'[["e",1,1,1e400]]', b'[["e",1,1]]', b"\xff"])
+    def test_a_damaged_ledger_begins_anew(self, tmp_path: Path, damage: bytes) -> None:
+        """And takes what the other sources of the folder know."""
+        other = Memory(tmp_path, "other").stamp("x", 5.0, Stamp(5, 5000))
+        (tmp_path / "key.dates").write_bytes(damage)
+        assert Memory(tmp_path, "key").stamp("e", 1.0, Stamp(1, 1000)) == (1, other.ver + 1)
+        assert Memory(tmp_path, "key").stamp("e", 2.0, Stamp(2, 2000)) == (1, other.ver + 1)
+
+    def test_the_ledger_is_private(self, site: Site) -> None:
+        """Like everything in the state folder."""
+        site.boot()
+        for path in Path(site.settings["state_dir"]).iterdir():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+    """gunicorn with two workers and a key."""
+    folder = tmp_path_factory.mktemp("real")
+    file = folder / "endpoints.txt"
+    file.write_text(AB)
+    key = key_file(folder)
+    with running(folder, file, ENDPOINT_SIGNING_KEY_FILE=key, ENDPOINT_SIGNING_TTL="1h") as server:
+        yield server, file
+
+
+def settled(server: Server, expected: list[str]) -> SignedList:
+    """What the server signs once every worker gives the same bytes, and those are the list."""
+
+    def agreed() -> SignedList | None:
+        answers = {server.get(JWS).body for _ in range(8)}
+        found = TRUSTED.verify(next(iter(answers)), time.time())
+        states = {server.get().body for _ in range(8)}
+        return found if len(answers) == len(states) == 1 and hosts(found) == expected else None
+
+    found = wait_for(agreed, seconds=20, what=f"all sign {expected}")
+    assert found is not None
+    return found
+
+
+class TestAgainstTheRealServer:
+    """The product's halves together: an operator's edits and rollbacks reach the client."""
+
+    def manager(self, server: Server, **options: Any) -> EndpointManager:
+        return EndpointManager(
+            config_urls=[f"http://127.0.0.1:{server.port}"],
+            trusted_keys=[KEY.public],
+            policy=QUICK,
+            verify=NOBODY,
+            update_interval=0,
+            trust_env=False,
+            **options,
+        )
+
+    def test_a_rollback_reaches_a_client(self, real: tuple[Server, Path], tmp_path: Path) -> None:
+        """An older text with an older date, restored over a newer one."""
+        server, file = real
+        manager = self.manager(server, cache_path=tmp_path / "cache.json")
+        file.write_text(AB)
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+        settled(server, ["a", "b"])
+        assert manager.update_endpoints_from_remote()
+        scratch = file.with_suffix(".new")
+        scratch.write_text(BC)
+        scratch.replace(file)
+        newer = settled(server, ["b", "c"])
+        assert manager.update_endpoints_from_remote()
+        assert manager.api_endpoints[1].url == "https://c.example/api/v1"
+        assert not manager.update_endpoints_from_remote()
+        scratch.write_text(AB)
+        os.utime(scratch, (1_700_000_000, 1_700_000_000))
+        scratch.replace(file)
+        older = settled(server, ["a", "b"])
+        assert older.ver > newer.ver
+        assert manager.update_endpoints_from_remote()
+        assert manager.api_endpoints[0].url == "https://a.example/api/v1"
+
+    def test_a_watching_client_is_told_at_once(self, real: tuple[Server, Path]) -> None:
+        """By a long poll of the signed list."""
+        server, file = real
+        file.write_text(AB)
+        settled(server, ["a", "b"])
+        with self.manager(server, watch=True) as manager:
+            wait_for(lambda: manager.has_tag, seconds=20)
+            scratch = file.with_suffix(".new")
+            scratch.write_text(CD)
+            scratch.replace(file)
+            wait_for(
+                lambda: "https://c.example/api/v1" in [e.url for e in manager.api_endpoints],
+                seconds=20,
+            )
+            assert not manager.list_source.stale
+
+
+def test_a_wish_is_read_once(site: Site) -> None:
+    """The same header is not parsed for each request."""
+    wish.cache_clear()
+    client, _ = site.boot()
+    for _ in range(5):
+        client.get(ENDPOINTS, headers={"Accept": "application/jose"})
+    assert wish.cache_info().misses == 1

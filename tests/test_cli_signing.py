@@ -1,0 +1,311 @@
+"""``keygen``, ``sign`` and ``verify``, as an operator without a server uses them."""
+
+import json
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from mop_config.cli import run
+from mop_config.signing import MAX_NUMBER, SigningKey, TrustedKeys
+
+from .client.handmade import Answer, Asked, Handmade, handmade
+from .conftest import GUIDE_JSON, SAMPLE
+from .servers import ENDPOINTS
+
+KEY, OTHER = SigningKey.generate(), SigningKey.generate()
+TRUSTED = TrustedKeys([KEY.public])
+
+
+class Result(NamedTuple):
+    """What a command printed, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Desk:
+    """A folder with keys, and the commands run in it."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self._capsys = capsys
+        for name, key in (("key", KEY), ("other", OTHER)):
+            self.write(f"{name}.jwk", json.dumps(key.private_jwk()))
+            self.write(f"{name}.pub", json.dumps(key.public))
+
+    def write(self, name: str, text: str | bytes) -> Path:
+        path = self.folder / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        path.chmod(0o600)
+        return path
+
+    def __call__(self, *arguments: object) -> Result:
+        code = run([str(argument) for argument in arguments])
+        return Result(code, *self._capsys.readouterr())
+
+    def failing(self, *arguments: object, code: int = 1) -> str:
+        """The one line that a failing command has to say; it shows nothing secret."""
+        result = self(*arguments)
+        assert (result.code, result.out) == (code, "")
+        (line,) = result.err.splitlines()
+        assert line.startswith("mop-config: ")
+        assert KEY.private_jwk()["d"] not in line
+        return line
+
+    def sign(self, *arguments: object) -> str:
+        result = self("sign", *arguments, "--key", "key.jwk")
+        assert (result.code, result.err) == (0, "")
+        return result.out
+
+
+@pytest.fixture
+def desk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Desk:
+    for name in [name for name in os.environ if name.startswith("ENDPOINT_")]:
+        monkeypatch.delenv(name)
+    # The command line sets them up for a real process; what pytest put there must stay.
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.chdir(tmp_path)
+    return Desk(tmp_path, capsys)
+
+
+class TestKeygen:
+    """A key that nobody else can read, and that nobody writes over."""
+
+    def test_into_a_file(self, desk: Desk) -> None:
+        """The private half, whatever the umask says; the public one is printed."""
+        before = os.umask(0)
+        try:
+            result = desk("keygen", "--out", "new.jwk")
+        finally:
+            os.umask(before)
+        path = desk.folder / "new.jwk"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        key = SigningKey.read(path.read_text())
+        assert json.loads(result.out) == key.public
+        assert (result.code, result.err) == (0, "")
+        assert key.private_jwk()["d"] not in result.out
+
+    def test_it_refuses_to_overwrite(self, desk: Desk) -> None:
+        """Also through a link to nowhere."""
+        before = (desk.folder / "key.jwk").read_bytes()
+        assert "never overwritten" in desk.failing("keygen", "--out", "key.jwk")
+        assert (desk.folder / "key.jwk").read_bytes() == before
+        (desk.folder / "link").symlink_to("nowhere")
+        desk.failing("keygen", "--out", "link")
+        assert not (desk.folder / "nowhere").exists()
+        assert "No such file" in desk.failing("keygen", "--out", "no/such")
+
+    def test_to_the_standard_output(self, desk: Desk) -> None:
+        """For a store of secrets; the public half goes elsewhere."""
+        result = desk("keygen")
+        assert json.loads(result.err) == SigningKey.read(result.out).public
+
+    def test_as_json(self, desk: Desk) -> None:
+        """One object with everything; nothing secret where it went into a file."""
+        document = json.loads(desk("keygen", "--json").out)
+        assert SigningKey.read(json.dumps(document["private_key"])).kid == document["kid"]
+        document = json.loads(desk("keygen", "--json", "--out", "j.jwk").out)
+        assert document.keys() == {"kid", "public_key", "file"}
+
+    def test_no_two_are_alike(self, desk: Desk) -> None:
+        """Each call makes another."""
+        assert desk("keygen").out != desk("keygen").out
+
+
+class TestSign:
+    """As the server would, without one."""
+
+    def test_the_sample(self, desk: Desk) -> None:
+        """The list as it would be served, and no newline behind it."""
+        file = desk.write("e.txt", SAMPLE.read_bytes())
+        os.utime(file, (1_700_000_000, 1_700_000_000.5))
+        os.utime(file, ns=(0, 1_700_000_000_500_000_000))
+        text = desk.sign("e.txt")
+        assert text == text.strip()
+        found = TRUSTED.verify(text, time.time())
+        assert found.ver == 1_700_000_000_500
+        assert found.exp - found.iat == 7 * 86400
+        assert abs(found.iat - time.time()) < 60
+        assert [e.url for e in found.config.api_endpoints] == [
+            entry["url"] for entry in GUIDE_JSON["api_endpoints"]
+        ]
+
+    def test_the_life_and_the_version(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By options; the life by the server's variable too."""
+        found = TRUSTED.verify(desk.sign(SAMPLE, "--ttl", "2h", "--ver", "77"))
+        assert (found.ver, found.exp - found.iat) == (77, 7200)
+        monkeypatch.setenv("ENDPOINT_SIGNING_TTL", "30m")
+        found = TRUSTED.verify(desk.sign(SAMPLE))
+        assert found.exp - found.iat == 1800
+
+    def test_a_version_of_the_future_is_warned_of(self, desk: Desk) -> None:
+        """It is hard to get past it."""
+        result = desk("sign", SAMPLE, "--key", "key.jwk", "--ver", MAX_NUMBER)
+        assert TRUSTED.verify(result.out).ver == MAX_NUMBER
+        assert "lies in the future" in result.err
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            (b"", "no usable endpoint"),
+            (b"DomainList:\n", "no usable endpoint"),
+            (b"\0", "NUL"),
+            (b"\xff", "UTF-8"),
+        ],
+    )
+    def test_a_file_that_is_no_list(
+        self, desk: Desk, text: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing is printed that could become a list; an empty one never is signed."""
+        desk.write("e.txt", text)
+        for allowed in ("0", "1"):
+            monkeypatch.setenv("ENDPOINT_ALLOW_EMPTY", allowed)
+            result = desk("sign", "e.txt", "--key", "key.jwk")
+            assert (result.code, result.out) == (1, "")
+            assert reason in result.err.splitlines()[-1]
+        assert "missing" in desk.failing("sign", "none.txt", "--key", "key.jwk")
+
+    def test_a_file_with_errors_is_not_signed(self, desk: Desk) -> None:
+        """Each is told; warnings do not matter."""
+        desk.write("e.txt", "DomainList:\na.example\n300.1.1.1\n")
+        result = desk("sign", "e.txt", "--key", "key.jwk")
+        assert (result.code, result.out) == (1, "")
+        assert "bad-ip" in result.err or "octet" in result.err
+        desk.write("e.txt", "DomainList:\na.example\n")
+        result = desk("sign", "e.txt", "--key", "key.jwk")
+        assert (result.code, len(TRUSTED.verify(result.out).config.api_endpoints)) == (0, 1)
+
+    def test_a_bad_key(self, desk: Desk) -> None:
+        """A public one, a missing one, and something else."""
+        desk.write("bad.jwk", KEY.private_jwk()["d"])
+        for key in ("key.pub", "none", "bad.jwk", "."):
+            assert "--key" in desk.failing("sign", SAMPLE, "--key", key)
+
+    def test_a_key_that_everybody_can_read_is_warned_of(self, desk: Desk) -> None:
+        """It is used all the same."""
+        (desk.folder / "key.jwk").chmod(0o604)
+        result = desk("sign", SAMPLE, "--key", "key.jwk")
+        assert TRUSTED.verify(result.out)
+        assert "read by everybody" in result.err
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["sign", SAMPLE],
+            ["sign", "--key", "key.jwk"],
+            ["sign", "", "--key", "key.jwk"],
+            ["sign", SAMPLE, "--key", "key.jwk", "--ttl", "1x"],
+            ["sign", SAMPLE, "--key", "key.jwk", "--ttl", "5"],
+            ["sign", SAMPLE, "--key", "key.jwk", "--ver", "-1"],
+            ["sign", SAMPLE, "--key", "key.jwk", "--ver", "9" * 400],
+            ["sign", "etcd://x", "--key", "key.jwk"],
+            ["verify", "e.jws"],
+            ["verify", "http://joe:hunter@x", "--key", "key.pub"],
+            ["keygen", "--out", ""],
+        ],
+    )
+    def test_a_wrong_call(self, desk: Desk, arguments: list[object]) -> None:
+        """Exit 2, and one line that names the help."""
+        line = desk.failing(*arguments, code=2)
+        assert "--help" in line
+        assert "hunter" not in line
+
+
+class TestVerify:
+    """Whether an app would take it."""
+
+    @pytest.fixture
+    def signed(self, desk: Desk) -> str:
+        text = desk.sign(SAMPLE, "--ver", "1000")
+        desk.write("e.jws", text)
+        return text
+
+    def test_a_good_file(self, desk: Desk, signed: str) -> None:
+        """By either half of the key, among others; what it says is printed."""
+        for keys in (["key.pub"], ["key.jwk"], ["other.pub", "key.pub"]):
+            result = desk("verify", "e.jws", *(a for key in keys for a in ("--key", key)))
+            assert (result.code, result.err) == (0, "")
+            assert "6 API and 6 Socket.io endpoints, version 1000" in result.out
+            assert KEY.kid in result.out
+        document = json.loads(desk("verify", "e.jws", "--key", "key.pub", "--json").out)
+        assert document["ok"] is True
+        assert (document["ver"], document["kid"]) == (1000, KEY.kid)
+        assert document["counts"] == {"api": 6, "socketio": 6}
+        assert document["exp"].endswith("Z")
+
+    def test_a_newline_behind_it_does_not_matter(self, desk: Desk, signed: str) -> None:
+        """An editor puts one there."""
+        desk.write("e.jws", signed + "\n")
+        assert desk("verify", "e.jws", "--key", "key.pub").code == 0
+
+    @pytest.mark.parametrize(
+        ("change", "key", "reason"),
+        [
+            (lambda text: text, "other.pub", "not trusted"),
+            (lambda text: text[:-8], "key.pub", "signature is wrong"),
+            (lambda text: "x", "key.pub", "no signed list"),
+            (lambda text: "", "key.pub", "no signed list"),
+            (lambda text: "\0" * 1000, "key.pub", "no signed list"),
+            (
+                lambda text: KEY.sign(b"{}", ver=1, iat=1, exp=2).decode(),
+                "key.pub",
+                "no list",
+            ),
+            (
+                lambda text: KEY.sign(b'{"api_endpoints":[]}', ver=1, iat=1, exp=2).decode(),
+                "key.pub",
+                "expired at 1970-01-01T00:00:02Z",
+            ),
+        ],
+    )
+    def test_a_bad_file(
+        self, desk: Desk, signed: str, change: object, key: str, reason: str
+    ) -> None:
+        """Exit 1 with the reason, in words and as JSON."""
+        assert callable(change)
+        desk.write("e.jws", change(signed))
+        assert reason in desk.failing("verify", "e.jws", "--key", key)
+        result = desk("verify", "e.jws", "--key", key, "--json")
+        document = json.loads(result.out)
+        assert (result.code, document["ok"]) == (1, False)
+        assert reason in document["reason"]
+        assert document["code"]
+
+    def test_what_cannot_be_read(self, desk: Desk, signed: str) -> None:
+        """The list, or a key."""
+        assert "none" in desk.failing("verify", "none", "--key", "key.pub")
+        assert "none" in desk.failing("verify", "e.jws", "--key", "none")
+        assert "'e.jws'" in desk.failing("verify", "e.jws", "--key", "e.jws")
+
+    @pytest.fixture
+    def server(self, signed: str) -> Iterator[Handmade]:
+        def answer(asked: Asked) -> Answer:
+            known = asked.path in {f"{ENDPOINTS}.jws", "/list.jws"}
+            return (200, {}, signed.encode()) if known else (404, {}, b"")
+
+        with handmade(answer) as server:
+            yield server
+
+    @pytest.mark.parametrize(
+        "path", ["", "/", "/api/v1", ENDPOINTS, f"{ENDPOINTS}.jws", "/list.jws"]
+    )
+    def test_a_server(self, desk: Desk, server: Handmade, path: str) -> None:
+        """By any spelling of its address; it is asked for a signed list."""
+        assert desk("verify", server.url + path, "--key", "key.pub").code == 0
+        assert server.asked[0].header("accept") == "application/jose"
+
+    def test_a_server_without_one(self, desk: Desk, server: Handmade) -> None:
+        """Its answer is the reason."""
+        line = desk.failing("verify", f"{server.url}/none.jws", "--key", "key.pub")
+        assert "404" in line
+        line = desk.failing("verify", "http://127.0.0.1:1", "--key", "key.pub")
+        assert "gives no answer" in line
