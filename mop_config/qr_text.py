@@ -1,7 +1,7 @@
 """Which text goes into a QR code: the form and the number of endpoints that fit. Pure.
 
 A code of the largest size holds 2953 bytes (ISO/IEC 18004, version 40-L), which is about
-forty endpoints in the ``full`` form. What is left out are the least preferred ones.
+fifty endpoints in the ``full`` form. What is left out are the least preferred ones.
 """
 
 import json
