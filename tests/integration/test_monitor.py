@@ -21,7 +21,7 @@ from mop_config.server.settings import Settings
 from ..client.fleet import closed_port, silence
 from ..client.handmade import MISSING, OK, Handmade, handmade
 from ..client.socket_server import socket_server
-from ..servers import Server, running
+from ..servers import ROOT, Server, running
 from ..waiting import wait_for
 
 DOWN: Any = (503, {}, b"")
@@ -140,6 +140,19 @@ def kinds(hook: Handmade) -> list[str]:
     return [asked.body.decode().split('"')[3] for asked in hook.asked]
 
 
+def verifier() -> Any:
+    """The README's function."""
+    names: dict[str, Any] = {}
+    readme = (ROOT / "README.md").read_text()
+    (block,) = [
+        part.split("```")[0]
+        for part in readme.split("```python\n")[1:]
+        if "webhook-signature" in part.split("```")[0]
+    ]
+    exec(block, names)
+    return names["verify"]
+
+
 def test_an_outage_is_told_once_whatever_happens_meanwhile(tmp_path: Path) -> None:
     """A worker that is killed, a reload, a restart: nobody is told again."""
     file = tmp_path / "endpoints.txt"
@@ -159,8 +172,8 @@ def test_an_outage_is_told_once_whatever_happens_meanwhile(tmp_path: Path) -> No
             settle(server)
             logs = server.log
         with running(tmp_path, file, **environ) as server:
-            asked = len(api.asked)
-            wait_for(lambda: len(api.asked) > asked + 4, seconds=30, what="it is checked again")
+            count = len(api.asked)
+            wait_for(lambda: len(api.asked) > count + 4, seconds=30, what="it is checked again")
             assert set(states(server).values()) == {"unhealthy"}
             api.answer = lambda asked: OK
             wait_for(lambda: "healthy" in states(server).values(), seconds=30)
@@ -168,6 +181,12 @@ def test_an_outage_is_told_once_whatever_happens_meanwhile(tmp_path: Path) -> No
             wait_for(lambda: set(states(server).values()) == {"healthy"})
             logs += server.log
         assert kinds(hook) == ["endpoints.down", "endpoints.recovered"]
+        verify = verifier()
+        for asked in hook.asked:
+            assert verify(environ["ENDPOINT_ALERT_SECRET"], asked.headers, asked.body)
+            assert not verify(environ["ENDPOINT_ALERT_SECRET"], asked.headers, asked.body + b" ")
+            late = {**asked.headers, "webhook-timestamp": "1"}
+            assert not verify(environ["ENDPOINT_ALERT_SECRET"], late, asked.body)
     for secret in ("T0P", "S3CRET", "MfKQ9"):
         assert secret not in logs
     assert "Traceback" not in logs

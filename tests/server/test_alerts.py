@@ -22,6 +22,7 @@ from mop_config.server.wakeup import Wakeup
 
 from ..client.fleet import closed_port, silence
 from ..client.handmade import NOBODY, OK, Answer, Asked, handmade
+from ..servers import ROOT
 from ..waiting import wait_for
 
 DELIVERED = ProbeResult(None, 0.1, "answers 200", status=200)
@@ -65,6 +66,11 @@ class TestOutbox:
             },
         }
         assert len(message.body) < 20_000
+        readme = (ROOT / "README.md").read_text()
+        shown = json.loads(readme.split("```json\n")[1].split("```")[0])
+        message_now = json.loads(message.body)
+        assert list(shown) == list(message_now)
+        assert list(shown["data"]) == list(message_now["data"])
 
     def test_newer_news_take_the_place_of_older(self) -> None:
         """Of the same kind; what is under way meanwhile is not sent again."""

@@ -21,12 +21,17 @@ _CHUNK = 1000
 def targets() -> Response:
     """Serve the targets in the order of the list; of many, a part at a time."""
     body = current_runtime().store.view.snapshot.plain.body
-    response = Response(_written(body), content_type="application/json")
+    response = Response(written(body), content_type="application/json")
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
-def _written(body: bytes) -> Iterator[bytes]:
+def written(body: bytes) -> Iterator[bytes]:
+    """Write the answer a part at a time, with a pause for other requests after each.
+
+    Args:
+        body: The list as it is served.
+    """
     groups = chain.from_iterable(
         (target(kind, endpoint) for endpoint in entries(body, kind)) for kind in KINDS
     )
