@@ -115,7 +115,7 @@ function lose() {
   failures += 1;
   if (failures >= FAILURES) {
     document.getElementById("live").textContent = "";
-    const time = newest.toLocaleTimeString(document.documentElement.lang);
+    const time = `${newest.toISOString().slice(11, 19)} UTC`;
     tell("lost", words.lost.replace("{time}", time));
   }
 }
