@@ -77,7 +77,7 @@ class TestCalls:
             ["serve", "--port"],
             ["serve", "--port", "x"],
             ["serve", "--worker-class", "tornado"],
-            ["serve", "etcd://x/y"],
+            ["serve", "etcd://x"],
             ["check", ""],
             ["show", ""],
             ["serve", ""],

@@ -246,6 +246,8 @@ def test_the_documented_defaults_are_the_real_ones() -> None:
         "ENDPOINT_MAX_BYTES": settings.max_bytes,
         "ENDPOINT_POLL_INTERVAL": f"{settings.poll_interval:g}",
         "ENDPOINT_MAX_AGE": settings.max_age,
+        "ENDPOINT_PROBE_INTERVAL": f"{settings.probe_interval:g}",
+        "ENDPOINT_SIGNING_TTL": f"{settings.signing_ttl / 86400:g}d",
         "SERVICE_NAME": settings.service_name,
         "HOST": process.host,
         "PORT": process.port,
