@@ -23,15 +23,23 @@ class Errands:
         self._lock = threading.Lock()
         self._done: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._closed = False
+        self._complaint = ""
         self.running = 0
 
     def run(self, name: str, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Do ``work`` in a thread, and call ``then`` with its result when ``finish`` is called."""
+        """Do ``work`` in a thread, and call ``then`` with its result when ``finish`` is called.
+
+        The result is None where the work raised, or could not even begin.
+        """
+        self.running += 1
         thread = threading.Thread(
             target=self._run, args=(work, then), name=f"mop-config-{name}", daemon=True
         )
-        thread.start()
-        self.running += 1
+        try:
+            thread.start()
+        except RuntimeError as error:  # the process may have no more of them
+            self._complain(str(error))
+            self._deliver(then, None)
 
     def _run(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
         result: Any = None
@@ -39,7 +47,17 @@ class Errands:
             result = work()
         except Exception as error:
             # Only what it is: its words may hold a URL.
-            logger.error("a check or a message ended with %s", type(error).__name__)
+            self._complain(type(error).__name__)
+        else:
+            self._complaint = ""
+        self._deliver(then, result)
+
+    def _complain(self, what: str) -> None:
+        if what != self._complaint:
+            self._complaint = what
+            logger.error("checks or messages end with: %s", what)
+
+    def _deliver(self, then: Callable[[Any], None], result: Any) -> None:
         with self._lock:
             self._done.append((then, result))
             # The pipe of a thread that has ended may be somebody else's by now.

@@ -12,6 +12,7 @@ from typing import Any
 
 from .findings import Findings
 from .leadership import Leadership
+from .logs import describe
 from .offload import greenlets, in_a_thread
 from .round import Round
 from .settings import Settings
@@ -85,6 +86,7 @@ class _Watch:
         self._round: Round | None = None
         self._stopping = False
         self._complained = False
+        self._trouble = ""
         self._thread = threading.Thread(target=self._run, name="mop-config-monitor", daemon=True)
 
     def start(self) -> None:
@@ -118,10 +120,15 @@ class _Watch:
 
     def _safe_turn(self) -> float:
         try:
-            return self._turn()
+            wait = self._turn()
         except Exception as error:
-            logger.error("checking goes on after %s: %s", type(error).__name__, error)
+            trouble = describe(error)
+            if trouble != self._trouble:
+                self._trouble = trouble
+                logger.error("checking goes on after %s", trouble)
             return TURN
+        self._trouble = ""
+        return wait
 
     def _turn(self) -> float:
         if not self._leads():

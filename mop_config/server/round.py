@@ -7,6 +7,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from ..faults import Fault
 from ..probe import Prober, ProbeResult
 from .alerts import Alerts
 from .errands import Errands
@@ -96,8 +97,9 @@ class Round:
         work = partial(self._prober.check, watched.kind, watched.endpoint, watched.path)
         self._checks.run("check", work, partial(self._found, watched))
 
-    def _found(self, watched: Watched, result: ProbeResult) -> None:
-        change = self._probing.record(watched, result, time.monotonic(), time.time())
+    def _found(self, watched: Watched, result: ProbeResult | None) -> None:
+        outcome = result or ProbeResult(Fault.OURS, 0.0, "the check itself failed")
+        change = self._probing.record(watched, outcome, time.monotonic(), time.time())
         if change is not None:
             _tell(change)
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -237,6 +238,55 @@ def desk(folder: Path, url: str | None, secret: bytes = b"") -> Iterator[Desk]:
         yield own
     finally:
         own.close()
+
+
+class TestErrands:
+    """Work in threads of its own."""
+
+    def test_a_result_reaches_whoever_waits(self) -> None:
+        """When it asks; meanwhile it sleeps."""
+        wake = Wakeup()
+        errands, results = Errands(wake), list[Any]()
+        errands.run("check", lambda: 7, results.append)
+        assert wake.wait(10)
+        assert (errands.running, results) == (1, [])
+        assert errands.finish() == 1
+        assert (errands.running, results) == (0, [7])
+        errands.close()
+        wake.close()
+
+    @pytest.mark.parametrize("broken", ["work", "thread"])
+    def test_what_cannot_be_done_ends_too(
+        self, broken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """With one line, in which no word of a URL is."""
+
+        def fail(*about: Any) -> None:
+            raise RuntimeError("can't start new thread" if broken == "thread" else "S3CRET")
+
+        if broken == "thread":
+            monkeypatch.setattr("threading.Thread.start", fail)
+        wake = Wakeup()
+        errands, results = Errands(wake), list[Any]()
+        for count in range(1, 4):
+            errands.run("check", fail, results.append)
+            wait_for(errands.finish)
+            assert (errands.running, results) == (0, [None] * count)
+        assert len(caplog.records) == 1
+        assert "S3CRET" not in caplog.text
+        errands.close()
+        wake.close()
+
+    def test_whoever_has_gone_is_not_woken(self) -> None:
+        """The pipe may be somebody else's by then."""
+        wake = Wakeup()
+        errands, gate = Errands(wake), threading.Event()
+        errands.run("check", gate.wait, lambda result: None)
+        errands.close()
+        gate.set()
+        wait_for(errands.finish)
+        assert wake.wait(0) == b""
+        wake.close()
 
 
 def kinds(server: Any) -> list[str]:
