@@ -5,14 +5,15 @@ fifty endpoints in the ``full`` form. What is left out are the least preferred o
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import nsmallest
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from .errors import PayloadError, QrTooLong
 from .model import Endpoint, EndpointConfig, assemble
-from .payload import KINDS, QR_FORMATS, check_room_id, dumps_qr
+from .payload import KINDS, QR_FORMATS, check_room_id, dumps_qr, entries
 
 #: Bytes in the largest code.
 CAPACITY = 2953
@@ -26,6 +27,9 @@ CAPACITIES = (
 )
 #: As many endpoints of a kind may be asked for; far fewer fit.
 MAX_LIMIT = 1000
+
+#: URL, priority, server name.
+Entry = tuple[str, int, str | None]
 
 
 class QrText(NamedTuple):
@@ -63,7 +67,7 @@ class Offer:
     def of(cls, config: EndpointConfig) -> "Offer":
         """Make the offer of a configuration."""
         return cls._of(
-            [(e.url, e.priority, e.server_name) for e in endpoints]
+            ((e.url, e.priority, e.server_name) for e in endpoints)
             for endpoints in config.kinds().values()
         )
 
@@ -71,21 +75,28 @@ class Offer:
     def of_body(cls, body: bytes) -> "Offer":
         """Make the offer of a wire form that ``payload.dumps`` made.
 
-        Without an object an endpoint: 100,000 of them are done in a few tenths of a second.
+        Without an object an endpoint, and a piece at a time: 100,000 of each kind take some
+        tenths of a second, in which other threads go on.
         """
-        document = json.loads(body)
         return cls._of(
-            [(e["url"], e["priority"], e.get("server_name")) for e in document[kind]]
+            ((e["url"], e["priority"], e.get("server_name")) for e in entries(body, kind))
             for kind in KINDS
         )
 
     @classmethod
-    def _of(cls, kinds: Iterable[list[tuple[str, int, str | None]]]) -> "Offer":
-        lists = list(kinds)
+    def _of(cls, kinds: Iterable[Iterable[Entry]]) -> "Offer":
+        tallies = [_Tally() for _ in KINDS]
+        best = [
+            _best(tally.count(listed), MAX_LIMIT)
+            for tally, listed in zip(tallies, kinds, strict=True)
+        ]
         return cls(
-            best=EndpointConfig(*(_best(entries, MAX_LIMIT) for entries in lists)),
-            counts=tuple(len(entries) for entries in lists),
-            sizes={"full": _full_size(lists), "list": _list_size(lists)},
+            best=EndpointConfig(*best),
+            counts=tuple(tally.number for tally in tallies),
+            sizes={
+                "full": _document_size((tally.number, tally.full) for tally in tallies),
+                "list": _document_size((tally.number, tally.list) for tally in tallies),
+            },
         )
 
     def __bool__(self) -> bool:
@@ -107,7 +118,7 @@ class Offer:
             return self.best
         return EndpointConfig(
             *(
-                _best([(e.url, e.priority, e.server_name) for e in endpoints], limit)
+                _best(((e.url, e.priority, e.server_name) for e in endpoints), limit)
                 for endpoints in self.best.kinds().values()
             )
         )
@@ -202,30 +213,36 @@ def _most(offer: Offer, form: str, room_id: str | None, below: int, capacity: in
     return low
 
 
-def _best(entries: list[tuple[str, int, str | None]], limit: int) -> tuple[Endpoint, ...]:
-    if len(entries) > limit:
-        places = nsmallest(limit, range(len(entries)), key=lambda i: (entries[i][1], i))
-        entries = [entries[place] for place in sorted(places)]
-    return tuple(assemble(*entry) for entry in entries)
+class _Tally:
+    """Adds up what the entries of a kind take, on their way past."""
+
+    def __init__(self) -> None:
+        self.number = self.full = self.list = 0
+
+    def count(self, listed: Iterable[Entry]) -> Iterator[Entry]:
+        entry, member = len('{"url":"","priority":}'), len(',"server_name":""')
+        for url, priority, name in listed:
+            self.number += 1
+            self.list += len(url) + 2
+            self.full += entry + len(url) + len(str(priority))
+            if name is not None:
+                self.full += member + len(name)
+            yield url, priority, name
 
 
-def _full_size(lists: list[list[tuple[str, int, str | None]]]) -> int:
-    entry, name = len('{"url":"","priority":}'), len(',"server_name":""')
-    return _document_size(
-        [entry + len(e[0]) + len(str(e[1])) + (name + len(e[2]) if e[2] else 0) for e in entries]
-        for entries in lists
-    )
+def _best(listed: Iterable[Entry], limit: int) -> tuple[Endpoint, ...]:
+    """Choose the best, of equals the first, and leave them in their order."""
+    placed = ((priority, place, url, name) for place, (url, priority, name) in enumerate(listed))
+    best = sorted(nsmallest(limit, placed), key=itemgetter(1))
+    return tuple(assemble(url, priority, name) for priority, _, url, name in best)
 
 
-def _list_size(lists: list[list[tuple[str, int, str | None]]]) -> int:
-    return _document_size([len(e[0]) + 2 for e in entries] for entries in lists)
-
-
-def _document_size(lists: Iterable[list[int]]) -> int:
+def _document_size(kinds: Iterable[tuple[int, int]]) -> int:
+    """Give the bytes of a text, by the number and the size of each kind's entries."""
     members = [
-        len(f'"{kind}":[]') + sum(sizes) + len(sizes) - 1
-        for kind, sizes in zip(KINDS, lists, strict=True)
-        if sizes
+        len(f'"{kind}":[]') + size + number - 1
+        for kind, (number, size) in zip(KINDS, kinds, strict=True)
+        if number
     ]
     return 2 + sum(members) + max(0, len(members) - 1)
 
