@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from . import lastgood
 from .lastgood import LastGood
 from .offload import in_a_thread
+from .sightings import Seen, Sighting
 from .sources import Signature
 
 logger = logging.getLogger(__name__)
@@ -52,11 +53,20 @@ class Memory:
         folder: The state folder.
         key: What the source's files are named by.
         writable: Whether the folder can be written to; else it is only read from.
+        siblings: Whether other workers serve this source now.
     """
 
-    def __init__(self, folder: Path, key: str, *, writable: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        *,
+        writable: bool = True,
+        siblings: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._text = folder / f"{key}.lastgood"
         self._dates = folder / f"{key}.dates"
+        self._siblings = siblings
         self._firsts = folder / f"{key}.seen"
         self._writable = writable
         self._seen: Signature | None = None
@@ -104,42 +114,43 @@ class Memory:
             logger.warning("the dates of lists cannot be kept: %s", error)
             return wanted
 
-    def first_seen(self, revision: str, now: float) -> float:
-        """Say when a text was first seen by any worker, as POSIX seconds.
+    def first_seen(self, sighting: Sighting, now: float) -> float:
+        """Say since when a text has been there, the same in every worker, as POSIX seconds.
 
-        For a source that keeps no date itself, such as etcd.
+        For a source that numbers its texts and keeps no date, such as etcd: a text counts
+        from when the first worker saw it, and texts are in the order of their numbers. After a
+        restore of the source, a lower number is newer.
 
         Args:
-            revision: What tells the text from others.
+            sighting: The text, as this worker has just read it.
             now: POSIX time.
         """
         if not self._writable:
             return now
         try:
-            return in_a_thread(partial(self._first_seen, revision, now))
+            return in_a_thread(partial(self._first_seen, sighting, now))
         except OSError as error:
             logger.warning("when the list was changed cannot be kept: %s", error)
             return now
 
-    def _first_seen(self, revision: str, now: float) -> float:
+    def _first_seen(self, sighting: Sighting, now: float) -> float:
         with _locked(self._firsts) as file:
-            try:
-                seen = {str(key): float(moment) for key, moment in json.load(file).items()}
-            except (ValueError, TypeError, AttributeError, RecursionError):
-                seen = {}  # new, torn or foreign
-            if revision in seen:
-                return min(seen[revision], now)
-            newest = dict([*seen.items(), (revision, now)][-_REMEMBERED:])
+            seen = _read_sightings(file)
+            moment, seen = sighting.among(seen, now)
             file.seek(0)
             file.truncate()
-            file.write(json.dumps(newest).encode())
-            return now
+            file.write(json.dumps(seen[-_REMEMBERED:]).encode())
+            return moment
 
     def _stamp(self, etag: str, mtime: float, wanted: Stamp, above: int) -> Stamp:
         with _locked(self._dates) as file:
             given = _read_lines(file)
             if given and given[-1].etag == etag and given[-1].ver > above:
-                return given[-1].stamp
+                # One that starts may have come back from another source, whose lists had
+                # higher versions; unless it takes the place of a worker that has died.
+                ours = above or given[-1].ver >= self._highest() or self._siblings()
+                if ours:
+                    return given[-1].stamp
             # Who serves a list may be some edits behind. Who serves none has read the newest.
             for line in reversed(given if above else []):
                 alike = (line.etag, line.mtime) == (etag, mtime)
@@ -172,6 +183,13 @@ class _Line(NamedTuple):
     @property
     def stamp(self) -> Stamp:
         return Stamp(self.date, self.ver)
+
+
+def _read_sightings(file: Any) -> list[Seen]:
+    try:
+        return [Seen(int(number), str(digest), float(at)) for number, digest, at in json.load(file)]
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return []  # new, torn or foreign: dates begin anew
 
 
 def _read_lines(file: Any) -> list[_Line]:

@@ -83,7 +83,7 @@ class Runtime:
         served = f"{key}.{hoststate.key(repr(settings))}"
         self._host = hoststate.HostState(folder, served) if writable else None
         self._monitor = Monitor(self.store, settings, folder / served if writable else None)
-        memory = Memory(folder, key, writable=writable)
+        memory = Memory(folder, key, writable=writable, siblings=self._has_siblings)
         self._loader = Loader(self.source, settings, self.store, memory)
         self.keyring = Keyring(settings) if settings.guarded else None
         self._requests = ReloadRequests(folder / f"{served}.reload" if writable else None)
@@ -96,6 +96,9 @@ class Runtime:
         self._reported: tuple[Any, ...] = ()
         for warning in (*settings.warnings, *self.signer.warnings):
             logger.warning("%s", warning)
+
+    def _has_siblings(self) -> bool:
+        return self._host is not None and bool(self._host.others(os.getpid()))
 
     def load(self, *, may_wait: bool = False) -> None:
         """Load the source, or the last good list, in this thread; see ``Loader.start``."""

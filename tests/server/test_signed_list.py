@@ -27,6 +27,7 @@ from mop_config.server.store import Trigger
 from mop_config.signing import SignedList, SigningKey, TrustedKeys
 
 from ..client.handmade import NOBODY, QUICK
+from ..etcds import running_cluster
 from ..servers import ENDPOINTS, Server, gunicorn_command, running
 from ..waiting import wait_for
 
@@ -380,6 +381,24 @@ class TestTheVersion:
         os.utime(elsewhere, (1_600_000_000, 1_600_000_000))
         assert signed(site.boot(source=str(elsewhere))[0]).ver > before.ver
 
+    def test_moving_to_etcd_and_back(self, site: Site, tmp_path: Path) -> None:
+        """An old text there, an older one restored, and an old file in the end."""
+        site.write(BC)
+        found = [signed(site.boot()[0])]
+        with running_cluster(tmp_path / "etcd") as cluster:
+            cluster.put(AB)
+            client, loader = site.boot(source=cluster.address())
+            found.append(signed(client))
+            for text in (CD, AB):
+                cluster.put(text)
+                loader.load(Trigger.WATCH)
+                found.append(signed(client))
+        site.write(BC, 1_600_000_000)
+        found.append(signed(site.boot()[0]))
+        assert ["".join(hosts(each)) for each in found] == ["bc", "ab", "cd", "ab", "bc"]
+        versions = [each.ver for each in found]
+        assert versions == sorted(set(versions))
+
     def test_all_workers_agree(self, site: Site) -> None:
         """Whichever edits each of them has missed."""
         site.write(AB, 1_700_000_000)
@@ -425,6 +444,15 @@ class TestTheVersion:
         (tmp_path / "key.dates").write_bytes(damage)
         assert Memory(tmp_path, "key").stamp("e", 1.0, Stamp(1, 1000)) == (1, other.ver + 1)
         assert Memory(tmp_path, "key").stamp("e", 2.0, Stamp(2, 2000)) == (1, other.ver + 1)
+
+    def test_a_worker_in_the_place_of_a_dead_one_agrees(self, tmp_path: Path) -> None:
+        """Though another server, in the same folder, has given higher versions since."""
+        given = Memory(tmp_path, "key").stamp("e", 1.0, Stamp(1, 1000))
+        other = Memory(tmp_path, "other").stamp("x", 5.0, Stamp(5, 5000))
+        born = Memory(tmp_path, "key", siblings=lambda: True)
+        assert born.stamp("e", 1.0, Stamp(1, 1000)) == given
+        first = Memory(tmp_path, "key").stamp("e", 1.0, Stamp(1, 1000))
+        assert first.ver > other.ver
 
     def test_the_ledger_is_private(self, site: Site) -> None:
         """Like everything in the state folder."""
