@@ -16,7 +16,18 @@ from .problem_json import problem
 from .runtime import EXTENSION, Runtime
 from .security import SECURITY_HEADERS
 from .settings import Settings
-from .views import config, dashboard, health, keys, metrics, qr, reload, status, targets
+from .views import (
+    config,
+    dashboard,
+    health,
+    keys,
+    metrics,
+    openapi,
+    qr,
+    reload,
+    status,
+    targets,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +96,7 @@ def _install(
     _dress_answers(ours, runtime.settings)
     ours.register_error_handler(HTTPException, _http_error)
     ours.register_error_handler(Exception, _unexpected_error)
-    for module in (config, health, status, metrics, qr, keys, targets, reload):
+    for module in (config, health, status, metrics, qr, keys, targets, reload, openapi):
         ours.register_blueprint(module.blueprint)
     # An application's own / stays its own, whenever it is added.
     prefix = GUEST_PREFIX if isinstance(ours, Blueprint) else None

@@ -1,0 +1,261 @@
+"""The description of the routes is true, of each route and of each answer."""
+
+import copy
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from flask import Flask
+from flask.testing import FlaskClient
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from mop_config import create_app, init_app
+from mop_config.server.app import GUEST_PREFIX
+from mop_config.server.openapi import document
+from mop_config.server.openapi.components import WAIT_PATTERN
+from mop_config.server.settings import Settings
+
+from ..conftest import GUIDE_JSON, SAMPLE
+from ..servers import ENDPOINTS, ROOT, running
+from ..test_readme import blocks
+
+TOKEN = "an-admins-token-0123456789"
+ADMIN = {"Authorization": f"Bearer {TOKEN}"}
+#: Schemas that others are put together from: those are closed as a whole.
+OPEN_SCHEMAS = {"Problem", "ReloadReport"}
+
+
+def closed(node: Any) -> Any:
+    """The same description, in which no object has a member that is not named."""
+    if isinstance(node, list):
+        return [closed(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "allOf" in node:
+        return {**node, "unevaluatedProperties": False}
+    shut = {name: closed(value) for name, value in node.items()}
+    if node.get("type") == "object" and "properties" in node:
+        shut.setdefault("additionalProperties", False)
+    return shut
+
+
+def strict(whole: dict[str, Any]) -> dict[str, Any]:
+    """A description in which whatever it does not say is wrong."""
+    whole = copy.deepcopy(whole)
+    schemas = whole["components"]["schemas"]
+    kept = {name: schemas[name] for name in OPEN_SCHEMAS}
+    whole["components"] = closed(whole["components"])
+    whole["components"]["schemas"].update(kept)
+    return whole
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(source=str(SAMPLE), state_dir=str(tmp_path / "state"))
+
+
+def description(client: FlaskClient, **options: Any) -> dict[str, Any]:
+    """What the application says of itself."""
+    answer = client.get("/openapi.json", **options)
+    assert answer.status_code == 200
+    found: dict[str, Any] = json.loads(answer.data)
+    return found
+
+
+def described(app: Flask) -> set[tuple[str, str]]:
+    """Every operation of the description that the application serves."""
+    paths = description(app.test_client())["paths"]
+    return {(path, method) for path, operations in paths.items() for method in operations}
+
+
+def routed(app: Flask) -> set[tuple[str, str]]:
+    """Every operation of ours that Flask takes; HEAD and OPTIONS come with GET."""
+    return {
+        (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method.lower())
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if rule.endpoint not in {"static", "own"}
+    }
+
+
+class TestDocument:
+    """The document by itself."""
+
+    @pytest.mark.parametrize("guarded", [False, True])
+    def test_it_is_openapi(self, guarded: bool) -> None:
+        """To the letter, with every example in its schema."""
+        assert list(OpenAPIV31SpecValidator(document(guarded=guarded)).iter_errors()) == []
+
+    def test_each_component_is_used_and_each_operation_has_a_name(self) -> None:
+        """Of its own."""
+        whole = document(guarded=True)
+        text = json.dumps(whole)
+        for section, components in whole["components"].items():
+            for name in components:
+                used = f'"#/components/{section}/{name}"' in text
+                assert used or {name: []} in whole["security"], (section, name)
+        names = re.findall(r'"operationId": "(\w+)"', text)
+        assert len(names) == len(set(names)) == text.count('"operationId"')
+
+    def test_the_examples_are_the_guides(self) -> None:
+        """The list, the health answer, and the codes in their three forms."""
+        paths = document()["paths"]
+
+        def content(path: str) -> Any:
+            return paths[path]["get"]["responses"]["200"]["content"]["application/json"]
+
+        health, listed, *codes = blocks((ROOT / "docs" / "guide.md").read_text(), "json")
+        assert content(ENDPOINTS)["example"] == json.loads(listed) == GUIDE_JSON
+        assert content("/health")["example"] == json.loads(health)
+        examples = content("/api/v1/config/qr.json")["examples"].values()
+        assert [example["value"] for example in examples] == [json.loads(code) for code in codes]
+
+    def test_the_pattern_of_wait_is_what_the_server_takes(self, settings: Settings) -> None:
+        """Neither more nor less."""
+        client = create_app(settings, start=False).test_client()
+        for whole in [*map(str, range(62)), "061", "060", "059", "00", "009", "099", "0000", "100"]:
+            for rest in ("", ".", ".0", ".000000", ".000001", ".5", ".0000000"):
+                wait = f"{whole}{rest}"
+                taken = client.get(ENDPOINTS, query_string={"wait": wait}).status_code == 200
+                assert taken == bool(re.search(WAIT_PATTERN, wait)), wait
+
+
+class TestRoutes:
+    """The document beside the application."""
+
+    def test_every_route_is_described_and_nothing_else(self, settings: Settings) -> None:
+        """In an application of ours."""
+        app = create_app(settings, start=False)
+        heads = {(path, "head") for path in (ENDPOINTS, f"{ENDPOINTS}.jws")}
+        assert described(app) == routed(app) | heads
+
+    def test_in_an_application_around_ours(self, settings: Settings) -> None:
+        """Only what is ours, and the dashboard where it is."""
+        app = Flask("guest")
+        app.add_url_rule("/", "own", lambda: "own")
+        init_app(app, settings, start=False)
+        assert described(app) >= routed(app)
+        assert (f"{GUEST_PREFIX}/", "get") in described(app)
+        assert ("/", "get") not in described(app)
+
+    def test_below_another_path(self, settings: Settings) -> None:
+        """The server's address is where it is mounted; the paths are those below."""
+        client = create_app(settings, start=False).test_client()
+        found = description(client, base_url="http://localhost/below/")
+        assert found["servers"] == [{"url": "/below"}]
+        assert found["paths"].keys() == document()["paths"].keys()
+
+    def test_it_is_asked_for_again_only_when_it_has_changed(self, settings: Settings) -> None:
+        """By its tag."""
+        client = create_app(settings, start=False).test_client()
+        tag = client.get("/openapi.json").headers["ETag"]
+        assert client.get("/openapi.json", headers={"If-None-Match": tag}).status_code == 304
+
+    def test_it_says_whether_a_token_is_needed(self, tmp_path: Path) -> None:
+        """And the probes' routes need none in any case."""
+        guarded = Settings(source=str(SAMPLE), state_dir=str(tmp_path), tokens=(TOKEN,))
+        client = create_app(guarded, start=False).test_client()
+        found = description(client, headers=ADMIN)
+        assert found["security"] == [{"bearer": []}, {"basic": []}]
+        assert document()["security"] == []
+        for path, operations in found["paths"].items():
+            for operation in operations.values():
+                needs_none = operation.get("security") == []
+                assert needs_none == (client.open(path, method="GET").status_code == 200)
+
+
+#: Requests that bring each answer forth that a peaceful client does not see.
+RARE: list[tuple[dict[str, Any], str, str, dict[str, str], int]] = [
+    ({}, "GET", ENDPOINTS, {"Accept": "application/jose"}, 404),
+    ({}, "GET", f"{ENDPOINTS}.jws", {}, 404),
+    ({}, "GET", f"{ENDPOINTS}?wait=61", {}, 400),
+    ({}, "GET", f"{ENDPOINTS}?wait=1", {"If-None-Match": "*"}, 304),
+    ({}, "GET", "/api/v1/config/qr.json?limit=1001", {}, 400),
+    ({}, "GET", "/api/v1/config/keys", {}, 200),
+    ({}, "POST", "/api/v1/config/reload", {}, 403),
+    ({"source": "/nowhere"}, "GET", "/ready", {}, 503),
+    ({"source": "/nowhere"}, "GET", "/api/v1/config/qr.svg", {}, 404),
+    ({"source": "/nowhere"}, "GET", "/api/v1/config/status", {}, 200),
+    ({"tokens": (TOKEN,)}, "GET", "/api/v1/config/status", {}, 401),
+    ({"tokens": (TOKEN,)}, "GET", ENDPOINTS, {"Authorization": "Bearer  "}, 400),
+    ({"tokens": (TOKEN,)}, "GET", "/metrics", {"Authorization": "Bearer wrong"}, 401),
+    ({"tokens": (TOKEN,)}, "POST", "/api/v1/config/reload", {**ADMIN, "Content-Length": "0"}, 200),
+    ({"tokens": (TOKEN,), "source": "/nowhere"}, "POST", "/api/v1/config/reload", ADMIN, 422),
+    ({"trusted_hosts": ("a.example",)}, "GET", "/api/v1/health", {}, 400),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "method", "target", "headers", "status"),
+    RARE,
+    ids=[f"{method}-{target}-{status}" for _, method, target, _, status in RARE],
+)
+def test_rare_answers_are_described_too(
+    tmp_path: Path,
+    changes: dict[str, Any],
+    method: str,
+    target: str,
+    headers: dict[str, str],
+    status: int,
+) -> None:
+    """With their bodies, to the last member, and their headers."""
+    settings = Settings(**{"source": str(SAMPLE), "state_dir": str(tmp_path), **changes})
+    client = create_app(settings, start=False).test_client()
+    answer = client.open(target, method=method, headers=headers)
+    assert answer.status_code == status, answer.text
+    schema = schemathesis.openapi.from_dict(strict(document()))
+    schema[target.partition("?")[0]][method].validate_response(answer)
+
+
+def test_a_code_that_is_too_long(tmp_path: Path) -> None:
+    """422, with what would fit."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text("DomainList:\n" + "".join(f"host-{n}.example.com\n" for n in range(200)))
+    settings = Settings(source=str(file), state_dir=str(tmp_path / "state"))
+    path = "/api/v1/config/qr.png"
+    answer = create_app(settings, start=False).test_client().get(f"{path}?format=full")
+    assert answer.status_code == 422
+    schemathesis.openapi.from_dict(strict(document()))[path]["GET"].validate_response(answer)
+
+
+def test_whatever_is_asked_the_answers_are_as_described(tmp_path: Path) -> None:
+    """Every check of schemathesis', on a server with tokens, a key, checks and problems."""
+    file, key = tmp_path / "endpoints.txt", tmp_path / "key.json"
+    file.write_text(SAMPLE.read_text() + "bad_host\n" + "ApiList:\nhttp://127.0.0.1:1/x\n")
+    keygen = [sys.executable, "-m", "mop_config", "keygen", "--out", str(key)]
+    subprocess.run(keygen, check=True, capture_output=True)
+    (tmp_path / "openapi.json").write_text(json.dumps(strict(document(guarded=True))))
+    with running(
+        tmp_path,
+        file,
+        workers=0,  # the status that tells of them needs a token
+        WEB_CONCURRENCY="1",
+        ENDPOINT_TOKENS=TOKEN,
+        ENDPOINT_SIGNING_KEY_FILE=str(key),
+        ENDPOINT_PROBE_INTERVAL="30",
+        ENDPOINT_MAX_WAITERS="0",
+    ) as server:
+        options = [
+            *("--url", f"http://127.0.0.1:{server.port}"),
+            *("--header", f"Authorization: {ADMIN['Authorization']}"),
+            *("--checks", "all", "--phases", "examples,coverage,fuzzing", "--max-examples", "5"),
+            *("--generation-deterministic", "--no-color"),
+        ]
+        result = subprocess.run(
+            [str(Path(sys.executable).parent / "schemathesis"), "run", "openapi.json", *options],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+        assert result.returncode == 0, result.stdout[-20000:]
+        operations = sum(map(len, document()["paths"].values()))
+        assert f"Tested: {operations}\n" in result.stdout
+        assert "Traceback" not in server.log
+        assert TOKEN not in server.log
