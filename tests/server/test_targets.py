@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mop_config import Endpoint, EndpointConfig, payload
+from mop_config.model import assemble
 from mop_config.server.app import create_app
 from mop_config.server.settings import Settings
 from mop_config.server.targets import health_url, target
@@ -76,7 +77,8 @@ def test_the_route_answers_with_an_array(tmp_path: Path, text: str, count: int) 
 
 def test_a_hundred_thousand_are_written_a_part_at_a_time() -> None:
     """In moments, and without the whole answer in memory."""
-    endpoints = tuple(Endpoint(f"https://h{i}.example.com/api/v1", i) for i in range(100_000))
+    urls = (f"https://h{i}.example.com/api/v1" for i in range(100_000))
+    endpoints = tuple(assemble(url, i, None) for i, url in enumerate(urls))
     body = payload.dumps(EndpointConfig(endpoints))
     before = time.process_time()
     parts = list(targets.written(body))
