@@ -41,8 +41,9 @@ class EtcdSource:
             SourceError: With code ``missing``, ``too-large``, ``unreadable`` (etcd refuses)
                 or ``unreachable``.
         """
+        began = time.time()
         found = self.etcd.get()
         if found is None:
             raise SourceError(Code.MISSING, f"{self} is missing: there is no such key")
         self._seen = Signature(0, size=len(found.data), mtime_ns=found.revision)
-        return SourceText(found.data, time.time(), self._seen, str(found.revision))
+        return SourceText(found.data, began, self._seen, found.revision)

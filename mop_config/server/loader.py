@@ -15,6 +15,7 @@ from .origin import Source
 from .problems import MAX_KEPT, Code, Problem, Severity
 from .render import EMPTY_BODY, Rendering
 from .settings import Settings
+from .sightings import Sighting
 from .snapshot import Snapshot
 from .sources import Signature, SourceText
 from .store import Reload, Result, State, Store, Trigger
@@ -74,6 +75,7 @@ class Loader:
         self._mismatch: Signature | None = None
         self._remembered: LastGood | None = None  # without its text, once that is of no use
         self._unsaved: LastGood | None = None
+        self._order = 0.0  # tells which of two good texts is newer, among all workers
         self._good_at = 0.0  # when what is served was found good, here or by another worker
         self._seen_good = False
         self._from_disk: LastGood | None = None  # what is served, where it came from there
@@ -125,7 +127,7 @@ class Loader:
         that is bad now, must not differ from the others for as long as it stays bad.
         """
         view = self.store.view
-        good = None if view.state is State.FRESH else self._memory.newer_than(self._good_at)
+        good = None if view.state is State.FRESH else self._memory.newer_than(self._order)
         if good is None or good.etag == view.snapshot.etag:
             return
         snapshot = self._from_memory(good)
@@ -211,9 +213,9 @@ class Loader:
         """Date a text whose source does not: it counts from when a worker saw it first."""
         if not text.revision:
             return text
-        # After a restore, one revision may mean another text.
-        revision = f"{text.revision}:{hashlib.sha256(text.data).hexdigest()[:16]}"
-        return text._replace(mtime=self._memory.first_seen(revision, text.mtime))
+        digest = hashlib.sha256(text.data).hexdigest()[:16]
+        sighting = Sighting(text.revision, digest, began=text.mtime)
+        return text._replace(mtime=self._memory.first_seen(sighting, time.time()))
 
     def _serving(self) -> bool:
         """Whether the list that a refusal would leave in place has endpoints."""
@@ -225,6 +227,7 @@ class Loader:
     def _accept(self, text: SourceText, rendering: Rendering, attempt: "_Attempt") -> None:
         self._seen_good, self._from_disk = True, None
         self._good_at = time.time()
+        self._order = text.mtime if text.revision else self._good_at
         view = self.store.view
         changes = {
             "state": State.FRESH,
@@ -254,7 +257,7 @@ class Loader:
             )
         endpoints = snapshot.api_count + snapshot.socketio_count
         self._unsaved = LastGood(
-            text.data, snapshot.etag, snapshot.last_modified, endpoints, self._good_at
+            text.data, snapshot.etag, snapshot.last_modified, endpoints, self._order
         )
         self._forget_text()
 
@@ -325,7 +328,8 @@ class Loader:
         except Exception as error:
             logger.error("the last good list cannot be used: %s", error)
             return None
-        self._good_at, self._from_disk = good.saved_at, good._replace(data=b"")
+        self._good_at = self._order = good.saved_at
+        self._from_disk = good._replace(data=b"")
         return snapshot
 
     def _log_failure(self, verb: str, reason: str, attempt: "_Attempt", more: str) -> None:

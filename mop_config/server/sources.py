@@ -78,14 +78,14 @@ class SourceText(NamedTuple):
         data: The bytes.
         mtime: POSIX seconds of the last change.
         signature: The file's signature while it was read.
-        revision: What tells this text from others, where the source keeps no date. Then
-            ``mtime`` is when it was read, and it counts from when it was seen first.
+        revision: The source's number for this text, where it keeps no date; else 0. Then
+            ``mtime`` is when reading began, and the text counts from when it was seen first.
     """
 
     data: bytes
     mtime: float
     signature: Signature
-    revision: str = ""
+    revision: int = 0
 
 
 class FileSource:

@@ -1,0 +1,245 @@
+"""Three servers on a cluster of three, under edits and faults without end."""
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mop_config.address import EtcdAddress
+from mop_config.cli.revisions import history
+from mop_config.errors import SourceError
+from mop_config.server.build import UrlRules
+from mop_config.server.etcd import Etcd
+from mop_config.server.render import EMPTY_BODY, render
+from mop_config.server.settings import EtcdSettings
+
+from ..etcds import Cluster, running_cluster
+from ..servers import Server, running
+from ..waiting import wait_for
+
+STEPS = 200
+#: Steps before which the whole cluster is lost.
+LOST_AT = (60, 140)
+SEED = 20_240
+#: Seconds between two looks of a sampler.
+PERIOD = 0.03
+
+BAD_TEXTS = [
+    b"",
+    b"DomainList:\n",
+    b"\xff\xfe\x00",
+    b"DomainList:\nx\0.example\n",
+    b"x" * 5000,  # larger than ENDPOINT_MAX_BYTES
+    b"DomainList:\n1.2.3.999\nother.example\n",  # an error, under ENDPOINT_STRICT
+]
+
+
+def good_text(number: int) -> bytes:
+    return f"DomainList:\nedit-{number}.example\nother.example\n".encode()
+
+
+def etag(text: bytes) -> str:
+    return render(text, UrlRules(), EMPTY_BODY).etag
+
+
+class Sampler:
+    """Asks a server what it serves, again and again, and what each worker says of itself."""
+
+    def __init__(self, server: Server, written: set[str]) -> None:
+        self.server = server
+        self.written = written
+        self.strays: set[str] = set()
+        self.answers = 0
+        self.seen: dict[int, list[str]] = {}  # by worker
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(PERIOD):
+            # A worker that is killed takes its connections with it.
+            with contextlib.suppress(OSError, http.client.HTTPException, json.JSONDecodeError):
+                self._look()
+
+    def _look(self) -> None:
+        answer = self.server.get()
+        mark = answer.headers.get("ETag", "").strip('"')
+        if answer.status != 200 or mark not in self.written:
+            self.strays.add(f"{answer.status} {answer.body!r}")
+        self.answers += 1
+        status = self.server.status()
+        for worker in status["workers"]:
+            seen = self.seen.setdefault(worker["pid"], [])
+            if seen[-1:] != [worker["etag"]]:
+                seen.append(worker["etag"])
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+
+class Run:
+    """A seeded run: each step is an edit or a fault."""
+
+    def __init__(self, cluster: Cluster, servers: list[Server], written: set[str]) -> None:
+        self.cluster, self.servers, self.written = cluster, servers, written
+        self.random = random.Random(SEED)
+        self.edits = 0
+        self.order: dict[int, str] = {}  # what was written, by revision
+        self.done: dict[str, int] = {}
+
+    def step(self, number: int) -> None:
+        """Do one thing, and give a member that is down its chance to return."""
+        if number in LOST_AT:
+            self.lose_all()
+        if self.random.random() < 0.04:
+            self.repair()
+        kinds = {
+            "edit": 140,
+            "spoil": 20,
+            "delete": 5,
+            "kill_member": 8,
+            "freeze_member": 8,
+            "kill_worker": 3,
+            "hup": 8,
+            "compact": 6,
+        }
+        (kind,) = self.random.choices(list(kinds), list(kinds.values()))
+        getattr(self, kind)()
+        self.done[kind] = self.done.get(kind, 0) + 1
+
+    def edit(self) -> None:
+        self.edits += 1
+        text = good_text(self.edits)
+        self.written.add(etag(text))
+        self.cluster.put(text)
+
+    def spoil(self) -> None:
+        self.cluster.put(self.random.choice(BAD_TEXTS))
+
+    def delete(self) -> None:
+        self.cluster.delete()
+
+    def record(self) -> None:
+        """Note what etcd knows of the order of things, before it forgets."""
+        etcd = Etcd(EtcdAddress.parse(self.cluster.address()), EtcdSettings(), 1 << 20)
+        for revision in history(etcd, 1000):
+            with contextlib.suppress(SourceError):
+                self.order[revision.number] = etag(revision.data or b"")
+
+    def compact(self) -> None:
+        self.record()
+        answer = self.cluster.any("/kv/range", {"key": "AA=="})
+        message = {"revision": answer["header"]["revision"], "physical": False}
+        # Another attempt at the same revision, after an answer that was lost, is an error.
+        for index, member in enumerate(self.cluster.members):
+            if member.running and not member.frozen:
+                with contextlib.suppress(Exception):
+                    self.cluster.ask("/kv/compaction", message, index, timeout=2)
+                return
+
+    def whole(self) -> bool:
+        return all(member.running and not member.frozen for member in self.cluster.members)
+
+    def kill_member(self) -> None:
+        if self.whole():
+            self.random.choice(self.cluster.members).kill()
+
+    def freeze_member(self) -> None:
+        if self.whole():
+            self.random.choice(self.cluster.members).freeze()
+
+    def lose_all(self) -> None:
+        for member in self.cluster.members:
+            if member.frozen:
+                member.thaw()
+            member.kill()
+        wait_for(lambda: all(s.status()["state"] == "stale" for s in self.servers), seconds=30)
+        self.repair()
+
+    def kill_worker(self) -> None:
+        os.kill(self.random.choice(self.random.choice(self.servers).workers), signal.SIGKILL)
+
+    def hup(self) -> None:
+        self.random.choice(self.servers).send(signal.SIGHUP)
+
+    def repair(self) -> None:
+        for member in self.cluster.members:
+            if member.frozen:
+                member.thaw()
+            elif not member.running:
+                member.start()
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[tuple[Cluster, list[Server], set[str]]]:
+    """The servers, each with a state folder of its own, as on three machines."""
+    written = {etag(good_text(0))}
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(running_cluster(tmp_path / "etcd", 3))
+        cluster.put(good_text(0))
+        started: list[Any] = []
+        for i in range(3):
+            # Each asks another member first.
+            members = cluster.members[i:] + cluster.members[:i]
+            address = Cluster(members, None).address()
+            folder = tmp_path / f"server{i}"
+            folder.mkdir()
+            started.append(running(folder, address, ENDPOINT_STRICT="1", ENDPOINT_MAX_BYTES="4000"))
+        yield cluster, [stack.enter_context(one) for one in started], written
+
+
+def test_all_end_with_the_same_list_and_none_serves_another(
+    servers: tuple[Cluster, list[Server], set[str]],
+) -> None:
+    """200 edits and faults: no server ever gives what nobody has written, and none goes back."""
+    cluster, running_servers, written = servers
+    run = Run(cluster, running_servers, written)
+    samplers = [Sampler(server, written) for server in running_servers]
+    pacing = threading.Event()
+    try:
+        for number in range(STEPS):
+            run.step(number)
+            pacing.wait(run.random.uniform(0, 0.1))
+        run.repair()
+        run.edit()
+        last = etag(good_text(run.edits))
+        for server in running_servers:
+            wait_for(
+                partial(agreed, server, last), seconds=40, what="both workers serve the last edit"
+            )
+    finally:
+        for sampler in samplers:
+            sampler.stop()
+    run.record()
+    order = [run.order[revision] for revision in sorted(run.order)]
+    assert run.done["edit"] > 100
+    for sampler in samplers:
+        assert not sampler.strays
+        assert sampler.answers > 50
+        assert "Traceback" not in sampler.server.log
+        for seen in sampler.seen.values():
+            rest = iter(order)
+            back = next((mark for mark in seen if mark not in rest), None)
+            assert back is None, told(back, seen, run.edits)
+
+
+def agreed(server: Server, last: str) -> bool:
+    status = server.status()
+    marks = [worker["etag"] for worker in status["workers"]]
+    return marks == [last, last] and status["state"] == "fresh"
+
+
+def told(back: str, seen: list[str], edits: int) -> str:
+    """Say in numbers of edits what a worker went back to."""
+    numbers = {etag(good_text(number)): number for number in range(edits + 1)}
+    return f"back at {numbers.get(back)} in {[numbers.get(mark) for mark in seen]}"
