@@ -102,3 +102,16 @@ def test_the_panels_of_the_dashboard_do_not_lie_on_each_other() -> None:
         assert panel["title"]
         taken |= cells
     assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_every_metric_and_every_alert_is_explained() -> None:
+    """In docs/metrics.md, with its labels and type, and nothing that is not there."""
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(mop_config_\w+)(?:\{([a-z,]+)\})?` \| (\w+) \|", text, re.MULTILINE)
+    explained = {
+        name.removesuffix("_total"): (kind, set(filter(None, labels.split(","))))
+        for name, labels, kind in rows
+    }
+    assert explained == METRICS
+    alerts = re.findall(r"- alert: (\w+)", RULES.read_text())
+    assert re.findall(r"^\| `(MopConfig\w+)` \|", text, re.MULTILINE) == alerts

@@ -112,7 +112,7 @@ def _health_gauges(health: dict[str, Any] | None) -> list[Gauge]:
         ),
         Gauge(
             "mop_config_endpoint_response_seconds",
-            "How long an endpoint took to answer its last good check.",
+            "How long an endpoint took to answer its last check, if that was good.",
             ("kind", "url"),
             seconds,
         ),
