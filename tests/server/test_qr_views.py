@@ -10,6 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from mop_config import create_app, payload, qr
+from mop_config.server import views
 from mop_config.server.settings import Settings
 
 from ..conftest import GUIDE_JSON, SAMPLE, need_program
@@ -103,6 +104,20 @@ def test_a_form_that_does_not_fit(tmp_path: Path, kind: str, number: int) -> Non
         if "limit" in fitting:
             more = {**fitting, "limit": fitting["limit"] + 1, "room_id": "r"}
             assert client.get(f"{BASE}.{kind}", query_string=more).status_code == 422
+
+
+def test_what_does_not_change_is_not_done_again(tmp_path: Path) -> None:
+    """The list is read once for all codes, and each code is drawn once."""
+    client = make(tmp_path, hosts(30))
+    views.qr._offer.cache_clear()
+    views.qr._draw.cache_clear()
+    for path in ("svg", "png", "svg", "png?limit=3", "json"):
+        name, _, query = path.partition("?")
+        assert client.get(f"{BASE}.{name}?{query}").status_code == 200
+    assert views.qr._offer.cache_info().misses == 1
+    assert views.qr._draw.cache_info().misses == 4
+    assert make(tmp_path, hosts(31)).get(f"{BASE}.json").status_code == 200
+    assert views.qr._offer.cache_info().misses == 2
 
 
 @pytest.mark.parametrize(
