@@ -20,6 +20,7 @@ from mop_config.server.settings import EtcdSettings
 
 from .etcds import Cluster, free_ports, running_cluster
 from .servers import ROOT
+from .test_readme import blocks
 from .waiting import wait_for
 
 ONE = "DomainList:\none.example\nother.example\n"
@@ -352,3 +353,31 @@ def test_two_at_once(cluster: Cluster, key: str, tmp_path: Path) -> None:
     assert chain
     assert all(earlier[1] == later[0] for earlier, later in itertools.pairwise(chain))
     wait_for(lambda: cluster.get(name(key)) != ONE.encode())
+
+
+def test_the_commands_of_the_readme(
+    cluster: Cluster, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order, in one shell; and then what they have written is there."""
+    (block,) = [b for b in blocks((ROOT / "README.md").read_text(), "sh") if "push" in b]
+    assert block.splitlines()[-1] == "mop-config serve"
+    first = cluster.put(ONE, name(key))
+    shown = "etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/mop/endpoints"
+    script = block.replace(shown, f"'{key}'").replace("--rollback 12", f"--rollback {first}")
+    assert key in script
+    assert f"--rollback {first}" in script
+    steps = "set -e\n" + script.replace("mop-config serve", "mop-config show")
+    result = subprocess.run(
+        ["bash", "-c", steps],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"revision {first}: " in result.stdout
+    assert "log.ym1.com" in result.stdout
+    assert result.stdout.splitlines()[-1].count("one.example") == 2
+    assert cluster.get(name(key)) == ONE.encode()
