@@ -9,8 +9,9 @@ import sys
 from typing import Any
 
 from mop_config.errors import SettingsError
-from mop_config.server import runtime, signer
+from mop_config.server import hooks, signer
 from mop_config.server.origin import check_source
+from mop_config.server.runtime import SPARE_CONNECTIONS
 from mop_config.server.settings import ProcessSettings, Settings
 
 try:
@@ -30,7 +31,7 @@ threads = _process.threads if worker_class == "gthread" else 1
 if worker_class == "gevent":
     # Each parked long poll holds one, and other requests must find room.
     _waiters = _settings.max_waiters
-    worker_connections = runtime.SPARE_CONNECTIONS + (10_000 if _waiters is None else _waiters)
+    worker_connections = SPARE_CONNECTIONS + (10_000 if _waiters is None else _waiters)
 
 # Clients keep connections in pools. gunicorn's 2 s would close many just as a request is
 # sent on them.
@@ -59,24 +60,24 @@ logger_class = "mop_config.server.gunicorn_logger.GunicornLogger"
 
 def on_starting(server: Any) -> None:
     """Let SIGHUP to the master reload in place."""
-    runtime.on_starting(server)
+    hooks.on_starting(server)
 
 
 def post_fork(server: Any, worker: Any) -> None:
     """Hold SIGHUP back until the worker can take it."""
-    runtime.post_fork()
+    hooks.post_fork()
 
 
 def post_worker_init(worker: Any) -> None:
     """Start the worker's reload thread and take SIGHUP."""
-    runtime.worker_ready(worker)
+    hooks.worker_ready(worker)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
     """Stop what the worker started."""
-    runtime.worker_exit(worker)
+    hooks.worker_exit(worker)
 
 
 def on_exit(server: Any) -> None:
     """Take away what the master made at its start."""
-    runtime.on_exit(server)
+    hooks.on_exit(server)

@@ -12,7 +12,8 @@ from flask.testing import FlaskClient
 
 from mop_config import __version__, create_app, init_app
 from mop_config.errors import SettingsError
-from mop_config.server.runtime import Runtime, find
+from mop_config.server.hooks import find
+from mop_config.server.runtime import Runtime
 from mop_config.server.settings import Settings
 
 from ..conftest import GUIDE_JSON, SAMPLE

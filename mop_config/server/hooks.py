@@ -1,0 +1,101 @@
+"""gunicorn's hooks.
+
+gunicorn resets SIGHUP to deadly after ``post_fork``, so the signal is blocked from there
+until our handler stands in ``post_worker_init``. The master forwards SIGHUP to its workers
+instead of replacing them.
+"""
+
+import logging
+import os
+import signal
+import types
+from typing import Any
+
+from . import multiprocess
+from .runtime import EXTENSION, Runtime
+
+logger = logging.getLogger(__name__)
+
+
+def find(app: Any) -> Runtime | None:
+    """Find the runtime of a WSGI application, under the middleware that may wrap it."""
+    for _ in range(16):
+        extensions = getattr(app, "extensions", None)
+        if isinstance(extensions, dict) and isinstance(extensions.get(EXTENSION), Runtime):
+            runtime: Runtime = extensions[EXTENSION]
+            return runtime
+        app = next(
+            (
+                inner
+                for name in ("app", "wsgi_app", "application")
+                if (inner := getattr(app, name, None))
+            ),
+            None,
+        )
+    return None
+
+
+def on_starting(server: Any) -> None:
+    """In the master: SIGHUP goes on to the workers, which reload without being replaced."""
+
+    def forward(arbiter: Any) -> None:
+        arbiter.kill_workers(signal.SIGHUP)
+
+    server.handle_hup = types.MethodType(forward, server)
+    _repair_upgrade(server.START_CTX)
+    _make_metrics_folder(server)
+
+
+def _make_metrics_folder(server: Any) -> None:
+    # After an upgrade by SIGUSR2 the environment names the folder of the master before.
+    os.environ.pop(multiprocess.VARIABLE, None)
+    server.mop_config_metrics = None
+    try:
+        folder = multiprocess.make(server.cfg.uid, server.cfg.gid)
+    except OSError as error:
+        logger.warning("each worker's metrics speak for it alone: %s", error)
+        return
+    server.mop_config_metrics = folder
+    os.environ[multiprocess.VARIABLE] = str(folder.path)
+
+
+def _repair_upgrade(start: dict[Any, Any]) -> None:
+    # SIGUSR2 starts gunicorn anew by the path of its script. Under "python -m gunicorn" that
+    # is a module of the package, which does not run outside it.
+    interpreter, script, *arguments = start["args"]
+    if script.endswith(os.path.join("gunicorn", "__main__.py")):
+        start["args"] = [interpreter, "-m", "gunicorn", *arguments]
+
+
+def post_fork() -> None:
+    """In a new worker: hold SIGHUP back until the handler stands."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+
+
+def worker_ready(worker: Any) -> None:
+    """In a worker that has its application: start reloading, and take SIGHUP."""
+    runtime = find(worker.wsgi)
+    if runtime is None:
+        logger.warning("the application is wrapped beyond recognition: SIGHUP does nothing here")
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    else:
+        runtime.allow_waiters(worker.cfg)
+        runtime.metrics.start(os.environ.get(multiprocess.VARIABLE))
+        runtime.start(managed=True)
+        runtime.handle_sighup()
+        runtime.handle_stop()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
+
+def worker_exit(worker: Any) -> None:
+    """In a worker that ends: stop the threads and take its state file away."""
+    runtime = find(getattr(worker, "wsgi", None))
+    if runtime is not None and worker.pid == os.getpid():
+        runtime.stop()
+
+
+def on_exit(server: Any) -> None:
+    """In a master that ends: take the folder of the counters away."""
+    folder = getattr(server, "mop_config_metrics", None)
+    if folder is not None:
+        folder.remove()
