@@ -142,3 +142,11 @@ def test_create_app_is_handed_on() -> None:
 
     assert mop_config.create_app is create_app
     assert mop_config.init_app is init_app
+
+
+def test_the_command_line_starts_without_what_few_commands_need() -> None:
+    """A script that calls a command often waits for none of it."""
+    heavy = {"flask", "gunicorn", "httpx2", "requests", "segno", "PIL", "joserfc", "socketio"}
+    code = f"import sys, mop_config.cli; sys.exit(str({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.stderr == "set()\n"

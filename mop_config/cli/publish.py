@@ -3,15 +3,18 @@
 import json
 import logging
 import signal
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ..server import publication
 from ..server.logs import log_to_stderr
-from ..server.publisher import Publisher
 from .source import not_empty, settings_for
+
+if TYPE_CHECKING:
+    from ..server.publication import FileType
 
 
 @click.command(epilog="Example: mop-config publish config/endpoints.txt --out /srv/mop-config")
@@ -31,6 +34,10 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
 
     FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt.
     """
+    # Flask and Jinja come with it: the other commands do without.
+    from ..server import publication
+    from ..server.publisher import Publisher
+
     settings = settings_for(file)
     if key is not None:
         settings = replace(settings, signing_key_file=key)
@@ -47,22 +54,24 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
     for problem in view.problems:
         click.echo(f"mop-config: {problem}", err=True)
     if as_json:
-        print(json.dumps(_document(Path(out), changed), indent=2))
+        print(json.dumps(_document(Path(out), publication.TYPES, changed), indent=2))
     else:
         for name in sorted(changed):
             print(name)
     return int(view.errors > 0)
 
 
-def _document(folder: Path, changed: set[str]) -> dict[str, object]:
+def _document(
+    folder: Path, types: Mapping[str, "FileType"], changed: set[str]
+) -> dict[str, object]:
     return {
         "files": [
             {
                 "path": name,
-                **publication.TYPES[name]._asdict(),
+                **file_type._asdict(),
                 "changed": name in changed,
             }
-            for name in publication.TYPES
+            for name, file_type in types.items()
             if (folder / name).exists()
         ]
     }
