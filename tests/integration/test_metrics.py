@@ -100,13 +100,14 @@ def _kill_workers(server: Server) -> None:
     answered = 0
     try:
         for _ in range(KILLS):
-            pids = server.workers
-            os.kill(pids[0], signal.SIGKILL)
-            while pids[0] in server.workers or len(server.workers) < WORKERS:
+            victim = server.status()["workers"][0]["pid"]
+            os.kill(victim, signal.SIGKILL)
+            pids = {victim}
+            while victim in pids or len(pids) < WORKERS:
                 with contextlib.suppress(OSError, http.client.HTTPException):
                     server.get("/health")
                     answered += 1
-            wait_for(lambda: len(server.status()["workers"]) == WORKERS, what="a new worker")
+                    pids = {worker["pid"] for worker in server.status()["workers"]}
     finally:
         done.set()
         watcher.join()
