@@ -331,7 +331,8 @@ def _etcd(reader: _Reader) -> EtcdSettings:
         cert=reader.get("ENDPOINT_ETCD_CERT", _file, None),
         key=reader.get("ENDPOINT_ETCD_KEY", _file, None),
     )
-    if etcd.password and not etcd.tls:
+    asked = reader.environ.get("ENDPOINT_CONFIG_FILE", "").strip().startswith("etcd://")
+    if asked and etcd.password and not etcd.tls:
         reader.warnings.append(
             "ENDPOINT_ETCD_PASSWORD goes over the network in the clear: ENDPOINT_ETCD_CA or"
             " ENDPOINT_ETCD_CERT would encrypt it"

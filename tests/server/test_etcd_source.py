@@ -462,7 +462,11 @@ def test_without_the_extra() -> None:
 
 def test_a_password_in_the_clear_is_warned_of() -> None:
     """Without being shown."""
-    environ = {"ENDPOINT_ETCD_USER": "a", "ENDPOINT_ETCD_PASSWORD": "hush"}
+    environ = {
+        "ENDPOINT_CONFIG_FILE": "etcd://h/k",
+        "ENDPOINT_ETCD_USER": "a",
+        "ENDPOINT_ETCD_PASSWORD": "hush",
+    }
     (warning,) = Settings.from_environ(environ).warnings
     assert "in the clear" in warning
     assert "hush" not in warning + repr(Settings.from_environ(environ))
