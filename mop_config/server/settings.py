@@ -331,7 +331,7 @@ def _etcd(reader: _Reader) -> EtcdSettings:
         cert=reader.get("ENDPOINT_ETCD_CERT", _file, None),
         key=reader.get("ENDPOINT_ETCD_KEY", _file, None),
     )
-    asked = reader.environ.get("ENDPOINT_CONFIG_FILE", "").strip().startswith("etcd://")
+    asked = (reader.raw("ENDPOINT_CONFIG_FILE") or "").strip().startswith("etcd://")
     if asked and etcd.password and not etcd.tls:
         reader.warnings.append(
             "ENDPOINT_ETCD_PASSWORD goes over the network in the clear: ENDPOINT_ETCD_CA or"
