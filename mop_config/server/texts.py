@@ -46,6 +46,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "never": ("never", "从未"),
     "watcher": ("Following by", "监视方式"),
     "watcher.inotify": ("file events (inotify)", "文件事件（inotify）"),
+    "watcher.etcd": ("a watch on the key in etcd", "监视 etcd 中的键"),
     "watcher.poll": ("polling", "轮询"),
     "watcher.dead": ("{mode} – has stopped", "{mode}——已停止"),
     "probing": ("Health", "健康状况"),
