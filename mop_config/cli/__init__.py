@@ -8,51 +8,41 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 import click
 
 from .. import __version__
 from ..errors import MopConfigError
-from .check import check
-from .keygen import keygen
-from .probe import probe
-from .publish import publish
-from .push import push
-from .qr import qr
-from .reload import reload
-from .serve import serve
-from .show import show
-from .sign import sign
-from .token import token
-from .verify import verify
-from .watch import watch
+
+#: Each stands in the module of its name.
+COMMANDS = (
+    *("serve", "check", "show", "probe", "qr", "watch", "reload", "publish", "push"),
+    *("keygen", "sign", "verify", "token"),
+)
+
+
+class _Commands(click.Group):
+    """Imports a command when it is called: scripts call often, and do without the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f".{cmd_name}", __name__), cmd_name)
+        return command
 
 
 @click.group(
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: mop-config check config/endpoints.txt && mop-config serve",
 )
 @click.version_option(__version__, prog_name="mop-config")
 def cli() -> None:
     """Serve a list of endpoints that apps fail over between, and work with such lists."""
-
-
-for _command in (
-    serve,
-    check,
-    show,
-    probe,
-    qr,
-    watch,
-    reload,
-    token,
-    push,
-    keygen,
-    sign,
-    verify,
-    publish,
-):
-    cli.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
