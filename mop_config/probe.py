@@ -215,6 +215,7 @@ class _Line:
         sock = self._hold(socket.socket(family, socket.SOCK_STREAM))
         sock.settimeout(seconds)
         sock.connect((address, self._port))
+        self._prober.adopt(sock)  # an abort before this moment could not reach it
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._server_name is not None:
             # The context may be shared with a client that offers HTTP/2.

@@ -203,6 +203,19 @@ class TestFaults:
         assert [result.fault for result in results] == [Fault.OURS] * 4
         assert prober._sockets == set()
 
+    def test_an_abort_before_a_socket_is_connected_ends_its_check(self) -> None:
+        """What is not connected yet cannot be shut down."""
+
+        class Interrupted(Prober):
+            def adopt(self, sock: socket.socket) -> None:
+                super().adopt(sock)
+                self.abort()
+
+        with silence() as port:
+            result = Interrupted(NOBODY, 20).check("api", Endpoint(f"http://127.0.0.1:{port}"))
+        assert result.fault is Fault.OURS
+        assert result.seconds < 10
+
 
 class Watched(Prober):
     """Notes what each connection has agreed to speak, when it ends."""
