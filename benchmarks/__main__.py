@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from . import failover, memory, overhead, push, reload, serve, threads
+from . import failover, fleet, memory, overhead, push, reload, serve, threads
 from .report import options, versions
 
 MODULES = {
@@ -14,6 +14,7 @@ MODULES = {
     "threads": threads,
     "failover": failover,
     "overhead": overhead,
+    "fleet": fleet,
 }
 RESULTS = Path(__file__).parent / "RESULTS.md"
 

@@ -1,0 +1,137 @@
+"""What a fleet's questions for the list cost the servers of the list.
+
+Each question is the product's own ``update``; when the next one comes is what a manager does:
+an interval that varies by a tenth, or a long poll after the other.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Generator
+from typing import NamedTuple
+
+from mop_config.client.background import WATCH_WAIT
+from mop_config.client.update import Fetch, Known, Reply, update
+from mop_config.model import Endpoint, EndpointConfig
+from mop_config.payload import dumps
+
+from .fleet_world import ROUND_TRIP, Process, World
+
+BASE = "https://config.example/api/v1"
+#: Seconds for which a server asks those to stay away whom it has no place for.
+RETRY_AFTER = (5, 20)
+OLD, NEW = '"old"', '"new"'
+#: So many intervals and a half pass before the list is edited.
+_ROUNDS = 3
+
+
+class Polling(NamedTuple):
+    """How a fleet asks.
+
+    Attributes:
+        interval: Seconds between two questions; of a long poll, what it waits at most.
+        held: Whether they are long polls.
+        jitter: Share by which the interval varies either way.
+        together: Whether all clients start within one second.
+        places: Share of the fleet whose long polls the servers have room for.
+        answer: Seconds of one worker's time for an answer.
+        workers: How many workers there are for the whole fleet.
+    """
+
+    interval: float
+    held: bool = False
+    jitter: float = 0.1
+    together: bool = False
+    places: float = 1.0
+    answer: float = 300e-6
+    workers: int = 100
+
+
+class Polls:
+    """A fleet that asks for the list, and the servers that answer.
+
+    Args:
+        polling: How it asks.
+        size: How many clients are simulated.
+        fleet: How many they stand for.
+        seed: Of what is left to chance.
+
+    Attributes:
+        size: How many clients are simulated.
+        asked: Questions that arrived, by the second.
+        turned_away: Long polls without a place, by the second.
+        edited: When the list was edited.
+        ends: When nobody looks any more.
+        told: When each client had the new list, in seconds from the edit on.
+    """
+
+    def __init__(self, polling: Polling, size: int, fleet: int, seed: int = 1) -> None:
+        self._polling = polling
+        self.size = size
+        self._random = random.Random(seed)
+        self._world = World()
+        # The workers of the fleet, as one that is as fast as all, for those simulated.
+        self._answer = polling.answer / polling.workers * (fleet / size)
+        self._free_at = 0.0
+        self._parked = 0
+        self._lists = [_list(0), _list(1)]
+        self.edited = _ROUNDS * polling.interval + polling.interval / 2
+        self.ends = self.edited
+        self.asked: Counter[int] = Counter()
+        self.turned_away: Counter[int] = Counter()
+        self.told: list[float] = []
+
+    def run(self, rest: float) -> None:
+        """Let everybody ask until so many seconds after the edit."""
+        start = 1.0 if self._polling.together else self._polling.interval
+        for _ in range(self.size):
+            self._world.begin(self._live(), self._random.random() * start)
+        self.ends = self.edited + rest
+        self._world.run(self.ends)
+
+    @property
+    def _etag(self) -> str:
+        return NEW if self._world.now >= self.edited else OLD
+
+    def _live(self) -> Process:
+        polling, world = self._polling, self._world
+        etags: dict[str, str] = {}
+        while True:
+            known = Known((BASE,), {}, etags, wait=WATCH_WAIT if polling.held else 0)
+            flow = update(known)
+            fetch = next(flow)
+            assert isinstance(fetch, Fetch)
+            reply = yield from self._reply(fetch)
+            try:
+                flow.send(reply)
+            except StopIteration as end:
+                if end.value is not None:
+                    etags = {end.value.url: end.value.etag}
+                    if end.value.etag == NEW:
+                        self.told.append(world.now - self.edited)
+            pause = reply.retry_after if polling.held else polling.interval
+            yield world.now + pause * (1 + polling.jitter * (2 * self._random.random() - 1))
+
+    def _reply(self, fetch: Fetch) -> Generator[float, None, Reply]:
+        world = self._world
+        yield world.now + ROUND_TRIP / 2
+        self.asked[int(world.now // 1)] += 1
+        retry_after = 0.0
+        if fetch.wait and fetch.etag == self._etag:
+            if self._parked < self._polling.places * self.size:
+                self._parked += 1
+                until = world.now + fetch.wait
+                yield self.edited if world.now < self.edited < until else until
+                self._parked -= 1
+            else:
+                self.turned_away[int(world.now // 1)] += 1
+                retry_after = float(self._random.randint(*RETRY_AFTER))
+        etag = self._etag
+        self._free_at = max(self._free_at, world.now) + self._answer
+        yield self._free_at + ROUND_TRIP / 2
+        known = fetch.etag == etag
+        body = b"" if known else self._lists[etag == NEW]
+        return Reply(304 if known else 200, body, etag, waited=True, retry_after=retry_after)
+
+
+def _list(serial: int) -> bytes:
+    return dumps(EndpointConfig((Endpoint(f"https://a{serial}.example/api/v1", 0),), ()))
