@@ -334,7 +334,8 @@ class TestWatch:
             file = listing(tmp_path, *(f"http://127.0.0.1:{port}/{n}" for n in range(200)))
             process = self.start(tmp_path, "--timeout", "60", file)
             try:
-                wait_for(lambda: _threads_of(process.pid) >= 64, seconds=20)
+                # All are there: CPython may lose a thread whose start is interrupted.
+                wait_for(lambda: _threads_of(process.pid) > 64, seconds=20)
             finally:
                 process.send_signal(signal.SIGINT)
                 code = process.wait(10)
