@@ -63,6 +63,6 @@ POLLS: dict[str, Polling] = {
     "every hour (default)": Polling(3600.0),
     "every hour, started together": Polling(3600.0, together=True),
     "every hour, started together, no jitter": Polling(3600.0, together=True, jitter=0.0),
-    "long poll": Polling(55.0, held=True),
-    "long poll, places for half": Polling(55.0, held=True, places=0.5, workers=50),
+    "long poll": Polling(46.5, held=True),
+    "long poll, places for half": Polling(46.5, held=True, places=0.5, workers=50),
 }

@@ -96,7 +96,8 @@ class Polls:
         polling, world = self._polling, self._world
         etags: dict[str, str] = {}
         while True:
-            known = Known((BASE,), {}, etags, wait=WATCH_WAIT if polling.held else 0)
+            wait = self._random.randint(*WATCH_WAIT) if polling.held else 0
+            known = Known((BASE,), {}, etags, wait=wait)
             flow = update(known)
             fetch = next(flow)
             assert isinstance(fetch, Fetch)

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a server is asked to hold an answer that has nothing new.
-WATCH_WAIT = 55
+#: Seconds for which a server is asked to hold an answer that has nothing new: from this to
+#: that. An edit answers everybody at once, and they must not all come back at once.
+WATCH_WAIT = (35, 58)
 #: Seconds that closing waits for all threads together.
 CLOSE_PATIENCE = 0.8
 #: Seconds until an update that failed is tried again, doubling up to the interval.
@@ -200,7 +201,7 @@ class Background:
         while not self._stopped:
             began = time.monotonic()
             try:
-                round_ = self._errands.update(wait=WATCH_WAIT)
+                round_ = self._errands.update(wait=random.randint(*WATCH_WAIT))  # noqa: S311
                 hasty = hasty + 1 if time.monotonic() - began < AT_ONCE else 0
                 delay = self._until_next_watch(round_, hasty)
             except Exception as error:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import pytest
@@ -54,6 +54,11 @@ def waits(server: Handmade) -> list[Asked]:
     return [asked for asked in server.asked if "wait=" in asked.path]
 
 
+def asked_for(asked: Asked) -> int:
+    """The seconds that a request asked to be held."""
+    return int(asked.path.removeprefix(f"{ENDPOINTS}?wait="))
+
+
 def test_a_new_list_arrives_at_once() -> None:
     """From a server that holds its answers; each change, without waiting for the interval."""
     with source(wire([A]), holds=True) as (lists, server), watching(server.url) as manager:
@@ -70,7 +75,16 @@ def test_a_server_that_has_nothing_new_is_asked_rarely() -> None:
     """It is asked to hold its answer for most of a minute."""
     with source(wire([A]), holds=True) as (_, server), watching(server.url):
         wait_for(lambda: waits(server))
-        assert waits(server)[0].path == f"{ENDPOINTS}?wait=55"
+        assert 35 <= asked_for(waits(server)[0]) <= 58
+
+
+def test_those_who_were_told_together_do_not_come_back_together() -> None:
+    """Each of them asks the server to wait for a time of its own."""
+    with source(wire([A]), holds=True) as (_, server), ExitStack() as stack:
+        for _ in range(12):
+            stack.enter_context(watching(server.url))
+        wait_for(lambda: len(waits(server)) >= 12)
+        assert len({asked_for(asked) for asked in waits(server)}) > 3
 
 
 @pytest.mark.parametrize("tagged", [True, False])
