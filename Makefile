@@ -6,8 +6,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEBIAN := chromium ed etcd-client etcd-server git nano nginx-light procps prometheus rsync \
-  strace systemd vim zbar-tools
+DEBIAN := chromium docker-compose ed etcd-client etcd-server git nano nginx-light procps \
+  prometheus rsync strace systemd vim zbar-tools
 BENCH_DEBIAN := etcd-server nginx-light redis-server redis-tools wrk
 
 .PHONY: serve test check bench debian bench-debian
