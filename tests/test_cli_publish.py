@@ -112,12 +112,14 @@ class TestOnce:
         assert [e.url for e in signed.config.api_endpoints] == [
             entry["url"] for entry in GUIDE_JSON["api_endpoints"]
         ]
-        assert sorted(publish(tmp_path, SAMPLE)) == [
-            f"{LIST}.jws",
-            "api/v1/config/keys",
-            "index.html",
-        ]
-        assert not (out / f"{LIST}.jws").exists()
+
+    def test_what_was_signed_elsewhere_stays(self, tmp_path: Path, key: Path) -> None:
+        """A mirror has no key: the signed list is brought there, and is nobody else's."""
+        publish(tmp_path, SAMPLE, "--key", str(key))
+        signed = tmp_path / "out" / f"{LIST}.jws"
+        before = signed.read_bytes()
+        assert publish(tmp_path, SAMPLE) == ["index.html"]  # it links to what it has published
+        assert signed.read_bytes() == before
 
     @pytest.mark.parametrize("text", [None, "", "DomainList:\n", "\0", "DomainList:\n1.2.3.999\n"])
     def test_a_refused_text_changes_nothing(self, tmp_path: Path, text: str | None) -> None:
@@ -139,6 +141,36 @@ class TestOnce:
         assert result.returncode == 1
         assert "line 4" in result.stderr
         assert LIST in result.stdout.splitlines()
+
+    def test_two_lists_of_one_length_have_two_dates(self, tmp_path: Path) -> None:
+        """A web server's tag is made of date and size, and would call them the same."""
+        dates = set()
+        for name in "abcde":
+            file = write(tmp_path, f"DomainList:\n{name}.example\nz.example\n")
+            publish(tmp_path, file)
+            dates.add(int((tmp_path / "out" / LIST).stat().st_mtime))
+        assert len(dates) == 5
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+    def test_a_full_disk_leaves_every_file_as_it_was(self, tmp_path: Path) -> None:
+        """Not one new file beside an old one; and it says which did not fit."""
+        out = tmp_path / "out"
+        out.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(out)], check=True)
+        try:
+            publish(tmp_path, SAMPLE)
+            before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+            (out / "filler").write_bytes(bytes(60 << 10))
+            hosts = "".join(f"host{number}.example\n" for number in range(500))
+            file = write(tmp_path, f"DomainList:\n{hosts}")
+            result = run(*command(tmp_path, file), **state(tmp_path))
+            assert result.returncode == 1
+            assert result.stderr.splitlines()[-1].startswith("mop-config: No space left on device:")
+            assert str(out) in result.stderr.splitlines()[-1]
+            assert {path: path.read_bytes() for path in before} == before
+            assert not list(out.rglob(".*"))
+        finally:
+            subprocess.run(["umount", str(out)], check=True)
 
     def test_json_names_each_file_with_its_type(self, tmp_path: Path) -> None:
         """For whoever copies them into object storage."""

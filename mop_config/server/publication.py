@@ -7,6 +7,7 @@ server, but for long polls.
 import contextlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from jinja2 import Environment, PackageLoader
 
 from .. import __version__, payload, qr
 from ..errors import QrTooLong
-from ..files import write_atomically
+from ..files import replace_together
 from .snapshot import Snapshot
 from .times import rfc3339
 
@@ -42,6 +43,7 @@ TYPES = {
     "health": _JSON,
     "index.html": FileType("text/html; charset=utf-8"),
 }
+_SIGNED = frozenset({f"{_CONFIG}endpoints.jws", f"{_CONFIG}keys"})
 #: Endpoints of each kind that the page shows.
 _SHOWN = 1000
 _LINKS = {
@@ -113,28 +115,30 @@ def write(folder: Path, wanted: dict[str, bytes]) -> list[str]:
     """Bring a folder up to date; a file that is right already is not touched.
 
     Args:
-        folder: Where the files go; it is made, if need be. What is not ours is left alone.
+        folder: Where the files go; it is made, if need be. What is not ours is left alone, and
+            so is what was signed elsewhere, where there is no key here.
         wanted: The files, by their paths.
 
     Returns:
         The paths of the files that were written or taken away.
 
     Raises:
-        OSError: If a file cannot be written; each one is the old or the new.
+        OSError: If a file cannot be written; the list in each is as it was.
     """
-    changed = []
-    for name, data in wanted.items():
-        path = folder / name
-        if _holds(path, data):
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data, sync=True, mode=0o644)
-        changed.append(name)
-    for name in TYPES.keys() - wanted.keys():
+    changed = {name: data for name, data in wanted.items() if not _holds(folder / name, data)}
+    # First what is gone: an old compressed list must not stand beside a new plain one.
+    removed = _remove(folder, TYPES.keys() - wanted.keys() - _SIGNED)
+    replace_together({folder / name: data for name, data in changed.items()})
+    return [*changed, *removed]
+
+
+def _remove(folder: Path, names: Iterable[str]) -> list[str]:
+    removed = []
+    for name in names:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(folder / name)
-            changed.append(name)
-    return changed
+            removed.append(name)
+    return removed
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -113,7 +113,7 @@ class Publisher:
             changed = self._write()
         except OSError as error:
             if not self._complained:
-                logger.error("cannot be published: %s: %s", error.strerror, error.filename)
+                logger.error("cannot be published: %s: %s", error.filename, error.strerror)
             self._complained = True
             return
         self._complained = False

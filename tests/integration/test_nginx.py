@@ -1,11 +1,13 @@
 """nginx as ``deploy/`` sets it up: a mirror of files, in front of gunicorn, and as a cache."""
 
+import gzip
 import http.client
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -95,13 +97,24 @@ class TestMirror:
                 answer = get(port, path)
                 assert (answer.status, answer.headers["Content-Type"]) == (200, content_type)
                 assert answer.headers["X-Content-Type-Options"] == "nosniff"
-            signed = get(port, Accept="application/jose")
-            assert signed.body == get(port, f"{ENDPOINTS}.jws").body
+            signed = get(port, f"{ENDPOINTS}.jws").body
+            for accept in ("application/jose", "Application/JOSE;q=0.9, */*;q=0.1"):
+                answer = get(port, Accept=accept)
+                assert answer.body == signed
+                assert "Accept" in answer.headers["Vary"].split(", ")
+            for accept in (
+                "*/*",
+                "application/json, application/jose;q=0.5",
+                "application/jose;q=0",
+            ):
+                assert get(port, Accept=accept).headers["Content-Type"] == "application/json"
             hidden = ["/", "/index.html", "/metrics", STATUS, f"{ENDPOINTS}.gz", "/../etc/passwd"]
             assert {get(port, path).status for path in hidden} <= {400, 404}
             waited = get(port, f"{ENDPOINTS}?wait=60", If_None_Match=plain.headers["ETag"])
             assert waited.status == 304
             assert "Preference-Applied" not in waited.headers
+            signed_wait = get(port, f"{ENDPOINTS}.jws?wait=5")
+            assert signed_wait.headers["Content-Type"] == "application/jose"
 
     def test_an_edit_shows_at_once(self, tmp_path: Path) -> None:
         """As soon as the command has written it, and nginx has looked again."""
@@ -142,8 +155,8 @@ class TestInFront:
 class TestCache:
     """nginx as a cache of the application."""
 
-    def test_it_answers_for_a_stopped_server(self, tmp_path: Path) -> None:
-        """What it has seen; and an edit shows within the age that the server allows."""
+    def test_an_edit_shows_within_the_age(self, tmp_path: Path) -> None:
+        """Also for the first who asks after a while."""
         file = tmp_path / "e.txt"
         file.write_text(OLD)
         with ExitStack() as stack:
@@ -151,17 +164,58 @@ class TestCache:
             port = stack.enter_context(cache(tmp_path, server.port))
             assert get(port).headers["X-Cache-Status"] == "MISS"
             assert get(port).headers["X-Cache-Status"] == "HIT"
-            assert get(port, STATUS).status == 404
+            kept = time.monotonic()
             file.write_text(NEW)
-            wait_for(lambda: b"new.example" in get(port).body, seconds=5, what="the edit shows")
+            wait_for(lambda: b"new.example" in server.get().body, what="the server has the edit")
+            wait_for(lambda: time.monotonic() > kept + 2.1, what="the answer is too old")
+            assert b"new.example" in get(port).body
+            wait_for(lambda: time.monotonic() > kept + 4.5, what="the answer is too old again")
+            assert get(port).headers["X-Cache-Status"] == "REVALIDATED"
+
+    def test_it_answers_everybody_for_a_stopped_server(self, tmp_path: Path) -> None:
+        """One client's answer serves all others, whatever they take and however they ask."""
+        file = tmp_path / "e.txt"
+        file.write_text("DomainList:\n" + "".join(f"host{n}.example\n" for n in range(50)))
+        with ExitStack() as stack:
+            environ: dict[str, Any] = {
+                "ENDPOINT_MAX_AGE": "1",
+                "ENDPOINT_SIGNING_KEY_FILE": str(key_file(tmp_path)),
+            }
+            server = stack.enter_context(running(tmp_path, file, workers=1, **environ))
+            port = stack.enter_context(cache(tmp_path, server.port))
+            paths = (ENDPOINTS, f"{ENDPOINTS}.jws", "/api/v1/config/keys")
+            before = [get(port, path).body for path in paths]
+            signed = get(port, Accept="application/jose").body
+            assert signed == before[1]
+            hidden = ["/", "/metrics", "/ready", STATUS]
+            assert {get(port, path).status for path in hidden} == {404}
             os.kill(server.pid, signal.SIGKILL)
             server.stop()
-            wait_for(
-                lambda: get(port).headers["X-Cache-Status"] == "STALE",
-                what="the answer outlives its age",
-            )
-            answer = get(port)
-            assert (answer.status, b"new.example" in answer.body) == (200, True)
+            for accept in ("*/*", "text/html", "application/json", "x/y;q=0.3"):
+                for encoding in ("identity", "gzip", "br, gzip", "*"):
+                    answer = get(port, Accept=accept, Accept_Encoding=encoding)
+                    packed = answer.headers.get("Content-Encoding") == "gzip"
+                    assert answer.status == 200
+                    assert (gzip.decompress(answer.body) if packed else answer.body) == before[0]
+                    assert not packed or "gzip" in encoding
+            assert [get(port, path).body for path in paths] == before
+            assert get(port, Accept="application/jose").body == signed
+            waited = get(port, f"{ENDPOINTS}?wait=30", If_None_Match='"other"')
+            assert (waited.status, waited.body) == (200, before[0])
+            assert "Preference-Applied" not in waited.headers
+            assert get(port, "/health").status == 502
+
+    def test_a_long_poll_passes_through(self, tmp_path: Path) -> None:
+        """It is told of an edit, and what it was told is nobody else's."""
+        file = tmp_path / "e.txt"
+        file.write_text(OLD)
+        with ExitStack() as stack:
+            server = stack.enter_context(running(tmp_path, file, workers=1))
+            port = stack.enter_context(cache(tmp_path, server.port))
+            tag = get(port).headers["ETag"]
+            waited = get(port, f"{ENDPOINTS}?wait=0.1", If_None_Match=tag)
+            assert (waited.status, waited.headers["Preference-Applied"]) == (304, "wait")
+            assert "Preference-Applied" not in get(port).headers
 
     def test_what_a_token_opens_is_not_kept(self, tmp_path: Path) -> None:
         """Nobody without one gets another's answer."""
