@@ -72,6 +72,7 @@ PURE = [
     "server/access.py",
     "server/tokens.py",
     "server/security.py",
+    "server/masking.py",
     "server/page.py",
     "server/texts.py",
     "server/texts_zh.py",

@@ -45,6 +45,10 @@ http_parser = "python"
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
+# By default an address that may forward requests (127.0.0.1 is one) may also send SCRIPT_NAME and
+# PATH_INFO as headers: the path would not be the one that a proxy has let through, and one that
+# does not fit is a 500.
+forwarder_headers = ""
 # Its default path is shared by all servers of a user: two would fight over it. Who names a
 # path gets the socket.
 control_socket_disable = "--control-socket" not in " ".join(
@@ -64,7 +68,7 @@ def on_starting(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Hold SIGHUP back until the worker can take it."""
+    """Hold SIGHUP back until the worker can take it, and answer errors our way."""
     hooks.post_fork()
 
 

@@ -11,6 +11,7 @@ from gunicorn.glogging import Logger, SafeAtoms
 
 from .access import USER
 from .logs import LineFormatter, printable
+from .masking import MASK, masked
 
 #: Headers that must not get into a log, whatever format it is given: they hold secrets.
 _SECRET = frozenset(
@@ -22,13 +23,13 @@ _SECRET = frozenset(
 
 
 class Atoms(SafeAtoms):  # type: ignore[misc]
-    """The parts of a line of the access log, each without anything that ends a line."""
+    """The parts of a line of the access log, each without a token or anything that ends a line."""
 
     def __getitem__(self, k: str) -> Any:
         value = super().__getitem__(k)
         if k.lower() in _SECRET and value != "-":
-            return "***"
-        return printable(value) if isinstance(value, str) else value
+            return MASK
+        return printable(masked(value)) if isinstance(value, str) else value
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]

@@ -11,7 +11,7 @@ import signal
 import types
 from typing import Any
 
-from . import multiprocess
+from . import gunicorn_errors, multiprocess
 from .runtime import EXTENSION, Runtime
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,8 @@ def _repair_upgrade(start: dict[Any, Any]) -> None:
 
 
 def post_fork() -> None:
-    """In a new worker: hold SIGHUP back until the handler stands."""
+    """In a new worker: hold SIGHUP back until the handler stands, and answer errors our way."""
+    gunicorn_errors.install()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 

@@ -1,7 +1,7 @@
 """Log lines: one line an event, UTC, whoever wrote it, and no traceback.
 
 What comes from outside (a path, a header, a line of the endpoint file) may hold line
-breaks; escaped, it cannot pretend to be a line of its own.
+breaks; escaped, it cannot pretend to be a line of its own. It may hold a token; that is masked.
 """
 
 import logging
@@ -9,6 +9,7 @@ import sys
 import traceback
 from types import TracebackType
 
+from .masking import masked
 from .times import rfc3339
 
 _FORMAT = "%(asctime)s [%(process)d] [%(levelname)s] %(name)s: %(message)s"
@@ -36,7 +37,7 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.exc_text = None
         line = super().format(record).rstrip("\n").replace("\n", " | ")
-        return printable(line)
+        return printable(masked(line))
 
 
 def printable(text: str) -> str:

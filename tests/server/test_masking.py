@@ -1,0 +1,59 @@
+"""What a log may not hold is taken out, and nothing else."""
+
+import logging
+
+import pytest
+
+from mop_config.server.logs import LineFormatter
+from mop_config.server.masking import masked
+
+TOKEN = "mop_Ab3-_xyzAb3-_xyzAb3-_xyzAb3-_xyzAb3-_xyz123"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"/x/{TOKEN}/y", "/x/***/y"),
+        (f"/?a={TOKEN}&b=1", "/?a=***&b=1"),
+        ("GET /?token=s3cret&x=1 HTTP/1.1", "GET /?token=***&x=1 HTTP/1.1"),
+        ("access_token=s3'c\"ret;x", "access_token=***"),
+        ("https://a.com/?u=1&Access_Token=s3cret#x", "https://a.com/?u=1&Access_Token=***"),
+        ("/?next=%2F%3Ftoken%3Ds3cret%26x", "/?next=%2F%3Ftoken%3D***%26x"),
+        ("Header: 'Authorization Bearer s3cret x'", "Header: 'Authorization ***"),
+        ("'Proxy-Authorization s3cret", "'Proxy-Authorization ***"),
+        ("X: bearer  s3cret y", "X: bearer  *** y"),
+        ("/Basic%20czNjcmV0", "/Basic%20***"),
+        ("/?h=Authorization:+Bearer+s3cret", "/?h=Authorization:+***"),
+    ],
+)
+def test_what_looks_like_a_secret_goes(text: str, expected: str) -> None:
+    """Wherever it stands, in whatever case."""
+    assert masked(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mop_config.server.loader: unchanged (poll), etag 0123456789abcdef; 0 errors",
+        "mop_config_last_reload_success_timestamp_seconds",
+        "tokens: 2 in /etc/mop-config/tokens",
+        "GET /api/v1/config/endpoints?wait=30 HTTP/1.1",
+    ],
+)
+def test_everything_else_stays(text: str) -> None:
+    """Our own name is no token."""
+    assert masked(text) == text
+
+
+def test_our_own_lines_are_masked() -> None:
+    """Also what an exception says."""
+    record = logging.LogRecord("n", 20, "p", 1, "%s failed", (f"/?token={TOKEN}",), None)
+    assert LineFormatter().format(record).endswith("n: /?token=*** failed")
+    try:
+        raise ValueError(TOKEN)
+    except ValueError as error:
+        about = (type(error), error, error.__traceback__)
+    record = logging.LogRecord("n", 20, "p", 1, "failed", (), about)
+    line = LineFormatter().format(record)
+    assert "ValueError: ***" in line
+    assert TOKEN not in line
