@@ -56,11 +56,13 @@ class Refusal(NamedTuple):
         status: HTTP status code.
         detail: The reason, for a person.
         challenges: Values of ``WWW-Authenticate``.
+        user: Whose token was shown, where it is a good one that may not do this.
     """
 
     status: int
     detail: str
     challenges: tuple[str, ...]
+    user: str | None = None
 
 
 def credentials(authorization: str | None) -> Credentials:
@@ -112,7 +114,10 @@ def authorise(
         return _refusal(401, "invalid_token", "the token is not a known one", browsing=browsing)
     if method not in READING and not token.admin:
         detail = "an admin's token is needed"
-        return _refusal(403, "insufficient_scope", detail, browsing=False, more=', scope="admin"')
+        refusal = _refusal(
+            403, "insufficient_scope", detail, browsing=False, more=', scope="admin"'
+        )
+        return refusal._replace(user=token.name)
     return token
 
 

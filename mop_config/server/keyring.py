@@ -77,10 +77,11 @@ class Keyring:
         if not needs_token(method, environ["PATH_INFO"], preflight=preflight):
             return None
         outcome = authorise(environ.get("HTTP_AUTHORIZATION"), method, self.find)
-        if isinstance(outcome, Refusal):
-            return outcome
-        environ[USER] = outcome.name
-        return None
+        refusal = outcome if isinstance(outcome, Refusal) else None
+        user = outcome.user if isinstance(outcome, Refusal) else outcome.name
+        if user is not None:
+            environ[USER] = user
+        return refusal
 
     def refresh(self) -> None:
         """Look at the file, and read it where it has changed and is at rest.

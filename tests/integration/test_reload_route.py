@@ -213,6 +213,8 @@ def test_the_log_names_who_asks_but_never_the_token(server: Server) -> None:
         "Basic " + base64.b64encode(f"admin:{READER}".encode()).decode(),
     ):
         assert server.get("/?who", Authorization=authorization).status in {200, 404}
+    assert post(server, Authorization=f"Bearer {READER}").status == 403
+    wait_for(lambda: f'127.0.0.1 app "POST {RELOAD} HTTP/1.1" 403' in server.log)
     stranger = "Basic " + base64.b64encode(b"root:wrong").decode()
     assert server.get("/?stranger", Authorization=stranger).status == 401
 

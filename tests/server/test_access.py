@@ -99,11 +99,13 @@ class TestAuthorise:
         assert isinstance(refusal, Refusal)
         assert refusal.status == 403
         assert 'error="insufficient_scope", scope="admin"' in refusal.challenges[0]
+        assert refusal.user == "app"
         for nothing in (basic(ADMIN), None):
             refusal = judge(nothing, method)
             assert isinstance(refusal, Refusal)
             assert refusal.status == 401
             assert refusal.challenges == ('Bearer realm="mop-config"',)
+            assert refusal.user is None
 
     @given(st.text(max_size=40), st.sampled_from(METHODS))
     def test_anything(self, text: str, method: str) -> None:
@@ -199,21 +201,23 @@ def test_the_name_goes_with_the_request_and_failures_are_counted(
     """By whichever side; an answered request counts as none."""
     failures: list[int] = []
     monkeypatch.setattr(guarded.runtime.metrics, "auth_failure", lambda: failures.append(1))
-    cases: list[tuple[str, str | None]] = [
-        (f"Bearer {ADMIN}", "env-1"),
-        (f"Bearer {READER}", "app"),
-        (basic(READER, user="root"), "app"),
-        ("Bearer wrong", None),
-        (basic("wrong", user="root"), None),
+    cases: list[tuple[str, str, str | None]] = [
+        ("GET", f"Bearer {ADMIN}", "env-1"),
+        ("GET", f"Bearer {READER}", "app"),
+        ("GET", basic(READER, user="root"), "app"),
+        ("GET", "Bearer wrong", None),
+        ("GET", basic("wrong", user="root"), None),
+        ("POST", f"Bearer {READER}", "app"),
+        ("POST", "Bearer wrong", None),
     ]
     for side in guarded.sides:
-        for authorization, name in cases:
-            environ = EnvironBuilder(path=ENDPOINTS).get_environ()
+        for method, authorization, name in cases:
+            environ = EnvironBuilder(path=ENDPOINTS, method=method).get_environ()
             environ["HTTP_AUTHORIZATION"] = authorization
             with closing(ClosingIterator(side(environ, lambda *_: None))) as body:
                 list(body)
             assert environ.get(USER) == name
-    assert len(failures) == 4
+    assert len(failures) == 8
 
 
 def test_a_body_that_nobody_needs_is_refused(tmp_path: Path) -> None:
@@ -309,3 +313,23 @@ class TestReload:
         assert "bad-host" in [problem["code"] for problem in answer.json["problems"]]
         assert "ENDPOINT_STRICT" in answer.json["detail"]
         assert answer.json["etag"] == worker["etag"]
+
+    def test_a_bad_token_file_is_no_problem_of_the_list(self, tmp_path: Path) -> None:
+        """The status tells of it."""
+        file, tokens = tmp_path / "endpoints.txt", tmp_path / "tokens"
+        file.write_text("DomainList:\na.com\nb.com\n")
+        tokens.write_text("no good line\n")
+        config = Settings(
+            source=str(file),
+            state_dir=str(tmp_path / "s"),
+            tokens=(ADMIN,),
+            tokens_file=str(tokens),
+        )
+        client = create_app(config, start=False).test_client()
+        headers = {"Authorization": f"Bearer {ADMIN}"}
+        file.write_bytes(b"\0")
+        answer: Any = client.post(RELOAD, headers=headers)
+        assert answer.status_code == 422
+        assert [problem["code"] for problem in answer.json["problems"]] == ["nul"]
+        status: Any = client.get(STATUS, headers=headers).json
+        assert "token-line" in [problem["code"] for problem in status["problems"]]

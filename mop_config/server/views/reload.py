@@ -7,12 +7,15 @@ from flask import Blueprint, Response, request
 
 from ..access import USER
 from ..problem_json import problem
+from ..problems import Code
 from . import current_runtime, live_json
 
 logger = logging.getLogger(__name__)
 
 blueprint = Blueprint("reload", __name__)
 
+#: Problems of another file than the list's.
+_OF_TOKENS = frozenset({Code.TOKENS_LINE, Code.NO_TOKENS})
 _STATUS = {"applied": 200, "unchanged": 200, "rejected": 422, "error": 503, None: 504}
 
 
@@ -40,7 +43,7 @@ def reload() -> Response:
     if status == 200:
         return live_json(members)
     if status == 422:
-        members["problems"] = problems
+        members["problems"] = [p for p in problems if p["code"] not in _OF_TOKENS]
     return problem(status, _detail(report, late), members)
 
 
