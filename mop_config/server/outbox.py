@@ -19,10 +19,13 @@ from .entries import KINDS
 from .times import rfc3339
 
 _FORMAT = 1
+#: Messages of a kind that wait: of an outage, and of its end.
+_QUEUED = 2
 #: A message names so many endpoints at most: it is to stay below 20 kB.
 NAMED = 20
 _MAX_DATE = 253402300799
 _GONE = 410
+_DOWN, _RECOVERED = "endpoints.down", "endpoints.recovered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,11 @@ class Message:
     attempts: int = 0
     next_at: float = 0.0
 
+    @property
+    def down(self) -> bool:
+        """Whether it tells of an outage; else of its end."""
+        return bool(json.loads(self.body)["type"] == _DOWN)
+
 
 class Fate(Enum):
     """What came of an attempt."""
@@ -73,11 +81,15 @@ class Fate(Enum):
     TROUBLE = "trouble"  # it failed for the first time
     WAITING = "waiting"  # it failed once more
     GIVEN_UP = "given-up"
-    SUPERSEDED = "superseded"  # there is other news by now
+    SUPERSEDED = "superseded"  # it has gone for other news by now
 
 
 class Outbox:
-    """At most one message for each kind: what is new takes the place of what is old.
+    """At most two messages for each kind, told in order: the next once the one before arrived.
+
+    An end is told only to whoever was told of the outage, or is told first: where there are
+    more than two, the oldest outage goes together with its end, and so it does where it is
+    given up.
 
     Args:
         patience: For how long a message is tried.
@@ -90,7 +102,8 @@ class Outbox:
     def __init__(self, patience: Patience, service: str) -> None:
         self._patience = patience
         self._service = service
-        self._pending: dict[str, Message] = {}
+        self._pending: dict[str, list[Message]] = {}
+        self._untold: set[str] = set()  # kinds whose outage was given up
         self._under_way: set[str] = set()
         self.down: dict[str, float] = {}
 
@@ -108,7 +121,7 @@ class Outbox:
     def put(
         self, message_id: str, kind: str, urls: list[str], *, down: bool, since: float, now: float
     ) -> None:
-        """Make a message, in the place of an older one about the same kind.
+        """Make a message, to be sent after an older one about the same kind.
 
         Args:
             message_id: Its id, without a full stop.
@@ -119,7 +132,7 @@ class Outbox:
             now: When it happened.
         """
         document = {
-            "type": "endpoints.down" if down else "endpoints.recovered",
+            "type": _DOWN if down else _RECOVERED,
             "timestamp": rfc3339(now),
             "data": {
                 "service": self._service,
@@ -130,18 +143,28 @@ class Outbox:
             },
         }
         body = json.dumps(document, separators=(",", ":"))
-        self._pending[kind] = Message(message_id, kind, now, body, next_at=now)
+        if not down and kind in self._untold:
+            self._untold.discard(kind)
+            return
+        self._untold.discard(kind)
+        queue = self._pending.setdefault(kind, [])
+        queue.append(Message(message_id, kind, now, body, next_at=now))
+        if len(queue) > _QUEUED:
+            del queue[: 2 if queue[0].down else 1]
 
     def due(self, now: float) -> list[Message]:
         """Give the messages that are to be sent now, and take them as under way."""
-        due = [m for m in self._pending.values() if self._left(m, now) <= 0]
+        due = [m for m in self._heads() if self._left(m, now) <= 0]
         self._under_way |= {message.id for message in due}
         return due
 
     def wait(self, now: float) -> float:
         """Give the seconds until ``due`` has something; infinity for never."""
-        left = (self._left(message, now) for message in self._pending.values())
+        left = (self._left(message, now) for message in self._heads())
         return max(0.0, min(left, default=float("inf")))
+
+    def _heads(self) -> list[Message]:
+        return [queue[0] for queue in self._pending.values()]
 
     def _left(self, message: Message, now: float) -> float:
         if message.id in self._under_way:
@@ -162,19 +185,35 @@ class Outbox:
         if result.fault is None:
             self._drop(message)
             return Fate.DELIVERED
-        if self._pending.get(message.kind) is not message:
+        if not self._is_head(message):
             return Fate.SUPERSEDED
         message.attempts += 1
         delay = max(self._patience.delay(message.attempts, chance), self._asked_for(result))
         message.next_at = now + delay
         if result.status == _GONE or message.next_at > message.at + self._patience.give_up:
             self._drop(message)
+            self._spare_end(message)
             return Fate.GIVEN_UP
         return Fate.TROUBLE if message.attempts == 1 else Fate.WAITING
 
     def _drop(self, message: Message) -> None:
-        if self._pending.get(message.kind) is message:
-            del self._pending[message.kind]
+        if self._is_head(message):
+            del self._pending[message.kind][0]
+            if not self._pending[message.kind]:
+                del self._pending[message.kind]
+
+    def _is_head(self, message: Message) -> bool:
+        return any(head is message for head in self._heads())
+
+    def _spare_end(self, given_up: Message) -> None:
+        """See to it that nobody hears of the end of an outage that was given up."""
+        if not given_up.down:
+            return
+        queue = self._pending.get(given_up.kind)
+        if queue:
+            self._drop(queue[0])
+        else:
+            self._untold.add(given_up.kind)
 
     def _asked_for(self, result: ProbeResult) -> float:
         text = (result.retry_after or "").strip()
@@ -183,8 +222,9 @@ class Outbox:
 
     def record(self) -> dict[str, Any]:
         """Put everything into the form that is kept."""
-        pending = [asdict(message) for message in self._pending.values()]
-        return {"format": _FORMAT, "down": self.down, "pending": pending}
+        pending = [asdict(message) for queue in self._pending.values() for message in queue]
+        untold = sorted(self._untold)
+        return {"format": _FORMAT, "down": self.down, "pending": pending, "untold": untold}
 
     def restore(self, record: Any) -> None:
         """Take up what was kept.
@@ -197,10 +237,13 @@ class Outbox:
                 raise ValueError("of another version")
             down = {_kind(kind): _date(since) for kind, since in record["down"].items()}
             pending = [_message(entry) for entry in record["pending"]]
+            # An earlier version did not keep them.
+            untold = {_kind(kind) for kind in record.get("untold", [])}
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError("not what was written") from error
-        self.down = down
-        self._pending = {message.kind: message for message in pending}
+        self.down, self._untold, self._pending = down, untold, {}
+        for message in pending:
+            self._pending.setdefault(message.kind, []).append(message)
 
 
 def _message(entry: dict[str, Any]) -> Message:
@@ -210,7 +253,8 @@ def _message(entry: dict[str, Any]) -> Message:
     _kind(message.kind), _date(message.at), _date(message.next_at)
     if type(message.attempts) is not int or not isinstance(message.body, str):
         raise ValueError("not a message")
-    json.loads(message.body)
+    if json.loads(message.body)["type"] not in {_DOWN, _RECOVERED}:
+        raise ValueError("not a message")
     return message
 
 

@@ -73,21 +73,88 @@ class TestOutbox:
         assert list(shown) == list(message_now)
         assert list(shown["data"]) == list(message_now["data"])
 
-    def test_newer_news_take_the_place_of_older(self) -> None:
-        """Of the same kind; what is under way meanwhile is not sent again."""
+    def test_an_outage_is_told_before_its_end(self) -> None:
+        """Of the same kind, however long that takes; another kind does not wait."""
         box = Outbox(Patience(), "s")
         put(box, "down", down=True, now=10)
         put(box, "other", down=True, now=10, kind="socketio")
         first, other = box.due(10)
         assert box.due(10) == []
         put(box, "back", down=False, now=20)
-        assert box.settle(first, FAILED, 21, 0.5) is Fate.SUPERSEDED
-        (second,) = box.due(21)
+        assert box.settle(first, FAILED, 21, 0.0) is Fate.TROUBLE
+        assert box.settle(other, DELIVERED, 21, 0.5) is Fate.DELIVERED
+        assert box.due(22) == []
+        box.restore(json.loads(json.dumps(box.record())))
+        (again,) = box.due(23)
+        assert again.id == "down"
+        assert box.settle(again, DELIVERED, 24, 0.5) is Fate.DELIVERED
+        assert box.wait(24) == 0
+        (second,) = box.due(24)
         assert (second.id, json.loads(second.body)["type"]) == ("back", "endpoints.recovered")
         assert json.loads(second.body)["data"]["down_since"] == "1970-01-01T00:00:10.000Z"
-        assert box.settle(other, DELIVERED, 21, 0.5) is Fate.DELIVERED
-        assert box.settle(second, DELIVERED, 21, 0.5) is Fate.DELIVERED
-        assert box.wait(21) == float("inf")
+        assert box.settle(second, DELIVERED, 25, 0.5) is Fate.DELIVERED
+        assert box.wait(25) == float("inf")
+
+    @pytest.mark.parametrize("told", [False, True])
+    @pytest.mark.parametrize("changes", range(1, 9))
+    def test_no_more_than_an_outage_and_its_end_wait(self, changes: int, told: bool) -> None:
+        """Nobody hears of an end who has not heard of the outage."""
+        box = Outbox(Patience(), "s")
+        put(box, "0down", down=True, now=0)
+        if told:
+            (message,) = box.due(0)
+            box.settle(message, DELIVERED, 0, 0.0)
+        for number in range(1, changes + 1):
+            put(box, f"{number}x", down=number % 2 == 0, now=number)
+        heard = []
+        while due := box.due(100):
+            heard.append(due[0])
+            box.settle(due[0], DELIVERED, 100, 0.0)
+        assert 1 <= len(heard) <= 2
+        assert [m.id for m in heard] == sorted(m.id for m in heard)
+        assert heard[-1].id == f"{changes}x"
+        assert told or heard[0].down
+        assert told or [m.down for m in heard] == [True, False][: len(heard)]
+
+    def test_one_whose_place_is_taken_is_not_tried_again(self) -> None:
+        """While it was under way."""
+        box = Outbox(Patience(), "s")
+        put(box, "down", down=True, now=10)
+        (first,) = box.due(10)
+        put(box, "back", down=False, now=20)
+        put(box, "again", down=True, now=30)
+        assert box.settle(first, FAILED, 31, 0.5) is Fate.SUPERSEDED
+        assert [message.id for message in box.due(31)] == ["again"]
+
+    @pytest.mark.parametrize("early", [False, True])
+    def test_the_end_of_an_outage_that_is_given_up_goes_with_it(self, early: bool) -> None:
+        """Whether it comes before or after that; the next outage is told."""
+        box = Outbox(Patience(), "s")
+        put(box, "down", down=True, now=10)
+        if early:
+            put(box, "back", down=False, now=20)
+        (first,) = box.due(100_000)
+        assert box.settle(first, FAILED, 100_000, 0.5) is Fate.GIVEN_UP
+        box.restore(json.loads(json.dumps(box.record())))
+        if not early:
+            put(box, "back", down=False, now=100_001)
+        assert box.wait(100_002) == float("inf")
+        put(box, "again", down=True, now=100_003)
+        put(box, "over", down=False, now=100_004)
+        for name in ("again", "over"):
+            (message,) = box.due(100_005)
+            assert message.id == name
+            box.settle(message, DELIVERED, 100_005, 0.5)
+
+    def test_what_an_earlier_version_kept_is_read(self) -> None:
+        """It did not say what was given up."""
+        box = Outbox(Patience(), "s")
+        put(box, "down", down=True, now=10)
+        record = box.record()
+        del record["untold"]
+        again = Outbox(Patience(), "s")
+        again.restore(record)
+        assert [message.id for message in again.due(10)] == ["down"]
 
     def test_a_message_that_arrives_late_leaves_the_newer_one_alone(self) -> None:
         """Both are told."""
@@ -164,6 +231,8 @@ class TestOutbox:
             broken[-1]["pending"][0].update({"attempts": "1"})
             broken.append({**good, "pending": [{**entry, name: [1]}]})
         broken.append({**good, "pending": [{**entry, "id": "a.b"}]})
+        broken.append({**good, "pending": [{**entry, "body": "{}"}]})
+        broken += [{**good, "untold": untold} for untold in (["ftp"], 1)]
         broken.append({**good, "pending": [{**entry, "id": "a\r\nb"}]})
         broken.append({**good, "pending": [{**entry, "next_at": float("nan")}]})
         for record in broken:
@@ -357,6 +426,22 @@ class TestWebhook:
             " it is tried again",
             "the alert webhook at 127.0.0.1 was told at last",
         ]
+
+    def test_an_outage_that_ends_while_nobody_hears_is_told_whole(self, tmp_path: Path) -> None:
+        """In order, each once."""
+        with handmade(lambda asked: (500, {}, b"")) as server, desk(tmp_path, server.url) as own:
+            own.set(up=False)
+            own.until(lambda: len(server.asked) > 1)
+            own.set(up=True)
+            own.until(lambda: server.asked and not own.errands.running)
+            server.answer = lambda asked: OK
+            own.until(lambda: kinds(server)[-1] == "endpoints.recovered")
+            own.until(lambda: not own.errands.running)
+            own.turn()
+            ids = [asked.header("webhook-id") for asked in server.asked]
+            assert kinds(server)[-2:] == ["endpoints.down", "endpoints.recovered"]
+            assert kinds(server).count("endpoints.recovered") == 1
+            assert len(set(ids)) == 2
 
     def test_an_attempt_that_another_worker_made_in_vain_is_gone_on_with(
         self, tmp_path: Path
