@@ -131,12 +131,16 @@ class SourceError(MopConfigError):
 
     Attributes:
         code: One of the whole-file problem codes, such as ``missing`` or ``not-utf8``.
+        line: Where in the text, from 1; 1 where it is the source as a whole.
+        column: Where in that line, from 1, in code points.
     """
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(code, message)
+    def __init__(self, code: str, message: str, line: int = 1, column: int = 1) -> None:
+        super().__init__(code, message, line, column)
         self.code = code
         self.message = message
+        self.line = line
+        self.column = column
 
     def __str__(self) -> str:
         return self.message

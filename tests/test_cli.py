@@ -116,6 +116,14 @@ class TestCalls:
         assert reason in result.stderr
         assert what in result.stderr
 
+    @pytest.mark.parametrize("text", [b"DomainList:\n\xc3\xa9\0", b"DomainList:\n\xc3\xa9\xff"])
+    def test_check_names_the_place_where_a_text_ends(self, tmp_path: Path, text: bytes) -> None:
+        """For a program; a person reads the line."""
+        (tmp_path / "bad").write_bytes(text)
+        (problem,) = json.loads(run("check", "--json", str(tmp_path / "bad")).stdout)["problems"]
+        assert (problem["line"], problem["column"], problem["text"]) == (2, 2, "")
+        assert "line 2" in run("check", str(tmp_path / "bad")).stderr
+
     @pytest.mark.parametrize("command", ["check", "show", "serve"])
     def test_a_bad_environment(self, command: str) -> None:
         """Variable, value, and what is allowed."""

@@ -39,7 +39,8 @@ class Reading(NamedTuple):
         if self.refusal is None:
             return found
         code = Code(self.refusal.code)
-        return (Problem(1, 1, code.severity, code, str(self.refusal), ""), *found)
+        line, column = self.refusal.line, self.refusal.column
+        return (Problem(line, column, code.severity, code, str(self.refusal), ""), *found)
 
     @property
     def errors(self) -> int:
@@ -118,5 +119,7 @@ def judged(name: str, read_data: Callable[[], bytes], settings: Settings) -> Rea
         judge(rendering, settings, serving=True)
     except SourceError as error:
         named = error.code not in {Code.NOT_UTF8, Code.NUL}
-        refusal = error if named else SourceError(error.code, f"{name}: {error}")
+        if not named:
+            error = SourceError(error.code, f"{name}: {error}", error.line, error.column)
+        refusal = error
     return Reading(name, data, lines, rendering, refusal)

@@ -289,7 +289,8 @@ class Loader:
         )
 
     def _refuse(self, error: SourceError, rendering: Rendering | None, attempt: "_Attempt") -> None:
-        problem = Problem(1, 1, Code(error.code).severity, Code(error.code), str(error), "")
+        code = Code(error.code)
+        problem = Problem(error.line, error.column, code.severity, code, str(error), "")
         found = rendering.problems if rendering else ()
         self._note_failure(
             attempt.done(Result.REJECTED, None, error=str(error)),

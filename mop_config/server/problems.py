@@ -83,8 +83,8 @@ class Problem(NamedTuple):
     """One finding, at its place in the file.
 
     ``line`` and ``column`` count from 1, the column in code points; a finding about the
-    file as a whole stands at 1, 1 with an empty ``text``. ``text`` is the offending
-    entry, shortened, and never holds a user name or password.
+    file as a whole stands at 1, 1, or where it stops being text, with an empty ``text``.
+    Else ``text`` is the offending entry, shortened; it never holds a user name or password.
     """
 
     line: int

@@ -45,14 +45,21 @@ def decode(data: bytes) -> str:
     """
     data = data.removeprefix(b"\xef\xbb\xbf")
     if (at := data.find(b"\0")) >= 0:
-        line = data.count(b"\n", 0, at) + 1
-        raise SourceError(Code.NUL, f"the file holds a NUL byte (line {line}): it is no text")
+        line, column = _place(data[:at])
+        message = f"the file holds a NUL byte (line {line}): it is no text"
+        raise SourceError(Code.NUL, message, line, column)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line, column = _place(data[: error.start])
         message = f"the file is not UTF-8 text (line {line}, byte {error.start + 1})"
-        raise SourceError(Code.NOT_UTF8, message) from None
+        raise SourceError(Code.NOT_UTF8, message, line, column) from None
+
+
+def _place(before: bytes) -> tuple[int, int]:
+    """Give the line and the column, from 1, that come after some bytes of a file."""
+    text = before.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
+    return text.count("\n") + 1, len(text) - text.rfind("\n")
 
 
 def render(data: bytes, rules: UrlRules, served: bytes) -> Rendering:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import resource
 import sys
 import time
@@ -557,6 +558,30 @@ def test_a_receiver_that_exits_ends_nothing(site: Site) -> None:
     assert hosts(loader) == BC
 
 
+@pytest.mark.parametrize(
+    ("data", "line", "column"),
+    [
+        (b"\0", 1, 1),
+        (b"\xef\xbb\xbf\xff", 1, 1),
+        (b"DomainList:\r\na.com\r\xc3\xa9\xc3\xa9\0x", 3, 3),
+        (b"DomainList:\n\xc3\xa9.com \xff\xff", 2, 7),
+        (b"DomainList:\nab\xc3", 2, 3),
+        (b"\xff\n\xff\0", 2, 2),
+    ],
+)
+def test_a_text_that_is_none_is_refused_where_it_stops(
+    site: Site, data: bytes, line: int, column: int
+) -> None:
+    """In the status, and in ``check``; the column in code points."""
+    site.file.write_bytes(data)
+    loader = site.boot()
+    (problem,) = loader.store.view.problems
+    assert (problem.line, problem.column) == (line, column)
+    assert f"line {line}" in problem.message
+    error = pickle.loads(pickle.dumps(SourceError("nul", "x", line, column)))
+    assert (error.line, error.column, str(error)) == (line, column, "x")
+
+
 class TestOffload:
     """Large files are rendered in a process of their own."""
 
@@ -575,6 +600,7 @@ class TestOffload:
             offload.Renderer().render(self.LARGE + b"\xff", UrlRules(), EMPTY_BODY)
         assert caught.value.code == Code.NOT_UTF8
         assert "line 10002" in str(caught.value)
+        assert (caught.value.line, caught.value.column) == (10002, 1)
 
     def test_a_stop_does_not_wait_for_the_child(self, site: Site) -> None:
         """It is ended, and that is no failure of the file."""
