@@ -45,6 +45,7 @@ class Responder:
         self._store = store
         self._signer = signer
         self._lock = threading.Lock()
+        self._tag = ""  # of the signed list, when it was looked at last
         self.max_waiters = 0
         self.waiters = 0
 
@@ -57,12 +58,32 @@ class Responder:
         """
         accept = environ.get("HTTP_ACCEPT")
         query = environ.get("QUERY_STRING")
-        wait = _wait(query) if query else None
+        waits = _waits(query) if query else ()
+        if not waits:
+            return self._respond(environ, accept, None, signed=signed)
+        if len(waits) > 1:
+            found = _problem(environ, 400, "wait may be given once only")
+        else:
+            found = self._respond(environ, accept, waits[0], signed=signed)
+        headers = [header for header in found.headers if header[0] != "Cache-Control"]
+        headers += [("Cache-Control", "no-store"), ("Preference-Applied", "wait")]
+        return found._replace(headers=headers)
+
+    def _respond(
+        self, environ: Environ, accept: str | None, wait: str | None, *, signed: bool
+    ) -> Answer:
         if signed or (accept and self._prefers_signed(accept)):
             return self._respond_signed(environ, wait)
         if wait is not None:
             return self._poll(environ, wait, self._plain)
         return self._answer(environ, self._plain(), environ.get("HTTP_IF_MODIFIED_SINCE"))
+
+    def prepare(self) -> None:
+        """Sign what is served before anybody asks, and wake those who wait for that."""
+        tag = self._signer.prepare(self._store.view.snapshot)
+        if tag != self._tag:
+            self._tag = tag
+            self._store.ring_signed()
 
     def _respond_signed(self, environ: Environ, wait: str | None) -> Answer:
         found: Answer | None = None
@@ -109,10 +130,9 @@ class Responder:
             client = environ.get("gunicorn.socket")
             turned_away = not self._park(known, float(wait), client, subject)
         status, headers, body = self._answer(environ, subject(), None)
-        headers = [header for header in headers if header[0] != "Cache-Control"]
-        headers += [("Cache-Control", "no-store"), ("Preference-Applied", "wait")]
         if turned_away:
-            headers.append(("Retry-After", str(random.randint(*RETRY_AFTER))))  # noqa: S311
+            retry_after = str(random.randint(*RETRY_AFTER))  # noqa: S311
+            headers = [*headers, ("Retry-After", retry_after)]
         return Answer(status, headers, body)
 
     def _park(
@@ -120,6 +140,7 @@ class Responder:
     ) -> bool:
         """Wait until the list is none that the client knows; False if there is no room."""
         store, until = self._store, time.monotonic() + seconds
+        signed = subject == self._signed
         if seconds == 0 or not names(known, subject()):
             return True
         with self._lock:
@@ -128,7 +149,7 @@ class Responder:
             self.waiters += 1
         try:
             while (left := until - time.monotonic()) > 0:
-                bell = store.bell()
+                bell = store.bell(signed=signed)
                 if store.closing or not names(known, subject()):
                     break
                 if not bell.wait(left, client):
@@ -146,6 +167,6 @@ def _problem(environ: Environ, status: int, detail: str) -> Answer:
 
 
 @lru_cache(maxsize=256)
-def _wait(query: str) -> str | None:
-    """Find ``wait`` in a query string."""
-    return next(iter(parse_qs(query, keep_blank_values=True).get("wait", ())), None)
+def _waits(query: str) -> tuple[str, ...]:
+    """Find each ``wait`` in a query string."""
+    return tuple(parse_qs(query, keep_blank_values=True).get("wait", ()))

@@ -1,6 +1,7 @@
 """The description of the routes is true, of each route and of each answer."""
 
 import copy
+import hashlib
 import json
 import re
 import subprocess
@@ -169,11 +170,13 @@ class TestRoutes:
                 assert needs_none == (client.open(path, method="GET").status_code == 200)
 
 
+RELOAD = "/api/v1/config/reload"
 #: Requests that bring each answer forth that a peaceful client does not see.
 RARE: list[tuple[dict[str, Any], str, str, dict[str, str], int]] = [
     ({}, "GET", ENDPOINTS, {"Accept": "application/jose"}, 404),
     ({}, "GET", f"{ENDPOINTS}.jws", {}, 404),
     ({}, "GET", f"{ENDPOINTS}?wait=61", {}, 400),
+    ({}, "GET", f"{ENDPOINTS}?wait=1&wait=1", {}, 400),
     ({}, "GET", f"{ENDPOINTS}?wait=1", {"If-None-Match": "*"}, 304),
     ({}, "GET", "/api/v1/config/qr.json?limit=1001", {}, 400),
     ({}, "GET", "/api/v1/config/keys", {}, 200),
@@ -183,6 +186,8 @@ RARE: list[tuple[dict[str, Any], str, str, dict[str, str], int]] = [
     ({"source": "/nowhere"}, "GET", "/api/v1/config/status", {}, 200),
     ({"tokens": (TOKEN,)}, "GET", "/api/v1/config/status", {}, 401),
     ({"tokens": (TOKEN,)}, "GET", ENDPOINTS, {"Authorization": "Bearer  "}, 400),
+    ({"tokens": (TOKEN,)}, "POST", RELOAD, {"Authorization": "Bearer  "}, 400),
+    ({"tokens_file": "tokens"}, "POST", RELOAD, {"Authorization": f"Bearer {TOKEN}"}, 403),
     ({"tokens": (TOKEN,)}, "GET", "/metrics", {"Authorization": "Bearer wrong"}, 401),
     ({"tokens": (TOKEN,)}, "POST", "/api/v1/config/reload", {**ADMIN, "Content-Length": "0"}, 200),
     ({"tokens": (TOKEN,), "source": "/nowhere"}, "POST", "/api/v1/config/reload", ADMIN, 422),
@@ -204,12 +209,22 @@ def test_rare_answers_are_described_too(
     status: int,
 ) -> None:
     """With their bodies, to the last member, and their headers."""
+    if "tokens_file" in changes:
+        (tmp_path / "tokens").write_text(f"app:{hashlib.sha256(TOKEN.encode()).hexdigest()}")
+        changes = {"tokens_file": str(tmp_path / "tokens")}
     settings = Settings(**{"source": str(SAMPLE), "state_dir": str(tmp_path), **changes})
     client = create_app(settings, start=False).test_client()
     answer = client.open(target, method=method, headers=headers)
     assert answer.status_code == status, answer.text
-    schema = schemathesis.openapi.from_dict(strict(document()))
-    schema[target.partition("?")[0]][method].validate_response(answer)
+    whole = document()
+    path = target.partition("?")[0]
+    schemathesis.openapi.from_dict(strict(whole))[path][method].validate_response(answer)
+    if status >= 400:
+        reference = whole["paths"][path][method.lower()]["responses"][str(status)]
+        name = reference.get("$ref", "").rpartition("/")[2]
+        described = whole["components"]["responses"].get(name, reference).get("headers", {})
+        for header in {"WWW-Authenticate", "Preference-Applied"} & set(answer.headers.keys()):
+            assert header in described
 
 
 def test_a_code_that_is_too_long(tmp_path: Path) -> None:

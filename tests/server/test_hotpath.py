@@ -76,6 +76,7 @@ PATHS = [
     "",
 ]
 QUERIES = ["", "x=1", "wait", "wait=", "wait=0", "wait=61", "wait=-1", "wait=x", "%77ait=0"]
+QUERIES += ["wait=0&wait=0"]
 
 
 def test_every_combination_of_conditions(sides: Sides) -> None:
@@ -149,14 +150,24 @@ class TestWait:
     """``?wait=SECONDS``."""
 
     @pytest.mark.parametrize(
-        "wait", ["", "x", "-1", "60.1", "61", "1e1", "1000", "nan", "%D9%A3", "1,5"]
+        "wait", ["", "x", "-1", "60.1", "61", "1e1", "1000", "nan", "%D9%A3", "1,5", "0&wait=0"]
     )
     def test_a_malformed_one_is_refused(self, sides: Sides, wait: str) -> None:
         """Naming what it may be, and never parked."""
         status, headers, body = sides.ask(query=f"wait={wait}", If_None_Match=f'"{sides.etag}"')
         assert status.startswith("400")
         assert dict(headers)["Content-Type"] == "application/problem+json"
-        assert b"from 0 to 60" in body
+        assert [v for name, v in headers if name == "Cache-Control"] == ["no-store"]
+        assert [v for name, v in headers if name == "Preference-Applied"] == ["wait"]
+        assert (b"once" if "&" in wait else b"from 0 to 60") in body
+
+    def test_every_other_answer_tells_of_it_too(self, sides: Sides) -> None:
+        """As where nothing is signed here."""
+        for accept, status in [("application/jose", "404"), ("*/*", "200")]:
+            found, headers, _ = sides.ask(query="wait=0", Accept=accept)
+            assert found.startswith(status)
+            assert [v for name, v in headers if name == "Cache-Control"] == ["no-store"]
+            assert [v for name, v in headers if name == "Preference-Applied"] == ["wait"]
 
     def test_without_a_tag_or_with_another_it_is_answered_at_once(self, sides: Sides) -> None:
         """And told that waiting is understood."""

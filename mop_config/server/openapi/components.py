@@ -68,6 +68,11 @@ def errors() -> dict[str, Node]:
     }
     nodes = {name: answer(words, {_PROBLEM: _body()}) for name, words in described.items()}
     nodes["Unauthorized"]["headers"] = {"WWW-Authenticate": ref("WWW-Authenticate", "headers")}
+    nodes["Forbidden"]["headers"] = nodes["Unauthorized"]["headers"]
+    waited = {name: ref(name, "headers") for name in ("Cache-Control", "Preference-Applied")}
+    nodes["BadRequest"]["headers"] = {**nodes["Unauthorized"]["headers"], **waited}
+    for name in ("NotSigned", "NothingToSign"):
+        nodes[name]["headers"] = waited
     reports: Node = {"allOf": [ref("Problem"), ref("ReloadReport")]}
     for name in ("Failed", "Late"):
         nodes[name]["content"] = {_PROBLEM: {"schema": reports}}
