@@ -254,6 +254,11 @@ class TestOutput:
             assert "Traceback" not in result.stderr
             assert result.stderr.splitlines()[-1].startswith("mop-config: ")
 
+    def test_a_file_without_an_endpoint(self, call: Call, tmp_path: Path) -> None:
+        """That, and nothing about servers."""
+        bare = write(tmp_path, "DomainList:\n")
+        assert call(bare) == Result(1, "", f"mop-config: {bare} has no usable endpoint\n")
+
 
 class TestScan:
     """Reading an image."""

@@ -5,6 +5,7 @@ import click
 from .. import payload
 from ..errors import MopConfigError
 from ..model import EndpointConfig
+from ..server.problems import Code
 from .served import fetch, is_url, read_token
 from .source import read
 
@@ -26,6 +27,9 @@ def read_list(source: str | None, token_file: str | None, *, quiet: bool = False
     if source is not None and is_url(source):
         return fetch(source, "FILE|URL", read_token(token_file))
     reading, settings = read(source)
+    if reading.refusal is not None and reading.refusal.code == Code.NO_ENDPOINTS:
+        # What a server would do about it is of no interest here.
+        raise MopConfigError(f"{reading.path} has no usable endpoint")
     if reading.rendering is None or reading.refusal is not None:
         raise MopConfigError(str(reading.refusal))
     if not quiet:

@@ -106,7 +106,7 @@ def _health_gauges(health: dict[str, Any] | None) -> list[Gauge]:
     return [
         Gauge(
             "mop_config_endpoint_up",
-            "1 for an endpoint whose last check was good, 0 for one whose was not.",
+            "1 or 0 for each endpoint that is checked; one that failed once or twice is up still.",
             ("kind", "url"),
             up,
         ),
