@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from pathlib import Path
 
 from ..files import write_atomically
@@ -16,6 +17,9 @@ from .gauges import host_gauges
 from .status import WorkerState, host_status
 
 logger = logging.getLogger(__name__)
+
+#: Seconds from one failure to write to the next try.
+RETRY = 3.0
 
 
 def key(subject: str) -> str:
@@ -27,10 +31,7 @@ def prepare(folder: str) -> tuple[Path, bool]:
     """Make the state folder; False, and a warning, where it cannot be written to."""
     path = Path(folder)
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = path / f".probe.{os.getpid()}"
-        probe.touch(mode=0o600)
-        probe.unlink()
+        make(path)
     except OSError as error:
         logger.warning(
             "the state folder %s cannot be written to (%s): a restart will not know the list"
@@ -42,32 +43,74 @@ def prepare(folder: str) -> tuple[Path, bool]:
     return path, True
 
 
+def make(folder: Path) -> None:
+    """Make the state folder, and see that it can be written to.
+
+    Raises:
+        OSError: If it cannot.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    probe = folder / f".probe.{os.getpid()}"
+    probe.touch(mode=0o600)
+    probe.unlink()
+
+
 class HostState:
     """One worker's file, and the view of all the others'.
 
     Args:
         folder: The state folder.
         key: What the files of this source, served with these settings, are named by.
+        writable: What ``prepare`` said of the folder. If it could not be made, or vanishes,
+            it is tried again.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: Path, key: str, *, writable: bool = True) -> None:
         self._folder = folder
         self._prefix = f"{key}.worker."
-        self._complained = False
+        self._made = writable
+        self._unwritten = ""
+        self._unread = ""
+        self._complained = not writable
+        self._retry_at = 0.0
+
+    @property
+    def trouble(self) -> str:
+        """Why this worker's file could not be written or the others' not be read; or empty."""
+        return self._unwritten or self._unread
+
+    def is_due(self, pid: int) -> bool:
+        """Whether a worker's file is missing, and it is time to try to write it."""
+        if self._unwritten:
+            return time.monotonic() >= self._retry_at
+        return not os.path.exists(self._path(pid))
 
     def _path(self, pid: int) -> Path:
         return self._folder / f"{self._prefix}{pid}.json"
 
     def write(self, state: WorkerState) -> None:
-        """Put this worker's state where the others find it."""
+        """Put this worker's state where the others find it.
+
+        Where that fails, there is one warning, and ``is_due`` tells when to try again.
+        """
         record = {"started": started(state["pid"]), **state}
         try:
+            if not self._made:
+                make(self._folder)
+                self._made = True
             write_atomically(self._path(state["pid"]), json.dumps(record).encode(), sync=False)
-            self._complained = False
         except OSError as error:
+            self._unwritten = error.strerror or str(error)
+            self._retry_at = time.monotonic() + RETRY
+            self._made = False  # or no more
             if not self._complained:
                 self._complained = True
                 logger.warning("this worker's state cannot be written: %s", error)
+            return
+        self._unwritten = ""
+        if self._complained:
+            self._complained = False
+            logger.info("this worker's state can be written again")
 
     def remove(self, pid: int) -> None:
         """Take a worker's file away."""
@@ -77,7 +120,7 @@ class HostState:
     def others(self, pid: int) -> list[WorkerState]:
         """Read the state of every live worker but the one with this process id."""
         states = []
-        for path in self._folder.glob(f"{self._prefix}*.json"):
+        for path in self._files():
             state = _read(path)
             if state is None or state["pid"] == pid:
                 continue
@@ -86,6 +129,15 @@ class HostState:
             else:
                 self.remove(state["pid"])
         return states
+
+    def _files(self) -> list[Path]:
+        try:
+            names = [name for name in os.listdir(self._folder) if name.startswith(self._prefix)]
+        except OSError as error:
+            self._unread = error.strerror or str(error)
+            return []
+        self._unread = ""
+        return [self._folder / name for name in names if name.endswith(".json")]
 
 
 def _read(path: Path) -> WorkerState | None:

@@ -23,6 +23,8 @@ from .times import rfc3339
 
 logger = logging.getLogger(__name__)
 
+#: Seconds from one failure to save a text to the next try.
+RETRY = 3.0
 #: Problems of a refused file that the log names.
 LOGGED_PROBLEMS = 5
 
@@ -75,6 +77,8 @@ class Loader:
         self._mismatch: Signature | None = None
         self._remembered: LastGood | None = None  # without its text, once that is of no use
         self._unsaved: LastGood | None = None
+        self._failed: LastGood | None = None  # what could not be saved
+        self._retry_at = 0.0  # when that is tried again, in monotonic seconds
         self._order = 0.0  # tells which of two good texts is newer, among all workers
         self._good_at = 0.0  # when what is served was found good, here or by another worker
         self._seen_good = False
@@ -103,14 +107,17 @@ class Loader:
 
     @property
     def unsaved(self) -> bool:
-        """Whether there is a good text that ``persist`` has not kept yet."""
-        return self._unsaved is not None
+        """Whether there is a good text that ``persist`` is to keep, for the first time or again."""
+        again = self._failed is not None and time.monotonic() >= self._retry_at
+        return again or self._unsaved is not None
 
     def persist(self) -> None:
         """Keep the newest good text on disk; apart from loading, since a disk may be slow."""
         good, self._unsaved = self._unsaved, None
+        good = good or self._failed
         if good is not None:
-            self._memory.keep(good)
+            self._failed = None if self._memory.keep(good) else good
+            self._retry_at = time.monotonic() + RETRY
 
     def catch_up(self) -> None:
         """Load what changed since the last time, while no thread was looking."""

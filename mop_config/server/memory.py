@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import lastgood
+from .hoststate import make
 from .lastgood import LastGood
 from .offload import in_a_thread
 from .sightings import Seen, Sighting
@@ -52,7 +53,8 @@ class Memory:
     Args:
         folder: The state folder.
         key: What the source's files are named by.
-        writable: Whether the folder can be written to; else it is only read from.
+        writable: Whether the folder can be written to; else it is only read from, until a
+            text could be kept in it.
         siblings: Whether other workers serve this source now.
     """
 
@@ -69,6 +71,7 @@ class Memory:
         self._siblings = siblings
         self._firsts = folder / f"{key}.seen"
         self._writable = writable
+        self.trouble = ""  # why the last good text could not be kept
         self._seen: Signature | None = None
 
     def load(self) -> LastGood | None:
@@ -83,14 +86,26 @@ class Memory:
         good = self.load()
         return good if good is not None and good.saved_at > moment else None
 
-    def keep(self, good: LastGood) -> None:
-        """Keep a good text, unless a newer one is there."""
-        if not self._writable:
-            return
+    def keep(self, good: LastGood) -> bool:
+        """Keep a good text, unless a newer one is there; False where it is to be tried again."""
         try:
-            in_a_thread(partial(lastgood.keep, self._text, good))
+            in_a_thread(partial(self._keep, good))
         except OSError as error:
-            logger.warning("the last good list cannot be saved: %s", error)
+            # That the folder could not be written to at the start has been said.
+            if self._writable and not self.trouble:
+                logger.warning("the last good list cannot be saved: %s", error)
+            self.trouble = error.strerror or str(error)
+            return False
+        if self.trouble:
+            logger.info("the last good list can be saved again")
+        self.trouble = ""
+        return True
+
+    def _keep(self, good: LastGood) -> None:
+        if not self._writable:
+            make(self._text.parent)
+            self._writable = True
+        lastgood.keep(self._text, good)
 
     def stamp(self, etag: str, mtime: float, wanted: Stamp, above: int = 0) -> Stamp:
         """Find the date and the version of a list, the same in every worker.

@@ -28,6 +28,7 @@ class Code(StrEnum):
     # Warnings about the process rather than the file.
     SETTING = "setting"
     NO_HOOKS = "no-hooks"
+    STATE_FOLDER = "state-folder"
 
     # Errors: the entry is left out, the others are used.
     BAD_HOST = "bad-host"
@@ -75,6 +76,7 @@ _WARNINGS = frozenset(
         Code.PLAIN_HTTP,
         Code.SETTING,
         Code.NO_HOOKS,
+        Code.STATE_FOLDER,
     }
 )
 

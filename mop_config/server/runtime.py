@@ -29,7 +29,7 @@ from .respond import Responder
 from .settings import Settings
 from .signer import Signer
 from .snapshot import Snapshot
-from .status import answer_state, host_status, reload_report, worker_state
+from .status import answer_state, host_status, noticed, reload_report, worker_state
 from .store import State, Store
 
 logger = logging.getLogger(__name__)
@@ -74,13 +74,14 @@ class Runtime:
         self.responder.max_waiters = settings.max_waiters or 0
         key = hoststate.key(str(self.source))
         folder, writable = hoststate.prepare(settings.state_dir or state_folder)
+        self._folder = folder
         served = f"{key}.{hoststate.key(repr(settings))}"
-        self._host = hoststate.HostState(folder, served) if writable else None
-        self._monitor = Monitor(self.store, settings, folder / served if writable else None)
-        memory = Memory(folder, key, writable=writable, siblings=self._has_siblings)
+        self._host = hoststate.HostState(folder, served, writable=writable)
+        self._monitor = Monitor(self.store, settings, folder / served)
+        self._memory = memory = Memory(folder, key, writable=writable, siblings=self._has_siblings)
         self._loader = Loader(self.source, settings, self.store, memory)
         self.keyring = Keyring(settings) if settings.guarded else None
-        self._requests = ReloadRequests(folder / f"{served}.reload" if writable else None)
+        self._requests = ReloadRequests(folder / f"{served}.reload")
         self._answering = Answering(self._requests, self.store)
         self._lock = threading.Lock()
         self._reloader: Reloader | None = None
@@ -92,7 +93,7 @@ class Runtime:
             logger.warning("%s", warning)
 
     def _has_siblings(self) -> bool:
-        return self._host is not None and bool(self._host.others(os.getpid()))
+        return bool(self._host.others(os.getpid()))
 
     def load(self, *, may_wait: bool = False) -> None:
         """Load the source, or the last good list, in this thread; see ``Loader.start``."""
@@ -142,8 +143,7 @@ class Runtime:
         atexit.unregister(self.stop)
         self._monitor.stop()
         reloader.stop()
-        if self._host is not None:
-            self._host.remove(os.getpid())
+        self._host.remove(os.getpid())
 
     def _under_gunicorn(self) -> bool:
         return "gunicorn" in os.environ.get("SERVER_SOFTWARE", "")
@@ -275,10 +275,11 @@ class Runtime:
         return self._monitor.health()
 
     def _workers(self) -> list[dict[str, Any]]:
-        workers = [self._own_state()]
-        if self._host is not None:
-            workers += self._host.others(os.getpid())
-        return workers
+        others = self._host.others(os.getpid())
+        notice = self._trouble()
+        if notice is not None:
+            others = [noticed(other, notice) for other in others]
+        return [self._own_state(), *others]
 
     def _own_state(self) -> dict[str, Any]:
         view, notices = self.store.view, list(self._notices())
@@ -299,6 +300,16 @@ class Runtime:
         yield from self.keyring.problems if self.keyring else ()
         if not self._managed and self._under_gunicorn():
             yield Problem(1, 1, Code.NO_HOOKS.severity, Code.NO_HOOKS, UNMANAGED, "")
+        trouble = self._trouble()
+        if trouble is not None:
+            yield trouble
+
+    def _trouble(self) -> Problem | None:
+        why = self._memory.trouble or self._host.trouble
+        if not why:
+            return None
+        code, message = Code.STATE_FOLDER, f"the state folder {self._folder} cannot be used: {why}"
+        return Problem(1, 1, code.severity, code, message, "")
 
     def _watcher(self) -> dict[str, Any]:
         reloader = self._reloader
@@ -307,17 +318,16 @@ class Runtime:
         return {"mode": mode, "alive": alive}
 
     def _report(self) -> None:
-        """Write this worker's state where the others read it, if it has changed."""
+        """Write this worker's state where the others read it, if it has changed or is not there."""
         self.signer.prepare(self.store.view.snapshot)
         if self.keyring is not None:
             self.keyring.refresh()
-        if self._host is None:
-            return
         state = (
             *(os.getpid(), self.store.view, self._watcher(), self.responder.waiters),
             *(self._answering.answered, self.keyring and self.keyring.problems),
+            self._trouble(),
         )
-        if state != self._reported:
+        if state != self._reported or self._host.is_due(os.getpid()):
             self._reported = state
             self._host.write(self._own_state())
 

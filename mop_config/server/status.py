@@ -41,6 +41,21 @@ def worker_state(
     }
 
 
+def noticed(worker: WorkerState, notice: Problem) -> WorkerState:
+    """Add a finding of the worker that is asked to what another says, unless that has it.
+
+    What it says comes from a file that may be old, and it may be the one that speaks for all.
+    """
+    if any(problem["code"] == notice.code for problem in worker["problems"]):
+        return worker
+    figures = worker["figures"]
+    return {
+        **worker,
+        "problems": [notice.as_dict(), *worker["problems"]],
+        "figures": {**figures, "warnings": figures["warnings"] + 1},
+    }
+
+
 def _event(reload: Reload) -> dict[str, Any]:
     event: dict[str, Any] = {
         "at": reload.at,

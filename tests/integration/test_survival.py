@@ -20,6 +20,7 @@ from mop_config.server.settings import Settings
 from mop_config.server.watch import Watcher
 
 from ..conftest import need_program, skip
+from ..disks import fill, small_disk
 from ..load import under_load
 from ..servers import Server, gunicorn_command, running
 from ..waiting import wait_for
@@ -31,6 +32,14 @@ def text(*hosts: str) -> str:
 
 GOOD = text("a.example", "b.example")
 HOSTS = ["a.example", "b.example"]
+#: Without a problem.
+BOTH = """DomainList:
+{0}-a.example
+{0}-b.example
+ApiList:
+https://{0}-c.example
+https://{0}-d.example
+"""
 
 
 def replace(file: Path, content: str | bytes) -> None:
@@ -276,6 +285,69 @@ def test_two_servers_side_by_side_restart_on_their_own_last_good_lists(tmp_path:
         for server, file in zip(servers, files, strict=True):
             assert server.hosts() == [f"{file.name}-a.example", f"{file.name}-b.example"]
             assert server.status()["state"] == "stale"
+
+
+def in_trouble(server: Server) -> bool:
+    codes = [problem["code"] for problem in server.status().get("problems", ())]
+    return codes == ["state-folder"]
+
+
+def at_one(server: Server) -> bool:
+    """Whether whichever worker is asked knows of both, and of no trouble."""
+    found = [server.status() for _ in range(8)]
+    return all(
+        len(status["workers"]) == 2
+        and len({worker["etag"] for worker in status["workers"]}) == 1
+        and not status["problems"]
+        for status in found
+    )
+
+
+def test_a_state_folder_that_fills_up_is_used_again_once_there_is_room(tmp_path: Path) -> None:
+    """Meanwhile the status says so; afterwards it is right, and a restart knows the last list."""
+    state, file = tmp_path / "state", tmp_path / "endpoints.txt"
+    file.write_text(BOTH.format("one"))
+    with small_disk(state):
+        with running(tmp_path, file) as server:
+            wait_for(lambda: at_one(server))
+            fill(state / "filler")
+            replace(file, BOTH.format("two"))
+            wait_for(lambda: server.hosts()[0] == "two-a.example")
+            wait_for(
+                lambda: all(in_trouble(server) for _ in range(8)), what="whoever is asked says so"
+            )
+            (problem, *_) = server.status()["problems"]
+            assert (problem["severity"], problem["line"]) == ("warning", 1)
+            assert "No space left on device" in problem["message"]
+            (state / "filler").unlink()
+            wait_for(lambda: at_one(server), seconds=15, what="all is well again")
+            for path in state.glob("*.worker.*"):
+                path.unlink()
+            wait_for(lambda: at_one(server), what="files that somebody took away are there again")
+            log = server.log
+        for said in ("the last good list cannot be saved", "state cannot be written"):
+            assert 1 <= log.count(said) <= 2, "once a worker"
+        assert "the last good list can be saved again" in log
+        file.write_bytes(b"\0")
+        with running(tmp_path, file) as server:
+            assert server.hosts()[0] == "two-a.example"
+
+
+def test_a_state_folder_that_cannot_be_used_at_the_start_is_used_later(tmp_path: Path) -> None:
+    """Without a restart."""
+    state, file = tmp_path / "state", tmp_path / "endpoints.txt"
+    file.write_text(BOTH.format("one"))
+    state.write_text("no folder")
+    with running(tmp_path, file, workers=1, WEB_CONCURRENCY="2") as server:
+        wait_for(lambda: all(in_trouble(server) for _ in range(8)))
+        state.unlink()
+        wait_for(lambda: at_one(server), seconds=15, what="each worker knows of the other")
+        wait_for(lambda: list(state.glob("*.lastgood")), what="the list is saved")
+        log = server.log
+    assert log.count("cannot be written to") <= 2, "once a worker"
+    file.write_bytes(b"\0")
+    with running(tmp_path, file) as server:
+        assert server.hosts()[0] == "one-a.example"
 
 
 def test_the_end_of_watchdogs_emitter(tmp_path: Path) -> None:

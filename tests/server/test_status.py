@@ -12,7 +12,10 @@ from typing import Any
 from mop_config.server.gauges import worker_figures
 from mop_config.server.hoststate import HostState, prepare, started
 from mop_config.server.logs import LineFormatter
-from mop_config.server.status import host_status, merge_histories
+from mop_config.server.problems import Code, Problem, Severity
+from mop_config.server.status import host_status, merge_histories, noticed
+
+from ..waiting import wait_for
 
 
 def event(at: float, result: str = "applied", etag: str = "e", **more: Any) -> dict[str, Any]:
@@ -157,6 +160,39 @@ class TestHostState:
         host.write(worker(os.getpid()))
         host.write(worker(os.getpid()))
         assert len(caplog.records) == 1
+
+    def test_a_folder_that_cannot_be_read_is_told_of(self, tmp_path: Path) -> None:
+        """The workers that are not seen may be there."""
+        host = HostState(tmp_path / "gone", "k", writable=False)
+        assert host.others(1) == []
+        assert "No such file" in host.trouble
+        host.write(worker(os.getpid()))
+        assert host.others(1) == [host.others(2)[0]]
+        assert host.trouble == ""
+
+    def test_a_file_is_due_where_it_is_missing(self, tmp_path: Path) -> None:
+        """But not again right after a failure."""
+        host, pid = HostState(tmp_path / "s", "k", writable=False), os.getpid()
+        (tmp_path / "s").write_text("no folder")
+        assert host.is_due(pid)
+        host.write(worker(pid))
+        assert not host.is_due(pid)
+        (tmp_path / "s").unlink()
+        wait_for(lambda: host.is_due(pid))
+        host.write(worker(pid))
+        assert not host.is_due(pid)
+        (path,) = (tmp_path / "s").iterdir()
+        path.unlink()
+        assert host.is_due(pid)
+
+
+def test_a_finding_of_the_one_that_is_asked_shows_whoever_speaks() -> None:
+    """Once, and it is counted."""
+    notice = Problem(1, 1, Severity.WARNING, Code.STATE_FOLDER, "full", "")
+    told = noticed(worker(1), notice)
+    assert host_status("x", [told])["problems"] == [notice.as_dict()]
+    assert told["figures"]["warnings"] == 1
+    assert noticed(told, notice._replace(message="read-only")) == told
 
 
 def test_a_log_line_is_one_line() -> None:
