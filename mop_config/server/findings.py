@@ -8,6 +8,8 @@ import json
 import logging
 import math
 import os
+import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,10 @@ from .times import rfc3339
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
+#: Findings are as old as they can be after so many intervals and so many seconds, in which
+#: the checks that hang have ended.
+OLD_INTERVALS = 3
+OLD_SECONDS = 15.0
 #: Past any date that a check can have: year 9999.
 _MAX_DATE = 253402300799
 
@@ -30,11 +36,11 @@ class Findings:
     """The file of findings about the endpoints of one source.
 
     Args:
-        path: Where it is, or None where no file can be written.
+        path: Where it is.
         interval: Seconds between two checks.
     """
 
-    def __init__(self, path: Path | None, interval: float) -> None:
+    def __init__(self, path: Path, interval: float) -> None:
         self._path = path
         self._interval = interval
         self._seen: tuple[tuple[int, ...], dict[str, Any] | None] = ((), None)
@@ -54,9 +60,7 @@ class Findings:
         }
         try:
             data = json.dumps(record).encode()
-            if self._path is not None:
-                path = self._path
-                in_a_thread(lambda: write_atomically(path, data, sync=False))
+            in_a_thread(lambda: write_atomically(self._path, data, sync=False))
             self._unwritten = None
             return True
         except OSError as error:
@@ -74,11 +78,20 @@ class Findings:
         record = self._read()
         return [] if record is None else list(record["endpoints"])
 
-    def health(self) -> dict[str, Any]:
-        """Give the member ``health`` of the status document."""
+    def health(self, listed: Collection[tuple[str, str]] | None = None) -> dict[str, Any]:
+        """Give the member ``health`` of the status document.
+
+        Args:
+            listed: Kind and URL of what is served: the findings may be older than the list.
+                None is everything.
+        """
         record = self._read()
         endpoints = [] if record is None else record["endpoints"]
         alive = record is not None and started(record["pid"]) == record["started"] != ""
+        # Where nothing is listed, nothing is found; else each check makes the file new.
+        alive = alive and not (endpoints and self._is_old())
+        if listed is not None:
+            endpoints = [e for e in endpoints if (e["kind"], e["url"]) in listed]
         return {
             "interval_seconds": self._interval,
             "alive": alive,
@@ -87,12 +100,20 @@ class Findings:
             "endpoints": [_shown(endpoint) for endpoint in endpoints],
         }
 
+    def _is_own(self) -> bool:
+        return self._unwritten is not None and self._unwritten["pid"] == os.getpid()
+
+    def _is_old(self) -> bool:
+        """Whether the file is older than a worker at work could leave it."""
+        if self._is_own():
+            return False
+        age = time.time() - self._seen[0][0] / 1e9
+        return age > OLD_INTERVALS * self._interval + OLD_SECONDS
+
     def _read(self) -> dict[str, Any] | None:
-        if self._unwritten is not None and self._unwritten["pid"] == os.getpid():
+        if self._is_own():
             return self._unwritten
         try:
-            if self._path is None:
-                return None
             stat = os.stat(self._path)
             version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if version != self._seen[0]:

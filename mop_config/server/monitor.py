@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from .findings import Findings
 from .leadership import Leadership
 from .logs import describe
 from .offload import greenlets, in_a_thread
+from .probing import best
 from .round import Round
 from .settings import Settings
+from .snapshot import Snapshot
 from .store import Store
 from .wakeup import STOP, Wakeup
 
@@ -33,21 +36,27 @@ class Monitor:
     Args:
         store: What is served.
         settings: How often to look, and whom to tell; an interval of 0 is never.
-        stem: What the files in the state folder begin with, or None where no file can be
-            written. Then nothing is checked: each worker would do it, and tell, for itself.
+        stem: What the files in the state folder begin with. While none can be written, nothing
+            is checked: each worker would do it, and tell, for itself.
     """
 
-    def __init__(self, store: Store, settings: Settings, stem: Path | None) -> None:
+    def __init__(self, store: Store, settings: Settings, stem: Path) -> None:
         self._store = store
         self._settings = settings
         self._stem = stem
-        path = None if stem is None else stem.with_name(f"{stem.name}.findings.json")
+        path = stem.with_name(f"{stem.name}.findings.json")
         self._findings = Findings(path, settings.probe_interval)
+        self._listed: tuple[Snapshot, frozenset[tuple[str, str]]] | None = None
         self._watch: _Watch | None = None
 
     def health(self) -> dict[str, Any] | None:
         """Give what was found, as the status shows it; None where checks are off."""
-        return self._findings.health() if self._settings.probe_interval else None
+        if not self._settings.probe_interval:
+            return None
+        snapshot, listed = self._store.view.snapshot, self._listed
+        if listed is None or listed[0] is not snapshot:
+            listed = self._listed = snapshot, in_a_thread(partial(_listed, snapshot))
+        return self._findings.health(listed[1])
 
     def start(self) -> None:
         """Start the thread of this process, where there is something for it to do."""
@@ -56,12 +65,6 @@ class Monitor:
         if self._watch is not None:
             self._watch.leave()
             self._watch = None
-        if self._stem is None:
-            logger.warning(
-                "no endpoint is checked (ENDPOINT_PROBE_INTERVAL): that needs a state folder that"
-                " can be written to"
-            )
-            return
         self._watch = _Watch(self._store, self._settings, self._findings, self._stem)
         self._watch.start()
 
@@ -70,6 +73,11 @@ class Monitor:
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.stop()
+
+
+def _listed(snapshot: Snapshot) -> frozenset[tuple[str, str]]:
+    listed = best(snapshot.plain.body)
+    return frozenset((kind, endpoint.url) for kind in listed for endpoint in listed[kind])
 
 
 class _Watch:
@@ -149,7 +157,7 @@ class _Watch:
             if not self._complained:
                 self._complained = True
                 logger.warning(
-                    "no endpoint is checked, since the state folder has no room for a lock: %s",
+                    "no endpoint is checked, since no lock can be made in the state folder: %s",
                     error.strerror or error,
                 )
             self._leadership.release()

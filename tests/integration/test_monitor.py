@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 import trustme
 
+from mop_config import Endpoint
+from mop_config.health import Health
 from mop_config.server.app import create_app
+from mop_config.server.probing import Watched, rules
 from mop_config.server.runtime import Runtime
 from mop_config.server.settings import Settings
 
@@ -341,7 +344,7 @@ class TestInProcess:
     def test_without_a_state_folder_nothing_is_checked(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Each worker would do it, and tell, for itself; the log says so, once."""
+        """Each worker would do it, and tell, for itself. The log says so once."""
         (tmp_path / "state").write_text("a file")
         with handmade() as api:
             file = tmp_path / "endpoints.txt"
@@ -350,7 +353,7 @@ class TestInProcess:
                 source=str(file), state_dir=str(tmp_path / "state"), probe_interval=0.2
             )
             with started(settings) as runtime:
-                assert monitors() == []
+                wait_for(lambda: "no endpoint is checked" in caplog.text)
                 assert runtime.status()["health"] == {
                     "interval_seconds": 0.2,
                     "alive": False,
@@ -358,13 +361,32 @@ class TestInProcess:
                     "checked_at": None,
                     "endpoints": [],
                 }
+                assert api.asked == []
+                (tmp_path / "state").unlink()
+                wait_for(lambda: api.asked, seconds=15)
         assert caplog.text.count("no endpoint is checked") == 1
-        assert api.asked == []
 
-    def test_a_state_folder_that_vanishes_ends_the_checks_until_it_is_back(
+    def test_findings_of_what_is_not_listed_are_not_shown(self, tmp_path: Path) -> None:
+        """They are older than the list, if the worker that checks cannot save newer ones."""
+        file = tmp_path / "endpoints.txt"
+        file.write_text("ApiList:\nhttps://a.example\n")
+        settings = Settings(source=str(file), state_dir=str(tmp_path / "s"), probe_interval=30)
+        runtime: Runtime = create_app(settings, start=False).extensions["mop_config"]
+        runtime.load()
+        health = Health(rules(30), 0.0)
+        names = [("api", "a"), ("api", "gone"), ("socketio", "a")]
+        records = [
+            Watched(kind, Endpoint.parse(f"https://{name}.example"), health).record()
+            for kind, name in names
+        ]
+        runtime._monitor._findings.write(records)
+        shown = runtime.status()["health"]["endpoints"]
+        assert [(e["kind"], e["url"]) for e in shown] == [("api", "https://a.example")]
+
+    def test_a_state_folder_that_vanishes_ends_no_checks(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """With one warning."""
+        """It is made again; there is one warning at most."""
         with handmade() as api:
             file = tmp_path / "endpoints.txt"
             file.write_text(f"ApiList:\n{api.url}\n")
@@ -373,8 +395,8 @@ class TestInProcess:
             with started(settings):
                 wait_for(lambda: api.asked)
                 state.rename(tmp_path / "away")
-                wait_for(lambda: "no endpoint is checked" in caplog.text)
-                (tmp_path / "away").rename(state)
+                wait_for(lambda: list(state.glob("*.findings.json")))
                 count = len(api.asked)
                 wait_for(lambda: len(api.asked) > count + 2)
-        assert caplog.text.count("no endpoint is checked") == 1
+                wait_for(lambda: list(state.glob("*.worker.*")))
+        assert caplog.text.count("no endpoint is checked") <= 1

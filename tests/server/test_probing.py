@@ -309,6 +309,23 @@ class TestFile:
         health = Findings(tmp_path / "f", 30).health()
         assert (health["alive"], health["pid"]) == (False, None)
 
+    def test_a_prober_that_cannot_save_its_findings_shows(self, tmp_path: Path) -> None:
+        """They become too old to be true; that of an empty list nothing is found does not."""
+        path, writer = tmp_path / "f", Findings(tmp_path / "f", 30)
+        bench = Bench()
+        bench.follow(named("a"))
+        for records, age, alive in [
+            (bench.probing.records(), 90, True),
+            (bench.probing.records(), 120, False),
+            ([], 120, True),
+        ]:
+            writer.write(records)
+            at = time.time() - age
+            os.utime(path, (at, at))
+            health = Findings(path, 30).health()
+            assert (health["alive"], health["pid"]) == (alive, os.getpid() if alive else None)
+            assert len(health["endpoints"]) == len(records)
+
     def test_a_foreign_or_torn_file_is_no_finding(self, tmp_path: Path) -> None:
         """It is passed over, member by member."""
         path = tmp_path / "f"
