@@ -319,7 +319,7 @@ class Runtime:
 
     def _report(self) -> None:
         """Write this worker's state where the others read it, if it has changed or is not there."""
-        self.signer.prepare(self.store.view.snapshot)
+        self.responder.prepare()
         if self.keyring is not None:
             self.keyring.refresh()
         state = (

@@ -124,13 +124,18 @@ class Signer:
                     held = self._held = self._sign(snapshot, period)
         return held.signed
 
-    def prepare(self, snapshot: Snapshot) -> None:
-        """Sign a list before anybody asks for it; a large one takes a moment."""
+    def prepare(self, snapshot: Snapshot) -> str:
+        """Sign a list before anybody asks for it; a large one takes a moment.
+
+        Returns:
+            The tag of the signed list; empty where there is a refusal.
+        """
+        if self.refusal(snapshot) is not None:
+            return ""
         period, held = self._period(), self._held
-        if held is not None and held.snapshot is snapshot and held.period == period:
-            return
-        if self.refusal(snapshot) is None:
-            self._held = in_a_thread(partial(self._sign, snapshot, period))
+        if held is None or held.snapshot is not snapshot or held.period != period:
+            held = self._held = in_a_thread(partial(self._sign, snapshot, period))
+        return held.signed.etag
 
     def _period(self) -> int:
         return int(self._clock()) // self._half

@@ -125,30 +125,40 @@ class Store:
         self._on_reload = on_reload
         self.closing = False  # whether nobody may be parked any more
         self._lock = threading.Lock()
-        self._bell: AnyBell | None = None
+        self._bells: dict[bool, AnyBell] = {}  # by whether it is for the signed list
 
-    def bell(self) -> AnyBell:
+    def bell(self, *, signed: bool = False) -> AnyBell:
         """Give what rings when another list is served, or when the process is to end.
 
         Take it first, then look at the view: what changes after that rings it.
+
+        Args:
+            signed: Whether it is to ring too when the same list is signed anew.
         """
         with self._lock:
-            if self._bell is None or self._bell.pid != os.getpid():
-                self._bell = new_bell()
-            return self._bell
+            bell = self._bells.get(signed)
+            if bell is None or bell.pid != os.getpid():
+                bell = self._bells[signed] = new_bell()
+            return bell
 
     def close(self) -> None:
         """Wake everybody who is parked, for good; safe in a signal handler."""
         self.closing = True
-        bell = self._bell
-        if bell is not None and bell.pid == os.getpid():
-            bell.ring()
+        for signed in (False, True):
+            bell = self._bells.get(signed)
+            if bell is not None and bell.pid == os.getpid():
+                bell.ring()
 
-    def _ring(self) -> None:
-        with self._lock:
-            bell, self._bell = self._bell, None
-        if bell is not None and bell.pid == os.getpid():
-            bell.ring()
+    def ring_signed(self) -> None:
+        """Wake those who are parked for the signed list: it was signed anew."""
+        self._ring(True)
+
+    def _ring(self, *which: bool) -> None:
+        for signed in which or (False, True):
+            with self._lock:
+                bell = self._bells.pop(signed, None)
+            if bell is not None and bell.pid == os.getpid():
+                bell.ring()
 
     def apply(self, snapshot: Snapshot, reload: Reload, **changes: Any) -> None:
         """Serve another list from now on."""

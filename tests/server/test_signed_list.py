@@ -182,6 +182,38 @@ class TestTheRoute:
         assert answers[0].headers["Cache-Control"] == "no-store"
         assert hosts(TRUSTED.verify(answers[0].data)) == ["b", "c"]
 
+    def test_a_long_poll_waits_for_the_next_signature(self, site: Site) -> None:
+        """It is another text when it is signed anew; one for the plain list sleeps on."""
+        client, _ = site.boot(max_waiters=2)
+        runtime: Runtime = client.application.extensions[EXTENSION]
+        now = [float(WEEK)]
+        runtime.signer._clock = lambda: now[0]
+        runtime.responder.prepare()
+        answers: dict[str, TestResponse] = {}
+
+        def ask(path: str, tag: str) -> None:
+            answers[path] = client.get(f"{path}?wait=30", headers={"If-None-Match": tag})
+
+        waiting = {
+            path: threading.Thread(target=ask, args=(path, client.get(path).headers["ETag"]))
+            for path in (JWS, ENDPOINTS)
+        }
+        for thread in waiting.values():
+            thread.start()
+        wait_for(lambda: runtime.responder.waiters == 2)
+        bell = runtime.store.bell()
+        runtime.responder.prepare()
+        now[0] += WEEK / 2
+        runtime.responder.prepare()
+        waiting[JWS].join(20)
+        assert answers[JWS].status_code == 200
+        assert TRUSTED.verify(answers[JWS].data).iat == now[0]
+        assert runtime.store.bell() is bell
+        assert list(answers) == [JWS]
+        runtime.store.close()
+        waiting[ENDPOINTS].join(20)
+        assert answers[ENDPOINTS].status_code == 304
+
     def test_the_keys_are_published(self, site: Site) -> None:
         """The public halves, and nothing else."""
         client, _ = site.boot()
