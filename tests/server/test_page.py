@@ -327,6 +327,14 @@ def test_whatever_the_address_says_the_page_is_shown(tmp_path: Path, query: str)
         assert f"No QR code: {query.split('=')[0]}" in response.text
 
 
+def test_a_text_that_is_none_is_shown_with_its_place(tmp_path: Path) -> None:
+    """There is nothing to quote, but an editor can go there."""
+    file = tmp_path / "endpoints.txt"
+    file.write_bytes(b"DomainList:\na.com\xff")
+    page = make(tmp_path, source=str(file)).get("/?lang=en").text
+    assert re.search(r'class="place">[^<]*\b2\b[^<]*\b6\b', page)
+
+
 def test_no_code_is_offered_where_there_is_no_endpoint(tmp_path: Path) -> None:
     """In the state empty."""
     text = make(tmp_path, source=str(tmp_path / "nothing")).get("/").text
