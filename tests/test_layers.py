@@ -59,6 +59,7 @@ PURE = [
     "server/answer.py",
     "server/settle.py",
     "server/sightings.py",
+    "server/ledger.py",
     "server/status.py",
     "server/entries.py",
     "server/probing.py",

@@ -9,7 +9,8 @@ from typing import Any
 from ..errors import SourceError
 from ..payload import Difference
 from .lastgood import LastGood
-from .memory import Memory, Stamp
+from .ledger import Line, Stamp
+from .memory import Memory
 from .offload import Renderer
 from .origin import Source
 from .problems import MAX_KEPT, Code, Problem, Severity
@@ -74,6 +75,7 @@ class Loader:
         self.reachable = True  # whether the source could be asked at all the last time
         self._memory = memory
         self._fingerprint = b""  # of what was read last, or of why it could not be
+        self._mtime = 0.0  # when the source was changed to what is served, where that is known
         self._mismatch: Signature | None = None
         self._remembered: LastGood | None = None  # without its text, once that is of no use
         self._unsaved: LastGood | None = None
@@ -131,8 +133,11 @@ class Loader:
         """Serve what another worker has found good, while this one has nothing as new.
 
         A worker that was not there, or not quick enough, while a good text stood in a file
-        that is bad now, must not differ from the others for as long as it stays bad.
+        that is bad now, must not differ from the others for as long as it stays bad. Nor must
+        one that has missed an edit and its way back: the list has a higher version since.
         """
+        if self.store.view.loaded:
+            self._restamp(self._memory.follow(self._line(self.store.view.snapshot)))
         view = self.store.view
         good = None if view.state is State.FRESH else self._memory.newer_than(self._order)
         if good is None or good.etag == view.snapshot.etag:
@@ -174,9 +179,11 @@ class Loader:
             return False
         if settled is not None and self._differs(signature, settled):
             return False
-        self.signature = signature
+        moved, self.signature = signature != self.signature, signature
         self.reachable = fingerprint != _UNREACHABLE
         if quietly and fingerprint == self._fingerprint:
+            if moved and isinstance(text, SourceText) and self.store.view.state is State.FRESH:
+                self._restamp(self._confirmed(self._dated(text).mtime, attempt.at))
             return True
         self._fingerprint = fingerprint
         self._act(text, attempt)
@@ -244,11 +251,13 @@ class Loader:
         }
         counts = f"{_count(rendering.errors, 'error')}, {_count(rendering.warnings, 'warning')}"
         if view.loaded and view.snapshot.etag == rendering.etag:
-            snapshot = view.snapshot
+            snapshot = self._restamp(self._confirmed(text.mtime, attempt.at))
             self.store.keep(attempt.done(Result.UNCHANGED, snapshot.etag), **changes)
             logger.info("unchanged (%s), etag %s; %s", attempt.trigger, snapshot.etag, counts)
         else:
             snapshot = self._snapshot(rendering, text.mtime, attempt.at)
+            stamp = self._confirmed(text.mtime, attempt.at, snapshot)
+            snapshot = snapshot.stamped(snapshot.last_modified, stamp.ver)
             change = rendering.difference
             reload = attempt.done(Result.APPLIED, snapshot.etag, change=change)
             self.store.apply(snapshot, reload, **changes)
@@ -268,6 +277,24 @@ class Loader:
         )
         self._forget_text()
 
+    def _line(self, snapshot: Snapshot) -> Line:
+        return Line(snapshot.etag, self._mtime, snapshot.last_modified, snapshot.ver)
+
+    def _confirmed(self, mtime: float, now: float, snapshot: Snapshot | None = None) -> Stamp:
+        """Give the stamp of the list that is served, or is to be, with a source of this date."""
+        line = self._line(snapshot or self.store.view.snapshot)
+        self._mtime = mtime
+        return self._memory.confirm(line, mtime, _version(min(mtime, now)))
+
+    def _restamp(self, stamp: Stamp) -> Snapshot:
+        """Serve the same list with a higher version, if there is one."""
+        snapshot = self.store.view.snapshot
+        if stamp.ver > snapshot.ver:
+            snapshot = snapshot.stamped(*stamp)
+            self.store.restamp(snapshot)
+            logger.info("version %d, etag %s", snapshot.ver, snapshot.etag)
+        return snapshot
+
     def _forget_text(self) -> None:
         if self._remembered is not None:
             self._remembered = self._remembered._replace(data=b"")
@@ -275,7 +302,7 @@ class Loader:
     def _snapshot(self, rendering: Rendering, mtime: float, now: float) -> Snapshot:
         """Date a list: the source's date, but never back to or before an earlier list's."""
         seen = min(mtime, now)
-        wanted, above = Stamp(int(seen), max(0, int(seen * 1000))), 0
+        wanted, above = Stamp(int(seen), _version(seen)), 0
         earlier: Snapshot | LastGood | None = self._remembered
         if self.store.view.loaded:
             earlier = self.store.view.snapshot
@@ -285,6 +312,7 @@ class Loader:
         if earlier is not None and not same:
             wanted = wanted._replace(date=max(wanted.date, earlier.last_modified + 1))
         stamp = self._memory.stamp(rendering.etag, mtime, wanted, above)
+        self._mtime = 0.0
         return Snapshot.of(
             rendering,
             last_modified=earlier.last_modified if earlier and same else stamp.date,
@@ -350,6 +378,10 @@ class Loader:
 
 #: However an outage shows itself, it is noted once.
 _UNREACHABLE = b"unreachable"
+
+
+def _version(moment: float) -> int:
+    return max(0, int(moment * 1000))
 
 
 def _described(error: Exception) -> str:

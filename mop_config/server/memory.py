@@ -5,6 +5,9 @@ lists were served with. ``If-Modified-Since`` is answered by comparing dates, so
 never have the same one, whichever worker is asked and however many edits it has missed. And
 whoever has seen a signed list takes none with a lower version, so versions go on from the
 highest one that any source of the folder was given: a list may move from a file to etcd.
+
+Files are replaced whole, under a lock, so that a full disk leaves what was there; and each
+worker writes down again what it serves where that is lost.
 """
 
 import contextlib
@@ -16,35 +19,22 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from . import lastgood
+from ..files import write_atomically
+from . import lastgood, ledger
 from .hoststate import make
 from .lastgood import LastGood
+from .ledger import Line, Stamp
 from .offload import in_a_thread
 from .sightings import Seen, Sighting
 from .sources import Signature
 
 logger = logging.getLogger(__name__)
 
-#: Dates that are remembered: as many edits as a slow worker may lag behind.
+#: Texts whose first sight is remembered.
 _REMEMBERED = 50
-#: Seconds that a worker waits for another one that holds the file of dates.
+#: Seconds that a worker waits for another one that writes.
 _PATIENCE = 0.5
-#: Past any version: a file that holds more was damaged.
-_MAX_VERSION = 1 << 52
-
-
-class Stamp(NamedTuple):
-    """What a list is served with.
-
-    Attributes:
-        date: Its ``Last-Modified``, in POSIX seconds.
-        ver: Its version, in milliseconds.
-    """
-
-    date: int
-    ver: int
 
 
 class Memory:
@@ -68,11 +58,14 @@ class Memory:
     ) -> None:
         self._text = folder / f"{key}.lastgood"
         self._dates = folder / f"{key}.dates"
-        self._siblings = siblings
         self._firsts = folder / f"{key}.seen"
+        self._lock = folder / f"{key}.lock"
+        self._siblings = siblings
         self._writable = writable
         self.trouble = ""  # why the last good text could not be kept
         self._seen: Signature | None = None
+        self._known: Signature | None = None  # of the ledger, while it holds what we serve
+        self._complained = False
 
     def load(self) -> LastGood | None:
         """Read the last good text; None where there is none that can be trusted."""
@@ -126,8 +119,42 @@ class Memory:
         try:
             return in_a_thread(partial(self._stamp, etag, mtime, wanted, above))
         except OSError as error:
-            logger.warning("the dates of lists cannot be kept: %s", error)
+            self._complain(error)
             return wanted
+
+    def confirm(self, held: Line, mtime: float, wanted: int) -> Stamp:
+        """Find the date and the version of a list that is served already and was read again.
+
+        Args:
+            held: What it is served with.
+            mtime: When its source was changed, as POSIX seconds.
+            wanted: The version that it would have alone.
+
+        Returns:
+            What it is to be served with from now on; never a lower version.
+        """
+        if self._writable:
+            try:
+                return in_a_thread(partial(self._confirm, held, mtime, wanted))
+            except OSError as error:
+                self._complain(error)
+        return ledger.confirmed([], held, mtime, wanted)[0].stamp
+
+    def follow(self, held: Line) -> Stamp:
+        """Find what other workers have come to give the list that is served; cheap.
+
+        Where the ledger does not hold it, because it is lost or the disk was full, it does
+        from now on.
+        """
+        if not self._writable or Signature.at(self._dates) == self._known:
+            return held.stamp
+        return self.confirm(held, held.mtime, held.ver)
+
+    def _complain(self, error: OSError) -> None:
+        self._known = None  # so that the next turn tries again
+        if not self._complained:
+            logger.warning("the dates of lists cannot be kept: %s", error)
+        self._complained = True
 
     def first_seen(self, sighting: Sighting, now: float) -> float:
         """Say since when a text has been there, the same in every worker, as POSIX seconds.
@@ -149,17 +176,17 @@ class Memory:
             return now
 
     def _first_seen(self, sighting: Sighting, now: float) -> float:
-        with _locked(self._firsts) as file:
-            seen = _read_sightings(file)
-            moment, seen = sighting.among(seen, now)
-            file.seek(0)
-            file.truncate()
-            file.write(json.dumps(seen[-_REMEMBERED:]).encode())
+        with _locked(self._lock):
+            before = _read_sightings(_bytes(self._firsts))
+            moment, seen = sighting.among(before, now)
+            if seen != before:
+                data = json.dumps(seen[-_REMEMBERED:]).encode()
+                write_atomically(self._firsts, data, sync=True)
             return moment
 
     def _stamp(self, etag: str, mtime: float, wanted: Stamp, above: int) -> Stamp:
-        with _locked(self._dates) as file:
-            given = _read_lines(file)
+        with _locked(self._lock):
+            given = ledger.read(_bytes(self._dates))
             if given and given[-1].etag == etag and given[-1].ver > above:
                 # One that starts may have come back from another source, whose lists had
                 # higher versions; unless it takes the place of a worker that has died.
@@ -173,66 +200,66 @@ class Memory:
                     return line.stamp
             date = max([wanted.date, *(line.date + 1 for line in given)])
             ver = max(wanted.ver, self._highest() + 1)
-            lines = [*given, _Line(etag, mtime, date, ver)][-_REMEMBERED:]
-            # In one write, and never shorter than before: a kill leaves all of the old lines
-            # or all of the new ones.
-            file.seek(0)
-            file.write(json.dumps(lines).encode().ljust(os.fstat(file.fileno()).st_size))
+            self._write(ledger.with_line(given, Line(etag, mtime, date, ver)))
             return Stamp(date, ver)
+
+    def _confirm(self, held: Line, mtime: float, wanted: int) -> Stamp:
+        with _locked(self._lock):
+            given = ledger.read(_bytes(self._dates))
+            line, lines = ledger.confirmed(given, held, mtime, wanted)
+            if lines != given:
+                self._write(lines)
+            self._known, self._complained = Signature.at(self._dates), False
+            return line.stamp
+
+    def _write(self, lines: list[Line]) -> None:
+        write_atomically(self._dates, ledger.write(lines), sync=True)
 
     def _highest(self) -> int:
         """Find the highest version that any source of this folder was given."""
-        lines: list[_Line] = []
+        lines: list[Line] = []
         for path in self._dates.parent.glob(f"*{self._dates.suffix}"):
-            with contextlib.suppress(OSError), path.open("rb") as file:
-                lines += _read_lines(file)
-        return max((line.ver for line in lines), default=-1)
+            with contextlib.suppress(OSError):
+                lines += ledger.read(_bytes(path))
+        return ledger.highest(lines)
 
 
-class _Line(NamedTuple):
-    etag: str
-    mtime: float
-    date: int
-    ver: int
-
-    @property
-    def stamp(self) -> Stamp:
-        return Stamp(self.date, self.ver)
-
-
-def _read_sightings(file: Any) -> list[Seen]:
+def _bytes(path: Path) -> bytes:
     try:
-        return [Seen(int(number), str(digest), float(at)) for number, digest, at in json.load(file)]
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        return []  # new, torn or foreign: dates begin anew
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
-def _read_lines(file: Any) -> list[_Line]:
+def _read_sightings(text: bytes) -> list[Seen]:
     try:
         return [
-            _Line(
-                str(etag),
-                float(mtime),
-                min(max(0, int(date)), 1 << 37),
-                min(max(0, int(ver)), _MAX_VERSION),
-            )
-            for etag, mtime, date, ver in json.load(file)
+            Seen(int(number), str(digest), float(at)) for number, digest, at in json.loads(text)
         ]
     except (ValueError, TypeError, OverflowError, RecursionError):
         return []  # new, torn or foreign: dates begin anew
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[Any]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "r+b") as file:
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock, in a file of its own: the others are replaced by new ones."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        # Somebody has taken the whole folder away.
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, flags, 0o600)
+    try:
         deadline = time.monotonic() + _PATIENCE
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.005)
-        yield file
+        yield
+    finally:
+        os.close(descriptor)

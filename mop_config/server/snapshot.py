@@ -1,6 +1,6 @@
 """A rendered list as it is served: bytes and headers, nothing left to compute. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from typing import NamedTuple
 
@@ -98,6 +98,25 @@ class Snapshot:
             ),
             ver=ver,
         )
+
+    def stamped(self, last_modified: int, ver: int) -> "Snapshot":
+        """Give the same list with another date and version."""
+        if last_modified == self.last_modified:
+            return replace(self, ver=ver)
+        date = formatdate(last_modified, usegmt=True)
+        return replace(
+            self,
+            last_modified=last_modified,
+            last_modified_text=date,
+            plain=_dated(self.plain, date),
+            gzip=self.gzip and _dated(self.gzip, date),
+            ver=ver,
+        )
+
+
+def _dated(variant: Variant, date: str) -> Variant:
+    headers = [(n, date if n == "Last-Modified" else value) for n, value in variant.headers]
+    return variant._replace(headers=headers)
 
 
 def _variant(etag: str, body: bytes, common: Headers, representation: Headers) -> Variant:

@@ -187,6 +187,12 @@ class Store:
             trigger=Trigger.POLL,
         )
 
+    def restamp(self, snapshot: Snapshot) -> None:
+        """Serve the same list with another date and version."""
+        with self._lock:
+            self.view = replace(self.view, snapshot=snapshot)
+        self.ring_signed()
+
     def keep(self, reload: Reload, **changes: Any) -> None:
         """Note a reload that left the list as it was."""
         self._swap(reload, reason=None, **changes)

@@ -1,0 +1,369 @@
+"""The versions of signed lists: workers that have missed something, and a state folder that fails.
+
+Each worker here is an application of its own that looks at its file, and at what the others
+have written, when it is told to; the last tests do it with real ones.
+"""
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+from mop_config.client import EndpointManager, UpdateFailed
+from mop_config.server import ledger
+from mop_config.server.ledger import Line
+from mop_config.server.loader import Loader
+from mop_config.server.sightings import Sighting
+from mop_config.server.store import State, Trigger
+
+from ..client.handmade import NOBODY, QUICK
+from ..disks import fill, small_disk
+from ..servers import ENDPOINTS, Server, running
+from ..waiting import wait_for
+from .test_signed_list import AB, BC, CD, JWS, KEY, TRUSTED, Site, hosts, key_file, signed
+
+OLD, NEWER = 1_700_000_000, 1_700_500_000
+
+
+class Worker:
+    """An application, and the turns of its reload thread."""
+
+    def __init__(self, booted: tuple[FlaskClient, Loader]) -> None:
+        self.client, self.loader = booted
+
+    def look(self) -> "Worker":
+        """Read the file as a turn of its thread does."""
+        self.loader.load(Trigger.POLL, quietly=True)
+        return self.turn()
+
+    def turn(self) -> "Worker":
+        """A turn in which the file is as it was."""
+        self.loader.follow_others()
+        return self
+
+    @property
+    def ver(self) -> int:
+        return signed(self.client).ver
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def boot(site: Site) -> Worker:
+    return Worker(site.boot())
+
+
+def agreed(*workers: Worker) -> int:
+    """Give the version that all workers sign with, byte by byte alike."""
+    assert len({worker.client.get(JWS).data for worker in workers}) == 1
+    assert len({str(worker.client.get(ENDPOINTS).headers) for worker in workers}) == 1
+    return workers[0].ver
+
+
+class TestATouch:
+    """The same contents with a newer date: whoever touches a file means it to be new."""
+
+    def test_it_raises_the_version_and_nothing_else(self, site: Site) -> None:
+        """In every worker alike; the plain list has the tag and the date that it had."""
+        site.write(AB, OLD)
+        workers = [boot(site), boot(site)]
+        plain = workers[0].client.get(ENDPOINTS)
+        site.write(AB, NEWER + 0.5)
+        assert workers[0].look().ver == NEWER * 1000 + 500
+        assert agreed(workers[0], workers[1].turn()) == NEWER * 1000 + 500
+        assert agreed(workers[0], workers[1].look()) == NEWER * 1000 + 500
+        after = workers[0].client.get(ENDPOINTS)
+        for name in ("ETag", "Last-Modified"):
+            assert after.headers[name] == plain.headers[name]
+
+    def test_so_it_does_at_a_restart(self, site: Site) -> None:
+        """Also without a last good list."""
+        site.write(AB, OLD)
+        date = boot(site).client.get(ENDPOINTS).headers["Last-Modified"]
+        site.write("# a word\n" + AB, NEWER)
+        worker = boot(site)
+        assert worker.ver == NEWER * 1000
+        assert worker.client.get(ENDPOINTS).headers["Last-Modified"] == date
+        assert boot(site).ver == NEWER * 1000
+
+    def test_an_older_date_does_not(self, site: Site) -> None:
+        """Nor one that was seen before."""
+        site.write(AB, NEWER)
+        worker = boot(site)
+        for date in (OLD, NEWER, OLD):
+            site.write(AB, date)
+            assert worker.look().ver == NEWER * 1000
+        assert boot(site).ver == NEWER * 1000
+
+    def test_a_date_to_come_counts_as_now_once(self, site: Site) -> None:
+        """However often it is read, and whoever reads it."""
+        site.write(AB, OLD)
+        workers = [boot(site), boot(site)]
+        site.write(AB, time.time() + 86400)
+        ver = workers[0].look().ver
+        assert OLD * 1000 < ver <= time.time() * 1000
+        for worker in workers:
+            worker.loader.load(Trigger.SIGHUP)
+        assert agreed(*workers) == boot(site).ver == ver
+
+    def test_it_is_the_remedy_for_a_lost_folder(self, site: Site) -> None:
+        """A client that has seen the newer list takes the older one after a touch."""
+        site.write(BC, NEWER)
+        seen = boot(site).ver
+        shutil.rmtree(site.settings["state_dir"])
+        site.write(AB, OLD)
+        worker = boot(site)
+        assert worker.ver < seen
+        site.write(AB)
+        assert worker.look().ver > seen
+        assert boot(site).ver == worker.ver
+
+    def test_a_touch_of_a_refused_file_is_none(self, site: Site) -> None:
+        """What is served is not what was touched."""
+        site.write(AB, OLD)
+        worker = boot(site)
+        site.write("DomainList:\n", OLD + 1)
+        worker.look()
+        site.write("DomainList:\n", NEWER)
+        assert worker.look().ver == OLD * 1000
+        assert worker.loader.store.view.state is State.REJECTED
+
+
+def test_touches_push_no_other_list_out() -> None:
+    """One line for however many of them."""
+    lines = [Line("other", 1.0, 1, 1000), Line("ours", 2.0, 2, 2000)]
+    held = lines[-1]
+    for touch in range(200):
+        held, lines = ledger.confirmed(lines, held, 3.0 + touch, 3000 + touch)
+    assert [line.etag for line in lines] == ["other", "ours"]
+    assert held == lines[-1] == Line("ours", 202.0, 2, 3199)
+    assert ledger.read(ledger.write(lines)) == lines
+
+
+class TestAWorkerThatMissedSomething:
+    """It comes to what the others have, also when nothing is read anew."""
+
+    @pytest.mark.parametrize("date", [OLD, NEWER + 5000])
+    @pytest.mark.parametrize("reads", [False, True])
+    def test_an_edit_and_its_way_back(self, site: Site, date: float, reads: bool) -> None:
+        """For it, nothing has changed; for the others, the version has risen."""
+        site.write(AB, OLD)
+        stalled, other = boot(site), boot(site)
+        site.write(BC, NEWER)
+        assert other.look().ver == NEWER * 1000
+        site.write(AB, date)
+        other.look()
+        if reads:
+            stalled.look()
+        assert agreed(stalled.turn(), other.turn()) > NEWER * 1000
+
+    def test_while_the_file_is_bad(self, site: Site) -> None:
+        """And the list that it serves is the last good one."""
+        site.write(AB, OLD)
+        stalled, other = boot(site), boot(site)
+        for text in (BC, AB, "DomainList:\n"):
+            site.write(text, OLD)
+            other.look()
+        stalled.look()
+        other.loader.persist()
+        assert agreed(stalled.turn(), other.turn()) > OLD * 1000 + 1
+
+    def test_looking_costs_a_stat(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The ledger is read only when it is another one."""
+        worker = boot(site).turn()
+        read: list[bytes] = []  # and None for what was read: that would raise
+        monkeypatch.setattr(ledger, "read", read.append)
+        for _ in range(10):
+            worker.turn()
+        assert read == []
+        (dates,) = Path(site.settings["state_dir"]).glob("*.dates")
+        os.utime(dates)
+        with pytest.raises(TypeError):
+            worker.turn()
+        assert len(read) == 1
+
+
+class TestALostFolder:
+    """Whoever lives writes down again what it knows."""
+
+    def test_a_worker_that_is_born_then_agrees(self, site: Site) -> None:
+        """No version falls below one that was served."""
+        site.write(AB, OLD)
+        living = boot(site)
+        site.write(BC, NEWER)
+        living.look()
+        shutil.rmtree(site.settings["state_dir"])
+        living.turn()
+        site.write(AB, OLD)
+        born = boot(site)
+        assert born.ver > NEWER * 1000
+        assert agreed(born.turn(), living.look(), born.turn()) > NEWER * 1000
+
+    @pytest.mark.parametrize("first", [AB, BC])
+    def test_also_if_it_was_quicker(self, site: Site, first: str) -> None:
+        """It began with a low version, of the same list or another one."""
+        site.write(first, OLD)
+        living = [boot(site), boot(site)]
+        site.write(BC, NEWER)
+        living[0].look()
+        shutil.rmtree(site.settings["state_dir"])
+        site.write(AB, OLD)
+        born = boot(site)
+        assert born.ver == OLD * 1000
+        everybody = (*living, born)
+        for worker in (*everybody, *everybody):
+            worker.look()
+        assert agreed(*everybody) > NEWER * 1000 - (first == BC)
+
+    def test_where_it_cannot_be_made_there_is_one_warning(
+        self, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """And the next try is one too many for nobody."""
+        worker = boot(site)
+        folder = Path(site.settings["state_dir"])
+        shutil.rmtree(folder)
+        folder.write_text("a file in its place")
+        for _ in range(5):
+            worker.turn()
+        assert caplog.text.count("the dates of lists cannot be kept") == 1
+        folder.unlink()
+        worker.turn()
+        assert len(list(folder.glob("*.dates"))) == 1
+
+
+class TestAFullDisk:
+    """What was known before stays, and what was not written is, as soon as there is room."""
+
+    def test_the_ledger_stays_whole(self, site: Site, tmp_path: Path) -> None:
+        """Though it is larger than a page: a disk can be full in the midst of it."""
+        disk = tmp_path / "disk"
+        with small_disk(disk):
+            settings = {"state_dir": str(disk)}
+            site.write(AB, NEWER)
+            worker = Worker(site.boot(**settings))
+            for number in range(40):
+                site.write(f"DomainList:\na{number}.example\n", NEWER + number + 0.1234567)
+                worker.look()
+            (dates,) = disk.glob("*.dates")
+            kept = dates.read_bytes()
+            assert 3072 < len(kept) < 4096
+            fill(disk / "full")
+            for number in range(20):
+                site.write(f"DomainList:\nb{number}.example\n", OLD + 0.1234567)
+                worker.look()
+                assert dates.read_bytes() == kept
+            (disk / "full").unlink()
+            served = worker.turn().ver
+            assert ledger.highest(ledger.read(dates.read_bytes())) == served
+            site.write(AB, OLD)
+            assert Worker(site.boot(**settings)).ver > served
+
+    def test_so_does_what_etcd_was_seen_with(self, site: Site, tmp_path: Path) -> None:
+        """It is the same for the file of sightings."""
+        disk = tmp_path / "disk"
+        with small_disk(disk):
+            memory = site.boot(state_dir=str(disk))[1]._memory
+            for number in range(1, 50):
+                memory.first_seen(Sighting(number, "0123456789abcdef" * 2, 1.0 * number), number)
+            (seen,) = disk.glob("*.seen")
+            kept = seen.read_bytes()
+            fill(disk / "full")
+            memory.first_seen(Sighting(99, "0123456789abcdef" * 9, 99.0), 99.0)
+            assert seen.read_bytes() == kept
+            assert json.loads(kept)
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Iterator[tuple[Server, Path]]:
+    """gunicorn with two workers, a key and a state folder."""
+    folder = tmp_path
+    file = folder / "endpoints.txt"
+    file.write_text(AB)
+    state = folder / "state"
+    key = key_file(folder)
+    with running(
+        folder, file, ENDPOINT_SIGNING_KEY_FILE=key, ENDPOINT_STATE_DIR=str(state)
+    ) as server:
+        yield server, file
+
+
+def put(file: Path, text: str, date: float | None = None) -> None:
+    """Replace the file in one step."""
+    scratch = file.with_suffix(".new")
+    scratch.write_text(text)
+    if date is not None:
+        os.utime(scratch, (date, date))
+    scratch.replace(file)
+
+
+def settled(server: Server, expected: list[str], above: int) -> int:
+    """Wait until every worker signs the list with one version, and give that."""
+
+    def agreed() -> int | None:
+        found = [TRUSTED.verify(server.get(JWS).body) for _ in range(12)]
+        same = len({each.text for each in found}) == 1 and hosts(found[0]) == expected
+        return found[0].ver if same and found[0].ver > above else None
+
+    ver = wait_for(agreed, seconds=30, what=f"all sign {expected} with more than {above}")
+    assert ver is not None
+    return ver
+
+
+class TestRealWorkers:
+    """Stopped, killed, and robbed of their folder."""
+
+    def test_one_that_is_stopped_during_an_edit(self, real: tuple[Server, Path]) -> None:
+        """A client that has seen the edit takes the way back from every worker."""
+        server, file = real
+        put(file, AB, OLD)
+        settled(server, ["a", "b"], 0)
+        manager = EndpointManager(
+            config_urls=[f"http://127.0.0.1:{server.port}"],
+            trusted_keys=[KEY.public],
+            policy=QUICK,
+            verify=NOBODY,
+            update_interval=0,
+            trust_env=False,
+        )
+        stopped = server.workers[0]
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            put(file, BC)
+
+            # Some connections go to the stopped one, and have no answer.
+            wait_for(lambda: taken(manager), seconds=30)
+            put(file, AB, OLD)
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        settled(server, ["a", "b"], OLD * 1000)
+        for _ in range(10):
+            manager.update_endpoints_from_remote()
+        assert manager.api_endpoints[0].url == "https://a.example/api/v1"
+
+    def test_a_folder_that_is_taken_away(self, real: tuple[Server, Path]) -> None:
+        """And a worker that is killed after it."""
+        server, file = real
+        put(file, CD)
+        newest = settled(server, ["c", "d"], 0)
+        shutil.rmtree(file.parent / "state")
+        put(file, AB, OLD)
+        newest = settled(server, ["a", "b"], newest)
+        os.kill(server.workers[0], signal.SIGKILL)
+        put(file, BC, OLD + 5)
+        settled(server, ["b", "c"], newest)
+
+
+def taken(manager: EndpointManager) -> bool:
+    """Whether an update brings another list."""
+    try:
+        return manager.update_endpoints_from_remote()
+    except UpdateFailed:
+        return False
