@@ -6,6 +6,8 @@ torn or foreign file is ignored with a warning: the built-in list is there for t
 
 import json
 import logging
+import os
+import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,8 @@ from .trust import Mark
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
+_MAX_BYTES = 64 << 20
+_MAX_MARK_BYTES = 65536
 _END_OF_TIME = 253402300800  # the first second that ``datetime`` cannot hold
 
 
@@ -48,9 +52,7 @@ class CachedList(NamedTuple):
 def load(path: Path) -> CachedList | None:
     """Read the list; None where there is none that can be used."""
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError("it is no regular file")
-        document = json.loads(path.read_bytes())
+        document = json.loads(_bytes(path, _MAX_BYTES))
         if not isinstance(document, dict) or "format" not in document:
             raise ValueError("it was not written by mop-config")
         if document["format"] != _FORMAT:
@@ -70,6 +72,18 @@ def load(path: Path) -> CachedList | None:
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         logger.warning("the endpoint list in %s is ignored: %s", path, error)
         return None
+
+
+def _bytes(path: Path, limit: int) -> bytes:
+    """Read a file, opened so that a FIFO cannot hang us, and bounded."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(os.open(path, flags), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no regular file")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it is larger than {limit} bytes")
+    return data
 
 
 def _text(value: Any) -> str:
@@ -99,26 +113,28 @@ def _maybe_mark(value: Any) -> Mark | None:
 
 
 def load_mark(path: Path) -> Mark | None:
-    """Read the mark that stands in a file of its own; None where there is none."""
+    """Read the mark that stands in a file of its own; None where there is none.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it holds none.
+    """
     try:
-        return _maybe_mark(json.loads(path.read_bytes()))
+        return _maybe_mark(json.loads(_bytes(path, _MAX_MARK_BYTES)))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
-        logger.warning("the mark in %s is ignored: %s", path, error)
-        return None
+    except (TypeError, LookupError, RecursionError) as error:
+        raise ValueError(str(error)) from None
 
 
 def save_mark(path: Path, mark: Mark) -> None:
-    """Write the mark, unless a higher one is there.
+    """Write the mark; whoever calls has seen that no higher one is there.
 
     Raises:
         OSError: If it cannot be written.
     """
-    there = load_mark(path)
-    if there is None or there.ver < mark.ver:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(path, json.dumps(_mark(mark)).encode(), sync=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_atomically(path, json.dumps(_mark(mark)).encode(), sync=True)
 
 
 def _mark(mark: Mark) -> dict[str, Any]:

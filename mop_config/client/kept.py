@@ -13,7 +13,7 @@ from ..model import EndpointConfig
 from . import cache
 from .cache import CachedList
 from .state import ListSource
-from .trust import Trust
+from .trust import Mark, Trust
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,9 @@ class Kept:
         # Beside the list, so that a list that is lost, or put back, does not take it along.
         self._mark_path = None if path is None else path.with_name(f"{path.name}.mark")
         self._trust = trust
+        self._complained = False
+        if trust is not None and self._mark_path is not None:
+            trust.share(self._mark)
         self.refusal: SignatureError | None = None
         self._source = ListSource("none", None, None)
         self._learnt_at: float | None = None
@@ -54,7 +57,7 @@ class Kept:
     def load(self) -> EndpointConfig:
         """Take in what the file holds, and give its list; an empty one where it has none."""
         if self._trust is not None and self._mark_path is not None:
-            self._trust.remember(cache.load_mark(self._mark_path))
+            self._trust.remember(self._mark())
         cached = None if self._path is None else cache.load(self._path)
         if cached is None:
             return EndpointConfig()
@@ -67,6 +70,18 @@ class Kept:
             self.etags = dict(cached.etags)
             self._source, self._learnt_at = ListSource("cache", cached.url, None), cached.saved_at
         return config
+
+    def _mark(self) -> Mark | None:
+        """Read the mark as it is now: other processes may keep their lists in the same file."""
+        if self._mark_path is None:
+            return None
+        try:
+            return cache.load_mark(self._mark_path)
+        except (OSError, ValueError) as error:
+            if not self._complained:
+                logger.warning("the mark in %s is ignored: %s", self._mark_path, error)
+            self._complained = True
+            return None
 
     def _believed(self, trust: Trust, cached: CachedList) -> EndpointConfig:
         """Give what is signed of a list that was kept: nothing, if it is not to be trusted."""
@@ -129,7 +144,7 @@ class Kept:
 
     def _save_signed(self, path: Path, mark_path: Path, trust: Trust, kept: CachedList) -> None:
         """Write what is signed, and then the mark: the list must not be older than that."""
-        there, mark = cache.load_mark(mark_path), trust.mark
+        there, mark = self._mark(), trust.mark
         if there is not None and mark is not None and there.ver > mark.ver:
             return  # another process has taken a newer one
         if trust.current is None:
@@ -138,5 +153,5 @@ class Kept:
         else:
             kept = kept._replace(jws=trust.current.text, mark=mark)
         cache.save(path, kept)
-        if mark is not None:
+        if mark is not None and mark != there:
             cache.save_mark(mark_path, mark)

@@ -391,6 +391,46 @@ class TestTheCache:
         assert manager._trust.mark is not None
         assert manager._trust.mark.ver == 2000
 
+    @pytest.mark.parametrize("what", ["fifo", "folder", "endless"])
+    def test_a_mark_that_is_no_file_hangs_nobody(
+        self, path: Path, mirror: Mirror, what: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The other one is there; it is told of once."""
+        mark = path.with_name("cache.json.mark")
+        mark.unlink()
+        if what == "fifo":
+            os.mkfifo(mark)
+        elif what == "folder":
+            mark.mkdir()
+        else:
+            mark.symlink_to("/dev/zero")
+        manager = manager_of(mirror.url, cache_path=path)
+        assert names(manager) == [B]
+        mirror.body = token([A], 1000)
+        assert refusal(manager) == "older"
+        assert caplog.text.count("is ignored") == 1
+        path.unlink()
+        os.mkfifo(path)
+        assert names(manager_of(cache_path=path)) == []
+
+    def test_what_another_process_took_counts_at_once(self, path: Path, mirror: Mirror) -> None:
+        """There is one mark for all who share the file; nothing that it holds is set back."""
+        behind = manager_of(mirror.url, cache_path=path)
+        ahead = manager_of(mirror.url, cache_path=path)
+        mirror.body = token([C], 8000)
+        assert ahead.update_endpoints_from_remote()
+        mirror.body = token([A], 7000)
+        assert refusal(behind) == "older"
+        with pytest.raises(UpdateUntrusted, match="older"):
+            behind.apply_qr(mirror.body)
+        assert names(behind) == [B]
+        behind.add_api_endpoint("https://own.example")
+        assert names(manager_of(cache_path=path)) == [C]
+        mirror.body = token([A], 9000)
+        assert behind.update_endpoints_from_remote(force=True)
+        mirror.body = token([B], 8500)
+        assert refusal(ahead) == "older"
+
     def test_another_process_may_be_ahead(self, path: Path, mirror: Mirror) -> None:
         """What it has learnt is not overwritten by what we knew before."""
         behind = manager_of(mirror.url, cache_path=path)
