@@ -81,11 +81,7 @@ class Server:
     @property
     def workers(self) -> list[int]:
         """The workers' process ids; helpers that run for a moment are not among them."""
-        return sorted(
-            child.pid
-            for child in psutil.Process(self.pid).children()
-            if child.status() != psutil.STATUS_ZOMBIE
-        )
+        return sorted(child.pid for child in psutil.Process(self.pid).children() if _lives(child))
 
     def wait_until_up(self, workers: int = 1) -> "Server":
         """Wait until it listens, and until so many workers say what they serve."""
@@ -152,6 +148,13 @@ class Server:
                     continue
             self.process.wait(5)
         return code
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def gunicorn_command(*options: str, module: bool = False, target: str = "wsgi:app") -> list[str]:
