@@ -36,6 +36,7 @@ class CachedList(NamedTuple):
         room_id: The room that came with it, or None.
         etags: The tags of remote lists, by URL.
         jws: The signed list as it came, where lists have to be signed; else None.
+        beside: Older ones that it was added to, likewise.
         mark: The newest signed list that was ever taken, or None.
     """
 
@@ -47,6 +48,7 @@ class CachedList(NamedTuple):
     etags: dict[str, str]
     jws: str | None = None
     mark: Mark | None = None
+    beside: tuple[str, ...] = ()
 
 
 def load(path: Path) -> CachedList | None:
@@ -66,6 +68,7 @@ def load(path: Path) -> CachedList | None:
             {_text(url): _text(etag) for url, etag in document["etags"].items()},
             _maybe_text(document.get("jws")),
             _maybe_mark(document.get("mark")),
+            _texts(document.get("beside", [])),
         )
     except FileNotFoundError:
         return None
@@ -92,6 +95,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"{str(value)[:40]!r} is no list of texts")
+    return tuple(_text(each) for each in value)
+
+
 def _moment(value: Any) -> float:
     # An integer too large for a float would raise an OverflowError, which nobody expects.
     if not isinstance(value, (int, float)) or not 0 <= value < _END_OF_TIME:
@@ -109,7 +118,7 @@ def _maybe_mark(value: Any) -> Mark | None:
     ver, digest = value["ver"], value["sha256"]
     if type(ver) is not int or not 0 <= ver <= MAX_NUMBER:
         raise ValueError("its mark is no version")
-    return Mark(ver, _text(digest))
+    return Mark(ver, _text(digest), _texts(value.get("beside", [])))
 
 
 def load_mark(path: Path) -> Mark | None:
@@ -123,7 +132,7 @@ def load_mark(path: Path) -> Mark | None:
         return _maybe_mark(json.loads(_bytes(path, _MAX_MARK_BYTES)))
     except FileNotFoundError:
         return None
-    except (TypeError, LookupError, RecursionError) as error:
+    except (TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
 
@@ -138,7 +147,7 @@ def save_mark(path: Path, mark: Mark) -> None:
 
 
 def _mark(mark: Mark) -> dict[str, Any]:
-    return {"ver": mark.ver, "sha256": mark.digest}
+    return {"ver": mark.ver, "sha256": mark.digest, "beside": mark.beside}
 
 
 def save(path: Path, cached: CachedList) -> None:
@@ -158,6 +167,7 @@ def save(path: Path, cached: CachedList) -> None:
     }
     if cached.jws is not None:
         document["jws"] = cached.jws
+        document["beside"] = cached.beside
     if cached.mark is not None:
         document["mark"] = _mark(cached.mark)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -56,8 +56,10 @@ class Kept:
 
     def load(self) -> EndpointConfig:
         """Take in what the file holds, and give its list; an empty one where it has none."""
-        if self._trust is not None and self._mark_path is not None:
-            self._trust.remember(self._mark())
+        mark = None
+        if self._trust is not None:
+            mark = self._mark()
+            self._trust.remember(mark)
         cached = None if self._path is None else cache.load(self._path)
         if cached is None:
             return EndpointConfig()
@@ -65,7 +67,7 @@ class Kept:
         config = cached.config
         if self._trust is not None:
             self._trust.remember(cached.mark)
-            config = self._believed(self._trust, cached) if config else config
+            config = self._believed(self._trust, cached, mark or cached.mark) if config else config
         if config:
             self.etags = dict(cached.etags)
             self._source, self._learnt_at = ListSource("cache", cached.url, None), cached.saved_at
@@ -83,17 +85,15 @@ class Kept:
             self._complained = True
             return None
 
-    def _believed(self, trust: Trust, cached: CachedList) -> EndpointConfig:
+    def _believed(self, trust: Trust, cached: CachedList, mark: Mark | None) -> EndpointConfig:
         """Give what is signed of a list that was kept: nothing, if it is not to be trusted."""
         try:
             if cached.jws is None:
                 raise SignatureError("not-signed", "it is no signed list")
-            signed = trust.read(cached.jws, kept=True)
-            trust.take(signed)
+            trust.recall(cached.jws, cached.beside, mark)
         except SignatureError as error:
             self.refusal = error
-            return EndpointConfig()
-        return signed.config
+        return trust.config()
 
     def note(self, origin: str, url: str | None = None, learnt_at: float | None = None) -> None:
         """Note where the list came from; ``learnt_at`` is a POSIX time."""
@@ -151,7 +151,8 @@ class Kept:
             # What nobody signed would be refused at the next start.
             kept = kept._replace(config=EndpointConfig(), mark=mark)
         else:
-            kept = kept._replace(jws=trust.current.text, mark=mark)
+            beside = tuple(older.text for older in trust.beside)
+            kept = kept._replace(jws=trust.current.text, mark=mark, beside=beside)
         cache.save(path, kept)
         if mark is not None and mark != there:
             cache.save_mark(mark_path, mark)

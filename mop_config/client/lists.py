@@ -227,7 +227,7 @@ class EndpointLists:
         for index, endpoint in enumerate(data.api_endpoints or ()):
             check_api(endpoint, f"api_endpoints[{index}]")
         if signed is not None:
-            self._take(signed, "qr", _QR_CODE)
+            self._take(signed, "qr", _QR_CODE, added=not replace)
         if data.room_id is not None:
             self._kept.room_id = data.room_id
         lists = ((API, data.api_endpoints), (SOCKETIO, data.socketio_endpoints))
@@ -261,11 +261,11 @@ class EndpointLists:
         self._change("remote", found.url, lambda core: _replace(core, found.config))
         return True
 
-    def _take(self, signed: SignedList, origin: str, url: str) -> None:
+    def _take(self, signed: SignedList, origin: str, url: str, *, added: bool = False) -> None:
         if self._trust is None:
             return
         try:
-            self._trust.take(signed)
+            self._trust.take(signed, added=added)
         except SignatureError as error:
             raise self.tell_refused(origin, _untrusted(url, error)) from None
 

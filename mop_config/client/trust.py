@@ -2,18 +2,21 @@
 
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import payload
 from ..errors import PayloadError, SignatureError, SigningKeyError
+from ..model import Endpoint, EndpointConfig
 from ..signing import SignedList, TrustedKeys, looks_signed
 
 #: A public key, or several: a JWK or a JWK set (as a ``dict`` or JSON), PEM, or a file of them.
 Key = Mapping[str, Any] | str | Path
 
 _MAX_KEY_BYTES = 65536
+#: Lists that the newest one may have been added to: QR codes scanned one after the other.
+_MOST_BESIDE = 16
 
 
 def trusted_keys(keys: Sequence[Key]) -> TrustedKeys:
@@ -62,10 +65,12 @@ class Mark(NamedTuple):
     Attributes:
         ver: Its version, in milliseconds.
         digest: Of its contents.
+        beside: Of the contents of older lists that its endpoints were added to.
     """
 
     ver: int
     digest: str
+    beside: tuple[str, ...] = ()
 
 
 class Trust:
@@ -74,6 +79,11 @@ class Trust:
     Args:
         keys: The keys that it trusts; one mark stands for all of them.
         clock: Gives POSIX seconds.
+
+    Attributes:
+        mark: The newest list that was ever taken.
+        current: The list that was taken last, as it was signed.
+        beside: Older ones that it was added to, and that still count; the oldest first.
     """
 
     def __init__(self, keys: TrustedKeys, clock: Callable[[], float]) -> None:
@@ -83,6 +93,7 @@ class Trust:
         self._others: Callable[[], Mark | None] = lambda: None
         self.mark: Mark | None = None
         self.current: SignedList | None = None
+        self.beside: tuple[SignedList, ...] = ()
 
     def read(self, text: str | bytes, *, kept: bool = False) -> SignedList:
         """Read a signed list.
@@ -99,8 +110,12 @@ class Trust:
             self._check_age(signed)
         return signed
 
-    def take(self, signed: SignedList) -> None:
+    def take(self, signed: SignedList, *, added: bool = False) -> None:
         """Note that a list is taken: from now on, nothing older is.
+
+        Args:
+            signed: The list.
+            added: Whether it is added to what was taken before, and does not replace it.
 
         Raises:
             SignatureError: If a newer one was taken since it was read.
@@ -111,8 +126,52 @@ class Trust:
                 self.mark = Mark(signed.ver, signed.digest)
             current = self.current
             alike = current is not None and current.digest == signed.digest
+            before = () if current is None else (*self.beside, current)
+            self.beside = _still_counting(before, signed) if added else ()
+            self.mark = self.mark._replace(beside=tuple(each.digest for each in self.beside))
             if current is None or not alike or signed.exp >= current.exp:
                 self.current = signed
+
+    def recall(self, text: str, beside: Sequence[str], mark: Mark | None) -> None:
+        """Take a list that was kept, with those that it was added to.
+
+        Of older lists, only those are taken that the mark names: any other one would be a way
+        back past it.
+
+        Args:
+            text: The list, as it was signed.
+            beside: Those that it was added to, likewise.
+            mark: The mark that was kept; it may be behind by one list.
+
+        Raises:
+            SignatureError: If the list, or one that it was added to, must not be taken; the
+                others are.
+        """
+        signed = self.read(text, kept=True)
+        named = () if mark is None else (mark.digest, *mark.beside)
+        found, refusal = [], None
+        for each in beside[-_MOST_BESIDE:]:
+            try:
+                older = self._keys.verify(each)
+                if older.digest not in named:
+                    raise SignatureError("older", f"its version {older.ver} was not kept beside it")
+                found.append(older)
+            except SignatureError as error:
+                refusal = error
+        self.take(signed)
+        with self._lock:
+            if self.mark is not None:
+                self.beside = tuple(found)
+                self.mark = self.mark._replace(beside=tuple(each.digest for each in found))
+        if refusal is not None:
+            raise refusal
+
+    def config(self) -> EndpointConfig:
+        """Give all endpoints that are signed; those of newer lists have their priorities."""
+        with self._lock:
+            lists = [*self.beside, *([] if self.current is None else [self.current])]
+        kinds = [[each.config.kinds()[kind] for each in lists] for kind in EndpointConfig().kinds()]
+        return EndpointConfig(*(tuple(_by_url(kind).values()) for kind in kinds))
 
     def share(self, others: Callable[[], Mark | None]) -> None:
         """Have what other processes took count as well.
@@ -143,6 +202,22 @@ class Trust:
     def stale(self) -> bool:
         """Whether the list that was taken last has expired, and no other has come."""
         return self.current is not None and self.current.expired(self._clock())
+
+
+def _by_url(lists: Iterable[Iterable[Endpoint]]) -> dict[str, Endpoint]:
+    return {endpoint.url: endpoint for endpoints in lists for endpoint in endpoints}
+
+
+def _still_counting(before: Iterable[SignedList], new: SignedList) -> tuple[SignedList, ...]:
+    """Leave out those lists of which newer ones have every endpoint."""
+    covered = [{e.url for e in endpoints} for endpoints in new.config.kinds().values()]
+    kept: list[SignedList] = []
+    for older in reversed(tuple(before)):
+        own = [{e.url for e in endpoints} for endpoints in older.config.kinds().values()]
+        if any(urls - there for urls, there in zip(own, covered, strict=True)):
+            kept.append(older)
+            covered = [urls | there for urls, there in zip(own, covered, strict=True)]
+    return tuple(reversed(kept[:_MOST_BESIDE]))
 
 
 def read_qr(

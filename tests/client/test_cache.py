@@ -65,7 +65,7 @@ def test_a_public_file_becomes_private(path: Path) -> None:
 
 def test_no_token_is_in_it() -> None:
     """There is no field that could hold one."""
-    fields = ("config", "origin", "url", "saved_at", "room_id", "etags", "jws", "mark")
+    fields = ("config", "origin", "url", "saved_at", "room_id", "etags", "jws", "mark", "beside")
     assert CachedList._fields == fields
 
 

@@ -462,6 +462,10 @@ class TestTheCache:
 class TestByHand:
     """The program itself, and its user with a camera."""
 
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        return tmp_path / "cache.json"
+
     def test_the_program_may_add_what_it_likes(self, mirror: Mirror, tmp_path: Path) -> None:
         """It is not kept: nobody has signed it."""
         path = tmp_path / "cache.json"
@@ -511,6 +515,77 @@ class TestByHand:
         assert names(restarted) == [A, B]
         restarted.apply_qr(token([C], 3000), replace=True)
         assert names(restarted) == [C]
+
+    def test_what_a_signed_qr_code_was_added_to_stays(self, path: Path, mirror: Mirror) -> None:
+        """Over a restart, too: each is signed for itself. Another list takes their place."""
+        manager = manager_of(mirror.url, cache_path=path)
+        mirror.body = token([A], 8000)
+        assert manager.update_endpoints_from_remote()
+        manager.apply_qr(token([B], 9000, room_id="r9"))
+        assert names(manager) == [A, B]
+        restarted = manager_of(mirror.url, cache_path=path)
+        assert (names(restarted), restarted.room_id) == ([A, B], "r9")
+        restarted.apply_qr(token([C], 9500))
+        again = manager_of(mirror.url, cache_path=path)
+        assert names(again) == [A, B, C]
+        assert again.config == restarted.config
+        mirror.body = token([A], 8000)
+        assert refusal(again) == "older"
+        mirror.body = token([C], 9600)
+        assert again.update_endpoints_from_remote()
+        assert names(manager_of(cache_path=path)) == [C]
+
+    def test_a_crash_between_the_two_files_loses_nothing(self, path: Path, mirror: Mirror) -> None:
+        """The list is written first; the mark is behind by one list then."""
+        manager = manager_of(mirror.url, cache_path=path)
+        mirror.body = token([A], 8000)
+        assert manager.update_endpoints_from_remote()
+        mark = path.with_name("cache.json.mark")
+        before = mark.read_bytes()
+        manager.apply_qr(token([B], 9000))
+        mark.write_bytes(before)
+        assert names(manager_of(cache_path=path)) == [A, B]
+
+    def test_a_newer_qr_code_may_cover_older_lists(self, path: Path) -> None:
+        """What it has all of need not be kept; of what it replaces, nothing stays."""
+        manager = manager_of(cache_path=path)
+        for number, api in enumerate([[A], [B], [A], [A, B]]):
+            manager.apply_qr(token(api, 1000 + number))
+        assert json.loads(path.read_text())["beside"] == []
+        assert sorted(names(manager_of(cache_path=path))) == [A, B]
+        for number in range(40):
+            manager.apply_qr(token([f"https://q{number}.example/api/v1"], 2000 + number))
+        assert len(json.loads(path.read_text())["beside"]) == 16
+        manager.apply_qr(token([C], 3000), replace=True)
+        assert names(manager_of(cache_path=path)) == names(manager) == [C]
+
+    @pytest.mark.parametrize(
+        ("beside", "code"),
+        [
+            (token([C], 500), "older"),
+            (token([C], 8999), "older"),
+            (token([A], 8000, OTHERS), "unknown-key"),
+            (token([A], 8000)[:-4] + b"AAAA", "bad-signature"),
+            (wire([A]), "not-signed"),
+        ],
+    )
+    @pytest.mark.parametrize("mark", [9000, 9001])
+    def test_nothing_else_can_be_put_beside_it(
+        self, path: Path, mirror: Mirror, beside: bytes, code: str, mark: int
+    ) -> None:
+        """Whoever can write the cache, but not the mark, brings no old list back with it."""
+        manager = manager_of(mirror.url, cache_path=path)
+        mirror.body = token([A], 8000)
+        assert manager.update_endpoints_from_remote()
+        manager.apply_qr(token([B], 9000))
+        document = json.loads(path.read_text())
+        document["beside"] = [beside.decode()]
+        named = [Trust(TrustedKeys([OURS.public]), time.time).read(token([C])).digest]
+        document["mark"] = {**document["mark"], "ver": mark, "beside": named}
+        path.write_text(json.dumps(document))
+        with hearing(signals.endpoints_refused) as heard:
+            assert names(manager_of(cache_path=path)) == [B]
+        assert [about["code"] for _, about in heard] == [code]
 
     def test_a_signed_qr_code_without_keys(self) -> None:
         """Nobody can say who has signed it."""
