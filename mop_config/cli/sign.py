@@ -34,20 +34,20 @@ def _ttl(context: click.Context, parameter: click.Parameter, value: str | None) 
     "--ver",
     type=click.IntRange(0, MAX_NUMBER),
     metavar="N",
-    help="Its version, in milliseconds; without it, the file's date.",
+    help="Its version, in milliseconds; without it, the time.",
 )
 def sign(file: str, key_file: str, ttl: int | None, ver: int | None) -> int:
     """Print the list in FILE as a compact JWS, as the server would sign it.
 
     A file with errors is not signed. Apps take no list with a lower version than one that
-    they had: to go back to an older file, touch it, or give --ver.
+    they had, so that the list signed last is the one that counts.
     """
     settings = Settings.from_environ()
     body, mtime = _list(file, settings)
     key = _key(key_file)
     now = time.time()
     if ver is None:
-        ver = max(0, int(min(mtime, now) * 1000))
+        ver = _version(mtime, now)
     elif ver > (now + SKEW) * 1000:
         click.echo(
             f"mop-config: version {ver} lies in the future: until then, every other list needs"
@@ -60,6 +60,12 @@ def sign(file: str, key_file: str, ttl: int | None, ver: int | None) -> int:
     if sys.stdout.isatty():
         print()
     return 0
+
+
+def _version(mtime: float, now: float) -> int:
+    """Give a version higher than those of before: two lists must never have the same one."""
+    # The clock of a file server may be ahead; a date beyond that is none.
+    return int(max(mtime if mtime <= now + SKEW else 0.0, now) * 1000)
 
 
 def _list(file: str, settings: Settings) -> tuple[bytes, float]:
