@@ -16,7 +16,7 @@ serve: $(VENV)/serve.stamp
 	$(BIN)/mop-config serve
 
 test: $(VENV)/test.stamp debian
-	$(BIN)/python -m pytest -n 2 -m 'not alone'
+	$(BIN)/python -m pytest -n 3 -m 'not alone'
 	$(BIN)/python -m pytest -m alone
 
 check: $(VENV)/test.stamp

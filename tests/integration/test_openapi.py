@@ -258,7 +258,7 @@ def test_whatever_is_asked_the_answers_are_as_described(tmp_path: Path) -> None:
         options = [
             *("--url", f"http://127.0.0.1:{server.port}"),
             *("--header", f"Authorization: {ADMIN['Authorization']}"),
-            *("--checks", "all", "--phases", "examples,coverage,fuzzing", "--max-examples", "5"),
+            *("--checks", "all", "--phases", "examples,coverage,fuzzing", "--max-examples", "2"),
             *("--generation-deterministic", "--no-color"),
         ]
         result = subprocess.run(
