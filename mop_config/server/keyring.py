@@ -1,7 +1,7 @@
 """The tokens that are known now: those of the environment, and those of a file that may change.
 
-A file that cannot be read, or holds nothing good, admits nobody: who takes a token back must
-not find the door open.
+While the file cannot be read, or holds nothing good, nobody is admitted, also not by a token of
+the environment: who takes a token back must not find the door open.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from .offload import in_a_thread
 from .problems import Code, Problem
 from .settings import Settings
 from .sources import FileSource, Signature
-from .tokens import Parsed, Token, find, from_environment, parse
+from .tokens import Fault, Parsed, Token, find, from_environment, parse
 
 logger = logging.getLogger(__name__)
 
@@ -129,21 +129,18 @@ class Keyring:
         if fingerprint and fingerprint == self._fingerprint:
             return
         self._fingerprint = fingerprint
-        self._tokens = self._own + found.tokens
-        problems = []
+        self._tokens = self._own + found.tokens if found.tokens else ()
         if found.tokens:
             logger.info("tokens: %d in %s", len(found.tokens), file)
         else:
-            problems.append(_problem(1, Code.NO_TOKENS, f"{failure}: it admits nobody"))
-            logger.error("tokens: %s: it admits nobody", failure)
-        for line, message in found.faults:
-            problems.append(_problem(line, Code.TOKENS_LINE, f"{file}, line {line}: {message}"))
+            logger.error("tokens: %s: nobody is admitted until it does", failure)
         if found.bad:
             told = "; ".join(f"line {line}: {message}" for line, message in found.faults)
             logger.error("tokens: bad lines in %s, %d of them: %s", file, found.bad, told)
-        self.problems = tuple(problems)
+        self.problems = tuple(_problem(file, fault) for fault in found.faults)
 
 
-def _problem(line: int, code: Code, message: str) -> Problem:
+def _problem(file: FileSource, fault: Fault) -> Problem:
     # Without the line's text: it may be a token in the clear.
-    return Problem(line, 1, code.severity, code, message, "")
+    message = f"{file}, line {fault.line}: {fault.message}"
+    return Problem(fault.line, 1, Code.TOKENS_LINE.severity, Code.TOKENS_LINE, message, "")

@@ -45,9 +45,8 @@ class Code(StrEnum):
     UNKNOWN_SECTION = "unknown-section"
     NO_SECTION = "no-section"
 
-    # Errors: tokens of the token file are not known.
+    # An error: a line of the token file is left out.
     TOKENS_LINE = "token-line"
-    NO_TOKENS = "no-tokens"
 
     # Errors: the whole file is refused.
     MISSING = "missing"

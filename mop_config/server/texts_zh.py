@@ -10,7 +10,6 @@ PROBLEMS: dict[str, str] = {
     "no-hooks": "gunicorn 使用了其他配置，SIGHUP 不安全",
     "state-folder": "状态目录已满或无法读写，重启后可能不知道当前列表，其他进程的状态可能已过时",
     "token-line": "令牌文件中有一行无效，该行被忽略",
-    "no-tokens": "令牌文件缺失、无法读取或没有有效行，不接受其中的令牌",
     "bad-host": "主机名无效",
     "bad-ip": "IP 地址无效",
     "bad-port": "端口无效",

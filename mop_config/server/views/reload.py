@@ -14,8 +14,6 @@ logger = logging.getLogger(__name__)
 
 blueprint = Blueprint("reload", __name__)
 
-#: Problems of another file than the list's.
-_OF_TOKENS = frozenset({Code.TOKENS_LINE, Code.NO_TOKENS})
 _STATUS = {"applied": 200, "unchanged": 200, "rejected": 422, "error": 503, None: 504}
 
 
@@ -43,7 +41,7 @@ def reload() -> Response:
     if status == 200:
         return live_json(members)
     if status == 422:
-        members["problems"] = [p for p in problems if p["code"] not in _OF_TOKENS]
+        members["problems"] = [p for p in problems if p["code"] != Code.TOKENS_LINE]
     return problem(status, _detail(report, late), members)
 
 
