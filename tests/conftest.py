@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,10 @@ from hypothesis import settings
 # A time limit for each example fails on a busy machine, whatever the code does.
 settings.register_profile("mop-config", deadline=None)
 settings.load_profile("mop-config")
+
+# A shell that starts the tests in the background has them ignore it, and so would all that they
+# start and end with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Seconds that a test's threads and processes have to end after it.
 PATIENCE = 5.0

@@ -1,11 +1,14 @@
 """The command line, as a user and as a script call it."""
 
+import fcntl
 import json
 import os
 import pty
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from pathlib import Path
 
@@ -32,15 +35,17 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def on_a_terminal(*arguments: str) -> str:
-    """What a command shows on a real terminal, with its colours."""
+def on_a_terminal(
+    *arguments: str, columns: int = 0, lines: int = 0, term: str = "xterm-256color"
+) -> str:
+    """What a command shows on a real terminal, with its colours; 0 is a size that is not known."""
     master, slave = pty.openpty()
-    environ = {**os.environ, "TERM": "xterm-256color"}
-    environ.pop("NO_COLOR", None)
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    names = os.environ.keys() - {"COLUMNS", "LINES", "NO_COLOR"}
     with subprocess.Popen(
         [sys.executable, "-m", "mop_config", *arguments],
         cwd=ROOT,
-        env=environ,
+        env={**{name: os.environ[name] for name in names}, "TERM": term},
         stdin=slave,
         stdout=slave,
         stderr=slave,

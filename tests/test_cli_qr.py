@@ -1,16 +1,12 @@
 """``mop-config qr``: on a terminal, in a pipe, into a file, and back."""
 
-import fcntl
 import io
 import json
 import os
-import pty
 import re
 import stat
-import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +19,7 @@ from mop_config import cli, payload, qr
 from .client.handmade import source, wire
 from .conftest import GUIDE_JSON, SAMPLE, need_program
 from .servers import ROOT
-from .test_cli import run, write
+from .test_cli import on_a_terminal, run, write
 
 
 class Result(NamedTuple):
@@ -38,31 +34,6 @@ Call = Callable[..., Result]
 
 SCREEN = re.compile(r"\x1b\[38;5;16;48;5;231m([ ▀▄█]+)\x1b\[0m")
 FULL = json.dumps(GUIDE_JSON, separators=(",", ":"))
-
-
-def on_a_terminal(columns: int, lines: int, *arguments: str, term: str = "xterm-256color") -> str:
-    """What a command shows on a terminal of this size."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    environ = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "LINES"}}
-    with subprocess.Popen(
-        [sys.executable, "-m", "mop_config", *arguments],
-        cwd=ROOT,
-        env={**environ, "TERM": term},
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-    ) as process:
-        os.close(slave)
-        shown = b""
-        while True:
-            try:
-                shown += os.read(master, 65536)
-            except OSError:  # the other end is closed: all is read
-                break
-        process.wait(20)
-    os.close(master)
-    return shown.decode()
 
 
 @pytest.fixture
@@ -99,7 +70,7 @@ class TestTerminal:
 
     def test_it_can_be_read_off_the_screen(self, tmp_path: Path) -> None:
         """By both decoders; black on white whatever the terminal's colours are."""
-        shown = on_a_terminal(120, 60, "qr", "--room-id", "大厅")
+        shown = on_a_terminal("qr", "--room-id", "大厅", columns=120, lines=60)
         rows = SCREEN.findall(shown)
         expected = qr.dumps(payload.loads(FULL), "full", "大厅")
         image = photo(rows)
@@ -114,7 +85,7 @@ class TestTerminal:
 
     def test_a_narrow_one_gets_the_form_that_fits(self) -> None:
         """And is told so, and that the code is higher than the screen."""
-        shown = on_a_terminal(80, 24, "qr")
+        shown = on_a_terminal("qr", columns=80, lines=24)
         rows = SCREEN.findall(shown)
         assert max(map(len, rows)) <= 80
         assert qr.scan(photo(rows)) == qr.dumps(payload.loads(FULL), "list")
@@ -123,7 +94,7 @@ class TestTerminal:
 
     def test_what_is_asked_for_is_not_replaced(self) -> None:
         """It is refused, with what would fit, and which terminal or file would take it."""
-        shown = on_a_terminal(80, 60, "qr", "--format", "full")
+        shown = on_a_terminal("qr", "--format", "full", columns=80, lines=60)
         assert not SCREEN.findall(shown)
         match = re.fullmatch(
             r"mop-config: the terminal is 80 columns wide: the full form takes 564 bytes, and"
@@ -132,20 +103,22 @@ class TestTerminal:
             shown.strip(),
         )
         assert match is not None
-        wider = on_a_terminal(int(match[2]), 60, "qr", "--format", "full")
+        wider = on_a_terminal("qr", "--format", "full", columns=int(match[2]), lines=60)
         assert qr.scan(photo(SCREEN.findall(wider))) == FULL
-        assert not SCREEN.findall(on_a_terminal(int(match[2]) - 1, 60, "qr", "--format", "full"))
+        assert not SCREEN.findall(
+            on_a_terminal("qr", "--format", "full", columns=int(match[2]) - 1, lines=60)
+        )
         assert qr.fit(payload.loads(FULL), "full", limit=int(match[1])).size <= 425
 
     def test_one_that_is_too_narrow_for_any(self) -> None:
         """One line, no code."""
-        shown = on_a_terminal(20, 60, "qr")
+        shown = on_a_terminal("qr", columns=20, lines=60)
         assert "no form fits" in shown
         assert not re.search("[▀▄█]", shown)
 
     def test_one_without_colours(self) -> None:
         """Is taken for a dark one: what is light is drawn."""
-        shown = on_a_terminal(120, 60, "qr", term="dumb")
+        shown = on_a_terminal("qr", term="dumb", columns=120, lines=60)
         assert "\x1b" not in shown
         rows = [line for line in shown.splitlines() if re.fullmatch("[ ▀▄█]+", line)]
         assert qr.scan(photo(rows, "█▀▄ ")) == FULL
