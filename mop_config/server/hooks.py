@@ -68,8 +68,15 @@ def _repair_upgrade(start: dict[Any, Any]) -> None:
 
 
 def post_fork() -> None:
-    """In a new worker: hold SIGHUP back until the handler stands, and answer errors our way."""
+    """In a new worker: hold SIGHUP back until the handler stands, and answer errors our way.
+
+    Until gunicorn sets its own handlers, those of the master are in force, which only note the
+    signal in a queue that nobody reads here: the master would wait for this worker until its
+    graceful timeout. Whoever serves nothing yet may end at once.
+    """
     gunicorn_errors.install()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 
