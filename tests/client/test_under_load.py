@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import httpx2
+import pytest
 
 from mop_config.client import AsyncEndpointManager, EndpointManager, Policy
 
@@ -180,12 +181,14 @@ def _run_tasks(
     return tally, [primary, backup]
 
 
+@pytest.mark.alone
 def test_killed_under_load_from_tasks(fleet: Fleet) -> None:
     """Zero failed GETs from 200 tasks; POSTs fail only where they may have been executed."""
     tally, servers = _run_tasks(fleet, Backend.kill)
     tally.check(*servers, slowest=6.0)
 
 
+@pytest.mark.alone
 def test_killed_under_load_over_http2(fleet: Fleet) -> None:
     """The same where all requests share one connection."""
     tally, servers = _run_tasks(fleet, Backend.kill, tls=("127.0.0.1",), http2=True)

@@ -27,16 +27,19 @@ def seconds_to_parse(content: str) -> float:
     return time.process_time() - started
 
 
+def _least(enough: float, attempts: int, content: str) -> float:
+    """Seconds to parse it: another guest of the host may slow some attempts, but hardly all."""
+    least = seconds_to_parse(content)
+    while least > enough and (attempts := attempts - 1):
+        least = min(least, seconds_to_parse(content))
+    return least
+
+
 def test_parsing_grows_linearly() -> None:
     """100,000 entries in at most 0.6 s; ten times as many in about ten times that."""
-    small = 1.0
-    for _ in range(12):  # another guest of the host may slow some of them, but hardly all
-        small = min(small, seconds_to_parse(text(100_000)))
-        if small <= 0.6:
-            break
+    small = _least(0.6, 12, text(100_000))
     assert small <= 0.6
-    large = text(1_000_000)
-    assert min(seconds_to_parse(large) for _ in range(2)) <= 15 * small
+    assert _least(15 * small, 2, text(1_000_000)) <= 15 * small
 
 
 def latencies(server: Server, seconds: float) -> "subprocess.Popen[bytes]":
