@@ -52,6 +52,17 @@ _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 
 
+def secret_part(text: str) -> int:
+    """Say up to where a text may hold a user name or password, which nobody may quote."""
+    return max((sign.end() for sign in USERINFO.finditer(text)), default=0)
+
+
+def without_userinfo(text: str) -> str:
+    """Make a text fit to be quoted: with asterisks for a user name and password."""
+    secret = secret_part(text)
+    return f"***@{text[secret:]}" if secret else text
+
+
 class Url(NamedTuple):
     """A URL in its canonical spelling, and its parts.
 
@@ -288,6 +299,9 @@ class EtcdAddress(NamedTuple):
         hosts, _, key = text.removeprefix("etcd://").partition("/")
         if not text.startswith("etcd://") or not key:
             raise AddressError("bad-url", "there must be a host and, after a slash, a key")
+        if USERINFO.search(hosts):
+            where = "ENDPOINT_ETCD_USER and ENDPOINT_ETCD_PASSWORD"
+            raise AddressError("userinfo", f"user name and password come from {where}")
         if _NOT_IN_URLS.search(key):
             raise AddressError("bad-url", "the key holds a character that it may not hold")
         members = []

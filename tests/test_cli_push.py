@@ -179,6 +179,36 @@ def test_somebody_elses_change_is_not_overwritten(
     assert cluster.get(name(key)) == TWO.encode()
 
 
+def test_a_password_in_the_key_is_not_echoed(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the message says where it belongs."""
+    assert run(["push", str(file), "etcd://user:hunter2@127.0.0.1/k"]) == 2
+    shown = capsys.readouterr()
+    assert "hunter2" not in shown.out + shown.err
+    assert "ENDPOINT_ETCD_PASSWORD" in shown.err
+
+
+def test_the_past_may_be_larger_than_what_a_server_takes(
+    cluster: Cluster,
+    key: str,
+    file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It can be replaced and listed, but not brought back."""
+    large = "DomainList:\n" + "".join(f"h{n}.example\n" for n in range(300))
+    revisions = [cluster.put(f"# {n}\n{large}", name(key)) for n in range(30)]
+    monkeypatch.setenv("ENDPOINT_MAX_BYTES", "2000")
+    assert run(["push", key, "--history", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["revisions"]
+    assert [row["revision"] for row in shown] == revisions[::-1]
+    assert run(["push", key, "--rollback", str(revisions[0])]) == 1
+    assert "larger than 2000 bytes" in capsys.readouterr().err
+    assert run(["push", str(file), key]) == 0
+    assert cluster.get(name(key)) == ONE.encode()
+
+
 def on_a_terminal(arguments: list[str], answer: str, meanwhile: Any = None) -> tuple[str, int]:
     """Run the command on a pseudo-terminal and answer its question."""
     ours, theirs = pty.openpty()

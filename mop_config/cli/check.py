@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from ..server.parse import secret_part
+from ..address import secret_part, without_userinfo
 from ..server.problems import Problem, Severity
 from .source import Reading, not_empty, read
 
@@ -102,8 +102,7 @@ def quote(line: str, column: int) -> tuple[str, int]:
         The line, and how many cells of the terminal precede the finding in it.
     """
     before, rest = line[: column - 1], line[column - 1 :]
-    if secret := secret_part(rest):
-        rest = "***@" + rest[secret:]
+    rest = without_userinfo(rest)
     if secret_part(line):
         before = "***, " if before.strip() else before
     before = _printable(before)

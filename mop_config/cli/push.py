@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import click
 
+from ..address import without_userinfo
 from ..errors import MopConfigError, SourceError
 from ..payload import Difference
 from ..server.etcd import Etcd, Found
 from ..server.origin import check_source
-from ..server.parse import secret_part
 from ..server.render import EMPTY_BODY, Rendering, render
 from ..server.settings import Settings
 from ..server.sources import FileSource
@@ -22,6 +22,8 @@ from .source import Reading, etcd_key, is_etcd, judged
 
 #: Lines of a text above which its difference is told in figures only.
 MOST_LINES = 20_000
+#: Bytes of what etcd may tell of the past.
+MOST_BYTES = 64 << 20
 #: Revisions that --history shows.
 SHOWN = 100
 
@@ -70,17 +72,21 @@ def push(
     if list_history and rollback is not None:
         raise click.UsageError("--history and --rollback exclude each other")
     without_file = list_history or rollback is not None
-    file, address = _split(words, without_file=without_file)
+    file, key = _split(words, without_file=without_file)
     settings = Settings.from_environ()
-    settings = replace(settings, source=etcd_key(address or settings.source).text)
+    settings = replace(settings, source=etcd_key(key or settings.source).text)
     check_source(settings)
-    etcd = Etcd(etcd_key(settings.source), settings.etcd, settings.max_bytes)
+    address = etcd_key(settings.source)
+    judging = Etcd(address, settings.etcd, settings.max_bytes)
+    # What was there before is only shown: it may be larger than what a server takes, and etcd
+    # tells several changes in one message.
+    etcd = Etcd(address, settings.etcd, max(settings.max_bytes, MOST_BYTES))
     ask = sys.stdin.isatty() and sys.stdout.isatty() and not yes and not as_json
     call = _Call(etcd, settings, force, ask, as_json)
     if list_history:
         return _show_history(call)
     if rollback is not None:
-        return _write(call, f"revision {rollback}", lambda: at(etcd, rollback).data)
+        return _write(call, f"revision {rollback}", lambda: at(judging, rollback).data)
     source = FileSource(file, settings.max_bytes)
     return _write(call, file, lambda: source.read().data)
 
@@ -183,9 +189,8 @@ def _lines(data: bytes) -> list[str]:
 
 def _shown(line: str) -> str:
     """Make a line fit to be shown, with no password in it."""
-    secret = secret_part(line)
-    line = ("***@" if secret else "") + line[secret:]
-    return "".join(c if c.isprintable() or c == "\t" else " " for c in line)
+    shown = without_userinfo(line)
+    return "".join(c if c.isprintable() or c == "\t" else " " for c in shown)
 
 
 def _diff(old: bytes, new: bytes, old_name: str, new_name: str) -> list[str] | None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import click
 
-from ..address import EtcdAddress
+from ..address import EtcdAddress, without_userinfo
 from ..errors import AddressError, SourceError
 from ..server.loader import judge
 from ..server.origin import SCHEME, open_source
@@ -74,7 +74,7 @@ def etcd_key(text: str) -> EtcdAddress:
     try:
         return EtcdAddress.parse(text)
     except AddressError as error:
-        message = f"{text!r} is not etcd://host:2379[,host:2379]/key ({error})"
+        message = f"{without_userinfo(text)!r} is not etcd://host:2379[,host:2379]/key ({error})"
         raise click.BadParameter(message) from None
 
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds for one question, over all members.
+#: Seconds for one question, over all members; and those that each of them has at least.
 PATIENCE = 6.0
+LEAST_PATIENCE = 2.0
 
 
 class Found(NamedTuple):
@@ -103,16 +104,18 @@ class Etcd:
         Raises:
             SourceError: As for ``get``.
         """
-        deadline = time.monotonic() + PATIENCE
+        # Those that hang must not use up the time of those that would answer.
+        share = max(LEAST_PATIENCE, PATIENCE / len(self.address.members))
 
         def once(_: int, client: "Etcd3Client") -> Message:
+            deadline = time.monotonic() + share
             with (
                 client.session,
-                etcd_wire.post(client, path, message, self._token) as response,
+                etcd_wire.post(client, path, message, self._token, share) as response,
             ):
                 return etcd_wire.read(response, self._limit, deadline)
 
-        return self._with_member(once, lambda: time.monotonic() > deadline)
+        return self._with_member(once, lambda: False)
 
     def watch(self, stopping: Callable[[], bool], start: int = 0) -> Watch:
         """Open a watch on the key at the first member that answers.

@@ -81,7 +81,13 @@ def _system_authorities() -> str | bool:
     return paths.cafile or paths.capath or True
 
 
-def post(client: "Etcd3Client", path: str, message: Message, token: str) -> "requests.Response":
+def post(
+    client: "Etcd3Client",
+    path: str,
+    message: Message,
+    token: str,
+    patience: float = READ_TIMEOUT,
+) -> "requests.Response":
     """Send a request, and wait for the head of its answer.
 
     Args:
@@ -89,6 +95,7 @@ def post(client: "Etcd3Client", path: str, message: Message, token: str) -> "req
         path: Of the gateway, below ``/v3``.
         message: The request, as JSON.
         token: What the login gave; empty for none.
+        patience: The most seconds to wait for a connection, and then for the answer.
 
     Raises:
         OSError: If there is no answer; requests' own exceptions are such.
@@ -104,7 +111,7 @@ def post(client: "Etcd3Client", path: str, message: Message, token: str) -> "req
         client.get_url(path),
         json=message,
         headers=headers,
-        timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+        timeout=(min(CONNECT_TIMEOUT, patience), min(READ_TIMEOUT, patience)),
         stream=True,
         allow_redirects=False,
     )
@@ -143,13 +150,21 @@ def read(response: "requests.Response", limit: int, deadline: float) -> Message:
         DownError: If it is not what etcd answers, or comes too slowly.
         TooLongError: If it is longer than that.
     """
+    # Not at the top: it comes with the extra.
+    from urllib3.exceptions import HTTPError
+
     body = bytearray()
-    for chunk in response.iter_content(1 << 16):
-        body += chunk
-        if len(body) > limit:
-            raise TooLongError
-        if time.monotonic() > deadline:
-            raise DownError("the answer takes too long")
+    try:
+        # What has come so far: to wait for a whole piece would be to wait for whoever sends it
+        # byte by byte.
+        while piece := response.raw.read1(1 << 16):
+            body += piece
+            if len(body) > limit:
+                raise TooLongError
+            if time.monotonic() > deadline:
+                raise DownError("the answer takes too long")
+    except HTTPError as error:
+        raise DownError(in_words(error)) from None
     return parse(bytes(body))
 
 

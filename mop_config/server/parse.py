@@ -17,6 +17,7 @@ from ..address import (
     is_ip,
     normalise_host,
     parse_url,
+    secret_part,
     split_port,
 )
 from ..errors import AddressError
@@ -90,11 +91,6 @@ def parse(text: str) -> EndpointFile:
     for number, line in enumerate(_LINE_END.split(text), 1):
         parser.line(number, line)
     return EndpointFile(parser.entries, parser.problems)
-
-
-def secret_part(line: str) -> int:
-    """Say up to where a line may hold a user name or password, which nobody may quote."""
-    return max((sign.end() for sign in USERINFO.finditer(line)), default=0)
 
 
 class _Parser:

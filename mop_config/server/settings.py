@@ -8,7 +8,14 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import TypeVar
 
-from ..address import MAX_PORT, EtcdAddress, normalise_host, normalise_path, parse_url
+from ..address import (
+    MAX_PORT,
+    EtcdAddress,
+    normalise_host,
+    normalise_path,
+    parse_url,
+    without_userinfo,
+)
 from ..errors import AddressError, SettingsError
 from .build import UrlRules
 
@@ -208,7 +215,8 @@ class _Reader:
         try:
             return convert(value)
         except _InvalidError as error:
-            raise SettingsError(name, "***" if secret else value, str(error)) from None
+            shown = "***" if secret else without_userinfo(value)
+            raise SettingsError(name, shown, str(error)) from None
 
     def finish(self) -> tuple[str, ...]:
         """Warn of each variable with our prefix that nobody asked for."""

@@ -1,11 +1,14 @@
 """A key in etcd as a source, asked of real members and of servers that are none."""
 
 import base64
+import contextlib
 import json
 import os
+import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,6 +125,45 @@ def test_the_next_member_is_asked(cluster: Cluster, key: str) -> None:
     assert etcd.etcd.preferred == 0
     assert etcd.read().data == ONE.encode()
     assert etcd.etcd.preferred == 1
+
+
+@contextmanager
+def silent(*sent: bytes) -> Iterator[int]:
+    """The port of a server that takes every connection, and then says so much, byte by byte."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        if not sent:
+            yield server.getsockname()[1]
+            return
+        closing = threading.Event()
+
+        def drip() -> None:
+            with contextlib.suppress(OSError), server.accept()[0] as connection:
+                connection.recv(65536)
+                connection.sendall(sent[0])
+                while not closing.wait(0.1):
+                    connection.sendall(b" ")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            closing.set()
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_those_that_hang_leave_time_for_one_that_answers(cluster: Cluster, key: str) -> None:
+    """Two of them, and one that never comes to an end."""
+    cluster.put(ONE, key)
+    head = b'HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n{"kvs":'
+    with silent() as first, silent() as second, silent(head) as third:
+        hanging = "".join(f"127.0.0.1:{port}," for port in (first, second, third))
+        etcd = source(cluster.address(key).replace("etcd://", f"etcd://{hanging}"))
+        began = time.monotonic()
+        assert etcd.read().data == ONE.encode()
+        assert time.monotonic() - began < 9
+        assert etcd.etcd.preferred == 3
 
 
 # -- loading

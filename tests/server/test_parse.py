@@ -8,8 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mop_config import payload
+from mop_config.address import secret_part
 from mop_config.server.build import Built, UrlRules, build
-from mop_config.server.parse import Section, parse, secret_part
+from mop_config.server.parse import Section, parse
 from mop_config.server.problems import MAX_KEPT, Code, Problem, Severity
 from mop_config.server.render import render
 

@@ -169,6 +169,9 @@ def test_an_origin_is_spelled_as_browsers_spell_it() -> None:
         ("ENDPOINT_ALERT_WEBHOOK", "https://a.example/hook?secret hook"),
         ("ENDPOINT_ALERT_SECRET", "secret"),
         ("ENDPOINT_ALERT_SECRET", "whsec_c2VjcmV0"),
+        ("ENDPOINT_CONFIG_FILE", "etcd://user:secret@localhost/k"),
+        ("ENDPOINT_CONFIG_FILE", "etcd://user:sec/secret@localhost/k"),
+        ("ENDPOINT_CONFIG_FILE", "http://user:secret@localhost/k"),
     ],
 )
 def test_a_malformed_secret_is_not_echoed(variable: str, value: str) -> None:
