@@ -3,8 +3,14 @@
 import contextlib
 import os
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_atomically(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) -> None:
@@ -58,6 +64,44 @@ def replace_together(wanted: Mapping[Path, bytes]) -> None:
         for scratch in staged.values():
             with contextlib.suppress(OSError):
                 os.unlink(scratch)
+
+
+@contextlib.contextmanager
+def locked(path: Path, patience: float) -> Iterator[None]:
+    """Hold a lock that keeps out every other process and thread, where the system has such.
+
+    Args:
+        path: A file of its own: those that it guards are replaced by new ones.
+        patience: Seconds to wait for whoever holds it.
+
+    Raises:
+        BlockingIOError: If it is still held then.
+        OSError: If the file cannot be made.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        # Somebody has taken the whole folder away, or nobody has made it yet.
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, flags, 0o600)
+    try:
+        if fcntl is not None:
+            _lock(descriptor, time.monotonic() + patience)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
 
 
 def _scratch(path: Path) -> Path:

@@ -131,6 +131,7 @@ class BaseManager(EndpointLists):
         """Start anew in a child process, which has none of its parent's threads."""
         self._living = threading.Lock()
         self._kept.forked()
+        self._taking = threading.RLock()
         self._errands = Errands(self)  # the sockets and look-ups of before are the parent's
         if self._background is not None:
             with self.core as core:

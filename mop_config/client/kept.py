@@ -9,6 +9,7 @@ from pathlib import Path
 import platformdirs
 
 from ..errors import SignatureError
+from ..files import locked
 from ..model import EndpointConfig
 from . import cache
 from .cache import CachedList
@@ -16,6 +17,9 @@ from .state import ListSource
 from .trust import Mark, Trust
 
 logger = logging.getLogger(__name__)
+
+#: Seconds to wait for another process that writes the same file; else the next turn does it.
+_PATIENCE = 0.1
 
 
 def cache_path(path: str | Path | None, app: str | None) -> Path | None:
@@ -138,7 +142,10 @@ class Kept:
                 if self._trust is None or self._mark_path is None:
                     cache.save(self._path, kept)
                 else:
-                    self._save_signed(self._path, self._mark_path, self._trust, kept)
+                    with locked(self._path.with_name(f"{self._path.name}.lock"), _PATIENCE):
+                        self._save_signed(self._path, self._mark_path, self._trust, kept)
+            except BlockingIOError:
+                self._unsaved = True
             except OSError as error:
                 logger.warning("the endpoint list cannot be kept in %s: %s", self._path, error)
 

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -57,6 +58,9 @@ class EndpointLists:
         self.core = Core(policy, time.monotonic, time.time, random.random, self._announce)
         self._seed = seed
         self._trust = None if keys is None else Trust(keys, self.core.wall_clock)
+        # What is signed is taken and put into the pools in one step: of two lists that come at
+        # once, the newer one stays.
+        self._taking = threading.RLock()
         self._kept = Kept(path, self._trust)
         config = self._kept.load()
         if not config and seed:
@@ -226,10 +230,6 @@ class EndpointLists:
             raise self.tell_refused("qr", _untrusted(_QR_CODE, error)) from None
         for index, endpoint in enumerate(data.api_endpoints or ()):
             check_api(endpoint, f"api_endpoints[{index}]")
-        if signed is not None:
-            self._take(signed, "qr", _QR_CODE, added=not replace)
-        if data.room_id is not None:
-            self._kept.room_id = data.room_id
         lists = ((API, data.api_endpoints), (SOCKETIO, data.socketio_endpoints))
 
         def change(core: Core) -> None:
@@ -237,7 +237,12 @@ class EndpointLists:
                 if endpoints is not None:
                     _merge(core.pool(kind), endpoints, core.clock(), replace=replace)
 
-        self._change_here("qr", change)
+        with self._taking:
+            if signed is not None:
+                self._take(signed, "qr", _QR_CODE, added=not replace)
+            if data.room_id is not None:
+                self._kept.room_id = data.room_id
+            self._change_here("qr", change)
         return data
 
     def apply_remote(self, found: NewList) -> bool:
@@ -249,8 +254,12 @@ class EndpointLists:
         Raises:
             UpdateUntrusted: If a newer one was taken meanwhile.
         """
-        if found.signed is not None:
-            self._take(found.signed, "remote", found.url)
+        with self._taking:
+            if found.signed is not None:
+                self._take(found.signed, "remote", found.url)
+            return self._apply_remote(found)
+
+    def _apply_remote(self, found: NewList) -> bool:
         tags = {} if found.etag is None else {found.url: found.etag}
         if same_lists(found.config, self.config):
             self._kept.etags = {**self._kept.etags, **tags}

@@ -11,16 +11,13 @@ worker writes down again what it serves where that is lost.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
-import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ..files import write_atomically
+from ..files import locked, write_atomically
 from . import lastgood, ledger
 from .hoststate import make
 from .lastgood import LastGood
@@ -176,7 +173,7 @@ class Memory:
             return now
 
     def _first_seen(self, sighting: Sighting, now: float) -> float:
-        with _locked(self._lock):
+        with locked(self._lock, _PATIENCE):
             before = _read_sightings(_bytes(self._firsts))
             moment, seen = sighting.among(before, now)
             if seen != before:
@@ -185,7 +182,7 @@ class Memory:
             return moment
 
     def _stamp(self, etag: str, mtime: float, wanted: Stamp, above: int) -> Stamp:
-        with _locked(self._lock):
+        with locked(self._lock, _PATIENCE):
             given = ledger.read(_bytes(self._dates))
             if given and given[-1].etag == etag and given[-1].ver > above:
                 # One that starts may have come back from another source, whose lists had
@@ -204,7 +201,7 @@ class Memory:
             return Stamp(date, ver)
 
     def _confirm(self, held: Line, mtime: float, wanted: int) -> Stamp:
-        with _locked(self._lock):
+        with locked(self._lock, _PATIENCE):
             given = ledger.read(_bytes(self._dates))
             line, lines = ledger.confirmed(given, held, mtime, wanted)
             if lines != given:
@@ -238,28 +235,3 @@ def _read_sightings(text: bytes) -> list[Seen]:
         ]
     except (ValueError, TypeError, OverflowError, RecursionError):
         return []  # new, torn or foreign: dates begin anew
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock, in a file of its own: the others are replaced by new ones."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except FileNotFoundError:
-        # Somebody has taken the whole folder away.
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, flags, 0o600)
-    try:
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.005)
-        yield
-    finally:
-        os.close(descriptor)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pickle
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +19,13 @@ from mop_config.client import (
     UpdateFailed,
     UpdateRefused,
     UpdateUntrusted,
+    cache,
 )
+from mop_config.client.cache import CachedList
 from mop_config.client.trust import Trust, trusted_keys
 from mop_config.client.update import list_urls
 from mop_config.errors import PayloadError, SigningKeyError
-from mop_config.signing import SigningKey, TrustedKeys, jwk_set
+from mop_config.signing import SignedList, SigningKey, TrustedKeys, jwk_set
 
 from ..servers import ENDPOINTS
 from ..waiting import wait_for
@@ -439,6 +442,60 @@ class TestTheCache:
         assert ahead.update_endpoints_from_remote()
         behind.add_api_endpoint("https://own.example")
         assert names(manager_of(cache_path=path)) == [C]
+
+    def test_one_that_is_slow_to_write_sets_nothing_back(
+        self, path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever takes a newer list meanwhile writes it down after the other one."""
+        save, looked, go_on = cache.save, threading.Event(), threading.Event()
+
+        def slow(file: Path, kept: CachedList) -> None:
+            if kept.mark is not None and kept.mark.ver == 7000:
+                looked.set()
+                assert go_on.wait(10)
+            save(file, kept)
+
+        monkeypatch.setattr(cache, "save", slow)
+        slow_one, other = (manager_of(mirror.url, cache_path=path) for _ in range(2))
+        mirror.body = token([A], 7000)
+        thread = threading.Thread(target=slow_one.update_endpoints_from_remote)
+        thread.start()
+        try:
+            assert looked.wait(10)
+            mirror.body = token([C], 8000)
+            assert other.update_endpoints_from_remote()
+        finally:
+            go_on.set()
+            thread.join()
+        other.save_if_changed()
+        assert names(manager_of(cache_path=path)) == [C]
+        mirror.body = token([B], 7500)
+        assert refusal(manager_of(mirror.url, cache_path=path)) == "older"
+
+    def test_of_two_lists_at_once_the_newer_one_stays(
+        self, path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One from a server, the other from a camera: whatever the order of their steps."""
+        take, taken, go_on = Trust.take, threading.Event(), threading.Event()
+
+        def slow(trust: Trust, signed: SignedList, **options: bool) -> None:
+            take(trust, signed, **options)
+            if signed.ver == 7000:
+                taken.set()
+                go_on.wait(0.5)
+
+        monkeypatch.setattr(Trust, "take", slow)
+        manager = manager_of(mirror.url, cache_path=path)
+        mirror.body = token([A], 7000)
+        thread = threading.Thread(target=manager.update_endpoints_from_remote)
+        thread.start()
+        try:
+            assert taken.wait(10)
+            manager.apply_qr(token([C], 8000), replace=True)
+        finally:
+            go_on.set()
+            thread.join()
+        assert names(manager) == [C]
 
     def test_a_cache_of_before_is_not_trusted(self, tmp_path: Path) -> None:
         """Of a version of the app that named no keys."""
