@@ -34,7 +34,7 @@ _PREFLIGHT: Headers = [
     ("Access-Control-Allow-Headers", "Authorization, If-Modified-Since, If-None-Match"),
     ("Access-Control-Max-Age", "600"),
 ]
-_EXPOSED = ("Access-Control-Expose-Headers", "ETag")
+_EXPOSED = ("Access-Control-Expose-Headers", "ETag, Preference-Applied, Retry-After")
 
 
 class Credentials(NamedTuple):

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Flask, Response, request
@@ -151,6 +152,12 @@ def _guard_requests(ours: Flask | Blueprint, runtime: Runtime) -> None:
         for challenge in refusal.challenges:
             response.headers.add("WWW-Authenticate", challenge)
         return response
+
+    @ours.after_request
+    def check_token_again(response: Response) -> Response:
+        # It may have been parked, and its token taken back meanwhile.
+        parked = "wait" in request.args and response.status_code < HTTPStatus.BAD_REQUEST
+        return (check_token() if parked else None) or response
 
     @ours.before_request
     def check_size() -> None:

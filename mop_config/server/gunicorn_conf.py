@@ -11,7 +11,6 @@ from typing import Any
 from mop_config.errors import SettingsError
 from mop_config.server import hooks, signer
 from mop_config.server.origin import check_source
-from mop_config.server.runtime import SPARE_CONNECTIONS
 from mop_config.server.settings import ProcessSettings, Settings
 
 try:
@@ -28,10 +27,6 @@ workers = _process.workers
 worker_class = _process.worker_class
 # gunicorn silently makes a gthread worker of a sync one that has threads.
 threads = _process.threads if worker_class == "gthread" else 1
-if worker_class == "gevent":
-    # Each parked long poll holds one, and other requests must find room.
-    _waiters = _settings.max_waiters
-    worker_connections = SPARE_CONNECTIONS + (10_000 if _waiters is None else _waiters)
 
 # Clients keep connections in pools. gunicorn's 2 s would close many just as a request is
 # sent on them.

@@ -87,7 +87,7 @@ def worker_ready(worker: Any) -> None:
         logger.warning("the application is wrapped beyond recognition: SIGHUP does nothing here")
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     else:
-        runtime.allow_waiters(worker.cfg)
+        runtime.live_in(worker)
         runtime.metrics.start(os.environ.get(multiprocess.VARIABLE))
         runtime.start(managed=True)
         runtime.handle_sighup()

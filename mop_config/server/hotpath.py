@@ -47,6 +47,10 @@ class HotPath:
         if self._start:
             self._runtime.ensure_started()
         status, headers, body = self._runtime.responder.respond(environ)
+        # It may have been parked, and its token taken back meanwhile.
+        parked = bool(environ.get("QUERY_STRING"))
+        if parked and self._keyring is not None and self._keyring.check(environ) is not None:
+            return self.app(environ, start_response)
         self._count(PATH, status)
         # A copy in any case: what a server does to it must not reach the next answer.
         headers = [*headers]

@@ -130,7 +130,7 @@ class Responder:
             client = environ.get("gunicorn.socket")
             turned_away = not self._park(known, float(wait), client, subject)
         status, headers, body = self._answer(environ, subject(), None)
-        if turned_away:
+        if turned_away and status.startswith("304"):  # it may have changed since
             retry_after = str(random.randint(*RETRY_AFTER))  # noqa: S311
             headers = [*headers, ("Retry-After", retry_after)]
         return Answer(status, headers, body)

@@ -4,7 +4,6 @@ import atexit
 import contextlib
 import logging
 import os
-import resource
 import signal
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 from . import hoststate
 from .gauges import Gauge, host_gauges, worker_figures
+from .gunicorn_worker import GunicornWorker
 from .keyring import Keyring
 from .loader import Loader
 from .memory import Memory
@@ -35,9 +35,6 @@ from .store import State, Store
 logger = logging.getLogger(__name__)
 
 EXTENSION = "mop_config"
-
-#: Connections and descriptors that a worker has beside those of its parked requests.
-SPARE_CONNECTIONS = 1000
 
 #: Seconds that the workers have for a reload that somebody waits for, and between two looks
 #: at whether they are done.
@@ -87,6 +84,7 @@ class Runtime:
         self._reloader: Reloader | None = None
         self._pid = 0  # of the process in which the reload thread was started
         self._managed = False  # whether gunicorn's hooks are ours
+        self._worker: GunicornWorker | None = None
         self._previous_handler: Any = None
         self._reported: tuple[Any, ...] = ()
         for warning in (*settings.warnings, *self.signer.warnings):
@@ -129,7 +127,9 @@ class Runtime:
             logger.warning("%s", UNMANAGED)
 
     def _new_reloader(self) -> Reloader:
-        return Reloader(self._loader, self.settings.poll_interval, self._report, self._answering)
+        return Reloader(
+            self._loader, self.settings.poll_interval, self._after_turn, self._answering
+        )
 
     def stop(self) -> None:
         """Stop what ``start`` started in this process."""
@@ -184,29 +184,14 @@ class Runtime:
         self.store.close()
         previous(number, frame)
 
-    def allow_waiters(self, config: Any) -> None:
-        """Find how many long polls may be parked in a worker of gunicorn's.
+    def live_in(self, worker: Any) -> None:
+        """Find how many long polls may be parked in a worker of gunicorn's, and heed its end.
 
         Args:
-            config: gunicorn's configuration.
+            worker: gunicorn's own object; it has not begun to serve.
         """
-        kind, wanted = config.worker_class_str, self.settings.max_waiters
-        if kind == "gthread":
-            # Two threads are left for whoever does not wait.
-            usual, most = max(0, config.threads - 2), max(0, config.threads - 1)
-        elif kind.startswith("gevent"):
-            usual = most = config.worker_connections - SPARE_CONNECTIONS
-        else:
-            usual = most = 0
-        self.responder.max_waiters = usual if wanted is None else min(wanted, most)
-        if wanted is not None and wanted > most:
-            logger.warning(
-                "ENDPOINT_MAX_WAITERS=%d: a %s worker as this one has room for %d",
-                wanted,
-                kind,
-                most,
-            )
-        _allow_descriptors(self.responder.max_waiters + SPARE_CONNECTIONS)
+        self._worker = GunicornWorker(worker, self.settings.max_waiters)
+        self.responder.max_waiters = self._worker.waiters
 
     def reload_everywhere(self) -> tuple[dict[str, Any], bool]:
         """Have every worker of this host read its source, and wait until all have.
@@ -317,6 +302,14 @@ class Runtime:
         alive = self.alive and (mode == "poll" or bool(reloader and reloader.watcher.alive))
         return {"mode": mode, "alive": alive}
 
+    def _after_turn(self) -> None:
+        """Do what is to be done now and then; the reload thread calls."""
+        if self._worker is not None and self._worker.ending:
+            if not self.store.closing:
+                self.store.close()
+            self._worker.let_go()
+        self._report()
+
     def _report(self) -> None:
         """Write this worker's state where the others read it, if it has changed or is not there."""
         self.responder.prepare()
@@ -330,11 +323,3 @@ class Runtime:
         if state != self._reported or self._host.is_due(os.getpid()):
             self._reported = state
             self._host.write(self._own_state())
-
-
-def _allow_descriptors(number: int) -> None:
-    """Raise the process's own limit of descriptors as far as needed and allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < number and soft != resource.RLIM_INFINITY:
-        most = number if hard == resource.RLIM_INFINITY else min(number, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

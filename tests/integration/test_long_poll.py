@@ -1,6 +1,7 @@
 """Parked requests: told within a second, never in anybody's way."""
 
 import contextlib
+import hashlib
 import http.client
 import json
 import os
@@ -15,7 +16,9 @@ from typing import Any
 
 import pytest
 
-from ..servers import ENDPOINTS, Answer, Server, running
+from mop_config.signing import SigningKey
+
+from ..servers import ENDPOINTS, Answer, Server, gunicorn_command, running
 from ..waiting import wait_for
 
 
@@ -32,20 +35,22 @@ def replace(file: Path, content: str) -> None:
 class Poller(threading.Thread):
     """One long poll on a connection of its own."""
 
-    def __init__(self, server: Server, seconds: float, etag: str) -> None:
+    def __init__(
+        self, server: Server, seconds: float, etag: str, *, path: str = ENDPOINTS, **headers: str
+    ) -> None:
         super().__init__()
         self.connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=70)
         self.connection.connect()
         self.socket = self.connection.sock
-        self.path = f"{ENDPOINTS}?wait={seconds}"
-        self.etag = etag
+        self.path = f"{path}?wait={seconds}"
+        self.headers = {"If-None-Match": etag, **headers}
         self.answer: Answer | None = None
         self.seconds = 0.0
 
     def run(self) -> None:
         began = time.monotonic()
         with contextlib.suppress(OSError, http.client.HTTPException):
-            self.connection.request("GET", self.path, headers={"If-None-Match": self.etag})
+            self.connection.request("GET", self.path, headers=self.headers)
             response = self.connection.getresponse()
             body = response.read()
             self.answer = Answer(response.status, dict(response.getheaders()), body)
@@ -134,6 +139,125 @@ def test_the_limit_turns_away_and_a_client_that_leaves_frees_its_place(
             lambda: "Retry-After" not in server.get(f"{ENDPOINTS}?wait=0.1", **etag).headers,
             what="their places are free",
         )
+
+
+def limited(descriptors: int) -> list[str]:
+    """How to start gunicorn with so many descriptors and no more."""
+    return ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *gunicorn_command()]
+
+
+def test_a_gevent_worker_parks_no_more_than_it_has_descriptors_for(
+    tmp_path: Path, file: Path
+) -> None:
+    """It says so, turns the others away, answers plain requests, and tells of an edit."""
+    command = limited(300)
+    with running(tmp_path, file, workers=1, command=command, WORKER_CLASS="gevent") as server:
+        assert "the limit of descriptors leaves room for 200 connections" in server.log
+        etag = {"If-None-Match": server.get().headers["ETag"]}
+        with parked(server, 120) as pollers:
+            wait_for(lambda: sum(poller.is_alive() for poller in pollers) == 100)
+            turned_away = [poller.answer for poller in pollers if poller.answer is not None]
+            assert all("Retry-After" in answer.headers for answer in turned_away)
+            assert server.get("/health").status == 200
+            assert "Retry-After" in server.get(f"{ENDPOINTS}?wait=60", **etag).headers
+            replace(file, text(1))
+            for poller in pollers:
+                poller.join(5)
+            told = [poller.answer for poller in pollers if poller.answer is not None]
+            assert sum(answer.status == 200 for answer in told) == 100
+        assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("options", ["-k gevent", "-k gevent --worker-connections 500"])
+def test_gevent_by_gunicorns_own_option(tmp_path: Path, file: Path, options: str) -> None:
+    """It has places, too."""
+    with running(tmp_path, file, workers=1, GUNICORN_CMD_ARGS=options) as server:
+        etag = {"If-None-Match": server.get().headers["ETag"]}
+        answer = server.get(f"{ENDPOINTS}?wait=0.2", **etag)
+        assert answer.status == 304
+        assert "Retry-After" not in answer.headers
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+def test_a_stop_waits_for_no_connection_that_is_kept(
+    tmp_path: Path, file: Path, worker_class: str
+) -> None:
+    """One that was parked, one that is idle, one that has sent nothing yet, and half a request."""
+    with running(tmp_path, file, workers=1, WORKER_CLASS=worker_class) as server:
+        etag = server.get().headers["ETag"]
+        head = f"GET {ENDPOINTS}?wait=60 HTTP/1.1\r\nHost: x\r\nIf-None-Match: {etag}\r\n\r\n"
+        said = [head.encode(), b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", b""]
+        if worker_class == "gevent":  # a thread that reads half a request is not to be called off
+            said.append(b"GET / HT")
+        with contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+                for _ in said
+            ]
+            for client, words in zip(clients, said, strict=True):
+                client.sendall(words)
+            assert clients[1].recv(12) == b"HTTP/1.1 200"
+            for _ in range(20):
+                server.get("/health")
+            began = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - began < 8
+            assert clients[0].recv(12) == b"HTTP/1.1 304"
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+def test_a_worker_that_is_recycled_lets_go_of_those_that_wait(
+    tmp_path: Path, file: Path, worker_class: str
+) -> None:
+    """Nobody waits until they have done so: no signal tells of --max-requests."""
+    with running(
+        tmp_path, file, "--max-requests", "40", workers=1, WORKER_CLASS=worker_class
+    ) as server:
+        (before,) = server.workers
+        with parked(server, 1) as pollers:
+            slowest = 0.0
+            for _ in range(60):
+                began = time.monotonic()
+                with contextlib.suppress(OSError):
+                    server.get("/health")
+                slowest = max(slowest, time.monotonic() - began)
+            assert slowest < 8
+            pollers[0].join(8)
+            assert pollers[0].answer is not None
+            assert pollers[0].answer.status == 304
+        wait_for(lambda: before not in server.workers, what="another worker has its place")
+
+
+@pytest.mark.parametrize("path", [ENDPOINTS, f"{ENDPOINTS}.jws"])
+def test_a_token_that_is_taken_back_is_not_told_of_a_change(
+    tmp_path: Path, file: Path, path: str
+) -> None:
+    """Also where its request was parked before."""
+    key, tokens = tmp_path / "key.json", tmp_path / "tokens"
+    key.write_text(json.dumps(SigningKey.generate().private_jwk()))
+    lines = [f"{name}:{hashlib.sha256(name.encode()).hexdigest()}\n" for name in ("one", "two")]
+    tokens.write_text("".join(lines))
+    environ = {"ENDPOINT_TOKENS_FILE": str(tokens), "ENDPOINT_SIGNING_KEY_FILE": str(key)}
+    with running(tmp_path, file, workers=0, WEB_CONCURRENCY="1", **environ) as server:
+        one, two = ({"Authorization": f"Bearer {name}"} for name in ("one", "two"))
+        etag = server.get(path, **one).headers["ETag"]
+        poller = Poller(server, 30, etag, path=path, **one)
+        poller.start()
+        try:
+            for _ in range(10):
+                server.get("/health")
+            tokens.write_text(lines[1])
+            wait_for(lambda: server.get(path, **one).status == 401)
+            replace(file, text(1))
+            poller.join(10)
+            assert poller.answer is not None
+            assert poller.answer.status == 401
+            assert b"example" not in poller.answer.body
+            assert server.get(path, **two).status == 200
+        finally:
+            with contextlib.suppress(OSError):
+                poller.socket.shutdown(socket.SHUT_RDWR)
+            poller.join()
 
 
 def test_a_sync_worker_parks_nobody(tmp_path: Path, file: Path) -> None:
