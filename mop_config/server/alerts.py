@@ -89,8 +89,10 @@ class Alerts:
             since = self._outbox.note(kind, down=down, now=now)
             if down:
                 logger.warning("every %s endpoint is down (%d checked)", NAMES[kind], len(urls))
-            else:
+            elif urls:
                 logger.info("there is a healthy %s endpoint again: %s", NAMES[kind], urls[0])
+            else:
+                logger.info("no %s endpoint is listed any more", NAMES[kind])
             if self._url is not None:
                 self._outbox.put(uuid.uuid4().hex, kind, urls, down=down, since=since, now=now)
             self._save()

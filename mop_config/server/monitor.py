@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .entries import KINDS
 from .findings import Findings
 from .leadership import Leadership
 from .logs import describe
 from .offload import greenlets, in_a_thread
-from .probing import best
+from .probing import LIMIT, best
 from .round import Round
 from .settings import Settings
 from .snapshot import Snapshot
@@ -76,7 +77,7 @@ class Monitor:
 
 
 def _listed(snapshot: Snapshot) -> frozenset[tuple[str, str]]:
-    listed = best(snapshot.plain.body)
+    listed = best(snapshot.plain.body, dict.fromkeys(KINDS, LIMIT))
     return frozenset((kind, endpoint.url) for kind in listed for endpoint in listed[kind])
 
 

@@ -108,7 +108,7 @@ def describe(status: dict[str, Any], body: bytes, wanted: str) -> dict[str, Any]
         "differing": [w["pid"] for w in status["workers"] if w["etag"] != common],
         "listing": listing(body, wanted[:MAX_FILTER], status["health"]),
         "up": _up(status["health"]),
-        "down": _down(status["health"]),
+        "down": _down(status["health"], status["counts"]),
     }
 
 
@@ -134,12 +134,12 @@ def _up(health: dict[str, Any] | None) -> int:
     return sum(bool(endpoint["up"]) for endpoint in health["endpoints"]) if health else 0
 
 
-def _down(health: dict[str, Any] | None) -> list[str]:
-    """Name the kinds none of whose endpoints is up, as far as is known."""
+def _down(health: dict[str, Any] | None, counts: dict[str, int]) -> list[str]:
+    """Name the kinds of which every endpoint is known to be down."""
     ups: dict[str, list[bool | None]] = {}
     for endpoint in health["endpoints"] if health else ():
         ups.setdefault(endpoint["kind"], []).append(endpoint["up"])
-    return [kind for kind, known in ups.items() if set(known) == {False}]
+    return [kind for kind, known in ups.items() if known == [False] * counts[kind]]
 
 
 def _errors_first(problems: list[dict[str, Any]]) -> list[dict[str, Any]]:

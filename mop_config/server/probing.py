@@ -5,7 +5,7 @@ and outlives the process.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from heapq import nsmallest
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -18,8 +18,9 @@ from .entries import KINDS, entries
 
 #: The kinds in words.
 NAMES = {"api": "API", "socketio": "Socket.io"}
-#: How many endpoints of each kind are checked: the best ones.
-MOST = 100
+#: How many endpoints of each kind are checked: the best ones. While all of these are down, twice
+#: as many are, and so on, up to a limit.
+MOST, LIMIT = 100, 1600
 #: How many of an endpoint's latest checks are kept.
 RECENT = 30
 #: How many characters of what was seen.
@@ -34,14 +35,16 @@ Record = dict[str, Any]
 Listed = dict[str, list[Endpoint]]
 
 
-def best(body: bytes) -> Listed:
+def best(body: bytes, most: Mapping[str, int]) -> Listed:
     """Choose what to check: the best endpoints of each kind, best first.
 
     Args:
         body: The list as it is served.
+        most: How many of each kind.
     """
     return {
-        kind: nsmallest(MOST, entries(body, kind), key=attrgetter("priority")) for kind in KINDS
+        kind: nsmallest(most[kind], entries(body, kind), key=attrgetter("priority"))
+        for kind in KINDS
     }
 
 
@@ -142,15 +145,20 @@ class Probing:
         self._chance = chance
         self._known = {(record["kind"], record["url"]): record for record in known}
         self._watched: dict[tuple[str, str], Watched] = {}
+        self._unwatched: Mapping[str, int] = {}
 
-    def follow(self, listed: Listed, now: float, posix: float) -> None:
+    def follow(
+        self, listed: Listed, now: float, posix: float, *, others: Mapping[str, int] | None = None
+    ) -> None:
         """Watch what is listed from now on, and forget what is not.
 
         Args:
-            listed: The endpoints of each kind, best first.
+            listed: The endpoints of each kind that are to be watched, best first.
             now: Monotonic seconds.
             posix: The same moment as POSIX time.
+            others: How many more there are of each kind; None is none.
         """
+        self._unwatched = others or {}
         before, self._watched = self._watched, {}
         new = 0
         for kind, endpoints in listed.items():
@@ -230,17 +238,40 @@ class Probing:
     def outages(self) -> dict[str, bool]:
         """Say of each kind whether all its endpoints are down.
 
-        A kind of which that is not known is left out: one without an endpoint, and one
-        where none is known to be healthy while not all are known to be down.
+        A kind of which that is not known is left out: one where none is known to be healthy
+        while not all are known to be down. One that has left the list is not down; where no
+        endpoint is listed at all, nothing is known.
         """
         found = {}
         for kind in KINDS:
-            states = [w.health.state for w in self._watched.values() if w.kind == kind]
-            if State.HEALTHY in states:
+            states = self._states(kind)
+            if State.HEALTHY in states or (not states and self._watched):
                 found[kind] = False
-            elif states and not any(state.usable for state in states):
+            elif self._all_down(states) and not self._unwatched.get(kind):
                 found[kind] = True
         return found
+
+    def widths(self) -> dict[str, int]:
+        """Say how many endpoints of each kind are to be watched, the best ones.
+
+        More are while all that are watched are down: the next may be up.
+        """
+        return {kind: self._width(self._states(kind)) for kind in KINDS}
+
+    def _width(self, states: list[State]) -> int:
+        if State.HEALTHY in states[:MOST]:
+            return MOST
+        width = MOST
+        while width < len(states):
+            width *= 2
+        return min(LIMIT, width * 2 if len(states) >= width and self._all_down(states) else width)
+
+    def _states(self, kind: str) -> list[State]:
+        return [w.health.state for w in self._watched.values() if w.kind == kind]
+
+    @staticmethod
+    def _all_down(states: list[State]) -> bool:
+        return bool(states) and not any(state.usable for state in states)
 
     def urls(self, kind: str, *, down: bool) -> list[str]:
         """Give the endpoints of a kind that are down, or those that are healthy; best first."""

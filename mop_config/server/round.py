@@ -51,6 +51,7 @@ class Round:
         self._probing = Probing(rules(self._interval), random.random, in_a_thread(findings.read))
         self._alerts = Alerts(alerts_path, settings, tls, self._messages)
         self._followed: Snapshot | None = None
+        self._widths = self._probing.widths()
         self._unsaved = True
         self._saved_at = -SAVE_INTERVAL
 
@@ -63,6 +64,7 @@ class Round:
         self._follow(snapshot)
         if self._checks.finish():
             self._unsaved = True
+            self._widen(snapshot)
         self._messages.finish()
         room = PARALLEL - self._checks.running
         for watched in self._probing.due(time.monotonic(), room):
@@ -84,14 +86,25 @@ class Round:
     def _follow(self, snapshot: Snapshot) -> None:
         if snapshot is self._followed:
             return
-        listed = in_a_thread(partial(best, snapshot.plain.body))
-        self._probing.follow(listed, time.monotonic(), time.time())
         first, self._followed = self._followed is None, snapshot
-        self._unsaved = True
+        self._watch(snapshot)
         if first:
             logger.info(
                 "this worker checks %d endpoints every %g s", len(self._probing), self._interval
             )
+
+    def _widen(self, snapshot: Snapshot) -> None:
+        widths = self._probing.widths()
+        if widths != self._widths:
+            self._widths = widths
+            self._watch(snapshot)
+
+    def _watch(self, snapshot: Snapshot) -> None:
+        listed = in_a_thread(partial(best, snapshot.plain.body, self._widths))
+        counts = {"api": snapshot.api_count, "socketio": snapshot.socketio_count}
+        others = {kind: counts[kind] - len(listed[kind]) for kind in counts}
+        self._probing.follow(listed, time.monotonic(), time.time(), others=others)
+        self._unsaved = True
 
     def _check(self, watched: Watched) -> None:
         work = partial(self._prober.check, watched.kind, watched.endpoint, watched.path)

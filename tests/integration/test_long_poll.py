@@ -237,7 +237,10 @@ def test_a_token_that_is_taken_back_is_not_told_of_a_change(
     key.write_text(json.dumps(SigningKey.generate().private_jwk()))
     lines = [f"{name}:{hashlib.sha256(name.encode()).hexdigest()}\n" for name in ("one", "two")]
     tokens.write_text("".join(lines))
-    environ = {"ENDPOINT_TOKENS_FILE": str(tokens), "ENDPOINT_SIGNING_KEY_FILE": str(key)}
+    environ: Any = {
+        "ENDPOINT_TOKENS_FILE": str(tokens),
+        "ENDPOINT_SIGNING_KEY_FILE": str(key),
+    }
     with running(tmp_path, file, workers=0, WEB_CONCURRENCY="1", **environ) as server:
         one, two = ({"Authorization": f"Bearer {name}"} for name in ("one", "two"))
         etag = server.get(path, **one).headers["ETag"]

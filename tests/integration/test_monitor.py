@@ -18,7 +18,7 @@ import trustme
 from mop_config import Endpoint
 from mop_config.health import Health
 from mop_config.server.app import create_app
-from mop_config.server.probing import Watched, rules
+from mop_config.server.probing import MOST, Watched, rules
 from mop_config.server.runtime import Runtime
 from mop_config.server.settings import Settings
 
@@ -59,7 +59,7 @@ def kill_prober(server: Server) -> int:
 
 
 def settle(server: Server) -> None:
-    """Wait for the worker in the place of a killed one: SIGTERM is lost on one that starts."""
+    """Wait for the worker in the place of a killed one, so that nothing is told meanwhile."""
     wait_for(lambda: len(server.status()["workers"]) == 2, seconds=20, what="two workers answer")
 
 
@@ -196,6 +196,39 @@ def test_an_outage_is_told_once_whatever_happens_meanwhile(tmp_path: Path) -> No
     for secret in ("T0P", "S3CRET", "MfKQ9"):
         assert secret not in logs
     assert "Traceback" not in logs
+
+
+def test_all_of_a_kind_are_all_that_are_listed(tmp_path: Path) -> None:
+    """Not all that are checked; and a kind that leaves the list is down no more."""
+    file = tmp_path / "endpoints.txt"
+    port = closed_port()
+    dead = [f"http://127.0.0.1:{port}/{n}" for n in range(MOST + 5)]
+    with handmade() as api, handmade() as hook, socket_server(tmp_path, "s", path="/ws") as sockets:
+        socket_list = f"SocketList:\nws://127.0.0.1:{sockets.port}/ws\n"
+        best, last = "\n".join(dead), f"{api.url} priority=9999"
+        file.write_text(f"{socket_list}ApiList:\n{best}\n{last}\n")
+        with running(
+            tmp_path,
+            file,
+            ENDPOINT_PROBE_INTERVAL="0.3",
+            ENDPOINT_ALERT_WEBHOOK=f"{hook.url}/hook",
+        ) as server:
+            wait_for(lambda: states(server).get(api.url) == "healthy", seconds=30)
+            wait_for(lambda: set(states(server).values()) == {"healthy", "unhealthy"}, seconds=30)
+            assert len(states(server)) == len(dead) + 2
+            assert hook.asked == []
+            file.write_text(f"{socket_list}ApiList:\n{best}\n")
+            wait_for(lambda: told(hook) == ["endpoints.down"], seconds=30)
+            file.write_text(socket_list)
+            wait_for(lambda: len(told(hook)) == 2, seconds=30)
+            file.write_text(f"{socket_list}ApiList:\n{dead[0]}/new\n")
+            wait_for(lambda: len(told(hook)) == 3, seconds=30)
+            settle(server)
+        bodies = [json.loads(asked.body) for asked in hook.asked]
+    assert [body["type"] for body in bodies] == [
+        *("endpoints.down", "endpoints.recovered", "endpoints.down"),
+    ]
+    assert [body["data"]["count"] for body in bodies] == [len(dead), 0, 1]
 
 
 @pytest.mark.parametrize("kind", ["sync", "gevent"])

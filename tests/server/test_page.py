@@ -196,8 +196,11 @@ def test_a_kind_is_down_when_all_of_it_is_known_to_be(
         for i, up in enumerate(ups)
     ]
     health = {"interval_seconds": 5.0, "alive": True, "endpoints": endpoints}
-    shown = describe(status(health=health), body(3), "")
+    counts = {"api": len(ups), "socketio": 0}
+    shown = describe(status(health=health, counts=counts), body(3), "")
     assert (shown["up"], shown["down"]) == (ups.count(True), down)
+    counts = {"api": len(ups) + 1, "socketio": 0}  # one that is not checked
+    assert describe(status(health=health, counts=counts), body(3), "")["down"] == []
 
 
 def test_errors_come_before_warnings() -> None:

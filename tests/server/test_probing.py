@@ -21,7 +21,17 @@ from mop_config.probe import ProbeResult
 from mop_config.server.entries import entries
 from mop_config.server.findings import Findings
 from mop_config.server.leadership import Leadership
-from mop_config.server.probing import MOST, RECENT, SPREAD, Change, Probing, Watched, best, rules
+from mop_config.server.probing import (
+    LIMIT,
+    MOST,
+    RECENT,
+    SPREAD,
+    Change,
+    Probing,
+    Watched,
+    best,
+    rules,
+)
 
 GOOD = ProbeResult(None, 0.25, "/health answers 200", "/health", status=200)
 BAD = ProbeResult(Fault.REFUSED, 0.01, "Connection refused")
@@ -35,6 +45,9 @@ def named(*names: str) -> list[Endpoint]:
     return [Endpoint(f"https://{name}.example", index) for index, name in enumerate(names)]
 
 
+WIDTHS = {"api": MOST, "socketio": MOST}
+
+
 class Bench:
     """Probing with a clock of its own; ``up`` says which hosts answer."""
 
@@ -46,7 +59,10 @@ class Bench:
         self.changes: list[Change] = []
 
     def follow(self, api: list[Endpoint], socketio: list[Endpoint] | None = None) -> None:
-        self.probing.follow(best(body(api, socketio)), self.now, self.now)
+        listed = best(body(api, socketio), self.probing.widths())
+        counts = {"api": len(api), "socketio": len(socketio or ())}
+        others = {kind: counts[kind] - len(listed[kind]) for kind in counts}
+        self.probing.follow(listed, self.now, self.now, others=others)
 
     def check(self, watched: Watched, result: ProbeResult | None = None) -> None:
         url = watched.endpoint.url
@@ -93,7 +109,7 @@ class TestEntries:
         """By priority, then by place in the list; no more than so many."""
         many = [Endpoint(f"https://h{i}.example", 10) for i in range(MOST + 50)]
         many.append(Endpoint("https://first.example", 1))
-        listed = best(body(many, named("s")))
+        listed = best(body(many, named("s")), WIDTHS)
         assert [e.url for e in listed["api"][:2]] == [
             "https://first.example",
             "https://h0.example",
@@ -105,7 +121,7 @@ class TestEntries:
         """Read in moments, not in seconds."""
         wire = body([assemble(f"https://h{i}.example", i, None) for i in range(100_000)])
         before = time.process_time()
-        assert len(best(wire)["api"]) == MOST
+        assert len(best(wire, WIDTHS)["api"]) == MOST
         assert time.process_time() - before < 2
 
 
@@ -212,7 +228,7 @@ class TestFindings:
             bench.check(watched, result)
             assert bench.probing.wait(bench.now) > 0.5
         assert bench.states() == {"https://a.example": "unknown"}
-        assert bench.probing.outages() == {}
+        assert "api" not in bench.probing.outages()
 
     def test_what_is_shown_is_bounded(self) -> None:
         """The latest checks, and a line of what was seen."""
@@ -243,6 +259,49 @@ class TestFindings:
         bench.run(10)
         assert bench.probing.outages() == {"api": True, "socketio": False}
         assert bench.probing.urls("socketio", down=False) == ["https://t.example"]
+
+    def test_a_kind_that_leaves_the_list_is_not_down_any_more(self) -> None:
+        """Where nothing at all is listed, nothing is known."""
+        bench = Bench()
+        bench.follow(named("a"), named("s"))
+        bench.run(60)
+        assert bench.probing.outages() == {"api": True, "socketio": True}
+        bench.follow([], named("s"))
+        assert bench.probing.outages() == {"api": False, "socketio": True}
+        bench.follow([])
+        assert bench.probing.outages() == {}
+
+    def test_while_the_best_are_down_more_are_checked(self) -> None:
+        """Until one is up; all are down only where all are checked."""
+        bench = Bench()
+        many = [Endpoint(f"https://h{i}.example", i) for i in range(5 * MOST)]
+        bench.up = {f"https://h{3 * MOST + 7}.example"}
+        for checked in (MOST, 2 * MOST, 4 * MOST, 4 * MOST):
+            bench.follow(many, named("s"))
+            assert bench.probing.widths()["socketio"] == MOST
+            bench.run(60)
+            assert len(bench.states()) == checked + 1
+        assert bench.probing.outages() == {"api": False, "socketio": True}
+        bench.up = {"https://h5.example"}
+        bench.run(200)
+        assert bench.probing.widths()["api"] == MOST
+        bench.follow(many)
+        assert len(bench.states()) == MOST
+        bench.up = set()
+        for down in (None, None, None, True, True):
+            bench.run(200)
+            assert bench.probing.outages().get("api") == down
+            bench.follow(many)
+
+    def test_of_very_many_it_is_not_known_whether_all_are_down(self) -> None:
+        """There is an end to it."""
+        bench = Bench()
+        many = [Endpoint(f"https://h{i}.example", i) for i in range(LIMIT + 1)]
+        for _ in range(8):
+            bench.follow(many)
+            bench.run(200)
+        assert len(bench.states()) == LIMIT
+        assert "api" not in bench.probing.outages()
 
     def test_who_takes_over_goes_on_where_the_other_ended(self) -> None:
         """Nothing that is known is told again, and nobody is asked before it is due."""
