@@ -198,6 +198,7 @@ class TestOutput:
             ["--scan", ""],
             ["--scan", "a.png", "--limit", "2"],
             ["--scan", "a.png", "file"],
+            ["--scan", "a.png", "--token-file", "file"],
             ["ftp://x", "y"],
             ["http://joe:hunter@127.0.0.1:1"],
             [""],

@@ -16,6 +16,7 @@ from mop_config.signing import MAX_NUMBER, SigningKey, TrustedKeys
 
 from .client.handmade import Answer, Asked, Handmade, handmade
 from .conftest import GUIDE_JSON, SAMPLE
+from .disks import fill, small_disk
 from .servers import ENDPOINTS
 
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()
@@ -93,6 +94,15 @@ class TestKeygen:
         assert json.loads(result.out) == key.public
         assert (result.code, result.err) == (0, "")
         assert key.private_jwk()["d"] not in result.out
+
+    def test_a_full_disk(self, desk: Desk) -> None:
+        """Nothing is left that would be in the way of the next key."""
+        disk = desk.folder / "disk"
+        with small_disk(disk):
+            fill(disk / "filler")
+            assert "No space left" in desk.failing("keygen", "--out", "disk/key.jwk")
+            (disk / "filler").unlink()
+            assert desk("keygen", "--out", "disk/key.jwk").code == 0
 
     def test_it_refuses_to_overwrite(self, desk: Desk) -> None:
         """Also through a link to nowhere."""

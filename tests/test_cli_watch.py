@@ -253,6 +253,15 @@ class TestEvents:
                 lists.put(wire(["https://c.example"]))
                 watch.wait_for("the command cannot be run: ")
 
+    def test_a_server_that_has_nothing_new_for_who_has_nothing(self) -> None:
+        """There is no list to begin with."""
+        with handmade(lambda asked: (304, {"ETag": '"x"'}, b"")) as server:
+            result = run("watch", server.url)
+        assert result.returncode == 1
+        assert "304" in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert "unexpected" not in result.stderr
+
     def test_the_token_is_shown(self, tmp_path: Path) -> None:
         """From its file, which may be replaced; the answer decides."""
         body, wanted = wire(["https://a.example"]), ["first-token-0123"]

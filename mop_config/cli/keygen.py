@@ -1,5 +1,6 @@
 """``mop-config keygen``: the key that lists are signed with."""
 
+import contextlib
 import json
 import os
 
@@ -40,11 +41,21 @@ def keygen(out: str | None, as_json: bool) -> int:
 def _write(path: str, text: str) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with open(os.open(path, flags, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor = os.open(path, flags, 0o600)
     except FileExistsError:
         raise MopConfigError(f"{path} is there already: a key is never overwritten") from None
     except OSError as error:
-        raise MopConfigError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise _unwritten(path, error) from None
+    try:
+        with open(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(path)  # else it would be in the way of the next one
+        raise _unwritten(path, error) from None
+
+
+def _unwritten(path: str, error: OSError) -> MopConfigError:
+    return MopConfigError(f"{path} cannot be written: {error.strerror or error}")

@@ -80,7 +80,7 @@ def qr(
     JPEG, GIF, WebP or BMP image says; exit 1 where there is none (needs the extra qr).
     """
     if scan is not None:
-        if any((source, form, room_id, limit, out)):
+        if any((source, form, room_id, limit, out, token_file)):
             raise click.UsageError("--scan stands alone, or with --json")
         _show_scanned(scan, as_json=as_json)
         return 0

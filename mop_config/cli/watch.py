@@ -81,7 +81,7 @@ def _attempt(follower: Follower, where: str, token_file: str | None) -> Step:
     try:
         token = read_token(token_file)  # anew each time: it may have been replaced
         reply = ask(f"{where}?wait={WAIT}", token=token, headers=headers, timeout=WAIT + _GRACE)
-        if reply.status not in {200, 304}:
+        if reply.status not in ({200} if follower.etag is None else {200, 304}):
             raise reply.refusal()
     except MopConfigError as error:
         if follower.config is None:

@@ -133,7 +133,7 @@ class Keyring:
         if found.tokens:
             logger.info("tokens: %d in %s", len(found.tokens), file)
         else:
-            logger.error("tokens: %s: nobody is admitted until it does", failure)
+            logger.error("tokens: %s: nobody is admitted until it holds a good line", failure)
         if found.bad:
             told = "; ".join(f"line {line}: {message}" for line, message in found.faults)
             logger.error("tokens: bad lines in %s, %d of them: %s", file, found.bad, told)

@@ -130,8 +130,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "qr.limit": ("At most so many of each kind (optional)", "每类最多个数（可选）"),
     "qr.show": ("Show", "显示"),
     "qr.alt": (
-        "QR code with the endpoints, for the app to scan",
-        "包含端点的二维码，供应用扫描",
+        "QR code with the endpoints, for the app to scan; opens large",
+        "包含端点的二维码，供应用扫描；点击放大",
     ),
     "qr.download": ("Download {name}", "下载 {name}"),
     "qr.text": ("as text (JSON)", "文本（JSON）"),

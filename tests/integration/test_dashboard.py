@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -214,6 +215,29 @@ def test_a_server_that_is_lost_is_told_of_and_comes_back(
         page.close()
 
 
+def test_a_server_that_hangs_is_not_shown_as_live(
+    tmp_path: Path, browser: Browser, context: BrowserContext
+) -> None:
+    """It takes connections, and answers none."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(GOOD)
+    page = context.new_page()
+    with running(tmp_path, file, workers=1) as server:
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        expect(page.locator("#live")).to_have_text("Live", timeout=PATIENCE)
+        processes = [server.pid, *server.workers]
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            expect(page.locator("#live")).to_be_empty(timeout=6000)
+            expect(page.locator("#connection")).to_contain_text("does not answer", timeout=12000)
+        finally:
+            for pid in processes:
+                os.kill(pid, signal.SIGCONT)
+        expect(page.locator("#live")).to_have_text("Live", timeout=PATIENCE)
+        page.close()
+
+
 def test_who_logs_in_sees_the_health_and_who_may_not_is_told(
     tmp_path: Path, browser: Browser
 ) -> None:
@@ -330,6 +354,24 @@ def test_an_app_can_scan_the_code_that_was_chosen(
     assert chosen == {"format": ["single"], "room_id": ["会议室 7"], "limit": ["0"]}
 
 
+def test_a_full_code_is_read_when_it_is_opened_large(
+    server: Server, served: tuple[Server, Path], open_page: Open, tmp_path: Path
+) -> None:
+    """By either decoder, from the screen."""
+    hosts = [f"api{number}.example.com" for number in range(25)]
+    edit(served, "\n".join(["DomainList:", *hosts, ""]))
+    page = open_page(server)
+    expect(page.locator("figcaption .tag")).to_have_text("full")
+    page.locator("figure img").click()
+    page.wait_for_url("**/qr.svg*")
+    shot = tmp_path / "large.png"
+    shot.write_bytes(page.screenshot())
+    text = qr.scan(shot.read_bytes())
+    assert len(qr.parse(text).api_endpoints or ()) == len(hosts)
+    zbar = [need_program("zbarimg"), "--raw", "-q", str(shot)]
+    assert subprocess.run(zbar, capture_output=True, check=True, text=True).stdout.strip() == text
+
+
 def test_a_long_list_is_filtered_and_says_what_fits_a_code(
     server: Server, served: tuple[Server, Path], open_page: Open
 ) -> None:
@@ -426,7 +468,7 @@ def test_everything_is_reached_by_the_keyboard(server: Server, open_page: Open) 
         name = page.evaluate(
             "() => { const e = document.activeElement; window.seen ??= new Set([document.body]);"
             " return seen.has(e) ? '' : seen.add(e) && (e.id || e.getAttribute('aria-label')"
-            " || e.textContent.trim()) }"
+            " || e.textContent.trim() || e.querySelector('img')?.alt) }"
         )
         if name == "":
             break

@@ -6,7 +6,9 @@ import { copyOnClick } from "./copy.js";
 import { patch } from "./patch.js";
 
 const EVERY = 1000;
-const PATIENCE = 10000;
+const PATIENCE = 3000;
+// Who hangs answers nothing for a while before it counts as lost.
+const LIVE = 3000;
 const TYPING = 200;
 // One failure may be a worker that is being replaced.
 const FAILURES = 2;
@@ -157,6 +159,12 @@ document.addEventListener("visibilitychange", () => {
 });
 addEventListener("online", look);
 addEventListener("popstate", look);
-setInterval(() => tellAges(new Date(Date.now() + ahead)), EVERY);
+setInterval(() => {
+  const now = new Date(Date.now() + ahead);
+  tellAges(now);
+  if (now - newest > LIVE) {
+    document.getElementById("live").textContent = "";
+  }
+}, EVERY);
 copyOnClick(words);
 look();
