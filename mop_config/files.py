@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -105,8 +106,27 @@ def _lock(descriptor: int, deadline: float) -> None:
 
 
 def _scratch(path: Path) -> Path:
-    # One name a thread: two may write at a time, but kills in mid-write cannot fill the folder.
-    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
+    # One name a thread: two may write at a time.
+    prefix = f".{path.name}."
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):
+            if name.startswith(prefix) and _is_left_behind(name.removeprefix(prefix)):
+                path.with_name(name).unlink(missing_ok=True)
+    return path.with_name(f"{prefix}{os.getpid()}.{threading.get_native_id()}")
+
+
+def _is_left_behind(suffix: str) -> bool:
+    """Whether a process that was killed in mid-write has left this, so that they fill no folder."""
+    match = re.fullmatch(r"([0-9]+)\.[0-9]+", suffix)
+    if match is None or os.name != "posix":
+        return False
+    try:
+        os.kill(int(match[1]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass  # it lives, and is somebody else's
+    return False
 
 
 def _write(scratch: Path, data: bytes, *, sync: bool, mode: int) -> None:

@@ -42,13 +42,15 @@ def state(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def publishing(folder: Path, file: Path, *options: str) -> Iterator["subprocess.Popen[str]"]:
+def publishing(
+    folder: Path, file: Path, *options: str, **environ: str
+) -> Iterator["subprocess.Popen[str]"]:
     """Follow a file."""
     arguments = command(folder, file, "--watch", *options)
     with subprocess.Popen(
         [sys.executable, "-m", "mop_config", *arguments],
         cwd=ROOT,
-        env={**os.environ, **state(folder)},
+        env={**os.environ, **state(folder), **environ},
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
@@ -172,6 +174,20 @@ class TestOnce:
         finally:
             subprocess.run(["umount", str(out)], check=True)
 
+    def test_what_a_killed_run_left_is_taken_away(self, tmp_path: Path) -> None:
+        """But not what another one, which lives, is just writing."""
+        publish(tmp_path, SAMPLE)
+        listed = tmp_path / "out" / LIST
+        with subprocess.Popen(["true"]) as process:
+            process.wait()
+        left, other = (listed.with_name(f".endpoints.{pid}.7") for pid in (process.pid, 1))
+        for path in (left, other):
+            path.write_bytes(b"half a list")
+        listed.unlink()
+        publish(tmp_path, SAMPLE)
+        assert listed.exists()
+        assert (left.exists(), other.exists()) == (False, True)
+
     def test_json_names_each_file_with_its_type(self, tmp_path: Path) -> None:
         """For whoever copies them into object storage."""
         result = run(*command(tmp_path, SAMPLE, "--json"), **state(tmp_path))
@@ -209,6 +225,26 @@ class TestWatch:
             assert b"c.example" in out.read_bytes()
             file.write_text("DomainList:\nd.example\nb.example\n")
             wait_for(lambda: b"d.example" in out.read_bytes(), what="the file is back")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+
+    @pytest.mark.parametrize("interval", ["0.5", "0"])
+    def test_a_folder_that_somebody_changes_is_put_right(
+        self, tmp_path: Path, interval: str
+    ) -> None:
+        """Now and then, and at once on SIGHUP."""
+        file, out = write(tmp_path, "DomainList:\na.example\nb.example\n"), tmp_path / "out"
+        with publishing(tmp_path, Path(file), ENDPOINT_POLL_INTERVAL=interval) as process:
+            assert process.stderr is not None
+            while "published" not in process.stderr.readline():
+                pass
+            listed = (out / LIST).read_bytes()
+            (out / LIST).write_bytes(listed.replace(b"a.example", b"x.example"))
+            (out / "index.html").unlink()
+            if interval == "0":
+                process.send_signal(signal.SIGHUP)
+            wait_for(lambda: (out / LIST).read_bytes() == listed, what="it is put right")
+            wait_for((out / "index.html").exists, what="what was taken away is back")
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0
 

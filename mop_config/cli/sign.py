@@ -26,7 +26,14 @@ def _ttl(context: click.Context, parameter: click.Parameter, value: str | None) 
 
 @click.command(epilog="Example: mop-config sign endpoints.txt --key key.jwk > endpoints.jws")
 @click.argument("file", callback=not_empty)
-@click.option("--key", "key_file", metavar="FILE", required=True, help="Private key, JWK or PEM.")
+@click.option(
+    "--key",
+    "key_file",
+    metavar="FILE",
+    required=True,
+    callback=not_empty,
+    help="Private key, JWK or PEM.",
+)
 @click.option(
     "--ttl", metavar="TIME", callback=_ttl, help="How long it holds  [ENDPOINT_SIGNING_TTL, 7d]"
 )

@@ -59,7 +59,9 @@ class Publisher:
         )
         self._loader = Loader(source, settings, self._store, memory)
         self._signer = signer.Signer(settings, clock)
-        self._published: tuple[Snapshot, Snapshot | None] | None = None
+        self._made: tuple[Snapshot, Snapshot | None] | None = None
+        self._files: dict[str, bytes] = {}  # of what was made
+        self._look_at = 0.0  # when the folder is looked at again, in monotonic seconds
         self._complained = False
 
     def publish(self) -> tuple[list[str], View]:
@@ -79,13 +81,15 @@ class Publisher:
             raise SourceError(code, view.reason or "there is no list to publish")
         if not self._may_publish():
             raise SourceError(Code.NO_ENDPOINTS, _EMPTY)
+        self._look_at = 0.0
         return self._write() or [], view
 
     def follow(self) -> signal.Signals:
         """Publish whatever the source comes to hold, until SIGTERM or Ctrl-C.
 
         A text that is refused changes nothing; the log says why. A folder that cannot be
-        written to is tried again. SIGHUP reads the source at once.
+        written to is tried again, and one in which somebody else has changed something is put
+        right. SIGHUP reads the source, and looks at the folder, at once.
 
         Returns:
             The signal that ended it.
@@ -98,6 +102,7 @@ class Publisher:
         reloader.start()
         try:
             while (number := signal.sigwait(_SIGNALS)) == signal.SIGHUP:
+                self._look_at = 0.0
                 reloader.hup()
         finally:
             reloader.stop()
@@ -128,14 +133,21 @@ class Publisher:
         return view.loaded and (usable > 0 or self._settings.allow_empty)
 
     def _write(self) -> list[str] | None:
-        """Bring the folder up to date; None where it is known to be."""
+        """Bring the folder up to date; None where it was looked at a moment ago."""
         snapshot = self._store.view.snapshot
         signed = self._signer.signed(snapshot)
-        if self._published == (snapshot, signed):
+        if self._made != (snapshot, signed):
+            key = self._signer.key
+            keys = None if key is None else json.dumps(jwk_set([key])).encode()
+            self._files = publication.files(snapshot, signed, keys, self._settings.service_name)
+            self._made, self._look_at = (snapshot, signed), 0.0
+        now = time.monotonic()
+        if now < self._look_at:
             return None
-        key = self._signer.key
-        keys = None if key is None else json.dumps(jwk_set([key])).encode()
-        files = publication.files(snapshot, signed, keys, self._settings.service_name)
-        changed = publication.write(self._folder, files)
-        self._published = snapshot, signed
-        return changed
+        # Set first: SIGHUP may ask for another look while this one is under way.
+        self._look_at = now + (self._settings.poll_interval or float("inf"))
+        try:
+            return publication.write(self._folder, self._files)
+        except OSError:
+            self._look_at = 0.0
+            raise

@@ -88,6 +88,7 @@ class TestMirror:
             assert get(port, If_None_Match=plain.headers["ETag"]).status == 304
             assert get(port, method="HEAD").body == b""
             types = {
+                ENDPOINTS: "application/json",
                 f"{ENDPOINTS}.jws": "application/jose",
                 "/api/v1/config/keys": "application/jwk-set+json",
                 "/health": "application/json",
@@ -113,8 +114,13 @@ class TestMirror:
             waited = get(port, f"{ENDPOINTS}?wait=60", If_None_Match=plain.headers["ETag"])
             assert waited.status == 304
             assert "Preference-Applied" not in waited.headers
-            signed_wait = get(port, f"{ENDPOINTS}.jws?wait=5")
-            assert signed_wait.headers["Content-Type"] == "application/jose"
+            for path, content_type in types.items():
+                if path.endswith(".jws") or path == ENDPOINTS:
+                    answer = get(port, f"{path}?wait=5", Accept_Encoding="gzip")
+                    assert answer.headers["Content-Type"] == content_type
+                    assert answer.headers["Cache-Control"] == "no-store"
+                    assert answer.headers["Vary"] == "Accept, Accept-Encoding"
+                    assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
     def test_an_edit_shows_at_once(self, tmp_path: Path) -> None:
         """As soon as the command has written it, and nginx has looked again."""
@@ -203,6 +209,7 @@ class TestCache:
             waited = get(port, f"{ENDPOINTS}?wait=30", If_None_Match='"other"')
             assert (waited.status, waited.body) == (200, before[0])
             assert "Preference-Applied" not in waited.headers
+            assert waited.headers["Cache-Control"] == "no-store"
             assert get(port, "/health").status == 502
 
     def test_a_long_poll_passes_through(self, tmp_path: Path) -> None:
@@ -216,6 +223,31 @@ class TestCache:
             waited = get(port, f"{ENDPOINTS}?wait=0.1", If_None_Match=tag)
             assert (waited.status, waited.headers["Preference-Applied"]) == (304, "wait")
             assert "Preference-Applied" not in get(port).headers
+
+    def test_an_answer_for_one_origin_is_no_other_s(self, tmp_path: Path) -> None:
+        """Fresh, kept, and when the application is gone; an origin that is not named gets none."""
+        file = tmp_path / "e.txt"
+        file.write_text(OLD)
+        named = ("https://a.example", "https://b.example")
+        port, own = closed_port(), tmp_path / "nginx-cache"
+        with ExitStack() as stack:
+            origins: dict[str, Any] = {"ENDPOINT_CORS_ORIGINS": ", ".join(named)}
+            server = stack.enter_context(running(tmp_path, file, workers=1, **origins))
+            sample = '# "https://app.example.com" $http_origin;'
+            config = adapt("nginx-cache.conf", own, port, app=server.port)
+            assert sample in config
+            lines = "\n".join(f'"{origin}" $http_origin;' for origin in named)
+            stack.enter_context(nginx(own, config.replace(sample, lines), port))
+
+            def allowed(**headers: str) -> str | None:
+                return get(port, **headers).headers.get("Access-Control-Allow-Origin")
+
+            for _ in range(2):
+                assert allowed() is None
+                assert [allowed(Origin=origin) for origin in named] == list(named)
+                assert allowed(Origin="https://c.example") is None
+            server.stop()
+            assert [allowed(Origin=origin) for origin in named] == list(named)
 
     def test_what_a_token_opens_is_not_kept(self, tmp_path: Path) -> None:
         """Nobody without one gets another's answer."""
