@@ -27,7 +27,8 @@ def main() -> None:
         if chosen.only in {None, name}:
             for report in module.reports(chosen.quick):
                 report.print()
-                parts[report.name] = report.markdown()
+                if report.rows or report.name not in parts:
+                    parts[report.name] = report.markdown()
     if not chosen.quick:
         RESULTS.write_text("\n".join(parts.values()))
 

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import psutil
 
-_CORES = sorted(os.sched_getaffinity(0))
+CORES = sorted(os.sched_getaffinity(0))
 #: Where servers run, and where load is made. On a machine with one core they share it.
-SERVER_CORE, LOAD_CORE = _CORES[0], _CORES[-1]
+SERVER_CORE, LOAD_CORE = CORES[0], CORES[-1]
 #: All of them, as taskset names them.
-ALL_CORES = ",".join(map(str, _CORES))
+ALL_CORES = ",".join(map(str, CORES))
 #: As many as a busy server has at a time; few enough that the load is not the limit.
 CONNECTIONS = 8
 

@@ -14,12 +14,12 @@ import psutil
 
 from mop_config.server.build import UrlRules
 from mop_config.server.render import EMPTY_BODY, render
-from tests.servers import Server, running
+from tests.servers import Server, gunicorn_command, running
 
-from .reload import site, text
+from .load import cpu_seconds, on_server_core
+from .reload import CLASSES, PINNED, site, text
 from .report import Report, options
 
-CLASSES = ("gthread", "sync", "gevent")
 #: Reloads after which a worker has what it needs, and by how much it may grow from there.
 WARM, GOAL = 50, 1.1
 _MIB = 1 << 20
@@ -93,7 +93,10 @@ def _followers(folder: Path, file: Path) -> Iterator[dict[str, Follower]]:
         for worker in CLASSES:
             own = folder / worker
             own.mkdir()
-            server = stack.enter_context(running(own, file, workers=1, WORKER_CLASS=worker))
+            command = on_server_core(gunicorn_command())
+            server = stack.enter_context(
+                running(own, file, workers=1, command=command, WORKER_CLASS=worker)
+            )
             found[worker] = Follower(server, own)
         yield found
 
@@ -111,7 +114,8 @@ def reloads(quick: bool) -> Report:
         "memory: after reloads",
         f"One worker each, a file of 10,000 entries replaced {number} times, each list asked for"
         f" once. MiB, threads, descriptors and inotify watches after {WARM} reloads and after"
-        f" all. The goal is at most {GOAL} times the memory, and nothing left behind.",
+        f" all. The goal is at most {GOAL} times the memory, and nothing left behind. CPU is the"
+        f" server's processor time for a reload with what it is asked. {PINNED}",
     )
     contents = [text(10_000, seed).encode() for seed in range(7)]
     lists = [(each, render(each, UrlRules(), EMPTY_BODY).etag) for each in contents]
@@ -128,7 +132,9 @@ def reloads(quick: bool) -> Report:
                 if count == number:
                     break
             for worker, follower in followers.items():
-                report.add(**_row(worker, number, warm[worker], _quiet(follower)))
+                cpu = cpu_seconds(follower.server.pid) / number * 1000
+                row = _row(worker, number, warm[worker], _quiet(follower))
+                report.add(**row, cpu_ms=cpu)
     return report
 
 

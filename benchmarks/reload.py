@@ -8,18 +8,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mop_config import payload
 from mop_config.server.build import UrlRules, build
 from mop_config.server.parse import parse
 from mop_config.server.render import EMPTY_BODY, render
-from tests.servers import ENDPOINTS, Server, running
+from tests.servers import ENDPOINTS, Server, gunicorn_command, running
 
+from .load import CORES, LOAD_CORE, SERVER_CORE, cpu_seconds, on_load_core, on_server_core
 from .report import Report, median, options, percentile
 
 WORKERS = 4
+CLASSES = ("gthread", "sync", "gevent")
+PINNED = f"The servers run on core {SERVER_CORE}, what asks and edits on core {LOAD_CORE}."
 
 
 def text(entries: int, seed: int = 0) -> str:
@@ -72,6 +75,7 @@ def site(worker_class: str, entries: int = 6, workers: int = WORKERS) -> Iterato
             file.parent,
             file,
             workers=workers,
+            command=on_server_core(gunicorn_command()),
             WORKER_CLASS=worker_class,
             ENDPOINT_MAX_BYTES=str(1 << 30),
         ) as server:
@@ -83,24 +87,30 @@ def edits(quick: bool) -> Report:
     report = Report(
         "reload: edit to last worker",
         f"Milliseconds from the writer's close or rename until the last of {WORKERS} workers"
-        " serves the new list: 6 entries, edits at random moments.",
+        " serves the new list: 6 entries, edits at random moments, of each server in turn. CPU is"
+        f" the processor time of all workers in one edit and the pause before it. {PINNED}",
     )
     count = 20 if quick else 120
-    for worker_class in ("gthread", "sync", "gevent"):
-        with site(worker_class) as here:
-            for way in ("replace", "in place"):
-                delays = []
-                for number in range(count):
+    with ExitStack() as stack:
+        sites = {each: stack.enter_context(site(each)) for each in CLASSES}
+        for way in ("replace", "in place"):
+            delays: dict[str, list[float]] = {each: [] for each in CLASSES}
+            cpu = {each: -cpu_seconds(here.server.pid) for each, here in sites.items()}
+            for number in range(count):
+                for worker_class, here in sites.items():
                     time.sleep(random.uniform(0.05, 0.3))
-                    delays.append(here.edit(text(6, number + 1), way) * 1000)
+                    delays[worker_class].append(here.edit(text(6, number + 1), way) * 1000)
+            for worker_class, here in sites.items():
+                cpu[worker_class] += cpu_seconds(here.server.pid)
                 report.add(
                     worker=worker_class,
                     watcher=here.server.status()["watcher"]["mode"],
                     way=way,
                     edits=count,
-                    p50_ms=median(delays),
-                    p99_ms=percentile(delays, 99),
-                    max_ms=max(delays),
+                    p50_ms=median(delays[worker_class]),
+                    p99_ms=percentile(delays[worker_class], 99),
+                    max_ms=max(delays[worker_class]),
+                    cpu_ms=cpu[worker_class] * 1000 / count,
                 )
     return report
 
@@ -143,14 +153,17 @@ def stalls(quick: bool) -> Report:
         "reload: stalls",
         "Open-loop load of 100 requests a second (HEAD of the list and GET of /health in turn)"
         " on 2 workers while the file is replaced; milliseconds from the moment at which a"
-        " request should have left. Idle is the same load without an edit.",
+        " request should have left. Idle is the same load without an edit. CPU is the workers'"
+        f" processor time for a request, reloads included. {PINNED}",
     )
-    for worker_class in ("gthread", "gevent"):
-        for entries in (6, 10_000, 100_000) if quick else (6, 10_000, 100_000, 1_000_000):
+    for entries in (6, 10_000, 100_000) if quick else (6, 10_000, 100_000, 1_000_000):
+        for worker_class in ("gthread", "gevent"):
             with site(worker_class, entries, workers=2) as here:
                 idle = _under_open_load(here, [])
                 reload: list[float] = []
+                cpu = -cpu_seconds(here.server.pid)
                 busy = _under_open_load(here, [text(entries, 1), text(entries, 2)], reload)
+                cpu += cpu_seconds(here.server.pid)
             report.add(
                 worker=worker_class,
                 entries=entries,
@@ -159,6 +172,7 @@ def stalls(quick: bool) -> Report:
                 reload_p99_ms=percentile(busy, 99),
                 reload_worst_ms=max(busy),
                 reload_s=median(reload),
+                cpu_us=cpu / len(busy) * 1e6,
             )
     return report
 
@@ -175,7 +189,7 @@ def _under_open_load(
         "requests": [["HEAD", ENDPOINTS], ["GET", "/health"]],
     }
     command = [sys.executable, "-m", "benchmarks.openloop", json.dumps(load)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(on_load_core(command), stdout=subprocess.PIPE) as process:
         time.sleep(0.7)
         for content in contents:
             delay = here.edit(content)
@@ -185,9 +199,15 @@ def _under_open_load(
     return [latency * 1000 for latency in json.loads(output)]
 
 
-def reports(quick: bool) -> list[Report]:
+def reports(quick: bool) -> Iterator[Report]:
     """Run everything in this file."""
-    return [edits(quick), sizes(quick), stalls(quick)]
+    os.sched_setaffinity(0, {LOAD_CORE})
+    try:
+        yield edits(quick)
+        yield sizes(quick)
+        yield stalls(quick)
+    finally:
+        os.sched_setaffinity(0, CORES)
 
 
 if __name__ == "__main__":

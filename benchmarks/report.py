@@ -31,6 +31,8 @@ class Report:
 
     def markdown(self) -> str:
         """Give the table, with a heading and the note."""
+        if not self.rows:
+            return f"### {self.name}\n\n{self.note}\n"
         columns = list(dict.fromkeys(column for row in self.rows for column in row))
         lines = [
             f"### {self.name}",
@@ -77,7 +79,9 @@ def median(values: Sequence[float]) -> float:
 def options(description: str, modules: Sequence[str] = ()) -> argparse.Namespace:
     """Parse a benchmark's command line: ``--quick`` takes a tenth of the time."""
     # Whoever ends a benchmark ends the servers that it has started.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(ending, lambda number, _: sys.exit(128 + number))
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, smaller sizes")
     if modules:

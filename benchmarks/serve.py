@@ -77,7 +77,7 @@ def _of(found: Rounds, name: str, worker: str) -> list[Spent]:
 
 def answers(quick: bool) -> Iterator[Report]:
     """Measure every contestant at every size; then our ratios."""
-    costs = Report("serve: an answer", _note())
+    costs = Report("serve: an answer", _note(1 if quick else ROUNDS))
     ratios = Report(
         "serve: ratios",
         "CPU per request beside others' in the same run: median of the ratios of the rounds,"
@@ -153,10 +153,10 @@ def _compare(report: Report, entries: int, answer: str, found: Rounds) -> None:
         )
 
 
-def _note() -> str:
+def _note(rounds: int) -> str:
     note = (
         f"Every server has one process for requests, on core {SERVER_CORE}; the load is wrk's"
-        f" with {CONNECTIONS} connections, on core {LOAD_CORE}. Medians of {ROUNDS} rounds with"
+        f" with {CONNECTIONS} connections, on core {LOAD_CORE}. Medians of {rounds} rounds with"
         " every server in each, in turn. CPU is the processor time of all the server's"
         " processes, by the system's account, in microseconds a request. A 304 goes to clients"
         " that send the tag that they were given; the guide's design, etcd and Redis know no"
