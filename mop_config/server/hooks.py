@@ -16,6 +16,8 @@ from .runtime import EXTENSION, Runtime
 
 logger = logging.getLogger(__name__)
 
+_ENDINGS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+
 
 def find(app: Any) -> Runtime | None:
     """Find the runtime of a WSGI application, under the middleware that may wrap it."""
@@ -42,8 +44,35 @@ def on_starting(server: Any) -> None:
         arbiter.kill_workers(signal.SIGHUP)
 
     server.handle_hup = types.MethodType(forward, server)
+    _let_newborns_end()
     _repair_upgrade(server.START_CTX)
     _make_metrics_folder(server)
+
+
+def _let_newborns_end() -> None:
+    """Have a worker that is told to end do so before gunicorn has set its handlers in it.
+
+    Those of the master, which a fork copies, only note the signal in a queue that nobody reads
+    there: the master would wait for that worker until its graceful timeout. Whoever serves
+    nothing yet may end at once.
+    """
+    master = os.getpid()  # what its workers fork is none of ours
+
+    def hold() -> None:
+        if os.getpid() == master:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+
+    def release() -> None:
+        if os.getpid() == master:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
+
+    def begin() -> None:
+        if os.getppid() == master:
+            for number in _ENDINGS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
+
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=begin)
 
 
 def _make_metrics_folder(server: Any) -> None:
@@ -68,15 +97,8 @@ def _repair_upgrade(start: dict[Any, Any]) -> None:
 
 
 def post_fork() -> None:
-    """In a new worker: hold SIGHUP back until the handler stands, and answer errors our way.
-
-    Until gunicorn sets its own handlers, those of the master are in force, which only note the
-    signal in a queue that nobody reads here: the master would wait for this worker until its
-    graceful timeout. Whoever serves nothing yet may end at once.
-    """
+    """In a new worker: hold SIGHUP back until the handler stands, and answer errors our way."""
     gunicorn_errors.install()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 

@@ -215,6 +215,29 @@ def test_during_worker_start(site: tuple[Server, Writer]) -> None:
     assert "sent SIGHUP" not in server.log
 
 
+@pytest.mark.parametrize("worker_class", CLASSES)
+def test_a_stop_right_after_the_start(tmp_path: Path, worker_class: str) -> None:
+    """A worker that is being born hears of it, too."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(text(0))
+    environ = {
+        "ENDPOINT_CONFIG_FILE": str(file),
+        "ENDPOINT_STATE_DIR": str(tmp_path / "state"),
+        "PORT": "0",
+        "WORKER_CLASS": worker_class,
+        "WEB_CONCURRENCY": "4",
+    }
+    server = Server(gunicorn_command(), tmp_path, environ)
+    try:
+        wait_for(lambda: "Booting worker" in server.log, seconds=30)
+        began = time.monotonic()
+        server.send(signal.SIGTERM)
+        assert server.process.wait(25) == 0
+        assert time.monotonic() - began < 15
+    finally:
+        server.stop(signal.SIGKILL)
+
+
 @pytest.mark.parametrize(
     ("module", "options"),
     [(False, ()), (True, ("--preload",))],

@@ -1,6 +1,7 @@
 """The layer in front of Flask gives the answer that Flask would give."""
 
 import itertools
+import json
 import threading
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from mop_config.server.app import create_app
 from mop_config.server.hotpath import HotPath
 from mop_config.server.runtime import EXTENSION, Runtime
 from mop_config.server.settings import Settings
+from mop_config.signing import SigningKey
 
 from ..conftest import SAMPLE
 from ..servers import ENDPOINTS
@@ -75,6 +77,15 @@ PATHS = [
     "/health",
     "",
 ]
+ACCEPTS = [
+    None,
+    "*/*",
+    "application/json",
+    "application/jose",
+    "application/jose;q=0",
+    "application/json;q=0.5, application/jose",
+    "text/html, application/jose;q=0.1",
+]
 QUERIES = ["", "x=1", "wait", "wait=", "wait=0", "wait=61", "wait=-1", "wait=x", "%77ait=0"]
 QUERIES += ["wait=0&wait=0"]
 
@@ -91,6 +102,31 @@ def test_every_combination_of_conditions(sides: Sides) -> None:
             "If_Modified_Since": date,
         }
         sides.ask(method, **{name: v for name, v in headers.items() if v is not None})
+
+
+def test_every_combination_where_lists_are_signed(tmp_path: Path) -> None:
+    """Types, too, each with each: either form at the list's address, and its own tag."""
+    key = tmp_path / "key.json"
+    key.write_text(json.dumps(SigningKey.generate().private_jwk()))
+    sides = Sides(tmp_path, signing_key_file=str(key))
+    status, headers, body = sides.ask(Accept="application/jose")
+    assert (status, body.count(b".")) == ("200 OK", 2)
+    signed = dict(headers)["ETag"]
+    assert sides.ask(Accept="application/jose", If_None_Match=signed)[0] == "304 NOT MODIFIED"
+    tags = [None, f'"{sides.etag}"', signed, f"W/{signed}", "*", f'"x", {signed}']
+    dates = [None, sides.date]
+    paths = [ENDPOINTS, f"{ENDPOINTS}.jws", f"{ENDPOINTS}.jws/"]
+    for method, path, query, accept, encoding, tag, date in itertools.product(
+        ["GET", "HEAD", "POST"], paths, ["", "wait=0", "x=1"], ACCEPTS, [None, "gzip"], tags, dates
+    ):
+        wanted = {"Accept": accept, "Accept_Encoding": encoding}
+        known = {"If_None_Match": tag, "If_Modified_Since": date}
+        sides.ask(
+            method,
+            path,
+            query,
+            **{name: value for name, value in (wanted | known).items() if value is not None},
+        )
 
 
 def test_every_odd_path_and_query(sides: Sides) -> None:
