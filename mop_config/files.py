@@ -13,6 +13,10 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 
+_SCRATCH = re.compile(r"[0-9]+\.[0-9]+")
+#: Seconds after which nobody can still be writing a file.
+_LEFT = 600.0
+
 
 def write_atomically(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) -> None:
     """Replace a file in one step.
@@ -110,23 +114,16 @@ def _scratch(path: Path) -> Path:
     prefix = f".{path.name}."
     with contextlib.suppress(OSError):
         for name in os.listdir(path.parent):
-            if name.startswith(prefix) and _is_left_behind(name.removeprefix(prefix)):
-                path.with_name(name).unlink(missing_ok=True)
+            if name.startswith(prefix) and _SCRATCH.fullmatch(name.removeprefix(prefix)):
+                _sweep(path.with_name(name))
     return path.with_name(f"{prefix}{os.getpid()}.{threading.get_native_id()}")
 
 
-def _is_left_behind(suffix: str) -> bool:
-    """Whether a process that was killed in mid-write has left this, so that they fill no folder."""
-    match = re.fullmatch(r"([0-9]+)\.[0-9]+", suffix)
-    if match is None or os.name != "posix":
-        return False
-    try:
-        os.kill(int(match[1]), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        pass  # it lives, and is somebody else's
-    return False
+def _sweep(scratch: Path) -> None:
+    """Take away what was left by a process that was killed in mid-write."""
+    with contextlib.suppress(OSError):
+        if time.time() - scratch.stat().st_mtime > _LEFT:
+            scratch.unlink()
 
 
 def _write(scratch: Path, data: bytes, *, sync: bool, mode: int) -> None:

@@ -115,7 +115,7 @@ class Etcd:
             ):
                 return etcd_wire.read(response, self._limit, deadline)
 
-        return self._with_member(once, lambda: False)
+        return self._with_member(once)
 
     def watch(self, stopping: Callable[[], bool], start: int = 0) -> Watch:
         """Open a watch on the key at the first member that answers.
@@ -152,7 +152,9 @@ class Etcd:
         )
 
     def _with_member(
-        self, once: "Callable[[int, Etcd3Client], T]", stopping: Callable[[], bool]
+        self,
+        once: "Callable[[int, Etcd3Client], T]",
+        stopping: Callable[[], bool] = lambda: False,
     ) -> T:
         members = self.address.members
         first = self.preferred

@@ -205,6 +205,20 @@ def test_a_stop_waits_for_no_connection_that_is_kept(
             assert clients[0].recv(12) == b"HTTP/1.1 304"
 
 
+def test_an_idle_connection_has_its_time(tmp_path: Path, file: Path) -> None:
+    """As gunicorn's --keep-alive says, also where we keep count of them."""
+    options = ("--keep-alive", "1")
+    with running(tmp_path, file, *options, workers=1, WORKER_CLASS="gevent") as server:
+        with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b""
+            while piece := client.recv(4096):
+                answer += piece
+            assert answer.startswith(b"HTTP/1.1 200")
+        assert server.get("/health").status == 200
+        assert "Traceback" not in server.log
+
+
 @pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
 def test_a_worker_that_is_recycled_lets_go_of_those_that_wait(
     tmp_path: Path, file: Path, worker_class: str
