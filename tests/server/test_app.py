@@ -296,7 +296,7 @@ class TestCors:
         for origin in ("https://a.com", "http://b.com:81"):
             headers = self.get(client, origin)
             assert headers["Access-Control-Allow-Origin"] == origin
-            assert headers["Access-Control-Expose-Headers"] == "ETag"
+            assert headers["Access-Control-Expose-Headers"].split(", ")[0] == "ETag"
         for foreign in ("https://evil.com", "https://a.com.evil.com", "null", None):
             headers = self.get(client, foreign)
             assert "Access-Control-Allow-Origin" not in headers

@@ -18,11 +18,11 @@ from mop_config import Endpoint, EndpointConfig, payload
 from mop_config.faults import Fault
 from mop_config.model import assemble
 from mop_config.probe import ProbeResult
+from mop_config.server import probing
 from mop_config.server.entries import entries
 from mop_config.server.findings import Findings
 from mop_config.server.leadership import Leadership
 from mop_config.server.probing import (
-    LIMIT,
     MOST,
     RECENT,
     SPREAD,
@@ -283,24 +283,27 @@ class TestFindings:
             assert len(bench.states()) == checked + 1
         assert bench.probing.outages() == {"api": False, "socketio": True}
         bench.up = {"https://h5.example"}
-        bench.run(200)
+        bench.run(100)
         assert bench.probing.widths()["api"] == MOST
         bench.follow(many)
         assert len(bench.states()) == MOST
         bench.up = set()
         for down in (None, None, None, True, True):
-            bench.run(200)
+            bench.run(100)
             assert bench.probing.outages().get("api") == down
             bench.follow(many)
 
-    def test_of_very_many_it_is_not_known_whether_all_are_down(self) -> None:
+    def test_of_very_many_it_is_not_known_whether_all_are_down(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """There is an end to it."""
+        monkeypatch.setattr(probing, "LIMIT", 2 * MOST)
         bench = Bench()
-        many = [Endpoint(f"https://h{i}.example", i) for i in range(LIMIT + 1)]
-        for _ in range(8):
+        many = [Endpoint(f"https://h{i}.example", i) for i in range(2 * MOST + 1)]
+        for _ in range(4):
             bench.follow(many)
-            bench.run(200)
-        assert len(bench.states()) == LIMIT
+            bench.run(100)
+        assert len(bench.states()) == 2 * MOST
         assert "api" not in bench.probing.outages()
 
     def test_who_takes_over_goes_on_where_the_other_ended(self) -> None:
