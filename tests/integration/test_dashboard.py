@@ -229,8 +229,8 @@ def test_a_server_that_hangs_is_not_shown_as_live(
         for pid in processes:
             os.kill(pid, signal.SIGSTOP)
         try:
-            expect(page.locator("#live")).to_be_empty(timeout=6000)
-            expect(page.locator("#connection")).to_contain_text("does not answer", timeout=12000)
+            expect(page.locator("#live")).to_be_empty(timeout=10_000)
+            expect(page.locator("#connection")).to_contain_text("does not answer", timeout=15_000)
         finally:
             for pid in processes:
                 os.kill(pid, signal.SIGCONT)

@@ -201,7 +201,7 @@ def test_a_stop_waits_for_no_connection_that_is_kept(
                 server.get("/health")
             began = time.monotonic()
             assert server.stop() == 0
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - began < 12
             assert clients[0].recv(12) == b"HTTP/1.1 304"
 
 
@@ -235,8 +235,8 @@ def test_a_worker_that_is_recycled_lets_go_of_those_that_wait(
                 with contextlib.suppress(OSError):
                     server.get("/health")
                 slowest = max(slowest, time.monotonic() - began)
-            assert slowest < 8
-            pollers[0].join(8)
+            assert slowest < 15
+            pollers[0].join(15)
             assert pollers[0].answer is not None
             assert pollers[0].answer.status == 304
         wait_for(lambda: before not in server.workers, what="another worker has its place")
