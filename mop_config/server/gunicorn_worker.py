@@ -10,7 +10,6 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -103,44 +102,38 @@ def _allow_descriptors(number: int) -> int:
 
 
 class _IdleConnections:
-    """The connections of a gevent worker that wait for a request.
+    """The connections of a gevent worker on which no request is being answered.
 
     At its end gunicorn waits for all of them until the client goes or asks once more, or the
     graceful timeout is over, and takes no new ones meanwhile.
     """
 
     def __init__(self, worker: Any) -> None:
-        from gevent import getcurrent
+        self._clients: dict[Any, None] = {}
+        self._busy: dict[Any, None] = {}
+        self._handle, self._handle_request = worker.handle, worker.handle_request
+        worker.handle, worker.handle_request = self._connected, self._asked
 
-        self._current = getcurrent
-        self._clients: dict[Any, Any] = {}  # by greenlet
-        self._waiting: dict[Any, None] = {}  # greenlets
-        self._handle, self._timeout_ctx = worker.handle, worker.timeout_ctx
-        worker.handle, worker.timeout_ctx = self._noted, self._waits
-
-    def _noted(self, listener: Any, client: Any, address: Any) -> None:
-        greenlet = self._current()
-        self._clients[greenlet] = client
+    def _connected(self, listener: Any, client: Any, address: Any) -> None:
+        self._clients[client] = None
         try:
             self._handle(listener, client, address)
         finally:
-            del self._clients[greenlet]
+            del self._clients[client]
 
-    @contextlib.contextmanager
-    def _waits(self) -> Iterator[None]:
-        greenlet = self._current()
-        self._waiting[greenlet] = None
+    def _asked(self, listener_name: Any, request: Any, client: Any, address: Any) -> None:
+        self._busy[client] = None
         try:
-            with self._timeout_ctx():
-                yield
+            self._handle_request(listener_name, request, client, address)
         finally:
-            del self._waiting[greenlet]
+            del self._busy[client]
 
     def let_go(self) -> None:
         """Have each of them read its end."""
-        for greenlet in list(self._waiting):
-            with contextlib.suppress(OSError):
-                # By a descriptor of our own: a TLS connection would give up its keys first.
-                descriptor = os.dup(self._clients[greenlet].fileno())
-                with socket.socket(fileno=descriptor) as plug:
-                    plug.shutdown(socket.SHUT_RD)
+        for client in [client for client in self._clients if client not in self._busy]:
+            # By a descriptor of our own: a TLS connection would give up its keys first.
+            with (
+                contextlib.suppress(OSError),
+                socket.socket(fileno=os.dup(client.fileno())) as plug,
+            ):
+                plug.shutdown(socket.SHUT_RD)

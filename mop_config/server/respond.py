@@ -148,12 +148,13 @@ class Responder:
                 return False
             self.waiters += 1
         try:
-            while (left := until - time.monotonic()) > 0:
-                bell = store.bell(signed=signed)
-                if store.closing or not names(known, subject()):
-                    break
-                if not bell.wait(left, client):
-                    break  # nobody is there to be answered
+            bell = store.bell(signed=signed)
+            while not store.closing and names(known, subject()):
+                left = until - time.monotonic()
+                if left <= 0 or not bell.wait(left, client):
+                    break  # or nobody is there to be answered
+                if names(known, subject()):
+                    bell = store.bell(signed=signed)  # it rang for another list
         finally:
             with self._lock:
                 self.waiters -= 1
