@@ -113,11 +113,11 @@ def test_every_combination_where_lists_are_signed(tmp_path: Path) -> None:
     assert (status, body.count(b".")) == ("200 OK", 2)
     signed = dict(headers)["ETag"]
     assert sides.ask(Accept="application/jose", If_None_Match=signed)[0] == "304 NOT MODIFIED"
-    tags = [None, f'"{sides.etag}"', signed, f"W/{signed}", "*", f'"x", {signed}']
+    tags = [None, f'"{sides.etag}"', signed, "*", f'"x", {signed}']
     dates = [None, sides.date]
     paths = [ENDPOINTS, f"{ENDPOINTS}.jws", f"{ENDPOINTS}.jws/"]
     for method, path, query, accept, encoding, tag, date in itertools.product(
-        ["GET", "HEAD", "POST"], paths, ["", "wait=0", "x=1"], ACCEPTS, [None, "gzip"], tags, dates
+        ["GET", "HEAD", "POST"], paths, ["", "wait=0"], ACCEPTS, [None, "gzip"], tags, dates
     ):
         wanted = {"Accept": accept, "Accept_Encoding": encoding}
         known = {"If_None_Match": tag, "If_Modified_Since": date}
