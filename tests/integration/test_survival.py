@@ -216,7 +216,7 @@ def test_a_killed_workers_successor_serves_the_last_good_list(
         if not options:
             assert server.status()["state"] == "stale"  # no worker has seen a good file
         followed(server, file, "good")
-        assert server.status()["state"] == "fresh"
+        wait_for(lambda: server.status()["state"] == "fresh")
 
 
 @pytest.mark.parametrize(
