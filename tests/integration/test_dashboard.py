@@ -122,6 +122,12 @@ def open_page(context: BrowserContext) -> Iterator[Open]:
     assert complaints == []
 
 
+def go_live(page: Page, server: Server) -> None:
+    """Open a page on a server that is to fail, where the browser may complain of that."""
+    page.goto(f"http://127.0.0.1:{server.port}/")
+    expect(page.locator("#live")).to_have_text("Live", timeout=PATIENCE)
+
+
 def edit(served: tuple[Server, Path], text: str) -> None:
     """Put a text into the file, and wait until all workers have taken or refused it."""
     server, file = served
@@ -197,8 +203,7 @@ def test_a_server_that_is_lost_is_told_of_and_comes_back(
     page = context.new_page()
     with running(tmp_path, file, workers=1) as server:
         port = server.port
-        page.goto(f"http://127.0.0.1:{port}/")
-        expect(page.locator("#live")).to_have_text("Live", timeout=PATIENCE)
+        go_live(page, server)
         mark(page)
         server.stop(signal.SIGKILL)
         message = page.locator("#connection")
@@ -223,8 +228,7 @@ def test_a_server_that_hangs_is_not_shown_as_live(
     file.write_text(GOOD)
     page = context.new_page()
     with running(tmp_path, file, workers=1) as server:
-        page.goto(f"http://127.0.0.1:{server.port}/")
-        expect(page.locator("#live")).to_have_text("Live", timeout=PATIENCE)
+        go_live(page, server)
         processes = [server.pid, *server.workers]
         for pid in processes:
             os.kill(pid, signal.SIGSTOP)
