@@ -76,6 +76,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         _forget_output()
+        if _interrupted(error):
+            return 130
         _complain(_in_words(error))
         return 1
     return result if isinstance(result, int) else 0
@@ -94,6 +96,13 @@ def _prepare_streams() -> None:
 def _forget_output() -> None:
     # Python flushes once more at exit, which would fail once more.
     sys.stdout = None
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Whether it came of Ctrl-C, which may leave a lock in disorder that is then let go."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return isinstance(error, KeyboardInterrupt)
 
 
 def _in_words(error: Exception) -> str:

@@ -1,12 +1,15 @@
 """``mop-config probe``: which endpoints are there, as a client would see it."""
 
+import contextlib
 import json
 import ssl
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import click
@@ -108,20 +111,29 @@ def _check(
     jobs: list[tuple[str, Endpoint]], timeout: float, done: Callable[[], None]
 ) -> list[Finding]:
     prober = Prober(ssl.create_default_context(), timeout)
+    queue = deque(enumerate(jobs))
+    found: SimpleQueue[tuple[int, Finding]] = SimpleQueue()
 
-    def check(job: tuple[str, Endpoint]) -> Finding:
-        kind, endpoint = job
-        result = prober.check(kind, endpoint)
-        done()
-        return Finding(kind, endpoint, result)
+    def work() -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                index, (kind, endpoint) = queue.popleft()
+                found.put((index, Finding(kind, endpoint, prober.check(kind, endpoint))))
 
-    with ThreadPoolExecutor(_PARALLEL, "mop-config-check") as executor:
-        try:
-            return list(executor.map(check, jobs))
-        except BaseException:  # interrupted: nothing is worth waiting for
-            executor.shutdown(wait=False, cancel_futures=True)
-            prober.abort()
-            raise
+    findings: dict[int, Finding] = {}
+    try:
+        for _ in range(min(_PARALLEL, len(jobs))):
+            # A daemon: one whose start is interrupted may wait for a lock for ever.
+            threading.Thread(target=work, name="mop-config-check", daemon=True).start()
+        while len(findings) < len(jobs):
+            index, finding = found.get()
+            findings[index] = finding
+            done()
+    except BaseException:  # interrupted: nothing is worth waiting for
+        queue.clear()
+        prober.abort()
+        raise
+    return [findings[index] for index in range(len(jobs))]
 
 
 def _kinds(config: EndpointConfig) -> dict[str, tuple[Endpoint, ...]]:
