@@ -122,9 +122,16 @@ class Background:
         """Stop everything, calling off what is under way."""
         self.call_off()
         deadline = time.monotonic() + CLOSE_PATIENCE
-        for thread in list(self._threads):
-            if thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - time.monotonic()))
+        # Those that end may have started others just before.
+        while others := [
+            thread
+            for thread in self._threads
+            if thread.is_alive() and thread is not threading.current_thread()
+        ]:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            others[0].join(left)
 
     # -- the schedule
 
