@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tests.client.fleet import closed_port
+from tests.ports import closed_port
 from tests.waiting import wait_for
 
 

@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.client.fleet import closed_port
 from tests.nginx import adapt
 from tests.nginx import nginx as run_nginx
+from tests.ports import closed_port
 from tests.servers import ENDPOINTS, gunicorn_command, running
 from tests.waiting import answers
 

@@ -22,8 +22,12 @@ settings.load_profile("mop-config")
 # start and end with it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A resolver of the system waits five seconds for an answer that was lost, as long as much here may
+# take at most; those of servers that the tests start inherit it.
+os.environ["RES_OPTIONS"] = "timeout:1"
+
 #: Seconds that a test's threads and processes have to end after it.
-PATIENCE = 5.0
+PATIENCE = 15.0
 
 
 #: Share of the machine's time that its host may take away before a failure proves nothing.

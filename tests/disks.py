@@ -3,6 +3,7 @@
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,14 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 
 def fill(path: Path) -> None:
-    """Write until there is no room."""
-    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
-        while file.write(bytes(4096)):
-            pass
+    """Write until there is no room, and none that a scratch file gives back."""
+    with path.open("wb", buffering=0) as file:
+        attempts = 0
+        while attempts < 20:
+            try:
+                file.write(bytes(4096))
+            except OSError:
+                attempts += 1
+                time.sleep(0.01)
+            else:
+                attempts = 0

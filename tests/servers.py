@@ -94,12 +94,12 @@ class Server:
 
         self.port = wait_for(listening, seconds=30, what="the server listens")
         if workers:
-            wait_for(
-                lambda: len(self.status()["workers"]) >= workers,
-                seconds=30,
-                what=f"{workers} workers answer",
-            )
+            wait_for(lambda: self.all_know(workers), seconds=30, what=f"{workers} workers answer")
         return self
+
+    def all_know(self, workers: int) -> bool:
+        """Whether whichever worker is asked knows of so many."""
+        return all(len(self.status()["workers"]) >= workers for _ in range(4 * workers))
 
     def get(self, path: str = ENDPOINTS, **headers: str) -> Answer:
         """Ask once, on a connection of its own."""
@@ -115,16 +115,23 @@ class Server:
         """The status document; an empty picture while nobody answers."""
         try:
             return self.get(STATUS).json
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return {"workers": []}
 
     def hosts(self) -> list[str]:
         """The hosts that one worker serves, in order."""
-        return [entry["url"].split("/")[2] for entry in self.get().json["socketio_endpoints"]]
+        return _hosts(self.get())
 
     def etags(self) -> list[str]:
         """What each worker serves, by content hash."""
         return [worker["etag"] for worker in self.status()["workers"]]
+
+    def all_serve(self, *hosts: str) -> bool:
+        """Whether every worker serves the list of these hosts."""
+        answer = self.get()
+        (tag,) = (value for name, value in answer.headers.items() if name.lower() == "etag")
+        found = _hosts(answer) == list(hosts)
+        return found and set(self.etags()) == {tag.strip('"').removesuffix("-gzip")}
 
     def send(self, number: int) -> None:
         """Send a signal to the master."""
@@ -148,6 +155,10 @@ class Server:
                     continue
             self.process.wait(5)
         return code
+
+
+def _hosts(answer: Answer) -> list[str]:
+    return [entry["url"].split("/")[2] for entry in answer.json["socketio_endpoints"]]
 
 
 def _lives(process: psutil.Process) -> bool:

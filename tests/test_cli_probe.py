@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import trustme
 
-from .client.fleet import closed_port, silence
+from .client.fleet import silence
 from .client.handmade import Answer, Asked, Handmade, handmade, source, wire
 from .client.test_probe import OPEN, presenting
+from .ports import closed_port
 from .servers import ROOT
 from .test_cli import on_a_terminal, run, write
 from .waiting import wait_for
@@ -287,10 +288,10 @@ class TestTerminal:
         """After ``--timeout``."""
         with silence() as port:
             url = f"http://127.0.0.1:{port}"
-            result = run("probe", "--timeout", "0.2", "--json", listing(tmp_path, url))
+            result = run("probe", "--timeout", "1", "--json", listing(tmp_path, url))
         (entry,) = results(result.stdout)["endpoints"]
         assert (result.returncode, entry["fault"]) == (1, "read-timeout")
-        assert entry["seconds"] < 3
+        assert entry["seconds"] < 20
 
 
 class TestWatch:
@@ -338,7 +339,7 @@ class TestWatch:
                 wait_for(lambda: _threads_of(process.pid) > 64, seconds=20)
             finally:
                 process.send_signal(signal.SIGINT)
-                code = process.wait(10)
+                code = process.wait(20)
         assert code == 130
         assert "Traceback" not in (tmp_path / "err").read_text()
 
@@ -355,7 +356,7 @@ class TestWatch:
             env=clean,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=60,
         )
         assert done.returncode == 130
         assert "RuntimeError" not in done.stderr

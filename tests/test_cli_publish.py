@@ -207,6 +207,15 @@ class TestOnce:
         assert not (tmp_path / "out").exists()
 
 
+def says(process: "subprocess.Popen[str]", words: str) -> None:
+    """Read on until it says so."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if words in line:
+            return
+    pytest.fail(f"it ended, and never said {words!r}")
+
+
 class TestWatch:
     """Following a file."""
 
@@ -219,9 +228,7 @@ class TestWatch:
             file.write_text("DomainList:\nc.example\nb.example\n")
             wait_for(lambda: b"c.example" in out.read_bytes(), what="the edit is published")
             file.unlink()
-            assert process.stderr is not None
-            while "is missing" not in process.stderr.readline():
-                pass
+            says(process, "is missing")
             assert b"c.example" in out.read_bytes()
             file.write_text("DomainList:\nd.example\nb.example\n")
             wait_for(lambda: b"d.example" in out.read_bytes(), what="the file is back")
@@ -235,9 +242,7 @@ class TestWatch:
         """Now and then, and at once on SIGHUP."""
         file, out = write(tmp_path, "DomainList:\na.example\nb.example\n"), tmp_path / "out"
         with publishing(tmp_path, Path(file), ENDPOINT_POLL_INTERVAL=interval) as process:
-            assert process.stderr is not None
-            while "published" not in process.stderr.readline():
-                pass
+            says(process, "published")
             listed = (out / LIST).read_bytes()
             (out / LIST).write_bytes(listed.replace(b"a.example", b"x.example"))
             (out / "index.html").unlink()
@@ -254,9 +259,7 @@ class TestWatch:
         file.write_text("DomainList:\na.example\nb.example\n")
         out.write_text("in the way")
         with publishing(tmp_path, file) as process:
-            assert process.stderr is not None
-            while "cannot be published" not in process.stderr.readline():
-                pass
+            says(process, "cannot be published")
             out.unlink()
             wait_for((out / LIST).exists, what="the list is published")
             process.send_signal(signal.SIGINT)

@@ -18,9 +18,11 @@ from mop_config.cli.revisions import ChangedError, write
 from mop_config.server.etcd import Etcd
 from mop_config.server.settings import EtcdSettings
 
-from .etcds import Cluster, free_ports, running_cluster
+from .etcds import Cluster, running_cluster
+from .ports import free_ports
 from .servers import ROOT
 from .test_readme import blocks
+from .waiting import wait_for
 
 ONE = "DomainList:\none.example\nother.example\n"
 TWO = "DomainList:\ntwo.example\nother.example\n"
@@ -286,8 +288,12 @@ def test_the_past_of_a_deleted_key(
     """It is there when it is needed most."""
     revision = cluster.put(ONE, name(key))
     cluster.delete(name(key))
-    _, document = pushed(capsys, key, "--history")
-    assert [row["deleted"] for row in document["revisions"]] == [True, False]
+
+    def deleted() -> list[bool]:
+        _, document = pushed(capsys, key, "--history")
+        return [row["deleted"] for row in document["revisions"]]
+
+    wait_for(lambda: deleted() == [True, False])
     assert run(["push", key, "--rollback", str(revision)]) == 0
     assert cluster.get(name(key)) == ONE.encode()
 

@@ -31,9 +31,9 @@ from mop_config.cli.following import (
     retry_after,
 )
 
-from .client.fleet import closed_port
 from .client.handmade import Answer, Asked, handmade, source, wire
 from .client.test_qr import CONFIGS
+from .ports import closed_port
 from .servers import ROOT, running
 from .test_cli import run
 from .waiting import wait_for
@@ -319,9 +319,18 @@ class TestEvents:
                 text=True,
             ) as shell:
                 assert shell.stdout is not None
-                assert "1 API" in shell.stdout.readline()
-                lists.put(wire(["https://b.example"]))
-                _, err = shell.communicate(timeout=30)
+                try:
+                    assert "1 API" in shell.stdout.readline()
+
+                    def ended() -> bool:
+                        # `head` may not have ended when the first of these is told of.
+                        lists.put(wire([f"https://b{time.monotonic_ns()}.example"]))
+                        return shell.poll() is not None
+
+                    wait_for(ended, seconds=30, every=0.1)
+                    _, err = shell.communicate(timeout=30)
+                finally:
+                    shell.kill()
         assert (shell.returncode, err) == (1, "")
 
 

@@ -24,6 +24,7 @@ from mop_config.server.build import UrlRules
 from mop_config.server.render import EMPTY_BODY, render
 
 from .conftest import SAMPLE, need_program, skip
+from .ports import free_ports
 from .servers import ENDPOINTS, ROOT, Server, running
 from .waiting import wait_for
 
@@ -95,15 +96,10 @@ def test_gunicorn_tells_systemd_that_it_listens(tmp_path: Path) -> None:
             assert listener.recv(4096).startswith(b"READY=1\n")
 
 
-def _free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        return int(listener.getsockname()[1])
-
-
 def test_a_socket_of_systemds_is_taken_instead_of_host_and_port(tmp_path: Path) -> None:
     """Though gunicorn's configuration names an address."""
     activate = need_program("systemd-socket-activate")
-    port, unused = _free_port(), _free_port()
+    port, unused = free_ports(2)
     # It hands on nothing of its environment that it is not told to.
     environ = {
         "ENDPOINT_CONFIG_FILE": str(SAMPLE),

@@ -82,7 +82,7 @@ def _stream(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     def parts() -> Iterator[bytes]:
         for number in range(20):
             yield b"%d\n" % number
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     return parts()
 

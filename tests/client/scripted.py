@@ -7,8 +7,8 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 
+from ..ports import closed_port
 from .cases import RETRY_AFTER
-from .fleet import closed_port
 
 #: A request for this path is answered with 200, and takes no word of the script.
 WARM_PATH = b"/warm"

@@ -13,12 +13,24 @@ from mop_config.client.base import BaseManager
 from .cases import CASES, Case
 from .scripted import WARM_PATH, Scripted, scripted
 
-#: Short, so that silence costs little; far enough apart to stay in order on a busy machine.
+#: Short where a server is silent, so that this costs little; far enough apart to stay in order
+#: on a busy machine.
 HEDGE, READ, TOTAL = 0.25, 0.8, 8.0
+#: Where every server speaks, and only a busy machine is silent.
+PATIENT_HEDGE, PATIENT_READ = 5.0, 6.0
 
 
 def _policy(case: Case) -> Policy:
-    return Policy(budget=case.budget, hedge_delay=HEDGE, race_delay=5.0, total_timeout=TOTAL)
+    hedge = HEDGE if _silent(case) else PATIENT_HEDGE
+    return Policy(budget=case.budget, hedge_delay=hedge, race_delay=5.0, total_timeout=TOTAL)
+
+
+def _read_timeout(case: Case) -> httpx2.Timeout:
+    return httpx2.Timeout(READ if _silent(case) else PATIENT_READ)
+
+
+def _silent(case: Case) -> bool:
+    return any("stall" in words for words in case.script.values())
 
 
 def _seed(servers: list[Scripted]) -> list[tuple[str, int]]:
@@ -66,7 +78,7 @@ def test_the_synchronous_driver_makes_these_attempts(case: Case) -> None:
     """Same outcomes, same attempts, over real sockets."""
     with scripted(case.script) as (servers, asked):
         manager = EndpointManager(_seed(servers), policy=_policy(case))
-        with manager.client(timeout=httpx2.Timeout(READ)) as client:
+        with manager.client(timeout=_read_timeout(case)) as client:
             if case.warm:
                 client.get(WARM_PATH.decode())
             body = {"none": None, "bytes": b"bytes", "stream": _once()}[case.body]
@@ -85,7 +97,7 @@ def test_the_asynchronous_driver_makes_these_attempts(case: Case) -> None:
     """Same outcomes, same attempts, on asyncio."""
 
     async def play(manager: AsyncEndpointManager) -> tuple[int | str, str | None]:
-        async with manager.client(timeout=httpx2.Timeout(READ)) as client:
+        async with manager.client(timeout=_read_timeout(case)) as client:
             if case.warm:
                 await client.get(WARM_PATH.decode())
             body = {"none": None, "bytes": b"bytes", "stream": _once_async()}[case.body]

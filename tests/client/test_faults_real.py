@@ -15,9 +15,10 @@ from mop_config.client import NoEndpointAvailable, Policy
 from mop_config.probe import ProbeResult
 from mop_config.resolve import Resolver
 
+from ..ports import closed_port
 from ..waiting import wait_for
 from .driver import Driver
-from .fleet import Backend, Fleet, black_hole, closed_port, fleet_in, silence, timed
+from .fleet import Backend, Fleet, black_hole, fleet_in, silence, timed
 from .scripted import scripted
 
 RACE = 0.25
@@ -38,6 +39,16 @@ def primary(fleet: Fleet) -> Backend:
     return fleet.add("primary")
 
 
+def quickest(driver: Driver) -> float:
+    """Seconds that the backup's quickest answer of five takes: a fault would delay each."""
+    seconds = []
+    for _ in range(5):
+        with timed() as took:
+            assert driver.who() == "backup"
+        seconds.append(took.seconds)
+    return min(seconds)
+
+
 # -- endpoints that cannot be dialled
 
 
@@ -49,10 +60,7 @@ def test_a_black_hole_costs_the_first_request_a_quarter_second(backup: Backend, 
             with timed() as first:
                 assert driver.who() == "backup"
             assert RACE < first.seconds < RACE + SLACK
-            with timed() as later:
-                for _ in range(5):
-                    assert driver.who() == "backup"
-            assert later.seconds < RACE
+            assert quickest(driver) < RACE
             assert driver.state(urls[0]) == "suspect"
             assert driver.manager.statistics()["api"]["switches"] == 1
 
@@ -65,10 +73,7 @@ def test_a_tls_handshake_that_stalls_costs_no_more(backup: Backend, kind: str) -
             with timed() as first:
                 assert driver.request("POST", "/", content=b"x").json()["server"] == "backup"
             assert RACE < first.seconds < RACE + SLACK
-            with timed() as later:
-                for _ in range(5):
-                    assert driver.who() == "backup"
-            assert later.seconds < RACE
+            assert quickest(driver) < RACE
 
 
 def test_others_learn_of_a_black_hole_before_the_first_request_is_answered(
@@ -91,7 +96,7 @@ def test_others_learn_of_a_black_hole_before_the_first_request_is_answered(
             assert driver.who() == "slow"
         watcher.join()
     assert took.seconds > 2
-    assert known[0] < 1.5
+    assert known[0] < took.seconds - 0.3
 
 
 def test_many_requests_at_once_lose_a_quarter_second_and_not_more(
@@ -165,16 +170,17 @@ def test_black_holes_do_not_outlast_the_total(kind: str) -> None:
             pytest.raises(NoEndpointAvailable) as caught,
         ):
             driver.get("/")
-        assert 0.5 < took.seconds < 0.8 + 1
+        assert 0.5 < took.seconds < 4
         assert {trial.fault for trial in caught.value.attempts} == {"connect-timeout"}
 
 
 def test_a_refusing_endpoint_costs_nothing(backup: Backend, kind: str) -> None:
     """The next one is dialled at once."""
     urls = [f"http://127.0.0.1:{closed_port()}", backup.url]
-    with Driver(kind, urls, verify=backup.fleet.trust()) as driver, timed() as took:
+    policy = Policy(race_delay=10.0)
+    with Driver(kind, urls, policy, verify=backup.fleet.trust()) as driver, timed() as took:
         assert driver.who() == "backup"
-    assert took.seconds < RACE
+    assert took.seconds < 5
 
 
 # -- endpoints that do not answer
@@ -190,9 +196,7 @@ def test_a_frozen_primary_is_overtaken_after_the_hedge_delay(
         with timed() as first:
             assert driver.who() == "backup"
         assert 1.0 <= first.seconds < 1.0 + SLACK
-        with timed() as later:
-            assert driver.who() == "backup"
-        assert later.seconds < 0.5
+        assert quickest(driver) < 1.0
         assert driver.state(primary.url) == "suspect"
 
 
@@ -205,9 +209,7 @@ def test_a_slow_answer_is_overtaken_and_the_slow_endpoint_left(
         with timed() as first:
             assert driver.who() == "backup"
         assert 1.0 <= first.seconds < 1.0 + SLACK
-        with timed() as later:
-            assert driver.who() == "backup"
-        assert later.seconds < 0.5
+        assert quickest(driver) < 1.0
 
 
 def test_the_first_answer_wins_even_if_it_is_the_slow_ones(fleet: Fleet, kind: str) -> None:
@@ -235,7 +237,7 @@ def test_a_slow_failure_waits_for_the_rivals_answer(fleet: Fleet, kind: str) -> 
 def test_a_rival_that_fails_is_forgotten(fleet: Fleet, kind: str) -> None:
     """The first endpoint's answer still counts, and the rival's failure is noted."""
     primary, backup = fleet.pair()
-    primary.behave(delay=0.8)
+    primary.behave(delay=3.0)
     backup.behave(status=502)
     with Driver(kind, [primary.url, backup.url], Policy(hedge_delay=0.2)) as driver:
         assert driver.who() == "primary"
@@ -245,7 +247,7 @@ def test_a_rival_that_fails_is_forgotten(fleet: Fleet, kind: str) -> None:
 def test_a_busy_rival_is_not_taken_for_dead(fleet: Fleet, kind: str) -> None:
     """503 with Retry-After means later, also as the answer to a hedge."""
     primary, backup = fleet.pair()
-    primary.behave(delay=0.8)
+    primary.behave(delay=3.0)
     backup.behave(status=503, headers={"Retry-After": "60"})
     with Driver(kind, [primary.url, backup.url], Policy(hedge_delay=0.2)) as driver:
         assert driver.who() == "primary"
@@ -269,7 +271,7 @@ def test_hedging_makes_one_thread_and_only_after_the_delay(fleet: Fleet) -> None
     with Driver("sync", [backup.url, primary.url], policy) as driver:
         driver.who()  # so that there is a warm connection to what will be the backup
         driver.manager.add_api_endpoint(backup.url, 9)
-        primary.behave(delay=0.9)
+        primary.behave(delay=3.0)
         backup.behave(delay=30.0)
         before = threading.active_count()
         seen: list[tuple[float, int]] = []
@@ -295,15 +297,15 @@ def test_hedging_makes_one_thread_and_only_after_the_delay(fleet: Fleet) -> None
 def test_hedging_works_over_http2(fleet: Fleet, kind: str) -> None:
     """Also for requests that share one connection, which stays in use."""
     primary, backup = fleet.pair(tls=("127.0.0.1",), http2=True)
-    policy = Policy(hedge_delay=0.3)
+    policy = Policy(hedge_delay=1.0)
     options = {"verify": fleet.trust(), "http2": True}
     with Driver(kind, [primary.url, backup.url], policy, **options) as driver:
         assert driver.who("/calm") == "primary"
-        primary.behave(delay=3.0)
+        primary.behave(delay=5.0)
         with timed() as took:
             answers = driver.at_once(6, "/who")
         assert {answer.json()["server"] for answer in answers} == {"backup"}
-        assert 0.3 <= took.seconds < 0.3 + SLACK
+        assert 1.0 <= took.seconds < 1.0 + SLACK
         primary.behave()
 
 
@@ -319,9 +321,7 @@ def test_a_sick_gateway_is_left_at_once(
     with Driver(kind, [primary.url, backup.url], verify=backup.fleet.trust()) as driver:
         assert driver.who() == "backup"
         assert driver.state(primary.url) == "suspect"
-        with timed() as later:
-            assert driver.who() == "backup"
-        assert later.seconds < 0.5
+        assert driver.who() == "backup"
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -380,12 +380,12 @@ def test_what_is_no_http_is_a_failure(backup: Backend, kind: str) -> None:
 def test_a_killed_primary_is_left_and_taken_up_again(fleet: Fleet, kind: str) -> None:
     """Over a connection that was warm when it died; back after it is healthy again."""
     primary, backup = fleet.pair()
-    with Driver(kind, [primary.url, backup.url], Policy(min_dwell=0.0)) as driver:
+    with Driver(kind, [primary.url, backup.url], Policy(min_dwell=0.0, hedge_delay=10.0)) as driver:
         assert driver.who() == "primary"
         primary.kill()
         with timed() as took:
             assert driver.who() == "backup"
-        assert took.seconds < 1
+        assert took.seconds < 5
         primary.start()
         _probe(driver, primary)
         _probe(driver, primary)
@@ -423,7 +423,7 @@ def test_requests_that_hang_at_one_endpoint_keep_nobody_from_the_next(
 ) -> None:
     """The limit of connections is each endpoint's own, and the one that lives is not blamed."""
     primary, backup = fleet.pair()
-    policy = Policy(hedge_delay=0.3)
+    policy = Policy(hedge_delay=1.0)
     options = {"limits": httpx2.Limits(max_connections=4)}
     with Driver(kind, [primary.url, backup.url], policy, **options) as driver:
         assert driver.who() == "primary"

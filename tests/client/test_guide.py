@@ -11,9 +11,10 @@ import pytest
 from mop_config import qr
 from mop_config.client import EndpointManager, UpdateFailed
 
+from ..ports import closed_port
 from ..servers import ENDPOINTS, running
 from ..waiting import wait_for
-from .fleet import Fleet, closed_port, fleet_in
+from .fleet import Fleet, fleet_in
 from .handmade import NOBODY, OK, QUICK, Answer, Asked, Handmade, handmade, source, urls, wire
 from .socket_server import socket_server
 
@@ -93,9 +94,9 @@ class TestUsageExamples:
     def test_example_3_several_servers_by_response_time(self, manager: EndpointManager) -> None:
         """范例 3: of equal priority, the one with the shortest response time."""
         with (
-            api_server("server1", 0.3) as one,
+            api_server("server1", 1.5) as one,
             api_server("server2") as two,
-            api_server("server3", 0.3) as three,
+            api_server("server3", 1.5) as three,
         ):
             entries = [{"url": s.url, "priority": 0} for s in (one, two, three)]
             manager.apply_qr(json.dumps({"api_endpoints": entries}))

@@ -14,8 +14,9 @@ from mop_config import Endpoint, EndpointConfig, signals
 from mop_config.client import EndpointManager, NoEndpointAvailable, UpdateFailed
 from mop_config.errors import AddressError, PayloadError
 
+from ..ports import closed_port
 from ..waiting import wait_for
-from .fleet import black_hole, closed_port, silence
+from .fleet import black_hole, silence
 from .handmade import (
     OK,
     Answer,

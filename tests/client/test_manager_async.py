@@ -18,7 +18,8 @@ from mop_config.client import (
     UpdateRefused,
 )
 
-from .fleet import closed_port, silence
+from ..ports import closed_port
+from .fleet import silence
 from .handmade import NOBODY, QUICK, handmade, source, urls, wire
 
 NEW = "https://api-new.example.com"

@@ -14,8 +14,8 @@ import pytest
 from mop_config import signals
 from mop_config.client import EndpointManager, Policy
 
+from ..ports import closed_port
 from ..waiting import wait_for
-from .fleet import closed_port
 from .handmade import (
     MISSING,
     OK,
@@ -234,6 +234,7 @@ class TestChoosing:
             manager.client() as client,
             hearing(signals.endpoint_switched) as heard,
         ):
+            wait_for(lambda: all(e.state == "healthy" for e in manager.api_endpoints))
             assert manager.get_current_api_url() == first.url
             manager.pin(second.url)
             assert manager.get_current_api_url() == second.url
@@ -304,11 +305,14 @@ class TestTelling:
         names = (signals.endpoint_down, signals.all_endpoints_down, signals.endpoint_recovered)
         with hearing(*names) as heard:
             manager = quiet(*(server.url for server in two))
+            # One after the other: of two threads, either may be the first to tell.
             for _ in range(6):
-                manager.check_all()
+                for server in two:
+                    manager.check_endpoint_health(server.url)
             two[1].answer = status(200)
             for _ in range(3):
-                manager.check_all()
+                for server in two:
+                    manager.check_endpoint_health(server.url)
         names_heard = [name for name, _ in heard]
         assert names_heard == [
             "endpoint-down",

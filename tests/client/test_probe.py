@@ -16,8 +16,9 @@ from mop_config import Endpoint
 from mop_config.faults import Fault
 from mop_config.probe import MAX_BYTES, Prober, ProbeResult
 
+from ..ports import closed_port
 from ..waiting import wait_for
-from .fleet import black_hole, closed_port, silence
+from .fleet import black_hole, silence
 from .handmade import MISSING, NOBODY, OK, Answer, Asked, handmade
 from .socket_server import socket_server
 

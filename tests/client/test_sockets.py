@@ -23,8 +23,9 @@ from mop_config.client import (
     NoEndpointAvailable,
 )
 
+from ..ports import closed_port
 from ..waiting import wait_for
-from .fleet import black_hole, closed_port
+from .fleet import black_hole
 from .handmade import MISSING, NOBODY, QUICK, Answer, Asked, handmade
 from .socket_server import SocketServer, socket_server
 
@@ -241,7 +242,7 @@ class TestBreaking:
                 assert client.endpoint == pair[1].url
                 wait_for(lambda: "/chat" in client.namespaces)
                 assert client.call("who", namespace="/chat") == "b"
-                assert (handlers.connects, handlers.disconnects) == (2, 1)
+                wait_for(lambda: (handlers.connects, handlers.disconnects) == (2, 1))
                 assert manager.get_current_socket_url() == pair[1].url
                 assert manager.socket_endpoints[0].state == "suspect"
             finally:
@@ -257,7 +258,7 @@ class TestBreaking:
             handlers = Handlers(client)
             first.kill()
             wait_for(lambda: handlers.disconnects == 1)
-            assert client.endpoint is None
+            wait_for(lambda: client.endpoint is None)
             with socket_server(tmp_path, "two", port=first.port):
                 wait_for(lambda: handlers.greetings == ["two"])
                 assert client.endpoint == first.url

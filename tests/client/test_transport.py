@@ -1,5 +1,6 @@
 """Requests through the pool to real servers: addresses, bodies, redirects, options."""
 
+import contextlib
 import io
 import os
 import ssl
@@ -17,8 +18,9 @@ from mop_config.client.transport import FailoverTransport
 from mop_config.model import Endpoint
 from mop_config.probe import Prober
 
+from ..ports import closed_port
 from .driver import Driver
-from .fleet import Backend, Fleet, closed_port, fleet_in, silence, timed
+from .fleet import Backend, Fleet, fleet_in, silence, timed
 from .scripted import scripted
 
 
@@ -390,7 +392,7 @@ def test_the_total_bounds_all_attempts(kind: str) -> None:
                 pytest.raises(NoEndpointAvailable),
             ):
                 driver.request(method, "/", timeout=None)
-            assert 0.99 < took.seconds < 2
+            assert 0.99 < took.seconds < 4
 
 
 def test_the_pools_limits_hold_and_a_full_pool_is_nobodys_fault(
@@ -517,7 +519,9 @@ def test_a_fork_does_not_share_its_parents_connections(servers: Servers) -> None
         driver.get("/")
         child = os.fork()
         if child == 0:
-            good = all(driver.who() == "plain" for _ in range(20))
+            good = False
+            with contextlib.suppress(BaseException):
+                good = all(driver.who() == "plain" for _ in range(20))
             os._exit(0 if good else 1)
         assert all(driver.who() == "plain" for _ in range(20))
         assert os.waitpid(child, 0)[1] == 0

@@ -17,9 +17,10 @@ import trustme
 from mop_config import Endpoint, signals
 from mop_config.client import EndpointManager, Policy, UpdateFailed, UpdateRefused
 
+from ..ports import closed_port
 from ..servers import ENDPOINTS, running
 from ..waiting import wait_for
-from .fleet import closed_port, silence
+from .fleet import silence
 from .handmade import (
     MISSING,
     NOBODY,
@@ -560,7 +561,7 @@ class TestByItself:
 
     def test_a_source_that_says_nothing_holds_up_nobody_for_good(self) -> None:
         """The next one is asked after the time limit."""
-        policy = Policy(total_timeout=0.3)
+        policy = Policy(total_timeout=1.5)
         with silence() as port, source(wire([NEW])) as (_, server):
             manager = manager_of(config_urls=[server.url], policy=policy)
             assert manager.update_endpoints_from_remote(f"http://127.0.0.1:{port}")

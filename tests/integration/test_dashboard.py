@@ -16,6 +16,7 @@ from playwright.sync_api import (
     Browser,
     BrowserContext,
     HttpCredentials,
+    Locator,
     Page,
     ViewportSize,
     expect,
@@ -64,6 +65,7 @@ WIDE = ViewportSize(width=1280, height=800)
 SOON = 2.0
 #: Milliseconds that a busy machine may need for anything.
 PATIENCE = 20_000
+expect.set_options(timeout=PATIENCE)
 
 Open = Callable[..., Page]
 
@@ -133,12 +135,12 @@ def edit(served: tuple[Server, Path], text: str) -> None:
     server, file = served
     if file.exists() and file.read_text() == text:
         return
-    before = server.status()["last_reload"]["at"]
+    before = {w["pid"]: w["last_reload"]["at"] for w in server.status()["workers"]}
     replace(file, text)
 
     def done() -> bool:
-        workers = server.status()["workers"]
-        return all(worker["last_reload"]["at"] > before for worker in workers)
+        now = {w["pid"]: w["last_reload"]["at"] for w in server.status()["workers"]}
+        return now.keys() == before.keys() and all(now[pid] > before[pid] for pid in now)
 
     wait_for(done, seconds=30, what="the workers have read the file")
 
@@ -170,12 +172,14 @@ def test_an_edit_shows_within_two_seconds_without_a_load(
     page.evaluate("scrollTo(0, 200)")
     page.wait_for_function("scrollY === 200")
     seconds = []
-    for attempt in range(2):
+    for attempt in range(5):
         host = f"new{attempt}.example"
         began = time.monotonic()
         replace(served[1], GOOD.replace("one.example", host))
         expect(page.locator("td.url", has_text=host)).to_have_count(2, timeout=PATIENCE)
         seconds.append(time.monotonic() - began)
+        if seconds[-1] < SOON:
+            break
     assert min(seconds) < SOON
     assert is_marked(page)
     assert page.evaluate("document.activeElement.id") == "room_id"
@@ -290,14 +294,30 @@ def test_who_logs_in_sees_the_health_and_who_may_not_is_told(
     assert token not in server.log
 
 
+def listen(place: Locator) -> None:
+    """Keep every text that stands there from now on: some do for two seconds only."""
+    place.evaluate(
+        "element => { const texts = element.texts = [];"
+        " new MutationObserver(() => texts.push(element.textContent))"
+        ".observe(element, { childList: true, characterData: true, subtree: true }) }"
+    )
+
+
+def heard(place: Locator) -> list[str]:
+    """Every text that has stood there."""
+    return list(place.evaluate("element => element.texts"))
+
+
 def test_a_url_is_copied(server: Server, context: BrowserContext, open_page: Open) -> None:
     """By its button, and it says so to everybody."""
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = open_page(server)
     button = page.get_by_role("button", name="Copy https://two.example/api/v1")
+    words = [(button, "CopyCopied"), (page.locator("#said"), "Copied: https://two.example/api/v1")]
+    for place, _ in words:
+        listen(place)
     button.click()
-    expect(button).to_have_text("CopyCopied")
-    expect(page.locator("#said")).to_have_text("Copied: https://two.example/api/v1")
+    wait_for(lambda: all(said in heard(place) for place, said in words))
     assert page.evaluate("navigator.clipboard.readText()") == "https://two.example/api/v1"
 
 
@@ -309,8 +329,9 @@ def test_a_url_is_copied_where_the_browser_has_no_clipboard(
     assert page.evaluate("navigator.clipboard === undefined")
     button = page.get_by_role("button", name="Copy https://two.example/api/v1")
     button.focus()
+    listen(page.locator("#said"))
     page.keyboard.press("Enter")
-    expect(page.locator("#said")).to_have_text("Copied: https://two.example/api/v1")
+    wait_for(lambda: "Copied: https://two.example/api/v1" in heard(page.locator("#said")))
     assert button.evaluate("button => button === document.activeElement")
     page.locator("#room_id").focus()
     page.keyboard.press("Control+V")

@@ -168,7 +168,7 @@ class Run:
             if member.frozen:
                 member.thaw()
             member.kill()
-        wait_for(lambda: all(s.status()["state"] == "stale" for s in self.servers), seconds=30)
+        wait_for(lambda: all(s.status().get("state") == "stale" for s in self.servers), seconds=30)
         self.repair()
 
     def kill_worker(self) -> None:

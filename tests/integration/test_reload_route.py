@@ -57,7 +57,7 @@ def guarded(folder: Path, *options: str, workers: int = 2, **environ: str) -> It
     command = gunicorn_command(*options)
     with running(folder, file, workers=0, command=command, user=None, **environ) as server:
         server.__class__ = Guarded
-        wait_for(lambda: len(server.status()["workers"]) == workers, seconds=30)
+        wait_for(lambda: server.all_know(workers), seconds=30)
         yield server
 
 
@@ -261,7 +261,7 @@ def test_tokens_are_followed(server: Server) -> None:
     tokens.unlink()
     wait_for(lambda: all(server.get().status == 401 for _ in range(20)))
     assert server.get("/ready").status == 200
-    assert post(server).status == 401
+    wait_for(lambda: post(server).status == 401)
     tokens.write_text(good)
     wait_for(lambda: all(server.get().status == 200 for _ in range(20)))
 
@@ -279,7 +279,7 @@ def test_sync_workers_and_one_that_is_killed(tmp_path: Path) -> None:
         answer = post(server)
         assert answer.status == 200
         assert victim not in {worker["pid"] for worker in answer.json["workers"]}
-        wait_for(lambda: len(server.status()["workers"]) == 2, seconds=30)
+        wait_for(lambda: server.all_know(2), seconds=30)
         assert len(post(server).json["workers"]) == 2
 
 

@@ -21,8 +21,9 @@ from mop_config.server.probing import Probing, rules
 from mop_config.server.settings import Settings
 from mop_config.server.wakeup import Wakeup
 
-from ..client.fleet import closed_port, silence
+from ..client.fleet import silence
 from ..client.handmade import NOBODY, OK, Answer, Asked, handmade
+from ..ports import closed_port
 from ..servers import ROOT
 from ..waiting import wait_for
 

@@ -31,7 +31,8 @@ from mop_config.server.snapshot import Snapshot
 from mop_config.server.store import Result, State, Store, Trigger
 
 from ..client.handmade import Answer, Asked, handmade
-from ..etcds import KEY, Cluster, encode, free_ports, running_cluster
+from ..etcds import KEY, Cluster, encode, running_cluster
+from ..ports import free_ports
 from ..servers import ROOT
 
 ONE = "DomainList:\none.example\nother.example\n"

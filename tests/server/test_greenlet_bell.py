@@ -27,7 +27,7 @@ def test_everybody_hears_it_in_order_whoever_rings() -> None:
     told: list[int] = []
 
     def wait(number: int) -> None:
-        assert bell.wait(10)
+        assert bell.wait(60)
         told.append(number)
         time.sleep(greenlet_bell.SLICE / 100)  # a blocking one: an answer takes its time
 
@@ -36,11 +36,11 @@ def test_everybody_hears_it_in_order_whoever_rings() -> None:
     assert told == []
     began = time.monotonic()
     threading.Thread(target=bell.ring).start()
-    gevent.joinall(greenlets, timeout=10, raise_error=True)
+    gevent.joinall(greenlets, timeout=40, raise_error=True)
     assert told == list(range(250))
-    assert time.monotonic() - began < 5
-    assert bell.wait(10)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
+    assert bell.wait(60)
+    assert time.monotonic() - began < 30
 
 
 def test_others_have_their_turn_between_two_slices() -> None:

@@ -512,8 +512,8 @@ def settled(server: Server, expected: list[str]) -> SignedList:
     def agreed() -> SignedList | None:
         answers = {server.get(JWS).body for _ in range(8)}
         found = TRUSTED.verify(next(iter(answers)), time.time())
-        states = {server.get().body for _ in range(8)}
-        return found if len(answers) == len(states) == 1 and hosts(found) == expected else None
+        served = server.all_serve(*(f"{host}.example" for host in expected))
+        return found if served and len(answers) == 1 and hosts(found) == expected else None
 
     found = wait_for(agreed, seconds=20, what=f"all sign {expected}")
     assert found is not None
