@@ -50,7 +50,7 @@ class Errands:
         self._manager = weakref.ref(manager)
         self._parallelism = manager.policy.probe_parallelism
         self._prober = Prober(manager.network_options.tls, manager.policy.health_timeout)
-        self._fetcher = Fetcher(manager.network_options, manager.policy)
+        self._fetcher = Fetcher(manager.network_options, manager.policy, self._prober.resolver)
         self._updating = threading.Lock()
         self._pid = os.getpid()
 

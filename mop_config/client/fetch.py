@@ -14,12 +14,15 @@ import httpx2
 
 from ..address import DEFAULT_PORTS, Url, parse_url
 from ..errors import AddressError
+from ..resolve import Resolver
 from ..signing import MEDIA_TYPE
 from .options import TransportOptions
 from .policy import Policy
 from .update import Fetch, Reply, may_see_token
 
 MAX_REDIRECTS = 5
+#: Seconds to connect within, where hardly any are left.
+_LEAST_SHARE = 0.01
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # Anything else cannot stand in a header, and would end up in an error message on its way.
 _TOKEN = re.compile(r"[!-~]+")
@@ -99,8 +102,24 @@ class _Line(httpcore2.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> _Stream:
-        stream = super().connect_tcp(host, port, timeout, local_address, socket_options)
-        return _Stream(stream, self)
+        until = time.monotonic() + (self.left() if timeout is None else timeout)
+        try:
+            # The system's own look-up knows no time limit.
+            addresses = self.fetcher.resolver.resolve(host).result(until - time.monotonic())
+        except TimeoutError:
+            raise httpcore2.ConnectTimeout("the host was not looked up in time") from None
+        failure: Exception = httpcore2.ConnectError("the host has no address")
+        for index, address in enumerate(addresses):
+            share = max(0.0, until - time.monotonic()) / (len(addresses) - index)
+            try:
+                stream = super().connect_tcp(
+                    address, port, max(share, _LEAST_SHARE), local_address, socket_options
+                )
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                failure = error
+            else:
+                return _Stream(stream, self)
+        raise failure
 
 
 class Fetcher:
@@ -109,13 +128,15 @@ class Fetcher:
     Args:
         options: How to connect.
         policy: The figures.
+        resolver: Looks hosts up.
 
     Attributes:
         sockets: Those that are in use.
         closed: Whether everything is called off.
     """
 
-    def __init__(self, options: TransportOptions, policy: Policy) -> None:
+    def __init__(self, options: TransportOptions, policy: Policy, resolver: Resolver) -> None:
+        self.resolver = resolver
         self._options = options
         self._policy = policy
         self.sockets: set[socket.socket] = set()

@@ -566,6 +566,46 @@ class TestByItself:
             manager = manager_of(config_urls=[server.url], policy=policy)
             assert manager.update_endpoints_from_remote(f"http://127.0.0.1:{port}")
 
+    def test_a_name_that_no_name_server_answers_for_holds_up_nobody(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As a blocked domain may do to the system's look-up, for half a minute and more."""
+        answer, system = threading.Event(), socket.getaddrinfo
+
+        def look_up(host: Any, *options: Any, **more: Any) -> Any:
+            if host == "blocked.example":
+                answer.wait(60)
+            return system(host, *options, **more)
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        policy = Policy(connect_timeout=0.3)
+        with source(wire([NEW])) as (_, server):
+            manager = manager_of(config_urls=[server.url], policy=policy)
+            try:
+                began = time.monotonic()
+                assert manager.update_endpoints_from_remote("https://blocked.example")
+                assert time.monotonic() - began < 20
+                with pytest.raises(UpdateFailed, match="not looked up in time"):
+                    manager_of(policy=policy).update_endpoints_from_remote(
+                        "https://blocked.example"
+                    )
+            finally:
+                answer.set()
+
+    def test_each_address_of_a_name_is_tried(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One that takes no connection has its share of the time only."""
+        system = socket.getaddrinfo
+
+        def look_up(host: Any, *options: Any, **more: Any) -> Any:
+            found = system("127.0.0.1" if host == "two.example" else host, *options, **more)
+            dead = [(*entry[:4], ("127.0.0.2", *entry[4][1:])) for entry in found]
+            return [*dead, *found] if host == "two.example" else found
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        with source(wire([NEW])) as (_, server):
+            port = server.url.rpartition(":")[2]
+            assert manager_of().update_endpoints_from_remote(f"http://two.example:{port}")
+
 
 def test_a_missing_list_is_looked_for_where_it_may_be() -> None:
     """Below the base's own path, then below the root."""
