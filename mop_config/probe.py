@@ -12,8 +12,10 @@ import io
 import json
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -35,6 +37,10 @@ _WEBSOCKET = {
     "Sec-WebSocket-Version": "13",
     "Sec-WebSocket-Key": "bW9wLWNvbmZpZyBwcm9iZQ==",
 }
+
+
+#: What to check: ``api`` or ``socketio``, the endpoint, and the path that answered before, or None.
+Job = tuple[str, Endpoint, str | None]
 
 
 class ProbeResult(NamedTuple):
@@ -87,6 +93,38 @@ class Prober:
         """
         ask = _api if kind == "api" else _socketio
         return self._examine(endpoint, lambda line: ask(line, known_path))
+
+    def check_each(
+        self, jobs: Iterable[Job], report: Callable[[Job, ProbeResult], object], parallel: int
+    ) -> list[threading.Thread]:
+        """Begin to check endpoints, so many at a time.
+
+        Args:
+            jobs: Whom to check.
+            report: Takes each result, in the thread that found it; once it gives True, those
+                that wait are left out.
+            parallel: How many at a time.
+
+        Returns:
+            The threads that do it. They are daemons: of an interrupt in the middle of its start,
+            one may wait for a lock for ever.
+        """
+        queue = deque(jobs)
+
+        def work() -> None:
+            with contextlib.suppress(IndexError):
+                while True:
+                    job = queue.popleft()
+                    if report(job, self.check(*job)) is True:
+                        queue.clear()
+
+        threads = [
+            threading.Thread(target=work, name="mop-config-check", daemon=True)
+            for _ in range(min(parallel, len(queue)))
+        ]
+        for thread in threads:
+            thread.start()
+        return threads
 
     def post(self, url: str, headers: dict[str, str], body: str) -> ProbeResult:
         """Send a message, under the rules of a check; any 2xx is good.
@@ -199,11 +237,10 @@ class _Line:
 
     def connect(self) -> None:
         """Connect to the first address that takes us, with TLS where the endpoint has it."""
-        addresses = self._prober.resolver.resolve(self._host).result(self.left())
-        failure: OSError = OSError("the host has no address")
-        for index, address in enumerate(addresses):
+        failure = OSError("the host has no address")
+        for address, seconds in self._prober.resolver.attempts(self._host, self.left):
             try:
-                self._connect(address, self.left() / (len(addresses) - index))
+                self._connect(address, seconds)
                 return
             except OSError as error:
                 failure = error

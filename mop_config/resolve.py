@@ -8,7 +8,7 @@ host meanwhile gets the same answer.
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 from .address import is_ip
@@ -52,6 +52,23 @@ class Resolver:
             if future is None:
                 future = self._start(host)
         return future
+
+    def attempts(self, host: str, left: Callable[[], float]) -> Iterator[tuple[str, float]]:
+        """Look a host up, and give each of its addresses with its share of the time.
+
+        Args:
+            host: As for ``resolve``.
+            left: Gives the seconds that are left for all of it, and raises once none are.
+
+        Raises:
+            TimeoutError: If it was not looked up in time.
+        """
+        try:
+            addresses = self.resolve(host).result(left())
+        except TimeoutError:
+            raise TimeoutError("the host was not looked up in time") from None
+        for index, address in enumerate(addresses):
+            yield address, left() / (len(addresses) - index)
 
     def _start(self, host: str) -> "Future[list[str]]":
         future: Future[list[str]] = Future()

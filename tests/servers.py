@@ -126,6 +126,10 @@ class Server:
         """What each worker serves, by content hash."""
         return [worker["etag"] for worker in self.status()["workers"]]
 
+    def all_are(self, state: str) -> bool:
+        """Whether whichever worker is asked speaks of this state."""
+        return all(self.status().get("state") == state for _ in range(8))
+
     def all_serve(self, *hosts: str) -> bool:
         """Whether every worker serves the list of these hosts."""
         answer = self.get()

@@ -3,9 +3,6 @@
 import hashlib
 import json
 import re
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from mop_config.errors import MopConfigError
 from mop_config.server.tokens import parse
 
 from .client.handmade import Answer, Asked, handmade, wire
+from .ports import closed_port
 from .test_cli import run
 
 TOKEN = "mop_a-token.of~tests=="
@@ -141,8 +139,8 @@ class TestAsk:
 
     def test_whoever_is_not_there(self) -> None:
         """One line."""
-        with closed_port() as port, pytest.raises(MopConfigError, match="gives no answer"):
-            ask(f"http://127.0.0.1:{port}/x")
+        with pytest.raises(MopConfigError, match="gives no answer"):
+            ask(f"http://127.0.0.1:{closed_port()}/x")
 
     @pytest.mark.parametrize(
         "url",
@@ -158,13 +156,6 @@ class TestAsk:
         path = "/api/v1/config/reload"
         assert route(url, path, "URL") == "http://a.com/api/v1/config/reload"
         assert route(url.replace(".com", ".com/under"), path, "URL").endswith(".com/under" + path)
-
-
-@contextmanager
-def closed_port() -> Iterator[int]:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield sock.getsockname()[1]
 
 
 class TestReload:

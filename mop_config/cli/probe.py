@@ -1,12 +1,9 @@
 """``mop-config probe``: which endpoints are there, as a client would see it."""
 
-import contextlib
 import json
 import ssl
 import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from queue import SimpleQueue
@@ -20,7 +17,7 @@ from rich.text import Text
 
 from ..errors import MopConfigError
 from ..model import Endpoint, EndpointConfig
-from ..probe import Prober, ProbeResult
+from ..probe import Job, Prober, ProbeResult
 from .listed import read_list
 from .seconds import SECONDS
 from .served import token_option
@@ -97,7 +94,9 @@ def _look(
     source: str | None, timeout: float, token_file: str | None, *, quiet: bool = False
 ) -> list[Finding]:
     config = read_list(source, token_file, quiet=quiet)
-    jobs = [(kind, e) for kind, endpoints in _kinds(config).items() for e in endpoints]
+    jobs: list[Job] = [
+        (kind, e, None) for kind, endpoints in _kinds(config).items() for e in endpoints
+    ]
     if not jobs:
         raise MopConfigError("there is no endpoint to check")
     # It is drawn on the standard error, where it is in no program's way.
@@ -107,33 +106,20 @@ def _look(
         return _check(jobs, timeout, lambda: progress.advance(task))
 
 
-def _check(
-    jobs: list[tuple[str, Endpoint]], timeout: float, done: Callable[[], None]
-) -> list[Finding]:
+def _check(jobs: list[Job], timeout: float, done: Callable[[], None]) -> list[Finding]:
     prober = Prober(ssl.create_default_context(), timeout)
-    queue = deque(enumerate(jobs))
-    found: SimpleQueue[tuple[int, Finding]] = SimpleQueue()
-
-    def work() -> None:
-        with contextlib.suppress(IndexError):
-            while True:
-                index, (kind, endpoint) = queue.popleft()
-                found.put((index, Finding(kind, endpoint, prober.check(kind, endpoint))))
-
-    findings: dict[int, Finding] = {}
+    found: SimpleQueue[tuple[Job, ProbeResult]] = SimpleQueue()
+    results: dict[Job, ProbeResult] = {}
     try:
-        for _ in range(min(_PARALLEL, len(jobs))):
-            # A daemon: one whose start is interrupted may wait for a lock for ever.
-            threading.Thread(target=work, name="mop-config-check", daemon=True).start()
-        while len(findings) < len(jobs):
-            index, finding = found.get()
-            findings[index] = finding
+        prober.check_each(jobs, lambda *result: found.put(result), _PARALLEL)
+        for _ in jobs:
+            job, result = found.get()
+            results[job] = result
             done()
     except BaseException:  # interrupted: nothing is worth waiting for
-        queue.clear()
         prober.abort()
         raise
-    return [findings[index] for index in range(len(jobs))]
+    return [Finding(job[0], job[1], results[job]) for job in jobs]
 
 
 def _kinds(config: EndpointConfig) -> dict[str, tuple[Endpoint, ...]]:

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import MopConfigError
+from ..probe import Job
 from .core import API, SOCKETIO
-from .errands import Errands, Job, Round
+from .errands import Errands, Round
 
 if TYPE_CHECKING:
     from .base import BaseManager

@@ -11,11 +11,11 @@ import httpx2
 from ..address import parse_url
 from ..faults import Fault
 from ..model import Endpoint
-from ..probe import ProbeResult
+from ..probe import Job, ProbeResult
 from . import wire
 from .background import Background
 from .core import API, SOCKETIO
-from .errands import Errands, Job
+from .errands import Errands
 from .fetch import origin_of
 from .kept import cache_path as usual_cache_path
 from .lists import EndpointLists

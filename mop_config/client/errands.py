@@ -5,12 +5,10 @@ import logging
 import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..model import Endpoint
-from ..probe import Prober, ProbeResult
+from ..probe import Job, Prober, ProbeResult
 from .fetch import Fetcher
 from .update import Check, Fetch, Flow, NewList, Refused, Reply, update
 
@@ -18,9 +16,6 @@ if TYPE_CHECKING:
     from .base import BaseManager
 
 logger = logging.getLogger(__name__)
-
-#: What a health check needs: the kind, the endpoint, and the path that answered before.
-Job = tuple[str, Endpoint, str | None]
 
 
 class Round(NamedTuple):
@@ -72,22 +67,7 @@ class Errands:
             jobs: Whom to check.
             report: Takes each result; once it gives True, those that wait are left out.
         """
-        queue = deque(jobs)
-
-        def work() -> None:
-            with contextlib.suppress(IndexError):
-                while True:
-                    job = queue.popleft()
-                    if report(job, self.check(job)) is True:
-                        queue.clear()
-
-        threads = [
-            threading.Thread(target=work, name="mop-config-check", daemon=True)
-            for _ in range(min(self._parallelism, len(queue)))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
+        for thread in self._prober.check_each(jobs, report, self._parallelism):
             thread.join()
 
     def any_healthy(self, check: Check) -> bool:

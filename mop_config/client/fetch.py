@@ -21,8 +21,6 @@ from .policy import Policy
 from .update import Fetch, Reply, may_see_token
 
 MAX_REDIRECTS = 5
-#: Seconds to connect within, where hardly any are left.
-_LEAST_SHARE = 0.01
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # Anything else cannot stand in a header, and would end up in an error message on its way.
 _TOKEN = re.compile(r"[!-~]+")
@@ -103,18 +101,17 @@ class _Line(httpcore2.SyncBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> _Stream:
         until = time.monotonic() + (self.left() if timeout is None else timeout)
-        try:
-            # The system's own look-up knows no time limit.
-            addresses = self.fetcher.resolver.resolve(host).result(until - time.monotonic())
-        except TimeoutError:
-            raise httpcore2.ConnectTimeout("the host was not looked up in time") from None
+
+        def left() -> float:
+            if (seconds := until - time.monotonic()) > 0:
+                return seconds
+            raise httpcore2.ConnectTimeout("connecting took too long")
+
         failure: Exception = httpcore2.ConnectError("the host has no address")
-        for index, address in enumerate(addresses):
-            share = max(0.0, until - time.monotonic()) / (len(addresses) - index)
+        # The system's own look-up knows no time limit.
+        for address, seconds in self.fetcher.resolver.attempts(host, left):
             try:
-                stream = super().connect_tcp(
-                    address, port, max(share, _LEAST_SHARE), local_address, socket_options
-                )
+                stream = super().connect_tcp(address, port, seconds, local_address, socket_options)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
             else:

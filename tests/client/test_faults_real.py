@@ -196,7 +196,7 @@ def test_a_frozen_primary_is_overtaken_after_the_hedge_delay(
         with timed() as first:
             assert driver.who() == "backup"
         assert 1.0 <= first.seconds < 1.0 + SLACK
-        assert quickest(driver) < 1.0
+        assert quickest(driver) < 0.5
         assert driver.state(primary.url) == "suspect"
 
 
@@ -209,7 +209,7 @@ def test_a_slow_answer_is_overtaken_and_the_slow_endpoint_left(
         with timed() as first:
             assert driver.who() == "backup"
         assert 1.0 <= first.seconds < 1.0 + SLACK
-        assert quickest(driver) < 1.0
+        assert quickest(driver) < 0.5
 
 
 def test_the_first_answer_wins_even_if_it_is_the_slow_ones(fleet: Fleet, kind: str) -> None:
@@ -321,7 +321,7 @@ def test_a_sick_gateway_is_left_at_once(
     with Driver(kind, [primary.url, backup.url], verify=backup.fleet.trust()) as driver:
         assert driver.who() == "backup"
         assert driver.state(primary.url) == "suspect"
-        assert driver.who() == "backup"
+        assert quickest(driver) < 0.5
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -29,8 +29,7 @@ def serves(server: Server, name: str, state: str = "fresh", seconds: float = 20)
     """Wait until every worker serves the list with this name in it."""
 
     def so() -> bool:
-        served = server.all_serve(f"{name}.example", "other.example")
-        return served and {server.status().get("state") for _ in range(8)} == {state}
+        return server.all_serve(f"{name}.example", "other.example") and server.all_are(state)
 
     wait_for(so, seconds=seconds, what=f"{name} is served, {state}")
 

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from mop_config.server.settings import Settings
 from ..client.fleet import silence
 from ..client.handmade import MISSING, OK, Handmade, handmade
 from ..client.socket_server import socket_server
-from ..disks import fill
+from ..disks import fill, small_disk
 from ..ports import closed_port
 from ..servers import ROOT, Server, running
 from ..waiting import wait_for
@@ -264,39 +263,31 @@ def test_what_hangs_holds_nobody_up(kind: str, tmp_path: Path) -> None:
         assert "Traceback" not in server.log
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
 def test_a_full_disk_costs_a_warning_and_nothing_else(tmp_path: Path) -> None:
     """Checks go on in the worker that makes them; with room, all workers know again."""
     state = tmp_path / "state"
-    state.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(state)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("no file system can be mounted here")
     file = tmp_path / "endpoints.txt"
-    try:
-        with handmade() as api, handmade(lambda asked: DOWN) as hook:
-            file.write_text(f"ApiList:\n{api.url}\n")
-            with running(
-                tmp_path,
-                file,
-                ENDPOINT_PROBE_INTERVAL="0.3",
-                ENDPOINT_ALERT_WEBHOOK=hook.url,
-            ) as server:
-                wait_for(lambda: states(server) == {api.url: "healthy"}, seconds=20)
-                fill(state / "filler")
-                wait_for(lambda: "the findings about the endpoints cannot be saved" in server.log)
-                api.answer = lambda asked: DOWN
-                wait_for(lambda: hook.asked, seconds=20, what="the webhook is told")
-                assert server.get().status == server.get("/ready").status == 200
-                (state / "filler").unlink()
-                wait_for(
-                    lambda: all(states(server) == {api.url: "unhealthy"} for _ in range(10)),
-                    seconds=20,
-                    what="whichever worker answers knows it",
-                )
-                log = server.log
-    finally:
-        subprocess.run(["umount", str(state)], check=True)
+    with small_disk(state), handmade() as api, handmade(lambda asked: DOWN) as hook:
+        file.write_text(f"ApiList:\n{api.url}\n")
+        with running(
+            tmp_path,
+            file,
+            ENDPOINT_PROBE_INTERVAL="0.3",
+            ENDPOINT_ALERT_WEBHOOK=hook.url,
+        ) as server:
+            wait_for(lambda: states(server) == {api.url: "healthy"}, seconds=20)
+            fill(state / "filler")
+            wait_for(lambda: "the findings about the endpoints cannot be saved" in server.log)
+            api.answer = lambda asked: DOWN
+            wait_for(lambda: hook.asked, seconds=20, what="the webhook is told")
+            assert server.get().status == server.get("/ready").status == 200
+            (state / "filler").unlink()
+            wait_for(
+                lambda: all(states(server) == {api.url: "unhealthy"} for _ in range(10)),
+                seconds=20,
+                what="whichever worker answers knows it",
+            )
+            log = server.log
     assert log.count("findings about the endpoints cannot be saved") == 1
     assert log.count("what the alert webhook was told cannot be saved") == 1
     assert "Traceback" not in log

@@ -64,11 +64,6 @@ def followed(server: Server, file: Path, name: str, seconds: float = 10.0) -> fl
     return time.monotonic() - began
 
 
-def all_are(server: Server, state: str) -> bool:
-    """Whether whichever worker is asked speaks of this state."""
-    return all(server.status().get("state") == state for _ in range(8))
-
-
 def remove(file: Path) -> None:
     file.unlink()
 
@@ -214,7 +209,7 @@ def test_a_killed_workers_successor_serves_the_last_good_list(
         replace(file, GOOD)
         wait_for(lambda: server.all_serve(*HOSTS))
         replace(file, b"\xff")
-        wait_for(lambda: all_are(server, "rejected"))
+        wait_for(lambda: server.all_are("rejected"))
         for victim in server.workers:
             os.kill(victim, signal.SIGKILL)
             wait_until_succeeded(server, victim)
@@ -223,9 +218,9 @@ def test_a_killed_workers_successor_serves_the_last_good_list(
             assert server.get("/ready").status == 200
             assert len(set(server.etags())) == 1
         if not options:  # no worker has seen a good file
-            wait_for(lambda: all_are(server, "stale"))
+            wait_for(lambda: server.all_are("stale"))
         followed(server, file, "good")
-        wait_for(lambda: all_are(server, "fresh"))
+        wait_for(lambda: server.all_are("fresh"))
 
 
 @pytest.mark.parametrize(
@@ -259,7 +254,7 @@ def test_a_first_start_without_a_file_serves_an_empty_list_and_is_not_ready(
 ) -> None:
     """As in the guide; the file may come later."""
     file = tmp_path / "endpoints.txt"
-    with running(tmp_path, file) as server:
+    with running(tmp_path, file, ENDPOINT_POLL_INTERVAL="60") as server:
         answer = server.get()
         assert answer.json == {"api_endpoints": [], "socketio_endpoints": []}
         assert answer.headers["Cache-Control"] == "no-store"
@@ -365,7 +360,7 @@ def test_the_end_of_watchdogs_emitter(tmp_path: Path) -> None:
     folder.mkdir()
     file = folder / "endpoints.txt"
     file.write_text(GOOD)
-    with running(tmp_path, file) as server:
+    with running(tmp_path, file, ENDPOINT_POLL_INTERVAL="60") as server:
         shutil.rmtree(folder)
         wait_for(lambda: server.status()["state"] == "rejected")
         assert server.hosts() == HOSTS
@@ -502,9 +497,12 @@ class TestThreads:
                 os._exit(0 if ok else 1)
             os._exit(2)
         assert os.waitpid(pid, 0)[1] == 0
-        self.follows("after.example")
-        # The watch is there, though a busy machine may have looked at the file before it.
-        assert runtime.status()["last_reload"]["trigger"] in {"watch", "poll"}
+        for number in range(5):
+            self.follows(f"after{number}.example")
+            # A busy machine may look at the file before the watch tells of it.
+            if runtime.status()["last_reload"]["trigger"] == "watch":
+                return
+        pytest.fail("the watch tells of nothing")
 
 
 class TestLimits:
@@ -526,7 +524,7 @@ class TestLimits:
             assert "watching is not possible" in server.log
             assert min(followed(server, file, f"n{number}") for number in range(5)) < 1
             file.write_text(text("in-place.example"))
-            wait_for(lambda: server.all_serve("in-place.example"))
+            wait_for(lambda: server.all_serve("in-place.example"), seconds=4)
 
     def unprivileged(self) -> list[str]:
         """A prefix that makes root a user like any other, for files."""
@@ -540,7 +538,9 @@ class TestLimits:
         file = tmp_path / "endpoints.txt"
         file.write_text(GOOD)
         command = [*self.unprivileged(), *gunicorn_command()]
-        with running(tmp_path, file, command=command, workers=4) as server:
+        with running(
+            tmp_path, file, command=command, workers=4, ENDPOINT_POLL_INTERVAL="60"
+        ) as server:
             for _ in range(2):
                 file.chmod(0)
                 wait_for(
@@ -548,8 +548,8 @@ class TestLimits:
                 )
                 assert server.hosts() == HOSTS
                 file.chmod(0o644)
-                wait_for(lambda: all_are(server, "fresh"))
-            followed(server, file, "new")
+                wait_for(lambda: server.all_are("fresh"))
+            assert min(followed(server, file, f"n{number}") for number in range(3)) < 1
 
     def test_a_folder_that_may_not_be_listed(self, tmp_path: Path) -> None:
         """inotify says nothing at all then: the status tells of polling, edits are followed."""

@@ -312,12 +312,15 @@ def settled(server: Server, expected: list[str], above: int) -> int:
         same = len({each.text for each in found}) == 1 and hosts(found[0]) == expected
         return found[0].ver if same and found[0].ver > above else None
 
-    while True:
-        ver = wait_for(agreed, seconds=30, what=f"all sign {expected} with more than {above}")
-        # One that has just become idle may have given all the answers.
+    def still_agreed() -> int | None:
+        ver = agreed()
+        # One worker that is idle just now may have given all the answers.
         time.sleep(0.5)
-        if ver is not None and agreed() == ver:
-            return ver
+        return ver if ver is not None and agreed() == ver else None
+
+    ver = wait_for(still_agreed, seconds=30, what=f"all sign {expected} with more than {above}")
+    assert ver is not None
+    return ver
 
 
 class TestRealWorkers:
