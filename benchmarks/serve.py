@@ -55,16 +55,16 @@ def _all_running(entries: int) -> Iterator[dict[Contestant, Peer]]:
         yield peers
 
 
-def _rounds(peers: dict[Contestant, Peer], answer: str, quick: bool) -> Rounds:
+def _rounds(peers: dict[Contestant, Peer], answer: str, rounds: int) -> Rounds:
     """Ask everybody in turn."""
     order = [each for each, peer in peers.items() if answer == "200" or peer.conditional]
-    return _ask(peers, order, answer, 1 if quick else ROUNDS)
+    return _ask(peers, order, answer, rounds)
 
 
-def _duels(peers: dict[Contestant, Peer], answer: str, quick: bool) -> Rounds:
+def _duels(peers: dict[Contestant, Peer], answer: str, rounds: int) -> Rounds:
     """Ask ours and the floor, one right after the other."""
     order = [each for each in peers if each.name in {OURS, FLOOR}]
-    return _ask(peers, order, answer, 1 if quick else DUELS)
+    return _ask(peers, order, answer, rounds)
 
 
 def _ask(
@@ -93,11 +93,12 @@ def _of(found: Rounds, name: str, worker: str) -> list[Spent]:
 
 def answers(quick: bool) -> Iterator[Report]:
     """Measure every contestant at every size; then our ratios."""
-    costs = Report("serve: an answer", _note(1 if quick else ROUNDS))
+    rounds, duels = (1, 1) if quick else (ROUNDS, DUELS)
+    costs = Report("serve: an answer", _note(rounds))
     ratios = Report(
         "serve: ratios",
         "CPU per request beside others' in the same run: median of the ratios of the rounds"
-        f" ({ROUNDS}, and {DUELS} of ours and the floor alone), with the least and the largest."
+        f" ({rounds}, and {duels} of ours and the floor alone), with the least and the largest."
         " Goals: at most 1.15 times the floor for a 200 and 1.1"
         " times for a 304; the guide's design at least 1.8 times ours at 6 entries and 100 times"
         " at 10,000, on our faster worker class; a mirror at least 0.95 times nginx's static file.",
@@ -105,10 +106,10 @@ def answers(quick: bool) -> Iterator[Report]:
     for entries in (6, 10_000) if quick else SIZES:
         with _all_running(entries) as peers:
             for answer in GOALS:
-                found = _rounds(peers, answer, quick)
+                found = _rounds(peers, answer, rounds)
                 for contestant, spent in found.items():
                     costs.add(**_row(entries, answer, contestant, spent))
-                _compare(ratios, entries, answer, found, _duels(peers, answer, quick))
+                _compare(ratios, entries, answer, found, _duels(peers, answer, duels))
     yield costs
     yield ratios
 
