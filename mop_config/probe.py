@@ -25,6 +25,7 @@ from .address import DEFAULT_PORTS, parse_url
 from .faults import Fault, fault_of
 from .model import Endpoint
 from .resolve import Resolver
+from .tls import offering
 
 MAX_BYTES = 64 * 1024
 _USER_AGENT = f"mop-config/{__version__}"
@@ -77,7 +78,7 @@ class Prober:
     """
 
     def __init__(self, tls: ssl.SSLContext, timeout: float) -> None:
-        self.tls = tls
+        self.tls = offering(tls, ["http/1.1"])
         self.resolver = Resolver()
         self._timeout = timeout
         self._sockets: set[socket.socket] = set()
@@ -255,8 +256,6 @@ class _Line:
         self._prober.adopt(sock)  # an abort before this moment could not reach it
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._server_name is not None:
-            # The context may be shared with a client that offers HTTP/2.
-            self._prober.tls.set_alpn_protocols(["http/1.1"])
             secured = self._prober.tls.wrap_socket(
                 sock, server_hostname=self._server_name, do_handshake_on_connect=False
             )

@@ -12,20 +12,21 @@ ROOT = Path(__file__).parent.parent / "mop_config"
 #: Each part of the package, and the parts that it may import.
 _GROUND = {"errors", "address", "model", "payload", "signals", "files"}
 _SIGNING = {"keys", "signing"}
-_HEALTH = {"health", "faults", "resolve", "probe", "qr", "qr_text"}
+_HEALTH = {"health", "faults", "resolve", "tls", "probe", "qr", "qr_text"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "signals": set(),
     "health": set(),
     "faults": set(),
+    "tls": set(),
     "address": {"errors"},
     "model": {"address", "errors"},
     "payload": {"model", "address", "errors"},
     "keys": {"errors"},
     "signing": {"errors", "address", "model", "payload", "keys"},
     "resolve": {"address"},
-    "probe": _GROUND | {"health", "faults", "resolve", "__init__"},
+    "probe": _GROUND | {"health", "faults", "resolve", "tls", "__init__"},
     "qr_text": {"payload", "model", "errors"},
     "qr": _GROUND | {"qr_text"},
     "server": _GROUND | _SIGNING | _HEALTH | {"__init__"},

@@ -81,7 +81,7 @@ async def _secured(
     if server_name is None:
         return stream
     try:
-        return await stream.start_tls(options.context(), server_name, seconds)
+        return await stream.start_tls(options.tls, server_name, seconds)
     except BaseException:
         # httpcore closes it after an error, but not when the race calls the dial off.
         await stream.aclose()

@@ -29,7 +29,6 @@ class DialOptions:
 
     Attributes:
         tls: For endpoints with TLS.
-        protocols: To offer in TLS, by their ALPN names, the preferred first.
         timeout: Seconds for each dial.
         local_address: Address to dial from, or None.
         socket_options: Arguments of ``setsockopt``, one tuple each.
@@ -37,19 +36,10 @@ class DialOptions:
     """
 
     tls: ssl.SSLContext
-    protocols: tuple[str, ...]
     timeout: float
     local_address: str | None = None
     socket_options: tuple[Any, ...] = ()
     until: float = math.inf
-
-    def context(self) -> ssl.SSLContext:
-        """Give the context for one handshake that begins now.
-
-        Health checks and updates use the same one and offer other protocols.
-        """
-        self.tls.set_alpn_protocols(list(self.protocols))
-        return self.tls
 
     def deadline(self, now: float) -> float:
         """Say when a dial that begins now has to be done, in monotonic seconds."""
@@ -249,7 +239,7 @@ class _Dial:
 
     def _secure(self, server_name: str) -> Generator[int, None, None]:
         assert self._sock is not None  # noqa: S101 - connected just before
-        sock = self._options.context().wrap_socket(
+        sock = self._options.tls.wrap_socket(
             self._sock, server_hostname=server_name, do_handshake_on_connect=False
         )
         self._sock = sock

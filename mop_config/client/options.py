@@ -15,6 +15,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from ..tls import offering
 from .dial import DialOptions
 from .target import Target
 
@@ -41,7 +42,7 @@ class TransportOptions:
     """The options, checked.
 
     Attributes:
-        tls: Context that verifies certificates.
+        tls: Context of ours that verifies certificates as the given one does.
         http1: Whether HTTP/1.1 may be spoken.
         http2: Whether HTTP/2 may be spoken.
         limits: Of the connection pool.
@@ -101,8 +102,9 @@ class TransportOptions:
                 " pass verify=ssl.create_default_context(cafile=…), for an endpoint that goes"
                 " by its IP give it a server_name"
             )
+        protocols = (*(["h2"] if http2 else []), *(["http/1.1"] if http1 else []))
         return cls(
-            tls,
+            offering(tls, protocols),
             http1,
             http2,
             limits,
@@ -144,10 +146,7 @@ class TransportOptions:
             timeout: Seconds for a connection, as httpcore has it.
             until: When the time is over in any case, in monotonic seconds.
         """
-        protocols = (*(["h2"] if self.http2 else []), *(["http/1.1"] if self.http1 else []))
-        return DialOptions(
-            self.tls, protocols, timeout or 0.0, self.local_address, self.socket_options, until
-        )
+        return DialOptions(self.tls, timeout or 0.0, self.local_address, self.socket_options, until)
 
     def for_pool(self, backend: Any) -> dict[str, Any]:
         """Give the arguments of a pool of connections to one endpoint."""

@@ -1,0 +1,125 @@
+"""HTTP/2 endpoints in this process, over TLS, whose frames the test decides on."""
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
+
+#: What an endpoint does with a request: takes the connection and the stream's number.
+Answer = Callable[["Peer", int], None]
+
+
+class Peer:
+    """One connection that a client has made.
+
+    Attributes:
+        protocol: What was agreed on by ALPN.
+        h2: The state of HTTP/2.
+        requests: How many have come over this connection.
+    """
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        self.sock = sock
+        self.protocol = sock.selected_alpn_protocol()
+        config = h2.config.H2Configuration(client_side=False)
+        self.h2 = h2.connection.H2Connection(config)
+        self.requests = 0
+        self.closed = False
+
+    def answer(self, stream: int, body: bytes = b"ok") -> None:
+        """Answer a request well."""
+        headers = [(":status", "200"), ("content-length", str(len(body)))]
+        self.h2.send_headers(stream, headers)
+        self.h2.send_data(stream, body, end_stream=True)
+
+    def flush(self) -> None:
+        """Send what has gathered."""
+        if data := self.h2.data_to_send():
+            self.sock.sendall(data)
+
+
+class Streams:
+    """A server that speaks HTTP/2 to those who offer it, and says ``ok`` to all others.
+
+    Args:
+        context: Has the certificate.
+        answer: What to do with each request over HTTP/2.
+    """
+
+    def __init__(self, context: ssl.SSLContext, answer: Answer) -> None:
+        self._context = context
+        self._answer = answer
+        self.peers: list[Peer] = []
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._spawn(self._accept)
+
+    @property
+    def protocols(self) -> list[str | None]:
+        """What was agreed on with each client, in order."""
+        return [peer.protocol for peer in self.peers]
+
+    def _spawn(self, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                self._spawn(self._serve, sock)
+
+    def _serve(self, raw: socket.socket) -> None:
+        with (
+            contextlib.suppress(OSError),
+            raw,
+            self._context.wrap_socket(raw, server_side=True) as sock,
+        ):
+            peer = Peer(sock)
+            self.peers.append(peer)
+            if peer.protocol == "h2":
+                self._speak(peer)
+                return
+            while sock.recv(65536):
+                sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    def _speak(self, peer: Peer) -> None:
+        peer.h2.initiate_connection()
+        peer.flush()
+        while not peer.closed and (data := peer.sock.recv(65536)):
+            for event in peer.h2.receive_data(data):
+                if isinstance(event, h2.events.RequestReceived):
+                    peer.requests += 1
+                    assert event.stream_id is not None
+                    self._answer(peer, event.stream_id)
+            peer.flush()
+
+    def close(self) -> None:
+        """End every connection and thread."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._threads[0].join(5)
+        for peer in self.peers:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(peer.sock, socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(5)
+
+
+@contextlib.contextmanager
+def speaking(context: ssl.SSLContext, answer: Answer = Peer.answer) -> Iterator[Streams]:
+    """Run a server."""
+    server = Streams(context, answer)
+    try:
+        yield server
+    finally:
+        server.close()
