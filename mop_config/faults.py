@@ -50,6 +50,9 @@ NETWORK = frozenset({Fault.UNREACHABLE, Fault.RESOLVER})
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
 #: This process or machine has no more to give: another endpoint would fare no better.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+#: CPython has no exception of its own for a thread that cannot be started: out of threads or
+#: memory, or, from 3.12 on, after the main thread has ended.
+_NO_THREAD = ("can't start new thread", "can't create new thread")
 _NO_NAME = frozenset(
     {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME), socket.EAI_FAIL}
 )
@@ -65,6 +68,20 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         if isinstance(error, BaseExceptionGroup):
             yield from _chain(error.exceptions[-1])
         error = error.__cause__
+
+
+def lacks_resources(error: BaseException) -> bool:
+    """Whether this process or machine has run out of descriptors, memory or threads.
+
+    Args:
+        error: What was raised; its causes are looked at too.
+    """
+    return any(
+        isinstance(cause, MemoryError)
+        or (isinstance(cause, OSError) and cause.errno in _EXHAUSTED)
+        or (isinstance(cause, RuntimeError) and str(cause).startswith(_NO_THREAD))
+        for cause in _chain(error)
+    )
 
 
 def fault_of(error: BaseException, *, connecting: bool) -> Fault:

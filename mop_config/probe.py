@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import io
 import json
+import logging
 import socket
 import ssl
 import threading
@@ -22,10 +23,12 @@ from urllib.parse import quote
 
 from . import __version__
 from .address import DEFAULT_PORTS, parse_url
-from .faults import Fault, fault_of
+from .faults import Fault, fault_of, lacks_resources
 from .model import Endpoint
 from .resolve import Resolver
 from .tls import offering
+
+logger = logging.getLogger(__name__)
 
 MAX_BYTES = 64 * 1024
 _USER_AGENT = f"mop-config/{__version__}"
@@ -107,8 +110,9 @@ class Prober:
             parallel: How many at a time.
 
         Returns:
-            The threads that do it. They are daemons: of an interrupt in the middle of its start,
-            one may wait for a lock for ever.
+            The threads that do it; none where the machine has no thread left and the checks ran
+            in the caller's. They are daemons: of an interrupt in the middle of its start, one
+            may wait for a lock for ever.
         """
         queue = deque(jobs)
 
@@ -123,9 +127,18 @@ class Prober:
             threading.Thread(target=work, name="mop-config-check", daemon=True)
             for _ in range(min(parallel, len(queue)))
         ]
+        started = []
         for thread in threads:
-            thread.start()
-        return threads
+            try:
+                thread.start()
+            except RuntimeError as error:
+                # Out of threads: those that run take the jobs, or else the caller does.
+                logger.debug("fewer checks at a time: %s", error)
+                break
+            started.append(thread)
+        if not started:
+            work()
+        return started
 
     def post(self, url: str, headers: dict[str, str], body: str) -> ProbeResult:
         """Send a message, under the rules of a check; any 2xx is good.
@@ -176,8 +189,9 @@ class Prober:
         if isinstance(error, ssl.SSLCertVerificationError):
             line.name_matches = False if error.verify_code in _OTHER_NAME else None
         fault = fault_of(error, connecting=not line.connected)
-        # Nobody but the endpoint had a hand in a check that we did not call off.
-        return Fault.PROTOCOL if fault is Fault.OURS else fault
+        if fault is Fault.OURS and not lacks_resources(error):
+            return Fault.PROTOCOL  # an answer that the parser has no exception for
+        return fault
 
     def abort(self) -> None:
         """Make every check that runs end now, and every later one at once; takes no lock."""

@@ -77,8 +77,12 @@ class Resolver:
         thread = threading.Thread(
             target=self._run, args=(host, future), name="mop-config-resolve", daemon=True
         )
-        thread.start()  # it ends by taking the lock that we hold
-        self._running[host] = future
+        try:
+            thread.start()  # it ends by taking the lock that we hold
+        except (RuntimeError, MemoryError) as error:  # no thread left
+            future.set_exception(error)
+        else:
+            self._running[host] = future
         return future
 
     def _run(self, host: str, future: "Future[list[str]]") -> None:

@@ -35,7 +35,10 @@ class AsyncEndpointManager(BaseManager):
 
     async def close(self) -> None:
         """Stop, within a second. The list is kept; ``start`` begins anew."""
-        await asyncio.to_thread(self._end)
+        try:
+            await asyncio.to_thread(self._end)
+        except RuntimeError:  # there is no thread left to wait in
+            self._end()
         self._loop = None
 
     async def __aenter__(self) -> Self:

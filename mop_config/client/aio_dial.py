@@ -21,13 +21,14 @@ async def dial_async(
         DialError: If none was.
     """
     tasks: dict[asyncio.Task[httpcore2.AsyncNetworkStream], Member] = {}
+    error: BaseException | None = None
     try:
         while True:
             now = time.monotonic()
             while (member := race.start(now)) is not None:
                 tasks[asyncio.create_task(_dial_one(member, options, resolver))] = member
             if not tasks:
-                raise DialError("no endpoint could be reached")
+                raise DialError("no endpoint could be reached") from error
             done, _ = await asyncio.wait(
                 tasks, timeout=race.wait(now), return_when=asyncio.FIRST_COMPLETED
             )

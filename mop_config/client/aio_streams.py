@@ -13,7 +13,7 @@ from .core import Core
 from .dial import DialError
 from .failover import Outcome, Race
 from .options import TransportOptions
-from .outcomes import beaten, of_rival
+from .outcomes import beaten, connect_message, of_rival
 from .route import ROUTE, Moved, Route
 
 #: Dials at one time. When an endpoint dies under hundreds of tasks, all of them dial at once; one
@@ -215,7 +215,7 @@ class Backend(httpcore2.AsyncNetworkBackend):
             )
         except DialError as error:
             route.unreachable(race.faults)
-            raise httpcore2.ConnectError(str(route.fault)) from error
+            raise httpcore2.ConnectError(connect_message(route.fault, error)) from error
         route.finished(won, race.faults)
         if won.member is not route.member:
             raise Moved(won)

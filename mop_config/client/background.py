@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import MopConfigError
-from ..probe import Job
+from ..errors import MopConfigError, UpdateFailed
+from ..faults import Fault
+from ..probe import Job, ProbeResult
 from .core import API, SOCKETIO
 from .errands import Errands, Round
 
@@ -35,6 +36,8 @@ FIRST_RETRY = 30.0
 #: Seconds until a watch that failed is tried again, doubling up to a minute.
 FIRST_WATCH_RETRY = 1.0
 MAX_WATCH_RETRY = 60.0
+#: Seconds until what could not be started is started again.
+RETRY = 1.0
 #: A held answer that comes sooner than this, in seconds, was not held.
 AT_ONCE = 1.0
 _IDLE = 3600.0
@@ -84,32 +87,58 @@ class Background:
         self._queue: deque[Job] = deque()
         self._lock = threading.Lock()
         self._checking = 0
+        self._lacking = False  # whether the last thing that was to be done lacked something
         self._updating = False
         self._failures = 0
         self._next_update = 0.0 if self._update_interval else float("inf")
         self._threads: list[threading.Thread] = []
+        self._scheduler: threading.Thread | None = None
+        self._watcher: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start; the first checks and the first update begin at once."""
-        self._spawn(self._schedule, "mop-config-client")
-        if self._watching:
-            self._spawn(self._watch, "mop-config-watch")
+        """Start; the first checks and the first update begin at once.
+
+        Raises:
+            RuntimeError: If the machine has no thread left; nothing runs then.
+        """
+        self._scheduler = self._spawn(self._schedule, "mop-config-client")
 
     def restart(self, errands: Errands) -> None:
         """Start anew in a child process, which has none of its parent's threads."""
         self._errands = errands
         self._open()
-        self.start()
+        self._scheduler = self._try_spawn(self._schedule, "mop-config-client")
 
-    def _spawn(self, target: Callable[[], None], name: str) -> None:
+    def _spawn(self, target: Callable[[], None], name: str) -> threading.Thread:
         thread = threading.Thread(target=target, name=name, daemon=True)
-        self._threads = [t for t in self._threads if t.is_alive()]
-        self._threads.append(thread)
         thread.start()
+        self._threads = [*(t for t in self._threads if t.is_alive()), thread]
+        return thread
+
+    def _try_spawn(self, target: Callable[[], None], name: str) -> threading.Thread | None:
+        """Start a thread; give None where that fails, which the schedule tries again soon."""
+        try:
+            thread = self._spawn(target, name)
+        except (RuntimeError, MemoryError) as error:
+            self._lacks(f"{name} could not be started: {error}")
+            return None
+        self._lacking = False
+        return thread
+
+    def _lacks(self, what: str) -> None:
+        """Say once in a row what this process or machine lacks."""
+        if not self._lacking:
+            logger.warning("%s; no endpoint is blamed, and it is tried again", what)
+        self._lacking = True
 
     def wake(self) -> None:
         """Have the schedule looked at now."""
         self._schedule_bell.ring()
+        with self._lock:
+            # A forked child may have had no thread left for it.
+            scheduler = self._scheduler
+            if not self._stopped and (scheduler is None or not scheduler.is_alive()):
+                self._scheduler = self._try_spawn(self._schedule, "mop-config-client")
 
     def call_off(self) -> None:
         """Have everything end, and wait for nothing; takes no lock."""
@@ -160,16 +189,23 @@ class Background:
         self._check_queue(manager.policy.probe_parallelism)
         if now >= self._next_update and not self._updating:
             self._updating = True
-            self._spawn(self._update, "mop-config-update")
+            self._updating = self._try_spawn(self._update, "mop-config-update") is not None
+        if self._watching and (self._watcher is None or not self._watcher.is_alive()):
+            self._watcher = self._try_spawn(self._watch, "mop-config-watch")
+        if self._lacking:
+            return RETRY
         next_update = float("inf") if self._updating else self._next_update
         return min(next_check, next_update) - now
 
     def _check_queue(self, parallelism: int) -> None:
         with self._lock:
-            more = min(parallelism - self._checking, len(self._queue))
-            self._checking += max(0, more)
-        for _ in range(more):
-            self._spawn(self._check, "mop-config-check")
+            more = max(0, min(parallelism - self._checking, len(self._queue)))
+            self._checking += more
+        for begun in range(more):
+            if self._try_spawn(self._check, "mop-config-check") is None:
+                with self._lock:
+                    self._checking -= more - begun
+                return
 
     def _check(self) -> None:
         while True:
@@ -178,12 +214,26 @@ class Background:
                     self._checking -= 1
                     return
                 job = self._queue.popleft()
-            result = self._errands.check(job)
+            result = self._result_of(job)
             manager = self._manager()
             if manager is not None and not self._stopped:
-                manager.record_probe(job[0], job[1].url, result)
+                try:
+                    manager.record_probe(job[0], job[1].url, result)
+                except Exception as error:
+                    logger.error("a health check was lost: %s: %s", type(error).__name__, error)
             del manager
             self._schedule_bell.ring()
+
+    def _result_of(self, job: Job) -> ProbeResult:
+        try:
+            result = self._errands.check(job)
+        except Exception as error:
+            result = ProbeResult(Fault.OURS, 0.0, f"{type(error).__name__}: {error}")
+        if result.fault is not Fault.OURS:
+            self._lacking = False
+        elif not self._stopped:
+            self._lacks(f"{job[1].url} could not be checked: {result.detail}")
+        return result
 
     def _update(self) -> None:
         try:
@@ -192,15 +242,26 @@ class Background:
             delay = self._update_interval
         except MopConfigError as error:
             if not self._stopped:
-                logger.warning("%s", error)
-            delay = min(self._update_interval, _backoff(FIRST_RETRY, self._failures))
-            self._failures += 1
+                logger.log(self._level_of(error), "%s", error)
+            delay = self._until_next_try()
         except Exception as error:
             logger.error("the update failed: %s: %s", type(error).__name__, error)
-            delay = self._update_interval
+            delay = self._until_next_try()
         self._next_update = time.monotonic() + _about(delay)
         self._updating = False
         self._schedule_bell.ring()
+
+    def _until_next_try(self) -> float:
+        self._failures += 1
+        return min(self._update_interval, _backoff(FIRST_RETRY, self._failures - 1))
+
+    def _level_of(self, error: MopConfigError) -> int:
+        """Say how loud a failed update is: plain API servers have no list, which is no fault."""
+        manager = self._manager()
+        expected = isinstance(error, UpdateFailed) and error.cause == "not_implemented"
+        if expected and manager is not None and not manager.config_urls:
+            return logging.INFO
+        return logging.WARNING
 
     # -- being told
 

@@ -107,12 +107,14 @@ class BaseManager(EndpointLists):
             with self.core as core:
                 for pool in (core.api, core.socketio):
                     pool.forget_probes()  # those of a life before never ended
-            background = self._background = Background(self, self._errands)
+            background = Background(self, self._errands)
+            background.start()
+            self._background = background
             self.core.on_urgent = background.wake
             # One that nobody holds any more takes its threads along.
             self._finalizer = weakref.finalize(self, background.call_off)
             self._finalizer.atexit = False
-            background.start()
+            background.wake()  # for what was urgent meanwhile
 
     def _end(self) -> None:
         with self.core:
@@ -158,7 +160,9 @@ class BaseManager(EndpointLists):
             if member is None:
                 return
             if result.fault is Fault.OURS:
-                member.probing = False  # called off: nothing was seen
+                # Called off, or this process lacks descriptors or threads: nothing was seen.
+                member.probing = False
+                member.health.postpone(core.clock(), core.random())
                 return
             if result.path is not None:
                 member.probe_path = result.path

@@ -71,18 +71,20 @@ def dial(race: Race, options: DialOptions, resolver: Resolver) -> Won[socket.soc
     Raises:
         DialError: If none was.
     """
+    failure: Exception | None = None
     with _Ring() as ring:
         while True:
             now = time.monotonic()
             while (member := race.start(now)) is not None:
                 ring.add(_Dial(ring, member, options, resolver))
             if not ring.dials:
-                raise DialError("no endpoint could be reached")
+                raise DialError("no endpoint could be reached") from failure
             for done in ring.wait(race.wait(now)):
                 if done.error is None:
                     sock = done.take()
                     return Won(done.member, sock, race.won(done.member, time.monotonic()))
-                race.failed(done.member, fault_of(done.error, connecting=True))
+                failure = done.error
+                race.failed(done.member, fault_of(failure, connecting=True))
 
 
 class _Ring:

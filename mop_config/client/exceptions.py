@@ -1,5 +1,7 @@
 """The client's exception that is httpx2's as well."""
 
+from typing import Any
+
 import httpx2
 
 from ..errors import MopConfigError
@@ -21,3 +23,7 @@ class NoEndpointAvailable(httpx2.TransportError, MopConfigError):  # noqa: N818 
             f"no endpoint is available: {tried or 'the list is empty'}", request=request
         )
         self.attempts = attempts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild it from its attempts: ``args`` holds the message, which is made of them."""
+        return type(self), (self.attempts,), self.__dict__

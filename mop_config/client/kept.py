@@ -26,7 +26,17 @@ def cache_path(path: str | Path | None, app: str | None) -> Path | None:
     """Say where the list of an application is kept; None for nowhere."""
     if path is not None:
         return Path(path)
-    return None if app is None else platformdirs.user_cache_path(app) / "endpoints.json"
+    if app is None:
+        return None
+    try:
+        folder = platformdirs.user_cache_path(app)
+    except (RuntimeError, KeyError, OSError) as error:
+        logger.warning("the endpoint list is not kept: this user has no home (%s)", error)
+        return None
+    if not folder.is_absolute():
+        logger.warning("the endpoint list is not kept: this user has no home")
+        return None
+    return folder / "endpoints.json"
 
 
 class Kept:
@@ -48,6 +58,7 @@ class Kept:
         self._mark_path = None if path is None else path.with_name(f"{path.name}.mark")
         self._trust = trust
         self._complained = False
+        self._failing = False  # whether the file could not be written
         if trust is not None and self._mark_path is not None:
             trust.share(self._mark)
         self.refusal: SignatureError | None = None
@@ -144,10 +155,14 @@ class Kept:
                 else:
                     with locked(self._path.with_name(f"{self._path.name}.lock"), _PATIENCE):
                         self._save_signed(self._path, self._mark_path, self._trust, kept)
+                self._failing = False
             except BlockingIOError:
                 self._unsaved = True
             except OSError as error:
-                logger.warning("the endpoint list cannot be kept in %s: %s", self._path, error)
+                self._unsaved = True  # the reason may pass: a full disk, or no descriptors
+                if not self._failing:
+                    logger.warning("the endpoint list cannot be kept in %s: %s", self._path, error)
+                self._failing = True
 
     def _save_signed(self, path: Path, mark_path: Path, trust: Trust, kept: CachedList) -> None:
         """Write what is signed, and then the mark: the list must not be older than that."""

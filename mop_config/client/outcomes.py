@@ -8,6 +8,7 @@ import httpx2
 from ..faults import Fault, fault_of
 from . import wire
 from .core import Core
+from .dial import DialError
 from .exceptions import NoEndpointAvailable
 from .failover import Outcome, Verdict
 from .member import Member
@@ -38,6 +39,11 @@ class Answer(NamedTuple):
         if self.timeouts is not None:
             wanted = self.timeouts.get("read")
             self.timeouts["read"] = seconds if wanted is None else min(wanted, seconds)
+
+
+def connect_message(fault: Fault | None, error: DialError) -> str:
+    """Say why no connection stands: what this process lacks, in the system's own words."""
+    return str(error.__cause__ if fault is Fault.OURS and error.__cause__ else fault)
 
 
 def answered(core: Core, route: Route, response: httpcore2.Response) -> Outcome:

@@ -5,6 +5,7 @@ waits for its stream sees that a rival has its answer.
 """
 
 import contextlib
+import logging
 import math
 import select
 import socket
@@ -16,14 +17,17 @@ from typing import Any, cast
 
 import httpcore2
 
+from ..faults import Fault
 from ..resolve import Resolver
 from .core import Call
 from .dial import DialError, dial
 from .failover import Outcome, Race
 from .member import Member
 from .options import TransportOptions
-from .outcomes import beaten
+from .outcomes import beaten, connect_message
 from .route import ROUTE, Moved, Route
+
+logger = logging.getLogger(__name__)
 
 _WANT_READ = (BlockingIOError, ssl.SSLWantReadError)
 _WANT_WRITE = (BlockingIOError, ssl.SSLWantWriteError)
@@ -98,7 +102,12 @@ class Plan(Route):
         member = self.call.rival(time.monotonic())
         if member is not None and send is not None:
             plan = Plan(self.call, member, self.until, 0.0, None, race=False)
-            self.rival = Rival(plan, send)
+            try:
+                self.rival = Rival(plan, send)
+            except (OSError, RuntimeError, MemoryError) as error:
+                # An extra: without descriptors or threads for it, the request goes on alone.
+                logger.info("no hedge at %s: %s", member.url, error)
+                self.call.give_back({member.url})
 
     def finish(self) -> None:
         """Let go of what was not needed in the end."""
@@ -120,7 +129,12 @@ class Rival:
         self._outcome: Outcome | None = None
         #: Readable when there is an outcome; closing it calls the rival off.
         self.bell, plan.asker = socket.socketpair()
-        threading.Thread(target=self._run, name="mop-config-rival", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="mop-config-rival", daemon=True).start()
+        except BaseException:
+            self.bell.close()
+            plan.asker.close()
+            raise
 
     def _run(self) -> None:
         asker = cast(socket.socket, self._plan.asker)
@@ -356,7 +370,10 @@ class Backend(httpcore2.NetworkBackend):
             won = dial(race, options, self._resolver)
         except DialError as error:
             plan.unreachable(race.faults)
-            raise httpcore2.ConnectError(str(plan.fault)) from error
+            raise httpcore2.ConnectError(connect_message(plan.fault, error)) from error
+        except (OSError, RuntimeError, MemoryError) as error:
+            plan.fault = Fault.OURS  # before any endpoint was dialled
+            raise httpcore2.ConnectError(str(error)) from error
         plan.finished(won, race.faults)
         if won.member is not plan.member:
             raise Moved(won)

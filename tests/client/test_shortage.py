@@ -1,0 +1,361 @@
+"""A process that runs out of threads or descriptors for a moment goes on afterwards.
+
+Each case runs in a child process, whose limits are lowered for real. The super-user has no
+limit of processes, so the child takes another user's id first.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..servers import ENDPOINTS, ROOT
+from ..waiting import wait_for
+from .handmade import Answer, Asked, handmade
+
+#: What each child begins with: helpers that lower a limit, and lift it again.
+PREAMBLE = '''
+import contextlib, json, os, resource, socket, sys, threading, time, logging
+logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+import asyncio, concurrent.futures.thread, encodings.idna
+import aiohttp, engineio, psutil, requests, socketio
+from mop_config import signals
+from mop_config.client import *
+import mop_config.client.sockets, mop_config.client.aio_sockets
+from tests.client.handmade import NOBODY, QUICK, handmade, source, wire
+from tests.client.socket_server import socket_server
+from tests.waiting import wait_for
+from tests.ports import closed_port
+from tests.servers import ENDPOINTS
+from dataclasses import replace
+from pathlib import Path
+
+OPTIONS = {"policy": QUICK, "verify": NOBODY, "trust_env": False, "update_interval": 0}
+
+@contextlib.contextmanager
+def no_threads():
+    """The user may have no more threads than there are."""
+    if os.getuid() == 0:
+        os.setuid(40000 + os.getpid() % 20000)
+    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, hard))
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError:
+        pass
+    else:
+        raise AssertionError("the limit does not hold")
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
+
+@contextlib.contextmanager
+def no_descriptors(left=0):
+    """No descriptor is left, or only so many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    top = max(map(int, os.listdir("/proc/self/fd"))) + 1
+    held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (top + left, hard))
+    with contextlib.suppress(OSError):
+        while True:
+            held.append(os.dup(0))
+    for _ in range(left):
+        os.close(held.pop())
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in held:
+            os.close(descriptor)
+
+def tell(**about):
+    print(json.dumps(about), flush=True)
+'''
+
+
+def child(
+    code: str, *arguments: str, until: Callable[[], bool] | None = None, seconds: float = 60
+) -> tuple[dict[str, Any], str]:
+    """Run code in a process of its own; give what it told, and its log.
+
+    Args:
+        code: What to run.
+        arguments: Its ``sys.argv[1:]``.
+        until: The child's standard input ends once this is true; None ends it at once.
+        seconds: How long it may take.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + textwrap.dedent(code), *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        if until is not None:
+            wait_for(lambda: until() or process.poll() is not None, seconds=seconds)
+        out, log = process.communicate("", timeout=seconds)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0, log
+    assert out, log
+    return json.loads(out.splitlines()[-1]), log
+
+
+class TestBackground:
+    """Health checks, updates and the watch."""
+
+    def test_a_moment_without_threads(self) -> None:
+        """What was due in it is done after it."""
+        with handmade() as one, handmade() as two:
+            told, log = child(
+                """
+                one, two = sys.argv[1:]
+                manager = EndpointManager([one], **{**OPTIONS, "update_interval": 0.2})
+                with manager:
+                    wait_for(lambda: manager.api_endpoints[0].state == "healthy")
+                    tried = manager.api_endpoints[0].last_checked
+                    with no_threads():
+                        manager.add_api_endpoint(two)
+                        wait_for(lambda: not any(t.name == "mop-config-update"
+                                                 for t in threading.enumerate()))
+                        time.sleep(1.5)
+                        during = [e.state for e in manager.api_endpoints]
+                    wait_for(lambda: {e.state for e in manager.api_endpoints} == {"healthy"})
+                    tell(during=during)
+                    sys.stdout.flush()
+                    sys.stdin.readline()
+                """,
+                one.url,
+                two.url,
+                until=lambda: one.count(ENDPOINTS) > 8,
+            )
+        assert sorted(told["during"]) == ["healthy", "unknown"]
+        assert log.count("could not be started") == 1
+
+    def test_a_start_without_threads_can_be_repeated(self) -> None:
+        """It is the caller who learns of it; nothing half-started stays."""
+        with handmade() as server:
+            told, _ = child(
+                """
+                manager = EndpointManager(sys.argv[1:], watch=True, **OPTIONS)
+                with no_threads():
+                    try:
+                        manager.start()
+                    except RuntimeError as error:
+                        said = str(error)
+                assert threading.active_count() == 1, threading.enumerate()
+                with manager:
+                    wait_for(lambda: manager.api_endpoints[0].state == "healthy")
+                    wait_for(lambda: "mop-config-watch" in [t.name for t in threading.enumerate()])
+                tell(said=said)
+                """,
+                server.url,
+            )
+        assert "thread" in told["said"]
+
+    def test_checks_by_hand_need_no_thread(self) -> None:
+        """They run in the caller's."""
+        with handmade() as one, handmade() as two:
+            told, _ = child(
+                """
+                manager = EndpointManager(sys.argv[1:], **OPTIONS)
+                with no_threads():
+                    manager.check_all()
+                tell(states=[e.state for e in manager.api_endpoints])
+                """,
+                one.url,
+                two.url,
+            )
+        assert told["states"] == ["healthy", "healthy"]
+
+    def test_an_asynchronous_manager_closes_without_threads(self) -> None:
+        """Its threads end, though none can be had to wait for them."""
+        with handmade() as server:
+            child(
+                """
+                async def main():
+                    manager = AsyncEndpointManager(sys.argv[1:], **OPTIONS)
+                    async with manager:
+                        while manager.api_endpoints[0].state != "healthy":
+                            await asyncio.sleep(0.01)
+                        wait_for(lambda: threading.active_count() == 2)
+                        limit.enter_context(no_threads())
+                    wait_for(lambda: threading.active_count() == 1, what="all threads ended")
+                    limit.close()
+                limit = contextlib.ExitStack()
+                asyncio.run(main())
+                tell()
+                """,
+                server.url,
+            )
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+    def test_a_moment_without_descriptors(self, host: str) -> None:
+        """It counts against no endpoint, and checks and requests go on."""
+        with handmade() as one, handmade() as two:
+            told, _ = child(
+                """
+                manager = EndpointManager(sys.argv[1:], **OPTIONS)
+                down = []
+                receive = lambda sender, **about: down.append(about)
+                for signal in (signals.endpoint_down, signals.all_endpoints_down):
+                    signal.connect(receive)
+                client = manager.client()
+                with manager:
+                    wait_for(lambda: {e.state for e in manager.api_endpoints} == {"healthy"})
+                    with no_descriptors():
+                        errors = []
+                        for _ in range(4):
+                            manager.check_all()
+                            try:
+                                client.get("/")
+                            except Exception as error:
+                                errors.append(f"{type(error).__name__}: {error}")
+                        during = [(e.state, e.last_fault) for e in manager.api_endpoints]
+                        offline = manager.is_offline
+                    manager.check_all()
+                    after = [e.state for e in manager.api_endpoints]
+                    client.get("/")
+                client.close()
+                tell(during=during, after=after, down=down, errors=errors, offline=offline)
+                """,
+                *(server.url.replace("127.0.0.1", host) for server in (one, two)),
+            )
+        assert [state for state, _ in told["during"]] == ["healthy", "healthy"]
+        assert {fault for _, fault in told["during"]} <= {None, "ours"}
+        assert told["after"] == ["healthy", "healthy"]
+        assert not told["down"]
+        assert not told["offline"]
+        assert len(told["errors"]) == 4
+        assert {error.partition(":")[0] for error in told["errors"]} == {"ConnectError"}
+        assert all("Too many open files" in error for error in told["errors"])
+
+    def test_what_was_due_is_written_after_a_moment_without_descriptors(
+        self, tmp_path: Path
+    ) -> None:
+        """The list that was learnt in it reaches the disk."""
+        with handmade() as one:
+            told, _ = child(
+                """
+                file = Path(sys.argv[2])
+                with EndpointManager([sys.argv[1]], cache_path=file, **OPTIONS) as manager:
+                    wait_for(lambda: manager.api_endpoints[0].state == "healthy")
+                    with no_descriptors():
+                        manager.add_api_endpoint("https://new.example", 5)
+                        time.sleep(0.3)
+                        there = file.exists()
+                    manager.check_endpoint_health(sys.argv[1])
+                    wait_for(lambda: file.exists() and "new.example" in file.read_text())
+                tell(there=there)
+                """,
+                one.url,
+                str(tmp_path / "cache.json"),
+            )
+        assert told == {"there": False}
+
+
+#: Answers the first request after a second and a half, and all others at once.
+def slow_once(seconds: float = 1.5) -> Callable[[Asked], Answer]:
+    first = threading.Event()
+
+    def answer(asked: Asked) -> Answer:
+        if asked.path == "/slow" and not first.is_set():
+            first.set()
+            time.sleep(seconds)
+        return (200, {}, b"slow" if asked.path == "/slow" else b"ok")
+
+    return answer
+
+
+class TestHedge:
+    """A hedge that cannot be started costs its request nothing."""
+
+    @pytest.mark.parametrize("lack", ["no_threads", "no_descriptors"])
+    @pytest.mark.parametrize("kind", ["sync", "async"])
+    def test_the_request_goes_on(self, lack: str, kind: str) -> None:
+        """It is answered by the endpoint that it was sent to."""
+        with handmade(slow_once()) as one, handmade() as two:
+            told, _ = child(
+                """
+                policy = replace(QUICK, hedge_delay=0.5)
+                options = {**OPTIONS, "policy": policy}
+                def sync():
+                    manager = EndpointManager(sys.argv[1:3], **options)
+                    with manager.client() as client:
+                        return manager, client.get("/slow").text
+                async def main():
+                    manager = AsyncEndpointManager(sys.argv[1:3], **options)
+                    async with manager.client() as client:
+                        return manager, (await client.get("/slow")).text
+                def run():
+                    found.extend(sync() if sys.argv[4] == "sync" else asyncio.run(main()))
+                found = []
+                asking = threading.Thread(target=run)
+                asking.start()
+                wait_for(lambda: "ESTABLISHED" in {
+                    c.status for c in psutil.Process().net_connections("tcp4")})
+                with globals()[sys.argv[3]]():
+                    asking.join()
+                manager, text = found
+                tell(text=text, states=[(e.state, e.last_fault) for e in manager.api_endpoints])
+                """,
+                one.url,
+                two.url,
+                lack,
+                kind,
+            )
+        assert told["text"] in {"slow", "ok"}
+        assert told["states"][0][0] in {"healthy", "suspect"}
+        assert told["states"][1][1] in {None, "ours"}
+
+    def test_a_thread_that_outlives_the_main_one(self) -> None:
+        """CPython 3.12 starts no thread any more then."""
+        with handmade(slow_once()) as one, handmade() as two:
+            told, _ = child(
+                """
+                policy = replace(QUICK, hedge_delay=0.3)
+                manager = EndpointManager(sys.argv[1:], **{**OPTIONS, "policy": policy})
+                client = manager.client()
+                client.get("/warm")
+                def late():
+                    threading.main_thread().join()
+                    tell(text=client.get("/slow").text)
+                    client.close()
+                threading.Thread(target=late).start()
+                """,
+                one.url,
+                two.url,
+            )
+        assert told["text"] in {"slow", "ok"}
+
+
+def test_a_user_without_a_home(tmp_path: Path) -> None:
+    """There is a warning, and no file; the manager works."""
+    with handmade() as server:
+        told, log = child(
+            """
+            for name in ("HOME", "XDG_CACHE_HOME"):
+                os.environ.pop(name, None)
+            os.setuid(40000 + os.getpid() % 20000)
+            manager = EndpointManager([sys.argv[1]], app="some-app", **OPTIONS)
+            manager.add_api_endpoint("https://new.example", 5)
+            with manager.client() as client:
+                tell(status=client.get("/").status_code, here=Path("~").exists())
+            """,
+            server.url,
+        )
+    assert told == {"status": 200, "here": False}
+    assert log.count("not kept: this user has no home") == 1
