@@ -250,7 +250,7 @@ class TestJson:
                 tmp_path,
                 one.url,
                 two.url,
-                f"https://localhost:{two.port} server_name=api.example.com",
+                f"https://127.0.0.1:{two.port}/v1 server_name=api.example.com",
             )
             machine = run("probe", "--json", file, SSL_CERT_FILE=str(bundle))
             people = run("probe", file, SSL_CERT_FILE=str(bundle))

@@ -128,12 +128,7 @@ class _Parser:
         name, address, port, priority, server_name = match.groups()
         group = 1 if name else 2
         host = name or address
-        if (
-            group not in self.plain_groups
-            or len(host) > MAX_LABEL_LENGTH
-            or "xn--" in host
-            or host in _SECTIONS
-        ):
+        if group not in self.plain_groups or _is_odd(host) or host in _SECTIONS:
             return False
         column = match.start(group) + 1
         if match.lastindex == group:
@@ -144,7 +139,7 @@ class _Parser:
         if (
             (number_of_port and (number_of_port > MAX_PORT or host.endswith("list")))
             or (rank and rank > MAX_PRIORITY)
-            or (server_name and (len(server_name) > MAX_LABEL_LENGTH or "xn--" in server_name))
+            or (server_name and (name or _is_odd(server_name)))
         ):
             return False
         text = match.string[match.start(group) : match.end(match.lastindex or 0)]
@@ -189,6 +184,9 @@ class _Parser:
         try:
             host, port, url = self._address(self.section, address)
             priority, server_name = _attributes(attributes)
+            if server_name is not None and not is_ip(host):
+                message = "server_name: it may stand at an IP address only"
+                raise AddressError(Code.BAD_SERVER_NAME, message)
         except AddressError as error:
             self.problems.add(Code(error.code), line, column, str(error), shown)
             return
@@ -222,6 +220,11 @@ class _Parser:
 
     def _warn(self, code: Code, entry: Entry, message: str) -> None:
         self.problems.add(code, entry.line, entry.column, message, entry.text)
+
+
+def _is_odd(host: str) -> bool:
+    """Whether a name of the form in PLAIN_LINE has to be looked at label by label."""
+    return len(host) > MAX_LABEL_LENGTH or "xn--" in host
 
 
 def _attributes(tokens: list[str]) -> tuple[int | None, str | None]:

@@ -260,6 +260,9 @@ class TestEntries:
             ("1.2.3.4 server_name=4.3.2.1", Code.BAD_SERVER_NAME),
             ("1.2.3.4 server_name=a_b", Code.BAD_SERVER_NAME),
             ("1.2.3.4 server_name=b.com:443", Code.BAD_SERVER_NAME),
+            ("a.com server_name=b.com", Code.BAD_SERVER_NAME),
+            ("a.com:8443 priority=1 server_name=a.com", Code.BAD_SERVER_NAME),
+            ("例え.jp server_name=b.com", Code.BAD_SERVER_NAME),
         ],
     )
     def test_a_bad_entry_is_left_out_and_the_others_are_used(self, entry: str, code: Code) -> None:
@@ -295,6 +298,8 @@ class TestEntries:
             ("ApiList", "https://a.com/%zz", Code.BAD_URL),
             ("ApiList", "https://2001:db8::1/", Code.BAD_IP),
             ("ApiList", "https://me:secret@a.com/", Code.USERINFO),
+            ("ApiList", "https://a.com/v1 server_name=b.com", Code.BAD_SERVER_NAME),
+            ("SocketList", "wss://a.com server_name=b.com", Code.BAD_SERVER_NAME),
         ],
     )
     def test_a_bad_url_is_left_out(self, section: str, url: str, code: Code) -> None:
