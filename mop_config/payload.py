@@ -46,21 +46,30 @@ def _entry(endpoint: Endpoint) -> str:
     return f'{{"url":"{url}","priority":{priority},"server_name":"{name}"}}'
 
 
-def loads(body: bytes | str) -> EndpointConfig:
+def loads(body: bytes | str, most: int | None = None) -> EndpointConfig:
     """Read the wire form. Unknown members are passed over; an absent kind is empty.
 
+    Args:
+        body: The document.
+        most: How many endpoints it may have, or None for any number.
+
     Raises:
         PayloadError: Naming the member that is at fault.
     """
-    return config_of(_object(body))
+    return config_of(_object(body), most)
 
 
-def config_of(document: dict[str, Any]) -> EndpointConfig:
+def config_of(document: dict[str, Any], most: int | None = None) -> EndpointConfig:
     """Read the wire form where its JSON has been read already.
 
+    Args:
+        document: The JSON object.
+        most: How many endpoints it may have, or None for any number.
+
     Raises:
         PayloadError: Naming the member that is at fault.
     """
+    _bound(document, most)
     lists = {kind: _endpoints(kind, document.get(kind, [])) for kind in KINDS}
     return EndpointConfig(**lists)
 
@@ -81,6 +90,14 @@ def entries(body: bytes, kind: str) -> Iterator[dict[str, Any]]:
         stop = end if cut < 0 else cut + 1
         yield from json.loads(b"[%b]" % body[at:stop])
         at = stop + 1
+
+
+def _bound(document: dict[str, Any], most: int | None) -> None:
+    """Refuse a document with too many entries, before any of them is read."""
+    entries = [document.get(kind) for kind in KINDS]
+    number = sum(len(each) for each in entries if isinstance(each, list))
+    if most is not None and number > most:
+        raise PayloadError("document", f"has {number} endpoints, and at most {most} are taken")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +122,18 @@ _SINGLE = {"api_endpoints": "api_url", "socketio_endpoints": "socketio_url"}
 MAX_ROOM_ID = 128
 
 
-def loads_qr(text: str | bytes) -> QrData:
+def loads_qr(text: str | bytes, most: int | None = None) -> QrData:
     """Read a QR text of any of the three forms.
+
+    Args:
+        text: What a code says.
+        most: How many endpoints it may have, or None for any number.
 
     Raises:
         PayloadError: Naming the member that is at fault.
     """
     document = _object(text)
+    _bound(document, most)
     lists = {kind: _qr_endpoints(kind, document) for kind in KINDS}
     if lists == dict.fromkeys(KINDS):
         names = ", ".join([*KINDS, *_SINGLE.values()])

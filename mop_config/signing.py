@@ -159,12 +159,15 @@ class TrustedKeys:
         """The keys, by their thumbprints."""
         return tuple(self._keys)
 
-    def verify(self, text: str | bytes, now: float | None = None) -> SignedList:
+    def verify(
+        self, text: str | bytes, now: float | None = None, most: int | None = None
+    ) -> SignedList:
         """Read a signed list: first its header, then its signature, and then what it says.
 
         Args:
             text: The JWS.
             now: The time, in POSIX seconds, at which it must hold; None for any.
+            most: How many endpoints it may have, or None for any number.
 
         Raises:
             SignatureError: If no trusted key has signed it, it is no list, or it has expired.
@@ -174,7 +177,7 @@ class TrustedKeys:
         key = self._keys.get(kid)
         if key is None:
             raise SignatureError("unknown-key", f"it is signed by a key that is not trusted: {kid}")
-        signed = _signed_list(compact[0], kid, _verified(compact[0], key))
+        signed = _signed_list(compact[0], kid, _verified(compact[0], key), most)
         if now is not None and signed.expired(now):
             raise SignatureError("expired", f"it has expired at {moment(signed.exp)}")
         return signed
@@ -260,12 +263,12 @@ def _verified(text: str, key: "OKPKey") -> bytes:
         raise SignatureError("bad-signature", "its signature is wrong") from None
 
 
-def _signed_list(text: str, kid: str, body: bytes) -> SignedList:
+def _signed_list(text: str, kid: str, body: bytes, most: int | None) -> SignedList:
     try:
         claims = strict_json(body.decode())
         if not isinstance(claims, dict):
             raise ValueError("it must be a JSON object")
-        config = payload.config_of(claims)
+        config = payload.config_of(claims, most)
         numbers = {name: _number(name, claims.get(name)) for name in ("ver", "iat", "exp")}
         room_id = claims.get("room_id")
         if room_id is not None:

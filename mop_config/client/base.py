@@ -1,5 +1,6 @@
 """What a manager is, whichever way it waits: its lists, and the errands that keep them true."""
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -9,8 +10,8 @@ from typing import Any
 import httpx2
 
 from ..address import parse_url
+from ..errors import AddressError
 from ..faults import Fault
-from ..model import Endpoint
 from ..probe import Job, ProbeResult
 from . import wire
 from .background import Background
@@ -22,6 +23,7 @@ from .lists import EndpointLists
 from .options import NAMES, TransportOptions
 from .policy import Policy
 from .seed import Seed, config_of
+from .sift import canonical_url, has_plain
 from .state import EndpointState
 from .trust import Key
 from .trust import trusted_keys as read_trusted_keys
@@ -55,6 +57,10 @@ class BaseManager(EndpointLists):
             path of a file of them. Then no list is taken that none of them has signed, or
             that has expired or is older than one before: not from a server, the cache or a
             QR code. None: lists need not be signed.
+        allow_http_lists: Whether a list that is not signed is taken over plain http from other
+            machines than this one, though anybody on the way could change it.
+        allow_http: Whether a list that came over https may name endpoints over plain http,
+            though the list in use names none.
         options: ``verify``, ``cert``, ``proxy`` and the other options of a transport, for
             health checks, updates, and the clients that the manager makes.
 
@@ -78,6 +84,8 @@ class BaseManager(EndpointLists):
         update_interval: float = 3600.0,
         watch: bool = False,
         trusted_keys: Sequence[Key] | None = None,
+        allow_http_lists: bool = False,
+        allow_http: bool = False,
         **options: Any,
     ) -> None:
         for url in config_urls:
@@ -88,6 +96,8 @@ class BaseManager(EndpointLists):
         self.transport_options = options
         # Health checks and updates speak HTTP/1.1, whatever the clients do.
         self.network_options = TransportOptions.of(**{**options, "http1": True, "http2": False})
+        self._allow_http_lists = allow_http_lists
+        self._allow_http = allow_http
         self._token = token
         self._background: Background | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
@@ -174,7 +184,7 @@ class BaseManager(EndpointLists):
 
     def _job_for(self, endpoint: EndpointState | str) -> Job:
         url = endpoint if isinstance(endpoint, str) else endpoint.url
-        wanted = Endpoint.parse(url).url
+        wanted = canonical_url(url)
         with self.core as core:
             for kind in (API, SOCKETIO):
                 member = core.pool(kind).get(wanted)
@@ -219,20 +229,43 @@ class BaseManager(EndpointLists):
         # The built-in ones come last: a list that has gone bad must not lock us out.
         last = [*self.config_urls, *(endpoint.url for endpoint in self._seed.api_endpoints)]
         asked = sources(fallback, None if current is None else current.url, others, last)
-        return Known(asked, healthy, self._tags(), force, wait, self._trust)
+        return Known(
+            asked,
+            healthy,
+            self._tags(),
+            force,
+            wait,
+            self._trust,
+            self.policy.max_endpoints,
+            self._allow_http_lists,
+            self._allow_http or has_plain(self.config),
+        )
 
     def _tags(self) -> dict[str, str]:
         # Who has nothing newer than what has expired must not end the search by a 304.
         return {} if self._trust is not None and self._trust.stale else dict(self._kept.etags)
 
-    def server_names(self) -> dict[str, str]:
-        """Map the origin of each endpoint that has a name of its own to that name."""
-        named = [
-            endpoint
-            for endpoint in (*self.config.api_endpoints, *self._seed.api_endpoints)
-            if endpoint.server_name is not None
-        ]
-        return {origin_of(parse_url(e.url)): e.server_name or "" for e in named}
+    def server_names(self, fallback: str | None = None) -> dict[str, str]:
+        """Map the origin of each endpoint that has a name of its own to that name.
+
+        A list names its own endpoints only. The sources that the application has chosen keep the
+        names that the application gave them: otherwise a list could make a certificate for any
+        name good for them, or lock the application out of them.
+
+        Args:
+            fallback: The server that this update asks first, or None.
+        """
+        chosen = [fallback, *self.config_urls, *(e.url for e in self._seed.api_endpoints)]
+        names: dict[str, str | None] = {}
+        for endpoint in self.config.api_endpoints:
+            names[_origin(endpoint.url)] = endpoint.server_name
+        for url in chosen:
+            if url is not None:
+                with contextlib.suppress(AddressError):  # the update itself says what is wrong
+                    names[_origin(url)] = None
+        for endpoint in self._seed.api_endpoints:
+            names[_origin(endpoint.url)] = endpoint.server_name
+        return {origin: name for origin, name in names.items() if name is not None}
 
     @property
     def has_tag(self) -> bool:
@@ -256,3 +289,7 @@ class BaseManager(EndpointLists):
         theirs = {name: value for name, value in options.items() if name not in NAMES}
         timeout = httpx2.Timeout(self.policy.total_timeout, connect=self.policy.connect_timeout)
         return {"base_url": wire.BASE_URL, "timeout": timeout, **theirs}
+
+
+def _origin(url: str) -> str:
+    return origin_of(parse_url(url))

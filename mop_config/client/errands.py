@@ -104,7 +104,7 @@ class Errands:
                 return Round()
             if token is None:
                 token = manager.token()
-            names = manager.server_names()
+            names = manager.server_names(fallback)
             flow = update(manager.known(fallback, force=force, wait=wait))
             del manager  # nobody must be kept alive by a question that takes a minute
             found, round_ = self._run(flow, token, names)

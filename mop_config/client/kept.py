@@ -13,6 +13,7 @@ from ..files import locked
 from ..model import EndpointConfig
 from . import cache
 from .cache import CachedList
+from .sift import only_plain_of, sifted
 from .state import ListSource
 from .trust import Mark, Trust
 
@@ -83,6 +84,7 @@ class Kept:
         if self._trust is not None:
             self._trust.remember(cached.mark)
             config = self._believed(self._trust, cached, mark or cached.mark) if config else config
+        config = sifted(config, str(self._path))
         if config:
             self.etags = dict(cached.etags)
             self._source, self._learnt_at = ListSource("cache", cached.url, None), cached.saved_at
@@ -108,7 +110,7 @@ class Kept:
             trust.recall(cached.jws, cached.beside, mark)
         except SignatureError as error:
             self.refusal = error
-        return trust.config()
+        return only_plain_of(trust.config(), cached.config)
 
     def note(self, origin: str, url: str | None = None, learnt_at: float | None = None) -> None:
         """Note where the list came from; ``learnt_at`` is a POSIX time."""

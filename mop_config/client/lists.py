@@ -20,6 +20,7 @@ from .member import Event, EventKind
 from .policy import Policy
 from .pool import Pool
 from .seed import check_api
+from .sift import canonical, canonical_url, sifted
 from .state import EndpointState, ListSource, state_of
 from .trust import Trust, read_qr
 from .update import NewList
@@ -57,7 +58,9 @@ class EndpointLists:
         self.policy = policy
         self.core = Core(policy, time.monotonic, time.time, random.random, self._announce)
         self._seed = seed
-        self._trust = None if keys is None else Trust(keys, self.core.wall_clock)
+        self._trust = (
+            None if keys is None else Trust(keys, self.core.wall_clock, policy.max_endpoints)
+        )
         # What is signed is taken and put into the pools in one step: of two lists that come at
         # once, the newer one stays.
         self._taking = threading.RLock()
@@ -183,7 +186,8 @@ class EndpointLists:
         self._add(SOCKETIO, Endpoint.parse(url, priority))
 
     def _add(self, kind: str, endpoint: Endpoint) -> None:
-        self._change_here("manual", lambda core: core.pool(kind).put(endpoint, core.clock()))
+        (ours,) = canonical([endpoint])
+        self._change_here("manual", lambda core: core.pool(kind).put(ours, core.clock()))
 
     def remove_endpoint(self, url: str) -> bool:
         """Take an endpoint out, of whichever kind; False where there is none.
@@ -191,7 +195,7 @@ class EndpointLists:
         Raises:
             AddressError: If the URL is none.
         """
-        wanted = Endpoint.parse(url).url
+        wanted = canonical_url(url)
         with self.core as core:
             there = wanted in core.api or wanted in core.socketio
         if there:
@@ -225,12 +229,17 @@ class EndpointLists:
             UpdateUntrusted: If lists have to be signed, and this is no list to be trusted.
         """
         try:
-            data, signed = read_qr(text, self._trust, plain=trust)
+            data, signed = read_qr(text, self._trust, self.policy.max_endpoints, plain=trust)
         except SignatureError as error:
             raise self.tell_refused("qr", _untrusted(_QR_CODE, error)) from None
         for index, endpoint in enumerate(data.api_endpoints or ()):
             check_api(endpoint, f"api_endpoints[{index}]")
-        lists = ((API, data.api_endpoints), (SOCKETIO, data.socketio_endpoints))
+        found = EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ())
+        found = sifted(found, _QR_CODE)
+        lists = (
+            (API, None if data.api_endpoints is None else found.api_endpoints),
+            (SOCKETIO, None if data.socketio_endpoints is None else found.socketio_endpoints),
+        )
 
         def change(core: Core) -> None:
             for kind, endpoints in lists:
@@ -325,7 +334,7 @@ class EndpointLists:
         Raises:
             KeyError: If it is not in the list.
         """
-        wanted = Endpoint.parse(url).url
+        wanted = canonical_url(url)
         with self.core as core:
             pools = [pool for pool in (core.api, core.socketio) if wanted in pool]
             if not pools:

@@ -27,6 +27,7 @@ _POSITIVE = (
     "connect_timeout",
     "total_timeout",
     "max_list_bytes",
+    "max_endpoints",
 )
 
 
@@ -62,6 +63,7 @@ class Policy:
         offline_window: Time within which two hosts must be unreachable to mean that this
             machine has no network.
         max_list_bytes: How large a remote list may be, unpacked.
+        max_endpoints: How many endpoints a list may have, of both kinds together.
     """
 
     health_interval: float = 300.0
@@ -86,7 +88,8 @@ class Policy:
     latency_margin: float = 0.02
     max_retry_after: float = 300.0
     offline_window: float = 1.0
-    max_list_bytes: int = 64 << 20
+    max_list_bytes: int = 4 << 20
+    max_endpoints: int = 10_000
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:

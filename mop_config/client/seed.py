@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from ..errors import AddressError, PayloadError
 from ..model import Endpoint, EndpointConfig
+from .sift import canonical
 
 #: What a built-in list may be made of.
 Seed = EndpointConfig | Iterable[str | Endpoint | tuple[str, int]]
@@ -26,7 +27,7 @@ def config_of(api: Seed, sockets: Seed) -> EndpointConfig:
         config = EndpointConfig(tuple(_endpoints(api)), tuple(_endpoints(sockets)))
     for endpoint in config.api_endpoints:
         check_api(endpoint)
-    return config
+    return EndpointConfig(*map(canonical, config.kinds().values()))
 
 
 def _endpoints(seed: Iterable[str | Endpoint | tuple[str, int]]) -> Iterable[Endpoint]:

@@ -79,6 +79,7 @@ class Trust:
     Args:
         keys: The keys that it trusts; one mark stands for all of them.
         clock: Gives POSIX seconds.
+        most: How many endpoints a list may have, or None for any number.
 
     Attributes:
         mark: The newest list that was ever taken.
@@ -86,8 +87,11 @@ class Trust:
         beside: Older ones that it was added to, and that still count; the oldest first.
     """
 
-    def __init__(self, keys: TrustedKeys, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, keys: TrustedKeys, clock: Callable[[], float], most: int | None = None
+    ) -> None:
         self._keys = keys
+        self._most = most
         self._clock = clock
         self._lock = threading.Lock()
         self._others: Callable[[], Mark | None] = lambda: None
@@ -105,7 +109,7 @@ class Trust:
         Raises:
             SignatureError: If it must not be taken.
         """
-        signed = self._keys.verify(text, None if kept else self._clock())
+        signed = self._keys.verify(text, None if kept else self._clock(), self._most)
         with self._lock:
             self._check_age(signed)
         return signed
@@ -221,13 +225,14 @@ def _still_counting(before: Iterable[SignedList], new: SignedList) -> tuple[Sign
 
 
 def read_qr(
-    text: str | bytes, trust: Trust | None, *, plain: bool
+    text: str | bytes, trust: Trust | None, most: int, *, plain: bool
 ) -> tuple[payload.QrData, SignedList | None]:
     """Read the text of a QR code, signed or not.
 
     Args:
         text: What was scanned.
         trust: What it must stand up to, or None where it need not be signed.
+        most: How many endpoints it may have.
         plain: Whether it need not be, all the same.
 
     Raises:
@@ -237,7 +242,7 @@ def read_qr(
     if not looks_signed(text):
         if trust is not None and not plain:
             raise SignatureError("not-signed", "it is not signed (trust=True takes it)")
-        return payload.loads_qr(text), None
+        return payload.loads_qr(text, most), None
     if trust is None:
         raise PayloadError("document", "it is signed: trusted_keys must say by whom")
     signed = trust.read(text)

@@ -22,9 +22,14 @@ from ..errors import (
 from ..model import Endpoint, EndpointConfig
 from ..signing import SignedList
 from .seed import check_api
+from .sift import sifted, without_plain
 from .trust import Trust
 
 PATH = "/api/v1/config/endpoints"
+_ANYBODYS = (
+    "over plain http anybody on the way could change the list: it is taken from this machine only,"
+    " or signed (trusted_keys), or with allow_http_lists=True"
+)
 #: What the address of the same list, signed, has at its end.
 SIGNED = ".jws"
 
@@ -38,6 +43,7 @@ class Fetch(NamedTuple):
         with_token: Whether the token may be sent there.
         wait: Seconds for which the server may hold an answer that has nothing new.
         signed: Whether the list has to be signed.
+        guarded: Whether no redirect may lead over plain http to another machine.
     """
 
     url: str
@@ -45,6 +51,7 @@ class Fetch(NamedTuple):
     with_token: bool
     wait: int = 0
     signed: bool = False
+    guarded: bool = False
 
 
 class Reply(NamedTuple):
@@ -109,6 +116,10 @@ class Known(NamedTuple):
         force: Whether a list is taken even though nothing in it may work.
         wait: Seconds for which a server may hold an answer that has nothing new.
         trust: What a list must stand up to, or None where it need not be signed.
+        max_endpoints: How many endpoints a list may have.
+        allow_http_lists: Whether a list that is not signed is taken over plain http from another
+            machine.
+        allow_http: Whether a list that came over https may name endpoints over plain http.
     """
 
     sources: tuple[str, ...]
@@ -117,6 +128,14 @@ class Known(NamedTuple):
     force: bool = False
     wait: int = 0
     trust: Trust | None = None
+    max_endpoints: int | None = None
+    allow_http_lists: bool = True
+    allow_http: bool = True
+
+    @property
+    def guarded(self) -> bool:
+        """Whether a list is good only if nobody on its way could change it."""
+        return self.trust is None and not self.allow_http_lists
 
 
 def sources(
@@ -206,19 +225,22 @@ def _ask(source: str, known: Known) -> Flow:
         raise _SourceFailedError(shown, "invalid", str(error)) from None
     failure = _SourceFailedError(source, "unreachable", "not asked")
     for url in urls:
-        etag = known.etags.get(url)
+        address, etag = parse_url(url), known.etags.get(url)
+        if known.guarded and not may_see_token(address):
+            raise _SourceFailedError(url, "invalid", _ANYBODYS)
         reply = yield Fetch(
             url,
             etag,
-            may_see_token(parse_url(url)),
+            may_see_token(address),
             known.wait if etag else 0,
             signed=known.trust is not None,
+            guarded=known.guarded,
         )
         assert isinstance(reply, Reply)  # noqa: S101 - the answer to a Fetch
         if reply.status == 304 and etag is not None:
             return None
         if reply.status == 200:
-            return _read(url, reply, known.trust)
+            return _read(url, reply, known)
         failure = _why(url, reply)
         if reply.status not in {404, 405, 501}:
             break
@@ -239,12 +261,15 @@ def _why(url: str, reply: Reply) -> _SourceFailedError:
     return _SourceFailedError(url, cause, reply.problem or f"it answers {reply.status}")
 
 
-def _read(url: str, reply: Reply, trust: Trust | None) -> NewList:
+def _read(url: str, reply: Reply, known: Known) -> NewList:
     try:
-        signed = None if trust is None else trust.read(reply.body)
-        config = payload.loads(reply.body) if signed is None else signed.config
+        signed = None if known.trust is None else known.trust.read(reply.body)
+        config = signed.config if signed else payload.loads(reply.body, known.max_endpoints)
         for index, endpoint in enumerate(config.api_endpoints):
             check_api(endpoint, f"api_endpoints[{index}].url")
+        config = sifted(config, url)
+        if url.startswith("https:") and not known.allow_http:
+            config = without_plain(config, url)
         return NewList(config, url, reply.etag, signed)
     except SignatureError as error:
         raise UpdateUntrusted(url, str(error), error.code) from None

@@ -604,7 +604,8 @@ class TestByItself:
         monkeypatch.setattr(socket, "getaddrinfo", look_up)
         with source(wire([NEW])) as (_, server):
             port = server.url.rpartition(":")[2]
-            assert manager_of().update_endpoints_from_remote(f"http://two.example:{port}")
+            lax = manager_of(allow_http_lists=True)
+            assert lax.update_endpoints_from_remote(f"http://two.example:{port}")
 
 
 def test_a_missing_list_is_looked_for_where_it_may_be() -> None:
