@@ -32,7 +32,7 @@ def calls(quick: bool) -> Report:
     with tempfile.TemporaryDirectory() as name, fleet_in(Path(name)) as fleet:
         primary, backup = fleet.pair()
         manager = EndpointManager([primary.url, backup.url])
-        with httpx2.Client(base_url=primary.url) as bare, manager.client() as ours:
+        with httpx2.Client(base_url=primary.url) as bare, manager.client(start=False) as ours:
             _in_turn(bare, ours, 200)
             gc.collect()
             gc.disable()  # its pauses would hit whichever comes

@@ -47,16 +47,20 @@ class AsyncEndpointManager(BaseManager):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def client(self, **options: Any) -> httpx2.AsyncClient:
+    def client(self, *, start: bool = True, **options: Any) -> httpx2.AsyncClient:
         """Make an HTTP client whose relative URLs go to the current endpoint.
 
         Args:
+            start: Whether to start a manager that never ran, as ``start`` does: without its
+                checks requests fail over, but never go back.
             options: Those of ``httpx2.AsyncClient``. ``timeout`` bounds each attempt;
                 without it, ``Policy.total_timeout`` bounds them all.
 
         Raises:
             ValueError: If certificates would not be verified.
         """
+        if start:
+            self._begin_unless_begun()
         transport = AsyncFailoverTransport(self, **self._for_transport(options))
         return AsyncClient(transport=transport, **self._for_client(options))
 
@@ -83,6 +87,11 @@ class AsyncEndpointManager(BaseManager):
                 (``UpdateUntrusted``) are not to be trusted.
         """
         return await asyncio.to_thread(self._update, fallback_url, token, force=force)
+
+    def _begin_unless_begun(self) -> None:
+        if self._loop is None:
+            self._loop = _running_loop()  # signals are sent from it
+        super()._begin_unless_begun()
 
     def _send(self, signal: NamedSignal, about: dict[str, Any]) -> None:
         loop = self._loop

@@ -1,6 +1,7 @@
 """What a manager is, whichever way it waits: its lists, and the errands that keep them true."""
 
 import contextlib
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ from .state import EndpointState
 from .trust import Key
 from .trust import trusted_keys as read_trusted_keys
 from .update import Known, list_urls, sources
+
+logger = logging.getLogger(__name__)
 
 #: A token, or what gives it when it is needed; None while nobody is logged in.
 Token = str | Callable[[], str | None] | None
@@ -102,6 +105,7 @@ class BaseManager(EndpointLists):
         self._background: Background | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._living = threading.Lock()
+        self._begun = False
         seed = config_of(api_endpoints, socket_endpoints)
         keys = None if trusted_keys is None else read_trusted_keys(trusted_keys)
         super().__init__(policy or Policy(), seed, usual_cache_path(cache_path, app), keys)
@@ -110,15 +114,29 @@ class BaseManager(EndpointLists):
 
     # -- a life
 
+    def _begin_unless_begun(self) -> None:
+        """Start for the first user; one that was ever started or closed by hand is left alone."""
+        if self._begun:
+            return
+        try:
+            self._begin()
+        except (RuntimeError, MemoryError) as error:  # no thread left: the next user may have one
+            logger.warning("health checks and updates could not be started: %s", error)
+
     def _begin(self) -> None:
         with self._living:
+            self._begun = True
             if self._background is not None:
                 return
             with self.core as core:
                 for pool in (core.api, core.socketio):
                     pool.forget_probes()  # those of a life before never ended
             background = Background(self, self._errands)
-            background.start()
+            try:
+                background.start()
+            except BaseException:
+                self._begun = False
+                raise
             self._background = background
             self.core.on_urgent = background.wake
             # One that nobody holds any more takes its threads along.
@@ -127,6 +145,7 @@ class BaseManager(EndpointLists):
             background.wake()  # for what was urgent meanwhile
 
     def _end(self) -> None:
+        self._begun = True
         with self.core:
             pass  # in a child process, let go of what is the parent's
         with self._living:

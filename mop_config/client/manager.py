@@ -37,16 +37,20 @@ class EndpointManager(BaseManager):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def client(self, **options: Any) -> httpx2.Client:
+    def client(self, *, start: bool = True, **options: Any) -> httpx2.Client:
         """Make an HTTP client whose relative URLs go to the current endpoint.
 
         Args:
+            start: Whether to start a manager that never ran, as ``start`` does: without its
+                checks requests fail over, but never go back.
             options: Those of ``httpx2.Client``. ``timeout`` bounds each attempt; without it,
                 ``Policy.total_timeout`` bounds them all.
 
         Raises:
             ValueError: If certificates would not be verified.
         """
+        if start:
+            self._begin_unless_begun()
         transport = FailoverTransport(self, **self._for_transport(options))
         return Client(transport=transport, **self._for_client(options))
 

@@ -48,10 +48,10 @@ class Driver:
         self.client: Any
         if kind == "async":
             manager = AsyncEndpointManager(list(endpoints), **given)
-            self.manager, self.client = manager, manager.client(**options)
+            self.manager, self.client = manager, manager.client(start=False, **options)
         else:
             blocking = EndpointManager(list(endpoints), **given)
-            self.manager, self.client = blocking, blocking.client(**options)
+            self.manager, self.client = blocking, blocking.client(start=False, **options)
 
     def __enter__(self) -> "Driver":
         return self

@@ -78,7 +78,7 @@ def test_the_synchronous_driver_makes_these_attempts(case: Case) -> None:
     """Same outcomes, same attempts, over real sockets."""
     with scripted(case.script) as (servers, asked):
         manager = EndpointManager(_seed(servers), policy=_policy(case))
-        with manager.client(timeout=_read_timeout(case)) as client:
+        with manager.client(start=False, timeout=_read_timeout(case)) as client:
             if case.warm:
                 client.get(WARM_PATH.decode())
             body = {"none": None, "bytes": b"bytes", "stream": _once()}[case.body]
@@ -97,7 +97,7 @@ def test_the_asynchronous_driver_makes_these_attempts(case: Case) -> None:
     """Same outcomes, same attempts, on asyncio."""
 
     async def play(manager: AsyncEndpointManager) -> tuple[int | str, str | None]:
-        async with manager.client(timeout=_read_timeout(case)) as client:
+        async with manager.client(start=False, timeout=_read_timeout(case)) as client:
             if case.warm:
                 await client.get(WARM_PATH.decode())
             body = {"none": None, "bytes": b"bytes", "stream": _once_async()}[case.body]

@@ -18,6 +18,7 @@ from ..ports import closed_port
 from ..waiting import wait_for
 from .fleet import black_hole, silence
 from .handmade import (
+    MISSING,
     OK,
     Answer,
     Asked,
@@ -122,6 +123,52 @@ class TestLife:
                 manager.add_api_endpoint(server.url)
                 wait_for(lambda: manager.api_endpoints[0].state == "healthy")
         assert "cannot be kept" in caplog.text
+
+    def test_the_first_client_starts_it(self) -> None:
+        """Else it would fail over, and never back."""
+        alive = threading.Event()
+        alive.set()
+        with (
+            handmade(lambda asked: (200 if alive.is_set() else 502, {}, b"a")) as first,
+            handmade(lambda asked: (200, {}, b"b")) as second,
+        ):
+            manager = quiet(first.url, second.url)
+            with manager.client() as client:
+                assert client.get("/").text == "a"
+                alive.clear()
+                assert client.get("/").text == "b"
+                alive.set()
+                wait_for(lambda: client.get("/").text == "a")
+                running = threads()
+                manager.client().close()
+                assert threads().count("mop-config-client") == running.count("mop-config-client")
+            manager.close()
+            assert not threads()
+
+    def test_a_client_need_not_start_it(self) -> None:
+        """It may be wanted without checks, and one that was closed by hand stays closed."""
+        with handmade() as server:
+            manager = quiet(server.url)
+            with manager.client(start=False) as client:
+                client.get("/")
+            assert not threads()
+            with manager:
+                pass
+            with manager.client() as client:
+                client.get("/")
+            assert not threads()
+
+    @pytest.mark.parametrize("configured", [False, True])
+    def test_a_plain_api_server_is_no_warning(
+        self, configured: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Most have no list; one that was named as a source should have."""
+        with handmade(lambda asked: OK if asked.path == "/health" else MISSING) as server:
+            more = {"config_urls": [server.url]} if configured else {}
+            with caplog.at_level("INFO"), quiet(server.url, update_interval=3600, **more):
+                wait_for(lambda: "not_implemented" in caplog.text)
+        levels = {r.levelname for r in caplog.records if "not_implemented" in r.getMessage()}
+        assert levels == {"WARNING" if configured else "INFO"}
 
     def test_certificates_are_always_verified(self) -> None:
         """Turning that off is refused at once."""

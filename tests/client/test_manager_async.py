@@ -71,6 +71,30 @@ def test_it_runs_between_start_and_close() -> None:
     run(main)
 
 
+def test_the_first_client_starts_it() -> None:
+    """Its signals come from the loop, as ever; ``start=False`` leaves it alone."""
+    told: list[int] = []
+
+    def receive(sender: Any, **about: Any) -> None:
+        told.append(threading.get_ident())
+
+    async def main() -> None:
+        alive = threading.Event()
+        with handmade(lambda asked: (200 if alive.is_set() else 502, {}, b"")) as server:
+            manager = manager_of(server.url)
+            async with manager.client(start=False):
+                assert manager.api_endpoints[0].last_checked is None
+            async with manager.client():
+                with signals.endpoint_down.connected_to(receive):
+                    async with asyncio.timeout(10):
+                        while not told:
+                            await asyncio.sleep(0.01)
+            await manager.close()
+        assert set(told) == {threading.get_ident()}
+
+    run(main)
+
+
 def test_requests_move_to_another_endpoint() -> None:
     """And two hundred at a time do."""
 

@@ -283,7 +283,7 @@ class TestTelling:
         first, second = two
         first.answer = status(502)
         manager = quiet(first.url, second.url)
-        with hearing(signals.endpoint_switched) as heard, manager.client() as client:
+        with hearing(signals.endpoint_switched) as heard, manager.client(start=False) as client:
             client.get("/users")
         ((_, about),) = heard
         seconds = about.pop("seconds_without_service")
@@ -338,7 +338,7 @@ class TestTelling:
         with (
             signals.endpoint_switched.connected_to(broken),
             hearing(signals.endpoint_switched) as heard,
-            manager.client() as client,
+            manager.client(start=False) as client,
         ):
             assert client.get("/users").status_code == 200
         assert len(heard) == 1
@@ -355,7 +355,7 @@ class TestTelling:
             sender.remove_endpoint(first.url)
 
         manager = quiet(first.url, second.url)
-        with signals.endpoint_switched.connected_to(look), manager.client() as client:
+        with signals.endpoint_switched.connected_to(look), manager.client(start=False) as client:
             client.get("/users")
         assert seen == [second.url]
         assert urls(manager.api_endpoints) == [second.url]
@@ -364,7 +364,7 @@ class TestTelling:
         """Requests served and failed, switches, and what the budget holds."""
         first, second = two
         manager = quiet(first.url, second.url)
-        with manager.client() as client:
+        with manager.client(start=False) as client:
             client.get("/users")
             first.answer = status(502)
             for _ in range(3):

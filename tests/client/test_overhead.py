@@ -45,7 +45,7 @@ def test_a_call_through_the_transport_costs_little(tmp_path: Path) -> None:
     with fleet_in(tmp_path) as fleet:
         primary, backup = fleet.pair()
         manager = EndpointManager([primary.url, backup.url])
-        with httpx2.Client(base_url=primary.url) as bare, manager.client() as ours:
+        with httpx2.Client(base_url=primary.url) as bare, manager.client(start=False) as ours:
             for _ in range(200):
                 _seconds(bare)
                 _seconds(ours)

@@ -213,7 +213,7 @@ class TestBackground:
                 receive = lambda sender, **about: down.append(about)
                 for signal in (signals.endpoint_down, signals.all_endpoints_down):
                     signal.connect(receive)
-                client = manager.client()
+                client = manager.client(start=False)
                 with manager:
                     wait_for(lambda: {e.state for e in manager.api_endpoints} == {"healthy"})
                     with no_descriptors():
@@ -294,11 +294,11 @@ class TestHedge:
                 options = {**OPTIONS, "policy": policy}
                 def sync():
                     manager = EndpointManager(sys.argv[1:3], **options)
-                    with manager.client() as client:
+                    with manager.client(start=False) as client:
                         return manager, client.get("/slow").text
                 async def main():
                     manager = AsyncEndpointManager(sys.argv[1:3], **options)
-                    async with manager.client() as client:
+                    async with manager.client(start=False) as client:
                         return manager, (await client.get("/slow")).text
                 def run():
                     found.extend(sync() if sys.argv[4] == "sync" else asyncio.run(main()))
@@ -328,7 +328,7 @@ class TestHedge:
                 """
                 policy = replace(QUICK, hedge_delay=0.3)
                 manager = EndpointManager(sys.argv[1:], **{**OPTIONS, "policy": policy})
-                client = manager.client()
+                client = manager.client(start=False)
                 client.get("/warm")
                 def late():
                     threading.main_thread().join()

@@ -206,7 +206,7 @@ def test_a_thousand_clients_leave_nothing(fleet: Fleet) -> None:
 
     before = threading.active_count(), sockets()
     for _ in range(1000):
-        with manager.client(verify=context) as client:
+        with manager.client(start=False, verify=context) as client:
             assert client.get("/calm").status_code == 200
     assert (threading.active_count(), sockets()) == before
 
@@ -214,7 +214,7 @@ def test_a_thousand_clients_leave_nothing(fleet: Fleet) -> None:
         own = AsyncEndpointManager([backend.url])
         before = threading.active_count(), sockets()
         for _ in range(1000):
-            async with own.client(verify=context) as client:
+            async with own.client(start=False, verify=context) as client:
                 assert (await client.get("/calm")).status_code == 200
         await asyncio.sleep(0)
         assert (threading.active_count(), sockets()) == before

@@ -273,7 +273,7 @@ class TestApplying:
             lists.body = wire([NEW, stays.url])
             manager = manager_of(server.url, stays.url)
             manager.check_all()
-            with manager.client() as client:
+            with manager.client(start=False) as client:
                 client.get("/users")
             before = manager.api_endpoints[1]
             assert before.state == "healthy"
