@@ -83,6 +83,11 @@ class Keyring:
             environ[USER] = user
         return refusal
 
+    def admits(self, environ: dict[str, Any]) -> bool:
+        """Whether a request shows a good token, where the route itself needs none."""
+        shown = environ.get("HTTP_AUTHORIZATION")
+        return not isinstance(authorise(shown, "GET", self.find), Refusal)
+
     def refresh(self) -> None:
         """Look at the file, and read it where it has changed and is at rest.
 

@@ -29,7 +29,14 @@ from .respond import Responder
 from .settings import Settings
 from .signer import Signer
 from .snapshot import Snapshot
-from .status import answer_state, host_status, noticed, reload_report, worker_state
+from .status import (
+    answer_state,
+    host_status,
+    noticed,
+    readiness,
+    reload_report,
+    worker_state,
+)
 from .store import State, Store
 
 logger = logging.getLogger(__name__)
@@ -245,8 +252,8 @@ class Runtime:
         view = self.store.view
         if self._pid == os.getpid() and not self.alive:
             self.revive()
-            return False, {"state": view.state.value, "reason": "the reload thread had died"}
-        return view.state is not State.EMPTY, {"state": view.state.value, "reason": view.reason}
+            return False, readiness(view, "the reload thread had died")
+        return view.state is not State.EMPTY, readiness(view, view.reason)
 
     def status(self) -> dict[str, Any]:
         """Say what all workers of this host serve, and what happened lately."""

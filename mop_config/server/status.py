@@ -35,6 +35,7 @@ def worker_state(
         "etag": snapshot.etag,
         "loaded_at": snapshot.loaded_at,
         "counts": {"api": snapshot.api_count, "socketio": snapshot.socketio_count},
+        "complete": view.complete,
         "problems": [problem.as_dict() for problem in (*notices, *view.problems)],
         "watcher": watcher,
         "history": [_event(reload) for reload in view.history],
@@ -129,6 +130,8 @@ def host_status(
         "etag": worst["etag"],
         "loaded_at": rfc3339(worst["loaded_at"]),
         "counts": worst["counts"],
+        "complete": all(worker["complete"] for worker in workers),
+        "problem_counts": problem_counts(worst["figures"]["errors"], worst["figures"]["warnings"]),
         "problems": worst["problems"],
         "last_reload": _last_reload(history),
         "history": [{**event, "at": rfc3339(event["at"])} for event in history],
@@ -146,6 +149,24 @@ def host_status(
         ],
         "health": health,
     }
+
+
+def problem_counts(errors: int, warnings: int) -> dict[str, int]:
+    """Put the exact numbers of problems into the form that ``/ready`` and the status show."""
+    return {"error": errors, "warning": warnings}
+
+
+def readiness(view: View, reason: str | None) -> dict[str, Any]:
+    """Give the document that ``/ready`` answers with.
+
+    Args:
+        view: What this process serves.
+        reason: Why the process cannot follow its source, or None.
+    """
+    document = {"state": view.state.value, "reason": reason, "complete": view.complete}
+    if view.complete:
+        return document
+    return {**document, "problem_counts": problem_counts(view.errors, view.warnings)}
 
 
 def worst_of(workers: list[WorkerState]) -> WorkerState:

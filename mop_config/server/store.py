@@ -109,6 +109,11 @@ class View:
         """Whether any good list was ever seen."""
         return self.state is not State.EMPTY
 
+    @property
+    def complete(self) -> bool:
+        """Whether a list is served and no entry of the newest text was left out of it."""
+        return self.loaded and self.errors == 0
+
 
 class Store:
     """Holds the view; each change is one swap, and signals follow it.

@@ -154,11 +154,19 @@ def test_a_bad_file_changes_nothing_but_the_status(shared: tuple[Server, Path], 
     assert server.get("/ready").json == {
         "state": "rejected",
         "reason": status["last_reload"]["error"],
+        "complete": False,
+        "problem_counts": status["problem_counts"],
     }
+    assert status["complete"] is False
+    assert status["problem_counts"]["error"] >= 1
     assert reason in server.log[log_length:]
     assert "Traceback" not in server.log
     followed(server, file, f"after-{list(BAD).index(name)}")
     assert server.workers == pids
+
+
+#: What ``/ready`` says while all is well.
+FRESH = {"state": "fresh", "reason": None, "complete": True}
 
 
 def test_a_file_that_never_rests(shared: tuple[Server, Path]) -> None:
@@ -246,7 +254,7 @@ def test_a_restart_serves_the_last_good_list_and_says_so(
         assert server.status()["state"] == "stale"
         assert "the last good list of" in server.log
         followed(server, file, "repaired")
-        wait_for(lambda: server.get("/ready").json == {"state": "fresh", "reason": None})
+        wait_for(lambda: server.get("/ready").json == FRESH)
 
 
 def test_a_first_start_without_a_file_serves_an_empty_list_and_is_not_ready(
@@ -455,7 +463,7 @@ class TestThreads:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         wait_for(lambda: self.served() == ["w.example"])
-        assert self.client.get("/ready").json == {"state": "fresh", "reason": None}
+        assert self.client.get("/ready").json == FRESH
 
     @A_THREAD_DIES
     def test_a_dead_reload_thread_is_told_of_and_replaced(

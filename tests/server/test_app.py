@@ -1,5 +1,6 @@
 """The application's routes, without a server around it."""
 
+import base64
 import json
 import logging
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from mop_config.errors import SettingsError
 from mop_config.server.hooks import find
 from mop_config.server.runtime import Runtime
 from mop_config.server.settings import Settings
+from mop_config.server.tokens import Token, digest, line_of
 
 from ..conftest import GUIDE_JSON, SAMPLE
 
@@ -72,7 +74,56 @@ def test_readiness_follows_the_list(tmp_path: Path) -> None:
     assert answer.status_code == 200
     assert answer.json == {"api_endpoints": [], "socketio_endpoints": []}
     assert answer.headers["Cache-Control"] == "no-store"
-    assert make(tmp_path).get("/ready").json == {"state": "fresh", "reason": None}
+    fresh = {"state": "fresh", "reason": None, "complete": True}
+    assert make(tmp_path).get("/ready").json == fresh
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_readiness_and_status_say_that_entries_are_left_out(tmp_path: Path, strict: bool) -> None:
+    """``complete`` is false, with the exact counts, also where the whole file is refused."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text("DomainList:\na.com\nb.com\n")
+    client = make(tmp_path, source=str(file))
+    assert client.get("/ready").json["complete"] is True  # type: ignore[index]
+    file.write_text("DomainList:\na.com\n" + "bad_host\n" * 150)
+    client = make(tmp_path, source=str(file), strict=strict)
+    errors = 151 if strict else 150
+    expected = {
+        "state": "stale" if strict else "fresh",
+        "complete": False,
+        "problem_counts": {"error": errors, "warning": 2},
+    }
+    ready: Any = client.get("/ready").json
+    assert {**expected, "reason": ready["reason"]} == ready
+    assert (ready["reason"] is None) == (not strict)
+    status: Any = client.get("/api/v1/config/status").json
+    assert status | expected == status
+
+
+def test_readiness_names_no_reason_to_strangers(tmp_path: Path) -> None:
+    """It holds paths and users. Any good token is shown the reason, without tokens everybody is."""
+    source, admin = str(tmp_path / "nothing"), "an-admin-token"
+    reader = Token("app", digest("a-reader-token"), False)
+    (tmp_path / "tokens").write_text(line_of(reader))
+    guarded = make(tmp_path, source=source, tokens=(admin,), tokens_file=str(tmp_path / "tokens"))
+    for authorization, told in (
+        (None, False),
+        ("Bearer wrong", False),
+        ("Bearer", False),
+        (f"Basic {base64.b64encode(b'x:wrong').decode()}", False),
+        (f"Basic {base64.b64encode(b'x:a-reader-token').decode()}", True),
+        ("Bearer a-reader-token", True),
+        (f"Bearer {admin}", True),
+    ):
+        headers = {} if authorization is None else {"Authorization": authorization}
+        answer = guarded.get("/ready", headers=headers)
+        assert answer.status_code == 503
+        assert "WWW-Authenticate" not in answer.headers
+        document: Any = answer.json
+        assert (document["state"], document["complete"]) == ("empty", False)
+        assert (source in str(document["reason"])) is told
+        assert (source in answer.text) is told
+    assert source in make(tmp_path, source=source).get("/ready").text
 
 
 def test_status_has_the_contracts_shape(client: FlaskClient) -> None:
@@ -84,6 +135,8 @@ def test_status_has_the_contracts_shape(client: FlaskClient) -> None:
         "etag",
         "loaded_at",
         "counts",
+        "complete",
+        "problem_counts",
         "problems",
         "last_reload",
         "history",
@@ -94,6 +147,8 @@ def test_status_has_the_contracts_shape(client: FlaskClient) -> None:
     assert status["source"] == str(SAMPLE)
     assert status["state"] == "fresh"
     assert status["counts"] == {"api": 6, "socketio": 6}
+    assert status["complete"] is True
+    assert status["problem_counts"] == {"error": 0, "warning": 0}
     assert set(status["last_reload"]) == {"at", "trigger", "result", "error", "duration_seconds"}
     assert status["last_reload"]["trigger"] == "start"
     assert status["last_reload"]["result"] == "applied"

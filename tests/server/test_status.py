@@ -37,6 +37,7 @@ def worker(pid: int, state: str = "fresh", etag: str = "e", **more: Any) -> dict
         "etag": etag,
         "loaded_at": 5.0,
         "counts": {"api": 1, "socketio": 1},
+        "complete": True,
         "problems": [],
         "watcher": {"mode": "inotify", "alive": True},
         "history": [event(float(pid))],
@@ -56,6 +57,13 @@ def test_the_worst_worker_speaks_for_the_host() -> None:
         states = [worker(1, worst, "bad"), *(worker(2 + i, s) for i, s in enumerate(others))]
         status = host_status("x", states)
         assert (status["state"], status["etag"]) == (worst, "bad")
+
+
+def test_one_worker_that_left_entries_out_makes_the_host_incomplete() -> None:
+    """Another one may have missed the edit."""
+    states = [worker(1), worker(2, complete=False)]
+    assert host_status("x", states)["complete"] is False
+    assert host_status("x", states[:1])["complete"] is True
 
 
 def test_every_worker_is_listed_with_its_own_last_reload() -> None:

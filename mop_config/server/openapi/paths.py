@@ -17,6 +17,7 @@ _LIST = {
     for kind, path in (("api_endpoints", "/api/v1"), ("socketio_endpoints", ""))
 }
 _HEALTH = {"status": "healthy", "service": "mop-api", "version": __version__}
+_READY = {"state": "fresh", "reason": None, "complete": True}
 _ROOM = "room123"
 _API = ("https://api-primary.example.com", "https://api-backup.example.com")
 _SOCKET = ("https://socket-primary.example.com",)
@@ -234,7 +235,7 @@ def _health(name: str) -> Node:
 
 
 def _ready() -> Node:
-    body = {"application/json": media(ref("Readiness"), {"state": "fresh", "reason": None})}
+    body = {"application/json": media(ref("Readiness"), _READY)}
     answers = {
         "200": answer("A list is served", body, "Cache-Control"),
         "503": answer("None was ever seen, or the reload thread has died", body, "Cache-Control"),

@@ -35,7 +35,7 @@ def schemas() -> dict[str, Node]:
         ),
         "JwkSet": _jwk_set(),
         "Health": members({"status": {"const": "healthy"}, "service": text(), "version": text()}),
-        "Readiness": members({"state": _state(), "reason": nullable(text())}),
+        "Readiness": _readiness(),
         **_status(),
         "ReloadReport": _reload_report(),
         "Qr": _qr(),
@@ -64,6 +64,28 @@ def _jwk_set() -> Node:
         optional=("alg", "use"),
     )
     return members({"keys": array(key)}, description="RFC 7517; empty where nothing is signed")
+
+
+def _readiness() -> Node:
+    reason = text(description="Null too for a request without a token, where tokens are set")
+    return members(
+        {
+            "state": _state(),
+            "reason": nullable(reason),
+            "complete": _complete(),
+            "problem_counts": _problem_counts(),
+        },
+        optional=("problem_counts",),
+    )
+
+
+def _complete() -> Node:
+    words = "Whether a list is served and no entry of the source was left out of it"
+    return {"type": "boolean", "description": words}
+
+
+def _problem_counts() -> Node:
+    return members({"error": whole(), "warning": whole()}, description="Exact numbers")
 
 
 def _state() -> Node:
@@ -107,6 +129,8 @@ def _status() -> dict[str, Node]:
                 "etag": _ETAG,
                 "loaded_at": _TIME,
                 "counts": members({"api": whole(), "socketio": whole()}),
+                "complete": _complete(),
+                "problem_counts": _problem_counts(),
                 "problems": array(ref("FileProblem"), description=f"The first {MAX_KEPT}"),
                 "last_reload": nullable(ref("Reload")),
                 "history": array(ref("Change"), maxItems=HISTORY, description="Newest first"),

@@ -1,6 +1,6 @@
 """Is the process alive, and may it be sent requests?"""
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from ... import __version__
 from . import current_runtime, live_json
@@ -18,6 +18,13 @@ def health() -> Response:
 
 @blueprint.get("/ready")
 def ready() -> Response:
-    """Say whether a list is served and kept up to date."""
-    ok, document = current_runtime().ready()
+    """Say whether a list is served and kept up to date.
+
+    The route is open to all, and the reason may name paths, users and members of etcd. So where
+    tokens are set, only a request with a token gets the reason.
+    """
+    runtime = current_runtime()
+    ok, document = runtime.ready()
+    if runtime.keyring is not None and not runtime.keyring.admits(request.environ):
+        document["reason"] = None
     return live_json(document, 200 if ok else 503)
