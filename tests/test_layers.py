@@ -56,6 +56,7 @@ PURE = [
     "server/parse.py",
     "server/build.py",
     "server/render.py",
+    "server/verdict.py",
     "server/snapshot.py",
     "server/answer.py",
     "server/settle.py",

@@ -2,11 +2,18 @@
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from .problems import MAX_KEPT
+from .verdict import (
+    common_etag,
+    differing,
+    dropped_entries,
+    kinds_down,
+    problem_counts,
+    verdict,
+)
 
 #: Rows of each kind that the page holds; a filter finds the others.
 MAX_ROWS = 100
@@ -94,26 +101,25 @@ def describe(status: dict[str, Any], body: bytes, wanted: str) -> dict[str, Any]
         body: The wire form of the list that is served.
         wanted: What the URLs in the table are to contain; empty for all.
     """
-    severities = Counter(problem["severity"] for problem in status["problems"])
-    common = _most_common([worker["etag"] for worker in status["workers"]])
+    counts = problem_counts(status)
+    headline, *findings = verdict(status)
     return {
         "status": status,
+        "headline": headline,
+        "findings": findings,
+        "dropped": dropped_entries(status),
         "since": _since(status["history"]),
         "reason": None if status["state"] == "fresh" else _reason(status["history"]),
         "problems": [(problem, quote(problem)) for problem in _errors_first(status["problems"])],
-        "errors": severities["error"],
-        "warnings": severities["warning"],
+        "errors": counts["error"],
+        "warnings": counts["warning"],
         "more_problems": len(status["problems"]) >= MAX_KEPT,
-        "common_etag": common,
-        "differing": [w["pid"] for w in status["workers"] if w["etag"] != common],
+        "common_etag": common_etag(status["workers"]),
+        "differing": differing(status["workers"]),
         "listing": listing(body, wanted[:MAX_FILTER], status["health"]),
         "up": _up(status["health"]),
-        "down": _down(status["health"], status["counts"]),
+        "down": kinds_down(status["health"], status["counts"]),
     }
-
-
-def _most_common(etags: list[str]) -> str:
-    return Counter(etags).most_common(1)[0][0]
 
 
 def _since(history: list[dict[str, Any]]) -> str | None:
@@ -132,14 +138,6 @@ def _reason(history: list[dict[str, Any]]) -> str | None:
 
 def _up(health: dict[str, Any] | None) -> int:
     return sum(bool(endpoint["up"]) for endpoint in health["endpoints"]) if health else 0
-
-
-def _down(health: dict[str, Any] | None, counts: dict[str, int]) -> list[str]:
-    """Name the kinds of which every endpoint is known to be down."""
-    ups: dict[str, list[bool | None]] = {}
-    for endpoint in health["endpoints"] if health else ():
-        ups.setdefault(endpoint["kind"], []).append(endpoint["up"])
-    return [kind for kind, known in ups.items() if known == [False] * counts[kind]]
 
 
 def _errors_first(problems: list[dict[str, Any]]) -> list[dict[str, Any]]:

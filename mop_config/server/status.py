@@ -131,7 +131,7 @@ def host_status(
         "loaded_at": rfc3339(worst["loaded_at"]),
         "counts": worst["counts"],
         "complete": all(worker["complete"] for worker in workers),
-        "problem_counts": problem_counts(worst["figures"]["errors"], worst["figures"]["warnings"]),
+        "problem_counts": _exact(worst["figures"]["errors"], worst["figures"]["warnings"]),
         "problems": worst["problems"],
         "last_reload": _last_reload(history),
         "history": [{**event, "at": rfc3339(event["at"])} for event in history],
@@ -151,7 +151,7 @@ def host_status(
     }
 
 
-def problem_counts(errors: int, warnings: int) -> dict[str, int]:
+def _exact(errors: int, warnings: int) -> dict[str, int]:
     """Put the exact numbers of problems into the form that ``/ready`` and the status show."""
     return {"error": errors, "warning": warnings}
 
@@ -166,7 +166,7 @@ def readiness(view: View, reason: str | None) -> dict[str, Any]:
     document = {"state": view.state.value, "reason": reason, "complete": view.complete}
     if view.complete:
         return document
-    return {**document, "problem_counts": problem_counts(view.errors, view.warnings)}
+    return {**document, "problem_counts": _exact(view.errors, view.warnings)}
 
 
 def worst_of(workers: list[WorkerState]) -> WorkerState:

@@ -37,6 +37,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "No good list was ever seen. Empty lists are served.",
         "从未读到正确的列表，目前提供空列表。",
     ),
+    "state.fresh.partly": (
+        "The other entries of the source are served.",
+        "来源中的其余条目照常提供。",
+    ),
     "since": ("In this state since", "此状态始于"),
     "served_since": ("Served since", "开始提供于"),
     "etag": ("ETag", "ETag"),
@@ -55,7 +59,25 @@ TEXTS: dict[str, tuple[str, str]] = {
         "{up} of {all} up, probed every {seconds} s",
         "{all} 个中 {up} 个可用，每 {seconds} 秒探测一次",
     ),
-    "probing.down": ("No {kind} endpoint is up.", "{kind} 端点全部不可用。"),
+    "verdict.none_up": ("No endpoint is up", "所有端点都不可用"),
+    "verdict.kind_down": ("No {kind} endpoint is up", "{kind} 端点全部不可用"),
+    "verdict.some_down": (
+        "{n} of {all} endpoints is down | {n} of {all} endpoints are down",
+        "{all} 个端点中有 {n} 个不可用",
+    ),
+    "verdict.dropped": (
+        "Served without {n} faulty entry | Served without {n} faulty entries",
+        "已略去 {n} 个有误的条目",
+    ),
+    "verdict.probing_dead": ("Health checks have stopped", "健康探测已停止"),
+    "verdict.watcher_dead": (
+        "Following the source has stopped: {mode}",
+        "对来源的监视已停止：{mode}",
+    ),
+    "verdict.tokens": (
+        "{n} bad line in the token file | {n} bad lines in the token file",
+        "令牌文件中有 {n} 行无效",
+    ),
     "probing.dead": ("nobody is probing", "探测已停止"),
     "workers": ("Workers", "工作进程"),
     "workers.agree": (
@@ -165,6 +187,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         "The server does not answer. What is shown is as of {time}; trying again.",
         "服务器没有响应。显示的是 {time} 的状态，正在重试。",
     ),
+    "lost.title": ("No answer", "无响应"),
+    "refused.title": ("Logged out", "已退出登录"),
     "refused": (
         "The server no longer accepts this login (HTTP {status}). Reload the page to log in again.",
         "服务器不再接受当前登录（HTTP {status}）。请重新加载页面以重新登录。",

@@ -215,11 +215,14 @@ def test_a_server_that_is_lost_is_told_of_and_comes_back(
         expect(page.locator("#live")).to_be_empty()
         expect(page.locator("td.url", has_text="one.example")).to_have_count(2)
         expect(message).to_have_attribute("role", "status")
+        # A tab in the background shows nothing else.
+        assert page.title().startswith("No answer · Fresh")
     file.write_text(GOOD.replace("one.example", "another.example"))
     with running(tmp_path, file, workers=1, PORT=str(port)):
         expect(message).to_have_text("The server answers again.", timeout=PATIENCE)
         expect(page.locator("td.url", has_text="another.example")).to_have_count(2)
         expect(page.locator("#live")).to_have_text("Live")
+        assert page.title().startswith("Fresh")
         assert is_marked(page)
         page.close()
 
@@ -276,8 +279,10 @@ def test_who_logs_in_sees_the_health_and_who_may_not_is_told(
             assert api.locator(".spark polyline").count() == 1
             # A plain server answers, but not as Socket.io does.
             expect(page.locator(".verdict")).to_contain_text(
-                "No Socket.io endpoint is up.", timeout=PATIENCE
+                "No Socket.io endpoint is up", timeout=PATIENCE
             )
+            assert page.title().startswith("No Socket.io endpoint is up")
+            expect(page.locator(".state.fresh.bad")).to_have_count(1)
             assert len(scanned(page).api_endpoints) == 1
             tokens.write_text(line_of(Token("operator", digest("another-token"), False)))
             expect(page.locator("#connection")).to_contain_text("HTTP 401", timeout=PATIENCE)

@@ -242,10 +242,119 @@ def test_every_text_is_used() -> None:
     templates = "".join(file.read_text() for file in folder.iterdir())
     groups = ("state.", "trigger.", "result.", "health.", "severity.", "kind.", "watcher.")
     for key in TEXTS:
-        if not key.startswith((*groups, "change.", "qr.format.")):
+        if not key.startswith((*groups, "change.", "qr.format.", "verdict.", "workers.differ")):
             assert f't("{key}"' in templates, key
     for used in re.findall(r'\bt\("([^"]+)"[,)]', templates):
         assert used in TEXTS, used
+
+
+def probed(**ups: list[bool | None]) -> dict[str, Any]:
+    """What checking so many endpoints of each kind has found."""
+    endpoints = [
+        {"kind": kind, "url": f"https://{kind}{i}.example.com", "up": up}
+        | {"state": "unknown", "response_seconds": None, "detail": "", "recent": []}
+        for kind, known in ups.items()
+        for i, up in enumerate(known)
+    ]
+    return {"interval_seconds": 5.0, "alive": True, "endpoints": endpoints}
+
+
+def problem(code: str, text: str = "x", severity: str = "error") -> dict[str, Any]:
+    place = {"line": 1, "column": 1, "message": "m", "text": text}
+    return {"severity": severity, "code": code, **place}
+
+
+BAD_HOST, TOKEN_LINE = problem("bad-host"), problem("token-line", "")
+DEAD_WATCHER = {"mode": "inotify", "alive": False}
+OTHERS = [{"pid": pid, "etag": etag, "last_reload": None} for pid, etag in enumerate("aab")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "told"),
+    [
+        ({}, "good", ["Fresh"]),
+        ({"problems": [problem("duplicate", severity="warning")]}, "good", ["Fresh"]),
+        ({"state": "stale"}, "warn", ["Stale"]),
+        ({"state": "rejected", "problems": [problem("missing", "")]}, "bad", ["Rejected"]),
+        ({"state": "empty", "problems": [problem("missing", "")]}, "bad", ["Empty"]),
+        ({"problems": [BAD_HOST]}, "warn", ["Served without 1 faulty entry"]),
+        (
+            {"problems": [BAD_HOST] * 100, "problem_counts": {"error": 1500, "warning": 0}},
+            "warn",
+            ["Served without 1,500 faulty entries"],
+        ),
+        ({"problems": [TOKEN_LINE]}, "warn", ["1 bad line in the token file"]),
+        (
+            {"problems": [TOKEN_LINE, BAD_HOST]},
+            "warn",
+            ["Served without 1 faulty entry", "1 bad line in the token file"],
+        ),
+        ({"health": probed(api=[True, None], socketio=[True, True])}, "good", ["Fresh"]),
+        (
+            {"health": probed(api=[False, False], socketio=[True, None])},
+            "bad",
+            ["No API endpoint is up"],
+        ),
+        (
+            {"health": probed(api=[False, False], socketio=[True, False])},
+            "bad",
+            ["No API endpoint is up", "1 of 2 endpoints is down"],
+        ),
+        (
+            {"health": probed(api=[False, False], socketio=[False, False])},
+            "bad",
+            ["No endpoint is up"],
+        ),
+        (
+            {"health": probed(api=[False, True], socketio=[False, True]), "problems": [BAD_HOST]},
+            "warn",
+            ["2 of 4 endpoints are down", "Served without 1 faulty entry"],
+        ),
+        (
+            {"health": {**probed(api=[False, False]), "alive": False}},
+            "warn",
+            ["Health checks have stopped"],
+        ),
+        (
+            {"health": probed(api=[False, False], socketio=[True]), "state": "stale"},
+            "bad",
+            ["No API endpoint is up", "Stale"],
+        ),
+        ({"workers": OTHERS}, "warn", ["1 worker serves another list: 2"]),
+        (
+            {"watcher": DEAD_WATCHER},
+            "warn",
+            ["Following the source has stopped: file events (inotify)"],
+        ),
+    ],
+)
+def test_the_headline_is_the_worst_that_is_known(
+    tmp_path: Path, changes: dict[str, Any], level: str, told: list[str]
+) -> None:
+    """Of the state, the entries that were left out, health, workers and what follows the file."""
+    shown = describe(status(counts={"api": 2, "socketio": 2}, **changes), body(2), "")
+    findings = [shown["headline"], *shown["findings"]]
+    texts = Texts("en")
+    assert shown["headline"].level == level
+    assert [f.say(texts) for f in findings if f.say(texts) != "Fresh" or f is findings[0]] == told
+    for finding in findings:
+        assert "{" not in finding.say(Texts("zh"))
+
+
+def test_the_page_of_a_faulty_file_is_not_green(tmp_path: Path) -> None:
+    """Its headline, its colour and its title say what is missing, in the reader's language."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text("DomainList:\na.com\nb.com\n" + "bad_host\n" * 6)
+    client = make(tmp_path, source=str(file))
+    for language, words in (
+        ("en", "Served without 6 faulty entries"),
+        ("zh", "已略去 6 个有误的条目"),
+    ):
+        page = client.get(f"/?lang={language}").text
+        assert f"<title>{words} ·" in page
+        assert re.search(rf'<h2 id="state-title">.*{words}', page)
+        assert re.search(r'<section class="state fresh warn"', page)
+        assert Texts(language)("state.fresh.means") not in page
 
 
 def test_singular_and_plural() -> None:

@@ -15,6 +15,7 @@ const FAILURES = 2;
 
 const connection = document.getElementById("connection");
 const words = document.body.dataset;
+let title = document.title;
 let timer = 0;
 let asking = null;
 let etag = null;
@@ -106,9 +107,8 @@ function draw(body) {
     location.reload();
     return true;
   }
-  if (document.title !== fresh.title) {
-    document.title = fresh.title;
-  }
+  title = fresh.title;
+  entitle();
   patch(document.getElementById("page"), page);
   return true;
 }
@@ -122,11 +122,21 @@ function lose() {
   }
 }
 
+// A tab in the background shows its title only.
+function entitle() {
+  const prefix = words[`${connection.classList[1]}Title`];
+  const wanted = prefix === undefined ? title : `${prefix} · ${title}`;
+  if (document.title !== wanted) {
+    document.title = wanted;
+  }
+}
+
 function tell(what, text) {
   if (connection.textContent !== text) {
     connection.textContent = text;
   }
   connection.className = `connection ${what}`;
+  entitle();
   document.body.classList.toggle("stopped", what === "lost" || what === "refused");
 }
 
