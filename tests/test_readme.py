@@ -209,6 +209,14 @@ def test_the_python_of_the_guides_runs(guide: Path, tmp_path: Path) -> None:
     assert "joining room123" in result.stdout
 
 
+def test_no_document_signals_processes_by_name() -> None:
+    """That would end programs of other people."""
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        fenced = re.findall(r"^```\w*\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+        for block in fenced:
+            assert not re.search(r"\b(pidof|pgrep|pkill|killall)\b", block), path
+
+
 def test_the_guides_say_the_same() -> None:
     """Heading by heading, block by block."""
     shapes = [
