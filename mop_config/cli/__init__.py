@@ -17,7 +17,7 @@ from ..errors import MopConfigError
 
 #: Each stands in the module of its name.
 COMMANDS = (
-    *("serve", "check", "show", "probe", "qr", "watch", "reload", "publish", "push"),
+    *("serve", "check", "show", "status", "probe", "qr", "watch", "reload", "publish", "push"),
     *("keygen", "sign", "verify", "token"),
 )
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..address import secret_part, without_userinfo
 from ..server.problems import Problem, Severity
+from .env_file import env_file_option
 from .source import Reading, not_empty, read
 
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow"}
@@ -19,6 +20,7 @@ _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow"}
 @click.argument("file", required=False, callback=not_empty)
 @click.option("--strict", is_flag=True, help="Let warnings fail the check too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@env_file_option
 def check(file: str | None, strict: bool, as_json: bool) -> int:
     """Check FILE as the server would read it; 0 is good, 1 has errors.
 

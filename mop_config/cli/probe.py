@@ -18,6 +18,7 @@ from rich.text import Text
 from ..errors import MopConfigError
 from ..model import Endpoint, EndpointConfig
 from ..probe import Job, Prober, ProbeResult
+from .env_file import env_file_option
 from .listed import read_list
 from .seconds import SECONDS
 from .served import token_option
@@ -59,6 +60,7 @@ class Finding(NamedTuple):
     help="How long a check may take.",
 )
 @token_option
+@env_file_option
 def probe(
     source: str | None, as_json: bool, pause: float | None, timeout: float, token_file: str | None
 ) -> int:

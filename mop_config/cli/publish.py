@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..server.logs import log_to_stderr
+from .env_file import env_file_option
 from .source import not_empty, settings_for
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option("--watch", is_flag=True, help="Go on, and publish every change of FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print the files and their types as JSON.")
+@env_file_option
 def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: bool) -> int:
     """Write what a server would answer into DIR, each file in one step and only if it changed.
 

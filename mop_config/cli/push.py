@@ -17,6 +17,7 @@ from ..server.origin import check_source
 from ..server.render import EMPTY_BODY, Rendering, render
 from ..server.settings import Settings
 from ..server.sources import FileSource
+from .env_file import env_file_option
 from .revisions import ChangedError, Revision, at, history, write
 from .source import Reading, etcd_key, is_etcd, judged
 
@@ -52,6 +53,7 @@ class _Call(NamedTuple):
     help="Write the text that the key had at this revision.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON; never ask.")
+@env_file_option
 def push(
     words: tuple[str, ...],
     force: bool,

@@ -12,6 +12,7 @@ import click
 from .. import qr as codes
 from ..errors import MopConfigError, PayloadError, QrTooLong
 from ..files import write_atomically
+from .env_file import env_file_option
 from .listed import read_list
 from .served import token_option
 from .source import not_empty
@@ -63,6 +64,7 @@ def _image_path(context: click.Context, parameter: click.Parameter, value: str |
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what there is to know as JSON.")
 @token_option
+@env_file_option
 def qr(
     source: str | None,
     form: str | None,

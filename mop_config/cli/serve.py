@@ -9,6 +9,7 @@ from ..errors import SettingsError
 from ..server.origin import check_source
 from ..server.settings import ProcessSettings, Settings
 from ..server.signer import check as check_key
+from .env_file import env_file_option
 from .source import not_empty
 
 # Each option stands for an environment variable; the command line wins.
@@ -31,6 +32,7 @@ _VARIABLES = {
 @click.option(
     "--worker-class", metavar="NAME", help="gthread, sync or gevent  [WORKER_CLASS, gthread]"
 )
+@env_file_option
 def serve(**options: str | None) -> None:
     """Serve the endpoint list in FILE, and every change of it.
 

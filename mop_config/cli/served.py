@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from email.message import Message
 from ipaddress import ip_address
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -18,7 +18,7 @@ from .. import payload
 from ..address import Url, is_ip, parse_url
 from ..errors import AddressError, MopConfigError, PayloadError
 from ..model import EndpointConfig
-from ..server.settings import TOKEN
+from ..server.settings import TOKEN, ProcessSettings, Settings
 from .source import not_empty
 
 VARIABLE = "MOP_CONFIG_TOKEN"
@@ -65,6 +65,8 @@ class Reply(NamedTuple):
             line += f": {detail}"
         if self.status == 401 and self.withheld:
             line += " (the token was not sent: it goes to https or to this machine only)"
+        elif self.status == 401:
+            line += f" (name it by --token-file FILE or {VARIABLE})"
         return MopConfigError(line)
 
     def _detail(self) -> str:
@@ -75,6 +77,28 @@ class Reply(NamedTuple):
             return ""
         text = detail if isinstance(detail, str) else ""
         return "".join(c if c.isprintable() else " " for c in text[:_MAX_DETAIL])
+
+
+def report(url: str | None, path: str, token_file: str | None, **options: Any) -> Reply:
+    """Ask a server for what it says of itself: that at a URL, or the environment's own.
+
+    Args:
+        url: Of the server; None for the one that the environment describes, whose own token
+            is taken where no other is named.
+        path: The route's.
+        token_file: As of ``token_option``.
+        options: As for ``ask``.
+    """
+    token = read_token(token_file)
+    if url is None:
+        url, token = own_url(), token or own_token()
+    return ask(route(url, path, "URL"), token=token, **options)
+
+
+def problem_line(problem: dict[str, Any]) -> str:
+    """Write a problem of the status document as one line, as ``check`` does."""
+    place = f"{problem['line']}:{problem['column']}: " if problem["text"] else ""
+    return f"{place}{problem['severity']}: {problem['message']} [{problem['code']}]"
 
 
 def is_url(text: str) -> bool:
@@ -100,6 +124,26 @@ def route(url: str, path: str, hint: str) -> str:
     return (
         base.rstrip("/").removesuffix(path).removesuffix(LIST_PATH).removesuffix("/api/v1") + path
     )
+
+
+def own_url() -> str:
+    """Give the URL at which the server that the environment describes listens on this machine.
+
+    Raises:
+        SettingsError: If the environment holds a value that cannot be used.
+        MopConfigError: If the server takes whichever port is free.
+    """
+    process = ProcessSettings.from_environ()
+    if process.port == 0:
+        raise MopConfigError("PORT=0 is any free port: name the server's URL")
+    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(process.host, process.host)  # noqa: S104
+    return f"http://{host}:{process.port}"
+
+
+def own_token() -> str | None:
+    """Give the first token of ``ENDPOINT_TOKENS``, which the environment's own server takes."""
+    tokens = Settings.from_environ().tokens
+    return tokens[0] if tokens else None
 
 
 def read_token(file: str | None) -> str | None:

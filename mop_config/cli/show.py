@@ -8,6 +8,7 @@ import click
 
 from .. import payload
 from ..model import EndpointConfig
+from .env_file import env_file_option
 from .served import fetch, read_token, token_option
 from .source import not_empty, read
 
@@ -16,6 +17,7 @@ from .source import not_empty, read
 @click.argument("file", required=False, callback=not_empty)
 @click.option("--diff", "url", metavar="URL", help="Compare with what this server serves.")
 @token_option
+@env_file_option
 def show(file: str | None, url: str | None, token_file: str | None) -> int:
     """Print the list that FILE gives: what the server would answer with.
 

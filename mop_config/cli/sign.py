@@ -12,6 +12,7 @@ from ..server.settings import Settings
 from ..server.signer import read_key
 from ..server.sources import SourceText
 from ..signing import MAX_NUMBER, SKEW, SigningKey
+from .env_file import env_file_option
 from .source import etcd_key, is_etcd, judged, not_empty
 
 
@@ -43,6 +44,7 @@ def _ttl(context: click.Context, parameter: click.Parameter, value: str | None) 
     metavar="N",
     help="Its version, in milliseconds; without it, the time.",
 )
+@env_file_option
 def sign(file: str, key_file: str, ttl: int | None, ver: int | None) -> int:
     """Print the list in FILE as a compact JWS, as the server would sign it.
 

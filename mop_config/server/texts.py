@@ -70,6 +70,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "已略去 {n} 个有误的条目",
     ),
     "verdict.probing_dead": ("Health checks have stopped", "健康探测已停止"),
+    "verdict.unprobed": ("No health check has finished yet", "尚未完成任何健康探测"),
     "verdict.watcher_dead": (
         "Following the source has stopped: {mode}",
         "对来源的监视已停止：{mode}",

@@ -71,7 +71,8 @@ def _of_the_endpoints(health: dict[str, Any] | None, counts: dict[str, int]) -> 
     if not health:
         return
     if not health["alive"]:
-        yield Finding(Level.WARN, "verdict.probing_dead", {})
+        key = "verdict.probing_dead" if health["endpoints"] else "verdict.unprobed"
+        yield Finding(Level.WARN, key, {})
         return
     down = kinds_down(health, counts)
     if down and all(kind in down or not count for kind, count in counts.items()):

@@ -250,7 +250,7 @@ def test_every_text_is_used() -> None:
 
 def probed(**ups: list[bool | None]) -> dict[str, Any]:
     """What checking so many endpoints of each kind has found."""
-    endpoints = [
+    endpoints: list[dict[str, Any]] = [
         {"kind": kind, "url": f"https://{kind}{i}.example.com", "up": up}
         | {"state": "unknown", "response_seconds": None, "detail": "", "recent": []}
         for kind, known in ups.items()
@@ -315,6 +315,7 @@ OTHERS = [{"pid": pid, "etag": etag, "last_reload": None} for pid, etag in enume
             "warn",
             ["Health checks have stopped"],
         ),
+        ({"health": {**probed(), "alive": False}}, "warn", ["No health check has finished yet"]),
         (
             {"health": probed(api=[False, False], socketio=[True]), "state": "stale"},
             "bad",

@@ -1,0 +1,126 @@
+"""``--env-file``: the environment of a service, out of the file that systemd reads for it.
+
+The rules of quoting are those of systemd's ``EnvironmentFile=``, which are not those of a
+shell: no variable is expanded, a quote inside an unquoted value is an ordinary character, and
+``export NAME=value`` sets nothing.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ..errors import MopConfigError
+from ..server.logs import printable
+
+#: Bytes of a file; the names and values of a service take far less.
+_MAX_BYTES = 64 << 10
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+# One line: a comment, an assignment, or something that is passed over. A value begins with
+# quoted pieces, if any; what follows them is unquoted, and joined to them.
+_LINE = re.compile(
+    r"""
+    [ \t\r\n]*
+    (?: (?P<comment> [#;] [^\r\n]* )
+    |   (?P<name> [^=\r\n]+? ) [ \t]* =
+        (?P<quoted> (?: [ \t]* (?: '[^']*(?:'|\Z) | "(?:[^"\\]|\\.|\\\Z)*(?:"|\Z) ) )* )
+        [ \t]* (?P<bare> (?: [^\\\r\n] | \\. | \\\Z )*? ) [ \t]* (?=[\r\n]|\Z)
+    |   (?P<other> [^\r\n]+ )
+    )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_PIECE = re.compile(
+    r"""'(?P<single>[^']*)(?:'|\Z)|"(?P<double>(?:[^"\\]|\\.|\\\Z)*)(?:"|\Z)""", re.DOTALL
+)
+_ESCAPE = re.compile(r"\\(.|\Z)", re.DOTALL)
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def parse(text: str) -> Iterator[tuple[int, str, str | None]]:
+    """Read the text of an environment file.
+
+    Yields:
+        Line, name and value of each assignment. A line that assigns nothing, and a name that
+        cannot be one, come with None for a value: systemd passes over them.
+    """
+    at = 0
+    while (match := _LINE.match(text, at)) is not None and match.end() > at:
+        at = match.end()
+        found = match["name"] or match["other"]
+        if found is None:
+            continue
+        line = text.count("\n", 0, match.start("name" if match["name"] else "other")) + 1
+        good = match["name"] is not None and _NAME.match(found)
+        yield line, found, _value(match["quoted"], match["bare"]) if good else None
+
+
+def _value(quoted: str, bare: str) -> str:
+    pieces = [
+        _ESCAPE.sub(_in_double_quotes, piece["double"])
+        if piece["single"] is None
+        else piece["single"]
+        for piece in _PIECE.finditer(quoted)
+    ]
+    # Outside of quotes a backslash makes any character an ordinary one, and joins lines.
+    return "".join(pieces) + _ESCAPE.sub(lambda escape: escape[1].strip("\r\n"), bare)
+
+
+def _in_double_quotes(escape: re.Match[str]) -> str:
+    if escape[1] == "\n":
+        return ""
+    return escape[1] if escape[1] in {'"', "\\", "`", "$"} else escape[0]
+
+
+def load(file: str) -> dict[str, str]:
+    """Read an environment file, and say on standard error what is passed over in it.
+
+    Raises:
+        MopConfigError: If the file cannot be read.
+    """
+    try:
+        with Path(file).open("rb") as opened:
+            data = opened.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise MopConfigError(f"{file} cannot be read: {error.strerror}") from None
+    if len(data) > _MAX_BYTES or b"\0" in data:
+        raise MopConfigError(f"{file} is no environment file: it is binary or too large")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise MopConfigError(f"{file} is not UTF-8 text (line {line})") from None
+    values: dict[str, str] = {}
+    for line, name, value in parse(text):
+        if value is None:
+            # The rest of such a line may be a secret.
+            shown = printable(f"{file}:{line}: {name.split('=')[0][:60]!r}")
+            click.echo(f"mop-config: {shown} is not NAME=value: passed over", err=True)
+        else:
+            values[name] = value
+    return values
+
+
+def _apply(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value == "":
+        raise click.BadParameter("must not be empty", context, parameter)
+    if value is not None and not context.resilient_parsing:
+        os.environ.update(load(value))
+
+
+def env_file_option(command: _Command) -> _Command:
+    """Give a command the option; the file counts before the environment, other options first."""
+    option = click.option(
+        "--env-file",
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=_apply,
+        help="Take the settings from a service's environment file, as systemd reads it.",
+    )
+    return option(command)

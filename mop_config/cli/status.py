@@ -1,0 +1,144 @@
+"""``mop-config status``: how a running server is, on one screen."""
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from ..errors import MopConfigError
+from ..server.logs import printable
+from ..server.texts import Texts
+from ..server.verdict import Level, differing, problem_counts, verdict
+from .env_file import env_file_option
+from .served import Reply, problem_line, report, token_option
+from .source import not_empty
+
+_PATH = "/api/v1/config/status"
+#: Lines of each part: all of it fits on a screen.
+_PROBLEMS, _ENDPOINTS, _RELOADS = 5, 8, 5
+_COLOURS = {Level.GOOD: "green", Level.WARN: "yellow", Level.BAD: "red"}
+_TEXTS = Texts("en")
+
+Line = tuple[str, str, str | None]
+
+
+@click.command(epilog="Example: mop-config status http://127.0.0.1:8000 --json")
+@click.argument("url", required=False, callback=not_empty)
+@click.option("--json", "as_json", is_flag=True, help="Print the status and the verdict as JSON.")
+@token_option
+@env_file_option
+def status(url: str | None, as_json: bool, token_file: str | None) -> int:
+    """Show how the server at URL is: state, problems, workers, endpoints, last reloads.
+
+    Exit 0 if all is well, else 1: the list is not fresh, entries are left out, endpoints are
+    down, workers differ, or the server does not answer. Warnings are no failure.
+
+    URL defaults to the server of this machine, by HOST and PORT, with the first token in
+    ENDPOINT_TOKENS.
+    """
+    reply = report(url, _PATH, token_file)
+    if reply.status != 200:
+        raise reply.refusal()
+    try:
+        document = json.loads(reply.body)
+        findings = verdict(document)
+        lines = list(_lines(reply, document))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        raise MopConfigError(f"{reply.url} gives no status") from None
+    ok = findings[0].level is Level.GOOD
+    if as_json:
+        told = [{"level": f.level, "text": f.say(_TEXTS)} for f in findings]
+        print(json.dumps({"ok": ok, "findings": told, **document}, indent=2))
+    else:
+        _print(lines)
+    return int(not ok)
+
+
+def _print(lines: list[Line]) -> None:
+    for label, text, colour in lines:
+        text = printable(text)
+        if colour is not None and sys.stdout.isatty():
+            text = click.style(text, fg=colour, bold=True)
+        click.echo(f"{label:<10} {text}")
+
+
+def _lines(reply: Reply, document: dict[str, Any]) -> Iterator[Line]:
+    """Give a label, a text and a colour for each line of the screen."""
+    for index, finding in enumerate(verdict(document)):
+        if index == 0 or finding.level is not Level.GOOD:
+            yield "" if index else "status", finding.say(_TEXTS), _COLOURS[finding.level]
+    counts = document["counts"]
+    yield "server", reply.url.removesuffix(_PATH), None
+    yield "source", str(document["source"]), None
+    yield "state", _state(document), None
+    served = _TEXTS("counts.value", api=counts["api"], socketio=counts["socketio"])
+    yield "serving", f"{served}, since {document['loaded_at']}, etag {document['etag']}", None
+    yield "following", _following(document["watcher"]), None
+    yield from _workers(document["workers"])
+    yield from _endpoints(document["health"])
+    yield from _problems(document)
+    yield from _reloads(document["history"])
+
+
+def _state(document: dict[str, Any]) -> str:
+    state = str(document["state"])
+    error = (document["last_reload"] or {}).get("error")
+    return f"{state}: {error}" if error and state != "fresh" else state
+
+
+def _following(watcher: dict[str, Any]) -> str:
+    mode = _TEXTS.word("watcher", watcher["mode"])
+    return mode if watcher["alive"] else _TEXTS("watcher.dead", mode=mode)
+
+
+def _workers(workers: list[dict[str, Any]]) -> Iterator[Line]:
+    others = differing(workers)
+    yield "workers", _TEXTS("workers.agree", n=len(workers) - len(others)), None
+    for worker in workers:
+        if worker["pid"] in others:
+            yield "", f"worker {worker['pid']} serves etag {worker['etag']}", "yellow"
+
+
+def _endpoints(health: dict[str, Any] | None) -> Iterator[Line]:
+    if not health:
+        yield "endpoints", _TEXTS("probing.off"), None
+        return
+    endpoints = health["endpoints"]
+    up = sum(bool(endpoint["up"]) for endpoint in endpoints)
+    every = f"{health['interval_seconds']:g}"
+    yield "endpoints", _TEXTS("probing.value", up=up, all=len(endpoints), seconds=every), None
+    down = [endpoint for endpoint in endpoints if endpoint["up"] is False]
+    for endpoint in down[:_ENDPOINTS]:
+        detail = f" ({endpoint['detail']})" if endpoint["detail"] else ""
+        yield "", f"down: {endpoint['kind']} {endpoint['url']}{detail}", "red"
+    yield from _more(len(down) - _ENDPOINTS)
+
+
+def _problems(document: dict[str, Any]) -> Iterator[Line]:
+    counts = problem_counts(document)
+    errors, warnings = counts["error"], counts["warning"]
+    told = f"{_TEXTS('problems.errors', n=errors)}, {_TEXTS('problems.warnings', n=warnings)}"
+    yield "problems", told, "red" if errors else None
+    problems = sorted(document["problems"], key=lambda problem: problem["severity"] != "error")
+    for problem in problems[:_PROBLEMS]:
+        yield "", problem_line(problem), None
+    yield from _more(errors + warnings - _PROBLEMS)
+
+
+def _reloads(history: list[dict[str, Any]]) -> Iterator[Line]:
+    for index, event in enumerate(history[:_RELOADS]):
+        change, error = event.get("change"), event["error"]
+        counted = {name: change[name] for name in ("added", "removed", "changed")} if change else {}
+        more = f": {_TEXTS('change', **counted)}" if change else f": {error}" if error else ""
+        yield (
+            "reloads" if not index else "",
+            (f"{event['at']} {event['result']} ({event['trigger']}){more}"),
+            None,
+        )
+
+
+def _more(count: int) -> Iterator[Line]:
+    if count > 0:
+        yield "", f"and {count:,} more", None

@@ -1,0 +1,292 @@
+"""``mop-config status``, and ``--env-file``, by which commands know what a service knows."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mop_config.cli import COMMANDS
+from mop_config.cli.env_file import parse
+
+from .client.handmade import MISSING, OK, handmade
+from .conftest import SAMPLE, need_program
+from .ports import closed_port
+from .servers import running
+from .test_cli import on_a_terminal, run
+from .waiting import wait_for
+
+FILE = "ApiList:\n{up}\n{other}\nSocketList:\nhttps://one.example\nhttps://two.example\n"
+
+
+class TestStatus:
+    """One screen, and an exit code."""
+
+    def test_all_is_well(self, tmp_path: Path) -> None:
+        """0, in a pipe without colours; on a terminal with them."""
+        with running(tmp_path, SAMPLE) as server:
+            url = f"http://127.0.0.1:{server.port}"
+            result = run("status", url)
+            assert (result.returncode, result.stderr) == (0, "")
+            shown = dict(re.findall(r"^(\w+) +(.*)$", result.stdout, re.MULTILINE))
+            assert shown["status"] == "Fresh"
+            assert (shown["server"], shown["source"]) == (url, str(SAMPLE))
+            assert shown["serving"].startswith("6 API, 6 Socket.io, since 20")
+            assert shown["workers"] == "all 2 workers serve the same list"
+            assert shown["endpoints"] == "not probed"
+            assert shown["problems"] == "0 errors, 0 warnings"
+            assert re.fullmatch(r"20\S+Z applied \(start\): 12 added, .*", shown["reloads"])
+            assert "\x1b" not in result.stdout
+            assert "\x1b[32m\x1b[1mFresh" in on_a_terminal("status", url)
+            document = json.loads(run("status", url, "--json").stdout)
+            assert document["ok"] is True
+            assert document["findings"] == [{"level": "good", "text": "Fresh"}]
+            assert document["etag"] == server.status()["etag"]
+
+    def test_what_is_wrong_is_named_the_worst_first(self, tmp_path: Path) -> None:
+        """Endpoints that are down, entries that are left out; 1 for each, in --json too."""
+        file = tmp_path / "endpoints.txt"
+        dead = f"http://127.0.0.1:{closed_port()}"
+        with handmade(lambda request: OK if "health" in request.path else MISSING) as alive:
+            file.write_text(f"ApiList:\n{alive.url}\n{dead}\n" + "bad_host\n" * 9)
+            with running(tmp_path, file, workers=1, ENDPOINT_PROBE_INTERVAL="0.2") as server:
+                url = f"http://127.0.0.1:{server.port}"
+                wait_for(
+                    lambda: "1 of 2 endpoints is down" in run("status", url).stdout,
+                    seconds=60,
+                    what="the dead endpoint is known to be down",
+                )
+                result = run("status", url)
+                assert result.returncode == 1
+                assert re.match(r"status +1 of 2 endpoints is down\n", result.stdout)
+                assert "Served without 9 faulty entries" in result.stdout
+                assert re.search(rf"down: api {dead} \(.+\)", result.stdout)
+                assert re.search(r"^endpoints +1 of 2 up, ", result.stdout, re.MULTILINE)
+                assert result.stdout.count("[bad-host]") == 5
+                assert "4:1: error: " in result.stdout
+                assert len(result.stdout.splitlines()) <= 24, "it is one screen"
+                done = run("status", url, "--json")
+                document = json.loads(done.stdout)
+                assert (done.returncode, document["ok"]) == (1, False)
+                assert document["findings"][0]["level"] == "warn"
+                file.unlink()
+                wait_for(lambda: server.status()["state"] == "rejected", seconds=30)
+                result = run("status", url)
+                assert result.returncode == 1
+                assert re.match(r"status +Rejected\n", result.stdout)
+                assert re.search(r"^state +rejected: .* is missing$", result.stdout, re.MULTILINE)
+
+    def test_warnings_alone_are_well(self, tmp_path: Path) -> None:
+        """As for ``check``."""
+        file = tmp_path / "endpoints.txt"
+        file.write_text("ApiList:\nhttp://a.example\n")
+        with running(tmp_path, file, workers=1) as server:
+            result = run("status", f"http://127.0.0.1:{server.port}")
+        assert result.returncode == 0
+        assert "[plain-http]" in result.stdout
+        assert run("check", str(file)).returncode == 0
+
+    @pytest.mark.parametrize(
+        "body", [b"[]", b"{", b"null", b'"x"', b"{}", b'{"state":"fresh"}', b"[" * 100_000]
+    )
+    def test_a_server_that_gives_no_status(self, body: bytes) -> None:
+        """One line, 1."""
+        with handmade(lambda request: (200, {}, body)) as server:
+            result = run("status", server.url)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr == f"mop-config: {server.url}/api/v1/config/status gives no status\n"
+
+    def test_a_server_that_is_hostile_or_away(self, tmp_path: Path) -> None:
+        """Nothing that it says reaches the terminal as a command to it."""
+        result = run("status", f"http://127.0.0.1:{closed_port()}")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert "gives no answer" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        with running(tmp_path, SAMPLE, workers=1) as server:
+            document = server.status()
+        document["source"] = "\x1b]0;owned\x07\nforged line"
+        document["problems"] = [
+            {"severity": "warning", "code": "x", "line": 1, "column": 1, "message": "\x1b[2J"}
+            | {"text": "\x9b"}
+        ]
+        with handmade(lambda request: (200, {}, json.dumps(document).encode())) as other:
+            shown = run("status", other.url).stdout
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", shown)
+        assert "\nforged" not in shown
+
+    def test_a_document_of_an_older_server_is_understood(self, tmp_path: Path) -> None:
+        """It counts no problems and says nothing of completeness."""
+        with running(tmp_path, SAMPLE, workers=1) as server:
+            document = server.status()
+        del document["complete"], document["problem_counts"]
+        with handmade(lambda request: (200, {}, json.dumps(document).encode())) as other:
+            assert run("status", other.url).returncode == 0
+            document["problems"] = [
+                {"severity": "error", "code": "bad-host", "line": 3, "column": 1}
+                | {"message": "m", "text": "x_y"}
+            ]
+            result = run("status", other.url)
+        assert result.returncode == 1
+        assert "Served without 1 faulty entry" in result.stdout
+
+
+#: An underscore is a space, also at the end of a line.
+SYSTEMD = r"""
+# a comment
+; another one
+A1=plain
+ A2 = spaced value__
+A3="quoted value"__
+A4='single \ "quoted"'
+A5="a\"b\\c\nd\`e"
+A6=a\ b\
+c
+A7="x" y
+A8='x'"y"z
+A9=a"b"'c'
+A10="multi
+line"
+A11=tail\_
+A12=a#b # c
+A13=  "  kept  "__
+A14="joined \
+line"
+A15=x=y==z
+A16=中文 "值"
+A17=a\\b\"c
+9BAD=1
+export A18=1
+A1=the last one counts
+A99="unclosed
+A100=x
+""".replace("_", " ")
+#: What systemd makes of it, by its own account.
+GENERATOR = "/usr/lib/systemd/user-environment-generators/30-systemd-environment-d-generator"
+
+
+class TestEnvFile:
+    """systemd's own quoting."""
+
+    def test_values(self) -> None:
+        """Quotes, escapes, continued lines; what assigns nothing has no value."""
+        found = list(parse(SYSTEMD))
+        values = {name: value for _, name, value in found if value is not None}
+        assert values == {
+            "A1": "the last one counts",
+            "A2": "spaced value",
+            "A3": "quoted value",
+            "A4": 'single \\ "quoted"',
+            "A5": 'a"b\\c\\nd`e',
+            "A6": "a bc",
+            "A7": "xy",
+            "A8": "xyz",
+            "A9": "a\"b\"'c'",
+            "A10": "multi\nline",
+            "A11": "tail ",
+            "A12": "a#b # c",
+            "A13": "  kept  ",
+            "A14": "joined line",
+            "A15": "x=y==z",
+            "A16": '中文 "值"',
+            "A17": 'a\\b"c',
+            "A99": "unclosed\nA100=x\n",
+        }
+        lines = SYSTEMD.split("\n")
+        passed_over = [(lines[line - 1], name) for line, name, value in found if value is None]
+        assert passed_over == [("9BAD=1", "9BAD"), ("export A18=1", "export A18")]
+
+    def test_systemd_says_the_same(self, tmp_path: Path) -> None:
+        """It reads such files for a user's session by the same code."""
+        if not Path(GENERATOR).exists():
+            need_program("systemd-environment-d-generator")
+        (tmp_path / "environment.d").mkdir()
+        (tmp_path / "environment.d" / "x.conf").write_text(SYSTEMD)
+        done = subprocess.run(
+            [GENERATOR],
+            env={"XDG_CONFIG_HOME": str(tmp_path), "LC_ALL": "C.UTF-8"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        theirs = dict(parse_printed(done.stdout))
+        ours = {name: value for _, name, value in parse(SYSTEMD) if value is not None}
+        assert {name: value for name, value in theirs.items() if name in ours} == ours
+
+    def test_the_settings_of_a_service_apply(self, tmp_path: Path) -> None:
+        """Before the environment's; options and arguments of the command come before both."""
+        (tmp_path / "a.txt").write_text("DomainList:\na.example\nb.example\n")
+        (tmp_path / "environment").write_text(
+            f"# settings\nENDPOINT_CONFIG_FILE=\"{tmp_path}/a.txt\"\nENDPOINT_API_PATH='/v7'\n"
+        )
+        options = ("--env-file", str(tmp_path / "environment"))
+        environ = {"ENDPOINT_API_PATH": "/v1", "ENDPOINT_CONFIG_FILE": "/nonexistent"}
+        body = json.loads(run("show", *options, **environ).stdout)
+        assert body["api_endpoints"][0]["url"] == "https://a.example/v7"
+        assert run("check", *options, **environ).returncode == 0
+        assert "a.example/v7" in run("qr", *options, **environ).stdout
+        assert run("publish", *options, "--out", str(tmp_path / "out"), **environ).returncode == 0
+        assert "/v7" in (tmp_path / "out/api/v1/config/endpoints").read_text()
+        shown = run("show", str(SAMPLE), *options, **environ)
+        assert "https://log.ym1.com/v7" in shown.stdout
+
+    def test_a_server_starts_with_it(self, tmp_path: Path) -> None:
+        """As the unit's does."""
+        (tmp_path / "a.txt").write_text("DomainList:\na.example\nb.example\n")
+        (tmp_path / "environment").write_text(
+            f'ENDPOINT_CONFIG_FILE={tmp_path}/a.txt\nSERVICE_NAME="the service"\n'
+        )
+        program = [sys.executable, "-m", "mop_config", "serve"]
+        command = [*program, "--env-file", str(tmp_path / "environment")]
+        with running(tmp_path, "/nonexistent", command=command, workers=1) as server:
+            assert server.hosts() == ["a.example", "b.example"]
+            assert server.get("/health").json["service"] == "the service"
+
+    @pytest.mark.parametrize(
+        ("data", "reason"),
+        [
+            (None, "cannot be read: No such file"),
+            (b"A=\xff", "is not UTF-8 text (line 1)"),
+            (b"A=\0", "is binary"),
+            (b"A=" + b"x" * 70_000, "too large"),
+        ],
+    )
+    def test_a_file_that_cannot_be_used(
+        self, tmp_path: Path, data: bytes | None, reason: str
+    ) -> None:
+        """One line, 1; an empty name is a wrong call."""
+        file = tmp_path / "environment"
+        if data is not None:
+            file.write_bytes(data)
+        result = run("check", "--env-file", str(file))
+        assert (result.returncode, result.stdout) == (1, "")
+        assert reason in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        assert run("check", "--env-file", "").returncode == 2
+
+    def test_what_is_passed_over_is_told_without_its_value(self, tmp_path: Path) -> None:
+        """systemd only logs it, and the server would start without it."""
+        (tmp_path / "environment").write_text("export ENDPOINT_TOKENS=secret\nfrob\n")
+        result = run("check", "--env-file", str(tmp_path / "environment"))
+        assert result.returncode == 0
+        assert result.stderr.count("is not NAME=value: passed over") == 2
+        assert "environment:1: 'export ENDPOINT_TOKENS'" in result.stderr
+        assert "secret" not in result.stderr
+
+    def test_every_command_that_reads_settings_takes_it(self) -> None:
+        """The others don't need it."""
+        needless = {"keygen", "token", "verify", "watch"}
+        for command in COMMANDS:
+            assert ("--env-file" in run(command, "--help").stdout) == (command not in needless)
+
+
+def parse_printed(text: str) -> list[tuple[str, str]]:
+    """Read what the generator prints: C escapes, and quotes where a value needs them."""
+    found = []
+    for line in text.splitlines():
+        name, _, value = line.partition("=")
+        if value.startswith('"') and value.endswith('"') and len(value) > 1:
+            value = re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m[1], m[1]), value[1:-1])
+        found.append((name, value))
+    return found
