@@ -7,7 +7,10 @@ import click
 
 from ..errors import MopConfigError
 from ..server.logs import printable
-from .served import Reply, ask, read_token, route, token_option
+from ..server.problems import MAX_KEPT
+from .env_file import env_file_option
+from .served import Reply, problem_line, report, token_option
+from .source import not_empty
 
 _PATH = "/api/v1/config/reload"
 #: Seconds; the server gives up earlier, and says what it knows by then.
@@ -18,26 +21,33 @@ _TIMEOUT = 60.0
     epilog="Example: MOP_CONFIG_TOKEN=$(cat admin.token) mop-config reload "
     "https://config.example.com"
 )
-@click.argument("url")
+@click.argument("url", required=False, callback=not_empty)
 @click.option("--json", "as_json", is_flag=True, help="Print the server's answer as JSON.")
 @token_option
-def reload(url: str, as_json: bool, token_file: str | None) -> int:
-    """Have the server at URL read its list in every worker, and say what came of it.
+@env_file_option
+def reload(url: str | None, as_json: bool, token_file: str | None) -> int:
+    """Have the server at URL read its list in every worker, and say what it serves now.
 
-    This takes an admin's token. Exit 1 where the list is refused, or a worker does not answer.
+    URL defaults to the server of this machine, by HOST and PORT. This takes an admin's token;
+    for that server the first one in ENDPOINT_TOKENS will do. Exit 1 where the list is refused or
+    has errors, or a worker does not answer.
     """
-    reply = ask(
-        route(url, _PATH, "URL"), method="POST", token=read_token(token_file), timeout=_TIMEOUT
-    )
+    reply = report(url, _PATH, token_file, method="POST", timeout=_TIMEOUT)
     document = _document(reply)
+    try:
+        bad = reply.status != 200 or _has_errors(document)
+        if not as_json:
+            _print(reply, document)
+    except (KeyError, TypeError, AttributeError):
+        raise MopConfigError(f"{reply.url} gives no account of a reload") from None
     if as_json:
         print(json.dumps(document, indent=2))
-    else:
-        try:
-            _print(reply, document)
-        except (KeyError, TypeError):
-            raise MopConfigError(f"{reply.url} gives no account of a reload") from None
-    return int(reply.status != 200)
+    return int(bad)
+
+
+def _has_errors(document: dict[str, Any]) -> bool:
+    problems = document.get("problems", [])
+    return not document.get("complete", True) or any(p["severity"] == "error" for p in problems)
 
 
 def _document(reply: Reply) -> dict[str, Any]:
@@ -64,13 +74,27 @@ def _print(reply: Reply, document: dict[str, Any]) -> None:
         last = worker["last_reload"]
         result = last["result"] if last else "no answer"
         _say(f"worker {worker['pid']}: {result}, serving etag {worker['etag']}")
+    if document.get("loaded_at"):
+        _say(_served(document))
     if "note" in document:
         _say(f"mop-config: {document['note']}", err=True)
-    for problem in document.get("problems", []):
-        where = f"{problem['line']}:{problem['column']}: {problem['severity']}"
-        _say(f"mop-config: {where}: {problem['message']} [{problem['code']}]", err=True)
+    problems = document.get("problems", [])
+    for problem in problems:
+        _say(f"mop-config: {problem_line(problem)}", err=True)
+    more = sum(document.get("problem_counts", {}).values()) - len(problems)
+    if len(problems) >= MAX_KEPT and more > 0:
+        _say(f"mop-config: and {more} more problems", err=True)
     if reply.status != 200:
         _say(f"mop-config: {reply.refusal()}", err=True)
+
+
+def _served(document: dict[str, Any]) -> str:
+    counts, problems = document["counts"], document["problem_counts"]
+    return (
+        f"{document['state']}: {counts['api']} API and {counts['socketio']} Socket.io endpoints,"
+        f" served since {document['loaded_at']}; errors: {problems['error']},"
+        f" warnings: {problems['warning']}"
+    )
 
 
 def _say(line: str, *, err: bool = False) -> None:

@@ -84,9 +84,10 @@ def reload_report(workers: list[WorkerState], number: int) -> dict[str, Any]:
         number: The request's.
 
     Returns:
-        ``result``, the worst of the workers', or None where none has answered; ``etag``;
-        each of the ``workers`` with its ``last_reload``, which is None where it has not
-        answered; and the ``problems`` of the worker with the worst result.
+        ``result``, the worst of the workers', or None where none has answered; what the worker
+        with the worst result serves, and since when; each of the ``workers`` with its
+        ``last_reload``, which is None where it has not answered; and the ``problems`` of the
+        worker with the worst result.
     """
     workers = sorted(workers, key=lambda worker: int(worker["pid"]))
     answers = [(worker, _answer(worker, number)) for worker in workers]
@@ -95,11 +96,23 @@ def reload_report(workers: list[WorkerState], number: int) -> dict[str, Any]:
     return {
         "result": worst[1]["result"] if worst else None,
         "etag": worst[0]["etag"] if worst else None,
+        **(_served(worst[0]) if worst else {}),
         "workers": [
             {"pid": worker["pid"], "etag": worker["etag"], "last_reload": answer}
             for worker, answer in answers
         ],
         "problems": worst[0]["problems"] if worst else [],
+    }
+
+
+def _served(worker: WorkerState) -> dict[str, Any]:
+    figures = worker["figures"]
+    return {
+        "state": worker["state"],
+        "loaded_at": rfc3339(worker["loaded_at"]),
+        "counts": worker["counts"],
+        "complete": worker["complete"],
+        "problem_counts": _exact(figures["errors"], figures["warnings"]),
     }
 
 
@@ -126,12 +139,9 @@ def host_status(
     history = merge_histories([worker["history"] for worker in workers])
     return {
         "source": source,
-        "state": worst["state"],
         "etag": worst["etag"],
-        "loaded_at": rfc3339(worst["loaded_at"]),
-        "counts": worst["counts"],
+        **_served(worst),
         "complete": all(worker["complete"] for worker in workers),
-        "problem_counts": _exact(worst["figures"]["errors"], worst["figures"]["warnings"]),
         "problems": worst["problems"],
         "last_reload": _last_reload(history),
         "history": [{**event, "at": rfc3339(event["at"])} for event in history],

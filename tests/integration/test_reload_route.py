@@ -132,7 +132,11 @@ def test_the_command_line_asks(server: Server, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{server.port}"
     result = run("reload", url, MOP_CONFIG_TOKEN=ADMIN)
     assert (result.returncode, result.stderr) == (0, "")
-    assert len(result.stdout.splitlines()) == 3
+    *workers, served = result.stdout.splitlines()
+    assert len(workers) == 3
+    since = server.status()["loaded_at"]
+    counted = "2 API and 2 Socket.io endpoints"
+    assert served == f"fresh: {counted}, served since {since}; errors: 0, warnings: 0"
     file = tmp_path / "token"
     file.write_text(ADMIN + "\n")
     result = run("reload", url, "--json", "--token-file", str(file))
@@ -151,6 +155,47 @@ def test_the_command_line_asks(server: Server, tmp_path: Path) -> None:
         assert word in result.stderr
         assert len(result.stderr.splitlines()) == 1
         assert result.stdout == ""
+
+
+def test_the_command_line_lists_the_errors_of_an_unchanged_list(server: Server) -> None:
+    """It exits 1, as ``check`` does for the same file; 200 names the problems too."""
+    file, url = file_of(server), f"http://127.0.0.1:{server.port}"
+    good, since = file.read_text(), server.status()["loaded_at"]
+    file.write_text(good + "".join(f"bad_{number}.example\n" for number in range(6)))
+    answer = post(server)
+    assert (answer.status, answer.json["result"]) == (200, "unchanged")
+    assert (answer.json["complete"], answer.json["problem_counts"]["error"]) == (False, 6)
+    assert [problem["line"] for problem in answer.json["problems"]] == [4, 5, 6, 7, 8, 9]
+    result = run("reload", url, MOP_CONFIG_TOKEN=ADMIN)
+    assert result.returncode == run("check", str(file)).returncode == 1
+    assert "errors: 6, warnings: 0" in result.stdout
+    assert f"served since {since}" in result.stdout
+    assert result.stderr.count("error: ") == 6
+    assert "mop-config: 4:1: error: " in result.stderr
+    assert run("reload", url, "--json", MOP_CONFIG_TOKEN=ADMIN).returncode == 1
+    file.write_text("DomainList:\na.com\n")
+    warned = run("reload", url, MOP_CONFIG_TOKEN=ADMIN)
+    assert warned.returncode == 0, "warnings are no failure"
+    assert warned.stderr.count("[few-endpoints]") == 2
+    file.write_text(good)
+    assert run("reload", url, MOP_CONFIG_TOKEN=ADMIN).returncode == 0
+
+
+def test_the_command_line_finds_the_server_of_this_machine(server: Server, tmp_path: Path) -> None:
+    """By HOST and PORT, of the environment or of a service's file, with its own token."""
+    file = tmp_path / "environment"
+    file.write_text(f'HOST="0.0.0.0"\nPORT={server.port}\nENDPOINT_TOKENS={ADMIN}-not\n')
+    refused = run("reload", "--env-file", str(file))
+    assert refused.returncode == 1
+    assert "the token is not a known one (name it by --token-file FILE" in refused.stderr
+    file.write_text(f"HOST=0.0.0.0\nPORT='{server.port}'\nENDPOINT_TOKENS={ADMIN},other-token-x\n")
+    assert run("reload", "--env-file", str(file), PORT="1").returncode == 0
+    assert run("status", "--env-file", str(file)).returncode == 0
+    assert run("status", PORT=str(server.port), ENDPOINT_TOKENS=ADMIN).returncode == 0
+    # The server's own token goes nowhere else.
+    other = run("status", f"http://127.0.0.1:{server.port}", ENDPOINT_TOKENS=ADMIN)
+    assert "a token is needed" in other.stderr
+    assert "PORT=0" in run("status", PORT="0").stderr
 
 
 def exchange(server: Server, request: bytes) -> bytes:

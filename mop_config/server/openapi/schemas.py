@@ -97,6 +97,17 @@ def _state() -> Node:
     )
 
 
+def _served() -> dict[str, Node]:
+    """Describe what the status and the account of a reload both say of the list."""
+    return {
+        "state": _state(),
+        "loaded_at": _TIME,
+        "counts": members({"api": whole(), "socketio": whole()}),
+        "complete": _complete(),
+        "problem_counts": _problem_counts(),
+    }
+
+
 def _status() -> dict[str, Node]:
     reload: Node = {
         "at": _TIME,
@@ -125,12 +136,8 @@ def _status() -> dict[str, Node]:
         "Status": members(
             {
                 "source": text(description="The file, or the key in etcd"),
-                "state": _state(),
                 "etag": _ETAG,
-                "loaded_at": _TIME,
-                "counts": members({"api": whole(), "socketio": whole()}),
-                "complete": _complete(),
-                "problem_counts": _problem_counts(),
+                **_served(),
                 "problems": array(ref("FileProblem"), description=f"The first {MAX_KEPT}"),
                 "last_reload": nullable(ref("Reload")),
                 "history": array(ref("Change"), maxItems=HISTORY, description="Newest first"),
@@ -188,10 +195,12 @@ def _reload_report() -> Node:
             ),
             "result": nullable(text(enum=list(Result), description="The worst of the workers'")),
             "etag": nullable(_ETAG),
+            **_served(),
             "workers": array(ref("Worker")),
+            "problems": array(ref("FileProblem"), description="Of an answer with 200 or 422"),
             "note": text(),
         },
-        optional=("note",),
+        optional=(*_served(), "problems", "note"),
     )
 
 

@@ -38,10 +38,10 @@ def reload() -> Response:
         "reload asked for by %s: %s in %d workers, %d have not answered",
         *(user, report["result"] or "no answer", len(report["workers"]) - len(late), len(late)),
     )
+    if status in {200, 422}:
+        members["problems"] = [p for p in problems if p["code"] != Code.TOKENS_LINE]
     if status == 200:
         return live_json(members)
-    if status == 422:
-        members["problems"] = [p for p in problems if p["code"] != Code.TOKENS_LINE]
     return problem(status, _detail(report, late), members)
 
 
