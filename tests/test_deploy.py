@@ -20,8 +20,10 @@ import psutil
 import pytest
 import yaml
 
+from mop_config.cli.env_file import parse
 from mop_config.server.build import UrlRules
 from mop_config.server.render import EMPTY_BODY, render
+from mop_config.server.settings import Settings
 
 from .conftest import SAMPLE, need_program, skip
 from .ports import free_ports
@@ -79,6 +81,23 @@ def test_the_service_starts_with_no_state_but_its_own() -> None:
     assert not {"ReadOnlyPaths", "BindPaths", "BindReadOnlyPaths"} & set(settings)
     users = (DEPLOY / "mop-config.sysusers").read_text()
     assert f"u {settings['User']} " in users
+
+
+def test_the_settings_stand_in_one_file() -> None:
+    """The unit sets none besides, so that a command with --env-file knows all of them."""
+    unit = (DEPLOY / "mop-config.service").read_text()
+    assert "\nEnvironmentFile=/etc/mop-config/environment\n" in unit
+    assert not re.search(r"^Environment=", unit, re.MULTILINE)
+    text = (DEPLOY / "mop-config.environment").read_text()
+    settings = {name: value for _, name, value in parse(text)}
+    assert settings == {
+        "ENDPOINT_CONFIG_FILE": "/etc/mop-config/endpoints.txt",
+        "ENDPOINT_STATE_DIR": "/var/lib/mop-config",
+    }
+    suggested = dict(re.findall(r"^#([A-Z_]+)=(.*)$", text, re.MULTILINE))
+    assert Settings.from_environ({**settings, **suggested}).warnings == ()
+    for name, value in {"HOST": "127.0.0.1", "PORT": "8000"}.items():
+        assert suggested[name] == value
 
 
 def test_gunicorn_tells_systemd_that_it_listens(tmp_path: Path) -> None:
