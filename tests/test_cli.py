@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import socket
 import struct
 import subprocess
@@ -353,6 +354,9 @@ class TestShow:
             url = f"http://127.0.0.1:{server.port}"
             for spelling in (url, url + "/", url + "/api/v1", url + ENDPOINTS):
                 assert run("show", str(file), "--diff", spelling).returncode == 0
+            assert run("show", str(file), "--diff", url).stdout == ""
+            shown = on_a_terminal("show", str(file), "--diff", url)
+            assert shown == f"no difference to what {url} serves\r\n"
             result = run("show", other, "--diff", url)
             assert result.returncode == 1
             lines = result.stdout.splitlines()
@@ -384,6 +388,45 @@ class TestServe:
             file.write_text("DomainList:\nc.com\n")
             wait_for(lambda: server.hosts() == ["c.com"])
             assert server.stop() == 0
+
+    def test_it_says_where_the_dashboard_is(self, tmp_path: Path) -> None:
+        """Also with a free port, and where it listens everywhere."""
+        command = [sys.executable, "-m", "mop_config", "serve"]
+        with running(tmp_path, SAMPLE, command=command, workers=1, HOST="0.0.0.0") as server:
+            url = f"http://127.0.0.1:{server.port}/"
+            wait_for(lambda: f"The dashboard: {url}\n" in server.log)
+            assert server.get("/").status == 200
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])
+    def test_a_busy_port_is_one_line(self, host: str) -> None:
+        """That names the variable; nothing of gunicorn's is shown."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, 0), family=family) as taken:
+            port = taken.getsockname()[1]
+            result = run("serve", HOST=host, PORT=str(port))
+        assert (result.returncode, result.stdout) == (1, "")
+        assert len(result.stderr.splitlines()) == 1
+        assert f"PORT={port} cannot be used: another program listens at" in result.stderr
+
+    def test_a_port_that_is_left_in_time_is_taken(self, tmp_path: Path) -> None:
+        """By a server that is just ending."""
+        taken = socket.create_server(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        release = threading.Timer(2, taken.close)
+        release.start()
+        command = [sys.executable, "-m", "mop_config", "serve"]
+        try:
+            with running(tmp_path, SAMPLE, command=command, workers=1, PORT=str(port)) as server:
+                assert server.port == port
+        finally:
+            release.join()
+            taken.close()
+
+    def test_an_address_of_another_machine(self) -> None:
+        """One line that names HOST."""
+        result = run("serve", HOST="192.0.2.1")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert re.fullmatch(r"mop-config: HOST=192\.0\.2\.1 cannot be used: .*\n", result.stderr)
 
     def test_it_works_from_an_installed_wheel(self, tmp_path: Path) -> None:
         """Whatever the server needs is in the package; nothing is found in the clone."""

@@ -65,6 +65,9 @@ class TestOutcome:
         assert all(re.fullmatch(r"\d+\.\d ms", line[2]) for line in lines)
         assert all(line[3:5] == ["-", "-"] for line in lines)
         assert lines[0][7] == "/health answers 200"
+        told = "1 of 1 API endpoints are healthy, 1 of 1 Socket.io endpoints are healthy"
+        assert result.stderr.splitlines()[-1] == told
+        assert on_a_terminal("probe", file).rstrip().splitlines()[-1] == told
         assert "\x1b" not in result.stdout
 
     def test_one_of_a_kind_is_enough(self, tmp_path: Path, server: Handmade) -> None:

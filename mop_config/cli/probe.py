@@ -141,6 +141,19 @@ def _print(console: Console, findings: list[Finding], *, as_json: bool, indent: 
     else:
         for finding in findings:
             print(_line(finding))
+    if not as_json:
+        # In a pipe the lines of the standard output are one an endpoint.
+        click.echo(_summary(findings), err=not console.is_terminal)
+
+
+def _summary(findings: list[Finding]) -> str:
+    kinds = {"api": "API", "socketio": "Socket.io"}
+    parts = []
+    for kind, name in kinds.items():
+        healthy = [finding.healthy for finding in findings if finding.kind == kind]
+        if healthy:
+            parts.append(f"{sum(healthy)} of {len(healthy)} {name} endpoints are healthy")
+    return ", ".join(parts)
 
 
 def _document(findings: list[Finding]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ..server.origin import check_source
 from ..server.settings import ProcessSettings, Settings
 from ..server.signer import check as check_key
 from .env_file import env_file_option
+from .port import check_port
 from .source import not_empty
 
 # Each option stands for an environment variable; the command line wins.
@@ -42,7 +43,7 @@ def serve(**options: str | None) -> None:
     given = {_VARIABLES[name]: value for name, value in options.items() if value is not None}
     os.environ.update(given)
     try:
-        ProcessSettings.from_environ()
+        process = ProcessSettings.from_environ()
         settings = Settings.from_environ()
         check_key(settings)
         check_source(settings)
@@ -53,6 +54,7 @@ def serve(**options: str | None) -> None:
         hint = "FILE" if option == "file" else "--" + option.replace("_", "-")
         message = f"{error.value!r} cannot be used: it must be {error.allowed}"
         raise click.BadParameter(message, param_hint=hint) from None
+    check_port(process)
     command = [
         *(sys.executable, "-m", "gunicorn"),
         *("--config", "python:mop_config.server.gunicorn_conf"),

@@ -50,6 +50,8 @@ def _differs(body: bytes, url: str, token: str | None) -> bool:
     for line in lines:
         style = {"+": "green", "-": "red"}.get(line[0]) if sys.stdout.isatty() else None
         click.echo(click.style(line, fg=style) if style else line)
+    if not lines and sys.stdout.isatty():
+        click.echo(f"no difference to what {url} serves")
     return bool(lines)
 
 

@@ -62,6 +62,11 @@ def on_starting(server: Any) -> None:
     hooks.on_starting(server)
 
 
+def when_ready(server: Any) -> None:
+    """Say where the dashboard is."""
+    hooks.when_ready(server)
+
+
 def post_fork(server: Any, worker: Any) -> None:
     """Hold SIGHUP back until the worker can take it, and answer errors our way."""
     hooks.post_fork()

@@ -7,6 +7,7 @@ instead of replacing them.
 
 import logging
 import os
+import re
 import signal
 import types
 from typing import Any
@@ -16,6 +17,8 @@ from .runtime import EXTENSION, Runtime
 
 logger = logging.getLogger(__name__)
 
+#: What ``mop-config serve`` starts.
+OWN_APP = "mop_config:create_app()"
 _ENDINGS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
@@ -47,6 +50,16 @@ def on_starting(server: Any) -> None:
     _let_newborns_end()
     _repair_upgrade(server.START_CTX)
     _make_metrics_folder(server)
+
+
+def when_ready(server: Any) -> None:
+    """In the master, once it listens: say where the dashboard of ``mop-config serve`` is."""
+    if getattr(server.app, "app_uri", None) != OWN_APP:
+        return  # an application of somebody else's may have it anywhere
+    for listener in server.LISTENERS:
+        url = re.sub(r"//(0\.0\.0\.0|\[::\])(?=:)", "//127.0.0.1", str(listener))
+        if url.startswith("http"):
+            server.log.info("The dashboard: %s/", url)
 
 
 def _let_newborns_end() -> None:

@@ -1,0 +1,57 @@
+"""Whether a server can listen where it is told to, before gunicorn is started.
+
+gunicorn says it in a dozen lines, of which none names the setting.
+"""
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+from ..errors import MopConfigError
+from ..server.settings import ProcessSettings
+
+#: Seconds that a server which is just ending gets to leave the port, as gunicorn gives them.
+PATIENCE = 5.0
+_LOOK = 0.1
+
+
+def check_port(process: ProcessSettings, environ: Mapping[str, str] = os.environ) -> None:
+    """See that the port is free, unless gunicorn is to listen elsewhere.
+
+    Raises:
+        MopConfigError: If a server cannot listen there, naming the setting.
+    """
+    told = environ.get("GUNICORN_CMD_ARGS", "").replace("=", " ").split()
+    handed = {"LISTEN_FDS", "GUNICORN_FD"} & environ.keys()
+    if handed or any(word == "--bind" or word.startswith("-b") for word in told):
+        return
+    deadline = time.monotonic() + PATIENCE
+    while (error := _bind(process)) is not None:
+        if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+            raise MopConfigError(_in_words(process, error))
+        time.sleep(_LOOK)
+
+
+def _bind(process: ProcessSettings) -> OSError | None:
+    host = process.host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, process.port))
+    except OSError as error:
+        return error
+    return None
+
+
+def _in_words(process: ProcessSettings, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        place = f"{process.host}:{process.port}"
+        return f"PORT={process.port} cannot be used: another program listens at {place}"
+    if error.errno == errno.EACCES:
+        more = "a port below 1024 takes root, or a socket that systemd hands over"
+        return f"PORT={process.port} cannot be used: {more}"
+    reason = error.strerror or str(error)
+    return f"HOST={process.host} cannot be used: no address of this machine ({reason})"
