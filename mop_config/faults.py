@@ -1,8 +1,8 @@
 """Whose fault a failure is: exceptions of sockets, TLS and HTTP, put into a few words. Pure.
 
 Only the kinds in ``COUNTED`` speak against an endpoint. What we did ourselves (a full
-connection pool, a cancelled request) speaks against nobody, and what looks like a machine
-without a network is judged by the pool, which sees all hosts.
+connection pool, a cancelled request) and a proxy that cannot be reached speak against nobody,
+and what looks like a machine without a network is judged by the pool, which sees all hosts.
 """
 
 import errno
@@ -27,6 +27,7 @@ class Fault(StrEnum):
     BUSY = "busy"
     UNREACHABLE = "unreachable"
     RESOLVER = "resolver"
+    PROXY = "proxy"
     POOL_TIMEOUT = "pool-timeout"
     OURS = "ours"
 
@@ -95,6 +96,8 @@ def fault_of(error: BaseException, *, connecting: bool) -> Fault:
     vague = False
     for cause in _chain(error):
         names = {kind.__name__ for kind in type(cause).__mro__}
+        if "ProxyFailed" in names or ("ProxyError" in names and _refuses_us(cause)):
+            return Fault.PROXY
         fault = _of_system(cause, connecting) or _of_library(names, connecting)
         if fault is not None:
             return fault
@@ -102,6 +105,12 @@ def fault_of(error: BaseException, *, connecting: bool) -> Fault:
     if not vague:
         return Fault.OURS  # a cancellation, a misuse, a body that cannot be read
     return Fault.REFUSED if connecting else Fault.RESET
+
+
+def _refuses_us(error: BaseException) -> bool:
+    """Whether a proxy asks for other credentials, which has nothing to do with the endpoint."""
+    text = str(error)
+    return text.startswith(("407", "Requested ", "Invalid username/password"))
 
 
 def _of_system(error: BaseException, connecting: bool) -> Fault | None:

@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 from . import __version__
 from .address import DEFAULT_PORTS, parse_url
+from .connect import DialOptions, Hold, Place, connect
 from .faults import Fault, fault_of, lacks_resources
 from .model import Endpoint
 from .resolve import Resolver
@@ -78,11 +79,14 @@ class Prober:
     Args:
         tls: Context that verifies certificates.
         timeout: Seconds that a check may take.
+        resolver: Looks hosts up; one of its own if None.
     """
 
-    def __init__(self, tls: ssl.SSLContext, timeout: float) -> None:
+    def __init__(
+        self, tls: ssl.SSLContext, timeout: float, resolver: Resolver | None = None
+    ) -> None:
         self.tls = offering(tls, ["http/1.1"])
-        self.resolver = Resolver()
+        self.resolver = resolver or Resolver()
         self._timeout = timeout
         self._sockets: set[socket.socket] = set()
         self._aborted = False
@@ -226,11 +230,10 @@ class _Line:
         name = endpoint.server_name or url.host
         self._prober = prober
         self._deadline = deadline
-        self._host = url.host
-        self._port = url.port or DEFAULT_PORTS[url.scheme]
-        default = self._port == DEFAULT_PORTS[url.scheme]
-        self._authority = name if default else f"{name}:{self._port}"
-        self._server_name = name.strip("[]") if url.scheme in {"https", "wss"} else None
+        port = url.port or DEFAULT_PORTS[url.scheme]
+        server_name = name.strip("[]") if url.scheme in {"https", "wss"} else None
+        self._place = Place(url.host, port, server_name)
+        self._authority = name if port == DEFAULT_PORTS[url.scheme] else f"{name}:{port}"
         self._sock: socket.socket | None = None
         self.connected = False
         self.path = url.path.rstrip("/")
@@ -251,40 +254,16 @@ class _Line:
         return left
 
     def connect(self) -> None:
-        """Connect to the first address that takes us, with TLS where the endpoint has it."""
-        failure = OSError("the host has no address")
-        for address, seconds in self._prober.resolver.attempts(self._host, self.left):
-            try:
-                self._connect(address, seconds)
-                return
-            except OSError as error:
-                failure = error
-                self.close()
-        raise failure
-
-    def _connect(self, address: str, seconds: float) -> None:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = self._hold(socket.socket(family, socket.SOCK_STREAM))
-        sock.settimeout(seconds)
-        sock.connect((address, self._port))
-        self._prober.adopt(sock)  # an abort before this moment could not reach it
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._server_name is not None:
-            secured = self._prober.tls.wrap_socket(
-                sock, server_hostname=self._server_name, do_handshake_on_connect=False
-            )
-            self._prober.release(sock)
-            self._hold(secured)
-            secured.settimeout(seconds)
-            secured.do_handshake()
-            self.certificate_expires = _expiry(secured)
+        """Connect to the first address that is ready, with TLS where the endpoint has it."""
+        prober = self._prober
+        options = DialOptions(prober.tls, self.left(), until=self._deadline)
+        hold = Hold(prober.adopt, prober.release)
+        sock = self._sock = connect(self._place, options, prober.resolver, hold)
+        prober.adopt(sock)
+        if isinstance(sock, ssl.SSLSocket):
+            self.certificate_expires = _expiry(sock)
             self.name_matches = True
         self.connected = True
-
-    def _hold(self, sock: socket.socket) -> socket.socket:
-        self._sock = sock
-        self._prober.adopt(sock)
-        return sock
 
     def close(self) -> None:
         """Close the connection."""
@@ -299,7 +278,7 @@ class _Line:
         """Send a request; give the status and the beginning of the body."""
         if self._sock is None:
             self.connect()
-        connection = http.client.HTTPConnection(self._host, self._port)
+        connection = http.client.HTTPConnection(self._place.host, self._place.port)
         connection.sock = _Deadline(self._sock, self.left)
         about = {"Host": self._authority, "User-Agent": _USER_AGENT, "Accept": "*/*"}
         connection.request(method, target, body or None, {**about, **(headers or {})})

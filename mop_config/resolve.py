@@ -1,21 +1,35 @@
-"""Looking host names up: one look-up a host at a time, never in the way of a race.
+"""Looking host names up, and the order in which to dial what is found.
 
 The system's resolver blocks, for half a minute where name servers are gone, and cannot be
-stopped. So each look-up runs in a daemon thread of its own, and whoever asks for the same
-host meanwhile gets the same answer.
+stopped. So each look-up runs in a daemon thread of its own, whoever asks for the same host
+meanwhile gets the same answer, and the addresses that were found last are remembered for the
+time in which a look-up is late or fails.
 """
 
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from itertools import zip_longest
+from typing import TypeVar
 
 from .address import is_ip
+from .faults import Fault, fault_of
+
+Value = TypeVar("Value")
+
+#: Seconds until another address is dialled beside one that is not ready (RFC 8305, section 5).
+STAGGER = 0.25
+#: Seconds that a look-up may take before the addresses of the last one are dialled; RFC 8305,
+#: section 3, waits as long for the other family.
+LATE = 0.05
+#: Names whose last addresses are remembered.
+_REMEMBERED = 4096
 
 
 class Resolver:
-    """Finds the addresses of hosts.
+    """Finds the addresses of hosts, and remembers them.
 
     Args:
         look_up: Does the work; the system's resolver, unless a test has another.
@@ -23,6 +37,8 @@ class Resolver:
 
     def __init__(self, look_up: Callable[[str], list[str]] | None = None) -> None:
         self._look_up = look_up or _ask_the_system
+        self._last: dict[str, list[str]] = {}
+        self._best: dict[str, str] = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -38,7 +54,7 @@ class Resolver:
                 answer.
 
         Returns:
-            A future of IP addresses, to be tried in their order; its exception is the
+            A future of IP addresses, as the system sorts them; its exception is the
             resolver's ``socket.gaierror``.
         """
         if is_ip(host):
@@ -53,22 +69,25 @@ class Resolver:
                 future = self._start(host)
         return future
 
-    def attempts(self, host: str, left: Callable[[], float]) -> Iterator[tuple[str, float]]:
-        """Look a host up, and give each of its addresses with its share of the time.
+    def last(self, host: str) -> list[str]:
+        """Give the addresses that the last look-up of a host found; none before the first."""
+        return self._last.get(host, [])
 
-        Args:
-            host: As for ``resolve``.
-            left: Gives the seconds that are left for all of it, and raises once none are.
+    def succeeded(self, host: str, address: str) -> None:
+        """Remember the address at which a host was connected to last, to begin with it."""
+        if address != host.strip("[]"):
+            _remember(self._best, host, address)
 
-        Raises:
-            TimeoutError: If it was not looked up in time.
+    def in_turn(self, host: str, addresses: Sequence[str]) -> list[str]:
+        """Sort addresses as RFC 8305 (section 4) dials them.
+
+        The families take turns, and the address that was connected to last is the first.
         """
-        try:
-            addresses = self.resolve(host).result(left())
-        except TimeoutError:
-            raise TimeoutError("the host was not looked up in time") from None
-        for index, address in enumerate(addresses):
-            yield address, left() / (len(addresses) - index)
+        first = [a for a in addresses if (":" in a) == (":" in addresses[0])]
+        other = [a for a in addresses if a not in first]
+        turns = [a for pair in zip_longest(first, other) for a in pair if a is not None]
+        best = self._best.get(host)
+        return sorted(turns, key=lambda address: address != best)
 
     def _start(self, host: str) -> "Future[list[str]]":
         future: Future[list[str]] = Future()
@@ -92,12 +111,101 @@ class Resolver:
             self._finish(host)
             future.set_exception(error)
         else:
+            _remember(self._last, host, addresses)
             self._finish(host)
             future.set_result(addresses)
 
     def _finish(self, host: str) -> None:
         with self._lock:
             del self._running[host]
+
+
+def _remember(memory: dict[str, Value], host: str, value: Value) -> None:
+    memory.pop(host, None)
+    memory[host] = value
+    if len(memory) > _REMEMBERED:
+        memory.pop(next(iter(memory)), None)
+
+
+class Addresses:
+    """The addresses of one host for one connection: which to dial, and when (RFC 8305).
+
+    The next address is dialled 250 ms after the one before, or at once where that failed. A
+    look-up that is late does not end it: the addresses of the last one are dialled meanwhile,
+    and what it finds joins them. There is no clock and no socket in it; the two drivers have
+    those.
+
+    Args:
+        resolver: Looks the host up.
+        host: A host name or an IP address.
+        now: Monotonic seconds.
+
+    Attributes:
+        look_up: The look-up that was begun or joined.
+    """
+
+    def __init__(self, resolver: Resolver, host: str, now: float) -> None:
+        self._resolver = resolver
+        self._host = host
+        self._last = resolver.last(host)
+        self._late_at = now + LATE
+        self._next_at = now
+        self._running = 0
+        self._tried: list[str] = []
+        self._failure: Exception | None = None
+        self.look_up = resolver.resolve(host)
+
+    def start(self, now: float) -> str | None:
+        """Give the address to dial now, if any."""
+        address = next(iter(self._waiting(now)), None) if now >= self._next_at else None
+        if address is not None:
+            self._tried.append(address)
+            self._running += 1
+            self._next_at = now + STAGGER
+        return address
+
+    def wait(self, now: float) -> float:
+        """Seconds until time alone makes ``start`` give another address; infinity for never."""
+        if self._waiting(now):
+            return max(0.0, self._next_at - now)
+        if self._last and not self.look_up.done() and now < self._late_at:
+            return self._late_at - now
+        return float("inf")
+
+    def failed(self, error: Exception) -> None:
+        """Note that a dial failed: the next one begins at once."""
+        self._running -= 1
+        self._next_at = float("-inf")
+        # That this machine has no IPv6, say, explains nothing where IPv4 had a say.
+        if self._failure is None or fault_of(error, connecting=True) is not Fault.UNREACHABLE:
+            self._failure = error
+
+    def succeeded(self, address: str) -> None:
+        """Note the address that was ready first."""
+        self._resolver.succeeded(self._host, address)
+
+    def failure(self, now: float) -> Exception | None:
+        """Say why no address is left to hope for; None while there is one."""
+        if self._running or not self.look_up.done() or self._waiting(now):
+            return None
+        error = self.look_up.exception()
+        if isinstance(error, Exception):
+            return error
+        return self._failure or OSError("the host has no address")
+
+    def out_of_time(self) -> Exception:
+        """Say what the end of all time means, where nothing was ready before it."""
+        if self.look_up.done():
+            return self._failure or TimeoutError("timed out")
+        return socket.gaierror(socket.EAI_AGAIN, "the host was not looked up in time")
+
+    def _waiting(self, now: float) -> list[str]:
+        """List what can be dialled and was not, the first to dial first."""
+        if self.look_up.done():
+            found = self._last if self.look_up.exception() else self.look_up.result()
+        else:
+            found = self._last if now >= self._late_at else []
+        return [a for a in self._resolver.in_turn(self._host, found) if a not in self._tried]
 
 
 def _ask_the_system(host: str) -> list[str]:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "mop_config"
 #: Each part of the package, and the parts that it may import.
 _GROUND = {"errors", "address", "model", "payload", "signals", "files"}
 _SIGNING = {"keys", "signing"}
-_HEALTH = {"health", "faults", "resolve", "tls", "probe", "qr", "qr_text"}
+_HEALTH = {"health", "faults", "resolve", "tls", "connect", "probe", "qr", "qr_text"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
@@ -25,8 +25,9 @@ ALLOWED: dict[str, set[str]] = {
     "payload": {"model", "address", "errors"},
     "keys": {"errors"},
     "signing": {"errors", "address", "model", "payload", "keys"},
-    "resolve": {"address"},
-    "probe": _GROUND | {"health", "faults", "resolve", "tls", "__init__"},
+    "resolve": {"address", "faults"},
+    "connect": {"resolve"},
+    "probe": _GROUND | {"health", "faults", "resolve", "tls", "connect", "__init__"},
     "qr_text": {"payload", "model", "errors"},
     "qr": _GROUND | {"qr_text"},
     "server": _GROUND | _SIGNING | _HEALTH | {"__init__"},

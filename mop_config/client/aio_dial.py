@@ -1,13 +1,19 @@
 """Dialling several endpoints at once, on asyncio: the twin of ``dial``."""
 
 import asyncio
+import contextlib
+import math
 import time
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import Any, cast
 
 import httpcore2
 
+from ..connect import DialOptions, Place
 from ..faults import fault_of
-from ..resolve import Resolver
-from .dial import DialError, DialOptions, Won
+from ..resolve import Addresses, Resolver
+from .dial import DialError, Won
 from .failover import Race
 from .member import Member
 
@@ -26,7 +32,8 @@ async def dial_async(
         while True:
             now = time.monotonic()
             while (member := race.start(now)) is not None:
-                tasks[asyncio.create_task(_dial_one(member, options, resolver))] = member
+                dialled = connect_async(member.target.place, options, resolver)
+                tasks[asyncio.create_task(dialled)] = member
             if not tasks:
                 raise DialError("no endpoint could be reached") from error
             done, _ = await asyncio.wait(
@@ -42,7 +49,7 @@ async def dial_async(
         await _give_up(tasks)
 
 
-async def _give_up(tasks: dict[asyncio.Task[httpcore2.AsyncNetworkStream], Member]) -> None:
+async def _give_up(tasks: Iterable["asyncio.Task[httpcore2.AsyncNetworkStream]"]) -> None:
     for task in tasks:
         task.cancel()
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
@@ -50,27 +57,75 @@ async def _give_up(tasks: dict[asyncio.Task[httpcore2.AsyncNetworkStream], Membe
             await outcome.aclose()
 
 
-async def _dial_one(
-    member: Member, options: DialOptions, resolver: Resolver
+async def connect_async(
+    place: Place, options: DialOptions, resolver: Resolver
 ) -> httpcore2.AsyncNetworkStream:
-    target = member.target
-    backend = httpcore2.AnyIOBackend()
-    deadline = options.deadline(time.monotonic())
-    async with asyncio.timeout(deadline - time.monotonic()):
-        # Shielded: others may wait for the same look-up.
-        looked_up = asyncio.wrap_future(resolver.resolve(target.host))
-        addresses = await asyncio.shield(looked_up)
-        failure: Exception = OSError("the host has no address")
-        for index, address in enumerate(addresses):
-            share = (deadline - time.monotonic()) / (len(addresses) - index)
-            try:
-                stream = await backend.connect_tcp(
-                    address, target.port, share, options.local_address, options.socket_options
-                )
-                return await _secured(stream, target.server_name, options, share)
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-                failure = error
-        raise failure
+    """Connect to the first address of a host that is ready, one task an address.
+
+    Raises:
+        Exception: What the last address failed with, or its look-up.
+    """
+    addresses = Addresses(resolver, place.host, time.monotonic())
+    found = _told(addresses.look_up)
+    tasks: dict[asyncio.Task[httpcore2.AsyncNetworkStream], str] = {}
+    try:
+        while True:
+            now = time.monotonic()
+            while (address := addresses.start(now)) is not None:
+                tasks[asyncio.create_task(_connect_one(address, place, options))] = address
+            if (failure := addresses.failure(now)) is not None:
+                raise failure
+            left = options.until - now
+            if left <= 0:
+                raise addresses.out_of_time()
+            seconds = min(left, addresses.wait(now))
+            waited: set[asyncio.Future[Any]] = set(tasks) if found.done() else {*tasks, found}
+            done, _ = await asyncio.wait(
+                waited,
+                timeout=None if seconds == math.inf else seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for task in [task for task in tasks if task in done]:
+                address = tasks.pop(task)
+                error = task.exception()
+                if error is None:
+                    addresses.succeeded(address)
+                    return task.result()
+                addresses.failed(cast(Exception, error))
+    finally:
+        found.cancel()
+        await _give_up(tasks)
+
+
+def _told(look_up: "Future[list[str]]") -> "asyncio.Future[None]":
+    """Give what is done in this loop once a look-up is; nothing of the look-up is in it."""
+    loop = asyncio.get_running_loop()
+    told = loop.create_future()
+
+    def tell() -> None:
+        if not told.done():
+            told.set_result(None)
+
+    def done(_: object) -> None:
+        with contextlib.suppress(RuntimeError):  # a loop that has ended is told nothing
+            loop.call_soon_threadsafe(tell)
+
+    if look_up.done():
+        tell()
+    else:
+        look_up.add_done_callback(done)
+    return told
+
+
+async def _connect_one(
+    address: str, place: Place, options: DialOptions
+) -> httpcore2.AsyncNetworkStream:
+    seconds = options.deadline(time.monotonic()) - time.monotonic()
+    async with asyncio.timeout(seconds):
+        stream = await httpcore2.AnyIOBackend().connect_tcp(
+            address, place.port, seconds, options.local_address, options.socket_options
+        )
+        return await _secured(stream, place.server_name, options, seconds)
 
 
 async def _secured(

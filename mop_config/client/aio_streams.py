@@ -210,9 +210,8 @@ class Backend(httpcore2.AsyncNetworkBackend):
     async def _race(self, route: Route, timeout: float | None) -> httpcore2.AsyncNetworkStream:
         race = Race(route.member, route.another, self._race_delay)
         try:
-            won = await dial_async(
-                race, self._options.for_dial(timeout, route.until), self._resolver
-            )
+            options = self._options.for_dial(timeout, route.dial_until(timeout))
+            won = await dial_async(race, options, self._resolver)
         except DialError as error:
             route.unreachable(race.faults)
             raise httpcore2.ConnectError(connect_message(route.fault, error)) from error

@@ -15,8 +15,8 @@ import httpcore2
 import httpx2
 
 from ..faults import Fault
-from ..resolve import Resolver
 from . import wire
+from .aio_proxies import ProxyBackend
 from .aio_streams import Backend, Plan, Rival
 from .core import Call, Core
 from .failover import Attempt, Outcome, Verdict
@@ -51,8 +51,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     def _open(self) -> None:
         self._pid = os.getpid()
-        resolver = Resolver()  # a fork must not wait for its parent's look-ups
-        self._backend = Backend(self._options, resolver, self._core.policy.race_delay)
+        core = self._core
+        self._backend = Backend(self._options, core.resolver, core.policy.race_delay)
         # One for each endpoint: requests that hang at one must not keep others from the next.
         self._connections: dict[bytes, httpcore2.AsyncConnectionPool] = {}
         self._proxies: dict[str, httpcore2.AsyncConnectionPool] = {}  # to endpoints, by proxy
@@ -207,7 +207,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     def _proxied(self, proxy: httpx2.Proxy) -> httpcore2.AsyncConnectionPool:
         key = str(proxy.url)
         if key not in self._proxies:
-            self._proxies[key] = self._options.async_proxy_pool(proxy)
+            backend = ProxyBackend(self._options, self._core.resolver, proxy.url.scheme)
+            self._proxies[key] = self._options.async_proxy_pool(proxy, backend)
         return self._proxies[key]
 
     async def aclose(self) -> None:

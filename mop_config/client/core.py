@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Iterable
 from typing import Self
 
 from ..faults import Fault
+from ..resolve import Resolver
 from .failover import Attempt, Moves, Outcome, Shape, Verdict, failover
 from .member import Event, EventKind, Member
 from .network import NetworkWatch
@@ -31,6 +32,7 @@ class Core:
         announce: Called with each event, without the lock.
 
     Attributes:
+        resolver: Looks hosts up, for requests, checks and updates alike.
         switches: How often requests have moved to another endpoint, by kind.
         seconds_without_service: How long that took altogether, by kind.
     """
@@ -51,6 +53,7 @@ class Core:
         self.api = Pool(API, policy, self.network, random)
         self.socketio = Pool(SOCKETIO, policy, self.network, random)
         self.budget = Budget(policy)
+        self.resolver = Resolver()
         self.on_urgent: Callable[[], None] | None = None  # an endpoint should be looked at
         self.on_fork: Callable[[], None] | None = None
         self.switches = {API: 0, SOCKETIO: 0}

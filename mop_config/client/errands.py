@@ -44,8 +44,9 @@ class Errands:
     def __init__(self, manager: "BaseManager") -> None:
         self._manager = weakref.ref(manager)
         self._parallelism = manager.policy.probe_parallelism
-        self._prober = Prober(manager.network_options.tls, manager.policy.health_timeout)
-        self._fetcher = Fetcher(manager.network_options, manager.policy, self._prober.resolver)
+        options, policy, resolver = manager.network_options, manager.policy, manager.core.resolver
+        self._prober = Prober(options.tls, policy.health_timeout, resolver)
+        self._fetcher = Fetcher(options, policy, resolver)
         self._updating = threading.Lock()
         self._pid = os.getpid()
 

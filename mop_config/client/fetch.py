@@ -3,19 +3,20 @@
 import contextlib
 import re
 import socket
-import ssl
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpcore2
 import httpx2
 
 from ..address import DEFAULT_PORTS, Url, parse_url
+from ..connect import Hold
 from ..errors import AddressError
 from ..resolve import Resolver
 from ..signing import MEDIA_TYPE
+from .bounded import BoundedBackend
 from .options import TransportOptions
 from .policy import Policy
 from .update import Fetch, Reply, may_see_token
@@ -31,92 +32,6 @@ Headers = dict[bytes | str, bytes | str]
 def origin_of(url: Url) -> str:
     """Name the server that a URL leads to."""
     return f"{url.scheme}://{url.host}:{url.port or DEFAULT_PORTS[url.scheme]}"
-
-
-class _Stream(httpcore2.NetworkStream):
-    """A stream that ends at a deadline, and whose socket others can find."""
-
-    def __init__(self, stream: httpcore2.NetworkStream, line: "_Line") -> None:
-        self._line = line
-        self._sock: socket.socket = stream.get_extra_info("socket")
-        self._stream = stream
-        self.get_extra_info = stream.get_extra_info  # type: ignore[method-assign]
-        line.sockets.add(self._sock)
-        if line.fetcher.closed:
-            self.close()
-            raise ConnectionAbortedError("called off")
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._line.left())
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._line.left())
-
-    def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> "_Stream":
-        self._line.sockets.discard(self._sock)
-        # The handshake takes the socket away; a twin stays to be called off by.
-        with self._sock.dup() as twin:
-            self._line.sockets.add(twin)
-            try:
-                secured = self._stream.start_tls(ssl_context, server_hostname, timeout)
-            finally:
-                self._line.sockets.discard(twin)
-        return _Stream(secured, self._line)
-
-    def close(self) -> None:
-        self._line.sockets.discard(self._sock)
-        self._stream.close()
-
-
-class _Line(httpcore2.SyncBackend):
-    """Connects for one request."""
-
-    def __init__(self, fetcher: "Fetcher", deadline: float) -> None:
-        self.fetcher = fetcher
-        self.sockets = fetcher.sockets
-        self._deadline = deadline
-
-    def left(self) -> float:
-        """Seconds until the deadline.
-
-        Raises:
-            httpcore2.ReadTimeout: If it is over.
-        """
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise httpcore2.ReadTimeout("the list took too long")
-        return left
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> _Stream:
-        until = time.monotonic() + (self.left() if timeout is None else timeout)
-
-        def left() -> float:
-            if (seconds := until - time.monotonic()) > 0:
-                return seconds
-            raise httpcore2.ConnectTimeout("connecting took too long")
-
-        failure: Exception = httpcore2.ConnectError("the host has no address")
-        # The system's own look-up knows no time limit.
-        for address, seconds in self.fetcher.resolver.attempts(host, left):
-            try:
-                stream = super().connect_tcp(address, port, seconds, local_address, socket_options)
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-                failure = error
-            else:
-                return _Stream(stream, self)
-        raise failure
 
 
 class Fetcher:
@@ -178,9 +93,11 @@ class Fetcher:
     ) -> Reply | str:
         """Give the answer, or the place that it redirects to."""
         where = parse_url(url.partition("?")[0])
-        line = _Line(self, deadline)
-        extensions: dict[str, Any] = {"timeout": self._timeouts(line.left())}
+        line = self._line(deadline)
+        left = line.left()
+        extensions: dict[str, Any] = {"timeout": {"read": left, "write": left, "pool": left}}
         name = names.get(origin_of(where))
+        line.server_name = name or where.host.strip("[]") if where.scheme == "https" else None
         if name is not None:
             extensions["sni_hostname"] = name
             headers = {**headers, "Host": name if where.port is None else f"{name}:{where.port}"}
@@ -199,31 +116,44 @@ class Fetcher:
                 retry_after=self._pause(about.get(b"retry-after")),
             )
 
-    def _timeouts(self, left: float) -> dict[str, float]:
-        connect = min(self._policy.connect_timeout, left)
-        return {"connect": connect, "read": left, "write": left, "pool": left}
+    def _line(self, deadline: float) -> BoundedBackend:
+        return BoundedBackend(
+            self._options,
+            self.resolver,
+            Hold(self.adopt, self.sockets.discard),
+            deadline=deadline,
+            connect_timeout=self._policy.connect_timeout,
+            look_up=self._policy.health_timeout,
+        )
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Make a socket one that ``close`` shuts down.
+
+        Raises:
+            ConnectionAbortedError: If everything has been called off.
+        """
+        self.sockets.add(sock)
+        if self.closed:
+            raise ConnectionAbortedError("called off")
 
     def _pause(self, retry_after: str | None) -> float:
         # Here it may stand beside any status: 304 is the answer of a server with many waiters.
         return self._policy.busy_for(503, retry_after, time.time()) or 0.0
 
     @contextlib.contextmanager
-    def _pool(self, where: Url, line: _Line) -> Iterator[httpcore2.ConnectionPool]:
+    def _pool(self, where: Url, line: BoundedBackend) -> Iterator[httpcore2.ConnectionPool]:
         if self.closed:
             raise ConnectionAbortedError("called off")
         proxy = self._options.proxy_for(where.scheme, where.host.strip("[]"))
         if proxy is not None:
-            with self._options.proxy_pool(proxy) as pool:
+            line.proxy = proxy.url.scheme
+            with self._options.proxy_pool(proxy, line) as pool:
                 yield pool
             return
-        with httpcore2.ConnectionPool(
-            ssl_context=self._options.tls,
-            network_backend=line,
-            local_address=self._options.local_address,
-        ) as pool:
+        with httpcore2.ConnectionPool(ssl_context=self._options.tls, network_backend=line) as pool:
             yield pool
 
-    def _body(self, response: httpcore2.Response, encoding: str, line: _Line) -> bytes:
+    def _body(self, response: httpcore2.Response, encoding: str, line: BoundedBackend) -> bytes:
         limit = self._policy.max_list_bytes
         unpack = zlib.decompressobj(16 + zlib.MAX_WBITS) if encoding == "gzip" else None
         body = bytearray()

@@ -15,8 +15,8 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from ..connect import DialOptions
 from ..tls import offering
-from .dial import DialOptions
 from .target import Target
 
 #: The names of the options that go to a transport; all others go to the client.
@@ -160,7 +160,7 @@ class TransportOptions:
             "network_backend": backend,
         }
 
-    def _for_proxy_pool(self, proxy: httpx2.Proxy) -> dict[str, Any]:
+    def _for_proxy_pool(self, proxy: httpx2.Proxy, backend: Any) -> dict[str, Any]:
         return {
             "proxy": httpcore2.Proxy(
                 url=str(proxy.url),
@@ -174,12 +174,13 @@ class TransportOptions:
             "keepalive_expiry": self.limits.keepalive_expiry,
             "http1": self.http1,
             "http2": self.http2,
+            "network_backend": backend,
         }
 
-    def proxy_pool(self, proxy: httpx2.Proxy) -> httpcore2.ConnectionPool:
+    def proxy_pool(self, proxy: httpx2.Proxy, backend: Any) -> httpcore2.ConnectionPool:
         """Make a pool of connections through a proxy."""
-        return httpcore2.ConnectionPool(**self._for_proxy_pool(proxy))
+        return httpcore2.ConnectionPool(**self._for_proxy_pool(proxy, backend))
 
-    def async_proxy_pool(self, proxy: httpx2.Proxy) -> httpcore2.AsyncConnectionPool:
+    def async_proxy_pool(self, proxy: httpx2.Proxy, backend: Any) -> httpcore2.AsyncConnectionPool:
         """Make an asynchronous pool of connections through a proxy."""
-        return httpcore2.AsyncConnectionPool(**self._for_proxy_pool(proxy))
+        return httpcore2.AsyncConnectionPool(**self._for_proxy_pool(proxy, backend))

@@ -71,6 +71,16 @@ class Route:
         left = max(0.0, self.until - time.monotonic())
         return left if timeout is None else min(timeout, left)
 
+    def dial_until(self, timeout: float | None) -> float:
+        """Say when all of a dial has to be done, in monotonic seconds.
+
+        A look-up that is late is waited for while the request has time, unless its own
+        time-out for connecting is shorter than the policy's for an address.
+        """
+        if timeout is None or timeout >= self.call.core.policy.connect_timeout:
+            return self.until
+        return min(self.until, time.monotonic() + timeout)
+
     def look_around(self) -> None:
         """Before a dial: see whether another endpoint has become the one to ask.
 

@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
+from ..connect import DialOptions
 from ..faults import Fault
-from ..resolve import Resolver
 from .base import BaseManager
-from .dial import DialOptions
 from .exceptions import NoEndpointAvailable
 from .failover import Moves, Race, Trial
 from .member import Member
@@ -103,13 +102,15 @@ class Lines:
 
     def __init__(self, manager: BaseManager) -> None:
         self.core = manager.core
-        self.resolver = Resolver()
+        self.resolver = manager.core.resolver
         self.options = manager.network_options
         self._manager = manager  # lives as long as its clients
 
     def dial_options(self) -> DialOptions:
         """Say how to dial."""
-        return self.options.for_dial(self.core.policy.connect_timeout)
+        policy = self.core.policy
+        until = self.core.clock() + policy.total_timeout
+        return self.options.for_dial(policy.connect_timeout, until)
 
     def taken(self, member: Member) -> None:
         """Note that an endpoint took the connection."""

@@ -365,7 +365,7 @@ class Backend(httpcore2.NetworkBackend):
 
     def _race(self, plan: Plan, timeout: float | None) -> socket.socket:
         race = Race(plan.member, plan.another, self._race_delay)
-        options = self._options.for_dial(timeout, plan.until)
+        options = self._options.for_dial(timeout, plan.dial_until(timeout))
         try:
             won = dial(race, options, self._resolver)
         except DialError as error:

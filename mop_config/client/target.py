@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..address import DEFAULT_PORTS, parse_url
+from ..connect import Place
 from ..model import Endpoint
 
 
@@ -31,6 +32,11 @@ class Target:
     authority: bytes
     origin: str
     key: bytes
+
+    @property
+    def place(self) -> Place:
+        """Where to connect to."""
+        return Place(self.host, self.port, self.server_name)
 
 
 @lru_cache(maxsize=4096)

@@ -15,13 +15,13 @@ import httpcore2
 import httpx2
 
 from ..faults import Fault
-from ..resolve import Resolver
 from . import wire
 from .core import Call, Core
 from .failover import Attempt, Outcome, Verdict
 from .member import Member
 from .options import TransportOptions
 from .outcomes import Answer, answered, beaten, broke_off, broken, failed, of_rival, why
+from .proxies import ProxyBackend
 from .route import ROUTE, Moved
 from .streams import Backend, Overtaken, Plan, discard
 from .target import Target
@@ -61,8 +61,8 @@ class FailoverTransport(httpx2.BaseTransport):
 
     def _open(self) -> None:
         self._pid = os.getpid()
-        resolver = Resolver()  # a fork must not wait for its parent's look-ups
-        self._backend = Backend(self._options, resolver, self._core.policy.race_delay)
+        core = self._core
+        self._backend = Backend(self._options, core.resolver, core.policy.race_delay)
         # One for each endpoint: requests that hang at one must not keep others from the next.
         self._connections: dict[bytes, httpcore2.ConnectionPool] = {}
         self._proxies: dict[str, httpcore2.ConnectionPool] = {}  # to endpoints, by proxy
@@ -226,7 +226,9 @@ class FailoverTransport(httpx2.BaseTransport):
         key = str(proxy.url)
         pool = self._proxies.get(key)
         if pool is None:
-            pool = self._proxies.setdefault(key, self._options.proxy_pool(proxy))
+            backend = ProxyBackend(self._options, self._core.resolver, proxy.url.scheme)
+            pool = self._options.proxy_pool(proxy, backend)
+            pool = self._proxies.setdefault(key, pool)
         return pool
 
     def close(self) -> None:

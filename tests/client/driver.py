@@ -142,6 +142,11 @@ class Driver:
 
         self._runner.run(read())
 
+    def check(self, url: str) -> bool:
+        """Check one endpoint now."""
+        checked: Any = self.manager.check_endpoint_health(url)  # type: ignore[attr-defined]
+        return bool(checked if self._runner is None else self._runner.run(checked))
+
     def state(self, url: str) -> str:
         """Say what is known of an endpoint."""
         return next(e.state for e in self.manager.api_endpoints if e.url == url)

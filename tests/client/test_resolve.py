@@ -107,7 +107,7 @@ def test_a_look_up_that_cannot_begin_blocks_no_later_one(monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError):
-            resolver.resolve("a.example")
+            resolver.resolve("a.example").result(0)
     assert resolver.resolve("a.example").result(10)
 
 
