@@ -19,7 +19,8 @@ from ..errors import MopConfigError, UpdateFailed
 from ..faults import Fault
 from ..probe import Job, ProbeResult
 from .core import API, SOCKETIO
-from .errands import Errands, Round
+from .errands import Errands
+from .list_search import Round
 
 if TYPE_CHECKING:
     from .base import BaseManager

@@ -240,14 +240,15 @@ class BaseManager(EndpointLists):
         with self.core as core:
             current = core.api.select(core.clock())
             members = core.api.members()
+            down = frozenset(m.url for m in members if not m.health.usable)
             healthy = {
                 kind: frozenset(m.url for m in core.pool(kind).members() if m.health.usable)
                 for kind in (API, SOCKETIO)
             }
-        others = [m.url for m in sorted(members, key=lambda m: not m.health.usable)]
+        others = [m.url for m in members]
         # The built-in ones come last: a list that has gone bad must not lock us out.
         last = [*self.config_urls, *(endpoint.url for endpoint in self._seed.api_endpoints)]
-        asked = sources(fallback, None if current is None else current.url, others, last)
+        asked = sources(fallback, None if current is None else current.url, others, last, down)
         return Known(
             asked,
             healthy,
@@ -292,7 +293,7 @@ class BaseManager(EndpointLists):
         return bool(self._tags())
 
     def _update(self, fallback_url: str | None, token: str | None, *, force: bool) -> bool:
-        return self._errands.update(fallback_url, token, force=force).changed
+        return self._errands.update(fallback_url, token, force=force, by_hand=True).changed
 
     # -- clients
 

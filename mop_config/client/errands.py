@@ -1,37 +1,23 @@
 """What a manager asks the network: health checks, and lists."""
 
-import contextlib
 import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
+from ..errors import UpdateUntrusted
 from ..probe import Job, Prober, ProbeResult
 from .fetch import Fetcher
-from .update import Check, Fetch, Flow, NewList, Refused, Reply, update
+from .list_search import ListSearch, Round
+from .update import Check
 
 if TYPE_CHECKING:
     from .base import BaseManager
 
 logger = logging.getLogger(__name__)
-
-
-class Round(NamedTuple):
-    """What came of an update.
-
-    Attributes:
-        changed: Whether there was something new.
-        asked_to_wait: Whether the server that answered was asked to hold its answer.
-        waited: Whether it knows how to.
-        pause: Seconds for which it asked to be left alone.
-    """
-
-    changed: bool = False
-    asked_to_wait: bool = False
-    waited: bool = False
-    pause: float = 0.0
 
 
 class Errands:
@@ -46,8 +32,11 @@ class Errands:
         self._parallelism = manager.policy.probe_parallelism
         options, policy, resolver = manager.network_options, manager.policy, manager.core.resolver
         self._prober = Prober(options.tls, policy.health_timeout, resolver)
-        self._fetcher = Fetcher(options, policy, resolver)
-        self._updating = threading.Lock()
+        self._options, self._policy = options, policy
+        self._searches: set[ListSearch] = set()
+        self._closed = False
+        self._taking = threading.Lock()
+        self._taken_by_hand = 0
         self._pid = os.getpid()
 
     def close(self) -> None:
@@ -55,7 +44,9 @@ class Errands:
         # A child process has copies of its parent's sockets, which go on.
         if self._pid == os.getpid():
             self._prober.abort()
-            self._fetcher.close()
+            self._closed = True
+            for search in list(self._searches):
+                search.close()
 
     def check(self, job: Job) -> ProbeResult:
         """Check one endpoint."""
@@ -73,15 +64,15 @@ class Errands:
 
     def any_healthy(self, check: Check) -> bool:
         """Whether one of some endpoints that are not ours yet is healthy."""
-        good = threading.Event()
+        results: SimpleQueue[bool] = SimpleQueue()
 
         def report(_: Job, result: ProbeResult) -> bool:
-            if result.fault is None:
-                good.set()
-            return good.is_set()
+            results.put(result.fault is None)
+            return result.fault is None
 
-        self.check_all([(check.kind, endpoint, None) for endpoint in check.endpoints], report)
-        return good.is_set()
+        jobs: list[Job] = [(check.kind, endpoint, None) for endpoint in check.endpoints]
+        self._prober.check_each(jobs, report, self._parallelism)
+        return any(results.get() for _ in jobs)  # the first good one ends it
 
     def update(
         self,
@@ -90,47 +81,54 @@ class Errands:
         *,
         force: bool = False,
         wait: int = 0,
+        by_hand: bool = False,
     ) -> Round:
         """Update the manager's list.
+
+        Args:
+            fallback: Source to ask first, or None.
+            token: Token to send; None takes the manager's.
+            force: Whether to take a list that may leave nothing that works.
+            wait: Seconds for which a server may hold an answer that has nothing new.
+            by_hand: Whether somebody waits for it. What the background finds meanwhile is older,
+                and left.
 
         Raises:
             UpdateFailed: If no list was found.
             UpdateRefused: If the only lists found would leave nothing that works, or are
                 not to be trusted.
         """
-        # A request that waits for news must not keep others from asking.
-        with contextlib.nullcontext() if wait else self._updating:
-            manager = self._manager()
-            if manager is None:
-                return Round()
-            if token is None:
-                token = manager.token()
-            names = manager.server_names(fallback)
-            flow = update(manager.known(fallback, force=force, wait=wait))
-            del manager  # nobody must be kept alive by a question that takes a minute
-            found, round_ = self._run(flow, token, names)
-            manager = self._manager()
-            if found is None or manager is None:
+        manager = self._manager()
+        if manager is None:
+            return Round()
+        if token is None:
+            token = manager.token()
+        names = manager.server_names(fallback)
+        known, began = manager.known(fallback, force=force, wait=wait), self._taken_by_hand
+        del manager  # nobody must be kept alive by a question that takes a minute
+        search = ListSearch(
+            known, token, names, self._new_fetcher, self.any_healthy, self._tell_refused
+        )
+        self._searches.add(search)
+        try:
+            found, round_ = search.run()
+        finally:
+            self._searches.discard(search)
+        manager = self._manager()
+        if found is None or manager is None:
+            return round_
+        with self._taking:
+            if not by_hand and self._taken_by_hand != began:
                 return round_
+            self._taken_by_hand += by_hand
             return round_._replace(changed=manager.apply_remote(found))
 
-    def _run(
-        self, flow: Flow, token: str | None, names: dict[str, str]
-    ) -> tuple[NewList | None, Round]:
-        answer: Reply | bool | None = None
-        round_ = Round()
-        while True:
-            try:
-                step = next(flow) if answer is None else flow.send(answer)
-            except StopIteration as end:
-                return end.value, round_
-            if isinstance(step, Fetch):
-                answer = self._fetcher.fetch(step, token, names)
-                round_ = Round(False, step.wait > 0, answer.waited, answer.retry_after)
-            elif isinstance(step, Refused):
-                answer = True
-                manager = self._manager()
-                if manager is not None:
-                    manager.tell_refused("remote", step.error)
-            else:
-                answer = self.any_healthy(step)
+    def _new_fetcher(self) -> Fetcher:
+        fetcher = Fetcher(self._options, self._policy, self._prober.resolver)
+        fetcher.closed = self._closed
+        return fetcher
+
+    def _tell_refused(self, error: UpdateUntrusted) -> None:
+        manager = self._manager()
+        if manager is not None:
+            manager.tell_refused("remote", error)

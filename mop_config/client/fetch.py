@@ -45,6 +45,8 @@ class Fetcher:
     Attributes:
         sockets: Those that are in use.
         closed: Whether everything is called off.
+        heard_at: When a server last sent something, or else when this was made, in monotonic
+            seconds.
     """
 
     def __init__(self, options: TransportOptions, policy: Policy, resolver: Resolver) -> None:
@@ -53,6 +55,7 @@ class Fetcher:
         self._policy = policy
         self.sockets: set[socket.socket] = set()
         self.closed = False
+        self.heard_at = time.monotonic()
 
     def fetch(self, fetch: Fetch, token: str | None, names: Mapping[str, str]) -> Reply:
         """Ask for a list; never raises.
@@ -105,6 +108,7 @@ class Fetcher:
             self._pool(where, line) as pool,
             pool.stream("GET", url, headers=headers, extensions=extensions) as response,
         ):
+            self.heard_at = time.monotonic()
             about = {k.lower(): v.decode("latin-1") for k, v in response.headers}
             if response.status in _REDIRECTS and b"location" in about:
                 return about[b"location"]
@@ -158,6 +162,7 @@ class Fetcher:
         unpack = zlib.decompressobj(16 + zlib.MAX_WBITS) if encoding == "gzip" else None
         body = bytearray()
         for chunk in response.iter_stream():
+            self.heard_at = time.monotonic()
             line.left()
             room = limit - len(body) + 1
             try:

@@ -5,7 +5,7 @@ sent the answer, and returns the list to apply, or None where nothing has change
 """
 
 import re
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Container, Generator, Iterable, Mapping
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -139,11 +139,27 @@ class Known(NamedTuple):
 
 
 def sources(
-    fallback: str | None, current: str | None, known: Iterable[str], config_urls: Iterable[str]
+    fallback: str | None,
+    current: str | None,
+    known: Iterable[str],
+    config_urls: Iterable[str],
+    down: Container[str] = frozenset(),
 ) -> tuple[str, ...]:
-    """Put the sources into order: an explicit one, the current one, the others."""
-    ordered = [fallback, current, *known, *config_urls]
-    return tuple(dict.fromkeys(url for url in ordered if url))
+    """Put the sources into order: the best, one that was configured, the others, the dead.
+
+    Args:
+        fallback: The source that the caller named, which is the best, or None.
+        current: The endpoint in use, which is the best where no other was named, or None.
+        known: All endpoints.
+        config_urls: Sources that were configured.
+        down: Those that are known to be down.
+    """
+    configured = tuple(config_urls)
+    others = [url for url in (current, *known, *configured) if url]
+    ordered = [fallback] if fallback else []
+    ordered += sorted(others, key=lambda url: url in down)
+    ordered[1:1] = [url for url in configured if url not in down][:1]
+    return tuple(dict.fromkeys(ordered))
 
 
 def list_urls(base: str, *, signed: bool = False) -> list[str]:
@@ -207,6 +223,20 @@ def update(known: Known) -> Flow:
     if refusal is not None:
         raise refusal
     raise UpdateFailed(causes[0] if causes else "unreachable", tuple(failures))
+
+
+def combined(errors: Iterable[UpdateFailed | UpdateRefused]) -> UpdateFailed | UpdateRefused:
+    """Give one error for those of all sources, the best source's first.
+
+    A refusal counts more than a failure: there was a list.
+    """
+    failures: list[UpdateFailed] = []
+    for error in errors:
+        if isinstance(error, UpdateRefused):
+            return error
+        failures.append(error)
+    attempts = tuple(attempt for failure in failures for attempt in failure.attempts)
+    return UpdateFailed(failures[0].cause if failures else "unreachable", attempts)
 
 
 class _SourceFailedError(Exception):

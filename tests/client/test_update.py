@@ -78,9 +78,17 @@ def known(
 class TestSources:
     """Whom to ask, and where its list may be."""
 
-    def test_an_explicit_one_then_the_current_one_then_the_others(self) -> None:
-        """And each of them once."""
-        assert sources(C, B, [A, B], ["https://d.example", A]) == (C, B, A, "https://d.example")
+    def test_the_best_one_then_a_configured_one_then_the_others(self) -> None:
+        """And each of them once; those that are down come last, but for an explicit one."""
+        assert sources(C, B, [A, B], ["https://d.example", A]) == (C, "https://d.example", B, A)
+        assert sources(None, B, [A, B, C], []) == (B, A, C)
+        assert sources(None, B, [A, B, C], ["https://d.example"], {A, B}) == (
+            C,
+            "https://d.example",
+            B,
+            A,
+        )
+        assert sources(C, B, [A, B], [A], {A, B, C}) == (C, B, A)
         assert sources(None, None, [], []) == ()
 
     @pytest.mark.parametrize(

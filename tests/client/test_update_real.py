@@ -1,5 +1,6 @@
 """Remote updates: against the real server, and against hand-made ones with odd answers."""
 
+import asyncio
 import gzip
 import json
 import socket
@@ -7,7 +8,8 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,13 @@ import pytest
 import trustme
 
 from mop_config import Endpoint, signals
-from mop_config.client import EndpointManager, Policy, UpdateFailed, UpdateRefused
+from mop_config.client import (
+    AsyncEndpointManager,
+    EndpointManager,
+    Policy,
+    UpdateFailed,
+    UpdateRefused,
+)
 
 from ..ports import closed_port
 from ..servers import ENDPOINTS, running
@@ -83,8 +91,93 @@ class TestAgainstTheRealServer:
             assert urls(manager.api_endpoints) == [NEW]
 
 
+@contextmanager
+def silences(count: int) -> Iterator[list[str]]:
+    """Servers that accept and say nothing."""
+    with ExitStack() as stack:
+        yield [f"http://127.0.0.1:{stack.enter_context(silence())}" for _ in range(count)]
+
+
+class TestTheDeadAreNotWaitedFor:
+    """Whoever works gives the list, whatever the others do."""
+
+    @pytest.mark.parametrize(("count", "seconds"), [(3, 2.0), (6, 2.0), (10, 4.0)])
+    @pytest.mark.parametrize("where", ["endpoint", "config"])
+    def test_a_list_arrives(self, count: int, seconds: float, where: str) -> None:
+        """From the last endpoint, or from the only source that was configured."""
+        with silences(count) as dead, source(wire([dead[0], NEW])) as (_, server):
+            if where == "endpoint":
+                manager = manager_of(*dead, server.url)
+            else:
+                manager = manager_of(*dead, config_urls=[server.url])
+            began = time.monotonic()
+            assert manager.update_endpoints_from_remote()
+            assert time.monotonic() - began <= seconds
+            assert urls(manager.api_endpoints) == [dead[0], NEW]
+
+    def test_the_background_finds_it_too(self) -> None:
+        """In an asynchronous manager as in the other; nobody has to ask."""
+        with silences(6) as dead, source(wire([dead[0], NEW])) as (_, server):
+
+            async def main() -> None:
+                manager = AsyncEndpointManager(
+                    dead, config_urls=[server.url], verify=NOBODY, trust_env=False
+                )
+                began = time.monotonic()
+                async with manager:
+                    while urls(manager.api_endpoints) != [dead[0], NEW]:
+                        await asyncio.sleep(0.01)
+                        assert time.monotonic() - began <= 2.0
+
+            asyncio.run(main())
+
+    def test_a_call_does_not_wait_for_the_background(self) -> None:
+        """Nor does what that finds later take the place of what the call has found."""
+        late = threading.Event()
+
+        def slow(asked: Asked) -> Answer:
+            if asked.path != ENDPOINTS:
+                return OK
+            late.wait(10)
+            return (200, {}, wire([first.url]))
+
+        with handmade(slow) as first, source(wire([first.url, NEW])) as (_, rescue):
+            manager = manager_of(first.url, update_interval=3600)
+            with manager:
+                wait_for(lambda: first.count(ENDPOINTS), what="the background asks")
+                began = time.monotonic()
+                assert manager.update_endpoints_from_remote(rescue.url)
+                assert time.monotonic() - began <= 2.0
+                late.set()
+                wait_for(
+                    lambda: not any(t.name == "mop-config-update" for t in threading.enumerate())
+                )
+                assert urls(manager.api_endpoints) == [first.url, NEW]
+
+    def test_one_that_answers_at_once_is_asked_alone(self) -> None:
+        """The others are left in peace."""
+        with source(b"") as (lists, server), handmade() as other, handmade() as third:
+            lists.body = wire([server.url, NEW])
+            manager = manager_of(server.url, other.url, config_urls=[third.url])
+            assert manager.update_endpoints_from_remote()
+            assert (other.asked, third.asked) == ([], [])
+
+    def test_new_endpoints_that_hang_hold_nothing_up(self) -> None:
+        """One healthy endpoint in a list that is all new is enough."""
+        with (
+            silences(1) as dead,
+            handmade() as healthy,
+            source(wire([*dead, healthy.url])) as (_, server),
+        ):
+            manager = manager_of(server.url, policy=replace(QUICK, health_timeout=5.0))
+            began = time.monotonic()
+            assert manager.update_endpoints_from_remote()
+            assert time.monotonic() - began <= 2.0
+            assert urls(manager.api_endpoints) == [*dead, healthy.url]
+
+
 class TestWhomToAsk:
-    """An explicit server, the current endpoint, the others, the configured ones."""
+    """An explicit server, a configured one, the current endpoint, the others."""
 
     def test_in_that_order(self) -> None:
         """Until one has a list."""
@@ -111,7 +204,7 @@ class TestWhomToAsk:
             manager.pin(current)
             with pytest.raises(UpdateFailed) as caught:
                 manager.update_endpoints_from_remote(explicit)
-            order = ["explicit", "current", "first", "last", "config"]
+            order = ["explicit", "config", "current", "first", "last"]
             assert asked == order
             assert len(caught.value.attempts) == 5
             asked.clear()

@@ -10,7 +10,7 @@ import pytest
 
 from mop_config.client import EndpointManager
 from mop_config.client.background import Background
-from mop_config.client.errands import Round
+from mop_config.client.list_search import Round
 
 from ..servers import ENDPOINTS
 from ..waiting import wait_for
