@@ -15,7 +15,6 @@ import socket
 import ssl
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from . import __version__
 from .address import DEFAULT_PORTS, parse_url
 from .connect import DialOptions, Hold, Place, connect
 from .faults import Fault, fault_of, lacks_resources
+from .jobs import Job, JobQueue
 from .model import Endpoint
 from .resolve import Resolver
 from .tls import offering
@@ -42,10 +42,6 @@ _WEBSOCKET = {
     "Sec-WebSocket-Version": "13",
     "Sec-WebSocket-Key": "bW9wLWNvbmZpZyBwcm9iZQ==",
 }
-
-
-#: What to check: ``api`` or ``socketio``, the endpoint, and the path that answered before, or None.
-Job = tuple[str, Endpoint, str | None]
 
 
 class ProbeResult(NamedTuple):
@@ -103,7 +99,11 @@ class Prober:
         return self._examine(endpoint, lambda line: ask(line, known_path))
 
     def check_each(
-        self, jobs: Iterable[Job], report: Callable[[Job, ProbeResult], object], parallel: int
+        self,
+        jobs: Iterable[Job],
+        report: Callable[[Job, ProbeResult], object],
+        parallel: int,
+        share: int | None = None,
     ) -> list[threading.Thread]:
         """Begin to check endpoints, so many at a time.
 
@@ -112,24 +112,31 @@ class Prober:
             report: Takes each result, in the thread that found it; once it gives True, those
                 that wait are left out.
             parallel: How many at a time.
+            share: How many of one server at a time, or None for any number.
 
         Returns:
             The threads that do it; none where the machine has no thread left and the checks ran
             in the caller's. They are daemons: of an interrupt in the middle of its start, one
             may wait for a lock for ever.
         """
-        queue = deque(jobs)
+        queue, lock = JobQueue(jobs, share), threading.Lock()
 
         def work() -> None:
-            with contextlib.suppress(IndexError):
-                while True:
-                    job = queue.popleft()
-                    if report(job, self.check(*job)) is True:
+            done = None
+            while True:
+                with lock:
+                    if done is not None:
+                        queue.done(done)
+                    done = job = queue.take()
+                if job is None:
+                    return
+                if report(job, self.check(*job)) is True:
+                    with lock:
                         queue.clear()
 
         threads = [
             threading.Thread(target=work, name="mop-config-check", daemon=True)
-            for _ in range(min(parallel, len(queue)))
+            for _ in range(min(parallel, queue.ready()))
         ]
         started = []
         for thread in threads:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "mop_config"
 #: Each part of the package, and the parts that it may import.
 _GROUND = {"errors", "address", "model", "payload", "signals", "files"}
 _SIGNING = {"keys", "signing"}
-_HEALTH = {"health", "faults", "resolve", "tls", "connect", "probe", "qr", "qr_text"}
+_HEALTH = {"health", "faults", "resolve", "tls", "jobs", "connect", "probe", "qr", "qr_text"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
@@ -27,7 +27,8 @@ ALLOWED: dict[str, set[str]] = {
     "signing": {"errors", "address", "model", "payload", "keys"},
     "resolve": {"address", "faults"},
     "connect": {"resolve"},
-    "probe": _GROUND | {"health", "faults", "resolve", "tls", "connect", "__init__"},
+    "jobs": {"address", "errors", "model"},
+    "probe": _GROUND | {"health", "faults", "jobs", "resolve", "tls", "connect", "__init__"},
     "qr_text": {"payload", "model", "errors"},
     "qr": _GROUND | {"qr_text"},
     "server": _GROUND | _SIGNING | _HEALTH | {"__init__"},
@@ -47,6 +48,7 @@ PURE = [
     "signing.py",
     "qr_text.py",
     "health.py",
+    "jobs.py",
     "client/policy.py",
     "client/member.py",
     "client/pool.py",

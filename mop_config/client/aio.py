@@ -73,7 +73,7 @@ class AsyncEndpointManager(BaseManager):
         return await asyncio.to_thread(self._check_one, self._job_for(endpoint))
 
     async def check_all(self) -> None:
-        """Check every endpoint now, so many at a time, and wait for the last."""
+        """Check the best 50 endpoints of each kind, and any in use, and wait for the last."""
         await asyncio.to_thread(self._check_all)
 
     async def update_endpoints_from_remote(

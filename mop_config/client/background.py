@@ -11,13 +11,13 @@ import random
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import MopConfigError, UpdateFailed
 from ..faults import Fault
-from ..probe import Job, ProbeResult
+from ..jobs import Job, JobQueue
+from ..probe import ProbeResult
 from .core import API, SOCKETIO
 from .errands import Errands
 from .list_search import Round
@@ -85,7 +85,7 @@ class Background:
         self._stopped = False
         self._schedule_bell = _Bell()
         self._watch_bell = _Bell()
-        self._queue: deque[Job] = deque()
+        self._queue = JobQueue()
         self._lock = threading.Lock()
         self._checking = 0
         self._lacking = False  # whether the last thing that was to be done lacked something
@@ -185,7 +185,8 @@ class Background:
             now = core.clock()
             for kind in (API, SOCKETIO):
                 due = core.pool(kind).take_due(now)
-                self._queue.extend((kind, m.endpoint, m.probe_path) for m in due)
+                with self._lock:
+                    self._queue.extend((kind, m.endpoint, m.probe_path) for m in due)
             next_check = min(core.api.next_due(), core.socketio.next_due())
         self._check_queue(manager.policy.probe_parallelism)
         if now >= self._next_update and not self._updating:
@@ -200,7 +201,7 @@ class Background:
 
     def _check_queue(self, parallelism: int) -> None:
         with self._lock:
-            more = max(0, min(parallelism - self._checking, len(self._queue)))
+            more = max(0, min(parallelism - self._checking, self._queue.ready()))
             self._checking += more
         for begun in range(more):
             if self._try_spawn(self._check, "mop-config-check") is None:
@@ -209,12 +210,15 @@ class Background:
                 return
 
     def _check(self) -> None:
+        done = None
         while True:
             with self._lock:
-                if self._stopped or not self._queue:
+                if done is not None:
+                    self._queue.done(done)
+                done = job = None if self._stopped else self._queue.take()
+                if job is None:
                     self._checking -= 1
                     return
-                job = self._queue.popleft()
             result = self._result_of(job)
             manager = self._manager()
             if manager is not None and not self._stopped:

@@ -216,7 +216,7 @@ class BaseManager(EndpointLists):
             return [
                 (kind, member.endpoint, member.probe_path)
                 for kind in (API, SOCKETIO)
-                for member in core.pool(kind).members()
+                for member in core.pool(kind).watched()
             ]
 
     def _check_one(self, job: Job) -> bool:

@@ -5,13 +5,16 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from heapq import nsmallest
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from ..errors import UpdateUntrusted
-from ..probe import Job, Prober, ProbeResult
+from ..jobs import PER_SERVER, Job
+from ..probe import Prober, ProbeResult
 from .fetch import Fetcher
 from .list_search import ListSearch, Round
+from .pool import WATCHED
 from .update import Check
 
 if TYPE_CHECKING:
@@ -59,19 +62,20 @@ class Errands:
             jobs: Whom to check.
             report: Takes each result; once it gives True, those that wait are left out.
         """
-        for thread in self._prober.check_each(jobs, report, self._parallelism):
+        for thread in self._prober.check_each(jobs, report, self._parallelism, PER_SERVER):
             thread.join()
 
     def any_healthy(self, check: Check) -> bool:
-        """Whether one of some endpoints that are not ours yet is healthy."""
+        """Whether one of the best of some endpoints that are not ours yet is healthy."""
         results: SimpleQueue[bool] = SimpleQueue()
 
         def report(_: Job, result: ProbeResult) -> bool:
             results.put(result.fault is None)
             return result.fault is None
 
-        jobs: list[Job] = [(check.kind, endpoint, None) for endpoint in check.endpoints]
-        self._prober.check_each(jobs, report, self._parallelism)
+        best = nsmallest(WATCHED, check.endpoints, key=lambda endpoint: endpoint.priority)
+        jobs: list[Job] = [(check.kind, endpoint, None) for endpoint in best]
+        self._prober.check_each(jobs, report, self._parallelism, PER_SERVER)
         return any(results.get() for _ in jobs)  # the first good one ends it
 
     def update(

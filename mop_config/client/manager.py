@@ -69,7 +69,7 @@ class EndpointManager(BaseManager):
         return self._check_one(self._job_for(endpoint))
 
     def check_all(self) -> None:
-        """Check every endpoint now, so many at a time, and wait for the last."""
+        """Check the best 50 endpoints of each kind, and any in use, and wait for the last."""
         self._check_all()
 
     def update_endpoints_from_remote(

@@ -6,6 +6,7 @@ lock is released.
 """
 
 from collections.abc import Callable, Iterable
+from heapq import nsmallest
 from typing import Any
 
 from ..faults import COUNTED, NETWORK, Fault
@@ -17,6 +18,8 @@ from .policy import Policy
 from .target import target_of
 
 _NEVER = float("inf")
+#: So many of the best endpoints of a kind are looked at regularly, and those that are in use.
+WATCHED = 50
 
 
 class Pool:
@@ -38,6 +41,7 @@ class Pool:
         self._network = network
         self._random = random
         self._members: dict[str, Member] = {}
+        self._best: list[Member] | None = None  # those that are looked at, once they are known
         self._order = 0
         self._current: Member | None = None
         self._current_since = 0.0
@@ -63,7 +67,7 @@ class Pool:
 
     def members(self) -> list[Member]:
         """List all endpoints, by priority and insertion."""
-        return sorted(self._members.values(), key=lambda m: (m.endpoint.priority, m.order))
+        return sorted(self._members.values(), key=_by_priority)
 
     def put(self, endpoint: Endpoint, now: float) -> None:
         """Add an endpoint, or give one that is there another priority or server name."""
@@ -74,11 +78,13 @@ class Pool:
             member = Member(endpoint, target, self._order, health, self._random())
             self._order += 1
             self._members[endpoint.url] = member
+            self._best = None
             self.urgent = True
             self._usable += 1
             self._all_down = False
         elif member.endpoint != endpoint:
             member.endpoint, member.target = endpoint, target_of(endpoint)
+            self._best = None
             member.recovered_at = None  # somebody decided this: it needs no dwelling
         self._review_at = now
 
@@ -92,6 +98,7 @@ class Pool:
         member = self._members.pop(url, None)
         if member is None:
             return False
+        self._best = None
         self._usable -= member.health.usable
         if self._current is member:
             self._current, self._gone = None, member
@@ -257,9 +264,24 @@ class Pool:
 
     # -- whom to look at
 
+    def watched(self) -> list[Member]:
+        """List the endpoints whose health matters: the best ones, and any that is in use.
+
+        A list of 10,000 must not make each client look at all of them.
+        """
+        if len(self._members) <= WATCHED:
+            return list(self._members.values())
+        if self._best is None:
+            self._best = nsmallest(WATCHED, self._members.values(), key=_by_priority)
+        used = [m for m in self._members.values() if m.served or m.failed or self._is_chosen(m)]
+        return list(dict.fromkeys([*self._best, *used]))
+
+    def _is_chosen(self, member: Member) -> bool:
+        return member is self._current or member.url == self._pinned
+
     def take_due(self, now: float) -> list[Member]:
         """List the endpoints that are to be looked at now, and count that as begun."""
-        due = [m for m in self._members.values() if not m.probing and m.health.next_probe <= now]
+        due = [m for m in self.watched() if not m.probing and m.health.next_probe <= now]
         for member in due:
             member.probing = True
         return due
@@ -272,7 +294,7 @@ class Pool:
     def next_due(self) -> float:
         """When somebody is to be looked at next; infinity for never."""
         return min(
-            (m.health.next_probe for m in self._members.values() if not m.probing),
+            (m.health.next_probe for m in self.watched() if not m.probing),
             default=_NEVER,
         )
 
@@ -373,7 +395,7 @@ class Pool:
         An idle client probes its endpoints at different times: without a network each would
         fail alone, and be blamed.
         """
-        others = [m for m in self._members.values() if m.target.host != member.target.host]
+        others = [m for m in self.watched() if m.target.host != member.target.host]
         if others and not self._network.offline:
             self.doubt(min(others, key=lambda m: self._group(m, now)), now)
 
@@ -422,6 +444,10 @@ class Pool:
 
     def _tell(self, kind: EventKind, **about: Any) -> None:
         self._events.append(Event(kind, {"kind": self.kind, **about}))
+
+
+def _by_priority(member: Member) -> tuple[int, int]:
+    return member.endpoint.priority, member.order
 
 
 _GOOD = frozenset({Evidence.GOOD_PROBE, Evidence.GOOD_REQUEST})

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import ssl
+import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,7 +22,9 @@ from mop_config.client import (
 )
 from mop_config.signing import SigningKey
 
-from .handmade import NOBODY, QUICK, handmade, named, urls, wire
+from ..ports import closed_port
+from ..waiting import wait_for
+from .handmade import NOBODY, OK, QUICK, Answer, Asked, handmade, named, urls, wire
 from .test_update_real import manager_of, serves
 
 A = "https://a.example"
@@ -314,3 +317,63 @@ class TestSpellings:
             manager = manager_of(A)
             assert manager.update_endpoints_from_remote(server.url)
             assert urls(manager.api_endpoints) == [A, NEW]
+
+
+class TestChecks:
+    """A list of thousands does not make each client a flood."""
+
+    def test_the_best_fifty_of_a_kind_are_checked(self) -> None:
+        """At start, by hand, and when a list of strangers is looked at; four at a time."""
+        now = [0]
+        most = [0]
+        lock = threading.Lock()
+
+        def answer(asked: Asked) -> Answer:
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            time.sleep(0.005)
+            with lock:
+                now[0] -= 1
+            return OK if asked.path.endswith("/health") else (404, {}, b"")
+
+        with handmade(answer) as server, handmade(answer) as ours:
+            # The later ones are the better ones.
+            api = [(f"{server.url}/{n}", 9000 - n) for n in range(3000)]
+            best = {f"/{n}/health" for n in range(2950, 3000)}
+            with manager_of(*api) as manager:
+                wait_for(lambda: sum(e.state == "healthy" for e in manager.api_endpoints) == 50)
+                manager.check_all()
+                assert set(server.paths) == best
+                server.asked.clear()
+                last = f"{server.url}/7"
+                manager.pin(last)
+                manager.check_all()
+                assert set(server.paths) == {*best, "/7/health"}
+                assert manager.check_endpoint_health(f"{server.url}/8")
+            assert most[0] <= 4
+            server.asked.clear()
+            body = json.dumps({"api_endpoints": [{"url": u, "priority": p} for u, p in api]})
+            with handmade(serves(200, body.encode())) as source:
+                cautious = manager_of(ours.url)
+                assert cautious.update_endpoints_from_remote(source.url)
+            assert set(server.paths) <= best
+            assert most[0] <= 4
+
+    def test_one_that_a_request_went_to_is_checked_too(self) -> None:
+        """Once it has failed, only a check can clear it."""
+        down = threading.Event()
+
+        def answer(asked: Asked) -> Answer:
+            return (503, {}, b"") if down.is_set() else OK
+
+        dead = [f"http://127.0.0.1:{closed_port()}/{n}" for n in range(50)]
+        with handmade(answer) as server, manager_of(*dead, server.url) as manager:
+            wait_for(lambda: not any(e.is_healthy for e in manager.api_endpoints[:50]))
+            with manager.client() as client:
+                assert client.get("/").status_code == 200
+                down.set()
+                wait_for(lambda: client.get("/").status_code == 503)
+                wait_for(lambda: manager.api_endpoints[50].state != "healthy")
+                down.clear()
+                wait_for(lambda: manager.api_endpoints[50].state == "healthy")
