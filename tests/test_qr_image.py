@@ -410,15 +410,43 @@ class TestScan:
         except MopConfigError as error:
             assert isinstance(error, QrUnreadable)
 
-    @pytest.mark.parametrize("side", [7100, 14_000])
+    @pytest.mark.parametrize("side", [4001, 7000, 7100, 14_000])
     def test_one_that_would_fill_the_memory(self, side: int) -> None:
         """Is refused by its header: a small file can hold billions of pixels."""
         bomb = in_png(Image.new("1", (side, side), 1))
         assert len(bomb) < 100_000
         began = time.process_time()
-        with pytest.raises(QrUnreadable, match="more than 50000000 pixels"):
+        with pytest.raises(QrUnreadable, match="more than 16000000 pixels"):
             qr.scan(bomb)
         assert time.process_time() - began < 1
+
+    def test_a_large_photograph(self) -> None:
+        """A camera's JPEG is decoded at a part of its size."""
+        code = Image.open(io.BytesIO(qr.image(TEXTS[0], "png"))).convert("L")
+        photo = Image.new("L", (12_000, 4_000), 200)
+        photo.paste(code.resize((2000, 2000)), (300, 200))
+        out = io.BytesIO()
+        photo.save(out, "JPEG")
+        assert qr.scan(out.getvalue()) == TEXTS[0]
+
+    def test_the_largest_takes_little_memory(self, tmp_path: Path) -> None:
+        """Transparent, which takes the most; the 750 MB of a larger one are not even asked for."""
+        code = Image.open(io.BytesIO(qr.image("hello", "png"))).convert("RGBA")
+        picture = Image.new("RGBA", (4000, 4000), (0, 0, 0, 0))
+        picture.paste(code, (100, 100))
+        path = tmp_path / "large.png"
+        picture.save(path)
+        script = (
+            "import resource, sys, PIL.Image, zxingcpp, mop_config.qr as qr\n"
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "print(qr.scan(sys.argv[1]))\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+        )
+        command = [sys.executable, "-c", script, str(path)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        text, kibibytes = done.stdout.split()
+        assert text == "hello"
+        assert int(kibibytes) < 250 * 1024
 
     def test_a_file_that_is_too_large(self, tmp_path: Path) -> None:
         """It is not read to its end."""

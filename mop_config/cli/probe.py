@@ -16,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import MopConfigError
+from ..jobs import Job
 from ..model import Endpoint, EndpointConfig
-from ..probe import Job, Prober, ProbeResult
+from ..probe import Prober, ProbeResult
 from .env_file import env_file_option
 from .listed import read_list
 from .seconds import SECONDS

@@ -13,7 +13,8 @@ import httpx2
 from ..address import parse_url
 from ..errors import AddressError
 from ..faults import Fault
-from ..probe import Job, ProbeResult
+from ..jobs import Job
+from ..probe import ProbeResult
 from . import wire
 from .background import Background
 from .core import API, SOCKETIO
