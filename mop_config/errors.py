@@ -155,8 +155,8 @@ class SignatureError(MopConfigError, ValueError):
 
     Attributes:
         code: ``not-signed`` (no JWS at all), ``bad-header``, ``unknown-key``,
-            ``bad-signature``, ``bad-claims`` (signed, but no list), ``expired``, or ``older``
-            (than a list that was taken before).
+            ``bad-signature``, ``bad-claims`` (signed, but no list), ``expired``, ``older``
+            (than a list that was taken before), or ``ahead`` (a version in the future).
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -29,6 +29,8 @@ TYPE = "endpoints+jws"
 MEDIA_TYPE = "application/jose"
 #: Seconds by which the clocks of a signer and a reader may differ.
 SKEW = 300.0
+#: Seconds by which a version may be ahead of the time.
+DAY = 86400
 #: The largest whole number that every reader of JSON understands.
 MAX_NUMBER = 2**53 - 1
 #: Of the encoded header; ours has 121 characters.
@@ -181,6 +183,21 @@ class TrustedKeys:
         if now is not None and signed.expired(now):
             raise SignatureError("expired", f"it has expired at {moment(signed.exp)}")
         return signed
+
+
+def check_ahead(signed: SignedList, now: float) -> None:
+    """Hold the version of a list to the time: one far in the future would block all later lists.
+
+    Args:
+        signed: The list.
+        now: The latest time that counts besides that of its signature, in POSIX seconds.
+
+    Raises:
+        SignatureError: With code ``ahead``, if it is more than a day ahead.
+    """
+    if signed.ver > (max(now, signed.iat) + DAY) * 1000:
+        message = f"its version {signed.ver} is more than a day ahead of the time"
+        raise SignatureError("ahead", message)
 
 
 def moment(seconds: int) -> str:

@@ -14,7 +14,7 @@ import pytest
 from mop_config.cli import run
 from mop_config.signing import MAX_NUMBER, SigningKey, TrustedKeys
 
-from .client.handmade import Answer, Asked, Handmade, handmade
+from .client.handmade import Answer, Asked, Handmade, handmade, wire
 from .conftest import GUIDE_JSON, SAMPLE
 from .disks import fill, small_disk
 from .servers import ENDPOINTS
@@ -288,6 +288,11 @@ class TestVerify:
                 lambda text: KEY.sign(b'{"api_endpoints":[]}', ver=1, iat=1, exp=2).decode(),
                 "key.pub",
                 "expired at 1970-01-01T00:00:02Z",
+            ),
+            (
+                lambda text: KEY.sign(wire(["https://a.b"]), ver=2**52, iat=1, exp=2**40).decode(),
+                "key.pub",
+                "more than a day ahead",
             ),
         ],
     )

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import MopConfigError, SignatureError, SigningKeyError
-from ..signing import MEDIA_TYPE, SignedList, TrustedKeys, moment
+from ..signing import MEDIA_TYPE, SignedList, TrustedKeys, check_ahead, moment
 from .served import LIST_PATH, ask, is_url, read_token, route, token_option
 from .source import not_empty
 
@@ -30,13 +30,15 @@ _MAX_KEY_BYTES = 65536
 def verify(source: str, key_files: tuple[str, ...], as_json: bool, token_file: str | None) -> int:
     """Check the signed list in FILE, or that the server at URL hands out.
 
-    Exit 1, and the reason, where no key has signed it, or it has expired. An app also refuses
+    Exit 1, and the reason, where no key has signed it, it has expired, or its version is more than
+    a day ahead. An app also refuses
     a list that is older than one it had, which nobody else can know.
     """
     keys = _keys(key_files)
     text = _fetched(source, token_file) if is_url(source) else _read(source)
     try:
         signed = keys.verify(text, time.time())
+        check_ahead(signed, time.time())
     except SignatureError as error:
         if as_json:
             print(json.dumps({"ok": False, "code": error.code, "reason": str(error)}, indent=2))

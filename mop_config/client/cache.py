@@ -95,10 +95,14 @@ def _text(value: Any) -> str:
     return value
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise ValueError(f"{str(value)[:40]!r} is no list of texts")
-    return tuple(_text(each) for each in value)
+        raise ValueError(f"{str(value)[:40]!r} is no list")
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(_text(each) for each in _list(value))
 
 
 def _moment(value: Any) -> float:
@@ -118,7 +122,9 @@ def _maybe_mark(value: Any) -> Mark | None:
     ver, digest = value["ver"], value["sha256"]
     if type(ver) is not int or not 0 <= ver <= MAX_NUMBER:
         raise ValueError("its mark is no version")
-    return Mark(ver, _text(digest), _texts(value.get("beside", [])))
+    others = tuple(filter(None, map(_maybe_mark, _list(value.get("others", [])))))
+    kid = _maybe_text(value.get("kid"))
+    return Mark(ver, _text(digest), _texts(value.get("beside", [])), kid, others)
 
 
 def load_mark(path: Path) -> Mark | None:
@@ -147,7 +153,8 @@ def save_mark(path: Path, mark: Mark) -> None:
 
 
 def _mark(mark: Mark) -> dict[str, Any]:
-    return {"ver": mark.ver, "sha256": mark.digest, "beside": mark.beside}
+    own = {"ver": mark.ver, "sha256": mark.digest, "beside": mark.beside, "kid": mark.kid}
+    return {**own, "others": [_mark(other) for other in mark.others]}
 
 
 def save(path: Path, cached: CachedList) -> None:

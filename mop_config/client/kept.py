@@ -169,8 +169,11 @@ class Kept:
     def _save_signed(self, path: Path, mark_path: Path, trust: Trust, kept: CachedList) -> None:
         """Write what is signed, and then the mark: the list must not be older than that."""
         there, mark = self._mark(), trust.mark
-        if there is not None and mark is not None and there.ver > mark.ver:
+        counting = trust.counting(there)
+        if counting is not None and mark is not None and counting.ver > mark.ver:
             return  # another process has taken a newer one
+        trust.remember(there)  # the lower marks of other keys
+        mark = trust.mark
         if trust.current is None:
             # What nobody signed would be refused at the next start.
             kept = kept._replace(config=EndpointConfig(), mark=mark)

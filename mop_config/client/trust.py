@@ -1,5 +1,6 @@
 """Whom a manager believes: trusted keys, and the newest list that they have signed."""
 
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +10,9 @@ from typing import Any, NamedTuple
 from .. import payload
 from ..errors import PayloadError, SignatureError, SigningKeyError
 from ..model import Endpoint, EndpointConfig
-from ..signing import SignedList, TrustedKeys, looks_signed
+from ..signing import DAY, SKEW, SignedList, TrustedKeys, check_ahead, looks_signed, moment
+
+logger = logging.getLogger(__name__)
 
 #: A public key, or several: a JWK or a JWK set (as a ``dict`` or JSON), PEM, or a file of them.
 Key = Mapping[str, Any] | str | Path
@@ -66,11 +69,16 @@ class Mark(NamedTuple):
         ver: Its version, in milliseconds.
         digest: Of its contents.
         beside: Of the contents of older lists that its endpoints were added to.
+        kid: The key that signed it; None where that was not noted.
+        others: The marks of other keys, which are lower: they count once this key is no longer
+            trusted.
     """
 
     ver: int
     digest: str
     beside: tuple[str, ...] = ()
+    kid: str | None = None
+    others: "tuple[Mark, ...]" = ()
 
 
 class Trust:
@@ -82,7 +90,6 @@ class Trust:
         most: How many endpoints a list may have, or None for any number.
 
     Attributes:
-        mark: The newest list that was ever taken.
         current: The list that was taken last, as it was signed.
         beside: Older ones that it was added to, and that still count; the oldest first.
     """
@@ -95,7 +102,9 @@ class Trust:
         self._clock = clock
         self._lock = threading.Lock()
         self._others: Callable[[], Mark | None] = lambda: None
-        self.mark: Mark | None = None
+        self._marks: dict[str | None, Mark] = {}  # by key
+        self._named_beside: tuple[str, ...] = ()
+        self._warned = False
         self.current: SignedList | None = None
         self.beside: tuple[SignedList, ...] = ()
 
@@ -112,7 +121,26 @@ class Trust:
         signed = self._keys.verify(text, None if kept else self._clock(), self._most)
         with self._lock:
             self._check_age(signed)
+            if not kept:
+                self._check_ahead(signed)
         return signed
+
+    @property
+    def mark(self) -> Mark | None:
+        """The newest list that was ever taken, of those that a trusted key has signed."""
+        if not self._marks:
+            return None
+        top, *others = sorted(self._marks.values(), key=lambda mark: -mark.ver)
+        return top._replace(beside=self._named_beside, others=tuple(others))
+
+    def counting(self, mark: Mark | None) -> Mark | None:
+        """Give the highest mark of a trusted key in a mark that was kept, or None."""
+        found = [each for each in _each(mark) if self._counts(each)]
+        return max(found, key=lambda each: each.ver, default=None)
+
+    def _counts(self, mark: Mark) -> bool:
+        # Otherwise a list with a stolen key and a high version would block all others for good.
+        return mark.kid is None or mark.kid in self._keys.kids
 
     def take(self, signed: SignedList, *, added: bool = False) -> None:
         """Note that a list is taken: from now on, nothing older is.
@@ -126,15 +154,31 @@ class Trust:
         """
         with self._lock:
             self._check_age(signed)
-            if self.mark is None or signed.ver >= self.mark.ver:
-                self.mark = Mark(signed.ver, signed.digest)
+            self._set_mark(signed)
             current = self.current
             alike = current is not None and current.digest == signed.digest
             before = () if current is None else (*self.beside, current)
             self.beside = _still_counting(before, signed) if added else ()
-            self.mark = self.mark._replace(beside=tuple(each.digest for each in self.beside))
+            self._named_beside = tuple(each.digest for each in self.beside)
             if current is None or not alike or signed.exp >= current.exp:
                 self.current = signed
+
+    def _set_mark(self, signed: SignedList) -> None:
+        """Note the version, but no more than a day ahead of a clock that may be behind."""
+        now, mark = self._clock(), self.mark
+        ahead = signed.iat > now + SKEW
+        if ahead and not self._warned:
+            logger.warning(
+                "the endpoint list was signed at %s, which is in the future: is this clock behind?",
+                moment(signed.iat),
+            )
+        self._warned = ahead
+        bound = int((now + DAY) * 1000)
+        if mark is None:
+            self._marks[signed.kid] = Mark(min(signed.ver, bound), signed.digest, kid=signed.kid)
+        elif signed.ver >= mark.ver:
+            ver = min(signed.ver, max(bound, mark.ver))
+            self._marks[signed.kid] = Mark(ver, signed.digest, kid=signed.kid)
 
     def recall(self, text: str, beside: Sequence[str], mark: Mark | None) -> None:
         """Take a list that was kept, with those that it was added to.
@@ -164,9 +208,8 @@ class Trust:
                 refusal = error
         self.take(signed)
         with self._lock:
-            if self.mark is not None:
-                self.beside = tuple(found)
-                self.mark = self.mark._replace(beside=tuple(each.digest for each in found))
+            self.beside = tuple(found)
+            self._named_beside = tuple(each.digest for each in found)
         if refusal is not None:
             raise refusal
 
@@ -188,11 +231,21 @@ class Trust:
     def remember(self, mark: Mark | None) -> None:
         """Take in a mark that was kept."""
         with self._lock:
-            if mark is not None and (self.mark is None or mark.ver > self.mark.ver):
-                self.mark = mark
+            before = self.mark
+            for each in filter(self._counts, _each(mark)):
+                there = self._marks.get(each.kid)
+                if there is None or each.ver > there.ver:
+                    self._marks[each.kid] = each
+            after = self.mark
+            if mark is not None and after is not None and (not before or after.ver > before.ver):
+                self._named_beside = mark.beside
+
+    def _check_ahead(self, signed: SignedList) -> None:
+        latest = max(self._clock(), self.current.iat if self.current else 0)
+        check_ahead(signed, latest)
 
     def _check_age(self, signed: SignedList) -> None:
-        for mark in (self.mark, self._others()):
+        for mark in (self.mark, self.counting(self._others())):
             if mark is not None and signed.ver < mark.ver and signed.digest != mark.digest:
                 raise SignatureError(
                     "older", f"its version {signed.ver} is older than {mark.ver}, which was taken"
@@ -206,6 +259,12 @@ class Trust:
     def stale(self) -> bool:
         """Whether the list that was taken last has expired, and no other has come."""
         return self.current is not None and self.current.expired(self._clock())
+
+
+def _each(mark: Mark | None) -> Iterable[Mark]:
+    """Give each key's mark by itself."""
+    marks = () if mark is None else (mark, *mark.others)
+    return [each._replace(beside=(), others=()) for each in marks]
 
 
 def _by_url(lists: Iterable[Iterable[Endpoint]]) -> dict[str, Endpoint]:
