@@ -3,10 +3,10 @@
 import contextlib
 import os
 import re
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 try:
     import fcntl
@@ -30,45 +30,76 @@ def write_atomically(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) 
     Raises:
         OSError: If it cannot be done; the file that was there stays.
     """
-    scratch = _scratch(path)
-    try:
-        _write(scratch, data, sync=sync, mode=mode)
-        os.replace(scratch, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(scratch)
-        raise
+    name = str(path)
+    with Scratch(name, mode=mode) as scratch:
+        scratch.write(data, sync=sync)
+        scratch.become(name)
 
 
-def replace_together(wanted: Mapping[Path, bytes]) -> None:
-    """Replace files that everybody may read, each in one step, and none unless all can be.
+class Scratch:
+    """A new file beside the one that it will replace; it is removed unless it has become that.
 
-    Each gets a date in a second of its own: who tells contents apart by date and size, as
-    web servers do, must not take the new one for the one before.
+    The file is created exclusively, so nobody can have put a link or a file of his own there, and
+    everything that is done to it is done by its descriptor.
 
     Args:
-        wanted: What each file holds from then on; its folder is made, if need be.
+        name: The file that is to be replaced: a path, or a name in ``folder``.
+        folder: Descriptor of its folder, or None where ``name`` is a path.
+        mode: Permissions, less those that the umask takes.
 
-    Raises:
-        OSError: Naming the file that is at fault.
+    Attributes:
+        descriptor: Of the new file.
     """
-    staged: dict[Path, Path] = {}
-    path = Path()
-    try:
-        for path, data in wanted.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = staged[path] = _scratch(path)
-            _write(scratch, data, sync=True, mode=0o644)
-            scratch.chmod(0o644)  # whatever the umask
-            _date(scratch, path)
-        for path, scratch in staged.items():
-            os.replace(scratch, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        for scratch in staged.values():
+
+    def __init__(self, name: str, *, folder: int | None = None, mode: int) -> None:
+        parent, base = os.path.split(name)
+        prefix = f".{base}."
+        _sweep_all(parent, prefix, folder)
+        chance = int.from_bytes(os.urandom(6), "big")
+        self._name = os.path.join(parent, f"{prefix}{os.getpid()}.{chance}")
+        self._folder = folder
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        for flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):
+            flags |= getattr(os, flag, 0)
+        self.descriptor = os.open(self._name, flags, mode, dir_fd=folder)
+        self._there = True
+
+    def write(self, data: bytes, *, sync: bool) -> None:
+        """Write everything; with ``sync`` it is on the disk when this returns."""
+        with open(self.descriptor, "wb", closefd=False) as file:
+            file.write(data)
+            file.flush()
+            if sync:
+                os.fsync(self.descriptor)
+
+    def become(self, name: str) -> None:
+        """Take the place of the file of this name, in the same folder."""
+        os.replace(self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        self._there = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+        if self._there:
             with contextlib.suppress(OSError):
-                os.unlink(scratch)
+                os.unlink(self._name, dir_fd=self._folder)
+
+
+def _sweep_all(parent: str, prefix: str, folder: int | None) -> None:
+    """Remove what processes left that were killed in mid-write."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir((parent or os.curdir) if folder is None else folder):
+            if name.startswith(prefix) and _SCRATCH.fullmatch(name.removeprefix(prefix)):
+                _sweep(os.path.join(parent, name), folder)
+
+
+def _sweep(name: str, folder: int | None) -> None:
+    with contextlib.suppress(OSError):
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if time.time() - status.st_mtime > _LEFT:
+            os.unlink(name, dir_fd=folder)
 
 
 @contextlib.contextmanager
@@ -90,6 +121,13 @@ def locked(path: Path, patience: float) -> Iterator[None]:
         # Somebody has taken the whole folder away, or nobody has made it yet.
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, flags, 0o600)
+    with holding(descriptor, patience):
+        yield
+
+
+@contextlib.contextmanager
+def holding(descriptor: int, patience: float) -> Iterator[None]:
+    """Lock a file that is open, and close it afterwards; see ``locked``."""
     try:
         if fcntl is not None:
             _lock(descriptor, time.monotonic() + patience)
@@ -107,38 +145,3 @@ def _lock(descriptor: int, deadline: float) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.005)
-
-
-def _scratch(path: Path) -> Path:
-    # One name a thread: two may write at a time.
-    prefix = f".{path.name}."
-    with contextlib.suppress(OSError):
-        for name in os.listdir(path.parent):
-            if name.startswith(prefix) and _SCRATCH.fullmatch(name.removeprefix(prefix)):
-                _sweep(path.with_name(name))
-    return path.with_name(f"{prefix}{os.getpid()}.{threading.get_native_id()}")
-
-
-def _sweep(scratch: Path) -> None:
-    """Take away what was left by a process that was killed in mid-write."""
-    with contextlib.suppress(OSError):
-        if time.time() - scratch.stat().st_mtime > _LEFT:
-            scratch.unlink()
-
-
-def _write(scratch: Path, data: bytes, *, sync: bool, mode: int) -> None:
-    def create(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW, mode)
-
-    with open(scratch, "wb", opener=create) as file:
-        file.write(data)
-        file.flush()
-        if sync:
-            os.fsync(file.fileno())
-
-
-def _date(scratch: Path, path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        before, now = path.stat().st_mtime, scratch.stat().st_mtime
-        if now < int(before) + 1:
-            os.utime(scratch, (now, int(before) + 1))

@@ -1,20 +1,22 @@
 """``mop-config publish``: files that a web server serves as the server would."""
 
+import contextlib
 import gzip
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from mop_config import qr
+from mop_config import create_app, qr
 from mop_config.server.publisher import Publisher
 from mop_config.server.settings import Settings
 from mop_config.signing import SigningKey, TrustedKeys
@@ -22,6 +24,7 @@ from mop_config.signing import SigningKey, TrustedKeys
 from .conftest import GUIDE_JSON, SAMPLE
 from .servers import ROOT
 from .test_cli import run, write
+from .users import ALICE, MALLORY, as_user, busy, needs_root, place_for_all
 from .waiting import wait_for
 
 LIST = "api/v1/config/endpoints"
@@ -205,6 +208,223 @@ class TestOnce:
         assert result.returncode == 1
         assert len(result.stderr.splitlines()) == 1
         assert not (tmp_path / "out").exists()
+
+
+class TestWhoMayRead:
+    """A web server is another user than the one who publishes."""
+
+    @pytest.mark.parametrize("umask", [0o077, 0o027])
+    def test_folders_and_files_whatever_the_umask(self, tmp_path: Path, umask: int) -> None:
+        """Those above, too, where they are made."""
+        before = os.umask(umask)
+        try:
+            publish(tmp_path, SAMPLE, "--out", str(tmp_path / "a" / "b"))
+        finally:
+            os.umask(before)
+        paths = [tmp_path / "a", *(tmp_path / "a").rglob("*")]
+        modes = {(path.is_dir(), stat.S_IMODE(path.stat().st_mode)) for path in paths}
+        assert modes == {(True, 0o755), (False, 0o644)}
+
+    def test_what_was_made_private_is_opened(self, tmp_path: Path) -> None:
+        """By a run without this care, or by whoever copied the files."""
+        publish(tmp_path, SAMPLE)
+        out = tmp_path / "out"
+        (out / "api").chmod(0o700)
+        (out / LIST).chmod(0o600)
+        assert publish(tmp_path, SAMPLE) == [LIST]
+        assert stat.S_IMODE((out / "api").stat().st_mode) == 0o755
+        assert stat.S_IMODE((out / LIST).stat().st_mode) == 0o644
+
+
+def refused(folder: Path, place: Path) -> str:
+    """Publish in vain: one line that names what is in the way, and exit 1."""
+    result = run(*command(folder, SAMPLE), **state(folder))
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert "not ours to replace" in line
+    assert line.endswith(str(place))
+    return line
+
+
+class TestWhatIsInTheWay:
+    """It may be anybody's, and is left alone."""
+
+    @pytest.mark.parametrize("name", [LIST, "index.html"])
+    def test_a_link_in_the_place_of_a_file(self, tmp_path: Path, name: str) -> None:
+        """Even to what would be right."""
+        publish(tmp_path, SAMPLE)
+        path = tmp_path / "out" / name
+        target = path.rename(tmp_path / "elsewhere")
+        path.symlink_to(target)
+        assert "symbolic link" in refused(tmp_path, path)
+        assert path.is_symlink()
+
+    @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+    def test_a_folder_or_a_pipe_there(self, tmp_path: Path, make: Callable[[Path], None]) -> None:
+        """It does not hang."""
+        publish(tmp_path, SAMPLE)
+        path = tmp_path / "out" / LIST
+        path.unlink()
+        make(path)
+        refused(tmp_path, path)
+
+    @pytest.mark.parametrize("name", ["api", "api/v1/config"])
+    def test_a_link_in_the_place_of_a_folder(self, tmp_path: Path, name: str) -> None:
+        """Nothing is written behind it."""
+        path, elsewhere = tmp_path / "out" / name, tmp_path / "elsewhere"
+        path.parent.mkdir(parents=True)
+        elsewhere.mkdir()
+        path.symlink_to(elsewhere)
+        assert "symbolic link" in refused(tmp_path, path)
+        assert not list(elsewhere.iterdir())
+
+    def test_a_file_that_is_removed_is_a_file(self, tmp_path: Path) -> None:
+        """What is not published any more is taken away, but no link in its place."""
+        publish(tmp_path, SAMPLE)
+        path = tmp_path / "out/api/v1/config/qr.png"
+        path.unlink()
+        path.symlink_to(SAMPLE)
+        hosts = "".join(f"host{number}.example\n" for number in range(2000))
+        file = write(tmp_path, f"DomainList:\n{hosts}")
+        result = run(*command(tmp_path, file), **state(tmp_path))
+        assert result.returncode == 1
+        assert result.stderr.splitlines()[-1].endswith(str(path))
+        assert path.is_symlink()
+
+    @needs_root
+    def test_the_folder_itself_may_be_a_link_of_ours(self, tmp_path: Path) -> None:
+        """As a web root is; but not one of another user's."""
+        (tmp_path / "real").mkdir()
+        out = tmp_path / "out"
+        out.symlink_to(tmp_path / "real")
+        publish(tmp_path, SAMPLE)
+        assert (tmp_path / "real" / LIST).exists()
+        os.chown(out, MALLORY, MALLORY, follow_symlinks=False)
+        assert f"user {MALLORY}" in refused(tmp_path, out)
+
+
+@needs_root
+class TestRootInAnothersFolder:
+    """He may swap anything at any moment."""
+
+    @pytest.fixture
+    def place(self) -> Iterator[Path]:
+        with place_for_all() as folder:
+            yield folder
+
+    def test_no_file_of_roots_is_opened_to_anybody(self, place: Path) -> None:
+        """He swaps each new file for a link to it, or for a link to its name, and folders too."""
+        secret = place / "secret"
+        secret.mkdir()
+        (secret / "key").write_text("root's")
+        os.utime(secret / "key", (1, 1))
+        (secret / "key").chmod(0o600)
+        secret.chmod(0o700)
+        publish(place, SAMPLE)
+        out = place / "out"
+        for path in (out, *out.rglob("*")):
+            os.chown(path, MALLORY, MALLORY)
+        folder = out / "api/v1/config"
+
+        def swap_files() -> None:
+            for name in os.listdir(folder):
+                if name.startswith("."):
+                    os.unlink(folder / name)
+                    os.symlink(secret / "key", folder / name)
+
+        def swap_folders() -> None:
+            os.rename(folder, aside := folder.with_name("aside"))
+            os.symlink(secret, folder)
+            os.unlink(folder)
+            os.rename(aside, folder)
+
+        file = place / "e.txt"
+        settings = Settings(source=str(file), state_dir=str(place / "state"))
+        for swap in (swap_files, swap_folders):
+            with busy(MALLORY, swap):
+                for number in range(40):
+                    file.write_text(f"DomainList:\na{number}.example\nz.example\n")
+                    with contextlib.suppress(OSError):
+                        Publisher(settings, out).publish()
+        assert os.listdir(secret) == ["key"]
+        for path, mode in ((secret, 0o700), (secret / "key", 0o600)):
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+        assert (secret / "key").stat().st_mtime == 1
+        assert (secret / "key").read_text() == "root's"
+
+    def test_the_service_users_records_are_shared_and_stay_his(self, place: Path) -> None:
+        """His server and root's command give a list one date and one version; no file is root's."""
+        records = place / "state"
+        records.mkdir()
+        os.chown(records, ALICE, ALICE)
+        file = place / "e.txt"
+        file.write_text("DomainList:\na.example\nb.example\n")
+        settings = Settings(source=str(file), state_dir=str(records))
+
+        def serve() -> None:
+            client = create_app(settings, start=False).test_client()
+            (place / "served").write_text(client.get(f"/{LIST}").headers["Last-Modified"])
+
+        (place / "served").touch()
+        os.chown(place / "served", ALICE, ALICE)
+        as_user(ALICE, serve)
+        for text in ("c.example", "d.example", "e.example"):
+            file.write_text(f"DomainList:\n{text}\nb.example\n")
+            os.utime(file, (1e9, 1e9))  # all of one date: only the records tell them apart
+            publish(place, file)
+            given = (place / "out" / LIST).stat()
+            assert given
+            as_user(ALICE, serve)
+        owners = {path.stat().st_uid for path in records.rglob("*")}
+        assert owners == {ALICE}
+        (dates,) = records.rglob("*.dates")
+        stamps = [line for line in dates.read_text().splitlines() if line]
+        assert stamps
+
+    def test_nothing_that_the_service_user_links_to_is_read_or_written(self, place: Path) -> None:
+        """In the place of his folder of records, and of each of his records."""
+        secret = place / "secret"
+        secret.write_text("root's")
+        secret.chmod(0o600)
+        records = place / "state"
+        records.mkdir()
+        os.chown(records, ALICE, ALICE)
+        file = write(place, "DomainList:\na.example\nb.example\n")
+        publish(place, file)
+        (inside,) = records.iterdir()
+        for path in list(inside.iterdir()):
+            path.unlink()
+            path.symlink_to(secret)
+        file = write(place, "DomainList:\nc.example\nb.example\n")
+        assert run(*command(place, file), **state(place)).returncode == 0
+        assert (secret.read_text(), stat.S_IMODE(secret.stat().st_mode)) == ("root's", 0o600)
+        shutil.rmtree(inside)
+        away = place / "away"
+        away.mkdir(mode=0o700)
+        inside.symlink_to(away)
+        file = write(place, "DomainList:\nd.example\nb.example\n")
+        assert run(*command(place, file), **state(place)).returncode == 0
+        assert not list(away.iterdir())
+
+    def test_a_list_that_the_service_user_planted_is_not_published(
+        self, place: Path, key: Path
+    ) -> None:
+        """Not even while the source is missing: only what root has read is signed."""
+        records, file = place / "state", place / "e.txt"
+        file.write_text("DomainList:\nevil.example\nb.example\n")
+        records.mkdir()
+        os.chown(records, MALLORY, MALLORY)
+        settings = Settings(source=str(file), state_dir=str(records))
+        as_user(MALLORY, lambda: create_app(settings, start=False))
+        file.unlink()
+        out = place / "out" / LIST
+        with publishing(place, file, "--key", str(key)) as process:
+            says(process, "is missing")
+            file.write_text("DomainList:\ngood.example\nb.example\n")
+            wait_for(out.exists, what="the list is published")
+            assert b"evil" not in out.read_bytes()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
 
 
 def says(process: "subprocess.Popen[str]", words: str) -> None:

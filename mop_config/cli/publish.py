@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
@@ -40,6 +41,8 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
     from ..server import publication
     from ..server.publisher import Publisher
 
+    # What is made here is for a web server, which is another user.
+    os.umask(0o022)
     settings = settings_for(file)
     if key is not None:
         settings = replace(settings, signing_key_file=key)

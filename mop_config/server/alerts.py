@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ..address import parse_url
 from ..faults import Fault
-from ..files import write_atomically
 from ..probe import Prober, ProbeResult
+from . import records
 from .errands import Errands
 from .offload import in_a_thread
 from .outbox import Fate, Message, Outbox, Patience, headers
@@ -59,7 +59,7 @@ class Alerts:
 
     def _load(self) -> None:
         try:
-            self._outbox.restore(json.loads(in_a_thread(self._path.read_bytes)))
+            self._outbox.restore(json.loads(in_a_thread(partial(records.read, self._path))))
         except FileNotFoundError:
             pass
         except (OSError, ValueError, RecursionError):
@@ -70,7 +70,7 @@ class Alerts:
             return
         data = json.dumps(self._outbox.record()).encode()
         try:
-            in_a_thread(partial(write_atomically, self._path, data, sync=True))
+            in_a_thread(partial(records.write, self._path, data, sync=True))
             self._complained = False
         except OSError as error:
             if not self._complained:

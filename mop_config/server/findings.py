@@ -13,10 +13,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomically
 from ..health import State
+from . import records
 from .entries import KINDS
-from .hoststate import started
+from .hoststate import place, started
 from .offload import in_a_thread
 from .probing import DETAIL, RECENT, Record
 from .times import rfc3339
@@ -56,11 +56,12 @@ class Findings:
             "format": _FORMAT,
             "pid": pid,
             "started": started(pid),
+            "place": place(),
             "endpoints": endpoints,
         }
         try:
             data = json.dumps(record).encode()
-            in_a_thread(lambda: write_atomically(self._path, data, sync=False))
+            in_a_thread(lambda: records.write(self._path, data, sync=False))
             self._unwritten = None
             return True
         except OSError as error:
@@ -87,7 +88,7 @@ class Findings:
         """
         record = self._read()
         endpoints = [] if record is None else record["endpoints"]
-        alive = record is not None and started(record["pid"]) == record["started"] != ""
+        alive = record is not None and _may_live(record)
         # Where nothing is listed, nothing is found; else each check makes the file new.
         alive = alive and not (endpoints and self._is_old())
         if listed is not None:
@@ -114,13 +115,19 @@ class Findings:
         if self._is_own():
             return self._unwritten
         try:
-            stat = os.stat(self._path)
-            version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            looked = records.signature(self._path)
+            version = (looked.mtime_ns, looked.size, looked.inode)
             if version != self._seen[0]:
-                self._seen = (version, _parsed(self._path.read_bytes()))
+                self._seen = (version, _parsed(records.read(self._path)))
             return self._seen[1]
         except OSError:
             return None
+
+
+def _may_live(record: dict[str, Any]) -> bool:
+    """Whether the process that wrote a record may be there: of another container nobody knows."""
+    started_then: str = record["started"]
+    return record["place"] != place() or started(record["pid"]) == started_then != ""
 
 
 def _time(posix: float | None) -> str | None:
@@ -150,6 +157,7 @@ def _parsed(data: bytes) -> dict[str, Any] | None:
             record["format"] == _FORMAT
             and _is_count(record["pid"])
             and isinstance(record["started"], str)
+            and isinstance(record["place"], str)
             and all(_is_good(endpoint) for endpoint in record["endpoints"])
         )
     except Exception:  # whatever stands there must not keep a server from answering

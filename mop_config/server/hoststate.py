@@ -9,10 +9,11 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import time
 from pathlib import Path
 
-from ..files import write_atomically
+from . import records
 from .gauges import host_gauges
 from .status import WorkerState, host_status
 
@@ -20,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds from one failure to write to the next try.
 RETRY = 3.0
+#: Seconds after which a worker's record is of no use to anybody.
+FORGOTTEN = 86400.0
+#: What the name of each worker's record has in it.
+WORKER = ".worker."
 
 
 def key(subject: str) -> str:
@@ -27,11 +32,15 @@ def key(subject: str) -> str:
     return hashlib.sha256(subject.encode()).hexdigest()[:16]
 
 
-def prepare(folder: str) -> tuple[Path, bool]:
-    """Make the state folder; False, and a warning, where it cannot be written to."""
-    path = Path(folder)
+def prepare(folder: str, owner: int | None = None) -> tuple[Path, bool]:
+    """Make the folder of a user's records in the state folder.
+
+    Returns:
+        The folder, and whether it can be written to; if not, there is a warning.
+    """
+    path = records.folder_in(Path(folder), owner)
     try:
-        make(path)
+        records.make(path, owner)
     except OSError as error:
         logger.warning(
             "the state folder %s cannot be written to (%s): a restart will not know the list"
@@ -40,34 +49,63 @@ def prepare(folder: str) -> tuple[Path, bool]:
             error.strerror or error,
         )
         return path, False
+    _sweep(path, owner)
     return path, True
 
 
-def make(folder: Path) -> None:
-    """Make the state folder, and see that it can be written to.
+def served_by(folder: str) -> int | None:
+    """Say whose records a command of root's shares: those of the user whose state folder it is.
 
-    Raises:
-        OSError: If it cannot.
+    Returns:
+        The user's id, or None where the records are this user's own.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    probe = folder / f".probe.{os.getpid()}"
-    probe.touch(mode=0o600)
-    probe.unlink()
+    if os.geteuid() != 0:
+        return None
+    try:
+        return os.stat(folder).st_uid or None
+    except OSError:
+        return None
+
+
+def _sweep(folder: Path, owner: int | None) -> None:
+    """Remove the records of workers of which nobody has heard for a day.
+
+    Whether a process of another PID namespace or machine lives, nobody can see from here. One
+    that does writes its record again as soon as it misses it.
+    """
+    with contextlib.suppress(OSError):
+        for name in records.names(folder, owner):
+            looked = records.signature(folder / name, owner)
+            if WORKER in name and time.time() - looked.mtime_ns / 1e9 > FORGOTTEN:
+                records.remove(folder / name, owner)
+
+
+def place() -> str:
+    """Name what process ids are unique in: a PID namespace of a running system.
+
+    Containers, and machines, may share a state folder, and each has a process 7.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        return key(f"{boot} {os.stat('/proc/self/ns/pid').st_ino}")
+    except OSError:
+        return key(socket.gethostname())
 
 
 class HostState:
     """One worker's file, and the view of all the others'.
 
     Args:
-        folder: The state folder.
-        key: What the files of this source, served with these settings, are named by.
+        folder: The folder of records.
+        key: What the files are named by: of this source, served with these settings, by
+            processes of this PID namespace.
         writable: What ``prepare`` said of the folder. If it could not be made, or vanishes,
             it is tried again.
     """
 
     def __init__(self, folder: Path, key: str, *, writable: bool = True) -> None:
         self._folder = folder
-        self._prefix = f"{key}.worker."
+        self._prefix = f"{key}{WORKER}"
         self._made = writable
         self._unwritten = ""
         self._unread = ""
@@ -83,7 +121,7 @@ class HostState:
         """Whether a worker's file is missing, and it is time to try to write it."""
         if self._unwritten:
             return time.monotonic() >= self._retry_at
-        return not os.path.exists(self._path(pid))
+        return records.signature(self._path(pid)).error != 0
 
     def _path(self, pid: int) -> Path:
         return self._folder / f"{self._prefix}{pid}.json"
@@ -96,9 +134,9 @@ class HostState:
         record = {"started": started(state["pid"]), **state}
         try:
             if not self._made:
-                make(self._folder)
+                records.make(self._folder)
                 self._made = True
-            write_atomically(self._path(state["pid"]), json.dumps(record).encode(), sync=False)
+            records.write(self._path(state["pid"]), json.dumps(record).encode(), sync=False)
         except OSError as error:
             self._unwritten = error.strerror or str(error)
             self._retry_at = time.monotonic() + RETRY
@@ -114,8 +152,7 @@ class HostState:
 
     def remove(self, pid: int) -> None:
         """Take a worker's file away."""
-        with contextlib.suppress(OSError):
-            self._path(pid).unlink()
+        records.remove(self._path(pid))
 
     def others(self, pid: int) -> list[WorkerState]:
         """Read the state of every live worker but the one with this process id."""
@@ -132,18 +169,18 @@ class HostState:
 
     def _files(self) -> list[Path]:
         try:
-            names = [name for name in os.listdir(self._folder) if name.startswith(self._prefix)]
+            names = [name for name in records.names(self._folder) if name.endswith(".json")]
         except OSError as error:
             self._unread = error.strerror or str(error)
             return []
         self._unread = ""
-        return [self._folder / name for name in names if name.endswith(".json")]
+        return [self._folder / name for name in names if name.startswith(self._prefix)]
 
 
 def _read(path: Path) -> WorkerState | None:
     """Read a worker's file; None where nothing can be made of it."""
     try:
-        state: WorkerState = json.loads(path.read_bytes())
+        state: WorkerState = json.loads(records.read(path))
         host_status("", [state])
         host_gauges([state], None)
         return state if isinstance(state["started"], str) else None

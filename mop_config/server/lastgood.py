@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..files import write_atomically
+from . import records
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +38,10 @@ class LastGood(NamedTuple):
     saved_at: float
 
 
-def load(path: Path) -> LastGood | None:
+def load(path: Path, owner: int | None = None) -> LastGood | None:
     """Read the last good text; None where there is none that can be trusted."""
     try:
-        head, _, data = path.read_bytes().partition(b"\n")
+        head, _, data = records.read(path, owner).partition(b"\n")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -68,7 +68,7 @@ def _digest(record: dict[str, Any], data: bytes) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode() + b"\n" + data).hexdigest()
 
 
-def keep(path: Path, good: LastGood) -> None:
+def keep(path: Path, good: LastGood, owner: int | None = None) -> None:
     """Write the last good text, unless it or a newer one is there already.
 
     Every worker of a host comes here with the same text: one of them writes it, and one
@@ -77,9 +77,9 @@ def keep(path: Path, good: LastGood) -> None:
     Raises:
         OSError: If it cannot be written; the file that was there stays.
     """
-    there = load(path)
+    there = load(path, owner)
     if there is None or (there[:-1] != good[:-1] and not good.saved_at < there.saved_at < _soon()):
-        save(path, good)
+        save(path, good, owner)
 
 
 def _soon() -> float:
@@ -87,7 +87,7 @@ def _soon() -> float:
     return time.time() + 1.0
 
 
-def save(path: Path, good: LastGood) -> None:
+def save(path: Path, good: LastGood, owner: int | None = None) -> None:
     """Write the last good text so that a crash leaves the old one or the new one.
 
     Raises:
@@ -96,4 +96,4 @@ def save(path: Path, good: LastGood) -> None:
     record = good._asdict()
     del record["data"]
     head = {"format": _FORMAT, "sha256": _digest(record, good.data), **record}
-    write_atomically(path, json.dumps(head).encode() + b"\n" + good.data, sync=True)
+    records.write(path, json.dumps(head).encode() + b"\n" + good.data, sync=True, owner=owner)

@@ -7,6 +7,9 @@ import fcntl
 import os
 from pathlib import Path
 
+from . import records
+from .sources import Signature
+
 
 class Leadership:
     """A lock on a file in the state folder.
@@ -31,8 +34,7 @@ class Leadership:
         return self._descriptor is not None
 
     def _lock(self) -> int | None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(self._path, flags, 0o600)
+        descriptor = records.open_lock(self._path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self._is_there(descriptor):
@@ -48,7 +50,8 @@ class Leadership:
     def _is_there(self, descriptor: int) -> bool:
         # Whoever clears the folder takes the file away, and the next worker makes another.
         try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(self._path))
+            there = records.signature(self._path)
+            return Signature.of(os.fstat(descriptor)).is_same_file(there)
         except OSError:
             return False
 

@@ -129,6 +129,11 @@ class Loader:
         if not self.interrupted:
             self.load(Trigger.POLL, quietly=True)
 
+    def remember_anew(self, memory: Memory) -> None:
+        """Load once more, now that this process runs as another user, whose records these are."""
+        self._memory = memory
+        self.load(Trigger.START)
+
     def follow_others(self) -> None:
         """Serve what another worker has found good, while this one has nothing as new.
 

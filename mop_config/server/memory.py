@@ -14,12 +14,11 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
-from ..files import locked, write_atomically
-from . import lastgood, ledger
-from .hoststate import make
+from . import lastgood, ledger, records
 from .lastgood import LastGood
 from .ledger import Line, Stamp
 from .offload import in_a_thread
@@ -43,6 +42,7 @@ class Memory:
         writable: Whether the folder can be written to; else it is only read from, until a
             text could be kept in it.
         siblings: Whether other workers serve this source now.
+        owner: Another user whose records these are: they give dates and versions, but no list.
     """
 
     def __init__(
@@ -52,12 +52,14 @@ class Memory:
         *,
         writable: bool = True,
         siblings: Callable[[], bool] = lambda: False,
+        owner: int | None = None,
     ) -> None:
         self._text = folder / f"{key}.lastgood"
         self._dates = folder / f"{key}.dates"
         self._firsts = folder / f"{key}.seen"
         self._lock = folder / f"{key}.lock"
         self._siblings = siblings
+        self._owner = owner
         self._writable = writable
         self.trouble = ""  # why the last good text could not be kept
         self._seen: Signature | None = None
@@ -66,12 +68,14 @@ class Memory:
 
     def load(self) -> LastGood | None:
         """Read the last good text; None where there is none that can be trusted."""
-        self._seen = Signature.at(self._text)
+        if self._owner is not None:
+            return None  # what this user signs or publishes must come from the source
+        self._seen = records.signature(self._text)
         return lastgood.load(self._text)
 
     def newer_than(self, moment: float) -> LastGood | None:
         """Read the last good text where another worker has found a newer one by now."""
-        if Signature.at(self._text) == self._seen:
+        if records.signature(self._text) == self._seen:
             return None
         good = self.load()
         return good if good is not None and good.saved_at > moment else None
@@ -93,9 +97,9 @@ class Memory:
 
     def _keep(self, good: LastGood) -> None:
         if not self._writable:
-            make(self._text.parent)
+            records.make(self._text.parent, self._owner)
             self._writable = True
-        lastgood.keep(self._text, good)
+        lastgood.keep(self._text, good, self._owner)
 
     def stamp(self, etag: str, mtime: float, wanted: Stamp, above: int = 0) -> Stamp:
         """Find the date and the version of a list, the same in every worker.
@@ -143,7 +147,7 @@ class Memory:
         Where the ledger does not hold it, because it is lost or the disk was full, it does
         from now on.
         """
-        if not self._writable or Signature.at(self._dates) == self._known:
+        if not self._writable or self._signature() == self._known:
             return held.stamp
         return self.confirm(held, held.mtime, held.ver)
 
@@ -173,17 +177,17 @@ class Memory:
             return now
 
     def _first_seen(self, sighting: Sighting, now: float) -> float:
-        with locked(self._lock, _PATIENCE):
-            before = _read_sightings(_bytes(self._firsts))
+        with self._locked():
+            before = _read_sightings(self._read(self._firsts))
             moment, seen = sighting.among(before, now)
             if seen != before:
                 data = json.dumps(seen[-_REMEMBERED:]).encode()
-                write_atomically(self._firsts, data, sync=True)
+                records.write(self._firsts, data, sync=True, owner=self._owner)
             return moment
 
     def _stamp(self, etag: str, mtime: float, wanted: Stamp, above: int) -> Stamp:
-        with locked(self._lock, _PATIENCE):
-            given = ledger.read(_bytes(self._dates))
+        with self._locked():
+            given = ledger.read(self._read(self._dates))
             if given and given[-1].etag == etag and given[-1].ver > above:
                 # One that starts may have come back from another source, whose lists had
                 # higher versions; unless it takes the place of a worker that has died.
@@ -201,31 +205,38 @@ class Memory:
             return Stamp(date, ver)
 
     def _confirm(self, held: Line, mtime: float, wanted: int) -> Stamp:
-        with locked(self._lock, _PATIENCE):
-            given = ledger.read(_bytes(self._dates))
+        with self._locked():
+            given = ledger.read(self._read(self._dates))
             line, lines = ledger.confirmed(given, held, mtime, wanted)
             if lines != given:
                 self._write(lines)
-            self._known, self._complained = Signature.at(self._dates), False
+            self._known, self._complained = self._signature(), False
             return line.stamp
 
     def _write(self, lines: list[Line]) -> None:
-        write_atomically(self._dates, ledger.write(lines), sync=True)
+        records.write(self._dates, ledger.write(lines), sync=True, owner=self._owner)
 
     def _highest(self) -> int:
         """Find the highest version that any source of this folder was given."""
         lines: list[Line] = []
-        for path in self._dates.parent.glob(f"*{self._dates.suffix}"):
-            with contextlib.suppress(OSError):
-                lines += ledger.read(_bytes(path))
+        folder = self._dates.parent
+        for name in records.names(folder, self._owner):
+            if name.endswith(self._dates.suffix):
+                with contextlib.suppress(OSError):
+                    lines += ledger.read(self._read(folder / name))
         return ledger.highest(lines)
 
+    def _locked(self) -> AbstractContextManager[None]:
+        return records.locked(self._lock, _PATIENCE, self._owner)
 
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
+    def _signature(self) -> Signature:
+        return records.signature(self._dates, self._owner)
+
+    def _read(self, path: Path) -> bytes:
+        try:
+            return records.read(path, self._owner)
+        except FileNotFoundError:
+            return b""
 
 
 def _read_sightings(text: bytes) -> list[Seen]:

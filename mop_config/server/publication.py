@@ -4,10 +4,7 @@ The files have the paths that the routes have, so that a client cannot tell a mi
 server, but for long polls.
 """
 
-import contextlib
 import json
-import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +12,7 @@ from jinja2 import Environment, PackageLoader
 
 from .. import __version__, payload, qr
 from ..errors import QrTooLong
-from ..files import replace_together
+from .public_folder import PublicFolder
 from .snapshot import Snapshot
 from .times import rfc3339
 
@@ -123,26 +120,13 @@ def write(folder: Path, wanted: dict[str, bytes]) -> list[str]:
         The paths of the files that were written or taken away.
 
     Raises:
-        OSError: If a file cannot be written; the list in each is as it was.
+        OSError: If a file cannot be written, or something that is not ours is in its place; the
+            list in each is as it was.
     """
-    changed = {name: data for name, data in wanted.items() if not _holds(folder / name, data)}
-    # First what is gone: an old compressed list must not stand beside a new plain one.
-    removed = _remove(folder, TYPES.keys() - wanted.keys() - _SIGNED)
-    replace_together({folder / name: data for name, data in changed.items()})
+    with PublicFolder(folder) as public:
+        changed = {name: data for name, data in wanted.items() if not public.holds(name, data)}
+        # First what is gone: an old compressed list must not stand beside a new plain one.
+        unwanted = TYPES.keys() - wanted.keys() - _SIGNED
+        removed = [name for name in unwanted if public.remove(name)]
+        public.replace(changed)
     return [*changed, *removed]
-
-
-def _remove(folder: Path, names: Iterable[str]) -> list[str]:
-    removed = []
-    for name in names:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(folder / name)
-            removed.append(name)
-    return removed
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    try:
-        return path.stat().st_size == len(data) and path.read_bytes() == data
-    except OSError:
-        return False

@@ -52,8 +52,10 @@ class Publisher:
         self._settings = settings
         self._folder = folder
         source, now = open_source(settings), time.time()
-        state, writable = hoststate.prepare(settings.state_dir or Flask("mop_config").instance_path)
-        memory = Memory(state, hoststate.key(str(source)), writable=writable)
+        state = settings.state_dir or Flask("mop_config").instance_path
+        owner = hoststate.served_by(state)
+        records, writable = hoststate.prepare(state, owner)
+        memory = Memory(records, hoststate.key(str(source)), writable=writable, owner=owner)
         self._store = Store(
             Snapshot.of(EMPTY, last_modified=int(now), loaded_at=now, max_age=settings.max_age)
         )

@@ -5,13 +5,12 @@ looks there on each turn, reads its source, and says which number it has answere
 """
 
 import contextlib
-import os
 import time
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from ..files import write_atomically
+from . import records
 from .offload import in_a_thread
 from .sources import Signature
 from .store import Reload, Store, Trigger
@@ -42,7 +41,7 @@ class ReloadRequests:
         if self._look() >= number:
             return True
         try:
-            write = partial(write_atomically, self._path, b"%d\n" % number, sync=False)
+            write = partial(records.write, self._path, b"%d\n" % number, sync=False)
             in_a_thread(write)
         except OSError:
             return False
@@ -55,21 +54,13 @@ class ReloadRequests:
     def _look(self) -> int:
         if self._path is None:
             return 0
-        signature = Signature.at(self._path)
+        signature = records.signature(self._path)
         if signature != self._signature:
             with contextlib.suppress(OSError, ValueError):
                 # Where it holds no number, there is no request.
-                self._theirs = _read(self._path)
+                self._theirs = int(records.read(self._path))
             self._signature = signature
         return self._theirs
-
-
-def _read(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        return int(os.read(descriptor, 32))
-    finally:
-        os.close(descriptor)
 
 
 class Answered(NamedTuple):

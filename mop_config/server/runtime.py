@@ -76,17 +76,10 @@ class Runtime:
         self.signer = Signer(settings)
         self.responder = Responder(self.store, self.signer)
         self.responder.max_waiters = settings.max_waiters or 0
-        key = hoststate.key(str(self.source))
-        folder, writable = hoststate.prepare(settings.state_dir or state_folder)
-        self._folder = folder
-        served = f"{key}.{hoststate.key(repr(settings))}"
-        self._host = hoststate.HostState(folder, served, writable=writable)
-        self._monitor = Monitor(self.store, settings, folder / served)
-        self._memory = memory = Memory(folder, key, writable=writable, siblings=self._has_siblings)
-        self._loader = Loader(self.source, settings, self.store, memory)
+        self._state_folder = settings.state_dir or state_folder
+        self._open_records()
+        self._loader = Loader(self.source, settings, self.store, self._memory)
         self.keyring = Keyring(settings) if settings.guarded else None
-        self._requests = ReloadRequests(folder / f"{served}.reload")
-        self._answering = Answering(self._requests, self.store)
         self._lock = threading.Lock()
         self._reloader: Reloader | None = None
         self._pid = 0  # of the process in which the reload thread was started
@@ -96,6 +89,20 @@ class Runtime:
         self._reported: tuple[Any, ...] = ()
         for warning in (*settings.warnings, *self.signer.warnings):
             logger.warning("%s", warning)
+
+    def _open_records(self) -> None:
+        """Open the records of the user that this process runs as."""
+        self._user = os.geteuid()
+        key = hoststate.key(str(self.source))
+        self._folder, writable = hoststate.prepare(self._state_folder)
+        served = f"{key}.{hoststate.key(repr(self.settings))}"
+        self._host = hoststate.HostState(
+            self._folder, f"{served}.{hoststate.place()}", writable=writable
+        )
+        self._monitor = Monitor(self.store, self.settings, self._folder / served)
+        self._memory = Memory(self._folder, key, writable=writable, siblings=self._has_siblings)
+        self._requests = ReloadRequests(self._folder / f"{served}.reload")
+        self._answering = Answering(self._requests, self.store)
 
     def _has_siblings(self) -> bool:
         return bool(self._host.others(os.getpid()))
@@ -122,6 +129,10 @@ class Runtime:
                 return
             self._managed = managed
             self._answering = Answering(self._requests, self.store)
+            if self._user != os.geteuid():
+                # gunicorn --preload --user: root has loaded, with the records that are root's.
+                self._open_records()
+                self._loader.remember_anew(self._memory)
             # The application may be older than this moment: nobody looked in between.
             self._loader.catch_up()
             self.store.closing = False

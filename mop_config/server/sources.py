@@ -60,6 +60,14 @@ class Signature(NamedTuple):
         """Without the time that a mere rename or change of owner sets too."""
         return self._replace(ctime_ns=0)
 
+    def is_same_file(self, other: "Signature") -> bool:
+        """Whether both are of one file, whatever has been written to it in between."""
+        ours, theirs = (
+            (self.error, self.device, self.inode),
+            (other.error, other.device, other.inode),
+        )
+        return ours == theirs
+
     @property
     def missing(self) -> bool:
         """Whether there is no such file."""

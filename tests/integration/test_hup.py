@@ -271,7 +271,7 @@ def test_every_way_of_starting_gunicorn(
         assert server.status()["watcher"] == {"mode": mode, "alive": True}
         assert server.stop() == 0
     assert "Traceback" not in server.log
-    assert list((tmp_path / "state").glob("*.worker.*")) == []
+    assert list((tmp_path / "state").rglob("*.worker.*")) == []
 
 
 def test_the_masters_handler_is_ours(tmp_path: Path) -> None:

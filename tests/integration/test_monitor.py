@@ -322,7 +322,7 @@ class TestInProcess:
         with started(settings) as runtime:
             assert monitors() == []
             assert runtime.status()["health"] is None
-        names = [path.name for path in (tmp_path / "state").iterdir()]
+        names = [path.name for path in (tmp_path / "state").rglob("*")]
         assert not [name for name in names if "monitor" in name or "findings" in name]
 
     def test_a_stop_does_not_wait_for_a_check_that_hangs(self, tmp_path: Path) -> None:
@@ -414,8 +414,8 @@ class TestInProcess:
             with started(settings):
                 wait_for(lambda: api.asked)
                 state.rename(tmp_path / "away")
-                wait_for(lambda: list(state.glob("*.findings.json")))
+                wait_for(lambda: list(state.rglob("*.findings.json")))
                 count = len(api.asked)
                 wait_for(lambda: len(api.asked) > count + 2)
-                wait_for(lambda: list(state.glob("*.worker.*")))
+                wait_for(lambda: list(state.rglob("*.worker.*")))
         assert caplog.text.count("no endpoint is checked") <= 1

@@ -333,7 +333,7 @@ def test_a_state_folder_that_fills_up_is_used_again_once_there_is_room(tmp_path:
             assert "No space left on device" in problem["message"]
             (state / "filler").unlink()
             wait_for(lambda: at_one(server), seconds=15, what="all is well again")
-            for path in state.glob("*.worker.*"):
+            for path in state.rglob("*.worker.*"):
                 path.unlink()
             wait_for(lambda: at_one(server), what="files that somebody took away are there again")
             log = server.log
@@ -354,7 +354,7 @@ def test_a_state_folder_that_cannot_be_used_at_the_start_is_used_later(tmp_path:
         wait_for(lambda: all(in_trouble(server) for _ in range(8)))
         state.unlink()
         wait_for(lambda: at_one(server), seconds=15, what="each worker knows of the other")
-        wait_for(lambda: list(state.glob("*.lastgood")), what="the list is saved")
+        wait_for(lambda: list(state.rglob("*.lastgood")), what="the list is saved")
         log = server.log
     assert log.count("cannot be written to") <= 2, "once a worker"
     file.write_bytes(b"\0")

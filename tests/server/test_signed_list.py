@@ -393,7 +393,7 @@ class TestTheVersion:
         before = signed(site.boot()[0])
         site.write(AB, 1_700_000_000)
         if lost:
-            next(Path(site.settings["state_dir"]).glob("*.lastgood")).unlink()
+            next(Path(site.settings["state_dir"]).rglob("*.lastgood")).unlink()
         assert signed(site.boot()[0]).ver > before.ver
 
     def test_the_same_contents_keep_theirs(self, site: Site) -> None:
@@ -456,7 +456,7 @@ class TestTheVersion:
         site.write(BC, 1_700_001_000)
         client, loader = site.boot()
         versions = [signed(client).ver]
-        (ledger,) = Path(site.settings["state_dir"]).glob("*.dates")
+        (ledger,) = Path(site.settings["state_dir"]).rglob("*.dates")
         kept = ledger.read_bytes()
         ledger.unlink()
         ledger.mkdir()
@@ -491,8 +491,11 @@ class TestTheVersion:
     def test_the_ledger_is_private(self, site: Site) -> None:
         """Like everything in the state folder."""
         site.boot()
-        for path in Path(site.settings["state_dir"]).iterdir():
+        (folder,) = Path(site.settings["state_dir"]).iterdir()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        for path in folder.iterdir():
             assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+        assert list(folder.glob("*.dates"))
 
 
 @pytest.fixture(scope="module")

@@ -184,7 +184,7 @@ class TestAWorkerThatMissedSomething:
         for _ in range(10):
             worker.turn()
         assert read == []
-        (dates,) = Path(site.settings["state_dir"]).glob("*.dates")
+        (dates,) = Path(site.settings["state_dir"]).rglob("*.dates")
         os.utime(dates)
         with pytest.raises(TypeError):
             worker.turn()
@@ -236,7 +236,7 @@ class TestALostFolder:
         assert caplog.text.count("the dates of lists cannot be kept") == 1
         folder.unlink()
         worker.turn()
-        assert len(list(folder.glob("*.dates"))) == 1
+        assert len(list(folder.rglob("*.dates"))) == 1
 
 
 class TestAFullDisk:
@@ -252,7 +252,7 @@ class TestAFullDisk:
             for number in range(40):
                 site.write(f"DomainList:\na{number}.example\n", NEWER + number + 0.1234567)
                 worker.look()
-            (dates,) = disk.glob("*.dates")
+            (dates,) = disk.rglob("*.dates")
             kept = dates.read_bytes()
             assert 3072 < len(kept) < 4096
             fill(disk / "full")
@@ -273,7 +273,7 @@ class TestAFullDisk:
             memory = site.boot(state_dir=str(disk))[1]._memory
             for number in range(1, 50):
                 memory.first_seen(Sighting(number, "0123456789abcdef" * 2, 1.0 * number), number)
-            (seen,) = disk.glob("*.seen")
+            (seen,) = disk.rglob("*.seen")
             kept = seen.read_bytes()
             fill(disk / "full")
             memory.first_seen(Sighting(99, "0123456789abcdef" * 9, 99.0), 99.0)

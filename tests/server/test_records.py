@@ -1,0 +1,209 @@
+"""A state folder among users who attack each other: what another user planted is not believed."""
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+from mop_config import create_app
+from mop_config.server import hoststate, records
+from mop_config.server.settings import Settings
+from mop_config.signing import SigningKey
+
+from ..users import ALICE, MALLORY, as_user, busy, needs_root, place_for_all
+
+pytestmark = needs_root
+LIST = "/api/v1/config/endpoints"
+GOOD = "DomainList:\ngood-a.example\ngood-b.example\n"
+EVIL = "DomainList:\nevil-a.example\nevil-b.example\n"
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with place_for_all() as folder:
+        yield folder
+
+
+class Site:
+    """A source, a key and a state folder, whose parent everybody may enter."""
+
+    def __init__(self, place: Path) -> None:
+        self.file = place / "endpoints.txt"
+        self.file.write_text(GOOD)
+        self.key = place / "key.json"
+        self.key.write_text(json.dumps(SigningKey.generate().private_jwk()))
+        self.state = place / "state"
+        self.settings = Settings(
+            source=str(self.file), state_dir=str(self.state), signing_key_file=str(self.key)
+        )
+
+    def boot(self) -> FlaskClient:
+        return create_app(self.settings, start=False).test_client()
+
+    def hosts(self, client: FlaskClient) -> list[str]:
+        document = client.get(LIST).json
+        assert document is not None
+        return [entry["url"].split("/")[2] for entry in document["socketio_endpoints"]]
+
+    def records(self, user: int = 0) -> Path:
+        return records.folder_in(self.state, user)
+
+    def evil_records(self, owner: int) -> None:
+        """Give a user the records of a server that serves another list."""
+        self.file.write_text(EVIL)
+        self.boot()
+        self.file.unlink()
+        for path in (self.state, self.records(), *self.records().iterdir()):
+            os.chown(path, owner, owner, follow_symlinks=False)
+
+
+@pytest.fixture
+def site(place: Path) -> Site:
+    return Site(place)
+
+
+class TestWhatSomebodyElseOwns:
+    """It is not believed, whoever owns what is around it."""
+
+    def test_a_planted_list_is_neither_served_nor_signed(self, site: Site) -> None:
+        """A folder of records of another user's."""
+        site.evil_records(MALLORY)
+        client = site.boot()
+        assert site.hosts(client) == []
+        assert client.get(f"{LIST}.jws").status_code != 200 or "evil" not in client.get(LIST).text
+        assert client.get("/ready").status_code == 503
+
+    def test_the_status_says_whose_it_is(
+        self, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """By user, and the server goes on without."""
+        site.evil_records(MALLORY)
+        site.file.write_text(GOOD)
+        client = site.boot()
+        assert site.hosts(client) == ["good-a.example", "good-b.example"]
+        assert f"user {MALLORY} owns it" in caplog.text
+        document = client.get("/api/v1/config/status").json
+        assert document is not None
+        problems = [p for p in document["problems"] if p["code"] == "state-folder"]
+        assert f"user {MALLORY} owns it, not user 0" in problems[0]["message"]
+
+    def test_one_planted_file_in_a_folder_of_ours(self, site: Site) -> None:
+        """As after a volume was open to a group for a while."""
+        site.evil_records(0)
+        (planted,) = self._of(site, "*.lastgood")
+        os.chown(planted, MALLORY, MALLORY)
+        assert site.hosts(site.boot()) == []
+
+    def test_a_file_that_everybody_may_write_to(self, site: Site) -> None:
+        """Whoever owns it."""
+        site.evil_records(0)
+        (planted,) = self._of(site, "*.lastgood")
+        planted.chmod(0o666)
+        assert site.hosts(site.boot()) == []
+
+    @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+    def test_what_is_no_file(self, site: Site, kind: str) -> None:
+        """It is passed over, and a pipe does not hold the start up."""
+        site.evil_records(0)
+        (planted,) = self._of(site, "*.lastgood")
+        moved = planted.rename(site.state / "moved")
+        if kind == "link":
+            planted.symlink_to(moved)
+        elif kind == "pipe":
+            os.mkfifo(planted)
+        else:
+            planted.mkdir()
+        assert site.hosts(site.boot()) == []
+
+    @pytest.mark.parametrize("owner", [MALLORY, 0])
+    def test_a_link_to_a_folder_of_records(self, site: Site, owner: int) -> None:
+        """Not followed, even to one that is ours."""
+        site.evil_records(0)
+        site.records().rename(site.state / "elsewhere")
+        site.records().symlink_to(site.state / "elsewhere")
+        os.chown(site.records(), owner, owner, follow_symlinks=False)
+        assert site.hosts(site.boot()) == []
+
+    @staticmethod
+    def _of(site: Site, pattern: str) -> list[Path]:
+        return list(site.records().glob(pattern))
+
+
+class TestTheFolderAround:
+    """It may be root's, or a group's."""
+
+    @staticmethod
+    def prepares(state: Path) -> Callable[[], None]:
+        def prepare() -> None:
+            assert hoststate.prepare(str(state))[1]
+
+        return prepare
+
+    def test_a_group_may_write_to_it(self, site: Site) -> None:
+        """As to a volume that Kubernetes mounts with fsGroup: the records stay private."""
+        site.state.mkdir()
+        os.chown(site.state, 0, ALICE)
+        site.state.chmod(0o2770)
+        as_user(ALICE, self.prepares(site.state))
+        folder = site.records(ALICE)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700 | stat.S_ISGID
+        # A volume that is mounted again is opened to the group again.
+        folder.chmod(0o2770)
+        as_user(ALICE, self.prepares(site.state))
+        assert folder.stat().st_mode & 0o077 == 0
+
+    def test_two_users_have_records_of_their_own(self, site: Site) -> None:
+        """In one folder that everybody may write to."""
+        site.state.mkdir()
+        site.state.chmod(0o1777)
+        for user in (ALICE, MALLORY):
+            as_user(user, self.prepares(site.state))
+        assert {path.stat().st_uid for path in site.state.iterdir()} == {ALICE, MALLORY}
+
+    def test_looking_whether_it_can_be_written_to_creates_nothing_elsewhere(
+        self, site: Site, place: Path
+    ) -> None:
+        """Through links that lie where a probe may, or where the folder does."""
+        site.state.mkdir()
+        os.chown(site.state, MALLORY, MALLORY)
+        target = place / "created"
+        for name in (f".probe.{os.getpid()}", ".probe", site.records().name):
+            (site.state / name).symlink_to(target)
+        hoststate.prepare(str(site.state))
+        assert not target.exists()
+
+    def test_a_folder_that_is_swapped_all_the_time(self, site: Site, place: Path) -> None:
+        """For a link to another user's, in the midst of everything: nothing of his is read."""
+        site.evil_records(MALLORY)
+        site.state.chmod(0o700)
+        evil = site.records().rename(site.state / "evil")
+        ours, aside = site.records(), site.state / "aside"
+        swaps = [
+            partial(os.rename, ours, aside),
+            partial(os.symlink, evil, ours),
+            partial(os.unlink, ours),
+            partial(os.rename, evil, ours),
+            partial(os.rename, ours, evil),
+            partial(os.rename, aside, ours),
+        ]
+        before = {path: path.read_bytes() for path in evil.iterdir()}
+        secret = place / "secret"
+        secret.write_text("root's")
+        secret.chmod(0o600)
+        with busy(MALLORY, *swaps):
+            for number in range(60):
+                if number % 2:
+                    site.file.unlink(missing_ok=True)
+                else:
+                    site.file.write_text(GOOD)
+                assert set(site.hosts(site.boot())) <= {"good-a.example", "good-b.example"}
+        for folder in site.state.iterdir():
+            if not folder.is_symlink() and folder.stat().st_uid == MALLORY:
+                for path in folder.iterdir():
+                    assert path.read_bytes() == before[evil / path.name]
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600

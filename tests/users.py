@@ -1,0 +1,77 @@
+"""Other users of this machine, for tests that run as root: processes with ids that nobody has.
+
+They are forks that give root up, so that it does not matter who may read the interpreter's files.
+"""
+
+import os
+import shutil
+import signal
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ALICE, MALLORY = 54321, 54322
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+
+
+@contextmanager
+def place_for_all() -> Iterator[Path]:
+    """A folder that every user can enter; pytest's own are private."""
+    folder = Path(tempfile.mkdtemp(prefix="mop-config-test-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _fork(user: int, action: Callable[[], object]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+        os.umask(0o022)
+        action()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def as_user(user: int, action: Callable[[], object]) -> None:
+    """Do something as a user, in a process of its own; it must not raise."""
+    assert os.waitstatus_to_exitcode(os.waitpid(_fork(user, action), 0)[1]) == 0
+
+
+@contextmanager
+def busy(user: int, *actions: Callable[[], object]) -> Iterator[None]:
+    """Have a user do things again and again meanwhile, whether they fail or not."""
+    reads, writes = os.pipe()
+
+    def again() -> None:
+        os.write(writes, b".")
+        while True:
+            for action in actions:
+                try:
+                    action()
+                except OSError:
+                    continue
+
+    pid = _fork(user, again)
+    try:
+        assert os.read(reads, 1)
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reads)
+        os.close(writes)
