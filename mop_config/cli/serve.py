@@ -56,7 +56,8 @@ def serve(**options: str | None) -> None:
         raise click.BadParameter(message, param_hint=hint) from None
     check_port(process)
     command = [
-        *(sys.executable, "-m", "gunicorn"),
+        # Not with the current folder on the path: a gunicorn.py there would be run.
+        *(sys.executable, "-P", "-m", "mop_config.server.gunicorn_main"),
         *("--config", "python:mop_config.server.gunicorn_conf"),
         "mop_config:create_app()",
     ]

@@ -139,7 +139,7 @@ class Renderer:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", _PROGRAM, _PACKAGE_ROOT]
+    command = [sys.executable, "-P", "-c", _PROGRAM, _PACKAGE_ROOT]
     # "kill -HUP $(pidof python)" and Ctrl-C hit the child too. A blocked signal stays blocked
     # across exec; and gevent's Popen is found only where it is looked up late.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT})
