@@ -20,6 +20,8 @@ USUAL_WAITERS = 10_000
 SPARE_CONNECTIONS = 1000
 #: Descriptors that a worker needs beside those of its connections.
 OWN_DESCRIPTORS = 100
+#: What is asked for beside those of its connections, as far as the hard limit allows.
+SPARE_DESCRIPTORS = 2000
 #: Seconds for which a worker that ends keeps connections on which nobody asks: a request may be
 #: on its way. gunicorn's gthread worker does the same.
 LINGER = 2.0
@@ -42,6 +44,7 @@ class GunicornWorker:
         self._ends_since: float | None = None
         kind = worker.cfg.worker_class_str
         if kind == "gthread":
+            _fit_connections(worker, worker.worker_connections)
             # Two threads are left for whoever does not wait.
             threads = worker.cfg.threads
             usual, most = max(0, threads - 2), max(0, threads - 1)
@@ -49,6 +52,7 @@ class GunicornWorker:
             usual = most = _room_for_greenlets(worker, wanted)
             self._idle = _IdleConnections(worker)
         else:
+            _allow_descriptors(SPARE_DESCRIPTORS)
             usual = most = 0
         self.waiters = usual if wanted is None else min(wanted, most)
         if wanted is not None and wanted > most:
@@ -81,14 +85,22 @@ def _room_for_greenlets(worker: Any, wanted: int | None) -> int:
     if connections == worker.cfg.settings["worker_connections"].default:
         waiters = USUAL_WAITERS if wanted is None else wanted
         connections = waiters + SPARE_CONNECTIONS
-    allowed = _allow_descriptors(connections + OWN_DESCRIPTORS) - OWN_DESCRIPTORS
-    if allowed < connections:
+    connections = _fit_connections(worker, connections)
+    return connections - min(SPARE_CONNECTIONS, connections // 2)
+
+
+def _fit_connections(worker: Any, wanted: int) -> int:
+    """Let a worker have so many connections, or as many as the limit of descriptors allows.
+
+    A worker without a descriptor to spare cannot read the endpoint file.
+    """
+    allowed = _allow_descriptors(wanted + SPARE_DESCRIPTORS) - OWN_DESCRIPTORS
+    if allowed < wanted:
         logger.warning(
-            "the limit of descriptors leaves room for %d connections, not %d", allowed, connections
+            "the limit of descriptors leaves room for %d connections, not %d", allowed, wanted
         )
-        connections = max(1, allowed)
-    worker.worker_connections = connections
-    return int(connections - min(SPARE_CONNECTIONS, connections // 2))
+    worker.worker_connections = connections = max(1, min(wanted, allowed))
+    return connections
 
 
 def _allow_descriptors(number: int) -> int:

@@ -1,10 +1,12 @@
 """What goes wrong at 3 a.m.: bad files, killed processes, dead threads, full limits."""
 
 import contextlib
+import http.client
 import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +24,7 @@ from mop_config.server.watch import Watcher
 from ..conftest import need_program, skip
 from ..disks import fill, small_disk
 from ..load import under_load
-from ..servers import Server, gunicorn_command, running
+from ..servers import ENDPOINTS, Server, gunicorn_command, running
 from ..waiting import wait_for
 
 
@@ -62,6 +64,12 @@ def followed(server: Server, file: Path, name: str, seconds: float = 10.0) -> fl
         what=f"{name} is served by all workers",
     )
     return time.monotonic() - began
+
+
+def asked(connection: http.client.HTTPConnection) -> str:
+    """What is served on a connection that is kept."""
+    connection.request("GET", ENDPOINTS)
+    return connection.getresponse().read().decode()
 
 
 def remove(file: Path) -> None:
@@ -579,6 +587,28 @@ class TestLimits:
                 )
         finally:
             folder.chmod(0o755)
+
+    @pytest.mark.parametrize("limit", ["-S", "-SH"])
+    def test_more_connections_than_descriptors(self, tmp_path: Path, limit: str) -> None:
+        """The soft limit is raised; a hard one leaves connections waiting, and no edit."""
+        file = tmp_path / "endpoints.txt"
+        file.write_text(GOOD)
+        command = ["bash", "-c", f'ulimit {limit} -n 200; exec "$@"', "-", *gunicorn_command()]
+        with (
+            running(tmp_path, file, command=command, workers=1, WORKER_CLASS="gthread") as server,
+            contextlib.ExitStack() as stack,
+        ):
+            kept = []
+            for _ in range(90 if limit == "-SH" else 250):
+                connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+                kept.append(stack.enter_context(contextlib.closing(connection)))
+                connection.request("GET", "/health")
+                assert connection.getresponse().read()
+            if limit == "-SH":
+                for _ in range(150):
+                    stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            replace(file, text("z.example"))
+            wait_for(lambda: "z.example" in asked(kept[0]), what="the edit is followed")
 
     def test_a_state_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
         """A warning, and on without."""
