@@ -9,11 +9,17 @@ import logging
 import os
 import re
 import signal
+import sys
 import types
+from pathlib import Path
 from typing import Any
 
-from . import gunicorn_errors, multiprocess
+from flask import Flask
+
+from ..errors import SettingsError
+from . import gunicorn_errors, hoststate, lost_hooks, multiprocess
 from .runtime import EXTENSION, Runtime
+from .settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +52,29 @@ def on_starting(server: Any) -> None:
     def forward(arbiter: Any) -> None:
         arbiter.kill_workers(signal.SIGHUP)
 
+    lost_hooks.note("on_starting")
     server.handle_hup = types.MethodType(forward, server)
     _let_newborns_end()
     _repair_upgrade(server.START_CTX)
     _make_metrics_folder(server)
+    _hand_records_over(server)
+
+
+def _hand_records_over(server: Any) -> None:
+    """Make the folder of records for the user that root's workers will run as (``--user``)."""
+    cfg = server.cfg
+    if os.geteuid() != 0 or cfg.uid == 0:
+        return
+    # With --preload the application is there already.
+    runtime = find(getattr(server.app, "callable", None))
+    if runtime is not None:
+        runtime.hand_over(cfg.uid, cfg.gid)
+        return
+    try:
+        folder = Settings.from_environ().state_dir
+    except SettingsError:
+        return  # of an application that brings its own settings
+    hoststate.hand_over(folder or Flask("mop_config").instance_path, cfg.uid, cfg.gid)
 
 
 def when_ready(server: Any) -> None:
@@ -89,9 +114,12 @@ def _let_newborns_end() -> None:
 
 
 def _make_metrics_folder(server: Any) -> None:
-    # After an upgrade by SIGUSR2 the environment names the folder of the master before.
-    os.environ.pop(multiprocess.VARIABLE, None)
     server.mop_config_metrics = None
+    given = os.environ.get(multiprocess.VARIABLE)
+    # After an upgrade by SIGUSR2 the environment names the folder of the master before.
+    if given and not Path(given).name.startswith(multiprocess.PREFIX):
+        return  # the operator's: whoever collects there finds our counters, too
+    os.environ.pop(multiprocess.VARIABLE, None)
     try:
         folder = multiprocess.make(server.cfg.uid, server.cfg.gid)
     except OSError as error:
@@ -104,19 +132,24 @@ def _make_metrics_folder(server: Any) -> None:
 def _repair_upgrade(start: dict[Any, Any]) -> None:
     # SIGUSR2 starts gunicorn anew by the path of its script. Under "python -m gunicorn" that
     # is a module of the package, which does not run outside it.
-    interpreter, script, *arguments = start["args"]
-    if script.endswith(os.path.join("gunicorn", "__main__.py")):
-        start["args"] = [interpreter, "-m", "gunicorn", *arguments]
+    interpreter, _, *arguments = start["args"]
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None:
+        safe = ["-P"] if sys.flags.safe_path else []
+        name = spec.name.removesuffix(".__main__")
+        start["args"] = [interpreter, *safe, "-m", name, *arguments]
 
 
 def post_fork() -> None:
     """In a new worker: hold SIGHUP back until the handler stands, and answer errors our way."""
+    lost_hooks.note("post_fork")
     gunicorn_errors.install()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 
 def worker_ready(worker: Any) -> None:
     """In a worker that has its application: start reloading, and take SIGHUP."""
+    lost_hooks.note("post_worker_init")
     runtime = find(worker.wsgi)
     if runtime is None:
         logger.warning("the application is wrapped beyond recognition: SIGHUP does nothing here")
@@ -124,7 +157,7 @@ def worker_ready(worker: Any) -> None:
     else:
         runtime.live_in(worker)
         runtime.metrics.start(os.environ.get(multiprocess.VARIABLE))
-        runtime.start(managed=True)
+        runtime.start()
         runtime.handle_sighup()
         runtime.handle_stop()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})

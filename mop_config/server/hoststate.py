@@ -67,6 +67,15 @@ def served_by(folder: str) -> int | None:
         return None
 
 
+def hand_over(folder: str, user: int, group: int) -> None:
+    """As root, make the folder of records of the user that the workers will run as."""
+    path = records.folder_in(Path(folder), user)
+    try:
+        records.make(path, user, group)
+    except OSError as error:
+        logger.warning("%s cannot be made: %s", path, error.strerror or error)
+
+
 def _sweep(folder: Path, owner: int | None) -> None:
     """Remove the records of workers of which nobody has heard for a day.
 

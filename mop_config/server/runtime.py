@@ -12,7 +12,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from . import hoststate
+from . import hoststate, lost_hooks
 from .gauges import Gauge, host_gauges, worker_figures
 from .gunicorn_worker import GunicornWorker
 from .keyring import Keyring
@@ -48,12 +48,6 @@ EXTENSION = "mop_config"
 RELOAD_PATIENCE = 10.0
 RELOAD_LOOK = 0.05
 
-UNMANAGED = (
-    "gunicorn runs without mop-config's hooks: SIGHUP to the master replaces the workers"
-    " instead of reloading in place, SIGHUP to a worker can end it, and each worker counts its"
-    " metrics for itself; start it with mop-config serve or with this project's gunicorn.conf.py"
-)
-
 
 class Runtime:
     """The store of an application, and the thread that keeps it up to date.
@@ -83,7 +77,6 @@ class Runtime:
         self._lock = threading.Lock()
         self._reloader: Reloader | None = None
         self._pid = 0  # of the process in which the reload thread was started
-        self._managed = False  # whether gunicorn's hooks are ours
         self._worker: GunicornWorker | None = None
         self._previous_handler: Any = None
         self._reported: tuple[Any, ...] = ()
@@ -104,6 +97,10 @@ class Runtime:
         self._requests = ReloadRequests(self._folder / f"{served}.reload")
         self._answering = Answering(self._requests, self.store)
 
+    def hand_over(self, user: int, group: int) -> None:
+        """Let the user that the workers will run as keep records; root's master calls."""
+        hoststate.hand_over(self._state_folder, user, group)
+
     def _has_siblings(self) -> bool:
         return bool(self._host.others(os.getpid()))
 
@@ -118,7 +115,7 @@ class Runtime:
         if self._pid != os.getpid():
             self.start()
 
-    def start(self, *, managed: bool = False) -> None:
+    def start(self) -> None:
         """Start the reload thread of this process, unless it runs.
 
         What a fork copied of another process's thread is left alone: stopping an observer
@@ -127,7 +124,6 @@ class Runtime:
         with self._lock:
             if self._pid == os.getpid():
                 return
-            self._managed = managed
             self._answering = Answering(self._requests, self.store)
             if self._user != os.geteuid():
                 # gunicorn --preload --user: root has loaded, with the records that are root's.
@@ -141,8 +137,9 @@ class Runtime:
             self._reloader.start()
             self._monitor.start()
         atexit.register(self.stop)
-        if not managed and self._under_gunicorn():
-            logger.warning("%s", UNMANAGED)
+        lost = lost_hooks.notice()
+        if lost:
+            logger.warning("%s", lost)
 
     def _new_reloader(self) -> Reloader:
         return Reloader(
@@ -163,17 +160,17 @@ class Runtime:
         reloader.stop()
         self._host.remove(os.getpid())
 
-    def _under_gunicorn(self) -> bool:
-        return "gunicorn" in os.environ.get("SERVER_SOFTWARE", "")
-
     # -- signals
 
     def handle_sighup(self) -> None:
         """Reload on SIGHUP from now on; a handler that was there is called as well.
 
-        Only the main thread may do this; elsewhere nothing changes.
+        Only the main thread may do this; elsewhere nothing changes. Nor does it where gunicorn is
+        not at work: SIGHUP is what ends a program whose terminal closes.
         """
         if threading.current_thread() is not threading.main_thread():
+            return
+        if not lost_hooks.under_gunicorn():
             return
         previous = signal.getsignal(signal.SIGHUP)
         if previous == self._on_sighup:
@@ -301,8 +298,9 @@ class Runtime:
         for warning in (*self.settings.warnings, *self.signer.warnings):
             yield Problem(1, 1, Code.SETTING.severity, Code.SETTING, warning, "")
         yield from self.keyring.problems if self.keyring else ()
-        if not self._managed and self._under_gunicorn():
-            yield Problem(1, 1, Code.NO_HOOKS.severity, Code.NO_HOOKS, UNMANAGED, "")
+        lost = lost_hooks.notice()
+        if lost:
+            yield Problem(1, 1, Code.NO_HOOKS.severity, Code.NO_HOOKS, lost, "")
         trouble = self._trouble()
         if trouble is not None:
             yield trouble

@@ -12,8 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mop_config.server import lost_hooks
+
 from ..load import under_load
-from ..servers import Server, gunicorn_command, running
+from ..servers import ROOT, Server, gunicorn_command, running
 from ..waiting import wait_for
 
 CLASSES = ["gthread", "sync", "gevent"]
@@ -318,8 +320,84 @@ def test_without_our_hooks_log_and_status_say_what_is_lost(tmp_path: Path) -> No
         wait_for(lambda: "(sighup)" in server.log, what="a worker takes SIGHUP all the same")
 
 
+OWN_HOOK = """
+from mop_config.server.gunicorn_conf import *
+bind = "127.0.0.1:0"
+workers = 1
+def {hook}:
+    {body}
+"""
+
+
+@pytest.mark.parametrize(
+    ("hook", "lost"),
+    [
+        ("on_starting(server)", "SIGHUP to the master replaces the workers"),
+        ("post_fork(server, worker)", "SIGHUP can end a worker that is just starting"),
+        ("post_worker_init(worker)", "SIGHUP to a worker is not heard"),
+    ],
+)
+def test_a_hook_of_the_operators_in_the_place_of_ours_is_told_of(
+    tmp_path: Path, hook: str, lost: str
+) -> None:
+    """By log and status, with what is lost and how to keep it."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(text(0))
+    config = tmp_path / "own.py"
+    config.write_text(OWN_HOOK.format(hook=hook, body="pass"))
+    command = gunicorn_command("-c", str(config))
+    with running(tmp_path, file, command=command, workers=0, WEB_CONCURRENCY="1") as server:
+        wait_for(lambda: server.get().status == 200)
+        wait_for(lambda: lost in server.log, what="the log says it")
+        (problem,) = server.status()["problems"]
+        assert problem["code"] == "no-hooks"
+        assert lost in problem["message"]
+        assert f"mop_config.server.gunicorn_conf.{hook.partition('(')[0]}" in problem["message"]
+
+
+def test_a_hook_of_the_operators_that_calls_ours_loses_nothing(tmp_path: Path) -> None:
+    """No notice, and SIGHUP to the master reloads in place."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(text(0))
+    config = tmp_path / "own.py"
+    own = "gunicorn_conf.on_starting(server)"
+    text_of = OWN_HOOK.format(hook="on_starting(server)", body=own)
+    config.write_text(f"from mop_config.server import gunicorn_conf\n{text_of}")
+    command = gunicorn_command("-c", str(config))
+    with running(tmp_path, file, command=command, workers=1) as server:
+        pids = server.workers
+        master(server)
+        wait_for(lambda: "unchanged (sighup)" in server.log)
+        assert (server.workers, server.status()["problems"]) == (pids, [])
+
+
+def test_an_application_of_ones_own_with_our_configuration(tmp_path: Path) -> None:
+    """The way that the warning names: the hooks are ours, and the module is found where it is."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(text(0))
+    (tmp_path / "mine.py").write_text(
+        "from flask import Flask\nfrom mop_config import init_app\n"
+        "app = Flask(__name__)\ninit_app(app)\n"
+    )
+    way = "gunicorn -c python:mop_config.server.gunicorn_conf"
+    assert way in lost_hooks.NONE_RAN
+    for document in ("README.md", "docs/deploy.md"):
+        assert way in (ROOT / document).read_text()
+    command = gunicorn_command(
+        *way.split()[1:], "--chdir", str(tmp_path), module=True, target="mine:app"
+    )
+    with running(tmp_path, file, command=command) as server:
+        pids = server.workers
+        master(server)
+        wait_for(lambda: server.log.count("unchanged (sighup)") == len(pids))
+        assert (server.workers, server.status()["problems"]) == (pids, [])
+
+
 def test_other_servers(tmp_path: Path) -> None:
-    """flask run and waitress: edits, SIGHUP, and a file that changed before the first request."""
+    """flask run and waitress: edits, a file that changed before the first request, and an end.
+
+    SIGHUP is what they get when their terminal closes: it ends them, as any program of Flask's.
+    """
     file = tmp_path / "endpoints.txt"
     commands: dict[str, Callable[[int], list[str]]] = {
         "flask": lambda port: [
@@ -338,8 +416,8 @@ def test_other_servers(tmp_path: Path) -> None:
             writer.good()
             assert server.get().body == body(1), f"{name}: the first request sees the edit"
             settled(server, writer)
-            hup(server.pid)
-            wait_for(lambda: server.status()["last_reload"]["trigger"] == "sighup", what=name)
             writer.bad()
             wait_for(lambda: server.status()["state"] == "rejected", what=name)
             assert server.get().body == body(writer.number)
+            hup(server.pid)
+            assert server.process.wait(20) == -signal.SIGHUP, name

@@ -218,6 +218,21 @@ def test_other_ways_of_running_count_as_exactly(
     assert not list(tmp_path.glob(f"{PREFIX}*"))
 
 
+def test_the_operators_own_folder_is_kept_and_counted_in(tmp_path: Path) -> None:
+    """Whoever collects there finds our counters beside his; it stays when the server ends."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(text("a.example", "b.example"))
+    own = tmp_path / "own"
+    own.mkdir()
+    given = {"TMPDIR": str(tmp_path), "PROMETHEUS_MULTIPROC_DIR": str(own)}
+    with running(tmp_path, file, **given) as server:
+        for _ in range(20):
+            server.get("/health")
+        assert requests(scrape(server)) == 20
+        assert not list(tmp_path.glob(f"{PREFIX}*"))
+    assert list(own.glob("counter_*.db"))
+
+
 def test_an_upgraded_master_has_a_folder_of_its_own(tmp_path: Path) -> None:
     """It inherits the environment of the one before, which takes its folder with it."""
     file = tmp_path / "endpoints.txt"

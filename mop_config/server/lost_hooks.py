@@ -1,0 +1,48 @@
+"""What is lost where gunicorn runs without mop-config's hooks, or with some of them replaced.
+
+A configuration file that imports everything from ours, and has a hook of its own, replaces ours of
+that name. Each hook of ours notes that it has run; a fork inherits the notes of the master.
+"""
+
+import os
+
+_ran: set[str] = set()
+
+NONE_RAN = (
+    "gunicorn runs without mop-config's hooks: SIGHUP to the master replaces the workers"
+    " instead of reloading in place, SIGHUP to a worker can end it, and each worker counts its"
+    " metrics for itself; start it with 'mop-config serve', or an application of your own with"
+    " 'gunicorn -c python:mop_config.server.gunicorn_conf', or begin a configuration of your own"
+    " with 'from mop_config.server.gunicorn_conf import *'"
+)
+_LOST = {
+    "on_starting": "SIGHUP to the master replaces the workers instead of reloading in place, and"
+    " each worker counts its metrics for itself",
+    "post_fork": "SIGHUP can end a worker that is just starting",
+    "post_worker_init": "SIGHUP to a worker is not heard, and edits are followed from its first"
+    " request on",
+}
+
+
+def note(name: str) -> None:
+    """Note that a hook of ours has run."""
+    _ran.add(name)
+
+
+def notice() -> str:
+    """Say what is lost in this process; empty where nothing is, or without gunicorn."""
+    if not under_gunicorn():
+        return ""
+    if not _ran:
+        return NONE_RAN
+    return "; ".join(
+        f"a hook {name} of the gunicorn configuration replaces mop-config's: {lost} (have it call"
+        f" mop_config.server.gunicorn_conf.{name}, too)"
+        for name, lost in _LOST.items()
+        if name not in _ran
+    )
+
+
+def under_gunicorn() -> bool:
+    """Whether this process is gunicorn's."""
+    return "gunicorn" in os.environ.get("SERVER_SOFTWARE", "")

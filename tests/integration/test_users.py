@@ -1,0 +1,139 @@
+"""Servers whose files several users, containers or folders have a say in."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ..conftest import need_program, skip
+from ..servers import Server, gunicorn_command
+from ..users import ALICE, needs_root, place_for_all
+from ..waiting import wait_for
+
+
+def text(name: str) -> str:
+    return f"DomainList:\n{name}-a.example\n{name}-b.example\n"
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with place_for_all() as folder:
+        yield folder
+
+
+def inside(server: Server) -> psutil.Process:
+    """gunicorn's master, where the server's process is one around it."""
+    return psutil.Process(server.pid).children()[0]
+
+
+@contextlib.contextmanager
+def started(command: list[str], folder: Path, file: Path, **environ: str) -> Iterator[Server]:
+    given = {"ENDPOINT_CONFIG_FILE": str(file), "PORT": "0", "WEB_CONCURRENCY": "2", **environ}
+    server = Server(command, folder, given)
+    try:
+        yield server.wait_until_up(2)
+    finally:
+        server.stop(signal.SIGKILL)
+
+
+@needs_root
+def test_two_containers_that_share_a_state_folder(place: Path) -> None:
+    """Their process ids are the same: each shows its own workers, and keeps their records."""
+    unshare = [need_program("unshare"), "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
+        skip("this system makes no namespaces")
+    file = place / "endpoints.txt"
+    file.write_text(text("one"))
+    command = [*unshare, *gunicorn_command()]
+    state = {"ENDPOINT_STATE_DIR": str(place / "state")}
+    with (
+        started(command, place, file, **state) as one,
+        started(command, place, file, **state) as two,
+    ):
+        file.write_text(text("two"))
+        for server in (one, two):
+            wait_for(lambda server=server: server.all_serve("two-a.example", "two-b.example"))
+        pids = [[worker["pid"] for worker in s.status()["workers"]] for s in (one, two)]
+        assert pids[0] == pids[1], "they are the same, or this shows nothing"
+        assert len(pids[0]) == 2
+        assert len(list((place / "state").rglob("*.worker.*"))) == 4
+        inside(one).send_signal(signal.SIGTERM)
+        one.process.wait(20)
+        # Whatever the first took away, the second's are there.
+        assert len(list((place / "state").rglob("*.worker.*"))) == 2
+        assert len(two.status()["workers"]) == 2
+
+
+def for_everybody(command: list[str]) -> list[str]:
+    """Run a command where other users than root may read the interpreter's files."""
+    closed = [
+        folder
+        for folder in Path(sys.base_prefix).parents
+        if folder.exists() and not folder.stat().st_mode & 0o001
+    ]
+    if not closed:
+        return command
+    home, python = closed[-1], sys.base_prefix
+    script = (
+        f"mount --make-rprivate / && mount --bind {python} /mnt"
+        f" && mount -t tmpfs -o mode=755 tmpfs {home} && mkdir -p {python}"
+        f' && mount --move /mnt {python} && exec "$@"'
+    )
+    return [need_program("unshare"), "--mount", "sh", "-c", script, "sh", *command]
+
+
+@needs_root
+@pytest.mark.parametrize("options", [("--preload",), ()], ids=["preload", "plain"])
+def test_workers_of_another_user_remember_the_newest_list(
+    place: Path, options: tuple[str, ...]
+) -> None:
+    """gunicorn --user: a restart on a broken file serves what the workers served last."""
+    file = place / "endpoints.txt"
+    file.write_text(text("first"))
+    given = ("--user", str(ALICE), "--group", str(ALICE))
+    command = for_everybody(gunicorn_command(*options, *given))
+    state = {"ENDPOINT_STATE_DIR": str(place / "state"), "TMPDIR": str(place)}
+    with started(command, place, file, **state) as server:
+        file.write_text(text("newest"))
+        wait_for(lambda: server.all_serve("newest-a.example", "newest-b.example"))
+        assert server.status()["problems"] == []
+        wait_for(lambda: list((place / "state" / f"records-{ALICE}").glob("*.lastgood")))
+        wait_for(
+            lambda: any(
+                b"newest" in path.read_bytes()
+                for path in (place / "state" / f"records-{ALICE}").glob("*.lastgood")
+            ),
+            what="it is kept",
+        )
+        server.stop()
+    file.write_text("\0")
+    with started(command, place, file, **state) as server:
+        assert server.hosts() == ["newest-a.example", "newest-b.example"]
+        assert server.status()["state"] == "stale"
+        server.stop()
+
+
+@pytest.mark.parametrize("module", ["gunicorn", "shlex", "mop_config", "pickle", "setproctitle"])
+def test_serve_runs_nothing_from_the_folder_that_it_is_started_in(
+    tmp_path: Path, module: str
+) -> None:
+    """Whatever it is called; nor does the process that reads a large file."""
+    (tmp_path / f"{module}.py").write_text("import pathlib; pathlib.Path('ran').touch()\n")
+    file = tmp_path / "endpoints.txt"
+    file.write_text("DomainList:\n" + "".join(f"host{n}.example\n" for n in range(12000)))
+    script = shutil.which("mop-config", path=str(Path(sys.executable).parent))
+    if script is None:
+        skip("mop-config is not installed as a script")
+    command = ["sh", "-c", 'cd "$0" && exec "$@"', str(tmp_path), str(script), "serve"]
+    with started(command, tmp_path, file, ENDPOINT_STATE_DIR=str(tmp_path / "state")) as server:
+        assert server.hosts()[0] == "host0.example"
+        assert server.stop() == 0
+    assert not (tmp_path / "ran").exists()
+    assert os.listdir(tmp_path / "state")
