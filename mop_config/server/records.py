@@ -45,7 +45,7 @@ def make(folder: Path, owner: int | None = None, group: int | None = None) -> No
     else:
         _hand_over(folder, owner, group)
     with _opened(folder, owner) as descriptor, Scratch(".probe", folder=descriptor, mode=0o600):
-        pass
+        pass  # it is removed again
 
 
 def _hand_over(folder: Path, owner: int | None, group: int | None) -> None:

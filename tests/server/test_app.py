@@ -371,7 +371,8 @@ def test_the_state_folder_holds_one_sources_things_under_one_name(tmp_path: Path
     other.write_text("DomainList:\nother.com\n")
     make(tmp_path)
     make(tmp_path, source=str(other))
-    names = {path.name.split(".")[0] for path in (tmp_path / "state").iterdir()}
+    (records,) = (tmp_path / "state").iterdir()
+    names = {path.name.split(".")[0] for path in records.iterdir()}
     assert len(names) == 2
     other.unlink()
     body = json.loads(make(tmp_path, source=str(other)).get(ENDPOINTS).data)
