@@ -224,8 +224,7 @@ def test_the_operators_own_folder_is_kept_and_counted_in(tmp_path: Path) -> None
     file.write_text(text("a.example", "b.example"))
     own = tmp_path / "own"
     own.mkdir()
-    given = {"TMPDIR": str(tmp_path), "PROMETHEUS_MULTIPROC_DIR": str(own)}
-    with running(tmp_path, file, **given) as server:
+    with running(tmp_path, file, TMPDIR=str(tmp_path), PROMETHEUS_MULTIPROC_DIR=str(own)) as server:
         for _ in range(20):
             server.get("/health")
         assert requests(scrape(server)) == 20

@@ -43,6 +43,10 @@ def started(command: list[str], folder: Path, file: Path, **environ: str) -> Ite
         server.stop(signal.SIGKILL)
 
 
+def follows(server: Server) -> None:
+    wait_for(lambda: server.all_serve("two-a.example", "two-b.example"), what="it follows")
+
+
 @needs_root
 def test_two_containers_that_share_a_state_folder(place: Path) -> None:
     """Their process ids are the same: each shows its own workers, and keeps their records."""
@@ -59,7 +63,7 @@ def test_two_containers_that_share_a_state_folder(place: Path) -> None:
     ):
         file.write_text(text("two"))
         for server in (one, two):
-            wait_for(lambda server=server: server.all_serve("two-a.example", "two-b.example"))
+            follows(server)
         pids = [[worker["pid"] for worker in s.status()["workers"]] for s in (one, two)]
         assert pids[0] == pids[1], "they are the same, or this shows nothing"
         assert len(pids[0]) == 2
