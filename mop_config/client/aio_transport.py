@@ -22,7 +22,18 @@ from .core import Call, Core
 from .failover import Attempt, Outcome, Verdict
 from .member import Member
 from .options import TransportOptions
-from .outcomes import Answer, answered, broke_off, broken, failed, of_rival, why
+from .outcomes import (
+    Answer,
+    Response,
+    answered,
+    broke_off,
+    broken,
+    failed,
+    log_answer,
+    named,
+    of_rival,
+    why,
+)
 from .route import ROUTE, Moved
 from .target import Target
 from .transport import HasCore
@@ -75,7 +86,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             outcome = await self._attempt(call, call.step, request, hedged=shape.hedged)
             if outcome.good and wire.is_read_whole(request, shape, outcome.result.response):
                 outcome = await self._read_whole(outcome)
-            elif outcome.status is not None and not outcome.good and shape.may_move:
+            elif outcome.status is not None and not outcome.good and shape.may_go_on(outcome):
                 await self._set_aside(outcome)
             call.went(outcome)
         return await self._conclude(call.step, request)
@@ -176,12 +187,13 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             raise why(verdict, request)
         member, response, content, _ = verdict.answer
         response.extensions["endpoint"] = member.url
+        log_answer(request, response.status, member.url)
         body: httpx2.ByteStream | _Body
         if content is None:
             body = _Body(self._core, member, response, request)
         else:
             body = httpx2.ByteStream(content)
-        return httpx2.Response(
+        return Response(
             response.status,
             headers=wire.from_endpoint(response.headers, member.target),
             stream=body,
@@ -237,7 +249,7 @@ class _Body(httpx2.AsyncByteStream):
                 yield part
         except Exception as error:
             broke_off(self._core, self._member, error, began)
-            raise wire.translate(error, self._request) from error
+            raise named(wire.translate(error, self._request), self._member.url) from error
 
     async def aclose(self) -> None:
         await self._response.aclose()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..faults import Fault
 from .member import Member
-from .policy import BAD_STATUS, HEDGED, IDEMPOTENT, Budget, Policy
+from .policy import BAD_STATUS, HEDGED, IDEMPOTENT, NOT_REACHED, Budget, Policy
 from .pool import Pool
 
 #: After these on a kept connection, the server may only have closed that connection.
@@ -42,6 +42,12 @@ class Shape(NamedTuple):
     def may_move(self) -> bool:
         """Whether it may go on to another endpoint when a server may have seen it."""
         return self.idempotent and self.replayable
+
+    def may_go_on(self, outcome: "Outcome") -> bool:
+        """Whether it may go on to another endpoint after this outcome."""
+        if outcome.status is not None and not self.replayable:
+            return False  # whoever answered has taken the body
+        return self.may_move or not outcome.sent or outcome.status in NOT_REACHED
 
 
 class Trial(NamedTuple):
@@ -88,6 +94,7 @@ class Outcome:
         result: The driver's answer or exception.
         losers: Endpoints that were tried beside it, with what went wrong there.
         told: How many of the losers, from the first, the pool knows of already.
+        bad_status: Statuses that count against an endpoint.
     """
 
     member: Member
@@ -101,11 +108,17 @@ class Outcome:
     result: Any = None
     losers: tuple[tuple[Member, Fault], ...] = ()
     told: int = 0
+    bad_status: frozenset[int] = BAD_STATUS
+
+    @property
+    def bad(self) -> bool:
+        """Whether the answer speaks against the endpoint."""
+        return self.status in self.bad_status
 
     @property
     def good(self) -> bool:
         """Whether this is an answer for the application, and the end of the search."""
-        return self.fault is None and self.busy is None and self.status not in BAD_STATUS
+        return self.fault is None and self.busy is None and not self.bad
 
 
 class Verdict(NamedTuple):
@@ -200,9 +213,9 @@ def failover(
             budget.refund()
             return Verdict(answer=answer, discard=discard)
         over = outcome.fault in _OURS
-        if over or (outcome.sent and not shape.may_move):
+        if over or not shape.may_go_on(outcome):
             error = outcome.result if answer is None else None
-            return Verdict(answer=answer, error=error, discard=discard)
+            return Verdict(answer, error, discard, tuple(trials))
         if now >= deadline:
             break
         at = outcome.member
@@ -222,11 +235,11 @@ def _record(outcome: Outcome, pool: Pool, trials: list[Trial]) -> bool:
         if outcome.busy is not None:
             pool.busy(member, outcome.busy, now)
             fault = Fault.BUSY
-        elif outcome.status in BAD_STATUS:
+        elif outcome.bad:
             fault = Fault.BAD_STATUS
             pool.failed(member, fault, now, outcome.began)
         else:
-            pool.served(member, now)
+            pool.served(member, now, outcome.status or 200)
             return True
     elif not (outcome.reused and fault in _STALE):
         pool.failed(member, fault, now, outcome.began)

@@ -53,6 +53,7 @@ class Member:
         probing: Whether a health check is under way or about to begin.
         served: Requests that it answered.
         failed: Requests that it failed.
+        odd: Odd answers in a row; -1 while it has never answered well.
     """
 
     endpoint: Endpoint
@@ -69,6 +70,7 @@ class Member:
     probing: bool = False
     served: int = 0
     failed: int = 0
+    odd: int = -1
 
     @property
     def url(self) -> str:

@@ -1,5 +1,6 @@
 """What answers and exceptions of httpcore mean to the pool; both drivers ask here."""
 
+import logging
 from typing import Any, NamedTuple
 
 import httpcore2
@@ -15,12 +16,27 @@ from .member import Member
 from .policy import BUSY_STATUS
 from .route import Losers, Route
 
+logger = logging.getLogger(__name__)
+
 _FROM_THE_WIRE = (
     httpcore2.NetworkError,
     httpcore2.TimeoutException,
     httpcore2.ProtocolError,
     httpcore2.ProxyError,
 )
+
+
+class Response(httpx2.Response):
+    """httpx2's response, whose errors name the endpoint that gave it."""
+
+    def raise_for_status(self) -> httpx2.Response:
+        """Raise the error of a bad status; see ``httpx2.Response``."""
+        try:
+            return super().raise_for_status()
+        except httpx2.HTTPStatusError as error:
+            if endpoint := self.extensions.get("endpoint"):
+                error.add_note(f"answered by {endpoint}")
+            raise
 
 
 class Answer(NamedTuple):
@@ -62,6 +78,7 @@ def answered(core: Core, route: Route, response: httpcore2.Response) -> Outcome:
         result=Answer(route.member, response, timeouts=route.timeouts),
         losers=route.losers,
         told=route.told,
+        bad_status=core.policy.bad_status,
     )
 
 
@@ -138,5 +155,25 @@ def broke_off(core: Core, member: Member, error: Exception, began: float) -> Non
 def why(verdict: Verdict, request: httpx2.Request) -> Exception:
     """Give the exception that a request ends with."""
     if verdict.error is not None:
-        return wire.translate(verdict.error, request)
+        endpoint = verdict.trials[-1].url
+        logger.info("%s %s failed at %s: %r", *_asked(request), endpoint, verdict.error)
+        return named(wire.translate(verdict.error, request), endpoint)
+    logger.info("%s %s failed at every endpoint", *_asked(request))
     return NoEndpointAvailable(verdict.trials, request)
+
+
+def named(error: Exception, endpoint: str) -> Exception:
+    """Have an exception of httpx2 name the endpoint: its URL is that of the pool."""
+    if isinstance(error, httpx2.HTTPError):
+        error.add_note(f"at {endpoint}")
+    return error
+
+
+def log_answer(request: httpx2.Request, status: int, endpoint: str) -> None:
+    """Say in the log who has answered: httpx2's own line only knows the pool's host."""
+    if logger.isEnabledFor(logging.INFO):
+        logger.info("%s %s: %d from %s", *_asked(request), status, endpoint)
+
+
+def _asked(request: httpx2.Request) -> tuple[str, str]:
+    return request.method, request.url.path  # a query may hold what no log should

@@ -1,5 +1,6 @@
 """The figures of failover, and who may be asked again. Pure."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
@@ -10,7 +11,14 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 #: Methods that change nothing, so that asking two servers at once costs only their work.
 HEDGED = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Answers that the endpoint gives because what is behind it does not work.
-BAD_STATUS = frozenset({502, 503, 504})
+BAD_STATUS = frozenset({502, 503, 504, *range(520, 528), 530})
+#: Those of them that a CDN gives because it has not reached the server behind it. 520, 524 and
+#: 527 say that the server did not answer well: it may have executed the request.
+NOT_REACHED = frozenset({521, 522, 523, 525, 526})
+#: Answers below 500 that say more about the way to the application than about the request.
+ODD_STATUS = frozenset({403, 451})
+#: So many odd answers in a row are a reason to look at an endpoint that answered well before.
+ODD_IN_A_ROW = 3
 #: Answers that ask to come back later, where they say when.
 BUSY_STATUS = frozenset({429, 503})
 
@@ -59,6 +67,7 @@ class Policy:
         min_dwell: How long to stay before going back to a better endpoint that recovered.
         latency_gain: Share by which another endpoint of the same priority must be faster.
         latency_margin: Seconds by which it must be faster as well.
+        bad_status: Statuses that count against an endpoint, as no answer of the application.
         max_retry_after: Longest time for which a busy endpoint is avoided.
         offline_window: Time within which two hosts must be unreachable to mean that this
             machine has no network.
@@ -86,6 +95,7 @@ class Policy:
     min_dwell: float = 30.0
     latency_gain: float = 0.2
     latency_margin: float = 0.02
+    bad_status: frozenset[int] = BAD_STATUS
     max_retry_after: float = 300.0
     offline_window: float = 1.0
     max_list_bytes: int = 4 << 20
@@ -98,6 +108,7 @@ class Policy:
                 raise TypeError(f"{name} must be a number, not {value!r}")
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be more than 0 and finite, not {value!r}")
+        object.__setattr__(self, "bad_status", _statuses(self.bad_status))
 
     @property
     def health(self) -> HealthRules:
@@ -124,6 +135,15 @@ class Policy:
             return None
         seconds = _retry_after_seconds(retry_after.strip(), now_posix)
         return None if seconds is None else min(max(seconds, 0.0), self.max_retry_after)
+
+
+def _statuses(value: Iterable[int]) -> frozenset[int]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"bad_status must be a set of HTTP statuses, not {value!r}")
+    for status in (statuses := frozenset(value)):
+        if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:
+            raise ValueError(f"bad_status must hold numbers from 400 to 599, not {status!r}")
+    return statuses
 
 
 def _retry_after_seconds(text: str, now_posix: float) -> float | None:

@@ -14,7 +14,7 @@ from ..health import Evidence, Health, State, Transition
 from ..model import Endpoint
 from .member import Event, EventKind, Group, Member
 from .network import NetworkWatch
-from .policy import Policy
+from .policy import ODD_IN_A_ROW, ODD_STATUS, Policy
 from .target import target_of
 
 _NEVER = float("inf")
@@ -300,14 +300,25 @@ class Pool:
 
     # -- what happened
 
-    def served(self, member: Member, now: float) -> None:
+    def served(self, member: Member, now: float, status: int = 200) -> None:
         """Note that a request was answered, whatever the application said in the answer."""
         member.served += 1
+        if status >= 500 or status in ODD_STATUS:
+            self._odd(member, now)
+        elif member.odd:
+            member.odd = 0
         if member.health.is_steady and self._network.is_steady:
             member.health.last_good = now  # all that there is to learn, on every request
             return
         self._network.proof(now)
         self._record(member, Evidence.GOOD_REQUEST, now)
+
+    def _odd(self, member: Member, now: float) -> None:
+        """Have an endpoint looked at once when it has only odd answers after good ones."""
+        if member.odd >= 0:
+            member.odd += 1
+            if member.odd == ODD_IN_A_ROW:
+                self.doubt(member, now)
 
     def failed(self, member: Member, fault: Fault, now: float, began: float) -> None:
         """Note that a request failed.

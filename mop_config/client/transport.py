@@ -20,7 +20,19 @@ from .core import Call, Core
 from .failover import Attempt, Outcome, Verdict
 from .member import Member
 from .options import TransportOptions
-from .outcomes import Answer, answered, beaten, broke_off, broken, failed, of_rival, why
+from .outcomes import (
+    Answer,
+    Response,
+    answered,
+    beaten,
+    broke_off,
+    broken,
+    failed,
+    log_answer,
+    named,
+    of_rival,
+    why,
+)
 from .proxies import ProxyBackend
 from .route import ROUTE, Moved
 from .streams import Backend, Overtaken, Plan, discard
@@ -85,7 +97,7 @@ class FailoverTransport(httpx2.BaseTransport):
             outcome = self._attempt(call, call.step, request, hedged=shape.hedged)
             if outcome.good and wire.is_read_whole(request, shape, outcome.result.response):
                 outcome = self._read_whole(outcome)
-            elif outcome.status is not None and not outcome.good and shape.may_move:
+            elif outcome.status is not None and not outcome.good and shape.may_go_on(outcome):
                 self._set_aside(outcome)
             call.went(outcome)
         return self._conclude(call.step, request)
@@ -194,12 +206,13 @@ class FailoverTransport(httpx2.BaseTransport):
             raise why(verdict, request)
         member, response, content, _ = verdict.answer
         response.extensions["endpoint"] = member.url
+        log_answer(request, response.status, member.url)
         body: httpx2.ByteStream | _Body
         if content is None:
             body = _Body(self._core, member, response, request)
         else:
             body = httpx2.ByteStream(content)
-        return httpx2.Response(
+        return Response(
             response.status,
             headers=wire.from_endpoint(response.headers, member.target),
             stream=body,
@@ -256,7 +269,7 @@ class _Body(httpx2.SyncByteStream):
             yield from self._response.iter_stream()
         except Exception as error:
             broke_off(self._core, self._member, error, began)
-            raise wire.translate(error, self._request) from error
+            raise named(wire.translate(error, self._request), self._member.url) from error
 
     def close(self) -> None:
         self._response.close()

@@ -187,6 +187,37 @@ CASES = (
     _case("an answer is better than a reset", "a:503 b:reset", "ab", 503, "a"),
     _case("the newer answer stands", "a:502 b:refused c:503", "abc", 503, "c"),
     _case("an application's answer ends the search", "a:502 b:404 c:200", "ab", 404, "b"),
+    # -- a CDN's words for a server that it has not reached, or that did not answer well
+    *(
+        _case(f"GET goes on after {status}", f"a:{status} b:200", "ab", 200, "b")
+        for status in (*range(520, 528), 530)
+    ),
+    *(
+        _case(
+            f"POST goes on after {status}: the server was not reached",
+            f"a:{status} b:200",
+            "ab",
+            200,
+            "b",
+            "POST",
+            "bytes",
+        )
+        for status in (521, 522, 523, 525, 526)
+    ),
+    *(
+        _case(f"POST ends with {status}", f"a:{status} b:200", "a", status, "a", "POST", "bytes")
+        for status in (520, 524, 527, 530)
+    ),
+    _case(
+        "a stream that a CDN has taken ends with 521",
+        "a:521 b:200",
+        "a",
+        521,
+        "a",
+        "POST",
+        "stream",
+    ),
+    _case("POST is not asked twice", "a:522 b:502 c:200", "ab", 502, "b", "POST", "bytes"),
     # -- busy endpoints
     _case("GET goes on from a busy endpoint", "a:503+ b:200", "ab", 200, "b"),
     _case("GET goes on from a throttling endpoint", "a:429+ b:200", "ab", 200, "b"),

@@ -213,7 +213,7 @@ class TestWhatThePoolLearns:
         )
         assert bench.state("a") is State.SUSPECT
 
-    @pytest.mark.parametrize("status", [502, 503, 504])
+    @pytest.mark.parametrize("status", [502, 503, 504, 520, 527, 530])
     def test_bad_statuses_count(self, status: int) -> None:
         """They are the proxy's word for a dead server."""
         bench = self.after(lambda bench, m: Outcome(m, 1.0, 0.9, status=status, result="r"))

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.client.policy import BAD_STATUS, BUSY_STATUS, IDEMPOTENT, Budget, Policy
+from mop_config.client.policy import (
+    BAD_STATUS,
+    BUSY_STATUS,
+    IDEMPOTENT,
+    NOT_REACHED,
+    Budget,
+    Policy,
+)
 
 POLICY = Policy()
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC).timestamp()
@@ -53,7 +60,9 @@ def test_methods_that_may_be_executed_twice() -> None:
 
 def test_which_answers_speak_against_an_endpoint() -> None:
     """And which may ask for time."""
-    assert {502, 503, 504} == BAD_STATUS
+    assert {502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 527, 530} == BAD_STATUS
+    assert Policy().bad_status == BAD_STATUS
+    assert {521, 522, 523, 525, 526} == NOT_REACHED
     assert {429, 503} == BUSY_STATUS
 
 

@@ -1,0 +1,151 @@
+"""Whose fault an answer is, what the policy says of it, and where the application reads it."""
+
+import logging
+import pickle
+import traceback
+
+import httpx2
+import pytest
+
+from mop_config.client import Policy
+
+from ..waiting import wait_for
+from .driver import Driver
+from .handmade import Answer, Asked, handmade
+from .scripted import scripted
+
+
+def test_the_users_set_of_bad_statuses_counts(kind: str) -> None:
+    """Instead of ours: 599 moves the request on, and 502 is the application's answer."""
+    policy = Policy(bad_status=frozenset({599}))
+    with (
+        scripted({"a": ("599", "502"), "b": ("502",)}) as ([a, b], asked),
+        Driver(kind, [a.url, b.url], policy) as driver,
+    ):
+        answer = driver.get("/users")
+        assert (answer.status_code, answer.extensions["endpoint"]) == (502, b.url)
+        assert asked == ["a", "b"]
+        assert (driver.state(a.url), driver.state(b.url)) == ("suspect", "healthy")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [(200, TypeError), ("502", TypeError), ({"502"}, ValueError), ({200}, ValueError)],
+)
+def test_a_set_of_statuses_that_is_none_is_refused(wrong: object, error: type) -> None:
+    """Where it is given, with the value and what is allowed."""
+    with pytest.raises(error, match=r"bad_status must .*(200|502)"):
+        Policy(bad_status=wrong)  # type: ignore[arg-type]
+
+
+def test_any_collection_of_statuses_will_do() -> None:
+    """It is kept as what cannot change."""
+    assert Policy(bad_status=[502, 599]).bad_status == {502, 599}  # type: ignore[arg-type]
+    assert Policy(bad_status=()).bad_status == frozenset()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("status", [500, 501, 403, 451])
+def test_three_odd_answers_in_a_row_trigger_one_check(kind: str, status: int) -> None:
+    """Of an endpoint that answered well before; it is not blamed for them."""
+    now = [200]
+
+    def answer(asked: Asked) -> Answer:
+        return (200, {}, b"") if asked.path == "/health" else (now[0], {}, b"")
+
+    with handmade(answer) as server, Driver(kind, [server.url]) as driver, driver.checking():
+        wait_for(lambda: server.count("/health") == 1)
+        now[0] = status
+        driver.get("/")  # no good answer came before: that may be its way
+        driver.get("/")
+        driver.get("/")
+        now[0] = 200
+        driver.get("/")
+        now[0] = status
+        driver.get("/")
+        driver.get("/")
+        assert server.count("/health") == 1
+        driver.get("/")
+        wait_for(lambda: server.count("/health") == 2)
+        for _ in range(4):
+            assert driver.get("/").status_code == status
+        assert driver.state(server.url) == "healthy"
+        assert server.count("/health") == 2
+
+
+def test_a_check_that_odd_answers_have_triggered_moves_the_client(kind: str) -> None:
+    """Where the check fails as well: 500 from a dead application is not its last word."""
+    now = [200]
+    policy = Policy(first_backoff=0.05, max_backoff=0.1)
+    with (
+        handmade(lambda asked: (now[0], {}, b"")) as sick,
+        handmade() as well,
+        Driver(kind, [sick.url, well.url], policy) as driver,
+        driver.checking(),
+    ):
+        wait_for(lambda: driver.state(sick.url) == driver.state(well.url) == "healthy")
+        driver.get("/")
+        now[0] = 500
+        for _ in range(3):
+            assert driver.get("/").status_code == 500
+        wait_for(lambda: driver.state(sick.url) != "healthy")
+        assert driver.get("/").status_code == 200
+
+
+def test_an_error_status_names_the_endpoint(kind: str) -> None:
+    """Its URL is that of the pool."""
+    with scripted({"a": ("500",)}) as ([a], _), Driver(kind, [a.url]) as driver:
+        answer = driver.get("/users")
+        with pytest.raises(httpx2.HTTPStatusError) as caught:
+            answer.raise_for_status()
+        assert f"answered by {a.url}" in "".join(traceback.format_exception(caught.value))
+        assert "endpoint.invalid" in str(caught.value)
+        assert driver.get("/warm").raise_for_status().text == "ok"
+        again = pickle.loads(pickle.dumps(answer))
+        with pytest.raises(httpx2.HTTPStatusError):
+            again.raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("word", "error"),
+    [("reset", httpx2.ReadError), ("close", httpx2.RemoteProtocolError)],
+)
+def test_an_error_of_the_wire_names_the_endpoint(
+    kind: str, word: str, error: type[Exception]
+) -> None:
+    """A POST that may have been executed ends with its own error."""
+    with (
+        scripted({"a": (word,)}) as ([a], _),
+        Driver(kind, [a.url]) as driver,
+        pytest.raises(error) as caught,
+    ):
+        driver.request("POST", "/users", content=b"x")
+    assert caught.value.__notes__ == [f"at {a.url}"]
+
+
+def test_a_body_that_breaks_off_names_the_endpoint(kind: str) -> None:
+    """Also where the application reads it itself."""
+    with (
+        scripted({"a": ("half",)}) as ([a], _),
+        Driver(kind, [a.url]) as driver,
+        pytest.raises(httpx2.RemoteProtocolError) as caught,
+    ):
+        driver.stream("/users", lambda part: True)
+    assert caught.value.__notes__ == [f"at {a.url}"]
+
+
+def test_the_log_names_the_endpoint(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """In one line a request beside httpx2's own, without the query."""
+    caplog.set_level(logging.INFO, logger="mop_config.client")
+    with (
+        scripted({"a": ("200", "reset"), "b": ("500",)}) as ([a, b], _),
+        Driver(kind, [a.url, b.url]) as driver,
+    ):
+        driver.get("/users?token=secret")
+        with pytest.raises(httpx2.ReadError):
+            driver.request("POST", "/pay", content=b"x")
+        driver.get("/users")
+    lines = [record.getMessage() for record in caplog.records]
+    assert f"GET /users: 200 from {a.url}" in lines
+    assert f"GET /users: 500 from {b.url}" in lines
+    assert any(line.startswith(f"POST /pay failed at {a.url}: ReadError") for line in lines)
+    assert not any("secret" in line for line in lines)
