@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,22 @@ from ..jobs import Job
 from ..probe import ProbeResult
 from . import wire
 from .background import Background
+from .bearer import Token, check_token, current_token
 from .core import API, SOCKETIO
 from .errands import Errands
 from .fetch import origin_of
 from .kept import cache_path as usual_cache_path
 from .lists import EndpointLists
 from .options import NAMES, TransportOptions
-from .policy import Policy
+from .policy import Policy, check_interval
 from .seed import Seed, config_of
 from .sift import canonical_url, has_plain
 from .state import EndpointState
 from .trust import Key
 from .trust import trusted_keys as read_trusted_keys
-from .update import Known, list_urls, sources
+from .update import Known, check_urls, sources
 
 logger = logging.getLogger(__name__)
-
-#: A token, or what gives it when it is needed; None while nobody is logged in.
-Token = str | Callable[[], str | None] | None
 
 #: Options that a TLS context is made from.
 _OF_TLS = frozenset({"verify", "cert", "trust_env"})
@@ -92,8 +90,11 @@ class BaseManager(EndpointLists):
         allow_http: bool = False,
         **options: Any,
     ) -> None:
-        for url in config_urls:
-            list_urls(url)
+        check_token(token)
+        check_interval(update_interval)
+        if not isinstance(policy, Policy | None):
+            raise TypeError(f"policy must be a Policy, not {policy!r}")
+        check_urls(config_urls)
         self.config_urls = tuple(config_urls)
         self.update_interval = update_interval
         self.watch = watch
@@ -234,7 +235,7 @@ class BaseManager(EndpointLists):
 
     def token(self) -> str | None:
         """Give the token for sources of lists as it is now; None while there is none."""
-        return self._token() if callable(self._token) else self._token
+        return current_token(self._token)
 
     def known(self, fallback: str | None, *, force: bool, wait: int) -> Known:
         """Say what an update has to know."""

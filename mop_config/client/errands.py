@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import UpdateUntrusted
 from ..jobs import PER_SERVER, Job
 from ..probe import Prober, ProbeResult
+from .bearer import current_token
 from .fetch import Fetcher
 from .list_search import ListSearch, Round
 from .pool import WATCHED
@@ -105,8 +106,7 @@ class Errands:
         manager = self._manager()
         if manager is None:
             return Round()
-        if token is None:
-            token = manager.token()
+        token = manager.token() if token is None else current_token(token)
         names = manager.server_names(fallback)
         known, began = manager.known(fallback, force=force, wait=wait), self._taken_by_hand
         del manager  # nobody must be kept alive by a question that takes a minute

@@ -11,7 +11,7 @@ from typing import Any
 from blinker import NamedSignal
 
 from .. import payload, signals
-from ..errors import SignatureError, UpdateUntrusted
+from ..errors import PayloadError, SignatureError, UpdateUntrusted
 from ..model import Endpoint, EndpointConfig
 from ..signing import SignedList, TrustedKeys
 from .core import API, SOCKETIO, Core
@@ -20,7 +20,7 @@ from .member import Event, EventKind
 from .policy import Policy
 from .pool import Pool
 from .seed import check_api
-from .sift import canonical, canonical_url, sifted
+from .sift import canonical_url, sifted
 from .state import EndpointState, ListSource, state_of
 from .trust import Trust, read_qr
 from .update import NewList
@@ -173,7 +173,7 @@ class EndpointLists:
         Raises:
             AddressError: If the URL or the priority cannot be used.
         """
-        endpoint = Endpoint.parse(url, priority)
+        endpoint = Endpoint.parse(canonical_url(url), priority)
         check_api(endpoint)
         self._add(API, endpoint)
 
@@ -183,11 +183,10 @@ class EndpointLists:
         Raises:
             AddressError: If the URL or the priority cannot be used.
         """
-        self._add(SOCKETIO, Endpoint.parse(url, priority))
+        self._add(SOCKETIO, Endpoint.parse(canonical_url(url), priority))
 
     def _add(self, kind: str, endpoint: Endpoint) -> None:
-        (ours,) = canonical([endpoint])
-        self._change_here("manual", lambda core: core.pool(kind).put(ours, core.clock()))
+        self._change_here("manual", lambda core: core.pool(kind).put(endpoint, core.clock()))
 
     def remove_endpoint(self, url: str) -> bool:
         """Take an endpoint out, of whichever kind; False where there is none.
@@ -234,6 +233,8 @@ class EndpointLists:
             raise self.tell_refused("qr", _untrusted(_QR_CODE, error)) from None
         for index, endpoint in enumerate(data.api_endpoints or ()):
             check_api(endpoint, f"api_endpoints[{index}]")
+        if replace:
+            self._check_not_emptied(data)
         found = EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ())
         found = sifted(found, _QR_CODE)
         lists = (
@@ -253,6 +254,13 @@ class EndpointLists:
                 self._kept.room_id = data.room_id
             self._change_here("qr", change)
         return data
+
+    def _check_not_emptied(self, data: payload.QrData) -> None:
+        """Refuse to replace endpoints that there are by none."""
+        ours = self.config.kinds()
+        for kind in payload.KINDS:
+            if getattr(data, kind) == () and ours[kind]:
+                raise PayloadError(kind, "is empty: it would take every endpoint of its kind away")
 
     def apply_remote(self, found: NewList) -> bool:
         """Make a remote list ours; endpoints that stay keep what is known of them.

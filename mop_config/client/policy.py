@@ -23,19 +23,39 @@ ODD_IN_A_ROW = 3
 BUSY_STATUS = frozenset({429, 503})
 
 
-#: Figures without which nothing would ever be tried, or be given up.
+#: The longest time, in seconds: the system's own calls overflow at 24 days.
+MAX_SECONDS = 1_000_000
+#: Times without which nothing would ever be tried, or be given up.
 _POSITIVE = (
     "health_interval",
     "health_timeout",
-    "unhealthy_after",
-    "healthy_after",
     "first_backoff",
     "max_backoff",
-    "probe_parallelism",
     "connect_timeout",
     "total_timeout",
+)
+#: Times that may be nothing.
+_DELAYS = ("race_delay", "body_pause", "hedge_delay")
+#: Numbers of things.
+_COUNTS = (
+    "unhealthy_after",
+    "healthy_after",
+    "probe_parallelism",
     "max_list_bytes",
     "max_endpoints",
+)
+#: Whatever else is 0 or more.
+_FIGURES = (
+    "health_jitter",
+    "smoothing",
+    "budget",
+    "attempt_cost",
+    "success_refund",
+    "min_dwell",
+    "latency_gain",
+    "latency_margin",
+    "max_retry_after",
+    "offline_window",
 )
 
 
@@ -102,12 +122,19 @@ class Policy:
     max_endpoints: int = 10_000
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
+        for name in (*_POSITIVE, *_DELAYS, *_COUNTS, *_FIGURES):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"{name} must be a number, not {value!r}")
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be more than 0 and finite, not {value!r}")
+            if name in _COUNTS and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"{name} must be a whole number, 1 or more, not {value!r}")
+            if name in _POSITIVE and not 0 < value <= MAX_SECONDS:
+                allowed = f"more than 0 and at most {MAX_SECONDS} seconds"
+                raise ValueError(f"{name} must be {allowed}, not {value!r}")
+            if name in _DELAYS and not 0 <= value <= MAX_SECONDS:
+                raise ValueError(f"{name} must be 0 to {MAX_SECONDS} seconds, not {value!r}")
+            if not value >= 0:
+                raise ValueError(f"{name} must be 0 or more, not {value!r}")
         object.__setattr__(self, "bad_status", _statuses(self.bad_status))
 
     @property
@@ -144,6 +171,19 @@ def _statuses(value: Iterable[int]) -> frozenset[int]:
         if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:
             raise ValueError(f"bad_status must hold numbers from 400 to 599, not {status!r}")
     return statuses
+
+
+def check_interval(seconds: float) -> None:
+    """Judge the ``update_interval`` of a manager.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is less than 0, or longer than any update is worth waiting for.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"update_interval must be a number of seconds, not {seconds!r}")
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise ValueError(f"update_interval must be 0 to {MAX_SECONDS} seconds, not {seconds!r}")
 
 
 def _retry_after_seconds(text: str, now_posix: float) -> float | None:

@@ -1,6 +1,7 @@
 """Built-in endpoints: the forms in which an application may hand them over. Pure."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from ..errors import AddressError, PayloadError
 from ..model import Endpoint, EndpointConfig
@@ -24,22 +25,40 @@ def config_of(api: Seed, sockets: Seed) -> EndpointConfig:
     elif isinstance(sockets, EndpointConfig):
         raise TypeError("an EndpointConfig has both kinds: give it first, and alone")
     else:
-        config = EndpointConfig(tuple(_endpoints(api)), tuple(_endpoints(sockets)))
-    for endpoint in config.api_endpoints:
-        check_api(endpoint)
+        kinds = (_endpoints("api_endpoints", api), _endpoints("socket_endpoints", sockets))
+        config = EndpointConfig(*map(tuple, kinds))
+    for index, endpoint in enumerate(config.api_endpoints):
+        if not is_http(endpoint):
+            raise AddressError("bad-scheme", f"api_endpoints[{index}]: {_HTTP_ONLY}")
     return EndpointConfig(*map(canonical, config.kinds().values()))
 
 
-def _endpoints(seed: Iterable[str | Endpoint | tuple[str, int]]) -> Iterable[Endpoint]:
-    if isinstance(seed, str):
-        raise TypeError("give a list of URLs, not one URL")
+def _endpoints(name: str, seed: Any) -> Iterable[Endpoint]:
+    if isinstance(seed, (str, bytes)):
+        raise TypeError(f"{name} must be a list of URLs, not one: [{seed!r}]")
+    if not isinstance(seed, Iterable):
+        raise TypeError(f"{name} must be a list of URLs, not {seed!r}")
     for position, entry in enumerate(seed):
+        where = f"{name}[{position}]"
         if isinstance(entry, Endpoint):
             yield entry
-        elif isinstance(entry, str):
-            yield Endpoint.parse(entry, position)
-        else:
-            yield Endpoint.parse(*entry)
+            continue
+        url, priority = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, position)
+        if not isinstance(url, str):
+            forms = "a URL, a pair of URL and priority, or an Endpoint"
+            raise TypeError(f"{where} must be {forms}, not {entry!r}")
+        try:
+            yield Endpoint.parse(url, priority)
+        except AddressError as error:
+            raise AddressError(error.code, f"{where}: {error}") from None
+
+
+_HTTP_ONLY = "an API endpoint needs an http or https URL"
+
+
+def is_http(endpoint: Endpoint) -> bool:
+    """Whether an endpoint may be one of an API."""
+    return endpoint.url.startswith(("http://", "https://"))
 
 
 def check_api(endpoint: Endpoint, where: str | None = None) -> None:
@@ -53,9 +72,8 @@ def check_api(endpoint: Endpoint, where: str | None = None) -> None:
         AddressError: If it is no http or https URL.
         PayloadError: The same, where it came from a document.
     """
-    if endpoint.url.startswith(("http://", "https://")):
+    if is_http(endpoint):
         return
-    message = "an API endpoint needs an http or https URL"
     if where is not None:
-        raise PayloadError(where, message)
-    raise AddressError("bad-scheme", message)
+        raise PayloadError(where, _HTTP_ONLY)
+    raise AddressError("bad-scheme", _HTTP_ONLY)

@@ -19,6 +19,8 @@ def canonical_url(url: str) -> str:
     Raises:
         AddressError: If it is no URL of an endpoint.
     """
+    if not isinstance(url, str):
+        raise TypeError(f"an endpoint's URL must be a text, not {url!r}")
     parsed = parse_url(url)
     port = "" if parsed.port in {None, DEFAULT_PORTS[parsed.scheme]} else f":{parsed.port}"
     return f"{parsed.scheme}://{parsed.host}{port}{parsed.path.rstrip('/')}"

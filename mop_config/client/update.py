@@ -181,6 +181,24 @@ def list_urls(base: str, *, signed: bool = False) -> list[str]:
     return [url + tail for url in _plain_urls(root, path)]
 
 
+def check_urls(config_urls: Iterable[str]) -> None:
+    """Judge the ``config_urls`` of a manager.
+
+    Raises:
+        TypeError: If it is no list of texts.
+        AddressError: If one of them has no list.
+    """
+    if isinstance(config_urls, (str, bytes)):
+        raise TypeError(f"config_urls must be a list of URLs, not one: [{config_urls!r}]")
+    for index, url in enumerate(config_urls):
+        if not isinstance(url, str):
+            raise TypeError(f"config_urls[{index}] must be a URL, not {url!r}")
+        try:
+            list_urls(url)
+        except AddressError as error:
+            raise AddressError(error.code, f"config_urls[{index}]: {error}") from None
+
+
 def _plain_urls(root: str, path: str) -> list[str]:
     if path.endswith("/config/endpoints"):
         return [root + path]

@@ -29,7 +29,8 @@ def test_the_defaults_are_the_contracts() -> None:
     assert (POLICY.race_delay, POLICY.hedge_delay) == (0.25, 1.0)
     assert (POLICY.budget, POLICY.attempt_cost, POLICY.success_refund) == (500, 5, 1)
     assert (POLICY.min_dwell, POLICY.latency_gain, POLICY.latency_margin) == (30, 0.2, 0.02)
-    assert POLICY.max_list_bytes == 64 * 1024 * 1024
+    assert POLICY.max_list_bytes == 4 * 1024 * 1024
+    assert POLICY.max_endpoints == 10_000
     assert POLICY.probe_parallelism <= 64
 
 
@@ -137,6 +138,15 @@ class TestRetryAfter:
         ("health_interval", float("nan")),
         ("unhealthy_after", -1),
         ("connect_timeout", float("inf")),
+        ("total_timeout", 1e9),
+        ("health_interval", 1e7),
+        ("race_delay", float("inf")),
+        ("hedge_delay", -1),
+        ("body_pause", float("nan")),
+        ("min_dwell", float("nan")),
+        ("budget", -1),
+        ("probe_parallelism", 2.5),
+        ("max_endpoints", 0),
     ],
 )
 def test_a_figure_that_would_stop_everything_is_refused(name: str, value: float) -> None:

@@ -1,0 +1,149 @@
+"""Values from the caller: each is judged where it comes in, and named by the caller's own word."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mop_config.client import AsyncEndpointManager, EndpointManager, Policy, UpdateFailed
+from mop_config.errors import PayloadError
+
+from .handmade import handmade, urls, wire
+from .managers import quiet
+from .test_update_real import serves
+
+A, S = "https://a.example", "wss://s.example"
+MANAGERS = [EndpointManager, AsyncEndpointManager]
+
+
+async def _later() -> str:
+    return "token"
+
+
+class _Later:
+    async def __call__(self) -> str:
+        return "token"
+
+
+@pytest.mark.parametrize("kind", MANAGERS)
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"token": ""}, ValueError, "token is empty: None means"),
+        ({"token": "  "}, ValueError, "token is empty: None means"),
+        ({"token": "sec\nret"}, ValueError, "token holds characters"),
+        ({"token": _later}, TypeError, "token must be a plain function"),
+        ({"token": _Later()}, TypeError, "token must be a plain function"),
+        ({"token": 7}, TypeError, "token must be a text, a function .* not int"),
+        ({"config_urls": A}, TypeError, r"config_urls must be a list of URLs, not one: \['https"),
+        ({"config_urls": [7]}, TypeError, r"config_urls\[0\] must be a URL, not 7"),
+        ({"config_urls": [A, "x"]}, ValueError, r"config_urls\[1\]: not a URL"),
+        ({"api_endpoints": A}, TypeError, r"api_endpoints must be a list of URLs, not one: \['htt"),
+        ({"api_endpoints": 7}, TypeError, "api_endpoints must be a list of URLs, not 7"),
+        ({"api_endpoints": [A, None]}, TypeError, r"api_endpoints\[1\] must be a URL, .* not None"),
+        ({"api_endpoints": [(A,)]}, TypeError, r"api_endpoints\[0\] must be a URL, a pair"),
+        ({"api_endpoints": [A, "x"]}, ValueError, r"api_endpoints\[1\]: not a URL"),
+        ({"api_endpoints": [(A, -1)]}, ValueError, r"api_endpoints\[0\]: the priority"),
+        ({"api_endpoints": [S]}, ValueError, r"api_endpoints\[0\]: an API endpoint needs"),
+        ({"socket_endpoints": S}, TypeError, "socket_endpoints must be a list of URLs, not one"),
+        ({"policy": {"total_timeout": 1}}, TypeError, "policy must be a Policy"),
+        ({"update_interval": "1h"}, TypeError, "update_interval must be a number of seconds"),
+        ({"update_interval": -1}, ValueError, "update_interval must be 0 to 1000000"),
+        ({"update_interval": float("nan")}, ValueError, "update_interval must be 0 to 1000000"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_a_manager_is_made_with(
+    kind: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    """The error names the argument, and what it may be; it shows no token."""
+    with pytest.raises(error, match=message) as caught:
+        kind(**options)
+    assert "sec" not in str(caught.value).replace("seconds", "")
+
+
+@pytest.mark.parametrize("wrong", ["", 7, "a b"])
+@pytest.mark.parametrize("how", ["function", "argument"])
+def test_a_token_that_turns_out_to_be_none(how: str, wrong: Any) -> None:
+    """The update says so, and asks nobody."""
+    with handmade(serves(200, wire([A]))) as server:
+        manager = quiet(config_urls=[server.url], token=(lambda: wrong) if how[0] == "f" else None)
+        with pytest.raises(UpdateFailed, match=r"the token: (is empty|must be|holds)") as caught:
+            manager.update_endpoints_from_remote(token=None if how[0] == "f" else wrong)
+        assert caught.value.cause == "invalid"
+        assert server.asked == []
+
+
+def test_a_function_that_gives_a_coroutine() -> None:
+    """What only shows when it is called is an error as clear."""
+    with handmade(serves(200, wire([A]))) as server:
+        manager = quiet(config_urls=[server.url], token=lambda: _later())
+        with pytest.raises(UpdateFailed, match="must be a text or None, not coroutine"):
+            manager.update_endpoints_from_remote()
+
+
+def _of(kind: Any) -> Any:
+    return kind([A], [S], update_interval=0)
+
+
+@pytest.mark.parametrize("kind", MANAGERS)
+@pytest.mark.parametrize(
+    ("text", "member"),
+    [
+        ('{"api_endpoints": []}', "api_endpoints"),
+        ('{"socketio_endpoints": []}', "socketio_endpoints"),
+        (
+            '{"api_endpoints": ["https://b.example"], "socketio_endpoints": []}',
+            "socketio_endpoints",
+        ),
+    ],
+)
+def test_a_qr_code_empties_no_kind(kind: Any, text: str, member: str) -> None:
+    """Nothing of it is taken; without ``replace`` an empty array adds nothing."""
+    manager = _of(kind)
+    with pytest.raises(PayloadError, match=f"{member}: is empty"):
+        manager.apply_qr(text, replace=True)
+    assert urls(manager.api_endpoints + manager.socket_endpoints) == [A, S]
+    manager.apply_qr(text)
+    assert urls(manager.socket_endpoints) == [S]
+    other = kind([], [], update_interval=0)
+    other.apply_qr(text, replace=True)
+    assert not other.socket_endpoints
+
+
+@pytest.mark.parametrize("kind", MANAGERS)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda manager: manager.add_api_endpoint(None),
+        lambda manager: manager.add_socket_endpoint(7),
+        lambda manager: manager.remove_endpoint(None),
+        lambda manager: manager.pin(7),
+    ],
+)
+def test_what_is_no_url(kind: Any, call: Callable[[Any], object]) -> None:
+    """It is told by the value."""
+    with pytest.raises(TypeError, match=r"URL must be a text, not (None|7)"):
+        call(_of(kind))
+
+
+def test_the_longest_times_work() -> None:
+    """The system's calls take them, sync and async."""
+    policy = Policy(
+        **dict.fromkeys(("connect_timeout", "total_timeout", "health_timeout"), 1_000_000.0)
+    )
+    with handmade() as server:
+        manager = quiet(server.url, policy=policy)
+        with manager.client(start=False) as client:
+            assert client.get("/").status_code == 200
+        assert manager.check_endpoint_health(server.url)
+        with pytest.raises(UpdateFailed):
+            manager.update_endpoints_from_remote()
+
+        async def main() -> None:
+            own = AsyncEndpointManager([server.url], policy=policy, update_interval=0)
+            async with own.client(start=False) as client:
+                assert (await client.get("/")).status_code == 200
+
+        asyncio.run(main())
