@@ -5,6 +5,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 MAX_KEPT = 100
+#: So many errors are kept in any case, also behind a hundred warnings.
+MIN_ERRORS = 10
 MAX_TEXT = 200
 
 
@@ -114,13 +116,26 @@ class Problem(NamedTuple):
 class Problems:
     """Findings in file order: the first 100 are kept, the counts are exact.
 
-    A file of a million bad lines must not cost a million objects.
+    A file of a million bad lines must not cost a million objects. The first ten errors are always
+    among those that are kept: behind a hundred warnings they would be counted and never named.
     """
 
     def __init__(self) -> None:
-        self.kept: list[Problem] = []
         self.errors = 0
         self.warnings = 0
+        self.first: list[Problem] = []
+        self.first_errors: list[Problem] = []
+
+    @property
+    def kept(self) -> list[Problem]:
+        """The findings that are kept, in file order."""
+        hidden = [error for error in self.first_errors if error > self.first[-1]]
+        if len(self.first) < MAX_KEPT or not hidden:
+            return self.first
+        # Fewer than ten errors are among the first, so that there are warnings to give way.
+        warnings = [p for p in self.first if p.severity is Severity.WARNING]
+        out = set(warnings[-len(hidden) :])
+        return [problem for problem in self.first if problem not in out] + hidden
 
     def add(self, code: Code, line: int, column: int, message: str, text: str = "") -> None:
         """Note one finding; ``text`` is shortened to 200 characters."""
@@ -129,15 +144,28 @@ class Problems:
             self.errors += 1
         else:
             self.warnings += 1
-        if len(self.kept) == MAX_KEPT and (line, column) >= self.kept[-1][:2]:
+        place = line, column
+        first = _has_room(self.first, MAX_KEPT, place)
+        error = severity is Severity.ERROR and _has_room(self.first_errors, MIN_ERRORS, place)
+        if not (first or error):
             return
         if len(text) > MAX_TEXT:
             text = text[: MAX_TEXT - 1] + "…"
-        insort(self.kept, Problem(line, column, severity, code, message, text))
-        del self.kept[MAX_KEPT:]
+        problem = Problem(line, column, severity, code, message, text)
+        if first:
+            insort(self.first, problem)
+            del self.first[MAX_KEPT:]
+        if error:
+            insort(self.first_errors, problem)
+            del self.first_errors[MIN_ERRORS:]
 
     def extend(self, other: "Problems") -> None:
         """Take in the findings of a later step over the same file."""
         self.errors += other.errors
         self.warnings += other.warnings
-        self.kept = sorted(self.kept + other.kept)[:MAX_KEPT]
+        self.first = sorted(self.first + other.first)[:MAX_KEPT]
+        self.first_errors = sorted(self.first_errors + other.first_errors)[:MIN_ERRORS]
+
+
+def _has_room(kept: list[Problem], most: int, place: tuple[int, int]) -> bool:
+    return len(kept) < most or place < kept[-1][:2]

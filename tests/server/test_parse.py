@@ -11,7 +11,7 @@ from mop_config import payload
 from mop_config.address import secret_part
 from mop_config.server.build import Built, UrlRules, build
 from mop_config.server.parse import Section, parse
-from mop_config.server.problems import MAX_KEPT, Code, Problem, Severity
+from mop_config.server.problems import MAX_KEPT, MIN_ERRORS, Code, Problem, Severity
 from mop_config.server.render import render
 
 from ..conftest import GUIDE_JSON, SAMPLE
@@ -518,6 +518,20 @@ def test_the_first_hundred_problems_are_kept_and_the_counts_are_exact() -> None:
     assert (found.errors, found.warnings) == (151, 149 + 2)
     assert len(found.kept) == MAX_KEPT
     assert [p.line for p in found.kept] == [1, 1, *range(2, 100)]
+
+
+def test_errors_behind_a_hundred_warnings_are_named() -> None:
+    """Else an operator would read that there are some, and never which."""
+    warnings = "DomainList:\nc.com\nd.com\n" + "c.com\n" * 150
+    found = built(warnings + "a_b\n" * 3 + "c.com\n" + "9.10.11.999\n").problems
+    assert (found.errors, found.warnings) == (4, 151)
+    assert len(found.kept) == MAX_KEPT
+    errors = [p for p in found.kept if p.severity is Severity.ERROR]
+    assert [p.line for p in errors] == [154, 155, 156, 158]
+    assert [p.line for p in found.kept] == [*range(4, 100), 154, 155, 156, 158]
+    many = built(warnings + "a_b\n" * 300).problems.kept
+    assert sum(p.severity is Severity.ERROR for p in many) == MIN_ERRORS
+    assert len(many) == MAX_KEPT
 
 
 def test_an_early_problem_of_a_late_step_displaces_a_late_one() -> None:
