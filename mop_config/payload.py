@@ -268,6 +268,7 @@ class Difference(NamedTuple):
         added_urls: The first of the added.
         removed_urls: The first of the removed.
         changed_urls: The first of the changed.
+        changed_how: What changed at each of these, such as ``priority=0 → 5``.
     """
 
     added: int = 0
@@ -276,6 +277,7 @@ class Difference(NamedTuple):
     added_urls: tuple[str, ...] = ()
     removed_urls: tuple[str, ...] = ()
     changed_urls: tuple[str, ...] = ()
+    changed_how: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         changed = f" ~{self.changed}" if self.changed else ""
@@ -287,14 +289,23 @@ def difference(old: bytes, new: bytes) -> Difference:
     added: list[str] = []
     removed: list[str] = []
     changed: list[str] = []
+    how: list[str] = []
     before, after = json.loads(old), json.loads(new)
     for kind in KINDS:
         was = {entry["url"]: entry for entry in before[kind]}
         now = {entry["url"]: entry for entry in after[kind]}
         added += [url for url in now if url not in was]
         removed += [url for url in was if url not in now]
-        changed += [url for url, entry in now.items() if url in was and was[url] != entry]
-    lists = (added, removed, changed)
+        moved = [url for url, entry in now.items() if url in was and was[url] != entry]
+        changed += moved
+        how += [_how(was[url], now[url]) for url in moved[: NAMED_URLS - len(how)]]
+    lists = (added, removed, changed, how)
     return Difference(
         len(added), len(removed), len(changed), *(tuple(urls[:NAMED_URLS]) for urls in lists)
     )
+
+
+def _how(was: dict[str, Any], now: dict[str, Any]) -> str:
+    """Name the attributes that differ, as the endpoint file writes them; a dash is none."""
+    names = [name for name in ("priority", "server_name") if was.get(name) != now.get(name)]
+    return ", ".join(f"{name}={was.get(name, '-')} → {now.get(name, '-')}" for name in names)

@@ -220,7 +220,7 @@ class Loader:
             self._accept(self._dated(text), rendering, attempt)
         except SourceError as error:
             if error.code == Code.UNREACHABLE:
-                self._fail(str(error), attempt)
+                self._fail(str(error), attempt, Code.UNREACHABLE)
             else:
                 self._refuse(error, rendering, attempt)
         except Exception as error:
@@ -333,7 +333,7 @@ class Loader:
         problem = Problem(error.line, error.column, code.severity, code, str(error), "")
         found = rendering.problems if rendering else ()
         self._note_failure(
-            attempt.done(Result.REJECTED, None, error=str(error)),
+            attempt.done(Result.REJECTED, None, error=str(error), code=code),
             problems=(problem, *found)[:MAX_KEPT],
             errors=1 + (rendering.errors if rendering else 0),
             warnings=rendering.warnings if rendering else 0,
@@ -343,8 +343,8 @@ class Loader:
             "refused", str(error), attempt, f"; first problems: {first}" * bool(first)
         )
 
-    def _fail(self, reason: str, attempt: "_Attempt") -> None:
-        self._note_failure(attempt.done(Result.ERROR, None, error=reason))
+    def _fail(self, reason: str, attempt: "_Attempt", code: str | None = None) -> None:
+        self._note_failure(attempt.done(Result.ERROR, None, error=reason, code=code))
         self._log_failure("failed", reason, attempt, "")
 
     def _note_failure(self, reload: Reload, **changes: Any) -> None:
@@ -416,6 +416,7 @@ class _Attempt:
         *,
         error: str | None = None,
         change: Difference | None = None,
+        code: str | None = None,
     ) -> Reload:
         duration = time.perf_counter() - self._started
-        return Reload(self.at, self.trigger, result, error, duration, etag, change)
+        return Reload(self.at, self.trigger, result, error, duration, etag, change, code)

@@ -1,8 +1,10 @@
 """The status document and the list, as the dashboard's template shows them. Pure."""
 
+import heapq
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 from .problems import MAX_KEPT
@@ -74,6 +76,20 @@ class Row(NamedTuple):
     sparkline: Sparkline | None = None
 
 
+#: What ``only`` may be: leave out what is healthy.
+UNHEALTHY = "unhealthy"
+#: States of a check from the worst one on; those of ``_FAILING`` are not healthy.
+_HEALTH = ("unhealthy", "suspect", "recovering", "unknown", "healthy", None)
+_FAILING = frozenset(_HEALTH[:3])
+#: What rows may be sorted by, and how; the list's own order decides between equal ones.
+ORDERS: dict[str, Callable[[Row], Any]] = {
+    "priority": lambda row: row.priority,
+    "url": lambda row: row.url,
+    "health": lambda row: _HEALTH.index(row.state),
+    "latency": lambda row: 1 if row.milliseconds is None else -row.milliseconds,
+}
+
+
 class Listing(NamedTuple):
     """The rows that are shown, of those that match the filter, of all."""
 
@@ -93,13 +109,17 @@ class Quote(NamedTuple):
     narrow: bool
 
 
-def describe(status: dict[str, Any], body: bytes, wanted: str) -> dict[str, Any]:
+def describe(
+    status: dict[str, Any], body: bytes, wanted: str, *, only: str = "", order: str = ""
+) -> dict[str, Any]:
     """Give what the template shows.
 
     Args:
         status: The status document; see ``status.host_status``.
         body: The wire form of the list that is served.
         wanted: What the URLs in the table are to contain; empty for all.
+        only: As for ``listing``.
+        order: As for ``listing``.
     """
     counts = problem_counts(status)
     headline, *findings = verdict(status)
@@ -109,14 +129,14 @@ def describe(status: dict[str, Any], body: bytes, wanted: str) -> dict[str, Any]
         "findings": findings,
         "dropped": dropped_entries(status),
         "since": _since(status["history"]),
-        "reason": None if status["state"] == "fresh" else _reason(status["history"]),
+        **_reason(status),
         "problems": [(problem, quote(problem)) for problem in _errors_first(status["problems"])],
         "errors": counts["error"],
         "warnings": counts["warning"],
         "more_problems": len(status["problems"]) >= MAX_KEPT,
         "common_etag": common_etag(status["workers"]),
         "differing": differing(status["workers"]),
-        "listing": listing(body, wanted[:MAX_FILTER], status["health"]),
+        "listing": listing(body, wanted[:MAX_FILTER], status["health"], only=only, order=order),
         "up": _up(status["health"]),
         "down": kinds_down(status["health"], status["counts"]),
     }
@@ -132,8 +152,12 @@ def _since(history: list[dict[str, Any]]) -> str | None:
     return since
 
 
-def _reason(history: list[dict[str, Any]]) -> str | None:
-    return next((event["error"] for event in history if event["error"]), None)
+def _reason(status: dict[str, Any]) -> dict[str, str | None]:
+    """Find why the state is not fresh, in words and as a problem's code."""
+    failed = [event for event in status["history"] if event["error"]]
+    if status["state"] == "fresh" or not failed:
+        return {"reason": None, "reason_code": None}
+    return {"reason": failed[0]["error"], "reason_code": failed[0].get("code")}
 
 
 def _up(health: dict[str, Any] | None) -> int:
@@ -167,7 +191,14 @@ def _is_harmless(character: str) -> bool:
     return category[0] != "C" and category not in {"Zl", "Zp"}
 
 
-def listing(body: bytes, wanted: str, health: dict[str, Any] | None) -> Listing:
+def listing(
+    body: bytes,
+    wanted: str,
+    health: dict[str, Any] | None,
+    *,
+    only: str = "",
+    order: str = "",
+) -> Listing:
     """Choose the rows of the table.
 
     A canonical URL holds nothing that JSON would escape, so that the list need not be
@@ -177,22 +208,43 @@ def listing(body: bytes, wanted: str, health: dict[str, Any] | None) -> Listing:
         body: The wire form of the list.
         wanted: What a URL is to contain, in any case; empty for all.
         health: What the prober says, or None where there is none.
+        only: ``unhealthy`` leaves out what is healthy or was never checked.
+        order: One of ``ORDERS``; anything else is the list's own order.
     """
     middle = body.rindex(b'"socketio_endpoints":[')
     checks = {(e["kind"], e["url"]): e for e in health["endpoints"]} if health else {}
+    key = ORDERS.get(order)
+    chosen = bool(wanted or key or only)
     rows: list[Row] = []
     matching = 0
     for kind, start, end in (("api", 0, middle), ("socketio", middle, len(body))):
-        shown = 0
-        for url, priority, name in _entries(body, start, end, wanted):
-            matching += 1
-            if shown < MAX_ROWS:
-                shown += 1
-                rows.append(_row(kind, url, priority, name, checks.get((kind, url))))
-            elif not wanted:
-                break
+        found = _found(kind, _entries(body, start, end, wanted), checks, only)
+        if key is not None:
+            every = list(found)
+            matching += len(every)
+            rows += heapq.nsmallest(MAX_ROWS, every, key=key)
+        else:
+            rows += islice(found, MAX_ROWS)
+            # Without a filter, how many there are is known already.
+            matching += sum(1 for _ in found) if chosen else 0
     count = body.count(b'{"url":"')
-    return Listing(rows, matching if wanted else count, count)
+    if key is not None:
+        rows.sort(key=key)
+    elif chosen:
+        matching += len(rows)
+    return Listing(rows, matching if chosen else count, count)
+
+
+def _found(
+    kind: str,
+    entries: Iterator[tuple[str, int, str | None]],
+    checks: dict[tuple[str, str], Any],
+    only: str,
+) -> Iterator[Row]:
+    for url, priority, name in entries:
+        check = checks.get((kind, url))
+        if only != UNHEALTHY or (check is not None and check["state"] in _FAILING):
+            yield _row(kind, url, priority, name, check)
 
 
 def _entries(

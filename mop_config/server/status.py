@@ -65,6 +65,7 @@ def _event(reload: Reload) -> dict[str, Any]:
         "error": reload.error,
         "duration_seconds": round(reload.duration, 6),
         "etag": reload.etag,
+        "code": reload.code,
     }
     if reload.change is not None:
         event["change"] = reload.change._asdict()

@@ -66,6 +66,7 @@ class Reload:
         duration: Seconds it took.
         etag: Content hash of what is served since.
         change: What changed, where something did.
+        code: The problem's code where a text was refused or a source did not answer, or None.
     """
 
     at: float
@@ -75,6 +76,7 @@ class Reload:
     duration: float
     etag: str | None
     change: Difference | None = None
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

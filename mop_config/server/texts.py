@@ -11,6 +11,7 @@ TAGS = {"en": "en", "zh": "zh-Hans"}
 #: Each text in the order of ``LANGUAGES``; singular and plural of English are parted by " | ".
 TEXTS: dict[str, tuple[str, str]] = {
     "language": ("Language", "语言"),
+    "jump": ("On this page", "本页内容"),
     "skip": ("Skip to the endpoints", "跳到端点列表"),
     "endpoint_service": ("Endpoint service", "端点配置服务"),
     "source": ("Source", "来源"),
@@ -59,11 +60,16 @@ TEXTS: dict[str, tuple[str, str]] = {
         "{up} of {all} up, probed every {seconds} s",
         "{all} 个中 {up} 个可用，每 {seconds} 秒探测一次",
     ),
+    "verdict.nothing": ("The list is empty", "列表为空"),
     "verdict.none_up": ("No endpoint is up", "所有端点都不可用"),
     "verdict.kind_down": ("No {kind} endpoint is up", "{kind} 端点全部不可用"),
     "verdict.some_down": (
         "{n} of {all} endpoints is down | {n} of {all} endpoints are down",
         "{all} 个端点中有 {n} 个不可用",
+    ),
+    "verdict.some_of_kind_down": (
+        "{n} of {all} {kind} endpoints is down | {n} of {all} {kind} endpoints are down",
+        "{all} 个 {kind} 端点中有 {n} 个不可用",
     ),
     "verdict.dropped": (
         "Served without {n} faulty entry | Served without {n} faulty entries",
@@ -114,6 +120,15 @@ TEXTS: dict[str, tuple[str, str]] = {
     "endpoints.all": ("{n} endpoint | {n} endpoints", "共 {n} 个端点"),
     "filter": ("Filter by URL", "按 URL 筛选"),
     "filter.go": ("Filter", "筛选"),
+    "only": ("Show", "显示"),
+    "only.": ("all endpoints", "全部端点"),
+    "only.unhealthy": ("only what is not healthy", "仅显示不健康的"),
+    "sort": ("Sort by", "排序"),
+    "sort.": ("order of the list", "列表顺序"),
+    "sort.priority": ("priority", "优先级"),
+    "sort.url": ("URL", "URL"),
+    "sort.health": ("health, worst first", "健康状况，最差在前"),
+    "sort.latency": ("latency, slowest first", "延迟，最慢在前"),
     "kind": ("Kind", "类型"),
     "kind.api": ("API", "API"),
     "kind.socketio": ("Socket.io", "Socket.io"),

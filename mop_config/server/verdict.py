@@ -62,13 +62,15 @@ def verdict(status: dict[str, Any]) -> list[Finding]:
 def _of_the_list(status: dict[str, Any]) -> Iterator[Finding]:
     state = str(status["state"])
     yield Finding(_STATES.get(state, Level.BAD), f"state.{state}", {})
+    if state != "empty" and not sum(status["counts"].values()):
+        yield Finding(Level.BAD, "verdict.nothing", {})
     yield from _of_the_endpoints(status["health"], status["counts"])
     if dropped := dropped_entries(status):
         yield Finding(Level.WARN, "verdict.dropped", {"n": dropped})
 
 
 def _of_the_endpoints(health: dict[str, Any] | None, counts: dict[str, int]) -> Iterator[Finding]:
-    if not health:
+    if not health or not sum(counts.values()):
         return
     if not health["alive"]:
         key = "verdict.probing_dead" if health["endpoints"] else "verdict.unprobed"
@@ -80,9 +82,13 @@ def _of_the_endpoints(health: dict[str, Any] | None, counts: dict[str, int]) -> 
         return
     for kind in down:
         yield Finding(Level.BAD, "verdict.kind_down", {"kind": kind})
-    known = [endpoint for endpoint in health["endpoints"] if endpoint["kind"] not in down]
-    if failed := sum(endpoint["up"] is False for endpoint in known):
-        yield Finding(Level.WARN, "verdict.some_down", {"n": failed, "all": f"{len(known):,}"})
+    others = [endpoint for endpoint in health["endpoints"] if endpoint["kind"] not in down]
+    if failed := sum(endpoint["up"] is False for endpoint in others):
+        values: dict[str, Any] = {"n": failed, "all": f"{len(others):,}"}
+        if down:
+            values["kind"] = others[0]["kind"]
+        key = "verdict.some_of_kind_down" if down else "verdict.some_down"
+        yield Finding(Level.WARN, key, values)
 
 
 def _of_the_process(status: dict[str, Any]) -> Iterator[Finding]:

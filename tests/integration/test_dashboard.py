@@ -6,9 +6,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
+from zoneinfo import ZoneInfo
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
@@ -420,6 +422,53 @@ def test_a_long_list_is_filtered_and_says_what_fits_a_code(
     expect(page.get_by_label("Filter by URL")).to_be_focused()
     page.get_by_label("Filter by URL").fill("")
     expect(page.locator("tbody tr")).to_have_count(200)
+
+
+def test_a_long_list_is_sorted_and_left_without_scrolling(
+    server: Server, served: tuple[Server, Path], open_page: Open
+) -> None:
+    """The choice stands in the address, and the history is one click away."""
+    hosts = "\n".join(f"host{number:03}.example" for number in reversed(range(150)))
+    edit(served, f"DomainList:\n{hosts}\n")
+    page = open_page(server)
+    mark(page)
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(200)
+    expect(rows.first).to_contain_text("host149")
+    page.get_by_label("Sort by").select_option("url")
+    expect(rows.first).to_contain_text("host000")
+    assert parse_qs(urlsplit(page.url).query) == {"sort": ["url"]}
+    page.get_by_label("Filter by URL").fill("host14")
+    expect(rows).to_have_count(20)
+    expect(rows.first).to_contain_text("host140")
+    page.get_by_label("Filter by URL").fill("")
+    expect(rows).to_have_count(200)
+    page.locator("nav.jump").get_by_role("link", name="Reload history").click()
+    expect(page.locator("#history-title")).to_be_in_viewport()
+    expect(page.locator("#history")).to_be_focused()
+    assert is_marked(page)
+
+
+@pytest.mark.parametrize(
+    ("zone", "own"), [("Asia/Kathmandu", True), ("UTC", False), ("Pacific/Kiritimati", True)]
+)
+def test_times_are_told_by_the_readers_clock_too(
+    browser: Browser, server: Server, zone: str, own: bool
+) -> None:
+    """Beside UTC, by which logs and colleagues speak; not twice where both are one."""
+    with browser.new_context(timezone_id=zone, locale="en-GB") as context:
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        expect(page.locator("#live")).to_have_text("Live", timeout=PATIENCE)
+        moment = page.locator("dl time").first
+        expect(moment).to_contain_text("UTC")
+        told = page.locator("dl .ago").first.inner_text()
+        utc = datetime.fromisoformat(moment.get_attribute("datetime") or "")
+        there = utc.astimezone(ZoneInfo(zone))
+        assert (f"{there:%H:%M:%S}" in told) is own
+        assert (" · " in told) is own
+        assert (there.strftime("%b") in told) is (there.date() != utc.date())
+        assert told.endswith("ago")
 
 
 def test_what_is_wrong_is_shown_where_it_is(

@@ -143,8 +143,17 @@ def test_the_difference_of_two_lists() -> None:
     a, b, c = (Endpoint(f"https://{x}.com") for x in "abc")
     old = payload.dumps(EndpointConfig((a, b), (a,)))
     new = payload.dumps(EndpointConfig((Endpoint(a.url, 3), c), (a,)))
-    assert payload.difference(old, new) == (1, 1, 1, (c.url,), (b.url,), (a.url,))
+    how = ("priority=0 → 3",)
+    assert payload.difference(old, new) == (1, 1, 1, (c.url,), (b.url,), (a.url,), how)
     assert payload.difference(old, old) == payload.Difference()
     many = EndpointConfig(tuple(Endpoint(f"https://h{i}.com", i) for i in range(50)))
     grown = payload.difference(old, payload.dumps(many))
     assert (grown.added, len(grown.added_urls)) == (50, payload.NAMED_URLS)
+    moved = tuple(Endpoint(e.url, e.priority + 1, server_name="a.com") for e in many.api_endpoints)
+    both = EndpointConfig(moved, moved)
+    shifted = payload.difference(
+        payload.dumps(EndpointConfig(many.api_endpoints, moved)), payload.dumps(both)
+    )
+    assert (shifted.changed, len(shifted.changed_urls)) == (50, payload.NAMED_URLS)
+    assert len(shifted.changed_how) == payload.NAMED_URLS
+    assert shifted.changed_how[0] == "priority=0 → 1, server_name=- → a.com"

@@ -82,6 +82,122 @@ def test_a_filter_looks_at_every_url(wanted: str, matching: int) -> None:
     assert len(shown.rows) == min(matching, MAX_ROWS)
 
 
+def checked(states: dict[str, tuple[str, float | None]]) -> dict[str, Any]:
+    """What was found of some API endpoints: a state, and how long the last check took."""
+    endpoints = [
+        {"kind": "api", "url": f"https://{host}.example.com/v1", "state": state, "up": True}
+        | {"response_seconds": seconds, "detail": "", "recent": [seconds]}
+        for host, (state, seconds) in states.items()
+    ]
+    return {"interval_seconds": 5.0, "alive": True, "endpoints": endpoints}
+
+
+def shown_hosts(hosts: int, health: dict[str, Any] | None, **choice: str) -> list[str]:
+    found = listing(body(hosts), choice.pop("wanted", ""), health, **choice)
+    return [row.url.removeprefix("https://").partition(".")[0] for row in found.rows]
+
+
+def test_only_what_is_not_healthy_is_shown() -> None:
+    """Of all rows; what was never checked is not known to be ill."""
+    health = checked(
+        {
+            "host0": ("healthy", 0.1),
+            "host1": ("suspect", None),
+            "host2": ("unknown", None),
+            "host150": ("unhealthy", None),
+            "host151": ("recovering", 0.1),
+        }
+    )
+    assert shown_hosts(200, health, only="unhealthy") == ["host1", "host150", "host151"]
+    found = listing(body(200), "host15", health, only="unhealthy", order="health")
+    assert (found.matching, found.all) == (2, 400)
+    assert listing(body(200), "", None, only="unhealthy").rows == []
+    assert len(listing(body(200), "", health, only="nonsense").rows) == 2 * MAX_ROWS
+
+
+def test_a_long_list_is_sorted_whole() -> None:
+    """Not only the rows that would be shown; the list's own order decides between equal ones."""
+    health = checked(
+        {
+            "host3": ("healthy", 0.5),
+            "host7": ("healthy", 0.9),
+            "host400": ("unhealthy", None),
+            "host499": ("suspect", 0.1),
+        }
+    )
+    assert shown_hosts(500, health, order="health")[:5] == [
+        *("host400", "host499", "host3", "host7", "host0")
+    ]
+    assert shown_hosts(500, health, order="latency")[:4] == ["host7", "host3", "host499", "host0"]
+    by_url = shown_hosts(500, health, order="url")
+    assert by_url[:4] == ["host0", "host0", "host1", "host1"]
+    assert by_url[4:6] == ["host10", "host10"]
+    assert len(by_url) == 2 * MAX_ROWS
+    in_order = shown_hosts(500, health, order="nonsense")
+    assert in_order == shown_hosts(500, health)
+    assert listing(body(500), "", health, order="url").matching == 1000
+    urls = [f"https://{name}.example.com" for name in "abc"]
+    ranked = tuple(Endpoint(url, priority) for url, priority in zip(urls, (5, 0, 5), strict=True))
+    rows = listing(dumps(EndpointConfig(ranked, ())), "", None, order="priority").rows
+    assert [row.url for row in rows] == [urls[1], urls[0], urls[2]]
+
+
+def test_orders_by_health_are_offered_where_there_is_health(tmp_path: Path) -> None:
+    """And what was chosen is chosen still."""
+    page = make(tmp_path).get("/?sort=url&only=unhealthy").text
+    assert re.findall(r'<option value="(\w*)"(?: selected)?>', page.partition('id="sort"')[2])[
+        :3
+    ] == [*("", "priority", "url")]
+    assert '<option value="url" selected>' in page
+    assert 'id="only"' not in page
+    probing = make(tmp_path, probe_interval=60.0).get("/?sort=latency&only=unhealthy").text
+    assert '<option value="latency" selected>' in probing
+    assert '<option value="unhealthy" selected>' in probing
+
+
+def test_what_changed_is_said_beside_its_url(tmp_path: Path) -> None:
+    """Priority and name, as the file writes them."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text("IPList:\n192.0.2.1\n192.0.2.2 server_name=a.example\n")
+    app = create_app(Settings(source=str(file), state_dir=str(tmp_path / "state")), start=False)
+    loader = app.extensions["mop_config"]
+    file.write_text("IPList:\n192.0.2.1 priority=9\n192.0.2.2 priority=3 server_name=b.example\n")
+    loader.load()
+    page = app.test_client().get("/").text
+    assert 'https://192.0.2.1/api/v1</bdi> <span class="how">priority=0 → 9</span>' in page
+    assert "priority=1 → 3, server_name=a.example → b.example" in page
+
+
+def test_a_refusal_is_explained_in_the_readers_language(tmp_path: Path) -> None:
+    """Beside the words of the log, which are English."""
+    client = make(tmp_path, source=str(tmp_path / "nothing"))
+    reasons = {
+        language: re.findall(r'<p class="reason">(.*?)</p>', client.get(f"/?lang={language}").text)
+        for language in LANGUAGES
+    }
+    words = f"{tmp_path}/nothing is missing"
+    # Of the state, and of the event in the history.
+    assert reasons["en"] == [f'<bdi lang="en">{words}</bdi>'] * 2
+    assert reasons["zh"] == [f'文件不存在 <bdi lang="en" class="original">{words}</bdi>'] * 2
+
+
+def test_health_stands_before_the_etag(tmp_path: Path) -> None:
+    """It is what one looks for."""
+    page = make(tmp_path).get("/").text
+    terms = re.findall(r"<dt>(.*?)</dt>", page)
+    assert terms[0] == "Health"
+    assert terms[-1] == "ETag"
+
+
+def test_every_part_of_the_page_is_one_step_away(tmp_path: Path) -> None:
+    """However many rows stand between."""
+    page = make(tmp_path).get("/").text
+    jumps = re.findall(r'href="#([\w-]+)"', page.partition('<nav class="jump"')[2])
+    assert jumps == ["problems", "endpoints", "history", "qr-code", "workers"]
+    for target in jumps:
+        assert len(re.findall(rf'<section [^>]*id="{target}" tabindex="-1"', page)) == 1
+
+
 def test_an_empty_list_has_no_rows() -> None:
     """As it is served when none was ever seen."""
     assert listing(body(0), "", None) == ([], 0, 0)
@@ -242,7 +358,9 @@ def test_every_text_is_used() -> None:
     templates = "".join(file.read_text() for file in folder.iterdir())
     groups = ("state.", "trigger.", "result.", "health.", "severity.", "kind.", "watcher.")
     for key in TEXTS:
-        if not key.startswith((*groups, "change.", "qr.format.", "verdict.", "workers.differ")):
+        if not key.startswith(
+            (*groups, "change.", "qr.format.", "only.", "sort.", "verdict.", "workers.differ")
+        ):
             assert f't("{key}"' in templates, key
     for used in re.findall(r'\bt\("([^"]+)"[,)]', templates):
         assert used in TEXTS, used
@@ -283,6 +401,7 @@ OTHERS = [{"pid": pid, "etag": etag, "last_reload": None} for pid, etag in enume
             "warn",
             ["Served without 1,500 faulty entries"],
         ),
+        ({"counts": {"api": 0, "socketio": 0}}, "bad", ["The list is empty"]),
         ({"problems": [TOKEN_LINE]}, "warn", ["1 bad line in the token file"]),
         (
             {"problems": [TOKEN_LINE, BAD_HOST]},
@@ -298,7 +417,7 @@ OTHERS = [{"pid": pid, "etag": etag, "last_reload": None} for pid, etag in enume
         (
             {"health": probed(api=[False, False], socketio=[True, False])},
             "bad",
-            ["No API endpoint is up", "1 of 2 endpoints is down"],
+            ["No API endpoint is up", "1 of 2 Socket.io endpoints is down"],
         ),
         (
             {"health": probed(api=[False, False], socketio=[False, False])},
@@ -333,7 +452,7 @@ def test_the_headline_is_the_worst_that_is_known(
     tmp_path: Path, changes: dict[str, Any], level: str, told: list[str]
 ) -> None:
     """Of the state, the entries that were left out, health, workers and what follows the file."""
-    shown = describe(status(counts={"api": 2, "socketio": 2}, **changes), body(2), "")
+    shown = describe(status(**{"counts": {"api": 2, "socketio": 2}, **changes}), body(2), "")
     findings = [shown["headline"], *shown["findings"]]
     texts = Texts("en")
     assert shown["headline"].level == level

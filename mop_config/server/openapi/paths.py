@@ -263,6 +263,8 @@ def _openapi() -> Node:
 def _dashboard() -> Node:
     described = {
         "q": "Shows only the endpoints whose URL holds it",
+        "only": "`unhealthy` shows only the endpoints that are not healthy",
+        "sort": "`priority`, `url`, `health` or `latency`; else the order of the list",
         "format": "The form of the QR code",
         "room_id": "The room in the QR code",
         "limit": "How many endpoints of each kind the QR code has",

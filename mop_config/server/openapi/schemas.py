@@ -116,7 +116,7 @@ def _status() -> dict[str, Node]:
         "error": nullable(text()),
         "duration_seconds": seconds(),
     }
-    history = {**reload, "etag": nullable(_ETAG), "change": _difference()}
+    history = {**reload, "etag": nullable(_ETAG), "code": _code(), "change": _difference()}
     worker = {"pid": _PID, "etag": _ETAG, "last_reload": nullable(ref("Reload"))}
     return {
         "Reload": members(reload),
@@ -148,6 +148,11 @@ def _status() -> dict[str, Node]:
             description="One picture of all workers of the host: the worst of them speaks",
         ),
     }
+
+
+def _code() -> Node:
+    words = "The problem's code, where the text was refused or the source did not answer"
+    return {"anyOf": [text(enum=sorted(Code)), {"type": "null"}], "description": words}
 
 
 def _difference() -> Node:

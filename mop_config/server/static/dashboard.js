@@ -1,7 +1,7 @@
 // Keeps the page as the server would draw it now. The server draws all of it; this asks for
 // the page again, a second after the last answer, and takes over what has changed.
 
-import { tellAges } from "./ages.js";
+import { local, tellAges } from "./ages.js";
 import { copyOnClick } from "./copy.js";
 import { patch } from "./patch.js";
 
@@ -117,7 +117,8 @@ function lose() {
   failures += 1;
   if (failures >= FAILURES) {
     document.getElementById("live").textContent = "";
-    const time = `${newest.toISOString().slice(11, 19)} UTC`;
+    const own = local(newest).replace(" · ", "");
+    const time = `${newest.toISOString().slice(11, 19)} UTC${own === "" ? "" : ` (${own})`}`;
     tell("lost", words.lost.replace("{time}", time));
   }
 }

@@ -29,7 +29,7 @@ POLICY = (
     " connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 #: What the page's address may say; anything else is passed over.
-PARAMETERS = ("q", "format", "room_id", "limit", "lang")
+PARAMETERS = ("q", "only", "sort", "format", "room_id", "limit", "lang")
 #: Longest value of one that is looked at, in characters.
 MAX_VALUE = 300
 #: Problems that are shown before the rest is folded away.
@@ -61,7 +61,8 @@ def dashboard() -> Response:
     response.make_conditional(request)
     if response.status_code == 200:
         body = snapshot.plain.body
-        draw = partial(page.describe, status, body, query["q"])
+        chosen = {"only": query["only"], "order": query["sort"]}
+        draw = partial(page.describe, status, body, query["q"], **chosen)
         response.set_data(_render(in_a_thread(draw), body, query, Texts(language)))
     return response
 
@@ -102,10 +103,17 @@ def _render(shown: dict[str, Any], body: bytes, query: dict[str, str], texts: Te
             build=_build(),
             few=FEW_PROBLEMS,
             longest=page.MAX_FILTER,
+            orders=_orders(shown["status"]),
             width=page.SPARK_WIDTH,
             height=page.SPARK_HEIGHT,
         )
     )
+
+
+def _orders(status: dict[str, Any]) -> list[str]:
+    """Name the orders that the table can have; empty is the list's own."""
+    unknown = () if status["health"] else ("health", "latency")
+    return ["", *(order for order in page.ORDERS if order not in unknown)]
 
 
 def _qr(query: dict[str, str], body: bytes, etag: str) -> dict[str, str | None]:
