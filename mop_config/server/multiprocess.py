@@ -7,16 +7,20 @@ whatever ends it. So there are as many files as there were workers at once, ever
 and nobody has to put files together.
 """
 
+import errno
 import fcntl
 import itertools
 import operator
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+from ..files import Scratch
 
 #: Where prometheus-client looks for the folder.
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -135,9 +139,13 @@ def _allocate(path: Path) -> None:
     prometheus-client maps it into memory: a page that finds the disk full kills the process.
     And whoever reads it must not find it without its first bytes.
     """
-    if path.exists():
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        with Scratch(str(path), mode=0o600) as scratch:
+            os.posix_fallocate(scratch.descriptor, 0, FILE_SIZE)
+            scratch.become(str(path))
         return
-    scratch = path.with_suffix(".new")
-    with scratch.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, FILE_SIZE)
-    os.replace(scratch, path)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        # In an operator's folder, which others may write to; it would be mapped and written to.
+        raise PermissionError(errno.EPERM, "it is no file of this user's", str(path))

@@ -374,6 +374,17 @@ class TestFolder:
         assert float(child.say("tell")) == 4
         child.end(signal.SIGKILL)
 
+    def test_what_another_user_links_to_is_not_written_to(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        """A folder that the operator names may be open to others."""
+        target = tmp_path / "target"
+        target.write_bytes(b"somebody's")
+        (folder / "counter_place0.db").symlink_to(target)
+        with pytest.raises(OSError, match="no file of this user's"):
+            multiprocess.take_place(folder)
+        assert target.read_bytes() == b"somebody's"
+
     def test_the_folder_is_for_its_user_alone_and_goes_with_its_master(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
