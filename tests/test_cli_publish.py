@@ -381,6 +381,24 @@ class TestRootInAnothersFolder:
         stamps = [line for line in dates.read_text().splitlines() if line]
         assert stamps
 
+    def test_a_version_that_the_service_user_planted_is_not_gone_on_from(
+        self, place: Path, key: Path
+    ) -> None:
+        """No client would take it, nor any that comes after it."""
+        records = place / "state"
+        records.mkdir()
+        os.chown(records, ALICE, ALICE)
+        file = write(place, "DomainList:\na.example\nb.example\n")
+        publish(place, file, "--key", str(key))
+        (dates,) = records.rglob("*.dates")
+        lines = json.loads(dates.read_bytes())
+        dates.write_text(json.dumps([[*line[:2], 1 << 36, 1 << 51] for line in lines]))
+        file = write(place, "DomainList:\nc.example\nb.example\n")
+        publish(place, file, "--key", str(key))
+        keys = json.loads((place / "out/api/v1/config/keys").read_bytes())
+        signed = TrustedKeys([keys]).verify((place / "out" / f"{LIST}.jws").read_bytes())
+        assert signed.ver < (time.time() + 86400) * 1000
+
     def test_nothing_that_the_service_user_links_to_is_read_or_written(self, place: Path) -> None:
         """In the place of his folder of records, and of each of his records."""
         secret = place / "secret"

@@ -13,6 +13,7 @@ worker writes down again what it serves where that is lost.
 import contextlib
 import json
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: Texts whose first sight is remembered.
 _REMEMBERED = 50
+#: Seconds by which dates and versions of another user's may be ahead of the clock.
+_AHEAD = 86400
 #: Seconds that a worker waits for another one that writes.
 _PATIENCE = 0.5
 
@@ -187,7 +190,7 @@ class Memory:
 
     def _stamp(self, etag: str, mtime: float, wanted: Stamp, above: int) -> Stamp:
         with self._locked():
-            given = ledger.read(self._read(self._dates))
+            given = self._lines(self._dates)
             if given and given[-1].etag == etag and given[-1].ver > above:
                 # One that starts may have come back from another source, whose lists had
                 # higher versions; unless it takes the place of a worker that has died.
@@ -206,7 +209,7 @@ class Memory:
 
     def _confirm(self, held: Line, mtime: float, wanted: int) -> Stamp:
         with self._locked():
-            given = ledger.read(self._read(self._dates))
+            given = self._lines(self._dates)
             line, lines = ledger.confirmed(given, held, mtime, wanted)
             if lines != given:
                 self._write(lines)
@@ -223,8 +226,16 @@ class Memory:
         for name in records.names(folder, self._owner):
             if name.endswith(self._dates.suffix):
                 with contextlib.suppress(OSError):
-                    lines += ledger.read(self._read(folder / name))
+                    lines += self._lines(folder / name)
         return ledger.highest(lines)
+
+    def _lines(self, path: Path) -> list[Line]:
+        lines = ledger.read(self._read(path))
+        if self._owner is None:
+            return lines
+        # Another user could have put anything there, such as a version that no client takes.
+        latest = time.time() + _AHEAD
+        return [line for line in lines if max(line.date, line.ver / 1000) < latest]
 
     def _locked(self) -> AbstractContextManager[None]:
         return records.locked(self._lock, _PATIENCE, self._owner)
