@@ -89,6 +89,13 @@ def identity(scheme: str, host: str, port: int | None, path: str) -> str:
     return f"{scheme}://{host}:{port}{path or '/'}"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host of a parsed URL is this machine: ``localhost``, or a loopback address."""
+    return host == "localhost" or (
+        is_ip(host) and ipaddress.ip_address(host.strip("[]")).is_loopback
+    )
+
+
 def is_ip(host: str) -> bool:
     """Whether a canonical host is an IPv4 address or a bracketed IPv6 address."""
     return host.startswith("[") or _IPV4_HOST.fullmatch(host) is not None

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
 from . import __version__
@@ -32,7 +32,7 @@ from .tls import offering
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 64 * 1024
-_USER_AGENT = f"mop-config/{__version__}"
+USER_AGENT = f"mop-config/{__version__}"
 _HANDSHAKE = "EIO=4&transport=polling"
 #: OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
 _OTHER_NAME = frozenset({62, 64})
@@ -69,6 +69,43 @@ class ProbeResult(NamedTuple):
     retry_after: str | None = None
 
 
+class Line(Protocol):
+    """A way to one endpoint, for a few small requests before a deadline.
+
+    Attributes:
+        connected: Whether a connection stood.
+        path: The path of the endpoint's URL, without a final ``/``.
+        certificate_expires: When the endpoint's certificate ends, or None.
+        name_matches: Whether that is for the endpoint's name, or None.
+        status: The status of the last answer, or None.
+        retry_after: Its ``Retry-After``, or None.
+    """
+
+    connected: bool
+    path: str
+    certificate_expires: datetime | None
+    name_matches: bool | None
+    status: int | None
+    retry_after: str | None
+
+    def connect(self) -> None:
+        """Connect, where a request would not do so by itself."""
+
+    def ask(
+        self, method: str, target: str, headers: dict[str, str] | None = None, body: str = ""
+    ) -> tuple[int, bytes]:
+        """Send a request; give the status and the beginning of the body."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+#: Makes the way to an endpoint, up to a monotonic deadline, where that is no direct one; its
+#: owner calls it off by what it holds.
+Detour = Callable[[Endpoint, float, Hold], Line | None]
+
+
 class Prober:
     """Runs health checks, from any number of threads.
 
@@ -76,14 +113,20 @@ class Prober:
         tls: Context that verifies certificates.
         timeout: Seconds that a check may take.
         resolver: Looks hosts up; one of its own if None.
+        detour: Gives the way by a proxy, or None where an endpoint is reached directly.
     """
 
     def __init__(
-        self, tls: ssl.SSLContext, timeout: float, resolver: Resolver | None = None
+        self,
+        tls: ssl.SSLContext,
+        timeout: float,
+        resolver: Resolver | None = None,
+        detour: Detour | None = None,
     ) -> None:
         self.tls = offering(tls, ["http/1.1"])
         self.resolver = resolver or Resolver()
         self._timeout = timeout
+        self._detour = detour
         self._sockets: set[socket.socket] = set()
         self._aborted = False
 
@@ -165,16 +208,16 @@ class Prober:
         address, mark, query = url.partition("?")
         target = (parse_url(address).path or "/") + mark + query
 
-        def send(line: "_Line") -> "Finding":
+        def send(line: Line) -> "Finding":
             status, _ = line.ask("POST", target, headers, body)
             good = 200 <= status < 300
             return None if good else Fault.BAD_STATUS, f"answers {status}", None
 
         return self._examine(Endpoint.parse(address), send)
 
-    def _examine(self, endpoint: Endpoint, ask: Callable[["_Line"], "Finding"]) -> ProbeResult:
+    def _examine(self, endpoint: Endpoint, ask: Callable[[Line], "Finding"]) -> ProbeResult:
         started = time.monotonic()
-        line = _Line(self, endpoint, started + self._timeout)
+        line = self._line_to(endpoint, started + self._timeout)
         try:
             line.connect()
             fault, detail, path = ask(line)
@@ -194,7 +237,12 @@ class Prober:
             line.retry_after,
         )
 
-    def _fault_of(self, error: Exception, line: "_Line") -> Fault:
+    def _line_to(self, endpoint: Endpoint, deadline: float) -> Line:
+        hold = Hold(self.adopt, self.release)
+        detour = None if self._detour is None else self._detour(endpoint, deadline, hold)
+        return detour or _Line(self, endpoint, deadline)
+
+    def _fault_of(self, error: Exception, line: Line) -> Fault:
         if self._aborted:
             return Fault.OURS
         if isinstance(error, ssl.SSLCertVerificationError):
@@ -268,7 +316,7 @@ class _Line:
         sock = self._sock = connect(self._place, options, prober.resolver, hold)
         prober.adopt(sock)
         if isinstance(sock, ssl.SSLSocket):
-            self.certificate_expires = _expiry(sock)
+            self.certificate_expires = expiry(sock)
             self.name_matches = True
         self.connected = True
 
@@ -287,7 +335,7 @@ class _Line:
             self.connect()
         connection = http.client.HTTPConnection(self._place.host, self._place.port)
         connection.sock = _Deadline(self._sock, self.left)
-        about = {"Host": self._authority, "User-Agent": _USER_AGENT, "Accept": "*/*"}
+        about = {"Host": self._authority, "User-Agent": USER_AGENT, "Accept": "*/*"}
         connection.request(method, target, body or None, {**about, **(headers or {})})
         with connection.getresponse() as response:
             if response.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
@@ -332,7 +380,8 @@ class _Reader(io.RawIOBase):
         return int(self._sock.recv_into(buffer))
 
 
-def _expiry(sock: ssl.SSLSocket) -> datetime | None:
+def expiry(sock: Any) -> datetime | None:
+    """Say when the certificate of a TLS connection ends, or None."""
     certificate = sock.getpeercert() or {}
     ends = certificate.get("notAfter")
     if not isinstance(ends, str):
@@ -343,7 +392,7 @@ def _expiry(sock: ssl.SSLSocket) -> datetime | None:
 Finding = tuple[Fault | None, str, str | None]
 
 
-def _api(line: _Line, known_path: str | None) -> Finding:
+def _api(line: Line, known_path: str | None) -> Finding:
     usual = [f"{line.path}/health", "/health"]
     for path in dict.fromkeys([known_path, *usual] if known_path else usual):
         status, _ = line.ask("GET", path)
@@ -354,7 +403,7 @@ def _api(line: _Line, known_path: str | None) -> Finding:
     return Fault.BAD_STATUS, f"{path} answers {status}", None
 
 
-def _socketio(line: _Line, known_path: str | None) -> Finding:  # noqa: ARG001 - one path only
+def _socketio(line: Line, known_path: str | None) -> Finding:  # noqa: ARG001 - one path only
     path = line.path if line.path.endswith("/socket.io") else f"{line.path}/socket.io"
     target = f"{path}/?{_HANDSHAKE}"
     status, data = line.ask("GET", target)

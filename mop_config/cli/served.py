@@ -8,14 +8,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from email.message import Message
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
 from .. import payload
-from ..address import Url, is_ip, parse_url
+from ..address import Url, is_loopback, parse_url
 from ..errors import AddressError, MopConfigError, PayloadError
 from ..model import EndpointConfig
 from ..server.settings import TOKEN, ProcessSettings, Settings
@@ -198,9 +197,8 @@ def ask(
     handlers = []
     if sent:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
-        if target.scheme == "http":
-            # A proxy would read it.
-            handlers.append(urllib.request.ProxyHandler({}))
+    if is_loopback(target.host):
+        handlers.append(urllib.request.ProxyHandler({}))  # it would read the token
     withheld = token is not None and not sent
     try:
         with urllib.request.build_opener(*handlers).open(request, timeout=timeout) as answer:
@@ -214,9 +212,7 @@ def ask(
 
 
 def _may_see_token(url: Url) -> bool:
-    if url.scheme == "https" or url.host == "localhost":
-        return True
-    return is_ip(url.host) and ip_address(url.host.strip("[]")).is_loopback
+    return url.scheme == "https" or is_loopback(url.host)
 
 
 def _reason(error: Exception) -> str:

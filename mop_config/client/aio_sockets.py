@@ -16,13 +16,22 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from engineio.base_client import connected_clients
 from socketio.exceptions import ConnectionError as SocketConnectionError
 
+from ..faults import Fault
 from ..resolve import Resolver
-from .aio_dial import dial_async
+from .aio_dial import connect_async, dial_async
 from .base import BaseManager
 from .dial import DialError
 from .exceptions import NoEndpointAvailable
 from .member import Member
-from .socket_search import STEADY, Lines, Search, check_options, where
+from .socket_search import (
+    STEADY,
+    Lines,
+    Search,
+    check_options,
+    place_of,
+    where,
+    with_credentials,
+)
 from .target import Target
 
 #: Seconds for the goodbye; the server of a polling client may hold its last poll for long.
@@ -43,7 +52,10 @@ class _OneAddress(AbstractResolver):
         family: socket.AddressFamily = socket.AF_UNSPEC,
     ) -> list[ResolveResult]:
         """Give the endpoint's addresses, whatever is asked for."""
-        looked_up = asyncio.wrap_future(self._resolver.resolve(self._target.host))
+        name = self._target.host
+        addresses = self._resolver.last(name)  # it has just been connected to
+        if not addresses:
+            addresses = await asyncio.shield(asyncio.wrap_future(self._resolver.resolve(name)))
         return [
             {
                 "hostname": host,
@@ -53,7 +65,7 @@ class _OneAddress(AbstractResolver):
                 "proto": 0,
                 "flags": socket.AI_NUMERICHOST,
             }
-            for address in await asyncio.shield(looked_up)
+            for address in self._resolver.in_turn(name, addresses)
         ]
 
     async def close(self) -> None:
@@ -114,25 +126,41 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         lines, search = self._lines, Search(self._lines)
         member = search.first()
         while member is not None and not self._ended.is_set():
-            race = search.race(member)
-            try:
-                won = await dial_async(race, lines.dial_options(), lines.resolver)
-            except DialError:
-                search.lost(race.faults)
-                break
-            await won.connection.aclose()  # it has shown who is there
-            search.lost(won.losers)
-            try:
-                await self._connect_to(won.member)
-                return
-            except Exception as error:  # python-engineio raises much more than it says
-                await self._leave()
-                search.refused(won.member, error)
+            ready = await self._dial(search, member)
+            if ready is not None:
+                try:
+                    await self._connect_to(ready)
+                    return
+                except Exception as error:  # python-engineio raises much more than it says
+                    await self._leave()
+                    search.refused(ready, error)
             member = search.another(lines.core.clock())
         raise search.exhausted()
 
+    async def _dial(self, search: Search, member: Member) -> Member | None:
+        """Find an endpoint that is there, or whose proxy is; the engine dials it for itself."""
+        lines = self._lines
+        proxy = lines.proxy_for(member)
+        if proxy is not None:
+            try:
+                stream = await connect_async(place_of(proxy), lines.dial_options(), lines.resolver)
+            except Exception:
+                search.lost([(member, Fault.PROXY)])
+                return None
+            await stream.aclose()
+            return member
+        race = search.race(member)
+        try:
+            won = await dial_async(race, lines.dial_options(), lines.resolver)
+        except DialError:
+            search.lost(race.faults)
+            return None
+        await won.connection.aclose()
+        search.lost(won.losers)
+        return won.member
+
     async def _connect_to(self, member: Member) -> None:
-        target = member.target
+        target, proxy = member.target, self._lines.proxy_for(member)
         await self._close_session()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
@@ -140,6 +168,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             ),
             # Endpoints may be IP addresses, and balancers hold a session by its cookie.
             cookie_jar=aiohttp.CookieJar(unsafe=True),
+            proxy=None if proxy is None else with_credentials(proxy),
         )
         self.eio.http, self.eio.external_http = self._session, True
         # aiohttp takes the name for Host, TLS and certificate from the URL.

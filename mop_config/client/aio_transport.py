@@ -20,7 +20,6 @@ from .aio_proxies import ProxyBackend
 from .aio_streams import Backend, Plan, Rival
 from .core import Call, Core
 from .failover import Attempt, Outcome, Verdict
-from .member import Member
 from .options import TransportOptions
 from .outcomes import (
     Answer,
@@ -58,6 +57,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         self._core = manager.core
         self._manager = manager  # lives as long as its clients
         self._options = TransportOptions.of(**options)
+        # The way that the manager's checks take, by which the pool judges its endpoints.
+        self._shared: TransportOptions = getattr(manager, "network_options", self._options)
         self._open()
 
     def _open(self) -> None:
@@ -142,6 +143,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     async def _request(self, request: httpx2.Request, route: "Plan") -> httpcore2.Response:
         target = route.member.target
         proxy = self._options.for_target(target)
+        route.apart = self._options.takes_another_way(self._shared, target)
         connect = self._core.policy.connect_timeout
         if proxy is None:
             queue = 0.0 if route.deposit is not None else route.until - route.began
@@ -164,7 +166,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             return broken(self._core, outcome, error)
         finally:
             await response.aclose()
-        outcome.result = Answer(outcome.member, response, content)
+        outcome.result = outcome.result._replace(content=content)
         return outcome
 
     async def _set_aside(self, outcome: Outcome) -> None:
@@ -178,21 +180,18 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                     content += part
                     if len(content) > wire.SMALL or self._core.clock() > until:
                         break
-        outcome.result = Answer(outcome.member, response, bytes(content))
+        outcome.result = outcome.result._replace(content=bytes(content))
 
     async def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:
         if verdict.discard is not None:
             await verdict.discard.response.aclose()
         if verdict.answer is None:
             raise why(verdict, request)
-        member, response, content, _ = verdict.answer
+        answer: Answer = verdict.answer
+        member, response, content = answer.member, answer.response, answer.content
         response.extensions["endpoint"] = member.url
         log_answer(request, response.status, member.url)
-        body: httpx2.ByteStream | _Body
-        if content is None:
-            body = _Body(self._core, member, response, request)
-        else:
-            body = httpx2.ByteStream(content)
+        body = _Body(self._core, answer, request) if content is None else httpx2.ByteStream(content)
         return Response(
             response.status,
             headers=wire.from_endpoint(response.headers, member.target),
@@ -234,12 +233,10 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 class _Body(httpx2.AsyncByteStream):
     """The body of an answer; an endpoint that breaks off in it has failed."""
 
-    def __init__(
-        self, core: Core, member: Member, response: httpcore2.Response, request: httpx2.Request
-    ) -> None:
+    def __init__(self, core: Core, answer: Answer, request: httpx2.Request) -> None:
         self._core = core
-        self._member = member
-        self._response = response
+        self._answer = answer
+        self._response: httpcore2.Response = answer.response
         self._request = request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -248,8 +245,8 @@ class _Body(httpx2.AsyncByteStream):
             async for part in self._response.aiter_stream():
                 yield part
         except Exception as error:
-            broke_off(self._core, self._member, error, began)
-            raise named(wire.translate(error, self._request), self._member.url) from error
+            broke_off(self._core, self._answer, error, began)
+            raise named(wire.translate(error, self._request), self._answer.member.url) from error
 
     async def aclose(self) -> None:
         await self._response.aclose()

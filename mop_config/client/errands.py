@@ -13,6 +13,7 @@ from ..errors import UpdateUntrusted
 from ..jobs import PER_SERVER, Job
 from ..probe import Prober, ProbeResult
 from .bearer import current_token
+from .detour import Detours
 from .fetch import Fetcher
 from .list_search import ListSearch, Round
 from .pool import WATCHED
@@ -35,7 +36,8 @@ class Errands:
         self._manager = weakref.ref(manager)
         self._parallelism = manager.policy.probe_parallelism
         options, policy, resolver = manager.network_options, manager.policy, manager.core.resolver
-        self._prober = Prober(options.tls, policy.health_timeout, resolver)
+        detours = Detours(options, policy, resolver)
+        self._prober = Prober(options.tls, policy.health_timeout, resolver, detours)
         self._options, self._policy = options, policy
         self._searches: set[ListSearch] = set()
         self._closed = False

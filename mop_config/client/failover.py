@@ -95,6 +95,7 @@ class Outcome:
         losers: Endpoints that were tried beside it, with what went wrong there.
         told: How many of the losers, from the first, the pool knows of already.
         bad_status: Statuses that count against an endpoint.
+        apart: Whether the pool is to learn of no failure: it went by a proxy of its client's own.
     """
 
     member: Member
@@ -109,6 +110,7 @@ class Outcome:
     losers: tuple[tuple[Member, Fault], ...] = ()
     told: int = 0
     bad_status: frozenset[int] = BAD_STATUS
+    apart: bool = False
 
     @property
     def bad(self) -> bool:
@@ -203,7 +205,7 @@ def failover(
         outcome = yield Attempt(member, max(0.0, deadline - now), discard)
         discard, now = None, outcome.now
         for position, (loser, fault) in enumerate(outcome.losers):
-            if position >= outcome.told:
+            if position >= outcome.told and not outcome.apart:
                 pool.failed(loser, fault, now, outcome.began)
             trials.append(Trial(loser.url, fault, now - outcome.began))
         good = _record(outcome, pool, trials)
@@ -231,7 +233,9 @@ def _record(outcome: Outcome, pool: Pool, trials: list[Trial]) -> bool:
     """Tell the pool; say whether the answer is one for the application."""
     member, now = outcome.member, outcome.now
     fault = outcome.fault
-    if fault is None:
+    if outcome.apart and not outcome.good:
+        fault = fault or (Fault.BAD_STATUS if outcome.busy is None else Fault.BUSY)
+    elif fault is None:
         if outcome.busy is not None:
             pool.busy(member, outcome.busy, now)
             fault = Fault.BUSY

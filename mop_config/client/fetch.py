@@ -98,12 +98,14 @@ class Fetcher:
         extensions: dict[str, Any] = {"timeout": {"read": left, "write": left, "pool": left}}
         name = names.get(origin_of(where))
         line.server_name = name or where.host.strip("[]") if where.scheme == "https" else None
+        extensions["sni_hostname"] = line.server_name
         if name is not None:
-            extensions["sni_hostname"] = name
             headers = {**headers, "Host": name if where.port is None else f"{name}:{where.port}"}
         with (
             self._pool(where, line) as pool,
-            pool.stream("GET", url, headers=headers, extensions=extensions) as response,
+            pool.stream(
+                "GET", _for_httpcore(url, where), headers=headers, extensions=extensions
+            ) as response,
         ):
             self.heard_at = time.monotonic()
             about = {k.lower(): v.decode("latin-1") for k, v in response.headers}
@@ -177,6 +179,17 @@ class Fetcher:
             with contextlib.suppress(OSError):
                 # Not SSLSocket's own, which takes the TLS state away from whoever reads.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def _for_httpcore(url: str, where: Url) -> httpcore2.URL:
+    """Give a URL with the brackets of an IPv6 host, which a proxy needs."""
+    target = httpx2.URL(url).raw_path
+    return httpcore2.URL(
+        scheme=where.scheme,
+        host=where.host,
+        port=where.port or DEFAULT_PORTS[where.scheme],
+        target=target,
+    )
 
 
 def _redirected(url: str, location: str, headers: Headers) -> str:

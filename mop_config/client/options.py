@@ -15,6 +15,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from ..address import is_loopback
 from ..connect import DialOptions
 from ..tls import offering
 from .target import Target
@@ -114,9 +115,19 @@ class TransportOptions:
             tuple(socket_options or ()),
         )
 
+    @property
+    def knows_proxies(self) -> bool:
+        """Whether any request may take a proxy."""
+        return self.proxy is not None or bool(self.environment)
+
     def proxy_for(self, scheme: str, host: str) -> httpx2.Proxy | None:
-        """Say which proxy, if any, requests to a host take."""
-        if self.proxy is not None or not self.environment:
+        """Say which proxy, if any, requests to a host take.
+
+        None is asked for this machine itself: it would see a token that may not leave here.
+        """
+        if not self.knows_proxies or is_loopback(host):
+            return None
+        if self.proxy is not None:
             return self.proxy
         url = self.environment.get(scheme) or self.environment.get("all")
         if url is None or urllib.request.proxy_bypass(host):
@@ -126,6 +137,13 @@ class TransportOptions:
     def for_target(self, target: Target) -> httpx2.Proxy | None:
         """Say which proxy, if any, requests to an endpoint take."""
         return self.proxy_for(target.scheme.decode(), target.host.strip("[]"))
+
+    def takes_another_way(self, other: "TransportOptions", target: Target) -> bool:
+        """Whether an endpoint is reached by another proxy, or by none, than with other options."""
+        if not (self.knows_proxies or other.knows_proxies):
+            return False
+        ours, theirs = self.for_target(target), other.for_target(target)
+        return (ours and (ours.url, ours.raw_auth)) != (theirs and (theirs.url, theirs.raw_auth))
 
     def for_httpx(self, proxy: httpx2.Proxy | None) -> dict[str, Any]:
         """Give the arguments of httpx2's own transports."""

@@ -42,13 +42,15 @@ class Response(httpx2.Response):
 class Answer(NamedTuple):
     """An answer, where it came from, and its body if that has been read already.
 
-    ``timeouts`` are the request's, as httpcore looks them up at each step, or None.
+    ``timeouts`` are the request's, as httpcore looks them up at each step, or None. ``apart`` is
+    the route's.
     """
 
     member: Member
     response: httpcore2.Response
     content: bytes | None = None
     timeouts: dict[str, Any] | None = None
+    apart: bool = False
 
     def bound_pauses(self, seconds: float) -> None:
         """Have the rest of the body fail if it pauses for longer."""
@@ -75,10 +77,11 @@ def answered(core: Core, route: Route, response: httpcore2.Response) -> Outcome:
         route.began,
         status=response.status,
         busy=busy,
-        result=Answer(route.member, response, timeouts=route.timeouts),
+        result=Answer(route.member, response, timeouts=route.timeouts, apart=route.apart),
         losers=route.losers,
         told=route.told,
         bad_status=core.policy.bad_status,
+        apart=route.apart,
     )
 
 
@@ -101,6 +104,7 @@ def failed(core: Core, route: Route, error: Exception) -> Outcome:
         result=error,
         losers=route.losers,
         told=route.told,
+        apart=route.apart,
     )
 
 
@@ -114,6 +118,7 @@ def broken(core: Core, outcome: Outcome, error: Exception) -> Outcome:
         result=error,
         losers=outcome.losers,
         told=outcome.told,
+        apart=outcome.apart,
     )
 
 
@@ -122,6 +127,7 @@ def beaten(core: Core, outcome: Outcome) -> Losers:
     fault = outcome.fault or Fault.BAD_STATUS
     if outcome.busy is not None:
         fault = Fault.BUSY
+    if outcome.busy is not None and not outcome.apart:
         with core:
             core.api.busy(outcome.member, outcome.busy, outcome.now)
     return (*outcome.losers, (outcome.member, fault))
@@ -146,10 +152,12 @@ def _fault_of(error: Exception, *, connecting: bool) -> Fault:
     return fault_of(error, connecting=connecting)
 
 
-def broke_off(core: Core, member: Member, error: Exception, began: float) -> None:
-    """Note that an answer broke off in its body."""
+def broke_off(core: Core, answer: Answer, error: Exception, began: float) -> None:
+    """Note that an answer broke off in its body, unless a proxy of the client's own was between."""
+    if answer.apart:
+        return
     with core:
-        core.api.failed(member, fault_of(error, connecting=False), core.clock(), began)
+        core.api.failed(answer.member, fault_of(error, connecting=False), core.clock(), began)
 
 
 def why(verdict: Verdict, request: httpx2.Request) -> Exception:

@@ -46,6 +46,8 @@ class Route:
         began: When it was sent, in monotonic seconds.
         raced: Endpoints that were dialled beside this one.
         told: How many of them, from the first, the pool knows of already.
+        apart: Whether it goes by another proxy than the manager's own checks: then its failures
+            say nothing of the endpoint's health.
         timeouts: The request's time-outs as httpcore looks them up at each step, or None.
     """
 
@@ -56,6 +58,7 @@ class Route:
     fault: Fault | None = None
     losers: Losers = ()
     told = 0
+    apart = False
     began = 0.0
     raced: Set[str] = frozenset()
     timeouts: dict[str, Any] | None = None
@@ -118,7 +121,8 @@ class Route:
             self.losers += won.losers
             self.told = len(self.losers)
             # Other requests need not wait for this one's answer to learn of it.
-            self.call.lost(won.losers, self.began)
+            if not self.apart:
+                self.call.lost(won.losers, self.began)
 
     def take_deposit(self) -> Any:
         """Take the connection that a race has left; None where there is none."""

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
-from ..connect import DialOptions
+import httpx2
+
+from ..connect import DialOptions, Place
 from ..faults import Fault
 from .base import BaseManager
 from .exceptions import NoEndpointAvailable
@@ -14,6 +16,22 @@ from .target import Target
 
 #: A connection that has stood for so many seconds was a good one: the next break is the first.
 STEADY = 10.0
+
+_PROXY_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+
+
+def place_of(proxy: httpx2.Proxy) -> Place:
+    """Say where a proxy is."""
+    port = proxy.url.port or _PROXY_PORTS.get(proxy.url.scheme, 80)
+    return Place(proxy.url.host, port, None)
+
+
+def with_credentials(proxy: httpx2.Proxy) -> str:
+    """Give a proxy's URL with the credentials that it wants."""
+    if proxy.auth is None:
+        return str(proxy.url)
+    user, password = proxy.auth
+    return str(proxy.url.copy_with(username=user, password=password))
 
 
 def check_options(options: dict[str, Any]) -> None:
@@ -57,11 +75,16 @@ _WORDS: tuple[tuple[tuple[str, ...], Fault], ...] = (
 )
 
 
+def _nobody(_: float) -> None:
+    return None
+
+
 class Search:
     """One search for an endpoint that takes a connection."""
 
     def __init__(self, lines: "Lines") -> None:
         self._core = lines.core
+        self._lines = lines
         # Of its own: whoever has lost a connection must be allowed to look on.
         self._moves = Moves(lines.core.socketio, Budget(lines.core.policy))
         self.began = lines.core.clock()
@@ -78,8 +101,9 @@ class Search:
             return self._moves.next(now)
 
     def race(self, first: Member) -> Race:
-        """Begin a race of dials."""
-        return Race(first, self.another, self._core.policy.race_delay)
+        """Begin a race of dials; alone where others may have to be reached by a proxy."""
+        more = self.another if not self._lines.options.knows_proxies else _nobody
+        return Race(first, more, self._core.policy.race_delay)
 
     def lost(self, losers: Iterable[tuple[Member, Fault]]) -> None:
         """Note the endpoints that could not be dialled, or not in time."""
@@ -111,6 +135,16 @@ class Lines:
         policy = self.core.policy
         until = self.core.clock() + policy.total_timeout
         return self.options.for_dial(policy.connect_timeout, until)
+
+    def proxy_for(self, member: Member) -> httpx2.Proxy | None:
+        """Say by which proxy an endpoint is reached, if any: the rule of every other request."""
+        return self.options.for_target(member.target)
+
+    def address_of(self, target: Target) -> str:
+        """Give the address at which a host has just been connected to, for a URL."""
+        known = self.resolver.in_turn(target.host, self.resolver.last(target.host))
+        address = known[0] if known else target.host
+        return f"[{address.strip('[]')}]" if ":" in address else address
 
     def taken(self, member: Member) -> None:
         """Note that an endpoint took the connection."""

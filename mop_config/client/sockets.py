@@ -11,17 +11,28 @@ import ssl
 import threading
 from typing import Any
 
+import httpx2
 import requests
 import socketio
 from requests.adapters import HTTPAdapter
 from socketio.exceptions import ConnectionError as SocketConnectionError
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from ..connect import connect
+from ..faults import Fault
 from .base import BaseManager
 from .dial import DialError, dial
 from .exceptions import NoEndpointAvailable
 from .member import Member
-from .socket_search import STEADY, Lines, Search, check_options, where
+from .socket_search import (
+    STEADY,
+    Lines,
+    Search,
+    check_options,
+    place_of,
+    where,
+    with_credentials,
+)
 
 #: Seconds for which ``disconnect`` waits for a search that is under way.
 _PATIENCE = 1.0
@@ -36,12 +47,17 @@ class _Session(requests.Session):
         authority: What the ``Host`` header must say.
         tls: The context that verifies.
         name: What the certificate must be for, or None without TLS.
+        proxy: The proxy to go by, or None.
     """
 
-    def __init__(self, authority: str, tls: ssl.SSLContext, name: str | None) -> None:
+    def __init__(
+        self, authority: str, tls: ssl.SSLContext, name: str | None, proxy: httpx2.Proxy | None
+    ) -> None:
         super().__init__()
         self.sockets: set[socket.socket] = set()
-        self.trust_env = False  # the dials know no proxies either
+        self.trust_env = False  # the manager decides about proxies
+        if proxy is not None:
+            self.proxies = dict.fromkeys(("http", "https"), with_credentials(proxy))
         self.mount("http://", _Adapter(authority, self.sockets, {}))
         # Not ``assert_hostname``: urllib3 would turn the context's own check off for it.
         secure = {"ssl_context": tls, "server_hostname": name}
@@ -63,7 +79,15 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **{**kwargs, **self._tls})
-        self.poolmanager.pool_classes_by_scheme = {
+        self._note_sockets_of(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **{**kwargs, **self._tls})
+        self._note_sockets_of(manager)
+        return manager
+
+    def _note_sockets_of(self, manager: Any) -> None:
+        manager.pool_classes_by_scheme = {
             "http": _noting(HTTPConnectionPool, self._sockets),
             "https": _noting(HTTPSConnectionPool, self._sockets),
         }
@@ -89,6 +113,21 @@ def _noting(pool: Any, sockets: set[socket.socket]) -> Any:
             super().close()
 
     return type("Pool", (pool,), {"ConnectionCls": Connection})
+
+
+def _proxy_options(proxy: httpx2.Proxy | None) -> dict[str, Any]:
+    """Give websocket-client's options; it would look into the environment on its own."""
+    if proxy is None:
+        # It heeds the exceptions only where it is given a proxy.
+        return {"http_no_proxy": ["*"], "http_proxy_host": "proxy.invalid", "http_proxy_port": 1}
+    place = place_of(proxy)
+    return {
+        "http_no_proxy": ["proxies.invalid"],  # a list, and with nobody in it
+        "http_proxy_host": place.host,
+        "http_proxy_port": place.port,
+        "http_proxy_auth": proxy.auth,
+        "proxy_type": proxy.url.scheme,
+    }
 
 
 class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
@@ -147,34 +186,53 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         lines, search = self._lines, Search(self._lines)
         member = search.first()
         while member is not None and not self._ended.is_set():
-            race = search.race(member)
-            try:
-                won = dial(race, lines.dial_options(), lines.resolver)
-            except DialError:
-                search.lost(race.faults)
-                break
-            won.connection.close()  # it has shown who is there; the engine makes its own
-            search.lost(won.losers)
-            try:
-                self._connect_to(won.member)
-                return
-            except Exception as error:  # python-engineio raises much more than it says
-                self._leave()
-                search.refused(won.member, error)
+            ready = self._dial(search, member)
+            if ready is not None:
+                try:
+                    self._connect_to(ready)
+                    return
+                except Exception as error:  # python-engineio raises much more than it says
+                    self._leave()
+                    search.refused(ready, error)
             member = search.another(lines.core.clock())
         raise search.exhausted()
+
+    def _dial(self, search: Search, member: Member) -> Member | None:
+        """Find an endpoint that is there, or whose proxy is; the engine dials it for itself."""
+        lines = self._lines
+        proxy = lines.proxy_for(member)
+        if proxy is not None:
+            try:
+                connect(place_of(proxy), lines.dial_options(), lines.resolver).close()
+            except OSError:
+                search.lost([(member, Fault.PROXY)])
+                return None
+            return member
+        race = search.race(member)
+        try:
+            won = dial(race, lines.dial_options(), lines.resolver)
+        except DialError:
+            search.lost(race.faults)
+            return None
+        won.connection.close()
+        search.lost(won.losers)
+        return won.member
 
     def _connect_to(self, member: Member) -> None:
         target, tls = member.target, self._lines.options.tls
         authority, name = target.authority.decode(), target.server_name
-        self._session = _Session(authority, tls, name)
+        proxy = self._lines.proxy_for(member)
+        self._session = _Session(authority, tls, name, proxy)
         self.eio.http_factory = lambda: self._session
-        extra = {**self._websocket_options, "host": authority}
+        extra = {"origin": target.origin, **self._websocket_options, "host": authority}
+        extra.update(_proxy_options(proxy))
         if name is not None:
             extra["sslopt"] = {"context": tls, "server_hostname": name}
         self.eio.websocket_extra_options = extra
         self._member = member
-        url, path = where(target, target.host)
+        # The proxy looks the host up; without one that has just been done.
+        host = self._lines.address_of(target) if proxy is None else target.host
+        url, path = where(target, host)
         arguments = {"wait": True, "wait_timeout": self._lines.patience, **self._arguments}
         wait, seconds = arguments.pop("wait"), arguments.pop("wait_timeout")
         super().connect(url, socketio_path=path, wait=False, **arguments)

@@ -18,7 +18,6 @@ from ..faults import Fault
 from . import wire
 from .core import Call, Core
 from .failover import Attempt, Outcome, Verdict
-from .member import Member
 from .options import TransportOptions
 from .outcomes import (
     Answer,
@@ -69,6 +68,8 @@ class FailoverTransport(httpx2.BaseTransport):
         self._core = manager.core
         self._manager = manager  # lives as long as its clients
         self._options = TransportOptions.of(**options)
+        # The way that the manager's checks take, by which the pool judges its endpoints.
+        self._shared: TransportOptions = getattr(manager, "network_options", self._options)
         self._open()
 
     def _open(self) -> None:
@@ -147,6 +148,7 @@ class FailoverTransport(httpx2.BaseTransport):
     def _request(self, request: httpx2.Request, plan: Plan) -> httpcore2.Response:
         target = plan.member.target
         proxy = self._options.for_target(target)
+        plan.apart = self._options.takes_another_way(self._shared, target)
         connect = self._core.policy.connect_timeout
         if proxy is None:
             queue = 0.0 if plan.deposit is not None else plan.until - plan.began
@@ -184,7 +186,7 @@ class FailoverTransport(httpx2.BaseTransport):
             return broken(self._core, outcome, error)
         finally:
             response.close()
-        outcome.result = Answer(outcome.member, response, content)
+        outcome.result = outcome.result._replace(content=content)
         return outcome
 
     def _set_aside(self, outcome: Outcome) -> None:
@@ -197,21 +199,18 @@ class FailoverTransport(httpx2.BaseTransport):
                 content += part
                 if len(content) > wire.SMALL or self._core.clock() > until:
                     break
-        outcome.result = Answer(outcome.member, response, bytes(content))
+        outcome.result = outcome.result._replace(content=bytes(content))
 
     def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:
         if verdict.discard is not None:
             verdict.discard.response.close()
         if verdict.answer is None:
             raise why(verdict, request)
-        member, response, content, _ = verdict.answer
+        answer: Answer = verdict.answer
+        member, response, content = answer.member, answer.response, answer.content
         response.extensions["endpoint"] = member.url
         log_answer(request, response.status, member.url)
-        body: httpx2.ByteStream | _Body
-        if content is None:
-            body = _Body(self._core, member, response, request)
-        else:
-            body = httpx2.ByteStream(content)
+        body = _Body(self._core, answer, request) if content is None else httpx2.ByteStream(content)
         return Response(
             response.status,
             headers=wire.from_endpoint(response.headers, member.target),
@@ -255,12 +254,10 @@ class FailoverTransport(httpx2.BaseTransport):
 class _Body(httpx2.SyncByteStream):
     """The body of an answer; an endpoint that breaks off in it has failed."""
 
-    def __init__(
-        self, core: Core, member: Member, response: httpcore2.Response, request: httpx2.Request
-    ) -> None:
+    def __init__(self, core: Core, answer: Answer, request: httpx2.Request) -> None:
         self._core = core
-        self._member = member
-        self._response = response
+        self._answer = answer
+        self._response: httpcore2.Response = answer.response
         self._request = request
 
     def __iter__(self) -> Iterator[bytes]:
@@ -268,8 +265,8 @@ class _Body(httpx2.SyncByteStream):
         try:
             yield from self._response.iter_stream()
         except Exception as error:
-            broke_off(self._core, self._member, error, began)
-            raise named(wire.translate(error, self._request), self._member.url) from error
+            broke_off(self._core, self._answer, error, began)
+            raise named(wire.translate(error, self._request), self._answer.member.url) from error
 
     def close(self) -> None:
         self._response.close()

@@ -6,11 +6,10 @@ sent the answer, and returns the list to apply, or None where nothing has change
 
 import re
 from collections.abc import Container, Generator, Iterable, Mapping
-from ipaddress import ip_address
 from typing import NamedTuple
 
 from .. import payload
-from ..address import Url, is_ip, parse_url
+from ..address import Url, is_loopback, parse_url
 from ..errors import (
     AddressError,
     PayloadError,
@@ -210,9 +209,7 @@ def _plain_urls(root: str, path: str) -> list[str]:
 
 def may_see_token(url: Url) -> bool:
     """Whether a token may be sent there: over https, or within this machine."""
-    if url.scheme == "https" or url.host == "localhost":
-        return True
-    return is_ip(url.host) and ip_address(url.host.strip("[]")).is_loopback
+    return url.scheme == "https" or is_loopback(url.host)
 
 
 def update(known: Known) -> Flow:

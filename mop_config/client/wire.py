@@ -91,7 +91,7 @@ def by_proxy(
     """Address a request to one endpoint, by the host that a proxy has to connect to."""
     sni = target.server_name
     more = {**request.extensions, "timeout": timeouts, "sni_hostname": sni}
-    return _addressed(request, target, target.host.strip("[]").encode(), more)
+    return _addressed(request, target, target.host.encode(), more)
 
 
 def _addressed(
@@ -210,9 +210,10 @@ def translate(error: Exception, request: httpx2.Request) -> Exception:
     """Give httpx2's exception for one of httpcore2's: they have the same names."""
     if isinstance(error, httpx2.HTTPError):
         return error
-    kind = getattr(httpx2, type(error).__name__, None)
-    if isinstance(kind, type) and issubclass(kind, httpx2.TransportError):
-        translated = kind(str(error), request=request)
-        translated.__cause__ = error
-        return translated
+    for ours in type(error).__mro__:
+        kind = getattr(httpx2, ours.__name__, None)
+        if isinstance(kind, type) and issubclass(kind, httpx2.TransportError):
+            translated = kind(str(error), request=request)
+            translated.__cause__ = error
+            return translated
     return error

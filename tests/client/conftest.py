@@ -7,6 +7,7 @@ import pytest
 
 from .driver import KINDS
 from .fleet import Fleet, fleet_in
+from .names import Names
 
 
 @pytest.fixture(params=KINDS)
@@ -20,3 +21,11 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     """A fleet of the test's own, whose servers it may kill."""
     with fleet_in(tmp_path) as fleet:
         yield fleet
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+    """A name that the test decides about."""
+    names = Names(monkeypatch)
+    yield names
+    names.answer.set()

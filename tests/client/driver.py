@@ -30,7 +30,7 @@ class Driver:
         kind: ``sync`` or ``async``.
         endpoints: The API endpoints, best first.
         policy: The figures.
-        options: For the client.
+        options: For the client; ``of_manager`` are more options for the manager.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Driver:
         self._runner = asyncio.Runner() if kind == "async" else None
         options.setdefault("verify", _trust())
         given = {"policy": policy, "verify": options["verify"], "update_interval": 0.0}
+        given |= options.pop("of_manager", {})
         self.manager: BaseManager
         self.client: Any
         if kind == "async":
@@ -146,6 +147,12 @@ class Driver:
         """Check one endpoint now."""
         checked: Any = self.manager.check_endpoint_health(url)  # type: ignore[attr-defined]
         return bool(checked if self._runner is None else self._runner.run(checked))
+
+    def update(self, **options: Any) -> bool:
+        """Ask for a new list now."""
+        manager: Any = self.manager
+        updated = manager.update_endpoints_from_remote(**options)
+        return bool(updated if self._runner is None else self._runner.run(updated))
 
     def state(self, url: str) -> str:
         """Say what is known of an endpoint."""

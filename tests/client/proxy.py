@@ -1,0 +1,135 @@
+"""A forward proxy in this process: CONNECT for https, whole URLs for http."""
+
+import base64
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..waiting import wait_for
+
+
+class ForwardProxy:
+    """A proxy that looks names up for its clients, and knows a few.
+
+    Args:
+        ports: Ports of this machine by the host that leads there; all others get 502.
+        login: ``user:password`` that it wants, or None.
+
+    Attributes:
+        asked: The first line of each request.
+        hanging: Hosts that it never answers for.
+    """
+
+    def __init__(self, ports: dict[str, int], login: str | None = None) -> None:
+        self.ports = ports
+        self.asked: list[str] = []
+        self.hanging: set[str] = set()
+        self._login = login
+        self._open: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._ended = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = self._listener.getsockname()[1]
+        self._spawn(self._accept)
+
+    @property
+    def url(self) -> str:
+        """What clients are given."""
+        login = f"{self._login}@" if self._login else ""
+        return f"http://{login}127.0.0.1:{self.port}"
+
+    def hosts(self) -> list[str]:
+        """The hosts and ports that it was asked to connect to."""
+        return [line.split()[1] for line in self.asked if line.startswith("CONNECT")]
+
+    def _spawn(self, target: Any, *args: Any) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                self._open.add(sock)
+                self._spawn(self._serve, sock)
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            data = b""
+            while b"\r\n\r\n" not in data:
+                part = client.recv(65536)
+                if not part:
+                    return
+                data += part
+            line, _, rest = data.partition(b"\r\n")
+            self.asked.append(line.decode())
+            if self._login is not None:
+                wanted = base64.b64encode(self._login.encode())
+                if b"proxy-authorization: basic " + wanted.lower() not in rest.lower():
+                    client.sendall(_answer(407))
+                    return
+            self._connect(client, line, rest)
+
+    def _connect(self, client: socket.socket, line: bytes, rest: bytes) -> None:
+        method, where, version = line.split()
+        if method == b"CONNECT":
+            host, data = where.decode().rpartition(":")[0].strip("[]"), b""
+        else:
+            url = urlsplit(where.decode())
+            host = url.hostname or ""
+            target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+            head = b" ".join((method, target.encode(), version))
+            data = head + b"\r\n" + rest
+            if b"upgrade:" not in rest.lower():
+                # The next one may be for another host.
+                data = head + b"\r\nConnection: close\r\n" + rest
+        if host in self.hanging:
+            self._ended.wait(60)
+        elif host not in self.ports:
+            client.sendall(_answer(502))
+        else:
+            with socket.create_connection(("127.0.0.1", self.ports[host])) as server:
+                self._open.add(server)
+                if method == b"CONNECT":
+                    client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                else:
+                    server.sendall(data)
+                back = threading.Thread(target=_carry, args=(server, client), daemon=True)
+                back.start()
+                _carry(client, server)
+                back.join()
+
+    def close(self) -> None:
+        """End it, and every connection through it."""
+        self._ended.set()
+        for sock in (self._listener, *self._open):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        wait_for(lambda: not any(thread.is_alive() for thread in self._threads))
+
+
+def _carry(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while part := source.recv(65536):
+            sink.sendall(part)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+def _answer(status: int) -> bytes:
+    return f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+
+
+@contextlib.contextmanager
+def forward_proxy(ports: dict[str, int], login: str | None = None) -> Iterator[ForwardProxy]:
+    """Run a proxy."""
+    proxy = ForwardProxy(ports, login)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
