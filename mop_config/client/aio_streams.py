@@ -53,10 +53,12 @@ class Rival:
         """Take note that the first request goes out now: from here on it may be too slow."""
         if self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._core.policy.hedge_delay, self._start)
+            left = max(0.0, self._route.hedge_at - self._core.clock())
+            self._timer = loop.call_later(left, self._start)
 
     def _start(self) -> None:
         call = self._route.call
+        self._route.forget_queues()
         member = call.rival(self._core.clock())
         if member is None:
             return

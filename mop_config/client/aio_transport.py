@@ -67,7 +67,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         self._backend = Backend(self._options, core.resolver, core.policy.race_delay)
         # One for each endpoint: requests that hang at one must not keep others from the next.
         self._connections: dict[bytes, httpcore2.AsyncConnectionPool] = {}
-        self._proxies: dict[str, httpcore2.AsyncConnectionPool] = {}  # to endpoints, by proxy
+        self._proxies: dict[str, httpcore2.AsyncConnectionPool] = {}  # by proxy and endpoint
         self._plain: dict[str, httpx2.AsyncHTTPTransport] = {}  # to other hosts, by proxy
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -97,7 +97,9 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     ) -> Outcome:
         if attempt.discard is not None:
             await attempt.discard.response.aclose()
-        route = Plan(call, attempt.member, self._core.clock() + attempt.seconds_left, race=True)
+        now = self._core.clock()
+        route = Plan(call, attempt.member, now + attempt.seconds_left, race=True)
+        route.hedge_at = now + self._core.policy.hedge_delay
         if hedged:
             route.rival = Rival(self._core, route, partial(self._send, request))
         try:
@@ -125,6 +127,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             return failed(self._core, route, error)
         finally:
             ROUTE.reset(token)
+            route.forget_queues()
         return answered(self._core, route, response)
 
     async def _exchange(self, request: httpx2.Request, route: "Plan") -> httpcore2.Response:
@@ -134,11 +137,12 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             except Moved as moved:
                 route.move(moved.won)
             except httpcore2.PoolTimeout:
-                if route.deposit is None:
+                if route.deposit is not None:
+                    # The server may be keeping a thread for it: it must not wait in a queue.
+                    await route.take_deposit().aclose()
+                    route.race = True
+                elif not route.leave_queue(self._core.clock(), self._core.policy.hedge_delay):
                     raise
-                # The server may be keeping a thread for it: it must not wait in a queue.
-                await route.take_deposit().aclose()
-                route.race = True
 
     async def _request(self, request: httpx2.Request, route: "Plan") -> httpcore2.Response:
         target = route.member.target
@@ -146,15 +150,14 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         route.apart = self._options.takes_another_way(self._shared, target)
         connect = self._core.policy.connect_timeout
         if proxy is None:
-            queue = 0.0 if route.deposit is not None else route.until - route.began
+            queue = 0.0 if route.deposit is not None else route.queue_for(self._core.clock())
             timeouts = route.timeouts = wire.timeouts_of(request, connect, queue)
             addressed = wire.to_endpoint(request, target, timeouts)
             return await self._connections_to(target).handle_async_request(addressed)
         timeouts = wire.all_timeouts_of(request, connect, route.until - self._core.clock())
         addressed = wire.by_proxy(request, target, timeouts)
-        if route.rival is not None:
-            route.rival.arm()
-        return await self._proxied(proxy).handle_async_request(addressed)
+        timeouts["pool"] = min(timeouts["pool"], route.queue_for(self._core.clock()))
+        return await self._proxied(proxy, target).handle_async_request(addressed)
 
     async def _read_whole(self, outcome: Outcome) -> Outcome:
         """Read the body as a part of the attempt: where it breaks off, another follows."""
@@ -215,8 +218,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             self._connections = {**used, target.key: pool}
         return pool
 
-    def _proxied(self, proxy: httpx2.Proxy) -> httpcore2.AsyncConnectionPool:
-        key = str(proxy.url)
+    def _proxied(self, proxy: httpx2.Proxy, target: Target) -> httpcore2.AsyncConnectionPool:
+        key = f"{proxy.url} {target.key.decode()}"
         if key not in self._proxies:
             backend = ProxyBackend(self._options, self._core.resolver, proxy.url.scheme)
             self._proxies[key] = self._options.async_proxy_pool(proxy, backend)

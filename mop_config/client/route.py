@@ -4,6 +4,7 @@ httpcore only tells a network backend the host to connect to. Which request that
 stands in a ``Route``, which the thread or task that sends it carries in ``ROUTE``.
 """
 
+import math
 import time
 from collections.abc import Set
 from contextvars import ContextVar
@@ -43,6 +44,10 @@ class Route:
         ready: Whether that stands.
         fault: Why it does not, or None.
         losers: Endpoints that were tried beside this one.
+        hedge_at: When it has waited for long enough at one endpoint, in a queue or for a first
+            byte, counted from its beginning; in monotonic seconds.
+        patient: Whether it waits in a queue for as long as it has time.
+        queued: Endpoints that it has waited at for a connection in vain.
         began: When it was sent, in monotonic seconds.
         raced: Endpoints that were dialled beside this one.
         told: How many of them, from the first, the pool knows of already.
@@ -59,6 +64,8 @@ class Route:
     losers: Losers = ()
     told = 0
     apart = False
+    hedge_at = math.inf
+    queued: Set[str] = frozenset()
     began = 0.0
     raced: Set[str] = frozenset()
     timeouts: dict[str, Any] | None = None
@@ -68,6 +75,7 @@ class Route:
         self.member = member
         self.until = until
         self.race = race
+        self.patient = not race
 
     def least(self, timeout: float | None) -> float:
         """Bound a time-out by what is left of the request's time, in seconds."""
@@ -83,6 +91,33 @@ class Route:
         if timeout is None or timeout >= self.call.core.policy.connect_timeout:
             return self.until
         return min(self.until, time.monotonic() + timeout)
+
+    def queue_for(self, now: float) -> float:
+        """Seconds for which to wait for one of an endpoint's connections."""
+        until = self.until if self.patient else min(self.until, self.hedge_at)
+        return max(0.0, until - now)
+
+    def leave_queue(self, now: float, delay: float) -> bool:
+        """Go to an endpoint that may have a connection to spare; none of the request was sent.
+
+        Returns:
+            Whether to go on; False if the time that the request may wait is over.
+        """
+        if self.patient or now < self.hedge_at:
+            return False
+        member = self.call.rival(now)
+        if member is None:
+            self.patient = True
+            return now < self.until
+        self.queued = {*self.queued, self.member.url}
+        self.member, self.dialled, self.hedge_at = member, False, now + delay
+        return True
+
+    def forget_queues(self) -> None:
+        """Let the request be sent to where it only waited, now that it has been elsewhere."""
+        if self.queued:
+            self.call.give_back(self.queued - {self.member.url})
+            self.queued = frozenset()
 
     def look_around(self) -> None:
         """Before a dial: see whether another endpoint has become the one to ask.

@@ -6,7 +6,6 @@ waits for its stream sees that a rival has its answer.
 
 import contextlib
 import logging
-import math
 import select
 import socket
 import ssl
@@ -54,17 +53,16 @@ class Plan(Route):
         call: The request's way over the pool.
         member: The endpoint that it goes to.
         until: When the request's time is over, in monotonic seconds.
-        hedge_delay: Seconds to wait for a first byte before a rival is asked.
         send: Sends the same request to another endpoint, for a rival; None forbids that.
         race: Whether a dial may be raced against other endpoints.
 
     Attributes:
-        hedge_at: When the rival is to be asked, once the request is on its way.
+        under_way: Whether the request goes out.
         rival: The rival, while it is of interest.
         asker: For a rival: readable when nobody waits for it any more.
     """
 
-    hedge_at = math.inf
+    under_way = False
     rival: "Rival | None" = None
     asker: socket.socket | None = None
 
@@ -73,23 +71,20 @@ class Plan(Route):
         call: Call,
         member: Member,
         until: float,
-        hedge_delay: float,
         send: "Callable[[Plan], Outcome] | None",
         *,
         race: bool,
     ) -> None:
         super().__init__(call, member, until, race=race)
-        self.hedge_delay = hedge_delay
         self.send = send
 
-    def under_way(self) -> None:
+    def go(self) -> None:
         """Take note that the request goes out now.
 
         Raises:
             Abandoned: If nobody waits for it any more.
         """
-        if self.hedge_at == math.inf:
-            self.hedge_at = time.monotonic() + self.hedge_delay
+        self.under_way = True
         if self.deposit is not None:
             # A kept connection takes the request: the server may be waiting on the other.
             self.take_deposit().close()
@@ -99,9 +94,10 @@ class Plan(Route):
     def summon(self) -> None:
         """Ask another endpoint besides, once."""
         send, self.send = self.send, None
+        self.forget_queues()
         member = self.call.rival(time.monotonic())
         if member is not None and send is not None:
-            plan = Plan(self.call, member, self.until, 0.0, None, race=False)
+            plan = Plan(self.call, member, self.until, None, race=False)
             try:
                 self.rival = Rival(plan, send)
             except (OSError, RuntimeError, MemoryError) as error:
@@ -263,8 +259,8 @@ class Stream(httpcore2.NetworkStream):
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write everything."""
         plan: Plan | None = ROUTE.get()
-        if plan is not None and (plan.hedge_at == math.inf or plan.asker is not None):
-            plan.under_way()
+        if plan is not None and (not plan.under_way or plan.asker is not None):
+            plan.go()
         if not buffer:
             # The end of a message: a call to the system could only lose an error. Or, over
             # HTTP/2, another thread has sent our bytes along with its own.

@@ -78,7 +78,7 @@ class FailoverTransport(httpx2.BaseTransport):
         self._backend = Backend(self._options, core.resolver, core.policy.race_delay)
         # One for each endpoint: requests that hang at one must not keep others from the next.
         self._connections: dict[bytes, httpcore2.ConnectionPool] = {}
-        self._proxies: dict[str, httpcore2.ConnectionPool] = {}  # to endpoints, by proxy
+        self._proxies: dict[str, httpcore2.ConnectionPool] = {}  # by proxy and endpoint
         self._plain: dict[str, httpx2.HTTPTransport] = {}  # to other hosts, by proxy
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -108,10 +108,10 @@ class FailoverTransport(httpx2.BaseTransport):
     ) -> Outcome:
         if attempt.discard is not None:
             attempt.discard.response.close()
-        until = self._core.clock() + attempt.seconds_left
-        delay = self._core.policy.hedge_delay
+        now = self._core.clock()
         send = partial(self._send, request) if hedged else None
-        plan = Plan(call, attempt.member, until, delay, send, race=True)
+        plan = Plan(call, attempt.member, now + attempt.seconds_left, send, race=True)
+        plan.hedge_at = now + self._core.policy.hedge_delay
         try:
             return self._settled(plan, self._send(request, plan))
         finally:
@@ -130,6 +130,7 @@ class FailoverTransport(httpx2.BaseTransport):
             return failed(self._core, plan, error)
         finally:
             ROUTE.reset(token)
+            plan.forget_queues()
         return answered(self._core, plan, response)
 
     def _exchange(self, request: httpx2.Request, plan: Plan) -> httpcore2.Response:
@@ -139,11 +140,12 @@ class FailoverTransport(httpx2.BaseTransport):
             except Moved as moved:
                 plan.move(moved.won)
             except httpcore2.PoolTimeout:
-                if plan.deposit is None:
+                if plan.deposit is not None:
+                    # The server may be keeping a thread for it: it must not wait in a queue.
+                    plan.take_deposit().close()
+                    plan.race = True
+                elif not plan.leave_queue(self._core.clock(), self._core.policy.hedge_delay):
                     raise
-                # The server may be keeping a thread for it: it must not wait in a queue.
-                plan.take_deposit().close()
-                plan.race = True
 
     def _request(self, request: httpx2.Request, plan: Plan) -> httpcore2.Response:
         target = plan.member.target
@@ -151,12 +153,13 @@ class FailoverTransport(httpx2.BaseTransport):
         plan.apart = self._options.takes_another_way(self._shared, target)
         connect = self._core.policy.connect_timeout
         if proxy is None:
-            queue = 0.0 if plan.deposit is not None else plan.until - plan.began
+            queue = 0.0 if plan.deposit is not None else plan.queue_for(self._core.clock())
             timeouts = plan.timeouts = wire.timeouts_of(request, connect, queue)
             addressed = wire.to_endpoint(request, target, timeouts)
             return self._connections_to(target).handle_request(addressed)
         timeouts = wire.all_timeouts_of(request, connect, plan.until - self._core.clock())
-        return self._proxied(proxy).handle_request(wire.by_proxy(request, target, timeouts))
+        timeouts["pool"] = min(timeouts["pool"], plan.queue_for(self._core.clock()))
+        return self._proxied(proxy, target).handle_request(wire.by_proxy(request, target, timeouts))
 
     def _settled(self, plan: Plan, outcome: Outcome) -> Outcome:
         """Settle on the rival's answer where ours is of no use and it is still asking."""
@@ -234,8 +237,8 @@ class FailoverTransport(httpx2.BaseTransport):
             pool = self._connections.setdefault(target.key, pool)
         return pool
 
-    def _proxied(self, proxy: httpx2.Proxy) -> httpcore2.ConnectionPool:
-        key = str(proxy.url)
+    def _proxied(self, proxy: httpx2.Proxy, target: Target) -> httpcore2.ConnectionPool:
+        key = f"{proxy.url} {target.key.decode()}"
         pool = self._proxies.get(key)
         if pool is None:
             backend = ProxyBackend(self._options, self._core.resolver, proxy.url.scheme)
