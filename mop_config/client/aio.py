@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import httpx2
 from blinker import NamedSignal
@@ -10,6 +10,7 @@ from blinker import NamedSignal
 from .aio_transport import AsyncFailoverTransport
 from .base import BaseManager
 from .clients import AsyncClient
+from .keywords import ClientKeywords
 from .state import EndpointState
 
 
@@ -22,7 +23,7 @@ class AsyncEndpointManager(BaseManager):
             response = await manager.client().get("/users")
 
     Health checks and updates run in threads, as in ``EndpointManager``; requests run in the
-    event loop, and signals are sent from it. See ``BaseManager`` for the arguments.
+    event loop, and signals are sent from it. See ``__init__`` for the arguments.
     """
 
     _loop: asyncio.AbstractEventLoop | None = None
@@ -47,16 +48,25 @@ class AsyncEndpointManager(BaseManager):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def client(self, *, start: bool = True, **options: Any) -> httpx2.AsyncClient:
+    def client(
+        self, *, start: bool = True, **options: Unpack[ClientKeywords]
+    ) -> httpx2.AsyncClient:
         """Make an HTTP client whose relative URLs go to the current endpoint.
 
         Args:
             start: Whether to start a manager that never ran, as ``start`` does: without its
                 checks requests fail over, but never go back.
-            options: Those of ``httpx2.AsyncClient``. ``timeout`` bounds each attempt;
-                without it, ``Policy.total_timeout`` bounds them all.
+            options: Those of ``httpx2.AsyncClient``, but for ``transport``: ``timeout``,
+                ``headers``, ``auth``, ``cookies``, ``params``, ``follow_redirects``,
+                ``max_redirects``, ``event_hooks``, ``base_url``, ``default_encoding``,
+                ``mounts``, and how its connections are made: ``verify``, ``cert``, ``http1``,
+                ``http2``, ``limits``, ``proxy``, ``trust_env``, ``local_address``,
+                ``socket_options``; the manager's are the defaults of these. ``timeout`` bounds
+                each attempt; without it,
+                ``Policy.total_timeout`` bounds them all.
 
         Raises:
+            TypeError: If an option is unknown.
             ValueError: If certificates would not be verified.
         """
         if start:

@@ -8,7 +8,7 @@ is there, and after a break the next one is tried until ``disconnect`` is called
 import asyncio
 import contextlib
 import socket
-from typing import Any
+from typing import Any, Unpack
 
 import aiohttp
 import socketio
@@ -22,6 +22,7 @@ from .aio_dial import connect_async, dial_async
 from .base import BaseManager
 from .dial import DialError
 from .exceptions import NoEndpointAvailable
+from .keywords import ConnectKeywords, SocketKeywords, check_keywords
 from .member import Member
 from .socket_search import (
     STEADY,
@@ -84,7 +85,9 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         ValueError: If one of those is among the options.
     """
 
-    def __init__(self, manager: BaseManager, **options: Any) -> None:
+    def __init__(self, manager: BaseManager, **given: Unpack[SocketKeywords]) -> None:
+        check_keywords(f"{type(self).__name__}()", given, SocketKeywords, ["manager"])
+        options: dict[str, Any] = {**given}
         check_options(options)
         self._lines = Lines(manager)
         self._arguments: dict[str, Any] = {}
@@ -102,7 +105,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         up = self._member is not None and self.eio.state == "connected"
         return self._member.url if up and self._member is not None else None
 
-    async def connect(self, **arguments: Any) -> None:
+    async def connect(self, **arguments: Unpack[ConnectKeywords]) -> None:
         """Connect to the best endpoint that takes us, and stay connected.
 
         Args:
@@ -111,9 +114,10 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         Raises:
             NoEndpointAvailable: If no endpoint takes us.
         """
+        check_keywords(f"{type(self).__name__}.connect()", arguments, ConnectKeywords)
         if self._keeper is not None and not self._keeper.done():
             raise SocketConnectionError("Already connected")
-        self._arguments = arguments
+        self._arguments = {**arguments}
         self._ended.clear()
         try:
             await self._connect_somewhere()

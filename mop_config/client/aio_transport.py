@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any
+from typing import Unpack
 
 import httpcore2
 import httpx2
@@ -20,6 +20,7 @@ from .aio_proxies import ProxyBackend
 from .aio_streams import Backend, Plan, Rival
 from .core import Call, Core
 from .failover import Attempt, Outcome, Verdict
+from .keywords import TransportKeywords, check_keywords
 from .options import TransportOptions
 from .outcomes import (
     Answer,
@@ -53,12 +54,13 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     base_url = wire.BASE_URL
 
-    def __init__(self, manager: HasCore, **options: Any) -> None:
-        self._core = manager.core
+    def __init__(self, manager: HasCore, **options: Unpack[TransportKeywords]) -> None:
+        check_keywords(f"{type(self).__name__}()", options, TransportKeywords)
+        self._core = manager._core
         self._manager = manager  # lives as long as its clients
         self._options = TransportOptions.of(**options)
         # The way that the manager's checks take, by which the pool judges its endpoints.
-        self._shared: TransportOptions = getattr(manager, "network_options", self._options)
+        self._shared: TransportOptions = getattr(manager, "_network_options", self._options)
         self._open()
 
     def _open(self) -> None:

@@ -180,8 +180,8 @@ class Background:
             self._schedule_bell.sleep(delay)
 
     def _turn(self, manager: "BaseManager") -> float:
-        manager.save_if_changed()
-        with manager.core as core:
+        manager._save_if_changed()
+        with manager._core as core:
             now = core.clock()
             for kind in (API, SOCKETIO):
                 due = core.pool(kind).take_due(now)
@@ -223,7 +223,7 @@ class Background:
             manager = self._manager()
             if manager is not None and not self._stopped:
                 try:
-                    manager.record_probe(job[0], job[1].url, result)
+                    manager._record_probe(job[0], job[1].url, result)
                 except Exception as error:
                     logger.error("a health check was lost: %s: %s", type(error).__name__, error)
             del manager
@@ -296,7 +296,7 @@ class Background:
         if not round_.asked_to_wait:
             # Holding needs the tag of a list, which only the first answer gives.
             manager = self._manager()
-            knows = manager is not None and manager.has_tag
+            knows = manager is not None and manager._has_tag
             return FIRST_WATCH_RETRY * (hasty > 1) if knows else self._update_interval or _IDLE
         if not round_.waited:
             return self._update_interval or _IDLE

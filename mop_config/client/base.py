@@ -4,9 +4,9 @@ import contextlib
 import logging
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import httpx2
 
@@ -22,6 +22,7 @@ from .core import API, SOCKETIO
 from .errands import Errands
 from .fetch import origin_of
 from .kept import cache_path as usual_cache_path
+from .keywords import ClientKeywords, Several, TransportKeywords, check_keywords
 from .lists import EndpointLists
 from .options import NAMES, TransportOptions
 from .policy import Policy, check_interval
@@ -38,40 +39,25 @@ logger = logging.getLogger(__name__)
 _OF_TLS = frozenset({"verify", "cert", "trust_env"})
 
 
+#: The manager's own parameters, for a suggestion.
+_OWN = (
+    "api_endpoints",
+    "socket_endpoints",
+    "cache_path",
+    "app",
+    "config_urls",
+    "token",
+    "policy",
+    "update_interval",
+    "watch",
+    "trusted_keys",
+    "allow_http_lists",
+    "allow_http",
+)
+
+
 class BaseManager(EndpointLists):
-    """The part of both managers that waits for nothing.
-
-    Args:
-        api_endpoints: Built-in API endpoints: URLs (the position is the priority), pairs of
-            URL and priority, ``Endpoint`` objects, or an ``EndpointConfig`` of both kinds.
-        socket_endpoints: Built-in Socket.io endpoints, likewise.
-        cache_path: File that keeps the list over a restart; None keeps none, unless
-            ``app`` is given.
-        app: Name of the application, for a cache file in its user's usual place.
-        config_urls: Servers to ask for a new list, besides the endpoints themselves.
-        token: Sent to sources of lists, over https or within this machine only: a text, or
-            a function that gives it, or None while nobody is logged in.
-        policy: The figures; see ``Policy``.
-        update_interval: Seconds between two updates of the list, varied by a tenth; 0 never
-            asks by itself.
-        watch: Whether to be told of a new list at once, by long poll.
-        trusted_keys: Public keys, each a JWK or a JWK set (a ``dict`` or JSON), PEM, or the
-            path of a file of them. Then no list is taken that none of them has signed, or
-            that has expired or is older than one before: not from a server, the cache or a
-            QR code. None: lists need not be signed.
-        allow_http_lists: Whether a list that is not signed is taken over plain http from other
-            machines than this one, though anybody on the way could change it.
-        allow_http: Whether a list that came over https may name endpoints over plain http,
-            though the list in use names none.
-        options: ``verify``, ``cert``, ``proxy`` and the other options of a transport, for
-            health checks, updates, and the clients that the manager makes.
-
-    Raises:
-        AddressError: If a built-in URL or a source cannot be used.
-        ValueError: If certificates would not be verified.
-        SigningKeyError: If a trusted key cannot be used.
-        MissingExtra: If keys are given, and the extra ``signing`` is not installed.
-    """
+    """The part of both managers that waits for nothing; see ``__init__`` for the arguments."""
 
     def __init__(
         self,
@@ -80,16 +66,54 @@ class BaseManager(EndpointLists):
         *,
         cache_path: str | Path | None = None,
         app: str | None = None,
-        config_urls: Sequence[str] = (),
+        config_urls: Several[str] = (),
         token: Token = None,
         policy: Policy | None = None,
         update_interval: float = 3600.0,
         watch: bool = False,
-        trusted_keys: Sequence[Key] | None = None,
+        trusted_keys: Several[Key] | None = None,
         allow_http_lists: bool = False,
         allow_http: bool = False,
-        **options: Any,
+        **options: Unpack[TransportKeywords],
     ) -> None:
+        """Make a manager; it looks after its endpoints once it is started.
+
+        Args:
+            api_endpoints: Built-in API endpoints: URLs (the position is the priority), pairs of
+                URL and priority, ``Endpoint`` objects, or an ``EndpointConfig`` of both kinds.
+            socket_endpoints: Built-in Socket.io endpoints, likewise.
+            cache_path: File that keeps the list over a restart; None keeps none, unless
+                ``app`` is given.
+            app: Name of the application, for a cache file in its user's usual place.
+            config_urls: Servers to ask for a new list, besides the endpoints themselves.
+            token: Sent to sources of lists, over https or within this machine only: a text, or
+                a function that gives it, or None while nobody is logged in.
+            policy: The figures; see ``Policy``.
+            update_interval: Seconds between two updates of the list, varied by a tenth; 0 never
+                asks by itself.
+            watch: Whether to be told of a new list at once, by long poll.
+            trusted_keys: Public keys, each a JWK or a JWK set (a ``dict`` or JSON), PEM, or the
+                path of a file of them. Then no list is taken that none of them has signed, or
+                that has expired or is older than one before: not from a server, the cache or a
+                QR code. None: lists need not be signed.
+            allow_http_lists: Whether a list that is not signed is taken over plain http from other
+                machines than this one, though anybody on the way could change it.
+            allow_http: Whether a list that came over https may name endpoints over plain http,
+                though the list in use names none.
+            options: For health checks, updates, and the clients that the manager makes: ``verify``
+                (a context that verifies certificates, or a file of authorities), ``cert``,
+                ``proxy``, ``trust_env`` (whether the environment's proxies and authorities count),
+                ``limits``, ``http1``, ``http2``, ``local_address`` and ``socket_options``, each as
+                for ``httpx2.HTTPTransport``.
+
+        Raises:
+            TypeError: If an argument is unknown, or of another kind than said here.
+            AddressError: If a built-in URL or a source cannot be used.
+            ValueError: If a value cannot be used, or certificates would not be verified.
+            SigningKeyError: If a trusted key cannot be used.
+            MissingExtra: If keys are given, and the extra ``signing`` is not installed.
+        """
+        check_keywords(f"{type(self).__name__}()", options, TransportKeywords, _OWN)
         check_token(token)
         check_interval(update_interval)
         if not isinstance(policy, Policy | None):
@@ -98,9 +122,11 @@ class BaseManager(EndpointLists):
         self.config_urls = tuple(config_urls)
         self.update_interval = update_interval
         self.watch = watch
-        self.transport_options = options
+        self._transport_options: dict[str, Any] = {**options}
         # Health checks and updates speak HTTP/1.1, whatever the clients do.
-        self.network_options = TransportOptions.of(**{**options, "http1": True, "http2": False})
+        self._network_options = TransportOptions.of(
+            **{**self._transport_options, "http1": True, "http2": False}
+        )
         self._allow_http_lists = allow_http_lists
         self._allow_http = allow_http
         self._token = token
@@ -111,8 +137,15 @@ class BaseManager(EndpointLists):
         seed = config_of(api_endpoints, socket_endpoints)
         keys = None if trusted_keys is None else read_trusted_keys(trusted_keys)
         super().__init__(policy or Policy(), seed, usual_cache_path(cache_path, app), keys)
-        self.core.on_fork = self._forked
+        self._core.on_fork = self._forked
         self._errands = Errands(self)
+
+    def __repr__(self) -> str:
+        kinds = ((API, "API"), (SOCKETIO, "Socket.io"))
+        pools = [(self._core.pool(kind), word) for kind, word in kinds]
+        what = [f"{len(pool)} {word} ({pool.current_url or 'none in use'})" for pool, word in pools]
+        state = "stopped" if self._background is None else "running"
+        return f"<{type(self).__name__} {', '.join(what)}, {state}>"
 
     # -- a life
 
@@ -130,7 +163,7 @@ class BaseManager(EndpointLists):
             self._begun = True
             if self._background is not None:
                 return
-            with self.core as core:
+            with self._core as core:
                 for pool in (core.api, core.socketio):
                     pool.forget_probes()  # those of a life before never ended
             background = Background(self, self._errands)
@@ -140,7 +173,7 @@ class BaseManager(EndpointLists):
                 self._begun = False
                 raise
             self._background = background
-            self.core.on_urgent = background.wake
+            self._core.on_urgent = background.wake
             # One that nobody holds any more takes its threads along.
             self._finalizer = weakref.finalize(self, background.call_off)
             self._finalizer.atexit = False
@@ -148,17 +181,17 @@ class BaseManager(EndpointLists):
 
     def _end(self) -> None:
         self._begun = True
-        with self.core:
+        with self._core:
             pass  # in a child process, let go of what is the parent's
         with self._living:
             background, self._background = self._background, None
-            self.core.on_urgent = None
+            self._core.on_urgent = None
             if self._finalizer is not None:
                 self._finalizer.detach()
             if background is not None:
                 background.stop()
                 self._errands = Errands(self)  # those of before are called off for good
-        self.save_if_changed()
+        self._save_if_changed()
 
     def _forked(self) -> None:
         """Start anew in a child process, which has none of its parent's threads."""
@@ -167,7 +200,7 @@ class BaseManager(EndpointLists):
         self._taking = threading.RLock()
         self._errands = Errands(self)  # the sockets and look-ups of before are the parent's
         if self._background is not None:
-            with self.core as core:
+            with self._core as core:
                 for pool in (core.api, core.socketio):
                     pool.forget_probes()
             self._background.restart(self._errands)
@@ -183,9 +216,9 @@ class BaseManager(EndpointLists):
 
     # -- health
 
-    def record_probe(self, kind: str, url: str, result: ProbeResult) -> None:
+    def _record_probe(self, kind: str, url: str, result: ProbeResult) -> None:
         """Take in what a health check found."""
-        with self.core as core:
+        with self._core as core:
             pool = core.pool(kind)
             member = pool.get(url)
             if member is None:
@@ -206,7 +239,7 @@ class BaseManager(EndpointLists):
     def _job_for(self, endpoint: EndpointState | str) -> Job:
         url = endpoint if isinstance(endpoint, str) else endpoint.url
         wanted = canonical_url(url)
-        with self.core as core:
+        with self._core as core:
             for kind in (API, SOCKETIO):
                 member = core.pool(kind).get(wanted)
                 if member is not None:
@@ -214,7 +247,7 @@ class BaseManager(EndpointLists):
         raise KeyError(f"{url} is not in the list")
 
     def _all_jobs(self) -> list[Job]:
-        with self.core as core:
+        with self._core as core:
             return [
                 (kind, member.endpoint, member.probe_path)
                 for kind in (API, SOCKETIO)
@@ -223,23 +256,23 @@ class BaseManager(EndpointLists):
 
     def _check_one(self, job: Job) -> bool:
         result = self._errands.check(job)
-        self.record_probe(job[0], job[1].url, result)
+        self._record_probe(job[0], job[1].url, result)
         return result.fault is None
 
     def _check_all(self) -> None:
         self._errands.check_all(
-            self._all_jobs(), lambda job, result: self.record_probe(job[0], job[1].url, result)
+            self._all_jobs(), lambda job, result: self._record_probe(job[0], job[1].url, result)
         )
 
     # -- updates
 
-    def token(self) -> str | None:
+    def _current_token(self) -> str | None:
         """Give the token for sources of lists as it is now; None while there is none."""
         return current_token(self._token)
 
-    def known(self, fallback: str | None, *, force: bool, wait: int) -> Known:
+    def _known(self, fallback: str | None, *, force: bool, wait: int) -> Known:
         """Say what an update has to know."""
-        with self.core as core:
+        with self._core as core:
             current = core.api.select(core.clock())
             members = core.api.members()
             down = frozenset(m.url for m in members if not m.health.usable)
@@ -267,7 +300,7 @@ class BaseManager(EndpointLists):
         # Who has nothing newer than what has expired must not end the search by a 304.
         return {} if self._trust is not None and self._trust.stale else dict(self._kept.etags)
 
-    def server_names(self, fallback: str | None = None) -> dict[str, str]:
+    def _server_names(self, fallback: str | None = None) -> dict[str, str]:
         """Map the origin of each endpoint that has a name of its own to that name.
 
         A list names its own endpoints only. The sources that the application has chosen keep the
@@ -290,7 +323,7 @@ class BaseManager(EndpointLists):
         return {origin: name for origin, name in names.items() if name is not None}
 
     @property
-    def has_tag(self) -> bool:
+    def _has_tag(self) -> bool:
         """Whether a server can be asked to hold its answer until it has another list."""
         return bool(self._tags())
 
@@ -299,15 +332,16 @@ class BaseManager(EndpointLists):
 
     # -- clients
 
-    def _for_transport(self, options: dict[str, Any]) -> dict[str, Any]:
+    def _for_transport(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        check_keywords(f"{type(self).__name__}.client()", options, ClientKeywords, ["start"])
         ours = {name: value for name, value in options.items() if name in NAMES}
-        merged = {**self.transport_options, **ours}
+        merged = {**self._transport_options, **ours}
         if merged.get("http1", True) and not merged.get("http2") and not ours.keys() & _OF_TLS:
             # One of the same kind is there, and to make another takes a tenth of a second.
-            merged |= {"verify": self.network_options.tls, "cert": None}
+            merged |= {"verify": self._network_options.tls, "cert": None}
         return merged
 
-    def _for_client(self, options: dict[str, Any]) -> dict[str, Any]:
+    def _for_client(self, options: Mapping[str, Any]) -> dict[str, Any]:
         theirs = {name: value for name, value in options.items() if name not in NAMES}
         timeout = httpx2.Timeout(self.policy.total_timeout, connect=self.policy.connect_timeout)
         return {"base_url": wire.BASE_URL, "timeout": timeout, **theirs}

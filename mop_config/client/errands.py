@@ -35,7 +35,8 @@ class Errands:
     def __init__(self, manager: "BaseManager") -> None:
         self._manager = weakref.ref(manager)
         self._parallelism = manager.policy.probe_parallelism
-        options, policy, resolver = manager.network_options, manager.policy, manager.core.resolver
+        options, policy = manager._network_options, manager.policy
+        resolver = manager._core.resolver
         detours = Detours(options, policy, resolver)
         self._prober = Prober(options.tls, policy.health_timeout, resolver, detours)
         self._options, self._policy = options, policy
@@ -108,9 +109,9 @@ class Errands:
         manager = self._manager()
         if manager is None:
             return Round()
-        token = manager.token() if token is None else current_token(token)
-        names = manager.server_names(fallback)
-        known, began = manager.known(fallback, force=force, wait=wait), self._taken_by_hand
+        token = manager._current_token() if token is None else current_token(token)
+        names = manager._server_names(fallback)
+        known, began = manager._known(fallback, force=force, wait=wait), self._taken_by_hand
         del manager  # nobody must be kept alive by a question that takes a minute
         search = ListSearch(
             known, token, names, self._new_fetcher, self.any_healthy, self._tell_refused
@@ -127,7 +128,7 @@ class Errands:
             if not by_hand and self._taken_by_hand != began:
                 return round_
             self._taken_by_hand += by_hand
-            return round_._replace(changed=manager.apply_remote(found))
+            return round_._replace(changed=manager._apply_remote(found))
 
     def _new_fetcher(self) -> Fetcher:
         fetcher = Fetcher(self._options, self._policy, self._prober.resolver)
@@ -137,4 +138,4 @@ class Errands:
     def _tell_refused(self, error: UpdateUntrusted) -> None:
         manager = self._manager()
         if manager is not None:
-            manager.tell_refused("remote", error)
+            manager._tell_refused("remote", error)

@@ -56,10 +56,10 @@ class EndpointLists:
         keys: TrustedKeys | None = None,
     ) -> None:
         self.policy = policy
-        self.core = Core(policy, time.monotonic, time.time, random.random, self._announce)
+        self._core = Core(policy, time.monotonic, time.time, random.random, self._announce)
         self._seed = seed
         self._trust = (
-            None if keys is None else Trust(keys, self.core.wall_clock, policy.max_endpoints)
+            None if keys is None else Trust(keys, self._core.wall_clock, policy.max_endpoints)
         )
         # What is signed is taken and put into the pools in one step: of two lists that come at
         # once, the newer one stays.
@@ -69,10 +69,10 @@ class EndpointLists:
         if not config and seed:
             config = seed
             self._kept.note("seed")
-        with self.core as core:
+        with self._core as core:
             _replace(core, config)
         if self._kept.refusal is not None:
-            self.tell_refused("cache", _untrusted(str(path), self._kept.refusal))
+            self._tell_refused("cache", _untrusted(str(path), self._kept.refusal))
 
     # -- what is in them
 
@@ -87,7 +87,7 @@ class EndpointLists:
         return self._states(SOCKETIO)
 
     def _states(self, kind: str) -> tuple[EndpointState, ...]:
-        with self.core as core:
+        with self._core as core:
             pool = core.pool(kind)
             current = pool.select(core.clock())
             return tuple(state_of(member, current) for member in pool.members())
@@ -103,7 +103,7 @@ class EndpointLists:
         return self._current(SOCKETIO)
 
     def _current(self, kind: str) -> EndpointState | None:
-        with self.core as core:
+        with self._core as core:
             member = core.pool(kind).select(core.clock())
             return None if member is None else state_of(member, member)
 
@@ -120,7 +120,7 @@ class EndpointLists:
     @property
     def config(self) -> EndpointConfig:
         """The list as it stands."""
-        with self.core as core:
+        with self._core as core:
             return EndpointConfig(
                 tuple(member.endpoint for member in core.api.members()),
                 tuple(member.endpoint for member in core.socketio.members()),
@@ -134,13 +134,13 @@ class EndpointLists:
     @property
     def is_offline(self) -> bool:
         """Whether this machine seems to have no network: then no endpoint is to blame."""
-        with self.core as core:
+        with self._core as core:
             core.network.expire(core.clock())
             return core.network.offline
 
     def statistics(self) -> dict[str, Any]:
         """Give figures since the start: per endpoint, per kind, and of the budget."""
-        with self.core as core:
+        with self._core as core:
             return {
                 "offline": core.network.offline,
                 "stale": self.list_source.stale,
@@ -195,7 +195,7 @@ class EndpointLists:
             AddressError: If the URL is none.
         """
         wanted = canonical_url(url)
-        with self.core as core:
+        with self._core as core:
             there = wanted in core.api or wanted in core.socketio
         if there:
             self._change_here("manual", lambda core: _remove(core, wanted))
@@ -230,7 +230,7 @@ class EndpointLists:
         try:
             data, signed = read_qr(text, self._trust, self.policy.max_endpoints, plain=trust)
         except SignatureError as error:
-            raise self.tell_refused("qr", _untrusted(_QR_CODE, error)) from None
+            raise self._tell_refused("qr", _untrusted(_QR_CODE, error)) from None
         for index, endpoint in enumerate(data.api_endpoints or ()):
             check_api(endpoint, f"api_endpoints[{index}]")
         if replace:
@@ -262,7 +262,7 @@ class EndpointLists:
             if getattr(data, kind) == () and ours[kind]:
                 raise PayloadError(kind, "is empty: it would take every endpoint of its kind away")
 
-    def apply_remote(self, found: NewList) -> bool:
+    def _apply_remote(self, found: NewList) -> bool:
         """Make a remote list ours; endpoints that stay keep what is known of them.
 
         Returns:
@@ -274,9 +274,9 @@ class EndpointLists:
         with self._taking:
             if found.signed is not None:
                 self._take(found.signed, "remote", found.url)
-            return self._apply_remote(found)
+            return self._put_remote(found)
 
-    def _apply_remote(self, found: NewList) -> bool:
+    def _put_remote(self, found: NewList) -> bool:
         tags = {} if found.etag is None else {found.url: found.etag}
         if same_lists(found.config, self.config):
             self._kept.etags = {**self._kept.etags, **tags}
@@ -293,9 +293,9 @@ class EndpointLists:
         try:
             self._trust.take(signed, added=added)
         except SignatureError as error:
-            raise self.tell_refused(origin, _untrusted(url, error)) from None
+            raise self._tell_refused(origin, _untrusted(url, error)) from None
 
-    def tell_refused(self, origin: str, error: UpdateUntrusted) -> UpdateUntrusted:
+    def _tell_refused(self, origin: str, error: UpdateUntrusted) -> UpdateUntrusted:
         """Tell of a list that nobody vouches for, and give the error back."""
         logger.warning("%s", error)
         about = {"origin": origin, "url": error.url, "code": error.code, "reason": error.reason}
@@ -309,7 +309,7 @@ class EndpointLists:
 
     def _change(self, origin: str, url: str | None, change: Callable[[Core], None]) -> None:
         """Change the list, keep it, and tell of it."""
-        with self.core as core:
+        with self._core as core:
             before = _entries(core)
             change(core)
             after = _entries(core)
@@ -328,9 +328,9 @@ class EndpointLists:
     def _list_changed(self) -> None:
         """Have the new list kept."""
         self._kept.changed()
-        self.save_if_changed()
+        self._save_if_changed()
 
-    def save_if_changed(self) -> None:
+    def _save_if_changed(self) -> None:
         """Write the list to the cache file, if there is one and the list is not there yet."""
         self._kept.save(lambda: self.config)
 
@@ -343,7 +343,7 @@ class EndpointLists:
             KeyError: If it is not in the list.
         """
         wanted = canonical_url(url)
-        with self.core as core:
+        with self._core as core:
             pools = [pool for pool in (core.api, core.socketio) if wanted in pool]
             if not pools:
                 raise KeyError(f"{url} is not in the list")
@@ -353,14 +353,14 @@ class EndpointLists:
 
     def unpin(self) -> None:
         """Choose by priority and speed again."""
-        with self.core as core:
+        with self._core as core:
             for pool in (core.api, core.socketio):
                 pool.pin(None, core.clock())
                 pool.select(core.clock())
 
     def select_best_endpoints(self) -> None:
         """Go to the best endpoint of each kind now, without dwelling on the one in use."""
-        with self.core as core:
+        with self._core as core:
             for pool in (core.api, core.socketio):
                 pool.choose_anew(core.clock())
 

@@ -1,11 +1,12 @@
 """The synchronous manager."""
 
-from typing import Any, Self
+from typing import Self, Unpack
 
 import httpx2
 
 from .base import BaseManager
 from .clients import Client
+from .keywords import ClientKeywords
 from .state import EndpointState
 from .transport import FailoverTransport
 
@@ -19,7 +20,7 @@ class EndpointManager(BaseManager):
             users = manager.client().get("/users").json()
 
     It may be used from any thread. A forked child starts its own checks on first use. See
-    ``BaseManager`` for the arguments.
+    ``__init__`` for the arguments.
     """
 
     def start(self) -> Self:
@@ -37,16 +38,22 @@ class EndpointManager(BaseManager):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def client(self, *, start: bool = True, **options: Any) -> httpx2.Client:
+    def client(self, *, start: bool = True, **options: Unpack[ClientKeywords]) -> httpx2.Client:
         """Make an HTTP client whose relative URLs go to the current endpoint.
 
         Args:
             start: Whether to start a manager that never ran, as ``start`` does: without its
                 checks requests fail over, but never go back.
-            options: Those of ``httpx2.Client``. ``timeout`` bounds each attempt; without it,
+            options: Those of ``httpx2.Client``, but for ``transport``: ``timeout``, ``headers``,
+                ``auth``, ``cookies``, ``params``, ``follow_redirects``, ``max_redirects``,
+                ``event_hooks``, ``base_url``, ``default_encoding``, ``mounts``, and how its
+                connections are made: ``verify``, ``cert``, ``http1``, ``http2``, ``limits``,
+                ``proxy``, ``trust_env``, ``local_address``, ``socket_options``; the manager's
+                are the defaults of these. ``timeout`` bounds each attempt; without it,
                 ``Policy.total_timeout`` bounds them all.
 
         Raises:
+            TypeError: If an option is unknown.
             ValueError: If certificates would not be verified.
         """
         if start:

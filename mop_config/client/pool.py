@@ -144,6 +144,11 @@ class Pool:
             self._review(now)
         return self._current
 
+    @property
+    def current_url(self) -> str | None:
+        """The URL of the endpoint in use, or None; looking at it changes nothing."""
+        return None if self._current is None else self._current.url
+
     def choose_anew(self, now: float) -> Member | None:
         """Go to the best endpoint now, without dwelling on the one in use."""
         for member in self._members.values():

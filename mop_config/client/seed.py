@@ -5,10 +5,11 @@ from typing import Any
 
 from ..errors import AddressError, PayloadError
 from ..model import Endpoint, EndpointConfig
+from .keywords import Several
 from .sift import canonical
 
 #: What a built-in list may be made of.
-Seed = EndpointConfig | Iterable[str | Endpoint | tuple[str, int]]
+Seed = EndpointConfig | Several[str | Endpoint | tuple[str, int]]
 
 
 def config_of(api: Seed, sockets: Seed) -> EndpointConfig:

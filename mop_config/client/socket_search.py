@@ -125,9 +125,9 @@ class Lines:
     """The socket endpoints of a manager, as both clients use them."""
 
     def __init__(self, manager: BaseManager) -> None:
-        self.core = manager.core
-        self.resolver = manager.core.resolver
-        self.options = manager.network_options
+        self.core = manager._core
+        self.resolver = manager._core.resolver
+        self.options = manager._network_options
         self._manager = manager  # lives as long as its clients
 
     def dial_options(self) -> DialOptions:

@@ -9,7 +9,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from typing import Any
+from typing import Any, Unpack
 
 import httpx2
 import requests
@@ -23,6 +23,7 @@ from ..faults import Fault
 from .base import BaseManager
 from .dial import DialError, dial
 from .exceptions import NoEndpointAvailable
+from .keywords import ConnectKeywords, SocketKeywords, check_keywords
 from .member import Member
 from .socket_search import (
     STEADY,
@@ -145,7 +146,9 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         ValueError: If one of those is among the options.
     """
 
-    def __init__(self, manager: BaseManager, **options: Any) -> None:
+    def __init__(self, manager: BaseManager, **given: Unpack[SocketKeywords]) -> None:
+        check_keywords(f"{type(self).__name__}()", given, SocketKeywords, ["manager"])
+        options: dict[str, Any] = {**given}
         check_options(options)
         self._lines = Lines(manager)
         self._arguments: dict[str, Any] = {}
@@ -165,7 +168,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         up = self._member is not None and self.eio.state == "connected"
         return self._member.url if up and self._member is not None else None
 
-    def connect(self, **arguments: Any) -> None:
+    def connect(self, **arguments: Unpack[ConnectKeywords]) -> None:
         """Connect to the best endpoint that takes us, and stay connected.
 
         Args:
@@ -174,9 +177,10 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         Raises:
             NoEndpointAvailable: If no endpoint takes us.
         """
+        check_keywords(f"{type(self).__name__}.connect()", arguments, ConnectKeywords)
         if self._keeper is not None and self._keeper.is_alive():
             raise SocketConnectionError("Already connected")
-        self._arguments = arguments
+        self._arguments = {**arguments}
         self._ended.clear()
         self._connect_somewhere()
         self._keeper = threading.Thread(target=self._keep, name="mop-config-socket", daemon=True)

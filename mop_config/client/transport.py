@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol, Unpack
 
 import httpcore2
 import httpx2
@@ -18,6 +18,7 @@ from ..faults import Fault
 from . import wire
 from .core import Call, Core
 from .failover import Attempt, Outcome, Verdict
+from .keywords import TransportKeywords, check_keywords
 from .options import TransportOptions
 from .outcomes import (
     Answer,
@@ -42,7 +43,7 @@ class HasCore(Protocol):
     """What a transport needs of a manager."""
 
     @property
-    def core(self) -> Core:
+    def _core(self) -> Core:
         """The manager's pools."""
 
 
@@ -64,12 +65,13 @@ class FailoverTransport(httpx2.BaseTransport):
 
     base_url = wire.BASE_URL
 
-    def __init__(self, manager: HasCore, **options: Any) -> None:
-        self._core = manager.core
+    def __init__(self, manager: HasCore, **options: Unpack[TransportKeywords]) -> None:
+        check_keywords(f"{type(self).__name__}()", options, TransportKeywords)
+        self._core = manager._core
         self._manager = manager  # lives as long as its clients
         self._options = TransportOptions.of(**options)
         # The way that the manager's checks take, by which the pool judges its endpoints.
-        self._shared: TransportOptions = getattr(manager, "network_options", self._options)
+        self._shared: TransportOptions = getattr(manager, "_network_options", self._options)
         self._open()
 
     def _open(self) -> None:

@@ -11,6 +11,7 @@ from .. import payload
 from ..errors import PayloadError, SignatureError, SigningKeyError
 from ..model import Endpoint, EndpointConfig
 from ..signing import DAY, SKEW, SignedList, TrustedKeys, check_ahead, looks_signed, moment
+from .keywords import Several
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ _MAX_KEY_BYTES = 65536
 _MOST_BESIDE = 16
 
 
-def trusted_keys(keys: Sequence[Key]) -> TrustedKeys:
+def trusted_keys(keys: Several[Key]) -> TrustedKeys:
     """Read the keys that an application trusts.
 
     Args:

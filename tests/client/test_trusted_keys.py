@@ -288,7 +288,7 @@ class TestExpiry:
         assert manager._trust is not None
         manager._trust._clock = lambda: time.time() + 20
         assert manager.statistics()["stale"] is True
-        assert not manager.has_tag
+        assert not manager._has_tag
         assert manager.get_current_api_url() == A
         mirror.body = token([A], 1000)
         assert not manager.update_endpoints_from_remote()
@@ -467,7 +467,7 @@ class TestTheCache:
         finally:
             go_on.set()
             thread.join()
-        other.save_if_changed()
+        other._save_if_changed()
         assert names(manager_of(cache_path=path)) == [C]
         mirror.body = token([B], 7500)
         assert refusal(manager_of(mirror.url, cache_path=path)) == "older"
@@ -734,8 +734,8 @@ def test_a_forked_child_has_a_lock_of_its_own(mirror: Mirror) -> None:
         if child == 0:
             code = 1
             try:
-                manager.core.__enter__()
-                manager.core.__exit__()
+                manager._core.__enter__()
+                manager._core.__exit__()
                 code = 0 if trust.read(mirror.body).ver == 1000 else 2
             finally:
                 os._exit(code)

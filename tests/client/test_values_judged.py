@@ -130,9 +130,8 @@ def test_what_is_no_url(kind: Any, call: Callable[[Any], object]) -> None:
 
 def test_the_longest_times_work() -> None:
     """The system's calls take them, sync and async."""
-    policy = Policy(
-        **dict.fromkeys(("connect_timeout", "total_timeout", "health_timeout"), 1_000_000.0)
-    )
+    longest = 1_000_000.0
+    policy = Policy(connect_timeout=longest, total_timeout=longest, health_timeout=longest)
     with handmade() as server:
         manager = quiet(server.url, policy=policy)
         with manager.client(start=False) as client:
