@@ -90,10 +90,11 @@ def identity(scheme: str, host: str, port: int | None, path: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host of a parsed URL is this machine: ``localhost``, or a loopback address."""
-    return host == "localhost" or (
-        is_ip(host) and ipaddress.ip_address(host.strip("[]")).is_loopback
-    )
+    """Whether a host of a URL is this machine: ``localhost``, or a loopback address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def is_ip(host: str) -> bool:

@@ -111,12 +111,13 @@ class TestAsk:
             assert asked_with(other.asked[0]) is None
 
     def test_a_proxy_is_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It would read what goes over http."""
+        """It would read what goes over http; without a token it is not asked either."""
         with handmade(lambda request: (200, {}, LIST)) as server:
             monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
             monkeypatch.delenv("no_proxy", raising=False)
             monkeypatch.delenv("NO_PROXY", raising=False)
             assert ask(server.url, token=TOKEN).status == 200
+            assert ask(server.url, token=None).status == 200
 
     def test_plain_http_to_another_machine_is_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """And a refusal says why; who listens in between sees nothing of it."""

@@ -289,6 +289,18 @@ def test_no_proxy_is_asked_for_this_machine(
         assert proxy.asked == []
 
 
+def test_no_proxy_is_asked_for_this_machine_over_ipv6(kind: str) -> None:
+    """Neither for an endpoint nor for another host; there is nobody, which only we can tell."""
+    url = f"http://[::1]:{closed_port()}"
+    with forward_proxy({}) as proxy:
+        with Driver(kind, [url], QUICK, of_manager={"proxy": proxy.url}) as driver:
+            for path in ("/", f"{url}/x"):
+                with pytest.raises(httpx2.TransportError):
+                    driver.get(path)
+            assert not driver.check(url)
+        assert proxy.asked == []
+
+
 @pytest.fixture(scope="module")
 def talker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketServer]:
     """A Socket.io server."""
