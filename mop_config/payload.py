@@ -281,7 +281,7 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         changed = f" ~{self.changed}" if self.changed else ""
-        return f"+{self.added} −{self.removed}{changed} endpoints"
+        return f"+{self.added} -{self.removed}{changed} endpoints"
 
 
 def difference(old: bytes, new: bytes) -> Difference:

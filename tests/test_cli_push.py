@@ -72,7 +72,7 @@ def test_a_file_is_written(
     shown = capsys.readouterr()
     assert cluster.get(name(key)) == ONE.encode()
     assert "+one.example" in shown.out
-    assert "+4 −0 endpoints" in shown.out
+    assert "+4 -0 endpoints" in shown.out
     assert f"{key}: written, revision " in shown.out
     assert shown.err == ""
 

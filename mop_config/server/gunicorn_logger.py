@@ -7,9 +7,10 @@ client says of itself is neither believed nor able to look like a line of its ow
 import logging
 from typing import Any
 
-from gunicorn.glogging import Logger, SafeAtoms
+from gunicorn.glogging import Logger, SafeAtoms, loggers
 
 from .access import USER
+from .log_queue import Line, QueuedHandler, queued
 from .logs import LineFormatter, printable
 from .masking import MASK, masked
 
@@ -38,15 +39,42 @@ class GunicornLogger(Logger):  # type: ignore[misc]
     atoms_wrapper_class = Atoms
 
     def setup(self, cfg: Any) -> None:
-        """Set gunicorn's handlers up, then share the error log's with our logger."""
+        """Set gunicorn's handlers up, put the queue in front, share the error log's with ours."""
+        for log in _loggers():
+            log.handlers[:] = [_behind(handler) for handler in log.handlers]
         super().setup(cfg)
         for handler in self.error_log.handlers:
             handler.setFormatter(LineFormatter())
+        for log in _loggers():
+            log.handlers[:] = [queued(handler) for handler in log.handlers]
+        # What a library has to say goes to standard error past all handlers.
+        last = logging.StreamHandler()
+        last.setLevel(logging.WARNING)
+        last.setFormatter(LineFormatter())
+        logging.lastResort = queued(last)
+        logging.raiseExceptions = False  # would write tracebacks to standard error
         ours = logging.getLogger("mop_config")
         ours.handlers[:] = self.error_log.handlers
         ours.setLevel(self.error_log.level)
         ours.propagate = False
 
+    def reopen_files(self) -> None:
+        """Open the log files anew: on SIGUSR1, after they were moved away."""
+        super().reopen_files()
+        for log in _loggers():
+            for handler in log.handlers:
+                stream = getattr(_behind(handler), "stream", None)
+                if isinstance(stream, Line):
+                    stream.reopen()
+
     def _get_user(self, environ: dict[str, Any]) -> str | None:
         # gunicorn would take whatever name a client makes up.
         return environ.get(USER)
+
+
+def _loggers() -> list[logging.Logger]:
+    return [logging.root, *loggers()]
+
+
+def _behind(handler: logging.Handler) -> logging.Handler:
+    return handler.target if isinstance(handler, QueuedHandler) else handler

@@ -9,6 +9,7 @@ import sys
 import traceback
 from types import TracebackType
 
+from .log_queue import queued
 from .masking import masked
 from .times import rfc3339
 
@@ -65,6 +66,6 @@ def log_to_stderr() -> None:
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
-    logger.addHandler(handler)
+    logger.addHandler(queued(handler))
     logger.setLevel(logging.INFO)
     logger.propagate = False  # handlers that come later, at the root, must not say it twice

@@ -77,7 +77,7 @@ def test_a_good_file_is_applied(site: Site) -> None:
     assert view.state is State.FRESH
     reload = view.history[0]
     assert (reload.trigger, reload.result, reload.error) == (Trigger.WATCH, Result.APPLIED, None)
-    assert str(reload.change) == "+2 −2 ~2 endpoints"
+    assert str(reload.change) == "+2 -2 ~2 endpoints"
     assert reload.etag == view.snapshot.etag
 
 
