@@ -1,6 +1,7 @@
 """When the endpoint file is to be read: what watching, looking and asking come to together."""
 
 import time
+from functools import partial
 
 from . import wakeup
 from .loader import Loader
@@ -54,7 +55,6 @@ class FileFollower:
             asked: Why somebody wants the file read, changed or not; or None.
             now: Monotonic seconds.
         """
-        self.watcher.check(now)
         self._look(kinds, asked, now)
         if self._settle.wait(now) == 0 and self._is_being_written():
             self._settle.written(now)
@@ -67,7 +67,8 @@ class FileFollower:
             self._load(Trigger.POLL, quietly=True)
 
     def release(self) -> None:
-        """Nothing that a turn does waits for long."""
+        """Wait for no look at the file any more."""
+        self._source.release()
 
     def stop(self) -> None:
         """Stop watching."""
@@ -76,7 +77,7 @@ class FileFollower:
     def _look(self, kinds: bytes, asked: Trigger | None, now: float) -> None:
         settle = self._settle
         told = bool(kinds.strip(wakeup.SIGHUP))
-        signature = self._source.signature()
+        signature = self._source.signature(partial(self.watcher.check, now))
         settle.looked(signature, now, told=told, expected=self.watcher.alive)
         for kind in kinds:
             if kind == ord(wakeup.WRITTEN):

@@ -25,7 +25,9 @@ class Gauge(NamedTuple):
     samples: Sequence[tuple[tuple[str, ...], float]]
 
 
-def worker_figures(errors: int, warnings: int, waiters: int, good_at: float) -> dict[str, Any]:
+def worker_figures(
+    errors: int, warnings: int, waiters: int, good_at: float, *, late: bool = False
+) -> dict[str, Any]:
     """Put what only the gauges need into the form that is kept in a worker's file.
 
     Args:
@@ -33,8 +35,15 @@ def worker_figures(errors: int, warnings: int, waiters: int, good_at: float) -> 
         warnings: The same of warnings.
         waiters: Parked requests.
         good_at: POSIX time at which what is served was found good; 0 for never.
+        late: Whether the reload thread stands still.
     """
-    return {"errors": errors, "warnings": warnings, "waiters": waiters, "good_at": good_at}
+    return {
+        "errors": errors,
+        "warnings": warnings,
+        "waiters": waiters,
+        "good_at": good_at,
+        "late": late,
+    }
 
 
 def host_gauges(workers: list[WorkerState], health: dict[str, Any] | None) -> list[Gauge]:
@@ -49,7 +58,8 @@ def host_gauges(workers: list[WorkerState], health: dict[str, Any] | None) -> li
     return [
         Gauge(
             "mop_config_last_reload_successful",
-            "1 while every worker's last reload was good and all of them serve the same list.",
+            "1 while every worker's last reload was good, all of them serve the same list, and no"
+            " reload thread stands still.",
             (),
             [((), float(_successful(workers)))],
         ),
@@ -84,6 +94,7 @@ def host_gauges(workers: list[WorkerState], health: dict[str, Any] | None) -> li
 def _successful(workers: list[WorkerState]) -> bool:
     results = [worker["history"][0]["result"] if worker["history"] else "" for worker in workers]
     good = all(result in {"applied", "unchanged"} for result in results)
+    good = good and not any(worker["figures"]["late"] for worker in workers)
     return good and len({worker["etag"] for worker in workers}) == 1
 
 

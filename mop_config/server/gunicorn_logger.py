@@ -10,7 +10,7 @@ from typing import Any
 from gunicorn.glogging import Logger, SafeAtoms, loggers
 
 from .access import USER
-from .log_queue import Line, QueuedHandler, queued
+from .log_queue import Line, QueuedHandler, queued, unbuffered
 from .logs import LineFormatter, printable
 from .masking import MASK, masked
 
@@ -45,13 +45,15 @@ class GunicornLogger(Logger):  # type: ignore[misc]
         super().setup(cfg)
         for handler in self.error_log.handlers:
             handler.setFormatter(LineFormatter())
+        # gevent puts greenlets in the place of threads later, where one would run already.
+        front = unbuffered if cfg.worker_class_str.startswith("gevent") else queued
         for log in _loggers():
-            log.handlers[:] = [queued(handler) for handler in log.handlers]
+            log.handlers[:] = [front(handler) for handler in log.handlers]
         # What a library has to say goes to standard error past all handlers.
         last = logging.StreamHandler()
         last.setLevel(logging.WARNING)
         last.setFormatter(LineFormatter())
-        logging.lastResort = queued(last)
+        logging.lastResort = front(last)
         logging.raiseExceptions = False  # would write tracebacks to standard error
         ours = logging.getLogger("mop_config")
         ours.handlers[:] = self.error_log.handlers

@@ -21,6 +21,8 @@ from .tokens import Fault, Parsed, Token, find, from_environment, parse
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 1 << 20
+#: Seconds for one look at the file. With those for the source's, a start takes no five.
+LOOK = 1.5
 #: Seconds between two looks at the content, since ``stat`` does not see every change.
 RECHECK = 5.0
 #: Seconds without a look after which a request sees to it: the reload thread hangs, or there
@@ -45,7 +47,7 @@ class Keyring:
     def __init__(self, settings: Settings) -> None:
         path = settings.tokens_file
         self._own = from_environment(settings.tokens)
-        self._file = None if path is None else FileSource(path, MAX_BYTES)
+        self._file = None if path is None else FileSource(path, MAX_BYTES, LOOK)
         self._tokens = self._own
         self.problems: tuple[Problem, ...] = ()
         self._lock = threading.Lock()

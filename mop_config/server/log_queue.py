@@ -26,7 +26,7 @@ LIMIT = 10_000
 #: Seconds without a record after which the thread ends; the next record starts another one.
 IDLE = 1.0
 #: Seconds without a write for which a process waits for its log at exit, and the most in all.
-EXIT_STILL = 1.0
+EXIT_STILL = 0.5
 EXIT_LONGEST = 5.0
 
 _FORMATTER = logging.Formatter()
@@ -128,7 +128,7 @@ class LogQueue:
         done = threading.Event()
         self.put(done.set)
         end = time.monotonic() + longest
-        left = self._writes.qsize() + 1
+        left = self._writes.qsize()
         while not done.wait(min(still, max(0.0, end - time.monotonic()))):
             before, left = left, self._writes.qsize()
             if left >= before or time.monotonic() >= end:
@@ -247,6 +247,11 @@ def queued(handler: logging.Handler) -> logging.Handler:
     """Put the queue in front of a handler that may block, unless it has one."""
     if isinstance(handler, QueuedHandler):
         return handler
+    return QueuedHandler(unbuffered(handler))
+
+
+def unbuffered(handler: logging.Handler) -> logging.Handler:
+    """Have a handler write to its file or its standard stream through a ``Line``."""
     if type(handler) is logging.FileHandler:
         handler.close()
         handler.stream = Line.to_file(handler.baseFilename)  # type: ignore[assignment]
@@ -254,4 +259,4 @@ def queued(handler: logging.Handler) -> logging.Handler:
         # Some program's own stream, as in a test, may have no descriptor.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             handler.setStream(Line(handler.stream.fileno()))
-    return QueuedHandler(handler)
+    return handler

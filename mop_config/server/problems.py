@@ -32,6 +32,9 @@ class Code(StrEnum):
     NO_HOOKS = "no-hooks"
     STATE_FOLDER = "state-folder"
 
+    # An error of the process: nobody follows the source.
+    LATE = "late"
+
     # Errors: the entry is left out, the others are used.
     BAD_HOST = "bad-host"
     BAD_IP = "bad-ip"

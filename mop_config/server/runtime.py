@@ -8,11 +8,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import Any
 
 from . import hoststate, lost_hooks
+from .bounded import Bounded
 from .gauges import Gauge, host_gauges, worker_figures
 from .gunicorn_worker import GunicornWorker
 from .keyring import Keyring
@@ -37,7 +39,7 @@ from .status import (
     reload_report,
     worker_state,
 )
-from .store import State, Store
+from .store import State, Store, View
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ EXTENSION = "mop_config"
 #: at whether they are done.
 RELOAD_PATIENCE = 10.0
 RELOAD_LOOK = 0.05
+#: Seconds that a stopping process gives a state folder that may hang.
+STOP_PATIENCE = 1.0
 
 
 class Runtime:
@@ -143,7 +147,11 @@ class Runtime:
 
     def _new_reloader(self) -> Reloader:
         return Reloader(
-            self._loader, self.settings.poll_interval, self._after_turn, self._answering
+            self._loader,
+            self.settings.poll_interval,
+            on_turn=self._after_turn,
+            on_late=self._report_late,
+            answering=self._answering,
         )
 
     def stop(self) -> None:
@@ -158,7 +166,8 @@ class Runtime:
         atexit.unregister(self.stop)
         self._monitor.stop()
         reloader.stop()
-        self._host.remove(os.getpid())
+        with contextlib.suppress(TimeoutError):
+            Bounded(STOP_PATIENCE).call(partial(self._host.remove, os.getpid()))
 
     # -- signals
 
@@ -257,11 +266,27 @@ class Runtime:
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Say whether this process serves a list and keeps it up to date, and why not."""
-        view = self.store.view
+        view = self._view()
         if self._pid == os.getpid() and not self.alive:
             self.revive()
             return False, readiness(view, "the reload thread had died")
         return view.state is not State.EMPTY, readiness(view, view.reason)
+
+    def _late(self) -> str | None:
+        """Say that the reload thread stands still, where it does."""
+        reloader = self._reloader
+        late = None if reloader is None or self._pid != os.getpid() else reloader.late
+        if late is None:
+            return None
+        return f"the reload thread stands still, for {late:.0f} s now: edits are not seen"
+
+    def _view(self) -> View:
+        """Give the store's view, as what it is while nobody follows the source: stale."""
+        view, late = self.store.view, self._late()
+        if late is None:
+            return view
+        state = State.STALE if view.loaded else view.state
+        return replace(view, state=state, reason=late)
 
     def status(self) -> dict[str, Any]:
         """Say what all workers of this host serve, and what happened lately."""
@@ -282,13 +307,14 @@ class Runtime:
         return [self._own_state(), *others]
 
     def _own_state(self) -> dict[str, Any]:
-        view, notices = self.store.view, list(self._notices())
+        view, notices = self._view(), list(self._notices())
         errors = sum(notice.severity is Severity.ERROR for notice in notices)
         figures = worker_figures(
             errors=view.errors + errors,
             warnings=view.warnings + len(notices) - errors,
             waiters=self.responder.waiters,
             good_at=self._loader.good_at,
+            late=self._late() is not None,
         )
         answered = answer_state(*self._answering.answered)
         state = worker_state(os.getpid(), view, self._watcher(), notices)
@@ -301,6 +327,9 @@ class Runtime:
         lost = lost_hooks.notice()
         if lost:
             yield Problem(1, 1, Code.NO_HOOKS.severity, Code.NO_HOOKS, lost, "")
+        late = self._late()
+        if late is not None:
+            yield Problem(1, 1, Code.LATE.severity, Code.LATE, late, "")
         trouble = self._trouble()
         if trouble is not None:
             yield trouble
@@ -315,7 +344,8 @@ class Runtime:
     def _watcher(self) -> dict[str, Any]:
         reloader = self._reloader
         mode = reloader.watcher.mode if reloader else "poll"
-        alive = self.alive and (mode == "poll" or bool(reloader and reloader.watcher.alive))
+        alive = self.alive and self._late() is None
+        alive = alive and (mode == "poll" or bool(reloader and reloader.watcher.alive))
         return {"mode": mode, "alive": alive}
 
     def _after_turn(self) -> None:
@@ -339,3 +369,8 @@ class Runtime:
         if state != self._reported or self._host.is_due(os.getpid()):
             self._reported = state
             self._host.write(self._own_state())
+
+    def _report_late(self) -> None:
+        """Tell the other workers that the reload thread of this one stands still."""
+        self._reported = ()
+        self._host.write(self._own_state())

@@ -1,4 +1,7 @@
-"""Where the text comes from: a file, read so that nothing it may be can hang or fool us."""
+"""Where the text comes from: a file, read so that nothing it may be can hang or fool us.
+
+Every look at it has a deadline: on a mount whose server is gone, ``stat`` waits for ever.
+"""
 
 import codecs
 import errno
@@ -6,10 +9,12 @@ import fcntl
 import os
 import signal
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import SourceError
+from .bounded import Bounded
 from .problems import Code
 
 # A lazy import of a codec after dropping privileges has failed before: have it now.
@@ -17,6 +22,10 @@ codecs.lookup("utf-8")
 
 _OUR_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+#: Seconds for one look at a file.
+LOOK = 3.0
 
 
 class Signature(NamedTuple):
@@ -102,9 +111,11 @@ class FileSource:
     Args:
         path: The file, as the operator names it; symbolic links are followed at each look.
         max_bytes: How large it may be, in bytes.
+        patience: Seconds for one look at it.
     """
 
-    def __init__(self, path: str, max_bytes: int) -> None:
+    def __init__(self, path: str, max_bytes: int, patience: float = LOOK) -> None:
+        self._bounded = Bounded(patience)
         self.path = Path(os.path.abspath(path))
         # File names are bytes; what is said of them is text.
         self._name = os.fsencode(self.path).decode("utf-8", "backslashreplace")
@@ -113,12 +124,36 @@ class FileSource:
     def __str__(self) -> str:
         return self._name
 
-    def signature(self) -> Signature:
-        """Look at the file without reading it; never raises."""
-        return Signature.at(self.path)
+    def signature(self, before: Callable[[], None] = lambda: None) -> Signature:
+        """Look at the file without reading it.
+
+        Args:
+            before: What else touches the same file system, to be done first within the same
+                deadline. Where it does not raise, nothing does.
+        """
+
+        def look() -> Signature:
+            before()
+            return Signature.at(self.path)
+
+        try:
+            return self._bounded.call(look)
+        except TimeoutError:
+            return Signature(errno.ETIMEDOUT)
+
+    def release(self) -> None:
+        """Wait for no look any more: the process is to stop."""
+        self._bounded.release()
 
     def being_written(self) -> bool | None:
-        """Whether some process has the file open for writing; None where nobody can tell.
+        """Whether some process has the file open for writing; None where nobody can tell."""
+        try:
+            return self._bounded.call(self._being_written)
+        except TimeoutError:
+            return None
+
+    def _being_written(self) -> bool | None:
+        """Ask for a read lease, in place of the answer.
 
         A read lease is granted on a file that nobody has open for writing (fcntl(2)). Only
         the file's owner and root may ask, on Linux, on a local file system.
@@ -148,10 +183,20 @@ class FileSource:
         grow while it is read.
 
         Raises:
-            SourceError: With code ``missing``, ``unreadable``, ``not-regular``,
-                ``too-large`` or ``changing``.
+            SourceError: With code ``missing``, ``unreadable``, ``unreachable``,
+                ``not-regular``, ``too-large`` or ``changing``.
             OSError: If this process lacks descriptors or memory: the file is not to blame.
         """
+        try:
+            return self._bounded.call(self._open_and_read)
+        except TimeoutError:
+            raise SourceError(
+                Code.UNREACHABLE,
+                f"{self._name} gives no answer within {self._bounded.seconds:g} s:"
+                " its file system hangs",
+            ) from None
+
+    def _open_and_read(self) -> SourceText:
         try:
             descriptor = os.open(self.path, _FLAGS)
         except OSError as error:

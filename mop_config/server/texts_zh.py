@@ -8,6 +8,7 @@ PROBLEMS: dict[str, str] = {
     "plain-http": "URL 未加密",
     "setting": "有环境变量被忽略",
     "no-hooks": "gunicorn 使用了其他配置，SIGHUP 不安全",
+    "late": "重新加载线程没有响应，看不到新的修改",
     "state-folder": "状态目录已满或无法读写，重启后可能不知道当前列表，其他进程的状态可能已过时",
     "token-line": "令牌文件中有一行无效，该行被忽略",
     "bad-host": "主机名无效",

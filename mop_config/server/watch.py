@@ -9,6 +9,7 @@ watchdog's dispatcher without a word.
 import contextlib
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -115,6 +116,7 @@ class Watcher:
         self._names: frozenset[str] = frozenset()
         self._retry_at = 0.0
         self._complaint = ""
+        self._checking = threading.Lock()
 
     @property
     def mode(self) -> str:
@@ -140,8 +142,17 @@ class Watcher:
         """Watch what must be watched now.
 
         Called at each look at the file: a folder may have been renamed away and another
-        put in its place, or one of watchdog's threads may have ended.
+        put in its place, or one of watchdog's threads may have ended. Where an earlier call
+        hangs in the file system, this one does nothing.
         """
+        if not self._checking.acquire(blocking=False):
+            return
+        try:
+            self._check(now)
+        finally:
+            self._checking.release()
+
+    def _check(self, now: float) -> None:
         # Under gevent's patches watchdog's queue takes nothing, or its threads never end,
         # by the order in which the two were imported.
         if greenlets():
