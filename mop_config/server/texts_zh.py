@@ -25,7 +25,7 @@ PROBLEMS: dict[str, str] = {
     "unknown-section": "未知的段落，其中的条目全部忽略",
     "no-section": "条目不属于任何段落",
     "missing": "文件不存在",
-    "unreachable": "etcd 无法访问",
+    "unreachable": "etcd 无法访问，或文件所在的挂载没有响应",
     "unreadable": "文件无法读取",
     "not-regular": "不是普通文件",
     "not-utf8": "不是 UTF-8 文本",
