@@ -94,7 +94,7 @@ def host_gauges(workers: list[WorkerState], health: dict[str, Any] | None) -> li
 def _successful(workers: list[WorkerState]) -> bool:
     results = [worker["history"][0]["result"] if worker["history"] else "" for worker in workers]
     good = all(result in {"applied", "unchanged"} for result in results)
-    good = good and not any(worker["figures"]["late"] for worker in workers)
+    good = good and not any(worker["figures"].get("late") for worker in workers)
     return good and len({worker["etag"] for worker in workers}) == 1
 
 

@@ -60,6 +60,7 @@ def noticed(worker: WorkerState, notice: Problem) -> WorkerState:
 def _event(reload: Reload) -> dict[str, Any]:
     event: dict[str, Any] = {
         "at": reload.at,
+        "moment": reload.moment,
         "trigger": reload.trigger.value,
         "result": reload.result.value,
         "error": reload.error,
@@ -145,7 +146,7 @@ def host_status(
         "complete": all(worker["complete"] for worker in workers),
         "problems": worst["problems"],
         "last_reload": _last_reload(history),
-        "history": [{**event, "at": rfc3339(event["at"])} for event in history],
+        "history": [_shown(event) for event in history],
         "watcher": {
             "mode": _worst_mode([worker["watcher"]["mode"] for worker in workers]),
             "alive": all(worker["watcher"]["alive"] for worker in workers),
@@ -205,15 +206,26 @@ def _last_reload(history: list[dict[str, Any]]) -> dict[str, Any] | None:
     }
 
 
+def _shown(event: dict[str, Any]) -> dict[str, Any]:
+    shown = {**event, "at": rfc3339(event["at"])}
+    shown.pop("moment", None)
+    return shown
+
+
+def _moment(event: dict[str, Any]) -> float:
+    return float(event.get("moment", event["at"]))
+
+
 def merge_histories(histories: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Put the workers' histories together, newest first, telling each event once.
 
     Every worker notes the same edit for itself, moments apart: outcomes of different
-    workers that agree within two seconds are one event, told as the first worker saw it.
+    workers that agree within two seconds are one event, told as the first worker saw it. Their
+    order is that of the monotonic clock: dates go back where the system's clock is set back.
     """
     notes = [(event, worker) for worker, history in enumerate(histories) for event in history]
     told: list[tuple[dict[str, Any], set[int]]] = []
-    for event, worker in sorted(notes, key=lambda note: float(note[0]["at"])):
+    for event, worker in sorted(notes, key=lambda note: _moment(note[0])):
         for earlier, workers in told:
             if worker not in workers and _same_event(earlier, event):
                 workers.add(worker)
@@ -224,6 +236,6 @@ def merge_histories(histories: list[list[dict[str, Any]]]) -> list[dict[str, Any
 
 
 def _same_event(earlier: dict[str, Any], later: dict[str, Any]) -> bool:
-    return later["at"] - earlier["at"] <= SAME_EVENT and all(
+    return _moment(later) - _moment(earlier) <= SAME_EVENT and all(
         later[key] == earlier[key] for key in ("result", "error", "etag")
     )

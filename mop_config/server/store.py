@@ -6,8 +6,9 @@ writer, the reload thread, replaces it whole.
 
 import os
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -67,6 +68,8 @@ class Reload:
         etag: Content hash of what is served since.
         change: What changed, where something did.
         code: The problem's code where a text was refused or a source did not answer, or None.
+        moment: Monotonic seconds, the same clock in every process of the host: the order of
+            reloads, also where the system's clock was set back in between.
     """
 
     at: float
@@ -77,6 +80,7 @@ class Reload:
     etag: str | None
     change: Difference | None = None
     code: str | None = None
+    moment: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from mop_config.server.watch import Watcher
 from ..conftest import need_program, skip
 from ..disks import fill, small_disk
 from ..load import under_load
-from ..servers import ENDPOINTS, Server, gunicorn_command, running
+from ..servers import ENDPOINTS, ROOT, Server, gunicorn_command, running
 from ..waiting import wait_for
 
 
@@ -652,3 +652,32 @@ class TestBadEnvironment:
             assert "ENDPOINT_DEFAULT_PORT='many'" in server.log
             assert "did you mean ENDPOINT_PROTOCOL?" in server.log
             assert server.hosts() == HOSTS
+
+
+#: An application whose clock goes back by an hour as soon as a file is there.
+SET_BACK = """
+import os, time
+real = time.time
+time.time = lambda: real() - 3600 * os.path.exists({path!r})
+from mop_config import create_app
+app = create_app()
+"""
+
+
+def test_the_clock_is_set_back(tmp_path: Path) -> None:
+    """The status names the newest reload, not the one with the latest date."""
+    file, back = tmp_path / "endpoints.txt", tmp_path / "back"
+    file.write_text(GOOD)
+    (tmp_path / "set_back_application.py").write_text(SET_BACK.format(path=str(back)))
+    command = gunicorn_command(target="set_back_application:app")
+    with running(tmp_path, file, command=command, PYTHONPATH=f"{ROOT}:{tmp_path}") as server:
+        started = server.status()["last_reload"]
+        back.touch()
+        os.kill(server.workers[0], signal.SIGHUP)
+        wait_for(
+            lambda: all(server.status()["last_reload"]["trigger"] == "sighup" for _ in range(8)),
+            what="whichever worker is asked names the newest reload",
+        )
+        assert server.status()["last_reload"]["at"] < started["at"]
+        followed(server, file, "edit")
+        assert server.status()["last_reload"]["trigger"] == "watch"

@@ -220,3 +220,16 @@ def test_a_log_line_is_one_line() -> None:
     assert "Traceback" not in line
     assert line[:4].isdigit()
     assert line[23] == "Z"
+
+
+def test_a_clock_that_was_set_back_does_not_change_the_order() -> None:
+    """The dates are shown as they were; the newest event is the one that came last."""
+    old = event(7200.0, moment=100.0)
+    new = event(3700.0, "rejected", error="bad", moment=150.0)
+    status = host_status("x", [worker(1, history=[new, old]), worker(2, history=[old])])
+    assert status["last_reload"]["result"] == "rejected"
+    assert [e["at"] for e in status["history"]] == [
+        "1970-01-01T01:01:40.000Z",
+        "1970-01-01T02:00:00.000Z",
+    ]
+    assert not any("moment" in e for e in status["history"])
