@@ -23,7 +23,7 @@ class Bounded:
     further calls fail at once. One caller at a time.
 
     Args:
-        seconds: How long to wait for a call.
+        seconds: How long to wait for a call that does not go forward.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -32,7 +32,7 @@ class Bounded:
         self._since = 0.0  # when the first of them began
         self._again = 0.0  # when the next one may begin
         self._current: _Call | None = None
-        self._released = False
+        self._moved = False
 
     def call(self, function: Callable[[], T]) -> T:
         """Call a function.
@@ -44,16 +44,17 @@ class Bounded:
             return function()
         now = time.monotonic()
         hanging = [thread for thread in self._hanging if thread.is_alive()]
-        if self._released or (now < self._again and len(hanging) == len(self._hanging)):
+        if now < self._again and len(hanging) == len(self._hanging):
             raise TimeoutError
-        self._hanging = hanging
+        self._hanging, self._moved = hanging, False
         call = self._current = _Call(function)
         thread = threading.Thread(target=call.run, name="mop-config-look", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the process may have no more of them
             return function()
-        call.done.wait(self.seconds)
+        while not call.done.wait(self.seconds) and self._moved:
+            self._moved = False
         if not call.finished:
             self._since = self._since or now
             self._hanging.append(thread)
@@ -62,9 +63,12 @@ class Bounded:
         self._since = self._again = 0.0
         return cast(T, call.result())
 
+    def moved(self) -> None:
+        """Note that the call goes forward: it is given its time once more."""
+        self._moved = True
+
     def release(self) -> None:
-        """Have a call that is waited for, and all later ones, fail at once."""
-        self._released = True
+        """Have a call that is waited for fail at once."""
         if self._current is not None:
             self._current.done.set()
 

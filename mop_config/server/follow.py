@@ -67,7 +67,7 @@ class FileFollower:
             self._load(Trigger.POLL, quietly=True)
 
     def release(self) -> None:
-        """Wait for no look at the file any more."""
+        """Give up a look at the file that is waited for."""
         self._source.release()
 
     def stop(self) -> None:

@@ -15,7 +15,7 @@ from .access import USER, Refusal, authorise, needs_token
 from .offload import in_a_thread
 from .problems import Code, Problem
 from .settings import Settings
-from .sources import FileSource, Signature
+from .sources import FileSource, Signature, detached
 from .tokens import Fault, Parsed, Token, find, from_environment, parse
 
 logger = logging.getLogger(__name__)
@@ -129,8 +129,13 @@ class Keyring:
             self._signature = self._seen
         else:
             self._signature = text.signature
-            fingerprint = hashlib.sha256(text.data).digest()
+            fingerprint = hashlib.sha256(text.data).digest() + b"detached" * text.detached
             self._use(file, fingerprint, parse(text.data), f"{file} holds no token")
+            if text.detached and not any(p.code is Code.DETACHED for p in self.problems):
+                message = detached(file)
+                logger.error("tokens: %s", message)
+                problem = Problem(1, 1, Code.DETACHED.severity, Code.DETACHED, message, "")
+                self.problems = (*self.problems, problem)
 
     def _use(self, file: FileSource, fingerprint: bytes, found: Parsed, failure: str) -> None:
         if fingerprint and fingerprint == self._fingerprint:

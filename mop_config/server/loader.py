@@ -18,7 +18,7 @@ from .render import EMPTY_BODY, Rendering
 from .settings import Settings
 from .sightings import Sighting
 from .snapshot import Snapshot
-from .sources import Signature, SourceText
+from .sources import Signature, SourceText, detached
 from .store import Reload, Result, State, Store, Trigger
 from .times import rfc3339
 
@@ -172,7 +172,7 @@ class Loader:
         try:
             text = self.source.read()
             signature = text.signature
-            fingerprint = hashlib.sha256(text.data).digest()
+            fingerprint = hashlib.sha256(text.data).digest() + _DETACHED * text.detached
         except SourceError as error:
             if error.code == Code.CHANGING:
                 return False
@@ -190,8 +190,13 @@ class Loader:
             if moved and isinstance(text, SourceText) and self.store.view.state is State.FRESH:
                 self._restamp(self._confirmed(self._dated(text).mtime, attempt.at))
             return True
-        self._fingerprint = fingerprint
-        self._act(text, attempt)
+        known, self._fingerprint = self._fingerprint.removesuffix(_DETACHED), fingerprint
+        if not fingerprint.endswith(_DETACHED):
+            self._act(text, attempt)
+            return True
+        if known != fingerprint.removesuffix(_DETACHED):
+            self._act(text, attempt)
+        self._fail(detached(self.source), _Attempt(trigger))
         return True
 
     def _differs(self, signature: Signature, settled: Signature) -> bool:
@@ -383,6 +388,8 @@ class Loader:
 
 #: However an outage shows itself, it is noted once.
 _UNREACHABLE = b"unreachable"
+#: Follows the fingerprint of a text whose file is detached.
+_DETACHED = b"detached"
 
 
 def _version(moment: float) -> int:

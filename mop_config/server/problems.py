@@ -62,6 +62,7 @@ class Code(StrEnum):
     NUL = "nul"
     TOO_LARGE = "too-large"
     CHANGING = "changing"
+    DETACHED = "detached"
     NO_ENDPOINTS = "no-endpoints"
     STRICT = "strict"
 

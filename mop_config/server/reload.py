@@ -134,7 +134,8 @@ class Reloader:
         began = time.monotonic()
         self._stopping.set()
         self._renderer.abort()
-        self._follower.release()
+        if self._thread.is_alive():  # else another one may follow the same source by now
+            self._follower.release()
         self._wake.send(wakeup.STOP)
         self._thread.join(THREAD_PATIENCE)
         self._persistence.wait(began + STOP_PATIENCE - time.monotonic())

@@ -7,6 +7,7 @@ import codecs
 import errno
 import fcntl
 import os
+import re
 import signal
 import stat
 from collections.abc import Callable
@@ -42,6 +43,7 @@ class Signature(NamedTuple):
     size: int = 0
     mtime_ns: int = 0
     ctime_ns: int = 0
+    links: int = 1
 
     @classmethod
     def of(cls, status: os.stat_result) -> "Signature":
@@ -54,6 +56,7 @@ class Signature(NamedTuple):
             status.st_size,
             status.st_mtime_ns,
             status.st_ctime_ns,
+            status.st_nlink,
         )
 
     @classmethod
@@ -97,12 +100,15 @@ class SourceText(NamedTuple):
         signature: The file's signature while it was read.
         revision: The source's number for this text, where it keeps no date; else 0. Then
             ``mtime`` is when reading began, and the text counts from when it was seen first.
+        detached: Whether the file is a mount of its own, whose original is gone: whatever
+            stands in its place, it is not seen here.
     """
 
     data: bytes
     mtime: float
     signature: Signature
     revision: int = 0
+    detached: bool = False
 
 
 class FileSource:
@@ -142,7 +148,7 @@ class FileSource:
             return Signature(errno.ETIMEDOUT)
 
     def release(self) -> None:
-        """Wait for no look any more: the process is to stop."""
+        """Give up a look that is waited for: the process is to stop."""
         self._bounded.release()
 
     def being_written(self) -> bool | None:
@@ -217,6 +223,7 @@ class FileSource:
         left = self.max_bytes + 1
         while left > 0 and (chunk := os.read(descriptor, min(left, 1 << 20))):
             chunks.append(chunk)
+            self._bounded.moved()
             left -= len(chunk)
         if left == 0:
             raise SourceError(
@@ -226,7 +233,17 @@ class FileSource:
         after = os.fstat(descriptor)
         if Signature.of(before).contents != Signature.of(after).contents:
             raise SourceError(Code.CHANGING, f"{self._name} changes while it is read")
-        return SourceText(b"".join(chunks), after.st_mtime, Signature.of(after))
+        detached = after.st_nlink == 0 and self._is_mount()
+        return SourceText(b"".join(chunks), after.st_mtime, Signature.of(after), detached=detached)
+
+    def _is_mount(self) -> bool:
+        """Whether the file is a mount; some file systems give no file a link."""
+        try:
+            mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+        except OSError:
+            return True
+        path = os.fsencode(os.path.realpath(self.path))
+        return any(_unescaped(line.split(b" ")[4]) == path for line in mounts)
 
     def _unreadable(self, error: OSError) -> SourceError | OSError:
         if error.errno in _OUR_LACK:
@@ -238,3 +255,16 @@ class FileSource:
             return SourceError(Code.NOT_REGULAR, f"{self._name} is no regular file")
         reason = os.strerror(error.errno) if error.errno else str(error)
         return SourceError(Code.UNREADABLE, f"{self._name} cannot be read: {reason}")
+
+
+def _unescaped(name: bytes) -> bytes:
+    """Read a path as proc(5) writes it, white space in octal."""
+    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name)
+
+
+def detached(source: object) -> str:
+    """Say what it means that a file is detached, and what to do."""
+    return (
+        f"{source} is mounted by itself, and was replaced or removed where it comes from: the mount"
+        " shows the old file for ever; mount the folder that holds it instead"
+    )

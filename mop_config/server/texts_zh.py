@@ -31,6 +31,7 @@ PROBLEMS: dict[str, str] = {
     "not-utf8": "不是 UTF-8 文本",
     "nul": "含有 NUL 字节",
     "too-large": "文件过大",
+    "detached": "单独挂载的文件在宿主机上已被替换或删除，请改为挂载其所在目录",
     "changing": "文件一直在变化，等待其稳定",
     "no-endpoints": "没有可用的端点，不会替换现有列表",
     "strict": "文件有错误，且设置了 ENDPOINT_STRICT",

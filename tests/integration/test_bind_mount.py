@@ -1,0 +1,103 @@
+"""A single file that is mounted into a container stays the old one when the host replaces it."""
+
+import contextlib
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ..conftest import skip
+from ..servers import ENDPOINTS, Server, running
+from ..waiting import wait_for
+from .test_hanging import successful
+
+GOOD = "DomainList:\na.example\nb.example\n"
+NEW = "DomainList:\nc.example\nd.example\n"
+
+
+@contextlib.contextmanager
+def bound(host: Path, inside: Path) -> Iterator[None]:
+    """Mount one file on another one, as containers do."""
+    inside.touch()
+    command = ["mount", "--bind", str(host), str(inside)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        skip("no file can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(inside)], check=True)
+
+
+def replace(host: Path) -> None:
+    scratch = host.with_name("scratch")
+    scratch.write_text(NEW)
+    scratch.replace(host)
+
+
+def reason(server: Server) -> str:
+    return str(server.get("/ready").json["reason"])
+
+
+@pytest.mark.parametrize("change", [replace, Path.unlink])
+def test_a_replaced_or_removed_original_is_said(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    host, inside = tmp_path / "host.txt", tmp_path / "mounted file.txt"
+    host.write_text(GOOD)
+    with bound(host, inside), running(tmp_path, inside) as server:
+        host.write_text(NEW)
+        wait_for(lambda: server.all_serve("c.example", "d.example"), what="an edit in place")
+        assert server.all_are("fresh")
+        change(host)
+        wait_for(lambda: server.all_are("stale"), what="every worker says it")
+        assert server.get("/ready").status == 200
+        assert "mount the folder" in reason(server)
+        assert "mount the folder" in server.status()["last_reload"]["error"]
+        assert not successful(server)
+        assert server.all_serve("c.example", "d.example")
+        with running(tmp_path, inside, ENDPOINT_STATE_DIR=str(tmp_path / "other")) as second:
+            assert second.all_serve("c.example", "d.example"), "it is all that there is"
+            assert second.all_are("stale")
+            assert "mount the folder" in reason(second)
+
+
+def test_a_file_whose_mount_is_made_anew_is_fresh_again(tmp_path: Path) -> None:
+    host, inside = tmp_path / "host.txt", tmp_path / "mounted.txt"
+    host.write_text(GOOD)
+    with contextlib.ExitStack() as first:
+        first.enter_context(bound(host, inside))
+        with running(tmp_path, inside) as server:
+            replace(host)
+            wait_for(lambda: server.all_are("stale"), what="every worker says it")
+            first.close()
+            with bound(host, inside):
+                wait_for(lambda: server.all_serve("c.example", "d.example"), what="the new mount")
+                assert server.all_are("fresh")
+
+
+def test_a_replaced_token_file_is_said(tmp_path: Path) -> None:
+    file, host, inside = tmp_path / "endpoints.txt", tmp_path / "host", tmp_path / "tokens"
+    file.write_text(GOOD)
+    host.write_text(f"ops:{hashlib.sha256(b'secret').hexdigest()}:admin\n")
+    with (
+        bound(host, inside),
+        running(
+            tmp_path, file, workers=0, WEB_CONCURRENCY="1", ENDPOINT_TOKENS_FILE=str(inside)
+        ) as server,
+    ):
+        shown = {"Authorization": "Bearer secret"}
+        wait_for(lambda: server.get(ENDPOINTS, **shown).status == 200, what="the token is good")
+        replace(host)
+        wait_for(
+            lambda: (
+                "detached"
+                in [
+                    p["code"] for p in server.get("/api/v1/config/status", **shown).json["problems"]
+                ]
+            ),
+            what="the status says it",
+        )
+        assert "mount the folder" in server.log
