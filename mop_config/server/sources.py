@@ -177,7 +177,8 @@ class FileSource:
             fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
             fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         except OSError as error:
-            return True if error.errno == errno.EAGAIN else None
+            refused = error.errno == errno.EAGAIN
+            return True if refused and _grants_leases(os.path.realpath(self.path)) else None
         finally:
             os.close(descriptor)
         return False
@@ -255,6 +256,29 @@ class FileSource:
             return SourceError(Code.NOT_REGULAR, f"{self._name} is no regular file")
         reason = os.strerror(error.errno) if error.errno else str(error)
         return SourceError(Code.UNREADABLE, f"{self._name} cannot be read: {reason}")
+
+
+def _grants_leases(path: str) -> bool:
+    """Whether the file system of a file would grant a lease at all.
+
+    CIFS, and NFS without a delegation, refuse each with EAGAIN, as if there were a writer. Asked
+    for is a lease on a file without a name, which nobody else can have open. Where none can be
+    made (those file systems make none either), nobody can tell.
+    """
+    flags = getattr(os, "O_TMPFILE", None)
+    if flags is None:
+        return False
+    try:
+        descriptor = os.open(os.path.dirname(path), flags | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _unescaped(name: bytes) -> bytes:

@@ -681,3 +681,41 @@ def test_the_clock_is_set_back(tmp_path: Path) -> None:
         assert server.status()["last_reload"]["at"] < started["at"]
         followed(server, file, "edit")
         assert server.status()["last_reload"]["trigger"] == "watch"
+
+
+#: An application on a file system as CIFS is: it refuses each lease as if there were a writer.
+NO_LEASES = """
+import errno, fcntl
+real = fcntl.fcntl
+
+def refuse(descriptor, command, argument=0):
+    if command == fcntl.F_SETLEASE and argument != fcntl.F_UNLCK:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+    return real(descriptor, command, argument)
+
+fcntl.fcntl = refuse
+from mop_config import create_app
+app = create_app()
+"""
+
+
+def test_a_file_system_that_never_grants_a_lease_is_no_writer(tmp_path: Path) -> None:
+    """Edits are as fast as ever, and a start does not wait for a writer."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(GOOD)
+    (tmp_path / "no_leases_application.py").write_text(NO_LEASES)
+    command = gunicorn_command(target="no_leases_application:app")
+    path = f"{ROOT}:{tmp_path}"
+    with running(tmp_path, file, command=command, PYTHONPATH=path) as server:
+        times = [followed(server, file, f"edit{number}") for number in range(3)]
+        file.write_text(text("in-place-a.example", "in-place-b.example"))
+        began = time.monotonic()
+        wait_for(
+            lambda: server.all_serve("in-place-a.example", "in-place-b.example"),
+            what="an edit in place",
+        )
+        times.append(time.monotonic() - began)
+        assert max(times) < 1.9, times
+    with running(tmp_path, file, command=command, PYTHONPATH=path) as server:
+        assert server.all_are("fresh")
+        assert "keeps changing" not in server.log
