@@ -196,7 +196,7 @@ class Loader:
             return True
         if known != fingerprint.removesuffix(_DETACHED):
             self._act(text, attempt)
-        self._fail(detached(self.source), _Attempt(trigger))
+        self._fail(detached(self.source), _Attempt(trigger), Code.DETACHED)
         return True
 
     def _differs(self, signature: Signature, settled: Signature) -> bool:
