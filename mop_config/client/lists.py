@@ -227,6 +227,8 @@ class EndpointLists:
             PayloadError: Naming the member that is at fault; nothing is changed then.
             UpdateUntrusted: If lists have to be signed, and this is no list to be trusted.
         """
+        if not isinstance(text, (str, bytes)):
+            raise TypeError(f"the QR text must be a text or bytes, not {type(text).__name__}")
         try:
             data, signed = read_qr(text, self._trust, self.policy.max_endpoints, plain=trust)
         except SignatureError as error:

@@ -113,6 +113,13 @@ def test_a_qr_code_empties_no_kind(kind: Any, text: str, member: str) -> None:
 
 
 @pytest.mark.parametrize("kind", MANAGERS)
+def test_a_qr_text_that_is_none(kind: Any) -> None:
+    """It is told by its type."""
+    with pytest.raises(TypeError, match="QR text must be a text or bytes, not NoneType"):
+        _of(kind).apply_qr(None)
+
+
+@pytest.mark.parametrize("kind", MANAGERS)
 @pytest.mark.parametrize(
     "call",
     [
