@@ -19,6 +19,8 @@ from .route import ROUTE, Moved, Route
 #: Dials at one time. When an endpoint dies under hundreds of tasks, all of them dial at once; one
 #: thread could not keep up with as many handshakes, and would blame the endpoint for it.
 DIALS = 32
+#: Bytes of a body that are written at a time.
+PART = 1 << 18
 
 
 class Plan(Route):
@@ -140,6 +142,11 @@ class Stream(httpcore2.AsyncNetworkStream):
         """Write everything."""
         route: Plan | None = ROUTE.get()
         if route is not None:
+            if route.written:
+                route.progressed()
+            route.written = True
+            if len(buffer) > PART:
+                return self._write_parts(buffer, timeout)
             timeout = route.least(timeout)
             if route.rival is not None:
                 route.rival.arm()
@@ -156,6 +163,11 @@ class Stream(httpcore2.AsyncNetworkStream):
         """Write; the server may be waiting on the connection that a race has left."""
         await other.aclose()
         await self.write(buffer, timeout)
+
+    async def _write_parts(self, buffer: bytes, timeout: float | None) -> None:
+        """Write a long body part by part, each with the whole time-out."""
+        for start in range(0, len(buffer), PART):
+            await self.write(buffer[start : start + PART], timeout)
 
     async def _write_whole(self, buffer: bytes, timeout: float | None) -> None:
         async with self._turn:

@@ -5,17 +5,17 @@ request creates no task: a timer starts the rival of one that waits too long.
 """
 
 import asyncio
-import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Unpack
+from typing import Any, Unpack, cast
 
 import httpcore2
 import httpx2
 
 from ..faults import Fault
 from . import wire
+from .aio_asides import Aside
 from .aio_proxies import ProxyBackend
 from .aio_streams import Backend, Plan, Rival
 from .core import Call, Core
@@ -29,11 +29,13 @@ from .outcomes import (
     broke_off,
     broken,
     failed,
+    is_of_http2,
     log_answer,
     named,
     of_rival,
     why,
 )
+from .pools import Pools
 from .route import ROUTE, Moved
 from .target import Target
 from .transport import HasCore
@@ -68,9 +70,12 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         core = self._core
         self._backend = Backend(self._options, core.resolver, core.policy.race_delay)
         # One for each endpoint: requests that hang at one must not keep others from the next.
-        self._connections: dict[bytes, httpcore2.AsyncConnectionPool] = {}
+        self._connections = Pools(core, self._new_pool)
         self._proxies: dict[str, httpcore2.AsyncConnectionPool] = {}  # by proxy and endpoint
         self._plain: dict[str, httpx2.AsyncHTTPTransport] = {}  # to other hosts, by proxy
+        self._tasks: set[asyncio.Task[Any]] = set()  # those that wait for an answer
+        self._ended: set[asyncio.Task[Any]] = set()  # those that ``aclose`` has called off
+        self._closed = False
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request.
@@ -79,26 +84,45 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             NoEndpointAvailable: If no endpoint could be reached.
             httpx2.TransportError: What happened, where the request must not be repeated.
         """
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        cancellations = task.cancelling()
+        self._tasks.add(task)
+        try:
+            return await self._handle(request)
+        except asyncio.CancelledError:
+            if task not in self._ended or task.uncancel() > cancellations:
+                raise
+            raise wire.closed(request) from None
+        finally:
+            self._tasks.discard(task)
+            self._ended.discard(task)
+
+    async def _handle(self, request: httpx2.Request) -> httpx2.Response:
         if self._pid != os.getpid():
             self._open()  # a fork must not share its parent's connections
         if not wire.is_for_the_pool(request):
             return await self._plain_for(request).handle_async_request(request)
+        for connection in self._connections.sweep(self._core.clock(), list(self._proxies.values())):
+            await connection.aclose()
         shape = wire.shape_of(request)
-        call = self._core.call(shape)
+        call = self._core.call(shape, wire.total_of(request, self._core.policy.total_timeout))
         while isinstance(call.step, Attempt):
             outcome = await self._attempt(call, call.step, request, hedged=shape.hedged)
             if outcome.good and wire.is_read_whole(request, shape, outcome.result.response):
                 outcome = await self._read_whole(outcome)
             elif outcome.status is not None and not outcome.good and shape.may_go_on(outcome):
-                await self._set_aside(outcome)
+                await self._set_aside(outcome, request)
             call.went(outcome)
         return await self._conclude(call.step, request)
+
+    def _new_pool(self) -> httpcore2.AsyncConnectionPool:
+        return httpcore2.AsyncConnectionPool(**self._options.for_pool(self._backend))
 
     async def _attempt(
         self, call: Call, attempt: Attempt, request: httpx2.Request, *, hedged: bool
     ) -> Outcome:
         if attempt.discard is not None:
-            await attempt.discard.response.aclose()
+            await attempt.discard.held.aclose()
         now = self._core.clock()
         route = Plan(call, attempt.member, now + attempt.seconds_left, race=True)
         route.hedge_at = now + self._core.policy.hedge_delay
@@ -126,6 +150,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             losers = (*route.losers, (route.member, Fault.STALLED))
             return of_rival(overtaken, losers, route.told)
         except Exception as error:
+            if is_of_http2(error):
+                self._connections.retire(route.pool)
             return failed(self._core, route, error)
         finally:
             ROUTE.reset(token)
@@ -155,8 +181,12 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             queue = 0.0 if route.deposit is not None else route.queue_for(self._core.clock())
             timeouts = route.timeouts = wire.timeouts_of(request, connect, queue)
             addressed = wire.to_endpoint(request, target, timeouts)
-            return await self._connections_to(target).handle_async_request(addressed)
-        timeouts = wire.all_timeouts_of(request, connect, route.until - self._core.clock())
+            pool = route.pool = self._connections.to(route.member.url, target)
+            response: httpcore2.Response = await pool.handle_async_request(addressed)
+            return response
+        timeouts = route.timeouts = wire.all_timeouts_of(
+            request, connect, route.until - self._core.clock()
+        )
         addressed = wire.by_proxy(request, target, timeouts)
         timeouts["pool"] = min(timeouts["pool"], route.queue_for(self._core.clock()))
         return await self._proxied(proxy, target).handle_async_request(addressed)
@@ -174,29 +204,30 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         outcome.result = outcome.result._replace(content=content)
         return outcome
 
-    async def _set_aside(self, outcome: Outcome) -> None:
-        """Read a bad answer: it may be the last word, and others need its connection."""
-        response, content = outcome.result.response, bytearray()
-        until = self._core.clock() + self._core.policy.race_delay
-        # Whatever breaks off here, what there is of it will do.
-        with contextlib.suppress(Exception):
-            async with contextlib.aclosing(response):
-                async for part in response.aiter_stream():
-                    content += part
-                    if len(content) > wire.SMALL or self._core.clock() > until:
-                        break
-        outcome.result = outcome.result._replace(content=bytes(content))
+    async def _set_aside(self, outcome: Outcome, request: httpx2.Request) -> None:
+        """Keep a bad answer, which may be the last word, and read what comes of it at once."""
+        outcome.result.bound_pauses(self._core.policy.body_pause)
+        answer: Answer = outcome.result
+        aside = Aside(answer.response, request)
+        outcome.result = answer._replace(aside=aside)
+        await aside.wait(self._core.policy.race_delay)
 
     async def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:
         if verdict.discard is not None:
-            await verdict.discard.response.aclose()
+            await verdict.discard.held.aclose()
         if verdict.answer is None:
             raise why(verdict, request)
         answer: Answer = verdict.answer
         member, response, content = answer.member, answer.response, answer.content
         response.extensions["endpoint"] = member.url
         log_answer(request, response.status, member.url)
-        body = _Body(self._core, answer, request) if content is None else httpx2.ByteStream(content)
+        body: httpx2.ByteStream | Aside | _Body
+        if answer.aside is not None:
+            body = answer.aside
+        elif content is None:
+            body = _Body(self._core, answer, request, lambda: self._closed)
+        else:
+            body = httpx2.ByteStream(content)
         return Response(
             response.status,
             headers=wire.from_endpoint(response.headers, member.target),
@@ -211,15 +242,6 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             self._plain[key] = httpx2.AsyncHTTPTransport(**self._options.for_httpx(proxy))
         return self._plain[key]
 
-    def _connections_to(self, target: Target) -> httpcore2.AsyncConnectionPool:
-        pool = self._connections.get(target.key)
-        if pool is None:
-            # Of endpoints that have left the list nothing is to remain.
-            used = {key: pool for key, pool in self._connections.items() if pool.connections}
-            pool = httpcore2.AsyncConnectionPool(**self._options.for_pool(self._backend))
-            self._connections = {**used, target.key: pool}
-        return pool
-
     def _proxied(self, proxy: httpx2.Proxy, target: Target) -> httpcore2.AsyncConnectionPool:
         key = f"{proxy.url} {target.key.decode()}"
         if key not in self._proxies:
@@ -228,8 +250,12 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         return self._proxies[key]
 
     async def aclose(self) -> None:
-        """Close every connection."""
-        for pool in (*self._connections.values(), *self._proxies.values()):
+        """Close every connection; requests that are under way end with an error."""
+        self._closed = True
+        for task in self._tasks - {asyncio.current_task()} - self._ended:
+            self._ended.add(task)
+            task.cancel()
+        for pool in (*self._connections.all(), *self._proxies.values()):
             await pool.aclose()
         for transport in self._plain.values():
             await transport.aclose()
@@ -238,7 +264,10 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 class _Body(httpx2.AsyncByteStream):
     """The body of an answer; an endpoint that breaks off in it has failed."""
 
-    def __init__(self, core: Core, answer: Answer, request: httpx2.Request) -> None:
+    def __init__(
+        self, core: Core, answer: Answer, request: httpx2.Request, closed: Callable[[], bool]
+    ) -> None:
+        self._closed = closed
         self._core = core
         self._answer = answer
         self._response: httpcore2.Response = answer.response
@@ -250,6 +279,8 @@ class _Body(httpx2.AsyncByteStream):
             async for part in self._response.aiter_stream():
                 yield part
         except Exception as error:
+            if self._closed():
+                raise wire.closed(self._request) from error
             broke_off(self._core, self._answer, error, began)
             raise named(wire.translate(error, self._request), self._answer.member.url) from error
 

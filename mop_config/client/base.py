@@ -343,7 +343,8 @@ class BaseManager(EndpointLists):
 
     def _for_client(self, options: Mapping[str, Any]) -> dict[str, Any]:
         theirs = {name: value for name, value in options.items() if name not in NAMES}
-        timeout = httpx2.Timeout(self.policy.total_timeout, connect=self.policy.connect_timeout)
+        total, connect = self.policy.total_timeout, self.policy.connect_timeout
+        timeout = httpx2.Timeout(wire.Default(total), connect=wire.Default(connect))
         return {"base_url": wire.BASE_URL, "timeout": timeout, **theirs}
 
 

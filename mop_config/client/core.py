@@ -104,9 +104,9 @@ class Core:
         """Give the pool of a kind."""
         return self.api if kind == API else self.socketio
 
-    def call(self, shape: Shape) -> "Call":
-        """Begin one request over the API endpoints."""
-        return Call(self, self.api, shape)
+    def call(self, shape: Shape, total: float | None = None) -> "Call":
+        """Begin one request over the API endpoints, which may take so many seconds."""
+        return Call(self, self.api, shape, self.policy.total_timeout if total is None else total)
 
 
 class Call:
@@ -114,17 +114,21 @@ class Call:
 
     Attributes:
         core: Whose pools it uses.
+        total: Seconds that it may take, from the end of its upload.
         step: What to do next, or how it ended.
     """
 
-    __slots__ = ("_flow", "_moves", "_pool", "core", "step")
+    __slots__ = ("_flow", "_moves", "_pool", "core", "step", "total")
 
-    def __init__(self, core: Core, pool: Pool, shape: Shape) -> None:
+    def __init__(self, core: Core, pool: Pool, shape: Shape, total: float) -> None:
         self.core = core
+        self.total = total
         self._pool = pool
         with core:
             self._moves = Moves(pool, core.budget)
-            self._flow = failover(shape, pool, core.budget, core.policy, self._moves, core.clock())
+            self._flow = failover(
+                shape, pool, core.budget, core.policy, self._moves, core.clock(), total
+            )
             try:
                 self.step: Attempt | Verdict = next(self._flow)
             except StopIteration as end:

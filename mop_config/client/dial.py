@@ -3,7 +3,6 @@
 One thread does a whole race, and one task a dial in the asynchronous twin.
 """
 
-import math
 import socket
 import time
 from dataclasses import dataclass
@@ -16,6 +15,9 @@ from .failover import Race
 from .member import Member
 
 Ready = TypeVar("Ready")
+
+#: Seconds between two looks at whether a race has been called off.
+GLANCE = 0.1
 
 
 class DialError(OSError):
@@ -59,8 +61,10 @@ def dial(race: Race, options: DialOptions, resolver: Resolver) -> Won[socket.soc
                 ring.add(dial)
             if not ring.dials:
                 raise DialError("no endpoint could be reached") from failure
+            if race.called_off():
+                raise DialError("the client was closed") from failure
             wait = race.wait(now)
-            for done in ring.wait(math.inf if wait is None else wait):
+            for done in ring.wait(GLANCE if wait is None else min(wait, GLANCE)):
                 member = members.pop(done)
                 if done.error is None:
                     sock = done.take()

@@ -189,13 +189,20 @@ Flow = Generator[Attempt, Outcome, Verdict]
 
 
 def failover(
-    shape: Shape, pool: Pool, budget: Budget, policy: Policy, moves: Moves, now: float
+    shape: Shape,
+    pool: Pool,
+    budget: Budget,
+    policy: Policy,
+    moves: Moves,
+    now: float,
+    total: float | None = None,
 ) -> Flow:
     """Carry one request over the endpoints of a pool.
 
+    ``total`` is how many seconds it may take, where that is not what the policy says.
     Each step runs under the lock that guards the pool; what it yields is done without.
     """
-    deadline = now + policy.total_timeout
+    deadline = now + (policy.total_timeout if total is None else total)
     trials: list[Trial] = []
     answer: Any = None
     discard: Any = None
@@ -263,6 +270,9 @@ class Race:
         first: The endpoint to begin with.
         more: Gives another endpoint, or None.
         delay: Seconds until the next dial begins.
+
+    Attributes:
+        called_off: Whether nobody waits for the race any more.
     """
 
     def __init__(self, first: Member, more: Callable[[float], Member | None], delay: float) -> None:
@@ -272,6 +282,7 @@ class Race:
         self._ready: Member | None = first
         self._next_at = float("-inf")
         self.faults: list[tuple[Member, Fault]] = []
+        self.called_off: Callable[[], bool] = lambda: False
 
     @property
     def running(self) -> int:

@@ -43,7 +43,7 @@ class Answer(NamedTuple):
     """An answer, where it came from, and its body if that has been read already.
 
     ``timeouts`` are the request's, as httpcore looks them up at each step, or None. ``apart`` is
-    the route's.
+    the route's. ``aside`` is the body of a bad answer, which has not come as a whole yet, or None.
     """
 
     member: Member
@@ -51,12 +51,19 @@ class Answer(NamedTuple):
     content: bytes | None = None
     timeouts: dict[str, Any] | None = None
     apart: bool = False
+    aside: Any = None
 
     def bound_pauses(self, seconds: float) -> None:
-        """Have the rest of the body fail if it pauses for longer."""
+        """Have the rest of the body fail if it pauses for longer, unless the caller says when."""
         if self.timeouts is not None:
             wanted = self.timeouts.get("read")
-            self.timeouts["read"] = seconds if wanted is None else min(wanted, seconds)
+            if isinstance(wanted, wire.Default):
+                self.timeouts["read"] = min(wanted, seconds)
+
+    @property
+    def held(self) -> Any:
+        """What is to be closed where nobody wants the answer."""
+        return self.response if self.aside is None else self.aside
 
 
 def connect_message(fault: Fault | None, error: DialError) -> str:
@@ -90,8 +97,9 @@ def failed(core: Core, route: Route, error: Exception) -> Outcome:
     connected = not route.dialled or route.ready
     if isinstance(error, (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.ProxyError)):
         connected = False
-    if _is_clogged(error):
-        connected, fault = False, Fault.STALLED
+    of_http2 = is_of_http2(error)
+    if of_http2:
+        connected, fault = _may_have_been_sent(error), Fault.PROTOCOL
     else:
         fault = route.fault or _fault_of(error, connecting=not connected)
     return Outcome(
@@ -100,7 +108,7 @@ def failed(core: Core, route: Route, error: Exception) -> Outcome:
         route.began,
         fault=fault,
         sent=connected and fault is not Fault.POOL_TIMEOUT,
-        reused=not route.dialled,
+        reused=of_http2 or not route.dialled,
         result=error,
         losers=route.losers,
         told=route.told,
@@ -140,10 +148,29 @@ def of_rival(outcome: Outcome, losers: Losers, told: int) -> Outcome:
     return outcome
 
 
-def _is_clogged(error: Exception) -> bool:
-    """Whether an HTTP/2 connection has no stream left, since it answers none of many."""
+#: h2's words for a request of which nothing has been sent.
+_UNSENT = frozenset({"TooManyStreamsError", "NoAvailableStreamIDError", "StreamIDTooLowError"})
+_REFUSED_STREAM = 7  # RFC 9113: it has not been processed
+
+
+def is_of_http2(error: Exception) -> bool:
+    """Whether an HTTP/2 connection can take no more requests: its end, or no stream left.
+
+    A server ends connections by GOAWAY as it likes, and streams that were given up count until
+    it has ended them. So this speaks against the connection, which other requests have used,
+    and not against the endpoint.
+    """
     cause = error.args[0] if error.args else None
-    return type(cause).__name__ == "TooManyStreamsError"
+    if isinstance(error, httpcore2.LocalProtocolError):
+        return type(cause).__module__.startswith("h2.")
+    return type(cause).__name__ in {"ConnectionTerminated", "StreamReset"}
+
+
+def _may_have_been_sent(error: Exception) -> bool:
+    cause = error.args[0] if error.args else None
+    if getattr(cause, "error_code", None) == _REFUSED_STREAM:
+        return False
+    return type(cause).__name__ not in _UNSENT and "SEND_HEADERS" not in str(cause)
 
 
 def _fault_of(error: Exception, *, connecting: bool) -> Fault:

@@ -53,6 +53,8 @@ class Route:
         told: How many of them, from the first, the pool knows of already.
         apart: Whether it goes by another proxy than the manager's own checks: then its failures
             say nothing of the endpoint's health.
+        pool: httpcore's pool that it went through, or None.
+        written: Whether a part of the request has gone out.
         timeouts: The request's time-outs as httpcore looks them up at each step, or None.
     """
 
@@ -68,6 +70,8 @@ class Route:
     queued: Set[str] = frozenset()
     began = 0.0
     raced: Set[str] = frozenset()
+    pool: Any = None
+    written = False
     timeouts: dict[str, Any] | None = None
 
     def __init__(self, call: Call, member: Member, until: float, *, race: bool) -> None:
@@ -118,6 +122,10 @@ class Route:
         if self.queued:
             self.call.give_back(self.queued - {self.member.url})
             self.queued = frozenset()
+
+    def progressed(self) -> None:
+        """Count the time from now: a part of the request's body has gone out."""
+        self.until = max(self.until, time.monotonic() + self.call.total)
 
     def look_around(self) -> None:
         """Before a dial: see whether another endpoint has become the one to ask.

@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -46,6 +47,35 @@ class Abandoned(BaseException):
     """Nobody waits for this rival any more."""
 
 
+class Lines:
+    """The open streams of one client, which its end ends."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._lock = threading.Lock()
+        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+
+    def adopt(self, stream: "Stream") -> None:
+        """Make a stream one that ``close`` ends.
+
+        Raises:
+            httpcore2.ConnectError: If the client is closed.
+        """
+        with self._lock:
+            self._streams.add(stream)
+        if self.closed:
+            stream.close()
+            raise httpcore2.ConnectError("the client is closed")
+
+    def close(self) -> None:
+        """End all streams; whoever waits for one gets an error at once."""
+        self.closed = True
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
+            stream.hang_up()
+
+
 class Plan(Route):
     """A route that may get a rival, or is one.
 
@@ -59,12 +89,14 @@ class Plan(Route):
     Attributes:
         under_way: Whether the request goes out.
         rival: The rival, while it is of interest.
+        lines: The open streams of the client.
         asker: For a rival: readable when nobody waits for it any more.
     """
 
     under_way = False
     rival: "Rival | None" = None
     asker: socket.socket | None = None
+    lines: Lines
 
     def __init__(
         self,
@@ -98,6 +130,7 @@ class Plan(Route):
         member = self.call.rival(time.monotonic())
         if member is not None and send is not None:
             plan = Plan(self.call, member, self.until, None, race=False)
+            plan.lines = self.lines
             try:
                 self.rival = Rival(plan, send)
             except (OSError, RuntimeError, MemoryError) as error:
@@ -188,6 +221,14 @@ class Stream(httpcore2.NetworkStream):
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
         self._readable = select.poll()
         self._readable.register(sock, select.POLLIN)
+        if (plan := ROUTE.get()) is not None:
+            plan.lines.adopt(self)
+
+    def hang_up(self) -> None:
+        """End the connection for whoever waits for it, from any thread."""
+        with contextlib.suppress(OSError):
+            # Not SSLSocket's own, which takes the TLS state away from whoever reads.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read what is there, or wait for it."""
@@ -265,11 +306,17 @@ class Stream(httpcore2.NetworkStream):
             # The end of a message: a call to the system could only lose an error. Or, over
             # HTTP/2, another thread has sent our bytes along with its own.
             return
+        if plan is not None:
+            if plan.written:
+                plan.progressed()
+            plan.written = True
         try:
             sent = self._send(buffer)
             while sent < len(buffer):
                 self._wait_to_write(timeout if plan is None else plan.least(timeout))
                 sent += self._send(memoryview(buffer)[sent:])
+                if plan is not None:
+                    plan.progressed()
         except TimeoutError as error:
             raise httpcore2.WriteTimeout(str(error)) from error
         except (OSError, ValueError) as error:
@@ -361,10 +408,13 @@ class Backend(httpcore2.NetworkBackend):
 
     def _race(self, plan: Plan, timeout: float | None) -> socket.socket:
         race = Race(plan.member, plan.another, self._race_delay)
+        race.called_off = lambda: plan.lines.closed
         options = self._options.for_dial(timeout, plan.dial_until(timeout))
         try:
             won = dial(race, options, self._resolver)
         except DialError as error:
+            if plan.lines.closed:
+                raise httpcore2.ConnectError("the client is closed") from error
             plan.unreachable(race.faults)
             raise httpcore2.ConnectError(connect_message(plan.fault, error)) from error
         except (OSError, RuntimeError, MemoryError) as error:

@@ -5,7 +5,6 @@ there too; only a request that has waited a second for its first byte gets a thr
 which another endpoint is asked as well.
 """
 
-import contextlib
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -16,6 +15,7 @@ import httpx2
 
 from ..faults import Fault
 from . import wire
+from .asides import Aside
 from .core import Call, Core
 from .failover import Attempt, Outcome, Verdict
 from .keywords import TransportKeywords, check_keywords
@@ -28,14 +28,16 @@ from .outcomes import (
     broke_off,
     broken,
     failed,
+    is_of_http2,
     log_answer,
     named,
     of_rival,
     why,
 )
+from .pools import Pools
 from .proxies import ProxyBackend
 from .route import ROUTE, Moved
-from .streams import Backend, Overtaken, Plan, discard
+from .streams import Backend, Lines, Overtaken, Plan, discard
 from .target import Target
 
 
@@ -79,9 +81,10 @@ class FailoverTransport(httpx2.BaseTransport):
         core = self._core
         self._backend = Backend(self._options, core.resolver, core.policy.race_delay)
         # One for each endpoint: requests that hang at one must not keep others from the next.
-        self._connections: dict[bytes, httpcore2.ConnectionPool] = {}
+        self._connections = Pools(core, self._new_pool)
         self._proxies: dict[str, httpcore2.ConnectionPool] = {}  # by proxy and endpoint
         self._plain: dict[str, httpx2.HTTPTransport] = {}  # to other hosts, by proxy
+        self._lines = Lines()
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request.
@@ -94,26 +97,36 @@ class FailoverTransport(httpx2.BaseTransport):
             self._open()  # a fork must not share its parent's connections
         if not wire.is_for_the_pool(request):
             return self._plain_for(request).handle_request(request)
+        for connection in self._connections.sweep(self._core.clock(), list(self._proxies.values())):
+            connection.close()
         shape = wire.shape_of(request)
-        call = self._core.call(shape)
+        call = self._core.call(shape, wire.total_of(request, self._core.policy.total_timeout))
         while isinstance(call.step, Attempt):
             outcome = self._attempt(call, call.step, request, hedged=shape.hedged)
             if outcome.good and wire.is_read_whole(request, shape, outcome.result.response):
                 outcome = self._read_whole(outcome)
             elif outcome.status is not None and not outcome.good and shape.may_go_on(outcome):
-                self._set_aside(outcome)
+                self._set_aside(outcome, request)
+            if self._lines.closed and not outcome.good:
+                if outcome.status is not None:
+                    outcome.result.held.close()
+                raise wire.closed(request)
             call.went(outcome)
         return self._conclude(call.step, request)
+
+    def _new_pool(self) -> httpcore2.ConnectionPool:
+        return httpcore2.ConnectionPool(**self._options.for_pool(self._backend))
 
     def _attempt(
         self, call: Call, attempt: Attempt, request: httpx2.Request, *, hedged: bool
     ) -> Outcome:
         if attempt.discard is not None:
-            attempt.discard.response.close()
+            attempt.discard.held.close()
         now = self._core.clock()
         send = partial(self._send, request) if hedged else None
         plan = Plan(call, attempt.member, now + attempt.seconds_left, send, race=True)
         plan.hedge_at = now + self._core.policy.hedge_delay
+        plan.lines = self._lines
         try:
             return self._settled(plan, self._send(request, plan))
         finally:
@@ -129,6 +142,8 @@ class FailoverTransport(httpx2.BaseTransport):
             losers = (*plan.losers, (plan.member, Fault.STALLED))
             return of_rival(overtaken.outcome, losers, plan.told)
         except Exception as error:
+            if is_of_http2(error):
+                self._connections.retire(plan.pool)
             return failed(self._core, plan, error)
         finally:
             ROUTE.reset(token)
@@ -158,8 +173,12 @@ class FailoverTransport(httpx2.BaseTransport):
             queue = 0.0 if plan.deposit is not None else plan.queue_for(self._core.clock())
             timeouts = plan.timeouts = wire.timeouts_of(request, connect, queue)
             addressed = wire.to_endpoint(request, target, timeouts)
-            return self._connections_to(target).handle_request(addressed)
-        timeouts = wire.all_timeouts_of(request, connect, plan.until - self._core.clock())
+            pool = plan.pool = self._connections.to(plan.member.url, target)
+            response: httpcore2.Response = pool.handle_request(addressed)
+            return response
+        timeouts = plan.timeouts = wire.all_timeouts_of(
+            request, connect, plan.until - self._core.clock()
+        )
         timeouts["pool"] = min(timeouts["pool"], plan.queue_for(self._core.clock()))
         return self._proxied(proxy, target).handle_request(wire.by_proxy(request, target, timeouts))
 
@@ -194,28 +213,30 @@ class FailoverTransport(httpx2.BaseTransport):
         outcome.result = outcome.result._replace(content=content)
         return outcome
 
-    def _set_aside(self, outcome: Outcome) -> None:
-        """Read a bad answer: it may be the last word, and others need its connection."""
-        response, content = outcome.result.response, bytearray()
-        until = self._core.clock() + self._core.policy.race_delay
-        # Whatever breaks off here, what there is of it will do.
-        with contextlib.suppress(Exception), contextlib.closing(response):
-            for part in response.iter_stream():
-                content += part
-                if len(content) > wire.SMALL or self._core.clock() > until:
-                    break
-        outcome.result = outcome.result._replace(content=bytes(content))
+    def _set_aside(self, outcome: Outcome, request: httpx2.Request) -> None:
+        """Keep a bad answer, which may be the last word, and read what comes of it at once."""
+        outcome.result.bound_pauses(self._core.policy.body_pause)
+        answer: Answer = outcome.result
+        aside = Aside(answer.response, request, answer.timeouts or {})
+        outcome.result = answer._replace(aside=aside)
+        aside.wait(self._core.policy.race_delay)
 
     def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:
         if verdict.discard is not None:
-            verdict.discard.response.close()
+            verdict.discard.held.close()
         if verdict.answer is None:
             raise why(verdict, request)
         answer: Answer = verdict.answer
         member, response, content = answer.member, answer.response, answer.content
         response.extensions["endpoint"] = member.url
         log_answer(request, response.status, member.url)
-        body = _Body(self._core, answer, request) if content is None else httpx2.ByteStream(content)
+        body: httpx2.ByteStream | Aside | _Body
+        if answer.aside is not None:
+            body = answer.aside
+        elif content is None:
+            body = _Body(self._core, answer, request, self._lines)
+        else:
+            body = httpx2.ByteStream(content)
         return Response(
             response.status,
             headers=wire.from_endpoint(response.headers, member.target),
@@ -232,13 +253,6 @@ class FailoverTransport(httpx2.BaseTransport):
             transport = self._plain.setdefault(key, transport)
         return transport
 
-    def _connections_to(self, target: Target) -> httpcore2.ConnectionPool:
-        pool = self._connections.get(target.key)
-        if pool is None:
-            pool = httpcore2.ConnectionPool(**self._options.for_pool(self._backend))
-            pool = self._connections.setdefault(target.key, pool)
-        return pool
-
     def _proxied(self, proxy: httpx2.Proxy, target: Target) -> httpcore2.ConnectionPool:
         key = f"{proxy.url} {target.key.decode()}"
         pool = self._proxies.get(key)
@@ -249,8 +263,9 @@ class FailoverTransport(httpx2.BaseTransport):
         return pool
 
     def close(self) -> None:
-        """Close every connection."""
-        for pool in (*self._connections.values(), *self._proxies.values()):
+        """Close every connection; requests that are under way end with an error."""
+        self._lines.close()
+        for pool in (*self._connections.all(), *self._proxies.values()):
             pool.close()
         for transport in self._plain.values():
             transport.close()
@@ -259,7 +274,8 @@ class FailoverTransport(httpx2.BaseTransport):
 class _Body(httpx2.SyncByteStream):
     """The body of an answer; an endpoint that breaks off in it has failed."""
 
-    def __init__(self, core: Core, answer: Answer, request: httpx2.Request) -> None:
+    def __init__(self, core: Core, answer: Answer, request: httpx2.Request, lines: Lines) -> None:
+        self._lines = lines
         self._core = core
         self._answer = answer
         self._response: httpcore2.Response = answer.response
@@ -270,6 +286,8 @@ class _Body(httpx2.SyncByteStream):
         try:
             yield from self._response.iter_stream()
         except Exception as error:
+            if self._lines.closed:
+                raise wire.closed(self._request) from error
             broke_off(self._core, self._answer, error, began)
             raise named(wire.translate(error, self._request), self._answer.member.url) from error
 

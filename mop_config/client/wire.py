@@ -22,8 +22,7 @@ _RAW_HOST = HOST.encode()
 
 #: Extension of a request that says whether its answer is wanted at once and whole.
 WHOLE = "mop_config.whole"
-#: Answers up to this many bytes are read whole where nothing was said; of a bad one, which
-#: may become the last word, no more is kept.
+#: Answers up to this many bytes are read whole where nothing was said.
 SMALL = 1 << 16
 
 _REWRITTEN = frozenset({b"location", b"set-cookie"})
@@ -120,6 +119,25 @@ def _addressed(
     return addressed
 
 
+class Default(float):
+    """A time-out that the caller has not set: the policy's figures count instead."""
+
+
+#: What stands for no time-out, in seconds: eleven days, which every clock and poll can take.
+FOREVER = 1e6
+
+
+def total_of(request: httpx2.Request, total: float) -> float:
+    """Give the seconds that a request may take: the policy's, or more if the caller wants it."""
+    wanted = request.extensions.get("timeout") or {}
+    set_by_caller = [
+        FOREVER if wanted[name] is None else wanted[name]
+        for name in ("read", "write")
+        if name in wanted and not isinstance(wanted[name], Default)
+    ]
+    return min(FOREVER, max(total, *set_by_caller)) if set_by_caller else total
+
+
 def timeouts_of(request: httpx2.Request, connect: float, left: float) -> dict[str, Any]:
     """Give a request's time-outs, in seconds.
 
@@ -129,7 +147,7 @@ def timeouts_of(request: httpx2.Request, connect: float, left: float) -> dict[st
     wanted = request.extensions.get("timeout") or {}
     return {
         "connect": _least(wanted.get("connect"), connect),
-        "read": wanted.get("read"),
+        "read": wanted.get("read", Default(left)),
         "write": wanted.get("write"),
         "pool": _least(wanted.get("pool"), left),
     }
@@ -142,7 +160,9 @@ def all_timeouts_of(request: httpx2.Request, connect: float, left: float) -> dic
 
 
 def _least(wanted: float | None, limit: float) -> float:
-    return limit if wanted is None or wanted > limit else wanted
+    if wanted is not None and wanted <= limit:
+        return wanted
+    return Default(limit) if isinstance(wanted, Default) else limit
 
 
 def from_endpoint(headers: Headers, target: Target) -> Headers:
@@ -204,6 +224,11 @@ def _cookie(value: bytes, target: Target) -> bytes:
 
 def _is_below(path: bytes, prefix: bytes) -> bool:
     return bool(prefix) and (path == prefix or path.startswith(prefix + b"/"))
+
+
+def closed(request: httpx2.Request) -> httpx2.TransportError:
+    """Make the exception of a request whose client was closed meanwhile."""
+    return httpx2.TransportError("the client was closed during this request", request=request)
 
 
 def translate(error: Exception, request: httpx2.Request) -> Exception:

@@ -21,6 +21,7 @@ class Peer:
     Attributes:
         protocol: What was agreed on by ALPN.
         h2: The state of HTTP/2.
+        gone: Whether no more requests are answered.
         requests: How many have come over this connection.
     """
 
@@ -30,13 +31,20 @@ class Peer:
         config = h2.config.H2Configuration(client_side=False)
         self.h2 = h2.connection.H2Connection(config)
         self.requests = 0
-        self.closed = False
+        self.gone = False
 
     def answer(self, stream: int, body: bytes = b"ok") -> None:
         """Answer a request well."""
         headers = [(":status", "200"), ("content-length", str(len(body)))]
         self.h2.send_headers(stream, headers)
         self.h2.send_data(stream, body, end_stream=True)
+
+    def go_away(self, last: int) -> None:
+        """Say that no request after this one will be answered, and answer none."""
+        self.flush()
+        self.h2.close_connection(last_stream_id=last)
+        self.flush()
+        self.gone = True
 
     def flush(self) -> None:
         """Send what has gathered."""
@@ -94,9 +102,11 @@ class Streams:
     def _speak(self, peer: Peer) -> None:
         peer.h2.initiate_connection()
         peer.flush()
-        while not peer.closed and (data := peer.sock.recv(65536)):
+        while data := peer.sock.recv(65536):
+            if peer.gone:
+                continue
             for event in peer.h2.receive_data(data):
-                if isinstance(event, h2.events.RequestReceived):
+                if isinstance(event, h2.events.RequestReceived) and not peer.gone:
                     peer.requests += 1
                     assert event.stream_id is not None
                     self._answer(peer, event.stream_id)

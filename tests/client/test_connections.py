@@ -1,0 +1,246 @@
+"""What becomes of connections: ended by the server, clogged, unused, lost, of removed endpoints."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+
+import anyio
+import httpx2
+import pytest
+import trustme
+from hyperframe.frame import GoAwayFrame
+
+from mop_config.client import AsyncEndpointManager, Policy
+
+from ..waiting import wait_for
+from .driver import Driver
+from .scripted import scripted
+from .streams import Answer, Peer, speaking
+from .test_timeouts import _head, talking
+
+#: No request is helped by a rival, or by another endpoint that is dialled beside.
+ALONE = Policy(hedge_delay=20.0, race_delay=20.0)
+
+
+@pytest.fixture(scope="module")
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's context, and a client's."""
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    server.set_alpn_protocols(["h2"])
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return server, client
+
+
+Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
+
+
+def _goes_away(every: int) -> Answer:
+    """As nginx: GOAWAY with every so manieth request of a connection, which is answered."""
+
+    def answer(peer: Peer, stream: int) -> None:
+        peer.answer(stream)
+        if peer.requests == every:
+            peer.go_away(stream)
+
+    return answer
+
+
+def test_a_connection_that_the_server_ends_costs_no_request(contexts: Contexts, kind: str) -> None:
+    """One after the other: the next request finds a connection that can take no more."""
+    with (
+        speaking(contexts[0], _goes_away(3)) as server,
+        Driver(kind, [server.url], ALONE, verify=contexts[1], http2=True) as driver,
+    ):
+        for number in range(12):
+            method = "POST" if number % 2 else "GET"
+            assert driver.request(method, "/", content=b"x" if number % 2 else None).text == "ok"
+        assert sum(peer.requests for peer in server.peers) == 12
+        assert driver.state(server.url) == "healthy"
+
+
+def test_a_connection_that_the_server_ends_costs_no_request_of_many(
+    contexts: Contexts,
+) -> None:
+    """On asyncio, where many share it; ``LocalProtocolError … CLOSED`` reaches nobody."""
+    with (
+        speaking(contexts[0], _goes_away(30)) as server,
+        Driver("async", [server.url], ALONE, verify=contexts[1], http2=True) as driver,
+    ):
+        for _ in range(10):
+            answers = driver.at_once(20, "/")
+            assert [getattr(a, "text", repr(a)) for a in answers] == ["ok"] * 20
+        assert driver.state(server.url) == "healthy"
+
+
+def test_answers_that_come_after_the_servers_goodbye_cost_no_get(contexts: Contexts) -> None:
+    """nginx says it with every thousandth request, and answers those that it has taken."""
+
+    def answer(peer: Peer, stream: int) -> None:
+        if peer.requests == 30:
+            peer.flush()
+            peer.sock.sendall(GoAwayFrame(0, last_stream_id=stream).serialize())
+        peer.answer(stream)
+        peer.flush()
+
+    with (
+        speaking(contexts[0], answer) as server,
+        Driver("async", [server.url], ALONE, verify=contexts[1], http2=True) as driver,
+    ):
+        for _ in range(10):
+            answers = driver.at_once(20, "/")
+            assert [getattr(a, "text", repr(a)) for a in answers] == ["ok"] * 20
+        assert driver.state(server.url) == "healthy"
+
+
+def test_a_clogged_connection_is_replaced(contexts: Contexts, kind: str) -> None:
+    """After a hundred requests that were given up; both servers are well, and nobody is blamed."""
+    given_up = 110
+    seen: list[int] = []
+
+    def answer(peer: Peer, stream: int) -> None:
+        seen.append(stream)
+        if len(seen) > given_up:
+            peer.answer(stream)
+            return
+        peer.h2.send_headers(stream, [(":status", "200")])
+        peer.h2.send_data(stream, b"and so on")
+
+    with (
+        speaking(contexts[0], answer) as server,
+        speaking(contexts[0]) as other,
+        Driver(kind, [server.url, other.url], ALONE, verify=contexts[1], http2=True) as driver,
+    ):
+        for _ in range(given_up):
+            driver.stream("/", lambda part: False)
+        for number in range(60):
+            method = "POST" if number % 2 else "GET"
+            answered = driver.request(method, "/", content=b"x" if number % 2 else None)
+            assert (answered.text, answered.extensions["endpoint"]) == ("ok", server.url)
+        assert driver.state(server.url) == "healthy"
+
+
+class Counted:
+    """An endpoint that knows how many connections to it are open."""
+
+    def __init__(self, delay: float = 0.1) -> None:
+        self.delay = delay
+        self.open = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, sock: socket.socket) -> None:
+        with self._lock:
+            self.open += 1
+        try:
+            while True:
+                _head(sock)
+                time.sleep(self.delay)
+                sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        except OSError:
+            pass
+        finally:
+            with self._lock:
+                self.open -= 1
+
+
+def _asking(driver: Driver, condition: Callable[[], bool]) -> None:
+    """Go on with requests until something holds."""
+
+    def holds() -> bool:
+        driver.get("/")
+        return condition()
+
+    wait_for(holds, every=0.05)
+
+
+def test_idle_connections_to_an_endpoint_that_is_not_used_are_closed(kind: str) -> None:
+    """After their time, as plain httpx2 does it; those of the endpoint in use stay."""
+    counted = Counted()
+    limits = httpx2.Limits(max_connections=10, max_keepalive_connections=10, keepalive_expiry=0.5)
+    with (
+        talking(counted) as url,
+        scripted({"b": ("200",)}) as ([b], _),
+        Driver(kind, [url, b.url], limits=limits) as driver,
+    ):
+        driver.at_once(6, "/")
+        assert counted.open == 6
+        driver.manager.pin(b.url)
+        _asking(driver, lambda: counted.open == 0)
+        assert b.connections == 1
+
+
+def test_the_connections_of_a_removed_endpoint_are_closed(kind: str) -> None:
+    """However long an idle one may stay; also after many rotations of the list."""
+    limits = httpx2.Limits(max_connections=10, keepalive_expiry=600)
+    counted = [Counted(0.02) for _ in range(4)]
+    with contextlib.ExitStack() as stack:
+        urls = [stack.enter_context(talking(each)) for each in counted]
+        (last,), _ = stack.enter_context(scripted({"last": ("200",)}))
+        driver = stack.enter_context(Driver(kind, [*urls, last.url], limits=limits))
+        for url in urls:
+            driver.at_once(4, "/")
+            driver.manager.remove_endpoint(url)
+        _asking(driver, lambda: all(each.open == 0 for each in counted))
+
+
+def test_a_request_at_a_removed_endpoint_goes_on(kind: str) -> None:
+    """Its pool ends with it, not before."""
+    with (
+        talking(_three_parts) as url,
+        scripted({"b": ("200",)}) as ([b], _),
+        Driver(kind, [url, b.url]) as driver,
+    ):
+        parts = []
+
+        def each(part: bytes) -> bool:
+            driver.manager.remove_endpoint(url)
+            parts.append(part)
+            return True
+
+        driver.stream("/", each)
+        assert b"".join(parts) == b"abc"
+        assert driver.get("/").extensions["endpoint"] == b.url
+
+
+def _three_parts(sock: socket.socket) -> None:
+    _head(sock)
+    sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
+    for part in (b"a", b"b", b"c"):
+        sock.sendall(part)
+        time.sleep(0.5)
+    _head(sock)
+
+
+def test_cancelled_requests_cost_no_place_in_a_pool() -> None:
+    """Thousands of them, in anyio's scopes and by tasks that are cancelled at any moment."""
+    counted = Counted(0.002)
+
+    async def give_up(client: httpx2.AsyncClient, chance: random.Random) -> None:
+        with contextlib.suppress(httpx2.HTTPError), anyio.move_on_after(chance.uniform(0, 0.02)):
+            await client.get("/")
+
+    async def play(url: str) -> None:
+        chance = random.Random(7)
+        limits = httpx2.Limits(max_connections=10)
+        manager = AsyncEndpointManager([url], policy=ALONE, update_interval=0)
+        async with manager.client(limits=limits) as client:
+            for _ in range(40):
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(give_up(client, chance)) for _ in range(50)]
+                    for task in tasks[::3]:
+                        await asyncio.sleep(chance.uniform(0, 0.001))
+                        task.cancel()
+            async with asyncio.timeout(10):
+                answers = await asyncio.gather(*(client.get("/") for _ in range(30)))
+            assert [answer.text for answer in answers] == ["ok"] * 30
+        await manager.close()
+
+    with talking(counted) as url:
+        asyncio.run(play(url))

@@ -1,0 +1,206 @@
+"""What the caller says of time holds, and what nobody said is the policy's."""
+
+import contextlib
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import httpx2
+import pytest
+
+from mop_config.client import NoEndpointAvailable, Policy
+
+from .driver import Driver
+from .fleet import silence, timed
+from .scripted import scripted
+
+#: So short that every test is quick; the caller's own figures are longer.
+SHORT = Policy(total_timeout=0.6, body_pause=0.2, hedge_delay=0.1)
+
+Talk = Callable[[socket.socket], None]
+
+
+def _head(sock: socket.socket) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        if not (part := sock.recv(65536)):
+            raise ConnectionResetError
+        data += part
+    return data
+
+
+@contextlib.contextmanager
+def talking(talk: Talk) -> Iterator[str]:
+    """Run an endpoint that does this with each connection, and give its URL."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    threads: list[threading.Thread] = []
+    socks: list[socket.socket] = []
+
+    def serve(sock: socket.socket) -> None:
+        with sock, contextlib.suppress(OSError):
+            talk(sock)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                socks.append(listener.accept()[0])
+                threads.append(threading.Thread(target=serve, args=(socks[-1],)))
+                threads[-1].start()
+
+    accepting = threading.Thread(target=accept)
+    accepting.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        accepting.join()
+        for sock in socks:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join()
+
+
+def slow_reader(sock: socket.socket) -> None:
+    """Takes an upload slowly, but all the time."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    while True:
+        head, _, body = _head(sock).partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: *(\d+)", head)
+        left = int(length[1]) - len(body) if length else 0
+        while left > 0:
+            time.sleep(0.05)
+            left -= len(sock.recv(1 << 20))
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+def pausing(seconds: float) -> Talk:
+    """Pauses in the middle of the body of each answer."""
+
+    def talk(sock: socket.socket) -> None:
+        while True:
+            _head(sock)
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
+            time.sleep(seconds)
+            sock.sendall(b"k")
+
+    return talk
+
+
+def late(seconds: float) -> Talk:
+    """Answers late."""
+
+    def talk(sock: socket.socket) -> None:
+        while True:
+            _head(sock)
+            time.sleep(seconds)
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    return talk
+
+
+def test_an_upload_that_goes_on_is_not_ended(kind: str) -> None:
+    """By no total: with the caller's time, with none, with the policy's; nobody is blamed."""
+    body = bytes(12 << 20)
+    with talking(slow_reader) as url, httpx2.Client() as plain:
+        with timed() as took:
+            assert plain.post(url, content=body, timeout=5).text == "ok"
+        policy = Policy(total_timeout=took.seconds / 3, hedge_delay=0.1)
+        with Driver(kind, [url], policy) as driver:
+            for options in ({"timeout": 5}, {"timeout": None}, {}):
+                answer = driver.request("POST", "/", content=body, **options)
+                assert answer.text == "ok"
+            assert driver.state(url) == "healthy"
+
+
+def test_an_upload_part_by_part_is_not_ended(kind: str) -> None:
+    """Also where the application takes its time to make the parts."""
+
+    def parts() -> Iterator[bytes]:
+        for _ in range(8):
+            time.sleep(0.15)
+            yield b"part"
+
+    with scripted({"a": ("200",)}) as ([a], _), Driver(kind, [a.url], SHORT) as driver:
+        assert driver.request("POST", "/", content=driver.body(parts)).text == "ok"
+        assert driver.state(a.url) == "healthy"
+
+
+def test_an_upload_that_stands_still_ends(kind: str) -> None:
+    """After the policy's total, as before."""
+    with (
+        silence() as port,
+        Driver(kind, [f"http://127.0.0.1:{port}"], SHORT) as driver,
+        timed() as took,
+        pytest.raises(httpx2.WriteTimeout),
+    ):
+        driver.request("POST", "/", content=bytes(32 << 20))
+    assert took.seconds < 5
+
+
+@pytest.mark.parametrize("timeout", [5.0, None, httpx2.Timeout(5.0, connect=1.0)])
+def test_a_longer_wait_for_an_answer_holds(kind: str, timeout: object) -> None:
+    """Where the policy would have given up; plain httpx2 waits as well."""
+    with talking(late(1.2)) as url:
+        with httpx2.Client(timeout=5) as plain:
+            assert plain.get(url).text == "ok"
+        with Driver(kind, [url], SHORT) as driver:
+            assert driver.get("/", timeout=timeout).text == "ok"
+            assert driver.request("POST", "/", content=b"x", timeout=timeout).text == "ok"
+            with pytest.raises(NoEndpointAvailable):
+                driver.get("/")
+        with Driver(kind, [url], SHORT, timeout=timeout) as driver:
+            assert driver.get("/").text == "ok"
+
+
+@pytest.mark.parametrize("timeout", [5.0, None])
+def test_a_longer_pause_in_a_body_holds(kind: str, timeout: float | None) -> None:
+    """It is the caller who knows that a report takes a while."""
+    with talking(pausing(0.7)) as url:
+        with Driver(kind, [url], SHORT) as driver:
+            assert driver.get("/", timeout=timeout).text == "ok"
+            with pytest.raises(NoEndpointAvailable):
+                driver.get("/")
+        with Driver(kind, [url, f"{url}/other"], SHORT, timeout=timeout) as driver:
+            assert driver.get("/").extensions["endpoint"] == url
+            assert driver.state(url) == "healthy"
+
+
+def test_a_shorter_pause_in_a_body_holds(kind: str) -> None:
+    """The policy would have waited for longer."""
+    with (
+        talking(pausing(5.0)) as url,
+        Driver(kind, [url]) as driver,
+        timed() as took,
+        pytest.raises(NoEndpointAvailable),
+    ):
+        driver.get("/", timeout=0.3)
+    assert took.seconds < 3
+
+
+def test_the_callers_time_holds_at_the_endpoint_that_is_asked_as_well(kind: str) -> None:
+    """The hedge may take as long as the first request."""
+    with (
+        silence() as port,
+        talking(late(1.5)) as url,
+        Driver(kind, [f"http://127.0.0.1:{port}", url], SHORT) as driver,
+    ):
+        assert driver.get("/", timeout=10).extensions["endpoint"] == url
+
+
+def test_a_short_time_still_bounds_each_attempt(kind: str) -> None:
+    """And leaves the others their chance."""
+    with (
+        silence() as one,
+        silence() as two,
+        scripted({"c": ("200",)}) as ([c], _),
+        Driver(
+            kind, [f"http://127.0.0.1:{one}", f"http://127.0.0.1:{two}", c.url], timeout=0.3
+        ) as driver,
+        timed() as took,
+    ):
+        assert driver.request("PUT", "/", content=b"x").text == "ok"
+    assert 0.59 < took.seconds < 4
