@@ -99,6 +99,7 @@ class AsyncEndpointManager(BaseManager):
         return await asyncio.to_thread(self._update, fallback_url, token, force=force)
 
     def _begin_unless_begun(self) -> None:
+        """Start for the first user; see ``BaseManager._begin_unless_begun``."""
         if self._loop is None:
             self._loop = _running_loop()  # signals are sent from it
         super()._begin_unless_begun()

@@ -7,77 +7,42 @@ is there, and after a break the next one is tried until ``disconnect`` is called
 
 import asyncio
 import contextlib
-import socket
+import inspect
+import logging
 from typing import Any, Unpack
 
-import aiohttp
+import engineio
 import socketio
-from aiohttp.abc import AbstractResolver, ResolveResult
-from engineio.base_client import connected_clients
 from socketio.exceptions import ConnectionError as SocketConnectionError
 
 from ..faults import Fault
-from ..resolve import Resolver
 from .aio_dial import connect_async, dial_async
+from .aio_socket_link import AsyncLink
 from .base import BaseManager
-from .dial import DialError
 from .exceptions import NoEndpointAvailable
 from .keywords import ConnectKeywords, SocketKeywords, check_keywords
 from .member import Member
 from .socket_search import (
+    LOOK,
+    MOVED,
     STEADY,
     Lines,
+    Mover,
     Search,
     check_options,
+    namespaces_of,
     place_of,
-    where,
-    with_credentials,
+    refusal_of,
 )
-from .target import Target
 
-#: Seconds for the goodbye; the server of a polling client may hold its last poll for long.
-_GOODBYE = 0.5
-
-
-class _OneAddress(AbstractResolver):
-    """Finds one endpoint under its own name, wherever that leads elsewhere."""
-
-    def __init__(self, target: Target, resolver: Resolver) -> None:
-        self._target = target
-        self._resolver = resolver
-
-    async def resolve(
-        self,
-        host: str,
-        port: int = 0,
-        family: socket.AddressFamily = socket.AF_UNSPEC,
-    ) -> list[ResolveResult]:
-        """Give the endpoint's addresses, whatever is asked for."""
-        name = self._target.host
-        addresses = self._resolver.last(name)  # it has just been connected to
-        if not addresses:
-            addresses = await asyncio.shield(asyncio.wrap_future(self._resolver.resolve(name)))
-        return [
-            {
-                "hostname": host,
-                "host": address,
-                "port": port,
-                "family": socket.AF_INET6 if ":" in address else socket.AF_INET,
-                "proto": 0,
-                "flags": socket.AI_NUMERICHOST,
-            }
-            for address in self._resolver.in_turn(name, addresses)
-        ]
-
-    async def close(self) -> None:
-        """Nothing is held."""
+logger = logging.getLogger(__name__)
 
 
 class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
     """The asynchronous twin of ``FailoverSocketClient``.
 
     Args:
-        manager: Whose socket endpoints to use.
+        manager: Whose socket endpoints to use; it is started if it never was.
         options: Those of ``socketio.AsyncClient``, but for reconnection, session and
             verification, which are ours.
 
@@ -91,19 +56,43 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         check_options(options)
         self._lines = Lines(manager)
         self._arguments: dict[str, Any] = {}
-        self._member: Member | None = None
-        self._session: aiohttp.ClientSession | None = None
+        self._engine_options: dict[str, Any] = {}
+        self._link: AsyncLink | None = None
         self._ended = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
+        self._searching: asyncio.Task[Any] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself holds them weakly
         options.setdefault("handle_sigint", False)
         options.setdefault("request_timeout", manager.policy.health_timeout)
+        self.eio: Any
+        self.sid: Any
+        self.namespaces: dict[str, Any]
+        self.failed_namespaces: list[str]
+        self.callbacks: dict[str, Any]
+        self.connected: bool
         super().__init__(**{**options, "reconnection": False})
+
+    def _engineio_client_class(self) -> Any:
+        def make(**options: Any) -> engineio.AsyncClient:
+            self._engine_options = options
+            return engineio.AsyncClient(**options)
+
+        return make
+
+    def _new_engine(self) -> engineio.AsyncClient:
+        """Make what a connection runs on."""
+        return engineio.AsyncClient(**self._engine_options)
+
+    async def _value_of(self, value: Any) -> Any:
+        """Give a value that may also be a function, or a coroutine function, that gives it."""
+        value = value() if callable(value) else value
+        return await value if inspect.isawaitable(value) else value
 
     @property
     def endpoint(self) -> str | None:
         """The URL of the endpoint that the connection goes to, or None."""
-        up = self._member is not None and self.eio.state == "connected"
-        return self._member.url if up and self._member is not None else None
+        link = self._link
+        return link.member.url if link is not None and link.engine.state == "connected" else None
 
     async def connect(self, **arguments: Unpack[ConnectKeywords]) -> None:
         """Connect to the best endpoint that takes us, and stay connected.
@@ -112,32 +101,50 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             arguments: Those of ``socketio.AsyncClient.connect``, but for URL, path and retry.
 
         Raises:
+            ConnectionRefusedError: If the application refuses the login, and no other
+                endpoint takes us.
             NoEndpointAvailable: If no endpoint takes us.
         """
         check_keywords(f"{type(self).__name__}.connect()", arguments, ConnectKeywords)
-        if self._keeper is not None and not self._keeper.done():
+        if self._keeper is not None and not self._keeper.done() and not self._ended.is_set():
             raise SocketConnectionError("Already connected")
-        self._arguments = {**arguments}
-        self._ended.clear()
+        self._arguments = {"wait": True, "wait_timeout": self._lines.patience, **arguments}
+        self.connection_headers = arguments.get("headers") or {}
+        self.connection_auth = arguments.get("auth")
+        self.connection_namespaces = namespaces_of(self, arguments.get("namespaces"))
+        self._connect_event = self.eio.create_event()
+        # Of its own: a search that was called off, and has not ended yet, must not go on.
+        ended = self._ended = asyncio.Event()
+        self._lines.begin()
+        search = self._connect_somewhere(ended, None, self._lines.core.clock())
+        searching = self._searching = asyncio.create_task(search)
         try:
-            await self._connect_somewhere()
-        except BaseException:
-            await self._leave()
+            link = await searching
+        except BaseException as error:
+            searching.cancel()
+            await asyncio.wait({searching})
+            self._lines.end()
+            await self._leave(ended)
+            task = asyncio.current_task()
+            called_off = ended.is_set() and not (task is not None and task.cancelling())
+            if isinstance(error, asyncio.CancelledError) and called_off:
+                raise SocketConnectionError("disconnected meanwhile") from None
             raise
-        self._keeper = asyncio.create_task(self._keep(), name="mop-config-socket")
+        self._keeper = asyncio.create_task(self._keep(link, ended), name="mop-config-socket")
 
-    async def _connect_somewhere(self) -> None:
+    async def _connect_somewhere(
+        self, ended: asyncio.Event, before: str | None, since: float
+    ) -> AsyncLink:
         lines, search = self._lines, Search(self._lines)
         member = search.first()
-        while member is not None and not self._ended.is_set():
+        while member is not None and not ended.is_set():
             ready = await self._dial(search, member)
-            if ready is not None:
-                try:
-                    await self._connect_to(ready)
-                    return
-                except Exception as error:  # python-engineio raises much more than it says
-                    await self._leave()
-                    search.refused(ready, error)
+            link = None if ready is None else await self._try(ready, search)
+            if link is not None:
+                await self._adopt(link, ended)
+                seconds = max(0.0, lines.core.clock() - since)
+                lines.stands(link.member, before, "failed", seconds, search.chosen)
+                return link
             member = search.another(lines.core.clock())
         raise search.exhausted()
 
@@ -156,104 +163,134 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         race = search.race(member)
         try:
             won = await dial_async(race, lines.dial_options(), lines.resolver)
-        except DialError:
-            search.lost(race.faults)
+        except (OSError, RuntimeError, MemoryError) as error:
+            search.failed(race.faults, error)
             return None
         await won.connection.aclose()
         search.lost(won.losers)
         return won.member
 
-    async def _connect_to(self, member: Member) -> None:
-        target, proxy = member.target, self._lines.proxy_for(member)
-        await self._close_session()
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                ssl=self._lines.options.tls, resolver=_OneAddress(target, self._lines.resolver)
-            ),
-            # Endpoints may be IP addresses, and balancers hold a session by its cookie.
-            cookie_jar=aiohttp.CookieJar(unsafe=True),
-            proxy=None if proxy is None else with_credentials(proxy),
-        )
-        self.eio.http, self.eio.external_http = self._session, True
-        # aiohttp takes the name for Host, TLS and certificate from the URL.
-        name = member.endpoint.server_name or target.host
-        url, path = where(target, name)
-        self._member = member
-        arguments = {"wait": True, "wait_timeout": self._lines.patience, **self._arguments}
-        wait, seconds = arguments.pop("wait"), arguments.pop("wait_timeout")
-        await super().connect(url, socketio_path=path, wait=False, **arguments)
-        if wait:
-            await self._wait_for_namespaces(seconds)
+    async def _try(self, member: Member, search: Search) -> AsyncLink | None:
+        """Connect to one endpoint; note why, and give None, where that fails."""
+        link = AsyncLink(self, member)
+        try:
+            headers = await self._value_of(self.connection_headers)
+            await link.open(headers, self._arguments.get("transports"))
+            if self._arguments["wait"]:
+                await link.wait_for_namespaces(self._arguments["wait_timeout"])
+        except Exception as error:  # python-engineio raises much more than it says
+            await link.close()
+            search.refused(member, refusal_of(error))
+            return None
+        except BaseException:
+            await link.close()
+            raise
         self._lines.taken(member)
+        return link
 
-    async def _wait_for_namespaces(self, seconds: float) -> None:
-        """Do what ``connect`` would: it would call our own ``disconnect``, which is for good."""
-        with contextlib.suppress(TimeoutError):
-            while len(self.namespaces) + len(self.failed_namespaces) < len(
-                self.connection_namespaces
-            ):
-                await asyncio.wait_for(self._connect_event.wait(), seconds)
-                self._connect_event.clear()
-        if set(self.namespaces) != set(self.connection_namespaces):
-            refused = ", ".join(self.failed_namespaces) or "no answer"
-            raise SocketConnectionError(f"not every namespace was connected: {refused}")
+    async def _adopt(self, link: AsyncLink, ended: asyncio.Event) -> None:
+        """Take a connection into use, in the place of the one before."""
+        if ended.is_set():
+            await link.close()
+            raise SocketConnectionError("disconnected meanwhile")
+        before, self._link = self._link, link
+        rooms = list(self.namespaces)
+        if before is not None:
+            before.is_retired = True
+        self.eio, self.sid = link.engine, link.engine.sid
+        self.callbacks, self._binary_packet = {}, None
+        self.namespaces, self.failed_namespaces = dict(link.entrance.joined), []
+        was_connected, self.connected = self.connected, True
+        if before is not None and was_connected:
+            for namespace in rooms:
+                await self._tell("disconnect", namespace, MOVED)
+        with contextlib.suppress(SocketConnectionError):  # the keeper sees it, and looks on
+            early = link.use()
+            for namespace in link.entrance.joined:
+                await self._tell("connect", namespace)
+            for data in early:
+                task = self.start_background_task(self._handle_eio_message, data)
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        if before is not None:
+            await before.close(rooms)
 
-    async def _close_session(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+    async def _tell(self, event: str, namespace: str, *about: Any) -> None:
+        """Call a handler, whose end is waited for a while."""
+        task = self.start_background_task(self._trigger_event, event, namespace, *about)
+        await asyncio.wait({task}, timeout=self._lines.patience)
 
-    async def _keep(self) -> None:
-        """Wait for the connection's end; unless it was meant, find another endpoint."""
+    async def _keep(self, link: AsyncLink, ended: asyncio.Event) -> None:
+        """Stay connected until ``disconnect``, whatever happens."""
         rounds = 0
         try:
-            while not self._ended.is_set():
+            while not ended.is_set():
                 began = self._lines.core.clock()
-                # Shielded: to call us off must not tear the engine's own task.
-                await asyncio.shield(self.eio.wait())
-                if self._ended.is_set():
-                    return
-                if self._member is not None:
-                    self._lines.dropped(self._member)
-                if self._lines.core.clock() - began >= STEADY:
-                    rounds = 0
-                while not await self._is_ended_within(self._lines.pause(rounds)):
-                    rounds += 1
-                    with contextlib.suppress(NoEndpointAvailable):
-                        await self._connect_somewhere()
+                try:
+                    link = await self._stay(link, ended)
+                    broke = self._lines.core.clock()
+                    if ended.is_set():
                         break
+                    self._lines.dropped(link.member)
+                    await link.close()
+                    rounds = 0 if broke - began >= STEADY else rounds
+                    while not await self._is_ended_within(self._lines.pause(rounds)):
+                        rounds += 1
+                        with contextlib.suppress(NoEndpointAvailable, SocketConnectionError):
+                            link = await self._connect_somewhere(ended, link.member.url, broke)
+                            break
+                except Exception as error:
+                    logger.error("the socket goes on after %s: %s", type(error).__name__, error)
+                    rounds += 1
+                    await self._is_ended_within(self._lines.pause(rounds))
         finally:
-            await self._leave()
+            await self._leave(ended)
+            self._lines.end()
+
+    async def _stay(self, link: AsyncLink, ended: asyncio.Event) -> AsyncLink:
+        """Wait for the end of a connection, and move it to a better endpoint before that."""
+        mover = Mover(self._lines)
+        while not await link.wait(LOOK) and not ended.is_set():
+            better = mover.look(link.member)
+            if better is None:
+                continue
+            member, reason = better
+            moved = await self._try(member, Search(self._lines))
+            if moved is None:
+                mover.failed()
+                continue
+            before, link = link.member.url, moved
+            await self._adopt(moved, ended)
+            self._lines.stands(member, before, reason, 0.0)
+            mover = Mover(self._lines)
+        return link
 
     async def _is_ended_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ended.wait(), seconds)
         return self._ended.is_set()
 
-    async def _leave(self) -> None:
-        """End the connection, whatever state it is in."""
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(_GOODBYE):
-                await super().disconnect()
-        with contextlib.suppress(Exception):
-            await self.eio.disconnect(abort=True)  # what remains where that took too long
-        with contextlib.suppress(ValueError):
-            connected_clients.remove(self.eio)
-        self.connected = False
-        await self._close_session()
+    async def _leave(self, ended: asyncio.Event) -> None:
+        """End the connection, unless another ``connect`` has made it."""
+        if ended is not self._ended:
+            return
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close(list(self.namespaces))
+            self.connected = False
 
     async def disconnect(self) -> None:
         """Disconnect, and stay so."""
-        self._ended.set()
-        task = asyncio.current_task()
-        if task is self.eio.read_loop_task:
-            return  # a handler of the break itself: there is nothing left to end
-        if self.eio.state == "connected":
-            await self._leave()
-        keeper = self._keeper
-        if keeper is not None and keeper is not task:
-            keeper.cancel()
-            await asyncio.wait({keeper})
+        ended, link, task = self._ended, self._link, asyncio.current_task()
+        ended.set()
+        if link is not None:
+            if task is link.engine.read_loop_task:
+                return  # a handler of the break itself: there is nothing left to end
+            await self._leave(ended)
+        for other in (self._searching, self._keeper):
+            if other is not None and other is not task and not other.done():
+                other.cancel()
+                await asyncio.wait({other})
 
     async def shutdown(self) -> None:
         """Disconnect, and stay so."""

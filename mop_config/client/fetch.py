@@ -82,7 +82,9 @@ class Fetcher:
                 url = _redirected(url, answer, headers)
                 if fetch.guarded and not may_see_token(parse_url(url.partition("?")[0])):
                     raise ValueError("a redirect to plain http is not followed")
-        except (OSError, ValueError, httpcore2.TimeoutException) as error:
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
+            return Reply(None, problem=str(error) or type(error).__name__)
+        except httpcore2.TimeoutException as error:
             return Reply(None, problem=str(error) or type(error).__name__)
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.ProxyError) as error:
             return Reply(None, problem=str(error) or type(error).__name__)

@@ -52,6 +52,8 @@ class Pool:
         self._all_down = False
         self._events: list[Event] = []
         self.urgent = False  # whether somebody should be looked at without delay
+        #: Connections that tell by ``moved`` when they have really gone to another endpoint.
+        self.followed = 0
 
     # -- the list
 
@@ -148,6 +150,34 @@ class Pool:
     def current_url(self) -> str | None:
         """The URL of the endpoint in use, or None; looking at it changes nothing."""
         return None if self._current is None else self._current.url
+
+    def better_than(self, member: Member, now: float) -> tuple[Member, str] | None:
+        """Give the endpoint that a standing connection should move to, and why.
+
+        Neither a better response time nor a doubt about the endpoint is worth a connection
+        that works.
+
+        Args:
+            member: The endpoint that the connection goes to.
+            now: Monotonic seconds.
+        """
+        best = self.select(now)
+        if best is None or best.url == member.url:
+            return None
+        if member.url not in self._members:
+            return best, "removed"
+        if self._group(best, now).trouble:
+            return None
+        if best.url == self._pinned:
+            return best, "pinned"
+        if best.endpoint.priority < member.endpoint.priority and member.url != self._pinned:
+            return best, "failback" if best.recovered_at is not None else "preferred"
+        return None
+
+    def moved(self, from_url: str, to_url: str, reason: str, seconds: float) -> None:
+        """Note that a standing connection has gone over to another endpoint."""
+        about = {"from_url": from_url, "to_url": to_url, "reason": reason}
+        self._tell(EventKind.SWITCHED, **about, seconds_without_service=seconds)
 
     def choose_anew(self, now: float) -> Member | None:
         """Go to the best endpoint now, without dwelling on the one in use."""
@@ -256,7 +286,7 @@ class Pool:
     def _switch(self, member: Member, reason: str, now: float) -> None:
         before, self._gone = self._current or self._gone, None
         self._current, self._current_since = member, now
-        if before is None or before.url == member.url:
+        if before is None or before.url == member.url or self.followed:
             return
         began = before.failing_since
         self._tell(

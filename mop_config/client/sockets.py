@@ -6,139 +6,51 @@ is there, and after a break the next one is tried until ``disconnect`` is called
 """
 
 import contextlib
-import socket
-import ssl
+import logging
 import threading
 from typing import Any, Unpack
 
-import httpx2
-import requests
+import engineio
 import socketio
-from requests.adapters import HTTPAdapter
 from socketio.exceptions import ConnectionError as SocketConnectionError
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from ..connect import connect
 from ..faults import Fault
 from .base import BaseManager
-from .dial import DialError, dial
+from .dial import dial
 from .exceptions import NoEndpointAvailable
 from .keywords import ConnectKeywords, SocketKeywords, check_keywords
 from .member import Member
+from .socket_link import Link
 from .socket_search import (
+    LOOK,
+    MOVED,
     STEADY,
     Lines,
+    Mover,
     Search,
     check_options,
+    namespaces_of,
     place_of,
-    where,
-    with_credentials,
+    refusal_of,
 )
+
+logger = logging.getLogger(__name__)
 
 #: Seconds for which ``disconnect`` waits for a search that is under way.
 _PATIENCE = 1.0
-#: Seconds for the goodbye of a polling client, whose server may hold its last poll for long.
-_GOODBYE = 0.5
-
-
-class _Session(requests.Session):
-    """Asks for one endpoint under its own name, and verifies it; can be broken off.
-
-    Args:
-        authority: What the ``Host`` header must say.
-        tls: The context that verifies.
-        name: What the certificate must be for, or None without TLS.
-        proxy: The proxy to go by, or None.
-    """
-
-    def __init__(
-        self, authority: str, tls: ssl.SSLContext, name: str | None, proxy: httpx2.Proxy | None
-    ) -> None:
-        super().__init__()
-        self.sockets: set[socket.socket] = set()
-        self.trust_env = False  # the manager decides about proxies
-        if proxy is not None:
-            self.proxies = dict.fromkeys(("http", "https"), with_credentials(proxy))
-        self.mount("http://", _Adapter(authority, self.sockets, {}))
-        # Not ``assert_hostname``: urllib3 would turn the context's own check off for it.
-        secure = {"ssl_context": tls, "server_hostname": name}
-        self.mount("https://", _Adapter(authority, self.sockets, secure))
-
-    def break_off(self) -> None:
-        """Make whoever waits for an answer wait no longer."""
-        for sock in list(self.sockets):
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-
-class _Adapter(HTTPAdapter):
-    def __init__(self, authority: str, sockets: set[socket.socket], tls: dict[str, Any]) -> None:
-        self._authority = authority
-        self._sockets = sockets
-        self._tls = tls
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **{**kwargs, **self._tls})
-        self._note_sockets_of(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **{**kwargs, **self._tls})
-        self._note_sockets_of(manager)
-        return manager
-
-    def _note_sockets_of(self, manager: Any) -> None:
-        manager.pool_classes_by_scheme = {
-            "http": _noting(HTTPConnectionPool, self._sockets),
-            "https": _noting(HTTPSConnectionPool, self._sockets),
-        }
-
-    def cert_verify(self, *args: Any) -> None:
-        """Leave the context as it is: it verifies."""
-
-    def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        request.headers["Host"] = self._authority
-        return super().send(request, *args, **kwargs)
-
-
-def _noting(pool: Any, sockets: set[socket.socket]) -> Any:
-    """Make a kind of pool whose connections' sockets are noted."""
-
-    class Connection(pool.ConnectionCls):  # type: ignore[misc]
-        def connect(self) -> None:
-            super().connect()
-            sockets.add(self.sock)
-
-        def close(self) -> None:
-            sockets.discard(self.sock)
-            super().close()
-
-    return type("Pool", (pool,), {"ConnectionCls": Connection})
-
-
-def _proxy_options(proxy: httpx2.Proxy | None) -> dict[str, Any]:
-    """Give websocket-client's options; it would look into the environment on its own."""
-    if proxy is None:
-        # It heeds the exceptions only where it is given a proxy.
-        return {"http_no_proxy": ["*"], "http_proxy_host": "proxy.invalid", "http_proxy_port": 1}
-    place = place_of(proxy)
-    return {
-        "http_no_proxy": ["proxies.invalid"],  # a list, and with nobody in it
-        "http_proxy_host": place.host,
-        "http_proxy_port": place.port,
-        "http_proxy_auth": proxy.auth,
-        "proxy_type": proxy.url.scheme,
-    }
 
 
 class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
     """A Socket.io client that stays connected to some endpoint of a manager.
 
     Register handlers as with ``socketio.Client``, then ``connect()``. The ``disconnect``
-    handler is called at each break, ``connect`` at each new connection.
+    handler is called at each break, ``connect`` at each new connection. A connection that
+    stands moves to another endpoint when its own leaves the list, when another one is pinned,
+    and when a better one is back; the new connection stands before the old one is given up.
 
     Args:
-        manager: Whose socket endpoints to use.
+        manager: Whose socket endpoints to use; it is started if it never was.
         options: Those of ``socketio.Client``, but for reconnection, session and
             verification, which are ours.
 
@@ -152,21 +64,38 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         check_options(options)
         self._lines = Lines(manager)
         self._arguments: dict[str, Any] = {}
-        self._websocket_options = dict(options.get("websocket_extra_options") or {})
-        self._member: Member | None = None
-        self._session: _Session | None = None
+        self._engine_options: dict[str, Any] = {}
+        self._link: Link | None = None
+        self._trying: Link | None = None  # the connection that is being made
         self._ended = threading.Event()
         self._leaving = threading.RLock()
         self._keeper: threading.Thread | None = None
         options.setdefault("handle_sigint", False)
         options.setdefault("request_timeout", manager.policy.health_timeout)
+        self.eio: Any
+        self.sid: Any
+        self.namespaces: dict[str, Any]
+        self.failed_namespaces: list[str]
+        self.callbacks: dict[str, Any]
+        self.connected: bool
         super().__init__(**{**options, "reconnection": False})
+
+    def _engineio_client_class(self) -> Any:
+        def make(**options: Any) -> engineio.Client:
+            self._engine_options = options
+            return engineio.Client(**options)
+
+        return make
+
+    def _new_engine(self) -> engineio.Client:
+        """Make what a connection runs on."""
+        return engineio.Client(**self._engine_options)
 
     @property
     def endpoint(self) -> str | None:
         """The URL of the endpoint that the connection goes to, or None."""
-        up = self._member is not None and self.eio.state == "connected"
-        return self._member.url if up and self._member is not None else None
+        link = self._link
+        return link.member.url if link is not None and link.engine.state == "connected" else None
 
     def connect(self, **arguments: Unpack[ConnectKeywords]) -> None:
         """Connect to the best endpoint that takes us, and stay connected.
@@ -175,29 +104,43 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             arguments: Those of ``socketio.Client.connect``, but for URL, path and retry.
 
         Raises:
+            ConnectionRefusedError: If the application refuses the login, and no other
+                endpoint takes us.
             NoEndpointAvailable: If no endpoint takes us.
         """
         check_keywords(f"{type(self).__name__}.connect()", arguments, ConnectKeywords)
-        if self._keeper is not None and self._keeper.is_alive():
+        if self._keeper is not None and self._keeper.is_alive() and not self._ended.is_set():
             raise SocketConnectionError("Already connected")
-        self._arguments = {**arguments}
-        self._ended.clear()
-        self._connect_somewhere()
-        self._keeper = threading.Thread(target=self._keep, name="mop-config-socket", daemon=True)
-        self._keeper.start()
+        self._arguments = {"wait": True, "wait_timeout": self._lines.patience, **arguments}
+        self.connection_headers = arguments.get("headers") or {}
+        self.connection_auth = arguments.get("auth")
+        self.connection_namespaces = namespaces_of(self, arguments.get("namespaces"))
+        self._connect_event = self.eio.create_event()
+        # Of its own: a search that was called off, and has not ended yet, must not go on.
+        ended = self._ended = threading.Event()
+        self._lines.begin()
+        try:
+            link = self._connect_somewhere(ended, None, self._lines.core.clock())
+            self._keeper = threading.Thread(
+                target=self._keep, args=(link, ended), name="mop-config-socket", daemon=True
+            )
+            self._keeper.start()
+        except BaseException:
+            self._lines.end()
+            self._leave(ended)
+            raise
 
-    def _connect_somewhere(self) -> None:
+    def _connect_somewhere(self, ended: threading.Event, before: str | None, since: float) -> Link:
         lines, search = self._lines, Search(self._lines)
         member = search.first()
-        while member is not None and not self._ended.is_set():
+        while member is not None and not ended.is_set():
             ready = self._dial(search, member)
-            if ready is not None:
-                try:
-                    self._connect_to(ready)
-                    return
-                except Exception as error:  # python-engineio raises much more than it says
-                    self._leave()
-                    search.refused(ready, error)
+            link = None if ready is None else self._try(ready, search, ended)
+            if link is not None:
+                self._adopt(link, ended)
+                seconds = max(0.0, lines.core.clock() - since)
+                lines.stands(link.member, before, "failed", seconds, search.chosen)
+                return link
             member = search.another(lines.core.clock())
         raise search.exhausted()
 
@@ -208,94 +151,142 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         if proxy is not None:
             try:
                 connect(place_of(proxy), lines.dial_options(), lines.resolver).close()
-            except OSError:
+            except (OSError, RuntimeError, MemoryError):
                 search.lost([(member, Fault.PROXY)])
                 return None
             return member
         race = search.race(member)
         try:
             won = dial(race, lines.dial_options(), lines.resolver)
-        except DialError:
-            search.lost(race.faults)
+        except (OSError, RuntimeError, MemoryError) as error:
+            search.failed(race.faults, error)
             return None
         won.connection.close()
         search.lost(won.losers)
         return won.member
 
-    def _connect_to(self, member: Member) -> None:
-        target, tls = member.target, self._lines.options.tls
-        authority, name = target.authority.decode(), target.server_name
-        proxy = self._lines.proxy_for(member)
-        self._session = _Session(authority, tls, name, proxy)
-        self.eio.http_factory = lambda: self._session
-        extra = {"origin": target.origin, **self._websocket_options, "host": authority}
-        extra.update(_proxy_options(proxy))
-        if name is not None:
-            extra["sslopt"] = {"context": tls, "server_hostname": name}
-        self.eio.websocket_extra_options = extra
-        self._member = member
-        # The proxy looks the host up; without one that has just been done.
-        host = self._lines.address_of(target) if proxy is None else target.host
-        url, path = where(target, host)
-        arguments = {"wait": True, "wait_timeout": self._lines.patience, **self._arguments}
-        wait, seconds = arguments.pop("wait"), arguments.pop("wait_timeout")
-        super().connect(url, socketio_path=path, wait=False, **arguments)
-        if wait:
-            self._wait_for_namespaces(seconds)
-        self._lines.taken(member)
-
-    def _wait_for_namespaces(self, seconds: float) -> None:
-        """Do what ``connect`` would: it would call our own ``disconnect``, which is for good."""
-        while self._connect_event.wait(seconds):
-            self._connect_event.clear()
-            answered = len(self.namespaces) + len(self.failed_namespaces)
-            if answered >= len(self.connection_namespaces):
-                break
-        if set(self.namespaces) != set(self.connection_namespaces):
-            refused = ", ".join(self.failed_namespaces) or "no answer"
-            raise SocketConnectionError(f"not every namespace was connected: {refused}")
-
-    def _keep(self) -> None:
-        """Wait for the connection's end; unless it was meant, find another endpoint."""
-        rounds = 0
-        while not self._ended.is_set():
-            began = self._lines.core.clock()
-            self.eio.wait()
-            if self._ended.is_set():
-                break
-            if self._member is not None:
-                self._lines.dropped(self._member)
-            if self._lines.core.clock() - began >= STEADY:
-                rounds = 0
-            while not self._ended.wait(self._lines.pause(rounds)):
-                rounds += 1
-                with contextlib.suppress(NoEndpointAvailable):
-                    self._connect_somewhere()
-                    break
-        self._leave()  # it may have been ended while it was connecting
-
-    def _leave(self) -> None:
-        """End the connection, whatever state it is in."""
+    def _try(self, member: Member, search: Search, ended: threading.Event) -> Link | None:
+        """Connect to one endpoint; note why, and give None, where that fails."""
+        link = Link(self, member)
         with self._leaving:
-            session, self._session = self._session, None
-            if session is None:
+            self._trying = link
+        try:
+            if ended.is_set():
+                raise SocketConnectionError("called off")
+            headers = self.connection_headers
+            headers = headers() if callable(headers) else headers
+            link.open(headers, self._arguments.get("transports"))
+            if self._arguments["wait"]:
+                link.wait_for_namespaces(self._arguments["wait_timeout"])
+        except Exception as error:  # python-engineio raises much more than it says
+            link.close()
+            if not ended.is_set():
+                search.refused(member, refusal_of(error))
+            return None
+        finally:
+            with self._leaving:
+                self._trying = None
+        self._lines.taken(member)
+        return link
+
+    def _adopt(self, link: Link, ended: threading.Event) -> None:
+        """Take a connection into use, in the place of the one before."""
+        with self._leaving:
+            if ended.is_set():
+                link.close()
+                raise SocketConnectionError("disconnected meanwhile")
+            before, self._link = self._link, link
+            rooms = list(self.namespaces)
+            if before is not None:
+                before.is_retired = True
+            self.eio, self.sid = link.engine, link.engine.sid
+            self.callbacks, self._binary_packet = {}, None
+            self.namespaces, self.failed_namespaces = dict(link.entrance.joined), []
+            was_connected, self.connected = self.connected, True
+        if before is not None and was_connected:
+            for namespace in rooms:
+                self._tell(link, "disconnect", namespace, MOVED)
+        with contextlib.suppress(SocketConnectionError):  # the keeper sees it, and looks on
+            early = link.use()
+            for namespace in link.entrance.joined:
+                self._tell(link, "connect", namespace)
+            for data in early:
+                link.engine.start_background_task(self._handle_eio_message, data)
+        if before is not None:
+            before.close(rooms)
+
+    def _tell(self, link: Link, event: str, namespace: str, *about: Any) -> None:
+        """Call a handler as python-socketio does: in a thread, whose end is waited for a while."""
+        task = link.engine.start_background_task(self._trigger_event, event, namespace, *about)
+        task.join(self._lines.patience)
+
+    def _keep(self, link: Link, ended: threading.Event) -> None:
+        """Stay connected until ``disconnect``, whatever happens."""
+        rounds = 0
+        try:
+            while not ended.is_set():
+                began = self._lines.core.clock()
+                try:
+                    link = self._stay(link, ended)
+                    broke = self._lines.core.clock()
+                    if ended.is_set():
+                        break
+                    self._lines.dropped(link.member)
+                    link.close()
+                    rounds = 0 if broke - began >= STEADY else rounds
+                    while not ended.wait(self._lines.pause(rounds)):
+                        rounds += 1
+                        with contextlib.suppress(NoEndpointAvailable, SocketConnectionError):
+                            link = self._connect_somewhere(ended, link.member.url, broke)
+                            break
+                except Exception as error:
+                    logger.error("the socket goes on after %s: %s", type(error).__name__, error)
+                    rounds += 1
+                    ended.wait(self._lines.pause(rounds))
+        finally:
+            self._leave(ended)  # it may have been ended while it was connecting
+            self._lines.end()
+
+    def _stay(self, link: Link, ended: threading.Event) -> Link:
+        """Wait for the end of a connection, and move it to a better endpoint before that."""
+        mover = Mover(self._lines)
+        while not link.wait(LOOK) and not ended.is_set():
+            better = mover.look(link.member)
+            if better is None:
+                continue
+            member, reason = better
+            moved = self._try(member, Search(self._lines), ended)
+            if moved is None:
+                mover.failed()
+                continue
+            before, link = link.member.url, moved
+            self._adopt(moved, ended)
+            self._lines.stands(member, before, reason, 0.0)
+            mover = Mover(self._lines)
+        return link
+
+    def _leave(self, ended: threading.Event) -> None:
+        """End the connection, unless another ``connect`` has made it."""
+        with self._leaving:
+            if ended is not self._ended:
                 return
-            late = threading.Timer(_GOODBYE, session.break_off)
-            if self.eio.current_transport == "polling":
-                late.start()
-            with contextlib.suppress(Exception):
-                super().disconnect()
-            late.cancel()
-            session.close()
+            link, self._link = self._link, None
+        if link is not None:
+            link.close(self.namespaces)
             self.connected = False
 
     def disconnect(self) -> None:
         """Disconnect, and stay so."""
-        self._ended.set()
-        if threading.current_thread() is self.eio.read_loop_task:
-            return  # a handler of the break itself: there is nothing left to end
-        if self.eio.state == "connected":
-            self._leave()
+        ended = self._ended
+        ended.set()
+        with self._leaving:
+            trying, link = self._trying, self._link
+        if trying is not None:
+            trying.break_off()
+        if link is not None:
+            if threading.current_thread() is link.engine.read_loop_task:
+                return  # a handler of the break itself: there is nothing left to end
+            self._leave(ended)
         keeper = self._keeper
         if keeper is not None and keeper is not threading.current_thread():
             keeper.join(_PATIENCE)

@@ -20,6 +20,7 @@ import pytest
 from ..servers import ENDPOINTS, ROOT
 from ..waiting import wait_for
 from .handmade import Answer, Asked, handmade
+from .socket_server import socket_server
 
 #: What each child begins with: helpers that lower a limit, and lift it again.
 PREAMBLE = '''
@@ -83,7 +84,11 @@ def tell(**about):
 
 
 def child(
-    code: str, *arguments: str, until: Callable[[], bool] | None = None, seconds: float = 60
+    code: str,
+    *arguments: str,
+    until: Callable[[], bool] | None = None,
+    on_line: Callable[[], object] | None = None,
+    seconds: float = 60,
 ) -> tuple[dict[str, Any], str]:
     """Run code in a process of its own; give what it told, and its log.
 
@@ -91,6 +96,7 @@ def child(
         code: What to run.
         arguments: Its ``sys.argv[1:]``.
         until: The child's standard input ends once this is true; None ends it at once.
+        on_line: Called when the child has printed its first line.
         seconds: How long it may take.
     """
     process = subprocess.Popen(
@@ -105,6 +111,10 @@ def child(
     try:
         if until is not None:
             wait_for(lambda: until() or process.poll() is not None, seconds=seconds)
+        if on_line is not None:
+            assert process.stdout is not None
+            process.stdout.readline()
+            on_line()
         out, log = process.communicate("", timeout=seconds)
     finally:
         process.kill()
@@ -340,6 +350,58 @@ class TestHedge:
                 two.url,
             )
         assert told["text"] in {"slow", "ok"}
+
+
+@pytest.mark.parametrize("lack", ["no_descriptors", "no_threads"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_socket_comes_back_after_a_shortage(kind: str, lack: str, tmp_path: Path) -> None:
+    """It broke in the midst of it; no endpoint that lives is blamed."""
+    with socket_server(tmp_path, "p") as primary, socket_server(tmp_path, "b") as backup:
+        told, _ = child(
+            """
+            first, second, kind, lack = sys.argv[1:]
+            policy = replace(QUICK, first_backoff=0.1, max_backoff=0.3, unhealthy_after=1000)
+            manager = EndpointManager((), [first, second], **{**OPTIONS, "policy": policy})
+            def break_it(endpoint):
+                with globals()[lack]():
+                    print("break", flush=True)
+                    deadline = time.monotonic() + 20
+                    while endpoint() == first and time.monotonic() < deadline:
+                        time.sleep(0.01)
+                    time.sleep(1.0)
+                    return endpoint()
+            def sync():
+                client = FailoverSocketClient(manager)
+                client.connect()
+                during = break_it(lambda: client.endpoint)
+                wait_for(lambda: client.endpoint == second, seconds=20)
+                name = client.call("who")
+                client.disconnect()
+                return during, name
+            async def main():
+                client = AsyncFailoverSocketClient(manager)
+                await client.connect()
+                during = await asyncio.to_thread(break_it, lambda: client.endpoint)
+                async with asyncio.timeout(20):
+                    while client.endpoint != second:
+                        await asyncio.sleep(0.01)
+                name = await client.call("who")
+                await client.disconnect()
+                return during, name
+            during, name = sync() if kind == "sync" else asyncio.run(main())
+            states = {e.url: (e.is_healthy, e.last_fault) for e in manager.socket_endpoints}
+            manager.close()
+            tell(during=during, name=name, fault=states[second])
+            """,
+            primary.url,
+            backup.url,
+            kind,
+            lack,
+            on_line=primary.kill,
+        )
+    assert told["name"] == "b"
+    assert told["fault"][0]
+    assert told["fault"][1] in {None, "ours"}
 
 
 def test_a_user_without_a_home(tmp_path: Path) -> None:

@@ -1,0 +1,319 @@
+"""Both Socket.io clients: when they leave an endpoint, when they end, and what they tell."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from socketio.exceptions import ConnectionError as SocketConnectionError
+from socketio.exceptions import ConnectionRefusedError as LoginRefused
+
+from mop_config import signals
+from mop_config.client import (
+    AsyncFailoverSocketClient,
+    EndpointManager,
+    FailoverSocketClient,
+    NoEndpointAvailable,
+)
+
+from ..waiting import wait_for
+from .fleet import silence
+from .handmade import NOBODY, QUICK, Asked, handmade
+from .managers import hearing
+from .socket_server import SocketServer, socket_server
+
+#: An endpoint that has failed is tried again soon, and a thousand times.
+POLICY = replace(QUICK, first_backoff=0.1, max_backoff=0.3, unhealthy_after=1000)
+
+
+class OnLoop:
+    """The asynchronous client in a loop of its own, used like the other one."""
+
+    def __init__(self, manager: EndpointManager) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+        async def make() -> AsyncFailoverSocketClient:
+            return AsyncFailoverSocketClient(manager)
+
+        self.client = self._run(make())
+
+    def _run(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+    def connect(self, **arguments: Any) -> None:
+        self._run(self.client.connect(**arguments))
+
+    def call(self, *arguments: Any) -> Any:
+        return self._run(self.client.call(*arguments))
+
+    def disconnect(self) -> None:
+        self._run(self.client.disconnect())
+
+    def end(self) -> None:
+        self.disconnect()
+
+        async def rest() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            if others:
+                await asyncio.wait(others, timeout=5)
+
+        self._run(rest())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Heard:
+    """What the handlers of a client were told, in order."""
+
+    def __init__(self, client: Any) -> None:
+        self.events: list[tuple[str, Any]] = []
+        self._client = client
+        client.on("hello", lambda name: self.events.append(("hello", name)))
+        client.on("connect", lambda: self.events.append(("connect", client.endpoint)))
+        client.on("disconnect", lambda reason: self.events.append(("disconnect", client.endpoint)))
+
+    def of(self, kind: str) -> list[Any]:
+        return [about for event, about in self.events if event == kind]
+
+
+@pytest.fixture(params=["sync", "async"])
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[[EndpointManager], Any]]:
+    """Makes a client of either kind, which is disconnected in the end."""
+    made: list[Any] = []
+
+    def make(manager: EndpointManager) -> Any:
+        made.append(FailoverSocketClient(manager) if request.param == "sync" else OnLoop(manager))
+        return made[-1]
+
+    yield make
+    for client in made:
+        getattr(client, "end", client.disconnect)()
+
+
+@contextmanager
+def managing(*sockets: str, **options: Any) -> Iterator[EndpointManager]:
+    """A manager that is closed in the end, and started by its first client."""
+    defaults = {"policy": POLICY, "verify": NOBODY, "update_interval": 0, "trust_env": False}
+    manager = EndpointManager((), list(sockets), **{**defaults, **options})
+    try:
+        yield manager
+    finally:
+        manager.close()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SocketServer, SocketServer]]:
+    """Two servers that nobody kills."""
+    folder = tmp_path_factory.mktemp("sockets")
+    with socket_server(folder, "a") as a, socket_server(folder, "b") as b:
+        yield a, b
+
+
+Make = Callable[[EndpointManager], Any]
+Pair = tuple[SocketServer, SocketServer]
+
+
+class TestMoving:
+    """A connection that stands leaves for another endpoint by itself."""
+
+    @pytest.mark.parametrize("reason", ["removed", "pinned", "preferred"])
+    def test_the_new_one_stands_before_the_old_one_ends(
+        self, make: Make, pair: Pair, reason: str
+    ) -> None:
+        """Handlers hear of both, and the signal says why; there was always a connection."""
+        a, b = pair
+        with managing(a.url, b.url) as manager, hearing(signals.endpoint_switched) as told:
+            client = make(manager)
+            heard = Heard(client)
+            client.connect()
+            wait_for(lambda: heard.of("hello") == ["a"])
+            if reason == "removed":
+                manager.remove_endpoint(a.url)
+            elif reason == "pinned":
+                manager.pin(b.url)
+            else:
+                manager.add_socket_endpoint(a.url, priority=7)
+            began = time.monotonic()
+            wait_for(lambda: heard.of("hello") == ["a", "b"], seconds=20)
+            assert client.call("who") == "b"
+            if reason == "pinned":
+                assert time.monotonic() - began < 4
+            # The old one ended when the new one was in use.
+            assert heard.of("disconnect") == [b.url]
+            assert heard.of("connect") == [a.url, b.url]
+            wait_for(lambda: told)
+            ((_, about),) = told
+            assert (about["from_url"], about["to_url"]) == (a.url, b.url)
+            assert (about["reason"], about["seconds_without_service"]) == (reason, 0.0)
+            assert manager.statistics()["socketio"]["switches"] == 1
+            wait_for(lambda: a.get("/sessions").json == 0, what="the old session ends")
+
+    def test_a_better_one_that_is_back(self, make: Make, pair: Pair, tmp_path: Path) -> None:
+        """It is returned to, and the time without a connection is measured."""
+        with (
+            socket_server(tmp_path, "p") as primary,
+            managing(primary.url, pair[1].url) as manager,
+            hearing(signals.endpoint_switched) as told,
+        ):
+            client = make(manager)
+            heard = Heard(client)
+            client.connect()
+            wait_for(lambda: heard.of("hello") == ["p"])
+            primary.kill()
+            wait_for(lambda: heard.of("hello") == ["p", "b"])
+            wait_for(lambda: told)
+            seconds = told[0][1]["seconds_without_service"]
+            assert told[0][1]["reason"] == "failed"
+            assert 0 < seconds < 10
+            with socket_server(tmp_path, "q", port=primary.port):
+                wait_for(lambda: heard.of("hello") == ["p", "b", "q"], seconds=30)
+                wait_for(lambda: len(told) == 2)
+                assert told[1][1]["reason"] == "failback"
+                figures = manager.statistics()["socketio"]
+                assert (figures["switches"], figures["seconds_without_service"]) == (2, seconds)
+                client.disconnect()
+
+    def test_it_stays_where_the_other_takes_nobody(self, make: Make, pair: Pair) -> None:
+        """A connection that stands is not given up for one that does not."""
+        a, _ = pair
+        with handmade(lambda asked: (500, {}, b"")) as broken, managing(a.url) as manager:
+            client = make(manager)
+            heard = Heard(client)
+            client.connect()
+            manager.add_socket_endpoint(broken.url, priority=3)
+            manager.pin(broken.url)
+            wait_for(lambda: len(broken.asked) >= 2)
+            assert client.call("who") == "a"
+            assert heard.of("disconnect") == []
+
+    def test_nobody_moves_for_speed(self, make: Make, pair: Pair) -> None:
+        """Nor away from an endpoint that is only suspect."""
+        a, b = pair
+        with managing(a.url, b.url) as manager:
+            client = make(manager)
+            client.connect()
+            with manager._core as core:
+                member = core.socketio.get(a.url)
+                assert member is not None
+                assert core.socketio.better_than(member, core.clock()) is None
+            assert client.endpoint == a.url
+
+
+class TestEnding:
+    """``disconnect`` ends whatever is under way."""
+
+    def test_a_search_at_a_hanging_endpoint(self, make: Make, pair: Pair) -> None:
+        """The client can connect again at once, elsewhere."""
+        policy = replace(POLICY, health_timeout=20.0)
+        with silence() as port, managing(f"http://127.0.0.1:{port}", policy=policy) as manager:
+            client = make(manager)
+            errors: list[BaseException] = []
+
+            def search() -> None:
+                try:
+                    client.connect()
+                except BaseException as error:
+                    errors.append(error)
+
+            searching = threading.Thread(target=search)
+            searching.start()
+            time.sleep(0.5)  # it hangs in its handshake, which nothing shows
+            began = time.monotonic()
+            client.disconnect()
+            searching.join(10)
+            assert time.monotonic() - began < 2
+            assert isinstance(errors[0], (NoEndpointAvailable, SocketConnectionError))
+            manager.remove_endpoint(f"http://127.0.0.1:{port}")
+            manager.add_socket_endpoint(pair[0].url)
+            client.connect()
+            assert client.call("who") == "a"
+            assert time.monotonic() - began < 4
+
+    def test_a_search_after_a_break(self, make: Make, pair: Pair, tmp_path: Path) -> None:
+        """Likewise: "Already connected" is said of a client that is."""
+        policy = replace(POLICY, health_timeout=20.0)
+        with (
+            socket_server(tmp_path, "p") as primary,
+            silence() as port,
+            managing(primary.url, f"http://127.0.0.1:{port}", policy=policy) as manager,
+        ):
+            client = make(manager)
+            heard = Heard(client)
+            client.connect()
+            primary.kill()
+            wait_for(lambda: heard.of("disconnect"))
+            time.sleep(0.5)  # it hangs in its handshake with the other
+            began = time.monotonic()
+            client.disconnect()
+            manager.remove_endpoint(f"http://127.0.0.1:{port}")
+            manager.add_socket_endpoint(pair[0].url, priority=0)
+            manager.pin(pair[0].url)
+            client.connect()
+            assert time.monotonic() - began < 4
+            assert client.call("who") == "a"
+            with pytest.raises(SocketConnectionError, match="Already"):
+                client.connect()
+
+
+class TestRefusal:
+    """The application refuses the login."""
+
+    def test_its_reason_reaches_the_caller(self, make: Make, tmp_path: Path) -> None:
+        """No endpoint is blamed: each has answered."""
+        with (
+            socket_server(tmp_path, "r", manner="refuse") as first,
+            socket_server(tmp_path, "s", manner="refuse") as second,
+            managing(first.url, second.url) as manager,
+        ):
+            client = make(manager)
+            errors: list[Any] = []
+            client.on("connect_error", errors.append)
+            with pytest.raises(LoginRefused, match="not you") as caught:
+                client.connect()
+            assert caught.value.error_args == {"message": "not you"}
+            assert errors == [{"message": "not you"}] * 2
+            for state in manager.socket_endpoints:
+                assert (state.is_healthy, state.failure_count) == (True, 0)
+                assert state.last_fault is None
+
+    def test_an_answer_401_is_one_too(self, make: Make) -> None:
+        """What stands in front of the application may check the login."""
+        with (
+            handmade(lambda asked: (401, {}, b'"who are you"')) as server,
+            managing(server.url) as manager,
+            pytest.raises(LoginRefused, match="401"),
+        ):
+            make(manager).connect(transports=["polling"])
+
+
+class TestRedirects:
+    """No redirect is followed: the login would go where it says."""
+
+    @pytest.mark.parametrize("transport", ["polling", "websocket"])
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    def test_none_is(self, make: Make, transport: str, status: int) -> None:
+        """Neither within http nor elsewhere."""
+        with handmade() as other:
+
+            def answer(asked: Asked) -> Any:
+                return status, {"Location": f"{other.url}{asked.path}"}, b""
+
+            with handmade(answer) as server, managing(server.url) as manager:
+                client = make(manager)
+                with pytest.raises(NoEndpointAvailable):
+                    client.connect(
+                        transports=[transport], headers={"Authorization": "Bearer secret"}
+                    )
+                assert other.asked == []
+                assert server.asked
