@@ -5,20 +5,26 @@ held to the same rules. Hosts follow RFC 1123 and RFC 5890 (internationalised na
 become A-labels by UTS 46), IPv6 follows RFC 5952, URLs follow RFC 3986.
 """
 
+import functools
 import ipaddress
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 import idna
 
 from .errors import AddressError
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 ETCD_PORT = 2379
 MAX_HOST_LENGTH = 253
 MAX_LABEL_LENGTH = 63
 MAX_PORT = 65535
+#: Characters of a value that an error shows.
+MAX_SHOWN = 200
 
 # A name's last label starts with a letter, since every URL parser reads a name that ends in
 # a number as an IPv4 address. Possessive quantifiers: no backtracking, whatever the text.
@@ -48,6 +54,8 @@ _CANONICAL_PATH = re.compile(_PATH)
 #: Signs of a user name or password: the at sign, also full-width and percent-encoded.
 USERINFO = re.compile(r"[@＠]|%40")
 _NOT_IN_URLS = re.compile(r"[\s\x00-\x1f\\\"<>^`{|}\ud800-\udfff]")
+# From 80 on: what is smaller is more often a part of an address.
+_LIKE_A_PORT = re.compile(r"8[0-9]|9[0-9]|[1-9][0-9]{2,4}")
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 
@@ -61,6 +69,21 @@ def without_userinfo(text: str) -> str:
     """Make a text fit to be quoted: with asterisks for a user name and password."""
     secret = secret_part(text)
     return f"***@{text[secret:]}" if secret else text
+
+
+def _naming_value(function: F) -> F:
+    """Put the text that a function was called with into the ``AddressError`` that it raises."""
+
+    @functools.wraps(function)
+    def named(text: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(text, *args, **kwargs)
+        except AddressError as error:
+            value = without_userinfo(text)
+            value = value if len(value) <= MAX_SHOWN else value[: MAX_SHOWN - 1] + "…"
+            raise AddressError(error.code, error.message, value) from None
+
+    return cast(F, named)
 
 
 class Url(NamedTuple):
@@ -102,11 +125,14 @@ def is_ip(host: str) -> bool:
     return host.startswith("[") or _IPV4_HOST.fullmatch(host) is not None
 
 
-def normalise_host(text: str) -> str:
+@_naming_value
+def normalise_host(text: str, *, underscores: bool = False) -> str:
     """Give a host's canonical spelling, ready to stand in a URL.
 
     Args:
         text: A host name, an IPv4 address, or an IPv6 address with or without brackets.
+        underscores: Whether a name may hold underscores, as names of containers do: the DNS
+            and ``Host`` headers allow them, certificates and endpoints of the public do not.
 
     Returns:
         Lower-case ASCII; IPv6 in brackets and in the form of RFC 5952.
@@ -117,14 +143,17 @@ def normalise_host(text: str) -> str:
     if len(text) <= MAX_LABEL_LENGTH and "xn--" not in text and _NAME_HOST.fullmatch(text):
         return text
     _refuse_userinfo(text)
-    _refuse_network(text)
+    refuse_network(text)
+    if "/" in text:
+        what = "a URL is no host: name its host alone" if "://" in text else "a host has no path"
+        raise AddressError("bad-host", what)
     if text.startswith("["):
         if not text.endswith("]"):
             raise AddressError("bad-ip", "an IPv6 address that opens with '[' must end with ']'")
         return _normalise_ipv6(text[1:-1])
     if ":" in text:
         return _normalise_ipv6(text)
-    return _normalise_name(text)
+    return _normalise_name(text, underscores=underscores)
 
 
 def _refuse_userinfo(text: str) -> None:
@@ -132,9 +161,33 @@ def _refuse_userinfo(text: str) -> None:
         raise AddressError("userinfo", "a user name or password does not belong in an address")
 
 
-def _refuse_network(text: str) -> None:
+def refuse_network(text: str) -> None:
+    """Refuse a network in CIDR notation.
+
+    Raises:
+        AddressError: With code ``cidr``.
+    """
     if _CIDR.fullmatch(text):
         raise AddressError("cidr", "a network (CIDR) is not an endpoint: name one address of it")
+
+
+def port_without_brackets(text: str) -> str | None:
+    """Give the form with brackets of a bare IPv6 address that seems to end in a port.
+
+    ``::1:8080`` is an address without a port, which few people mean who write it.
+
+    Returns:
+        ``[::1]:8080``, or None where the last group is not like a port of a web server or
+        where what precedes it is no address.
+    """
+    head, _, last = text.rpartition(":")
+    if not _LIKE_A_PORT.fullmatch(last) or int(last) > MAX_PORT:
+        return None
+    try:
+        ipaddress.IPv6Address(head)
+    except ValueError:
+        return None
+    return f"[{head}]:{last}"
 
 
 def _normalise_ipv6(text: str) -> str:
@@ -143,13 +196,21 @@ def _normalise_ipv6(text: str) -> str:
     try:
         address = ipaddress.IPv6Address(text)
     except ValueError:
-        raise AddressError("bad-ip", "not an IPv6 address") from None
+        raise AddressError("bad-ip", _why_not_ipv6(text)) from None
     # CPython spells IPv4-mapped addresses differently from version to version.
     mapped = address.ipv4_mapped
     return f"[::ffff:{mapped}]" if mapped else f"[{address}]"
 
 
-def _normalise_name(text: str) -> str:
+def _why_not_ipv6(text: str) -> str:
+    if meant := port_without_brackets(text):
+        return f"not an IPv6 address: one with a port needs brackets, {meant}"
+    if text.count(":") == 1:
+        return "not an IPv6 address, and no host name, which holds no ':' and no port"
+    return "not an IPv6 address"
+
+
+def _normalise_name(text: str, *, underscores: bool) -> str:
     host = text.lower().removesuffix(".")
     if not host.isascii():
         host = _to_a_labels(text).lower().removesuffix(".")
@@ -161,7 +222,7 @@ def _normalise_name(text: str) -> str:
     if _NUMERIC_LABEL.fullmatch(labels[-1]):
         return _normalise_ipv4(host)
     for label in labels:
-        _check_label(label)
+        _check_label(label.replace("_", "0") if underscores else label)
     return host
 
 
@@ -209,11 +270,11 @@ def _check_label(label: str) -> None:
         try:
             idna.ulabel(label)
         except (idna.IDNAError, UnicodeError):
-            raise AddressError(
-                "bad-host", "a label that starts with 'xn--' is no A-label"
-            ) from None
+            message = "a label that starts with 'xn--' is not valid punycode"
+            raise AddressError("bad-host", message) from None
 
 
+@_naming_value
 def normalise_port(text: str) -> int:
     """Read a port number.
 
@@ -225,6 +286,7 @@ def normalise_port(text: str) -> int:
     raise AddressError("bad-port", f"the port must be a number from 1 to {MAX_PORT}")
 
 
+@_naming_value
 def split_port(text: str) -> tuple[str, int | None]:
     """Take ``host``, ``host:port``, an IPv6 address or ``[IPv6]:port`` apart.
 
@@ -235,7 +297,7 @@ def split_port(text: str) -> tuple[str, int | None]:
     Raises:
         AddressError: With code ``bad-port``, ``bad-ip`` or ``cidr``.
     """
-    _refuse_network(text)
+    refuse_network(text)
     if text.startswith("["):
         host, bracket, rest = text.partition("]")
         if rest and not rest.startswith(":"):
@@ -247,12 +309,19 @@ def split_port(text: str) -> tuple[str, int | None]:
     return text, None
 
 
-def parse_url(text: str, schemes: tuple[str, ...] = ("http", "https", "ws", "wss")) -> Url:
+@_naming_value
+def parse_url(
+    text: str,
+    schemes: tuple[str, ...] = ("http", "https", "ws", "wss"),
+    *,
+    underscores: bool = False,
+) -> Url:
     """Read a URL that names an endpoint and give its canonical spelling.
 
     Args:
         text: ``scheme://host[:port][/path]``, without user, query or fragment.
         schemes: The schemes that are allowed, in lower case.
+        underscores: As of ``normalise_host``.
 
     Raises:
         AddressError: With a code that tells the fault.
@@ -272,7 +341,7 @@ def parse_url(text: str, schemes: tuple[str, ...] = ("http", "https", "ws", "wss
     if authority.count(":") > 1 and not authority.startswith("["):
         raise AddressError("bad-ip", "an IPv6 address stands in brackets in a URL")
     written_host, port = split_port(authority)
-    host = normalise_host(written_host)
+    host = normalise_host(written_host, underscores=underscores)
     path = normalise_path(match[3])
     spelled_port = "" if port is None else f":{port}"
     return Url(f"{scheme}://{host}{spelled_port}{path}", scheme, host, port, path)
@@ -295,8 +364,9 @@ class EtcdAddress(NamedTuple):
         hosts = ",".join(f"{host}:{port}" for host, port in self.members)
         return f"etcd://{hosts}/{self.key}"
 
-    @classmethod
-    def parse(cls, text: str) -> "EtcdAddress":
+    @staticmethod
+    @_naming_value
+    def parse(text: str) -> "EtcdAddress":
         """Read ``etcd://host:2379[,host:2379]/key``; a port that is left out is 2379.
 
         The key is taken as it stands: nothing in it is decoded.
@@ -317,10 +387,11 @@ class EtcdAddress(NamedTuple):
             if item.count(":") > 1 and not item.startswith("["):
                 raise AddressError("bad-ip", "an IPv6 address stands in brackets in a URL")
             host, port = split_port(item)
-            members.append((normalise_host(host), port or ETCD_PORT))
-        return cls(tuple(members), key)
+            members.append((normalise_host(host, underscores=True), port or ETCD_PORT))
+        return EtcdAddress(tuple(members), key)
 
 
+@_naming_value
 def normalise_path(path: str) -> str:
     """Give a URL path's canonical spelling: what is not ASCII percent-encoded.
 

@@ -52,15 +52,18 @@ class AddressError(MopConfigError, ValueError):
 
     Attributes:
         code: One of the problem codes of the endpoint file, such as ``bad-host``.
+        message: What is wrong with it.
+        value: What was given, without user name and password; empty where nobody knows.
     """
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(code, message)
+    def __init__(self, code: str, message: str, value: str = "") -> None:
+        super().__init__(code, message, value)
         self.code = code
         self.message = message
+        self.value = value
 
     def __str__(self) -> str:
-        return self.message
+        return f"{self.value!r}: {self.message}" if self.value else self.message
 
 
 class PayloadError(MopConfigError, ValueError):

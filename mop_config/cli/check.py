@@ -1,6 +1,5 @@
 """``mop-config check``: what is wrong with an endpoint file, before a server reads it."""
 
-import json
 import sys
 
 import click
@@ -9,8 +8,10 @@ from rich.console import Console
 from rich.text import Text
 
 from ..address import secret_part, without_userinfo
+from ..server.logs import printable
 from ..server.problems import Problem, Severity
 from .env_file import env_file_option
+from .output import blanked, json_text, say
 from .source import Reading, not_empty, read
 
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow"}
@@ -29,10 +30,10 @@ def check(file: str | None, strict: bool, as_json: bool) -> int:
     reading, settings = read(file)
     bad = reading.errors > 0 or (strict and reading.warnings > 0)
     if as_json:
-        print(json.dumps(_document(reading, ok=not bad), ensure_ascii=False, indent=2))
+        print(json_text(_document(reading, ok=not bad)))
     else:
         for warning in settings.warnings:
-            click.echo(f"mop-config: {warning}", err=True)
+            say(f"mop-config: {warning}", err=True)
         _print(reading, bad=bad)
     return int(bad)
 
@@ -57,7 +58,7 @@ def _print(reading: Reading, *, bad: bool) -> None:
     failed = reading.refusal is not None and reading.rendering is None
     console = Console(file=sys.stderr if failed else sys.stdout, highlight=False, soft_wrap=True)
     if reading.refusal is not None and reading.rendering is None:
-        console.print(Text(_printable(f"mop-config: {reading.refusal}")))
+        console.print(Text(printable(f"mop-config: {reading.refusal}")))
         return
     for problem in reading.problems:
         _print_problem(console, reading, problem)
@@ -70,7 +71,7 @@ def _print(reading: Reading, *, bad: bool) -> None:
         if rendering
         else ""
     )
-    verdict = Text(f"{_printable(reading.path)}: ")
+    verdict = Text(f"{printable(reading.path)}: ")
     verdict.append("bad" if bad else "ok", style="bold red" if bad else "bold green")
     verdict.append(f": {counts}, {_plural(reading.errors, 'error')},")
     verdict.append(f" {_plural(reading.warnings, 'warning')}")
@@ -82,13 +83,14 @@ def _plural(count: int, noun: str) -> str:
 
 
 def _print_problem(console: Console, reading: Reading, problem: Problem) -> None:
-    place = f":{problem.line}:{problem.column}" if problem.text else ""
-    line = Text(f"{_printable(reading.path)}{place}: ")
+    column = problem.word or problem.column
+    place = f":{problem.line}:{column}" if problem.text else ""
+    line = Text(f"{printable(reading.path)}{place}: ")
     line.append(f"{problem.severity}: ", style=_STYLES[problem.severity])
     line.append(f"{problem.message} [{problem.code}]")
     console.print(line)
     if problem.text:
-        source, indent = quote(reading.lines[problem.line - 1], problem.column)
+        source, indent = quote(reading.lines[problem.line - 1], column)
         console.print(Text(f"    {source}"))
         console.print(Text(" " * (4 + indent)).append("^", style=_STYLES[problem.severity]))
 
@@ -107,13 +109,9 @@ def quote(line: str, column: int) -> tuple[str, int]:
     rest = without_userinfo(rest)
     if secret_part(line):
         before = "***, " if before.strip() else before
-    before = _printable(before)
+    before = blanked(before)
     indent = cell_len(before)
     if indent > 40:
         before, indent = "…", 1
-    rest = _printable(rest)
+    rest = blanked(rest)
     return before + (rest if len(rest) <= 100 else rest[:99] + "…"), indent
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)

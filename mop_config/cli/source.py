@@ -74,7 +74,9 @@ def etcd_key(text: str) -> EtcdAddress:
     try:
         return EtcdAddress.parse(text)
     except AddressError as error:
-        message = f"{without_userinfo(text)!r} is not etcd://host:2379[,host:2379]/key ({error})"
+        message = (
+            f"{without_userinfo(text)!r} is not etcd://host:2379[,host:2379]/key ({error.message})"
+        )
         raise click.BadParameter(message) from None
 
 

@@ -154,7 +154,7 @@ def is_trusted(host: str, trusted: tuple[str, ...]) -> bool:
         trusted: Canonical host names; one with a leading dot means every name below too.
     """
     try:
-        name = normalise_host(split_port(host)[0])
+        name = normalise_host(split_port(host)[0], underscores=True)
     except AddressError:
         return False
     return any(

@@ -13,7 +13,7 @@ from .ledger import Line, Stamp
 from .memory import Memory
 from .offload import Renderer
 from .origin import Source
-from .problems import MAX_KEPT, Code, Problem, Severity
+from .problems import MAX_KEPT, Code, Problem, Severity, first_problems
 from .render import EMPTY_BODY, Rendering
 from .settings import Settings
 from .sightings import Sighting
@@ -26,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 #: Seconds from one failure to save a text to the next try.
 RETRY = 3.0
-#: Problems of a refused file that the log names.
-LOGGED_PROBLEMS = 5
 
 
 def judge(rendering: Rendering, settings: Settings, *, serving: bool) -> None:
@@ -260,6 +258,7 @@ class Loader:
             "warnings": rendering.warnings,
         }
         counts = f"{_count(rendering.errors, 'error')}, {_count(rendering.warnings, 'warning')}"
+        counts += first_problems(rendering.problems)
         if view.loaded and view.snapshot.etag == rendering.etag:
             snapshot = self._restamp(self._confirmed(text.mtime, attempt.at))
             self.store.keep(attempt.done(Result.UNCHANGED, snapshot.etag), **changes)
@@ -343,10 +342,7 @@ class Loader:
             errors=1 + (rendering.errors if rendering else 0),
             warnings=rendering.warnings if rendering else 0,
         )
-        first = "; ".join(str(p) for p in found[:LOGGED_PROBLEMS])
-        self._log_failure(
-            "refused", str(error), attempt, f"; first problems: {first}" * bool(first)
-        )
+        self._log_failure("refused", str(error), attempt, first_problems(found))
 
     def _fail(self, reason: str, attempt: "_Attempt", code: str | None = None) -> None:
         self._note_failure(attempt.done(Result.ERROR, None, error=reason, code=code))

@@ -5,6 +5,8 @@ why. What the entries become (URLs, priorities, duplicates) is ``build``'s busin
 """
 
 import re
+import unicodedata
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -17,6 +19,8 @@ from ..address import (
     is_ip,
     normalise_host,
     parse_url,
+    port_without_brackets,
+    refuse_network,
     secret_part,
     split_port,
 )
@@ -25,6 +29,10 @@ from ..model import check_server_name
 from .problems import Code, Problems
 
 MAX_PRIORITY = 65535
+#: Characters of a word in which a section's name is looked for: no address is longer.
+MAX_WORD = 2048
+#: What may stand behind an address, and its form.
+_ATTRIBUTES = {"priority": "priority=N", "server_name": "server_name=HOST"}
 
 
 class Section(StrEnum):
@@ -60,13 +68,31 @@ class EndpointFile(NamedTuple):
     problems: Problems
 
 
+# Unicode's default-ignorable code points: those that no font draws (DerivedCoreProperties.txt).
+_INVISIBLE = (
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+_HIDDEN = re.compile(_INVISIBLE)
+_EDGES = re.compile(rf"(?:^|(?<=[\s,，])){_INVISIBLE}+|{_INVISIBLE}+(?=[\s,，]|$)")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _COMMENT = re.compile(r"(?:^|(?<=\s))#\S*")
 _CHUNK = re.compile(r"[^,，]+")
 _COLON = re.compile(r"[:：]")
 _TOKEN = re.compile(r"\S+")
 _SECTIONS = {section.lower(): section for section in Section}
-_KNOWN_HEADER = re.compile(rf"\s*({'|'.join(Section)})\s*[:：]", re.IGNORECASE)
+_KNOWN_HEADER = re.compile(rf"\s*({'|'.join(Section)})(?:\s|{_INVISIBLE})*[:：]", re.IGNORECASE)
+# A section's name that no further label of a host name follows; and whether a colon does that
+# cannot stand before a port.
+_NAMED = re.compile(
+    rf"(?<![^\W_])({'|'.join(Section)})(?![^\W_]|[.-]+[^\W_])(\s*[:：=](?![0-9]))?", re.IGNORECASE
+)
+_WORD = re.compile(r"[^\s,，]+")
+_BARE_NAME = re.compile(rf"\s*({'|'.join(Section)})(?=[\s,，]|$)", re.IGNORECASE)
+# What may stand before such a name in an entry: a scheme and a path, or a label and its dot.
+_URL_BEFORE = re.compile(r"[^\W_].*[/@]|server_name=", re.IGNORECASE)
+_LABEL_BEFORE = re.compile(r"(?!\W*[0-9]+[.]$).*[^\W_][.-]+")
 # A word or two and a colon that no address can be: what follows the colon is no port and
 # no IPv6 group, or the name says that it is a list.
 _OTHER_HEADER = re.compile(r"\s*([^\W\d_][\w \t-]*)[:：](?=\s|$)")
@@ -111,6 +137,11 @@ class _Parser:
     def line(self, number: int, line: str) -> None:
         if (plain := PLAIN_LINE.fullmatch(line)) and self._plain(number, plain):
             return
+        written = line
+        if not line.isascii():
+            line = _blank(line)
+            if known := _KNOWN_HEADER.match(line):
+                line = _HIDDEN.sub(" ", known[0]) + _blank(line[known.end() :])
         bare = line.lstrip()
         if not bare or bare[0] == "#":
             return
@@ -120,8 +151,16 @@ class _Parser:
             whole, line = line[: comment.end()], line[: comment.start()]
         secret_end = secret_part(whole)
         start = self._header(number, line, secret_end) if _COLON.search(line) else 0
-        if not self.skipping:
-            self._entries(number, line, start, secret_end)
+        if start and self.skipping:
+            return
+        if name := _misplaced_name(line[start:]):
+            self._refuse_header(number, *_words(line, written), name, secret_end)
+        elif not self.skipping:
+            if start:
+                end = start if line[start:].strip() else len(line)
+                column, shown = _words(line[:start], written)
+                self._warn_hidden(number, column, shown, written[:end], line[:end])
+            self._entries(number, line, start, secret_end, written)
 
     def _plain(self, number: int, match: re.Match[str]) -> bool:
         """Take in the common line, which needs no second look: say whether it was one."""
@@ -162,40 +201,77 @@ class _Parser:
         self.problems.add(Code.UNKNOWN_SECTION, number, other.start(1) + 1, message, name)
         return other.end()
 
-    def _entries(self, number: int, line: str, start: int, secret_end: int) -> None:
+    def _refuse_header(
+        self, number: int, column: int, shown: str, name: str, secret_end: int
+    ) -> None:
+        """Leave out a line that holds a section's name in another form, and what is below it."""
+        known = _SECTIONS[name.lower()]
+        if _BARE_NAME.match(shown):
+            code, message = Code.MISSING_COLON, f"write {known}: with a colon"
+        else:
+            code = Code.UNKNOWN_SECTION
+            message = (
+                f"a section's name stands first on its line and before a colon: write {known}:"
+            )
+        if self.section is not None or code is Code.UNKNOWN_SECTION:
+            message += "; this line, and the entries below it, are left out"
+            self.enter(None, skipping=True)
+        self.problems.add(code, number, column, message, "***" if secret_end else shown)
+
+    def _warn_hidden(self, line: int, column: int, shown: str, written: str, read: str) -> None:
+        """Name the invisible characters that were passed over in a part of a line."""
+        if written == read:
+            return
+        found = dict.fromkeys(w for w, r in zip(written, read, strict=True) if w != r)
+        names = ", ".join(f"U+{ord(c):04X} {unicodedata.name(c, '')}".rstrip() for c in found)
+        message = f"invisible characters beside it are passed over: {names}"
+        self.problems.add(Code.INVISIBLE, line, column, message, shown)
+
+    def _entries(self, number: int, line: str, start: int, secret_end: int, written: str) -> None:
         for chunk in _CHUNK.finditer(line, start):
             tokens = [(t.start(), t[0]) for t in _TOKEN.finditer(line, *chunk.span())]
             if not tokens:
                 continue
             begin, end = tokens[0][0], tokens[-1][0] + len(tokens[-1][1])
-            shown = line[begin:end]
+            shown = written[begin:end]
             if begin < secret_end:
                 shown = "***@" + line[secret_end:end] if secret_end <= end else "***"
-            self._entry(number, begin + 1, [t for _, t in tokens], shown)
+            part = slice(*chunk.span())
+            self._warn_hidden(number, begin + 1, shown, written[part], line[part])
+            self._entry(number, tokens, shown)
 
-    def _entry(self, line: int, column: int, tokens: list[str], shown: str) -> None:
-        address, *attributes = tokens
+    def _entry(self, line: int, tokens: list[tuple[int, str]], shown: str) -> None:
+        (begin, address), *attributes = tokens
         if self.section is None:
-            code, message = Code.NO_SECTION, "an entry before any section: it is left out"
-            if address.lower() in _SECTIONS:
-                code, message = Code.MISSING_COLON, f"write {address}: with a colon"
-            self.problems.add(code, line, column, message, shown)
+            message = "an entry before any section: it is left out"
+            self.problems.add(Code.NO_SECTION, line, begin + 1, message, shown)
             return
+        word = 0
+        priority: int | None = None
+        server_name: str | None = None
+        seen: set[str] = set()
         try:
             host, port, url = self._address(self.section, address)
-            priority, server_name = _attributes(attributes)
-            if server_name is not None and not is_ip(host):
-                message = "server_name: it may stand at an IP address only"
-                raise AddressError(Code.BAD_SERVER_NAME, message)
+            for place, token in attributes:
+                word = place + 1
+                key, value = _attribute(token)
+                if key in seen:
+                    raise AddressError(Code.UNKNOWN_ATTRIBUTE, f"{key} is given twice")
+                seen.add(key)
+                if key == "priority":
+                    priority = _priority(value)
+                else:
+                    server_name = _server_name(value, host)
         except AddressError as error:
-            self.problems.add(Code(error.code), line, column, str(error), shown)
+            self.problems.add(Code(error.code), line, begin + 1, error.message, shown, word)
             return
-        entry = Entry(host, port, url, priority, server_name, line, column, shown)
+        entry = Entry(host, port, url, priority, server_name, line, begin + 1, shown)
         self._keep(self.section, entry)
+        if is_ip(host) and (meant := port_without_brackets(address)):
+            message = f"an IPv6 address without a port; {meant} would be one with a port"
+            self._warn(Code.IPV6_WITHOUT_PORT, entry, message)
 
     def _address(self, section: Section, text: str) -> tuple[str, int | None, Url | None]:
-        if text.lower() in _SECTIONS:
-            raise AddressError(Code.MISSING_COLON, f"a section's name needs a colon: {text}:")
         schemes = _SCHEMES.get(section)
         if schemes is not None and "://" in text:
             url = parse_url(text, schemes)
@@ -205,6 +281,9 @@ class _Parser:
         if "://" in text:
             where = f"a URL may stand in {Section.API} and {Section.SOCKET}, here only a host"
             raise AddressError(Code.BAD_HOST, where)
+        refuse_network(text)
+        if any(sign in text for sign in "/?#"):
+            raise AddressError(Code.BAD_HOST, _no_path(schemes))
         written, port = split_port(text)
         return normalise_host(written), port, None
 
@@ -227,25 +306,51 @@ def _is_odd(host: str) -> bool:
     return len(host) > MAX_LABEL_LENGTH or "xn--" in host
 
 
-def _attributes(tokens: list[str]) -> tuple[int | None, str | None]:
-    """Read what follows an address: ``priority=N`` and ``server_name=HOST``, each once."""
-    values: dict[str, str] = {}
-    for token in tokens:
-        key, equals, value = token.partition("=")
-        if key.lower() not in {"priority", "server_name"} or not equals:
-            raise AddressError(
-                Code.UNKNOWN_ATTRIBUTE,
-                "after an address only priority=N and server_name=HOST may stand"
-                " (a comma separates two entries)",
-            )
-        if key.lower() in values:
-            raise AddressError(Code.UNKNOWN_ATTRIBUTE, f"{key.lower()} is given twice")
-        values[key.lower()] = value
-    priority = values.get("priority")
-    name = values.get("server_name")
-    return (
-        None if priority is None else _priority(priority),
-        None if name is None else _server_name(name),
+def _words(line: str, written: str) -> tuple[int, str]:
+    """Give the column, and the text as it was written, of what a line holds but for its edges."""
+    start = len(line) - len(line.lstrip())
+    return start + 1, written[start : len(line.rstrip())]
+
+
+def _blank(text: str) -> str:
+    """Put spaces in the place of invisible characters at the edges of words: columns stay."""
+    return _EDGES.sub(lambda found: " " * len(found[0]), text)
+
+
+def _misplaced_name(text: str) -> str | None:
+    """Find a section's name that is neither a header in its proper form nor part of an address."""
+    if not text.isascii():
+        # Full-width letters, and invisible characters within the name.
+        text = unicodedata.normalize("NFKC", _HIDDEN.sub("", text))
+    for token in _WORD.finditer(text):
+        for found in _NAMED.finditer(token[0][:MAX_WORD]):
+            before = found.string[: found.start()]
+            if not (
+                _URL_BEFORE.match(before) or (_LABEL_BEFORE.fullmatch(before) and not found[2])
+            ):
+                return found[1]
+    return None
+
+
+def _no_path(schemes: tuple[str, ...] | None) -> str:
+    if schemes is None:
+        where = f"a whole URL may stand in {Section.API} and {Section.SOCKET}"
+    else:
+        where = "a URL begins with its scheme, such as https://"
+    return f"what follows the host looks like a path, and a host or host:port has none: {where}"
+
+
+def _attribute(token: str) -> tuple[str, str]:
+    """Take one word behind an address apart: ``priority=N`` or ``server_name=HOST``."""
+    key, equals, value = token.partition("=")
+    key = key.lower()
+    if equals and key in _ATTRIBUTES:
+        return key, value
+    near = get_close_matches(key, _ATTRIBUTES, n=1)
+    hint = f"did you mean {_ATTRIBUTES[near[0]]}?" if near else "a comma separates two entries"
+    raise AddressError(
+        Code.UNKNOWN_ATTRIBUTE,
+        f"after an address only {' and '.join(_ATTRIBUTES.values())} may stand ({hint})",
     )
 
 
@@ -256,12 +361,15 @@ def _priority(text: str) -> int:
     raise AddressError(Code.BAD_PRIORITY, message)
 
 
-def _server_name(text: str) -> str:
+def _server_name(text: str, host: str) -> str:
+    if not is_ip(host):
+        message = "server_name: it may stand at an IP address only"
+        raise AddressError(Code.BAD_SERVER_NAME, message)
     if text.count(":") == 1:
         raise AddressError(Code.BAD_SERVER_NAME, "server_name: a host name has no port")
     try:
         name = normalise_host(text)
         check_server_name(name)
     except AddressError as error:
-        raise AddressError(Code.BAD_SERVER_NAME, f"server_name: {error}") from None
+        raise AddressError(Code.BAD_SERVER_NAME, f"server_name: {error.message}") from None
     return name

@@ -8,6 +8,8 @@ MAX_KEPT = 100
 #: So many errors are kept in any case, also behind a hundred warnings.
 MIN_ERRORS = 10
 MAX_TEXT = 200
+#: Problems that one log line names.
+MAX_LOGGED = 5
 
 
 class Severity(StrEnum):
@@ -26,6 +28,8 @@ class Code(StrEnum):
     DUPLICATE = "duplicate"
     FEW_ENDPOINTS = "few-endpoints"
     PLAIN_HTTP = "plain-http"
+    INVISIBLE = "invisible"
+    IPV6_WITHOUT_PORT = "ipv6-without-port"
 
     # Warnings about the process rather than the file.
     SETTING = "setting"
@@ -79,6 +83,8 @@ _WARNINGS = frozenset(
         Code.DUPLICATE,
         Code.FEW_ENDPOINTS,
         Code.PLAIN_HTTP,
+        Code.INVISIBLE,
+        Code.IPV6_WITHOUT_PORT,
         Code.SETTING,
         Code.NO_HOOKS,
         Code.STATE_FOLDER,
@@ -92,6 +98,7 @@ class Problem(NamedTuple):
     ``line`` and ``column`` count from 1, the column in code points; a finding about the
     file as a whole stands at 1, 1, or where it stops being text, with an empty ``text``.
     Else ``text`` is the offending entry, shortened; it never holds a user name or password.
+    ``word`` is the column of the word at fault, where that is not the entry's first, else 0.
     """
 
     line: int
@@ -100,6 +107,7 @@ class Problem(NamedTuple):
     code: Code
     message: str
     text: str
+    word: int = 0
 
     def as_dict(self) -> dict[str, object]:
         """Give the form that ``status`` and ``check --json`` show."""
@@ -113,8 +121,17 @@ class Problem(NamedTuple):
         }
 
     def __str__(self) -> str:
-        where = f"line {self.line}, column {self.column}: " if self.text else ""
-        return f"{where}{self.message}" + (f" ({self.text!r})" if self.text else "")
+        where = f"line {self.line}, column {self.word or self.column}: " if self.text else ""
+        return f"{self.severity}: {where}{self.message}" + (
+            f" ({self.text!r})" if self.text else ""
+        )
+
+
+def first_problems(problems: tuple[Problem, ...]) -> str:
+    """Write the first problems as the end of a log line, errors before warnings."""
+    ordered = sorted(problems, key=lambda problem: problem.severity is not Severity.ERROR)
+    named = "; ".join(map(str, ordered[:MAX_LOGGED]))
+    return f"; first problems: {named}" if named else ""
 
 
 class Problems:
@@ -141,7 +158,9 @@ class Problems:
         out = set(warnings[-len(hidden) :])
         return [problem for problem in self.first if problem not in out] + hidden
 
-    def add(self, code: Code, line: int, column: int, message: str, text: str = "") -> None:
+    def add(
+        self, code: Code, line: int, column: int, message: str, text: str = "", word: int = 0
+    ) -> None:
         """Note one finding; ``text`` is shortened to 200 characters."""
         severity = code.severity
         if severity is Severity.ERROR:
@@ -155,7 +174,7 @@ class Problems:
             return
         if len(text) > MAX_TEXT:
             text = text[: MAX_TEXT - 1] + "…"
-        problem = Problem(line, column, severity, code, message, text)
+        problem = Problem(line, column, severity, code, message, text, word)
         if first:
             insort(self.first, problem)
             del self.first[MAX_KEPT:]

@@ -1,5 +1,6 @@
 """An endpoint file's bytes, rendered into everything that serving them needs. Pure."""
 
+import codecs
 import gzip
 import hashlib
 from typing import NamedTuple
@@ -43,6 +44,9 @@ def decode(data: bytes) -> str:
     Raises:
         SourceError: With code ``not-utf8`` or ``nul``, saying where.
     """
+    if coding := _other_coding(data):
+        message = f"the file is {coding} text: save it as UTF-8"
+        raise SourceError(Code.NUL if b"\0" in data else Code.NOT_UTF8, message)
     data = data.removeprefix(b"\xef\xbb\xbf")
     if (at := data.find(b"\0")) >= 0:
         line, column = _place(data[:at])
@@ -54,6 +58,25 @@ def decode(data: bytes) -> str:
         line, column = _place(data[: error.start])
         message = f"the file is not UTF-8 text (line {line}, byte {error.start + 1})"
         raise SourceError(Code.NOT_UTF8, message, line, column) from None
+
+
+# UTF-32 first: its little-endian mark begins with the one of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+
+
+def _other_coding(data: bytes) -> str | None:
+    """Recognise UTF-16 and UTF-32 by the byte order mark, or by every other byte being NUL."""
+    for mark, name in _MARKS:
+        if data.startswith(mark):
+            return name
+    start = data[:64]
+    halves = {(start[::2].strip(b"\0") == b""), (start[1::2].strip(b"\0") == b"")}
+    return "UTF-16" if len(start) >= 4 and halves == {True, False} else None
 
 
 def _place(before: bytes) -> tuple[int, int]:

@@ -250,7 +250,7 @@ def _path(reader: _Reader, name: str, default: str) -> str:
             raise AddressError("bad-url", "a whole URL")
         return normalise_path(path)
     except AddressError as error:
-        allowed = f"a URL path such as /api/v1, without '?' or '#' ({error})"
+        allowed = f"a URL path such as /api/v1, without '?' or '#' ({error.message})"
         raise SettingsError(name, value, allowed) from None
 
 
@@ -273,7 +273,7 @@ def _source(value: str) -> str:
         try:
             return EtcdAddress.parse(value).text
         except AddressError as error:
-            raise _InvalidError(f"etcd://host:2379[,host:2379]/key ({error})") from None
+            raise _InvalidError(f"etcd://host:2379[,host:2379]/key ({error.message})") from None
     if "://" in value:
         raise _InvalidError("the path of a file, or etcd://host:2379[,host:2379]/key")
     return _file(value)
@@ -308,9 +308,9 @@ def _webhook(value: str) -> str:
     try:
         if not query.isascii() or not query.isprintable() or " " in query or "#" in query:
             raise AddressError("bad-url", "the query holds a character that no query may hold")
-        return parse_url(address, ("http", "https")).text + mark + query
+        return parse_url(address, ("http", "https"), underscores=True).text + mark + query
     except AddressError as error:
-        raise _InvalidError(f"an http or https URL ({error})") from None
+        raise _InvalidError(f"an http or https URL ({error.message})") from None
 
 
 def _webhook_secret(value: str) -> bytes:
@@ -404,10 +404,10 @@ def _origins(value: str) -> tuple[str, ...]:
 
 def _origin(item: str) -> str:
     try:
-        url = parse_url(item, ("http", "https"))
+        url = parse_url(item, ("http", "https"), underscores=True)
     except AddressError as error:
         raise _InvalidError(
-            f"* or a list of origins such as https://app.example.com ({error})"
+            f"* or a list of origins such as https://app.example.com ({error.message})"
         ) from None
     if url.path not in {"", "/"}:
         raise _InvalidError(
@@ -425,13 +425,15 @@ def _trusted_host(item: str) -> str:
     # A leading dot admits every name below, as in Flask's setting of this name.
     dot = "." if item.startswith(".") else ""
     try:
-        return dot + normalise_host(item.removeprefix("."))
+        return dot + normalise_host(item.removeprefix("."), underscores=True)
     except AddressError as error:
-        raise _InvalidError(f"a list of host names without ports ({error})") from None
+        raise _InvalidError(f"a list of host names without ports ({error.message})") from None
 
 
 def _bind_host(value: str) -> str:
     try:
-        return normalise_host(value)
+        return normalise_host(value, underscores=True)
     except AddressError as error:
-        raise _InvalidError(f"a host name or an IP address to listen at ({error})") from None
+        raise _InvalidError(
+            f"a host name or an IP address to listen at ({error.message})"
+        ) from None

@@ -6,6 +6,8 @@ PROBLEMS: dict[str, str] = {
     "duplicate": "重复的端点，保留第一个",
     "few-endpoints": "某一类端点少于两个，无法故障转移",
     "plain-http": "URL 未加密",
+    "invisible": "旁边有不可见字符，已忽略",
+    "ipv6-without-port": "未加方括号的 IPv6 地址末尾像是端口，按无端口处理",
     "setting": "有环境变量被忽略",
     "no-hooks": "gunicorn 使用了其他配置，SIGHUP 不安全",
     "late": "重新加载线程没有响应，看不到新的修改",

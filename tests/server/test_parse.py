@@ -145,14 +145,164 @@ class TestSections:
 
     @pytest.mark.parametrize("name", ["IPList", "iplist", "DomainList", "ApiList", "socketlist"])
     def test_a_name_without_its_colon_is_an_error(self, name: str) -> None:
-        """It is no host; what follows stays in the section before it."""
-        text = f"DomainList:\na.com\n{name}\n10.0.0.1\n"
-        found = problems(text)
-        assert [(p.code, p.line) for p in found] == [
-            (Code.MISSING_COLON, 3),
-            (Code.IP_IN_DOMAIN_LIST, 4),
-        ]
-        assert api_urls(text, api_path="") == ["https://a.com", "https://10.0.0.1"]
+        """It is no host; what follows is left out, and is in no case part of the list before."""
+        text = f"DomainList:\na.com\n{name}\n10.0.0.1\nIPList:\n10.0.0.2\n"
+        (problem,) = problems(text)
+        assert (problem.code, problem.line) == (Code.MISSING_COLON, 3)
+        assert api_urls(text, api_path="") == ["https://a.com", "https://10.0.0.2"]
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            *("- SocketList:", "-SocketList:", "* SocketList", "[SocketList]", "[socketlist]:"),
+            *('"SocketList":', "'SocketList': [", "**SocketList:**", "1. SocketList:"),
+            *(
+                "1.SocketList:",
+                "1) SocketList",
+                "<SocketList>",
+                "【SocketList】",
+                "「SocketList」：",
+            ),
+            *("SocketList =", "SocketList=", "SocketList;", "SocketList；", "SocketList."),
+            *("SocketList -> x.com", "SocketList x.com", "SocketList priority=1", "_SocketList_:"),
+            *(
+                "ＳｏｃｋｅｔＬｉｓｔ：",
+                "ＳｏｃｋｅｔＬｉｓｔ：x.com",
+                "ＳｏｃｋｅｔＬｉｓｔ",
+                "－ SocketList：",
+            ),
+            *("Socket\u200bList:", "Socket\u00adList", "// SocketList:", "//SocketList:"),
+            *("x.com, SocketList: y.com", "x.com SocketList:", "section=SocketList"),
+            *("Section: SocketList", "ApiList: SocketList: x.com", "my.SocketList:"),
+        ],
+    )
+    def test_a_sections_name_in_another_form_adds_nothing_to_the_list_before(
+        self, line: str
+    ) -> None:
+        """One error at that line; its entries, and those below, are in no list."""
+        text = f"DomainList:\na.com\n{line}\nb.com\n10.0.0.1\nIPList:\n10.0.0.2\n"
+        assert api_urls(text, api_path="") == ["https://a.com", "https://10.0.0.2"]
+        assert socket_urls(text) == ["https://a.com", "https://10.0.0.2"]
+        (problem,) = problems(text)
+        assert problem.code in {Code.UNKNOWN_SECTION, Code.MISSING_COLON}
+        assert (problem.line, problem.column) == (3, 1)
+
+    @pytest.mark.parametrize(
+        ("section", "entry", "url"),
+        [
+            ("DomainList", "iplist.example.com", "https://iplist.example.com"),
+            ("DomainList", "my-iplist.example.com", "https://my-iplist.example.com"),
+            ("DomainList", "api.iplist", "https://api.iplist"),
+            ("DomainList", "api.iplist:8080", "https://api.iplist:8080"),
+            ("DomainList", "iplists", "https://iplists"),
+            ("IPList", "10.0.0.1 server_name=iplist", "https://10.0.0.1"),
+            ("ApiList", "https://iplist/v2", "https://iplist/v2"),
+            ("ApiList", "https://iplist:8080", "https://iplist:8080"),
+            ("ApiList", "https://a.com/IPList", "https://a.com/IPList"),
+            ("ApiList", "https://a.com/x/IPList:1", "https://a.com/x/IPList:1"),
+        ],
+    )
+    def test_a_sections_name_within_an_address_is_no_header(
+        self, section: str, entry: str, url: str
+    ) -> None:
+        """A host may be called like a section."""
+        text = f"{section}:\n{entry}\nb.com\n"
+        assert api_urls(text, api_path="") == [url, "https://b.com"]
+
+    @pytest.mark.parametrize(
+        "hidden", ["\ufeff", "\u200b", "\u00ad", "\u2060\u200e", "\ufe0f\u3164"]
+    )
+    @pytest.mark.parametrize(
+        "header", ["{}SocketList:", "SocketList{}:", "SocketList:{}", "{} SocketList :"]
+    )
+    def test_invisible_characters_beside_a_header_are_passed_over(
+        self, header: str, hidden: str
+    ) -> None:
+        """cat a.txt b.txt, where b.txt begins with a byte order mark: it is that header."""
+        text = f"DomainList:\na.com\n{header.format(hidden)}\nb.com\n"
+        assert api_urls(text, api_path="") == ["https://a.com"]
+        assert socket_urls(text) == ["https://a.com", "https://b.com"]
+        (problem,) = problems(text)
+        assert (problem.code, problem.line) == (Code.INVISIBLE, 3)
+        assert problem.severity is Severity.WARNING
+        for character in hidden:
+            assert f"U+{ord(character):04X}" in problem.message
+
+    @pytest.mark.parametrize(
+        "entry",
+        [
+            *("\u200bb.com", "b.com\u200b", "\u200b\ufeff b.com \u200b", "b.com\u200b priority=1"),
+            *(
+                "b.com priority=1\u200b",
+                "b.com \u200bpriority=1",
+                "b.com \u200b# c",
+                "b.com\u200b,",
+            ),
+        ],
+    )
+    def test_invisible_characters_beside_an_entry_are_passed_over(self, entry: str) -> None:
+        """The entry is used; columns are those of the file."""
+        for section in ("DomainList", "ApiList"):
+            text = f"{section}:\na.com\nc.com, {entry}\nx_y"
+            assert api_urls(text, api_path="") == [f"https://{x}.com" for x in "acb"]
+            hidden, bad = problems(text)
+            assert (hidden.code, hidden.line) == (Code.INVISIBLE, 3)
+            assert "U+200B ZERO WIDTH SPACE" in hidden.message
+            assert (bad.code, bad.line, bad.column) == (Code.BAD_HOST, 4, 1)
+
+    def test_an_invisible_character_ends_a_url(self) -> None:
+        """It is not percent-encoded into the path."""
+        assert api_urls("ApiList:\nhttps://a.com/v2\u200b\n") == ["https://a.com/v2"]
+
+    @pytest.mark.parametrize(
+        "line", ["\ufeff# note", "\u200b", "\ufeff", "# ⚠\ufe0f note", "b.com # ⚠\ufe0f"]
+    )
+    def test_invisible_characters_in_comments_and_blank_lines_are_nothing(self, line: str) -> None:
+        """A byte order mark before a comment does not make it an entry."""
+        assert problems(f"DomainList:\na.com\n{line}\nc.com\n") == []
+
+    @pytest.mark.parametrize("address", ["::1:8080", "2001:db8::7:443", "fe80::1:80"])
+    def test_a_bare_ipv6_address_that_seems_to_have_a_port_is_a_warning(self, address: str) -> None:
+        """It is used as the address that it is; the message shows the form with a port."""
+        (problem,) = problems(f"IPList:\n{address}\n10.0.0.1\n")
+        assert (problem.code, problem.severity) == (Code.IPV6_WITHOUT_PORT, Severity.WARNING)
+        head, _, port = address.rpartition(":")
+        assert f"[{head}]:{port}" in problem.message
+
+    @pytest.mark.parametrize(
+        "address", ["2001:db8::7", "::1", "[::1:8080]", "fe80::1:2", "1:2:3:4:5:6:7:8080"]
+    )
+    def test_other_ipv6_addresses_are_no_warning(self, address: str) -> None:
+        """In brackets it is meant; eight groups leave no room for a port."""
+        assert problems(f"IPList:\n{address}\n10.0.0.1\n") == []
+
+    @pytest.mark.parametrize(
+        ("section", "entry", "column", "words"),
+        [
+            ("DomainList", "a.com/v2", 1, "path|ApiList"),
+            ("DomainList", "a.com:80/v2", 1, "path|ApiList"),
+            ("IPList", "10.0.0.1/v2", 1, "path|ApiList"),
+            ("DomainList", "a.com?x=1", 1, "path|ApiList"),
+            ("ApiList", "a.com/v2", 1, "path|https://"),
+            ("DomainList", "a.com priorty=1", 7, "did you mean priority=N?"),
+            ("DomainList", "a.com Priority", 7, "did you mean priority=N?"),
+            ("IPList", "10.0.0.1 priority=1 servername=a", 21, "did you mean server_name=HOST?"),
+            ("DomainList", "a.com b.com", 7, "a comma separates two entries"),
+            ("DomainList", "a.com priority=x", 7, "0 to 65535"),
+            ("IPList", "10.0.0.1 server_name=a_b", 10, "server_name"),
+            ("DomainList", "xn--a", 1, "not valid punycode"),
+            ("IPList", "::1:18080", 1, "needs brackets, [::1]:18080"),
+        ],
+    )
+    def test_a_message_names_the_cause_and_stands_at_the_word(
+        self, section: str, entry: str, column: int, words: str
+    ) -> None:
+        """What is meant is told, not what a part of it would not be."""
+        (problem,) = problems(f"{section}:\n{entry}\n")
+        assert (problem.line, problem.column, problem.text) == (2, 1, entry)
+        assert (problem.word or problem.column) == column
+        for word in words.split("|"):
+            assert word in problem.message
 
     def test_text_before_any_section_is_left_out(self) -> None:
         """Its section cannot be guessed."""
