@@ -112,4 +112,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _complain(message: str) -> None:
-    print("mop-config:", " ".join(message.split()), file=sys.stderr)
+    # Imported when it is needed: what few commands need, the others do without.
+    from ..server.logs import printable
+
+    print("mop-config:", printable(" ".join(message.split())), file=sys.stderr)

@@ -1,11 +1,10 @@
 """A list of endpoints, wherever an argument says that it is."""
 
-import click
-
 from .. import payload
 from ..errors import MopConfigError
 from ..model import EndpointConfig
 from ..server.problems import Code
+from .output import warn
 from .served import fetch, is_url, read_token
 from .source import read
 
@@ -33,6 +32,5 @@ def read_list(source: str | None, token_file: str | None, *, quiet: bool = False
     if reading.rendering is None or reading.refusal is not None:
         raise MopConfigError(str(reading.refusal))
     if not quiet:
-        for notice in (*settings.warnings, *reading.problems):
-            click.echo(f"mop-config: {notice}", err=True)
+        warn(settings, reading.problems)
     return payload.loads(reading.rendering.body)

@@ -1,6 +1,5 @@
 """``mop-config probe``: which endpoints are there, as a client would see it."""
 
-import json
 import ssl
 import sys
 import time
@@ -19,8 +18,10 @@ from ..errors import MopConfigError
 from ..jobs import Job
 from ..model import Endpoint, EndpointConfig
 from ..probe import Prober, ProbeResult
+from ..server.logs import printable
 from .env_file import env_file_option
 from .listed import read_list
+from .output import json_text, say
 from .seconds import SECONDS
 from .served import token_option
 
@@ -82,7 +83,7 @@ def probe(
         try:
             findings = _look(source, timeout, token_file, quiet=quiet)
         except MopConfigError as error:
-            click.echo(f"mop-config: {error}", err=True)
+            say(f"mop-config: {error}", err=True)
         else:
             if console.is_terminal and not as_json:
                 console.clear()
@@ -136,7 +137,7 @@ def _good(findings: list[Finding]) -> bool:
 
 def _print(console: Console, findings: list[Finding], *, as_json: bool, indent: int | None) -> None:
     if as_json:
-        print(json.dumps(_document(findings), indent=indent, ensure_ascii=False))
+        print(json_text(_document(findings), indent))
     elif console.is_terminal:
         console.print(_table(findings))
     else:
@@ -201,7 +202,7 @@ def _cells(finding: Finding) -> list[str]:
         name,
         str(finding.endpoint.priority),
         finding.endpoint.url,
-        result.detail,
+        printable(" ".join(result.detail.split())),
     ]
 
 

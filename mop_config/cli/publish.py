@@ -13,6 +13,7 @@ import click
 
 from ..server.logs import log_to_stderr
 from .env_file import env_file_option
+from .output import warn
 from .source import not_empty, settings_for
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
     settings = settings_for(file)
     if key is not None:
         settings = replace(settings, signing_key_file=key)
-    for warning in settings.warnings:
-        click.echo(f"mop-config: {warning}", err=True)
+    warn(settings, ())
     publisher = Publisher(settings, Path(out))
     if watch:
         log_to_stderr()
@@ -56,8 +56,7 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
     logging.getLogger("mop_config.server.loader").disabled = True
     written, view = publisher.publish()
     changed = set(written)
-    for problem in view.problems:
-        click.echo(f"mop-config: {problem}", err=True)
+    warn(replace(settings, warnings=()), view.problems)
     if as_json:
         print(json.dumps(_document(Path(out), publication.TYPES, changed), indent=2))
     else:

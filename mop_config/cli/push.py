@@ -1,7 +1,6 @@
 """``mop-config push``: an endpoint file into etcd, and back to what was there before."""
 
 import difflib
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,7 @@ from ..server.render import EMPTY_BODY, Rendering, render
 from ..server.settings import Settings
 from ..server.sources import FileSource
 from .env_file import env_file_option
+from .output import blanked, json_text, say
 from .revisions import ChangedError, Revision, at, history, write
 from .source import Reading, etcd_key, is_etcd, judged
 
@@ -158,7 +158,7 @@ def _refused(call: _Call, reading: Reading) -> int:
 
 def _warn(reading: Reading) -> None:
     for problem in reading.problems:
-        click.echo(f"{reading.path}: {problem.severity}: {problem} [{problem.code}]", err=True)
+        say(f"{reading.path}: {problem} [{problem.code}]", err=True)
 
 
 def _show(reading: Reading, lines: list[str] | None, change: Difference | None) -> None:
@@ -172,7 +172,7 @@ def _show(reading: Reading, lines: list[str] | None, change: Difference | None) 
 
 def _done(call: _Call, outcome: dict[str, object]) -> int:
     if call.as_json:
-        click.echo(json.dumps(outcome, ensure_ascii=False, indent=2))
+        click.echo(json_text(outcome))
     elif outcome["result"] == "unchanged":
         click.echo(f"{call.etcd}: unchanged, revision {outcome['revision']}")
     else:
@@ -192,7 +192,7 @@ def _lines(data: bytes) -> list[str]:
 def _shown(line: str) -> str:
     """Make a line fit to be shown, with no password in it."""
     shown = without_userinfo(line)
-    return "".join(c if c.isprintable() or c == "\t" else " " for c in shown)
+    return blanked(shown, keep="\t")
 
 
 def _diff(old: bytes, new: bytes, old_name: str, new_name: str) -> list[str] | None:
@@ -229,7 +229,7 @@ def _show_history(call: _Call) -> int:
     rows.reverse()
     if call.as_json:
         document = {"target": str(call.etcd), "revisions": rows}
-        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        click.echo(json_text(document))
     else:
         for row in rows:
             click.echo(_told(row))

@@ -14,6 +14,7 @@ from ..errors import MopConfigError, PayloadError, QrTooLong
 from ..files import write_atomically
 from .env_file import env_file_option
 from .listed import read_list
+from .output import json_text, say
 from .served import token_option
 from .source import not_empty
 
@@ -99,9 +100,9 @@ def qr(
     if out is not None:
         _write(out, text)
     if as_json:
-        print(json.dumps(_document(text, out), ensure_ascii=False, indent=2))
+        print(json_text(_document(text, out)))
     elif out is not None:
-        print(f"{_printable(str(out))}: {text.format} form, {text.size} bytes")
+        say(f"{out}: {text.format} form, {text.size} bytes")
     elif draw:
         _draw(text.text)
     else:
@@ -188,7 +189,7 @@ def _show_scanned(image: str, *, as_json: bool) -> None:
         }
         if data.room_id is not None:
             document["room_id"] = data.room_id
-        print(json.dumps({**data.extra, **document}, ensure_ascii=False, indent=2))
+        print(json_text({**data.extra, **document}))
         return
     for kind, endpoints in kinds.items():
         for e in endpoints or ():
@@ -197,8 +198,4 @@ def _show_scanned(image: str, *, as_json: bool) -> None:
     others = data.extra if data.room_id is None else {"room_id": data.room_id, **data.extra}
     for name, value in others.items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        print(_printable(f"{name} {shown}"))
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
+        say(f"{name} {shown}")

@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from ..errors import MopConfigError
-from ..server.logs import printable
 from ..server.problems import MAX_KEPT
 from .env_file import env_file_option
+from .output import say
 from .served import Reply, problem_line, report, token_option
 from .source import not_empty
 
@@ -73,19 +73,19 @@ def _print(reply: Reply, document: dict[str, Any]) -> None:
     for worker in document["workers"]:
         last = worker["last_reload"]
         result = last["result"] if last else "no answer"
-        _say(f"worker {worker['pid']}: {result}, serving etag {worker['etag']}")
+        say(f"worker {worker['pid']}: {result}, serving etag {worker['etag']}")
     if document.get("loaded_at"):
-        _say(_served(document))
+        say(_served(document))
     if "note" in document:
-        _say(f"mop-config: {document['note']}", err=True)
+        say(f"mop-config: {document['note']}", err=True)
     problems = document.get("problems", [])
     for problem in problems:
-        _say(f"mop-config: {problem_line(problem)}", err=True)
+        say(f"mop-config: {problem_line(problem)}", err=True)
     more = sum(document.get("problem_counts", {}).values()) - len(problems)
     if len(problems) >= MAX_KEPT and more > 0:
-        _say(f"mop-config: and {more} more problems", err=True)
+        say(f"mop-config: and {more} more problems", err=True)
     if reply.status != 200:
-        _say(f"mop-config: {reply.refusal()}", err=True)
+        say(f"mop-config: {reply.refusal()}", err=True)
 
 
 def _served(document: dict[str, Any]) -> str:
@@ -95,7 +95,3 @@ def _served(document: dict[str, Any]) -> str:
         f" served since {document['loaded_at']}; errors: {problems['error']},"
         f" warnings: {problems['warning']}"
     )
-
-
-def _say(line: str, *, err: bool = False) -> None:
-    click.echo(printable(line), err=err)

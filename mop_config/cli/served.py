@@ -18,6 +18,7 @@ from ..address import Url, is_loopback, parse_url
 from ..errors import AddressError, MopConfigError, PayloadError
 from ..model import EndpointConfig
 from ..server.settings import TOKEN, ProcessSettings, Settings
+from .output import blanked
 from .source import not_empty
 
 VARIABLE = "MOP_CONFIG_TOKEN"
@@ -75,7 +76,7 @@ class Reply(NamedTuple):
         except (ValueError, AttributeError, RecursionError):
             return ""
         text = detail if isinstance(detail, str) else ""
-        return "".join(c if c.isprintable() else " " for c in text[:_MAX_DETAIL])
+        return blanked(text[:_MAX_DETAIL])
 
 
 def report(url: str | None, path: str, token_file: str | None, **options: Any) -> Reply:
@@ -117,7 +118,7 @@ def route(url: str, path: str, hint: str) -> str:
         click.BadParameter: If it is no http or https URL.
     """
     try:
-        base = parse_url(url, ("http", "https")).text
+        base = parse_url(url, ("http", "https"), underscores=True).text
     except AddressError as error:
         raise click.BadParameter(str(error), param_hint=hint) from None
     return (
@@ -192,7 +193,7 @@ def ask(
     request = urllib.request.Request(  # noqa: S310 - callers give http and https only
         url, headers=dict(headers or {}), method=method, data=b"" if method == "POST" else None
     )
-    target = parse_url(url.partition("?")[0], ("http", "https"))
+    target = parse_url(url.partition("?")[0], ("http", "https"), underscores=True)
     sent = token is not None and _may_see_token(target)
     handlers = []
     if sent:

@@ -8,7 +8,9 @@ import click
 
 from .. import payload
 from ..model import EndpointConfig
+from ..server.problems import Code
 from .env_file import env_file_option
+from .output import say, warn
 from .served import fetch, read_token, token_option
 from .source import not_empty, read
 
@@ -28,9 +30,10 @@ def show(file: str | None, url: str | None, token_file: str | None) -> int:
     FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt.
     """
     reading, settings = read(file)
-    for notice in (*settings.warnings, *reading.problems):
-        click.echo(f"mop-config: {notice}", err=True)
-    if reading.rendering is None or reading.refusal is not None:
+    warn(settings, reading.problems)
+    refusal = reading.refusal
+    # A server that starts on a file without entries serves two empty lists.
+    if reading.rendering is None or (refusal and refusal.code != Code.NO_ENDPOINTS):
         return 1
     body = reading.rendering.body
     bad = reading.errors > 0
@@ -51,7 +54,7 @@ def _differs(body: bytes, url: str, token: str | None) -> bool:
         style = {"+": "green", "-": "red"}.get(line[0]) if sys.stdout.isatty() else None
         click.echo(click.style(line, fg=style) if style else line)
     if not lines and sys.stdout.isatty():
-        click.echo(f"no difference to what {url} serves")
+        say(f"no difference to what {url} serves")
     return bool(lines)
 
 

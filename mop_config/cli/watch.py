@@ -15,6 +15,7 @@ from .. import payload
 from ..errors import MopConfigError
 from ..model import Endpoint, EndpointConfig
 from .following import KINDS, WAIT, Event, Follower, Step
+from .output import say
 from .seconds import SECONDS
 from .served import LIST_PATH, Reply, ask, read_token, route, token_option
 from .source import not_empty
@@ -199,4 +200,4 @@ def _entry(kind: str, endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _warn(message: str) -> None:
-    click.echo(f"mop-config: {' '.join(message.split())}", err=True)
+    say(f"mop-config: {' '.join(message.split())}", err=True)
