@@ -1,19 +1,24 @@
 """Automatic failover over several domains and IP addresses: the server and the client.
 
-``create_app`` and ``init_app`` are handed on lazily, so that a program which only
+``Settings``, ``create_app`` and ``init_app`` are handed on lazily, so that a program which only
 wants the model or the client never imports Flask.
 """
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from .model import Endpoint, EndpointConfig
 
 if TYPE_CHECKING:
     from .server.app import create_app, init_app
+    from .server.settings import Settings
 
 __version__ = "1.0.0"
 
-__all__ = ["Endpoint", "EndpointConfig", "__version__", "create_app", "init_app"]
+__all__ = ["Endpoint", "EndpointConfig", "Settings", "__version__", "create_app", "init_app"]
+
+# A library's log lines go where the program that uses it sends them (logging HOWTO).
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +26,8 @@ def __getattr__(name: str) -> Any:
         from .server import app
 
         return getattr(app, name)
+    if name == "Settings":
+        from .server.settings import Settings
+
+        return Settings
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

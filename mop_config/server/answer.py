@@ -1,12 +1,44 @@
 """Which answer a request for the configuration gets: RFC 9110, sections 8, 12 and 13. Pure."""
 
+import re
+from collections.abc import Mapping, MutableMapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from werkzeug.datastructures import Accept, MIMEAccept
 from werkzeug.http import parse_accept_header, parse_etags
 
 from .snapshot import Headers, Snapshot
+
+#: Characters of a header value, or of a query, that are looked at; a longer one counts as absent.
+#: werkzeug parses ``Accept`` in quadratic time, and the caches below keep whole values.
+MAX_VALUE = 1024
+
+# Behind the list's own tag: what a proxy that compresses the answer adds, such as -br.
+_CODING = re.compile(r"-[\w!#$%&'*+.^`|~-]+", re.ASCII)
+_NEGOTIATING = frozenset(
+    {
+        *("HTTP_ACCEPT", "HTTP_ACCEPT_CHARSET", "HTTP_ACCEPT_ENCODING", "HTTP_ACCEPT_LANGUAGE"),
+        *("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_RANGE"),
+        *("HTTP_IF_UNMODIFIED_SINCE", "HTTP_RANGE"),
+    }
+)
+
+
+def header(environ: Mapping[str, Any], name: str) -> str | None:
+    """Give a request header's value, or None where it is absent or longer than ``MAX_VALUE``."""
+    value: str | None = environ.get(name)
+    return None if value is None or len(value) > MAX_VALUE else value
+
+
+def forget_long_values(environ: MutableMapping[str, Any]) -> None:
+    """Remove over-long headers of content negotiation and of conditions from a WSGI environ.
+
+    Flask's request object parses those headers itself, without a limit.
+    """
+    for name in _NEGOTIATING:
+        if len(environ.get(name, "")) > MAX_VALUE:
+            del environ[name]
 
 
 class Answer(NamedTuple):
@@ -46,10 +78,17 @@ def answer(
 def names(if_none_match: str, snapshot: Snapshot) -> bool:
     """Whether ``If-None-Match`` names a list, in whichever encoding.
 
-    A client may hold either variant of the same list: both are as new as it gets.
+    A client may hold any variant of the same list: all are as new as it gets. A proxy that
+    compresses the answer makes a variant of its own, and adds the coding to the tag.
     """
     tags = _tags(if_none_match)
-    return tags.contains_weak(snapshot.etag) or tags.contains_weak(f"{snapshot.etag}-gzip")
+    if tags.contains_weak(snapshot.etag):
+        return True
+    own, length = snapshot.etag, len(snapshot.etag)
+    return any(
+        tag.startswith(own) and _CODING.fullmatch(tag, length)
+        for tag in tags.as_set(include_weak=True)
+    )
 
 
 # After a change, all that waited for it name the same list.

@@ -1,22 +1,30 @@
 """The Flask application: routes onto a runtime, and errors as problem documents."""
 
+import contextlib
 import logging
+import os
+import re
 import sys
+import threading
+import weakref
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, Flask, Response, request
-from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
+from flask import Blueprint, Flask, Response, redirect, request
+from werkzeug.exceptions import BadRequest, HTTPException, NotFound, RequestEntityTooLarge
+from werkzeug.routing import BaseConverter
 
-from ..errors import SettingsError
+from ..errors import MopConfigError, SettingsError
 from .access import cors_headers, is_trusted
+from .answer import forget_long_values
 from .hotpath import HotPath
 from .logs import describe, log_to_stderr, printable
 from .metrics import OTHER
 from .problem_json import problem
-from .runtime import EXTENSION, Runtime
+from .runtime import EXTENSION, Places, Runtime
 from .security import SECURITY_HEADERS
-from .settings import Settings
+from .settings import PREFIX, Settings
 from .views import (
     config,
     dashboard,
@@ -37,6 +45,13 @@ _BOOT_ERROR = 3
 #: Where the dashboard is in an application that is not ours.
 GUEST_PREFIX = "/mop-config"
 _FOR_ANY_HOST = frozenset({"/health", "/ready"})
+_OPERATIONS: dict[str, Callable[[], Response]] = {
+    "health": health.health,
+    "ready": health.ready,
+    "metrics": metrics.metrics,
+    "openapi.json": openapi.openapi,
+}
+_OPERATION = "operation"
 #: Bytes of a request's body: no route of ours needs one.
 MAX_BODY = 64 * 1024
 
@@ -58,56 +73,128 @@ def create_app(settings: Settings | None = None, *, start: bool = True) -> Flask
     app = Flask("mop_config", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    runtime = _install(app, app, settings, start=start)
+    log_to_stderr()
+    runtime = _install(app, app, settings or Settings.from_environ(), Places(), start=start)
     app.wsgi_app = HotPath(app.wsgi_app, runtime, start=start)  # type: ignore[method-assign]
     return app
 
 
-def init_app(app: Flask, settings: Settings | None = None, *, start: bool = True) -> Runtime:
+def init_app(
+    app: Flask,
+    settings: Settings | None = None,
+    *,
+    url_prefix: str = Places().prefix,
+    start: bool = True,
+) -> Runtime:
     """Add mop-config's routes to an application of yours.
 
     The settings hold for these routes only: ``TRUSTED_HOSTS`` and ``ENDPOINT_CORS_ORIGINS``
-    change no answer of the application's own.
+    change no answer of the application's own. ``/health``, ``/ready``, ``/metrics`` and
+    ``/openapi.json`` are answered only where the application has no rule of its own for that
+    path and method, whichever was added first. What is started in this process ends when the
+    application is garbage.
 
     Args:
         app: The application.
-        settings: As for ``create_app``.
+        settings: What to serve, and how; None reads ``app.config["ENDPOINT_…"]`` and, for what
+            is not there, the environment.
+        url_prefix: What precedes the routes of the configuration, such as ``/endpoints``.
         start: As for ``create_app``.
 
     Returns:
         The runtime, also found as ``app.extensions["mop_config"]``.
 
     Raises:
-        SettingsError: If the environment holds a value that cannot be used.
+        MopConfigError: If the application has these routes already.
+        SettingsError: If a setting holds a value that cannot be used.
     """
-    return _install(app, Blueprint("mop_config", __name__), settings, start=start)
+    if EXTENSION in app.extensions:
+        raise MopConfigError("init_app: this application has mop-config's routes already")
+    prefix = "/".join(("", *filter(None, url_prefix.split("/"))))
+    settings = settings or Settings.from_environ(_environ_of(app))
+    ours = Blueprint("mop_config", __name__)
+    return _install(app, ours, settings, Places(prefix, f"{GUEST_PREFIX}/"), start=start)
+
+
+def _environ_of(app: Flask) -> dict[str, str]:
+    """Give the environment, with what the application's configuration sets in its place."""
+    given = {
+        name: _as_text(value)
+        for name, value in app.config.items()
+        if name.startswith(PREFIX) and value is not None
+    }
+    return {**os.environ, **given}
+
+
+def _as_text(value: Any) -> str:
+    """Write a value of a program as it would stand in the environment."""
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return ",".join(map(_as_text, value))
+    return str(value)
 
 
 def _install(
-    app: Flask, ours: Flask | Blueprint, settings: Settings | None, *, start: bool
+    app: Flask, ours: Flask | Blueprint, settings: Settings, places: Places, *, start: bool
 ) -> Runtime:
     """Put the routes, and what guards them, on an application or on a part of one."""
-    log_to_stderr()
-    runtime = Runtime(settings or Settings.from_environ(), app.instance_path)
+    runtime = Runtime(settings, app.instance_path)
+    runtime.places = places
     app.extensions[EXTENSION] = runtime
     if start:
         app.before_request(runtime.ensure_started)
+        weakref.finalize(app, _end, runtime).atexit = False  # then the runtime sees to it itself
     _count_requests(ours, runtime)
     _guard_requests(ours, runtime)
+    _bound_requests(ours)
     _dress_answers(ours, runtime.settings)
     ours.register_error_handler(HTTPException, _http_error)
     ours.register_error_handler(Exception, _unexpected_error)
-    for module in (config, health, status, metrics, qr, keys, targets, reload, openapi):
-        ours.register_blueprint(module.blueprint)
+    for module in (config, status, qr, keys, targets, reload):
+        ours.register_blueprint(module.blueprint, url_prefix=places.prefix)
+    ours.register_blueprint(health.blueprint)
     # An application's own / stays its own, whenever it is added.
-    prefix = GUEST_PREFIX if isinstance(ours, Blueprint) else None
-    ours.register_blueprint(dashboard.blueprint, url_prefix=prefix)
+    ours.register_blueprint(dashboard.blueprint, url_prefix=places.home.rstrip("/") or None)
     if isinstance(ours, Blueprint):
-        app.register_blueprint(ours)
+        _register_as_guest(app, ours)
+    else:
+        for name, view in _OPERATIONS.items():
+            app.add_url_rule(f"/{name}", name, view)
     runtime.load(may_wait=start)
     if start:
         runtime.handle_sighup()
     return runtime
+
+
+class _Operation(BaseConverter):
+    """Matches the names of the operational routes, after every static rule of the application."""
+
+    regex = "|".join(map(re.escape, _OPERATIONS))
+    #: Before the application's rules for any word.
+    weight = 50
+
+
+def _register_as_guest(app: Flask, ours: Blueprint) -> None:
+    """Add our routes to an application whose own ones come first.
+
+    werkzeug looks at the static rules first, in whichever order they were added, so that one
+    dynamic rule gives way to each route of the application's own.
+    """
+    app.url_map.converters["mop_config_operation"] = _Operation
+    ours.add_url_rule("/<mop_config_operation:name>", _OPERATION, lambda name: _OPERATIONS[name]())
+    # werkzeug's own redirect would name the host of the request.
+    ours.add_url_rule(GUEST_PREFIX, "home", lambda: redirect(f"{GUEST_PREFIX[1:]}/", 308))
+    app.register_blueprint(ours)
+    for rule in app.url_map.iter_rules():
+        if rule.endpoint.startswith(f"{ours.name}."):
+            rule.merge_slashes = False
+
+
+def _end(runtime: Runtime) -> None:
+    # The garbage collector runs in any thread, also in one that is to be stopped here.
+    with contextlib.suppress(RuntimeError):
+        threading.Thread(target=runtime.stop, name="mop-config-end", daemon=True).start()
 
 
 def create_app_or_exit() -> Flask:
@@ -128,8 +215,21 @@ def _count_requests(ours: Flask | Blueprint, runtime: Runtime) -> None:
     @ours.after_request
     def count(response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule is not None else OTHER
+        if str(request.endpoint).rpartition(".")[2] == _OPERATION:
+            route = request.path
         runtime.metrics.request(route, str(response.status_code))
         return response
+
+
+def _bound_requests(ours: Flask | Blueprint) -> None:
+    @ours.before_request
+    def check_form() -> None:
+        # werkzeug passes over leading slashes, and redirects others to a URL of the request's Host.
+        if "//" in request.environ["PATH_INFO"]:
+            raise NotFound
+        forget_long_values(request.environ)
+        if request.method not in {"GET", "HEAD"} and (request.content_length or 0) > MAX_BODY:
+            raise RequestEntityTooLarge(f"a body may have {MAX_BODY} bytes here")
 
 
 def _guard_requests(ours: Flask | Blueprint, runtime: Runtime) -> None:
@@ -158,11 +258,6 @@ def _guard_requests(ours: Flask | Blueprint, runtime: Runtime) -> None:
         # It may have been parked, and its token taken back meanwhile.
         parked = "wait" in request.args and response.status_code < HTTPStatus.BAD_REQUEST
         return (check_token() if parked else None) or response
-
-    @ours.before_request
-    def check_size() -> None:
-        if request.method not in {"GET", "HEAD"} and (request.content_length or 0) > MAX_BODY:
-            raise RequestEntityTooLarge(f"a body may have {MAX_BODY} bytes here")
 
 
 def _dress_answers(ours: Flask | Blueprint, settings: Settings) -> None:

@@ -36,10 +36,10 @@ timeout = 60
 
 # The C parser takes malformed requests that this one refuses.
 http_parser = "python"
-# What our longest route and an Authorization header need, and not much more.
+# What our longest route and an Authorization header need, and not much more: 192 KB in all.
 limit_request_line = 4094
-limit_request_fields = 64
-limit_request_field_size = 8190
+limit_request_fields = 48
+limit_request_field_size = 4096
 # By default an address that may forward requests (127.0.0.1 is one) may also send SCRIPT_NAME and
 # PATH_INFO as headers: the path would not be the one that a proxy has let through, and one that
 # does not fit is a 500.

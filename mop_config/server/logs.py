@@ -8,6 +8,7 @@ import logging
 import sys
 import traceback
 from types import TracebackType
+from typing import TextIO
 
 from .log_queue import queued
 from .masking import masked
@@ -60,12 +61,20 @@ def describe(error: BaseException) -> str:
 
 
 def log_to_stderr() -> None:
-    """Show our log on standard error, unless somebody handles it already."""
+    """Show our log on standard error, as long as nobody else handles it."""
     logger = logging.getLogger("mop_config")
-    if logger.hasHandlers():
+    handlers = [*logger.handlers, *logging.getLogger().handlers]
+    if any(not isinstance(handler, logging.NullHandler) for handler in handlers):
         return
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Fallback(sys.stderr)
     handler.setFormatter(LineFormatter())
     logger.addHandler(queued(handler))
     logger.setLevel(logging.INFO)
-    logger.propagate = False  # handlers that come later, at the root, must not say it twice
+
+
+class _Fallback(logging.StreamHandler[TextIO]):
+    """Writes lines until the program has handlers at the root, which then get them all."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not logging.getLogger().handlers:
+            super().emit(record)

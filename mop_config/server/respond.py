@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 
-from .answer import Answer, answer, names, wish
+from .answer import MAX_VALUE, Answer, answer, header, names, wish
 from .problem_json import problem_answer
 from .signer import Signer
 from .snapshot import Snapshot
@@ -56,7 +56,7 @@ class Responder:
             environ: The request, as WSGI has it (PEP 3333).
             signed: Whether the list is wanted signed in any case.
         """
-        accept = environ.get("HTTP_ACCEPT")
+        accept = header(environ, "HTTP_ACCEPT")
         query = environ.get("QUERY_STRING")
         waits = _waits(query) if query else ()
         if not waits:
@@ -76,7 +76,7 @@ class Responder:
             return self._respond_signed(environ, wait)
         if wait is not None:
             return self._poll(environ, wait, self._plain)
-        return self._answer(environ, self._plain(), environ.get("HTTP_IF_MODIFIED_SINCE"))
+        return self._answer(environ, self._plain(), header(environ, "HTTP_IF_MODIFIED_SINCE"))
 
     def prepare(self) -> None:
         """Sign what is served before anybody asks, and wake those who wait for that."""
@@ -115,13 +115,13 @@ class Responder:
         return answer(
             snapshot,
             environ["REQUEST_METHOD"],
-            environ.get("HTTP_ACCEPT_ENCODING"),
-            environ.get("HTTP_IF_NONE_MATCH"),
+            header(environ, "HTTP_ACCEPT_ENCODING"),
+            header(environ, "HTTP_IF_NONE_MATCH"),
             since,
         )
 
     def _poll(self, environ: Environ, wait: str, subject: Callable[[], Snapshot]) -> Answer:
-        method, known = environ["REQUEST_METHOD"], environ.get("HTTP_IF_NONE_MATCH")
+        method, known = environ["REQUEST_METHOD"], header(environ, "HTTP_IF_NONE_MATCH")
         if not _SECONDS.fullmatch(wait) or float(wait) > MAX_WAIT:
             detail = f"wait must be a number of seconds from 0 to {MAX_WAIT}"
             return _problem(environ, 400, detail)
@@ -167,7 +167,14 @@ def _problem(environ: Environ, status: int, detail: str) -> Answer:
     return Answer(line, headers, body if environ["REQUEST_METHOD"] == "GET" else b"")
 
 
-@lru_cache(maxsize=256)
 def _waits(query: str) -> tuple[str, ...]:
     """Find each ``wait`` in a query string."""
+    return _short_waits(query) if len(query) <= MAX_VALUE else _parse_waits(query)
+
+
+def _parse_waits(query: str) -> tuple[str, ...]:
     return tuple(parse_qs(query, keep_blank_values=True).get("wait", ()))
+
+
+# Thousands of clients ask with the same query; a long one is not worth its room.
+_short_waits = lru_cache(maxsize=256)(_parse_waits)

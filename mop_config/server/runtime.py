@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import hoststate, lost_hooks
 from .bounded import Bounded
@@ -53,6 +53,18 @@ RELOAD_LOOK = 0.05
 STOP_PATIENCE = 1.0
 
 
+class Places(NamedTuple):
+    """Where the routes stand in the application.
+
+    Attributes:
+        prefix: What precedes the routes of the configuration.
+        home: Path of the dashboard, with a slash at its end.
+    """
+
+    prefix: str = "/api/v1/config"
+    home: str = "/"
+
+
 class Runtime:
     """The store of an application, and the thread that keeps it up to date.
 
@@ -64,6 +76,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, state_folder: str) -> None:
         self.settings = settings
+        self.places = Places()
         self.source = open_source(settings)
         now = time.time()
         self.metrics = Metrics()

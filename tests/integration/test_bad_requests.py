@@ -4,6 +4,7 @@ import json
 import socket
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from mop_config.server.security import SECURITY_HEADERS
@@ -72,6 +73,24 @@ def test_a_refusal_is_a_problem_document_that_repeats_nothing(
         assert TOKEN not in text
         assert SECRET not in text
     assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("fields", "size", "status"), [(60, 8150, 431), (1, 5000, 431), (46, 4000, 200)]
+)
+@pytest.mark.parametrize("name", ["Accept", "Accept-Encoding", "If-None-Match"])
+def test_headers_of_white_space_cost_next_to_nothing(
+    server: Server, name: str, fields: int, size: int, status: int
+) -> None:
+    """As many and as large as they may be: refused by the limits, or answered at once."""
+    (worker,) = server.workers
+    process = psutil.Process(worker)
+    field = f"{name}: x" + "\t" * (size - len(name) - 4) + "x\r\n"
+    request = f"GET {ENDPOINTS} HTTP/1.1\r\nConnection: close\r\n{field * fields}\r\n"
+    before = sum(process.cpu_times()[:2])
+    found, _, _ = exchange(server, request.encode())
+    assert found == status
+    assert sum(process.cpu_times()[:2]) - before < 0.5
 
 
 def test_a_token_in_the_wrong_place_is_in_no_log(server: Server) -> None:

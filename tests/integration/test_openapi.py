@@ -80,7 +80,7 @@ def routed(app: Flask) -> set[tuple[str, str]]:
         (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method.lower())
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        if rule.endpoint not in {"static", "own"}
+        if rule.endpoint not in {"static", "own", "mop_config.operation", "mop_config.home"}
     }
 
 
@@ -141,7 +141,9 @@ class TestRoutes:
         app.add_url_rule("/", "own", lambda: "own")
         init_app(app, settings, start=False)
         assert described(app) >= routed(app)
-        assert (f"{GUEST_PREFIX}/", "get") in described(app)
+        for path in ("/health", "/ready", "/metrics", "/openapi.json", f"{GUEST_PREFIX}/"):
+            assert (path, "get") in described(app)
+            assert app.test_client().get(path).status_code == 200
         assert ("/", "get") not in described(app)
 
     def test_below_another_path(self, settings: Settings) -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from string import Formatter
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from flask import Flask
@@ -619,16 +620,21 @@ def test_an_application_of_ones_own_keeps_its_first_page(tmp_path: Path) -> None
     assert theirs.text == "theirs"
     theirs.close()
     page = client.get("/mop-config/")
-    addresses = re.findall(r'(?:src|href)="(/[^"?]*)', page.text)
+    found = re.findall(r'(?:src|href)="([^"?#:]+)"', page.text)
+    addresses = {urljoin("/mop-config/", address) for address in found}
     assert "/mop-config/static/dashboard.css" in addresses
-    for address in {a for a in addresses if a.startswith("/mop-config/")}:
+    for address in addresses:
         assert client.get(address).status_code == 200
     assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
 
 
 def test_the_page_works_below_a_prefix(tmp_path: Path) -> None:
-    """Every address in it begins with what the application is mounted at."""
-    text = make(tmp_path).get("/", environ_overrides={"SCRIPT_NAME": "/ops"}).text
-    addresses = re.findall(r'(?:src|href|action)="(/[^"]*)"', text)
-    assert addresses
-    assert all(address.startswith("/ops/") for address in addresses)
+    """Whether the server knows the prefix or a proxy takes it away: every address is relative."""
+    for environ in ({"SCRIPT_NAME": "/ops"}, {}):
+        text = make(tmp_path).get("/", environ_overrides=environ).text
+        found = re.findall(r'(?:src|href|action)="([^"#:]*)"', text)
+        assert len(found) > 8
+        addresses = [urljoin("https://proxy.example/ops/", address) for address in found]
+        assert all(a.startswith("https://proxy.example/ops/") for a in addresses)
+        assert "https://proxy.example/ops/api/v1/config/status" in addresses
+        assert "https://proxy.example/ops/static/dashboard.js" in addresses

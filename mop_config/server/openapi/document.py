@@ -3,7 +3,7 @@
 from ... import __version__
 from .components import errors, headers, parameters, security_schemes
 from .parts import Node
-from .paths import paths
+from .paths import PREFIX, paths
 from .schemas import schemas
 
 _DESCRIPTION = """\
@@ -21,12 +21,15 @@ _TAGS = {
 }
 
 
-def document(*, root: str = "", home: str = "/", guarded: bool = False) -> Node:
+def document(
+    *, root: str = "", home: str = "/", prefix: str = PREFIX, guarded: bool = False
+) -> Node:
     """Describe the HTTP interface.
 
     Args:
         root: The path that the application is mounted at, without a slash at its end.
         home: The dashboard's path below that, with a slash at its end.
+        prefix: What precedes the paths of the configuration there.
         guarded: Whether tokens are set.
 
     Returns:
@@ -43,7 +46,7 @@ def document(*, root: str = "", home: str = "/", guarded: bool = False) -> Node:
         "servers": [{"url": root or "/"}],
         "tags": [{"name": name, "description": words} for name, words in _TAGS.items()],
         "security": [{"bearer": []}, {"basic": []}] if guarded else [],
-        "paths": paths(home),
+        "paths": paths(home, prefix),
         "components": {
             "schemas": schemas(),
             "headers": headers(),

@@ -38,23 +38,26 @@ _NOT_MODIFIED = "What the client has is true still"
 _TAGGED = ("ETag", "Cache-Control")
 
 #: Paths that never need a token.
+#: Where the paths of the configuration stand in an application of ours.
+PREFIX = "/api/v1/config"
 OPEN = ("/health", "/api/v1/health", "/ready")
 
 
-def paths(home: str) -> dict[str, Node]:
+def paths(home: str, prefix: str = PREFIX) -> dict[str, Node]:
     """Give every path.
 
     Args:
         home: The dashboard's path, with a slash at its end.
+        prefix: What precedes the paths of the configuration.
     """
     return {
-        "/api/v1/config/endpoints": _endpoints(),
-        "/api/v1/config/endpoints.jws": _signed_endpoints(),
-        "/api/v1/config/keys": _keys(),
-        "/api/v1/config/status": _status(),
-        "/api/v1/config/reload": _reload(),
-        "/api/v1/config/targets": _targets(),
-        **{f"/api/v1/config/qr.{kind}": _qr(kind) for kind in ("svg", "png", "json")},
+        f"{prefix}/endpoints": _endpoints(),
+        f"{prefix}/endpoints.jws": _signed_endpoints(),
+        f"{prefix}/keys": _keys(),
+        f"{prefix}/status": _status(),
+        f"{prefix}/reload": _reload(),
+        f"{prefix}/targets": _targets(),
+        **{f"{prefix}/qr.{kind}": _qr(kind) for kind in ("svg", "png", "json")},
         "/health": _health("health"),
         "/api/v1/health": _health("apiHealth"),
         "/ready": _ready(),

@@ -8,13 +8,13 @@ from . import current_runtime
 blueprint = Blueprint("config", __name__)
 
 
-@blueprint.get("/api/v1/config/endpoints")
+@blueprint.get("/endpoints")
 def endpoints() -> Response:
     """Serve the endpoint list, from the snapshot's ready-made bytes."""
     return _answer(signed=False)
 
 
-@blueprint.get("/api/v1/config/endpoints.jws")
+@blueprint.get("/endpoints.jws")
 def signed_endpoints() -> Response:
     """Serve the endpoint list as a compact JWS, with a tag of its own."""
     return _answer(signed=True)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import Blueprint, Response, abort, request, url_for
+from flask import Blueprint, Response, abort, request
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ... import __version__
@@ -84,7 +84,7 @@ def static(name: str) -> Response:
 
 
 def _render(shown: dict[str, Any], body: bytes, query: dict[str, str], texts: Texts) -> str:
-    here = url_for(".dashboard")
+    up = _up()
     return (
         _templates()
         .get_template("dashboard.html")
@@ -94,10 +94,11 @@ def _render(shown: dict[str, Any], body: bytes, query: dict[str, str], texts: Te
             qr=_qr(query, body, shown["status"]["etag"]),
             t=texts,
             languages=LANGUAGES,
-            language_urls={code: f"{here}{_encoded(query, lang=code)}" for code in LANGUAGES},
-            here=here,
-            static=f"{here}static/",
-            root=request.root_path,
+            language_urls={code: _encoded(query, lang=code) for code in LANGUAGES},
+            here="./",
+            static="static/",
+            up=up,
+            config=_config(),
             now=rfc3339(time.time()),
             version=__version__,
             build=_build(),
@@ -125,13 +126,22 @@ def _qr(query: dict[str, str], body: bytes, etag: str) -> dict[str, str | None]:
         return {"problem": str(error), "src": None}
     if text is None:
         return {"problem": None, "src": None}
-    base = f"{request.root_path}/api/v1/config/qr"
+    base = f"{_config()}/qr"
     urls: dict[str, str | None] = {
         kind: f"{base}.{kind}{_encoded(wanted)}" for kind in ("svg", "png", "json")
     }
     # Named by the list, so that the browser draws it anew when the list changes.
     src = f"{base}.svg{_encoded(wanted, etag=etag)}"
     return {"problem": None, "src": src, "format": text.format, **urls}
+
+
+# Relative to the page's own address: a proxy may have taken a prefix away that nobody told us.
+def _up() -> str:
+    return "../" * (current_runtime().places.home.count("/") - 1)
+
+
+def _config() -> str:
+    return _up() + current_runtime().places.prefix.strip("/")
 
 
 def _encoded(query: Mapping[str, str], **more: str) -> str:

@@ -8,7 +8,6 @@ from . import current_runtime, live_json
 blueprint = Blueprint("health", __name__)
 
 
-@blueprint.get("/health")
 @blueprint.get("/api/v1/health")
 def health() -> Response:
     """Answer a health check: that there is an answer is all it says."""
@@ -16,7 +15,6 @@ def health() -> Response:
     return live_json({"status": "healthy", "service": service, "version": __version__})
 
 
-@blueprint.get("/ready")
 def ready() -> Response:
     """Say whether a list is served and kept up to date.
 

@@ -9,7 +9,7 @@ from . import current_runtime
 blueprint = Blueprint("keys", __name__)
 
 
-@blueprint.get("/api/v1/config/keys")
+@blueprint.get("/keys")
 def keys() -> Response:
     """Serve the public keys as a JWK set (RFC 7517); it is empty where there is none."""
     runtime = current_runtime()

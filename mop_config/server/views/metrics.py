@@ -1,15 +1,12 @@
 """Figures for Prometheus, true for the whole host whichever worker answers."""
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from . import current_runtime
-
-blueprint = Blueprint("metrics", __name__)
 
 _OPEN_METRICS = "application/openmetrics-text"
 
 
-@blueprint.get("/metrics")
 def metrics() -> Response:
     """Serve the metrics, as Prometheus' text or as OpenMetrics."""
     runtime = current_runtime()

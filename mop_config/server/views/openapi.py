@@ -1,22 +1,21 @@
 """The description of the routes, for programs."""
 
-from flask import Blueprint, Response, json, request, url_for
+from flask import Response, json, request
 
 from ..openapi import document
 from . import current_runtime
 
-blueprint = Blueprint("openapi", __name__)
 
-
-@blueprint.get("/openapi.json")
 def openapi() -> Response:
     """Serve the description of this server's routes."""
-    root = request.root_path
-    # The dashboard is a sibling of this blueprint, wherever both are.
-    own = str(request.endpoint).rpartition("openapi.openapi")[0]
-    home = url_for(f"{own}dashboard.dashboard").removeprefix(root)
-    guarded = current_runtime().keyring is not None
-    body = json.dumps(document(root=root, home=home, guarded=guarded), separators=(",", ":"))
+    runtime = current_runtime()
+    described = document(
+        root=request.root_path,
+        home=runtime.places.home,
+        prefix=runtime.places.prefix,
+        guarded=runtime.keyring is not None,
+    )
+    body = json.dumps(described, separators=(",", ":"))
     response = Response(body + "\n", content_type="application/json")
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()

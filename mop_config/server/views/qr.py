@@ -19,19 +19,19 @@ _MAX_FIELDS = 100
 _TYPES = {"svg": "image/svg+xml", "png": "image/png", "json": "application/json"}
 
 
-@blueprint.get("/api/v1/config/qr.svg")
+@blueprint.get("/qr.svg")
 def svg() -> Response:
     """Draw the code as SVG, without a size of its own."""
     return _answer("svg")
 
 
-@blueprint.get("/api/v1/config/qr.png")
+@blueprint.get("/qr.png")
 def png() -> Response:
     """Draw the code as PNG, about 500 pixels wide."""
     return _answer("png")
 
 
-@blueprint.get("/api/v1/config/qr.json")
+@blueprint.get("/qr.json")
 def text() -> Response:
     """Give the text that the images hold."""
     return _answer("json")

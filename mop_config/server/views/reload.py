@@ -17,7 +17,7 @@ blueprint = Blueprint("reload", __name__)
 _STATUS = {"applied": 200, "unchanged": 200, "rejected": 422, "error": 503, None: 504}
 
 
-@blueprint.post("/api/v1/config/reload")
+@blueprint.post("/reload")
 def reload() -> Response:
     """Have every worker read its source, and answer when all have."""
     runtime = current_runtime()

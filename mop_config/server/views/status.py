@@ -7,7 +7,7 @@ from . import current_runtime, live_json
 blueprint = Blueprint("status", __name__)
 
 
-@blueprint.get("/api/v1/config/status")
+@blueprint.get("/status")
 def status() -> Response:
     """Serve the status document; any worker's answer speaks for all of them."""
     return live_json(current_runtime().status())

@@ -17,7 +17,7 @@ blueprint = Blueprint("targets", __name__)
 _CHUNK = 1000
 
 
-@blueprint.get("/api/v1/config/targets")
+@blueprint.get("/targets")
 def targets() -> Response:
     """Serve the targets in the order of the list; of many, a part at a time."""
     body = current_runtime().store.view.snapshot.plain.body

@@ -1,0 +1,266 @@
+"""``init_app``: mop-config within an application of somebody else."""
+
+import gc
+import io
+import logging
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import psutil
+import pytest
+from flask import Flask
+
+import mop_config
+from mop_config import Settings, create_app, init_app
+from mop_config.errors import MopConfigError, SettingsError
+
+from ..conftest import GUIDE_JSON, SAMPLE
+from ..waiting import wait_for
+
+OPERATIONS = ("/health", "/ready", "/metrics", "/openapi.json")
+Add = Callable[[Flask], None]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(source=str(SAMPLE), state_dir=str(tmp_path / "state"))
+
+
+def both_orders(settings: Settings, add: Add) -> list[Flask]:
+    """One application that had its routes before ours, and one that got them later."""
+    before, after = Flask("before"), Flask("after")
+    add(before)
+    init_app(before, settings, start=False)
+    init_app(after, settings, start=False)
+    add(after)
+    return [before, after]
+
+
+@pytest.mark.parametrize("path", OPERATIONS)
+def test_an_operational_route_of_the_applications_own_stays(settings: Settings, path: str) -> None:
+    """A health check that said 503 does not begin to say 200."""
+
+    def add(app: Flask) -> None:
+        app.add_url_rule(path, "own", lambda: ("ours is ill", 503))
+
+    for app in both_orders(settings, add):
+        client = app.test_client()
+        for method in ("GET", "HEAD"):
+            assert client.open(path, method=method).status_code == 503
+        for other in set(OPERATIONS) - {path}:
+            assert client.get(other).status_code == 200
+        assert client.get("/api/v1/health").json["status"] == "healthy"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("path", OPERATIONS)
+def test_another_method_of_the_applications_own_leaves_our_get(
+    settings: Settings, path: str
+) -> None:
+    """An own POST is theirs, GET and HEAD are ours, and what nobody takes is 405."""
+
+    def add(app: Flask) -> None:
+        app.add_url_rule(path, "own", lambda: ("posted", 201), methods=["POST"])
+
+    for app in both_orders(settings, add):
+        client = app.test_client()
+        assert client.post(path).status_code == 201
+        assert client.get(path).status_code == 200
+        assert client.head(path).status_code == 200
+        assert client.delete(path).status_code == 405
+
+
+def test_a_rule_for_any_word_does_not_hide_ours(settings: Settings) -> None:
+    """An application's pages at /<name> are no health check of its own."""
+
+    def add(app: Flask) -> None:
+        app.add_url_rule("/<name>", "word", lambda name: f"page {name}")
+        app.add_url_rule("/<path:rest>", "path", lambda rest: f"path {rest}")
+
+    for app in both_orders(settings, add):
+        client = app.test_client()
+        assert client.get("/health").json["service"] == "mop-api"  # type: ignore[index]
+        assert client.get("/other").text == "page other"
+        assert client.get("/healthy").text == "page healthy"
+        assert client.get("/a/health").text == "path a/health"
+
+
+def test_a_route_of_the_applications_own_with_a_slash_stays(settings: Settings) -> None:
+    """Flask redirects to it, as without us."""
+
+    def add(app: Flask) -> None:
+        app.add_url_rule("/health/", "own", lambda: "theirs")
+
+    for app in both_orders(settings, add):
+        assert app.test_client().get("/health", follow_redirects=True).text == "theirs"
+
+
+def test_the_metrics_name_the_operational_routes(settings: Settings) -> None:
+    """By their paths, not by the rule that they share."""
+    app = Flask("guest")
+    init_app(app, settings, start=False)
+    client = app.test_client()
+    client.get("/ready")
+    text = client.get("/metrics").text
+    assert 'route="/ready"' in text
+    assert "mop_config_operation" not in text
+
+
+@pytest.mark.parametrize("prefix", ["/endpoints", "/a/b", "/a/b/", "a", ""])
+def test_the_routes_stand_below_the_prefix(settings: Settings, prefix: str) -> None:
+    """All but the dashboard, /api/v1/health and the operational ones."""
+    app = Flask("guest")
+    init_app(app, settings, url_prefix=prefix, start=False)
+    client = app.test_client()
+    base = "/".join(["", *filter(None, prefix.split("/"))])
+    assert client.get(f"{base}/endpoints").json == GUIDE_JSON
+    for path in ("status", "keys", "targets", "qr.json", "qr.svg"):
+        assert client.get(f"{base}/{path}").status_code == 200
+    assert client.post(f"{base}/reload").status_code == 403
+    assert client.get("/api/v1/config/endpoints").status_code == 404
+    for path in (*OPERATIONS, "/api/v1/health", "/mop-config/"):
+        assert client.get(path).status_code == 200
+    described: Any = client.get("/openapi.json").json
+    assert f"{base}/endpoints" in described["paths"]
+    assert "/api/v1/config/endpoints" not in described["paths"]
+    page = client.get("/mop-config/").text
+    (status,) = re.findall(r'href="([^"]*)">status</a>', page)
+    assert urljoin("/mop-config/", status) == f"{base}/status"
+
+
+def test_the_dashboards_redirect_names_no_host(settings: Settings) -> None:
+    """It works behind a proxy that ends TLS and takes a prefix away."""
+    app = Flask("guest")
+    init_app(app, settings, start=False)
+    answer = app.test_client().get("/mop-config", headers={"Host": "evil.example"})
+    assert (answer.status_code, answer.headers["Location"]) == (308, "mop-config/")
+
+
+def test_the_applications_configuration_counts_before_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flask's users set things there; what is None, or not there, comes from the environment."""
+    monkeypatch.setenv("ENDPOINT_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("ENDPOINT_MAX_AGE", "7")
+    monkeypatch.setenv("ENDPOINT_API_PATH", "/v9")
+    app = Flask("guest")
+    app.config.update(
+        ENDPOINT_CONFIG_FILE=SAMPLE,
+        ENDPOINT_STATE_DIR=tmp_path / "state",
+        ENDPOINT_API_PATH="",
+        ENDPOINT_STRICT=False,
+        ENDPOINT_MAX_AGE=None,
+        ENDPOINT_DEFAULT_PORT=8443,
+        ENDPOINT_CORS_ORIGINS=["https://a.example", "https://b.example"],
+    )
+    runtime = init_app(app, start=False)
+    assert runtime.settings.cors_origins == ("https://a.example", "https://b.example")
+    answer = app.test_client().get("/api/v1/config/endpoints")
+    assert answer.json["api_endpoints"][0]["url"] == "https://log.ym1.com:8443"  # type: ignore[index]
+    assert answer.headers["Cache-Control"] == "max-age=7"
+
+
+def test_a_bad_value_in_the_configuration_is_named_and_changes_nothing() -> None:
+    """The application has none of our routes then."""
+    app = Flask("guest")
+    app.config["ENDPOINT_MAX_AGE"] = "soon"
+    with pytest.raises(SettingsError, match="ENDPOINT_MAX_AGE='soon'"):
+        init_app(app, start=False)
+    assert {rule.endpoint for rule in app.url_map.iter_rules()} == {"static"}
+    assert "mop_config" not in app.extensions
+
+
+def test_a_second_time_on_one_application_is_one_error(settings: Settings) -> None:
+    """It says so, and what was there goes on."""
+    app = Flask("guest")
+    init_app(app, settings, start=False)
+    with pytest.raises(MopConfigError, match="already"):
+        init_app(app, settings, start=False)
+    with pytest.raises(MopConfigError, match="already"):
+        init_app(create_app(settings, start=False), settings, start=False)
+    assert app.test_client().get("/api/v1/config/endpoints").json == GUIDE_JSON
+
+
+def test_settings_are_public_and_lazy() -> None:
+    """Without Flask until they are asked for."""
+    assert mop_config.Settings is Settings
+    assert "Settings" in mop_config.__all__
+    code = "import sys, mop_config; mop_config.Endpoint; sys.exit('flask' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["create_app", "init_app"])
+def test_what_was_started_ends_with_its_application(settings: Settings, kind: str) -> None:
+    """An application a test: no threads and no descriptors add up."""
+    process = psutil.Process()
+
+    def use() -> None:
+        if kind == "create_app":
+            app = create_app(settings)
+        else:
+            app = Flask("guest")
+            init_app(app, settings)
+        assert app.test_client().get("/api/v1/config/endpoints").json == GUIDE_JSON
+
+    use()
+    gc.collect()
+    wait_for(lambda: not _ours(), seconds=15, what="the first one's threads end")
+    before = process.num_fds()
+    for _ in range(10):
+        use()
+    gc.collect()
+    wait_for(lambda: not _ours(), seconds=30, what="all threads end")
+    assert process.num_fds() <= before + 2
+
+
+def _ours() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t is not threading.main_thread()]
+
+
+LOGGING = """
+import io, logging, sys
+from flask import Flask
+from mop_config import Settings, create_app, init_app
+settings = Settings(source="/nowhere", state_dir=sys.argv[2])
+if sys.argv[1] == "create_app":
+    create_app(settings, start=False)
+else:
+    init_app(Flask("guest"), settings, start=False)
+print("-- configured later", file=sys.stderr)
+logging.basicConfig(format="THEIRS %(message)s", level=logging.INFO)
+logging.getLogger("mop_config.server.loader").error("a line")
+"""
+
+
+@pytest.mark.parametrize("kind", ["create_app", "init_app"])
+def test_an_application_that_configures_logging_later_sees_our_lines(
+    tmp_path: Path, kind: str
+) -> None:
+    """Once each; before that, only an application of ours writes to standard error."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOGGING, kind, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, _, after = done.stderr.partition("-- configured later\n")
+    assert ("is missing" in before) is (kind == "create_app")
+    assert after == "THEIRS a line\n"
+
+
+def test_init_app_adds_a_null_handler_only(settings: Settings) -> None:
+    """As the standard library asks of libraries."""
+    logger = logging.getLogger("mop_config")
+    stream = logging.StreamHandler(io.StringIO())
+    before = [h for h in logger.handlers if not isinstance(h, logging.NullHandler)]
+    init_app(Flask("guest"), settings, start=False)
+    after = [h for h in logger.handlers if not isinstance(h, logging.NullHandler)]
+    assert after == before
+    assert any(isinstance(h, logging.NullHandler) for h in logger.handlers)
+    assert logger.propagate
+    stream.close()
