@@ -8,7 +8,6 @@ import logging
 import sys
 import traceback
 from types import TracebackType
-from typing import TextIO
 
 from .log_queue import queued
 from .masking import masked
@@ -66,15 +65,10 @@ def log_to_stderr() -> None:
     handlers = [*logger.handlers, *logging.getLogger().handlers]
     if any(not isinstance(handler, logging.NullHandler) for handler in handlers):
         return
-    handler = _Fallback(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
-    logger.addHandler(queued(handler))
+    outer = queued(handler)
+    # Once the program has handlers at the root, those get every line.
+    outer.addFilter(lambda record: not logging.getLogger().handlers)
+    logger.addHandler(outer)
     logger.setLevel(logging.INFO)
-
-
-class _Fallback(logging.StreamHandler[TextIO]):
-    """Writes lines until the program has handlers at the root, which then get them all."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if not logging.getLogger().handlers:
-            super().emit(record)
