@@ -186,6 +186,8 @@ class Prober:
             try:
                 thread.start()
             except RuntimeError as error:
+                if not lacks_resources(error):
+                    raise  # an interrupt in the middle of the start leaves a lock in disorder
                 # Out of threads: those that run take the jobs, or else the caller does.
                 logger.debug("fewer checks at a time: %s", error)
                 break
