@@ -143,9 +143,10 @@ class TestShow:
         """Two empty lists, and what is wrong on standard error."""
         result = run("show", write(tmp_path, text))
         assert result.stdout == '{"api_endpoints":[],"socketio_endpoints":[]}\n'
-        assert "no usable entry" in result.stderr
+        assert "mop-config: error: the file has no usable endpoint" in result.stderr
         assert result.returncode == 1
-        assert json.loads(on_a_terminal("show", write(tmp_path, "")).split("\r\n", 1)[1]) == {
+        shown = on_a_terminal("show", write(tmp_path, text))
+        assert json.loads(shown[shown.index("{") :]) == {
             "api_endpoints": [],
             "socketio_endpoints": [],
         }

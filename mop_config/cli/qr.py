@@ -14,7 +14,7 @@ from ..errors import MopConfigError, PayloadError, QrTooLong
 from ..files import write_atomically
 from .env_file import env_file_option
 from .listed import read_list
-from .output import json_text, say
+from .output import blanked, json_text, say
 from .served import token_option
 from .source import not_empty
 
@@ -198,4 +198,4 @@ def _show_scanned(image: str, *, as_json: bool) -> None:
     others = data.extra if data.room_id is None else {"room_id": data.room_id, **data.extra}
     for name, value in others.items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        say(f"{name} {shown}")
+        print(blanked(f"{name} {shown}"))

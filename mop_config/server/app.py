@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote_from_bytes
 
 from flask import Blueprint, Flask, Response, redirect, request
 from werkzeug.exceptions import BadRequest, HTTPException, NotFound, RequestEntityTooLarge
@@ -52,6 +53,7 @@ _OPERATIONS: dict[str, Callable[[], Response]] = {
     "openapi.json": openapi.openapi,
 }
 _OPERATION = "operation"
+_ASCII = bytes(range(0x21, 0x7F)).decode()
 #: Bytes of a request's body: no route of ours needs one.
 MAX_BODY = 64 * 1024
 
@@ -146,6 +148,7 @@ def _install(
         app.before_request(runtime.ensure_started)
         weakref.finalize(app, _end, runtime).atexit = False  # then the runtime sees to it itself
     _count_requests(ours, runtime)
+    _escape_queries(ours)
     _guard_requests(ours, runtime)
     _bound_requests(ours)
     _dress_answers(ours, runtime.settings)
@@ -219,6 +222,15 @@ def _count_requests(ours: Flask | Blueprint, runtime: Runtime) -> None:
             route = request.path
         runtime.metrics.request(route, str(response.status_code))
         return response
+
+
+def _escape_queries(ours: Flask | Blueprint) -> None:
+    @ours.before_request
+    def escape_query() -> None:
+        # werkzeug fails on a query that holds raw bytes which are no UTF-8.
+        if not request.query_string.isascii():
+            escaped = quote_from_bytes(request.query_string, safe=_ASCII)
+            request.query_string = escaped.encode()
 
 
 def _bound_requests(ours: Flask | Blueprint) -> None:
