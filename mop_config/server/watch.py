@@ -117,6 +117,7 @@ class Watcher:
         self._retry_at = 0.0
         self._complaint = ""
         self._checking = threading.Lock()
+        self._ended = False
 
     @property
     def mode(self) -> str:
@@ -160,11 +161,13 @@ class Watcher:
             return
         names = _names(self._path)
         folders = _folders(names)
+        if self._ended:
+            return
         same = (names, folders) == (self._names, self._folders)
         if same and (self.alive or now < self._retry_at):
             return
         lost = same and self._observer is not None
-        self.stop()
+        self._unwatch()
         self._names, self._folders = names, folders
         self._retry_at = now + RETRY
         if folders:
@@ -173,7 +176,11 @@ class Watcher:
             logger.warning("watching had ended unexpectedly: watching again")
 
     def stop(self) -> None:
-        """Stop watching."""
+        """Stop watching for good."""
+        self._ended = True
+        self._unwatch()
+
+    def _unwatch(self) -> None:
         observer, self._observer = self._observer, None
         if observer is not None:
             # A thread of it may have died of anything; what is left must still be closed.
@@ -201,6 +208,9 @@ class Watcher:
             return
         self._observer = observer
         self._complaint = ""
+        # A check that the end did not wait for has come too late.
+        if self._ended:
+            self._unwatch()
 
     def _complain(self, complaint: str) -> None:
         if complaint != self._complaint:

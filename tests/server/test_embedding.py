@@ -206,9 +206,6 @@ def test_what_was_started_ends_with_its_application(settings: Settings, kind: st
             app = Flask("guest")
             init_app(app, settings)
         assert app.test_client().get("/api/v1/config/endpoints").json == GUIDE_JSON
-        runtime = app.extensions["mop_config"]
-        wait_for(lambda: runtime.status()["watcher"]["alive"], what="the file is watched")
-        wait_for(lambda: runtime.status()["watcher"]["mode"] != "poll", what="by inotify")
 
     use()
     gc.collect()
