@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from mop_config.client.policy import Policy
+from mop_config.client.pool.policy import Policy
 
 from . import fleet_cases as cases
 from .fleet_cases import BLACK_HOLE, OURS, USUAL

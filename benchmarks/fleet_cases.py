@@ -1,7 +1,7 @@
 """The cases of the simulated fleet."""
 
-from mop_config.client.policy import Policy
-from mop_config.faults import Fault
+from mop_config.client.pool.policy import Policy
+from mop_config.net.faults import Fault
 
 from .fleet_client import Habits
 from .fleet_polls import Polling

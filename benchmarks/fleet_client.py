@@ -8,17 +8,24 @@ import random
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
-from mop_config.client.failover import Attempt, Moves, Outcome, Race, Shape, failover
-from mop_config.client.member import Member
-from mop_config.client.network import NetworkWatch
-from mop_config.client.policy import Budget, Policy
-from mop_config.client.pool import Pool
-from mop_config.faults import Fault
-from mop_config.model import Endpoint
+from mop_config.client.pool.failover import (
+    Attempt,
+    Candidates,
+    DialRace,
+    Outcome,
+    RetryTraits,
+    failover,
+)
+from mop_config.client.pool.member import PoolMember
+from mop_config.client.pool.offline import OfflineDetector
+from mop_config.client.pool.policy import Budget, Policy
+from mop_config.client.pool.pool import Pool
+from mop_config.model.endpoint import Endpoint
+from mop_config.net.faults import Fault
 
 from .fleet_world import READ_TIMEOUT, Process, Site, Tally, Wire, World
 
-GET = Shape.of("GET", replayable=True, keyed=False)
+GET = RetryTraits.of("GET", replayable=True, keyed=False)
 _NEVER = float("inf")
 
 
@@ -80,7 +87,7 @@ class Client:
         self._random = chance
         self._tally = tally
         drawn = chance.random if habits.chance else _middle
-        network = NetworkWatch(habits.policy.offline_window)
+        network = OfflineDetector(habits.policy.offline_window)
         self._pool = Pool("api", habits.policy, network, drawn)
         self._budget = Budget(habits.policy)
         self._kept: dict[str, int] = {}  # connections, by URL: the epoch that they are of
@@ -112,7 +119,7 @@ class Client:
             self._look()
         self._pool.take_events()
 
-    def _probe(self, member: Member) -> Process:
+    def _probe(self, member: PoolMember) -> Process:
         """Check one endpoint, over a connection of its own."""
         world, site = self._world, self._sites[member.url]
         began, patience = world.now, self._habits.policy.health_timeout
@@ -149,7 +156,7 @@ class Client:
             if self._asked_first < 0:
                 self._asked_first = began
                 tally.hit += 1
-        moves = Moves(self._pool, self._budget)
+        moves = Candidates(self._pool, self._budget)
         flow = failover(GET, self._pool, self._budget, policy, moves, began)
         try:
             attempt = next(flow)
@@ -177,21 +184,21 @@ class Client:
 
     # -- what the transport does
 
-    def _attempt(self, attempt: Attempt, moves: Moves) -> Generator[float, None, Outcome]:
+    def _attempt(self, attempt: Attempt, moves: Candidates) -> Generator[float, None, Outcome]:
         world, member = self._world, attempt.member
         began, until = world.now, world.now + attempt.seconds_left
-        losers: tuple[tuple[Member, Fault], ...] = ()
+        losers: tuple[tuple[PoolMember, Fault], ...] = ()
         dialled = not self._has_connection(member.url)
         if dialled:
             raced = {member.url}
 
-            def another(now: float) -> Member | None:
+            def another(now: float) -> PoolMember | None:
                 rival = None if now >= until else moves.next(now)
                 if rival is not None:
                     raced.add(rival.url)
                 return rival
 
-            race = Race(member, another, self._habits.policy.race_delay)
+            race = DialRace(member, another, self._habits.policy.race_delay)
             won = yield from self._dial(race)
             if won is None:
                 *others, (member, fault) = race.faults
@@ -222,11 +229,11 @@ class Client:
         return True
 
     def _dial(
-        self, race: Race
-    ) -> Generator[float, None, tuple[Member, tuple[tuple[Member, Fault], ...]] | None]:
-        """Dial until one endpoint is ready, as ``mop_config.client.dial`` does."""
+        self, race: DialRace
+    ) -> Generator[float, None, tuple[PoolMember, tuple[tuple[PoolMember, Fault], ...]] | None]:
+        """Dial until one endpoint is ready, as ``mop_config.client.transport.dial`` does."""
         world, patience = self._world, self._habits.policy.connect_timeout
-        dials: list[tuple[Wire, Member]] = []
+        dials: list[tuple[Wire, PoolMember]] = []
         while True:
             while (member := race.start(world.now)) is not None:
                 self._tally.tried(world.now)
@@ -245,7 +252,7 @@ class Client:
                 race.failed(member, wire.fault)
 
     def _exchange(
-        self, member: Member, began: float, until: float, moves: Moves
+        self, member: PoolMember, began: float, until: float, moves: Candidates
     ) -> Generator[float, None, Outcome]:
         """Send the request; where no answer comes for a while, send it elsewhere as well."""
         world, hedge_delay = self._world, self._habits.policy.hedge_delay
@@ -259,7 +266,7 @@ class Client:
         return self._outcome(member, wire, began)
 
     def _against(
-        self, rival: Member, member: Member, wire: Wire, began: float, until: float
+        self, rival: PoolMember, member: PoolMember, wire: Wire, began: float, until: float
     ) -> Generator[float, None, Outcome]:
         """Wait for whichever of two endpoints has a good answer first."""
         theirs = Wire(self._world.now, None)
@@ -292,11 +299,11 @@ class Client:
         outcome.losers = ((rival, theirs.fault or Fault.BAD_STATUS),)
         return outcome
 
-    def _ask(self, member: Member, until: float) -> Wire:
+    def _ask(self, member: PoolMember, until: float) -> Wire:
         patience = max(0.0, min(READ_TIMEOUT, until - self._world.now))
         return self._sites[member.url].ask(self._kept.get(member.url, -1), patience)
 
-    def _outcome(self, member: Member, wire: Wire, began: float) -> Outcome:
+    def _outcome(self, member: PoolMember, wire: Wire, began: float) -> Outcome:
         if wire.fault is not None:
             self._kept.pop(member.url, None)
         return Outcome(

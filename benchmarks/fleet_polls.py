@@ -10,9 +10,9 @@ from collections.abc import Generator
 from typing import NamedTuple
 
 from mop_config.client.background import WATCH_WAIT
-from mop_config.client.update import Fetch, Known, Reply, update
-from mop_config.model import Endpoint, EndpointConfig
-from mop_config.payload import dumps
+from mop_config.client.lists.update import Fetch, FetchReply, Known, update
+from mop_config.model.codec import dumps
+from mop_config.model.endpoint import Endpoint, EndpointConfig
 
 from .fleet_world import ROUND_TRIP, Process, World
 
@@ -112,7 +112,7 @@ class Polls:
             pause = reply.retry_after if polling.held else polling.interval
             yield world.now + pause * (1 + polling.jitter * (2 * self._random.random() - 1))
 
-    def _reply(self, fetch: Fetch) -> Generator[float, None, Reply]:
+    def _reply(self, fetch: Fetch) -> Generator[float, None, FetchReply]:
         world = self._world
         yield world.now + ROUND_TRIP / 2
         self.asked[int(world.now // 1)] += 1
@@ -131,7 +131,7 @@ class Polls:
         yield self._free_at + ROUND_TRIP / 2
         known = fetch.etag == etag
         body = b"" if known else self._lists[etag == NEW]
-        return Reply(304 if known else 200, body, etag, waited=True, retry_after=retry_after)
+        return FetchReply(304 if known else 200, body, etag, waited=True, retry_after=retry_after)
 
 
 def _list(serial: int) -> bytes:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mop_config.faults import Fault
-from mop_config.model import Endpoint
+from mop_config.model.endpoint import Endpoint
+from mop_config.net.faults import Fault
 
 from .fleet_client import Client, Habits
 from .fleet_world import Costs, Outage, Process, Site, Tally, World

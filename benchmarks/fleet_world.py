@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from itertools import count
 from typing import NamedTuple
 
-from mop_config.faults import Fault
+from mop_config.net.faults import Fault
 
 #: A step of something that goes on: gives the moment of its next step, or None at its end.
 Step = Callable[[], float | None]

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from mop_config.server.build import UrlRules
-from mop_config.server.render import EMPTY_BODY, render
+from mop_config.server.parsing.builder import UrlRules
+from mop_config.server.parsing.render import EMPTY_BODY, render
 from tests.servers import Server, gunicorn_command, running
 
 from .load import cpu_seconds, on_server_core

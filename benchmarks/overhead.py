@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx2
 
 from mop_config.client import EndpointManager, Policy
-from mop_config.client.network import NetworkWatch
-from mop_config.client.pool import Pool
-from mop_config.model import Endpoint
+from mop_config.client.pool.offline import OfflineDetector
+from mop_config.client.pool.pool import Pool
+from mop_config.model.endpoint import Endpoint
 from tests.client.fleet import fleet_in
 from tests.client.socket_server import socket_server
 from tests.client.test_round import ENDPOINTS, Peak, manager_of
@@ -80,7 +80,7 @@ def choices(quick: bool) -> Report:
         " request, with 1,000 endpoints.",
     )
     for endpoints in (2, 100, 1000):
-        pool = Pool("api", Policy(), NetworkWatch(1.0), random.random)
+        pool = Pool("api", Policy(), OfflineDetector(1.0), random.random)
         for index in range(endpoints):
             pool.put(Endpoint(f"https://e{index}.example/api", index % 10), 0.0)
         for member in pool.members():

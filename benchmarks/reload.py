@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mop_config import payload
-from mop_config.server.build import UrlRules, build
-from mop_config.server.parse import parse
-from mop_config.server.render import EMPTY_BODY, render
+from mop_config.model import codec
+from mop_config.server.parsing.builder import UrlRules, build
+from mop_config.server.parsing.parser import parse
+from mop_config.server.parsing.render import EMPTY_BODY, render
 from tests.servers import ENDPOINTS, Server, gunicorn_command, running
 
 from .load import CORES, LOAD_CORE, SERVER_CORE, cpu_seconds, on_load_core, on_server_core
@@ -132,7 +132,7 @@ def sizes(quick: bool) -> Report:
             moments.append(time.perf_counter())
             built = build(file, UrlRules())
             moments.append(time.perf_counter())
-            body = payload.dumps(built.config)
+            body = codec.dumps(built.config)
             moments.append(time.perf_counter())
             render(content.encode(), UrlRules(), EMPTY_BODY)
             moments.append(time.perf_counter())

@@ -7,11 +7,11 @@ wants the model or the client never imports Flask.
 import logging
 from typing import TYPE_CHECKING, Any
 
-from .model import Endpoint, EndpointConfig
+from .model.endpoint import Endpoint, EndpointConfig
 
 if TYPE_CHECKING:
-    from .server.app import create_app, init_app
     from .server.settings import Settings
+    from .server.web.app import create_app, init_app
 
 __version__ = "1.0.0"
 
@@ -23,7 +23,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 def __getattr__(name: str) -> Any:
     if name in {"create_app", "init_app"}:
-        from .server import app
+        from .server.web import app
 
         return getattr(app, name)
     if name == "Settings":

@@ -10,17 +10,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from mop_config.client.failover import Moves, Outcome, Shape, Verdict, failover
-from mop_config.client.member import EventKind, Member
-from mop_config.client.network import NetworkWatch
-from mop_config.client.policy import Budget, Policy
-from mop_config.client.pool import Pool
-from mop_config.faults import Fault
-from mop_config.health import TRANSITIONS, Evidence, Health, State, Transition
-from mop_config.model import Endpoint
+from mop_config.client.pool.failover import Candidates, Outcome, RetryTraits, Verdict, failover
+from mop_config.client.pool.member import EventKind, PoolMember
+from mop_config.client.pool.offline import OfflineDetector
+from mop_config.client.pool.policy import Budget, Policy
+from mop_config.client.pool.pool import Pool
+from mop_config.health.state import TRANSITIONS, Evidence, Health, HealthState, Transition
+from mop_config.model.endpoint import Endpoint
+from mop_config.net.faults import Fault
 
-GET = Shape.of("GET", replayable=True, keyed=False)
-POST = Shape.of("POST", replayable=True, keyed=False)
+GET = RetryTraits.of("GET", replayable=True, keyed=False)
+POST = RetryTraits.of("POST", replayable=True, keyed=False)
 
 #: What an endpoint may do: the status or fault, whether it saw the request, seconds.
 BEHAVIOURS: dict[str, tuple[int | Fault, bool, float]] = {
@@ -78,7 +78,7 @@ class Simulation:
         self.policy = policy or Policy()
         self.random = random.Random(seed)
         self.now = 0.0
-        self.network = NetworkWatch(self.policy.offline_window)
+        self.network = OfflineDetector(self.policy.offline_window)
         self.pool = Pool("api", self.policy, self.network, self.random.random)
         self.budget = Budget(self.policy)
         self.servers: dict[str, Server] = {}
@@ -112,7 +112,7 @@ class Simulation:
     def urls(self) -> list[str]:
         return [member.url for member in self.pool.members()]
 
-    def _member(self, url: str) -> Member:
+    def _member(self, url: str) -> PoolMember:
         member = self.pool.get(url)
         assert member is not None
         return member
@@ -128,7 +128,7 @@ class Simulation:
         self.pool.select(self.now)
         self._settle()
 
-    def _probe(self, member: Member) -> None:
+    def _probe(self, member: PoolMember) -> None:
         self.probes += 1
         what, _, seconds = self._behaviour(member.url)
         fault = what if isinstance(what, Fault) else None
@@ -145,10 +145,10 @@ class Simulation:
 
     # -- the client
 
-    def request(self, shape: Shape = GET) -> Verdict:
+    def request(self, shape: RetryTraits = GET) -> Verdict:
         """Send a request through failover; check each step."""
         number = self.requests = self.requests + 1
-        moves = Moves(self.pool, self.budget)
+        moves = Candidates(self.pool, self.budget)
         began = self.now
         flow = failover(shape, self.pool, self.budget, self.policy, moves, self.now)
         try:
@@ -167,7 +167,7 @@ class Simulation:
         self.advance(0.0)  # whoever is in doubt is looked at at once
         return verdict
 
-    def _attempt(self, member: Member, number: int, seconds_left: float) -> Outcome:
+    def _attempt(self, member: PoolMember, number: int, seconds_left: float) -> Outcome:
         what, sent, seconds = self._behaviour(member.url)
         began = self.now
         self.now += min(seconds, seconds_left)
@@ -184,7 +184,7 @@ class Simulation:
 
     # -- what must hold
 
-    def _check_choice(self, chosen: Member, tried: list[str]) -> None:
+    def _check_choice(self, chosen: PoolMember, tried: list[str]) -> None:
         usable = [m for m in self.pool.members() if m.health.usable and m.url not in tried[:-1]]
         assert chosen.health.usable or not usable, "an ejected endpoint was picked"
 
@@ -212,7 +212,7 @@ class Simulation:
     def count(self, kind: EventKind) -> int:
         return sum(told is kind for _, told, _ in self.told)
 
-    def states(self) -> set[State]:
+    def states(self) -> set[HealthState]:
         return {member.health.state for member in self.pool.members()}
 
     def current(self) -> str | None:

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from mop_config import create_app, qr
-from mop_config.server.publisher import Publisher
+from mop_config.model.jws import SigningKey, TrustedKeys
+from mop_config.server.export.exporter import StaticExporter
 from mop_config.server.settings import Settings
-from mop_config.signing import SigningKey, TrustedKeys
 
 from .conftest import GUIDE_JSON, SAMPLE
 from .servers import ROOT
@@ -345,7 +345,7 @@ class TestRootInAnothersFolder:
                 for number in range(40):
                     file.write_text(f"DomainList:\na{number}.example\nz.example\n")
                     with contextlib.suppress(OSError):
-                        Publisher(settings, out).publish()
+                        StaticExporter(settings, out).publish()
         assert os.listdir(secret) == ["key"]
         for path, mode in ((secret, 0o700), (secret / "key", 0o600)):
             assert stat.S_IMODE(path.stat().st_mode) == mode
@@ -512,7 +512,7 @@ class TestWatch:
             signing_key_file=str(key),
             signing_ttl=100,
         )
-        publisher = Publisher(settings, tmp_path / "out", lambda: now[0])
+        publisher = StaticExporter(settings, tmp_path / "out", lambda: now[0])
         publisher.publish()
         now[0] += 49
         assert publisher.publish()[0] == []

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from mop_config.address import EtcdAddress
 from mop_config.cli import run
-from mop_config.cli.revisions import ChangedError, write
-from mop_config.server.etcd import Etcd
+from mop_config.cli.etcd_history import ChangedError, write
+from mop_config.model.address import EtcdAddress
 from mop_config.server.settings import EtcdSettings
+from mop_config.server.sources.etcd import Etcd
 
 from .etcds import Cluster, running_cluster
 from .ports import free_ports

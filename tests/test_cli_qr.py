@@ -14,7 +14,8 @@ from typing import NamedTuple
 import pytest
 from PIL import Image
 
-from mop_config import cli, payload, qr
+from mop_config import cli, qr
+from mop_config.model import codec
 
 from .client.handmade import source, wire
 from .conftest import GUIDE_JSON, SAMPLE, need_program
@@ -72,7 +73,7 @@ class TestTerminal:
         """By both decoders; black on white whatever the terminal's colours are."""
         shown = on_a_terminal("qr", "--room-id", "大厅", columns=120, lines=60)
         rows = SCREEN.findall(shown)
-        expected = qr.dumps(payload.loads(FULL), "full", "大厅")
+        expected = qr.dumps(codec.loads(FULL), "full", "大厅")
         image = photo(rows)
         assert qr.scan(image) == expected
         (tmp_path / "screen.png").write_bytes(image)
@@ -88,7 +89,7 @@ class TestTerminal:
         shown = on_a_terminal("qr", columns=80, lines=24)
         rows = SCREEN.findall(shown)
         assert max(map(len, rows)) <= 80
-        assert qr.scan(photo(rows)) == qr.dumps(payload.loads(FULL), "list")
+        assert qr.scan(photo(rows)) == qr.dumps(codec.loads(FULL), "list")
         assert "only the list form fits" in shown
         assert "lines high, and the terminal 24" in shown
 
@@ -108,7 +109,7 @@ class TestTerminal:
         assert not SCREEN.findall(
             on_a_terminal("qr", "--format", "full", columns=int(match[2]) - 1, lines=60)
         )
-        assert qr.fit(payload.loads(FULL), "full", limit=int(match[1])).size <= 425
+        assert qr.fit(codec.loads(FULL), "full", limit=int(match[1])).size <= 425
 
     def test_one_that_is_too_narrow_for_any(self) -> None:
         """One line, no code."""
@@ -153,7 +154,7 @@ class TestOutput:
         result = call("--out", str(path), "--limit", "2")
         assert result.returncode == 0
         assert result.stdout.startswith(f"{path}: full form, ")
-        text = qr.fit(payload.loads(FULL), limit=2).text
+        text = qr.fit(codec.loads(FULL), limit=2).text
         assert path.read_bytes() == qr.image(text, suffix.lower()[1:])
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~_umask()
         assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
@@ -241,7 +242,7 @@ class TestScan:
         """A line an endpoint, and whatever else there is."""
         path = tmp_path / "code.png"
         text = qr.dumps(
-            payload.loads(
+            codec.loads(
                 '{"api_endpoints":[{"url":"https://1.2.3.4","priority":5,'
                 '"server_name":"a.example"}],"socketio_endpoints":[]}'
             ),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from mop_config.cli import run
-from mop_config.signing import MAX_NUMBER, SigningKey, TrustedKeys
+from mop_config.model.jws import MAX_NUMBER, SigningKey, TrustedKeys
 
 from .client.handmade import Answer, Asked, Handmade, handmade, wire
 from .conftest import GUIDE_JSON, SAMPLE

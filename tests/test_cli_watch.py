@@ -18,18 +18,19 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from mop_config import Endpoint, EndpointConfig, cli, payload
-from mop_config.cli.following import (
+from mop_config import Endpoint, EndpointConfig, cli
+from mop_config.cli.follower import (
     HASTE_PAUSE,
     LAST_PAUSE,
     MAX_RETRY_AFTER,
     WAIT,
-    Change,
-    Event,
-    Follower,
+    ListChange,
+    ListEvent,
+    ListFollower,
     Step,
     retry_after,
 )
+from mop_config.model import codec
 
 from .client.handmade import Answer, Asked, handmade, source, wire
 from .client.test_qr import CONFIGS
@@ -162,7 +163,7 @@ class TestEvents:
             "changed": [{**a_before, "priority": 1, "before": a_before}],
         }
         assert "no list: document: not JSON" in refused["reason"]
-        assert payload.loads(watch.err) == payload.loads(
+        assert codec.loads(watch.err) == codec.loads(
             wire(["https://b.example", "https://a.example"], ["https://s.example"])
         )
 
@@ -382,12 +383,12 @@ class TestCalls:
         assert "hunter" not in err
 
 
-def follower(interval: float = 30.0, chance: float = 1.0) -> Follower:
-    return Follower(interval, lambda: chance)
+def follower(interval: float = 30.0, chance: float = 1.0) -> ListFollower:
+    return ListFollower(interval, lambda: chance)
 
 
 def answered(
-    who: Follower,
+    who: ListFollower,
     body: bytes | None,
     headers: dict[str, str] | None = None,
     *,
@@ -406,11 +407,11 @@ class TestFollower:
     def test_a_change_is_followed_at_once(self) -> None:
         """So is the end of a wait."""
         who = follower()
-        assert answered(who, LIST) == Step([Event("start", payload.loads(LIST))], 0.0)
+        assert answered(who, LIST) == Step([ListEvent("start", codec.loads(LIST))], 0.0)
         assert answered(who, None, took=WAIT) == Step([], 0.0)
         step = answered(who, OTHER)
         assert ([event.name for event in step.events], step.pause) == (["changed"], 0.0)
-        assert who.config == payload.loads(OTHER)
+        assert who.config == codec.loads(OTHER)
 
     @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
     def test_a_server_that_answers_in_haste_is_not_stormed(self, chance: float) -> None:
@@ -496,12 +497,12 @@ class TestFollower:
             step = answered(who, body)
             names += [event.name for event in step.events]
         assert names == ["refused", "refused", "changed", "refused", "back"]
-        assert who.config == payload.loads(OTHER)
+        assert who.config == codec.loads(OTHER)
 
     def test_an_empty_list_to_begin_with(self) -> None:
         """Is one: a server that has none yet."""
         who = follower()
-        assert answered(who, wire()).events == [Event("start", EndpointConfig())]
+        assert answered(who, wire()).events == [ListEvent("start", EndpointConfig())]
         assert answered(who, wire()).events == []
         assert [event.name for event in answered(who, LIST).events] == ["changed"]
 
@@ -515,7 +516,7 @@ class TestChange:
         self, before: EndpointConfig, after: EndpointConfig
     ) -> None:
         """Whatever they are; back is the reverse."""
-        change, back = Change.between(before, after), Change.between(after, before)
+        change, back = ListChange.between(before, after), ListChange.between(after, before)
         assert sorted(map(str, change.added)) == sorted(map(str, back.removed))
         now = members(before) - set(change.removed) - {(k, was) for k, was, _ in change.changed}
         assert now | set(change.added) | {(k, e) for k, _, e in change.changed} == members(after)
@@ -525,9 +526,9 @@ class TestChange:
         """Is a change with nothing in it."""
         one, two = Endpoint("https://a.example"), Endpoint("https://b.example")
         who = follower()
-        answered(who, payload.dumps(EndpointConfig((one, two))))
-        (event,) = answered(who, payload.dumps(EndpointConfig((two, one)))).events
-        assert (event.name, event.change) == ("changed", Change())
+        answered(who, codec.dumps(EndpointConfig((one, two))))
+        (event,) = answered(who, codec.dumps(EndpointConfig((two, one)))).events
+        assert (event.name, event.change) == ("changed", ListChange())
 
 
 def members(config: EndpointConfig) -> set[tuple[str, Endpoint]]:

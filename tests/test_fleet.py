@@ -8,7 +8,7 @@ from benchmarks.fleet_cases import BLACK_HOLE, OURS, POLLS, SHORT
 from benchmarks.fleet_polls import Polls
 from benchmarks.fleet_run import DEATH, Case, Seen, simulate
 from benchmarks.fleet_world import ROUND_TRIP, Costs, Outage, Site, World
-from mop_config.faults import Fault
+from mop_config.net.faults import Fault
 
 SIZE = 60
 CASES = {

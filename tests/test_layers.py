@@ -1,133 +1,223 @@
-"""Data runs one way: the import rule of the package."""
+"""The layers of the package, in one ordered tuple, and the rules that its imports keep."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent / "mop_config"
 
-#: Each part of the package, and the parts that it may import.
-_GROUND = {"errors", "address", "model", "payload", "signals", "files"}
-_SIGNING = {"keys", "signing"}
-_HEALTH = {"health", "faults", "resolve", "tls", "jobs", "connect", "probe", "qr", "qr_text"}
-ALLOWED: dict[str, set[str]] = {
-    "errors": set(),
-    "files": set(),
-    "signals": set(),
-    "health": set(),
-    "faults": set(),
-    "tls": set(),
-    "address": {"errors"},
-    "model": {"address", "errors"},
-    "payload": {"model", "address", "errors"},
-    "keys": {"errors"},
-    "signing": {"errors", "address", "model", "payload", "keys"},
-    "resolve": {"address", "faults"},
-    "connect": {"resolve"},
-    "jobs": {"address", "errors", "model"},
-    "probe": _GROUND | {"health", "faults", "jobs", "resolve", "tls", "connect", "__init__"},
-    "qr_text": {"payload", "model", "errors"},
-    "qr": _GROUND | {"qr_text"},
-    "server": _GROUND | _SIGNING | _HEALTH | {"__init__"},
-    "client": _GROUND | _SIGNING | _HEALTH,
-    "cli": _GROUND | _SIGNING | _HEALTH | {"server", "client", "__init__"},
-    # create_app is handed on lazily, by __getattr__.
-    "__init__": {"model", "server"},
-    "__main__": {"cli"},
+#: The layers from the bottom up. A module imports only its own layer and the layers before it.
+#: A layer is a package with all that is in it, or a single module of a package.
+LAYERS = (
+    "errors",
+    "signals",
+    "files",
+    "model",
+    "qr",
+    "net",
+    "health",
+    "server.concurrency",
+    "server.bounded_call",
+    "server.logs",
+    "server.parsing",
+    "server.settings",
+    "server.sources",
+    "server.state",
+    "server.serving",
+    "server.reload",
+    "server.auth",
+    "server.monitor",
+    "server.status",
+    "server.service",
+    "server.export",
+    "server.web",
+    "server.gunicorn",
+    "server",
+    "client.keywords",
+    "client.pool",
+    "client.lists",
+    "client.transport",
+    "client.fetch",
+    "client.list_search",
+    "client.errands",
+    "client.background",
+    "client.base",
+    "client.manager",
+    "client.async_manager",
+    "client.sockets",
+    "client",
+    "cli",
+)
+
+#: Packages and modules that import nothing that waits: no clock, thread, socket or Flask.
+PURE = (
+    "model",
+    "qr.text",
+    "health.state",
+    "server.parsing",
+    "server.sources.debounce",
+    "server.state.ledger",
+    "server.state.sightings",
+    "server.serving.conditional",
+    "server.serving.snapshot",
+    "server.auth.policy",
+    "server.auth.tokens",
+    "server.logs.masking",
+    "server.monitor.outbox",
+    "server.monitor.schedule",
+    "server.status.document",
+    "server.status.gauges",
+    "server.web.dashboard.viewmodel",
+    "server.status.translations",
+    "client.pool.failover",
+    "client.pool.member",
+    "client.pool.offline",
+    "client.pool.policy",
+    "client.pool.pool",
+    "client.pool.target",
+    "client.lists.update",
+    "cli.follower",
+)
+#: Modules of the standard library and others that wait, or that know the time.
+WAITING = {"time", "threading", "socket", "subprocess", "flask", "watchdog", "random", "asyncio"}
+
+#: The only packages that may import Flask, gunicorn and the client's HTTP library.
+ONLY_IN = {"flask": ("server.web",), "gunicorn": ("server.gunicorn",)}
+
+#: Imports that go the wrong way, and class names that stand twice, until their modules are split.
+TO_BE_SPLIT = {
+    ("client.background", "client.base"),
+    ("client.errands", "client.base"),
+    ("server.service", "server.gunicorn.worker"),
+    ("server.state.workers", "server.status.document"),
+    ("server.state.workers", "server.status.gauges"),
+}
+FLASK_TO_GO = {"server.export.exporter", "server.gunicorn.hooks"}
+TWICE = {
+    "_Call",
+    "Aside",
+    "Finding",
+    "Line",
+    "Lines",
+    "ProxyBackend",
+    "ProxyStream",
+    "_Body",
+    "_Line",
+    "_Reader",
 }
 
-#: Modules without clock, thread, socket or Flask.
-PURE = [
-    "address.py",
-    "model.py",
-    "payload.py",
-    "keys.py",
-    "signing.py",
-    "qr_text.py",
-    "health.py",
-    "jobs.py",
-    "client/policy.py",
-    "client/member.py",
-    "client/pool.py",
-    "client/network.py",
-    "client/failover.py",
-    "client/update.py",
-    "client/target.py",
-    "server/parse.py",
-    "server/build.py",
-    "server/render.py",
-    "server/verdict.py",
-    "server/snapshot.py",
-    "server/answer.py",
-    "server/settle.py",
-    "server/sightings.py",
-    "server/ledger.py",
-    "server/status.py",
-    "server/entries.py",
-    "server/probing.py",
-    "server/outbox.py",
-    "server/targets.py",
-    "server/gauges.py",
-    "server/openapi/parts.py",
-    "server/openapi/schemas.py",
-    "server/openapi/paths.py",
-    "server/openapi/document.py",
-    "server/access.py",
-    "server/tokens.py",
-    "server/security.py",
-    "server/masking.py",
-    "server/page.py",
-    "server/texts.py",
-    "server/texts_zh.py",
-    "server/problems.py",
-    "cli/following.py",
-]
-WORLDLY = {"time", "threading", "socket", "subprocess", "flask", "watchdog", "random", "asyncio"}
+FILES = sorted(ROOT.rglob("*.py"))
 
 
-def imports(path: Path) -> set[str]:
-    """The absolute names of the modules that a file imports, wherever in it."""
+def module_name(path: Path) -> str:
+    """The dotted name of a file, without the package's own name in front."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """The absolute names that a file imports, wherever in it the import statement stands."""
     package = ("mop_config", *path.relative_to(ROOT).parts[:-1])
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             module = ".".join(filter(None, (base, node.module)))
-            found |= {f"{module}.{alias.name}" for alias in node.names} | {module}
-    return found
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+    return frozenset(found)
 
 
-def parts(path: Path) -> set[str]:
-    """The parts of the package that a file imports from; its attributes are ``__init__``'s."""
-    found = set()
+def own_modules(path: Path) -> Iterator[str]:
+    """The modules of this package that a file imports from."""
     for name in imports(path):
         head, _, rest = name.partition(".")
-        part = rest.split(".")[0]
-        if head == "mop_config" and part:
-            is_module = (ROOT / f"{part}.py").exists() or (ROOT / part).is_dir()
-            found.add(part if is_module else "__init__")
-    return found
+        if head != "mop_config":
+            continue
+        if rest not in MODULES:
+            rest = rest.rpartition(".")[0]
+        yield rest
 
 
-FILES = sorted(ROOT.rglob("*.py"))
+def layer(module: str) -> str:
+    """The layer of a module: the longest name of a layer that its own begins with."""
+    names = [name for name in LAYERS if f"{module}.".startswith(f"{name}.")]
+    return max(names, key=len, default="")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_module_imports_only_what_lies_below_it(path: Path) -> None:
-    """Every module of a part imports from the parts that its part may import, and itself."""
-    part = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    assert parts(path) <= ALLOWED[part] | {part}
+def test_each_module_has_a_layer() -> None:
+    """A new package is put into its place in the tuple before it is used."""
+    assert {name for name in MODULES if not layer(name)} == {"", "__main__"}
+    assert [name for name in LAYERS if name not in MODULES] == []
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if layer(name)])
+def test_a_module_imports_only_its_own_layer_and_those_before(module: str) -> None:
+    """Data runs one way. The package itself (its version, its lazy names) may be read anywhere."""
+    allowed = {"", *LAYERS[: LAYERS.index(layer(module)) + 1]}
+    if layer(module).startswith("client"):
+        allowed = {name for name in allowed if not name.startswith("server")}
+    found = {name: layer(name) for name in own_modules(MODULES[module])}
+    wrong = {name for name, where in found.items() if where not in allowed}
+    assert {name for name in wrong if (module, name) not in TO_BE_SPLIT} == set()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_no_circle_stands_inside_a_layer(name: str) -> None:
+    """The modules of a layer can be read one after the other."""
+    inside = {module for module in MODULES if layer(module) == name}
+    left = {
+        module: {other for other in own_modules(MODULES[module]) if other in inside} - {module}
+        for module in inside
+    }
+    while ready := [module for module, others in left.items() if not others & left.keys()]:
+        for module in ready:
+            del left[module]
+    assert left == {}
 
 
 @pytest.mark.parametrize("name", PURE)
-def test_a_pure_module_does_not_touch_the_world(name: str) -> None:
-    """What decides has no clock, thread, socket or Flask in it."""
-    assert not {module.split(".")[0] for module in imports(ROOT / name)} & WORLDLY
+def test_a_pure_module_imports_nothing_that_waits(name: str) -> None:
+    """Modules that decide get the time and the outcome of I/O as arguments."""
+    chosen = [module for module in MODULES if f"{module}.".startswith(f"{name}.")]
+    assert chosen
+    for module in chosen:
+        assert not {found.split(".")[0] for found in imports(MODULES[module])} & WAITING
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_framework_stays_in_its_package(library: str) -> None:
+    """Flask is the face of the server, gunicorn its process manager; nothing else knows them."""
+    users = {
+        module
+        for module, path in MODULES.items()
+        if any(found.split(".")[0] == library for found in imports(path))
+    }
+    homes = ONLY_IN[library]
+    strangers = {user for user in users if not any(f"{user}.".startswith(f"{h}.") for h in homes)}
+    assert strangers - FLASK_TO_GO == set()
+
+
+def test_no_class_name_stands_twice() -> None:
+    """One name a thing, one thing a name."""
+    seen: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                seen.setdefault(node.name, []).append(module)
+    assert {
+        name: where for name, where in seen.items() if len(where) > 1 and name not in TWICE
+    } == {}
 
 
 def test_importing_the_package_does_not_import_flask() -> None:
@@ -145,7 +235,7 @@ def test_importing_the_client_does_not_import_flask() -> None:
 def test_create_app_is_handed_on() -> None:
     """The names of the contract are there, lazily."""
     import mop_config
-    from mop_config.server.app import create_app, init_app
+    from mop_config.server.web.app import create_app, init_app
 
     assert mop_config.create_app is create_app
     assert mop_config.init_app is init_app

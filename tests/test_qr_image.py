@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mop_config import Endpoint, EndpointConfig, payload, qr
+from mop_config import Endpoint, EndpointConfig, qr
 from mop_config.errors import MissingExtra, MopConfigError, PayloadError, QrTooLong, QrUnreadable
-from mop_config.model import assemble
-from mop_config.qr_text import CAPACITY_UTF8
+from mop_config.model import codec
+from mop_config.model.endpoint import assemble
+from mop_config.qr.text import CAPACITY_UTF8
 
 from .client.test_qr import CONFIGS, GUIDE_CONFIG, ROOMS
 from .conftest import need_program
@@ -246,7 +247,7 @@ class TestFit:
     ) -> None:
         """Both where the text is written for it and where it is only reckoned."""
         offer = qr.Offer.of(config)
-        assert offer == qr.Offer.of_body(payload.dumps(config))
+        assert offer == qr.Offer.of_body(codec.dumps(config))
         text = offer.text(form, room, limit)
         assert offer.size(form, room, limit) == len(text.encode())
         if limit is None:
@@ -258,10 +259,10 @@ class TestFit:
     @given(CONFIGS | st.just(EndpointConfig()), st.sampled_from([1, 40, 100, 64 * 1024]))
     def test_a_body_is_read_piece_by_piece(self, config: EndpointConfig, piece: int) -> None:
         """Wherever it is cut, nothing is lost."""
-        body = payload.dumps(config)
+        body = codec.dumps(config)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(payload, "_PIECE", piece)
-            assert {kind: list(payload.entries(body, kind)) for kind in payload.KINDS} == (
+            patch.setattr(codec, "_PIECE", piece)
+            assert {kind: list(codec.entries(body, kind)) for kind in codec.KINDS} == (
                 json.loads(body)
             )
 
@@ -330,7 +331,7 @@ class TestFit:
 
     def test_of_a_long_list_only_the_best_is_kept(self) -> None:
         """What is looked at from then on is small."""
-        body = payload.dumps(a_list(30_000))
+        body = codec.dumps(a_list(30_000))
         offer = qr.Offer.of_body(body)
         assert len(offer.best.api_endpoints) == qr.MAX_LIMIT
         assert offer.counts == (30_000, 30_000)

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import pytest
 
 from mop_config import qr
-from mop_config.server.build import UrlRules
-from mop_config.server.problems import Code
-from mop_config.server.render import EMPTY_BODY, render
+from mop_config.server.parsing.builder import UrlRules
+from mop_config.server.parsing.problems import Code
+from mop_config.server.parsing.render import EMPTY_BODY, render
 from mop_config.server.settings import ProcessSettings, Settings
 
 from .client.handmade import MISSING, Answer, Asked, handmade, wire

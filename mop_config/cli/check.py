@@ -7,12 +7,12 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from ..address import secret_part, without_userinfo
-from ..server.logs import printable
-from ..server.problems import Problem, Severity
+from ..model.address import secret_part, without_userinfo
+from ..server.logs.format import printable
+from ..server.parsing.problems import Problem, Severity
 from .env_file import env_file_option
+from .input import Reading, not_empty, read
 from .output import blanked, json_text, say
-from .source import Reading, not_empty, read
 
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow"}
 

@@ -7,8 +7,8 @@ import os
 import click
 
 from ..errors import MopConfigError
-from ..signing import SigningKey
-from .source import not_empty
+from ..model.jws import SigningKey
+from .input import not_empty
 
 
 @click.command(epilog="Example: mop-config keygen --out signing-key.jwk > public-key.jwk")

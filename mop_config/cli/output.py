@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from ..server.logs import printable
-from ..server.problems import Problem
+from ..server.logs.format import printable
+from ..server.parsing.problems import Problem
 from ..server.settings import Settings
 
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\n]")

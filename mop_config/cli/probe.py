@@ -15,15 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import MopConfigError
-from ..jobs import Job
-from ..model import Endpoint, EndpointConfig
-from ..probe import Prober, ProbeResult
-from ..server.logs import printable
+from ..health.jobs import Job
+from ..health.probe import Prober, ProbeResult
+from ..model.endpoint import Endpoint, EndpointConfig
+from ..server.logs.format import printable
 from .env_file import env_file_option
-from .listed import read_list
+from .list_input import read_list
+from .options import SECONDS
 from .output import json_text, say
-from .seconds import SECONDS
-from .served import token_option
+from .server_api import token_option
 
 _PARALLEL = 64
 #: A certificate that ends within so many days is shown as a warning.

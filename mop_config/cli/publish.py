@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..server.logs import log_to_stderr
+from ..server.logs.format import log_to_stderr
 from .env_file import env_file_option
+from .input import not_empty, settings_for
 from .output import warn
-from .source import not_empty, settings_for
 
 if TYPE_CHECKING:
-    from ..server.publication import FileType
+    from ..server.export.files import FileType
 
 
 @click.command(epilog="Example: mop-config publish config/endpoints.txt --out /srv/mop-config")
@@ -39,8 +39,8 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
     FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt.
     """
     # Flask and Jinja come with it: the other commands do without.
-    from ..server import publication
-    from ..server.publisher import Publisher
+    from ..server.export import files
+    from ..server.export.exporter import StaticExporter
 
     # What is made here is for a web server, which is another user.
     os.umask(0o022)
@@ -48,17 +48,17 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
     if key is not None:
         settings = replace(settings, signing_key_file=key)
     warn(settings, ())
-    publisher = Publisher(settings, Path(out))
+    publisher = StaticExporter(settings, Path(out))
     if watch:
         log_to_stderr()
         return 130 if publisher.follow() == signal.SIGINT else 0
     # What it would say of a refusal is what this command ends with.
-    logging.getLogger("mop_config.server.loader").disabled = True
+    logging.getLogger("mop_config.server.reload.pipeline").disabled = True
     written, view = publisher.publish()
     changed = set(written)
     warn(replace(settings, warnings=()), view.problems)
     if as_json:
-        print(json.dumps(_document(Path(out), publication.TYPES, changed), indent=2))
+        print(json.dumps(_document(Path(out), files.TYPES, changed), indent=2))
     else:
         for name in sorted(changed):
             print(name)

@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 import click
 
-from ..address import without_userinfo
 from ..errors import MopConfigError, SourceError
-from ..payload import Difference
-from ..server.etcd import Etcd, Found
-from ..server.origin import check_source
-from ..server.render import EMPTY_BODY, Rendering, render
+from ..model.address import without_userinfo
+from ..model.codec import Difference
+from ..server.parsing.render import EMPTY_BODY, Rendering, render
 from ..server.settings import Settings
-from ..server.sources import FileSource
+from ..server.sources import check_source
+from ..server.sources.etcd import Etcd, Found
+from ..server.sources.file import FileSource
 from .env_file import env_file_option
+from .etcd_history import ChangedError, Revision, at, history, write
+from .input import Reading, etcd_key, is_etcd, judged
 from .output import blanked, json_text, say
-from .revisions import ChangedError, Revision, at, history, write
-from .source import Reading, etcd_key, is_etcd, judged
 
 #: Lines of a text above which its difference is told in figures only.
 MOST_LINES = 20_000

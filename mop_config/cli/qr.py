@@ -13,10 +13,10 @@ from .. import qr as codes
 from ..errors import MopConfigError, PayloadError, QrTooLong
 from ..files import write_atomically
 from .env_file import env_file_option
-from .listed import read_list
+from .input import not_empty
+from .list_input import read_list
 from .output import blanked, json_text, say
-from .served import token_option
-from .source import not_empty
+from .server_api import token_option
 
 _IMAGES = {".png": "png", ".svg": "svg"}
 #: Version 1 is so many modules wide, and each further one 4 wider.

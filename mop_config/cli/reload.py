@@ -6,11 +6,11 @@ from typing import Any
 import click
 
 from ..errors import MopConfigError
-from ..server.problems import MAX_KEPT
+from ..server.parsing.problems import MAX_KEPT
 from .env_file import env_file_option
+from .input import not_empty
 from .output import say
-from .served import Reply, problem_line, report, token_option
-from .source import not_empty
+from .server_api import ServerReply, problem_line, report, token_option
 
 _PATH = "/api/v1/config/reload"
 #: Seconds; the server gives up earlier, and says what it knows by then.
@@ -50,7 +50,7 @@ def _has_errors(document: dict[str, Any]) -> bool:
     return not document.get("complete", True) or any(p["severity"] == "error" for p in problems)
 
 
-def _document(reply: Reply) -> dict[str, Any]:
+def _document(reply: ServerReply) -> dict[str, Any]:
     """Give the server's account of its workers.
 
     Raises:
@@ -69,7 +69,7 @@ def _document(reply: Reply) -> dict[str, Any]:
     return document
 
 
-def _print(reply: Reply, document: dict[str, Any]) -> None:
+def _print(reply: ServerReply, document: dict[str, Any]) -> None:
     for worker in document["workers"]:
         last = worker["last_reload"]
         result = last["result"] if last else "no answer"

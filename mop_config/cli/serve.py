@@ -6,12 +6,12 @@ import sys
 import click
 
 from ..errors import SettingsError
-from ..server.origin import check_source
+from ..server.serving.signer import check as check_key
 from ..server.settings import ProcessSettings, Settings
-from ..server.signer import check as check_key
+from ..server.sources import check_source
 from .env_file import env_file_option
+from .input import not_empty
 from .port import check_port
-from .source import not_empty
 
 # Each option stands for an environment variable; the command line wins.
 _VARIABLES = {
@@ -57,7 +57,7 @@ def serve(**options: str | None) -> None:
     check_port(process)
     command = [
         # Not with the current folder on the path: a gunicorn.py there would be run.
-        *(sys.executable, "-P", "-m", "mop_config.server.gunicorn_main"),
+        *(sys.executable, "-P", "-m", "mop_config.server.gunicorn.main"),
         *("--config", "python:mop_config.server.gunicorn_conf"),
         "mop_config:create_app()",
     ]

@@ -6,13 +6,13 @@ import sys
 
 import click
 
-from .. import payload
-from ..model import EndpointConfig
-from ..server.problems import Code
+from ..model import codec
+from ..model.endpoint import EndpointConfig
+from ..server.parsing.problems import Code
 from .env_file import env_file_option
+from .input import not_empty, read
 from .output import say, warn
-from .served import fetch, read_token, token_option
-from .source import not_empty, read
+from .server_api import fetch, read_token, token_option
 
 
 @click.command(epilog="Example: mop-config show config/endpoints.txt --diff http://127.0.0.1:8000")
@@ -48,7 +48,7 @@ def show(file: str | None, url: str | None, token_file: str | None) -> int:
 
 def _differs(body: bytes, url: str, token: str | None) -> bool:
     served = _lines(fetch(url, "--diff", token))
-    here = _lines(payload.loads(body))
+    here = _lines(codec.loads(body))
     lines = list(difflib.unified_diff(served, here, url, "file", lineterm="", n=1))
     for line in lines:
         style = {"+": "green", "-": "red"}.get(line[0]) if sys.stdout.isatty() else None

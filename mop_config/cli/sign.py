@@ -7,13 +7,13 @@ from dataclasses import replace
 import click
 
 from ..errors import MopConfigError, SettingsError
-from ..server.origin import open_source
+from ..model.jws import MAX_NUMBER, SKEW, SigningKey
+from ..server.serving.signer import read_key
 from ..server.settings import Settings
-from ..server.signer import read_key
-from ..server.sources import SourceText
-from ..signing import MAX_NUMBER, SKEW, SigningKey
+from ..server.sources import open_source
+from ..server.sources.file import SourceText
 from .env_file import env_file_option
-from .source import etcd_key, is_etcd, judged, not_empty
+from .input import etcd_key, is_etcd, judged, not_empty
 
 
 def _ttl(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:

@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from ..errors import MopConfigError
-from ..server.logs import printable
-from ..server.texts import Texts
-from ..server.verdict import Level, differing, problem_counts, verdict
+from ..server.logs.format import printable
+from ..server.status.translations import Texts
+from ..server.status.verdict import Level, differing, problem_counts, verdict
 from .env_file import env_file_option
-from .served import Reply, problem_line, report, token_option
-from .source import not_empty
+from .input import not_empty
+from .server_api import ServerReply, problem_line, report, token_option
 
 _PATH = "/api/v1/config/status"
 #: Lines of each part: all of it fits on a screen.
@@ -64,7 +64,7 @@ def _print(lines: list[Line]) -> None:
         click.echo(f"{label:<10} {text}")
 
 
-def _lines(reply: Reply, document: dict[str, Any]) -> Iterator[Line]:
+def _lines(reply: ServerReply, document: dict[str, Any]) -> Iterator[Line]:
     """Give a label, a text and a colour for each line of the screen."""
     for index, finding in enumerate(verdict(document)):
         if index == 0 or finding.level is not Level.GOOD:

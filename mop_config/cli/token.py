@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from ..server.tokens import ADMIN, NAME_RULE, READ, Token, digest, is_name, line_of
+from ..server.auth.tokens import ADMIN, NAME_RULE, READ, Token, digest, is_name, line_of
 
 #: Found by programs that look for secrets where none should be.
 _PREFIX = "mop_"

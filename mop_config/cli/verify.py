@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from ..errors import MopConfigError, SignatureError, SigningKeyError
-from ..signing import MEDIA_TYPE, SignedList, TrustedKeys, check_ahead, moment
-from .served import LIST_PATH, ask, is_url, read_token, route, token_option
-from .source import not_empty
+from ..model.jws import MEDIA_TYPE, SignedList, TrustedKeys, check_ahead, moment
+from .input import not_empty
+from .server_api import LIST_PATH, ask, is_url, read_token, route, token_option
 
 _MAX_KEY_BYTES = 65536
 

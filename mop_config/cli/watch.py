@@ -11,14 +11,14 @@ from typing import Any
 
 import click
 
-from .. import payload
 from ..errors import MopConfigError
-from ..model import Endpoint, EndpointConfig
-from .following import KINDS, WAIT, Event, Follower, Step
+from ..model import codec
+from ..model.endpoint import Endpoint, EndpointConfig
+from .follower import KINDS, WAIT, ListEvent, ListFollower, Step
+from .input import not_empty
+from .options import SECONDS
 from .output import say
-from .seconds import SECONDS
-from .served import LIST_PATH, Reply, ask, read_token, route, token_option
-from .source import not_empty
+from .server_api import LIST_PATH, ServerReply, ask, read_token, route, token_option
 
 #: Seconds beyond the wait after which a silent server counts as gone.
 _GRACE = 10.0
@@ -59,7 +59,7 @@ def watch(
     prints goes to standard error.
     """
     where = route(url, LIST_PATH, "URL")
-    follower = Follower(interval, random.random)
+    follower = ListFollower(interval, random.random)
     teller = _Teller(where, as_json=as_json)
     while True:
         step = _attempt(follower, where, token_file)
@@ -70,7 +70,7 @@ def watch(
         time.sleep(step.pause)
 
 
-def _attempt(follower: Follower, where: str, token_file: str | None) -> Step:
+def _attempt(follower: ListFollower, where: str, token_file: str | None) -> Step:
     """Ask once.
 
     Raises:
@@ -78,7 +78,7 @@ def _attempt(follower: Follower, where: str, token_file: str | None) -> Step:
     """
     headers = {} if follower.etag is None else {"If-None-Match": follower.etag}
     began = time.monotonic()
-    reply: Reply | None = None
+    reply: ServerReply | None = None
     try:
         token = read_token(token_file)  # anew each time: it may have been replaced
         reply = ask(f"{where}?wait={WAIT}", token=token, headers=headers, timeout=WAIT + _GRACE)
@@ -106,7 +106,7 @@ def _run(command: str, config: EndpointConfig, *, quiet: bool) -> None:
     try:
         done = subprocess.run(
             [shell, "-c", command],
-            input=payload.dumps(config) + b"\n",
+            input=codec.dumps(config) + b"\n",
             stdout=sys.stderr if quiet else None,
             check=False,
         )
@@ -127,7 +127,7 @@ class _Teller:
         self._as_json = as_json
         self._terminal = sys.stdout.isatty()
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: ListEvent) -> None:
         now = datetime.now(UTC)
         at = f"{now.astimezone():%X}" if self._terminal else f"{now:%Y-%m-%dT%H:%M:%SZ}"
         if self._as_json:
@@ -146,7 +146,7 @@ class _Teller:
             self._print_change(at, event)
         sys.stdout.flush()
 
-    def _print_change(self, at: str, event: Event) -> None:
+    def _print_change(self, at: str, event: ListEvent) -> None:
         lines = _lines(event)
         if not lines:
             print(f"{at} ~ the order changed")
@@ -156,7 +156,7 @@ class _Teller:
             print(at, click.style(line, fg=colour) if self._terminal else line)
 
 
-def _lines(event: Event) -> list[tuple[str, str]]:
+def _lines(event: ListEvent) -> list[tuple[str, str]]:
     change = event.change
     if change is None:
         return []
@@ -175,7 +175,7 @@ def _words(endpoint: Endpoint) -> str:
     return f"{endpoint.url} priority={endpoint.priority}{name}"
 
 
-def _document(event: Event) -> dict[str, Any]:
+def _document(event: ListEvent) -> dict[str, Any]:
     document: dict[str, Any] = {"event": event.name}
     if event.name in {"start", "changed"}:
         document["counts"] = {kind: len(event.config.kinds()[name]) for name, kind in KINDS.items()}

@@ -21,21 +21,24 @@ def _missing(error: ModuleNotFoundError) -> ModuleNotFoundError:
 
 
 try:
-    from .aio import AsyncEndpointManager
-    from .aio_transport import AsyncFailoverTransport
-    from .exceptions import NoEndpointAvailable
+    from .async_manager import AsyncEndpointManager
     from .manager import EndpointManager
-    from .policy import Policy
-    from .state import EndpointState, ListSource
-    from .transport import FailoverTransport
+    from .pool.endpoint_state import EndpointState, ListSource
+    from .pool.policy import Policy
+    from .transport._async.transport import AsyncFailoverTransport
+    from .transport._sync.transport import FailoverTransport
+    from .transport.exceptions import NoEndpointAvailable
 except ModuleNotFoundError as _error:
     raise _missing(_error) from None
 
 if TYPE_CHECKING:
-    from .aio_sockets import AsyncFailoverSocketClient
-    from .sockets import FailoverSocketClient
+    from .sockets.async_client import AsyncFailoverSocketClient
+    from .sockets.sync_client import FailoverSocketClient
 
-_LAZY = {"AsyncFailoverSocketClient": ".aio_sockets", "FailoverSocketClient": ".sockets"}
+_LAZY = {
+    "AsyncFailoverSocketClient": ".sockets.async_client",
+    "FailoverSocketClient": ".sockets.sync_client",
+}
 
 __all__ = [
     "AsyncEndpointManager",

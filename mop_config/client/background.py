@@ -15,12 +15,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import MopConfigError, UpdateFailed
-from ..faults import Fault
-from ..jobs import Job, JobQueue
-from ..probe import ProbeResult
-from .core import API, SOCKETIO
-from .errands import Errands
-from .list_search import Round
+from ..health.jobs import Job, JobQueue
+from ..health.probe import ProbeResult
+from ..net.faults import Fault
+from .errands import ClientTasks
+from .list_search import UpdateRound
+from .pool.session import API, SOCKETIO
 
 if TYPE_CHECKING:
     from .base import BaseManager
@@ -74,7 +74,7 @@ class Background:
         errands: What the threads do.
     """
 
-    def __init__(self, manager: "BaseManager", errands: Errands) -> None:
+    def __init__(self, manager: "BaseManager", errands: ClientTasks) -> None:
         self._manager = weakref.ref(manager)
         self._errands = errands
         self._update_interval = manager.update_interval
@@ -104,7 +104,7 @@ class Background:
         """
         self._scheduler = self._spawn(self._schedule, "mop-config-client")
 
-    def restart(self, errands: Errands) -> None:
+    def restart(self, errands: ClientTasks) -> None:
         """Start anew in a child process, which has none of its parent's threads."""
         self._errands = errands
         self._open()
@@ -287,7 +287,7 @@ class Background:
                 return
             self._watch_bell.sleep(_about(delay))
 
-    def _until_next_watch(self, round_: Round, hasty: int) -> float:
+    def _until_next_watch(self, round_: UpdateRound, hasty: int) -> float:
         """Say how long to leave the server alone, in seconds.
 
         One that does not hold its answers is asked each interval, and one that says it

@@ -10,28 +10,28 @@ from typing import Any, Unpack
 
 import httpx2
 
-from ..address import parse_url
 from ..errors import AddressError
-from ..faults import Fault
-from ..jobs import Job
-from ..probe import ProbeResult
-from . import wire
+from ..health.jobs import Job
+from ..health.probe import ProbeResult
+from ..model.address import parse_url
+from ..net.faults import Fault
 from .background import Background
-from .bearer import Token, check_token, current_token
-from .core import API, SOCKETIO
-from .errands import Errands
+from .errands import ClientTasks
 from .fetch import origin_of
-from .kept import cache_path as usual_cache_path
 from .keywords import ClientKeywords, Several, TransportKeywords, check_keywords
-from .lists import EndpointLists
-from .options import NAMES, TransportOptions
-from .policy import Policy, check_interval
-from .seed import Seed, config_of
-from .sift import canonical_url, has_plain
-from .state import EndpointState
-from .trust import Key
-from .trust import trusted_keys as read_trusted_keys
-from .update import Known, check_urls, sources
+from .lists.bearer import Token, check_token, current_token
+from .lists.bootstrap import Bootstrap, config_of
+from .lists.endpoint_lists import EndpointLists
+from .lists.kept import cache_path as usual_cache_path
+from .lists.sift import canonical_url, has_plain
+from .lists.trust import Key
+from .lists.trust import trusted_keys as read_trusted_keys
+from .lists.update import Known, check_urls, sources
+from .pool.endpoint_state import EndpointState
+from .pool.policy import Policy, check_interval
+from .pool.session import API, SOCKETIO
+from .transport import rewriting
+from .transport.options import NAMES, TransportOptions
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ class BaseManager(EndpointLists):
 
     def __init__(
         self,
-        api_endpoints: Seed = (),
-        socket_endpoints: Seed = (),
+        api_endpoints: Bootstrap = (),
+        socket_endpoints: Bootstrap = (),
         *,
         cache_path: str | Path | None = None,
         app: str | None = None,
@@ -138,7 +138,7 @@ class BaseManager(EndpointLists):
         keys = None if trusted_keys is None else read_trusted_keys(trusted_keys)
         super().__init__(policy or Policy(), seed, usual_cache_path(cache_path, app), keys)
         self._core.on_fork = self._forked
-        self._errands = Errands(self)
+        self._errands = ClientTasks(self)
 
     def __repr__(self) -> str:
         kinds = ((API, "API"), (SOCKETIO, "Socket.io"))
@@ -190,7 +190,7 @@ class BaseManager(EndpointLists):
                 self._finalizer.detach()
             if background is not None:
                 background.stop()
-                self._errands = Errands(self)  # those of before are called off for good
+                self._errands = ClientTasks(self)  # those of before are called off for good
         self._save_if_changed()
 
     def _forked(self) -> None:
@@ -198,7 +198,7 @@ class BaseManager(EndpointLists):
         self._living = threading.Lock()
         self._kept.forked()
         self._taking = threading.RLock()
-        self._errands = Errands(self)  # the sockets and look-ups of before are the parent's
+        self._errands = ClientTasks(self)  # the sockets and look-ups of before are the parent's
         if self._background is not None:
             with self._core as core:
                 for pool in (core.api, core.socketio):
@@ -344,8 +344,8 @@ class BaseManager(EndpointLists):
     def _for_client(self, options: Mapping[str, Any]) -> dict[str, Any]:
         theirs = {name: value for name, value in options.items() if name not in NAMES}
         total, connect = self.policy.total_timeout, self.policy.connect_timeout
-        timeout = httpx2.Timeout(wire.Default(total), connect=wire.Default(connect))
-        return {"base_url": wire.BASE_URL, "timeout": timeout, **theirs}
+        timeout = httpx2.Timeout(rewriting.Default(total), connect=rewriting.Default(connect))
+        return {"base_url": rewriting.BASE_URL, "timeout": timeout, **theirs}
 
 
 def _origin(url: str) -> str:

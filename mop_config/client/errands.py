@@ -10,14 +10,14 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from ..errors import UpdateUntrusted
-from ..jobs import PER_SERVER, Job
-from ..probe import Prober, ProbeResult
-from .bearer import current_token
-from .detour import Detours
+from ..health.jobs import PER_SERVER, Job
+from ..health.probe import Prober, ProbeResult
 from .fetch import Fetcher
-from .list_search import ListSearch, Round
-from .pool import WATCHED
-from .update import Check
+from .list_search import ListSearch, UpdateRound
+from .lists.bearer import current_token
+from .lists.update import Check
+from .pool.pool import WATCHED
+from .transport.detour import Detours
 
 if TYPE_CHECKING:
     from .base import BaseManager
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Errands:
+class ClientTasks:
     """What a manager asks the network, done in the thread of whoever asks.
 
     Args:
@@ -90,7 +90,7 @@ class Errands:
         force: bool = False,
         wait: int = 0,
         by_hand: bool = False,
-    ) -> Round:
+    ) -> UpdateRound:
         """Update the manager's list.
 
         Args:
@@ -108,7 +108,7 @@ class Errands:
         """
         manager = self._manager()
         if manager is None:
-            return Round()
+            return UpdateRound()
         token = manager._current_token() if token is None else current_token(token)
         names = manager._server_names(fallback)
         known, began = manager._known(fallback, force=force, wait=wait), self._taken_by_hand

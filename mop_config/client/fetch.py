@@ -10,15 +10,15 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from ..address import DEFAULT_PORTS, Url, parse_url
-from ..connect import Hold
 from ..errors import AddressError
-from ..resolve import Resolver
-from ..signing import MEDIA_TYPE
-from .bounded import BoundedBackend
-from .options import TransportOptions
-from .policy import Policy
-from .update import Fetch, Reply, may_see_token
+from ..model.address import DEFAULT_PORTS, Url, parse_url
+from ..model.jws import MEDIA_TYPE
+from ..net.connect import Hold
+from ..net.resolver import Resolver
+from .lists.update import Fetch, FetchReply, may_see_token
+from .pool.policy import Policy
+from .transport.bounded import BoundedBackend
+from .transport.options import TransportOptions
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -54,7 +54,7 @@ class Fetcher:
         self.closed = False
         self.heard_at = time.monotonic()
 
-    def fetch(self, fetch: Fetch, token: str | None, names: Mapping[str, str]) -> Reply:
+    def fetch(self, fetch: Fetch, token: str | None, names: Mapping[str, str]) -> FetchReply:
         """Ask for a list; never raises.
 
         A redirect is followed within https, or from http; a token goes to no other server.
@@ -77,22 +77,22 @@ class Fetcher:
                 headers["Authorization"] = f"Bearer {token}"
             for _ in range(MAX_REDIRECTS + 1):
                 answer = self._get(url, headers, names, deadline)
-                if isinstance(answer, Reply):
+                if isinstance(answer, FetchReply):
                     return answer
                 url = _redirected(url, answer, headers)
                 if fetch.guarded and not may_see_token(parse_url(url.partition("?")[0])):
                     raise ValueError("a redirect to plain http is not followed")
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
-            return Reply(None, problem=str(error) or type(error).__name__)
+            return FetchReply(None, problem=str(error) or type(error).__name__)
         except httpcore2.TimeoutException as error:
-            return Reply(None, problem=str(error) or type(error).__name__)
+            return FetchReply(None, problem=str(error) or type(error).__name__)
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.ProxyError) as error:
-            return Reply(None, problem=str(error) or type(error).__name__)
-        return Reply(None, problem=f"more than {MAX_REDIRECTS} redirects")
+            return FetchReply(None, problem=str(error) or type(error).__name__)
+        return FetchReply(None, problem=f"more than {MAX_REDIRECTS} redirects")
 
     def _get(
         self, url: str, headers: Headers, names: Mapping[str, str], deadline: float
-    ) -> Reply | str:
+    ) -> FetchReply | str:
         """Give the answer, or the place that it redirects to."""
         where = parse_url(url.partition("?")[0])
         line = self._line(deadline)
@@ -113,7 +113,7 @@ class Fetcher:
             about = {k.lower(): v.decode("latin-1") for k, v in response.headers}
             if response.status in _REDIRECTS and b"location" in about:
                 return about[b"location"]
-            return Reply(
+            return FetchReply(
                 response.status,
                 self._body(response, about.get(b"content-encoding", ""), line),
                 about.get(b"etag"),

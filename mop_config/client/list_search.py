@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..errors import UpdateFailed, UpdateRefused, UpdateUntrusted
 from .fetch import Fetcher
-from .update import Check, Fetch, Known, NewList, Refused, Reply, combined, update
+from .lists.update import Check, Fetch, FetchReply, Known, NewList, Refused, combined, update
 
 #: Seconds from the start of one source to that of the next; at once, where one has failed.
 GAP = 0.25
@@ -18,7 +18,7 @@ MOST = 8
 SILENT = 1.0
 
 
-class Round(NamedTuple):
+class UpdateRound(NamedTuple):
     """What came of an update.
 
     Attributes:
@@ -34,7 +34,7 @@ class Round(NamedTuple):
     pause: float = 0.0
 
 
-Found = tuple[NewList | None, Round]
+Found = tuple[NewList | None, UpdateRound]
 _Event = Found | UpdateFailed | UpdateRefused | Exception | None
 
 
@@ -152,8 +152,8 @@ class ListSearch:
 
     def _find(self, position: int, fetcher: Fetcher) -> Found:
         flow = update(self._known._replace(sources=(self._known.sources[position],)))
-        answer: Reply | bool | None = None
-        round_ = Round()
+        answer: FetchReply | bool | None = None
+        round_ = UpdateRound()
         while True:
             try:
                 step = next(flow) if answer is None else flow.send(answer)
@@ -167,7 +167,7 @@ class ListSearch:
                     self._holding.discard(position)
                     if answer.status not in {200, 304}:
                         self._events.put((-1, None))  # the others need not wait any longer
-                round_ = Round(False, step.wait > 0, answer.waited, answer.retry_after)
+                round_ = UpdateRound(False, step.wait > 0, answer.waited, answer.retry_after)
             elif isinstance(step, Refused):
                 answer = True  # told by the thread that waits, once this source has ended
             else:

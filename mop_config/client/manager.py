@@ -5,10 +5,10 @@ from typing import Self, Unpack
 import httpx2
 
 from .base import BaseManager
-from .clients import Client
 from .keywords import ClientKeywords
-from .state import EndpointState
-from .transport import FailoverTransport
+from .pool.endpoint_state import EndpointState
+from .transport._sync.transport import FailoverTransport
+from .transport.clients import Client
 
 
 class EndpointManager(BaseManager):

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import TypeVar
 
-from ..address import (
+from ..errors import AddressError, SettingsError
+from ..model.address import (
     MAX_PORT,
     EtcdAddress,
     normalise_host,
@@ -16,8 +17,7 @@ from ..address import (
     parse_url,
     without_userinfo,
 )
-from ..errors import AddressError, SettingsError
-from .build import UrlRules
+from .parsing.builder import UrlRules
 
 T = TypeVar("T")
 

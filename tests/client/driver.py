@@ -12,7 +12,7 @@ import httpx2
 
 from mop_config.client import AsyncEndpointManager, EndpointManager, Policy
 from mop_config.client.base import BaseManager
-from mop_config.model import Endpoint
+from mop_config.model.endpoint import Endpoint
 
 KINDS = ("sync", "async")
 

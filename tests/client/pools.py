@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mop_config.client.member import Event, EventKind, Member
-from mop_config.client.network import NetworkWatch
-from mop_config.client.policy import Policy
-from mop_config.client.pool import Pool
-from mop_config.faults import Fault
-from mop_config.health import State
-from mop_config.model import Endpoint
+from mop_config.client.pool.member import EventKind, PoolEvent, PoolMember
+from mop_config.client.pool.offline import OfflineDetector
+from mop_config.client.pool.policy import Policy
+from mop_config.client.pool.pool import Pool
+from mop_config.health.state import HealthState
+from mop_config.model.endpoint import Endpoint
+from mop_config.net.faults import Fault
 
 POLICY = Policy()
 
@@ -32,9 +32,9 @@ class Bench:
         self.now = 0.0
         self._dice = list(dice)
         self._rolls = self._roll()
-        self.network = NetworkWatch(policy.offline_window)
+        self.network = OfflineDetector(policy.offline_window)
         self.pool = Pool("api", policy, self.network, lambda: next(self._rolls))
-        self.events: list[Event] = []
+        self.events: list[PoolEvent] = []
         for name, priority in priorities.items():
             self.pool.put(Endpoint(url(name), priority), 0.0)
 
@@ -42,12 +42,12 @@ class Bench:
         while True:
             yield from self._dice
 
-    def __getitem__(self, name: str) -> Member:
+    def __getitem__(self, name: str) -> PoolMember:
         member = self.pool.get(url(name))
         assert member is not None
         return member
 
-    def state(self, name: str) -> State:
+    def state(self, name: str) -> HealthState:
         return self[name].health.state
 
     def wait(self, seconds: float) -> None:
@@ -96,5 +96,5 @@ class Bench:
         return found
 
 
-def name_of(member: Member | None) -> str | None:
+def name_of(member: PoolMember | None) -> str | None:
     return None if member is None else member.url.removeprefix("https://").partition(".")[0]

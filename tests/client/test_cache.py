@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mop_config.client import cache
-from mop_config.client.cache import CachedList
-from mop_config.model import Endpoint, EndpointConfig
+from mop_config.client.lists import cache
+from mop_config.client.lists.cache import CachedList
+from mop_config.model.endpoint import Endpoint, EndpointConfig
 
 LIST = CachedList(
     EndpointConfig(

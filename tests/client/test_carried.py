@@ -14,7 +14,7 @@ import pytest
 
 from mop_config import Endpoint, EndpointConfig, qr
 from mop_config.client import EndpointState, ListSource, NoEndpointAvailable, Policy
-from mop_config.client.failover import Trial
+from mop_config.client.pool.failover import FailedAttempt
 from mop_config.errors import (
     AddressError,
     MissingExtra,
@@ -30,13 +30,13 @@ from mop_config.errors import (
     UpdateRefused,
     UpdateUntrusted,
 )
-from mop_config.faults import Fault
+from mop_config.net.faults import Fault
 from mop_config.server.settings import Settings
 
 from ..ports import closed_port
 from ..servers import ROOT
 
-TRIALS = (Trial("https://a.example", Fault.REFUSED, 0.1),)
+TRIALS = (FailedAttempt("https://a.example", Fault.REFUSED, 0.1),)
 REQUEST = httpx2.Request("POST", "https://a.example/", content=b"body")
 
 ERRORS: list[Exception] = [

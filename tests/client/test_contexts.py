@@ -8,9 +8,9 @@ import pytest
 import trustme
 
 from mop_config.client import EndpointManager, FailoverSocketClient, NoEndpointAvailable
-from mop_config.model import Endpoint
-from mop_config.probe import Prober
-from mop_config.tls import offering
+from mop_config.health.probe import Prober
+from mop_config.model.endpoint import Endpoint
+from mop_config.net.tls import offering
 
 from .driver import Driver
 from .streams import Streams, speaking

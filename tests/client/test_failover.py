@@ -8,11 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.client.failover import Attempt, Flow, Moves, Outcome, Shape, Verdict, failover
-from mop_config.client.member import Member
-from mop_config.client.policy import BAD_STATUS, Budget, Policy
-from mop_config.faults import COUNTED, Fault
-from mop_config.health import State
+from mop_config.client.pool.failover import (
+    Attempt,
+    Candidates,
+    Flow,
+    Outcome,
+    RetryTraits,
+    Verdict,
+    failover,
+)
+from mop_config.client.pool.member import PoolMember
+from mop_config.client.pool.policy import BAD_STATUS, Budget, Policy
+from mop_config.health.state import HealthState
+from mop_config.net.faults import COUNTED, Fault
 
 from .cases import CASES, RETRY_AFTER, Case
 from .pools import Bench, name_of, url
@@ -36,17 +44,17 @@ class Run:
     def __post_init__(self) -> None:
         policy = Policy(budget=self.case.budget)
         self.bench = Bench({name: place for place, name in enumerate(self.case.script)}, policy)
-        self.shape = Shape.of(
+        self.shape = RetryTraits.of(
             self.case.method, replayable=self.case.body != "stream", keyed=self.case.keyed
         )
         self.policy = policy
-        self.moves = Moves(self.bench.pool, Budget(policy))
+        self.moves = Candidates(self.bench.pool, Budget(policy))
         self.kept = {next(iter(self.case.script))} if self.case.warm else set()
 
     def verdict(self) -> Verdict:
         bench = self.bench
         budget = Budget(self.policy)
-        self.moves = Moves(bench.pool, budget)
+        self.moves = Candidates(bench.pool, budget)
         flow = failover(self.shape, bench.pool, budget, self.policy, self.moves, bench.now)
         try:
             attempt = next(flow)
@@ -56,7 +64,7 @@ class Run:
             verdict: Verdict = end.value
             return verdict
 
-    def _attempt(self, member: Member, hedged: bool = False) -> Outcome:
+    def _attempt(self, member: PoolMember, hedged: bool = False) -> Outcome:
         name = name_of(member) or ""
         words = self.case.script[name]
         word = words[min(self.asked.count(name), len(words) - 1)]
@@ -111,25 +119,27 @@ def test_the_names_of_the_cases_are_their_own() -> None:
 @pytest.mark.parametrize(
     ("method", "replayable", "keyed", "shape"),
     [
-        ("GET", True, False, Shape(True, True, True)),
-        ("HEAD", True, False, Shape(True, True, True)),
-        ("OPTIONS", True, False, Shape(True, True, True)),
-        ("TRACE", True, False, Shape(True, True, False)),
-        ("PUT", True, False, Shape(True, True, False)),
-        ("DELETE", True, False, Shape(True, True, False)),
-        ("POST", True, False, Shape(False, True, False)),
-        ("PATCH", True, False, Shape(False, True, False)),
-        ("CONNECT", True, False, Shape(False, True, False)),
-        ("PROPFIND", True, False, Shape(False, True, False)),
-        ("get", True, False, Shape(False, True, False)),
-        ("POST", True, True, Shape(True, True, False)),
-        ("POST", False, True, Shape(True, False, False)),
-        ("GET", False, False, Shape(True, False, False)),
+        ("GET", True, False, RetryTraits(True, True, True)),
+        ("HEAD", True, False, RetryTraits(True, True, True)),
+        ("OPTIONS", True, False, RetryTraits(True, True, True)),
+        ("TRACE", True, False, RetryTraits(True, True, False)),
+        ("PUT", True, False, RetryTraits(True, True, False)),
+        ("DELETE", True, False, RetryTraits(True, True, False)),
+        ("POST", True, False, RetryTraits(False, True, False)),
+        ("PATCH", True, False, RetryTraits(False, True, False)),
+        ("CONNECT", True, False, RetryTraits(False, True, False)),
+        ("PROPFIND", True, False, RetryTraits(False, True, False)),
+        ("get", True, False, RetryTraits(False, True, False)),
+        ("POST", True, True, RetryTraits(True, True, False)),
+        ("POST", False, True, RetryTraits(True, False, False)),
+        ("GET", False, False, RetryTraits(True, False, False)),
     ],
 )
-def test_the_shape_of_a_request(method: str, replayable: bool, keyed: bool, shape: Shape) -> None:
+def test_the_shape_of_a_request(
+    method: str, replayable: bool, keyed: bool, shape: RetryTraits
+) -> None:
     """Methods are case-sensitive, and an unknown one may do anything."""
-    assert Shape.of(method, replayable=replayable, keyed=keyed) == shape
+    assert RetryTraits.of(method, replayable=replayable, keyed=keyed) == shape
 
 
 def test_without_endpoints_it_ends_at_once() -> None:
@@ -144,7 +154,12 @@ def flow_of(bench: Bench, policy: Policy) -> Flow:
     """A GET over a pool."""
     budget = Budget(policy)
     return failover(
-        Shape(True, True, True), bench.pool, budget, policy, Moves(bench.pool, budget), bench.now
+        RetryTraits(True, True, True),
+        bench.pool,
+        budget,
+        policy,
+        Candidates(bench.pool, budget),
+        bench.now,
     )
 
 
@@ -152,7 +167,7 @@ def test_an_endpoint_that_is_down_is_tried_when_nothing_else_is_left() -> None:
     """It may be back by now, and the request would fail without it; nobody dials it beside."""
     bench = Bench({"a": 0, "b": 1})
     bench.fail("b", times=3)
-    moves = Moves(bench.pool, Budget(Policy()))
+    moves = Candidates(bench.pool, Budget(Policy()))
     assert name_of(moves.first(bench.now)) == "a"
     assert moves.hedge(bench.now) is None
     assert name_of(moves.next(bench.now)) == "b"
@@ -202,7 +217,7 @@ class TestWhatThePoolLearns:
         bench = self.after(
             lambda bench, m: Outcome(m, 1.0, 0.9, fault=Fault.RESET, reused=True, result="e")
         )
-        assert (bench.state("a"), bench["a"].failed) == (State.UNKNOWN, 0)
+        assert (bench.state("a"), bench["a"].failed) == (HealthState.UNKNOWN, 0)
         assert bench["a"].health.next_probe <= 1.0
         assert bench.pool.urgent
 
@@ -211,25 +226,25 @@ class TestWhatThePoolLearns:
         bench = self.after(
             lambda bench, m: Outcome(m, 1.0, 0.9, fault=Fault.READ_TIMEOUT, reused=True, result="e")
         )
-        assert bench.state("a") is State.SUSPECT
+        assert bench.state("a") is HealthState.SUSPECT
 
     @pytest.mark.parametrize("status", [502, 503, 504, 520, 527, 530])
     def test_bad_statuses_count(self, status: int) -> None:
         """They are the proxy's word for a dead server."""
         bench = self.after(lambda bench, m: Outcome(m, 1.0, 0.9, status=status, result="r"))
-        assert bench.state("a") is State.SUSPECT
+        assert bench.state("a") is HealthState.SUSPECT
         assert bench["a"].last_fault is Fault.BAD_STATUS
 
     @pytest.mark.parametrize("status", [200, 301, 404, 429, 500])
     def test_the_applications_answers_count_as_alive(self, status: int) -> None:
         """It was the application that spoke."""
         bench = self.after(lambda bench, m: Outcome(m, 1.0, 0.9, status=status, result="r"))
-        assert bench.state("a") is State.HEALTHY
+        assert bench.state("a") is HealthState.HEALTHY
 
     def test_a_busy_endpoint_is_alive_and_left_alone(self) -> None:
         """For as long as it says."""
         bench = self.after(lambda bench, m: Outcome(m, 1.0, 0.9, status=503, busy=9.0, result="r"))
-        assert (bench.state("a"), bench["a"].busy_until) == (State.HEALTHY, 10.0)
+        assert (bench.state("a"), bench["a"].busy_until) == (HealthState.HEALTHY, 10.0)
 
     def test_the_losers_of_a_race_are_told_of(self) -> None:
         """Each with what it lost by; the winner has served."""
@@ -245,9 +260,9 @@ class TestWhatThePoolLearns:
             "abc",
         )
         assert [bench.state(name) for name in "abc"] == [
-            State.SUSPECT,
-            State.SUSPECT,
-            State.HEALTHY,
+            HealthState.SUSPECT,
+            HealthState.SUSPECT,
+            HealthState.HEALTHY,
         ]
         assert (bench["a"].failed, bench["b"].failed, bench["c"].served) == (1, 0, 1)
 
@@ -277,19 +292,19 @@ OUTCOMES = st.one_of(
 
 
 @given(
-    st.builds(Shape, st.booleans(), st.booleans(), st.just(False)),
+    st.builds(RetryTraits, st.booleans(), st.booleans(), st.just(False)),
     st.integers(1, 6),
     st.integers(0, 30),
     st.lists(st.tuples(OUTCOMES, st.floats(0.0, 12.0)), min_size=14, max_size=14),
 )
 def test_what_always_holds(
-    shape: Shape, endpoints: int, tokens: int, script: list[tuple[Any, float]]
+    shape: RetryTraits, endpoints: int, tokens: int, script: list[tuple[Any, float]]
 ) -> None:
     """No second execution, no loss of what was not sent, no time and no answer left over."""
     bench = Bench({name: place for place, name in enumerate("abcdef"[:endpoints])})
     policy = Policy(budget=tokens)
     budget = Budget(policy)
-    moves = Moves(bench.pool, budget)
+    moves = Candidates(bench.pool, budget)
     flow = failover(shape, bench.pool, budget, policy, moves, 0.0)
     attempts: list[Attempt] = []
     outcomes: list[Outcome] = []

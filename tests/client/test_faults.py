@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.faults import COUNTED, NETWORK, Fault, fault_of
+from mop_config.net.faults import COUNTED, NETWORK, Fault, fault_of
 
 
 def caused(*errors: BaseException) -> BaseException:

@@ -12,8 +12,8 @@ import httpx2
 import pytest
 
 from mop_config.client import NoEndpointAvailable, Policy
-from mop_config.probe import ProbeResult
-from mop_config.resolve import Resolver
+from mop_config.health.probe import ProbeResult
+from mop_config.net.resolver import Resolver
 
 from ..ports import closed_port
 from ..waiting import wait_for

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.health import TRANSITIONS, Evidence, Health, HealthRules, State, Transition
+from mop_config.health.state import (
+    TRANSITIONS,
+    Evidence,
+    Health,
+    HealthRules,
+    HealthState,
+    Transition,
+)
 
 RULES = HealthRules()
 GOOD, BAD = Evidence.GOOD_PROBE, Evidence.BAD_PROBE
@@ -27,7 +34,7 @@ class TestTable:
 
     def test_every_state_knows_what_to_do_with_every_evidence(self) -> None:
         """No pair is missing, and none names a state twice."""
-        assert set(TRANSITIONS) == set(product(State, Evidence))
+        assert set(TRANSITIONS) == set(product(HealthState, Evidence))
         assert all(len(set(states)) == len(states) in {1, 2} for states in TRANSITIONS.values())
 
     def test_every_state_can_be_left_and_reached(self) -> None:
@@ -38,8 +45,8 @@ class TestTable:
             for state in states
             if state is not before
         }
-        assert {before for before, _ in reached} == set(State)
-        assert {state for _, state in reached} == set(State) - {State.UNKNOWN}
+        assert {before for before, _ in reached} == set(HealthState)
+        assert {state for _, state in reached} == set(HealthState) - {HealthState.UNKNOWN}
 
     @given(st.lists(st.sampled_from(Evidence), max_size=40))
     def test_no_sequence_leaves_the_table(self, evidence: list[Evidence]) -> None:
@@ -55,13 +62,13 @@ class TestTable:
     def test_two_good_probes_cure_anything(self, evidence: list[Evidence]) -> None:
         """However bad it was."""
         health = after(*evidence, GOOD, GOOD)
-        assert health.state is State.HEALTHY
+        assert health.state is HealthState.HEALTHY
         assert health.failures == 0
 
     @given(st.lists(st.sampled_from(Evidence), max_size=40))
     def test_three_failures_in_a_row_end_anything(self, evidence: list[Evidence]) -> None:
         """However good it was."""
-        assert after(*evidence, FAILED, FAILED, FAILED).state is State.UNHEALTHY
+        assert after(*evidence, FAILED, FAILED, FAILED).state is HealthState.UNHEALTHY
 
     @given(st.lists(st.sampled_from([GOOD, ANSWERED, STALL, FAILED]), max_size=40))
     def test_an_endpoint_is_down_only_after_three_in_a_row(self, evidence: list[Evidence]) -> None:
@@ -83,29 +90,29 @@ class TestFigures:
     @pytest.mark.parametrize(
         ("evidence", "state"),
         [
-            ((), State.UNKNOWN),
-            ((GOOD,), State.HEALTHY),
-            ((ANSWERED,), State.HEALTHY),
-            ((FAILED,), State.SUSPECT),
-            ((BAD,), State.SUSPECT),
-            ((STALL,), State.SUSPECT),
-            ((FAILED, FAILED), State.SUSPECT),
-            ((FAILED, BAD, FAILED), State.UNHEALTHY),
-            ((FAILED, FAILED, ANSWERED), State.SUSPECT),
-            ((FAILED, FAILED, ANSWERED, FAILED, FAILED), State.SUSPECT),
-            ((FAILED, GOOD), State.HEALTHY),
-            ((STALL, STALL, STALL, STALL), State.SUSPECT),
-            ((BAD, BAD, BAD, GOOD), State.RECOVERING),
-            ((BAD, BAD, BAD, GOOD, GOOD), State.HEALTHY),
-            ((BAD, BAD, BAD, GOOD, ANSWERED), State.RECOVERING),
-            ((BAD, BAD, BAD, GOOD, FAILED), State.UNHEALTHY),
-            ((BAD, BAD, BAD, GOOD, BAD, GOOD), State.RECOVERING),
-            ((BAD, BAD, BAD, ANSWERED), State.UNHEALTHY),
-            ((BAD, BAD, BAD, ANSWERED, ANSWERED, ANSWERED), State.UNHEALTHY),
+            ((), HealthState.UNKNOWN),
+            ((GOOD,), HealthState.HEALTHY),
+            ((ANSWERED,), HealthState.HEALTHY),
+            ((FAILED,), HealthState.SUSPECT),
+            ((BAD,), HealthState.SUSPECT),
+            ((STALL,), HealthState.SUSPECT),
+            ((FAILED, FAILED), HealthState.SUSPECT),
+            ((FAILED, BAD, FAILED), HealthState.UNHEALTHY),
+            ((FAILED, FAILED, ANSWERED), HealthState.SUSPECT),
+            ((FAILED, FAILED, ANSWERED, FAILED, FAILED), HealthState.SUSPECT),
+            ((FAILED, GOOD), HealthState.HEALTHY),
+            ((STALL, STALL, STALL, STALL), HealthState.SUSPECT),
+            ((BAD, BAD, BAD, GOOD), HealthState.RECOVERING),
+            ((BAD, BAD, BAD, GOOD, GOOD), HealthState.HEALTHY),
+            ((BAD, BAD, BAD, GOOD, ANSWERED), HealthState.RECOVERING),
+            ((BAD, BAD, BAD, GOOD, FAILED), HealthState.UNHEALTHY),
+            ((BAD, BAD, BAD, GOOD, BAD, GOOD), HealthState.RECOVERING),
+            ((BAD, BAD, BAD, ANSWERED), HealthState.UNHEALTHY),
+            ((BAD, BAD, BAD, ANSWERED, ANSWERED, ANSWERED), HealthState.UNHEALTHY),
         ],
     )
     def test_the_state_follows_the_evidence(
-        self, evidence: tuple[Evidence, ...], state: State
+        self, evidence: tuple[Evidence, ...], state: HealthState
     ) -> None:
         """Suspect at the first failure, unhealthy at the third, back after two good probes."""
         assert after(*evidence).state is state
@@ -113,22 +120,22 @@ class TestFigures:
     def test_other_figures_are_obeyed(self) -> None:
         """One failure may be enough, and one good probe."""
         rules = HealthRules(unhealthy_after=1, healthy_after=1)
-        assert after(FAILED, rules=rules).state is State.UNHEALTHY
-        assert after(FAILED, GOOD, rules=rules).state is State.HEALTHY
+        assert after(FAILED, rules=rules).state is HealthState.UNHEALTHY
+        assert after(FAILED, GOOD, rules=rules).state is HealthState.HEALTHY
         assert after(*[BAD] * 3, GOOD, GOOD, rules=HealthRules(healthy_after=3)).usable is False
 
     def test_only_three_states_take_requests(self) -> None:
         """Suspect is still usable, recovering is not yet."""
-        assert {state for state in State if state.usable} == {
-            State.UNKNOWN,
-            State.HEALTHY,
-            State.SUSPECT,
+        assert {state for state in HealthState if state.usable} == {
+            HealthState.UNKNOWN,
+            HealthState.HEALTHY,
+            HealthState.SUSPECT,
         }
 
     def test_a_change_says_whether_the_endpoint_went_or_came(self) -> None:
         """Going down is told at the third failure, coming back at the second good probe."""
         health = after(FAILED, FAILED)
-        assert health.record(FAILED, 2.0) == (State.SUSPECT, State.UNHEALTHY)
+        assert health.record(FAILED, 2.0) == (HealthState.SUSPECT, HealthState.UNHEALTHY)
         change = health.record(FAILED, 3.0)
         assert not change.went_down
         assert not health.record(GOOD, 4.0).came_back
@@ -137,7 +144,7 @@ class TestFigures:
     def test_since_is_when_the_state_was_entered(self) -> None:
         """More of the same does not move it."""
         health = after(ANSWERED, ANSWERED, FAILED, FAILED)
-        assert (health.state, health.since) == (State.SUSPECT, 2.0)
+        assert (health.state, health.since) == (HealthState.SUSPECT, 2.0)
 
     def test_the_average_takes_a_fifth_of_the_newest(self) -> None:
         """The first measurement stands as it is."""
@@ -238,7 +245,7 @@ class TestNextLook:
             health.postpone(100.0, 0.0)
             waits.append(health.next_probe - 100.0)
         assert waits == [1, 2, 4, 8, 16, 30, 30]
-        assert (health.state, health.failures) == (State.HEALTHY, 0)
+        assert (health.state, health.failures) == (HealthState.HEALTHY, 0)
         health.record(GOOD, 200.0)
         health.postpone(300.0, 0.0)
         assert health.next_probe == 301.0

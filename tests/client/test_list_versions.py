@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mop_config.client import EndpointManager, UpdateUntrusted
-from mop_config.signing import MAX_NUMBER, SigningKey
+from mop_config.model.jws import MAX_NUMBER, SigningKey
 
 from .handmade import handmade, wire
 from .test_trusted_keys import ALWAYS, NEXT, OURS, A, B, C, Mirror, manager_of, names

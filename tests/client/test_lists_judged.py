@@ -20,7 +20,7 @@ from mop_config.client import (
     UpdateFailed,
     UpdateRefused,
 )
-from mop_config.signing import SigningKey
+from mop_config.model.jws import SigningKey
 
 from ..ports import closed_port
 from ..waiting import wait_for

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.client.network import NetworkWatch
+from mop_config.client.pool.offline import OfflineDetector
 
 WINDOW = 1.0
 
@@ -13,7 +13,7 @@ class Blames:
     """Who was blamed when."""
 
     def __init__(self) -> None:
-        self.watch = NetworkWatch(WINDOW)
+        self.watch = OfflineDetector(WINDOW)
         self.blamed: list[tuple[str, float]] = []
 
     def fault(self, host: str, now: float) -> None:
@@ -78,7 +78,7 @@ def test_an_answer_ends_it() -> None:
 
 def test_nothing_is_due_while_nobody_is_held() -> None:
     """Infinity stands for never."""
-    assert NetworkWatch(WINDOW).next_expiry == float("inf")
+    assert OfflineDetector(WINDOW).next_expiry == float("inf")
 
 
 @given(
@@ -114,11 +114,11 @@ def test_nobody_is_blamed_twice_for_one_failure_nor_while_offline(
 @pytest.mark.parametrize("window", [0.1, 5.0])
 def test_the_moment_is_as_long_as_the_policy_says(window: float) -> None:
     """Within it, and just after it."""
-    watch = NetworkWatch(window)
+    watch = OfflineDetector(window)
     watch.fault("a", 0.0, lambda _: None)
     watch.fault("b", window * 0.99, lambda _: None)
     assert watch.offline
-    watch = NetworkWatch(window)
+    watch = OfflineDetector(window)
     watch.fault("a", 0.0, lambda _: None)
     watch.fault("b", window * 1.01, lambda _: None)
     assert not watch.offline

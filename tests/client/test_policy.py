@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.client.policy import (
+from mop_config.client.pool.policy import (
     BAD_STATUS,
     BUSY_STATUS,
     IDEMPOTENT,

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.client.network import NetworkWatch
-from mop_config.client.policy import Policy
-from mop_config.client.pool import Pool
-from mop_config.faults import COUNTED, Fault
-from mop_config.health import State
-from mop_config.model import Endpoint
+from mop_config.client.pool.offline import OfflineDetector
+from mop_config.client.pool.policy import Policy
+from mop_config.client.pool.pool import Pool
+from mop_config.health.state import HealthState
+from mop_config.model.endpoint import Endpoint
+from mop_config.net.faults import COUNTED, Fault
 
 from .pools import POLICY, Bench, url
 
@@ -228,7 +228,7 @@ class TestFailback:
         assert bench.current == "b"
         bench.wait(0.1)
         assert bench.current == "a"
-        assert bench.state("a") is State.HEALTHY
+        assert bench.state("a") is HealthState.HEALTHY
         assert [about["reason"] for about in bench.told()] == ["busy", "preferred"]
 
 
@@ -277,7 +277,7 @@ class TestFaults:
         """Three of them are a death."""
         bench = Bench(ABC)
         bench.fail("a", fault, times=3)
-        assert bench.state("a") is State.UNHEALTHY
+        assert bench.state("a") is HealthState.UNHEALTHY
         assert (bench["a"].failed, bench["a"].last_fault) == (3, fault)
 
     @pytest.mark.parametrize("fault", [Fault.POOL_TIMEOUT, Fault.OURS])
@@ -285,7 +285,7 @@ class TestFaults:
         """Neither the state nor the figures."""
         bench = Bench(ABC)
         bench.fail("a", fault, times=10)
-        assert (bench.state("a"), bench["a"].failed) == (State.UNKNOWN, 0)
+        assert (bench.state("a"), bench["a"].failed) == (HealthState.UNKNOWN, 0)
         assert bench.current == "a"
 
     def test_a_probe_that_we_could_not_make_is_tried_again_later(self) -> None:
@@ -293,7 +293,7 @@ class TestFaults:
         bench = Bench({"a": 0})
         assert bench.pool.take_due(0.0) == [bench["a"]]
         bench.probe("a", Fault.OURS)
-        assert bench.state("a") is State.UNKNOWN
+        assert bench.state("a") is HealthState.UNKNOWN
         assert bench.pool.next_due() >= 0.9
 
     def test_busy_is_alive(self) -> None:
@@ -301,7 +301,7 @@ class TestFaults:
         bench = Bench(ABC)
         for _ in range(10):
             bench.pool.busy(bench["a"], 5.0, bench.now)
-        assert (bench.state("a"), bench["a"].served) == (State.HEALTHY, 10)
+        assert (bench.state("a"), bench["a"].served) == (HealthState.HEALTHY, 10)
 
     def test_a_stall_is_a_doubt_and_no_failure(self) -> None:
         """It is looked at, and after a good probe nothing was wrong."""
@@ -309,10 +309,14 @@ class TestFaults:
         bench.probe("a")
         bench.fail("a", Fault.STALLED, times=10)
         health = bench["a"].health
-        assert (health.state, health.failures, health.next_probe) == (State.SUSPECT, 0, bench.now)
+        assert (health.state, health.failures, health.next_probe) == (
+            HealthState.SUSPECT,
+            0,
+            bench.now,
+        )
         assert bench["a"].failed == 0
         bench.probe("a")
-        assert health.state is State.HEALTHY
+        assert health.state is HealthState.HEALTHY
 
 
 class TestCost:
@@ -321,7 +325,7 @@ class TestCost:
     @pytest.mark.alone
     def test_select_costs_20_microseconds_at_most(self) -> None:
         """With a thousand endpoints, a request after the other."""
-        pool = Pool("api", Policy(), NetworkWatch(1.0), random.random)
+        pool = Pool("api", Policy(), OfflineDetector(1.0), random.random)
         for index in range(1000):
             pool.put(Endpoint(url(f"e{index}"), index % 10), 0.0)
         for member in pool.members():
@@ -349,7 +353,7 @@ class TestCost:
                 super()._review(now)
 
         chance = random.Random(3)
-        pool = Counted("api", Policy(), NetworkWatch(1.0), chance.random)
+        pool = Counted("api", Policy(), OfflineDetector(1.0), chance.random)
         for index in range(1000):
             pool.put(Endpoint(url(f"e{index}"), index % 10), 0.0)
         for _ in range(3):

@@ -2,12 +2,12 @@
 
 import pytest
 
-from mop_config.client.member import EventKind
-from mop_config.client.network import NetworkWatch
-from mop_config.client.pool import Pool
-from mop_config.faults import Fault
-from mop_config.health import State
-from mop_config.model import Endpoint
+from mop_config.client.pool.member import EventKind
+from mop_config.client.pool.offline import OfflineDetector
+from mop_config.client.pool.pool import Pool
+from mop_config.health.state import HealthState
+from mop_config.model.endpoint import Endpoint
+from mop_config.net.faults import Fault
 
 from .pools import POLICY, Bench, url
 
@@ -91,9 +91,9 @@ class TestPanic:
         bench = Bench({"a": 0})
         bench.kill("a")
         bench.serve("a")
-        assert bench.state("a") is State.UNHEALTHY
+        assert bench.state("a") is HealthState.UNHEALTHY
         bench.revive("a")
-        assert bench.state("a") is State.HEALTHY
+        assert bench.state("a") is HealthState.HEALTHY
 
 
 class TestSwitches:
@@ -184,9 +184,9 @@ class TestList:
         bench.kill("a")
         bench.measure(b=0.1)
         bench.pool.replace([Endpoint(url(n), p) for p, n in enumerate("bad")], bench.now)
-        assert bench.state("a") is State.UNHEALTHY
+        assert bench.state("a") is HealthState.UNHEALTHY
         assert bench["b"].health.response_time == 0.1
-        assert bench.state("d") is State.UNKNOWN
+        assert bench.state("d") is HealthState.UNKNOWN
         assert url("c") not in bench.pool
         assert bench.current == "b"
 
@@ -239,7 +239,7 @@ class TestOffline:
                 bench.probe(name, fault)
             bench.wait(0.3)
         assert bench.network.offline
-        assert {bench.state(name) for name in "abc"} == {State.HEALTHY}
+        assert {bench.state(name) for name in "abc"} == {HealthState.HEALTHY}
         assert bench.told(DOWN) == bench.told(ALL_DOWN) == []
 
     def test_one_host_alone_is_to_blame(self) -> None:
@@ -248,10 +248,10 @@ class TestOffline:
         assert bench.current == "a"
         bench.fail("a", Fault.UNREACHABLE)
         assert bench.current == "b"  # in doubt for the moment
-        assert bench.state("a") is State.UNKNOWN
+        assert bench.state("a") is HealthState.UNKNOWN
         bench.wait(POLICY.offline_window)
         assert bench.current == "b"
-        assert bench.state("a") is State.SUSPECT
+        assert bench.state("a") is HealthState.SUSPECT
 
     def test_one_host_is_to_blame_at_once_when_another_answers(self) -> None:
         """A refusal is an answer too."""
@@ -259,7 +259,7 @@ class TestOffline:
             bench = Bench(ABC)
             bench.fail("a", Fault.UNREACHABLE)
             bench.probe("b", answer)
-            assert bench.state("a") is State.SUSPECT
+            assert bench.state("a") is HealthState.SUSPECT
             assert not bench.network.offline
 
     def test_a_timeout_proves_nothing(self) -> None:
@@ -272,7 +272,7 @@ class TestOffline:
 
     def test_two_kinds_share_what_is_known_of_the_network(self) -> None:
         """The API's host and the socket's host make two."""
-        network = NetworkWatch(POLICY.offline_window)
+        network = OfflineDetector(POLICY.offline_window)
         api = Pool("api", POLICY, network, lambda: 0.5)
         sockets = Pool("socketio", POLICY, network, lambda: 0.5)
         api.put(Endpoint("https://api.example"), 0.0)
@@ -284,7 +284,7 @@ class TestOffline:
 
     def test_two_ports_of_one_host_are_one_host(self) -> None:
         """That it cannot be reached says nothing of the network."""
-        network = NetworkWatch(POLICY.offline_window)
+        network = OfflineDetector(POLICY.offline_window)
         pool = Pool("api", POLICY, network, lambda: 0.5)
         for port in (1, 2):
             pool.put(Endpoint(f"https://api.example:{port}"), 0.0)

@@ -13,8 +13,8 @@ import pytest
 import trustme
 
 from mop_config import Endpoint
-from mop_config.faults import Fault
-from mop_config.probe import MAX_BYTES, Prober, ProbeResult
+from mop_config.health.probe import MAX_BYTES, Prober, ProbeResult
+from mop_config.net.faults import Fault
 
 from ..ports import closed_port
 from ..waiting import wait_for

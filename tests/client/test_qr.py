@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mop_config import qr
 from mop_config.errors import MopConfigError, PayloadError
-from mop_config.model import Endpoint, EndpointConfig
+from mop_config.model.endpoint import Endpoint, EndpointConfig
 
 #: The guide's section 从二维码配置端点, form by form.
 GUIDE_SINGLE = """{

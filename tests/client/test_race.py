@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.client.failover import Moves, Race
-from mop_config.client.member import Member
-from mop_config.client.policy import Budget, Policy
-from mop_config.faults import Fault
+from mop_config.client.pool.failover import Candidates, DialRace
+from mop_config.client.pool.member import PoolMember
+from mop_config.client.pool.policy import Budget, Policy
+from mop_config.net.faults import Fault
 
 from .pools import Bench, name_of
 
@@ -21,10 +21,10 @@ class Track:
     def __init__(self, names: dict[str, int] = NAMES, budget: float = 500.0) -> None:
         self.bench = Bench(names)
         self.budget = Budget(Policy(budget=budget))
-        self.moves = Moves(self.bench.pool, self.budget)
+        self.moves = Candidates(self.bench.pool, self.budget)
         first = self.moves.first(0.0)
         assert first is not None
-        self.race = Race(first, self.moves.next, DELAY)
+        self.race = DialRace(first, self.moves.next, DELAY)
 
     def start(self, now: float) -> str | None:
         return name_of(self.race.start(now))
@@ -161,5 +161,5 @@ def test_a_member_is_what_it_gives() -> None:
     """The driver needs its target."""
     track = Track()
     member = track.race.start(0.0)
-    assert isinstance(member, Member)
+    assert isinstance(member, PoolMember)
     assert member.target.server_name == "a.example"

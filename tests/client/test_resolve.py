@@ -9,7 +9,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from mop_config.resolve import Resolver
+from mop_config.net.resolver import Resolver
 
 from ..waiting import wait_for
 

@@ -30,7 +30,7 @@ import asyncio, concurrent.futures.thread, encodings.idna
 import aiohttp, engineio, psutil, requests, socketio
 from mop_config import signals
 from mop_config.client import *
-import mop_config.client.sockets, mop_config.client.aio_sockets
+import mop_config.client.sockets.sync_client, mop_config.client.sockets.async_client
 from tests.client.handmade import NOBODY, QUICK, handmade, source, wire
 from tests.client.socket_server import socket_server
 from tests.waiting import wait_for

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mop_config.client.member import EventKind
-from mop_config.client.policy import Policy
-from mop_config.health import State
+from mop_config.client.pool.member import EventKind
+from mop_config.client.pool.policy import Policy
+from mop_config.health.state import HealthState
 
 from ..simulator import BEHAVIOURS, GET, GOOD, POST, Simulation
 
@@ -66,7 +66,7 @@ def test_ten_thousand_steps(count: int, seed: int) -> None:
     for _ in range(STEPS):
         step(sim, chance)
     heal(sim)
-    assert sim.states() == {State.HEALTHY}
+    assert sim.states() == {HealthState.HEALTHY}
     assert not sim.network.offline
     pinned = sim.pool.pinned
     best = pinned if pinned is not None and pinned in sim.pool else None
@@ -146,12 +146,12 @@ def test_an_hour_without_a_network_marks_nobody_down(busy: bool) -> None:
             sim.request(GET)
         sim.advance(1.0)
     assert sim.network.offline
-    assert sim.states() <= {State.HEALTHY, State.SUSPECT}
+    assert sim.states() <= {HealthState.HEALTHY, HealthState.SUSPECT}
     assert sim.count(EventKind.DOWN) == sim.count(EventKind.ALL_DOWN) == 0
     sim.connected = True
     sim.advance(Policy().max_backoff)
     assert not sim.network.offline
-    assert sim.states() == {State.HEALTHY}
+    assert sim.states() == {HealthState.HEALTHY}
     sim.advance(Policy().min_dwell)
     current, first = sim.pool.get(sim.current() or ""), sim.pool.get(home or "")
     assert current is not None

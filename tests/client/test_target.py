@@ -6,10 +6,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from mop_config.client import wire
-from mop_config.client.failover import Shape
-from mop_config.client.target import target_of
-from mop_config.model import Endpoint
+from mop_config.client.pool.failover import RetryTraits
+from mop_config.client.pool.target import target_of
+from mop_config.client.transport import rewriting
+from mop_config.model.endpoint import Endpoint
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_two_names_at_one_address_share_no_connection() -> None:
     assert len(keys) == 3
 
 
-def request(method: str = "GET", url: str = wire.BASE_URL, **about: Any) -> httpx2.Request:
+def request(method: str = "GET", url: str = rewriting.BASE_URL, **about: Any) -> httpx2.Request:
     return httpx2.Request(method, url, **about)
 
 
@@ -105,7 +105,7 @@ class TestShape:
         self, about: dict[str, Any], replayable: bool
     ) -> None:
         """Bytes can, what is read while it is sent cannot."""
-        assert wire.shape_of(request("PUT", **about)) == Shape(True, replayable, False)
+        assert rewriting.shape_of(request("PUT", **about)) == RetryTraits(True, replayable, False)
 
     def test_a_file_that_cannot_go_back_is_sent_once(self) -> None:
         """A pipe, for one."""
@@ -114,14 +114,14 @@ class TestShape:
             def seekable(self) -> bool:
                 return False
 
-        shape = wire.shape_of(request("PUT", files={"f": Pipe(b"once")}))
+        shape = rewriting.shape_of(request("PUT", files={"f": Pipe(b"once")}))
         assert not shape.replayable
 
     def test_a_key_makes_any_method_idempotent(self) -> None:
         """In whatever spelling of the header."""
         keyed = request("POST", headers={"idempotency-key": "1"})
-        assert wire.shape_of(keyed).idempotent
-        assert not wire.shape_of(request("POST")).idempotent
+        assert rewriting.shape_of(keyed).idempotent
+        assert not rewriting.shape_of(request("POST")).idempotent
 
 
 class TestPool:
@@ -139,7 +139,7 @@ class TestPool:
     )
     def test_those_for_our_own_host(self, url: str, ours: bool) -> None:
         """Every other host is left alone."""
-        assert wire.is_for_the_pool(request(url=url)) is ours
+        assert rewriting.is_for_the_pool(request(url=url)) is ours
 
 
 class TestTimeouts:
@@ -161,13 +161,13 @@ class TestTimeouts:
     ) -> None:
         """Of the request's own, the policy's, and what is left."""
         extensions = {"timeout": httpx2.Timeout(timeout).as_dict()}
-        found = wire.all_timeouts_of(request(extensions=extensions), 2.0, left)
+        found = rewriting.all_timeouts_of(request(extensions=extensions), 2.0, left)
         assert (found["connect"], found["read"]) == (connect, read)
         assert found["write"] == found["pool"] == read
 
     def test_a_request_without_any_has_the_policys(self) -> None:
         """A transport may be used without a client."""
-        assert wire.all_timeouts_of(request(), 2.0, 9.0) == {
+        assert rewriting.all_timeouts_of(request(), 2.0, 9.0) == {
             "connect": 2.0,
             "read": 9.0,
             "write": 9.0,

@@ -14,9 +14,9 @@ import httpx2
 import pytest
 
 from mop_config.client import NoEndpointAvailable, Policy
-from mop_config.client.transport import FailoverTransport
-from mop_config.model import Endpoint
-from mop_config.probe import Prober
+from mop_config.client.transport._sync.transport import FailoverTransport
+from mop_config.health.probe import Prober
+from mop_config.model.endpoint import Endpoint
 
 from ..ports import closed_port
 from .driver import Driver

@@ -19,13 +19,13 @@ from mop_config.client import (
     UpdateFailed,
     UpdateRefused,
     UpdateUntrusted,
-    cache,
 )
-from mop_config.client.cache import CachedList
-from mop_config.client.trust import Trust, trusted_keys
-from mop_config.client.update import list_urls
+from mop_config.client.lists import cache
+from mop_config.client.lists.cache import CachedList
+from mop_config.client.lists.trust import Trust, trusted_keys
+from mop_config.client.lists.update import list_urls
 from mop_config.errors import PayloadError, SigningKeyError
-from mop_config.signing import SignedList, SigningKey, TrustedKeys, jwk_set
+from mop_config.model.jws import SignedList, SigningKey, TrustedKeys, jwk_set
 
 from ..servers import ENDPOINTS
 from ..waiting import wait_for

@@ -6,40 +6,40 @@ from typing import Any
 
 import pytest
 
-from mop_config.address import parse_url
-from mop_config.client.update import (
+from mop_config.client.lists.update import (
     Check,
     Fetch,
+    FetchReply,
     Known,
     NewList,
-    Reply,
     list_urls,
     may_see_token,
     sources,
     update,
 )
 from mop_config.errors import AddressError, UpdateFailed, UpdateRefused
+from mop_config.model.address import parse_url
 
 A, B, C = "https://a.example", "https://b.example", "https://c.example"
 PATH = "/api/v1/config/endpoints"
-NOT_FOUND = Reply(404)
-SILENCE = Reply(None, problem="connection refused")
+NOT_FOUND = FetchReply(404)
+SILENCE = FetchReply(None, problem="connection refused")
 
 
-def listing(*api: str, sockets: tuple[str, ...] = (), etag: str | None = '"1"') -> Reply:
+def listing(*api: str, sockets: tuple[str, ...] = (), etag: str | None = '"1"') -> FetchReply:
     """A server's answer with a list."""
     kinds = {"api_endpoints": api, "socketio_endpoints": sockets}
     lists = {
         kind: [{"url": url, "priority": place} for place, url in enumerate(urls)]
         for kind, urls in kinds.items()
     }
-    return Reply(200, json.dumps(lists).encode(), etag)
+    return FetchReply(200, json.dumps(lists).encode(), etag)
 
 
 class Servers:
     """Answers by URL, and a log of what was asked and looked at."""
 
-    def __init__(self, answers: dict[str, Reply], alive: tuple[str, ...] = ()) -> None:
+    def __init__(self, answers: dict[str, FetchReply], alive: tuple[str, ...] = ()) -> None:
         self.answers = answers
         self.alive = alive
         self.fetched: list[Fetch] = []
@@ -118,7 +118,9 @@ class TestSources:
     def test_the_next_place_is_asked_where_there_is_nothing(self) -> None:
         """404, 405 and 501 mean that; a silence is not asked twice."""
         for nothing in (404, 405, 501):
-            servers = Servers({A + "/v2/config/endpoints": Reply(nothing), A + PATH: listing(A)})
+            servers = Servers(
+                {A + "/v2/config/endpoints": FetchReply(nothing), A + PATH: listing(A)}
+            )
             servers.answers[A + "/v2" + PATH] = NOT_FOUND
             found = servers.update(known(A + "/v2"))
             assert found is not None
@@ -131,7 +133,7 @@ class TestSources:
 
     def test_the_next_source_is_asked_where_one_gives_no_list(self) -> None:
         """Whatever is wrong with it; the first list ends the search."""
-        servers = Servers({A + PATH: Reply(200, b"<html>"), B + PATH: Reply(500)})
+        servers = Servers({A + PATH: FetchReply(200, b"<html>"), B + PATH: FetchReply(500)})
         servers.answers[C + PATH] = listing(C)
         found = servers.update(known("nonsense", A, B, C, "https://d.example"))
         assert found is not None
@@ -145,20 +147,20 @@ class TestConditional:
 
     def test_the_tag_of_each_source_is_its_own(self) -> None:
         """Another source gets none."""
-        servers = Servers({B + PATH: Reply(304)})
+        servers = Servers({B + PATH: FetchReply(304)})
         assert servers.update(known(A, B, etags={B + PATH: '"b"'})) is None
         assert [fetch.etag for fetch in servers.fetched] == [None, '"b"']
 
     def test_not_modified_without_a_tag_is_no_answer(self) -> None:
         """Nothing can be unmodified that we never had."""
-        servers = Servers({A + PATH: Reply(304), B + PATH: listing(B)})
+        servers = Servers({A + PATH: FetchReply(304), B + PATH: listing(B)})
         found = servers.update(known(A, B))
         assert found is not None
         assert found.url == B + PATH
 
     def test_only_a_source_that_we_have_a_list_of_may_hold_its_answer(self) -> None:
         """A first list must come at once."""
-        servers = Servers({B + PATH: Reply(304)})
+        servers = Servers({B + PATH: FetchReply(304)})
         servers.update(known(A, B, etags={B + PATH: '"b"'}, wait=30))
         assert [fetch.wait for fetch in servers.fetched] == [0, 30]
 
@@ -203,26 +205,26 @@ class TestCauses:
         ("reply", "cause"),
         [
             (SILENCE, "unreachable"),
-            (Reply(500), "unreachable"),
-            (Reply(503), "unreachable"),
-            (Reply(429), "unreachable"),
-            (Reply(401), "unauthorized"),
-            (Reply(403), "unauthorized"),
-            (Reply(404), "not_implemented"),
-            (Reply(405), "not_implemented"),
-            (Reply(501), "not_implemented"),
-            (Reply(400), "invalid"),
-            (Reply(304), "invalid"),
-            (Reply(204), "invalid"),
-            (Reply(200, b"<html>no</html>"), "invalid"),
-            (Reply(200, b"[]"), "invalid"),
-            (Reply(200, b'{"api_endpoints": [{"url": "x", "priority": 0}]}'), "invalid"),
-            (Reply(200, b'{"api_endpoints": {}}'), "invalid"),
-            (Reply(200, b"\xff\xfe\x00"), "invalid"),
-            (Reply(200, b"[" * 100_000), "invalid"),
+            (FetchReply(500), "unreachable"),
+            (FetchReply(503), "unreachable"),
+            (FetchReply(429), "unreachable"),
+            (FetchReply(401), "unauthorized"),
+            (FetchReply(403), "unauthorized"),
+            (FetchReply(404), "not_implemented"),
+            (FetchReply(405), "not_implemented"),
+            (FetchReply(501), "not_implemented"),
+            (FetchReply(400), "invalid"),
+            (FetchReply(304), "invalid"),
+            (FetchReply(204), "invalid"),
+            (FetchReply(200, b"<html>no</html>"), "invalid"),
+            (FetchReply(200, b"[]"), "invalid"),
+            (FetchReply(200, b'{"api_endpoints": [{"url": "x", "priority": 0}]}'), "invalid"),
+            (FetchReply(200, b'{"api_endpoints": {}}'), "invalid"),
+            (FetchReply(200, b"\xff\xfe\x00"), "invalid"),
+            (FetchReply(200, b"[" * 100_000), "invalid"),
         ],
     )
-    def test_the_first_source_gives_the_cause(self, reply: Reply, cause: str) -> None:
+    def test_the_first_source_gives_the_cause(self, reply: FetchReply, cause: str) -> None:
         """It is the one that counts; the others are told of."""
         servers = Servers({A + PATH: reply})
         with pytest.raises(UpdateFailed) as failure:
@@ -295,12 +297,12 @@ class TestGuards:
         ("second", "end"),
         [
             (listing(A), "applied"),
-            (Reply(304), "unchanged"),
+            (FetchReply(304), "unchanged"),
             (SILENCE, "refused"),
             (listing(), "refused"),
         ],
     )
-    def test_after_a_refusal_the_next_source_is_asked(self, second: Reply, end: str) -> None:
+    def test_after_a_refusal_the_next_source_is_asked(self, second: FetchReply, end: str) -> None:
         """One server gone wrong must not stop the others; the refusal is told if they fail."""
         servers = Servers({A + PATH: listing(), B + PATH: second})
         ask: Callable[[], NewList | None] = lambda: servers.update(  # noqa: E731

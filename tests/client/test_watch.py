@@ -10,7 +10,7 @@ import pytest
 
 from mop_config.client import EndpointManager
 from mop_config.client.background import Background
-from mop_config.client.list_search import Round
+from mop_config.client.list_search import UpdateRound
 
 from ..servers import ENDPOINTS
 from ..waiting import wait_for
@@ -195,19 +195,19 @@ def test_a_token_that_raises_does_not_end_the_watch() -> None:
 @pytest.mark.parametrize(
     ("round_", "hasty", "low", "high"),
     [
-        (Round(asked_to_wait=True, waited=True), 0, 0, 0),
-        (Round(True, asked_to_wait=True, waited=True), 1, 0, 0),
-        (Round(asked_to_wait=True, waited=True), 1, 1, 1),
-        (Round(asked_to_wait=True, waited=True), 4, 8, 8),
-        (Round(asked_to_wait=True, waited=True), 50, 60, 60),
-        (Round(asked_to_wait=True, waited=True, pause=90.0), 1, 90, 90),
-        (Round(asked_to_wait=True, waited=True, pause=5.0), 0, 5, 5),
-        (Round(asked_to_wait=True, waited=False), 1, 3600, 3600),
-        (Round(), 1, 3600, 3600),
+        (UpdateRound(asked_to_wait=True, waited=True), 0, 0, 0),
+        (UpdateRound(True, asked_to_wait=True, waited=True), 1, 0, 0),
+        (UpdateRound(asked_to_wait=True, waited=True), 1, 1, 1),
+        (UpdateRound(asked_to_wait=True, waited=True), 4, 8, 8),
+        (UpdateRound(asked_to_wait=True, waited=True), 50, 60, 60),
+        (UpdateRound(asked_to_wait=True, waited=True, pause=90.0), 1, 90, 90),
+        (UpdateRound(asked_to_wait=True, waited=True, pause=5.0), 0, 5, 5),
+        (UpdateRound(asked_to_wait=True, waited=False), 1, 3600, 3600),
+        (UpdateRound(), 1, 3600, 3600),
     ],
 )
 def test_how_long_a_server_is_left_alone(
-    round_: Round, hasty: int, low: float, high: float
+    round_: UpdateRound, hasty: int, low: float, high: float
 ) -> None:
     """Held answers are asked for again at once, hasty ones ever later, others by interval."""
     manager = EndpointManager(verify=NOBODY)

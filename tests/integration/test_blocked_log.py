@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from mop_config.server.log_queue import LogQueue
+from mop_config.server.logs.queue import LogQueue
 
 from ..disks import fill, small_disk
 from ..ports import free_ports
@@ -201,7 +201,7 @@ def test_the_oldest_records_are_dropped_and_counted() -> None:
 PROGRAM = """
 import logging, sys
 from gunicorn.config import Config
-from mop_config.server.gunicorn_logger import GunicornLogger
+from mop_config.server.gunicorn.logger import GunicornLogger
 log = GunicornLogger(Config())
 for number in range(12_000):
     log.info("record %d.", number)

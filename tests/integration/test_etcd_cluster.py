@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from mop_config.address import EtcdAddress
-from mop_config.cli.revisions import Revision, history
+from mop_config.cli.etcd_history import Revision, history
 from mop_config.errors import SourceError
-from mop_config.server.build import UrlRules
-from mop_config.server.etcd import Etcd
-from mop_config.server.render import EMPTY_BODY, render
+from mop_config.model.address import EtcdAddress
+from mop_config.server.parsing.builder import UrlRules
+from mop_config.server.parsing.render import EMPTY_BODY, render
 from mop_config.server.settings import EtcdSettings
+from mop_config.server.sources.etcd import Etcd
 
 from ..etcds import Cluster, running_cluster
 from ..servers import Server, gunicorn_command

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mop_config.server import lost_hooks
+from mop_config.server.status import lost_hooks
 
 from ..load import under_load
 from ..servers import ROOT, Server, gunicorn_command, running

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mop_config.server.parse import parse
+from mop_config.server.parsing.parser import parse
 
 from ..servers import ENDPOINTS, ROOT, Server, running
 from ..waiting import wait_for

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mop_config.signing import SigningKey
+from mop_config.model.jws import SigningKey
 
 from ..servers import ENDPOINTS, Answer, Server, gunicorn_command, running
 from ..waiting import wait_for

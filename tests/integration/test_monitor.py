@@ -15,11 +15,11 @@ import pytest
 import trustme
 
 from mop_config import Endpoint
-from mop_config.health import Health
-from mop_config.server.app import create_app
-from mop_config.server.probing import MOST, Watched, rules
-from mop_config.server.runtime import Runtime
+from mop_config.health.state import Health
+from mop_config.server.monitor.schedule import MOST, Watched, rules
+from mop_config.server.service import ConfigService
 from mop_config.server.settings import Settings
+from mop_config.server.web.app import create_app
 
 from ..client.fleet import silence
 from ..client.handmade import MISSING, OK, Handmade, handmade
@@ -294,10 +294,10 @@ def test_a_full_disk_costs_a_warning_and_nothing_else(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def started(settings: Settings) -> Iterator[Runtime]:
+def started(settings: Settings) -> Iterator[ConfigService]:
     """The runtime of an application in this process, with its threads."""
     previous = signal.getsignal(signal.SIGHUP)
-    runtime: Runtime = create_app(settings).extensions["mop_config"]
+    runtime: ConfigService = create_app(settings).extensions["mop_config"]
     runtime.start()
     try:
         yield runtime
@@ -390,7 +390,7 @@ class TestInProcess:
         file = tmp_path / "endpoints.txt"
         file.write_text("ApiList:\nhttps://a.example\n")
         settings = Settings(source=str(file), state_dir=str(tmp_path / "s"), probe_interval=30)
-        runtime: Runtime = create_app(settings, start=False).extensions["mop_config"]
+        runtime: ConfigService = create_app(settings, start=False).extensions["mop_config"]
         runtime.load()
         health = Health(rules(30), 0.0)
         names = [("api", "a"), ("api", "gone"), ("socketio", "a")]

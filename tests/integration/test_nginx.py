@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mop_config.client import EndpointManager
-from mop_config.signing import SigningKey
+from mop_config.model.jws import SigningKey
 
 from ..client.handmade import NOBODY, QUICK
 from ..conftest import need_program

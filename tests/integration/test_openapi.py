@@ -16,10 +16,10 @@ from flask.testing import FlaskClient
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from mop_config import create_app, init_app
-from mop_config.server.app import GUEST_PREFIX
-from mop_config.server.openapi import document
-from mop_config.server.openapi.components import WAIT_PATTERN
 from mop_config.server.settings import Settings
+from mop_config.server.web.app import GUEST_PREFIX
+from mop_config.server.web.openapi import document
+from mop_config.server.web.openapi.components import WAIT_PATTERN
 
 from ..conftest import GUIDE_JSON, SAMPLE
 from ..servers import ENDPOINTS, ROOT, running

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mop_config.server.tokens import Token, digest, line_of
+from mop_config.server.auth.tokens import Token, digest, line_of
 
 from ..servers import ENDPOINTS, Answer, Server, gunicorn_command, running
 from ..test_cli import run

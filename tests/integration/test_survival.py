@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from mop_config import create_app
-from mop_config.server.runtime import EXTENSION, Runtime
+from mop_config.server.service import EXTENSION, ConfigService
 from mop_config.server.settings import Settings
-from mop_config.server.watch import Watcher
+from mop_config.server.sources.directory_watch import Watcher
 
 from ..conftest import need_program, skip
 from ..disks import fill, small_disk
@@ -393,14 +393,14 @@ class TestThreads:
     """Threads that die, in this process, where they can be got at."""
 
     @pytest.fixture
-    def runtime(self, tmp_path: Path) -> Iterator[Runtime]:
+    def runtime(self, tmp_path: Path) -> Iterator[ConfigService]:
         file = tmp_path / "endpoints.txt"
         file.write_text(GOOD)
         app = create_app(
             Settings(source=str(file), state_dir=str(tmp_path / "state"), poll_interval=0.2),
             start=False,
         )
-        runtime: Runtime = app.extensions[EXTENSION]
+        runtime: ConfigService = app.extensions[EXTENSION]
         self.client = app.test_client()
         self.file = file
         runtime.start()
@@ -418,7 +418,7 @@ class TestThreads:
 
     @A_THREAD_DIES
     def test_the_end_of_watchdogs_dispatcher(
-        self, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+        self, runtime: ConfigService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A handler that raises ends it silently: it is noticed and replaced."""
         reloader = runtime._reloader
@@ -443,7 +443,7 @@ class TestThreads:
         assert watcher._observer is not observer
 
     def test_an_exception_does_not_end_the_reload_thread(
-        self, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+        self, runtime: ConfigService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It is logged, and the next turn comes."""
         failed = threading.Event()
@@ -459,7 +459,9 @@ class TestThreads:
         wait_for(lambda: self.served() == ["y.example"])
         assert runtime.alive
 
-    def test_a_process_without_descriptors_follows_once_it_has_some(self, runtime: Runtime) -> None:
+    def test_a_process_without_descriptors_follows_once_it_has_some(
+        self, runtime: ConfigService
+    ) -> None:
         """The thread neither dies nor holds it against the file."""
         scratch = self.file.with_name("scratch")
         scratch.write_text(text("w.example"))
@@ -475,7 +477,7 @@ class TestThreads:
 
     @A_THREAD_DIES
     def test_a_dead_reload_thread_is_told_of_and_replaced(
-        self, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+        self, runtime: ConfigService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """/ready says 503 once, and another thread follows the file."""
 
@@ -493,14 +495,14 @@ class TestThreads:
         wait_for(lambda: self.served() == ["z.example"])
         assert self.client.get("/ready").status_code == 200
 
-    def test_stopping_and_starting_leaves_nothing_behind(self, runtime: Runtime) -> None:
+    def test_stopping_and_starting_leaves_nothing_behind(self, runtime: ConfigService) -> None:
         """The fixture of all tests counts threads and descriptors."""
         for number in range(5):
             runtime.stop()
             runtime.start()
             self.follows(f"n{number}.example")
 
-    def test_a_fork_does_not_disturb_the_parent(self, runtime: Runtime) -> None:
+    def test_a_fork_does_not_disturb_the_parent(self, runtime: ConfigService) -> None:
         """A child that ends takes no watch away, and starts anew where it serves."""
         pid = os.fork()
         if pid == 0:

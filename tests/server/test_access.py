@@ -16,11 +16,11 @@ from werkzeug.test import EnvironBuilder
 from werkzeug.wsgi import ClosingIterator
 
 from mop_config import create_app, init_app
-from mop_config.server.access import USER, Refusal, authorise, credentials
-from mop_config.server.app import MAX_BODY
-from mop_config.server.security import SECURITY_HEADERS
+from mop_config.server.auth.policy import USER, Refusal, authorise, credentials
+from mop_config.server.auth.tokens import Token, digest, find, line_of
+from mop_config.server.serving.security import SECURITY_HEADERS
 from mop_config.server.settings import Settings
-from mop_config.server.tokens import Token, digest, find, line_of
+from mop_config.server.web.app import MAX_BODY
 
 from ..conftest import GUIDE_JSON, SAMPLE
 from .test_hotpath import METHODS, Sides

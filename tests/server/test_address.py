@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config import Endpoint, EndpointConfig, payload
-from mop_config.address import is_canonical_url, normalise_host, parse_url
+from mop_config import Endpoint, EndpointConfig
 from mop_config.errors import AddressError, PayloadError
+from mop_config.model import codec
+from mop_config.model.address import is_canonical_url, normalise_host, parse_url
 
 
 @given(st.text(max_size=80) | st.text("abcXYZ0189.-:[]%/@ é。", max_size=40))
@@ -102,8 +103,8 @@ def test_the_wire_form_survives_the_way_there_and_back(
     import json
 
     config = EndpointConfig(api, socket)
-    body = payload.dumps(config)
-    assert payload.loads(body) == config
+    body = codec.dumps(config)
+    assert codec.loads(body) == config
     assert json.dumps(json.loads(body), separators=(",", ":")).encode() == body
 
 
@@ -134,26 +135,26 @@ def test_the_wire_form_survives_the_way_there_and_back(
 def test_json_that_is_no_configuration_is_refused_by_field(body: str | bytes, field: str) -> None:
     """One error that names the member at fault."""
     with pytest.raises(PayloadError) as caught:
-        payload.loads(body)
+        codec.loads(body)
     assert caught.value.field == field
 
 
 def test_the_difference_of_two_lists() -> None:
     """Added, removed, and changed in priority or server name; kinds apart."""
     a, b, c = (Endpoint(f"https://{x}.com") for x in "abc")
-    old = payload.dumps(EndpointConfig((a, b), (a,)))
-    new = payload.dumps(EndpointConfig((Endpoint(a.url, 3), c), (a,)))
+    old = codec.dumps(EndpointConfig((a, b), (a,)))
+    new = codec.dumps(EndpointConfig((Endpoint(a.url, 3), c), (a,)))
     how = ("priority=0 → 3",)
-    assert payload.difference(old, new) == (1, 1, 1, (c.url,), (b.url,), (a.url,), how)
-    assert payload.difference(old, old) == payload.Difference()
+    assert codec.difference(old, new) == (1, 1, 1, (c.url,), (b.url,), (a.url,), how)
+    assert codec.difference(old, old) == codec.Difference()
     many = EndpointConfig(tuple(Endpoint(f"https://h{i}.com", i) for i in range(50)))
-    grown = payload.difference(old, payload.dumps(many))
-    assert (grown.added, len(grown.added_urls)) == (50, payload.NAMED_URLS)
+    grown = codec.difference(old, codec.dumps(many))
+    assert (grown.added, len(grown.added_urls)) == (50, codec.NAMED_URLS)
     moved = tuple(Endpoint(e.url, e.priority + 1, server_name="a.com") for e in many.api_endpoints)
     both = EndpointConfig(moved, moved)
-    shifted = payload.difference(
-        payload.dumps(EndpointConfig(many.api_endpoints, moved)), payload.dumps(both)
+    shifted = codec.difference(
+        codec.dumps(EndpointConfig(many.api_endpoints, moved)), codec.dumps(both)
     )
-    assert (shifted.changed, len(shifted.changed_urls)) == (50, payload.NAMED_URLS)
-    assert len(shifted.changed_how) == payload.NAMED_URLS
+    assert (shifted.changed, len(shifted.changed_urls)) == (50, codec.NAMED_URLS)
+    assert len(shifted.changed_how) == codec.NAMED_URLS
     assert shifted.changed_how[0] == "priority=0 → 1, server_name=- → a.com"

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from mop_config import Endpoint
-from mop_config.faults import Fault
-from mop_config.probe import ProbeResult
-from mop_config.server.alerts import Alerts
-from mop_config.server.errands import Errands
-from mop_config.server.outbox import NAMED, Fate, Message, Outbox, Patience, headers, sign
-from mop_config.server.probing import Probing, rules
+from mop_config.health.probe import ProbeResult
+from mop_config.net.faults import Fault
+from mop_config.server.monitor.errands import WorkerThreads
+from mop_config.server.monitor.outbox import NAMED, Fate, Message, Outbox, Patience, headers, sign
+from mop_config.server.monitor.schedule import ProbeSchedule, rules
+from mop_config.server.monitor.webhook import OutageNotifier
 from mop_config.server.settings import Settings
-from mop_config.server.wakeup import Wakeup
+from mop_config.server.sources.wakeup import Wakeup
 
 from ..client.fleet import silence
 from ..client.handmade import NOBODY, OK, Answer, Asked, handmade
@@ -271,10 +271,10 @@ class Desk:
     def __init__(self, folder: Path, url: str | None, secret: bytes = b"") -> None:
         settings = Settings(alert_webhook=url, alert_secret=secret)
         self.wake = Wakeup()
-        self.errands = Errands(self.wake)
+        self.errands = WorkerThreads(self.wake)
         patience = Patience(first=0.02, most=0.05)
-        self.alerts = Alerts(folder / "alerts", settings, NOBODY, self.errands, patience)
-        self.probing = Probing(rules(1.0), lambda: 0.5)
+        self.alerts = OutageNotifier(folder / "alerts", settings, NOBODY, self.errands, patience)
+        self.probing = ProbeSchedule(rules(1.0), lambda: 0.5)
         self.probing.follow({"api": [Endpoint("https://a.example")], "socketio": []}, 0.0, 0.0)
 
     def turn(self) -> None:
@@ -316,7 +316,7 @@ class TestErrands:
     def test_a_result_reaches_whoever_waits(self) -> None:
         """When it asks; meanwhile it sleeps."""
         wake = Wakeup()
-        errands, results = Errands(wake), list[Any]()
+        errands, results = WorkerThreads(wake), list[Any]()
         errands.run("check", lambda: 7, results.append)
         assert wake.wait(10)
         assert (errands.running, results) == (1, [])
@@ -337,7 +337,7 @@ class TestErrands:
         if broken == "thread":
             monkeypatch.setattr("threading.Thread.start", fail)
         wake = Wakeup()
-        errands, results = Errands(wake), list[Any]()
+        errands, results = WorkerThreads(wake), list[Any]()
         for count in range(1, 4):
             errands.run("check", fail, results.append)
             wait_for(errands.finish)
@@ -350,7 +350,7 @@ class TestErrands:
     def test_whoever_has_gone_is_not_woken(self) -> None:
         """The pipe may be somebody else's by then."""
         wake = Wakeup()
-        errands, gate = Errands(wake), threading.Event()
+        errands, gate = WorkerThreads(wake), threading.Event()
         errands.run("check", gate.wait, lambda result: None)
         errands.close()
         gate.set()

@@ -4,11 +4,11 @@ import gzip
 
 import pytest
 
-from mop_config.server.answer import answer
-from mop_config.server.build import UrlRules
-from mop_config.server.render import EMPTY, EMPTY_BODY, render
-from mop_config.server.security import SECURITY_HEADERS
-from mop_config.server.snapshot import Snapshot
+from mop_config.server.parsing.builder import UrlRules
+from mop_config.server.parsing.render import EMPTY, EMPTY_BODY, render
+from mop_config.server.serving.conditional import respond_conditionally
+from mop_config.server.serving.security import SECURITY_HEADERS
+from mop_config.server.serving.snapshot import Snapshot
 
 from ..conftest import SAMPLE
 
@@ -26,7 +26,7 @@ DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
 
 def test_a_plain_answer() -> None:
     """The body, its length, a strong tag, a date, and how long it may be kept."""
-    status, headers, body = answer(SERVED, "GET")
+    status, headers, body = respond_conditionally(SERVED, "GET")
     assert status == "200 OK"
     assert dict(headers) == {
         "Content-Type": "application/json",
@@ -41,11 +41,11 @@ def test_a_plain_answer() -> None:
 
 def test_the_compressed_answer_has_a_tag_of_its_own() -> None:
     """Two encodings are two representations (RFC 9110, 8.8.3.3)."""
-    _status, headers, body = answer(SERVED, "GET", "gzip")
+    _status, headers, body = respond_conditionally(SERVED, "GET", "gzip")
     assert dict(headers)["Content-Encoding"] == "gzip"
     assert dict(headers)["ETag"] == PACKED_TAG
     assert dict(headers)["Content-Length"] == str(len(body))
-    assert gzip.decompress(body) == answer(SERVED, "GET").body
+    assert gzip.decompress(body) == respond_conditionally(SERVED, "GET").body
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_what_is_accepted_chooses_the_encoding_and_is_never_refused(
     accept: str | None, packed: bool
 ) -> None:
     """There is no 406: who forbids everything gets the plain list."""
-    status, headers, _ = answer(SERVED, "GET", accept)
+    status, headers, _ = respond_conditionally(SERVED, "GET", accept)
     assert status == "200 OK"
     assert ("Content-Encoding" in dict(headers)) is packed
 
@@ -100,7 +100,7 @@ def test_if_none_match_takes_either_variants_tag(
     if_none_match: str, fresh: bool, accept: str | None
 ) -> None:
     """A client that holds the list in any encoding need not fetch it again."""
-    status, headers, body = answer(SERVED, "GET", accept, if_none_match)
+    status, headers, body = respond_conditionally(SERVED, "GET", accept, if_none_match)
     assert status.startswith("304" if fresh else "200")
     assert bool(body) is not fresh
     if fresh:
@@ -110,28 +110,33 @@ def test_if_none_match_takes_either_variants_tag(
 
 def test_if_modified_since_must_match_exactly() -> None:
     """A rollback has an older date, and must reach those who have seen the newer list."""
-    assert answer(SERVED, "GET", None, None, DATE).status.startswith("304")
+    assert respond_conditionally(SERVED, "GET", None, None, DATE).status.startswith("304")
     for date in ("Sun, 06 Nov 1994 08:49:38 GMT", "Sun, 06 Nov 2033 08:49:37 GMT", "", "nonsense"):
-        assert answer(SERVED, "GET", None, None, date).status.startswith("200")
+        assert respond_conditionally(SERVED, "GET", None, None, date).status.startswith("200")
 
 
 def test_if_none_match_outweighs_if_modified_since() -> None:
     """RFC 9110, 13.1.3."""
-    assert answer(SERVED, "GET", None, '"x"', DATE).status.startswith("200")
+    assert respond_conditionally(SERVED, "GET", None, '"x"', DATE).status.startswith("200")
 
 
 def test_head_has_the_headers_of_get_and_no_body() -> None:
     """Its length too."""
     for accept in (None, "gzip"):
-        get, head = answer(SERVED, "GET", accept), answer(SERVED, "HEAD", accept)
+        get, head = (
+            respond_conditionally(SERVED, "GET", accept),
+            respond_conditionally(SERVED, "HEAD", accept),
+        )
         assert (head.status, head.headers, head.body) == (get.status, get.headers, b"")
 
 
 def test_an_empty_list_must_not_be_cached() -> None:
     """It stands for a moment, not for a decision."""
     empty = Snapshot.of(EMPTY, last_modified=0, loaded_at=0.0, max_age=60)
-    assert dict(answer(empty, "GET").headers)["Cache-Control"] == "no-store"
-    assert answer(empty, "GET").body == b'{"api_endpoints":[],"socketio_endpoints":[]}'
+    assert dict(respond_conditionally(empty, "GET").headers)["Cache-Control"] == "no-store"
+    assert (
+        respond_conditionally(empty, "GET").body == b'{"api_endpoints":[],"socketio_endpoints":[]}'
+    )
 
 
 def test_equal_lists_have_equal_tags_whatever_the_text() -> None:

@@ -13,10 +13,10 @@ from flask.testing import FlaskClient
 
 from mop_config import __version__, create_app, init_app
 from mop_config.errors import SettingsError
-from mop_config.server.hooks import find
-from mop_config.server.runtime import Runtime
+from mop_config.server.auth.tokens import Token, digest, line_of
+from mop_config.server.gunicorn.hooks import find
+from mop_config.server.service import ConfigService
 from mop_config.server.settings import Settings
-from mop_config.server.tokens import Token, digest, line_of
 
 from ..conftest import GUIDE_JSON, SAMPLE
 
@@ -288,7 +288,7 @@ def test_the_runtime_is_found_under_middleware(tmp_path: Path) -> None:
             self.app = app
 
     app = create_app(Settings(source=str(SAMPLE), state_dir=str(tmp_path)), start=False)
-    assert isinstance(find(Wrapper(Wrapper(app))), Runtime)
+    assert isinstance(find(Wrapper(Wrapper(app))), ConfigService)
     assert find(lambda environ, start: []) is None
     assert find(None) is None
 

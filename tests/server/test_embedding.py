@@ -232,7 +232,7 @@ if sys.argv[1] == "create_app":
 else:
     init_app(Flask("guest"), settings, start=False)
 logging.basicConfig(format="THEIRS %(message)s", level=logging.INFO)
-logging.getLogger("mop_config.server.loader").error("a line")
+logging.getLogger("mop_config.server.reload.pipeline").error("a line")
 """
 
 

@@ -18,17 +18,19 @@ from typing import Any
 import pytest
 import trustme
 
-from mop_config.address import EtcdAddress
 from mop_config.errors import SettingsError, SourceError
-from mop_config.server import etcd_follow, etcd_wire, origin
-from mop_config.server.etcd_source import EtcdSource
-from mop_config.server.loader import Loader
-from mop_config.server.memory import Memory
-from mop_config.server.problems import Code
-from mop_config.server.render import EMPTY
+from mop_config.model.address import EtcdAddress
+from mop_config.server import sources
+from mop_config.server.parsing.problems import Code
+from mop_config.server.parsing.render import EMPTY
+from mop_config.server.reload import etcd_trigger
+from mop_config.server.reload.pipeline import Reloader
+from mop_config.server.serving.snapshot import Snapshot
+from mop_config.server.serving.store import Result, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import EtcdSettings, Settings
-from mop_config.server.snapshot import Snapshot
-from mop_config.server.store import Result, State, Store, Trigger
+from mop_config.server.sources import etcd_wire
+from mop_config.server.sources.etcd_source import EtcdSource
+from mop_config.server.state.releases import ReleaseStore
 
 from ..client.handmade import Answer, Asked, handmade
 from ..etcds import KEY, Cluster, encode, running_cluster
@@ -66,19 +68,19 @@ def refusal(source: EtcdSource) -> SourceError:
     return caught.value
 
 
-def loader(address: str, folder: Path, **settings: Any) -> Loader:
+def loader(address: str, folder: Path, **settings: Any) -> Reloader:
     """A worker's loader, which has loaded once."""
-    loader = Loader(
+    loader = Reloader(
         source(address, settings.pop("max_bytes", 1 << 20)),
         Settings(**settings),
-        Store(Snapshot.of(EMPTY, last_modified=0, loaded_at=0.0, max_age=60)),
-        Memory(folder, "key"),
+        SnapshotStore(Snapshot.of(EMPTY, last_modified=0, loaded_at=0.0, max_age=60)),
+        ReleaseStore(folder, "key"),
     )
     loader.start()
     return loader
 
 
-def served(loader: Loader) -> tuple[str, int]:
+def served(loader: Reloader) -> tuple[str, int]:
     """ETag and date."""
     snapshot = loader.store.view.snapshot
     return snapshot.etag, snapshot.last_modified
@@ -189,12 +191,12 @@ def test_the_same_rules_as_for_a_file(cluster: Cluster, key: str, tmp_path: Path
             cluster.put(text, key)
         one.load(Trigger.ETCD, quietly=True)
         view = one.store.view
-        assert (view.state, served(one)) == (State.REJECTED, good)
+        assert (view.state, served(one)) == (SourceState.REJECTED, good)
         assert what in (view.reason or "")
         assert view.history[0].trigger == "etcd"
     cluster.put(TWO, key)
     one.load(Trigger.ETCD, quietly=True)
-    assert one.store.view.state is State.FRESH
+    assert one.store.view.state is SourceState.FRESH
     assert served(one) != good
 
 
@@ -232,7 +234,7 @@ def test_an_outage_is_noted_once(tmp_path: Path) -> None:
             mood[0] = (status, {}, b"what is this?")
             one.load(Trigger.POLL, quietly=True)
             assert not one.reachable
-            assert one.store.view.state is State.STALE
+            assert one.store.view.state is SourceState.STALE
             assert served(one) == good
         assert [reload.result for reload in one.store.view.history] == [
             Result.ERROR,
@@ -242,7 +244,7 @@ def test_an_outage_is_noted_once(tmp_path: Path) -> None:
         mood[0] = None
         one.load(Trigger.POLL, quietly=True)
         assert one.reachable
-        assert one.store.view.state is State.FRESH
+        assert one.store.view.state is SourceState.FRESH
         assert served(one) == good
 
 
@@ -253,10 +255,10 @@ def test_away_at_the_start(tmp_path: Path) -> None:
         address = server.url.replace("http://", "etcd://") + "/k"
         good = served(loader(address, tmp_path))
     again = loader(address, tmp_path)
-    assert again.store.view.state is State.STALE
+    assert again.store.view.state is SourceState.STALE
     assert served(again) == good
     assert "Connection refused" in (again.store.view.reason or "")
-    assert loader(address, tmp_path / "elsewhere").store.view.state is State.EMPTY
+    assert loader(address, tmp_path / "elsewhere").store.view.state is SourceState.EMPTY
 
 
 def test_a_restore_to_an_older_revision_is_served(tmp_path: Path) -> None:
@@ -476,11 +478,11 @@ def test_settings_that_cannot_work(etcd: dict[str, str], variable: str) -> None:
     """End the start with one line."""
     settings = Settings(source="etcd://h:2379/k", etcd=EtcdSettings(**etcd))
     with pytest.raises(SettingsError) as caught:
-        origin.check_source(settings)
+        sources.check_source(settings)
     assert caught.value.variable == variable
     assert "\n" not in str(caught.value)
     # Where the list comes from a file, they do not matter.
-    origin.check_source(Settings(source="x.txt", etcd=EtcdSettings(**etcd)))
+    sources.check_source(Settings(source="x.txt", etcd=EtcdSettings(**etcd)))
 
 
 def test_without_the_extra() -> None:
@@ -519,8 +521,8 @@ def test_a_password_in_the_clear_is_warned_of() -> None:
 def test_pauses_grow_to_a_limit_and_differ() -> None:
     """Many workers must not come back at the same moment."""
     for failures in range(1, 100):
-        longest = min(etcd_follow.LONGEST_PAUSE, etcd_follow.FIRST_PAUSE * 2 ** (failures - 1))
-        pauses = {etcd_follow.pause(failures) for _ in range(20)}
+        longest = min(etcd_trigger.LONGEST_PAUSE, etcd_trigger.FIRST_PAUSE * 2 ** (failures - 1))
+        pauses = {etcd_trigger.pause(failures) for _ in range(20)}
         assert len(pauses) > 1
         assert all(longest / 2 <= pause <= longest for pause in pauses)
 

@@ -10,8 +10,8 @@ import gevent
 import gevent.socket
 import pytest
 
-from mop_config.server import greenlet_bell
-from mop_config.server.greenlet_bell import GreenletBell
+from mop_config.server.serving import greenlet_event
+from mop_config.server.serving.greenlet_event import GreenletChangeEvent
 
 
 @pytest.fixture(autouse=True)
@@ -23,13 +23,13 @@ def _no_hub() -> Iterator[None]:
 
 def test_everybody_hears_it_in_order_whoever_rings() -> None:
     """Also those who come when it has rung, and across the slices in which it tells."""
-    bell = GreenletBell()
+    bell = GreenletChangeEvent()
     told: list[int] = []
 
     def wait(number: int) -> None:
         assert bell.wait(60)
         told.append(number)
-        time.sleep(greenlet_bell.SLICE / 100)  # a blocking one: an answer takes its time
+        time.sleep(greenlet_event.SLICE / 100)  # a blocking one: an answer takes its time
 
     greenlets = [gevent.spawn(wait, number) for number in range(250)]
     gevent.sleep(0.05)
@@ -45,11 +45,11 @@ def test_everybody_hears_it_in_order_whoever_rings() -> None:
 
 def test_others_have_their_turn_between_two_slices() -> None:
     """Whoever waits for something else is not held up by thousands who are told."""
-    bell = GreenletBell()
+    bell = GreenletChangeEvent()
 
     def wait() -> None:
         bell.wait(10)
-        time.sleep(greenlet_bell.SLICE / 10)
+        time.sleep(greenlet_event.SLICE / 10)
 
     greenlets = [gevent.spawn(wait) for _ in range(40)]
     reader, writer = gevent.socket.socketpair()
@@ -60,13 +60,13 @@ def test_others_have_their_turn_between_two_slices() -> None:
         writer.send(b"!")
         began = time.monotonic()
         other.join(10)
-        assert time.monotonic() - began < 3 * greenlet_bell.SLICE
+        assert time.monotonic() - began < 3 * greenlet_event.SLICE
         gevent.joinall(greenlets, timeout=20, raise_error=True)
 
 
 def test_it_ends_with_the_time_and_with_the_client() -> None:
     """A client that sends its next request early is there; one that closes is not."""
-    bell = GreenletBell()
+    bell = GreenletChangeEvent()
     began = time.monotonic()
     assert bell.wait(0.1)
     assert 0.05 < time.monotonic() - began < 2
@@ -90,7 +90,7 @@ def test_it_leaves_no_descriptor() -> None:
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     for rings in (True, False) * 10:
-        bell = GreenletBell()
+        bell = GreenletChangeEvent()
         waiting = [gevent.spawn(bell.wait, 5 if rings else 0.01) for _ in range(3)]
         gevent.sleep(0)
         if rings:

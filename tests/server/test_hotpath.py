@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
-from mop_config.server.app import create_app
-from mop_config.server.hotpath import HotPath
-from mop_config.server.runtime import EXTENSION, Runtime
+from mop_config.model.jws import SigningKey
+from mop_config.server.service import EXTENSION, ConfigService
 from mop_config.server.settings import Settings
-from mop_config.signing import SigningKey
+from mop_config.server.web.app import create_app
+from mop_config.server.web.hotpath import HotPath
 
 from ..conftest import SAMPLE
 from ..servers import ENDPOINTS
@@ -33,7 +33,7 @@ class Sides:
         app = create_app(Settings(**values), start=False)
         front: Any = app.wsgi_app
         assert isinstance(front, HotPath)
-        self.runtime: Runtime = app.extensions[EXTENSION]
+        self.runtime: ConfigService = app.extensions[EXTENSION]
         self.sides = (front, front.app)
         self.etag = self.runtime.store.view.snapshot.etag
         self.date = self.runtime.store.view.snapshot.last_modified_text

@@ -13,16 +13,17 @@ import pytest
 
 from mop_config import signals
 from mop_config.errors import SourceError
-from mop_config.server import lastgood, offload
-from mop_config.server.build import UrlRules
-from mop_config.server.loader import Loader
-from mop_config.server.memory import Memory
-from mop_config.server.problems import Code
-from mop_config.server.render import EMPTY, EMPTY_BODY, render
+from mop_config.server.parsing.builder import UrlRules
+from mop_config.server.parsing.problems import Code
+from mop_config.server.parsing.render import EMPTY, EMPTY_BODY, render
+from mop_config.server.reload import renderer
+from mop_config.server.reload.pipeline import Reloader
+from mop_config.server.serving.snapshot import Snapshot
+from mop_config.server.serving.store import Result, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import Settings
-from mop_config.server.snapshot import Snapshot
-from mop_config.server.sources import FileSource
-from mop_config.server.store import Result, State, Store, Trigger
+from mop_config.server.sources.file import FileSource
+from mop_config.server.state import last_good as lastgood
+from mop_config.server.state.releases import ReleaseStore
 
 GOOD = "DomainList:\na.com\nb.com\n"
 OTHER = "DomainList:\nb.com\nc.com\n"
@@ -36,13 +37,13 @@ class Site:
         self.last_good = folder / "key.lastgood"
         self.dates = folder / "key.dates"
 
-    def boot(self, *, writable: bool = True, may_wait: bool = False, **settings: Any) -> Loader:
+    def boot(self, *, writable: bool = True, may_wait: bool = False, **settings: Any) -> Reloader:
         settings.setdefault("max_bytes", 1 << 20)
-        loader = Loader(
+        loader = Reloader(
             FileSource(str(self.file), settings["max_bytes"]),
             Settings(**settings),
-            Store(Snapshot.of(EMPTY, last_modified=0, loaded_at=0.0, max_age=60)),
-            Memory(self.last_good.parent, "key", writable=writable),
+            SnapshotStore(Snapshot.of(EMPTY, last_modified=0, loaded_at=0.0, max_age=60)),
+            ReleaseStore(self.last_good.parent, "key", writable=writable),
         )
         loader.start(may_wait=may_wait)
         return loader
@@ -53,12 +54,12 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-def hosts(loader: Loader) -> list[str]:
+def hosts(loader: Reloader) -> list[str]:
     body = json.loads(loader.store.view.snapshot.plain.body)
     return [entry["url"] for entry in body["socketio_endpoints"]]
 
 
-def date(loader: Loader) -> int:
+def date(loader: Reloader) -> int:
     return loader.store.view.snapshot.last_modified
 
 
@@ -74,7 +75,7 @@ def test_a_good_file_is_applied(site: Site) -> None:
     loader.load(Trigger.WATCH)
     assert hosts(loader) == BC
     view = loader.store.view
-    assert view.state is State.FRESH
+    assert view.state is SourceState.FRESH
     reload = view.history[0]
     assert (reload.trigger, reload.result, reload.error) == (Trigger.WATCH, Result.APPLIED, None)
     assert str(reload.change) == "+2 -2 ~2 endpoints"
@@ -117,14 +118,14 @@ def test_a_bad_file_leaves_the_served_list(site: Site, bad: Code) -> None:
     loader.load(Trigger.POLL)
     view = loader.store.view
     assert view.snapshot is served
-    assert view.state is State.REJECTED
+    assert view.state is SourceState.REJECTED
     assert view.problems[0].code is bad
     assert view.reason == view.history[0].error == view.problems[0].message
     assert view.history[0].result is Result.REJECTED
     site.file.write_text(OTHER)
     loader.load(Trigger.WATCH)
     assert hosts(loader) == BC
-    assert (loader.store.view.state, loader.store.view.reason) == (State.FRESH, None)
+    assert (loader.store.view.state, loader.store.view.reason) == (SourceState.FRESH, None)
 
 
 def test_a_restart_with_a_bad_file_serves_the_last_good_list(site: Site, bad: Code) -> None:
@@ -135,20 +136,20 @@ def test_a_restart_with_a_bad_file_serves_the_last_good_list(site: Site, bad: Co
     loader = site.boot()
     assert hosts(loader) == AB
     view = loader.store.view
-    assert view.state is State.STALE
+    assert view.state is SourceState.STALE
     assert view.problems[0].code is bad
     assert (view.snapshot.etag, view.snapshot.last_modified) == (before.etag, before.last_modified)
     assert view.history[0].etag == before.etag
     site.file.write_text(OTHER)
     loader.load(Trigger.WATCH)
-    assert loader.store.view.state is State.FRESH
+    assert loader.store.view.state is SourceState.FRESH
 
 
 def test_with_nothing_good_ever_seen_an_empty_list_is_served(site: Site) -> None:
     """As in the guide; but it is not ready."""
     loader = site.boot()
     view = loader.store.view
-    assert (view.state, view.loaded) == (State.EMPTY, False)
+    assert (view.state, view.loaded) == (SourceState.EMPTY, False)
     assert view.snapshot.plain.body == EMPTY_BODY
     assert not site.last_good.exists()
 
@@ -157,7 +158,7 @@ def test_a_first_file_without_entries_is_served_as_what_it_is(site: Site) -> Non
     """There is nothing better to keep."""
     site.file.write_text("# to be filled\n")
     loader = site.boot()
-    assert loader.store.view.state is State.FRESH
+    assert loader.store.view.state is SourceState.FRESH
     assert hosts(loader) == []
 
 
@@ -171,7 +172,7 @@ def test_an_empty_file_may_replace_a_list_where_that_is_allowed(site: Site) -> N
     site.file.write_text("")
     loader.load(Trigger.WATCH)
     assert hosts(loader) == []
-    assert loader.store.view.state is State.FRESH
+    assert loader.store.view.state is SourceState.FRESH
 
 
 def test_strict_refuses_a_file_with_any_error(site: Site) -> None:
@@ -256,7 +257,7 @@ def test_a_return_to_the_served_text_is_fresh_again(site: Site) -> None:
     loader.load(Trigger.WATCH)
     site.file.write_text(GOOD)
     loader.load(Trigger.WATCH, quietly=True)
-    assert loader.store.view.state is State.FRESH
+    assert loader.store.view.state is SourceState.FRESH
     assert [r.result.value for r in loader.store.view.history] == [
         "unchanged",
         "rejected",
@@ -279,7 +280,7 @@ def test_an_unexpected_failure_leaves_the_list_and_is_tried_again(
         site.file.write_text(OTHER)
         loader.load(Trigger.WATCH, quietly=True)
         view = loader.store.view
-        assert (view.state, view.history[0].result) == (State.STALE, Result.ERROR)
+        assert (view.state, view.history[0].result) == (SourceState.STALE, Result.ERROR)
         assert view.reason == "MemoryError: no more"
         assert hosts(loader) == AB
     loader.load(Trigger.POLL, quietly=True)
@@ -294,13 +295,13 @@ def test_the_signals_come_after_the_swap_and_a_receiver_that_raises_changes_noth
     loader = site.boot()
     seen: list[tuple[Any, ...]] = []
 
-    def broken(sender: Store, **_: object) -> None:
+    def broken(sender: SnapshotStore, **_: object) -> None:
         raise RuntimeError("receiver")
 
-    def reloaded(sender: Store, **about: Any) -> None:
+    def reloaded(sender: SnapshotStore, **about: Any) -> None:
         seen.append((sender.view.snapshot is about["snapshot"], about["previous"].etag))
 
-    def rejected(sender: Store, **about: Any) -> None:
+    def rejected(sender: SnapshotStore, **about: Any) -> None:
         seen.append((about["reason"] == sender.view.reason, about["problems"][0].code))
 
     before = loader.store.view.snapshot.etag
@@ -352,7 +353,7 @@ class TestLastGood:
             site.last_good.write_bytes(damaged)
         site.file.unlink()
         loader = site.boot()
-        assert loader.store.view.state is State.EMPTY
+        assert loader.store.view.state is SourceState.EMPTY
         site.file.write_text(GOOD)
         loader.load(Trigger.WATCH)
         assert hosts(loader) == AB
@@ -406,14 +407,14 @@ class TestWorkers:
         quick.persist()
         sent: list[list[str]] = []
 
-        def receive(sender: Store, **_: Any) -> None:
+        def receive(sender: SnapshotStore, **_: Any) -> None:
             sent.append(hosts(slow))
 
         with signals.config_reloaded.connected_to(receive):
             slow.follow_others()
             slow.follow_others()
         assert sent == [BC]
-        assert slow.store.view.state is State.REJECTED
+        assert slow.store.view.state is SourceState.REJECTED
         assert date(slow) == date(quick)
         quick.follow_others()
         assert hosts(quick) == BC
@@ -495,7 +496,7 @@ def test_a_file_that_is_being_written_is_not_read_at_the_start(site: Site) -> No
         loader = site.boot(may_wait=True)
         assert loader.interrupted
         assert hosts(loader) == AB
-        assert loader.store.view.state is State.STALE
+        assert loader.store.view.state is SourceState.STALE
         assert hosts(site.boot()) == ["https://half.com", "https://of.com"], "nobody looks again"
         site.last_good.unlink()
         assert not site.boot(may_wait=True).interrupted, "it is better than nothing"
@@ -526,7 +527,7 @@ def test_a_process_without_descriptors_blames_no_file(site: Site) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     view = loader.store.view
-    assert (view.state, view.history[0].result) == (State.STALE, Result.ERROR)
+    assert (view.state, view.history[0].result) == (SourceState.STALE, Result.ERROR)
     assert "Too many open files" in str(view.reason)
     assert [reload.result for reload in view.history].count(Result.ERROR) == 1
     assert hosts(loader) == AB
@@ -538,7 +539,7 @@ def test_a_name_that_is_no_text_is_no_trouble(site: Site) -> None:
     """File names are bytes."""
     site.file = site.file.with_name(os.fsdecode(b"end\xffpoints.txt"))
     loader = site.boot()
-    assert loader.store.view.state is State.EMPTY
+    assert loader.store.view.state is SourceState.EMPTY
     site.file.write_text(GOOD)
     loader.load(Trigger.WATCH)
     assert hosts(loader) == AB
@@ -549,7 +550,7 @@ def test_a_receiver_that_exits_ends_nothing(site: Site) -> None:
     site.file.write_text(GOOD)
     loader = site.boot()
 
-    def leave(sender: Store, **_: object) -> None:
+    def leave(sender: SnapshotStore, **_: object) -> None:
         sys.exit("enough")
 
     with signals.config_reloaded.connected_to(leave):
@@ -589,15 +590,15 @@ class TestOffload:
 
     def test_the_result_is_the_same(self) -> None:
         """To the last byte."""
-        assert len(self.LARGE) > offload.THRESHOLD
-        apart = offload.Renderer().render(self.LARGE, UrlRules(), EMPTY_BODY)
+        assert len(self.LARGE) > renderer.THRESHOLD
+        apart = renderer.Renderer().render(self.LARGE, UrlRules(), EMPTY_BODY)
         assert apart == render(self.LARGE, UrlRules(), EMPTY_BODY)
         assert isinstance(apart.problems, tuple)
 
     def test_what_is_no_text_is_refused_as_ever(self) -> None:
         """With code and place."""
         with pytest.raises(SourceError) as caught:
-            offload.Renderer().render(self.LARGE + b"\xff", UrlRules(), EMPTY_BODY)
+            renderer.Renderer().render(self.LARGE + b"\xff", UrlRules(), EMPTY_BODY)
         assert caught.value.code == Code.NOT_UTF8
         assert "line 10002" in str(caught.value)
         assert (caught.value.line, caught.value.column) == (10002, 1)
@@ -619,7 +620,7 @@ class TestOffload:
         site.file.write_text(GOOD)
         loader = site.boot()
         with monkeypatch.context() as patch:
-            patch.setattr(offload, "_PROGRAM", "import os; os.kill(os.getpid(), 9)")
+            patch.setattr(renderer, "_PROGRAM", "import os; os.kill(os.getpid(), 9)")
             site.file.write_bytes(self.LARGE)
             loader.load(Trigger.WATCH)
             assert loader.store.view.history[0].result is Result.ERROR

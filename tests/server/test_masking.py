@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from mop_config.server.logs import LineFormatter
-from mop_config.server.masking import masked
+from mop_config.server.logs.format import LineFormatter
+from mop_config.server.logs.masking import masked
 
 TOKEN = "mop_Ab3-_xyzAb3-_xyzAb3-_xyzAb3-_xyzAb3-_xyz123"
 
@@ -34,7 +34,7 @@ def test_what_looks_like_a_secret_goes(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "mop_config.server.loader: unchanged (poll), etag 0123456789abcdef; 0 errors",
+        "mop_config.server.reload.pipeline: unchanged (poll), etag 0123456789abcdef; 0 errors",
         "mop_config_last_reload_success_timestamp_seconds",
         "tokens: 2 in /etc/mop-config/tokens",
         "GET /api/v1/config/endpoints?wait=30 HTTP/1.1",

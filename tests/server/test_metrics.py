@@ -14,10 +14,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from mop_config import create_app, init_app
-from mop_config.server import multiprocess
-from mop_config.server.gauges import host_gauges, worker_figures
+from mop_config.server.serving.store import Result, Trigger
 from mop_config.server.settings import Settings
-from mop_config.server.store import Result, Trigger
+from mop_config.server.status import multiprocess
+from mop_config.server.status.gauges import host_gauges, worker_figures
 
 from ..scrapes import METRICS, Scrape, check_with_promtool
 from ..servers import ENDPOINTS
@@ -129,7 +129,7 @@ class TestRequests:
         def fail() -> str:
             raise RuntimeError
 
-        app.view_functions["health.health"] = fail
+        app.view_functions["health"] = fail
         client = app.test_client()
         assert client.get("/health").status_code == 500
         counted = scrape(client).total("mop_config_requests_total", route="/health", status="500")
@@ -293,7 +293,7 @@ class Child:
 
     CODE = """
 import os, sys
-from mop_config.server.metrics import Metrics
+from mop_config.server.status.metrics import Metrics
 metrics = Metrics()
 metrics.start(sys.argv[1])
 print("ready", flush=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from mop_config import Endpoint, create_app
-from mop_config.address import EtcdAddress, normalise_host, parse_url
 from mop_config.errors import AddressError, SettingsError, SourceError
-from mop_config.server.problems import Code
-from mop_config.server.render import decode
+from mop_config.model.address import EtcdAddress, normalise_host, parse_url
+from mop_config.server.parsing.problems import Code
+from mop_config.server.parsing.render import decode
 from mop_config.server.settings import ProcessSettings, Settings
 
 from ..conftest import SAMPLE

@@ -11,13 +11,20 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from mop_config import Endpoint, EndpointConfig, create_app, init_app
-from mop_config.payload import dumps
-from mop_config.server.page import MAX_ROWS, describe, listing, quote, sparkline, visible
-from mop_config.server.problems import Code
+from mop_config.model.codec import dumps
+from mop_config.server.parsing.problems import Code
+from mop_config.server.serving.store import Result, SourceState, Trigger
 from mop_config.server.settings import Settings
-from mop_config.server.store import Result, State, Trigger
-from mop_config.server.texts import LANGUAGES, TEXTS, Texts
-from mop_config.server.texts_zh import PROBLEMS
+from mop_config.server.status.texts_zh import PROBLEMS
+from mop_config.server.status.translations import LANGUAGES, TEXTS, Texts
+from mop_config.server.web.dashboard.viewmodel import (
+    MAX_ROWS,
+    describe,
+    listing,
+    quote,
+    sparkline,
+    visible,
+)
 
 from ..conftest import SAMPLE
 
@@ -346,16 +353,17 @@ def test_every_text_is_there_in_both_languages() -> None:
     assert set(PROBLEMS) >= set(Code)
 
 
-@pytest.mark.parametrize("words", [State, Trigger, Result])
+@pytest.mark.parametrize("words", [SourceState, Trigger, Result])
 def test_every_word_of_the_status_has_a_text(words: Any) -> None:
     """States, triggers and results."""
     for word in words:
-        assert f"{words.__name__.lower()}.{word}" in TEXTS
+        name = words.__name__.lower().removeprefix("source")
+        assert f"{name}.{word}" in TEXTS
 
 
 def test_every_text_is_used() -> None:
     """By a template, or as a word of the status document."""
-    folder = Path(__file__).parents[2] / "mop_config" / "server" / "templates"
+    folder = Path(__file__).parents[2] / "mop_config" / "server" / "web" / "dashboard" / "templates"
     templates = "".join(file.read_text() for file in folder.iterdir())
     groups = ("state.", "trigger.", "result.", "health.", "severity.", "kind.", "watcher.")
     for key in TEXTS:

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mop_config import payload
-from mop_config.address import secret_part
-from mop_config.server.build import Built, UrlRules, build
-from mop_config.server.parse import Section, parse
-from mop_config.server.problems import MAX_KEPT, MIN_ERRORS, Code, Problem, Severity
-from mop_config.server.render import render
+from mop_config.model import codec
+from mop_config.model.address import secret_part
+from mop_config.server.parsing.builder import Built, UrlRules, build
+from mop_config.server.parsing.parser import Section, parse
+from mop_config.server.parsing.problems import MAX_KEPT, MIN_ERRORS, Code, Problem, Severity
+from mop_config.server.parsing.render import render
 
 from ..conftest import GUIDE_JSON, SAMPLE
 
@@ -514,7 +514,7 @@ class TestAttributes:
     def test_a_server_name_shows_in_the_json_only_where_given(self) -> None:
         """The guide's form stays what it is for everybody else."""
         config = built("IPList:\n1.2.3.4 server_name=API.example.com\n5.6.7.8").config
-        assert json.loads(payload.dumps(config))["api_endpoints"] == [
+        assert json.loads(codec.dumps(config))["api_endpoints"] == [
             {"url": "https://1.2.3.4/api/v1", "priority": 0, "server_name": "api.example.com"},
             {"url": "https://5.6.7.8/api/v1", "priority": 1},
         ]
@@ -775,7 +775,7 @@ def test_what_the_guides_rules_can_say_means_what_the_guide_says(
         default_port=port,
     ).config
     expected = what_the_guide_says(lines, protocol, api_path, socket_path, port)
-    assert json.loads(payload.dumps(config)) == expected
+    assert json.loads(codec.dumps(config)) == expected
 
 
 @given(st.text() | st.text("DomainListIP:：,，#@[]./- \n\r\t12ab=é" + "\u2028\x0b", max_size=200))
@@ -784,7 +784,7 @@ def test_no_text_makes_the_parser_raise(text: str) -> None:
     config, found = built(text)
     assert found.kept == sorted(found.kept)
     assert len(found.kept) == min(MAX_KEPT, found.errors + found.warnings)
-    assert payload.loads(payload.dumps(config)) == config
+    assert codec.loads(codec.dumps(config)) == config
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for problem in found.kept:
         assert 1 <= problem.line <= len(lines)

@@ -14,31 +14,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config import Endpoint, EndpointConfig, payload
-from mop_config.faults import Fault
-from mop_config.model import assemble
-from mop_config.probe import ProbeResult
-from mop_config.server import probing
-from mop_config.server.entries import entries
-from mop_config.server.findings import Findings
-from mop_config.server.leadership import Leadership
-from mop_config.server.probing import (
+from mop_config import Endpoint, EndpointConfig
+from mop_config.health.probe import ProbeResult
+from mop_config.model import codec
+from mop_config.model.endpoint import assemble
+from mop_config.model.entries import entries
+from mop_config.net.faults import Fault
+from mop_config.server.monitor import schedule
+from mop_config.server.monitor.results import ProbeResults
+from mop_config.server.monitor.schedule import (
     MOST,
     RECENT,
     SPREAD,
-    Change,
-    Probing,
+    HealthChange,
+    ProbeSchedule,
     Watched,
     best,
     rules,
 )
+from mop_config.server.state.leader import Leadership
 
 GOOD = ProbeResult(None, 0.25, "/health answers 200", "/health", status=200)
 BAD = ProbeResult(Fault.REFUSED, 0.01, "Connection refused")
 
 
 def body(api: list[Endpoint], socketio: list[Endpoint] | None = None) -> bytes:
-    return payload.dumps(EndpointConfig(tuple(api), tuple(socketio or ())))
+    return codec.dumps(EndpointConfig(tuple(api), tuple(socketio or ())))
 
 
 def named(*names: str) -> list[Endpoint]:
@@ -52,11 +53,11 @@ class Bench:
     """Probing with a clock of its own; ``up`` says which hosts answer."""
 
     def __init__(self, interval: float = 30.0, known: Any = (), chance: float = 0.5) -> None:
-        self.probing = Probing(rules(interval), lambda: chance, known)
+        self.probing = ProbeSchedule(rules(interval), lambda: chance, known)
         self.now = 1000.0
         self.up: set[str] = set()
         self.checks: list[tuple[float, str]] = []
-        self.changes: list[Change] = []
+        self.changes: list[HealthChange] = []
 
     def follow(self, api: list[Endpoint], socketio: list[Endpoint] | None = None) -> None:
         listed = best(body(api, socketio), self.probing.widths())
@@ -101,9 +102,9 @@ class TestEntries:
             )
 
         config = EndpointConfig(make("https", api), make("wss", socketio))
-        wire = payload.dumps(config)
-        assert tuple(entries(wire, "api")) == payload.loads(wire).api_endpoints
-        assert tuple(entries(wire, "socketio")) == payload.loads(wire).socketio_endpoints
+        wire = codec.dumps(config)
+        assert tuple(entries(wire, "api")) == codec.loads(wire).api_endpoints
+        assert tuple(entries(wire, "socketio")) == codec.loads(wire).socketio_endpoints
 
     def test_the_best_of_each_kind_are_checked(self) -> None:
         """By priority, then by place in the list; no more than so many."""
@@ -297,7 +298,7 @@ class TestFindings:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """There is an end to it."""
-        monkeypatch.setattr(probing, "LIMIT", 2 * MOST)
+        monkeypatch.setattr(schedule, "LIMIT", 2 * MOST)
         bench = Bench()
         many = [Endpoint(f"https://h{i}.example", i) for i in range(2 * MOST + 1)]
         for _ in range(4):
@@ -335,8 +336,8 @@ class TestFile:
         bench.run(60)
         records = bench.probing.records()
         records[2].update(state="unknown", checked_at=None, recent=[])
-        Findings(tmp_path / "f", 30).write(records)
-        reader = Findings(tmp_path / "f", 30)
+        ProbeResults(tmp_path / "f", 30).write(records)
+        reader = ProbeResults(tmp_path / "f", 30)
         health = reader.health()
         assert reader.read() == records
         assert {key: value for key, value in health.items() if key != "endpoints"} == {
@@ -364,16 +365,16 @@ class TestFile:
         """What it has found stays, for whoever takes over."""
         code = (
             "import sys; from pathlib import Path;"
-            "from mop_config.server.findings import Findings;"
-            "Findings(Path(sys.argv[1]), 30).write([])"
+            "from mop_config.server.monitor.results import ProbeResults;"
+            "ProbeResults(Path(sys.argv[1]), 30).write([])"
         )
         subprocess.run([sys.executable, "-c", code, str(tmp_path / "f")], check=True)
-        health = Findings(tmp_path / "f", 30).health()
+        health = ProbeResults(tmp_path / "f", 30).health()
         assert (health["alive"], health["pid"]) == (False, None)
 
     def test_a_prober_that_cannot_save_its_findings_shows(self, tmp_path: Path) -> None:
         """They become too old to be true; that of an empty list nothing is found does not."""
-        path, writer = tmp_path / "f", Findings(tmp_path / "f", 30)
+        path, writer = tmp_path / "f", ProbeResults(tmp_path / "f", 30)
         bench = Bench()
         bench.follow(named("a"))
         for records, age, alive in [
@@ -384,21 +385,21 @@ class TestFile:
             writer.write(records)
             at = time.time() - age
             os.utime(path, (at, at))
-            health = Findings(path, 30).health()
+            health = ProbeResults(path, 30).health()
             assert (health["alive"], health["pid"]) == (alive, os.getpid() if alive else None)
             assert len(health["endpoints"]) == len(records)
 
     def test_a_foreign_or_torn_file_is_no_finding(self, tmp_path: Path) -> None:
         """It is passed over, member by member."""
         path = tmp_path / "f"
-        empty = Findings(path, 30).health()
+        empty = ProbeResults(path, 30).health()
         assert (empty["alive"], empty["endpoints"]) == (False, [])
         bench = Bench()
         bench.follow(named("a"))
         bench.run(5)
-        Findings(path, 30).write(bench.probing.records())
+        ProbeResults(path, 30).write(bench.probing.records())
         good = json.loads(path.read_text())
-        assert Findings(path, 30).health()["endpoints"]
+        assert ProbeResults(path, 30).health()["endpoints"]
         (entry,) = good["endpoints"]
         odd: list[Any] = [[], [-1], {}, "?" * 300, True, -1, float("nan"), 1e300, [0] * 99]
         broken: list[Any] = [{**good, name: ["x"]} for name in good]
@@ -413,8 +414,8 @@ class TestFile:
         texts = ["", "{", "null", "[]", "\xff", "[" * 100_000, json.dumps(good)[:-9]]
         for text in [*texts, *map(json.dumps, broken)]:
             path.write_text(text)
-            assert Findings(path, 30).health() == empty, text[:300]
-            assert Findings(path, 30).read() == []
+            assert ProbeResults(path, 30).health() == empty, text[:300]
+            assert ProbeResults(path, 30).read() == []
 
     def test_a_folder_without_room_costs_one_warning(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -422,7 +423,7 @@ class TestFile:
         """And this process still knows what it has found; room makes all well again."""
         bench = Bench()
         bench.follow(named("a"))
-        findings = Findings(tmp_path / "gone" / "f", 30)
+        findings = ProbeResults(tmp_path / "gone" / "f", 30)
         for _ in range(3):
             findings.write(bench.probing.records())
         assert len(caplog.records) == 1
@@ -430,7 +431,7 @@ class TestFile:
         assert findings.health()["alive"]
         (tmp_path / "gone").mkdir()
         findings.write([])
-        assert Findings(tmp_path / "gone" / "f", 30).health()["alive"]
+        assert ProbeResults(tmp_path / "gone" / "f", 30).health()["alive"]
         assert findings.health()["endpoints"] == []
 
 
@@ -452,7 +453,7 @@ class TestLeadership:
         """However it died."""
         code = (
             "import sys; from pathlib import Path;"
-            "from mop_config.server.leadership import Leadership;"
+            "from mop_config.server.state.leader import Leadership;"
             "held = Leadership(Path(sys.argv[1]));"
             "print(held.take(), flush=True); sys.stdin.read()"
         )

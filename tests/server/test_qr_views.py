@@ -9,15 +9,16 @@ from urllib.parse import quote
 import pytest
 from flask.testing import FlaskClient
 
-from mop_config import create_app, payload, qr
-from mop_config.server import views
+from mop_config import create_app, qr
+from mop_config.model import codec
+from mop_config.server import web
 from mop_config.server.settings import Settings
 
 from ..conftest import GUIDE_JSON, SAMPLE, need_program
 
 BASE = "/api/v1/config/qr"
 ENDPOINTS = "/api/v1/config/endpoints"
-CONFIG = payload.loads(json.dumps(GUIDE_JSON))
+CONFIG = codec.loads(json.dumps(GUIDE_JSON))
 
 
 def make(folder: Path, text: str | None = None, **settings: Any) -> FlaskClient:
@@ -77,7 +78,7 @@ def test_unless_told_it_takes_the_first_form_that_fits(tmp_path: Path) -> None:
     for number in (20, 50, 100):
         client = make(tmp_path, hosts(number))
         text = client.get(f"{BASE}.json").data.decode()
-        assert text == qr.fit(payload.loads(client.get(ENDPOINTS).data)).text
+        assert text == qr.fit(codec.loads(client.get(ENDPOINTS).data)).text
         assert qr.scan(client.get(f"{BASE}.png").data) == text
         title = client.get(f"{BASE}.svg").data.partition(b"<title>")[2].partition(b"</title>")[0]
         found.append(title.decode())
@@ -92,7 +93,7 @@ def test_a_form_that_does_not_fit(tmp_path: Path, kind: str, number: int) -> Non
     assert answer.status_code == 422
     assert answer.content_type == "application/problem+json"
     problem: Any = answer.json
-    config = payload.loads(client.get(ENDPOINTS).data)
+    config = codec.loads(client.get(ENDPOINTS).data)
     assert problem["bytes"] == len(qr.dumps(config, "full", "r"))
     assert problem["capacity"] == 2953
     assert str(problem["bytes"]) in problem["detail"]
@@ -109,15 +110,15 @@ def test_a_form_that_does_not_fit(tmp_path: Path, kind: str, number: int) -> Non
 def test_what_does_not_change_is_not_done_again(tmp_path: Path) -> None:
     """The list is read once for all codes, and each code is drawn once."""
     client = make(tmp_path, hosts(30))
-    views.qr._offer.cache_clear()
-    views.qr._draw.cache_clear()
+    web.qr._offer.cache_clear()
+    web.qr._draw.cache_clear()
     for path in ("svg", "png", "svg", "png?limit=3", "json"):
         name, _, query = path.partition("?")
         assert client.get(f"{BASE}.{name}?{query}").status_code == 200
-    assert views.qr._offer.cache_info().misses == 1
-    assert views.qr._draw.cache_info().misses == 4
+    assert web.qr._offer.cache_info().misses == 1
+    assert web.qr._draw.cache_info().misses == 4
     assert make(tmp_path, hosts(31)).get(f"{BASE}.json").status_code == 200
-    assert views.qr._offer.cache_info().misses == 2
+    assert web.qr._offer.cache_info().misses == 2
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from mop_config import create_app
-from mop_config.server import hoststate, records
+from mop_config.model.jws import SigningKey
 from mop_config.server.settings import Settings
-from mop_config.signing import SigningKey
+from mop_config.server.state import records, workers
 
 from ..users import ALICE, MALLORY, as_user, busy, needs_root, place_for_all
 
@@ -140,7 +140,7 @@ class TestTheFolderAround:
     @staticmethod
     def prepares(state: Path) -> Callable[[], None]:
         def prepare() -> None:
-            assert hoststate.prepare(str(state))[1]
+            assert workers.prepare(str(state))[1]
 
         return prepare
 
@@ -174,7 +174,7 @@ class TestTheFolderAround:
         target = place / "created"
         for name in (f".probe.{os.getpid()}", ".probe", site.records().name):
             (site.state / name).symlink_to(target)
-        hoststate.prepare(str(site.state))
+        workers.prepare(str(site.state))
         assert not target.exists()
 
     def test_a_folder_that_is_swapped_all_the_time(self, site: Site, place: Path) -> None:

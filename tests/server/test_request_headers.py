@@ -13,8 +13,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from mop_config import create_app, init_app
+from mop_config.model.jws import SigningKey
 from mop_config.server.settings import Settings
-from mop_config.signing import SigningKey
 
 from ..conftest import SAMPLE
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mop_config.errors import SettingsError
-from mop_config.server.build import UrlRules
+from mop_config.server.parsing.builder import UrlRules
 from mop_config.server.settings import ProcessSettings, Settings
 
 

@@ -6,33 +6,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.server.settle import (
+from mop_config.server.sources.debounce import (
     APPEARED_QUIET,
     CLOSE_GRACE,
     CLOSE_WAIT,
     PATIENCE,
     QUIET,
     SILENT_QUIET,
-    Settle,
+    Debouncer,
 )
-from mop_config.server.sources import Signature
+from mop_config.server.sources.file import Fingerprint
 
-OLD = Signature(0, 1, 1, 0o100644, 100, 5, 5)
+OLD = Fingerprint(0, 1, 1, 0o100644, 100, 5, 5)
 NEW = OLD._replace(size=120, mtime_ns=6)
 NEWER = OLD._replace(size=130, mtime_ns=7)
 BLANK = OLD._replace(size=0, mtime_ns=6)
-GONE = Signature(errno.ENOENT)
+GONE = Fingerprint(errno.ENOENT)
 
 
 def looked(
-    settle: Settle, signature: Signature, now: float, *, told: bool = False, expected: bool = True
+    settle: Debouncer,
+    signature: Fingerprint,
+    now: float,
+    *,
+    told: bool = False,
+    expected: bool = True,
 ) -> None:
     settle.looked(signature, now, told=told, expected=expected)
 
 
 def test_nothing_is_due_while_nothing_changes() -> None:
     """Looking alone reads nothing."""
-    settle = Settle(OLD)
+    settle = Debouncer(OLD)
     looked(settle, OLD, 1.0)
     assert settle.wait(1.0) is None
     assert not settle.pending
@@ -40,7 +45,7 @@ def test_nothing_is_due_while_nothing_changes() -> None:
 
 def test_a_close_is_read_almost_at_once() -> None:
     """The file is whole then."""
-    settle = Settle(OLD)
+    settle = Debouncer(OLD)
     settle.written(1.0)
     settle.closed(1.1)
     assert settle.wait(1.1) == pytest.approx(CLOSE_GRACE)
@@ -49,7 +54,7 @@ def test_a_close_is_read_almost_at_once() -> None:
 
 def test_a_write_waits_for_its_close() -> None:
     """However slowly the rest comes."""
-    settle = Settle(OLD)
+    settle = Debouncer(OLD)
     for moment in range(10):
         settle.written(float(moment))
         looked(settle, OLD._replace(size=moment), float(moment), told=True)
@@ -60,7 +65,7 @@ def test_a_write_waits_for_its_close() -> None:
 
 def test_a_close_that_never_comes_is_not_waited_for_forever() -> None:
     """Two seconds after the last write the file is read as it is."""
-    settle = Settle(OLD)
+    settle = Debouncer(OLD)
     settle.written(1.0)
     assert settle.wait(1.0) == CLOSE_WAIT
     assert settle.wait(1.0 + CLOSE_WAIT) == 0
@@ -68,7 +73,7 @@ def test_a_close_that_never_comes_is_not_waited_for_forever() -> None:
 
 def test_a_write_right_behind_a_close_counts() -> None:
     """A second writer opens the file before we have read it."""
-    settle = Settle(OLD)
+    settle = Debouncer(OLD)
     settle.closed(1.0)
     settle.written(1.005)
     assert settle.wait(1.0 + CLOSE_GRACE) > 1  # type: ignore[operator]
@@ -76,14 +81,14 @@ def test_a_write_right_behind_a_close_counts() -> None:
 
 def test_a_change_of_another_sort_waits_for_a_moment_of_quiet() -> None:
     """A rename in the folder, a change of mode, a swapped link."""
-    settle = Settle(OLD)
+    settle = Debouncer(OLD)
     looked(settle, NEW, 1.0, told=True)
     assert settle.wait(1.0) == pytest.approx(QUIET)
 
 
 def test_two_equal_looks_do_where_no_event_can_be_expected() -> None:
     """Polling: each further change starts the wait anew."""
-    settle = Settle(OLD)
+    settle = Debouncer(OLD)
     looked(settle, NEW, 1.0, expected=False)
     looked(settle, NEWER, 1.04, expected=False)
     assert settle.wait(1.05) > 0.03  # type: ignore[operator]
@@ -93,17 +98,17 @@ def test_two_equal_looks_do_where_no_event_can_be_expected() -> None:
 
 def test_a_change_without_its_event_leaves_the_event_time_to_come() -> None:
     """It may only be late, and tell of a write in progress."""
-    settle = Settle(OLD)
+    settle = Debouncer(OLD)
     looked(settle, NEW, 1.0)
     assert settle.wait(1.0) == pytest.approx(SILENT_QUIET)
-    settle = Settle(GONE)
+    settle = Debouncer(GONE)
     looked(settle, NEW, 1.0)
     assert settle.wait(1.0) == pytest.approx(APPEARED_QUIET)
 
 
 def test_an_empty_file_is_one_that_somebody_is_about_to_write() -> None:
     """Unless it was closed so."""
-    settle = Settle(OLD)
+    settle = Debouncer(OLD)
     looked(settle, BLANK, 1.0, told=True)
     assert settle.wait(1.0) == CLOSE_WAIT
     settle.closed(1.1)
@@ -112,10 +117,10 @@ def test_an_empty_file_is_one_that_somebody_is_about_to_write() -> None:
 
 def test_being_asked_reads_now_unless_a_write_is_under_way() -> None:
     """SIGHUP in the middle of a save must not read the first half."""
-    settle = Settle(OLD)
+    settle = Debouncer(OLD)
     settle.asked(1.0)
     assert settle.wait(1.0) == 0
-    settle = Settle(OLD)
+    settle = Debouncer(OLD)
     settle.written(1.0)
     settle.asked(1.1)
     assert settle.wait(1.1) > 1  # type: ignore[operator]
@@ -123,7 +128,7 @@ def test_being_asked_reads_now_unless_a_write_is_under_way() -> None:
 
 def test_reading_ends_what_was_pending() -> None:
     """Until something changes again."""
-    settle = Settle(OLD)
+    settle = Debouncer(OLD)
     settle.closed(1.0)
     settle.read(NEW)
     looked(settle, NEW, 2.0)
@@ -132,7 +137,7 @@ def test_reading_ends_what_was_pending() -> None:
 
 def test_a_file_that_never_rests_is_told_of() -> None:
     """But not read in the middle of a write."""
-    settle = Settle(OLD)
+    settle = Debouncer(OLD)
     now = 0.0
     while now <= PATIENCE:
         assert not settle.restless(now)
@@ -158,7 +163,7 @@ def test_whatever_happens_a_change_is_read_in_the_end_and_never_during_a_write(
     steps: list[tuple[float, str, bool, bool]],
 ) -> None:
     """Left alone, what is pending is due within two seconds; a write in progress holds it."""
-    settle = Settle(OLD)
+    settle = Debouncer(OLD)
     now, serial, current = 0.0, 0, OLD
     last_write = None
     for pause, step, told, expected in steps:
@@ -190,7 +195,7 @@ def test_whatever_happens_a_change_is_read_in_the_end_and_never_during_a_write(
 
 def test_a_read_that_came_to_nothing_is_tried_again_soon() -> None:
     """Not at once, over and over."""
-    settle = Settle(OLD)
+    settle = Debouncer(OLD)
     settle.again(1.0)
     assert settle.wait(1.0) == pytest.approx(QUIET)
     settle.written(1.0)
@@ -200,7 +205,7 @@ def test_a_read_that_came_to_nothing_is_tried_again_soon() -> None:
 
 def test_a_writer_that_is_found_at_work_is_waited_for() -> None:
     """Until it has closed the file, or has written nothing for two seconds."""
-    settle = Settle(OLD)
+    settle = Debouncer(OLD)
     settle.closed(1.0)
     looked(settle, NEW, 1.0)
     assert settle.unguarded(OLD), "the close may be an earlier writer's"

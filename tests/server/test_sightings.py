@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.server.sightings import Seen, Sighting
+from mop_config.server.state.sightings import Seen, Sighting
 
 
 def after(*sightings: tuple[int, str, float, float]) -> tuple[list[float], list[Seen]]:

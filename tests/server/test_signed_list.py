@@ -15,17 +15,17 @@ from werkzeug.test import TestResponse
 
 from mop_config.client import EndpointManager
 from mop_config.errors import SettingsError
-from mop_config.server import signer
-from mop_config.server.answer import wish
-from mop_config.server.app import create_app
-from mop_config.server.ledger import Stamp
-from mop_config.server.loader import Loader
-from mop_config.server.memory import Memory
-from mop_config.server.runtime import EXTENSION, Runtime
+from mop_config.model.jws import SignedList, SigningKey, TrustedKeys
+from mop_config.server.reload.pipeline import Reloader
+from mop_config.server.service import EXTENSION, ConfigService
+from mop_config.server.serving import signer
+from mop_config.server.serving.conditional import preferred_form
+from mop_config.server.serving.signer import Signer
+from mop_config.server.serving.store import Trigger
 from mop_config.server.settings import Settings
-from mop_config.server.signer import Signer
-from mop_config.server.store import Trigger
-from mop_config.signing import SignedList, SigningKey, TrustedKeys
+from mop_config.server.state.ledger import Release
+from mop_config.server.state.releases import ReleaseStore
+from mop_config.server.web.app import create_app
 
 from ..client.handmade import NOBODY, QUICK
 from ..etcds import running_cluster
@@ -65,10 +65,10 @@ class Site:
         if mtime is not None:
             os.utime(self.file, (mtime, mtime))
 
-    def boot(self, **settings: Any) -> tuple[FlaskClient, Loader]:
+    def boot(self, **settings: Any) -> tuple[FlaskClient, Reloader]:
         """A server that looks at its file only when it is told to."""
         app = create_app(Settings(**{**self.settings, **settings}), start=False)
-        runtime: Runtime = app.extensions[EXTENSION]
+        runtime: ConfigService = app.extensions[EXTENSION]
         return app.test_client(), runtime._loader
 
 
@@ -186,7 +186,7 @@ class TestTheRoute:
     def test_a_long_poll_waits_for_the_next_signature(self, site: Site) -> None:
         """It is another text when it is signed anew; one for the plain list sleeps on."""
         client, _ = site.boot(max_waiters=2)
-        runtime: Runtime = client.application.extensions[EXTENSION]
+        runtime: ConfigService = client.application.extensions[EXTENSION]
         now = [float(WEEK)]
         runtime.signer._clock = lambda: now[0]
         runtime.responder.prepare()
@@ -474,18 +474,18 @@ class TestTheVersion:
     @pytest.mark.parametrize("damage", [b"", b"[", b'[["e",1,1,1e400]]', b'[["e",1,1]]', b"\xff"])
     def test_a_damaged_ledger_begins_anew(self, tmp_path: Path, damage: bytes) -> None:
         """And takes what the other sources of the folder know."""
-        other = Memory(tmp_path, "other").stamp("x", 5.0, Stamp(5, 5000))
+        other = ReleaseStore(tmp_path, "other").stamp("x", 5.0, Release(5, 5000))
         (tmp_path / "key.dates").write_bytes(damage)
-        assert Memory(tmp_path, "key").stamp("e", 1.0, Stamp(1, 1000)) == (1, other.ver + 1)
-        assert Memory(tmp_path, "key").stamp("e", 2.0, Stamp(2, 2000)) == (1, other.ver + 1)
+        assert ReleaseStore(tmp_path, "key").stamp("e", 1.0, Release(1, 1000)) == (1, other.ver + 1)
+        assert ReleaseStore(tmp_path, "key").stamp("e", 2.0, Release(2, 2000)) == (1, other.ver + 1)
 
     def test_a_worker_in_the_place_of_a_dead_one_agrees(self, tmp_path: Path) -> None:
         """Though another server, in the same folder, has given higher versions since."""
-        given = Memory(tmp_path, "key").stamp("e", 1.0, Stamp(1, 1000))
-        other = Memory(tmp_path, "other").stamp("x", 5.0, Stamp(5, 5000))
-        born = Memory(tmp_path, "key", siblings=lambda: True)
-        assert born.stamp("e", 1.0, Stamp(1, 1000)) == given
-        first = Memory(tmp_path, "key").stamp("e", 1.0, Stamp(1, 1000))
+        given = ReleaseStore(tmp_path, "key").stamp("e", 1.0, Release(1, 1000))
+        other = ReleaseStore(tmp_path, "other").stamp("x", 5.0, Release(5, 5000))
+        born = ReleaseStore(tmp_path, "key", siblings=lambda: True)
+        assert born.stamp("e", 1.0, Release(1, 1000)) == given
+        first = ReleaseStore(tmp_path, "key").stamp("e", 1.0, Release(1, 1000))
         assert first.ver > other.ver
 
     def test_the_ledger_is_private(self, site: Site) -> None:
@@ -579,8 +579,8 @@ class TestAgainstTheRealServer:
 
 def test_a_wish_is_read_once(site: Site) -> None:
     """The same header is not parsed for each request."""
-    wish.cache_clear()
+    preferred_form.cache_clear()
     client, _ = site.boot()
     for _ in range(5):
         client.get(ENDPOINTS, headers={"Accept": "application/jose"})
-    assert wish.cache_info().misses == 1
+    assert preferred_form.cache_info().misses == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mop_config.errors import SourceError
-from mop_config.server.sources import FileSource
+from mop_config.server.sources.file import FileSource
 
 from ..conftest import skip
 from ..waiting import wait_for

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mop_config.server.gauges import worker_figures
-from mop_config.server.hoststate import HostState, prepare, started
-from mop_config.server.logs import LineFormatter
-from mop_config.server.problems import Code, Problem, Severity
-from mop_config.server.status import host_status, merge_histories, noticed
+from mop_config.server.logs.format import LineFormatter
+from mop_config.server.parsing.problems import Code, Problem, Severity
+from mop_config.server.state.workers import WorkerRegistry, prepare, started
+from mop_config.server.status.document import host_status, merge_histories, noticed
+from mop_config.server.status.gauges import worker_figures
 
 from ..waiting import wait_for
 
@@ -111,7 +111,7 @@ class TestHostState:
 
     def test_live_workers_are_seen_and_dead_ones_cleaned_away(self, tmp_path: Path) -> None:
         """Whatever killed them."""
-        host = HostState(tmp_path, "k")
+        host = WorkerRegistry(tmp_path, "k")
         other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         try:
             host.write(worker(os.getpid()))
@@ -125,7 +125,7 @@ class TestHostState:
 
     def test_a_reused_process_id_is_another_process(self, tmp_path: Path) -> None:
         """The start time tells."""
-        host = HostState(tmp_path, "k")
+        host = WorkerRegistry(tmp_path, "k")
         host.write(worker(1))
         record = json.loads((tmp_path / "k.worker.1.json").read_text())
         assert record["started"] == started(1) != ""
@@ -135,7 +135,7 @@ class TestHostState:
 
     def test_foreign_and_torn_files_are_passed_over(self, tmp_path: Path) -> None:
         """They are nobody's state."""
-        host = HostState(tmp_path, "k")
+        host = WorkerRegistry(tmp_path, "k")
         host.write(worker(1))
         good = json.loads((tmp_path / "k.worker.1.json").read_text())
         assert len(host.others(os.getpid())) == 1
@@ -162,7 +162,7 @@ class TestHostState:
         folder, writable = prepare(str(tmp_path / "a" / "b"))
         assert writable
         assert folder.stat().st_mode & 0o777 == 0o700
-        host = HostState(folder, "k")
+        host = WorkerRegistry(folder, "k")
         folder.rmdir()
         caplog.clear()
         host.write(worker(os.getpid()))
@@ -171,7 +171,7 @@ class TestHostState:
 
     def test_a_folder_that_cannot_be_read_is_told_of(self, tmp_path: Path) -> None:
         """The workers that are not seen may be there."""
-        host = HostState(tmp_path / "gone", "k", writable=False)
+        host = WorkerRegistry(tmp_path / "gone", "k", writable=False)
         assert host.others(1) == []
         assert "No such file" in host.trouble
         host.write(worker(os.getpid()))
@@ -180,7 +180,7 @@ class TestHostState:
 
     def test_a_file_is_due_where_it_is_missing(self, tmp_path: Path) -> None:
         """But not again right after a failure."""
-        host, pid = HostState(tmp_path / "s", "k", writable=False), os.getpid()
+        host, pid = WorkerRegistry(tmp_path / "s", "k", writable=False), os.getpid()
         (tmp_path / "s").write_text("no folder")
         assert host.is_due(pid)
         host.write(worker(pid))

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from mop_config import Endpoint, EndpointConfig, payload
-from mop_config.model import assemble
-from mop_config.server.app import create_app
+from mop_config import Endpoint, EndpointConfig
+from mop_config.model import codec
+from mop_config.model.endpoint import assemble
 from mop_config.server.settings import Settings
-from mop_config.server.targets import health_url, target
-from mop_config.server.views import targets
+from mop_config.server.web import targets
+from mop_config.server.web.app import create_app
+from mop_config.server.web.target_groups import health_url, target
 
 from ..conftest import need_program
 from ..servers import ROOT, running
@@ -79,7 +80,7 @@ def test_a_hundred_thousand_are_written_a_part_at_a_time() -> None:
     """In moments, and without the whole answer in memory."""
     urls = (f"https://h{i}.example.com/api/v1" for i in range(100_000))
     endpoints = tuple(assemble(url, i, None) for i, url in enumerate(urls))
-    body = payload.dumps(EndpointConfig(endpoints))
+    body = codec.dumps(EndpointConfig(endpoints))
     before = time.process_time()
     parts = list(targets.written(body))
     assert time.process_time() - before < 5

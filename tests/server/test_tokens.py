@@ -11,11 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.server import keyring as keyring_module
-from mop_config.server.keyring import Keyring
-from mop_config.server.problems import Code
-from mop_config.server.settings import Settings
-from mop_config.server.tokens import (
+from mop_config.server.auth import authenticator as keyring_module
+from mop_config.server.auth.authenticator import TokenAuthenticator
+from mop_config.server.auth.tokens import (
     MAX_FAULTS,
     Token,
     digest,
@@ -25,6 +23,8 @@ from mop_config.server.tokens import (
     line_of,
     parse,
 )
+from mop_config.server.parsing.problems import Code
+from mop_config.server.settings import Settings
 
 from ..waiting import wait_for
 
@@ -115,7 +115,7 @@ class Ring:
         self.file = folder / "tokens"
         if text is not None:
             self.file.write_text(text)
-        self.keyring = Keyring(Settings(tokens_file=str(self.file), **settings))  # type: ignore[arg-type]
+        self.keyring = TokenAuthenticator(Settings(tokens_file=str(self.file), **settings))  # type: ignore[arg-type]
 
     def knows(self, secret: str) -> bool:
         """Whether a token is taken, once the keyring has looked as the reload thread does."""

@@ -16,11 +16,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from mop_config.client import EndpointManager, UpdateFailed
-from mop_config.server import ledger
-from mop_config.server.ledger import Line
-from mop_config.server.loader import Loader
-from mop_config.server.sightings import Sighting
-from mop_config.server.store import State, Trigger
+from mop_config.server.reload.pipeline import Reloader
+from mop_config.server.serving.store import SourceState, Trigger
+from mop_config.server.state import ledger
+from mop_config.server.state.ledger import LedgerLine
+from mop_config.server.state.sightings import Sighting
 
 from ..client.handmade import NOBODY, QUICK
 from ..disks import fill, small_disk
@@ -34,7 +34,7 @@ OLD, NEWER = 1_700_000_000, 1_700_500_000
 class Worker:
     """An application, and the turns of its reload thread."""
 
-    def __init__(self, booted: tuple[FlaskClient, Loader]) -> None:
+    def __init__(self, booted: tuple[FlaskClient, Reloader]) -> None:
         self.client, self.loader = booted
 
     def look(self) -> "Worker":
@@ -134,17 +134,17 @@ class TestATouch:
         worker.look()
         site.write("DomainList:\n", NEWER)
         assert worker.look().ver == OLD * 1000
-        assert worker.loader.store.view.state is State.REJECTED
+        assert worker.loader.store.view.state is SourceState.REJECTED
 
 
 def test_touches_push_no_other_list_out() -> None:
     """One line for however many of them."""
-    lines = [Line("other", 1.0, 1, 1000), Line("ours", 2.0, 2, 2000)]
+    lines = [LedgerLine("other", 1.0, 1, 1000), LedgerLine("ours", 2.0, 2, 2000)]
     held = lines[-1]
     for touch in range(200):
         held, lines = ledger.confirmed(lines, held, 3.0 + touch, 3000 + touch)
     assert [line.etag for line in lines] == ["other", "ours"]
-    assert held == lines[-1] == Line("ours", 202.0, 2, 3199)
+    assert held == lines[-1] == LedgerLine("ours", 202.0, 2, 3199)
     assert ledger.read(ledger.write(lines)) == lines
 
 

@@ -1,0 +1,120 @@
+"""The asynchronous manager."""
+
+import asyncio
+import contextlib
+from typing import Any, Self, Unpack
+
+import httpx2
+from blinker import NamedSignal
+
+from .base import BaseManager
+from .keywords import ClientKeywords
+from .pool.endpoint_state import EndpointState
+from .transport._async.transport import AsyncFailoverTransport
+from .transport.clients import AsyncClient
+
+
+class AsyncEndpointManager(BaseManager):
+    """The manager for asyncio programs.
+
+    ::
+
+        async with AsyncEndpointManager(["https://a.example/api/v1"]) as manager:
+            response = await manager.client().get("/users")
+
+    Health checks and updates run in threads, as in ``EndpointManager``; requests run in the
+    event loop, and signals are sent from it. See ``__init__`` for the arguments.
+    """
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    async def start(self) -> Self:
+        """Begin to check the endpoints and to update the list."""
+        self._loop = asyncio.get_running_loop()
+        self._begin()
+        return self
+
+    async def close(self) -> None:
+        """Stop, within a second. The list is kept; ``start`` begins anew."""
+        try:
+            await asyncio.to_thread(self._end)
+        except RuntimeError:  # there is no thread left to wait in
+            self._end()
+        self._loop = None
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def client(
+        self, *, start: bool = True, **options: Unpack[ClientKeywords]
+    ) -> httpx2.AsyncClient:
+        """Make an HTTP client whose relative URLs go to the current endpoint.
+
+        Args:
+            start: Whether to start a manager that never ran, as ``start`` does: without its
+                checks requests fail over, but never go back.
+            options: Those of ``httpx2.AsyncClient``, but for ``transport``: ``timeout``,
+                ``headers``, ``auth``, ``cookies``, ``params``, ``follow_redirects``,
+                ``max_redirects``, ``event_hooks``, ``base_url``, ``default_encoding``,
+                ``mounts``, and how its connections are made: ``verify``, ``cert``, ``http1``,
+                ``http2``, ``limits``, ``proxy``, ``trust_env``, ``local_address``,
+                ``socket_options``; the manager's are the defaults of these. ``timeout`` bounds
+                each attempt; without it,
+                ``Policy.total_timeout`` bounds them all.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If certificates would not be verified.
+        """
+        if start:
+            self._begin_unless_begun()
+        transport = AsyncFailoverTransport(self, **self._for_transport(options))
+        return AsyncClient(transport=transport, **self._for_client(options))
+
+    async def check_endpoint_health(self, endpoint: EndpointState | str) -> bool:
+        """Check one endpoint now; see ``EndpointManager.check_endpoint_health``.
+
+        Raises:
+            KeyError: If it is not in the list.
+        """
+        return await asyncio.to_thread(self._check_one, self._job_for(endpoint))
+
+    async def check_all(self) -> None:
+        """Check the best 50 endpoints of each kind, and any in use, and wait for the last."""
+        await asyncio.to_thread(self._check_all)
+
+    async def update_endpoints_from_remote(
+        self, fallback_url: str | None = None, token: str | None = None, *, force: bool = False
+    ) -> bool:
+        """Ask for a new list now, and apply it; see ``EndpointManager``.
+
+        Raises:
+            UpdateFailed: If no source gave a list; ours stays.
+            UpdateRefused: If the only lists found would leave nothing that works, or
+                (``UpdateUntrusted``) are not to be trusted.
+        """
+        return await asyncio.to_thread(self._update, fallback_url, token, force=force)
+
+    def _begin_unless_begun(self) -> None:
+        """Start for the first user; see ``BaseManager._begin_unless_begun``."""
+        if self._loop is None:
+            self._loop = _running_loop()  # signals are sent from it
+        super()._begin_unless_begun()
+
+    def _send(self, signal: NamedSignal, about: dict[str, Any]) -> None:
+        loop = self._loop
+        if loop is None or _running_loop() is loop:
+            super()._send(signal, about)
+        else:
+            with contextlib.suppress(RuntimeError):  # a loop that has ended takes nothing
+                loop.call_soon_threadsafe(super()._send, signal, about)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

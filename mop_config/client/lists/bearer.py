@@ -1,0 +1,64 @@
+"""The token for sources of lists: judged when it is given, and each time that it is asked for."""
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ...errors import UpdateFailed
+
+#: A token, or a function that gives it when it is needed; None while nobody is logged in.
+Token = str | Callable[[], str | None] | None
+
+# Anything else cannot stand in a header, and would end up in an error message on its way.
+_FORM = re.compile(r"[!-~]+")
+
+
+def check_token(token: Any) -> None:
+    """Judge the ``token`` of a manager.
+
+    Raises:
+        TypeError: If it is neither a text, nor a plain function, nor None.
+        ValueError: If it is a text that cannot be a token; the message never shows it.
+    """
+    called = getattr(token, "__call__", None)  # noqa: B004 - an object may have an async one
+    if inspect.iscoroutinefunction(token) or inspect.iscoroutinefunction(called):
+        raise TypeError(
+            "token must be a plain function, not an async one: updates run in threads, and none of"
+            " them can await it"
+        )
+    if isinstance(token, str):
+        if fault := _fault(token):
+            raise ValueError(f"token {fault}")
+    elif token is not None and not callable(token):
+        raise TypeError(
+            f"token must be a text, a function that gives one, or None, not {type(token).__name__}"
+        )
+
+
+def current_token(token: Any) -> str | None:
+    """Give the token as it is now, fit for a header; None while there is none.
+
+    Raises:
+        UpdateFailed: If it cannot be used; the message never shows it.
+    """
+    found = token() if callable(token) else token
+    if found is None:
+        return None
+    if inspect.iscoroutine(found):
+        found.close()
+    if not isinstance(found, str):
+        fault = f"must be a text or None, not {type(found).__name__}"
+    else:
+        fault = _fault(found)
+    if fault:
+        raise UpdateFailed("invalid", (("the token", fault),))
+    return str(found).strip()
+
+
+def _fault(token: str) -> str:
+    if not token.strip():
+        return "is empty: None means that there is none"
+    if not _FORM.fullmatch(token.strip()):
+        return "holds characters that a bearer token cannot have"
+    return ""

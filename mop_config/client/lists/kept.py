@@ -1,0 +1,187 @@
+"""What is remembered of the list besides its endpoints, and the file that keeps all of it."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+
+from ...errors import SignatureError
+from ...files import locked
+from ...model.endpoint import EndpointConfig
+from ..pool.endpoint_state import ListSource
+from . import cache
+from .cache import CachedList
+from .sift import only_plain_of, sifted
+from .trust import HighWaterMark, Trust
+
+logger = logging.getLogger(__name__)
+
+#: Seconds to wait for another process that writes the same file; else the next turn does it.
+_PATIENCE = 0.1
+
+
+def cache_path(path: str | Path | None, app: str | None) -> Path | None:
+    """Say where the list of an application is kept; None for nowhere."""
+    if path is not None:
+        return Path(path)
+    if app is None:
+        return None
+    try:
+        folder = platformdirs.user_cache_path(app)
+    except (RuntimeError, KeyError, OSError) as error:
+        logger.warning("the endpoint list is not kept: this user has no home (%s)", error)
+        return None
+    if not folder.is_absolute():
+        logger.warning("the endpoint list is not kept: this user has no home")
+        return None
+    return folder / "endpoints.json"
+
+
+class Kept:
+    """Where the list came from, and its file.
+
+    Args:
+        path: The file, or None.
+        trust: What its list must stand up to, or None where it need not be signed.
+
+    Attributes:
+        room_id: The room that came with the last QR code that named one, or None.
+        etags: The tags of remote lists that are the same as ours, by URL.
+        refusal: Why the file's list was not taken, where it is not to be trusted; else None.
+    """
+
+    def __init__(self, path: Path | None, trust: Trust | None = None) -> None:
+        self._path = path
+        # Beside the list, so that a list that is lost, or put back, does not take it along.
+        self._mark_path = None if path is None else path.with_name(f"{path.name}.mark")
+        self._trust = trust
+        self._complained = False
+        self._failing = False  # whether the file could not be written
+        if trust is not None and self._mark_path is not None:
+            trust.share(self._mark)
+        self.refusal: SignatureError | None = None
+        self._source = ListSource("none", None, None)
+        self._learnt_at: float | None = None
+        self._unsaved = False
+        self._saving = threading.Lock()
+        self.room_id: str | None = None
+        self.etags: dict[str, str] = {}
+
+    def load(self) -> EndpointConfig:
+        """Take in what the file holds, and give its list; an empty one where it has none."""
+        mark = None
+        if self._trust is not None:
+            mark = self._mark()
+            self._trust.remember(mark)
+        cached = None if self._path is None else cache.load(self._path)
+        if cached is None:
+            return EndpointConfig()
+        self.room_id = cached.room_id
+        config = cached.config
+        if self._trust is not None:
+            self._trust.remember(cached.mark)
+            config = self._believed(self._trust, cached, mark or cached.mark) if config else config
+        config = sifted(config, str(self._path))
+        if config:
+            self.etags = dict(cached.etags)
+            self._source, self._learnt_at = ListSource("cache", cached.url, None), cached.saved_at
+        return config
+
+    def _mark(self) -> HighWaterMark | None:
+        """Read the mark as it is now: other processes may keep their lists in the same file."""
+        if self._mark_path is None:
+            return None
+        try:
+            return cache.load_mark(self._mark_path)
+        except (OSError, ValueError) as error:
+            if not self._complained:
+                logger.warning("the mark in %s is ignored: %s", self._mark_path, error)
+            self._complained = True
+            return None
+
+    def _believed(
+        self, trust: Trust, cached: CachedList, mark: HighWaterMark | None
+    ) -> EndpointConfig:
+        """Give what is signed of a list that was kept: nothing, if it is not to be trusted."""
+        try:
+            if cached.jws is None:
+                raise SignatureError("not-signed", "it is no signed list")
+            trust.recall(cached.jws, cached.beside, mark)
+        except SignatureError as error:
+            self.refusal = error
+        return only_plain_of(trust.config(), cached.config)
+
+    def note(self, origin: str, url: str | None = None, learnt_at: float | None = None) -> None:
+        """Note where the list came from; ``learnt_at`` is a POSIX time."""
+        self._source, self._learnt_at = ListSource(origin, url, None), learnt_at
+
+    @property
+    def source(self) -> ListSource:
+        """Where the list came from, and how old it is."""
+        age = None if self._learnt_at is None else max(0.0, time.time() - self._learnt_at)
+        stale = self._trust is not None and self._trust.stale
+        return self._source._replace(age=age, stale=stale)
+
+    def changed(self) -> None:
+        """Note that the file is behind."""
+        self._unsaved = True
+
+    def forked(self) -> None:
+        """Start anew in a child process: the parent may have been in the midst of saving."""
+        self._saving = threading.Lock()
+        if self._trust is not None:
+            self._trust.forked()
+
+    def save(self, config: Callable[[], EndpointConfig]) -> None:
+        """Write the list, if there is a file and it is behind."""
+        if not self._unsaved:
+            return
+        with self._saving:
+            if not self._unsaved:
+                return
+            self._unsaved = False
+            if self._path is None:
+                return
+            kept = CachedList(
+                config(),
+                self._source.origin,
+                self._source.url,
+                self._learnt_at or time.time(),
+                self.room_id,
+                dict(self.etags),
+            )
+            try:
+                if self._trust is None or self._mark_path is None:
+                    cache.save(self._path, kept)
+                else:
+                    with locked(self._path.with_name(f"{self._path.name}.lock"), _PATIENCE):
+                        self._save_signed(self._path, self._mark_path, self._trust, kept)
+                self._failing = False
+            except BlockingIOError:
+                self._unsaved = True
+            except OSError as error:
+                self._unsaved = True  # the reason may pass: a full disk, or no descriptors
+                if not self._failing:
+                    logger.warning("the endpoint list cannot be kept in %s: %s", self._path, error)
+                self._failing = True
+
+    def _save_signed(self, path: Path, mark_path: Path, trust: Trust, kept: CachedList) -> None:
+        """Write what is signed, and then the mark: the list must not be older than that."""
+        there, mark = self._mark(), trust.mark
+        counting = trust.counting(there)
+        if counting is not None and mark is not None and counting.ver > mark.ver:
+            return  # another process has taken a newer one
+        trust.remember(there)  # the lower marks of other keys
+        mark = trust.mark
+        if trust.current is None:
+            # What nobody signed would be refused at the next start.
+            kept = kept._replace(config=EndpointConfig(), mark=mark)
+        else:
+            beside = tuple(older.text for older in trust.beside)
+            kept = kept._replace(jws=trust.current.text, mark=mark, beside=beside)
+        cache.save(path, kept)
+        if mark is not None and mark != there:
+            cache.save_mark(mark_path, mark)

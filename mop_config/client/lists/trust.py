@@ -1,0 +1,313 @@
+"""Whom a manager believes: trusted keys, and the newest list that they have signed."""
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...errors import PayloadError, SignatureError, SigningKeyError
+from ...model import codec
+from ...model.endpoint import Endpoint, EndpointConfig
+from ...model.jws import DAY, SKEW, SignedList, TrustedKeys, check_ahead, looks_signed, moment
+from ..keywords import Several
+
+logger = logging.getLogger(__name__)
+
+#: A public key, or several: a JWK or a JWK set (as a ``dict`` or JSON), PEM, or a file of them.
+Key = Mapping[str, Any] | str | Path
+
+_MAX_KEY_BYTES = 65536
+#: Lists that the newest one may have been added to: QR codes scanned one after the other.
+_MOST_BESIDE = 16
+
+
+def trusted_keys(keys: Several[Key]) -> TrustedKeys:
+    """Read the keys that an application trusts.
+
+    Args:
+        keys: A text that is neither JSON nor PEM is the path of a file.
+
+    Raises:
+        SigningKeyError: If one cannot be used, or there is none.
+        MissingExtra: If joserfc is not installed.
+        TypeError: If one key is given instead of a list.
+    """
+    if isinstance(keys, (str, bytes, Path, Mapping)):
+        raise TypeError("give a list of keys, not one key")
+    texts: list[Mapping[str, Any] | str | bytes] = []
+    for number, key in enumerate(keys):
+        try:
+            text = _text(key)
+            TrustedKeys([text])
+        except SigningKeyError as error:
+            raise SigningKeyError(f"trusted_keys[{number}] cannot be used: {error}") from None
+        texts.append(text)
+    if not texts:
+        raise SigningKeyError("trusted_keys is empty: no list could ever be taken")
+    return TrustedKeys(texts)
+
+
+def _text(key: Key) -> Mapping[str, Any] | str | bytes:
+    if isinstance(key, Mapping):
+        return key
+    if isinstance(key, str) and re.match(r"\s*(?:\{|-----BEGIN)", key):
+        return key
+    try:
+        with open(key, "rb") as file:
+            return file.read(_MAX_KEY_BYTES)
+    except OSError as error:
+        raise SigningKeyError(f"{key}: {error.strerror or error}") from None
+    except ValueError:
+        raise SigningKeyError("it is neither a key nor the path of one") from None
+
+
+class HighWaterMark(NamedTuple):
+    """The newest list that was ever taken: what is older is refused from then on.
+
+    Attributes:
+        ver: Its version, in milliseconds.
+        digest: Of its contents.
+        beside: Of the contents of older lists that its endpoints were added to.
+        kid: The key that signed it; None where that was not noted.
+        others: The marks of other keys, which are lower: they count once this key is no longer
+            trusted.
+    """
+
+    ver: int
+    digest: str
+    beside: tuple[str, ...] = ()
+    kid: str | None = None
+    others: "tuple[HighWaterMark, ...]" = ()
+
+
+class Trust:
+    """What a manager takes for a list, and what it took last; for any number of threads.
+
+    Args:
+        keys: The keys that it trusts; one mark stands for all of them.
+        clock: Gives POSIX seconds.
+        most: How many endpoints a list may have, or None for any number.
+
+    Attributes:
+        current: The list that was taken last, as it was signed.
+        beside: Older ones that it was added to, and that still count; the oldest first.
+    """
+
+    def __init__(
+        self, keys: TrustedKeys, clock: Callable[[], float], most: int | None = None
+    ) -> None:
+        self._keys = keys
+        self._most = most
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._others: Callable[[], HighWaterMark | None] = lambda: None
+        self._marks: dict[str | None, HighWaterMark] = {}  # by key
+        self._named_beside: tuple[str, ...] = ()
+        self._warned = False
+        self.current: SignedList | None = None
+        self.beside: tuple[SignedList, ...] = ()
+
+    def read(self, text: str | bytes, *, kept: bool = False) -> SignedList:
+        """Read a signed list.
+
+        Args:
+            text: The JWS.
+            kept: Whether it was taken before: then it may have expired since.
+
+        Raises:
+            SignatureError: If it must not be taken.
+        """
+        signed = self._keys.verify(text, None if kept else self._clock(), self._most)
+        with self._lock:
+            self._check_age(signed)
+            if not kept:
+                self._check_ahead(signed)
+        return signed
+
+    @property
+    def mark(self) -> HighWaterMark | None:
+        """The newest list that was ever taken, of those that a trusted key has signed."""
+        if not self._marks:
+            return None
+        top, *others = sorted(self._marks.values(), key=lambda mark: -mark.ver)
+        return top._replace(beside=self._named_beside, others=tuple(others))
+
+    def counting(self, mark: HighWaterMark | None) -> HighWaterMark | None:
+        """Give the highest mark of a trusted key in a mark that was kept, or None."""
+        found = [each for each in _each(mark) if self._counts(each)]
+        return max(found, key=lambda each: each.ver, default=None)
+
+    def _counts(self, mark: HighWaterMark) -> bool:
+        # Otherwise a list with a stolen key and a high version would block all others for good.
+        return mark.kid is None or mark.kid in self._keys.kids
+
+    def take(self, signed: SignedList, *, added: bool = False) -> None:
+        """Note that a list is taken: from now on, nothing older is.
+
+        Args:
+            signed: The list.
+            added: Whether it is added to what was taken before, and does not replace it.
+
+        Raises:
+            SignatureError: If a newer one was taken since it was read.
+        """
+        with self._lock:
+            self._check_age(signed)
+            self._set_mark(signed)
+            current = self.current
+            alike = current is not None and current.digest == signed.digest
+            before = () if current is None else (*self.beside, current)
+            self.beside = _still_counting(before, signed) if added else ()
+            self._named_beside = tuple(each.digest for each in self.beside)
+            if current is None or not alike or signed.exp >= current.exp:
+                self.current = signed
+
+    def _set_mark(self, signed: SignedList) -> None:
+        """Note the version, but no more than a day ahead of a clock that may be behind."""
+        now, mark = self._clock(), self.mark
+        ahead = signed.iat > now + SKEW
+        if ahead and not self._warned:
+            logger.warning(
+                "the endpoint list was signed at %s, which is in the future: is this clock behind?",
+                moment(signed.iat),
+            )
+        self._warned = ahead
+        bound = int((now + DAY) * 1000)
+        if mark is None:
+            self._marks[signed.kid] = HighWaterMark(
+                min(signed.ver, bound), signed.digest, kid=signed.kid
+            )
+        elif signed.ver >= mark.ver:
+            ver = min(signed.ver, max(bound, mark.ver))
+            self._marks[signed.kid] = HighWaterMark(ver, signed.digest, kid=signed.kid)
+
+    def recall(self, text: str, beside: Sequence[str], mark: HighWaterMark | None) -> None:
+        """Take a list that was kept, with those that it was added to.
+
+        Of older lists, only those are taken that the mark names: any other one would be a way
+        back past it.
+
+        Args:
+            text: The list, as it was signed.
+            beside: Those that it was added to, likewise.
+            mark: The mark that was kept; it may be behind by one list.
+
+        Raises:
+            SignatureError: If the list, or one that it was added to, must not be taken; the
+                others are.
+        """
+        signed = self.read(text, kept=True)
+        named = () if mark is None else (mark.digest, *mark.beside)
+        found, refusal = [], None
+        for each in beside[-_MOST_BESIDE:]:
+            try:
+                older = self._keys.verify(each)
+                if older.digest not in named:
+                    raise SignatureError("older", f"its version {older.ver} was not kept beside it")
+                found.append(older)
+            except SignatureError as error:
+                refusal = error
+        self.take(signed)
+        with self._lock:
+            self.beside = tuple(found)
+            self._named_beside = tuple(each.digest for each in found)
+        if refusal is not None:
+            raise refusal
+
+    def config(self) -> EndpointConfig:
+        """Give all endpoints that are signed; those of newer lists have their priorities."""
+        with self._lock:
+            lists = [*self.beside, *([] if self.current is None else [self.current])]
+        kinds = [[each.config.kinds()[kind] for each in lists] for kind in EndpointConfig().kinds()]
+        return EndpointConfig(*(tuple(_by_url(kind).values()) for kind in kinds))
+
+    def share(self, others: Callable[[], HighWaterMark | None]) -> None:
+        """Have what other processes took count as well.
+
+        Args:
+            others: Gives the mark that all of them keep, as it is now; called often.
+        """
+        self._others = others
+
+    def remember(self, mark: HighWaterMark | None) -> None:
+        """Take in a mark that was kept."""
+        with self._lock:
+            before = self.mark
+            for each in filter(self._counts, _each(mark)):
+                there = self._marks.get(each.kid)
+                if there is None or each.ver > there.ver:
+                    self._marks[each.kid] = each
+            after = self.mark
+            if mark is not None and after is not None and (not before or after.ver > before.ver):
+                self._named_beside = mark.beside
+
+    def _check_ahead(self, signed: SignedList) -> None:
+        latest = max(self._clock(), self.current.iat if self.current else 0)
+        check_ahead(signed, latest)
+
+    def _check_age(self, signed: SignedList) -> None:
+        for mark in (self.mark, self.counting(self._others())):
+            if mark is not None and signed.ver < mark.ver and signed.digest != mark.digest:
+                raise SignatureError(
+                    "older", f"its version {signed.ver} is older than {mark.ver}, which was taken"
+                )
+
+    def forked(self) -> None:
+        """Start anew in a child process: the parent may have held the lock."""
+        self._lock = threading.Lock()
+
+    @property
+    def stale(self) -> bool:
+        """Whether the list that was taken last has expired, and no other has come."""
+        return self.current is not None and self.current.expired(self._clock())
+
+
+def _each(mark: HighWaterMark | None) -> Iterable[HighWaterMark]:
+    """Give each key's mark by itself."""
+    marks = () if mark is None else (mark, *mark.others)
+    return [each._replace(beside=(), others=()) for each in marks]
+
+
+def _by_url(lists: Iterable[Iterable[Endpoint]]) -> dict[str, Endpoint]:
+    return {endpoint.url: endpoint for endpoints in lists for endpoint in endpoints}
+
+
+def _still_counting(before: Iterable[SignedList], new: SignedList) -> tuple[SignedList, ...]:
+    """Leave out those lists of which newer ones have every endpoint."""
+    covered = [{e.url for e in endpoints} for endpoints in new.config.kinds().values()]
+    kept: list[SignedList] = []
+    for older in reversed(tuple(before)):
+        own = [{e.url for e in endpoints} for endpoints in older.config.kinds().values()]
+        if any(urls - there for urls, there in zip(own, covered, strict=True)):
+            kept.append(older)
+            covered = [urls | there for urls, there in zip(own, covered, strict=True)]
+    return tuple(reversed(kept[:_MOST_BESIDE]))
+
+
+def read_qr(
+    text: str | bytes, trust: Trust | None, most: int, *, plain: bool
+) -> tuple[codec.QrData, SignedList | None]:
+    """Read the text of a QR code, signed or not.
+
+    Args:
+        text: What was scanned.
+        trust: What it must stand up to, or None where it need not be signed.
+        most: How many endpoints it may have.
+        plain: Whether it need not be, all the same.
+
+    Raises:
+        PayloadError: If it can be neither.
+        SignatureError: If it must not be taken.
+    """
+    if not looks_signed(text):
+        if trust is not None and not plain:
+            raise SignatureError("not-signed", "it is not signed (trust=True takes it)")
+        return codec.loads_qr(text, most), None
+    if trust is None:
+        raise PayloadError("document", "it is signed: trusted_keys must say by whom")
+    signed = trust.read(text)
+    lists = signed.config
+    data = codec.QrData(lists.api_endpoints, lists.socketio_endpoints, signed.room_id)
+    return data, signed

@@ -1,0 +1,346 @@
+"""Where a new list comes from, and whether to take it. Pure.
+
+``update`` is a generator: it yields what to ask (``Fetch``) or to look at (``Check``), is
+sent the answer, and returns the list to apply, or None where nothing has changed.
+"""
+
+import re
+from collections.abc import Container, Generator, Iterable, Mapping
+from typing import NamedTuple
+
+from ...errors import (
+    AddressError,
+    PayloadError,
+    SignatureError,
+    UpdateFailed,
+    UpdateRefused,
+    UpdateUntrusted,
+)
+from ...model import codec
+from ...model.address import Url, is_loopback, parse_url
+from ...model.endpoint import Endpoint, EndpointConfig
+from ...model.jws import SignedList
+from .bootstrap import check_api
+from .sift import sifted, without_plain
+from .trust import Trust
+
+PATH = "/api/v1/config/endpoints"
+_ANYBODYS = (
+    "over plain http anybody on the way could change the list: it is taken from this machine only,"
+    " or signed (trusted_keys), or with allow_http_lists=True"
+)
+#: What the address of the same list, signed, has at its end.
+SIGNED = ".jws"
+
+
+class Fetch(NamedTuple):
+    """Ask a source.
+
+    Attributes:
+        url: The address of its list.
+        etag: The tag of the list that we have from there, or None.
+        with_token: Whether the token may be sent there.
+        wait: Seconds for which the server may hold an answer that has nothing new.
+        signed: Whether the list has to be signed.
+        guarded: Whether no redirect may lead over plain http to another machine.
+    """
+
+    url: str
+    etag: str | None
+    with_token: bool
+    wait: int = 0
+    signed: bool = False
+    guarded: bool = False
+
+
+class FetchReply(NamedTuple):
+    """What a source answered.
+
+    Attributes:
+        status: Its status code, or None where there was no answer.
+        body: The list, unpacked.
+        etag: The list's tag, or None.
+        problem: Why there was no answer, in words.
+        waited: Whether the server knows how to hold an answer (RFC 7240).
+        retry_after: Seconds for which it asks to be left alone.
+    """
+
+    status: int | None
+    body: bytes = b""
+    etag: str | None = None
+    problem: str = ""
+    waited: bool = False
+    retry_after: float = 0.0
+
+
+class Check(NamedTuple):
+    """Look at endpoints of one kind; the answer is whether any of them is healthy."""
+
+    kind: str
+    endpoints: tuple[Endpoint, ...]
+
+
+class Refused(NamedTuple):
+    """Tell of a list that nobody vouches for; the answer does not matter."""
+
+    error: UpdateUntrusted
+
+
+class NewList(NamedTuple):
+    """A list to apply.
+
+    Attributes:
+        config: The endpoints.
+        url: Where it came from.
+        etag: Its tag there, or None.
+        signed: The same as it was signed, where it had to be; else None.
+    """
+
+    config: EndpointConfig
+    url: str
+    etag: str | None
+    signed: SignedList | None = None
+
+
+Flow = Generator[Fetch | Check | Refused, FetchReply | bool, NewList | None]
+
+
+class Known(NamedTuple):
+    """What a manager knows when it begins to update.
+
+    Attributes:
+        sources: Base URLs to ask, best first.
+        healthy: URLs of the healthy endpoints, by kind.
+        etags: The tag of the list that we have, by the URL it came from.
+        force: Whether a list is taken even though nothing in it may work.
+        wait: Seconds for which a server may hold an answer that has nothing new.
+        trust: What a list must stand up to, or None where it need not be signed.
+        max_endpoints: How many endpoints a list may have.
+        allow_http_lists: Whether a list that is not signed is taken over plain http from another
+            machine.
+        allow_http: Whether a list that came over https may name endpoints over plain http.
+    """
+
+    sources: tuple[str, ...]
+    healthy: Mapping[str, frozenset[str]]
+    etags: Mapping[str, str]
+    force: bool = False
+    wait: int = 0
+    trust: Trust | None = None
+    max_endpoints: int | None = None
+    allow_http_lists: bool = True
+    allow_http: bool = True
+
+    @property
+    def guarded(self) -> bool:
+        """Whether a list is good only if nobody on its way could change it."""
+        return self.trust is None and not self.allow_http_lists
+
+
+def sources(
+    fallback: str | None,
+    current: str | None,
+    known: Iterable[str],
+    config_urls: Iterable[str],
+    down: Container[str] = frozenset(),
+) -> tuple[str, ...]:
+    """Put the sources into order: the best, one that was configured, the others, the dead.
+
+    Args:
+        fallback: The source that the caller named, which is the best, or None.
+        current: The endpoint in use, which is the best where no other was named, or None.
+        known: All endpoints.
+        config_urls: Sources that were configured.
+        down: Those that are known to be down.
+    """
+    configured = tuple(config_urls)
+    others = [url for url in (current, *known, *configured) if url]
+    ordered = [fallback] if fallback else []
+    ordered += sorted(others, key=lambda url: url in down)
+    ordered[1:1] = [url for url in configured if url not in down][:1]
+    return tuple(dict.fromkeys(ordered))
+
+
+def list_urls(base: str, *, signed: bool = False) -> list[str]:
+    """Give the addresses at which the list of a server may be found, likeliest first.
+
+    Args:
+        base: A server's URL, with or without its API path, or the address of its list.
+        signed: Whether the list is wanted signed.
+
+    Raises:
+        AddressError: If it is no http or https URL.
+    """
+    url = parse_url(base, ("http", "https"))
+    path = url.path.rstrip("/")
+    root = url.text[: len(url.text) - len(url.path)]
+    if path.endswith(SIGNED) and (signed or path.endswith(PATH + SIGNED)):
+        return [root + (path if signed else path.removesuffix(SIGNED))]
+    tail = SIGNED if signed else ""
+    return [url + tail for url in _plain_urls(root, path)]
+
+
+def check_urls(config_urls: Iterable[str]) -> None:
+    """Judge the ``config_urls`` of a manager.
+
+    Raises:
+        TypeError: If it is no list of texts.
+        AddressError: If one of them has no list.
+    """
+    if isinstance(config_urls, (str, bytes)):
+        raise TypeError(f"config_urls must be a list of URLs, not one: [{config_urls!r}]")
+    for index, url in enumerate(config_urls):
+        if not isinstance(url, str):
+            raise TypeError(f"config_urls[{index}] must be a URL, not {url!r}")
+        try:
+            list_urls(url)
+        except AddressError as error:
+            raise AddressError(error.code, f"config_urls[{index}]: {error}") from None
+
+
+def _plain_urls(root: str, path: str) -> list[str]:
+    if path.endswith("/config/endpoints"):
+        return [root + path]
+    urls = [f"{root}{path}/config/endpoints"] if path else []
+    if not path.endswith("/api/v1"):
+        urls += [f"{root}{path}{PATH}"]
+    return list(dict.fromkeys([*urls, root + PATH]))
+
+
+def may_see_token(url: Url) -> bool:
+    """Whether a token may be sent there: over https, or within this machine."""
+    return url.scheme == "https" or is_loopback(url.host)
+
+
+def update(known: Known) -> Flow:
+    """Find a list and decide whether to take it.
+
+    Raises:
+        UpdateRefused: If the only lists found would leave nothing that works, or
+            (``UpdateUntrusted``) are not to be trusted.
+        UpdateFailed: If no list was found.
+    """
+    failures: list[tuple[str, str]] = []
+    causes: list[str] = []
+    refusal: UpdateRefused | None = None
+    for source in known.sources:
+        try:
+            found = yield from _ask(source, known)
+            if found is None or (yield from _accept(found, known)):
+                return found
+        except UpdateRefused as refused:
+            refusal = refusal or refused
+            if isinstance(refused, UpdateUntrusted):
+                yield Refused(refused)
+        except _SourceFailedError as failure:
+            causes.append(failure.cause)
+            failures.append((failure.url, failure.detail))
+    if refusal is not None:
+        raise refusal
+    raise UpdateFailed(causes[0] if causes else "unreachable", tuple(failures))
+
+
+def combined(errors: Iterable[UpdateFailed | UpdateRefused]) -> UpdateFailed | UpdateRefused:
+    """Give one error for those of all sources, the best source's first.
+
+    A refusal counts more than a failure: there was a list.
+    """
+    failures: list[UpdateFailed] = []
+    for error in errors:
+        if isinstance(error, UpdateRefused):
+            return error
+        failures.append(error)
+    attempts = tuple(attempt for failure in failures for attempt in failure.attempts)
+    return UpdateFailed(failures[0].cause if failures else "unreachable", attempts)
+
+
+class _SourceFailedError(Exception):
+    def __init__(self, url: str, cause: str, detail: str) -> None:
+        super().__init__(url, cause, detail)
+        self.url = url
+        self.cause = cause
+        self.detail = detail
+
+
+def _ask(source: str, known: Known) -> Flow:
+    try:
+        urls = list_urls(source, signed=known.trust is not None)
+    except AddressError as error:
+        shown = re.sub(r"//.*[@＠]", "//***@", source)
+        raise _SourceFailedError(shown, "invalid", str(error)) from None
+    failure = _SourceFailedError(source, "unreachable", "not asked")
+    for url in urls:
+        address, etag = parse_url(url), known.etags.get(url)
+        if known.guarded and not may_see_token(address):
+            raise _SourceFailedError(url, "invalid", _ANYBODYS)
+        reply = yield Fetch(
+            url,
+            etag,
+            may_see_token(address),
+            known.wait if etag else 0,
+            signed=known.trust is not None,
+            guarded=known.guarded,
+        )
+        assert isinstance(reply, FetchReply)  # noqa: S101 - the answer to a Fetch
+        if reply.status == 304 and etag is not None:
+            return None
+        if reply.status == 200:
+            return _read(url, reply, known)
+        failure = _why(url, reply)
+        if reply.status not in {404, 405, 501}:
+            break
+    raise failure
+
+
+def _why(url: str, reply: FetchReply) -> _SourceFailedError:
+    if reply.status is None:
+        return _SourceFailedError(url, "unreachable", reply.problem)
+    if reply.status in {401, 403}:
+        cause = "unauthorized"
+    elif reply.status in {404, 405, 501}:
+        cause = "not_implemented"
+    elif reply.status >= 500 or reply.status == 429:
+        cause = "unreachable"
+    else:
+        cause = "invalid"
+    return _SourceFailedError(url, cause, reply.problem or f"it answers {reply.status}")
+
+
+def _read(url: str, reply: FetchReply, known: Known) -> NewList:
+    try:
+        signed = None if known.trust is None else known.trust.read(reply.body)
+        config = signed.config if signed else codec.loads(reply.body, known.max_endpoints)
+        for index, endpoint in enumerate(config.api_endpoints):
+            check_api(endpoint, f"api_endpoints[{index}].url")
+        config = sifted(config, url)
+        if url.startswith("https:") and not known.allow_http:
+            config = without_plain(config, url)
+        return NewList(config, url, reply.etag, signed)
+    except SignatureError as error:
+        raise UpdateUntrusted(url, str(error), error.code) from None
+    except PayloadError as error:
+        raise _SourceFailedError(url, "invalid", str(error)) from None
+
+
+def _accept(found: NewList, known: Known) -> Generator[Fetch | Check, FetchReply | bool, bool]:
+    """Say that a list may be applied; look at it first if it would replace all that works.
+
+    Raises:
+        UpdateRefused: If it must not be applied.
+    """
+    if not found.config:
+        raise UpdateRefused(found.url, "it is empty")
+    if known.force:
+        return True
+    kinds = {"api": found.config.api_endpoints, "socketio": found.config.socketio_endpoints}
+    for kind, endpoints in kinds.items():
+        healthy = known.healthy.get(kind, frozenset())
+        if not healthy or any(endpoint.url in healthy for endpoint in endpoints):
+            continue
+        if not endpoints or not (yield Check(kind, endpoints)):
+            raise UpdateRefused(
+                found.url,
+                f"it would drop every healthy {kind} endpoint, and none of its own is healthy"
+                " (force=True applies it all the same)",
+            )
+    return True

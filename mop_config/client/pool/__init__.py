@@ -1,0 +1,1 @@
+"""The endpoints of a client and the decisions about a request. Pure, but for ``session``."""

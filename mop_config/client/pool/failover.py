@@ -1,0 +1,326 @@
+"""One request over several endpoints: what to do next, given what has come of it. Pure.
+
+``failover`` is a generator. It yields an ``Attempt``, is sent the ``Outcome``, and returns
+the ``Verdict``; a synchronous and an asynchronous driver do the work in between. ``DialRace``
+does the same for the dials of one attempt.
+"""
+
+from collections.abc import Callable, Container, Generator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ...net.faults import Fault
+from .member import PoolMember
+from .policy import BAD_STATUS, HEDGED, IDEMPOTENT, NOT_REACHED, Budget, Policy
+from .pool import Pool
+
+#: After these on a kept connection, the server may only have closed that connection.
+_STALE = frozenset({Fault.RESET, Fault.PROTOCOL})
+#: What no endpoint is to blame for, and no other endpoint would cure.
+_OURS = frozenset({Fault.POOL_TIMEOUT, Fault.OURS})
+
+
+class RetryTraits(NamedTuple):
+    """What about a request decides whether it may be sent again.
+
+    Attributes:
+        idempotent: Whether executing it twice does no harm.
+        replayable: Whether its body can be sent again.
+        hedged: Whether it may be sent to two endpoints at once.
+    """
+
+    idempotent: bool
+    replayable: bool
+    hedged: bool
+
+    @classmethod
+    def of(cls, method: str, *, replayable: bool, keyed: bool) -> "RetryTraits":
+        """Judge a request by its method, its body and its ``Idempotency-Key``."""
+        return cls(method in IDEMPOTENT or keyed, replayable, method in HEDGED and replayable)
+
+    @property
+    def may_move(self) -> bool:
+        """Whether it may go on to another endpoint when a server may have seen it."""
+        return self.idempotent and self.replayable
+
+    def may_go_on(self, outcome: "Outcome") -> bool:
+        """Whether it may go on to another endpoint after this outcome."""
+        if outcome.status is not None and not self.replayable:
+            return False  # whoever answered has taken the body
+        return self.may_move or not outcome.sent or outcome.status in NOT_REACHED
+
+
+class FailedAttempt(NamedTuple):
+    """One attempt that did not succeed, for the error message.
+
+    Attributes:
+        url: The endpoint.
+        fault: What went wrong.
+        seconds: How long it took.
+    """
+
+    url: str
+    fault: Fault
+    seconds: float
+
+
+class Attempt(NamedTuple):
+    """What the driver is to do: send the request to this endpoint.
+
+    Attributes:
+        member: Where.
+        seconds_left: How long it may take.
+        discard: An answer of an earlier attempt that nobody wants any more, or None.
+    """
+
+    member: PoolMember
+    seconds_left: float
+    discard: Any
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of an attempt.
+
+    Attributes:
+        member: Where it ended, which a race or a hedge may have made another endpoint.
+        now: Monotonic seconds when it ended.
+        began: When it began.
+        status: The answer's status code, or None.
+        busy: Seconds for which the endpoint asked to be left alone, or None.
+        fault: Why there is no answer, or None.
+        sent: Whether a server may have seen the request.
+        reused: Whether it went over a connection that had been used before.
+        result: The driver's answer or exception.
+        losers: Endpoints that were tried beside it, with what went wrong there.
+        told: How many of the losers, from the first, the pool knows of already.
+        bad_status: Statuses that count against an endpoint.
+        apart: Whether the pool is to learn of no failure: it went by a proxy of its client's own.
+    """
+
+    member: PoolMember
+    now: float
+    began: float
+    status: int | None = None
+    busy: float | None = None
+    fault: Fault | None = None
+    sent: bool = True
+    reused: bool = False
+    result: Any = None
+    losers: tuple[tuple[PoolMember, Fault], ...] = ()
+    told: int = 0
+    bad_status: frozenset[int] = BAD_STATUS
+    apart: bool = False
+
+    @property
+    def bad(self) -> bool:
+        """Whether the answer speaks against the endpoint."""
+        return self.status in self.bad_status
+
+    @property
+    def good(self) -> bool:
+        """Whether this is an answer for the application, and the end of the search."""
+        return self.fault is None and self.busy is None and not self.bad
+
+
+class Verdict(NamedTuple):
+    """How a request ends.
+
+    Attributes:
+        answer: The driver's answer, or None.
+        error: The driver's exception to raise as it is, or None.
+        discard: An earlier answer that nobody wants any more, or None.
+        trials: What was tried in vain.
+    """
+
+    answer: Any = None
+    error: Any = None
+    discard: Any = None
+    trials: tuple[FailedAttempt, ...] = ()
+
+
+class Candidates:
+    """Where one request may still go, and who pays for it.
+
+    The first move to another endpoint is free; each further attempt costs.
+    """
+
+    def __init__(self, pool: Pool, budget: Budget) -> None:
+        self._pool = pool
+        self._budget = budget
+        self._free = True
+        self.tried: list[str] = []
+
+    def first(self, now: float) -> PoolMember | None:
+        """Pick the endpoint to begin with."""
+        return self._take(self._pool.select(now))
+
+    def next(self, now: float) -> PoolMember | None:
+        """Pick another endpoint, and pay for it; None where there is none, or no budget."""
+        rest = self._pool.alternatives(now, self.tried, last_resort=True)
+        if not rest or not (self._free or self._budget.spend()):
+            return None
+        self._free = False
+        return self._take(rest[0])
+
+    def hedge(self, now: float) -> PoolMember | None:
+        """Pick an endpoint to ask besides; that is never free."""
+        rest = self._pool.alternatives(now, self.tried)
+        if not rest or not self._budget.spend():
+            return None
+        return self._take(rest[0])
+
+    def again(self) -> bool:
+        """Pay for one more attempt at the same endpoint."""
+        return self._budget.spend()
+
+    def give_back(self, urls: Container[str]) -> None:
+        """Forget endpoints that only lost a race of dials: they can still be asked."""
+        self.tried = [url for url in self.tried if url not in urls]
+        self._free = self._free or len(self.tried) == 1
+
+    def _take(self, member: PoolMember | None) -> PoolMember | None:
+        if member is not None:
+            self.tried.append(member.url)
+        return member
+
+
+Flow = Generator[Attempt, Outcome, Verdict]
+
+
+def failover(
+    shape: RetryTraits,
+    pool: Pool,
+    budget: Budget,
+    policy: Policy,
+    moves: Candidates,
+    now: float,
+    total: float | None = None,
+) -> Flow:
+    """Carry one request over the endpoints of a pool.
+
+    ``total`` is how many seconds it may take, where that is not what the policy says.
+    Each step runs under the lock that guards the pool; what it yields is done without.
+    """
+    deadline = now + (policy.total_timeout if total is None else total)
+    trials: list[FailedAttempt] = []
+    answer: Any = None
+    discard: Any = None
+    again: set[str] = set()
+    member = moves.first(now)
+    while member is not None:
+        outcome = yield Attempt(member, max(0.0, deadline - now), discard)
+        discard, now = None, outcome.now
+        for position, (loser, fault) in enumerate(outcome.losers):
+            if position >= outcome.told and not outcome.apart:
+                pool.failed(loser, fault, now, outcome.began)
+            trials.append(FailedAttempt(loser.url, fault, now - outcome.began))
+        good = _record(outcome, pool, trials)
+        if outcome.status is not None:
+            discard, answer = answer, outcome.result
+        if good:
+            budget.refund()
+            return Verdict(answer=answer, discard=discard)
+        over = outcome.fault in _OURS
+        if over or not shape.may_go_on(outcome):
+            error = outcome.result if answer is None else None
+            return Verdict(answer, error, discard, tuple(trials))
+        if now >= deadline:
+            break
+        at = outcome.member
+        if outcome.reused and outcome.fault in _STALE and at.url not in again:
+            again.add(at.url)
+            member = at if moves.again() else moves.next(now)
+        else:
+            member = moves.next(now)
+    return Verdict(answer=answer, discard=discard, trials=tuple(trials))
+
+
+def _record(outcome: Outcome, pool: Pool, trials: list[FailedAttempt]) -> bool:
+    """Tell the pool; say whether the answer is one for the application."""
+    member, now = outcome.member, outcome.now
+    fault = outcome.fault
+    if outcome.apart and not outcome.good:
+        fault = fault or (Fault.BAD_STATUS if outcome.busy is None else Fault.BUSY)
+    elif fault is None:
+        if outcome.busy is not None:
+            pool.busy(member, outcome.busy, now)
+            fault = Fault.BUSY
+        elif outcome.bad:
+            fault = Fault.BAD_STATUS
+            pool.failed(member, fault, now, outcome.began)
+        else:
+            pool.served(member, now, outcome.status or 200)
+            return True
+    elif not (outcome.reused and fault in _STALE):
+        pool.failed(member, fault, now, outcome.began)
+    else:
+        pool.doubt(member, now)
+    trials.append(FailedAttempt(member.url, fault, now - outcome.began))
+    return False
+
+
+class DialRace:
+    """The dials of one attempt: whom to dial when, and who has won.
+
+    RFC 8305's idea over endpoints: a dial that is not done after ``delay`` seconds gets
+    another endpoint's beside it, and one that fails gets it at once.
+
+    Args:
+        first: The endpoint to begin with.
+        more: Gives another endpoint, or None.
+        delay: Seconds until the next dial begins.
+
+    Attributes:
+        called_off: Whether nobody waits for the race any more.
+    """
+
+    def __init__(
+        self, first: PoolMember, more: Callable[[float], PoolMember | None], delay: float
+    ) -> None:
+        self._more = more
+        self._delay = delay
+        self._started: dict[str, tuple[PoolMember, float]] = {}
+        self._ready: PoolMember | None = first
+        self._next_at = float("-inf")
+        self.faults: list[tuple[PoolMember, Fault]] = []
+        self.called_off: Callable[[], bool] = lambda: False
+
+    @property
+    def running(self) -> int:
+        """How many dials are under way."""
+        return len(self._started)
+
+    def start(self, now: float) -> PoolMember | None:
+        """Give the endpoint to dial now, if any."""
+        if now < self._next_at:
+            return None
+        member = self._ready if self._ready is not None else self._more(now)
+        self._ready = None
+        if member is None:
+            self._next_at = float("inf")
+            return None
+        self._started[member.url] = (member, now)
+        self._next_at = now + self._delay
+        return member
+
+    def wait(self, now: float) -> float | None:
+        """Seconds until another dial should begin; None where none will."""
+        return None if self._next_at == float("inf") else max(0.0, self._next_at - now)
+
+    def failed(self, member: PoolMember, fault: Fault) -> None:
+        """A dial failed: the next one begins at once."""
+        self._started.pop(member.url, None)
+        self.faults.append((member, fault))
+        if self._next_at != float("inf"):
+            self._next_at = float("-inf")
+
+    def won(self, member: PoolMember, now: float) -> tuple[tuple[PoolMember, Fault], ...]:
+        """A dial is ready: give those that lost, with what is held against them."""
+        del self._started[member.url]
+        stalled = [
+            (loser, Fault.STALLED)
+            for loser, since in self._started.values()
+            if now - since >= self._delay
+        ]
+        return (*self.faults, *stalled)

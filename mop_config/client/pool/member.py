@@ -1,0 +1,78 @@
+"""What a pool is made of: its members, and the events that it has to tell of. Pure."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from ...health.state import Health
+from ...model.endpoint import Endpoint
+from ...net.faults import Fault
+from .target import Target
+
+
+class EventKind(StrEnum):
+    """What a pool has to tell."""
+
+    SWITCHED = "switched"
+    DOWN = "down"
+    RECOVERED = "recovered"
+    ALL_DOWN = "all-down"
+
+
+class PoolEvent(NamedTuple):
+    """Something that an application may want to know, and the particulars by name."""
+
+    kind: EventKind
+    about: dict[str, Any]
+
+
+class Group(NamedTuple):
+    """How good an endpoint is to use, but for its speed: the smaller, the better."""
+
+    trouble: int  # 0 none, 1 suspect, 2 busy, 3 taken for dead
+    pinned: int  # 0 chosen by hand, 1 not
+    priority: int
+
+
+@dataclass(eq=False, slots=True)
+class PoolMember:
+    """An endpoint in the pool, and everything that is known of it.
+
+    Attributes:
+        endpoint: What it is.
+        target: Where it is.
+        order: Of insertion; decides between equal priorities in listings.
+        health: Its state machine.
+        dice: Decides between equal endpoints; drawn once, so that a fleet spreads.
+        busy_until: Until when it asked to be left alone.
+        recovered_at: When it last became healthy after a failure, or None.
+        failing_since: When the attempt began that showed its present failure, or None.
+        last_checked: POSIX time of the last probe, or None.
+        last_fault: What went wrong last, or None.
+        probe_path: The path that answers its health checks, once known.
+        probing: Whether a health check is under way or about to begin.
+        served: Requests that it answered.
+        failed: Requests that it failed.
+        odd: Odd answers in a row; -1 while it has never answered well.
+    """
+
+    endpoint: Endpoint
+    target: Target
+    order: int
+    health: Health
+    dice: float
+    busy_until: float = 0.0
+    recovered_at: float | None = None
+    failing_since: float | None = None
+    last_checked: float | None = None
+    last_fault: Fault | None = None
+    probe_path: str | None = None
+    probing: bool = False
+    served: int = 0
+    failed: int = 0
+    odd: int = -1
+
+    @property
+    def url(self) -> str:
+        """What names it in the pool."""
+        return self.endpoint.url

@@ -1,0 +1,69 @@
+"""Is it the endpoints, or has this machine no network? Pure.
+
+A host that is unreachable, or whose name the resolver cannot ask for just now, may be to
+blame or not. So such a failure waits: a second host with one of its own within a moment
+means that there is no network, and nobody is blamed; an answer from anywhere means that
+there is one, and so does the end of the moment.
+"""
+
+from collections.abc import Callable
+
+Blame = Callable[[float], None]
+
+
+class OfflineDetector:
+    """Holds back blame until it is known whose fault it is.
+
+    Args:
+        window: Seconds within which two hosts make the machine offline.
+    """
+
+    def __init__(self, window: float) -> None:
+        self._window = window
+        self._held: dict[str, tuple[float, Blame]] = {}
+        self.offline = False
+
+    def fault(self, host: str, now: float, blame: Blame) -> None:
+        """Take note of a host that could not be reached.
+
+        Args:
+            host: The host.
+            now: Monotonic seconds.
+            blame: Called with a time, now or later, if it is the host's own fault.
+        """
+        self.expire(now)
+        if self.offline:
+            return
+        self._held.setdefault(host, (now, blame))
+        if len(self._held) > 1:
+            self._held.clear()
+            self.offline = True
+
+    def proof(self, now: float) -> None:
+        """Something answered: there is a network, so whoever was held back is to blame."""
+        self.offline = False
+        self._blame_all(now, older_than=now)
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether an answer would prove nothing that is not known already."""
+        return not self.offline and not self._held
+
+    def expire(self, now: float) -> None:
+        """Blame those who were held back for longer than the window."""
+        if self._held:
+            self._blame_all(now, older_than=now - self._window)
+
+    def holds(self, host: str) -> bool:
+        """Whether a host's failure is being held back."""
+        return host in self._held
+
+    @property
+    def next_expiry(self) -> float:
+        """When ``expire`` will have something to do; infinity for never."""
+        return min((at for at, _ in self._held.values()), default=float("inf")) + self._window
+
+    def _blame_all(self, now: float, *, older_than: float) -> None:
+        due = [host for host, (at, _) in self._held.items() if at <= older_than]
+        for _, blame in [self._held.pop(host) for host in due]:
+            blame(now)

@@ -1,0 +1,177 @@
+"""What both managers share: the pools, the budget, and the lock around them.
+
+``with core:`` takes the lock and, after letting it go, hands on the events that have
+gathered. Nothing is sent, received or waited for inside.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Container, Iterable
+from typing import Self
+
+from ...net.faults import Fault
+from ...net.resolver import Resolver
+from .failover import Attempt, Candidates, Outcome, RetryTraits, Verdict, failover
+from .member import EventKind, PoolEvent, PoolMember
+from .offline import OfflineDetector
+from .policy import Budget, Policy
+from .pool import Pool
+
+#: The two kinds of endpoint, as everywhere in names and figures.
+API, SOCKETIO = "api", "socketio"
+
+
+class ClientState:
+    """The state of one manager.
+
+    Args:
+        policy: The figures.
+        clock: Gives monotonic seconds.
+        wall_clock: Gives POSIX seconds.
+        random: Gives numbers from 0 to 1.
+        announce: Called with each event, without the lock.
+
+    Attributes:
+        resolver: Looks hosts up, for requests, checks and updates alike.
+        switches: How often requests have moved to another endpoint, by kind.
+        seconds_without_service: How long that took altogether, by kind.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        random: Callable[[], float],
+        announce: Callable[[PoolEvent], None],
+    ) -> None:
+        self.policy = policy
+        self.clock = clock
+        self.wall_clock = wall_clock
+        self.random = random
+        self.network = OfflineDetector(policy.offline_window)
+        self.api = Pool(API, policy, self.network, random)
+        self.socketio = Pool(SOCKETIO, policy, self.network, random)
+        self.budget = Budget(policy)
+        self.resolver = Resolver()
+        self.on_urgent: Callable[[], None] | None = None  # an endpoint should be looked at
+        self.on_fork: Callable[[], None] | None = None
+        self.switches = {API: 0, SOCKETIO: 0}
+        self.seconds_without_service = {API: 0.0, SOCKETIO: 0.0}
+        self._announce = announce
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._locks = {self._pid: self._lock}
+
+    def __enter__(self) -> Self:
+        if self._pid != os.getpid():
+            self._forked()
+        self._lock.acquire()
+        return self
+
+    def _forked(self) -> None:
+        """Take a new lock in a child process: another thread may have held the parent's."""
+        mine, pid = threading.Lock(), os.getpid()
+        # One step, so that the child's own threads agree on one lock.
+        self._lock = self._locks.setdefault(pid, mine)
+        self._pid = pid
+        if self._lock is mine and self.on_fork is not None:
+            self.on_fork()
+
+    def __exit__(self, *_: object) -> None:
+        api, socketio = self.api, self.socketio
+        if not (api.has_news or socketio.has_news):
+            self._lock.release()
+            return
+        urgent = api.urgent or socketio.urgent
+        api.urgent = socketio.urgent = False
+        events = api.take_events() + socketio.take_events()
+        for event in events:
+            self._count(event)
+        self._lock.release()
+        if urgent and self.on_urgent is not None:
+            self.on_urgent()
+        for event in events:
+            self._announce(event)
+
+    def _count(self, event: PoolEvent) -> None:
+        if event.kind is EventKind.SWITCHED:
+            kind = event.about["kind"]
+            self.switches[kind] += 1
+            self.seconds_without_service[kind] += event.about["seconds_without_service"]
+
+    def pool(self, kind: str) -> Pool:
+        """Give the pool of a kind."""
+        return self.api if kind == API else self.socketio
+
+    def call(self, shape: RetryTraits, total: float | None = None) -> "FailoverSession":
+        """Begin one request over the API endpoints, which may take so many seconds."""
+        return FailoverSession(
+            self, self.api, shape, self.policy.total_timeout if total is None else total
+        )
+
+
+class FailoverSession:
+    """One request on its way, driven step by step; see ``failover``.
+
+    Attributes:
+        core: Whose pools it uses.
+        total: Seconds that it may take, from the end of its upload.
+        step: What to do next, or how it ended.
+    """
+
+    __slots__ = ("_flow", "_moves", "_pool", "core", "step", "total")
+
+    def __init__(self, core: ClientState, pool: Pool, shape: RetryTraits, total: float) -> None:
+        self.core = core
+        self.total = total
+        self._pool = pool
+        with core:
+            self._moves = Candidates(pool, core.budget)
+            self._flow = failover(
+                shape, pool, core.budget, core.policy, self._moves, core.clock(), total
+            )
+            try:
+                self.step: Attempt | Verdict = next(self._flow)
+            except StopIteration as end:
+                self.step = end.value
+
+    def went(self, outcome: Outcome) -> None:
+        """Take in what came of the attempt, and find the next step."""
+        with self.core:
+            try:
+                self.step = self._flow.send(outcome)
+            except StopIteration as end:
+                self.step = end.value
+
+    def another(self, now: float) -> PoolMember | None:
+        """Give another endpoint to dial in a race."""
+        with self.core:
+            return self._moves.next(now)
+
+    def better(self, member: PoolMember, now: float) -> PoolMember | None:
+        """Give the endpoint that a request is to go to instead, by what is known now."""
+        with self.core:
+            if self._pool.select(now) is member:
+                return None
+            best = next(iter(self._pool.alternatives(now)), None)
+            if best is None or best.url in self._moves.tried:
+                return None
+            return self._moves.next(now)
+
+    def give_back(self, urls: Container[str]) -> None:
+        """Forget endpoints that only lost a race of dials: they can still be asked."""
+        with self.core:
+            self._moves.give_back(urls)
+
+    def lost(self, losers: Iterable[tuple[PoolMember, Fault]], began: float) -> None:
+        """Note what is held against endpoints, before the request has an outcome."""
+        with self.core:
+            now = self.core.clock()
+            for loser, fault in losers:
+                self._pool.failed(loser, fault, now, began)
+
+    def rival(self, now: float) -> PoolMember | None:
+        """Give another endpoint to send the same request to."""
+        with self.core:
+            return self._moves.hedge(now)

@@ -1,0 +1,1 @@
+"""Socket.io clients that connect to the endpoint that the pool names."""

@@ -1,0 +1,301 @@
+"""Socket.io over the pool, with threads: connections that come back on another endpoint.
+
+The client is python-socketio's own, so handlers, namespaces, ``emit`` and ``call`` are as
+ever and stay over a switch. Only connecting is ours: a race of dials finds an endpoint that
+is there, and after a break the next one is tried until ``disconnect`` is called.
+"""
+
+import contextlib
+import logging
+import threading
+from typing import Any, Unpack
+
+import engineio
+import socketio
+from socketio.exceptions import ConnectionError as SocketConnectionError
+
+from ...net.connect import connect
+from ...net.faults import Fault
+from ..base import BaseManager
+from ..keywords import ConnectKeywords, SocketKeywords, check_keywords
+from ..pool.member import PoolMember
+from ..transport.dial import dial
+from ..transport.exceptions import NoEndpointAvailable
+from .search import (
+    LOOK,
+    MOVED,
+    STEADY,
+    Lines,
+    Mover,
+    Search,
+    check_options,
+    namespaces_of,
+    place_of,
+    refusal_of,
+)
+from .sync_link import Link
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for which ``disconnect`` waits for a search that is under way.
+_PATIENCE = 1.0
+
+
+class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
+    """A Socket.io client that stays connected to some endpoint of a manager.
+
+    Register handlers as with ``socketio.Client``, then ``connect()``. The ``disconnect``
+    handler is called at each break, ``connect`` at each new connection. A connection that
+    stands moves to another endpoint when its own leaves the list, when another one is pinned,
+    and when a better one is back; the new connection stands before the old one is given up.
+
+    Args:
+        manager: Whose socket endpoints to use; it is started if it never was.
+        options: Those of ``socketio.Client``, but for reconnection, session and
+            verification, which are ours.
+
+    Raises:
+        ValueError: If one of those is among the options.
+    """
+
+    def __init__(self, manager: BaseManager, **given: Unpack[SocketKeywords]) -> None:
+        check_keywords(f"{type(self).__name__}()", given, SocketKeywords, ["manager"])
+        options: dict[str, Any] = {**given}
+        check_options(options)
+        self._lines = Lines(manager)
+        self._arguments: dict[str, Any] = {}
+        self._engine_options: dict[str, Any] = {}
+        self._link: Link | None = None
+        self._trying: Link | None = None  # the connection that is being made
+        self._ended = threading.Event()
+        self._leaving = threading.RLock()
+        self._keeper: threading.Thread | None = None
+        options.setdefault("handle_sigint", False)
+        options.setdefault("request_timeout", manager.policy.health_timeout)
+        self.eio: Any
+        self.sid: Any
+        self.namespaces: dict[str, Any]
+        self.failed_namespaces: list[str]
+        self.callbacks: dict[str, Any]
+        self.connected: bool
+        super().__init__(**{**options, "reconnection": False})
+
+    def _engineio_client_class(self) -> Any:
+        def make(**options: Any) -> engineio.Client:
+            self._engine_options = options
+            return engineio.Client(**options)
+
+        return make
+
+    def _new_engine(self) -> engineio.Client:
+        """Make what a connection runs on."""
+        return engineio.Client(**self._engine_options)
+
+    @property
+    def endpoint(self) -> str | None:
+        """The URL of the endpoint that the connection goes to, or None."""
+        link = self._link
+        return link.member.url if link is not None and link.engine.state == "connected" else None
+
+    def connect(self, **arguments: Unpack[ConnectKeywords]) -> None:
+        """Connect to the best endpoint that takes us, and stay connected.
+
+        Args:
+            arguments: Those of ``socketio.Client.connect``, but for URL, path and retry.
+
+        Raises:
+            ConnectionRefusedError: If the application refuses the login, and no other
+                endpoint takes us.
+            NoEndpointAvailable: If no endpoint takes us.
+        """
+        check_keywords(f"{type(self).__name__}.connect()", arguments, ConnectKeywords)
+        if self._keeper is not None and self._keeper.is_alive() and not self._ended.is_set():
+            raise SocketConnectionError("Already connected")
+        self._arguments = {"wait": True, "wait_timeout": self._lines.patience, **arguments}
+        self.connection_headers = arguments.get("headers") or {}
+        self.connection_auth = arguments.get("auth")
+        self.connection_namespaces = namespaces_of(self, arguments.get("namespaces"))
+        self._connect_event = self.eio.create_event()
+        # Of its own: a search that was called off, and has not ended yet, must not go on.
+        ended = self._ended = threading.Event()
+        self._lines.begin()
+        try:
+            link = self._connect_somewhere(ended, None, self._lines.core.clock())
+            self._keeper = threading.Thread(
+                target=self._keep, args=(link, ended), name="mop-config-socket", daemon=True
+            )
+            self._keeper.start()
+        except BaseException:
+            self._lines.end()
+            self._leave(ended)
+            raise
+
+    def _connect_somewhere(self, ended: threading.Event, before: str | None, since: float) -> Link:
+        lines, search = self._lines, Search(self._lines)
+        member = search.first()
+        while member is not None and not ended.is_set():
+            ready = self._dial(search, member)
+            link = None if ready is None else self._try(ready, search, ended)
+            if link is not None:
+                self._adopt(link, ended)
+                seconds = max(0.0, lines.core.clock() - since)
+                lines.stands(link.member, before, "failed", seconds, search.chosen)
+                return link
+            member = search.another(lines.core.clock())
+        raise search.exhausted()
+
+    def _dial(self, search: Search, member: PoolMember) -> PoolMember | None:
+        """Find an endpoint that is there, or whose proxy is; the engine dials it for itself."""
+        lines = self._lines
+        proxy = lines.proxy_for(member)
+        if proxy is not None:
+            try:
+                connect(place_of(proxy), lines.dial_options(), lines.resolver).close()
+            except (OSError, RuntimeError, MemoryError):
+                search.lost([(member, Fault.PROXY)])
+                return None
+            return member
+        race = search.race(member)
+        try:
+            won = dial(race, lines.dial_options(), lines.resolver)
+        except (OSError, RuntimeError, MemoryError) as error:
+            search.failed(race.faults, error)
+            return None
+        won.connection.close()
+        search.lost(won.losers)
+        return won.member
+
+    def _try(self, member: PoolMember, search: Search, ended: threading.Event) -> Link | None:
+        """Connect to one endpoint; note why, and give None, where that fails."""
+        link = Link(self, member)
+        with self._leaving:
+            self._trying = link
+        try:
+            if ended.is_set():
+                raise SocketConnectionError("called off")
+            headers = self.connection_headers
+            headers = headers() if callable(headers) else headers
+            link.open(headers, self._arguments.get("transports"))
+            if self._arguments["wait"]:
+                link.wait_for_namespaces(self._arguments["wait_timeout"])
+        except Exception as error:  # python-engineio raises much more than it says
+            link.close()
+            if not ended.is_set():
+                search.refused(member, refusal_of(error))
+            return None
+        finally:
+            with self._leaving:
+                self._trying = None
+        self._lines.taken(member)
+        return link
+
+    def _adopt(self, link: Link, ended: threading.Event) -> None:
+        """Take a connection into use, in the place of the one before."""
+        with self._leaving:
+            if ended.is_set():
+                link.close()
+                raise SocketConnectionError("disconnected meanwhile")
+            before, self._link = self._link, link
+            rooms = list(self.namespaces)
+            if before is not None:
+                before.is_retired = True
+            self.eio, self.sid = link.engine, link.engine.sid
+            self.callbacks, self._binary_packet = {}, None
+            self.namespaces, self.failed_namespaces = dict(link.entrance.joined), []
+            was_connected, self.connected = self.connected, True
+        if before is not None and was_connected:
+            for namespace in rooms:
+                self._tell(link, "disconnect", namespace, MOVED)
+        with contextlib.suppress(SocketConnectionError):  # the keeper sees it, and looks on
+            early = link.use()
+            for namespace in link.entrance.joined:
+                self._tell(link, "connect", namespace)
+            for data in early:
+                link.engine.start_background_task(self._handle_eio_message, data)
+        if before is not None:
+            before.close(rooms)
+
+    def _tell(self, link: Link, event: str, namespace: str, *about: Any) -> None:
+        """Call a handler as python-socketio does: in a thread, whose end is waited for a while."""
+        task = link.engine.start_background_task(self._trigger_event, event, namespace, *about)
+        task.join(self._lines.patience)
+
+    def _keep(self, link: Link, ended: threading.Event) -> None:
+        """Stay connected until ``disconnect``, whatever happens."""
+        rounds = 0
+        try:
+            while not ended.is_set():
+                began = self._lines.core.clock()
+                try:
+                    link = self._stay(link, ended)
+                    broke = self._lines.core.clock()
+                    if ended.is_set():
+                        break
+                    self._lines.dropped(link.member)
+                    link.close()
+                    rounds = 0 if broke - began >= STEADY else rounds
+                    while not ended.wait(self._lines.pause(rounds)):
+                        rounds += 1
+                        with contextlib.suppress(NoEndpointAvailable, SocketConnectionError):
+                            link = self._connect_somewhere(ended, link.member.url, broke)
+                            break
+                except Exception as error:
+                    logger.error("the socket goes on after %s: %s", type(error).__name__, error)
+                    rounds += 1
+                    ended.wait(self._lines.pause(rounds))
+        finally:
+            self._leave(ended)  # it may have been ended while it was connecting
+            self._lines.end()
+
+    def _stay(self, link: Link, ended: threading.Event) -> Link:
+        """Wait for the end of a connection, and move it to a better endpoint before that."""
+        mover = Mover(self._lines)
+        while not link.wait(LOOK) and not ended.is_set():
+            better = mover.look(link.member)
+            if better is None:
+                continue
+            member, reason = better
+            moved = self._try(member, Search(self._lines), ended)
+            if moved is None:
+                mover.failed()
+                continue
+            before, link = link.member.url, moved
+            self._adopt(moved, ended)
+            self._lines.stands(member, before, reason, 0.0)
+            mover = Mover(self._lines)
+        return link
+
+    def _leave(self, ended: threading.Event) -> None:
+        """End the connection, unless another ``connect`` has made it."""
+        with self._leaving:
+            if ended is not self._ended:
+                return
+            link, self._link = self._link, None
+        if link is not None:
+            link.close(self.namespaces)
+            self.connected = False
+
+    def disconnect(self) -> None:
+        """Disconnect, and stay so."""
+        ended = self._ended
+        ended.set()
+        with self._leaving:
+            trying, link = self._trying, self._link
+        if trying is not None:
+            trying.break_off()
+        if link is not None:
+            if threading.current_thread() is link.engine.read_loop_task:
+                return  # a handler of the break itself: there is nothing left to end
+            self._leave(ended)
+        keeper = self._keeper
+        if keeper is not None and keeper is not threading.current_thread():
+            keeper.join(_PATIENCE)
+
+    def shutdown(self) -> None:
+        """Disconnect, and stay so."""
+        self.disconnect()
+
+    def wait(self) -> None:
+        """Wait until ``disconnect`` is called."""
+        if self._keeper is not None:
+            self._keeper.join()

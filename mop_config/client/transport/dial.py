@@ -1,0 +1,73 @@
+"""Dialling: TCP and verified TLS to the first of several endpoints that is ready.
+
+One thread does a whole race, and one task a dial in the asynchronous twin.
+"""
+
+import socket
+import time
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from ...net.connect import DialOptions, HostDial, Ring
+from ...net.faults import Fault, fault_of
+from ...net.resolver import Resolver
+from ..pool.failover import DialRace
+from ..pool.member import PoolMember
+
+Ready = TypeVar("Ready")
+
+#: Seconds between two looks at whether a race has been called off.
+GLANCE = 0.1
+
+
+class DialError(OSError):
+    """Every dial of a race failed; the race's ``faults`` tell of each."""
+
+
+@dataclass(slots=True)
+class RaceWinner(Generic[Ready]):
+    """The result of a race.
+
+    Attributes:
+        member: The endpoint that was ready first.
+        connection: What stands to it, with TLS where the endpoint has it.
+        losers: The others, with what is held against them.
+    """
+
+    member: PoolMember
+    connection: Ready
+    losers: tuple[tuple[PoolMember, Fault], ...]
+
+
+def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> RaceWinner[socket.socket]:
+    """Dial until one endpoint is ready.
+
+    Raises:
+        DialError: If none was.
+    """
+    failure: Exception | None = None
+    members: dict[HostDial, PoolMember] = {}
+    with Ring() as ring:
+        while True:
+            now = time.monotonic()
+            while (member := race.start(now)) is not None:
+                try:
+                    dial = HostDial(ring, member.target.place, options, resolver)
+                except Exception as error:  # no thread for its look-up, say
+                    failure = error
+                    race.failed(member, fault_of(failure, connecting=True))
+                    continue
+                members[dial] = member
+                ring.add(dial)
+            if not ring.dials:
+                raise DialError("no endpoint could be reached") from failure
+            if race.called_off():
+                raise DialError("the client was closed") from failure
+            wait = race.wait(now)
+            for done in ring.wait(GLANCE if wait is None else min(wait, GLANCE)):
+                member = members.pop(done)
+                if done.error is None:
+                    sock = done.take()
+                    return RaceWinner(member, sock, race.won(member, time.monotonic()))
+                failure = done.error
+                race.failed(member, fault_of(failure, connecting=True))

@@ -1,0 +1,1 @@
+"""Health checks: the state machine, one check, and the queue that checks wait in."""

@@ -1,0 +1,241 @@
+"""One endpoint's health as a state machine, and whose fault an outcome is. Pure.
+
+Times are monotonic seconds and randomness is a number from 0 to 1, both handed in by the
+caller, so that a simulation can run years in seconds. The figures are the guide's: three
+failures in a row make an endpoint unhealthy, a look every five minutes.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class HealthState(StrEnum):
+    """What is known of an endpoint.
+
+    ``unknown`` and ``healthy`` are used alike. ``suspect`` has failed, and ranks behind
+    those until a probe clears it. ``unhealthy`` has failed three times in a row; it is
+    ``recovering`` from the first good probe to the second.
+    """
+
+    UNKNOWN = "unknown"
+    HEALTHY = "healthy"
+    SUSPECT = "suspect"
+    UNHEALTHY = "unhealthy"
+    RECOVERING = "recovering"
+
+    @property
+    def usable(self) -> bool:
+        """Whether requests go there while nobody better is left."""
+        return self in _USABLE
+
+
+_USABLE = frozenset({HealthState.UNKNOWN, HealthState.HEALTHY, HealthState.SUSPECT})
+
+
+class Evidence(StrEnum):
+    """What an outcome says of the endpoint that it happened at."""
+
+    GOOD_PROBE = "good-probe"
+    BAD_PROBE = "bad-probe"
+    GOOD_REQUEST = "good-request"
+    BAD_REQUEST = "bad-request"
+    #: Another endpoint was faster by far: a reason to look again, not a failure.
+    STALL = "stall"
+
+
+_BAD = frozenset({Evidence.BAD_PROBE, Evidence.BAD_REQUEST})
+
+#: Every legal transition. Where two states stand, the first one is for evidence that has
+#: not come often enough in a row for the second.
+TRANSITIONS: dict[tuple[HealthState, Evidence], tuple[HealthState, ...]] = {
+    (HealthState.UNKNOWN, Evidence.GOOD_PROBE): (HealthState.HEALTHY,),
+    (HealthState.UNKNOWN, Evidence.BAD_PROBE): (HealthState.SUSPECT, HealthState.UNHEALTHY),
+    (HealthState.UNKNOWN, Evidence.GOOD_REQUEST): (HealthState.HEALTHY,),
+    (HealthState.UNKNOWN, Evidence.BAD_REQUEST): (HealthState.SUSPECT, HealthState.UNHEALTHY),
+    (HealthState.UNKNOWN, Evidence.STALL): (HealthState.SUSPECT,),
+    (HealthState.HEALTHY, Evidence.GOOD_PROBE): (HealthState.HEALTHY,),
+    (HealthState.HEALTHY, Evidence.BAD_PROBE): (HealthState.SUSPECT, HealthState.UNHEALTHY),
+    (HealthState.HEALTHY, Evidence.GOOD_REQUEST): (HealthState.HEALTHY,),
+    (HealthState.HEALTHY, Evidence.BAD_REQUEST): (HealthState.SUSPECT, HealthState.UNHEALTHY),
+    (HealthState.HEALTHY, Evidence.STALL): (HealthState.SUSPECT,),
+    (HealthState.SUSPECT, Evidence.GOOD_PROBE): (HealthState.HEALTHY,),
+    (HealthState.SUSPECT, Evidence.BAD_PROBE): (HealthState.SUSPECT, HealthState.UNHEALTHY),
+    (HealthState.SUSPECT, Evidence.GOOD_REQUEST): (HealthState.SUSPECT,),
+    (HealthState.SUSPECT, Evidence.BAD_REQUEST): (HealthState.SUSPECT, HealthState.UNHEALTHY),
+    (HealthState.SUSPECT, Evidence.STALL): (HealthState.SUSPECT,),
+    (HealthState.UNHEALTHY, Evidence.GOOD_PROBE): (HealthState.RECOVERING, HealthState.HEALTHY),
+    (HealthState.UNHEALTHY, Evidence.BAD_PROBE): (HealthState.UNHEALTHY,),
+    (HealthState.UNHEALTHY, Evidence.GOOD_REQUEST): (HealthState.UNHEALTHY,),
+    (HealthState.UNHEALTHY, Evidence.BAD_REQUEST): (HealthState.UNHEALTHY,),
+    (HealthState.UNHEALTHY, Evidence.STALL): (HealthState.UNHEALTHY,),
+    (HealthState.RECOVERING, Evidence.GOOD_PROBE): (HealthState.RECOVERING, HealthState.HEALTHY),
+    (HealthState.RECOVERING, Evidence.BAD_PROBE): (HealthState.UNHEALTHY,),
+    (HealthState.RECOVERING, Evidence.GOOD_REQUEST): (HealthState.RECOVERING,),
+    (HealthState.RECOVERING, Evidence.BAD_REQUEST): (HealthState.UNHEALTHY,),
+    (HealthState.RECOVERING, Evidence.STALL): (HealthState.RECOVERING,),
+}
+
+
+class Transition(NamedTuple):
+    """What a piece of evidence changed: the state before, and after."""
+
+    before: HealthState
+    after: HealthState
+
+    @property
+    def went_down(self) -> bool:
+        """Whether the endpoint has just become unusable."""
+        return self.before.usable and not self.after.usable
+
+    @property
+    def came_back(self) -> bool:
+        """Whether the endpoint has just become usable again."""
+        return not self.before.usable and self.after.usable
+
+
+@dataclass(frozen=True, slots=True)
+class HealthRules:
+    """The figures of the state machine.
+
+    Attributes:
+        unhealthy_after: Failures in a row that make an endpoint unhealthy.
+        healthy_after: Good probes in a row that make it healthy again.
+        interval: Seconds between two probes while all is well.
+        jitter: Share of the interval by which it varies either way.
+        first_backoff: Seconds from a failed probe to the next.
+        max_backoff: What that grows to, doubling.
+        smoothing: Weight of the newest response time in the average.
+    """
+
+    unhealthy_after: int = 3
+    healthy_after: int = 2
+    interval: float = 300.0
+    jitter: float = 0.1
+    first_backoff: float = 1.0
+    max_backoff: float = 30.0
+    smoothing: float = 0.2
+
+    def regular_delay(self, chance: float) -> float:
+        """Seconds until the next regular probe; ``chance`` is a random number from 0 to 1."""
+        return self.interval * (1 + self.jitter * (2 * chance - 1))
+
+    def backoff(self, failures: int) -> float:
+        """Seconds until the next probe after so many failed ones in a row."""
+        # Past 2^16 the cap has long been reached, and a float cannot overflow.
+        return min(self.max_backoff, self.first_backoff * 2.0 ** min(max(failures - 1, 0), 16))
+
+
+class Health:
+    """What is known of one endpoint, and when to look at it again.
+
+    Attributes:
+        state: See ``HealthState``.
+        failures: Failures in a row.
+        since: When the state was entered.
+        last_good: When it last did what it should, or None.
+        response_time: Smoothed seconds that a good probe took, or None.
+        next_probe: When to look at it again.
+    """
+
+    __slots__ = (
+        "_good_probes",
+        "_postponed",
+        "_probe_failures",
+        "_rules",
+        "failures",
+        "last_good",
+        "next_probe",
+        "response_time",
+        "since",
+        "state",
+    )
+
+    def __init__(self, rules: HealthRules, now: float) -> None:
+        self._rules = rules
+        self._good_probes = 0
+        self._probe_failures = 0
+        self._postponed = 0
+        self.state = HealthState.UNKNOWN
+        self.failures = 0
+        self.since = now
+        self.last_good: float | None = None
+        self.response_time: float | None = None
+        self.next_probe = now
+
+    @property
+    def usable(self) -> bool:
+        """Whether requests go there while nobody better is left."""
+        return self.state in _USABLE
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether one more good request would change nothing but ``last_good``."""
+        return self.state is HealthState.HEALTHY and not self.failures and not self._postponed
+
+    def record(self, evidence: Evidence, now: float, chance: float = 0.5) -> Transition:
+        """Take a piece of evidence in.
+
+        Args:
+            evidence: What was seen.
+            now: Monotonic seconds.
+            chance: A random number from 0 to 1, so that a fleet does not look in step.
+        """
+        self._count(evidence, now)
+        before, after = self.state, self._next(evidence)
+        if after is not before:
+            self.state, self.since = after, now
+        self._schedule(evidence, before, now, chance)
+        return Transition(before, after)
+
+    def _count(self, evidence: Evidence, now: float) -> None:
+        if evidence in _BAD:
+            self.failures += 1
+            self._good_probes = 0
+        elif evidence is not Evidence.STALL:
+            self.failures = self._postponed = 0
+            self.last_good = now
+        if evidence is Evidence.GOOD_PROBE:
+            self._good_probes += 1
+            self._probe_failures = 0
+        elif evidence is Evidence.BAD_PROBE:
+            self._probe_failures += 1
+
+    def _next(self, evidence: Evidence) -> HealthState:
+        few, *many = TRANSITIONS[self.state, evidence]
+        if not many:
+            return few
+        enough = (
+            self._good_probes >= self._rules.healthy_after
+            if evidence is Evidence.GOOD_PROBE
+            else self.failures >= self._rules.unhealthy_after
+        )
+        return many[0] if enough else few
+
+    def _schedule(self, evidence: Evidence, before: HealthState, now: float, chance: float) -> None:
+        rules = self._rules
+        if self.state is HealthState.HEALTHY:
+            if evidence is Evidence.GOOD_PROBE:
+                self.next_probe = now + rules.regular_delay(chance)
+        elif (
+            before in {HealthState.UNKNOWN, HealthState.HEALTHY}
+            and evidence is not Evidence.BAD_PROBE
+        ):
+            self.next_probe = now  # the first sign of trouble: look at once
+        elif evidence is Evidence.GOOD_PROBE:
+            self.next_probe = now + rules.first_backoff
+        elif evidence is Evidence.BAD_PROBE:
+            # Up to a tenth less, so that clients that failed together part.
+            self.next_probe = now + rules.backoff(self._probe_failures) * (1 - 0.1 * chance)
+
+    def postpone(self, now: float, chance: float) -> None:
+        """Look again soon, without holding anything against the endpoint."""
+        self._postponed += 1
+        self.next_probe = now + self._rules.backoff(self._postponed) * (1 - 0.1 * chance)
+
+    def measured(self, seconds: float) -> None:
+        """Take the duration of a good probe into the average."""
+        if self.response_time is None:
+            self.response_time = seconds
+        else:
+            self.response_time += self._rules.smoothing * (seconds - self.response_time)

@@ -1,0 +1,418 @@
+"""What a host, a port and a URL may look like, and their one canonical spelling.
+
+Everything else asks here, so that the endpoint file, a QR code and a remote list are
+held to the same rules. Hosts follow RFC 1123 and RFC 5890 (internationalised names
+become A-labels by UTS 46), IPv6 follows RFC 5952, URLs follow RFC 3986.
+"""
+
+import functools
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+from urllib.parse import quote
+
+import idna
+
+from ..errors import AddressError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+ETCD_PORT = 2379
+MAX_HOST_LENGTH = 253
+MAX_LABEL_LENGTH = 63
+MAX_PORT = 65535
+#: Characters of a value that an error shows.
+MAX_SHOWN = 200
+
+# A name's last label starts with a letter, since every URL parser reads a name that ends in
+# a number as an IPv4 address. Possessive quantifiers: no backtracking, whatever the text.
+_LABEL = r"[a-z0-9]++(?:-++[a-z0-9]++)*+"
+_NAME = rf"(?:{_LABEL}\.)*+[a-z][a-z0-9]*+(?:-++[a-z0-9]++)*+"
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
+_SEGMENTS = r"[A-Za-z0-9/:@!$&'()*+,;=~._-]*+"
+_PATH = rf"(?:/{_SEGMENTS}(?:%[0-9A-Fa-f]{{2}}{_SEGMENTS})*+)?"
+
+#: A line with one canonical host name (group 1) or IPv4 address (2), and maybe its port (3),
+#: priority (4), server name (5) and a comment; once the caller has seen that no name in it is
+#: longer than ``MAX_LABEL_LENGTH`` or holds ``xn--``, and that the numbers are in range.
+PLAIN_LINE = re.compile(
+    rf"[ \t]*+(?:({_NAME})|({_IPV4}))(?::([1-9][0-9]{{0,4}}))?"
+    rf"(?:[ \t]++priority=([0-9]{{1,5}}))?(?:[ \t]++server_name=({_NAME}))?"
+    r"(?:[ \t]++#.*+|[ \t]*+)"
+)
+_IPV4_HOST = re.compile(_IPV4)
+_PLAIN_URL = re.compile(rf"(https?|wss?)://(?:{_NAME}|{_IPV4})(?::([1-9][0-9]{{0,4}}))?{_PATH}")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?", re.DOTALL)
+_CIDR = re.compile(r"[0-9A-Fa-f.:\[\]]+/[0-9]{1,3}")
+_NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_ASCII_LABEL = re.compile(_LABEL)
+_NAME_HOST = re.compile(_NAME)
+_CANONICAL_PATH = re.compile(_PATH)
+#: Signs of a user name or password: the at sign, also full-width and percent-encoded.
+USERINFO = re.compile(r"[@＠]|%40")
+_NOT_IN_URLS = re.compile(r"[\s\x00-\x1f\\\"<>^`{|}\ud800-\udfff]")
+# From 80 on: what is smaller is more often a part of an address.
+_LIKE_A_PORT = re.compile(r"8[0-9]|9[0-9]|[1-9][0-9]{2,4}")
+_BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_PATH_SAFE = "/%:@!$&'()*+,;=~-._"
+
+
+def secret_part(text: str) -> int:
+    """Say up to where a text may hold a user name or password, which nobody may quote."""
+    return max((sign.end() for sign in USERINFO.finditer(text)), default=0)
+
+
+def without_userinfo(text: str) -> str:
+    """Make a text fit to be quoted: with asterisks for a user name and password."""
+    secret = secret_part(text)
+    return f"***@{text[secret:]}" if secret else text
+
+
+def _naming_value(function: F) -> F:
+    """Put the text that a function was called with into the ``AddressError`` that it raises."""
+
+    @functools.wraps(function)
+    def named(text: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(text, *args, **kwargs)
+        except AddressError as error:
+            value = without_userinfo(text)
+            value = value if len(value) <= MAX_SHOWN else value[: MAX_SHOWN - 1] + "…"
+            raise AddressError(error.code, error.message, value) from None
+
+    return cast(F, named)
+
+
+class Url(NamedTuple):
+    """A URL in its canonical spelling, and its parts.
+
+    ``host`` is ready to stand in a URL (an IPv6 address has its brackets); ``port`` is
+    None where the URL names none.
+    """
+
+    text: str
+    scheme: str
+    host: str
+    port: int | None
+    path: str
+
+    @property
+    def identity(self) -> str:
+        """The same for two spellings of one address: default port and bare ``/`` folded."""
+        return identity(self.scheme, self.host, self.port, self.path)
+
+
+def identity(scheme: str, host: str, port: int | None, path: str) -> str:
+    """Give what two canonical URLs have in common when they name the same address."""
+    if port is None or port == DEFAULT_PORTS[scheme]:
+        return f"{scheme}://{host}{path or '/'}"
+    return f"{scheme}://{host}:{port}{path or '/'}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host of a URL is this machine: ``localhost``, or a loopback address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def is_ip(host: str) -> bool:
+    """Whether a canonical host is an IPv4 address or a bracketed IPv6 address."""
+    return host.startswith("[") or _IPV4_HOST.fullmatch(host) is not None
+
+
+@_naming_value
+def normalise_host(text: str, *, underscores: bool = False) -> str:
+    """Give a host's canonical spelling, ready to stand in a URL.
+
+    Args:
+        text: A host name, an IPv4 address, or an IPv6 address with or without brackets.
+        underscores: Whether a name may hold underscores, as names of containers do: the DNS
+            and ``Host`` headers allow them, certificates and endpoints of the public do not.
+
+    Returns:
+        Lower-case ASCII; IPv6 in brackets and in the form of RFC 5952.
+
+    Raises:
+        AddressError: With code ``bad-host``, ``bad-ip``, ``cidr`` or ``userinfo``.
+    """
+    if len(text) <= MAX_LABEL_LENGTH and "xn--" not in text and _NAME_HOST.fullmatch(text):
+        return text
+    _refuse_userinfo(text)
+    refuse_network(text)
+    if "/" in text:
+        what = "a URL is no host: name its host alone" if "://" in text else "a host has no path"
+        raise AddressError("bad-host", what)
+    if text.startswith("["):
+        if not text.endswith("]"):
+            raise AddressError("bad-ip", "an IPv6 address that opens with '[' must end with ']'")
+        return _normalise_ipv6(text[1:-1])
+    if ":" in text:
+        return _normalise_ipv6(text)
+    return _normalise_name(text, underscores=underscores)
+
+
+def _refuse_userinfo(text: str) -> None:
+    if USERINFO.search(text):
+        raise AddressError("userinfo", "a user name or password does not belong in an address")
+
+
+def refuse_network(text: str) -> None:
+    """Refuse a network in CIDR notation.
+
+    Raises:
+        AddressError: With code ``cidr``.
+    """
+    if _CIDR.fullmatch(text):
+        raise AddressError("cidr", "a network (CIDR) is not an endpoint: name one address of it")
+
+
+def port_without_brackets(text: str) -> str | None:
+    """Give the form with brackets of a bare IPv6 address that seems to end in a port.
+
+    ``::1:8080`` is an address without a port, which few people mean who write it.
+
+    Returns:
+        ``[::1]:8080``, or None where the last group is not like a port of a web server or
+        where what precedes it is no address.
+    """
+    head, _, last = text.rpartition(":")
+    if not _LIKE_A_PORT.fullmatch(last) or int(last) > MAX_PORT:
+        return None
+    try:
+        ipaddress.IPv6Address(head)
+    except ValueError:
+        return None
+    return f"[{head}]:{last}"
+
+
+def _normalise_ipv6(text: str) -> str:
+    if "%" in text:
+        raise AddressError("bad-ip", "an IPv6 zone ('%…') means nothing on another machine")
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError:
+        raise AddressError("bad-ip", _why_not_ipv6(text)) from None
+    # CPython spells IPv4-mapped addresses differently from version to version.
+    mapped = address.ipv4_mapped
+    return f"[::ffff:{mapped}]" if mapped else f"[{address}]"
+
+
+def _why_not_ipv6(text: str) -> str:
+    if meant := port_without_brackets(text):
+        return f"not an IPv6 address: one with a port needs brackets, {meant}"
+    if text.count(":") == 1:
+        return "not an IPv6 address, and no host name, which holds no ':' and no port"
+    return "not an IPv6 address"
+
+
+def _normalise_name(text: str, *, underscores: bool) -> str:
+    host = text.lower().removesuffix(".")
+    if not host.isascii():
+        host = _to_a_labels(text).lower().removesuffix(".")
+    if not host:
+        raise AddressError("bad-host", "the host is empty")
+    if len(host) > MAX_HOST_LENGTH:
+        raise AddressError("bad-host", f"the host is longer than {MAX_HOST_LENGTH} characters")
+    labels = host.split(".")
+    if _NUMERIC_LABEL.fullmatch(labels[-1]):
+        return _normalise_ipv4(host)
+    for label in labels:
+        _check_label(label.replace("_", "0") if underscores else label)
+    return host
+
+
+def _to_a_labels(text: str) -> str:
+    if "：" in text:
+        raise AddressError("bad-port", "'：' stands before the port: write ':'")
+    if len(text) > MAX_HOST_LENGTH:
+        raise AddressError("bad-host", f"the host is longer than {MAX_HOST_LENGTH} characters")
+    try:
+        return idna.encode(text, uts46=True).decode("ascii")
+    except (idna.IDNAError, UnicodeError) as error:
+        raise AddressError("bad-host", _why_not_a_name(error)) from None
+
+
+def _why_not_a_name(error: Exception) -> str:
+    # In our words: idna's quote the text, which may hold anything.
+    if isinstance(error, idna.IDNABidiError):
+        return "the host name mixes directions of writing in a way that no name may"
+    if isinstance(error, (idna.InvalidCodepoint, idna.InvalidCodepointContext)):
+        return "the host name holds a character that no host name may hold"
+    return "not an internationalised host name (IDNA 2008)"
+
+
+def _normalise_ipv4(host: str) -> str:
+    if _IPV4_HOST.fullmatch(host):
+        return host
+    octets = host.split(".")
+    if len(octets) == 4 and all(o.isascii() and o.isdigit() for o in octets):
+        if any(len(o) > 3 or int(o) > 255 for o in octets):
+            raise AddressError("bad-ip", "an IPv4 octet is larger than 255")
+        raise AddressError("bad-ip", "an IPv4 octet must not have leading zeros")
+    raise AddressError("bad-ip", "not an IPv4 address: four numbers from 0 to 255 are needed")
+
+
+def _check_label(label: str) -> None:
+    if not label:
+        raise AddressError("bad-host", "a label (the text between two dots) is empty")
+    if len(label) > MAX_LABEL_LENGTH:
+        raise AddressError("bad-host", f"a label is longer than {MAX_LABEL_LENGTH} characters")
+    if not _ASCII_LABEL.fullmatch(label):
+        raise AddressError(
+            "bad-host", "a label may hold letters, digits and inner hyphens, nothing else"
+        )
+    if label.startswith("xn--"):
+        try:
+            idna.ulabel(label)
+        except (idna.IDNAError, UnicodeError):
+            message = "a label that starts with 'xn--' is not valid punycode"
+            raise AddressError("bad-host", message) from None
+
+
+@_naming_value
+def normalise_port(text: str) -> int:
+    """Read a port number.
+
+    Raises:
+        AddressError: With code ``bad-port``, unless it is a number from 1 to 65535.
+    """
+    if text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= MAX_PORT:
+        return int(text)
+    raise AddressError("bad-port", f"the port must be a number from 1 to {MAX_PORT}")
+
+
+@_naming_value
+def split_port(text: str) -> tuple[str, int | None]:
+    """Take ``host``, ``host:port``, an IPv6 address or ``[IPv6]:port`` apart.
+
+    Returns:
+        The host as it was written, and the port or None. More than one ``:`` without
+        brackets is a bare IPv6 address.
+
+    Raises:
+        AddressError: With code ``bad-port``, ``bad-ip`` or ``cidr``.
+    """
+    refuse_network(text)
+    if text.startswith("["):
+        host, bracket, rest = text.partition("]")
+        if rest and not rest.startswith(":"):
+            raise AddressError("bad-ip", "after ']' only ':' and a port may follow")
+        return host + bracket, normalise_port(rest[1:]) if rest else None
+    if text.count(":") == 1:
+        host, _, port = text.partition(":")
+        return host, normalise_port(port)
+    return text, None
+
+
+@_naming_value
+def parse_url(
+    text: str,
+    schemes: tuple[str, ...] = ("http", "https", "ws", "wss"),
+    *,
+    underscores: bool = False,
+) -> Url:
+    """Read a URL that names an endpoint and give its canonical spelling.
+
+    Args:
+        text: ``scheme://host[:port][/path]``, without user, query or fragment.
+        schemes: The schemes that are allowed, in lower case.
+        underscores: As of ``normalise_host``.
+
+    Raises:
+        AddressError: With a code that tells the fault.
+    """
+    if _NOT_IN_URLS.search(text):
+        raise AddressError("bad-url", "the URL holds a character that no URL may hold")
+    match = _URL.fullmatch(text)
+    if not match:
+        example = "https" if "https" in schemes else schemes[0]
+        raise AddressError("bad-url", f"not a URL of the form {example}://host[:port][/path]")
+    scheme, authority = match[1].lower(), match[2]
+    _refuse_userinfo(authority)
+    if scheme not in schemes:
+        raise AddressError("bad-scheme", f"the scheme must be one of {', '.join(schemes)}")
+    if match[4] is not None or match[5] is not None:
+        raise AddressError("bad-url", "an endpoint's URL has no query and no fragment")
+    if authority.count(":") > 1 and not authority.startswith("["):
+        raise AddressError("bad-ip", "an IPv6 address stands in brackets in a URL")
+    written_host, port = split_port(authority)
+    host = normalise_host(written_host, underscores=underscores)
+    path = normalise_path(match[3])
+    spelled_port = "" if port is None else f":{port}"
+    return Url(f"{scheme}://{host}{spelled_port}{path}", scheme, host, port, path)
+
+
+class EtcdAddress(NamedTuple):
+    """Where a text lies in etcd: the members to ask, and the key.
+
+    Attributes:
+        members: Host and port of each member, the host ready to stand in a URL.
+        key: The key, without the slash that parts it from the members.
+    """
+
+    members: tuple[tuple[str, int], ...]
+    key: str
+
+    @property
+    def text(self) -> str:
+        """The canonical spelling."""
+        hosts = ",".join(f"{host}:{port}" for host, port in self.members)
+        return f"etcd://{hosts}/{self.key}"
+
+    @staticmethod
+    @_naming_value
+    def parse(text: str) -> "EtcdAddress":
+        """Read ``etcd://host:2379[,host:2379]/key``; a port that is left out is 2379.
+
+        The key is taken as it stands: nothing in it is decoded.
+
+        Raises:
+            AddressError: With a code that tells the fault.
+        """
+        hosts, _, key = text.removeprefix("etcd://").partition("/")
+        if not text.startswith("etcd://") or not key:
+            raise AddressError("bad-url", "there must be a host and, after a slash, a key")
+        if USERINFO.search(hosts):
+            where = "ENDPOINT_ETCD_USER and ENDPOINT_ETCD_PASSWORD"
+            raise AddressError("userinfo", f"user name and password come from {where}")
+        if _NOT_IN_URLS.search(key):
+            raise AddressError("bad-url", "the key holds a character that it may not hold")
+        members = []
+        for item in hosts.split(","):
+            if item.count(":") > 1 and not item.startswith("["):
+                raise AddressError("bad-ip", "an IPv6 address stands in brackets in a URL")
+            host, port = split_port(item)
+            members.append((normalise_host(host, underscores=True), port or ETCD_PORT))
+        return EtcdAddress(tuple(members), key)
+
+
+@_naming_value
+def normalise_path(path: str) -> str:
+    """Give a URL path's canonical spelling: what is not ASCII percent-encoded.
+
+    Raises:
+        AddressError: With code ``bad-url``.
+    """
+    if _CANONICAL_PATH.fullmatch(path):
+        return path
+    if _NOT_IN_URLS.search(path) or "?" in path or "#" in path:
+        raise AddressError("bad-url", "the path holds a character that no path may hold")
+    if _BARE_PERCENT.search(path):
+        raise AddressError("bad-url", "a '%' in a URL needs two hexadecimal digits after it")
+    return quote(path, safe=_PATH_SAFE)
+
+
+def is_canonical_url(text: str) -> bool:
+    """Whether a URL is valid and spelled canonically; cheap for the common ones."""
+    short = len(text) <= MAX_LABEL_LENGTH and "xn--" not in text
+    if short and (match := _PLAIN_URL.fullmatch(text)):
+        return match[2] is None or int(match[2]) <= MAX_PORT
+    try:
+        return parse_url(text).text == text
+    except AddressError:
+        return False

@@ -1,0 +1,311 @@
+"""The one codec: configurations and QR texts to JSON and back.
+
+The wire form::
+
+    {"api_endpoints": [{"url": "https://a.example/api/v1", "priority": 0}],
+     "socketio_endpoints": [{"url": "https://a.example", "priority": 0}]}
+
+``server_name`` stands in an entry only where the endpoint has one.
+
+A QR text is one of three: ``full`` is the wire form with a ``room_id``; in ``list`` the
+arrays hold URLs only, best first; ``single`` has one ``api_url`` and one ``socketio_url``.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ..errors import AddressError, PayloadError
+from .endpoint import Endpoint, EndpointConfig, is_priority
+
+KINDS = ("api_endpoints", "socketio_endpoints")
+#: Bytes that are read in one call.
+_PIECE = 64 * 1024
+#: How many URLs of each sort a difference names.
+NAMED_URLS = 20
+
+
+def dumps(config: EndpointConfig) -> bytes:
+    """Give the wire form: compact, ASCII, and equal for equal configurations.
+
+    Written out by hand: a canonical URL holds nothing that JSON would escape, and
+    ``json.dumps`` over 100,000 endpoints takes four times as long.
+    """
+    lists = (
+        f'"{kind}":[{",".join(map(_entry, endpoints))}]'
+        for kind, endpoints in config.kinds().items()
+    )
+    return f"{{{','.join(lists)}}}".encode("ascii")
+
+
+def _entry(endpoint: Endpoint) -> str:
+    url, priority, name = endpoint.url, endpoint.priority, endpoint.server_name
+    if name is None:
+        return f'{{"url":"{url}","priority":{priority}}}'
+    return f'{{"url":"{url}","priority":{priority},"server_name":"{name}"}}'
+
+
+def loads(body: bytes | str, most: int | None = None) -> EndpointConfig:
+    """Read the wire form. Unknown members are passed over; an absent kind is empty.
+
+    Args:
+        body: The document.
+        most: How many endpoints it may have, or None for any number.
+
+    Raises:
+        PayloadError: Naming the member that is at fault.
+    """
+    return config_of(_object(body), most)
+
+
+def config_of(document: dict[str, Any], most: int | None = None) -> EndpointConfig:
+    """Read the wire form where its JSON has been read already.
+
+    Args:
+        document: The JSON object.
+        most: How many endpoints it may have, or None for any number.
+
+    Raises:
+        PayloadError: Naming the member that is at fault.
+    """
+    _bound(document, most)
+    lists = {kind: _endpoints(kind, document.get(kind, [])) for kind in KINDS}
+    return EndpointConfig(**lists)
+
+
+def entries(body: bytes, kind: str) -> Iterator[dict[str, Any]]:
+    """Read one kind of a wire form that ``dumps`` made, a piece at a time.
+
+    Reading 100,000 entries in one call would hold the interpreter's lock for all of it. No
+    canonical URL has a brace in it, so that the pieces can be told apart.
+    """
+    head = f'"{kind}":['.encode()
+    at = body.index(head) + len(head)
+    if body[at : at + 1] == b"]":
+        return
+    end = body.index(b"}]", at) + 1
+    while at < end:
+        cut = body.find(b"},{", at + _PIECE, end)
+        stop = end if cut < 0 else cut + 1
+        yield from json.loads(b"[%b]" % body[at:stop])
+        at = stop + 1
+
+
+def _bound(document: dict[str, Any], most: int | None) -> None:
+    """Refuse a document with too many entries, before any of them is read."""
+    entries = [document.get(kind) for kind in KINDS]
+    number = sum(len(each) for each in entries if isinstance(each, list))
+    if most is not None and number > most:
+        raise PayloadError("document", f"has {number} endpoints, and at most {most} are taken")
+
+
+@dataclass(frozen=True, slots=True)
+class QrData:
+    """What a QR text says.
+
+    Attributes:
+        api_endpoints: Where the API answers, or None where the text does not speak of it.
+        socketio_endpoints: Where Socket.io answers, or None likewise.
+        room_id: The room to join, or None.
+        extra: Members that are not ours, as they stand.
+    """
+
+    api_endpoints: tuple[Endpoint, ...] | None = None
+    socketio_endpoints: tuple[Endpoint, ...] | None = None
+    room_id: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+QR_FORMATS = ("full", "list", "single")
+_SINGLE = {"api_endpoints": "api_url", "socketio_endpoints": "socketio_url"}
+MAX_ROOM_ID = 128
+
+
+def loads_qr(text: str | bytes, most: int | None = None) -> QrData:
+    """Read a QR text of any of the three forms.
+
+    Args:
+        text: What a code says.
+        most: How many endpoints it may have, or None for any number.
+
+    Raises:
+        PayloadError: Naming the member that is at fault.
+    """
+    document = _object(text)
+    _bound(document, most)
+    lists = {kind: _qr_endpoints(kind, document) for kind in KINDS}
+    if lists == dict.fromkeys(KINDS):
+        names = ", ".join([*KINDS, *_SINGLE.values()])
+        raise PayloadError("document", f"must have one of {names}")
+    room_id = document.get("room_id")
+    if room_id is not None:
+        check_room_id(room_id)
+    ours = {*KINDS, *_SINGLE.values(), "room_id"}
+    extra = {name: value for name, value in document.items() if name not in ours}
+    return QrData(**lists, room_id=room_id, extra=extra)
+
+
+def check_room_id(room_id: Any) -> None:
+    """Hold a room id to its form.
+
+    Raises:
+        PayloadError: Unless it is a text of 1 to 128 characters.
+    """
+    if not isinstance(room_id, str) or not 1 <= len(room_id) <= MAX_ROOM_ID:
+        raise PayloadError("room_id", f"must be a text of 1 to {MAX_ROOM_ID} characters")
+
+
+def _qr_endpoints(kind: str, document: dict[str, Any]) -> tuple[Endpoint, ...] | None:
+    entries = document.get(kind)
+    if entries is None:
+        url = document.get(_SINGLE[kind])
+        return None if url is None else (_endpoint_of_url(_SINGLE[kind], url, 0),)
+    if not isinstance(entries, list):
+        raise PayloadError(kind, "must be an array")
+    found: dict[str, Endpoint] = {}
+    for index, entry in enumerate(entries):
+        where = f"{kind}[{index}]"
+        by_url = isinstance(entry, str)
+        endpoint = _endpoint_of_url(where, entry, index) if by_url else _endpoint(where, entry)
+        found.setdefault(endpoint.url, endpoint)  # as in the file: the first one stays
+    return tuple(found.values())
+
+
+def _endpoint_of_url(where: str, url: Any, priority: int) -> Endpoint:
+    if not isinstance(url, str):
+        raise PayloadError(where, "must be a URL")
+    try:
+        return Endpoint.parse(url, priority)
+    except AddressError as error:
+        raise PayloadError(where, str(error)) from None
+
+
+def dumps_qr(
+    config: EndpointConfig,
+    format: str = "full",  # noqa: A002 - as in the route and on the command line
+    room_id: str | None = None,
+    extra: dict[str, Any] | None = None,
+) -> str:
+    """Write a QR text; a kind without endpoints is left out.
+
+    Args:
+        config: The endpoints.
+        format: ``full``, ``list`` or ``single``.
+        room_id: The room to join, or None.
+        extra: More members, as they stand.
+
+    Raises:
+        PayloadError: If the format is unknown or the room id too long.
+    """
+    if format not in QR_FORMATS:
+        raise PayloadError("format", f"must be one of {', '.join(QR_FORMATS)}")
+    document: dict[str, Any] = dict(extra or {})
+    for kind, endpoints in config.kinds().items():
+        best_first = sorted(endpoints, key=lambda endpoint: endpoint.priority)
+        if not best_first:
+            continue
+        if format == "single":
+            document[_SINGLE[kind]] = best_first[0].url
+        elif format == "list":
+            document[kind] = [endpoint.url for endpoint in best_first]
+        else:
+            document[kind] = [json.loads(_entry(endpoint)) for endpoint in endpoints]
+    if room_id is not None:
+        check_room_id(room_id)
+        document["room_id"] = room_id
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+
+
+def _object(body: bytes | str) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise PayloadError("document", f"not JSON ({error})") from None
+    if not isinstance(document, dict):
+        raise PayloadError("document", "must be a JSON object")
+    return document
+
+
+def _endpoints(kind: str, entries: Any) -> tuple[Endpoint, ...]:
+    if not isinstance(entries, list):
+        raise PayloadError(kind, "must be an array")
+    return tuple(_endpoint(f"{kind}[{i}]", entry) for i, entry in enumerate(entries))
+
+
+def _endpoint(where: str, entry: Any) -> Endpoint:
+    if not isinstance(entry, dict):
+        raise PayloadError(where, "must be an object with 'url' and 'priority'")
+    url, priority, name = entry.get("url"), entry.get("priority", 0), entry.get("server_name")
+    if not isinstance(url, str):
+        raise PayloadError(f"{where}.url", "must be a string")
+    if not is_priority(priority):
+        raise PayloadError(f"{where}.priority", "must be a whole number, 0 or more")
+    if name is not None and not isinstance(name, str):
+        raise PayloadError(f"{where}.server_name", "must be a string")
+    try:
+        endpoint = Endpoint.parse(url, priority)
+    except AddressError as error:
+        raise PayloadError(f"{where}.url", str(error)) from None
+    if name is None:
+        return endpoint
+    try:
+        return Endpoint.parse(endpoint.url, priority, name)
+    except AddressError as error:
+        raise PayloadError(f"{where}.server_name", str(error)) from None
+
+
+class Difference(NamedTuple):
+    """How one wire form differs from another, over both kinds together.
+
+    The counts are exact; of the URLs the first twenty are named, so that a difference of
+    100,000 stays small.
+
+    Attributes:
+        added: How many URLs only the newer one has, counting each kind.
+        removed: How many only the older one had.
+        changed: How many both have, with another priority or server name.
+        added_urls: The first of the added.
+        removed_urls: The first of the removed.
+        changed_urls: The first of the changed.
+        changed_how: What changed at each of these, such as ``priority=0 → 5``.
+    """
+
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+    added_urls: tuple[str, ...] = ()
+    removed_urls: tuple[str, ...] = ()
+    changed_urls: tuple[str, ...] = ()
+    changed_how: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        changed = f" ~{self.changed}" if self.changed else ""
+        return f"+{self.added} -{self.removed}{changed} endpoints"
+
+
+def difference(old: bytes, new: bytes) -> Difference:
+    """Compare two wire forms that ``dumps`` made."""
+    added: list[str] = []
+    removed: list[str] = []
+    changed: list[str] = []
+    how: list[str] = []
+    before, after = json.loads(old), json.loads(new)
+    for kind in KINDS:
+        was = {entry["url"]: entry for entry in before[kind]}
+        now = {entry["url"]: entry for entry in after[kind]}
+        added += [url for url in now if url not in was]
+        removed += [url for url in was if url not in now]
+        moved = [url for url, entry in now.items() if url in was and was[url] != entry]
+        changed += moved
+        how += [_how(was[url], now[url]) for url in moved[: NAMED_URLS - len(how)]]
+    lists = (added, removed, changed, how)
+    return Difference(
+        len(added), len(removed), len(changed), *(tuple(urls[:NAMED_URLS]) for urls in lists)
+    )
+
+
+def _how(was: dict[str, Any], now: dict[str, Any]) -> str:
+    """Name the attributes that differ, as the endpoint file writes them; a dash is none."""
+    names = [name for name in ("priority", "server_name") if was.get(name) != now.get(name)]
+    return ", ".join(f"{name}={was.get(name, '-')} → {now.get(name, '-')}" for name in names)

@@ -1,0 +1,1 @@
+"""The network from below: look-ups, dials, TLS contexts, and what their failures mean."""

@@ -1,0 +1,316 @@
+"""Connecting to a host: TCP and verified TLS to the first of its addresses that is ready.
+
+The addresses of one host race as in RFC 8305, in one thread, with sockets that do not block;
+nothing is left running when it is over. "Ready" includes TLS, since a network that blocks by
+name lets TCP through and stalls the handshake.
+"""
+
+import contextlib
+import math
+import os
+import selectors
+import socket
+import ssl
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .resolver import Addresses, Resolver
+
+
+class Place(NamedTuple):
+    """Where to connect to.
+
+    Attributes:
+        host: A host name or an IP address, in brackets if IPv6.
+        port: The port.
+        server_name: The name that the certificate must be for, or None without TLS.
+    """
+
+    host: str
+    port: int
+    server_name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DialOptions:
+    """How to dial.
+
+    Attributes:
+        tls: For endpoints with TLS.
+        timeout: Seconds for each address, for TCP and TLS together.
+        local_address: Address to dial from, or None.
+        socket_options: Arguments of ``setsockopt``, one tuple each.
+        until: When the time for all dials, with their look-ups, is over, in monotonic seconds.
+    """
+
+    tls: ssl.SSLContext
+    timeout: float
+    local_address: str | None = None
+    socket_options: tuple[Any, ...] = ()
+    until: float = math.inf
+
+    def deadline(self, now: float) -> float:
+        """Say when a dial of one address that begins now has to be done, in monotonic seconds."""
+        return min(now + self.timeout, self.until)
+
+
+class Hold(NamedTuple):
+    """What an owner of connections does so that it can call them off at any time.
+
+    Attributes:
+        adopt: Takes a socket that shutting down calls the connection off; raises where
+            everything has been called off.
+        release: Forgets the socket.
+    """
+
+    adopt: Callable[[socket.socket], object]
+    release: Callable[[socket.socket], object]
+
+
+def connect(
+    place: Place, options: DialOptions, resolver: Resolver, hold: Hold | None = None
+) -> socket.socket:
+    """Connect to the first address that is ready.
+
+    Args:
+        place: Where to.
+        options: How.
+        resolver: Looks the host up.
+        hold: Takes what calls it off, or None.
+
+    Raises:
+        OSError: If no address was ready in time; of ``socket.gaierror`` if none was found.
+    """
+    with Ring() as ring:
+        try:
+            if hold is not None:
+                hold.adopt(ring.waker)
+            ring.add(HostDial(ring, place, options, resolver))
+            while True:
+                for dial in ring.wait(math.inf):
+                    if dial.error is not None:
+                        raise dial.error
+                    return dial.take()
+        finally:
+            if hold is not None:
+                hold.release(ring.waker)
+
+
+class Ring:
+    """The dials that are under way, the selector that they share, and a way to wake it."""
+
+    def __init__(self) -> None:
+        self.selector = selectors.DefaultSelector()
+        self.dials: list[HostDial] = []
+        self._woken, self.waker = socket.socketpair()
+        self._woken.setblocking(False)
+        self.waker.setblocking(False)
+        self.selector.register(self._woken, selectors.EVENT_READ)
+
+    def __enter__(self) -> "Ring":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for dial in self.dials:
+            dial.close()
+        self.selector.close()
+        self._woken.close()
+        self.waker.close()
+
+    def wake(self, _: object = None) -> None:
+        """Interrupt a wait, from any thread, also when the ring is gone."""
+        with contextlib.suppress(OSError):
+            self.waker.send(b"!")
+
+    def add(self, dial: "HostDial") -> None:
+        """Take a dial in, and begin it."""
+        self.dials.append(dial)
+        dial.advance()
+
+    def wait(self, seconds: float) -> Iterator["HostDial"]:
+        """Move the dials on, for so many seconds at most; give those that are done.
+
+        Raises:
+            ConnectionAbortedError: If the waker was shut down.
+        """
+        if not any(dial.done for dial in self.dials):
+            now = time.monotonic()
+            first = min(dial.wakes_at(now) for dial in self.dials) - now
+            seconds = max(0.0, min(seconds, first))
+            for key, _ in self.selector.select(None if seconds == math.inf else seconds):
+                if key.data is not None:
+                    key.data.advance()
+                elif not self._woken.recv(4096):
+                    raise ConnectionAbortedError("called off")
+            for dial in self.dials:
+                dial.advance()
+        for dial in [dial for dial in self.dials if dial.done]:
+            self.dials.remove(dial)
+            yield dial
+
+
+class HostDial:
+    """One host that is being dialled: its look-up, and a race of its addresses.
+
+    Attributes:
+        error: Why it cannot be connected to, or None.
+    """
+
+    def __init__(self, ring: Ring, place: Place, options: DialOptions, resolver: Resolver) -> None:
+        self.error: Exception | None = None
+        self._ring = ring
+        self._place = place
+        self._options = options
+        self._addresses = Addresses(resolver, place.host, time.monotonic())
+        self._dials: list[_Dial] = []
+        self._sock: socket.socket | None = None
+        if not self._addresses.look_up.done():
+            self._addresses.look_up.add_done_callback(ring.wake)
+
+    @property
+    def done(self) -> bool:
+        """Whether a connection stands, or none will."""
+        return self._sock is not None or self.error is not None
+
+    def advance(self) -> None:
+        """Go on: a socket or the resolver has something for us, or it is time."""
+        now = time.monotonic()
+        self._gather(now)
+        while not self.done and (address := self._addresses.start(now)) is not None:
+            self._dials.append(_Dial(self._ring, address, self._place, self._options))
+            self._gather(now)
+        if self.done:
+            return
+        self.error = self._addresses.failure(now)
+        if self.error is None and now >= self._options.until:
+            self.error = self._addresses.out_of_time()
+
+    def _gather(self, now: float) -> None:
+        for dial in self._dials[:]:
+            dial.check(now)
+            if not dial.done:
+                continue
+            self._dials.remove(dial)
+            if dial.error is not None:
+                self._addresses.failed(dial.error)
+            elif self._sock is None:
+                self._sock = dial.take()
+                self._addresses.succeeded(dial.address)
+            else:
+                dial.close()
+
+    def wakes_at(self, now: float) -> float:
+        """Say when to go on at the latest, in monotonic seconds."""
+        ends = (dial.until for dial in self._dials)
+        return min(self._options.until, now + self._addresses.wait(now), *ends)
+
+    def take(self) -> socket.socket:
+        """Hand the connected socket over, and let go of the other dials."""
+        sock, self._sock = self._sock, None
+        self.close()
+        assert sock is not None  # noqa: S101 - done without an error
+        sock.setblocking(True)
+        return sock
+
+    def close(self) -> None:
+        """Give up."""
+        for dial in self._dials:
+            dial.close()
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+
+class _Dial:
+    """The dial of one address: a generator over a socket that does not block."""
+
+    def __init__(self, ring: Ring, address: str, place: Place, options: DialOptions) -> None:
+        self.address = address
+        self.done = False
+        self.error: Exception | None = None
+        self.until = options.deadline(time.monotonic())
+        self._ring = ring
+        self._place = place
+        self._options = options
+        self._sock: socket.socket | None = None
+        self._steps = self._run()
+        self.advance()
+
+    def advance(self) -> None:
+        """Go on: the socket has something for us."""
+        self._step(lambda: next(self._steps))
+
+    def check(self, now: float) -> None:
+        """End it where its time is over."""
+        if not self.done and now >= self.until:
+            self._step(lambda: self._steps.throw(TimeoutError("timed out")))
+
+    def _step(self, go_on: Callable[[], int]) -> None:
+        self._forget()
+        try:
+            events = go_on()
+        except StopIteration:
+            self.done = True
+        except Exception as error:
+            self.done, self.error = True, error
+            self.close()
+        else:
+            assert self._sock is not None  # noqa: S101 - events are of a socket
+            self._ring.selector.register(self._sock, events, self)
+
+    def _forget(self) -> None:
+        if self._sock is not None:
+            with contextlib.suppress(KeyError, ValueError):
+                self._ring.selector.unregister(self._sock)
+
+    def take(self) -> socket.socket | None:
+        """Hand the ready socket over."""
+        sock, self._sock = self._sock, None
+        return sock
+
+    def close(self) -> None:
+        """Give up."""
+        self._forget()
+        self._steps.close()
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    def _run(self) -> Generator[int, None, None]:
+        """Yield the events to wait for."""
+        yield from self._connect()
+        if self._place.server_name is not None:
+            yield from self._secure(self._place.server_name)
+
+    def _connect(self) -> Generator[int, None, None]:
+        family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
+        sock = self._sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option in self._options.socket_options:
+            sock.setsockopt(*option)
+        if self._options.local_address is not None:
+            sock.bind((self._options.local_address, 0))
+        with contextlib.suppress(BlockingIOError):
+            sock.connect((self.address, self._place.port))
+        yield selectors.EVENT_WRITE
+        if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            # The constructor picks the subclass that belongs to the code.
+            raise OSError(code, os.strerror(code))
+
+    def _secure(self, server_name: str) -> Generator[int, None, None]:
+        assert self._sock is not None  # noqa: S101 - connected just before
+        sock = self._options.tls.wrap_socket(
+            self._sock, server_hostname=server_name, do_handshake_on_connect=False
+        )
+        self._sock = sock
+        while True:
+            try:
+                sock.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                yield selectors.EVENT_READ
+            except ssl.SSLWantWriteError:
+                yield selectors.EVENT_WRITE

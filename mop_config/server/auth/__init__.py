@@ -1,0 +1,1 @@
+"""Access: tokens, the file that they come from, and what a request may do."""

@@ -1,0 +1,158 @@
+"""The tokens that are known now: those of the environment, and those of a file that may change.
+
+While the file cannot be read, or holds nothing good, nobody is admitted, also not by a token of
+the environment: who takes a token back must not find the door open.
+"""
+
+import hashlib
+import logging
+import threading
+import time
+from typing import Any
+
+from ...errors import SourceError
+from ..concurrency import run_blocking
+from ..parsing.problems import Code, Problem
+from ..settings import Settings
+from ..sources.file import FileSource, Fingerprint, detached
+from .policy import USER, Refusal, authorise, needs_token
+from .tokens import Parsed, Token, TokenFault, find, from_environment, parse
+
+logger = logging.getLogger(__name__)
+
+MAX_BYTES = 1 << 20
+#: Seconds for one look at the file. With those for the source's, a start takes no five.
+LOOK = 1.5
+#: Seconds between two looks at the content, since ``stat`` does not see every change.
+RECHECK = 5.0
+#: Seconds without a look after which a request sees to it: the reload thread hangs, or there
+#: is none.
+NEGLECTED = 3.0
+#: Seconds that the file must rest before it is read, and when it is empty or missing: an
+#: editor is about to write it.
+QUIET = 0.1
+BLANK_QUIET = 1.0
+
+
+class TokenAuthenticator:
+    """Finds tokens, and follows the file of tokens; nothing in it raises.
+
+    Args:
+        settings: Which tokens, and which file.
+
+    Attributes:
+        problems: What is wrong with the file.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        path = settings.tokens_file
+        self._own = from_environment(settings.tokens)
+        self._file = None if path is None else FileSource(path, MAX_BYTES, LOOK)
+        self._tokens = self._own
+        self.problems: tuple[Problem, ...] = ()
+        self._lock = threading.Lock()
+        self._signature: Fingerprint | None = None  # of the file when it was read
+        self._seen: Fingerprint | None = None  # at the last look
+        self._fingerprint = b""
+        self._since = self._read_at = self._looked_at = time.monotonic()
+        if self._file is not None:
+            self._seen = self._file.signature()
+            self._read(self._file)
+
+    def find(self, shown: str) -> Token | None:
+        """Find the token that somebody shows."""
+        if self._file is not None and time.monotonic() - self._looked_at > NEGLECTED:
+            self.refresh()
+        return find(self._tokens, shown)
+
+    def check(self, environ: dict[str, Any]) -> Refusal | None:
+        """Decide whether a request is answered, and note in it who asks.
+
+        Args:
+            environ: The request, as WSGI has it (PEP 3333).
+
+        Returns:
+            Why it is not answered, or None.
+        """
+        method = environ["REQUEST_METHOD"]
+        preflight = "HTTP_ORIGIN" in environ and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+        if not needs_token(method, environ["PATH_INFO"], preflight=preflight):
+            return None
+        outcome = authorise(environ.get("HTTP_AUTHORIZATION"), method, self.find)
+        refusal = outcome if isinstance(outcome, Refusal) else None
+        user = outcome.user if isinstance(outcome, Refusal) else outcome.name
+        if user is not None:
+            environ[USER] = user
+        return refusal
+
+    def admits(self, environ: dict[str, Any]) -> bool:
+        """Whether a request shows a good token, where the route itself needs none."""
+        shown = environ.get("HTTP_AUTHORIZATION")
+        return not isinstance(authorise(shown, "GET", self.find), Refusal)
+
+    def refresh(self) -> None:
+        """Look at the file, and read it where it has changed and is at rest.
+
+        Whoever comes while another one looks does not wait: a disk may be slow.
+        """
+        file = self._file
+        if file is None or not self._lock.acquire(blocking=False):
+            return
+        try:
+            self._looked_at = time.monotonic()
+            run_blocking(lambda: self._look(file))
+        finally:
+            self._looked_at = time.monotonic()
+            self._lock.release()
+
+    def _look(self, file: FileSource) -> None:
+        now, signature = time.monotonic(), file.signature()
+        if signature != self._seen:
+            self._seen, self._since = signature, now
+        quiet = BLANK_QUIET if signature.error or signature.blank else QUIET
+        due = signature != self._signature or now - self._read_at >= RECHECK
+        if due and now - self._since >= quiet:
+            self._read(file)
+
+    def _read(self, file: FileSource) -> None:
+        self._read_at = time.monotonic()
+        try:
+            text = file.read()
+        except SourceError as error:
+            if error.code != Code.CHANGING:
+                self._signature = self._seen
+                self._use(file, str(error).encode(), Parsed((), (), 0), str(error))
+            elif not self._fingerprint:
+                self._use(file, b"", Parsed((), (), 0), str(error))
+        except OSError as error:  # this process lacks descriptors: the file is not to blame
+            logger.warning("the tokens in %s cannot be read now: %s", file, error.strerror)
+            self._signature = self._seen
+        else:
+            self._signature = text.signature
+            fingerprint = hashlib.sha256(text.data).digest() + b"detached" * text.detached
+            self._use(file, fingerprint, parse(text.data), f"{file} holds no token")
+            if text.detached and not any(p.code is Code.DETACHED for p in self.problems):
+                message = detached(file)
+                logger.error("tokens: %s", message)
+                problem = Problem(1, 1, Code.DETACHED.severity, Code.DETACHED, message, "")
+                self.problems = (*self.problems, problem)
+
+    def _use(self, file: FileSource, fingerprint: bytes, found: Parsed, failure: str) -> None:
+        if fingerprint and fingerprint == self._fingerprint:
+            return
+        self._fingerprint = fingerprint
+        self._tokens = self._own + found.tokens if found.tokens else ()
+        if found.tokens:
+            logger.info("tokens: %d in %s", len(found.tokens), file)
+        else:
+            logger.error("tokens: %s: nobody is admitted until it holds a good line", failure)
+        if found.bad:
+            told = "; ".join(f"line {line}: {message}" for line, message in found.faults)
+            logger.error("tokens: bad lines in %s, %d of them: %s", file, found.bad, told)
+        self.problems = tuple(_problem(file, fault) for fault in found.faults)
+
+
+def _problem(file: FileSource, fault: TokenFault) -> Problem:
+    # Without the line's text: it may be a token in the clear.
+    message = f"{file}, line {fault.line}: {fault.message}"
+    return Problem(fault.line, 1, Code.TOKENS_LINE.severity, Code.TOKENS_LINE, message, "")

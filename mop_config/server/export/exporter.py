@@ -1,0 +1,157 @@
+"""Keeps a folder of files as true as a server's answers: read, judge, sign, write."""
+
+import json
+import logging
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flask import Flask
+
+from ...errors import SourceError
+from ...model.jws import jwk_set
+from ..parsing.problems import Code
+from ..parsing.render import EMPTY
+from ..reload.pipeline import Reloader
+from ..reload.requests import ReloadRequests, ReloadResponder
+from ..reload.thread import ReloadThread
+from ..serving import signer
+from ..serving.snapshot import Snapshot
+from ..serving.store import ServerState, SnapshotStore, SourceState
+from ..settings import Settings
+from ..sources import check_source, open_source
+from ..state import workers
+from ..state.releases import ReleaseStore
+from . import files as publication
+
+logger = logging.getLogger(__name__)
+
+_EMPTY = "there is no usable endpoint (ENDPOINT_ALLOW_EMPTY=1 would allow it)"
+_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
+
+
+class StaticExporter:
+    """Publishes one source into one folder.
+
+    It shares the state folder with a server on this machine, so that both give a list the same
+    date and version.
+
+    Args:
+        settings: What to publish.
+        folder: Where to.
+        clock: Gives POSIX seconds.
+
+    Raises:
+        SettingsError: If the key or the source cannot be used.
+    """
+
+    def __init__(
+        self, settings: Settings, folder: Path, clock: Callable[[], float] = time.time
+    ) -> None:
+        signer.check(settings)
+        check_source(settings)
+        self._settings = settings
+        self._folder = folder
+        source, now = open_source(settings), time.time()
+        state = settings.state_dir or Flask("mop_config").instance_path
+        owner = workers.served_by(state)
+        records, writable = workers.prepare(state, owner)
+        memory = ReleaseStore(records, workers.key(str(source)), writable=writable, owner=owner)
+        self._store = SnapshotStore(
+            Snapshot.of(EMPTY, last_modified=int(now), loaded_at=now, max_age=settings.max_age)
+        )
+        self._loader = Reloader(source, settings, self._store, memory)
+        self._signer = signer.Signer(settings, clock)
+        self._made: tuple[Snapshot, Snapshot | None] | None = None
+        self._files: dict[str, bytes] = {}  # of what was made
+        self._look_at = 0.0  # when the folder is looked at again, in monotonic seconds
+        self._complained = False
+
+    def publish(self) -> tuple[list[str], ServerState]:
+        """Publish what the source holds now.
+
+        Returns:
+            The paths of the files that have changed, and what was found in the source.
+
+        Raises:
+            SourceError: If it is refused; the folder is as it was.
+            OSError: If a file cannot be written.
+        """
+        self._loader.start()
+        view = self._store.view
+        if view.state is not SourceState.FRESH:
+            code = view.problems[0].code if view.problems else Code.UNREADABLE
+            raise SourceError(code, view.reason or "there is no list to publish")
+        if not self._may_publish():
+            raise SourceError(Code.NO_ENDPOINTS, _EMPTY)
+        self._look_at = 0.0
+        return self._write() or [], view
+
+    def follow(self) -> signal.Signals:
+        """Publish whatever the source comes to hold, until SIGTERM or Ctrl-C.
+
+        A text that is refused changes nothing; the log says why. A folder that cannot be
+        written to is tried again, and one in which somebody else has changed something is put
+        right. SIGHUP reads the source, and looks at the folder, at once.
+
+        Returns:
+            The signal that ended it.
+        """
+        # Before there are threads: they must leave the signals to this one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._loader.start(may_wait=True)
+        answering = ReloadResponder(ReloadRequests(None), self._store)
+        reloader = ReloadThread(self._loader, self._settings.poll_interval, self._turn, answering)
+        reloader.start()
+        try:
+            while (number := signal.sigwait(_SIGNALS)) == signal.SIGHUP:
+                self._look_at = 0.0
+                reloader.hup()
+        finally:
+            reloader.stop()
+        return signal.Signals(number)
+
+    def _turn(self) -> None:
+        if not self._may_publish():
+            if self._store.view.loaded and not self._complained:
+                logger.error("not published: %s", _EMPTY)
+                self._complained = True
+            return
+        try:
+            changed = self._write()
+        except OSError as error:
+            if not self._complained:
+                logger.error("cannot be published: %s: %s", error.filename, error.strerror)
+            self._complained = True
+            return
+        self._complained = False
+        if changed:
+            logger.info("published %s", ", ".join(changed))
+
+    def _may_publish(self) -> bool:
+        # A server that has served nothing may begin with an empty list. What stands in the
+        # folder from earlier days may not be replaced by one.
+        view = self._store.view
+        usable = view.snapshot.api_count + view.snapshot.socketio_count
+        return view.loaded and (usable > 0 or self._settings.allow_empty)
+
+    def _write(self) -> list[str] | None:
+        """Bring the folder up to date; None where it was looked at a moment ago."""
+        snapshot = self._store.view.snapshot
+        signed = self._signer.signed(snapshot)
+        if self._made != (snapshot, signed):
+            key = self._signer.key
+            keys = None if key is None else json.dumps(jwk_set([key])).encode()
+            self._files = publication.files(snapshot, signed, keys, self._settings.service_name)
+            self._made, self._look_at = (snapshot, signed), 0.0
+        now = time.monotonic()
+        if now < self._look_at:
+            return None
+        # Set first: SIGHUP may ask for another look while this one is under way.
+        self._look_at = now + (self._settings.poll_interval or float("inf"))
+        try:
+            return publication.write(self._folder, self._files)
+        except OSError:
+            self._look_at = 0.0
+            raise

@@ -1,0 +1,1 @@
+"""The server under gunicorn: configuration, hooks, worker limits, logger and error pages."""

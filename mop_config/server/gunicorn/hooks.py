@@ -1,0 +1,179 @@
+"""gunicorn's hooks.
+
+gunicorn resets SIGHUP to deadly after ``post_fork``, so the signal is blocked from there
+until our handler stands in ``post_worker_init``. The master forwards SIGHUP to its workers
+instead of replacing them.
+"""
+
+import logging
+import os
+import re
+import signal
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+
+from ...errors import SettingsError
+from ..service import EXTENSION, ConfigService
+from ..settings import Settings
+from ..state import workers
+from ..status import lost_hooks, multiprocess
+from . import error_pages
+
+logger = logging.getLogger(__name__)
+
+#: What ``mop-config serve`` starts.
+OWN_APP = "mop_config:create_app()"
+_ENDINGS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+
+
+def find(app: Any) -> ConfigService | None:
+    """Find the runtime of a WSGI application, under the middleware that may wrap it."""
+    for _ in range(16):
+        extensions = getattr(app, "extensions", None)
+        if isinstance(extensions, dict) and isinstance(extensions.get(EXTENSION), ConfigService):
+            runtime: ConfigService = extensions[EXTENSION]
+            return runtime
+        app = next(
+            (
+                inner
+                for name in ("app", "wsgi_app", "application")
+                if (inner := getattr(app, name, None))
+            ),
+            None,
+        )
+    return None
+
+
+def on_starting(server: Any) -> None:
+    """In the master: SIGHUP goes on to the workers, which reload without being replaced."""
+
+    def forward(arbiter: Any) -> None:
+        arbiter.kill_workers(signal.SIGHUP)
+
+    lost_hooks.note("on_starting")
+    server.handle_hup = types.MethodType(forward, server)
+    _let_newborns_end()
+    _repair_upgrade(server.START_CTX)
+    _make_metrics_folder(server)
+    _hand_records_over(server)
+
+
+def _hand_records_over(server: Any) -> None:
+    """Make the folder of records for the user that root's workers will run as (``--user``)."""
+    cfg = server.cfg
+    if os.geteuid() != 0 or cfg.uid == 0:
+        return
+    # With --preload the application is there already.
+    runtime = find(getattr(server.app, "callable", None))
+    if runtime is not None:
+        runtime.hand_over(cfg.uid, cfg.gid)
+        return
+    try:
+        folder = Settings.from_environ().state_dir
+    except SettingsError:
+        return  # of an application that brings its own settings
+    workers.hand_over(folder or Flask("mop_config").instance_path, cfg.uid, cfg.gid)
+
+
+def when_ready(server: Any) -> None:
+    """In the master, once it listens: say where the dashboard of ``mop-config serve`` is."""
+    if getattr(server.app, "app_uri", None) != OWN_APP:
+        return  # an application of somebody else's may have it anywhere
+    for listener in server.LISTENERS:
+        url = re.sub(r"//(0\.0\.0\.0|\[::\])(?=:)", "//127.0.0.1", str(listener))
+        if url.startswith("http"):
+            server.log.info("The dashboard: %s/", url)
+
+
+def _let_newborns_end() -> None:
+    """Have a worker that is told to end do so before gunicorn has set its handlers in it.
+
+    Those of the master, which a fork copies, only note the signal in a queue that nobody reads
+    there: the master would wait for that worker until its graceful timeout. Whoever serves
+    nothing yet may end at once.
+    """
+    master = os.getpid()  # what its workers fork is none of ours
+
+    def hold() -> None:
+        if os.getpid() == master:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+
+    def release() -> None:
+        if os.getpid() == master:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
+
+    def begin() -> None:
+        if os.getppid() == master:
+            for number in _ENDINGS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
+
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=begin)
+
+
+def _make_metrics_folder(server: Any) -> None:
+    server.mop_config_metrics = None
+    given = os.environ.get(multiprocess.VARIABLE)
+    # After an upgrade by SIGUSR2 the environment names the folder of the master before.
+    if given and not Path(given).name.startswith(multiprocess.PREFIX):
+        return  # the operator's: whoever collects there finds our counters, too
+    os.environ.pop(multiprocess.VARIABLE, None)
+    try:
+        folder = multiprocess.make(server.cfg.uid, server.cfg.gid)
+    except OSError as error:
+        logger.warning("each worker's metrics speak for it alone: %s", error)
+        return
+    server.mop_config_metrics = folder
+    os.environ[multiprocess.VARIABLE] = str(folder.path)
+
+
+def _repair_upgrade(start: dict[Any, Any]) -> None:
+    # SIGUSR2 starts gunicorn anew by the path of its script. Under "python -m gunicorn" that
+    # is a module of the package, which does not run outside it.
+    interpreter, _, *arguments = start["args"]
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None:
+        safe = ["-P"] if sys.flags.safe_path else []
+        name = spec.name.removesuffix(".__main__")
+        start["args"] = [interpreter, *safe, "-m", name, *arguments]
+
+
+def post_fork() -> None:
+    """In a new worker: hold SIGHUP back until the handler stands, and answer errors our way."""
+    lost_hooks.note("post_fork")
+    error_pages.install()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+
+
+def worker_ready(worker: Any) -> None:
+    """In a worker that has its application: start reloading, and take SIGHUP."""
+    lost_hooks.note("post_worker_init")
+    runtime = find(worker.wsgi)
+    if runtime is None:
+        logger.warning("the application is wrapped beyond recognition: SIGHUP does nothing here")
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    else:
+        runtime.live_in(worker)
+        runtime.metrics.start(os.environ.get(multiprocess.VARIABLE))
+        runtime.start()
+        runtime.handle_sighup()
+        runtime.handle_stop()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
+
+def worker_exit(worker: Any) -> None:
+    """In a worker that ends: stop the threads and take its state file away."""
+    runtime = find(getattr(worker, "wsgi", None))
+    if runtime is not None and worker.pid == os.getpid():
+        runtime.stop()
+
+
+def on_exit(server: Any) -> None:
+    """In a master that ends: take the folder of the counters away."""
+    folder = getattr(server, "mop_config_metrics", None)
+    if folder is not None:
+        folder.remove()

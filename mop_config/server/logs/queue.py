@@ -1,0 +1,262 @@
+"""One bounded queue between the loggers of a process and its log.
+
+A terminal that was stopped with Ctrl-S, or a pipe that nobody reads, blocks every write for as
+long as it stands still. So a logger only puts its record into the queue, and a daemon thread
+writes it. The thread holds no lock while it writes: neither ``logging.shutdown`` nor a fork nor
+the end of the interpreter can wait for it.
+"""
+
+import atexit
+import contextlib
+import copy
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from ..concurrency import greenlets
+
+#: Records that wait at most; beyond them, the oldest are dropped.
+LIMIT = 10_000
+#: Seconds without a record after which the thread ends; the next record starts another one.
+IDLE = 1.0
+#: Seconds without a write for which a process waits for its log at exit, and the most in all.
+EXIT_STILL = 0.5
+EXIT_LONGEST = 5.0
+
+_FORMATTER = logging.Formatter()
+
+
+class LogQueue:
+    """A queue of writes, and the thread that carries them out in order.
+
+    Args:
+        limit: How many writes may wait.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._limit = limit
+        self._begin()
+        # The thread does not survive a fork, and what it has not written is the parent's.
+        os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        # Reentrant: a signal handler may log while the main thread is in here.
+        self._lock = threading.RLock()
+        self._writes: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lost = 0
+        self._failing = False
+
+    def put(self, write: Callable[[], None]) -> None:
+        """Have ``write`` called soon by the thread; never blocks."""
+        with self._lock:
+            self._writes.put(write)
+            while self._writes.qsize() > self._limit:
+                with contextlib.suppress(Empty):
+                    self._writes.get_nowait()
+                    self._lost += 1
+            if self._thread is None:
+                self._start()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="mop-config-log", daemon=True)
+        # The thread inherits the mask. A SIGHUP that the main thread holds back until its
+        # handler stands would end the process if another thread took it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            thread.start()
+            self._thread = thread
+        except RuntimeError:
+            pass  # no thread is to be had; the next record tries again
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                write = self._writes.get(timeout=IDLE)
+            except Empty:
+                with self._lock:
+                    if self._writes.empty():
+                        self._thread = None
+                        return
+                continue
+            self._tell_of_lost()
+            with contextlib.suppress(Exception):
+                write()
+
+    def lose(self) -> None:
+        """Count a record that the log did not take."""
+        with self._lock:
+            self._lost += 1
+            self._failing = True
+
+    def took(self) -> None:
+        """Note that the log takes records (again)."""
+        self._failing = False
+
+    def _tell_of_lost(self) -> None:
+        with self._lock:
+            lost = 0 if self._failing else self._lost
+            self._lost -= lost
+        if lost:
+            ours = logging.getLogger("mop_config")
+            message = "log records lost: %d; the log did not take them in time"
+            record = ours.makeRecord(
+                ours.name, logging.WARNING, __file__, 0, message, (lost,), None, "_tell_of_lost"
+            )
+            for handler in ours.handlers:
+                if isinstance(handler, QueuedHandler):
+                    handler.write(record)
+
+    def drain(self, still: float, longest: float) -> None:
+        """Wait until everything that was put before is written.
+
+        Args:
+            still: Seconds without any progress after which waiting ends.
+            longest: Seconds after which it ends anyway.
+        """
+        with self._lock:
+            if self._thread is None and self._writes.empty():
+                return
+        done = threading.Event()
+        self.put(done.set)
+        end = time.monotonic() + longest
+        left = self._writes.qsize()
+        while not done.wait(min(still, max(0.0, end - time.monotonic()))):
+            before, left = left, self._writes.qsize()
+            if left >= before or time.monotonic() >= end:
+                return
+
+
+LOG_QUEUE = LogQueue()
+# Registered before whatever else logs at exit, so it runs after that, and before logging's own.
+atexit.register(LOG_QUEUE.drain, EXIT_STILL, EXIT_LONGEST)
+
+
+class QueuedHandler(logging.Handler):
+    """Puts records into the queue; its thread gives them to another handler.
+
+    Args:
+        target: The handler that writes.
+    """
+
+    def __init__(self, target: logging.Handler) -> None:
+        super().__init__(target.level)
+        self.target = target
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put a record into the queue."""
+        # gevent's hub must not wait in a queue of real threads.
+        if greenlets():
+            self.target.handle(record)
+            return
+        ready = self._ready(record)
+        LOG_QUEUE.put(lambda: self.write(ready))
+
+    def _ready(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Make the text now: arguments may change, and a traceback keeps its frames alive."""
+        ready = copy.copy(record)
+        message = record.getMessage()
+        if record.exc_info:
+            formatter = self.target.formatter or _FORMATTER
+            message = f"{message}\n{formatter.formatException(record.exc_info)}"
+        ready.msg, ready.args = message, None
+        ready.exc_info = ready.exc_text = ready.stack_info = None
+        return ready
+
+    def write(self, record: logging.LogRecord) -> None:
+        """Write a record, in the thread; without the handler's lock, which others may want."""
+        if self.target.filter(record):
+            self.target.emit(record)
+
+
+class Line:
+    """A stream that writes whole texts to a descriptor, in UTF-8 whatever the locale.
+
+    It has no buffer and takes no lock, and no ``close`` that could wait for the disk.
+
+    Args:
+        descriptor: Where the texts go.
+        path: The file behind it, where it can be opened anew; else None.
+    """
+
+    def __init__(self, descriptor: int, path: str | None = None) -> None:
+        self._descriptor = descriptor
+        self._path = path
+        self._moved = False
+
+    @classmethod
+    def to_file(cls, path: str) -> "Line":
+        """Append to a file.
+
+        Raises:
+            OSError: If it cannot be opened.
+        """
+        return cls(_append(path), path)
+
+    def write(self, text: str) -> None:
+        """Write a text; what cannot be written is counted as lost."""
+        data = text.encode("utf-8", "backslashreplace")
+        try:
+            self._follow()
+            while data:
+                data = data[self._write(data) :]
+        except OSError:
+            LOG_QUEUE.lose()
+        else:
+            LOG_QUEUE.took()
+
+    def _write(self, data: bytes) -> int:
+        try:
+            return os.write(self._descriptor, data)
+        except BlockingIOError:  # whoever shares the pipe has made it non-blocking
+            poll = select.poll()
+            poll.register(self._descriptor, select.POLLOUT)
+            poll.poll()
+            return 0
+
+    def flush(self) -> None:
+        """Do nothing: there is no buffer."""
+
+    def reopen(self) -> None:
+        """Have the file opened anew soon: it was moved away. Safe in a signal handler."""
+        if self._path is not None:
+            self._moved = True
+            LOG_QUEUE.put(self._follow)
+
+    def _follow(self) -> None:
+        if self._moved and self._path is not None:
+            self._moved = False
+            fresh = _append(self._path)
+            os.dup2(fresh, self._descriptor, inheritable=False)
+            os.close(fresh)
+
+
+def _append(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+
+def queued(handler: logging.Handler) -> logging.Handler:
+    """Put the queue in front of a handler that may block, unless it has one."""
+    if isinstance(handler, QueuedHandler):
+        return handler
+    return QueuedHandler(unbuffered(handler))
+
+
+def unbuffered(handler: logging.Handler) -> logging.Handler:
+    """Have a handler write to its file or its standard stream through a ``Line``."""
+    if type(handler) is logging.FileHandler:
+        handler.close()
+        handler.stream = Line.to_file(handler.baseFilename)  # type: ignore[assignment]
+    elif isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr):
+        # Some program's own stream, as in a test, may have no descriptor.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            handler.setStream(Line(handler.stream.fileno()))
+    return handler

@@ -1,0 +1,188 @@
+"""When a key in etcd is to be read: after each event of a watch, and now and then.
+
+A watch is opened first and the key read after it, so that no change falls in between;
+and it begins with the present, so that a compaction or a restore means nothing to it.
+"""
+
+import logging
+import random
+import threading
+import time
+
+from ...errors import SourceError
+from ..parsing.problems import Code
+from ..serving.store import Trigger
+from ..sources import wakeup
+from ..sources.etcd import Etcd
+from ..sources.etcd_source import EtcdSource
+from ..sources.etcd_watch import Watch
+from .pipeline import Reloader
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two turns where nothing happens: other workers' finds are looked for.
+TURN = 0.25
+#: Seconds to wait after a failure: the first time at most, and ever.
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 10.0
+#: Seconds that a watch must have stood for what ends it to be no repetition.
+STOOD = 5.0
+
+
+def pause(failures: int) -> float:
+    """Seconds to wait after so many failures in a row, with jitter."""
+    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 16))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+class KeyWatch:
+    """The thread that waits for events; each of them is a byte for the reload thread.
+
+    Args:
+        etcd: What to watch.
+        wake: Where events go.
+    """
+
+    mode = "etcd"
+
+    def __init__(self, etcd: Etcd, wake: wakeup.Wakeup) -> None:
+        self._etcd = etcd
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._watch: Watch | None = None
+        self._connected = False
+        self._failures = 0
+        self._thread: threading.Thread | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether a member tells us of changes."""
+        return self._connected and self._running()
+
+    def _running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def check(self) -> None:
+        """See to it that the thread runs, and that it watches the member that answers."""
+        if not self._running() and not self._stopping.is_set():
+            self._thread = threading.Thread(target=self._run, name="mop-config-etcd", daemon=True)
+            self._thread.start()
+        watch = self._watch
+        if watch is not None and watch.member != self._etcd.preferred:
+            watch.close()
+
+    def release(self) -> None:
+        """Have the thread end soon."""
+        with self._lock:
+            self._stopping.set()
+            if self._watch is not None:
+                self._watch.close()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self.release()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                self._follow()
+                self._failures = 0
+                continue
+            except Exception as error:
+                self._note(error, stood=time.monotonic() - began > STOOD)
+            self._stopping.wait(pause(self._failures))
+        self._connected = False
+
+    def _follow(self) -> None:
+        """Watch until the member has been silent for long enough to be asked anew."""
+        with self._etcd.watch(self._stopping.is_set) as watch:
+            with self._lock:
+                if self._stopping.is_set():
+                    return
+                self._watch = watch
+            try:
+                for message in watch.messages():
+                    if not self._connected and self._failures:
+                        logger.info("watching etcd again")
+                    self._connected = True
+                    self._wake.send(wakeup.ETCD)
+                    if message.get("canceled"):
+                        raise SourceError(Code.UNREACHABLE, f"cancelled: {message}"[:200])
+            finally:
+                with self._lock:
+                    self._watch = None
+
+    def _note(self, error: Exception, *, stood: bool) -> None:
+        self._failures = 1 if stood else self._failures + 1
+        if self._stopping.is_set():
+            return
+        # The reload thread finds out what this means for what is served.
+        if self._connected or self._failures == 1:
+            self._wake.send(wakeup.ETCD)
+        self._connected = False
+        if not isinstance(error, SourceError):
+            logger.error("watching etcd failed: %s: %s", type(error).__name__, error)
+        elif self._failures == 2:
+            logger.warning("the watch on etcd is lost: %s", error)
+
+
+class EtcdTrigger:
+    """Follows a key: reads it after each event, when it is asked to, and now and then.
+
+    Args:
+        loader: What to run; it has loaded once already.
+        source: The key that it reads.
+        wake: Where events go.
+        poll_interval: Seconds between two reads that nothing else causes; 0 is never.
+    """
+
+    def __init__(
+        self, loader: Reloader, source: EtcdSource, wake: wakeup.Wakeup, poll_interval: float
+    ) -> None:
+        self.watcher = KeyWatch(source.etcd, wake)
+        self._loader = loader
+        self._poll_interval = poll_interval
+        self._next_poll = time.monotonic() + poll_interval
+        self._failures = 0
+        self._retry_at = 0.0
+
+    def timeout(self, now: float) -> float:
+        """Seconds until the next turn, where nothing happens."""
+        return TURN
+
+    def turn(self, kinds: bytes, asked: Trigger | None, now: float) -> None:
+        """Read the key if it is time.
+
+        Args:
+            kinds: What has happened since the last turn.
+            asked: Why somebody wants the key read, changed or not; or None.
+            now: Monotonic seconds.
+        """
+        self.watcher.check()
+        told = bool(kinds.strip(wakeup.SIGHUP))
+        polling = bool(self._poll_interval) and now >= self._next_poll
+        again = bool(self._failures) and now >= self._retry_at
+        if asked or told or polling or again:
+            self._load(asked or (Trigger.ETCD if told else Trigger.POLL), quietly=not asked)
+
+    def release(self) -> None:
+        """End the watch; a read that hangs ends by itself, in a few seconds."""
+        self.watcher.release()
+
+    def stop(self) -> None:
+        """End the watch, and wait for its thread."""
+        self.watcher.stop()
+
+    def _load(self, trigger: Trigger, *, quietly: bool) -> None:
+        done = self._loader.load(trigger, quietly=quietly)
+        now = time.monotonic()
+        self._next_poll = now + self._poll_interval
+        self._failures = 0 if done and self._loader.reachable else self._failures + 1
+        if self._failures:
+            self._retry_at = now + pause(self._failures)
+        # What was read may have come from another member than the watch's.
+        self.watcher.check()

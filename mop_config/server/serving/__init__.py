@@ -1,0 +1,1 @@
+"""What is answered: the snapshot, its store, conditional requests and long polls."""

@@ -1,0 +1,49 @@
+"""Where the text comes from: a key in etcd."""
+
+import time
+
+from ...errors import SourceError
+from ...model.address import EtcdAddress
+from ..parsing.problems import Code
+from ..settings import EtcdSettings
+from .etcd import Etcd
+from .file import Fingerprint, SourceText
+
+
+class EtcdSource:
+    """A key in etcd v3, whose value is the text of an endpoint file.
+
+    Args:
+        address: The members to ask, and the key.
+        settings: How to log in, and which certificates to use.
+        max_bytes: How large the text may be, in bytes.
+    """
+
+    def __init__(self, address: EtcdAddress, settings: EtcdSettings, max_bytes: int) -> None:
+        self.etcd = Etcd(address, settings, max_bytes)
+        self._seen = Fingerprint(0)
+
+    def __str__(self) -> str:
+        return self.etcd.address.text
+
+    def signature(self) -> Fingerprint:
+        """Give the revision that was read last: whoever follows the key reads it anyway."""
+        return self._seen
+
+    def being_written(self) -> bool | None:
+        """A key is written in one step."""
+        return False
+
+    def read(self) -> SourceText:
+        """Read the key, as a majority of the members has it.
+
+        Raises:
+            SourceError: With code ``missing``, ``too-large``, ``unreadable`` (etcd refuses)
+                or ``unreachable``.
+        """
+        began = time.time()
+        found = self.etcd.get()
+        if found is None:
+            raise SourceError(Code.MISSING, f"{self} is missing: there is no such key")
+        self._seen = Fingerprint(0, size=len(found.data), mtime_ns=found.revision)
+        return SourceText(found.data, began, self._seen, found.revision)

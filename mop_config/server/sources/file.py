@@ -1,0 +1,296 @@
+"""Where the text comes from: a file, read so that nothing it may be can hang or fool us.
+
+Every look at it has a deadline: on a mount whose server is gone, ``stat`` waits for ever.
+"""
+
+import codecs
+import errno
+import fcntl
+import os
+import re
+import signal
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from ...errors import SourceError
+from ..bounded_call import Bounded
+from ..parsing.problems import Code
+
+# A lazy import of a codec after dropping privileges has failed before: have it now.
+codecs.lookup("utf-8")
+
+_OUR_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+#: Seconds for one look at a file.
+LOOK = 3.0
+
+
+class Fingerprint(NamedTuple):
+    """What ``stat`` tells of a file: while it stays the same, so does the file, nearly always.
+
+    Of a key in etcd, ``mtime_ns`` is the revision, and the rest is 0 but for the size.
+    ``error`` is the ``errno`` of a failed ``stat``, and the rest is 0 then.
+    """
+
+    error: int
+    device: int = 0
+    inode: int = 0
+    mode: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    links: int = 1
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Fingerprint":
+        """Take the signature out of a ``stat`` result."""
+        return cls(
+            0,
+            status.st_dev,
+            status.st_ino,
+            status.st_mode,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            status.st_nlink,
+        )
+
+    @classmethod
+    def at(cls, path: Path) -> "Fingerprint":
+        """Look at a path; never raises."""
+        try:
+            return cls.of(os.stat(path))
+        except OSError as error:
+            return cls(error.errno or errno.EIO)
+
+    @property
+    def contents(self) -> "Fingerprint":
+        """Without the time that a mere rename or change of owner sets too."""
+        return self._replace(ctime_ns=0)
+
+    def is_same_file(self, other: "Fingerprint") -> bool:
+        """Whether both are of one file, whatever has been written to it in between."""
+        ours, theirs = (
+            (self.error, self.device, self.inode),
+            (other.error, other.device, other.inode),
+        )
+        return ours == theirs
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is no such file."""
+        return self.error in {errno.ENOENT, errno.ENOTDIR}
+
+    @property
+    def blank(self) -> bool:
+        """Whether there is a file, with nothing in it yet."""
+        return not self.error and self.size == 0
+
+
+class SourceText(NamedTuple):
+    """A text as it was read.
+
+    Attributes:
+        data: The bytes.
+        mtime: POSIX seconds of the last change.
+        signature: The file's signature while it was read.
+        revision: The source's number for this text, where it keeps no date; else 0. Then
+            ``mtime`` is when reading began, and the text counts from when it was seen first.
+        detached: Whether the file is a mount of its own, whose original is gone: whatever
+            stands in its place, it is not seen here.
+    """
+
+    data: bytes
+    mtime: float
+    signature: Fingerprint
+    revision: int = 0
+    detached: bool = False
+
+
+class FileSource:
+    """A regular file on this machine.
+
+    Args:
+        path: The file, as the operator names it; symbolic links are followed at each look.
+        max_bytes: How large it may be, in bytes.
+        patience: Seconds for one look at it.
+    """
+
+    def __init__(self, path: str, max_bytes: int, patience: float = LOOK) -> None:
+        self._bounded = Bounded(patience)
+        self.path = Path(os.path.abspath(path))
+        # File names are bytes; what is said of them is text.
+        self._name = os.fsencode(self.path).decode("utf-8", "backslashreplace")
+        self.max_bytes = max_bytes
+
+    def __str__(self) -> str:
+        return self._name
+
+    def signature(self, before: Callable[[], None] = lambda: None) -> Fingerprint:
+        """Look at the file without reading it.
+
+        Args:
+            before: What else touches the same file system, to be done first within the same
+                deadline. Where it does not raise, nothing does.
+        """
+
+        def look() -> Fingerprint:
+            before()
+            return Fingerprint.at(self.path)
+
+        try:
+            return self._bounded.call(look)
+        except TimeoutError:
+            return Fingerprint(errno.ETIMEDOUT)
+
+    def release(self) -> None:
+        """Give up a look that is waited for: the process is to stop."""
+        self._bounded.release()
+
+    def being_written(self) -> bool | None:
+        """Whether some process has the file open for writing; None where nobody can tell."""
+        try:
+            return self._bounded.call(self._being_written)
+        except TimeoutError:
+            return None
+
+    def _being_written(self) -> bool | None:
+        """Ask for a read lease, in place of the answer.
+
+        A read lease is granted on a file that nobody has open for writing (fcntl(2)). Only
+        the file's owner and root may ask, on Linux, on a local file system.
+        """
+        if not hasattr(fcntl, "F_SETLEASE"):
+            return None
+        try:
+            descriptor = os.open(self.path, _FLAGS)
+        except OSError:
+            return None
+        try:
+            # Who opens the file in this moment makes the kernel send a signal: one that
+            # does nothing, in the place of SIGIO, which would end the process.
+            fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except OSError as error:
+            refused = error.errno == errno.EAGAIN
+            return True if refused and _grants_leases(os.path.realpath(self.path)) else None
+        finally:
+            os.close(descriptor)
+        return False
+
+    def read(self) -> SourceText:
+        """Read the file.
+
+        Opened so that a FIFO or a terminal cannot hang us, and bounded, since a file may
+        grow while it is read.
+
+        Raises:
+            SourceError: With code ``missing``, ``unreadable``, ``unreachable``,
+                ``not-regular``, ``too-large`` or ``changing``.
+            OSError: If this process lacks descriptors or memory: the file is not to blame.
+        """
+        try:
+            return self._bounded.call(self._open_and_read)
+        except TimeoutError:
+            raise SourceError(
+                Code.UNREACHABLE,
+                f"{self._name} gives no answer within {self._bounded.seconds:g} s:"
+                " its file system hangs",
+            ) from None
+
+    def _open_and_read(self) -> SourceText:
+        try:
+            descriptor = os.open(self.path, _FLAGS)
+        except OSError as error:
+            raise self._unreadable(error) from None
+        try:
+            return self._read(descriptor)
+        except OSError as error:
+            raise self._unreadable(error) from None
+        finally:
+            os.close(descriptor)
+
+    def _read(self, descriptor: int) -> SourceText:
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode):
+            kind = "a directory" if stat.S_ISDIR(before.st_mode) else "no regular file"
+            raise SourceError(Code.NOT_REGULAR, f"{self._name} is {kind}")
+        chunks: list[bytes] = []
+        left = self.max_bytes + 1
+        while left > 0 and (chunk := os.read(descriptor, min(left, 1 << 20))):
+            chunks.append(chunk)
+            self._bounded.moved()
+            left -= len(chunk)
+        if left == 0:
+            raise SourceError(
+                Code.TOO_LARGE,
+                f"{self._name} is larger than {self.max_bytes} bytes (ENDPOINT_MAX_BYTES)",
+            )
+        after = os.fstat(descriptor)
+        if Fingerprint.of(before).contents != Fingerprint.of(after).contents:
+            raise SourceError(Code.CHANGING, f"{self._name} changes while it is read")
+        detached = after.st_nlink == 0 and self._is_mount()
+        return SourceText(
+            b"".join(chunks), after.st_mtime, Fingerprint.of(after), detached=detached
+        )
+
+    def _is_mount(self) -> bool:
+        """Whether the file is a mount; some file systems give no file a link."""
+        try:
+            mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+        except OSError:
+            return True
+        path = os.fsencode(os.path.realpath(self.path))
+        return any(_unescaped(line.split(b" ")[4]) == path for line in mounts)
+
+    def _unreadable(self, error: OSError) -> SourceError | OSError:
+        if error.errno in _OUR_LACK:
+            return error
+        if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+            return SourceError(Code.MISSING, f"{self._name} is missing")
+        # Opening a socket file says ENXIO: it is there, but nothing that can be read.
+        if error.errno in {errno.ENXIO, errno.ENODEV}:
+            return SourceError(Code.NOT_REGULAR, f"{self._name} is no regular file")
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        return SourceError(Code.UNREADABLE, f"{self._name} cannot be read: {reason}")
+
+
+def _grants_leases(path: str) -> bool:
+    """Whether the file system of a file would grant a lease at all.
+
+    CIFS, and NFS without a delegation, refuse each with EAGAIN, as if there were a writer. Asked
+    for is a lease on a file without a name, which nobody else can have open. Where none can be
+    made (those file systems make none either), nobody can tell.
+    """
+    flags = getattr(os, "O_TMPFILE", None)
+    if flags is None:
+        return False
+    try:
+        descriptor = os.open(os.path.dirname(path), flags | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _unescaped(name: bytes) -> bytes:
+    """Read a path as proc(5) writes it, white space in octal."""
+    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name)
+
+
+def detached(source: object) -> str:
+    """Say what it means that a file is detached, and what to do."""
+    return (
+        f"{source} is mounted by itself, and was replaced or removed where it comes from: the mount"
+        " shows the old file for ever; mount the folder that holds it instead"
+    )

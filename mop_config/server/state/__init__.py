@@ -1,0 +1,1 @@
+"""What the workers of a host share: the records in the state folder."""

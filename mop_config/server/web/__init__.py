@@ -1,0 +1,31 @@
+"""One file a group of routes; each has a ``blueprint``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Response, current_app, json
+
+from ..service import EXTENSION, ConfigService
+from ..serving.problem_details import problem_details
+
+
+def current_service() -> ConfigService:
+    """Give the runtime of the application that answers."""
+    runtime: ConfigService = current_app.extensions[EXTENSION]
+    return runtime
+
+
+def live_json(document: Any, status: int = 200) -> Response:
+    """Answer with JSON that is true only now."""
+    body = json.dumps(document, separators=(",", ":")) + "\n"
+    response = Response(body, status, content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def problem_response(
+    status: int, detail: str | None, members: Mapping[str, Any] | None = None
+) -> Response:
+    """Make a problem document a response of Flask's; see ``problem_details``."""
+    headers, body = problem_details(status, detail, members)
+    return Response(body, status, headers)

@@ -1,0 +1,183 @@
+"""The operator's page: what is served, since when, and what is wrong, at a glance."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from functools import cache, partial
+from pathlib import Path, PurePath
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Blueprint, Response, abort, request
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from .... import __version__
+from ....errors import PayloadError, QrTooLong
+from ....model.times import rfc3339
+from ...concurrency import run_blocking
+from ...status.translations import LANGUAGES, Texts
+from .. import current_service
+from ..qr import choose
+from . import viewmodel
+
+blueprint = Blueprint("dashboard", __name__)
+
+#: Nothing but our own files, and no code or style in the page.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+#: What the page's address may say; anything else is passed over.
+PARAMETERS = ("q", "only", "sort", "format", "room_id", "limit", "lang")
+#: Longest value of one that is looked at, in characters.
+MAX_VALUE = 300
+#: Problems that are shown before the rest is folded away.
+FEW_PROBLEMS = 10
+
+_STATIC = Path(__file__).parent / "static"
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+
+@blueprint.get("/")
+def dashboard() -> Response:
+    """Draw the page; the script asks for it again and takes over what has changed."""
+    runtime = current_service()
+    query = {name: request.args.get(name, "")[:MAX_VALUE] for name in PARAMETERS}
+    language = query["lang"]
+    if language not in LANGUAGES:
+        language = request.accept_languages.best_match(LANGUAGES) or next(iter(LANGUAGES))
+    status, snapshot = runtime.status(), runtime.store.view.snapshot
+    response = Response(content_type="text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = POLICY
+    response.headers["Content-Language"] = language
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Vary"] = "Accept-Language"
+    response.set_etag(_hash(status, snapshot.etag, query, language, _build(), request.root_url))
+    response.make_conditional(request)
+    if response.status_code == 200:
+        body = snapshot.plain.body
+        chosen = {"only": query["only"], "order": query["sort"]}
+        draw = partial(viewmodel.describe, status, body, query["q"], **chosen)
+        response.set_data(_render(run_blocking(draw), body, query, Texts(language)))
+    return response
+
+
+@blueprint.get("/static/<name>")
+def static(name: str) -> Response:
+    """Serve the page's style, script or sign."""
+    content_type = _TYPES.get(PurePath(name).suffix)
+    file = _STATIC / name
+    if content_type is None or not file.is_file():
+        abort(404)
+    response = Response(file.read_bytes(), content_type=content_type)
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    # Asked for each time, so that a script is never older than its page.
+    response.headers["Cache-Control"] = "no-cache"
+    response.add_etag()
+    response.make_conditional(request)
+    return response
+
+
+def _render(shown: dict[str, Any], body: bytes, query: dict[str, str], texts: Texts) -> str:
+    up = _up()
+    return (
+        _templates()
+        .get_template("dashboard.html")
+        .render(
+            page=shown,
+            query=query,
+            qr=_qr(query, body, shown["status"]["etag"]),
+            t=texts,
+            languages=LANGUAGES,
+            language_urls={code: _encoded(query, lang=code) for code in LANGUAGES},
+            here="./",
+            static="static/",
+            up=up,
+            config=_config(),
+            now=rfc3339(time.time()),
+            version=__version__,
+            build=_build(),
+            few=FEW_PROBLEMS,
+            longest=viewmodel.MAX_FILTER,
+            orders=_orders(shown["status"]),
+            width=viewmodel.SPARK_WIDTH,
+            height=viewmodel.SPARK_HEIGHT,
+        )
+    )
+
+
+def _orders(status: dict[str, Any]) -> list[str]:
+    """Name the orders that the table can have; empty is the list's own."""
+    unknown = () if status["health"] else ("health", "latency")
+    return ["", *(order for order in viewmodel.ORDERS if order not in unknown)]
+
+
+def _qr(query: dict[str, str], body: bytes, etag: str) -> dict[str, str | None]:
+    """Give where the code's images are, or why there is none."""
+    wanted = {name: query[name] for name in ("format", "room_id", "limit")}
+    try:
+        text = choose(_encoded(wanted)[1:], body)
+    except (PayloadError, QrTooLong) as error:
+        return {"problem": str(error), "src": None}
+    if text is None:
+        return {"problem": None, "src": None}
+    base = f"{_config()}/qr"
+    urls: dict[str, str | None] = {
+        kind: f"{base}.{kind}{_encoded(wanted)}" for kind in ("svg", "png", "json")
+    }
+    # Named by the list, so that the browser draws it anew when the list changes.
+    src = f"{base}.svg{_encoded(wanted, etag=etag)}"
+    return {"problem": None, "src": src, "format": text.format, **urls}
+
+
+# Relative to the page's own address: a proxy may have taken a prefix away that nobody told us.
+def _up() -> str:
+    return "../" * (current_service().places.home.count("/") - 1)
+
+
+def _config() -> str:
+    return _up() + current_service().places.prefix.strip("/")
+
+
+def _encoded(query: Mapping[str, str], **more: str) -> str:
+    """Write a query, with its question mark, without what is empty."""
+    given = urlencode({name: value for name, value in {**query, **more}.items() if value})
+    return f"?{given}" if given else ""
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+@cache
+def _build() -> str:
+    """Name this version of the page's files: a script must not go on with another's page."""
+    digest = hashlib.sha256(__version__.encode())
+    for file in sorted(_STATIC.iterdir()):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _templates() -> Environment:
+    # Not the application's own environment, which may hold templates of the same names.
+    environment = Environment(
+        loader=PackageLoader("mop_config.server.web.dashboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["visible"] = viewmodel.visible
+    environment.filters["clock"] = _clock
+    return environment
+
+
+def _clock(moment: str) -> str:
+    """Shorten a time of the status document for people."""
+    return f"{moment[:10]} {moment[11:19]} UTC"

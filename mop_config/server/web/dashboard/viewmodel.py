@@ -1,0 +1,298 @@
+"""The status document and the list, as the dashboard's template shows them. Pure."""
+
+import heapq
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+from ...parsing.problems import MAX_KEPT
+from ...status.verdict import (
+    common_etag,
+    differing,
+    dropped_entries,
+    kinds_down,
+    problem_counts,
+    verdict,
+)
+
+#: Rows of each kind that the page holds; a filter finds the others.
+MAX_ROWS = 100
+#: Longest filter that is looked for, in characters.
+MAX_FILTER = 200
+#: Width and height of a sparkline, and the margin that keeps its line whole.
+SPARK_WIDTH, SPARK_HEIGHT, _MARGIN = 96, 22, 3
+#: Columns that a problem's text is moved in by, so that it stands where the file has it.
+_MAX_INDENT = 20
+#: Characters of a line that fit on a phone.
+_NARROW = 34
+
+_ENTRY = re.compile(rb'\{"url":"([^"]*)","priority":(\d+)(?:,"server_name":"([^"]*)")?\}')
+_GOOD = frozenset({"applied", "unchanged"})
+
+
+class Sparkline(NamedTuple):
+    """How long the last checks took, as a line to draw.
+
+    Attributes:
+        lines: Points of each unbroken line, as SVG's ``points`` has them.
+        failures: Where on the x axis a check failed.
+        checks: How many checks there are.
+        failed: How many of them failed.
+        low: Shortest time, in milliseconds; 0 where all failed.
+        high: Longest time, in milliseconds; 0 where all failed.
+    """
+
+    lines: list[str]
+    failures: list[float]
+    checks: int
+    failed: int
+    low: int
+    high: int
+
+
+class Row(NamedTuple):
+    """One endpoint of the table.
+
+    Attributes:
+        kind: ``api`` or ``socketio``.
+        url: Where it answers.
+        priority: The lower, the more preferred.
+        server_name: The name on an IP address's certificate, or None.
+        state: Its health as a word, or None where it is not probed.
+        milliseconds: What its last check took, or None.
+        detail: What the last check said, or an empty text.
+        sparkline: Its last checks, or None where there are none.
+    """
+
+    kind: str
+    url: str
+    priority: int
+    server_name: str | None
+    state: str | None = None
+    milliseconds: int | None = None
+    detail: str = ""
+    sparkline: Sparkline | None = None
+
+
+#: What ``only`` may be: leave out what is healthy.
+UNHEALTHY = "unhealthy"
+#: States of a check from the worst one on; those of ``_FAILING`` are not healthy.
+_HEALTH = ("unhealthy", "suspect", "recovering", "unknown", "healthy", None)
+_FAILING = frozenset(_HEALTH[:3])
+#: What rows may be sorted by, and how; the list's own order decides between equal ones.
+ORDERS: dict[str, Callable[[Row], Any]] = {
+    "priority": lambda row: row.priority,
+    "url": lambda row: row.url,
+    "health": lambda row: _HEALTH.index(row.state),
+    "latency": lambda row: 1 if row.milliseconds is None else -row.milliseconds,
+}
+
+
+class Listing(NamedTuple):
+    """The rows that are shown, of those that match the filter, of all."""
+
+    rows: list[Row]
+    matching: int
+    all: int
+
+
+class Quote(NamedTuple):
+    """A problem's text, moved to its column, and how far.
+
+    ``narrow`` tells whether it fits on a phone without scrolling.
+    """
+
+    indent: str
+    text: str
+    narrow: bool
+
+
+def describe(
+    status: dict[str, Any], body: bytes, wanted: str, *, only: str = "", order: str = ""
+) -> dict[str, Any]:
+    """Give what the template shows.
+
+    Args:
+        status: The status document; see ``status.host_status``.
+        body: The wire form of the list that is served.
+        wanted: What the URLs in the table are to contain; empty for all.
+        only: As for ``listing``.
+        order: As for ``listing``.
+    """
+    counts = problem_counts(status)
+    headline, *findings = verdict(status)
+    return {
+        "status": status,
+        "headline": headline,
+        "findings": findings,
+        "dropped": dropped_entries(status),
+        "since": _since(status["history"]),
+        **_reason(status),
+        "problems": [(problem, quote(problem)) for problem in _errors_first(status["problems"])],
+        "errors": counts["error"],
+        "warnings": counts["warning"],
+        "more_problems": len(status["problems"]) >= MAX_KEPT,
+        "common_etag": common_etag(status["workers"]),
+        "differing": differing(status["workers"]),
+        "listing": listing(body, wanted[:MAX_FILTER], status["health"], only=only, order=order),
+        "up": _up(status["health"]),
+        "down": kinds_down(status["health"], status["counts"]),
+    }
+
+
+def _since(history: list[dict[str, Any]]) -> str | None:
+    """Find when the reloads began to end as the newest one did."""
+    since = None
+    for event in history:
+        if (event["result"] in _GOOD) != (history[0]["result"] in _GOOD):
+            break
+        since = str(event["at"])
+    return since
+
+
+def _reason(status: dict[str, Any]) -> dict[str, str | None]:
+    """Find why the state is not fresh, in words and as a problem's code."""
+    failed = [event for event in status["history"] if event["error"]]
+    if status["state"] == "fresh" or not failed:
+        return {"reason": None, "reason_code": None}
+    return {"reason": failed[0]["error"], "reason_code": failed[0].get("code")}
+
+
+def _up(health: dict[str, Any] | None) -> int:
+    return sum(bool(endpoint["up"]) for endpoint in health["endpoints"]) if health else 0
+
+
+def _errors_first(problems: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(problems, key=lambda problem: problem["severity"] != "error")
+
+
+def quote(problem: dict[str, Any]) -> Quote | None:
+    """Lay a problem's text out for a caret below its first character; None where it has none."""
+    if not problem["text"]:
+        return None
+    column = problem["column"]
+    indent = " " * (column - 1) if column <= _MAX_INDENT else "... "
+    text = visible(problem["text"])
+    return Quote(indent, text, len(indent) + len(text) <= _NARROW)
+
+
+def visible(text: str) -> str:
+    """Write out characters that cannot be seen, or that change how others are shown.
+
+    A right-to-left override would let a line of the file read as what it is not.
+    """
+    return "".join(c if _is_harmless(c) else f"<U+{ord(c):04X}>" for c in text)
+
+
+def _is_harmless(character: str) -> bool:
+    category = unicodedata.category(character)
+    return category[0] != "C" and category not in {"Zl", "Zp"}
+
+
+def listing(
+    body: bytes,
+    wanted: str,
+    health: dict[str, Any] | None,
+    *,
+    only: str = "",
+    order: str = "",
+) -> Listing:
+    """Choose the rows of the table.
+
+    A canonical URL holds nothing that JSON would escape, so that the list need not be
+    parsed whole for its first hundred entries.
+
+    Args:
+        body: The wire form of the list.
+        wanted: What a URL is to contain, in any case; empty for all.
+        health: What the prober says, or None where there is none.
+        only: ``unhealthy`` leaves out what is healthy or was never checked.
+        order: One of ``ORDERS``; anything else is the list's own order.
+    """
+    middle = body.rindex(b'"socketio_endpoints":[')
+    checks = {(e["kind"], e["url"]): e for e in health["endpoints"]} if health else {}
+    key = ORDERS.get(order)
+    chosen = bool(wanted or key or only)
+    rows: list[Row] = []
+    matching = 0
+    for kind, start, end in (("api", 0, middle), ("socketio", middle, len(body))):
+        found = _found(kind, _entries(body, start, end, wanted), checks, only)
+        if key is not None:
+            every = list(found)
+            matching += len(every)
+            rows += heapq.nsmallest(MAX_ROWS, every, key=key)
+        else:
+            rows += islice(found, MAX_ROWS)
+            # Without a filter, how many there are is known already.
+            matching += sum(1 for _ in found) if chosen else 0
+    count = body.count(b'{"url":"')
+    if key is not None:
+        rows.sort(key=key)
+    elif chosen:
+        matching += len(rows)
+    return Listing(rows, matching if chosen else count, count)
+
+
+def _found(
+    kind: str,
+    entries: Iterator[tuple[str, int, str | None]],
+    checks: dict[tuple[str, str], Any],
+    only: str,
+) -> Iterator[Row]:
+    for url, priority, name in entries:
+        check = checks.get((kind, url))
+        if only != UNHEALTHY or (check is not None and check["state"] in _FAILING):
+            yield _row(kind, url, priority, name, check)
+
+
+def _entries(
+    body: bytes, start: int, end: int, wanted: str
+) -> Iterator[tuple[str, int, str | None]]:
+    needle = wanted.lower().encode()
+    for match in _ENTRY.finditer(body, start, end):
+        if needle in match[1].lower():
+            name = match[3].decode() if match[3] is not None else None
+            yield match[1].decode(), int(match[2]), name
+
+
+def _row(kind: str, url: str, priority: int, name: str | None, check: Any) -> Row:
+    row = Row(kind, url, priority, name)
+    if check is None:
+        return row
+    seconds = check["response_seconds"]
+    return row._replace(
+        state=check["state"],
+        milliseconds=None if seconds is None else round(seconds * 1000),
+        detail=visible(check["detail"] or ""),
+        sparkline=sparkline(check["recent"]),
+    )
+
+
+def sparkline(recent: list[float | None]) -> Sparkline | None:
+    """Draw the times of the last checks, in seconds, None for a failed one; newest last."""
+    if not recent:
+        return None
+    times = [seconds for seconds in recent if seconds is not None]
+    top = max(times, default=0.0) or 1.0
+    step = (SPARK_WIDTH - 2 * _MARGIN) / max(1, len(recent) - 1)
+    lines: list[list[str]] = [[]]
+    failures = []
+    for index, seconds in enumerate(recent):
+        x = round(_MARGIN + index * step, 1)
+        if seconds is None:
+            failures.append(x)
+            lines.append([])
+        else:
+            y = round(SPARK_HEIGHT - _MARGIN - seconds / top * (SPARK_HEIGHT - 2 * _MARGIN), 1)
+            lines[-1].append(f"{x:g},{y:g}")
+    return Sparkline(
+        # A line of one point is drawn as a dot only if it has that point twice.
+        lines=[" ".join(points * 2 if len(points) == 1 else points) for points in lines if points],
+        failures=failures,
+        checks=len(recent),
+        failed=len(failures),
+        low=round(min(times, default=0.0) * 1000),
+        high=round(max(times, default=0.0) * 1000),
+    )
