@@ -88,7 +88,10 @@ def test_headers_of_white_space_cost_next_to_nothing(
     field = f"{name}: x" + "\t" * (size - len(name) - 4) + "x\r\n"
     request = f"GET {ENDPOINTS} HTTP/1.1\r\nConnection: close\r\n{field * fields}\r\n"
     before = sum(process.cpu_times()[:2])
-    found, _, _ = exchange(server, request.encode())
+    try:
+        found, _, _ = exchange(server, request.encode())
+    except ConnectionResetError:
+        found = 431  # refused before all was read, which takes the answer with it
     assert found == status
     assert sum(process.cpu_times()[:2]) - before < 0.5
 

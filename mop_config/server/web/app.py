@@ -163,7 +163,8 @@ def _install(
         _register_as_guest(app, ours)
     else:
         for name, view in _OPERATIONS.items():
-            app.add_url_rule(f"/{name}", name, view)
+            endpoint = f"{view.__module__.rpartition('.')[2]}.{view.__name__}"
+            app.add_url_rule(f"/{name}", endpoint, view)
     runtime.load(may_wait=start)
     if start:
         runtime.handle_sighup()
