@@ -8,9 +8,9 @@ from .fleet_polls import Polling
 from .fleet_run import AMPLE, FLEET, Case
 from .fleet_world import Costs
 
-NO_RACE = Policy(race_delay=1e9)
-NO_HEDGE = Policy(hedge_delay=1e9)
-NEITHER = Policy(race_delay=1e9, hedge_delay=1e9)
+NO_RACE = Policy(race_delay=1e6)
+NO_HEDGE = Policy(hedge_delay=1e6)
+NEITHER = Policy(race_delay=1e6, hedge_delay=1e6)
 NO_BUDGET = Policy(attempt_cost=0.0)
 TIGHT_BUDGET = Policy(budget=10.0)
 NO_DWELLING = Policy(min_dwell=0.0)

@@ -148,6 +148,7 @@ def test_which_faults_count() -> None:
         Fault.BUSY,
         Fault.UNREACHABLE,
         Fault.RESOLVER,
+        Fault.PROXY,
         Fault.POOL_TIMEOUT,
         Fault.OURS,
     }
