@@ -44,7 +44,7 @@ LAYERS = (
     "client.transport",
     "client.fetch",
     "client.list_search",
-    "client.errands",
+    "client.tasks",
     "client.background",
     "client.base",
     "client.manager",
@@ -91,8 +91,6 @@ ONLY_IN = {"flask": ("server.web",), "gunicorn": ("server.gunicorn",)}
 
 #: Imports that go the wrong way, and class names that stand twice, until their modules are split.
 TO_BE_SPLIT = {
-    ("client.background", "client.base"),
-    ("client.errands", "client.base"),
     ("server.service", "server.gunicorn.worker"),
     ("server.state.workers", "server.status.document"),
     ("server.state.workers", "server.status.gauges"),

@@ -12,18 +12,16 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ..errors import MopConfigError, UpdateFailed
 from ..health.jobs import Job, JobQueue
 from ..health.probe import ProbeResult
 from ..net.faults import Fault
-from .errands import ClientTasks
 from .list_search import UpdateRound
-from .pool.session import API, SOCKETIO
-
-if TYPE_CHECKING:
-    from .base import BaseManager
+from .pool.policy import Policy
+from .pool.session import API, SOCKETIO, ClientState
+from .tasks import ClientTasks
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +64,23 @@ class _Bell:
                 self._rings.get_nowait()
 
 
+class BackgroundOwner(Protocol):
+    """The part of a manager that its background threads use."""
+
+    policy: Policy
+    config_urls: tuple[str, ...]
+    update_interval: float
+    watch: bool
+    _core: ClientState
+
+    @property
+    def _has_tag(self) -> bool: ...
+
+    def _record_probe(self, kind: str, url: str, result: ProbeResult) -> None: ...
+
+    def _save_if_changed(self) -> None: ...
+
+
 class Background:
     """The threads of a manager that runs.
 
@@ -74,9 +89,9 @@ class Background:
         errands: What the threads do.
     """
 
-    def __init__(self, manager: "BaseManager", errands: ClientTasks) -> None:
+    def __init__(self, manager: BackgroundOwner, tasks: ClientTasks) -> None:
         self._manager = weakref.ref(manager)
-        self._errands = errands
+        self._tasks = tasks
         self._update_interval = manager.update_interval
         self._watching = manager.watch
         self._open()
@@ -104,9 +119,9 @@ class Background:
         """
         self._scheduler = self._spawn(self._schedule, "mop-config-client")
 
-    def restart(self, errands: ClientTasks) -> None:
+    def restart(self, tasks: ClientTasks) -> None:
         """Start anew in a child process, which has none of its parent's threads."""
-        self._errands = errands
+        self._tasks = tasks
         self._open()
         self._scheduler = self._try_spawn(self._schedule, "mop-config-client")
 
@@ -147,7 +162,7 @@ class Background:
         self._queue.clear()
         self._schedule_bell.ring()
         self._watch_bell.ring()
-        self._errands.close()
+        self._tasks.close()
 
     def stop(self) -> None:
         """Stop everything, calling off what is under way."""
@@ -179,7 +194,7 @@ class Background:
             del manager
             self._schedule_bell.sleep(delay)
 
-    def _turn(self, manager: "BaseManager") -> float:
+    def _turn(self, manager: BackgroundOwner) -> float:
         manager._save_if_changed()
         with manager._core as core:
             now = core.clock()
@@ -231,7 +246,7 @@ class Background:
 
     def _result_of(self, job: Job) -> ProbeResult:
         try:
-            result = self._errands.check(job)
+            result = self._tasks.check(job)
         except Exception as error:
             result = ProbeResult(Fault.OURS, 0.0, f"{type(error).__name__}: {error}")
         if result.fault is not Fault.OURS:
@@ -242,7 +257,7 @@ class Background:
 
     def _update(self) -> None:
         try:
-            self._errands.update()
+            self._tasks.update()
             self._failures = 0
             delay = self._update_interval
         except MopConfigError as error:
@@ -275,7 +290,7 @@ class Background:
         while not self._stopped:
             began = time.monotonic()
             try:
-                round_ = self._errands.update(wait=random.randint(*WATCH_WAIT))  # noqa: S311
+                round_ = self._tasks.update(wait=random.randint(*WATCH_WAIT))  # noqa: S311
                 hasty = hasty + 1 if time.monotonic() - began < AT_ONCE else 0
                 delay = self._until_next_watch(round_, hasty)
             except Exception as error:

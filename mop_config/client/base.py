@@ -16,7 +16,6 @@ from ..health.probe import ProbeResult
 from ..model.address import parse_url
 from ..net.faults import Fault
 from .background import Background
-from .errands import ClientTasks
 from .fetch import origin_of
 from .keywords import ClientKeywords, Several, TransportKeywords, check_keywords
 from .lists.bearer import Token, check_token, current_token
@@ -30,6 +29,7 @@ from .lists.update import Known, check_urls, sources
 from .pool.endpoint_state import EndpointState
 from .pool.policy import Policy, check_interval
 from .pool.session import API, SOCKETIO
+from .tasks import ClientTasks
 from .transport import rewriting
 from .transport.options import NAMES, TransportOptions
 
@@ -58,6 +58,10 @@ _OWN = (
 
 class BaseManager(EndpointLists):
     """The part of both managers that waits for nothing; see ``__init__`` for the arguments."""
+
+    _background: Background | None = None
+    _finalizer: "weakref.finalize[Any, Any] | None" = None
+    _begun = False
 
     def __init__(
         self,
@@ -130,15 +134,12 @@ class BaseManager(EndpointLists):
         self._allow_http_lists = allow_http_lists
         self._allow_http = allow_http
         self._token = token
-        self._background: Background | None = None
-        self._finalizer: weakref.finalize[Any, Any] | None = None
         self._living = threading.Lock()
-        self._begun = False
         seed = config_of(api_endpoints, socket_endpoints)
         keys = None if trusted_keys is None else read_trusted_keys(trusted_keys)
         super().__init__(policy or Policy(), seed, usual_cache_path(cache_path, app), keys)
         self._core.on_fork = self._forked
-        self._errands = ClientTasks(self)
+        self._tasks = ClientTasks(self)
 
     def __repr__(self) -> str:
         kinds = ((API, "API"), (SOCKETIO, "Socket.io"))
@@ -166,7 +167,7 @@ class BaseManager(EndpointLists):
             with self._core as core:
                 for pool in (core.api, core.socketio):
                     pool.forget_probes()  # those of a life before never ended
-            background = Background(self, self._errands)
+            background = Background(self, self._tasks)
             try:
                 background.start()
             except BaseException:
@@ -190,7 +191,7 @@ class BaseManager(EndpointLists):
                 self._finalizer.detach()
             if background is not None:
                 background.stop()
-                self._errands = ClientTasks(self)  # those of before are called off for good
+                self._tasks = ClientTasks(self)  # those of before are called off for good
         self._save_if_changed()
 
     def _forked(self) -> None:
@@ -198,12 +199,12 @@ class BaseManager(EndpointLists):
         self._living = threading.Lock()
         self._kept.forked()
         self._taking = threading.RLock()
-        self._errands = ClientTasks(self)  # the sockets and look-ups of before are the parent's
+        self._tasks = ClientTasks(self)  # the sockets and look-ups of before are the parent's
         if self._background is not None:
             with self._core as core:
                 for pool in (core.api, core.socketio):
                     pool.forget_probes()
-            self._background.restart(self._errands)
+            self._background.restart(self._tasks)
 
     def _list_changed(self) -> None:
         """Have the new list kept; a manager that runs does it in its own thread."""
@@ -255,12 +256,12 @@ class BaseManager(EndpointLists):
             ]
 
     def _check_one(self, job: Job) -> bool:
-        result = self._errands.check(job)
+        result = self._tasks.check(job)
         self._record_probe(job[0], job[1].url, result)
         return result.fault is None
 
     def _check_all(self) -> None:
-        self._errands.check_all(
+        self._tasks.check_all(
             self._all_jobs(), lambda job, result: self._record_probe(job[0], job[1].url, result)
         )
 
@@ -328,7 +329,7 @@ class BaseManager(EndpointLists):
         return bool(self._tags())
 
     def _update(self, fallback_url: str | None, token: str | None, *, force: bool) -> bool:
-        return self._errands.update(fallback_url, token, force=force, by_hand=True).changed
+        return self._tasks.update(fallback_url, token, force=force, by_hand=True).changed
 
     # -- clients
 

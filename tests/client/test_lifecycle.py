@@ -95,7 +95,7 @@ class TestFork:
                     return True
 
                 def call_off() -> bool:
-                    manager._errands.close()
+                    manager._tasks.close()
                     return True
 
                 asked = len(server.asked)

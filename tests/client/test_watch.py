@@ -211,7 +211,7 @@ def test_how_long_a_server_is_left_alone(
 ) -> None:
     """Held answers are asked for again at once, hasty ones ever later, others by interval."""
     manager = EndpointManager(verify=NOBODY)
-    background = Background(manager, manager._errands)
+    background = Background(manager, manager._tasks)
     assert low <= background._until_next_watch(round_, hasty) <= high
 
 

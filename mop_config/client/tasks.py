@@ -1,4 +1,8 @@
-"""What a manager asks the network: health checks, and lists."""
+"""The manager's network tasks: health checks of endpoints and updates of the list.
+
+``ClientTasks`` runs each task in the calling thread. ``background`` calls it from the manager's
+own threads, and the manager calls it when the application asks for a check or an update.
+"""
 
 import logging
 import os
@@ -7,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from heapq import nsmallest
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ..errors import UpdateUntrusted
 from ..health.jobs import PER_SERVER, Job
@@ -15,24 +19,43 @@ from ..health.probe import Prober, ProbeResult
 from .fetch import Fetcher
 from .list_search import ListSearch, UpdateRound
 from .lists.bearer import current_token
-from .lists.update import Check
+from .lists.update import Check, Known, NewList
+from .pool.policy import Policy
 from .pool.pool import WATCHED
+from .pool.session import ClientState
 from .transport.detour import Detours
-
-if TYPE_CHECKING:
-    from .base import BaseManager
+from .transport.options import TransportOptions
 
 logger = logging.getLogger(__name__)
 
 
+class UpdateOwner(Protocol):
+    """The part of a manager that its network tasks use."""
+
+    policy: Policy
+    _core: ClientState
+    _network_options: TransportOptions
+
+    def _current_token(self) -> str | None: ...
+
+    def _server_names(self, fallback: str | None = None) -> dict[str, str]: ...
+
+    def _known(self, fallback: str | None, *, force: bool, wait: int) -> Known: ...
+
+    def _apply_remote(self, found: NewList) -> bool: ...
+
+    def _tell_refused(self, origin: str, error: UpdateUntrusted) -> UpdateUntrusted: ...
+
+
 class ClientTasks:
-    """What a manager asks the network, done in the thread of whoever asks.
+    """Health checks and list updates of one manager, run in the calling thread.
 
     Args:
-        manager: Whose endpoints to look at; held weakly.
+        manager: The manager whose endpoints are checked and whose list is updated. Held by a
+            weak reference, so that a manager that the application dropped is collected.
     """
 
-    def __init__(self, manager: "BaseManager") -> None:
+    def __init__(self, manager: UpdateOwner) -> None:
         self._manager = weakref.ref(manager)
         self._parallelism = manager.policy.probe_parallelism
         options, policy = manager._network_options, manager.policy
