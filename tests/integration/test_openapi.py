@@ -6,8 +6,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import schemathesis
@@ -15,11 +16,17 @@ from flask import Flask
 from flask.testing import FlaskClient
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from mop_config import create_app, init_app
+from mop_config import EndpointConfig, __version__, create_app, init_app
+from mop_config.health.state import HealthState
+from mop_config.model.codec import MAX_ROOM_ID, QR_FORMATS, Difference, dumps
+from mop_config.qr.text import CAPACITY, MAX_LIMIT
+from mop_config.server.parsing.parser import MAX_PRIORITY
+from mop_config.server.parsing.problems import MAX_KEPT, MAX_TEXT, Code, Severity
+from mop_config.server.serving.responder import MAX_WAIT, RETRY_AFTER
+from mop_config.server.serving.store import HISTORY, Result, SourceState, Trigger
 from mop_config.server.settings import Settings
 from mop_config.server.web.app import GUEST_PREFIX
 from mop_config.server.web.openapi import document
-from mop_config.server.web.openapi.components import WAIT_PATTERN
 
 from ..conftest import GUIDE_JSON, SAMPLE
 from ..servers import ENDPOINTS, ROOT, running
@@ -118,12 +125,103 @@ class TestDocument:
 
     def test_the_pattern_of_wait_is_what_the_server_takes(self, settings: Settings) -> None:
         """Neither more nor less."""
+        pattern = document()["components"]["parameters"]["wait"]["schema"]["pattern"]
         client = create_app(settings, start=False).test_client()
         for whole in [*map(str, range(62)), "061", "060", "059", "00", "009", "099", "0000", "100"]:
             for rest in ("", ".", ".0", ".000000", ".000001", ".5", ".0000000"):
                 wait = f"{whole}{rest}"
                 taken = client.get(ENDPOINTS, query_string={"wait": wait}).status_code == 200
-                assert taken == bool(re.search(WAIT_PATTERN, wait)), wait
+                assert taken == bool(re.search(pattern, wait)), wait
+
+
+def constraints(node: Any, keyword: str, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value of a keyword of JSON Schema, with the property or parameter that it is for."""
+    if isinstance(node, list):
+        for item in node:
+            yield from constraints(item, keyword, name)
+    if not isinstance(node, dict):
+        return
+    name = node["name"] if "in" in node else name
+    if keyword in node and isinstance(node[keyword], (int, list)):
+        yield name, node[keyword]
+    for key, value in node.items():
+        if key in {"properties", "headers", "schemas"}:
+            for inner, schema in value.items():
+                yield from constraints(schema, keyword, inner)
+        elif not key.startswith("example"):
+            yield from constraints(value, keyword, name)
+
+
+#: The members of a list, and the two kinds of endpoints.
+LISTS = tuple(json.loads(dumps(EndpointConfig((), ()))))
+KINDS = tuple(name.removesuffix("_endpoints") for name in LISTS)
+
+
+class TestCopies:
+    """What the file repeats from the code is the same in both."""
+
+    def test_the_version(self) -> None:
+        """A new version is written into the file, too."""
+        whole = document()
+        assert whole["info"]["version"] == __version__
+        for path in ("/health", "/api/v1/health"):
+            answer = whole["paths"][path]["get"]["responses"]["200"]
+            assert answer["content"]["application/json"]["example"]["version"] == __version__
+
+    def test_the_enumerations(self) -> None:
+        """Each is the same set of words as in the code, and the file has no other enumeration."""
+        expected: set[tuple[str, Iterable[str]]] = {
+            ("code", Code),
+            ("format", QR_FORMATS),
+            ("kind", KINDS),
+            ("result", Result),
+            ("scope", ("host", "worker")),
+            ("severity", Severity),
+            ("state", HealthState),
+            ("state", SourceState),
+            ("trigger", Trigger),
+        }
+        found = {(name, frozenset(words)) for name, words in constraints(document(), "enum")}
+        assert found == {(name, frozenset(map(str, words))) for name, words in expected}
+
+    def test_the_limits(self) -> None:
+        """Each is the code's, and the file has no other limit."""
+        whole = document()
+        assert set(constraints(whole, "maximum")) == {
+            ("Retry-After", RETRY_AFTER[1]),
+            ("capacity", CAPACITY),
+            ("limit", MAX_LIMIT),
+            ("priority", MAX_PRIORITY),
+            ("status", 599),
+        }
+        assert set(constraints(whole, "maxLength")) == {
+            ("room_id", MAX_ROOM_ID),
+            ("text", MAX_TEXT),
+        }
+        assert set(constraints(whole, "maxItems")) == {("history", HISTORY)}
+        assert ("Retry-After", RETRY_AFTER[0]) in set(constraints(whole, "minimum"))
+
+    def test_the_limits_in_words(self) -> None:
+        """The descriptions give the code's numbers."""
+        components = document()["components"]
+        problems = components["schemas"]["Status"]["properties"]["problems"]
+        assert re.findall(r"\d+", problems["description"]) == [str(MAX_KEPT)]
+        retry_after = components["headers"]["Retry-After"]["description"]
+        assert re.findall(r"\d+", retry_after) == [*map(str, RETRY_AFTER)]
+        wait = components["parameters"]["wait"]["description"]
+        assert re.findall(r"\d+", wait) == ["0", str(MAX_WAIT)]
+
+    def test_the_members_of_records(self) -> None:
+        """A change has the fields of ``Difference``: numbers, and lists of URLs."""
+        schemas = document()["components"]["schemas"]
+        change = schemas["Change"]["properties"]["change"]
+        types = {int: "integer", tuple[str, ...]: "array"}
+        hints = get_type_hints(Difference)
+        assert change["required"] == list(hints)
+        assert {name: schema["type"] for name, schema in change["properties"].items()} == {
+            name: types[hint] for name, hint in hints.items()
+        }
+        assert schemas["EndpointList"]["required"] == [*LISTS]
 
 
 class TestRoutes:

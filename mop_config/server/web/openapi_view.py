@@ -10,10 +10,7 @@ def openapi() -> Response:
     """Serve the description of this server's routes."""
     runtime = current_service()
     described = document(
-        root=request.root_path,
-        home=runtime.places.home,
-        prefix=runtime.places.prefix,
-        guarded=runtime.keyring is not None,
+        root=request.root_path, places=runtime.places, guarded=runtime.keyring is not None
     )
     body = json.dumps(described, separators=(",", ":"))
     response = Response(body + "\n", content_type="application/json")
