@@ -387,11 +387,11 @@ def test_two_at_once(cluster: Cluster, key: str, tmp_path: Path) -> None:
     assert cluster.get(name(key)) != ONE.encode()
 
 
-def test_the_commands_of_the_readme(
+def test_the_commands_of_the_docs(
     cluster: Cluster, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In order, in one shell; and then what they have written is there."""
-    (block,) = [b for b in blocks((ROOT / "README.md").read_text(), "sh") if "push" in b]
+    (block,) = [b for b in blocks((ROOT / "docs" / "etcd.md").read_text(), "sh") if "push" in b]
     assert block.splitlines()[-1] == "mop-config serve"
     first = cluster.put(ONE, name(key))
     shown = "etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/mop/endpoints"

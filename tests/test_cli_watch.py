@@ -539,7 +539,7 @@ def members(config: EndpointConfig) -> set[tuple[str, Endpoint]]:
 
 
 def test_bash_completes_commands_and_options() -> None:
-    """In a real one, at a prompt, by the tab key, as the README sets it up."""
+    """In a real one, at a prompt, by the tab key, as `docs/watch.md` sets it up."""
     master, slave = pty.openpty()
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What the documents say is true: every command of the README runs as it is printed."""
+"""The documents are true: the commands and Python blocks of README and docs run as printed."""
 
 import json
 import os
@@ -25,6 +25,8 @@ from .servers import ENDPOINTS, ROOT, Server
 
 README = (ROOT / "README.md").read_text()
 GUIDES = [ROOT / "docs" / "guide.md", ROOT / "docs" / "guide.zh.md"]
+#: The pages whose console and Python blocks run. The guides' Python is one program, run below.
+PAGES = [path.read_text() for path in sorted((ROOT / "docs").glob("*.md")) if path not in GUIDES]
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -87,9 +89,11 @@ def typed(shell: "subprocess.Popen[str]", line: str) -> str:
     return "".join(iter(shell.stdout.readline, "<end>\n")).strip()
 
 
-def test_every_command_of_the_readme_runs_as_printed(clone: Path, tmp_path: Path) -> None:
-    """In order, in one shell, with a server that `make serve` started."""
-    serve, test, *tour = [list(commands(block)) for block in blocks(README, "console")]
+def test_every_command_of_the_documents_runs_as_printed(clone: Path, tmp_path: Path) -> None:
+    """The README's in order, then those of each page: one shell, one server from `make serve`."""
+    serve, test, *tour = [
+        list(commands(block)) for page in (README, *PAGES) for block in blocks(page, "console")
+    ]
     assert [command.line for command in serve + test] == ["make serve", "make test"]
     environ = {"PORT": "0", "PYTHONPATH": str(clone)}
     server = Server(["make", "-C", str(clone), "serve"], tmp_path, environ)
@@ -123,10 +127,10 @@ def test_every_command_of_the_readme_runs_as_printed(clone: Path, tmp_path: Path
     assert "Traceback" not in server.log
 
 
-def test_every_python_block_of_the_readme_runs(
+def test_every_python_block_of_the_documents_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By itself, with servers of ours in the place of those that it names."""
+    """Each runs by itself, with servers of ours in the place of those that it names."""
     monkeypatch.setenv("ENDPOINT_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     listed: list[str] = []
@@ -149,7 +153,7 @@ def test_every_python_block_of_the_readme_runs(
             "https://socket-primary.example.com": socket.url,
         }
         listed += [f"{primary.url}/api/v1", f"{backup.url}/api/v1"]
-        for block in blocks(README, "python"):
+        for block in [block for page in (README, *PAGES) for block in blocks(page, "python")]:
             for name, url in servers.items():
                 block = block.replace(name, url)
             assert "example.com" not in block
@@ -164,6 +168,19 @@ def test_every_python_block_of_the_readme_runs(
             assert "Traceback" not in result.stderr
     # A dial that takes its time is raced by one to the backup.
     assert primary.count("/api/v1/users") + backup.count("/api/v1/users") >= 2
+
+
+def test_the_readme_is_short() -> None:
+    """The README leads to the pages; what only some readers need stands there."""
+    assert len(README.splitlines()) <= 300
+
+
+def test_no_block_of_the_documents_is_passed_over() -> None:
+    """The blocks that run are as many as when all of them stood in the README, or more."""
+    consoles = [block for page in (README, *PAGES) for block in blocks(page, "console")]
+    programs = [block for page in (README, *PAGES) for block in blocks(page, "python")]
+    assert len(consoles) >= 12
+    assert len(programs) >= 12
 
 
 def test_the_endpoint_file_of_the_readme_is_a_good_one() -> None:

@@ -381,7 +381,7 @@ def test_an_application_of_ones_own_with_our_configuration(tmp_path: Path) -> No
     )
     way = "gunicorn -c python:mop_config.server.gunicorn_conf"
     assert way in lost_hooks.NONE_RAN
-    for document in ("README.md", "docs/deploy.md"):
+    for document in ("docs/embedding.md", "docs/deploy.md"):
         assert way in (ROOT / document).read_text()
     command = gunicorn_command(
         *way.split()[1:], "--chdir", str(tmp_path), module=True, target="mine:app"

@@ -68,8 +68,8 @@ class TestOutbox:
             },
         }
         assert len(message.body) < 20_000
-        readme = (ROOT / "README.md").read_text()
-        shown = json.loads(readme.split("```json\n")[1].split("```")[0])
+        page = (ROOT / "docs" / "webhook.md").read_text()
+        shown = json.loads(page.split("```json\n")[1].split("```")[0])
         message_now = json.loads(message.body)
         assert list(shown) == list(message_now)
         assert list(shown["data"]) == list(message_now["data"])

@@ -88,13 +88,13 @@ def test_a_hundred_thousand_are_written_a_part_at_a_time() -> None:
     assert len(json.loads(b"".join(parts))) == 100_000
 
 
-def test_prometheus_takes_the_configuration_of_the_readme(tmp_path: Path) -> None:
+def test_prometheus_takes_the_configuration_of_the_docs(tmp_path: Path) -> None:
     """Discovers the targets of a real server, and would ask the exporter for them."""
     promtool = need_program("promtool")
     file = tmp_path / "endpoints.txt"
     file.write_text("IPList:\n192.0.2.1 server_name=api.example.com\n")
-    readme = (ROOT / "README.md").read_text()
-    (block,) = [part.split("```")[0] for part in readme.split("```yaml\n")[1:] if TARGETS in part]
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    (block,) = [part.split("```")[0] for part in page.split("```yaml\n")[1:] if TARGETS in part]
     with running(tmp_path, file, workers=1) as server:
         config = tmp_path / "prometheus.yml"
         config.write_text(block.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"))
