@@ -13,6 +13,8 @@ from typing import NamedTuple
 import pytest
 
 from mop_config import qr
+from mop_config.client import EndpointManager
+from mop_config.client.pool.endpoint_state import EndpointState
 from mop_config.server.parsing.builder import UrlRules
 from mop_config.server.parsing.problems import Code
 from mop_config.server.parsing.render import EMPTY_BODY, render
@@ -224,6 +226,20 @@ def test_the_python_of_the_guides_runs(guide: Path, tmp_path: Path) -> None:
         )
     assert result.returncode == 0, result.stderr
     assert "joining room123" in result.stdout
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_the_guides_name_what_the_client_has(guide: Path) -> None:
+    """Each name of the Python client in the table beside the Dart names exists."""
+    rows = re.findall(r"^\| `[^|]*\| (`[^|]*)\|", guide.read_text(), re.MULTILINE)
+    names = re.findall(r"\b(manager|endpoint)\.(\w+)", "".join(rows))
+    assert len(names) >= 18
+    owners = {"manager": EndpointManager, "endpoint": EndpointState}
+    for owner, name in names:
+        members = {*dir(owners[owner]), *getattr(owners[owner], "__annotations__", ())}
+        assert name in members, f"{owner}.{name}"
+    for name in re.findall(r"mop_config\.qr\.(\w+)", "".join(rows)):
+        assert callable(getattr(qr, name))
 
 
 def test_no_document_signals_processes_by_name() -> None:
