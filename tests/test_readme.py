@@ -14,7 +14,7 @@ import pytest
 
 from mop_config import qr
 from mop_config.client import EndpointManager
-from mop_config.client.pool.endpoint_state import EndpointState
+from mop_config.client.pool.member import EndpointState
 from mop_config.server.parsing.builder import UrlRules
 from mop_config.server.parsing.problems import Code
 from mop_config.server.parsing.render import EMPTY_BODY, render

@@ -22,8 +22,9 @@ def _missing(error: ModuleNotFoundError) -> ModuleNotFoundError:
 
 try:
     from .async_manager import AsyncEndpointManager
+    from .lists.kept import ListSource
     from .manager import EndpointManager
-    from .pool.endpoint_state import EndpointState, ListSource
+    from .pool.member import EndpointState
     from .pool.policy import Policy
     from .transport._async.transport import AsyncFailoverTransport
     from .transport._sync.transport import FailoverTransport

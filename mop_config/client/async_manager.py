@@ -9,7 +9,7 @@ from blinker import NamedSignal
 
 from .base import BaseManager
 from .keywords import ClientKeywords
-from .pool.endpoint_state import EndpointState
+from .pool.member import EndpointState
 from .transport._async.transport import AsyncFailoverTransport
 from .transport.clients import AsyncClient
 

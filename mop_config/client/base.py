@@ -26,7 +26,7 @@ from .lists.sift import canonical_url, has_plain
 from .lists.trust import Key
 from .lists.trust import trusted_keys as read_trusted_keys
 from .lists.update import Known, check_urls, sources
-from .pool.endpoint_state import EndpointState
+from .pool.member import EndpointState
 from .pool.policy import Policy, check_interval
 from .pool.session import API, SOCKETIO
 from .tasks import ClientTasks

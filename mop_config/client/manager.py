@@ -6,7 +6,7 @@ import httpx2
 
 from .base import BaseManager
 from .keywords import ClientKeywords
-from .pool.endpoint_state import EndpointState
+from .pool.member import EndpointState
 from .transport._sync.transport import FailoverTransport
 from .transport.clients import Client
 

@@ -15,13 +15,12 @@ from ...errors import PayloadError, SignatureError, UpdateUntrusted
 from ...model import codec
 from ...model.endpoint import Endpoint, EndpointConfig
 from ...model.jws import SignedList, TrustedKeys
-from ..pool.endpoint_state import EndpointState, ListSource, state_of
-from ..pool.member import EventKind, PoolEvent
+from ..pool.member import EndpointState, EventKind, PoolEvent, state_of
 from ..pool.policy import Policy
 from ..pool.pool import Pool
 from ..pool.session import API, SOCKETIO, ClientState
 from .bootstrap import check_api
-from .kept import Kept
+from .kept import Kept, ListSource
 from .sift import canonical_url, sifted
 from .trust import Trust, read_qr
 from .update import NewList

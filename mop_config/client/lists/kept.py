@@ -5,13 +5,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import platformdirs
 
 from ...errors import SignatureError
 from ...files import locked
 from ...model.endpoint import EndpointConfig
-from ..pool.endpoint_state import ListSource
 from . import cache
 from .cache import CachedList
 from .sift import only_plain_of, sifted
@@ -38,6 +38,22 @@ def cache_path(path: str | Path | None, app: str | None) -> Path | None:
         logger.warning("the endpoint list is not kept: this user has no home")
         return None
     return folder / "endpoints.json"
+
+
+class ListSource(NamedTuple):
+    """Where the list in use came from.
+
+    Attributes:
+        origin: ``cache``, ``seed``, ``remote``, ``qr``, ``manual`` or ``none``.
+        url: The server that gave it, or None.
+        age: Seconds since it was learnt, or None for a built-in list.
+        stale: Whether it was signed for a time that is over, and no source has a newer one.
+    """
+
+    origin: str
+    url: str | None
+    age: float | None
+    stale: bool = False
 
 
 class Kept:

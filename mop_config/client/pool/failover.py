@@ -211,10 +211,7 @@ def failover(
     while member is not None:
         outcome = yield Attempt(member, max(0.0, deadline - now), discard)
         discard, now = None, outcome.now
-        for position, (loser, fault) in enumerate(outcome.losers):
-            if position >= outcome.told and not outcome.apart:
-                pool.failed(loser, fault, now, outcome.began)
-            trials.append(FailedAttempt(loser.url, fault, now - outcome.began))
+        _record_losers(outcome, pool, trials)
         good = _record(outcome, pool, trials)
         if outcome.status is not None:
             discard, answer = answer, outcome.result
@@ -234,6 +231,14 @@ def failover(
         else:
             member = moves.next(now)
     return Verdict(answer=answer, discard=discard, trials=tuple(trials))
+
+
+def _record_losers(outcome: Outcome, pool: Pool, trials: list[FailedAttempt]) -> None:
+    """Record the endpoints that lost a race or a hedge, but for those that were recorded before."""
+    for position, (loser, fault) in enumerate(outcome.losers):
+        if position >= outcome.told and not outcome.apart:
+            pool.failed(loser, fault, outcome.now, outcome.began)
+        trials.append(FailedAttempt(loser.url, fault, outcome.now - outcome.began))
 
 
 def _record(outcome: Outcome, pool: Pool, trials: list[FailedAttempt]) -> bool:

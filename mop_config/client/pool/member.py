@@ -1,6 +1,7 @@
 """What a pool is made of: its members, and the events that it has to tell of. Pure."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -76,3 +77,51 @@ class PoolMember:
     def url(self) -> str:
         """What names it in the pool."""
         return self.endpoint.url
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointState:
+    """What is known of an endpoint at one moment.
+
+    Attributes:
+        url: Its URL.
+        priority: The lower, the more preferred.
+        is_healthy: Whether requests go there while nobody better is left; an endpoint of
+            which nothing is known counts as healthy.
+        failure_count: Failures in a row.
+        last_checked: When its health was checked last (aware, UTC), or None.
+        response_time: Smoothed seconds that a health check takes, or None.
+        server_name: The name that its certificate is for, or None.
+        state: ``unknown``, ``healthy``, ``suspect``, ``unhealthy`` or ``recovering``.
+        is_current: Whether requests go there now.
+        last_fault: What went wrong there last, in a word, or None.
+    """
+
+    url: str
+    priority: int
+    is_healthy: bool
+    failure_count: int
+    last_checked: datetime | None
+    response_time: float | None
+    server_name: str | None
+    state: str
+    is_current: bool
+    last_fault: str | None
+
+
+def state_of(member: PoolMember, current: PoolMember | None) -> EndpointState:
+    """Say what is known of a member of a pool."""
+    health = member.health
+    checked = member.last_checked
+    return EndpointState(
+        url=member.url,
+        priority=member.endpoint.priority,
+        is_healthy=health.usable,
+        failure_count=health.failures,
+        last_checked=None if checked is None else datetime.fromtimestamp(checked, UTC),
+        response_time=health.response_time,
+        server_name=member.endpoint.server_name,
+        state=health.state.value,
+        is_current=member is current,
+        last_fault=None if member.last_fault is None else member.last_fault.value,
+    )

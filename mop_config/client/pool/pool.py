@@ -1,20 +1,19 @@
-"""The endpoints of one kind: which to use now, and what outcomes say of them. Pure.
+"""The endpoints of one kind: what the list and the outcomes of requests change. Pure.
 
-A passive pool: it is asked and it is told; it has no clock, no lock and no thread. Whoever
-drives it holds a lock around each call, and sends the events that have gathered after the
-lock is released.
+A passive pool has no clock, lock or thread: the caller hands in the time, holds a lock around
+each call, and sends the queued events after the lock is released.
 """
 
 from collections.abc import Callable, Iterable
 from heapq import nsmallest
-from typing import Any
 
 from ...health.state import Evidence, Health, HealthState, Transition
 from ...model.endpoint import Endpoint
 from ...net.faults import COUNTED, NETWORK, Fault
-from .member import EventKind, Group, PoolEvent, PoolMember
+from .member import EventKind, PoolMember
 from .offline import OfflineDetector
 from .policy import ODD_IN_A_ROW, ODD_STATUS, Policy
+from .selection import EndpointSelection, by_priority
 from .target import target_of
 
 _NEVER = float("inf")
@@ -22,60 +21,24 @@ _NEVER = float("inf")
 WATCHED = 50
 
 
-class Pool:
-    """Selection and bookkeeping for one kind of endpoint.
-
-    Args:
-        kind: ``api`` or ``socketio``, for events.
-        policy: The figures.
-        network: Tells endpoints without a network from dead ones; shared by all pools.
-        random: Gives numbers from 0 to 1.
-    """
+class Pool(EndpointSelection):
+    """The endpoints of one kind, and the record of their outcomes; see ``EndpointSelection``."""
 
     def __init__(
         self, kind: str, policy: Policy, network: OfflineDetector, random: Callable[[], float]
     ) -> None:
-        self.kind = kind
-        self._policy = policy
-        self._rules = policy.health
-        self._network = network
-        self._random = random
-        self._members: dict[str, PoolMember] = {}
-        self._best: list[PoolMember] | None = None  # those that are looked at, once they are known
+        super().__init__(kind, policy, network, random)
+        self._best: list[PoolMember] | None = None  # the watched endpoints, once they are known
         self._order = 0
-        self._current: PoolMember | None = None
-        self._current_since = 0.0
-        self._gone: PoolMember | None = None  # the one in use, if it has left the list
-        self._pinned: str | None = None
-        self._review_at = _NEVER  # when the choice has to be looked at again
-        self._usable = 0
         self._all_down = False
-        self._events: list[PoolEvent] = []
-        self.urgent = False  # whether somebody should be looked at without delay
-        #: Connections that tell by ``moved`` when they have really gone to another endpoint.
-        self.followed = 0
 
     # -- the list
-
-    def __len__(self) -> int:
-        return len(self._members)
-
-    def __contains__(self, url: str) -> bool:
-        return url in self._members
-
-    def get(self, url: str) -> PoolMember | None:
-        """Find an endpoint by its URL."""
-        return self._members.get(url)
-
-    def members(self) -> list[PoolMember]:
-        """List all endpoints, by priority and insertion."""
-        return sorted(self._members.values(), key=_by_priority)
 
     def put(self, endpoint: Endpoint, now: float) -> None:
         """Add an endpoint, or give one that is there another priority or server name."""
         member = self._members.get(endpoint.url)
         if member is None:
-            health = Health(self._rules, now)
+            health = Health(self._policy.health, now)
             target = target_of(endpoint)
             member = PoolMember(endpoint, target, self._order, health, self._random())
             self._order += 1
@@ -118,185 +81,6 @@ class Pool:
             self.put(endpoint, now)
         self._note_outage()
 
-    def pin(self, url: str | None, now: float) -> None:
-        """Prefer one endpoint while nothing is wrong with it; None lifts that."""
-        self._pinned = url
-        self._review_at = now
-
-    @property
-    def pinned(self) -> str | None:
-        """The URL that somebody chose by hand, or None."""
-        return self._pinned
-
-    @property
-    def has_news(self) -> bool:
-        """Whether there are events, or something that should be looked at."""
-        return self.urgent or bool(self._events)
-
-    def take_events(self) -> list[PoolEvent]:
-        """Hand over the events that have gathered since the last call."""
-        events, self._events = self._events, []
-        return events
-
-    # -- the choice
-
-    def select(self, now: float) -> PoolMember | None:
-        """Say where a request should go now; cheap while nothing has changed."""
-        if now >= self._review_at or self._current is None:
-            self._review(now)
-        return self._current
-
-    @property
-    def current_url(self) -> str | None:
-        """The URL of the endpoint in use, or None; looking at it changes nothing."""
-        return None if self._current is None else self._current.url
-
-    def better_than(self, member: PoolMember, now: float) -> tuple[PoolMember, str] | None:
-        """Give the endpoint that a standing connection should move to, and why.
-
-        Neither a better response time nor a doubt about the endpoint is worth a connection
-        that works.
-
-        Args:
-            member: The endpoint that the connection goes to.
-            now: Monotonic seconds.
-        """
-        best = self.select(now)
-        if best is None or best.url == member.url:
-            return None
-        if member.url not in self._members:
-            return best, "removed"
-        if self._group(best, now).trouble:
-            return None
-        if best.url == self._pinned:
-            return best, "pinned"
-        if best.endpoint.priority < member.endpoint.priority and member.url != self._pinned:
-            return best, "failback" if best.recovered_at is not None else "preferred"
-        return None
-
-    def moved(self, from_url: str, to_url: str, reason: str, seconds: float) -> None:
-        """Note that a standing connection has gone over to another endpoint."""
-        about = {"from_url": from_url, "to_url": to_url, "reason": reason}
-        self._tell(EventKind.SWITCHED, **about, seconds_without_service=seconds)
-
-    def choose_anew(self, now: float) -> PoolMember | None:
-        """Go to the best endpoint now, without dwelling on the one in use."""
-        for member in self._members.values():
-            member.recovered_at = None
-        best = next(iter(self.alternatives(now)), None)
-        if best is not None and best is not self._current:
-            self._switch(best, "chosen", now)
-        return self.select(now)
-
-    def alternatives(
-        self, now: float, tried: Iterable[str] = (), *, last_resort: bool = False
-    ) -> list[PoolMember]:
-        """List where else a request may go, best first.
-
-        Args:
-            now: Monotonic seconds.
-            tried: The endpoints that it has been to.
-            last_resort: Whether those that are taken for dead are listed too, once no usable
-                one is left to try: one of them may be back, and the request has failed.
-        """
-        left_out = set(tried)
-        rest = [m for m in self._eligible() if m.url not in left_out]
-        if last_resort and not rest:
-            rest = [m for m in self._members.values() if m.url not in left_out]
-        return sorted(rest, key=lambda m: (self._group(m, now), self._speed(m)))
-
-    def _eligible(self) -> Iterable[PoolMember]:
-        if self._usable:
-            return [m for m in self._members.values() if m.health.usable]
-        return self._members.values()
-
-    def _group(self, member: PoolMember, now: float) -> Group:
-        health = member.health
-        if not health.usable:
-            trouble = 3
-        elif member.busy_until > now:
-            trouble = 2
-        elif health.state is HealthState.SUSPECT or self._network.holds(member.target.host):
-            trouble = 1
-        else:
-            trouble = 0
-        return Group(trouble, member.url != self._pinned, member.endpoint.priority)
-
-    def _speed(self, member: PoolMember) -> tuple[float, float]:
-        # What lies within one margin is equal, and spread by chance. The unmeasured stand
-        # right behind those that are known to be fast.
-        measured, margin = member.health.response_time, self._policy.latency_margin
-        if measured is None:
-            return (1.0, member.dice)
-        return (measured // margin if margin else measured, member.dice)
-
-    def _review(self, now: float) -> None:
-        self._network.expire(now)
-        self._review_at = self._network.next_expiry
-        current = self._current
-        best: PoolMember | None = None
-        best_key: Any = None
-        for member in self._eligible():
-            if member.busy_until > now:
-                self._review_at = min(self._review_at, member.busy_until)
-            if current is not None and self._must_dwell(member, current, now):
-                continue
-            key = (self._group(member, now), self._speed(member))
-            if best_key is None or key < best_key:
-                best, best_key = member, key
-        if best is not None and best is not current:
-            self._maybe_switch(best, best_key[0], now)
-
-    def _must_dwell(self, member: PoolMember, current: PoolMember, now: float) -> bool:
-        """Whether it is too early to go back to an endpoint that failed before."""
-        if member is current or member.recovered_at is None or member.url == self._pinned:
-            return False
-        if self._group(current, now).trouble:
-            return False
-        until = max(member.recovered_at, self._current_since) + self._policy.min_dwell
-        if now >= until:
-            return False
-        self._review_at = min(self._review_at, until)
-        return True
-
-    def _maybe_switch(self, best: PoolMember, group: Group, now: float) -> None:
-        current = self._current
-        if current is None:
-            self._switch(best, "removed", now)  # or none was in use before
-            return
-        own = self._group(current, now)
-        if own.trouble == group.trouble == 3:
-            self._switch(best, "panic", now)
-        elif own.trouble > group.trouble:
-            self._switch(best, "busy" if own.trouble == 2 else "failed", now)
-        elif own.pinned > group.pinned:
-            self._switch(best, "pinned", now)
-        elif own.priority > group.priority:
-            self._switch(best, "failback" if best.recovered_at is not None else "preferred", now)
-        elif self._is_much_faster(best, current):
-            self._switch(best, "latency", now)
-
-    def _is_much_faster(self, member: PoolMember, current: PoolMember) -> bool:
-        fast, slow = member.health.response_time, current.health.response_time
-        if fast is None or slow is None:
-            return False
-        gain = slow - fast
-        return gain >= self._policy.latency_margin and gain >= self._policy.latency_gain * slow
-
-    def _switch(self, member: PoolMember, reason: str, now: float) -> None:
-        before, self._gone = self._current or self._gone, None
-        self._current, self._current_since = member, now
-        if before is None or before.url == member.url or self.followed:
-            return
-        began = before.failing_since
-        self._tell(
-            EventKind.SWITCHED,
-            from_url=before.url,
-            to_url=member.url,
-            reason=reason,
-            seconds_without_service=0.0 if began is None else max(0.0, now - began),
-        )
-
     # -- whom to look at
 
     def watched(self) -> list[PoolMember]:
@@ -307,7 +91,7 @@ class Pool:
         if len(self._members) <= WATCHED:
             return list(self._members.values())
         if self._best is None:
-            self._best = nsmallest(WATCHED, self._members.values(), key=_by_priority)
+            self._best = nsmallest(WATCHED, self._members.values(), key=by_priority)
         used = [m for m in self._members.values() if m.served or m.failed or self._is_chosen(m)]
         return list(dict.fromkeys([*self._best, *used]))
 
@@ -487,13 +271,6 @@ class Pool:
         if self._members and not self._usable and not self._all_down:
             self._all_down = True
             self._tell(EventKind.ALL_DOWN, urls=[m.url for m in self.members()])
-
-    def _tell(self, kind: EventKind, **about: Any) -> None:
-        self._events.append(PoolEvent(kind, {"kind": self.kind, **about}))
-
-
-def _by_priority(member: PoolMember) -> tuple[int, int]:
-    return member.endpoint.priority, member.order
 
 
 _GOOD = frozenset({Evidence.GOOD_PROBE, Evidence.GOOD_REQUEST})

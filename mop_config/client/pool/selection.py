@@ -1,0 +1,247 @@
+"""The choice among the endpoints of one kind: which to use now, and where else to go. Pure."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ...health.state import HealthState
+from .member import EventKind, Group, PoolEvent, PoolMember
+from .offline import OfflineDetector
+from .policy import Policy
+
+_NEVER = float("inf")
+
+
+class EndpointSelection:
+    """The members of a pool, and the choice among them by health, pin, priority and speed.
+
+    A change of the current endpoint queues a ``SWITCHED`` event. ``Pool`` adds what changes the
+    members and their health; each such change sets the time of the next review.
+
+    Args:
+        kind: ``api`` or ``socketio``, for events.
+        policy: The figures.
+        network: Tells a machine without a network from dead endpoints; shared by both pools.
+        random: Gives numbers from 0 to 1.
+    """
+
+    def __init__(
+        self, kind: str, policy: Policy, network: OfflineDetector, random: Callable[[], float]
+    ) -> None:
+        self.kind = kind
+        self._policy = policy
+        self._network = network
+        self._random = random
+        self._members: dict[str, PoolMember] = {}
+        self._current: PoolMember | None = None
+        self._current_since = 0.0
+        self._gone: PoolMember | None = None  # the one in use, if it has left the list
+        self._pinned: str | None = None
+        self._review_at = _NEVER  # when the choice has to be looked at again
+        self._usable = 0
+        self._events: list[PoolEvent] = []
+        self.urgent = False  # whether an endpoint should be probed without delay
+        #: Connections that report by ``moved`` when they have really gone to another endpoint.
+        self.followed = 0
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, url: str) -> bool:
+        return url in self._members
+
+    def get(self, url: str) -> PoolMember | None:
+        """Find an endpoint by its URL."""
+        return self._members.get(url)
+
+    def members(self) -> list[PoolMember]:
+        """List all endpoints, by priority and insertion."""
+        return sorted(self._members.values(), key=by_priority)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there are events, or something that should be looked at."""
+        return self.urgent or bool(self._events)
+
+    def take_events(self) -> list[PoolEvent]:
+        """Hand over the events that have gathered since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def pin(self, url: str | None, now: float) -> None:
+        """Prefer one endpoint while nothing is wrong with it; None lifts that."""
+        self._pinned = url
+        self._review_at = now
+
+    @property
+    def pinned(self) -> str | None:
+        """The URL that somebody chose by hand, or None."""
+        return self._pinned
+
+    # -- the choice
+
+    def select(self, now: float) -> PoolMember | None:
+        """Say where a request should go now; cheap while nothing has changed."""
+        if now >= self._review_at or self._current is None:
+            self._review(now)
+        return self._current
+
+    @property
+    def current_url(self) -> str | None:
+        """The URL of the endpoint in use, or None; looking at it changes nothing."""
+        return None if self._current is None else self._current.url
+
+    def better_than(self, member: PoolMember, now: float) -> tuple[PoolMember, str] | None:
+        """Give the endpoint that a standing connection should move to, and why.
+
+        Neither a better response time nor a doubt about the endpoint is worth a connection
+        that works.
+
+        Args:
+            member: The endpoint that the connection goes to.
+            now: Monotonic seconds.
+        """
+        best = self.select(now)
+        if best is None or best.url == member.url:
+            return None
+        if member.url not in self._members:
+            return best, "removed"
+        if self._group(best, now).trouble:
+            return None
+        if best.url == self._pinned:
+            return best, "pinned"
+        if best.endpoint.priority < member.endpoint.priority and member.url != self._pinned:
+            return best, "failback" if best.recovered_at is not None else "preferred"
+        return None
+
+    def moved(self, from_url: str, to_url: str, reason: str, seconds: float) -> None:
+        """Note that a standing connection has gone over to another endpoint."""
+        about = {"from_url": from_url, "to_url": to_url, "reason": reason}
+        self._tell(EventKind.SWITCHED, **about, seconds_without_service=seconds)
+
+    def choose_anew(self, now: float) -> PoolMember | None:
+        """Go to the best endpoint now, without dwelling on the one in use."""
+        for member in self._members.values():
+            member.recovered_at = None
+        best = next(iter(self.alternatives(now)), None)
+        if best is not None and best is not self._current:
+            self._switch(best, "chosen", now)
+        return self.select(now)
+
+    def alternatives(
+        self, now: float, tried: Iterable[str] = (), *, last_resort: bool = False
+    ) -> list[PoolMember]:
+        """List where else a request may go, best first.
+
+        Args:
+            now: Monotonic seconds.
+            tried: The endpoints that it has been to.
+            last_resort: Whether those that are taken for dead are listed too, once no usable
+                one is left to try: one of them may be back, and the request has failed.
+        """
+        left_out = set(tried)
+        rest = [m for m in self._eligible() if m.url not in left_out]
+        if last_resort and not rest:
+            rest = [m for m in self._members.values() if m.url not in left_out]
+        return sorted(rest, key=lambda m: (self._group(m, now), self._speed(m)))
+
+    def _eligible(self) -> Iterable[PoolMember]:
+        if self._usable:
+            return [m for m in self._members.values() if m.health.usable]
+        return self._members.values()
+
+    def _group(self, member: PoolMember, now: float) -> Group:
+        health = member.health
+        if not health.usable:
+            trouble = 3
+        elif member.busy_until > now:
+            trouble = 2
+        elif health.state is HealthState.SUSPECT or self._network.holds(member.target.host):
+            trouble = 1
+        else:
+            trouble = 0
+        return Group(trouble, member.url != self._pinned, member.endpoint.priority)
+
+    def _speed(self, member: PoolMember) -> tuple[float, float]:
+        # What lies within one margin is equal, and spread by chance. The unmeasured stand
+        # right behind those that are known to be fast.
+        measured, margin = member.health.response_time, self._policy.latency_margin
+        if measured is None:
+            return (1.0, member.dice)
+        return (measured // margin if margin else measured, member.dice)
+
+    def _review(self, now: float) -> None:
+        self._network.expire(now)
+        self._review_at = self._network.next_expiry
+        current = self._current
+        best: PoolMember | None = None
+        best_key: Any = None
+        for member in self._eligible():
+            if member.busy_until > now:
+                self._review_at = min(self._review_at, member.busy_until)
+            if current is not None and self._must_dwell(member, current, now):
+                continue
+            key = (self._group(member, now), self._speed(member))
+            if best_key is None or key < best_key:
+                best, best_key = member, key
+        if best is not None and best is not current:
+            self._maybe_switch(best, best_key[0], now)
+
+    def _must_dwell(self, member: PoolMember, current: PoolMember, now: float) -> bool:
+        """Whether it is too early to go back to an endpoint that failed before."""
+        if member is current or member.recovered_at is None or member.url == self._pinned:
+            return False
+        if self._group(current, now).trouble:
+            return False
+        until = max(member.recovered_at, self._current_since) + self._policy.min_dwell
+        if now >= until:
+            return False
+        self._review_at = min(self._review_at, until)
+        return True
+
+    def _maybe_switch(self, best: PoolMember, group: Group, now: float) -> None:
+        current = self._current
+        if current is None:
+            self._switch(best, "removed", now)  # or none was in use before
+            return
+        own = self._group(current, now)
+        if own.trouble == group.trouble == 3:
+            self._switch(best, "panic", now)
+        elif own.trouble > group.trouble:
+            self._switch(best, "busy" if own.trouble == 2 else "failed", now)
+        elif own.pinned > group.pinned:
+            self._switch(best, "pinned", now)
+        elif own.priority > group.priority:
+            self._switch(best, "failback" if best.recovered_at is not None else "preferred", now)
+        elif self._is_much_faster(best, current):
+            self._switch(best, "latency", now)
+
+    def _is_much_faster(self, member: PoolMember, current: PoolMember) -> bool:
+        fast, slow = member.health.response_time, current.health.response_time
+        if fast is None or slow is None:
+            return False
+        gain = slow - fast
+        return gain >= self._policy.latency_margin and gain >= self._policy.latency_gain * slow
+
+    def _switch(self, member: PoolMember, reason: str, now: float) -> None:
+        before, self._gone = self._current or self._gone, None
+        self._current, self._current_since = member, now
+        if before is None or before.url == member.url or self.followed:
+            return
+        began = before.failing_since
+        self._tell(
+            EventKind.SWITCHED,
+            from_url=before.url,
+            to_url=member.url,
+            reason=reason,
+            seconds_without_service=0.0 if began is None else max(0.0, now - began),
+        )
+
+    # -- events
+
+    def _tell(self, kind: EventKind, **about: Any) -> None:
+        self._events.append(PoolEvent(kind, {"kind": self.kind, **about}))
+
+
+def by_priority(member: PoolMember) -> tuple[int, int]:
+    """Sort key: priority, then order of insertion."""
+    return member.endpoint.priority, member.order
