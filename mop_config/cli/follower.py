@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..errors import PayloadError
 from ..model import codec
-from ..model.endpoint import Endpoint, EndpointConfig
+from ..model.endpoint import Endpoint, EndpointConfig, Kind
 
 #: Seconds that the server is asked to hold its answer.
 WAIT = 25
@@ -21,8 +21,6 @@ FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
 HASTE_PAUSE = 1.0
 #: A server may keep us away for so many seconds.
 MAX_RETRY_AFTER = 3600.0
-
-KINDS = {"api_endpoints": "api", "socketio_endpoints": "socketio"}
 
 Member = tuple[str, Endpoint]
 
@@ -45,9 +43,9 @@ class ListChange:
     def between(cls, before: EndpointConfig, after: EndpointConfig) -> "ListChange":
         """Compare two lists; one that only the order tells apart gives an empty change."""
         change = cls()
-        for name, kind in KINDS.items():
-            old = {endpoint.url: endpoint for endpoint in before.kinds()[name]}
-            new = {endpoint.url: endpoint for endpoint in after.kinds()[name]}
+        for kind in Kind:
+            old = {endpoint.url: endpoint for endpoint in before.kinds()[kind]}
+            new = {endpoint.url: endpoint for endpoint in after.kinds()[kind]}
             change.removed.extend((kind, e) for url, e in old.items() if url not in new)
             change.added.extend((kind, e) for url, e in new.items() if url not in old)
             change.changed.extend(

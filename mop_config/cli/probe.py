@@ -17,7 +17,7 @@ from rich.text import Text
 from ..errors import MopConfigError
 from ..health.jobs import Job
 from ..health.probe import Prober, ProbeResult
-from ..model.endpoint import Endpoint, EndpointConfig
+from ..model.endpoint import Endpoint, Kind
 from ..server.logs.format import printable
 from .env_file import env_file_option
 from .list_input import read_list
@@ -99,7 +99,7 @@ def _look(
 ) -> list[Finding]:
     config = read_list(source, token_file, quiet=quiet)
     jobs: list[Job] = [
-        (kind, e, None) for kind, endpoints in _kinds(config).items() for e in endpoints
+        (kind, e, None) for kind, endpoints in config.kinds().items() for e in endpoints
     ]
     if not jobs:
         raise MopConfigError("there is no endpoint to check")
@@ -126,10 +126,6 @@ def _check(jobs: list[Job], timeout: float, done: Callable[[], None]) -> list[Fi
     return [Finding(job[0], job[1], results[job]) for job in jobs]
 
 
-def _kinds(config: EndpointConfig) -> dict[str, tuple[Endpoint, ...]]:
-    return {"api": config.api_endpoints, "socketio": config.socketio_endpoints}
-
-
 def _good(findings: list[Finding]) -> bool:
     """Whether each kind that has endpoints has a healthy one."""
     return {f.kind for f in findings} == {f.kind for f in findings if f.healthy}
@@ -149,12 +145,11 @@ def _print(console: Console, findings: list[Finding], *, as_json: bool, indent: 
 
 
 def _summary(findings: list[Finding]) -> str:
-    kinds = {"api": "API", "socketio": "Socket.io"}
     parts = []
-    for kind, name in kinds.items():
+    for kind in Kind:
         healthy = [finding.healthy for finding in findings if finding.kind == kind]
         if healthy:
-            parts.append(f"{sum(healthy)} of {len(healthy)} {name} endpoints are healthy")
+            parts.append(f"{sum(healthy)} of {len(healthy)} {kind.label} endpoints are healthy")
     return ", ".join(parts)
 
 
@@ -164,7 +159,7 @@ def _document(findings: list[Finding]) -> dict[str, Any]:
             "endpoints": sum(f.kind == kind for f in findings),
             "healthy": sum(f.kind == kind and f.healthy for f in findings),
         }
-        for kind in ("api", "socketio")
+        for kind in Kind
     }
     return {
         "ok": _good(findings),

@@ -176,7 +176,7 @@ def _show_scanned(image: str, *, as_json: bool) -> None:
         data = codes.parse(codes.scan(image))
     except PayloadError as error:
         raise MopConfigError(f"{image}: the code holds no endpoints: {error}") from None
-    kinds = {"api_endpoints": data.api_endpoints, "socketio_endpoints": data.socketio_endpoints}
+    kinds = {kind.member: endpoints for kind, endpoints in data.kinds().items()}
     if as_json:
         document: dict[str, Any] = {
             kind: [

@@ -14,7 +14,7 @@ import click
 from ..errors import MopConfigError
 from ..model import codec
 from ..model.endpoint import Endpoint, EndpointConfig
-from .follower import KINDS, WAIT, ListEvent, ListFollower, Step
+from .follower import WAIT, ListEvent, ListFollower, Step
 from .input import not_empty
 from .options import SECONDS
 from .output import say
@@ -178,7 +178,9 @@ def _words(endpoint: Endpoint) -> str:
 def _document(event: ListEvent) -> dict[str, Any]:
     document: dict[str, Any] = {"event": event.name}
     if event.name in {"start", "changed"}:
-        document["counts"] = {kind: len(event.config.kinds()[name]) for name, kind in KINDS.items()}
+        document["counts"] = {
+            kind: len(endpoints) for kind, endpoints in event.config.kinds().items()
+        }
     if event.change is not None:
         change = event.change
         document["added"] = [_entry(kind, e) for kind, e in change.added]

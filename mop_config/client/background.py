@@ -17,10 +17,11 @@ from typing import Protocol
 from ..errors import MopConfigError, UpdateFailed
 from ..health.jobs import Job, JobQueue
 from ..health.probe import ProbeResult
+from ..model.endpoint import Kind
 from ..net.faults import Fault
 from .list_search import UpdateRound
 from .pool.policy import Policy
-from .pool.session import API, SOCKETIO, ClientState
+from .pool.session import ClientState
 from .tasks import ClientTasks
 
 logger = logging.getLogger(__name__)
@@ -198,7 +199,7 @@ class Background:
         manager._save_if_changed()
         with manager._core as core:
             now = core.clock()
-            for kind in (API, SOCKETIO):
+            for kind in Kind:
                 due = core.pool(kind).take_due(now)
                 with self._lock:
                     self._queue.extend((kind, m.endpoint, m.probe_path) for m in due)

@@ -14,6 +14,7 @@ from ..errors import AddressError
 from ..health.jobs import Job
 from ..health.probe import ProbeResult
 from ..model.address import parse_url
+from ..model.endpoint import Kind
 from ..net.faults import Fault
 from .background import Background
 from .fetch import origin_of
@@ -28,7 +29,6 @@ from .lists.trust import trusted_keys as read_trusted_keys
 from .lists.update import Known, check_urls, sources
 from .pool.member import EndpointState
 from .pool.policy import Policy, check_interval
-from .pool.session import API, SOCKETIO
 from .tasks import ClientTasks
 from .transport import rewriting
 from .transport.options import NAMES, TransportOptions
@@ -142,8 +142,7 @@ class BaseManager(EndpointLists):
         self._tasks = ClientTasks(self)
 
     def __repr__(self) -> str:
-        kinds = ((API, "API"), (SOCKETIO, "Socket.io"))
-        pools = [(self._core.pool(kind), word) for kind, word in kinds]
+        pools = [(self._core.pool(kind), kind.label) for kind in Kind]
         what = [f"{len(pool)} {word} ({pool.current_url or 'none in use'})" for pool, word in pools]
         state = "stopped" if self._background is None else "running"
         return f"<{type(self).__name__} {', '.join(what)}, {state}>"
@@ -241,7 +240,7 @@ class BaseManager(EndpointLists):
         url = endpoint if isinstance(endpoint, str) else endpoint.url
         wanted = canonical_url(url)
         with self._core as core:
-            for kind in (API, SOCKETIO):
+            for kind in Kind:
                 member = core.pool(kind).get(wanted)
                 if member is not None:
                     return kind, member.endpoint, member.probe_path
@@ -251,7 +250,7 @@ class BaseManager(EndpointLists):
         with self._core as core:
             return [
                 (kind, member.endpoint, member.probe_path)
-                for kind in (API, SOCKETIO)
+                for kind in Kind
                 for member in core.pool(kind).watched()
             ]
 
@@ -277,9 +276,9 @@ class BaseManager(EndpointLists):
             current = core.api.select(core.clock())
             members = core.api.members()
             down = frozenset(m.url for m in members if not m.health.usable)
-            healthy = {
+            healthy: dict[str, frozenset[str]] = {
                 kind: frozenset(m.url for m in core.pool(kind).members() if m.health.usable)
-                for kind in (API, SOCKETIO)
+                for kind in Kind
             }
         others = [m.url for m in members]
         # The built-in ones come last: a list that has gone bad must not lock us out.

@@ -1,5 +1,10 @@
-"""The endpoint list as data: addresses, endpoints, the wire JSON, signed lists and keys. Pure."""
+"""The endpoint list as data; every module here is pure: no clock, thread, socket or file.
 
-from .endpoint import Endpoint, EndpointConfig
+Read ``address`` first (hosts, ports and URLs), then ``endpoint`` (``Endpoint``,
+``EndpointConfig``, ``Kind``), ``codec`` (their JSON), ``keys`` (Ed25519 keys) and ``jws``
+(signed lists).
+"""
 
-__all__ = ["Endpoint", "EndpointConfig"]
+from .endpoint import Endpoint, EndpointConfig, Kind
+
+__all__ = ["Endpoint", "EndpointConfig", "Kind"]

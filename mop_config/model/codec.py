@@ -14,14 +14,13 @@ arrays hold URLs only, best first; ``single`` has one ``api_url`` and one ``sock
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from ..errors import AddressError, PayloadError
-from .endpoint import Endpoint, EndpointConfig, is_priority
+from .endpoint import Endpoint, EndpointConfig, Kind, assemble, is_priority
 
-KINDS = ("api_endpoints", "socketio_endpoints")
-#: Bytes that are read in one call.
-_PIECE = 64 * 1024
+_decoder = json.JSONDecoder()
 #: How many URLs of each sort a difference names.
 NAMED_URLS = 20
 
@@ -33,7 +32,7 @@ def dumps(config: EndpointConfig) -> bytes:
     ``json.dumps`` over 100,000 endpoints takes four times as long.
     """
     lists = (
-        f'"{kind}":[{",".join(map(_entry, endpoints))}]'
+        f'"{kind.member}":[{",".join(map(_entry, endpoints))}]'
         for kind, endpoints in config.kinds().items()
     )
     return f"{{{','.join(lists)}}}".encode("ascii")
@@ -70,31 +69,30 @@ def config_of(document: dict[str, Any], most: int | None = None) -> EndpointConf
         PayloadError: Naming the member that is at fault.
     """
     _bound(document, most)
-    lists = {kind: _endpoints(kind, document.get(kind, [])) for kind in KINDS}
-    return EndpointConfig(**lists)
+    lists = (_endpoints(kind.member, document.get(kind.member, [])) for kind in Kind)
+    return EndpointConfig(*lists)
 
 
-def entries(body: bytes, kind: str) -> Iterator[dict[str, Any]]:
-    """Read one kind of a wire form that ``dumps`` made, a piece at a time.
+def iter_endpoints(body: bytes, kind: Kind) -> Iterator[Endpoint]:
+    """Read the endpoints of one kind from a wire form that ``dumps`` made, one after the other.
 
-    Reading 100,000 entries in one call would hold the interpreter's lock for all of it. No
-    canonical URL has a brace in it, so that the pieces can be told apart.
+    ``loads`` would hold the interpreter's lock for as long as 100,000 endpoints take; here
+    other threads run between two endpoints. The URLs are not checked again. Unknown members
+    of an entry are ignored, whatever their values are.
     """
-    head = f'"{kind}":['.encode()
-    at = body.index(head) + len(head)
-    if body[at : at + 1] == b"]":
-        return
-    end = body.index(b"}]", at) + 1
-    while at < end:
-        cut = body.find(b"},{", at + _PIECE, end)
-        stop = end if cut < 0 else cut + 1
-        yield from json.loads(b"[%b]" % body[at:stop])
-        at = stop + 1
+    text = body.decode()
+    head = f'"{kind.member}":['
+    position = text.index(head) + len(head)
+    while text[position] != "]":
+        entry, position = _decoder.raw_decode(text, position)
+        yield assemble(entry["url"], entry["priority"], entry.get("server_name"))
+        if text[position] == ",":
+            position += 1
 
 
 def _bound(document: dict[str, Any], most: int | None) -> None:
     """Refuse a document with too many entries, before any of them is read."""
-    entries = [document.get(kind) for kind in KINDS]
+    entries = [document.get(kind.member) for kind in Kind]
     number = sum(len(each) for each in entries if isinstance(each, list))
     if most is not None and number > most:
         raise PayloadError("document", f"has {number} endpoints, and at most {most} are taken")
@@ -116,9 +114,13 @@ class QrData:
     room_id: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
+    def kinds(self) -> dict[Kind, tuple[Endpoint, ...] | None]:
+        """Map each kind to its endpoints, or to None where the text does not name the kind."""
+        return {Kind.API: self.api_endpoints, Kind.SOCKETIO: self.socketio_endpoints}
+
 
 QR_FORMATS = ("full", "list", "single")
-_SINGLE = {"api_endpoints": "api_url", "socketio_endpoints": "socketio_url"}
+_SINGLE = {kind: f"{kind.value}_url" for kind in Kind}
 MAX_ROOM_ID = 128
 
 
@@ -134,16 +136,17 @@ def loads_qr(text: str | bytes, most: int | None = None) -> QrData:
     """
     document = _object(text)
     _bound(document, most)
-    lists = {kind: _qr_endpoints(kind, document) for kind in KINDS}
-    if lists == dict.fromkeys(KINDS):
-        names = ", ".join([*KINDS, *_SINGLE.values()])
+    api, socketio = (_qr_endpoints(kind, document) for kind in Kind)
+    known = [*(kind.member for kind in Kind), *_SINGLE.values()]
+    if api is None and socketio is None:
+        names = ", ".join(known)
         raise PayloadError("document", f"must have one of {names}")
     room_id = document.get("room_id")
     if room_id is not None:
         check_room_id(room_id)
-    ours = {*KINDS, *_SINGLE.values(), "room_id"}
+    ours = {*known, "room_id"}
     extra = {name: value for name, value in document.items() if name not in ours}
-    return QrData(**lists, room_id=room_id, extra=extra)
+    return QrData(api, socketio, room_id, extra)
 
 
 def check_room_id(room_id: Any) -> None:
@@ -156,16 +159,16 @@ def check_room_id(room_id: Any) -> None:
         raise PayloadError("room_id", f"must be a text of 1 to {MAX_ROOM_ID} characters")
 
 
-def _qr_endpoints(kind: str, document: dict[str, Any]) -> tuple[Endpoint, ...] | None:
-    entries = document.get(kind)
+def _qr_endpoints(kind: Kind, document: dict[str, Any]) -> tuple[Endpoint, ...] | None:
+    entries = document.get(kind.member)
     if entries is None:
         url = document.get(_SINGLE[kind])
         return None if url is None else (_endpoint_of_url(_SINGLE[kind], url, 0),)
     if not isinstance(entries, list):
-        raise PayloadError(kind, "must be an array")
+        raise PayloadError(kind.member, "must be an array")
     found: dict[str, Endpoint] = {}
     for index, entry in enumerate(entries):
-        where = f"{kind}[{index}]"
+        where = f"{kind.member}[{index}]"
         by_url = isinstance(entry, str)
         endpoint = _endpoint_of_url(where, entry, index) if by_url else _endpoint(where, entry)
         found.setdefault(endpoint.url, endpoint)  # as in the file: the first one stays
@@ -208,9 +211,9 @@ def dumps_qr(
         if format == "single":
             document[_SINGLE[kind]] = best_first[0].url
         elif format == "list":
-            document[kind] = [endpoint.url for endpoint in best_first]
+            document[kind.member] = [endpoint.url for endpoint in best_first]
         else:
-            document[kind] = [json.loads(_entry(endpoint)) for endpoint in endpoints]
+            document[kind.member] = [json.loads(_entry(endpoint)) for endpoint in endpoints]
     if room_id is not None:
         check_room_id(room_id)
         document["room_id"] = room_id
@@ -290,13 +293,12 @@ def difference(old: bytes, new: bytes) -> Difference:
     removed: list[str] = []
     changed: list[str] = []
     how: list[str] = []
-    before, after = json.loads(old), json.loads(new)
-    for kind in KINDS:
-        was = {entry["url"]: entry for entry in before[kind]}
-        now = {entry["url"]: entry for entry in after[kind]}
+    for kind in Kind:
+        was = {endpoint.url: endpoint for endpoint in iter_endpoints(old, kind)}
+        now = {endpoint.url: endpoint for endpoint in iter_endpoints(new, kind)}
         added += [url for url in now if url not in was]
         removed += [url for url in was if url not in now]
-        moved = [url for url, entry in now.items() if url in was and was[url] != entry]
+        moved = [url for url, endpoint in now.items() if url in was and was[url] != endpoint]
         changed += moved
         how += [_how(was[url], now[url]) for url in moved[: NAMED_URLS - len(how)]]
     lists = (added, removed, changed, how)
@@ -305,7 +307,16 @@ def difference(old: bytes, new: bytes) -> Difference:
     )
 
 
-def _how(was: dict[str, Any], now: dict[str, Any]) -> str:
-    """Name the attributes that differ, as the endpoint file writes them; a dash is none."""
-    names = [name for name in ("priority", "server_name") if was.get(name) != now.get(name)]
-    return ", ".join(f"{name}={was.get(name, '-')} → {now.get(name, '-')}" for name in names)
+def _how(was: Endpoint, now: Endpoint) -> str:
+    """Name the attributes that differ, as the endpoint file writes them; a dash means none."""
+    pairs = {
+        "priority": (was.priority, now.priority),
+        "server_name": (was.server_name or "-", now.server_name or "-"),
+    }
+    return ", ".join(f"{name}={old} → {new}" for name, (old, new) in pairs.items() if old != new)
+
+
+def rfc3339(posix: float) -> str:
+    """Write a POSIX time as RFC 3339 in UTC, to the millisecond."""
+    text = datetime.fromtimestamp(posix, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")

@@ -1,12 +1,30 @@
 """The endpoints of a service: frozen values, valid once built."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from ..errors import AddressError
 from .address import is_canonical_url, is_ip, normalise_host, parse_url
 
 _new = object.__new__
+
+
+class Kind(StrEnum):
+    """The two kinds of endpoint; the value is the short name in routes, metrics and figures."""
+
+    API = "api"
+    SOCKETIO = "socketio"
+
+    @property
+    def member(self) -> str:
+        """The JSON member that holds the endpoints of this kind, such as ``api_endpoints``."""
+        return f"{self.value}_endpoints"
+
+    @property
+    def label(self) -> str:
+        """The kind as people read it: ``API`` or ``Socket.io``."""
+        return "API" if self is Kind.API else "Socket.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +110,9 @@ class EndpointConfig:
     def __bool__(self) -> bool:
         return bool(self.api_endpoints or self.socketio_endpoints)
 
-    def kinds(self) -> dict[str, tuple[Endpoint, ...]]:
-        """Map the name of each kind in the wire form to its endpoints."""
-        return {
-            "api_endpoints": self.api_endpoints,
-            "socketio_endpoints": self.socketio_endpoints,
-        }
+    def kinds(self) -> dict[Kind, tuple[Endpoint, ...]]:
+        """Map each kind to its endpoints, in the order of the JSON members."""
+        return {Kind.API: self.api_endpoints, Kind.SOCKETIO: self.socketio_endpoints}
 
 
 def is_priority(value: Any) -> bool:

@@ -116,7 +116,7 @@ class SigningKey:
         """Sign a list; the same arguments give the same bytes.
 
         Args:
-            body: The wire form, as ``payload.dumps`` makes it.
+            body: The wire form, as ``codec.dumps`` makes it.
             ver: The version, in milliseconds.
             iat: The moment, in POSIX seconds.
             exp: Until when it is to hold, likewise.

@@ -12,8 +12,8 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ..errors import PayloadError, QrTooLong
-from ..model.codec import KINDS, QR_FORMATS, check_room_id, dumps_qr, entries
-from ..model.endpoint import Endpoint, EndpointConfig, assemble
+from ..model.codec import QR_FORMATS, check_room_id, dumps_qr, iter_endpoints
+from ..model.endpoint import Endpoint, EndpointConfig, Kind
 
 #: Bytes in the largest code.
 CAPACITY = 2953
@@ -27,9 +27,6 @@ CAPACITIES = (
 )
 #: As many endpoints of a kind may be asked for; far fewer fit.
 MAX_LIMIT = 1000
-
-#: URL, priority, server name.
-Entry = tuple[str, int, str | None]
 
 
 class QrText(NamedTuple):
@@ -66,26 +63,20 @@ class Offer:
     @classmethod
     def of(cls, config: EndpointConfig) -> "Offer":
         """Make the offer of a configuration."""
-        return cls._of(
-            ((e.url, e.priority, e.server_name) for e in endpoints)
-            for endpoints in config.kinds().values()
-        )
+        return cls._of(config.kinds().values())
 
     @classmethod
     def of_body(cls, body: bytes) -> "Offer":
-        """Make the offer of a wire form that ``payload.dumps`` made.
+        """Make the offer of a wire form that ``codec.dumps`` made.
 
-        Without an object an endpoint, and a piece at a time: 100,000 of each kind take some
-        tenths of a second, in which other threads go on.
+        The endpoints are read one after the other: 100,000 of each kind take some tenths of a
+        second, in which other threads go on.
         """
-        return cls._of(
-            ((e["url"], e["priority"], e.get("server_name")) for e in entries(body, kind))
-            for kind in KINDS
-        )
+        return cls._of(iter_endpoints(body, kind) for kind in Kind)
 
     @classmethod
-    def _of(cls, kinds: Iterable[Iterable[Entry]]) -> "Offer":
-        tallies = [_Tally() for _ in KINDS]
+    def _of(cls, kinds: Iterable[Iterable[Endpoint]]) -> "Offer":
+        tallies = [_Tally() for _ in Kind]
         best = [
             _best(tally.count(listed), MAX_LIMIT)
             for tally, listed in zip(tallies, kinds, strict=True)
@@ -117,10 +108,7 @@ class Offer:
         if limit is None or limit >= MAX_LIMIT:
             return self.best
         return EndpointConfig(
-            *(
-                _best(((e.url, e.priority, e.server_name) for e in endpoints), limit)
-                for endpoints in self.best.kinds().values()
-            )
+            *(_best(endpoints, limit) for endpoints in self.best.kinds().values())
         )
 
     def _is_whole(self, format: str, limit: int | None) -> bool:  # noqa: A002
@@ -219,29 +207,30 @@ class _Tally:
     def __init__(self) -> None:
         self.number = self.full = self.list = 0
 
-    def count(self, listed: Iterable[Entry]) -> Iterator[Entry]:
+    def count(self, listed: Iterable[Endpoint]) -> Iterator[Endpoint]:
         entry, member = len('{"url":"","priority":}'), len(',"server_name":""')
-        for url, priority, name in listed:
+        for endpoint in listed:
+            url, name = endpoint.url, endpoint.server_name
             self.number += 1
             self.list += len(url) + 2
-            self.full += entry + len(url) + len(str(priority))
+            self.full += entry + len(url) + len(str(endpoint.priority))
             if name is not None:
                 self.full += member + len(name)
-            yield url, priority, name
+            yield endpoint
 
 
-def _best(listed: Iterable[Entry], limit: int) -> tuple[Endpoint, ...]:
-    """Choose the best, of equals the first, and leave them in their order."""
-    placed = ((priority, place, url, name) for place, (url, priority, name) in enumerate(listed))
+def _best(listed: Iterable[Endpoint], limit: int) -> tuple[Endpoint, ...]:
+    """Choose the best endpoints, of equals the first, and leave them in their order."""
+    placed = ((endpoint.priority, place, endpoint) for place, endpoint in enumerate(listed))
     best = sorted(nsmallest(limit, placed), key=itemgetter(1))
-    return tuple(assemble(url, priority, name) for priority, _, url, name in best)
+    return tuple(endpoint for _, _, endpoint in best)
 
 
 def _document_size(kinds: Iterable[tuple[int, int]]) -> int:
     """Give the bytes of a text, by the number and the size of each kind's entries."""
     members = [
-        len(f'"{kind}":[]') + size + number - 1
-        for kind, (number, size) in zip(KINDS, kinds, strict=True)
+        len(f'"{kind.member}":[]') + size + number - 1
+        for kind, (number, size) in zip(Kind, kinds, strict=True)
         if number
     ]
     return 2 + sum(members) + max(0, len(members) - 1)

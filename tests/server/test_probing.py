@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from mop_config import Endpoint, EndpointConfig
 from mop_config.health.probe import ProbeResult
 from mop_config.model import codec
-from mop_config.model.endpoint import assemble
-from mop_config.model.entries import entries
+from mop_config.model.codec import iter_endpoints
+from mop_config.model.endpoint import Kind, assemble
 from mop_config.net.faults import Fault
 from mop_config.server.monitor import schedule
 from mop_config.server.monitor.results import ProbeResults
@@ -103,8 +103,8 @@ class TestEntries:
 
         config = EndpointConfig(make("https", api), make("wss", socketio))
         wire = codec.dumps(config)
-        assert tuple(entries(wire, "api")) == codec.loads(wire).api_endpoints
-        assert tuple(entries(wire, "socketio")) == codec.loads(wire).socketio_endpoints
+        assert tuple(iter_endpoints(wire, Kind.API)) == codec.loads(wire).api_endpoints
+        assert tuple(iter_endpoints(wire, Kind.SOCKETIO)) == codec.loads(wire).socketio_endpoints
 
     def test_the_best_of_each_kind_are_checked(self) -> None:
         """By priority, then by place in the list; no more than so many."""

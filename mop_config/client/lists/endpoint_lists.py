@@ -13,12 +13,12 @@ from blinker import NamedSignal
 from ... import signals
 from ...errors import PayloadError, SignatureError, UpdateUntrusted
 from ...model import codec
-from ...model.endpoint import Endpoint, EndpointConfig
+from ...model.endpoint import Endpoint, EndpointConfig, Kind
 from ...model.jws import SignedList, TrustedKeys
 from ..pool.member import EndpointState, EventKind, PoolEvent, state_of
 from ..pool.policy import Policy
 from ..pool.pool import Pool
-from ..pool.session import API, SOCKETIO, ClientState
+from ..pool.session import ClientState
 from .bootstrap import check_api
 from .kept import Kept, ListSource
 from .sift import canonical_url, sifted
@@ -79,12 +79,12 @@ class EndpointLists:
     @property
     def api_endpoints(self) -> tuple[EndpointState, ...]:
         """The API endpoints, by priority and insertion."""
-        return self._states(API)
+        return self._states(Kind.API)
 
     @property
     def socket_endpoints(self) -> tuple[EndpointState, ...]:
         """The Socket.io endpoints, by priority and insertion."""
-        return self._states(SOCKETIO)
+        return self._states(Kind.SOCKETIO)
 
     def _states(self, kind: str) -> tuple[EndpointState, ...]:
         with self._core as core:
@@ -95,12 +95,12 @@ class EndpointLists:
     @property
     def current_api_endpoint(self) -> EndpointState | None:
         """The API endpoint that requests go to now, or None."""
-        return self._current(API)
+        return self._current(Kind.API)
 
     @property
     def current_socket_endpoint(self) -> EndpointState | None:
         """The Socket.io endpoint that connections go to now, or None."""
-        return self._current(SOCKETIO)
+        return self._current(Kind.SOCKETIO)
 
     def _current(self, kind: str) -> EndpointState | None:
         with self._core as core:
@@ -146,7 +146,7 @@ class EndpointLists:
                 "stale": self.list_source.stale,
                 "budget_tokens": core.budget.tokens,
                 **{
-                    kind: {
+                    kind.value: {
                         "switches": core.switches[kind],
                         "seconds_without_service": core.seconds_without_service[kind],
                         "endpoints": {
@@ -159,7 +159,7 @@ class EndpointLists:
                             for member in core.pool(kind).members()
                         },
                     }
-                    for kind in (API, SOCKETIO)
+                    for kind in Kind
                 },
             }
 
@@ -175,7 +175,7 @@ class EndpointLists:
         """
         endpoint = Endpoint.parse(canonical_url(url), priority)
         check_api(endpoint)
-        self._add(API, endpoint)
+        self._add(Kind.API, endpoint)
 
     def add_socket_endpoint(self, url: str, priority: int = 0) -> None:
         """Add a Socket.io endpoint; one that is there gets this priority.
@@ -183,7 +183,7 @@ class EndpointLists:
         Raises:
             AddressError: If the URL or the priority cannot be used.
         """
-        self._add(SOCKETIO, Endpoint.parse(canonical_url(url), priority))
+        self._add(Kind.SOCKETIO, Endpoint.parse(canonical_url(url), priority))
 
     def _add(self, kind: str, endpoint: Endpoint) -> None:
         self._change_here("manual", lambda core: core.pool(kind).put(endpoint, core.clock()))
@@ -240,8 +240,8 @@ class EndpointLists:
         found = EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ())
         found = sifted(found, _QR_CODE)
         lists = (
-            (API, None if data.api_endpoints is None else found.api_endpoints),
-            (SOCKETIO, None if data.socketio_endpoints is None else found.socketio_endpoints),
+            (Kind.API, None if data.api_endpoints is None else found.api_endpoints),
+            (Kind.SOCKETIO, None if data.socketio_endpoints is None else found.socketio_endpoints),
         )
 
         def change(core: ClientState) -> None:
@@ -260,9 +260,10 @@ class EndpointLists:
     def _check_not_emptied(self, data: codec.QrData) -> None:
         """Refuse to replace endpoints that there are by none."""
         ours = self.config.kinds()
-        for kind in codec.KINDS:
-            if getattr(data, kind) == () and ours[kind]:
-                raise PayloadError(kind, "is empty: it would take every endpoint of its kind away")
+        for kind, endpoints in data.kinds().items():
+            if endpoints == () and ours[kind]:
+                reason = "is empty: it would take every endpoint of its kind away"
+                raise PayloadError(kind.member, reason)
 
     def _apply_remote(self, found: NewList) -> bool:
         """Make a remote list ours; endpoints that stay keep what is known of them.

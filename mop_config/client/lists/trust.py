@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ...errors import PayloadError, SignatureError, SigningKeyError
 from ...model import codec
-from ...model.endpoint import Endpoint, EndpointConfig
+from ...model.endpoint import Endpoint, EndpointConfig, Kind
 from ...model.jws import DAY, SKEW, SignedList, TrustedKeys, check_ahead, looks_signed, moment
 from ..keywords import Several
 
@@ -220,7 +220,7 @@ class Trust:
         """Give all endpoints that are signed; those of newer lists have their priorities."""
         with self._lock:
             lists = [*self.beside, *([] if self.current is None else [self.current])]
-        kinds = [[each.config.kinds()[kind] for each in lists] for kind in EndpointConfig().kinds()]
+        kinds = [[each.config.kinds()[kind] for each in lists] for kind in Kind]
         return EndpointConfig(*(tuple(_by_url(kind).values()) for kind in kinds))
 
     def share(self, others: Callable[[], HighWaterMark | None]) -> None:

@@ -332,8 +332,7 @@ def _accept(found: NewList, known: Known) -> Generator[Fetch | Check, FetchReply
         raise UpdateRefused(found.url, "it is empty")
     if known.force:
         return True
-    kinds = {"api": found.config.api_endpoints, "socketio": found.config.socketio_endpoints}
-    for kind, endpoints in kinds.items():
+    for kind, endpoints in found.config.kinds().items():
         healthy = known.healthy.get(kind, frozenset())
         if not healthy or any(endpoint.url in healthy for endpoint in endpoints):
             continue

@@ -239,7 +239,7 @@ class EndpointSelection:
     # -- events
 
     def _tell(self, kind: EventKind, **about: Any) -> None:
-        self._events.append(PoolEvent(kind, {"kind": self.kind, **about}))
+        self._events.append(PoolEvent(kind, {"kind": str(self.kind), **about}))
 
 
 def by_priority(member: PoolMember) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Container, Iterable
 from typing import Self
 
+from ...model.endpoint import Kind
 from ...net.faults import Fault
 from ...net.resolver import Resolver
 from .failover import Attempt, Candidates, Outcome, RetryTraits, Verdict, failover
@@ -16,9 +17,6 @@ from .member import EventKind, PoolEvent, PoolMember
 from .offline import OfflineDetector
 from .policy import Budget, Policy
 from .pool import Pool
-
-#: The two kinds of endpoint, as everywhere in names and figures.
-API, SOCKETIO = "api", "socketio"
 
 
 class ClientState:
@@ -50,14 +48,14 @@ class ClientState:
         self.wall_clock = wall_clock
         self.random = random
         self.network = OfflineDetector(policy.offline_window)
-        self.api = Pool(API, policy, self.network, random)
-        self.socketio = Pool(SOCKETIO, policy, self.network, random)
+        self.api = Pool(Kind.API, policy, self.network, random)
+        self.socketio = Pool(Kind.SOCKETIO, policy, self.network, random)
         self.budget = Budget(policy)
         self.resolver = Resolver()
         self.on_urgent: Callable[[], None] | None = None  # an endpoint should be looked at
         self.on_fork: Callable[[], None] | None = None
-        self.switches = {API: 0, SOCKETIO: 0}
-        self.seconds_without_service = {API: 0.0, SOCKETIO: 0.0}
+        self.switches = {Kind.API: 0, Kind.SOCKETIO: 0}
+        self.seconds_without_service = {Kind.API: 0.0, Kind.SOCKETIO: 0.0}
         self._announce = announce
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -102,7 +100,7 @@ class ClientState:
 
     def pool(self, kind: str) -> Pool:
         """Give the pool of a kind."""
-        return self.api if kind == API else self.socketio
+        return self.api if kind == Kind.API else self.socketio
 
     def call(self, shape: RetryTraits, total: float | None = None) -> "FailoverSession":
         """Begin one request over the API endpoints, which may take so many seconds."""

@@ -9,13 +9,13 @@ from socketio.exceptions import ConnectionError as SocketConnectionError
 from socketio.exceptions import ConnectionRefusedError as LoginRefused
 from socketio.packet import CONNECT, CONNECT_ERROR
 
+from ...model.endpoint import Kind
 from ...net.connect import DialOptions, Place
 from ...net.faults import Fault, lacks_resources
 from ..base import BaseManager
 from ..pool.failover import Candidates, DialRace, FailedAttempt
 from ..pool.member import PoolMember
 from ..pool.policy import Budget
-from ..pool.session import SOCKETIO
 from ..pool.target import Target
 from ..transport.dial import DialError
 from ..transport.exceptions import NoEndpointAvailable
@@ -326,7 +326,7 @@ class Lines:
             if origin is not None and origin != member.url:
                 core.socketio.moved(origin, member.url, reason, seconds)
             elif before is not None:
-                core.seconds_without_service[SOCKETIO] += seconds
+                core.seconds_without_service[Kind.SOCKETIO] += seconds
 
     def begin(self) -> None:
         """Note that a client wants to be connected: its manager runs, and it tells of its moves."""

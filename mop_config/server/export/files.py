@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
 from ... import __version__, qr
 from ...errors import QrTooLong
 from ...model import codec
-from ...model.times import rfc3339
+from ...model.codec import rfc3339
 from ..serving.snapshot import Snapshot
 from .public_folder import PublicFolder
 
@@ -103,7 +103,7 @@ def _page(snapshot: Snapshot, service: str, given: dict[str, bytes]) -> bytes:
         counts={"api": snapshot.api_count, "socketio": snapshot.socketio_count},
         qr=f"{_CONFIG}qr.svg" in given,
         links=[(name, text) for name, text in _LINKS.items() if name in given],
-        kinds=[("API", config.api_endpoints), ("Socket.io", config.socketio_endpoints)],
+        kinds=[(kind.label, endpoints) for kind, endpoints in config.kinds().items()],
         shown=_SHOWN,
     )
     return page.encode()

@@ -9,7 +9,7 @@ import sys
 import traceback
 from types import TracebackType
 
-from ...model.times import rfc3339
+from ...model.codec import rfc3339
 from .masking import masked
 from .queue import queued
 

@@ -15,8 +15,8 @@ from enum import Enum
 from typing import Any
 
 from ...health.probe import ProbeResult
-from ...model.entries import KINDS
-from ...model.times import rfc3339
+from ...model.codec import rfc3339
+from ...model.endpoint import Kind
 
 _FORMAT = 1
 #: Messages of a kind that wait: of an outage, and of its end.
@@ -259,7 +259,7 @@ def _message(entry: dict[str, Any]) -> Message:
 
 
 def _kind(value: Any) -> str:
-    if value not in KINDS:
+    if value not in set(Kind):
         raise ValueError("not a kind")
     return str(value)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ...health.state import HealthState
-from ...model.entries import KINDS
-from ...model.times import rfc3339
+from ...model.codec import rfc3339
+from ...model.endpoint import Kind
 from ..concurrency import run_blocking
 from ..state import records
 from ..state.workers import place, started
@@ -168,7 +168,7 @@ def _parsed(data: bytes) -> dict[str, Any] | None:
 def _is_good(endpoint: Record) -> bool:
     recent = endpoint["recent"]
     return (
-        endpoint["kind"] in KINDS
+        endpoint["kind"] in set(Kind)
         and isinstance(endpoint["url"], str)
         and isinstance(endpoint["detail"], str)
         and len(endpoint["detail"]) <= DETAIL

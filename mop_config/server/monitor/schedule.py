@@ -12,12 +12,10 @@ from typing import Any, NamedTuple
 
 from ...health.probe import ProbeResult
 from ...health.state import Evidence, Health, HealthRules, HealthState
-from ...model.endpoint import Endpoint
-from ...model.entries import KINDS, entries
+from ...model.codec import iter_endpoints
+from ...model.endpoint import Endpoint, Kind
 from ...net.faults import Fault
 
-#: The kinds in words.
-NAMES = {"api": "API", "socketio": "Socket.io"}
 #: How many endpoints of each kind are checked: the best ones. While all of these are down, twice
 #: as many are, and so on, up to a limit.
 MOST, LIMIT = 100, 1600
@@ -43,8 +41,8 @@ def best(body: bytes, most: Mapping[str, int]) -> Listed:
         most: How many of each kind.
     """
     return {
-        kind: nsmallest(most[kind], entries(body, kind), key=attrgetter("priority"))
-        for kind in KINDS
+        kind: nsmallest(most[kind], iter_endpoints(body, kind), key=attrgetter("priority"))
+        for kind in Kind
     }
 
 
@@ -244,8 +242,8 @@ class ProbeSchedule:
         while not all are known to be down. One that has left the list is not down; where no
         endpoint is listed at all, nothing is known.
         """
-        found = {}
-        for kind in KINDS:
+        found: dict[str, bool] = {}
+        for kind in Kind:
             states = self._states(kind)
             if HealthState.HEALTHY in states or (not states and self._watched):
                 found[kind] = False
@@ -258,7 +256,7 @@ class ProbeSchedule:
 
         More are while all that are watched are down: the next may be up.
         """
-        return {kind: self._width(self._states(kind)) for kind in KINDS}
+        return {kind: self._width(self._states(kind)) for kind in Kind}
 
     def _width(self, states: list[HealthState]) -> int:
         if HealthState.HEALTHY in states[:MOST]:

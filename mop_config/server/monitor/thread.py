@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...model.entries import KINDS
+from ...model.endpoint import Kind
 from ..concurrency import greenlets, run_blocking
 from ..logs.format import describe
 from ..serving.snapshot import Snapshot
@@ -77,7 +77,7 @@ class MonitorThread:
 
 
 def _listed(snapshot: Snapshot) -> frozenset[tuple[str, str]]:
-    listed = best(snapshot.plain.body, dict.fromkeys(KINDS, LIMIT))
+    listed = best(snapshot.plain.body, dict.fromkeys(Kind, LIMIT))
     return frozenset((kind, endpoint.url) for kind in listed for endpoint in listed[kind])
 
 

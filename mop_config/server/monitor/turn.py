@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ...health.probe import Prober, ProbeResult
+from ...model.endpoint import Kind
 from ...net.faults import Fault
 from ..concurrency import run_blocking
 from ..serving.snapshot import Snapshot
@@ -15,7 +16,7 @@ from ..settings import Settings
 from ..sources.wakeup import Wakeup
 from .errands import WorkerThreads
 from .results import ProbeResults
-from .schedule import NAMES, HealthChange, ProbeSchedule, Watched, best, rules
+from .schedule import HealthChange, ProbeSchedule, Watched, best, rules
 from .webhook import OutageNotifier
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,10 @@ class MonitorTurn:
 
     def _watch(self, snapshot: Snapshot) -> None:
         listed = run_blocking(partial(best, snapshot.plain.body, self._widths))
-        counts = {"api": snapshot.api_count, "socketio": snapshot.socketio_count}
+        counts: dict[str, int] = {
+            Kind.API: snapshot.api_count,
+            Kind.SOCKETIO: snapshot.socketio_count,
+        }
         others = {kind: counts[kind] - len(listed[kind]) for kind in counts}
         self._probing.follow(listed, time.monotonic(), time.time(), others=others)
         self._unsaved = True
@@ -139,7 +143,7 @@ class MonitorTurn:
 
 
 def _tell(change: HealthChange) -> None:
-    kind = NAMES[change.kind]
+    kind = Kind(change.kind).label
     if change.up:
         logger.info("the %s endpoint %s is back: %s", kind, change.url, change.detail)
     else:

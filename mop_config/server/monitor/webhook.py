@@ -14,13 +14,14 @@ from pathlib import Path
 
 from ...health.probe import Prober, ProbeResult
 from ...model.address import parse_url
+from ...model.endpoint import Kind
 from ...net.faults import Fault
 from ..concurrency import run_blocking
 from ..settings import Settings
 from ..state import records
 from .errands import WorkerThreads
 from .outbox import Fate, Message, Outbox, Patience, headers
-from .schedule import NAMES, ProbeSchedule
+from .schedule import ProbeSchedule
 
 logger = logging.getLogger(__name__)
 
@@ -87,12 +88,13 @@ class OutageNotifier:
             now = time.time()
             urls = probing.urls(kind, down=down)
             since = self._outbox.note(kind, down=down, now=now)
+            label = Kind(kind).label
             if down:
-                logger.warning("every %s endpoint is down (%d checked)", NAMES[kind], len(urls))
+                logger.warning("every %s endpoint is down (%d checked)", label, len(urls))
             elif urls:
-                logger.info("there is a healthy %s endpoint again: %s", NAMES[kind], urls[0])
+                logger.info("there is a healthy %s endpoint again: %s", label, urls[0])
             else:
-                logger.info("no %s endpoint is listed any more", NAMES[kind])
+                logger.info("no %s endpoint is listed any more", label)
             if self._url is not None:
                 self._outbox.put(uuid.uuid4().hex, kind, urls, down=down, since=since, now=now)
             self._save()

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import SourceError
-from ...model.codec import Difference
-from ...model.times import rfc3339
+from ...model.codec import Difference, rfc3339
 from ..parsing.problems import MAX_KEPT, Code, Problem, Severity, first_problems
 from ..parsing.render import EMPTY_BODY, Rendering
 from ..serving.snapshot import Snapshot

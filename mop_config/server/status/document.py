@@ -7,7 +7,7 @@ a small file (see ``hoststate``), and the one that is asked puts the files toget
 from collections.abc import Iterable
 from typing import Any
 
-from ...model.times import rfc3339
+from ...model.codec import rfc3339
 from ..parsing.problems import Problem
 from ..serving.store import HISTORY, Reload, Result, ServerState, SourceState
 

@@ -6,6 +6,7 @@ They are made anew for each scrape, so that the series of what is gone are gone 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ...model.endpoint import Kind
 from .document import WorkerState, worst_of
 
 
@@ -73,7 +74,7 @@ def host_gauges(workers: list[WorkerState], health: dict[str, Any] | None) -> li
             "mop_config_endpoints",
             "Endpoints that are served.",
             ("kind",),
-            [((kind,), float(counts[kind])) for kind in ("api", "socketio")],
+            [((kind,), float(counts[kind])) for kind in Kind],
         ),
         Gauge(
             "mop_config_problems",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...model.address import parse_url
-from ...model.endpoint import Endpoint
+from ...model.endpoint import Endpoint, Kind
 
 
 def target(kind: str, endpoint: Endpoint) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def target(kind: str, endpoint: Endpoint) -> dict[str, Any]:
 def health_url(kind: str, url: str) -> str:
     """Give the URL that is asked for an endpoint's health, with http or https."""
     base = url.rstrip("/")
-    if kind == "api":
+    if kind == Kind.API:
         return f"{base}/health"
     if base.startswith("ws"):
         base = "http" + base[2:]

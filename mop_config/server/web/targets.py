@@ -7,7 +7,8 @@ from itertools import chain, islice
 
 from flask import Blueprint, Response
 
-from ...model.entries import KINDS, entries
+from ...model.codec import iter_endpoints
+from ...model.endpoint import Kind
 from . import current_service
 from .target_groups import target
 
@@ -33,7 +34,7 @@ def written(body: bytes) -> Iterator[bytes]:
         body: The list as it is served.
     """
     groups = chain.from_iterable(
-        (target(kind, endpoint) for endpoint in entries(body, kind)) for kind in KINDS
+        (target(kind, endpoint) for endpoint in iter_endpoints(body, kind)) for kind in Kind
     )
     before = "["
     while chunk := list(islice(groups, _CHUNK)):

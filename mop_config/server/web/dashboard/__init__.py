@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .... import __version__
 from ....errors import PayloadError, QrTooLong
-from ....model.times import rfc3339
+from ....model.codec import rfc3339
 from ...concurrency import run_blocking
 from ...status.translations import LANGUAGES, Texts
 from .. import current_service

@@ -1,12 +1,13 @@
 """The status document and the list, as the dashboard's template shows them. Pure."""
 
 import heapq
-import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
+from ....model.codec import iter_endpoints
+from ....model.endpoint import Endpoint, Kind
 from ...parsing.problems import MAX_KEPT
 from ...status.verdict import (
     common_etag,
@@ -28,7 +29,6 @@ _MAX_INDENT = 20
 #: Characters of a line that fit on a phone.
 _NARROW = 34
 
-_ENTRY = re.compile(rb'\{"url":"([^"]*)","priority":(\d+)(?:,"server_name":"([^"]*)")?\}')
 _GOOD = frozenset({"applied", "unchanged"})
 
 
@@ -201,8 +201,8 @@ def listing(
 ) -> Listing:
     """Choose the rows of the table.
 
-    A canonical URL holds nothing that JSON would escape, so that the list need not be
-    parsed whole for its first hundred entries.
+    The list is read one entry after the other, and without a filter no further than the
+    table needs.
 
     Args:
         body: The wire form of the list.
@@ -211,14 +211,13 @@ def listing(
         only: ``unhealthy`` leaves out what is healthy or was never checked.
         order: One of ``ORDERS``; anything else is the list's own order.
     """
-    middle = body.rindex(b'"socketio_endpoints":[')
     checks = {(e["kind"], e["url"]): e for e in health["endpoints"]} if health else {}
     key = ORDERS.get(order)
     chosen = bool(wanted or key or only)
     rows: list[Row] = []
     matching = 0
-    for kind, start, end in (("api", 0, middle), ("socketio", middle, len(body))):
-        found = _found(kind, _entries(body, start, end, wanted), checks, only)
+    for kind in Kind:
+        found = _found(kind, body, wanted, checks, only)
         if key is not None:
             every = list(found)
             matching += len(every)
@@ -236,29 +235,19 @@ def listing(
 
 
 def _found(
-    kind: str,
-    entries: Iterator[tuple[str, int, str | None]],
-    checks: dict[tuple[str, str], Any],
-    only: str,
+    kind: Kind, body: bytes, wanted: str, checks: dict[tuple[str, str], Any], only: str
 ) -> Iterator[Row]:
-    for url, priority, name in entries:
-        check = checks.get((kind, url))
+    needle = wanted.lower()
+    for endpoint in iter_endpoints(body, kind):
+        if needle not in endpoint.url.lower():
+            continue
+        check = checks.get((kind, endpoint.url))
         if only != UNHEALTHY or (check is not None and check["state"] in _FAILING):
-            yield _row(kind, url, priority, name, check)
+            yield _row(kind, endpoint, check)
 
 
-def _entries(
-    body: bytes, start: int, end: int, wanted: str
-) -> Iterator[tuple[str, int, str | None]]:
-    needle = wanted.lower().encode()
-    for match in _ENTRY.finditer(body, start, end):
-        if needle in match[1].lower():
-            name = match[3].decode() if match[3] is not None else None
-            yield match[1].decode(), int(match[2]), name
-
-
-def _row(kind: str, url: str, priority: int, name: str | None, check: Any) -> Row:
-    row = Row(kind, url, priority, name)
+def _row(kind: str, endpoint: Endpoint, check: Any) -> Row:
+    row = Row(kind, endpoint.url, endpoint.priority, endpoint.server_name)
     if check is None:
         return row
     seconds = check["response_seconds"]

@@ -1,0 +1,72 @@
+"""Tests of the one iterator over the entries of the wire form, and of its readers."""
+
+import json
+
+import pytest
+
+from mop_config import Endpoint, EndpointConfig
+from mop_config.model import codec
+from mop_config.model.endpoint import Kind
+from mop_config.qr.text import Offer
+from mop_config.server.monitor.schedule import best
+from mop_config.server.web.dashboard.viewmodel import listing
+from mop_config.server.web.targets import written
+
+CONFIG = EndpointConfig(
+    (Endpoint("https://a.example/v1"), Endpoint("https://b.example/v1", 1, "n.example")),
+    (Endpoint("wss://c.example", 2),),
+)
+#: Members that a later version may add to an entry, each hard for a reader that cuts the text.
+UNKNOWN = [
+    {"region": "eu"},
+    {"tags": ["a", "b"]},
+    {"limits": {"rate": 5}},
+    {"routes": [{"a": 1}, {"b": [2, {"c": 3}]}]},
+    {"note": 'a},{"x":1}], "b": ['},
+    {"note": '北京 \\ " ]}'},
+]
+
+
+def widened(unknown: dict[str, object], *, first: bool) -> bytes:
+    """Write the list with the unknown member in every entry, before or after the known ones."""
+    document = json.loads(codec.dumps(CONFIG))
+    for entries in document.values():
+        entries[:] = [{**unknown, **e} if first else {**e, **unknown} for e in entries]
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("unknown", UNKNOWN)
+class TestUnknownMembers:
+    """An entry with a member that this version does not know is read like any other."""
+
+    def test_the_iterator_ignores_them(self, unknown: dict[str, object], first: bool) -> None:
+        """Every endpoint of each kind is given."""
+        body = widened(unknown, first=first)
+        assert {kind: tuple(codec.iter_endpoints(body, kind)) for kind in Kind} == CONFIG.kinds()
+        assert codec.loads(body) == CONFIG
+
+    def test_its_readers_ignore_them(self, unknown: dict[str, object], first: bool) -> None:
+        """Differences, QR codes, checks, targets and the dashboard see the same list."""
+        plain, body = codec.dumps(CONFIG), widened(unknown, first=first)
+        assert codec.difference(plain, body) == codec.Difference()
+        assert Offer.of_body(body) == Offer.of(CONFIG)
+        most: dict[str, int] = dict.fromkeys(Kind, 10)
+        assert best(body, most) == best(plain, most)
+        assert b"".join(written(body)) == b"".join(written(plain))
+        assert listing(body, "", None).rows == listing(plain, "", None).rows
+        assert listing(body, "b.ex", None).rows == listing(plain, "b.ex", None).rows
+
+
+def test_an_empty_kind_gives_no_endpoint() -> None:
+    """The iterator ends at once where the array is empty."""
+    body = codec.dumps(EndpointConfig())
+    assert [list(codec.iter_endpoints(body, kind)) for kind in Kind] == [[], []]
+
+
+def test_a_kind_has_one_spelling_for_each_purpose() -> None:
+    """The short name, the JSON member and the label are read from the enumeration."""
+    assert [(kind.value, kind.member, kind.label) for kind in Kind] == [
+        ("api", "api_endpoints", "API"),
+        ("socketio", "socketio_endpoints", "Socket.io"),
+    ]
