@@ -1,5 +1,6 @@
 # make serve   run the server on config/endpoints.txt
 # make test    install what the tests need, and run them
+# make quick   formatting, lint, types, and the tests that start no server: at most a minute
 # make check   formatting, lint and types
 # make bench   run the benchmarks and write benchmarks/RESULTS.md
 
@@ -10,7 +11,7 @@ DEBIAN := chromium docker-compose ed etcd-client etcd-server git nano nginx-ligh
   prometheus rsync strace systemd vim zbar-tools
 BENCH_DEBIAN := etcd-server nginx-light redis-server redis-tools wrk
 
-.PHONY: serve test check bench debian bench-debian
+.PHONY: serve test quick check bench debian bench-debian
 
 serve: $(VENV)/serve.stamp
 	$(BIN)/mop-config serve
@@ -18,6 +19,9 @@ serve: $(VENV)/serve.stamp
 test: $(VENV)/test.stamp debian
 	$(BIN)/python -m pytest -n 3 -m 'not alone'
 	$(BIN)/python -m pytest -m alone
+
+quick: check
+	$(BIN)/python -m pytest -q -n 2 -m 'not alone and not server'
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .

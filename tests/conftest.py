@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -140,6 +141,34 @@ def skip(reason: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"skipped in CI: {reason}")
     pytest.skip(reason)
+
+
+#: Folders whose tests start servers or programs, and helper modules that start them.
+_SERVER_FOLDERS = {"cli", "integration"}
+_SERVER_HELPERS = {
+    f"tests.{name}"
+    for name in (
+        *("servers", "etcds", "nginx", "users", "mounts", "load", "scrapes"),
+        *("client.handmade", "client.fleet", "client.proxy", "client.socket_server"),
+    )
+}
+
+
+def _starts_a_server(item: pytest.Item) -> bool:
+    if _SERVER_FOLDERS & {part.name for part in item.path.parents}:
+        return True
+    names = vars(item.module).values()  # type: ignore[attr-defined]
+    return any(
+        getattr(value, "__module__", "") in _SERVER_HELPERS or value is subprocess
+        for value in names
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that start a server or a program, which ``make quick`` leaves out."""
+    for item in items:
+        if _starts_a_server(item):
+            item.add_marker("server")
 
 
 SAMPLE = Path(__file__).parent.parent / "config" / "endpoints.txt"
