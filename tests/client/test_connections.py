@@ -5,9 +5,11 @@ import contextlib
 import random
 import socket
 import ssl
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 import anyio
 import httpx2
@@ -19,6 +21,7 @@ from mop_config.client import AsyncEndpointManager, Policy
 
 from ..waiting import wait_for
 from .driver import Driver
+from .proxy import forward_proxy
 from .scripted import scripted
 from .streams import Answer, Peer, speaking
 from .test_timeouts import _head, talking
@@ -32,7 +35,7 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A server's context, and a client's."""
     authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(server)
+    authority.issue_cert("127.0.0.1", "one.invalid").configure_cert(server)
     server.set_alpn_protocols(["h2"])
     client = ssl.create_default_context()
     authority.configure_trust(client)
@@ -78,6 +81,74 @@ def test_a_connection_that_the_server_ends_costs_no_request_of_many(
             answers = driver.at_once(20, "/")
             assert [getattr(a, "text", repr(a)) for a in answers] == ["ok"] * 20
         assert driver.state(server.url) == "healthy"
+
+
+def _many_on_one(driver: Driver, rounds: int) -> list[str]:
+    """Send GETs from 32 threads or tasks, each several; give the bodies and the exceptions."""
+    if driver.kind == "async":
+        return [
+            getattr(answer, "text", repr(answer))
+            for _ in range(rounds)
+            for answer in driver.at_once(32, "/")
+        ]
+    results: list[str] = []
+
+    def ask() -> None:
+        for _ in range(rounds):
+            try:
+                results.append(driver.get("/").text)
+            except Exception as error:
+                results.append(repr(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+@pytest.fixture
+def _switching() -> Iterator[None]:
+    """Let threads change places a thousand times as often: a race needs no luck."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.000005)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_switching")
+def test_many_threads_share_one_http2_connection(contexts: Contexts, kind: str) -> None:
+    """No stream id is allocated twice, and no frame is lost."""
+    with (
+        speaking(contexts[0]) as server,
+        Driver(kind, [server.url], ALONE, verify=contexts[1], http2=True) as driver,
+    ):
+        assert driver.get("/").text == "ok"
+        assert Counter(_many_on_one(driver, 40)) == {"ok": 32 * 40}
+        assert [peer.requests for peer in server.peers] == [32 * 40 + 1]
+
+
+@pytest.mark.usefixtures("_switching")
+def test_many_threads_share_one_http2_connection_through_a_proxy(
+    contexts: Contexts, kind: str
+) -> None:
+    """The same in a CONNECT tunnel."""
+    with (
+        speaking(contexts[0]) as server,
+        forward_proxy({"one.invalid": int(server.url.rpartition(":")[2])}) as proxy,
+        Driver(
+            kind,
+            ["https://one.invalid"],
+            ALONE,
+            verify=contexts[1],
+            http2=True,
+            proxy=proxy.url,
+        ) as driver,
+    ):
+        assert driver.get("/").text == "ok"
+        assert Counter(_many_on_one(driver, 20)) == {"ok": 32 * 20}
+        assert [peer.requests for peer in server.peers] == [32 * 20 + 1]
 
 
 def test_answers_that_come_after_the_servers_goodbye_cost_no_get(contexts: Contexts) -> None:

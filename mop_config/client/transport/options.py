@@ -178,7 +178,8 @@ class TransportOptions:
             "network_backend": backend,
         }
 
-    def _for_proxy_pool(self, proxy: httpx2.Proxy, backend: Any) -> dict[str, Any]:
+    def for_proxy_pool(self, proxy: httpx2.Proxy, backend: Any) -> dict[str, Any]:
+        """Give the arguments of a pool of connections through a proxy."""
         return {
             "proxy": httpcore2.Proxy(
                 url=str(proxy.url),
@@ -197,8 +198,8 @@ class TransportOptions:
 
     def proxy_pool(self, proxy: httpx2.Proxy, backend: Any) -> httpcore2.ConnectionPool:
         """Make a pool of connections through a proxy."""
-        return httpcore2.ConnectionPool(**self._for_proxy_pool(proxy, backend))
+        return httpcore2.ConnectionPool(**self.for_proxy_pool(proxy, backend))
 
     def async_proxy_pool(self, proxy: httpx2.Proxy, backend: Any) -> httpcore2.AsyncConnectionPool:
         """Make an asynchronous pool of connections through a proxy."""
-        return httpcore2.AsyncConnectionPool(**self._for_proxy_pool(proxy, backend))
+        return httpcore2.AsyncConnectionPool(**self.for_proxy_pool(proxy, backend))

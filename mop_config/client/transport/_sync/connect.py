@@ -301,7 +301,12 @@ class FailoverStream(httpcore2.NetworkStream):
         """Write everything."""
         plan: ConnectPlan | None = ROUTE.get()
         if plan is not None and (not plan.under_way or plan.asker is not None):
-            plan.go()
+            try:
+                plan.go()
+            except Abandoned:
+                if not self._is_http2():
+                    raise
+                # The buffer may hold other requests' frames, which h2 gives out once.
         if not buffer:
             # The end of a message: a call to the system could only lose an error. Or, over
             # HTTP/2, another thread has sent our bytes along with its own.
@@ -327,6 +332,9 @@ class FailoverStream(httpcore2.NetworkStream):
             return self._sock.send(buffer)
         except _WANT_WRITE:
             return 0
+
+    def _is_http2(self) -> bool:
+        return self._tls is not None and self._tls.selected_alpn_protocol() == "h2"
 
     def _wait_to_write(self, timeout: float | None) -> None:
         poll = select.poll()

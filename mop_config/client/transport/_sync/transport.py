@@ -115,7 +115,7 @@ class FailoverTransport(httpx2.BaseTransport):
         return self._conclude(call.step, request)
 
     def _new_pool(self) -> httpcore2.ConnectionPool:
-        return httpcore2.ConnectionPool(**self._options.for_pool(self._backend))
+        return _pool_class(self._options)(**self._options.for_pool(self._backend))
 
     def _attempt(
         self, call: FailoverSession, attempt: Attempt, request: httpx2.Request, *, hedged: bool
@@ -260,7 +260,7 @@ class FailoverTransport(httpx2.BaseTransport):
         pool = self._proxies.get(key)
         if pool is None:
             backend = ProxyBackend(self._options, self._core.resolver, proxy.url.scheme)
-            pool = self._options.proxy_pool(proxy, backend)
+            pool = _pool_class(self._options)(**self._options.for_proxy_pool(proxy, backend))
             pool = self._proxies.setdefault(key, pool)
         return pool
 
@@ -271,6 +271,15 @@ class FailoverTransport(httpx2.BaseTransport):
             pool.close()
         for transport in self._plain.values():
             transport.close()
+
+
+def _pool_class(options: TransportOptions) -> type[httpcore2.ConnectionPool]:
+    """Choose the pool: that for HTTP/2 needs h2, which is an optional package."""
+    if not options.http2:
+        return httpcore2.ConnectionPool
+    from .http2 import ThreadSafePool
+
+    return ThreadSafePool
 
 
 class _Body(httpx2.SyncByteStream):
