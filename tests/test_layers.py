@@ -1,8 +1,10 @@
 """The layers of the package, in one ordered tuple, and the rules that its imports keep."""
 
 import ast
+import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -111,6 +113,11 @@ TWICE = {
 }
 
 FILES = sorted(ROOT.rglob("*.py"))
+DOCS = ROOT.parent / "docs"
+ARCHITECTURE = DOCS / "architecture.md"
+INDEX = DOCS / "decisions" / "README.md"
+#: The picture of the layers stands between these lines.
+BEGIN, END = "<!-- layers: begin -->\n", "<!-- layers: end -->"
 
 
 def module_name(path: Path) -> str:
@@ -152,6 +159,57 @@ def layer(module: str) -> str:
     """The layer of a module: the longest name of a layer that its own begins with."""
     names = [name for name in LAYERS if f"{module}.".startswith(f"{name}.")]
     return max(names, key=len, default="")
+
+
+def summary(module: str) -> str:
+    """The first sentence of a module's docstring."""
+    docstring = ast.get_docstring(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+    first = (docstring or "").split("\n\n")[0].strip()
+    return re.split(r"(?<=\.)\s", " ".join(first.split()))[0]
+
+
+def layers_picture() -> str:
+    """The picture of the layers in ``docs/architecture.md``: each layer and its first sentence."""
+    lines: list[str] = []
+    part = ""
+    for name in LAYERS:
+        head = name.split(".")[0]
+        new = {"server": "the server", "client": "the client", "cli": "the command line"}.get(
+            head, "shared by all parts"
+        )
+        if new != part:
+            part = new
+            lines += [*([""] if lines else []), part]
+        text = summary(name) + (" (pure)" if name in PURE else "")
+        first, *more = textwrap.wrap(text, 76, break_long_words=False)
+        lines.append(f"  {name.replace('.', '/'):24}{first}")
+        lines += [f"  {'':24}{line}" for line in more]
+    return "\n".join(("```text", *lines, "```"))
+
+
+def test_the_picture_of_the_layers_is_true() -> None:
+    """If this fails, run ``.venv/bin/python -m tests.test_layers``, which renders it again."""
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    assert text.split(BEGIN)[1].split(END)[0].strip() == layers_picture()
+
+
+@pytest.mark.parametrize(
+    "page", [ARCHITECTURE, *sorted((DOCS / "decisions").glob("*.md"))], ids=lambda path: path.name
+)
+def test_the_files_that_a_page_names_exist(page: Path) -> None:
+    """Paths are relative to the package or to the project."""
+    text = page.read_text(encoding="utf-8")
+    names = re.findall(r"`([\w./-]+(?:\.(?:py|json|md|yml|environment)|/))`", text)
+    missing = {n for n in names if not (ROOT / n).exists() and not (ROOT.parent / n).exists()}
+    assert missing - {"cli/NAME.py"} == set()
+    if page == ARCHITECTURE:
+        assert len(names) > 40
+
+
+def test_the_index_names_each_decision() -> None:
+    """With a link to its page."""
+    links = re.findall(r"\]\((\d[^)]*)\)", INDEX.read_text(encoding="utf-8"))
+    assert links == sorted(path.name for path in INDEX.parent.glob("[0-9]*.md"))
 
 
 def test_each_module_has_a_layer() -> None:
@@ -250,3 +308,11 @@ def test_the_command_line_starts_without_what_few_commands_need() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stderr == "set()\n"
+
+
+if __name__ == "__main__":
+    old = ARCHITECTURE.read_text(encoding="utf-8")
+    before, _, rest = old.partition(BEGIN)
+    ARCHITECTURE.write_text(
+        f"{before}{BEGIN}{layers_picture()}\n{END}{rest.partition(END)[2]}", encoding="utf-8"
+    )

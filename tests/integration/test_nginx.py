@@ -18,12 +18,12 @@ import pytest
 from mop_config.client import EndpointManager
 from mop_config.model.jws import SigningKey
 
+from ..cli.test_publish import publish, publishing
 from ..client.handmade import NOBODY, QUICK
 from ..conftest import need_program
 from ..nginx import adapt, nginx
 from ..ports import closed_port
 from ..servers import ENDPOINTS, STATUS, Answer, Server, running
-from ..test_cli_publish import publish, publishing
 from ..waiting import answers, wait_for
 
 OLD, NEW = "DomainList:\nold.example\nb.example\n", "DomainList:\nnew.example\nb.example\n"

@@ -17,8 +17,8 @@ import pytest
 
 from mop_config.server.auth.tokens import Token, digest, line_of
 
+from ..cli.test_cli import run
 from ..servers import ENDPOINTS, Answer, Server, gunicorn_command, running
-from ..test_cli import run
 from ..waiting import wait_for
 
 RELOAD = "/api/v1/config/reload"

@@ -11,8 +11,8 @@ from mop_config.cli.server_api import ask, read_token, route
 from mop_config.errors import MopConfigError
 from mop_config.server.auth.tokens import parse
 
-from .client.handmade import Answer, Asked, handmade, wire
-from .ports import closed_port
+from ..client.handmade import Answer, Asked, handmade, wire
+from ..ports import closed_port
 from .test_cli import run
 
 TOKEN = "mop_a-token.of~tests=="

@@ -21,11 +21,11 @@ from mop_config.model.jws import SigningKey, TrustedKeys
 from mop_config.server.export.exporter import StaticExporter
 from mop_config.server.settings import Settings
 
-from .conftest import GUIDE_JSON, SAMPLE
-from .servers import ROOT
+from ..conftest import GUIDE_JSON, SAMPLE
+from ..servers import ROOT
+from ..users import ALICE, MALLORY, as_user, busy, needs_root, place_for_all
+from ..waiting import wait_for
 from .test_cli import run, write
-from .users import ALICE, MALLORY, as_user, busy, needs_root, place_for_all
-from .waiting import wait_for
 
 LIST = "api/v1/config/endpoints"
 

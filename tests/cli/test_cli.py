@@ -18,9 +18,9 @@ import pytest
 from mop_config import __version__
 from mop_config.cli.check import quote
 
-from .conftest import GUIDE_JSON, SAMPLE
-from .servers import ENDPOINTS, ROOT, running
-from .waiting import wait_for
+from ..conftest import GUIDE_JSON, SAMPLE
+from ..servers import ENDPOINTS, ROOT, running
+from ..waiting import wait_for
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

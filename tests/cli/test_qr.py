@@ -17,9 +17,9 @@ from PIL import Image
 from mop_config import cli, qr
 from mop_config.model import codec
 
-from .client.handmade import source, wire
-from .conftest import GUIDE_JSON, SAMPLE, need_program
-from .servers import ROOT
+from ..client.handmade import source, wire
+from ..conftest import GUIDE_JSON, SAMPLE, need_program
+from ..servers import ROOT
 from .test_cli import on_a_terminal, run, write
 
 

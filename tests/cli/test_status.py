@@ -11,12 +11,12 @@ import pytest
 from mop_config.cli import COMMANDS
 from mop_config.cli.env_file import parse
 
-from .client.handmade import MISSING, OK, handmade
-from .conftest import SAMPLE, need_program
-from .ports import closed_port
-from .servers import running
+from ..client.handmade import MISSING, OK, handmade
+from ..conftest import SAMPLE, need_program
+from ..ports import closed_port
+from ..servers import running
+from ..waiting import wait_for
 from .test_cli import on_a_terminal, run
-from .waiting import wait_for
 
 FILE = "ApiList:\n{up}\n{other}\nSocketList:\nhttps://one.example\nhttps://two.example\n"
 

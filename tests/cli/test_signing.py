@@ -14,10 +14,10 @@ import pytest
 from mop_config.cli import run
 from mop_config.model.jws import MAX_NUMBER, SigningKey, TrustedKeys
 
-from .client.handmade import Answer, Asked, Handmade, handmade, wire
-from .conftest import GUIDE_JSON, SAMPLE
-from .disks import fill, small_disk
-from .servers import ENDPOINTS
+from ..client.handmade import Answer, Asked, Handmade, handmade, wire
+from ..conftest import GUIDE_JSON, SAMPLE
+from ..disks import fill, small_disk
+from ..servers import ENDPOINTS
 
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()
 TRUSTED = TrustedKeys([KEY.public])

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 import trustme
 
-from .client.fleet import silence
-from .client.handmade import Answer, Asked, Handmade, handmade, source, wire
-from .client.test_probe import OPEN, presenting
-from .ports import closed_port
-from .servers import ROOT
+from ..client.fleet import silence
+from ..client.handmade import Answer, Asked, Handmade, handmade, source, wire
+from ..client.test_probe import OPEN, presenting
+from ..ports import closed_port
+from ..servers import ROOT
+from ..waiting import wait_for
 from .test_cli import on_a_terminal, run, write
-from .waiting import wait_for
 
 
 def both(asked: Asked) -> Answer:

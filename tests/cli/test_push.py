@@ -18,11 +18,11 @@ from mop_config.model.address import EtcdAddress
 from mop_config.server.settings import EtcdSettings
 from mop_config.server.sources.etcd import Etcd
 
-from .etcds import Cluster, running_cluster
-from .ports import free_ports
-from .servers import ROOT
-from .test_readme import blocks
-from .waiting import wait_for
+from ..etcds import Cluster, running_cluster
+from ..ports import free_ports
+from ..servers import ROOT
+from ..test_readme import blocks
+from ..waiting import wait_for
 
 ONE = "DomainList:\none.example\nother.example\n"
 TWO = "DomainList:\ntwo.example\nother.example\n"

@@ -12,7 +12,7 @@ import pytest
 
 from mop_config.cli.output import json_text
 
-from .client.handmade import handmade
+from ..client.handmade import handmade
 from .test_cli import on_a_terminal, run, write
 
 #: A title for the terminal's window, a C1 control sequence, and a change of direction.

@@ -32,12 +32,12 @@ from mop_config.cli.follower import (
 )
 from mop_config.model import codec
 
-from .client.handmade import Answer, Asked, handmade, source, wire
-from .client.test_qr import CONFIGS
-from .ports import closed_port
-from .servers import ROOT, running
+from ..client.handmade import Answer, Asked, handmade, source, wire
+from ..client.test_qr import CONFIGS
+from ..ports import closed_port
+from ..servers import ROOT, running
+from ..waiting import wait_for
 from .test_cli import run
-from .waiting import wait_for
 
 LONG_POLL = {"etag": '"1"', "preference-applied": "wait"}
 
