@@ -113,6 +113,6 @@ def _in_words(error: Exception) -> str:
 
 def _complain(message: str) -> None:
     # Imported when it is needed: what few commands need, the others do without.
-    from ..server.logs.format import printable
+    from ..model.printable import printable
 
     print("mop-config:", printable(" ".join(message.split())), file=sys.stderr)

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.text import Text
 
 from ..model.address import secret_part, without_userinfo
-from ..server.logs.format import printable
+from ..model.printable import blanked, printable
 from ..server.parsing.problems import Problem, Severity
 from .env_file import env_file_option
 from .input import Reading, not_empty, read
-from .output import blanked, json_text, say
+from .output import json_text, say
 
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow"}
 

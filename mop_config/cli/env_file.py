@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from ..errors import MopConfigError
-from ..server.logs.format import printable
+from ..model.printable import printable
 
 #: Bytes of a file; the names and values of a service take far less.
 _MAX_BYTES = 64 << 10

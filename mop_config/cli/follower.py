@@ -6,12 +6,12 @@ answers when its list changes; any other server is asked at an interval.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 from ..errors import PayloadError
 from ..model import codec
 from ..model.endpoint import Endpoint, EndpointConfig, Kind
+from ..net.http import backoff, retry_after
 
 #: Seconds that the server is asked to hold its answer.
 WAIT = 25
@@ -154,7 +154,7 @@ class ListFollower:
         return [] if told == reason else [ListEvent("refused", current, reason=reason)]
 
     def _pause(self, headers: Mapping[str, str], *, posix: float, took: float, new: bool) -> float:
-        asked_for = retry_after(headers.get("retry-after"), posix)
+        asked_for = _asked_for(headers.get("retry-after"), posix)
         if "wait" not in headers.get("preference-applied", "") or self.etag is None:
             return max(self._interval, asked_for) * (0.9 + 0.2 * self._chance())
         if asked_for:
@@ -175,21 +175,14 @@ class ListFollower:
         if self._lost_at is None:
             self._lost_at = now
             events.append(ListEvent("lost", self.config or EndpointConfig(), reason=reason))
-        pause = min(LAST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures, 10))
         self._failures += 1
-        asked_for = retry_after(retry, posix)
+        pause = backoff(self._failures, FIRST_PAUSE, LAST_PAUSE)
+        asked_for = _asked_for(retry, posix)
         if asked_for > pause:
             return Step(events, asked_for * (1 + 0.1 * self._chance()))
         return Step(events, pause * (0.5 + 0.5 * self._chance()))
 
 
-def retry_after(text: str | None, posix: float) -> float:
-    """Give the seconds that ``Retry-After`` asks for (RFC 9110, 10.2.3); 0 where none."""
-    text = (text or "").strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text), MAX_RETRY_AFTER)
-    try:
-        moment = parsedate_to_datetime(text).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
-    return min(max(0.0, moment - posix), MAX_RETRY_AFTER)
+def _asked_for(header: str | None, posix: float) -> float:
+    """Return the seconds of a ``Retry-After`` header within our limit; 0 without a valid one."""
+    return min(retry_after(header, posix) or 0.0, MAX_RETRY_AFTER)

@@ -1,16 +1,13 @@
 """What commands print, so that a terminal obeys nothing that came from outside."""
 
 import json
-import re
 from typing import Any
 
 import click
 
-from ..server.logs.format import printable
+from ..model.printable import printable, replace_unprintable
 from ..server.parsing.problems import Problem
 from ..server.settings import Settings
-
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\n]")
 
 
 def say(line: str, *, err: bool = False) -> None:
@@ -26,15 +23,10 @@ def warn(settings: Settings, problems: tuple[Problem, ...]) -> None:
         say(f"mop-config: {problem}", err=True)
 
 
-def blanked(text: str, keep: str = "") -> str:
-    """Put a space in the place of each unprintable character: columns stay what they are."""
-    return "".join(c if c.isprintable() or c in keep else " " for c in text)
-
-
 def json_text(document: Any, indent: int | None = 2) -> str:
     """Write JSON for people and programs: readable letters, and escapes for all else.
 
     ``json.dumps`` alone leaves C1 control characters and bidirectional overrides as they are.
     """
     text = json.dumps(document, ensure_ascii=False, indent=indent)
-    return _UNPRINTABLE.sub(lambda c: c[0] if c[0].isprintable() else json.dumps(c[0])[1:-1], text)
+    return replace_unprintable(text, lambda character: json.dumps(character)[1:-1], keep="\n")

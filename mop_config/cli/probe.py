@@ -18,7 +18,7 @@ from ..errors import MopConfigError
 from ..health.jobs import Job
 from ..health.probe import Prober, ProbeResult
 from ..model.endpoint import Endpoint, Kind
-from ..server.logs.format import printable
+from ..model.printable import printable
 from .env_file import env_file_option
 from .list_input import read_list
 from .options import SECONDS

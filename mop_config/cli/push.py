@@ -11,6 +11,7 @@ import click
 from ..errors import MopConfigError, SourceError
 from ..model.address import without_userinfo
 from ..model.codec import Difference
+from ..model.printable import blanked
 from ..server.parsing.render import EMPTY_BODY, Rendering, render
 from ..server.settings import Settings
 from ..server.sources import check_source
@@ -19,7 +20,7 @@ from ..server.sources.file import FileSource
 from .env_file import env_file_option
 from .etcd_history import ChangedError, Revision, at, history, write
 from .input import Reading, etcd_key, is_etcd, judged
-from .output import blanked, json_text, say
+from .output import json_text, say
 
 #: Lines of a text above which its difference is told in figures only.
 MOST_LINES = 20_000

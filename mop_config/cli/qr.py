@@ -12,10 +12,11 @@ import click
 from .. import qr as codes
 from ..errors import MopConfigError, PayloadError, QrTooLong
 from ..files import write_atomically
+from ..model.printable import blanked
 from .env_file import env_file_option
 from .input import not_empty
 from .list_input import read_list
-from .output import blanked, json_text, say
+from .output import json_text, say
 from .server_api import token_option
 
 _IMAGES = {".png": "png", ".svg": "svg"}

@@ -15,11 +15,12 @@ import click
 
 from ..errors import AddressError, MopConfigError, PayloadError
 from ..model import codec
-from ..model.address import Url, is_loopback, parse_url
+from ..model.address import is_loopback, parse_url
 from ..model.endpoint import EndpointConfig
+from ..model.printable import blanked
+from ..net.http import may_send_token
 from ..server.settings import TOKEN, ProcessSettings, Settings
 from .input import not_empty
-from .output import blanked
 
 VARIABLE = "MOP_CONFIG_TOKEN"
 
@@ -194,7 +195,7 @@ def ask(
         url, headers=dict(headers or {}), method=method, data=b"" if method == "POST" else None
     )
     target = parse_url(url.partition("?")[0], ("http", "https"), underscores=True)
-    sent = token is not None and _may_see_token(target)
+    sent = token is not None and may_send_token(target)
     handlers = []
     if sent:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
@@ -212,10 +213,6 @@ def ask(
             return ServerReply(url, error.code, error.headers or Message(), body, withheld)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise MopConfigError(f"{url} gives no answer: {_reason(error)}") from None
-
-
-def _may_see_token(url: Url) -> bool:
-    return url.scheme == "https" or is_loopback(url.host)
 
 
 def _reason(error: Exception) -> str:

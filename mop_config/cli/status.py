@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import MopConfigError
-from ..server.logs.format import printable
+from ..model.printable import printable
 from ..server.status.translations import Texts
 from ..server.status.verdict import Level, differing, problem_counts, verdict
 from .env_file import env_file_option

@@ -19,6 +19,7 @@ from ..health.jobs import Job, JobQueue
 from ..health.probe import ProbeResult
 from ..model.endpoint import Kind
 from ..net.faults import Fault
+from ..net.http import backoff
 from .list_search import UpdateRound
 from .pool.policy import Policy
 from .pool.session import ClientState
@@ -33,6 +34,8 @@ WATCH_WAIT = (35, 58)
 CLOSE_PATIENCE = 0.8
 #: Seconds until an update that failed is tried again, doubling up to the interval.
 FIRST_RETRY = 30.0
+#: Longest pause before it is tried again, in seconds; the update interval may be shorter.
+MAX_RETRY = FIRST_RETRY * 1024
 #: Seconds until a watch that failed is tried again, doubling up to a minute.
 FIRST_WATCH_RETRY = 1.0
 MAX_WATCH_RETRY = 60.0
@@ -274,7 +277,7 @@ class Background:
 
     def _until_next_try(self) -> float:
         self._failures += 1
-        return min(self._update_interval, _backoff(FIRST_RETRY, self._failures - 1))
+        return backoff(self._failures, FIRST_RETRY, min(MAX_RETRY, self._update_interval))
 
     def _level_of(self, error: MopConfigError) -> int:
         """Say how loud a failed update is: plain API servers have no list, which is no fault."""
@@ -298,7 +301,7 @@ class Background:
                 if not self._stopped:
                     logger.info("watching: %s: %s", type(error).__name__, error)
                 hasty += 1
-                delay = min(MAX_WATCH_RETRY, _backoff(FIRST_WATCH_RETRY, hasty - 1))
+                delay = backoff(hasty, FIRST_WATCH_RETRY, MAX_WATCH_RETRY)
             if self._manager() is None:
                 return
             self._watch_bell.sleep(_about(delay))
@@ -318,12 +321,8 @@ class Background:
             return self._update_interval or _IDLE
         if hasty == 0 or (hasty <= 2 and round_.changed):
             return round_.pause
-        retry = min(MAX_WATCH_RETRY, _backoff(FIRST_WATCH_RETRY, hasty - 1))
+        retry = backoff(hasty, FIRST_WATCH_RETRY, MAX_WATCH_RETRY)
         return max(round_.pause, retry)
-
-
-def _backoff(first: float, failures: int) -> float:
-    return first * 2.0 ** min(failures, 10)
 
 
 def _about(seconds: float) -> float:

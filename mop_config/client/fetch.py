@@ -14,8 +14,9 @@ from ..errors import AddressError
 from ..model.address import DEFAULT_PORTS, Url, parse_url
 from ..model.jws import MEDIA_TYPE
 from ..net.connect import Hold
+from ..net.http import may_send_token
 from ..net.resolver import Resolver
-from .lists.update import Fetch, FetchReply, may_see_token
+from .lists.update import Fetch, FetchReply
 from .pool.policy import Policy
 from .transport.bounded import BoundedBackend
 from .transport.options import TransportOptions
@@ -80,7 +81,7 @@ class Fetcher:
                 if isinstance(answer, FetchReply):
                     return answer
                 url = _redirected(url, answer, headers)
-                if fetch.guarded and not may_see_token(parse_url(url.partition("?")[0])):
+                if fetch.guarded and not may_send_token(parse_url(url.partition("?")[0])):
                     raise ValueError("a redirect to plain http is not followed")
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
             return FetchReply(None, problem=str(error) or type(error).__name__)
@@ -203,7 +204,7 @@ def _redirected(url: str, location: str, headers: Headers) -> str:
         raise ValueError(f"a redirect to no usable URL ({error})") from None
     if before.scheme == "https" and after.scheme != "https":
         raise ValueError("a redirect from https to http is not followed")
-    if not (_same_server(before, after) and may_see_token(after)):
+    if not (_same_server(before, after) and may_send_token(after)):
         headers.pop("Authorization", None)
     return target
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from ..net.http import backoff
+
 
 class HealthState(StrEnum):
     """What is known of an endpoint.
@@ -122,8 +124,7 @@ class HealthRules:
 
     def backoff(self, failures: int) -> float:
         """Seconds until the next probe after so many failed ones in a row."""
-        # Past 2^16 the cap has long been reached, and a float cannot overflow.
-        return min(self.max_backoff, self.first_backoff * 2.0 ** min(max(failures - 1, 0), 16))
+        return backoff(failures, self.first_backoff, self.max_backoff)
 
 
 class Health:

@@ -21,6 +21,8 @@ from ..errors import AddressError, PayloadError
 from .endpoint import Endpoint, EndpointConfig, Kind, assemble, is_priority
 
 _decoder = json.JSONDecoder()
+#: Upper bound of POSIX times that are read from outside: the end of the year 9999.
+MAX_DATE = 253402300799
 #: How many URLs of each sort a difference names.
 NAMED_URLS = 20
 

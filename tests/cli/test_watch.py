@@ -28,7 +28,6 @@ from mop_config.cli.follower import (
     ListEvent,
     ListFollower,
     Step,
-    retry_after,
 )
 from mop_config.model import codec
 
@@ -486,7 +485,8 @@ class TestFollower:
     )
     def test_what_retry_after_may_be(self, text: str | None, seconds: float) -> None:
         """Seconds or a date; anything else is none."""
-        assert retry_after(text, 1000.0) == seconds
+        step = follower(chance=0.0).failed("busy", now=0, posix=1000.0, retry=text)
+        assert step.pause == max(seconds, 0.5), "0.5 is the follower's own first pause"
 
     def test_what_is_refused_is_told_once(self) -> None:
         """The last good list counts; what differs from it is told when a good one comes."""

@@ -13,12 +13,12 @@ from mop_config.client.lists.update import (
     Known,
     NewList,
     list_urls,
-    may_see_token,
     sources,
     update,
 )
 from mop_config.errors import AddressError, UpdateFailed, UpdateRefused
 from mop_config.model.address import parse_url
+from mop_config.net.http import may_send_token
 
 A, B, C = "https://a.example", "https://b.example", "https://c.example"
 PATH = "/api/v1/config/endpoints"
@@ -188,7 +188,7 @@ class TestToken:
     )
     def test_https_or_this_machine(self, url: str, may: bool) -> None:
         """A host that only begins like this machine is another one."""
-        assert may_see_token(parse_url(url)) is may
+        assert may_send_token(parse_url(url)) is may
 
     def test_each_request_says_whether_it_may_carry_the_token(self) -> None:
         """Source by source."""

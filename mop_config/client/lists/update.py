@@ -17,9 +17,10 @@ from ...errors import (
     UpdateUntrusted,
 )
 from ...model import codec
-from ...model.address import Url, is_loopback, parse_url
+from ...model.address import parse_url
 from ...model.endpoint import Endpoint, EndpointConfig
 from ...model.jws import SignedList
+from ...net.http import may_send_token
 from .bootstrap import check_api
 from .sift import sifted, without_plain
 from .trust import Trust
@@ -207,11 +208,6 @@ def _plain_urls(root: str, path: str) -> list[str]:
     return list(dict.fromkeys([*urls, root + PATH]))
 
 
-def may_see_token(url: Url) -> bool:
-    """Whether a token may be sent there: over https, or within this machine."""
-    return url.scheme == "https" or is_loopback(url.host)
-
-
 def update(known: Known) -> Flow:
     """Find a list and decide whether to take it.
 
@@ -271,12 +267,12 @@ def _ask(source: str, known: Known) -> Flow:
     failure = _SourceFailedError(source, "unreachable", "not asked")
     for url in urls:
         address, etag = parse_url(url), known.etags.get(url)
-        if known.guarded and not may_see_token(address):
+        if known.guarded and not may_send_token(address):
             raise _SourceFailedError(url, "invalid", _ANYBODYS)
         reply = yield Fetch(
             url,
             etag,
-            may_see_token(address),
+            may_send_token(address),
             known.wait if etag else 0,
             signed=known.trust is not None,
             guarded=known.guarded,

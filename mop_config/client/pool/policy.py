@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 
 from ...health.state import HealthRules
+from ...net.http import retry_after as parse_retry_after
 
 #: Methods whose request may be executed twice without harm: RFC 9110, 9.2.2.
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -160,8 +160,8 @@ class Policy:
         """
         if status not in BUSY_STATUS or retry_after is None:
             return None
-        seconds = _retry_after_seconds(retry_after.strip(), now_posix)
-        return None if seconds is None else min(max(seconds, 0.0), self.max_retry_after)
+        seconds = parse_retry_after(retry_after, now_posix)
+        return None if seconds is None else min(seconds, self.max_retry_after)
 
 
 def _statuses(value: Iterable[int]) -> frozenset[int]:
@@ -184,15 +184,6 @@ def check_interval(seconds: float) -> None:
         raise TypeError(f"update_interval must be a number of seconds, not {seconds!r}")
     if not 0 <= seconds <= MAX_SECONDS:
         raise ValueError(f"update_interval must be 0 to {MAX_SECONDS} seconds, not {seconds!r}")
-
-
-def _retry_after_seconds(text: str, now_posix: float) -> float | None:
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        return parsedate_to_datetime(text).timestamp() - now_posix
-    except (ValueError, OverflowError):
-        return None
 
 
 class Budget:

@@ -9,8 +9,9 @@ from typing import Any
 
 from gunicorn.glogging import Logger, SafeAtoms, loggers
 
+from ...model.printable import printable
 from ..auth.policy import USER
-from ..logs.format import LineFormatter, printable
+from ..logs.format import LineFormatter
 from ..logs.masking import MASK, masked
 from ..logs.queue import Line, QueuedHandler, queued, unbuffered
 

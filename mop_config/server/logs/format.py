@@ -10,6 +10,7 @@ import traceback
 from types import TracebackType
 
 from ...model.codec import rfc3339
+from ...model.printable import printable
 from .masking import masked
 from .queue import queued
 
@@ -39,17 +40,6 @@ class LineFormatter(logging.Formatter):
         record.exc_text = None
         line = super().format(record).rstrip("\n").replace("\n", " | ")
         return printable(masked(line))
-
-
-def printable(text: str) -> str:
-    """Escape what a terminal or a program that reads the log would obey, such as line breaks."""
-    return text if text.isprintable() else "".join(map(_escape, text))
-
-
-def _escape(character: str) -> str:
-    if character.isprintable():
-        return character
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def describe(error: BaseException) -> str:

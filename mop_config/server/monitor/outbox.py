@@ -15,15 +15,15 @@ from enum import Enum
 from typing import Any
 
 from ...health.probe import ProbeResult
-from ...model.codec import rfc3339
+from ...model.codec import MAX_DATE, rfc3339
 from ...model.endpoint import Kind
+from ...net.http import backoff, retry_after
 
 _FORMAT = 1
 #: Messages of a kind that wait: of an outage, and of its end.
 _QUEUED = 2
 #: A message names so many endpoints at most: it is to stay below 20 kB.
 NAMED = 20
-_MAX_DATE = 253402300799
 _GONE = 410
 _DOWN, _RECOVERED = "endpoints.down", "endpoints.recovered"
 
@@ -44,8 +44,7 @@ class Patience:
 
     def delay(self, attempts: int, chance: float) -> float:
         """Seconds until the next attempt after so many; ``chance`` is from 0 to 1."""
-        delay = min(self.most, self.first * 2.0 ** min(max(attempts - 1, 0), 16))
-        return delay * (1 - 0.5 * chance)
+        return backoff(attempts, self.first, self.most) * (1 - 0.5 * chance)
 
 
 @dataclass(slots=True)
@@ -188,7 +187,7 @@ class Outbox:
         if not self._is_head(message):
             return Fate.SUPERSEDED
         message.attempts += 1
-        delay = max(self._patience.delay(message.attempts, chance), self._asked_for(result))
+        delay = max(self._patience.delay(message.attempts, chance), self._asked_for(result, now))
         message.next_at = now + delay
         if result.status == _GONE or message.next_at > message.at + self._patience.give_up:
             self._drop(message)
@@ -215,10 +214,8 @@ class Outbox:
         else:
             self._untold.add(given_up.kind)
 
-    def _asked_for(self, result: ProbeResult) -> float:
-        text = (result.retry_after or "").strip()
-        seconds = float(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0.0
-        return min(seconds, self._patience.most)
+    def _asked_for(self, result: ProbeResult, now: float) -> float:
+        return min(retry_after(result.retry_after, now) or 0.0, self._patience.most)
 
     def record(self) -> dict[str, Any]:
         """Put everything into the form that is kept."""
@@ -265,7 +262,7 @@ def _kind(value: Any) -> str:
 
 
 def _date(value: Any) -> float:
-    if type(value) not in {int, float} or not 0 <= value <= _MAX_DATE:
+    if type(value) not in {int, float} or not 0 <= value <= MAX_DATE:
         raise ValueError("not a date")
     return float(value)
 

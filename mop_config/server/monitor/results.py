@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...health.state import HealthState
-from ...model.codec import rfc3339
+from ...model.codec import MAX_DATE, rfc3339
 from ...model.endpoint import Kind
 from ..concurrency import run_blocking
 from ..state import records
@@ -28,8 +28,6 @@ _FORMAT = 1
 #: the checks that hang have ended.
 OLD_INTERVALS = 3
 OLD_SECONDS = 15.0
-#: Past any date that a check can have: year 9999.
-_MAX_DATE = 253402300799
 
 
 class ProbeResults:
@@ -174,7 +172,7 @@ def _is_good(endpoint: Record) -> bool:
         and len(endpoint["detail"]) <= DETAIL
         and endpoint["state"] in set(HealthState)
         and _is_count(endpoint["failures"])
-        and (endpoint["checked_at"] is None or _is_number(endpoint["checked_at"], _MAX_DATE))
+        and (endpoint["checked_at"] is None or _is_number(endpoint["checked_at"], MAX_DATE))
         and isinstance(recent, list)
         and len(recent) <= RECENT
         and all(seconds is None or _is_number(seconds, math.inf) for seconds in recent)

@@ -10,6 +10,7 @@ import threading
 import time
 
 from ...errors import SourceError
+from ...net.http import backoff
 from ..parsing.problems import Code
 from ..serving.store import Trigger
 from ..sources import wakeup
@@ -31,8 +32,7 @@ STOOD = 5.0
 
 def pause(failures: int) -> float:
     """Seconds to wait after so many failures in a row, with jitter."""
-    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 16))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+    return backoff(failures, FIRST_PAUSE, LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
 class KeyWatch:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import SourceError
 from ...model.address import EtcdAddress
+from ...model.printable import blanked
 from ..parsing.problems import Code
 from ..settings import EtcdSettings
 
@@ -128,7 +129,7 @@ def _error(response: "requests.Response") -> Exception:
         said = str(answer.get("message") or answer["error"])
     except (DownError, TooLongError, KeyError):
         return DownError(f"answers {status}, and not as etcd's gateway does")
-    said = "".join(c if c.isprintable() else " " for c in said)[:200]
+    said = blanked(said)[:200]
     if any(sign in said for sign in _STALE_TOKEN):
         return StaleTokenError()
     if status >= 500 or answer.get("code") in _TRY_ANOTHER:

@@ -11,13 +11,12 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...model.codec import MAX_DATE
 from . import records
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 2
-#: Past any date that a file can have: year 9999.
-_MAX_DATE = 253402300799
 
 
 class LastGood(NamedTuple):
@@ -59,7 +58,7 @@ def _checked(record: dict[str, Any], data: bytes) -> LastGood:
     if record.pop("format") != _FORMAT or digest != _digest(record, data):
         raise ValueError("not what was written")
     good = LastGood(data, **record)
-    if not 0 <= good.last_modified <= _MAX_DATE or not 0 <= good.saved_at <= _MAX_DATE:
+    if not 0 <= good.last_modified <= MAX_DATE or not 0 <= good.saved_at <= MAX_DATE:
         raise ValueError("no date")
     return good
 

@@ -17,8 +17,9 @@ from werkzeug.exceptions import BadRequest, HTTPException, NotFound, RequestEnti
 from werkzeug.routing import BaseConverter
 
 from ...errors import MopConfigError, SettingsError
+from ...model.printable import printable
 from ..auth.policy import cors_headers, is_trusted
-from ..logs.format import describe, log_to_stderr, printable
+from ..logs.format import describe, log_to_stderr
 from ..service import EXTENSION, ConfigService, Places
 from ..serving.conditional import forget_long_values
 from ..serving.security import SECURITY_HEADERS

@@ -1,13 +1,13 @@
 """The status document and the list, as the dashboard's template shows them. Pure."""
 
 import heapq
-import unicodedata
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
 from ....model.codec import iter_endpoints
 from ....model.endpoint import Endpoint, Kind
+from ....model.printable import replace_unprintable
 from ...parsing.problems import MAX_KEPT
 from ...status.verdict import (
     common_etag,
@@ -20,6 +20,8 @@ from ...status.verdict import (
 
 #: Rows of each kind that the page holds; a filter finds the others.
 MAX_ROWS = 100
+#: Spaces of Unicode (category Zs), which a browser shows as such.
+_SPACES = "\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 #: Longest filter that is looked for, in characters.
 MAX_FILTER = 200
 #: Width and height of a sparkline, and the margin that keeps its line whole.
@@ -183,12 +185,7 @@ def visible(text: str) -> str:
 
     A right-to-left override would let a line of the file read as what it is not.
     """
-    return "".join(c if _is_harmless(c) else f"<U+{ord(c):04X}>" for c in text)
-
-
-def _is_harmless(character: str) -> bool:
-    category = unicodedata.category(character)
-    return category[0] != "C" and category not in {"Zl", "Zp"}
+    return replace_unprintable(text, lambda c: f"<U+{ord(c):04X}>", keep=_SPACES)
 
 
 def listing(
