@@ -377,7 +377,7 @@ def test_an_app_can_scan_the_code_that_was_chosen(
         page.get_by_role("link", name="Download PNG").click()
     assert download.value.suggested_filename == "endpoints.png"
     assert qr.parse(qr.scan(download.value.path().read_bytes())).room_id == "会议室 7"
-    page.get_by_label("At most so many").fill("0")
+    page.get_by_label("Limit per kind").fill("0")
     expect(page.locator("#qr-problem")).to_contain_text("limit")
     expect(page.locator("figure")).to_have_count(0)
     assert is_marked(page)

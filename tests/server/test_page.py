@@ -15,8 +15,7 @@ from mop_config.model.codec import dumps
 from mop_config.server.parsing.problems import Code
 from mop_config.server.serving.store import Result, SourceState, Trigger
 from mop_config.server.settings import Settings
-from mop_config.server.status.texts_zh import PROBLEMS
-from mop_config.server.status.translations import LANGUAGES, TEXTS, Texts
+from mop_config.server.status.translations import LANGUAGES, Texts, load
 from mop_config.server.web.dashboard.viewmodel import (
     MAX_ROWS,
     describe,
@@ -339,18 +338,32 @@ def test_errors_come_before_warnings() -> None:
 
 
 def test_every_text_is_there_in_both_languages() -> None:
-    """With the same values in it."""
-    for key, (english, chinese) in TEXTS.items():
+    """Both files have the same keys, and a text has the same values in both languages."""
+    english, chinese = load("en"), load("zh")
+    problems = {key for key in chinese if key.startswith("problem.")}
+    assert english.keys() == chinese.keys() - problems
+    for key in english:
         fields = [
             {name for _, name, _, _ in Formatter().parse(text) if name}
-            for text in (english, chinese)
+            for text in (english[key], chinese[key])
         ]
-        assert english, key
-        assert chinese, key
+        assert english[key], key
+        assert chinese[key], key
         # "1 error" may be said without its number.
         assert fields[0] | {"n"} == fields[1] | {"n"}, key
+    for key in english:
+        stem, _, form = key.rpartition(".")
+        if form in {"one", "other"}:
+            assert {f"{stem}.one", f"{stem}.other"} <= english.keys(), key
+            assert stem not in english
     assert list(LANGUAGES) == ["en", "zh"]
-    assert set(PROBLEMS) >= set(Code)
+    assert problems >= {f"problem.{code}" for code in Code}
+    assert all(chinese[key] for key in problems)
+
+
+def text_keys() -> set[str]:
+    """The keys that a text may be looked up by, in either language."""
+    return {key.removesuffix(".one").removesuffix(".other") for key in load("en")}
 
 
 @pytest.mark.parametrize("words", [SourceState, Trigger, Result])
@@ -358,7 +371,7 @@ def test_every_word_of_the_status_has_a_text(words: Any) -> None:
     """States, triggers and results."""
     for word in words:
         name = words.__name__.lower().removeprefix("source")
-        assert f"{name}.{word}" in TEXTS
+        assert f"{name}.{word}" in text_keys()
 
 
 def test_every_text_is_used() -> None:
@@ -366,13 +379,13 @@ def test_every_text_is_used() -> None:
     folder = Path(__file__).parents[2] / "mop_config" / "server" / "web" / "dashboard" / "templates"
     templates = "".join(file.read_text() for file in folder.iterdir())
     groups = ("state.", "trigger.", "result.", "health.", "severity.", "kind.", "watcher.")
-    for key in TEXTS:
+    for key in text_keys():
         if not key.startswith(
             (*groups, "change.", "qr.format.", "only.", "sort.", "verdict.", "workers.differ")
         ):
             assert f't("{key}"' in templates, key
     for used in re.findall(r'\bt\("([^"]+)"[,)]', templates):
-        assert used in TEXTS, used
+        assert used in text_keys(), used
 
 
 def probed(**ups: list[bool | None]) -> dict[str, Any]:
@@ -580,7 +593,7 @@ def test_a_text_that_is_none_is_shown_with_its_place(tmp_path: Path) -> None:
 def test_no_code_is_offered_where_there_is_no_endpoint(tmp_path: Path) -> None:
     """In the state empty."""
     text = make(tmp_path, source=str(tmp_path / "nothing")).get("/").text
-    assert "There is nothing to hand on yet." in text
+    assert "There is no endpoint to put into a code yet." in text
     assert "<img" not in text
 
 

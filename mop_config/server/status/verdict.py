@@ -27,7 +27,7 @@ class Finding(NamedTuple):
 
     Attributes:
         level: How bad it is.
-        key: Its text's key in ``texts.TEXTS``.
+        key: Key of its text; see ``translations.Texts``.
         values: What the text names; ``n`` is what it counts.
     """
 
@@ -39,7 +39,7 @@ class Finding(NamedTuple):
         """Give the finding's text.
 
         Args:
-            texts: A ``texts.Texts``; it also knows the words of the status document.
+            texts: The texts of a language, also for the words of the status document.
         """
         words = {"kind": "kind", "mode": "watcher"}
         values = {
