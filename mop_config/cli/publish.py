@@ -41,6 +41,7 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
     # Flask and Jinja come with it: the other commands do without.
     from ..server.export import files
     from ..server.export.exporter import StaticExporter
+    from ..server.web import instance_folder
 
     # What is made here is for a web server, which is another user.
     os.umask(0o022)
@@ -48,7 +49,7 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
     if key is not None:
         settings = replace(settings, signing_key_file=key)
     warn(settings, ())
-    publisher = StaticExporter(settings, Path(out))
+    publisher = StaticExporter(settings, Path(out), instance_folder())
     if watch:
         log_to_stderr()
         return 130 if publisher.follow() == signal.SIGINT else 0

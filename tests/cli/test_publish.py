@@ -345,7 +345,7 @@ class TestRootInAnothersFolder:
                 for number in range(40):
                     file.write_text(f"DomainList:\na{number}.example\nz.example\n")
                     with contextlib.suppress(OSError):
-                        StaticExporter(settings, out).publish()
+                        StaticExporter(settings, out, str(place / "state")).publish()
         assert os.listdir(secret) == ["key"]
         for path, mode in ((secret, 0o700), (secret / "key", 0o600)):
             assert stat.S_IMODE(path.stat().st_mode) == mode
@@ -512,7 +512,9 @@ class TestWatch:
             signing_key_file=str(key),
             signing_ttl=100,
         )
-        publisher = StaticExporter(settings, tmp_path / "out", lambda: now[0])
+        publisher = StaticExporter(
+            settings, tmp_path / "out", str(tmp_path / "state"), lambda: now[0]
+        )
         publisher.publish()
         now[0] += 49
         assert publisher.publish()[0] == []

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flask import Flask
-
 from ...errors import SourceError
 from ...model.jws import jwk_set
 from ..parsing.problems import Code
@@ -40,6 +38,7 @@ class StaticExporter:
     Args:
         settings: What to publish.
         folder: Where to.
+        state_folder: Folder of the last good list and its release, unless the settings name it.
         clock: Gives POSIX seconds.
 
     Raises:
@@ -47,14 +46,18 @@ class StaticExporter:
     """
 
     def __init__(
-        self, settings: Settings, folder: Path, clock: Callable[[], float] = time.time
+        self,
+        settings: Settings,
+        folder: Path,
+        state_folder: str,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         signer.check(settings)
         check_source(settings)
         self._settings = settings
         self._folder = folder
         source, now = open_source(settings), time.time()
-        state = settings.state_dir or Flask("mop_config").instance_path
+        state = settings.state_dir or state_folder
         owner = workers.served_by(state)
         records, writable = workers.prepare(state, owner)
         memory = ReleaseStore(records, workers.key(str(source)), writable=writable, owner=owner)

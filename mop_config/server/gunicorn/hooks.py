@@ -14,13 +14,12 @@ import types
 from pathlib import Path
 from typing import Any
 
-from flask import Flask
-
 from ...errors import SettingsError
 from ..service import EXTENSION, ConfigService
 from ..settings import Settings
 from ..state import workers
 from ..status import lost_hooks, multiprocess
+from ..web import instance_folder
 from . import error_pages
 
 logger = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ def _hand_records_over(server: Any) -> None:
         folder = Settings.from_environ().state_dir
     except SettingsError:
         return  # of an application that brings its own settings
-    workers.hand_over(folder or Flask("mop_config").instance_path, cfg.uid, cfg.gid)
+    workers.hand_over(folder or instance_folder(), cfg.uid, cfg.gid)
 
 
 def when_ready(server: Any) -> None:

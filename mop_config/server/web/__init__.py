@@ -3,10 +3,21 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Response, current_app, json
+from flask import Flask, Response, current_app, json
 
 from ..service import EXTENSION, ConfigService
 from ..serving.problem_details import problem_details
+
+#: Import name of the Flask application of ``create_app``, which decides its instance folder.
+PACKAGE = "mop_config"
+
+
+def instance_folder() -> str:
+    """Return the default of ``ENDPOINT_STATE_DIR``: the instance folder of ``create_app``'s Flask.
+
+    gunicorn's master and ``mop-config publish`` need the path without an application.
+    """
+    return Flask(PACKAGE).instance_path
 
 
 def current_service() -> ConfigService:

@@ -26,6 +26,7 @@ from ..serving.security import SECURITY_HEADERS
 from ..settings import PREFIX, Settings
 from ..status.metrics import OTHER
 from . import (
+    PACKAGE,
     dashboard,
     endpoint_list,
     health,
@@ -73,7 +74,7 @@ def create_app(settings: Settings | None = None, *, start: bool = True) -> Flask
     Raises:
         SettingsError: If the environment holds a value that cannot be used.
     """
-    app = Flask("mop_config", static_folder=None)
+    app = Flask(PACKAGE, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]
     log_to_stderr()
