@@ -94,7 +94,7 @@ def _codes(snapshot: Snapshot) -> dict[str, bytes]:
 
 
 def _page(snapshot: Snapshot, service: str, given: dict[str, bytes]) -> bytes:
-    environment = Environment(loader=PackageLoader("mop_config.server"), autoescape=True)
+    environment = Environment(loader=PackageLoader("mop_config.server.export"), autoescape=True)
     config = codec.loads(snapshot.plain.body)
     page = environment.get_template("publication.html").render(
         service=service,
