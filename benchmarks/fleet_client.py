@@ -215,7 +215,7 @@ class Client:
         outcome = yield from self._exchange(member, began, until, moves)
         outcome.reused = outcome.member is member and not dialled
         outcome.losers = (*losers, *outcome.losers)
-        outcome.told = told
+        outcome.losers_recorded = told
         return outcome
 
     def _has_connection(self, url: str) -> bool:

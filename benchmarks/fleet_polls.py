@@ -10,7 +10,7 @@ from collections.abc import Generator
 from typing import NamedTuple
 
 from mop_config.client.background import WATCH_WAIT
-from mop_config.client.lists.update import Fetch, FetchReply, Known, update
+from mop_config.client.lists.update import Fetch, FetchReply, UpdateContext, update
 from mop_config.model.codec import dumps
 from mop_config.model.endpoint import Endpoint, EndpointConfig
 
@@ -97,7 +97,7 @@ class Polls:
         etags: dict[str, str] = {}
         while True:
             wait = self._random.randint(*WATCH_WAIT) if polling.held else 0
-            known = Known((BASE,), {}, etags, wait=wait)
+            known = UpdateContext((BASE,), {}, etags, wait=wait)
             flow = update(known)
             fetch = next(flow)
             assert isinstance(fetch, Fetch)

@@ -103,7 +103,6 @@ TWICE = {
     "Aside",
     "Finding",
     "Line",
-    "Lines",
     "ProxyBackend",
     "ProxyStream",
     "_Body",

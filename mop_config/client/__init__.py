@@ -22,7 +22,7 @@ def _missing(error: ModuleNotFoundError) -> ModuleNotFoundError:
 
 try:
     from .async_manager import AsyncEndpointManager
-    from .lists.kept import ListSource
+    from .lists.cache import ListSource
     from .manager import EndpointManager
     from .pool.member import EndpointState
     from .pool.policy import Policy

@@ -31,15 +31,15 @@ class AsyncEndpointManager(BaseManager):
     async def start(self) -> Self:
         """Begin to check the endpoints and to update the list."""
         self._loop = asyncio.get_running_loop()
-        self._begin()
+        self._start_threads()
         return self
 
     async def close(self) -> None:
         """Stop, within a second. The list is kept; ``start`` begins anew."""
         try:
-            await asyncio.to_thread(self._end)
+            await asyncio.to_thread(self._stop_threads)
         except RuntimeError:  # there is no thread left to wait in
-            self._end()
+            self._stop_threads()
         self._loop = None
 
     async def __aenter__(self) -> Self:
@@ -70,7 +70,7 @@ class AsyncEndpointManager(BaseManager):
             ValueError: If certificates would not be verified.
         """
         if start:
-            self._begin_unless_begun()
+            self._start_if_new()
         transport = AsyncFailoverTransport(self, **self._for_transport(options))
         return AsyncClient(transport=transport, **self._for_client(options))
 
@@ -98,11 +98,11 @@ class AsyncEndpointManager(BaseManager):
         """
         return await asyncio.to_thread(self._update, fallback_url, token, force=force)
 
-    def _begin_unless_begun(self) -> None:
-        """Start for the first user; see ``BaseManager._begin_unless_begun``."""
+    def _start_if_new(self) -> None:
+        """Start for the first user; see ``BaseManager._start_if_new``."""
         if self._loop is None:
             self._loop = _running_loop()  # signals are sent from it
-        super()._begin_unless_begun()
+        super()._start_if_new()
 
     def _send(self, signal: NamedSignal, about: dict[str, Any]) -> None:
         loop = self._loop

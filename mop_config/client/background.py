@@ -42,11 +42,11 @@ MAX_WATCH_RETRY = 60.0
 #: Seconds until what could not be started is started again.
 RETRY = 1.0
 #: A held answer that comes sooner than this, in seconds, was not held.
-AT_ONCE = 1.0
+HELD_AT_LEAST = 1.0
 _IDLE = 3600.0
 
 
-class _Bell:
+class _Wakeup:
     """Wakes a thread that sleeps.
 
     It is rung by a finaliser too, which may run in the midst of anything: so there must be
@@ -54,18 +54,18 @@ class _Bell:
     """
 
     def __init__(self) -> None:
-        self._rings: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def ring(self) -> None:
+    def set(self) -> None:
         """Wake the sleeper, now or when it lies down next."""
-        self._rings.put(None)
+        self._wakeups.put(None)
 
-    def sleep(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
         """Sleep for so long, or until the bell is rung."""
         with contextlib.suppress(queue.Empty):
-            self._rings.get(timeout=min(max(0.0, seconds), _IDLE))
+            self._wakeups.get(timeout=min(max(0.0, seconds), _IDLE))
             while True:
-                self._rings.get_nowait()
+                self._wakeups.get_nowait()
 
 
 class BackgroundOwner(Protocol):
@@ -78,7 +78,7 @@ class BackgroundOwner(Protocol):
     _core: ClientState
 
     @property
-    def _has_tag(self) -> bool: ...
+    def _has_etag(self) -> bool: ...
 
     def _record_probe(self, kind: str, url: str, result: ProbeResult) -> None: ...
 
@@ -102,12 +102,14 @@ class Background:
 
     def _open(self) -> None:
         self._stopped = False
-        self._schedule_bell = _Bell()
-        self._watch_bell = _Bell()
+        self._schedule_wakeup = _Wakeup()
+        self._watch_wakeup = _Wakeup()
         self._queue = JobQueue()
         self._lock = threading.Lock()
         self._checking = 0
-        self._lacking = False  # whether the last thing that was to be done lacked something
+        self._short_of_resources = (
+            False  # whether the last thing that was to be done lacked something
+        )
         self._updating = False
         self._failures = 0
         self._next_update = 0.0 if self._update_interval else float("inf")
@@ -140,37 +142,37 @@ class Background:
         try:
             thread = self._spawn(target, name)
         except (RuntimeError, MemoryError) as error:
-            self._lacks(f"{name} could not be started: {error}")
+            self._warn_of_shortage(f"{name} could not be started: {error}")
             return None
-        self._lacking = False
+        self._short_of_resources = False
         return thread
 
-    def _lacks(self, what: str) -> None:
+    def _warn_of_shortage(self, what: str) -> None:
         """Say once in a row what this process or machine lacks."""
-        if not self._lacking:
+        if not self._short_of_resources:
             logger.warning("%s; no endpoint is blamed, and it is tried again", what)
-        self._lacking = True
+        self._short_of_resources = True
 
     def wake(self) -> None:
         """Have the schedule looked at now."""
-        self._schedule_bell.ring()
+        self._schedule_wakeup.set()
         with self._lock:
             # A forked child may have had no thread left for it.
             scheduler = self._scheduler
             if not self._stopped and (scheduler is None or not scheduler.is_alive()):
                 self._scheduler = self._try_spawn(self._schedule, "mop-config-client")
 
-    def call_off(self) -> None:
+    def cancel(self) -> None:
         """Have everything end, and wait for nothing; takes no lock."""
         self._stopped = True
         self._queue.clear()
-        self._schedule_bell.ring()
-        self._watch_bell.ring()
+        self._schedule_wakeup.set()
+        self._watch_wakeup.set()
         self._tasks.close()
 
     def stop(self) -> None:
         """Stop everything, calling off what is under way."""
-        self.call_off()
+        self.cancel()
         deadline = time.monotonic() + CLOSE_PATIENCE
         # Those that end may have started others just before.
         while others := [
@@ -191,14 +193,14 @@ class Background:
             if manager is None:
                 return
             try:
-                delay = self._turn(manager)
+                delay = self._run_due_work(manager)
             except Exception as error:
                 logger.error("the client goes on after %s: %s", type(error).__name__, error)
                 delay = 1.0
             del manager
-            self._schedule_bell.sleep(delay)
+            self._schedule_wakeup.wait(delay)
 
-    def _turn(self, manager: BackgroundOwner) -> float:
+    def _run_due_work(self, manager: BackgroundOwner) -> float:
         manager._save_if_changed()
         with manager._core as core:
             now = core.clock()
@@ -213,7 +215,7 @@ class Background:
             self._updating = self._try_spawn(self._update, "mop-config-update") is not None
         if self._watching and (self._watcher is None or not self._watcher.is_alive()):
             self._watcher = self._try_spawn(self._watch, "mop-config-watch")
-        if self._lacking:
+        if self._short_of_resources:
             return RETRY
         next_update = float("inf") if self._updating else self._next_update
         return min(next_check, next_update) - now
@@ -223,12 +225,12 @@ class Background:
             more = max(0, min(parallelism - self._checking, self._queue.ready()))
             self._checking += more
         for begun in range(more):
-            if self._try_spawn(self._check, "mop-config-check") is None:
+            if self._try_spawn(self._run_checks, "mop-config-check") is None:
                 with self._lock:
                     self._checking -= more - begun
                 return
 
-    def _check(self) -> None:
+    def _run_checks(self) -> None:
         done = None
         while True:
             with self._lock:
@@ -246,7 +248,7 @@ class Background:
                 except Exception as error:
                     logger.error("a health check was lost: %s: %s", type(error).__name__, error)
             del manager
-            self._schedule_bell.ring()
+            self._schedule_wakeup.set()
 
     def _result_of(self, job: Job) -> ProbeResult:
         try:
@@ -254,9 +256,9 @@ class Background:
         except Exception as error:
             result = ProbeResult(Fault.OURS, 0.0, f"{type(error).__name__}: {error}")
         if result.fault is not Fault.OURS:
-            self._lacking = False
+            self._short_of_resources = False
         elif not self._stopped:
-            self._lacks(f"{job[1].url} could not be checked: {result.detail}")
+            self._warn_of_shortage(f"{job[1].url} could not be checked: {result.detail}")
         return result
 
     def _update(self) -> None:
@@ -266,20 +268,20 @@ class Background:
             delay = self._update_interval
         except MopConfigError as error:
             if not self._stopped:
-                logger.log(self._level_of(error), "%s", error)
+                logger.log(self._log_level_of(error), "%s", error)
             delay = self._until_next_try()
         except Exception as error:
             logger.error("the update failed: %s: %s", type(error).__name__, error)
             delay = self._until_next_try()
-        self._next_update = time.monotonic() + _about(delay)
+        self._next_update = time.monotonic() + _jittered(delay)
         self._updating = False
-        self._schedule_bell.ring()
+        self._schedule_wakeup.set()
 
     def _until_next_try(self) -> float:
         self._failures += 1
         return backoff(self._failures, FIRST_RETRY, min(MAX_RETRY, self._update_interval))
 
-    def _level_of(self, error: MopConfigError) -> int:
+    def _log_level_of(self, error: MopConfigError) -> int:
         """Say how loud a failed update is: plain API servers have no list, which is no fault."""
         manager = self._manager()
         expected = isinstance(error, UpdateFailed) and error.cause == "not_implemented"
@@ -290,23 +292,23 @@ class Background:
     # -- being told
 
     def _watch(self) -> None:
-        hasty = 0  # answers in a row that came at once, or not at all
+        quick_replies = 0  # answers in a row that came at once, or not at all
         while not self._stopped:
             began = time.monotonic()
             try:
                 round_ = self._tasks.update(wait=random.randint(*WATCH_WAIT))  # noqa: S311
-                hasty = hasty + 1 if time.monotonic() - began < AT_ONCE else 0
-                delay = self._until_next_watch(round_, hasty)
+                quick_replies = quick_replies + 1 if time.monotonic() - began < HELD_AT_LEAST else 0
+                delay = self._until_next_watch(round_, quick_replies)
             except Exception as error:
                 if not self._stopped:
                     logger.info("watching: %s: %s", type(error).__name__, error)
-                hasty += 1
-                delay = backoff(hasty, FIRST_WATCH_RETRY, MAX_WATCH_RETRY)
+                quick_replies += 1
+                delay = backoff(quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY)
             if self._manager() is None:
                 return
-            self._watch_bell.sleep(_about(delay))
+            self._watch_wakeup.wait(_jittered(delay))
 
-    def _until_next_watch(self, round_: UpdateRound, hasty: int) -> float:
+    def _until_next_watch(self, round_: UpdateRound, quick_replies: int) -> float:
         """Say how long to leave the server alone, in seconds.
 
         One that does not hold its answers is asked each interval, and one that says it
@@ -315,16 +317,18 @@ class Background:
         if not round_.asked_to_wait:
             # Holding needs the tag of a list, which only the first answer gives.
             manager = self._manager()
-            knows = manager is not None and manager._has_tag
-            return FIRST_WATCH_RETRY * (hasty > 1) if knows else self._update_interval or _IDLE
+            knows = manager is not None and manager._has_etag
+            if not knows:
+                return self._update_interval or _IDLE
+            return FIRST_WATCH_RETRY if quick_replies > 1 else 0.0
         if not round_.waited:
             return self._update_interval or _IDLE
-        if hasty == 0 or (hasty <= 2 and round_.changed):
+        if quick_replies == 0 or (quick_replies <= 2 and round_.changed):
             return round_.pause
-        retry = backoff(hasty, FIRST_WATCH_RETRY, MAX_WATCH_RETRY)
+        retry = backoff(quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY)
         return max(round_.pause, retry)
 
 
-def _about(seconds: float) -> float:
+def _jittered(seconds: float) -> float:
     """Vary a delay by a tenth, so that a fleet does not ask in step."""
     return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - no secret

@@ -19,14 +19,14 @@ from ..net.faults import Fault
 from .background import Background
 from .fetch import origin_of
 from .keywords import ClientKeywords, Several, TransportKeywords, check_keywords
-from .lists.bearer import Token, check_token, current_token
 from .lists.bootstrap import Bootstrap, config_of
+from .lists.cache import cache_path as usual_cache_path
 from .lists.endpoint_lists import EndpointLists
-from .lists.kept import cache_path as usual_cache_path
-from .lists.sift import canonical_url, has_plain
+from .lists.normalize import canonical_url, has_plain
+from .lists.token import Token, check_token, current_token
 from .lists.trust import Key
 from .lists.trust import trusted_keys as read_trusted_keys
-from .lists.update import Known, check_urls, sources
+from .lists.update import UpdateContext, check_urls, sources
 from .pool.member import EndpointState
 from .pool.policy import Policy, check_interval
 from .tasks import ClientTasks
@@ -40,7 +40,7 @@ _OF_TLS = frozenset({"verify", "cert", "trust_env"})
 
 
 #: The manager's own parameters, for a suggestion.
-_OWN = (
+_OWN_PARAMETERS = (
     "api_endpoints",
     "socket_endpoints",
     "cache_path",
@@ -61,7 +61,7 @@ class BaseManager(EndpointLists):
 
     _background: Background | None = None
     _finalizer: "weakref.finalize[Any, Any] | None" = None
-    _begun = False
+    _was_started = False
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class BaseManager(EndpointLists):
             SigningKeyError: If a trusted key cannot be used.
             MissingExtra: If keys are given, and the extra ``signing`` is not installed.
         """
-        check_keywords(f"{type(self).__name__}()", options, TransportKeywords, _OWN)
+        check_keywords(f"{type(self).__name__}()", options, TransportKeywords, _OWN_PARAMETERS)
         check_token(token)
         check_interval(update_interval)
         if not isinstance(policy, Policy | None):
@@ -134,11 +134,11 @@ class BaseManager(EndpointLists):
         self._allow_http_lists = allow_http_lists
         self._allow_http = allow_http
         self._token = token
-        self._living = threading.Lock()
+        self._lifecycle_lock = threading.Lock()
         seed = config_of(api_endpoints, socket_endpoints)
         keys = None if trusted_keys is None else read_trusted_keys(trusted_keys)
         super().__init__(policy or Policy(), seed, usual_cache_path(cache_path, app), keys)
-        self._core.on_fork = self._forked
+        self._core.on_fork = self._restart_after_fork
         self._tasks = ClientTasks(self)
 
     def __repr__(self) -> str:
@@ -149,18 +149,18 @@ class BaseManager(EndpointLists):
 
     # -- a life
 
-    def _begin_unless_begun(self) -> None:
+    def _start_if_new(self) -> None:
         """Start for the first user; one that was ever started or closed by hand is left alone."""
-        if self._begun:
+        if self._was_started:
             return
         try:
-            self._begin()
+            self._start_threads()
         except (RuntimeError, MemoryError) as error:  # no thread left: the next user may have one
             logger.warning("health checks and updates could not be started: %s", error)
 
-    def _begin(self) -> None:
-        with self._living:
-            self._begun = True
+    def _start_threads(self) -> None:
+        with self._lifecycle_lock:
+            self._was_started = True
             if self._background is not None:
                 return
             with self._core as core:
@@ -170,20 +170,20 @@ class BaseManager(EndpointLists):
             try:
                 background.start()
             except BaseException:
-                self._begun = False
+                self._was_started = False
                 raise
             self._background = background
             self._core.on_urgent = background.wake
             # One that nobody holds any more takes its threads along.
-            self._finalizer = weakref.finalize(self, background.call_off)
+            self._finalizer = weakref.finalize(self, background.cancel)
             self._finalizer.atexit = False
             background.wake()  # for what was urgent meanwhile
 
-    def _end(self) -> None:
-        self._begun = True
+    def _stop_threads(self) -> None:
+        self._was_started = True
         with self._core:
             pass  # in a child process, let go of what is the parent's
-        with self._living:
+        with self._lifecycle_lock:
             background, self._background = self._background, None
             self._core.on_urgent = None
             if self._finalizer is not None:
@@ -193,11 +193,11 @@ class BaseManager(EndpointLists):
                 self._tasks = ClientTasks(self)  # those of before are called off for good
         self._save_if_changed()
 
-    def _forked(self) -> None:
+    def _restart_after_fork(self) -> None:
         """Start anew in a child process, which has none of its parent's threads."""
-        self._living = threading.Lock()
-        self._kept.forked()
-        self._taking = threading.RLock()
+        self._lifecycle_lock = threading.Lock()
+        self._cache.reset_after_fork()
+        self._apply_lock = threading.RLock()
         self._tasks = ClientTasks(self)  # the sockets and look-ups of before are the parent's
         if self._background is not None:
             with self._core as core:
@@ -211,7 +211,7 @@ class BaseManager(EndpointLists):
         if background is None:
             super()._list_changed()
         else:
-            self._kept.changed()
+            self._cache.mark_unsaved()
             background.wake()
 
     # -- health
@@ -270,7 +270,7 @@ class BaseManager(EndpointLists):
         """Give the token for sources of lists as it is now; None while there is none."""
         return current_token(self._token)
 
-    def _known(self, fallback: str | None, *, force: bool, wait: int) -> Known:
+    def _update_context(self, fallback: str | None, *, force: bool, wait: int) -> UpdateContext:
         """Say what an update has to know."""
         with self._core as core:
             current = core.api.select(core.clock())
@@ -284,10 +284,10 @@ class BaseManager(EndpointLists):
         # The built-in ones come last: a list that has gone bad must not lock us out.
         last = [*self.config_urls, *(endpoint.url for endpoint in self._seed.api_endpoints)]
         asked = sources(fallback, None if current is None else current.url, others, last, down)
-        return Known(
+        return UpdateContext(
             asked,
             healthy,
-            self._tags(),
+            self._etags(),
             force,
             wait,
             self._trust,
@@ -296,9 +296,9 @@ class BaseManager(EndpointLists):
             self._allow_http or has_plain(self.config),
         )
 
-    def _tags(self) -> dict[str, str]:
+    def _etags(self) -> dict[str, str]:
         # Who has nothing newer than what has expired must not end the search by a 304.
-        return {} if self._trust is not None and self._trust.stale else dict(self._kept.etags)
+        return {} if self._trust is not None and self._trust.stale else dict(self._cache.etags)
 
     def _server_names(self, fallback: str | None = None) -> dict[str, str]:
         """Map the origin of each endpoint that has a name of its own to that name.
@@ -323,9 +323,9 @@ class BaseManager(EndpointLists):
         return {origin: name for origin, name in names.items() if name is not None}
 
     @property
-    def _has_tag(self) -> bool:
+    def _has_etag(self) -> bool:
         """Whether a server can be asked to hold its answer until it has another list."""
-        return bool(self._tags())
+        return bool(self._etags())
 
     def _update(self, fallback_url: str | None, token: str | None, *, force: bool) -> bool:
         return self._tasks.update(fallback_url, token, force=force, by_hand=True).changed

@@ -55,7 +55,7 @@ class Fetcher:
         self.closed = False
         self.heard_at = time.monotonic()
 
-    def fetch(self, fetch: Fetch, token: str | None, names: Mapping[str, str]) -> FetchReply:
+    def fetch(self, fetch: Fetch, token: str | None, server_names: Mapping[str, str]) -> FetchReply:
         """Ask for a list; never raises.
 
         A redirect is followed within https, or from http; a token goes to no other server.
@@ -63,7 +63,7 @@ class Fetcher:
         Args:
             fetch: What to ask for.
             token: Sent where ``fetch`` allows it, or None.
-            names: The names that servers answer to, where not their host's, by origin.
+            server_names: Name for TLS and ``Host`` by origin, where it is not the URL's host.
         """
         url = fetch.url
         kind = MEDIA_TYPE if fetch.signed else "application/json"
@@ -77,11 +77,11 @@ class Fetcher:
             if token is not None and fetch.with_token:
                 headers["Authorization"] = f"Bearer {token}"
             for _ in range(MAX_REDIRECTS + 1):
-                answer = self._get(url, headers, names, deadline)
+                answer = self._get(url, headers, server_names, deadline)
                 if isinstance(answer, FetchReply):
                     return answer
                 url = _redirected(url, answer, headers)
-                if fetch.guarded and not may_send_token(parse_url(url.partition("?")[0])):
+                if fetch.https_only and not may_send_token(parse_url(url.partition("?")[0])):
                     raise ValueError("a redirect to plain http is not followed")
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
             return FetchReply(None, problem=str(error) or type(error).__name__)
@@ -92,37 +92,37 @@ class Fetcher:
         return FetchReply(None, problem=f"more than {MAX_REDIRECTS} redirects")
 
     def _get(
-        self, url: str, headers: Headers, names: Mapping[str, str], deadline: float
+        self, url: str, headers: Headers, server_names: Mapping[str, str], deadline: float
     ) -> FetchReply | str:
         """Give the answer, or the place that it redirects to."""
         where = parse_url(url.partition("?")[0])
-        line = self._line(deadline)
-        left = line.left()
+        backend = self._backend(deadline)
+        left = backend.left()
         extensions: dict[str, Any] = {"timeout": {"read": left, "write": left, "pool": left}}
-        name = names.get(origin_of(where))
-        line.server_name = name or where.host.strip("[]") if where.scheme == "https" else None
-        extensions["sni_hostname"] = line.server_name
+        name = server_names.get(origin_of(where))
+        backend.server_name = name or where.host.strip("[]") if where.scheme == "https" else None
+        extensions["sni_hostname"] = backend.server_name
         if name is not None:
             headers = {**headers, "Host": name if where.port is None else f"{name}:{where.port}"}
         with (
-            self._pool(where, line) as pool,
+            self._pool(where, backend) as pool,
             pool.stream(
                 "GET", _for_httpcore(url, where), headers=headers, extensions=extensions
             ) as response,
         ):
             self.heard_at = time.monotonic()
-            about = {k.lower(): v.decode("latin-1") for k, v in response.headers}
-            if response.status in _REDIRECTS and b"location" in about:
-                return about[b"location"]
+            received = {k.lower(): v.decode("latin-1") for k, v in response.headers}
+            if response.status in _REDIRECTS and b"location" in received:
+                return received[b"location"]
             return FetchReply(
                 response.status,
-                self._body(response, about.get(b"content-encoding", ""), line),
-                about.get(b"etag"),
-                waited="wait" in about.get(b"preference-applied", ""),
-                retry_after=self._pause(about.get(b"retry-after")),
+                self._body(response, received.get(b"content-encoding", ""), backend),
+                received.get(b"etag"),
+                waited="wait" in received.get(b"preference-applied", ""),
+                retry_after=self._pause(received.get(b"retry-after")),
             )
 
-    def _line(self, deadline: float) -> BoundedBackend:
+    def _backend(self, deadline: float) -> BoundedBackend:
         return BoundedBackend(
             self._options,
             self.resolver,
@@ -147,25 +147,27 @@ class Fetcher:
         return self._policy.busy_for(503, retry_after, time.time()) or 0.0
 
     @contextlib.contextmanager
-    def _pool(self, where: Url, line: BoundedBackend) -> Iterator[httpcore2.ConnectionPool]:
+    def _pool(self, where: Url, backend: BoundedBackend) -> Iterator[httpcore2.ConnectionPool]:
         if self.closed:
             raise ConnectionAbortedError("called off")
         proxy = self._options.proxy_for(where.scheme, where.host.strip("[]"))
         if proxy is not None:
-            line.proxy = proxy.url.scheme
-            with self._options.proxy_pool(proxy, line) as pool:
+            backend.proxy = proxy.url.scheme
+            with self._options.proxy_pool(proxy, backend) as pool:
                 yield pool
             return
-        with httpcore2.ConnectionPool(ssl_context=self._options.tls, network_backend=line) as pool:
+        with httpcore2.ConnectionPool(
+            ssl_context=self._options.tls, network_backend=backend
+        ) as pool:
             yield pool
 
-    def _body(self, response: httpcore2.Response, encoding: str, line: BoundedBackend) -> bytes:
+    def _body(self, response: httpcore2.Response, encoding: str, backend: BoundedBackend) -> bytes:
         limit = self._policy.max_list_bytes
         unpack = zlib.decompressobj(16 + zlib.MAX_WBITS) if encoding == "gzip" else None
         body = bytearray()
         for chunk in response.iter_stream():
             self.heard_at = time.monotonic()
-            line.left()
+            backend.left()
             room = limit - len(body) + 1
             try:
                 body += chunk if unpack is None else unpack.decompress(chunk, room)

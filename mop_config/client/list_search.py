@@ -8,14 +8,23 @@ from typing import NamedTuple
 
 from ..errors import UpdateFailed, UpdateRefused, UpdateUntrusted
 from .fetch import Fetcher
-from .lists.update import Check, Fetch, FetchReply, Known, NewList, Refused, combined, update
+from .lists.update import (
+    Check,
+    Fetch,
+    FetchReply,
+    NewList,
+    Refused,
+    UpdateContext,
+    combined_error,
+    update,
+)
 
 #: Seconds from the start of one source to that of the next; at once, where one has failed.
-GAP = 0.25
+STAGGER = 0.25
 #: Sources that may be under way at one time.
-MOST = 8
+MAX_PARALLEL = 8
 #: A source that has been silent for so many seconds no longer counts among those.
-SILENT = 1.0
+SILENCE_LIMIT = 1.0
 
 
 class UpdateRound(NamedTuple):
@@ -23,7 +32,7 @@ class UpdateRound(NamedTuple):
 
     Attributes:
         changed: Whether there was something new.
-        asked_to_wait: Whether the server that answered was asked to hold its answer.
+        asked_to_wait: Whether the server that answered was asked to hold its reply.
         waited: Whether it knows how to.
         pause: Seconds for which it asked to be left alone.
     """
@@ -44,27 +53,27 @@ class ListSearch:
     Args:
         known: What the update has to know; the best source comes first.
         token: Sent to sources that may see it, or None.
-        names: The names that servers answer to, where not their host's, by origin.
+        server_names: Name for TLS and ``Host`` by origin, where it is not the URL's host.
         new_fetcher: Makes what asks one source, and can be called off.
         any_healthy: Says whether one of some endpoints is healthy.
-        tell_refused: Told of each list that nobody vouches for.
+        report_refused: Told of each list that nobody vouches for.
     """
 
     def __init__(
         self,
-        known: Known,
+        known: UpdateContext,
         token: str | None,
-        names: dict[str, str],
+        server_names: dict[str, str],
         new_fetcher: Callable[[], Fetcher],
         any_healthy: Callable[[Check], bool],
-        tell_refused: Callable[[UpdateUntrusted], object],
+        report_refused: Callable[[UpdateUntrusted], object],
     ) -> None:
         self._known = known
         self._token = token
-        self._names = names
+        self._server_names = server_names
         self._new_fetcher = new_fetcher
         self._any_healthy = any_healthy
-        self._tell_refused = tell_refused
+        self._report_refused = report_refused
         self._events: queue.SimpleQueue[tuple[int, _Event]] = queue.SimpleQueue()
         self._running: dict[int, Fetcher] = {}
         # Sources that hold their answer until there is another list: these are silent for long.
@@ -86,14 +95,14 @@ class ListSearch:
             UpdateFailed: If no list was found.
             UpdateRefused: If the only lists found must not be taken.
         """
-        begun, next_at = 0, 0.0
+        started, next_at = 0, 0.0
         count = len(self._known.sources)
         try:
-            while not self._closed and (begun < count or self._running):
-                pause = self._pause(next_at) if begun < count else None
+            while not self._closed and (started < count or self._running):
+                pause = self._pause(next_at) if started < count else None
                 if pause == 0.0:
-                    self._begin(begun)
-                    begun, next_at = begun + 1, time.monotonic() + GAP
+                    self._start_source(started)
+                    started, next_at = started + 1, time.monotonic() + STAGGER
                     continue
                 found = self._wait(pause)
                 if isinstance(found, tuple):
@@ -102,7 +111,7 @@ class ListSearch:
                     next_at = 0.0
         finally:
             self.close()
-        raise combined([self._errors[position] for position in sorted(self._errors)])
+        raise combined_error([self._errors[position] for position in sorted(self._errors)])
 
     def _pause(self, next_at: float) -> float | None:
         """Give the seconds until another source may be asked; None until something happens."""
@@ -110,9 +119,9 @@ class ListSearch:
             return None
         now = time.monotonic()
         heard = sorted((f.heard_at for f in list(self._running.values())), reverse=True)
-        busy = [at for at in heard if now - at < SILENT]
-        if len(busy) >= MOST:
-            next_at = max(next_at, busy[-1] + SILENT)
+        busy = [at for at in heard if now - at < SILENCE_LIMIT]
+        if len(busy) >= MAX_PARALLEL:
+            next_at = max(next_at, busy[-1] + SILENCE_LIMIT)
         return max(0.0, next_at - now)
 
     def _wait(self, seconds: float | None) -> Found | bool:
@@ -124,7 +133,7 @@ class ListSearch:
         if isinstance(event, tuple):
             return event
         if isinstance(event, UpdateUntrusted):
-            self._tell_refused(event)
+            self._report_refused(event)
         if isinstance(event, (UpdateFailed, UpdateRefused)):
             self._errors[position] = event
         elif event is not None:
@@ -132,17 +141,17 @@ class ListSearch:
         self._running.pop(position, None)
         return True
 
-    def _begin(self, position: int) -> None:
+    def _start_source(self, position: int) -> None:
         self._running[position] = self._new_fetcher()
-        ask = threading.Thread(
-            target=self._ask, args=(position,), name="mop-config-list", daemon=True
+        thread = threading.Thread(
+            target=self._run_source, args=(position,), name="mop-config-list", daemon=True
         )
         try:
-            ask.start()
+            thread.start()
         except (RuntimeError, MemoryError):  # no thread left: then one after the other
-            self._ask(position)
+            self._run_source(position)
 
-    def _ask(self, position: int) -> None:
+    def _run_source(self, position: int) -> None:
         event: _Event
         try:
             event = self._find(position, self._running[position])
@@ -152,23 +161,23 @@ class ListSearch:
 
     def _find(self, position: int, fetcher: Fetcher) -> Found:
         flow = update(self._known._replace(sources=(self._known.sources[position],)))
-        answer: FetchReply | bool | None = None
-        round_ = UpdateRound()
+        reply: FetchReply | bool | None = None
+        outcome = UpdateRound()
         while True:
             try:
-                step = next(flow) if answer is None else flow.send(answer)
+                step = next(flow) if reply is None else flow.send(reply)
             except StopIteration as end:
-                return end.value, round_
+                return end.value, outcome
             if isinstance(step, Fetch):
                 if step.wait:
                     self._holding.add(position)
-                answer = fetcher.fetch(step, self._token, self._names)
+                reply = fetcher.fetch(step, self._token, self._server_names)
                 if position in self._holding:
                     self._holding.discard(position)
-                    if answer.status not in {200, 304}:
+                    if reply.status not in {200, 304}:
                         self._events.put((-1, None))  # the others need not wait any longer
-                round_ = UpdateRound(False, step.wait > 0, answer.waited, answer.retry_after)
+                outcome = UpdateRound(False, step.wait > 0, reply.waited, reply.retry_after)
             elif isinstance(step, Refused):
-                answer = True  # told by the thread that waits, once this source has ended
+                reply = True  # told by the thread that waits, once this source has ended
             else:
-                answer = self._any_healthy(step)
+                reply = self._any_healthy(step)

@@ -25,12 +25,12 @@ class EndpointManager(BaseManager):
 
     def start(self) -> Self:
         """Begin to check the endpoints and to update the list, in threads of its own."""
-        self._begin()
+        self._start_threads()
         return self
 
     def close(self) -> None:
         """Stop the threads, within a second. The list is kept; ``start`` begins anew."""
-        self._end()
+        self._stop_threads()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -57,7 +57,7 @@ class EndpointManager(BaseManager):
             ValueError: If certificates would not be verified.
         """
         if start:
-            self._begin_unless_begun()
+            self._start_if_new()
         transport = FailoverTransport(self, **self._for_transport(options))
         return Client(transport=transport, **self._for_client(options))
 

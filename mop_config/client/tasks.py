@@ -18,8 +18,8 @@ from ..health.jobs import PER_SERVER, Job
 from ..health.probe import Prober, ProbeResult
 from .fetch import Fetcher
 from .list_search import ListSearch, UpdateRound
-from .lists.bearer import current_token
-from .lists.update import Check, Known, NewList
+from .lists.token import current_token
+from .lists.update import Check, NewList, UpdateContext
 from .pool.policy import Policy
 from .pool.pool import WATCHED
 from .pool.session import ClientState
@@ -40,11 +40,11 @@ class UpdateOwner(Protocol):
 
     def _server_names(self, fallback: str | None = None) -> dict[str, str]: ...
 
-    def _known(self, fallback: str | None, *, force: bool, wait: int) -> Known: ...
+    def _update_context(self, fallback: str | None, *, force: bool, wait: int) -> UpdateContext: ...
 
     def _apply_remote(self, found: NewList) -> bool: ...
 
-    def _tell_refused(self, origin: str, error: UpdateUntrusted) -> UpdateUntrusted: ...
+    def _report_refused(self, origin: str, error: UpdateUntrusted) -> UpdateUntrusted: ...
 
 
 class ClientTasks:
@@ -65,8 +65,8 @@ class ClientTasks:
         self._options, self._policy = options, policy
         self._searches: set[ListSearch] = set()
         self._closed = False
-        self._taking = threading.Lock()
-        self._taken_by_hand = 0
+        self._applying_lock = threading.Lock()
+        self._manual_updates = 0
         self._pid = os.getpid()
 
     def close(self) -> None:
@@ -134,10 +134,13 @@ class ClientTasks:
             return UpdateRound()
         token = manager._current_token() if token is None else current_token(token)
         names = manager._server_names(fallback)
-        known, began = manager._known(fallback, force=force, wait=wait), self._taken_by_hand
+        known, began = (
+            manager._update_context(fallback, force=force, wait=wait),
+            self._manual_updates,
+        )
         del manager  # nobody must be kept alive by a question that takes a minute
         search = ListSearch(
-            known, token, names, self._new_fetcher, self.any_healthy, self._tell_refused
+            known, token, names, self._new_fetcher, self.any_healthy, self._report_refused
         )
         self._searches.add(search)
         try:
@@ -147,10 +150,10 @@ class ClientTasks:
         manager = self._manager()
         if found is None or manager is None:
             return round_
-        with self._taking:
-            if not by_hand and self._taken_by_hand != began:
+        with self._applying_lock:
+            if not by_hand and self._manual_updates != began:
                 return round_
-            self._taken_by_hand += by_hand
+            self._manual_updates += by_hand
             return round_._replace(changed=manager._apply_remote(found))
 
     def _new_fetcher(self) -> Fetcher:
@@ -158,7 +161,7 @@ class ClientTasks:
         fetcher.closed = self._closed
         return fetcher
 
-    def _tell_refused(self, error: UpdateUntrusted) -> None:
+    def _report_refused(self, error: UpdateUntrusted) -> None:
         manager = self._manager()
         if manager is not None:
-            manager._tell_refused("remote", error)
+            manager._report_refused("remote", error)

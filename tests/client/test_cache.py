@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mop_config.client.lists import cache
-from mop_config.client.lists.cache import CachedList
+from mop_config.client.lists import cache_file
+from mop_config.client.lists.cache_file import CachedList
 from mop_config.model.endpoint import Endpoint, EndpointConfig
 
 LIST = CachedList(
@@ -36,18 +36,18 @@ def path(tmp_path: Path) -> Path:
 
 def test_what_is_saved_is_loaded(path: Path) -> None:
     """Every field of it, in a folder that is made for it."""
-    cache.save(path, LIST)
-    assert cache.load(path) == LIST
+    cache_file.save(path, LIST)
+    assert cache_file.load(path) == LIST
     bare = CachedList(LIST.config, "manual", None, 0.0, None, {})
-    cache.save(path, bare)
-    assert cache.load(path) == bare
+    cache_file.save(path, bare)
+    assert cache_file.load(path) == bare
 
 
 def test_nobody_else_may_read_it(path: Path) -> None:
     """Neither the file nor the folder that is made, whatever the umask says."""
     before = os.umask(0)
     try:
-        cache.save(path, LIST)
+        cache_file.save(path, LIST)
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -59,7 +59,7 @@ def test_a_public_file_becomes_private(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("{}")
     path.chmod(0o644)
-    cache.save(path, LIST)
+    cache_file.save(path, LIST)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -71,27 +71,27 @@ def test_no_token_is_in_it() -> None:
 
 def test_a_save_that_fails_leaves_the_old_list(path: Path) -> None:
     """And no leavings beside it."""
-    cache.save(path, LIST)
+    cache_file.save(path, LIST)
     os.chmod(path.parent, 0o700)
     blocked = path.parent / "folder"
     blocked.mkdir()
     with pytest.raises(OSError):  # noqa: PT011 - which one is the system's affair
-        cache.save(blocked, LIST)
-    assert cache.load(path) == LIST
+        cache_file.save(blocked, LIST)
+    assert cache_file.load(path) == LIST
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["endpoints.json", "folder"]
 
 
 def test_a_reader_never_sees_half_of_it(path: Path) -> None:
     """Whoever loads while threads save gets one whole list or another."""
     lists = [LIST._replace(room_id="r" * length) for length in (1, 100)]
-    cache.save(path, lists[0])
+    cache_file.save(path, lists[0])
     over = threading.Event()
     failures: list[BaseException] = []
 
     def write(one: CachedList) -> None:
         try:
             while not over.is_set():
-                cache.save(path, one)
+                cache_file.save(path, one)
         except BaseException as error:
             failures.append(error)
 
@@ -100,7 +100,7 @@ def test_a_reader_never_sees_half_of_it(path: Path) -> None:
         writer.start()
     try:
         for _ in range(300):
-            assert cache.load(path) in lists
+            assert cache_file.load(path) in lists
     finally:
         over.set()
         for writer in writers:
@@ -111,7 +111,7 @@ def test_a_reader_never_sees_half_of_it(path: Path) -> None:
 
 def test_no_file_is_no_list_and_no_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is the first start."""
-    assert cache.load(path) is None
+    assert cache_file.load(path) is None
     assert caplog.records == []
 
 
@@ -165,7 +165,7 @@ def test_a_torn_or_foreign_file_is_ignored_with_a_warning(
     path.parent.mkdir()
     path.write_text(content)
     with caplog.at_level(logging.WARNING):
-        assert cache.load(path) is None
+        assert cache_file.load(path) is None
     (record,) = caplog.records
     assert str(path) in record.getMessage()
     assert len(record.getMessage()) < 1000
@@ -175,16 +175,16 @@ def test_a_whole_document_is_none_of_those(path: Path) -> None:
     """So that the list above fails for the reasons that it names."""
     path.parent.mkdir()
     path.write_text(_document())
-    assert cache.load(path) is not None
+    assert cache_file.load(path) is not None
 
 
 def test_any_beginning_of_a_file_is_ignored(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A disk that was full."""
-    cache.save(path, LIST)
+    cache_file.save(path, LIST)
     whole = path.read_bytes()
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
-        assert cache.load(path) is None
+        assert cache_file.load(path) is None
     assert len(caplog.records) == len(range(0, len(whole), 7))
 
 
@@ -194,17 +194,17 @@ def test_no_content_stops_a_start(path: Path, content: bytes) -> None:
     """Whatever a program left there."""
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    assert cache.load(path) is None
+    assert cache_file.load(path) is None
 
 
 def test_a_folder_in_its_place_is_ignored(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """With a warning like any other."""
     path.mkdir(parents=True)
-    assert cache.load(path) is None
+    assert cache_file.load(path) is None
     assert len(caplog.records) == 1
 
 
 def test_a_path_that_is_no_file_hangs_nobody(tmp_path: Path) -> None:
     """Nobody may ever write to a FIFO."""
     os.mkfifo(tmp_path / "fifo")
-    assert cache.load(tmp_path / "fifo") is None
+    assert cache_file.load(tmp_path / "fifo") is None

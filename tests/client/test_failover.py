@@ -276,7 +276,7 @@ class TestWhatThePoolLearns:
                 status=200,
                 result="r",
                 losers=((bench["a"], Fault.REFUSED), (bench["b"], Fault.REFUSED)),
-                told=1,
+                losers_recorded=1,
             ),
             "abc",
         )

@@ -228,8 +228,8 @@ class TestGarbage:
             manager = manager_of(server.url).start()
             background = manager._background
             assert background is not None
-            with background._lock, manager._living, manager._core:
-                background.call_off()
+            with background._lock, manager._lifecycle_lock, manager._core:
+                background.cancel()
             wait_for(lambda: threads() == [])
             manager.close()
 

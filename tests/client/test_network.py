@@ -16,16 +16,16 @@ class Blames:
         self.watch = OfflineDetector(WINDOW)
         self.blamed: list[tuple[str, float]] = []
 
-    def fault(self, host: str, now: float) -> None:
-        self.watch.fault(host, now, lambda when: self.blamed.append((host, when)))
+    def record_fault(self, host: str, now: float) -> None:
+        self.watch.record_fault(host, now, lambda when: self.blamed.append((host, when)))
 
 
 def test_two_hosts_within_a_moment_mean_no_network() -> None:
     """Nobody is blamed, then or later."""
     seen = Blames()
-    seen.fault("a", 0.0)
+    seen.record_fault("a", 0.0)
     assert (seen.watch.offline, seen.watch.holds("a")) == (False, True)
-    seen.fault("b", WINDOW * 0.9)
+    seen.record_fault("b", WINDOW * 0.9)
     assert seen.watch.offline
     seen.watch.expire(100.0)
     assert seen.blamed == []
@@ -34,8 +34,8 @@ def test_two_hosts_within_a_moment_mean_no_network() -> None:
 def test_one_host_is_blamed_when_the_moment_is_over() -> None:
     """Not before, and once."""
     seen = Blames()
-    seen.fault("a", 5.0)
-    seen.fault("a", 5.5)
+    seen.record_fault("a", 5.0)
+    seen.record_fault("a", 5.5)
     assert seen.watch.next_expiry == 6.0
     seen.watch.expire(5.9)
     assert seen.blamed == []
@@ -48,16 +48,16 @@ def test_one_host_is_blamed_when_the_moment_is_over() -> None:
 def test_one_host_is_blamed_at_once_if_another_answers() -> None:
     """So there is a network."""
     seen = Blames()
-    seen.fault("a", 5.0)
-    seen.watch.proof(5.2)
+    seen.record_fault("a", 5.0)
+    seen.watch.record_answer(5.2)
     assert seen.blamed == [("a", 5.2)]
 
 
 def test_two_hosts_that_fail_apart_are_both_to_blame() -> None:
     """A second failure after the moment begins a moment of its own."""
     seen = Blames()
-    seen.fault("a", 0.0)
-    seen.fault("b", WINDOW * 1.5)
+    seen.record_fault("a", 0.0)
+    seen.record_fault("b", WINDOW * 1.5)
     assert not seen.watch.offline
     seen.watch.expire(10.0)
     assert [host for host, _ in seen.blamed] == ["a", "b"]
@@ -66,12 +66,12 @@ def test_two_hosts_that_fail_apart_are_both_to_blame() -> None:
 def test_an_answer_ends_it() -> None:
     """From whomever."""
     seen = Blames()
-    seen.fault("a", 0.0)
-    seen.fault("b", 0.0)
-    seen.watch.proof(3.0)
+    seen.record_fault("a", 0.0)
+    seen.record_fault("b", 0.0)
+    seen.watch.record_answer(3.0)
     assert not seen.watch.offline
     assert seen.blamed == []
-    seen.fault("a", 4.0)
+    seen.record_fault("a", 4.0)
     seen.watch.expire(6.0)
     assert seen.blamed == [("a", 6.0)]
 
@@ -96,7 +96,7 @@ def test_nobody_is_blamed_twice_for_one_failure_nor_while_offline(
         now += pause
         before = len(seen.blamed)
         if step == "proof":
-            seen.watch.proof(now)
+            seen.watch.record_answer(now)
             assert not seen.watch.offline
         elif step == "expire":
             was_offline = seen.watch.offline
@@ -104,7 +104,7 @@ def test_nobody_is_blamed_twice_for_one_failure_nor_while_offline(
             assert not was_offline or len(seen.blamed) == before
         else:
             faults += 1
-            seen.fault(step, now)
+            seen.record_fault(step, now)
         if seen.watch.offline:
             assert not seen.watch.holds("a")
             assert not seen.watch.holds("b")
@@ -115,10 +115,10 @@ def test_nobody_is_blamed_twice_for_one_failure_nor_while_offline(
 def test_the_moment_is_as_long_as_the_policy_says(window: float) -> None:
     """Within it, and just after it."""
     watch = OfflineDetector(window)
-    watch.fault("a", 0.0, lambda _: None)
-    watch.fault("b", window * 0.99, lambda _: None)
+    watch.record_fault("a", 0.0, lambda _: None)
+    watch.record_fault("b", window * 0.99, lambda _: None)
     assert watch.offline
     watch = OfflineDetector(window)
-    watch.fault("a", 0.0, lambda _: None)
-    watch.fault("b", window * 1.01, lambda _: None)
+    watch.record_fault("a", 0.0, lambda _: None)
+    watch.record_fault("b", window * 1.01, lambda _: None)
     assert not watch.offline

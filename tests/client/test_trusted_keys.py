@@ -20,8 +20,8 @@ from mop_config.client import (
     UpdateRefused,
     UpdateUntrusted,
 )
-from mop_config.client.lists import cache
-from mop_config.client.lists.cache import CachedList
+from mop_config.client.lists import cache_file
+from mop_config.client.lists.cache_file import CachedList
 from mop_config.client.lists.trust import Trust, trusted_keys
 from mop_config.client.lists.update import list_urls
 from mop_config.errors import PayloadError, SigningKeyError
@@ -288,7 +288,7 @@ class TestExpiry:
         assert manager._trust is not None
         manager._trust._clock = lambda: time.time() + 20
         assert manager.statistics()["stale"] is True
-        assert not manager._has_tag
+        assert not manager._has_etag
         assert manager.get_current_api_url() == A
         mirror.body = token([A], 1000)
         assert not manager.update_endpoints_from_remote()
@@ -447,7 +447,7 @@ class TestTheCache:
         self, path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Whoever takes a newer list meanwhile writes it down after the other one."""
-        save, looked, go_on = cache.save, threading.Event(), threading.Event()
+        save, looked, go_on = cache_file.save, threading.Event(), threading.Event()
 
         def slow(file: Path, kept: CachedList) -> None:
             if kept.mark is not None and kept.mark.ver == 7000:
@@ -455,7 +455,7 @@ class TestTheCache:
                 assert go_on.wait(10)
             save(file, kept)
 
-        monkeypatch.setattr(cache, "save", slow)
+        monkeypatch.setattr(cache_file, "save", slow)
         slow_one, other = (manager_of(mirror.url, cache_path=path) for _ in range(2))
         mirror.body = token([A], 7000)
         thread = threading.Thread(target=slow_one.update_endpoints_from_remote)

@@ -10,8 +10,8 @@ from mop_config.client.lists.update import (
     Check,
     Fetch,
     FetchReply,
-    Known,
     NewList,
+    UpdateContext,
     list_urls,
     sources,
     update,
@@ -45,7 +45,7 @@ class Servers:
         self.fetched: list[Fetch] = []
         self.checked: list[tuple[str, tuple[str, ...]]] = []
 
-    def update(self, known: Known) -> NewList | None:
+    def update(self, known: UpdateContext) -> NewList | None:
         flow = update(known)
         answer: Any = None
         try:
@@ -70,9 +70,9 @@ class Servers:
 
 def known(
     *urls: str, api: tuple[str, ...] = (), socketio: tuple[str, ...] = (), **more: Any
-) -> Known:
+) -> UpdateContext:
     healthy = {"api": frozenset(api), "socketio": frozenset(socketio)}
-    return Known(urls, healthy, **{"etags": {}, **more})
+    return UpdateContext(urls, healthy, **{"etags": {}, **more})
 
 
 class TestSources:
@@ -320,7 +320,7 @@ class TestGuards:
 
 def test_a_password_in_a_source_is_never_echoed() -> None:
     """Who prints the failure prints the source."""
-    known = Known(("http://joe:hunter@a.example",), {}, {})
+    known = UpdateContext(("http://joe:hunter@a.example",), {}, {})
     with pytest.raises(UpdateFailed) as caught:
         next(update(known))
     assert caught.value.cause == "invalid"

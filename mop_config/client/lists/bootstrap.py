@@ -6,7 +6,7 @@ from typing import Any
 from ...errors import AddressError, PayloadError
 from ...model.endpoint import Endpoint, EndpointConfig
 from ..keywords import Several
-from .sift import canonical
+from .normalize import canonical
 
 #: What a built-in list may be made of.
 Bootstrap = EndpointConfig | Several[str | Endpoint | tuple[str, int]]

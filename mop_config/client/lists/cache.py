@@ -1,181 +1,205 @@
-"""The list on disk, so that an app starts with what it learnt last time.
+"""What is remembered of the list besides its endpoints, and the file that keeps all of it."""
 
-One JSON file, readable by its owner only, replaced in one step. It never holds a token. A
-torn or foreign file is ignored with a warning: the built-in list is there for that.
-"""
-
-import json
 import logging
-import os
-import stat
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ...files import write_atomically
-from ...model import codec
+import platformdirs
+
+from ...errors import SignatureError
+from ...files import locked
 from ...model.endpoint import EndpointConfig
-from ...model.jws import MAX_NUMBER
-from .trust import HighWaterMark
+from . import cache_file
+from .cache_file import CachedList
+from .normalize import normalized, without_added_plain
+from .trust import HighWaterMark, Trust
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
-_MAX_BYTES = 64 << 20
-_MAX_MARK_BYTES = 65536
-_END_OF_TIME = 253402300800  # the first second that ``datetime`` cannot hold
+#: Seconds to wait for another process that writes the same file; else the next turn does it.
+_LOCK_TIMEOUT = 0.1
 
 
-class CachedList(NamedTuple):
-    """What is kept of a list.
+def cache_path(path: str | Path | None, app: str | None) -> Path | None:
+    """Say where the list of an application is kept; None for nowhere."""
+    if path is not None:
+        return Path(path)
+    if app is None:
+        return None
+    try:
+        folder = platformdirs.user_cache_path(app)
+    except (RuntimeError, KeyError, OSError) as error:
+        logger.warning("the endpoint list is not kept: this user has no home (%s)", error)
+        return None
+    if not folder.is_absolute():
+        logger.warning("the endpoint list is not kept: this user has no home")
+        return None
+    return folder / "endpoints.json"
+
+
+class ListSource(NamedTuple):
+    """Where the list in use came from.
 
     Attributes:
-        config: The endpoints.
-        origin: How it was learnt: ``remote``, ``qr`` or ``manual``.
-        url: Where it came from, or None.
-        saved_at: POSIX time at which it was learnt.
-        room_id: The room that came with it, or None.
-        etags: The tags of remote lists, by URL.
-        jws: The signed list as it came, where lists have to be signed; else None.
-        beside: Older ones that it was added to, likewise.
-        mark: The newest signed list that was ever taken, or None.
+        origin: ``cache``, ``seed``, ``remote``, ``qr``, ``manual`` or ``none``.
+        url: The server that gave it, or None.
+        age: Seconds since it was learnt, or None for a built-in list.
+        stale: Whether it was signed for a time that is over, and no source has a newer one.
     """
 
-    config: EndpointConfig
     origin: str
     url: str | None
-    saved_at: float
-    room_id: str | None
-    etags: dict[str, str]
-    jws: str | None = None
-    mark: HighWaterMark | None = None
-    beside: tuple[str, ...] = ()
+    age: float | None
+    stale: bool = False
 
 
-def load(path: Path) -> CachedList | None:
-    """Read the list; None where there is none that can be used."""
-    try:
-        document = json.loads(_bytes(path, _MAX_BYTES))
-        if not isinstance(document, dict) or "format" not in document:
-            raise ValueError("it was not written by mop-config")
-        if document["format"] != _FORMAT:
-            raise ValueError(f"unknown format {document['format']!r}")
-        return CachedList(
-            codec.loads(json.dumps(document["list"])),
-            _text(document["origin"]),
-            _maybe_text(document["url"]),
-            _moment(document["saved_at"]),
-            _maybe_text(document["room_id"]),
-            {_text(url): _text(etag) for url, etag in document["etags"].items()},
-            _maybe_text(document.get("jws")),
-            _maybe_mark(document.get("mark")),
-            _texts(document.get("beside", [])),
-        )
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        logger.warning("the endpoint list in %s is ignored: %s", path, error)
-        return None
+class ListCache:
+    """Where the list came from, and its file.
 
+    Args:
+        path: The file, or None.
+        trust: What its list must stand up to, or None where it need not be signed.
 
-def _bytes(path: Path, limit: int) -> bytes:
-    """Read a file, opened so that a FIFO cannot hang us, and bounded."""
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-    with open(os.open(path, flags), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is no regular file")
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"it is larger than {limit} bytes")
-    return data
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no text")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError(f"{str(value)[:40]!r} is no list")
-    return value
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(_text(each) for each in _list(value))
-
-
-def _moment(value: Any) -> float:
-    # An integer too large for a float would raise an OverflowError, which nobody expects.
-    if not isinstance(value, (int, float)) or not 0 <= value < _END_OF_TIME:
-        raise ValueError(f"{str(value)[:40]!r} is no time")
-    return float(value)
-
-
-def _maybe_text(value: Any) -> str | None:
-    return None if value is None else _text(value)
-
-
-def _maybe_mark(value: Any) -> HighWaterMark | None:
-    if value is None:
-        return None
-    ver, digest = value["ver"], value["sha256"]
-    if type(ver) is not int or not 0 <= ver <= MAX_NUMBER:
-        raise ValueError("its mark is no version")
-    others = tuple(filter(None, map(_maybe_mark, _list(value.get("others", [])))))
-    kid = _maybe_text(value.get("kid"))
-    return HighWaterMark(ver, _text(digest), _texts(value.get("beside", [])), kid, others)
-
-
-def load_mark(path: Path) -> HighWaterMark | None:
-    """Read the mark that stands in a file of its own; None where there is none.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it holds none.
+    Attributes:
+        room_id: The room that came with the last QR code that named one, or None.
+        etags: The tags of remote lists that are the same as ours, by URL.
+        refusal: Why the file's list was not taken, where it is not to be trusted; else None.
     """
-    try:
-        return _maybe_mark(json.loads(_bytes(path, _MAX_MARK_BYTES)))
-    except FileNotFoundError:
-        return None
-    except (TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise ValueError(str(error)) from None
 
+    def __init__(self, path: Path | None, trust: Trust | None = None) -> None:
+        self._path = path
+        # Beside the list, so that a list that is lost, or put back, does not take it along.
+        self._mark_path = None if path is None else path.with_name(f"{path.name}.mark")
+        self._trust = trust
+        self._mark_warned = False
+        self._save_failed = False  # whether the file could not be written
+        if trust is not None and self._mark_path is not None:
+            trust.share(self._read_mark)
+        self.refusal: SignatureError | None = None
+        self._source = ListSource("none", None, None)
+        self._learnt_at: float | None = None
+        self._unsaved = False
+        self._save_lock = threading.Lock()
+        self.room_id: str | None = None
+        self.etags: dict[str, str] = {}
 
-def save_mark(path: Path, mark: HighWaterMark) -> None:
-    """Write the mark; whoever calls has seen that no higher one is there.
+    def load(self) -> EndpointConfig:
+        """Take in what the file holds, and give its list; an empty one where it has none."""
+        mark = None
+        if self._trust is not None:
+            mark = self._read_mark()
+            self._trust.remember(mark)
+        cached = None if self._path is None else cache_file.load(self._path)
+        if cached is None:
+            return EndpointConfig()
+        self.room_id = cached.room_id
+        config = cached.config
+        if self._trust is not None:
+            self._trust.remember(cached.mark)
+            config = self._verified(self._trust, cached, mark or cached.mark) if config else config
+        config = normalized(config, str(self._path))
+        if config:
+            self.etags = dict(cached.etags)
+            self._source, self._learnt_at = ListSource("cache", cached.url, None), cached.saved_at
+        return config
 
-    Raises:
-        OSError: If it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_atomically(path, json.dumps(_mark(mark)).encode(), sync=True)
+    def _read_mark(self) -> HighWaterMark | None:
+        """Read the mark as it is now: other processes may keep their lists in the same file."""
+        if self._mark_path is None:
+            return None
+        try:
+            return cache_file.load_mark(self._mark_path)
+        except (OSError, ValueError) as error:
+            if not self._mark_warned:
+                logger.warning("the mark in %s is ignored: %s", self._mark_path, error)
+            self._mark_warned = True
+            return None
 
+    def _verified(
+        self, trust: Trust, cached: CachedList, mark: HighWaterMark | None
+    ) -> EndpointConfig:
+        """Give what is signed of a list that was kept: nothing, if it is not to be trusted."""
+        try:
+            if cached.jws is None:
+                raise SignatureError("not-signed", "it is no signed list")
+            trust.recall(cached.jws, cached.beside, mark)
+        except SignatureError as error:
+            self.refusal = error
+        return without_added_plain(trust.config(), cached.config)
 
-def _mark(mark: HighWaterMark) -> dict[str, Any]:
-    own = {"ver": mark.ver, "sha256": mark.digest, "beside": mark.beside, "kid": mark.kid}
-    return {**own, "others": [_mark(other) for other in mark.others]}
+    def set_source(
+        self, origin: str, url: str | None = None, learnt_at: float | None = None
+    ) -> None:
+        """Note where the list came from; ``learnt_at`` is a POSIX time."""
+        self._source, self._learnt_at = ListSource(origin, url, None), learnt_at
 
+    @property
+    def source(self) -> ListSource:
+        """Where the list came from, and how old it is."""
+        age = None if self._learnt_at is None else max(0.0, time.time() - self._learnt_at)
+        stale = self._trust is not None and self._trust.stale
+        return self._source._replace(age=age, stale=stale)
 
-def save(path: Path, cached: CachedList) -> None:
-    """Write the list so that a crash leaves the old one or the new one.
+    def mark_unsaved(self) -> None:
+        """Note that the file is behind."""
+        self._unsaved = True
 
-    Raises:
-        OSError: If it cannot be written; the file that was there stays.
-    """
-    document = {
-        "format": _FORMAT,
-        "list": json.loads(codec.dumps(cached.config)),
-        "origin": cached.origin,
-        "url": cached.url,
-        "saved_at": cached.saved_at,
-        "room_id": cached.room_id,
-        "etags": cached.etags,
-    }
-    if cached.jws is not None:
-        document["jws"] = cached.jws
-        document["beside"] = cached.beside
-    if cached.mark is not None:
-        document["mark"] = _mark(cached.mark)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_atomically(path, json.dumps(document).encode(), sync=True)
+    def reset_after_fork(self) -> None:
+        """Start anew in a child process: the parent may have been in the midst of saving."""
+        self._save_lock = threading.Lock()
+        if self._trust is not None:
+            self._trust.reset_after_fork()
+
+    def save(self, config: Callable[[], EndpointConfig]) -> None:
+        """Write the list, if there is a file and it is behind."""
+        if not self._unsaved:
+            return
+        with self._save_lock:
+            if not self._unsaved:
+                return
+            self._unsaved = False
+            if self._path is None:
+                return
+            kept = CachedList(
+                config(),
+                self._source.origin,
+                self._source.url,
+                self._learnt_at or time.time(),
+                self.room_id,
+                dict(self.etags),
+            )
+            try:
+                if self._trust is None or self._mark_path is None:
+                    cache_file.save(self._path, kept)
+                else:
+                    with locked(self._path.with_name(f"{self._path.name}.lock"), _LOCK_TIMEOUT):
+                        self._save_signed(self._path, self._mark_path, self._trust, kept)
+                self._save_failed = False
+            except BlockingIOError:
+                self._unsaved = True
+            except OSError as error:
+                self._unsaved = True  # the reason may pass: a full disk, or no descriptors
+                if not self._save_failed:
+                    logger.warning("the endpoint list cannot be kept in %s: %s", self._path, error)
+                self._save_failed = True
+
+    def _save_signed(self, path: Path, mark_path: Path, trust: Trust, kept: CachedList) -> None:
+        """Write what is signed, and then the mark: the list must not be older than that."""
+        there, mark = self._read_mark(), trust.mark
+        counting = trust.counting(there)
+        if counting is not None and mark is not None and counting.ver > mark.ver:
+            return  # another process has taken a newer one
+        trust.remember(there)  # the lower marks of other keys
+        mark = trust.mark
+        if trust.current is None:
+            # What nobody signed would be refused at the next start.
+            kept = kept._replace(config=EndpointConfig(), mark=mark)
+        else:
+            beside = tuple(older.text for older in trust.beside)
+            kept = kept._replace(jws=trust.current.text, mark=mark, beside=beside)
+        cache_file.save(path, kept)
+        if mark is not None and mark != there:
+            cache_file.save_mark(mark_path, mark)

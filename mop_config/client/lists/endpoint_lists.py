@@ -20,8 +20,8 @@ from ..pool.policy import Policy
 from ..pool.pool import Pool
 from ..pool.session import ClientState
 from .bootstrap import check_api
-from .kept import Kept, ListSource
-from .sift import canonical_url, sifted
+from .cache import ListCache, ListSource
+from .normalize import canonical_url, normalized
 from .trust import Trust, read_qr
 from .update import NewList
 
@@ -56,23 +56,23 @@ class EndpointLists:
         keys: TrustedKeys | None = None,
     ) -> None:
         self.policy = policy
-        self._core = ClientState(policy, time.monotonic, time.time, random.random, self._announce)
+        self._core = ClientState(policy, time.monotonic, time.time, random.random, self._emit)
         self._seed = seed
         self._trust = (
             None if keys is None else Trust(keys, self._core.wall_clock, policy.max_endpoints)
         )
         # What is signed is taken and put into the pools in one step: of two lists that come at
         # once, the newer one stays.
-        self._taking = threading.RLock()
-        self._kept = Kept(path, self._trust)
-        config = self._kept.load()
+        self._apply_lock = threading.RLock()
+        self._cache = ListCache(path, self._trust)
+        config = self._cache.load()
         if not config and seed:
             config = seed
-            self._kept.note("seed")
+            self._cache.set_source("seed")
         with self._core as core:
             _replace(core, config)
-        if self._kept.refusal is not None:
-            self._tell_refused("cache", _untrusted(str(path), self._kept.refusal))
+        if self._cache.refusal is not None:
+            self._report_refused("cache", _untrusted(str(path), self._cache.refusal))
 
     # -- what is in them
 
@@ -129,7 +129,7 @@ class EndpointLists:
     @property
     def list_source(self) -> ListSource:
         """Where the list in use came from, and how old it is."""
-        return self._kept.source
+        return self._cache.source
 
     @property
     def is_offline(self) -> bool:
@@ -186,7 +186,7 @@ class EndpointLists:
         self._add(Kind.SOCKETIO, Endpoint.parse(canonical_url(url), priority))
 
     def _add(self, kind: str, endpoint: Endpoint) -> None:
-        self._change_here("manual", lambda core: core.pool(kind).put(endpoint, core.clock()))
+        self._change_locally("manual", lambda core: core.pool(kind).put(endpoint, core.clock()))
 
     def remove_endpoint(self, url: str) -> bool:
         """Take an endpoint out, of whichever kind; False where there is none.
@@ -198,13 +198,13 @@ class EndpointLists:
         with self._core as core:
             there = wanted in core.api or wanted in core.socketio
         if there:
-            self._change_here("manual", lambda core: _remove(core, wanted))
+            self._change_locally("manual", lambda core: _remove(core, wanted))
         return there
 
     @property
     def room_id(self) -> str | None:
         """The room that came with the last QR code that named one, or None."""
-        return self._kept.room_id
+        return self._cache.room_id
 
     def apply_qr(
         self, text: str | bytes, *, replace: bool = False, trust: bool = False
@@ -232,13 +232,13 @@ class EndpointLists:
         try:
             data, signed = read_qr(text, self._trust, self.policy.max_endpoints, plain=trust)
         except SignatureError as error:
-            raise self._tell_refused("qr", _untrusted(_QR_CODE, error)) from None
+            raise self._report_refused("qr", _untrusted(_QR_CODE, error)) from None
         for index, endpoint in enumerate(data.api_endpoints or ()):
             check_api(endpoint, f"api_endpoints[{index}]")
         if replace:
             self._check_not_emptied(data)
         found = EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ())
-        found = sifted(found, _QR_CODE)
+        found = normalized(found, _QR_CODE)
         lists = (
             (Kind.API, None if data.api_endpoints is None else found.api_endpoints),
             (Kind.SOCKETIO, None if data.socketio_endpoints is None else found.socketio_endpoints),
@@ -249,12 +249,12 @@ class EndpointLists:
                 if endpoints is not None:
                     _merge(core.pool(kind), endpoints, core.clock(), replace=replace)
 
-        with self._taking:
+        with self._apply_lock:
             if signed is not None:
-                self._take(signed, "qr", _QR_CODE, added=not replace)
+                self._accept_signed(signed, "qr", _QR_CODE, added=not replace)
             if data.room_id is not None:
-                self._kept.room_id = data.room_id
-            self._change_here("qr", change)
+                self._cache.room_id = data.room_id
+            self._change_locally("qr", change)
         return data
 
     def _check_not_emptied(self, data: codec.QrData) -> None:
@@ -274,40 +274,42 @@ class EndpointLists:
         Raises:
             UpdateUntrusted: If a newer one was taken meanwhile.
         """
-        with self._taking:
+        with self._apply_lock:
             if found.signed is not None:
-                self._take(found.signed, "remote", found.url)
+                self._accept_signed(found.signed, "remote", found.url)
             return self._put_remote(found)
 
     def _put_remote(self, found: NewList) -> bool:
         tags = {} if found.etag is None else {found.url: found.etag}
         if same_lists(found.config, self.config):
-            self._kept.etags = {**self._kept.etags, **tags}
-            self._kept.note("remote", found.url, time.time())
+            self._cache.etags = {**self._cache.etags, **tags}
+            self._cache.set_source("remote", found.url, time.time())
             self._list_changed()
             return False
-        self._kept.etags = tags
+        self._cache.etags = tags
         self._change("remote", found.url, lambda core: _replace(core, found.config))
         return True
 
-    def _take(self, signed: SignedList, origin: str, url: str, *, added: bool = False) -> None:
+    def _accept_signed(
+        self, signed: SignedList, origin: str, url: str, *, added: bool = False
+    ) -> None:
         if self._trust is None:
             return
         try:
             self._trust.take(signed, added=added)
         except SignatureError as error:
-            raise self._tell_refused(origin, _untrusted(url, error)) from None
+            raise self._report_refused(origin, _untrusted(url, error)) from None
 
-    def _tell_refused(self, origin: str, error: UpdateUntrusted) -> UpdateUntrusted:
+    def _report_refused(self, origin: str, error: UpdateUntrusted) -> UpdateUntrusted:
         """Tell of a list that nobody vouches for, and give the error back."""
         logger.warning("%s", error)
         about = {"origin": origin, "url": error.url, "code": error.code, "reason": error.reason}
         self._send(signals.endpoints_refused, about)
         return error
 
-    def _change_here(self, origin: str, change: Callable[[ClientState], None]) -> None:
+    def _change_locally(self, origin: str, change: Callable[[ClientState], None]) -> None:
         # No server's list is ours any more: whichever is asked next must give all of its own.
-        self._kept.etags = {}
+        self._cache.etags = {}
         self._change(origin, None, change)
 
     def _change(self, origin: str, url: str | None, change: Callable[[ClientState], None]) -> None:
@@ -316,7 +318,7 @@ class EndpointLists:
             before = _entries(core)
             change(core)
             after = _entries(core)
-        self._kept.note(origin, url, time.time())
+        self._cache.set_source(origin, url, time.time())
         self._list_changed()
         if before == after:
             return
@@ -330,12 +332,12 @@ class EndpointLists:
 
     def _list_changed(self) -> None:
         """Have the new list kept."""
-        self._kept.changed()
+        self._cache.mark_unsaved()
         self._save_if_changed()
 
     def _save_if_changed(self) -> None:
         """Write the list to the cache file, if there is one and the list is not there yet."""
-        self._kept.save(lambda: self.config)
+        self._cache.save(lambda: self.config)
 
     # -- choosing by hand
 
@@ -369,7 +371,7 @@ class EndpointLists:
 
     # -- telling
 
-    def _announce(self, event: PoolEvent) -> None:
+    def _emit(self, event: PoolEvent) -> None:
         about = event.about
         kind = about["kind"]
         if event.kind is EventKind.SWITCHED:

@@ -254,7 +254,7 @@ class Trust:
                     "older", f"its version {signed.ver} is older than {mark.ver}, which was taken"
                 )
 
-    def forked(self) -> None:
+    def reset_after_fork(self) -> None:
         """Start anew in a child process: the parent may have held the lock."""
         self._lock = threading.Lock()
 

@@ -22,16 +22,16 @@ from ...model.endpoint import Endpoint, EndpointConfig
 from ...model.jws import SignedList
 from ...net.http import may_send_token
 from .bootstrap import check_api
-from .sift import sifted, without_plain
+from .normalize import normalized, without_plain
 from .trust import Trust
 
 PATH = "/api/v1/config/endpoints"
-_ANYBODYS = (
+_PLAIN_HTTP_REFUSED = (
     "over plain http anybody on the way could change the list: it is taken from this machine only,"
     " or signed (trusted_keys), or with allow_http_lists=True"
 )
 #: What the address of the same list, signed, has at its end.
-SIGNED = ".jws"
+SIGNED_SUFFIX = ".jws"
 
 
 class Fetch(NamedTuple):
@@ -43,7 +43,7 @@ class Fetch(NamedTuple):
         with_token: Whether the token may be sent there.
         wait: Seconds for which the server may hold an answer that has nothing new.
         signed: Whether the list has to be signed.
-        guarded: Whether no redirect may lead over plain http to another machine.
+        https_only: Whether no redirect may lead over plain http to another machine.
     """
 
     url: str
@@ -51,7 +51,7 @@ class Fetch(NamedTuple):
     with_token: bool
     wait: int = 0
     signed: bool = False
-    guarded: bool = False
+    https_only: bool = False
 
 
 class FetchReply(NamedTuple):
@@ -106,7 +106,7 @@ class NewList(NamedTuple):
 Flow = Generator[Fetch | Check | Refused, FetchReply | bool, NewList | None]
 
 
-class Known(NamedTuple):
+class UpdateContext(NamedTuple):
     """What a manager knows when it begins to update.
 
     Attributes:
@@ -133,7 +133,7 @@ class Known(NamedTuple):
     allow_http: bool = True
 
     @property
-    def guarded(self) -> bool:
+    def https_only(self) -> bool:
         """Whether a list is good only if nobody on its way could change it."""
         return self.trust is None and not self.allow_http_lists
 
@@ -175,9 +175,9 @@ def list_urls(base: str, *, signed: bool = False) -> list[str]:
     url = parse_url(base, ("http", "https"))
     path = url.path.rstrip("/")
     root = url.text[: len(url.text) - len(url.path)]
-    if path.endswith(SIGNED) and (signed or path.endswith(PATH + SIGNED)):
-        return [root + (path if signed else path.removesuffix(SIGNED))]
-    tail = SIGNED if signed else ""
+    if path.endswith(SIGNED_SUFFIX) and (signed or path.endswith(PATH + SIGNED_SUFFIX)):
+        return [root + (path if signed else path.removesuffix(SIGNED_SUFFIX))]
+    tail = SIGNED_SUFFIX if signed else ""
     return [url + tail for url in _plain_urls(root, path)]
 
 
@@ -208,7 +208,7 @@ def _plain_urls(root: str, path: str) -> list[str]:
     return list(dict.fromkeys([*urls, root + PATH]))
 
 
-def update(known: Known) -> Flow:
+def update(known: UpdateContext) -> Flow:
     """Find a list and decide whether to take it.
 
     Raises:
@@ -221,7 +221,7 @@ def update(known: Known) -> Flow:
     refusal: UpdateRefused | None = None
     for source in known.sources:
         try:
-            found = yield from _ask(source, known)
+            found = yield from _ask_source(source, known)
             if found is None or (yield from _accept(found, known)):
                 return found
         except UpdateRefused as refused:
@@ -236,7 +236,7 @@ def update(known: Known) -> Flow:
     raise UpdateFailed(causes[0] if causes else "unreachable", tuple(failures))
 
 
-def combined(errors: Iterable[UpdateFailed | UpdateRefused]) -> UpdateFailed | UpdateRefused:
+def combined_error(errors: Iterable[UpdateFailed | UpdateRefused]) -> UpdateFailed | UpdateRefused:
     """Give one error for those of all sources, the best source's first.
 
     A refusal counts more than a failure: there was a list.
@@ -258,7 +258,7 @@ class _SourceFailedError(Exception):
         self.detail = detail
 
 
-def _ask(source: str, known: Known) -> Flow:
+def _ask_source(source: str, known: UpdateContext) -> Flow:
     try:
         urls = list_urls(source, signed=known.trust is not None)
     except AddressError as error:
@@ -267,28 +267,28 @@ def _ask(source: str, known: Known) -> Flow:
     failure = _SourceFailedError(source, "unreachable", "not asked")
     for url in urls:
         address, etag = parse_url(url), known.etags.get(url)
-        if known.guarded and not may_send_token(address):
-            raise _SourceFailedError(url, "invalid", _ANYBODYS)
+        if known.https_only and not may_send_token(address):
+            raise _SourceFailedError(url, "invalid", _PLAIN_HTTP_REFUSED)
         reply = yield Fetch(
             url,
             etag,
             may_send_token(address),
             known.wait if etag else 0,
             signed=known.trust is not None,
-            guarded=known.guarded,
+            https_only=known.https_only,
         )
         assert isinstance(reply, FetchReply)  # noqa: S101 - the answer to a Fetch
         if reply.status == 304 and etag is not None:
             return None
         if reply.status == 200:
             return _read(url, reply, known)
-        failure = _why(url, reply)
+        failure = _failure_of(url, reply)
         if reply.status not in {404, 405, 501}:
             break
     raise failure
 
 
-def _why(url: str, reply: FetchReply) -> _SourceFailedError:
+def _failure_of(url: str, reply: FetchReply) -> _SourceFailedError:
     if reply.status is None:
         return _SourceFailedError(url, "unreachable", reply.problem)
     if reply.status in {401, 403}:
@@ -302,13 +302,13 @@ def _why(url: str, reply: FetchReply) -> _SourceFailedError:
     return _SourceFailedError(url, cause, reply.problem or f"it answers {reply.status}")
 
 
-def _read(url: str, reply: FetchReply, known: Known) -> NewList:
+def _read(url: str, reply: FetchReply, known: UpdateContext) -> NewList:
     try:
         signed = None if known.trust is None else known.trust.read(reply.body)
         config = signed.config if signed else codec.loads(reply.body, known.max_endpoints)
         for index, endpoint in enumerate(config.api_endpoints):
             check_api(endpoint, f"api_endpoints[{index}].url")
-        config = sifted(config, url)
+        config = normalized(config, url)
         if url.startswith("https:") and not known.allow_http:
             config = without_plain(config, url)
         return NewList(config, url, reply.etag, signed)
@@ -318,7 +318,9 @@ def _read(url: str, reply: FetchReply, known: Known) -> NewList:
         raise _SourceFailedError(url, "invalid", str(error)) from None
 
 
-def _accept(found: NewList, known: Known) -> Generator[Fetch | Check, FetchReply | bool, bool]:
+def _accept(
+    found: NewList, known: UpdateContext
+) -> Generator[Fetch | Check, FetchReply | bool, bool]:
     """Say that a list may be applied; look at it first if it would replace all that works.
 
     Raises:

@@ -93,7 +93,7 @@ class Outcome:
         reused: Whether it went over a connection that had been used before.
         result: The driver's answer or exception.
         losers: Endpoints that were tried beside it, with what went wrong there.
-        told: How many of the losers, from the first, the pool knows of already.
+        losers_recorded: How many of the losers, from the first, the pool knows of already.
         bad_status: Statuses that count against an endpoint.
         apart: Whether the pool is to learn of no failure: it went by a proxy of its client's own.
     """
@@ -108,7 +108,7 @@ class Outcome:
     reused: bool = False
     result: Any = None
     losers: tuple[tuple[PoolMember, Fault], ...] = ()
-    told: int = 0
+    losers_recorded: int = 0
     bad_status: frozenset[int] = BAD_STATUS
     apart: bool = False
 
@@ -170,7 +170,7 @@ class Candidates:
             return None
         return self._take(rest[0])
 
-    def again(self) -> bool:
+    def pay_for_retry(self) -> bool:
         """Pay for one more attempt at the same endpoint."""
         return self._budget.spend()
 
@@ -189,11 +189,11 @@ Flow = Generator[Attempt, Outcome, Verdict]
 
 
 def failover(
-    shape: RetryTraits,
+    traits: RetryTraits,
     pool: Pool,
     budget: Budget,
     policy: Policy,
-    moves: Candidates,
+    candidates: Candidates,
     now: float,
     total: float | None = None,
 ) -> Flow:
@@ -206,8 +206,8 @@ def failover(
     trials: list[FailedAttempt] = []
     answer: Any = None
     discard: Any = None
-    again: set[str] = set()
-    member = moves.first(now)
+    retried: set[str] = set()
+    member = candidates.first(now)
     while member is not None:
         outcome = yield Attempt(member, max(0.0, deadline - now), discard)
         discard, now = None, outcome.now
@@ -219,24 +219,24 @@ def failover(
             budget.refund()
             return Verdict(answer=answer, discard=discard)
         over = outcome.fault in _OURS
-        if over or not shape.may_go_on(outcome):
+        if over or not traits.may_go_on(outcome):
             error = outcome.result if answer is None else None
             return Verdict(answer, error, discard, tuple(trials))
         if now >= deadline:
             break
         at = outcome.member
-        if outcome.reused and outcome.fault in _STALE and at.url not in again:
-            again.add(at.url)
-            member = at if moves.again() else moves.next(now)
+        if outcome.reused and outcome.fault in _STALE and at.url not in retried:
+            retried.add(at.url)
+            member = at if candidates.pay_for_retry() else candidates.next(now)
         else:
-            member = moves.next(now)
+            member = candidates.next(now)
     return Verdict(answer=answer, discard=discard, trials=tuple(trials))
 
 
 def _record_losers(outcome: Outcome, pool: Pool, trials: list[FailedAttempt]) -> None:
     """Record the endpoints that lost a race or a hedge, but for those that were recorded before."""
     for position, (loser, fault) in enumerate(outcome.losers):
-        if position >= outcome.told and not outcome.apart:
+        if position >= outcome.losers_recorded and not outcome.apart:
             pool.failed(loser, fault, outcome.now, outcome.began)
         trials.append(FailedAttempt(loser.url, fault, outcome.now - outcome.began))
 
@@ -260,7 +260,7 @@ def _record(outcome: Outcome, pool: Pool, trials: list[FailedAttempt]) -> bool:
     elif not (outcome.reused and fault in _STALE):
         pool.failed(member, fault, now, outcome.began)
     else:
-        pool.doubt(member, now)
+        pool.request_probe(member, now)
     trials.append(FailedAttempt(member.url, fault, now - outcome.began))
     return False
 

@@ -27,7 +27,7 @@ class PoolEvent(NamedTuple):
     about: dict[str, Any]
 
 
-class Group(NamedTuple):
+class Rank(NamedTuple):
     """How good an endpoint is to use, but for its speed: the smaller, the better."""
 
     trouble: int  # 0 none, 1 suspect, 2 busy, 3 taken for dead
@@ -44,7 +44,7 @@ class PoolMember:
         target: Where it is.
         order: Of insertion; decides between equal priorities in listings.
         health: Its state machine.
-        dice: Decides between equal endpoints; drawn once, so that a fleet spreads.
+        tie_breaker: Decides between equal endpoints; drawn once, so that a fleet spreads.
         busy_until: Until when it asked to be left alone.
         recovered_at: When it last became healthy after a failure, or None.
         failing_since: When the attempt began that showed its present failure, or None.
@@ -54,14 +54,14 @@ class PoolMember:
         probing: Whether a health check is under way or about to begin.
         served: Requests that it answered.
         failed: Requests that it failed.
-        odd: Odd answers in a row; -1 while it has never answered well.
+        odd_answers: Odd answers in a row; -1 while it has never answered well.
     """
 
     endpoint: Endpoint
     target: Target
     order: int
     health: Health
-    dice: float
+    tie_breaker: float
     busy_until: float = 0.0
     recovered_at: float | None = None
     failing_since: float | None = None
@@ -71,7 +71,7 @@ class PoolMember:
     probing: bool = False
     served: int = 0
     failed: int = 0
-    odd: int = -1
+    odd_answers: int = -1
 
     @property
     def url(self) -> str:

@@ -23,7 +23,7 @@ class OfflineDetector:
         self._held: dict[str, tuple[float, Blame]] = {}
         self.offline = False
 
-    def fault(self, host: str, now: float, blame: Blame) -> None:
+    def record_fault(self, host: str, now: float, blame: Blame) -> None:
         """Take note of a host that could not be reached.
 
         Args:
@@ -39,7 +39,7 @@ class OfflineDetector:
             self._held.clear()
             self.offline = True
 
-    def proof(self, now: float) -> None:
+    def record_answer(self, now: float) -> None:
         """Something answered: there is a network, so whoever was held back is to blame."""
         self.offline = False
         self._blame_all(now, older_than=now)

@@ -56,7 +56,7 @@ class Pool(EndpointSelection):
     def remove(self, url: str, now: float) -> bool:
         """Take an endpoint out; False where there is none."""
         there = self._drop(url, now)
-        self._note_outage()
+        self._emit_if_all_down()
         return there
 
     def _drop(self, url: str, now: float) -> bool:
@@ -66,7 +66,7 @@ class Pool(EndpointSelection):
         self._best = None
         self._usable -= member.health.usable
         if self._current is member:
-            self._current, self._gone = None, member
+            self._current, self._removed_current = None, member
         self._review_at = now
         return True
 
@@ -79,7 +79,7 @@ class Pool(EndpointSelection):
             self._drop(url, now)
         for endpoint in wanted.values():
             self.put(endpoint, now)
-        self._note_outage()
+        self._emit_if_all_down()
 
     # -- whom to look at
 
@@ -123,21 +123,21 @@ class Pool(EndpointSelection):
         """Note that a request was answered, whatever the application said in the answer."""
         member.served += 1
         if status >= 500 or status in ODD_STATUS:
-            self._odd(member, now)
-        elif member.odd:
-            member.odd = 0
+            self._count_odd_answer(member, now)
+        elif member.odd_answers:
+            member.odd_answers = 0
         if member.health.is_steady and self._network.is_steady:
             member.health.last_good = now  # all that there is to learn, on every request
             return
-        self._network.proof(now)
+        self._network.record_answer(now)
         self._record(member, Evidence.GOOD_REQUEST, now)
 
-    def _odd(self, member: PoolMember, now: float) -> None:
+    def _count_odd_answer(self, member: PoolMember, now: float) -> None:
         """Have an endpoint looked at once when it has only odd answers after good ones."""
-        if member.odd >= 0:
-            member.odd += 1
-            if member.odd == ODD_IN_A_ROW:
-                self.doubt(member, now)
+        if member.odd_answers >= 0:
+            member.odd_answers += 1
+            if member.odd_answers == ODD_IN_A_ROW:
+                self.request_probe(member, now)
 
     def failed(self, member: PoolMember, fault: Fault, now: float, began: float) -> None:
         """Note that a request failed.
@@ -151,16 +151,16 @@ class Pool(EndpointSelection):
         member.last_fault = fault
         if fault in COUNTED or fault in NETWORK:
             member.failed += 1
-        self._fault(member, fault, Evidence.BAD_REQUEST, now, began)
+        self._record_fault(member, fault, Evidence.BAD_REQUEST, now, began)
 
-    def doubt(self, member: PoolMember, now: float) -> None:
+    def request_probe(self, member: PoolMember, now: float) -> None:
         """Have an endpoint looked at soon, without holding anything against it."""
         member.health.next_probe = min(member.health.next_probe, now)
         self.urgent = True
 
     def busy(self, member: PoolMember, seconds: float, now: float) -> None:
         """Note that an endpoint asked to be left alone for a while; it lives, though."""
-        self._network.proof(now)
+        self._network.record_answer(now)
         member.served += 1
         member.busy_until = now + seconds
         self._record(member, Evidence.GOOD_REQUEST, now)
@@ -188,38 +188,40 @@ class Pool(EndpointSelection):
         member.last_checked = posix
         member.probing = False
         if busy is not None:
-            self._network.proof(now)
+            self._network.record_answer(now)
             member.busy_until, fault = now + busy, Fault.BUSY
             self._review_at = now
         if fault is None:
-            self._network.proof(now)
+            self._network.record_answer(now)
             member.health.measured(seconds)
             self._record(member, Evidence.GOOD_PROBE, now)
         else:
             member.last_fault = fault
-            self._fault(member, fault, Evidence.BAD_PROBE, now, now - seconds)
+            self._record_fault(member, fault, Evidence.BAD_PROBE, now, now - seconds)
 
-    def _fault(
+    def _record_fault(
         self, member: PoolMember, fault: Fault, evidence: Evidence, now: float, began: float
     ) -> None:
         if fault in NETWORK:
-            self._network.fault(
-                member.target.host, now, lambda when: self._blame(member, evidence, when, began)
+            self._network.record_fault(
+                member.target.host,
+                now,
+                lambda when: self._record_failure(member, evidence, when, began),
             )
             member.health.postpone(now, self._random())
-            self._ask_another(member, now)
+            self._probe_another_host(member, now)
             self._review_at = now
         elif fault is Fault.STALLED:
-            self._blame(member, Evidence.STALL, now, began)
+            self._record_failure(member, Evidence.STALL, now, began)
         elif fault in COUNTED:
             if fault in _FROM_AFAR:
-                self._network.proof(now)
-            self._blame(member, evidence, now, began)
+                self._network.record_answer(now)
+            self._record_failure(member, evidence, now, began)
         elif evidence is Evidence.BAD_PROBE:
             # It says nothing of the endpoint, and must not be repeated without a pause.
             member.health.postpone(now, self._random())
 
-    def _ask_another(self, member: PoolMember, now: float) -> None:
+    def _probe_another_host(self, member: PoolMember, now: float) -> None:
         """Have a second host looked at while it can still tell whose fault the first one is.
 
         An idle client probes its endpoints at different times: without a network each would
@@ -227,9 +229,11 @@ class Pool(EndpointSelection):
         """
         others = [m for m in self.watched() if m.target.host != member.target.host]
         if others and not self._network.offline:
-            self.doubt(min(others, key=lambda m: self._group(m, now)), now)
+            self.request_probe(min(others, key=lambda m: self._rank(m, now)), now)
 
-    def _blame(self, member: PoolMember, evidence: Evidence, now: float, began: float) -> None:
+    def _record_failure(
+        self, member: PoolMember, evidence: Evidence, now: float, began: float
+    ) -> None:
         if member.failing_since is None:
             member.failing_since = began
         self._record(member, evidence, now)
@@ -243,34 +247,34 @@ class Pool(EndpointSelection):
             member.recovered_at = now
         if self._members.get(member.url) is not member:
             return  # it left the list while it was asked
-        self._note(member, change)
+        self._apply_transition(member, change)
         if change.before is not change.after or evidence is Evidence.GOOD_PROBE:
-            self._consider(member, now)
+            self._schedule_review(member, now)
 
-    def _consider(self, member: PoolMember, now: float) -> None:
+    def _schedule_review(self, member: PoolMember, now: float) -> None:
         """Have the choice looked at again where this endpoint may change it."""
         current = self._current
         if current is None or member is current:
             self._review_at = now
             return
-        group, own = self._group(member, now), self._group(current, now)
-        better = group < own or (group == own and self._is_much_faster(member, current))
+        rank, own = self._rank(member, now), self._rank(current, now)
+        better = rank < own or (rank == own and self._is_much_faster(member, current))
         if better and not self._must_dwell(member, current, now):
             self._review_at = now
 
-    def _note(self, member: PoolMember, change: Transition) -> None:
+    def _apply_transition(self, member: PoolMember, change: Transition) -> None:
         self._usable += change.came_back - change.went_down
         if change.went_down:
-            self._tell(EventKind.DOWN, url=member.url, reason=member.last_fault)
-            self._note_outage()
+            self._emit(EventKind.DOWN, url=member.url, reason=member.last_fault)
+            self._emit_if_all_down()
         elif change.came_back:
-            self._tell(EventKind.RECOVERED, url=member.url, after_total_outage=self._all_down)
+            self._emit(EventKind.RECOVERED, url=member.url, after_total_outage=self._all_down)
             self._all_down = False
 
-    def _note_outage(self) -> None:
+    def _emit_if_all_down(self) -> None:
         if self._members and not self._usable and not self._all_down:
             self._all_down = True
-            self._tell(EventKind.ALL_DOWN, urls=[m.url for m in self.members()])
+            self._emit(EventKind.ALL_DOWN, urls=[m.url for m in self.members()])
 
 
 _GOOD = frozenset({Evidence.GOOD_PROBE, Evidence.GOOD_REQUEST})

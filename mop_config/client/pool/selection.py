@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ...health.state import HealthState
-from .member import EventKind, Group, PoolEvent, PoolMember
+from .member import EventKind, PoolEvent, PoolMember, Rank
 from .offline import OfflineDetector
 from .policy import Policy
 
@@ -34,7 +34,7 @@ class EndpointSelection:
         self._members: dict[str, PoolMember] = {}
         self._current: PoolMember | None = None
         self._current_since = 0.0
-        self._gone: PoolMember | None = None  # the one in use, if it has left the list
+        self._removed_current: PoolMember | None = None  # the one in use, if it has left the list
         self._pinned: str | None = None
         self._review_at = _NEVER  # when the choice has to be looked at again
         self._usable = 0
@@ -58,7 +58,7 @@ class EndpointSelection:
         return sorted(self._members.values(), key=by_priority)
 
     @property
-    def has_news(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether there are events, or something that should be looked at."""
         return self.urgent or bool(self._events)
 
@@ -105,7 +105,7 @@ class EndpointSelection:
             return None
         if member.url not in self._members:
             return best, "removed"
-        if self._group(best, now).trouble:
+        if self._rank(best, now).trouble:
             return None
         if best.url == self._pinned:
             return best, "pinned"
@@ -116,7 +116,7 @@ class EndpointSelection:
     def moved(self, from_url: str, to_url: str, reason: str, seconds: float) -> None:
         """Note that a standing connection has gone over to another endpoint."""
         about = {"from_url": from_url, "to_url": to_url, "reason": reason}
-        self._tell(EventKind.SWITCHED, **about, seconds_without_service=seconds)
+        self._emit(EventKind.SWITCHED, **about, seconds_without_service=seconds)
 
     def choose_anew(self, now: float) -> PoolMember | None:
         """Go to the best endpoint now, without dwelling on the one in use."""
@@ -142,14 +142,14 @@ class EndpointSelection:
         rest = [m for m in self._eligible() if m.url not in left_out]
         if last_resort and not rest:
             rest = [m for m in self._members.values() if m.url not in left_out]
-        return sorted(rest, key=lambda m: (self._group(m, now), self._speed(m)))
+        return sorted(rest, key=lambda m: (self._rank(m, now), self._speed(m)))
 
     def _eligible(self) -> Iterable[PoolMember]:
         if self._usable:
             return [m for m in self._members.values() if m.health.usable]
         return self._members.values()
 
-    def _group(self, member: PoolMember, now: float) -> Group:
+    def _rank(self, member: PoolMember, now: float) -> Rank:
         health = member.health
         if not health.usable:
             trouble = 3
@@ -159,15 +159,15 @@ class EndpointSelection:
             trouble = 1
         else:
             trouble = 0
-        return Group(trouble, member.url != self._pinned, member.endpoint.priority)
+        return Rank(trouble, member.url != self._pinned, member.endpoint.priority)
 
     def _speed(self, member: PoolMember) -> tuple[float, float]:
         # What lies within one margin is equal, and spread by chance. The unmeasured stand
         # right behind those that are known to be fast.
         measured, margin = member.health.response_time, self._policy.latency_margin
         if measured is None:
-            return (1.0, member.dice)
-        return (measured // margin if margin else measured, member.dice)
+            return (1.0, member.tie_breaker)
+        return (measured // margin if margin else measured, member.tie_breaker)
 
     def _review(self, now: float) -> None:
         self._network.expire(now)
@@ -180,7 +180,7 @@ class EndpointSelection:
                 self._review_at = min(self._review_at, member.busy_until)
             if current is not None and self._must_dwell(member, current, now):
                 continue
-            key = (self._group(member, now), self._speed(member))
+            key = (self._rank(member, now), self._speed(member))
             if best_key is None or key < best_key:
                 best, best_key = member, key
         if best is not None and best is not current:
@@ -190,7 +190,7 @@ class EndpointSelection:
         """Whether it is too early to go back to an endpoint that failed before."""
         if member is current or member.recovered_at is None or member.url == self._pinned:
             return False
-        if self._group(current, now).trouble:
+        if self._rank(current, now).trouble:
             return False
         until = max(member.recovered_at, self._current_since) + self._policy.min_dwell
         if now >= until:
@@ -198,19 +198,19 @@ class EndpointSelection:
         self._review_at = min(self._review_at, until)
         return True
 
-    def _maybe_switch(self, best: PoolMember, group: Group, now: float) -> None:
+    def _maybe_switch(self, best: PoolMember, rank: Rank, now: float) -> None:
         current = self._current
         if current is None:
             self._switch(best, "removed", now)  # or none was in use before
             return
-        own = self._group(current, now)
-        if own.trouble == group.trouble == 3:
+        own = self._rank(current, now)
+        if own.trouble == rank.trouble == 3:
             self._switch(best, "panic", now)
-        elif own.trouble > group.trouble:
+        elif own.trouble > rank.trouble:
             self._switch(best, "busy" if own.trouble == 2 else "failed", now)
-        elif own.pinned > group.pinned:
+        elif own.pinned > rank.pinned:
             self._switch(best, "pinned", now)
-        elif own.priority > group.priority:
+        elif own.priority > rank.priority:
             self._switch(best, "failback" if best.recovered_at is not None else "preferred", now)
         elif self._is_much_faster(best, current):
             self._switch(best, "latency", now)
@@ -223,12 +223,12 @@ class EndpointSelection:
         return gain >= self._policy.latency_margin and gain >= self._policy.latency_gain * slow
 
     def _switch(self, member: PoolMember, reason: str, now: float) -> None:
-        before, self._gone = self._current or self._gone, None
+        before, self._removed_current = self._current or self._removed_current, None
         self._current, self._current_since = member, now
         if before is None or before.url == member.url or self.followed:
             return
         began = before.failing_since
-        self._tell(
+        self._emit(
             EventKind.SWITCHED,
             from_url=before.url,
             to_url=member.url,
@@ -238,7 +238,7 @@ class EndpointSelection:
 
     # -- events
 
-    def _tell(self, kind: EventKind, **about: Any) -> None:
+    def _emit(self, kind: EventKind, **about: Any) -> None:
         self._events.append(PoolEvent(kind, {"kind": str(self.kind), **about}))
 
 

@@ -78,7 +78,7 @@ class ClientState:
 
     def __exit__(self, *_: object) -> None:
         api, socketio = self.api, self.socketio
-        if not (api.has_news or socketio.has_news):
+        if not (api.has_pending or socketio.has_pending):
             self._lock.release()
             return
         urgent = api.urgent or socketio.urgent
@@ -102,10 +102,10 @@ class ClientState:
         """Give the pool of a kind."""
         return self.api if kind == Kind.API else self.socketio
 
-    def call(self, shape: RetryTraits, total: float | None = None) -> "FailoverSession":
+    def call(self, traits: RetryTraits, total: float | None = None) -> "FailoverSession":
         """Begin one request over the API endpoints, which may take so many seconds."""
         return FailoverSession(
-            self, self.api, shape, self.policy.total_timeout if total is None else total
+            self, self.api, traits, self.policy.total_timeout if total is None else total
         )
 
 
@@ -118,23 +118,23 @@ class FailoverSession:
         step: What to do next, or how it ended.
     """
 
-    __slots__ = ("_flow", "_moves", "_pool", "core", "step", "total")
+    __slots__ = ("_candidates", "_flow", "_pool", "core", "step", "total")
 
-    def __init__(self, core: ClientState, pool: Pool, shape: RetryTraits, total: float) -> None:
+    def __init__(self, core: ClientState, pool: Pool, traits: RetryTraits, total: float) -> None:
         self.core = core
         self.total = total
         self._pool = pool
         with core:
-            self._moves = Candidates(pool, core.budget)
+            self._candidates = Candidates(pool, core.budget)
             self._flow = failover(
-                shape, pool, core.budget, core.policy, self._moves, core.clock(), total
+                traits, pool, core.budget, core.policy, self._candidates, core.clock(), total
             )
             try:
                 self.step: Attempt | Verdict = next(self._flow)
             except StopIteration as end:
                 self.step = end.value
 
-    def went(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome) -> None:
         """Take in what came of the attempt, and find the next step."""
         with self.core:
             try:
@@ -142,34 +142,34 @@ class FailoverSession:
             except StopIteration as end:
                 self.step = end.value
 
-    def another(self, now: float) -> PoolMember | None:
+    def next_candidate(self, now: float) -> PoolMember | None:
         """Give another endpoint to dial in a race."""
         with self.core:
-            return self._moves.next(now)
+            return self._candidates.next(now)
 
-    def better(self, member: PoolMember, now: float) -> PoolMember | None:
+    def better_candidate(self, member: PoolMember, now: float) -> PoolMember | None:
         """Give the endpoint that a request is to go to instead, by what is known now."""
         with self.core:
             if self._pool.select(now) is member:
                 return None
             best = next(iter(self._pool.alternatives(now)), None)
-            if best is None or best.url in self._moves.tried:
+            if best is None or best.url in self._candidates.tried:
                 return None
-            return self._moves.next(now)
+            return self._candidates.next(now)
 
     def give_back(self, urls: Container[str]) -> None:
         """Forget endpoints that only lost a race of dials: they can still be asked."""
         with self.core:
-            self._moves.give_back(urls)
+            self._candidates.give_back(urls)
 
-    def lost(self, losers: Iterable[tuple[PoolMember, Fault]], began: float) -> None:
+    def record_losers(self, losers: Iterable[tuple[PoolMember, Fault]], began: float) -> None:
         """Note what is held against endpoints, before the request has an outcome."""
         with self.core:
             now = self.core.clock()
             for loser, fault in losers:
                 self._pool.failed(loser, fault, now, began)
 
-    def rival(self, now: float) -> PoolMember | None:
+    def hedge_candidate(self, now: float) -> PoolMember | None:
         """Give another endpoint to send the same request to."""
         with self.core:
-            return self._moves.hedge(now)
+            return self._candidates.hedge(now)

@@ -23,12 +23,12 @@ from ..transport._async.dial import connect_async, dial_async
 from ..transport.exceptions import NoEndpointAvailable
 from .async_link import AsyncLink
 from .search import (
-    LOOK,
+    MOVE_CHECK_INTERVAL,
     MOVED,
-    STEADY,
-    Lines,
-    Mover,
-    Search,
+    STABLE_AFTER,
+    MovePlanner,
+    SocketEndpoints,
+    SocketSearch,
     check_options,
     namespaces_of,
     place_of,
@@ -54,12 +54,12 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         check_keywords(f"{type(self).__name__}()", given, SocketKeywords, ["manager"])
         options: dict[str, Any] = {**given}
         check_options(options)
-        self._lines = Lines(manager)
+        self._endpoints = SocketEndpoints(manager)
         self._arguments: dict[str, Any] = {}
         self._engine_options: dict[str, Any] = {}
         self._link: AsyncLink | None = None
         self._ended = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._maintainer: asyncio.Task[None] | None = None
         self._searching: asyncio.Task[Any] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself holds them weakly
         options.setdefault("handle_sigint", False)
@@ -106,71 +106,83 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             NoEndpointAvailable: If no endpoint takes us.
         """
         check_keywords(f"{type(self).__name__}.connect()", arguments, ConnectKeywords)
-        if self._keeper is not None and not self._keeper.done() and not self._ended.is_set():
+        if (
+            self._maintainer is not None
+            and not self._maintainer.done()
+            and not self._ended.is_set()
+        ):
             raise SocketConnectionError("Already connected")
-        self._arguments = {"wait": True, "wait_timeout": self._lines.patience, **arguments}
+        self._arguments = {
+            "wait": True,
+            "wait_timeout": self._endpoints.namespace_timeout,
+            **arguments,
+        }
         self.connection_headers = arguments.get("headers") or {}
         self.connection_auth = arguments.get("auth")
         self.connection_namespaces = namespaces_of(self, arguments.get("namespaces"))
         self._connect_event = self.eio.create_event()
         # Of its own: a search that was called off, and has not ended yet, must not go on.
         ended = self._ended = asyncio.Event()
-        self._lines.begin()
-        search = self._connect_somewhere(ended, None, self._lines.core.clock())
+        self._endpoints.attach()
+        search = self._connect_somewhere(ended, None, self._endpoints.core.clock())
         searching = self._searching = asyncio.create_task(search)
         try:
             link = await searching
         except BaseException as error:
             searching.cancel()
             await asyncio.wait({searching})
-            self._lines.end()
-            await self._leave(ended)
+            self._endpoints.detach()
+            await self._close_link(ended)
             task = asyncio.current_task()
             called_off = ended.is_set() and not (task is not None and task.cancelling())
             if isinstance(error, asyncio.CancelledError) and called_off:
                 raise SocketConnectionError("disconnected meanwhile") from None
             raise
-        self._keeper = asyncio.create_task(self._keep(link, ended), name="mop-config-socket")
+        self._maintainer = asyncio.create_task(
+            self._maintain(link, ended), name="mop-config-socket"
+        )
 
     async def _connect_somewhere(
         self, ended: asyncio.Event, before: str | None, since: float
     ) -> AsyncLink:
-        lines, search = self._lines, Search(self._lines)
+        endpoints, search = self._endpoints, SocketSearch(self._endpoints)
         member = search.first()
         while member is not None and not ended.is_set():
             ready = await self._dial(search, member)
-            link = None if ready is None else await self._try(ready, search)
+            link = None if ready is None else await self._try_endpoint(ready, search)
             if link is not None:
-                await self._adopt(link, ended)
-                seconds = max(0.0, lines.core.clock() - since)
-                lines.stands(link.member, before, "failed", seconds, search.chosen)
+                await self._switch_to(link, ended)
+                seconds = max(0.0, endpoints.core.clock() - since)
+                endpoints.record_connected(link.member, before, "failed", seconds, search.chosen)
                 return link
-            member = search.another(lines.core.clock())
+            member = search.next_candidate(endpoints.core.clock())
         raise search.exhausted()
 
-    async def _dial(self, search: Search, member: PoolMember) -> PoolMember | None:
+    async def _dial(self, search: SocketSearch, member: PoolMember) -> PoolMember | None:
         """Find an endpoint that is there, or whose proxy is; the engine dials it for itself."""
-        lines = self._lines
-        proxy = lines.proxy_for(member)
+        endpoints = self._endpoints
+        proxy = endpoints.proxy_for(member)
         if proxy is not None:
             try:
-                stream = await connect_async(place_of(proxy), lines.dial_options(), lines.resolver)
+                stream = await connect_async(
+                    place_of(proxy), endpoints.dial_options(), endpoints.resolver
+                )
             except Exception:
-                search.lost([(member, Fault.PROXY)])
+                search.record_losers([(member, Fault.PROXY)])
                 return None
             await stream.aclose()
             return member
         race = search.race(member)
         try:
-            won = await dial_async(race, lines.dial_options(), lines.resolver)
+            won = await dial_async(race, endpoints.dial_options(), endpoints.resolver)
         except (OSError, RuntimeError, MemoryError) as error:
             search.failed(race.faults, error)
             return None
         await won.connection.aclose()
-        search.lost(won.losers)
+        search.record_losers(won.losers)
         return won.member
 
-    async def _try(self, member: PoolMember, search: Search) -> AsyncLink | None:
+    async def _try_endpoint(self, member: PoolMember, search: SocketSearch) -> AsyncLink | None:
         """Connect to one endpoint; note why, and give None, where that fails."""
         link = AsyncLink(self, member)
         try:
@@ -185,10 +197,10 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         except BaseException:
             await link.close()
             raise
-        self._lines.taken(member)
+        self._endpoints.record_accepted(member)
         return link
 
-    async def _adopt(self, link: AsyncLink, ended: asyncio.Event) -> None:
+    async def _switch_to(self, link: AsyncLink, ended: asyncio.Event) -> None:
         """Take a connection into use, in the place of the one before."""
         if ended.is_set():
             await link.close()
@@ -199,15 +211,15 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             before.is_retired = True
         self.eio, self.sid = link.engine, link.engine.sid
         self.callbacks, self._binary_packet = {}, None
-        self.namespaces, self.failed_namespaces = dict(link.entrance.joined), []
+        self.namespaces, self.failed_namespaces = dict(link.handshake.joined), []
         was_connected, self.connected = self.connected, True
         if before is not None and was_connected:
             for namespace in rooms:
-                await self._tell("disconnect", namespace, MOVED)
+                await self._call_handler("disconnect", namespace, MOVED)
         with contextlib.suppress(SocketConnectionError):  # the keeper sees it, and looks on
             early = link.use()
-            for namespace in link.entrance.joined:
-                await self._tell("connect", namespace)
+            for namespace in link.handshake.joined:
+                await self._call_handler("connect", namespace)
             for data in early:
                 task = self.start_background_task(self._handle_eio_message, data)
                 self._tasks.add(task)
@@ -215,26 +227,26 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         if before is not None:
             await before.close(rooms)
 
-    async def _tell(self, event: str, namespace: str, *about: Any) -> None:
+    async def _call_handler(self, event: str, namespace: str, *about: Any) -> None:
         """Call a handler, whose end is waited for a while."""
         task = self.start_background_task(self._trigger_event, event, namespace, *about)
-        await asyncio.wait({task}, timeout=self._lines.patience)
+        await asyncio.wait({task}, timeout=self._endpoints.namespace_timeout)
 
-    async def _keep(self, link: AsyncLink, ended: asyncio.Event) -> None:
+    async def _maintain(self, link: AsyncLink, ended: asyncio.Event) -> None:
         """Stay connected until ``disconnect``, whatever happens."""
         rounds = 0
         try:
             while not ended.is_set():
-                began = self._lines.core.clock()
+                began = self._endpoints.core.clock()
                 try:
-                    link = await self._stay(link, ended)
-                    broke = self._lines.core.clock()
+                    link = await self._wait_or_move(link, ended)
+                    broke = self._endpoints.core.clock()
                     if ended.is_set():
                         break
-                    self._lines.dropped(link.member)
+                    self._endpoints.record_dropped(link.member)
                     await link.close()
-                    rounds = 0 if broke - began >= STEADY else rounds
-                    while not await self._is_ended_within(self._lines.pause(rounds)):
+                    rounds = 0 if broke - began >= STABLE_AFTER else rounds
+                    while not await self._is_ended_within(self._endpoints.retry_delay(rounds)):
                         rounds += 1
                         with contextlib.suppress(NoEndpointAvailable, SocketConnectionError):
                             link = await self._connect_somewhere(ended, link.member.url, broke)
@@ -242,27 +254,27 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
                 except Exception as error:
                     logger.error("the socket goes on after %s: %s", type(error).__name__, error)
                     rounds += 1
-                    await self._is_ended_within(self._lines.pause(rounds))
+                    await self._is_ended_within(self._endpoints.retry_delay(rounds))
         finally:
-            await self._leave(ended)
-            self._lines.end()
+            await self._close_link(ended)
+            self._endpoints.detach()
 
-    async def _stay(self, link: AsyncLink, ended: asyncio.Event) -> AsyncLink:
+    async def _wait_or_move(self, link: AsyncLink, ended: asyncio.Event) -> AsyncLink:
         """Wait for the end of a connection, and move it to a better endpoint before that."""
-        mover = Mover(self._lines)
-        while not await link.wait(LOOK) and not ended.is_set():
-            better = mover.look(link.member)
+        planner = MovePlanner(self._endpoints)
+        while not await link.wait(MOVE_CHECK_INTERVAL) and not ended.is_set():
+            better = planner.look(link.member)
             if better is None:
                 continue
             member, reason = better
-            moved = await self._try(member, Search(self._lines))
+            moved = await self._try_endpoint(member, SocketSearch(self._endpoints))
             if moved is None:
-                mover.failed()
+                planner.failed()
                 continue
             before, link = link.member.url, moved
-            await self._adopt(moved, ended)
-            self._lines.stands(member, before, reason, 0.0)
-            mover = Mover(self._lines)
+            await self._switch_to(moved, ended)
+            self._endpoints.record_connected(member, before, reason, 0.0)
+            planner = MovePlanner(self._endpoints)
         return link
 
     async def _is_ended_within(self, seconds: float) -> bool:
@@ -270,7 +282,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             await asyncio.wait_for(self._ended.wait(), seconds)
         return self._ended.is_set()
 
-    async def _leave(self, ended: asyncio.Event) -> None:
+    async def _close_link(self, ended: asyncio.Event) -> None:
         """End the connection, unless another ``connect`` has made it."""
         if ended is not self._ended:
             return
@@ -286,8 +298,8 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         if link is not None:
             if task is link.engine.read_loop_task:
                 return  # a handler of the break itself: there is nothing left to end
-            await self._leave(ended)
-        for other in (self._searching, self._keeper):
+            await self._close_link(ended)
+        for other in (self._searching, self._maintainer):
             if other is not None and other is not task and not other.done():
                 other.cancel()
                 await asyncio.wait({other})
@@ -298,5 +310,5 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
 
     async def wait(self) -> None:
         """Wait until ``disconnect`` is called."""
-        if self._keeper is not None:
-            await asyncio.wait({self._keeper})
+        if self._maintainer is not None:
+            await asyncio.wait({self._maintainer})

@@ -15,7 +15,7 @@ from socketio.packet import CONNECT, DISCONNECT
 from ...net.resolver import Resolver
 from ..pool.member import PoolMember
 from ..pool.target import Target
-from .search import Entrance, where, with_credentials
+from .search import NamespaceHandshake, engine_url, with_credentials
 
 #: Seconds for the goodbye; the server of a polling client may hold its last poll for long.
 _GOODBYE = 0.5
@@ -70,18 +70,18 @@ class AsyncLink:
     """
 
     def __init__(self, client: Any, member: PoolMember) -> None:
-        lines = client._lines
+        endpoints = client._endpoints
         self.member = member
-        self.entrance = Entrance(client.connection_namespaces, client.packet_class)
+        self.handshake = NamespaceHandshake(client.connection_namespaces, client.packet_class)
         self.is_retired = False  # whether another connection has taken its place
         self._client = client
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._in_use = self._is_over = False
-        trace, proxy = aiohttp.TraceConfig(), lines.proxy_for(member)
+        trace, proxy = aiohttp.TraceConfig(), endpoints.proxy_for(member)
         trace.on_request_redirect.append(_no_redirect)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                ssl=lines.options.tls, resolver=_OneAddress(member.target, lines.resolver)
+                ssl=endpoints.options.tls, resolver=_OneAddress(member.target, endpoints.resolver)
             ),
             # Endpoints may be IP addresses, and balancers hold a session by its cookie.
             cookie_jar=aiohttp.CookieJar(unsafe=True),
@@ -90,18 +90,18 @@ class AsyncLink:
         )
         self.engine = client._new_engine()
         self.engine.http, self.engine.external_http = self._session, True
-        self.engine.on("connect", self._greet)
-        self.engine.on("message", self._take)
-        self.engine.on("disconnect", self._end)
+        self.engine.on("connect", self._request_namespaces)
+        self.engine.on("message", self._on_message)
+        self.engine.on("disconnect", self._on_disconnect)
 
     async def open(self, headers: Any, transports: Any) -> None:
         """Connect, and ask for the namespaces."""
         # aiohttp takes the name for Host, TLS and certificate from the URL.
         target = self.member.target
-        url, path = where(target, self.member.endpoint.server_name or target.host)
+        url, path = engine_url(target, self.member.endpoint.server_name or target.host)
         await self.engine.connect(url, dict(headers), transports, path)
 
-    async def _greet(self) -> None:
+    async def _request_namespaces(self) -> None:
         client = self._client
         auth = await client._value_of(client.connection_auth) or {}
         for namespace in client.connection_namespaces:
@@ -112,20 +112,20 @@ class AsyncLink:
         for part in encoded if isinstance(encoded, list) else [encoded]:
             await self.engine.send(part)
 
-    async def _take(self, data: Any) -> None:
+    async def _on_message(self, data: Any) -> None:
         if self._in_use:
             await self._client._handle_eio_message(data)
             return
-        refused = self.entrance.take(data)
-        self._news.set()
+        refused = self.handshake.take(data)
+        self._changed.set()
         if refused is not None:
-            about = self.entrance.refused[refused]
+            about = self.handshake.refused[refused]
             about = about if isinstance(about, (tuple, list)) else (about,)
             await self._client._trigger_event("connect_error", refused, *about)
 
-    async def _end(self, reason: str) -> None:
+    async def _on_disconnect(self, reason: str) -> None:
         self._is_over = True
-        self._news.set()
+        self._changed.set()
         if self._in_use and not self.is_retired:
             await self._client._handle_eio_disconnect(reason)
 
@@ -136,13 +136,13 @@ class AsyncLink:
             ConnectionError: If one has not, or has refused.
         """
         with contextlib.suppress(TimeoutError):
-            while not (self.entrance.is_done or self._is_over):
-                answered = self.entrance.answered
+            while not (self.handshake.is_done or self._is_over):
+                answered = self.handshake.answered
                 async with asyncio.timeout(seconds):
-                    while self.entrance.answered == answered and not self._is_over:
-                        await self._news.wait()
-                        self._news.clear()
-        self.entrance.check()
+                    while self.handshake.answered == answered and not self._is_over:
+                        await self._changed.wait()
+                        self._changed.clear()
+        self.handshake.check()
 
     def use(self) -> list[Any]:
         """Have messages go to the client from now on; give those that came before.
@@ -153,7 +153,7 @@ class AsyncLink:
         if self._is_over:
             raise SocketConnectionError("the connection was reset at once")
         self._in_use = True
-        return self.entrance.early
+        return self.handshake.early
 
     async def wait(self, seconds: float) -> bool:
         """Wait for its end; give whether it came."""

@@ -23,11 +23,11 @@ from ..transport.exceptions import NoEndpointAvailable
 logger = logging.getLogger(__name__)
 
 #: A connection that has stood for so many seconds was a good one: the next break is the first.
-STEADY = 10.0
+STABLE_AFTER = 10.0
 #: A connection that stands leaves for a better endpoint up to so many seconds later.
 MOVE_JITTER = 5.0
 #: Seconds between two looks at whether there is a better endpoint.
-LOOK = 0.5
+MOVE_CHECK_INTERVAL = 0.5
 #: What the ``disconnect`` handler is told where the connection has moved.
 MOVED = "moved to another endpoint"
 
@@ -62,7 +62,7 @@ def check_options(options: dict[str, Any]) -> None:
             )
 
 
-def where(target: Target, host: str) -> tuple[str, str]:
+def engine_url(target: Target, host: str) -> tuple[str, str]:
     """Give the URL to connect to, and the engine's path.
 
     A socket URL's path ``/ws`` means the engine path ``/ws/socket.io``, unless it says so.
@@ -92,46 +92,48 @@ _WORDS: tuple[tuple[tuple[str, ...], Fault], ...] = (
 )
 
 
-def _nobody(_: float) -> None:
+def _no_candidate(_: float) -> None:
     return None
 
 
-class Search:
+class SocketSearch:
     """One search for an endpoint that takes a connection."""
 
-    def __init__(self, lines: "Lines") -> None:
-        self._core = lines.core
-        self._lines = lines
+    def __init__(self, endpoints: "SocketEndpoints") -> None:
+        self._core = endpoints.core
+        self._endpoints = endpoints
         # Of its own: whoever has lost a connection must be allowed to look on.
-        self._moves = Candidates(lines.core.socketio, Budget(lines.core.policy))
-        self.began = lines.core.clock()
-        self.trials: list[FailedAttempt] = []
+        self._candidates = Candidates(endpoints.core.socketio, Budget(endpoints.core.policy))
+        self.began = endpoints.core.clock()
+        self.failed_attempts: list[FailedAttempt] = []
         self.chosen: str | None = None
         self._refusal: Exception | None = None
 
     def first(self) -> PoolMember | None:
         """Give the endpoint to begin with."""
         with self._core as core:
-            member = self._moves.first(core.clock())
+            member = self._candidates.first(core.clock())
         self.chosen = None if member is None else member.url
         return member
 
-    def another(self, now: float) -> PoolMember | None:
+    def next_candidate(self, now: float) -> PoolMember | None:
         """Give another endpoint."""
         with self._core:
-            return self._moves.next(now)
+            return self._candidates.next(now)
 
     def race(self, first: PoolMember) -> DialRace:
         """Begin a race of dials; alone where others may have to be reached by a proxy."""
-        more = self.another if not self._lines.options.knows_proxies else _nobody
+        more = self.next_candidate if not self._endpoints.options.knows_proxies else _no_candidate
         return DialRace(first, more, self._core.policy.race_delay)
 
-    def lost(self, losers: Iterable[tuple[PoolMember, Fault]]) -> None:
+    def record_losers(self, losers: Iterable[tuple[PoolMember, Fault]]) -> None:
         """Note the endpoints that could not be dialled, or not in time."""
         for member, fault in losers:
             with self._core as core:
                 core.socketio.failed(member, fault, core.clock(), self.began)
-                self.trials.append(FailedAttempt(member.url, fault, core.clock() - self.began))
+                self.failed_attempts.append(
+                    FailedAttempt(member.url, fault, core.clock() - self.began)
+                )
 
     def refused(self, member: PoolMember, error: Exception) -> None:
         """Note an endpoint that did not take the connection.
@@ -143,24 +145,24 @@ class Search:
             with self._core as core:
                 core.socketio.served(member, core.clock())
         else:
-            self.lost([(member, fault_of_text(error))])
+            self.record_losers([(member, fault_of_text(error))])
 
     def failed(self, faults: Iterable[tuple[PoolMember, Fault]], error: Exception) -> None:
         """Note that no endpoint could be dialled, or that this process could not dial."""
-        self.lost(faults)
+        self.record_losers(faults)
         if not isinstance(error, DialError):
             logger.warning("no endpoint can be dialled: %s", error)
 
     def exhausted(self) -> Exception:
         """Give the exception that it ends with: what the application said, if it was reached."""
-        exhausted = NoEndpointAvailable(tuple(self.trials))
+        exhausted = NoEndpointAvailable(tuple(self.failed_attempts))
         if self._refusal is None:
             return exhausted
-        self._refusal.__cause__ = exhausted if self.trials else None
+        self._refusal.__cause__ = exhausted if self.failed_attempts else None
         return self._refusal
 
 
-class Entrance:
+class NamespaceHandshake:
     """The namespaces of a new connection, until each of them has let us in or refused.
 
     Args:
@@ -239,15 +241,15 @@ def namespaces_of(client: Any, wanted: Any) -> list[str]:
     return list(wanted) if wanted is not None else handled or ["/"]
 
 
-class Mover:
+class MovePlanner:
     """When a standing connection should leave its endpoint for a better one.
 
     Args:
-        lines: The socket endpoints.
+        endpoints: The socket endpoints.
     """
 
-    def __init__(self, lines: "Lines") -> None:
-        self._lines = lines
+    def __init__(self, endpoints: "SocketEndpoints") -> None:
+        self._endpoints = endpoints
         self._due: float | None = None
         self._failures = 0
 
@@ -257,7 +259,7 @@ class Mover:
         A fleet that hears of the same change must not move in step; who pins an endpoint by
         hand does so on one machine.
         """
-        core = self._lines.core
+        core = self._endpoints.core
         with core:
             now = core.clock()
             better = core.socketio.better_than(member, now)
@@ -271,10 +273,10 @@ class Mover:
     def failed(self) -> None:
         """Note that the move did not succeed; the old connection stands."""
         self._failures += 1
-        self._due = self._lines.core.clock() + self._lines.pause(self._failures)
+        self._due = self._endpoints.core.clock() + self._endpoints.retry_delay(self._failures)
 
 
-class Lines:
+class SocketEndpoints:
     """The socket endpoints of a manager, as both clients use them."""
 
     def __init__(self, manager: BaseManager) -> None:
@@ -299,12 +301,12 @@ class Lines:
         address = known[0] if known else target.host
         return f"[{address.strip('[]')}]" if ":" in address else address
 
-    def taken(self, member: PoolMember) -> None:
+    def record_accepted(self, member: PoolMember) -> None:
         """Note that an endpoint took the connection."""
         with self.core as core:
             core.socketio.served(member, core.clock())
 
-    def stands(
+    def record_connected(
         self,
         member: PoolMember,
         before: str | None,
@@ -328,28 +330,28 @@ class Lines:
             elif before is not None:
                 core.seconds_without_service[Kind.SOCKETIO] += seconds
 
-    def begin(self) -> None:
+    def attach(self) -> None:
         """Note that a client wants to be connected: its manager runs, and it tells of its moves."""
-        self._manager._begin_unless_begun()
+        self._manager._start_if_new()
         with self.core as core:
             core.socketio.followed += 1
 
-    def end(self) -> None:
+    def detach(self) -> None:
         """Note that it no longer does."""
         with self.core as core:
             core.socketio.followed -= 1
 
-    def dropped(self, member: PoolMember) -> None:
+    def record_dropped(self, member: PoolMember) -> None:
         """Note that an endpoint dropped the connection."""
         with self.core as core:
             core.socketio.failed(member, Fault.RESET, core.clock(), core.clock())
 
     @property
-    def patience(self) -> float:
+    def namespace_timeout(self) -> float:
         """Seconds for which an endpoint may leave a namespace without an answer."""
         return self.core.policy.connect_timeout
 
-    def pause(self, rounds: int) -> float:
+    def retry_delay(self, rounds: int) -> float:
         """Seconds to wait before another search; the first one begins at once."""
         if rounds == 0:
             return 0.0

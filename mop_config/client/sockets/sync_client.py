@@ -22,18 +22,18 @@ from ..pool.member import PoolMember
 from ..transport.dial import dial
 from ..transport.exceptions import NoEndpointAvailable
 from .search import (
-    LOOK,
+    MOVE_CHECK_INTERVAL,
     MOVED,
-    STEADY,
-    Lines,
-    Mover,
-    Search,
+    STABLE_AFTER,
+    MovePlanner,
+    SocketEndpoints,
+    SocketSearch,
     check_options,
     namespaces_of,
     place_of,
     refusal_of,
 )
-from .sync_link import Link
+from .sync_link import SyncLink
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +62,14 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         check_keywords(f"{type(self).__name__}()", given, SocketKeywords, ["manager"])
         options: dict[str, Any] = {**given}
         check_options(options)
-        self._lines = Lines(manager)
+        self._endpoints = SocketEndpoints(manager)
         self._arguments: dict[str, Any] = {}
         self._engine_options: dict[str, Any] = {}
-        self._link: Link | None = None
-        self._trying: Link | None = None  # the connection that is being made
+        self._link: SyncLink | None = None
+        self._pending_link: SyncLink | None = None  # the connection that is being made
         self._ended = threading.Event()
-        self._leaving = threading.RLock()
-        self._keeper: threading.Thread | None = None
+        self._link_lock = threading.RLock()
+        self._maintainer: threading.Thread | None = None
         options.setdefault("handle_sigint", False)
         options.setdefault("request_timeout", manager.policy.health_timeout)
         self.eio: Any
@@ -109,67 +109,79 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             NoEndpointAvailable: If no endpoint takes us.
         """
         check_keywords(f"{type(self).__name__}.connect()", arguments, ConnectKeywords)
-        if self._keeper is not None and self._keeper.is_alive() and not self._ended.is_set():
+        if (
+            self._maintainer is not None
+            and self._maintainer.is_alive()
+            and not self._ended.is_set()
+        ):
             raise SocketConnectionError("Already connected")
-        self._arguments = {"wait": True, "wait_timeout": self._lines.patience, **arguments}
+        self._arguments = {
+            "wait": True,
+            "wait_timeout": self._endpoints.namespace_timeout,
+            **arguments,
+        }
         self.connection_headers = arguments.get("headers") or {}
         self.connection_auth = arguments.get("auth")
         self.connection_namespaces = namespaces_of(self, arguments.get("namespaces"))
         self._connect_event = self.eio.create_event()
         # Of its own: a search that was called off, and has not ended yet, must not go on.
         ended = self._ended = threading.Event()
-        self._lines.begin()
+        self._endpoints.attach()
         try:
-            link = self._connect_somewhere(ended, None, self._lines.core.clock())
-            self._keeper = threading.Thread(
-                target=self._keep, args=(link, ended), name="mop-config-socket", daemon=True
+            link = self._connect_somewhere(ended, None, self._endpoints.core.clock())
+            self._maintainer = threading.Thread(
+                target=self._maintain, args=(link, ended), name="mop-config-socket", daemon=True
             )
-            self._keeper.start()
+            self._maintainer.start()
         except BaseException:
-            self._lines.end()
-            self._leave(ended)
+            self._endpoints.detach()
+            self._close_link(ended)
             raise
 
-    def _connect_somewhere(self, ended: threading.Event, before: str | None, since: float) -> Link:
-        lines, search = self._lines, Search(self._lines)
+    def _connect_somewhere(
+        self, ended: threading.Event, before: str | None, since: float
+    ) -> SyncLink:
+        endpoints, search = self._endpoints, SocketSearch(self._endpoints)
         member = search.first()
         while member is not None and not ended.is_set():
             ready = self._dial(search, member)
-            link = None if ready is None else self._try(ready, search, ended)
+            link = None if ready is None else self._try_endpoint(ready, search, ended)
             if link is not None:
-                self._adopt(link, ended)
-                seconds = max(0.0, lines.core.clock() - since)
-                lines.stands(link.member, before, "failed", seconds, search.chosen)
+                self._switch_to(link, ended)
+                seconds = max(0.0, endpoints.core.clock() - since)
+                endpoints.record_connected(link.member, before, "failed", seconds, search.chosen)
                 return link
-            member = search.another(lines.core.clock())
+            member = search.next_candidate(endpoints.core.clock())
         raise search.exhausted()
 
-    def _dial(self, search: Search, member: PoolMember) -> PoolMember | None:
+    def _dial(self, search: SocketSearch, member: PoolMember) -> PoolMember | None:
         """Find an endpoint that is there, or whose proxy is; the engine dials it for itself."""
-        lines = self._lines
-        proxy = lines.proxy_for(member)
+        endpoints = self._endpoints
+        proxy = endpoints.proxy_for(member)
         if proxy is not None:
             try:
-                connect(place_of(proxy), lines.dial_options(), lines.resolver).close()
+                connect(place_of(proxy), endpoints.dial_options(), endpoints.resolver).close()
             except (OSError, RuntimeError, MemoryError):
-                search.lost([(member, Fault.PROXY)])
+                search.record_losers([(member, Fault.PROXY)])
                 return None
             return member
         race = search.race(member)
         try:
-            won = dial(race, lines.dial_options(), lines.resolver)
+            won = dial(race, endpoints.dial_options(), endpoints.resolver)
         except (OSError, RuntimeError, MemoryError) as error:
             search.failed(race.faults, error)
             return None
         won.connection.close()
-        search.lost(won.losers)
+        search.record_losers(won.losers)
         return won.member
 
-    def _try(self, member: PoolMember, search: Search, ended: threading.Event) -> Link | None:
+    def _try_endpoint(
+        self, member: PoolMember, search: SocketSearch, ended: threading.Event
+    ) -> SyncLink | None:
         """Connect to one endpoint; note why, and give None, where that fails."""
-        link = Link(self, member)
-        with self._leaving:
-            self._trying = link
+        link = SyncLink(self, member)
+        with self._link_lock:
+            self._pending_link = link
         try:
             if ended.is_set():
                 raise SocketConnectionError("called off")
@@ -184,14 +196,14 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
                 search.refused(member, refusal_of(error))
             return None
         finally:
-            with self._leaving:
-                self._trying = None
-        self._lines.taken(member)
+            with self._link_lock:
+                self._pending_link = None
+        self._endpoints.record_accepted(member)
         return link
 
-    def _adopt(self, link: Link, ended: threading.Event) -> None:
+    def _switch_to(self, link: SyncLink, ended: threading.Event) -> None:
         """Take a connection into use, in the place of the one before."""
-        with self._leaving:
+        with self._link_lock:
             if ended.is_set():
                 link.close()
                 raise SocketConnectionError("disconnected meanwhile")
@@ -201,40 +213,40 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
                 before.is_retired = True
             self.eio, self.sid = link.engine, link.engine.sid
             self.callbacks, self._binary_packet = {}, None
-            self.namespaces, self.failed_namespaces = dict(link.entrance.joined), []
+            self.namespaces, self.failed_namespaces = dict(link.handshake.joined), []
             was_connected, self.connected = self.connected, True
         if before is not None and was_connected:
             for namespace in rooms:
-                self._tell(link, "disconnect", namespace, MOVED)
+                self._call_handler(link, "disconnect", namespace, MOVED)
         with contextlib.suppress(SocketConnectionError):  # the keeper sees it, and looks on
             early = link.use()
-            for namespace in link.entrance.joined:
-                self._tell(link, "connect", namespace)
+            for namespace in link.handshake.joined:
+                self._call_handler(link, "connect", namespace)
             for data in early:
                 link.engine.start_background_task(self._handle_eio_message, data)
         if before is not None:
             before.close(rooms)
 
-    def _tell(self, link: Link, event: str, namespace: str, *about: Any) -> None:
+    def _call_handler(self, link: SyncLink, event: str, namespace: str, *about: Any) -> None:
         """Call a handler as python-socketio does: in a thread, whose end is waited for a while."""
         task = link.engine.start_background_task(self._trigger_event, event, namespace, *about)
-        task.join(self._lines.patience)
+        task.join(self._endpoints.namespace_timeout)
 
-    def _keep(self, link: Link, ended: threading.Event) -> None:
+    def _maintain(self, link: SyncLink, ended: threading.Event) -> None:
         """Stay connected until ``disconnect``, whatever happens."""
         rounds = 0
         try:
             while not ended.is_set():
-                began = self._lines.core.clock()
+                began = self._endpoints.core.clock()
                 try:
-                    link = self._stay(link, ended)
-                    broke = self._lines.core.clock()
+                    link = self._wait_or_move(link, ended)
+                    broke = self._endpoints.core.clock()
                     if ended.is_set():
                         break
-                    self._lines.dropped(link.member)
+                    self._endpoints.record_dropped(link.member)
                     link.close()
-                    rounds = 0 if broke - began >= STEADY else rounds
-                    while not ended.wait(self._lines.pause(rounds)):
+                    rounds = 0 if broke - began >= STABLE_AFTER else rounds
+                    while not ended.wait(self._endpoints.retry_delay(rounds)):
                         rounds += 1
                         with contextlib.suppress(NoEndpointAvailable, SocketConnectionError):
                             link = self._connect_somewhere(ended, link.member.url, broke)
@@ -242,32 +254,32 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
                 except Exception as error:
                     logger.error("the socket goes on after %s: %s", type(error).__name__, error)
                     rounds += 1
-                    ended.wait(self._lines.pause(rounds))
+                    ended.wait(self._endpoints.retry_delay(rounds))
         finally:
-            self._leave(ended)  # it may have been ended while it was connecting
-            self._lines.end()
+            self._close_link(ended)  # it may have been ended while it was connecting
+            self._endpoints.detach()
 
-    def _stay(self, link: Link, ended: threading.Event) -> Link:
+    def _wait_or_move(self, link: SyncLink, ended: threading.Event) -> SyncLink:
         """Wait for the end of a connection, and move it to a better endpoint before that."""
-        mover = Mover(self._lines)
-        while not link.wait(LOOK) and not ended.is_set():
-            better = mover.look(link.member)
+        planner = MovePlanner(self._endpoints)
+        while not link.wait(MOVE_CHECK_INTERVAL) and not ended.is_set():
+            better = planner.look(link.member)
             if better is None:
                 continue
             member, reason = better
-            moved = self._try(member, Search(self._lines), ended)
+            moved = self._try_endpoint(member, SocketSearch(self._endpoints), ended)
             if moved is None:
-                mover.failed()
+                planner.failed()
                 continue
             before, link = link.member.url, moved
-            self._adopt(moved, ended)
-            self._lines.stands(member, before, reason, 0.0)
-            mover = Mover(self._lines)
+            self._switch_to(moved, ended)
+            self._endpoints.record_connected(member, before, reason, 0.0)
+            planner = MovePlanner(self._endpoints)
         return link
 
-    def _leave(self, ended: threading.Event) -> None:
+    def _close_link(self, ended: threading.Event) -> None:
         """End the connection, unless another ``connect`` has made it."""
-        with self._leaving:
+        with self._link_lock:
             if ended is not self._ended:
                 return
             link, self._link = self._link, None
@@ -279,15 +291,15 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         """Disconnect, and stay so."""
         ended = self._ended
         ended.set()
-        with self._leaving:
-            trying, link = self._trying, self._link
+        with self._link_lock:
+            trying, link = self._pending_link, self._link
         if trying is not None:
             trying.break_off()
         if link is not None:
             if threading.current_thread() is link.engine.read_loop_task:
                 return  # a handler of the break itself: there is nothing left to end
-            self._leave(ended)
-        keeper = self._keeper
+            self._close_link(ended)
+        keeper = self._maintainer
         if keeper is not None and keeper is not threading.current_thread():
             keeper.join(_PATIENCE)
 
@@ -297,5 +309,5 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
 
     def wait(self) -> None:
         """Wait until ``disconnect`` is called."""
-        if self._keeper is not None:
-            self._keeper.join()
+        if self._maintainer is not None:
+            self._maintainer.join()

@@ -20,7 +20,7 @@ from socketio.packet import CONNECT, DISCONNECT
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from ..pool.member import PoolMember
-from .search import Entrance, place_of, where, with_credentials
+from .search import NamespaceHandshake, engine_url, place_of, with_credentials
 
 #: Seconds for the goodbye of a polling client, whose server may hold its last poll for long.
 _GOODBYE = 0.5
@@ -138,7 +138,7 @@ def _proxy_options(proxy: httpx2.Proxy | None) -> dict[str, Any]:
     }
 
 
-class Link:
+class SyncLink:
     """One Engine.IO connection to one endpoint, whose messages wait until it is in use.
 
     Args:
@@ -147,17 +147,17 @@ class Link:
     """
 
     def __init__(self, client: Any, member: PoolMember) -> None:
-        target, tls = member.target, client._lines.options.tls
+        target, tls = member.target, client._endpoints.options.tls
         authority, name = target.authority.decode(), target.server_name
         self.member = member
-        self.entrance = Entrance(client.connection_namespaces, client.packet_class)
+        self.handshake = NamespaceHandshake(client.connection_namespaces, client.packet_class)
         self.is_retired = False  # whether another connection has taken its place
         self._client = client
-        proxy = client._lines.proxy_for(member)
+        proxy = client._endpoints.proxy_for(member)
         # The proxy looks the host up; without one that has just been done.
-        self._host = client._lines.address_of(target) if proxy is None else target.host
+        self._host = client._endpoints.address_of(target) if proxy is None else target.host
         self._session = _Session(authority, tls, name, proxy)
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._in_use = self._is_over = False
         self.engine = client._new_engine()
         self.engine.http_factory = lambda: self._session
@@ -167,16 +167,16 @@ class Link:
         if name is not None:
             extra["sslopt"] = {"context": tls, "server_hostname": name}
         self.engine.websocket_extra_options = extra
-        self.engine.on("connect", self._greet)
-        self.engine.on("message", self._take)
-        self.engine.on("disconnect", self._end)
+        self.engine.on("connect", self._request_namespaces)
+        self.engine.on("message", self._on_message)
+        self.engine.on("disconnect", self._on_disconnect)
 
     def open(self, headers: Any, transports: Any) -> None:
         """Connect, and ask for the namespaces."""
-        url, path = where(self.member.target, self._host)
+        url, path = engine_url(self.member.target, self._host)
         self.engine.connect(url, dict(headers), transports, path)
 
-    def _greet(self) -> None:
+    def _request_namespaces(self) -> None:
         client, auth = self._client, self._client.connection_auth
         auth = (auth() if callable(auth) else auth) or {}
         for namespace in client.connection_namespaces:
@@ -187,24 +187,24 @@ class Link:
         for part in encoded if isinstance(encoded, list) else [encoded]:
             self.engine.send(part)
 
-    def _take(self, data: Any) -> None:
+    def _on_message(self, data: Any) -> None:
         refused = None
-        with self._news:
+        with self._changed:
             in_use = self._in_use
             if not in_use:
-                refused = self.entrance.take(data)
-                self._news.notify_all()
+                refused = self.handshake.take(data)
+                self._changed.notify_all()
         if in_use:
             self._client._handle_eio_message(data)
         elif refused is not None:
-            about = self.entrance.refused[refused]
+            about = self.handshake.refused[refused]
             about = about if isinstance(about, (tuple, list)) else (about,)
             self._client._trigger_event("connect_error", refused, *about)
 
-    def _end(self, reason: str) -> None:
-        with self._news:
+    def _on_disconnect(self, reason: str) -> None:
+        with self._changed:
             self._is_over = True
-            self._news.notify_all()
+            self._changed.notify_all()
         if self._in_use and not self.is_retired:
             self._client._handle_eio_disconnect(reason)
 
@@ -214,15 +214,15 @@ class Link:
         Raises:
             ConnectionError: If one has not, or has refused.
         """
-        with self._news:
+        with self._changed:
             answered, until = 0, time.monotonic() + seconds
-            while not (self.entrance.is_done or self._is_over):
-                if self.entrance.answered > answered:
-                    answered, until = self.entrance.answered, time.monotonic() + seconds
+            while not (self.handshake.is_done or self._is_over):
+                if self.handshake.answered > answered:
+                    answered, until = self.handshake.answered, time.monotonic() + seconds
                 if (left := until - time.monotonic()) <= 0:
                     break
-                self._news.wait(left)
-        self.entrance.check()
+                self._changed.wait(left)
+        self.handshake.check()
 
     def use(self) -> list[Any]:
         """Have messages go to the client from now on; give those that came before.
@@ -230,11 +230,11 @@ class Link:
         Raises:
             ConnectionError: If it has ended.
         """
-        with self._news:
+        with self._changed:
             if self._is_over:
                 raise SocketConnectionError("the connection was reset at once")
             self._in_use = True
-            return self.entrance.early
+            return self.handshake.early
 
     def wait(self, seconds: float) -> bool:
         """Wait for its end; give whether it came."""

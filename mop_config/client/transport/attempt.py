@@ -111,7 +111,7 @@ class Route:
         """
         if self.patient or now < self.hedge_at:
             return False
-        member = self.call.rival(now)
+        member = self.call.hedge_candidate(now)
         if member is None:
             self.patient = True
             return now < self.until
@@ -138,14 +138,17 @@ class Route:
         Raises:
             Moved: If so.
         """
-        if self.race and (better := self.call.better(self.member, time.monotonic())) is not None:
+        if (
+            self.race
+            and (better := self.call.better_candidate(self.member, time.monotonic())) is not None
+        ):
             raise Moved(RaceWinner(better, None, ()))
 
     def another(self, now: float) -> PoolMember | None:
         """Give another endpoint to dial."""
         if not self.race or now >= self.until:
             return None
-        member = self.call.another(now)
+        member = self.call.next_candidate(now)
         if member is not None:
             self.raced = {*self.raced, member.url}
         return member
@@ -167,7 +170,7 @@ class Route:
             self.told = len(self.losers)
             # Other requests need not wait for this one's answer to learn of it.
             if not self.apart:
-                self.call.lost(won.losers, self.began)
+                self.call.record_losers(won.losers, self.began)
 
     def take_deposit(self) -> Any:
         """Take the connection that a race has left; None where there is none."""

@@ -86,7 +86,7 @@ def answered(core: ClientState, route: Route, response: httpcore2.Response) -> O
         busy=busy,
         result=ResponseVerdict(route.member, response, timeouts=route.timeouts, apart=route.apart),
         losers=route.losers,
-        told=route.told,
+        losers_recorded=route.told,
         bad_status=core.policy.bad_status,
         apart=route.apart,
     )
@@ -111,7 +111,7 @@ def failed(core: ClientState, route: Route, error: Exception) -> Outcome:
         reused=of_http2 or not route.dialled,
         result=error,
         losers=route.losers,
-        told=route.told,
+        losers_recorded=route.told,
         apart=route.apart,
     )
 
@@ -125,7 +125,7 @@ def broken(core: ClientState, outcome: Outcome, error: Exception) -> Outcome:
         fault=_fault_of(error, connecting=False),
         result=error,
         losers=outcome.losers,
-        told=outcome.told,
+        losers_recorded=outcome.losers_recorded,
         apart=outcome.apart,
     )
 
@@ -144,7 +144,7 @@ def beaten(core: ClientState, outcome: Outcome) -> Losers:
 def of_rival(outcome: Outcome, losers: Losers, told: int) -> Outcome:
     """Give a rival's answer as the attempt's own: these lost against it."""
     outcome.losers = (*losers, *outcome.losers)
-    outcome.told = told
+    outcome.losers_recorded = told
     return outcome
 
 

@@ -64,7 +64,7 @@ class AsyncHedge:
     def _start(self) -> None:
         call = self._route.call
         self._route.forget_queues()
-        member = call.rival(self._core.clock())
+        member = call.hedge_candidate(self._core.clock())
         if member is None:
             return
         route = AsyncConnectPlan(call, member, self._route.until, race=False)

@@ -112,7 +112,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 outcome = await self._read_whole(outcome)
             elif outcome.status is not None and not outcome.good and shape.may_go_on(outcome):
                 await self._set_aside(outcome, request)
-            call.went(outcome)
+            call.record(outcome)
         return await self._conclude(call.step, request)
 
     def _new_pool(self) -> httpcore2.AsyncConnectionPool:

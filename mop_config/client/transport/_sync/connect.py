@@ -127,7 +127,7 @@ class ConnectPlan(Route):
         """Ask another endpoint besides, once."""
         send, self.send = self.send, None
         self.forget_queues()
-        member = self.call.rival(time.monotonic())
+        member = self.call.hedge_candidate(time.monotonic())
         if member is not None and send is not None:
             plan = ConnectPlan(self.call, member, self.until, None, race=False)
             plan.lines = self.lines

@@ -111,7 +111,7 @@ class FailoverTransport(httpx2.BaseTransport):
                 if outcome.status is not None:
                     outcome.result.held.close()
                 raise rewriting.closed(request)
-            call.went(outcome)
+            call.record(outcome)
         return self._conclude(call.step, request)
 
     def _new_pool(self) -> httpcore2.ConnectionPool:

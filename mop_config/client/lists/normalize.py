@@ -35,7 +35,7 @@ def canonical(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
     return tuple(found.values())
 
 
-def sifted(config: EndpointConfig, source: str) -> EndpointConfig:
+def normalized(config: EndpointConfig, source: str) -> EndpointConfig:
     """Bring a list from outside into our spelling, and leave out the names that it may not give.
 
     A ``server_name`` at a host name would make a certificate for one name good for another, so
@@ -75,16 +75,16 @@ def without_plain(config: EndpointConfig, source: str) -> EndpointConfig:
     if not left_out:
         return config
     _tell("%s: endpoints over plain http are left out (allow_http=True): %s", source, left_out)
-    return _kept(config, lambda endpoint: not is_plain(endpoint))
+    return _filtered(config, lambda endpoint: not is_plain(endpoint))
 
 
-def only_plain_of(config: EndpointConfig, before: EndpointConfig) -> EndpointConfig:
+def without_added_plain(config: EndpointConfig, before: EndpointConfig) -> EndpointConfig:
     """Leave out the unencrypted endpoints of a signed list that were left out when it was taken."""
     there = {e.url for endpoints in before.kinds().values() for e in endpoints}
-    return _kept(config, lambda endpoint: not is_plain(endpoint) or endpoint.url in there)
+    return _filtered(config, lambda endpoint: not is_plain(endpoint) or endpoint.url in there)
 
 
-def _kept(config: EndpointConfig, wanted: Callable[[Endpoint], bool]) -> EndpointConfig:
+def _filtered(config: EndpointConfig, wanted: Callable[[Endpoint], bool]) -> EndpointConfig:
     return EndpointConfig(*(tuple(filter(wanted, each)) for each in config.kinds().values()))
 
 
