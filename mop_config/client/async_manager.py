@@ -1,4 +1,4 @@
-"""The asynchronous manager."""
+"""``AsyncEndpointManager``, the manager for asyncio."""
 
 import asyncio
 import contextlib
@@ -29,13 +29,13 @@ class AsyncEndpointManager(BaseManager):
     _loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self) -> Self:
-        """Begin to check the endpoints and to update the list."""
+        """Start health checks and updates in background threads."""
         self._loop = asyncio.get_running_loop()
         self._start_threads()
         return self
 
     async def close(self) -> None:
-        """Stop, within a second. The list is kept; ``start`` begins anew."""
+        """Stop the threads within a second. The list stays, and ``start`` may be called again."""
         try:
             await asyncio.to_thread(self._stop_threads)
         except RuntimeError:  # there is no thread left to wait in
@@ -51,7 +51,7 @@ class AsyncEndpointManager(BaseManager):
     def client(
         self, *, start: bool = True, **options: Unpack[ClientKeywords]
     ) -> httpx2.AsyncClient:
-        """Make an HTTP client whose relative URLs go to the current endpoint.
+        """Create an HTTP client whose relative URLs go to the current endpoint.
 
         Args:
             start: Whether to start a manager that never ran, as ``start`` does: without its
@@ -78,7 +78,7 @@ class AsyncEndpointManager(BaseManager):
         """Check one endpoint now; see ``EndpointManager.check_endpoint_health``.
 
         Raises:
-            KeyError: If it is not in the list.
+            KeyError: If the endpoint is not in the list.
         """
         return await asyncio.to_thread(self._check_one, self._job_for(endpoint))
 
@@ -89,17 +89,17 @@ class AsyncEndpointManager(BaseManager):
     async def update_endpoints_from_remote(
         self, fallback_url: str | None = None, token: str | None = None, *, force: bool = False
     ) -> bool:
-        """Ask for a new list now, and apply it; see ``EndpointManager``.
+        """Fetch a new list now, and apply it; see ``EndpointManager``.
 
         Raises:
-            UpdateFailed: If no source gave a list; ours stays.
+            UpdateFailed: If no source gave a list; the current list stays.
             UpdateRefused: If the only lists found would leave nothing that works, or
                 (``UpdateUntrusted``) are not to be trusted.
         """
         return await asyncio.to_thread(self._update, fallback_url, token, force=force)
 
     def _start_if_new(self) -> None:
-        """Start for the first user; see ``BaseManager._start_if_new``."""
+        """Remember the running event loop, then start; see ``BaseManager._start_if_new``."""
         if self._loop is None:
             self._loop = _running_loop()  # signals are sent from it
         super()._start_if_new()

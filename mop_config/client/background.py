@@ -1,7 +1,7 @@
-"""A manager's threads: health checks, updates, and being told of a new list.
+"""The background threads of a manager: scheduler, health checks, updates and long poll.
 
-They know the manager only weakly, so that one that nobody holds any more is collected, and
-takes them along. Whatever they wait for can be called off: closing takes no second.
+The threads hold the manager by a weak reference, so that a manager that the application dropped
+is collected and its threads end. Every wait can be cancelled: closing takes less than a second.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ from .tasks import ClientTasks
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a server is asked to hold an answer that has nothing new: from this to
-#: that. An edit answers everybody at once, and they must not all come back at once.
+#: Bounds of the random long-poll time in seconds. An edit answers every client at once; different
+#: times keep the clients from coming back in step.
 WATCH_WAIT = (35, 58)
 #: Seconds that closing waits for all threads together.
 CLOSE_PATIENCE = 0.8
@@ -39,29 +39,29 @@ MAX_RETRY = FIRST_RETRY * 1024
 #: Seconds until a watch that failed is tried again, doubling up to a minute.
 FIRST_WATCH_RETRY = 1.0
 MAX_WATCH_RETRY = 60.0
-#: Seconds until what could not be started is started again.
+#: Seconds until a thread that could not be started is tried again.
 RETRY = 1.0
-#: A held answer that comes sooner than this, in seconds, was not held.
+#: A long poll that is answered within fewer seconds was not held.
 HELD_AT_LEAST = 1.0
 _IDLE = 3600.0
 
 
 class _Wakeup:
-    """Wakes a thread that sleeps.
+    """A wake-up call for one waiting thread, over ``queue.SimpleQueue``.
 
-    It is rung by a finaliser too, which may run in the midst of anything: so there must be
-    no lock in it that the thread that sleeps, or another one, could hold just then.
+    A finaliser sets it too, and may run between any two bytecodes: a ``threading.Event`` could
+    deadlock there, because the interrupted thread may hold its lock.
     """
 
     def __init__(self) -> None:
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def set(self) -> None:
-        """Wake the sleeper, now or when it lies down next."""
+        """End the current wait, or the next one if no thread waits."""
         self._wakeups.put(None)
 
     def wait(self, seconds: float) -> None:
-        """Sleep for so long, or until the bell is rung."""
+        """Wait until ``set`` is called, for at most ``seconds`` (capped at an hour)."""
         with contextlib.suppress(queue.Empty):
             self._wakeups.get(timeout=min(max(0.0, seconds), _IDLE))
             while True:
@@ -86,11 +86,11 @@ class BackgroundOwner(Protocol):
 
 
 class Background:
-    """The threads of a manager that runs.
+    """The threads of a running manager.
 
     Args:
-        manager: Held weakly.
-        errands: What the threads do.
+        manager: The manager, held by a weak reference.
+        tasks: Runs the health checks and updates.
     """
 
     def __init__(self, manager: BackgroundOwner, tasks: ClientTasks) -> None:
@@ -118,7 +118,7 @@ class Background:
         self._watcher: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start; the first checks and the first update begin at once.
+        """Start the scheduler; the first checks and the first update begin at once.
 
         Raises:
             RuntimeError: If the machine has no thread left; nothing runs then.
@@ -126,7 +126,7 @@ class Background:
         self._scheduler = self._spawn(self._schedule, "mop-config-client")
 
     def restart(self, tasks: ClientTasks) -> None:
-        """Start anew in a child process, which has none of its parent's threads."""
+        """Start the scheduler in a forked child, which has none of its parent's threads."""
         self._tasks = tasks
         self._open()
         self._scheduler = self._try_spawn(self._schedule, "mop-config-client")
@@ -138,7 +138,7 @@ class Background:
         return thread
 
     def _try_spawn(self, target: Callable[[], None], name: str) -> threading.Thread | None:
-        """Start a thread; give None where that fails, which the schedule tries again soon."""
+        """Start a thread, or return None if that fails; the scheduler tries again soon."""
         try:
             thread = self._spawn(target, name)
         except (RuntimeError, MemoryError) as error:
@@ -148,13 +148,13 @@ class Background:
         return thread
 
     def _warn_of_shortage(self, what: str) -> None:
-        """Say once in a row what this process or machine lacks."""
+        """Log a lack of threads or descriptors once, until one is available again."""
         if not self._short_of_resources:
             logger.warning("%s; no endpoint is blamed, and it is tried again", what)
         self._short_of_resources = True
 
     def wake(self) -> None:
-        """Have the schedule looked at now."""
+        """Run the scheduler now, starting its thread again if a fork ended it."""
         self._schedule_wakeup.set()
         with self._lock:
             # A forked child may have had no thread left for it.
@@ -163,7 +163,7 @@ class Background:
                 self._scheduler = self._try_spawn(self._schedule, "mop-config-client")
 
     def cancel(self) -> None:
-        """Have everything end, and wait for nothing; takes no lock."""
+        """Tell every thread to end, without waiting and without a lock."""
         self._stopped = True
         self._queue.clear()
         self._schedule_wakeup.set()
@@ -171,10 +171,10 @@ class Background:
         self._tasks.close()
 
     def stop(self) -> None:
-        """Stop everything, calling off what is under way."""
+        """Cancel running tasks and wait for the threads, for at most ``CLOSE_PATIENCE`` seconds."""
         self.cancel()
         deadline = time.monotonic() + CLOSE_PATIENCE
-        # Those that end may have started others just before.
+        # A thread that ends may have started another one just before.
         while others := [
             thread
             for thread in self._threads
@@ -282,14 +282,14 @@ class Background:
         return backoff(self._failures, FIRST_RETRY, min(MAX_RETRY, self._update_interval))
 
     def _log_level_of(self, error: MopConfigError) -> int:
-        """Say how loud a failed update is: plain API servers have no list, which is no fault."""
+        """Return the log level of a failed update: API servers without a list are no fault."""
         manager = self._manager()
         expected = isinstance(error, UpdateFailed) and error.cause == "not_implemented"
         if expected and manager is not None and not manager.config_urls:
             return logging.INFO
         return logging.WARNING
 
-    # -- being told
+    # -- long poll
 
     def _watch(self) -> None:
         quick_replies = 0  # answers in a row that came at once, or not at all
@@ -309,13 +309,13 @@ class Background:
             self._watch_wakeup.wait(_jittered(delay))
 
     def _until_next_watch(self, round_: UpdateRound, quick_replies: int) -> float:
-        """Say how long to leave the server alone, in seconds.
+        """Return the seconds until the next long poll.
 
-        One that does not hold its answers is asked each interval, and one that says it
-        does, but answers at once time and again, ever more slowly.
+        A server without long polls is asked once per update interval. A server that claims to
+        hold its answers, but answers at once each time, is asked with growing delays.
         """
         if not round_.asked_to_wait:
-            # Holding needs the tag of a list, which only the first answer gives.
+            # A long poll needs an ETag, which only the first answer gives.
             manager = self._manager()
             knows = manager is not None and manager._has_etag
             if not knows:

@@ -1,4 +1,7 @@
-"""What a manager is, whichever way it waits: its lists, and the errands that keep them true."""
+"""The part that the synchronous and the asynchronous manager share.
+
+``BaseManager`` adds options, threads, health checks and updates to ``EndpointLists``.
+"""
 
 import contextlib
 import logging
@@ -57,7 +60,7 @@ _OWN_PARAMETERS = (
 
 
 class BaseManager(EndpointLists):
-    """The part of both managers that waits for nothing; see ``__init__`` for the arguments."""
+    """Options and life cycle of both managers; see ``__init__`` for the arguments."""
 
     _background: Background | None = None
     _finalizer: "weakref.finalize[Any, Any] | None" = None
@@ -80,22 +83,22 @@ class BaseManager(EndpointLists):
         allow_http: bool = False,
         **options: Unpack[TransportKeywords],
     ) -> None:
-        """Make a manager; it looks after its endpoints once it is started.
+        """Create a manager. Health checks and updates begin when it is started.
 
         Args:
             api_endpoints: Built-in API endpoints: URLs (the position is the priority), pairs of
                 URL and priority, ``Endpoint`` objects, or an ``EndpointConfig`` of both kinds.
             socket_endpoints: Built-in Socket.io endpoints, likewise.
-            cache_path: File that keeps the list over a restart; None keeps none, unless
-                ``app`` is given.
+            cache_path: File that keeps the list over a restart. None: no file, unless ``app`` is
+                given.
             app: Name of the application, for a cache file in its user's usual place.
-            config_urls: Servers to ask for a new list, besides the endpoints themselves.
+            config_urls: Servers that updates read a list from, besides the endpoints themselves.
             token: Sent to sources of lists, over https or within this machine only: a text, or
                 a function that gives it, or None while nobody is logged in.
             policy: The figures; see ``Policy``.
-            update_interval: Seconds between two updates of the list, varied by a tenth; 0 never
-                asks by itself.
-            watch: Whether to be told of a new list at once, by long poll.
+            update_interval: Seconds between two updates of the list, varied by a tenth, 0 to
+                1,000,000. 0: no updates by itself.
+            watch: Whether a long poll fetches a new list as soon as a server has it.
             trusted_keys: Public keys, each a JWK or a JWK set (a ``dict`` or JSON), PEM, or the
                 path of a file of them. Then no list is taken that none of them has signed, or
                 that has expired or is older than one before: not from a server, the cache or a
@@ -150,12 +153,12 @@ class BaseManager(EndpointLists):
     # -- a life
 
     def _start_if_new(self) -> None:
-        """Start for the first user; one that was ever started or closed by hand is left alone."""
+        """Start the threads, unless this manager was ever started or closed before."""
         if self._was_started:
             return
         try:
             self._start_threads()
-        except (RuntimeError, MemoryError) as error:  # no thread left: the next user may have one
+        except (RuntimeError, MemoryError) as error:  # no thread left: the next call tries again
             logger.warning("health checks and updates could not be started: %s", error)
 
     def _start_threads(self) -> None:
@@ -165,7 +168,7 @@ class BaseManager(EndpointLists):
                 return
             with self._core as core:
                 for pool in (core.api, core.socketio):
-                    pool.forget_probes()  # those of a life before never ended
+                    pool.forget_probes()  # the checks of an earlier run never ended
             background = Background(self, self._tasks)
             try:
                 background.start()
@@ -174,15 +177,15 @@ class BaseManager(EndpointLists):
                 raise
             self._background = background
             self._core.on_urgent = background.wake
-            # One that nobody holds any more takes its threads along.
+            # The threads end when the application drops its last reference to the manager.
             self._finalizer = weakref.finalize(self, background.cancel)
             self._finalizer.atexit = False
-            background.wake()  # for what was urgent meanwhile
+            background.wake()  # an endpoint may have become urgent meanwhile
 
     def _stop_threads(self) -> None:
         self._was_started = True
         with self._core:
-            pass  # in a child process, let go of what is the parent's
+            pass  # in a forked child, replace the locks and sockets of the parent
         with self._lifecycle_lock:
             background, self._background = self._background, None
             self._core.on_urgent = None
@@ -190,15 +193,15 @@ class BaseManager(EndpointLists):
                 self._finalizer.detach()
             if background is not None:
                 background.stop()
-                self._tasks = ClientTasks(self)  # those of before are called off for good
+                self._tasks = ClientTasks(self)  # the old tasks are cancelled for good
         self._save_if_changed()
 
     def _restart_after_fork(self) -> None:
-        """Start anew in a child process, which has none of its parent's threads."""
+        """Replace locks, sockets and threads in a forked child: threads do not survive fork."""
         self._lifecycle_lock = threading.Lock()
         self._cache.reset_after_fork()
         self._apply_lock = threading.RLock()
-        self._tasks = ClientTasks(self)  # the sockets and look-ups of before are the parent's
+        self._tasks = ClientTasks(self)  # the old sockets and look-ups are the parent's
         if self._background is not None:
             with self._core as core:
                 for pool in (core.api, core.socketio):
@@ -206,7 +209,7 @@ class BaseManager(EndpointLists):
             self._background.restart(self._tasks)
 
     def _list_changed(self) -> None:
-        """Have the new list kept; a manager that runs does it in its own thread."""
+        """Save the new list to the cache file; a running manager does so in its own thread."""
         background = self._background
         if background is None:
             super()._list_changed()
@@ -217,14 +220,14 @@ class BaseManager(EndpointLists):
     # -- health
 
     def _record_probe(self, kind: str, url: str, result: ProbeResult) -> None:
-        """Take in what a health check found."""
+        """Record the result of a health check, and choose the endpoint again."""
         with self._core as core:
             pool = core.pool(kind)
             member = pool.get(url)
             if member is None:
                 return
             if result.fault is Fault.OURS:
-                # Called off, or this process lacks descriptors or threads: nothing was seen.
+                # The check was cancelled, or this process lacks descriptors or threads.
                 member.probing = False
                 member.health.postpone(core.clock(), core.random())
                 return
@@ -267,11 +270,11 @@ class BaseManager(EndpointLists):
     # -- updates
 
     def _current_token(self) -> str | None:
-        """Give the token for sources of lists as it is now; None while there is none."""
+        """Return the bearer token for list sources, or None while there is none."""
         return current_token(self._token)
 
     def _update_context(self, fallback: str | None, *, force: bool, wait: int) -> UpdateContext:
-        """Say what an update has to know."""
+        """Collect the state that one update decides by."""
         with self._core as core:
             current = core.api.select(core.clock())
             members = core.api.members()
@@ -281,7 +284,7 @@ class BaseManager(EndpointLists):
                 for kind in Kind
             }
         others = [m.url for m in members]
-        # The built-in ones come last: a list that has gone bad must not lock us out.
+        # The built-in endpoints come last: a bad list must not lock the client out of every source.
         last = [*self.config_urls, *(endpoint.url for endpoint in self._seed.api_endpoints)]
         asked = sources(fallback, None if current is None else current.url, others, last, down)
         return UpdateContext(
@@ -297,11 +300,11 @@ class BaseManager(EndpointLists):
         )
 
     def _etags(self) -> dict[str, str]:
-        # Who has nothing newer than what has expired must not end the search by a 304.
+        # With an expired list, a 304 from a server that has nothing newer must not end the search.
         return {} if self._trust is not None and self._trust.stale else dict(self._cache.etags)
 
     def _server_names(self, fallback: str | None = None) -> dict[str, str]:
-        """Map the origin of each endpoint that has a name of its own to that name.
+        """Map the origin of each endpoint with a ``server_name`` to that name.
 
         A list names its own endpoints only. The sources that the application has chosen keep the
         names that the application gave them: otherwise a list could make a certificate for any
@@ -324,7 +327,7 @@ class BaseManager(EndpointLists):
 
     @property
     def _has_etag(self) -> bool:
-        """Whether a server can be asked to hold its answer until it has another list."""
+        """Whether an ETag is known, which a long poll needs."""
         return bool(self._etags())
 
     def _update(self, fallback_url: str | None, token: str | None, *, force: bool) -> bool:
@@ -337,7 +340,7 @@ class BaseManager(EndpointLists):
         ours = {name: value for name, value in options.items() if name in NAMES}
         merged = {**self._transport_options, **ours}
         if merged.get("http1", True) and not merged.get("http2") and not ours.keys() & _OF_TLS:
-            # One of the same kind is there, and to make another takes a tenth of a second.
+            # Reuse the TLS context: creating another one takes a tenth of a second.
             merged |= {"verify": self._network_options.tls, "cert": None}
         return merged
 

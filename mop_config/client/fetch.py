@@ -1,4 +1,4 @@
-"""Asking a server for its list: one GET, bounded in size and time, that can be called off."""
+"""``Fetcher``: one cancellable GET of an endpoint list, bounded in size and time."""
 
 import contextlib
 import socket
@@ -33,7 +33,7 @@ def origin_of(url: Url) -> str:
 
 
 class Fetcher:
-    """Asks servers for their lists, from any number of threads.
+    """Fetches endpoint lists, from any number of threads.
 
     Args:
         options: How to connect.
@@ -41,8 +41,8 @@ class Fetcher:
         resolver: Looks hosts up.
 
     Attributes:
-        sockets: Those that are in use.
-        closed: Whether everything is called off.
+        sockets: The sockets in use.
+        closed: Whether every fetch is cancelled.
         heard_at: When a server last sent something, or else when this was made, in monotonic
             seconds.
     """
@@ -56,7 +56,7 @@ class Fetcher:
         self.heard_at = time.monotonic()
 
     def fetch(self, fetch: Fetch, token: str | None, server_names: Mapping[str, str]) -> FetchReply:
-        """Ask for a list; never raises.
+        """Fetch a list. An error is returned as ``FetchReply.problem``.
 
         A redirect is followed within https, or from http; a token goes to no other server.
 
@@ -178,11 +178,11 @@ class Fetcher:
         return bytes(body)
 
     def close(self) -> None:
-        """Call off what is under way, and everything later; takes no lock."""
+        """Cancel running and later fetches, without a lock."""
         self.closed = True
         for sock in list(self.sockets):
             with contextlib.suppress(OSError):
-                # Not SSLSocket's own, which takes the TLS state away from whoever reads.
+                # SSLSocket.shutdown would remove the TLS state under a reading thread.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 

@@ -1,4 +1,4 @@
-"""Asking the sources of lists: several at a time, so that no dead one is waited for."""
+"""``ListSearch``: fetch a list from several sources, so that a dead source costs no wait."""
 
 import queue
 import threading
@@ -19,19 +19,19 @@ from .lists.update import (
     update,
 )
 
-#: Seconds from the start of one source to that of the next; at once, where one has failed.
+#: Seconds from the start of one source to the next; a failed source starts the next at once.
 STAGGER = 0.25
-#: Sources that may be under way at one time.
+#: Number of sources that are fetched at the same time.
 MAX_PARALLEL = 8
-#: A source that has been silent for so many seconds no longer counts among those.
+#: A source that has sent nothing for so many seconds no longer counts as running.
 SILENCE_LIMIT = 1.0
 
 
 class UpdateRound(NamedTuple):
-    """What came of an update.
+    """The result of an update.
 
     Attributes:
-        changed: Whether there was something new.
+        changed: Whether the list has changed.
         asked_to_wait: Whether the server that answered was asked to hold its reply.
         waited: Whether it knows how to.
         pause: Seconds for which it asked to be left alone.
@@ -82,14 +82,14 @@ class ListSearch:
         self._closed = False
 
     def close(self) -> None:
-        """Call everything off; takes no lock."""
+        """Cancel every fetch, without a lock."""
         self._closed = True
         for fetcher in list(self._running.values()):
             fetcher.close()
         self._events.put((-1, None))
 
     def run(self) -> Found:
-        """Search, and wait for the end.
+        """Run the search to its end.
 
         Raises:
             UpdateFailed: If no list was found.

@@ -1,4 +1,4 @@
-"""The synchronous manager."""
+"""``EndpointManager``, the synchronous manager."""
 
 from typing import Self, Unpack
 
@@ -12,7 +12,7 @@ from .transport.clients import Client
 
 
 class EndpointManager(BaseManager):
-    """Knows the endpoints of a service, keeps an eye on them, and sends requests to the best.
+    """Holds the endpoints of a service, checks their health, and sends requests to the best one.
 
     ::
 
@@ -24,12 +24,12 @@ class EndpointManager(BaseManager):
     """
 
     def start(self) -> Self:
-        """Begin to check the endpoints and to update the list, in threads of its own."""
+        """Start health checks and updates in background threads."""
         self._start_threads()
         return self
 
     def close(self) -> None:
-        """Stop the threads, within a second. The list is kept; ``start`` begins anew."""
+        """Stop the threads within a second. The list stays, and ``start`` may be called again."""
         self._stop_threads()
 
     def __enter__(self) -> Self:
@@ -39,7 +39,7 @@ class EndpointManager(BaseManager):
         self.close()
 
     def client(self, *, start: bool = True, **options: Unpack[ClientKeywords]) -> httpx2.Client:
-        """Make an HTTP client whose relative URLs go to the current endpoint.
+        """Create an HTTP client whose relative URLs go to the current endpoint.
 
         Args:
             start: Whether to start a manager that never ran, as ``start`` does: without its
@@ -62,16 +62,16 @@ class EndpointManager(BaseManager):
         return Client(transport=transport, **self._for_client(options))
 
     def check_endpoint_health(self, endpoint: EndpointState | str) -> bool:
-        """Check one endpoint now, and take in what is found.
+        """Check one endpoint now, and record the result.
 
         Args:
-            endpoint: One of the list, or its URL.
+            endpoint: An endpoint of the list, or its URL.
 
         Returns:
-            Whether the check was good.
+            Whether the endpoint passed the check.
 
         Raises:
-            KeyError: If it is not in the list.
+            KeyError: If the endpoint is not in the list.
         """
         return self._check_one(self._job_for(endpoint))
 
@@ -82,18 +82,18 @@ class EndpointManager(BaseManager):
     def update_endpoints_from_remote(
         self, fallback_url: str | None = None, token: str | None = None, *, force: bool = False
     ) -> bool:
-        """Ask for a new list now, and apply it.
+        """Fetch a new list now, and apply it.
 
         Args:
             fallback_url: Server to ask first, with or without ``/api/v1``.
-            token: Token to send; None takes the manager's.
+            token: Bearer token to send. None: the token of the manager.
             force: Whether to apply a list that may leave nothing that works.
 
         Returns:
-            Whether there was something new.
+            Whether the list has changed.
 
         Raises:
-            UpdateFailed: If no source gave a list; ours stays.
+            UpdateFailed: If no source gave a list; the current list stays.
             UpdateRefused: If the only lists found would leave nothing that works, or
                 (``UpdateUntrusted``) are not to be trusted.
         """

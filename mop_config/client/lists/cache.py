@@ -1,4 +1,4 @@
-"""What is remembered of the list besides its endpoints, and the file that keeps all of it."""
+"""``ListCache``: the origin, ETags and room of the list, and the file that keeps the list."""
 
 import logging
 import threading
@@ -24,7 +24,7 @@ _LOCK_TIMEOUT = 0.1
 
 
 def cache_path(path: str | Path | None, app: str | None) -> Path | None:
-    """Say where the list of an application is kept; None for nowhere."""
+    """Return the path of the cache file of an application; None for no file."""
     if path is not None:
         return Path(path)
     if app is None:
@@ -57,7 +57,7 @@ class ListSource(NamedTuple):
 
 
 class ListCache:
-    """Where the list came from, and its file.
+    """The origin of the list, and its cache file.
 
     Args:
         path: The file, or None.
@@ -87,7 +87,7 @@ class ListCache:
         self.etags: dict[str, str] = {}
 
     def load(self) -> EndpointConfig:
-        """Take in what the file holds, and give its list; an empty one where it has none."""
+        """Read the cache file and return its list; an empty list if the file has none."""
         mark = None
         if self._trust is not None:
             mark = self._read_mark()
@@ -121,7 +121,7 @@ class ListCache:
     def _verified(
         self, trust: Trust, cached: CachedList, mark: HighWaterMark | None
     ) -> EndpointConfig:
-        """Give what is signed of a list that was kept: nothing, if it is not to be trusted."""
+        """Return the signed endpoints of a cached list; none, if the list is not trusted."""
         try:
             if cached.jws is None:
                 raise SignatureError("not-signed", "it is no signed list")
@@ -133,18 +133,18 @@ class ListCache:
     def set_source(
         self, origin: str, url: str | None = None, learnt_at: float | None = None
     ) -> None:
-        """Note where the list came from; ``learnt_at`` is a POSIX time."""
+        """Set the origin of the list; ``learnt_at`` is a POSIX time."""
         self._source, self._learnt_at = ListSource(origin, url, None), learnt_at
 
     @property
     def source(self) -> ListSource:
-        """Where the list came from, and how old it is."""
+        """The origin and the age of the list."""
         age = None if self._learnt_at is None else max(0.0, time.time() - self._learnt_at)
         stale = self._trust is not None and self._trust.stale
         return self._source._replace(age=age, stale=stale)
 
     def mark_unsaved(self) -> None:
-        """Note that the file is behind."""
+        """Mark the list as newer than the file."""
         self._unsaved = True
 
     def reset_after_fork(self) -> None:
@@ -154,7 +154,7 @@ class ListCache:
             self._trust.reset_after_fork()
 
     def save(self, config: Callable[[], EndpointConfig]) -> None:
-        """Write the list, if there is a file and it is behind."""
+        """Write the list to the file, if the list is newer."""
         if not self._unsaved:
             return
         with self._save_lock:

@@ -1,4 +1,4 @@
-"""A manager's lists: what is in them, which endpoint is in use, and how they change."""
+"""``EndpointLists``: the endpoints of a manager, the current ones, and changes of the list."""
 
 import logging
 import random
@@ -61,8 +61,8 @@ class EndpointLists:
         self._trust = (
             None if keys is None else Trust(keys, self._core.wall_clock, policy.max_endpoints)
         )
-        # What is signed is taken and put into the pools in one step: of two lists that come at
-        # once, the newer one stays.
+        # A signed list is accepted and put into the pools in one step: of two lists that arrive
+        # at once, the newer one stays.
         self._apply_lock = threading.RLock()
         self._cache = ListCache(path, self._trust)
         config = self._cache.load()
@@ -209,7 +209,7 @@ class EndpointLists:
     def apply_qr(
         self, text: str | bytes, *, replace: bool = False, trust: bool = False
     ) -> codec.QrData:
-        """Take in the endpoints of a QR text.
+        """Apply the endpoints of a QR text.
 
         Its endpoints are added or given its priorities; the others stay, unless
         ``replace``. A kind that the text does not speak of stays untouched.
@@ -266,10 +266,10 @@ class EndpointLists:
                 raise PayloadError(kind.member, reason)
 
     def _apply_remote(self, found: NewList) -> bool:
-        """Make a remote list ours; endpoints that stay keep what is known of them.
+        """Apply a remote list; endpoints that stay keep their health and statistics.
 
         Returns:
-            Whether it was another one.
+            Whether the list has changed.
 
         Raises:
             UpdateUntrusted: If a newer one was taken meanwhile.
@@ -301,19 +301,19 @@ class EndpointLists:
             raise self._report_refused(origin, _untrusted(url, error)) from None
 
     def _report_refused(self, origin: str, error: UpdateUntrusted) -> UpdateUntrusted:
-        """Tell of a list that nobody vouches for, and give the error back."""
+        """Log and signal an untrusted list, and return the error."""
         logger.warning("%s", error)
         about = {"origin": origin, "url": error.url, "code": error.code, "reason": error.reason}
         self._send(signals.endpoints_refused, about)
         return error
 
     def _change_locally(self, origin: str, change: Callable[[ClientState], None]) -> None:
-        # No server's list is ours any more: whichever is asked next must give all of its own.
+        # The list is no server's any more: the next reply must be a whole list, not a 304.
         self._cache.etags = {}
         self._change(origin, None, change)
 
     def _change(self, origin: str, url: str | None, change: Callable[[ClientState], None]) -> None:
-        """Change the list, keep it, and tell of it."""
+        """Change the list, save it, and send ``endpoints_updated``."""
         with self._core as core:
             before = _entries(core)
             change(core)
@@ -331,7 +331,7 @@ class EndpointLists:
         self._send(signals.endpoints_updated, {"origin": origin, "url": url, **about})
 
     def _list_changed(self) -> None:
-        """Have the new list kept."""
+        """Save the new list to the cache file."""
         self._cache.mark_unsaved()
         self._save_if_changed()
 

@@ -1,4 +1,4 @@
-"""What a manager takes of an endpoint list, wherever the list comes from."""
+"""Normalize an endpoint list from outside: one spelling of URLs, no forbidden names. Pure."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ _NAMED = 5
 
 
 def canonical_url(url: str) -> str:
-    """Give the one spelling of an endpoint's URL: no default port, no final slash.
+    """Return the canonical URL of an endpoint: no default port, no final slash.
 
     Raises:
         AddressError: If it is no URL of an endpoint.
@@ -27,7 +27,7 @@ def canonical_url(url: str) -> str:
 
 
 def canonical(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
-    """Give endpoints in that spelling; of two with the same URL the first one stays."""
+    """Return endpoints with canonical URLs; of two with the same URL the first stays."""
     found: dict[str, Endpoint] = {}
     for endpoint in endpoints:
         url = canonical_url(endpoint.url)
@@ -36,7 +36,7 @@ def canonical(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
 
 
 def normalized(config: EndpointConfig, source: str) -> EndpointConfig:
-    """Bring a list from outside into our spelling, and leave out the names that it may not give.
+    """Make the URLs of a list canonical, and drop each ``server_name`` that it may not set.
 
     A ``server_name`` at a host name would make a certificate for one name good for another, so
     only an IP address may have one.

@@ -1,4 +1,4 @@
-"""The token for sources of lists: judged when it is given, and each time that it is asked for."""
+"""The bearer token for list sources: validated when it is set and before each use."""
 
 import inspect
 import re
@@ -15,7 +15,7 @@ _FORM = re.compile(r"[!-~]+")
 
 
 def check_token(token: Any) -> None:
-    """Judge the ``token`` of a manager.
+    """Validate the ``token`` of a manager.
 
     Raises:
         TypeError: If it is neither a text, nor a plain function, nor None.
@@ -37,7 +37,7 @@ def check_token(token: Any) -> None:
 
 
 def current_token(token: Any) -> str | None:
-    """Give the token as it is now, fit for a header; None while there is none.
+    """Return the current token, valid for a header; None while there is none.
 
     Raises:
         UpdateFailed: If it cannot be used; the message never shows it.

@@ -1,4 +1,4 @@
-"""Whom a manager believes: trusted keys, and the newest list that they have signed."""
+"""Trusted keys, and the high-water mark that refuses older signed lists."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""Where a new list comes from, and whether to take it. Pure.
+"""The update of the list: which sources to ask, and whether to accept their lists. Pure.
 
 ``update`` is a generator: it yields what to ask (``Fetch``) or to look at (``Check``), is
 sent the answer, and returns the list to apply, or None where nothing has changed.
@@ -35,7 +35,7 @@ SIGNED_SUFFIX = ".jws"
 
 
 class Fetch(NamedTuple):
-    """Ask a source.
+    """An instruction to the driver: fetch the list of a source.
 
     Attributes:
         url: The address of its list.
@@ -55,7 +55,7 @@ class Fetch(NamedTuple):
 
 
 class FetchReply(NamedTuple):
-    """What a source answered.
+    """The reply of a source.
 
     Attributes:
         status: Its status code, or None where there was no answer.
@@ -75,14 +75,14 @@ class FetchReply(NamedTuple):
 
 
 class Check(NamedTuple):
-    """Look at endpoints of one kind; the answer is whether any of them is healthy."""
+    """An instruction: check endpoints of one kind, and send whether any of them is healthy."""
 
     kind: str
     endpoints: tuple[Endpoint, ...]
 
 
 class Refused(NamedTuple):
-    """Tell of a list that nobody vouches for; the answer does not matter."""
+    """A report of an untrusted list; the sent value is ignored."""
 
     error: UpdateUntrusted
 
@@ -107,7 +107,7 @@ Flow = Generator[Fetch | Check | Refused, FetchReply | bool, NewList | None]
 
 
 class UpdateContext(NamedTuple):
-    """What a manager knows when it begins to update.
+    """The state of a manager that an update decides by.
 
     Attributes:
         sources: Base URLs to ask, best first.
@@ -145,7 +145,7 @@ def sources(
     config_urls: Iterable[str],
     down: Container[str] = frozenset(),
 ) -> tuple[str, ...]:
-    """Put the sources into order: the best, one that was configured, the others, the dead.
+    """Order the sources: the best, one configured source, the others, then those that are down.
 
     Args:
         fallback: The source that the caller named, which is the best, or None.
@@ -163,7 +163,7 @@ def sources(
 
 
 def list_urls(base: str, *, signed: bool = False) -> list[str]:
-    """Give the addresses at which the list of a server may be found, likeliest first.
+    """Return the possible URLs of a server's list, the likeliest first.
 
     Args:
         base: A server's URL, with or without its API path, or the address of its list.
@@ -182,7 +182,7 @@ def list_urls(base: str, *, signed: bool = False) -> list[str]:
 
 
 def check_urls(config_urls: Iterable[str]) -> None:
-    """Judge the ``config_urls`` of a manager.
+    """Validate the ``config_urls`` of a manager.
 
     Raises:
         TypeError: If it is no list of texts.
@@ -237,7 +237,7 @@ def update(known: UpdateContext) -> Flow:
 
 
 def combined_error(errors: Iterable[UpdateFailed | UpdateRefused]) -> UpdateFailed | UpdateRefused:
-    """Give one error for those of all sources, the best source's first.
+    """Combine the errors of all sources into one, the best source's first.
 
     A refusal counts more than a failure: there was a list.
     """
@@ -321,7 +321,7 @@ def _read(url: str, reply: FetchReply, known: UpdateContext) -> NewList:
 def _accept(
     found: NewList, known: UpdateContext
 ) -> Generator[Fetch | Check, FetchReply | bool, bool]:
-    """Say that a list may be applied; look at it first if it would replace all that works.
+    """Accept a list; check its endpoints first if it would replace every healthy endpoint.
 
     Raises:
         UpdateRefused: If it must not be applied.

@@ -1,4 +1,4 @@
-"""One request over several endpoints: what to do next, given what has come of it. Pure.
+"""Failover of one request over several endpoints, as a generator. Pure.
 
 ``failover`` is a generator. It yields an ``Attempt``, is sent the ``Outcome``, and returns
 the ``Verdict``; a synchronous and an asynchronous driver do the work in between. ``DialRace``
@@ -14,14 +14,14 @@ from .member import PoolMember
 from .policy import BAD_STATUS, HEDGED, IDEMPOTENT, NOT_REACHED, Budget, Policy
 from .pool import Pool
 
-#: After these on a kept connection, the server may only have closed that connection.
+#: On a reused connection these faults may only mean that the server closed an idle connection.
 _STALE = frozenset({Fault.RESET, Fault.PROTOCOL})
-#: What no endpoint is to blame for, and no other endpoint would cure.
+#: Faults of this process: no endpoint caused them, and no other endpoint would cure them.
 _OURS = frozenset({Fault.POOL_TIMEOUT, Fault.OURS})
 
 
 class RetryTraits(NamedTuple):
-    """What about a request decides whether it may be sent again.
+    """The traits of a request that decide whether it may be sent again.
 
     Attributes:
         idempotent: Whether executing it twice does no harm.
@@ -65,7 +65,7 @@ class FailedAttempt(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """What the driver is to do: send the request to this endpoint.
+    """An instruction to the driver: send the request to this endpoint.
 
     Attributes:
         member: Where.
@@ -80,7 +80,7 @@ class Attempt(NamedTuple):
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of an attempt.
+    """The outcome of an attempt.
 
     Attributes:
         member: Where it ended, which a race or a hedge may have made another endpoint.
@@ -93,7 +93,7 @@ class Outcome:
         reused: Whether it went over a connection that had been used before.
         result: The driver's answer or exception.
         losers: Endpoints that were tried beside it, with what went wrong there.
-        losers_recorded: How many of the losers, from the first, the pool knows of already.
+        losers_recorded: How many of the losers, from the first, are recorded in the pool already.
         bad_status: Statuses that count against an endpoint.
         apart: Whether the pool is to learn of no failure: it went by a proxy of its client's own.
     """
@@ -140,7 +140,7 @@ class Verdict(NamedTuple):
 
 
 class Candidates:
-    """Where one request may still go, and who pays for it.
+    """The endpoints that one request may still go to, and the budget that pays for them.
 
     The first move to another endpoint is free; each further attempt costs.
     """
@@ -152,11 +152,11 @@ class Candidates:
         self.tried: list[str] = []
 
     def first(self, now: float) -> PoolMember | None:
-        """Pick the endpoint to begin with."""
+        """Return the first endpoint, or None if there is none."""
         return self._take(self._pool.select(now))
 
     def next(self, now: float) -> PoolMember | None:
-        """Pick another endpoint, and pay for it; None where there is none, or no budget."""
+        """Return the next endpoint and pay for it; None without an endpoint or budget."""
         rest = self._pool.alternatives(now, self.tried, last_resort=True)
         if not rest or not (self._free or self._budget.spend()):
             return None
@@ -164,7 +164,7 @@ class Candidates:
         return self._take(rest[0])
 
     def hedge(self, now: float) -> PoolMember | None:
-        """Pick an endpoint to ask besides; that is never free."""
+        """Return an endpoint for a hedge request; a hedge always costs budget."""
         rest = self._pool.alternatives(now, self.tried)
         if not rest or not self._budget.spend():
             return None
@@ -242,7 +242,7 @@ def _record_losers(outcome: Outcome, pool: Pool, trials: list[FailedAttempt]) ->
 
 
 def _record(outcome: Outcome, pool: Pool, trials: list[FailedAttempt]) -> bool:
-    """Tell the pool; say whether the answer is one for the application."""
+    """Record the outcome in the pool; return whether its answer goes to the application."""
     member, now = outcome.member, outcome.now
     fault = outcome.fault
     if outcome.apart and not outcome.good:
@@ -266,7 +266,7 @@ def _record(outcome: Outcome, pool: Pool, trials: list[FailedAttempt]) -> bool:
 
 
 class DialRace:
-    """The dials of one attempt: whom to dial when, and who has won.
+    """The dial race of one attempt: which endpoint to dial when, and which dial has won.
 
     RFC 8305's idea over endpoints: a dial that is not done after ``delay`` seconds gets
     another endpoint's beside it, and one that fails gets it at once.

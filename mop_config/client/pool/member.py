@@ -1,4 +1,4 @@
-"""What a pool is made of: its members, and the events that it has to tell of. Pure."""
+"""The members of a pool, their public state, and the pool's events. Pure."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from .target import Target
 
 
 class EventKind(StrEnum):
-    """What a pool has to tell."""
+    """The kinds of pool events."""
 
     SWITCHED = "switched"
     DOWN = "down"
@@ -21,14 +21,14 @@ class EventKind(StrEnum):
 
 
 class PoolEvent(NamedTuple):
-    """Something that an application may want to know, and the particulars by name."""
+    """An event for the application's signals, with its details by name."""
 
     kind: EventKind
     about: dict[str, Any]
 
 
 class Rank(NamedTuple):
-    """How good an endpoint is to use, but for its speed: the smaller, the better."""
+    """The rank of an endpoint without its speed; the smallest is the best."""
 
     trouble: int  # 0 none, 1 suspect, 2 busy, 3 taken for dead
     pinned: int  # 0 chosen by hand, 1 not
@@ -37,7 +37,7 @@ class Rank(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class PoolMember:
-    """An endpoint in the pool, and everything that is known of it.
+    """An endpoint in the pool, with its health and statistics.
 
     Attributes:
         endpoint: What it is.
@@ -75,13 +75,13 @@ class PoolMember:
 
     @property
     def url(self) -> str:
-        """What names it in the pool."""
+        """The URL, which is the key of the endpoint in the pool."""
         return self.endpoint.url
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointState:
-    """What is known of an endpoint at one moment.
+    """The state of an endpoint at one moment.
 
     Attributes:
         url: Its URL.
@@ -110,7 +110,7 @@ class EndpointState:
 
 
 def state_of(member: PoolMember, current: PoolMember | None) -> EndpointState:
-    """Say what is known of a member of a pool."""
+    """Return the public state of a member."""
     health = member.health
     checked = member.last_checked
     return EndpointState(

@@ -1,4 +1,4 @@
-"""Is it the endpoints, or has this machine no network? Pure.
+"""``OfflineDetector`` tells a machine without a network from dead endpoints. Pure.
 
 A host that is unreachable, or whose name the resolver cannot ask for just now, may be to
 blame or not. So such a failure waits: a second host with one of its own within a moment
@@ -12,7 +12,7 @@ Blame = Callable[[float], None]
 
 
 class OfflineDetector:
-    """Holds back blame until it is known whose fault it is.
+    """Holds back failures until it is known whether the machine is offline.
 
     Args:
         window: Seconds within which two hosts make the machine offline.
@@ -24,7 +24,7 @@ class OfflineDetector:
         self.offline = False
 
     def record_fault(self, host: str, now: float, blame: Blame) -> None:
-        """Take note of a host that could not be reached.
+        """Record a host that could not be reached.
 
         Args:
             host: The host.
@@ -40,22 +40,22 @@ class OfflineDetector:
             self.offline = True
 
     def record_answer(self, now: float) -> None:
-        """Something answered: there is a network, so whoever was held back is to blame."""
+        """Record an answer: there is a network, so the held failures count against their hosts."""
         self.offline = False
         self._blame_all(now, older_than=now)
 
     @property
     def is_steady(self) -> bool:
-        """Whether an answer would prove nothing that is not known already."""
+        """Whether the machine is online and no failure is held back."""
         return not self.offline and not self._held
 
     def expire(self, now: float) -> None:
-        """Blame those who were held back for longer than the window."""
+        """Count the failures that were held back for longer than the window."""
         if self._held:
             self._blame_all(now, older_than=now - self._window)
 
     def holds(self, host: str) -> bool:
-        """Whether a host's failure is being held back."""
+        """Whether a failure of this host is held back."""
         return host in self._held
 
     @property

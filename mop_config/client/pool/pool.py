@@ -17,7 +17,7 @@ from .selection import EndpointSelection, by_priority
 from .target import target_of
 
 _NEVER = float("inf")
-#: So many of the best endpoints of a kind are looked at regularly, and those that are in use.
+#: Number of the best endpoints of a kind that are checked regularly, besides those in use.
 WATCHED = 50
 
 
@@ -35,7 +35,7 @@ class Pool(EndpointSelection):
     # -- the list
 
     def put(self, endpoint: Endpoint, now: float) -> None:
-        """Add an endpoint, or give one that is there another priority or server name."""
+        """Add an endpoint, or update priority and server name of a known one."""
         member = self._members.get(endpoint.url)
         if member is None:
             health = Health(self._policy.health, now)
@@ -50,11 +50,11 @@ class Pool(EndpointSelection):
         elif member.endpoint != endpoint:
             member.endpoint, member.target = endpoint, target_of(endpoint)
             self._best = None
-            member.recovered_at = None  # somebody decided this: it needs no dwelling
+            member.recovered_at = None  # a deliberate change needs no dwell time
         self._review_at = now
 
     def remove(self, url: str, now: float) -> bool:
-        """Take an endpoint out; False where there is none."""
+        """Remove an endpoint; return False if the URL is unknown."""
         there = self._drop(url, now)
         self._emit_if_all_down()
         return there
@@ -71,7 +71,7 @@ class Pool(EndpointSelection):
         return True
 
     def replace(self, endpoints: Iterable[Endpoint], now: float) -> None:
-        """Make this the list; endpoints that stay keep what is known of them."""
+        """Replace the list; endpoints that stay keep their health and statistics."""
         wanted: dict[str, Endpoint] = {}
         for endpoint in endpoints:
             wanted.setdefault(endpoint.url, endpoint)  # as in the file: the first one stays
@@ -81,12 +81,12 @@ class Pool(EndpointSelection):
             self.put(endpoint, now)
         self._emit_if_all_down()
 
-    # -- whom to look at
+    # -- health checks
 
     def watched(self) -> list[PoolMember]:
-        """List the endpoints whose health matters: the best ones, and any that is in use.
+        """List the endpoints to check: the best 50, and each endpoint in use.
 
-        A list of 10,000 must not make each client look at all of them.
+        With a list of 10,000 endpoints, no client must probe all of them.
         """
         if len(self._members) <= WATCHED:
             return list(self._members.values())
@@ -99,28 +99,28 @@ class Pool(EndpointSelection):
         return member is self._current or member.url == self._pinned
 
     def take_due(self, now: float) -> list[PoolMember]:
-        """List the endpoints that are to be looked at now, and count that as begun."""
+        """List the endpoints whose check is due, and mark each check as begun."""
         due = [m for m in self.watched() if not m.probing and m.health.next_probe <= now]
         for member in due:
             member.probing = True
         return due
 
     def forget_probes(self) -> None:
-        """Take every health check that had begun for one that will never end."""
+        """Forget the checks that had begun: their threads are gone."""
         for member in self._members.values():
             member.probing = False
 
     def next_due(self) -> float:
-        """When somebody is to be looked at next; infinity for never."""
+        """Return the monotonic time of the next check; infinity for none."""
         return min(
             (m.health.next_probe for m in self.watched() if not m.probing),
             default=_NEVER,
         )
 
-    # -- what happened
+    # -- outcomes
 
     def served(self, member: PoolMember, now: float, status: int = 200) -> None:
-        """Note that a request was answered, whatever the application said in the answer."""
+        """Record that a request was answered, with whatever status."""
         member.served += 1
         if status >= 500 or status in ODD_STATUS:
             self._count_odd_answer(member, now)
@@ -133,20 +133,20 @@ class Pool(EndpointSelection):
         self._record(member, Evidence.GOOD_REQUEST, now)
 
     def _count_odd_answer(self, member: PoolMember, now: float) -> None:
-        """Have an endpoint looked at once when it has only odd answers after good ones."""
+        """Request one probe after several odd answers (403, 451, 5xx) in a row."""
         if member.odd_answers >= 0:
             member.odd_answers += 1
             if member.odd_answers == ODD_IN_A_ROW:
                 self.request_probe(member, now)
 
     def failed(self, member: PoolMember, fault: Fault, now: float, began: float) -> None:
-        """Note that a request failed.
+        """Record that a request failed.
 
         Args:
-            member: Where.
-            fault: How.
+            member: The endpoint.
+            fault: Why it failed.
             now: Monotonic seconds.
-            began: When the attempt began.
+            began: Monotonic seconds when the attempt began.
         """
         member.last_fault = fault
         if fault in COUNTED or fault in NETWORK:
@@ -154,12 +154,12 @@ class Pool(EndpointSelection):
         self._record_fault(member, fault, Evidence.BAD_REQUEST, now, began)
 
     def request_probe(self, member: PoolMember, now: float) -> None:
-        """Have an endpoint looked at soon, without holding anything against it."""
+        """Request a probe now, without counting a failure."""
         member.health.next_probe = min(member.health.next_probe, now)
         self.urgent = True
 
     def busy(self, member: PoolMember, seconds: float, now: float) -> None:
-        """Note that an endpoint asked to be left alone for a while; it lives, though."""
+        """Record a ``Retry-After``: the endpoint lives, but ranks behind others for ``seconds``."""
         self._network.record_answer(now)
         member.served += 1
         member.busy_until = now + seconds
@@ -175,15 +175,15 @@ class Pool(EndpointSelection):
         posix: float,
         busy: float | None = None,
     ) -> None:
-        """Note a health check.
+        """Record a health check.
 
         Args:
-            member: Which endpoint was looked at.
-            fault: What was wrong, or None.
-            seconds: How long it took.
+            member: The endpoint.
+            fault: Why the check failed, or None.
+            seconds: Duration of the check.
             now: Monotonic seconds.
             posix: The same moment as POSIX time.
-            busy: Seconds for which the endpoint asked to be left alone, or None.
+            busy: Seconds of its ``Retry-After``, or None.
         """
         member.last_checked = posix
         member.probing = False
@@ -218,14 +218,14 @@ class Pool(EndpointSelection):
                 self._network.record_answer(now)
             self._record_failure(member, evidence, now, began)
         elif evidence is Evidence.BAD_PROBE:
-            # It says nothing of the endpoint, and must not be repeated without a pause.
+            # The fault says nothing about the endpoint: check again, but not at once.
             member.health.postpone(now, self._random())
 
     def _probe_another_host(self, member: PoolMember, now: float) -> None:
-        """Have a second host looked at while it can still tell whose fault the first one is.
+        """Probe a second host within the offline window.
 
-        An idle client probes its endpoints at different times: without a network each would
-        fail alone, and be blamed.
+        An idle client probes its endpoints at different times. Without a second probe, a machine
+        without a network would find each endpoint dead, one after the other.
         """
         others = [m for m in self.watched() if m.target.host != member.target.host]
         if others and not self._network.offline:
@@ -246,13 +246,13 @@ class Pool(EndpointSelection):
         if change.after is HealthState.HEALTHY and change.before not in _FINE:
             member.recovered_at = now
         if self._members.get(member.url) is not member:
-            return  # it left the list while it was asked
+            return  # it was removed from the list during the attempt
         self._apply_transition(member, change)
         if change.before is not change.after or evidence is Evidence.GOOD_PROBE:
             self._schedule_review(member, now)
 
     def _schedule_review(self, member: PoolMember, now: float) -> None:
-        """Have the choice looked at again where this endpoint may change it."""
+        """Schedule a review of the choice if this endpoint may change it."""
         current = self._current
         if current is None or member is current:
             self._review_at = now
@@ -279,5 +279,5 @@ class Pool(EndpointSelection):
 
 _GOOD = frozenset({Evidence.GOOD_PROBE, Evidence.GOOD_REQUEST})
 _FINE = frozenset({HealthState.UNKNOWN, HealthState.HEALTHY})
-#: Faults that only something on the far side of a network can cause.
+#: Faults that prove that there is a network.
 _FROM_AFAR = frozenset({Fault.REFUSED, Fault.RESET, Fault.TLS, Fault.PROTOCOL, Fault.BAD_STATUS})

@@ -34,9 +34,11 @@ class EndpointSelection:
         self._members: dict[str, PoolMember] = {}
         self._current: PoolMember | None = None
         self._current_since = 0.0
-        self._removed_current: PoolMember | None = None  # the one in use, if it has left the list
+        self._removed_current: PoolMember | None = (
+            None  # the current endpoint, after it was removed from the list
+        )
         self._pinned: str | None = None
-        self._review_at = _NEVER  # when the choice has to be looked at again
+        self._review_at = _NEVER  # monotonic seconds of the next review of the choice
         self._usable = 0
         self._events: list[PoolEvent] = []
         self.urgent = False  # whether an endpoint should be probed without delay
@@ -50,7 +52,7 @@ class EndpointSelection:
         return url in self._members
 
     def get(self, url: str) -> PoolMember | None:
-        """Find an endpoint by its URL."""
+        """Return the endpoint with a URL, or None."""
         return self._members.get(url)
 
     def members(self) -> list[PoolMember]:
@@ -59,39 +61,39 @@ class EndpointSelection:
 
     @property
     def has_pending(self) -> bool:
-        """Whether there are events, or something that should be looked at."""
+        """Whether events are queued, or an endpoint should be probed without delay."""
         return self.urgent or bool(self._events)
 
     def take_events(self) -> list[PoolEvent]:
-        """Hand over the events that have gathered since the last call."""
+        """Return the events that were queued since the last call."""
         events, self._events = self._events, []
         return events
 
     def pin(self, url: str | None, now: float) -> None:
-        """Prefer one endpoint while nothing is wrong with it; None lifts that."""
+        """Prefer one endpoint while nothing is wrong with it. None: prefer no endpoint."""
         self._pinned = url
         self._review_at = now
 
     @property
     def pinned(self) -> str | None:
-        """The URL that somebody chose by hand, or None."""
+        """The URL of the pinned endpoint, or None."""
         return self._pinned
 
     # -- the choice
 
     def select(self, now: float) -> PoolMember | None:
-        """Say where a request should go now; cheap while nothing has changed."""
+        """Return the endpoint for the next request; cheap while nothing has changed."""
         if now >= self._review_at or self._current is None:
             self._review(now)
         return self._current
 
     @property
     def current_url(self) -> str | None:
-        """The URL of the endpoint in use, or None; looking at it changes nothing."""
+        """The URL of the current endpoint, or None, without a review of the choice."""
         return None if self._current is None else self._current.url
 
     def better_than(self, member: PoolMember, now: float) -> tuple[PoolMember, str] | None:
-        """Give the endpoint that a standing connection should move to, and why.
+        """Return the endpoint that an open connection should move to, and why; None to stay.
 
         Neither a better response time nor a doubt about the endpoint is worth a connection
         that works.
@@ -114,12 +116,12 @@ class EndpointSelection:
         return None
 
     def moved(self, from_url: str, to_url: str, reason: str, seconds: float) -> None:
-        """Note that a standing connection has gone over to another endpoint."""
+        """Queue the event of an open connection that has moved to another endpoint."""
         about = {"from_url": from_url, "to_url": to_url, "reason": reason}
         self._emit(EventKind.SWITCHED, **about, seconds_without_service=seconds)
 
     def choose_anew(self, now: float) -> PoolMember | None:
-        """Go to the best endpoint now, without dwelling on the one in use."""
+        """Switch to the best endpoint now, without the minimum dwell time."""
         for member in self._members.values():
             member.recovered_at = None
         best = next(iter(self.alternatives(now)), None)
@@ -130,13 +132,13 @@ class EndpointSelection:
     def alternatives(
         self, now: float, tried: Iterable[str] = (), *, last_resort: bool = False
     ) -> list[PoolMember]:
-        """List where else a request may go, best first.
+        """List the other endpoints that a request may go to, best first.
 
         Args:
             now: Monotonic seconds.
-            tried: The endpoints that it has been to.
-            last_resort: Whether those that are taken for dead are listed too, once no usable
-                one is left to try: one of them may be back, and the request has failed.
+            tried: URLs of the endpoints that the request has been sent to.
+            last_resort: Whether unhealthy endpoints are listed once no usable endpoint is left:
+                one of them may be back, and the request would fail anyway.
         """
         left_out = set(tried)
         rest = [m for m in self._eligible() if m.url not in left_out]
@@ -162,8 +164,8 @@ class EndpointSelection:
         return Rank(trouble, member.url != self._pinned, member.endpoint.priority)
 
     def _speed(self, member: PoolMember) -> tuple[float, float]:
-        # What lies within one margin is equal, and spread by chance. The unmeasured stand
-        # right behind those that are known to be fast.
+        # Response times within one margin are equal, and clients spread over them by chance.
+        # Endpoints without a measurement rank right behind the fast ones.
         measured, margin = member.health.response_time, self._policy.latency_margin
         if measured is None:
             return (1.0, member.tie_breaker)
@@ -187,7 +189,7 @@ class EndpointSelection:
             self._maybe_switch(best, best_key[0], now)
 
     def _must_dwell(self, member: PoolMember, current: PoolMember, now: float) -> bool:
-        """Whether it is too early to go back to an endpoint that failed before."""
+        """Whether the minimum dwell time forbids a switch back to a recovered endpoint."""
         if member is current or member.recovered_at is None or member.url == self._pinned:
             return False
         if self._rank(current, now).trouble:

@@ -1,7 +1,7 @@
-"""What both managers share: the pools, the budget, and the lock around them.
+"""``ClientState``: the pools and the budget of a manager, and the lock around them.
 
-``with core:`` takes the lock and, after letting it go, hands on the events that have
-gathered. Nothing is sent, received or waited for inside.
+``with core:`` takes the lock, and sends the queued events after releasing it. No I/O happens
+while the lock is held.
 """
 
 import os
@@ -135,7 +135,7 @@ class FailoverSession:
                 self.step = end.value
 
     def record(self, outcome: Outcome) -> None:
-        """Take in what came of the attempt, and find the next step."""
+        """Record the outcome of the attempt, and compute the next step."""
         with self.core:
             try:
                 self.step = self._flow.send(outcome)
@@ -143,12 +143,12 @@ class FailoverSession:
                 self.step = end.value
 
     def next_candidate(self, now: float) -> PoolMember | None:
-        """Give another endpoint to dial in a race."""
+        """Return another endpoint to dial in a race, or None."""
         with self.core:
             return self._candidates.next(now)
 
     def better_candidate(self, member: PoolMember, now: float) -> PoolMember | None:
-        """Give the endpoint that a request is to go to instead, by what is known now."""
+        """Return a better endpoint for a request that was not sent yet, or None."""
         with self.core:
             if self._pool.select(now) is member:
                 return None
@@ -163,13 +163,13 @@ class FailoverSession:
             self._candidates.give_back(urls)
 
     def record_losers(self, losers: Iterable[tuple[PoolMember, Fault]], began: float) -> None:
-        """Note what is held against endpoints, before the request has an outcome."""
+        """Record the losers of a race before the request has an outcome."""
         with self.core:
             now = self.core.clock()
             for loser, fault in losers:
                 self._pool.failed(loser, fault, now, began)
 
     def hedge_candidate(self, now: float) -> PoolMember | None:
-        """Give another endpoint to send the same request to."""
+        """Return another endpoint for a hedge request, or None."""
         with self.core:
             return self._candidates.hedge(now)

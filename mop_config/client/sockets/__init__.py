@@ -1,1 +1,5 @@
-"""Socket.io clients that connect to the endpoint that the pool names."""
+"""Socket.io clients with failover, on top of python-socketio.
+
+Read in this order: ``search`` (which endpoint to connect to, without I/O), ``sync_link`` and
+``sync_client``, then their asyncio twins ``async_link`` and ``async_client``.
+"""

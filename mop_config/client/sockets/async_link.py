@@ -1,4 +1,4 @@
-"""One connection of the asynchronous Socket.io client: the twin of ``socket_link``."""
+"""One connection of the asynchronous Socket.io client: the twin of ``sync_link``."""
 
 import asyncio
 import contextlib

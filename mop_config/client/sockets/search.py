@@ -1,4 +1,4 @@
-"""Finding a Socket.io endpoint that takes a connection; both clients ask here."""
+"""The search for a Socket.io endpoint, shared by both socket clients."""
 
 import logging
 from collections.abc import Iterable
@@ -97,7 +97,7 @@ def _no_candidate(_: float) -> None:
 
 
 class SocketSearch:
-    """One search for an endpoint that takes a connection."""
+    """One search for an endpoint that accepts a connection."""
 
     def __init__(self, endpoints: "SocketEndpoints") -> None:
         self._core = endpoints.core
@@ -110,14 +110,14 @@ class SocketSearch:
         self._refusal: Exception | None = None
 
     def first(self) -> PoolMember | None:
-        """Give the endpoint to begin with."""
+        """Return the first endpoint, or None."""
         with self._core as core:
             member = self._candidates.first(core.clock())
         self.chosen = None if member is None else member.url
         return member
 
     def next_candidate(self, now: float) -> PoolMember | None:
-        """Give another endpoint."""
+        """Return the next endpoint, or None."""
         with self._core:
             return self._candidates.next(now)
 
@@ -127,7 +127,7 @@ class SocketSearch:
         return DialRace(first, more, self._core.policy.race_delay)
 
     def record_losers(self, losers: Iterable[tuple[PoolMember, Fault]]) -> None:
-        """Note the endpoints that could not be dialled, or not in time."""
+        """Record the endpoints that could not be dialled, or not in time."""
         for member, fault in losers:
             with self._core as core:
                 core.socketio.failed(member, fault, core.clock(), self.began)
@@ -136,7 +136,7 @@ class SocketSearch:
                 )
 
     def refused(self, member: PoolMember, error: Exception) -> None:
-        """Note an endpoint that did not take the connection.
+        """Record an endpoint that did not accept the connection.
 
         Where the application answered, and refused the login, the endpoint has done its work.
         """
@@ -242,7 +242,7 @@ def namespaces_of(client: Any, wanted: Any) -> list[str]:
 
 
 class MovePlanner:
-    """When a standing connection should leave its endpoint for a better one.
+    """Decides when an open connection moves to a better endpoint.
 
     Args:
         endpoints: The socket endpoints.
@@ -277,7 +277,7 @@ class MovePlanner:
 
 
 class SocketEndpoints:
-    """The socket endpoints of a manager, as both clients use them."""
+    """The Socket.io endpoints of a manager, as both clients use them."""
 
     def __init__(self, manager: BaseManager) -> None:
         self.core = manager._core
@@ -302,7 +302,7 @@ class SocketEndpoints:
         return f"[{address.strip('[]')}]" if ":" in address else address
 
     def record_accepted(self, member: PoolMember) -> None:
-        """Note that an endpoint took the connection."""
+        """Record that an endpoint accepted the connection."""
         with self.core as core:
             core.socketio.served(member, core.clock())
 
@@ -314,7 +314,7 @@ class SocketEndpoints:
         seconds: float,
         chosen: str | None = None,
     ) -> None:
-        """Tell that a connection stands.
+        """Record that a connection is open.
 
         Args:
             member: Its endpoint.
@@ -331,18 +331,18 @@ class SocketEndpoints:
                 core.seconds_without_service[Kind.SOCKETIO] += seconds
 
     def attach(self) -> None:
-        """Note that a client wants to be connected: its manager runs, and it tells of its moves."""
+        """Register a client: start its manager, and count its moves as the pool's switches."""
         self._manager._start_if_new()
         with self.core as core:
             core.socketio.followed += 1
 
     def detach(self) -> None:
-        """Note that it no longer does."""
+        """Unregister a client."""
         with self.core as core:
             core.socketio.followed -= 1
 
     def record_dropped(self, member: PoolMember) -> None:
-        """Note that an endpoint dropped the connection."""
+        """Record that an endpoint dropped the connection."""
         with self.core as core:
             core.socketio.failed(member, Fault.RESET, core.clock(), core.clock())
 
