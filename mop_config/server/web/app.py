@@ -29,14 +29,9 @@ from . import (
     PACKAGE,
     dashboard,
     endpoint_list,
-    health,
-    keys,
-    metrics,
-    openapi_view,
+    operations,
     problem_response,
     qr,
-    reload,
-    status,
     targets,
 )
 from .hotpath import HotPath
@@ -49,10 +44,10 @@ _BOOT_ERROR = 3
 GUEST_PREFIX = "/mop-config"
 _FOR_ANY_HOST = frozenset({"/health", "/ready"})
 _OPERATIONS: dict[str, Callable[[], Response]] = {
-    "health": health.health,
-    "ready": health.ready,
-    "metrics": metrics.metrics,
-    "openapi.json": openapi_view.openapi,
+    "health": operations.health,
+    "ready": operations.ready,
+    "metrics": operations.metrics,
+    "openapi.json": operations.openapi,
 }
 _OPERATION = "operation"
 _ASCII = bytes(range(0x21, 0x7F)).decode()
@@ -156,17 +151,16 @@ def _install(
     _dress_answers(ours, runtime.settings)
     ours.register_error_handler(HTTPException, _http_error)
     ours.register_error_handler(Exception, _unexpected_error)
-    for module in (endpoint_list, status, qr, keys, targets, reload):
+    for module in (endpoint_list, operations, qr, targets):
         ours.register_blueprint(module.blueprint, url_prefix=places.prefix)
-    ours.register_blueprint(health.blueprint)
+    ours.add_url_rule("/api/v1/health", "api_health", operations.health)
     # An application's own / stays its own, whenever it is added.
     ours.register_blueprint(dashboard.blueprint, url_prefix=places.home.rstrip("/") or None)
     if isinstance(ours, Blueprint):
         _register_as_guest(app, ours)
     else:
         for name, view in _OPERATIONS.items():
-            endpoint = f"{view.__module__.rpartition('.')[2]}.{view.__name__}"
-            app.add_url_rule(f"/{name}", endpoint, view)
+            app.add_url_rule(f"/{name}", name, view)
     runtime.load(may_wait=start)
     if start:
         runtime.handle_sighup()

@@ -1,8 +1,10 @@
-"""The list itself."""
+"""The routes of the endpoint list, plain and signed, and of the keys that verify it."""
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, json, request
 from werkzeug.datastructures import Headers
 
+from ...model.jws import jwk_set
+from ...model.keys import MEDIA_TYPE
 from . import current_service
 
 blueprint = Blueprint("config", __name__)
@@ -20,10 +22,23 @@ def signed_endpoints() -> Response:
     return _answer(signed=True)
 
 
+@blueprint.get("/keys")
+def keys() -> Response:
+    """Serve the public keys as a JWK set (RFC 7517); the set is empty if lists are not signed."""
+    runtime = current_service()
+    key = runtime.signer.key
+    document = jwk_set([] if key is None else [key])
+    response = Response(json.dumps(document) + "\n", content_type=MEDIA_TYPE)
+    response.headers["Cache-Control"] = "no-cache"  # a rotation must be seen at once
+    response.add_etag()
+    response.make_conditional(request)
+    return response
+
+
 def _answer(*, signed: bool) -> Response:
     responder = current_service().responder
     status, headers, body = responder.respond(request.environ, signed=signed)
     response = Response(body, status)
-    # Set afterwards: the constructor would count the empty body of an answer to HEAD.
+    # Set after construction: the constructor would set Content-Length 0 for HEAD's empty body.
     response.headers = Headers(headers)
     return response

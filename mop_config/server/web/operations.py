@@ -1,0 +1,117 @@
+"""The operational routes: health, readiness, status, reload, metrics and the description."""
+
+import logging
+from typing import Any
+
+from flask import Blueprint, Response, json, request
+
+from ... import __version__
+from ..auth.policy import USER
+from ..parsing.problems import Code
+from . import current_service, live_json, problem_response
+from .openapi import document
+
+logger = logging.getLogger(__name__)
+
+#: The routes below the prefix of the configuration; the others stand at fixed paths.
+blueprint = Blueprint("operations", __name__)
+
+_OPEN_METRICS = "application/openmetrics-text"
+#: The response's status by the worst result of a reload; None if no worker has answered.
+_STATUS = {"applied": 200, "unchanged": 200, "rejected": 422, "error": 503, None: 504}
+
+
+def health() -> Response:
+    """Answer a liveness check; the response says only that this process answers."""
+    service = current_service().settings.service_name
+    return live_json({"status": "healthy", "service": service, "version": __version__})
+
+
+def ready() -> Response:
+    """Answer a readiness check: 200 if a list is served and kept up to date, else 503.
+
+    The route needs no token, but the reason may name paths, users and members of etcd. If tokens
+    are configured, only a request with a valid token gets the reason.
+    """
+    runtime = current_service()
+    ok, readiness = runtime.ready()
+    if runtime.keyring is not None and not runtime.keyring.admits(request.environ):
+        readiness["reason"] = None
+    return live_json(readiness, 200 if ok else 503)
+
+
+@blueprint.get("/status")
+def status() -> Response:
+    """Serve the status document, which covers all workers of the host."""
+    return live_json(current_service().status())
+
+
+@blueprint.post("/reload")
+def reload() -> Response:
+    """Reload the source in every worker of the host, and answer when all workers have finished."""
+    runtime = current_service()
+    if runtime.keyring is None:
+        detail = "no tokens are set (ENDPOINT_TOKENS, ENDPOINT_TOKENS_FILE): nobody may do this"
+        return problem_response(403, detail)
+    user = request.environ.get(USER)
+    logger.info("reload asked for by %s", user)
+    report, shared = runtime.reload_everywhere()
+    problems = report.pop("problems")
+    late = [worker["pid"] for worker in report["workers"] if worker["last_reload"] is None]
+    members: dict[str, Any] = {"scope": "host" if shared else "worker", **report}
+    if not shared:
+        members["note"] = "the state folder cannot be written to: other workers were not asked"
+    status = 504 if late and report["result"] in {"applied", "unchanged"} else None
+    status = status or _STATUS[report["result"]]
+    logger.info(
+        "reload asked for by %s: %s in %d workers, %d have not answered",
+        *(user, report["result"] or "no answer", len(report["workers"]) - len(late), len(late)),
+    )
+    if status in {200, 422}:
+        members["problems"] = [p for p in problems if p["code"] != Code.TOKENS_LINE]
+    if status == 200:
+        return live_json(members)
+    return problem_response(status, _detail(report, late), members)
+
+
+def _detail(report: dict[str, Any], late: list[int]) -> str:
+    errors = (
+        worker["last_reload"]["error"] for worker in report["workers"] if worker["last_reload"]
+    )
+    found = next(filter(None, errors), "")
+    missing = f"no answer yet from worker {', '.join(map(str, late))}" if late else ""
+    return "; ".join(filter(None, (found, missing)))
+
+
+def metrics() -> Response:
+    """Serve the metrics of all workers in Prometheus' text format or as OpenMetrics."""
+    runtime = current_service()
+    text, content_type = runtime.metrics.expose(runtime.gauges(), open_metrics=_open_metrics())
+    response = Response(text, content_type=content_type)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+def _open_metrics() -> bool:
+    """Return whether ``Accept`` names OpenMetrics with a quality of at least that of plain text."""
+    qualities: dict[str, float] = {}
+    for value, quality in request.accept_mimetypes:
+        name = value.partition(";")[0].strip().lower()
+        qualities[name] = max(quality, qualities.get(name, 0.0))
+    wanted = qualities.get(_OPEN_METRICS, 0.0)
+    return wanted > 0 and wanted >= qualities.get("text/plain", 0.0)
+
+
+def openapi() -> Response:
+    """Serve the OpenAPI description of this application's routes."""
+    runtime = current_service()
+    described = document(
+        root=request.root_path, places=runtime.places, guarded=runtime.keyring is not None
+    )
+    body = json.dumps(described, separators=(",", ":"))
+    response = Response(body + "\n", content_type="application/json")
+    response.headers["Cache-Control"] = "no-cache"
+    response.add_etag()
+    response.make_conditional(request)
+    return response
