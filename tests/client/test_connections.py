@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import anyio
 import httpx2
@@ -315,3 +316,91 @@ def test_cancelled_requests_cost_no_place_in_a_pool() -> None:
 
     with talking(counted) as url:
         asyncio.run(play(url))
+
+
+class _SilentAtFirst:
+    """A TLS endpoint that takes connections and says nothing until it is ``well``."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self.well = False
+        self.silent = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, sock: socket.socket) -> None:
+        if not self.well:
+            with self._lock:
+                self.silent += 1
+            while sock.recv(65536):
+                pass
+            return
+        with contextlib.suppress(OSError), self._context.wrap_socket(sock, server_side=True) as tls:
+            while _head(tls):
+                tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+@contextlib.contextmanager
+def _silent_behind_a_proxy() -> Iterator[tuple[_SilentAtFirst, dict[str, Any]]]:
+    """A silent endpoint, and the options of a client that reaches it through a proxy.
+
+    httpcore leaves the connection of a tunnel as busy where TLS in it fails or is cancelled:
+    nothing ends that connection, and its place in the pool is lost.
+    """
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("one.invalid").configure_cert(server)
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    endpoint = _SilentAtFirst(server)
+    with (
+        talking(endpoint) as url,
+        forward_proxy({"one.invalid": int(url.rpartition(":")[2])}) as proxy,
+    ):
+        limits = httpx2.Limits(max_connections=10)
+        yield endpoint, {"verify": trust, "proxy": proxy.url, "limits": limits}
+
+
+def test_places_that_failed_requests_have_lost_are_found(kind: str) -> None:
+    """Each of ten requests costs the pool one of its ten places; the next request is answered."""
+    with (
+        _silent_behind_a_proxy() as (endpoint, options),
+        Driver(kind, ["https://one.invalid"], ALONE, **options) as driver,
+    ):
+        failed = driver.at_once(10, "/", timeout=0.5)
+        assert all(isinstance(each, httpx2.TransportError) for each in failed)
+        assert endpoint.silent >= 10
+        endpoint.well = True
+        began = time.monotonic()
+        assert driver.get("/").text == "ok"
+        assert [each.text for each in driver.at_once(30, "/")] == ["ok"] * 30
+        assert time.monotonic() - began < 5
+
+
+def test_places_that_cancelled_requests_have_lost_are_found() -> None:
+    """In anyio's scopes and by tasks that are cancelled, in the middle of TLS in a tunnel."""
+
+    async def give_up(client: httpx2.AsyncClient) -> None:
+        with anyio.move_on_after(0.5):
+            await client.get("/")
+
+    async def play(endpoint: _SilentAtFirst, options: dict[str, Any]) -> None:
+        verify = options.pop("verify")
+        manager = AsyncEndpointManager(
+            ["https://one.invalid"], policy=ALONE, update_interval=0, verify=verify
+        )
+        async with manager.client(start=False, **options) as client:
+            tasks = [asyncio.create_task(give_up(client)) for _ in range(5)]
+            others = [asyncio.create_task(client.get("/")) for _ in range(5)]
+            async with asyncio.timeout(5):
+                while endpoint.silent < 10:
+                    await asyncio.sleep(0.01)
+            for each in others:
+                each.cancel()
+            await asyncio.wait([*tasks, *others])
+            endpoint.well = True
+            async with asyncio.timeout(5):
+                answers = await asyncio.gather(*(client.get("/") for _ in range(30)))
+            assert [answer.text for answer in answers] == ["ok"] * 30
+
+    with _silent_behind_a_proxy() as (endpoint, options):
+        asyncio.run(play(endpoint, options))

@@ -63,19 +63,20 @@ class Pools:
             for url, pool in list(self._pools.values()):
                 if self._core.api.get(url) is None:
                     self.retire(pool)
-            closing = [c for pool in self._retired for c in _tidy(pool, keep_idle=False)]
+            closing = [c for pool in self._retired for c in tidy(pool, keep_idle=False)]
             self._retired = [pool for pool in self._retired if pool._requests]
             current = [pool for _, pool in list(self._pools.values())]
-            return closing + [c for pool in current + others for c in _tidy(pool)]
+            return closing + [c for pool in current + others for c in tidy(pool)]
         finally:
             self._sweeping.release()
 
 
-def _tidy(pool: Any, *, keep_idle: bool = True) -> list[Any]:
-    """Take from a pool what is to be closed: what has expired, and what no request knows of.
+def tidy(pool: Any, *, keep_idle: bool = True) -> list[Any]:
+    """Take from a pool the connections to close: expired ones, and those without a request.
 
     A request leaves the pool after its connection has become idle or closed. A connection that
-    is busy without a request is one that a cancelled request has lost.
+    is busy without a request is one that a failed or cancelled request has lost: httpcore would
+    count its place as taken for ever. Requests that wait for a place get those that are free now.
     """
     with pool._optional_thread_lock:
         asked = {id(request.connection) for request in pool._requests}

@@ -21,7 +21,7 @@ from ...pool.target import Target
 from .. import rewriting
 from .._sync.transport import HasCore
 from ..attempt import ROUTE, Moved
-from ..connection_pools import Pools
+from ..connection_pools import Pools, tidy
 from ..options import TransportOptions
 from ..outcome import (
     Response,
@@ -74,6 +74,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         self._proxies: dict[str, httpcore2.AsyncConnectionPool] = {}  # by proxy and endpoint
         self._plain: dict[str, httpx2.AsyncHTTPTransport] = {}  # to other hosts, by proxy
         self._tasks: set[asyncio.Task[Any]] = set()  # those that wait for an answer
+        self._ending: list[Any] = []  # connections to close
         self._ended: set[asyncio.Task[Any]] = set()  # those that ``aclose`` has called off
         self._closed = False
 
@@ -102,8 +103,9 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             self._open()  # a fork must not share its parent's connections
         if not rewriting.is_for_the_pool(request):
             return await self._plain_for(request).handle_async_request(request)
-        for connection in self._connections.sweep(self._core.clock(), list(self._proxies.values())):
-            await connection.aclose()
+        swept = self._connections.sweep(self._core.clock(), list(self._proxies.values()))
+        if swept or self._ending:
+            await self._end(swept)
         shape = rewriting.shape_of(request)
         call = self._core.call(shape, rewriting.total_of(request, self._core.policy.total_timeout))
         while isinstance(call.step, Attempt):
@@ -161,22 +163,34 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     async def _exchange(
         self, request: httpx2.Request, route: "AsyncConnectPlan"
     ) -> httpcore2.Response:
-        while True:
-            try:
-                return await self._request(request, route)
-            except Moved as moved:
-                route.move(moved.won)
-            except httpcore2.PoolTimeout:
-                if route.deposit is not None:
-                    # The server may be keeping a thread for it: it must not wait in a queue.
-                    await route.take_deposit().aclose()
-                    route.race = True
-                elif not route.leave_queue(self._core.clock(), self._core.policy.hedge_delay):
-                    raise
+        try:
+            while True:
+                try:
+                    return await self._request(request, route)
+                except Moved as moved:
+                    route.move(moved.won)
+                except httpcore2.PoolTimeout:
+                    if route.deposit is not None:
+                        # The server may be keeping a thread for it: it must not wait in a queue.
+                        await route.take_deposit().aclose()
+                        route.race = True
+                    elif not route.leave_queue(self._core.clock(), self._core.policy.hedge_delay):
+                        raise
+        except BaseException:
+            if route.pool is not None:
+                await self._end(tidy(route.pool))  # one of them may be this request's
+            raise
+
+    async def _end(self, connections: list[Any]) -> None:
+        """Close connections; where this task is cancelled, the next request closes the rest."""
+        self._ending.extend(connections)
+        while self._ending:
+            await self._ending.pop().aclose()
 
     async def _request(
         self, request: httpx2.Request, route: "AsyncConnectPlan"
     ) -> httpcore2.Response:
+        response: httpcore2.Response
         target = route.member.target
         proxy = self._options.for_target(target)
         route.apart = self._options.takes_another_way(self._shared, target)
@@ -186,14 +200,16 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             timeouts = route.timeouts = rewriting.timeouts_of(request, connect, queue)
             addressed = rewriting.to_endpoint(request, target, timeouts)
             pool = route.pool = self._connections.to(route.member.url, target)
-            response: httpcore2.Response = await pool.handle_async_request(addressed)
+            response = await pool.handle_async_request(addressed)
             return response
         timeouts = route.timeouts = rewriting.all_timeouts_of(
             request, connect, route.until - self._core.clock()
         )
         addressed = rewriting.by_proxy(request, target, timeouts)
         timeouts["pool"] = min(timeouts["pool"], route.queue_for(self._core.clock()))
-        return await self._proxied(proxy, target).handle_async_request(addressed)
+        route.pool = self._proxied(proxy, target)
+        response = await route.pool.handle_async_request(addressed)
+        return response
 
     async def _read_whole(self, outcome: Outcome) -> Outcome:
         """Read the body as a part of the attempt: where it breaks off, another follows."""
@@ -261,6 +277,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             task.cancel()
         for pool in (*self._connections.all(), *self._proxies.values()):
             await pool.aclose()
+        await self._end([])
         for transport in self._plain.values():
             await transport.aclose()
 

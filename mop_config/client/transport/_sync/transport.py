@@ -20,7 +20,7 @@ from ...pool.session import ClientState, FailoverSession
 from ...pool.target import Target
 from .. import rewriting
 from ..attempt import ROUTE, Moved
-from ..connection_pools import Pools
+from ..connection_pools import Pools, tidy
 from ..options import TransportOptions
 from ..outcome import (
     Response,
@@ -151,20 +151,27 @@ class FailoverTransport(httpx2.BaseTransport):
         return answered(self._core, plan, response)
 
     def _exchange(self, request: httpx2.Request, plan: ConnectPlan) -> httpcore2.Response:
-        while True:
-            try:
-                return self._request(request, plan)
-            except Moved as moved:
-                plan.move(moved.won)
-            except httpcore2.PoolTimeout:
-                if plan.deposit is not None:
-                    # The server may be keeping a thread for it: it must not wait in a queue.
-                    plan.take_deposit().close()
-                    plan.race = True
-                elif not plan.leave_queue(self._core.clock(), self._core.policy.hedge_delay):
-                    raise
+        try:
+            while True:
+                try:
+                    return self._request(request, plan)
+                except Moved as moved:
+                    plan.move(moved.won)
+                except httpcore2.PoolTimeout:
+                    if plan.deposit is not None:
+                        # The server may be keeping a thread for it: it must not wait in a queue.
+                        plan.take_deposit().close()
+                        plan.race = True
+                    elif not plan.leave_queue(self._core.clock(), self._core.policy.hedge_delay):
+                        raise
+        except BaseException:
+            if plan.pool is not None:
+                for connection in tidy(plan.pool):  # one of them may be this request's
+                    connection.close()
+            raise
 
     def _request(self, request: httpx2.Request, plan: ConnectPlan) -> httpcore2.Response:
+        response: httpcore2.Response
         target = plan.member.target
         proxy = self._options.for_target(target)
         plan.apart = self._options.takes_another_way(self._shared, target)
@@ -174,15 +181,15 @@ class FailoverTransport(httpx2.BaseTransport):
             timeouts = plan.timeouts = rewriting.timeouts_of(request, connect, queue)
             addressed = rewriting.to_endpoint(request, target, timeouts)
             pool = plan.pool = self._connections.to(plan.member.url, target)
-            response: httpcore2.Response = pool.handle_request(addressed)
+            response = pool.handle_request(addressed)
             return response
         timeouts = plan.timeouts = rewriting.all_timeouts_of(
             request, connect, plan.until - self._core.clock()
         )
         timeouts["pool"] = min(timeouts["pool"], plan.queue_for(self._core.clock()))
-        return self._proxied(proxy, target).handle_request(
-            rewriting.by_proxy(request, target, timeouts)
-        )
+        plan.pool = self._proxied(proxy, target)
+        response = plan.pool.handle_request(rewriting.by_proxy(request, target, timeouts))
+        return response
 
     def _settled(self, plan: ConnectPlan, outcome: Outcome) -> Outcome:
         """Settle on the rival's answer where ours is of no use and it is still asking."""
