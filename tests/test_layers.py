@@ -100,12 +100,8 @@ TO_BE_SPLIT = {
 }
 TWICE = {
     "_Call",
-    "Aside",
     "Finding",
     "Line",
-    "ProxyBackend",
-    "ProxyStream",
-    "_Body",
     "_Line",
     "_Reader",
 }

@@ -11,7 +11,7 @@ from .. import rewriting
 from .._sync.asides import AHEAD
 
 
-class Aside(httpx2.AsyncByteStream):
+class AsyncAside(httpx2.AsyncByteStream):
     """The body of a bad answer, read by a task of its own while the request goes on.
 
     Args:

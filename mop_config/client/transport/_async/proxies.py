@@ -16,7 +16,7 @@ from .connect import AsyncConnectPlan, AsyncFailoverStream
 from .dial import connect_async
 
 
-class ProxyBackend(httpcore2.AsyncNetworkBackend):
+class AsyncProxyBackend(httpcore2.AsyncNetworkBackend):
     """Dials a proxy for the request that needs a connection through it.
 
     Args:
@@ -37,7 +37,7 @@ class ProxyBackend(httpcore2.AsyncNetworkBackend):
         timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
-    ) -> "ProxyStream":
+    ) -> "AsyncProxyStream":
         """Connect to the proxy.
 
         Raises:
@@ -52,10 +52,10 @@ class ProxyBackend(httpcore2.AsyncNetworkBackend):
             raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
         route.ready = route.member.target.server_name is None
         until = None if route.ready else min(route.until, time.monotonic() + options.timeout)
-        return ProxyStream(stream, until, proxys_tls=self._proxys_tls)
+        return AsyncProxyStream(stream, until, proxys_tls=self._proxys_tls)
 
 
-class ProxyStream(AsyncFailoverStream):
+class AsyncProxyStream(AsyncFailoverStream):
     """A stream to a proxy, or through it; see its twin."""
 
     def __init__(
@@ -80,7 +80,7 @@ class ProxyStream(AsyncFailoverStream):
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
         timeout: float | None = None,
-    ) -> "ProxyStream":
+    ) -> "AsyncProxyStream":
         """Begin TLS, with the proxy or through it with the endpoint.
 
         Raises:
@@ -95,6 +95,6 @@ class ProxyStream(AsyncFailoverStream):
                 raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
             raise
         if self._proxys_tls:
-            return ProxyStream(secured, self._until, proxys_tls=False)
+            return AsyncProxyStream(secured, self._until, proxys_tls=False)
         ROUTE.get().ready = True
-        return ProxyStream(secured, None, proxys_tls=False)
+        return AsyncProxyStream(secured, None, proxys_tls=False)

@@ -36,9 +36,9 @@ from ..outcome import (
     of_rival,
     why,
 )
-from .asides import Aside
+from .asides import AsyncAside
 from .connect import AsyncConnectPlan, AsyncFailoverBackend, AsyncHedge
-from .proxies import ProxyBackend
+from .proxies import AsyncProxyBackend
 
 
 class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
@@ -228,7 +228,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         """Keep a bad answer, which may be the last word, and read what comes of it at once."""
         outcome.result.bound_pauses(self._core.policy.body_pause)
         answer: ResponseVerdict = outcome.result
-        aside = Aside(answer.response, request)
+        aside = AsyncAside(answer.response, request)
         outcome.result = answer._replace(aside=aside)
         await aside.wait(self._core.policy.race_delay)
 
@@ -241,11 +241,11 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         member, response, content = answer.member, answer.response, answer.content
         response.extensions["endpoint"] = member.url
         log_answer(request, response.status, member.url)
-        body: httpx2.ByteStream | Aside | _Body
+        body: httpx2.ByteStream | AsyncAside | _AsyncBody
         if answer.aside is not None:
             body = answer.aside
         elif content is None:
-            body = _Body(self._core, answer, request, lambda: self._closed)
+            body = _AsyncBody(self._core, answer, request, lambda: self._closed)
         else:
             body = httpx2.ByteStream(content)
         return Response(
@@ -265,7 +265,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     def _proxied(self, proxy: httpx2.Proxy, target: Target) -> httpcore2.AsyncConnectionPool:
         key = f"{proxy.url} {target.key.decode()}"
         if key not in self._proxies:
-            backend = ProxyBackend(self._options, self._core.resolver, proxy.url.scheme)
+            backend = AsyncProxyBackend(self._options, self._core.resolver, proxy.url.scheme)
             self._proxies[key] = self._options.async_proxy_pool(proxy, backend)
         return self._proxies[key]
 
@@ -282,7 +282,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             await transport.aclose()
 
 
-class _Body(httpx2.AsyncByteStream):
+class _AsyncBody(httpx2.AsyncByteStream):
     """The body of an answer; an endpoint that breaks off in it has failed."""
 
     def __init__(

@@ -47,7 +47,7 @@ class Abandoned(BaseException):
     """Nobody waits for this rival any more."""
 
 
-class Lines:
+class OpenStreams:
     """The open streams of one client, which its end ends."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class ConnectPlan(Route):
     under_way = False
     rival: "Hedge | None" = None
     asker: socket.socket | None = None
-    lines: Lines
+    lines: OpenStreams
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ from ..outcome import (
     why,
 )
 from .asides import Aside
-from .connect import ConnectPlan, FailoverBackend, Lines, Overtaken, discard
+from .connect import ConnectPlan, FailoverBackend, OpenStreams, Overtaken, discard
 from .proxies import ProxyBackend
 
 
@@ -84,7 +84,7 @@ class FailoverTransport(httpx2.BaseTransport):
         self._connections = Pools(core, self._new_pool)
         self._proxies: dict[str, httpcore2.ConnectionPool] = {}  # by proxy and endpoint
         self._plain: dict[str, httpx2.HTTPTransport] = {}  # to other hosts, by proxy
-        self._lines = Lines()
+        self._lines = OpenStreams()
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request.
@@ -293,7 +293,11 @@ class _Body(httpx2.SyncByteStream):
     """The body of an answer; an endpoint that breaks off in it has failed."""
 
     def __init__(
-        self, core: ClientState, answer: ResponseVerdict, request: httpx2.Request, lines: Lines
+        self,
+        core: ClientState,
+        answer: ResponseVerdict,
+        request: httpx2.Request,
+        lines: OpenStreams,
     ) -> None:
         self._lines = lines
         self._core = core
