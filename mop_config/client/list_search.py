@@ -54,9 +54,9 @@ class ListSearch:
         known: What the update has to know; the best source comes first.
         token: Sent to sources that may see it, or None.
         server_names: Name for TLS and ``Host`` by origin, where it is not the URL's host.
-        new_fetcher: Makes what asks one source, and can be called off.
+        new_fetcher: Creates the cancellable fetcher of one source.
         any_healthy: Says whether one of some endpoints is healthy.
-        report_refused: Told of each list that nobody vouches for.
+        report_refused: Called with the error of each untrusted list.
     """
 
     def __init__(

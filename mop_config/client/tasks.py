@@ -86,7 +86,7 @@ class ClientTasks:
         """Check endpoints, so many at a time, and wait for the last.
 
         Args:
-            jobs: Whom to check.
+            jobs: The checks to run.
             report: Takes each result; once it gives True, those that wait are left out.
         """
         for thread in self._prober.check_each(jobs, report, self._parallelism, PER_SERVER):
@@ -138,7 +138,7 @@ class ClientTasks:
             manager._update_context(fallback, force=force, wait=wait),
             self._manual_updates,
         )
-        del manager  # nobody must be kept alive by a question that takes a minute
+        del manager  # a fetch that takes a minute must not keep the manager alive
         search = ListSearch(
             known, token, names, self._new_fetcher, self.any_healthy, self._report_refused
         )

@@ -195,7 +195,7 @@ class ListCache:
         trust.remember(there)  # the lower marks of other keys
         mark = trust.mark
         if trust.current is None:
-            # What nobody signed would be refused at the next start.
+            # An unsigned list would be refused at the next start.
             kept = kept._replace(config=EndpointConfig(), mark=mark)
         else:
             beside = tuple(older.text for older in trust.beside)

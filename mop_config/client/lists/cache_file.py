@@ -106,7 +106,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _moment(value: Any) -> float:
-    # An integer too large for a float would raise an OverflowError, which nobody expects.
+    # An integer too large for a float would raise an OverflowError.
     if not isinstance(value, (int, float)) or not 0 <= value < _END_OF_TIME:
         raise ValueError(f"{str(value)[:40]!r} is no time")
     return float(value)
@@ -143,7 +143,7 @@ def load_mark(path: Path) -> HighWaterMark | None:
 
 
 def save_mark(path: Path, mark: HighWaterMark) -> None:
-    """Write the mark; whoever calls has seen that no higher one is there.
+    """Write the mark; the caller has checked that the file holds no higher mark.
 
     Raises:
         OSError: If it cannot be written.

@@ -134,7 +134,7 @@ class UpdateContext(NamedTuple):
 
     @property
     def https_only(self) -> bool:
-        """Whether a list is good only if nobody on its way could change it."""
+        """Whether an unsigned list is accepted over https or from this machine only."""
         return self.trust is None and not self.allow_http_lists
 
 

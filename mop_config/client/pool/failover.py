@@ -46,7 +46,7 @@ class RetryTraits(NamedTuple):
     def may_go_on(self, outcome: "Outcome") -> bool:
         """Whether it may go on to another endpoint after this outcome."""
         if outcome.status is not None and not self.replayable:
-            return False  # whoever answered has taken the body
+            return False  # the server that answered has consumed the body
         return self.may_move or not outcome.sent or outcome.status in NOT_REACHED
 
 
@@ -70,7 +70,7 @@ class Attempt(NamedTuple):
     Attributes:
         member: Where.
         seconds_left: How long it may take.
-        discard: An answer of an earlier attempt that nobody wants any more, or None.
+        discard: An answer of an earlier attempt to close, or None.
     """
 
     member: PoolMember
@@ -129,7 +129,7 @@ class Verdict(NamedTuple):
     Attributes:
         answer: The driver's answer, or None.
         error: The driver's exception to raise as it is, or None.
-        discard: An earlier answer that nobody wants any more, or None.
+        discard: An earlier answer to close, or None.
         trials: What was tried in vain.
     """
 
@@ -277,7 +277,7 @@ class DialRace:
         delay: Seconds until the next dial begins.
 
     Attributes:
-        called_off: Whether nobody waits for the race any more.
+        called_off: Whether the race was cancelled.
     """
 
     def __init__(

@@ -121,7 +121,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         self.connection_auth = arguments.get("auth")
         self.connection_namespaces = namespaces_of(self, arguments.get("namespaces"))
         self._connect_event = self.eio.create_event()
-        # Of its own: a search that was called off, and has not ended yet, must not go on.
+        # One event per connect: an older search that was cancelled must not go on.
         ended = self._ended = asyncio.Event()
         self._endpoints.attach()
         search = self._connect_somewhere(ended, None, self._endpoints.core.clock())

@@ -28,7 +28,7 @@ STABLE_AFTER = 10.0
 MOVE_JITTER = 5.0
 #: Seconds between two looks at whether there is a better endpoint.
 MOVE_CHECK_INTERVAL = 0.5
-#: What the ``disconnect`` handler is told where the connection has moved.
+#: Reason that the ``disconnect`` handler gets when the connection has moved.
 MOVED = "moved to another endpoint"
 
 _PROXY_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
@@ -102,7 +102,7 @@ class SocketSearch:
     def __init__(self, endpoints: "SocketEndpoints") -> None:
         self._core = endpoints.core
         self._endpoints = endpoints
-        # Of its own: whoever has lost a connection must be allowed to look on.
+        # A separate budget: a client that has lost its connection must be allowed to search on.
         self._candidates = Candidates(endpoints.core.socketio, Budget(endpoints.core.policy))
         self.began = endpoints.core.clock()
         self.failed_attempts: list[FailedAttempt] = []

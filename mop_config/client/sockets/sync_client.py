@@ -124,7 +124,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         self.connection_auth = arguments.get("auth")
         self.connection_namespaces = namespaces_of(self, arguments.get("namespaces"))
         self._connect_event = self.eio.create_event()
-        # Of its own: a search that was called off, and has not ended yet, must not go on.
+        # One event per connect: an older search that was cancelled must not go on.
         ended = self._ended = threading.Event()
         self._endpoints.attach()
         try:

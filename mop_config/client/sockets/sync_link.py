@@ -55,7 +55,7 @@ class _Session(requests.Session):
         return super().request(*args, **{**kwargs, "allow_redirects": False})
 
     def break_off(self) -> None:
-        """Make whoever waits for an answer wait no longer."""
+        """Shut the sockets down, so that a thread that waits for an answer wakes up."""
         upgraded = None if self.websocket is None else self.websocket.sock
         for sock in (*self.sockets, *([upgraded] if upgraded else [])):
             with contextlib.suppress(OSError):
@@ -244,7 +244,7 @@ class SyncLink:
         return task is None or not task.is_alive()
 
     def break_off(self) -> None:
-        """Make whoever waits for an answer wait no longer."""
+        """Shut the sockets down, so that a thread that waits for an answer wakes up."""
         self._session.break_off()
 
     def close(self, namespaces: Iterable[str] = ()) -> None:
