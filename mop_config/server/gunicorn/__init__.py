@@ -1,1 +1,5 @@
-"""The server under gunicorn: configuration, hooks, worker limits, logger and error pages."""
+"""How the server runs under gunicorn; the only package that imports gunicorn.
+
+Read ``conf`` first (the configuration file), then ``hooks`` (signals and the life of master and
+workers), ``worker``, ``logger`` and ``error_pages``. ``main`` is what ``mop-config serve`` runs.
+"""

@@ -64,17 +64,17 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Say where the dashboard is."""
+    """Log the address of the dashboard."""
     hooks.when_ready(server)
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Hold SIGHUP back until the worker can take it, and answer errors our way."""
+    """Block SIGHUP until its handler is set, and install our error pages."""
     hooks.post_fork()
 
 
 def post_worker_init(worker: Any) -> None:
-    """Start the worker's reload thread and take SIGHUP."""
+    """Start the worker's reload thread and set its SIGHUP handler."""
     hooks.worker_ready(worker)
 
 
@@ -84,5 +84,5 @@ def worker_exit(server: Any, worker: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    """Take away what the master made at its start."""
+    """Remove the metrics folder that the master made at its start."""
     hooks.on_exit(server)

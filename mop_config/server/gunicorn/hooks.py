@@ -1,8 +1,8 @@
 """gunicorn's hooks.
 
-gunicorn resets SIGHUP to deadly after ``post_fork``, so the signal is blocked from there
-until our handler stands in ``post_worker_init``. The master forwards SIGHUP to its workers
-instead of replacing them.
+gunicorn resets SIGHUP to its default action, which ends the process, after ``post_fork``. So the
+signal is blocked from there until ``post_worker_init`` sets our handler. The master forwards
+SIGHUP to its workers instead of replacing them.
 """
 
 import logging
@@ -30,7 +30,7 @@ _ENDINGS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
 def find(app: Any) -> ConfigService | None:
-    """Find the runtime of a WSGI application, under the middleware that may wrap it."""
+    """Return the service of a WSGI application, also through middleware; None if not found."""
     for _ in range(16):
         extensions = getattr(app, "extensions", None)
         if isinstance(extensions, dict) and isinstance(extensions.get(EXTENSION), ConfigService):
@@ -48,7 +48,7 @@ def find(app: Any) -> ConfigService | None:
 
 
 def on_starting(server: Any) -> None:
-    """In the master: SIGHUP goes on to the workers, which reload without being replaced."""
+    """In the master: forward SIGHUP to the workers, which reload without being replaced."""
 
     def forward(arbiter: Any) -> None:
         arbiter.kill_workers(signal.SIGHUP)
@@ -79,7 +79,7 @@ def _hand_records_over(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """In the master, once it listens: say where the dashboard of ``mop-config serve`` is."""
+    """In the master, once it listens: log the address of the dashboard of ``mop-config serve``."""
     if getattr(server.app, "app_uri", None) != OWN_APP:
         return  # an application of somebody else's may have it anywhere
     for listener in server.LISTENERS:
@@ -89,11 +89,11 @@ def when_ready(server: Any) -> None:
 
 
 def _let_newborns_end() -> None:
-    """Have a worker that is told to end do so before gunicorn has set its handlers in it.
+    """Let a new worker end on SIGTERM before gunicorn has set its signal handlers there.
 
-    Those of the master, which a fork copies, only note the signal in a queue that nobody reads
-    there: the master would wait for that worker until its graceful timeout. Whoever serves
-    nothing yet may end at once.
+    A fork copies the master's handlers, which only put the signal into a queue that no code in
+    the worker reads: the master would wait for that worker until its graceful timeout. A worker
+    that serves nothing yet may end at once.
     """
     master = os.getpid()  # what its workers fork is none of ours
 
@@ -142,14 +142,14 @@ def _repair_upgrade(start: dict[Any, Any]) -> None:
 
 
 def post_fork() -> None:
-    """In a new worker: hold SIGHUP back until the handler stands, and answer errors our way."""
+    """In a new worker: block SIGHUP until its handler is set, and install our error pages."""
     lost_hooks.note("post_fork")
     error_pages.install()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 
 def worker_ready(worker: Any) -> None:
-    """In a worker that has its application: start reloading, and take SIGHUP."""
+    """In a worker that has its application: start the service and set the SIGHUP handler."""
     lost_hooks.note("post_worker_init")
     runtime = find(worker.wsgi)
     if runtime is None:
@@ -165,14 +165,14 @@ def worker_ready(worker: Any) -> None:
 
 
 def worker_exit(worker: Any) -> None:
-    """In a worker that ends: stop the threads and take its state file away."""
+    """In a worker that ends: stop its threads and remove its record."""
     runtime = find(getattr(worker, "wsgi", None))
     if runtime is not None and worker.pid == os.getpid():
         runtime.stop()
 
 
 def on_exit(server: Any) -> None:
-    """In a master that ends: take the folder of the counters away."""
+    """In a master that ends: remove the folder of the metrics."""
     folder = getattr(server, "mop_config_metrics", None)
     if folder is not None:
         folder.remove()

@@ -1,7 +1,7 @@
-"""gunicorn as ``mop-config serve`` runs it: no module is imported from the current folder.
+"""gunicorn for ``mop-config serve``, without the current folder on the import path.
 
-gunicorn puts the current folder in front of the import path, so that it finds an application
-there. Ours is an installed package; anything in the folder would only get in its way.
+gunicorn puts the current folder in front of the import path, to find an application there. Ours
+is an installed package, and a module of the same name in that folder would replace a dependency.
 """
 
 import os

@@ -1,4 +1,9 @@
-"""One file a group of routes; each has a ``blueprint``."""
+"""The HTTP interface as a Flask application; the only package that imports Flask.
+
+Read ``app`` first: it builds the application and registers the routes. ``endpoint_list``,
+``operations``, ``qr``, ``targets`` and ``dashboard`` hold the views, ``openapi`` describes them.
+This module has what the views share.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,13 +26,13 @@ def instance_folder() -> str:
 
 
 def current_service() -> ConfigService:
-    """Give the runtime of the application that answers."""
+    """Return the service of the current Flask application."""
     runtime: ConfigService = current_app.extensions[EXTENSION]
     return runtime
 
 
 def live_json(document: Any, status: int = 200) -> Response:
-    """Answer with JSON that is true only now."""
+    """Return a JSON response that must not be cached."""
     body = json.dumps(document, separators=(",", ":")) + "\n"
     response = Response(body, status, content_type="application/json")
     response.headers["Cache-Control"] = "no-store"
@@ -37,6 +42,6 @@ def live_json(document: Any, status: int = 200) -> Response:
 def problem_response(
     status: int, detail: str | None, members: Mapping[str, Any] | None = None
 ) -> Response:
-    """Make a problem document a response of Flask's; see ``problem_details``."""
+    """Return a problem document as a Flask response; see ``problem_details``."""
     headers, body = problem_details(status, detail, members)
     return Response(body, status, headers)

@@ -1,4 +1,4 @@
-"""The Flask application: routes onto a runtime, and errors as problem documents."""
+"""The Flask application: the routes of a service, their guards, and errors as problem documents."""
 
 import contextlib
 import logging
@@ -116,7 +116,7 @@ def init_app(
 
 
 def _environ_of(app: Flask) -> dict[str, str]:
-    """Give the environment, with what the application's configuration sets in its place."""
+    """Return the environment, overridden by the application's configuration."""
     given = {
         name: _as_text(value)
         for name, value in app.config.items()
@@ -137,7 +137,7 @@ def _as_text(value: Any) -> str:
 def _install(
     app: Flask, ours: Flask | Blueprint, settings: Settings, places: Places, *, start: bool
 ) -> ConfigService:
-    """Put the routes, and what guards them, on an application or on a part of one."""
+    """Register the routes and their guards on an application or on a blueprint of one."""
     runtime = ConfigService(settings, app.instance_path)
     runtime.places = places
     app.extensions[EXTENSION] = runtime

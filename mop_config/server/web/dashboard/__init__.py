@@ -1,4 +1,4 @@
-"""The operator's page: what is served, since when, and what is wrong, at a glance."""
+"""The dashboard: the view that renders the operator's page, and its static files."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from . import viewmodel
 
 blueprint = Blueprint("dashboard", __name__)
 
-#: Nothing but our own files, and no code or style in the page.
+#: Only our own files are loaded; inline scripts and styles are blocked.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
     " connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -45,7 +45,7 @@ _TYPES = {
 
 @blueprint.get("/")
 def dashboard() -> Response:
-    """Draw the page; the script asks for it again and takes over what has changed."""
+    """Render the page; the page's script polls this view and replaces the parts that differ."""
     runtime = current_service()
     query = {name: request.args.get(name, "")[:MAX_VALUE] for name in PARAMETERS}
     language = query["lang"]
@@ -69,7 +69,7 @@ def dashboard() -> Response:
 
 @blueprint.get("/static/<name>")
 def static(name: str) -> Response:
-    """Serve the page's style, script or sign."""
+    """Serve the page's style sheet, script or icon."""
     content_type = _TYPES.get(PurePath(name).suffix)
     file = _STATIC / name
     if content_type is None or not file.is_file():
@@ -112,13 +112,13 @@ def _render(shown: dict[str, Any], body: bytes, query: dict[str, str], texts: Te
 
 
 def _orders(status: dict[str, Any]) -> list[str]:
-    """Name the orders that the table can have; empty is the list's own."""
+    """Return the sort orders that the table offers; an empty name is the order of the list."""
     unknown = () if status["health"] else ("health", "latency")
     return ["", *(order for order in viewmodel.ORDERS if order not in unknown)]
 
 
 def _qr(query: dict[str, str], body: bytes, etag: str) -> dict[str, str | None]:
-    """Give where the code's images are, or why there is none."""
+    """Return the URLs of the QR code's images, or why there is no code."""
     wanted = {name: query[name] for name in ("format", "room_id", "limit")}
     try:
         text = choose(_encoded(wanted)[1:], body)
@@ -145,7 +145,7 @@ def _config() -> str:
 
 
 def _encoded(query: Mapping[str, str], **more: str) -> str:
-    """Write a query, with its question mark, without what is empty."""
+    """Return a query string with its question mark, without empty values."""
     given = urlencode({name: value for name, value in {**query, **more}.items() if value})
     return f"?{given}" if given else ""
 
@@ -156,7 +156,7 @@ def _hash(*parts: Any) -> str:
 
 @cache
 def _build() -> str:
-    """Name this version of the page's files: a script must not go on with another's page."""
+    """Return a hash of the page's files: a script reloads when the page is of another version."""
     digest = hashlib.sha256(__version__.encode())
     for file in sorted(_STATIC.iterdir()):
         digest.update(file.read_bytes())
