@@ -36,6 +36,7 @@ LAYERS = (
     "server.monitor",
     "server.status",
     "server.service",
+    "server.signal_handlers",
     "server.export",
     "server.web",
     "server.gunicorn",
@@ -65,6 +66,7 @@ PURE = (
     "server.sources.debounce",
     "server.state.ledger",
     "server.state.sightings",
+    "server.state.worker_record",
     "server.serving.conditional",
     "server.serving.snapshot",
     "server.auth.policy",
@@ -93,17 +95,9 @@ WAITING = {"time", "threading", "socket", "subprocess", "flask", "watchdog", "ra
 ONLY_IN = {"flask": ("server.web",), "gunicorn": ("server.gunicorn",)}
 
 #: Imports that go the wrong way, and class names that stand twice, until their modules are split.
-TO_BE_SPLIT = {
-    ("server.service", "server.gunicorn.worker"),
-    ("server.state.workers", "server.status.document"),
-    ("server.state.workers", "server.status.gauges"),
-}
+TO_BE_SPLIT: set[tuple[str, str]] = set()
 TWICE = {
-    "_Call",
-    "Finding",
-    "Line",
     "_Line",
-    "_Reader",
 }
 
 FILES = sorted(ROOT.rglob("*.py"))

@@ -31,7 +31,7 @@ class Bounded:
         self._hanging: list[threading.Thread] = []
         self._since = 0.0  # when the first of them began
         self._again = 0.0  # when the next one may begin
-        self._current: _Call | None = None
+        self._current: _BoundedCall | None = None
         self._moved = False
 
     def call(self, function: Callable[[], T]) -> T:
@@ -47,7 +47,7 @@ class Bounded:
         if now < self._again and len(hanging) == len(self._hanging):
             raise TimeoutError
         self._hanging, self._moved = hanging, False
-        call = self._current = _Call(function)
+        call = self._current = _BoundedCall(function)
         thread = threading.Thread(target=call.run, name="mop-config-look", daemon=True)
         try:
             thread.start()
@@ -73,7 +73,7 @@ class Bounded:
             self._current.done.set()
 
 
-class _Call:
+class _BoundedCall:
     """One call, and what came of it."""
 
     def __init__(self, function: Callable[[], Any]) -> None:

@@ -1,24 +1,22 @@
-"""Everything of one application that lives in a process: started after fork, stopped at exit."""
+"""ConfigService: makes the parts of one application, and starts and stops them in a process."""
 
 import atexit
 import contextlib
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from .auth.authenticator import TokenAuthenticator
 from .bounded_call import Bounded
-from .gunicorn.worker import GunicornWorker
 from .monitor.thread import MonitorThread
 from .parsing.problems import Code, Problem, Severity
 from .parsing.render import EMPTY
+from .reload.cluster import wait_for_answers
 from .reload.pipeline import Reloader
 from .reload.requests import ReloadRequests, ReloadResponder
 from .reload.thread import ReloadThread
@@ -28,16 +26,17 @@ from .serving.snapshot import Snapshot
 from .serving.store import ServerState, SnapshotStore, SourceState
 from .settings import Settings
 from .sources import open_source
-from .state import workers as hoststate
+from .state import workers
 from .state.releases import ReleaseStore
+from .state.worker_record import WatcherRecord, WorkerRecord
 from .status import lost_hooks
 from .status.document import (
-    answer_state,
+    answer_record,
     host_status,
     noticed,
     readiness,
     reload_report,
-    worker_state,
+    worker_record,
 )
 from .status.gauges import Gauge, host_gauges, worker_figures
 from .status.metrics import Metrics
@@ -46,19 +45,15 @@ logger = logging.getLogger(__name__)
 
 EXTENSION = "mop_config"
 
-#: Seconds that the workers have for a reload that somebody waits for, and between two looks
-#: at whether they are done.
-RELOAD_PATIENCE = 10.0
-RELOAD_LOOK = 0.05
 #: Seconds that a stopping process gives a state folder that may hang.
 STOP_PATIENCE = 1.0
 
 
 class Places(NamedTuple):
-    """Where the routes stand in the application.
+    """The URL paths of the routes in the application.
 
     Attributes:
-        prefix: What precedes the routes of the configuration.
+        prefix: Path in front of the routes of the configuration, without a slash at its end.
         home: Path of the dashboard, with a slash at its end.
     """
 
@@ -66,13 +61,31 @@ class Places(NamedTuple):
     home: str = "/"
 
 
+class WorkerAdapter(Protocol):
+    """The worker process of a server such as gunicorn, as far as the service needs it."""
+
+    @property
+    def waiters(self) -> int:
+        """How many long polls may be parked in the worker at once."""
+
+    @property
+    def ending(self) -> bool:
+        """Whether the worker takes no new connections any more."""
+
+    def close_idle_connections(self) -> None:
+        """Close connections without a request; called repeatedly while the worker ends."""
+
+
 class ConfigService:
-    """The store of an application, and the thread that keeps it up to date.
+    """The parts of one application: its source, store, reload thread and health checks.
+
+    Making the service starts nothing. ``load`` fills the store, ``start`` starts the threads of a
+    process after a fork, and ``stop`` ends them.
 
     Args:
-        settings: What to serve, and how.
-        state_folder: Where the last good list and the workers' state are kept, unless the
-            settings name a folder.
+        settings: The settings of the application.
+        state_folder: Folder of the last good list and the workers' records, unless the settings
+            name a folder.
     """
 
     def __init__(self, settings: Settings, state_folder: str) -> None:
@@ -90,13 +103,12 @@ class ConfigService:
         self.responder.max_waiters = settings.max_waiters or 0
         self._state_folder = settings.state_dir or state_folder
         self._open_records()
-        self._loader = Reloader(self.source, settings, self.store, self._memory)
-        self.keyring = TokenAuthenticator(settings) if settings.guarded else None
+        self._reloader = Reloader(self.source, settings, self.store, self._releases)
+        self.authenticator = TokenAuthenticator(settings) if settings.guarded else None
         self._lock = threading.Lock()
-        self._reloader: ReloadThread | None = None
-        self._pid = 0  # of the process in which the reload thread was started
-        self._worker: GunicornWorker | None = None
-        self._previous_handler: Any = None
+        self._reload_thread: ReloadThread | None = None
+        self._pid = 0  # of the process in which the reload thread was started; 0 while none runs
+        self._worker: WorkerAdapter | None = None
         self._reported: tuple[Any, ...] = ()
         for warning in (*settings.warnings, *self.signer.warnings):
             logger.warning("%s", warning)
@@ -104,184 +116,163 @@ class ConfigService:
     def _open_records(self) -> None:
         """Open the records of the user that this process runs as."""
         self._user = os.geteuid()
-        key = hoststate.key(str(self.source))
-        self._folder, writable = hoststate.prepare(self._state_folder)
-        served = f"{key}.{hoststate.key(repr(self.settings))}"
-        self._host = hoststate.WorkerRegistry(
-            self._folder, f"{served}.{hoststate.place()}", writable=writable
+        key = workers.key(str(self.source))
+        self._folder, writable = workers.prepare(self._state_folder)
+        served = f"{key}.{workers.key(repr(self.settings))}"
+        self._workers = workers.WorkerRegistry(
+            self._folder, f"{served}.{workers.place()}", writable=writable
         )
         self._monitor = MonitorThread(self.store, self.settings, self._folder / served)
-        self._memory = ReleaseStore(
+        self._releases = ReleaseStore(
             self._folder, key, writable=writable, siblings=self._has_siblings
         )
         self._requests = ReloadRequests(self._folder / f"{served}.reload")
-        self._answering = ReloadResponder(self._requests, self.store)
+        self._reload_responder = ReloadResponder(self._requests, self.store)
 
     def hand_over(self, user: int, group: int) -> None:
-        """Let the user that the workers will run as keep records; root's master calls."""
-        hoststate.hand_over(self._state_folder, user, group)
+        """Make the folder of records of the user that the workers will run as.
+
+        Called by a master that runs as root, since only root may make the folder for that user.
+
+        Args:
+            user: User id of the workers.
+            group: Group id of the workers.
+        """
+        workers.hand_over(self._state_folder, user, group)
 
     def _has_siblings(self) -> bool:
-        return bool(self._host.others(os.getpid()))
+        return bool(self._workers.others(os.getpid()))
 
     def load(self, *, may_wait: bool = False) -> None:
         """Load the source, or the last good list, in this thread; see ``Reloader.start``."""
-        self._loader.start(may_wait=may_wait)
+        self._reloader.start(may_wait=may_wait)
 
     # -- the life of a process
 
     def ensure_started(self) -> None:
-        """Start the reload thread on first use in a process; cheap ever after."""
+        """Start the threads of this process on its first request; later calls return at once."""
         if self._pid != os.getpid():
             self.start()
 
     def start(self) -> None:
-        """Start the reload thread of this process, unless it runs.
+        """Start the reload thread and the health checks of this process, unless they run.
 
-        What a fork copied of another process's thread is left alone: stopping an observer
-        in a child takes the parent's watches away.
+        The objects that a fork copied from the parent are not stopped: stopping a copied observer
+        would remove the parent's inotify watches.
         """
         with self._lock:
             if self._pid == os.getpid():
                 return
-            self._answering = ReloadResponder(self._requests, self.store)
+            self._reload_responder = ReloadResponder(self._requests, self.store)
             if self._user != os.geteuid():
-                # gunicorn --preload --user: root has loaded, with the records that are root's.
+                # gunicorn --preload --user: the list was loaded as root, with root's records.
                 self._open_records()
-                self._loader.remember_anew(self._memory)
-            # The application may be older than this moment: nobody looked in between.
-            self._loader.catch_up()
+                self._reloader.remember_anew(self._releases)
+            # The source may have changed since the application was made.
+            self._reloader.catch_up()
             self.store.closing = False
-            self._reloader = self._new_reloader()
+            self._reload_thread = self._new_reload_thread()
             self._pid = os.getpid()
-            self._reloader.start()
+            self._reload_thread.start()
             self._monitor.start()
         atexit.register(self.stop)
         lost = lost_hooks.notice()
         if lost:
             logger.warning("%s", lost)
 
-    def _new_reloader(self) -> ReloadThread:
+    def _new_reload_thread(self) -> ReloadThread:
         return ReloadThread(
-            self._loader,
+            self._reloader,
             self.settings.poll_interval,
             on_turn=self._after_turn,
             on_late=self._report_late,
-            answering=self._answering,
+            responder=self._reload_responder,
         )
 
     def stop(self) -> None:
-        """Stop what ``start`` started in this process."""
+        """Stop the threads that ``start`` started in this process, and remove its record."""
         with self._lock:
-            reloader, self._reloader = self._reloader, None
-            if reloader is None or self._pid != os.getpid():
+            thread, self._reload_thread = self._reload_thread, None
+            if thread is None or self._pid != os.getpid():
                 return
             self._pid = 0
             self._reported = ()
             self.store.close()
         atexit.unregister(self.stop)
         self._monitor.stop()
-        reloader.stop()
+        thread.stop()
         with contextlib.suppress(TimeoutError):
-            Bounded(STOP_PATIENCE).call(partial(self._host.remove, os.getpid()))
+            Bounded(STOP_PATIENCE).call(partial(self._workers.remove, os.getpid()))
 
-    # -- signals
+    def wake_reload_thread(self) -> None:
+        """Have the reload thread read the source soon; safe in a signal handler.
 
-    def handle_sighup(self) -> None:
-        """Reload on SIGHUP from now on; a handler that was there is called as well.
-
-        Only the main thread may do this; elsewhere nothing changes. Nor does it where gunicorn is
-        not at work: SIGHUP is what ends a program whose terminal closes.
+        Before ``start`` in this process nothing happens, since starting reads the source.
         """
-        if threading.current_thread() is not threading.main_thread():
-            return
-        if not lost_hooks.under_gunicorn():
-            return
-        previous = signal.getsignal(signal.SIGHUP)
-        if previous == self._on_sighup:
-            return
-        self._previous_handler = previous if callable(previous) else None
-        signal.signal(signal.SIGHUP, self._on_sighup)
-        signal.siginterrupt(signal.SIGHUP, False)
+        thread = self._reload_thread
+        if thread is not None and self._pid == os.getpid():
+            thread.hup()
 
-    def _on_sighup(self, number: int, frame: FrameType | None) -> None:
-        # Before the start in this process nothing is to be done: starting looks at the file.
-        reloader = self._reloader
-        if reloader is not None and self._pid == os.getpid():
-            reloader.hup()
-        if self._previous_handler is not None:
-            self._previous_handler(number, frame)
-
-    def handle_stop(self) -> None:
-        """Release parked requests when the worker is told to end: it waits for them."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            previous = signal.getsignal(number)
-            if callable(previous):
-                signal.signal(number, partial(self._on_stop, previous))
-                signal.siginterrupt(number, False)
-
-    def _on_stop(self, previous: Any, number: int, frame: FrameType | None) -> None:
-        self.store.close()
-        previous(number, frame)
-
-    def live_in(self, worker: Any) -> None:
-        """Find how many long polls may be parked in a worker of gunicorn's, and heed its end.
+    def attach_worker(self, worker: WorkerAdapter) -> None:
+        """Take over the limits of the server's worker process, and follow its end.
 
         Args:
-            worker: gunicorn's own object; it has not begun to serve.
+            worker: The worker, which has not begun to serve.
         """
-        self._worker = GunicornWorker(worker, self.settings.max_waiters)
-        self.responder.max_waiters = self._worker.waiters
+        self._worker = worker
+        self.responder.max_waiters = worker.waiters
+
+    # -- a reload of all workers
 
     def reload_everywhere(self) -> tuple[dict[str, Any], bool]:
-        """Have every worker of this host read its source, and wait until all have.
+        """Have every worker of this host read its source, and wait until all have answered.
 
         Returns:
-            What came of it, see ``reload_report``; and whether other workers were asked.
+            The document of ``reload_report``, and whether the request reached other workers.
         """
         self.revive()
         number, shared = self._requests.make()
-        if self._reloader is None:
-            self._load_alone()
-        deadline = time.monotonic() + RELOAD_PATIENCE
-        while True:
-            workers = self._workers() if shared else [self._own_state()]
-            report = reload_report(workers, number)
-            missing = any(worker["last_reload"] is None for worker in report["workers"])
-            if not missing or self.store.closing or time.monotonic() > deadline:
-                return report, shared
-            shared = shared and self._requests.insist(number)
-            time.sleep(RELOAD_LOOK)
+        if self._reload_thread is None:
+            self._load_in_this_thread()
+        records, shared = wait_for_answers(
+            self._requests, number, self._records, lambda: self.store.closing, shared=shared
+        )
+        return reload_report(records, number), shared
 
-    def _load_alone(self) -> None:
-        # Nothing follows the source in this process.
-        asked = self._answering.asked()
-        if asked is not None:
-            self._loader.load(asked)
-        self._answering.note()
+    def _records(self, shared: bool) -> list[WorkerRecord]:
+        return self._all_records() if shared else [self._own_record()]
 
-    # -- what it says of itself
+    def _load_in_this_thread(self) -> None:
+        trigger = self._reload_responder.asked()
+        if trigger is not None:
+            self._reloader.load(trigger)
+        self._reload_responder.note()
+
+    # -- the state of this process and of the host
 
     @property
     def alive(self) -> bool:
         """Whether the reload thread of this process runs."""
-        reloader = self._reloader
-        return reloader is not None and reloader.alive
+        thread = self._reload_thread
+        return thread is not None and thread.alive
 
     def revive(self) -> None:
-        """Put another reload thread in the place of one that has died."""
+        """Replace a reload thread that has died."""
         with self._lock:
-            reloader = self._reloader
-            if reloader is None or self._pid != os.getpid() or reloader.alive:
+            thread = self._reload_thread
+            if thread is None or self._pid != os.getpid() or thread.alive:
                 return
             logger.error("the reload thread had died: starting another")
-            self._reloader = self._new_reloader()
-            self._reloader.start()
+            self._reload_thread = self._new_reload_thread()
+            self._reload_thread.start()
         with contextlib.suppress(Exception):
-            reloader.stop()
+            thread.stop()
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
-        """Say whether this process serves a list and keeps it up to date, and why not."""
+        """Return whether this process is ready, and the document of ``/ready``.
+
+        A process is ready if it serves a list and its reload thread is alive.
+        """
         view = self._view()
         if self._pid == os.getpid() and not self.alive:
             self.revive()
@@ -289,15 +280,15 @@ class ConfigService:
         return view.state is not SourceState.EMPTY, readiness(view, view.reason)
 
     def _late(self) -> str | None:
-        """Say that the reload thread stands still, where it does."""
-        reloader = self._reloader
-        late = None if reloader is None or self._pid != os.getpid() else reloader.late
+        """Return the message that the reload thread hangs, or None if it does not."""
+        thread = self._reload_thread
+        late = None if thread is None or self._pid != os.getpid() else thread.late
         if late is None:
             return None
         return f"the reload thread stands still, for {late:.0f} s now: edits are not seen"
 
     def _view(self) -> ServerState:
-        """Give the store's view, as what it is while nobody follows the source: stale."""
+        """Return the store's view; it is stale while the reload thread hangs."""
         view, late = self.store.view, self._late()
         if late is None:
             return view
@@ -305,88 +296,95 @@ class ConfigService:
         return replace(view, state=state, reason=late)
 
     def status(self) -> dict[str, Any]:
-        """Say what all workers of this host serve, and what happened lately."""
-        return host_status(str(self.source), self._workers(), self._health())
+        """Return the status document of this host; see ``host_status``."""
+        return host_status(str(self.source), self._all_records(), self._health())
 
     def gauges(self) -> list[Gauge]:
-        """Say the same in figures, for the metrics."""
-        return host_gauges(self._workers(), self._health())
+        """Return the gauges of this host; see ``host_gauges``."""
+        return host_gauges(self._all_records(), self._health())
 
     def _health(self) -> dict[str, Any] | None:
         return self._monitor.health()
 
-    def _workers(self) -> list[dict[str, Any]]:
-        others = self._host.others(os.getpid())
+    def _all_records(self) -> list[WorkerRecord]:
+        others = self._workers.others(os.getpid())
         notice = self._trouble()
         if notice is not None:
             others = [noticed(other, notice) for other in others]
-        return [self._own_state(), *others]
+        return [self._own_record(), *others]
 
-    def _own_state(self) -> dict[str, Any]:
+    def _own_record(self) -> WorkerRecord:
         view, notices = self._view(), list(self._notices())
         errors = sum(notice.severity is Severity.ERROR for notice in notices)
         figures = worker_figures(
             errors=view.errors + errors,
             warnings=view.warnings + len(notices) - errors,
             waiters=self.responder.waiters,
-            good_at=self._loader.good_at,
+            good_at=self._reloader.good_at,
             late=self._late() is not None,
         )
-        answered = answer_state(*self._answering.answered)
-        state = worker_state(os.getpid(), view, self._watcher(), notices)
-        return {**state, "figures": figures, "answered": answered}
+        answered = answer_record(*self._reload_responder.answered)
+        return worker_record(os.getpid(), view, self._watcher(), notices, figures, answered)
 
     def _notices(self) -> Iterator[Problem]:
         for warning in (*self.settings.warnings, *self.signer.warnings):
-            yield Problem(1, 1, Code.SETTING.severity, Code.SETTING, warning, "")
-        yield from self.keyring.problems if self.keyring else ()
+            yield _notice(Code.SETTING, warning)
+        yield from self.authenticator.problems if self.authenticator else ()
         lost = lost_hooks.notice()
         if lost:
-            yield Problem(1, 1, Code.NO_HOOKS.severity, Code.NO_HOOKS, lost, "")
+            yield _notice(Code.NO_HOOKS, lost)
         late = self._late()
         if late is not None:
-            yield Problem(1, 1, Code.LATE.severity, Code.LATE, late, "")
+            yield _notice(Code.LATE, late)
         trouble = self._trouble()
         if trouble is not None:
             yield trouble
 
     def _trouble(self) -> Problem | None:
-        why = self._memory.trouble or self._host.trouble
+        why = self._releases.trouble or self._workers.trouble
         if not why:
             return None
-        code, message = Code.STATE_FOLDER, f"the state folder {self._folder} cannot be used: {why}"
-        return Problem(1, 1, code.severity, code, message, "")
+        return _notice(Code.STATE_FOLDER, f"the state folder {self._folder} cannot be used: {why}")
 
-    def _watcher(self) -> dict[str, Any]:
-        reloader = self._reloader
-        mode = reloader.watcher.mode if reloader else "poll"
+    def _watcher(self) -> WatcherRecord:
+        thread = self._reload_thread
+        mode = thread.watcher.mode if thread else "poll"
         alive = self.alive and self._late() is None
-        alive = alive and (mode == "poll" or bool(reloader and reloader.watcher.alive))
+        alive = alive and (mode == "poll" or bool(thread and thread.watcher.alive))
         return {"mode": mode, "alive": alive}
 
     def _after_turn(self) -> None:
-        """Do what is to be done now and then; the reload thread calls."""
+        """Do the periodic work of the process; the reload thread calls this after each turn."""
         if self._worker is not None and self._worker.ending:
             if not self.store.closing:
                 self.store.close()
-            self._worker.let_go()
-        self._report()
-
-    def _report(self) -> None:
-        """Write this worker's state where the others read it, if it has changed or is not there."""
+            self._worker.close_idle_connections()
         self.responder.prepare()
-        if self.keyring is not None:
-            self.keyring.refresh()
+        if self.authenticator is not None:
+            self.authenticator.refresh()
+        self._write_record()
+
+    def _write_record(self) -> None:
+        """Write this worker's record for the other workers, if it has changed or is missing."""
         state = (
-            *(os.getpid(), self.store.view, self._watcher(), self.responder.waiters),
-            *(self._answering.answered, self.keyring and self.keyring.problems),
+            os.getpid(),
+            self.store.view,
+            self._watcher(),
+            self.responder.waiters,
+            self._reload_responder.answered,
+            self.authenticator and self.authenticator.problems,
             self._trouble(),
         )
-        if state != self._reported or self._host.is_due(os.getpid()):
+        if state != self._reported or self._workers.is_due(os.getpid()):
             self._reported = state
-            self._host.write(self._own_state())
+            self._workers.write(self._own_record())
 
     def _report_late(self) -> None:
-        """Tell the other workers that the reload thread of this one stands still."""
+        """Write this worker's record from another thread, since the reload thread hangs."""
         self._reported = ()
-        self._host.write(self._own_state())
+        self._workers.write(self._own_record())
+
+
+def _notice(code: Code, message: str) -> Problem:
+    """Make a problem of the process rather than of the source."""
+    return Problem(1, 1, code.severity, code, message, "")

@@ -295,14 +295,14 @@ def test_a_full_disk_costs_a_warning_and_nothing_else(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def started(settings: Settings) -> Iterator[ConfigService]:
-    """The runtime of an application in this process, with its threads."""
+    """The service of an application in this process, with its threads."""
     previous = signal.getsignal(signal.SIGHUP)
-    runtime: ConfigService = create_app(settings).extensions["mop_config"]
-    runtime.start()
+    service: ConfigService = create_app(settings).extensions["mop_config"]
+    service.start()
     try:
-        yield runtime
+        yield service
     finally:
-        runtime.stop()
+        service.stop()
         signal.signal(signal.SIGHUP, previous)
 
 
@@ -319,9 +319,9 @@ class TestInProcess:
         file = tmp_path / "endpoints.txt"
         file.write_text("ApiList:\nhttp://127.0.0.1:1\n")
         settings = Settings(source=str(file), state_dir=str(tmp_path / "state"))
-        with started(settings) as runtime:
+        with started(settings) as service:
             assert monitors() == []
-            assert runtime.status()["health"] is None
+            assert service.status()["health"] is None
         names = [path.name for path in (tmp_path / "state").rglob("*")]
         assert not [name for name in names if "monitor" in name or "findings" in name]
 
@@ -347,17 +347,17 @@ class TestInProcess:
             settings = Settings(
                 source=str(file), state_dir=str(tmp_path / "state"), probe_interval=0.2
             )
-            with started(settings) as runtime:
+            with started(settings) as service:
 
                 def checks() -> int:
-                    health = runtime.status()["health"]
+                    health = service.status()["health"]
                     return sum(len(entry["recent"]) for entry in health["endpoints"])
 
                 wait_for(lambda: checks() >= 2)
-                runtime.stop()
+                service.stop()
                 count = checks()
                 assert count >= 2
-                runtime.start()
+                service.start()
                 wait_for(lambda: checks() > count)
 
     def test_without_a_state_folder_nothing_is_checked(
@@ -371,9 +371,9 @@ class TestInProcess:
             settings = Settings(
                 source=str(file), state_dir=str(tmp_path / "state"), probe_interval=0.2
             )
-            with started(settings) as runtime:
+            with started(settings) as service:
                 wait_for(lambda: "no endpoint is checked" in caplog.text)
-                assert runtime.status()["health"] == {
+                assert service.status()["health"] == {
                     "interval_seconds": 0.2,
                     "alive": False,
                     "pid": None,
@@ -390,16 +390,16 @@ class TestInProcess:
         file = tmp_path / "endpoints.txt"
         file.write_text("ApiList:\nhttps://a.example\n")
         settings = Settings(source=str(file), state_dir=str(tmp_path / "s"), probe_interval=30)
-        runtime: ConfigService = create_app(settings, start=False).extensions["mop_config"]
-        runtime.load()
+        service: ConfigService = create_app(settings, start=False).extensions["mop_config"]
+        service.load()
         health = Health(rules(30), 0.0)
         names = [("api", "a"), ("api", "gone"), ("socketio", "a")]
         records = [
             Watched(kind, Endpoint.parse(f"https://{name}.example"), health).record()
             for kind, name in names
         ]
-        runtime._monitor._findings.write(records)
-        shown = runtime.status()["health"]["endpoints"]
+        service._monitor._findings.write(records)
+        shown = service.status()["health"]["endpoints"]
         assert [(e["kind"], e["url"]) for e in shown] == [("api", "https://a.example")]
 
     def test_a_state_folder_that_vanishes_ends_no_checks(

@@ -393,19 +393,19 @@ class TestThreads:
     """Threads that die, in this process, where they can be got at."""
 
     @pytest.fixture
-    def runtime(self, tmp_path: Path) -> Iterator[ConfigService]:
+    def service(self, tmp_path: Path) -> Iterator[ConfigService]:
         file = tmp_path / "endpoints.txt"
         file.write_text(GOOD)
         app = create_app(
             Settings(source=str(file), state_dir=str(tmp_path / "state"), poll_interval=0.2),
             start=False,
         )
-        runtime: ConfigService = app.extensions[EXTENSION]
+        service: ConfigService = app.extensions[EXTENSION]
         self.client = app.test_client()
         self.file = file
-        runtime.start()
-        yield runtime
-        runtime.stop()
+        service.start()
+        yield service
+        service.stop()
 
     def served(self) -> list[str]:
         document = self.client.get("/api/v1/config/endpoints").json
@@ -418,10 +418,10 @@ class TestThreads:
 
     @A_THREAD_DIES
     def test_the_end_of_watchdogs_dispatcher(
-        self, runtime: ConfigService, monkeypatch: pytest.MonkeyPatch
+        self, service: ConfigService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A handler that raises ends it silently: it is noticed and replaced."""
-        reloader = runtime._reloader
+        reloader = service._reload_thread
         assert reloader is not None
         watcher = reloader.watcher
         assert isinstance(watcher, Watcher)
@@ -443,7 +443,7 @@ class TestThreads:
         assert watcher._observer is not observer
 
     def test_an_exception_does_not_end_the_reload_thread(
-        self, runtime: ConfigService, monkeypatch: pytest.MonkeyPatch
+        self, service: ConfigService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It is logged, and the next turn comes."""
         failed = threading.Event()
@@ -453,14 +453,14 @@ class TestThreads:
             raise RuntimeError("unforeseen")
 
         with monkeypatch.context() as patch:
-            patch.setattr(runtime._loader, "load", fail)
+            patch.setattr(service._reloader, "load", fail)
             replace(self.file, text("y.example"))
             assert failed.wait(5)
         wait_for(lambda: self.served() == ["y.example"])
-        assert runtime.alive
+        assert service.alive
 
     def test_a_process_without_descriptors_follows_once_it_has_some(
-        self, runtime: ConfigService
+        self, service: ConfigService
     ) -> None:
         """The thread neither dies nor holds it against the file."""
         scratch = self.file.with_name("scratch")
@@ -469,7 +469,7 @@ class TestThreads:
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         try:
             os.replace(scratch, self.file)
-            wait_for(lambda: "Too many open files" in str(runtime.store.view.reason))
+            wait_for(lambda: "Too many open files" in str(service.store.view.reason))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         wait_for(lambda: self.served() == ["w.example"])
@@ -477,7 +477,7 @@ class TestThreads:
 
     @A_THREAD_DIES
     def test_a_dead_reload_thread_is_told_of_and_replaced(
-        self, runtime: ConfigService, monkeypatch: pytest.MonkeyPatch
+        self, service: ConfigService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """/ready says 503 once, and another thread follows the file."""
 
@@ -485,9 +485,9 @@ class TestThreads:
             raise SystemExit
 
         with monkeypatch.context() as patch:
-            patch.setattr(runtime._loader, "load", end)
+            patch.setattr(service._reloader, "load", end)
             replace(self.file, text("z.example"))
-            wait_for(lambda: not runtime.alive)
+            wait_for(lambda: not service.alive)
         assert self.served() == HOSTS
         response = self.client.get("/ready")
         assert response.status_code == 503
@@ -495,30 +495,30 @@ class TestThreads:
         wait_for(lambda: self.served() == ["z.example"])
         assert self.client.get("/ready").status_code == 200
 
-    def test_stopping_and_starting_leaves_nothing_behind(self, runtime: ConfigService) -> None:
+    def test_stopping_and_starting_leaves_nothing_behind(self, service: ConfigService) -> None:
         """The fixture of all tests counts threads and descriptors."""
         for number in range(5):
-            runtime.stop()
-            runtime.start()
+            service.stop()
+            service.start()
             self.follows(f"n{number}.example")
 
-    def test_a_fork_does_not_disturb_the_parent(self, runtime: ConfigService) -> None:
+    def test_a_fork_does_not_disturb_the_parent(self, service: ConfigService) -> None:
         """A child that ends takes no watch away, and starts anew where it serves."""
         pid = os.fork()
         if pid == 0:
             with contextlib.suppress(BaseException):
-                runtime.stop()
-                ok = not runtime.alive
-                runtime.ensure_started()
-                ok = ok and runtime.alive
-                runtime.stop()
+                service.stop()
+                ok = not service.alive
+                service.ensure_started()
+                ok = ok and service.alive
+                service.stop()
                 os._exit(0 if ok else 1)
             os._exit(2)
         assert os.waitpid(pid, 0)[1] == 0
         for number in range(5):
             self.follows(f"after{number}.example")
             # A busy machine may look at the file before the watch tells of it.
-            if runtime.status()["last_reload"]["trigger"] == "watch":
+            if service.status()["last_reload"]["trigger"] == "watch":
                 return
         pytest.fail("the watch tells of nothing")
 

@@ -199,7 +199,7 @@ def test_the_name_goes_with_the_request_and_failures_are_counted(
 ) -> None:
     """By whichever side; an answered request counts as none."""
     failures: list[int] = []
-    monkeypatch.setattr(guarded.runtime.metrics, "auth_failure", lambda: failures.append(1))
+    monkeypatch.setattr(guarded.service.metrics, "auth_failure", lambda: failures.append(1))
     cases: list[tuple[str, str, str | None]] = [
         ("GET", f"Bearer {ADMIN}", "env-1"),
         ("GET", f"Bearer {READER}", "app"),

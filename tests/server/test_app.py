@@ -247,12 +247,12 @@ def test_an_application_of_ones_own_can_take_the_routes_in(tmp_path: Path) -> No
     def own() -> str:
         return "mine"
 
-    runtime = init_app(app, Settings(source=str(SAMPLE), state_dir=str(tmp_path)), start=False)
+    service = init_app(app, Settings(source=str(SAMPLE), state_dir=str(tmp_path)), start=False)
     client = app.test_client()
     assert client.get("/own").text == "mine"
     assert client.get(ENDPOINTS).json == GUIDE_JSON
     assert client.get("/nope").content_type.startswith("text/html")
-    assert find(app) is runtime
+    assert find(app) is service
 
 
 def test_the_settings_hold_for_our_routes_only(tmp_path: Path) -> None:

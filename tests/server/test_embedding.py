@@ -158,8 +158,8 @@ def test_the_applications_configuration_counts_before_the_environment(
         ENDPOINT_DEFAULT_PORT=8443,
         ENDPOINT_CORS_ORIGINS=["https://a.example", "https://b.example"],
     )
-    runtime = init_app(app, start=False)
-    assert runtime.settings.cors_origins == ("https://a.example", "https://b.example")
+    service = init_app(app, start=False)
+    assert service.settings.cors_origins == ("https://a.example", "https://b.example")
     answer = app.test_client().get("/api/v1/config/endpoints")
     assert answer.json["api_endpoints"][0]["url"] == "https://log.ym1.com:8443"  # type: ignore[index]
     assert answer.headers["Cache-Control"] == "max-age=7"

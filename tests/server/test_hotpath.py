@@ -33,10 +33,10 @@ class Sides:
         app = create_app(Settings(**values), start=False)
         front: Any = app.wsgi_app
         assert isinstance(front, HotPath)
-        self.runtime: ConfigService = app.extensions[EXTENSION]
+        self.service: ConfigService = app.extensions[EXTENSION]
         self.sides = (front, front.app)
-        self.etag = self.runtime.store.view.snapshot.etag
-        self.date = self.runtime.store.view.snapshot.last_modified_text
+        self.etag = self.service.store.view.snapshot.etag
+        self.date = self.service.store.view.snapshot.last_modified_text
 
     def ask(
         self, method: str = "GET", path: str = ENDPOINTS, query: str = "", **headers: str
@@ -223,7 +223,7 @@ class TestWait:
 
     def test_who_finds_no_room_comes_back_later(self, sides: Sides) -> None:
         """But not all at once."""
-        assert sides.runtime.responder.max_waiters == 0
+        assert sides.service.responder.max_waiters == 0
         environ = {
             "REQUEST_METHOD": "GET",
             "QUERY_STRING": "wait=60",
@@ -231,19 +231,19 @@ class TestWait:
         }
         seen = set()
         for _ in range(60):
-            status, headers, _ = sides.runtime.responder.respond(environ)
+            status, headers, _ = sides.service.responder.respond(environ)
             assert status.startswith("304")
             assert dict(headers)["Cache-Control"] == "no-store"
             seen.add(int(dict(headers)["Retry-After"]))
         assert len(seen) > 5
         assert min(seen) >= 5
         environ["QUERY_STRING"] = "wait=0"
-        assert "Retry-After" not in dict(sides.runtime.responder.respond(environ).headers)
+        assert "Retry-After" not in dict(sides.service.responder.respond(environ).headers)
 
     def test_it_ends_with_its_time(self, tmp_path: Path) -> None:
         """304, and the place is free again."""
         sides = Sides(tmp_path)
-        sides.runtime.responder.max_waiters = 1
+        sides.service.responder.max_waiters = 1
         began = time.monotonic()
         status, headers, body = sides._ask(
             sides.sides[0], "GET", ENDPOINTS, "wait=0.2", {"If-None-Match": f'"{sides.etag}"'}
@@ -251,15 +251,15 @@ class TestWait:
         assert 0.2 <= time.monotonic() - began < 5
         assert (status[:3], body) == ("304", b"")
         assert dict(headers)["Preference-Applied"] == "wait"
-        assert sides.runtime.responder.waiters == 0
+        assert sides.service.responder.waiters == 0
 
     def test_everybody_is_told_of_a_change_once(self, tmp_path: Path) -> None:
         """Whichever encoding's tag they hold; and nobody of a reload that changes nothing."""
         file = tmp_path / "endpoints.txt"
         file.write_text("DomainList:\na.com\nb.com\n")
         sides = Sides(tmp_path, source=str(file))
-        runtime = sides.runtime
-        runtime.responder.max_waiters = 10
+        service = sides.service
+        service.responder.max_waiters = 10
         answers: list[Result] = []
 
         def poll(tag: str) -> None:
@@ -270,16 +270,16 @@ class TestWait:
         threads = [threading.Thread(target=poll, args=(tag,)) for tag in tags]
         for thread in threads:
             thread.start()
-        wait_for(lambda: runtime.responder.waiters == 4)
-        runtime.load()
-        assert runtime.responder.waiters == 4
+        wait_for(lambda: service.responder.waiters == 4)
+        service.load()
+        assert service.responder.waiters == 4
         file.write_text("DomainList:\nc.com\nd.com\n")
-        runtime.load()
+        service.load()
         wait_for(lambda: len(answers) >= 3, what="those who knew the old list are told")
-        runtime.store.close()
+        service.store.close()
         for thread in threads:
             thread.join(5)
         # Who asks for anything else than any list is never told of one.
         assert sorted(status[:3] for status, _, _ in answers) == ["200", "200", "200", "304"]
         assert {body for status, _, body in answers if status[:3] == "200"} == {sides.ask()[2]}
-        assert runtime.responder.waiters == 0
+        assert service.responder.waiters == 0

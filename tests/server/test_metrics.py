@@ -16,6 +16,7 @@ from flask.testing import FlaskClient
 from mop_config import create_app, init_app
 from mop_config.server.serving.store import Result, Trigger
 from mop_config.server.settings import Settings
+from mop_config.server.state.worker_record import WorkerRecord
 from mop_config.server.status import multiprocess
 from mop_config.server.status.gauges import host_gauges, worker_figures
 
@@ -162,8 +163,8 @@ class TestReloads:
         self, app: Flask, file: Path
     ) -> None:
         """Those from before the first request too; what may come is there with 0."""
-        runtime, client = app.extensions["mop_config"], app.test_client()
-        loader = runtime._loader
+        service, client = app.extensions["mop_config"], app.test_client()
+        loader = service._reloader
         file.write_text("DomainList:\nnew.example\n")
         loader.load(Trigger.WATCH)
         loader.load(Trigger.SIGHUP)
@@ -186,13 +187,13 @@ class TestReloads:
 
     def test_the_state_of_the_source(self, app: Flask, file: Path) -> None:
         """Good, refused, and good again; the time is that of the last good look."""
-        runtime, client = app.extensions["mop_config"], app.test_client()
-        loader = runtime._loader
+        service, client = app.extensions["mop_config"], app.test_client()
+        loader = service._reloader
         before = scrape(client)
         assert before.total("mop_config_last_reload_successful") == 1
         name = "mop_config_last_reload_success_timestamp_seconds"
         good_at = before.total(name)
-        assert good_at == pytest.approx(runtime.store.view.last_reload.at, abs=5)
+        assert good_at == pytest.approx(service.store.view.last_reload.at, abs=5)
         file.write_bytes(b"\0")
         loader.load(Trigger.WATCH)
         bad = scrape(client)
@@ -208,12 +209,12 @@ class TestReloads:
 
     def test_problems_are_counted_exactly(self, app: Flask, file: Path) -> None:
         """However many are kept; and endpoints by kind."""
-        runtime = app.extensions["mop_config"]
+        service = app.extensions["mop_config"]
         lines = ["DomainList:", "a.example", *["bad_host"] * 250, "ApiList:", *["a.example"] * 3]
         file.write_text("\n".join(lines))
-        runtime._loader.load(Trigger.WATCH)
+        service._reloader.load(Trigger.WATCH)
         told = scrape(app.test_client())
-        view = runtime.store.view
+        view = service.store.view
         assert len(view.problems) < view.errors == 250
         assert told.series("mop_config_problems", "severity") == {
             "error": 250,
@@ -237,7 +238,7 @@ def figures(**values: Any) -> dict[str, Any]:
 WITHOUT: dict[str, Any] = {"errors": 0, "warnings": 0, "waiters": 0, "good_at": 5.0}
 
 
-def told(workers: list[dict[str, Any]], health: dict[str, Any] | None = None) -> dict[str, Any]:
+def told(workers: list[WorkerRecord], health: dict[str, Any] | None = None) -> dict[str, Any]:
     """The samples of each gauge."""
     return {
         gauge.name.removeprefix("mop_config_"): dict(gauge.samples)

@@ -68,8 +68,8 @@ class Site:
     def boot(self, **settings: Any) -> tuple[FlaskClient, Reloader]:
         """A server that looks at its file only when it is told to."""
         app = create_app(Settings(**{**self.settings, **settings}), start=False)
-        runtime: ConfigService = app.extensions[EXTENSION]
-        return app.test_client(), runtime._loader
+        service: ConfigService = app.extensions[EXTENSION]
+        return app.test_client(), service._reloader
 
 
 @pytest.fixture
@@ -186,10 +186,10 @@ class TestTheRoute:
     def test_a_long_poll_waits_for_the_next_signature(self, site: Site) -> None:
         """It is another text when it is signed anew; one for the plain list sleeps on."""
         client, _ = site.boot(max_waiters=2)
-        runtime: ConfigService = client.application.extensions[EXTENSION]
+        service: ConfigService = client.application.extensions[EXTENSION]
         now = [float(WEEK)]
-        runtime.signer._clock = lambda: now[0]
-        runtime.responder.prepare()
+        service.signer._clock = lambda: now[0]
+        service.responder.prepare()
         answers: dict[str, TestResponse] = {}
 
         def ask(path: str, tag: str) -> None:
@@ -201,17 +201,17 @@ class TestTheRoute:
         }
         for thread in waiting.values():
             thread.start()
-        wait_for(lambda: runtime.responder.waiters == 2)
-        bell = runtime.store.bell()
-        runtime.responder.prepare()
+        wait_for(lambda: service.responder.waiters == 2)
+        bell = service.store.bell()
+        service.responder.prepare()
         now[0] += WEEK / 2
-        runtime.responder.prepare()
+        service.responder.prepare()
         waiting[JWS].join(20)
         assert answers[JWS].status_code == 200
         assert TRUSTED.verify(answers[JWS].data).iat == now[0]
-        assert runtime.store.bell() is bell
+        assert service.store.bell() is bell
         assert list(answers) == [JWS]
-        runtime.store.close()
+        service.store.close()
         waiting[ENDPOINTS].join(20)
         assert answers[ENDPOINTS].status_code == 304
 

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mop_config.server.logs.format import LineFormatter
 from mop_config.server.parsing.problems import Code, Problem, Severity
+from mop_config.server.serving.store import Result, SourceState
+from mop_config.server.state.worker_record import RESULTS, STATES, ReloadRecord, WorkerRecord
 from mop_config.server.state.workers import WorkerRegistry, prepare, started
 from mop_config.server.status.document import host_status, merge_histories, noticed
 from mop_config.server.status.gauges import worker_figures
@@ -18,8 +20,8 @@ from mop_config.server.status.gauges import worker_figures
 from ..waiting import wait_for
 
 
-def event(at: float, result: str = "applied", etag: str = "e", **more: Any) -> dict[str, Any]:
-    base = {
+def event(at: float, result: str = "applied", etag: str = "e", **more: Any) -> ReloadRecord:
+    base: dict[str, Any] = {
         "at": at,
         "trigger": "watch",
         "result": result,
@@ -27,11 +29,11 @@ def event(at: float, result: str = "applied", etag: str = "e", **more: Any) -> d
         "duration_seconds": 0.1,
         "etag": etag,
     }
-    return {**base, **more}
+    return cast(ReloadRecord, {**base, **more})
 
 
-def worker(pid: int, state: str = "fresh", etag: str = "e", **more: Any) -> dict[str, Any]:
-    base = {
+def worker(pid: int, state: str = "fresh", etag: str = "e", **more: Any) -> WorkerRecord:
+    base: dict[str, Any] = {
         "pid": pid,
         "state": state,
         "etag": etag,
@@ -43,7 +45,7 @@ def worker(pid: int, state: str = "fresh", etag: str = "e", **more: Any) -> dict
         "history": [event(float(pid))],
         "figures": worker_figures(errors=0, warnings=0, waiters=0, good_at=5.0),
     }
-    return {**base, **more}
+    return cast(WorkerRecord, {**base, **more})
 
 
 def test_the_worst_worker_speaks_for_the_host() -> None:
@@ -104,6 +106,23 @@ def _broken(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {key: value for key, value in good.items() if key != name}
     for name in ("pid", "started", "state", "loaded_at", "watcher", "history"):
         yield {**good, name: ["x"]}
+    (reload,) = good["history"]
+    for name, value in {
+        "pid": True,
+        "state": "fresher",
+        "loaded_at": 1e300,
+        "counts": {"api": 1},
+        "problems": [{"code": "x"}],
+        "answered": {"number": "1", "reload": None},
+        "history": [{**reload, "result": "x"}],
+    }.items():
+        yield {**good, name: value}
+
+
+def test_a_record_knows_the_states_and_results_of_the_store() -> None:
+    """The layer of the records stands below the store, so that it names them itself."""
+    assert set(SourceState) == STATES
+    assert set(Result) == RESULTS
 
 
 class TestHostState:

@@ -270,7 +270,7 @@ class TestAFullDisk:
         """It is the same for the file of sightings."""
         disk = tmp_path / "disk"
         with small_disk(disk):
-            memory = site.boot(state_dir=str(disk))[1]._memory
+            memory = site.boot(state_dir=str(disk))[1]._releases
             for number in range(1, 50):
                 memory.first_seen(Sighting(number, "0123456789abcdef" * 2, 1.0 * number), number)
             (seen,) = disk.rglob("*.seen")

@@ -36,10 +36,10 @@ class StaticExporter:
     date and version.
 
     Args:
-        settings: What to publish.
-        folder: Where to.
+        settings: The source and the signing key.
+        folder: The folder that the files are written to.
         state_folder: Folder of the last good list and its release, unless the settings name it.
-        clock: Gives POSIX seconds.
+        clock: Returns POSIX seconds.
 
     Raises:
         SettingsError: If the key or the source cannot be used.
@@ -60,11 +60,11 @@ class StaticExporter:
         state = settings.state_dir or state_folder
         owner = workers.served_by(state)
         records, writable = workers.prepare(state, owner)
-        memory = ReleaseStore(records, workers.key(str(source)), writable=writable, owner=owner)
+        releases = ReleaseStore(records, workers.key(str(source)), writable=writable, owner=owner)
         self._store = SnapshotStore(
             Snapshot.of(EMPTY, last_modified=int(now), loaded_at=now, max_age=settings.max_age)
         )
-        self._loader = Reloader(source, settings, self._store, memory)
+        self._reloader = Reloader(source, settings, self._store, releases)
         self._signer = signer.Signer(settings, clock)
         self._made: tuple[Snapshot, Snapshot | None] | None = None
         self._files: dict[str, bytes] = {}  # of what was made
@@ -81,7 +81,7 @@ class StaticExporter:
             SourceError: If it is refused; the folder is as it was.
             OSError: If a file cannot be written.
         """
-        self._loader.start()
+        self._reloader.start()
         view = self._store.view
         if view.state is not SourceState.FRESH:
             code = view.problems[0].code if view.problems else Code.UNREADABLE
@@ -103,16 +103,16 @@ class StaticExporter:
         """
         # Before there are threads: they must leave the signals to this one.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        self._loader.start(may_wait=True)
-        answering = ReloadResponder(ReloadRequests(None), self._store)
-        reloader = ReloadThread(self._loader, self._settings.poll_interval, self._turn, answering)
-        reloader.start()
+        self._reloader.start(may_wait=True)
+        responder = ReloadResponder(ReloadRequests(None), self._store)
+        thread = ReloadThread(self._reloader, self._settings.poll_interval, self._turn, responder)
+        thread.start()
         try:
             while (number := signal.sigwait(_SIGNALS)) == signal.SIGHUP:
                 self._look_at = 0.0
-                reloader.hup()
+                thread.hup()
         finally:
-            reloader.stop()
+            thread.stop()
         return signal.Signals(number)
 
     def _turn(self) -> None:

@@ -17,10 +17,12 @@ from typing import Any
 from ...errors import SettingsError
 from ..service import EXTENSION, ConfigService
 from ..settings import Settings
+from ..signal_handlers import release_requests_on_stop, reload_on_sighup
 from ..state import workers
 from ..status import lost_hooks, multiprocess
 from ..web import instance_folder
 from . import error_pages
+from .worker import GunicornWorker
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +36,8 @@ def find(app: Any) -> ConfigService | None:
     for _ in range(16):
         extensions = getattr(app, "extensions", None)
         if isinstance(extensions, dict) and isinstance(extensions.get(EXTENSION), ConfigService):
-            runtime: ConfigService = extensions[EXTENSION]
-            return runtime
+            service: ConfigService = extensions[EXTENSION]
+            return service
         app = next(
             (
                 inner
@@ -67,9 +69,9 @@ def _hand_records_over(server: Any) -> None:
     if os.geteuid() != 0 or cfg.uid == 0:
         return
     # With --preload the application is there already.
-    runtime = find(getattr(server.app, "callable", None))
-    if runtime is not None:
-        runtime.hand_over(cfg.uid, cfg.gid)
+    service = find(getattr(server.app, "callable", None))
+    if service is not None:
+        service.hand_over(cfg.uid, cfg.gid)
         return
     try:
         folder = Settings.from_environ().state_dir
@@ -151,24 +153,24 @@ def post_fork() -> None:
 def worker_ready(worker: Any) -> None:
     """In a worker that has its application: start the service and set the SIGHUP handler."""
     lost_hooks.note("post_worker_init")
-    runtime = find(worker.wsgi)
-    if runtime is None:
+    service = find(worker.wsgi)
+    if service is None:
         logger.warning("the application is wrapped beyond recognition: SIGHUP does nothing here")
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     else:
-        runtime.live_in(worker)
-        runtime.metrics.start(os.environ.get(multiprocess.VARIABLE))
-        runtime.start()
-        runtime.handle_sighup()
-        runtime.handle_stop()
+        service.attach_worker(GunicornWorker(worker, service.settings.max_waiters))
+        service.metrics.start(os.environ.get(multiprocess.VARIABLE))
+        service.start()
+        reload_on_sighup(service)
+        release_requests_on_stop(service)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 def worker_exit(worker: Any) -> None:
     """In a worker that ends: stop its threads and remove its record."""
-    runtime = find(getattr(worker, "wsgi", None))
-    if runtime is not None and worker.pid == os.getpid():
-        runtime.stop()
+    service = find(getattr(worker, "wsgi", None))
+    if service is not None and worker.pid == os.getpid():
+        service.stop()
 
 
 def on_exit(server: Any) -> None:

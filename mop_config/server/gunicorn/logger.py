@@ -13,7 +13,7 @@ from ...model.printable import printable
 from ..auth.policy import USER
 from ..logs.format import LineFormatter
 from ..logs.masking import MASK, masked
-from ..logs.queue import Line, QueuedHandler, queued, unbuffered
+from ..logs.queue import DescriptorStream, QueuedHandler, queued, unbuffered
 
 #: Headers that must not get into a log, whatever format it is given: they hold secrets.
 _SECRET = frozenset(
@@ -67,7 +67,7 @@ class GunicornLogger(Logger):  # type: ignore[misc]
         for log in _loggers():
             for handler in log.handlers:
                 stream = getattr(_behind(handler), "stream", None)
-                if isinstance(stream, Line):
+                if isinstance(stream, DescriptorStream):
                     stream.reopen()
 
     def _get_user(self, environ: dict[str, Any]) -> str | None:

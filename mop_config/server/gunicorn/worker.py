@@ -66,8 +66,8 @@ class GunicornWorker:
         """Whether it serves only what has begun; no signal tells of the end of --max-requests."""
         return not self._worker.alive
 
-    def let_go(self) -> None:
-        """Close connections on which nobody asks anything; called again and again at the end."""
+    def close_idle_connections(self) -> None:
+        """Close connections without a request; called repeatedly while the worker ends."""
         now = time.monotonic()
         if self._ends_since is None:
             self._ends_since = now

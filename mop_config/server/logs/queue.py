@@ -177,7 +177,7 @@ class QueuedHandler(logging.Handler):
             self.target.emit(record)
 
 
-class Line:
+class DescriptorStream:
     """A stream that writes whole texts to a descriptor, in UTF-8 whatever the locale.
 
     It has no buffer and takes no lock, and no ``close`` that could wait for the disk.
@@ -193,7 +193,7 @@ class Line:
         self._moved = False
 
     @classmethod
-    def to_file(cls, path: str) -> "Line":
+    def to_file(cls, path: str) -> "DescriptorStream":
         """Append to a file.
 
         Raises:
@@ -251,12 +251,12 @@ def queued(handler: logging.Handler) -> logging.Handler:
 
 
 def unbuffered(handler: logging.Handler) -> logging.Handler:
-    """Have a handler write to its file or its standard stream through a ``Line``."""
+    """Have a handler write to its file or its standard stream through a ``DescriptorStream``."""
     if type(handler) is logging.FileHandler:
         handler.close()
-        handler.stream = Line.to_file(handler.baseFilename)  # type: ignore[assignment]
+        handler.stream = DescriptorStream.to_file(handler.baseFilename)  # type: ignore[assignment]
     elif isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr):
         # Some program's own stream, as in a test, may have no descriptor.
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            handler.setStream(Line(handler.stream.fileno()))
+            handler.setStream(DescriptorStream(handler.stream.fileno()))
     return handler

@@ -2,7 +2,7 @@
 
 from bisect import insort
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 MAX_KEPT = 100
 #: So many errors are kept in any case, also behind a hundred warnings.
@@ -92,6 +92,17 @@ _WARNINGS = frozenset(
 )
 
 
+class ProblemRecord(TypedDict):
+    """A problem in the form that ``status`` and ``check --json`` show."""
+
+    severity: str
+    code: str
+    line: int
+    column: int
+    message: str
+    text: str
+
+
 class Problem(NamedTuple):
     """One finding, at its place in the file.
 
@@ -109,8 +120,8 @@ class Problem(NamedTuple):
     text: str
     word: int = 0
 
-    def as_dict(self) -> dict[str, object]:
-        """Give the form that ``status`` and ``check --json`` show."""
+    def as_dict(self) -> ProblemRecord:
+        """Return the form that ``status`` and ``check --json`` show."""
         return {
             "severity": self.severity.value,
             "code": self.code.value,

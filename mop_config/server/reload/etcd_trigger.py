@@ -134,17 +134,17 @@ class EtcdTrigger:
     """Follows a key: reads it after each event, when it is asked to, and now and then.
 
     Args:
-        loader: What to run; it has loaded once already.
+        reloader: What to run; it has loaded once already.
         source: The key that it reads.
         wake: Where events go.
         poll_interval: Seconds between two reads that nothing else causes; 0 is never.
     """
 
     def __init__(
-        self, loader: Reloader, source: EtcdSource, wake: wakeup.Wakeup, poll_interval: float
+        self, reloader: Reloader, source: EtcdSource, wake: wakeup.Wakeup, poll_interval: float
     ) -> None:
         self.watcher = KeyWatch(source.etcd, wake)
-        self._loader = loader
+        self._reloader = reloader
         self._poll_interval = poll_interval
         self._next_poll = time.monotonic() + poll_interval
         self._failures = 0
@@ -178,10 +178,10 @@ class EtcdTrigger:
         self.watcher.stop()
 
     def _load(self, trigger: Trigger, *, quietly: bool) -> None:
-        done = self._loader.load(trigger, quietly=quietly)
+        done = self._reloader.load(trigger, quietly=quietly)
         now = time.monotonic()
         self._next_poll = now + self._poll_interval
-        self._failures = 0 if done and self._loader.reachable else self._failures + 1
+        self._failures = 0 if done and self._reloader.reachable else self._failures + 1
         if self._failures:
             self._retry_at = now + pause(self._failures)
         # What was read may have come from another member than the watch's.

@@ -20,21 +20,21 @@ class FileTrigger:
     """Follows a file: one turn a wake-up, and a load where one is due.
 
     Args:
-        loader: What to run; it has loaded once already.
+        reloader: What to run; it has loaded once already.
         source: The file that it reads.
         wake: Where events go.
         poll_interval: Seconds between two looks at the content; 0 is never.
     """
 
     def __init__(
-        self, loader: Reloader, source: FileSource, wake: wakeup.Wakeup, poll_interval: float
+        self, reloader: Reloader, source: FileSource, wake: wakeup.Wakeup, poll_interval: float
     ) -> None:
         self.watcher = Watcher(source.path, wake)
-        self._loader = loader
+        self._reloader = reloader
         self._source = source
         self._poll_interval = poll_interval
-        self._settle = Debouncer(loader.signature)
-        if loader.interrupted:
+        self._settle = Debouncer(reloader.signature)
+        if reloader.interrupted:
             self._settle.written(time.monotonic())
         self._cause: Trigger | None = None
         self._asked = False
@@ -62,7 +62,7 @@ class FileTrigger:
             self._load(self._cause or Trigger.POLL, quietly=not self._asked)
         elif self._settle.restless(now) and not self._complained:
             self._complained = True
-            self._loader.give_up_waiting(self._cause or Trigger.POLL)
+            self._reloader.give_up_waiting(self._cause or Trigger.POLL)
         elif self._poll_interval and now >= self._next_poll and not self._settle.pending:
             self._load(Trigger.POLL, quietly=True)
 
@@ -96,14 +96,16 @@ class FileTrigger:
 
     def _is_being_written(self) -> bool:
         # The close that we know of may be that of an earlier writer.
-        return self._settle.unguarded(self._loader.signature) and bool(self._source.being_written())
+        return self._settle.unguarded(self._reloader.signature) and bool(
+            self._source.being_written()
+        )
 
     def _load(self, trigger: Trigger, *, quietly: bool) -> None:
-        done = self._loader.load(trigger, quietly=quietly, settled=self._settle.seen)
+        done = self._reloader.load(trigger, quietly=quietly, settled=self._settle.seen)
         now = time.monotonic()
         if not done:
             self._settle.again(now)
             return
-        self._settle.read(self._loader.signature)
+        self._settle.read(self._reloader.signature)
         self._cause, self._asked, self._complained = None, False, False
         self._next_poll = now + self._poll_interval

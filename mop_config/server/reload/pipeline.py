@@ -59,11 +59,11 @@ class Reloader:
         source: Where the text comes from.
         settings: How to read it.
         store: Where the result goes.
-        memory: What the workers of a host know together, and what outlives them.
+        releases: What the workers of a host know together, and what outlives them.
     """
 
     def __init__(
-        self, source: Source, settings: Settings, store: SnapshotStore, memory: ReleaseStore
+        self, source: Source, settings: Settings, store: SnapshotStore, releases: ReleaseStore
     ) -> None:
         self.source = source
         self.settings = settings
@@ -72,7 +72,7 @@ class Reloader:
         self.signature = Fingerprint(0)  # of the source when it was read last
         self.interrupted = False  # whether the first look found a writer at work
         self.reachable = True  # whether the source could be asked at all the last time
-        self._memory = memory
+        self._releases = releases
         self._fingerprint = b""  # of what was read last, or of why it could not be
         self._mtime = 0.0  # when the source was changed to what is served, where that is known
         self._mismatch: Fingerprint | None = None
@@ -92,7 +92,7 @@ class Reloader:
             may_wait: Whether somebody will look again. Then a file that is being written
                 to is left alone until its writer is done, if there is a list to serve.
         """
-        self._remembered = self._memory.load()
+        self._remembered = self._releases.load()
         if may_wait and self._remembered is not None and self.source.being_written():
             self.signature = self.source.signature()
             self.interrupted = True
@@ -117,7 +117,7 @@ class Reloader:
         good, self._unsaved = self._unsaved, None
         good = good or self._failed
         if good is not None:
-            self._failed = None if self._memory.keep(good) else good
+            self._failed = None if self._releases.keep(good) else good
             self._retry_at = time.monotonic() + RETRY
 
     def catch_up(self) -> None:
@@ -128,9 +128,9 @@ class Reloader:
         if not self.interrupted:
             self.load(Trigger.POLL, quietly=True)
 
-    def remember_anew(self, memory: ReleaseStore) -> None:
+    def remember_anew(self, releases: ReleaseStore) -> None:
         """Load once more, now that this process runs as another user, whose records these are."""
-        self._memory = memory
+        self._releases = releases
         self.load(Trigger.START)
 
     def follow_others(self) -> None:
@@ -141,9 +141,9 @@ class Reloader:
         one that has missed an edit and its way back: the list has a higher version since.
         """
         if self.store.view.loaded:
-            self._restamp(self._memory.follow(self._line(self.store.view.snapshot)))
+            self._restamp(self._releases.follow(self._line(self.store.view.snapshot)))
         view = self.store.view
-        good = None if view.state is SourceState.FRESH else self._memory.newer_than(self._order)
+        good = None if view.state is SourceState.FRESH else self._releases.newer_than(self._order)
         if good is None or good.etag == view.snapshot.etag:
             return
         snapshot = self._from_memory(good)
@@ -242,7 +242,7 @@ class Reloader:
             return text
         digest = hashlib.sha256(text.data).hexdigest()[:16]
         sighting = Sighting(text.revision, digest, began=text.mtime)
-        return text._replace(mtime=self._memory.first_seen(sighting, time.time()))
+        return text._replace(mtime=self._releases.first_seen(sighting, time.time()))
 
     def _serving(self) -> bool:
         """Whether the list that a refusal would leave in place has endpoints."""
@@ -298,7 +298,7 @@ class Reloader:
         """Give the stamp of the list that is served, or is to be, with a source of this date."""
         line = self._line(snapshot or self.store.view.snapshot)
         self._mtime = mtime
-        return self._memory.confirm(line, mtime, _version(min(mtime, now)))
+        return self._releases.confirm(line, mtime, _version(min(mtime, now)))
 
     def _restamp(self, stamp: Release) -> Snapshot:
         """Serve the same list with a higher version, if there is one."""
@@ -325,7 +325,7 @@ class Reloader:
         same = earlier is not None and earlier.etag == rendering.etag
         if earlier is not None and not same:
             wanted = wanted._replace(date=max(wanted.date, earlier.last_modified + 1))
-        stamp = self._memory.stamp(rendering.etag, mtime, wanted, above)
+        stamp = self._releases.stamp(rendering.etag, mtime, wanted, above)
         self._mtime = 0.0
         return Snapshot.of(
             rendering,

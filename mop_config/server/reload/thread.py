@@ -69,32 +69,32 @@ class ReloadTrigger(Protocol):
 
 
 class ReloadThread:
-    """The thread that follows the source and runs the loader.
+    """The thread that follows the source and runs the reloader.
 
     Args:
-        loader: What to run; it has loaded once already.
+        reloader: What to run; it has loaded once already.
         poll_interval: Seconds between two looks at the content; 0 is never.
         on_turn: Called after each turn of the thread, for whoever reports on it.
-        answering: What it owes to those who ask for a reload.
+        responder: What it owes to those who ask for a reload.
         on_late: Called in another thread when a turn is late.
     """
 
     def __init__(
         self,
-        loader: Reloader,
+        reloader: Reloader,
         poll_interval: float,
         on_turn: Callable[[], None],
-        answering: ReloadResponder,
+        responder: ReloadResponder,
         on_late: Callable[[], None] = lambda: None,
     ) -> None:
-        self._loader = loader
-        self._answering = answering
-        self._renderer = loader.renderer = Renderer()
+        self._reloader = reloader
+        self._responder = responder
+        self._renderer = reloader.renderer = Renderer()
         self._on_turn = on_turn
         self._on_late = on_late
         self._wake = wakeup.Wakeup()
-        self._persistence = BackgroundTask(loader.persist)
-        self._follower = _follower(loader, self._wake, poll_interval)
+        self._persistence = BackgroundTask(reloader.persist)
+        self._follower = _follower(reloader, self._wake, poll_interval)
         self._thread = threading.Thread(target=self._run, name="mop-config-reload", daemon=True)
         self._turned_at = time.monotonic()
         self._stopping = threading.Event()
@@ -178,7 +178,7 @@ class ReloadThread:
             try:
                 self._turn(kinds)
                 self._on_turn()
-                if self._loader.unsaved:
+                if self._reloader.unsaved:
                     self._persistence.call()
                 self._turned()
                 kinds = self._wake.wait(self._follower.timeout(time.monotonic()))
@@ -197,14 +197,14 @@ class ReloadThread:
 
     def _turn(self, kinds: bytes) -> None:
         asked = Trigger.SIGHUP if wakeup.SIGHUP in kinds else None
-        asked = self._answering.asked() or asked
+        asked = self._responder.asked() or asked
         self._follower.turn(kinds, asked, time.monotonic())
-        self._answering.note()
-        self._loader.follow_others()
+        self._responder.note()
+        self._reloader.follow_others()
 
 
-def _follower(loader: Reloader, wake: wakeup.Wakeup, poll_interval: float) -> ReloadTrigger:
-    source = loader.source
+def _follower(reloader: Reloader, wake: wakeup.Wakeup, poll_interval: float) -> ReloadTrigger:
+    source = reloader.source
     if isinstance(source, EtcdSource):
-        return EtcdTrigger(loader, source, wake, poll_interval)
-    return FileTrigger(loader, source, wake, poll_interval)
+        return EtcdTrigger(reloader, source, wake, poll_interval)
+    return FileTrigger(reloader, source, wake, poll_interval)

@@ -13,9 +13,8 @@ import socket
 import time
 from pathlib import Path
 
-from ..status.document import WorkerState, host_status
-from ..status.gauges import host_gauges
 from . import records
+from .worker_record import WorkerRecord, read_record
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +134,7 @@ class WorkerRegistry:
     def _path(self, pid: int) -> Path:
         return self._folder / f"{self._prefix}{pid}.json"
 
-    def write(self, state: WorkerState) -> None:
+    def write(self, state: WorkerRecord) -> None:
         """Put this worker's state where the others find it.
 
         Where that fails, there is one warning, and ``is_due`` tells when to try again.
@@ -163,14 +162,14 @@ class WorkerRegistry:
         """Take a worker's file away."""
         records.remove(self._path(pid))
 
-    def others(self, pid: int) -> list[WorkerState]:
+    def others(self, pid: int) -> list[WorkerRecord]:
         """Read the state of every live worker but the one with this process id."""
         states = []
         for path in self._files():
             state = _read(path)
             if state is None or state["pid"] == pid:
                 continue
-            if started(state["pid"]) == state["started"] != "":
+            if started(state["pid"]) == state.get("started", "") != "":
                 states.append(state)
             else:
                 self.remove(state["pid"])
@@ -186,14 +185,11 @@ class WorkerRegistry:
         return [self._folder / name for name in names if name.startswith(self._prefix)]
 
 
-def _read(path: Path) -> WorkerState | None:
-    """Read a worker's file; None where nothing can be made of it."""
+def _read(path: Path) -> WorkerRecord | None:
+    """Read a worker's record; None if it cannot be read or used."""
     try:
-        state: WorkerState = json.loads(records.read(path))
-        host_status("", [state])
-        host_gauges([state], None)
-        return state if isinstance(state["started"], str) else None
-    except Exception:  # torn, foreign, or of another version
+        return read_record(records.read(path))
+    except OSError:
         return None
 
 

@@ -1,7 +1,7 @@
-"""What the workers of a host say of themselves, and the one picture that makes. Pure.
+"""The status document of a host, made from the records of its workers. Pure.
 
-Whichever worker is asked, the answer speaks for all of them: each keeps its own state in
-a small file (see ``hoststate``), and the one that is asked puts the files together.
+Each worker keeps its record in the state folder (see ``state.workers``). The worker that answers
+a request for the status merges all records, so that every worker gives the same answer.
 """
 
 from collections.abc import Iterable
@@ -10,23 +10,41 @@ from typing import Any
 from ...model.codec import rfc3339
 from ..parsing.problems import Problem
 from ..serving.store import HISTORY, Reload, Result, ServerState, SourceState
+from ..state.worker_record import (
+    AnswerRecord,
+    ReloadRecord,
+    WatcherRecord,
+    WorkerFigures,
+    WorkerRecord,
+    reload_for,
+)
 
-#: Seconds within which the same outcome in several workers counts as one event.
+#: Seconds within which the same result in several workers counts as one event.
 SAME_EVENT = 2.0
 
-# The worst first: what an operator has to know about.
-_BADNESS = [Result.UNCHANGED, Result.APPLIED, Result.REJECTED, Result.ERROR]
-_SEVERITY = [SourceState.EMPTY, SourceState.REJECTED, SourceState.STALE, SourceState.FRESH]
+#: Results from the best to the worst: the worst of all workers is the result of a reload.
+_RESULTS = [Result.UNCHANGED, Result.APPLIED, Result.REJECTED, Result.ERROR]
+#: States from the worst to the best: the status shows the state of the worst worker.
+_STATES = [SourceState.EMPTY, SourceState.REJECTED, SourceState.STALE, SourceState.FRESH]
 
-WorkerState = dict[str, Any]
 
+def worker_record(
+    pid: int,
+    view: ServerState,
+    watcher: WatcherRecord,
+    notices: Iterable[Problem],
+    figures: WorkerFigures,
+    answered: AnswerRecord,
+) -> WorkerRecord:
+    """Make the record that a worker writes into the state folder.
 
-def worker_state(
-    pid: int, view: ServerState, watcher: dict[str, Any], notices: Iterable[Problem]
-) -> WorkerState:
-    """Put a worker's state into the form that is kept in its file.
-
-    ``notices`` are findings about the process rather than the file; they come first.
+    Args:
+        pid: Process id of the worker.
+        view: What the worker serves.
+        watcher: How the worker notices changes of its source.
+        notices: Problems of the process rather than of the source; they are listed first.
+        figures: Figures for the gauges.
+        answered: The last request to reload that the worker has answered.
     """
     snapshot = view.snapshot
     return {
@@ -39,13 +57,15 @@ def worker_state(
         "problems": [problem.as_dict() for problem in (*notices, *view.problems)],
         "watcher": watcher,
         "history": [_event(reload) for reload in view.history],
+        "figures": figures,
+        "answered": answered,
     }
 
 
-def noticed(worker: WorkerState, notice: Problem) -> WorkerState:
-    """Add a finding of the worker that is asked to what another says, unless that has it.
+def noticed(worker: WorkerRecord, notice: Problem) -> WorkerRecord:
+    """Add a problem that this worker has found to the record of another worker, unless it is there.
 
-    What it says comes from a file that may be old, and it may be the one that speaks for all.
+    The other record comes from a file that may be old, and the status may show its problems.
     """
     if any(problem["code"] == notice.code for problem in worker["problems"]):
         return worker
@@ -57,8 +77,8 @@ def noticed(worker: WorkerState, notice: Problem) -> WorkerState:
     }
 
 
-def _event(reload: Reload) -> dict[str, Any]:
-    event: dict[str, Any] = {
+def _event(reload: Reload) -> ReloadRecord:
+    event: ReloadRecord = {
         "at": reload.at,
         "moment": reload.moment,
         "trigger": reload.trigger.value,
@@ -73,41 +93,41 @@ def _event(reload: Reload) -> dict[str, Any]:
     return event
 
 
-def answer_state(number: int, reload: Reload | None) -> dict[str, Any]:
-    """Put which request to reload a worker has answered last into its state's form."""
+def answer_record(number: int, reload: Reload | None) -> AnswerRecord:
+    """Make the part of a worker's record that names the last request to reload it has answered."""
     return {"number": number, "reload": None if reload is None else _event(reload)}
 
 
-def reload_report(workers: list[WorkerState], number: int) -> dict[str, Any]:
-    """Say what came of a request to reload.
+def reload_report(workers: list[WorkerRecord], number: int) -> dict[str, Any]:
+    """Return the document that ``POST /reload`` answers with.
 
     Args:
-        workers: The state of each live worker that was asked.
-        number: The request's.
+        workers: The record of each live worker that the request was passed to.
+        number: The number of the request; see ``ReloadRequests``.
 
     Returns:
-        ``result``, the worst of the workers', or None where none has answered; what the worker
-        with the worst result serves, and since when; each of the ``workers`` with its
-        ``last_reload``, which is None where it has not answered; and the ``problems`` of the
-        worker with the worst result.
+        ``result``, the worst result of all workers, or None if no worker has answered; what the
+        worker with the worst result serves, and since when; each of the ``workers`` with its
+        ``last_reload``, which is None while that worker has not answered; and the ``problems``
+        of the worker with the worst result.
     """
     workers = sorted(workers, key=lambda worker: int(worker["pid"]))
-    answers = [(worker, _answer(worker, number)) for worker in workers]
+    answers = [(worker, reload_for(worker, number)) for worker in workers]
     given = [(worker, answer) for worker, answer in answers if answer is not None]
-    worst = max(given, key=lambda pair: _BADNESS.index(pair[1]["result"]), default=None)
+    worst = max(given, key=lambda pair: _RESULTS.index(Result(pair[1]["result"])), default=None)
     return {
         "result": worst[1]["result"] if worst else None,
         "etag": worst[0]["etag"] if worst else None,
         **(_served(worst[0]) if worst else {}),
         "workers": [
-            {"pid": worker["pid"], "etag": worker["etag"], "last_reload": answer}
+            {"pid": worker["pid"], "etag": worker["etag"], "last_reload": _reload(answer)}
             for worker, answer in answers
         ],
         "problems": worst[0]["problems"] if worst else [],
     }
 
 
-def _served(worker: WorkerState) -> dict[str, Any]:
+def _served(worker: WorkerRecord) -> dict[str, Any]:
     figures = worker["figures"]
     return {
         "state": worker["state"],
@@ -118,23 +138,15 @@ def _served(worker: WorkerState) -> dict[str, Any]:
     }
 
 
-def _answer(worker: WorkerState, number: int) -> dict[str, Any] | None:
-    answered = worker.get("answered") or {"number": 0}
-    if answered["number"] < number:
-        return None
-    # A worker that is younger than the request has read the source at its start.
-    return _last_reload([answered["reload"]] if answered["reload"] else worker["history"])
-
-
 def host_status(
-    source: str, workers: list[WorkerState], health: dict[str, Any] | None = None
+    source: str, workers: list[WorkerRecord], health: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Give the document that the status route answers with.
+    """Return the document that the status route answers with.
 
     Args:
         source: The source's name.
-        workers: The state of each live worker; not empty.
-        health: What the worker that checks the endpoints has found, or None where none does.
+        workers: The record of each live worker; not empty.
+        health: The results of the health checks, or None if no worker checks the endpoints.
     """
     workers = sorted(workers, key=lambda worker: int(worker["pid"]))
     worst = worst_of(workers)
@@ -164,16 +176,16 @@ def host_status(
 
 
 def _exact(errors: int, warnings: int) -> dict[str, int]:
-    """Put the exact numbers of problems into the form that ``/ready`` and the status show."""
+    """Return the exact numbers of problems in the form that ``/ready`` and the status show."""
     return {"error": errors, "warning": warnings}
 
 
 def readiness(view: ServerState, reason: str | None) -> dict[str, Any]:
-    """Give the document that ``/ready`` answers with.
+    """Return the document that ``/ready`` answers with.
 
     Args:
         view: What this process serves.
-        reason: Why the process cannot follow its source, or None.
+        reason: Why the list is not up to date, or None if it is.
     """
     document = {"state": view.state.value, "reason": reason, "complete": view.complete}
     if view.complete:
@@ -181,11 +193,14 @@ def readiness(view: ServerState, reason: str | None) -> dict[str, Any]:
     return {**document, "problem_counts": _exact(view.errors, view.warnings)}
 
 
-def worst_of(workers: list[WorkerState]) -> WorkerState:
-    """Find the worker that speaks for the host: one that cannot follow must not hide."""
+def worst_of(workers: list[WorkerRecord]) -> WorkerRecord:
+    """Return the worker with the worst state, which the status shows for the whole host.
+
+    A worker that cannot follow its source must not be hidden by those that can.
+    """
     return min(
         sorted(workers, key=lambda worker: int(worker["pid"])),
-        key=lambda worker: _SEVERITY.index(SourceState(worker["state"])),
+        key=lambda worker: _STATES.index(SourceState(worker["state"])),
     )
 
 
@@ -193,49 +208,53 @@ def _worst_mode(modes: list[str]) -> str:
     return "poll" if "poll" in modes else modes[0]
 
 
-def _last_reload(history: list[dict[str, Any]]) -> dict[str, Any] | None:
-    if not history:
+def _last_reload(history: list[ReloadRecord]) -> dict[str, Any] | None:
+    return _reload(history[0] if history else None)
+
+
+def _reload(event: ReloadRecord | None) -> dict[str, Any] | None:
+    if event is None:
         return None
-    newest = history[0]
     return {
-        "at": rfc3339(newest["at"]),
-        "trigger": newest["trigger"],
-        "result": newest["result"],
-        "error": newest["error"],
-        "duration_seconds": newest["duration_seconds"],
+        "at": rfc3339(event["at"]),
+        "trigger": event["trigger"],
+        "result": event["result"],
+        "error": event["error"],
+        "duration_seconds": event["duration_seconds"],
     }
 
 
-def _shown(event: dict[str, Any]) -> dict[str, Any]:
-    shown = {**event, "at": rfc3339(event["at"])}
+def _shown(event: ReloadRecord) -> dict[str, Any]:
+    shown: dict[str, Any] = {**event, "at": rfc3339(event["at"])}
     shown.pop("moment", None)
     return shown
 
 
-def _moment(event: dict[str, Any]) -> float:
+def _moment(event: ReloadRecord) -> float:
     return float(event.get("moment", event["at"]))
 
 
-def merge_histories(histories: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Put the workers' histories together, newest first, telling each event once.
+def merge_histories(histories: list[list[ReloadRecord]]) -> list[ReloadRecord]:
+    """Merge the workers' histories, newest event first, with each event once.
 
-    Every worker notes the same edit for itself, moments apart: outcomes of different
-    workers that agree within two seconds are one event, told as the first worker saw it. Their
-    order is that of the monotonic clock: dates go back where the system's clock is set back.
+    Every worker records the same edit for itself, moments apart. Reloads of different workers
+    with the same result within ``SAME_EVENT`` seconds are one event, shown as the first worker
+    recorded it. The monotonic clock gives the order, since the system's clock may be set back.
     """
     notes = [(event, worker) for worker, history in enumerate(histories) for event in history]
-    told: list[tuple[dict[str, Any], set[int]]] = []
+    merged: list[tuple[ReloadRecord, set[int]]] = []
     for event, worker in sorted(notes, key=lambda note: _moment(note[0])):
-        for earlier, workers in told:
+        for earlier, workers in merged:
             if worker not in workers and _same_event(earlier, event):
                 workers.add(worker)
                 break
         else:
-            told.append((event, {worker}))
-    return [event for event, _ in reversed(told)][:HISTORY]
+            merged.append((event, {worker}))
+    return [event for event, _ in reversed(merged)][:HISTORY]
 
 
-def _same_event(earlier: dict[str, Any], later: dict[str, Any]) -> bool:
-    return _moment(later) - _moment(earlier) <= SAME_EVENT and all(
-        later[key] == earlier[key] for key in ("result", "error", "etag")
+def _same_event(earlier: ReloadRecord, later: ReloadRecord) -> bool:
+    return _moment(later) - _moment(earlier) <= SAME_EVENT and (
+        (later["result"], later["error"], later["etag"])
+        == (earlier["result"], earlier["error"], earlier["etag"])
     )

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ...model.endpoint import Kind
-from .document import WorkerState, worst_of
+from ..state.worker_record import WorkerFigures, WorkerRecord
+from .document import worst_of
 
 
 class Gauge(NamedTuple):
@@ -28,7 +29,7 @@ class Gauge(NamedTuple):
 
 def worker_figures(
     errors: int, warnings: int, waiters: int, good_at: float, *, late: bool = False
-) -> dict[str, Any]:
+) -> WorkerFigures:
     """Put what only the gauges need into the form that is kept in a worker's file.
 
     Args:
@@ -47,7 +48,7 @@ def worker_figures(
     }
 
 
-def host_gauges(workers: list[WorkerState], health: dict[str, Any] | None) -> list[Gauge]:
+def host_gauges(workers: list[WorkerRecord], health: dict[str, Any] | None) -> list[Gauge]:
     """Give the gauges of a host.
 
     Args:
@@ -74,13 +75,16 @@ def host_gauges(workers: list[WorkerState], health: dict[str, Any] | None) -> li
             "mop_config_endpoints",
             "Endpoints that are served.",
             ("kind",),
-            [((kind,), float(counts[kind])) for kind in Kind],
+            [
+                ((Kind.API,), float(counts["api"])),
+                ((Kind.SOCKETIO,), float(counts["socketio"])),
+            ],
         ),
         Gauge(
             "mop_config_problems",
             "Problems in the newest text of the source, and with the process.",
             ("severity",),
-            [((name,), float(figures[f"{name}s"])) for name in ("error", "warning")],
+            [(("error",), float(figures["errors"])), (("warning",), float(figures["warnings"]))],
         ),
         Gauge(
             "mop_config_waiters",
@@ -92,7 +96,7 @@ def host_gauges(workers: list[WorkerState], health: dict[str, Any] | None) -> li
     ]
 
 
-def _successful(workers: list[WorkerState]) -> bool:
+def _successful(workers: list[WorkerRecord]) -> bool:
     results = [worker["history"][0]["result"] if worker["history"] else "" for worker in workers]
     good = all(result in {"applied", "unchanged"} for result in results)
     good = good and not any(worker["figures"].get("late") for worker in workers)

@@ -22,7 +22,7 @@ _STATES = {"fresh": Level.GOOD, "stale": Level.WARN}
 _TOKENS_LINE = "token-line"
 
 
-class Finding(NamedTuple):
+class StatusFinding(NamedTuple):
     """One thing that an operator has to know.
 
     Attributes:
@@ -49,7 +49,7 @@ class Finding(NamedTuple):
         return str(texts(self.key, **values))
 
 
-def verdict(status: dict[str, Any]) -> list[Finding]:
+def verdict(status: dict[str, Any]) -> list[StatusFinding]:
     """Judge a status document.
 
     Returns:
@@ -59,46 +59,48 @@ def verdict(status: dict[str, Any]) -> list[Finding]:
     return sorted(found, key=lambda finding: _LEVELS.index(finding.level))
 
 
-def _of_the_list(status: dict[str, Any]) -> Iterator[Finding]:
+def _of_the_list(status: dict[str, Any]) -> Iterator[StatusFinding]:
     state = str(status["state"])
-    yield Finding(_STATES.get(state, Level.BAD), f"state.{state}", {})
+    yield StatusFinding(_STATES.get(state, Level.BAD), f"state.{state}", {})
     if state != "empty" and not sum(status["counts"].values()):
-        yield Finding(Level.BAD, "verdict.nothing", {})
+        yield StatusFinding(Level.BAD, "verdict.nothing", {})
     yield from _of_the_endpoints(status["health"], status["counts"])
     if dropped := dropped_entries(status):
-        yield Finding(Level.WARN, "verdict.dropped", {"n": dropped})
+        yield StatusFinding(Level.WARN, "verdict.dropped", {"n": dropped})
 
 
-def _of_the_endpoints(health: dict[str, Any] | None, counts: dict[str, int]) -> Iterator[Finding]:
+def _of_the_endpoints(
+    health: dict[str, Any] | None, counts: dict[str, int]
+) -> Iterator[StatusFinding]:
     if not health or not sum(counts.values()):
         return
     if not health["alive"]:
         key = "verdict.probing_dead" if health["endpoints"] else "verdict.unprobed"
-        yield Finding(Level.WARN, key, {})
+        yield StatusFinding(Level.WARN, key, {})
         return
     down = kinds_down(health, counts)
     if down and all(kind in down or not count for kind, count in counts.items()):
-        yield Finding(Level.BAD, "verdict.none_up", {})
+        yield StatusFinding(Level.BAD, "verdict.none_up", {})
         return
     for kind in down:
-        yield Finding(Level.BAD, "verdict.kind_down", {"kind": kind})
+        yield StatusFinding(Level.BAD, "verdict.kind_down", {"kind": kind})
     others = [endpoint for endpoint in health["endpoints"] if endpoint["kind"] not in down]
     if failed := sum(endpoint["up"] is False for endpoint in others):
         values: dict[str, Any] = {"n": failed, "all": f"{len(others):,}"}
         if down:
             values["kind"] = others[0]["kind"]
         key = "verdict.some_of_kind_down" if down else "verdict.some_down"
-        yield Finding(Level.WARN, key, values)
+        yield StatusFinding(Level.WARN, key, values)
 
 
-def _of_the_process(status: dict[str, Any]) -> Iterator[Finding]:
+def _of_the_process(status: dict[str, Any]) -> Iterator[StatusFinding]:
     if pids := differing(status["workers"]):
         values = {"n": len(pids), "pids": ", ".join(map(str, pids))}
-        yield Finding(Level.WARN, "workers.differ", values)
+        yield StatusFinding(Level.WARN, "workers.differ", values)
     if not status["watcher"]["alive"]:
-        yield Finding(Level.WARN, "verdict.watcher_dead", {"mode": status["watcher"]["mode"]})
+        yield StatusFinding(Level.WARN, "verdict.watcher_dead", {"mode": status["watcher"]["mode"]})
     if lines := _token_lines(status["problems"]):
-        yield Finding(Level.WARN, "verdict.tokens", {"n": lines})
+        yield StatusFinding(Level.WARN, "verdict.tokens", {"n": lines})
 
 
 def kinds_down(health: dict[str, Any] | None, counts: dict[str, int]) -> list[str]:

@@ -27,8 +27,8 @@ def instance_folder() -> str:
 
 def current_service() -> ConfigService:
     """Return the service of the current Flask application."""
-    runtime: ConfigService = current_app.extensions[EXTENSION]
-    return runtime
+    service: ConfigService = current_app.extensions[EXTENSION]
+    return service
 
 
 def live_json(document: Any, status: int = 200) -> Response:

@@ -24,6 +24,7 @@ from ..service import EXTENSION, ConfigService, Places
 from ..serving.conditional import forget_long_values
 from ..serving.security import SECURITY_HEADERS
 from ..settings import PREFIX, Settings
+from ..signal_handlers import reload_on_sighup
 from ..status.metrics import OTHER
 from . import (
     PACKAGE,
@@ -73,8 +74,8 @@ def create_app(settings: Settings | None = None, *, start: bool = True) -> Flask
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]
     log_to_stderr()
-    runtime = _install(app, app, settings or Settings.from_environ(), Places(), start=start)
-    app.wsgi_app = HotPath(app.wsgi_app, runtime, start=start)  # type: ignore[method-assign]
+    service = _install(app, app, settings or Settings.from_environ(), Places(), start=start)
+    app.wsgi_app = HotPath(app.wsgi_app, service, start=start)  # type: ignore[method-assign]
     return app
 
 
@@ -101,7 +102,7 @@ def init_app(
         start: As for ``create_app``.
 
     Returns:
-        The runtime, also found as ``app.extensions["mop_config"]``.
+        The service, also found as ``app.extensions["mop_config"]``.
 
     Raises:
         MopConfigError: If the application has these routes already.
@@ -138,17 +139,17 @@ def _install(
     app: Flask, ours: Flask | Blueprint, settings: Settings, places: Places, *, start: bool
 ) -> ConfigService:
     """Register the routes and their guards on an application or on a blueprint of one."""
-    runtime = ConfigService(settings, app.instance_path)
-    runtime.places = places
-    app.extensions[EXTENSION] = runtime
+    service = ConfigService(settings, app.instance_path)
+    service.places = places
+    app.extensions[EXTENSION] = service
     if start:
-        app.before_request(runtime.ensure_started)
-        weakref.finalize(app, _end, runtime).atexit = False  # then the runtime sees to it itself
-    _count_requests(ours, runtime)
+        app.before_request(service.ensure_started)
+        weakref.finalize(app, _end, service).atexit = False  # then the service sees to it itself
+    _count_requests(ours, service)
     _escape_queries(ours)
-    _guard_requests(ours, runtime)
+    _guard_requests(ours, service)
     _bound_requests(ours)
-    _dress_answers(ours, runtime.settings)
+    _dress_answers(ours, service.settings)
     ours.register_error_handler(HTTPException, _http_error)
     ours.register_error_handler(Exception, _unexpected_error)
     for module in (endpoint_list, operations, qr, targets):
@@ -161,10 +162,10 @@ def _install(
     else:
         for name, view in _OPERATIONS.items():
             app.add_url_rule(f"/{name}", name, view)
-    runtime.load(may_wait=start)
+    service.load(may_wait=start)
     if start:
-        runtime.handle_sighup()
-    return runtime
+        reload_on_sighup(service)
+    return service
 
 
 class _Operation(BaseConverter):
@@ -191,10 +192,10 @@ def _register_as_guest(app: Flask, ours: Blueprint) -> None:
             rule.merge_slashes = False
 
 
-def _end(runtime: ConfigService) -> None:
+def _end(service: ConfigService) -> None:
     # The garbage collector runs in any thread, also in one that is to be stopped here.
     with contextlib.suppress(RuntimeError):
-        threading.Thread(target=runtime.stop, name="mop-config-end", daemon=True).start()
+        threading.Thread(target=service.stop, name="mop-config-end", daemon=True).start()
 
 
 def create_app_or_exit() -> Flask:
@@ -210,14 +211,14 @@ def create_app_or_exit() -> Flask:
         sys.exit(_BOOT_ERROR)
 
 
-def _count_requests(ours: Flask | Blueprint, runtime: ConfigService) -> None:
+def _count_requests(ours: Flask | Blueprint, service: ConfigService) -> None:
     # Registered before all others, so that it sees the answer as it goes out.
     @ours.after_request
     def count(response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule is not None else OTHER
         if str(request.endpoint).rpartition(".")[2] == _OPERATION:
             route = request.path
-        runtime.metrics.request(route, str(response.status_code))
+        service.metrics.request(route, str(response.status_code))
         return response
 
 
@@ -241,8 +242,8 @@ def _bound_requests(ours: Flask | Blueprint) -> None:
             raise RequestEntityTooLarge(f"a body may have {MAX_BODY} bytes here")
 
 
-def _guard_requests(ours: Flask | Blueprint, runtime: ConfigService) -> None:
-    settings, keyring = runtime.settings, runtime.keyring
+def _guard_requests(ours: Flask | Blueprint, service: ConfigService) -> None:
+    settings, authenticator = service.settings, service.authenticator
 
     @ours.before_request
     def check_host() -> None:
@@ -253,10 +254,10 @@ def _guard_requests(ours: Flask | Blueprint, runtime: ConfigService) -> None:
 
     @ours.before_request
     def check_token() -> Response | None:
-        refusal = None if keyring is None else keyring.check(request.environ)
+        refusal = None if authenticator is None else authenticator.check(request.environ)
         if refusal is None:
             return None
-        runtime.metrics.auth_failure()
+        service.metrics.auth_failure()
         response = problem_response(refusal.status, refusal.detail)
         for challenge in refusal.challenges:
             response.headers.add("WWW-Authenticate", challenge)

@@ -25,8 +25,8 @@ def signed_endpoints() -> Response:
 @blueprint.get("/keys")
 def keys() -> Response:
     """Serve the public keys as a JWK set (RFC 7517); the set is empty if lists are not signed."""
-    runtime = current_service()
-    key = runtime.signer.key
+    service = current_service()
+    key = service.signer.key
     document = jwk_set([] if key is None else [key])
     response = Response(json.dumps(document) + "\n", content_type=MEDIA_TYPE)
     response.headers["Cache-Control"] = "no-cache"  # a rotation must be seen at once

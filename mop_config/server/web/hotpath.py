@@ -23,18 +23,18 @@ class HotPath:
 
     Args:
         app: What answers everything else.
-        runtime: What the list comes from.
+        service: What the list comes from.
         start: Whether the first request in a process starts its reload thread.
     """
 
-    def __init__(self, app: WsgiApp, runtime: ConfigService, *, start: bool) -> None:
+    def __init__(self, app: WsgiApp, service: ConfigService, *, start: bool) -> None:
         self.app = app
         self._start = start
-        self._runtime = runtime
-        self._count = runtime.metrics.request
-        self._keyring = runtime.keyring
-        self._hosts = runtime.settings.trusted_hosts
-        self._origins = runtime.settings.cors_origins
+        self._service = service
+        self._count = service.metrics.request
+        self._authenticator = service.authenticator
+        self._hosts = service.settings.trusted_hosts
+        self._origins = service.settings.cors_origins
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request (PEP 3333)."""
@@ -42,14 +42,18 @@ class HotPath:
             return self.app(environ, start_response)
         if self._hosts and not is_trusted(environ.get("HTTP_HOST", ""), self._hosts):
             return self.app(environ, start_response)
-        if self._keyring is not None and self._keyring.check(environ) is not None:
+        if self._authenticator is not None and self._authenticator.check(environ) is not None:
             return self.app(environ, start_response)
         if self._start:
-            self._runtime.ensure_started()
-        status, headers, body = self._runtime.responder.respond(environ)
+            self._service.ensure_started()
+        status, headers, body = self._service.responder.respond(environ)
         # It may have been parked, and its token taken back meanwhile.
         parked = bool(environ.get("QUERY_STRING"))
-        if parked and self._keyring is not None and self._keyring.check(environ) is not None:
+        if (
+            parked
+            and self._authenticator is not None
+            and self._authenticator.check(environ) is not None
+        ):
             return self.app(environ, start_response)
         self._count(PATH, status)
         # A copy in any case: what a server does to it must not reach the next answer.

@@ -33,9 +33,9 @@ def ready() -> Response:
     The route needs no token, but the reason may name paths, users and members of etcd. If tokens
     are configured, only a request with a valid token gets the reason.
     """
-    runtime = current_service()
-    ok, readiness = runtime.ready()
-    if runtime.keyring is not None and not runtime.keyring.admits(request.environ):
+    service = current_service()
+    ok, readiness = service.ready()
+    if service.authenticator is not None and not service.authenticator.admits(request.environ):
         readiness["reason"] = None
     return live_json(readiness, 200 if ok else 503)
 
@@ -49,13 +49,13 @@ def status() -> Response:
 @blueprint.post("/reload")
 def reload() -> Response:
     """Reload the source in every worker of the host, and answer when all workers have finished."""
-    runtime = current_service()
-    if runtime.keyring is None:
+    service = current_service()
+    if service.authenticator is None:
         detail = "no tokens are set (ENDPOINT_TOKENS, ENDPOINT_TOKENS_FILE): nobody may do this"
         return problem_response(403, detail)
     user = request.environ.get(USER)
     logger.info("reload asked for by %s", user)
-    report, shared = runtime.reload_everywhere()
+    report, shared = service.reload_everywhere()
     problems = report.pop("problems")
     late = [worker["pid"] for worker in report["workers"] if worker["last_reload"] is None]
     members: dict[str, Any] = {"scope": "host" if shared else "worker", **report}
@@ -85,8 +85,8 @@ def _detail(report: dict[str, Any], late: list[int]) -> str:
 
 def metrics() -> Response:
     """Serve the metrics of all workers in Prometheus' text format or as OpenMetrics."""
-    runtime = current_service()
-    text, content_type = runtime.metrics.expose(runtime.gauges(), open_metrics=_open_metrics())
+    service = current_service()
+    text, content_type = service.metrics.expose(service.gauges(), open_metrics=_open_metrics())
     response = Response(text, content_type=content_type)
     response.headers["Cache-Control"] = "no-store"
     response.headers["Vary"] = "Accept"
@@ -105,9 +105,9 @@ def _open_metrics() -> bool:
 
 def openapi() -> Response:
     """Serve the OpenAPI description of this application's routes."""
-    runtime = current_service()
+    service = current_service()
     described = document(
-        root=request.root_path, places=runtime.places, guarded=runtime.keyring is not None
+        root=request.root_path, places=service.places, guarded=service.authenticator is not None
     )
     body = json.dumps(described, separators=(",", ":"))
     response = Response(body + "\n", content_type="application/json")

@@ -37,19 +37,19 @@ def text() -> Response:
 
 
 def _answer(kind: str) -> Response:
-    runtime = current_service()
+    service = current_service()
     try:
         chosen = _parameters(request.query_string.decode("latin-1"))
     except PayloadError as error:
         return problem_response(400, str(error), {"parameter": error.field})
-    offer = run_blocking(partial(_offer, runtime.store.view.snapshot.plain.body))
+    offer = run_blocking(partial(_offer, service.store.view.snapshot.plain.body))
     if not offer:
         return problem_response(404, "there is no endpoint to put into a code")
     try:
         text = qr.fit(offer, *chosen)
     except QrTooLong as error:
         return problem_response(422, str(error), _overflow(error))
-    settings = runtime.settings
+    settings = service.settings
     private = "private, " if settings.tokens or settings.tokens_file else ""
     response = Response(content_type=_TYPES[kind])
     # Never older than the list: a code that was true a minute ago leads nobody anywhere.

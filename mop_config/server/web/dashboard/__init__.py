@@ -46,12 +46,12 @@ _TYPES = {
 @blueprint.get("/")
 def dashboard() -> Response:
     """Render the page; the page's script polls this view and replaces the parts that differ."""
-    runtime = current_service()
+    service = current_service()
     query = {name: request.args.get(name, "")[:MAX_VALUE] for name in PARAMETERS}
     language = query["lang"]
     if language not in LANGUAGES:
         language = request.accept_languages.best_match(LANGUAGES) or next(iter(LANGUAGES))
-    status, snapshot = runtime.status(), runtime.store.view.snapshot
+    status, snapshot = service.status(), service.store.view.snapshot
     response = Response(content_type="text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["Content-Language"] = language

@@ -1,0 +1,193 @@
+"""Converters of environment variables: each makes a value from a text, or refuses the text."""
+
+import base64
+import re
+from collections.abc import Callable
+
+from ...errors import AddressError
+from ...model.address import EtcdAddress, normalise_host, normalise_path, parse_url
+
+MAX_SECONDS = 366 * 86400
+#: Seconds between two checks of an endpoint, at least: checking more often would be an attack.
+MIN_INTERVAL = 0.1
+#: A bearer token, RFC 6750.
+TOKEN = re.compile(r"(?=.{1,512}$)[A-Za-z0-9._~+/-]+=*")
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class InvalidError(Exception):
+    """A text that a converter refuses; the message says which values are allowed."""
+
+
+def text(value: str) -> str:
+    """Return the text as it stands."""
+    return value
+
+
+def path(value: str) -> str:
+    """Convert a URL path; a missing slash at its start is added."""
+    if value and not value.startswith("/"):
+        value = "/" + value
+    try:
+        if "://" in value:
+            raise AddressError("bad-url", "a whole URL")
+        return normalise_path(value)
+    except AddressError as error:
+        allowed = f"a URL path such as /api/v1, without '?' or '#' ({error.message})"
+        raise InvalidError(allowed) from None
+
+
+def source(value: str) -> str:
+    """Convert the path of a file, or the URL of a key in etcd."""
+    if value.startswith("etcd://"):
+        try:
+            return EtcdAddress.parse(value).text
+        except AddressError as error:
+            raise InvalidError(f"etcd://host:2379[,host:2379]/key ({error.message})") from None
+    if "://" in value:
+        raise InvalidError("the path of a file, or etcd://host:2379[,host:2379]/key")
+    return file(value)
+
+
+def file(value: str) -> str:
+    """Convert the path of a file."""
+    if "\0" in value:
+        raise InvalidError("a path without NUL")
+    return value
+
+
+def tokens(value: str) -> tuple[str, ...]:
+    """Convert bearer tokens, separated by commas."""
+    tokens = tuple(token.strip() for token in value.split(","))
+    if not all(map(TOKEN.fullmatch, tokens)):
+        raise InvalidError(
+            "a list, separated by commas, of tokens: A-Z a-z 0-9 - . _ ~ + / and = at the end"
+        )
+    return tokens
+
+
+def webhook(value: str) -> str:
+    """Convert the http or https URL of a webhook, which may have a query."""
+    address, mark, query = value.partition("?")
+    try:
+        if not query.isascii() or not query.isprintable() or " " in query or "#" in query:
+            raise AddressError("bad-url", "the query holds a character that no query may hold")
+        return parse_url(address, ("http", "https"), underscores=True).text + mark + query
+    except AddressError as error:
+        raise InvalidError(f"an http or https URL ({error.message})") from None
+
+
+def webhook_secret(value: str) -> bytes:
+    """Convert the base64 text of a webhook's signing key."""
+    try:
+        key = base64.b64decode(value.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not 24 <= len(key) <= 64:
+        raise InvalidError("24 to 64 bytes in base64, with whsec_ before them or without")
+    return key
+
+
+def duration(value: str) -> float:
+    """Convert seconds, or a number with the unit s, m, h or d, to seconds."""
+    match = re.fullmatch(r"([0-9]{1,9})([smhd]?)", value)
+    seconds = int(match[1]) * _UNITS[match[2]] if match else 0
+    if not 60 <= seconds <= MAX_SECONDS:
+        raise InvalidError(f"60 to {MAX_SECONDS} seconds, or a number with m, h or d, such as 7d")
+    return float(seconds)
+
+
+def flag(value: str) -> bool:
+    """Convert 0 or 1, and the usual words for them."""
+    if value.lower() in _TRUE:
+        return True
+    if value.lower() in _FALSE:
+        return False
+    raise InvalidError("0 or 1")
+
+
+def number(low: int, high: int) -> Callable[[str], int]:
+    """Return a converter of whole numbers from ``low`` to ``high``."""
+
+    def convert(value: str) -> int:
+        if re.fullmatch(r"[0-9]{1,18}", value) and low <= int(value) <= high:
+            return int(value)
+        raise InvalidError(f"a whole number from {low} to {high}")
+
+    return convert
+
+
+def seconds(value: str) -> float:
+    """Convert a number of seconds, 0 included."""
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) and float(value) <= MAX_SECONDS:
+        return float(value)
+    raise InvalidError(f"a number of seconds from 0 to {MAX_SECONDS}")
+
+
+def interval(value: str) -> float:
+    """Convert a number of seconds between two checks; 0 is never."""
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+        seconds = float(value)
+        if seconds == 0 or MIN_INTERVAL <= seconds <= MAX_SECONDS:
+            return seconds
+    raise InvalidError(f"0 for never, or a number of seconds from {MIN_INTERVAL} to {MAX_SECONDS}")
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    """Return a converter that takes one of some words, in any case of letters."""
+
+    def convert(value: str) -> str:
+        if value.lower() in allowed:
+            return value.lower()
+        raise InvalidError("one of " + ", ".join(allowed))
+
+    return convert
+
+
+def _split(value: str) -> list[str]:
+    return [item for item in re.split(r"[\s,]+", value) if item]
+
+
+def origins(value: str) -> tuple[str, ...]:
+    """Convert ``*`` or a list of origins, separated by commas or white space."""
+    items = _split(value)
+    if items == ["*"]:
+        return ("*",)
+    return tuple(_origin(item) for item in items)
+
+
+def _origin(item: str) -> str:
+    try:
+        url = parse_url(item, ("http", "https"), underscores=True)
+    except AddressError as error:
+        raise InvalidError(
+            f"* or a list of origins such as https://app.example.com ({error.message})"
+        ) from None
+    if url.path not in {"", "/"}:
+        raise InvalidError("* or a list of origins such as https://app.example.com, without a path")
+    # A browser's Origin never names the default port.
+    return url.identity.rstrip("/")
+
+
+def hosts(value: str) -> tuple[str, ...]:
+    """Convert a list of host names, separated by commas or white space."""
+    return tuple(_trusted_host(item) for item in _split(value))
+
+
+def _trusted_host(item: str) -> str:
+    # A leading dot admits every name below, as in Flask's setting of this name.
+    dot = "." if item.startswith(".") else ""
+    try:
+        return dot + normalise_host(item.removeprefix("."), underscores=True)
+    except AddressError as error:
+        raise InvalidError(f"a list of host names without ports ({error.message})") from None
+
+
+def bind_host(value: str) -> str:
+    """Convert the host name or IP address to listen at."""
+    try:
+        return normalise_host(value, underscores=True)
+    except AddressError as error:
+        raise InvalidError(f"a host name or an IP address to listen at ({error.message})") from None

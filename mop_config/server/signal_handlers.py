@@ -1,0 +1,71 @@
+"""Signal handlers of a process: SIGHUP reloads, and a stop signal releases parked requests.
+
+Each handler calls the handler that was there before, so that gunicorn's own handlers still run.
+The handlers only set flags and write to a pipe: a lock or a log record in a handler could wait for
+the very thread that the handler interrupts.
+"""
+
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Any
+
+from .service import ConfigService
+from .status import lost_hooks
+
+Handler = Callable[[int, FrameType | None], Any]
+
+
+class SighupHandler:
+    """Wakes the reload thread of a service on SIGHUP.
+
+    Args:
+        service: The service whose source is read.
+        previous: The handler that was there before, or None.
+    """
+
+    def __init__(self, service: ConfigService, previous: Handler | None) -> None:
+        self.service = service
+        self._previous = previous
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle the signal in the main thread."""
+        self.service.wake_reload_thread()
+        if self._previous is not None:
+            self._previous(number, frame)
+
+
+def reload_on_sighup(service: ConfigService) -> None:
+    """Install the handler of SIGHUP for a service, unless it is installed.
+
+    Python sets signal handlers in the main thread only, so that nothing happens in other threads.
+    Nor does anything happen outside gunicorn: there SIGHUP ends a program whose terminal closes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if not lost_hooks.under_gunicorn():
+        return
+    previous = signal.getsignal(signal.SIGHUP)
+    if isinstance(previous, SighupHandler) and previous.service is service:
+        return
+    handler = SighupHandler(service, previous if callable(previous) else None)
+    signal.signal(signal.SIGHUP, handler)
+    signal.siginterrupt(signal.SIGHUP, False)
+
+
+def release_requests_on_stop(service: ConfigService) -> None:
+    """Release parked requests on SIGTERM, SIGINT and SIGQUIT: gunicorn waits until they end."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        previous = signal.getsignal(number)
+        if callable(previous):
+            signal.signal(number, partial(_on_stop, service, previous))
+            signal.siginterrupt(number, False)
+
+
+def _on_stop(
+    service: ConfigService, previous: Handler, number: int, frame: FrameType | None
+) -> None:
+    service.store.close()
+    previous(number, frame)

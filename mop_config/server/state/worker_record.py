@@ -1,0 +1,154 @@
+"""The record that each worker keeps of itself in the state folder, and its validating reader. Pure.
+
+The other workers of the host read these records, and the worker that answers a request for the
+status puts them together. A record may be torn, foreign or of another version of mop-config, so
+the reader checks the type of every member before any other module uses the record.
+"""
+
+import json
+from functools import cache
+from types import UnionType
+from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+
+from ...model.times import rfc3339
+from ..parsing.problems import ProblemRecord
+
+#: The values of ``SourceState`` and ``Result``, whose modules stand above this one.
+STATES = frozenset({"fresh", "stale", "rejected", "empty"})
+RESULTS = frozenset({"applied", "unchanged", "rejected", "error"})
+
+
+class ReloadRecord(TypedDict):
+    """One reload, as the status shows it; see ``Reload``. ``at`` is POSIX seconds."""
+
+    at: float
+    moment: NotRequired[float]
+    trigger: str
+    result: str
+    error: str | None
+    duration_seconds: float
+    etag: str | None
+    code: NotRequired[str | None]
+    change: NotRequired[dict[str, Any]]
+
+
+class AnswerRecord(TypedDict):
+    """The last request to reload that a worker has answered; see ``Answered``."""
+
+    number: int
+    reload: ReloadRecord | None
+
+
+class WatcherRecord(TypedDict):
+    """How a worker notices changes of its source, and whether that works now."""
+
+    mode: str
+    alive: bool
+
+
+class EndpointCounts(TypedDict):
+    """How many endpoints of each kind are served."""
+
+    api: int
+    socketio: int
+
+
+class WorkerFigures(TypedDict):
+    """Figures for the gauges; see ``worker_figures``. ``good_at`` is POSIX seconds."""
+
+    errors: int
+    warnings: int
+    waiters: int
+    good_at: float
+    late: NotRequired[bool]
+
+
+class WorkerRecord(TypedDict):
+    """The state of one worker.
+
+    ``started`` is the start time of the process, which tells it from a later process with the
+    same id; ``WorkerRegistry.write`` adds it. ``history`` has the newest reload first.
+    """
+
+    pid: int
+    started: NotRequired[str]
+    state: str
+    etag: str
+    loaded_at: float
+    counts: EndpointCounts
+    complete: bool
+    problems: list[ProblemRecord]
+    watcher: WatcherRecord
+    history: list[ReloadRecord]
+    figures: WorkerFigures
+    answered: NotRequired[AnswerRecord]
+
+
+def read_record(data: bytes) -> WorkerRecord | None:
+    """Parse a worker's record; None if the data is not a record that this version can use."""
+    try:
+        record: WorkerRecord = json.loads(data)
+        return record if _has_type(record, WorkerRecord) and _has_values(record) else None
+    except (ValueError, OverflowError, OSError, RecursionError):
+        return None
+
+
+def reload_for(record: WorkerRecord, number: int) -> ReloadRecord | None:
+    """Return the reload with which a worker has answered a request.
+
+    A worker that is younger than the request has read the source at its start, so its newest
+    reload is the answer.
+
+    Args:
+        record: The worker's record.
+        number: The number of the request; see ``ReloadRequests``.
+
+    Returns:
+        The reload, or None while the worker has not answered.
+    """
+    answered = record.get("answered")
+    if (answered["number"] if answered else 0) < number:
+        return None
+    if answered and answered["reload"]:
+        return answered["reload"]
+    return record["history"][0] if record["history"] else None
+
+
+def _has_values(record: WorkerRecord) -> bool:
+    if "started" not in record:
+        return False
+    answer = record.get("answered")
+    reloads = [*record["history"]]
+    if answer and answer["reload"]:
+        reloads.append(answer["reload"])
+    for moment in (record["loaded_at"], *(reload["at"] for reload in reloads)):
+        rfc3339(moment)  # raises for a time that no calendar has
+    return record["state"] in STATES and all(reload["result"] in RESULTS for reload in reloads)
+
+
+def _has_type(value: Any, expected: Any) -> bool:
+    """Tell whether a value that was parsed from JSON has the type of a record's member."""
+    if is_typeddict(expected):
+        return isinstance(value, dict) and _has_members(value, expected)
+    if isinstance(expected, UnionType):
+        return any(_has_type(value, kind) for kind in get_args(expected))
+    if get_origin(expected) is list:
+        (kind,) = get_args(expected)
+        return isinstance(value, list) and all(_has_type(item, kind) for item in value)
+    if expected is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if expected is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, get_origin(expected) or expected)
+
+
+def _has_members(value: dict[str, Any], expected: Any) -> bool:
+    required = expected.__required_keys__
+    return required <= value.keys() and all(
+        _has_type(value[name], kind) for name, kind in _members(expected).items() if name in value
+    )
+
+
+@cache
+def _members(record: Any) -> dict[str, Any]:
+    return get_type_hints(record)
