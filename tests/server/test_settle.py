@@ -25,126 +25,126 @@ GONE = Fingerprint(errno.ENOENT)
 
 
 def looked(
-    settle: Debouncer,
+    debouncer: Debouncer,
     signature: Fingerprint,
     now: float,
     *,
-    told: bool = False,
+    by_event: bool = False,
     expected: bool = True,
 ) -> None:
-    settle.looked(signature, now, told=told, expected=expected)
+    debouncer.looked(signature, now, by_event=by_event, expected=expected)
 
 
 def test_nothing_is_due_while_nothing_changes() -> None:
     """Looking alone reads nothing."""
-    settle = Debouncer(OLD)
-    looked(settle, OLD, 1.0)
-    assert settle.wait(1.0) is None
-    assert not settle.pending
+    debouncer = Debouncer(OLD)
+    looked(debouncer, OLD, 1.0)
+    assert debouncer.wait(1.0) is None
+    assert not debouncer.pending
 
 
 def test_a_close_is_read_almost_at_once() -> None:
     """The file is whole then."""
-    settle = Debouncer(OLD)
-    settle.written(1.0)
-    settle.closed(1.1)
-    assert settle.wait(1.1) == pytest.approx(CLOSE_GRACE)
-    assert settle.wait(1.1 + CLOSE_GRACE) == 0
+    debouncer = Debouncer(OLD)
+    debouncer.written(1.0)
+    debouncer.closed(1.1)
+    assert debouncer.wait(1.1) == pytest.approx(CLOSE_GRACE)
+    assert debouncer.wait(1.1 + CLOSE_GRACE) == 0
 
 
 def test_a_write_waits_for_its_close() -> None:
     """However slowly the rest comes."""
-    settle = Debouncer(OLD)
+    debouncer = Debouncer(OLD)
     for moment in range(10):
-        settle.written(float(moment))
-        looked(settle, OLD._replace(size=moment), float(moment), told=True)
-        assert settle.wait(moment + 0.9) > 0  # type: ignore[operator]
-    settle.closed(10.0)
-    assert settle.wait(10.0 + CLOSE_GRACE) == 0
+        debouncer.written(float(moment))
+        looked(debouncer, OLD._replace(size=moment), float(moment), by_event=True)
+        assert debouncer.wait(moment + 0.9) > 0  # type: ignore[operator]
+    debouncer.closed(10.0)
+    assert debouncer.wait(10.0 + CLOSE_GRACE) == 0
 
 
 def test_a_close_that_never_comes_is_not_waited_for_forever() -> None:
     """Two seconds after the last write the file is read as it is."""
-    settle = Debouncer(OLD)
-    settle.written(1.0)
-    assert settle.wait(1.0) == CLOSE_WAIT
-    assert settle.wait(1.0 + CLOSE_WAIT) == 0
+    debouncer = Debouncer(OLD)
+    debouncer.written(1.0)
+    assert debouncer.wait(1.0) == CLOSE_WAIT
+    assert debouncer.wait(1.0 + CLOSE_WAIT) == 0
 
 
 def test_a_write_right_behind_a_close_counts() -> None:
     """A second writer opens the file before we have read it."""
-    settle = Debouncer(OLD)
-    settle.closed(1.0)
-    settle.written(1.005)
-    assert settle.wait(1.0 + CLOSE_GRACE) > 1  # type: ignore[operator]
+    debouncer = Debouncer(OLD)
+    debouncer.closed(1.0)
+    debouncer.written(1.005)
+    assert debouncer.wait(1.0 + CLOSE_GRACE) > 1  # type: ignore[operator]
 
 
 def test_a_change_of_another_sort_waits_for_a_moment_of_quiet() -> None:
     """A rename in the folder, a change of mode, a swapped link."""
-    settle = Debouncer(OLD)
-    looked(settle, NEW, 1.0, told=True)
-    assert settle.wait(1.0) == pytest.approx(QUIET)
+    debouncer = Debouncer(OLD)
+    looked(debouncer, NEW, 1.0, by_event=True)
+    assert debouncer.wait(1.0) == pytest.approx(QUIET)
 
 
 def test_two_equal_looks_do_where_no_event_can_be_expected() -> None:
     """Polling: each further change starts the wait anew."""
-    settle = Debouncer(OLD)
-    looked(settle, NEW, 1.0, expected=False)
-    looked(settle, NEWER, 1.04, expected=False)
-    assert settle.wait(1.05) > 0.03  # type: ignore[operator]
-    looked(settle, NEWER, 1.04 + QUIET, expected=False)
-    assert settle.wait(1.04 + QUIET) == 0
+    debouncer = Debouncer(OLD)
+    looked(debouncer, NEW, 1.0, expected=False)
+    looked(debouncer, NEWER, 1.04, expected=False)
+    assert debouncer.wait(1.05) > 0.03  # type: ignore[operator]
+    looked(debouncer, NEWER, 1.04 + QUIET, expected=False)
+    assert debouncer.wait(1.04 + QUIET) == 0
 
 
 def test_a_change_without_its_event_leaves_the_event_time_to_come() -> None:
     """It may only be late, and tell of a write in progress."""
-    settle = Debouncer(OLD)
-    looked(settle, NEW, 1.0)
-    assert settle.wait(1.0) == pytest.approx(SILENT_QUIET)
-    settle = Debouncer(GONE)
-    looked(settle, NEW, 1.0)
-    assert settle.wait(1.0) == pytest.approx(APPEARED_QUIET)
+    debouncer = Debouncer(OLD)
+    looked(debouncer, NEW, 1.0)
+    assert debouncer.wait(1.0) == pytest.approx(SILENT_QUIET)
+    debouncer = Debouncer(GONE)
+    looked(debouncer, NEW, 1.0)
+    assert debouncer.wait(1.0) == pytest.approx(APPEARED_QUIET)
 
 
 def test_an_empty_file_is_one_that_somebody_is_about_to_write() -> None:
     """Unless it was closed so."""
-    settle = Debouncer(OLD)
-    looked(settle, BLANK, 1.0, told=True)
-    assert settle.wait(1.0) == CLOSE_WAIT
-    settle.closed(1.1)
-    assert settle.wait(1.1 + CLOSE_GRACE) == 0
+    debouncer = Debouncer(OLD)
+    looked(debouncer, BLANK, 1.0, by_event=True)
+    assert debouncer.wait(1.0) == CLOSE_WAIT
+    debouncer.closed(1.1)
+    assert debouncer.wait(1.1 + CLOSE_GRACE) == 0
 
 
 def test_being_asked_reads_now_unless_a_write_is_under_way() -> None:
     """SIGHUP in the middle of a save must not read the first half."""
-    settle = Debouncer(OLD)
-    settle.asked(1.0)
-    assert settle.wait(1.0) == 0
-    settle = Debouncer(OLD)
-    settle.written(1.0)
-    settle.asked(1.1)
-    assert settle.wait(1.1) > 1  # type: ignore[operator]
+    debouncer = Debouncer(OLD)
+    debouncer.asked(1.0)
+    assert debouncer.wait(1.0) == 0
+    debouncer = Debouncer(OLD)
+    debouncer.written(1.0)
+    debouncer.asked(1.1)
+    assert debouncer.wait(1.1) > 1  # type: ignore[operator]
 
 
 def test_reading_ends_what_was_pending() -> None:
     """Until something changes again."""
-    settle = Debouncer(OLD)
-    settle.closed(1.0)
-    settle.read(NEW)
-    looked(settle, NEW, 2.0)
-    assert settle.wait(2.0) is None
+    debouncer = Debouncer(OLD)
+    debouncer.closed(1.0)
+    debouncer.read(NEW)
+    looked(debouncer, NEW, 2.0)
+    assert debouncer.wait(2.0) is None
 
 
 def test_a_file_that_never_rests_is_told_of() -> None:
     """But not read in the middle of a write."""
-    settle = Debouncer(OLD)
+    debouncer = Debouncer(OLD)
     now = 0.0
     while now <= PATIENCE:
-        assert not settle.restless(now)
-        settle.written(now)
+        assert not debouncer.restless(now)
+        debouncer.written(now)
         now += 0.5
-    settle.written(now)
-    assert settle.restless(now)
+    debouncer.written(now)
+    assert debouncer.restless(now)
 
 
 STEPS = st.lists(
@@ -163,59 +163,59 @@ def test_whatever_happens_a_change_is_read_in_the_end_and_never_during_a_write(
     steps: list[tuple[float, str, bool, bool]],
 ) -> None:
     """Left alone, what is pending is due within two seconds; a write in progress holds it."""
-    settle = Debouncer(OLD)
+    debouncer = Debouncer(OLD)
     now, serial, current = 0.0, 0, OLD
     last_write = None
-    for pause, step, told, expected in steps:
+    for pause, step, by_event, expected in steps:
         now += pause
-        if settle.wait(now) == 0:
+        if debouncer.wait(now) == 0:
             assert last_write is None or now >= last_write + CLOSE_WAIT - 1e-9
-            settle.read(current)
+            debouncer.read(current)
             last_write = None
         if step == "written":
-            settle.written(now)
+            debouncer.written(now)
             last_write = now
         elif step == "closed":
-            settle.closed(now)
+            debouncer.closed(now)
             last_write = None
         elif step == "asked":
-            settle.asked(now)
+            debouncer.asked(now)
         elif step != "same":
             serial += 1
             sizes = {"new": 100 + serial, "blank": 0}
             fresh = OLD._replace(size=sizes.get(step, 0), mtime_ns=serial)
             current = GONE if step == "gone" else fresh
-        settle.looked(current, now, told=told, expected=expected)
-        if settle.pending:
-            assert settle.wait(now) <= CLOSE_WAIT + 1e-9  # type: ignore[operator]
-    if current != OLD and not settle.pending:
-        settle.looked(current, now, told=False, expected=True)
-        assert not settle.pending
+        debouncer.looked(current, now, by_event=by_event, expected=expected)
+        if debouncer.pending:
+            assert debouncer.wait(now) <= CLOSE_WAIT + 1e-9  # type: ignore[operator]
+    if current != OLD and not debouncer.pending:
+        debouncer.looked(current, now, by_event=False, expected=True)
+        assert not debouncer.pending
 
 
 def test_a_read_that_came_to_nothing_is_tried_again_soon() -> None:
     """Not at once, over and over."""
-    settle = Debouncer(OLD)
-    settle.again(1.0)
-    assert settle.wait(1.0) == pytest.approx(QUIET)
-    settle.written(1.0)
-    settle.again(1.0)
-    assert settle.wait(1.0) == pytest.approx(CLOSE_WAIT), "a writer at work is still waited for"
+    debouncer = Debouncer(OLD)
+    debouncer.again(1.0)
+    assert debouncer.wait(1.0) == pytest.approx(QUIET)
+    debouncer.written(1.0)
+    debouncer.again(1.0)
+    assert debouncer.wait(1.0) == pytest.approx(CLOSE_WAIT), "a writer at work is still waited for"
 
 
 def test_a_writer_that_is_found_at_work_is_waited_for() -> None:
     """Until it has closed the file, or has written nothing for two seconds."""
-    settle = Debouncer(OLD)
-    settle.closed(1.0)
-    looked(settle, NEW, 1.0)
-    assert settle.unguarded(OLD), "the close may be an earlier writer's"
-    settle.written(1.1)
-    assert settle.writing
-    assert settle.wait(1.1) == pytest.approx(CLOSE_WAIT)
-    assert not settle.unguarded(OLD), "nobody is waited for twice"
-    settle.closed(2.0)
-    assert not settle.writing
-    assert settle.wait(2.0 + CLOSE_GRACE) == 0
-    settle.read(NEW)
-    settle.asked(3.0)
-    assert not settle.unguarded(NEW), "nothing is news"
+    debouncer = Debouncer(OLD)
+    debouncer.closed(1.0)
+    looked(debouncer, NEW, 1.0)
+    assert debouncer.unguarded(OLD), "the close may be an earlier writer's"
+    debouncer.written(1.1)
+    assert debouncer.writing
+    assert debouncer.wait(1.1) == pytest.approx(CLOSE_WAIT)
+    assert not debouncer.unguarded(OLD), "nobody is waited for twice"
+    debouncer.closed(2.0)
+    assert not debouncer.writing
+    assert debouncer.wait(2.0 + CLOSE_GRACE) == 0
+    debouncer.read(NEW)
+    debouncer.asked(3.0)
+    assert not debouncer.unguarded(NEW), "nothing is news"

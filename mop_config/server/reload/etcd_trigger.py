@@ -131,13 +131,13 @@ class KeyWatch:
 
 
 class EtcdTrigger:
-    """Follows a key: reads it after each event, when it is asked to, and now and then.
+    """The reload trigger of a key in etcd: reads after an event, on request, and by interval.
 
     Args:
-        reloader: What to run; it has loaded once already.
-        source: The key that it reads.
-        wake: Where events go.
-        poll_interval: Seconds between two reads that nothing else causes; 0 is never.
+        reloader: Reads the key; it has loaded once already.
+        source: The key.
+        wake: The pipe that events are written to.
+        poll_interval: Seconds between two reads without an event or a request; 0 is never.
     """
 
     def __init__(
@@ -151,23 +151,24 @@ class EtcdTrigger:
         self._retry_at = 0.0
 
     def timeout(self, now: float) -> float:
-        """Seconds until the next turn, where nothing happens."""
+        """Return the seconds until the next turn if no event comes."""
         return TURN
 
-    def turn(self, kinds: bytes, asked: Trigger | None, now: float) -> None:
-        """Read the key if it is time.
+    def turn(self, kinds: bytes, request: Trigger | None, now: float) -> None:
+        """Read the key if a read is due.
 
         Args:
-            kinds: What has happened since the last turn.
-            asked: Why somebody wants the key read, changed or not; or None.
+            kinds: The kinds of the events since the last turn; see ``wakeup``.
+            request: The trigger of a request to read the key, changed or not; None without one.
             now: Monotonic seconds.
         """
         self.watcher.check()
-        told = bool(kinds.strip(wakeup.SIGHUP))
+        by_event = bool(kinds.strip(wakeup.SIGHUP))
         polling = bool(self._poll_interval) and now >= self._next_poll
         again = bool(self._failures) and now >= self._retry_at
-        if asked or told or polling or again:
-            self._load(asked or (Trigger.ETCD if told else Trigger.POLL), quietly=not asked)
+        if request or by_event or polling or again:
+            trigger = request or (Trigger.ETCD if by_event else Trigger.POLL)
+            self._load(trigger, quietly=not request)
 
     def release(self) -> None:
         """End the watch; a read that hangs ends by itself, in a few seconds."""

@@ -1,4 +1,4 @@
-"""When the endpoint file is to be read: what watching, looking and asking come to together."""
+"""FileTrigger: decides when the endpoint file is read: after events, polls and requests."""
 
 import time
 from functools import partial
@@ -10,20 +10,20 @@ from ..sources.directory_watch import Watcher
 from ..sources.file import FileSource
 from .pipeline import Reloader
 
-#: Seconds between two looks at the file with ``stat``.
+#: Seconds between two ``stat`` calls while the folder is watched.
 STAT_INTERVAL = 0.25
-#: The same where no event can be expected.
+#: Seconds between two ``stat`` calls while the folder cannot be watched.
 BUSY_STAT_INTERVAL = 0.05
 
 
 class FileTrigger:
-    """Follows a file: one turn a wake-up, and a load where one is due.
+    """The reload trigger of a file: watches the folder, and reloads when the debouncer says so.
 
     Args:
-        reloader: What to run; it has loaded once already.
-        source: The file that it reads.
-        wake: Where events go.
-        poll_interval: Seconds between two looks at the content; 0 is never.
+        reloader: Reads the file; it has loaded once already.
+        source: The file.
+        wake: The pipe that events are written to.
+        poll_interval: Seconds between two comparisons of the content; 0 is never.
     """
 
     def __init__(
@@ -33,79 +33,79 @@ class FileTrigger:
         self._reloader = reloader
         self._source = source
         self._poll_interval = poll_interval
-        self._settle = Debouncer(reloader.signature)
+        self._debouncer = Debouncer(reloader.signature)
         if reloader.interrupted:
-            self._settle.written(time.monotonic())
+            self._debouncer.written(time.monotonic())
         self._cause: Trigger | None = None
-        self._asked = False
+        self._requested = False
         self._complained = False
         self._next_poll = time.monotonic() + poll_interval
 
     def timeout(self, now: float) -> float:
-        """Seconds until the next turn, where nothing happens."""
+        """Return the seconds until the next turn if no event comes."""
         interval = STAT_INTERVAL if self.watcher.alive else BUSY_STAT_INTERVAL
-        wait = self._settle.wait(now)
+        wait = self._debouncer.wait(now)
         return interval if wait is None else min(wait, interval)
 
-    def turn(self, kinds: bytes, asked: Trigger | None, now: float) -> None:
-        """Look at the file, and load it if it is time.
+    def turn(self, kinds: bytes, request: Trigger | None, now: float) -> None:
+        """Run ``stat`` on the file, and reload if a read is due.
 
         Args:
-            kinds: What has happened since the last turn.
-            asked: Why somebody wants the file read, changed or not; or None.
+            kinds: The kinds of the events since the last turn; see ``wakeup``.
+            request: The trigger of a request to read the file, changed or not; None without one.
             now: Monotonic seconds.
         """
-        self._look(kinds, asked, now)
-        if self._settle.wait(now) == 0 and self._is_being_written():
-            self._settle.written(now)
-        elif self._settle.wait(now) == 0:
-            self._load(self._cause or Trigger.POLL, quietly=not self._asked)
-        elif self._settle.restless(now) and not self._complained:
+        self._look(kinds, request, now)
+        if self._debouncer.wait(now) == 0 and self._is_being_written():
+            self._debouncer.written(now)
+        elif self._debouncer.wait(now) == 0:
+            self._load(self._cause or Trigger.POLL, quietly=not self._requested)
+        elif self._debouncer.restless(now) and not self._complained:
             self._complained = True
             self._reloader.give_up_waiting(self._cause or Trigger.POLL)
-        elif self._poll_interval and now >= self._next_poll and not self._settle.pending:
+        elif self._poll_interval and now >= self._next_poll and not self._debouncer.pending:
             self._load(Trigger.POLL, quietly=True)
 
     def release(self) -> None:
-        """Give up a look at the file that is waited for."""
+        """End a ``stat`` or read that hangs."""
         self._source.release()
 
     def stop(self) -> None:
         """Stop watching."""
         self.watcher.stop()
 
-    def _look(self, kinds: bytes, asked: Trigger | None, now: float) -> None:
-        settle = self._settle
-        told = bool(kinds.strip(wakeup.SIGHUP))
+    def _look(self, kinds: bytes, request: Trigger | None, now: float) -> None:
+        debouncer = self._debouncer
+        by_event = bool(kinds.strip(wakeup.SIGHUP))
         signature = self._source.signature(partial(self.watcher.check, now))
-        settle.looked(signature, now, told=told, expected=self.watcher.alive)
+        debouncer.looked(signature, now, by_event=by_event, expected=self.watcher.alive)
         for kind in kinds:
             if kind == ord(wakeup.WRITTEN):
-                settle.written(now)
+                debouncer.written(now)
             elif kind == ord(wakeup.CLOSED):
-                settle.closed(now)
-        if settle.writing and not told and self._source.being_written() is False:
-            settle.closed(now)  # no event tells of the end of truncate(2), or where there are none
-        if asked is not None:
-            settle.asked(now)
-            self._cause, self._asked = asked, True
-        elif not settle.pending:
-            self._cause, self._asked = None, False
-        elif told and self._cause is None:
+                debouncer.closed(now)
+        if debouncer.writing and not by_event and self._source.being_written() is False:
+            debouncer.closed(now)  # truncate(2) causes no close event, nor does any unwatched file
+        if request is not None:
+            debouncer.asked(now)
+            self._cause, self._requested = request, True
+        elif not debouncer.pending:
+            self._cause, self._requested = None, False
+        elif by_event and self._cause is None:
             self._cause = Trigger.WATCH
 
     def _is_being_written(self) -> bool:
-        # The close that we know of may be that of an earlier writer.
-        return self._settle.unguarded(self._reloader.signature) and bool(
+        # The last close event may be that of an earlier writer.
+        return self._debouncer.unguarded(self._reloader.signature) and bool(
             self._source.being_written()
         )
 
     def _load(self, trigger: Trigger, *, quietly: bool) -> None:
-        done = self._reloader.load(trigger, quietly=quietly, settled=self._settle.seen)
+        done = self._reloader.load(trigger, quietly=quietly, settled=self._debouncer.seen)
         now = time.monotonic()
         if not done:
-            self._settle.again(now)
+            self._debouncer.again(now)
             return
-        self._settle.read(self._reloader.signature)
-        self._cause, self._asked, self._complained = None, False, False
+        self._debouncer.read(self._reloader.signature)
+        self._cause, self._requested, self._complained = None, False, False
         self._next_poll = now + self._poll_interval

@@ -1,6 +1,7 @@
-"""The one reload thread of a process: wait for a wake-up, let the source settle, load it.
+"""ReloadThread: the one thread of a process that waits for a trigger and reloads the source.
 
-A second thread looks at it once a second: ``is_alive`` says nothing of a thread that hangs.
+A second thread, the guard, checks once a second that the reload thread makes progress, since
+``is_alive`` is also true of a thread that hangs.
 """
 
 import logging
@@ -27,56 +28,57 @@ logger = logging.getLogger(__name__)
 
 _PACKAGE = str(Path(__file__).parents[1])
 
-#: Seconds that a stopping process gives a slow disk, and a reload thread that may hang.
+#: Seconds that a stopping process waits for the disk.
 STOP_PATIENCE = 5.0
+#: Seconds that a stopping process waits for each of the two threads.
 THREAD_PATIENCE = 2.0
-#: Seconds after which a turn that is not done is late.
+#: Seconds after which an unfinished turn is late.
 LATE = 5.0
-#: Seconds between two looks at whether one is.
+#: Seconds between two checks of the guard.
 LATE_LOOK = 1.0
 
 
 class Watching(Protocol):
-    """What tells the reload thread of changes."""
+    """Notices changes of the source, and wakes the reload thread."""
 
     @property
     def mode(self) -> str:
-        """How it hears of them, in one word."""
+        """How changes are noticed, in one word, such as ``inotify`` or ``poll``."""
 
     @property
     def alive(self) -> bool:
-        """Whether it would hear of one now."""
+        """Whether a change would be noticed now."""
 
 
 class ReloadTrigger(Protocol):
-    """Decides, turn by turn, when the source is to be loaded; one kind a kind of source."""
+    """Decides at each turn whether the source is reloaded; each kind of source has its own."""
 
     @property
     def watcher(self) -> Watching:
-        """What tells of changes."""
+        """The watcher of the source."""
 
     def timeout(self, now: float) -> float:
-        """Seconds until the next turn, where nothing happens."""
+        """Return the seconds until the next turn if no event comes."""
 
-    def turn(self, kinds: bytes, asked: Trigger | None, now: float) -> None:
-        """Do what is due; ``asked`` tells why somebody wants the source read, if so."""
+    def turn(self, kinds: bytes, request: Trigger | None, now: float) -> None:
+        """Reload if a read is due; ``request`` is the trigger of a request to read the source."""
 
     def release(self) -> None:
-        """End soon whatever a turn may be waiting for: the process is to stop."""
+        """End a call that a turn may be waiting for: the process stops."""
 
     def stop(self) -> None:
-        """Stop watching; no turn runs any more."""
+        """Stop watching; called after the last turn."""
 
 
 class ReloadThread:
-    """The thread that follows the source and runs the reloader.
+    """The thread that asks the trigger at each wake-up and runs the reloader.
 
     Args:
-        reloader: What to run; it has loaded once already.
-        poll_interval: Seconds between two looks at the content; 0 is never.
-        on_turn: Called after each turn of the thread, for whoever reports on it.
-        responder: What it owes to those who ask for a reload.
-        on_late: Called in another thread when a turn is late.
+        reloader: Reads the source; it has loaded once already.
+        poll_interval: Seconds between two comparisons of the content; 0 is never.
+        on_turn: Called in the thread after each turn.
+        responder: Takes requests to reload and answers them.
+        on_late: Called in the guard thread when a turn is late.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class ReloadThread:
         self._on_late = on_late
         self._wake = wakeup.Wakeup()
         self._persistence = BackgroundTask(reloader.persist)
-        self._follower = _follower(reloader, self._wake, poll_interval)
+        self._trigger = _trigger(reloader, self._wake, poll_interval)
         self._thread = threading.Thread(target=self._run, name="mop-config-reload", daemon=True)
         self._turned_at = time.monotonic()
         self._stopping = threading.Event()
@@ -108,35 +110,36 @@ class ReloadThread:
 
     @property
     def late(self) -> float | None:
-        """Seconds since the last turn that was done, where the next one is late; else None."""
+        """Seconds since the last finished turn if the next turn is late; else None."""
         seconds = time.monotonic() - self._turned_at
         return seconds if seconds > LATE else None
 
     @property
     def watcher(self) -> Watching:
-        """What tells of changes."""
-        return self._follower.watcher
+        """The watcher of the source."""
+        return self._trigger.watcher
 
     def start(self) -> None:
-        """Start the thread; it looks at the source at once."""
+        """Start both threads; the first turn runs at once."""
         self._turned_at = time.monotonic()
         self._thread.start()
         self._guard.start()
 
     def hup(self) -> None:
-        """Read the source soon; safe in a signal handler."""
+        """Have the next turn read the source; safe in a signal handler."""
         self._wake.send(wakeup.SIGHUP)
 
     def stop(self) -> None:
-        """End the thread and stop watching; a load that runs is called off.
+        """End both threads and stop watching; a running reload is aborted.
 
-        A thread that hangs is left to itself, and cleans up behind itself if it ever goes on.
+        A thread that hangs is not waited for any longer. It closes its resources itself if it
+        ever continues.
         """
         began = time.monotonic()
         self._stopping.set()
         self._renderer.abort()
-        if self._thread.is_alive():  # else another one may follow the same source by now
-            self._follower.release()
+        if self._thread.is_alive():  # else a new thread may use the same source by now
+            self._trigger.release()
         self._wake.send(wakeup.STOP)
         self._thread.join(THREAD_PATIENCE)
         self._persistence.wait(began + STOP_PATIENCE - time.monotonic())
@@ -147,17 +150,17 @@ class ReloadThread:
             self._close()
 
     def _close(self) -> None:
-        self._follower.stop()
+        self._trigger.stop()
         self._wake.close()
 
     def _watch(self) -> None:
-        """Say when a turn is late; the thread itself says when it goes on."""
+        """Log when a turn is late; the reload thread itself logs when it continues."""
         if not greenlets():
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-        told_at = 0.0
+        reported_at = 0.0
         while not self._stopping.wait(LATE_LOOK):
-            if self.late is not None and told_at != self._turned_at:
-                told_at = self._turned_at
+            if self.late is not None and reported_at != self._turned_at:
+                reported_at = self._turned_at
                 logger.error("the reload thread stands still %s", self._place())
                 self._on_late()
 
@@ -169,8 +172,8 @@ class ReloadThread:
         return "".join(f"in {f.name} ({f.filename}:{f.lineno})" for f in ours[-1:])
 
     def _run(self) -> None:
-        # Every thread and process started from here must leave SIGHUP to the main thread.
-        # A greenlet is the main thread.
+        # Threads and processes that start here inherit the mask and leave SIGHUP to the main
+        # thread. A greenlet runs in the main thread.
         if not greenlets():
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         kinds = wakeup.OTHER
@@ -181,7 +184,7 @@ class ReloadThread:
                 if self._reloader.unsaved:
                     self._persistence.call()
                 self._turned()
-                kinds = self._wake.wait(self._follower.timeout(time.monotonic()))
+                kinds = self._wake.wait(self._trigger.timeout(time.monotonic()))
             except Exception as error:
                 logger.error("the reload thread goes on after %s: %s", type(error).__name__, error)
                 time.sleep(1.0)
@@ -196,14 +199,14 @@ class ReloadThread:
             self._on_turn()
 
     def _turn(self, kinds: bytes) -> None:
-        asked = Trigger.SIGHUP if wakeup.SIGHUP in kinds else None
-        asked = self._responder.asked() or asked
-        self._follower.turn(kinds, asked, time.monotonic())
+        request = Trigger.SIGHUP if wakeup.SIGHUP in kinds else None
+        request = self._responder.asked() or request
+        self._trigger.turn(kinds, request, time.monotonic())
         self._responder.note()
         self._reloader.follow_others()
 
 
-def _follower(reloader: Reloader, wake: wakeup.Wakeup, poll_interval: float) -> ReloadTrigger:
+def _trigger(reloader: Reloader, wake: wakeup.Wakeup, poll_interval: float) -> ReloadTrigger:
     source = reloader.source
     if isinstance(source, EtcdSource):
         return EtcdTrigger(reloader, source, wake, poll_interval)

@@ -1,39 +1,39 @@
-"""When is a file that changes ready to be read? A clockless state machine. Pure.
+"""Debouncer: decides when a file that changes is ready to be read. Pure, and without a clock.
 
-An in-place save is seen empty or torn at its first event and whole at the close. So after
-a write wait for the close; after anything else, for a moment of quiet. Where nothing tells
-of events, two equal looks in a row must do.
+At the first event of an in-place save the file is often empty or torn; at the close event it is
+complete. So after a write the debouncer waits for the close event, and after any other change for
+a moment of quiet. Without events it waits until two ``stat`` calls in a row return the same.
 """
 
 from .file import Fingerprint
 
 #: Seconds of quiet after a change that is not a write in progress.
 QUIET = 0.05
-#: The same after a change that no event told of, while events are expected: the event may
-#: still be on its way through watchdog's threads.
+#: Seconds of quiet after a change that ``stat`` showed before any event: the event may still be
+#: on its way through watchdog's threads.
 SILENT_QUIET = 0.2
-#: watchdog holds a rename's first half, and all behind it, for 0.5 s. A file that appears
-#: without an event may be one that somebody is writing.
+#: Seconds of quiet after a file appeared without an event. watchdog holds back the first half of
+#: a rename, and all events behind it, for 0.5 s, so that the file may still be written to.
 APPEARED_QUIET = 0.55
 #: Seconds to wait for the close after the last write.
 CLOSE_WAIT = 2.0
-#: Seconds after a close before reading, so that a write right behind it is seen.
+#: Seconds between a close event and the read, so that a write right after the close is noticed.
 CLOSE_GRACE = 0.01
-#: Seconds after which a file that never rests is worth a complaint.
+#: Seconds after which a file that keeps changing is reported.
 PATIENCE = 5.0
 
 
 class Debouncer:
-    """Takes what is seen of a file and says when to read it.
+    """Takes the events and ``stat`` results of a file, and tells when to read the file.
 
-    Times are monotonic seconds that the caller passes in.
+    All times are monotonic seconds that the caller passes in.
 
     Args:
-        signature: What the file looked like when it was last read.
+        signature: Fingerprint of the file at the last read.
 
     Attributes:
-        seen: What it looked like at the last look.
-        writing: Whether a writer is waited for.
+        seen: Fingerprint of the file at the last ``stat``.
+        writing: Whether a write event came and its close event has not come yet.
     """
 
     def __init__(self, signature: Fingerprint) -> None:
@@ -48,39 +48,39 @@ class Debouncer:
         return self._since is not None
 
     def written(self, now: float) -> None:
-        """An event: somebody wrote to the file and has not closed it."""
+        """Take a write event: the file is open for writing."""
         self._start(now)
         self.writing = True
         self._due = now + CLOSE_WAIT
 
     def unguarded(self, read: Fingerprint) -> bool:
-        """Whether there is news, and no writer is waited for.
+        """Whether the file has changed since the last read while no close event is awaited.
 
         Args:
-            read: What the file looked like when it was last read.
+            read: Fingerprint of the file at the last read.
         """
         return not self.writing and self.seen != read
 
     def closed(self, now: float) -> None:
-        """An event: the file was closed after writing, or a whole one was moved there."""
+        """Take a close event, or a rename that put a complete file in place."""
         self._start(now)
         self.writing = False
         self._due = now + CLOSE_GRACE
 
     def asked(self, now: float) -> None:
-        """Somebody wants the file read, changed or not."""
+        """Take a request to read the file, whether it has changed or not."""
         if self._since is None:
             self._start(now)
             self._due = now
 
-    def looked(self, signature: Fingerprint, now: float, *, told: bool, expected: bool) -> None:
-        """A look at the file.
+    def looked(self, signature: Fingerprint, now: float, *, by_event: bool, expected: bool) -> None:
+        """Take the result of a ``stat`` call.
 
         Args:
-            signature: What it looks like.
+            signature: Fingerprint of the file now.
             now: Monotonic seconds.
-            told: Whether an event asked for this look.
-            expected: Whether events are to be expected at all.
+            by_event: Whether an event caused this call.
+            expected: Whether the folder is watched, so that a change causes an event.
         """
         if signature == self.seen:
             return
@@ -90,29 +90,29 @@ class Debouncer:
         if self.writing:
             self._due = max(self._due, now + CLOSE_WAIT)
         elif signature.blank:
-            # Created or cut to nothing: whoever did that is about to write.
+            # The file was created or truncated, so that a write will follow.
             self._due = now + CLOSE_WAIT
-        elif told or not expected:
+        elif by_event or not expected:
             self._due = now + QUIET
         else:
             self._due = now + (APPEARED_QUIET if appeared else SILENT_QUIET)
 
     def wait(self, now: float) -> float | None:
-        """Seconds until the file should be read: 0 is now, None is never."""
+        """Return the seconds until the file should be read; 0 is now, None if no read is due."""
         return None if self._since is None else max(0.0, self._due - now)
 
     def restless(self, now: float) -> bool:
-        """Whether the file has been changing for so long that somebody should be told."""
+        """Whether the file has kept changing for longer than ``PATIENCE``."""
         return self._since is not None and now - self._since > PATIENCE and self._due > now
 
     def read(self, signature: Fingerprint) -> None:
-        """The file was read (or refused) with this signature: nothing is pending any more."""
+        """Take the end of a read, accepted or refused: no read is due any more."""
         self.seen = signature
         self._since = None
         self.writing = False
 
     def again(self, now: float) -> None:
-        """The file could not be read, or not as it was seen: look at it soon."""
+        """Take a failed read, or a read that found another file than ``seen``: read again soon."""
         self._start(now)
         self._due = max(self._due, now + QUIET)
 

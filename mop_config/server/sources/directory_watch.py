@@ -1,9 +1,8 @@
-"""Hears of changes from the operating system, through watchdog.
+"""Watcher: watches the folders of the endpoint file with watchdog, and wakes the reload thread.
 
-The folders of the path as written and of what it resolves to are watched, not the file:
-a watch on the file itself misses every replacement of it. Whatever happens there only
-wakes the reload thread, which looks for itself; an exception in a handler would end
-watchdog's dispatcher without a word.
+It watches the folder of the path as written and the folder of the path that this resolves to: a
+watch on the file itself would miss every replacement of the file. The event handler only wakes the
+reload thread, since an exception in a handler would silently end watchdog's dispatcher thread.
 """
 
 import contextlib
@@ -36,10 +35,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds before watching is tried again where it failed.
 RETRY = 10.0
-#: Seconds between two looks that other files' events may cause.
+#: Seconds between two wake-ups that events of other files in the folder may cause.
 NEIGHBOUR_INTERVAL = 0.05
 
-# Neither opened nor closed-without-write: a reader of the file would wake itself forever.
+# Opened and closed-without-write are left out: each read of the file would cause another read.
 _EVENTS: list[type[FileSystemEvent]] = [
     FileModifiedEvent,
     FileAttribEvent,
@@ -56,7 +55,7 @@ Identity = tuple[int, int]
 
 
 class _Handler(FileSystemEventHandler):
-    """Turns an event into a byte for the reload thread, and does nothing else."""
+    """Event handler of watchdog: writes one byte an event into the pipe of the reload thread."""
 
     def __init__(self, names: frozenset[str], wake: wakeup.Wakeup) -> None:
         self.names = names
@@ -76,8 +75,8 @@ class _Handler(FileSystemEventHandler):
             self.wake.send(wakeup.OTHER)
 
     def _neighbour(self) -> None:
-        # A log file in the same folder may be written to a thousand times a second. What is
-        # passed over here, the next regular look finds.
+        # A log file in the same folder may be written to a thousand times a second. The next
+        # regular stat finds the changes whose events are dropped here.
         now = time.monotonic()
         if now >= self._quiet_until:
             self._quiet_until = now + NEIGHBOUR_INTERVAL
@@ -85,13 +84,13 @@ class _Handler(FileSystemEventHandler):
 
 
 def _names(path: Path) -> frozenset[str]:
-    """The file's names in events: watchdog follows no link, so its folders must be real."""
+    """Return the paths that events of the file have; watchdog resolves no symbolic link."""
     written = os.path.join(os.path.realpath(path.parent), path.name)
     return frozenset({written, os.path.realpath(path)})
 
 
 def _folders(names: frozenset[str]) -> dict[str, Identity]:
-    """The folders to watch that exist, and which folder each name means just now."""
+    """Return the existing folders to watch, each with its device and inode."""
     folders = {}
     for folder in {os.path.dirname(name) for name in names}:
         with contextlib.suppress(OSError):
@@ -101,11 +100,11 @@ def _folders(names: frozenset[str]) -> dict[str, Identity]:
 
 
 class Watcher:
-    """Keeps a watchdog observer on the right folders, and knows when it is not.
+    """Keeps a watchdog observer on the folders of a file, and tells whether it works.
 
     Args:
         path: The file.
-        wake: Where events go.
+        wake: The pipe that events are written to.
     """
 
     def __init__(self, path: Path, wake: wakeup.Wakeup) -> None:
@@ -121,30 +120,33 @@ class Watcher:
 
     @property
     def mode(self) -> str:
-        """``inotify`` (or what the system has instead) while watching, else ``poll``."""
+        """``inotify``, or the name of another system's mechanism; ``poll`` while not watching."""
         if self._observer is None:
             return "poll"
         return type(self._observer).__name__.removesuffix("Observer").lower()
 
     @property
     def alive(self) -> bool:
-        """Whether every thread that is needed to hear of a change is running."""
+        """Whether every thread that delivers events is running."""
         observer = self._observer
         reader = getattr(observer, "_inotify_fd", None)
         return observer is not None and (
             observer.is_alive()
             and len(observer.emitters) == len(self._folders)
             and all(emitter.is_alive() for emitter in observer.emitters)
-            # The one thread that reads inotify's descriptor; other systems have none.
+            # The thread that reads the inotify descriptor; other systems have no such thread.
             and (reader is None or reader.is_alive())
         )
 
     def check(self, now: float) -> None:
-        """Watch what must be watched now.
+        """Start or renew the observer if the folders or its threads have changed.
 
-        Called at each look at the file: a folder may have been renamed away and another
-        put in its place, or one of watchdog's threads may have ended. Where an earlier call
-        hangs in the file system, this one does nothing.
+        Called at each ``stat`` of the file: a folder may have been renamed and replaced, or a
+        thread of watchdog may have ended. If an earlier call still hangs in the file system, this
+        call does nothing.
+
+        Args:
+            now: Monotonic seconds.
         """
         if not self._checking.acquire(blocking=False):
             return
@@ -183,14 +185,14 @@ class Watcher:
     def _unwatch(self) -> None:
         observer, self._observer = self._observer, None
         if observer is not None:
-            # A thread of it may have died of anything; what is left must still be closed.
+            # stop() may raise if a thread of the observer has died; the rest must be closed still.
             with contextlib.suppress(Exception):
                 observer.stop()
             if observer.is_alive():
                 observer.join(2.0)
 
     def _start(self) -> None:
-        # inotify says nothing at all about a folder that we may not list.
+        # inotify delivers no events of a folder that this process may not list.
         if not all(os.access(folder, os.R_OK) for folder in self._folders):
             self._complain("a folder of the file may not be listed: polling instead")
             return
@@ -208,7 +210,7 @@ class Watcher:
             return
         self._observer = observer
         self._complaint = ""
-        # A check that the end did not wait for has come too late.
+        # stop() may have run meanwhile: it does not wait for a check that hangs.
         if self._ended:
             self._unwatch()
 
