@@ -10,7 +10,7 @@ from functools import cache
 from types import UnionType
 from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
-from ...model.times import rfc3339
+from ...model.codec import rfc3339
 from ..parsing.problems import ProblemRecord
 
 #: The values of ``SourceState`` and ``Result``, whose modules stand above this one.
