@@ -1,9 +1,9 @@
 """One health check over the wire, for the client and for the server's monitor.
 
-An API endpoint is asked for ``{base}/health`` and, on 404 only, for ``/health`` at the root.
-A Socket.io endpoint is asked for an Engine.IO handshake, and told goodbye. No redirect is
-followed, no proxy of the environment used, no more than 64 KiB read, and the time limit
-holds for all of it together. Only the standard library is needed.
+An API endpoint gets ``GET {base}/health`` and, on 404 only, ``GET /health``. A Socket.io
+endpoint gets an Engine.IO handshake, whose session is then closed. A check follows no redirect,
+uses no proxy of the environment and reads at most 64 KiB; one deadline covers all its requests.
+Only the standard library is needed.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from .. import __version__
 from ..model.address import DEFAULT_PORTS, parse_url
-from ..model.endpoint import Endpoint
+from ..model.endpoint import Endpoint, Kind
 from ..net.connect import DialOptions, Hold, Place, connect
 from ..net.faults import Fault, fault_of, lacks_resources
 from ..net.resolver import Resolver
@@ -45,16 +45,16 @@ _WEBSOCKET = {
 
 
 class ProbeResult(NamedTuple):
-    """What a health check found.
+    """The result of a health check.
 
     Attributes:
-        fault: What is wrong, or None.
-        seconds: How long it took.
-        detail: What was seen, in words.
-        path: The path that answered, for the next check, or None.
+        fault: The kind of failure, or None for a healthy endpoint.
+        seconds: Duration of the check.
+        detail: Description of the response or of the failure.
+        path: The path that answered, to be tried first by the next check, or None.
         certificate_expires: When the certificate ends, or None without TLS.
-        name_matches: Whether the certificate is for the endpoint's name, or None where
-            that was not seen.
+        name_matches: Whether the certificate is for the endpoint's name, or None if no
+            certificate was received.
         status: The status of the last answer, or None.
         retry_after: Its ``Retry-After``, or None.
     """
@@ -69,14 +69,14 @@ class ProbeResult(NamedTuple):
     retry_after: str | None = None
 
 
-class Line(Protocol):
-    """A way to one endpoint, for a few small requests before a deadline.
+class ProbeConnection(Protocol):
+    """A connection to one endpoint, direct or by a proxy, for a few requests before a deadline.
 
     Attributes:
-        connected: Whether a connection stood.
+        connected: Whether the connection was established.
         path: The path of the endpoint's URL, without a final ``/``.
         certificate_expires: When the endpoint's certificate ends, or None.
-        name_matches: Whether that is for the endpoint's name, or None.
+        name_matches: Whether the certificate is for the endpoint's name, or None.
         status: The status of the last answer, or None.
         retry_after: Its ``Retry-After``, or None.
     """
@@ -89,21 +89,25 @@ class Line(Protocol):
     retry_after: str | None
 
     def connect(self) -> None:
-        """Connect, where a request would not do so by itself."""
+        """Establish the connection, unless the first request does so."""
 
-    def ask(
+    def request(
         self, method: str, target: str, headers: dict[str, str] | None = None, body: str = ""
     ) -> tuple[int, bytes]:
-        """Send a request; give the status and the beginning of the body."""
+        """Send a request; return the status and at most ``MAX_BYTES`` of the body."""
         raise NotImplementedError
 
     def close(self) -> None:
         """Close the connection."""
 
 
-#: Makes the way to an endpoint, up to a monotonic deadline, where that is no direct one; its
-#: owner calls it off by what it holds.
-Detour = Callable[[Endpoint, float, Hold], Line | None]
+#: Makes the connection by a proxy to an endpoint, given a monotonic deadline and the ``Hold``
+#: through which the check can be aborted; None means that the endpoint is reached directly.
+Detour = Callable[[Endpoint, float, Hold], ProbeConnection | None]
+
+
+#: The fault or None, what was seen in words, and the path that answered or None.
+CheckOutcome = tuple[Fault | None, str, str | None]
 
 
 class Prober:
@@ -111,9 +115,9 @@ class Prober:
 
     Args:
         tls: Context that verifies certificates.
-        timeout: Seconds that a check may take.
-        resolver: Looks hosts up; one of its own if None.
-        detour: Gives the way by a proxy, or None where an endpoint is reached directly.
+        timeout: Limit of one check, in seconds.
+        resolver: Looks up host names; None for a new one.
+        detour: Makes connections by a proxy; None if there is no proxy.
     """
 
     def __init__(
@@ -138,8 +142,8 @@ class Prober:
             endpoint: What to check.
             known_path: The path that answered before, or None.
         """
-        ask = _api if kind == "api" else _socketio
-        return self._examine(endpoint, lambda line: ask(line, known_path))
+        check = _check_api if kind == Kind.API else _check_socketio
+        return self._examine(endpoint, lambda connection: check(connection, known_path))
 
     def check_each(
         self,
@@ -148,19 +152,19 @@ class Prober:
         parallel: int,
         share: int | None = None,
     ) -> list[threading.Thread]:
-        """Begin to check endpoints, so many at a time.
+        """Start checks of several endpoints in threads.
 
         Args:
-            jobs: Whom to check.
-            report: Takes each result, in the thread that found it; once it gives True, those
-                that wait are left out.
-            parallel: How many at a time.
-            share: How many of one server at a time, or None for any number.
+            jobs: The endpoints to check.
+            report: Called with each result, in the thread of the check; after it has returned
+                True, no further check is started.
+            parallel: Limit of checks at a time.
+            share: Limit of checks of one server at a time; None for no limit.
 
         Returns:
-            The threads that do it; none where the machine has no thread left and the checks ran
-            in the caller's. They are daemons: of an interrupt in the middle of its start, one
-            may wait for a lock for ever.
+            The threads of the checks; empty if no thread could be started and the checks ran in
+            the caller's thread. They are daemons: if an interrupt arrives while a thread starts,
+            it may wait for a lock for ever.
         """
         queue, lock = JobQueue(jobs, share), threading.Lock()
 
@@ -197,10 +201,10 @@ class Prober:
         return started
 
     def post(self, url: str, headers: dict[str, str], body: str) -> ProbeResult:
-        """Send a message, under the rules of a check; any 2xx is good.
+        """POST a message with the deadline and limits of a check; any 2xx is a success.
 
         Args:
-            url: Where to: http or https, maybe with a query.
+            url: An http or https URL, with or without a query.
             headers: Headers of the request.
             body: ASCII text.
 
@@ -210,66 +214,68 @@ class Prober:
         address, mark, query = url.partition("?")
         target = (parse_url(address).path or "/") + mark + query
 
-        def send(line: Line) -> "Finding":
-            status, _ = line.ask("POST", target, headers, body)
+        def send(connection: ProbeConnection) -> CheckOutcome:
+            status, _ = connection.request("POST", target, headers, body)
             good = 200 <= status < 300
             return None if good else Fault.BAD_STATUS, f"answers {status}", None
 
         return self._examine(Endpoint.parse(address), send)
 
-    def _examine(self, endpoint: Endpoint, ask: Callable[[Line], "Finding"]) -> ProbeResult:
+    def _examine(
+        self, endpoint: Endpoint, check: Callable[[ProbeConnection], CheckOutcome]
+    ) -> ProbeResult:
         started = time.monotonic()
-        line = self._line_to(endpoint, started + self._timeout)
+        connection = self._connection_to(endpoint, started + self._timeout)
         try:
-            line.connect()
-            fault, detail, path = ask(line)
+            connection.connect()
+            fault, detail, path = check(connection)
         except Exception as error:
-            fault, detail, path = self._fault_of(error, line), _describe(error), None
+            fault, detail, path = self._fault_of(error, connection), _describe(error), None
         finally:
-            line.close()
+            connection.close()
         seconds = time.monotonic() - started
         return ProbeResult(
             fault,
             seconds,
             detail,
             path,
-            line.certificate_expires,
-            line.name_matches,
-            line.status,
-            line.retry_after,
+            connection.certificate_expires,
+            connection.name_matches,
+            connection.status,
+            connection.retry_after,
         )
 
-    def _line_to(self, endpoint: Endpoint, deadline: float) -> Line:
+    def _connection_to(self, endpoint: Endpoint, deadline: float) -> ProbeConnection:
         hold = Hold(self.adopt, self.release)
         detour = None if self._detour is None else self._detour(endpoint, deadline, hold)
-        return detour or _Line(self, endpoint, deadline)
+        return detour or _DirectConnection(self, endpoint, deadline)
 
-    def _fault_of(self, error: Exception, line: Line) -> Fault:
+    def _fault_of(self, error: Exception, connection: ProbeConnection) -> Fault:
         if self._aborted:
             return Fault.OURS
         if isinstance(error, ssl.SSLCertVerificationError):
-            line.name_matches = False if error.verify_code in _OTHER_NAME else None
-        fault = fault_of(error, connecting=not line.connected)
+            connection.name_matches = False if error.verify_code in _OTHER_NAME else None
+        fault = fault_of(error, connecting=not connection.connected)
         if fault is Fault.OURS and not lacks_resources(error):
             return Fault.PROTOCOL  # an answer that the parser has no exception for
         return fault
 
     def abort(self) -> None:
-        """Make every check that runs end now, and every later one at once; takes no lock."""
+        """End running checks now and later ones at once, without taking a lock."""
         self._aborted = True
         for sock in list(self._sockets):
             with contextlib.suppress(OSError):
-                # Not SSLSocket's own, which takes the TLS state away from whoever reads.
+                # SSLSocket.shutdown would drop the TLS state that another thread is reading with.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def adopt(self, sock: socket.socket) -> None:
-        """Make a socket one that ``abort`` ends."""
+        """Register a socket that ``abort`` shuts down."""
         self._sockets.add(sock)
         if self._aborted:
             raise ConnectionAbortedError("aborted")
 
     def release(self, sock: socket.socket) -> None:
-        """Forget a socket."""
+        """Remove a socket from those that ``abort`` shuts down."""
         self._sockets.discard(sock)
 
 
@@ -279,8 +285,8 @@ def _describe(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-class _Line:
-    """A connection to one endpoint, for a few small requests before a deadline."""
+class _DirectConnection:
+    """A direct connection to one endpoint, without a proxy."""
 
     def __init__(self, prober: Prober, endpoint: Endpoint, deadline: float) -> None:
         url = parse_url(endpoint.url)
@@ -303,7 +309,7 @@ class _Line:
         """Seconds until the deadline.
 
         Raises:
-            TimeoutError: If it is over.
+            TimeoutError: If the deadline has passed.
         """
         left = self._deadline - time.monotonic()
         if left <= 0:
@@ -311,7 +317,7 @@ class _Line:
         return left
 
     def connect(self) -> None:
-        """Connect to the first address that is ready, with TLS where the endpoint has it."""
+        """Connect to the first address that accepts, with TLS for https and wss."""
         prober = self._prober
         options = DialOptions(prober.tls, self.left(), until=self._deadline)
         hold = Hold(prober.adopt, prober.release)
@@ -329,14 +335,14 @@ class _Line:
             self._prober.release(sock)
             sock.close()
 
-    def ask(
+    def request(
         self, method: str, target: str, headers: dict[str, str] | None = None, body: str = ""
     ) -> tuple[int, bytes]:
-        """Send a request; give the status and the beginning of the body."""
+        """Send a request; return the status and at most ``MAX_BYTES`` of the body."""
         if self._sock is None:
             self.connect()
         connection = http.client.HTTPConnection(self._place.host, self._place.port)
-        connection.sock = _Deadline(self._sock, self.left)
+        connection.sock = _DeadlineSocket(self._sock, self.left)
         about = {"Host": self._authority, "User-Agent": USER_AGENT, "Accept": "*/*"}
         connection.request(method, target, body or None, {**about, **(headers or {})})
         with connection.getresponse() as response:
@@ -351,7 +357,7 @@ class _Line:
             return response.status, data
 
 
-class _Deadline:
+class _DeadlineSocket:
     """A socket for ``http.client`` whose every operation ends at one common deadline."""
 
     def __init__(self, sock: Any, left: Callable[[], float]) -> None:
@@ -363,13 +369,13 @@ class _Deadline:
         self._sock.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self._sock, self._left))
+        return io.BufferedReader(_DeadlineReader(self._sock, self._left))
 
     def close(self) -> None:
-        """Do nothing: the line closes its socket."""
+        """Do nothing: the connection closes its socket."""
 
 
-class _Reader(io.RawIOBase):
+class _DeadlineReader(io.RawIOBase):
     def __init__(self, sock: Any, left: Callable[[], float]) -> None:
         self._sock = sock
         self._left = left
@@ -383,7 +389,7 @@ class _Reader(io.RawIOBase):
 
 
 def expiry(sock: Any) -> datetime | None:
-    """Say when the certificate of a TLS connection ends, or None."""
+    """Return the expiry date of the peer's certificate, or None without one."""
     certificate = sock.getpeercert() or {}
     ends = certificate.get("notAfter")
     if not isinstance(ends, str):
@@ -391,13 +397,10 @@ def expiry(sock: Any) -> datetime | None:
     return datetime.fromtimestamp(ssl.cert_time_to_seconds(ends), UTC)
 
 
-Finding = tuple[Fault | None, str, str | None]
-
-
-def _api(line: Line, known_path: str | None) -> Finding:
-    usual = [f"{line.path}/health", "/health"]
+def _check_api(connection: ProbeConnection, known_path: str | None) -> CheckOutcome:
+    usual = [f"{connection.path}/health", "/health"]
     for path in dict.fromkeys([known_path, *usual] if known_path else usual):
-        status, _ = line.ask("GET", path)
+        status, _ = connection.request("GET", path)
         if 200 <= status < 300:
             return None, f"{path} answers {status}", path
         if status != http.HTTPStatus.NOT_FOUND:
@@ -405,19 +408,25 @@ def _api(line: Line, known_path: str | None) -> Finding:
     return Fault.BAD_STATUS, f"{path} answers {status}", None
 
 
-def _socketio(line: Line, known_path: str | None) -> Finding:  # noqa: ARG001 - one path only
-    path = line.path if line.path.endswith("/socket.io") else f"{line.path}/socket.io"
+def _check_socketio(connection: ProbeConnection, known_path: str | None) -> CheckOutcome:  # noqa: ARG001 - one path only
+    path = (
+        connection.path
+        if connection.path.endswith("/socket.io")
+        else f"{connection.path}/socket.io"
+    )
     target = f"{path}/?{_HANDSHAKE}"
-    status, data = line.ask("GET", target)
+    status, data = connection.request("GET", target)
     session = _session(data) if status == http.HTTPStatus.OK else None
     if session is not None:
         with contextlib.suppress(OSError, http.client.HTTPException):
-            line.ask("POST", f"{target}&sid={session}", {"Content-Type": "text/plain"}, "1")
+            connection.request(
+                "POST", f"{target}&sid={session}", {"Content-Type": "text/plain"}, "1"
+            )
         return None, f"{path} opens a session", path
     if status == http.HTTPStatus.BAD_REQUEST:
         # A server may take WebSocket connections only.
-        line.close()
-        status, _ = line.ask("GET", f"{path}/?EIO=4&transport=websocket", _WEBSOCKET)
+        connection.close()
+        status, _ = connection.request("GET", f"{path}/?EIO=4&transport=websocket", _WEBSOCKET)
         if status == http.HTTPStatus.SWITCHING_PROTOCOLS:
             return None, f"{path} opens a WebSocket", path
     return Fault.BAD_STATUS, f"{path} answers {status}, and no handshake", None

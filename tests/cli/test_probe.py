@@ -18,7 +18,7 @@ import trustme
 
 from ..client.fleet import silence
 from ..client.handmade import Answer, Asked, Handmade, handmade, source, wire
-from ..client.test_probe import OPEN, presenting
+from ..health.test_probe import OPEN, presenting
 from ..ports import closed_port
 from ..servers import ROOT
 from ..waiting import wait_for

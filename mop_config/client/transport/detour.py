@@ -6,7 +6,7 @@ from datetime import datetime
 import httpcore2
 import httpx2
 
-from ...health.probe import MAX_BYTES, USER_AGENT, Line, expiry
+from ...health.probe import MAX_BYTES, USER_AGENT, ProbeConnection, expiry
 from ...model.endpoint import Endpoint
 from ...net.connect import Hold
 from ...net.resolver import Resolver
@@ -33,7 +33,7 @@ class Detours:
         self._policy = policy
         self._resolver = resolver
 
-    def __call__(self, endpoint: Endpoint, deadline: float, hold: Hold) -> Line | None:
+    def __call__(self, endpoint: Endpoint, deadline: float, hold: Hold) -> ProbeConnection | None:
         """Give the way to an endpoint, or None where no proxy is in it."""
         proxy = self._options.for_target(target_of(endpoint))
         if proxy is None:
@@ -74,7 +74,7 @@ class _Detour:
     def connect(self) -> None:
         """Do nothing: the first request connects."""
 
-    def ask(
+    def request(
         self, method: str, target: str, headers: dict[str, str] | None = None, body: str = ""
     ) -> tuple[int, bytes]:
         """Send a request; give the status and the beginning of the body.

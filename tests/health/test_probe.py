@@ -16,11 +16,11 @@ from mop_config import Endpoint
 from mop_config.health.probe import MAX_BYTES, Prober, ProbeResult
 from mop_config.net.faults import Fault
 
+from ..client.fleet import black_hole, silence
+from ..client.handmade import MISSING, NOBODY, OK, Answer, Asked, handmade
+from ..client.socket_server import socket_server
 from ..ports import closed_port
 from ..waiting import wait_for
-from .fleet import black_hole, silence
-from .handmade import MISSING, NOBODY, OK, Answer, Asked, handmade
-from .socket_server import socket_server
 
 OPEN = b'0{"sid":"abc-123","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000}'
 

@@ -21,8 +21,8 @@ from mop_config.model import codec
 from mop_config.model.endpoint import Kind, assemble
 from mop_config.qr.text import CAPACITY_UTF8
 
-from .client.test_qr import CONFIGS, GUIDE_CONFIG, ROOMS
-from .conftest import need_program
+from ..client.test_qr import CONFIGS, GUIDE_CONFIG, ROOMS
+from ..conftest import need_program
 
 TEXTS = [
     qr.dumps(GUIDE_CONFIG, form, room) for form in qr.QR_FORMATS for room in ("会议室 é 😀", None)

@@ -408,7 +408,7 @@ def test_without_the_extra_the_reason_is_said(tmp_path: Path) -> None:
     (tmp_path / "joserfc.py").write_text("raise ModuleNotFoundError('no', name='joserfc')")
     result = subprocess.run(
         [sys.executable, "-m", "mop_config", "keygen"],
-        env={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parent.parent}"},
+        env={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
         capture_output=True,
         text=True,
         check=False,
