@@ -130,7 +130,7 @@ class TestRequests:
         def fail() -> str:
             raise RuntimeError
 
-        app.view_functions["health.health"] = fail
+        app.view_functions["health"] = fail
         client = app.test_client()
         assert client.get("/health").status_code == 500
         counted = scrape(client).total("mop_config_requests_total", route="/health", status="500")
