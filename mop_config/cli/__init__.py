@@ -1,7 +1,9 @@
-"""The command line: one file a command, each parses arguments and calls one function.
+"""The command line: one module a command, which parses arguments and calls the working package.
 
-Errors are one line on standard error. Exit 0 is good, 1 means that the thing itself is
-bad, 2 that the command was called wrongly.
+Read ``input``, ``list_input``, ``server_api``, ``output``, ``options`` and ``env_file`` first: the
+commands share them. ``follower`` and ``etcd_history`` hold what ``watch`` and ``push`` decide.
+Errors are one line on standard error. Exit 0 is good, 1 means that the file, the list or the
+server is bad, 2 that the command was called wrongly.
 """
 
 import io
@@ -15,15 +17,27 @@ import click
 from .. import __version__
 from ..errors import MopConfigError
 
-#: Each stands in the module of its name.
+#: The names of the commands. Each command is a function in the module of the same name.
 COMMANDS = (
-    *("serve", "check", "show", "status", "probe", "qr", "watch", "reload", "publish", "push"),
-    *("keygen", "sign", "verify", "token"),
+    "serve",
+    "check",
+    "show",
+    "status",
+    "probe",
+    "qr",
+    "watch",
+    "reload",
+    "publish",
+    "push",
+    "keygen",
+    "sign",
+    "verify",
+    "token",
 )
 
 
 class _Commands(click.Group):
-    """Imports a command when it is called: scripts call often, and do without the others."""
+    """A click group that imports a command only when it is called: scripts start quickly."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -51,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and give the exit code."""
+    """Run the command line and return the exit code."""
     _prepare_streams()
     try:
         result = cli.main(arguments, prog_name="mop-config", standalone_mode=False)
@@ -69,7 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         return 130
     except BrokenPipeError:
-        _forget_output()  # whoever read it has seen enough
+        _forget_output()  # the reader of the pipe has closed it
         return 1
     except MopConfigError as error:
         _complain(str(error))
@@ -84,7 +98,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare_streams() -> None:
-    """Have somewhere to write to, and no character that cannot be written."""
+    """Replace closed output streams by the null device, and escape unencodable characters."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -99,7 +113,7 @@ def _forget_output() -> None:
 
 
 def _interrupted(error: BaseException) -> bool:
-    """Whether it came of Ctrl-C, which may leave a lock in disorder that is then let go."""
+    """Return whether Ctrl-C caused the error, also where releasing a lock then failed."""
     while error.__context__ is not None:
         error = error.__context__
     return isinstance(error, KeyboardInterrupt)
@@ -112,7 +126,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _complain(message: str) -> None:
-    # Imported when it is needed: what few commands need, the others do without.
+    # Imported here, because only an error needs it.
     from ..model.printable import printable
 
     print("mop-config:", printable(" ".join(message.split())), file=sys.stderr)

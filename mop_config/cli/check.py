@@ -1,4 +1,4 @@
-"""``mop-config check``: what is wrong with an endpoint file, before a server reads it."""
+"""``mop-config check``: print the problems of an endpoint file before a server reads it."""
 
 import sys
 
@@ -19,8 +19,8 @@ _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow"}
 
 @click.command(epilog="Example: mop-config check config/endpoints.txt --strict")
 @click.argument("file", required=False, callback=not_empty)
-@click.option("--strict", is_flag=True, help="Let warnings fail the check too.")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("--strict", is_flag=True, help="Exit 1 for warnings too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
 @env_file_option
 def check(file: str | None, strict: bool, as_json: bool) -> int:
     """Check FILE as the server would read it; 0 is good, 1 has errors.
@@ -54,7 +54,7 @@ def _document(reading: Reading, *, ok: bool) -> dict[str, object]:
 
 
 def _print(reading: Reading, *, bad: bool) -> None:
-    # The verdict is the answer; a file that cannot be read at all is a failure of the call.
+    # A verdict goes to standard output; a file that cannot be read at all is an error.
     failed = reading.refusal is not None and reading.rendering is None
     console = Console(file=sys.stderr if failed else sys.stdout, highlight=False, soft_wrap=True)
     if reading.refusal is not None and reading.rendering is None:
@@ -96,14 +96,14 @@ def _print_problem(console: Console, reading: Reading, problem: Problem) -> None
 
 
 def quote(line: str, column: int) -> tuple[str, int]:
-    """Make a line fit to be shown, with no password in it.
+    """Make a line printable, without a password.
 
     Args:
         line: The line as it stands in the file.
-        column: Where the finding is, from 1, in code points.
+        column: Column of the problem, from 1, in code points.
 
     Returns:
-        The line, and how many cells of the terminal precede the finding in it.
+        The line, and the number of terminal cells before the problem in it.
     """
     before, rest = line[: column - 1], line[column - 1 :]
     rest = without_userinfo(rest)

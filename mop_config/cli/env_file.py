@@ -1,4 +1,4 @@
-"""``--env-file``: the environment of a service, out of the file that systemd reads for it.
+"""``--env-file``: read the environment of a service from the file that systemd reads for it.
 
 The rules of quoting are those of systemd's ``EnvironmentFile=``, which are not those of a
 shell: no variable is expanded, a quote inside an unquoted value is an ordinary character, and
@@ -16,12 +16,12 @@ import click
 from ..errors import MopConfigError
 from ..model.printable import printable
 
-#: Bytes of a file; the names and values of a service take far less.
+#: Maximum size of a file in bytes; the variables of a service take far less.
 _MAX_BYTES = 64 << 10
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
-# One line: a comment, an assignment, or something that is passed over. A value begins with
-# quoted pieces, if any; what follows them is unquoted, and joined to them.
+# One line: a comment, an assignment, or text that is ignored. A value begins with quoted
+# pieces, if any; the rest of the value is unquoted, and joined to them.
 _LINE = re.compile(
     r"""
     [ \t\r\n]*
@@ -43,11 +43,11 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def parse(text: str) -> Iterator[tuple[int, str, str | None]]:
-    """Read the text of an environment file.
+    """Parse the text of an environment file.
 
     Yields:
-        Line, name and value of each assignment. A line that assigns nothing, and a name that
-        cannot be one, come with None for a value: systemd passes over them.
+        Line, name and value of each assignment. The value is None for a line that is no
+        assignment, and for a name that is not valid: systemd ignores both.
     """
     at = 0
     while (match := _LINE.match(text, at)) is not None and match.end() > at:
@@ -78,7 +78,7 @@ def _in_double_quotes(escape: re.Match[str]) -> str:
 
 
 def load(file: str) -> dict[str, str]:
-    """Read an environment file, and say on standard error what is passed over in it.
+    """Read an environment file, and print on standard error which lines are ignored.
 
     Raises:
         MopConfigError: If the file cannot be read.
@@ -114,7 +114,7 @@ def _apply(context: click.Context, parameter: click.Parameter, value: str | None
 
 
 def env_file_option(command: _Command) -> _Command:
-    """Give a command the option; the file counts before the environment, other options first."""
+    """Add ``--env-file``: the file overrides the environment, other options override the file."""
     option = click.option(
         "--env-file",
         metavar="FILE",

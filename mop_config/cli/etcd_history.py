@@ -1,4 +1,4 @@
-"""A key in etcd as its writer sees it: written only if it is as it was, and its past."""
+"""A key in etcd: write it in a compare-and-set transaction, and read its earlier revisions."""
 
 from collections import deque
 from contextlib import suppress
@@ -9,16 +9,16 @@ from ..server.parsing.problems import Code
 from ..server.sources.etcd import Etcd, Found, encode
 from ..server.sources.etcd_wire import Message, RefusedError
 
-#: Seconds without news after which a key that is not there any more has no later past.
+#: Seconds without an event after which the watch of a deleted key has delivered everything.
 SILENCE = 1.0
 
 
 class ChangedError(MopConfigError):
-    """The key is not what it was when it was compared."""
+    """The key was written by another client since it was compared."""
 
 
 class Revision(NamedTuple):
-    """What happened to a key at one revision of etcd's store.
+    """One change of a key: a revision of etcd's store, and the text that was written.
 
     Attributes:
         number: The revision.
@@ -39,11 +39,11 @@ def write(etcd: Etcd, data: bytes, expected: int | None) -> int:
             must not be there; None writes in any case.
 
     Returns:
-        The revision at which it was written.
+        The revision of the write.
 
     Raises:
-        ChangedError: If somebody else has written it since.
-        SourceError: If etcd refuses or does not answer; then it may have been written.
+        ChangedError: If another client has written the key since.
+        SourceError: If etcd refuses, or does not answer: then the key may have been written.
     """
     compare = {"key": etcd.key, "target": "MOD", "result": "EQUAL", "mod_revision": str(expected)}
     put = {"request_put": {"key": etcd.key, "value": encode(data)}}
@@ -59,7 +59,7 @@ def write(etcd: Etcd, data: bytes, expected: int | None) -> int:
         return int(answer["header"]["revision"])
     there = etcd.get()
     if there is not None and there.data == data:
-        return there.revision  # by ourselves: the answer of the first member was lost
+        return there.revision  # our own write: the response of the first member was lost
     now = f"now at revision {there.revision}" if there else "now not there"
     raise ChangedError(
         f"{etcd} has changed since it was compared ({now}): nothing is written;"
@@ -68,10 +68,10 @@ def write(etcd: Etcd, data: bytes, expected: int | None) -> int:
 
 
 def at(etcd: Etcd, revision: int) -> Found:
-    """Give the text that the key had at a revision.
+    """Return the text that the key had at a revision.
 
     Raises:
-        SourceError: If etcd does not know it (any more), or does not answer.
+        SourceError: If etcd does not have the revision (any more), or does not answer.
     """
     found = None
     try:
@@ -81,7 +81,7 @@ def at(etcd: Etcd, revision: int) -> Found:
             raise SourceError(Code.MISSING, f"{etcd} has no revision {revision} yet") from None
         if "compacted" not in error.message:
             raise
-        # What stands at the border of the compaction is still known, by the border's number.
+        # The newest compacted text is still there, under the number of the compaction.
         found = etcd.get(_border(etcd, revision))
         if found is None or found.revision != revision:
             message = f"revision {revision} was compacted: etcd does not know it any more"
@@ -100,11 +100,11 @@ def _border(etcd: Etcd, revision: int) -> int:
 
 
 def history(etcd: Etcd, limit: int) -> list[Revision]:
-    """Give what etcd still knows of the key's past.
+    """Return the revisions of the key that etcd has not compacted.
 
     Args:
         etcd: The key.
-        limit: How many revisions at most.
+        limit: Maximum number of revisions.
 
     Returns:
         The newest revisions, oldest first.
@@ -121,14 +121,14 @@ def history(etcd: Etcd, limit: int) -> list[Revision]:
 
 
 def _collect(etcd: Etcd, start: int, newest: Found | None, past: deque[Revision]) -> int:
-    """Take in the events from a revision on; give another one to begin with, or 0."""
+    """Add the events from a revision on to ``past``; return the revision to restart at, or 0."""
     with etcd.watch(lambda: False, start) as watch:
         if newest is None:
             watch.idle(SILENCE)
         for message in watch.messages():
             if border := int(message.get("compact_revision", 0)):
                 past.clear()
-                with suppress(RefusedError):  # compacted once more meanwhile: the watch tells
+                with suppress(RefusedError):  # compacted again meanwhile: the next watch reports it
                     _add(past, etcd.get(border))
                 if newest is not None and past and past[-1].number >= newest.revision:
                     return 0

@@ -1,7 +1,7 @@
-"""How a served list is followed: what an answer means, and when to ask again. Pure.
+"""The state machine of ``watch``: what a response means, and when to send the next request. Pure.
 
-A server that knows long polls (``Preference-Applied: wait``) is asked again at once and
-answers when its list changes; any other server is asked at an interval.
+A server that supports long polls (``Preference-Applied: wait``) gets the next request at once and
+responds when its list changes. Any other server gets a request at each interval.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,13 +13,13 @@ from ..model import codec
 from ..model.endpoint import Endpoint, EndpointConfig, Kind
 from ..net.http import backoff, retry_after
 
-#: Seconds that the server is asked to hold its answer.
+#: Seconds for which the server may hold a long poll.
 WAIT = 25
-#: Seconds before a failed attempt is repeated: doubled each time, from the first to the last.
+#: Seconds before a failed request is repeated: doubled each time, from the first to the last.
 FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
-#: Seconds between two answers that came sooner than asked for and had nothing new.
+#: Seconds between two long polls that ended early without a new list.
 HASTE_PAUSE = 1.0
-#: A server may keep us away for so many seconds.
+#: Maximum of ``Retry-After``, in seconds.
 MAX_RETRY_AFTER = 3600.0
 
 Member = tuple[str, Endpoint]
@@ -27,7 +27,7 @@ Member = tuple[str, Endpoint]
 
 @dataclass(frozen=True, slots=True)
 class ListChange:
-    """How one list differs from the one before, endpoint by endpoint.
+    """The difference between two lists, endpoint by endpoint.
 
     Attributes:
         added: Kind (``api`` or ``socketio``) and endpoint.
@@ -41,7 +41,7 @@ class ListChange:
 
     @classmethod
     def between(cls, before: EndpointConfig, after: EndpointConfig) -> "ListChange":
-        """Compare two lists; one that only the order tells apart gives an empty change."""
+        """Compare two lists. Lists that differ only in their order give an empty change."""
         change = cls()
         for kind in Kind:
             old = {endpoint.url: endpoint for endpoint in before.kinds()[kind]}
@@ -55,12 +55,12 @@ class ListChange:
 
 
 class ListEvent(NamedTuple):
-    """Something that whoever follows a list wants to know.
+    """An event of the list or of the server, to be printed.
 
     Attributes:
-        name: ``start``, ``changed``, ``refused`` (what the server gives is no list to
-            follow; the last one counts), ``lost`` or ``back``.
-        config: The list that counts from now on.
+        name: ``start``, ``changed``, ``refused`` (the response is no valid list, and
+            the last list stays), ``lost`` or ``back``.
+        config: The list that is current from now on.
         change: What changed, of ``changed``.
         reason: Why, of ``refused`` and ``lost``.
         seconds: How long the server was lost, of ``back``; None where it gave a list that
@@ -75,22 +75,22 @@ class ListEvent(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What follows from an attempt: events, in order, and the pause before the next, in s."""
+    """The result of a request: the events in order, and the seconds before the next request."""
 
     events: list[ListEvent]
     pause: float
 
 
 class ListFollower:
-    """What is known of a served list.
+    """The last known list of a server, and the state of the server.
 
     Args:
-        interval: Seconds between two questions to a server that does not hold its answers.
-        chance: Gives numbers from 0 to 1: many that follow one server do not ask in step.
+        interval: Seconds between two requests to a server without long polls.
+        chance: Returns random numbers from 0 to 1, so that many followers do not ask in step.
 
     Attributes:
         config: The last good list.
-        etag: The tag of what the server gave last, good or not, or None.
+        etag: The ``ETag`` of the last response, valid or not, or None.
     """
 
     def __init__(self, interval: float, chance: Callable[[], float]) -> None:
@@ -111,14 +111,14 @@ class ListFollower:
         posix: float,
         took: float,
     ) -> Step:
-        """Take a 200, or a 304 (which has no body).
+        """Record a 200, or a 304 (which has no body).
 
         Args:
-            body: What the server gave.
-            headers: Of the answer, with names in lower case.
-            now: Seconds of a clock that never goes back.
+            body: The body, or None for a 304.
+            headers: Headers of the response, with names in lower case.
+            now: Monotonic time in seconds.
             posix: POSIX time.
-            took: Seconds that the answer took.
+            took: Seconds between request and response.
         """
         self._failures = 0
         events = []
@@ -149,9 +149,9 @@ class ListFollower:
         return [ListEvent("changed", config, ListChange.between(before, config))]
 
     def _refuse(self, reason: str) -> list[ListEvent]:
-        told, self._refusal = self._refusal, reason
+        previous, self._refusal = self._refusal, reason
         current = self.config or EndpointConfig()
-        return [] if told == reason else [ListEvent("refused", current, reason=reason)]
+        return [] if previous == reason else [ListEvent("refused", current, reason=reason)]
 
     def _pause(self, headers: Mapping[str, str], *, posix: float, took: float, new: bool) -> float:
         asked_for = _asked_for(headers.get("retry-after"), posix)
@@ -159,17 +159,17 @@ class ListFollower:
             return max(self._interval, asked_for) * (0.9 + 0.2 * self._chance())
         if asked_for:
             return asked_for * (1 + 0.1 * self._chance())
-        # A server that stops lets go of all that wait; without a pause they would storm it.
+        # A server that stops ends all long polls; without a pause all clients would return at once.
         return 0.0 if new or took > WAIT / 2 else HASTE_PAUSE * (0.5 + self._chance())
 
     def failed(self, reason: str, *, now: float, posix: float, retry: str | None = None) -> Step:
-        """Take an attempt that gave no list.
+        """Record a request without a usable response.
 
         Args:
-            reason: Why, in words.
-            now: Seconds of a clock that never goes back.
+            reason: The cause, for people.
+            now: Monotonic time in seconds.
             posix: POSIX time.
-            retry: The answer's ``Retry-After``, or None.
+            retry: ``Retry-After`` of the response, or None.
         """
         events = []
         if self._lost_at is None:

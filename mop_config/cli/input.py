@@ -1,4 +1,4 @@
-"""What ``check``, ``show`` and ``push`` share: reading a text as the server would."""
+"""Read an endpoint file or a key in etcd, and judge the text as the server would."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,14 +16,14 @@ from ..server.sources import SCHEME, open_source
 
 
 class Reading(NamedTuple):
-    """What the server would make of a file.
+    """A text, parsed and judged as the server would.
 
     Attributes:
-        path: The file.
-        data: Its bytes, or none where it cannot be read.
-        lines: Its lines, or none where it is no text.
-        rendering: The list, or None where the file is refused before parsing.
-        refusal: Why the file would be refused as a whole, or None.
+        path: Name of the file or key, as it was given.
+        data: Its bytes, empty where it cannot be read.
+        lines: Its lines, empty where it is not text.
+        rendering: The rendered list, or None where the text is refused before parsing.
+        refusal: The error that refuses the whole text, or None.
     """
 
     path: str
@@ -34,7 +34,7 @@ class Reading(NamedTuple):
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Every finding that is kept, the refusal first."""
+        """The kept problems, the refusal first."""
         found = self.rendering.problems if self.rendering else ()
         if self.refusal is None:
             return found
@@ -44,32 +44,32 @@ class Reading(NamedTuple):
 
     @property
     def errors(self) -> int:
-        """How many errors there are."""
+        """Exact number of errors."""
         return (self.refusal is not None) + (self.rendering.errors if self.rendering else 0)
 
     @property
     def warnings(self) -> int:
-        """How many warnings there are."""
+        """Exact number of warnings."""
         return self.rendering.warnings if self.rendering else 0
 
 
 def not_empty(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Refuse a file name of no characters: a script's variable is not set."""
+    """Refuse an empty argument, which usually is an unset variable of a script."""
     if value == "":
         raise click.BadParameter("must not be empty", context, parameter)
     return value
 
 
 def is_etcd(text: str) -> bool:
-    """Whether an argument names a key in etcd, not a file."""
+    """Return whether an argument names a key in etcd, not a file."""
     return text.startswith(SCHEME)
 
 
 def etcd_key(text: str) -> EtcdAddress:
-    """Read the address of a key in etcd.
+    """Parse the address of a key in etcd.
 
     Raises:
-        click.BadParameter: If it is none.
+        click.BadParameter: If the text is not such an address.
     """
     try:
         return EtcdAddress.parse(text)
@@ -81,7 +81,7 @@ def etcd_key(text: str) -> EtcdAddress:
 
 
 def settings_for(file: str | None) -> Settings:
-    """Read the environment, with another source where an argument names one.
+    """Read the settings from the environment; a file argument replaces the source.
 
     Raises:
         SettingsError: If the environment holds a value that cannot be used.
@@ -93,7 +93,7 @@ def settings_for(file: str | None) -> Settings:
 
 
 def read(file: str | None) -> tuple[Reading, Settings]:
-    """Read a file, or the one that the environment names, as a fresh server would.
+    """Read a file as a starting server would; None reads the file that the environment names.
 
     Raises:
         SettingsError: If the environment holds a value that cannot be used.
@@ -104,12 +104,12 @@ def read(file: str | None) -> tuple[Reading, Settings]:
 
 
 def judged(name: str, read_data: Callable[[], bytes], settings: Settings) -> Reading:
-    """Read a text and judge it as a server would that serves a list already.
+    """Read a text and judge it like a server that already serves a list.
 
     Args:
-        name: What to call it.
-        read_data: Gives its bytes, or raises ``SourceError``.
-        settings: How to read it.
+        name: Name of the text in messages.
+        read_data: Returns its bytes, or raises ``SourceError``.
+        settings: The server's settings.
     """
     data = b""
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""``mop-config keygen``: the key that lists are signed with."""
+"""``mop-config keygen``: make the key that signs lists."""
 
 import contextlib
 import json
@@ -13,14 +13,17 @@ from .input import not_empty
 
 @click.command(epilog="Example: mop-config keygen --out signing-key.jwk > public-key.jwk")
 @click.option(
-    "--out", metavar="FILE", callback=not_empty, help="Write the private key here, for you alone."
+    "--out",
+    metavar="FILE",
+    callback=not_empty,
+    help="Write the private key into this file, with mode 0600.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the keys as one JSON object.")
 def keygen(out: str | None, as_json: bool) -> int:
     """Make an Ed25519 key, and print its public half, which the apps trust.
 
-    The private key goes to the new file of --out; an existing one is never replaced. Without
-    --out it is what is printed, and the public half goes to standard error.
+    The private key is written into the new file of --out; an existing file is never replaced.
+    Without --out the private key is printed, and the public half goes to standard error.
     """
     key = SigningKey.generate()
     private, public = key.private_jwk(), key.public
@@ -53,7 +56,7 @@ def _write(path: str, text: str) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         with contextlib.suppress(OSError):
-            os.unlink(path)  # else it would be in the way of the next one
+            os.unlink(path)  # an incomplete file would block the next attempt
         raise _unwritten(path, error) from None
 
 

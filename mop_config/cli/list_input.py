@@ -1,4 +1,4 @@
-"""A list of endpoints, wherever an argument says that it is."""
+"""Read the list that ``[FILE|URL]`` names: from a file, a key in etcd or a server."""
 
 from ..errors import MopConfigError
 from ..model import codec
@@ -10,24 +10,24 @@ from .server_api import fetch, is_url, read_token
 
 
 def read_list(source: str | None, token_file: str | None, *, quiet: bool = False) -> EndpointConfig:
-    """Read the list in a file, or ask a server for its own.
+    """Read the list in a file, or fetch the list of a server.
 
-    What is odd in a file is told on the standard error.
+    Warnings and problems of a file are printed on standard error.
 
     Args:
         source: ``[FILE|URL]``, or None for the file that the environment names.
-        token_file: As of ``token_option``.
-        quiet: Whether to keep what is odd to oneself.
+        token_file: Value of ``token_option``.
+        quiet: Whether to print no warnings and problems.
 
     Raises:
-        click.BadParameter: If a URL cannot be used.
-        MopConfigError: If there is no list to be had.
+        click.BadParameter: If the URL is not valid.
+        MopConfigError: If there is no valid list.
     """
     if source is not None and is_url(source):
         return fetch(source, "FILE|URL", read_token(token_file))
     reading, settings = read(source)
     if reading.refusal is not None and reading.refusal.code == Code.NO_ENDPOINTS:
-        # What a server would do about it is of no interest here.
+        # The refusal's own words speak of a server, which is not concerned here.
         raise MopConfigError(f"{reading.path} has no usable endpoint")
     if reading.rendering is None or reading.refusal is not None:
         raise MopConfigError(str(reading.refusal))

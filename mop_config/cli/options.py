@@ -1,4 +1,4 @@
-"""A number of seconds, as an option's value."""
+"""The option type for a number of seconds."""
 
 from typing import Any
 
@@ -13,5 +13,5 @@ class _Seconds(click.FloatRange):
         )
 
 
-#: More than none, and at most a day.
+#: Seconds: more than 0, at most a day.
 SECONDS = _Seconds(0, min_open=True, max=86400)

@@ -1,4 +1,4 @@
-"""What commands print, so that a terminal obeys nothing that came from outside."""
+"""Print text from outside with control characters escaped, so that the terminal obeys none."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ def say(line: str, *, err: bool = False) -> None:
 
 
 def warn(settings: Settings, problems: tuple[Problem, ...]) -> None:
-    """Print what is odd in the settings and in a file on standard error, each with its severity."""
+    """Print the warnings of the settings and the problems of a file on standard error."""
     for warning in settings.warnings:
         say(f"mop-config: warning: {warning}", err=True)
     for problem in problems:
@@ -24,7 +24,7 @@ def warn(settings: Settings, problems: tuple[Problem, ...]) -> None:
 
 
 def json_text(document: Any, indent: int | None = 2) -> str:
-    """Write JSON for people and programs: readable letters, and escapes for all else.
+    """Return JSON with printable letters as they are and all other characters escaped.
 
     ``json.dumps`` alone leaves C1 control characters and bidirectional overrides as they are.
     """

@@ -1,6 +1,6 @@
-"""Whether a server can listen where it is told to, before gunicorn is started.
+"""Check that the server's port is free before gunicorn starts.
 
-gunicorn says it in a dozen lines, of which none names the setting.
+gunicorn's own message takes a dozen lines, none of which names the setting.
 """
 
 import errno
@@ -12,20 +12,20 @@ from collections.abc import Mapping
 from ..errors import MopConfigError
 from ..server.settings import ProcessSettings
 
-#: Seconds that a server which is just ending gets to leave the port, as gunicorn gives them.
+#: Seconds to wait for a server that is just ending to release the port, as gunicorn does.
 PATIENCE = 5.0
 _LOOK = 0.1
 
 
 def check_port(process: ProcessSettings, environ: Mapping[str, str] = os.environ) -> None:
-    """See that the port is free, unless gunicorn is to listen elsewhere.
+    """Check that the port is free, unless gunicorn gets its sockets in another way.
 
     Raises:
-        MopConfigError: If a server cannot listen there, naming the setting.
+        MopConfigError: If the server cannot listen there; the message names the setting.
     """
-    told = environ.get("GUNICORN_CMD_ARGS", "").replace("=", " ").split()
-    handed = {"LISTEN_FDS", "GUNICORN_FD"} & environ.keys()
-    if handed or any(word == "--bind" or word.startswith("-b") for word in told):
+    arguments = environ.get("GUNICORN_CMD_ARGS", "").replace("=", " ").split()
+    passed = {"LISTEN_FDS", "GUNICORN_FD"} & environ.keys()
+    if passed or any(word == "--bind" or word.startswith("-b") for word in arguments):
         return
     deadline = time.monotonic() + PATIENCE
     while (error := _bind(process)) is not None:

@@ -1,4 +1,4 @@
-"""``mop-config probe``: which endpoints are there, as a client would see it."""
+"""``mop-config probe``: check the health of each endpoint, as a client would."""
 
 import ssl
 import sys
@@ -26,12 +26,12 @@ from .output import json_text, say
 from .server_api import token_option
 
 _PARALLEL = 64
-#: A certificate that ends within so many days is shown as a warning.
+#: A certificate that expires within this number of days is shown as a warning.
 _SOON = 14
 
 
-class Finding(NamedTuple):
-    """What the check of one endpoint found."""
+class EndpointCheck(NamedTuple):
+    """The health check of one endpoint, with its result."""
 
     kind: str
     endpoint: Endpoint
@@ -39,37 +39,39 @@ class Finding(NamedTuple):
 
     @property
     def healthy(self) -> bool:
-        """Whether the endpoint does what it should."""
+        """Whether the check found no fault."""
         return self.result.fault is None
 
     @property
     def days(self) -> int | None:
-        """Whole days until the certificate ends, or None without one."""
+        """Whole days until the certificate expires, or None without a certificate."""
         ends = self.result.certificate_expires
         return None if ends is None else (ends - datetime.now(UTC)).days
 
 
 @click.command(epilog="Example: mop-config probe https://config.example.com --watch 10")
 @click.argument("source", metavar="[FILE|URL]", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@click.option("--watch", "pause", type=SECONDS, metavar="SECONDS", help="Look again and again.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@click.option(
+    "--watch", "pause", type=SECONDS, metavar="SECONDS", help="Repeat the check after this pause."
+)
 @click.option(
     "--timeout",
     type=SECONDS,
     metavar="SECONDS",
     default=5.0,
     show_default=True,
-    help="How long a check may take.",
+    help="Time limit of one check.",
 )
 @token_option
 @env_file_option
 def probe(
     source: str | None, as_json: bool, pause: float | None, timeout: float, token_file: str | None
 ) -> int:
-    """Check every endpoint in FILE, or that the server at URL hands out.
+    """Check every endpoint of the list in FILE, or of the list that the server at URL serves.
 
-    API endpoints are asked for their /health, Socket.io endpoints for an Engine.IO
-    handshake. Exit 1 where a kind has no healthy endpoint. FILE defaults to
+    The check of an API endpoint is a GET of its /health, that of a Socket.io endpoint an
+    Engine.IO handshake. Exit 1 where a kind has no healthy endpoint. FILE defaults to
     ENDPOINT_CONFIG_FILE, else config/endpoints.txt. Certificates are verified against the
     system's authorities, or those in SSL_CERT_FILE.
     """
@@ -96,21 +98,21 @@ def probe(
 
 def _look(
     source: str | None, timeout: float, token_file: str | None, *, quiet: bool = False
-) -> list[Finding]:
+) -> list[EndpointCheck]:
     config = read_list(source, token_file, quiet=quiet)
     jobs: list[Job] = [
         (kind, e, None) for kind, endpoints in config.kinds().items() for e in endpoints
     ]
     if not jobs:
         raise MopConfigError("there is no endpoint to check")
-    # It is drawn on the standard error, where it is in no program's way.
+    # Standard output is for the results, which a program may read.
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("checking", total=len(jobs))
         return _check(jobs, timeout, lambda: progress.advance(task))
 
 
-def _check(jobs: list[Job], timeout: float, done: Callable[[], None]) -> list[Finding]:
+def _check(jobs: list[Job], timeout: float, done: Callable[[], None]) -> list[EndpointCheck]:
     prober = Prober(ssl.create_default_context(), timeout)
     found: SimpleQueue[tuple[Job, ProbeResult]] = SimpleQueue()
     results: dict[Job, ProbeResult] = {}
@@ -120,18 +122,20 @@ def _check(jobs: list[Job], timeout: float, done: Callable[[], None]) -> list[Fi
             job, result = found.get()
             results[job] = result
             done()
-    except BaseException:  # interrupted: nothing is worth waiting for
+    except BaseException:  # interrupted: don't wait for the other checks
         prober.abort()
         raise
-    return [Finding(job[0], job[1], results[job]) for job in jobs]
+    return [EndpointCheck(job[0], job[1], results[job]) for job in jobs]
 
 
-def _good(findings: list[Finding]) -> bool:
+def _good(findings: list[EndpointCheck]) -> bool:
     """Whether each kind that has endpoints has a healthy one."""
     return {f.kind for f in findings} == {f.kind for f in findings if f.healthy}
 
 
-def _print(console: Console, findings: list[Finding], *, as_json: bool, indent: int | None) -> None:
+def _print(
+    console: Console, findings: list[EndpointCheck], *, as_json: bool, indent: int | None
+) -> None:
     if as_json:
         print(json_text(_document(findings), indent))
     elif console.is_terminal:
@@ -140,11 +144,11 @@ def _print(console: Console, findings: list[Finding], *, as_json: bool, indent: 
         for finding in findings:
             print(_line(finding))
     if not as_json:
-        # In a pipe the lines of the standard output are one an endpoint.
+        # In a pipe each line of standard output is one endpoint.
         click.echo(_summary(findings), err=not console.is_terminal)
 
 
-def _summary(findings: list[Finding]) -> str:
+def _summary(findings: list[EndpointCheck]) -> str:
     parts = []
     for kind in Kind:
         healthy = [finding.healthy for finding in findings if finding.kind == kind]
@@ -153,7 +157,7 @@ def _summary(findings: list[Finding]) -> str:
     return ", ".join(parts)
 
 
-def _document(findings: list[Finding]) -> dict[str, Any]:
+def _document(findings: list[EndpointCheck]) -> dict[str, Any]:
     counts = {
         kind: {
             "endpoints": sum(f.kind == kind for f in findings),
@@ -169,7 +173,7 @@ def _document(findings: list[Finding]) -> dict[str, Any]:
     }
 
 
-def _entry(finding: Finding) -> dict[str, Any]:
+def _entry(finding: EndpointCheck) -> dict[str, Any]:
     result = finding.result
     ends = result.certificate_expires
     return {
@@ -186,7 +190,7 @@ def _entry(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _cells(finding: Finding) -> list[str]:
+def _cells(finding: EndpointCheck) -> list[str]:
     result, days = finding.result, finding.days
     name = {True: "matches", False: "other name", None: "-"}[result.name_matches]
     return [
@@ -201,11 +205,11 @@ def _cells(finding: Finding) -> list[str]:
     ]
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: EndpointCheck) -> str:
     return "\t".join(" ".join(cell.split()) for cell in _cells(finding))
 
 
-def _table(findings: list[Finding]) -> Table:
+def _table(findings: list[EndpointCheck]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("kind", "status"):
         table.add_column(column, no_wrap=True)

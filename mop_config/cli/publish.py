@@ -1,4 +1,4 @@
-"""``mop-config publish``: the list as files, for a web server, object storage or a CDN."""
+"""``mop-config publish``: write the list as files for a web server, object storage or a CDN."""
 
 import json
 import logging
@@ -24,26 +24,29 @@ if TYPE_CHECKING:
 @click.argument("file", required=False, callback=not_empty)
 @click.option("--out", metavar="DIR", required=True, callback=not_empty, help="Write into DIR.")
 @click.option(
-    "--key", metavar="KEY", callback=not_empty, help="Sign with it  [ENDPOINT_SIGNING_KEY_FILE]"
+    "--key",
+    metavar="KEY",
+    callback=not_empty,
+    help="Sign with this key  [ENDPOINT_SIGNING_KEY_FILE]",
 )
-@click.option("--watch", is_flag=True, help="Go on, and publish every change of FILE.")
+@click.option("--watch", is_flag=True, help="Keep running, and publish every change of FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print the files and their types as JSON.")
 @env_file_option
 def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: bool) -> int:
-    """Write what a server would answer into DIR, each file in one step and only if it changed.
+    """Write the responses of a server into DIR, each file in one step and only if it changed.
 
     The files are the list, its compressed and its signed form, the keys, a health check, QR
-    images and a page. A text that is refused changes nothing. Exit 1 for that, and where there
-    are errors in a text whose good entries are published.
+    images and a page. A text that is refused changes nothing. Exit 1 if the text is
+    refused, or if it has errors and only its good entries are published.
 
     FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt.
     """
-    # Flask and Jinja come with it: the other commands do without.
+    # Imported here, because the exporter imports Flask and Jinja.
     from ..server.export import files
     from ..server.export.exporter import StaticExporter
     from ..server.web import instance_folder
 
-    # What is made here is for a web server, which is another user.
+    # The web server that reads the files usually runs as another user.
     os.umask(0o022)
     settings = settings_for(file)
     if key is not None:
@@ -53,7 +56,7 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
     if watch:
         log_to_stderr()
         return 130 if publisher.follow() == signal.SIGINT else 0
-    # What it would say of a refusal is what this command ends with.
+    # This command prints the refusal itself.
     logging.getLogger("mop_config.server.reload.pipeline").disabled = True
     written, view = publisher.publish()
     changed = set(written)

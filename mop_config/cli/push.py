@@ -1,4 +1,4 @@
-"""``mop-config push``: an endpoint file into etcd, and back to what was there before."""
+"""``mop-config push``: write an endpoint file into etcd, list its revisions, or roll back."""
 
 import difflib
 import sys
@@ -22,16 +22,16 @@ from .etcd_history import ChangedError, Revision, at, history, write
 from .input import Reading, etcd_key, is_etcd, judged
 from .output import json_text, say
 
-#: Lines of a text above which its difference is told in figures only.
+#: Number of lines above which only the figures of a difference are printed.
 MOST_LINES = 20_000
-#: Bytes of what etcd may tell of the past.
+#: Maximum size in bytes of etcd's messages about earlier revisions.
 MOST_BYTES = 64 << 20
-#: Revisions that --history shows.
+#: Number of revisions that --history shows.
 SHOWN = 100
 
 
-class _Call(NamedTuple):
-    """What the command was called with."""
+class _PushOptions(NamedTuple):
+    """The arguments and options of one call of the command."""
 
     etcd: Etcd
     settings: Settings
@@ -44,9 +44,13 @@ class _Call(NamedTuple):
     epilog="Example: mop-config push config/endpoints.txt etcd://10.0.0.1,10.0.0.2/mop/endpoints"
 )
 @click.argument("words", nargs=-1, metavar="[FILE] [ETCD-KEY]")
-@click.option("--force", is_flag=True, help="Write even if the key has changed meanwhile.")
-@click.option("--yes", is_flag=True, help="Do not ask before writing.")
-@click.option("--history", "list_history", is_flag=True, help="List what etcd knows of the past.")
+@click.option(
+    "--force", is_flag=True, help="Write even if another client has changed the key meanwhile."
+)
+@click.option("--yes", is_flag=True, help="Write without asking.")
+@click.option(
+    "--history", "list_history", is_flag=True, help="List the revisions that etcd still has."
+)
 @click.option(
     "--rollback",
     type=click.IntRange(min=1),
@@ -63,14 +67,14 @@ def push(
     rollback: int | None,
     as_json: bool,
 ) -> int:
-    """Write FILE into ETCD-KEY, from where servers take their list.
+    """Write FILE into ETCD-KEY, from which servers read their list.
 
-    ETCD-KEY is etcd://host:2379[,host:2379]/key, or what ENDPOINT_CONFIG_FILE names; the
+    ETCD-KEY is etcd://host:2379[,host:2379]/key and defaults to ENDPOINT_CONFIG_FILE; the
     login and the certificates come from ENDPOINT_ETCD_USER, _PASSWORD, _CA, _CERT and _KEY.
 
-    A file with errors is refused. The difference is shown, and on a terminal you are asked.
-    Nothing is written if somebody else has written the key meanwhile. Exit 1 where nothing
-    could be written.
+    A file with errors is refused. The difference is shown, and on a terminal the command
+    asks before it writes. Nothing is written if another client has written the key meanwhile.
+    Exit 1 if nothing could be written.
     """
     if list_history and rollback is not None:
         raise click.UsageError("--history and --rollback exclude each other")
@@ -81,11 +85,11 @@ def push(
     check_source(settings)
     address = etcd_key(settings.source)
     judging = Etcd(address, settings.etcd, settings.max_bytes)
-    # What was there before is only shown: it may be larger than what a server takes, and etcd
-    # tells several changes in one message.
+    # Earlier texts are only shown: they may be larger than a server accepts, and one message of
+    # etcd may hold several.
     etcd = Etcd(address, settings.etcd, max(settings.max_bytes, MOST_BYTES))
     ask = sys.stdin.isatty() and sys.stdout.isatty() and not yes and not as_json
-    call = _Call(etcd, settings, force, ask, as_json)
+    call = _PushOptions(etcd, settings, force, ask, as_json)
     if list_history:
         return _show_history(call)
     if rollback is not None:
@@ -95,7 +99,7 @@ def push(
 
 
 def _split(words: tuple[str, ...], *, without_file: bool) -> tuple[str, str]:
-    """Tell the file and the key; the key may be left out for the environment's."""
+    """Return the file and the key; an empty key means the key of the environment."""
     most = 1 if without_file else 2
     if len(words) > most:
         raise click.UsageError(f"at most {most} argument{'s' * (most > 1)} expected")
@@ -110,7 +114,7 @@ def _split(words: tuple[str, ...], *, without_file: bool) -> tuple[str, str]:
 # -- writing
 
 
-def _write(call: _Call, name: str, read_data: Callable[[], bytes]) -> int:
+def _write(call: _PushOptions, name: str, read_data: Callable[[], bytes]) -> int:
     reading = judged(name, read_data, call.settings)
     if reading.rendering is None and reading.refusal is not None:
         raise reading.refusal
@@ -142,13 +146,13 @@ def _write(call: _Call, name: str, read_data: Callable[[], bytes]) -> int:
     return _done(call, {**outcome, "result": "written", "revision": revision})
 
 
-def _expected(call: _Call, there: Found | None) -> int | None:
+def _expected(call: _PushOptions, there: Found | None) -> int | None:
     if call.force:
         return None
     return there.revision if there else 0
 
 
-def _refused(call: _Call, reading: Reading) -> int:
+def _refused(call: _PushOptions, reading: Reading) -> int:
     if call.as_json:
         problems = [problem.as_dict() for problem in reading.problems]
         _done(call, {"target": str(call.etcd), "result": "refused", "problems": problems})
@@ -171,7 +175,7 @@ def _show(reading: Reading, lines: list[str] | None, change: Difference | None) 
         click.echo(str(change))
 
 
-def _done(call: _Call, outcome: dict[str, object]) -> int:
+def _done(call: _PushOptions, outcome: dict[str, object]) -> int:
     if call.as_json:
         click.echo(json_text(outcome))
     elif outcome["result"] == "unchanged":
@@ -191,13 +195,13 @@ def _lines(data: bytes) -> list[str]:
 
 
 def _shown(line: str) -> str:
-    """Make a line fit to be shown, with no password in it."""
+    """Make a line printable, without a password."""
     shown = without_userinfo(line)
     return blanked(shown, keep="\t")
 
 
 def _diff(old: bytes, new: bytes, old_name: str, new_name: str) -> list[str] | None:
-    """Give the difference line by line, or None where that would take too long."""
+    """Return the difference line by line, or None for texts too long to compare."""
     before, after = _lines(old), _lines(new)
     if max(len(before), len(after)) > MOST_LINES:
         return None
@@ -220,8 +224,8 @@ def _change(old: bytes, new: bytes, settings: Settings) -> Difference | None:
 # -- the past
 
 
-def _show_history(call: _Call) -> int:
-    # One more than is shown, to compare the oldest one with.
+def _show_history(call: _PushOptions) -> int:
+    # One revision more than is shown, with which the oldest one is compared.
     known = history(call.etcd, SHOWN + 1)
     rows = [
         _row(revision, known[i - 1].data if i else b"", call.settings)
@@ -233,7 +237,7 @@ def _show_history(call: _Call) -> int:
         click.echo(json_text(document))
     else:
         for row in rows:
-            click.echo(_told(row))
+            click.echo(_row_text(row))
     if not known:
         raise MopConfigError(f"etcd knows nothing of {call.etcd}")
     return 0
@@ -257,7 +261,7 @@ def _row(revision: Revision, before: bytes | None, settings: Settings) -> dict[s
     }
 
 
-def _told(row: dict[str, object]) -> str:
+def _row_text(row: dict[str, object]) -> str:
     if row["deleted"]:
         return f"revision {row['revision']}: deleted"
     counts, change = row["counts"], row["change"]

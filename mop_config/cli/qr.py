@@ -1,4 +1,4 @@
-"""``mop-config qr``: a QR code of a list, and what a code says."""
+"""``mop-config qr``: draw the QR code of a list, or read a code from an image."""
 
 import json
 import os
@@ -20,9 +20,9 @@ from .output import json_text, say
 from .server_api import token_option
 
 _IMAGES = {".png": "png", ".svg": "svg"}
-#: Version 1 is so many modules wide, and each further one 4 wider.
+#: Width of version 1 in modules, and by how many modules each further version is wider.
 _SMALLEST, _STEP = 21, 4
-# Of the fixed part of the palette: black and white whatever the terminal's colours are.
+# From the fixed part of the palette: black and white, whatever the colours of the terminal.
 _BLACK_ON_WHITE, _PLAIN = "\x1b[38;5;16;48;5;231m", "\x1b[0m"
 _BLOCKS = " ▄▀█"
 
@@ -50,8 +50,8 @@ def _image_path(context: click.Context, parameter: click.Parameter, value: str |
     "--format",
     "form",
     type=click.Choice(codes.QR_FORMATS),
-    help="What to put in: everything, URLs only, or one of each kind. Unless given, the first"
-    " of these that fits.",
+    help="Content of the code: everything, URLs only, or one URL of each kind. Default: the"
+    " first of these that fits.",
 )
 @click.option("--room-id", metavar="TEXT", callback=_room, help="The room that the app joins.")
 @click.option(
@@ -64,7 +64,7 @@ def _image_path(context: click.Context, parameter: click.Parameter, value: str |
 @click.option(
     "--scan", metavar="IMAGE", callback=not_empty, help="Read the code in an image instead."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what there is to know as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the content as JSON.")
 @token_option
 @env_file_option
 def qr(
@@ -77,11 +77,12 @@ def qr(
     as_json: bool,
     token_file: str | None,
 ) -> int:
-    """Draw a QR code of the list in FILE, or that the server at URL hands out.
+    """Draw a QR code of the list in FILE, or of the list that the server at URL serves.
 
-    On a terminal the code itself is shown, in a pipe the text that it holds. FILE defaults to
-    ENDPOINT_CONFIG_FILE, else config/endpoints.txt. With --scan, print what a code in a PNG,
-    JPEG, GIF, WebP or BMP image says; exit 1 where there is none (needs the extra qr).
+    A terminal shows the code itself, a pipe gets the text of the code. FILE defaults to
+    ENDPOINT_CONFIG_FILE, else config/endpoints.txt. With --scan, print the content of the
+    code in a PNG, JPEG, GIF, WebP or BMP image; exit 1 if the image has no code (needs the extra
+    qr).
     """
     if scan is not None:
         if any((source, form, room_id, limit, out, token_file)):
@@ -148,7 +149,7 @@ def _for_terminal(
 
 
 def _columns(size: int) -> int:
-    """Give how many columns a text of so many bytes takes; one more byte for its encoding."""
+    """Return the columns that the code of a text takes, with one byte more for the encoding."""
     bigger = sum(capacity < size + 1 for capacity in codes.CAPACITIES[:-1])
     return _SMALLEST + _STEP * bigger + 2 * codes.QUIET_ZONE
 
@@ -156,7 +157,7 @@ def _columns(size: int) -> int:
 def _draw(text: str) -> None:
     rows = codes.modules(text)
     rows += [[False] * len(rows[0])] * (len(rows) % 2)
-    # A terminal without colours is taken for a dark one.
+    # A terminal without colours is assumed to be dark.
     colour = os.environ.get("TERM", "dumb") != "dumb"
     blocks = _BLOCKS if colour else _BLOCKS[::-1]
     before, after = (_BLACK_ON_WHITE, _PLAIN) if colour else ("", "")

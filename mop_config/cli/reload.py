@@ -1,4 +1,4 @@
-"""``mop-config reload``: have a running server read its source now."""
+"""``mop-config reload``: make a running server read its source now."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ from .output import say
 from .server_api import ServerReply, problem_line, report, token_option
 
 _PATH = "/api/v1/config/reload"
-#: Seconds; the server gives up earlier, and says what it knows by then.
+#: Seconds; the server itself responds earlier, with the results that it has by then.
 _TIMEOUT = 60.0
 
 
@@ -22,15 +22,15 @@ _TIMEOUT = 60.0
     "https://config.example.com"
 )
 @click.argument("url", required=False, callback=not_empty)
-@click.option("--json", "as_json", is_flag=True, help="Print the server's answer as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the server's response as JSON.")
 @token_option
 @env_file_option
 def reload(url: str | None, as_json: bool, token_file: str | None) -> int:
-    """Have the server at URL read its list in every worker, and say what it serves now.
+    """Make every worker of the server at URL read its list, and print what it serves now.
 
-    URL defaults to the server of this machine, by HOST and PORT. This takes an admin's token;
-    for that server the first one in ENDPOINT_TOKENS will do. Exit 1 where the list is refused or
-    has errors, or a worker does not answer.
+    URL defaults to the server of this machine, by HOST and PORT, whose token is the first one
+    in ENDPOINT_TOKENS. The command needs an admin's token. Exit 1 if the list is refused or has
+    errors, or if a worker does not answer.
     """
     reply = report(url, _PATH, token_file, method="POST", timeout=_TIMEOUT)
     document = _document(reply)
@@ -39,7 +39,9 @@ def reload(url: str | None, as_json: bool, token_file: str | None) -> int:
         if not as_json:
             _print(reply, document)
     except (KeyError, TypeError, AttributeError):
-        raise MopConfigError(f"{reply.url} gives no account of a reload") from None
+        raise MopConfigError(
+            f"{reply.url} did not return a reload result; is this a mop-config server?"
+        ) from None
     if as_json:
         print(json.dumps(document, indent=2))
     return int(bad)
@@ -51,10 +53,10 @@ def _has_errors(document: dict[str, Any]) -> bool:
 
 
 def _document(reply: ServerReply) -> dict[str, Any]:
-    """Give the server's account of its workers.
+    """Return the reload result that the server reports.
 
     Raises:
-        MopConfigError: If it gives none.
+        MopConfigError: If the response is not a reload result.
     """
     try:
         document = json.loads(reply.body)
@@ -64,7 +66,9 @@ def _document(reply: ServerReply) -> dict[str, Any]:
         raise (
             reply.refusal()
             if reply.status != 200
-            else MopConfigError(f"{reply.url} gives no account of a reload")
+            else MopConfigError(
+                f"{reply.url} did not return a reload result; is this a mop-config server?"
+            )
         )
     return document
 

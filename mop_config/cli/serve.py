@@ -1,4 +1,4 @@
-"""``mop-config serve``: gunicorn with the packaged configuration, from any folder."""
+"""``mop-config serve``: run gunicorn with the packaged configuration, from any folder."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from .env_file import env_file_option
 from .input import not_empty
 from .port import check_port
 
-# Each option stands for an environment variable; the command line wins.
+# Each option sets an environment variable, and overrides its value.
 _VARIABLES = {
     "file": "ENDPOINT_CONFIG_FILE",
     "host": "HOST",
@@ -56,9 +56,12 @@ def serve(**options: str | None) -> None:
         raise click.BadParameter(message, param_hint=hint) from None
     check_port(process)
     command = [
-        # Not with the current folder on the path: a gunicorn.py there would be run.
-        *(sys.executable, "-P", "-m", "mop_config.server.gunicorn.main"),
-        *("--config", "python:mop_config.server.gunicorn_conf"),
+        # -P keeps the current folder off the path: a gunicorn.py there would be imported.
+        sys.executable,
+        "-P",
+        "-m",
+        "mop_config.server.gunicorn.main",
+        "--config=python:mop_config.server.gunicorn_conf",
         "mop_config:create_app()",
     ]
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What the commands share that ask a running server: one request, with a token where it may go."""
+"""One request to a running server, with a token over https or to this machine only."""
 
 import http.client
 import json
@@ -29,27 +29,27 @@ _SCHEMES = ("http://", "https://")
 _TIMEOUT = 10.0
 _MAX_BYTES = 64 << 20
 _MAX_TOKEN_FILE = 4096
-#: Of a server's own words that are shown.
+#: Maximum length of a server's message that is shown.
 _MAX_DETAIL = 300
 
-#: For commands that ask a server: hands ``token_file`` over, which ``read_token`` takes.
+#: The option ``--token-file`` of commands that send a request; ``read_token`` reads the file.
 token_option = click.option(
     "--token-file",
     metavar="FILE",
     callback=not_empty,
-    help=f"File of the token that the server wants; without it, {VARIABLE} in the environment.",
+    help=f"File with the token for the server  [{VARIABLE} holds the token itself]",
 )
 
 
 class ServerReply(NamedTuple):
-    """A server's answer, whatever its status.
+    """The response of a server, whatever its status.
 
     Attributes:
-        url: What was asked.
+        url: The requested URL.
         status: HTTP status code.
-        headers: The answer's headers; names in any case.
+        headers: The response's headers; names in any case.
         body: The body.
-        withheld: Whether there is a token that must not go to this URL.
+        withheld: Whether a token was not sent, because the URL is neither https nor this machine.
     """
 
     url: str
@@ -59,7 +59,7 @@ class ServerReply(NamedTuple):
     withheld: bool = False
 
     def refusal(self) -> MopConfigError:
-        """Say in one line what an answer other than the wanted one is."""
+        """Return the error for an unexpected status, in one line."""
         reason = http.client.responses.get(self.status, "")
         line = f"{self.url} answers {self.status} {reason}".rstrip()
         if detail := self._detail():
@@ -71,7 +71,7 @@ class ServerReply(NamedTuple):
         return MopConfigError(line)
 
     def _detail(self) -> str:
-        """What a problem document says (RFC 9457), with nothing that a terminal would obey."""
+        """The detail of a problem document (RFC 9457), without control characters."""
         try:
             detail = json.loads(self.body).get("detail")
         except (ValueError, AttributeError, RecursionError):
@@ -81,13 +81,13 @@ class ServerReply(NamedTuple):
 
 
 def report(url: str | None, path: str, token_file: str | None, **options: Any) -> ServerReply:
-    """Ask a server for what it says of itself: that at a URL, or the environment's own.
+    """Send a request to a route of a server: the one at a URL, or the environment's own.
 
     Args:
-        url: Of the server; None for the one that the environment describes, whose own token
-            is taken where no other is named.
-        path: The route's.
-        token_file: As of ``token_option``.
+        url: URL of the server; None for the server that the environment describes, whose own
+            token is used where no other token is given.
+        path: Path of the route.
+        token_file: Value of ``token_option``.
         options: As for ``ask``.
     """
     token = read_token(token_file)
@@ -97,26 +97,26 @@ def report(url: str | None, path: str, token_file: str | None, **options: Any) -
 
 
 def problem_line(problem: dict[str, Any]) -> str:
-    """Write a problem of the status document as one line, as ``check`` does."""
+    """Format a problem of the status document as one line, like ``check``."""
     place = f"{problem['line']}:{problem['column']}: " if problem["text"] else ""
     return f"{place}{problem['severity']}: {problem['message']} [{problem['code']}]"
 
 
 def is_url(text: str) -> bool:
-    """Whether an argument names a server, not a file."""
+    """Return whether an argument is the URL of a server, not a file."""
     return text.lower().startswith(_SCHEMES)
 
 
 def route(url: str, path: str, hint: str) -> str:
-    """Give the URL of a route of a server.
+    """Return the URL of a route of a server.
 
     Args:
-        url: Of the server; the path of its list or ``/api/v1`` may stand behind it.
-        path: The route's, such as ``/api/v1/config/endpoints``.
-        hint: The argument that the URL was given in.
+        url: URL of the server; it may end in the path of the list or in ``/api/v1``.
+        path: Path of the route, such as ``/api/v1/config/endpoints``.
+        hint: Name of the argument, for messages.
 
     Raises:
-        click.BadParameter: If it is no http or https URL.
+        click.BadParameter: If the text is not an http or https URL.
     """
     try:
         base = parse_url(url, ("http", "https"), underscores=True).text
@@ -128,11 +128,11 @@ def route(url: str, path: str, hint: str) -> str:
 
 
 def own_url() -> str:
-    """Give the URL at which the server that the environment describes listens on this machine.
+    """Return the URL on this machine of the server that the environment describes.
 
     Raises:
         SettingsError: If the environment holds a value that cannot be used.
-        MopConfigError: If the server takes whichever port is free.
+        MopConfigError: If the server's port is 0, which means any free port.
     """
     process = ProcessSettings.from_environ()
     if process.port == 0:
@@ -142,16 +142,16 @@ def own_url() -> str:
 
 
 def own_token() -> str | None:
-    """Give the first token of ``ENDPOINT_TOKENS``, which the environment's own server takes."""
+    """Return the first token of ``ENDPOINT_TOKENS``, which the environment's own server accepts."""
     tokens = Settings.from_environ().tokens
     return tokens[0] if tokens else None
 
 
 def read_token(file: str | None) -> str | None:
-    """Read the token out of a file, or else out of the environment; None where there is none.
+    """Read the token from a file, else from the environment; return None without a token.
 
     Raises:
-        MopConfigError: If the file cannot be read, or what is found is no token.
+        MopConfigError: If the file cannot be read, or its content is not a token.
     """
     if file is None:
         token, where = os.environ.get(VARIABLE, "").strip(), VARIABLE
@@ -177,19 +177,19 @@ def ask(
     headers: Mapping[str, str] | None = None,
     timeout: float = _TIMEOUT,
 ) -> ServerReply:
-    """Send one request, and give the answer whatever its status.
+    """Send one request, and return the response whatever its status.
 
-    A token goes to https or to this machine only, and after no redirect.
+    A token is sent over https or to this machine only, and never after a redirect.
 
     Args:
-        url: Where to.
+        url: The URL.
         method: ``GET`` or ``POST``.
         token: See ``read_token``.
         headers: Further headers.
-        timeout: Seconds without a sign of life after which the server counts as gone.
+        timeout: Seconds without a byte from the server after which the request fails.
 
     Raises:
-        MopConfigError: If there is no answer.
+        MopConfigError: If the server does not respond.
     """
     request = urllib.request.Request(  # noqa: S310 - callers give http and https only
         url, headers=dict(headers or {}), method=method, data=b"" if method == "POST" else None
@@ -200,7 +200,7 @@ def ask(
     if sent:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     if is_loopback(target.host):
-        handlers.append(urllib.request.ProxyHandler({}))  # it would read the token
+        handlers.append(urllib.request.ProxyHandler({}))  # a proxy would read the token
     withheld = token is not None and not sent
     try:
         with urllib.request.build_opener(*handlers).open(request, timeout=timeout) as answer:
@@ -223,16 +223,16 @@ def _reason(error: Exception) -> str:
 
 
 def fetch(url: str, hint: str, token: str | None = None) -> EndpointConfig:
-    """Ask a server for its list.
+    """Fetch the list of a server.
 
     Args:
-        url: Of the server, with or without the path of its list.
-        hint: The argument that the URL was given in.
+        url: URL of the server, with or without the path of its list.
+        hint: Name of the argument, for messages.
         token: See ``read_token``.
 
     Raises:
-        click.BadParameter: If it is no http or https URL.
-        MopConfigError: If there is no list to be had.
+        click.BadParameter: If the text is not an http or https URL.
+        MopConfigError: If the server does not return a valid list.
     """
     reply = ask(route(url, LIST_PATH, hint), token=token)
     if reply.status != 200:

@@ -1,4 +1,4 @@
-"""``mop-config show``: the JSON that a server would answer with."""
+"""``mop-config show``: print the JSON that a server would serve."""
 
 import difflib
 import json
@@ -17,15 +17,15 @@ from .server_api import fetch, read_token, token_option
 
 @click.command(epilog="Example: mop-config show config/endpoints.txt --diff http://127.0.0.1:8000")
 @click.argument("file", required=False, callback=not_empty)
-@click.option("--diff", "url", metavar="URL", help="Compare with what this server serves.")
+@click.option("--diff", "url", metavar="URL", help="Compare with the list of this server.")
 @token_option
 @env_file_option
 def show(file: str | None, url: str | None, token_file: str | None) -> int:
-    """Print the list that FILE gives: what the server would answer with.
+    """Print the list of FILE as the server would serve it.
 
-    On a terminal it is indented; in a pipe it is the answer's body and a newline. Exit 1
-    where the file has errors. With --diff, print how a running server's list (-) differs
-    from the file's (+); exit 1 where it does.
+    On a terminal the JSON is indented; in a pipe it is the response body and a newline. Exit 1
+    if the file has errors. With --diff, print how the list of a running server (-) differs
+    from the list of the file (+), and exit 1 if they differ.
 
     FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt.
     """

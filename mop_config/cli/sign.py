@@ -1,4 +1,4 @@
-"""``mop-config sign``: a signed list without a server, for mirrors that have no key."""
+"""``mop-config sign``: sign a list without a server, for mirrors that have no key."""
 
 import sys
 import time
@@ -36,20 +36,23 @@ def _ttl(context: click.Context, parameter: click.Parameter, value: str | None) 
     help="Private key, JWK or PEM.",
 )
 @click.option(
-    "--ttl", metavar="TIME", callback=_ttl, help="How long it holds  [ENDPOINT_SIGNING_TTL, 7d]"
+    "--ttl",
+    metavar="TIME",
+    callback=_ttl,
+    help="Lifetime of the signed list  [ENDPOINT_SIGNING_TTL, 7d]",
 )
 @click.option(
     "--ver",
     type=click.IntRange(0, MAX_NUMBER),
     metavar="N",
-    help="Its version, in milliseconds; without it, the time.",
+    help="Version of the list, in milliseconds  [the current time]",
 )
 @env_file_option
 def sign(file: str, key_file: str, ttl: int | None, ver: int | None) -> int:
     """Print the list in FILE as a compact JWS, as the server would sign it.
 
-    A file with errors is not signed. Apps take no list with a lower version than one that
-    they had, so that the list signed last is the one that counts.
+    A file with errors is not signed. Apps refuse a list with a lower version than a list that
+    they had, so the list that was signed last is the valid one.
     """
     settings = Settings.from_environ()
     body, mtime = _list(file, settings)
@@ -64,7 +67,7 @@ def sign(file: str, key_file: str, ttl: int | None, ver: int | None) -> int:
             err=True,
         )
     exp = int(now) + (ttl or int(settings.signing_ttl))
-    # Without a newline, which would be no part of it: the output may be served as it is.
+    # No newline, which is not part of a JWS: the output may be served as it is.
     sys.stdout.write(key.sign(body, ver=ver, iat=int(now), exp=exp).decode())
     if sys.stdout.isatty():
         print()
@@ -72,13 +75,13 @@ def sign(file: str, key_file: str, ttl: int | None, ver: int | None) -> int:
 
 
 def _version(mtime: float, now: float) -> int:
-    """Give a version higher than those of before: two lists must never have the same one."""
-    # The clock of a file server may be ahead; a date beyond that is none.
+    """Return a version that is higher than all before: no two lists may have the same version."""
+    # The clock of a file server may be a little ahead; a later date is ignored.
     return int(max(mtime if mtime <= now + SKEW else 0.0, now) * 1000)
 
 
 def _list(file: str, settings: Settings) -> tuple[bytes, float]:
-    """Read a file; give its list as it is served, and its date in POSIX seconds."""
+    """Read a file; return its list as served, and its modification time in POSIX seconds."""
     name = etcd_key(file).text if is_etcd(file) else file
     source = open_source(replace(settings, source=name))
     texts: list[SourceText] = []

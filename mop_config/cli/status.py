@@ -1,4 +1,4 @@
-"""``mop-config status``: how a running server is, on one screen."""
+"""``mop-config status``: show the state of a running server on one screen."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from .input import not_empty
 from .server_api import ServerReply, problem_line, report, token_option
 
 _PATH = "/api/v1/config/status"
-#: Lines of each part: all of it fits on a screen.
+#: Maximum number of lines of each part, so that everything fits on one screen.
 _PROBLEMS, _ENDPOINTS, _RELOADS = 5, 8, 5
 _COLOURS = {Level.GOOD: "green", Level.WARN: "yellow", Level.BAD: "red"}
 _TEXTS = Texts("en")
@@ -30,7 +30,7 @@ Line = tuple[str, str, str | None]
 @token_option
 @env_file_option
 def status(url: str | None, as_json: bool, token_file: str | None) -> int:
-    """Show how the server at URL is: state, problems, workers, endpoints, last reloads.
+    """Show the state of the server at URL: problems, workers, endpoints, last reloads.
 
     Exit 0 if all is well, else 1: the list is not fresh, entries are left out, endpoints are
     down, workers differ, or the server does not answer. Warnings are no failure.
@@ -46,11 +46,13 @@ def status(url: str | None, as_json: bool, token_file: str | None) -> int:
         findings = verdict(document)
         lines = list(_lines(reply, document))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        raise MopConfigError(f"{reply.url} gives no status") from None
+        raise MopConfigError(
+            f"{reply.url} did not return a status; is this a mop-config server?"
+        ) from None
     ok = findings[0].level is Level.GOOD
     if as_json:
-        told = [{"level": f.level, "text": f.say(_TEXTS)} for f in findings]
-        print(json.dumps({"ok": ok, "findings": told, **document}, indent=2))
+        reported = [{"level": f.level, "text": f.say(_TEXTS)} for f in findings]
+        print(json.dumps({"ok": ok, "findings": reported, **document}, indent=2))
     else:
         _print(lines)
     return int(not ok)
@@ -65,7 +67,7 @@ def _print(lines: list[Line]) -> None:
 
 
 def _lines(reply: ServerReply, document: dict[str, Any]) -> Iterator[Line]:
-    """Give a label, a text and a colour for each line of the screen."""
+    """Yield the label, text and colour of each line of the screen."""
     for index, finding in enumerate(verdict(document)):
         if index == 0 or finding.level is not Level.GOOD:
             yield "" if index else "status", finding.say(_TEXTS), _COLOURS[finding.level]
@@ -119,8 +121,8 @@ def _endpoints(health: dict[str, Any] | None) -> Iterator[Line]:
 def _problems(document: dict[str, Any]) -> Iterator[Line]:
     counts = problem_counts(document)
     errors, warnings = counts["error"], counts["warning"]
-    told = f"{_TEXTS('problems.errors', n=errors)}, {_TEXTS('problems.warnings', n=warnings)}"
-    yield "problems", told, "red" if errors else None
+    totals = f"{_TEXTS('problems.errors', n=errors)}, {_TEXTS('problems.warnings', n=warnings)}"
+    yield "problems", totals, "red" if errors else None
     problems = sorted(document["problems"], key=lambda problem: problem["severity"] != "error")
     for problem in problems[:_PROBLEMS]:
         yield "", problem_line(problem), None

@@ -1,4 +1,4 @@
-"""``mop-config token``: tokens for the server's clients and operators."""
+"""``mop-config token``: make access tokens for the server's clients and operators."""
 
 import json
 import secrets
@@ -8,14 +8,14 @@ import click
 
 from ..server.auth.tokens import ADMIN, NAME_RULE, READ, Token, digest, is_name, line_of
 
-#: Found by programs that look for secrets where none should be.
+#: Prefix by which secret scanners recognise our tokens.
 _PREFIX = "mop_"
 _BYTES = 32
 
 
 @click.group(epilog="Example: mop-config token new phone-app")
 def token() -> None:
-    """Make tokens that the server takes."""
+    """Make access tokens for the server."""
 
 
 def _name(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -31,8 +31,8 @@ def _name(context: click.Context, parameter: click.Parameter, value: str) -> str
 def new(name: str, admin: bool, as_json: bool) -> int:
     """Make a token, and print it together with its line for ENDPOINT_TOKENS_FILE.
 
-    The token is shown this once: the line holds its SHA-256 only. NAME is what the server's
-    logs call whoever shows it.
+    The token is never shown again: the line holds only its SHA-256 digest. The server's log
+    shows NAME for requests with this token.
     """
     secret = _PREFIX + secrets.token_urlsafe(_BYTES)
     made = Token(name, digest(secret), admin)

@@ -1,4 +1,4 @@
-"""``mop-config verify``: whether a signed list is one that an app would take."""
+"""``mop-config verify``: check whether an app would accept a signed list."""
 
 import json
 import sys
@@ -25,14 +25,14 @@ _MAX_KEY_BYTES = 65536
     required=True,
     help="Public key: JWK, JWK set or PEM; may be given more than once.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the finding as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @token_option
 def verify(source: str, key_files: tuple[str, ...], as_json: bool, token_file: str | None) -> int:
-    """Check the signed list in FILE, or that the server at URL hands out.
+    """Check the signed list in FILE, or the signed list that the server at URL serves.
 
-    Exit 1, and the reason, where no key has signed it, it has expired, or its version is more than
-    a day ahead. An app also refuses
-    a list that is older than one it had, which nobody else can know.
+    Exit 1 with the reason if none of the keys has signed the list, if it has expired, or if its
+    version is more than a day ahead. An app also refuses a list that is older than one that it
+    had, which only the app can know.
     """
     keys = _keys(key_files)
     text = _fetched(source, token_file) if is_url(source) else _read(source)

@@ -1,4 +1,4 @@
-"""``mop-config watch``: each change of a served list, when it comes."""
+"""``mop-config watch``: print each change of a served list as it happens."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from .options import SECONDS
 from .output import say
 from .server_api import LIST_PATH, ServerReply, ask, read_token, route, token_option
 
-#: Seconds beyond the wait after which a silent server counts as gone.
+#: Seconds beyond the wait after which a silent server counts as lost.
 _GRACE = 10.0
 _SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 
@@ -42,45 +42,46 @@ _SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "ye
     metavar="SECONDS",
     default=30.0,
     show_default=True,
-    help="How often to ask a server that cannot hold its answers.",
+    help="Pause between two requests to a server without long polls.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON document an event.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document for each event.")
 @token_option
 def watch(
     url: str, command: str | None, interval: float, as_json: bool, token_file: str | None
 ) -> None:
-    """Follow the list that the server at URL hands out, and print what changes.
+    """Follow the list of the server at URL, and print each change.
 
-    A line an endpoint: + added, - removed, ~ changed. A change shows at once where the server
-    supports long polls. A server that is lost is asked until it is back; a list that is empty
-    or none is told, and not applied. Exit 1 where there is none to begin with; Ctrl-C ends it.
+    Each endpoint takes a line: + added, - removed, ~ changed. A change is printed at once where
+    the server supports long polls. If the server stops answering, it is retried until it returns.
+    An empty or invalid list is reported but not applied. Exit 1 if there is no list to begin
+    with; Ctrl-C ends the command.
 
-    The command runs once at a time, for the newest list; it may fail. With --json what it
-    prints goes to standard error.
+    Only one --exec command runs at a time, for the newest list; a failure is reported. With
+    --json its output goes to standard error.
     """
     where = route(url, LIST_PATH, "URL")
     follower = ListFollower(interval, random.random)
-    teller = _Teller(where, as_json=as_json)
+    printer = _EventPrinter(where, as_json=as_json)
     while True:
         step = _attempt(follower, where, token_file)
         for event in step.events:
-            teller.tell(event)
+            printer.print(event)
             if event.name == "changed" and command is not None:
                 _run(command, event.config, quiet=as_json)
         time.sleep(step.pause)
 
 
 def _attempt(follower: ListFollower, where: str, token_file: str | None) -> Step:
-    """Ask once.
+    """Send one request, and return its events and the next pause.
 
     Raises:
-        MopConfigError: If there is no list to begin with.
+        MopConfigError: If the first request gives no list.
     """
     headers = {} if follower.etag is None else {"If-None-Match": follower.etag}
     began = time.monotonic()
     reply: ServerReply | None = None
     try:
-        token = read_token(token_file)  # anew each time: it may have been replaced
+        token = read_token(token_file)  # read each time, because the file may have been replaced
         reply = ask(f"{where}?wait={WAIT}", token=token, headers=headers, timeout=WAIT + _GRACE)
         if reply.status not in ({200} if follower.etag is None else {200, 304}):
             raise reply.refusal()
@@ -119,7 +120,7 @@ def _run(command: str, config: EndpointConfig, *, quiet: bool) -> None:
         _warn(f"the command failed with exit code {done.returncode}")
 
 
-class _Teller:
+class _EventPrinter:
     """Prints events: for people, in lines for a pipe, or as JSON."""
 
     def __init__(self, where: str, *, as_json: bool) -> None:
@@ -127,7 +128,7 @@ class _Teller:
         self._as_json = as_json
         self._terminal = sys.stdout.isatty()
 
-    def tell(self, event: ListEvent) -> None:
+    def print(self, event: ListEvent) -> None:
         now = datetime.now(UTC)
         at = f"{now.astimezone():%X}" if self._terminal else f"{now:%Y-%m-%dT%H:%M:%SZ}"
         if self._as_json:

@@ -96,7 +96,9 @@ class TestStatus:
         with handmade(lambda request: (200, {}, body)) as server:
             result = run("status", server.url)
         assert (result.returncode, result.stdout) == (1, "")
-        assert result.stderr == f"mop-config: {server.url}/api/v1/config/status gives no status\n"
+        where = f"{server.url}/api/v1/config/status"
+        expected = f"{where} did not return a status; is this a mop-config server?"
+        assert result.stderr == f"mop-config: {expected}\n"
 
     def test_a_server_that_is_hostile_or_away(self, tmp_path: Path) -> None:
         """Nothing that it says reaches the terminal as a command to it."""
