@@ -1,4 +1,4 @@
-"""One health round over a thousand endpoints."""
+"""One health round of a manager that knows a thousand endpoints: the best of them are checked."""
 
 import socket
 import time
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from mop_config.client import EndpointManager, Policy
+from mop_config.client.pool.pool import WATCHED
 
 from ..waiting import wait_for
 from .handmade import NOBODY
@@ -49,6 +50,13 @@ def report(how: str, cpu: float, wall: float, peak: Peak) -> None:
     assert cpu <= 2.0
 
 
+def best_are_healthy(manager: EndpointManager) -> bool:
+    """Whether the best endpoints have been checked and are healthy, and no other was checked."""
+    checked = [endpoint.url for endpoint in manager.api_endpoints if endpoint.last_checked]
+    best = manager.api_endpoints[:WATCHED]
+    return checked == [e.url for e in best] and all(e.state == "healthy" for e in best)
+
+
 @pytest.mark.alone
 def test_by_hand(server: SocketServer) -> None:
     """At most 64 sockets at a time, and two seconds of CPU."""
@@ -57,7 +65,7 @@ def test_by_hand(server: SocketServer) -> None:
     cpu, wall = time.process_time(), time.monotonic()
     manager.check_all()
     report("by hand", time.process_time() - cpu, time.monotonic() - wall, peak)
-    assert all(e.state == "healthy" for e in manager.api_endpoints)
+    assert best_are_healthy(manager)
 
 
 @pytest.mark.alone
@@ -67,6 +75,6 @@ def test_by_the_schedule(server: SocketServer) -> None:
     peak = Peak(manager)
     cpu, wall = time.process_time(), time.monotonic()
     with manager:
-        wait_for(lambda: all(e.last_checked for e in manager.api_endpoints), seconds=60, every=0.1)
+        wait_for(lambda: best_are_healthy(manager), seconds=60, every=0.1)
         report("by the schedule", time.process_time() - cpu, time.monotonic() - wall, peak)
-        assert all(e.state == "healthy" for e in manager.api_endpoints)
+        assert best_are_healthy(manager)
