@@ -180,7 +180,8 @@ def test_the_same_rules_as_for_a_file(cluster: Cluster, key: str, tmp_path: Path
     bad: list[tuple[str | bytes | None, str]] = [
         ("", "no usable endpoint"),
         ("DomainList:\n", "no usable endpoint"),
-        (b"\xff\xfe", "not UTF-8"),
+        (b"\xff", "not UTF-8"),
+        (b"\xff\xfe", "UTF-16"),
         ("DomainList:\nx\0\n", "NUL"),
         (None, "there is no such key"),
     ]
