@@ -16,13 +16,15 @@ _signals = Namespace()
 
 config_reloaded = _signals.signal(
     "config-reloaded",
-    doc="""Another endpoint list is served now. Sent by the ``Store`` with ``snapshot``
-    (the new ``Snapshot``), ``previous`` (the one before it, or None) and ``trigger``.""",
+    doc="""Another endpoint list is served now. Sent by the ``SnapshotStore`` with
+    ``snapshot`` (the new ``Snapshot``), ``previous`` (the one before it, or None)
+    and ``trigger``.""",
 )
 config_rejected = _signals.signal(
     "config-rejected",
-    doc="""A text was refused or could not be read; what was served stays. Sent by the
-    ``Store`` with ``reason`` (str), ``problems`` (tuple of ``Problem``) and ``trigger``.""",
+    doc="""A text was refused or could not be read, and the served list stays. Sent by the
+    ``SnapshotStore`` with ``reason`` (str), ``problems`` (tuple of ``Problem``)
+    and ``trigger``.""",
 )
 endpoint_switched = _signals.signal(
     "endpoint-switched",
@@ -43,7 +45,7 @@ endpoint_recovered = _signals.signal(
 )
 all_endpoints_down = _signals.signal(
     "all-endpoints-down",
-    doc="""Every endpoint of a kind is down: told once, until one recovers. Sent by a manager
+    doc="""Every endpoint of a kind is down: sent once, until one recovers. Sent by a manager
     with ``kind`` and ``urls``.""",
 )
 endpoints_updated = _signals.signal(
