@@ -211,8 +211,10 @@ class Background:
             next_check = min(core.api.next_due(), core.socketio.next_due())
         self._check_queue(manager.policy.probe_parallelism)
         if now >= self._next_update and not self._updating:
+            # The thread clears the flag, maybe before the spawn returns.
             self._updating = True
-            self._updating = self._try_spawn(self._update, "mop-config-update") is not None
+            if self._try_spawn(self._update, "mop-config-update") is None:
+                self._updating = False
         if self._watching and (self._watcher is None or not self._watcher.is_alive()):
             self._watcher = self._try_spawn(self._watch, "mop-config-watch")
         if self._short_of_resources:
