@@ -25,7 +25,10 @@ def offering(context: ssl.SSLContext, protocols: Sequence[str]) -> ssl.SSLContex
     class Socket(ssl.SSLSocket):
         def do_handshake(self, block: bool = False) -> None:
             self.context = lender
-            super().do_handshake(block)
+            if block:
+                super().do_handshake(block)
+            else:  # gevent's sockets take no argument
+                super().do_handshake()
 
     class Object(ssl.SSLObject):
         def do_handshake(self) -> None:

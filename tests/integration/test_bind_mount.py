@@ -54,14 +54,14 @@ def test_a_replaced_or_removed_original_is_said(
         change(host)
         wait_for(lambda: server.all_are("stale"), what="every worker says it")
         assert server.get("/ready").status == 200
-        assert "mount the folder" in reason(server)
+        wait_for(lambda: "mount the folder" in reason(server), what="each worker knows why")
         assert "mount the folder" in server.status()["last_reload"]["error"]
         assert not successful(server)
         assert server.all_serve("c.example", "d.example")
         with running(tmp_path, inside, ENDPOINT_STATE_DIR=str(tmp_path / "other")) as second:
             assert second.all_serve("c.example", "d.example"), "it is all that there is"
             assert second.all_are("stale")
-            assert "mount the folder" in reason(second)
+            wait_for(lambda: "mount the folder" in reason(second), what="each worker knows why")
 
 
 def test_a_file_whose_mount_is_made_anew_is_fresh_again(tmp_path: Path) -> None:
