@@ -65,7 +65,7 @@ def test_two_containers_that_share_a_state_folder(place: Path) -> None:
         for server in (one, two):
             follows(server)
         pids = [[worker["pid"] for worker in s.status()["workers"]] for s in (one, two)]
-        # Threads take numbers too, so that a later worker's may differ; one that is shared shows it.
+        # Threads take numbers too, so that one of the two may differ.
         assert set(pids[0]) & set(pids[1]), "some are the same, or this shows nothing"
         assert len(pids[0]) == len(pids[1]) == 2
         assert len(list((place / "state").rglob("*.worker.*"))) == 4
