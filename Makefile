@@ -1,6 +1,6 @@
 # make serve   run the server on config/endpoints.txt
 # make test    install what the tests need, and run them
-# make quick   formatting, lint, types, and the tests that start no server: at most a minute
+# make quick   formatting, lint, types, and the quick tests that start no server: about a minute
 # make check   formatting, lint and types
 # make bench   run the benchmarks and write benchmarks/RESULTS.md
 
@@ -21,7 +21,7 @@ test: $(VENV)/test.stamp debian
 	$(BIN)/python -m pytest -m alone
 
 quick: check
-	$(BIN)/python -m pytest -q -n 2 -m 'not alone and not server'
+	$(BIN)/python -m pytest -q -n 2 -m 'not alone and not server and not slow'
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .

@@ -290,6 +290,7 @@ def _three_parts(sock: socket.socket) -> None:
     _head(sock)
 
 
+@pytest.mark.slow
 def test_cancelled_requests_cost_no_place_in_a_pool() -> None:
     """Thousands of them, in anyio's scopes and by tasks that are cancelled at any moment."""
     counted = Counted(0.002)

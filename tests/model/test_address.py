@@ -96,6 +96,7 @@ ENDPOINTS = st.lists(
 
 
 @given(ENDPOINTS, ENDPOINTS)
+@pytest.mark.slow
 def test_the_wire_form_survives_the_way_there_and_back(
     api: tuple[Endpoint, ...], socket: tuple[Endpoint, ...]
 ) -> None:

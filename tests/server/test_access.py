@@ -107,6 +107,7 @@ class TestAuthorise:
             assert refusal.user is None
 
     @given(st.text(max_size=40), st.sampled_from(METHODS))
+    @pytest.mark.slow
     def test_anything(self, text: str, method: str) -> None:
         """Never raises, and never lets anybody in who shows nothing good."""
         for authorization in (text, f"Bearer {text}", f"Basic {text}", basic(text)):

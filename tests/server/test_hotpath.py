@@ -90,6 +90,7 @@ QUERIES = ["", "x=1", "wait", "wait=", "wait=0", "wait=61", "wait=-1", "wait=x",
 QUERIES += ["wait=0&wait=0"]
 
 
+@pytest.mark.slow
 def test_every_combination_of_conditions(sides: Sides) -> None:
     """Methods, encodings, tags and dates, each with each."""
     tag, packed = f'"{sides.etag}"', f'"{sides.etag}-gzip"'
@@ -104,6 +105,7 @@ def test_every_combination_of_conditions(sides: Sides) -> None:
         sides.ask(method, **{name: v for name, v in headers.items() if v is not None})
 
 
+@pytest.mark.slow
 def test_every_combination_where_lists_are_signed(tmp_path: Path) -> None:
     """Types, too, each with each: either form at the list's address, and its own tag."""
     key = tmp_path / "key.json"
@@ -129,6 +131,7 @@ def test_every_combination_where_lists_are_signed(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_every_odd_path_and_query(sides: Sides) -> None:
     """With a tag and without, so that a wait would matter."""
     for method, path, query in itertools.product(METHODS, PATHS, QUERIES):
@@ -147,6 +150,7 @@ def test_every_odd_path_and_query(sides: Sides) -> None:
     ),
 )
 @settings(max_examples=300)
+@pytest.mark.slow
 def test_anything(
     sides: Sides, method: str, path: str, query: str, headers: dict[str, str]
 ) -> None:

@@ -817,6 +817,7 @@ def test_no_text_makes_the_parser_raise(text: str) -> None:
     ],
     ids=lambda line: repr(line[:6]),
 )
+@pytest.mark.slow
 def test_a_monstrous_line_takes_no_more_than_its_length(line: str) -> None:
     """No expression backtracks: three million characters are through in seconds, not hours."""
     built("DomainList:\n" + line)
@@ -839,6 +840,7 @@ _LIST = st.sampled_from(["domainlist", "mylist", "iplist"])
     st.sampled_from(list(Section)),
     st.builds("{}{}{}".format, _HOST | _IP | _LIST, _PORT, _MORE),
 )
+@pytest.mark.slow
 def test_the_common_line_is_read_as_any_other(section: Section, line: str) -> None:
     """The short way gives what the long way gives, which a form feed leads to."""
     short, long = (parse(f"{section}:\n{text}\n") for text in (line, line + "\x0c"))

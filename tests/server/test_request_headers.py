@@ -61,6 +61,7 @@ def test_a_huge_value_costs_no_time(client: FlaskClient, path: str, name: str) -
 
 
 @pytest.mark.parametrize("name", ["Accept", "Accept-Encoding", "If-None-Match"])
+@pytest.mark.slow
 def test_values_of_strangers_are_not_kept(client: FlaskClient, name: str) -> None:
     """40 different values of 100 KB leave less behind than one of them."""
 
@@ -81,6 +82,7 @@ def test_values_of_strangers_are_not_kept(client: FlaskClient, name: str) -> Non
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_queries_of_strangers_are_not_kept(client: FlaskClient) -> None:
     """The same for the query, whatever limit of a request line the server in front has."""
 

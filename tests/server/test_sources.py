@@ -109,6 +109,7 @@ def test_a_file_without_permission_is_unreadable(tmp_path: Path) -> None:
     assert os.waitpid(pid, 0)[1] == 0
 
 
+@pytest.mark.slow
 def test_a_file_that_grows_while_it_is_read_is_told_from_a_whole_one(tmp_path: Path) -> None:
     """What was read is a part that nobody wrote; it may not be served."""
     path = tmp_path / "x"

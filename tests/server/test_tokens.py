@@ -88,6 +88,7 @@ class TestFile:
         assert (parsed.bad, len(parsed.faults)) == (5000, MAX_FAULTS)
 
     @given(st.binary(max_size=200))
+    @pytest.mark.slow
     def test_anything(self, data: bytes) -> None:
         """Never raises, and never takes what is no digest."""
         for token in parse(data).tokens:
