@@ -1,6 +1,6 @@
-"""QR codes: the texts that hand an app its endpoints, and images of them.
+"""Images of QR codes: drawn by segno, read by zxing-cpp.
 
-Neither the encoder nor the decoder is imported before it is used.
+Neither library is imported before it is used.
 """
 
 import contextlib
@@ -10,31 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtra, PayloadError, QrTooLong, QrUnreadable
-from ..model.codec import QR_FORMATS, QrData
-from ..model.codec import dumps_qr as dumps
-from ..model.codec import loads_qr as parse
 from ..model.endpoint import EndpointConfig
-from .text import CAPACITIES, CAPACITY, CAPACITY_UTF8, MAX_LIMIT, Offer, QrText, check, fit
+from .text import CAPACITY, CAPACITY_UTF8, fit
 
 if TYPE_CHECKING:
     from segno import QRCode
-
-__all__ = [
-    "CAPACITIES",
-    "CAPACITY",
-    "MAX_LIMIT",
-    "QR_FORMATS",
-    "Offer",
-    "QrData",
-    "QrText",
-    "check",
-    "dumps",
-    "fit",
-    "image",
-    "modules",
-    "parse",
-    "scan",
-]
 
 #: Modules of white around a code (ISO/IEC 18004).
 QUIET_ZONE = 4
