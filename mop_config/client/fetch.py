@@ -100,8 +100,8 @@ class Fetcher:
         left = backend.left()
         extensions: dict[str, Any] = {"timeout": {"read": left, "write": left, "pool": left}}
         name = server_names.get(origin_of(where))
-        backend.server_name = name or where.host.strip("[]") if where.scheme == "https" else None
-        extensions["sni_hostname"] = backend.server_name
+        backend.tls_name = name or where.host.strip("[]") if where.scheme == "https" else None
+        extensions["sni_hostname"] = backend.tls_name
         if name is not None:
             headers = {**headers, "Host": name if where.port is None else f"{name}:{where.port}"}
         with (

@@ -290,12 +290,12 @@ class _DirectConnection:
 
     def __init__(self, prober: Prober, endpoint: Endpoint, deadline: float) -> None:
         url = parse_url(endpoint.url)
-        name = endpoint.server_name or url.host
+        name = endpoint.host_name
         self._prober = prober
         self._deadline = deadline
         port = url.port or DEFAULT_PORTS[url.scheme]
-        server_name = name.strip("[]") if url.scheme in {"https", "wss"} else None
-        self._place = Place(url.host, port, server_name)
+        tls_name = name.strip("[]") if url.scheme in {"https", "wss"} else None
+        self._place = Place(url.host, port, tls_name)
         self._authority = name if port == DEFAULT_PORTS[url.scheme] else f"{name}:{port}"
         self._sock: socket.socket | None = None
         self.connected = False

@@ -53,6 +53,11 @@ class Endpoint:
         if self.server_name is not None:
             check_server_name(self.server_name)
 
+    @property
+    def host_name(self) -> str:
+        """The name in the ``Host`` header and the certificate: the server name, else the host."""
+        return self.server_name or parse_url(self.url).host
+
     @classmethod
     def parse(cls, url: str, priority: int = 0, server_name: str | None = None) -> "Endpoint":
         """Build an endpoint from any spelling of its URL and server name.

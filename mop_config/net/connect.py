@@ -25,12 +25,12 @@ class Place(NamedTuple):
     Attributes:
         host: A host name or an IP address, in brackets if IPv6.
         port: The port.
-        server_name: The name that the certificate must be for, or None without TLS.
+        tls_name: The name that the certificate must be for, or None without TLS.
     """
 
     host: str
     port: int
-    server_name: str | None
+    tls_name: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,8 +281,8 @@ class _Dial:
     def _run(self) -> Generator[int, None, None]:
         """Yield the events to wait for."""
         yield from self._connect()
-        if self._place.server_name is not None:
-            yield from self._secure(self._place.server_name)
+        if self._place.tls_name is not None:
+            yield from self._secure(self._place.tls_name)
 
     def _connect(self) -> Generator[int, None, None]:
         family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
@@ -300,10 +300,10 @@ class _Dial:
             # The constructor picks the subclass that belongs to the code.
             raise OSError(code, os.strerror(code))
 
-    def _secure(self, server_name: str) -> Generator[int, None, None]:
+    def _secure(self, tls_name: str) -> Generator[int, None, None]:
         assert self._sock is not None  # noqa: S101 - connected just before
         sock = self._options.tls.wrap_socket(
-            self._sock, server_hostname=server_name, do_handshake_on_connect=False
+            self._sock, server_hostname=tls_name, do_handshake_on_connect=False
         )
         self._sock = sock
         while True:

@@ -162,4 +162,4 @@ def test_a_member_is_what_it_gives() -> None:
     track = Track()
     member = track.race.start(0.0)
     assert isinstance(member, PoolMember)
-    assert member.target.server_name == "a.example"
+    assert member.target.tls_name == "a.example"

@@ -65,7 +65,7 @@ def test_target(
 ) -> None:
     """Address, name of the certificate, path and Host of each sort of endpoint."""
     target = target_of(Endpoint(url, 3, server_name))
-    assert (target.host, target.port, target.server_name) == (host, port, name)
+    assert (target.host, target.port, target.tls_name) == (host, port, name)
     assert (target.scheme, target.prefix) == (scheme.encode(), prefix.encode())
     assert target.authority == authority.encode()
     assert target.origin == f"{scheme}://{authority}"

@@ -15,7 +15,7 @@ class Target:
     Attributes:
         host: Host to connect to; IPv6 in brackets.
         port: Port to connect to.
-        server_name: Name that its certificate must be for, or None without TLS.
+        tls_name: Name that its certificate must be for, or None without TLS.
         scheme: ``http`` or ``https``, as HTTP's wire needs it.
         prefix: Path of its URL without a final ``/``.
         authority: What the ``Host`` header must say.
@@ -26,7 +26,7 @@ class Target:
 
     host: str
     port: int
-    server_name: str | None
+    tls_name: str | None
     scheme: bytes
     prefix: bytes
     authority: bytes
@@ -36,7 +36,7 @@ class Target:
     @property
     def place(self) -> Place:
         """Where to connect to."""
-        return Place(self.host, self.port, self.server_name)
+        return Place(self.host, self.port, self.tls_name)
 
 
 @lru_cache(maxsize=4096)
@@ -44,17 +44,17 @@ def target_of(endpoint: Endpoint) -> Target:
     """Work out where an endpoint is; a WebSocket scheme stands for its HTTP one."""
     url = parse_url(endpoint.url)
     secure = url.scheme in {"https", "wss"}
-    name = endpoint.server_name or url.host
+    name = endpoint.host_name
     port = url.port or DEFAULT_PORTS[url.scheme]
     authority = name if port == DEFAULT_PORTS[url.scheme] else f"{name}:{port}"
     scheme = "https" if secure else "http"
     return Target(
         host=url.host,
         port=port,
-        server_name=name.strip("[]") if secure else None,
+        tls_name=name.strip("[]") if secure else None,
         scheme=scheme.encode(),
         prefix=url.path.rstrip("/").encode(),
         authority=authority.encode(),
         origin=f"{scheme}://{authority}",
-        key=f"{endpoint.url} {endpoint.server_name or ''}".strip().encode(),
+        key=f"{endpoint.url} {name}".encode(),
     )

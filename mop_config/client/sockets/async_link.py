@@ -98,7 +98,7 @@ class AsyncLink:
         """Connect, and ask for the namespaces."""
         # aiohttp takes the name for Host, TLS and certificate from the URL.
         target = self.member.target
-        url, path = engine_url(target, self.member.endpoint.server_name or target.host)
+        url, path = engine_url(target, self.member.endpoint.host_name)
         await self.engine.connect(url, dict(headers), transports, path)
 
     async def _request_namespaces(self) -> None:

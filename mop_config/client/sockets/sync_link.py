@@ -148,7 +148,7 @@ class SyncLink:
 
     def __init__(self, client: Any, member: PoolMember) -> None:
         target, tls = member.target, client._endpoints.options.tls
-        authority, name = target.authority.decode(), target.server_name
+        authority, name = target.authority.decode(), target.tls_name
         self.member = member
         self.handshake = NamespaceHandshake(client.connection_namespaces, client.packet_class)
         self.is_retired = False  # whether another connection has taken its place

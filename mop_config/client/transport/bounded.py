@@ -26,7 +26,7 @@ class BoundedBackend(httpcore2.NetworkBackend):
 
     Attributes:
         connected: Whether a connection stood, to the server itself where that can be seen.
-        server_name: The name that the server's certificate must be for, or None without TLS.
+        tls_name: The name that the server's certificate must be for, or None without TLS.
         proxy: The scheme of the proxy that is connected to, or None without one.
     """
 
@@ -42,7 +42,7 @@ class BoundedBackend(httpcore2.NetworkBackend):
     ) -> None:
         self.hold = hold
         self.connected = False
-        self.server_name: str | None = None
+        self.tls_name: str | None = None
         self.proxy: str | None = None
         self._options = options
         self._resolver = resolver
@@ -87,14 +87,14 @@ class BoundedBackend(httpcore2.NetworkBackend):
         until = now + min(left, max(self._connect_timeout, self._look_up))
         options = self._options.for_dial(min(left, self._connect_timeout), until)
         if self.proxy is None:
-            sock = connect(Place(host, port, self.server_name), options, self._resolver, self.hold)
+            sock = connect(Place(host, port, self.tls_name), options, self._resolver, self.hold)
         else:
             try:
                 sock = connect(Place(host, port, None), options, self._resolver, self.hold)
             except OSError as error:
                 raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
         self._connect_until = time.monotonic() + self._connect_timeout
-        self.connected = self.proxy is None or self.server_name is None
+        self.connected = self.proxy is None or self.tls_name is None
         return BoundedStream(SyncStream(sock), self, self.proxy == "https")
 
 

@@ -62,7 +62,7 @@ class _Detour:
     ) -> None:
         self._target = target_of(endpoint)
         self._backend = backend
-        backend.proxy, backend.server_name = proxy.url.scheme, self._target.server_name
+        backend.proxy, backend.tls_name = proxy.url.scheme, self._target.tls_name
         self._pool = options.proxy_pool(proxy, backend)
         self.path = self._target.prefix.decode()
         self.connected = False
@@ -93,7 +93,7 @@ class _Detour:
                 content=body.encode() or None,
                 extensions={
                     "timeout": {"read": left, "write": left, "pool": left},
-                    "sni_hostname": at.server_name,
+                    "sni_hostname": at.tls_name,
                 },
             ) as response:
                 if response.status == _NEEDS_CREDENTIALS:
@@ -107,7 +107,7 @@ class _Detour:
         about = {name.lower(): value.decode("latin-1") for name, value in response.headers}
         self.status, self.retry_after = response.status, about.get(b"retry-after")
         tls = response.extensions["network_stream"].get_extra_info("ssl_object")
-        if tls is not None and self._target.server_name is not None:
+        if tls is not None and self._target.tls_name is not None:
             self.certificate_expires, self.name_matches = expiry(tls), True
 
     def close(self) -> None:

@@ -90,7 +90,7 @@ def by_proxy(
     request: httpx2.Request, target: Target, timeouts: dict[str, Any]
 ) -> httpcore2.Request:
     """Address a request to one endpoint, by the host that a proxy has to connect to."""
-    sni = target.server_name
+    sni = target.tls_name
     more = {**request.extensions, "timeout": timeouts, "sni_hostname": sni}
     return _addressed(request, target, target.host.encode(), more)
 

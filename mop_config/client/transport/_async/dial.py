@@ -125,19 +125,19 @@ async def _connect_one(
         stream = await httpcore2.AnyIOBackend().connect_tcp(
             address, place.port, seconds, options.local_address, options.socket_options
         )
-        return await _secured(stream, place.server_name, options, seconds)
+        return await _secured(stream, place.tls_name, options, seconds)
 
 
 async def _secured(
     stream: httpcore2.AsyncNetworkStream,
-    server_name: str | None,
+    tls_name: str | None,
     options: DialOptions,
     seconds: float,
 ) -> httpcore2.AsyncNetworkStream:
-    if server_name is None:
+    if tls_name is None:
         return stream
     try:
-        return await stream.start_tls(options.tls, server_name, seconds)
+        return await stream.start_tls(options.tls, tls_name, seconds)
     except BaseException:
         # httpcore closes it after an error, but not when the race calls the dial off.
         await stream.aclose()

@@ -50,7 +50,7 @@ class AsyncProxyBackend(httpcore2.AsyncNetworkBackend):
             stream = await connect_async(Place(host, port, None), options, self._resolver)
         except (OSError, httpcore2.NetworkError, httpcore2.TimeoutException) as error:
             raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
-        route.ready = route.member.target.server_name is None
+        route.ready = route.member.target.tls_name is None
         until = None if route.ready else min(route.until, time.monotonic() + options.timeout)
         return AsyncProxyStream(stream, until, proxys_tls=self._proxys_tls)
 

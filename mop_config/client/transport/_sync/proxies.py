@@ -57,7 +57,7 @@ class ProxyBackend(httpcore2.NetworkBackend):
             sock = connect(Place(host, port, None), options, self._resolver)
         except OSError as error:
             raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
-        plan.ready = plan.member.target.server_name is None
+        plan.ready = plan.member.target.tls_name is None
         until = None if plan.ready else min(plan.until, time.monotonic() + options.timeout)
         return ProxyStream(sock, until, proxys_tls=self._proxys_tls)
 
