@@ -117,8 +117,8 @@ BAD = {
     "loop of links": (loop, "cannot be read"),
     "not UTF-8": (content(b"DomainList:\nx.example\n\xff\n"), "not UTF-8"),
     "NUL": (content(b"DomainList:\nx.example\n\0"), "NUL"),
-    "too large": (content(GOOD.encode() + b"#" * 9_000_000), "larger than 8388608"),
-    "100 MB of garbage": (content(b"\x01garbage\xfe" * 10_000_000), "larger than 8388608"),
+    "too large": (content(GOOD.encode() + b"#" * 1_100_000), "larger than 1048576"),
+    "100 MB of garbage": (content(b"\x01garbage\xfe" * 10_000_000), "larger than 1048576"),
     "empty": (content(b""), "no usable endpoint"),
     "nothing usable": (content(b"DomainList:\na_b\n"), "no usable endpoint"),
 }

@@ -1,5 +1,6 @@
 """From the source into the store: what is applied, what is refused, what is remembered."""
 
+import gc
 import json
 import os
 import pickle
@@ -15,9 +16,10 @@ from mop_config import signals
 from mop_config.errors import SourceError
 from mop_config.server.parsing.builder import UrlRules
 from mop_config.server.parsing.problems import Code
-from mop_config.server.parsing.render import EMPTY, EMPTY_BODY, render
-from mop_config.server.reload import renderer
+from mop_config.server.parsing.render import EMPTY, EMPTY_BODY
+from mop_config.server.reload import pipeline
 from mop_config.server.reload.pipeline import Reloader
+from mop_config.server.reload.short_turns import SWITCH_INTERVAL
 from mop_config.server.serving.snapshot import Snapshot
 from mop_config.server.serving.store import Result, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import Settings
@@ -276,7 +278,7 @@ def test_an_unexpected_failure_leaves_the_list_and_is_tried_again(
         raise MemoryError("no more")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loader.renderer, "render", fail)
+        patch.setattr(pipeline, "render", fail)
         site.file.write_text(OTHER)
         loader.load(Trigger.WATCH, quietly=True)
         view = loader.store.view
@@ -583,47 +585,24 @@ def test_a_text_that_is_none_is_refused_where_it_stops(
     assert (error.line, error.column, str(error)) == (line, column, "x")
 
 
-class TestOffload:
-    """Large files are rendered in a process of their own."""
+class TestShortTurns:
+    """Requests get the interpreter often while a list is rendered in their process."""
 
-    LARGE = b"DomainList:\n" + b"".join(b"host%d.example.com\n" % i for i in range(10_000))
-
-    def test_the_result_is_the_same(self) -> None:
-        """To the last byte."""
-        assert len(self.LARGE) > renderer.THRESHOLD
-        apart = renderer.Renderer().render(self.LARGE, UrlRules(), EMPTY_BODY)
-        assert apart == render(self.LARGE, UrlRules(), EMPTY_BODY)
-        assert isinstance(apart.problems, tuple)
-
-    def test_what_is_no_text_is_refused_as_ever(self) -> None:
-        """With code and place."""
-        with pytest.raises(SourceError) as caught:
-            renderer.Renderer().render(self.LARGE + b"\xff", UrlRules(), EMPTY_BODY)
-        assert caught.value.code == Code.NOT_UTF8
-        assert "line 10002" in str(caught.value)
-        assert (caught.value.line, caught.value.column) == (10002, 1)
-
-    def test_a_stop_does_not_wait_for_the_child(self, site: Site) -> None:
-        """It is ended, and that is no failure of the file."""
+    def test_they_end_with_the_rendering(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also where it fails."""
         site.file.write_text(GOOD)
         loader = site.boot()
-        loader.renderer.abort()
-        site.file.write_bytes(self.LARGE)
+        during: list[tuple[float, bool]] = []
+        before = sys.getswitchinterval(), gc.isenabled()
+
+        def fail(*_: object) -> None:
+            during.append((sys.getswitchinterval(), gc.isenabled()))
+            raise MemoryError("no more")
+
+        monkeypatch.setattr(pipeline, "render", fail)
+        site.file.write_text(OTHER)
         loader.load(Trigger.WATCH)
-        assert loader.store.view.history[0].result is Result.APPLIED
-        assert hosts(loader) == AB
-
-    def test_a_child_that_dies_is_an_error_that_leaves_the_list(
-        self, site: Site, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Whatever killed it."""
-        site.file.write_text(GOOD)
-        loader = site.boot()
-        with monkeypatch.context() as patch:
-            patch.setattr(renderer, "_PROGRAM", "import os; os.kill(os.getpid(), 9)")
-            site.file.write_bytes(self.LARGE)
-            loader.load(Trigger.WATCH)
-            assert loader.store.view.history[0].result is Result.ERROR
-            assert hosts(loader) == AB
-        loader.load(Trigger.POLL, quietly=True)
-        assert len(hosts(loader)) == 10_000
+        ((interval, collecting),) = during
+        assert interval == pytest.approx(SWITCH_INTERVAL)
+        assert not collecting
+        assert (sys.getswitchinterval(), gc.isenabled()) == before

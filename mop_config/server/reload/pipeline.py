@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import SourceError
 from ...model.codec import Difference, rfc3339
 from ..parsing.problems import MAX_KEPT, Code, Problem, Severity, first_problems
-from ..parsing.render import EMPTY_BODY, Rendering
+from ..parsing.render import EMPTY_BODY, Rendering, render
 from ..serving.snapshot import Snapshot
 from ..serving.store import Reload, Result, SnapshotStore, SourceState, Trigger
 from ..settings import Settings
@@ -19,7 +19,7 @@ from ..state.last_good import LastGood
 from ..state.ledger import LedgerLine, Release
 from ..state.releases import ReleaseStore
 from ..state.sightings import Sighting
-from .renderer import Renderer
+from .short_turns import short_turns
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,6 @@ class Reloader:
         self.source = source
         self.settings = settings
         self.store = store
-        self.renderer = Renderer()
         self.signature = Fingerprint(0)  # of the source when it was read last
         self.interrupted = False  # whether the first look found a writer at work
         self.reachable = True  # whether the source could be asked at all the last time
@@ -223,7 +222,7 @@ class Reloader:
             if isinstance(text, SourceError):
                 raise text
             served = self.store.view.snapshot.plain.body
-            rendering = self.renderer.render(text.data, self.settings.rules, served)
+            rendering = self._render(text.data, served)
             judge(rendering, self.settings, serving=self._serving())
             self._accept(self._dated(text), rendering, attempt)
         except SourceError as error:
@@ -233,8 +232,11 @@ class Reloader:
                 self._refuse(error, rendering, attempt)
         except Exception as error:
             self._fingerprint = b""  # so that the next poll tries again
-            if not self.renderer.aborted:
-                self._fail(_described(error), attempt)
+            self._fail(_described(error), attempt)
+
+    def _render(self, data: bytes, served: bytes) -> Rendering:
+        with short_turns():
+            return render(data, self.settings.rules, served)
 
     def _dated(self, text: SourceText) -> SourceText:
         """Date a text whose source does not: it counts from when a worker saw it first."""
@@ -370,7 +372,7 @@ class Reloader:
     def _from_memory(self, good: LastGood) -> Snapshot | None:
         """Make the snapshot of a last good text; None where it gives none any more."""
         try:
-            rendering = self.renderer.render(good.data, self.settings.rules, EMPTY_BODY)
+            rendering = self._render(good.data, EMPTY_BODY)
             snapshot = self._snapshot(rendering, good.last_modified, time.time())
         except Exception as error:
             logger.error("the last good list cannot be used: %s", error)

@@ -21,7 +21,6 @@ from ..sources.etcd_source import EtcdSource
 from .etcd_trigger import EtcdTrigger
 from .file_trigger import FileTrigger
 from .pipeline import Reloader
-from .renderer import Renderer
 from .requests import ReloadResponder
 
 logger = logging.getLogger(__name__)
@@ -91,7 +90,6 @@ class ReloadThread:
     ) -> None:
         self._reloader = reloader
         self._responder = responder
-        self._renderer = reloader.renderer = Renderer()
         self._on_turn = on_turn
         self._on_late = on_late
         self._wake = wakeup.Wakeup()
@@ -130,14 +128,13 @@ class ReloadThread:
         self._wake.send(wakeup.SIGHUP)
 
     def stop(self) -> None:
-        """End both threads and stop watching; a running reload is aborted.
+        """End both threads and stop watching.
 
         A thread that hangs is not waited for any longer. It closes its resources itself if it
         ever continues.
         """
         began = time.monotonic()
         self._stopping.set()
-        self._renderer.abort()
         if self._thread.is_alive():  # else a new thread may use the same source by now
             self._trigger.release()
         self._wake.send(wakeup.STOP)

@@ -78,7 +78,7 @@ ALLOW_EMPTY = Variable(
     "1: a file without a usable entry may replace a list that has some",
 )
 MAX_BYTES = Variable(
-    "ENDPOINT_MAX_BYTES", 8388608, to.number(1, 2**40), "limit of the file's size in bytes"
+    "ENDPOINT_MAX_BYTES", 1048576, to.number(1, 2**40), "limit of the file's size in bytes"
 )
 POLL_INTERVAL = Variable(
     "ENDPOINT_POLL_INTERVAL",
