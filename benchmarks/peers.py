@@ -21,7 +21,7 @@ from tests.waiting import answers
 from .load import CONNECTIONS, Spent, available, on_server_core, program, redis_get
 from .load import wrk as ask_by_wrk
 
-WORKER_CLASSES = ("gthread", "sync", "gevent")
+WORKER_CLASSES = ("gthread", "sync")
 
 
 @dataclass(frozen=True)

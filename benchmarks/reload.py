@@ -21,7 +21,7 @@ from .load import CORES, LOAD_CORE, SERVER_CORE, cpu_seconds, on_load_core, on_s
 from .report import Report, median, options, percentile
 
 WORKERS = 4
-CLASSES = ("gthread", "sync", "gevent")
+CLASSES = ("gthread", "sync")
 PINNED = f"The servers run on core {SERVER_CORE}, what asks and edits on core {LOAD_CORE}."
 
 
@@ -157,7 +157,7 @@ def stalls(quick: bool) -> Report:
         f" processor time for a request, reloads included. {PINNED}",
     )
     for entries in (6, 10_000, 100_000) if quick else (6, 10_000, 100_000, 1_000_000):
-        for worker_class in ("gthread", "gevent"):
+        for worker_class in ("gthread",):
             with site(worker_class, entries, workers=2) as here:
                 idle = _under_open_load(here, [])
                 reload: list[float] = []

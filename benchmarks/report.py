@@ -61,7 +61,7 @@ def _cell(value: Any) -> str:
 
 def versions() -> dict[str, str]:
     """The versions that figures depend on."""
-    names = ("mop-config", "flask", "gunicorn", "watchdog", "gevent")
+    names = ("mop-config", "flask", "gunicorn", "watchdog")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 

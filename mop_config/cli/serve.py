@@ -30,9 +30,7 @@ _VARIABLES = {
 @click.option("--port", metavar="N", help="Listen on this port, 0 for a free one  [PORT, 8000]")
 @click.option("--workers", metavar="N", help="Worker processes  [WEB_CONCURRENCY, 2]")
 @click.option("--threads", metavar="N", help="Threads of a gthread worker  [THREADS, 16]")
-@click.option(
-    "--worker-class", metavar="NAME", help="gthread, sync or gevent  [WORKER_CLASS, gthread]"
-)
+@click.option("--worker-class", metavar="NAME", help="gthread or sync  [WORKER_CLASS, gthread]")
 @env_file_option
 def serve(**options: str | None) -> None:
     """Serve the endpoint list in FILE, and every change of it.

@@ -25,10 +25,7 @@ def offering(context: ssl.SSLContext, protocols: Sequence[str]) -> ssl.SSLContex
     class Socket(ssl.SSLSocket):
         def do_handshake(self, block: bool = False) -> None:
             self.context = lender
-            if block:
-                super().do_handshake(block)
-            else:  # gevent's sockets take no argument
-                super().do_handshake()
+            super().do_handshake(block)
 
     class Object(ssl.SSLObject):
         def do_handshake(self) -> None:

@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from .concurrency import greenlets
-
 T = TypeVar("T")
 
 #: Seconds after which a call is tried although an earlier one still hangs, and the share of the
@@ -40,8 +38,6 @@ class Bounded:
         Raises:
             TimeoutError: If it is not back in time, or an earlier one hangs still.
         """
-        if greenlets():  # one that waits would not let the others go on either
-            return function()
         now = time.monotonic()
         hanging = [thread for thread in self._hanging if thread.is_alive()]
         if now < self._again and len(hanging) == len(self._hanging):

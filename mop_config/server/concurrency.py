@@ -1,48 +1,16 @@
-"""Work that no request should wait for, done elsewhere.
+"""BackgroundTask runs a function in a thread of its own, at most once at a time."""
 
-Parsing holds the interpreter's lock: 100,000 entries would stall every request of a worker
-for a second. A child at low priority does it, and hands back finished bytes. And where
-threads are greenlets, a slow disk stalls the whole worker: real threads do that work.
-"""
-
-import sys
 import threading
 from collections.abc import Callable
-from typing import TypeVar, cast
-
-T = TypeVar("T")
-
-
-def greenlets() -> bool:
-    """Whether gevent has put greenlets in the place of threads in this process."""
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("threading"))
-
-
-def run_blocking(function: Callable[[], T]) -> T:
-    """Call a function that blocks; under gevent in a real thread, while others go on."""
-    if not greenlets():
-        return function()
-    from gevent import get_hub
-
-    result, error = get_hub().threadpool.apply(_outcome, (function,))
-    if error is not None:
-        raise error
-    return cast(T, result)
-
-
-def _outcome(function: Callable[[], T]) -> tuple[T | None, Exception | None]:
-    # An exception that left the thread would be printed with its traceback.
-    try:
-        return function(), None
-    except Exception as error:
-        return None, error
 
 
 class BackgroundTask:
-    """Calls a function in a thread of its own, once at a time.
+    """Calls a function in a background thread, never twice at the same time.
 
-    A call that comes while the function runs makes it run once more afterwards.
+    A call made while the function runs makes it run once more afterwards.
+
+    Args:
+        function: The function to call.
     """
 
     def __init__(self, function: Callable[[], None]) -> None:
@@ -52,7 +20,7 @@ class BackgroundTask:
         self._thread: threading.Thread | None = None
 
     def call(self) -> None:
-        """Have the function called soon."""
+        """Call the function soon, in the background thread."""
         with self._lock:
             self._wanted = True
             if self._thread is None:
@@ -71,7 +39,7 @@ class BackgroundTask:
             self._function()
 
     def wait(self, timeout: float) -> None:
-        """Wait until everything that was called for is done, at most ``timeout`` seconds."""
+        """Wait at most ``timeout`` seconds until every requested call has ended."""
         thread = self._thread
         if thread is not None:
             thread.join(timeout)

@@ -72,9 +72,6 @@ class WorkerAdapter(Protocol):
     def ending(self) -> bool:
         """Whether the worker takes no new connections any more."""
 
-    def close_idle_connections(self) -> None:
-        """Close connections without a request; called repeatedly while the worker ends."""
-
 
 class ConfigService:
     """The parts of one application: its source, store, reload thread and health checks.
@@ -356,9 +353,7 @@ class ConfigService:
     def _after_turn(self) -> None:
         """Do the periodic work of the process; the reload thread calls this after each turn."""
         if self._worker is not None and self._worker.ending:
-            if not self.store.closing:
-                self.store.close()
-            self._worker.close_idle_connections()
+            self.store.close()
         self.responder.prepare()
         if self.authenticator is not None:
             self.authenticator.refresh()

@@ -83,6 +83,7 @@ class TestCalls:
             ["serve", "--port"],
             ["serve", "--port", "x"],
             ["serve", "--worker-class", "tornado"],
+            ["serve", "--worker-class", "gevent"],
             ["serve", "etcd://x"],
             ["check", ""],
             ["show", ""],

@@ -17,7 +17,7 @@ SECRET = "c2VjcmV0LW9mLXRlc3Rz"
 FORMAT = '%(h)s "%(r)s" %(s)s U=%(U)s q=%(q)s f="%(f)s" a="%(a)s" e=%({raw_uri}e)s'
 
 
-@pytest.fixture(scope="module", params=["sync", "gthread", "gevent"])
+@pytest.fixture(scope="module", params=["sync", "gthread"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:

@@ -18,7 +18,7 @@ from ..load import under_load
 from ..servers import ROOT, Server, gunicorn_command, running
 from ..waiting import wait_for
 
-CLASSES = ["gthread", "sync", "gevent"]
+CLASSES = ["gthread", "sync"]
 
 
 def text(number: int) -> str:
@@ -149,9 +149,9 @@ def test_a_storm_of_two_hundred(site: tuple[Server, Writer]) -> None:
     assert all(set(load.answers) <= writer.valid for load in loads)
 
 
-@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+@pytest.mark.parametrize("worker_class", ["gthread"])
 def test_a_storm_while_the_file_is_written_in_place(tmp_path: Path, worker_class: str) -> None:
-    """SIGHUP in the middle of a save makes nobody serve half of it, with inotify or without."""
+    """SIGHUP in the middle of a save makes no worker serve half of the file."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text(0))
     with (
@@ -269,8 +269,7 @@ def test_every_way_of_starting_gunicorn(
         # The system blocks it, too, for as long as a handler of it runs.
         wait_for(lambda: not any(_blocks_sighup(pid) for pid in pids), what="none blocks SIGHUP")
         assert f"Using worker: {worker_class}\n" in server.log
-        mode = "poll" if worker_class == "gevent" else "inotify"
-        assert server.status()["watcher"] == {"mode": mode, "alive": True}
+        assert server.status()["watcher"] == {"mode": "inotify", "alive": True}
         assert server.stop() == 0
     assert "Traceback" not in server.log
     assert list((tmp_path / "state").rglob("*.worker.*")) == []

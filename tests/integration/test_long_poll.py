@@ -18,7 +18,7 @@ import pytest
 
 from mop_config.model.jws import SigningKey
 
-from ..servers import ENDPOINTS, Answer, Server, gunicorn_command, running
+from ..servers import ENDPOINTS, Answer, Server, running
 from ..waiting import wait_for
 
 
@@ -82,7 +82,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+@pytest.mark.parametrize("worker_class", ["gthread"])
 def test_everybody_is_told_within_a_second(tmp_path: Path, file: Path, worker_class: str) -> None:
     """Nobody is lost, nobody is told of what he has, and a stop waits for nobody."""
     with running(tmp_path, file, WORKER_CLASS=worker_class) as server:
@@ -144,54 +144,15 @@ def test_the_limit_turns_away_and_a_client_that_leaves_frees_its_place(
         )
 
 
-def limited(descriptors: int) -> list[str]:
-    """How to start gunicorn with so many descriptors and no more."""
-    return ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *gunicorn_command()]
-
-
-def test_a_gevent_worker_parks_no_more_than_it_has_descriptors_for(
-    tmp_path: Path, file: Path
-) -> None:
-    """It says so, turns the others away, answers plain requests, and tells of an edit."""
-    command = limited(300)
-    with running(tmp_path, file, workers=1, command=command, WORKER_CLASS="gevent") as server:
-        assert "the limit of descriptors leaves room for 200 connections" in server.log
-        etag = {"If-None-Match": server.get().headers["ETag"]}
-        with parked(server, 120) as pollers:
-            wait_for(lambda: sum(poller.is_alive() for poller in pollers) == 100)
-            turned_away = [poller.answer for poller in pollers if poller.answer is not None]
-            assert all("Retry-After" in answer.headers for answer in turned_away)
-            assert server.get("/health").status == 200
-            assert "Retry-After" in server.get(f"{ENDPOINTS}?wait=60", **etag).headers
-            replace(file, text(1))
-            for poller in pollers:
-                poller.join(5)
-            told = [poller.answer for poller in pollers if poller.answer is not None]
-            assert sum(answer.status == 200 for answer in told) == 100
-        assert "Traceback" not in server.log
-
-
-@pytest.mark.parametrize("options", ["-k gevent", "-k gevent --worker-connections 500"])
-def test_gevent_by_gunicorns_own_option(tmp_path: Path, file: Path, options: str) -> None:
-    """It has places, too."""
-    with running(tmp_path, file, workers=1, GUNICORN_CMD_ARGS=options) as server:
-        etag = {"If-None-Match": server.get().headers["ETag"]}
-        answer = server.get(f"{ENDPOINTS}?wait=0.2", **etag)
-        assert answer.status == 304
-        assert "Retry-After" not in answer.headers
-
-
-@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+@pytest.mark.parametrize("worker_class", ["gthread"])
 def test_a_stop_waits_for_no_connection_that_is_kept(
     tmp_path: Path, file: Path, worker_class: str
 ) -> None:
-    """One that was parked, one that is idle, one that has sent nothing yet, and half a request."""
+    """One that was parked, one that is idle, and one that has sent nothing yet."""
     with running(tmp_path, file, workers=1, WORKER_CLASS=worker_class) as server:
         etag = server.get().headers["ETag"]
         head = f"GET {ENDPOINTS}?wait=60 HTTP/1.1\r\nHost: x\r\nIf-None-Match: {etag}\r\n\r\n"
         said = [head.encode(), b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", b""]
-        if worker_class == "gevent":  # a thread that reads half a request is not to be called off
-            said.append(b"GET / HT")
         with contextlib.ExitStack() as stack:
             clients = []
             for words in said:
@@ -207,21 +168,7 @@ def test_a_stop_waits_for_no_connection_that_is_kept(
             assert clients[0].recv(12) == b"HTTP/1.1 304"
 
 
-def test_an_idle_connection_has_its_time(tmp_path: Path, file: Path) -> None:
-    """As gunicorn's --keep-alive says, also where we keep count of them."""
-    options = ("--keep-alive", "1")
-    with running(tmp_path, file, *options, workers=1, WORKER_CLASS="gevent") as server:
-        with socket.create_connection(("127.0.0.1", server.port), 10) as client:
-            client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-            answer = b""
-            while piece := client.recv(4096):
-                answer += piece
-            assert answer.startswith(b"HTTP/1.1 200")
-        assert server.get("/health").status == 200
-        assert "Traceback" not in server.log
-
-
-@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+@pytest.mark.parametrize("worker_class", ["gthread"])
 def test_a_worker_that_is_recycled_lets_go_of_those_that_wait(
     tmp_path: Path, file: Path, worker_class: str
 ) -> None:
@@ -293,7 +240,7 @@ def test_a_sync_worker_parks_nobody(tmp_path: Path, file: Path) -> None:
 
 def test_a_client_that_sends_its_next_request_early_still_waits(tmp_path: Path, file: Path) -> None:
     """Bytes on the connection are no goodbye, whichever way the worker listens for one."""
-    for worker_class in ("gthread", "gevent"):
+    for worker_class in ("gthread",):
         with running(tmp_path, file, workers=1, WORKER_CLASS=worker_class) as server:
             etag = server.get().headers["ETag"]
             with socket.create_connection(("127.0.0.1", server.port), 10) as client:
@@ -311,7 +258,7 @@ def test_a_client_that_sends_its_next_request_early_still_waits(tmp_path: Path, 
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+@pytest.mark.parametrize("worker_class", ["gthread"])
 def test_plain_requests_do_not_feel_those_that_wait(
     tmp_path: Path, file: Path, worker_class: str
 ) -> None:

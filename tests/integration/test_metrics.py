@@ -194,13 +194,13 @@ def test_series_come_and_go_with_their_endpoints(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "worker_class"),
-    [(("--preload",), "gthread"), ((), "gevent")],
-    ids=["preload", "gevent"],
+    [(("--preload",), "gthread")],
+    ids=["preload"],
 )
 def test_other_ways_of_running_count_as_exactly(
     tmp_path: Path, options: tuple[str, ...], worker_class: str
 ) -> None:
-    """Loaded before the fork; and in greenlets. The folder goes with its master."""
+    """Loaded before the fork. The folder goes with its master."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text("a.example", "b.example"))
     with running(

@@ -232,7 +232,7 @@ def test_all_of_a_kind_are_all_that_are_listed(tmp_path: Path) -> None:
     assert [body["data"]["count"] for body in bodies] == [len(dead), 0, 1]
 
 
-@pytest.mark.parametrize("kind", ["sync", "gevent"])
+@pytest.mark.parametrize("kind", ["sync", "gthread"])
 def test_what_hangs_holds_nobody_up(kind: str, tmp_path: Path) -> None:
     """Endpoints that stall in TLS, a webhook that never answers: requests are answered."""
     file = tmp_path / "endpoints.txt"

@@ -328,9 +328,9 @@ def test_sync_workers_and_one_that_is_killed(tmp_path: Path) -> None:
         assert len(post(server).json["workers"]) == 2
 
 
-def test_greenlets_and_a_worker_that_hangs(tmp_path: Path) -> None:
+def test_a_worker_that_hangs_is_named(tmp_path: Path) -> None:
     """Others are answered meanwhile; then 504 names who hangs, and what the others say."""
-    with guarded(tmp_path, WORKER_CLASS="gevent") as server:
+    with guarded(tmp_path) as server:
         assert len(post(server).json["workers"]) == 2
         hanging, living = server.workers
         os.kill(hanging, signal.SIGSTOP)

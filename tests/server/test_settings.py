@@ -129,6 +129,7 @@ def test_a_malformed_value_names_variable_value_and_what_is_allowed(
         ("WEB_CONCURRENCY", "0"),
         ("THREADS", "-1"),
         ("WORKER_CLASS", "tornado"),
+        ("WORKER_CLASS", "gevent"),
     ],
 )
 def test_a_malformed_process_value_is_refused_too(variable: str, value: str) -> None:

@@ -11,7 +11,6 @@ import time
 from typing import Any
 
 from ...errors import SourceError
-from ..concurrency import run_blocking
 from ..parsing.problems import Code, Problem
 from ..settings import Settings
 from ..sources.file import FileSource, Fingerprint, detached
@@ -100,7 +99,7 @@ class TokenAuthenticator:
             return
         try:
             self._looked_at = time.monotonic()
-            run_blocking(lambda: self._look(file))
+            self._look(file)
         finally:
             self._looked_at = time.monotonic()
             self._lock.release()

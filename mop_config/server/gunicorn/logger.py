@@ -13,7 +13,7 @@ from ...model.printable import printable
 from ..auth.policy import USER
 from ..logs.format import LineFormatter
 from ..logs.masking import MASK, masked
-from ..logs.queue import DescriptorStream, QueuedHandler, queued, unbuffered
+from ..logs.queue import DescriptorStream, QueuedHandler, queued
 
 #: Headers that must not get into a log, whatever format it is given: they hold secrets.
 _SECRET = frozenset(
@@ -46,15 +46,13 @@ class GunicornLogger(Logger):  # type: ignore[misc]
         super().setup(cfg)
         for handler in self.error_log.handlers:
             handler.setFormatter(LineFormatter())
-        # gevent puts greenlets in the place of threads later, where one would run already.
-        front = unbuffered if cfg.worker_class_str.startswith("gevent") else queued
         for log in _loggers():
-            log.handlers[:] = [front(handler) for handler in log.handlers]
+            log.handlers[:] = [queued(handler) for handler in log.handlers]
         # What a library has to say goes to standard error past all handlers.
         last = logging.StreamHandler()
         last.setLevel(logging.WARNING)
         last.setFormatter(LineFormatter())
-        logging.lastResort = front(last)
+        logging.lastResort = queued(last)
         logging.raiseExceptions = False  # would write tracebacks to standard error
         ours = logging.getLogger("mop_config")
         ours.handlers[:] = self.error_log.handlers

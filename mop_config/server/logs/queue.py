@@ -19,8 +19,6 @@ import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from ..concurrency import greenlets
-
 #: Records that wait at most; beyond them, the oldest are dropped.
 LIMIT = 10_000
 #: Seconds without a record after which the thread ends; the next record starts another one.
@@ -153,10 +151,6 @@ class QueuedHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Put a record into the queue."""
-        # gevent's hub must not wait in a queue of real threads.
-        if greenlets():
-            self.target.handle(record)
-            return
         ready = self._ready(record)
         LOG_QUEUE.put(lambda: self.write(ready))
 

@@ -16,7 +16,6 @@ from typing import Any
 from ...health.state import HealthState
 from ...model.codec import MAX_DATE, rfc3339
 from ...model.endpoint import Kind
-from ..concurrency import run_blocking
 from ..state import records
 from ..state.workers import place, started
 from .schedule import DETAIL, RECENT, Record
@@ -59,7 +58,7 @@ class ProbeResults:
         }
         try:
             data = json.dumps(record).encode()
-            run_blocking(lambda: records.write(self._path, data, sync=False))
+            records.write(self._path, data, sync=False)
             self._unwritten = None
             return True
         except OSError as error:

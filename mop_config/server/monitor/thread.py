@@ -7,12 +7,10 @@ import logging
 import os
 import signal
 import threading
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...model.endpoint import Kind
-from ..concurrency import greenlets, run_blocking
 from ..logs.format import describe
 from ..serving.snapshot import Snapshot
 from ..serving.store import SnapshotStore
@@ -56,7 +54,7 @@ class MonitorThread:
             return None
         snapshot, listed = self._store.view.snapshot, self._listed
         if listed is None or listed[0] is not snapshot:
-            listed = self._listed = snapshot, run_blocking(partial(_listed, snapshot))
+            listed = self._listed = snapshot, _listed(snapshot)
         return self._findings.health(listed[1])
 
     def start(self) -> None:
@@ -120,8 +118,7 @@ class _Watch:
 
     def _run(self) -> None:
         # Every thread that is started from here must leave SIGHUP to the main thread.
-        if not greenlets():
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         try:
             while not self._stopping:
                 self._wake.wait(self._safe_turn())
@@ -153,7 +150,7 @@ class _Watch:
 
     def _leads(self) -> bool:
         try:
-            leads = run_blocking(self._leadership.take)
+            leads = self._leadership.take()
             self._complained = False
             return leads
         except OSError as error:

@@ -10,7 +10,6 @@ from pathlib import Path
 from ...health.probe import Prober, ProbeResult
 from ...model.endpoint import Kind
 from ...net.faults import Fault
-from ..concurrency import run_blocking
 from ..serving.snapshot import Snapshot
 from ..settings import Settings
 from ..sources.wakeup import Wakeup
@@ -43,15 +42,13 @@ class MonitorTurn:
         self, settings: Settings, findings: ProbeResults, alerts_path: Path, wake: Wakeup
     ) -> None:
         # A hundred authorities are read for it.
-        tls = run_blocking(ssl.create_default_context)
+        tls = ssl.create_default_context()
         self._findings = findings
         self._interval = settings.probe_interval
         self._prober = Prober(tls, TIMEOUT)
         self._checks = WorkerThreads(wake)
         self._messages = WorkerThreads(wake)
-        self._probing = ProbeSchedule(
-            rules(self._interval), random.random, run_blocking(findings.read)
-        )
+        self._probing = ProbeSchedule(rules(self._interval), random.random, findings.read())
         self._alerts = OutageNotifier(alerts_path, settings, tls, self._messages)
         self._followed: Snapshot | None = None
         self._widths = self._probing.widths()
@@ -103,7 +100,7 @@ class MonitorTurn:
             self._watch(snapshot)
 
     def _watch(self, snapshot: Snapshot) -> None:
-        listed = run_blocking(partial(best, snapshot.plain.body, self._widths))
+        listed = best(snapshot.plain.body, self._widths)
         counts: dict[str, int] = {
             Kind.API: snapshot.api_count,
             Kind.SOCKETIO: snapshot.socketio_count,

@@ -16,7 +16,6 @@ from ...health.probe import Prober, ProbeResult
 from ...model.address import parse_url
 from ...model.endpoint import Kind
 from ...net.faults import Fault
-from ..concurrency import run_blocking
 from ..settings import Settings
 from ..state import records
 from .errands import WorkerThreads
@@ -60,7 +59,7 @@ class OutageNotifier:
 
     def _load(self) -> None:
         try:
-            self._outbox.restore(json.loads(run_blocking(partial(records.read, self._path))))
+            self._outbox.restore(json.loads(records.read(self._path)))
         except FileNotFoundError:
             pass
         except (OSError, ValueError, RecursionError):
@@ -71,7 +70,7 @@ class OutageNotifier:
             return
         data = json.dumps(self._outbox.record()).encode()
         try:
-            run_blocking(partial(records.write, self._path, data, sync=True))
+            records.write(self._path, data, sync=True)
             self._complained = False
         except OSError as error:
             if not self._complained:

@@ -6,11 +6,9 @@ looks there on each turn, reads its source, and says which number it has answere
 
 import contextlib
 import time
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from ..concurrency import run_blocking
 from ..serving.store import Reload, SnapshotStore, Trigger
 from ..sources.file import Fingerprint
 from ..state import records
@@ -41,8 +39,7 @@ class ReloadRequests:
         if self._look() >= number:
             return True
         try:
-            write = partial(records.write, self._path, b"%d\n" % number, sync=False)
-            run_blocking(write)
+            records.write(self._path, b"%d\n" % number, sync=False)
         except OSError:
             return False
         return True

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from ..concurrency import BackgroundTask, greenlets
+from ..concurrency import BackgroundTask
 from ..serving.store import Trigger
 from ..sources import wakeup
 from ..sources.etcd_source import EtcdSource
@@ -152,8 +152,7 @@ class ReloadThread:
 
     def _watch(self) -> None:
         """Log when a turn is late; the reload thread itself logs when it continues."""
-        if not greenlets():
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         reported_at = 0.0
         while not self._stopping.wait(LATE_LOOK):
             if self.late is not None and reported_at != self._turned_at:
@@ -170,9 +169,8 @@ class ReloadThread:
 
     def _run(self) -> None:
         # Threads and processes that start here inherit the mask and leave SIGHUP to the main
-        # thread. A greenlet runs in the main thread.
-        if not greenlets():
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        # thread.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         kinds = wakeup.OTHER
         while wakeup.STOP not in kinds:
             try:

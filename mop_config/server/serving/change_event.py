@@ -1,43 +1,40 @@
-"""What wakes parked requests: a pipe that is written to once and never read from.
+"""ChangeEvent wakes parked requests: it is a pipe that is written to once and never read.
 
-Any number of threads can wait for it at once, each together with its client's connection, so
-that a client that goes away is noticed without looking every second. Greenlets have a bell of
-their own.
+Any number of threads can wait for the pipe at once. Each thread polls the pipe together with its
+client's connection, so that a client that leaves is noticed without looking every second.
 """
 
 import os
 import select
+import socket
 import time
 from typing import Any
 
-from ..concurrency import greenlets
-from .greenlet_event import GreenletChangeEvent, has_more
-
-#: The other side has closed, or is gone. Where the system has no word for it, what is
-#: readable has to be looked at.
+#: The poll flag for a peer that has closed its side. Where the system lacks the flag, a readable
+#: socket is peeked at instead.
 _HUNG_UP = getattr(select, "POLLRDHUP", 0)
 
 
 class ChangeEvent:
-    """Rings once, for everybody who waits. It belongs to one process."""
+    """An event that is set once and wakes every waiting thread. It belongs to one process."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._read_end, self._write_end = os.pipe()
 
-    def ring(self) -> None:
-        """Wake everybody who waits or is about to; safe in a signal handler."""
+    def set(self) -> None:
+        """Wake every waiting thread, now and later; safe in a signal handler."""
         os.write(self._write_end, b"!")
 
     def wait(self, seconds: float, client: Any = None) -> bool:
-        """Wait until it rings, the time is over, or the client has gone.
+        """Wait until the event is set, the time is over, or the client has left.
 
         Args:
-            seconds: How long at most.
-            client: The client's socket, or None where it is not known.
+            seconds: Longest time to wait.
+            client: The client's socket, or None if it is not known.
 
         Returns:
-            False if the client has gone.
+            False if the client has left.
         """
         until = time.monotonic() + seconds
         poll = select.poll()
@@ -47,7 +44,7 @@ class ChangeEvent:
             ready = {descriptor for descriptor, _ in poll.poll(seconds * 1000)}
             if client.fileno() not in ready:
                 return True
-            if _HUNG_UP or not has_more(client):
+            if _HUNG_UP or not _has_more(client):
                 return False
             poll.unregister(client)
         poll.poll(max(0.0, until - time.monotonic()) * 1000)
@@ -58,9 +55,11 @@ class ChangeEvent:
         os.close(self._read_end)
 
 
-AnyChangeEvent = ChangeEvent | GreenletChangeEvent
-
-
-def new_change_event() -> AnyChangeEvent:
-    """Give the bell that suits whoever waits in this process: threads or greenlets."""
-    return GreenletChangeEvent() if greenlets() else ChangeEvent()
+def _has_more(client: Any) -> bool:
+    """Return whether a readable socket holds another request rather than the end of its stream."""
+    try:
+        return bool(client.recv(1, socket.MSG_PEEK))
+    except ValueError:
+        return True  # a TLS socket cannot be peeked at
+    except OSError:
+        return False

@@ -13,12 +13,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 from ...errors import MissingExtra, SettingsError, SigningKeyError
 from ...model.jws import MEDIA_TYPE, SigningKey
-from ..concurrency import run_blocking
 from ..settings import Settings
 from .snapshot import Snapshot, Variant
 
@@ -134,7 +132,7 @@ class Signer:
             return ""
         period, held = self._period(), self._held
         if held is None or held.snapshot is not snapshot or held.period != period:
-            held = self._held = run_blocking(partial(self._sign, snapshot, period))
+            held = self._held = self._sign(snapshot, period)
         return held.signed.etag
 
     def _period(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from ... import signals
 from ...model.codec import Difference
 from ..parsing.problems import Problem
-from .change_event import AnyChangeEvent, new_change_event
+from .change_event import ChangeEvent
 from .snapshot import Snapshot
 
 HISTORY = 20
@@ -136,9 +136,9 @@ class SnapshotStore:
         self._on_reload = on_reload
         self.closing = False  # whether nobody may be parked any more
         self._lock = threading.Lock()
-        self._bells: dict[bool, AnyChangeEvent] = {}  # by whether it is for the signed list
+        self._bells: dict[bool, ChangeEvent] = {}  # by whether it is for the signed list
 
-    def bell(self, *, signed: bool = False) -> AnyChangeEvent:
+    def bell(self, *, signed: bool = False) -> ChangeEvent:
         """Give what rings when another list is served, or when the process is to end.
 
         Take it first, then look at the view: what changes after that rings it.
@@ -149,7 +149,7 @@ class SnapshotStore:
         with self._lock:
             bell = self._bells.get(signed)
             if bell is None or bell.pid != os.getpid():
-                bell = self._bells[signed] = new_change_event()
+                bell = self._bells[signed] = ChangeEvent()
             return bell
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class SnapshotStore:
         for signed in (False, True):
             bell = self._bells.get(signed)
             if bell is not None and bell.pid == os.getpid():
-                bell.ring()
+                bell.set()
 
     def ring_signed(self) -> None:
         """Wake those who are parked for the signed list: it was signed anew."""
@@ -169,7 +169,7 @@ class SnapshotStore:
             with self._lock:
                 bell = self._bells.pop(signed, None)
             if bell is not None and bell.pid == os.getpid():
-                bell.ring()
+                bell.set()
 
     def apply(self, snapshot: Snapshot, reload: Reload, **changes: Any) -> None:
         """Serve another list from now on."""

@@ -148,7 +148,7 @@ class ProcessSettings:
         port: Port to listen at; 0 takes a free one.
         workers: Number of worker processes.
         threads: Threads in each gthread worker.
-        worker_class: ``gthread``, ``sync`` or ``gevent``.
+        worker_class: ``gthread`` or ``sync``.
     """
 
     host: str = v.HOST.default

@@ -163,8 +163,8 @@ THREADS = Variable("THREADS", 16, to.number(1, 4096), "threads in each gthread w
 WORKER_CLASS = Variable(
     "WORKER_CLASS",
     "gthread",
-    to.one_of("gthread", "sync", "gevent"),
-    "gthread, sync or gevent",
+    to.one_of("gthread", "sync"),
+    "gthread or sync",
 )
 
 

@@ -28,7 +28,6 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
-from ..concurrency import greenlets
 from . import wakeup
 
 logger = logging.getLogger(__name__)
@@ -156,11 +155,6 @@ class Watcher:
             self._checking.release()
 
     def _check(self, now: float) -> None:
-        # Under gevent's patches watchdog's queue takes nothing, or its threads never end,
-        # by the order in which the two were imported.
-        if greenlets():
-            self._complain("watchdog hears nothing under gevent: polling instead")
-            return
         names = _names(self._path)
         folders = _folders(names)
         if self._ended:

@@ -57,7 +57,7 @@ class TooLongError(Exception):
 
 def connect(address: EtcdAddress, index: int, settings: EtcdSettings) -> "Etcd3Client":
     """Make a client for one member; it connects with its first request."""
-    # Not at the top: it is an extra, and under gevent must come after the patches.
+    # Not at the top: it is an extra.
     from etcd3gw.client import Etcd3Client
 
     host, port = address.members[index]

@@ -2,7 +2,7 @@
 
 A signal handler runs between two bytecodes of the main thread, maybe one that holds the
 very lock it would need; ``threading.Event.set`` there has deadlocked a live worker. A write
-to a non-blocking pipe takes no lock, works from any thread, any greenlet and any handler.
+to a non-blocking pipe takes no lock, works from any thread and any handler.
 """
 
 import contextlib
@@ -34,8 +34,7 @@ class Wakeup:
     def wait(self, timeout: float) -> bytes:
         """Sleep until woken or ``timeout`` seconds have passed; give what was sent."""
         if self._selector is None:
-            # Made late: under gevent's patches the module's selector is a cooperative one.
-            # And kept: a process that runs out of descriptors must still be woken.
+            # It is kept: a process that runs out of descriptors must still be woken.
             self._selector = selectors.DefaultSelector()
             self._selector.register(self._read_end, selectors.EVENT_READ)
         if not self._selector.select(timeout):

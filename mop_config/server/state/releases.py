@@ -16,10 +16,8 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 
-from ..concurrency import run_blocking
 from ..sources.file import Fingerprint
 from . import last_good, ledger, records
 from .last_good import LastGood
@@ -86,7 +84,7 @@ class ReleaseStore:
     def keep(self, good: LastGood) -> bool:
         """Keep a good text, unless a newer one is there; False where it is to be tried again."""
         try:
-            run_blocking(partial(self._keep, good))
+            self._keep(good)
         except OSError as error:
             # That the folder could not be written to at the start has been said.
             if self._writable and not self.trouble:
@@ -121,7 +119,7 @@ class ReleaseStore:
         if not self._writable:
             return wanted
         try:
-            return run_blocking(partial(self._stamp, etag, mtime, wanted, above))
+            return self._stamp(etag, mtime, wanted, above)
         except OSError as error:
             self._complain(error)
             return wanted
@@ -139,7 +137,7 @@ class ReleaseStore:
         """
         if self._writable:
             try:
-                return run_blocking(partial(self._confirm, held, mtime, wanted))
+                return self._confirm(held, mtime, wanted)
             except OSError as error:
                 self._complain(error)
         return ledger.confirmed([], held, mtime, wanted)[0].stamp
@@ -174,7 +172,7 @@ class ReleaseStore:
         if not self._writable:
             return now
         try:
-            return run_blocking(partial(self._first_seen, sighting, now))
+            return self._first_seen(sighting, now)
         except OSError as error:
             logger.warning("when the list was changed cannot be kept: %s", error)
             return now

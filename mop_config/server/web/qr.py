@@ -1,14 +1,13 @@
 """The QR codes that hand an app its endpoints."""
 
 import hashlib
-from functools import lru_cache, partial
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
 
 from ... import qr
 from ...errors import PayloadError, QrTooLong
-from ..concurrency import run_blocking
 from . import current_service, problem_response
 
 blueprint = Blueprint("qr", __name__)
@@ -42,7 +41,7 @@ def _answer(kind: str) -> Response:
         chosen = _parameters(request.query_string.decode("latin-1"))
     except PayloadError as error:
         return problem_response(400, str(error), {"parameter": error.field})
-    offer = run_blocking(partial(_offer, service.store.view.snapshot.plain.body))
+    offer = _offer(service.store.view.snapshot.plain.body)
     if not offer:
         return problem_response(404, "there is no endpoint to put into a code")
     try:
@@ -57,7 +56,7 @@ def _answer(kind: str) -> Response:
     response.set_etag(hashlib.sha256(f"{kind} {text.text}".encode()).hexdigest()[:32])
     response.make_conditional(request)
     if response.status_code == 200:
-        response.data = run_blocking(partial(_draw, kind, text, _title(offer, chosen[2], text)))
+        response.data = _draw(kind, text, _title(offer, chosen[2], text))
     return response
 
 
@@ -73,7 +72,7 @@ def choose(query: str, body: bytes) -> qr.QrText | None:
         QrTooLong: If the text does not fit.
     """
     chosen = _parameters(query)
-    offer = run_blocking(partial(_offer, body))
+    offer = _offer(body)
     return qr.fit(offer, *chosen) if offer else None
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import urlencode
@@ -15,7 +15,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from .... import __version__
 from ....errors import PayloadError, QrTooLong
 from ....model.codec import rfc3339
-from ...concurrency import run_blocking
 from ...status.translations import LANGUAGES, Texts
 from .. import current_service
 from ..qr import choose
@@ -62,8 +61,8 @@ def dashboard() -> Response:
     if response.status_code == 200:
         body = snapshot.plain.body
         chosen = {"only": query["only"], "order": query["sort"]}
-        draw = partial(viewmodel.describe, status, body, query["q"], **chosen)
-        response.set_data(_render(run_blocking(draw), body, query, Texts(language)))
+        described = viewmodel.describe(status, body, query["q"], **chosen)
+        response.set_data(_render(described, body, query, Texts(language)))
     return response
 
 
