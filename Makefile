@@ -27,6 +27,7 @@ check: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/unasync.py --check
 
 bench: $(VENV)/bench.stamp bench-debian
 	$(BIN)/python -m benchmarks

@@ -75,7 +75,7 @@ class BackgroundOwner(Protocol):
     config_urls: tuple[str, ...]
     update_interval: float
     watch: bool
-    _core: ClientState
+    _state: ClientState
 
     @property
     def _has_etag(self) -> bool: ...
@@ -202,7 +202,7 @@ class Background:
 
     def _run_due_work(self, manager: BackgroundOwner) -> float:
         manager._save_if_changed()
-        with manager._core as core:
+        with manager._state as core:
             now = core.clock()
             for kind in Kind:
                 due = core.pool(kind).take_due(now)

@@ -141,11 +141,11 @@ class BaseManager(EndpointLists):
         seed = config_of(api_endpoints, socket_endpoints)
         keys = None if trusted_keys is None else read_trusted_keys(trusted_keys)
         super().__init__(policy or Policy(), seed, usual_cache_path(cache_path, app), keys)
-        self._core.on_fork = self._restart_after_fork
+        self._state.on_fork = self._restart_after_fork
         self._tasks = ClientTasks(self)
 
     def __repr__(self) -> str:
-        pools = [(self._core.pool(kind), kind.label) for kind in Kind]
+        pools = [(self._state.pool(kind), kind.label) for kind in Kind]
         what = [f"{len(pool)} {word} ({pool.current_url or 'none in use'})" for pool, word in pools]
         state = "stopped" if self._background is None else "running"
         return f"<{type(self).__name__} {', '.join(what)}, {state}>"
@@ -166,7 +166,7 @@ class BaseManager(EndpointLists):
             self._was_started = True
             if self._background is not None:
                 return
-            with self._core as core:
+            with self._state as core:
                 for pool in (core.api, core.socketio):
                     pool.forget_probes()  # the checks of an earlier run never ended
             background = Background(self, self._tasks)
@@ -176,7 +176,7 @@ class BaseManager(EndpointLists):
                 self._was_started = False
                 raise
             self._background = background
-            self._core.on_urgent = background.wake
+            self._state.on_urgent = background.wake
             # The threads end when the application drops its last reference to the manager.
             self._finalizer = weakref.finalize(self, background.cancel)
             self._finalizer.atexit = False
@@ -184,11 +184,11 @@ class BaseManager(EndpointLists):
 
     def _stop_threads(self) -> None:
         self._was_started = True
-        with self._core:
+        with self._state:
             pass  # in a forked child, replace the locks and sockets of the parent
         with self._lifecycle_lock:
             background, self._background = self._background, None
-            self._core.on_urgent = None
+            self._state.on_urgent = None
             if self._finalizer is not None:
                 self._finalizer.detach()
             if background is not None:
@@ -203,7 +203,7 @@ class BaseManager(EndpointLists):
         self._apply_lock = threading.RLock()
         self._tasks = ClientTasks(self)  # the old sockets and look-ups are the parent's
         if self._background is not None:
-            with self._core as core:
+            with self._state as core:
                 for pool in (core.api, core.socketio):
                     pool.forget_probes()
             self._background.restart(self._tasks)
@@ -221,7 +221,7 @@ class BaseManager(EndpointLists):
 
     def _record_probe(self, kind: str, url: str, result: ProbeResult) -> None:
         """Record the result of a health check, and choose the endpoint again."""
-        with self._core as core:
+        with self._state as core:
             pool = core.pool(kind)
             member = pool.get(url)
             if member is None:
@@ -242,7 +242,7 @@ class BaseManager(EndpointLists):
     def _job_for(self, endpoint: EndpointState | str) -> Job:
         url = endpoint if isinstance(endpoint, str) else endpoint.url
         wanted = canonical_url(url)
-        with self._core as core:
+        with self._state as core:
             for kind in Kind:
                 member = core.pool(kind).get(wanted)
                 if member is not None:
@@ -250,7 +250,7 @@ class BaseManager(EndpointLists):
         raise KeyError(f"{url} is not in the list")
 
     def _all_jobs(self) -> list[Job]:
-        with self._core as core:
+        with self._state as core:
             return [
                 (kind, member.endpoint, member.probe_path)
                 for kind in Kind
@@ -275,7 +275,7 @@ class BaseManager(EndpointLists):
 
     def _update_context(self, fallback: str | None, *, force: bool, wait: int) -> UpdateContext:
         """Collect the state that one update decides by."""
-        with self._core as core:
+        with self._state as core:
             current = core.api.select(core.clock())
             members = core.api.members()
             down = frozenset(m.url for m in members if not m.health.usable)

@@ -33,7 +33,7 @@ class UpdateOwner(Protocol):
     """The part of a manager that its network tasks use."""
 
     policy: Policy
-    _core: ClientState
+    _state: ClientState
     _network_options: TransportOptions
 
     def _current_token(self) -> str | None: ...
@@ -59,7 +59,7 @@ class ClientTasks:
         self._manager = weakref.ref(manager)
         self._parallelism = manager.policy.probe_parallelism
         options, policy = manager._network_options, manager.policy
-        resolver = manager._core.resolver
+        resolver = manager._state.resolver
         detours = Detours(options, policy, resolver)
         self._prober = Prober(options.tls, policy.health_timeout, resolver, detours)
         self._options, self._policy = options, policy

@@ -163,7 +163,7 @@ class TestFork:
 
             def enter() -> None:
                 barrier.wait()
-                with manager._core as core:
+                with manager._state as core:
                     locks.append(core._lock)
 
             workers = [threading.Thread(target=enter) for _ in range(8)]
@@ -228,7 +228,7 @@ class TestGarbage:
             manager = manager_of(server.url).start()
             background = manager._background
             assert background is not None
-            with background._lock, manager._lifecycle_lock, manager._core:
+            with background._lock, manager._lifecycle_lock, manager._state:
                 background.cancel()
             wait_for(lambda: threads() == [])
             manager.close()

@@ -203,7 +203,7 @@ class TestMoving:
         with managing(a.url, b.url) as manager:
             client = make(manager)
             client.connect()
-            with manager._core as core:
+            with manager._state as core:
                 member = core.socketio.get(a.url)
                 assert member is not None
                 assert core.socketio.better_than(member, core.clock()) is None

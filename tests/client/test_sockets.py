@@ -55,7 +55,7 @@ def connected(manager: EndpointManager, **arguments: Any) -> Iterator[FailoverSo
         yield client
     finally:
         client.disconnect()
-        wait_for(lambda: not (client._maintainer and client._maintainer.is_alive()))
+        wait_for(lambda: not (client._worker and client._worker.is_running))
 
 
 class Handlers:
@@ -372,7 +372,7 @@ class TestAsync:
                     assert client.endpoint == pair[1].url
                     await until(lambda: "/chat" in client.namespaces)
                     assert await client.call("who", namespace="/chat") == "b"
-                    member = client._endpoints.core.socketio.get(primary.url)
+                    member = client._endpoints.state.socketio.get(primary.url)
                     assert member is not None
                     assert member.health.state == "suspect"
                 assert (handlers.connects, handlers.disconnects) == (2, 2)

@@ -155,7 +155,7 @@ def test_two_endpoints_of_one_address_keep_their_connections_apart(
     right = _named(servers.secure)
     with Driver(kind, [right], verify=servers.fleet.trust()) as driver:
         driver.get("/")
-        with driver.manager._core as core:
+        with driver.manager._state as core:
             core.api.replace([wrong], core.clock())
         with pytest.raises(NoEndpointAvailable):
             driver.get("/")

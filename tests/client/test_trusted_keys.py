@@ -734,8 +734,8 @@ def test_a_forked_child_has_a_lock_of_its_own(mirror: Mirror) -> None:
         if child == 0:
             code = 1
             try:
-                manager._core.__enter__()
-                manager._core.__exit__()
+                manager._state.__enter__()
+                manager._state.__exit__()
                 code = 0 if trust.read(mirror.body).ver == 1000 else 2
             finally:
                 os._exit(code)

@@ -56,10 +56,10 @@ class EndpointLists:
         keys: TrustedKeys | None = None,
     ) -> None:
         self.policy = policy
-        self._core = ClientState(policy, time.monotonic, time.time, random.random, self._emit)
+        self._state = ClientState(policy, time.monotonic, time.time, random.random, self._emit)
         self._seed = seed
         self._trust = (
-            None if keys is None else Trust(keys, self._core.wall_clock, policy.max_endpoints)
+            None if keys is None else Trust(keys, self._state.wall_clock, policy.max_endpoints)
         )
         # A signed list is accepted and put into the pools in one step: of two lists that arrive
         # at once, the newer one stays.
@@ -69,7 +69,7 @@ class EndpointLists:
         if not config and seed:
             config = seed
             self._cache.set_source("seed")
-        with self._core as core:
+        with self._state as core:
             _replace(core, config)
         if self._cache.refusal is not None:
             self._report_refused("cache", _untrusted(str(path), self._cache.refusal))
@@ -87,7 +87,7 @@ class EndpointLists:
         return self._states(Kind.SOCKETIO)
 
     def _states(self, kind: str) -> tuple[EndpointState, ...]:
-        with self._core as core:
+        with self._state as core:
             pool = core.pool(kind)
             current = pool.select(core.clock())
             return tuple(state_of(member, current) for member in pool.members())
@@ -103,7 +103,7 @@ class EndpointLists:
         return self._current(Kind.SOCKETIO)
 
     def _current(self, kind: str) -> EndpointState | None:
-        with self._core as core:
+        with self._state as core:
             member = core.pool(kind).select(core.clock())
             return None if member is None else state_of(member, member)
 
@@ -120,7 +120,7 @@ class EndpointLists:
     @property
     def config(self) -> EndpointConfig:
         """The list as it stands."""
-        with self._core as core:
+        with self._state as core:
             return EndpointConfig(
                 tuple(member.endpoint for member in core.api.members()),
                 tuple(member.endpoint for member in core.socketio.members()),
@@ -134,13 +134,13 @@ class EndpointLists:
     @property
     def is_offline(self) -> bool:
         """Whether this machine seems to have no network: then no endpoint is to blame."""
-        with self._core as core:
+        with self._state as core:
             core.network.expire(core.clock())
             return core.network.offline
 
     def statistics(self) -> dict[str, Any]:
         """Give figures since the start: per endpoint, per kind, and of the budget."""
-        with self._core as core:
+        with self._state as core:
             return {
                 "offline": core.network.offline,
                 "stale": self.list_source.stale,
@@ -195,7 +195,7 @@ class EndpointLists:
             AddressError: If the URL is none.
         """
         wanted = canonical_url(url)
-        with self._core as core:
+        with self._state as core:
             there = wanted in core.api or wanted in core.socketio
         if there:
             self._change_locally("manual", lambda core: _remove(core, wanted))
@@ -314,7 +314,7 @@ class EndpointLists:
 
     def _change(self, origin: str, url: str | None, change: Callable[[ClientState], None]) -> None:
         """Change the list, save it, and send ``endpoints_updated``."""
-        with self._core as core:
+        with self._state as core:
             before = _entries(core)
             change(core)
             after = _entries(core)
@@ -348,7 +348,7 @@ class EndpointLists:
             KeyError: If it is not in the list.
         """
         wanted = canonical_url(url)
-        with self._core as core:
+        with self._state as core:
             pools = [pool for pool in (core.api, core.socketio) if wanted in pool]
             if not pools:
                 raise KeyError(f"{url} is not in the list")
@@ -358,14 +358,14 @@ class EndpointLists:
 
     def unpin(self) -> None:
         """Choose by priority and speed again."""
-        with self._core as core:
+        with self._state as core:
             for pool in (core.api, core.socketio):
                 pool.pin(None, core.clock())
                 pool.select(core.clock())
 
     def select_best_endpoints(self) -> None:
         """Go to the best endpoint of each kind now, without dwelling on the one in use."""
-        with self._core as core:
+        with self._state as core:
             for pool in (core.api, core.socketio):
                 pool.choose_anew(core.clock())
 

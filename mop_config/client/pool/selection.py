@@ -42,8 +42,8 @@ class EndpointSelection:
         self._usable = 0
         self._events: list[PoolEvent] = []
         self.urgent = False  # whether an endpoint should be probed without delay
-        #: Connections that report by ``moved`` when they have really gone to another endpoint.
-        self.followed = 0
+        #: Number of Socket.io clients, which report by ``moved`` when their connection has moved.
+        self.attached_clients = 0
 
     def __len__(self) -> int:
         return len(self._members)
@@ -227,7 +227,7 @@ class EndpointSelection:
     def _switch(self, member: PoolMember, reason: str, now: float) -> None:
         before, self._removed_current = self._current or self._removed_current, None
         self._current, self._current_since = member, now
-        if before is None or before.url == member.url or self.followed:
+        if before is None or before.url == member.url or self.attached_clients:
             return
         began = before.failing_since
         self._emit(

@@ -1,109 +1,58 @@
-"""One connection of the asynchronous Socket.io client: the twin of ``sync_link``."""
+"""``AsyncLink``: one Engine.IO connection of a Socket.io client."""
 
-import asyncio
 import contextlib
-import socket
+import threading
 from collections.abc import Iterable
 from typing import Any
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from engineio.base_client import connected_clients
 from socketio.exceptions import ConnectionError as SocketConnectionError
 from socketio.packet import CONNECT, DISCONNECT
 
-from ...net.resolver import Resolver
 from ..pool.member import PoolMember
-from ..pool.target import Target
-from .search import NamespaceHandshake, engine_url, with_credentials
+from .search import NamespaceHandshake, engine_url
+from .with_asyncio import AsyncEngineSession, AsyncEvent, value_of, wait_for_task
 
-#: Seconds for the goodbye; the server of a polling client may hold its last poll for long.
+#: Seconds for saying goodbye.
 _GOODBYE = 0.5
 
 
-class _OneAddress(AbstractResolver):
-    """Finds one endpoint under its own name, wherever that leads elsewhere."""
-
-    def __init__(self, target: Target, resolver: Resolver) -> None:
-        self._target = target
-        self._resolver = resolver
-
-    async def resolve(
-        self,
-        host: str,
-        port: int = 0,
-        family: socket.AddressFamily = socket.AF_UNSPEC,
-    ) -> list[ResolveResult]:
-        """Give the endpoint's addresses, whatever is asked for."""
-        name = self._target.host
-        addresses = self._resolver.last(name)  # it has just been connected to
-        if not addresses:
-            addresses = await asyncio.shield(asyncio.wrap_future(self._resolver.resolve(name)))
-        return [
-            {
-                "hostname": host,
-                "host": address,
-                "port": port,
-                "family": socket.AF_INET6 if ":" in address else socket.AF_INET,
-                "proto": 0,
-                "flags": socket.AI_NUMERICHOST,
-            }
-            for address in self._resolver.in_turn(name, addresses)
-        ]
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-async def _no_redirect(*about: Any) -> None:
-    """Refuse to follow a redirect: it is no answer, and would take the login elsewhere."""
-    about[-1].response.close()
-    raise aiohttp.ClientError("the handshake is redirected elsewhere: unexpected response")
-
-
 class AsyncLink:
-    """One Engine.IO connection to one endpoint, whose messages wait until it is in use.
+    """One Engine.IO connection to one endpoint, which keeps its messages until it is in use.
 
     Args:
-        client: The ``AsyncFailoverSocketClient`` whose connection it is.
+        client: The ``AsyncFailoverSocketClient`` of the connection.
         member: The endpoint.
+
+    Attributes:
+        handshake: The namespaces that the server has accepted or refused.
+        tasks: Background tasks that handle early messages; asyncio itself keeps no reference.
+        is_retired: Whether another connection has taken the place of this one.
     """
 
     def __init__(self, client: Any, member: PoolMember) -> None:
-        endpoints = client._endpoints
         self.member = member
         self.handshake = NamespaceHandshake(client.connection_namespaces, client.packet_class)
-        self.is_retired = False  # whether another connection has taken its place
+        self.tasks: list[Any] = []
+        self.is_retired = False
         self._client = client
-        self._changed = asyncio.Event()
+        self._lock = threading.Lock()
+        self._changed = AsyncEvent()
         self._in_use = self._is_over = False
-        trace, proxy = aiohttp.TraceConfig(), endpoints.proxy_for(member)
-        trace.on_request_redirect.append(_no_redirect)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                ssl=endpoints.options.tls, resolver=_OneAddress(member.target, endpoints.resolver)
-            ),
-            # Endpoints may be IP addresses, and balancers hold a session by its cookie.
-            cookie_jar=aiohttp.CookieJar(unsafe=True),
-            trace_configs=[trace],
-            proxy=None if proxy is None else with_credentials(proxy),
-        )
         self.engine = client._new_engine()
-        self.engine.http, self.engine.external_http = self._session, True
+        self._session = AsyncEngineSession(self.engine, member, client._endpoints)
         self.engine.on("connect", self._request_namespaces)
         self.engine.on("message", self._on_message)
         self.engine.on("disconnect", self._on_disconnect)
 
     async def open(self, headers: Any, transports: Any) -> None:
-        """Connect, and ask for the namespaces."""
-        # aiohttp takes the name for Host, TLS and certificate from the URL.
-        target = self.member.target
-        url, path = engine_url(target, self.member.endpoint.host_name)
+        """Connect, and request the namespaces."""
+        url, path = engine_url(self.member.target, self._session.host)
         await self.engine.connect(url, dict(headers), transports, path)
 
     async def _request_namespaces(self) -> None:
         client = self._client
-        auth = await client._value_of(client.connection_auth) or {}
+        auth = await value_of(client.connection_auth) or {}
         for namespace in client.connection_namespaces:
             await self._send(client.packet_class(CONNECT, data=auth, namespace=namespace))
 
@@ -113,15 +62,17 @@ class AsyncLink:
             await self.engine.send(part)
 
     async def _on_message(self, data: Any) -> None:
-        if self._in_use:
+        with self._lock:
+            in_use = self._in_use
+            namespace = None if in_use else self.handshake.receive(data)
+        if in_use:
             await self._client._handle_eio_message(data)
-            return
-        refused = self.handshake.take(data)
-        self._changed.set()
-        if refused is not None:
-            about = self.handshake.refused[refused]
-            about = about if isinstance(about, (tuple, list)) else (about,)
-            await self._client._trigger_event("connect_error", refused, *about)
+        elif namespace is not None:
+            self._changed.set()
+            if namespace in self.handshake.refused:
+                reason = self.handshake.refused[namespace]
+                arguments = reason if isinstance(reason, (tuple, list)) else (reason,)
+                await self._client._trigger_event("connect_error", namespace, *arguments)
 
     async def _on_disconnect(self, reason: str) -> None:
         self._is_over = True
@@ -130,48 +81,49 @@ class AsyncLink:
             await self._client._handle_eio_disconnect(reason)
 
     async def wait_for_namespaces(self, seconds: float) -> None:
-        """Wait until all namespaces have answered; each may take so long.
+        """Wait until the server has answered for all namespaces, each within ``seconds``.
 
         Raises:
-            ConnectionError: If one has not, or has refused.
+            ConnectionError: If one is refused, or is not answered.
         """
-        with contextlib.suppress(TimeoutError):
-            while not (self.handshake.is_done or self._is_over):
-                answered = self.handshake.answered
-                async with asyncio.timeout(seconds):
-                    while self.handshake.answered == answered and not self._is_over:
-                        await self._changed.wait()
-                        self._changed.clear()
+        while not (self.handshake.is_done or self._is_over):
+            if not await self._changed.wait(seconds):
+                break
+            self._changed.clear()
         self.handshake.check()
 
     def use(self) -> list[Any]:
-        """Have messages go to the client from now on; give those that came before.
+        """Pass messages to the client from now on; return those that arrived before.
 
         Raises:
-            ConnectionError: If it has ended.
+            ConnectionError: If the connection has ended.
         """
-        if self._is_over:
-            raise SocketConnectionError("the connection was reset at once")
-        self._in_use = True
-        return self.handshake.early
+        with self._lock:
+            if self._is_over:
+                raise SocketConnectionError("the connection was reset at once")
+            self._in_use = True
+            return self.handshake.early
 
     async def wait(self, seconds: float) -> bool:
-        """Wait for its end; give whether it came."""
+        """Wait for the end of the connection; return whether it ended."""
         task = self.engine.read_loop_task
-        if task is not None:
-            # Not by ``wait_for``: to call us off must not tear the engine's own task.
-            await asyncio.wait({task}, timeout=seconds)
-        return task is None or task.done()
+        return task is None or await wait_for_task(task, seconds)
+
+    def break_off(self) -> None:
+        """Wake up a thread that waits for an answer of the server."""
+        self._session.break_off()
+        self._is_over = True
+        self._changed.set()
 
     async def close(self, namespaces: Iterable[str] = ()) -> None:
-        """End it, whatever state it is in."""
+        """Close the connection, whatever state it is in."""
         with contextlib.suppress(Exception):
-            async with asyncio.timeout(_GOODBYE):
+            async with self._session.bounded(_GOODBYE):
                 for namespace in namespaces:
                     await self._send(self._client.packet_class(DISCONNECT, namespace=namespace))
                 await self.engine.disconnect()
         with contextlib.suppress(Exception):
-            await self.engine.disconnect(abort=True)  # what remains where that took too long
+            await self.engine.disconnect(abort=True)  # in case that saying goodbye took too long
         with contextlib.suppress(ValueError):
             connected_clients.remove(self.engine)
         await self._session.close()

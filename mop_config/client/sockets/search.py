@@ -1,8 +1,12 @@
-"""The search for a Socket.io endpoint, shared by both socket clients."""
+"""The decisions of both Socket.io clients: where to connect, and when to move.
+
+``find_endpoint`` is a generator. It yields a ``DialStep``, a ``ProxyStep`` or an ``OpenStep``, and
+a client sends the result, or throws the error, into it.
+"""
 
 import logging
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Generator, Iterable
+from typing import Any, NamedTuple
 
 import httpx2
 from socketio.exceptions import ConnectionError as SocketConnectionError
@@ -22,11 +26,11 @@ from ..transport.exceptions import NoEndpointAvailable
 
 logger = logging.getLogger(__name__)
 
-#: A connection that has stood for so many seconds was a good one: the next break is the first.
+#: A connection that was open for so many seconds resets the pause before the next search.
 STABLE_AFTER = 10.0
-#: A connection that stands leaves for a better endpoint up to so many seconds later.
+#: Longest random delay in seconds before an open connection moves to a better endpoint.
 MOVE_JITTER = 5.0
-#: Seconds between two looks at whether there is a better endpoint.
+#: Seconds between two checks for a better endpoint.
 MOVE_CHECK_INTERVAL = 0.5
 #: Reason that the ``disconnect`` handler gets when the connection has moved.
 MOVED = "moved to another endpoint"
@@ -34,14 +38,309 @@ MOVED = "moved to another endpoint"
 _PROXY_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
+class DialStep(NamedTuple):
+    """An instruction: dial until one endpoint of a race answers, and send the ``RaceWinner``."""
+
+    race: DialRace
+
+
+class ProxyStep(NamedTuple):
+    """An instruction: check that a proxy accepts connections."""
+
+    place: Place
+
+
+class OpenStep(NamedTuple):
+    """An instruction: open a Socket.io connection to an endpoint, and send its link."""
+
+    member: PoolMember
+
+
+Step = DialStep | ProxyStep | OpenStep
+Steps = Generator[Step, Any, Any]
+
+
+class SocketEndpoints:
+    """The Socket.io endpoints of a manager, as both clients use them."""
+
+    def __init__(self, manager: BaseManager) -> None:
+        self.state = manager._state
+        self.policy = manager.policy
+        self.resolver = manager._state.resolver
+        self.options = manager._network_options
+        self._manager = manager  # lives as long as its clients
+
+    def attach(self) -> None:
+        """Register a client: start its manager, and let the client report its own moves."""
+        self._manager._start_if_new()
+        with self.state as state:
+            state.socketio.attached_clients += 1
+
+    def detach(self) -> None:
+        """Unregister a client."""
+        with self.state as state:
+            state.socketio.attached_clients -= 1
+
+    def dial_options(self) -> DialOptions:
+        """Return the options of a dial that begins now."""
+        until = self.state.clock() + self.policy.total_timeout
+        return self.options.for_dial(self.policy.connect_timeout, until)
+
+    def proxy_for(self, member: PoolMember) -> httpx2.Proxy | None:
+        """Return the proxy for an endpoint, or None."""
+        return self.options.for_target(member.target)
+
+    def host_in_url(self, target: Target) -> str:
+        """Return the address that the host was last connected at, in the form of a URL's host."""
+        known = self.resolver.in_turn(target.host, self.resolver.last(target.host))
+        address = known[0] if known else target.host
+        return f"[{address.strip('[]')}]" if ":" in address else address
+
+    def record_accepted(self, member: PoolMember) -> None:
+        """Record that an endpoint accepted a connection, or that its application answered."""
+        with self.state as state:
+            state.socketio.served(member, state.clock())
+
+    def record_failed(self, member: PoolMember, fault: Fault, began: float | None = None) -> None:
+        """Record that an endpoint could not be reached, or dropped the connection."""
+        with self.state as state:
+            now = state.clock()
+            state.socketio.failed(member, fault, now, now if began is None else began)
+
+    def record_connected(
+        self, member: PoolMember, origin: str | None, reason: str, seconds: float
+    ) -> None:
+        """Record that a connection is open.
+
+        Args:
+            member: Its endpoint.
+            origin: URL of the endpoint that it replaces, or None for a first connection.
+            reason: Why the endpoint is another one.
+            seconds: Time without a connection.
+        """
+        with self.state as state:
+            if origin is not None and origin != member.url:
+                state.socketio.moved(origin, member.url, reason, seconds)
+            elif origin is not None:
+                state.seconds_without_service[Kind.SOCKETIO] += seconds
+
+    def retry_delay(self, rounds: int) -> float:
+        """Return the seconds before another search; the first search begins at once."""
+        if rounds == 0:
+            return 0.0
+        return self.policy.health.backoff(rounds) * (0.9 + 0.2 * self.state.random())
+
+
+def find_endpoint(endpoints: SocketEndpoints, before: str | None, since: float) -> Steps:
+    """Find an endpoint that accepts a connection, and return its link.
+
+    Args:
+        endpoints: The endpoints to search.
+        before: URL of the endpoint of the connection that broke, or None.
+        since: Monotonic seconds since when there has been no connection.
+
+    Raises:
+        ConnectionRefusedError: If the application of an endpoint refused the login.
+        NoEndpointAvailable: If no endpoint could be reached.
+    """
+    search = _Search(endpoints)
+    first = member = search.first()
+    while member is not None:
+        reached = yield from search.reach(member)
+        if reached is not None and (link := (yield from search.open(reached))) is not None:
+            seconds = max(0.0, endpoints.state.clock() - since)
+            origin = before or (None if first is None or first is reached else first.url)
+            endpoints.record_connected(reached, origin, "failed", seconds)
+            return link
+        member = search.next(endpoints.state.clock())
+    raise search.error()
+
+
+def open_endpoint(endpoints: SocketEndpoints, member: PoolMember) -> Steps:
+    """Open a connection to one endpoint, and return its link; None if that fails."""
+    return (yield from _Search(endpoints).open(member))
+
+
+class _Search:
+    """The record of one search: its candidates, and what failed."""
+
+    def __init__(self, endpoints: SocketEndpoints) -> None:
+        self._endpoints = endpoints
+        self._state = endpoints.state
+        # A separate budget: a client that has lost its connection must be allowed to search on.
+        budget = Budget(endpoints.policy)
+        self._candidates = Candidates(endpoints.state.socketio, budget)
+        self._began = endpoints.state.clock()
+        self._failed: list[FailedAttempt] = []
+        self._refusal: Exception | None = None
+
+    def first(self) -> PoolMember | None:
+        with self._state as state:
+            return self._candidates.first(state.clock())
+
+    def next(self, now: float) -> PoolMember | None:
+        with self._state:
+            return self._candidates.next(now)
+
+    def reach(self, member: PoolMember) -> Generator[DialStep | ProxyStep, Any, PoolMember | None]:
+        """Dial an endpoint, or its proxy; python-engineio dials again by itself."""
+        proxy = self._endpoints.proxy_for(member)
+        if proxy is not None:
+            try:
+                yield ProxyStep(place_of(proxy))
+            except Exception:
+                self._record_failed(member, Fault.PROXY)
+                return None
+            return member
+        # A race could reach endpoints directly that are behind a proxy.
+        proxied = self._endpoints.options.knows_proxies
+        more = (lambda _: None) if proxied else self.next
+        race = DialRace(member, more, self._endpoints.policy.race_delay)
+        try:
+            winner = yield DialStep(race)
+        except (OSError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, DialError):
+                logger.warning("no Socket.io endpoint can be dialled: %s", error)
+            losers, winning = race.faults, None
+        else:
+            losers, winning = winner.losers, winner.member
+        for loser, fault in losers:
+            self._record_failed(loser, fault)
+        return winning
+
+    def open(self, member: PoolMember) -> Steps:
+        """Open a connection; an application that refuses the login is no fault of its endpoint."""
+        try:
+            link = yield OpenStep(member)
+        except Exception as error:  # python-engineio raises exceptions that it does not document
+            refused = isinstance(error, LoginRefused) or "status code 401" in str(error)
+            if not refused:
+                self._record_failed(member, fault_of_text(error))
+                return None
+            if self._refusal is None:
+                own = isinstance(error, LoginRefused)
+                self._refusal = error if own else LoginRefused(str(error))
+            link = None
+        self._endpoints.record_accepted(member)
+        return link
+
+    def _record_failed(self, member: PoolMember, fault: Fault) -> None:
+        self._endpoints.record_failed(member, fault, self._began)
+        seconds = self._state.clock() - self._began
+        self._failed.append(FailedAttempt(member.url, fault, seconds))
+
+    def error(self) -> Exception:
+        """Return the exception that ends the search."""
+        exhausted = NoEndpointAvailable(tuple(self._failed))
+        if self._refusal is None:
+            return exhausted
+        self._refusal.__cause__ = exhausted if self._failed else None
+        return self._refusal
+
+
+class MovePlanner:
+    """Decides when an open connection moves to a better endpoint.
+
+    Args:
+        endpoints: The socket endpoints.
+    """
+
+    def __init__(self, endpoints: SocketEndpoints) -> None:
+        self._endpoints = endpoints
+        self._due: float | None = None
+        self._failures = 0
+
+    def due(self, member: PoolMember) -> tuple[PoolMember, str] | None:
+        """Return the endpoint to move to now and the reason; None to stay.
+
+        The delay is random, so that clients that see the same change do not move in step. A pin
+        concerns one machine and has no delay.
+        """
+        state = self._endpoints.state
+        with state:
+            now = state.clock()
+            better = state.socketio.better_than(member, now)
+        if better is None:
+            self._due = None
+            return None
+        if self._due is None:
+            self._due = now + (0.0 if better[1] == "pinned" else MOVE_JITTER * state.random())
+        return better if now >= self._due else None
+
+    def failed(self) -> None:
+        """Record a failed move; the open connection stays."""
+        self._failures += 1
+        self._due = self._endpoints.state.clock() + self._endpoints.retry_delay(self._failures)
+
+
+class NamespaceHandshake:
+    """The namespaces of a new connection, until the server has accepted or refused each.
+
+    Args:
+        namespaces: The requested namespaces.
+        packet_class: Decodes a packet.
+
+    Attributes:
+        joined: The session's id by accepted namespace.
+        refused: The application's reason by refused namespace.
+        early: Messages that arrived before the connection was in use.
+    """
+
+    def __init__(self, namespaces: Iterable[str], packet_class: Any) -> None:
+        self._requested = frozenset(namespaces)
+        self._packet_class = packet_class
+        self._attachments = 0
+        self.joined: dict[str, str | None] = {}
+        self.refused: dict[str, Any] = {}
+        self.early: list[Any] = []
+
+    def receive(self, data: Any) -> str | None:
+        """Handle a message; return the namespace that it accepts or refuses, or None."""
+        if self._attachments:
+            self._attachments -= 1
+            self.early.append(data)
+            return None
+        packet = self._packet_class(encoded_packet=data)
+        namespace: str = packet.namespace or "/"
+        if packet.packet_type == CONNECT:
+            self.joined[namespace] = (packet.data or {}).get("sid")
+        elif packet.packet_type == CONNECT_ERROR:
+            self.refused[namespace] = packet.data
+        else:
+            self._attachments = getattr(packet, "attachment_count", 0)
+            self.early.append(data)
+            return None
+        return namespace
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the server has answered for each namespace."""
+        return self._requested <= self.joined.keys() | self.refused.keys()
+
+    def check(self) -> None:
+        """Check that the server accepted each namespace.
+
+        Raises:
+            ConnectionRefusedError: If the application refused one; it has the reason.
+            ConnectionError: If one was not answered.
+        """
+        for namespace, data in self.refused.items():
+            reason = data.get("message") if isinstance(data, dict) else data
+            error = LoginRefused(f"{namespace} is refused: {reason}")
+            error.error_args = data
+            raise error
+        if missing := sorted(self._requested - self.joined.keys()):
+            raise SocketConnectionError(f"no answer from {', '.join(missing)}: timed out")
+
+
 def place_of(proxy: httpx2.Proxy) -> Place:
-    """Say where a proxy is."""
+    """Return the place of a proxy."""
     port = proxy.url.port or _PROXY_PORTS.get(proxy.url.scheme, 80)
     return Place(proxy.url.host, port, None)
 
 
 def with_credentials(proxy: httpx2.Proxy) -> str:
-    """Give a proxy's URL with the credentials that it wants."""
+    """Return the URL of a proxy with its user and password."""
     if proxy.auth is None:
         return str(proxy.url)
     user, password = proxy.auth
@@ -49,7 +348,7 @@ def with_credentials(proxy: httpx2.Proxy) -> str:
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """Refuse options of python-socketio that are the manager's to decide.
+    """Refuse options of python-socketio that the manager decides.
 
     Raises:
         ValueError: Naming the option.
@@ -63,9 +362,9 @@ def check_options(options: dict[str, Any]) -> None:
 
 
 def engine_url(target: Target, host: str) -> tuple[str, str]:
-    """Give the URL to connect to, and the engine's path.
+    """Return the URL to connect to, and the path of the Engine.IO server.
 
-    A socket URL's path ``/ws`` means the engine path ``/ws/socket.io``, unless it says so.
+    The path ``/ws`` of a socket URL means the engine path ``/ws/socket.io``.
     """
     path = target.prefix.decode()
     engine = (path if path.endswith("/socket.io") else f"{path}/socket.io").strip("/")
@@ -73,7 +372,7 @@ def engine_url(target: Target, host: str) -> tuple[str, str]:
 
 
 def fault_of_text(error: Exception) -> Fault:
-    """Say what an error of python-socketio means; it passes on words, not exceptions."""
+    """Return the fault that an error of python-socketio means, judged by its message."""
     if lacks_resources(error):
         return Fault.OURS
     text = str(error).lower()
@@ -92,267 +391,9 @@ _WORDS: tuple[tuple[tuple[str, ...], Fault], ...] = (
 )
 
 
-def _no_candidate(_: float) -> None:
-    return None
-
-
-class SocketSearch:
-    """One search for an endpoint that accepts a connection."""
-
-    def __init__(self, endpoints: "SocketEndpoints") -> None:
-        self._core = endpoints.core
-        self._endpoints = endpoints
-        # A separate budget: a client that has lost its connection must be allowed to search on.
-        self._candidates = Candidates(endpoints.core.socketio, Budget(endpoints.core.policy))
-        self.began = endpoints.core.clock()
-        self.failed_attempts: list[FailedAttempt] = []
-        self.chosen: str | None = None
-        self._refusal: Exception | None = None
-
-    def first(self) -> PoolMember | None:
-        """Return the first endpoint, or None."""
-        with self._core as core:
-            member = self._candidates.first(core.clock())
-        self.chosen = None if member is None else member.url
-        return member
-
-    def next_candidate(self, now: float) -> PoolMember | None:
-        """Return the next endpoint, or None."""
-        with self._core:
-            return self._candidates.next(now)
-
-    def race(self, first: PoolMember) -> DialRace:
-        """Begin a race of dials; alone where others may have to be reached by a proxy."""
-        more = self.next_candidate if not self._endpoints.options.knows_proxies else _no_candidate
-        return DialRace(first, more, self._core.policy.race_delay)
-
-    def record_losers(self, losers: Iterable[tuple[PoolMember, Fault]]) -> None:
-        """Record the endpoints that could not be dialled, or not in time."""
-        for member, fault in losers:
-            with self._core as core:
-                core.socketio.failed(member, fault, core.clock(), self.began)
-                self.failed_attempts.append(
-                    FailedAttempt(member.url, fault, core.clock() - self.began)
-                )
-
-    def refused(self, member: PoolMember, error: Exception) -> None:
-        """Record an endpoint that did not accept the connection.
-
-        Where the application answered, and refused the login, the endpoint has done its work.
-        """
-        if isinstance(error, LoginRefused):
-            self._refusal = self._refusal or error
-            with self._core as core:
-                core.socketio.served(member, core.clock())
-        else:
-            self.record_losers([(member, fault_of_text(error))])
-
-    def failed(self, faults: Iterable[tuple[PoolMember, Fault]], error: Exception) -> None:
-        """Note that no endpoint could be dialled, or that this process could not dial."""
-        self.record_losers(faults)
-        if not isinstance(error, DialError):
-            logger.warning("no endpoint can be dialled: %s", error)
-
-    def exhausted(self) -> Exception:
-        """Give the exception that it ends with: what the application said, if it was reached."""
-        exhausted = NoEndpointAvailable(tuple(self.failed_attempts))
-        if self._refusal is None:
-            return exhausted
-        self._refusal.__cause__ = exhausted if self.failed_attempts else None
-        return self._refusal
-
-
-class NamespaceHandshake:
-    """The namespaces of a new connection, until each of them has let us in or refused.
-
-    Args:
-        namespaces: Those that are wanted.
-        packet_class: Reads a packet.
-
-    Attributes:
-        joined: The session's id by namespace.
-        refused: What the application said, by namespace.
-        early: Messages that came before the connection was in use.
-    """
-
-    def __init__(self, namespaces: Iterable[str], packet_class: Any) -> None:
-        self._wanted = frozenset(namespaces)
-        self._packet_class = packet_class
-        self._attachments = 0
-        self.joined: dict[str, str | None] = {}
-        self.refused: dict[str, Any] = {}
-        self.early: list[Any] = []
-
-    def take(self, data: Any) -> str | None:
-        """Take a message; give the namespace that it refuses, or None."""
-        if self._attachments:
-            self._attachments -= 1
-            self.early.append(data)
-            return None
-        packet = self._packet_class(encoded_packet=data)
-        namespace = packet.namespace or "/"
-        if packet.packet_type == CONNECT:
-            self.joined[namespace] = (packet.data or {}).get("sid")
-        elif packet.packet_type == CONNECT_ERROR:
-            self.refused[namespace] = packet.data
-            return namespace
-        else:
-            self._attachments = getattr(packet, "attachment_count", 0)
-            self.early.append(data)
-        return None
-
-    @property
-    def answered(self) -> int:
-        """How many namespaces have answered."""
-        return len(self.joined) + len(self.refused)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether all have."""
-        return self._wanted <= self.joined.keys() | self.refused.keys()
-
-    def check(self) -> None:
-        """Say whether all of them let us in.
-
-        Raises:
-            LoginRefused: With the application's reason, if it refused one.
-            ConnectionError: If one has not answered.
-        """
-        for namespace, data in self.refused.items():
-            reason = data.get("message") if isinstance(data, dict) else data
-            error = LoginRefused(f"{namespace} is refused: {reason}")
-            error.error_args = data
-            raise error
-        if missing := sorted(self._wanted - self.joined.keys()):
-            raise SocketConnectionError(f"no answer from {', '.join(missing)}: timed out")
-
-
-def refusal_of(error: Exception) -> Exception:
-    """Give a handshake that is answered 401 as what it is: the application refuses the login."""
-    refused: Exception = LoginRefused(str(error))
-    return refused if "status code 401" in str(error) else error
-
-
-def namespaces_of(client: Any, wanted: Any) -> list[str]:
-    """Give the namespaces to connect to: those wanted, or those that have handlers."""
-    if isinstance(wanted, str):
-        return [wanted]
+def namespaces_of(client: Any, requested: Any) -> list[str]:
+    """Return the namespaces to connect to: the requested ones, or those with handlers."""
+    if isinstance(requested, str):
+        return [requested]
     handled = sorted({*client.handlers, *client.namespace_handlers} - {"*"})
-    return list(wanted) if wanted is not None else handled or ["/"]
-
-
-class MovePlanner:
-    """Decides when an open connection moves to a better endpoint.
-
-    Args:
-        endpoints: The socket endpoints.
-    """
-
-    def __init__(self, endpoints: "SocketEndpoints") -> None:
-        self._endpoints = endpoints
-        self._due: float | None = None
-        self._failures = 0
-
-    def look(self, member: PoolMember) -> tuple[PoolMember, str] | None:
-        """Give the endpoint to move to now, and why; None for none, or not yet.
-
-        A fleet that hears of the same change must not move in step; who pins an endpoint by
-        hand does so on one machine.
-        """
-        core = self._endpoints.core
-        with core:
-            now = core.clock()
-            better = core.socketio.better_than(member, now)
-        if better is None:
-            self._due = None
-            return None
-        if self._due is None:
-            self._due = now + (0.0 if better[1] == "pinned" else MOVE_JITTER * core.random())
-        return better if now >= self._due else None
-
-    def failed(self) -> None:
-        """Note that the move did not succeed; the old connection stands."""
-        self._failures += 1
-        self._due = self._endpoints.core.clock() + self._endpoints.retry_delay(self._failures)
-
-
-class SocketEndpoints:
-    """The Socket.io endpoints of a manager, as both clients use them."""
-
-    def __init__(self, manager: BaseManager) -> None:
-        self.core = manager._core
-        self.resolver = manager._core.resolver
-        self.options = manager._network_options
-        self._manager = manager  # lives as long as its clients
-
-    def dial_options(self) -> DialOptions:
-        """Say how to dial."""
-        policy = self.core.policy
-        until = self.core.clock() + policy.total_timeout
-        return self.options.for_dial(policy.connect_timeout, until)
-
-    def proxy_for(self, member: PoolMember) -> httpx2.Proxy | None:
-        """Say by which proxy an endpoint is reached, if any: the rule of every other request."""
-        return self.options.for_target(member.target)
-
-    def address_of(self, target: Target) -> str:
-        """Give the address at which a host has just been connected to, for a URL."""
-        known = self.resolver.in_turn(target.host, self.resolver.last(target.host))
-        address = known[0] if known else target.host
-        return f"[{address.strip('[]')}]" if ":" in address else address
-
-    def record_accepted(self, member: PoolMember) -> None:
-        """Record that an endpoint accepted the connection."""
-        with self.core as core:
-            core.socketio.served(member, core.clock())
-
-    def record_connected(
-        self,
-        member: PoolMember,
-        before: str | None,
-        reason: str,
-        seconds: float,
-        chosen: str | None = None,
-    ) -> None:
-        """Record that a connection is open.
-
-        Args:
-            member: Its endpoint.
-            before: The URL of the one that it went to before, or None.
-            reason: Why it has moved, if it has.
-            seconds: For which there was no connection.
-            chosen: The URL of the one that it was to go to, or None.
-        """
-        origin = before or chosen
-        with self.core as core:
-            if origin is not None and origin != member.url:
-                core.socketio.moved(origin, member.url, reason, seconds)
-            elif before is not None:
-                core.seconds_without_service[Kind.SOCKETIO] += seconds
-
-    def attach(self) -> None:
-        """Register a client: start its manager, and count its moves as the pool's switches."""
-        self._manager._start_if_new()
-        with self.core as core:
-            core.socketio.followed += 1
-
-    def detach(self) -> None:
-        """Unregister a client."""
-        with self.core as core:
-            core.socketio.followed -= 1
-
-    def record_dropped(self, member: PoolMember) -> None:
-        """Record that an endpoint dropped the connection."""
-        with self.core as core:
-            core.socketio.failed(member, Fault.RESET, core.clock(), core.clock())
-
-    @property
-    def namespace_timeout(self) -> float:
-        """Seconds for which an endpoint may leave a namespace without an answer."""
-        return self.core.policy.connect_timeout
-
-    def retry_delay(self, rounds: int) -> float:
-        """Seconds to wait before another search; the first one begins at once."""
-        if rounds == 0:
-            return 0.0
-        return self.core.policy.health.backoff(rounds) * (0.9 + 0.2 * self.core.random())
+    return list(requested) if requested is not None else handled or ["/"]

@@ -25,7 +25,7 @@ class Pools:
     """
 
     def __init__(self, core: ClientState, make: Callable[[], Any]) -> None:
-        self._core = core
+        self._state = core
         self._make = make
         self._pools: dict[bytes, tuple[str, Any]] = {}
         self._retired: list[Any] = []
@@ -61,7 +61,7 @@ class Pools:
         try:
             self._sweep_at = now + PAUSE
             for url, pool in list(self._pools.values()):
-                if self._core.api.get(url) is None:
+                if self._state.api.get(url) is None:
                     self.retire(pool)
             closing = [c for pool in self._retired for c in tidy(pool, keep_idle=False)]
             self._retired = [pool for pool in self._retired if pool._requests]

@@ -44,7 +44,7 @@ class AsyncHedge:
         route: AsyncConnectPlan,
         send: Callable[[AsyncConnectPlan], Coroutine[Any, Any, Outcome]],
     ) -> None:
-        self._core = core
+        self._state = core
         self._route = route
         self._send = send
         self._asker = cast("asyncio.Task[Any]", asyncio.current_task())
@@ -58,13 +58,13 @@ class AsyncHedge:
         """Take note that the first request goes out now: from here on it may be too slow."""
         if self._timer is None:
             loop = asyncio.get_running_loop()
-            left = max(0.0, self._route.hedge_at - self._core.clock())
+            left = max(0.0, self._route.hedge_at - self._state.clock())
             self._timer = loop.call_later(left, self._start)
 
     def _start(self) -> None:
         call = self._route.call
         self._route.forget_queues()
-        member = call.hedge_candidate(self._core.clock())
+        member = call.hedge_candidate(self._state.clock())
         if member is None:
             return
         route = AsyncConnectPlan(call, member, self._route.until, race=False)
@@ -96,10 +96,10 @@ class AsyncHedge:
         theirs, self._task = self._task.result(), None
         if theirs.good and not outcome.good:
             await discard(outcome)
-            return of_rival(theirs, beaten(self._core, outcome), self._route.told)
+            return of_rival(theirs, beaten(self._state, outcome), self._route.told)
         await discard(theirs)
         if not theirs.good:
-            outcome.losers = (*outcome.losers, *beaten(self._core, theirs))
+            outcome.losers = (*outcome.losers, *beaten(self._state, theirs))
         return outcome
 
     async def abandon(self) -> None:

@@ -58,7 +58,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     def __init__(self, manager: HasCore, **options: Unpack[TransportKeywords]) -> None:
         check_keywords(f"{type(self).__name__}()", options, TransportKeywords)
-        self._core = manager._core
+        self._state = manager._state
         self._manager = manager  # lives as long as its clients
         self._options = TransportOptions.of(**options)
         # The way that the manager's checks take, by which the pool judges its endpoints.
@@ -67,7 +67,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     def _open(self) -> None:
         self._pid = os.getpid()
-        core = self._core
+        core = self._state
         self._backend = AsyncFailoverBackend(self._options, core.resolver, core.policy.race_delay)
         # One for each endpoint: requests that hang at one must not keep others from the next.
         self._connections = Pools(core, self._new_pool)
@@ -103,11 +103,13 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             self._open()  # a fork must not share its parent's connections
         if not rewriting.is_for_the_pool(request):
             return await self._plain_for(request).handle_async_request(request)
-        swept = self._connections.sweep(self._core.clock(), list(self._proxies.values()))
+        swept = self._connections.sweep(self._state.clock(), list(self._proxies.values()))
         if swept or self._ending:
             await self._end(swept)
         shape = rewriting.shape_of(request)
-        call = self._core.call(shape, rewriting.total_of(request, self._core.policy.total_timeout))
+        call = self._state.call(
+            shape, rewriting.total_of(request, self._state.policy.total_timeout)
+        )
         while isinstance(call.step, Attempt):
             outcome = await self._attempt(call, call.step, request, hedged=shape.hedged)
             if outcome.good and rewriting.is_read_whole(request, shape, outcome.result.response):
@@ -125,11 +127,11 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     ) -> Outcome:
         if attempt.discard is not None:
             await attempt.discard.held.aclose()
-        now = self._core.clock()
+        now = self._state.clock()
         route = AsyncConnectPlan(call, attempt.member, now + attempt.seconds_left, race=True)
-        route.hedge_at = now + self._core.policy.hedge_delay
+        route.hedge_at = now + self._state.policy.hedge_delay
         if hedged:
-            route.rival = AsyncHedge(self._core, route, partial(self._send, request))
+            route.rival = AsyncHedge(self._state, route, partial(self._send, request))
         try:
             outcome = await self._send(request, route)
             return outcome if route.rival is None else await route.rival.settled(outcome)
@@ -141,7 +143,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     async def _send(self, request: httpx2.Request, route: "AsyncConnectPlan") -> Outcome:
         """Send a request once, and say what came of it, whatever that is."""
-        route.began = self._core.clock()
+        route.began = self._state.clock()
         token = ROUTE.set(route)
         try:
             response = await self._exchange(request, route)
@@ -154,11 +156,11 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         except Exception as error:
             if is_of_http2(error):
                 self._connections.retire(route.pool)
-            return failed(self._core, route, error)
+            return failed(self._state, route, error)
         finally:
             ROUTE.reset(token)
             route.forget_queues()
-        return answered(self._core, route, response)
+        return answered(self._state, route, response)
 
     async def _exchange(
         self, request: httpx2.Request, route: "AsyncConnectPlan"
@@ -174,7 +176,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                         # The server may be keeping a thread for it: it must not wait in a queue.
                         await route.take_deposit().aclose()
                         route.race = True
-                    elif not route.leave_queue(self._core.clock(), self._core.policy.hedge_delay):
+                    elif not route.leave_queue(self._state.clock(), self._state.policy.hedge_delay):
                         raise
         except BaseException:
             if route.pool is not None:
@@ -194,19 +196,19 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         target = route.member.target
         proxy = self._options.for_target(target)
         route.apart = self._options.takes_another_way(self._shared, target)
-        connect = self._core.policy.connect_timeout
+        connect = self._state.policy.connect_timeout
         if proxy is None:
-            queue = 0.0 if route.deposit is not None else route.queue_for(self._core.clock())
+            queue = 0.0 if route.deposit is not None else route.queue_for(self._state.clock())
             timeouts = route.timeouts = rewriting.timeouts_of(request, connect, queue)
             addressed = rewriting.to_endpoint(request, target, timeouts)
             pool = route.pool = self._connections.to(route.member.url, target)
             response = await pool.handle_async_request(addressed)
             return response
         timeouts = route.timeouts = rewriting.all_timeouts_of(
-            request, connect, route.until - self._core.clock()
+            request, connect, route.until - self._state.clock()
         )
         addressed = rewriting.by_proxy(request, target, timeouts)
-        timeouts["pool"] = min(timeouts["pool"], route.queue_for(self._core.clock()))
+        timeouts["pool"] = min(timeouts["pool"], route.queue_for(self._state.clock()))
         route.pool = self._proxied(proxy, target)
         response = await route.pool.handle_async_request(addressed)
         return response
@@ -214,11 +216,11 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     async def _read_whole(self, outcome: Outcome) -> Outcome:
         """Read the body as a part of the attempt: where it breaks off, another follows."""
         response = outcome.result.response
-        outcome.result.bound_pauses(self._core.policy.body_pause)
+        outcome.result.bound_pauses(self._state.policy.body_pause)
         try:
             content = await response.aread()
         except Exception as error:
-            return broken(self._core, outcome, error)
+            return broken(self._state, outcome, error)
         finally:
             await response.aclose()
         outcome.result = outcome.result._replace(content=content)
@@ -226,11 +228,11 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     async def _set_aside(self, outcome: Outcome, request: httpx2.Request) -> None:
         """Keep a bad answer, which may be the last word, and read what comes of it at once."""
-        outcome.result.bound_pauses(self._core.policy.body_pause)
+        outcome.result.bound_pauses(self._state.policy.body_pause)
         answer: ResponseVerdict = outcome.result
         aside = AsyncAside(answer.response, request)
         outcome.result = answer._replace(aside=aside)
-        await aside.wait(self._core.policy.race_delay)
+        await aside.wait(self._state.policy.race_delay)
 
     async def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:
         if verdict.discard is not None:
@@ -245,7 +247,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         if answer.aside is not None:
             body = answer.aside
         elif content is None:
-            body = _AsyncBody(self._core, answer, request, lambda: self._closed)
+            body = _AsyncBody(self._state, answer, request, lambda: self._closed)
         else:
             body = httpx2.ByteStream(content)
         return Response(
@@ -265,7 +267,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     def _proxied(self, proxy: httpx2.Proxy, target: Target) -> httpcore2.AsyncConnectionPool:
         key = f"{proxy.url} {target.key.decode()}"
         if key not in self._proxies:
-            backend = AsyncProxyBackend(self._options, self._core.resolver, proxy.url.scheme)
+            backend = AsyncProxyBackend(self._options, self._state.resolver, proxy.url.scheme)
             self._proxies[key] = self._options.async_proxy_pool(proxy, backend)
         return self._proxies[key]
 
@@ -293,20 +295,20 @@ class _AsyncBody(httpx2.AsyncByteStream):
         closed: Callable[[], bool],
     ) -> None:
         self._closed = closed
-        self._core = core
+        self._state = core
         self._answer = answer
         self._response: httpcore2.Response = answer.response
         self._request = request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        began = self._core.clock()
+        began = self._state.clock()
         try:
             async for part in self._response.aiter_stream():
                 yield part
         except Exception as error:
             if self._closed():
                 raise rewriting.closed(self._request) from error
-            broke_off(self._core, self._answer, error, began)
+            broke_off(self._state, self._answer, error, began)
             raise named(
                 rewriting.translate(error, self._request), self._answer.member.url
             ) from error

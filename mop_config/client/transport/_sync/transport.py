@@ -45,7 +45,7 @@ class HasCore(Protocol):
     """What a transport needs of a manager."""
 
     @property
-    def _core(self) -> ClientState:
+    def _state(self) -> ClientState:
         """The manager's pools."""
 
 
@@ -69,7 +69,7 @@ class FailoverTransport(httpx2.BaseTransport):
 
     def __init__(self, manager: HasCore, **options: Unpack[TransportKeywords]) -> None:
         check_keywords(f"{type(self).__name__}()", options, TransportKeywords)
-        self._core = manager._core
+        self._state = manager._state
         self._manager = manager  # lives as long as its clients
         self._options = TransportOptions.of(**options)
         # The way that the manager's checks take, by which the pool judges its endpoints.
@@ -78,7 +78,7 @@ class FailoverTransport(httpx2.BaseTransport):
 
     def _open(self) -> None:
         self._pid = os.getpid()
-        core = self._core
+        core = self._state
         self._backend = FailoverBackend(self._options, core.resolver, core.policy.race_delay)
         # One for each endpoint: requests that hang at one must not keep others from the next.
         self._connections = Pools(core, self._new_pool)
@@ -97,10 +97,14 @@ class FailoverTransport(httpx2.BaseTransport):
             self._open()  # a fork must not share its parent's connections
         if not rewriting.is_for_the_pool(request):
             return self._plain_for(request).handle_request(request)
-        for connection in self._connections.sweep(self._core.clock(), list(self._proxies.values())):
+        for connection in self._connections.sweep(
+            self._state.clock(), list(self._proxies.values())
+        ):
             connection.close()
         shape = rewriting.shape_of(request)
-        call = self._core.call(shape, rewriting.total_of(request, self._core.policy.total_timeout))
+        call = self._state.call(
+            shape, rewriting.total_of(request, self._state.policy.total_timeout)
+        )
         while isinstance(call.step, Attempt):
             outcome = self._attempt(call, call.step, request, hedged=shape.hedged)
             if outcome.good and rewriting.is_read_whole(request, shape, outcome.result.response):
@@ -122,10 +126,10 @@ class FailoverTransport(httpx2.BaseTransport):
     ) -> Outcome:
         if attempt.discard is not None:
             attempt.discard.held.close()
-        now = self._core.clock()
+        now = self._state.clock()
         send = partial(self._send, request) if hedged else None
         plan = ConnectPlan(call, attempt.member, now + attempt.seconds_left, send, race=True)
-        plan.hedge_at = now + self._core.policy.hedge_delay
+        plan.hedge_at = now + self._state.policy.hedge_delay
         plan.lines = self._lines
         try:
             return self._settled(plan, self._send(request, plan))
@@ -134,7 +138,7 @@ class FailoverTransport(httpx2.BaseTransport):
 
     def _send(self, request: httpx2.Request, plan: ConnectPlan) -> Outcome:
         """Send a request once, and say what came of it, whatever that is."""
-        plan.began = self._core.clock()
+        plan.began = self._state.clock()
         token = ROUTE.set(plan)
         try:
             response = self._exchange(request, plan)
@@ -144,11 +148,11 @@ class FailoverTransport(httpx2.BaseTransport):
         except Exception as error:
             if is_of_http2(error):
                 self._connections.retire(plan.pool)
-            return failed(self._core, plan, error)
+            return failed(self._state, plan, error)
         finally:
             ROUTE.reset(token)
             plan.forget_queues()
-        return answered(self._core, plan, response)
+        return answered(self._state, plan, response)
 
     def _exchange(self, request: httpx2.Request, plan: ConnectPlan) -> httpcore2.Response:
         try:
@@ -162,7 +166,7 @@ class FailoverTransport(httpx2.BaseTransport):
                         # The server may be keeping a thread for it: it must not wait in a queue.
                         plan.take_deposit().close()
                         plan.race = True
-                    elif not plan.leave_queue(self._core.clock(), self._core.policy.hedge_delay):
+                    elif not plan.leave_queue(self._state.clock(), self._state.policy.hedge_delay):
                         raise
         except BaseException:
             if plan.pool is not None:
@@ -175,18 +179,18 @@ class FailoverTransport(httpx2.BaseTransport):
         target = plan.member.target
         proxy = self._options.for_target(target)
         plan.apart = self._options.takes_another_way(self._shared, target)
-        connect = self._core.policy.connect_timeout
+        connect = self._state.policy.connect_timeout
         if proxy is None:
-            queue = 0.0 if plan.deposit is not None else plan.queue_for(self._core.clock())
+            queue = 0.0 if plan.deposit is not None else plan.queue_for(self._state.clock())
             timeouts = plan.timeouts = rewriting.timeouts_of(request, connect, queue)
             addressed = rewriting.to_endpoint(request, target, timeouts)
             pool = plan.pool = self._connections.to(plan.member.url, target)
             response = pool.handle_request(addressed)
             return response
         timeouts = plan.timeouts = rewriting.all_timeouts_of(
-            request, connect, plan.until - self._core.clock()
+            request, connect, plan.until - self._state.clock()
         )
-        timeouts["pool"] = min(timeouts["pool"], plan.queue_for(self._core.clock()))
+        timeouts["pool"] = min(timeouts["pool"], plan.queue_for(self._state.clock()))
         plan.pool = self._proxied(proxy, target)
         response = plan.pool.handle_request(rewriting.by_proxy(request, target, timeouts))
         return response
@@ -198,25 +202,25 @@ class FailoverTransport(httpx2.BaseTransport):
             return outcome
         theirs = None
         if not outcome.good:
-            theirs = rival.wait(plan.until - self._core.clock())
+            theirs = rival.wait(plan.until - self._state.clock())
         rival.abandon()
         if theirs is None:
             return outcome
         if theirs.good:
             discard(outcome)
-            return of_rival(theirs, beaten(self._core, outcome), plan.told)
+            return of_rival(theirs, beaten(self._state, outcome), plan.told)
         discard(theirs)
-        outcome.losers = (*outcome.losers, *beaten(self._core, theirs))
+        outcome.losers = (*outcome.losers, *beaten(self._state, theirs))
         return outcome
 
     def _read_whole(self, outcome: Outcome) -> Outcome:
         """Read the body as a part of the attempt: where it breaks off, another follows."""
         response = outcome.result.response
-        outcome.result.bound_pauses(self._core.policy.body_pause)
+        outcome.result.bound_pauses(self._state.policy.body_pause)
         try:
             content = response.read()
         except Exception as error:
-            return broken(self._core, outcome, error)
+            return broken(self._state, outcome, error)
         finally:
             response.close()
         outcome.result = outcome.result._replace(content=content)
@@ -224,11 +228,11 @@ class FailoverTransport(httpx2.BaseTransport):
 
     def _set_aside(self, outcome: Outcome, request: httpx2.Request) -> None:
         """Keep a bad answer, which may be the last word, and read what comes of it at once."""
-        outcome.result.bound_pauses(self._core.policy.body_pause)
+        outcome.result.bound_pauses(self._state.policy.body_pause)
         answer: ResponseVerdict = outcome.result
         aside = Aside(answer.response, request, answer.timeouts or {})
         outcome.result = answer._replace(aside=aside)
-        aside.wait(self._core.policy.race_delay)
+        aside.wait(self._state.policy.race_delay)
 
     def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:
         if verdict.discard is not None:
@@ -243,7 +247,7 @@ class FailoverTransport(httpx2.BaseTransport):
         if answer.aside is not None:
             body = answer.aside
         elif content is None:
-            body = _Body(self._core, answer, request, self._lines)
+            body = _Body(self._state, answer, request, self._lines)
         else:
             body = httpx2.ByteStream(content)
         return Response(
@@ -266,7 +270,7 @@ class FailoverTransport(httpx2.BaseTransport):
         key = f"{proxy.url} {target.key.decode()}"
         pool = self._proxies.get(key)
         if pool is None:
-            backend = ProxyBackend(self._options, self._core.resolver, proxy.url.scheme)
+            backend = ProxyBackend(self._options, self._state.resolver, proxy.url.scheme)
             pool = _pool_class(self._options)(**self._options.for_proxy_pool(proxy, backend))
             pool = self._proxies.setdefault(key, pool)
         return pool
@@ -300,19 +304,19 @@ class _Body(httpx2.SyncByteStream):
         lines: OpenStreams,
     ) -> None:
         self._lines = lines
-        self._core = core
+        self._state = core
         self._answer = answer
         self._response: httpcore2.Response = answer.response
         self._request = request
 
     def __iter__(self) -> Iterator[bytes]:
-        began = self._core.clock()
+        began = self._state.clock()
         try:
             yield from self._response.iter_stream()
         except Exception as error:
             if self._lines.closed:
                 raise rewriting.closed(self._request) from error
-            broke_off(self._core, self._answer, error, began)
+            broke_off(self._state, self._answer, error, began)
             raise named(
                 rewriting.translate(error, self._request), self._answer.member.url
             ) from error

@@ -1,0 +1,252 @@
+"""What the synchronous Socket.io client does by threads and requests; the twin of ``with_asyncio``.
+
+Both modules define the same functions, and classes whose names differ by ``Async``.
+"""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from http import HTTPStatus
+from threading import Event
+from typing import Any
+
+import httpx2
+import requests
+import websocket
+from requests.adapters import HTTPAdapter
+
+from ...net.connect import Place, connect
+from ..pool.failover import DialRace
+from ..pool.member import PoolMember
+from ..transport.dial import RaceWinner, dial
+from .search import SocketEndpoints, place_of, with_credentials
+
+__all__ = ["Event"]
+
+#: Seconds for which ``disconnect`` waits for the worker.
+_PATIENCE = 1.0
+
+
+class Worker:
+    """The thread that finds an endpoint, and then keeps the connection open.
+
+    Args:
+        target: Runs in the thread; it calls ``ready`` once the connection is open.
+    """
+
+    def __init__(self, target: Callable[["Worker"], None]) -> None:
+        self._ready: Future[None] = Future()
+        self._target = target
+        self._thread = threading.Thread(target=self._run, name="mop-config-socket", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._target(self)
+        except BaseException as error:
+            if self._ready.done():
+                raise
+            self._ready.set_exception(error)
+
+    def ready(self) -> None:
+        """End the wait of ``wait_until_ready``."""
+        self._ready.set_result(None)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread has not ended."""
+        return self._thread.is_alive()
+
+    def wait_until_ready(self) -> None:
+        """Wait until the connection is open.
+
+        Raises:
+            Exception: The error that ended the search.
+        """
+        self._ready.result()
+
+    def stop(self) -> None:
+        """Wait a second for the end of the thread, which was told to end."""
+        if self._thread is not threading.current_thread():
+            self._thread.join(_PATIENCE)
+
+    def wait(self) -> None:
+        """Wait for the end of the thread."""
+        self._thread.join()
+
+
+def wait_for_task(task: threading.Thread, seconds: float) -> bool:
+    """Wait for the end of a background task; return whether it ended."""
+    task.join(seconds)
+    return not task.is_alive()
+
+
+def is_current(task: threading.Thread | None) -> bool:
+    """Return whether the caller runs in this background task."""
+    return task is threading.current_thread()
+
+
+def value_of(value: Any) -> Any:
+    """Return a value, or the result of a function that is given for it."""
+    return value() if callable(value) else value
+
+
+def dial_race(race: DialRace, endpoints: SocketEndpoints) -> RaceWinner[None]:
+    """Dial until an endpoint of a race answers, and close the connection.
+
+    Raises:
+        DialError: If no endpoint answered.
+    """
+    winner = dial(race, endpoints.dial_options(), endpoints.resolver)
+    winner.connection.close()
+    return RaceWinner(winner.member, None, winner.losers)
+
+
+def dial_place(place: Place, endpoints: SocketEndpoints) -> None:
+    """Connect to a place, and close the connection.
+
+    Raises:
+        OSError: If that fails.
+    """
+    connect(place, endpoints.dial_options(), endpoints.resolver).close()
+
+
+class EngineSession(requests.Session):
+    """The HTTP session of one engine, which sends each request to one endpoint.
+
+    Args:
+        engine: The ``engineio`` client that uses the session.
+        member: The endpoint.
+        endpoints: The socket endpoints.
+
+    Attributes:
+        host: Host for the engine's URL: the address that the search has just connected to. A
+            proxy resolves the name by itself.
+    """
+
+    def __init__(self, engine: Any, member: PoolMember, endpoints: SocketEndpoints) -> None:
+        super().__init__()
+        target, proxy = member.target, endpoints.proxy_for(member)
+        tls, name = endpoints.options.tls, target.tls_name
+        authority = target.authority.decode()
+        self.host = endpoints.host_in_url(target) if proxy is None else target.host
+        self.connections: list[Any] = []  # those of urllib3 and websocket-client, with ``sock``
+        self.trust_env = False  # the manager decides about proxies
+        if proxy is not None:
+            self.proxies = dict.fromkeys(("http", "https"), with_credentials(proxy))
+        self.mount("http://", _Adapter(authority, self.connections, {}))
+        # Not ``assert_hostname``: urllib3 would turn the context's own check off for it.
+        secure = {"ssl_context": tls, "server_hostname": name}
+        self.mount("https://", _Adapter(authority, self.connections, secure))
+        self._engine = engine
+        engine.http, engine.external_http = self, True
+        options = {"origin": target.origin, **engine.websocket_extra_options, "host": authority}
+        options |= {**_proxy_options(proxy), "class_": partial(_WebSocket, self.connections)}
+        if name is not None:
+            options["sslopt"] = {"context": tls, "server_hostname": name}
+        engine.websocket_extra_options = options
+
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send a request, without following a redirect, which would send the login elsewhere."""
+        return super().request(*args, **{**kwargs, "allow_redirects": False})
+
+    @contextlib.contextmanager
+    def bounded(self, seconds: float) -> Iterator[None]:
+        """Break off what runs in this context after ``seconds``, where the transport is polling.
+
+        The server may hold the last poll for half a minute. A WebSocket ends at once.
+        """
+        timer = threading.Timer(seconds, self.break_off)
+        if self._engine.current_transport == "polling":
+            try:
+                timer.start()
+            except (RuntimeError, MemoryError):  # no thread left
+                self.break_off()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def break_off(self) -> None:
+        """Shut the sockets down, so that a thread that waits for an answer wakes up."""
+        for connection in self.connections:
+            if connection.sock is not None:
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the session and all of its connections."""
+        self.break_off()
+        super().close()
+        for connection in self.connections:
+            if isinstance(connection, _WebSocket):
+                connection.shutdown()  # type: ignore[no-untyped-call]
+
+
+class _WebSocket(websocket.WebSocket):
+    """A WebSocket that follows no redirect."""
+
+    def __init__(self, connections: list[Any], **options: Any) -> None:
+        super().__init__(**options)
+        connections.append(self)
+
+    def connect(self, url: str, **options: Any) -> None:
+        """Connect, as ``websocket.WebSocket`` does."""
+        super().connect(url, **{**options, "redirect_limit": 0})  # type: ignore[no-untyped-call]
+        response = self.handshake_response
+        if response is None or response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+            self.shutdown()  # type: ignore[no-untyped-call]
+            raise websocket.WebSocketException("the handshake is redirected elsewhere")
+
+
+class _Adapter(HTTPAdapter):
+    """Sends ``Host`` and TLS name of one endpoint, and keeps a list of its connections."""
+
+    def __init__(self, authority: str, connections: list[Any], tls: dict[str, Any]) -> None:
+        self._authority = authority
+        self._connections = connections
+        self._tls = tls
+        super().__init__()
+
+    def build_connection_pool_key_attributes(self, *args: Any, **kwargs: Any) -> Any:
+        """Add the TLS context and the endpoint's name to urllib3's options."""
+        place, options = super().build_connection_pool_key_attributes(*args, **kwargs)
+        return place, {**options, **self._tls}
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Return urllib3's pool, which registers each connection that it creates."""
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+
+        def create(**options: Any) -> Any:
+            connection = type(pool).ConnectionCls(**options)
+            self._connections.append(connection)
+            return connection
+
+        pool.ConnectionCls = create
+        return pool
+
+    def cert_verify(self, *args: Any) -> None:
+        """Do nothing: the TLS context verifies."""
+
+    def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        """Send a request with the endpoint's ``Host``."""
+        request.headers["Host"] = self._authority
+        return super().send(request, *args, **kwargs)
+
+
+def _proxy_options(proxy: httpx2.Proxy | None) -> dict[str, Any]:
+    """Return websocket-client's proxy options; without them it would read the environment."""
+    if proxy is None:
+        # It regards the exceptions only if it is given a proxy.
+        return {"http_no_proxy": ["*"], "http_proxy_host": "proxy.invalid", "http_proxy_port": 1}
+    place = place_of(proxy)
+    return {
+        "http_no_proxy": ["proxies.invalid"],  # a list that excludes nothing
+        "http_proxy_host": place.host,
+        "http_proxy_port": place.port,
+        "http_proxy_auth": proxy.auth,
+        "proxy_type": proxy.url.scheme,
+    }

@@ -1,0 +1,15 @@
+"""The synchronous modules that are generated from the asynchronous ones."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "unasync.py"
+
+
+def test_the_generated_modules_are_up_to_date() -> None:
+    """If this fails, run the script."""
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--check"], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
