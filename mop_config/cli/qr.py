@@ -12,6 +12,7 @@ import click
 from .. import qr as codes
 from ..errors import MopConfigError, PayloadError, QrTooLong
 from ..files import write_atomically
+from ..model.codec import entry_of
 from ..model.printable import blanked
 from .env_file import env_file_option
 from .input import not_empty
@@ -181,11 +182,7 @@ def _show_scanned(image: str, *, as_json: bool) -> None:
     kinds = {kind.member: endpoints for kind, endpoints in data.kinds().items()}
     if as_json:
         document: dict[str, Any] = {
-            kind: [
-                {"url": e.url, "priority": e.priority}
-                | ({"server_name": e.server_name} if e.server_name else {})
-                for e in endpoints
-            ]
+            kind: [entry_of(endpoint) for endpoint in endpoints]
             for kind, endpoints in kinds.items()
             if endpoints is not None
         }
@@ -194,9 +191,8 @@ def _show_scanned(image: str, *, as_json: bool) -> None:
         print(json_text({**data.extra, **document}))
         return
     for kind, endpoints in kinds.items():
-        for e in endpoints or ():
-            name = f" server_name={e.server_name}" if e.server_name else ""
-            print(f"{kind} {e.url} priority={e.priority}{name}")
+        for endpoint in endpoints or ():
+            print(f"{kind} {endpoint.line}")
     others = data.extra if data.room_id is None else {"room_id": data.room_id, **data.extra}
     for name, value in others.items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -60,8 +60,7 @@ def _differs(body: bytes, url: str, token: str | None) -> bool:
 
 def _lines(config: EndpointConfig) -> list[str]:
     return [
-        f"{kind.member} {e.url} priority={e.priority}"
-        + (f" server_name={e.server_name}" if e.server_name else "")
+        f"{kind.member} {endpoint.line}"
         for kind, endpoints in config.kinds().items()
-        for e in endpoints
+        for endpoint in endpoints
     ]

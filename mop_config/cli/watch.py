@@ -162,18 +162,13 @@ def _lines(event: ListEvent) -> list[tuple[str, str]]:
     if change is None:
         return []
     return [
-        *(("removed", f"{kind} {_words(e)}") for kind, e in change.removed),
-        *(("added", f"{kind} {_words(e)}") for kind, e in change.added),
+        *(("removed", f"{kind} {e.line}") for kind, e in change.removed),
+        *(("added", f"{kind} {e.line}") for kind, e in change.added),
         *(
-            ("changed", f"{kind} {_words(now)} (was {_words(was).partition(' ')[2]})")
+            ("changed", f"{kind} {now.line} (was {was.line.partition(' ')[2]})")
             for kind, was, now in change.changed
         ),
     ]
-
-
-def _words(endpoint: Endpoint) -> str:
-    name = f" server_name={endpoint.server_name}" if endpoint.server_name else ""
-    return f"{endpoint.url} priority={endpoint.priority}{name}"
 
 
 def _document(event: ListEvent) -> dict[str, Any]:
@@ -197,9 +192,7 @@ def _document(event: ListEvent) -> dict[str, Any]:
 
 
 def _entry(kind: str, endpoint: Endpoint) -> dict[str, Any]:
-    entry = {"kind": kind, "url": endpoint.url, "priority": endpoint.priority}
-    name = endpoint.server_name
-    return entry if name is None else {**entry, "server_name": name}
+    return {"kind": kind, **codec.entry_of(endpoint)}
 
 
 def _warn(message: str) -> None:

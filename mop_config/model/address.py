@@ -36,11 +36,11 @@ _SEGMENTS = r"[A-Za-z0-9/:@!$&'()*+,;=~._-]*+"
 _PATH = rf"(?:/{_SEGMENTS}(?:%[0-9A-Fa-f]{{2}}{_SEGMENTS})*+)?"
 
 #: A line with one canonical host name (group 1) or IPv4 address (2), and maybe its port (3),
-#: priority (4), server name (5) and a comment; once the caller has seen that no name in it is
+#: priority (4) and a comment; once the caller has seen that no name in it is
 #: longer than ``MAX_LABEL_LENGTH`` or holds ``xn--``, and that the numbers are in range.
 PLAIN_LINE = re.compile(
     rf"[ \t]*+(?:({_NAME})|({_IPV4}))(?::([1-9][0-9]{{0,4}}))?"
-    rf"(?:[ \t]++priority=([0-9]{{1,5}}))?(?:[ \t]++server_name=({_NAME}))?"
+    rf"(?:[ \t]++priority=([0-9]{{1,5}}))?"
     r"(?:[ \t]++#.*+|[ \t]*+)"
 )
 _IPV4_HOST = re.compile(_IPV4)

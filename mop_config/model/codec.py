@@ -34,17 +34,22 @@ def dumps(config: EndpointConfig) -> bytes:
     ``json.dumps`` over 100,000 endpoints takes four times as long.
     """
     lists = (
-        f'"{kind.member}":[{",".join(map(_entry, endpoints))}]'
+        f'"{kind.member}":[{",".join(map(entry_text, endpoints))}]'
         for kind, endpoints in config.kinds().items()
     )
     return f"{{{','.join(lists)}}}".encode("ascii")
 
 
-def _entry(endpoint: Endpoint) -> str:
-    url, priority, name = endpoint.url, endpoint.priority, endpoint.server_name
-    if name is None:
-        return f'{{"url":"{url}","priority":{priority}}}'
-    return f'{{"url":"{url}","priority":{priority},"server_name":"{name}"}}'
+def entry_of(endpoint: Endpoint) -> dict[str, Any]:
+    """Return the JSON object of an endpoint, as it stands in the wire form."""
+    return {"url": endpoint.url, "priority": endpoint.priority, **endpoint.attributes}
+
+
+def entry_text(endpoint: Endpoint) -> str:
+    """Return the same object as text: compact, and for most endpoints without ``json``."""
+    if endpoint.attributes:
+        return json.dumps(entry_of(endpoint), separators=(",", ":"))
+    return f'{{"url":"{endpoint.url}","priority":{endpoint.priority}}}'
 
 
 def loads(body: bytes | str, most: int | None = None) -> EndpointConfig:
@@ -215,7 +220,7 @@ def dumps_qr(
         elif format == "list":
             document[kind.member] = [endpoint.url for endpoint in best_first]
         else:
-            document[kind.member] = [json.loads(_entry(endpoint)) for endpoint in endpoints]
+            document[kind.member] = [entry_of(endpoint) for endpoint in endpoints]
     if room_id is not None:
         check_room_id(room_id)
         document["room_id"] = room_id
@@ -311,11 +316,12 @@ def difference(old: bytes, new: bytes) -> Difference:
 
 def _how(was: Endpoint, now: Endpoint) -> str:
     """Name the attributes that differ, as the endpoint file writes them; a dash means none."""
-    pairs = {
-        "priority": (was.priority, now.priority),
-        "server_name": (was.server_name or "-", now.server_name or "-"),
-    }
-    return ", ".join(f"{name}={old} → {new}" for name, (old, new) in pairs.items() if old != new)
+    old, new = entry_of(was), entry_of(now)
+    return ", ".join(
+        f"{name}={old.get(name, '-')} → {new.get(name, '-')}"
+        for name in old | new
+        if old.get(name) != new.get(name)
+    )
 
 
 def rfc3339(posix: float) -> str:

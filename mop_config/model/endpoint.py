@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypedDict
 
 from ..errors import AddressError
 from .address import is_canonical_url, is_ip, normalise_host, parse_url
@@ -23,6 +23,12 @@ class Kind(StrEnum):
     def label(self) -> str:
         """The kind as people read it: ``API`` or ``Socket.io``."""
         return "API" if self is Kind.API else "Socket.io"
+
+
+class Attributes(TypedDict, total=False):
+    """The optional attributes of an endpoint, by their names in the endpoint file and in JSON."""
+
+    server_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,17 @@ class Endpoint:
             check_server_name(self.server_name)
 
     @property
+    def attributes(self) -> Attributes:
+        """The optional attributes that the endpoint has."""
+        return {} if self.server_name is None else {"server_name": self.server_name}
+
+    @property
+    def line(self) -> str:
+        """The endpoint as commands print it: its URL, then each attribute as ``name=value``."""
+        values = {"priority": self.priority, **self.attributes}
+        return " ".join((self.url, *(f"{name}={value}" for name, value in values.items())))
+
+    @property
     def host_name(self) -> str:
         """The name in the ``Host`` header and the certificate: the server name, else the host."""
         return self.server_name or parse_url(self.url).host
@@ -69,7 +86,7 @@ class Endpoint:
         return cls(parse_url(url).text, priority, name)
 
 
-def assemble(url: str, priority: int, server_name: str | None) -> Endpoint:
+def assemble(url: str, priority: int, server_name: str | None = None) -> Endpoint:
     """Build an endpoint from parts that are canonical by construction, without a check.
 
     For the path from a file of 100,000 entries, where looking at each URL again would

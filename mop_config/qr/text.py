@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ..errors import PayloadError, QrTooLong
-from ..model.codec import QR_FORMATS, check_room_id, dumps_qr, iter_endpoints
+from ..model.codec import QR_FORMATS, check_room_id, dumps_qr, entry_text, iter_endpoints
 from ..model.endpoint import Endpoint, EndpointConfig, Kind
 
 #: Bytes in the largest code.
@@ -208,14 +208,10 @@ class _Tally:
         self.number = self.full = self.list = 0
 
     def count(self, listed: Iterable[Endpoint]) -> Iterator[Endpoint]:
-        entry, member = len('{"url":"","priority":}'), len(',"server_name":""')
         for endpoint in listed:
-            url, name = endpoint.url, endpoint.server_name
             self.number += 1
-            self.list += len(url) + 2
-            self.full += entry + len(url) + len(str(endpoint.priority))
-            if name is not None:
-                self.full += member + len(name)
+            self.list += len(endpoint.url) + 2
+            self.full += len(entry_text(endpoint))
             yield endpoint
 
 

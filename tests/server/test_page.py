@@ -73,8 +73,8 @@ def test_a_large_list_is_not_shown_whole() -> None:
     shown = listing(body(1000), "", None)
     assert len(shown.rows) == 2 * MAX_ROWS
     assert (shown.matching, shown.all) == (2000, 2000)
-    assert shown.rows[0].url == "https://host0.example.com/v1"
-    assert shown.rows[MAX_ROWS].url == "https://host0.example.com"
+    assert shown.rows[0].endpoint.url == "https://host0.example.com/v1"
+    assert shown.rows[MAX_ROWS].endpoint.url == "https://host0.example.com"
     assert [row.kind for row in shown.rows] == ["api"] * MAX_ROWS + ["socketio"] * MAX_ROWS
 
 
@@ -101,7 +101,7 @@ def checked(states: dict[str, tuple[str, float | None]]) -> dict[str, Any]:
 
 def shown_hosts(hosts: int, health: dict[str, Any] | None, **choice: str) -> list[str]:
     found = listing(body(hosts), choice.pop("wanted", ""), health, **choice)
-    return [row.url.removeprefix("https://").partition(".")[0] for row in found.rows]
+    return [row.endpoint.url.removeprefix("https://").partition(".")[0] for row in found.rows]
 
 
 def test_only_what_is_not_healthy_is_shown() -> None:
@@ -146,7 +146,7 @@ def test_a_long_list_is_sorted_whole() -> None:
     urls = [f"https://{name}.example.com" for name in "abc"]
     ranked = tuple(Endpoint(url, priority) for url, priority in zip(urls, (5, 0, 5), strict=True))
     rows = listing(dumps(EndpointConfig(ranked, ())), "", None, order="priority").rows
-    assert [row.url for row in rows] == [urls[1], urls[0], urls[2]]
+    assert [row.endpoint.url for row in rows] == [urls[1], urls[0], urls[2]]
 
 
 def test_orders_by_health_are_offered_where_there_is_health(tmp_path: Path) -> None:
@@ -212,7 +212,8 @@ def test_an_empty_list_has_no_rows() -> None:
 
 def test_a_server_name_is_shown() -> None:
     """Where the list has one."""
-    assert listing(body(1, "api.example.com"), "", None).rows[0].server_name == "api.example.com"
+    row = listing(body(1, "api.example.com"), "", None).rows[0]
+    assert row.endpoint.server_name == "api.example.com"
 
 
 def test_rows_carry_the_health_of_their_endpoint() -> None:

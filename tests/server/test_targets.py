@@ -11,11 +11,11 @@ import pytest
 
 from mop_config import Endpoint, EndpointConfig
 from mop_config.model import codec
-from mop_config.model.endpoint import assemble
+from mop_config.model.endpoint import Kind, assemble
 from mop_config.server.settings import Settings
 from mop_config.server.web import targets
 from mop_config.server.web.app import create_app
-from mop_config.server.web.target_groups import health_url, target
+from mop_config.server.web.targets import health_url, target
 
 from ..conftest import need_program
 from ..servers import ROOT, running
@@ -39,13 +39,13 @@ TARGETS = "/api/v1/config/targets"
 def test_a_target_is_the_url_that_a_check_asks(kind: str, url: str, asked: str) -> None:
     """With http or https, and the handshake's query for Socket.io."""
     query = "" if kind == "api" else "?EIO=4&transport=polling"
-    assert health_url(kind, url) == asked + query
+    assert health_url(Kind(kind), url) == asked + query
 
 
 def test_labels_say_which_endpoint_it_is() -> None:
     """And for an address, the name that it answers to."""
     endpoint = Endpoint("https://192.0.2.1/v1", 7, "api.example.com")
-    assert target("api", endpoint) == {
+    assert target(Kind.API, endpoint) == {
         "targets": ["https://192.0.2.1/v1/health"],
         "labels": {
             "kind": "api",

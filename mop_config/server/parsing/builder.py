@@ -97,7 +97,7 @@ class _Kind:
 
     def add(self, entry: Entry, *, quiet: bool = False) -> bool:
         """Take an entry in; say whether it was new. ``quiet``: it was told of already."""
-        host, port, url, priority, server_name, line, column, shown = entry
+        host, port, url, priority, attributes, line, column, shown = entry
         if url is None:
             text, key = self.generate(host, port)
             self.generated += 1
@@ -111,7 +111,7 @@ class _Kind:
                 self.problems.add(Code.DUPLICATE, line, column, message, shown)
             return False
         rank = position if priority is None else priority
-        self.endpoints.append(assemble(text, rank, server_name))
+        self.endpoints.append(assemble(text, rank, **attributes))
         if url is not None and url.scheme in {"http", "ws"}:
             message = f"{url.scheme} is not encrypted: anyone on the way can read and change it"
             self.problems.add(Code.PLAIN_HTTP, line, column, message, shown)

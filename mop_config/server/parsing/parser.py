@@ -25,14 +25,14 @@ from ...model.address import (
     secret_part,
     split_port,
 )
-from ...model.endpoint import check_server_name
+from ...model.endpoint import Attributes, check_server_name
 from .problems import Code, Problems
 
 MAX_PRIORITY = 65535
 #: Characters of a word in which a section's name is looked for: no address is longer.
 MAX_WORD = 2048
 #: What may stand behind an address, and its form.
-_ATTRIBUTES = {"priority": "priority=N", "server_name": "server_name=HOST"}
+_FORMS = {"priority": "priority=N", "server_name": "server_name=HOST"}
 
 
 class Section(StrEnum):
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
     port: int | None
     url: Url | None
     priority: int | None
-    server_name: str | None
+    attributes: Attributes
     line: int
     column: int
     text: str
@@ -164,25 +164,23 @@ class _Parser:
 
     def _plain(self, number: int, match: re.Match[str]) -> bool:
         """Take in the common line, which needs no second look: say whether it was one."""
-        name, address, port, priority, server_name = match.groups()
+        name, address, port, priority = match.groups()
         group = 1 if name else 2
         host = name or address
         if group not in self.plain_groups or _is_odd(host) or host in _SECTIONS:
             return False
         column = match.start(group) + 1
         if match.lastindex == group:
-            self.current.append(Entry(host, None, None, None, None, number, column, host))
+            self.current.append(Entry(host, None, None, None, {}, number, column, host))
             return True
         number_of_port = None if port is None else int(port)
         rank = None if priority is None else int(priority)
-        if (
-            (number_of_port and (number_of_port > MAX_PORT or host.endswith("list")))
-            or (rank and rank > MAX_PRIORITY)
-            or (server_name and (name or _is_odd(server_name)))
+        if (number_of_port and (number_of_port > MAX_PORT or host.endswith("list"))) or (
+            rank and rank > MAX_PRIORITY
         ):
             return False
         text = match.string[match.start(group) : match.end(match.lastindex or 0)]
-        entry = Entry(host, number_of_port, None, rank, server_name, number, column, text)
+        entry = Entry(host, number_of_port, None, rank, {}, number, column, text)
         self.current.append(entry)
         return True
 
@@ -241,18 +239,18 @@ class _Parser:
             self._entry(number, tokens, shown)
 
     def _entry(self, line: int, tokens: list[tuple[int, str]], shown: str) -> None:
-        (begin, address), *attributes = tokens
+        (begin, address), *words = tokens
         if self.section is None:
             message = "an entry before any section: it is left out"
             self.problems.add(Code.NO_SECTION, line, begin + 1, message, shown)
             return
         word = 0
         priority: int | None = None
-        server_name: str | None = None
+        attributes: Attributes = {}
         seen: set[str] = set()
         try:
             host, port, url = self._address(self.section, address)
-            for place, token in attributes:
+            for place, token in words:
                 word = place + 1
                 key, value = _attribute(token)
                 if key in seen:
@@ -261,11 +259,11 @@ class _Parser:
                 if key == "priority":
                     priority = _priority(value)
                 else:
-                    server_name = _server_name(value, host)
+                    attributes["server_name"] = _server_name(value, host)
         except AddressError as error:
             self.problems.add(Code(error.code), line, begin + 1, error.message, shown, word)
             return
-        entry = Entry(host, port, url, priority, server_name, line, begin + 1, shown)
+        entry = Entry(host, port, url, priority, attributes, line, begin + 1, shown)
         self._keep(self.section, entry)
         if is_ip(host) and (meant := port_without_brackets(address)):
             message = f"an IPv6 address without a port; {meant} would be one with a port"
@@ -344,13 +342,13 @@ def _attribute(token: str) -> tuple[str, str]:
     """Take one word behind an address apart: ``priority=N`` or ``server_name=HOST``."""
     key, equals, value = token.partition("=")
     key = key.lower()
-    if equals and key in _ATTRIBUTES:
+    if equals and key in _FORMS:
         return key, value
-    near = get_close_matches(key, _ATTRIBUTES, n=1)
-    hint = f"did you mean {_ATTRIBUTES[near[0]]}?" if near else "a comma separates two entries"
+    near = get_close_matches(key, _FORMS, n=1)
+    hint = f"did you mean {_FORMS[near[0]]}?" if near else "a comma separates two entries"
     raise AddressError(
         Code.UNKNOWN_ATTRIBUTE,
-        f"after an address only {' and '.join(_ATTRIBUTES.values())} may stand ({hint})",
+        f"after an address only {' and '.join(_FORMS.values())} may stand ({hint})",
     )
 
 

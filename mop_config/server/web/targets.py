@@ -1,26 +1,27 @@
-"""The endpoints' health URLs, as Prometheus' HTTP service discovery takes them."""
+"""The health URLs of the endpoints, in the form of Prometheus' HTTP service discovery."""
 
 import json
 import time
 from collections.abc import Iterator
 from itertools import chain, islice
+from typing import Any
 
 from flask import Blueprint, Response
 
+from ...model.address import parse_url
 from ...model.codec import iter_endpoints
-from ...model.endpoint import Kind
+from ...model.endpoint import Endpoint, Kind
 from . import current_service
-from .target_groups import target
 
 blueprint = Blueprint("targets", __name__)
 
-#: How many targets are made at a stretch, while other requests wait.
+#: Targets that are written before other requests get a turn.
 _CHUNK = 1000
 
 
 @blueprint.get("/targets")
 def targets() -> Response:
-    """Serve the targets in the order of the list; of many, a part at a time."""
+    """Serve the targets in the order of the list; a long list is streamed in chunks."""
     body = current_service().store.view.snapshot.plain.body
     response = Response(written(body), content_type="application/json")
     response.headers["Cache-Control"] = "no-store"
@@ -28,10 +29,10 @@ def targets() -> Response:
 
 
 def written(body: bytes) -> Iterator[bytes]:
-    """Write the answer a part at a time, with a pause for other requests after each.
+    """Yield the response body in chunks, and let other threads run after each.
 
     Args:
-        body: The list as it is served.
+        body: The wire form of the list that is served.
     """
     groups = chain.from_iterable(
         (target(kind, endpoint) for endpoint in iter_endpoints(body, kind)) for kind in Kind
@@ -42,3 +43,28 @@ def written(body: bytes) -> Iterator[bytes]:
         before = ","
         time.sleep(0)
     yield (before.strip(",") + "]\n").encode()
+
+
+def target(kind: Kind, endpoint: Endpoint) -> dict[str, Any]:
+    """Return an endpoint as a target group.
+
+    The target is the URL that an exporter such as blackbox_exporter requests: ``{url}/health``
+    for an API endpoint, the Engine.IO handshake for a Socket.io endpoint.
+    """
+    labels = {"kind": kind.value, "priority": str(endpoint.priority), "url": endpoint.url}
+    if endpoint.server_name is not None:
+        # blackbox_exporter's parameter for the name in Host and TLS.
+        labels["__param_hostname"] = endpoint.server_name
+    return {"targets": [health_url(kind, endpoint.url)], "labels": labels}
+
+
+def health_url(kind: Kind, url: str) -> str:
+    """Return the URL that a health check of an endpoint requests, with http or https."""
+    base = url.rstrip("/")
+    if kind is Kind.API:
+        return f"{base}/health"
+    if base.startswith("ws"):
+        base = "http" + base[2:]
+    # "https://socket.io" ends so too, in its host.
+    mounted = base.endswith("/socket.io") and parse_url(url).path.rstrip("/") != ""
+    return f"{base}{'' if mounted else '/socket.io'}/?EIO=4&transport=polling"

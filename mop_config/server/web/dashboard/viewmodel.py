@@ -58,20 +58,16 @@ class Row(NamedTuple):
     """One endpoint of the table.
 
     Attributes:
-        kind: ``api`` or ``socketio``.
-        url: Where it answers.
-        priority: The lower, the more preferred.
-        server_name: The name on an IP address's certificate, or None.
+        kind: Its kind.
+        endpoint: The endpoint.
         state: Its health as a word, or None where it is not probed.
         milliseconds: What its last check took, or None.
         detail: What the last check said, or an empty text.
         sparkline: Its last checks, or None where there are none.
     """
 
-    kind: str
-    url: str
-    priority: int
-    server_name: str | None
+    kind: Kind
+    endpoint: Endpoint
     state: str | None = None
     milliseconds: int | None = None
     detail: str = ""
@@ -85,8 +81,8 @@ _HEALTH = ("unhealthy", "suspect", "recovering", "unknown", "healthy", None)
 _FAILING = frozenset(_HEALTH[:3])
 #: What rows may be sorted by, and how; the list's own order decides between equal ones.
 ORDERS: dict[str, Callable[[Row], Any]] = {
-    "priority": lambda row: row.priority,
-    "url": lambda row: row.url,
+    "priority": lambda row: row.endpoint.priority,
+    "url": lambda row: row.endpoint.url,
     "health": lambda row: _HEALTH.index(row.state),
     "latency": lambda row: 1 if row.milliseconds is None else -row.milliseconds,
 }
@@ -243,8 +239,8 @@ def _found(
             yield _row(kind, endpoint, check)
 
 
-def _row(kind: str, endpoint: Endpoint, check: Any) -> Row:
-    row = Row(kind, endpoint.url, endpoint.priority, endpoint.server_name)
+def _row(kind: Kind, endpoint: Endpoint, check: Any) -> Row:
+    row = Row(kind, endpoint)
     if check is None:
         return row
     seconds = check["response_seconds"]
