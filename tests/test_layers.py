@@ -72,7 +72,7 @@ PURE = (
     "server.auth.policy",
     "server.auth.tokens",
     "server.logs.masking",
-    "server.monitor.outbox",
+    "server.monitor.alerts",
     "server.monitor.schedule",
     "server.status.document",
     "server.status.gauges",

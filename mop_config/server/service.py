@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from .auth.authenticator import TokenAuthenticator
 from .bounded_call import Bounded
+from .monitor.results import HealthDocument
 from .monitor.thread import MonitorThread
 from .parsing.problems import Code, Problem, Severity
 from .parsing.render import EMPTY
@@ -300,7 +301,7 @@ class ConfigService:
         """Return the gauges of this host; see ``host_gauges``."""
         return host_gauges(self._all_records(), self._health())
 
-    def _health(self) -> dict[str, Any] | None:
+    def _health(self) -> HealthDocument | None:
         return self._monitor.health()
 
     def _all_records(self) -> list[WorkerRecord]:

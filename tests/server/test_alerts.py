@@ -1,4 +1,4 @@
-"""What the alert webhook is told: once, signed, again where it must, and never a secret."""
+"""The alert webhook: level-triggered messages, signed, retried, and never a secret in the log."""
 
 import json
 import logging
@@ -6,20 +6,35 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mop_config import Endpoint
 from mop_config.health.probe import ProbeResult
+from mop_config.model.endpoint import Kind
 from mop_config.net.faults import Fault
-from mop_config.server.monitor.errands import WorkerThreads
-from mop_config.server.monitor.outbox import NAMED, Fate, Message, Outbox, Patience, headers, sign
+from mop_config.server.monitor import alerts
+from mop_config.server.monitor.alerts import (
+    NAMED,
+    Alert,
+    acknowledge,
+    change,
+    dump,
+    headers,
+    is_down,
+    load,
+    new_alert,
+    pause,
+    sign,
+)
 from mop_config.server.monitor.schedule import ProbeSchedule, rules
 from mop_config.server.monitor.webhook import OutageNotifier
 from mop_config.server.settings import Settings
-from mop_config.server.sources.wakeup import Wakeup
 
 from ..client.fleet import silence
 from ..client.handmade import NOBODY, OK, Answer, Asked, handmade
@@ -29,34 +44,28 @@ from ..waiting import wait_for
 
 DELIVERED = ProbeResult(None, 0.1, "answers 200", status=200)
 FAILED = ProbeResult(Fault.BAD_STATUS, 0.1, "answers 500", status=500)
+URLS = ["https://a.example"]
 
 
-def put(box: Outbox, name: str, *, down: bool, now: float, kind: str = "api") -> None:
-    since = box.note(kind, down=down, now=now)
-    box.put(name, kind, ["https://a.example"], down=down, since=since, now=now)
+def switch(alert: Alert, *, down: bool, now: float = 5.0) -> str:
+    """Let the kind go down or come back; return the type of the message that is due."""
+    change(alert, URLS, "s", down=down, now=now)
+    return due(alert)
 
 
-class TestOutbox:
-    """Which message is sent when."""
+def due(alert: Alert) -> str:
+    return json.loads(alert["body"])["type"] if alert["id"] else ""
 
-    def test_each_change_is_news_once(self) -> None:
-        """What is not known is none."""
-        box = Outbox(Patience(), "s")
-        assert box.news({}) == box.news({"api": False}) == []
-        assert box.news({"api": True, "socketio": False}) == [("api", True)]
-        assert box.note("api", down=True, now=5.0) == 5.0
-        assert box.news({"api": True}) == box.news({}) == []
-        assert box.news({"api": False}) == [("api", False)]
-        assert box.note("api", down=False, now=9.0) == 5.0
-        assert box.news({"api": False}) == []
+
+class TestAlert:
+    """What was told last, compared with the state now."""
 
     def test_a_message_says_what_happened(self) -> None:
         """Type, time and data, as Standard Webhooks recommends; small enough."""
-        box = Outbox(Patience(), "mop-api")
+        alert = new_alert(Kind.API)
         urls = [f"https://{'x' * 60}{i}.example" for i in range(100)]
-        box.put("id1", "api", urls, down=True, since=1.5, now=1.5)
-        (message,) = box.due(1.5)
-        assert json.loads(message.body) == {
+        change(alert, urls, "mop-api", down=True, now=1.5)
+        assert json.loads(alert["body"]) == {
             "type": "endpoints.down",
             "timestamp": "1970-01-01T00:00:01.500Z",
             "data": {
@@ -67,180 +76,125 @@ class TestOutbox:
                 "urls": urls[:NAMED],
             },
         }
-        assert len(message.body) < 20_000
+        assert len(alert["body"]) < 20_000
         page = (ROOT / "docs" / "webhook.md").read_text()
         shown = json.loads(page.split("```json\n")[1].split("```")[0])
-        message_now = json.loads(message.body)
+        message_now = json.loads(alert["body"])
         assert list(shown) == list(message_now)
         assert list(shown["data"]) == list(message_now["data"])
 
-    def test_an_outage_is_told_before_its_end(self) -> None:
-        """Of the same kind, however long that takes; another kind does not wait."""
-        box = Outbox(Patience(), "s")
-        put(box, "down", down=True, now=10)
-        put(box, "other", down=True, now=10, kind="socketio")
-        first, other = box.due(10)
-        assert box.due(10) == []
-        put(box, "back", down=False, now=20)
-        assert box.settle(first, FAILED, 21, 0.0) is Fate.TROUBLE
-        assert box.settle(other, DELIVERED, 21, 0.5) is Fate.DELIVERED
-        assert box.due(22) == []
-        box.restore(json.loads(json.dumps(box.record())))
-        (again,) = box.due(23)
-        assert again.id == "down"
-        assert box.settle(again, DELIVERED, 24, 0.5) is Fate.DELIVERED
-        assert box.wait(24) == 0
-        (second,) = box.due(24)
-        assert (second.id, json.loads(second.body)["type"]) == ("back", "endpoints.recovered")
-        assert json.loads(second.body)["data"]["down_since"] == "1970-01-01T00:00:10.000Z"
-        assert box.settle(second, DELIVERED, 25, 0.5) is Fate.DELIVERED
-        assert box.wait(25) == float("inf")
+    def test_an_outage_and_its_end_are_due_until_they_are_acknowledged(self) -> None:
+        """The end names the time at which the outage began."""
+        alert = new_alert(Kind.API)
+        assert due(alert) == ""
+        assert switch(alert, down=True, now=10.0) == "endpoints.down"
+        first = alert["id"]
+        acknowledge(alert, down=True)
+        assert due(alert) == ""
+        assert is_down(alert)
+        assert switch(alert, down=False, now=20.0) == "endpoints.recovered"
+        assert alert["id"] != first
+        message = json.loads(alert["body"])
+        assert message["timestamp"] == "1970-01-01T00:00:20.000Z"
+        assert message["data"]["down_since"] == "1970-01-01T00:00:10.000Z"
+        acknowledge(alert, down=False)
+        assert due(alert) == ""
 
-    @pytest.mark.parametrize("told", [False, True])
-    @pytest.mark.parametrize("changes", range(1, 9))
-    def test_no_more_than_an_outage_and_its_end_wait(self, changes: int, told: bool) -> None:
-        """Nobody hears of an end who has not heard of the outage."""
-        box = Outbox(Patience(), "s")
-        put(box, "0down", down=True, now=0)
-        if told:
-            (message,) = box.due(0)
-            box.settle(message, DELIVERED, 0, 0.0)
-        for number in range(1, changes + 1):
-            put(box, f"{number}x", down=number % 2 == 0, now=number)
-        heard = []
-        while due := box.due(100):
-            heard.append(due[0])
-            box.settle(due[0], DELIVERED, 100, 0.0)
-        assert 1 <= len(heard) <= 2
-        assert [m.id for m in heard] == sorted(m.id for m in heard)
-        assert heard[-1].id == f"{changes}x"
-        assert told or heard[0].down
-        assert told or [m.down for m in heard] == [True, False][: len(heard)]
+    def test_an_outage_that_ends_before_an_attempt_is_never_told(self) -> None:
+        """Nor is its end; the next outage is."""
+        alert = new_alert(Kind.API)
+        switch(alert, down=True)
+        assert switch(alert, down=False) == ""
+        assert switch(alert, down=True) == "endpoints.down"
 
-    def test_one_whose_place_is_taken_is_not_tried_again(self) -> None:
-        """While it was under way."""
-        box = Outbox(Patience(), "s")
-        put(box, "down", down=True, now=10)
-        (first,) = box.due(10)
-        put(box, "back", down=False, now=20)
-        put(box, "again", down=True, now=30)
-        assert box.settle(first, FAILED, 31, 0.5) is Fate.SUPERSEDED
-        assert [message.id for message in box.due(31)] == ["again"]
+    def test_after_an_attempt_the_end_is_told_in_any_case(self) -> None:
+        """The message may have arrived, although its response was lost."""
+        alert = new_alert(Kind.API)
+        switch(alert, down=True)
+        alert["told"] = None
+        assert switch(alert, down=False) == "endpoints.recovered"
+        # The acknowledgement of the first message comes late.
+        acknowledge(alert, down=True)
+        assert due(alert) == "endpoints.recovered"
+        acknowledge(alert, down=False)
+        assert due(alert) == ""
 
-    @pytest.mark.parametrize("early", [False, True])
-    def test_the_end_of_an_outage_that_is_given_up_goes_with_it(self, early: bool) -> None:
-        """Whether it comes before or after that; the next outage is told."""
-        box = Outbox(Patience(), "s")
-        put(box, "down", down=True, now=10)
-        if early:
-            put(box, "back", down=False, now=20)
-        (first,) = box.due(100_000)
-        assert box.settle(first, FAILED, 100_000, 0.5) is Fate.GIVEN_UP
-        box.restore(json.loads(json.dumps(box.record())))
-        if not early:
-            put(box, "back", down=False, now=100_001)
-        assert box.wait(100_002) == float("inf")
-        put(box, "again", down=True, now=100_003)
-        put(box, "over", down=False, now=100_004)
-        for name in ("again", "over"):
-            (message,) = box.due(100_005)
-            assert message.id == name
-            box.settle(message, DELIVERED, 100_005, 0.5)
+    def test_a_late_acknowledgement_of_the_same_state_is_enough(self) -> None:
+        """The kind went down again while the message of the first outage was under way."""
+        alert = new_alert(Kind.API)
+        switch(alert, down=True)
+        alert["told"] = None
+        switch(alert, down=False)
+        assert switch(alert, down=True) == "endpoints.down"
+        acknowledge(alert, down=True)
+        assert due(alert) == ""
 
-    def test_what_an_earlier_version_kept_is_read(self) -> None:
-        """It did not say what was given up."""
-        box = Outbox(Patience(), "s")
-        put(box, "down", down=True, now=10)
-        record = box.record()
-        del record["untold"]
-        again = Outbox(Patience(), "s")
-        again.restore(record)
-        assert [message.id for message in again.due(10)] == ["down"]
-
-    def test_a_message_that_arrives_late_leaves_the_newer_one_alone(self) -> None:
-        """Both are told."""
-        box = Outbox(Patience(), "s")
-        put(box, "down", down=True, now=10)
-        (first,) = box.due(10)
-        put(box, "back", down=False, now=20)
-        assert box.settle(first, DELIVERED, 21, 0.5) is Fate.DELIVERED
-        assert [message.id for message in box.due(21)] == ["back"]
-
-    @pytest.mark.parametrize("chance", [0.0, 1.0])
-    def test_it_is_tried_ever_less_often_for_a_day(self, chance: float) -> None:
-        """Under one id; then it is given up."""
-        box = Outbox(Patience(), "s")
-        put(box, "down", down=True, now=0)
-        now, gaps, fates = 0.0, [], []
-        while (wait := box.wait(now)) < float("inf"):
-            gaps.append(wait)
-            now += wait
-            (message,) = box.due(now)
-            assert message.id == "down"
-            fates.append(box.settle(message, FAILED, now, chance))
-        share = 1 - chance / 2
-        assert gaps[:5] == [0, 2 * share, 4 * share, 8 * share, 16 * share]
-        assert max(gaps) == 600 * share
-        assert 85_000 < now <= 86_400
-        assert fates[0] is Fate.TROUBLE
-        assert set(fates[1:-1]) == {Fate.WAITING}
-        assert fates[-1] is Fate.GIVEN_UP
-        assert "api" in box.down, "it is not told as news again"
-
-    def test_the_webhook_may_ask_for_time_or_for_silence(self) -> None:
-        """Retry-After, up to what we would wait ourselves; and 410."""
-        box = Outbox(Patience(), "s")
-        put(box, "down", down=True, now=0)
-        for asked, waits in [("300", 300), ("999999", 600), ("soon", 8), ("٣٠٠", 16)]:
-            (message,) = box.due(1e9)
-            box.settle(message, FAILED._replace(retry_after=asked), 0, 0.0)
-            assert box.wait(0) == waits
-        (message,) = box.due(1e9)
-        gone = ProbeResult(Fault.BAD_STATUS, 0.1, "answers 410", status=410)
-        assert box.settle(message, gone, 0, 0.0) is Fate.GIVEN_UP
-
-    def test_a_clock_that_is_set_back_holds_nothing_up_for_long(self) -> None:
-        """No longer than the longest pause."""
-        box = Outbox(Patience(), "s")
-        put(box, "down", down=True, now=1e9)
-        assert box.wait(1000.0) == 600
+    @given(st.lists(st.sampled_from(["down", "up", "send", "arrive", "lose"]), max_size=30))
+    def test_whatever_happens_the_webhook_learns_the_state_at_last(self, events: list[str]) -> None:
+        """A due message is about the state now, and what arrives alternates at least in the end."""
+        alert, heard = new_alert(Kind.API), False
+        under_way: bool | None = None
+        for event in [*events, "lose", "send", "arrive"]:
+            if event in {"down", "up"}:
+                if (event == "down") != is_down(alert):
+                    switch(alert, down=event == "down")
+            elif event == "send" and under_way is None and alert["id"]:
+                assert (due(alert) == "endpoints.down") is is_down(alert)
+                under_way, alert["told"] = is_down(alert), None
+            elif event == "arrive" and under_way is not None:
+                heard, under_way = under_way, None
+                acknowledge(alert, down=heard)
+            elif event == "lose" and under_way is not None:
+                # The receiver has the message, but its response is lost.
+                heard, under_way = under_way, None
+            assert (alert["id"] == "") is (alert["told"] is is_down(alert))
+        assert heard is is_down(alert)
+        assert due(alert) == ""
 
     def test_it_outlives_the_process(self) -> None:
-        """With its id and its count; nothing is told twice."""
-        box = Outbox(Patience(), "s")
-        put(box, "down", down=True, now=10)
-        (message,) = box.due(10)
-        box.settle(message, FAILED, 10, 0.0)
-        again = Outbox(Patience(), "s")
-        again.restore(json.loads(json.dumps(box.record())))
-        assert again.news({"api": True}) == []
-        assert again.wait(10) == 2
-        assert again.due(12) == [message]
+        """With the id of its message; a kind that is not in the record is not down."""
+        alert = new_alert(Kind.SOCKETIO)
+        switch(alert, down=True)
+        alert["told"] = None
+        assert load(dump([alert])) == {Kind.API: new_alert(Kind.API), Kind.SOCKETIO: alert}
 
-    def test_what_is_foreign_is_refused_whole(self) -> None:
+    def test_what_is_foreign_is_refused(self) -> None:
         """Member by member."""
-        box = Outbox(Patience(), "s")
-        put(box, "down", down=True, now=10)
-        good = box.record()
-        (entry,) = good["pending"]
-        broken: list[Any] = [None, [], "x", 1, {}, {**good, "format": 2}]
-        broken += [{**good, "down": down} for down in ({"ftp": 1}, {"api": "x"}, {"api": -1}, [1])]
-        odd: list[Any] = [1, [1], [{}], [{**entry, "x": 1}]]
-        broken += [{**good, "pending": pending} for pending in odd]
-        for name in entry:
-            broken.append({**good, "pending": [{k: v for k, v in entry.items() if k != name}]})
-            broken[-1]["pending"][0].update({"attempts": "1"})
-            broken.append({**good, "pending": [{**entry, name: [1]}]})
-        broken.append({**good, "pending": [{**entry, "id": "a.b"}]})
-        broken.append({**good, "pending": [{**entry, "body": "{}"}]})
-        broken += [{**good, "untold": untold} for untold in (["ftp"], 1)]
-        broken.append({**good, "pending": [{**entry, "id": "a\r\nb"}]})
-        broken.append({**good, "pending": [{**entry, "next_at": float("nan")}]})
+        alert = new_alert(Kind.API)
+        switch(alert, down=True)
+        good = json.loads(dump([alert]))
+        broken: list[Any] = [None, [], "x", 1, {}, {**good, "format": 1}]
+        odd: list[Any] = [None, [1], [[]], [{}]]
+        broken += [{**good, "alerts": kept} for kept in odd]
+        values: list[Any] = [[1], {}, 1.5, "a.b", "a\r\nb", "é", -1, float("nan"), 1e300]
+        for name in alert:
+            broken.append({**good, "alerts": [{k: v for k, v in alert.items() if k != name}]})
+            broken += [
+                {**good, "alerts": [{**alert, name: value}]}
+                for value in values
+                if not (name == "body" and isinstance(value, str))
+                and (name, value) != ("down_since", 1.5)
+            ]
         for record in broken:
-            other = Outbox(Patience(), "s")
             with pytest.raises(ValueError, match=r"."):
-                other.restore(record)
-            assert (other.down, other.wait(0)) == ({}, float("inf"))
+                load(json.dumps(record).encode())
+        for text in (b"", b"{", b"\xff", b"[" * 100_000):
+            with pytest.raises(ValueError, match=r"."):
+                load(text)
+
+
+@pytest.mark.parametrize("chance", [0.0, 1.0])
+def test_a_message_is_retried_ever_less_often(chance: float) -> None:
+    """Up to ten minutes; the webhook may ask for more time, but not for more than that."""
+    share = 1 - chance / 2
+    pauses = [pause(failures, 0.0, chance) for failures in range(1, 200)]
+    assert pauses[:4] == [2 * share, 4 * share, 8 * share, 16 * share]
+    assert max(pauses) == pauses[-1] == 600 * share
+    assert [pause(1, asked, chance) for asked in (1.0, 300.0, 1e9)] == [
+        max(1.0, 2 * share),
+        300.0,
+        600.0,
+    ]
 
 
 class TestSignature:
@@ -256,7 +210,7 @@ class TestSignature:
 
     def test_without_a_secret_there_is_none(self) -> None:
         """The time is that of the attempt."""
-        message = Message("abc", "api", 5.0, "{}")
+        message: Alert = {**new_alert(Kind.API), "id": "abc", "body": "{}"}
         assert headers(message, b"", 99.9) == {
             "Content-Type": "application/json",
             "webhook-id": "abc",
@@ -270,23 +224,23 @@ class Desk:
 
     def __init__(self, folder: Path, url: str | None, secret: bytes = b"") -> None:
         settings = Settings(alert_webhook=url, alert_secret=secret)
-        self.wake = Wakeup()
-        self.errands = WorkerThreads(self.wake)
-        patience = Patience(first=0.02, most=0.05)
-        self.alerts = OutageNotifier(folder / "alerts", settings, NOBODY, self.errands, patience)
-        self.probing = ProbeSchedule(rules(1.0), lambda: 0.5)
-        self.probing.follow({"api": [Endpoint("https://a.example")], "socketio": []}, 0.0, 0.0)
+        self.notifier = OutageNotifier(folder / "alerts", settings, NOBODY)
+        self.schedule = ProbeSchedule(rules(1.0), lambda: 0.5)
+        listed = {Kind.API: [Endpoint("https://a.example")], Kind.SOCKETIO: []}
+        self.schedule.follow(listed, 0.0, 0.0)
 
     def turn(self) -> None:
-        self.alerts.look(self.probing)
-        self.alerts.send()
-        self.errands.finish()
+        self.notifier.turn(self.schedule)
+
+    @property
+    def busy(self) -> bool:
+        return any(delivery.attempt for delivery in self.notifier._deliveries.values())
 
     def set(self, *, up: bool) -> None:
         result = DELIVERED if up else FAILED
         for _ in range(3):
-            (watched,) = self.probing.due(1e9, 1)
-            self.probing.record(watched, result, 0.0, 0.0)
+            (watched,) = self.schedule.due(1e9)
+            self.schedule.record(watched, result, 0.0, 0.0)
 
     def until(self, condition: Callable[[], object], what: str = "") -> None:
         def turn() -> object:
@@ -295,11 +249,6 @@ class Desk:
 
         wait_for(turn, what=what)
 
-    def close(self) -> None:
-        self.alerts.abort()
-        self.errands.close()
-        self.wake.close()
-
 
 @contextmanager
 def desk(folder: Path, url: str | None, secret: bytes = b"") -> Iterator[Desk]:
@@ -307,56 +256,14 @@ def desk(folder: Path, url: str | None, secret: bytes = b"") -> Iterator[Desk]:
     try:
         yield own
     finally:
-        own.close()
+        own.notifier.close()
 
 
-class TestErrands:
-    """Work in threads of its own."""
-
-    def test_a_result_reaches_whoever_waits(self) -> None:
-        """When it asks; meanwhile it sleeps."""
-        wake = Wakeup()
-        errands, results = WorkerThreads(wake), list[Any]()
-        errands.run("check", lambda: 7, results.append)
-        assert wake.wait(10)
-        assert (errands.running, results) == (1, [])
-        assert errands.finish() == 1
-        assert (errands.running, results) == (0, [7])
-        errands.close()
-        wake.close()
-
-    @pytest.mark.parametrize("broken", ["work", "thread"])
-    def test_what_cannot_be_done_ends_too(
-        self, broken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """With one line, in which no word of a URL is."""
-
-        def fail(*about: Any) -> None:
-            raise RuntimeError("can't start new thread" if broken == "thread" else "S3CRET")
-
-        if broken == "thread":
-            monkeypatch.setattr("threading.Thread.start", fail)
-        wake = Wakeup()
-        errands, results = WorkerThreads(wake), list[Any]()
-        for count in range(1, 4):
-            errands.run("check", fail, results.append)
-            wait_for(errands.finish)
-            assert (errands.running, results) == (0, [None] * count)
-        assert len(caplog.records) == 1
-        assert "S3CRET" not in caplog.text
-        errands.close()
-        wake.close()
-
-    def test_whoever_has_gone_is_not_woken(self) -> None:
-        """The pipe may be somebody else's by then."""
-        wake = Wakeup()
-        errands, gate = WorkerThreads(wake), threading.Event()
-        errands.run("check", gate.wait, lambda result: None)
-        errands.close()
-        gate.set()
-        wait_for(errands.finish)
-        assert wake.wait(0) == b""
-        wake.close()
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if request.cls is TestWebhook:
+        monkeypatch.setattr(alerts, "FIRST_PAUSE", 0.02)
+        monkeypatch.setattr(alerts, "LONGEST_PAUSE", 0.05)
 
 
 def kinds(server: Any) -> list[str]:
@@ -380,14 +287,15 @@ class TestWebhook:
                 first.turn()
                 first.set(up=False)
                 first.until(lambda: server.asked)
-                first.until(lambda: not first.errands.running)
+                first.until(lambda: not first.busy)
                 first.turn()
             with desk(tmp_path, url, secret) as second:
                 second.set(up=False)
                 second.turn()
+                second.turn()
                 second.set(up=True)
                 second.until(lambda: len(server.asked) == 2)
-                second.until(lambda: not second.errands.running)
+                second.until(lambda: not second.busy)
                 second.turn()
             assert kinds(server) == ["endpoints.down", "endpoints.recovered"]
             for asked in server.asked:
@@ -416,33 +324,84 @@ class TestWebhook:
 
         with handmade(answer) as server, desk(tmp_path, f"{server.url}/T0P?k=S3CRET") as own:
             own.set(up=False)
-            own.until(lambda: len(server.asked) == 4 and not own.errands.running)
+            own.until(lambda: len(server.asked) == 4 and not own.busy)
             assert set(server.paths) == {"/T0P?k=S3CRET"}
             assert len({asked.header("webhook-id") for asked in server.asked}) == 1
             assert server.asked[0].header("webhook-signature") is None
         lines = [record.getMessage() for record in caplog.records]
         assert lines == [
             "every API endpoint is down (1 checked)",
-            "the alert webhook at 127.0.0.1 cannot be told: bad-status, answers 500;"
-            " it is tried again",
-            "the alert webhook at 127.0.0.1 was told at last",
+            "the alert webhook at 127.0.0.1 did not accept a message: bad-status, answers 500;"
+            " it is retried until it is accepted or the state changes",
+            "the alert webhook at 127.0.0.1 accepted the message at last",
         ]
 
-    def test_an_outage_that_ends_while_nobody_hears_is_told_whole(self, tmp_path: Path) -> None:
-        """In order, each once."""
+    def test_an_outage_that_ends_while_the_webhook_fails_is_told_by_its_end(
+        self, tmp_path: Path
+    ) -> None:
+        """An outage is never told after its end; the end is told until it is acknowledged."""
         with handmade(lambda asked: (500, {}, b"")) as server, desk(tmp_path, server.url) as own:
             own.set(up=False)
             own.until(lambda: len(server.asked) > 1)
             own.set(up=True)
-            own.until(lambda: server.asked and not own.errands.running)
+            own.until(lambda: kinds(server)[-1] == "endpoints.recovered" and not own.busy)
             server.answer = lambda asked: OK
-            own.until(lambda: kinds(server)[-1] == "endpoints.recovered")
-            own.until(lambda: not own.errands.running)
+            count = len(server.asked)
+            own.until(lambda: len(server.asked) > count and not own.busy)
             own.turn()
-            ids = [asked.header("webhook-id") for asked in server.asked]
-            assert kinds(server)[-2:] == ["endpoints.down", "endpoints.recovered"]
-            assert kinds(server).count("endpoints.recovered") == 1
-            assert len(set(ids)) == 2
+            sent = kinds(server)
+            assert sent == sorted(sent), "endpoints.down comes before endpoints.recovered"
+            assert len(sent) == count + 1
+            assert len({asked.header("webhook-id") for asked in server.asked}) == 2
+
+    def test_a_state_is_told_at_the_next_turn(self, tmp_path: Path) -> None:
+        """An outage, its end, and the next outage; each once, and nothing while nothing changes."""
+        with handmade() as server, desk(tmp_path, server.url) as own:
+            for number, up in enumerate([False, True, False], 1):
+                own.set(up=up)
+                own.turn()
+                wait_for(partial(self._has_asked, server, number))
+                own.until(lambda: not own.busy)
+                own.turn()
+            assert kinds(server) == ["endpoints.down", "endpoints.recovered", "endpoints.down"]
+
+    @staticmethod
+    def _has_asked(server: Any, number: int) -> bool:
+        return len(server.asked) == number
+
+    def test_a_change_during_an_attempt_is_told_after_it(self, tmp_path: Path) -> None:
+        """The messages about a kind do not overtake each other."""
+        gate = threading.Event()
+
+        def answer(asked: Asked) -> Answer:
+            gate.wait(10)
+            return OK
+
+        with handmade(answer) as server, desk(tmp_path, server.url) as own:
+            own.set(up=False)
+            own.until(lambda: server.asked)
+            own.set(up=True)
+            for _ in range(3):
+                own.turn()
+            assert kinds(server) == ["endpoints.down"]
+            gate.set()
+            own.until(lambda: len(server.asked) == 2 and not own.busy)
+            assert kinds(server) == ["endpoints.down", "endpoints.recovered"]
+
+    def test_a_state_that_is_not_known_any_more_is_not_told(self, tmp_path: Path) -> None:
+        """The outage may have ended: another endpoint is listed now."""
+        with handmade(lambda asked: (500, {}, b"")) as server, desk(tmp_path, server.url) as own:
+            own.set(up=False)
+            own.until(lambda: server.asked and not own.busy)
+            listed = {Kind.API: [Endpoint("https://b.example")], Kind.SOCKETIO: []}
+            own.schedule.follow(listed, 0.0, 0.0)
+            count = len(server.asked)
+            for _ in range(5):
+                time.sleep(alerts.LONGEST_PAUSE)
+                own.turn()
+            assert len(server.asked) == count
+            own.set(up=False)
+            own.until(lambda: len(server.asked) > count)
 
     def test_an_attempt_that_another_worker_made_in_vain_is_gone_on_with(
         self, tmp_path: Path
@@ -451,11 +410,12 @@ class TestWebhook:
         with handmade(lambda asked: (500, {}, b"")) as server:
             with desk(tmp_path, server.url) as first:
                 first.set(up=False)
-                first.until(lambda: server.asked and not first.errands.running)
+                first.until(lambda: server.asked and not first.busy)
             server.answer = lambda asked: OK
             count = len(server.asked)
             with desk(tmp_path, server.url) as second:
-                second.until(lambda: len(server.asked) > count and not second.errands.running)
+                second.set(up=False)
+                second.until(lambda: len(server.asked) > count and not second.busy)
                 second.turn()
             assert len({asked.header("webhook-id") for asked in server.asked}) == 1
 
@@ -464,9 +424,9 @@ class TestWebhook:
         with silence() as port, desk(tmp_path, f"http://127.0.0.1:{port}/") as own:
             own.set(up=False)
             own.turn()
-            assert own.errands.running == 1
-            own.alerts.abort()
-            own.until(lambda: not own.errands.running)
+            assert own.busy
+            own.notifier.close()
+            own.until(lambda: not own.busy)
 
     @pytest.mark.parametrize("scheme", ["http", "https"])
     def test_one_that_is_not_there_is_a_line(
@@ -477,7 +437,7 @@ class TestWebhook:
             port = closed_port() if scheme == "http" else server.port
             with desk(tmp_path, f"{scheme}://127.0.0.1:{port}/S3CRET") as own:
                 own.set(up=False)
-                own.until(lambda: "cannot be told" in caplog.text)
+                own.until(lambda: "did not accept" in caplog.text)
         assert ("refused" if scheme == "http" else "tls") in caplog.text
         assert "S3CRET" not in caplog.text
 
@@ -505,8 +465,8 @@ class TestWebhook:
         with handmade() as server:
             with desk(tmp_path, server.url) as own:
                 own.set(up=False)
-                own.until(lambda: server.asked and not own.errands.running)
-            assert "it is ignored" in caplog.text
+                own.until(lambda: server.asked and not own.busy)
+            assert "is ignored" in caplog.text
             with desk(tmp_path, server.url) as again:
                 again.set(up=False)
                 again.turn()
@@ -518,9 +478,9 @@ class TestWebhook:
         """The webhook is told all the same."""
         with handmade() as server, desk(tmp_path / "gone", server.url) as own:
             own.set(up=False)
-            own.until(lambda: len(server.asked) == 1 and not own.errands.running)
+            own.until(lambda: len(server.asked) == 1 and not own.busy)
             own.set(up=True)
-            own.until(lambda: len(server.asked) == 2 and not own.errands.running)
+            own.until(lambda: len(server.asked) == 2 and not own.busy)
         assert caplog.text.count("cannot be saved") == 1
 
     def test_no_proxy_of_the_environment_is_asked(
@@ -531,5 +491,5 @@ class TestWebhook:
             for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"):
                 monkeypatch.setenv(name, proxy.url)
             own.set(up=False)
-            own.until(lambda: server.asked and not own.errands.running)
+            own.until(lambda: server.asked and not own.busy)
             assert proxy.asked == []

@@ -238,7 +238,7 @@ def figures(**values: Any) -> dict[str, Any]:
 WITHOUT: dict[str, Any] = {"errors": 0, "warnings": 0, "waiters": 0, "good_at": 5.0}
 
 
-def told(workers: list[WorkerRecord], health: dict[str, Any] | None = None) -> dict[str, Any]:
+def told(workers: list[WorkerRecord], health: Any = None) -> dict[str, Any]:
     """The samples of each gauge."""
     return {
         gauge.name.removeprefix("mop_config_"): dict(gauge.samples)

@@ -1,7 +1,7 @@
-"""What the worker that probes has found: one file in the state folder, which all workers read.
+"""ProbeResults: the file in the state folder through which all workers know the check results.
 
-The worker may be killed at any moment, and another one takes over. So the file tells who
-wrote it, and whoever reads it sees whether that process is still there.
+The worker that checks may be killed at any moment, and another worker takes over. The file names
+the process that wrote it, so that a reader sees whether that process still runs.
 """
 
 import json
@@ -11,45 +11,81 @@ import os
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ...health.state import HealthState
 from ...model.codec import MAX_DATE, rfc3339
 from ...model.endpoint import Kind
+from ..sources.file import Fingerprint
 from ..state import records
+from ..state.worker_record import parse_record
 from ..state.workers import place, started
-from .schedule import DETAIL, RECENT, Record
+from .schedule import DETAIL, RECENT, EndpointRecord
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
-#: Findings are as old as they can be after so many intervals and so many seconds, in which
-#: the checks that hang have ended.
+#: Results are out of date after this number of intervals and, for checks that hang, these seconds.
 OLD_INTERVALS = 3
 OLD_SECONDS = 15.0
 
 
+class ResultsRecord(TypedDict):
+    """The file: who wrote it, and the results for each endpoint."""
+
+    format: int
+    pid: int
+    started: str
+    place: str
+    endpoints: list[EndpointRecord]
+
+
+class EndpointHealth(TypedDict):
+    """One endpoint in the status document; ``up`` is None before the first check."""
+
+    kind: str
+    url: str
+    state: str
+    up: bool | None
+    response_seconds: float | None
+    checked_at: str | None
+    detail: str
+    recent: list[float | None]
+
+
+class HealthDocument(TypedDict):
+    """The member ``health`` of the status document."""
+
+    interval_seconds: float
+    alive: bool
+    pid: int | None
+    checked_at: str | None
+    endpoints: list[EndpointHealth]
+
+
 class ProbeResults:
-    """The file of findings about the endpoints of one source.
+    """The results for the endpoints of one source.
 
     Args:
-        path: Where it is.
-        interval: Seconds between two checks.
+        path: The file.
+        interval: Seconds between two checks of an endpoint.
     """
 
     def __init__(self, path: Path, interval: float) -> None:
         self._path = path
         self._interval = interval
-        self._seen: tuple[tuple[int, ...], dict[str, Any] | None] = ((), None)
-        self._unwritten: dict[str, Any] | None = None
+        self._seen: Fingerprint | None = None  # of the file when it was parsed
+        self._parsed: ResultsRecord | None = None
+        self._write_failed = False
 
-    def write(self, endpoints: list[Record]) -> bool:
-        """Put this process's findings where every worker finds them.
+    def write(self, endpoints: list[EndpointRecord]) -> bool:
+        """Write this process's results for all workers.
 
-        Where that fails (False), there is one warning, and at least this process knows them.
+        Returns:
+            Whether that worked. If not, there is one warning until it works again.
         """
         pid = os.getpid()
-        record = {
+        record: ResultsRecord = {
             "format": _FORMAT,
             "pid": pid,
             "started": started(pid),
@@ -57,36 +93,34 @@ class ProbeResults:
             "endpoints": endpoints,
         }
         try:
-            data = json.dumps(record).encode()
-            records.write(self._path, data, sync=False)
-            self._unwritten = None
-            return True
+            records.write(self._path, json.dumps(record).encode(), sync=False)
+            self._write_failed = False
         except OSError as error:
-            if self._unwritten is None:
+            if not self._write_failed:
                 logger.warning(
-                    "the findings about the endpoints cannot be saved, so that other workers do"
-                    " not know them: %s",
+                    "the results of the health checks cannot be saved, so that no worker shows"
+                    " them: %s",
                     error.strerror or error,
                 )
-            self._unwritten = record
-            return False
+            self._write_failed = True
+        return not self._write_failed
 
-    def read(self) -> list[Record]:
-        """Give what was found last, by whichever worker; nothing where none can be trusted."""
+    def read(self) -> list[EndpointRecord]:
+        """Return the latest results of any worker; empty if the file is missing or damaged."""
         record = self._read()
-        return [] if record is None else list(record["endpoints"])
+        return [] if record is None else record["endpoints"]
 
-    def health(self, listed: Collection[tuple[str, str]] | None = None) -> dict[str, Any]:
-        """Give the member ``health`` of the status document.
+    def health(self, listed: Collection[tuple[str, str]] | None = None) -> HealthDocument:
+        """Return the member ``health`` of the status document.
 
         Args:
-            listed: Kind and URL of what is served: the findings may be older than the list.
-                None is everything.
+            listed: Kind and URL of each served endpoint, since the results may be older than the
+                list; None for no restriction.
         """
         record = self._read()
         endpoints = [] if record is None else record["endpoints"]
         alive = record is not None and _may_live(record)
-        # Where nothing is listed, nothing is found; else each check makes the file new.
+        # A worker writes after every check, but has nothing to write for an empty list.
         alive = alive and not (endpoints and self._is_old())
         if listed is not None:
             endpoints = [e for e in endpoints if (e["kind"], e["url"]) in listed]
@@ -98,32 +132,23 @@ class ProbeResults:
             "endpoints": [_shown(endpoint) for endpoint in endpoints],
         }
 
-    def _is_own(self) -> bool:
-        return self._unwritten is not None and self._unwritten["pid"] == os.getpid()
-
     def _is_old(self) -> bool:
-        """Whether the file is older than a worker at work could leave it."""
-        if self._is_own():
-            return False
-        age = time.time() - self._seen[0][0] / 1e9
-        return age > OLD_INTERVALS * self._interval + OLD_SECONDS
+        written = 0.0 if self._seen is None else self._seen.mtime_ns / 1e9
+        return time.time() - written > OLD_INTERVALS * self._interval + OLD_SECONDS
 
-    def _read(self) -> dict[str, Any] | None:
-        if self._is_own():
-            return self._unwritten
+    def _read(self) -> ResultsRecord | None:
         try:
-            looked = records.signature(self._path)
-            version = (looked.mtime_ns, looked.size, looked.inode)
-            if version != self._seen[0]:
-                self._seen = (version, _parsed(records.read(self._path)))
-            return self._seen[1]
+            seen = records.signature(self._path)
+            if seen != self._seen:
+                self._seen, self._parsed = seen, _parsed(records.read(self._path))
+            return self._parsed
         except OSError:
             return None
 
 
-def _may_live(record: dict[str, Any]) -> bool:
-    """Whether the process that wrote a record may be there: of another container nobody knows."""
-    started_then: str = record["started"]
+def _may_live(record: ResultsRecord) -> bool:
+    """Whether the writer may still run; a process of another container cannot be looked up."""
+    started_then = record["started"]
     return record["place"] != place() or started(record["pid"]) == started_then != ""
 
 
@@ -131,7 +156,7 @@ def _time(posix: float | None) -> str | None:
     return rfc3339(posix) if posix else None
 
 
-def _shown(endpoint: Record) -> dict[str, Any]:
+def _shown(endpoint: EndpointRecord) -> EndpointHealth:
     state = HealthState(endpoint["state"])
     recent = endpoint["recent"]
     return {
@@ -146,41 +171,21 @@ def _shown(endpoint: Record) -> dict[str, Any]:
     }
 
 
-def _parsed(data: bytes) -> dict[str, Any] | None:
-    """Read a file of findings; None where it is torn, foreign, or of another version."""
-    try:
-        record: dict[str, Any] = json.loads(data)
-        good = (
-            record["format"] == _FORMAT
-            and _is_count(record["pid"])
-            and isinstance(record["started"], str)
-            and isinstance(record["place"], str)
-            and all(_is_good(endpoint) for endpoint in record["endpoints"])
-        )
-    except Exception:  # whatever stands there must not keep a server from answering
+def _parsed(data: bytes) -> ResultsRecord | None:
+    """Parse the file; None if it is torn, foreign, or of another version."""
+    record = parse_record(data, ResultsRecord)
+    if record is None or record["format"] != _FORMAT or record["pid"] < 0:
         return None
-    return record if good else None
+    return record if all(map(_is_good, record["endpoints"])) else None
 
 
-def _is_good(endpoint: Record) -> bool:
-    recent = endpoint["recent"]
+def _is_good(endpoint: EndpointRecord) -> bool:
     return (
         endpoint["kind"] in set(Kind)
-        and isinstance(endpoint["url"], str)
-        and isinstance(endpoint["detail"], str)
-        and len(endpoint["detail"]) <= DETAIL
         and endpoint["state"] in set(HealthState)
-        and _is_count(endpoint["failures"])
-        and (endpoint["checked_at"] is None or _is_number(endpoint["checked_at"], MAX_DATE))
-        and isinstance(recent, list)
-        and len(recent) <= RECENT
-        and all(seconds is None or _is_number(seconds, math.inf) for seconds in recent)
+        and endpoint["failures"] >= 0
+        and 0 <= (endpoint["checked_at"] or 0.0) <= MAX_DATE
+        and len(endpoint["detail"]) <= DETAIL
+        and len(endpoint["recent"]) <= RECENT
+        and all(0 <= (seconds or 0.0) < math.inf for seconds in endpoint["recent"])
     )
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_number(value: Any, most: float) -> bool:
-    return type(value) in {int, float} and math.isfinite(value) and 0 <= value <= most

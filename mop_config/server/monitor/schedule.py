@@ -1,100 +1,99 @@
-"""Which endpoints are checked and when, what is known of them, and what that means. Pure.
+"""ProbeSchedule: which endpoints are checked when, and what the results mean. Pure.
 
-Times are monotonic seconds, but for ``checked_at``, which is POSIX time since it is shown
-and outlives the process.
+Times are monotonic seconds, except ``checked_at``: that is POSIX time, because it is shown and
+outlives the process.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from heapq import nsmallest
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import TypedDict
 
 from ...health.probe import ProbeResult
-from ...health.state import Evidence, Health, HealthRules, HealthState
+from ...health.state import Evidence, Health, HealthRules, HealthState, Transition
 from ...model.codec import iter_endpoints
 from ...model.endpoint import Endpoint, Kind
 from ...net.faults import Fault
 
-#: How many endpoints of each kind are checked: the best ones. While all of these are down, twice
-#: as many are, and so on, up to a limit.
-MOST, LIMIT = 100, 1600
-#: How many of an endpoint's latest checks are kept.
+#: Limit of endpoints of each kind that are checked: the best ones.
+MOST = 200
+#: Limit of results that are kept for each endpoint.
 RECENT = 30
-#: How many characters of what was seen.
+#: Limit of the characters of a result's description.
 DETAIL = 200
-#: Seconds from one of many new endpoints to the next, so that a reload is no storm.
+#: Seconds between the first checks of two new endpoints, so that a reload causes no burst.
 SPREAD = 0.05
-#: Status of a server that does not want to be asked so often: it says nothing of its health.
+#: A rate-limiting server (429) says nothing about its health.
 _TOO_MANY = 429
 
-#: One endpoint as it is kept in the file of findings.
-Record = dict[str, Any]
-Listed = dict[str, list[Endpoint]]
+
+class EndpointRecord(TypedDict):
+    """The results for one endpoint, as the state folder keeps them.
+
+    ``recent`` has the seconds that the latest checks took, newest last; None is a failed check.
+    """
+
+    kind: str
+    url: str
+    state: str
+    failures: int
+    checked_at: float | None
+    detail: str
+    recent: list[float | None]
 
 
-def best(body: bytes, most: Mapping[str, int]) -> Listed:
-    """Choose what to check: the best endpoints of each kind, best first.
+def best(body: bytes) -> dict[Kind, list[Endpoint]]:
+    """Return the endpoints of each kind that are checked, best first.
 
     Args:
-        body: The list as it is served.
-        most: How many of each kind.
+        body: The served list.
     """
     return {
-        kind: nsmallest(most[kind], iter_endpoints(body, kind), key=attrgetter("priority"))
+        kind: nsmallest(MOST, iter_endpoints(body, kind), key=attrgetter("priority"))
         for kind in Kind
     }
 
 
 def rules(interval: float) -> HealthRules:
-    """Give the figures for checks at an interval in seconds.
+    """Return the rules for checks every ``interval`` seconds.
 
-    What fails is asked again sooner than what works, never later.
+    A failing endpoint is never checked less often than a healthy one.
     """
     return HealthRules(
         interval=interval, first_backoff=min(1.0, interval), max_backoff=min(30.0, interval)
     )
 
 
-class Watched:
-    """One endpoint, and what is known of it.
+@dataclass(slots=True, eq=False)
+class WatchedEndpoint:
+    """One endpoint and its results.
 
     Attributes:
-        kind: ``api`` or ``socketio``.
-        endpoint: As it is listed now.
-        health: Its state, and when it is due.
+        kind: The endpoint's kind.
+        endpoint: The endpoint as the served list has it.
+        health: The endpoint's state, and the time of its next check.
         path: The path that answered a check, or None.
-        checking: Whether a check is under way.
+        checking: Whether a check is running.
         checked_at: POSIX time of the last check, or None.
-        detail: What that check saw.
-        recent: Seconds that the latest checks took, newest last; None for one that failed.
+        detail: Description of the last result.
+        recent: See ``EndpointRecord``.
     """
 
-    __slots__ = (
-        "checked_at",
-        "checking",
-        "detail",
-        "endpoint",
-        "health",
-        "kind",
-        "path",
-        "recent",
-    )
+    kind: Kind
+    endpoint: Endpoint
+    health: Health
+    path: str | None = None
+    checking: bool = False
+    checked_at: float | None = None
+    detail: str = ""
+    recent: deque[float | None] = field(default_factory=lambda: deque(maxlen=RECENT))
 
-    def __init__(self, kind: str, endpoint: Endpoint, health: Health) -> None:
-        self.kind = kind
-        self.endpoint = endpoint
-        self.health = health
-        self.path: str | None = None
-        self.checking = False
-        self.checked_at: float | None = None
-        self.detail = ""
-        self.recent: deque[float | None] = deque(maxlen=RECENT)
-
-    def record(self) -> Record:
-        """Put it into the form that is kept."""
+    def record(self) -> EndpointRecord:
+        """Return the results in the form that the state folder keeps."""
         return {
-            "kind": self.kind,
+            "kind": self.kind.value,
             "url": self.endpoint.url,
             "state": self.health.state.value,
             "failures": self.health.failures,
@@ -103,12 +102,12 @@ class Watched:
             "recent": list(self.recent),
         }
 
-    def restore(self, record: Record, due: float) -> None:
-        """Take up what another worker, or an earlier one, knew.
+    def restore(self, record: EndpointRecord, due: float) -> None:
+        """Take over the results of another worker.
 
         Args:
-            record: What ``record`` gave it.
-            due: When it is to be checked while all is well, in monotonic seconds.
+            record: The record that the other worker kept.
+            due: Monotonic time of the next check if the endpoint is healthy.
         """
         health = self.health
         health.state, health.failures = HealthState(record["state"]), record["failures"]
@@ -118,50 +117,36 @@ class Watched:
             health.next_probe = max(health.next_probe, due)
 
 
-class HealthChange(NamedTuple):
-    """An endpoint that went down or came back."""
-
-    kind: str
-    url: str
-    up: bool
-    detail: str
-
-
 class ProbeSchedule:
-    """What is known of the endpoints that are listed.
+    """The watched endpoints and their results.
 
     Args:
-        rules: The figures.
-        chance: Gives random numbers from 0 to 1.
-        known: What was known before, as ``records`` gave it.
+        rules: The rules of the health states.
+        chance: Returns random numbers from 0 to 1.
+        known: The records of the worker that checked before.
     """
 
     def __init__(
-        self, rules: HealthRules, chance: Callable[[], float], known: Iterable[Record] = ()
+        self, rules: HealthRules, chance: Callable[[], float], known: Iterable[EndpointRecord] = ()
     ) -> None:
         self._rules = rules
         self._chance = chance
         self._known = {(record["kind"], record["url"]): record for record in known}
-        self._watched: dict[tuple[str, str], Watched] = {}
-        self._unwatched: Mapping[str, int] = {}
+        self._watched: dict[tuple[str, str], WatchedEndpoint] = {}
 
-    def follow(
-        self, listed: Listed, now: float, posix: float, *, others: Mapping[str, int] | None = None
-    ) -> None:
-        """Watch what is listed from now on, and forget what is not.
+    def follow(self, listed: Mapping[Kind, list[Endpoint]], now: float, posix: float) -> None:
+        """Watch these endpoints, and forget all others.
 
         Args:
-            listed: The endpoints of each kind that are to be watched, best first.
+            listed: The endpoints of each kind, best first.
             now: Monotonic seconds.
             posix: The same moment as POSIX time.
-            others: How many more there are of each kind; None is none.
         """
-        self._unwatched = others or {}
         before, self._watched = self._watched, {}
         new = 0
         for kind, endpoints in listed.items():
             for endpoint in endpoints:
-                key = kind, endpoint.url
+                key = kind.value, endpoint.url
                 watched = before.get(key)
                 if watched is None:
                     new += 1
@@ -171,9 +156,9 @@ class ProbeSchedule:
                 self._watched[key] = watched
         self._known = {}
 
-    def _new(self, kind: str, endpoint: Endpoint, due: float, posix: float) -> Watched:
-        watched = Watched(kind, endpoint, Health(self._rules, due))
-        record = self._known.get((kind, endpoint.url))
+    def _new(self, kind: Kind, endpoint: Endpoint, due: float, posix: float) -> WatchedEndpoint:
+        watched = WatchedEndpoint(kind, endpoint, Health(self._rules, due))
+        record = self._known.get((kind.value, endpoint.url))
         if record is not None:
             age = max(0.0, posix - (record["checked_at"] or 0.0))
             watched.restore(record, due + self._rules.regular_delay(self._chance()) - age)
@@ -182,108 +167,71 @@ class ProbeSchedule:
     def __len__(self) -> int:
         return len(self._watched)
 
-    def due(self, now: float, room: int) -> list[Watched]:
-        """Give those that are to be checked now, and take them as being checked.
-
-        Args:
-            now: Monotonic seconds.
-            room: How many at most.
-        """
-        waiting = [w for w in self._watched.values() if not w.checking]
-        late = [w for w in waiting if w.health.next_probe <= now]
-        late.sort(key=lambda watched: watched.health.next_probe)
-        for watched in late[: max(0, room)]:
-            watched.checking = True
-        return late[: max(0, room)]
-
-    def wait(self, now: float) -> float:
-        """Give the seconds until another check is due; infinity for never."""
-        times = (w.health.next_probe for w in self._watched.values() if not w.checking)
-        return max(0.0, min(times, default=float("inf")) - now)
+    def due(self, now: float) -> list[WatchedEndpoint]:
+        """Return the endpoints whose check is due, the longest overdue first."""
+        late = [
+            watched
+            for watched in self._watched.values()
+            if not watched.checking and watched.health.next_probe <= now
+        ]
+        return sorted(late, key=lambda watched: watched.health.next_probe)
 
     def record(
-        self, watched: Watched, result: ProbeResult, now: float, posix: float
-    ) -> HealthChange | None:
-        """Take the outcome of a check in.
+        self, watched: WatchedEndpoint, result: ProbeResult, now: float, posix: float
+    ) -> Transition:
+        """Record the result of a check.
 
         Args:
-            watched: What was checked.
-            result: What was found.
+            watched: The endpoint that was checked.
+            result: The result.
             now: Monotonic seconds.
             posix: The same moment as POSIX time.
 
         Returns:
-            What the operator is to know of, if that is anything.
+            The states of the endpoint before and after.
         """
         watched.checking = False
-        if self._watched.get((watched.kind, watched.endpoint.url)) is not watched:
-            return None  # it is listed no more
-        chance = self._chance()
+        state, chance = watched.health.state, self._chance()
+        if self._watched.get((watched.kind.value, watched.endpoint.url)) is not watched:
+            return Transition(state, state)  # the endpoint has left the list
         if result.fault is Fault.OURS or result.status == _TOO_MANY:
             watched.health.postpone(now, chance)
-            return None
+            return Transition(state, state)
         good = result.fault is None
         watched.checked_at = posix
         watched.detail = _detail(result)
         watched.path = result.path or watched.path
         watched.recent.append(round(result.seconds, 6) if good else None)
         evidence = Evidence.GOOD_PROBE if good else Evidence.BAD_PROBE
-        transition = watched.health.record(evidence, now, chance)
-        if not transition.went_down and not transition.came_back:
-            return None
-        return HealthChange(
-            watched.kind, watched.endpoint.url, transition.came_back, watched.detail
-        )
+        return watched.health.record(evidence, now, chance)
 
-    def outages(self) -> dict[str, bool]:
-        """Say of each kind whether all its endpoints are down.
+    def outages(self) -> dict[Kind, bool]:
+        """Return for each kind whether all its watched endpoints are down.
 
-        A kind of which that is not known is left out: one where none is known to be healthy
-        while not all are known to be down. One that has left the list is not down; where no
-        endpoint is listed at all, nothing is known.
+        A kind is left out while that is not known: no endpoint is known to be healthy, and not all
+        are known to be down. A kind that has left the list is not down. If the whole list is empty,
+        nothing is known.
         """
-        found: dict[str, bool] = {}
+        found: dict[Kind, bool] = {}
         for kind in Kind:
-            states = self._states(kind)
+            states = [w.health.state for w in self._watched.values() if w.kind is kind]
             if HealthState.HEALTHY in states or (not states and self._watched):
                 found[kind] = False
-            elif self._all_down(states) and not self._unwatched.get(kind):
+            elif states and not any(state.usable for state in states):
                 found[kind] = True
         return found
 
-    def widths(self) -> dict[str, int]:
-        """Say how many endpoints of each kind are to be watched, the best ones.
-
-        More are while all that are watched are down: the next may be up.
-        """
-        return {kind: self._width(self._states(kind)) for kind in Kind}
-
-    def _width(self, states: list[HealthState]) -> int:
-        if HealthState.HEALTHY in states[:MOST]:
-            return MOST
-        width = MOST
-        while width < len(states):
-            width *= 2
-        return min(LIMIT, width * 2 if len(states) >= width and self._all_down(states) else width)
-
-    def _states(self, kind: str) -> list[HealthState]:
-        return [w.health.state for w in self._watched.values() if w.kind == kind]
-
-    @staticmethod
-    def _all_down(states: list[HealthState]) -> bool:
-        return bool(states) and not any(state.usable for state in states)
-
-    def urls(self, kind: str, *, down: bool) -> list[str]:
-        """Give the endpoints of a kind that are down, or those that are healthy; best first."""
+    def urls(self, kind: Kind, *, down: bool) -> list[str]:
+        """Return the endpoints of a kind that are down, or those that are healthy; best first."""
         return [
             w.endpoint.url
             for w in self._watched.values()
-            if w.kind == kind
+            if w.kind is kind
             and (not w.health.usable if down else w.health.state is HealthState.HEALTHY)
         ]
 
-    def records(self) -> list[Record]:
-        """Put everything that is known into the form that is kept."""
+    def records(self) -> list[EndpointRecord]:
+        """Return all results in the form that the state folder keeps."""
         return [watched.record() for watched in self._watched.values()]
 
 

@@ -1,169 +1,130 @@
-"""Checks the served endpoints: a thread in each worker, of which one on the host is at work.
+"""MonitorThread: checks the served endpoints in one worker of the host, and takes over elsewhere.
 
-The others try once a second to take the lock that the one holds, and read what it finds.
+Every worker has this thread. The worker that holds a lock checks the endpoints; the others try to
+take the lock at each turn, and read the results.
 """
 
 import logging
-import os
 import signal
 import threading
 from pathlib import Path
-from typing import Any
 
-from ...model.endpoint import Kind
 from ..logs.format import describe
 from ..serving.snapshot import Snapshot
 from ..serving.store import SnapshotStore
 from ..settings import Settings
-from ..sources.wakeup import STOP, Wakeup
 from ..state.leader import Leadership
-from .results import ProbeResults
-from .schedule import LIMIT, best
-from .turn import MonitorTurn
+from .endpoint_monitor import EndpointMonitor
+from .results import HealthDocument, ProbeResults
+from .schedule import best
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at the lock and at the list.
-TURN = 1.0
-#: Seconds that a stopping process gives a slow disk.
+#: Seconds between two turns: of the lock, the list, the checks and the alerts.
+TURN = 0.5
+#: Seconds that a stopping process waits for the thread; a slow disk may hold the thread up.
 STOP_PATIENCE = 5.0
 
 
 class MonitorThread:
-    """The checks of one application: in this process, or in another one of the host.
+    """The health checks of one application, in this worker or in another worker of the host.
 
     Args:
-        store: What is served.
-        settings: How often to look, and whom to tell; an interval of 0 is never.
-        stem: What the files in the state folder begin with. While none can be written, nothing
-            is checked: each worker would do it, and tell, for itself.
+        store: The served list.
+        settings: The interval of the checks, and the webhook; an interval of 0 turns checks off.
+        stem: Path that the names of the files in the state folder begin with. Without a writable
+            folder nothing is checked, since each worker would check and send alerts for itself.
     """
 
     def __init__(self, store: SnapshotStore, settings: Settings, stem: Path) -> None:
         self._store = store
         self._settings = settings
-        self._stem = stem
-        path = stem.with_name(f"{stem.name}.findings.json")
-        self._findings = ProbeResults(path, settings.probe_interval)
+        self._alerts_path = stem.with_name(f"{stem.name}.alerts.json")
+        self._lock_path = stem.with_name(f"{stem.name}.monitor")
+        path = stem.with_name(f"{stem.name}.checks.json")
+        self._results = ProbeResults(path, settings.probe_interval)
         self._listed: tuple[Snapshot, frozenset[tuple[str, str]]] | None = None
-        self._watch: _Watch | None = None
+        self._leadership = Leadership(self._lock_path)
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._complaint = ""
 
-    def health(self) -> dict[str, Any] | None:
-        """Give what was found, as the status shows it; None where checks are off."""
+    def health(self) -> HealthDocument | None:
+        """Return the results as the status shows them, or None if checks are off."""
         if not self._settings.probe_interval:
             return None
         snapshot, listed = self._store.view.snapshot, self._listed
         if listed is None or listed[0] is not snapshot:
-            listed = self._listed = snapshot, _listed(snapshot)
-        return self._findings.health(listed[1])
+            listed = self._listed = snapshot, _names(snapshot)
+        return self._results.health(listed[1])
 
     def start(self) -> None:
-        """Start the thread of this process, where there is something for it to do."""
+        """Start the thread of this process, unless checks are off."""
         if not self._settings.probe_interval:
             return
-        if self._watch is not None:
-            self._watch.leave()
-            self._watch = None
-        self._watch = _Watch(self._store, self._settings, self._findings, self._stem)
-        self._watch.start()
-
-    def stop(self) -> None:
-        """End the thread; a check that hangs is called off."""
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.stop()
-
-
-def _listed(snapshot: Snapshot) -> frozenset[tuple[str, str]]:
-    listed = best(snapshot.plain.body, dict.fromkeys(Kind, LIMIT))
-    return frozenset((kind, endpoint.url) for kind in listed for endpoint in listed[kind])
-
-
-class _Watch:
-    """The thread, in one process."""
-
-    def __init__(
-        self, store: SnapshotStore, settings: Settings, findings: ProbeResults, stem: Path
-    ) -> None:
-        self._pid = os.getpid()
-        self._store = store
-        self._settings = settings
-        self._findings = findings
-        self._alerts_path = stem.with_name(f"{stem.name}.alerts.json")
-        self._leadership = Leadership(stem.with_name(f"{stem.name}.monitor"))
-        self._wake = Wakeup()
-        self._round: MonitorTurn | None = None
-        self._stopping = False
-        self._complained = False
-        self._trouble = ""
-        self._thread = threading.Thread(target=self._run, name="mop-config-monitor", daemon=True)
-
-    def start(self) -> None:
+        # After a fork this closes a copy of the descriptor; the parent keeps its lock.
+        self._leadership.release()
+        self._leadership, self._stopping = Leadership(self._lock_path), threading.Event()
+        self._thread = threading.Thread(
+            target=self._run,
+            args=(self._leadership, self._stopping),
+            name="mop-config-monitor",
+            daemon=True,
+        )
         self._thread.start()
 
-    def leave(self) -> None:
-        """Leave the lock to the parent, where a fork has copied all this."""
-        if self._pid != os.getpid():
-            self._leadership.release()
-
     def stop(self) -> None:
-        self._stopping = True
-        self._wake.send(STOP)
-        current = self._round
-        if current is not None:
-            current.abort()
-        self._thread.join(STOP_PATIENCE)
-        if not self._thread.is_alive():
-            self._wake.close()
+        """Stop the thread; checks that hang are aborted."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._stopping.set()
+            thread.join(STOP_PATIENCE)
 
-    def _run(self) -> None:
-        # Every thread that is started from here must leave SIGHUP to the main thread.
+    def _run(self, leadership: Leadership, stopping: threading.Event) -> None:
+        # All threads that are started from here leave SIGHUP to the main thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        monitor: EndpointMonitor | None = None
         try:
-            while not self._stopping:
-                self._wake.wait(self._safe_turn())
+            while not stopping.is_set():
+                try:
+                    if self._leads(leadership):
+                        monitor = monitor or self._new_monitor()
+                        monitor.turn(self._store.view.snapshot)
+                        self._complaint = ""
+                    elif monitor is not None:
+                        lost, monitor = monitor, None
+                        lost.close()
+                except Exception as error:
+                    cause = describe(error)
+                    self._complain(cause, f"the health checks continue after {cause}")
+                stopping.wait(min(TURN, self._settings.probe_interval))
         finally:
-            self._end_round()
-            self._leadership.release()
+            if monitor is not None:
+                monitor.close()
+            leadership.release()
 
-    def _safe_turn(self) -> float:
+    def _new_monitor(self) -> EndpointMonitor:
+        return EndpointMonitor(self._settings, self._results, self._alerts_path)
+
+    def _leads(self, leadership: Leadership) -> bool:
         try:
-            wait = self._turn()
-        except Exception as error:
-            trouble = describe(error)
-            if trouble != self._trouble:
-                self._trouble = trouble
-                logger.error("checking goes on after %s", trouble)
-            return TURN
-        self._trouble = ""
-        return wait
-
-    def _turn(self) -> float:
-        if not self._leads():
-            self._end_round()
-            return TURN
-        if self._round is None:
-            self._round = MonitorTurn(self._settings, self._findings, self._alerts_path, self._wake)
-        if self._stopping:
-            return 0.0
-        return min(TURN, self._round.turn(self._store.view.snapshot))
-
-    def _leads(self) -> bool:
-        try:
-            leads = self._leadership.take()
-            self._complained = False
-            return leads
+            return leadership.take()
         except OSError as error:
-            if not self._complained:
-                self._complained = True
-                logger.warning(
-                    "no endpoint is checked, since no lock can be made in the state folder: %s",
-                    error.strerror or error,
-                )
-            self._leadership.release()
+            reason = error.strerror or error
+            self._complain(
+                "no lock", f"no endpoint is checked, since no lock can be taken: {reason}"
+            )
+            leadership.release()
             return False
 
-    def _end_round(self) -> None:
-        current, self._round = self._round, None
-        if current is not None:
-            current.end()
+    def _complain(self, cause: str, message: str) -> None:
+        """Log a message, unless the turns before had the same cause."""
+        if cause != self._complaint:
+            logger.warning("%s", message)
+        self._complaint = cause
+
+
+def _names(snapshot: Snapshot) -> frozenset[tuple[str, str]]:
+    """Return the kind and URL of each served endpoint that is checked."""
+    listed = best(snapshot.plain.body)
+    return frozenset((kind.value, endpoint.url) for kind in listed for endpoint in listed[kind])

@@ -1,135 +1,160 @@
-"""Tells the webhook when every endpoint of a kind is down, and when one is back.
+"""OutageNotifier: tells the webhook when every endpoint of a kind is down, and when one is back."""
 
-What it is to be told outlives the worker: it is on the disk before the first attempt.
-"""
-
-import json
 import logging
 import random
 import ssl
 import time
-import uuid
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...health.probe import Prober, ProbeResult
 from ...model.address import parse_url
 from ...model.endpoint import Kind
 from ...net.faults import Fault
+from ...net.http import retry_after
 from ..settings import Settings
 from ..state import records
-from .errands import WorkerThreads
-from .outbox import Fate, Message, Outbox, Patience, headers
+from .alerts import Alert, acknowledge, change, dump, headers, is_down, load, new_alert, pause
 from .schedule import ProbeSchedule
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that an attempt may take.
+#: Limit of one attempt in seconds.
 TIMEOUT = 10.0
 
 
+@dataclass(slots=True)
+class _Delivery:
+    """The attempts of this process to deliver one message; times are monotonic seconds."""
+
+    id: str
+    down: bool
+    attempt: Future[ProbeResult] | None = None
+    failures: int = 0
+    next_at: float = 0.0
+
+
 class OutageNotifier:
-    """The webhook's messages, in the worker that checks the endpoints.
+    """The alerts of the worker that checks the endpoints.
+
+    What the webhook was told is saved before each attempt, so that it outlives the worker.
 
     Args:
-        path: Where they are kept.
-        settings: Name the webhook, or none: then there is only the log.
+        path: File of the alerts in the state folder.
+        settings: Settings of the webhook; without a URL, outages are only logged.
         tls: Context that verifies certificates.
-        errands: Runs the attempts.
-        patience: For how long a message is tried.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        settings: Settings,
-        tls: ssl.SSLContext,
-        errands: WorkerThreads,
-        patience: Patience | None = None,
-    ) -> None:
+    def __init__(self, path: Path, settings: Settings, tls: ssl.SSLContext) -> None:
         self._path = path
         self._url = settings.alert_webhook
+        # For the log: the path and the query may be secret.
+        self._host = parse_url(self._url.partition("?")[0]).host if self._url else ""
         self._secret = settings.alert_secret
-        self._errands = errands
+        self._service = settings.service_name
         self._prober = Prober(tls, TIMEOUT)
-        self._outbox = Outbox(patience or Patience(), settings.service_name)
-        self._complained = False
+        self._pool = ThreadPoolExecutor(len(Kind), "mop-config-alert")
+        self._deliveries: dict[Kind, _Delivery] = {}
+        self._save_failed = False
+        self._alerts = {kind: new_alert(kind) for kind in Kind}
         if self._url is not None:
-            self._load()
+            self._restore()
+        self._saved = dump(self._alerts.values())
 
-    def _load(self) -> None:
+    def _restore(self) -> None:
         try:
-            self._outbox.restore(json.loads(records.read(self._path)))
+            self._alerts = load(records.read(self._path))
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, RecursionError):
-            logger.warning("what the alert webhook was told cannot be read: it is ignored")
+        except (OSError, ValueError):
+            logger.warning("the record of the alerts cannot be read and is ignored")
+
+    def turn(self, schedule: ProbeSchedule) -> None:
+        """Compare what the webhook was told with the state now, and start attempts that are due.
+
+        A state that is not known now is neither logged nor told.
+
+        Args:
+            schedule: The results of the health checks.
+        """
+        for kind, down in schedule.outages().items():
+            alert = self._alerts[kind]
+            if down != is_down(alert):
+                urls = schedule.urls(kind, down=down)
+                _log(kind, urls, down=down)
+                change(alert, urls, self._service, down=down, now=time.time())
+            if self._url is not None:
+                self._deliver(self._url, kind, alert)
+
+    def _deliver(self, url: str, kind: Kind, alert: Alert) -> None:
+        """Start an attempt to deliver the message of an alert, if it has one that is due."""
+        delivery = self._deliveries.get(kind)
+        if delivery is not None and delivery.attempt is not None:
+            if not delivery.attempt.done():
+                return  # attempts about a kind must not overtake each other
+            self._settle(delivery, alert, result_of(delivery.attempt))
+        if alert["id"] and (delivery is None or delivery.id != alert["id"]):
+            delivery = self._deliveries[kind] = _Delivery(alert["id"], is_down(alert))
+        if alert["id"] and delivery is not None and time.monotonic() >= delivery.next_at:
+            alert["told"] = None
+            self._save()
+            about = headers(alert, self._secret, time.time())
+            delivery.attempt = self._pool.submit(self._prober.post, url, about, alert["body"])
+        self._save()
+
+    def _settle(self, delivery: _Delivery, alert: Alert, result: ProbeResult) -> None:
+        delivery.attempt = None
+        if result.fault is None:
+            acknowledge(alert, down=delivery.down)
+            if delivery.failures:
+                logger.info("the alert webhook at %s accepted the message at last", self._host)
+            return
+        delivery.failures += 1
+        asked = retry_after(result.retry_after, time.time()) or 0.0
+        chance = random.random()  # noqa: S311
+        delivery.next_at = time.monotonic() + pause(delivery.failures, asked, chance)
+        if delivery.failures == 1:
+            logger.warning(
+                "the alert webhook at %s did not accept a message: %s, %s; it is retried until it"
+                " is accepted or the state changes",
+                self._host,
+                result.fault,
+                result.detail,
+            )
 
     def _save(self) -> None:
-        if self._url is None:
+        data = dump(self._alerts.values())
+        if data == self._saved:
             return
-        data = json.dumps(self._outbox.record()).encode()
         try:
             records.write(self._path, data, sync=True)
-            self._complained = False
+            self._saved, self._save_failed = data, False
         except OSError as error:
-            if not self._complained:
-                self._complained = True
+            if not self._save_failed:
                 logger.warning(
-                    "what the alert webhook was told cannot be saved, so that another worker"
-                    " may tell it once more: %s",
+                    "the alerts cannot be saved, so that another worker may send a message again:"
+                    " %s",
                     error.strerror or error,
                 )
+            self._save_failed = True
 
-    def look(self, probing: ProbeSchedule) -> None:
-        """Find out whether there is something to tell."""
-        for kind, down in self._outbox.news(probing.outages()):
-            now = time.time()
-            urls = probing.urls(kind, down=down)
-            since = self._outbox.note(kind, down=down, now=now)
-            label = Kind(kind).label
-            if down:
-                logger.warning("every %s endpoint is down (%d checked)", label, len(urls))
-            elif urls:
-                logger.info("there is a healthy %s endpoint again: %s", label, urls[0])
-            else:
-                logger.info("no %s endpoint is listed any more", label)
-            if self._url is not None:
-                self._outbox.put(uuid.uuid4().hex, kind, urls, down=down, since=since, now=now)
-            self._save()
-
-    def send(self) -> None:
-        """Begin the attempts that are due."""
-        if self._url is None:
-            return
-        for message in self._outbox.due(time.time()):
-            about = headers(message, self._secret, time.time())
-            work = partial(self._prober.post, self._url, about, message.body)
-            self._errands.run("alert", work, partial(self._settle, message))
-
-    def wait(self) -> float:
-        """Give the seconds until an attempt is due; infinity for never."""
-        return self._outbox.wait(time.time())
-
-    def abort(self) -> None:
-        """End the attempts that run; takes no lock."""
+    def close(self) -> None:
+        """Abort the attempts that run, without waiting for them."""
         self._prober.abort()
-
-    def _settle(self, message: Message, result: ProbeResult | None) -> None:
-        outcome = result or ProbeResult(Fault.OURS, 0.0, "the attempt itself failed")
-        fate = self._outbox.settle(message, outcome, time.time(), random.random())  # noqa: S311
-        self._save()
-        # The host only: a path or a query may be what keeps strangers out.
-        host = parse_url((self._url or "").partition("?")[0]).host
-        if fate is Fate.TROUBLE:
-            logger.warning(
-                "the alert webhook at %s cannot be told: %s; it is tried again", host, _why(outcome)
-            )
-        elif fate is Fate.GIVEN_UP:
-            logger.error("the alert webhook at %s was not told: %s", host, _why(outcome))
-        elif fate is Fate.DELIVERED and message.attempts:
-            logger.info("the alert webhook at %s was told at last", host)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _why(result: ProbeResult) -> str:
-    return f"{result.fault}, {result.detail}"
+def result_of(future: Future[ProbeResult]) -> ProbeResult:
+    """Return the result of a check or attempt; an exception is our fault, not the endpoint's."""
+    error = future.exception()
+    return future.result() if error is None else ProbeResult(Fault.OURS, 0.0, type(error).__name__)
+
+
+def _log(kind: Kind, urls: list[str], *, down: bool) -> None:
+    if down:
+        logger.warning("every %s endpoint is down (%d checked)", kind.label, len(urls))
+    elif urls:
+        logger.info("there is a healthy %s endpoint again: %s", kind.label, urls[0])
+    else:
+        logger.info("no %s endpoint is listed any more", kind.label)

@@ -8,10 +8,21 @@ the reader checks the type of every member before any other module uses the reco
 import json
 from functools import cache
 from types import UnionType
-from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Any,
+    NotRequired,
+    TypedDict,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from ...model.codec import rfc3339
 from ..parsing.problems import ProblemRecord
+
+T = TypeVar("T")
 
 #: The values of ``SourceState`` and ``Result``, whose modules stand above this one.
 STATES = frozenset({"fresh", "stale", "rejected", "empty"})
@@ -84,12 +95,26 @@ class WorkerRecord(TypedDict):
     answered: NotRequired[AnswerRecord]
 
 
+def parse_record(data: bytes, expected: type[T]) -> T | None:
+    """Parse a record from JSON; None if the data is torn or does not have the expected type.
+
+    Args:
+        data: The bytes of a file in the state folder.
+        expected: The ``TypedDict`` of the record.
+    """
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return record if _has_type(record, expected) else None
+
+
 def read_record(data: bytes) -> WorkerRecord | None:
     """Parse a worker's record; None if the data is not a record that this version can use."""
     try:
-        record: WorkerRecord = json.loads(data)
-        return record if _has_type(record, WorkerRecord) and _has_values(record) else None
-    except (ValueError, OverflowError, OSError, RecursionError):
+        record = parse_record(data, WorkerRecord)
+        return record if record is not None and _has_values(record) else None
+    except (ValueError, OverflowError, OSError):
         return None
 
 

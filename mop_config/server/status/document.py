@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...model.codec import rfc3339
+from ..monitor.results import HealthDocument
 from ..parsing.problems import Problem
 from ..serving.store import HISTORY, Reload, Result, ServerState, SourceState
 from ..state.worker_record import (
@@ -139,7 +140,7 @@ def _served(worker: WorkerRecord) -> dict[str, Any]:
 
 
 def host_status(
-    source: str, workers: list[WorkerRecord], health: dict[str, Any] | None = None
+    source: str, workers: list[WorkerRecord], health: HealthDocument | None = None
 ) -> dict[str, Any]:
     """Return the document that the status route answers with.
 

@@ -4,9 +4,10 @@ They are made anew for each scrape, so that the series of what is gone are gone 
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ...model.endpoint import Kind
+from ..monitor.results import HealthDocument
 from ..state.worker_record import WorkerFigures, WorkerRecord
 from .document import worst_of
 
@@ -48,7 +49,7 @@ def worker_figures(
     }
 
 
-def host_gauges(workers: list[WorkerRecord], health: dict[str, Any] | None) -> list[Gauge]:
+def host_gauges(workers: list[WorkerRecord], health: HealthDocument | None) -> list[Gauge]:
     """Give the gauges of a host.
 
     Args:
@@ -103,7 +104,7 @@ def _successful(workers: list[WorkerRecord]) -> bool:
     return good and len({worker["etag"] for worker in workers}) == 1
 
 
-def _health_gauges(health: dict[str, Any] | None) -> list[Gauge]:
+def _health_gauges(health: HealthDocument | None) -> list[Gauge]:
     # What nobody checks any more is not known to be up.
     endpoints = {
         (str(endpoint["kind"]), str(endpoint["url"])): endpoint

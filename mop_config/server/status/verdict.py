@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from ..monitor.schedule import MOST
+
 
 class Level(StrEnum):
     """How bad a finding is, the worst one first."""
@@ -104,7 +106,7 @@ def _of_the_process(status: dict[str, Any]) -> Iterator[StatusFinding]:
 
 
 def kinds_down(health: dict[str, Any] | None, counts: dict[str, int]) -> list[str]:
-    """Name the kinds of which every endpoint is known to be down.
+    """Return the kinds of which every endpoint that is checked is known to be down.
 
     Args:
         health: The member ``health`` of the status document.
@@ -113,7 +115,7 @@ def kinds_down(health: dict[str, Any] | None, counts: dict[str, int]) -> list[st
     ups: dict[str, list[bool | None]] = {}
     for endpoint in health["endpoints"] if health else ():
         ups.setdefault(endpoint["kind"], []).append(endpoint["up"])
-    return [kind for kind, known in ups.items() if known == [False] * counts[kind]]
+    return [kind for kind, known in ups.items() if known == [False] * min(counts[kind], MOST)]
 
 
 def dropped_entries(status: dict[str, Any]) -> int:

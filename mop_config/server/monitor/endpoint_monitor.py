@@ -1,0 +1,97 @@
+"""EndpointMonitor: the health checks of the one worker of a host that checks the endpoints."""
+
+import logging
+import random
+import ssl
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from ...health.probe import Prober, ProbeResult
+from ...health.state import Transition
+from ..serving.snapshot import Snapshot
+from ..settings import Settings
+from .results import ProbeResults
+from .schedule import ProbeSchedule, WatchedEndpoint, best, rules
+from .webhook import OutageNotifier, result_of
+
+logger = logging.getLogger(__name__)
+
+#: Limit of checks at a time.
+PARALLEL = 16
+#: Limit of one check in seconds.
+TIMEOUT = 5.0
+
+
+class EndpointMonitor:
+    """Checks the served endpoints and notifies the webhook, as long as this worker has the lock.
+
+    Args:
+        settings: The interval of the checks, and the webhook.
+        results: Where the results are written.
+        alerts_path: File of the alerts in the state folder.
+    """
+
+    def __init__(self, settings: Settings, results: ProbeResults, alerts_path: Path) -> None:
+        tls = ssl.create_default_context()
+        self._results = results
+        self._interval = settings.probe_interval
+        self._prober = Prober(tls, TIMEOUT)
+        self._pool = ThreadPoolExecutor(PARALLEL, "mop-config-check")
+        self._checks: dict[WatchedEndpoint, Future[ProbeResult]] = {}
+        self._schedule = ProbeSchedule(rules(self._interval), random.random, results.read())
+        self._notifier = OutageNotifier(alerts_path, settings, tls)
+        self._followed: Snapshot | None = None
+        self._saved = False
+
+    def turn(self, snapshot: Snapshot) -> None:
+        """Take in the results of checks, notify the webhook, and start the checks that are due.
+
+        Args:
+            snapshot: The served list.
+        """
+        self._follow(snapshot)
+        self._collect()
+        self._notifier.turn(self._schedule)
+        for watched in self._schedule.due(time.monotonic()):
+            self._checks[watched] = self._pool.submit(
+                self._prober.check, watched.kind, watched.endpoint, watched.path
+            )
+            watched.checking = True
+        if not self._saved:
+            self._saved = self._results.write(self._schedule.records())
+
+    def _follow(self, snapshot: Snapshot) -> None:
+        if snapshot is self._followed:
+            return
+        self._schedule.follow(best(snapshot.plain.body), time.monotonic(), time.time())
+        self._saved = False
+        if self._followed is None:
+            logger.info(
+                "this worker checks %d endpoints every %g s", len(self._schedule), self._interval
+            )
+        self._followed = snapshot
+
+    def _collect(self) -> None:
+        done = [watched for watched, check in self._checks.items() if check.done()]
+        for watched in done:
+            result = result_of(self._checks.pop(watched))
+            transition = self._schedule.record(watched, result, time.monotonic(), time.time())
+            _log(watched, transition)
+            self._saved = False
+
+    def close(self) -> None:
+        """Abort the checks that run without waiting for them, and write the results."""
+        self._prober.abort()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._notifier.close()
+        if self._followed is not None:
+            self._results.write(self._schedule.records())
+
+
+def _log(watched: WatchedEndpoint, transition: Transition) -> None:
+    kind, url = watched.kind.label, watched.endpoint.url
+    if transition.came_back:
+        logger.info("the %s endpoint %s is back: %s", kind, url, watched.detail)
+    elif transition.went_down:
+        logger.warning("the %s endpoint %s is down: %s", kind, url, watched.detail)
