@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ..etcds import Cluster, Wire, running_cluster
-from ..server.test_etcd_source import safe_cluster
+from ..server.sources.test_etcd_source import safe_cluster
 from ..servers import ENDPOINTS, Server, running
 from ..waiting import wait_for
 

@@ -17,8 +17,8 @@ from mop_config.server.web import targets
 from mop_config.server.web.app import create_app
 from mop_config.server.web.targets import health_url, target
 
-from ..conftest import need_program
-from ..servers import ROOT, running
+from ...conftest import need_program
+from ...servers import ROOT, running
 
 TARGETS = "/api/v1/config/targets"
 

@@ -36,11 +36,11 @@ from mop_config.server.monitor.schedule import ProbeSchedule, rules
 from mop_config.server.monitor.webhook import OutageNotifier
 from mop_config.server.settings import Settings
 
-from ..client.fleet import silence
-from ..client.handmade import NOBODY, OK, Answer, Asked, handmade
-from ..ports import closed_port
-from ..servers import ROOT
-from ..waiting import wait_for
+from ...client.fleet import silence
+from ...client.handmade import NOBODY, OK, Answer, Asked, handmade
+from ...ports import closed_port
+from ...servers import ROOT
+from ...waiting import wait_for
 
 DELIVERED = ProbeResult(None, 0.1, "answers 200", status=200)
 FAILED = ProbeResult(Fault.BAD_STATUS, 0.1, "answers 500", status=500)

@@ -27,10 +27,10 @@ from mop_config.server.state.ledger import Release
 from mop_config.server.state.releases import ReleaseStore
 from mop_config.server.web.app import create_app
 
-from ..client.handmade import NOBODY, QUICK
-from ..etcds import running_cluster
-from ..servers import ENDPOINTS, Server, gunicorn_command, running
-from ..waiting import wait_for
+from ...client.handmade import NOBODY, QUICK
+from ...etcds import running_cluster
+from ...servers import ENDPOINTS, Server, gunicorn_command, running
+from ...waiting import wait_for
 
 JWS = f"{ENDPOINTS}.jws"
 KEYS = "/api/v1/config/keys"

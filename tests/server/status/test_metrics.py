@@ -20,8 +20,8 @@ from mop_config.server.state.worker_record import WorkerRecord
 from mop_config.server.status import multiprocess
 from mop_config.server.status.gauges import host_gauges, worker_figures
 
-from ..scrapes import METRICS, Scrape, check_with_promtool
-from ..servers import ENDPOINTS
+from ...scrapes import METRICS, Scrape, check_with_promtool
+from ...servers import ENDPOINTS
 from .test_status import event, worker
 
 HOSTS = "DomainList:\na.example\nb.example\n"

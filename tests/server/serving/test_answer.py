@@ -10,7 +10,7 @@ from mop_config.server.serving.conditional import respond_conditionally
 from mop_config.server.serving.security import SECURITY_HEADERS
 from mop_config.server.serving.snapshot import Snapshot
 
-from ..conftest import SAMPLE
+from ...conftest import SAMPLE
 
 
 def snapshot(data: bytes = SAMPLE.read_bytes(), last_modified: int = 784111777) -> Snapshot:

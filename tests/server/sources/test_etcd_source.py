@@ -32,10 +32,10 @@ from mop_config.server.sources import etcd_wire
 from mop_config.server.sources.etcd_source import EtcdSource
 from mop_config.server.state.releases import ReleaseStore
 
-from ..client.handmade import Answer, Asked, handmade
-from ..etcds import KEY, Cluster, encode, running_cluster
-from ..ports import free_ports
-from ..servers import ROOT
+from ...client.handmade import Answer, Asked, handmade
+from ...etcds import KEY, Cluster, encode, running_cluster
+from ...ports import free_ports
+from ...servers import ROOT
 
 ONE = "DomainList:\none.example\nother.example\n"
 TWO = "DomainList:\ntwo.example\nother.example\n"

@@ -25,7 +25,7 @@ from mop_config.server.web.dashboard.viewmodel import (
     visible,
 )
 
-from ..conftest import SAMPLE
+from ...conftest import SAMPLE
 
 
 def body(hosts: int, name: str | None = None) -> bytes:
@@ -377,7 +377,7 @@ def test_every_word_of_the_status_has_a_text(words: Any) -> None:
 
 def test_every_text_is_used() -> None:
     """By a template, or as a word of the status document."""
-    folder = Path(__file__).parents[2] / "mop_config" / "server" / "web" / "dashboard" / "templates"
+    folder = Path(__file__).parents[3] / "mop_config" / "server" / "web" / "dashboard" / "templates"
     templates = "".join(file.read_text() for file in folder.iterdir())
     groups = ("state.", "trigger.", "result.", "health.", "severity.", "kind.", "watcher.")
     for key in text_keys():

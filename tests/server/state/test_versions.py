@@ -22,11 +22,11 @@ from mop_config.server.state import ledger
 from mop_config.server.state.ledger import LedgerLine
 from mop_config.server.state.sightings import Sighting
 
-from ..client.handmade import NOBODY, QUICK
-from ..disks import fill, small_disk
-from ..servers import ENDPOINTS, Server, running
-from ..waiting import wait_for
-from .test_signed_list import AB, BC, CD, JWS, KEY, TRUSTED, Site, hosts, key_file, signed
+from ...client.handmade import NOBODY, QUICK
+from ...disks import fill, small_disk
+from ...servers import ENDPOINTS, Server, running
+from ...waiting import wait_for
+from ..serving.test_signed_list import AB, BC, CD, JWS, KEY, TRUSTED, Site, hosts, key_file, signed
 
 OLD, NEWER = 1_700_000_000, 1_700_500_000
 

@@ -14,7 +14,7 @@ from mop_config.server.parsing.parser import Section, parse
 from mop_config.server.parsing.problems import MAX_KEPT, MIN_ERRORS, Code, Problem, Severity
 from mop_config.server.parsing.render import render
 
-from ..conftest import GUIDE_JSON, SAMPLE
+from ...conftest import GUIDE_JSON, SAMPLE
 
 WHOLE_FILE = {Code.FEW_ENDPOINTS}
 

@@ -18,7 +18,7 @@ from mop_config.server.gunicorn.hooks import find
 from mop_config.server.service import ConfigService
 from mop_config.server.settings import Settings
 
-from ..conftest import GUIDE_JSON, SAMPLE
+from ...conftest import GUIDE_JSON, SAMPLE
 
 ENDPOINTS = "/api/v1/config/endpoints"
 

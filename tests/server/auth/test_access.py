@@ -22,8 +22,8 @@ from mop_config.server.serving.security import SECURITY_HEADERS
 from mop_config.server.settings import Settings
 from mop_config.server.web.app import MAX_BODY
 
-from ..conftest import GUIDE_JSON, SAMPLE
-from .test_hotpath import METHODS, Sides
+from ...conftest import GUIDE_JSON, SAMPLE
+from ..web.test_hotpath import METHODS, Sides
 
 ENDPOINTS = "/api/v1/config/endpoints"
 STATUS = "/api/v1/config/status"

@@ -18,9 +18,9 @@ from mop_config.server.settings import Settings
 from mop_config.server.web.app import create_app
 from mop_config.server.web.hotpath import HotPath
 
-from ..conftest import SAMPLE
-from ..servers import ENDPOINTS
-from ..waiting import wait_for
+from ...conftest import SAMPLE
+from ...servers import ENDPOINTS
+from ...waiting import wait_for
 
 Result = tuple[str, list[tuple[str, str]], bytes]
 

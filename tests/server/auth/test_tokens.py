@@ -26,7 +26,7 @@ from mop_config.server.auth.tokens import (
 from mop_config.server.parsing.problems import Code
 from mop_config.server.settings import Settings
 
-from ..waiting import wait_for
+from ...waiting import wait_for
 
 HEX = hashlib.sha256(b"secret-of-ci").hexdigest()
 OTHER = hashlib.sha256(b"secret-of-app").hexdigest()

@@ -20,8 +20,8 @@ import mop_config
 from mop_config import Settings, create_app, init_app
 from mop_config.errors import MopConfigError, SettingsError
 
-from ..conftest import GUIDE_JSON, SAMPLE
-from ..waiting import wait_for
+from ...conftest import GUIDE_JSON, SAMPLE
+from ...waiting import wait_for
 
 OPERATIONS = ("/health", "/ready", "/metrics", "/openapi.json")
 Add = Callable[[Flask], None]

@@ -14,7 +14,7 @@ from mop_config.model import codec
 from mop_config.server import web
 from mop_config.server.settings import Settings
 
-from ..conftest import GUIDE_JSON, SAMPLE, need_program
+from ...conftest import GUIDE_JSON, SAMPLE, need_program
 
 BASE = "/api/v1/config/qr"
 ENDPOINTS = "/api/v1/config/endpoints"

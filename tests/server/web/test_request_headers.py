@@ -16,7 +16,7 @@ from mop_config import create_app, init_app
 from mop_config.model.jws import SigningKey
 from mop_config.server.settings import Settings
 
-from ..conftest import SAMPLE
+from ...conftest import SAMPLE
 
 LIST = "/api/v1/config/endpoints"
 ROUTES = (LIST, f"{LIST}.jws", f"{LIST}?wait=0", "/metrics", "/", "/openapi.json")

@@ -10,8 +10,8 @@ import pytest
 from mop_config.errors import SourceError
 from mop_config.server.sources.file import FileSource
 
-from ..conftest import skip
-from ..waiting import wait_for
+from ...conftest import skip
+from ...waiting import wait_for
 
 
 def code_of(path: Path | str, max_bytes: int = 1000) -> str:

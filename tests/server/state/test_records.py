@@ -15,7 +15,7 @@ from mop_config.model.jws import SigningKey
 from mop_config.server.settings import Settings
 from mop_config.server.state import records, workers
 
-from ..users import ALICE, MALLORY, as_user, busy, needs_root, place_for_all
+from ...users import ALICE, MALLORY, as_user, busy, needs_root, place_for_all
 
 pytestmark = needs_root
 LIST = "/api/v1/config/endpoints"

@@ -12,7 +12,7 @@ from mop_config.server.parsing.problems import Code
 from mop_config.server.parsing.render import decode
 from mop_config.server.settings import ProcessSettings, Settings
 
-from ..conftest import SAMPLE
+from ...conftest import SAMPLE
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from mop_config.server.state.workers import WorkerRegistry, prepare, started
 from mop_config.server.status.document import host_status, merge_histories, noticed
 from mop_config.server.status.gauges import worker_figures
 
-from ..waiting import wait_for
+from ...waiting import wait_for
 
 
 def event(at: float, result: str = "applied", etag: str = "e", **more: Any) -> ReloadRecord:
