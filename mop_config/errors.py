@@ -20,7 +20,7 @@ Each keeps its arguments as they were, so that it survives the way through ``pic
     │                      it is not signed by a trusted key, or is expired or too old
     └── NoEndpointAvailable
                            no endpoint could be reached (also httpx2's TransportError; it
-                           stands in ``mop_config.client``, since httpx2 is an extra)
+                           stands in ``mop_config.client``)
 """
 
 

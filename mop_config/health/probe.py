@@ -200,27 +200,6 @@ class Prober:
             work()
         return started
 
-    def post(self, url: str, headers: dict[str, str], body: str) -> ProbeResult:
-        """POST a message with the deadline and limits of a check; any 2xx is a success.
-
-        Args:
-            url: An http or https URL, with or without a query.
-            headers: Headers of the request.
-            body: ASCII text.
-
-        Raises:
-            AddressError: If the URL cannot be used.
-        """
-        address, mark, query = url.partition("?")
-        target = (parse_url(address).path or "/") + mark + query
-
-        def send(connection: ProbeConnection) -> CheckOutcome:
-            status, _ = connection.request("POST", target, headers, body)
-            good = 200 <= status < 300
-            return None if good else Fault.BAD_STATUS, f"answers {status}", None
-
-        return self._examine(Endpoint.parse(address), send)
-
     def _examine(
         self, endpoint: Endpoint, check: Callable[[ProbeConnection], CheckOutcome]
     ) -> ProbeResult:

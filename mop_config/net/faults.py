@@ -59,6 +59,45 @@ _NO_NAME = frozenset(
 )
 
 
+class HttpError(OSError):
+    """A request got no complete response; the text says why, in a few words.
+
+    Attributes:
+        fault: The kind of failure.
+    """
+
+    def __init__(self, fault: Fault, reason: str) -> None:
+        super().__init__(reason)
+        self.fault = fault
+
+
+class BodyTooLargeError(HttpError):
+    """A response's body is longer than the caller accepts."""
+
+
+def certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    """Return the verification error among the causes of an exception, or None."""
+    found = (e for e in _chain(error) if isinstance(e, ssl.SSLCertVerificationError))
+    return next(found, None)
+
+
+def describe(error: BaseException) -> str:
+    """Return what happened, in a few words, from an exception or the cause behind it."""
+    for cause in _chain(error):
+        names = {kind.__name__ for kind in type(cause).__mro__}
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate cannot be trusted: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS: {cause.reason or cause}"
+        if not names.isdisjoint({"TimeoutException", "TimeoutError"}):
+            return "timed out"
+        if "ProxyError" in names:
+            break
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+    return str(error) or type(error).__name__
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     # Causes only: the context may be an exception that the application was dealing with
     # when it made the request, and says nothing of it.

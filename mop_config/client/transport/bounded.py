@@ -8,8 +8,8 @@ import httpcore2
 from httpcore2._backends.sync import SyncStream
 
 from ...net.connect import Hold, Place, connect
+from ...net.connection import ProxyFailed
 from ...net.resolver import Resolver
-from ._sync.proxies import ProxyFailed
 from .options import TransportOptions
 
 

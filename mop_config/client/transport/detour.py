@@ -9,10 +9,10 @@ import httpx2
 from ...health.probe import MAX_BYTES, USER_AGENT, ProbeConnection, expiry
 from ...model.endpoint import Endpoint
 from ...net.connect import Hold
+from ...net.connection import ProxyFailed
 from ...net.resolver import Resolver
 from ..pool.policy import Policy
 from ..pool.target import target_of
-from ._sync.proxies import ProxyFailed
 from .bounded import BoundedBackend
 from .options import TransportOptions
 

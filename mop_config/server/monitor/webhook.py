@@ -8,11 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...health.probe import Prober, ProbeResult
+from ...health.probe import ProbeResult
 from ...model.address import parse_url
 from ...model.endpoint import Kind
-from ...net.faults import Fault
-from ...net.http import retry_after
+from ...net.connect import DialOptions
+from ...net.faults import Fault, HttpError
+from ...net.http import HttpClient, HttpRequest, retry_after
 from ..settings import Settings
 from ..state import records
 from .alerts import Alert, acknowledge, change, dump, headers, is_down, load, new_alert, pause
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: Limit of one attempt in seconds.
 TIMEOUT = 10.0
+#: Bytes of the webhook's response that are read.
+MAX_BYTES = 1 << 16
 
 
 @dataclass(slots=True)
@@ -53,7 +56,7 @@ class OutageNotifier:
         self._host = parse_url(self._url.partition("?")[0]).host if self._url else ""
         self._secret = settings.alert_secret
         self._service = settings.service_name
-        self._prober = Prober(tls, TIMEOUT)
+        self._client = HttpClient(DialOptions(tls, TIMEOUT))
         self._pool = ThreadPoolExecutor(len(Kind), "mop-config-alert")
         self._deliveries: dict[Kind, _Delivery] = {}
         self._save_failed = False
@@ -100,8 +103,27 @@ class OutageNotifier:
             alert["told"] = None
             self._save()
             about = headers(alert, self._secret, time.time())
-            delivery.attempt = self._pool.submit(self._prober.post, url, about, alert["body"])
+            delivery.attempt = self._pool.submit(self._post, url, about, alert["body"])
         self._save()
+
+    def _post(self, url: str, about: dict[str, str], body: str) -> ProbeResult:
+        """Make one attempt; any 2xx is a success."""
+        began = time.monotonic()
+        deadline = began + TIMEOUT
+        request = HttpRequest(
+            url, deadline, MAX_BYTES, "POST", headers=about, body=body.encode(), cut=True
+        )
+        try:
+            reply = self._client.request(request)
+        except HttpError as error:
+            return ProbeResult(error.fault, time.monotonic() - began, str(error))
+        return ProbeResult(
+            None if 200 <= reply.status < 300 else Fault.BAD_STATUS,
+            time.monotonic() - began,
+            f"answers {reply.status}",
+            status=reply.status,
+            retry_after=reply.headers.get("retry-after"),
+        )
 
     def _settle(self, delivery: _Delivery, alert: Alert, result: ProbeResult) -> None:
         delivery.attempt = None
@@ -141,7 +163,7 @@ class OutageNotifier:
 
     def close(self) -> None:
         """Abort the attempts that run, without waiting for them."""
-        self._prober.abort()
+        self._client.abort()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

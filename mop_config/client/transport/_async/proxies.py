@@ -8,8 +8,8 @@ from typing import Any
 import httpcore2
 
 from ....net.connect import Place
+from ....net.connection import ProxyFailed
 from ....net.resolver import Resolver
-from .._sync.proxies import ProxyFailed
 from ..attempt import ROUTE
 from ..options import TransportOptions
 from .connect import AsyncConnectPlan, AsyncFailoverStream

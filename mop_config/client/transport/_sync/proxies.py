@@ -13,14 +13,11 @@ import httpcore2
 from httpcore2._backends.sync import SyncStream
 
 from ....net.connect import Place, connect
+from ....net.connection import ProxyFailed
 from ....net.resolver import Resolver
 from ..attempt import ROUTE
 from ..options import TransportOptions
 from .connect import ConnectPlan, FailoverStream
-
-
-class ProxyFailed(httpcore2.ProxyError):
-    """A proxy cannot be reached, or does not want us; no endpoint is to blame."""
 
 
 class ProxyBackend(httpcore2.NetworkBackend):

@@ -1,0 +1,329 @@
+"""What one bounded request guarantees to all of its callers."""
+
+import gzip
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import pytest
+import trustme
+
+from mop_config.net.connect import DialOptions
+from mop_config.net.faults import BodyTooLargeError, Fault, HttpError
+from mop_config.net.http import HttpClient, HttpRequest
+from mop_config.net.resolver import Resolver
+
+from ..client.fleet import black_hole, silence
+from ..client.handmade import NOBODY, Answer, Asked, handmade
+from ..client.proxy import forward_proxy
+from ..ports import closed_port
+from ..waiting import wait_for
+
+TOKEN = "a-token"
+MAX_BYTES = 10_000
+
+
+def client(tls: ssl.SSLContext = NOBODY, **options: Any) -> HttpClient:
+    return HttpClient(DialOptions(tls, 5.0), **options)
+
+
+def asking(url: str, seconds: float = 5.0, **options: Any) -> HttpRequest:
+    return HttpRequest(url, time.monotonic() + seconds, MAX_BYTES, **options)
+
+
+def answering(answer: Answer) -> Callable[[Asked], Answer]:
+    return lambda asked: answer
+
+
+@contextmanager
+def raw(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A port whose one connection a function has to itself, after the head of a request."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def run() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                data = b""
+                while b"\r\n\r\n" not in data and (part := sock.recv(65536)):
+                    data += part
+                try:
+                    serve(sock)
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(10)
+
+
+class TestDeadline:
+    """One deadline holds for everything together."""
+
+    def test_while_connecting(self) -> None:
+        """A network that drops packets."""
+        with black_hole() as port:
+            began = time.monotonic()
+            with pytest.raises(HttpError, match="timed out") as failure:
+                client().request(asking(f"http://127.0.0.1:{port}", 0.3))
+        assert failure.value.fault is Fault.CONNECT_TIMEOUT
+        assert 0.3 <= time.monotonic() - began < 1.5
+
+    @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"])
+    def test_byte_by_byte(self, start: bytes) -> None:
+        """A server that sends the headers or the body slowly, but never pauses."""
+
+        def drip(sock: socket.socket) -> None:
+            sock.sendall(start)
+            for _ in range(400):
+                sock.sendall(b"H")
+                time.sleep(0.02)
+
+        with raw(drip) as port:
+            began = time.monotonic()
+            with pytest.raises(HttpError, match="timed out") as failure:
+                client().request(asking(f"http://127.0.0.1:{port}", 0.4))
+        assert failure.value.fault is Fault.READ_TIMEOUT
+        assert time.monotonic() - began < 2
+
+    def test_a_server_that_reads_nothing(self) -> None:
+        """Sending a body is bounded too."""
+        with silence() as port:
+            began = time.monotonic()
+            request = asking(f"http://127.0.0.1:{port}", 0.4, method="POST", body=b"x" * 50_000_000)
+            with pytest.raises(HttpError, match="timed out"):
+                client().request(request)
+        assert time.monotonic() - began < 2
+
+    def test_silence_has_a_limit_of_its_own(self) -> None:
+        """Before the deadline."""
+        with silence() as port:
+            began = time.monotonic()
+            with pytest.raises(HttpError, match="timed out"):
+                client().request(asking(f"http://127.0.0.1:{port}", 60, silence=0.2))
+        assert time.monotonic() - began < 2
+
+    def test_redirects_share_it(self) -> None:
+        """Each of them takes a while."""
+
+        def answer(asked: Asked) -> Answer:
+            time.sleep(0.25)
+            return 302, {"Location": asked.path + "x"}, b""
+
+        with handmade(answer) as server:
+            with pytest.raises(HttpError, match="timed out"):
+                client().request(asking(f"{server.url}/", 0.6))
+            assert len(server.asked) <= 3
+
+
+class TestBody:
+    """The unpacked body has a limit."""
+
+    def test_a_gzip_bomb(self) -> None:
+        """Is not unpacked beyond the limit."""
+        packed = gzip.compress(b"0" * 50_000_000)
+        with handmade(answering((200, {"Content-Encoding": "gzip"}, packed))) as server:
+            with pytest.raises(BodyTooLargeError, match="larger than 10000 bytes"):
+                client().request(asking(server.url))
+            reply = client().request(asking(server.url, cut=True))
+        assert reply.body == b"0" * MAX_BYTES
+
+    @pytest.mark.parametrize("size", [0, MAX_BYTES, MAX_BYTES + 1])
+    def test_the_limit_itself_is_allowed(self, size: int) -> None:
+        """Packed or not."""
+        body = b"1" * size
+        for headers, sent in (({}, body), ({"Content-Encoding": "gzip"}, gzip.compress(body))):
+            with handmade(answering((200, dict(headers), sent))) as server:
+                if size <= MAX_BYTES:
+                    assert client().request(asking(server.url)).body == body
+                    continue
+                with pytest.raises(BodyTooLargeError):
+                    client().request(asking(server.url))
+
+    def test_a_body_that_is_not_gzip(self) -> None:
+        """Is an error in words."""
+        with (
+            handmade(answering((200, {"Content-Encoding": "gzip"}, b"plain"))) as server,
+            pytest.raises(HttpError, match="not gzip"),
+        ):
+            client().request(asking(server.url))
+
+    def test_a_body_that_breaks_off(self) -> None:
+        """Is no response."""
+        with (
+            raw(lambda s: s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx")) as port,
+            pytest.raises(HttpError) as failure,
+        ):
+            client().request(asking(f"http://127.0.0.1:{port}"))
+        assert failure.value.fault is Fault.PROTOCOL
+
+    def test_a_connection_that_is_closed_without_a_response(self) -> None:
+        """Is a reset, whatever the HTTP library calls it."""
+        with raw(lambda sock: None) as port, pytest.raises(HttpError) as failure:
+            client().request(asking(f"http://127.0.0.1:{port}"))
+        assert failure.value.fault is Fault.RESET
+
+    def test_any_status_is_a_response(self) -> None:
+        """With its headers and body."""
+        answer = 503, {"Retry-After": "7"}, b"busy"
+        with handmade(answering(answer)) as server:
+            reply = client().request(asking(f"{server.url}/a?q=1 2&é", method="POST", body=b"hi"))
+        assert (reply.status, reply.headers["retry-after"], reply.body) == (503, "7", b"busy")
+        (asked,) = server.asked
+        assert (asked.method, asked.path, asked.body) == ("POST", "/a?q=1%202&%C3%A9", b"hi")
+        assert (asked.header("user-agent") or "").startswith("mop-config/")
+
+
+class TestServer:
+    """Which server answers, and as whom."""
+
+    def test_each_address_of_a_host_is_tried(self) -> None:
+        """The first does not listen, the second drops packets."""
+        with handmade() as server, black_hole() as hole:
+            assert hole
+            addresses = ["127.0.0.3", "127.0.0.1"]
+            resolver = Resolver(lambda host: addresses)
+            url = f"http://api.example:{server.port}"
+            assert client(resolver=resolver).request(asking(url)).status == 200
+
+    def test_nobody_listens(self) -> None:
+        """The system's own words tell why."""
+        with pytest.raises(HttpError, match="refused") as failure:
+            client().request(asking(f"http://127.0.0.1:{closed_port()}"))
+        assert failure.value.fault is Fault.REFUSED
+
+    def test_the_certificate_is_for_the_server_name(self) -> None:
+        """Which is in SNI and ``Host`` too; a certificate for another name is refused."""
+        authority = trustme.CA()
+        trust, context = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.configure_trust(trust)
+        authority.issue_cert("api.example.com").configure_cert(context)
+        with handmade(tls=context) as server:
+            names = {server.url: "api.example.com"}
+            assert client(trust).request(asking(server.url, server_names=names)).status == 200
+            assert server.asked[0].header("host") == f"api.example.com:{server.port}"
+            with pytest.raises(HttpError, match="certificate cannot be trusted") as failure:
+                client(trust).request(asking(server.url))
+        assert failure.value.fault is Fault.TLS
+
+
+class TestRedirects:
+    """A redirect never weakens the request."""
+
+    def test_none_leads_from_https_to_http(self) -> None:
+        """Not even on this machine."""
+        authority = trustme.CA()
+        trust, context = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.configure_trust(trust)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        with handmade() as plain:
+            with (
+                handmade(answering((302, {"Location": plain.url}, b"")), context) as server,
+                pytest.raises(HttpError, match="from https to http is not followed"),
+            ):
+                client(trust).request(asking(server.url))
+            assert plain.asked == []
+
+    def test_none_leads_over_http_where_that_is_refused(self) -> None:
+        """To another machine."""
+        with (
+            handmade(answering((302, {"Location": "http://list.example/"}, b""))) as server,
+            pytest.raises(HttpError, match="redirect to plain http"),
+        ):
+            client().request(asking(server.url, https_only=True))
+
+    def test_a_token_stays_with_its_server(self) -> None:
+        """Another port is another server."""
+
+        def answer(asked: Asked) -> Answer:
+            return (302, {"Location": "/b"}, b"") if asked.path == "/a" else (302, to, b"")
+
+        with handmade() as other:
+            to = {"Location": f"{other.url}/c"}
+            with handmade(answer) as server:
+                client().request(asking(f"{server.url}/a", token=TOKEN))
+                seen = [asked.header("authorization") for asked in (*server.asked, *other.asked)]
+        assert seen == [f"Bearer {TOKEN}", f"Bearer {TOKEN}", None]
+
+    def test_a_post_follows_none(self) -> None:
+        """Its response is the redirect."""
+        answer = 307, {"Location": "http://127.0.0.1:1/"}, b""
+        with handmade(answering(answer)) as server:
+            assert client().request(asking(server.url, method="POST")).status == 307
+
+    @pytest.mark.parametrize(
+        "location", ["ftp://a.com/", "http://a b/", "http://[::1", "http://u@a/"]
+    )
+    def test_a_place_that_is_no_url(self, location: str) -> None:
+        """Is an error in words."""
+        with (
+            handmade(answering((302, {"Location": location}, b""))) as server,
+            pytest.raises(HttpError, match="redirect to no usable URL"),
+        ):
+            client().request(asking(server.url))
+
+
+class TestProxy:
+    """A proxy is for other machines."""
+
+    def test_it_sees_no_request_to_this_machine(self) -> None:
+        """And is chosen for every other host."""
+        with handmade() as server, forward_proxy({"api.example": server.port}) as proxy:
+            asker = client(proxy_for=lambda scheme, host: httpx2.Proxy(proxy.url))
+            assert asker.request(asking(server.url)).status == 200
+            assert proxy.asked == []
+            assert asker.request(asking(f"http://api.example:{server.port}/x")).status == 200
+            assert proxy.asked == [f"GET http://api.example:{server.port}/x HTTP/1.1"]
+
+    def test_a_proxy_that_is_not_there_is_to_blame(self) -> None:
+        """Not the server."""
+        url = f"http://127.0.0.1:{closed_port()}"
+        asker = client(proxy_for=lambda scheme, host: httpx2.Proxy(url))
+        for scheme in ("http", "https"):
+            with pytest.raises(HttpError, match="proxy cannot be reached") as failure:
+                asker.request(asking(f"{scheme}://api.example/"))
+            assert failure.value.fault is Fault.PROXY
+
+    def test_a_proxy_that_demands_credentials(self) -> None:
+        """Nor then."""
+        with forward_proxy({}, login="user:secret") as proxy:
+            asker = client(
+                proxy_for=lambda scheme, host: httpx2.Proxy(proxy.url.replace("user:secret@", ""))
+            )
+            for scheme in ("http", "https"):
+                with pytest.raises(HttpError) as failure:
+                    asker.request(asking(f"{scheme}://api.example/"))
+                assert failure.value.fault is Fault.PROXY
+
+
+class TestAbort:
+    """Another thread ends everything at once."""
+
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_what_runs_and_what_comes_later(self, scheme: str) -> None:
+        """It is nobody's fault, and no socket stays."""
+        failures: list[HttpError] = []
+        with silence() as port:
+            asker = client()
+
+            def ask() -> None:
+                try:
+                    asker.request(asking(f"{scheme}://127.0.0.1:{port}", 30))
+                except HttpError as error:
+                    failures.append(error)
+
+            threads = [threading.Thread(target=ask) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            wait_for(lambda: len(asker._sockets) == 3)
+            asker.abort()
+            for thread in threads:
+                thread.join(5)
+            ask()
+        assert [error.fault for error in failures] == [Fault.OURS] * 4
+        assert asker._sockets == set()
