@@ -17,7 +17,7 @@ serve: $(VENV)/serve.stamp
 	$(BIN)/mop-config serve
 
 test: $(VENV)/test.stamp debian
-	$(BIN)/python -m pytest -n 3 -m 'not alone'
+	$(BIN)/python -m pytest -n 4 --dist worksteal -m 'not alone'
 	$(BIN)/python -m pytest -m alone
 
 quick: check

@@ -27,6 +27,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # take at most; those of servers that the tests start inherit it.
 os.environ["RES_OPTIONS"] = "timeout:1"
 
+# The tests start hundreds of processes. Without compiled files on disk each of them compiles every
+# module of the package anew, which takes longer than what most of them do.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 #: Seconds that a test's threads and processes have to end after it.
 PATIENCE = 15.0
 

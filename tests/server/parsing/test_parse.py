@@ -797,29 +797,29 @@ def test_no_text_makes_the_parser_raise(text: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "a" * 3_000_000,
-        "a." * 1_500_000,
-        "a-" * 1_500_000,
-        "a " * 1_500_000,
-        " " * 3_000_000 + "x",
-        "a" + " " * 3_000_000 + "b",
-        "list " * 500_000,
-        "list" * 700_000,
+        "a" * 1_000_000,
+        "a." * 500_000,
+        "a-" * 500_000,
+        "a " * 500_000,
+        " " * 1_000_000 + "x",
+        "a" + " " * 1_000_000 + "b",
+        "list " * 200_000,
+        "list" * 250_000,
         "a," * 100_000,
-        "#" * 3_000_000,
-        " #" * 1_500_000,
-        ":" * 3_000_000,
-        "[" * 3_000_000,
+        "#" * 1_000_000,
+        " #" * 500_000,
+        ":" * 1_000_000,
+        "[" * 1_000_000,
         "@" * 1_000_000,
-        "1." * 1_500_000,
-        "é" * 1_500_000,
-        "a=" * 1_500_000,
+        "1." * 500_000,
+        "é" * 500_000,
+        "a=" * 500_000,
     ],
     ids=lambda line: repr(line[:6]),
 )
 @pytest.mark.slow
 def test_a_monstrous_line_takes_no_more_than_its_length(line: str) -> None:
-    """No expression backtracks: three million characters are through in seconds, not hours."""
+    """No expression backtracks: a line as long as the largest file takes seconds, not hours."""
     built("DomainList:\n" + line)
     built("ApiList:\nhttps://" + line)
 
