@@ -1,43 +1,78 @@
 """The settings of the server: read from the environment once, checked, and frozen.
 
-Read ``variables`` first, which declares each environment variable, then ``converters``, which make
-values from the texts.
+Each field declares its variable in one place: name, default, converter and meaning. Read
+``variables`` for how the declarations work, and ``converters`` for what a text may be.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from ...errors import SettingsError
+from ...model.address import MAX_PORT
 from ..parsing.builder import UrlRules
-from . import variables as v
+from . import converters as to
 from .converters import TOKEN
-from .variables import PREFIX, EnvironmentReader
+from .variables import PREFIX, EnvironmentReader, setting
 
-__all__ = ["PREFIX", "TOKEN", "EtcdSettings", "ProcessSettings", "Settings"]
+__all__ = ["PREFIX", "TOKEN", "EtcdSettings", "ProcessSettings", "Settings", "UrlSettings"]
 
 #: Characters that make a token long enough not to be guessed.
 LONG_TOKEN = 16
 
 
 @dataclass(frozen=True, slots=True)
+class UrlSettings:
+    """The variables of ``UrlRules``."""
+
+    protocol: str = setting(
+        "ENDPOINT_PROTOCOL",
+        "https",
+        to.one_of("http", "https"),
+        "scheme of generated URLs: `http` or `https`",
+    )
+    api_path: str = setting(
+        "ENDPOINT_API_PATH",
+        "/api/v1",
+        to.path,
+        "path of generated API URLs; set but empty means none",
+        keep_empty=True,
+    )
+    socket_path: str = setting(
+        "ENDPOINT_SOCKET_PATH", "", to.path, "path of generated Socket.io URLs", keep_empty=True
+    )
+    default_port: int | None = setting(
+        "ENDPOINT_DEFAULT_PORT",
+        None,
+        to.number(1, MAX_PORT),
+        "port of API URLs, and of Socket.io URLs while they have no path",
+        lenient=True,  # as in the guide
+    )
+    socket_port: int | None = setting(
+        "ENDPOINT_SOCKET_PORT", None, to.number(1, MAX_PORT), "port of Socket.io URLs"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class EtcdSettings:
-    """How to reach etcd; used only if the source is a key in etcd.
+    """How to reach etcd; used only if the source is a key in etcd."""
 
-    Attributes:
-        user: User to log in as, or None for no login.
-        password: Password of the user, or None.
-        ca: PEM file of the authorities that etcd's certificate is verified against, or None for
-            the system's authorities.
-        cert: PEM file of the client certificate, or None for none.
-        key: PEM file of the key of the client certificate, or None.
-    """
-
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    ca: str | None = None
-    cert: str | None = None
-    key: str | None = None
+    user: str | None = setting("ENDPOINT_ETCD_USER", None, to.text, "user of etcd")
+    password: str | None = setting(
+        "ENDPOINT_ETCD_PASSWORD", None, to.text, "password of that user", secret=True
+    )
+    ca: str | None = setting(
+        "ENDPOINT_ETCD_CA",
+        None,
+        to.file,
+        "PEM file of the authorities for etcd's certificate; with it or a client certificate,"
+        " connections to etcd use TLS",
+    )
+    cert: str | None = setting(
+        "ENDPOINT_ETCD_CERT", None, to.file, "PEM file of the client certificate for etcd"
+    )
+    key: str | None = setting(
+        "ENDPOINT_ETCD_KEY", None, to.file, "PEM file of the key of that certificate"
+    )
 
     @property
     def tls(self) -> bool:
@@ -47,54 +82,106 @@ class EtcdSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of the server's application.
+    """The settings of the server's application; ``None`` and empty values mean "not set"."""
 
-    Attributes:
-        source: Path of the endpoint file, or ``etcd://host:2379[,host:2379]/key``.
-        rules: Protocol, paths and ports of the URLs that are generated from hosts.
-        strict: Whether any error refuses the whole file.
-        allow_empty: Whether a file without a usable entry may replace a list that has some.
-        max_bytes: Limit of the file's size in bytes.
-        poll_interval: Seconds between two comparisons of the source's content; 0 is never.
-        state_dir: Folder for the last good list and the workers' state, or None for
-            Flask's instance folder.
-        max_age: Seconds that a client may keep an answer (``Cache-Control: max-age``).
-        max_waiters: How many long polls may be parked in one worker, or None for the default of
-            the worker class.
-        cors_origins: Origins whose scripts may read the answers; ``("*",)`` is any.
-        trusted_hosts: Values of the Host header that are accepted; empty accepts any.
-        service_name: ``service`` in the answer to a health check.
-        tokens: Access tokens that may do everything, in the clear.
-        tokens_file: File of the digests of further access tokens, or None.
-        probe_interval: Seconds between two checks of the served endpoints; 0 is never.
-        alert_webhook: URL that is notified of outages, or None.
-        alert_secret: Key that the notifications are signed with; empty means unsigned.
-        etcd: How to reach etcd; used only if the source is a key in etcd.
-        signing_key_file: File of the key that lists are signed with, or None.
-        signing_ttl: Seconds for which a signed list is valid.
-        warnings: Oddities of the environment that do not stop the server.
-    """
-
-    source: str = v.SOURCE.default
+    source: str = setting(
+        "ENDPOINT_CONFIG_FILE",
+        "config/endpoints.txt",
+        to.source,
+        "the endpoint file, or `etcd://host:2379[,host:2379]/key`",
+    )
     rules: UrlRules = field(default_factory=UrlRules)
-    strict: bool = v.STRICT.default
-    allow_empty: bool = v.ALLOW_EMPTY.default
-    max_bytes: int = v.MAX_BYTES.default
-    poll_interval: float = v.POLL_INTERVAL.default
-    state_dir: str | None = v.STATE_DIR.default
-    max_age: int = v.MAX_AGE.default
-    max_waiters: int | None = v.MAX_WAITERS.default
-    cors_origins: tuple[str, ...] = v.CORS_ORIGINS.default
-    trusted_hosts: tuple[str, ...] = v.TRUSTED_HOSTS.default
-    service_name: str = v.SERVICE_NAME.default
-    tokens: tuple[str, ...] = field(default=(), repr=False)
-    tokens_file: str | None = v.TOKENS_FILE.default
-    probe_interval: float = v.PROBE_INTERVAL.default
-    alert_webhook: str | None = field(default=None, repr=False)
-    alert_secret: bytes = field(default=b"", repr=False)
+    strict: bool = setting(
+        "ENDPOINT_STRICT", False, to.flag, "`1`: any error refuses the whole file"
+    )
+    allow_empty: bool = setting(
+        "ENDPOINT_ALLOW_EMPTY",
+        False,
+        to.flag,
+        "`1`: a file without a usable entry may replace a list that has some",
+    )
+    max_bytes: int = setting(
+        "ENDPOINT_MAX_BYTES", 1048576, to.number(1, 2**40), "maximum size of the file in bytes"
+    )
+    poll_interval: float = setting(
+        "ENDPOINT_POLL_INTERVAL",
+        5.0,
+        to.seconds(),
+        "seconds between two reads of the content, beside watching; `0` is never",
+    )
+    state_dir: str | None = setting(
+        "ENDPOINT_STATE_DIR",
+        None,
+        to.text,
+        "the last good list and the workers' state, in a folder `records-UID` of mode 0700 that"
+        " the server makes there",
+    )
+    max_age: int = setting(
+        "ENDPOINT_MAX_AGE",
+        60,
+        to.number(0, to.MAX_SECONDS),
+        "seconds that a client may keep an answer",
+    )
+    max_waiters: int | None = setting(
+        "ENDPOINT_MAX_WAITERS",
+        None,
+        to.number(0, 1_000_000),
+        "long polls parked in one worker",
+    )
+    tokens: tuple[str, ...] = setting(
+        "ENDPOINT_TOKENS",
+        (),
+        to.tokens,
+        "access tokens in the clear, separated by commas, that may do everything",
+        secret=True,
+    )
+    tokens_file: str | None = setting(
+        "ENDPOINT_TOKENS_FILE", None, to.file, "file of the digests of further access tokens"
+    )
+    probe_interval: float = setting(
+        "ENDPOINT_PROBE_INTERVAL",
+        0.0,
+        to.seconds(least=0.1),  # checking more often would be an attack
+        "seconds between two checks of the served endpoints, 0.1 or more; `0` is never",
+    )
+    alert_webhook: str | None = setting(
+        "ENDPOINT_ALERT_WEBHOOK",
+        None,
+        to.webhook,
+        "URL that receives a message when every endpoint of a kind is down, and when one is back",
+        secret=True,
+    )
+    alert_secret: bytes = setting(
+        "ENDPOINT_ALERT_SECRET",
+        b"",
+        to.webhook_secret,
+        "key that signs these messages: `whsec_` and base64",
+        secret=True,
+    )
     etcd: EtcdSettings = field(default_factory=EtcdSettings)
-    signing_key_file: str | None = v.SIGNING_KEY_FILE.default
-    signing_ttl: float = v.SIGNING_TTL.default
+    signing_key_file: str | None = setting(
+        "ENDPOINT_SIGNING_KEY_FILE", None, to.file, "file of the key that signs the lists"
+    )
+    signing_ttl: float = setting(
+        "ENDPOINT_SIGNING_TTL",
+        7 * 86400.0,
+        to.duration,
+        "lifetime of a signed list: seconds, or a number with `m`, `h` or `d`",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        "ENDPOINT_CORS_ORIGINS",
+        (),
+        to.origins,
+        "`*`, or a list of origins whose scripts may read the responses",
+    )
+    trusted_hosts: tuple[str, ...] = setting(
+        "TRUSTED_HOSTS",
+        (),
+        to.hosts,
+        "host names for which requests are answered, others get 400; a leading dot admits"
+        " subdomains",
+    )
+    service_name: str = setting("SERVICE_NAME", "mop-api", to.text, "`service` in `/health`")
     warnings: tuple[str, ...] = ()
 
     @property
@@ -110,52 +197,45 @@ class Settings:
             SettingsError: If a value cannot be used; it names the variable and the allowed values.
         """
         reader = EnvironmentReader(os.environ if environ is None else environ)
-        settings = cls(
-            source=reader.get(v.SOURCE),
-            rules=_rules(reader),
-            strict=reader.get(v.STRICT),
-            allow_empty=reader.get(v.ALLOW_EMPTY),
-            max_bytes=reader.get(v.MAX_BYTES),
-            poll_interval=reader.get(v.POLL_INTERVAL),
-            state_dir=reader.get(v.STATE_DIR) or _state_directory(reader),
-            max_age=reader.get(v.MAX_AGE),
-            max_waiters=reader.get(v.MAX_WAITERS),
-            cors_origins=reader.get(v.CORS_ORIGINS),
-            trusted_hosts=reader.get(v.TRUSTED_HOSTS),
-            service_name=reader.get(v.SERVICE_NAME),
-            tokens=_tokens(reader),
-            tokens_file=reader.get(v.TOKENS_FILE),
-            probe_interval=reader.get(v.PROBE_INTERVAL),
-            alert_webhook=reader.get(v.ALERT_WEBHOOK),
-            alert_secret=reader.get(v.ALERT_SECRET),
-            etcd=_etcd(reader),
-            signing_key_file=reader.get(v.SIGNING_KEY_FILE),
-            signing_ttl=reader.get(v.SIGNING_TTL),
+        values = reader.values(cls)
+        values["rules"] = UrlRules(**reader.values(UrlSettings))
+        values["etcd"] = EtcdSettings(**reader.values(EtcdSettings))
+        # systemd sets a colon-separated list for a unit with several state directories.
+        by_systemd = (reader.environ.get("STATE_DIRECTORY") or "").split(":")[0]
+        values["state_dir"] = values["state_dir"] or by_systemd or None
+        settings = cls(**values)
+        return replace(
+            settings, warnings=(*reader.warnings, *_oddities(settings), *reader.unknown())
         )
-        if settings.alert_webhook and not settings.probe_interval:
-            reader.warnings.append(
-                "ENDPOINT_ALERT_WEBHOOK is told nothing while ENDPOINT_PROBE_INTERVAL is 0"
-            )
-        return replace(settings, warnings=reader.finish())
+
+
+def _oddities(settings: Settings) -> Iterator[str]:
+    """Return a warning for each value that works, but hardly as intended."""
+    if any(len(token) < LONG_TOKEN for token in settings.tokens):
+        yield f"ENDPOINT_TOKENS has a token of less than {LONG_TOKEN} characters: it can be guessed"
+    etcd = settings.etcd
+    if settings.source.startswith("etcd://") and etcd.password and not etcd.tls:
+        yield (
+            "ENDPOINT_ETCD_PASSWORD goes over the network in the clear: ENDPOINT_ETCD_CA or"
+            " ENDPOINT_ETCD_CERT would encrypt it"
+        )
+    if settings.alert_webhook and not settings.probe_interval:
+        yield "ENDPOINT_ALERT_WEBHOOK receives nothing while ENDPOINT_PROBE_INTERVAL is 0"
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessSettings:
-    """The settings of gunicorn and its workers.
+    """The settings of gunicorn and its workers."""
 
-    Attributes:
-        host: Address to listen at.
-        port: Port to listen at; 0 takes a free one.
-        workers: Number of worker processes.
-        threads: Threads in each gthread worker.
-        worker_class: ``gthread`` or ``sync``.
-    """
-
-    host: str = v.HOST.default
-    port: int = v.PORT.default
-    workers: int = v.WEB_CONCURRENCY.default
-    threads: int = v.THREADS.default
-    worker_class: str = v.WORKER_CLASS.default
+    host: str = setting("HOST", "127.0.0.1", to.bind_host, "address to listen at")
+    port: int = setting(
+        "PORT", 8000, to.number(0, MAX_PORT), "port to listen at; `0` takes a free one"
+    )
+    workers: int = setting("WEB_CONCURRENCY", 2, to.number(1, 1024), "worker processes")
+    threads: int = setting("THREADS", 16, to.number(1, 4096), "threads in each gthread worker")
+    worker_class: str = setting(
+        "WORKER_CLASS", "gthread", to.one_of("gthread", "sync"), "`gthread` or `sync`"
+    )
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> "ProcessSettings":
@@ -165,60 +245,4 @@ class ProcessSettings:
             SettingsError: If a value cannot be used; it names the variable and the allowed values.
         """
         reader = EnvironmentReader(os.environ if environ is None else environ)
-        return cls(
-            host=reader.get(v.HOST),
-            port=reader.get(v.PORT),
-            workers=reader.get(v.WEB_CONCURRENCY),
-            threads=reader.get(v.THREADS),
-            worker_class=reader.get(v.WORKER_CLASS),
-        )
-
-
-def _rules(reader: EnvironmentReader) -> UrlRules:
-    return UrlRules(
-        protocol=reader.get(v.PROTOCOL),
-        api_path=reader.get(v.API_PATH),
-        socket_path=reader.get(v.SOCKET_PATH),
-        default_port=_default_port(reader),
-        socket_port=reader.get(v.SOCKET_PORT),
-    )
-
-
-def _default_port(reader: EnvironmentReader) -> int | None:
-    # The guide ignores a bad port; a warning tells the operator.
-    try:
-        return reader.get(v.DEFAULT_PORT)
-    except SettingsError as error:
-        reader.warnings.append(f"{error}; it is ignored")
-        return None
-
-
-def _state_directory(reader: EnvironmentReader) -> str | None:
-    # systemd sets a colon-separated list for a unit with several state directories.
-    return (reader.environ.get("STATE_DIRECTORY") or "").split(":")[0] or None
-
-
-def _tokens(reader: EnvironmentReader) -> tuple[str, ...]:
-    tokens = reader.get(v.TOKENS)
-    if any(len(token) < LONG_TOKEN for token in tokens):
-        reader.warnings.append(
-            f"ENDPOINT_TOKENS has a token of less than {LONG_TOKEN} characters: it can be guessed"
-        )
-    return tokens
-
-
-def _etcd(reader: EnvironmentReader) -> EtcdSettings:
-    etcd = EtcdSettings(
-        user=reader.get(v.ETCD_USER),
-        password=reader.get(v.ETCD_PASSWORD),
-        ca=reader.get(v.ETCD_CA),
-        cert=reader.get(v.ETCD_CERT),
-        key=reader.get(v.ETCD_KEY),
-    )
-    is_source = reader.get(v.SOURCE).startswith("etcd://")
-    if is_source and etcd.password and not etcd.tls:
-        reader.warnings.append(
-            "ENDPOINT_ETCD_PASSWORD goes over the network in the clear: ENDPOINT_ETCD_CA or"
-            " ENDPOINT_ETCD_CERT would encrypt it"
-        )
-    return etcd
+        return cls(**reader.values(cls))

@@ -2,14 +2,13 @@
 
 import base64
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from ...errors import AddressError
 from ...model.address import EtcdAddress, normalise_host, normalise_path, parse_url
 
 MAX_SECONDS = 366 * 86400
-#: Seconds between two checks of an endpoint, at least: checking more often would be an attack.
-MIN_INTERVAL = 0.1
 #: A bearer token, RFC 6750.
 TOKEN = re.compile(r"(?=.{1,512}$)[A-Za-z0-9._~+/-]+=*")
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -21,6 +20,15 @@ class InvalidError(Exception):
     """A text that a converter refuses; the message says which values are allowed."""
 
 
+@contextmanager
+def _allowed(values: str) -> Iterator[None]:
+    """Refuse a text with these allowed values and the reason of an ``AddressError``."""
+    try:
+        yield
+    except AddressError as error:
+        raise InvalidError(f"{values} ({error.message})") from None
+
+
 def text(value: str) -> str:
     """Return the text as it stands."""
     return value
@@ -28,24 +36,17 @@ def text(value: str) -> str:
 
 def path(value: str) -> str:
     """Convert a URL path; a missing slash at its start is added."""
-    if value and not value.startswith("/"):
-        value = "/" + value
-    try:
+    with _allowed("a URL path such as /api/v1, without '?' or '#'"):
         if "://" in value:
             raise AddressError("bad-url", "a whole URL")
-        return normalise_path(value)
-    except AddressError as error:
-        allowed = f"a URL path such as /api/v1, without '?' or '#' ({error.message})"
-        raise InvalidError(allowed) from None
+        return normalise_path("/" + value if value and not value.startswith("/") else value)
 
 
 def source(value: str) -> str:
     """Convert the path of a file, or the URL of a key in etcd."""
     if value.startswith("etcd://"):
-        try:
+        with _allowed("etcd://host:2379[,host:2379]/key"):
             return EtcdAddress.parse(value).text
-        except AddressError as error:
-            raise InvalidError(f"etcd://host:2379[,host:2379]/key ({error.message})") from None
     if "://" in value:
         raise InvalidError("the path of a file, or etcd://host:2379[,host:2379]/key")
     return file(value)
@@ -71,12 +72,10 @@ def tokens(value: str) -> tuple[str, ...]:
 def webhook(value: str) -> str:
     """Convert the http or https URL of a webhook, which may have a query."""
     address, mark, query = value.partition("?")
-    try:
+    with _allowed("an http or https URL"):
         if not query.isascii() or not query.isprintable() or " " in query or "#" in query:
             raise AddressError("bad-url", "the query holds a character that no query may hold")
         return parse_url(address, ("http", "https"), underscores=True).text + mark + query
-    except AddressError as error:
-        raise InvalidError(f"an http or https URL ({error.message})") from None
 
 
 def webhook_secret(value: str) -> bytes:
@@ -119,20 +118,21 @@ def number(low: int, high: int) -> Callable[[str], int]:
     return convert
 
 
-def seconds(value: str) -> float:
-    """Convert a number of seconds, 0 included."""
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) and float(value) <= MAX_SECONDS:
-        return float(value)
-    raise InvalidError(f"a number of seconds from 0 to {MAX_SECONDS}")
+def seconds(least: float = 0.0) -> Callable[[str], float]:
+    """Return a converter of a number of seconds, or 0 for never.
 
+    Args:
+        least: Lower bound of values other than 0.
+    """
 
-def interval(value: str) -> float:
-    """Convert a number of seconds between two checks; 0 is never."""
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
-        seconds = float(value)
-        if seconds == 0 or MIN_INTERVAL <= seconds <= MAX_SECONDS:
-            return seconds
-    raise InvalidError(f"0 for never, or a number of seconds from {MIN_INTERVAL} to {MAX_SECONDS}")
+    def convert(value: str) -> float:
+        if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+            seconds = float(value)
+            if seconds == 0 or least <= seconds <= MAX_SECONDS:
+                return seconds
+        raise InvalidError(f"0 for never, or a number of seconds from {least:g} to {MAX_SECONDS}")
+
+    return convert
 
 
 def one_of(*allowed: str) -> Callable[[str], str]:
@@ -159,14 +159,10 @@ def origins(value: str) -> tuple[str, ...]:
 
 
 def _origin(item: str) -> str:
-    try:
+    with _allowed("* or a list of origins such as https://app.example.com"):
         url = parse_url(item, ("http", "https"), underscores=True)
-    except AddressError as error:
-        raise InvalidError(
-            f"* or a list of origins such as https://app.example.com ({error.message})"
-        ) from None
-    if url.path not in {"", "/"}:
-        raise InvalidError("* or a list of origins such as https://app.example.com, without a path")
+        if url.path not in {"", "/"}:
+            raise AddressError("bad-url", "an origin has no path")
     # A browser's Origin never names the default port.
     return url.identity.rstrip("/")
 
@@ -179,15 +175,11 @@ def hosts(value: str) -> tuple[str, ...]:
 def _trusted_host(item: str) -> str:
     # A leading dot admits every name below, as in Flask's setting of this name.
     dot = "." if item.startswith(".") else ""
-    try:
+    with _allowed("a list of host names without ports"):
         return dot + normalise_host(item.removeprefix("."), underscores=True)
-    except AddressError as error:
-        raise InvalidError(f"a list of host names without ports ({error.message})") from None
 
 
 def bind_host(value: str) -> str:
     """Convert the host name or IP address to listen at."""
-    try:
+    with _allowed("a host name or an IP address to listen at"):
         return normalise_host(value, underscores=True)
-    except AddressError as error:
-        raise InvalidError(f"a host name or an IP address to listen at ({error.message})") from None
