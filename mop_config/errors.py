@@ -1,40 +1,40 @@
 """Every exception that mop-config raises on purpose.
 
-Each keeps its arguments as they were, so that it survives the way through ``pickle``.
+Each exception keeps its arguments unchanged, so that it can be pickled.
 
 ::
 
     MopConfigError
-    ├── SettingsError      an environment variable that cannot be used
-    ├── AddressError       a host, port or URL that is not one (also a ValueError)
-    ├── PayloadError       JSON that is not an endpoint configuration (also a ValueError)
-    ├── QrTooLong          a text that no QR code holds (also a ValueError)
-    ├── QrUnreadable       an image without a QR code that can be read (also a ValueError)
-    ├── SourceError        the endpoint source cannot be read, or its text is refused as a whole
-    ├── SigningKeyError    a key that lists cannot be signed or verified with (also a ValueError)
-    ├── SignatureError     a text that is no list signed by a trusted key (also a ValueError)
-    ├── MissingExtra       an extra of this package is needed (also a ModuleNotFoundError)
-    ├── UpdateFailed       no source gave a list that could be read
-    ├── UpdateRefused      a source gave a list that must not be applied
+    ├── SettingsError      an environment variable has an invalid value
+    ├── AddressError       an invalid host, port or URL (also a ValueError)
+    ├── PayloadError       JSON that is not an endpoint list (also a ValueError)
+    ├── QrTooLong          a text that is too long for a QR code (also a ValueError)
+    ├── QrUnreadable       an image without a readable QR code (also a ValueError)
+    ├── SourceError        the source cannot be read, or its text is rejected as a whole
+    ├── SigningKeyError    a key that cannot sign or verify lists (also a ValueError)
+    ├── SignatureError     a text that is not a list signed by a trusted key (also a ValueError)
+    ├── MissingExtra       an extra of this package is not installed (also a ModuleNotFoundError)
+    ├── UpdateFailed       no source returned a readable list
+    ├── UpdateRefused      a source returned a list that must not be applied
     │   └── UpdateUntrusted
-    │                      it is not signed by a trusted key, or is expired or too old
+    │                      the list has no trusted signature, or is expired or too old
     └── NoEndpointAvailable
-                           no endpoint could be reached (also httpx2's TransportError; it
-                           stands in ``mop_config.client``)
+                           no endpoint could be reached (also an httpx2.TransportError; it is
+                           defined in ``mop_config.client``, which imports httpx2)
 """
 
 
 class MopConfigError(Exception):
-    """The base of all of them: catch this one to catch what mop-config can foresee."""
+    """The base class of all exceptions that mop-config raises on purpose."""
 
 
 class SettingsError(MopConfigError):
-    """An environment variable holds a value that cannot be used.
+    """An environment variable has an invalid value.
 
     Attributes:
         variable: The name of the environment variable.
-        value: What it holds.
-        allowed: What it may hold, in words.
+        value: Its value.
+        allowed: A description of the values that are allowed.
     """
 
     def __init__(self, variable: str, value: str, allowed: str) -> None:
@@ -48,12 +48,12 @@ class SettingsError(MopConfigError):
 
 
 class AddressError(MopConfigError, ValueError):
-    """A host, a port or a URL that cannot be used.
+    """An invalid host, port or URL.
 
     Attributes:
-        code: One of the problem codes of the endpoint file, such as ``bad-host``.
-        message: What is wrong with it.
-        value: What was given, without user name and password; empty where nobody knows.
+        code: A problem code of the endpoint file, such as ``bad-host``.
+        message: The reason.
+        value: The invalid text without user name and password, or an empty text if unknown.
     """
 
     def __init__(self, code: str, message: str, value: str = "") -> None:
@@ -67,10 +67,11 @@ class AddressError(MopConfigError, ValueError):
 
 
 class PayloadError(MopConfigError, ValueError):
-    """JSON that is not an endpoint configuration.
+    """JSON that is not an endpoint list.
 
     Attributes:
-        field: Where in the document the fault is, such as ``api_endpoints[2].url``.
+        field: The invalid member, such as ``api_endpoints[2].url``.
+        message: The reason.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -82,14 +83,14 @@ class PayloadError(MopConfigError, ValueError):
         return f"{self.field}: {self.message}"
 
 
-class QrTooLong(MopConfigError, ValueError):  # noqa: N818 - as the others of its kind
+class QrTooLong(MopConfigError, ValueError):  # noqa: N818 - named like UpdateFailed
     """A text that does not fit into a QR code.
 
     Attributes:
-        format: ``full``, ``list`` or ``single``, or ``text`` where it is none of ours.
-        size: Bytes that it takes.
-        capacity: Bytes that there is room for.
-        fits: What would fit: forms, each with its limit (endpoints of each kind) or None.
+        format: ``full``, ``list`` or ``single``, or ``text`` for a text of another form.
+        size: Size of the text in bytes.
+        capacity: Capacity of the code in bytes.
+        fits: The forms that would fit, each with its limit (endpoints of each kind) or None.
     """
 
     def __init__(
@@ -107,17 +108,17 @@ class QrTooLong(MopConfigError, ValueError):  # noqa: N818 - as the others of it
 
     def __str__(self) -> str:
         form = "the text" if self.format == "text" else f"the {self.format} form"
-        room = f"{form} takes {self.size} bytes, and there is room for {self.capacity}: "
+        room = f"{form} takes {self.size} bytes, and the code has room for {self.capacity}: "
         fits = [f"format {form}" + (f" with limit {n}" if n else "") for form, n in self.fits]
         return room + (f"what fits is {', or '.join(fits)}" if fits else "no form fits")
 
 
-class QrUnreadable(MopConfigError, ValueError):  # noqa: N818 - as the others of its kind
-    """An image out of which no QR code can be read.
+class QrUnreadable(MopConfigError, ValueError):  # noqa: N818 - named like UpdateFailed
+    """An image from which no QR code can be read.
 
     Attributes:
-        image: Its name.
-        reason: Why not.
+        image: The name of the image.
+        reason: The reason.
     """
 
     def __init__(self, image: str, reason: str) -> None:
@@ -130,12 +131,13 @@ class QrUnreadable(MopConfigError, ValueError):  # noqa: N818 - as the others of
 
 
 class SourceError(MopConfigError):
-    """The endpoint source cannot be read, or its text is refused as a whole.
+    """The source cannot be read, or its text is rejected as a whole.
 
     Attributes:
-        code: One of the whole-file problem codes, such as ``missing`` or ``not-utf8``.
-        line: Where in the text, from 1; 1 where it is the source as a whole.
-        column: Where in that line, from 1, in code points.
+        code: A problem code for the whole file, such as ``missing`` or ``not-utf8``.
+        message: The reason.
+        line: Line of the fault, counted from 1; 1 if the whole source is at fault.
+        column: Column of the fault in code points, counted from 1.
     """
 
     def __init__(self, code: str, message: str, line: int = 1, column: int = 1) -> None:
@@ -150,16 +152,17 @@ class SourceError(MopConfigError):
 
 
 class SigningKeyError(MopConfigError, ValueError):
-    """A key that lists cannot be signed or verified with; the message never shows it."""
+    """A key that cannot sign or verify lists; the message never contains the key."""
 
 
 class SignatureError(MopConfigError, ValueError):
-    """A text that is not, or not any more, a list that a trusted key has signed.
+    """A text that is not a valid list signed by a trusted key.
 
     Attributes:
-        code: ``not-signed`` (no JWS at all), ``bad-header``, ``unknown-key``,
-            ``bad-signature``, ``bad-claims`` (signed, but no list), ``expired``, ``older``
-            (than a list that was taken before), or ``ahead`` (a version in the future).
+        code: ``not-signed`` (not a JWS), ``bad-header``, ``unknown-key``, ``bad-signature``,
+            ``bad-claims`` (the payload is not a list), ``expired``, ``older`` (than a list that
+            was applied before), or ``ahead`` (the version is in the future).
+        message: The reason.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -171,11 +174,11 @@ class SignatureError(MopConfigError, ValueError):
         return self.message
 
 
-class MissingExtra(MopConfigError, ModuleNotFoundError):  # noqa: N818 - says what is to be done
-    """Something needs an extra of this package that is not installed.
+class MissingExtra(MopConfigError, ModuleNotFoundError):  # noqa: N818 - named like UpdateFailed
+    """A feature needs an extra of this package that is not installed.
 
     Attributes:
-        what: What needs it.
+        what: The feature.
         extra: The name of the extra.
     """
 
@@ -189,12 +192,12 @@ class MissingExtra(MopConfigError, ModuleNotFoundError):  # noqa: N818 - says wh
 
 
 class UpdateFailed(MopConfigError):  # noqa: N818 - the contract's name
-    """No source gave a list that could be read; the list stays as it was.
+    """No source returned a readable list; the list in use is kept.
 
     Attributes:
-        cause: ``unreachable``, ``unauthorized``, ``not_implemented`` or ``invalid``: what
-            went wrong at the source that counts most, which is the first one.
-        attempts: Each source that was asked, and what went wrong there, in words.
+        cause: ``unreachable``, ``unauthorized``, ``not_implemented`` or ``invalid``: the failure
+            of the first source.
+        attempts: The URL of each source that was tried, with a description of its failure.
     """
 
     def __init__(self, cause: str, attempts: tuple[tuple[str, str], ...] = ()) -> None:
@@ -205,16 +208,18 @@ class UpdateFailed(MopConfigError):  # noqa: N818 - the contract's name
     def __str__(self) -> str:
         tried = "; ".join(f"{url}: {what}" for url, what in self.attempts)
         return f"the endpoint list could not be updated ({self.cause}): " + (
-            tried or "there is no source to ask"
+            tried or "no source is configured"
         )
 
 
 class UpdateRefused(MopConfigError):  # noqa: N818 - the contract's name
-    """A source gave a list that would leave nothing that works; the list stays as it was.
+    """A list was rejected, for example because it would remove every healthy endpoint.
+
+    The list in use is kept.
 
     Attributes:
         url: The source.
-        reason: Why.
+        reason: The reason.
     """
 
     def __init__(self, url: str, reason: str) -> None:
@@ -227,12 +232,12 @@ class UpdateRefused(MopConfigError):  # noqa: N818 - the contract's name
 
 
 class UpdateUntrusted(UpdateRefused):
-    """A list is refused since nobody vouches for it; the list stays as it was.
+    """A list was rejected because its signature is missing, invalid, expired or too old.
 
     Attributes:
-        url: Where it came from.
-        reason: Why it is refused.
-        code: The same in a word; see ``SignatureError``.
+        url: The source.
+        reason: The reason.
+        code: The reason as a word; see ``SignatureError``.
     """
 
     def __init__(self, url: str, reason: str, code: str) -> None:

@@ -1,4 +1,4 @@
-"""Files that are replaced whole: a crash leaves the old one or the new one."""
+"""Atomic replacement of files, and file locks (flock)."""
 
 import contextlib
 import os
@@ -10,25 +10,25 @@ from typing import Self
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks
+except ImportError:  # Windows has no flock
     fcntl = None  # type: ignore[assignment]
 
 _SCRATCH = re.compile(r"[0-9]+\.[0-9]+")
-#: Seconds after which nobody can still be writing a file.
+#: Age in seconds at which a temporary file counts as left over from a killed process.
 _LEFT = 600.0
 
 
 def write_atomically(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) -> None:
-    """Replace a file in one step.
+    """Replace a file atomically: after a crash it has either the old bytes or the new ones.
 
     Args:
         path: The file.
-        data: What it holds from then on.
-        sync: Whether that is only after the bytes are on the disk.
-        mode: Who may read it: ours alone, unless told otherwise; the umask takes from it.
+        data: Its new content.
+        sync: Whether to fsync the bytes before the replacement, against a loss of power.
+        mode: Permissions of the new file, less the umask; the default is for the owner alone.
 
     Raises:
-        OSError: If it cannot be done; the file that was there stays.
+        OSError: If the file cannot be written; the old file stays.
     """
     name = str(path)
     with Scratch(name, mode=mode) as scratch:
@@ -37,18 +37,18 @@ def write_atomically(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) 
 
 
 class Scratch:
-    """A new file beside the one that it will replace; it is removed unless it has become that.
+    """A temporary file beside the file that it will replace; removed unless it has replaced it.
 
-    The file is created exclusively, so nobody can have put a link or a file of his own there, and
-    everything that is done to it is done by its descriptor.
+    The temporary file is created with ``O_EXCL``, so that another user cannot have planted a link
+    or a file under its name, and is written through its descriptor only.
 
     Args:
-        name: The file that is to be replaced: a path, or a name in ``folder``.
-        folder: Descriptor of its folder, or None where ``name`` is a path.
-        mode: Permissions, less those that the umask takes.
+        name: The file to replace: a path, or a name in ``folder``.
+        folder: Descriptor of the folder, or None if ``name`` is a path.
+        mode: Permissions of the new file, less the umask.
 
     Attributes:
-        descriptor: Of the new file.
+        descriptor: Descriptor of the temporary file.
     """
 
     def __init__(self, name: str, *, folder: int | None = None, mode: int) -> None:
@@ -65,7 +65,7 @@ class Scratch:
         self._there = True
 
     def write(self, data: bytes, *, sync: bool) -> None:
-        """Write everything; with ``sync`` it is on the disk when this returns."""
+        """Write all bytes; with ``sync``, also flush them to the disk."""
         with open(self.descriptor, "wb", closefd=False) as file:
             file.write(data)
             file.flush()
@@ -73,7 +73,7 @@ class Scratch:
                 os.fsync(self.descriptor)
 
     def become(self, name: str) -> None:
-        """Take the place of the file of this name, in the same folder."""
+        """Replace the file of this name, in the same folder."""
         os.replace(self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         self._there = False
 
@@ -88,7 +88,7 @@ class Scratch:
 
 
 def _sweep_all(parent: str, prefix: str, folder: int | None) -> None:
-    """Remove what processes left that were killed in mid-write."""
+    """Remove the temporary files of processes that were killed while they wrote."""
     with contextlib.suppress(OSError):
         for name in os.listdir((parent or os.curdir) if folder is None else folder):
             if name.startswith(prefix) and _SCRATCH.fullmatch(name.removeprefix(prefix)):
@@ -104,21 +104,21 @@ def _sweep(name: str, folder: int | None) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, patience: float) -> Iterator[None]:
-    """Hold a lock that keeps out every other process and thread, where the system has such.
+    """Hold an exclusive flock against all other processes and threads; no lock on Windows.
 
     Args:
-        path: A file of its own: those that it guards are replaced by new ones.
-        patience: Seconds to wait for whoever holds it.
+        path: The lock file, separate from the guarded files, because those are replaced.
+        patience: Seconds to wait while another process or thread holds the lock.
 
     Raises:
-        BlockingIOError: If it is still held then.
-        OSError: If the file cannot be made.
+        BlockingIOError: If the lock is still held after that time.
+        OSError: If the lock file cannot be created.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
         descriptor = os.open(path, flags, 0o600)
     except FileNotFoundError:
-        # Somebody has taken the whole folder away, or nobody has made it yet.
+        # The folder has been removed, or was never created.
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, flags, 0o600)
     with holding(descriptor, patience):
@@ -127,7 +127,7 @@ def locked(path: Path, patience: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def holding(descriptor: int, patience: float) -> Iterator[None]:
-    """Lock a file that is open, and close it afterwards; see ``locked``."""
+    """Hold the lock on an open file, and close the file afterwards; see ``locked``."""
     try:
         if fcntl is not None:
             _lock(descriptor, time.monotonic() + patience)

@@ -1,8 +1,7 @@
 """The signals that mop-config sends, all in one blinker namespace.
 
-A receiver that raises is logged and passed over: it stops neither the sender nor the
-receivers after it. blinker holds receivers weakly; connect with ``weak=False`` or keep
-a reference.
+If a receiver raises, the error is logged; neither the sender nor the other receivers are
+affected. blinker holds receivers weakly: connect with ``weak=False``, or keep a reference.
 """
 
 import logging
@@ -16,13 +15,13 @@ _signals = Namespace()
 
 config_reloaded = _signals.signal(
     "config-reloaded",
-    doc="""Another endpoint list is served now. Sent by the ``SnapshotStore`` with
+    doc="""The served endpoint list has changed. Sent by the ``SnapshotStore`` with
     ``snapshot`` (the new ``Snapshot``), ``previous`` (the one before it, or None)
     and ``trigger``.""",
 )
 config_rejected = _signals.signal(
     "config-rejected",
-    doc="""A text was refused or could not be read, and the served list stays. Sent by the
+    doc="""A text was rejected or could not be read; the served list stays. Sent by the
     ``SnapshotStore`` with ``reason`` (str), ``problems`` (tuple of ``Problem``)
     and ``trigger``.""",
 )
@@ -35,35 +34,35 @@ endpoint_switched = _signals.signal(
 )
 endpoint_down = _signals.signal(
     "endpoint-down",
-    doc="""An endpoint has failed too often in a row. Sent by a manager with ``kind``,
-    ``url`` and ``reason`` (the last fault, in a word).""",
+    doc="""An endpoint has become unhealthy. Sent by a manager with ``kind``, ``url`` and
+    ``reason`` (the last fault, such as ``refused``).""",
 )
 endpoint_recovered = _signals.signal(
     "endpoint-recovered",
-    doc="""An endpoint that was down is healthy again. Sent by a manager with ``kind``,
-    ``url`` and ``after_total_outage`` (whether all of the kind were down).""",
+    doc="""An unhealthy endpoint is healthy again. Sent by a manager with ``kind``, ``url`` and
+    ``after_total_outage`` (whether all endpoints of the kind were unhealthy).""",
 )
 all_endpoints_down = _signals.signal(
     "all-endpoints-down",
-    doc="""Every endpoint of a kind is down: sent once, until one recovers. Sent by a manager
-    with ``kind`` and ``urls``.""",
+    doc="""All endpoints of a kind are unhealthy; sent once per outage. Sent by a manager with
+    ``kind`` and ``urls``.""",
 )
 endpoints_updated = _signals.signal(
     "endpoints-updated",
     doc="""The list has changed. Sent by a manager with ``origin`` (``remote``, ``qr`` or
-    ``manual``), ``url`` (where it came from, or None), ``added``, ``removed`` and ``changed``
-    (URLs; the last have another priority or server name).""",
+    ``manual``), ``url`` (the source, or None), and the URLs ``added``, ``removed`` and
+    ``changed`` (with other attributes).""",
 )
 endpoints_refused = _signals.signal(
     "endpoints-refused",
-    doc="""A list was refused since no trusted key vouches for it. Sent by a manager with
-    ``origin`` (``remote``, ``qr`` or ``cache``), ``url`` (where it came from), ``code`` (see
+    doc="""A list was rejected because no trusted key has signed it. Sent by a manager with
+    ``origin`` (``remote``, ``qr`` or ``cache``), ``url`` (the source), ``code`` (see
     ``SignatureError``) and ``reason``.""",
 )
 
 
 def send(signal: NamedSignal, sender: Any, **kwargs: Any) -> None:
-    """Send a signal to each receiver, whatever the ones before it did."""
+    """Send a signal to each receiver; log the exceptions of receivers instead of raising them."""
     if not signal.receivers:
         return
     for receiver in signal.receivers_for(sender):
@@ -71,7 +70,7 @@ def send(signal: NamedSignal, sender: Any, **kwargs: Any) -> None:
             receiver(sender, **kwargs)
         except (KeyboardInterrupt, GeneratorExit):
             raise
-        except BaseException as error:  # SystemExit would end the reload thread unseen
+        except BaseException as error:  # SystemExit would silently end the reload thread
             logger.error(
                 "receiver %r of the signal %s failed: %s: %s",
                 getattr(receiver, "__qualname__", receiver),

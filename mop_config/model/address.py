@@ -1,8 +1,8 @@
-"""What a host, a port and a URL may look like, and their one canonical spelling.
+"""Hosts, ports and URLs: their validation and their one canonical spelling.
 
-Everything else asks here, so that the endpoint file, a QR code and a remote list are
-held to the same rules. Hosts follow RFC 1123 and RFC 5890 (internationalised names
-become A-labels by UTS 46), IPv6 follows RFC 5952, URLs follow RFC 3986.
+The endpoint file, QR codes and remote lists are all validated here, by the same rules. Hosts
+follow RFC 1123 and RFC 5890 (internationalised names become A-labels by UTS 46), IPv6 follows
+RFC 5952, URLs follow RFC 3986.
 """
 
 import functools
@@ -23,11 +23,11 @@ ETCD_PORT = 2379
 MAX_HOST_LENGTH = 253
 MAX_LABEL_LENGTH = 63
 MAX_PORT = 65535
-#: Characters of a value that an error shows.
+#: Characters of the offending value that an error message shows.
 MAX_SHOWN = 200
 
-# A name's last label starts with a letter, since every URL parser reads a name that ends in
-# a number as an IPv4 address. Possessive quantifiers: no backtracking, whatever the text.
+# The last label of a name starts with a letter, since every URL parser reads a name that ends in
+# a number as an IPv4 address. The quantifiers are possessive, so no text causes backtracking.
 _LABEL = r"[a-z0-9]++(?:-++[a-z0-9]++)*+"
 _NAME = rf"(?:{_LABEL}\.)*+[a-z][a-z0-9]*+(?:-++[a-z0-9]++)*+"
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
@@ -35,44 +35,43 @@ _IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
 _SEGMENTS = r"[A-Za-z0-9/:@!$&'()*+,;=~._-]*+"
 _PATH = rf"(?:/{_SEGMENTS}(?:%[0-9A-Fa-f]{{2}}{_SEGMENTS})*+)?"
 
-#: A line with one canonical host name (group 1) or IPv4 address (2), and maybe its port (3),
-#: priority (4) and a comment; once the caller has seen that no name in it is
-#: longer than ``MAX_LABEL_LENGTH`` or holds ``xn--``, and that the numbers are in range.
+#: A line with one canonical host name (group 1) or IPv4 address (2), and optionally its port (3),
+#: its priority (4) and a comment. The caller still checks that the name has at most
+#: ``MAX_LABEL_LENGTH`` characters and no ``xn--``, and that the numbers are in range.
 PLAIN_LINE = re.compile(
     rf"[ \t]*+(?:({_NAME})|({_IPV4}))(?::([1-9][0-9]{{0,4}}))?"
     rf"(?:[ \t]++priority=([0-9]{{1,5}}))?"
     r"(?:[ \t]++#.*+|[ \t]*+)"
 )
 _IPV4_HOST = re.compile(_IPV4)
-_PLAIN_URL = re.compile(rf"(https?|wss?)://(?:{_NAME}|{_IPV4})(?::([1-9][0-9]{{0,4}}))?{_PATH}")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?", re.DOTALL)
 _CIDR = re.compile(r"[0-9A-Fa-f.:\[\]]+/[0-9]{1,3}")
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _ASCII_LABEL = re.compile(_LABEL)
 _NAME_HOST = re.compile(_NAME)
 _CANONICAL_PATH = re.compile(_PATH)
-#: Signs of a user name or password: the at sign, also full-width and percent-encoded.
+#: Signs of a user name or password: the at sign, plain, full-width or percent-encoded.
 USERINFO = re.compile(r"[@＠]|%40")
 _NOT_IN_URLS = re.compile(r"[\s\x00-\x1f\\\"<>^`{|}\ud800-\udfff]")
-# From 80 on: what is smaller is more often a part of an address.
+# 80 and above: a smaller number is more often part of the address.
 _LIKE_A_PORT = re.compile(r"8[0-9]|9[0-9]|[1-9][0-9]{2,4}")
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 
 
 def secret_part(text: str) -> int:
-    """Say up to where a text may hold a user name or password, which nobody may quote."""
+    """Return the index at which user name and password end, which must not be quoted; else 0."""
     return max((sign.end() for sign in USERINFO.finditer(text)), default=0)
 
 
 def without_userinfo(text: str) -> str:
-    """Make a text fit to be quoted: with asterisks for a user name and password."""
+    """Return the text with asterisks in place of a user name and password, fit to be quoted."""
     secret = secret_part(text)
     return f"***@{text[secret:]}" if secret else text
 
 
 def _naming_value(function: F) -> F:
-    """Put the text that a function was called with into the ``AddressError`` that it raises."""
+    """Add the argument of a parsing function to each ``AddressError`` that it raises."""
 
     @functools.wraps(function)
     def named(text: str, *args: Any, **kwargs: Any) -> Any:
@@ -89,8 +88,12 @@ def _naming_value(function: F) -> F:
 class Url(NamedTuple):
     """A URL in its canonical spelling, and its parts.
 
-    ``host`` is ready to stand in a URL (an IPv6 address has its brackets); ``port`` is
-    None where the URL names none.
+    Attributes:
+        text: The whole URL.
+        scheme: ``http``, ``https``, ``ws`` or ``wss``.
+        host: The host as it stands in a URL, an IPv6 address in brackets.
+        port: The port, or None if the URL has no port.
+        path: The path, empty or with a leading ``/``.
     """
 
     text: str
@@ -101,19 +104,19 @@ class Url(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """The same for two spellings of one address: default port and bare ``/`` folded."""
+        """A key that is equal for two URLs of the same address; see ``identity``."""
         return identity(self.scheme, self.host, self.port, self.path)
 
 
 def identity(scheme: str, host: str, port: int | None, path: str) -> str:
-    """Give what two canonical URLs have in common when they name the same address."""
+    """Return the canonical URL without a default port and with a path of at least ``/``."""
     if port is None or port == DEFAULT_PORTS[scheme]:
         return f"{scheme}://{host}{path or '/'}"
     return f"{scheme}://{host}:{port}{path or '/'}"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host of a URL is this machine: ``localhost``, or a loopback address."""
+    """Whether the host of a URL is ``localhost`` or a loopback address."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -127,12 +130,12 @@ def is_ip(host: str) -> bool:
 
 @_naming_value
 def normalise_host(text: str, *, underscores: bool = False) -> str:
-    """Give a host's canonical spelling, ready to stand in a URL.
+    """Return the canonical spelling of a host, as it stands in a URL.
 
     Args:
         text: A host name, an IPv4 address, or an IPv6 address with or without brackets.
-        underscores: Whether a name may hold underscores, as names of containers do: the DNS
-            and ``Host`` headers allow them, certificates and endpoints of the public do not.
+        underscores: Whether a name may have underscores, as the names of containers do. The
+            DNS and ``Host`` headers allow underscores; certificates and endpoints do not.
 
     Returns:
         Lower-case ASCII; IPv6 in brackets and in the form of RFC 5952.
@@ -145,11 +148,11 @@ def normalise_host(text: str, *, underscores: bool = False) -> str:
     _refuse_userinfo(text)
     refuse_network(text)
     if "/" in text:
-        what = "a URL is no host: name its host alone" if "://" in text else "a host has no path"
+        what = "a URL is not a host: write only its host" if "://" in text else "a host has no path"
         raise AddressError("bad-host", what)
     if text.startswith("["):
         if not text.endswith("]"):
-            raise AddressError("bad-ip", "an IPv6 address that opens with '[' must end with ']'")
+            raise AddressError("bad-ip", "an IPv6 address that starts with '[' must end with ']'")
         return _normalise_ipv6(text[1:-1])
     if ":" in text:
         return _normalise_ipv6(text)
@@ -168,17 +171,19 @@ def refuse_network(text: str) -> None:
         AddressError: With code ``cidr``.
     """
     if _CIDR.fullmatch(text):
-        raise AddressError("cidr", "a network (CIDR) is not an endpoint: name one address of it")
+        raise AddressError(
+            "cidr", "a network (CIDR) is not an endpoint: write one of its addresses"
+        )
 
 
 def port_without_brackets(text: str) -> str | None:
-    """Give the form with brackets of a bare IPv6 address that seems to end in a port.
+    """Return the form with brackets of a bare IPv6 address that seems to end in a port.
 
-    ``::1:8080`` is an address without a port, which few people mean who write it.
+    ``::1:8080`` is an address without a port, but its author probably meant ``[::1]:8080``.
 
     Returns:
-        ``[::1]:8080``, or None where the last group is not like a port of a web server or
-        where what precedes it is no address.
+        ``[::1]:8080``, or None if the last group does not look like the port of a web server,
+        or if the rest is not an IPv6 address.
     """
     head, _, last = text.rpartition(":")
     if not _LIKE_A_PORT.fullmatch(last) or int(last) > MAX_PORT:
@@ -192,7 +197,7 @@ def port_without_brackets(text: str) -> str | None:
 
 def _normalise_ipv6(text: str) -> str:
     if "%" in text:
-        raise AddressError("bad-ip", "an IPv6 zone ('%…') means nothing on another machine")
+        raise AddressError("bad-ip", "an IPv6 zone ('%…') has no meaning on another machine")
     try:
         address = ipaddress.IPv6Address(text)
     except ValueError:
@@ -204,9 +209,9 @@ def _normalise_ipv6(text: str) -> str:
 
 def _why_not_ipv6(text: str) -> str:
     if meant := port_without_brackets(text):
-        return f"not an IPv6 address: one with a port needs brackets, {meant}"
+        return f"not an IPv6 address: an address with a port needs brackets, {meant}"
     if text.count(":") == 1:
-        return "not an IPv6 address, and no host name, which holds no ':' and no port"
+        return "neither an IPv6 address nor a host name: a host name has no ':' and no port"
     return "not an IPv6 address"
 
 
@@ -228,7 +233,7 @@ def _normalise_name(text: str, *, underscores: bool) -> str:
 
 def _to_a_labels(text: str) -> str:
     if "：" in text:
-        raise AddressError("bad-port", "'：' stands before the port: write ':'")
+        raise AddressError("bad-port", "the character before the port is '：': write ':'")
     if len(text) > MAX_HOST_LENGTH:
         raise AddressError("bad-host", f"the host is longer than {MAX_HOST_LENGTH} characters")
     try:
@@ -238,11 +243,11 @@ def _to_a_labels(text: str) -> str:
 
 
 def _why_not_a_name(error: Exception) -> str:
-    # In our words: idna's quote the text, which may hold anything.
+    # Not the messages of idna, which quote the text: the text may hold unprintable characters.
     if isinstance(error, idna.IDNABidiError):
-        return "the host name mixes directions of writing in a way that no name may"
+        return "the host name mixes directions of writing in a way that is not allowed"
     if isinstance(error, (idna.InvalidCodepoint, idna.InvalidCodepointContext)):
-        return "the host name holds a character that no host name may hold"
+        return "the host name has a character that is not allowed in host names"
     return "not an internationalised host name (IDNA 2008)"
 
 
@@ -276,10 +281,10 @@ def _check_label(label: str) -> None:
 
 @_naming_value
 def normalise_port(text: str) -> int:
-    """Read a port number.
+    """Parse a port number.
 
     Raises:
-        AddressError: With code ``bad-port``, unless it is a number from 1 to 65535.
+        AddressError: With code ``bad-port``, if the text is not a number from 1 to 65535.
     """
     if text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= MAX_PORT:
         return int(text)
@@ -288,11 +293,11 @@ def normalise_port(text: str) -> int:
 
 @_naming_value
 def split_port(text: str) -> tuple[str, int | None]:
-    """Take ``host``, ``host:port``, an IPv6 address or ``[IPv6]:port`` apart.
+    """Split ``host``, ``host:port``, an IPv6 address or ``[IPv6]:port`` into host and port.
 
     Returns:
-        The host as it was written, and the port or None. More than one ``:`` without
-        brackets is a bare IPv6 address.
+        The host as it was written, and the port or None. A text with more than one ``:`` and
+        without brackets is a bare IPv6 address.
 
     Raises:
         AddressError: With code ``bad-port``, ``bad-ip`` or ``cidr``.
@@ -301,7 +306,7 @@ def split_port(text: str) -> tuple[str, int | None]:
     if text.startswith("["):
         host, bracket, rest = text.partition("]")
         if rest and not rest.startswith(":"):
-            raise AddressError("bad-ip", "after ']' only ':' and a port may follow")
+            raise AddressError("bad-ip", "only ':' and a port may follow ']'")
         return host + bracket, normalise_port(rest[1:]) if rest else None
     if text.count(":") == 1:
         host, _, port = text.partition(":")
@@ -316,18 +321,19 @@ def parse_url(
     *,
     underscores: bool = False,
 ) -> Url:
-    """Read a URL that names an endpoint and give its canonical spelling.
+    """Parse the URL of an endpoint, and return its canonical spelling with its parts.
 
     Args:
         text: ``scheme://host[:port][/path]``, without user, query or fragment.
         schemes: The schemes that are allowed, in lower case.
-        underscores: As of ``normalise_host``.
+        underscores: See ``normalise_host``.
 
     Raises:
-        AddressError: With a code that tells the fault.
+        AddressError: With code ``bad-url``, ``bad-scheme``, ``userinfo``, ``bad-port``, or one
+            of ``normalise_host``.
     """
     if _NOT_IN_URLS.search(text):
-        raise AddressError("bad-url", "the URL holds a character that no URL may hold")
+        raise AddressError("bad-url", "the URL has a character that is not allowed in URLs")
     match = _URL.fullmatch(text)
     if not match:
         example = "https" if "https" in schemes else schemes[0]
@@ -337,9 +343,9 @@ def parse_url(
     if scheme not in schemes:
         raise AddressError("bad-scheme", f"the scheme must be one of {', '.join(schemes)}")
     if match[4] is not None or match[5] is not None:
-        raise AddressError("bad-url", "an endpoint's URL has no query and no fragment")
+        raise AddressError("bad-url", "the URL of an endpoint has no query and no fragment")
     if authority.count(":") > 1 and not authority.startswith("["):
-        raise AddressError("bad-ip", "an IPv6 address stands in brackets in a URL")
+        raise AddressError("bad-ip", "an IPv6 address in a URL needs brackets")
     written_host, port = split_port(authority)
     host = normalise_host(written_host, underscores=underscores)
     path = normalise_path(match[3])
@@ -348,11 +354,11 @@ def parse_url(
 
 
 class EtcdAddress(NamedTuple):
-    """Where a text lies in etcd: the members to ask, and the key.
+    """The address of a text in etcd: the cluster's members, and the key.
 
     Attributes:
-        members: Host and port of each member, the host ready to stand in a URL.
-        key: The key, without the slash that parts it from the members.
+        members: Host and port of each member, the host as it stands in a URL.
+        key: The key, without the slash that separates it from the members.
     """
 
     members: tuple[tuple[str, int], ...]
@@ -367,25 +373,26 @@ class EtcdAddress(NamedTuple):
     @staticmethod
     @_naming_value
     def parse(text: str) -> "EtcdAddress":
-        """Read ``etcd://host:2379[,host:2379]/key``; a port that is left out is 2379.
+        """Parse ``etcd://host[:port][,host[:port]]/key``; the default port is 2379.
 
-        The key is taken as it stands: nothing in it is decoded.
+        The key is used as it is written, without percent-decoding.
 
         Raises:
-            AddressError: With a code that tells the fault.
+            AddressError: With code ``bad-url``, ``userinfo``, ``bad-port``, or one of
+                ``normalise_host``.
         """
         hosts, _, key = text.removeprefix("etcd://").partition("/")
         if not text.startswith("etcd://") or not key:
-            raise AddressError("bad-url", "there must be a host and, after a slash, a key")
+            raise AddressError("bad-url", "a host, a slash and a key are needed")
         if USERINFO.search(hosts):
             where = "ENDPOINT_ETCD_USER and ENDPOINT_ETCD_PASSWORD"
-            raise AddressError("userinfo", f"user name and password come from {where}")
+            raise AddressError("userinfo", f"user name and password are set by {where}")
         if _NOT_IN_URLS.search(key):
-            raise AddressError("bad-url", "the key holds a character that it may not hold")
+            raise AddressError("bad-url", "the key has a character that is not allowed in it")
         members = []
         for item in hosts.split(","):
             if item.count(":") > 1 and not item.startswith("["):
-                raise AddressError("bad-ip", "an IPv6 address stands in brackets in a URL")
+                raise AddressError("bad-ip", "an IPv6 address in a URL needs brackets")
             host, port = split_port(item)
             members.append((normalise_host(host, underscores=True), port or ETCD_PORT))
         return EtcdAddress(tuple(members), key)
@@ -393,7 +400,7 @@ class EtcdAddress(NamedTuple):
 
 @_naming_value
 def normalise_path(path: str) -> str:
-    """Give a URL path's canonical spelling: what is not ASCII percent-encoded.
+    """Return the canonical spelling of a URL path, with non-ASCII characters percent-encoded.
 
     Raises:
         AddressError: With code ``bad-url``.
@@ -401,18 +408,7 @@ def normalise_path(path: str) -> str:
     if _CANONICAL_PATH.fullmatch(path):
         return path
     if _NOT_IN_URLS.search(path) or "?" in path or "#" in path:
-        raise AddressError("bad-url", "the path holds a character that no path may hold")
+        raise AddressError("bad-url", "the path has a character that is not allowed in paths")
     if _BARE_PERCENT.search(path):
         raise AddressError("bad-url", "a '%' in a URL needs two hexadecimal digits after it")
     return quote(path, safe=_PATH_SAFE)
-
-
-def is_canonical_url(text: str) -> bool:
-    """Whether a URL is valid and spelled canonically; cheap for the common ones."""
-    short = len(text) <= MAX_LABEL_LENGTH and "xn--" not in text
-    if short and (match := _PLAIN_URL.fullmatch(text)):
-        return match[2] is None or int(match[2]) <= MAX_PORT
-    try:
-        return parse_url(text).text == text
-    except AddressError:
-        return False

@@ -1,14 +1,15 @@
-"""The one codec: configurations and QR texts to JSON and back.
+"""The JSON of endpoint lists and QR texts: encode, decode, compare.
 
-The wire form::
+The wire form of a list::
 
     {"api_endpoints": [{"url": "https://a.example/api/v1", "priority": 0}],
      "socketio_endpoints": [{"url": "https://a.example", "priority": 0}]}
 
-``server_name`` stands in an entry only where the endpoint has one.
+An optional attribute, such as ``server_name``, stands in an entry only if the endpoint has it.
 
-A QR text is one of three: ``full`` is the wire form with a ``room_id``; in ``list`` the
-arrays hold URLs only, best first; ``single`` has one ``api_url`` and one ``socketio_url``.
+A QR text has one of three forms. ``full`` is the wire form with an optional ``room_id``. In
+``list`` the arrays hold URLs only, the best first. ``single`` has one ``api_url`` and one
+``socketio_url``.
 """
 
 import json
@@ -23,16 +24,12 @@ from .endpoint import Endpoint, EndpointConfig, Kind, assemble, is_priority
 _decoder = json.JSONDecoder()
 #: Upper bound of POSIX times that are read from outside: the end of the year 9999.
 MAX_DATE = 253402300799
-#: How many URLs of each sort a difference names.
+#: URLs of each sort (added, removed, changed) that a difference names.
 NAMED_URLS = 20
 
 
 def dumps(config: EndpointConfig) -> bytes:
-    """Give the wire form: compact, ASCII, and equal for equal configurations.
-
-    Written out by hand: a canonical URL holds nothing that JSON would escape, and
-    ``json.dumps`` over 100,000 endpoints takes four times as long.
-    """
+    """Encode the wire form: compact, ASCII, and equal bytes for equal lists."""
     lists = (
         f'"{kind.member}":[{",".join(map(entry_text, endpoints))}]'
         for kind, endpoints in config.kinds().items()
@@ -41,39 +38,43 @@ def dumps(config: EndpointConfig) -> bytes:
 
 
 def entry_of(endpoint: Endpoint) -> dict[str, Any]:
-    """Return the JSON object of an endpoint, as it stands in the wire form."""
+    """Return the JSON object of an endpoint in the wire form."""
     return {"url": endpoint.url, "priority": endpoint.priority, **endpoint.attributes}
 
 
 def entry_text(endpoint: Endpoint) -> str:
-    """Return the same object as text: compact, and for most endpoints without ``json``."""
+    """Return the text of that JSON object.
+
+    A canonical URL has no character that JSON escapes, so most entries are formatted directly:
+    ``json.dumps`` takes four times as long.
+    """
     if endpoint.attributes:
         return json.dumps(entry_of(endpoint), separators=(",", ":"))
     return f'{{"url":"{endpoint.url}","priority":{endpoint.priority}}}'
 
 
 def loads(body: bytes | str, most: int | None = None) -> EndpointConfig:
-    """Read the wire form. Unknown members are passed over; an absent kind is empty.
+    """Decode the wire form. Unknown members are ignored; a missing kind is empty.
 
     Args:
-        body: The document.
-        most: How many endpoints it may have, or None for any number.
+        body: The JSON document.
+        most: Limit of the number of endpoints, or None for no limit.
 
     Raises:
-        PayloadError: Naming the member that is at fault.
+        PayloadError: If the document is invalid; the error names the member.
     """
     return config_of(_object(body), most)
 
 
 def config_of(document: dict[str, Any], most: int | None = None) -> EndpointConfig:
-    """Read the wire form where its JSON has been read already.
+    """Build the list from the JSON object of the wire form.
 
     Args:
         document: The JSON object.
-        most: How many endpoints it may have, or None for any number.
+        most: Limit of the number of endpoints, or None for no limit.
 
     Raises:
-        PayloadError: Naming the member that is at fault.
+        PayloadError: If the document is invalid; the error names the member.
     """
     _bound(document, most)
     lists = (_endpoints(kind.member, document.get(kind.member, [])) for kind in Kind)
@@ -81,11 +82,11 @@ def config_of(document: dict[str, Any], most: int | None = None) -> EndpointConf
 
 
 def iter_endpoints(body: bytes, kind: Kind) -> Iterator[Endpoint]:
-    """Read the endpoints of one kind from a wire form that ``dumps`` made, one after the other.
+    """Iterate over the endpoints of one kind in a wire form that ``dumps`` has encoded.
 
-    ``loads`` would hold the interpreter's lock for as long as 100,000 endpoints take; here
-    other threads run between two endpoints. The URLs are not checked again. Unknown members
-    of an entry are ignored, whatever their values are.
+    ``loads`` holds the global interpreter lock until the whole document is decoded; here, other
+    threads can run between two endpoints. The URLs are not validated again, and unknown members
+    of an entry are ignored.
     """
     text = body.decode()
     head = f'"{kind.member}":['
@@ -98,22 +99,22 @@ def iter_endpoints(body: bytes, kind: Kind) -> Iterator[Endpoint]:
 
 
 def _bound(document: dict[str, Any], most: int | None) -> None:
-    """Refuse a document with too many entries, before any of them is read."""
+    """Reject a document with too many entries, before any of them is decoded."""
     entries = [document.get(kind.member) for kind in Kind]
     number = sum(len(each) for each in entries if isinstance(each, list))
     if most is not None and number > most:
-        raise PayloadError("document", f"has {number} endpoints, and at most {most} are taken")
+        raise PayloadError("document", f"has {number} endpoints; at most {most} are allowed")
 
 
 @dataclass(frozen=True, slots=True)
 class QrData:
-    """What a QR text says.
+    """The decoded content of a QR text.
 
     Attributes:
-        api_endpoints: Where the API answers, or None where the text does not speak of it.
-        socketio_endpoints: Where Socket.io answers, or None likewise.
-        room_id: The room to join, or None.
-        extra: Members that are not ours, as they stand.
+        api_endpoints: The endpoints of the API, or None if the text has no member for them.
+        socketio_endpoints: The endpoints of Socket.io, or None likewise.
+        room_id: The room that the app joins, or None.
+        extra: All other members, unchanged.
     """
 
     api_endpoints: tuple[Endpoint, ...] | None = None
@@ -122,7 +123,7 @@ class QrData:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def kinds(self) -> dict[Kind, tuple[Endpoint, ...] | None]:
-        """Map each kind to its endpoints, or to None where the text does not name the kind."""
+        """Map each kind to its endpoints, or to None if the text has no member for the kind."""
         return {Kind.API: self.api_endpoints, Kind.SOCKETIO: self.socketio_endpoints}
 
 
@@ -132,14 +133,14 @@ MAX_ROOM_ID = 128
 
 
 def loads_qr(text: str | bytes, most: int | None = None) -> QrData:
-    """Read a QR text of any of the three forms.
+    """Decode a QR text of any of the three forms.
 
     Args:
-        text: What a code says.
-        most: How many endpoints it may have, or None for any number.
+        text: The content of the code.
+        most: Limit of the number of endpoints, or None for no limit.
 
     Raises:
-        PayloadError: Naming the member that is at fault.
+        PayloadError: If the text is invalid; the error names the member.
     """
     document = _object(text)
     _bound(document, most)
@@ -157,10 +158,10 @@ def loads_qr(text: str | bytes, most: int | None = None) -> QrData:
 
 
 def check_room_id(room_id: Any) -> None:
-    """Hold a room id to its form.
+    """Validate a room id.
 
     Raises:
-        PayloadError: Unless it is a text of 1 to 128 characters.
+        PayloadError: If it is not a text of 1 to 128 characters.
     """
     if not isinstance(room_id, str) or not 1 <= len(room_id) <= MAX_ROOM_ID:
         raise PayloadError("room_id", f"must be a text of 1 to {MAX_ROOM_ID} characters")
@@ -178,7 +179,7 @@ def _qr_endpoints(kind: Kind, document: dict[str, Any]) -> tuple[Endpoint, ...] 
         where = f"{kind.member}[{index}]"
         by_url = isinstance(entry, str)
         endpoint = _endpoint_of_url(where, entry, index) if by_url else _endpoint(where, entry)
-        found.setdefault(endpoint.url, endpoint)  # as in the file: the first one stays
+        found.setdefault(endpoint.url, endpoint)  # of duplicates, the first is kept, as in the file
     return tuple(found.values())
 
 
@@ -197,16 +198,16 @@ def dumps_qr(
     room_id: str | None = None,
     extra: dict[str, Any] | None = None,
 ) -> str:
-    """Write a QR text; a kind without endpoints is left out.
+    """Encode a QR text; a kind without endpoints gets no member.
 
     Args:
         config: The endpoints.
         format: ``full``, ``list`` or ``single``.
-        room_id: The room to join, or None.
-        extra: More members, as they stand.
+        room_id: The room that the app joins, or None.
+        extra: Further members, which are added unchanged.
 
     Raises:
-        PayloadError: If the format is unknown or the room id too long.
+        PayloadError: If the format is unknown, or the room id is empty or too long.
     """
     if format not in QR_FORMATS:
         raise PayloadError("format", f"must be one of {', '.join(QR_FORMATS)}")
@@ -237,10 +238,10 @@ def _object(body: bytes | str) -> dict[str, Any]:
     return document
 
 
-def _endpoints(kind: str, entries: Any) -> tuple[Endpoint, ...]:
+def _endpoints(member: str, entries: Any) -> tuple[Endpoint, ...]:
     if not isinstance(entries, list):
-        raise PayloadError(kind, "must be an array")
-    return tuple(_endpoint(f"{kind}[{i}]", entry) for i, entry in enumerate(entries))
+        raise PayloadError(member, "must be an array")
+    return tuple(_endpoint(f"{member}[{i}]", entry) for i, entry in enumerate(entries))
 
 
 def _endpoint(where: str, entry: Any) -> Endpoint:
@@ -254,31 +255,26 @@ def _endpoint(where: str, entry: Any) -> Endpoint:
     if name is not None and not isinstance(name, str):
         raise PayloadError(f"{where}.server_name", "must be a string")
     try:
-        endpoint = Endpoint.parse(url, priority)
+        return Endpoint.parse(url, priority, name)
     except AddressError as error:
-        raise PayloadError(f"{where}.url", str(error)) from None
-    if name is None:
-        return endpoint
-    try:
-        return Endpoint.parse(endpoint.url, priority, name)
-    except AddressError as error:
-        raise PayloadError(f"{where}.server_name", str(error)) from None
+        member = "server_name" if error.code == "bad-server-name" else "url"
+        raise PayloadError(f"{where}.{member}", str(error)) from None
 
 
 class Difference(NamedTuple):
-    """How one wire form differs from another, over both kinds together.
+    """The difference of two lists, over both kinds together.
 
-    The counts are exact; of the URLs the first twenty are named, so that a difference of
-    100,000 stays small.
+    The counts are exact. Of each sort, only the first 20 URLs are named, so that the difference
+    of two long lists stays small.
 
     Attributes:
-        added: How many URLs only the newer one has, counting each kind.
-        removed: How many only the older one had.
-        changed: How many both have, with another priority or server name.
-        added_urls: The first of the added.
-        removed_urls: The first of the removed.
-        changed_urls: The first of the changed.
-        changed_how: What changed at each of these, such as ``priority=0 → 5``.
+        added: Number of URLs that only the newer list has, counted per kind.
+        removed: Number of URLs that only the older list has.
+        changed: Number of URLs in both lists whose attributes differ.
+        added_urls: The first added URLs.
+        removed_urls: The first removed URLs.
+        changed_urls: The first changed URLs.
+        changed_how: The changed attributes of each of these, such as ``priority=0 → 5``.
     """
 
     added: int = 0
@@ -295,7 +291,7 @@ class Difference(NamedTuple):
 
 
 def difference(old: bytes, new: bytes) -> Difference:
-    """Compare two wire forms that ``dumps`` made."""
+    """Compare two wire forms that ``dumps`` has encoded."""
     added: list[str] = []
     removed: list[str] = []
     changed: list[str] = []
@@ -315,7 +311,7 @@ def difference(old: bytes, new: bytes) -> Difference:
 
 
 def _how(was: Endpoint, now: Endpoint) -> str:
-    """Name the attributes that differ, as the endpoint file writes them; a dash means none."""
+    """Name the attributes that differ, in the endpoint file's spelling; a dash means no value."""
     old, new = entry_of(was), entry_of(now)
     return ", ".join(
         f"{name}={old.get(name, '-')} → {new.get(name, '-')}"
@@ -325,6 +321,6 @@ def _how(was: Endpoint, now: Endpoint) -> str:
 
 
 def rfc3339(posix: float) -> str:
-    """Write a POSIX time as RFC 3339 in UTC, to the millisecond."""
+    """Format a POSIX time as RFC 3339 in UTC, with milliseconds."""
     text = datetime.fromtimestamp(posix, UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")

@@ -1,15 +1,15 @@
-"""The endpoints of a service: frozen values, valid once built."""
+"""``Endpoint``, ``EndpointConfig`` and ``Kind``: frozen values, validated when they are built."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypedDict
 
 from ..errors import AddressError
-from .address import is_canonical_url, is_ip, normalise_host, parse_url
+from .address import is_ip, normalise_host, parse_url
 
 
 class Kind(StrEnum):
-    """The two kinds of endpoint; the value is the short name in routes, metrics and figures."""
+    """The two kinds of endpoint. The value is the name in the status, metrics and commands."""
 
     API = "api"
     SOCKETIO = "socketio"
@@ -21,7 +21,7 @@ class Kind(StrEnum):
 
     @property
     def label(self) -> str:
-        """The kind as people read it: ``API`` or ``Socket.io``."""
+        """The name of the kind in messages: ``API`` or ``Socket.io``."""
         return "API" if self is Kind.API else "Socket.io"
 
 
@@ -37,13 +37,13 @@ class Endpoint:
 
     Attributes:
         url: Absolute URL in canonical spelling, with scheme http, https, ws or wss.
-        priority: 0 or more; the lower, the more preferred.
-        server_name: The host name that an IP endpoint's certificate and virtual host
-            answer to, or None.
+        priority: 0 or more; a lower number is preferred.
+        server_name: The host name in the certificate and the ``Host`` header of an IP address,
+            or None for the host of the URL.
 
     Raises:
-        AddressError: If a field is not of that form. ``Endpoint.parse`` takes other
-            spellings of a URL too.
+        AddressError: If a field is not of that form. ``Endpoint.parse`` also accepts other
+            spellings of the URL and the server name.
     """
 
     url: str
@@ -51,13 +51,13 @@ class Endpoint:
     server_name: str | None = None
 
     def __post_init__(self) -> None:
-        if not is_canonical_url(self.url):
-            parse_url(self.url)
+        if parse_url(self.url).text != self.url:
             raise AddressError("bad-url", "the URL is not in its canonical spelling")
         if not is_priority(self.priority):
             raise AddressError("bad-priority", "the priority must be a whole number, 0 or more")
-        if self.server_name is not None:
-            check_server_name(self.server_name)
+        name = self.server_name
+        if name is not None and canonical_server_name(name) != name:
+            raise AddressError("bad-server-name", "the server name is not in canonical spelling")
 
     @property
     def attributes(self) -> Attributes:
@@ -80,43 +80,50 @@ class Endpoint:
         """Build an endpoint from any spelling of its URL and server name.
 
         Raises:
-            AddressError: If the URL, the priority or the server name cannot be used.
+            AddressError: If an argument is invalid, with code ``bad-priority``,
+                ``bad-server-name`` or one of ``parse_url``.
         """
-        name = None if server_name is None else normalise_host(server_name)
+        name = None if server_name is None else canonical_server_name(server_name)
         return cls(parse_url(url).text, priority, name)
 
 
 def assemble(url: str, priority: int, server_name: str | None = None) -> Endpoint:
-    """Build an endpoint from parts that are canonical by construction, without a check.
+    """Build an endpoint without validation, from parts that are known to be canonical.
 
-    For the path from a file of 100,000 entries, where looking at each URL again would
-    cost more than all the rest.
+    Validating the URLs that the server has just generated would take longer than all other steps
+    of a reload together.
     """
     endpoint = object.__new__(Endpoint)
-    # The dataclass is frozen, so its fields are set as its own constructor sets them.
+    # The dataclass is frozen, so the fields are set in the way of its own constructor.
     object.__setattr__(endpoint, "url", url)
     object.__setattr__(endpoint, "priority", priority)
     object.__setattr__(endpoint, "server_name", server_name)
     return endpoint
 
 
-def check_server_name(name: str) -> None:
-    """Hold a server name to its form: a host name in canonical spelling, no address.
+def canonical_server_name(text: str) -> str:
+    """Return the canonical spelling of a server name, which is a host name.
 
     Raises:
-        AddressError: With code ``bad-host``.
+        AddressError: With code ``bad-server-name``, also for an IP address.
     """
-    if normalise_host(name) != name or is_ip(name):
-        raise AddressError("bad-host", "the server name must be a host name, not an IP address")
+    try:
+        name = normalise_host(text)
+    except AddressError as error:
+        raise AddressError("bad-server-name", error.message, error.value) from None
+    if is_ip(name):
+        message = "the server name must be a host name, not an IP address"
+        raise AddressError("bad-server-name", message)
+    return name
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointConfig:
-    """What a server hands out: the endpoints of each kind, in the order of the file.
+    """The endpoint list that a server serves: the endpoints of each kind, in file order.
 
     Attributes:
-        api_endpoints: Where the API answers.
-        socketio_endpoints: Where Socket.io answers.
+        api_endpoints: The endpoints of the API.
+        socketio_endpoints: The endpoints of Socket.io.
     """
 
     api_endpoints: tuple[Endpoint, ...] = ()
@@ -131,5 +138,5 @@ class EndpointConfig:
 
 
 def is_priority(value: Any) -> bool:
-    """Whether a value read from outside may be a priority (a bool is none)."""
+    """Whether a value from outside is a priority: an int, 0 or more, and not a bool."""
     return type(value) is int and value >= 0

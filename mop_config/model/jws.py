@@ -6,8 +6,8 @@ The payload is the wire form with three claims before its lists::
      "api_endpoints": […], "socketio_endpoints": […]}
 
 ``ver`` is in milliseconds and never falls when the lists change; ``iat`` and ``exp`` are
-POSIX seconds (RFC 7519). It needs the extra ``signing``, whose joserfc is imported when a
-key is read.
+POSIX seconds (RFC 7519). Signing needs joserfc, of the extra ``signing``, which is imported when
+a key is read.
 """
 
 import hashlib
@@ -29,28 +29,28 @@ TYPE = "endpoints+jws"
 MEDIA_TYPE = "application/jose"
 #: Seconds by which the clocks of a signer and a reader may differ.
 SKEW = 300.0
-#: Seconds by which a version may be ahead of the time.
+#: Seconds by which a version may be in the future.
 DAY = 86400
-#: The largest whole number that every reader of JSON understands.
+#: The largest integer that every JSON decoder reads exactly.
 MAX_NUMBER = 2**53 - 1
-#: Of the encoded header; ours has 121 characters.
+#: Limit of the encoded header's length in characters; a header of ours has 121.
 _MAX_HEADER = 1024
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]*)", re.ASCII)
 _HEADER = frozenset({"alg", "kid", "typ"})
 
 
 class SignedList(NamedTuple):
-    """A list that a key has signed.
+    """A signed list whose signature has been verified.
 
     Attributes:
         config: The endpoints.
         ver: The version, in milliseconds.
-        iat: When it was signed, in POSIX seconds.
-        exp: Until when it holds, likewise.
-        kid: The key, by its thumbprint.
-        text: The JWS as it stands.
-        digest: Of the lists alone: equal for equal lists, whenever they were signed.
-        room_id: The room to join, or None; for a QR code.
+        iat: Time of the signature, in POSIX seconds.
+        exp: Time of expiry, in POSIX seconds.
+        kid: Thumbprint of the key.
+        text: The JWS itself.
+        digest: Hash of the endpoints alone, equal for equal lists whenever they were signed.
+        room_id: The room that the app joins, or None; used in QR codes.
     """
 
     config: EndpointConfig
@@ -63,15 +63,15 @@ class SignedList(NamedTuple):
     room_id: str | None = None
 
     def expired(self, now: float) -> bool:
-        """Whether it holds no longer, by a clock that may be 5 minutes ahead."""
+        """Whether the list has expired, with 5 minutes of tolerance for clocks that differ."""
         return now > self.exp + SKEW
 
 
 class SigningKey:
-    """A private key; nothing of it shows in a log.
+    """A private key. Its ``repr`` shows only the thumbprint, so that no log shows the key.
 
     Attributes:
-        kid: Its thumbprint (RFC 7638).
+        kid: Thumbprint of the key (RFC 7638).
         public: The public key as a JWK.
     """
 
@@ -85,7 +85,7 @@ class SigningKey:
 
     @classmethod
     def generate(cls) -> "SigningKey":
-        """Make a new key.
+        """Generate a new key.
 
         Raises:
             MissingExtra: If joserfc is not installed.
@@ -97,29 +97,29 @@ class SigningKey:
 
     @classmethod
     def read(cls, text: str | bytes) -> "SigningKey":
-        """Read a private key: a JWK, or PEM (PKCS #8) without a password.
+        """Parse a private key: a JWK, or PEM (PKCS #8) without a password.
 
         Raises:
-            SigningKeyError: If it is none.
+            SigningKeyError: If the text is not such a key.
             MissingExtra: If joserfc is not installed.
         """
         keys = read_keys(text)
         if len(keys) != 1 or not keys[0].is_private:
-            raise SigningKeyError("it is no Ed25519 private key")
+            raise SigningKeyError("it is not an Ed25519 private key")
         return cls(keys[0])
 
     def private_jwk(self) -> dict[str, Any]:
-        """Give the private key as a JWK, to be kept secret."""
+        """Return the private key as a JWK, which must be kept secret."""
         return {**self.public, "d": str(self._key.as_dict(private=True)["d"])}
 
     def sign(self, body: bytes, *, ver: int, iat: int, exp: int) -> bytes:
-        """Sign a list; the same arguments give the same bytes.
+        """Sign a list; equal arguments give equal bytes.
 
         Args:
-            body: The wire form, as ``codec.dumps`` makes it.
+            body: The wire form, as ``codec.dumps`` encodes it.
             ver: The version, in milliseconds.
-            iat: The moment, in POSIX seconds.
-            exp: Until when it is to hold, likewise.
+            iat: Time of the signature, in POSIX seconds.
+            exp: Time of expiry, in POSIX seconds.
         """
         from joserfc import jws
 
@@ -130,14 +130,14 @@ class SigningKey:
 
 
 class TrustedKeys:
-    """The public keys whose lists are believed.
+    """The public keys that signed lists are verified with.
 
     Args:
-        keys: Each a JWK or a JWK set as a ``dict``, or either of them, or PEM, as text.
-        private: Whether a private key may stand for its public one.
+        keys: Keys: a JWK or a JWK set as a ``dict`` or as JSON, or PEM.
+        private: Whether a private key is accepted, of which the public half is used.
 
     Raises:
-        SigningKeyError: If one cannot be used, or there is none.
+        SigningKeyError: If a key cannot be used, or there is no key.
         MissingExtra: If joserfc is not installed.
     """
 
@@ -148,7 +148,7 @@ class TrustedKeys:
         for given in keys:
             for key in read_keys(given):
                 if key.is_private and not private:
-                    raise SigningKeyError("it is a private key: give the public one")
+                    raise SigningKeyError("it is a private key: use the public key")
                 self._keys[key.thumbprint()] = key
         if not self._keys:
             raise SigningKeyError("there is no key")
@@ -158,21 +158,23 @@ class TrustedKeys:
 
     @property
     def kids(self) -> tuple[str, ...]:
-        """The keys, by their thumbprints."""
+        """The thumbprints of the keys."""
         return tuple(self._keys)
 
     def verify(
         self, text: str | bytes, now: float | None = None, most: int | None = None
     ) -> SignedList:
-        """Read a signed list: first its header, then its signature, and then what it says.
+        """Verify a signed list: first the header, then the signature, then the claims.
 
         Args:
             text: The JWS.
-            now: The time, in POSIX seconds, at which it must hold; None for any.
-            most: How many endpoints it may have, or None for any number.
+            now: The time, in POSIX seconds, at which the list must be valid; None accepts an
+                expired list.
+            most: Limit of the number of endpoints, or None for no limit.
 
         Raises:
-            SignatureError: If no trusted key has signed it, it is no list, or it has expired.
+            SignatureError: If no trusted key has signed the text, its payload is not a list,
+                or the list has expired.
         """
         compact = _compact(text)
         kid = _kid(compact)
@@ -186,22 +188,22 @@ class TrustedKeys:
 
 
 def check_ahead(signed: SignedList, now: float) -> None:
-    """Hold the version of a list to the time: one far in the future would block all later lists.
+    """Reject a list whose version is far in the future, which would block all later lists.
 
     Args:
         signed: The list.
-        now: The latest time that counts besides that of its signature, in POSIX seconds.
+        now: The current time, in POSIX seconds. The time of the signature counts if it is later.
 
     Raises:
-        SignatureError: With code ``ahead``, if it is more than a day ahead.
+        SignatureError: With code ``ahead``, if the version is more than a day ahead.
     """
     if signed.ver > (max(now, signed.iat) + DAY) * 1000:
-        message = f"its version {signed.ver} is more than a day ahead of the time"
+        message = f"its version {signed.ver} is more than a day in the future"
         raise SignatureError("ahead", message)
 
 
 def moment(seconds: int) -> str:
-    """Write a time of a claim as RFC 3339, where it is one that has a date."""
+    """Format the time in a claim as RFC 3339; a time outside the calendar is shown as a number."""
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
     except (ValueError, OverflowError, OSError):
@@ -209,13 +211,13 @@ def moment(seconds: int) -> str:
 
 
 def looks_signed(text: str | bytes) -> bool:
-    """Whether a text is meant as a JWS, and not as JSON."""
+    """Whether a text is a JWS, judged by its first characters, and not JSON."""
     head = text[:1024].lstrip()
     return head.startswith("ey") if isinstance(head, str) else head.startswith(b"ey")
 
 
 def jwk_set(keys: Iterable[SigningKey]) -> dict[str, Any]:
-    """Give the public halves of keys as a JWK set (RFC 7517)."""
+    """Return the public halves of keys as a JWK set (RFC 7517)."""
     return {"keys": [key.public for key in keys]}
 
 
@@ -223,7 +225,7 @@ def _registry() -> "JWSRegistry":
     from joserfc.jws import JWSRegistry
 
     registry = JWSRegistry(algorithms=[ALGORITHM])
-    # Its own bound is 128 KB; how large a list may be is decided where it is fetched.
+    # The default limit is 128 KB. Each caller limits the size of a list before it is verified.
     registry.max_payload_length = 1 << 40
     return registry
 
@@ -232,32 +234,33 @@ def _registry() -> "JWSRegistry":
 
 
 def _compact(text: str | bytes) -> tuple[str, str]:
-    """Give the whole of a compact JWS, and its encoded header."""
+    """Return the text of a compact JWS without white space around it, and its encoded header."""
     if isinstance(text, bytes):
         try:
             text = text.decode("ascii")
         except UnicodeDecodeError:
-            raise SignatureError("not-signed", "it is no signed list") from None
+            raise SignatureError("not-signed", "it is not a signed list") from None
     text = text.strip()
     match = _COMPACT.fullmatch(text)
     if match is None:
-        raise SignatureError("not-signed", "it is no signed list")
+        raise SignatureError("not-signed", "it is not a signed list")
     if len(match[1]) > _MAX_HEADER:
         raise SignatureError("bad-header", "the header of its signature is too long")
     return text, match[1]
 
 
 def _kid(compact: tuple[str, str]) -> str:
-    """Hold the header to exactly what we write, and give the key that it names.
+    """Validate the header, and return the thumbprint of the key that it names.
 
-    Nothing in it is a choice: an attacker who may choose the algorithm has won.
+    Only the header that ``SigningKey.sign`` writes is accepted: an attacker who could choose the
+    algorithm could forge a signature.
     """
     from joserfc.util import urlsafe_b64decode
 
     try:
         header = strict_json(urlsafe_b64decode(compact[1].encode()).decode())
     except ValueError:
-        raise SignatureError("not-signed", "it is no signed list") from None
+        raise SignatureError("not-signed", "it is not a signed list") from None
     if not isinstance(header, dict) or header.keys() != _HEADER:
         raise SignatureError("bad-header", "the header of its signature must have alg, kid and typ")
     if header["alg"] != ALGORITHM:
@@ -292,7 +295,7 @@ def _signed_list(text: str, kid: str, body: bytes, most: int | None) -> SignedLi
             codec.check_room_id(room_id)
     except ValueError as error:
         reason = error if isinstance(error, PayloadError) else str(error)[:200]
-        raise SignatureError("bad-claims", f"what is signed is no list: {reason}") from None
+        raise SignatureError("bad-claims", f"the signed payload is not a list: {reason}") from None
     digest = hashlib.sha256(codec.dumps(config)).hexdigest()
     return SignedList(config, kid=kid, text=text, digest=digest, room_id=room_id, **numbers)
 

@@ -1,4 +1,4 @@
-"""Ed25519 keys as JWK (RFC 7517, RFC 8037) and PEM; the only reader of either.
+"""Parse Ed25519 keys in JWK (RFC 7517, RFC 8037) and PEM form.
 
 joserfc, of the extra ``signing``, is imported when a key is read.
 """
@@ -18,22 +18,22 @@ MEDIA_TYPE = "application/jwk-set+json"
 
 
 def need_joserfc() -> None:
-    """Make sure that joserfc is there.
+    """Check that joserfc is installed.
 
     Raises:
-        MissingExtra: If it is not installed.
+        MissingExtra: If it is not.
     """
     try:
-        import joserfc.jws  # noqa: F401 - whether it is there
+        import joserfc.jws  # noqa: F401 - only to see whether the import works
     except ModuleNotFoundError:
         raise MissingExtra("signing and verifying lists", "signing") from None
 
 
 def read_keys(given: Mapping[str, Any] | str | bytes) -> list["OKPKey"]:
-    """Read a key, or the keys of a set: a JWK or a JWK set, as JSON or read, or PEM.
+    """Parse a JWK or a JWK set, as a mapping or as JSON, or PEM.
 
     Raises:
-        SigningKeyError: If one is no Ed25519 key.
+        SigningKeyError: If a key is not an Ed25519 key.
         MissingExtra: If joserfc is not installed.
     """
     need_joserfc()
@@ -52,7 +52,7 @@ def read_keys(given: Mapping[str, Any] | str | bytes) -> list["OKPKey"]:
     members = given["keys"]
     if not isinstance(members, list) or not all(isinstance(m, Mapping) for m in members):
         raise SigningKeyError("its 'keys' must be an array of JWKs")
-    # A set may hold keys for other purposes (RFC 7517, section 5).
+    # A set may also have keys for other purposes (RFC 7517, section 5).
     return [_of_jwk(member) for member in members if member.get("crv") == ALGORITHM]
 
 
@@ -63,7 +63,7 @@ def _of_pem(text: str) -> "OKPKey":
     try:
         key = OKPKey.import_key(text.strip())
     except (JoseError, ValueError, TypeError):
-        raise SigningKeyError("it is no Ed25519 key in PEM, or needs a password") from None
+        raise SigningKeyError("it is not an Ed25519 key in PEM, or it needs a password") from None
     if key.curve_name != ALGORITHM:
         raise SigningKeyError(f"it is a key for {key.curve_name}, not for {ALGORITHM}")
     return key
@@ -75,23 +75,23 @@ def _of_jwk(jwk: Mapping[str, Any]) -> "OKPKey":
 
     if jwk.get("kty") != "OKP" or jwk.get("crv") != ALGORITHM:
         raise SigningKeyError(
-            f"it is no {ALGORITHM} key: its kty must be OKP and its crv {ALGORITHM}"
+            f"it is not an {ALGORITHM} key: its kty must be OKP and its crv {ALGORITHM}"
         )
     if jwk.get("alg", ALGORITHM) not in (ALGORITHM, "EdDSA") or jwk.get("use", "sig") != "sig":
-        raise SigningKeyError(f"it is meant for something else than signing with {ALGORITHM}")
+        raise SigningKeyError(f"its alg or use is not for signing with {ALGORITHM}")
     try:
-        # Only what makes the key: a kid of somebody's choice is none of ours.
+        # Without other members: the kid of a JWK is chosen freely, and ours is the thumbprint.
         bare = {name: jwk[name] for name in ("kty", "crv", "x", "d") if name in jwk}
         key = OKPKey.import_key(OKPKey.import_key(bare).raw_value)
     except (JoseError, ValueError, TypeError, KeyError):
-        raise SigningKeyError(f"it is no {ALGORITHM} key: its x or d is not 32 bytes") from None
+        raise SigningKeyError(f"it is not an {ALGORITHM} key: its x or d is not 32 bytes") from None
     if key.as_dict()["x"] != str(jwk["x"]).rstrip("="):
         raise SigningKeyError("its x is not the public key of its d")
     return key
 
 
 def public_jwk(key: "OKPKey") -> dict[str, Any]:
-    """Give the public half of a key as a JWK; its ``kid`` is its thumbprint (RFC 7638)."""
+    """Return the public half of a key as a JWK whose ``kid`` is the thumbprint (RFC 7638)."""
     return {
         "kty": "OKP",
         "crv": ALGORITHM,
@@ -103,19 +103,19 @@ def public_jwk(key: "OKPKey") -> dict[str, Any]:
 
 
 def strict_json(text: str) -> Any:
-    """Read JSON that can be understood in one way only.
+    """Decode JSON in which no member occurs twice and no number is NaN or infinite.
 
     Raises:
-        ValueError: If it is none, or names a member twice.
+        ValueError: If the text is not such JSON.
     """
     try:
         return json.loads(text, object_pairs_hook=_members, parse_constant=_no_constant)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError("the JSON is nested too deeply") from None
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Two readers may take different ones of two members with one name.
+    # Of two members with one name, some decoders take the first and others the last.
     members = dict(pairs)
     if len(members) != len(pairs):
         raise ValueError("a member occurs twice")
@@ -123,4 +123,4 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

@@ -1,8 +1,8 @@
-"""Text from outside, made safe to print: one rule for logs, commands and the dashboard. Pure.
+"""Make text from outside safe to print: one rule for logs, commands and the dashboard. Pure.
 
-A character is unprintable where ``str.isprintable`` says so: control characters, bidirectional
-overrides, U+2028 and U+2029, surrogates. A terminal would obey them, a log would break its line
-at them, and a right-to-left override lets a text read as what it is not.
+``str.isprintable`` decides which characters are unprintable: control characters, bidirectional
+overrides, U+2028 and U+2029, surrogates. A terminal executes control characters, they break the
+lines of a log, and a right-to-left override makes a text look like another text.
 """
 
 import re
@@ -16,8 +16,8 @@ def replace_unprintable(text: str, replace: Callable[[str], str], keep: str = ""
 
     Args:
         text: Text from outside.
-        replace: Returns what stands for a character.
-        keep: Unprintable characters that stay as they are.
+        replace: Returns the replacement of a character.
+        keep: Unprintable characters that are not replaced.
     """
 
     def replaced(match: re.Match[str]) -> str:
@@ -37,7 +37,7 @@ def blanked(text: str, keep: str = "") -> str:
 
     Args:
         text: Text from outside.
-        keep: Unprintable characters that stay as they are.
+        keep: Unprintable characters that are not replaced.
     """
     return replace_unprintable(text, lambda _: " ", keep)
 

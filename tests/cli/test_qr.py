@@ -181,7 +181,7 @@ class TestOutput:
         result = call(file, "--format", "full")
         assert (result.returncode, result.stdout) == (1, "")
         assert re.fullmatch(
-            r"mop-config: the full form takes \d+ bytes, and there is room for 2953: what fits"
+            r"mop-config: the full form takes \d+ bytes, and the code has room for 2953: what fits"
             r" is format full with limit \d+, or format list, or format single\n",
             result.stderr,
         )

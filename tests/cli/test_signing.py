@@ -276,13 +276,13 @@ class TestVerify:
         [
             (lambda text: text, "other.pub", "not trusted"),
             (lambda text: text[:-8], "key.pub", "signature is wrong"),
-            (lambda text: "x", "key.pub", "no signed list"),
-            (lambda text: "", "key.pub", "no signed list"),
-            (lambda text: "\0" * 1000, "key.pub", "no signed list"),
+            (lambda text: "x", "key.pub", "not a signed list"),
+            (lambda text: "", "key.pub", "not a signed list"),
+            (lambda text: "\0" * 1000, "key.pub", "not a signed list"),
             (
                 lambda text: KEY.sign(b"{}", ver=1, iat=1, exp=2).decode(),
                 "key.pub",
-                "no list",
+                "not a list",
             ),
             (
                 lambda text: KEY.sign(b'{"api_endpoints":[]}', ver=1, iat=1, exp=2).decode(),
@@ -292,7 +292,7 @@ class TestVerify:
             (
                 lambda text: KEY.sign(wire(["https://a.b"]), ver=2**52, iat=1, exp=2**40).decode(),
                 "key.pub",
-                "more than a day ahead",
+                "more than a day in the future",
             ),
         ],
     )

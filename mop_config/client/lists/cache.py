@@ -124,7 +124,7 @@ class ListCache:
         """Return the signed endpoints of a cached list; none, if the list is not trusted."""
         try:
             if cached.jws is None:
-                raise SignatureError("not-signed", "it is no signed list")
+                raise SignatureError("not-signed", "it is not a signed list")
             trust.recall(cached.jws, cached.beside, mark)
         except SignatureError as error:
             self.refusal = error

@@ -25,7 +25,7 @@ from ...model.address import (
     secret_part,
     split_port,
 )
-from ...model.endpoint import Attributes, check_server_name
+from ...model.endpoint import Attributes, canonical_server_name
 from .problems import Code, Problems
 
 MAX_PRIORITY = 65535
@@ -366,8 +366,6 @@ def _server_name(text: str, host: str) -> str:
     if text.count(":") == 1:
         raise AddressError(Code.BAD_SERVER_NAME, "server_name: a host name has no port")
     try:
-        name = normalise_host(text)
-        check_server_name(name)
+        return canonical_server_name(text)
     except AddressError as error:
         raise AddressError(Code.BAD_SERVER_NAME, f"server_name: {error.message}") from None
-    return name
