@@ -9,11 +9,12 @@ from pathlib import Path
 
 from ...health.probe import Prober, ProbeResult
 from ...health.state import Transition
+from ...net.faults import Fault
 from ..serving.snapshot import Snapshot
 from ..settings import Settings
 from .results import ProbeResults
 from .schedule import ProbeSchedule, WatchedEndpoint, best, rules
-from .webhook import OutageNotifier, result_of
+from .webhook import OutageNotifier
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class EndpointMonitor:
     def _collect(self) -> None:
         done = [watched for watched, check in self._checks.items() if check.done()]
         for watched in done:
-            result = result_of(self._checks.pop(watched))
+            result = _result(self._checks.pop(watched))
             transition = self._schedule.record(watched, result, time.monotonic(), time.time())
             _log(watched, transition)
             self._saved = False
@@ -87,6 +88,11 @@ class EndpointMonitor:
         self._notifier.close()
         if self._followed is not None:
             self._results.write(self._schedule.records())
+
+
+def _result(check: Future[ProbeResult]) -> ProbeResult:
+    error = check.exception()
+    return check.result() if error is None else ProbeResult(Fault.OURS, 0.0, type(error).__name__)
 
 
 def _log(watched: WatchedEndpoint, transition: Transition) -> None:

@@ -8,12 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...health.probe import ProbeResult
 from ...model.address import parse_url
 from ...model.endpoint import Kind
 from ...net.connect import DialOptions
-from ...net.faults import Fault, HttpError
-from ...net.http import HttpClient, HttpRequest, retry_after
+from ...net.faults import HttpError
+from ...net.http import HttpClient, HttpReply, HttpRequest, retry_after
 from ..settings import Settings
 from ..state import records
 from .alerts import Alert, acknowledge, change, dump, headers, is_down, load, new_alert, pause
@@ -33,7 +32,7 @@ class _Delivery:
 
     id: str
     down: bool
-    attempt: Future[ProbeResult] | None = None
+    attempt: Future[HttpReply] | None = None
     failures: int = 0
     next_at: float = 0.0
 
@@ -96,53 +95,44 @@ class OutageNotifier:
         if delivery is not None and delivery.attempt is not None:
             if not delivery.attempt.done():
                 return  # attempts about a kind must not overtake each other
-            self._settle(delivery, alert, result_of(delivery.attempt))
+            self._settle(delivery, alert, delivery.attempt)
         if alert["id"] and (delivery is None or delivery.id != alert["id"]):
             delivery = self._deliveries[kind] = _Delivery(alert["id"], is_down(alert))
         if alert["id"] and delivery is not None and time.monotonic() >= delivery.next_at:
             alert["told"] = None
             self._save()
-            about = headers(alert, self._secret, time.time())
-            delivery.attempt = self._pool.submit(self._post, url, about, alert["body"])
+            request = HttpRequest(
+                url,
+                time.monotonic() + TIMEOUT,
+                MAX_BYTES,
+                "POST",
+                headers=headers(alert, self._secret, time.time()),
+                body=alert["body"].encode(),
+                cut=True,
+            )
+            delivery.attempt = self._pool.submit(self._client.request, request)
         self._save()
 
-    def _post(self, url: str, about: dict[str, str], body: str) -> ProbeResult:
-        """Make one attempt; any 2xx is a success."""
-        began = time.monotonic()
-        deadline = began + TIMEOUT
-        request = HttpRequest(
-            url, deadline, MAX_BYTES, "POST", headers=about, body=body.encode(), cut=True
-        )
-        try:
-            reply = self._client.request(request)
-        except HttpError as error:
-            return ProbeResult(error.fault, time.monotonic() - began, str(error))
-        return ProbeResult(
-            None if 200 <= reply.status < 300 else Fault.BAD_STATUS,
-            time.monotonic() - began,
-            f"answers {reply.status}",
-            status=reply.status,
-            retry_after=reply.headers.get("retry-after"),
-        )
-
-    def _settle(self, delivery: _Delivery, alert: Alert, result: ProbeResult) -> None:
+    def _settle(self, delivery: _Delivery, alert: Alert, attempt: Future[HttpReply]) -> None:
         delivery.attempt = None
-        if result.fault is None:
+        error = attempt.exception()
+        reply = attempt.result() if error is None else None
+        if reply is not None and 200 <= reply.status < 300:
             acknowledge(alert, down=delivery.down)
             if delivery.failures:
                 logger.info("the alert webhook at %s accepted the message at last", self._host)
             return
         delivery.failures += 1
-        asked = retry_after(result.retry_after, time.time()) or 0.0
+        asked = retry_after(reply.headers.get("retry-after"), time.time()) if reply else None
         chance = random.random()  # noqa: S311
-        delivery.next_at = time.monotonic() + pause(delivery.failures, asked, chance)
+        delivery.next_at = time.monotonic() + pause(delivery.failures, asked or 0.0, chance)
         if delivery.failures == 1:
+            reason = f"answers {reply.status}" if reply else _describe(error)
             logger.warning(
-                "the alert webhook at %s did not accept a message: %s, %s; it is retried until it"
-                " is accepted or the state changes",
+                "the alert webhook at %s did not accept a message: %s; it is retried until it is"
+                " accepted or the state changes",
                 self._host,
-                result.fault,
-                result.detail,
+                reason,
             )
 
     def _save(self) -> None:
@@ -167,10 +157,9 @@ class OutageNotifier:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def result_of(future: Future[ProbeResult]) -> ProbeResult:
-    """Return the result of a check or attempt; an exception is our fault, not the endpoint's."""
-    error = future.exception()
-    return future.result() if error is None else ProbeResult(Fault.OURS, 0.0, type(error).__name__)
+def _describe(error: BaseException | None) -> str:
+    # The words of any other exception may hold the URL, which may be secret.
+    return f"{error.fault}, {error}" if isinstance(error, HttpError) else type(error).__name__
 
 
 def _log(kind: Kind, urls: list[str], *, down: bool) -> None:

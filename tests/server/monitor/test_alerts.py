@@ -331,8 +331,8 @@ class TestWebhook:
         lines = [record.getMessage() for record in caplog.records]
         assert lines == [
             "every API endpoint is down (1 checked)",
-            "the alert webhook at 127.0.0.1 did not accept a message: bad-status, answers 500;"
-            " it is retried until it is accepted or the state changes",
+            "the alert webhook at 127.0.0.1 did not accept a message: answers 500; it is"
+            " retried until it is accepted or the state changes",
             "the alert webhook at 127.0.0.1 accepted the message at last",
         ]
 
