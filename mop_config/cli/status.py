@@ -66,7 +66,7 @@ def _print(lines: list[Line]) -> None:
         click.echo(f"{label:<10} {text}")
 
 
-def _lines(reply: ServerReply, document: dict[str, Any]) -> Iterator[Line]:
+def _lines(reply: ServerReply, document: Any) -> Iterator[Line]:
     """Yield the label, text and colour of each line of the screen."""
     for index, finding in enumerate(verdict(document)):
         if index == 0 or finding.level is not Level.GOOD:
@@ -95,7 +95,7 @@ def _following(watcher: dict[str, Any]) -> str:
     return mode if watcher["alive"] else _TEXTS("watcher.dead", mode=mode)
 
 
-def _workers(workers: list[dict[str, Any]]) -> Iterator[Line]:
+def _workers(workers: Any) -> Iterator[Line]:
     others = differing(workers)
     yield "workers", _TEXTS("workers.agree", n=len(workers) - len(others)), None
     for worker in workers:
@@ -118,7 +118,7 @@ def _endpoints(health: dict[str, Any] | None) -> Iterator[Line]:
     yield from _more(len(down) - _ENDPOINTS)
 
 
-def _problems(document: dict[str, Any]) -> Iterator[Line]:
+def _problems(document: Any) -> Iterator[Line]:
     counts = problem_counts(document)
     errors, warnings = counts["error"], counts["warning"]
     totals = f"{_TEXTS('problems.errors', n=errors)}, {_TEXTS('problems.warnings', n=warnings)}"

@@ -11,6 +11,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
+from prometheus_client.core import GaugeMetricFamily
+
 from .auth.authenticator import TokenAuthenticator
 from .bounded_call import Bounded
 from .monitor.results import HealthDocument
@@ -29,9 +31,10 @@ from .settings import Settings
 from .sources import open_source
 from .state import workers
 from .state.releases import ReleaseStore
-from .state.worker_record import WatcherRecord, WorkerRecord
+from .state.worker_record import WatcherRecord, WorkerFigures, WorkerRecord
 from .status import lost_hooks
 from .status.document import (
+    StatusDocument,
     answer_record,
     host_status,
     noticed,
@@ -39,7 +42,7 @@ from .status.document import (
     reload_report,
     worker_record,
 )
-from .status.gauges import Gauge, host_gauges, worker_figures
+from .status.gauges import host_gauges
 from .status.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -293,11 +296,11 @@ class ConfigService:
         state = SourceState.STALE if view.loaded else view.state
         return replace(view, state=state, reason=late)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> StatusDocument:
         """Return the status document of this host; see ``host_status``."""
         return host_status(str(self.source), self._all_records(), self._health())
 
-    def gauges(self) -> list[Gauge]:
+    def gauges(self) -> list[GaugeMetricFamily]:
         """Return the gauges of this host; see ``host_gauges``."""
         return host_gauges(self._all_records(), self._health())
 
@@ -314,7 +317,7 @@ class ConfigService:
     def _own_record(self) -> WorkerRecord:
         view, notices = self._view(), list(self._notices())
         errors = sum(notice.severity is Severity.ERROR for notice in notices)
-        figures = worker_figures(
+        figures = WorkerFigures(
             errors=view.errors + errors,
             warnings=view.warnings + len(notices) - errors,
             waiters=self.responder.waiters,

@@ -333,7 +333,7 @@ def {hook}:
     [
         ("on_starting(server)", "SIGHUP to the master replaces the workers"),
         ("post_fork(server, worker)", "SIGHUP can end a worker that is just starting"),
-        ("post_worker_init(worker)", "SIGHUP to a worker is not heard"),
+        ("post_worker_init(worker)", "SIGHUP to a worker is ignored"),
     ],
 )
 def test_a_hook_of_the_operators_in_the_place_of_ours_is_told_of(

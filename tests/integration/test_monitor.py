@@ -351,7 +351,7 @@ class TestInProcess:
             with started(settings) as service:
 
                 def checks() -> int:
-                    health = service.status()["health"]
+                    health: Any = service.status()["health"]
                     return sum(len(entry["recent"]) for entry in health["endpoints"])
 
                 wait_for(lambda: checks() >= 2)
@@ -400,7 +400,8 @@ class TestInProcess:
             for kind, name in names
         ]
         service._monitor._results.write(records)
-        shown = service.status()["health"]["endpoints"]
+        health_now: Any = service.status()["health"]
+        shown = health_now["endpoints"]
         assert [(e["kind"], e["url"]) for e in shown] == [("api", "https://a.example")]
 
     def test_a_state_folder_that_vanishes_ends_no_checks(

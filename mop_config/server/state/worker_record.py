@@ -65,7 +65,12 @@ class EndpointCounts(TypedDict):
 
 
 class WorkerFigures(TypedDict):
-    """Figures for the gauges; see ``worker_figures``. ``good_at`` is POSIX seconds."""
+    """Figures of a worker that only the gauges need.
+
+    ``errors`` and ``warnings`` are exact counts of problems, ``waiters`` counts parked requests,
+    ``good_at`` is the POSIX time at which the source was last found good (0 for never), and
+    ``late`` is whether the reload thread hangs.
+    """
 
     errors: int
     warnings: int

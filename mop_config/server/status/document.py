@@ -5,14 +5,15 @@ a request for the status merges all records, so that every worker gives the same
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from ...model.codec import rfc3339
 from ..monitor.results import HealthDocument
-from ..parsing.problems import Problem
+from ..parsing.problems import Problem, ProblemRecord
 from ..serving.store import HISTORY, Reload, Result, ServerState, SourceState
 from ..state.worker_record import (
     AnswerRecord,
+    EndpointCounts,
     ReloadRecord,
     WatcherRecord,
     WorkerFigures,
@@ -27,6 +28,62 @@ SAME_EVENT = 2.0
 _RESULTS = [Result.UNCHANGED, Result.APPLIED, Result.REJECTED, Result.ERROR]
 #: States from the worst to the best: the status shows the state of the worst worker.
 _STATES = [SourceState.EMPTY, SourceState.REJECTED, SourceState.STALE, SourceState.FRESH]
+
+
+class ReloadDocument(TypedDict):
+    """A reload in the status document; ``at`` is RFC 3339. See ``Reload`` for the members."""
+
+    at: str
+    trigger: str
+    result: str
+    error: str | None
+    duration_seconds: float
+
+
+class HistoryEntry(ReloadDocument):
+    """A reload in the history of the status document."""
+
+    etag: str | None
+    code: NotRequired[str | None]
+    change: NotRequired[dict[str, Any]]
+
+
+class WorkerDocument(TypedDict):
+    """A worker in the status document."""
+
+    pid: int
+    etag: str
+    last_reload: ReloadDocument | None
+
+
+class ProblemCounts(TypedDict):
+    """The exact numbers of problems; at most 100 problems are named."""
+
+    error: int
+    warning: int
+
+
+class ServedDocument(TypedDict):
+    """What a worker or the host serves."""
+
+    etag: str
+    state: str
+    loaded_at: str
+    counts: EndpointCounts
+    complete: bool
+    problem_counts: ProblemCounts
+    problems: list[ProblemRecord]
+
+
+class StatusDocument(ServedDocument):
+    """The document that the status route answers with."""
+
+    source: str
+    last_reload: ReloadDocument | None
+    history: list[HistoryEntry]
+    watcher: WatcherRecord
+    workers: list[WorkerDocument]
+    health: HealthDocument | None
 
 
 def worker_record(
@@ -112,36 +169,44 @@ def reload_report(workers: list[WorkerRecord], number: int) -> dict[str, Any]:
         ``last_reload``, which is None while that worker has not answered; and the ``problems``
         of the worker with the worst result.
     """
-    workers = sorted(workers, key=lambda worker: int(worker["pid"]))
-    answers = [(worker, reload_for(worker, number)) for worker in workers]
-    given = [(worker, answer) for worker, answer in answers if answer is not None]
-    worst = max(given, key=lambda pair: _RESULTS.index(Result(pair[1]["result"])), default=None)
-    return {
-        "result": worst[1]["result"] if worst else None,
-        "etag": worst[0]["etag"] if worst else None,
-        **(_served(worst[0]) if worst else {}),
-        "workers": [
-            {"pid": worker["pid"], "etag": worker["etag"], "last_reload": _reload(answer)}
-            for worker, answer in answers
-        ],
-        "problems": worst[0]["problems"] if worst else [],
-    }
+    workers = _by_pid(workers)
+    answers = [reload_for(worker, number) for worker in workers]
+    given = [
+        (worker, answer)
+        for worker, answer in zip(workers, answers, strict=True)
+        if answer is not None
+    ]
+    report: dict[str, Any] = {"result": None, "etag": None, "problems": []}
+    if given:
+        worst, answer = max(given, key=lambda pair: _RESULTS.index(Result(pair[1]["result"])))
+        report |= {"result": answer["result"], **_served(worst)}
+    report["workers"] = [
+        {"pid": worker["pid"], "etag": worker["etag"], "last_reload": _reload(answer)}
+        for worker, answer in zip(workers, answers, strict=True)
+    ]
+    return report
 
 
-def _served(worker: WorkerRecord) -> dict[str, Any]:
+def _by_pid(workers: list[WorkerRecord]) -> list[WorkerRecord]:
+    return sorted(workers, key=lambda worker: worker["pid"])
+
+
+def _served(worker: WorkerRecord) -> ServedDocument:
     figures = worker["figures"]
     return {
+        "etag": worker["etag"],
         "state": worker["state"],
         "loaded_at": rfc3339(worker["loaded_at"]),
         "counts": worker["counts"],
         "complete": worker["complete"],
-        "problem_counts": _exact(figures["errors"], figures["warnings"]),
+        "problem_counts": {"error": figures["errors"], "warning": figures["warnings"]},
+        "problems": worker["problems"],
     }
 
 
 def host_status(
     source: str, workers: list[WorkerRecord], health: HealthDocument | None = None
-) -> dict[str, Any]:
+) -> StatusDocument:
     """Return the document that the status route answers with.
 
     Args:
@@ -149,17 +214,14 @@ def host_status(
         workers: The record of each live worker; not empty.
         health: The results of the health checks, or None if no worker checks the endpoints.
     """
-    workers = sorted(workers, key=lambda worker: int(worker["pid"]))
-    worst = worst_of(workers)
     history = merge_histories([worker["history"] for worker in workers])
+    served = _served(worst_of(workers))
+    served["complete"] = all(worker["complete"] for worker in workers)
     return {
         "source": source,
-        "etag": worst["etag"],
-        **_served(worst),
-        "complete": all(worker["complete"] for worker in workers),
-        "problems": worst["problems"],
-        "last_reload": _last_reload(history),
-        "history": [_shown(event) for event in history],
+        **served,
+        "last_reload": _reload(history[0]) if history else None,
+        "history": [_entry(event) for event in history],
         "watcher": {
             "mode": _worst_mode([worker["watcher"]["mode"] for worker in workers]),
             "alive": all(worker["watcher"]["alive"] for worker in workers),
@@ -168,17 +230,12 @@ def host_status(
             {
                 "pid": worker["pid"],
                 "etag": worker["etag"],
-                "last_reload": _last_reload(worker["history"]),
+                "last_reload": _reload(worker["history"][0] if worker["history"] else None),
             }
-            for worker in workers
+            for worker in _by_pid(workers)
         ],
         "health": health,
     }
-
-
-def _exact(errors: int, warnings: int) -> dict[str, int]:
-    """Return the exact numbers of problems in the form that ``/ready`` and the status show."""
-    return {"error": errors, "warning": warnings}
 
 
 def readiness(view: ServerState, reason: str | None) -> dict[str, Any]:
@@ -191,7 +248,7 @@ def readiness(view: ServerState, reason: str | None) -> dict[str, Any]:
     document = {"state": view.state.value, "reason": reason, "complete": view.complete}
     if view.complete:
         return document
-    return {**document, "problem_counts": _exact(view.errors, view.warnings)}
+    return {**document, "problem_counts": {"error": view.errors, "warning": view.warnings}}
 
 
 def worst_of(workers: list[WorkerRecord]) -> WorkerRecord:
@@ -199,21 +256,14 @@ def worst_of(workers: list[WorkerRecord]) -> WorkerRecord:
 
     A worker that cannot follow its source must not be hidden by those that can.
     """
-    return min(
-        sorted(workers, key=lambda worker: int(worker["pid"])),
-        key=lambda worker: _STATES.index(SourceState(worker["state"])),
-    )
+    return min(_by_pid(workers), key=lambda worker: _STATES.index(SourceState(worker["state"])))
 
 
 def _worst_mode(modes: list[str]) -> str:
     return "poll" if "poll" in modes else modes[0]
 
 
-def _last_reload(history: list[ReloadRecord]) -> dict[str, Any] | None:
-    return _reload(history[0] if history else None)
-
-
-def _reload(event: ReloadRecord | None) -> dict[str, Any] | None:
+def _reload(event: ReloadRecord | None) -> ReloadDocument | None:
     if event is None:
         return None
     return {
@@ -225,9 +275,10 @@ def _reload(event: ReloadRecord | None) -> dict[str, Any] | None:
     }
 
 
-def _shown(event: ReloadRecord) -> dict[str, Any]:
-    shown: dict[str, Any] = {**event, "at": rfc3339(event["at"])}
-    shown.pop("moment", None)
+def _entry(event: ReloadRecord) -> HistoryEntry:
+    entry: Any = {**event, "at": rfc3339(event["at"])}
+    entry.pop("moment", None)
+    shown: HistoryEntry = entry
     return shown
 
 

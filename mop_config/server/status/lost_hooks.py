@@ -1,7 +1,7 @@
-"""What is lost where gunicorn runs without mop-config's hooks, or with some of them replaced.
+"""Which of mop-config's gunicorn hooks have not run, and what is lost without them.
 
-A configuration file that imports everything from ours, and has a hook of its own, replaces ours of
-that name. Each hook of ours notes that it has run; a fork inherits the notes of the master.
+A configuration file that imports everything from ours and defines a hook replaces our hook of that
+name. Each of our hooks notes that it has run; a fork inherits the notes of the master.
 """
 
 import os
@@ -19,18 +19,18 @@ _LOST = {
     "on_starting": "SIGHUP to the master replaces the workers instead of reloading in place, and"
     " each worker counts its metrics for itself",
     "post_fork": "SIGHUP can end a worker that is just starting",
-    "post_worker_init": "SIGHUP to a worker is not heard, and edits are followed from its first"
+    "post_worker_init": "SIGHUP to a worker is ignored, and edits are followed from its first"
     " request on",
 }
 
 
 def note(name: str) -> None:
-    """Note that a hook of ours has run."""
+    """Note that one of our hooks has run."""
     _ran.add(name)
 
 
 def notice() -> str:
-    """Say what is lost in this process; empty where nothing is, or without gunicorn."""
+    """Return what is lost in this process; empty if nothing is lost, or without gunicorn."""
     if not under_gunicorn():
         return ""
     if not _ran:
@@ -44,5 +44,5 @@ def notice() -> str:
 
 
 def under_gunicorn() -> bool:
-    """Whether this process is gunicorn's."""
+    """Whether this process runs under gunicorn."""
     return "gunicorn" in os.environ.get("SERVER_SOFTWARE", "")

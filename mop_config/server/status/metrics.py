@@ -1,8 +1,8 @@
-"""What is counted, and how it is told to Prometheus.
+"""Metrics: the counters of an application, and the text of a scrape.
 
-Counters and the histogram are prometheus-client's, in its multiprocess mode where gunicorn runs
-with our hooks, of this process alone elsewhere. Gauges are what the workers say of themselves
-when somebody asks (see ``gauges``).
+The counters and the histogram are prometheus-client's. Under gunicorn with our hooks they are kept
+in files for all workers (its multiprocess mode), else in this process alone. Gauges come from the
+workers' records at each scrape; see ``gauges``.
 """
 
 import logging
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, values
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.exposition import generate_latest as plain_text
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -23,22 +23,21 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 
 from ..logs.format import describe
 from ..serving.store import HISTORY, Reload, Result, Trigger
-from .gauges import Gauge
 from .multiprocess import VARIABLE, take_place
 
 logger = logging.getLogger(__name__)
 
-#: Of requests for what is no route of ours: a path that a client made up is no label.
+#: Label of requests whose path is no route: a client could make up any number of paths.
 OTHER = "other"
-#: Seconds; a large list takes some.
+#: Upper bounds of the histogram in seconds; a large list takes seconds.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
-    """The counters of an application; nothing in it raises.
+    """The counters of an application; no method raises.
 
-    Which files they are kept in is decided with ``start``, or with the first that is counted.
-    Reloads before that are counted then.
+    ``start`` or the first count decides where the counters are kept. Reloads before that are
+    counted then.
     """
 
     def __init__(self) -> None:
@@ -48,10 +47,10 @@ class Metrics:
         self._requests: dict[tuple[str, str], Callable[[], None]] = {}
 
     def start(self, folder: str | None = None) -> "_Series":
-        """Begin to count, unless that has begun.
+        """Create the counters, unless they exist.
 
         Args:
-            folder: Where the workers that belong together keep their counters; None counts
+            folder: Folder in which all workers of one gunicorn keep their counters; None counts
                 for this process alone.
         """
         with self._lock:
@@ -65,7 +64,7 @@ class Metrics:
         """Count a request that was answered.
 
         Args:
-            route: The URL rule that took it, or ``OTHER``.
+            route: The URL rule of the request, or ``OTHER``.
             status: The HTTP status line, or its three digits.
         """
         try:
@@ -76,11 +75,11 @@ class Metrics:
             count()
 
     def auth_failure(self) -> None:
-        """Count a request that showed no token, or none that is good."""
+        """Count a request without a valid token."""
         self._started().auth_failures.inc()
 
     def reload(self, reload: Reload) -> None:
-        """Count a look at the source that meant something."""
+        """Count a reload."""
         with self._lock:
             series = self._series
             if series is None:
@@ -88,15 +87,12 @@ class Metrics:
                 return
         series.reload(reload)
 
-    def expose(self, gauges: Iterable[Gauge], *, open_metrics: bool = False) -> tuple[bytes, str]:
-        """Tell everything.
+    def expose(self, gauges: Iterable[Metric], *, open_metrics: bool = False) -> tuple[bytes, str]:
+        """Return the text of a scrape and its content type.
 
         Args:
-            gauges: What is true of the host now.
-            open_metrics: Whether in OpenMetrics' text format rather than Prometheus' own.
-
-        Returns:
-            The text, and its content type.
+            gauges: The gauges of the host.
+            open_metrics: Whether to use OpenMetrics' text format instead of Prometheus' own.
         """
         everything: Any = _Everything(self._started(), gauges)
         if open_metrics:
@@ -108,16 +104,16 @@ class Metrics:
 
 
 class _Series:
-    """prometheus-client's objects.
+    """The counters and the histogram of prometheus-client.
 
     Args:
-        folder: As for ``Metrics.start``.
+        folder: See ``Metrics.start``.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._registry = CollectorRegistry()
-        # What is collected from a folder must not be collected from here as well.
+        # Series that are collected from the folder must not be collected from here as well.
         registry = self._registry if folder is None else None
         self.requests = Counter(
             "mop_config_requests_total",
@@ -127,11 +123,11 @@ class _Series:
         )
         reloads = Counter(
             "mop_config_reloads_total",
-            "Looks at the source that meant something, counted in each worker.",
+            "Reloads, counted in each worker.",
             ["trigger", "result"],
             registry=registry,
         )
-        # From nothing to 1 is no increase in Prometheus' eyes: so all begin at 0.
+        # Prometheus sees no increase in a series that begins with 1, so every series begins with 0.
         self._reloads = {
             (trigger, result): reloads.labels(trigger.value, result.value)
             for trigger in Trigger
@@ -139,12 +135,12 @@ class _Series:
         }
         self.auth_failures = Counter(
             "mop_config_auth_failures_total",
-            "Requests that showed no token, or none that is good.",
+            "Requests without a valid token.",
             registry=registry,
         )
         self._durations = Histogram(
             "mop_config_reload_duration_seconds",
-            "How long a reload took, counted in each worker.",
+            "Duration of a reload, counted in each worker.",
             buckets=_BUCKETS,
             registry=registry,
         )
@@ -164,19 +160,19 @@ def _series(folder: str | None) -> _Series:
     try:
         if folder is None or os.environ.get(VARIABLE) != folder:
             return _Series(None)
-        # The library's way to say which files are whose; told before a series is made.
+        # This is how the library learns which files are this process's, before a series is made.
         values.ValueClass = values.MultiProcessValue(take_place(Path(folder)))  # type: ignore[no-untyped-call]
         return _Series(Path(folder))
     except OSError as error:
-        logger.warning("the metrics speak for this process alone: %s", describe(error))
+        logger.warning("metrics are counted for this process alone: %s", describe(error))
         values.ValueClass = values.MutexValue
         return _Series(None)
 
 
 class _Everything:
-    """What prometheus-client writes out: its own series, then the gauges."""
+    """All metrics of a scrape, in the form that prometheus-client writes: counters, then gauges."""
 
-    def __init__(self, series: _Series, gauges: Iterable[Gauge]) -> None:
+    def __init__(self, series: _Series, gauges: Iterable[Metric]) -> None:
         self._series = series
         self._gauges = gauges
 
@@ -185,8 +181,4 @@ class _Everything:
             # Only a registry of one process has times of creation.
             metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
             yield metric
-        for gauge in self._gauges:
-            family = GaugeMetricFamily(gauge.name, gauge.help, labels=gauge.labels)
-            for labels, value in gauge.samples:
-                family.add_metric(labels, value)
-            yield family
+        yield from self._gauges

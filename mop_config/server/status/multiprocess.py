@@ -1,42 +1,39 @@
 """The folder in which the workers of one gunicorn keep their counters: prometheus-client's files.
 
-prometheus-client names a file after a process id and leaves it behind for ever, since the dead
-worker's counts must not vanish. Here a file belongs to a place: a worker holds the lowest free
-one by a lock, goes on counting in the file that it finds there, and loses the lock with its life,
-whatever ends it. So there are as many files as there were workers at once, every count stays,
-and nobody has to put files together.
+prometheus-client names a file after a process id and never removes it, since the counts of a dead
+worker must not vanish. Here a file belongs to a place. A worker reserves the lowest free place with
+a lock, and continues the counts in the place's file; the system frees the lock when the worker
+ends. So there are as many files as there were workers at a time, and every count stays.
 """
 
 import errno
 import fcntl
 import itertools
-import operator
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from ...files import Scratch
 
-#: Where prometheus-client looks for the folder.
+#: The environment variable that names the folder to prometheus-client.
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 PREFIX = "mop-config-metrics-"
-#: Bytes of a file: more than all our series need, so that it never has to grow.
+#: Size of a file in bytes: more than all our series need, so that it never grows.
 FILE_SIZE = 1 << 18
 _KINDS = ("counter", "histogram")
 
 
 class Folder(NamedTuple):
-    """A folder of one gunicorn's.
+    """The folder of one gunicorn.
 
     Attributes:
-        path: Where it is.
-        pid: The master's process id.
-        descriptor: Holds the lock that says the folder is in use.
+        path: Path of the folder.
+        pid: Process id of the master.
+        descriptor: Holds the lock that marks the folder as in use.
     """
 
     path: Path
@@ -44,37 +41,37 @@ class Folder(NamedTuple):
     descriptor: int
 
     def remove(self) -> None:
-        """Take the folder away; nothing happens in a process that did not make it."""
+        """Remove the folder, if this process made it."""
         if self.pid == os.getpid():
             os.close(self.descriptor)
             shutil.rmtree(self.path, ignore_errors=True)
 
 
 def make(user: int, group: int) -> Folder:
-    """Make a new folder, and remove those that killed masters have left.
+    """Make a new folder, and remove the folders of masters that were killed.
 
     Args:
         user: Id of the user that the workers run as.
-        group: Id of their group.
+        group: Id of the group that the workers run as.
 
     Raises:
-        OSError: If it cannot be made.
+        OSError: If the folder cannot be made.
     """
     _remove_abandoned(Path(tempfile.gettempdir()), {os.geteuid(), user})
     while True:
         path = Path(tempfile.mkdtemp(prefix=PREFIX))
         if os.geteuid() == 0:
             os.chown(path, user, group)
-        # The lock also keeps cleaners of the folder for temporary files away.
+        # systemd-tmpfiles, too, leaves a locked folder alone.
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         if path.exists():
             return Folder(path, os.getpid(), descriptor)
-        os.close(descriptor)  # another master took it for an abandoned one
+        os.close(descriptor)  # another master removed it before it was locked
 
 
 def _remove_abandoned(parent: Path, owners: set[int]) -> None:
-    """Remove the folders that no master and no worker holds any more."""
+    """Remove the folders that no process has locked."""
     for path in parent.glob(f"{PREFIX}*"):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -91,15 +88,14 @@ def _remove_abandoned(parent: Path, owners: set[int]) -> None:
 
 
 def take_place(folder: Path) -> Callable[[], str]:
-    """Take a place in a folder, for as long as this process lives.
+    """Reserve a place in a folder for as long as this process lives.
 
     Args:
         folder: The folder.
 
     Returns:
-        What gives the place's name, as prometheus-client's ``process_identifier`` does: no two
-        processes that live at once have the same. It is called with each count, so it is
-        nothing that has to be interpreted.
+        The function that gives prometheus-client the name in this process's files: the place, or
+        in a fork of the process a name of its own. No two live processes have the same name.
 
     Raises:
         OSError: If there is no room for the files.
@@ -111,19 +107,18 @@ def take_place(folder: Path) -> Callable[[], str]:
     names = [f"place{number}"]
     for kind in _KINDS:
         _allocate(folder / f"{kind}_{names[0]}.db")
-    os.register_at_fork(after_in_child=partial(_leave, names, descriptor))
-    name: Callable[[], str] = partial(operator.getitem, names, 0)  # type: ignore[assignment]
-    return name
 
+    def leave() -> None:
+        """In a fork: the place is the parent's."""
+        names[0] = f"process{os.getpid()}"
+        os.close(descriptor)
 
-def _leave(names: list[str], descriptor: int) -> None:
-    """In a fork of the process: the place is its parent's; files of its own do."""
-    names[0] = f"process{os.getpid()}"
-    os.close(descriptor)
+    os.register_at_fork(after_in_child=leave)
+    return lambda: names[0]
 
 
 def _lock(path: Path) -> int:
-    """Give the descriptor that holds a lock, or -1 where another process holds it."""
+    """Return the descriptor that holds the lock, or -1 if another process holds the lock."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,10 +129,10 @@ def _lock(path: Path) -> int:
 
 
 def _allocate(path: Path) -> None:
-    """Make a file of zeros that has its room on the disk.
+    """Make a file of zeros whose blocks are allocated on the disk.
 
-    prometheus-client maps it into memory: a page that finds the disk full kills the process.
-    And whoever reads it must not find it without its first bytes.
+    prometheus-client maps the file into memory, and the system kills a process that writes to a
+    mapped page while the disk is full. The file appears complete, since other workers read it.
     """
     try:
         status = os.lstat(path)
@@ -147,5 +142,5 @@ def _allocate(path: Path) -> None:
             scratch.become(str(path))
         return
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-        # In an operator's folder, which others may write to; it would be mapped and written to.
-        raise PermissionError(errno.EPERM, "it is no file of this user's", str(path))
+        # Other users may have planted it in an operator's own folder.
+        raise PermissionError(errno.EPERM, "the file does not belong to this user", str(path))

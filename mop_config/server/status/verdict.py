@@ -1,6 +1,7 @@
-"""What a status document amounts to: findings for an operator, the worst one first. Pure.
+"""The verdict on a status document: findings for an operator, the worst first. Pure.
 
-The dashboard and ``mop-config status`` both judge by it, so that they never disagree.
+The dashboard and ``mop-config status`` both use it, so that they never disagree. A document
+may come from an older server, which lacks newer members.
 """
 
 from collections import Counter
@@ -8,11 +9,17 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from ...model.endpoint import Kind
+from ..monitor.results import HealthDocument
 from ..monitor.schedule import MOST
+from ..parsing.problems import Code, ProblemRecord
+from ..state.worker_record import EndpointCounts
+from .document import ProblemCounts, StatusDocument, WorkerDocument
+from .translations import Texts
 
 
 class Level(StrEnum):
-    """How bad a finding is, the worst one first."""
+    """The level of a finding, the worst first."""
 
     BAD = "bad"
     WARN = "warn"
@@ -21,50 +28,50 @@ class Level(StrEnum):
 
 _LEVELS = list(Level)
 _STATES = {"fresh": Level.GOOD, "stale": Level.WARN}
-_TOKENS_LINE = "token-line"
 
 
 class StatusFinding(NamedTuple):
-    """One thing that an operator has to know.
+    """One fact that an operator has to know.
 
     Attributes:
-        level: How bad it is.
-        key: Key of its text; see ``translations.Texts``.
-        values: What the text names; ``n`` is what it counts.
+        level: The level.
+        key: Key of the text; see ``translations.Texts``.
+        values: The values in the text; ``n`` is the count that the text depends on.
     """
 
     level: Level
     key: str
     values: dict[str, Any]
 
-    def say(self, texts: Any) -> str:
-        """Give the finding's text.
+    def say(self, texts: Texts) -> str:
+        """Return the text of the finding.
 
         Args:
-            texts: The texts of a language, also for the words of the status document.
+            texts: The texts of a language.
         """
         words = {"kind": "kind", "mode": "watcher"}
-        values = {
+        values: dict[str, Any] = {
             name: texts.word(words[name], value) if name in words else value
             for name, value in self.values.items()
         }
-        return str(texts(self.key, **values))
+        return texts(self.key, **values)
 
 
-def verdict(status: dict[str, Any]) -> list[StatusFinding]:
+def verdict(status: StatusDocument) -> list[StatusFinding]:
     """Judge a status document.
 
     Returns:
-        The findings, the worst one first; the state alone where all is well.
+        The findings, the worst first; only the state if all is well.
     """
     found = [*_of_the_list(status), *_of_the_process(status)]
     return sorted(found, key=lambda finding: _LEVELS.index(finding.level))
 
 
-def _of_the_list(status: dict[str, Any]) -> Iterator[StatusFinding]:
+def _of_the_list(status: StatusDocument) -> Iterator[StatusFinding]:
     state = str(status["state"])
     yield StatusFinding(_STATES.get(state, Level.BAD), f"state.{state}", {})
-    if state != "empty" and not sum(status["counts"].values()):
+    counts = status["counts"]
+    if state != "empty" and not counts["api"] + counts["socketio"]:
         yield StatusFinding(Level.BAD, "verdict.nothing", {})
     yield from _of_the_endpoints(status["health"], status["counts"])
     if dropped := dropped_entries(status):
@@ -72,16 +79,17 @@ def _of_the_list(status: dict[str, Any]) -> Iterator[StatusFinding]:
 
 
 def _of_the_endpoints(
-    health: dict[str, Any] | None, counts: dict[str, int]
+    health: HealthDocument | None, counts: EndpointCounts
 ) -> Iterator[StatusFinding]:
-    if not health or not sum(counts.values()):
+    listed = {Kind.API.value: counts["api"], Kind.SOCKETIO.value: counts["socketio"]}
+    if not health or not any(listed.values()):
         return
     if not health["alive"]:
         key = "verdict.probing_dead" if health["endpoints"] else "verdict.unprobed"
         yield StatusFinding(Level.WARN, key, {})
         return
     down = kinds_down(health, counts)
-    if down and all(kind in down or not count for kind, count in counts.items()):
+    if down and all(kind in down or not count for kind, count in listed.items()):
         yield StatusFinding(Level.BAD, "verdict.none_up", {})
         return
     for kind in down:
@@ -95,7 +103,7 @@ def _of_the_endpoints(
         yield StatusFinding(Level.WARN, key, values)
 
 
-def _of_the_process(status: dict[str, Any]) -> Iterator[StatusFinding]:
+def _of_the_process(status: StatusDocument) -> Iterator[StatusFinding]:
     if pids := differing(status["workers"]):
         values = {"n": len(pids), "pids": ", ".join(map(str, pids))}
         yield StatusFinding(Level.WARN, "workers.differ", values)
@@ -105,50 +113,53 @@ def _of_the_process(status: dict[str, Any]) -> Iterator[StatusFinding]:
         yield StatusFinding(Level.WARN, "verdict.tokens", {"n": lines})
 
 
-def kinds_down(health: dict[str, Any] | None, counts: dict[str, int]) -> list[str]:
+def kinds_down(health: HealthDocument | None, counts: EndpointCounts) -> list[str]:
     """Return the kinds of which every endpoint that is checked is known to be down.
 
     Args:
         health: The member ``health`` of the status document.
         counts: Its member ``counts``.
     """
-    ups: dict[str, list[bool | None]] = {}
-    for endpoint in health["endpoints"] if health else ():
-        ups.setdefault(endpoint["kind"], []).append(endpoint["up"])
-    return [kind for kind, known in ups.items() if known == [False] * min(counts[kind], MOST)]
+    endpoints = health["endpoints"] if health else []
+    down = []
+    for kind, listed in ((Kind.API, counts["api"]), (Kind.SOCKETIO, counts["socketio"])):
+        ups = [endpoint["up"] for endpoint in endpoints if endpoint["kind"] == kind]
+        if ups and ups == [False] * min(listed, MOST):
+            down.append(kind.value)
+    return down
 
 
-def dropped_entries(status: dict[str, Any]) -> int:
-    """Count the faulty entries without which the list is served; 0 where a text was refused."""
+def dropped_entries(status: StatusDocument) -> int:
+    """Count the faulty entries that were left out; 0 if the whole text was refused."""
     problems = status["problems"]
     if status["state"] == "empty" or any(_refuses(problem) for problem in problems):
         return 0
     return problem_counts(status)["error"] - _token_lines(problems)
 
 
-def problem_counts(status: dict[str, Any]) -> dict[str, int]:
-    """Give the exact numbers; of an older server those of the problems that it names."""
+def problem_counts(status: StatusDocument) -> ProblemCounts:
+    """Return the exact numbers; of an older server, the numbers of the problems that it names."""
     severities = Counter(problem["severity"] for problem in status["problems"])
-    counted = {name: severities[name] for name in ("error", "warning")}
-    return {**counted, **status.get("problem_counts", {})}
+    named: ProblemCounts = {"error": severities["error"], "warning": severities["warning"]}
+    return {**named, **status.get("problem_counts", named)}
 
 
-def _refuses(problem: dict[str, Any]) -> bool:
-    # A problem of the file as a whole quotes no entry.
+def _refuses(problem: ProblemRecord) -> bool:
+    # A problem of the whole file quotes no entry.
     whole = problem["severity"] == "error" and not problem["text"]
-    return whole and problem.get("code") != _TOKENS_LINE
+    return whole and problem.get("code") != Code.TOKENS_LINE
 
 
-def _token_lines(problems: list[dict[str, Any]]) -> int:
-    return sum(problem.get("code") == _TOKENS_LINE for problem in problems)
+def _token_lines(problems: list[ProblemRecord]) -> int:
+    return sum(problem.get("code") == Code.TOKENS_LINE for problem in problems)
 
 
-def common_etag(workers: list[dict[str, Any]]) -> str:
-    """Give the list that most workers serve."""
+def common_etag(workers: list[WorkerDocument]) -> str:
+    """Return the ETag that most workers serve."""
     return str(Counter(worker["etag"] for worker in workers).most_common(1)[0][0])
 
 
-def differing(workers: list[dict[str, Any]]) -> list[int]:
-    """Give the process ids of the workers that do not serve what most serve."""
+def differing(workers: list[WorkerDocument]) -> list[int]:
+    """Return the process ids of the workers that serve another list than most workers."""
     common = common_etag(workers)
     return [worker["pid"] for worker in workers if worker["etag"] != common]

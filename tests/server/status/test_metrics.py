@@ -18,7 +18,7 @@ from mop_config.server.serving.store import Result, Trigger
 from mop_config.server.settings import Settings
 from mop_config.server.state.worker_record import WorkerRecord
 from mop_config.server.status import multiprocess
-from mop_config.server.status.gauges import host_gauges, worker_figures
+from mop_config.server.status.gauges import host_gauges
 
 from ...scrapes import METRICS, Scrape, check_with_promtool
 from ...servers import ENDPOINTS
@@ -232,7 +232,7 @@ class TestReloads:
 
 
 def figures(**values: Any) -> dict[str, Any]:
-    return {"figures": worker_figures(**{**WITHOUT, **values})}
+    return {"figures": {**WITHOUT, **values}}
 
 
 WITHOUT: dict[str, Any] = {"errors": 0, "warnings": 0, "waiters": 0, "good_at": 5.0}
@@ -241,7 +241,9 @@ WITHOUT: dict[str, Any] = {"errors": 0, "warnings": 0, "waiters": 0, "good_at": 
 def told(workers: list[WorkerRecord], health: Any = None) -> dict[str, Any]:
     """The samples of each gauge."""
     return {
-        gauge.name.removeprefix("mop_config_"): dict(gauge.samples)
+        gauge.name.removeprefix("mop_config_"): {
+            tuple(sample.labels.values()): sample.value for sample in gauge.samples
+        }
         for gauge in host_gauges(workers, health)
     }
 
@@ -382,7 +384,7 @@ class TestFolder:
         target = tmp_path / "target"
         target.write_bytes(b"somebody's")
         (folder / "counter_place0.db").symlink_to(target)
-        with pytest.raises(OSError, match="no file of this user's"):
+        with pytest.raises(OSError, match="does not belong to this user"):
             multiprocess.take_place(folder)
         assert target.read_bytes() == b"somebody's"
 

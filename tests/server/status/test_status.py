@@ -12,10 +12,15 @@ from typing import Any, cast
 from mop_config.server.logs.format import LineFormatter
 from mop_config.server.parsing.problems import Code, Problem, Severity
 from mop_config.server.serving.store import Result, SourceState
-from mop_config.server.state.worker_record import RESULTS, STATES, ReloadRecord, WorkerRecord
+from mop_config.server.state.worker_record import (
+    RESULTS,
+    STATES,
+    ReloadRecord,
+    WorkerFigures,
+    WorkerRecord,
+)
 from mop_config.server.state.workers import WorkerRegistry, prepare, started
 from mop_config.server.status.document import host_status, merge_histories, noticed
-from mop_config.server.status.gauges import worker_figures
 
 from ...waiting import wait_for
 
@@ -43,9 +48,13 @@ def worker(pid: int, state: str = "fresh", etag: str = "e", **more: Any) -> Work
         "problems": [],
         "watcher": {"mode": "inotify", "alive": True},
         "history": [event(float(pid))],
-        "figures": worker_figures(errors=0, warnings=0, waiters=0, good_at=5.0),
+        "figures": WorkerFigures(errors=0, warnings=0, waiters=0, good_at=5.0),
     }
     return cast(WorkerRecord, {**base, **more})
+
+
+def last_reload(status: Any) -> Any:
+    return status["last_reload"]
 
 
 def test_the_worst_worker_speaks_for_the_host() -> None:
@@ -72,7 +81,7 @@ def test_every_worker_is_listed_with_its_own_last_reload() -> None:
     """In the order of process ids; the host's last reload is the newest of all."""
     status = host_status("x", [worker(9), worker(3)])
     assert [w["pid"] for w in status["workers"]] == [3, 9]
-    assert status["last_reload"]["at"] == "1970-01-01T00:00:09.000Z"
+    assert last_reload(status)["at"] == "1970-01-01T00:00:09.000Z"
 
 
 def test_watching_is_alive_only_if_every_workers_is() -> None:
@@ -246,7 +255,7 @@ def test_a_clock_that_was_set_back_does_not_change_the_order() -> None:
     old = event(7200.0, moment=100.0)
     new = event(3700.0, "rejected", error="bad", moment=150.0)
     status = host_status("x", [worker(1, history=[new, old]), worker(2, history=[old])])
-    assert status["last_reload"]["result"] == "rejected"
+    assert last_reload(status)["result"] == "rejected"
     assert [e["at"] for e in status["history"]] == [
         "1970-01-01T01:01:40.000Z",
         "1970-01-01T02:00:00.000Z",

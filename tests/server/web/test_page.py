@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 
 from mop_config import Endpoint, EndpointConfig, create_app, init_app
 from mop_config.model.codec import dumps
-from mop_config.server.parsing.problems import Code
+from mop_config.server.parsing.problems import Code, Problem, ProblemRecord, Severity
 from mop_config.server.serving.store import Result, SourceState, Trigger
 from mop_config.server.settings import Settings
 from mop_config.server.status.translations import LANGUAGES, Texts, load
@@ -38,7 +38,7 @@ def body(hosts: int, name: str | None = None) -> bytes:
     )
 
 
-def status(**changes: Any) -> dict[str, Any]:
+def status(**changes: Any) -> Any:
     reload = {
         "at": "2026-01-02T03:04:05.678Z",
         "trigger": "start",
@@ -89,7 +89,7 @@ def test_a_filter_looks_at_every_url(wanted: str, matching: int) -> None:
     assert len(shown.rows) == min(matching, MAX_ROWS)
 
 
-def checked(states: dict[str, tuple[str, float | None]]) -> dict[str, Any]:
+def checked(states: dict[str, tuple[str, float | None]]) -> Any:
     """What was found of some API endpoints: a state, and how long the last check took."""
     endpoints = [
         {"kind": "api", "url": f"https://{host}.example.com/v1", "state": state, "up": True}
@@ -99,7 +99,7 @@ def checked(states: dict[str, tuple[str, float | None]]) -> dict[str, Any]:
     return {"interval_seconds": 5.0, "alive": True, "endpoints": endpoints}
 
 
-def shown_hosts(hosts: int, health: dict[str, Any] | None, **choice: str) -> list[str]:
+def shown_hosts(hosts: int, health: Any, **choice: str) -> list[str]:
     found = listing(body(hosts), choice.pop("wanted", ""), health, **choice)
     return [row.endpoint.url.removeprefix("https://").partition(".")[0] for row in found.rows]
 
@@ -228,7 +228,7 @@ def test_rows_carry_the_health_of_their_endpoint() -> None:
         "detail": "timed out\u202e",
         "recent": [0.01, None, 0.0123],
     }
-    health = {"interval_seconds": 5.0, "alive": True, "endpoints": [check]}
+    health: Any = {"interval_seconds": 5.0, "alive": True, "endpoints": [check]}
     probed, other = listing(body(1), "", health).rows
     assert (probed.state, probed.milliseconds, probed.detail) == (
         "suspect",
@@ -261,14 +261,18 @@ def test_a_sparkline_of_little_is_one(recent: list[float | None], lines: int) ->
     assert sparkline([]) is None
 
 
+def problem_at(column: int, text: str) -> ProblemRecord:
+    return Problem(3, column, Severity.ERROR, Code.BAD_HOST, "bad", text).as_dict()
+
+
 def test_the_text_of_a_problem_stands_at_its_column() -> None:
     """So that the caret is where an editor would put it; far to the right it is cut."""
-    near = quote({"line": 3, "column": 5, "text": "b_c"})
-    far = quote({"line": 3, "column": 500, "text": "x" * 200})
+    near = quote(problem_at(5, "b_c"))
+    far = quote(problem_at(500, "x" * 200))
     assert near == ("    ", "b_c", True)
     assert far is not None
     assert (far.indent, far.narrow) == ("... ", False)
-    assert quote({"line": 1, "column": 1, "text": ""}) is None
+    assert quote(problem_at(1, "")) is None
 
 
 @pytest.mark.parametrize(

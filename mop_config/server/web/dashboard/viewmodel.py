@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 from ....model.codec import iter_endpoints
 from ....model.endpoint import Endpoint, Kind
 from ....model.printable import replace_unprintable
-from ...parsing.problems import MAX_KEPT
+from ...monitor.results import HealthDocument
+from ...parsing.problems import MAX_KEPT, ProblemRecord
+from ...status.document import HistoryEntry, StatusDocument
 from ...status.verdict import (
     common_etag,
     differing,
@@ -108,7 +110,7 @@ class Quote(NamedTuple):
 
 
 def describe(
-    status: dict[str, Any], body: bytes, wanted: str, *, only: str = "", order: str = ""
+    status: StatusDocument, body: bytes, wanted: str, *, only: str = "", order: str = ""
 ) -> dict[str, Any]:
     """Give what the template shows.
 
@@ -140,7 +142,7 @@ def describe(
     }
 
 
-def _since(history: list[dict[str, Any]]) -> str | None:
+def _since(history: list[HistoryEntry]) -> str | None:
     """Find when the reloads began to end as the newest one did."""
     since = None
     for event in history:
@@ -150,7 +152,7 @@ def _since(history: list[dict[str, Any]]) -> str | None:
     return since
 
 
-def _reason(status: dict[str, Any]) -> dict[str, str | None]:
+def _reason(status: StatusDocument) -> dict[str, str | None]:
     """Find why the state is not fresh, in words and as a problem's code."""
     failed = [event for event in status["history"] if event["error"]]
     if status["state"] == "fresh" or not failed:
@@ -158,15 +160,15 @@ def _reason(status: dict[str, Any]) -> dict[str, str | None]:
     return {"reason": failed[0]["error"], "reason_code": failed[0].get("code")}
 
 
-def _up(health: dict[str, Any] | None) -> int:
+def _up(health: HealthDocument | None) -> int:
     return sum(bool(endpoint["up"]) for endpoint in health["endpoints"]) if health else 0
 
 
-def _errors_first(problems: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _errors_first(problems: list[ProblemRecord]) -> list[ProblemRecord]:
     return sorted(problems, key=lambda problem: problem["severity"] != "error")
 
 
-def quote(problem: dict[str, Any]) -> Quote | None:
+def quote(problem: ProblemRecord) -> Quote | None:
     """Lay a problem's text out for a caret below its first character; None where it has none."""
     if not problem["text"]:
         return None
@@ -187,7 +189,7 @@ def visible(text: str) -> str:
 def listing(
     body: bytes,
     wanted: str,
-    health: dict[str, Any] | None,
+    health: HealthDocument | None,
     *,
     only: str = "",
     order: str = "",
