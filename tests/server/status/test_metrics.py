@@ -461,5 +461,5 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path, file: Path, given: str) ->
         preexec_fn=_limit_files if given else None,
     )
     assert Scrape(result.stdout).total("mop_config_requests_total", route="/health") == 1
-    assert result.stderr.count("the metrics speak for this process alone") == 1
+    assert result.stderr.count("metrics are counted for this process alone") == 1
     assert "Traceback" not in result.stderr
