@@ -23,6 +23,9 @@ settings.load_profile("mop-config")
 # start and end with it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# One that starts them with nohup has them ignore SIGHUP likewise.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 # A resolver of the system waits five seconds for an answer that was lost, as long as much here may
 # take at most; those of servers that the tests start inherit it.
 os.environ["RES_OPTIONS"] = "timeout:1"

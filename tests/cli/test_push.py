@@ -356,9 +356,10 @@ def test_an_etcd_that_is_not_there(file: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_text_that_etcd_does_not_take(
-    key: str, file: Path, capsys: pytest.CaptureFixture[str]
+    key: str, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """etcd has a limit of its own, and the message names it."""
+    monkeypatch.setenv("ENDPOINT_MAX_BYTES", "4000000")
     file.write_text(f"{ONE}# {'x' * 3_000_000}\n")
     assert run(["push", str(file), key]) == 1
     assert "--max-request-bytes" in capsys.readouterr().err

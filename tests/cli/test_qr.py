@@ -99,8 +99,8 @@ class TestTerminal:
         assert not SCREEN.findall(shown)
         match = re.fullmatch(
             r"mop-config: the terminal is 80 columns wide: the full form takes 564 bytes, and"
-            r" there is room for 425: what fits is format full with limit (\d+), or format list,"
-            r" or format single; a terminal of (\d+) columns, or --out FILE, .*",
+            r" the code has room for 425: what fits is format full with limit (\d+), or format"
+            r" list, or format single; a terminal of (\d+) columns, or --out FILE, .*",
             shown.strip(),
         )
         assert match is not None

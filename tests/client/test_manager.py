@@ -318,7 +318,7 @@ class TestEmpty:
             assert manager.api_endpoints == manager.socket_endpoints == ()
             assert manager.is_offline is False
             assert manager.statistics()["api"]["endpoints"] == {}
-            with pytest.raises(UpdateFailed, match="no source to ask"):
+            with pytest.raises(UpdateFailed, match="no source is configured"):
                 manager.update_endpoints_from_remote()
 
     def test_the_last_one_may_go(self) -> None:

@@ -414,7 +414,7 @@ class TestInProcess:
             state = tmp_path / "state"
             settings = Settings(source=str(file), state_dir=str(state), probe_interval=0.2)
             with started(settings):
-                wait_for(lambda: api.asked)
+                wait_for(lambda: api.asked, seconds=30, what="the first check")
                 state.rename(tmp_path / "away")
                 wait_for(lambda: list(state.rglob("*.checks.json")))
                 count = len(api.asked)

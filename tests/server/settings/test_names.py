@@ -84,7 +84,7 @@ def test_an_address_error_shows_the_value(call: object, value: str) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("TRUSTED_HOSTS", "https://a.com", "a URL is no host"),
+        ("TRUSTED_HOSTS", "https://a.com", "a URL is not a host"),
         ("TRUSTED_HOSTS", "a.com/v2", "no path"),
         ("TRUSTED_HOSTS", "a.com:8000", "no port"),
         ("TRUSTED_HOSTS", "xn--a", "not valid punycode"),
