@@ -1,4 +1,4 @@
-"""Keeps a folder of files as true as a server's answers: read, judge, sign, write."""
+"""StaticExporter: keeps a folder of files up to date with a source, as a server its answers."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from ..settings import Settings
 from ..sources import check_source, open_source
 from ..state import workers
 from ..state.releases import ReleaseStore
-from . import files as publication
+from .files import render_files, write
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ _SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 class StaticExporter:
     """Publishes one source into one folder.
 
-    It shares the state folder with a server on this machine, so that both give a list the same
-    date and version.
+    It shares the state folder with a server on this machine, so that both give the same date and
+    version to a list.
 
     Args:
         settings: The source and the signing key.
@@ -67,18 +67,18 @@ class StaticExporter:
         self._reloader = Reloader(source, settings, self._store, releases)
         self._signer = signer.Signer(settings, clock)
         self._made: tuple[Snapshot, Snapshot | None] | None = None
-        self._files: dict[str, bytes] = {}  # of what was made
-        self._look_at = 0.0  # when the folder is looked at again, in monotonic seconds
+        self._files: dict[str, bytes] = {}  # made from ``_made``
+        self._look_at = 0.0  # monotonic time of the next check of the folder
         self._complained = False
 
     def publish(self) -> tuple[list[str], ServerState]:
-        """Publish what the source holds now.
+        """Publish the source as it is now.
 
         Returns:
-            The paths of the files that have changed, and what was found in the source.
+            The paths of the files that have changed, and the state after reading the source.
 
         Raises:
-            SourceError: If it is refused; the folder is as it was.
+            SourceError: If the text is refused; no file has changed then.
             OSError: If a file cannot be written.
         """
         self._reloader.start()
@@ -92,16 +92,16 @@ class StaticExporter:
         return self._write() or [], view
 
     def follow(self) -> signal.Signals:
-        """Publish whatever the source comes to hold, until SIGTERM or Ctrl-C.
+        """Publish every change of the source, until SIGTERM or Ctrl-C.
 
-        A text that is refused changes nothing; the log says why. A folder that cannot be
-        written to is tried again, and one in which somebody else has changed something is put
-        right. SIGHUP reads the source, and looks at the folder, at once.
+        A text that is refused changes nothing; the log says why. Writing to the folder is retried,
+        and files that somebody else has changed are written again. SIGHUP reads the source and
+        checks the folder at once.
 
         Returns:
-            The signal that ended it.
+            The signal that ended the process.
         """
-        # Before there are threads: they must leave the signals to this one.
+        # The threads inherit the mask, and leave these signals to this thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._reloader.start(may_wait=True)
         responder = ReloadResponder(ReloadRequests(None), self._store)
@@ -133,28 +133,28 @@ class StaticExporter:
             logger.info("published %s", ", ".join(changed))
 
     def _may_publish(self) -> bool:
-        # A server that has served nothing may begin with an empty list. What stands in the
-        # folder from earlier days may not be replaced by one.
+        # A server that has served nothing may begin with an empty list, but the folder may hold a
+        # list from an earlier run, which an empty list must not replace.
         view = self._store.view
         usable = view.snapshot.api_count + view.snapshot.socketio_count
         return view.loaded and (usable > 0 or self._settings.allow_empty)
 
     def _write(self) -> list[str] | None:
-        """Bring the folder up to date; None where it was looked at a moment ago."""
+        """Bring the folder up to date; return None if it was checked a moment ago."""
         snapshot = self._store.view.snapshot
         signed = self._signer.signed(snapshot)
         if self._made != (snapshot, signed):
             key = self._signer.key
             keys = None if key is None else json.dumps(jwk_set([key])).encode()
-            self._files = publication.files(snapshot, signed, keys, self._settings.service_name)
+            self._files = render_files(snapshot, signed, keys, self._settings.service_name)
             self._made, self._look_at = (snapshot, signed), 0.0
         now = time.monotonic()
         if now < self._look_at:
             return None
-        # Set first: SIGHUP may ask for another look while this one is under way.
+        # Set before writing: SIGHUP may ask for another check meanwhile.
         self._look_at = now + (self._settings.poll_interval or float("inf"))
         try:
-            return publication.write(self._folder, self._files)
+            return write(self._folder, self._files)
         except OSError:
             self._look_at = 0.0
             raise

@@ -1,7 +1,6 @@
-"""The list as a folder of files, for a web server that knows nothing of us.
+"""The served list as files, for any web server.
 
-The files have the paths that the routes have, so that a client cannot tell a mirror from a
-server, but for long polls.
+The files have the paths of the routes, so that a mirror answers like a server, but for long polls.
 """
 
 import json
@@ -21,14 +20,14 @@ _CONFIG = "api/v1/config/"
 
 
 class FileType(NamedTuple):
-    """What a web server has to say of a file: ``Content-Type`` and ``Content-Encoding``."""
+    """The headers ``Content-Type`` and ``Content-Encoding`` that a file needs."""
 
     content_type: str
     content_encoding: str | None = None
 
 
 _JSON = FileType("application/json")
-#: Every file that a publication may have.
+#: Every file that may be written, by its path.
 TYPES = {
     f"{_CONFIG}endpoints": _JSON,
     f"{_CONFIG}endpoints.gz": FileType("application/json", "gzip"),
@@ -42,7 +41,7 @@ TYPES = {
     "index.html": FileType("text/html; charset=utf-8"),
 }
 _SIGNED = frozenset({f"{_CONFIG}endpoints.jws", f"{_CONFIG}keys"})
-#: Endpoints of each kind that the page shows.
+#: Limit of endpoints of each kind that the page shows.
 _SHOWN = 1000
 _LINKS = {
     f"{_CONFIG}endpoints": "the list, as JSON",
@@ -52,16 +51,16 @@ _LINKS = {
 }
 
 
-def files(
+def render_files(
     snapshot: Snapshot, signed: Snapshot | None, keys: bytes | None, service: str
 ) -> dict[str, bytes]:
-    """Give the files of a publication, by their paths.
+    """Return the content of each file by its path.
 
     Args:
         snapshot: The list.
-        signed: The same, signed, or None without a key.
-        keys: The JWKS of the public keys, or None likewise.
-        service: ``service`` in the answer to a health check.
+        signed: The signed list, or None without a key.
+        keys: The JWKS of the public keys, or None without a key.
+        service: ``service`` in the health check.
     """
     health = {"status": "healthy", "service": service, "version": __version__}
     body = json.dumps(health, separators=(",", ":")).encode() + b"\n"
@@ -110,23 +109,23 @@ def _page(snapshot: Snapshot, service: str, given: dict[str, bytes]) -> bytes:
 
 
 def write(folder: Path, wanted: dict[str, bytes]) -> list[str]:
-    """Bring a folder up to date; a file that is right already is not touched.
+    """Bring a folder up to date; files that are up to date are not touched.
 
     Args:
-        folder: Where the files go; it is made, if need be. What is not ours is left alone, and
-            so is what was signed elsewhere, where there is no key here.
-        wanted: The files, by their paths.
+        folder: The folder, which is made if need be. Other files in it stay. Without a key, so do
+            the signed files, which may have been signed elsewhere.
+        wanted: The content of each file by its path.
 
     Returns:
-        The paths of the files that were written or taken away.
+        The paths of the files that were written or removed.
 
     Raises:
-        OSError: If a file cannot be written, or something that is not ours is in its place; the
-            list in each is as it was.
+        OSError: If a file cannot be written, or its place is taken by something that is not ours;
+            every file has its old list then.
     """
-    with PublicFolder(folder) as public:
+    with PublicFolder(folder, TYPES) as public:
         changed = {name: data for name, data in wanted.items() if not public.holds(name, data)}
-        # First what is gone: an old compressed list must not stand beside a new plain one.
+        # Remove first: an old compressed list must not stand beside a new plain list.
         unwanted = TYPES.keys() - wanted.keys() - _SIGNED
         removed = [name for name in unwanted if public.remove(name)]
         public.replace(changed)

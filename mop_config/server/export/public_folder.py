@@ -1,15 +1,15 @@
-"""The folder that ``publish`` writes to: its files are for everybody, and somebody else may own it.
+"""PublicFolder: the folder that ``publish`` writes to, whose files everybody may read.
 
-Whoever owns a folder can swap what is in it at any moment. So folders are opened one below the
-other without following a link, and a file is created, made readable, dated and put in its place
-by descriptors. What is no plain file or folder was not made here, and is left alone.
+Another user may own the folder, and can then swap what is in it at any moment. So each folder is
+opened without following a link, and a file is created, made readable, dated and put in its place
+through descriptors. Anything that is no regular file is not ours to replace, and is refused.
 """
 
 import contextlib
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -23,36 +23,49 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class PublicFolder:
-    """A folder that is open; names of files are relative to it, with ``/`` between the parts.
+    """A folder and its sub-folders, which are made and kept open.
 
     Args:
-        path: The folder. A link in its place is followed if this user or root made it.
+        path: The folder. If it is a link, this user or root must have made the link.
+        names: The files that may be in the folder: relative paths, with ``/`` between the parts.
 
     Raises:
-        OSError: If it cannot be opened or made.
+        OSError: If a folder cannot be opened or made.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, names: Iterable[str]) -> None:
         self._path = path
-        self._open = {"": _open_or_make(path)}
+        parents = {str(parent) for name in names for parent in Path(name).parents}
+        with contextlib.ExitStack() as stack:
+            self._folders = {".": _open_or_make(path)}
+            stack.callback(os.close, self._folders["."])
+            # A parent's path is shorter, so it comes before its sub-folders.
+            for name in sorted(parents - {"."}, key=len):
+                above = self._folders[str(Path(name).parent)]
+                self._folders[name] = _open_below(above, path / name)
+                stack.callback(os.close, self._folders[name])
+            self._opened = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
+        self._opened.close()
+
+    def _place(self, name: str) -> tuple[int, str]:
+        """Return the descriptor of a file's folder, and the file's name there."""
+        path = Path(name)
+        return self._folders[str(path.parent)], path.name
 
     def holds(self, name: str, data: bytes) -> bool:
         """Whether a file has these bytes, and everybody may read it.
 
         Raises:
-            OSError: If something that is not ours is in its place.
+            OSError: If the file's place is taken by something that is not ours.
         """
-        parent, base = os.path.split(name)
+        folder, base = self._place(name)
         try:
-            folder = self._folder(parent, make=False)
-            self._check(folder, name)
+            self._check(name)
             with open(os.open(base, _READ, dir_fd=folder), "rb") as file:
                 status = os.fstat(file.fileno())
                 right = status.st_size == len(data) and status.st_mode & 0o444 == 0o444
@@ -61,98 +74,70 @@ class PublicFolder:
             return False
 
     def remove(self, name: str) -> bool:
-        """Remove a file; False if there is none."""
-        parent, base = os.path.split(name)
+        """Remove a file; return whether there was one."""
+        folder, base = self._place(name)
         try:
-            folder = self._folder(parent, make=False)
-            self._check(folder, name)
+            self._check(name)
             os.unlink(base, dir_fd=folder)
         except FileNotFoundError:
             return False
         return True
 
     def replace(self, wanted: Mapping[str, bytes]) -> None:
-        """Replace files, each in one step, and none unless all can be.
-
-        Each gets a date in a second of its own: who tells contents apart by date and size, as
-        web servers do, must not take the new one for the one before.
+        """Replace files, each atomically, and no file unless all new files could be written.
 
         Args:
-            wanted: What each file holds from then on; its folder is made, if need be.
+            wanted: The new content of each file.
 
         Raises:
-            OSError: Naming the file that is at fault.
+            OSError: If a file cannot be replaced; it names the file.
         """
         name = ""
         try:
             with contextlib.ExitStack() as stack:
                 staged = {}
                 for name, data in wanted.items():
-                    staged[name] = stack.enter_context(self._staged(name))
-                    staged[name].write(data, sync=True)
-                    self._date(name, staged[name].descriptor)
+                    folder, base = self._place(name)
+                    scratch = Scratch(base, folder=folder, mode=_FILE_MODE)
+                    staged[name] = stack.enter_context(scratch)
+                    os.fchmod(scratch.descriptor, _FILE_MODE)  # whatever the umask is
+                    scratch.write(data, sync=True)
+                    _date(scratch.descriptor, folder, base)
                 for name, scratch in staged.items():
-                    scratch.become(os.path.basename(name))
-                    self._check(self._folder(os.path.dirname(name), make=False), name)
+                    scratch.become(self._place(name)[1])
+                    self._check(name)
         except OSError as error:
-            path = error.filename if isinstance(error, _RefusedError) else str(self._path / name)
-            raise OSError(error.errno, error.strerror, path) from None
+            raise OSError(error.errno, error.strerror, str(self._path / name)) from None
 
-    def _staged(self, name: str) -> Scratch:
-        parent, base = os.path.split(name)
-        scratch = Scratch(base, folder=self._folder(parent, make=True), mode=_FILE_MODE)
-        os.fchmod(scratch.descriptor, _FILE_MODE)  # whatever the umask
-        return scratch
-
-    def _date(self, name: str, descriptor: int) -> None:
-        parent, base = os.path.split(name)
-        with contextlib.suppress(FileNotFoundError):
-            folder = self._folder(parent, make=False)
-            before = os.stat(base, dir_fd=folder, follow_symlinks=False).st_mtime
-            now = os.fstat(descriptor).st_mtime
-            if now < int(before) + 1:
-                os.utime(descriptor, (now, int(before) + 1))
-
-    def _check(self, folder: int, name: str) -> None:
-        """Refuse what is no file, and so not ours to replace."""
-        status = os.stat(os.path.basename(name), dir_fd=folder, follow_symlinks=False)
+    def _check(self, name: str) -> None:
+        """Refuse what is no regular file."""
+        folder, base = self._place(name)
+        status = os.stat(base, dir_fd=folder, follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode):
-            raise _RefusedError(_kind(status), str(self._path / name))
-
-    def _folder(self, name: str, *, make: bool) -> int:
-        """Give the descriptor of a folder below this one."""
-        if name in self._open:
-            return self._open[name]
-        parent, base = os.path.split(name)
-        above = self._folder(parent, make=make)
-        if make:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(base, _FOLDER_MODE, dir_fd=above)
-        try:
-            descriptor = os.open(base, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
-        except OSError as error:
-            if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
-                raise
-            status = os.stat(base, dir_fd=above, follow_symlinks=False)
-            raise _RefusedError(_kind(status), str(self._path / name)) from None
-        self._open[name] = descriptor
-        _open_to_all(descriptor, above)
-        return descriptor
+            raise _refusal(status, self._path / name)
 
 
-class _RefusedError(OSError):
-    """Something in the place of a file or folder of ours."""
+def _date(descriptor: int, folder: int, base: str) -> None:
+    """Give a new file a date in another second than the file that it will replace.
 
-    def __init__(self, kind: str, path: str) -> None:
-        super().__init__(errno.EEXIST, f"there is {kind}, which is not ours to replace", path)
+    Web servers make the ETag from date and size, so that equal dates could hide a change.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        before = os.stat(base, dir_fd=folder, follow_symlinks=False).st_mtime
+        now = os.fstat(descriptor).st_mtime
+        if now < int(before) + 1:
+            os.utime(descriptor, (now, int(before) + 1))
 
 
-def _kind(status: os.stat_result) -> str:
+def _refusal(status: os.stat_result, path: Path) -> OSError:
     if stat.S_ISLNK(status.st_mode):
-        return f"a symbolic link of user {status.st_uid}'s"
-    if stat.S_ISDIR(status.st_mode):
-        return "a folder in a file's place"
-    return "a file in a folder's place" if stat.S_ISREG(status.st_mode) else "no regular file"
+        kind = f"a symbolic link of user {status.st_uid}'s"
+    elif stat.S_ISDIR(status.st_mode):
+        kind = "a folder in a file's place"
+    else:
+        kind = "a file in a folder's place" if stat.S_ISREG(status.st_mode) else "no regular file"
+    reason = f"there is {kind}, which is not ours to replace"
+    return OSError(errno.EEXIST, reason, str(path))
 
 
 def _open_or_make(path: Path) -> int:
@@ -164,14 +149,29 @@ def _open_or_make(path: Path) -> int:
         if not stat.S_ISLNK(status.st_mode):
             raise
         if status.st_uid not in {0, os.geteuid()}:
-            raise _RefusedError(_kind(status), str(path)) from None
+            raise _refusal(status, path) from None
         return os.open(path, _FOLDER)
 
 
-def _open_to_all(descriptor: int, above: int) -> None:
-    """Let everybody enter a folder that this user once made under a strict umask.
+def _open_below(above: int, path: Path) -> int:
+    """Open a sub-folder, and make it if need be."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path.name, _FOLDER_MODE, dir_fd=above)
+    try:
+        descriptor = os.open(path.name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
+            raise
+        status = os.stat(path.name, dir_fd=above, follow_symlinks=False)
+        raise _refusal(status, path) from None
+    _open_to_all(descriptor, above)
+    return descriptor
 
-    Only where nobody else can have put another folder of this user's there.
+
+def _open_to_all(descriptor: int, above: int) -> None:
+    """Let everybody enter a folder that was made under a strict umask.
+
+    Only if nobody else can have put another folder of this user there.
     """
     status, parent = os.fstat(descriptor), os.fstat(above)
     ours = status.st_uid == parent.st_uid == os.geteuid() and not parent.st_mode & _OTHERS_WRITE
