@@ -1,1 +1,1 @@
-"""Access: tokens, the file that they come from, and what a request may do."""
+"""Access: the tokens, the token file, and the rules for requests."""

@@ -1,7 +1,7 @@
-"""The tokens that are known now: those of the environment, and those of a file that may change.
+"""TokenAuthenticator: the tokens of the environment and of a token file, which is reloaded live.
 
-While the file cannot be read, or holds nothing good, nobody is admitted, also not by a token of
-the environment: who takes a token back must not find the door open.
+While the token file cannot be read or has no good line, every request is refused, also a request
+with a token of the environment. So removing all tokens from the file can never open the server.
 """
 
 import hashlib
@@ -20,27 +20,27 @@ from .tokens import Parsed, Token, TokenFault, find, from_environment, parse
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 1 << 20
-#: Seconds for one look at the file. With those for the source's, a start takes no five.
+#: Limit of one read of the file in seconds. A start also reads the source, and takes 5 s at most.
 LOOK = 1.5
-#: Seconds between two looks at the content, since ``stat`` does not see every change.
+#: Seconds between two reads of the content, since ``stat`` does not show every change.
 RECHECK = 5.0
-#: Seconds without a look after which a request sees to it: the reload thread hangs, or there
-#: is none.
+#: Seconds without a check of the file after which a request checks it, because the reload thread
+#: hangs or does not run.
 NEGLECTED = 3.0
-#: Seconds that the file must rest before it is read, and when it is empty or missing: an
-#: editor is about to write it.
+#: Seconds without a change before the file is read. An empty or missing file waits longer, because
+#: an editor may be about to write it.
 QUIET = 0.1
 BLANK_QUIET = 1.0
 
 
 class TokenAuthenticator:
-    """Finds tokens, and follows the file of tokens; nothing in it raises.
+    """Authenticates requests by their tokens, and follows the token file; no method raises.
 
     Args:
-        settings: Which tokens, and which file.
+        settings: The tokens of the environment, and the token file.
 
     Attributes:
-        problems: What is wrong with the file.
+        problems: The problems of the token file.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -50,8 +50,8 @@ class TokenAuthenticator:
         self._tokens = self._own
         self.problems: tuple[Problem, ...] = ()
         self._lock = threading.Lock()
-        self._signature: Fingerprint | None = None  # of the file when it was read
-        self._seen: Fingerprint | None = None  # at the last look
+        self._signature: Fingerprint | None = None  # of the file when it was read last
+        self._seen: Fingerprint | None = None  # at the last check
         self._fingerprint = b""
         self._since = self._read_at = self._looked_at = time.monotonic()
         if self._file is not None:
@@ -59,19 +59,19 @@ class TokenAuthenticator:
             self._read(self._file)
 
     def find(self, shown: str) -> Token | None:
-        """Find the token that somebody shows."""
+        """Return the known token with this text, or None."""
         if self._file is not None and time.monotonic() - self._looked_at > NEGLECTED:
             self.refresh()
         return find(self._tokens, shown)
 
     def check(self, environ: dict[str, Any]) -> Refusal | None:
-        """Decide whether a request is answered, and note in it who asks.
+        """Authorise a request, and note the name of its token in it.
 
         Args:
-            environ: The request, as WSGI has it (PEP 3333).
+            environ: The request's WSGI environment (PEP 3333).
 
         Returns:
-            Why it is not answered, or None.
+            The refusal, or None if the request is authorised.
         """
         method = environ["REQUEST_METHOD"]
         preflight = "HTTP_ORIGIN" in environ and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
@@ -85,14 +85,14 @@ class TokenAuthenticator:
         return refusal
 
     def admits(self, environ: dict[str, Any]) -> bool:
-        """Whether a request shows a good token, where the route itself needs none."""
+        """Whether a request has a valid token, for routes that are open without one."""
         shown = environ.get("HTTP_AUTHORIZATION")
         return not isinstance(authorise(shown, "GET", self.find), Refusal)
 
     def refresh(self) -> None:
-        """Look at the file, and read it where it has changed and is at rest.
+        """Check the token file, and read it if it has changed and rests.
 
-        Whoever comes while another one looks does not wait: a disk may be slow.
+        While another thread checks the file, this returns at once, since the disk may be slow.
         """
         file = self._file
         if file is None or not self._lock.acquire(blocking=False):
@@ -123,7 +123,7 @@ class TokenAuthenticator:
                 self._use(file, str(error).encode(), Parsed((), (), 0), str(error))
             elif not self._fingerprint:
                 self._use(file, b"", Parsed((), (), 0), str(error))
-        except OSError as error:  # this process lacks descriptors: the file is not to blame
+        except OSError as error:  # this process has no descriptor left; the file may be good
             logger.warning("the tokens in %s cannot be read now: %s", file, error.strerror)
             self._signature = self._seen
         else:
@@ -152,6 +152,6 @@ class TokenAuthenticator:
 
 
 def _problem(file: FileSource, fault: TokenFault) -> Problem:
-    # Without the line's text: it may be a token in the clear.
+    # The text of the line is left out, since it may be a token in the clear.
     message = f"{file}, line {fault.line}: {fault.message}"
     return Problem(fault.line, 1, Code.TOKENS_LINE.severity, Code.TOKENS_LINE, message, "")

@@ -1,7 +1,7 @@
-"""Who is answered, under which name, and whose scripts may read the answers. Pure.
+"""The rules of access: authorisation by token, trusted hosts, and CORS. Pure.
 
-Tokens are those of RFC 6750, or of RFC 7617 in a browser. That a request names a host that
-is served here guards against DNS rebinding; the last is CORS, of the Fetch standard.
+A token is a Bearer token (RFC 6750), or in a browser the password of Basic authentication
+(RFC 7617). Trusted hosts guard against DNS rebinding. CORS follows the Fetch standard.
 """
 
 import base64
@@ -16,14 +16,14 @@ from ..serving.snapshot import Headers
 from ..settings import TOKEN
 from .tokens import Token
 
-#: Where a request holds the name of the token that it has shown.
+#: Key of the WSGI environment that holds the name of a request's token.
 USER = "mop_config.user"
 
-#: Liveness and readiness are asked by programs that hold no secret.
+#: Paths of the health checks, whose callers have no token.
 OPEN_PATHS = frozenset({"/health", "/api/v1/health", "/ready"})
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
-#: What a browser that asks its user for a password sends by itself, from any page: it must
-#: not change anything.
+#: Methods for which Basic authentication is accepted. A browser sends stored passwords by itself,
+#: from any page, so they must not authorise a change.
 _BY_BROWSER = frozenset({"GET", "HEAD"})
 
 _BEARER = 'Bearer realm="mop-config"'
@@ -38,11 +38,11 @@ _EXPOSED = ("Access-Control-Expose-Headers", "ETag, Preference-Applied, Retry-Af
 
 
 class Credentials(NamedTuple):
-    """What an ``Authorization`` header holds.
+    """The credentials in an ``Authorization`` header.
 
     Attributes:
-        scheme: ``bearer``, ``basic``, or empty where there is none that we know.
-        token: What is shown as a token, or None where the header is malformed.
+        scheme: ``bearer``, ``basic``, or empty for no header or another scheme.
+        token: The token, or None if the header is malformed.
     """
 
     scheme: str
@@ -50,13 +50,13 @@ class Credentials(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """Why a request is not answered.
+    """The refusal of a request.
 
     Attributes:
         status: HTTP status code.
-        detail: The reason, for a person.
+        detail: The reason in words.
         challenges: Values of ``WWW-Authenticate``.
-        user: Whose token was shown, where it is a good one that may not do this.
+        user: The name of the token if it is valid but lacks the permission, else None.
     """
 
     status: int
@@ -81,23 +81,23 @@ def credentials(authorization: str | None) -> Credentials:
 
 
 def needs_token(method: str, path: str, *, preflight: bool) -> bool:
-    """Whether a request has to show a token, where tokens are set."""
+    """Whether a request needs a token, if tokens are set."""
     return path not in OPEN_PATHS and not (preflight and method == "OPTIONS")
 
 
 def authorise(
     authorization: str | None, method: str, find: Callable[[str], Token | None]
 ) -> Token | Refusal:
-    """Decide whether a request that needs a token is answered: RFC 6750, section 3.1.
+    """Authorise a request that needs a token: RFC 6750, section 3.1.
 
     Args:
         authorization: The request's ``Authorization``, or None.
-        method: The request's method: one that may change something takes an admin's token,
-            and none that a browser would send by itself.
-        find: Finds the token that somebody shows.
+        method: The request's method. A method that may change something needs an admin's token in
+            a Bearer header.
+        find: Returns the known token with a text, or None.
 
     Returns:
-        Whose token it is, or why the request is refused.
+        The token, or the refusal.
     """
     browsing = method in _BY_BROWSER
     shown = credentials(authorization)
@@ -108,7 +108,7 @@ def authorise(
     if shown.token is None:
         detail = "the Authorization header holds no token"
         return _refusal(400, "invalid_request", detail, browsing=browsing)
-    # A mistyped password is asked for once more.
+    # A malformed token is an invalid one, so that a browser asks again for a mistyped password.
     token = find(shown.token) if TOKEN.fullmatch(shown.token) else None
     if token is None:
         return _refusal(401, "invalid_token", "the token is not a known one", browsing=browsing)
@@ -128,12 +128,12 @@ def _refusal(status: int, error: str, detail: str, *, browsing: bool, more: str 
 
 
 def cors_headers(allowed: tuple[str, ...], origin: str | None, *, preflight: bool) -> Headers:
-    """Give the headers to add to an answer.
+    """Return the CORS headers of a response.
 
     Args:
-        allowed: The origins that may read, ``("*",)`` for any, empty for none.
+        allowed: The origins whose scripts may read responses, ``("*",)`` for any, empty for none.
         origin: The request's ``Origin``, or None.
-        preflight: Whether a browser asks with OPTIONS what it may do.
+        preflight: Whether the request is a CORS preflight.
     """
     if not allowed:
         return []
@@ -147,11 +147,11 @@ def cors_headers(allowed: tuple[str, ...], origin: str | None, *, preflight: boo
 
 
 def is_trusted(host: str, trusted: tuple[str, ...]) -> bool:
-    """Whether a request for this host is answered.
+    """Whether requests for a host are answered.
 
     Args:
-        host: The request's ``Host``, with its port or without.
-        trusted: Canonical host names; one with a leading dot means every name below too.
+        host: The request's ``Host``, with or without a port.
+        trusted: Canonical host names; a name with a leading dot includes its subdomains.
     """
     try:
         name = normalise_host(split_port(host)[0], underscores=True)

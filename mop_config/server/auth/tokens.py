@@ -1,4 +1,4 @@
-"""Bearer tokens by their digests: the token file's grammar, and finding a token. Pure."""
+"""Tokens, kept as digests: the grammar of the token file, and the search for a token. Pure."""
 
 import hashlib
 import hmac
@@ -11,7 +11,7 @@ NAME_RULE = (
     "1 to 64 of A-Z a-z 0-9 . _ -, the first one a letter or a digit, and not env-1, env-2 …"
 )
 READ, ADMIN = "read", "admin"
-#: Bad lines that are told one by one.
+#: Limit of bad lines that are named.
 MAX_FAULTS = 20
 
 _RESERVED = re.compile(r"env-[0-9]+")
@@ -20,12 +20,12 @@ _COMMENT = re.compile(r"(?:^|\s)#.*")
 
 
 class Token(NamedTuple):
-    """Who may do what, without what they show for it.
+    """A known token, without its text.
 
     Attributes:
-        name: Shown in logs.
-        digest: SHA-256 of the token, 32 bytes.
-        admin: Whether it may change things, or only read.
+        name: The name in logs.
+        digest: SHA-256 of the text, 32 bytes.
+        admin: Whether the token allows changes as well as reading.
     """
 
     name: str
@@ -34,19 +34,19 @@ class Token(NamedTuple):
 
 
 class TokenFault(NamedTuple):
-    """A line that is refused; it never holds the line's text, which may be a token."""
+    """A bad line of the token file, without its text, which may be a token."""
 
     line: int
     message: str
 
 
 class Parsed(NamedTuple):
-    """What a token file holds.
+    """The content of a token file.
 
     Attributes:
-        tokens: The good lines.
+        tokens: The tokens of the good lines.
         faults: The first bad lines.
-        bad: How many bad lines there are.
+        bad: Number of bad lines.
     """
 
     tokens: tuple[Token, ...]
@@ -55,29 +55,29 @@ class Parsed(NamedTuple):
 
 
 def digest(token: str) -> bytes:
-    """Give what is kept of a token."""
+    """Return the digest that is kept of a token."""
     return hashlib.sha256(token.encode()).digest()
 
 
 def is_name(text: str) -> bool:
-    """Whether a token may be called so."""
+    """Whether a text is allowed as the name of a token."""
     return NAME.fullmatch(text) is not None and _RESERVED.fullmatch(text) is None
 
 
 def line_of(token: Token) -> str:
-    """Write a token's line of the file."""
+    """Return the line of the token file for a token."""
     return f"{token.name}:{token.digest.hex()}:{ADMIN if token.admin else READ}"
 
 
 def from_environment(tokens: Iterable[str]) -> tuple[Token, ...]:
-    """Name the tokens of ``ENDPOINT_TOKENS``: ``env-1`` is the first; all may do everything."""
+    """Return the tokens of ``ENDPOINT_TOKENS``, named ``env-1`` and so on; all are admin tokens."""
     return tuple(Token(f"env-{n}", digest(text), True) for n, text in enumerate(tokens, 1))
 
 
 def parse(data: bytes) -> Parsed:
-    """Read a token file: ``name:sha256-hex[:read|admin]`` a line, ``#`` starts a comment.
+    """Parse a token file: one ``name:sha256-hex[:read|admin]`` per line, ``#`` starts a comment.
 
-    A bad line is left out, the others are used. Never raises.
+    Bad lines are left out, and the other lines are used. Never raises.
     """
     tokens: dict[bytes, Token] = {}
     faults: list[TokenFault] = []
@@ -89,7 +89,7 @@ def parse(data: bytes) -> Parsed:
             continue
         found = _parse_line(entry)
         if isinstance(found, Token) and found.digest in tokens:
-            # With two lines for one token, taking back one of them would take back nothing.
+            # If both lines counted, removing one of them would not revoke the token.
             found = f"the same token as {tokens[found.digest].name}'s; the first line holds"
         if isinstance(found, Token):
             tokens[found.digest] = found
@@ -101,7 +101,7 @@ def parse(data: bytes) -> Parsed:
 
 
 def _parse_line(entry: str) -> Token | str:
-    """Read a line, or say what is wrong with it."""
+    """Return the token of a line, or the message about a bad line."""
     name, *rest = (part.strip() for part in entry.split(":"))
     if len(rest) not in {1, 2}:
         return "not of the form name:sha256-hex[:read|admin]"
@@ -116,9 +116,9 @@ def _parse_line(entry: str) -> Token | str:
 
 
 def find(tokens: Iterable[Token], shown: str) -> Token | None:
-    """Find the token that somebody shows.
+    """Return the known token with this text, or None.
 
-    Every entry is compared, in time that tells nothing about any of them.
+    Every digest is compared, in constant time, so that the duration reveals nothing.
     """
     wanted = digest(shown)
     found = None

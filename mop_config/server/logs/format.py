@@ -1,7 +1,7 @@
-"""Log lines: one line an event, UTC, whoever wrote it, and no traceback.
+"""The format of log lines: one line per event, times in UTC, no traceback.
 
-What comes from outside (a path, a header, a line of the endpoint file) may hold line
-breaks; escaped, it cannot pretend to be a line of its own. It may hold a token; that is masked.
+Text from outside, such as a path, a header or a line of the endpoint file, may contain line breaks
+and tokens. Line breaks are escaped, so that the text cannot forge a line, and tokens are masked.
 """
 
 import logging
@@ -43,14 +43,14 @@ class LineFormatter(logging.Formatter):
 
 
 def describe(error: BaseException) -> str:
-    """Say in one line what an exception is and where it was raised."""
+    """Describe in one line an exception and the place where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{where}"
 
 
 def log_to_stderr() -> None:
-    """Show our log on standard error, as long as nobody else handles it."""
+    """Write our log records to standard error, unless the program has a handler for them."""
     logger = logging.getLogger("mop_config")
     handlers = [*logger.handlers, *logging.getLogger().handlers]
     if any(not isinstance(handler, logging.NullHandler) for handler in handlers):
@@ -58,7 +58,7 @@ def log_to_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
     outer = queued(handler)
-    # Once the program has handlers at the root, those get every line.
+    # If the program adds a handler to the root logger later, only that handler writes.
     outer.addFilter(lambda record: not logging.getLogger().handlers)
     logger.addHandler(outer)
     logger.setLevel(logging.INFO)

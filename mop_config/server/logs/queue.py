@@ -1,9 +1,10 @@
-"""One bounded queue between the loggers of a process and its log.
+"""LogQueue: one bounded queue between the loggers of a process and its log.
 
-A terminal that was stopped with Ctrl-S, or a pipe that nobody reads, blocks every write for as
-long as it stands still. So a logger only puts its record into the queue, and a daemon thread
-writes it. The thread holds no lock while it writes: neither ``logging.shutdown`` nor a fork nor
-the end of the interpreter can wait for it.
+A terminal that was stopped with Ctrl-S, or a pipe that nobody reads, blocks every write. So a
+logger only puts its record into the queue, and a daemon thread writes the record. The thread holds
+no lock while it writes, so that neither ``logging.shutdown`` nor a fork nor the end of the
+interpreter waits for it. That is why ``logging.handlers.QueueListener`` is not used: it writes
+under the handler's lock, and its ``stop`` waits without a bound.
 """
 
 import atexit
@@ -19,11 +20,11 @@ import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-#: Records that wait at most; beyond them, the oldest are dropped.
+#: Limit of waiting records; beyond it the oldest records are dropped.
 LIMIT = 10_000
-#: Seconds without a record after which the thread ends; the next record starts another one.
+#: Seconds without a record after which the thread ends; the next record starts a new thread.
 IDLE = 1.0
-#: Seconds without a write for which a process waits for its log at exit, and the most in all.
+#: Limits of the wait for the log when the process exits, in seconds: without a write, and in all.
 EXIT_STILL = 0.5
 EXIT_LONGEST = 5.0
 
@@ -31,16 +32,16 @@ _FORMATTER = logging.Formatter()
 
 
 class LogQueue:
-    """A queue of writes, and the thread that carries them out in order.
+    """A queue of write functions, and the thread that calls them in order.
 
     Args:
-        limit: How many writes may wait.
+        limit: Limit of waiting writes.
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
         self._begin()
-        # The thread does not survive a fork, and what it has not written is the parent's.
+        # The thread does not survive a fork, and the waiting records are the parent's to write.
         os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
@@ -52,7 +53,7 @@ class LogQueue:
         self._failing = False
 
     def put(self, write: Callable[[], None]) -> None:
-        """Have ``write`` called soon by the thread; never blocks."""
+        """Add a write, which the thread calls soon; never blocks."""
         with self._lock:
             self._writes.put(write)
             while self._writes.qsize() > self._limit:
@@ -64,14 +65,14 @@ class LogQueue:
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, name="mop-config-log", daemon=True)
-        # The thread inherits the mask. A SIGHUP that the main thread holds back until its
-        # handler stands would end the process if another thread took it.
+        # The thread inherits the signal mask. While the main thread blocks SIGHUP until its handler
+        # is installed, a thread that accepts SIGHUP would end the process.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             thread.start()
             self._thread = thread
         except RuntimeError:
-            pass  # no thread is to be had; the next record tries again
+            pass  # no thread can be started; the next record tries again
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -85,21 +86,21 @@ class LogQueue:
                         self._thread = None
                         return
                 continue
-            self._tell_of_lost()
+            self._report_lost()
             with contextlib.suppress(Exception):
                 write()
 
-    def lose(self) -> None:
-        """Count a record that the log did not take."""
+    def note_failure(self) -> None:
+        """Count a record that could not be written."""
         with self._lock:
             self._lost += 1
             self._failing = True
 
-    def took(self) -> None:
-        """Note that the log takes records (again)."""
+    def note_success(self) -> None:
+        """Note that a record was written."""
         self._failing = False
 
-    def _tell_of_lost(self) -> None:
+    def _report_lost(self) -> None:
         with self._lock:
             lost = 0 if self._failing else self._lost
             self._lost -= lost
@@ -107,18 +108,18 @@ class LogQueue:
             ours = logging.getLogger("mop_config")
             message = "log records lost: %d; the log did not take them in time"
             record = ours.makeRecord(
-                ours.name, logging.WARNING, __file__, 0, message, (lost,), None, "_tell_of_lost"
+                ours.name, logging.WARNING, __file__, 0, message, (lost,), None, "_report_lost"
             )
             for handler in ours.handlers:
                 if isinstance(handler, QueuedHandler):
                     handler.write(record)
 
     def drain(self, still: float, longest: float) -> None:
-        """Wait until everything that was put before is written.
+        """Wait until all records that are in the queue now are written.
 
         Args:
-            still: Seconds without any progress after which waiting ends.
-            longest: Seconds after which it ends anyway.
+            still: Limit of the wait without progress, in seconds.
+            longest: Limit of the whole wait, in seconds.
         """
         with self._lock:
             if self._thread is None and self._writes.empty():
@@ -134,15 +135,16 @@ class LogQueue:
 
 
 LOG_QUEUE = LogQueue()
-# Registered before whatever else logs at exit, so it runs after that, and before logging's own.
+# Exit handlers run in reverse order: after those of other modules, which may log, and before the
+# handler of ``logging``.
 atexit.register(LOG_QUEUE.drain, EXIT_STILL, EXIT_LONGEST)
 
 
 class QueuedHandler(logging.Handler):
-    """Puts records into the queue; its thread gives them to another handler.
+    """Puts records into the queue; the queue's thread passes them to another handler.
 
     Args:
-        target: The handler that writes.
+        target: The handler that writes the records.
     """
 
     def __init__(self, target: logging.Handler) -> None:
@@ -155,7 +157,7 @@ class QueuedHandler(logging.Handler):
         LOG_QUEUE.put(lambda: self.write(ready))
 
     def _ready(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Make the text now: arguments may change, and a traceback keeps its frames alive."""
+        """Return a copy with its text made now, since arguments may change before it is written."""
         ready = copy.copy(record)
         message = record.getMessage()
         if record.exc_info:
@@ -166,19 +168,19 @@ class QueuedHandler(logging.Handler):
         return ready
 
     def write(self, record: logging.LogRecord) -> None:
-        """Write a record, in the thread; without the handler's lock, which others may want."""
+        """Write a record in the queue's thread, without the handler's lock."""
         if self.target.filter(record):
             self.target.emit(record)
 
 
 class DescriptorStream:
-    """A stream that writes whole texts to a descriptor, in UTF-8 whatever the locale.
+    """A stream that writes to a descriptor, in UTF-8 in any locale.
 
-    It has no buffer and takes no lock, and no ``close`` that could wait for the disk.
+    The stream has no buffer, no lock, and no ``close`` that could wait for the disk.
 
     Args:
-        descriptor: Where the texts go.
-        path: The file behind it, where it can be opened anew; else None.
+        descriptor: The descriptor.
+        path: Path of the file, so that the file can be reopened; None for no file.
     """
 
     def __init__(self, descriptor: int, path: str | None = None) -> None:
@@ -196,21 +198,21 @@ class DescriptorStream:
         return cls(_append(path), path)
 
     def write(self, text: str) -> None:
-        """Write a text; what cannot be written is counted as lost."""
+        """Write a text; count it as lost if it cannot be written."""
         data = text.encode("utf-8", "backslashreplace")
         try:
             self._follow()
             while data:
                 data = data[self._write(data) :]
         except OSError:
-            LOG_QUEUE.lose()
+            LOG_QUEUE.note_failure()
         else:
-            LOG_QUEUE.took()
+            LOG_QUEUE.note_success()
 
     def _write(self, data: bytes) -> int:
         try:
             return os.write(self._descriptor, data)
-        except BlockingIOError:  # whoever shares the pipe has made it non-blocking
+        except BlockingIOError:  # another process has made the shared pipe non-blocking
             poll = select.poll()
             poll.register(self._descriptor, select.POLLOUT)
             poll.poll()
@@ -220,7 +222,7 @@ class DescriptorStream:
         """Do nothing: there is no buffer."""
 
     def reopen(self) -> None:
-        """Have the file opened anew soon: it was moved away. Safe in a signal handler."""
+        """Reopen the file soon, because it was moved away; safe in a signal handler."""
         if self._path is not None:
             self._moved = True
             LOG_QUEUE.put(self._follow)
@@ -238,19 +240,19 @@ def _append(path: str) -> int:
 
 
 def queued(handler: logging.Handler) -> logging.Handler:
-    """Put the queue in front of a handler that may block, unless it has one."""
+    """Return a handler that puts records into the queue for this handler, which may block."""
     if isinstance(handler, QueuedHandler):
         return handler
     return QueuedHandler(unbuffered(handler))
 
 
 def unbuffered(handler: logging.Handler) -> logging.Handler:
-    """Have a handler write to its file or its standard stream through a ``DescriptorStream``."""
+    """Make a handler write to its file or standard stream through a ``DescriptorStream``."""
     if type(handler) is logging.FileHandler:
         handler.close()
         handler.stream = DescriptorStream.to_file(handler.baseFilename)  # type: ignore[assignment]
     elif isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr):
-        # Some program's own stream, as in a test, may have no descriptor.
+        # A stream that a program has put there, as tests do, may have no descriptor.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             handler.setStream(DescriptorStream(handler.stream.fileno()))
     return handler
