@@ -121,22 +121,24 @@ def locked(path: Path, patience: float) -> Iterator[None]:
         # The folder has been removed, or was never created.
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, flags, 0o600)
-    with holding(descriptor, patience):
-        yield
-
-
-@contextlib.contextmanager
-def holding(descriptor: int, patience: float) -> Iterator[None]:
-    """Hold the lock on an open file, and close the file afterwards; see ``locked``."""
     try:
         if fcntl is not None:
-            _lock(descriptor, time.monotonic() + patience)
+            lock_descriptor(descriptor, time.monotonic() + patience)
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, deadline: float) -> None:
+def lock_descriptor(descriptor: int, deadline: float) -> None:
+    """Lock a file that is open, until it is closed.
+
+    Args:
+        descriptor: Descriptor of the file.
+        deadline: Monotonic seconds until which to wait for another holder.
+
+    Raises:
+        BlockingIOError: If another process holds the lock at the deadline.
+    """
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,6 +23,11 @@ def small_disk(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+def make_read_only(folder: Path) -> None:
+    """Let nobody write to the file system that is mounted on a folder."""
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+
+
 def fill(path: Path) -> None:
     """Write until there is no room, and none that a scratch file gives back."""
     with path.open("wb", buffering=0) as file:

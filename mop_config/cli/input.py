@@ -10,7 +10,7 @@ from ..errors import AddressError, SourceError
 from ..model.address import EtcdAddress, without_userinfo
 from ..server.parsing.problems import Code, Problem
 from ..server.parsing.render import EMPTY_BODY, Rendering, decode, render
-from ..server.reload.pipeline import judge
+from ..server.reload.pipeline import check_acceptable
 from ..server.settings import Settings
 from ..server.sources import SCHEME, open_source
 
@@ -118,7 +118,7 @@ def judged(name: str, read_data: Callable[[], bytes], settings: Settings) -> Rea
         data = read_data()
         lines = decode(data).replace("\r\n", "\n").replace("\r", "\n").split("\n")
         rendering = render(data, settings.rules, EMPTY_BODY)
-        judge(rendering, settings, serving=True)
+        check_acceptable(rendering, settings, served=1)
     except SourceError as error:
         named = error.code not in {Code.NOT_UTF8, Code.NUL}
         if not named:

@@ -30,6 +30,8 @@ from .serving.store import ServerState, SnapshotStore, SourceState
 from .settings import Settings
 from .sources import open_source
 from .state import workers
+from .state.directory import StateDirectory, hand_over
+from .state.last_good import LastGoodStore
 from .state.releases import ReleaseStore
 from .state.worker_record import WatcherRecord, WorkerFigures, WorkerRecord
 from .status import lost_hooks
@@ -104,7 +106,9 @@ class ConfigService:
         self.responder.max_waiters = settings.max_waiters or 0
         self._state_folder = settings.state_dir or state_folder
         self._open_records()
-        self._reloader = Reloader(self.source, settings, self.store, self._releases)
+        self._reloader = Reloader(
+            self.source, settings, self.store, self._releases, self._last_good
+        )
         self.authenticator = TokenAuthenticator(settings) if settings.guarded else None
         self._lock = threading.Lock()
         self._reload_thread: ReloadThread | None = None
@@ -118,16 +122,15 @@ class ConfigService:
         """Open the records of the user that this process runs as."""
         self._user = os.geteuid()
         key = workers.key(str(self.source))
-        self._folder, writable = workers.prepare(self._state_folder)
+        self._directory = StateDirectory.of_user(self._state_folder)
+        self._directory.prepare()
         served = f"{key}.{workers.key(repr(self.settings))}"
-        self._workers = workers.WorkerRegistry(
-            self._folder, f"{served}.{workers.place()}", writable=writable
-        )
-        self._monitor = MonitorThread(self.store, self.settings, self._folder / served)
-        self._releases = ReleaseStore(
-            self._folder, key, writable=writable, siblings=self._has_siblings
-        )
-        self._requests = ReloadRequests(self._folder / f"{served}.reload")
+        self._workers = workers.WorkerRegistry(self._directory, f"{served}.{workers.place()}")
+        self._workers.sweep()
+        self._monitor = MonitorThread(self.store, self.settings, self._directory, served)
+        self._releases = ReleaseStore(self._directory, key, self._has_siblings)
+        self._last_good = LastGoodStore(self._directory, key)
+        self._requests = ReloadRequests(self._directory, f"{served}.reload")
         self._reload_responder = ReloadResponder(self._requests, self.store)
 
     def hand_over(self, user: int, group: int) -> None:
@@ -139,7 +142,7 @@ class ConfigService:
             user: User id of the workers.
             group: Group id of the workers.
         """
-        workers.hand_over(self._state_folder, user, group)
+        hand_over(self._state_folder, user, group)
 
     def _has_siblings(self) -> bool:
         return bool(self._workers.others(os.getpid()))
@@ -168,7 +171,7 @@ class ConfigService:
             if self._user != os.geteuid():
                 # gunicorn --preload --user: the list was loaded as root, with root's records.
                 self._open_records()
-                self._reloader.remember_anew(self._releases)
+                self._reloader.replace_records(self._releases, self._last_good)
             # The source may have changed since the application was made.
             self._reloader.catch_up()
             self.store.closing = False
@@ -246,7 +249,7 @@ class ConfigService:
     def _load_in_this_thread(self) -> None:
         trigger = self._reload_responder.asked()
         if trigger is not None:
-            self._reloader.load(trigger)
+            self._reloader.reload(trigger)
         self._reload_responder.note()
 
     # -- the state of this process and of the host
@@ -321,7 +324,7 @@ class ConfigService:
             errors=view.errors + errors,
             warnings=view.warnings + len(notices) - errors,
             waiters=self.responder.waiters,
-            good_at=self._reloader.good_at,
+            good_at=self._reloader.loaded.good_at,
             late=self._late() is not None,
         )
         answered = answer_record(*self._reload_responder.answered)
@@ -342,10 +345,12 @@ class ConfigService:
             yield trouble
 
     def _trouble(self) -> Problem | None:
-        why = self._releases.trouble or self._workers.trouble
+        why = self._directory.trouble
         if not why:
             return None
-        return _notice(Code.STATE_FOLDER, f"the state folder {self._folder} cannot be used: {why}")
+        return _notice(
+            Code.STATE_FOLDER, f"the state folder {self._directory.path} cannot be used: {why}"
+        )
 
     def _watcher(self) -> WatcherRecord:
         thread = self._reload_thread

@@ -377,9 +377,8 @@ class TestRootInAnothersFolder:
             as_user(ALICE, serve)
         owners = {path.stat().st_uid for path in records.rglob("*")}
         assert owners == {ALICE}
-        (dates,) = records.rglob("*.dates")
-        stamps = [line for line in dates.read_text().splitlines() if line]
-        assert stamps
+        (record,) = records.rglob("*.release")
+        assert json.loads(record.read_bytes())["version"]
 
     def test_a_version_that_the_service_user_planted_is_not_gone_on_from(
         self, place: Path, key: Path
@@ -390,9 +389,10 @@ class TestRootInAnothersFolder:
         os.chown(records, ALICE, ALICE)
         file = write(place, "DomainList:\na.example\nb.example\n")
         publish(place, file, "--key", str(key))
-        (dates,) = records.rglob("*.dates")
-        lines = json.loads(dates.read_bytes())
-        dates.write_text(json.dumps([[*line[:2], 1 << 36, 1 << 51] for line in lines]))
+        (record,) = records.rglob("*.release")
+        members = json.loads(record.read_bytes())
+        planted = {**members, "last_modified": 1 << 36, "version": 1 << 51}
+        record.write_text(json.dumps(planted))
         file = write(place, "DomainList:\nc.example\nb.example\n")
         publish(place, file, "--key", str(key))
         keys = json.loads((place / "out/api/v1/config/keys").read_bytes())

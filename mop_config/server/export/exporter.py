@@ -20,6 +20,8 @@ from ..serving.store import ServerState, SnapshotStore, SourceState
 from ..settings import Settings
 from ..sources import check_source, open_source
 from ..state import workers
+from ..state.directory import StateDirectory, owner_of
+from ..state.last_good import LastGoodStore
 from ..state.releases import ReleaseStore
 from .files import render_files, write
 
@@ -58,13 +60,14 @@ class StaticExporter:
         self._folder = folder
         source, now = open_source(settings), time.time()
         state = settings.state_dir or state_folder
-        owner = workers.served_by(state)
-        records, writable = workers.prepare(state, owner)
-        releases = ReleaseStore(records, workers.key(str(source)), writable=writable, owner=owner)
+        directory = StateDirectory.of_user(state, owner_of(state))
+        directory.prepare()
+        key = workers.key(str(source))
+        releases, last_good = ReleaseStore(directory, key), LastGoodStore(directory, key)
         self._store = SnapshotStore(
             Snapshot.of(EMPTY, last_modified=int(now), loaded_at=now, max_age=settings.max_age)
         )
-        self._reloader = Reloader(source, settings, self._store, releases)
+        self._reloader = Reloader(source, settings, self._store, releases, last_good)
         self._signer = signer.Signer(settings, clock)
         self._made: tuple[Snapshot, Snapshot | None] | None = None
         self._files: dict[str, bytes] = {}  # made from ``_made``
@@ -104,7 +107,7 @@ class StaticExporter:
         # The threads inherit the mask, and leave these signals to this thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._reloader.start(may_wait=True)
-        responder = ReloadResponder(ReloadRequests(None), self._store)
+        responder = ReloadResponder(ReloadRequests(), self._store)
         thread = ReloadThread(self._reloader, self._settings.poll_interval, self._turn, responder)
         thread.start()
         try:

@@ -18,7 +18,7 @@ from ...errors import SettingsError
 from ..service import EXTENSION, ConfigService
 from ..settings import Settings
 from ..signal_handlers import release_requests_on_stop, reload_on_sighup
-from ..state import workers
+from ..state.directory import hand_over
 from ..status import lost_hooks, multiprocess
 from ..web import instance_folder
 from . import error_pages
@@ -77,7 +77,7 @@ def _hand_records_over(server: Any) -> None:
         folder = Settings.from_environ().state_dir
     except SettingsError:
         return  # of an application that brings its own settings
-    workers.hand_over(folder or instance_folder(), cfg.uid, cfg.gid)
+    hand_over(folder or instance_folder(), cfg.uid, cfg.gid)
 
 
 def when_ready(server: Any) -> None:

@@ -5,13 +5,13 @@ import random
 import ssl
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 from ...health.probe import Prober, ProbeResult
 from ...health.state import Transition
 from ...net.faults import Fault
 from ..serving.snapshot import Snapshot
 from ..settings import Settings
+from ..state.directory import StateDirectory
 from .results import ProbeResults
 from .schedule import ProbeSchedule, WatchedEndpoint, best, rules
 from .webhook import OutageNotifier
@@ -30,10 +30,13 @@ class EndpointMonitor:
     Args:
         settings: The interval of the checks, and the webhook.
         results: Where the results are written.
-        alerts_path: File of the alerts in the state folder.
+        directory: The state folder.
+        alerts: Name of the record of the alerts.
     """
 
-    def __init__(self, settings: Settings, results: ProbeResults, alerts_path: Path) -> None:
+    def __init__(
+        self, settings: Settings, results: ProbeResults, directory: StateDirectory, alerts: str
+    ) -> None:
         tls = ssl.create_default_context()
         self._results = results
         self._interval = settings.probe_interval
@@ -41,7 +44,7 @@ class EndpointMonitor:
         self._pool = ThreadPoolExecutor(PARALLEL, "mop-config-check")
         self._checks: dict[WatchedEndpoint, Future[ProbeResult]] = {}
         self._schedule = ProbeSchedule(rules(self._interval), random.random, results.read())
-        self._notifier = OutageNotifier(alerts_path, settings, tls)
+        self._notifier = OutageNotifier(directory, alerts, settings, tls)
         self._followed: Snapshot | None = None
         self._saved = False
 

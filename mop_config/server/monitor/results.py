@@ -10,14 +10,13 @@ import math
 import os
 import time
 from collections.abc import Collection
-from pathlib import Path
 from typing import TypedDict
 
 from ...health.state import HealthState
 from ...model.codec import MAX_DATE, rfc3339
 from ...model.endpoint import Kind
 from ..sources.file import Fingerprint
-from ..state import records
+from ..state.directory import StateDirectory
 from ..state.worker_record import parse_record
 from ..state.workers import place, started
 from .schedule import DETAIL, RECENT, EndpointRecord
@@ -67,16 +66,17 @@ class ProbeResults:
     """The results for the endpoints of one source.
 
     Args:
-        path: The file.
+        directory: The state folder.
+        name: Name of the record.
         interval: Seconds between two checks of an endpoint.
     """
 
-    def __init__(self, path: Path, interval: float) -> None:
-        self._path = path
+    def __init__(self, directory: StateDirectory, name: str, interval: float) -> None:
+        self._directory = directory
+        self._name = name
         self._interval = interval
         self._seen: Fingerprint | None = None  # of the file when it was parsed
         self._parsed: ResultsRecord | None = None
-        self._write_failed = False
 
     def write(self, endpoints: list[EndpointRecord]) -> bool:
         """Write this process's results for all workers.
@@ -92,18 +92,8 @@ class ProbeResults:
             "place": place(),
             "endpoints": endpoints,
         }
-        try:
-            records.write(self._path, json.dumps(record).encode(), sync=False)
-            self._write_failed = False
-        except OSError as error:
-            if not self._write_failed:
-                logger.warning(
-                    "the results of the health checks cannot be saved, so that no worker shows"
-                    " them: %s",
-                    error.strerror or error,
-                )
-            self._write_failed = True
-        return not self._write_failed
+        what = "the results of the health checks"
+        return self._directory.save(self._name, json.dumps(record).encode(), what)
 
     def read(self) -> list[EndpointRecord]:
         """Return the latest results of any worker; empty if the file is missing or damaged."""
@@ -138,9 +128,9 @@ class ProbeResults:
 
     def _read(self) -> ResultsRecord | None:
         try:
-            seen = records.signature(self._path)
+            seen = self._directory.fingerprint(self._name)
             if seen != self._seen:
-                self._seen, self._parsed = seen, _parsed(records.read(self._path))
+                self._seen, self._parsed = seen, _parsed(self._directory.read(self._name))
             return self._parsed
         except OSError:
             return None

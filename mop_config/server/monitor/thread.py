@@ -7,12 +7,12 @@ take the lock at each turn, and read the results.
 import logging
 import signal
 import threading
-from pathlib import Path
 
 from ..logs.format import describe
 from ..serving.snapshot import Snapshot
 from ..serving.store import SnapshotStore
 from ..settings import Settings
+from ..state.directory import StateDirectory
 from ..state.leader import Leadership
 from .endpoint_monitor import EndpointMonitor
 from .results import HealthDocument, ProbeResults
@@ -32,19 +32,21 @@ class MonitorThread:
     Args:
         store: The served list.
         settings: The interval of the checks, and the webhook; an interval of 0 turns checks off.
-        stem: Path that the names of the files in the state folder begin with. Without a writable
-            folder nothing is checked, since each worker would check and send alerts for itself.
+        directory: The state folder. While it is not writable nothing is checked, since each
+            worker would check and send alerts for itself.
+        stem: Start of the names of the records.
     """
 
-    def __init__(self, store: SnapshotStore, settings: Settings, stem: Path) -> None:
+    def __init__(
+        self, store: SnapshotStore, settings: Settings, directory: StateDirectory, stem: str
+    ) -> None:
         self._store = store
         self._settings = settings
-        self._alerts_path = stem.with_name(f"{stem.name}.alerts.json")
-        self._lock_path = stem.with_name(f"{stem.name}.monitor")
-        path = stem.with_name(f"{stem.name}.checks.json")
-        self._results = ProbeResults(path, settings.probe_interval)
+        self._directory = directory
+        self._stem = stem
+        self._results = ProbeResults(directory, f"{stem}.checks.json", settings.probe_interval)
         self._listed: tuple[Snapshot, frozenset[tuple[str, str]]] | None = None
-        self._leadership = Leadership(self._lock_path)
+        self._leadership = self._new_leadership()
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._complaint = ""
@@ -64,7 +66,7 @@ class MonitorThread:
             return
         # After a fork this closes a copy of the descriptor; the parent keeps its lock.
         self._leadership.release()
-        self._leadership, self._stopping = Leadership(self._lock_path), threading.Event()
+        self._leadership, self._stopping = self._new_leadership(), threading.Event()
         self._thread = threading.Thread(
             target=self._run,
             args=(self._leadership, self._stopping),
@@ -104,7 +106,11 @@ class MonitorThread:
             leadership.release()
 
     def _new_monitor(self) -> EndpointMonitor:
-        return EndpointMonitor(self._settings, self._results, self._alerts_path)
+        alerts = f"{self._stem}.alerts.json"
+        return EndpointMonitor(self._settings, self._results, self._directory, alerts)
+
+    def _new_leadership(self) -> Leadership:
+        return Leadership(self._directory, f"{self._stem}.monitor")
 
     def _leads(self, leadership: Leadership) -> bool:
         try:

@@ -6,7 +6,6 @@ import ssl
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from ...model.address import parse_url
 from ...model.endpoint import Kind
@@ -14,7 +13,7 @@ from ...net.connect import DialOptions
 from ...net.faults import HttpError
 from ...net.http import HttpClient, HttpReply, HttpRequest, retry_after
 from ..settings import Settings
-from ..state import records
+from ..state.directory import StateDirectory
 from .alerts import Alert, acknowledge, change, dump, headers, is_down, load, new_alert, pause
 from .schedule import ProbeSchedule
 
@@ -43,13 +42,17 @@ class OutageNotifier:
     What the webhook was told is saved before each attempt, so that it outlives the worker.
 
     Args:
-        path: File of the alerts in the state folder.
+        directory: The state folder.
+        name: Name of the record of the alerts.
         settings: Settings of the webhook; without a URL, outages are only logged.
         tls: Context that verifies certificates.
     """
 
-    def __init__(self, path: Path, settings: Settings, tls: ssl.SSLContext) -> None:
-        self._path = path
+    def __init__(
+        self, directory: StateDirectory, name: str, settings: Settings, tls: ssl.SSLContext
+    ) -> None:
+        self._directory = directory
+        self._name = name
         self._url = settings.alert_webhook
         # For the log: the path and the query may be secret.
         self._host = parse_url(self._url.partition("?")[0]).host if self._url else ""
@@ -58,7 +61,6 @@ class OutageNotifier:
         self._client = HttpClient(DialOptions(tls, TIMEOUT))
         self._pool = ThreadPoolExecutor(len(Kind), "mop-config-alert")
         self._deliveries: dict[Kind, _Delivery] = {}
-        self._save_failed = False
         self._alerts = {kind: new_alert(kind) for kind in Kind}
         if self._url is not None:
             self._restore()
@@ -66,7 +68,7 @@ class OutageNotifier:
 
     def _restore(self) -> None:
         try:
-            self._alerts = load(records.read(self._path))
+            self._alerts = load(self._directory.read(self._name))
         except FileNotFoundError:
             pass
         except (OSError, ValueError):
@@ -139,17 +141,9 @@ class OutageNotifier:
         data = dump(self._alerts.values())
         if data == self._saved:
             return
-        try:
-            records.write(self._path, data, sync=True)
-            self._saved, self._save_failed = data, False
-        except OSError as error:
-            if not self._save_failed:
-                logger.warning(
-                    "the alerts cannot be saved, so that another worker may send a message again:"
-                    " %s",
-                    error.strerror or error,
-                )
-            self._save_failed = True
+        # Where this fails, another worker may send a message again.
+        if self._directory.save(self._name, data, "the alerts", sync=True):
+            self._saved = data
 
     def close(self) -> None:
         """Abort the attempts that run, without waiting for them."""

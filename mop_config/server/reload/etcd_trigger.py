@@ -179,10 +179,10 @@ class EtcdTrigger:
         self.watcher.stop()
 
     def _load(self, trigger: Trigger, *, quietly: bool) -> None:
-        done = self._reloader.load(trigger, quietly=quietly)
+        done = self._reloader.reload(trigger, quietly=quietly)
         now = time.monotonic()
         self._next_poll = now + self._poll_interval
-        self._failures = 0 if done and self._reloader.reachable else self._failures + 1
+        self._failures = 0 if done and self._reloader.loaded.reachable else self._failures + 1
         if self._failures:
             self._retry_at = now + pause(self._failures)
         # What was read may have come from another member than the watch's.

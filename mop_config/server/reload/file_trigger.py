@@ -33,8 +33,8 @@ class FileTrigger:
         self._reloader = reloader
         self._source = source
         self._poll_interval = poll_interval
-        self._debouncer = Debouncer(reloader.signature)
-        if reloader.interrupted:
+        self._debouncer = Debouncer(reloader.loaded.signature)
+        if reloader.loaded.interrupted:
             self._debouncer.written(time.monotonic())
         self._cause: Trigger | None = None
         self._requested = False
@@ -96,16 +96,16 @@ class FileTrigger:
 
     def _is_being_written(self) -> bool:
         # The last close event may be that of an earlier writer.
-        return self._debouncer.unguarded(self._reloader.signature) and bool(
+        return self._debouncer.unguarded(self._reloader.loaded.signature) and bool(
             self._source.being_written()
         )
 
     def _load(self, trigger: Trigger, *, quietly: bool) -> None:
-        done = self._reloader.load(trigger, quietly=quietly, settled=self._debouncer.seen)
+        done = self._reloader.reload(trigger, quietly=quietly, settled=self._debouncer.seen)
         now = time.monotonic()
         if not done:
             self._debouncer.again(now)
             return
-        self._debouncer.read(self._reloader.signature)
+        self._debouncer.read(self._reloader.loaded.signature)
         self._cause, self._requested, self._complained = None, False, False
         self._next_poll = now + self._poll_interval

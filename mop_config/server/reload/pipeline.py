@@ -1,5 +1,6 @@
-"""The pipeline from the source to what is served: read, render, judge, swap, remember."""
+"""Reloader: the way from the source to what is served, in one straight function."""
 
+import contextlib
 import hashlib
 import logging
 import time
@@ -7,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import SourceError
-from ...model.codec import Difference, rfc3339
+from ...model.codec import rfc3339
 from ..parsing.problems import MAX_KEPT, Code, Problem, Severity, first_problems
 from ..parsing.render import EMPTY_BODY, Rendering, render
 from ..serving.snapshot import Snapshot
@@ -15,25 +16,22 @@ from ..serving.store import Reload, Result, SnapshotStore, SourceState, Trigger
 from ..settings import Settings
 from ..sources import Source
 from ..sources.file import Fingerprint, SourceText, detached
-from ..state.last_good import LastGood
-from ..state.ledger import LedgerLine, Release
-from ..state.releases import ReleaseStore
-from ..state.sightings import Sighting
+from ..state.last_good import LastGood, LastGoodStore
+from ..state.release import Order, Release
+from ..state.releases import CriticalSection, ReleaseRequest, ReleaseStore
+from .loaded import VAIN_TRIES, Loaded, ReloadAttempt
 from .short_turns import short_turns
 
 logger = logging.getLogger(__name__)
 
-#: Seconds from one failure to save a text to the next try.
-RETRY = 3.0
 
-
-def judge(rendering: Rendering, settings: Settings, *, serving: bool) -> None:
-    """Decide whether a rendered text may be served.
+def check_acceptable(rendering: Rendering, settings: Settings, served: int) -> None:
+    """Decide whether a rendered text may replace the list that the host serves.
 
     Args:
-        rendering: What the text gave.
-        settings: Whether errors are tolerated, and an empty list allowed.
-        serving: Whether the list that is served now has endpoints.
+        rendering: The rendered text.
+        settings: Whether errors and an empty list are allowed.
+        served: How many endpoints the served list has; 0 if there is none.
 
     Raises:
         SourceError: With code ``strict`` or ``no-endpoints``.
@@ -44,7 +42,7 @@ def judge(rendering: Rendering, settings: Settings, *, serving: bool) -> None:
             Code.STRICT,
             f"{_count(rendering.errors, 'error')}, and ENDPOINT_STRICT is set; first: {first}",
         )
-    if serving and not rendering.usable and not settings.allow_empty:
+    if served and not rendering.usable and not settings.allow_empty:
         raise SourceError(
             Code.NO_ENDPOINTS,
             "the file has no usable endpoint, and must not replace a list that has some"
@@ -53,294 +51,298 @@ def judge(rendering: Rendering, settings: Settings, *, serving: bool) -> None:
 
 
 class Reloader:
-    """The way from the source into the store, one call at a time; nothing in it raises.
+    """Reads the source and serves what it holds, one call at a time; nothing in it raises.
 
     Args:
         source: Where the text comes from.
         settings: How to read it.
         store: Where the result goes.
-        releases: What the workers of a host know together, and what outlives them.
+        releases: Gives out dates and versions for all workers of the host.
+        last_good: Keeps the good texts for the next start.
     """
 
     def __init__(
-        self, source: Source, settings: Settings, store: SnapshotStore, releases: ReleaseStore
+        self,
+        source: Source,
+        settings: Settings,
+        store: SnapshotStore,
+        releases: ReleaseStore,
+        last_good: LastGoodStore,
     ) -> None:
         self.source = source
         self.settings = settings
         self.store = store
-        self.signature = Fingerprint(0)  # of the source when it was read last
-        self.interrupted = False  # whether the first look found a writer at work
-        self.reachable = True  # whether the source could be asked at all the last time
+        self.loaded = Loaded()
         self._releases = releases
-        self._fingerprint = b""  # of what was read last, or of why it could not be
-        self._mtime = 0.0  # when the source was changed to what is served, where that is known
-        self._mismatch: Fingerprint | None = None
-        self._remembered: LastGood | None = None  # without its text, once that is of no use
+        self._last_good = last_good
         self._unsaved: LastGood | None = None
-        self._failed: LastGood | None = None  # what could not be saved
-        self._retry_at = 0.0  # when that is tried again, in monotonic seconds
-        self._order = 0.0  # tells which of two good texts is newer, among all workers
-        self._good_at = 0.0  # when what is served was found good, here or by another worker
-        self._seen_good = False
-        self._from_disk: LastGood | None = None  # what is served, where it came from there
+
+    # -- when to read
 
     def start(self, *, may_wait: bool = False) -> None:
         """Load for the first time, falling back to the last good list on disk.
 
         Args:
-            may_wait: Whether somebody will look again. Then a file that is being written
-                to is left alone until its writer is done, if there is a list to serve.
+            may_wait: Whether a reload follows soon. Then a file that is being written is left
+                alone until its writer has closed it, if there is a list to serve.
         """
-        self._remembered = self._releases.load()
-        if may_wait and self._remembered is not None and self.source.being_written():
-            self.signature = self.source.signature()
-            self.interrupted = True
-            self.give_up_waiting(Trigger.START)
-        elif not self.load(Trigger.START):
-            self.give_up_waiting(Trigger.START)
-        self.persist()
-
-    @property
-    def good_at(self) -> float:
-        """POSIX time at which what is served was found good, by whichever worker; 0 for never."""
-        return self._good_at
-
-    @property
-    def unsaved(self) -> bool:
-        """Whether there is a good text that ``persist`` is to keep, for the first time or again."""
-        again = self._failed is not None and time.monotonic() >= self._retry_at
-        return again or self._unsaved is not None
-
-    def persist(self) -> None:
-        """Keep the newest good text on disk; apart from loading, since a disk may be slow."""
-        good, self._unsaved = self._unsaved, None
-        good = good or self._failed
+        good = self._last_good.load()
         if good is not None:
-            self._failed = None if self._releases.keep(good) else good
-            self._retry_at = time.monotonic() + RETRY
+            self._releases.remember(good.record)
+        if may_wait and good is not None and self.source.being_written():
+            self.loaded = Loaded(self.source.signature(), interrupted=True)
+            self.give_up_waiting(Trigger.START)
+        elif not any(self.reload(Trigger.START) for _ in range(VAIN_TRIES + 1)):
+            self.give_up_waiting(Trigger.START)
+        self.save()
 
     def catch_up(self) -> None:
-        """Load what changed since the last time, while no thread was looking."""
-        if self.source.signature() == self.signature:
+        """Load what has changed since the last look, while no thread was watching."""
+        if self.source.signature() == self.loaded.signature:
             return
-        self.interrupted = self.store.view.loaded and bool(self.source.being_written())
-        if not self.interrupted:
-            self.load(Trigger.POLL, quietly=True)
+        interrupted = self.store.view.loaded and bool(self.source.being_written())
+        self.loaded = replace(self.loaded, interrupted=interrupted)
+        if not interrupted:
+            self.reload(Trigger.POLL, quietly=True)
 
-    def remember_anew(self, releases: ReleaseStore) -> None:
-        """Load once more, now that this process runs as another user, whose records these are."""
-        self._releases = releases
-        self.load(Trigger.START)
-
-    def follow_others(self) -> None:
-        """Serve what another worker has found good, while this one has nothing as new.
-
-        A worker that was not there, or not quick enough, while a good text stood in a file
-        that is bad now, must not differ from the others for as long as it stays bad. Nor must
-        one that has missed an edit and its way back: the list has a higher version since.
-        """
-        if self.store.view.loaded:
-            self._restamp(self._releases.follow(self._line(self.store.view.snapshot)))
-        view = self.store.view
-        good = None if view.state is SourceState.FRESH else self._releases.newer_than(self._order)
-        if good is None or good.etag == view.snapshot.etag:
-            return
-        snapshot = self._from_memory(good)
-        if snapshot is not None:
-            self.store.adopt(snapshot)
-            logger.info("etag %s, which another worker has found good", snapshot.etag)
-
-    def load(
-        self, trigger: Trigger, *, quietly: bool = False, settled: Fingerprint | None = None
-    ) -> bool:
-        """Read the source and act on what it holds.
-
-        Args:
-            trigger: Why.
-            quietly: Note nothing where nothing has changed since the last time.
-            settled: What the source looked like when it was decided to read it.
-
-        Returns:
-            False if the source changed in the meantime or while it was read, or could not
-            be read for want of descriptors: try again in a moment.
-        """
-        attempt = _Attempt(trigger)
-        signature = self.source.signature()
-        text: SourceText | SourceError
-        try:
-            text = self.source.read()
-            signature = text.signature
-            fingerprint = hashlib.sha256(text.data).digest() + _DETACHED * text.detached
-        except SourceError as error:
-            if error.code == Code.CHANGING:
-                return False
-            text, fingerprint = error, _fingerprint(error)
-        except OSError as error:
-            if str(error).encode() != self._fingerprint:
-                self._fingerprint = str(error).encode()
-                self._fail(_described(error), attempt)
-            return False
-        if settled is not None and self._differs(signature, settled):
-            return False
-        moved, self.signature = signature != self.signature, signature
-        self.reachable = fingerprint != _UNREACHABLE
-        if quietly and fingerprint == self._fingerprint:
-            if (
-                moved
-                and isinstance(text, SourceText)
-                and self.store.view.state is SourceState.FRESH
-            ):
-                self._restamp(self._confirmed(self._dated(text).mtime, attempt.at))
-            return True
-        known, self._fingerprint = self._fingerprint.removesuffix(_DETACHED), fingerprint
-        if not fingerprint.endswith(_DETACHED):
-            self._act(text, attempt)
-            return True
-        if known != fingerprint.removesuffix(_DETACHED):
-            self._act(text, attempt)
-        self._fail(detached(self.source), _Attempt(trigger), Code.DETACHED)
-        return True
-
-    def _differs(self, signature: Fingerprint, settled: Fingerprint) -> bool:
-        """Whether the source is not what was decided on; never twice for the same decision.
-
-        On some file systems an open file never looks like its path does.
-        """
-        if signature.contents == settled.contents or settled == self._mismatch:
-            return False
-        self._mismatch = settled
-        return True
+    def replace_records(self, releases: ReleaseStore, last_good: LastGoodStore) -> None:
+        """Load once more with the records of the user that this process runs as now."""
+        self._releases, self._last_good = releases, last_good
+        self.reload(Trigger.START)
 
     def give_up_waiting(self, trigger: Trigger) -> None:
-        """Say that the source does not come to rest."""
+        """Report that the source does not come to rest."""
         message = f"{self.source} keeps changing: waiting until it rests"
-        self._refuse(SourceError(Code.CHANGING, message), None, _Attempt(trigger))
+        attempt = ReloadAttempt(trigger, self.loaded, self.loaded.signature, quietly=False)
+        self._refuse(SourceError(Code.CHANGING, message), attempt)
 
-    def _act(self, text: SourceText | SourceError, attempt: "_Attempt") -> None:
-        rendering = None
+    def reload(
+        self, trigger: Trigger, *, quietly: bool = False, settled: Fingerprint | None = None
+    ) -> bool:
+        """Read the source, and serve its list if that is acceptable.
+
+        Args:
+            trigger: What caused the reload.
+            quietly: Note nothing if nothing has changed since the last look.
+            settled: Fingerprint of the source when the trigger decided to read it.
+
+        Returns:
+            False if the source has changed meanwhile, or could not be read for lack of
+            descriptors: reload again in a moment.
+        """
+        signature = self.source.signature()
+        if settled is not None and signature.contents != settled.contents:
+            return False
+        attempt = ReloadAttempt(trigger, self.loaded, signature, quietly=quietly)
         try:
-            if isinstance(text, SourceError):
-                raise text
-            served = self.store.view.snapshot.plain.body
-            rendering = self._render(text.data, served)
-            judge(rendering, self.settings, serving=self._serving())
-            self._accept(self._dated(text), rendering, attempt)
+            return self._reload(attempt)
         except SourceError as error:
-            if error.code == Code.UNREACHABLE:
-                self._fail(str(error), attempt, Code.UNREACHABLE)
-            else:
-                self._refuse(error, rendering, attempt)
+            return self._reject(error, attempt)
         except Exception as error:
-            self._fingerprint = b""  # so that the next poll tries again
-            self._fail(_described(error), attempt)
+            return self._fail(error, attempt)
 
-    def _render(self, data: bytes, served: bytes) -> Rendering:
+    # -- what is done with it
+
+    def _reload(self, attempt: ReloadAttempt) -> bool:
+        """The straight way: read, render, accept, release, publish, save."""
+        late = attempt.before.in_vain
+        with self._releases.section(rendering=True) if late else contextlib.nullcontext():
+            text = self.source.read()
+            self._look(attempt, text.signature, _identity(text))
+            if attempt.repeats(self.loaded):
+                return self._confirm(text, attempt)
+            rendering = attempt.rendering = self._render(text.data)
+            with self._releases.section() as section:
+                if not late and self._is_outdated(text, section, attempt):
+                    return False
+                check_acceptable(rendering, self.settings, section.endpoints(rendering.etag))
+                record = self._releases.issue(
+                    section, _release_request(text, rendering), attempt.at
+                )
+        self._publish(rendering, record.release, attempt)
+        self._unsaved = LastGood(text.data, record, self.loaded.good_at, attempt.trigger)
+        if text.detached:
+            self._note_error(detached(self.source), attempt, Code.DETACHED)
+        return True
+
+    def _look(self, attempt: ReloadAttempt, signature: Fingerprint, identity: bytes) -> None:
+        reachable = identity != _UNREACHABLE
+        self.loaded = replace(
+            attempt.before,
+            signature=signature,
+            identity=identity,
+            reachable=reachable,
+            interrupted=False,
+            tries=0,
+            confirmed=None,
+        )
+
+    def _render(self, data: bytes, served: bytes | None = None) -> Rendering:
         with short_turns():
-            return render(data, self.settings.rules, served)
+            body = self.store.view.snapshot.plain.body if served is None else served
+            return render(data, self.settings.rules, body)
 
-    def _dated(self, text: SourceText) -> SourceText:
-        """Date a text whose source does not: it counts from when a worker saw it first."""
-        if not text.revision:
-            return text
-        digest = hashlib.sha256(text.data).hexdigest()[:16]
-        sighting = Sighting(text.revision, digest, began=text.mtime)
-        return text._replace(mtime=self._releases.first_seen(sighting, time.time()))
+    def _is_outdated(
+        self, text: SourceText, section: CriticalSection, attempt: ReloadAttempt
+    ) -> bool:
+        """Whether the source may hold another text by now; then the next reload starts over."""
+        before = attempt.before
+        if self.source.is_current(text) and not section.is_behind(_order(text), before.confirmed):
+            return False
+        self.loaded = replace(
+            before,
+            tries=before.tries + 1,
+            vain_since=before.vain_since if before.tries else time.monotonic(),
+            confirmed=section.last and section.last.order,
+        )
+        return True
 
-    def _serving(self) -> bool:
-        """Whether the list that a refusal would leave in place has endpoints."""
-        snapshot = self.store.view.snapshot
-        if self.store.view.loaded or self._remembered is None:
-            return bool(snapshot.api_count + snapshot.socketio_count)
-        return self._remembered.endpoints > 0
-
-    def _accept(self, text: SourceText, rendering: Rendering, attempt: "_Attempt") -> None:
-        self._seen_good, self._from_disk = True, None
-        self._good_at = time.time()
-        self._order = text.mtime if text.revision else self._good_at
+    def _confirm(self, text: SourceText, attempt: ReloadAttempt) -> bool:
+        """Release the same text again if it was touched, or if the host released another list."""
         view = self.store.view
+        moved = text.signature != attempt.before.signature or self._releases.disputed
+        if not moved or view.state is not SourceState.FRESH:
+            return True
+        with self._releases.section() as section:
+            if self._is_outdated(text, section, attempt):
+                return False
+            record = self._releases.issue(
+                section, _release_request(text, view.snapshot), attempt.at
+            )
+        self._restamp(record.release)
+        return True
+
+    def _publish(self, rendering: Rendering, release: Release, attempt: ReloadAttempt) -> None:
+        self.loaded = replace(self.loaded, good_at=time.time(), from_disk=None, seen_good=True)
+        counts = f"{_count(rendering.errors, 'error')}, {_count(rendering.warnings, 'warning')}"
+        counts += first_problems(rendering.problems)
         changes = {
             "state": SourceState.FRESH,
             "problems": rendering.problems,
             "errors": rendering.errors,
             "warnings": rendering.warnings,
         }
-        counts = f"{_count(rendering.errors, 'error')}, {_count(rendering.warnings, 'warning')}"
-        counts += first_problems(rendering.problems)
+        view = self.store.view
         if view.loaded and view.snapshot.etag == rendering.etag:
-            snapshot = self._restamp(self._confirmed(text.mtime, attempt.at))
-            self.store.keep(attempt.done(Result.UNCHANGED, snapshot.etag), **changes)
+            snapshot = self._restamp(release)
+            self.store.publish(snapshot, attempt.done(Result.UNCHANGED, snapshot.etag), **changes)
             logger.info("unchanged (%s), etag %s; %s", attempt.trigger, snapshot.etag, counts)
-        else:
-            snapshot = self._snapshot(rendering, text.mtime, attempt.at)
-            stamp = self._confirmed(text.mtime, attempt.at, snapshot)
-            snapshot = snapshot.stamped(snapshot.last_modified, stamp.ver)
-            change = rendering.difference
-            reload = attempt.done(Result.APPLIED, snapshot.etag, change=change)
-            self.store.apply(snapshot, reload, **changes)
-            logger.info(
-                "%s, etag %s (%s, %.0f ms); %d API, %d Socket.io; %s",
-                change,
-                snapshot.etag,
-                attempt.trigger,
-                reload.duration * 1000,
-                snapshot.api_count,
-                snapshot.socketio_count,
-                counts,
-            )
-        endpoints = snapshot.api_count + snapshot.socketio_count
-        self._unsaved = LastGood(
-            text.data, snapshot.etag, snapshot.last_modified, endpoints, self._order
+            return
+        snapshot = self._snapshot(rendering, release)
+        reload = attempt.done(Result.APPLIED, snapshot.etag, change=rendering.difference)
+        self.store.publish(snapshot, reload, **changes)
+        logger.info(
+            "%s, etag %s (%s, %.0f ms); %d API, %d Socket.io; %s",
+            rendering.difference,
+            snapshot.etag,
+            attempt.trigger,
+            reload.duration * 1000,
+            snapshot.api_count,
+            snapshot.socketio_count,
+            counts,
         )
-        self._forget_text()
 
-    def _line(self, snapshot: Snapshot) -> LedgerLine:
-        return LedgerLine(snapshot.etag, self._mtime, snapshot.last_modified, snapshot.ver)
-
-    def _confirmed(self, mtime: float, now: float, snapshot: Snapshot | None = None) -> Release:
-        """Give the stamp of the list that is served, or is to be, with a source of this date."""
-        line = self._line(snapshot or self.store.view.snapshot)
-        self._mtime = mtime
-        return self._releases.confirm(line, mtime, _version(min(mtime, now)))
-
-    def _restamp(self, stamp: Release) -> Snapshot:
-        """Serve the same list with a higher version, if there is one."""
-        snapshot = self.store.view.snapshot
-        if stamp.ver > snapshot.ver:
-            snapshot = snapshot.stamped(*stamp)
-            self.store.restamp(snapshot)
-            logger.info("version %d, etag %s", snapshot.ver, snapshot.etag)
-        return snapshot
-
-    def _forget_text(self) -> None:
-        if self._remembered is not None:
-            self._remembered = self._remembered._replace(data=b"")
-
-    def _snapshot(self, rendering: Rendering, mtime: float, now: float) -> Snapshot:
-        """Date a list: the source's date, but never back to or before an earlier list's."""
-        seen = min(mtime, now)
-        wanted, above = Release(int(seen), _version(seen)), 0
-        earlier: Snapshot | LastGood | None = self._remembered
-        if self.store.view.loaded:
-            earlier = self.store.view.snapshot
-            above = self.store.view.snapshot.ver
-            wanted = wanted._replace(ver=max(wanted.ver, above + 1))
-        same = earlier is not None and earlier.etag == rendering.etag
-        if earlier is not None and not same:
-            wanted = wanted._replace(date=max(wanted.date, earlier.last_modified + 1))
-        stamp = self._releases.stamp(rendering.etag, mtime, wanted, above)
-        self._mtime = 0.0
+    def _snapshot(self, rendering: Rendering, release: Release) -> Snapshot:
         return Snapshot.of(
             rendering,
-            last_modified=earlier.last_modified if earlier and same else stamp.date,
-            loaded_at=now,
+            last_modified=release.last_modified,
+            loaded_at=time.time(),
             max_age=self.settings.max_age,
-            ver=stamp.ver,
+            ver=release.version,
             negotiated=self.settings.signing_key_file is not None,
             guarded=self.settings.guarded,
         )
 
-    def _refuse(self, error: SourceError, rendering: Rendering | None, attempt: "_Attempt") -> None:
-        code = Code(error.code)
+    def _restamp(self, release: Release) -> Snapshot:
+        """Serve the same list with the date and the version of another release."""
+        snapshot = self.store.view.snapshot
+        stamped = snapshot.stamped(release.last_modified, release.version)
+        if stamped is not snapshot:
+            self.store.restamp(stamped)
+            logger.info("version %d, etag %s", stamped.ver, stamped.etag)
+        return stamped
+
+    # -- the state folder
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether there is a good text that ``save`` is to write, for the first time or again."""
+        return self._unsaved is not None and self._last_good.may_save
+
+    def save(self) -> None:
+        """Save the newest good text; apart from reloading, since a disk may be slow."""
+        good = self._unsaved
+        if good is not None and self._last_good.keep(good) and self._unsaved is good:
+            self._unsaved = None
+
+    def follow_others(self) -> None:
+        """Serve what another worker has found good, while this one has nothing as new.
+
+        A worker that was not there, or not quick enough, while a good text stood in a file that
+        is bad now, must not differ from the others for as long as the file stays bad. Nor must a
+        worker that has missed an edit and its way back: the list has a higher version since.
+        """
+        view = self.store.view
+        release = self._releases.follow()
+        if view.loaded and release is not None and release.etag == view.snapshot.etag:
+            self._restamp(release)
+        if view.state is SourceState.FRESH:
+            return
+        good = self._last_good.newer_than(-1 if release is None else release.version)
+        if good is None or good.record.release.etag == view.snapshot.etag:
+            return
+        snapshot = self._from_disk(good)
+        if snapshot is not None:
+            self.store.adopt(snapshot)
+            logger.info("etag %s, which another worker has found good", snapshot.etag)
+
+    def _from_disk(self, good: LastGood) -> Snapshot | None:
+        """Make the snapshot of a saved text; None if it gives none any more."""
+        saved = good.record.release
+        try:
+            rendering = self._render(good.data, EMPTY_BODY)
+            request = ReleaseRequest(
+                rendering.etag,
+                rendering.api_count,
+                rendering.socketio_count,
+                saved.modified_at,
+                good.record.order,
+            )
+            with self._releases.section() as section:
+                record = self._releases.issue(section, request, time.time(), saved)
+        except Exception as error:
+            logger.error("the last good list cannot be used: %s", error)
+            return None
+        self.loaded = replace(self.loaded, good_at=good.saved_at, from_disk=good.saved_at)
+        return self._snapshot(rendering, record.release)
+
+    # -- what goes wrong
+
+    def _reject(self, error: SourceError, attempt: ReloadAttempt) -> bool:
+        if error.code == Code.CHANGING:
+            return False
+        unreachable = error.code == Code.UNREACHABLE
+        identity = _UNREACHABLE if unreachable else str(error).encode()
+        if attempt.rendering is None:  # else it is the text that was read
+            self._look(attempt, attempt.signature, identity)
+        if attempt.repeats(self.loaded):
+            return True
+        if unreachable:
+            self._note_error(str(error), attempt, Code.UNREACHABLE)
+        else:
+            self._refuse(error, attempt)
+        return True
+
+    def _fail(self, error: Exception, attempt: ReloadAttempt) -> bool:
+        """Note a failure that is not the text's, such as a lack of descriptors."""
+        reason = f"{type(error).__name__}: {error}"
+        self.loaded = replace(attempt.before, identity=reason.encode())
+        if self.loaded.identity != attempt.before.identity:
+            self._note_error(reason, attempt)
+        return not isinstance(error, OSError)
+
+    def _refuse(self, error: SourceError, attempt: ReloadAttempt) -> None:
+        code, rendering = Code(error.code), attempt.rendering
         problem = Problem(error.line, error.column, code.severity, code, str(error), "")
         found = rendering.problems if rendering else ()
         self._note_failure(
@@ -351,82 +353,46 @@ class Reloader:
         )
         self._log_failure("refused", str(error), attempt, first_problems(found))
 
-    def _fail(self, reason: str, attempt: "_Attempt", code: str | None = None) -> None:
+    def _note_error(self, reason: str, attempt: ReloadAttempt, code: str | None = None) -> None:
         self._note_failure(attempt.done(Result.ERROR, None, error=reason, code=code))
         self._log_failure("failed", reason, attempt, "")
 
     def _note_failure(self, reload: Reload, **changes: Any) -> None:
         view = self.store.view
         snapshot = view.snapshot
-        if not view.loaded and self._remembered is not None:
-            snapshot = self._from_memory(self._remembered) or snapshot
-        if self._seen_good:
+        if not view.loaded and (good := self._last_good.load()) is not None:
+            snapshot = self._from_disk(good) or snapshot
+        if self.loaded.seen_good:
             refused = reload.result is Result.REJECTED
             changes["state"] = SourceState.REJECTED if refused else SourceState.STALE
         elif view.loaded or snapshot is not view.snapshot:
             changes["state"] = SourceState.STALE
-        reload = replace(reload, etag=snapshot.etag)
-        self.store.refuse(reload, snapshot=snapshot, **changes)
+        self.store.refuse(replace(reload, etag=snapshot.etag), snapshot=snapshot, **changes)
         self.follow_others()
 
-    def _from_memory(self, good: LastGood) -> Snapshot | None:
-        """Make the snapshot of a last good text; None where it gives none any more."""
-        try:
-            rendering = self._render(good.data, EMPTY_BODY)
-            snapshot = self._snapshot(rendering, good.last_modified, time.time())
-        except Exception as error:
-            logger.error("the last good list cannot be used: %s", error)
-            return None
-        self._good_at = self._order = good.saved_at
-        self._from_disk = good._replace(data=b"")
-        return snapshot
-
-    def _log_failure(self, verb: str, reason: str, attempt: "_Attempt", more: str) -> None:
+    def _log_failure(self, verb: str, reason: str, attempt: ReloadAttempt, more: str) -> None:
         view = self.store.view
         serving = f"still serving etag {view.snapshot.etag}" if view.loaded else "serving nothing"
-        if self._from_disk is not None:
-            serving += f", the last good list of {rfc3339(self._from_disk.saved_at)}"
+        if self.loaded.from_disk is not None:
+            serving += f", the last good list of {rfc3339(self.loaded.from_disk)}"
         logger.error("%s (%s): %s; %s%s", verb, attempt.trigger, reason, serving, more)
 
 
-#: However an outage shows itself, it is noted once.
+#: An outage is noted once, however it shows itself.
 _UNREACHABLE = b"unreachable"
-#: Follows the fingerprint of a text whose file is detached.
-_DETACHED = b"detached"
 
 
-def _version(moment: float) -> int:
-    return max(0, int(moment * 1000))
+def _identity(text: SourceText) -> bytes:
+    return hashlib.sha256(text.data).digest() + b"detached" * text.detached
 
 
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def _release_request(text: SourceText, made: Rendering | Snapshot) -> ReleaseRequest:
+    return ReleaseRequest(made.etag, made.api_count, made.socketio_count, text.mtime, _order(text))
 
 
-def _fingerprint(error: SourceError) -> bytes:
-    return _UNREACHABLE if error.code == Code.UNREACHABLE else str(error).encode()
+def _order(text: SourceText) -> Order | None:
+    return Order(text.cluster, text.revision) if text.revision else None
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-class _Attempt:
-    """Times one look at the source."""
-
-    def __init__(self, trigger: Trigger) -> None:
-        self.trigger = trigger
-        self.at = time.time()
-        self._started = time.perf_counter()
-
-    def done(
-        self,
-        result: Result,
-        etag: str | None,
-        *,
-        error: str | None = None,
-        change: Difference | None = None,
-        code: str | None = None,
-    ) -> Reload:
-        duration = time.perf_counter() - self._started
-        return Reload(self.at, self.trigger, result, error, duration, etag, change, code)

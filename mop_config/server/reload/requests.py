@@ -4,25 +4,25 @@ Who wants a reload writes a higher number into a file of the state folder. Each 
 looks there on each turn, reads its source, and says which number it has answered.
 """
 
-import contextlib
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 from ..serving.store import Reload, SnapshotStore, Trigger
 from ..sources.file import Fingerprint
-from ..state import records
+from ..state.directory import StateDirectory
 
 
 class ReloadRequests:
     """The newest request.
 
     Args:
-        path: The file, or None where there is none: then only this process hears.
+        directory: The state folder, or None: then only this process sees the requests.
+        name: Name of the record.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    def __init__(self, directory: StateDirectory | None = None, name: str = "") -> None:
+        self._directory = directory
+        self._name = name
         self._own = 0
         self._theirs = 0
         self._signature: Fingerprint | None = None
@@ -34,12 +34,12 @@ class ReloadRequests:
 
     def insist(self, number: int) -> bool:
         """See to it that a request is not lost behind an older one written at the same time."""
-        if self._path is None:
+        if self._directory is None:
             return False
         if self._look() >= number:
             return True
         try:
-            records.write(self._path, b"%d\n" % number, sync=False)
+            self._directory.write(self._name, b"%d\n" % number, sync=False)
         except OSError:
             return False
         return True
@@ -49,13 +49,12 @@ class ReloadRequests:
         return max(self._own, self._look())
 
     def _look(self) -> int:
-        if self._path is None:
+        if self._directory is None:
             return 0
-        signature = records.signature(self._path)
+        signature = self._directory.fingerprint(self._name)
         if signature != self._signature:
-            with contextlib.suppress(OSError, ValueError):
-                # Where it holds no number, there is no request.
-                self._theirs = int(records.read(self._path))
+            newest = self._directory.load(self._name, int, "the request to reload")
+            self._theirs = self._theirs if newest is None else newest
             self._signature = signature
         return self._theirs
 

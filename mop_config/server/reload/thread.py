@@ -93,7 +93,7 @@ class ReloadThread:
         self._on_turn = on_turn
         self._on_late = on_late
         self._wake = wakeup.Wakeup()
-        self._persistence = BackgroundTask(reloader.persist)
+        self._persistence = BackgroundTask(reloader.save)
         self._trigger = _trigger(reloader, self._wake, poll_interval)
         self._thread = threading.Thread(target=self._run, name="mop-config-reload", daemon=True)
         self._turned_at = time.monotonic()

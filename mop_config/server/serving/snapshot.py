@@ -102,7 +102,7 @@ class Snapshot:
     def stamped(self, last_modified: int, ver: int) -> "Snapshot":
         """Give the same list with another date and version."""
         if last_modified == self.last_modified:
-            return replace(self, ver=ver)
+            return self if ver == self.ver else replace(self, ver=ver)
         date = formatdate(last_modified, usegmt=True)
         return replace(
             self,

@@ -171,17 +171,18 @@ class SnapshotStore:
             if bell is not None and bell.pid == os.getpid():
                 bell.set()
 
-    def apply(self, snapshot: Snapshot, reload: Reload, **changes: Any) -> None:
-        """Serve another list from now on."""
+    def publish(self, snapshot: Snapshot, reload: Reload, **changes: Any) -> None:
+        """Serve a list that the source holds, be it another one or the same."""
         previous = self.view.snapshot if self.view.loaded else None
         self._swap(reload, snapshot=snapshot, reason=None, **changes)
-        signals.send(
-            signals.config_reloaded,
-            self,
-            snapshot=snapshot,
-            previous=previous,
-            trigger=reload.trigger,
-        )
+        if reload.result is Result.APPLIED:
+            signals.send(
+                signals.config_reloaded,
+                self,
+                snapshot=snapshot,
+                previous=previous,
+                trigger=reload.trigger,
+            )
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Serve what another worker has found good; the source is as bad as before."""
@@ -203,10 +204,6 @@ class SnapshotStore:
         with self._lock:
             self.view = replace(self.view, snapshot=snapshot)
         self.ring_signed()
-
-    def keep(self, reload: Reload, **changes: Any) -> None:
-        """Note a reload that left the list as it was."""
-        self._swap(reload, reason=None, **changes)
 
     def refuse(self, reload: Reload, **changes: Any) -> None:
         """Note a text that was refused, or a source that could not be read."""

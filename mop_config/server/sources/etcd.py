@@ -29,10 +29,12 @@ class Found(NamedTuple):
     Attributes:
         data: The text.
         revision: Of etcd's store, at which the key was written.
+        cluster: Id of the cluster.
     """
 
     data: bytes
     revision: int
+    cluster: str = ""
 
 
 class Etcd:
@@ -77,8 +79,8 @@ class Etcd:
         """
         answer = self.ask("/kv/range", {"key": self.key, "revision": str(revision)})
         try:
-            kept = answer.get("kvs")
-            return self.found(kept[0]) if kept else None
+            kept, cluster = answer.get("kvs"), str(answer["header"].get("cluster_id", ""))
+            return self.found(kept[0])._replace(cluster=cluster) if kept else None
         except (ValueError, TypeError, LookupError, AttributeError):
             raise SourceError(Code.UNREACHABLE, f"{self}: that is no answer of etcd's") from None
 

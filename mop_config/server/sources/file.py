@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,8 @@ _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 #: Seconds for one look at a file.
 LOOK = 3.0
+#: Seconds after a save within which another one may leave the same time stamp.
+TICK = 0.05
 
 
 class Fingerprint(NamedTuple):
@@ -97,9 +100,10 @@ class SourceText(NamedTuple):
     Attributes:
         data: The bytes.
         mtime: POSIX seconds of the last change.
-        signature: The file's signature while it was read.
-        revision: The source's number for this text, where it keeps no date; else 0. Then
-            ``mtime`` is when reading began, and the text counts from when it was seen first.
+        signature: Fingerprint of the source right before it was read.
+        revision: Revision of the key in etcd; 0 for a file. Then ``mtime`` is when reading
+            began, and the text counts from when a worker saw it first.
+        cluster: Id of the etcd cluster; empty for a file.
         detached: Whether the file is a mount of its own, whose original is gone: whatever
             stands in its place, it is not seen here.
     """
@@ -108,6 +112,7 @@ class SourceText(NamedTuple):
     mtime: float
     signature: Fingerprint
     revision: int = 0
+    cluster: str = ""
     detached: bool = False
 
 
@@ -204,18 +209,19 @@ class FileSource:
             ) from None
 
     def _open_and_read(self) -> SourceText:
+        signature = Fingerprint.at(self.path)
         try:
             descriptor = os.open(self.path, _FLAGS)
         except OSError as error:
             raise self._unreadable(error) from None
         try:
-            return self._read(descriptor)
+            return self._read(descriptor, signature)
         except OSError as error:
             raise self._unreadable(error) from None
         finally:
             os.close(descriptor)
 
-    def _read(self, descriptor: int) -> SourceText:
+    def _read(self, descriptor: int, signature: Fingerprint) -> SourceText:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
             kind = "a directory" if stat.S_ISDIR(before.st_mode) else "no regular file"
@@ -235,9 +241,22 @@ class FileSource:
         if Fingerprint.of(before).contents != Fingerprint.of(after).contents:
             raise SourceError(Code.CHANGING, f"{self._name} changes while it is read")
         detached = after.st_nlink == 0 and self._is_mount()
-        return SourceText(
-            b"".join(chunks), after.st_mtime, Fingerprint.of(after), detached=detached
-        )
+        return SourceText(b"".join(chunks), after.st_mtime, signature, detached=detached)
+
+    def is_current(self, text: SourceText) -> bool:
+        """Whether the file still holds a text that was read, as far as can be seen now.
+
+        Two saves of the same size within one tick of the clock look alike, so the content of a
+        file that was just written is compared as well.
+        """
+        if self.signature().contents != text.signature.contents:
+            return False
+        if time.time() - text.mtime > TICK:
+            return True
+        try:
+            return self.read().data == text.data
+        except (SourceError, OSError):
+            return False
 
     def _is_mount(self) -> bool:
         """Whether the file is a mount; some file systems give no file a link."""

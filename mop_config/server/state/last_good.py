@@ -1,98 +1,169 @@
-"""The last good text on disk, so that a restart never starts from nothing.
+"""LastGoodStore: the last good texts of a source, so that a restart never starts from nothing.
 
-One file a source: a line of JSON, then the text as it was read. A hash over both is in the
-line, so that a torn or foreign file is told from a good one.
+The newest text lies in one record: a line of JSON, then the text as it was read. A hash over both
+tells a torn or foreign record from a good one. The texts before it lie beside it, compressed.
 """
 
+import contextlib
+import errno
+import gzip
 import hashlib
 import json
-import logging
-import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...model.codec import MAX_DATE
-from . import records
+from ..sources.file import Fingerprint
+from .directory import StateDirectory
+from .release import ReleaseRecord, record_of
 
-logger = logging.getLogger(__name__)
-
-_FORMAT = 2
+_FORMAT = 3
+_WHAT = "the last good list"
+_HISTORY = "the history of good lists"
+#: Earlier texts that are kept, and their bytes together.
+MAX_TEXTS = 50
+MAX_HISTORY_BYTES = 8 << 20
 
 
 class LastGood(NamedTuple):
-    """A text that was served, and what must not go backwards after a restart.
+    """A text that was served.
 
     Attributes:
-        data: The endpoint file's bytes.
-        etag: Content hash of the list that it gave.
-        last_modified: POSIX seconds that it was served with.
-        endpoints: How many endpoints it has, over both kinds.
-        saved_at: POSIX time at which it was found good.
+        data: The bytes as they were read.
+        record: Its release, and how many endpoints it has.
+        saved_at: POSIX time at which the text was found good.
+        trigger: What caused the reload.
     """
 
     data: bytes
-    etag: str
-    last_modified: int
-    endpoints: int
+    record: ReleaseRecord
     saved_at: float
+    trigger: str
+
+    def dump(self) -> bytes:
+        """Return the text as ``parse`` reads it."""
+        head = {**self.record.as_dict(), "trigger": self.trigger}
+        head |= {"format": _FORMAT, "saved_at": self.saved_at}
+        head["sha256"] = _digest(head, self.data)
+        return json.dumps(head).encode() + b"\n" + self.data
 
 
-def load(path: Path, owner: int | None = None) -> LastGood | None:
-    """Read the last good text; None where there is none that can be trusted."""
-    try:
-        head, _, data = records.read(path, owner).partition(b"\n")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        logger.warning("the last good list cannot be read: %s", error)
-        return None
-    try:
-        return _checked(json.loads(head), data)
-    except Exception:  # whatever stands there must not keep a server from starting
-        logger.warning("the last good list in %s is damaged: it is ignored", path)
-        return None
+def parse(text: bytes) -> LastGood:
+    """Read a text that ``dump`` wrote.
 
-
-def _checked(record: dict[str, Any], data: bytes) -> LastGood:
-    digest = record.pop("sha256")
-    if record.pop("format") != _FORMAT or digest != _digest(record, data):
+    Raises:
+        Exception: Of any type, if it is torn, foreign or of another format.
+    """
+    first, _, data = text.partition(b"\n")
+    head: dict[str, Any] = json.loads(first)
+    digest = head.pop("sha256")
+    if head["format"] != _FORMAT or digest != _digest(head, data):
         raise ValueError("not what was written")
-    good = LastGood(data, **record)
-    if not 0 <= good.last_modified <= MAX_DATE or not 0 <= good.saved_at <= MAX_DATE:
+    if not 0 <= head["saved_at"] <= MAX_DATE:
         raise ValueError("no date")
-    return good
+    return LastGood(data, record_of(head), float(head["saved_at"]), str(head["trigger"]))
 
 
-def _digest(record: dict[str, Any], data: bytes) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode() + b"\n" + data).hexdigest()
+def _digest(head: dict[str, Any], data: bytes) -> str:
+    return hashlib.sha256(json.dumps(head, sort_keys=True).encode() + b"\n" + data).hexdigest()
 
 
-def keep(path: Path, good: LastGood, owner: int | None = None) -> None:
-    """Write the last good text, unless it or a newer one is there already.
+class LastGoodStore:
+    """The last good texts of one source in the state folder.
 
-    Every worker of a host comes here with the same text: one of them writes it, and one
-    that was slow does not bring an older text back.
-
-    Raises:
-        OSError: If it cannot be written; the file that was there stays.
+    Args:
+        directory: The state folder.
+        key: Name of the source's records.
     """
-    there = load(path, owner)
-    if there is None or (there[:-1] != good[:-1] and not good.saved_at < there.saved_at < _soon()):
-        save(path, good, owner)
+
+    def __init__(self, directory: StateDirectory, key: str) -> None:
+        self._directory = directory
+        self._name = f"{key}.lastgood"
+        self._prefix = f"{key}.text."
+        self._seen: Fingerprint | None = None
+
+    def load(self) -> LastGood | None:
+        """Read the newest good text; None if there is none that can be trusted."""
+        if self._directory.shared:
+            return None  # what root signs or publishes must come from the source
+        self._seen = self._directory.fingerprint(self._name)
+        return self._directory.load(self._name, parse, _WHAT)
+
+    def newer_than(self, version: int) -> LastGood | None:
+        """Read the newest good text if another worker has saved it since the last look.
+
+        Args:
+            version: The text must have a higher one.
+        """
+        if self._directory.fingerprint(self._name) == self._seen:
+            return None
+        good = self.load()
+        return good if good is not None and good.record.release.version > version else None
+
+    @property
+    def may_save(self) -> bool:
+        """Whether a text may be saved now: no attempt has failed within the last seconds."""
+        return self._directory.may_save(_WHAT)
+
+    def keep(self, good: LastGood) -> bool:
+        """Save a good text, unless it or a newer one is there; False if it cannot be saved.
+
+        Every worker of a host calls this with the same text: one of them writes it, and a slow
+        worker does not bring an older text back.
+        """
+        there = self._directory.load(self._name, parse, _WHAT)
+        if there is not None:
+            version = there.record.release.version
+            same = (there.data, there.record) == (good.data, good.record)
+            if same or version > good.record.release.version:
+                self._directory.recover(_WHAT)
+                return True
+        try:
+            self._write(good)
+        except OSError as error:
+            self._directory.complain(_WHAT, error)
+            return False
+        self._directory.recover(_WHAT)
+        if there is None or there.data != good.data:
+            self._remember(good)
+        return True
+
+    def _write(self, good: LastGood) -> None:
+        try:
+            self._directory.write(self._name, good.dump(), sync=True)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT} or not self._history():
+                raise
+            # The newest text is worth more than all the others.
+            self._prune(0)
+            self._directory.write(self._name, good.dump(), sync=True)
+
+    # -- the texts before
+
+    def history(self) -> list[LastGood]:
+        """Read the good texts of the past, newest first."""
+        found = (self._directory.load(name, _unpack, _HISTORY) for name in self._history())
+        return [good for good in found if good is not None]
+
+    def _remember(self, good: LastGood) -> None:
+        name = f"{self._prefix}{good.record.release.version:016d}"
+        with contextlib.suppress(OSError):  # a full folder costs history only
+            self._directory.write(name, gzip.compress(good.dump(), mtime=0), sync=False)
+        self._prune(MAX_TEXTS)
+
+    def _history(self) -> list[str]:
+        with contextlib.suppress(OSError):
+            names = (n for n in self._directory.names() if n.startswith(self._prefix))
+            return sorted(names, reverse=True)
+        return []
+
+    def _prune(self, most: int) -> None:
+        """Remove the oldest texts, so that ``most`` are left and not too many bytes."""
+        size = 0
+        for number, name in enumerate(self._history()):
+            size += self._directory.fingerprint(name).size
+            if number >= most or size > MAX_HISTORY_BYTES:
+                self._directory.remove(name)
 
 
-def _soon() -> float:
-    # What claims to come from the future was written before the clock was set right.
-    return time.time() + 1.0
-
-
-def save(path: Path, good: LastGood, owner: int | None = None) -> None:
-    """Write the last good text so that a crash leaves the old one or the new one.
-
-    Raises:
-        OSError: If it cannot be written; the file that was there stays.
-    """
-    record = good._asdict()
-    del record["data"]
-    head = {"format": _FORMAT, "sha256": _digest(record, good.data), **record}
-    records.write(path, json.dumps(head).encode() + b"\n" + good.data, sync=True, owner=owner)
+def _unpack(text: bytes) -> LastGood:
+    return parse(gzip.decompress(text))

@@ -1,257 +1,227 @@
-"""What the workers of a host know of a source together, and what outlives them all.
+"""ReleaseStore: gives out the releases of a source, one after the other for all workers of a host.
 
-Two files a source in the state folder: the last good text, and the dates and versions that
-lists were served with. ``If-Modified-Since`` is answered by comparing dates, so two lists must
-never have the same one, whichever worker is asked and however many edits it has missed. And
-whoever has seen a signed list takes none with a lower version, so versions go on from the
-highest one that any source of the folder was given: a list may move from a file to etcd.
-
-Files are replaced whole, under a lock, so that a full disk leaves what was there; and each
-worker writes down again what it serves where that is lost.
+``If-Modified-Since`` is answered by comparing dates, so two lists must never have the same date,
+and a client that has seen a signed list accepts none with a lower version. Therefore a release is
+given out under a lock of the host (flock), and the order of the lock is the order of the lists.
 """
 
 import contextlib
-import json
-import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from ..sources.file import Fingerprint
-from . import last_good, ledger, records
-from .last_good import LastGood
-from .ledger import LedgerLine, Release
-from .sightings import Seen, Sighting
+from .directory import StateDirectory
+from .release import Order, Release, ReleaseRecord, dump, next_release, parse
 
-logger = logging.getLogger(__name__)
-
-#: Texts whose first sight is remembered.
-_REMEMBERED = 50
-#: Seconds by which dates and versions of another user's may be ahead of the clock.
+#: Seconds by which dates and versions in the records of another user may be ahead of the clock.
 _AHEAD = 86400
-#: Seconds that a worker waits for another one that writes.
-_PATIENCE = 0.5
+_SUFFIX = ".release"
+_WHAT = "the list's release"
+
+
+class ReleaseRequest(NamedTuple):
+    """A list that is to be served, and what its release depends on.
+
+    Attributes:
+        etag: Content hash of the list.
+        api: How many API endpoints it has.
+        socketio: How many Socket.io endpoints it has.
+        modified_at: POSIX seconds at which its source was changed.
+        order: Place of its text in etcd, or None for a file.
+    """
+
+    etag: str
+    api: int
+    socketio: int
+    modified_at: float
+    order: Order | None = None
+
+
+class CriticalSection(NamedTuple):
+    """The critical section of a source.
+
+    Attributes:
+        last: The host's last release, or that of this process if there is no record.
+        locked: Whether the lock is held.
+    """
+
+    last: ReleaseRecord | None
+    locked: bool
+
+    def endpoints(self, etag: str) -> int:
+        """Return how many endpoints the host's list has; 0 if it is this very list."""
+        if self.last is None or self.last.release.etag == etag:
+            return 0
+        return self.last.api + self.last.socketio
+
+    def is_behind(self, order: Order | None, confirmed: Order | None) -> bool:
+        """Whether etcd may have a newer text than this one, so that it has to be read again.
+
+        A lower revision, or another cluster, counts only after one more read that began after
+        the record was seen: then etcd was restored from a backup or has moved.
+
+        Args:
+            order: Place of the text; None for a file.
+            confirmed: Place that the record named before the text was read.
+        """
+        last = None if self.last is None else self.last.order
+        if order is None or last is None or last == confirmed:
+            return False
+        return last.cluster != order.cluster or last.revision > order.revision
 
 
 class ReleaseStore:
-    """The files of one source in the state folder.
+    """The release of one source in the state folder.
 
     Args:
-        folder: The state folder.
-        key: What the source's files are named by.
-        writable: Whether the folder can be written to; else it is only read from, until a
-            text could be kept in it.
+        directory: The state folder.
+        key: Name of the source's records.
         siblings: Whether other workers serve this source now.
-        owner: Another user whose records these are: they give dates and versions, but no list.
     """
 
     def __init__(
         self,
-        folder: Path,
+        directory: StateDirectory,
         key: str,
-        *,
-        writable: bool = True,
         siblings: Callable[[], bool] = lambda: False,
-        owner: int | None = None,
     ) -> None:
-        self._text = folder / f"{key}.lastgood"
-        self._dates = folder / f"{key}.dates"
-        self._firsts = folder / f"{key}.seen"
-        self._lock = folder / f"{key}.lock"
+        self._directory = directory
+        self._name = key + _SUFFIX
+        self._lock = f"{key}.lock"
         self._siblings = siblings
-        self._owner = owner
-        self._writable = writable
-        self.trouble = ""  # why the last good text could not be kept
-        self._seen: Fingerprint | None = None
-        self._known: Fingerprint | None = None  # of the ledger, while it holds what we serve
-        self._complained = False
+        self._served: ReleaseRecord | None = None  # of the list that is served, or is to be
+        self._serving = False
+        self._section: CriticalSection | None = None  # while this process is in it
+        self._known: Fingerprint | None = None  # of the record, once it agrees with ``_served``
 
-    def load(self) -> LastGood | None:
-        """Read the last good text; None where there is none that can be trusted."""
-        if self._owner is not None:
-            return None  # what this user signs or publishes must come from the source
-        self._seen = records.signature(self._text)
-        return last_good.load(self._text)
+    def remember(self, record: ReleaseRecord) -> None:
+        """Take the release of the text on the disk for the last one, in case the record is lost."""
+        self._served = record
 
-    def newer_than(self, moment: float) -> LastGood | None:
-        """Read the last good text where another worker has found a newer one by now."""
-        if records.signature(self._text) == self._seen:
-            return None
-        good = self.load()
-        return good if good is not None and good.saved_at > moment else None
+    @property
+    def served(self) -> Release | None:
+        """The release of the list that this process serves, or None before the first."""
+        return None if self._served is None else self._served.release
 
-    def keep(self, good: LastGood) -> bool:
-        """Keep a good text, unless a newer one is there; False where it is to be tried again."""
-        try:
-            self._keep(good)
-        except OSError as error:
-            # That the folder could not be written to at the start has been said.
-            if self._writable and not self.trouble:
-                logger.warning("the last good list cannot be saved: %s", error)
-            self.trouble = error.strerror or str(error)
-            return False
-        if self.trouble:
-            logger.info("the last good list can be saved again")
-        self.trouble = ""
-        return True
+    @contextlib.contextmanager
+    def section(self, *, rendering: bool = False) -> Iterator[CriticalSection]:
+        """Enter the critical section of this source on this host.
 
-    def _keep(self, good: LastGood) -> None:
-        if not self._writable:
-            records.make(self._text.parent, self._owner)
-            self._writable = True
-        last_good.keep(self._text, good, self._owner)
-
-    def stamp(self, etag: str, mtime: float, wanted: Release, above: int = 0) -> Release:
-        """Find the date and the version of a list, the same in every worker.
+        If the lock cannot be taken (its holder was stopped, or the folder cannot be used), the
+        section is entered all the same, and its release is reconciled with the host's later.
+        Entering the section again within it is allowed.
 
         Args:
-            etag: The list's content hash.
-            mtime: When its source was changed, as POSIX seconds.
-            wanted: The date and the version that it would have alone.
-            above: The version of the list that this worker serves, if that is another one;
-                0 where it serves none yet.
-
-        Returns:
-            What another worker gave this list of this source, else a date later than that
-            of every other list, and a version higher than any that was given before.
+            rendering: Whether this process reads and renders in the section.
         """
-        if not self._writable:
-            return wanted
-        try:
-            return self._stamp(etag, mtime, wanted, above)
-        except OSError as error:
-            self._complain(error)
-            return wanted
-
-    def confirm(self, held: LedgerLine, mtime: float, wanted: int) -> Release:
-        """Find the date and the version of a list that is served already and was read again.
-
-        Args:
-            held: What it is served with.
-            mtime: When its source was changed, as POSIX seconds.
-            wanted: The version that it would have alone.
-
-        Returns:
-            What it is to be served with from now on; never a lower version.
-        """
-        if self._writable:
+        if self._section is not None:
+            yield self._section
+            return
+        with contextlib.ExitStack() as stack:
+            locked = True
             try:
-                return self._confirm(held, mtime, wanted)
+                stack.enter_context(self._directory.locked(self._lock, mark=rendering))
             except OSError as error:
-                self._complain(error)
-        return ledger.confirmed([], held, mtime, wanted)[0].stamp
+                locked = False
+                if not isinstance(error, BlockingIOError):
+                    self._directory.complain(_WHAT, error)
+            self._section = CriticalSection(self.record() or self._served, locked)
+            try:
+                yield self._section
+            finally:
+                self._section = None
 
-    def follow(self, held: LedgerLine) -> Release:
-        """Find what other workers have come to give the list that is served; cheap.
+    def record(self) -> ReleaseRecord | None:
+        """Read the last release of the source on this host; None if there is none."""
+        return self._read(self._name)
 
-        Where the ledger does not hold it, because it is lost or the disk was full, it does
-        from now on.
+    def follow(self) -> Release | None:
+        """Reconcile the release that is served with the host's; cheap while nothing has changed.
+
+        Returns:
+            The release to serve the list with from now on: that of the host if another worker
+            gave the same list a later one. A record that was lost is written again.
         """
-        if not self._writable or self._signature() == self._known:
-            return held.stamp
-        return self.confirm(held, held.mtime, held.ver)
+        served = self._served
+        if served is None or not self._serving or self._known == self._fingerprint():
+            return self.served
+        try:
+            with self._directory.locked(self._lock, wait=False):
+                self._reconcile(served)
+        except BlockingIOError:
+            pass  # the next turn tries again
+        except OSError as error:
+            self._directory.complain(_WHAT, error)
+        return self.served
 
-    def _complain(self, error: OSError) -> None:
-        self._known = None  # so that the next turn tries again
-        if not self._complained:
-            logger.warning("the dates of lists cannot be kept: %s", error)
-        self._complained = True
-
-    def first_seen(self, sighting: Sighting, now: float) -> float:
-        """Say since when a text has been there, the same in every worker, as POSIX seconds.
-
-        For a source that numbers its texts and keeps no date, such as etcd: a text counts
-        from when the first worker saw it, and texts are in the order of their numbers. After a
-        restore of the source, a lower number is newer.
+    def issue(
+        self, section: CriticalSection, request: ReleaseRequest, now: float, *earlier: Release
+    ) -> ReleaseRecord:
+        """Give a list its release, and record it for the other workers.
 
         Args:
-            sighting: The text, as this worker has just read it.
-            now: POSIX time.
+            section: The critical section, which this process is in.
+            request: The list.
+            now: POSIX seconds.
+            earlier: Releases that count as given, such as that of a text from the disk.
         """
-        if not self._writable:
-            return now
-        try:
-            return self._first_seen(sighting, now)
-        except OSError as error:
-            logger.warning("when the list was changed cannot be kept: %s", error)
-            return now
+        last, modified_at = section.last, request.modified_at
+        known = [each.release for each in (last, self._served) if each is not None]
+        same_list = last is not None and last.release.etag == request.etag
+        if last is not None and same_list and request.order == last.order is not None:
+            modified_at = last.release.modified_at  # a worker saw the text first
+        floor = self._floor(same_list=same_list)
+        release = next_release([*known, *earlier], request.etag, modified_at, now, floor)
+        self._serving = True
+        self._served = record = ReleaseRecord(release, request.api, request.socketio, request.order)
+        self._known = None
+        if section.locked:
+            if record == self.record():
+                self._known = self._fingerprint()
+            else:
+                self._keep(record)
+        return record
 
-    def _first_seen(self, sighting: Sighting, now: float) -> float:
-        with self._locked():
-            before = _read_sightings(self._read(self._firsts))
-            moment, seen = sighting.among(before, now)
-            if seen != before:
-                data = json.dumps(seen[-_REMEMBERED:]).encode()
-                records.write(self._firsts, data, sync=True, owner=self._owner)
-            return moment
+    def _floor(self, *, same_list: bool) -> int:
+        """Return the highest version of other sources, if clients may have come from there.
 
-    def _stamp(self, etag: str, mtime: float, wanted: Release, above: int) -> Release:
-        with self._locked():
-            given = self._lines(self._dates)
-            if given and given[-1].etag == etag and given[-1].ver > above:
-                # One that starts may have come back from another source, whose lists had
-                # higher versions; unless it takes the place of a worker that has died.
-                ours = above or given[-1].ver >= self._highest() or self._siblings()
-                if ours:
-                    return given[-1].stamp
-            # Who serves a list may be some edits behind. Who serves none has read the newest.
-            for line in reversed(given if above else []):
-                alike = (line.etag, line.mtime) == (etag, mtime)
-                if alike and line.date >= wanted.date and line.ver >= wanted.ver:
-                    return line.stamp
-            date = max([wanted.date, *(line.date + 1 for line in given)])
-            ver = max(wanted.ver, self._highest() + 1)
-            self._write(ledger.with_line(given, LedgerLine(etag, mtime, date, ver)))
-            return Release(date, ver)
+        A worker that serves already, or that takes the place of one that died, keeps its release.
+        """
+        if same_list and (self._serving or self._siblings()):
+            return 0
+        return self._highest_elsewhere()
 
-    def _confirm(self, held: LedgerLine, mtime: float, wanted: int) -> Release:
-        with self._locked():
-            given = self._lines(self._dates)
-            line, lines = ledger.confirmed(given, held, mtime, wanted)
-            if lines != given:
-                self._write(lines)
-            self._known, self._complained = self._signature(), False
-            return line.stamp
+    @property
+    def disputed(self) -> bool:
+        """Whether the host's last release is one of another list than this process serves."""
+        record = self.record()
+        return record is not None and record.release.etag != getattr(self.served, "etag", None)
 
-    def _write(self, lines: list[LedgerLine]) -> None:
-        records.write(self._dates, ledger.write(lines), sync=True, owner=self._owner)
+    def _reconcile(self, served: ReleaseRecord) -> None:
+        record = self.record()
+        if record is None or record.release.version < served.release.version:
+            self._keep(served)
+            return
+        if record.release.etag == served.release.etag:
+            self._served = record
+        self._known = self._fingerprint()
+        self._directory.recover(_WHAT)
 
-    def _highest(self) -> int:
-        """Find the highest version that any source of this folder was given."""
-        lines: list[LedgerLine] = []
-        folder = self._dates.parent
-        for name in records.names(folder, self._owner):
-            if name.endswith(self._dates.suffix):
-                with contextlib.suppress(OSError):
-                    lines += self._lines(folder / name)
-        return ledger.highest(lines)
+    def _keep(self, record: ReleaseRecord) -> None:
+        self._known = None
+        if self._directory.save(self._name, dump(record), _WHAT, sync=True):
+            self._known = self._fingerprint()
 
-    def _lines(self, path: Path) -> list[LedgerLine]:
-        lines = ledger.read(self._read(path))
-        if self._owner is None:
-            return lines
-        # Another user could have put anything there, such as a version that no client takes.
-        latest = time.time() + _AHEAD
-        return [line for line in lines if max(line.date, line.ver / 1000) < latest]
+    def _fingerprint(self) -> Fingerprint:
+        return self._directory.fingerprint(self._name)
 
-    def _locked(self) -> AbstractContextManager[None]:
-        return records.locked(self._lock, _PATIENCE, self._owner)
+    def _read(self, name: str) -> ReleaseRecord | None:
+        # Another user could have written a version that no client accepts.
+        latest = time.time() + _AHEAD if self._directory.shared else float("inf")
+        return self._directory.load(name, lambda data: parse(data, latest), _WHAT)
 
-    def _signature(self) -> Fingerprint:
-        return records.signature(self._dates, self._owner)
-
-    def _read(self, path: Path) -> bytes:
-        try:
-            return records.read(path, self._owner)
-        except FileNotFoundError:
-            return b""
-
-
-def _read_sightings(text: bytes) -> list[Seen]:
-    try:
-        return [
-            Seen(int(number), str(digest), float(at)) for number, digest, at in json.loads(text)
-        ]
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        return []  # new, torn or foreign: dates begin anew
+    def _highest_elsewhere(self) -> int:
+        """Return the highest version of the other sources: a list may have moved from there."""
+        names = [n for n in self._directory.list_names() if n.endswith(_SUFFIX) and n != self._name]
+        return max((r.release.version for r in map(self._read, names) if r is not None), default=0)

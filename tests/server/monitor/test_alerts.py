@@ -35,6 +35,7 @@ from mop_config.server.monitor.alerts import (
 from mop_config.server.monitor.schedule import ProbeSchedule, rules
 from mop_config.server.monitor.webhook import OutageNotifier
 from mop_config.server.settings import Settings
+from mop_config.server.state.directory import StateDirectory
 
 from ...client.fleet import silence
 from ...client.handmade import NOBODY, OK, Answer, Asked, handmade
@@ -224,7 +225,7 @@ class Desk:
 
     def __init__(self, folder: Path, url: str | None, secret: bytes = b"") -> None:
         settings = Settings(alert_webhook=url, alert_secret=secret)
-        self.notifier = OutageNotifier(folder / "alerts", settings, NOBODY)
+        self.notifier = OutageNotifier(StateDirectory(folder), "alerts", settings, NOBODY)
         self.schedule = ProbeSchedule(rules(1.0), lambda: 0.5)
         listed = {Kind.API: [Endpoint("https://a.example")], Kind.SOCKETIO: []}
         self.schedule.follow(listed, 0.0, 0.0)
@@ -476,6 +477,7 @@ class TestWebhook:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """The webhook is told all the same."""
+        (tmp_path / "gone").write_text("a file in its place")
         with handmade() as server, desk(tmp_path / "gone", server.url) as own:
             own.set(up=False)
             own.until(lambda: len(server.asked) == 1 and not own.busy)

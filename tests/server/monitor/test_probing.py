@@ -30,6 +30,7 @@ from mop_config.server.monitor.schedule import (
     best,
     rules,
 )
+from mop_config.server.state.directory import StateDirectory
 from mop_config.server.state.leader import Leadership
 
 GOOD = ProbeResult(None, 0.25, "/health answers 200", "/health", status=200)
@@ -314,8 +315,8 @@ class TestFile:
         bench.run(60)
         records = bench.probing.records()
         records[2] = {**records[2], "state": "unknown", "checked_at": None, "recent": []}
-        ProbeResults(tmp_path / "f", 30).write(records)
-        reader = ProbeResults(tmp_path / "f", 30)
+        ProbeResults(StateDirectory(tmp_path), "f", 30).write(records)
+        reader = ProbeResults(StateDirectory(tmp_path), "f", 30)
         health = reader.health()
         assert reader.read() == records
         assert {key: value for key, value in health.items() if key != "endpoints"} == {
@@ -344,15 +345,16 @@ class TestFile:
         code = (
             "import sys; from pathlib import Path;"
             "from mop_config.server.monitor.results import ProbeResults;"
-            "ProbeResults(Path(sys.argv[1]), 30).write([])"
+            "from mop_config.server.state.directory import StateDirectory;"
+            "ProbeResults(StateDirectory(Path(sys.argv[1])), 'f', 30).write([])"
         )
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / "f")], check=True)
-        health = ProbeResults(tmp_path / "f", 30).health()
+        subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+        health = ProbeResults(StateDirectory(tmp_path), "f", 30).health()
         assert (health["alive"], health["pid"]) == (False, None)
 
     def test_a_prober_that_cannot_save_its_findings_shows(self, tmp_path: Path) -> None:
         """They become too old to be true; that of an empty list nothing is found does not."""
-        path, writer = tmp_path / "f", ProbeResults(tmp_path / "f", 30)
+        path, writer = tmp_path / "f", ProbeResults(StateDirectory(tmp_path), "f", 30)
         bench = Bench()
         bench.follow(named("a"))
         for records, age, alive in [
@@ -363,21 +365,21 @@ class TestFile:
             writer.write(records)
             at = time.time() - age
             os.utime(path, (at, at))
-            health = ProbeResults(path, 30).health()
+            health = ProbeResults(StateDirectory(tmp_path), "f", 30).health()
             assert (health["alive"], health["pid"]) == (alive, os.getpid() if alive else None)
             assert len(health["endpoints"]) == len(records)
 
     def test_a_foreign_or_torn_file_is_no_finding(self, tmp_path: Path) -> None:
         """It is passed over, member by member."""
         path = tmp_path / "f"
-        empty = ProbeResults(path, 30).health()
+        empty = ProbeResults(StateDirectory(tmp_path), "f", 30).health()
         assert (empty["alive"], empty["endpoints"]) == (False, [])
         bench = Bench()
         bench.follow(named("a"))
         bench.run(5)
-        ProbeResults(path, 30).write(bench.probing.records())
+        ProbeResults(StateDirectory(tmp_path), "f", 30).write(bench.probing.records())
         good = json.loads(path.read_text())
-        assert ProbeResults(path, 30).health()["endpoints"]
+        assert ProbeResults(StateDirectory(tmp_path), "f", 30).health()["endpoints"]
         (entry,) = good["endpoints"]
         odd: list[Any] = [[], [-1], {}, "?" * 300, True, -1, float("nan"), 1e300, [0] * 99]
         broken: list[Any] = [{**good, name: ["x"]} for name in good]
@@ -392,8 +394,8 @@ class TestFile:
         texts = ["", "{", "null", "[]", "\xff", "[" * 100_000, json.dumps(good)[:-9]]
         for text in [*texts, *map(json.dumps, broken)]:
             path.write_text(text)
-            assert ProbeResults(path, 30).health() == empty, text[:300]
-            assert ProbeResults(path, 30).read() == []
+            assert ProbeResults(StateDirectory(tmp_path), "f", 30).health() == empty, text[:300]
+            assert ProbeResults(StateDirectory(tmp_path), "f", 30).read() == []
 
     def test_a_folder_without_room_costs_one_warning(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -401,12 +403,13 @@ class TestFile:
         """No worker shows the results meanwhile; room makes all well again."""
         bench = Bench()
         bench.follow(named("a"))
-        results = ProbeResults(tmp_path / "gone" / "f", 30)
+        (tmp_path / "gone").write_text("a file in its place")
+        results = ProbeResults(StateDirectory(tmp_path / "gone"), "f", 30)
         for _ in range(3):
             assert not results.write(bench.probing.records())
         assert len(caplog.records) == 1
         assert not results.health()["alive"]
-        (tmp_path / "gone").mkdir()
+        (tmp_path / "gone").unlink()
         assert results.write(bench.probing.records())
         assert results.health()["alive"]
         assert len(results.health()["endpoints"]) == 1
@@ -417,7 +420,7 @@ class TestLeadership:
 
     def test_only_one_has_it(self, tmp_path: Path) -> None:
         """Until it gives it up; it may ask again and again."""
-        first, second = Leadership(tmp_path / "l"), Leadership(tmp_path / "l")
+        first, second = (Leadership(StateDirectory(tmp_path), "l") for _ in range(2))
         assert first.take()
         assert first.take()
         assert not second.take()
@@ -430,13 +433,14 @@ class TestLeadership:
         """However it died."""
         code = (
             "import sys; from pathlib import Path;"
+            "from mop_config.server.state.directory import StateDirectory;"
             "from mop_config.server.state.leader import Leadership;"
-            "held = Leadership(Path(sys.argv[1]));"
+            "held = Leadership(StateDirectory(Path(sys.argv[1])), 'l');"
             "print(held.take(), flush=True); sys.stdin.read()"
         )
-        own = Leadership(tmp_path / "l")
+        own = Leadership(StateDirectory(tmp_path), "l")
         with subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path / "l")],
+            [sys.executable, "-c", code, str(tmp_path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -450,7 +454,7 @@ class TestLeadership:
 
     def test_a_cleared_folder_makes_no_second_one(self, tmp_path: Path) -> None:
         """Who held the file that is gone sees that it is."""
-        first, second = Leadership(tmp_path / "l"), Leadership(tmp_path / "l")
+        first, second = (Leadership(StateDirectory(tmp_path), "l") for _ in range(2))
         assert first.take()
         (tmp_path / "l").unlink()
         assert second.take()
@@ -461,4 +465,4 @@ class TestLeadership:
         """Somebody else's file is not ours to lock."""
         (tmp_path / "l").symlink_to(tmp_path / "other")
         with pytest.raises(OSError, match="symbolic"):
-            Leadership(tmp_path / "l").take()
+            Leadership(StateDirectory(tmp_path), "l").take()

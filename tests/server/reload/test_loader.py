@@ -24,8 +24,12 @@ from mop_config.server.serving.snapshot import Snapshot
 from mop_config.server.serving.store import Result, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import Settings
 from mop_config.server.sources.file import FileSource
-from mop_config.server.state import last_good as lastgood
+from mop_config.server.state.directory import StateDirectory
+from mop_config.server.state.last_good import LastGood, LastGoodStore, parse
+from mop_config.server.state.release import Release, ReleaseRecord
 from mop_config.server.state.releases import ReleaseStore
+
+from ...disks import make_read_only, small_disk
 
 GOOD = "DomainList:\na.com\nb.com\n"
 OTHER = "DomainList:\nb.com\nc.com\n"
@@ -37,15 +41,18 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "endpoints.txt"
         self.last_good = folder / "key.lastgood"
-        self.dates = folder / "key.dates"
+        self.release = folder / "key.release"
 
-    def boot(self, *, writable: bool = True, may_wait: bool = False, **settings: Any) -> Reloader:
+    def boot(self, *, may_wait: bool = False, **settings: Any) -> Reloader:
         settings.setdefault("max_bytes", 1 << 20)
+        directory = StateDirectory(self.last_good.parent)
+        directory.prepare()
         loader = Reloader(
             FileSource(str(self.file), settings["max_bytes"]),
             Settings(**settings),
             SnapshotStore(Snapshot.of(EMPTY, last_modified=0, loaded_at=0.0, max_age=60)),
-            ReleaseStore(self.last_good.parent, "key", writable=writable),
+            ReleaseStore(directory, "key"),
+            LastGoodStore(directory, "key"),
         )
         loader.start(may_wait=may_wait)
         return loader
@@ -74,7 +81,7 @@ def test_a_good_file_is_applied(site: Site) -> None:
     loader = site.boot()
     assert hosts(loader) == AB
     site.file.write_text(OTHER)
-    loader.load(Trigger.WATCH)
+    loader.reload(Trigger.WATCH)
     assert hosts(loader) == BC
     view = loader.store.view
     assert view.state is SourceState.FRESH
@@ -117,7 +124,7 @@ def test_a_bad_file_leaves_the_served_list(site: Site, bad: Code) -> None:
     loader = site.boot()
     served = loader.store.view.snapshot
     site.put_bad()  # type: ignore[attr-defined]
-    loader.load(Trigger.POLL)
+    loader.reload(Trigger.POLL)
     view = loader.store.view
     assert view.snapshot is served
     assert view.state is SourceState.REJECTED
@@ -125,7 +132,7 @@ def test_a_bad_file_leaves_the_served_list(site: Site, bad: Code) -> None:
     assert view.reason == view.history[0].error == view.problems[0].message
     assert view.history[0].result is Result.REJECTED
     site.file.write_text(OTHER)
-    loader.load(Trigger.WATCH)
+    loader.reload(Trigger.WATCH)
     assert hosts(loader) == BC
     assert (loader.store.view.state, loader.store.view.reason) == (SourceState.FRESH, None)
 
@@ -143,7 +150,7 @@ def test_a_restart_with_a_bad_file_serves_the_last_good_list(site: Site, bad: Co
     assert (view.snapshot.etag, view.snapshot.last_modified) == (before.etag, before.last_modified)
     assert view.history[0].etag == before.etag
     site.file.write_text(OTHER)
-    loader.load(Trigger.WATCH)
+    loader.reload(Trigger.WATCH)
     assert loader.store.view.state is SourceState.FRESH
 
 
@@ -169,10 +176,10 @@ def test_an_empty_file_may_replace_a_list_where_that_is_allowed(site: Site) -> N
     site.file.write_text(GOOD)
     loader = site.boot(allow_empty=True)
     site.file.unlink()
-    loader.load(Trigger.WATCH)
+    loader.reload(Trigger.WATCH)
     assert hosts(loader) == AB
     site.file.write_text("")
-    loader.load(Trigger.WATCH)
+    loader.reload(Trigger.WATCH)
     assert hosts(loader) == []
     assert loader.store.view.state is SourceState.FRESH
 
@@ -182,13 +189,13 @@ def test_strict_refuses_a_file_with_any_error(site: Site) -> None:
     site.file.write_text(GOOD)
     loader = site.boot(strict=True)
     site.file.write_text(OTHER + "a_b\n")
-    loader.load(Trigger.WATCH)
+    loader.reload(Trigger.WATCH)
     assert hosts(loader) == AB
     view = loader.store.view
     assert [p.code for p in view.problems] == [Code.STRICT, Code.BAD_HOST]
     assert "line 4" in str(view.reason)
     site.file.write_text("DomainList:\nc.com\nC.com\n")
-    loader.load(Trigger.WATCH)
+    loader.reload(Trigger.WATCH)
     assert hosts(loader) == ["https://c.com"]
 
 
@@ -199,7 +206,7 @@ def test_a_change_of_words_alone_keeps_tag_and_date(site: Site) -> None:
     before = loader.store.view.snapshot
     site.file.write_text("# comment\n" + GOOD + "a_b\n")
     os.utime(site.file, (1, 1))
-    loader.load(Trigger.WATCH)
+    loader.reload(Trigger.WATCH)
     view = loader.store.view
     assert view.snapshot is before
     assert view.history[0].result is Result.UNCHANGED
@@ -221,9 +228,9 @@ def test_the_date_is_the_files_and_moves_only_forward(site: Site) -> None:
     ]:
         site.file.write_text(text)
         os.utime(site.file, (mtime, mtime))
-        loader.load(Trigger.WATCH)
+        loader.reload(Trigger.WATCH)
         assert date(loader) == expected
-    loader.persist()
+    loader.save()
     site.file.write_text(OTHER)
     os.utime(site.file, (3000, 3000))
     assert date(site.boot()) == 5001, "a restart does not set the clock back"
@@ -241,13 +248,13 @@ def test_looking_quietly_notes_nothing_where_nothing_changed(site: Site) -> None
     """Neither a good text nor a bad one is told of twice."""
     site.file.write_text(GOOD)
     loader = site.boot()
-    loader.load(Trigger.POLL, quietly=True)
+    loader.reload(Trigger.POLL, quietly=True)
     assert len(loader.store.view.history) == 1
     site.file.unlink()
-    loader.load(Trigger.POLL, quietly=True)
-    loader.load(Trigger.POLL, quietly=True)
+    loader.reload(Trigger.POLL, quietly=True)
+    loader.reload(Trigger.POLL, quietly=True)
     assert [r.result for r in loader.store.view.history] == [Result.REJECTED, Result.APPLIED]
-    loader.load(Trigger.SIGHUP)
+    loader.reload(Trigger.SIGHUP)
     assert len(loader.store.view.history) == 3
 
 
@@ -256,9 +263,9 @@ def test_a_return_to_the_served_text_is_fresh_again(site: Site) -> None:
     site.file.write_text(GOOD)
     loader = site.boot()
     site.file.write_text("")
-    loader.load(Trigger.WATCH)
+    loader.reload(Trigger.WATCH)
     site.file.write_text(GOOD)
-    loader.load(Trigger.WATCH, quietly=True)
+    loader.reload(Trigger.WATCH, quietly=True)
     assert loader.store.view.state is SourceState.FRESH
     assert [r.result.value for r in loader.store.view.history] == [
         "unchanged",
@@ -280,12 +287,12 @@ def test_an_unexpected_failure_leaves_the_list_and_is_tried_again(
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "render", fail)
         site.file.write_text(OTHER)
-        loader.load(Trigger.WATCH, quietly=True)
+        loader.reload(Trigger.WATCH, quietly=True)
         view = loader.store.view
         assert (view.state, view.history[0].result) == (SourceState.STALE, Result.ERROR)
         assert view.reason == "MemoryError: no more"
         assert hosts(loader) == AB
-    loader.load(Trigger.POLL, quietly=True)
+    loader.reload(Trigger.POLL, quietly=True)
     assert hosts(loader) == BC
 
 
@@ -314,9 +321,9 @@ def test_the_signals_come_after_the_swap_and_a_receiver_that_raises_changes_noth
         signals.config_rejected.connected_to(rejected),
     ):
         site.file.write_text(OTHER)
-        loader.load(Trigger.WATCH)
+        loader.reload(Trigger.WATCH)
         site.file.write_text("")
-        loader.load(Trigger.WATCH)
+        loader.reload(Trigger.WATCH)
     assert seen == [(True, before), (True, Code.NO_ENDPOINTS)]
     assert hosts(loader) == BC
 
@@ -357,7 +364,7 @@ class TestLastGood:
         loader = site.boot()
         assert loader.store.view.state is SourceState.EMPTY
         site.file.write_text(GOOD)
-        loader.load(Trigger.WATCH)
+        loader.reload(Trigger.WATCH)
         assert hosts(loader) == AB
 
     def test_one_that_cannot_be_written_stops_nothing(self, site: Site) -> None:
@@ -375,22 +382,24 @@ class TestLastGood:
         assert hosts(loader) == ["http://a.com", "http://b.com"]
 
     def test_a_failed_write_leaves_the_old_one(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """And no rubbish."""
-        path = tmp_path / "x"
-        lastgood.save(path, lastgood.LastGood(b"old", "e", 1, 1, 1.0))
+        store = LastGoodStore(StateDirectory(tmp_path), "x")
+        record = ReleaseRecord(Release("e", 1.0, 1, 1), 1, 1)
+        assert store.keep(LastGood(b"old", record, 1.0, "start"))
 
         def full(descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
-            lastgood.save(path, lastgood.LastGood(b"new", "e", 1, 1, 1.0))
-        good = lastgood.load(path)
+        newer = record._replace(release=Release("f", 2.0, 2, 2))
+        assert not store.keep(LastGood(b"new", newer, 2.0, "watch"))
+        assert "No space left" in caplog.text
+        good = store.load()
         assert good is not None
         assert good.data == b"old"
-        assert [p.name for p in tmp_path.iterdir()] == ["x"]
+        assert [p.name for p in tmp_path.iterdir()] == ["x.lastgood"]
 
 
 class TestWorkers:
@@ -401,12 +410,12 @@ class TestWorkers:
         site.file.write_text(GOOD)
         quick, slow = site.boot(), site.boot()
         site.file.write_text(OTHER)
-        quick.load(Trigger.WATCH)
+        quick.reload(Trigger.WATCH)
         site.file.unlink()
-        slow.load(Trigger.WATCH)
+        slow.reload(Trigger.WATCH)
         assert hosts(slow) == AB, "the other has kept nothing yet"
-        quick.load(Trigger.WATCH)
-        quick.persist()
+        quick.reload(Trigger.WATCH)
+        quick.save()
         sent: list[list[str]] = []
 
         def receive(sender: SnapshotStore, **_: Any) -> None:
@@ -426,8 +435,8 @@ class TestWorkers:
         site.file.write_text(GOOD)
         forked, other = site.boot(), site.boot()
         site.file.write_text(OTHER)
-        other.load(Trigger.WATCH)
-        other.persist()
+        other.reload(Trigger.WATCH)
+        other.save()
         site.file.write_text("")
         forked.catch_up()
         assert hosts(forked) == BC
@@ -437,14 +446,12 @@ class TestWorkers:
         site.file.write_text(GOOD)
         slow, quick = site.boot(), site.boot()
         site.file.write_text("DomainList:\nx.com\ny.com\n")
-        slow.load(Trigger.WATCH)
+        slow.reload(Trigger.WATCH)
         site.file.write_text(OTHER)
-        quick.load(Trigger.WATCH)
-        quick.persist()
-        slow.persist()
-        good = lastgood.load(site.last_good)
-        assert good is not None
-        assert good.data == OTHER.encode()
+        quick.reload(Trigger.WATCH)
+        quick.save()
+        slow.save()
+        assert parse(site.last_good.read_bytes()).data == OTHER.encode()
 
     def test_two_lists_never_have_one_date(self, site: Site) -> None:
         """Or a client that knows the one would be told that the other has not changed."""
@@ -458,34 +465,37 @@ class TestWorkers:
             os.utime(site.file, (1000 - number, 1000 - number))
             for index, worker in enumerate(workers):
                 if (number + index) % 3:  # each misses some
-                    worker.load(Trigger.WATCH)
+                    worker.reload(Trigger.WATCH)
                     snapshot = worker.store.view.snapshot
                     assert seen.setdefault(snapshot.last_modified, snapshot.etag) == snapshot.etag
         for worker in workers:
-            worker.load(Trigger.WATCH)
+            worker.reload(Trigger.WATCH)
         assert len({date(worker) for worker in workers}) == 1
 
     @pytest.mark.parametrize("damage", [b"", b"[[1]]", b"[" * 100_000, b'[["e",1,1e400]]', b"\xff"])
     def test_a_damaged_file_of_dates_begins_anew(self, site: Site, damage: bytes) -> None:
         """No worker stops over it."""
-        site.dates.write_bytes(damage)
+        site.release.write_bytes(damage)
         site.file.write_text(GOOD)
         assert hosts(site.boot()) == AB
 
     def test_a_folder_that_can_only_be_read_is_read(self, site: Site) -> None:
         """A restart with a broken file and a read-only disk serves the last good list."""
-        site.file.write_text(GOOD)
-        site.boot()
-        site.file.unlink()
-        before = sorted(path.name for path in site.last_good.parent.iterdir())
-        loader = site.boot(writable=False)
-        assert hosts(loader) == AB
-        site.file.write_text(OTHER)
-        loader.load(Trigger.WATCH)
-        loader.persist()
-        assert hosts(loader) == BC
-        site.file.unlink()
-        assert sorted(path.name for path in site.last_good.parent.iterdir()) == before
+        records = site.last_good.parent / "disk"
+        with small_disk(records):
+            site.last_good = records / "key.lastgood"
+            site.file.write_text(GOOD)
+            site.boot()
+            site.file.unlink()
+            before = sorted(path.name for path in records.iterdir())
+            make_read_only(records)
+            loader = site.boot()
+            assert hosts(loader) == AB
+            site.file.write_text(OTHER)
+            loader.reload(Trigger.WATCH)
+            loader.save()
+            assert hosts(loader) == BC
+            assert sorted(path.name for path in records.iterdir()) == before
 
 
 def test_a_file_that_is_being_written_is_not_read_at_the_start(site: Site) -> None:
@@ -496,13 +506,13 @@ def test_a_file_that_is_being_written_is_not_read_at_the_start(site: Site) -> No
         half.write("DomainList:\nhalf.com\nof.com\n")
         half.flush()
         loader = site.boot(may_wait=True)
-        assert loader.interrupted
+        assert loader.loaded.interrupted
         assert hosts(loader) == AB
         assert loader.store.view.state is SourceState.STALE
         assert hosts(site.boot()) == ["https://half.com", "https://of.com"], "nobody looks again"
         site.last_good.unlink()
-        assert not site.boot(may_wait=True).interrupted, "it is better than nothing"
-    assert not site.boot(may_wait=True).interrupted
+        assert not site.boot(may_wait=True).loaded.interrupted, "it is better than nothing"
+    assert not site.boot(may_wait=True).loaded.interrupted
 
 
 def test_a_file_that_changed_since_it_was_looked_at_is_not_read(site: Site) -> None:
@@ -511,9 +521,9 @@ def test_a_file_that_changed_since_it_was_looked_at_is_not_read(site: Site) -> N
     loader = site.boot()
     settled = loader.source.signature()
     site.file.write_text("DomainList:\nhalf.com\nof.com\n")
-    assert not loader.load(Trigger.SIGHUP, settled=settled)
+    assert not loader.reload(Trigger.SIGHUP, settled=settled)
     assert hosts(loader) == AB
-    assert loader.load(Trigger.SIGHUP, settled=settled), "the path looks as it did before"
+    assert loader.reload(Trigger.SIGHUP, settled=loader.source.signature())
 
 
 def test_a_process_without_descriptors_blames_no_file(site: Site) -> None:
@@ -524,8 +534,8 @@ def test_a_process_without_descriptors_blames_no_file(site: Site) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
-        assert not loader.load(Trigger.WATCH, quietly=True)
-        assert not loader.load(Trigger.WATCH, quietly=True)
+        assert not loader.reload(Trigger.WATCH, quietly=True)
+        assert not loader.reload(Trigger.WATCH, quietly=True)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     view = loader.store.view
@@ -533,7 +543,7 @@ def test_a_process_without_descriptors_blames_no_file(site: Site) -> None:
     assert "Too many open files" in str(view.reason)
     assert [reload.result for reload in view.history].count(Result.ERROR) == 1
     assert hosts(loader) == AB
-    assert loader.load(Trigger.WATCH, quietly=True)
+    assert loader.reload(Trigger.WATCH, quietly=True)
     assert hosts(loader) == BC
 
 
@@ -543,7 +553,7 @@ def test_a_name_that_is_no_text_is_no_trouble(site: Site) -> None:
     loader = site.boot()
     assert loader.store.view.state is SourceState.EMPTY
     site.file.write_text(GOOD)
-    loader.load(Trigger.WATCH)
+    loader.reload(Trigger.WATCH)
     assert hosts(loader) == AB
 
 
@@ -557,7 +567,7 @@ def test_a_receiver_that_exits_ends_nothing(site: Site) -> None:
 
     with signals.config_reloaded.connected_to(leave):
         site.file.write_text(OTHER)
-        loader.load(Trigger.WATCH)
+        loader.reload(Trigger.WATCH)
     assert hosts(loader) == BC
 
 
@@ -601,7 +611,7 @@ class TestShortTurns:
 
         monkeypatch.setattr(pipeline, "render", fail)
         site.file.write_text(OTHER)
-        loader.load(Trigger.WATCH)
+        loader.reload(Trigger.WATCH)
         ((interval, collecting),) = during
         assert interval == pytest.approx(SWITCH_INTERVAL)
         assert not collecting

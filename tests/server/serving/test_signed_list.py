@@ -23,8 +23,9 @@ from mop_config.server.serving.conditional import preferred_form
 from mop_config.server.serving.signer import Signer
 from mop_config.server.serving.store import Trigger
 from mop_config.server.settings import Settings
-from mop_config.server.state.ledger import Release
-from mop_config.server.state.releases import ReleaseStore
+from mop_config.server.state.directory import StateDirectory
+from mop_config.server.state.release import Release
+from mop_config.server.state.releases import ReleaseRequest, ReleaseStore
 from mop_config.server.web.app import create_app
 
 from ...client.handmade import NOBODY, QUICK
@@ -177,7 +178,7 @@ class TestTheRoute:
         responder = client.application.extensions[EXTENSION].responder
         wait_for(lambda: responder.waiters == 1)
         site.write(BC)
-        loader.load(Trigger.WATCH)
+        loader.reload(Trigger.WATCH)
         waiting.join(20)
         assert answers[0].status_code == 200
         assert answers[0].headers["Cache-Control"] == "no-store"
@@ -363,6 +364,16 @@ class TestTheLife:
         assert client.get(ENDPOINTS).headers["Cache-Control"] == "max-age=86400"
 
 
+def releases(folder: Path, key: str) -> ReleaseStore:
+    return ReleaseStore(StateDirectory(folder), key)
+
+
+def issue(store: ReleaseStore, etag: str, mtime: float) -> Release:
+    """What a worker with these releases gives a list."""
+    with store.section() as section:
+        return store.issue(section, ReleaseRequest(etag, 2, 2, mtime), time.time()).release
+
+
 class TestTheVersion:
     """It never falls when the contents change, whatever happens to the file."""
 
@@ -378,10 +389,10 @@ class TestTheVersion:
         site.write(AB, 1_700_000_000)
         client, loader = site.boot()
         site.write(BC, 1_700_001_000)
-        loader.load(Trigger.WATCH)
+        loader.reload(Trigger.WATCH)
         second = signed(client)
         site.write(AB, 1_700_000_000)
-        loader.load(Trigger.WATCH)
+        loader.reload(Trigger.WATCH)
         third = signed(client)
         assert hosts(third) == ["a", "b"]
         assert third.ver > second.ver == 1_700_001_000_000
@@ -402,7 +413,7 @@ class TestTheVersion:
         client, loader = site.boot()
         before = signed(client)
         site.write("# hello\n" + AB, 1_700_000_000)
-        loader.load(Trigger.WATCH)
+        loader.reload(Trigger.WATCH)
         assert signed(client).ver == before.ver
         assert signed(site.boot()[0]).ver == before.ver
 
@@ -425,7 +436,7 @@ class TestTheVersion:
             found.append(signed(client))
             for text in (CD, AB):
                 cluster.put(text)
-                loader.load(Trigger.WATCH)
+                loader.reload(Trigger.WATCH)
                 found.append(signed(client))
         site.write(BC, 1_600_000_000)
         found.append(signed(site.boot()[0]))
@@ -442,11 +453,11 @@ class TestTheVersion:
             site.write(text, 1_700_000_000 - number)
             for index, (client, loader) in enumerate(workers):
                 if (number + index) % 3:
-                    loader.load(Trigger.WATCH)
+                    loader.reload(Trigger.WATCH)
                     found = signed(client)
                     assert versions.setdefault(found.ver, found.digest) == found.digest
         for _, loader in workers:
-            loader.load(Trigger.WATCH)
+            loader.reload(Trigger.WATCH)
         assert len({client.get(JWS).data for client, _ in workers}) == 1
 
     def test_a_disk_that_is_full_does_not_stop_it(
@@ -456,46 +467,49 @@ class TestTheVersion:
         site.write(BC, 1_700_001_000)
         client, loader = site.boot()
         versions = [signed(client).ver]
-        (ledger,) = Path(site.settings["state_dir"]).rglob("*.dates")
-        kept = ledger.read_bytes()
-        ledger.unlink()
-        ledger.mkdir()
+        (record,) = Path(site.settings["state_dir"]).rglob("*.release")
+        kept = record.read_bytes()
+        record.unlink()
+        record.mkdir()
         site.write(CD, 1_600_000_000)
-        loader.load(Trigger.WATCH)
+        loader.reload(Trigger.WATCH)
         versions.append(signed(client).ver)
-        assert "cannot be kept" in caplog.text
-        ledger.rmdir()
-        ledger.write_bytes(kept)
+        assert "cannot be saved" in caplog.text
+        record.rmdir()
+        record.write_bytes(kept)
         site.write(BC, 1_700_001_000)
-        loader.load(Trigger.WATCH)
+        loader.reload(Trigger.WATCH)
         versions.append(signed(client).ver)
         assert versions == sorted(set(versions))
 
-    @pytest.mark.parametrize("damage", [b"", b"[", b'[["e",1,1,1e400]]', b'[["e",1,1]]', b"\xff"])
-    def test_a_damaged_ledger_begins_anew(self, tmp_path: Path, damage: bytes) -> None:
+    @pytest.mark.parametrize(
+        "damage", [b"", b"[", b'{"version": 1e400}', b'{"format": 1}', b"\xff"]
+    )
+    def test_a_damaged_record_begins_anew(self, tmp_path: Path, damage: bytes) -> None:
         """And takes what the other sources of the folder know."""
-        other = ReleaseStore(tmp_path, "other").stamp("x", 5.0, Release(5, 5000))
-        (tmp_path / "key.dates").write_bytes(damage)
-        assert ReleaseStore(tmp_path, "key").stamp("e", 1.0, Release(1, 1000)) == (1, other.ver + 1)
-        assert ReleaseStore(tmp_path, "key").stamp("e", 2.0, Release(2, 2000)) == (1, other.ver + 1)
+        other = issue(releases(tmp_path, "other"), "x", 5.0)
+        (tmp_path / "key.release").write_bytes(damage)
+        given = Release("e", 1.0, 1, other.version + 1)
+        assert issue(releases(tmp_path, "key"), "e", 1.0) == given
+        assert issue(releases(tmp_path, "key"), "e", 1.0) == given
 
     def test_a_worker_in_the_place_of_a_dead_one_agrees(self, tmp_path: Path) -> None:
         """Though another server, in the same folder, has given higher versions since."""
-        given = ReleaseStore(tmp_path, "key").stamp("e", 1.0, Release(1, 1000))
-        other = ReleaseStore(tmp_path, "other").stamp("x", 5.0, Release(5, 5000))
-        born = ReleaseStore(tmp_path, "key", siblings=lambda: True)
-        assert born.stamp("e", 1.0, Release(1, 1000)) == given
-        first = ReleaseStore(tmp_path, "key").stamp("e", 1.0, Release(1, 1000))
-        assert first.ver > other.ver
+        given = issue(releases(tmp_path, "key"), "e", 1.0)
+        other = issue(releases(tmp_path, "other"), "x", 5.0)
+        born = ReleaseStore(StateDirectory(tmp_path), "key", lambda: True)
+        assert issue(born, "e", 1.0) == given
+        first = issue(releases(tmp_path, "key"), "e", 1.0)
+        assert first.version > other.version
 
-    def test_the_ledger_is_private(self, site: Site) -> None:
+    def test_the_records_are_private(self, site: Site) -> None:
         """Like everything in the state folder."""
         site.boot()
         (folder,) = Path(site.settings["state_dir"]).iterdir()
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         for path in folder.iterdir():
             assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
-        assert list(folder.glob("*.dates"))
+        assert list(folder.glob("*.release"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from mop_config import create_app
 from mop_config.model.jws import SigningKey
 from mop_config.server.settings import Settings
-from mop_config.server.state import records, workers
+from mop_config.server.state.directory import StateDirectory
 
 from ...users import ALICE, MALLORY, as_user, busy, needs_root, place_for_all
 
@@ -51,7 +51,7 @@ class Site:
         return [entry["url"].split("/")[2] for entry in document["socketio_endpoints"]]
 
     def records(self, user: int = 0) -> Path:
-        return records.folder_in(self.state, user)
+        return StateDirectory.of_user(self.state, user).path
 
     def evil_records(self, owner: int) -> None:
         """Give a user the records of a server that serves another list."""
@@ -140,7 +140,7 @@ class TestTheFolderAround:
     @staticmethod
     def prepares(state: Path) -> Callable[[], None]:
         def prepare() -> None:
-            assert workers.prepare(str(state))[1]
+            assert StateDirectory.of_user(state).prepare()
 
         return prepare
 
@@ -174,7 +174,7 @@ class TestTheFolderAround:
         target = place / "created"
         for name in (f".probe.{os.getpid()}", ".probe", site.records().name):
             (site.state / name).symlink_to(target)
-        workers.prepare(str(site.state))
+        StateDirectory.of_user(site.state).prepare()
         assert not target.exists()
 
     def test_a_folder_that_is_swapped_all_the_time(self, site: Site, place: Path) -> None:

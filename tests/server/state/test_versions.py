@@ -4,13 +4,13 @@ Each worker here is an application of its own that looks at its file, and at wha
 have written, when it is told to; the last tests do it with real ones.
 """
 
-import json
 import os
 import shutil
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -18,9 +18,8 @@ from flask.testing import FlaskClient
 from mop_config.client import EndpointManager, UpdateFailed
 from mop_config.server.reload.pipeline import Reloader
 from mop_config.server.serving.store import SourceState, Trigger
-from mop_config.server.state import ledger
-from mop_config.server.state.ledger import LedgerLine
-from mop_config.server.state.sightings import Sighting
+from mop_config.server.state import release
+from mop_config.server.state.directory import StateDirectory
 
 from ...client.handmade import NOBODY, QUICK
 from ...disks import fill, small_disk
@@ -39,7 +38,7 @@ class Worker:
 
     def look(self) -> "Worker":
         """Read the file as a turn of its thread does."""
-        self.loader.load(Trigger.POLL, quietly=True)
+        self.loader.reload(Trigger.POLL, quietly=True)
         return self.turn()
 
     def turn(self) -> "Worker":
@@ -111,7 +110,7 @@ class TestATouch:
         ver = workers[0].look().ver
         assert OLD * 1000 < ver <= time.time() * 1000
         for worker in workers:
-            worker.loader.load(Trigger.SIGHUP)
+            worker.loader.reload(Trigger.SIGHUP)
         assert agreed(*workers) == boot(site).ver == ver
 
     def test_it_is_the_remedy_for_a_lost_folder(self, site: Site) -> None:
@@ -135,17 +134,6 @@ class TestATouch:
         site.write("DomainList:\n", NEWER)
         assert worker.look().ver == OLD * 1000
         assert worker.loader.store.view.state is SourceState.REJECTED
-
-
-def test_touches_push_no_other_list_out() -> None:
-    """One line for however many of them."""
-    lines = [LedgerLine("other", 1.0, 1, 1000), LedgerLine("ours", 2.0, 2, 2000)]
-    held = lines[-1]
-    for touch in range(200):
-        held, lines = ledger.confirmed(lines, held, 3.0 + touch, 3000 + touch)
-    assert [line.etag for line in lines] == ["other", "ours"]
-    assert held == lines[-1] == LedgerLine("ours", 202.0, 2, 3199)
-    assert ledger.read(ledger.write(lines)) == lines
 
 
 class TestAWorkerThatMissedSomething:
@@ -173,22 +161,27 @@ class TestAWorkerThatMissedSomething:
             site.write(text, OLD)
             other.look()
         stalled.look()
-        other.loader.persist()
+        other.loader.save()
         assert agreed(stalled.turn(), other.turn()) > OLD * 1000 + 1
 
     def test_looking_costs_a_stat(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The ledger is read only when it is another one."""
+        """The record is read only when it is another one."""
         worker = boot(site).turn()
-        read: list[bytes] = []  # and None for what was read: that would raise
-        monkeypatch.setattr(ledger, "read", read.append)
+        read: list[str] = []
+        load = StateDirectory.load
+
+        def note(directory: StateDirectory, name: str, *rest: Any) -> Any:
+            read.append(name)
+            return load(directory, name, *rest)
+
+        monkeypatch.setattr(StateDirectory, "load", note)
         for _ in range(10):
             worker.turn()
         assert read == []
-        (dates,) = Path(site.settings["state_dir"]).rglob("*.dates")
-        os.utime(dates)
-        with pytest.raises(TypeError):
-            worker.turn()
-        assert len(read) == 1
+        (record,) = Path(site.settings["state_dir"]).rglob("*.release")
+        os.utime(record)
+        worker.turn().turn()
+        assert read == [record.name]
 
 
 class TestALostFolder:
@@ -233,52 +226,34 @@ class TestALostFolder:
         folder.write_text("a file in its place")
         for _ in range(5):
             worker.turn()
-        assert caplog.text.count("the dates of lists cannot be kept") == 1
+        assert caplog.text.count("the list's release cannot be saved") == 1
         folder.unlink()
         worker.turn()
-        assert len(list(folder.rglob("*.dates"))) == 1
+        assert len(list(folder.rglob("*.release"))) == 1
 
 
 class TestAFullDisk:
     """What was known before stays, and what was not written is, as soon as there is room."""
 
-    def test_the_ledger_stays_whole(self, site: Site, tmp_path: Path) -> None:
-        """Though it is larger than a page: a disk can be full in the midst of it."""
+    def test_the_record_stays_whole(self, site: Site, tmp_path: Path) -> None:
+        """A disk can be full in the midst of a write."""
         disk = tmp_path / "disk"
         with small_disk(disk):
             settings = {"state_dir": str(disk)}
             site.write(AB, NEWER)
             worker = Worker(site.boot(**settings))
-            for number in range(40):
-                site.write(f"DomainList:\na{number}.example\n", NEWER + number + 0.1234567)
-                worker.look()
-            (dates,) = disk.rglob("*.dates")
-            kept = dates.read_bytes()
-            assert 3072 < len(kept) < 4096
+            (record,) = disk.rglob("*.release")
+            kept = record.read_bytes()
             fill(disk / "full")
             for number in range(20):
                 site.write(f"DomainList:\nb{number}.example\n", OLD + 0.1234567)
                 worker.look()
-                assert dates.read_bytes() == kept
+                assert record.read_bytes() == kept
             (disk / "full").unlink()
             served = worker.turn().ver
-            assert ledger.highest(ledger.read(dates.read_bytes())) == served
+            assert release.parse(record.read_bytes()).release.version == served
             site.write(AB, OLD)
             assert Worker(site.boot(**settings)).ver > served
-
-    def test_so_does_what_etcd_was_seen_with(self, site: Site, tmp_path: Path) -> None:
-        """It is the same for the file of sightings."""
-        disk = tmp_path / "disk"
-        with small_disk(disk):
-            memory = site.boot(state_dir=str(disk))[1]._releases
-            for number in range(1, 50):
-                memory.first_seen(Sighting(number, "0123456789abcdef" * 2, 1.0 * number), number)
-            (seen,) = disk.rglob("*.seen")
-            kept = seen.read_bytes()
-            fill(disk / "full")
-            memory.first_seen(Sighting(99, "0123456789abcdef" * 9, 99.0), 99.0)
-            assert seen.read_bytes() == kept
-            assert json.loads(kept)
 
 
 @pytest.fixture

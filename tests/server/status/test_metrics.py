@@ -166,10 +166,10 @@ class TestReloads:
         service, client = app.extensions["mop_config"], app.test_client()
         loader = service._reloader
         file.write_text("DomainList:\nnew.example\n")
-        loader.load(Trigger.WATCH)
-        loader.load(Trigger.SIGHUP)
+        loader.reload(Trigger.WATCH)
+        loader.reload(Trigger.SIGHUP)
         file.write_text("IPList\n")
-        loader.load(Trigger.POLL)
+        loader.reload(Trigger.POLL)
         told = scrape(client)
         assert told.total("mop_config_reloads_total") == 4
         for trigger, result in [
@@ -195,14 +195,14 @@ class TestReloads:
         good_at = before.total(name)
         assert good_at == pytest.approx(service.store.view.last_reload.at, abs=5)
         file.write_bytes(b"\0")
-        loader.load(Trigger.WATCH)
+        loader.reload(Trigger.WATCH)
         bad = scrape(client)
         assert bad.total("mop_config_last_reload_successful") == 0
         assert bad.total(name) == good_at
         assert bad.series("mop_config_endpoints", "kind") == {"api": 2, "socketio": 2}
         assert bad.series("mop_config_problems", "severity") == {"error": 1, "warning": 0}
         file.write_text(HOSTS)
-        loader.load(Trigger.WATCH)
+        loader.reload(Trigger.WATCH)
         again = scrape(client)
         assert again.total("mop_config_last_reload_successful") == 1
         assert again.total(name) > good_at
@@ -212,7 +212,7 @@ class TestReloads:
         service = app.extensions["mop_config"]
         lines = ["DomainList:", "a.example", *["bad_host"] * 250, "ApiList:", *["a.example"] * 3]
         file.write_text("\n".join(lines))
-        service._reloader.load(Trigger.WATCH)
+        service._reloader.reload(Trigger.WATCH)
         told = scrape(app.test_client())
         view = service.store.view
         assert len(view.problems) < view.errors == 250

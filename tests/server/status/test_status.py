@@ -12,6 +12,7 @@ from typing import Any, cast
 from mop_config.server.logs.format import LineFormatter
 from mop_config.server.parsing.problems import Code, Problem, Severity
 from mop_config.server.serving.store import Result, SourceState
+from mop_config.server.state.directory import StateDirectory
 from mop_config.server.state.worker_record import (
     RESULTS,
     STATES,
@@ -19,7 +20,7 @@ from mop_config.server.state.worker_record import (
     WorkerFigures,
     WorkerRecord,
 )
-from mop_config.server.state.workers import WorkerRegistry, prepare, started
+from mop_config.server.state.workers import WorkerRegistry, started
 from mop_config.server.status.document import host_status, merge_histories, noticed
 
 from ...waiting import wait_for
@@ -139,7 +140,7 @@ class TestHostState:
 
     def test_live_workers_are_seen_and_dead_ones_cleaned_away(self, tmp_path: Path) -> None:
         """Whatever killed them."""
-        host = WorkerRegistry(tmp_path, "k")
+        host = WorkerRegistry(StateDirectory(tmp_path), "k")
         other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         try:
             host.write(worker(os.getpid()))
@@ -153,7 +154,7 @@ class TestHostState:
 
     def test_a_reused_process_id_is_another_process(self, tmp_path: Path) -> None:
         """The start time tells."""
-        host = WorkerRegistry(tmp_path, "k")
+        host = WorkerRegistry(StateDirectory(tmp_path), "k")
         host.write(worker(1))
         record = json.loads((tmp_path / "k.worker.1.json").read_text())
         assert record["started"] == started(1) != ""
@@ -163,7 +164,7 @@ class TestHostState:
 
     def test_foreign_and_torn_files_are_passed_over(self, tmp_path: Path) -> None:
         """They are nobody's state."""
-        host = WorkerRegistry(tmp_path, "k")
+        host = WorkerRegistry(StateDirectory(tmp_path), "k")
         host.write(worker(1))
         good = json.loads((tmp_path / "k.worker.1.json").read_text())
         assert len(host.others(os.getpid())) == 1
@@ -185,13 +186,14 @@ class TestHostState:
     ) -> None:
         """With a warning; and writing to one that vanished complains once."""
         (tmp_path / "file").write_text("")
-        assert not prepare(str(tmp_path / "file" / "below"))[1]
+        assert not StateDirectory.of_user(tmp_path / "file" / "below").prepare()
         assert "cannot be written to" in caplog.text
-        folder, writable = prepare(str(tmp_path / "a" / "b"))
-        assert writable
-        assert folder.stat().st_mode & 0o777 == 0o700
-        host = WorkerRegistry(folder, "k")
-        folder.rmdir()
+        directory = StateDirectory.of_user(tmp_path / "a" / "b")
+        assert directory.prepare()
+        assert directory.path.stat().st_mode & 0o777 == 0o700
+        host = WorkerRegistry(directory, "k")
+        directory.path.rmdir()
+        directory.path.write_text("a file in its place")
         caplog.clear()
         host.write(worker(os.getpid()))
         host.write(worker(os.getpid()))
@@ -199,16 +201,17 @@ class TestHostState:
 
     def test_a_folder_that_cannot_be_read_is_told_of(self, tmp_path: Path) -> None:
         """The workers that are not seen may be there."""
-        host = WorkerRegistry(tmp_path / "gone", "k", writable=False)
+        directory = StateDirectory(tmp_path / "gone")
+        host = WorkerRegistry(directory, "k")
         assert host.others(1) == []
-        assert "No such file" in host.trouble
+        assert "No such file" in directory.trouble
         host.write(worker(os.getpid()))
         assert host.others(1) == [host.others(2)[0]]
-        assert host.trouble == ""
+        assert directory.trouble == ""
 
     def test_a_file_is_due_where_it_is_missing(self, tmp_path: Path) -> None:
         """But not again right after a failure."""
-        host, pid = WorkerRegistry(tmp_path / "s", "k", writable=False), os.getpid()
+        host, pid = WorkerRegistry(StateDirectory(tmp_path / "s"), "k"), os.getpid()
         (tmp_path / "s").write_text("no folder")
         assert host.is_due(pid)
         host.write(worker(pid))

@@ -1,0 +1,86 @@
+"""Loaded, what the reloader remembers of its last look, and ReloadAttempt, one look."""
+
+import time
+from dataclasses import dataclass
+
+from ...model.codec import Difference
+from ..parsing.render import Rendering
+from ..serving.store import Reload, Result, Trigger
+from ..sources.file import Fingerprint
+from ..state.release import Order
+
+#: Reads in vain, and seconds since the first of them, after which a text that changes all the
+#: time is read and rendered under the lock.
+VAIN_TRIES = 3
+VAIN_SECONDS = 2.0
+
+
+#: Fingerprint of a source that was not looked at yet.
+_UNSEEN = Fingerprint(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the reloader remembers of its last look at the source; replaced whole.
+
+    Attributes:
+        signature: Fingerprint of the source right before it was read.
+        identity: Digest of the text that was read, or the reason why none could be read.
+        reachable: Whether the source could be asked at all.
+        interrupted: Whether a writer was at work, so that the source was not read.
+        tries: Reads in a row whose text was out of date before it had its release.
+        vain_since: Monotonic seconds at the first of these reads.
+        confirmed: Place in etcd that the host's record named at the last of these reads.
+        good_at: POSIX time at which the served list was found good, by any worker; 0 for never.
+        from_disk: POSIX time at which the served list was saved; None if the source gave it.
+        seen_good: Whether this process has read a good text.
+    """
+
+    signature: Fingerprint = _UNSEEN
+    identity: bytes = b""
+    reachable: bool = True
+    interrupted: bool = False
+    tries: int = 0
+    vain_since: float = 0.0
+    confirmed: Order | None = None
+    good_at: float = 0.0
+    from_disk: float | None = None
+    seen_good: bool = False
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether the source changes so often that only the lock gives time to render it."""
+        late = time.monotonic() - self.vain_since > VAIN_SECONDS
+        return self.tries >= VAIN_TRIES or (self.tries > 0 and late)
+
+
+class ReloadAttempt:
+    """One look at the source: what caused it, what was known before, and how long it takes."""
+
+    def __init__(
+        self, trigger: Trigger, before: Loaded, signature: Fingerprint, *, quietly: bool
+    ) -> None:
+        self.trigger = trigger
+        self.before = before
+        self.signature = signature
+        self.quietly = quietly
+        self.rendering: Rendering | None = None
+        self.at = time.time()
+        self._started = time.perf_counter()
+
+    def repeats(self, loaded: Loaded) -> bool:
+        """Whether the source is as it was at the last look, so that nothing is to be noted."""
+        return self.quietly and loaded.identity == self.before.identity
+
+    def done(
+        self,
+        result: Result,
+        etag: str | None,
+        *,
+        error: str | None = None,
+        change: Difference | None = None,
+        code: str | None = None,
+    ) -> Reload:
+        """Return the record of the attempt, which has ended with a result."""
+        duration = time.perf_counter() - self._started
+        return Reload(self.at, self.trigger, result, error, duration, etag, change, code)

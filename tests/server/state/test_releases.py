@@ -1,0 +1,227 @@
+"""The next release: a date and a version that no client can mistake, whoever reads what when."""
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mop_config.server.state import directory as directory_module
+from mop_config.server.state import release
+from mop_config.server.state.directory import StateDirectory
+from mop_config.server.state.last_good import MAX_TEXTS, LastGood, LastGoodStore
+from mop_config.server.state.release import Order, Release, ReleaseRecord, next_release
+from mop_config.server.state.releases import ReleaseRequest, ReleaseStore
+
+from ...disks import fill, small_disk
+from ...waiting import wait_for
+
+NOW = 10_000.0
+GIVEN = Release("a", 1000.0, 1000, 1_000_000)
+SERVED = Release("b", 3.0, 3000, 3_000_000)
+
+
+@pytest.mark.parametrize(
+    ("known", "etag", "modified_at", "floor", "expected"),
+    [
+        # The first list has the date of its source.
+        ([], "a", 1000.25, 0, Release("a", 1000.25, 1000, 1_000_250)),
+        ([], "a", 1000.0, 5_000_000, Release("a", 1000.0, 1000, 5_000_001)),
+        ([], "a", 20_000.0, 0, Release("a", 20_000.0, 10_000, 10_000_000)),
+        ([], "a", -5.0, 0, Release("a", -5.0, 0, 0)),
+        # Another list has a later date and a higher version, whatever the date of its source is.
+        ([GIVEN], "b", 2000.0, 0, Release("b", 2000.0, 2000, 2_000_000)),
+        ([GIVEN], "b", 1000.0, 0, Release("b", 1000.0, 1001, 1_000_001)),
+        ([GIVEN], "b", 500.0, 0, Release("b", 500.0, 1001, 1_000_001)),
+        ([GIVEN], "b", 500.0, 7_000_000, Release("b", 500.0, 1001, 7_000_001)),
+        ([GIVEN], "b", 20_000.0, 0, Release("b", 20_000.0, 10_000, 10_000_000)),
+        # The same list of the same source keeps its release.
+        ([GIVEN], "a", 1000.0, 0, GIVEN),
+        ([GIVEN], "a", 500.0, 0, GIVEN),
+        # A touch raises the version and keeps the date.
+        ([GIVEN], "a", 2000.0, 0, Release("a", 2000.0, 1000, 2_000_000)),
+        ([GIVEN], "a", 20_000.0, 0, Release("a", 20_000.0, 1000, 10_000_000)),
+        # A list that comes back from another source has a higher version than there.
+        ([GIVEN], "a", 1000.0, 7_000_000, Release("a", 1000.0, 1000, 7_000_001)),
+        # The record was lost, and this process serves a later release.
+        ([GIVEN, SERVED], "a", 1000.0, 0, Release("a", 1000.0, 3001, 3_000_001)),
+        ([GIVEN, SERVED], "b", 3.0, 0, SERVED),
+        ([GIVEN, SERVED._replace(version=900)], "c", 9.0, 0, Release("c", 9.0, 3001, 1_000_001)),
+    ],
+)
+def test_the_rule(
+    known: list[Release], etag: str, modified_at: float, floor: int, expected: Release
+) -> None:
+    assert next_release(known, etag, modified_at, NOW, floor) == expected
+
+
+reads = st.lists(
+    st.tuples(
+        st.integers(0, 3),  # the reader
+        st.sampled_from("abc"),  # the list
+        st.floats(0, 3e4, allow_nan=False),  # the date of its source, or one to come
+    ),
+    max_size=40,
+)
+
+
+@given(reads)
+def test_any_interleaving_gives_rising_versions_and_distinct_dates(
+    steps: list[tuple[int, str, float]],
+) -> None:
+    """Each reader knows the record and what it serves itself, as under the lock of a host."""
+    record: Release | None = None
+    served: dict[int, Release] = {}
+    given: list[Release] = []
+    for reader, etag, modified_at in steps:
+        known = [each for each in (record, served.get(reader)) if each is not None]
+        record = served[reader] = next_release(known, etag, modified_at, NOW)
+        given.append(record)
+    for before, after in itertools.pairwise(given):
+        assert after.version > before.version or after == before
+        assert after.last_modified >= before.last_modified
+    dates: dict[int, str] = {}
+    for each in given:
+        assert dates.setdefault(each.last_modified, each.etag) == each.etag
+
+
+def test_a_record_is_read_as_it_was_written() -> None:
+    for order in (None, Order("14841639068965178418", 7)):
+        record = ReleaseRecord(GIVEN, 3, 4, order)
+        assert release.parse(release.dump(record)) == record
+
+
+# -- in the state folder
+
+
+def store(folder: Path) -> ReleaseStore:
+    return ReleaseStore(StateDirectory(folder), "key")
+
+
+def issue(releases: ReleaseStore, etag: str, order: Order | None = None) -> Release:
+    with releases.section() as section:
+        return releases.issue(section, ReleaseRequest(etag, 2, 2, 1000.0, order), NOW).release
+
+
+def _hold(folder: Path, rendering: bool) -> None:
+    with StateDirectory(folder).locked("key.lock", mark=rendering):
+        (folder / "held").touch()
+        time.sleep(600)
+
+
+@contextlib.contextmanager
+def stopped_holder(folder: Path, *, rendering: bool = False) -> Iterator[None]:
+    """A process that is stopped in the critical section."""
+    holder = multiprocessing.get_context("fork").Process(target=_hold, args=(folder, rendering))
+    holder.start()
+    assert holder.pid is not None
+    try:
+        wait_for((folder / "held").exists)
+        os.kill(holder.pid, signal.SIGSTOP)
+        yield
+    finally:
+        holder.kill()
+        holder.join()
+        holder.close()
+
+
+def test_a_stopped_holder_stops_nobody(tmp_path: Path) -> None:
+    """The others serve with a higher version at once, and record it when the lock is free."""
+    other = store(tmp_path)
+    before = issue(other, "a")
+    with stopped_holder(tmp_path):
+        began = time.monotonic()
+        after = issue(other, "b")
+        assert time.monotonic() - began < directory_module.PATIENCE + 1
+        assert (after.version, after.last_modified) == (before.version + 1, 1001)
+        assert issue(store(tmp_path), "b") == after, "each worker finds the same"
+        assert other.follow() == after
+        assert store(tmp_path).record() == ReleaseRecord(before, 2, 2)
+    assert other.follow() == after
+    assert store(tmp_path).record() == ReleaseRecord(after, 2, 2)
+
+
+def test_a_holder_that_renders_is_given_more_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not for ever."""
+    monkeypatch.setattr(directory_module, "LONG_PATIENCE", 1.5)
+    with stopped_holder(tmp_path, rendering=True):
+        began = time.monotonic()
+        issue(store(tmp_path), "a")
+        assert 1.5 <= time.monotonic() - began < 4
+
+
+def test_a_lower_revision_is_read_once_more(tmp_path: Path) -> None:
+    """A slow worker is not taken for a restored backup; a restored backup is one all the same."""
+    issue(store(tmp_path), "b", Order("1", 7))
+    slow = store(tmp_path)
+    with slow.section() as section:
+        assert section.is_behind(Order("1", 6), None)
+        assert section.is_behind(Order("2", 9), None)
+        assert not section.is_behind(Order("1", 8), None)
+        assert not section.is_behind(Order("1", 6), Order("1", 7))
+        assert not section.is_behind(None, None)
+
+
+# -- the good texts
+
+
+def good(number: int, size: int = 10) -> LastGood:
+    data = b"%08d" % number + os.urandom(size)
+    record = ReleaseRecord(Release(f"e{number}", 1.0, number, number), 1, 1)
+    return LastGood(data, record, 1.0 * number, "watch")
+
+
+def test_the_last_texts_are_kept(tmp_path: Path) -> None:
+    """Newest first, with release, time and trigger."""
+    texts = [good(number) for number in range(1, MAX_TEXTS + 11)]
+    kept = LastGoodStore(StateDirectory(tmp_path), "key")
+    for text in texts:
+        assert kept.keep(text)
+    assert kept.history() == texts[: -MAX_TEXTS - 1 : -1]
+    assert kept.load() == texts[-1]
+
+
+def test_the_same_text_is_kept_once(tmp_path: Path) -> None:
+    """A touch is no other text, and a slow worker brings none back."""
+    first, second = good(1), good(2)
+    kept = LastGoodStore(StateDirectory(tmp_path), "key")
+    touched = second._replace(
+        record=second.record._replace(release=second.record.release._replace(version=3))
+    )
+    for text in (first, second, second, touched, first):
+        assert kept.keep(text)
+    assert kept.history() == [second, first]
+    assert kept.load() == touched
+
+
+def test_a_full_folder_costs_the_history_and_never_the_last_good_text(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk):
+        kept = LastGoodStore(StateDirectory(disk), "key")
+        for number in range(1, 4):
+            assert kept.keep(good(number, 20_000))
+        assert len(kept.history()) == 3
+        fill(disk / "full")
+        newest = good(4, 24_000)
+        assert kept.keep(newest)
+        assert kept.load() == newest
+
+
+def test_records_of_an_earlier_format_are_passed_over_with_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "key.lastgood").write_bytes(b'{"format": 2, "sha256": "x"}\nDomainList:\n')
+    kept = LastGoodStore(StateDirectory(tmp_path), "key")
+    for _ in range(3):
+        assert kept.load() is None
+    (line,) = caplog.records
+    assert "of another version: it is ignored" in line.getMessage()
