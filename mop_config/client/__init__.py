@@ -15,7 +15,7 @@ from .pool.member import EndpointState
 from .pool.policy import Policy
 from .transport._async.transport import AsyncFailoverTransport
 from .transport._sync.transport import FailoverTransport
-from .transport.exceptions import NoEndpointAvailable
+from .transport.outcome import NoEndpointAvailable
 
 if TYPE_CHECKING:
     from .sockets.async_client import AsyncFailoverSocketClient

@@ -10,8 +10,7 @@ from blinker import NamedSignal
 from .base import BaseManager
 from .keywords import ClientKeywords
 from .pool.member import EndpointState
-from .transport._async.transport import AsyncFailoverTransport
-from .transport.clients import AsyncClient
+from .transport._async.transport import AsyncClient, AsyncFailoverTransport
 
 
 class AsyncEndpointManager(BaseManager):

@@ -7,8 +7,7 @@ import httpx2
 from .base import BaseManager
 from .keywords import ClientKeywords
 from .pool.member import EndpointState
-from .transport._sync.transport import FailoverTransport
-from .transport.clients import Client
+from .transport._sync.transport import Client, FailoverTransport
 
 
 class EndpointManager(BaseManager):

@@ -149,8 +149,8 @@ def test_a_look_up_that_hangs_blocks_nobody_and_is_made_once(backup: Backend, ki
 
     urls = ["https://stuck.example", backup.url]
     with Driver(kind, urls, verify=backup.fleet.trust()) as driver:
-        backend = driver.client._transport._backend
-        backend._resolver = Resolver(look_up)
+        dialer = driver.client._transport._connector._dialer
+        dialer._resolver = Resolver(look_up)
         with timed() as took:
             answers = driver.at_once(8, "/who")
         answer.set()

@@ -105,7 +105,7 @@ class TestShape:
         self, about: dict[str, Any], replayable: bool
     ) -> None:
         """Bytes can, what is read while it is sent cannot."""
-        assert rewriting.shape_of(request("PUT", **about)) == RetryTraits(True, replayable, False)
+        assert rewriting.traits_of(request("PUT", **about)) == RetryTraits(True, replayable, False)
 
     def test_a_file_that_cannot_go_back_is_sent_once(self) -> None:
         """A pipe, for one."""
@@ -114,14 +114,14 @@ class TestShape:
             def seekable(self) -> bool:
                 return False
 
-        shape = rewriting.shape_of(request("PUT", files={"f": Pipe(b"once")}))
+        shape = rewriting.traits_of(request("PUT", files={"f": Pipe(b"once")}))
         assert not shape.replayable
 
     def test_a_key_makes_any_method_idempotent(self) -> None:
         """In whatever spelling of the header."""
         keyed = request("POST", headers={"idempotency-key": "1"})
-        assert rewriting.shape_of(keyed).idempotent
-        assert not rewriting.shape_of(request("POST")).idempotent
+        assert rewriting.traits_of(keyed).idempotent
+        assert not rewriting.traits_of(request("POST")).idempotent
 
 
 class TestPool:
@@ -160,16 +160,19 @@ class TestTimeouts:
         self, timeout: float | None, left: float, connect: float, read: float
     ) -> None:
         """Of the request's own, the policy's, and what is left."""
-        extensions = {"timeout": httpx2.Timeout(timeout).as_dict()}
-        found = rewriting.all_timeouts_of(request(extensions=extensions), 2.0, left)
-        assert (found["connect"], found["read"]) == (connect, read)
-        assert found["write"] == found["pool"] == read
+        assert rewriting.least(timeout, min(2.0, left)) == connect
+        assert rewriting.least(timeout, left) == read
 
     def test_a_request_without_any_has_the_policys(self) -> None:
         """A transport may be used without a client."""
-        assert rewriting.all_timeouts_of(request(), 2.0, 9.0) == {
-            "connect": 2.0,
-            "read": 9.0,
-            "write": 9.0,
-            "pool": 9.0,
-        }
+        assert rewriting.total_of({}, 9.0) == 9.0
+        assert rewriting.least(None, 9.0) == 9.0
+
+    @pytest.mark.parametrize(
+        ("timeout", "total"), [(None, rewriting.FOREVER), (5.0, 30.0), (60.0, 60.0), (1e9, 1e6)]
+    )
+    def test_a_longer_wait_lengthens_the_total(self, timeout: float | None, total: float) -> None:
+        """The caller knows that an answer takes a while; every clock can take the figure."""
+        assert rewriting.total_of(dict(httpx2.Timeout(timeout).as_dict()), 30.0) == total
+        theirs = httpx2.Timeout(rewriting.Default(60.0)).as_dict()
+        assert rewriting.total_of(dict(theirs), 30.0) == 30.0

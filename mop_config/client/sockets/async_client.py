@@ -13,7 +13,7 @@ from ...net.faults import Fault
 from ..base import BaseManager
 from ..keywords import ConnectKeywords, SocketKeywords, check_keywords
 from ..pool.member import PoolMember
-from ..transport.exceptions import NoEndpointAvailable
+from ..transport.outcome import NoEndpointAvailable
 from .async_link import AsyncLink
 from .search import (
     MOVE_CHECK_INTERVAL,

@@ -22,7 +22,7 @@ from ..pool.member import PoolMember
 from ..pool.policy import Budget
 from ..pool.target import Target
 from ..transport.dial import DialError
-from ..transport.exceptions import NoEndpointAvailable
+from ..transport.outcome import NoEndpointAvailable
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from ...net.resolver import Resolver
 from ..pool.failover import DialRace
 from ..pool.member import PoolMember
 from ..pool.target import Target
-from ..transport._async.dial import connect_async, dial_async
 from ..transport.dial import RaceWinner
+from ..transport.dial_async import connect_async, dial_async
 from .search import SocketEndpoints, with_credentials
 
 

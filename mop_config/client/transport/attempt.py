@@ -1,183 +1,229 @@
-"""One attempt, as the layers below httpcore see it.
+"""``Exchange``: one attempt at one endpoint, its deadline, and what happened on the way.
 
-httpcore only tells a network backend the host to connect to. Which request that is for
-stands in a ``Route``, which the thread or task that sends it carries in ``ROUTE``.
+httpcore passes time-outs unchanged from a request to the network stream. ``Limit`` is a time-out
+that carries the exchange's deadline, so that a stream knows at each step which exchange it works
+for, on an HTTP/2 connection that many exchanges share, too.
 """
 
 import math
 import time
 from collections.abc import Set
-from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol, Self
+
+import httpcore2
 
 from ...net.faults import Fault
 from ..pool.member import PoolMember
-from ..pool.session import FailoverSession
+from ..pool.session import ClientState, FailoverSession
 from .dial import RaceWinner
 
 Losers = tuple[tuple[PoolMember, Fault], ...]
 
-#: The route of the request that this thread or task is sending.
-ROUTE: "ContextVar[Any]" = ContextVar("mop-config-route", default=None)
+
+class HasState(Protocol):
+    """The part of a manager that a transport needs."""
+
+    @property
+    def _state(self) -> ClientState:
+        """The manager's pools."""
 
 
-class Moved(Exception):  # noqa: N818 - no error: another endpoint was ready first
-    """Another endpoint takes the request over, before any of it was sent."""
-
-    def __init__(self, won: RaceWinner[Any]) -> None:
-        super().__init__(won.member.url)
-        self.won = won
-
-
-class Route:
-    """Where an attempt goes, and what happened on the way to a connection.
+class Deadline:
+    """The time by which several steps on the network must be done together.
 
     Args:
-        call: The request's way over the pool.
-        member: The endpoint that it goes to.
-        until: When the request's time is over, in monotonic seconds.
-        race: Whether a dial may be raced against other endpoints.
+        until: In monotonic seconds.
 
     Attributes:
-        deposit: A connection that a race has left for this attempt, or None.
-        dialled: Whether a new connection was needed.
-        ready: Whether that stands.
-        fault: Why it does not, or None.
-        losers: Endpoints that were tried beside this one.
-        hedge_at: When it has waited for long enough at one endpoint, in a queue or for a first
-            byte, counted from its beginning; in monotonic seconds.
-        patient: Whether it waits in a queue for as long as it has time.
-        queued: Endpoints that it has waited at for a connection in vain.
-        began: When it was sent, in monotonic seconds.
-        raced: Endpoints that were dialled beside this one.
-        told: How many of them, from the first, the pool knows of already.
-        apart: Whether it goes by another proxy than the manager's own checks: then its failures
-            say nothing of the endpoint's health.
-        pool: httpcore's pool that it went through, or None.
-        written: Whether a part of the request has gone out.
-        timeouts: The request's time-outs as httpcore looks them up at each step, or None.
+        hedge: The hedge that may interrupt a read, or None.
     """
 
-    # On the class, since most requests change none of them.
-    deposit: Any = None
-    dialled = False
-    ready = False
+    hedge: Any = None
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+
+    def least(self, timeout: float | None) -> float:
+        """Return a time-out bounded by the time that is left, in seconds."""
+        left = max(0.0, self.until - time.monotonic())
+        return left if timeout is None or timeout > left else timeout
+
+    def wrote(self) -> None:
+        """Record that a part of the request is written."""
+
+
+class Overtaken(httpcore2.ReadError):
+    """The other request of a hedge has its answer, so this one's is not needed."""
+
+
+class Limit(float):
+    """A time-out in seconds, with the deadline that bounds it and the steps after it."""
+
+    deadline: Deadline
+
+    @classmethod
+    def of(cls, seconds: float, deadline: Deadline) -> Self:
+        """Make a time-out that ends at the deadline at the latest."""
+        limit = cls(seconds)
+        limit.deadline = deadline
+        return limit
+
+
+class Exchange(Deadline):
+    """One attempt of a request at one endpoint.
+
+    Args:
+        session: The failover of the request.
+        member: The endpoint.
+        until: When the request's time is over, in monotonic seconds.
+        race: Whether a dial may be raced against other endpoints, and the queue left for another
+            endpoint's; not so for the second request of a hedge.
+        hedge_at: When the request has waited long enough at one endpoint, in a queue or for the
+            first byte of an answer, in monotonic seconds.
+
+    Attributes:
+        began: When the attempt began, in monotonic seconds.
+        connection: The connection that the request goes over, or None.
+        reused: Whether that connection had been used before.
+        fault: Why no connection could be made, or None.
+        losers: Endpoints that were tried beside this one, with what went wrong there.
+        losers_recorded: How many of the losers, from the first, the pool knows already.
+        raced: Endpoints that were dialled beside this one.
+        queued: Endpoints at which the request waited for a connection in vain.
+        patient: Whether the request waits in a queue until its time is over.
+        apart: Whether the request takes another proxy than the manager's health checks. Then
+            its failures say nothing about the endpoint's health.
+        written: Whether a part of the request is written.
+        timeouts: The request's time-outs, which httpcore looks up at each step.
+        pause: The time-out for each read of the body, in seconds; None for no time-out.
+        called_off: Whether the other request of a hedge has won.
+        turn: The event that ends the wait in a queue, or None.
+    """
+
+    # On the class, since most exchanges change none of them.
+    connection: Any = None
+    reused = False
     fault: Fault | None = None
     losers: Losers = ()
-    told = 0
-    apart = False
-    hedge_at = math.inf
-    queued: Set[str] = frozenset()
-    began = 0.0
+    losers_recorded = 0
     raced: Set[str] = frozenset()
-    pool: Any = None
+    queued: Set[str] = frozenset()
+    apart = False
     written = False
-    timeouts: dict[str, Any] | None = None
+    pause: float | None = None
+    called_off = False
+    turn: Any = None
 
     def __init__(
-        self, call: FailoverSession, member: PoolMember, until: float, *, race: bool
+        self,
+        session: FailoverSession,
+        member: PoolMember,
+        until: float,
+        *,
+        race: bool = True,
+        hedge_at: float = math.inf,
     ) -> None:
-        self.call = call
+        self.session = session
         self.member = member
         self.until = until
         self.race = race
+        self.hedge_at = hedge_at
         self.patient = not race
+        self.began = session.core.clock()
+        self.timeouts: dict[str, Any] = {}
 
-    def least(self, timeout: float | None) -> float:
-        """Bound a time-out by what is left of the request's time, in seconds."""
-        left = max(0.0, self.until - time.monotonic())
-        return left if timeout is None else min(timeout, left)
+    def wrote(self) -> None:
+        """Record that a part of the request is written.
 
-    def dial_until(self, timeout: float | None) -> float:
-        """Say when all of a dial has to be done, in monotonic seconds.
-
-        A look-up that is late is waited for while the request has time, unless its own
-        time-out for connecting is shorter than the policy's for an address.
+        The request's time counts from the last part of its body, so that an upload that goes on
+        is not ended.
         """
-        if timeout is None or timeout >= self.call.core.policy.connect_timeout:
+        if self.written:
+            self.until = max(self.until, time.monotonic() + self.session.total)
+        self.written = True
+
+    def dial_until(self, timeout: float) -> float:
+        """Return when a dial with its look-up must be done, in monotonic seconds.
+
+        A late look-up is waited for while the request has time, unless the request's own
+        time-out for connecting is shorter than the policy's.
+        """
+        if timeout >= self.session.core.policy.connect_timeout:
             return self.until
         return min(self.until, time.monotonic() + timeout)
 
-    def queue_for(self, now: float) -> float:
-        """Seconds for which to wait for one of an endpoint's connections."""
+    def queue_seconds(self, now: float) -> float:
+        """Return for how many seconds to wait in the queue of an endpoint's connections."""
         until = self.until if self.patient else min(self.until, self.hedge_at)
         return max(0.0, until - now)
 
     def leave_queue(self, now: float, delay: float) -> bool:
-        """Go to an endpoint that may have a connection to spare; none of the request was sent.
+        """Move to an endpoint that may have a free connection, since nothing was sent yet.
 
         Returns:
-            Whether to go on; False if the time that the request may wait is over.
+            False if the request may not wait any longer.
         """
         if self.patient or now < self.hedge_at:
             return False
-        member = self.call.hedge_candidate(now)
+        member = self.session.hedge_candidate(now)
         if member is None:
             self.patient = True
             return now < self.until
         self.queued = {*self.queued, self.member.url}
-        self.member, self.dialled, self.hedge_at = member, False, now + delay
+        self.member, self.hedge_at = member, now + delay
         return True
 
     def forget_queues(self) -> None:
-        """Let the request be sent to where it only waited, now that it has been elsewhere."""
+        """Allow the endpoints where the request only waited: they were never asked."""
         if self.queued:
-            self.call.give_back(self.queued - {self.member.url})
+            self.session.give_back(self.queued - {self.member.url})
             self.queued = frozenset()
 
-    def progressed(self) -> None:
-        """Count the time from now: a part of the request's body has gone out."""
-        self.until = max(self.until, time.monotonic() + self.call.total)
+    def call_off(self) -> None:
+        """End the exchange from another thread: the other request of a hedge has won."""
+        self.called_off = True
+        if self.turn is not None:
+            self.turn.set()
 
-    def look_around(self) -> None:
-        """Before a dial: see whether another endpoint has become the one to ask.
+    def rival(self) -> "Exchange | None":
+        """Return a second exchange with another endpoint, for a hedge, or None."""
+        self.forget_queues()
+        member = self.session.hedge_candidate(self.session.core.clock())
+        return None if member is None else Exchange(self.session, member, self.until, race=False)
 
-        A request may have waited for a connection while others found out that its endpoint
-        does not answer.
+    def better_member(self, now: float) -> PoolMember | None:
+        """Return the endpoint to dial instead of this one, or None.
 
-        Raises:
-            Moved: If so.
+        The request may have waited in a queue while others found out that its endpoint does not
+        answer.
         """
-        if (
-            self.race
-            and (better := self.call.better_candidate(self.member, time.monotonic())) is not None
-        ):
-            raise Moved(RaceWinner(better, None, ()))
+        return self.session.better_candidate(self.member, now) if self.race else None
 
-    def another(self, now: float) -> PoolMember | None:
-        """Give another endpoint to dial."""
+    def next_member(self, now: float) -> PoolMember | None:
+        """Return another endpoint to dial beside this one, or None."""
         if not self.race or now >= self.until:
             return None
-        member = self.call.next_candidate(now)
-        if member is not None:
-            self.raced = {*self.raced, member.url}
-        return member
+        return self.session.next_candidate(now)
 
-    def finished(self, won: RaceWinner[Any], faults: list[tuple[PoolMember, Fault]]) -> None:
-        """Take in the end of a race: who only was slower has not been asked yet."""
+    def end_race(self, won: RaceWinner[Any], faults: list[tuple[PoolMember, Fault]]) -> None:
+        """Record the end of a dial race.
+
+        Endpoints that lost without failing were never sent a request, so they can still be
+        tried. Losers are recorded at once, so that other requests learn of them before this one
+        has its answer.
+        """
         if self.raced:
             failed = {member.url for member, _ in faults}
-            self.call.give_back({*self.raced, self.member.url} - failed - {won.member.url})
+            self.session.give_back({*self.raced, self.member.url} - failed - {won.member.url})
             self.raced = frozenset()
-
-    def move(self, won: RaceWinner[Any]) -> None:
-        """Go on with the endpoint that takes the request over."""
-        self.member, self.deposit = won.member, won.connection
-        self.dialled = False
-        if won.connection is not None:
-            self.race = False
-            self.losers += won.losers
-            self.told = len(self.losers)
-            # Other requests need not wait for this one's answer to learn of it.
+        self.losers += won.losers
+        if won.member is not self.member:
+            self.member = won.member
+            self.losers_recorded = len(self.losers)
             if not self.apart:
-                self.call.record_losers(won.losers, self.began)
+                self.session.record_losers(won.losers, self.began)
 
-    def take_deposit(self) -> Any:
-        """Take the connection that a race has left; None where there is none."""
-        deposit, self.deposit = self.deposit, None
-        return deposit
-
-    def unreachable(self, faults: list[tuple[PoolMember, Fault]]) -> None:
-        """No endpoint could be dialled: the last stands for the attempt, the others lost."""
+    def fail_race(self, faults: list[tuple[PoolMember, Fault]]) -> None:
+        """Record a race that nobody won: the last endpoint stands for the attempt."""
         *losers, (self.member, self.fault) = faults
         self.losers += tuple(losers)

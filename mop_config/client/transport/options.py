@@ -166,40 +166,26 @@ class TransportOptions:
         """
         return DialOptions(self.tls, timeout or 0.0, self.local_address, self.socket_options, until)
 
-    def for_pool(self, backend: Any) -> dict[str, Any]:
-        """Give the arguments of a pool of connections to one endpoint."""
-        return {
-            "ssl_context": self.tls,
-            "max_connections": self.limits.max_connections,
-            "max_keepalive_connections": self.limits.max_keepalive_connections,
-            "keepalive_expiry": self.limits.keepalive_expiry,
-            "http1": self.http1,
-            "http2": self.http2,
-            "network_backend": backend,
-        }
-
-    def for_proxy_pool(self, proxy: httpx2.Proxy, backend: Any) -> dict[str, Any]:
-        """Give the arguments of a pool of connections through a proxy."""
-        return {
-            "proxy": httpcore2.Proxy(
-                url=str(proxy.url),
-                auth=proxy.raw_auth,
-                headers=proxy.headers.raw,
-                ssl_context=proxy.ssl_context,
-            ),
-            "ssl_context": self.tls,
-            "max_connections": self.limits.max_connections,
-            "max_keepalive_connections": self.limits.max_keepalive_connections,
-            "keepalive_expiry": self.limits.keepalive_expiry,
-            "http1": self.http1,
-            "http2": self.http2,
-            "network_backend": backend,
-        }
+    def proxy_to(self, target: Target) -> httpcore2.Proxy | None:
+        """Return the proxy that requests to an endpoint take, as httpcore has it, or None."""
+        proxy = self.for_target(target)
+        return None if proxy is None else _for_httpcore(proxy)
 
     def proxy_pool(self, proxy: httpx2.Proxy, backend: Any) -> httpcore2.ConnectionPool:
-        """Make a pool of connections through a proxy."""
-        return httpcore2.ConnectionPool(**self.for_proxy_pool(proxy, backend))
+        """Make a pool of connections through a proxy, for health checks and updates."""
+        return httpcore2.ConnectionPool(
+            proxy=_for_httpcore(proxy),
+            ssl_context=self.tls,
+            http1=self.http1,
+            http2=self.http2,
+            network_backend=backend,
+        )
 
-    def async_proxy_pool(self, proxy: httpx2.Proxy, backend: Any) -> httpcore2.AsyncConnectionPool:
-        """Make an asynchronous pool of connections through a proxy."""
-        return httpcore2.AsyncConnectionPool(**self.for_proxy_pool(proxy, backend))
+
+def _for_httpcore(proxy: httpx2.Proxy) -> httpcore2.Proxy:
+    return httpcore2.Proxy(
+        url=str(proxy.url),
+        auth=proxy.raw_auth,
+        headers=proxy.headers.raw,
+        ssl_context=proxy.ssl_context,
+    )

@@ -1,4 +1,4 @@
-"""What answers and exceptions of httpcore mean to the pool; both drivers ask here."""
+"""Outcomes: what the answers and exceptions of httpcore mean for the pool and the application."""
 
 import logging
 from typing import Any, NamedTuple
@@ -6,15 +6,14 @@ from typing import Any, NamedTuple
 import httpcore2
 import httpx2
 
+from ...errors import MopConfigError
 from ...net.faults import Fault, fault_of
-from ..pool.failover import Outcome, Verdict
-from ..pool.member import PoolMember
+from ..pool.failover import FailedAttempt, Outcome, Verdict
 from ..pool.policy import BUSY_STATUS
 from ..pool.session import ClientState
 from . import rewriting
-from .attempt import Losers, Route
+from .attempt import Exchange, Losers
 from .dial import DialError
-from .exceptions import NoEndpointAvailable
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +23,27 @@ _FROM_THE_WIRE = (
     httpcore2.ProtocolError,
     httpcore2.ProxyError,
 )
+
+
+class NoEndpointAvailable(httpx2.TransportError, MopConfigError):  # noqa: N818 - the contract's
+    """No endpoint could be reached, or the list is empty.
+
+    Attributes:
+        attempts: The failed attempts in order: ``url``, ``fault`` and ``seconds`` of each.
+    """
+
+    def __init__(
+        self, attempts: tuple[FailedAttempt, ...] = (), request: httpx2.Request | None = None
+    ) -> None:
+        tried = "; ".join(f"{t.url}: {t.fault} after {t.seconds:.3f} s" for t in attempts)
+        super().__init__(
+            f"no endpoint is available: {tried or 'the list is empty'}", request=request
+        )
+        self.attempts = attempts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild the exception from its attempts: ``args`` holds the message made of them."""
+        return type(self), (self.attempts,), self.__dict__
 
 
 class Response(httpx2.Response):
@@ -40,84 +60,69 @@ class Response(httpx2.Response):
 
 
 class ResponseVerdict(NamedTuple):
-    """An answer, where it came from, and its body if that has been read already.
+    """An answer, the exchange that brought it, and its body if that has been read already."""
 
-    ``timeouts`` are the request's, as httpcore looks them up at each step, or None. ``apart`` is
-    the route's. ``aside`` is the body of a bad answer, which has not come as a whole yet, or None.
-    """
-
-    member: PoolMember
+    exchange: Exchange
     response: httpcore2.Response
     content: bytes | None = None
-    timeouts: dict[str, Any] | None = None
-    apart: bool = False
-    aside: Any = None
 
     def bound_pauses(self, seconds: float) -> None:
-        """Have the rest of the body fail if it pauses for longer, unless the caller says when."""
-        if self.timeouts is not None:
-            wanted = self.timeouts.get("read")
-            if isinstance(wanted, rewriting.Default):
-                self.timeouts["read"] = min(wanted, seconds)
-
-    @property
-    def held(self) -> Any:
-        """What is to be closed where nobody wants the answer."""
-        return self.response if self.aside is None else self.aside
+        """Bound the time-out for each read of the body, unless the caller has set one."""
+        timeouts = self.exchange.timeouts
+        if isinstance(timeouts["read"], rewriting.Default):
+            timeouts["read"] = min(timeouts["read"], seconds)
 
 
 def connect_message(fault: Fault | None, error: DialError) -> str:
-    """Say why no connection stands: what this process lacks, in the system's own words."""
+    """Return why no connection could be made; for a lack of resources, in the system's words."""
     return str(error.__cause__ if fault is Fault.OURS and error.__cause__ else fault)
 
 
-def answered(core: ClientState, route: Route, response: httpcore2.Response) -> Outcome:
-    """Say what an answer means."""
+def answered(core: ClientState, exchange: Exchange, response: httpcore2.Response) -> Outcome:
+    """Return the outcome of an exchange that brought an answer."""
     busy = None
     if response.status in BUSY_STATUS:
         after = next((v for k, v in response.headers if k.lower() == b"retry-after"), None)
         text = None if after is None else after.decode("latin-1")
         busy = core.policy.busy_for(response.status, text, core.wall_clock())
     return Outcome(
-        route.member,
+        exchange.member,
         core.clock(),
-        route.began,
+        exchange.began,
         status=response.status,
         busy=busy,
-        result=ResponseVerdict(route.member, response, timeouts=route.timeouts, apart=route.apart),
-        losers=route.losers,
-        losers_recorded=route.told,
+        result=ResponseVerdict(exchange, response),
+        losers=exchange.losers,
+        losers_recorded=exchange.losers_recorded,
         bad_status=core.policy.bad_status,
-        apart=route.apart,
+        apart=exchange.apart,
     )
 
 
-def failed(core: ClientState, route: Route, error: Exception) -> Outcome:
-    """Say what an exception means."""
-    connected = not route.dialled or route.ready
-    if isinstance(error, (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.ProxyError)):
-        connected = False
+def failed(core: ClientState, exchange: Exchange, error: Exception) -> Outcome:
+    """Return the outcome of an exchange that ended with an exception."""
+    connected = exchange.connection is not None
     of_http2 = is_of_http2(error)
     if of_http2:
         connected, fault = _may_have_been_sent(error), Fault.PROTOCOL
     else:
-        fault = route.fault or _fault_of(error, connecting=not connected)
+        fault = exchange.fault or _fault_of(error, connecting=not connected)
     return Outcome(
-        route.member,
+        exchange.member,
         core.clock(),
-        route.began,
+        exchange.began,
         fault=fault,
         sent=connected and fault is not Fault.POOL_TIMEOUT,
-        reused=of_http2 or not route.dialled,
+        reused=of_http2 or exchange.reused,
         result=error,
-        losers=route.losers,
-        losers_recorded=route.told,
-        apart=route.apart,
+        losers=exchange.losers,
+        losers_recorded=exchange.losers_recorded,
+        apart=exchange.apart,
     )
 
 
 def broken(core: ClientState, outcome: Outcome, error: Exception) -> Outcome:
-    """Say what it means that an answer broke off in its body."""
+    """Return the outcome of an exchange whose answer broke off in its body."""
     return Outcome(
         outcome.member,
         core.clock(),
@@ -130,8 +135,30 @@ def broken(core: ClientState, outcome: Outcome, error: Exception) -> Outcome:
     )
 
 
-def beaten(core: ClientState, outcome: Outcome) -> Losers:
-    """Give an outcome that is of no use beside another one as what it has lost."""
+def settle(exchange: Exchange, first: Outcome | None, second: Outcome | None = None) -> Outcome:
+    """Choose between the outcomes of a hedge; the other one becomes a loser.
+
+    Args:
+        exchange: The first request.
+        first: Its outcome, or None while it has none.
+        second: The outcome of the second request, or None.
+    """
+    core = exchange.session.core
+    if second is not None and second.good and not (first is not None and first.good):
+        slow = (*exchange.losers, (exchange.member, Fault.STALLED))
+        losers = slow if first is None else _beaten(core, first)
+        second.losers = (*losers, *second.losers)
+        second.losers_recorded = exchange.losers_recorded
+        return second
+    if first is None:
+        raise RuntimeError("neither request of a hedge has an outcome")
+    if second is not None and not second.good:
+        first.losers = (*first.losers, *_beaten(core, second))
+    return first
+
+
+def _beaten(core: ClientState, outcome: Outcome) -> Losers:
+    """Return the losers that an unused outcome stands for."""
     fault = outcome.fault or Fault.BAD_STATUS
     if outcome.busy is not None:
         fault = Fault.BUSY
@@ -141,24 +168,17 @@ def beaten(core: ClientState, outcome: Outcome) -> Losers:
     return (*outcome.losers, (outcome.member, fault))
 
 
-def of_rival(outcome: Outcome, losers: Losers, told: int) -> Outcome:
-    """Give a rival's answer as the attempt's own: these lost against it."""
-    outcome.losers = (*losers, *outcome.losers)
-    outcome.losers_recorded = told
-    return outcome
-
-
-#: h2's words for a request of which nothing has been sent.
+#: Exceptions of h2 for a request of which nothing was sent.
 _UNSENT = frozenset({"TooManyStreamsError", "NoAvailableStreamIDError", "StreamIDTooLowError"})
 _REFUSED_STREAM = 7  # RFC 9113: it has not been processed
 
 
 def is_of_http2(error: Exception) -> bool:
-    """Whether an HTTP/2 connection can take no more requests: its end, or no stream left.
+    """Return whether an HTTP/2 connection can take no more requests: its end, or no stream left.
 
-    A server ends connections by GOAWAY as it likes, and streams that were given up count until
-    it has ended them. So this speaks against the connection, which other requests have used,
-    and not against the endpoint.
+    A server may end a connection by GOAWAY at any time, and streams that were given up count
+    until the server has ended them. So the error says something about the connection, which
+    other requests have used, and nothing about the endpoint.
     """
     cause = error.args[0] if error.args else None
     if isinstance(error, httpcore2.LocalProtocolError):
@@ -179,36 +199,35 @@ def _fault_of(error: Exception, *, connecting: bool) -> Fault:
     return fault_of(error, connecting=connecting)
 
 
-def broke_off(core: ClientState, answer: ResponseVerdict, error: Exception, began: float) -> None:
-    """Note that an answer broke off in its body, unless a proxy of the client's own was between."""
-    if answer.apart:
+def broke_off(core: ClientState, exchange: Exchange, error: Exception, began: float) -> None:
+    """Record that an answer broke off in its body, unless the client has a proxy of its own."""
+    if exchange.apart:
         return
     with core:
-        core.api.failed(answer.member, fault_of(error, connecting=False), core.clock(), began)
+        core.api.failed(exchange.member, fault_of(error, connecting=False), core.clock(), began)
 
 
 def why(verdict: Verdict, request: httpx2.Request) -> Exception:
-    """Give the exception that a request ends with."""
+    """Return the exception with which a request ends."""
     if verdict.error is not None:
         endpoint = verdict.trials[-1].url
-        logger.info("%s %s failed at %s: %r", *_asked(request), endpoint, verdict.error)
+        logger.info("%s %s failed at %s: %r", *_method_and_path(request), endpoint, verdict.error)
         return named(rewriting.translate(verdict.error, request), endpoint)
-    logger.info("%s %s failed at every endpoint", *_asked(request))
+    logger.info("%s %s failed at every endpoint", *_method_and_path(request))
     return NoEndpointAvailable(verdict.trials, request)
 
 
 def named(error: Exception, endpoint: str) -> Exception:
-    """Have an exception of httpx2 name the endpoint: its URL is that of the pool."""
+    """Add the endpoint to an exception of httpx2: its URL is that of the pool."""
     if isinstance(error, httpx2.HTTPError):
         error.add_note(f"at {endpoint}")
     return error
 
 
 def log_answer(request: httpx2.Request, status: int, endpoint: str) -> None:
-    """Say in the log who has answered: httpx2's own line only knows the pool's host."""
-    if logger.isEnabledFor(logging.INFO):
-        logger.info("%s %s: %d from %s", *_asked(request), status, endpoint)
+    """Log which endpoint has answered: httpx2's own line only knows the pool's host."""
+    logger.info("%s %s: %d from %s", *_method_and_path(request), status, endpoint)
 
 
-def _asked(request: httpx2.Request) -> tuple[str, str]:
+def _method_and_path(request: httpx2.Request) -> tuple[str, str]:
     return request.method, request.url.path  # a query may hold what no log should

@@ -36,15 +36,15 @@ def is_for_the_pool(request: httpx2.Request) -> bool:
     return request.url.raw_host == _RAW_HOST
 
 
-def shape_of(request: httpx2.Request) -> RetryTraits:
-    """See what about a request decides whether it may be sent again."""
+def traits_of(request: httpx2.Request) -> RetryTraits:
+    """Return the traits of a request that decide whether it may be sent again."""
     method, replayable = request.method, _is_replayable(request.stream)
     keyed = method not in IDEMPOTENT and "Idempotency-Key" in request.headers
-    return _shape(method, replayable, keyed)
+    return _traits(method, replayable, keyed)
 
 
 @lru_cache(maxsize=64)
-def _shape(method: str, replayable: bool, keyed: bool) -> RetryTraits:
+def _traits(method: str, replayable: bool, keyed: bool) -> RetryTraits:
     return RetryTraits.of(method, replayable=replayable, keyed=keyed)
 
 
@@ -61,18 +61,21 @@ def _is_replayable(stream: Any) -> bool:
 
 
 def is_read_whole(
-    request: httpx2.Request, shape: RetryTraits, response: httpcore2.Response
+    request: httpx2.Request, traits: RetryTraits, response: httpcore2.Response
 ) -> bool:
-    """Whether the body of an answer is read before the application gets the answer.
+    """Return whether the body of an answer is read before the application gets the answer.
 
-    Then an endpoint that dies in the middle of it costs the application nothing. A body
-    that it wants to read in its own time, or that may be endless, is handed on as it comes.
+    Then an endpoint that dies in the middle of the body costs the application nothing. A body
+    that the application reads as it comes, or that may be endless, is passed on unread.
     """
-    if not shape.may_move:
+    if not traits.may_move:
         return False
     whole: bool | None = request.extensions.get(WHOLE)
-    if whole is not None:
-        return whole
+    return is_short(response) if whole is None else whole
+
+
+def is_short(response: httpcore2.Response) -> bool:
+    """Return whether an answer says that its body has at most ``SMALL`` bytes."""
     for name, value in response.headers:
         if name.lower() == b"content-length":
             return value.isdigit() and int(value[:9]) <= SMALL
@@ -80,24 +83,20 @@ def is_read_whole(
 
 
 def to_endpoint(
-    request: httpx2.Request, target: Target, timeouts: dict[str, Any]
+    request: httpx2.Request,
+    target: Target,
+    proxy: httpcore2.Proxy | None,
+    timeouts: dict[str, Any],
 ) -> httpcore2.Request:
-    """Address a request to one endpoint: its path prefix, Host and connection."""
-    return _addressed(request, target, target.key, {**request.extensions, "timeout": timeouts})
+    """Address a request to one endpoint: its path prefix, Host and connection.
 
-
-def by_proxy(
-    request: httpx2.Request, target: Target, timeouts: dict[str, Any]
-) -> httpcore2.Request:
-    """Address a request to one endpoint, by the host that a proxy has to connect to."""
-    sni = target.tls_name
-    more = {**request.extensions, "timeout": timeouts, "sni_hostname": sni}
-    return _addressed(request, target, target.host.encode(), more)
-
-
-def _addressed(
-    request: httpx2.Request, target: Target, host: bytes, extensions: dict[str, Any]
-) -> httpcore2.Request:
+    Args:
+        request: The request for the pool.
+        target: The endpoint.
+        proxy: The proxy on the way, or None. An HTTP proxy gets the whole URL of an endpoint
+            without TLS, and its own header fields.
+        timeouts: The time-outs that httpcore looks up at each step.
+    """
     headers = request.headers.raw
     if headers and headers[0][0] == b"Host":  # where httpx2 puts it
         headers[0] = (b"Host", target.authority)
@@ -105,66 +104,63 @@ def _addressed(
         headers = [header for header in headers if header[0].lower() != b"host"]
         headers.insert(0, (b"Host", target.authority))
     path = request.url.raw_path
+    if path != b"*":
+        path = target.prefix + path
+    if proxy is not None and target.tls_name is None and proxy.url.scheme.startswith(b"http"):
+        path = b"http://%b:%d%b" % (target.host.encode(), target.port, path)
+        own = {name.lower() for name, _ in headers}
+        headers = [h for h in proxy.headers if h[0].lower() not in own] + headers
     addressed = httpcore2.Request(
         method=request.method,
-        url=httpcore2.URL(
-            scheme=target.scheme,
-            host=host,
-            port=target.port,
-            target=target.prefix + path if path != b"*" else path,
-        ),
+        url=httpcore2.URL(scheme=target.scheme, host=target.key, port=target.port, target=path),
         content=request.stream,
-        extensions=extensions,
+        extensions={**request.extensions, "timeout": timeouts},
     )
     # httpx2 has made bytes of them; the constructor would look at each again.
     addressed.headers = headers
     return addressed
 
 
+def connect_request(
+    proxy: httpcore2.Proxy, target: Target, timeouts: dict[str, Any]
+) -> httpcore2.Request:
+    """Make the CONNECT request that asks a proxy for a tunnel to an endpoint."""
+    url, where = proxy.url, b"%b:%d" % (target.host.encode(), target.port)
+    return httpcore2.Request(
+        "CONNECT",
+        httpcore2.URL(scheme=url.scheme, host=url.host, port=url.port, target=where),
+        headers=[(b"Host", where), (b"Accept", b"*/*"), *proxy.headers],
+        extensions={"timeout": timeouts},
+    )
+
+
+def port_of(url: httpcore2.URL) -> int:
+    """Return the port of a proxy's URL, or the default one of its scheme."""
+    return url.port or {b"http": 80, b"https": 443}.get(url.scheme, 1080)
+
+
 class Default(float):
     """A time-out that the caller has not set: the policy's figures count instead."""
 
 
-#: What stands for no time-out, in seconds: eleven days, which every clock and poll can take.
+#: Seconds that stand for no time-out: eleven days, which every clock and poll can take.
 FOREVER = 1e6
 
 
-def total_of(request: httpx2.Request, total: float) -> float:
-    """Give the seconds that a request may take: the policy's, or more if the caller wants it."""
-    wanted = request.extensions.get("timeout") or {}
-    set_by_caller = [
-        FOREVER if wanted[name] is None else wanted[name]
-        for name in ("read", "write")
-        if name in wanted and not isinstance(wanted[name], Default)
-    ]
-    return min(FOREVER, max(total, *set_by_caller)) if set_by_caller else total
+def total_of(wanted: dict[str, float | None], total: float) -> float:
+    """Return the seconds that a request may take: the policy's, or more if the caller says so."""
+    for name in ("read", "write"):
+        if name in wanted and not isinstance(wanted[name], Default):
+            seconds = wanted[name]
+            total = FOREVER if seconds is None else min(FOREVER, max(total, seconds))
+    return total
 
 
-def timeouts_of(request: httpx2.Request, connect: float, left: float) -> dict[str, Any]:
-    """Give a request's time-outs, in seconds.
-
-    Reading and writing are bounded by the stream, which sees the clock at each step, and
-    only up to the first byte of the answer.
-    """
-    wanted = request.extensions.get("timeout") or {}
-    return {
-        "connect": _least(wanted.get("connect"), connect),
-        "read": wanted.get("read", Default(left)),
-        "write": wanted.get("write"),
-        "pool": _least(wanted.get("pool"), left),
-    }
-
-
-def all_timeouts_of(request: httpx2.Request, connect: float, left: float) -> dict[str, Any]:
-    """Give a request's time-outs where the stream is not ours, as through a proxy."""
-    timeouts = timeouts_of(request, min(connect, left), left)
-    return {name: _least(wanted, left) for name, wanted in timeouts.items()}
-
-
-def _least(wanted: float | None, limit: float) -> float:
+def least(wanted: float | None, limit: float) -> float:
+    """Return a time-out of the caller's, or the policy's limit where that is shorter."""
     if wanted is not None and wanted <= limit:
         return wanted
-    return Default(limit) if isinstance(wanted, Default) else limit
+    return limit
 
 
 def from_endpoint(headers: Headers, target: Target) -> Headers:

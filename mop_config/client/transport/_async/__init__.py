@@ -1,1 +1,1 @@
-"""The asyncio half of the transport."""
+"""The asynchronous half of the transport; the synchronous half is generated from it."""

@@ -1,27 +1,23 @@
-"""The asynchronous driver: httpx2 requests over the pool, on asyncio.
+"""The httpx2 client and transport that send requests to whichever endpoint is current.
 
-The same generator as in the synchronous driver decides; only waiting differs. A warm
-request creates no task: a timer starts the rival of one that waits too long.
+The failover session, a generator without I/O, decides where a request goes; the transport
+connects, sends, reads, and reports outcomes to the session.
 """
 
-import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 import httpcore2
 import httpx2
 
-from ....net.faults import Fault
 from ...keywords import TransportKeywords, check_keywords
 from ...pool.failover import Attempt, Outcome, Verdict
-from ...pool.session import ClientState, FailoverSession
-from ...pool.target import Target
+from ...pool.session import FailoverSession
 from .. import rewriting
-from .._sync.transport import HasCore
-from ..attempt import ROUTE, Moved
-from ..connection_pools import Pools, tidy
+from ..attempt import Deadline, Exchange, HasState, Limit, Overtaken
 from ..options import TransportOptions
 from ..outcome import (
     Response,
@@ -33,22 +29,37 @@ from ..outcome import (
     is_of_http2,
     log_answer,
     named,
-    of_rival,
     why,
 )
-from .asides import AsyncAside
-from .connect import AsyncConnectPlan, AsyncFailoverBackend, AsyncHedge
-from .proxies import AsyncProxyBackend
+from ..with_asyncio import hedged
+from .connecting import AsyncConnector
+from .connections import AsyncConnectionTable, AsyncEndpointConnection
+
+#: Seconds for reading the rest of an answer that is not used, so that its connection can be kept.
+DRAIN = 0.05
+
+
+class AsyncClient(httpx2.AsyncClient):
+    """The httpx2 client that a manager makes."""
+
+    async def send(
+        self, request: httpx2.Request, *, stream: bool = False, **options: Any
+    ) -> httpx2.Response:
+        """Send a request; see httpx2."""
+        request.extensions[rewriting.WHOLE] = not stream
+        return await super().send(request, stream=stream, **options)
 
 
 class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
-    """Sends requests to whichever endpoint of a manager is current, and to another if need be.
+    """An httpx2 transport that sends requests to the current endpoint, and fails over to others.
 
-    The twin of ``FailoverTransport`` for ``httpx2.AsyncClient``, on asyncio.
+    A request for ``base_url`` goes to the pool of endpoints; a request with a host of its own
+    goes there, untouched.
 
     Args:
-        manager: Whose endpoints to use.
-        options: As for ``FailoverTransport``.
+        manager: The manager whose endpoints to use.
+        options: ``verify``, ``cert``, ``http1``, ``http2``, ``limits``, ``proxy``,
+            ``trust_env``, ``local_address``, ``socket_options``: as for httpx2's own transport.
 
     Raises:
         ValueError: If certificates would not be verified.
@@ -56,165 +67,132 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     base_url = rewriting.BASE_URL
 
-    def __init__(self, manager: HasCore, **options: Unpack[TransportKeywords]) -> None:
+    def __init__(self, manager: HasState, **options: Unpack[TransportKeywords]) -> None:
         check_keywords(f"{type(self).__name__}()", options, TransportKeywords)
         self._state = manager._state
         self._manager = manager  # lives as long as its clients
         self._options = TransportOptions.of(**options)
-        # The way that the manager's checks take, by which the pool judges its endpoints.
-        self._shared: TransportOptions = getattr(manager, "_network_options", self._options)
+        # The way of the manager's checks, by which the pool judges its endpoints.
+        self._checked: TransportOptions = getattr(manager, "_network_options", self._options)
         self._open()
 
     def _open(self) -> None:
         self._pid = os.getpid()
-        core = self._state
-        self._backend = AsyncFailoverBackend(self._options, core.resolver, core.policy.race_delay)
-        # One for each endpoint: requests that hang at one must not keep others from the next.
-        self._connections = Pools(core, self._new_pool)
-        self._proxies: dict[str, httpcore2.AsyncConnectionPool] = {}  # by proxy and endpoint
-        self._plain: dict[str, httpx2.AsyncHTTPTransport] = {}  # to other hosts, by proxy
-        self._tasks: set[asyncio.Task[Any]] = set()  # those that wait for an answer
-        self._ending: list[Any] = []  # connections to close
-        self._ended: set[asyncio.Task[Any]] = set()  # those that ``aclose`` has called off
         self._closed = False
+        self._table = AsyncConnectionTable(self._state, self._options, self._checked)
+        self._connector = AsyncConnector(
+            self._state, self._options, self._table, lambda: self._closed
+        )
+        self._plain: dict[str, httpx2.AsyncHTTPTransport] = {}  # to other hosts, by proxy
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request.
 
         Raises:
             NoEndpointAvailable: If no endpoint could be reached.
-            httpx2.TransportError: What happened, where the request must not be repeated.
+            httpx2.TransportError: The failure itself, where the request must not be repeated.
         """
-        task = cast("asyncio.Task[Any]", asyncio.current_task())
-        cancellations = task.cancelling()
-        self._tasks.add(task)
-        try:
-            return await self._handle(request)
-        except asyncio.CancelledError:
-            if task not in self._ended or task.uncancel() > cancellations:
-                raise
-            raise rewriting.closed(request) from None
-        finally:
-            self._tasks.discard(task)
-            self._ended.discard(task)
-
-    async def _handle(self, request: httpx2.Request) -> httpx2.Response:
         if self._pid != os.getpid():
-            self._open()  # a fork must not share its parent's connections
+            self._open()  # a child process must not share its parent's connections
         if not rewriting.is_for_the_pool(request):
             return await self._plain_for(request).handle_async_request(request)
-        swept = self._connections.sweep(self._state.clock(), list(self._proxies.values()))
-        if swept or self._ending:
-            await self._end(swept)
-        shape = rewriting.shape_of(request)
-        call = self._state.call(
-            shape, rewriting.total_of(request, self._state.policy.total_timeout)
-        )
-        while isinstance(call.step, Attempt):
-            outcome = await self._attempt(call, call.step, request, hedged=shape.hedged)
-            if outcome.good and rewriting.is_read_whole(request, shape, outcome.result.response):
-                outcome = await self._read_whole(outcome)
-            elif outcome.status is not None and not outcome.good and shape.may_go_on(outcome):
-                await self._set_aside(outcome, request)
-            call.record(outcome)
-        return await self._conclude(call.step, request)
-
-    def _new_pool(self) -> httpcore2.AsyncConnectionPool:
-        return httpcore2.AsyncConnectionPool(**self._options.for_pool(self._backend))
+        core = self._state
+        if core.clock() >= self._table.sweep_at:
+            await self._table.sweep(core.clock())
+        wanted = request.extensions.get("timeout") or {}
+        traits = rewriting.traits_of(request)
+        session = core.call(traits, rewriting.total_of(wanted, core.policy.total_timeout))
+        while isinstance(session.step, Attempt):
+            outcome = await self._attempt(session, session.step, request, hedge=traits.hedged)
+            if outcome.status is not None:
+                if not outcome.good:
+                    outcome.result.bound_pauses(core.policy.body_pause)
+                elif rewriting.is_read_whole(request, traits, outcome.result.response):
+                    outcome = await self._read_whole(outcome)
+            if self._closed and not outcome.good:
+                if outcome.status is not None:
+                    await outcome.result.response.aclose()
+                raise rewriting.closed(request)
+            session.record(outcome)
+        return await self._conclude(session.step, request)
 
     async def _attempt(
-        self, call: FailoverSession, attempt: Attempt, request: httpx2.Request, *, hedged: bool
+        self, session: FailoverSession, attempt: Attempt, request: httpx2.Request, *, hedge: bool
     ) -> Outcome:
         if attempt.discard is not None:
-            await attempt.discard.held.aclose()
+            await _discard(attempt.discard)
         now = self._state.clock()
-        route = AsyncConnectPlan(call, attempt.member, now + attempt.seconds_left, race=True)
-        route.hedge_at = now + self._state.policy.hedge_delay
-        if hedged:
-            route.rival = AsyncHedge(self._state, route, partial(self._send, request))
-        try:
-            outcome = await self._send(request, route)
-            return outcome if route.rival is None else await route.rival.settled(outcome)
-        finally:
-            if route.rival is not None:
-                await route.rival.abandon()
-            if route.deposit is not None:
-                await route.deposit.aclose()
-
-    async def _send(self, request: httpx2.Request, route: "AsyncConnectPlan") -> Outcome:
-        """Send a request once, and say what came of it, whatever that is."""
-        route.began = self._state.clock()
-        token = ROUTE.set(route)
-        try:
-            response = await self._exchange(request, route)
-        except asyncio.CancelledError:
-            overtaken = None if route.rival is None else route.rival.has_overtaken()
-            if overtaken is None:
-                raise
-            losers = (*route.losers, (route.member, Fault.STALLED))
-            return of_rival(overtaken, losers, route.told)
-        except Exception as error:
-            if is_of_http2(error):
-                self._connections.retire(route.pool)
-            return failed(self._state, route, error)
-        finally:
-            ROUTE.reset(token)
-            route.forget_queues()
-        return answered(self._state, route, response)
-
-    async def _exchange(
-        self, request: httpx2.Request, route: "AsyncConnectPlan"
-    ) -> httpcore2.Response:
-        try:
-            while True:
-                try:
-                    return await self._request(request, route)
-                except Moved as moved:
-                    route.move(moved.won)
-                except httpcore2.PoolTimeout:
-                    if route.deposit is not None:
-                        # The server may be keeping a thread for it: it must not wait in a queue.
-                        await route.take_deposit().aclose()
-                        route.race = True
-                    elif not route.leave_queue(self._state.clock(), self._state.policy.hedge_delay):
-                        raise
-        except BaseException:
-            if route.pool is not None:
-                await self._end(tidy(route.pool))  # one of them may be this request's
-            raise
-
-    async def _end(self, connections: list[Any]) -> None:
-        """Close connections; where this task is cancelled, the next request closes the rest."""
-        self._ending.extend(connections)
-        while self._ending:
-            await self._ending.pop().aclose()
-
-    async def _request(
-        self, request: httpx2.Request, route: "AsyncConnectPlan"
-    ) -> httpcore2.Response:
-        response: httpcore2.Response
-        target = route.member.target
-        proxy = self._options.for_target(target)
-        route.apart = self._options.takes_another_way(self._shared, target)
-        connect = self._state.policy.connect_timeout
-        if proxy is None:
-            queue = 0.0 if route.deposit is not None else route.queue_for(self._state.clock())
-            timeouts = route.timeouts = rewriting.timeouts_of(request, connect, queue)
-            addressed = rewriting.to_endpoint(request, target, timeouts)
-            pool = route.pool = self._connections.to(route.member.url, target)
-            response = await pool.handle_async_request(addressed)
-            return response
-        timeouts = route.timeouts = rewriting.all_timeouts_of(
-            request, connect, route.until - self._state.clock()
+        exchange = Exchange(
+            session,
+            attempt.member,
+            now + attempt.seconds_left,
+            hedge_at=now + self._state.policy.hedge_delay,
         )
-        addressed = rewriting.by_proxy(request, target, timeouts)
-        timeouts["pool"] = min(timeouts["pool"], route.queue_for(self._state.clock()))
-        route.pool = self._proxied(proxy, target)
-        response = await route.pool.handle_async_request(addressed)
+        send = partial(self._send, request)
+        if not hedge:
+            return await send(exchange)
+        if self._table.to(exchange.member).proxy is None:
+            # A dial has its own race; the hedge is for answers, and for proxies.
+            try:
+                await self._connector.connect(exchange, request.extensions.get("timeout") or {})
+            except Exception as error:
+                return failed(self._state, exchange, error)
+            finally:
+                exchange.forget_queues()
+        return await hedged(exchange, send)
+
+    async def _send(self, request: httpx2.Request, exchange: Exchange) -> Outcome:
+        """Connect unless that is done, send the request once, and return the outcome."""
+        response: httpcore2.Response | None = None
+        wanted = request.extensions.get("timeout") or {}
+        try:
+            while response is None:
+                if exchange.connection is None:
+                    await self._connector.connect(exchange, wanted)
+                with contextlib.suppress(httpcore2.ConnectionNotAvailable):
+                    response = await self._ask(request, exchange, wanted)
+        except Exception as error:
+            return failed(self._state, exchange, error)
+        finally:
+            exchange.forget_queues()
+        return answered(self._state, exchange, response)
+
+    async def _ask(
+        self, request: httpx2.Request, exchange: Exchange, wanted: dict[str, float | None]
+    ) -> httpcore2.Response:
+        """Send the request over the exchange's connection, and read the head of the answer.
+
+        Raises:
+            httpcore2.ConnectionNotAvailable: If the connection takes no request after all.
+        """
+        connection: AsyncEndpointConnection = exchange.connection
+        left = exchange.least(None)
+        exchange.pause = wanted.get("read", rewriting.Default(left))
+        write = wanted.get("write")
+        timeouts = exchange.timeouts = {
+            "read": Limit.of(rewriting.least(exchange.pause, left), exchange),
+            "write": Limit.of(rewriting.FOREVER if write is None else write, exchange),
+        }
+        target, proxy = exchange.member.target, connection.pool.proxy
+        addressed = rewriting.to_endpoint(request, target, proxy, timeouts)
+        try:
+            if exchange.called_off:
+                raise Overtaken("the other request of the hedge has its answer")
+            response: httpcore2.Response = await connection.http.handle_async_request(addressed)
+        except BaseException as error:
+            if isinstance(error, httpcore2.ConnectionNotAvailable):
+                exchange.connection = None
+            if isinstance(error, Exception) and is_of_http2(error):
+                connection.pool.exclude(connection)
+            await connection.pool.release(connection)
+            raise
+        # The deadline ends with the head; the body has the caller's own time-outs.
+        exchange.timeouts["read"], exchange.timeouts["write"] = exchange.pause, write
+        response.stream = _AsyncLeasedBody(response.stream, connection)
         return response
 
     async def _read_whole(self, outcome: Outcome) -> Outcome:
-        """Read the body as a part of the attempt: where it breaks off, another follows."""
+        """Read the body as a part of the attempt: where it breaks off, another attempt follows."""
         response = outcome.result.response
         outcome.result.bound_pauses(self._state.policy.body_pause)
         try:
@@ -226,30 +204,20 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         outcome.result = outcome.result._replace(content=content)
         return outcome
 
-    async def _set_aside(self, outcome: Outcome, request: httpx2.Request) -> None:
-        """Keep a bad answer, which may be the last word, and read what comes of it at once."""
-        outcome.result.bound_pauses(self._state.policy.body_pause)
-        answer: ResponseVerdict = outcome.result
-        aside = AsyncAside(answer.response, request)
-        outcome.result = answer._replace(aside=aside)
-        await aside.wait(self._state.policy.race_delay)
-
     async def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:
         if verdict.discard is not None:
-            await verdict.discard.held.aclose()
+            await _discard(verdict.discard)
         if verdict.answer is None:
             raise why(verdict, request)
         answer: ResponseVerdict = verdict.answer
-        member, response, content = answer.member, answer.response, answer.content
+        response, member = answer.response, answer.exchange.member
         response.extensions["endpoint"] = member.url
         log_answer(request, response.status, member.url)
-        body: httpx2.ByteStream | AsyncAside | _AsyncBody
-        if answer.aside is not None:
-            body = answer.aside
-        elif content is None:
-            body = _AsyncBody(self._state, answer, request, lambda: self._closed)
+        body: httpx2.ByteStream | _AsyncBody
+        if answer.content is None:
+            body = _AsyncBody(self, answer, request)
         else:
-            body = httpx2.ByteStream(content)
+            body = httpx2.ByteStream(answer.content)
         return Response(
             response.status,
             headers=rewriting.from_endpoint(response.headers, member.target),
@@ -260,58 +228,73 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     def _plain_for(self, request: httpx2.Request) -> httpx2.AsyncHTTPTransport:
         proxy = self._options.proxy_for(request.url.scheme, request.url.host)
         key = "" if proxy is None else str(proxy.url)
-        if key not in self._plain:
-            self._plain[key] = httpx2.AsyncHTTPTransport(**self._options.for_httpx(proxy))
-        return self._plain[key]
-
-    def _proxied(self, proxy: httpx2.Proxy, target: Target) -> httpcore2.AsyncConnectionPool:
-        key = f"{proxy.url} {target.key.decode()}"
-        if key not in self._proxies:
-            backend = AsyncProxyBackend(self._options, self._state.resolver, proxy.url.scheme)
-            self._proxies[key] = self._options.async_proxy_pool(proxy, backend)
-        return self._proxies[key]
+        transport = self._plain.get(key)
+        if transport is None:
+            made = httpx2.AsyncHTTPTransport(**self._options.for_httpx(proxy))
+            transport = self._plain.setdefault(key, made)
+        return transport
 
     async def aclose(self) -> None:
         """Close every connection; requests that are under way end with an error."""
         self._closed = True
-        for task in self._tasks - {asyncio.current_task()} - self._ended:
-            self._ended.add(task)
-            task.cancel()
-        for pool in (*self._connections.all(), *self._proxies.values()):
-            await pool.aclose()
-        await self._end([])
+        await self._table.close()
         for transport in self._plain.values():
             await transport.aclose()
 
 
+async def _discard(answer: ResponseVerdict) -> None:
+    """Close an answer that is not used; a short rest is read first, which saves the connection."""
+    deadline = Deadline(answer.exchange.session.core.clock() + DRAIN)
+    answer.exchange.timeouts["read"] = Limit.of(DRAIN, deadline)
+    with contextlib.suppress(Exception):
+        if answer.content is None and rewriting.is_short(answer.response):
+            await answer.response.aread()
+    await answer.response.aclose()
+
+
+class _AsyncLeasedBody:
+    """The body of an answer, which releases the connection when it is closed."""
+
+    def __init__(self, stream: Any, connection: AsyncEndpointConnection) -> None:
+        self._stream = stream
+        self._connection: AsyncEndpointConnection | None = connection
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        parts: AsyncIterator[bytes] = self._stream.__aiter__()
+        return parts
+
+    async def aclose(self) -> None:
+        """Close the body."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                await self._stream.aclose()
+            finally:
+                await connection.pool.release(connection)
+
+
 class _AsyncBody(httpx2.AsyncByteStream):
-    """The body of an answer; an endpoint that breaks off in it has failed."""
+    """The body of an answer for the application; an endpoint that breaks off in it has failed."""
 
     def __init__(
-        self,
-        core: ClientState,
-        answer: ResponseVerdict,
-        request: httpx2.Request,
-        closed: Callable[[], bool],
+        self, transport: AsyncFailoverTransport, answer: ResponseVerdict, request: httpx2.Request
     ) -> None:
-        self._closed = closed
-        self._state = core
+        self._transport = transport
         self._answer = answer
-        self._response: httpcore2.Response = answer.response
         self._request = request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        began = self._state.clock()
+        core = self._transport._state
+        began = core.clock()
         try:
-            async for part in self._response.aiter_stream():
+            async for part in self._answer.response.aiter_stream():
                 yield part
         except Exception as error:
-            if self._closed():
+            if self._transport._closed:
                 raise rewriting.closed(self._request) from error
-            broke_off(self._state, self._answer, error, began)
-            raise named(
-                rewriting.translate(error, self._request), self._answer.member.url
-            ) from error
+            broke_off(core, self._answer.exchange, error, began)
+            url = self._answer.exchange.member.url
+            raise named(rewriting.translate(error, self._request), url) from error
 
     async def aclose(self) -> None:
-        await self._response.aclose()
+        await self._answer.response.aclose()

@@ -1,1 +1,1 @@
-"""The synchronous half of the transport."""
+"""The synchronous half of the transport, generated from the asynchronous half."""

@@ -14,8 +14,8 @@ import h2.connection
 import h2.events
 import h2.exceptions
 import httpcore2
-from httpcore2._sync.http_proxy import TunnelHTTPConnection
-from httpcore2._sync.interfaces import ConnectionInterface
+
+from .attempt import Overtaken
 
 
 class LockedState(h2.connection.H2Connection):
@@ -110,58 +110,15 @@ class SharedHTTP2Connection(httpcore2.HTTP2Connection):
         finally:
             self._h2_state.end_opening()  # an interrupt may have come in the middle of it
 
+    def _read_incoming_data(self, request: httpcore2.Request) -> list[h2.events.Event]:
+        """Read and parse what has arrived; a hedge that ends the read spoils nothing for others."""
+        try:
+            return super()._read_incoming_data(request)
+        except Overtaken:
+            self._read_exception, self._connection_error = None, False
+            raise
+
     def _response_closed(self, stream_id: int) -> None:
         # A reader takes the connection's state lock first, and h2's lock within it.
         self._h2_state.end_opening()
         super()._response_closed(stream_id)
-
-
-class _SharesStreams:
-    """Replaces the HTTP/2 connection that httpcore makes by one that threads can share."""
-
-    _inner: ConnectionInterface | None = None
-
-    @property
-    def _connection(self) -> ConnectionInterface | None:
-        return self._inner
-
-    @_connection.setter
-    def _connection(self, made: ConnectionInterface | None) -> None:
-        if isinstance(made, httpcore2.HTTP2Connection):
-            # Nothing has been sent yet: httpcore has just made it.
-            made = SharedHTTP2Connection(made._origin, made._network_stream, made._keepalive_expiry)
-        self._inner = made
-
-
-class _Direct(_SharesStreams, httpcore2.HTTPConnection):
-    """A connection to an endpoint."""
-
-
-class _Tunnel(_SharesStreams, TunnelHTTPConnection):  # type: ignore[misc]
-    """A connection through the CONNECT tunnel of an HTTP proxy."""
-
-
-class ThreadSafePool(httpcore2.ConnectionPool):
-    """httpcore's pool, whose HTTP/2 connections are safe for several threads."""
-
-    def create_connection(self, origin: httpcore2.Origin) -> ConnectionInterface:
-        """Make a connection that is not yet open."""
-        proxy = self._proxy
-        if proxy is not None and (origin.scheme == b"http" or proxy.url.scheme == b"socks5"):
-            return super().create_connection(origin)
-        common: dict[str, Any] = {
-            "ssl_context": self._ssl_context,
-            "keepalive_expiry": self._keepalive_expiry,
-            "http1": self._http1,
-            "http2": self._http2,
-            "network_backend": self._network_backend,
-        }
-        if proxy is None:
-            return _Direct(origin, **common)
-        return _Tunnel(
-            proxy.url.origin,
-            origin,
-            proxy_ssl_context=proxy.ssl_context,
-            proxy_headers=proxy.headers,
-            **common,
-        )

@@ -10,12 +10,12 @@ from typing import Any, cast
 
 import httpcore2
 
-from ....net.connect import DialOptions, Place
-from ....net.faults import fault_of
-from ....net.resolver import Addresses, Resolver
-from ...pool.failover import DialRace
-from ...pool.member import PoolMember
-from ..dial import DialError, RaceWinner
+from ...net.connect import DialOptions, Place
+from ...net.faults import fault_of
+from ...net.resolver import Addresses, Resolver
+from ..pool.failover import DialRace
+from ..pool.member import PoolMember
+from .dial import GLANCE, DialError, RaceWinner
 
 
 async def dial_async(
@@ -36,8 +36,13 @@ async def dial_async(
                 tasks[asyncio.create_task(dialled)] = member
             if not tasks:
                 raise DialError("no endpoint could be reached") from error
+            if race.called_off():
+                raise DialError("the dials were called off") from error
+            wait = race.wait(now)
             done, _ = await asyncio.wait(
-                tasks, timeout=race.wait(now), return_when=asyncio.FIRST_COMPLETED
+                tasks,
+                timeout=GLANCE if wait is None else min(wait, GLANCE),
+                return_when=asyncio.FIRST_COMPLETED,
             )
             for task in done:
                 error = task.exception()

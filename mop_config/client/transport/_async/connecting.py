@@ -1,0 +1,180 @@
+"""Connecting before sending: an exchange takes an open connection, or the winner of a dial race."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpcore2
+
+from ....net.connect import Place
+from ....net.connection import ProxyFailed
+from ....net.faults import Fault
+from ...pool.failover import DialRace
+from ...pool.member import PoolMember
+from ...pool.session import ClientState
+from ...pool.target import Target
+from .. import rewriting
+from ..attempt import Deadline, Exchange, Limit
+from ..dial import DialError
+from ..options import TransportOptions
+from ..outcome import connect_message
+from ..with_asyncio import AsyncDialer
+from .connections import AsyncConnectionTable, AsyncEndpointPool
+
+
+class AsyncConnector:
+    """Gives exchanges their connections.
+
+    Args:
+        core: The manager's pools.
+        options: How connections are made.
+        table: The connections to each endpoint.
+        closed: Tells whether the client is closed.
+    """
+
+    def __init__(
+        self,
+        core: ClientState,
+        options: TransportOptions,
+        table: AsyncConnectionTable,
+        closed: Callable[[], bool],
+    ) -> None:
+        self._state = core
+        self._options = options
+        self._table = table
+        self._closed = closed
+        self._dialer = AsyncDialer(core.resolver)
+
+    async def connect(self, exchange: Exchange, wanted: dict[str, float | None]) -> None:
+        """Give an exchange a connection.
+
+        Args:
+            exchange: The exchange; its endpoint changes where another one is ready first.
+            wanted: The caller's time-outs in seconds, by name.
+
+        Raises:
+            httpcore2.PoolTimeout: If no connection was free in time.
+            httpcore2.ConnectError: If no endpoint could be reached.
+            httpcore2.ProxyError: If the proxy did not reach the endpoint.
+        """
+        core = self._state
+        while exchange.connection is None:
+            pool = self._table.to(exchange.member)
+            exchange.apart = pool.apart
+            seconds = exchange.queue_seconds(core.clock())
+            try:
+                exchange.connection = await pool.take(
+                    exchange, rewriting.least(wanted.get("pool"), seconds)
+                )
+                exchange.reused = exchange.connection is not None
+            except httpcore2.PoolTimeout:
+                if not exchange.leave_queue(core.clock(), core.policy.hedge_delay):
+                    raise
+            else:
+                if exchange.connection is None:
+                    timeout = rewriting.least(wanted.get("connect"), core.policy.connect_timeout)
+                    await self._open(exchange, pool, timeout)
+
+    async def _open(self, exchange: Exchange, pool: AsyncEndpointPool, timeout: float) -> None:
+        """Open a connection in the place that the exchange holds in a pool."""
+        places = {exchange.member.url: pool}
+        try:
+            if exchange.least(None) == 0.0:
+                raise httpcore2.PoolTimeout("the time was over before the endpoint was dialled")
+            better = exchange.better_member(time.monotonic())
+            if better is not None:
+                exchange.member = better
+                return
+            if pool.proxy is None:
+                stream = await self._race(exchange, places, timeout)
+            else:
+                stream = await self._by_proxy(exchange, pool.proxy, timeout)
+            # The place becomes the connection; the finally clause returns the other places.
+            winner = places.pop(exchange.member.url)
+            exchange.connection = winner.opened(stream)
+        finally:
+            for unused in places.values():
+                unused.give_up_place()
+
+    async def _race(
+        self, exchange: Exchange, places: dict[str, AsyncEndpointPool], timeout: float
+    ) -> Any:
+        """Dial the exchange's endpoint, and others beside it that have a place to spare."""
+
+        def another(now: float) -> PoolMember | None:
+            member = exchange.next_member(now)
+            if member is None:
+                return None
+            pool = self._table.to(member)
+            if pool.proxy is not None or not pool.reserve():
+                exchange.session.give_back({member.url})
+                return None
+            places[member.url] = pool
+            exchange.raced = {*exchange.raced, member.url}
+            return member
+
+        race = DialRace(exchange.member, another, self._state.policy.race_delay)
+        race.called_off = lambda: exchange.called_off or self._closed()
+        options = self._options.for_dial(timeout, exchange.dial_until(timeout))
+        try:
+            won = await self._dialer.race(race, options)
+        except DialError as error:
+            if race.called_off():
+                raise httpcore2.ConnectError("the dial was called off") from error
+            exchange.fail_race(race.faults)
+            raise httpcore2.ConnectError(connect_message(exchange.fault, error)) from error
+        except (OSError, RuntimeError, MemoryError) as error:
+            exchange.fault = Fault.OURS  # before any endpoint was dialled
+            raise httpcore2.ConnectError(str(error)) from error
+        exchange.end_race(won, race.faults)
+        return won.connection
+
+    async def _by_proxy(self, exchange: Exchange, proxy: httpcore2.Proxy, timeout: float) -> Any:
+        """Connect to the endpoint through a proxy, which looks the endpoint up."""
+        target = exchange.member.target
+        options = self._options.for_dial(timeout, exchange.dial_until(timeout))
+        deadline = Deadline(exchange.until)
+        deadline.hedge = exchange.hedge
+        url, stream = proxy.url, None
+        try:
+            place = Place(url.host.decode(), rewriting.port_of(url), None)
+            stream = await self._dialer.connect(place, options)
+            deadline.until = min(exchange.until, time.monotonic() + options.timeout)
+            if url.scheme == b"https":
+                tls = proxy.ssl_context or httpcore2.default_ssl_context()
+                stream = await stream.start_tls(tls, place.host, deadline.least(None))
+        except (OSError, httpcore2.NetworkError, httpcore2.TimeoutException) as error:
+            raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
+        if target.tls_name is None and url.scheme in (b"http", b"https"):
+            return stream
+        try:
+            tunnel = await _tunnel(stream, proxy, target, deadline)
+            if target.tls_name is None:
+                return tunnel
+            return await tunnel.start_tls(options.tls, target.tls_name, deadline.least(None))
+        except BaseException:
+            await stream.aclose()
+            raise
+
+
+async def _tunnel(stream: Any, proxy: httpcore2.Proxy, target: Target, deadline: Deadline) -> Any:
+    """Ask a proxy for a tunnel to an endpoint, and return the stream through it.
+
+    Raises:
+        httpcore2.ProxyError: If the proxy refuses.
+    """
+    if proxy.url.scheme not in (b"http", b"https"):
+        from httpcore2._async.socks_proxy import _init_socks5_connection
+
+        host = target.host.strip("[]").encode()
+        await _init_socks5_connection(stream, host=host, port=target.port, auth=proxy.auth)
+        return stream
+    limit = Limit.of(deadline.least(None), deadline)
+    request = rewriting.connect_request(proxy, target, {"read": limit, "write": limit})
+    connection = httpcore2.AsyncHTTP11Connection(proxy.url.origin, stream)
+    response = await connection.handle_async_request(request)
+    if not 200 <= response.status < 300:
+        reason = response.extensions.get("reason_phrase", b"").decode("ascii", "ignore")
+        raise httpcore2.ProxyError(f"{response.status} {reason}")
+    # Behind the tunnel nothing has been sent yet, so httpcore's wrapper holds no bytes of it.
+    return stream

@@ -1,0 +1,361 @@
+"""The connections to each endpoint: idle ones, room for new ones, and the queue for both.
+
+A pool of ours instead of httpcore's: a request takes its connection before httpcore sees the
+request, so that a dial can be raced against other endpoints, and the winner joins its pool.
+"""
+
+import math
+import threading
+from collections import deque
+from typing import Any
+
+import httpcore2
+
+from ...pool.member import PoolMember
+from ...pool.session import ClientState
+from ...pool.target import Target
+from ..attempt import Exchange
+from ..options import TransportOptions
+from ..with_asyncio import AsyncTurnEvent, hang_up, http2_connection
+
+#: Seconds between two sweeps over the connections of all endpoints.
+SWEEP_INTERVAL = 1.0
+
+
+class AsyncEndpointConnection:
+    """An open connection to an endpoint.
+
+    Attributes:
+        pool: The pool that the connection goes back to.
+        stream: The network stream.
+        http: httpcore's connection, HTTP/1.1 or HTTP/2.
+        shared: Whether several exchanges use the connection at once, as HTTP/2 allows.
+        users: How many exchanges use it now.
+    """
+
+    __slots__ = ("http", "pool", "shared", "stream", "users")
+
+    def __init__(self, pool: "AsyncEndpointPool", stream: Any, http: Any, *, shared: bool) -> None:
+        self.pool = pool
+        self.stream = stream
+        self.http = http
+        self.shared = shared
+        self.users = 1
+
+
+class AsyncTurn:
+    """A request in the queue of an endpoint's connections."""
+
+    def __init__(self) -> None:
+        self.event = AsyncTurnEvent()
+        self.admitted = False
+        self.connection: AsyncEndpointConnection | None = None
+
+
+class AsyncEndpointPool:
+    """The connections to one endpoint.
+
+    A request takes an idle connection, or a place in which it opens a new one, or waits in the
+    queue for either. Open connections, with the places under way, never exceed the limit. State
+    changes under the lock; connections are closed after it is released.
+
+    Args:
+        url: The endpoint.
+        target: Where the endpoint is.
+        proxy: The proxy on the way, or None.
+        options: How connections are made.
+        apart: Whether the manager's health checks take another proxy.
+
+    Attributes:
+        retired: Whether the endpoint is removed: connections end with their exchanges.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        target: Target,
+        proxy: httpcore2.Proxy | None,
+        options: TransportOptions,
+        *,
+        apart: bool,
+    ) -> None:
+        limits = options.limits
+        self.url = url
+        self.proxy = proxy
+        self.apart = apart
+        self.retired = False
+        self._target = target
+        self._options = options
+        self._limit = math.inf if limits.max_connections is None else limits.max_connections
+        keep = limits.max_keepalive_connections
+        self._keep = math.inf if keep is None else keep
+        self._lock = threading.Lock()
+        self._open: set[AsyncEndpointConnection] = set()
+        self._idle: list[AsyncEndpointConnection] = []
+        self._shared: AsyncEndpointConnection | None = None
+        self._places = 0
+        self._queue: deque[AsyncTurn] = deque()
+        # Until the first handshake says otherwise, one dial may serve all who wait.
+        self._may_share = options.http2 and (target.tls_name is not None or not options.http1)
+        self._stale: list[AsyncEndpointConnection] = []
+
+    async def take(self, exchange: Exchange, seconds: float) -> AsyncEndpointConnection | None:
+        """Take a connection, or None for a place in which the caller opens one.
+
+        Args:
+            exchange: The exchange that needs the connection.
+            seconds: For how long to wait in the queue.
+
+        Raises:
+            httpcore2.PoolTimeout: If neither was free in time.
+        """
+        turn = None
+        with self._lock:
+            connection = None if self._queue else self._take_open()
+            if connection is None:
+                turn = AsyncTurn()
+                self._queue.append(turn)
+                self._admit()
+        if self._stale:
+            await self._close_stale()
+        if turn is None:
+            return connection
+        exchange.turn = turn.event
+        try:
+            if not (turn.admitted or exchange.called_off):
+                await turn.event.wait(seconds)
+        except BaseException:
+            await self._decline(turn)
+            raise
+        with self._lock:
+            if turn in self._queue:
+                self._queue.remove(turn)
+        if not turn.admitted:
+            raise httpcore2.PoolTimeout("no connection was free in time")
+        return turn.connection
+
+    async def _decline(self, turn: AsyncTurn) -> None:
+        """Leave the queue in the midst of waiting; what the turn has been given goes on."""
+        with self._lock:
+            if turn in self._queue:
+                self._queue.remove(turn)
+        if turn.connection is not None:
+            await self.release(turn.connection)
+        elif turn.admitted:
+            self.give_up_place()
+
+    def reserve(self) -> bool:
+        """Take a place without waiting; return whether there was one."""
+        with self._lock:
+            if self._queue or not self._has_room():
+                return False
+            self._places += 1
+            return True
+
+    def give_up_place(self) -> None:
+        """Return a place in which no connection was opened."""
+        with self._lock:
+            self._places -= 1
+            self._admit()
+
+    def opened(self, stream: Any) -> AsyncEndpointConnection:
+        """Turn a place into a connection over a connected stream, and return it as taken."""
+        origin = httpcore2.Origin(self._target.scheme, self._target.key, self._target.port)
+        expiry = self._options.limits.keepalive_expiry
+        tls = stream.get_extra_info("ssl_object")
+        shared = tls is not None and tls.selected_alpn_protocol() == "h2"
+        http: Any
+        if shared or (self._options.http2 and not self._options.http1):
+            shared, http = True, http2_connection(origin, stream, expiry)
+        else:
+            http = httpcore2.AsyncHTTP11Connection(origin, stream, expiry)
+        connection = AsyncEndpointConnection(self, stream, http, shared=shared)
+        with self._lock:
+            self._places -= 1
+            self._open.add(connection)
+            self._may_share = shared
+            if shared:
+                self._shared = connection
+            self._admit()
+        return connection
+
+    async def release(self, connection: AsyncEndpointConnection) -> None:
+        """Return a connection after an exchange; one that can take no more is closed."""
+        with self._lock:
+            connection.users -= 1
+            if not connection.shared:
+                self._keep_or_close(connection)
+            elif connection.users == 0 and not self._is_usable(connection):
+                self._close_later(connection)
+            self._admit()
+        if self._stale:
+            await self._close_stale()
+
+    def exclude(self, connection: AsyncEndpointConnection) -> None:
+        """Send no more requests over an HTTP/2 connection; those under way go on."""
+        with self._lock:
+            if self._shared is connection:
+                self._shared = None
+
+    async def tidy(self) -> None:
+        """Close idle connections that are too old, or all where the endpoint is removed."""
+        with self._lock:
+            for connection in self._idle[:]:
+                if self.retired or connection.http.has_expired():
+                    self._idle.remove(connection)
+                    self._close_later(connection)
+            shared = self._shared
+            if shared is not None and shared.users == 0 and not self._is_usable(shared):
+                self._close_later(shared)
+        await self._close_stale()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no connection is open or being opened."""
+        return not (self._open or self._places or self._queue)
+
+    async def close(self) -> None:
+        """Close all connections; the requests that use them or wait for one end with an error."""
+        with self._lock:
+            self.retired = True
+            closing, self._open = list(self._open), set()
+            self._idle, self._shared = [], None
+            for turn in self._queue:
+                turn.event.set()
+            self._queue.clear()
+        for connection in closing:
+            await hang_up(connection.stream)
+            await connection.http.aclose()
+
+    # The methods below are called with the lock held.
+
+    def _take_open(self) -> AsyncEndpointConnection | None:
+        """Take an open connection that has room for one more exchange."""
+        shared = self._shared
+        if shared is not None:
+            if self._is_usable(shared):
+                shared.users += 1
+                return shared
+            if shared.users == 0:
+                self._close_later(shared)
+            self._shared = None
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.http.has_expired():
+                connection.users = 1
+                return connection
+            self._close_later(connection)
+        return None
+
+    def _is_usable(self, shared: AsyncEndpointConnection) -> bool:
+        if self.retired or self._shared is not shared or not shared.http.is_available():
+            return False
+        return shared.users > 0 or not shared.http.has_expired()
+
+    def _has_room(self) -> bool:
+        if self._may_share and self._places:
+            return False
+        return len(self._open) + self._places < self._limit
+
+    def _admit(self) -> None:
+        """Give connections and places to the requests in the queue, the oldest first."""
+        while self._queue:
+            connection = self._take_open()
+            if connection is None:
+                if not self._has_room():
+                    return
+                self._places += 1
+            turn = self._queue.popleft()
+            turn.connection, turn.admitted = connection, True
+            turn.event.set()
+
+    def _keep_or_close(self, connection: AsyncEndpointConnection) -> None:
+        if (
+            connection in self._open
+            and connection.http.is_idle()
+            and not self.retired
+            and len(self._idle) < self._keep
+        ):
+            self._idle.append(connection)
+        else:
+            self._close_later(connection)
+
+    def _close_later(self, connection: AsyncEndpointConnection) -> None:
+        self._open.discard(connection)
+        self._stale.append(connection)
+        if self._shared is connection:
+            self._shared = None
+
+    # Up to here.
+
+    async def _close_stale(self) -> None:
+        while self._stale:
+            with self._lock:
+                connection = self._stale.pop() if self._stale else None
+            if connection is not None and not connection.http.is_closed():
+                await connection.http.aclose()
+
+
+class AsyncConnectionTable:
+    """The pools of connections of one client, one for each endpoint.
+
+    Requests that hang at one endpoint keep none from the next.
+
+    Args:
+        core: Tells which endpoints there are.
+        options: How connections are made.
+        checked: The options of the manager's own health checks.
+    """
+
+    def __init__(
+        self, core: ClientState, options: TransportOptions, checked: TransportOptions
+    ) -> None:
+        self._state = core
+        self._options = options
+        self._checked = checked
+        self._pools: dict[bytes, AsyncEndpointPool] = {}
+        self._retired: list[AsyncEndpointPool] = []
+        self._lock = threading.Lock()
+        self._sweeping = threading.Lock()
+        self.sweep_at = 0.0
+
+    def to(self, member: PoolMember) -> AsyncEndpointPool:
+        """Return the pool of connections to an endpoint."""
+        pool = self._pools.get(member.target.key)
+        return self._new_pool(member) if pool is None else pool
+
+    def _new_pool(self, member: PoolMember) -> AsyncEndpointPool:
+        target = member.target
+        with self._lock:
+            pool = self._pools.get(target.key)
+            if pool is None:
+                proxy = self._options.proxy_to(target)
+                apart = self._options.takes_another_way(self._checked, target)
+                pool = AsyncEndpointPool(member.url, target, proxy, self._options, apart=apart)
+                self._pools[target.key] = pool
+        return pool
+
+    async def sweep(self, now: float) -> None:
+        """Close expired connections of all endpoints, and those of removed endpoints.
+
+        Args:
+            now: Monotonic seconds.
+        """
+        if not self._sweeping.acquire(blocking=False):
+            return
+        try:
+            self.sweep_at = now + SWEEP_INTERVAL
+            for key, pool in list(self._pools.items()):
+                if self._state.api.get(pool.url) is None:
+                    self._retired.append(self._pools.pop(key))
+                    pool.retired = True
+            for pool in [*self._pools.values(), *self._retired]:
+                await pool.tidy()
+            self._retired = [pool for pool in self._retired if not pool.is_empty]
+        finally:
+            self._sweeping.release()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for pool in [*self._pools.values(), *self._retired]:
+            await pool.close()
