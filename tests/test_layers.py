@@ -49,6 +49,8 @@ LAYERS = (
     "client.list_search",
     "client.tasks",
     "client.background",
+    "client.lifecycle",
+    "client.announcer",
     "client.base",
     "client.manager",
     "client.async_manager",

@@ -1,12 +1,11 @@
 """``AsyncEndpointManager``, the manager for asyncio."""
 
 import asyncio
-import contextlib
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 import httpx2
-from blinker import NamedSignal
 
+from .announcer import running_loop
 from .base import BaseManager
 from .keywords import ClientKeywords
 from .pool.member import EndpointState
@@ -25,21 +24,19 @@ class AsyncEndpointManager(BaseManager):
     event loop, and signals are sent from it. See ``__init__`` for the arguments.
     """
 
-    _loop: asyncio.AbstractEventLoop | None = None
-
     async def start(self) -> Self:
         """Start health checks and updates in background threads."""
-        self._loop = asyncio.get_running_loop()
-        self._start_threads()
+        self._announcer.loop = asyncio.get_running_loop()
+        self._lifecycle.start()
         return self
 
     async def close(self) -> None:
         """Stop the threads within a second. The list stays, and ``start`` may be called again."""
         try:
-            await asyncio.to_thread(self._stop_threads)
+            await asyncio.to_thread(self._lifecycle.stop)
         except RuntimeError:  # there is no thread left to wait in
-            self._stop_threads()
-        self._loop = None
+            self._lifecycle.stop()
+        self._announcer.loop = None
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -70,8 +67,8 @@ class AsyncEndpointManager(BaseManager):
         """
         if start:
             self._start_if_new()
-        transport = AsyncFailoverTransport(self, **self._for_transport(options))
-        return AsyncClient(transport=transport, **self._for_client(options))
+        transport = AsyncFailoverTransport(self, **self._options_for_transport(options))
+        return AsyncClient(transport=transport, **self._options_for_client(options))
 
     async def check_endpoint_health(self, endpoint: EndpointState | str) -> bool:
         """Check one endpoint now; see ``EndpointManager.check_endpoint_health``.
@@ -79,11 +76,11 @@ class AsyncEndpointManager(BaseManager):
         Raises:
             KeyError: If the endpoint is not in the list.
         """
-        return await asyncio.to_thread(self._check_one, self._job_for(endpoint))
+        return await asyncio.to_thread(self._check, endpoint)
 
     async def check_all(self) -> None:
         """Check the best 50 endpoints of each kind, and any in use, and wait for the last."""
-        await asyncio.to_thread(self._check_all)
+        await asyncio.to_thread(self._lifecycle.tasks.check_all)
 
     async def update_endpoints_from_remote(
         self, fallback_url: str | None = None, token: str | None = None, *, force: bool = False
@@ -98,22 +95,7 @@ class AsyncEndpointManager(BaseManager):
         return await asyncio.to_thread(self._update, fallback_url, token, force=force)
 
     def _start_if_new(self) -> None:
-        """Remember the running event loop, then start; see ``BaseManager._start_if_new``."""
-        if self._loop is None:
-            self._loop = _running_loop()  # signals are sent from it
+        """Send signals from the running event loop, then start; see ``BaseManager``."""
+        if self._announcer.loop is None:
+            self._announcer.loop = running_loop()
         super()._start_if_new()
-
-    def _send(self, signal: NamedSignal, about: dict[str, Any]) -> None:
-        loop = self._loop
-        if loop is None or _running_loop() is loop:
-            super()._send(signal, about)
-        else:
-            with contextlib.suppress(RuntimeError):  # a loop that has ended takes nothing
-                loop.call_soon_threadsafe(super()._send, signal, about)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

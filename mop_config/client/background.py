@@ -1,7 +1,7 @@
-"""The background threads of a manager: scheduler, health checks, updates and long poll.
+"""``Background``: the threads of a running manager, for health checks, updates and the long poll.
 
-The threads hold the manager by a weak reference, so that a manager that the application dropped
-is collected and its threads end. Every wait can be cancelled: closing takes less than a second.
+The threads hold the parts of the manager, not the manager itself: a manager that the application
+dropped is collected, and its finalizer cancels the threads. Every wait can be cancelled.
 """
 
 import contextlib
@@ -10,9 +10,7 @@ import queue
 import random
 import threading
 import time
-import weakref
 from collections.abc import Callable
-from typing import Protocol
 
 from ..errors import MopConfigError, UpdateFailed
 from ..health.jobs import Job, JobQueue
@@ -21,7 +19,7 @@ from ..model.endpoint import Kind
 from ..net.faults import Fault
 from ..net.http import backoff
 from .list_search import UpdateRound
-from .pool.policy import Policy
+from .lists.endpoint_lists import EndpointLists
 from .pool.session import ClientState
 from .tasks import ClientTasks
 
@@ -34,7 +32,7 @@ WATCH_WAIT = (35, 58)
 CLOSE_PATIENCE = 0.8
 #: Seconds until an update that failed is tried again, doubling up to the interval.
 FIRST_RETRY = 30.0
-#: Longest pause before it is tried again, in seconds; the update interval may be shorter.
+#: Longest pause in seconds before it is tried again; the update interval may be shorter.
 MAX_RETRY = FIRST_RETRY * 1024
 #: Seconds until a watch that failed is tried again, doubling up to a minute.
 FIRST_WATCH_RETRY = 1.0
@@ -49,70 +47,60 @@ _IDLE = 3600.0
 class _Wakeup:
     """A wake-up call for one waiting thread, over ``queue.SimpleQueue``.
 
-    A finaliser sets it too, and may run between any two bytecodes: a ``threading.Event`` could
+    A finalizer sets it too, and may run between any two bytecodes: a ``threading.Event`` could
     deadlock there, because the interrupted thread may hold its lock.
     """
 
     def __init__(self) -> None:
-        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def set(self) -> None:
         """End the current wait, or the next one if no thread waits."""
-        self._wakeups.put(None)
+        self._calls.put(None)
 
     def wait(self, seconds: float) -> None:
         """Wait until ``set`` is called, for at most ``seconds`` (capped at an hour)."""
         with contextlib.suppress(queue.Empty):
-            self._wakeups.get(timeout=min(max(0.0, seconds), _IDLE))
+            self._calls.get(timeout=min(max(0.0, seconds), _IDLE))
             while True:
-                self._wakeups.get_nowait()
-
-
-class BackgroundOwner(Protocol):
-    """The part of a manager that its background threads use."""
-
-    policy: Policy
-    config_urls: tuple[str, ...]
-    update_interval: float
-    watch: bool
-    _state: ClientState
-
-    @property
-    def _has_etag(self) -> bool: ...
-
-    def _record_probe(self, kind: str, url: str, result: ProbeResult) -> None: ...
-
-    def _save_if_changed(self) -> None: ...
+                self._calls.get_nowait()
 
 
 class Background:
-    """The threads of a running manager.
+    """The threads of one run of a manager.
 
     Args:
-        manager: The manager, held by a weak reference.
+        state: The endpoints to check.
+        lists: The list to save.
         tasks: Runs the health checks and updates.
+        update_interval: Seconds between two updates; 0 for none.
+        watch: Whether to wait for a new list by a long poll.
     """
 
-    def __init__(self, manager: BackgroundOwner, tasks: ClientTasks) -> None:
-        self._manager = weakref.ref(manager)
+    def __init__(
+        self,
+        state: ClientState,
+        lists: EndpointLists,
+        tasks: ClientTasks,
+        update_interval: float,
+        *,
+        watch: bool,
+    ) -> None:
+        self._state = state
+        self._lists = lists
         self._tasks = tasks
-        self._update_interval = manager.update_interval
-        self._watching = manager.watch
-        self._open()
-
-    def _open(self) -> None:
+        self._update_interval = update_interval
+        self._watching = watch
         self._stopped = False
-        self._schedule_wakeup = _Wakeup()
+        self._wakeup = _Wakeup()
         self._watch_wakeup = _Wakeup()
         self._queue = JobQueue()
         self._lock = threading.Lock()
         self._checking = 0
-        self._short_of_resources = (
-            False  # whether the last thing that was to be done lacked something
-        )
+        self._short_of_resources = False  # whether a thread or a descriptor was lacking last
         self._updating = False
         self._failures = 0
-        self._next_update = 0.0 if self._update_interval else float("inf")
+        self._next_update = 0.0 if update_interval else float("inf")
         self._threads: list[threading.Thread] = []
         self._scheduler: threading.Thread | None = None
         self._watcher: threading.Thread | None = None
@@ -123,13 +111,10 @@ class Background:
         Raises:
             RuntimeError: If the machine has no thread left; nothing runs then.
         """
+        with self._state as state:
+            for kind in Kind:
+                state.pool(kind).forget_probes()  # those of an earlier run never ended
         self._scheduler = self._spawn(self._schedule, "mop-config-client")
-
-    def restart(self, tasks: ClientTasks) -> None:
-        """Start the scheduler in a forked child, which has none of its parent's threads."""
-        self._tasks = tasks
-        self._open()
-        self._scheduler = self._try_spawn(self._schedule, "mop-config-client")
 
     def _spawn(self, target: Callable[[], None], name: str) -> threading.Thread:
         thread = threading.Thread(target=target, name=name, daemon=True)
@@ -154,10 +139,9 @@ class Background:
         self._short_of_resources = True
 
     def wake(self) -> None:
-        """Run the scheduler now, starting its thread again if a fork ended it."""
-        self._schedule_wakeup.set()
+        """Run the scheduler now; start its thread if a forked child had none left for it."""
+        self._wakeup.set()
         with self._lock:
-            # A forked child may have had no thread left for it.
             scheduler = self._scheduler
             if not self._stopped and (scheduler is None or not scheduler.is_alive()):
                 self._scheduler = self._try_spawn(self._schedule, "mop-config-client")
@@ -166,7 +150,7 @@ class Background:
         """Tell every thread to end, without waiting and without a lock."""
         self._stopped = True
         self._queue.clear()
-        self._schedule_wakeup.set()
+        self._wakeup.set()
         self._watch_wakeup.set()
         self._tasks.close()
 
@@ -189,27 +173,23 @@ class Background:
 
     def _schedule(self) -> None:
         while not self._stopped:
-            manager = self._manager()
-            if manager is None:
-                return
             try:
-                delay = self._run_due_work(manager)
+                delay = self._run_due_work()
             except Exception as error:
                 logger.error("the client goes on after %s: %s", type(error).__name__, error)
                 delay = 1.0
-            del manager
-            self._schedule_wakeup.wait(delay)
+            self._wakeup.wait(delay)
 
-    def _run_due_work(self, manager: BackgroundOwner) -> float:
-        manager._save_if_changed()
-        with manager._state as core:
-            now = core.clock()
+    def _run_due_work(self) -> float:
+        self._lists.save()
+        with self._state as state:
+            now = state.clock()
             for kind in Kind:
-                due = core.pool(kind).take_due(now)
+                due = state.pool(kind).take_due(now)
                 with self._lock:
                     self._queue.extend((kind, m.endpoint, m.probe_path) for m in due)
-            next_check = min(core.api.next_due(), core.socketio.next_due())
-        self._check_queue(manager.policy.probe_parallelism)
+            next_check = min(state.api.next_due(), state.socketio.next_due())
+        self._start_checks()
         if now >= self._next_update and not self._updating:
             # The thread clears the flag, maybe before the spawn returns.
             self._updating = True
@@ -222,9 +202,10 @@ class Background:
         next_update = float("inf") if self._updating else self._next_update
         return min(next_check, next_update) - now
 
-    def _check_queue(self, parallelism: int) -> None:
+    def _start_checks(self) -> None:
         with self._lock:
-            more = max(0, min(parallelism - self._checking, self._queue.ready()))
+            free = self._state.policy.probe_parallelism - self._checking
+            more = max(0, min(free, self._queue.ready()))
             self._checking += more
         for begun in range(more):
             if self._try_spawn(self._run_checks, "mop-config-check") is None:
@@ -242,58 +223,54 @@ class Background:
                 if job is None:
                     self._checking -= 1
                     return
-            result = self._result_of(job)
-            manager = self._manager()
-            if manager is not None and not self._stopped:
-                try:
-                    manager._record_probe(job[0], job[1].url, result)
-                except Exception as error:
-                    logger.error("a health check was lost: %s: %s", type(error).__name__, error)
-            del manager
-            self._schedule_wakeup.set()
+            self._check(job)
+            self._wakeup.set()
 
-    def _result_of(self, job: Job) -> ProbeResult:
+    def _check(self, job: Job) -> None:
         try:
             result = self._tasks.check(job)
         except Exception as error:
             result = ProbeResult(Fault.OURS, 0.0, f"{type(error).__name__}: {error}")
+        if self._stopped:
+            return
         if result.fault is not Fault.OURS:
             self._short_of_resources = False
-        elif not self._stopped:
+        else:
             self._warn_of_shortage(f"{job[1].url} could not be checked: {result.detail}")
-        return result
+        try:
+            self._tasks.record(job, result)
+        except Exception as error:
+            logger.error("a health check was lost: %s: %s", type(error).__name__, error)
+
+    # -- updates
 
     def _update(self) -> None:
         try:
             self._tasks.update()
             self._failures = 0
             delay = self._update_interval
-        except MopConfigError as error:
-            if not self._stopped:
-                logger.log(self._log_level_of(error), "%s", error)
-            delay = self._until_next_try()
         except Exception as error:
-            logger.error("the update failed: %s: %s", type(error).__name__, error)
-            delay = self._until_next_try()
+            known = isinstance(error, MopConfigError)
+            what = str(error) if known else f"the update failed: {type(error).__name__}: {error}"
+            if not self._stopped:
+                logger.log(self._log_level_of(error), "%s", what)
+            self._failures += 1
+            longest = min(MAX_RETRY, self._update_interval)
+            delay = backoff(self._failures, FIRST_RETRY, longest)
         self._next_update = time.monotonic() + _jittered(delay)
         self._updating = False
-        self._schedule_wakeup.set()
+        self._wakeup.set()
 
-    def _until_next_try(self) -> float:
-        self._failures += 1
-        return backoff(self._failures, FIRST_RETRY, min(MAX_RETRY, self._update_interval))
-
-    def _log_level_of(self, error: MopConfigError) -> int:
+    def _log_level_of(self, error: Exception) -> int:
         """Return the log level of a failed update: API servers without a list are no fault."""
-        manager = self._manager()
+        if not isinstance(error, MopConfigError):
+            return logging.ERROR
         expected = isinstance(error, UpdateFailed) and error.cause == "not_implemented"
-        if expected and manager is not None and not manager.config_urls:
-            return logging.INFO
-        return logging.WARNING
-
-    # -- long poll
+        no_source = not self._lists.rules.config_urls
+        return logging.INFO if expected and no_source else logging.WARNING
 
     def _watch(self) -> None:
+        """Ask for a new list by long polls."""
         quick_replies = 0  # answers in a row that came at once, or not at all
         while not self._stopped:
             began = time.monotonic()
@@ -306,8 +283,6 @@ class Background:
                     logger.info("watching: %s: %s", type(error).__name__, error)
                 quick_replies += 1
                 delay = backoff(quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY)
-            if self._manager() is None:
-                return
             self._watch_wakeup.wait(_jittered(delay))
 
     def _until_next_watch(self, round_: UpdateRound, quick_replies: int) -> float:
@@ -316,14 +291,10 @@ class Background:
         A server without long polls is asked once per update interval. A server that claims to
         hold its answers, but answers at once each time, is asked with growing delays.
         """
-        if not round_.asked_to_wait:
-            # A long poll needs an ETag, which only the first answer gives.
-            manager = self._manager()
-            knows = manager is not None and manager._has_etag
-            if not knows:
-                return self._update_interval or _IDLE
+        if not round_.asked_to_wait and self._lists.etags:
+            # A long poll needs an ETag, which only the first answer gave.
             return FIRST_WATCH_RETRY if quick_replies > 1 else 0.0
-        if not round_.waited:
+        if not (round_.asked_to_wait and round_.waited):
             return self._update_interval or _IDLE
         if quick_replies == 0 or (quick_replies <= 2 and round_.changed):
             return round_.pause

@@ -16,6 +16,7 @@ from ..model.jws import MEDIA_TYPE
 from ..net.connect import Hold
 from ..net.http import may_send_token
 from ..net.resolver import Resolver
+from .lists.normalize import origin_of
 from .lists.update import Fetch, FetchReply
 from .pool.policy import Policy
 from .transport.bounded import BoundedBackend
@@ -25,11 +26,6 @@ MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 Headers = dict[bytes | str, bytes | str]
-
-
-def origin_of(url: Url) -> str:
-    """Name the server that a URL leads to."""
-    return f"{url.scheme}://{url.host}:{url.port or DEFAULT_PORTS[url.scheme]}"
 
 
 class Fetcher:

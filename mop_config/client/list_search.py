@@ -21,10 +21,6 @@ from .lists.update import (
 
 #: Seconds from the start of one source to the next; a failed source starts the next at once.
 STAGGER = 0.25
-#: Number of sources that are fetched at the same time.
-MAX_PARALLEL = 8
-#: A source that has sent nothing for so many seconds no longer counts as running.
-SILENCE_LIMIT = 1.0
 
 
 class UpdateRound(NamedTuple):
@@ -99,7 +95,9 @@ class ListSearch:
         count = len(self._known.sources)
         try:
             while not self._closed and (started < count or self._running):
-                pause = self._pause(next_at) if started < count else None
+                pause = None  # until something happens
+                if started < count and not self._holding:
+                    pause = max(0.0, next_at - time.monotonic())
                 if pause == 0.0:
                     self._start_source(started)
                     started, next_at = started + 1, time.monotonic() + STAGGER
@@ -112,17 +110,6 @@ class ListSearch:
         finally:
             self.close()
         raise combined_error([self._errors[position] for position in sorted(self._errors)])
-
-    def _pause(self, next_at: float) -> float | None:
-        """Give the seconds until another source may be asked; None until something happens."""
-        if self._holding:
-            return None
-        now = time.monotonic()
-        heard = sorted((f.heard_at for f in list(self._running.values())), reverse=True)
-        busy = [at for at in heard if now - at < SILENCE_LIMIT]
-        if len(busy) >= MAX_PARALLEL:
-            next_at = max(next_at, busy[-1] + SILENCE_LIMIT)
-        return max(0.0, next_at - now)
 
     def _wait(self, seconds: float | None) -> Found | bool:
         """Wait for a source; give what it found, or else whether it has failed."""

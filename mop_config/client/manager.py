@@ -24,12 +24,12 @@ class EndpointManager(BaseManager):
 
     def start(self) -> Self:
         """Start health checks and updates in background threads."""
-        self._start_threads()
+        self._lifecycle.start()
         return self
 
     def close(self) -> None:
         """Stop the threads within a second. The list stays, and ``start`` may be called again."""
-        self._stop_threads()
+        self._lifecycle.stop()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -57,8 +57,8 @@ class EndpointManager(BaseManager):
         """
         if start:
             self._start_if_new()
-        transport = FailoverTransport(self, **self._for_transport(options))
-        return Client(transport=transport, **self._for_client(options))
+        transport = FailoverTransport(self, **self._options_for_transport(options))
+        return Client(transport=transport, **self._options_for_client(options))
 
     def check_endpoint_health(self, endpoint: EndpointState | str) -> bool:
         """Check one endpoint now, and record the result.
@@ -72,11 +72,11 @@ class EndpointManager(BaseManager):
         Raises:
             KeyError: If the endpoint is not in the list.
         """
-        return self._check_one(self._job_for(endpoint))
+        return self._check(endpoint)
 
     def check_all(self) -> None:
         """Check the best 50 endpoints of each kind, and any in use, and wait for the last."""
-        self._check_all()
+        self._lifecycle.tasks.check_all()
 
     def update_endpoints_from_remote(
         self, fallback_url: str | None = None, token: str | None = None, *, force: bool = False

@@ -1,68 +1,50 @@
-"""The manager's network tasks: health checks of endpoints and updates of the list.
+"""``ClientTasks``: the health checks and list updates of a manager, run in the calling thread.
 
-``ClientTasks`` runs each task in the calling thread. ``background`` calls it from the manager's
-own threads, and the manager calls it when the application asks for a check or an update.
+``background`` calls them from the manager's threads, and the manager calls them when the
+application asks for a check or an update.
 """
 
-import logging
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterable
 from heapq import nsmallest
 from queue import SimpleQueue
-from typing import Protocol
 
-from ..errors import UpdateUntrusted
 from ..health.jobs import PER_SERVER, Job
 from ..health.probe import Prober, ProbeResult
+from ..model.endpoint import Kind
+from ..net.faults import Fault
 from .fetch import Fetcher
 from .list_search import ListSearch, UpdateRound
-from .lists.token import current_token
-from .lists.update import Check, NewList, UpdateContext
-from .pool.policy import Policy
+from .lists.endpoint_lists import EndpointLists
+from .lists.token import Token, current_token
+from .lists.update import Check
 from .pool.pool import WATCHED
 from .pool.session import ClientState
 from .transport.detour import Detours
 from .transport.options import TransportOptions
 
-logger = logging.getLogger(__name__)
-
-
-class UpdateOwner(Protocol):
-    """The part of a manager that its network tasks use."""
-
-    policy: Policy
-    _state: ClientState
-    _network_options: TransportOptions
-
-    def _current_token(self) -> str | None: ...
-
-    def _server_names(self, fallback: str | None = None) -> dict[str, str]: ...
-
-    def _update_context(self, fallback: str | None, *, force: bool, wait: int) -> UpdateContext: ...
-
-    def _apply_remote(self, found: NewList) -> bool: ...
-
-    def _report_refused(self, origin: str, error: UpdateUntrusted) -> UpdateUntrusted: ...
-
 
 class ClientTasks:
-    """Health checks and list updates of one manager, run in the calling thread.
+    """Health checks and list updates, until they are cancelled for good.
 
     Args:
-        manager: The manager whose endpoints are checked and whose list is updated. Held by a
-            weak reference, so that a manager that the application dropped is collected.
+        state: The endpoints to check.
+        lists: The list to update.
+        options: How to connect.
+        token: The bearer token for sources of lists, or a function that returns it.
     """
 
-    def __init__(self, manager: UpdateOwner) -> None:
-        self._manager = weakref.ref(manager)
-        self._parallelism = manager.policy.probe_parallelism
-        options, policy = manager._network_options, manager.policy
-        resolver = manager._state.resolver
-        detours = Detours(options, policy, resolver)
-        self._prober = Prober(options.tls, policy.health_timeout, resolver, detours)
-        self._options, self._policy = options, policy
+    def __init__(
+        self, state: ClientState, lists: EndpointLists, options: TransportOptions, token: Token
+    ) -> None:
+        self._state = state
+        self._lists = lists
+        self._options = options
+        self._token = token
+        policy = state.policy
+        detours = Detours(options, policy, state.resolver)
+        self._prober = Prober(options.tls, policy.health_timeout, state.resolver, detours)
         self._searches: set[ListSearch] = set()
         self._closed = False
         self._applying_lock = threading.Lock()
@@ -70,30 +52,59 @@ class ClientTasks:
         self._pid = os.getpid()
 
     def close(self) -> None:
-        """Call everything off."""
-        # A child process has copies of its parent's sockets, which go on.
+        """Cancel all checks and updates, without a lock."""
+        # A child process has copies of its parent's sockets, which stay in use.
         if self._pid == os.getpid():
             self._prober.abort()
             self._closed = True
             for search in list(self._searches):
                 search.close()
 
+    # -- health checks
+
     def check(self, job: Job) -> ProbeResult:
-        """Check one endpoint."""
+        """Check one endpoint; the result is not recorded."""
         return self._prober.check(*job)
 
-    def check_all(self, jobs: Iterable[Job], report: Callable[[Job, ProbeResult], object]) -> None:
-        """Check endpoints, so many at a time, and wait for the last.
-
-        Args:
-            jobs: The checks to run.
-            report: Takes each result; once it gives True, those that wait are left out.
-        """
-        for thread in self._prober.check_each(jobs, report, self._parallelism, PER_SERVER):
+    def check_all(self) -> None:
+        """Check the best endpoints of each kind, record the results, and wait for the last."""
+        with self._state as state:
+            jobs = [
+                (kind.value, member.endpoint, member.probe_path)
+                for kind in Kind
+                for member in state.pool(kind).watched()
+            ]
+        for thread in self._check_each(jobs, self.record):
             thread.join()
 
-    def any_healthy(self, check: Check) -> bool:
-        """Whether one of the best of some endpoints that are not ours yet is healthy."""
+    def _check_each(
+        self, jobs: Iterable[Job], report: Callable[[Job, ProbeResult], object]
+    ) -> Iterable[threading.Thread]:
+        parallelism = self._state.policy.probe_parallelism
+        return self._prober.check_each(jobs, report, parallelism, PER_SERVER)
+
+    def record(self, job: Job, result: ProbeResult) -> None:
+        """Record the result of a health check, and choose the endpoint again."""
+        with self._state as state:
+            pool = state.pool(job[0])
+            member = pool.get(job[1].url)
+            if member is None:
+                return
+            now, posix, busy = state.clock(), state.wall_clock(), None
+            if result.fault is Fault.OURS:
+                # The check was cancelled, or this process lacks descriptors or threads.
+                member.probing = False
+                member.health.postpone(now, state.random())
+                return
+            if result.path is not None:
+                member.probe_path = result.path
+            if result.status is not None:
+                busy = state.policy.busy_for(result.status, result.retry_after, posix)
+            pool.probed(member, result.fault, result.seconds, now, posix, busy)
+            pool.select(now)
+
+    def _any_healthy(self, check: Check) -> bool:
+        """Return whether one of the best endpoints of a new list is healthy."""
         results: SimpleQueue[bool] = SimpleQueue()
 
         def report(_: Job, result: ProbeResult) -> bool:
@@ -102,8 +113,10 @@ class ClientTasks:
 
         best = nsmallest(WATCHED, check.endpoints, key=lambda endpoint: endpoint.priority)
         jobs: list[Job] = [(check.kind, endpoint, None) for endpoint in best]
-        self._prober.check_each(jobs, report, self._parallelism, PER_SERVER)
-        return any(results.get() for _ in jobs)  # the first good one ends it
+        self._check_each(jobs, report)
+        return any(results.get() for _ in jobs)  # the first healthy one ends it
+
+    # -- updates
 
     def update(
         self,
@@ -114,54 +127,44 @@ class ClientTasks:
         wait: int = 0,
         by_hand: bool = False,
     ) -> UpdateRound:
-        """Update the manager's list.
+        """Update the list.
 
         Args:
             fallback: Source to ask first, or None.
-            token: Token to send; None takes the manager's.
-            force: Whether to take a list that may leave nothing that works.
+            token: Token to send; None for the manager's.
+            force: Whether to apply a list that may leave nothing that works.
             wait: Seconds for which a server may hold an answer that has nothing new.
-            by_hand: Whether somebody waits for it. What the background finds meanwhile is older,
-                and left.
+            by_hand: Whether the application asked for it. An update of the background that began
+                before is then dropped: its list is older.
 
         Raises:
             UpdateFailed: If no list was found.
             UpdateRefused: If the only lists found would leave nothing that works, or are
                 not to be trusted.
         """
-        manager = self._manager()
-        if manager is None:
-            return UpdateRound()
-        token = manager._current_token() if token is None else current_token(token)
-        names = manager._server_names(fallback)
-        known, began = (
-            manager._update_context(fallback, force=force, wait=wait),
-            self._manual_updates,
-        )
-        del manager  # a fetch that takes a minute must not keep the manager alive
+        began = self._manual_updates
         search = ListSearch(
-            known, token, names, self._new_fetcher, self.any_healthy, self._report_refused
+            self._lists.update_context(fallback, force=force, wait=wait),
+            current_token(self._token if token is None else token),
+            self._lists.server_names(fallback),
+            self._new_fetcher,
+            self._any_healthy,
+            lambda error: self._lists.report_refused("remote", error),
         )
         self._searches.add(search)
         try:
             found, round_ = search.run()
         finally:
             self._searches.discard(search)
-        manager = self._manager()
-        if found is None or manager is None:
+        if found is None:
             return round_
         with self._applying_lock:
             if not by_hand and self._manual_updates != began:
                 return round_
             self._manual_updates += by_hand
-            return round_._replace(changed=manager._apply_remote(found))
+            return round_._replace(changed=self._lists.apply_remote(found))
 
     def _new_fetcher(self) -> Fetcher:
-        fetcher = Fetcher(self._options, self._policy, self._prober.resolver)
+        fetcher = Fetcher(self._options, self._state.policy, self._state.resolver)
         fetcher.closed = self._closed
         return fetcher
-
-    def _report_refused(self, error: UpdateUntrusted) -> None:
-        manager = self._manager()
-        if manager is not None:
-            manager._report_refused("remote", error)

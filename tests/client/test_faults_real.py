@@ -394,7 +394,8 @@ def test_a_killed_primary_is_left_and_taken_up_again(fleet: Fleet, kind: str) ->
 
 def _probe(driver: Driver, backend: Backend) -> None:
     """Tell the pool of a good health check, as the manager's own loop would."""
-    driver.manager._record_probe("api", backend.url, ProbeResult(None, 0.01, "200", "/health"))
+    job = driver.manager._job_for(backend.url)
+    driver.manager._lifecycle.tasks.record(job, ProbeResult(None, 0.01, "200", "/health"))
 
 
 def test_a_flapping_primary_fails_no_request(fleet: Fleet, kind: str) -> None:

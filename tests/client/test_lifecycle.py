@@ -95,7 +95,7 @@ class TestFork:
                     return True
 
                 def call_off() -> bool:
-                    manager._tasks.close()
+                    manager._lifecycle.tasks.close()
                     return True
 
                 asked = len(server.asked)
@@ -226,9 +226,9 @@ class TestGarbage:
         """It may run in the midst of anything, also where the schedule's own thread sleeps."""
         with handmade() as server:
             manager = manager_of(server.url).start()
-            background = manager._background
+            background = manager._lifecycle._background
             assert background is not None
-            with background._lock, manager._lifecycle_lock, manager._state:
+            with background._lock, manager._lifecycle._lock, manager._state:
                 background.cancel()
             wait_for(lambda: threads() == [])
             manager.close()

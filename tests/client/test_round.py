@@ -28,7 +28,7 @@ class Peak:
 
     def __init__(self, manager: EndpointManager) -> None:
         self.sockets = 0
-        prober = manager._tasks._prober
+        prober = manager._lifecycle.tasks._prober
         adopt = prober.adopt
 
         def counted(sock: socket.socket) -> None:

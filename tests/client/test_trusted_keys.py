@@ -7,6 +7,7 @@ import pickle
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -265,8 +266,8 @@ class TestExpiry:
         manager = manager_of(mirror.url)
         assert manager.update_endpoints_from_remote()
         assert not manager.update_endpoints_from_remote()
-        assert manager._trust is not None
-        manager._trust._clock = lambda: time.time() + 20
+        assert manager._lists.rules.trust is not None
+        manager._lists.rules.trust._clock = lambda: time.time() + 20
         assert manager.list_source.stale
         assert refusal(manager) == "expired"
 
@@ -274,7 +275,8 @@ class TestExpiry:
         other.body = token([B], 2000)
         with handmade(other) as server:
             other.server = server
-            manager.config_urls = (mirror.url, other.url)
+            lists = manager._lists
+            lists.rules = replace(lists.rules, config_urls=(mirror.url, other.url))
             assert manager.update_endpoints_from_remote()
         assert names(manager) == [B]
         assert not manager.list_source.stale
@@ -285,10 +287,10 @@ class TestExpiry:
         manager = manager_of(mirror.url)
         assert manager.update_endpoints_from_remote()
         assert manager.statistics()["stale"] is False
-        assert manager._trust is not None
-        manager._trust._clock = lambda: time.time() + 20
+        assert manager._lists.rules.trust is not None
+        manager._lists.rules.trust._clock = lambda: time.time() + 20
         assert manager.statistics()["stale"] is True
-        assert not manager._has_etag
+        assert not manager._lists.etags
         assert manager.get_current_api_url() == A
         mirror.body = token([A], 1000)
         assert not manager.update_endpoints_from_remote()
@@ -390,9 +392,9 @@ class TestTheCache:
         path.with_name("cache.json.mark").write_bytes(damage)
         manager = manager_of(cache_path=path)
         assert names(manager) == [B]
-        assert manager._trust is not None
-        assert manager._trust.mark is not None
-        assert manager._trust.mark.ver == 2000
+        assert manager._lists.rules.trust is not None
+        assert manager._lists.rules.trust.mark is not None
+        assert manager._lists.rules.trust.mark.ver == 2000
 
     @pytest.mark.parametrize("what", ["fifo", "folder", "endless"])
     def test_a_mark_that_is_no_file_hangs_nobody(
@@ -467,7 +469,7 @@ class TestTheCache:
         finally:
             go_on.set()
             thread.join()
-        other._save_if_changed()
+        other._lists.save()
         assert names(manager_of(cache_path=path)) == [C]
         mirror.body = token([B], 7500)
         assert refusal(manager_of(mirror.url, cache_path=path)) == "older"
@@ -727,7 +729,7 @@ def test_a_forked_child_has_a_lock_of_its_own(mirror: Mirror) -> None:
     """The parent may hold it in that moment."""
     mirror.body = token([A])
     manager = manager_of(mirror.url)
-    trust = manager._trust
+    trust = manager._lists.rules.trust
     assert trust is not None
     with trust._lock:
         child = os.fork()

@@ -9,7 +9,6 @@ from functools import partial
 import pytest
 
 from mop_config.client import EndpointManager
-from mop_config.client.background import Background
 from mop_config.client.list_search import UpdateRound
 
 from ..servers import ENDPOINTS
@@ -211,7 +210,8 @@ def test_how_long_a_server_is_left_alone(
 ) -> None:
     """Held answers are asked for again at once, hasty ones ever later, others by interval."""
     manager = EndpointManager(verify=NOBODY)
-    background = Background(manager, manager._tasks)
+    lifecycle = manager._lifecycle
+    background = lifecycle._new_background(lifecycle.tasks)
     assert low <= background._until_next_watch(round_, hasty) <= high
 
 

@@ -64,13 +64,14 @@ class ListCache:
         trust: What its list must stand up to, or None where it need not be signed.
 
     Attributes:
+        path: The file, or None.
         room_id: The room that came with the last QR code that named one, or None.
         etags: The tags of remote lists that are the same as ours, by URL.
         refusal: Why the file's list was not taken, where it is not to be trusted; else None.
     """
 
     def __init__(self, path: Path | None, trust: Trust | None = None) -> None:
-        self._path = path
+        self.path = path
         # Beside the list, so that a list that is lost, or put back, does not take it along.
         self._mark_path = None if path is None else path.with_name(f"{path.name}.mark")
         self._trust = trust
@@ -92,7 +93,7 @@ class ListCache:
         if self._trust is not None:
             mark = self._read_mark()
             self._trust.remember(mark)
-        cached = None if self._path is None else cache_file.load(self._path)
+        cached = None if self.path is None else cache_file.load(self.path)
         if cached is None:
             return EndpointConfig()
         self.room_id = cached.room_id
@@ -100,7 +101,7 @@ class ListCache:
         if self._trust is not None:
             self._trust.remember(cached.mark)
             config = self._verified(self._trust, cached, mark or cached.mark) if config else config
-        config = normalized(config, str(self._path))
+        config = normalized(config, str(self.path))
         if config:
             self.etags = dict(cached.etags)
             self._source, self._learnt_at = ListSource("cache", cached.url, None), cached.saved_at
@@ -161,7 +162,7 @@ class ListCache:
             if not self._unsaved:
                 return
             self._unsaved = False
-            if self._path is None:
+            if self.path is None:
                 return
             kept = CachedList(
                 config(),
@@ -173,17 +174,17 @@ class ListCache:
             )
             try:
                 if self._trust is None or self._mark_path is None:
-                    cache_file.save(self._path, kept)
+                    cache_file.save(self.path, kept)
                 else:
-                    with locked(self._path.with_name(f"{self._path.name}.lock"), _LOCK_TIMEOUT):
-                        self._save_signed(self._path, self._mark_path, self._trust, kept)
+                    with locked(self.path.with_name(f"{self.path.name}.lock"), _LOCK_TIMEOUT):
+                        self._save_signed(self.path, self._mark_path, self._trust, kept)
                 self._save_failed = False
             except BlockingIOError:
                 self._unsaved = True
             except OSError as error:
                 self._unsaved = True  # the reason may pass: a full disk, or no descriptors
                 if not self._save_failed:
-                    logger.warning("the endpoint list cannot be kept in %s: %s", self._path, error)
+                    logger.warning("the endpoint list cannot be kept in %s: %s", self.path, error)
                 self._save_failed = True
 
     def _save_signed(self, path: Path, mark_path: Path, trust: Trust, kept: CachedList) -> None:

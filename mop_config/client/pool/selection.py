@@ -72,7 +72,7 @@ class EndpointSelection:
     def pin(self, url: str | None, now: float) -> None:
         """Prefer one endpoint while nothing is wrong with it. None: prefer no endpoint."""
         self._pinned = url
-        self._review_at = now
+        self._review(now)
 
     @property
     def pinned(self) -> str | None:

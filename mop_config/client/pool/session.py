@@ -7,7 +7,7 @@ while the lock is held.
 import os
 import threading
 from collections.abc import Callable, Container, Iterable
-from typing import Self
+from typing import Any, Self
 
 from ...model.endpoint import Kind
 from ...net.faults import Fault
@@ -101,6 +101,30 @@ class ClientState:
     def pool(self, kind: str) -> Pool:
         """Give the pool of a kind."""
         return self.api if kind == Kind.API else self.socketio
+
+    def statistics(self) -> dict[str, Any]:
+        """Return figures since the start: per endpoint, per kind, and of the retry budget."""
+        with self:
+            return {
+                "offline": self.network.offline,
+                "budget_tokens": self.budget.tokens,
+                **{
+                    kind.value: {
+                        "switches": self.switches[kind],
+                        "seconds_without_service": self.seconds_without_service[kind],
+                        "endpoints": {
+                            member.url: {
+                                "served": member.served,
+                                "failed": member.failed,
+                                "state": member.health.state.value,
+                                "response_time": member.health.response_time,
+                            }
+                            for member in self.pool(kind).members()
+                        },
+                    }
+                    for kind in Kind
+                },
+            }
 
     def call(self, traits: RetryTraits, total: float | None = None) -> "FailoverSession":
         """Begin one request over the API endpoints, which may take so many seconds."""

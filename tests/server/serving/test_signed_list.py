@@ -580,7 +580,7 @@ class TestAgainstTheRealServer:
         file.write_text(AB)
         settled(server, ["a", "b"])
         with self.manager(server, watch=True) as manager:
-            wait_for(lambda: manager._has_etag, seconds=20)
+            wait_for(lambda: manager._lists.etags, seconds=20)
             scratch = file.with_suffix(".new")
             scratch.write_text(CD)
             scratch.replace(file)
