@@ -111,7 +111,8 @@ class _Kind:
                 self.problems.add(Code.DUPLICATE, line, column, message, shown)
             return False
         rank = position if priority is None else priority
-        self.endpoints.append(assemble(text, rank, **attributes))
+        endpoint = assemble(text, rank, **attributes) if attributes else assemble(text, rank)
+        self.endpoints.append(endpoint)
         if url is not None and url.scheme in {"http", "ws"}:
             message = f"{url.scheme} is not encrypted: anyone on the way can read and change it"
             self.problems.add(Code.PLAIN_HTTP, line, column, message, shown)
