@@ -162,8 +162,8 @@ def test_a_reload_thread_that_hangs_is_said_by_every_worker(tmp_path: Path) -> N
         assert late["severity"] == "error"
         assert not status["watcher"]["alive"]
         assert not any(successful(server) for _ in range(6))
-        said = wait_for(
-            lambda: next((told for told in [ready(server)] if told[1]["state"] == "stale"), None),
+        (said,) = wait_for(
+            lambda: [told for told in [ready(server)] if told[1]["state"] == "stale"],
             what="a request reaches the worker whose thread stands still",
         )
         assert said[0] == 200
