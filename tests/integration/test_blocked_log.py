@@ -181,16 +181,17 @@ def test_what_a_pipe_did_not_take_at_once_is_written_later(tmp_path: Path) -> No
 
 def test_the_oldest_records_are_dropped_and_counted() -> None:
     queue = LogQueue(limit=10)
-    gate, written = threading.Event(), []
+    held, gate, written = threading.Event(), threading.Event(), []
 
     def write(number: int) -> None:
+        held.set()
         gate.wait()
         written.append(number)
 
     for number in range(50):
         queue.put(partial(write, number))
         if not number:
-            wait_for(lambda: not queue._writes.qsize(), what="the thread holds the first one")
+            assert held.wait(10), "the thread holds the first one"
     assert queue._lost == 39
     gate.set()
     wait_for(lambda: len(written) == 11, what="what was not dropped is written")
