@@ -50,6 +50,7 @@ LAYERS = (
     "client.tasks",
     "client.background",
     "client.lifecycle",
+    "client.attempts",
     "client.announcer",
     "client.base",
     "client.manager",

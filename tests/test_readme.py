@@ -141,7 +141,8 @@ def test_every_python_block_of_the_documents_runs(
     def answer(request: Asked) -> Answer:
         if request.path == ENDPOINTS:
             return 200, {}, wire(listed)
-        return (200, {}, b"[]") if request.path.endswith(("/users", "/health")) else MISSING
+        known = request.path.endswith(("/users", "/health"))
+        return (200, {"Content-Type": "application/json"}, b"[]") if known else MISSING
 
     with (
         handmade(answer) as primary,

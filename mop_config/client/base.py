@@ -14,6 +14,7 @@ from ..health.jobs import Job
 from ..model.codec import QrData
 from ..model.endpoint import Endpoint, EndpointConfig, Kind
 from .announcer import Announcer
+from .attempts import EndpointAttempts
 from .background import Background
 from .keywords import ClientKeywords, Several, TransportKeywords, check_keywords
 from .lifecycle import Lifecycle
@@ -217,6 +218,27 @@ class BaseManager:
         with self._state as state:
             for kind in Kind:
                 state.pool(kind).choose_anew(state.clock())
+
+    def attempts(self, *, idempotent: bool = False) -> EndpointAttempts:
+        """Return the attempts of one request that another HTTP library sends.
+
+        ::
+
+            for attempt in manager.attempts(idempotent=True):
+                with attempt as endpoint:
+                    response = requests.get(f"{endpoint}/users", timeout=attempt.seconds_left)
+                    attempt.status(response.status_code)
+
+        An exception of the network, or a status that counts against the endpoint, ends the block
+        and moves the request to the next endpoint; when no endpoint is left, the loop raises
+        ``NoEndpointAvailable``. A manager that never ran is started.
+
+        Args:
+            idempotent: Whether executing the request twice does no harm. If False, the request
+                moves only after a failure to connect.
+        """
+        self._start_if_new()
+        return EndpointAttempts(self._state, idempotent=idempotent)
 
     # -- the list
 

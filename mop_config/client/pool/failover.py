@@ -17,7 +17,7 @@ from .pool import Pool
 #: On a reused connection these faults may only mean that the server closed an idle connection.
 _STALE = frozenset({Fault.RESET, Fault.PROTOCOL})
 #: Faults of this process: no endpoint caused them, and no other endpoint would cure them.
-_OURS = frozenset({Fault.POOL_TIMEOUT, Fault.OURS})
+OURS = frozenset({Fault.POOL_TIMEOUT, Fault.OURS})
 
 
 class RetryTraits(NamedTuple):
@@ -218,7 +218,7 @@ def failover(
         if good:
             budget.refund()
             return Verdict(answer=answer, discard=discard)
-        over = outcome.fault in _OURS
+        over = outcome.fault in OURS
         if over or not traits.may_go_on(outcome):
             error = outcome.result if answer is None else None
             return Verdict(answer, error, discard, tuple(trials))

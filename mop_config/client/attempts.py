@@ -1,0 +1,219 @@
+"""``EndpointAttempts``: the failover loop for requests of any HTTP library."""
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from ..net.faults import Fault, fault_of, lacks_resources
+from .pool.failover import OURS, Attempt, Outcome, RetryTraits
+from .pool.session import ClientState, FailoverSession
+from .transport.outcome import NoEndpointAvailable
+
+#: Class names of the exceptions that mean trouble on the network: those of the standard library,
+#: requests, urllib3, aiohttp and httpx. The libraries need not be installed.
+_FROM_THE_NETWORK = frozenset(
+    {
+        *("ConnectionError", "TimeoutError", "SSLError", "gaierror", "HTTPException"),
+        *("Timeout", "ChunkedEncodingError", "ProtocolError", "NewConnectionError"),
+        *("ClientConnectionError", "ClientPayloadError"),
+        *("NetworkError", "TimeoutException", "ProxyError", "URLError"),
+    }
+)
+#: Those that are raised before a connection stands, so that no server has seen the request.
+_CONNECTING = frozenset(
+    {
+        *("ConnectionRefusedError", "gaierror", "SSLCertVerificationError"),
+        *("ConnectTimeout", "ConnectTimeoutError", "NewConnectionError"),
+        *("ClientConnectorError", "ConnectionTimeoutError", "ConnectError"),
+    }
+)
+
+
+class _NextEndpoint(Exception):  # noqa: N818 - no error: it ends a ``with`` block
+    """The status that was reported counts against the endpoint, and another attempt follows."""
+
+
+class EndpointAttempt:
+    """One attempt at one endpoint: a context manager that learns from what happens inside it.
+
+    ``with attempt as endpoint:`` gives the endpoint's URL without a final ``/``. A block that
+    ends normally has succeeded. An exception of the network moves the request to another
+    endpoint; any other exception leaves the loop, and counts against no endpoint.
+
+    Attributes:
+        endpoint: The URL of the endpoint.
+        server_name: The name for TLS and ``Host`` of an IP address, or None.
+        seconds_left: Seconds that the request may still take.
+    """
+
+    def __init__(self, session: FailoverSession, traits: RetryTraits, step: Attempt) -> None:
+        self.endpoint = step.member.url.rstrip("/")
+        self.server_name = step.member.endpoint.server_name
+        self.seconds_left = step.seconds_left
+        self.is_over = False
+        self._session = session
+        self._traits = traits
+        self._member = step.member
+        self._began = session.core.clock()
+        self._status: int | None = None
+
+    def __enter__(self) -> str:
+        return self.endpoint
+
+    def status(self, code: int, retry_after: str | None = None) -> None:
+        """Report the status of the answer.
+
+        A status that counts against the endpoint (``Policy.bad_status``, or 429 and 503 with
+        ``Retry-After``) ends the block here, if the request may go on to another endpoint.
+        Otherwise the block goes on with the answer that it has.
+
+        Args:
+            code: The status.
+            retry_after: The header ``Retry-After``, or None.
+        """
+        self._status = code
+        outcome = self._outcome_of_status(code, retry_after)
+        if not outcome.good and self._moves_on(outcome):
+            raise _NextEndpoint(f"{self.endpoint} answered {code}")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if self.is_over:
+            return isinstance(error, _NextEndpoint)
+        if error is None:
+            self._moves_on(self._outcome_of_status(self._status or 200))
+            return False
+        if not isinstance(error, Exception):
+            return False  # an interrupt or a cancellation says nothing about the endpoint
+        outcome = self._outcome_of_error(error)
+        if self._moves_on(outcome):
+            return True
+        over = outcome.fault in OURS or not self._traits.may_go_on(outcome)
+        if outcome.status is not None or over:
+            return False
+        raise NoEndpointAvailable(self._session.step.trials) from error  # type: ignore[union-attr]
+
+    def _moves_on(self, outcome: Outcome) -> bool:
+        """Record the outcome; return whether another attempt follows."""
+        self.is_over = True
+        self._session.record(outcome)
+        return isinstance(self._session.step, Attempt)
+
+    def _outcome_of_error(self, error: Exception) -> Outcome:
+        status, retry_after = _answer_of(error)
+        if status is not None:
+            return self._outcome_of_status(status, retry_after)
+        fault, connecting = _fault_of(error)
+        if fault is Fault.OURS and self._status is not None:
+            return self._outcome_of_status(self._status)  # it answered; the block itself failed
+        return self._outcome(fault=fault, sent=not connecting, result=error)
+
+    def _outcome_of_status(self, status: int, retry_after: str | None = None) -> Outcome:
+        core = self._session.core
+        busy = core.policy.busy_for(status, retry_after, core.wall_clock())
+        return self._outcome(
+            status=status, busy=busy, bad_status=core.policy.bad_status, result=status
+        )
+
+    def _outcome(self, **about: Any) -> Outcome:
+        return Outcome(self._member, self._session.core.clock(), self._began, **about)
+
+
+class EndpointAttempts:
+    """The attempts of one request, for ``for`` and ``async for``.
+
+    Args:
+        state: The endpoints.
+        idempotent: Whether executing the request twice does no harm.
+    """
+
+    def __init__(self, state: ClientState, *, idempotent: bool) -> None:
+        self._state = state
+        self._traits = RetryTraits(idempotent=idempotent, replayable=True, hedged=False)
+
+    def __iter__(self) -> Iterator[EndpointAttempt]:
+        """Begin the request.
+
+        Raises:
+            NoEndpointAvailable: If the list is empty.
+            RuntimeError: If an attempt was not used in a ``with`` statement.
+        """
+        session = self._state.call(self._traits)
+        if not isinstance(session.step, Attempt):
+            raise NoEndpointAvailable
+        while isinstance(session.step, Attempt):
+            attempt = EndpointAttempt(session, self._traits, session.step)
+            yield attempt
+            if not attempt.is_over:
+                raise RuntimeError("use each attempt in a with statement: with attempt as endpoint")
+
+    def __aiter__(self) -> "_AsyncAttempts":
+        """Begin the request in a coroutine."""
+        return _AsyncAttempts(iter(self))
+
+
+class _AsyncAttempts:
+    """The same attempts for ``async for``, which wait for nothing."""
+
+    def __init__(self, attempts: Iterator[EndpointAttempt]) -> None:
+        self._attempts = attempts
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> EndpointAttempt:
+        for attempt in self._attempts:
+            return attempt
+        raise StopAsyncIteration
+
+
+def _answer_of(error: Exception) -> tuple[int | None, str | None]:
+    """Return status and ``Retry-After`` of an exception that stands for an answer, or None.
+
+    ``raise_for_status`` of requests, httpx and aiohttp raises such exceptions.
+    """
+    response = getattr(error, "response", None)
+    answer: Any = error if response is None else response
+    status = getattr(answer, "status_code", getattr(answer, "status", None))
+    if not isinstance(status, int) or not 100 <= status <= 599:
+        return None, None
+    headers = getattr(answer, "headers", None) or {}
+    return status, headers.get("Retry-After")
+
+
+def _fault_of(error: Exception) -> tuple[Fault, bool]:
+    """Return the fault that an exception means, and whether no connection was established.
+
+    An exception that does not come from the network is the application's own.
+    """
+    chain = _linked(error)
+    names = [{kind.__name__ for kind in type(link).__mro__} for link in chain]
+    if all(_FROM_THE_NETWORK.isdisjoint(each) for each in names):
+        return Fault.OURS, False
+    if any(map(lacks_resources, chain)):
+        return Fault.OURS, True
+    connecting = not all(_CONNECTING.isdisjoint(each) for each in names)
+    for link in reversed(chain):  # the innermost is the most exact
+        fault = fault_of(link, connecting=connecting)
+        if fault is not Fault.OURS:
+            return fault, connecting
+    return (Fault.REFUSED if connecting else Fault.RESET), connecting
+
+
+def _linked(error: BaseException) -> list[BaseException]:
+    """List an exception and those that it was made from, the outermost first.
+
+    requests and urllib keep the cause as an argument or as ``reason``.
+    """
+    seen: list[BaseException] = []
+    waiting: list[Any] = [error]
+    while waiting:
+        link = waiting.pop(0)
+        if isinstance(link, BaseException) and all(link is not other for other in seen):
+            seen.append(link)
+            waiting += [link.__cause__, getattr(link, "reason", None), *link.args]
+    return seen
