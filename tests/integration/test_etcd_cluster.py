@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import json
 import os
 import random
 import signal
@@ -22,7 +21,7 @@ from mop_config.server.settings import EtcdSettings
 from mop_config.server.sources.etcd import Etcd
 
 from ..etcds import Cluster, running_cluster
-from ..servers import Server, gunicorn_command
+from ..servers import ENDPOINTS, Server, gunicorn_command
 from ..waiting import wait_for
 
 STEPS = 200
@@ -51,39 +50,57 @@ def etag(text: bytes) -> str:
 
 
 class Sampler:
-    """Asks a server what it serves, again and again, and what each worker says of itself."""
+    """Asks a server for its list again and again, on two connections that are kept open.
+
+    A connection belongs to one worker, so the lists on it are what this worker serves, in order.
+    The status cannot show that order: a worker answers for the others from their records, and a
+    record is written a moment after the list is served.
+    """
 
     def __init__(self, server: Server, written: set[str]) -> None:
         self.server = server
         self.written = written
         self.strays: set[str] = set()
         self.answers = 0
-        self.seen: dict[int, list[str]] = {}  # by worker
+        self.seen: list[list[str]] = []  # by connection
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._run) for _ in range(2)]
+        for thread in self._threads:
+            thread.start()
 
     def _run(self) -> None:
-        while not self._stopping.wait(PERIOD):
+        while not self._stopping.is_set():
             # A worker that is killed takes its connections with it.
-            with contextlib.suppress(OSError, http.client.HTTPException, json.JSONDecodeError):
-                self._look()
+            with (
+                contextlib.suppress(OSError, http.client.HTTPException),
+                contextlib.closing(
+                    http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
+                ) as connection,
+            ):
+                connection.connect()
+                self._follow(connection)
+            self._stopping.wait(PERIOD)
 
-    def _look(self) -> None:
-        answer = self.server.get()
-        mark = answer.headers.get("ETag", "").strip('"')
-        if answer.status != 200 or mark not in self.written:
-            self.strays.add(f"{answer.status} {answer.body!r}")
-        self.answers += 1
-        status = self.server.status()
-        for worker in status["workers"]:
-            seen = self.seen.setdefault(worker["pid"], [])
-            if seen[-1:] != [worker["etag"]]:
-                seen.append(worker["etag"])
+    def _follow(self, connection: http.client.HTTPConnection) -> None:
+        """Note each list that the worker of a connection serves, until the connection ends."""
+        seen: list[str] = []
+        self.seen.append(seen)
+        while not self._stopping.wait(PERIOD):
+            connection.request("GET", ENDPOINTS)
+            response = connection.getresponse()
+            body, mark = response.read(), response.getheader("ETag", "").strip('"')
+            if response.status != 200 or mark not in self.written:
+                self.strays.add(f"{response.status} {body!r}")
+            self.answers += 1
+            if seen[-1:] != [mark]:
+                seen.append(mark)
+            if connection.sock is None:
+                return  # the worker has closed it
 
     def stop(self) -> None:
         self._stopping.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
 
 class Run:
@@ -242,8 +259,9 @@ def test_all_end_with_the_same_list_and_none_serves_another(
     for sampler in samplers:
         assert not sampler.strays
         assert sampler.answers > 50
+        assert max(map(len, sampler.seen)) > 20
         assert "Traceback" not in sampler.server.log
-        for seen in sampler.seen.values():
+        for seen in sampler.seen:
             rest = iter(order)
             back = next((mark for mark in seen if mark not in rest), None)
             assert back is None, told(back, seen, run.edits)
