@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ..errors import MopConfigError, SourceError
 from ..server.parsing.problems import Code
 from ..server.sources.etcd import Etcd, Found, encode
-from ..server.sources.etcd_wire import Message, RefusedError
+from ..server.sources.etcd_gateway import Message, RefusedError
 
 #: Seconds without an event after which the watch of a deleted key has delivered everything.
 SILENCE = 1.0
@@ -124,7 +124,7 @@ def _collect(etcd: Etcd, start: int, newest: Found | None, past: deque[Revision]
     """Add the events from a revision on to ``past``; return the revision to restart at, or 0."""
     with etcd.watch(lambda: False, start) as watch:
         if newest is None:
-            watch.idle(SILENCE)
+            watch.end_after(SILENCE)
         for message in watch.messages():
             if border := int(message.get("compact_revision", 0)):
                 past.clear()

@@ -32,7 +32,7 @@ def reload(url: str | None, as_json: bool, token_file: str | None) -> int:
     in ENDPOINT_TOKENS. The command needs an admin's token. Exit 1 if the list is refused or has
     errors, or if a worker does not answer.
     """
-    reply = report(url, _PATH, token_file, method="POST", timeout=_TIMEOUT)
+    reply = report(url, _PATH, token_file, method="POST", silence=_TIMEOUT)
     document = _document(reply)
     try:
         bad = reply.status != 200 or _has_errors(document)

@@ -1,13 +1,13 @@
 """One request to a running server, with a token over https or to this machine only."""
 
-import http.client
 import json
 import os
 import ssl
-import urllib.error
+import time
 import urllib.request
 from collections.abc import Mapping
-from email.message import Message
+from functools import partial
+from http.client import responses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +15,12 @@ import click
 
 from ..errors import AddressError, MopConfigError, PayloadError
 from ..model import codec
-from ..model.address import is_loopback, parse_url
+from ..model.address import parse_url
 from ..model.endpoint import EndpointConfig
 from ..model.printable import blanked
-from ..net.http import may_send_token
+from ..net.connect import DialOptions
+from ..net.faults import HttpError
+from ..net.http import HttpClient, HttpRequest, may_send_token, proxy_of
 from ..server.settings import TOKEN, ProcessSettings, Settings
 from .input import not_empty
 
@@ -26,7 +28,8 @@ VARIABLE = "MOP_CONFIG_TOKEN"
 
 LIST_PATH = "/api/v1/config/endpoints"
 _SCHEMES = ("http://", "https://")
-_TIMEOUT = 10.0
+#: Limit of one wait for bytes, and of all that comes after the first wait, in seconds.
+_SILENCE, _TRANSFER = 10.0, 120.0
 _MAX_BYTES = 64 << 20
 _MAX_TOKEN_FILE = 4096
 #: Maximum length of a server's message that is shown.
@@ -47,20 +50,20 @@ class ServerReply(NamedTuple):
     Attributes:
         url: The requested URL.
         status: HTTP status code.
-        headers: The response's headers; names in any case.
+        headers: The response's headers, with names in lower case.
         body: The body.
         withheld: Whether a token was not sent, because the URL is neither https nor this machine.
     """
 
     url: str
     status: int
-    headers: Message
+    headers: Mapping[str, str]
     body: bytes
     withheld: bool = False
 
     def refusal(self) -> MopConfigError:
         """Return the error for an unexpected status, in one line."""
-        reason = http.client.responses.get(self.status, "")
+        reason = responses.get(self.status, "")
         line = f"{self.url} answers {self.status} {reason}".rstrip()
         if detail := self._detail():
             line += f": {detail}"
@@ -175,51 +178,36 @@ def ask(
     method: str = "GET",
     token: str | None = None,
     headers: Mapping[str, str] | None = None,
-    timeout: float = _TIMEOUT,
+    silence: float = _SILENCE,
 ) -> ServerReply:
     """Send one request, and return the response whatever its status.
 
-    A token is sent over https or to this machine only, and never after a redirect.
+    A token is sent over https or to this machine only, and to no other server after a redirect.
 
     Args:
         url: The URL.
         method: ``GET`` or ``POST``.
         token: See ``read_token``.
         headers: Further headers.
-        timeout: Seconds without a byte from the server after which the request fails.
+        silence: Seconds without a byte from the server after which the request fails.
 
     Raises:
         MopConfigError: If the server does not respond.
     """
-    request = urllib.request.Request(  # noqa: S310 - callers give http and https only
-        url, headers=dict(headers or {}), method=method, data=b"" if method == "POST" else None
+    client = HttpClient(
+        DialOptions(ssl.create_default_context(), _SILENCE),
+        proxy_for=partial(proxy_of, urllib.request.getproxies()),
     )
-    target = parse_url(url.partition("?")[0], ("http", "https"), underscores=True)
-    sent = token is not None and may_send_token(target)
-    handlers = []
-    if sent:
-        request.add_unredirected_header("Authorization", f"Bearer {token}")
-    if is_loopback(target.host):
-        handlers.append(urllib.request.ProxyHandler({}))  # a proxy would read the token
-    withheld = token is not None and not sent
+    deadline = time.monotonic() + silence + _TRANSFER
+    request = HttpRequest(
+        url, deadline, _MAX_BYTES, method, headers or {}, token=token, silence=silence
+    )
     try:
-        with urllib.request.build_opener(*handlers).open(request, timeout=timeout) as answer:
-            return ServerReply(
-                url, answer.status, answer.headers, answer.read(_MAX_BYTES), withheld
-            )
-    except urllib.error.HTTPError as error:
-        with error:
-            body = error.read(_MAX_BYTES) if error.fp else b""
-            return ServerReply(url, error.code, error.headers or Message(), body, withheld)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise MopConfigError(f"{url} gives no answer: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", error)
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        return f"its certificate cannot be trusted: {reason.verify_message}"
-    return str(reason or type(error).__name__)
+        reply = client.request(request)
+    except HttpError as error:
+        raise MopConfigError(f"{url} gives no answer: {error}") from None
+    target = parse_url(url.partition("?")[0], underscores=True)
+    return ServerReply(url, *reply, withheld=token is not None and not may_send_token(target))
 
 
 def fetch(url: str, hint: str, token: str | None = None) -> EndpointConfig:

@@ -82,17 +82,17 @@ def _attempt(follower: ListFollower, where: str, token_file: str | None) -> Step
     reply: ServerReply | None = None
     try:
         token = read_token(token_file)  # read each time, because the file may have been replaced
-        reply = ask(f"{where}?wait={WAIT}", token=token, headers=headers, timeout=WAIT + _GRACE)
+        reply = ask(f"{where}?wait={WAIT}", token=token, headers=headers, silence=WAIT + _GRACE)
         if reply.status not in ({200} if follower.etag is None else {200, 304}):
             raise reply.refusal()
     except MopConfigError as error:
         if follower.config is None:
             raise
-        retry = None if reply is None else reply.headers.get("Retry-After")
+        retry = None if reply is None else reply.headers.get("retry-after")
         return follower.failed(str(error), now=time.monotonic(), posix=time.time(), retry=retry)
     step = follower.answered(
         reply.body if reply.status == 200 else None,
-        {name.lower(): value for name, value in reply.headers.items()},
+        reply.headers,
         now=time.monotonic(),
         posix=time.time(),
         took=time.monotonic() - began,

@@ -1,7 +1,7 @@
-"""When a key in etcd is to be read: after each event of a watch, and now and then.
+"""The reload trigger of a key in etcd: a watch, and a poll beside it.
 
-A watch is opened first and the key read after it, so that no change falls in between;
-and it begins with the present, so that a compaction or a restore means nothing to it.
+The watch is opened before the key is read, so that no change in between is missed. It starts at
+the present revision, so that a compaction or a restore of the cluster does not disturb it.
 """
 
 import logging
@@ -15,32 +15,32 @@ from ..parsing.problems import Code
 from ..serving.store import Trigger
 from ..sources import wakeup
 from ..sources.etcd import Etcd
+from ..sources.etcd_gateway import Watch
 from ..sources.etcd_source import EtcdSource
-from ..sources.etcd_watch import Watch
 from .pipeline import Reloader
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two turns where nothing happens: other workers' finds are looked for.
+#: Seconds between two turns without an event.
 TURN = 0.25
-#: Seconds to wait after a failure: the first time at most, and ever.
+#: Upper bounds in seconds of the pause after the first failure, and after any failure.
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 10.0
-#: Seconds that a watch must have stood for what ends it to be no repetition.
+#: Seconds after which the end of a watch counts as a first failure again.
 STOOD = 5.0
 
 
 def pause(failures: int) -> float:
-    """Seconds to wait after so many failures in a row, with jitter."""
+    """Return the seconds to wait after so many failures in a row, with jitter."""
     return backoff(failures, FIRST_PAUSE, LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
 class KeyWatch:
-    """The thread that waits for events; each of them is a byte for the reload thread.
+    """The thread that watches the key and wakes the reload thread after each event.
 
     Args:
-        etcd: What to watch.
-        wake: Where events go.
+        etcd: The key.
+        wake: The pipe that events are written to.
     """
 
     mode = "etcd"
@@ -57,14 +57,14 @@ class KeyWatch:
 
     @property
     def alive(self) -> bool:
-        """Whether a member tells us of changes."""
+        """Whether a watch is established."""
         return self._connected and self._running()
 
     def _running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
     def check(self) -> None:
-        """See to it that the thread runs, and that it watches the member that answers."""
+        """Start the thread if it does not run, and move the watch to the preferred member."""
         if not self._running() and not self._stopping.is_set():
             self._thread = threading.Thread(target=self._run, name="mop-config-etcd", daemon=True)
             self._thread.start()
@@ -73,7 +73,7 @@ class KeyWatch:
             watch.close()
 
     def release(self) -> None:
-        """Have the thread end soon."""
+        """Ask the thread to end soon."""
         with self._lock:
             self._stopping.set()
             if self._watch is not None:
@@ -98,7 +98,7 @@ class KeyWatch:
         self._connected = False
 
     def _follow(self) -> None:
-        """Watch until the member has been silent for long enough to be asked anew."""
+        """Watch the key until the member is silent for so long that the watch is opened anew."""
         with self._etcd.watch(self._stopping.is_set) as watch:
             with self._lock:
                 if self._stopping.is_set():
@@ -120,7 +120,7 @@ class KeyWatch:
         self._failures = 1 if stood else self._failures + 1
         if self._stopping.is_set():
             return
-        # The reload thread finds out what this means for what is served.
+        # The reload thread reads the key and finds out whether etcd responds at all.
         if self._connected or self._failures == 1:
             self._wake.send(wakeup.ETCD)
         self._connected = False
@@ -185,5 +185,5 @@ class EtcdTrigger:
         self._failures = 0 if done and self._reloader.loaded.reachable else self._failures + 1
         if self._failures:
             self._retry_at = now + pause(self._failures)
-        # What was read may have come from another member than the watch's.
+        # The member that answered the read may not be the one that is watched.
         self.watcher.check()

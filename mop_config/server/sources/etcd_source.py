@@ -1,4 +1,4 @@
-"""Where the text comes from: a key in etcd."""
+"""A key in etcd as the source of the text."""
 
 import time
 
@@ -14,9 +14,9 @@ class EtcdSource:
     """A key in etcd v3, whose value is the text of an endpoint file.
 
     Args:
-        address: The members to ask, and the key.
-        settings: How to log in, and which certificates to use.
-        max_bytes: How large the text may be, in bytes.
+        address: The members and the key.
+        settings: The login and the certificates.
+        max_bytes: Limit of the text's length in bytes.
     """
 
     def __init__(self, address: EtcdAddress, settings: EtcdSettings, max_bytes: int) -> None:
@@ -27,15 +27,15 @@ class EtcdSource:
         return self.etcd.address.text
 
     def signature(self) -> Fingerprint:
-        """Give the revision that was read last: whoever follows the key reads it anyway."""
+        """Return the revision that was read last, without a request to etcd."""
         return self._seen
 
     def being_written(self) -> bool | None:
-        """A key is written in one step."""
+        """Return False: a key is written in one step."""
         return False
 
     def read(self) -> SourceText:
-        """Read the key, as a majority of the members has it.
+        """Read the key by a majority of the members.
 
         Raises:
             SourceError: With code ``missing``, ``too-large``, ``unreadable`` (etcd refuses)

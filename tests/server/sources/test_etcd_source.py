@@ -1,13 +1,9 @@
 """A key in etcd as a source, asked of real members and of servers that are none."""
 
-import base64
 import contextlib
 import json
-import os
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,7 +24,6 @@ from mop_config.server.reload.pipeline import Reloader
 from mop_config.server.serving.snapshot import Snapshot
 from mop_config.server.serving.store import Result, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import EtcdSettings, Settings
-from mop_config.server.sources import etcd_wire
 from mop_config.server.sources.etcd_source import EtcdSource
 from mop_config.server.state.directory import StateDirectory
 from mop_config.server.state.last_good import LastGoodStore
@@ -37,7 +32,6 @@ from mop_config.server.state.releases import ReleaseStore
 from ...client.handmade import Answer, Asked, handmade
 from ...etcds import KEY, Cluster, encode, running_cluster
 from ...ports import free_ports
-from ...servers import ROOT
 
 ONE = "DomainList:\none.example\nother.example\n"
 TWO = "DomainList:\ntwo.example\nother.example\n"
@@ -490,26 +484,6 @@ def test_settings_that_cannot_work(etcd: dict[str, str], variable: str) -> None:
     sources.check_source(Settings(source="x.txt", etcd=EtcdSettings(**etcd)))
 
 
-def test_without_the_extra() -> None:
-    """One line that says which to install."""
-    code = (
-        "import sys; sys.modules['etcd3gw'] = None\n"
-        "sys.argv = ['mop-config', 'serve']\n"
-        "from mop_config.cli import main; main()"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "ENDPOINT_CONFIG_FILE": "etcd://h/k"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 1
-    assert result.stderr.count("\n") == 1
-    assert "pip install 'mop-config[etcd]'" in result.stderr
-
-
 def test_a_password_in_the_clear_is_warned_of() -> None:
     """Without being shown."""
     environ = {
@@ -530,11 +504,3 @@ def test_pauses_grow_to_a_limit_and_differ() -> None:
         pauses = {etcd_trigger.pause(failures) for _ in range(20)}
         assert len(pauses) > 1
         assert all(longest / 2 <= pause <= longest for pause in pauses)
-
-
-def test_words_for_what_lies_behind() -> None:
-    """However deep requests has buried it."""
-    error = Exception("outer", ConnectionResetError(104, "Connection reset by peer"))
-    assert etcd_wire.in_words(error) == "Connection reset by peer"
-    assert etcd_wire.in_words(ValueError("plain")) == "plain"
-    assert base64.b64decode(encode("x")) == b"x"
