@@ -21,7 +21,6 @@ from .lists.token import Token, current_token
 from .lists.update import Check
 from .pool.pool import WATCHED
 from .pool.session import ClientState
-from .transport.detour import Detours
 from .transport.options import TransportOptions
 
 
@@ -43,8 +42,7 @@ class ClientTasks:
         self._options = options
         self._token = token
         policy = state.policy
-        detours = Detours(options, policy, state.resolver)
-        self._prober = Prober(options.tls, policy.health_timeout, state.resolver, detours)
+        self._prober = Prober(options.tls, policy.health_timeout, state.resolver, options.proxy_for)
         self._searches: set[ListSearch] = set()
         self._closed = False
         self._applying_lock = threading.Lock()
@@ -166,5 +164,6 @@ class ClientTasks:
 
     def _new_fetcher(self) -> Fetcher:
         fetcher = Fetcher(self._options, self._state.policy, self._state.resolver)
-        fetcher.closed = self._closed
+        if self._closed:
+            fetcher.close()
         return fetcher

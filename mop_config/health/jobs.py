@@ -1,4 +1,4 @@
-"""Health checks that wait for their turn: only so many at a time go to one server."""
+"""A queue of health checks that limits the checks of one server at a time."""
 
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -6,20 +6,20 @@ from collections.abc import Iterable
 from ..model.address import DEFAULT_PORTS, parse_url
 from ..model.endpoint import Endpoint
 
-#: What to check: ``api`` or ``socketio``, the endpoint, and the path that answered before, or None.
+#: A check: ``api`` or ``socketio``, the endpoint, and the path that answered before, or None.
 Job = tuple[str, Endpoint, str | None]
-#: Checks of one server, by host and port, that a client has under way at one time.
+#: Limit of a client's running checks of one server (host and port).
 PER_SERVER = 4
 
 
 class JobQueue:
-    """Hands out jobs in their order, but none to a server that has its share under way.
+    """Hands out jobs in order, and skips servers that have reached their limit.
 
-    Whoever uses it from several threads holds a lock around each call.
+    Threads that share a queue hold a lock around each call.
 
     Args:
-        jobs: To begin with.
-        share: Jobs of one server that may be under way, or None for any number.
+        jobs: The first jobs.
+        share: Limit of the running jobs of one server, or None for no limit.
     """
 
     def __init__(self, jobs: Iterable[Job] = (), share: int | None = PER_SERVER) -> None:
@@ -36,7 +36,7 @@ class JobQueue:
         self._waiting.extend((_server(job), job) for job in jobs)
 
     def ready(self) -> int:
-        """Count the jobs that could be handed out now."""
+        """Return the number of jobs that could be handed out now."""
         if self._share is None:
             return len(self._waiting)
         waiting = Counter(server for server, _ in self._waiting)
@@ -44,7 +44,7 @@ class JobQueue:
         return sum(min(number, free[server]) for server, number in waiting.items())
 
     def take(self) -> Job | None:
-        """Hand out the next job whose server has room, and count it as under way."""
+        """Return the next job whose server is below its limit, and count it as running."""
         for index, (server, job) in enumerate(self._waiting):
             if self._share is None or self._under_way[server] < self._share:
                 del self._waiting[index]
@@ -53,14 +53,14 @@ class JobQueue:
         return None
 
     def done(self, job: Job) -> None:
-        """Note that a job is over."""
+        """Record the end of a job."""
         server = _server(job)
         self._under_way[server] -= 1
         if not self._under_way[server]:
             del self._under_way[server]
 
     def clear(self) -> None:
-        """Forget the jobs that wait."""
+        """Remove the waiting jobs."""
         self._waiting.clear()
 
 

@@ -1,38 +1,37 @@
 """One health check over the wire, for the client and for the server's monitor.
 
 An API endpoint gets ``GET {base}/health`` and, on 404 only, ``GET /health``. A Socket.io
-endpoint gets an Engine.IO handshake, whose session is then closed. A check follows no redirect,
-uses no proxy of the environment and reads at most 64 KiB; one deadline covers all its requests.
-Only the standard library is needed.
+endpoint gets an Engine.IO handshake, whose session is then closed. A check follows no redirect
+and reads at most 64 KiB; one deadline covers all its requests.
 """
 
 import contextlib
-import http.client
-import io
+import http
 import json
 import logging
-import socket
+import math
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
-from .. import __version__
-from ..model.address import DEFAULT_PORTS, parse_url
+from ..model.address import parse_url
 from ..model.endpoint import Endpoint, Kind
-from ..net.connect import DialOptions, Hold, Place, connect
-from ..net.faults import Fault, fault_of, lacks_resources
+from ..net.connect import DialOptions
+from ..net.faults import Fault, HttpError, certificate_error, lacks_resources
+from ..net.http import HttpClient, ProxyChoice
 from ..net.resolver import Resolver
-from ..net.tls import offering
 from .jobs import Job, JobQueue
+
+if TYPE_CHECKING:
+    from ..net.connection import HttpConnection
 
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 64 * 1024
-USER_AGENT = f"mop-config/{__version__}"
 _HANDSHAKE = "EIO=4&transport=polling"
 #: OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
 _OTHER_NAME = frozenset({62, 64})
@@ -69,55 +68,14 @@ class ProbeResult(NamedTuple):
     retry_after: str | None = None
 
 
-class ProbeConnection(Protocol):
-    """A connection to one endpoint, direct or by a proxy, for a few requests before a deadline.
-
-    Attributes:
-        connected: Whether the connection was established.
-        path: The path of the endpoint's URL, without a final ``/``.
-        certificate_expires: When the endpoint's certificate ends, or None.
-        name_matches: Whether the certificate is for the endpoint's name, or None.
-        status: The status of the last answer, or None.
-        retry_after: Its ``Retry-After``, or None.
-    """
-
-    connected: bool
-    path: str
-    certificate_expires: datetime | None
-    name_matches: bool | None
-    status: int | None
-    retry_after: str | None
-
-    def connect(self) -> None:
-        """Establish the connection, unless the first request does so."""
-
-    def request(
-        self, method: str, target: str, headers: dict[str, str] | None = None, body: str = ""
-    ) -> tuple[int, bytes]:
-        """Send a request; return the status and at most ``MAX_BYTES`` of the body."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Close the connection."""
-
-
-#: Makes the connection by a proxy to an endpoint, given a monotonic deadline and the ``Hold``
-#: through which the check can be aborted; None means that the endpoint is reached directly.
-Detour = Callable[[Endpoint, float, Hold], ProbeConnection | None]
-
-
-#: The fault or None, what was seen in words, and the path that answered or None.
-CheckOutcome = tuple[Fault | None, str, str | None]
-
-
-class Prober:
+class Prober(HttpClient):
     """Runs health checks, from any number of threads.
 
     Args:
         tls: Context that verifies certificates.
         timeout: Limit of one check, in seconds.
         resolver: Looks up host names; None for a new one.
-        detour: Makes connections by a proxy; None if there is no proxy.
+        proxy_for: Chooses proxies; None for direct connections only.
     """
 
     def __init__(
@@ -125,14 +83,12 @@ class Prober:
         tls: ssl.SSLContext,
         timeout: float,
         resolver: Resolver | None = None,
-        detour: Detour | None = None,
+        proxy_for: ProxyChoice | None = None,
     ) -> None:
-        self.tls = offering(tls, ["http/1.1"])
-        self.resolver = resolver or Resolver()
+        super().__init__(
+            DialOptions(tls, timeout), resolver, connect_within=timeout, proxy_for=proxy_for
+        )
         self._timeout = timeout
-        self._detour = detour
-        self._sockets: set[socket.socket] = set()
-        self._aborted = False
 
     def check(self, kind: str, endpoint: Endpoint, known_path: str | None = None) -> ProbeResult:
         """Check one endpoint; never raises.
@@ -142,8 +98,37 @@ class Prober:
             endpoint: What to check.
             known_path: The path that answered before, or None.
         """
-        check = _check_api if kind == Kind.API else _check_socketio
-        return self._examine(endpoint, lambda connection: check(connection, known_path))
+        where = parse_url(endpoint.url)
+        try:
+            connection = self.connection(where, math.inf, endpoint.host_name)
+        except Exception as error:  # the environment names a proxy by no URL, for example
+            return ProbeResult(Fault.OURS, 0.0, str(error) or type(error).__name__)
+        backend = connection.backend
+        # The clock starts here, because the first connection of a process loads httpcore.
+        started = time.monotonic()
+        backend.deadline = started + self._timeout
+        check = _Check(connection, where.path.rstrip("/"))
+        name_matches = None
+        try:
+            with connection, connection.failures():
+                fault, detail, path = (
+                    check.api(known_path) if kind == Kind.API else check.socketio()
+                )
+        except HttpError as error:
+            fault, detail, path = error.fault, str(error), None
+            refused = certificate_error(error)
+            if refused is not None and refused.verify_code in _OTHER_NAME:
+                name_matches = False
+        return ProbeResult(
+            fault,
+            time.monotonic() - started,
+            detail,
+            path,
+            _expiry(backend.certificate),
+            True if backend.certificate else name_matches,
+            check.status,
+            check.retry_after,
+        )
 
     def check_each(
         self,
@@ -200,215 +185,75 @@ class Prober:
             work()
         return started
 
-    def _examine(
-        self, endpoint: Endpoint, check: Callable[[ProbeConnection], CheckOutcome]
-    ) -> ProbeResult:
-        started = time.monotonic()
-        connection = self._connection_to(endpoint, started + self._timeout)
-        try:
-            connection.connect()
-            fault, detail, path = check(connection)
-        except Exception as error:
-            fault, detail, path = self._fault_of(error, connection), _describe(error), None
-        finally:
-            connection.close()
-        seconds = time.monotonic() - started
-        return ProbeResult(
-            fault,
-            seconds,
-            detail,
-            path,
-            connection.certificate_expires,
-            connection.name_matches,
-            connection.status,
-            connection.retry_after,
-        )
 
-    def _connection_to(self, endpoint: Endpoint, deadline: float) -> ProbeConnection:
-        hold = Hold(self.adopt, self.release)
-        detour = None if self._detour is None else self._detour(endpoint, deadline, hold)
-        return detour or _DirectConnection(self, endpoint, deadline)
-
-    def _fault_of(self, error: Exception, connection: ProbeConnection) -> Fault:
-        if self._aborted:
-            return Fault.OURS
-        if isinstance(error, ssl.SSLCertVerificationError):
-            connection.name_matches = False if error.verify_code in _OTHER_NAME else None
-        fault = fault_of(error, connecting=not connection.connected)
-        if fault is Fault.OURS and not lacks_resources(error):
-            return Fault.PROTOCOL  # an answer that the parser has no exception for
-        return fault
-
-    def abort(self) -> None:
-        """End running checks now and later ones at once, without taking a lock."""
-        self._aborted = True
-        for sock in list(self._sockets):
-            with contextlib.suppress(OSError):
-                # SSLSocket.shutdown would drop the TLS state that another thread is reading with.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-    def adopt(self, sock: socket.socket) -> None:
-        """Register a socket that ``abort`` shuts down."""
-        self._sockets.add(sock)
-        if self._aborted:
-            raise ConnectionAbortedError("aborted")
-
-    def release(self, sock: socket.socket) -> None:
-        """Remove a socket from those that ``abort`` shuts down."""
-        self._sockets.discard(sock)
+#: The fault or None, what was seen in words, and the path that answered or None.
+CheckOutcome = tuple[Fault | None, str, str | None]
 
 
-def _describe(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
-    return str(error) or type(error).__name__
+class _Check:
+    """The requests of one check, over one connection.
 
+    Args:
+        connection: The connection to the endpoint.
+        base: Path of the endpoint's URL, without a final ``/``.
 
-class _DirectConnection:
-    """A direct connection to one endpoint, without a proxy."""
+    Attributes:
+        status: The status of the last answer, or None.
+        retry_after: Its ``Retry-After``, or None.
+    """
 
-    def __init__(self, prober: Prober, endpoint: Endpoint, deadline: float) -> None:
-        url = parse_url(endpoint.url)
-        name = endpoint.host_name
-        self._prober = prober
-        self._deadline = deadline
-        port = url.port or DEFAULT_PORTS[url.scheme]
-        tls_name = name.strip("[]") if url.scheme in {"https", "wss"} else None
-        self._place = Place(url.host, port, tls_name)
-        self._authority = name if port == DEFAULT_PORTS[url.scheme] else f"{name}:{port}"
-        self._sock: socket.socket | None = None
-        self.connected = False
-        self.path = url.path.rstrip("/")
-        self.certificate_expires: datetime | None = None
-        self.name_matches: bool | None = None
+    def __init__(self, connection: "HttpConnection", base: str) -> None:
         self.status: int | None = None
         self.retry_after: str | None = None
+        self._connection = connection
+        self._base = base
 
-    def left(self) -> float:
-        """Seconds until the deadline.
+    def api(self, known_path: str | None) -> CheckOutcome:
+        """Request the health URLs in turn until one exists."""
+        usual = [f"{self._base}/health", "/health"]
+        for path in dict.fromkeys([known_path, *usual] if known_path else usual):
+            status, _ = self._request("GET", path)
+            if 200 <= status < 300:
+                return None, f"{path} answers {status}", path
+            if status != http.HTTPStatus.NOT_FOUND:
+                break
+        return Fault.BAD_STATUS, f"{path} answers {status}", None
 
-        Raises:
-            TimeoutError: If the deadline has passed.
-        """
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        return left
+    def socketio(self) -> CheckOutcome:
+        """Open an Engine.IO session by polling and close it, or else open a WebSocket."""
+        path = self._base if self._base.endswith("/socket.io") else f"{self._base}/socket.io"
+        target = f"{path}/?{_HANDSHAKE}"
+        status, data = self._request("GET", target)
+        session = _session(data) if status == http.HTTPStatus.OK else None
+        if session is not None:
+            with contextlib.suppress(HttpError):
+                goodbye = f"{target}&sid={session}"
+                self._request("POST", goodbye, {"Content-Type": "text/plain"}, b"1")
+            return None, f"{path} opens a session", path
+        if status == http.HTTPStatus.BAD_REQUEST:
+            # A server may take WebSocket connections only.
+            self._connection.close()
+            status, _ = self._request("GET", f"{path}/?EIO=4&transport=websocket", _WEBSOCKET)
+            if status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return None, f"{path} opens a WebSocket", path
+        return Fault.BAD_STATUS, f"{path} answers {status}, and no handshake", None
 
-    def connect(self) -> None:
-        """Connect to the first address that accepts, with TLS for https and wss."""
-        prober = self._prober
-        options = DialOptions(prober.tls, self.left(), until=self._deadline)
-        hold = Hold(prober.adopt, prober.release)
-        sock = self._sock = connect(self._place, options, prober.resolver, hold)
-        prober.adopt(sock)
-        if isinstance(sock, ssl.SSLSocket):
-            self.certificate_expires = expiry(sock)
-            self.name_matches = True
-        self.connected = True
-
-    def close(self) -> None:
-        """Close the connection."""
-        sock, self._sock = self._sock, None
-        if sock is not None:
-            self._prober.release(sock)
-            sock.close()
-
-    def request(
-        self, method: str, target: str, headers: dict[str, str] | None = None, body: str = ""
+    def _request(
+        self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> tuple[int, bytes]:
         """Send a request; return the status and at most ``MAX_BYTES`` of the body."""
-        if self._sock is None:
-            self.connect()
-        connection = http.client.HTTPConnection(self._place.host, self._place.port)
-        connection.sock = _DeadlineSocket(self._sock, self.left)
-        about = {"Host": self._authority, "User-Agent": USER_AGENT, "Accept": "*/*"}
-        connection.request(method, target, body or None, {**about, **(headers or {})})
-        with connection.getresponse() as response:
-            if response.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
-                data = b""
-            else:
-                data = response.read(MAX_BYTES)
-            if response.will_close or not response.isclosed():
-                self.close()
-            self.status = response.status
-            self.retry_after = response.getheader("Retry-After")
-            return response.status, data
+        with self._connection.stream(method, target, headers, body) as response:
+            data = response.read(MAX_BYTES, cut=True)
+        self.status, self.retry_after = response.status, response.headers.get("retry-after")
+        return response.status, data
 
 
-class _DeadlineSocket:
-    """A socket for ``http.client`` whose every operation ends at one common deadline."""
-
-    def __init__(self, sock: Any, left: Callable[[], float]) -> None:
-        self._sock = sock
-        self._left = left
-
-    def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(self._left())
-        self._sock.sendall(data)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_DeadlineReader(self._sock, self._left))
-
-    def close(self) -> None:
-        """Do nothing: the connection closes its socket."""
-
-
-class _DeadlineReader(io.RawIOBase):
-    def __init__(self, sock: Any, left: Callable[[], float]) -> None:
-        self._sock = sock
-        self._left = left
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._sock.settimeout(self._left())
-        return int(self._sock.recv_into(buffer))
-
-
-def expiry(sock: Any) -> datetime | None:
-    """Return the expiry date of the peer's certificate, or None without one."""
-    certificate = sock.getpeercert() or {}
+def _expiry(certificate: Mapping[str, Any]) -> datetime | None:
+    """Return when a certificate ends, or None without one."""
     ends = certificate.get("notAfter")
     if not isinstance(ends, str):
         return None
     return datetime.fromtimestamp(ssl.cert_time_to_seconds(ends), UTC)
-
-
-def _check_api(connection: ProbeConnection, known_path: str | None) -> CheckOutcome:
-    usual = [f"{connection.path}/health", "/health"]
-    for path in dict.fromkeys([known_path, *usual] if known_path else usual):
-        status, _ = connection.request("GET", path)
-        if 200 <= status < 300:
-            return None, f"{path} answers {status}", path
-        if status != http.HTTPStatus.NOT_FOUND:
-            break
-    return Fault.BAD_STATUS, f"{path} answers {status}", None
-
-
-def _check_socketio(connection: ProbeConnection, known_path: str | None) -> CheckOutcome:  # noqa: ARG001 - one path only
-    path = (
-        connection.path
-        if connection.path.endswith("/socket.io")
-        else f"{connection.path}/socket.io"
-    )
-    target = f"{path}/?{_HANDSHAKE}"
-    status, data = connection.request("GET", target)
-    session = _session(data) if status == http.HTTPStatus.OK else None
-    if session is not None:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            connection.request(
-                "POST", f"{target}&sid={session}", {"Content-Type": "text/plain"}, "1"
-            )
-        return None, f"{path} opens a session", path
-    if status == http.HTTPStatus.BAD_REQUEST:
-        # A server may take WebSocket connections only.
-        connection.close()
-        status, _ = connection.request("GET", f"{path}/?EIO=4&transport=websocket", _WEBSOCKET)
-        if status == http.HTTPStatus.SWITCHING_PROTOCOLS:
-            return None, f"{path} opens a WebSocket", path
-    return Fault.BAD_STATUS, f"{path} answers {status}, and no handshake", None
 
 
 def _session(data: bytes) -> str | None:

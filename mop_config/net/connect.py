@@ -14,13 +14,13 @@ import ssl
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from .resolver import Addresses, Resolver
 
 
 class Place(NamedTuple):
-    """Where to connect to.
+    """The server to connect to.
 
     Attributes:
         host: A host name or an IP address, in brackets if IPv6.
@@ -35,14 +35,14 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DialOptions:
-    """How to dial.
+    """The limits and options of a dial.
 
     Attributes:
-        tls: For endpoints with TLS.
-        timeout: Seconds for each address, for TCP and TLS together.
-        local_address: Address to dial from, or None.
-        socket_options: Arguments of ``setsockopt``, one tuple each.
-        until: When the time for all dials, with their look-ups, is over, in monotonic seconds.
+        tls: Context for servers with TLS.
+        timeout: Limit of each address in seconds, for TCP and TLS together.
+        local_address: Address to dial from, or None for any.
+        socket_options: Arguments of ``setsockopt``, one tuple for each call.
+        until: End of all dials and their look-ups, in monotonic seconds.
     """
 
     tls: ssl.SSLContext
@@ -52,41 +52,38 @@ class DialOptions:
     until: float = math.inf
 
     def deadline(self, now: float) -> float:
-        """Say when a dial of one address that begins now has to be done, in monotonic seconds."""
+        """Return the end of the dial of one address that begins now, in monotonic seconds."""
         return min(now + self.timeout, self.until)
 
 
-class Hold(NamedTuple):
-    """What an owner of connections does so that it can call them off at any time.
+class Owner(Protocol):
+    """The owner of connections: holds their sockets, so that another thread can abort them."""
 
-    Attributes:
-        adopt: Takes a socket that shutting down calls the connection off; raises where
-            everything has been called off.
-        release: Forgets the socket.
-    """
+    def adopt(self, sock: socket.socket) -> None:
+        """Register a socket that an abort shuts down; raise ``OSError`` after an abort."""
 
-    adopt: Callable[[socket.socket], object]
-    release: Callable[[socket.socket], object]
+    def release(self, sock: socket.socket) -> None:
+        """Remove a socket from those that an abort shuts down."""
 
 
 def connect(
-    place: Place, options: DialOptions, resolver: Resolver, hold: Hold | None = None
+    place: Place, options: DialOptions, resolver: Resolver, owner: Owner | None = None
 ) -> socket.socket:
-    """Connect to the first address that is ready.
+    """Connect to the first address of a server that is ready.
 
     Args:
-        place: Where to.
-        options: How.
+        place: The server.
+        options: The limits and options of each dial.
         resolver: Looks the host up.
-        hold: Takes what calls it off, or None.
+        owner: May abort the connect from another thread; None for no owner.
 
     Raises:
-        OSError: If no address was ready in time; of ``socket.gaierror`` if none was found.
+        OSError: If no address was ready in time; a ``socket.gaierror`` if the host has none.
     """
     with Ring() as ring:
         try:
-            if hold is not None:
-                hold.adopt(ring.waker)
+            if owner is not None:
+                owner.adopt(ring.waker)
             ring.add(HostDial(ring, place, options, resolver))
             while True:
                 for dial in ring.wait(math.inf):
@@ -94,12 +91,12 @@ def connect(
                         raise dial.error
                     return dial.take()
         finally:
-            if hold is not None:
-                hold.release(ring.waker)
+            if owner is not None:
+                owner.release(ring.waker)
 
 
 class Ring:
-    """The dials that are under way, the selector that they share, and a way to wake it."""
+    """Running dials, the selector that they share, and a socket pair that wakes it."""
 
     def __init__(self) -> None:
         self.selector = selectors.DefaultSelector()
@@ -120,17 +117,17 @@ class Ring:
         self.waker.close()
 
     def wake(self, _: object = None) -> None:
-        """Interrupt a wait, from any thread, also when the ring is gone."""
+        """Interrupt a wait, from any thread, even after the ring was closed."""
         with contextlib.suppress(OSError):
             self.waker.send(b"!")
 
     def add(self, dial: "HostDial") -> None:
-        """Take a dial in, and begin it."""
+        """Add a dial, and start it."""
         self.dials.append(dial)
         dial.advance()
 
     def wait(self, seconds: float) -> Iterator["HostDial"]:
-        """Move the dials on, for so many seconds at most; give those that are done.
+        """Advance the dials for at most so many seconds; yield those that are done.
 
         Raises:
             ConnectionAbortedError: If the waker was shut down.
@@ -143,7 +140,7 @@ class Ring:
                 if key.data is not None:
                     key.data.advance()
                 elif not self._woken.recv(4096):
-                    raise ConnectionAbortedError("called off")
+                    raise ConnectionAbortedError("aborted")
             for dial in self.dials:
                 dial.advance()
         for dial in [dial for dial in self.dials if dial.done]:
@@ -152,10 +149,10 @@ class Ring:
 
 
 class HostDial:
-    """One host that is being dialled: its look-up, and a race of its addresses.
+    """The dial of one host: its look-up, and a race of its addresses.
 
     Attributes:
-        error: Why it cannot be connected to, or None.
+        error: The reason why the host cannot be connected to, or None.
     """
 
     def __init__(self, ring: Ring, place: Place, options: DialOptions, resolver: Resolver) -> None:
@@ -171,11 +168,11 @@ class HostDial:
 
     @property
     def done(self) -> bool:
-        """Whether a connection stands, or none will."""
+        """Whether the dial has succeeded or failed."""
         return self._sock is not None or self.error is not None
 
     def advance(self) -> None:
-        """Go on: a socket or the resolver has something for us, or it is time."""
+        """Continue after an event of a socket or of the resolver, or after a timeout."""
         now = time.monotonic()
         self._gather(now)
         while not self.done and (address := self._addresses.start(now)) is not None:
@@ -202,12 +199,12 @@ class HostDial:
                 dial.close()
 
     def wakes_at(self, now: float) -> float:
-        """Say when to go on at the latest, in monotonic seconds."""
+        """Return when ``advance`` is due at the latest, in monotonic seconds."""
         ends = (dial.until for dial in self._dials)
         return min(self._options.until, now + self._addresses.wait(now), *ends)
 
     def take(self) -> socket.socket:
-        """Hand the connected socket over, and let go of the other dials."""
+        """Return the connected socket, and close the other dials."""
         sock, self._sock = self._sock, None
         self.close()
         assert sock is not None  # noqa: S101 - done without an error
@@ -215,7 +212,7 @@ class HostDial:
         return sock
 
     def close(self) -> None:
-        """Give up."""
+        """End the dial, and close its sockets."""
         for dial in self._dials:
             dial.close()
         if self._sock is not None:
@@ -224,7 +221,7 @@ class HostDial:
 
 
 class _Dial:
-    """The dial of one address: a generator over a socket that does not block."""
+    """The dial of one address: a generator over a non-blocking socket."""
 
     def __init__(self, ring: Ring, address: str, place: Place, options: DialOptions) -> None:
         self.address = address
@@ -239,11 +236,11 @@ class _Dial:
         self.advance()
 
     def advance(self) -> None:
-        """Go on: the socket has something for us."""
+        """Continue after an event of the socket."""
         self._step(lambda: next(self._steps))
 
     def check(self, now: float) -> None:
-        """End it where its time is over."""
+        """End the dial if its time is over."""
         if not self.done and now >= self.until:
             self._step(lambda: self._steps.throw(TimeoutError("timed out")))
 
@@ -266,12 +263,12 @@ class _Dial:
                 self._ring.selector.unregister(self._sock)
 
     def take(self) -> socket.socket | None:
-        """Hand the ready socket over."""
+        """Return the connected socket."""
         sock, self._sock = self._sock, None
         return sock
 
     def close(self) -> None:
-        """Give up."""
+        """End the dial, and close its sockets."""
         self._forget()
         self._steps.close()
         if self._sock is not None:

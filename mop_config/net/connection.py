@@ -2,13 +2,12 @@
 
 httpcore knows a time-out for each operation only. Here all operations of a connection, from the
 look-up to the last byte, end at one deadline, and the owner holds each socket, so that another
-thread can shut it down. Only ``http`` imports this module, with its first request, because
-httpcore takes a tenth of a second to load.
+thread can shut it down. ``http`` imports this module with its first request, because httpcore takes
+a tenth of a second to load.
 """
 
 import contextlib
 import math
-import socket
 import ssl
 import time
 import zlib
@@ -22,7 +21,7 @@ from httpcore2._backends.sync import SyncStream
 
 from .. import __version__
 from ..model.address import DEFAULT_PORTS, Url
-from .connect import DialOptions, Hold, Place, connect
+from .connect import DialOptions, Owner, Place, connect
 from .faults import (
     BodyTooLargeError,
     Fault,
@@ -46,22 +45,16 @@ class ProxyFailed(httpcore2.ProxyError):
     """A proxy cannot be reached or demands other credentials: no fault of the server behind it."""
 
 
-class Owner(Protocol):
-    """The owner of connections: holds their sockets, so that another thread can abort them.
+class ConnectionOwner(Owner, Protocol):
+    """The part of an HTTP client that its connections use.
 
     Attributes:
-        aborted: Whether the owner has aborted its connections.
+        aborted: Whether the client has aborted its connections.
         heard_at: When bytes arrived last, in monotonic seconds.
     """
 
     aborted: bool
     heard_at: float
-
-    def adopt(self, sock: socket.socket) -> None:
-        """Register a socket that an abort shuts down."""
-
-    def release(self, sock: socket.socket) -> None:
-        """Remove a socket from those that an abort shuts down."""
 
 
 class DeadlineBackend(httpcore2.NetworkBackend):
@@ -87,7 +80,7 @@ class DeadlineBackend(httpcore2.NetworkBackend):
         self,
         dial: DialOptions,
         resolver: Resolver,
-        owner: Owner,
+        owner: ConnectionOwner,
         deadline: float,
         connect_within: float,
     ) -> None:
@@ -137,9 +130,7 @@ class DeadlineBackend(httpcore2.NetworkBackend):
         options = replace(self._dial, timeout=min(left, self._dial.timeout), until=until)
         place = Place(host, port, self.tls_name if self.proxy is None else None)
         try:
-            sock = connect(
-                place, options, self._resolver, Hold(self.owner.adopt, self.owner.release)
-            )
+            sock = connect(place, options, self._resolver, self.owner)
         except OSError as error:
             if self.proxy is not None:
                 raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
@@ -261,7 +252,7 @@ class HttpConnection:
         }
         self._pool = httpcore2.ConnectionPool(
             ssl_context=tls,
-            proxy=None if proxy is None else _for_httpcore(proxy),
+            proxy=None if proxy is None else for_httpcore(proxy),
             max_connections=1,
             network_backend=backend,
         )
@@ -270,6 +261,10 @@ class HttpConnection:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the next request makes another one."""
         self._pool.close()
 
     @contextlib.contextmanager
@@ -308,6 +303,8 @@ class HttpConnection:
         """Turn whatever httpcore, h11 and sockets raise into an ``HttpError``."""
         try:
             yield
+        except HttpError:
+            raise
         except Exception as error:
             if self.backend.owner.aborted:
                 raise HttpError(Fault.OURS, "aborted") from error
@@ -375,7 +372,8 @@ class HttpResponse:
         return bytes(body)
 
 
-def _for_httpcore(proxy: httpx2.Proxy) -> httpcore2.Proxy:
+def for_httpcore(proxy: httpx2.Proxy) -> httpcore2.Proxy:
+    """Return a proxy in the form that httpcore takes."""
     return httpcore2.Proxy(
         url=str(proxy.url),
         auth=proxy.raw_auth,

@@ -190,7 +190,8 @@ class HttpClient:
         backend = DeadlineBackend(self._dial, self.resolver, self, deadline, self._connect_within)
         proxy = None
         if self._proxy_for is not None and not is_loopback(where.host):
-            proxy = self._proxy_for(where.scheme, where.host.strip("[]"))
+            scheme = {"ws": "http", "wss": "https"}.get(where.scheme, where.scheme)
+            proxy = self._proxy_for(scheme, where.host.strip("[]"))
         return HttpConnection(where, server_name, backend, proxy, self._dial.tls)
 
     def request(self, request: HttpRequest) -> HttpReply:

@@ -1,9 +1,9 @@
-"""Looking host names up, and the order in which to dial what is found.
+"""Host name look-ups that callers share, and the order in which to dial the addresses.
 
-The system's resolver blocks, for half a minute where name servers are gone, and cannot be
-stopped. So each look-up runs in a daemon thread of its own, whoever asks for the same host
-meanwhile gets the same answer, and the addresses that were found last are remembered for the
-time in which a look-up is late or fails.
+The system's resolver blocks for half a minute when no name server responds, and it cannot be
+stopped. So each look-up runs in a daemon thread of its own. Callers that need the same host at
+the same time share the look-up, and the addresses of the last successful look-up are used while
+a new one is late or fails.
 """
 
 import os
@@ -24,15 +24,15 @@ STAGGER = 0.25
 #: Seconds that a look-up may take before the addresses of the last one are dialled; RFC 8305,
 #: section 3, waits as long for the other family.
 LATE = 0.05
-#: Names whose last addresses are remembered.
+#: Limit of the host names whose last addresses are remembered.
 _REMEMBERED = 4096
 
 
 class Resolver:
-    """Finds the addresses of hosts, and remembers them.
+    """Looks up the addresses of hosts, and remembers them.
 
     Args:
-        look_up: Does the work; the system's resolver, unless a test has another.
+        look_up: Returns the addresses of a host, or raises; None for the system's resolver.
     """
 
     def __init__(self, look_up: Callable[[str], list[str]] | None = None) -> None:
@@ -47,14 +47,13 @@ class Resolver:
         self._running: dict[str, Future[list[str]]] = {}
 
     def resolve(self, host: str) -> "Future[list[str]]":
-        """Begin to look a host up, or join the look-up that runs.
+        """Start the look-up of a host, or join the one that is running.
 
         Args:
-            host: A host name, or an IP address (in brackets, if IPv6), which is its own
-                answer.
+            host: A host name, or an IP address (in brackets, if IPv6), which needs no look-up.
 
         Returns:
-            A future of IP addresses, as the system sorts them; its exception is the
+            A future of the IP addresses in the system's order; its exception is the
             resolver's ``socket.gaierror``.
         """
         if is_ip(host):
@@ -62,7 +61,7 @@ class Resolver:
             done.set_result([host.strip("[]")])
             return done
         if self._pid != os.getpid():
-            self._begin()  # the threads that look up for the parent did not come along
+            self._begin()  # the parent's look-up threads do not exist in this child process
         with self._lock:
             future = self._running.get(host)
             if future is None:
@@ -70,18 +69,18 @@ class Resolver:
         return future
 
     def last(self, host: str) -> list[str]:
-        """Give the addresses that the last look-up of a host found; none before the first."""
+        """Return the addresses of the last successful look-up of a host; empty before the first."""
         return self._last.get(host, [])
 
     def succeeded(self, host: str, address: str) -> None:
-        """Remember the address at which a host was connected to last, to begin with it."""
+        """Remember the address that a host was connected to last; it will be dialled first."""
         if address != host.strip("[]"):
             _remember(self._best, host, address)
 
     def in_turn(self, host: str, addresses: Sequence[str]) -> list[str]:
         """Sort addresses as RFC 8305 (section 4) dials them.
 
-        The families take turns, and the address that was connected to last is the first.
+        IPv6 and IPv4 alternate, and the address that was connected to last comes first.
         """
         first = [a for a in addresses if (":" in a) == (":" in addresses[0])]
         other = [a for a in addresses if a not in first]
@@ -91,13 +90,13 @@ class Resolver:
 
     def _start(self, host: str) -> "Future[list[str]]":
         future: Future[list[str]] = Future()
-        # So that one of those who wait cannot cancel it for the others.
+        # A running future cannot be cancelled: one caller must not end it for the others.
         future.set_running_or_notify_cancel()
         thread = threading.Thread(
             target=self._run, args=(host, future), name="mop-config-resolve", daemon=True
         )
         try:
-            thread.start()  # it ends by taking the lock that we hold
+            thread.start()  # it cannot end before this lock is released
         except (RuntimeError, MemoryError) as error:  # no thread left
             future.set_exception(error)
         else:
@@ -128,12 +127,12 @@ def _remember(memory: dict[str, Value], host: str, value: Value) -> None:
 
 
 class Addresses:
-    """The addresses of one host for one connection: which to dial, and when (RFC 8305).
+    """The order and the times in which the addresses of one host are dialled (RFC 8305).
 
-    The next address is dialled 250 ms after the one before, or at once where that failed. A
-    look-up that is late does not end it: the addresses of the last one are dialled meanwhile,
-    and what it finds joins them. There is no clock and no socket in it; the two drivers have
-    those.
+    Each address is dialled 250 ms after the one before it, or at once after a failure. While a
+    look-up is late, the addresses of the last successful look-up are dialled; those that it
+    finds are added. This class has no clock and no socket; the synchronous and the
+    asynchronous driver have those.
 
     Args:
         resolver: Looks the host up.
@@ -141,7 +140,7 @@ class Addresses:
         now: Monotonic seconds.
 
     Attributes:
-        look_up: The look-up that was begun or joined.
+        look_up: The look-up that was started or joined.
     """
 
     def __init__(self, resolver: Resolver, host: str, now: float) -> None:
@@ -156,7 +155,7 @@ class Addresses:
         self.look_up = resolver.resolve(host)
 
     def start(self, now: float) -> str | None:
-        """Give the address to dial now, if any."""
+        """Return the address to dial now, or None."""
         address = next(iter(self._waiting(now)), None) if now >= self._next_at else None
         if address is not None:
             self._tried.append(address)
@@ -165,7 +164,7 @@ class Addresses:
         return address
 
     def wait(self, now: float) -> float:
-        """Seconds until time alone makes ``start`` give another address; infinity for never."""
+        """Return the seconds until ``start`` may return another address; infinity for never."""
         if self._waiting(now):
             return max(0.0, self._next_at - now)
         if self._last and not self.look_up.done() and now < self._late_at:
@@ -173,19 +172,19 @@ class Addresses:
         return float("inf")
 
     def failed(self, error: Exception) -> None:
-        """Note that a dial failed: the next one begins at once."""
+        """Record a failed dial; the next address may be dialled at once."""
         self._running -= 1
         self._next_at = float("-inf")
-        # That this machine has no IPv6, say, explains nothing where IPv4 had a say.
+        # "This machine has no IPv6" must not hide the reason why IPv4 failed.
         if self._failure is None or fault_of(error, connecting=True) is not Fault.UNREACHABLE:
             self._failure = error
 
     def succeeded(self, address: str) -> None:
-        """Note the address that was ready first."""
+        """Record the address that was ready first."""
         self._resolver.succeeded(self._host, address)
 
     def failure(self, now: float) -> Exception | None:
-        """Say why no address is left to hope for; None while there is one."""
+        """Return why every address has failed; None while one is left or being dialled."""
         if self._running or not self.look_up.done() or self._waiting(now):
             return None
         error = self.look_up.exception()
@@ -194,13 +193,13 @@ class Addresses:
         return self._failure or OSError("the host has no address")
 
     def out_of_time(self) -> Exception:
-        """Say what the end of all time means, where nothing was ready before it."""
+        """Return the error for a deadline that passed before any address was ready."""
         if self.look_up.done():
             return self._failure or TimeoutError("timed out")
         return socket.gaierror(socket.EAI_AGAIN, "the host was not looked up in time")
 
     def _waiting(self, now: float) -> list[str]:
-        """List what can be dialled and was not, the first to dial first."""
+        """Return the known addresses that were not dialled yet, in the order of dialling."""
         if self.look_up.done():
             found = self._last if self.look_up.exception() else self.look_up.result()
         else:

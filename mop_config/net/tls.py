@@ -1,21 +1,20 @@
-"""TLS contexts that offer protocols of ours and leave the user's context as it is."""
+"""TLS contexts that offer our own ALPN protocols without changing the user's context."""
 
 import ssl
 from collections.abc import Sequence
 
 
 def offering(context: ssl.SSLContext, protocols: Sequence[str]) -> ssl.SSLContext:
-    """Make a context that verifies as another one does, and offers its own ALPN protocols.
+    """Return a context that verifies like another one and offers certain ALPN protocols.
 
-    ALPN can be set on a context only, and the context that the user hands in may be in use
-    elsewhere at the same time. So connections are made from a context of ours, and change to
-    the user's before the handshake: OpenSSL takes authorities, ciphers and the client's
-    certificate from that one.
+    ALPN is a property of a context, and the user's context may be in use elsewhere. So
+    connections start with a context of ours and switch to the user's before the handshake:
+    OpenSSL then takes authorities, ciphers and the client's certificate from the user's.
 
     Args:
-        context: Whom to trust. It is not changed, unless it is of a class of its own, which
-            verifies in ways that cannot be borrowed.
-        protocols: To offer, by their ALPN names, the preferred first.
+        context: The user's context. It is changed only if it is of a subclass, whose own
+            way to verify cannot be borrowed.
+        protocols: ALPN names, the preferred one first.
     """
     lender = getattr(context.sslobject_class, "lender", context)
     if type(lender) is not ssl.SSLContext:

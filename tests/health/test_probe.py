@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import trustme
 
@@ -168,12 +169,12 @@ class TestFaults:
         [
             (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", Fault.PROTOCOL),
             (b"", Fault.RESET),
-            (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", None),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", Fault.PROTOCOL),
             (b"HTTP/1.1 " + b"9" * 70000, Fault.PROTOCOL),
         ],
         ids=["ssh", "nothing", "odd-length", "endless-line"],
     )
-    def test_no_http(self, said: bytes, fault: Fault | None) -> None:
+    def test_no_http(self, said: bytes, fault: Fault) -> None:
         """A server that speaks something else."""
         with raw(lambda sock: sock.sendall(said)) as port:
             assert look("api", f"http://127.0.0.1:{port}").fault is fault
@@ -183,6 +184,17 @@ class TestFaults:
         with handmade() as server:
             result = look("api", server.url.replace("http", "https"))
         assert result.fault is Fault.TLS
+
+    def test_a_proxy_that_is_none(self) -> None:
+        """The environment may name anything; that speaks against no endpoint."""
+
+        def proxy_for(scheme: str, host: str) -> httpx2.Proxy:
+            return httpx2.Proxy("nothing://proxy.example")
+
+        prober = Prober(NOBODY, 5, proxy_for=proxy_for)
+        result = prober.check("api", Endpoint("http://api.example"))
+        assert result.fault is Fault.OURS
+        assert "proxy" in result.detail
 
     def test_called_off(self) -> None:
         """Aborting ends what runs at once, and what comes later; it is nobody's failure."""

@@ -16,10 +16,11 @@ from ...model import codec
 from ...model.address import parse_url
 from ...model.endpoint import Endpoint, EndpointConfig, Kind
 from ...model.jws import SignedList
+from ...net.http import origin_of
 from ..pool.session import ClientState
 from .bootstrap import check_api
 from .cache import ListCache
-from .normalize import has_plain, normalized, origin_of
+from .normalize import has_plain, normalized
 from .trust import Trust, read_qr
 from .update import NewList, UpdateContext, sources
 

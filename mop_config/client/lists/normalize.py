@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from ...model.address import DEFAULT_PORTS, Url, is_ip, parse_url
+from ...model.address import DEFAULT_PORTS, is_ip, parse_url
 from ...model.endpoint import Endpoint, EndpointConfig
 
 logger = logging.getLogger(__name__)
@@ -24,11 +24,6 @@ def canonical_url(url: str) -> str:
     parsed = parse_url(url)
     port = "" if parsed.port in {None, DEFAULT_PORTS[parsed.scheme]} else f":{parsed.port}"
     return f"{parsed.scheme}://{parsed.host}{port}{parsed.path.rstrip('/')}"
-
-
-def origin_of(url: Url) -> str:
-    """Return scheme, host and port of a URL."""
-    return f"{url.scheme}://{url.host}:{url.port or DEFAULT_PORTS[url.scheme]}"
 
 
 def canonical(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:

@@ -17,6 +17,8 @@ import httpx2
 
 from ...model.address import is_loopback
 from ...net.connect import DialOptions
+from ...net.connection import for_httpcore
+from ...net.http import proxy_of
 from ...net.tls import offering
 from ..pool.target import Target
 
@@ -129,10 +131,7 @@ class TransportOptions:
             return None
         if self.proxy is not None:
             return self.proxy
-        url = self.environment.get(scheme) or self.environment.get("all")
-        if url is None or urllib.request.proxy_bypass(host):
-            return None
-        return httpx2.Proxy(url=url if "://" in url else f"http://{url}")
+        return proxy_of(self.environment, scheme, host)
 
     def for_target(self, target: Target) -> httpx2.Proxy | None:
         """Say which proxy, if any, requests to an endpoint take."""
@@ -169,23 +168,4 @@ class TransportOptions:
     def proxy_to(self, target: Target) -> httpcore2.Proxy | None:
         """Return the proxy that requests to an endpoint take, as httpcore has it, or None."""
         proxy = self.for_target(target)
-        return None if proxy is None else _for_httpcore(proxy)
-
-    def proxy_pool(self, proxy: httpx2.Proxy, backend: Any) -> httpcore2.ConnectionPool:
-        """Make a pool of connections through a proxy, for health checks and updates."""
-        return httpcore2.ConnectionPool(
-            proxy=_for_httpcore(proxy),
-            ssl_context=self.tls,
-            http1=self.http1,
-            http2=self.http2,
-            network_backend=backend,
-        )
-
-
-def _for_httpcore(proxy: httpx2.Proxy) -> httpcore2.Proxy:
-    return httpcore2.Proxy(
-        url=str(proxy.url),
-        auth=proxy.raw_auth,
-        headers=proxy.headers.raw,
-        ssl_context=proxy.ssl_context,
-    )
+        return None if proxy is None else for_httpcore(proxy)
