@@ -207,11 +207,11 @@ def fleet_in(folder: Path) -> Iterator[Fleet]:
 
 
 @contextlib.contextmanager
-def black_hole(port: int = 0) -> Iterator[int]:
+def black_hole(port: int = 0, host: str = "127.0.0.1") -> Iterator[int]:
     """A port whose backlog is full: what is sent there is dropped in silence."""
     with contextlib.ExitStack() as stack:
         hole = stack.enter_context(socket.socket())
-        hole.bind(("127.0.0.1", port))
+        hole.bind((host, port))
         hole.listen(0)
         while True:
             filler = stack.enter_context(socket.socket())

@@ -5,6 +5,7 @@ import socket
 import ssl
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -128,10 +129,16 @@ class TestBody:
         """Is not unpacked beyond the limit."""
         packed = gzip.compress(b"0" * 50_000_000)
         with handmade(answering((200, {"Content-Encoding": "gzip"}, packed))) as server:
-            with pytest.raises(BodyTooLargeError, match="larger than 10000 bytes"):
-                client().request(asking(server.url))
-            reply = client().request(asking(server.url, cut=True))
+            tracemalloc.start()
+            try:
+                with pytest.raises(BodyTooLargeError, match="larger than 10000 bytes"):
+                    client().request(asking(server.url))
+                reply = client().request(asking(server.url, cut=True))
+                _, most = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
         assert reply.body == b"0" * MAX_BYTES
+        assert most < 10_000_000
 
     @pytest.mark.parametrize("size", [0, MAX_BYTES, MAX_BYTES + 1])
     def test_the_limit_itself_is_allowed(self, size: int) -> None:
@@ -183,13 +190,13 @@ class TestServer:
     """Which server answers, and as whom."""
 
     def test_each_address_of_a_host_is_tried(self) -> None:
-        """The first does not listen, the second drops packets."""
-        with handmade() as server, black_hole() as hole:
-            assert hole
-            addresses = ["127.0.0.3", "127.0.0.1"]
-            resolver = Resolver(lambda host: addresses)
+        """The first refuses, the second drops packets and costs a quarter of a second only."""
+        with handmade() as server, black_hole(server.port, "127.0.0.2"):
+            resolver = Resolver(lambda host: ["127.0.0.3", "127.0.0.2", "127.0.0.1"])
             url = f"http://api.example:{server.port}"
-            assert client(resolver=resolver).request(asking(url)).status == 200
+            began = time.monotonic()
+            assert client(resolver=resolver).request(asking(url, 30)).status == 200
+        assert time.monotonic() - began < 3
 
     def test_nobody_listens(self) -> None:
         """The system's own words tell why."""
@@ -326,4 +333,31 @@ class TestAbort:
                 thread.join(5)
             ask()
         assert [error.fault for error in failures] == [Fault.OURS] * 4
+        assert asker._sockets == set()
+
+    def test_in_the_middle_of_a_body(self) -> None:
+        """The server sends a part of it and then nothing."""
+        halfway, over = threading.Event(), threading.Event()
+
+        def stop_halfway(sock: socket.socket) -> None:
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx")
+            halfway.set()
+            over.wait(30)
+
+        with raw(stop_halfway) as port:
+            asker = client()
+
+            def abort_halfway() -> None:
+                halfway.wait(30)
+                asker.abort()
+
+            aborter = threading.Thread(target=abort_halfway)
+            aborter.start()
+            began = time.monotonic()
+            with pytest.raises(HttpError) as failure:
+                asker.request(asking(f"http://127.0.0.1:{port}", 30))
+            over.set()
+            aborter.join(5)
+        assert failure.value.fault is Fault.OURS
+        assert time.monotonic() - began < 10
         assert asker._sockets == set()
