@@ -7,6 +7,7 @@ and reads at most 64 KiB; one deadline covers all its requests.
 
 import contextlib
 import http
+import importlib
 import json
 import logging
 import math
@@ -89,6 +90,7 @@ class Prober(HttpClient):
             DialOptions(tls, timeout), resolver, connect_within=timeout, proxy_for=proxy_for
         )
         self._timeout = timeout
+        importlib.import_module("mop_config.net.connection")  # before any clock of a check runs
 
     def check(self, kind: str, endpoint: Endpoint, known_path: str | None = None) -> ProbeResult:
         """Check one endpoint; never raises.
@@ -104,7 +106,6 @@ class Prober(HttpClient):
         except Exception as error:  # the environment names a proxy by no URL, for example
             return ProbeResult(Fault.OURS, 0.0, str(error) or type(error).__name__)
         backend = connection.backend
-        # The clock starts here, because the first connection of a process loads httpcore.
         started = time.monotonic()
         backend.deadline = started + self._timeout
         check = _Check(connection, where.path.rstrip("/"))
