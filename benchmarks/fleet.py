@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from mop_config.client.pool.policy import Policy
+from mop_config.client.pool.policy import PROBES, Policy
 
 from . import fleet_cases as cases
 from .fleet_cases import BLACK_HOLE, OURS, USUAL
@@ -206,6 +206,30 @@ def quiet(size: int) -> Report:
     return report
 
 
+def probing(size: int) -> Report:
+    """How many health checks each value of ``Policy.probe`` costs."""
+    report = Report(
+        "fleet: health checks by Policy.probe",
+        "Ten endpoints, one priority each. Quiet: health checks in a second, of all endpoints"
+        " together, while all is well and clients ask nothing. Dead: the same in the time from 20"
+        f" to 60 s after the primary is killed, while clients ask. {size:,} clients simulated."
+        + METHOD,
+    )
+    for probe in PROBES:
+        case = Case(Habits(Policy(probe=probe)), capacity=(AMPLE,) * 10, priorities=range(10))
+        well = simulate(case._replace(asking=False, back=0.0, until=900.0), size)
+        dead = simulate(case, size)
+        report.add(
+            **_row(
+                probe=probe,
+                quiet_s=sum(well.mean(site.probes, 300, 900) for site in well.sites),
+                dead_s=sum(dead.mean(site.probes, 20, 60) for site in dead.sites),
+                failed_percent=dead.failed,
+            )
+        )
+    return report
+
+
 def sizes(quick: bool) -> Report:
     """What the number of simulated clients changes."""
     report = Report(
@@ -289,6 +313,7 @@ def reports(quick: bool) -> Iterator[Report]:
     returns, of_return = returning(size)
     yield returns
     yield quiet(size)
+    yield probing(size)
     asking, of_polls = polls(size)
     yield asking
     yield sizes(quick)

@@ -5,6 +5,7 @@ import json
 import statistics
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from mop_config import signals
 from mop_config.client import EndpointManager, Policy
 
 from ..ports import closed_port
+from ..servers import ENDPOINTS
 from ..waiting import wait_for
 from .handmade import (
     MISSING,
@@ -45,6 +47,38 @@ class TestHealth:
                 assert began - timedelta(seconds=1) <= state.last_checked <= datetime.now(UTC)
                 assert state.response_time is not None
                 assert 0 < state.response_time < 2
+
+    def test_a_quiet_client_contacts_the_endpoint_in_use_only(self) -> None:
+        """Neither its health checks nor its updates ask another one, until that one fails."""
+        policy = replace(QUICK, probe="current")
+        with ExitStack() as stack:
+            servers = [stack.enter_context(handmade(status(404))) for _ in range(12)]
+            first, second, *others = servers
+            first.answer = second.answer = lambda asked: OK if "health" in asked.path else MISSING
+            manager = quiet(
+                *[server.url for server in servers], policy=policy, update_interval=3600
+            )
+            with manager:
+                wait_for(lambda: "/health" in first.paths and ENDPOINTS in first.paths)
+                wait_for(lambda: "mop-config-update" not in [t.name for t in threading.enumerate()])
+                assert [len(server.asked) for server in servers[1:]] == [0] * 11
+                first.answer = lambda asked: (502, {}, b"")
+                assert not manager.check_endpoint_health(first.url)
+                wait_for(lambda: "/health" in second.paths)
+                first.answer = lambda asked: OK
+                wait_for(lambda: manager.get_current_api_url() == first.url)
+            assert [len(server.asked) for server in others] == [0] * 10
+
+    def test_a_client_that_probes_nothing_contacts_nobody(
+        self, two: tuple[Handmade, Handmade]
+    ) -> None:
+        """Checks by hand still work."""
+        first, second = two
+        with quiet(*urls(two), policy=replace(QUICK, probe="none")) as manager:
+            assert manager.check_endpoint_health(first.url)
+            assert (first.paths, second.paths) == (["/health"], [])
+            manager.check_all()
+            assert (first.paths, second.paths) == (["/health"] * 2, ["/health"])
 
     @pytest.mark.parametrize("code", [429, 503])
     def test_a_check_that_is_told_to_come_back_later_is_no_failure(

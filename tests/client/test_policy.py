@@ -32,6 +32,7 @@ def test_the_defaults_are_the_contracts() -> None:
     assert POLICY.max_list_bytes == 4 * 1024 * 1024
     assert POLICY.max_endpoints == 10_000
     assert POLICY.probe_parallelism <= 64
+    assert POLICY.probe == "all"
 
 
 def test_the_health_rules_are_the_policys() -> None:
@@ -159,3 +160,8 @@ def test_a_figure_that_is_none_is_refused() -> None:
     """Not where it is first used."""
     with pytest.raises(TypeError, match="total_timeout must be a number"):
         Policy(total_timeout="x")  # type: ignore[arg-type]
+
+
+def test_an_unknown_kind_of_probing_is_refused() -> None:
+    with pytest.raises(ValueError, match="probe must be one of all, current, none, not 'some'"):
+        Policy(probe="some")  # type: ignore[arg-type]

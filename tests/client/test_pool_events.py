@@ -4,6 +4,7 @@ import pytest
 
 from mop_config.client.pool.member import EventKind
 from mop_config.client.pool.offline import OfflineDetector
+from mop_config.client.pool.policy import Policy
 from mop_config.client.pool.pool import Pool
 from mop_config.health.state import HealthState
 from mop_config.model.endpoint import Endpoint
@@ -222,6 +223,61 @@ class TestList:
         assert bench.pool.next_due() == float("inf")
         bench.pool.forget_probes()
         assert len(bench.pool.take_due(0.0)) == 3
+
+
+class TestProbed:
+    """Which endpoints ``Policy.probe`` has checked."""
+
+    def due(self, bench: Bench) -> list[str]:
+        bench.wait(400.0)
+        names = [member.url[8] for member in bench.pool.take_due(bench.now)]
+        bench.pool.forget_probes()
+        return names
+
+    def test_all_of_them_by_default(self) -> None:
+        assert self.due(Bench(ABC)) == ["a", "b", "c"]
+
+    def test_none(self) -> None:
+        bench = Bench(ABC, Policy(probe="none"))
+        bench.fail("a")
+        assert self.due(bench) == []
+        assert bench.pool.next_due() == float("inf")
+
+    def test_the_current_one_and_those_that_have_failed(self) -> None:
+        """Until it fails no other endpoint is contacted; it is watched until it is back."""
+        bench = Bench(ABC, Policy(probe="current"))
+        assert self.due(bench) == ["a"]
+        bench.probe("a")
+        assert self.due(bench) == ["a"]
+        bench.pool.urgent = False
+        bench.fail("a")
+        assert bench.current == "b"
+        assert bench.pool.urgent
+        assert self.due(bench) == ["a", "b"]
+        bench.probe("b")
+        bench.kill("a")
+        assert self.due(bench) == ["a", "b"]
+        bench.revive("a")
+        bench.wait(31.0)
+        assert bench.current == "a"
+        assert self.due(bench) == ["a"]
+
+    def test_a_pinned_one_is_the_current_one(self) -> None:
+        bench = Bench(ABC, Policy(probe="current"))
+        bench.pool.pin(url("c"), bench.now)
+        assert self.due(bench) == ["c"]
+
+    @pytest.mark.parametrize("fault", [Fault.UNREACHABLE, Fault.RESOLVER])
+    def test_a_second_host_tells_a_missing_network_from_a_dead_endpoint(self, fault: Fault) -> None:
+        bench = Bench(ABC, Policy(probe="current"))
+        bench.probe("a")
+        bench.probe("a", fault)
+        assert [m.url[8] for m in bench.pool.take_due(bench.now)] == ["b"]
+        bench.probe("b", fault)
+        assert bench.network.offline
+        bench.wait(60.0)
+        bench.pool.take_due(bench.now)
+        assert {bench.state(name) for name in "abc"} <= {HealthState.HEALTHY, HealthState.UNKNOWN}
 
 
 class TestOffline:

@@ -122,9 +122,12 @@ class EndpointLists:
                 for kind in Kind
             }
             urls = [member.url for member in state.api.members()]
+            quiet = state.policy.probe != "all" and current is not None and current.health.usable
         down = frozenset(urls) - usable[Kind.API]
         # The built-in endpoints come last: a bad list must not lock the client out of every source.
         last = [*rules.config_urls, *(e.url for e in rules.built_in.api_endpoints)]
+        if quiet:  # the client must not contact an endpoint that it does not use
+            urls, last = [], list(rules.config_urls)
         return UpdateContext(
             sources(fallback, None if current is None else current.url, urls, last, down),
             usable,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from ...health.state import HealthRules
 from ...net.http import retry_after as parse_retry_after
@@ -23,6 +24,8 @@ ODD_IN_A_ROW = 3
 BUSY_STATUS = frozenset({429, 503})
 
 
+Probe = Literal["all", "current", "none"]
+PROBES: tuple[Probe, ...] = ("all", "current", "none")
 #: The longest time, in seconds: the system's own calls overflow at 24 days.
 MAX_SECONDS = 1_000_000
 #: Times without which nothing would ever be tried, or be given up.
@@ -73,6 +76,8 @@ class Policy:
         max_backoff: What that grows to, doubling.
         smoothing: Weight of the newest response time in the average.
         probe_parallelism: Probes under way at one time.
+        probe: Which endpoints are probed regularly: ``all``, ``current`` (the endpoint in use and
+            those that have failed) or ``none``.
         connect_timeout: How long a dial (TCP and TLS) may take.
         total_timeout: How long a request may take over all its attempts, up to the first
             byte of the answer.
@@ -104,6 +109,7 @@ class Policy:
     max_backoff: float = 30.0
     smoothing: float = 0.2
     probe_parallelism: int = 64
+    probe: Probe = "all"
     connect_timeout: float = 2.0
     total_timeout: float = 30.0
     race_delay: float = 0.25
@@ -135,6 +141,8 @@ class Policy:
                 raise ValueError(f"{name} must be 0 to {MAX_SECONDS} seconds, not {value!r}")
             if not value >= 0:
                 raise ValueError(f"{name} must be 0 or more, not {value!r}")
+        if self.probe not in PROBES:
+            raise ValueError(f"probe must be one of {', '.join(PROBES)}, not {self.probe!r}")
         object.__setattr__(self, "bad_status", _statuses(self.bad_status))
 
     @property

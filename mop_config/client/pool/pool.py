@@ -98,9 +98,24 @@ class Pool(EndpointSelection):
     def _is_chosen(self, member: PoolMember) -> bool:
         return member is self._current or member.url == self._pinned
 
+    def _scheduled(self) -> list[PoolMember]:
+        """List the endpoints that ``Policy.probe`` has checked regularly.
+
+        With ``current`` an endpoint that has failed is checked too, so that requests can return
+        to it. Every other endpoint is left alone.
+        """
+        if self._policy.probe == "none":
+            return []
+        watched = self.watched()
+        if self._policy.probe == "all":
+            return watched
+        return [m for m in watched if m is self._current or m.health.state not in _FINE]
+
     def take_due(self, now: float) -> list[PoolMember]:
         """List the endpoints whose check is due, and mark each check as begun."""
-        due = [m for m in self.watched() if not m.probing and m.health.next_probe <= now]
+        if self._policy.probe == "current":
+            self.select(now)
+        due = [m for m in self._scheduled() if not m.probing and m.health.next_probe <= now]
         for member in due:
             member.probing = True
         return due
@@ -113,7 +128,7 @@ class Pool(EndpointSelection):
     def next_due(self) -> float:
         """Return the monotonic time of the next check; infinity for none."""
         return min(
-            (m.health.next_probe for m in self.watched() if not m.probing),
+            (m.health.next_probe for m in self._scheduled() if not m.probing),
             default=_NEVER,
         )
 

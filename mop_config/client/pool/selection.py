@@ -227,6 +227,8 @@ class EndpointSelection:
     def _switch(self, member: PoolMember, reason: str, now: float) -> None:
         before, self._removed_current = self._current or self._removed_current, None
         self._current, self._current_since = member, now
+        if self._policy.probe == "current" and member.health.next_probe <= now:
+            self.urgent = True
         if before is None or before.url == member.url or self.attached_clients:
             return
         began = before.failing_since
