@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..model.address import secret_part, without_userinfo
+from ..model.endpoint import Kind
 from ..model.printable import blanked, printable
 from ..server.parsing.problems import Problem, Severity
 from .env_file import env_file_option
@@ -44,8 +45,8 @@ def _document(reading: Reading, *, ok: bool) -> dict[str, object]:
         "file": reading.path,
         "ok": ok,
         "counts": {
-            "api": rendering.api_count if rendering else 0,
-            "socketio": rendering.socketio_count if rendering else 0,
+            Kind.API: rendering.api_count if rendering else 0,
+            Kind.SOCKETIO: rendering.socketio_count if rendering else 0,
             "errors": reading.errors,
             "warnings": reading.warnings,
         },

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 from rich.console import Console
@@ -157,7 +157,7 @@ def _summary(findings: list[EndpointCheck]) -> str:
     return ", ".join(parts)
 
 
-def _document(findings: list[EndpointCheck]) -> dict[str, Any]:
+def _document(findings: list[EndpointCheck]) -> dict[str, object]:
     counts = {
         kind: {
             "endpoints": sum(f.kind == kind for f in findings),
@@ -173,7 +173,7 @@ def _document(findings: list[EndpointCheck]) -> dict[str, Any]:
     }
 
 
-def _entry(finding: EndpointCheck) -> dict[str, Any]:
+def _entry(finding: EndpointCheck) -> dict[str, object]:
     result = finding.result
     ends = result.certificate_expires
     return {

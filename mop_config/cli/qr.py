@@ -121,7 +121,7 @@ def _write(path: Path, text: codes.QrText) -> None:
         raise MopConfigError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def _document(text: codes.QrText, out: Path | None) -> dict[str, Any]:
+def _document(text: codes.QrText, out: Path | None) -> dict[str, object]:
     document = {
         "format": text.format,
         "bytes": text.size,
@@ -181,7 +181,7 @@ def _show_scanned(image: str, *, as_json: bool) -> None:
         raise MopConfigError(f"{image}: the code holds no endpoints: {error}") from None
     kinds = {kind.member: endpoints for kind, endpoints in data.kinds().items()}
     if as_json:
-        document: dict[str, Any] = {
+        document: dict[str, object] = {
             kind: [entry_of(endpoint) for endpoint in endpoints]
             for kind, endpoints in kinds.items()
             if endpoints is not None

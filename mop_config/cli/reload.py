@@ -1,12 +1,14 @@
 """``mop-config reload``: make a running server read its source now."""
 
 import json
-from typing import Any
+from typing import TypedDict
 
 import click
 
 from ..errors import MopConfigError
-from ..server.parsing.problems import MAX_KEPT
+from ..server.parsing.problems import MAX_KEPT, ProblemRecord
+from ..server.state.worker_record import EndpointCounts
+from ..server.status.document import ProblemCounts, WorkerDocument
 from .env_file import env_file_option
 from .input import not_empty
 from .output import say
@@ -15,6 +17,19 @@ from .server_api import ServerReply, problem_line, report, token_option
 _PATH = "/api/v1/config/reload"
 #: Seconds; the server itself responds earlier, with the results that it has by then.
 _TIMEOUT = 60.0
+
+
+class ReloadReport(TypedDict, total=False):
+    """The response of the reload route; a problem document has ``workers`` and ``detail`` only."""
+
+    workers: list[WorkerDocument]
+    state: str
+    loaded_at: str
+    counts: EndpointCounts
+    complete: bool
+    problem_counts: ProblemCounts
+    problems: list[ProblemRecord]
+    note: str
 
 
 @click.command(
@@ -39,41 +54,39 @@ def reload(url: str | None, as_json: bool, token_file: str | None) -> int:
         if not as_json:
             _print(reply, document)
     except (KeyError, TypeError, AttributeError):
-        raise MopConfigError(
-            f"{reply.url} did not return a reload result; is this a mop-config server?"
-        ) from None
+        raise _foreign(reply) from None
     if as_json:
         print(json.dumps(document, indent=2))
     return int(bad)
 
 
-def _has_errors(document: dict[str, Any]) -> bool:
+def _has_errors(document: ReloadReport) -> bool:
     problems = document.get("problems", [])
     return not document.get("complete", True) or any(p["severity"] == "error" for p in problems)
 
 
-def _document(reply: ServerReply) -> dict[str, Any]:
+def _document(reply: ServerReply) -> ReloadReport:
     """Return the reload result that the server reports.
 
     Raises:
         MopConfigError: If the response is not a reload result.
     """
     try:
-        document = json.loads(reply.body)
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict) or not isinstance(document.get("workers"), list):
-        raise (
-            reply.refusal()
-            if reply.status != 200
-            else MopConfigError(
-                f"{reply.url} did not return a reload result; is this a mop-config server?"
-            )
-        )
-    return document
+        document: ReloadReport = json.loads(reply.body)
+        if isinstance(document["workers"], list):
+            return document
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise reply.refusal() if reply.status != 200 else _foreign(reply)
 
 
-def _print(reply: ServerReply, document: dict[str, Any]) -> None:
+def _foreign(reply: ServerReply) -> MopConfigError:
+    return MopConfigError(
+        f"{reply.url} did not return a reload result; is this a mop-config server?"
+    )
+
+
+def _print(reply: ServerReply, document: ReloadReport) -> None:
     for worker in document["workers"]:
         last = worker["last_reload"]
         result = last["result"] if last else "no answer"
@@ -85,14 +98,15 @@ def _print(reply: ServerReply, document: dict[str, Any]) -> None:
     problems = document.get("problems", [])
     for problem in problems:
         say(f"mop-config: {problem_line(problem)}", err=True)
-    more = sum(document.get("problem_counts", {}).values()) - len(problems)
+    counts = document.get("problem_counts", {"error": 0, "warning": 0})
+    more = counts["error"] + counts["warning"] - len(problems)
     if len(problems) >= MAX_KEPT and more > 0:
         say(f"mop-config: and {more} more problems", err=True)
     if reply.status != 200:
         say(f"mop-config: {reply.refusal()}", err=True)
 
 
-def _served(document: dict[str, Any]) -> str:
+def _served(document: ReloadReport) -> str:
     counts, problems = document["counts"], document["problem_counts"]
     return (
         f"{document['state']}: {counts['api']} API and {counts['socketio']} Socket.io endpoints,"

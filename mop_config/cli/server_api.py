@@ -21,6 +21,7 @@ from ..model.printable import blanked
 from ..net.connect import DialOptions
 from ..net.faults import HttpError
 from ..net.http import HttpClient, HttpRequest, may_send_token, proxy_of
+from ..server.parsing.problems import ProblemRecord
 from ..server.settings import TOKEN, ProcessSettings, Settings
 from .input import not_empty
 
@@ -99,7 +100,7 @@ def report(url: str | None, path: str, token_file: str | None, **options: Any) -
     return ask(route(url, path, "URL"), token=token, **options)
 
 
-def problem_line(problem: dict[str, Any]) -> str:
+def problem_line(problem: ProblemRecord) -> str:
     """Format a problem of the status document as one line, like ``check``."""
     place = f"{problem['line']}:{problem['column']}: " if problem["text"] else ""
     return f"{place}{problem['severity']}: {problem['message']} [{problem['code']}]"

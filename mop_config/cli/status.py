@@ -3,12 +3,15 @@
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import click
 
 from ..errors import MopConfigError
+from ..model.endpoint import Kind
 from ..model.printable import printable
+from ..server.monitor.results import HealthDocument
+from ..server.state.worker_record import WatcherRecord
+from ..server.status.document import HistoryEntry, StatusDocument, WorkerDocument
 from ..server.status.translations import Texts
 from ..server.status.verdict import Level, differing, problem_counts, verdict
 from .env_file import env_file_option
@@ -42,7 +45,7 @@ def status(url: str | None, as_json: bool, token_file: str | None) -> int:
     if reply.status != 200:
         raise reply.refusal()
     try:
-        document = json.loads(reply.body)
+        document: StatusDocument = json.loads(reply.body)
         findings = verdict(document)
         lines = list(_lines(reply, document))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
@@ -66,7 +69,7 @@ def _print(lines: list[Line]) -> None:
         click.echo(f"{label:<10} {text}")
 
 
-def _lines(reply: ServerReply, document: Any) -> Iterator[Line]:
+def _lines(reply: ServerReply, document: StatusDocument) -> Iterator[Line]:
     """Yield the label, text and colour of each line of the screen."""
     for index, finding in enumerate(verdict(document)):
         if index == 0 or finding.level is not Level.GOOD:
@@ -75,7 +78,7 @@ def _lines(reply: ServerReply, document: Any) -> Iterator[Line]:
     yield "server", reply.url.removesuffix(_PATH), None
     yield "source", str(document["source"]), None
     yield "state", _state(document), None
-    served = _TEXTS("counts.value", api=counts["api"], socketio=counts["socketio"])
+    served = _TEXTS("counts.value", **{kind: counts[kind.value] for kind in Kind})
     yield "serving", f"{served}, since {document['loaded_at']}, etag {document['etag']}", None
     yield "following", _following(document["watcher"]), None
     yield from _workers(document["workers"])
@@ -84,18 +87,19 @@ def _lines(reply: ServerReply, document: Any) -> Iterator[Line]:
     yield from _reloads(document["history"])
 
 
-def _state(document: dict[str, Any]) -> str:
+def _state(document: StatusDocument) -> str:
     state = str(document["state"])
-    error = (document["last_reload"] or {}).get("error")
+    last = document["last_reload"]
+    error = last["error"] if last else None
     return f"{state}: {error}" if error and state != "fresh" else state
 
 
-def _following(watcher: dict[str, Any]) -> str:
+def _following(watcher: WatcherRecord) -> str:
     mode = _TEXTS.word("watcher", watcher["mode"])
     return mode if watcher["alive"] else _TEXTS("watcher.dead", mode=mode)
 
 
-def _workers(workers: Any) -> Iterator[Line]:
+def _workers(workers: list[WorkerDocument]) -> Iterator[Line]:
     others = differing(workers)
     yield "workers", _TEXTS("workers.agree", n=len(workers) - len(others)), None
     for worker in workers:
@@ -103,7 +107,7 @@ def _workers(workers: Any) -> Iterator[Line]:
             yield "", f"worker {worker['pid']} serves etag {worker['etag']}", "yellow"
 
 
-def _endpoints(health: dict[str, Any] | None) -> Iterator[Line]:
+def _endpoints(health: HealthDocument | None) -> Iterator[Line]:
     if not health:
         yield "endpoints", _TEXTS("probing.off"), None
         return
@@ -118,7 +122,7 @@ def _endpoints(health: dict[str, Any] | None) -> Iterator[Line]:
     yield from _more(len(down) - _ENDPOINTS)
 
 
-def _problems(document: Any) -> Iterator[Line]:
+def _problems(document: StatusDocument) -> Iterator[Line]:
     counts = problem_counts(document)
     errors, warnings = counts["error"], counts["warning"]
     totals = f"{_TEXTS('problems.errors', n=errors)}, {_TEXTS('problems.warnings', n=warnings)}"
@@ -129,7 +133,7 @@ def _problems(document: Any) -> Iterator[Line]:
     yield from _more(errors + warnings - _PROBLEMS)
 
 
-def _reloads(history: list[dict[str, Any]]) -> Iterator[Line]:
+def _reloads(history: list[HistoryEntry]) -> Iterator[Line]:
     for index, event in enumerate(history[:_RELOADS]):
         change, error = event.get("change"), event["error"]
         counted = {name: change[name] for name in ("added", "removed", "changed")} if change else {}

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Any
 
 import click
 
@@ -171,8 +170,8 @@ def _lines(event: ListEvent) -> list[tuple[str, str]]:
     ]
 
 
-def _document(event: ListEvent) -> dict[str, Any]:
-    document: dict[str, Any] = {"event": event.name}
+def _document(event: ListEvent) -> dict[str, object]:
+    document: dict[str, object] = {"event": event.name}
     if event.name in {"start", "changed"}:
         document["counts"] = {
             kind: len(endpoints) for kind, endpoints in event.config.kinds().items()
@@ -191,7 +190,7 @@ def _document(event: ListEvent) -> dict[str, Any]:
     return document
 
 
-def _entry(kind: str, endpoint: Endpoint) -> dict[str, Any]:
+def _entry(kind: str, endpoint: Endpoint) -> dict[str, object]:
     return {"kind": kind, **codec.entry_of(endpoint)}
 
 
