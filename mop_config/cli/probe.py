@@ -16,9 +16,10 @@ from rich.text import Text
 
 from ..errors import MopConfigError
 from ..health.jobs import Job
-from ..health.probe import Prober, ProbeResult
+from ..health.probe import HealthRequest, Prober, ProbeResult
 from ..model.endpoint import Endpoint, Kind
 from ..model.printable import printable
+from ..server.settings import Settings
 from .env_file import env_file_option
 from .list_input import read_list
 from .options import SECONDS
@@ -70,10 +71,11 @@ def probe(
 ) -> int:
     """Check every endpoint of the list in FILE, or of the list that the server at URL serves.
 
-    The check of an API endpoint is a GET of its /health, that of a Socket.io endpoint an
-    Engine.IO handshake. Exit 1 where a kind has no healthy endpoint. FILE defaults to
-    ENDPOINT_CONFIG_FILE, else config/endpoints.txt. Certificates are verified against the
-    system's authorities, or those in SSL_CERT_FILE.
+    The check of an API endpoint is a GET of its /health (ENDPOINT_HEALTH_PATH), whose answer
+    must hold ENDPOINT_HEALTH_CONTAINS; that of a Socket.io endpoint is an Engine.IO handshake.
+    Exit 1 where a kind has no healthy endpoint. FILE defaults to ENDPOINT_CONFIG_FILE, else
+    config/endpoints.txt. Certificates are verified against the system's authorities, or those
+    in SSL_CERT_FILE.
     """
     console = Console(highlight=False)
     if pause is None:
@@ -113,7 +115,9 @@ def _look(
 
 
 def _check(jobs: list[Job], timeout: float, done: Callable[[], None]) -> list[EndpointCheck]:
-    prober = Prober(ssl.create_default_context(), timeout)
+    settings = Settings.from_environ()
+    request = HealthRequest.containing(settings.health_path, settings.health_contains)
+    prober = Prober(ssl.create_default_context(), timeout, request=request)
     found: SimpleQueue[tuple[Job, ProbeResult]] = SimpleQueue()
     results: dict[Job, ProbeResult] = {}
     try:

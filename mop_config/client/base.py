@@ -1,8 +1,6 @@
 """``BaseManager``: what the synchronous and the asynchronous manager have in common."""
 
 import inspect
-import random
-import time
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any, Unpack
 import httpx2
 
 from ..health.jobs import Job
+from ..health.probe import AnswerJudge, HealthRequest, health_path_of
 from ..model.codec import QrData
 from ..model.endpoint import Endpoint, EndpointConfig, Kind
 from .announcer import Announcer
@@ -24,11 +23,10 @@ from .lists.cache import cache_path as usual_cache_path
 from .lists.endpoint_lists import EndpointLists, ListRules
 from .lists.normalize import canonical_url
 from .lists.token import Token, check_token
-from .lists.trust import Key, Trust
-from .lists.trust import trusted_keys as read_trusted_keys
+from .lists.trust import Key, trust_of
 from .lists.update import check_urls
 from .pool.member import EndpointState, state_of
-from .pool.policy import Policy, check_interval
+from .pool.policy import Policy, check_interval, policy_or_default
 from .pool.session import ClientState
 from .tasks import ClientTasks
 from .transport import rewriting
@@ -58,6 +56,8 @@ class BaseManager:
         update_interval: float = 3600.0,
         watch: bool = False,
         trusted_keys: Several[Key] | None = None,
+        health_path: str = "/health",
+        healthy: AnswerJudge | None = None,
         allow_http_lists: bool = False,
         allow_http: bool = False,
         **options: Unpack[TransportKeywords],
@@ -82,6 +82,11 @@ class BaseManager:
                 path of a file of them. Then a list from a server, the cache or a QR code is
                 accepted only if one of them has signed it, and if it has not expired and is not
                 older than one that was accepted before. None: lists need not be signed.
+            health_path: Path of an API endpoint's health check, below its URL, or at the root where
+                that answers 404.
+            healthy: Judges the answer to a health check: a function of its status, its headers
+                (names in lower case) and the first 64 KiB of its body. It is called in threads.
+                None: any 2xx status is good.
             allow_http_lists: Whether an unsigned list is accepted over plain http from other
                 machines, though anybody on the way could change it.
             allow_http: Whether a list that came over https may name endpoints over plain http,
@@ -103,31 +108,26 @@ class BaseManager:
         check_keywords(f"{type(self).__name__}()", options, TransportKeywords, own)
         check_token(token)
         check_interval(update_interval)
-        if not isinstance(policy, Policy | None):
-            raise TypeError(f"policy must be a Policy, not {policy!r}")
         check_urls(config_urls)
-        self.policy = policy = policy or Policy()
+        self.policy = policy = policy_or_default(policy)
         self._update_interval, self._watch = update_interval, watch
         self._transport_options: dict[str, Any] = {**options}
         # Health checks and updates speak HTTP/1.1, whatever the clients do.
         network_options = self._network_options = TransportOptions.of(
             **{**self._transport_options, "http1": True, "http2": False}
         )
+        health = HealthRequest(health_path_of(health_path), healthy)
+        trust = trust_of(trusted_keys, policy.max_endpoints)
         built_in = config_of(api_endpoints, socket_endpoints)
-        trust = None
-        if trusted_keys is not None:
-            trust = Trust(read_trusted_keys(trusted_keys), time.time, policy.max_endpoints)
         rules = ListRules(built_in, tuple(config_urls), trust, allow_http_lists, allow_http)
-        cache = ListCache(usual_cache_path(cache_path, app), trust)
         self._announcer = Announcer(self)
-        state = self._state = ClientState(
-            policy, time.monotonic, time.time, random.random, self._announcer.announce
-        )
+        state = self._state = ClientState(policy, self._announcer.announce)
+        cache = ListCache(usual_cache_path(cache_path, app), trust)
         lists = self._lists = EndpointLists(state, rules, cache, self._announcer.send)
         lifecycle = self._lifecycle = Lifecycle(
             state,
             lists,
-            lambda: ClientTasks(state, lists, network_options, token),
+            lambda: ClientTasks(state, lists, network_options, token, health),
             lambda tasks: Background(state, lists, tasks, update_interval, watch=watch),
         )
         # The threads end when the application drops its last reference to the manager.

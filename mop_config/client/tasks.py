@@ -11,7 +11,7 @@ from heapq import nsmallest
 from queue import SimpleQueue
 
 from ..health.jobs import PER_SERVER, Job
-from ..health.probe import Prober, ProbeResult
+from ..health.probe import HealthRequest, Prober, ProbeResult
 from ..model.endpoint import Kind
 from ..net.faults import Fault
 from .fetch import Fetcher
@@ -32,17 +32,24 @@ class ClientTasks:
         lists: The list to update.
         options: How to connect.
         token: The bearer token for sources of lists, or a function that returns it.
+        health: The request of a health check.
     """
 
     def __init__(
-        self, state: ClientState, lists: EndpointLists, options: TransportOptions, token: Token
+        self,
+        state: ClientState,
+        lists: EndpointLists,
+        options: TransportOptions,
+        token: Token,
+        health: HealthRequest,
     ) -> None:
         self._state = state
         self._lists = lists
         self._options = options
         self._token = token
-        policy = state.policy
-        self._prober = Prober(options.tls, policy.health_timeout, state.resolver, options.proxy_for)
+        self._prober = Prober(
+            options.tls, state.policy.health_timeout, state.resolver, options.proxy_for, health
+        )
         self._searches: set[ListSearch] = set()
         self._closed = False
         self._applying_lock = threading.Lock()

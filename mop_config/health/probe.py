@@ -1,8 +1,9 @@
 """One health check over the wire, for the client and for the server's monitor.
 
-An API endpoint gets ``GET {base}/health`` and, on 404 only, ``GET /health``. A Socket.io
-endpoint gets an Engine.IO handshake, whose session is then closed. A check follows no redirect
-and reads at most 64 KiB; one deadline covers all its requests.
+An API endpoint gets ``GET {base}/health`` and, on 404 only, ``GET /health``; ``HealthRequest``
+names another path, and judges the answer by more than its status. A Socket.io endpoint gets an
+Engine.IO handshake, whose session is then closed. A check follows no redirect and reads at most
+64 KiB; one deadline covers all its requests.
 """
 
 import contextlib
@@ -15,11 +16,13 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
-from ..model.address import parse_url
+from ..errors import AddressError
+from ..model.address import normalise_path, parse_url
 from ..model.endpoint import Endpoint, Kind
 from ..net.connect import DialOptions
 from ..net.faults import Fault, HttpError, certificate_error, lacks_resources
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 64 * 1024
+DEFAULT_PATH = "/health"
 _HANDSHAKE = "EIO=4&transport=polling"
 #: OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
 _OTHER_NAME = frozenset({62, 64})
@@ -42,6 +46,52 @@ _WEBSOCKET = {
     "Sec-WebSocket-Version": "13",
     "Sec-WebSocket-Key": "bW9wLWNvbmZpZyBwcm9iZQ==",
 }
+
+
+#: Judges an answer by its status, its headers (names in lower case) and the first 64 KiB of its
+#: body; returns whether the endpoint is healthy.
+AnswerJudge = Callable[[int, Mapping[str, str], bytes], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class HealthRequest:
+    """The request of an API endpoint's health check, and the answers that it accepts.
+
+    Attributes:
+        path: The path that is requested below the endpoint's URL, or at the root where that
+            answers 404.
+        judge: Judges the answer; None accepts any 2xx status.
+    """
+
+    path: str = DEFAULT_PATH
+    judge: AnswerJudge | None = None
+
+    @classmethod
+    def containing(cls, path: str, text: str) -> "HealthRequest":
+        """Return a request whose answer needs a 2xx status and a text in its body, if not empty."""
+        needed = text.encode()
+        return cls(path, lambda status, _, body: _is_success(status) and needed in body)
+
+
+_USUAL = HealthRequest()
+
+
+def health_path_of(path: str) -> str:
+    """Return the ``health_path`` of a manager in its canonical spelling.
+
+    Raises:
+        TypeError: If it is not a text.
+        AddressError: If it is not a path.
+    """
+    if not isinstance(path, str):
+        raise TypeError(f"health_path must be a path, not {path!r}")
+    if not path.startswith("/"):
+        raise AddressError("bad-url", f"health_path must begin with '/': {path!r}")
+    return normalise_path(path)
+
+
+def _is_success(status: int, *_: object) -> bool:
+    return 200 <= status < 300
 
 
 class ProbeResult(NamedTuple):
@@ -77,6 +127,7 @@ class Prober(HttpClient):
         timeout: Limit of one check, in seconds.
         resolver: Looks up host names; None for a new one.
         proxy_for: Chooses proxies; None for direct connections only.
+        request: The request to API endpoints.
     """
 
     def __init__(
@@ -85,11 +136,13 @@ class Prober(HttpClient):
         timeout: float,
         resolver: Resolver | None = None,
         proxy_for: ProxyChoice | None = None,
+        request: HealthRequest = _USUAL,
     ) -> None:
         super().__init__(
             DialOptions(tls, timeout), resolver, connect_within=timeout, proxy_for=proxy_for
         )
         self._timeout = timeout
+        self._health_request = request
         importlib.import_module("mop_config.net.connection")  # before any clock of a check runs
 
     def check(self, kind: str, endpoint: Endpoint, known_path: str | None = None) -> ProbeResult:
@@ -113,7 +166,9 @@ class Prober(HttpClient):
         try:
             with connection, connection.failures():
                 fault, detail, path = (
-                    check.api(known_path) if kind == Kind.API else check.socketio()
+                    check.api(self._health_request, known_path)
+                    if kind == Kind.API
+                    else check.socketio()
                 )
         except HttpError as error:
             fault, detail, path = error.fault, str(error), None
@@ -209,22 +264,35 @@ class _Check:
         self._connection = connection
         self._base = base
 
-    def api(self, known_path: str | None) -> CheckOutcome:
+    def api(self, wanted: HealthRequest, known_path: str | None) -> CheckOutcome:
         """Request the health URLs in turn until one exists."""
-        usual = [f"{self._base}/health", "/health"]
-        for path in dict.fromkeys([known_path, *usual] if known_path else usual):
-            status, _ = self._request("GET", path)
-            if 200 <= status < 300:
-                return None, f"{path} answers {status}", path
+        paths = [f"{self._base}{wanted.path}", wanted.path]
+        if known_path in paths:
+            paths.sort(key=lambda path: path != known_path)
+        for path in dict.fromkeys(paths):
+            status, headers, body = self._request("GET", path)
             if status != http.HTTPStatus.NOT_FOUND:
                 break
-        return Fault.BAD_STATUS, f"{path} answers {status}", None
+        detail = f"{path} answers {status}"
+        try:
+            good = (wanted.judge or _is_success)(status, headers, body)
+        except Exception as error:  # of the application's function
+            return (
+                Fault.OURS,
+                f"{detail}, and healthy() raised {type(error).__name__}: {error}",
+                None,
+            )
+        if good:
+            return None, detail, path
+        if _is_success(status):
+            detail += ", but this is not the answer of a healthy endpoint"
+        return Fault.BAD_STATUS, detail, None
 
     def socketio(self) -> CheckOutcome:
         """Open an Engine.IO session by polling and close it, or else open a WebSocket."""
         path = self._base if self._base.endswith("/socket.io") else f"{self._base}/socket.io"
         target = f"{path}/?{_HANDSHAKE}"
-        status, data = self._request("GET", target)
+        status, _, data = self._request("GET", target)
         session = _session(data) if status == http.HTTPStatus.OK else None
         if session is not None:
             with contextlib.suppress(HttpError):
@@ -234,19 +302,19 @@ class _Check:
         if status == http.HTTPStatus.BAD_REQUEST:
             # A server may take WebSocket connections only.
             self._connection.close()
-            status, _ = self._request("GET", f"{path}/?EIO=4&transport=websocket", _WEBSOCKET)
+            status, _, _ = self._request("GET", f"{path}/?EIO=4&transport=websocket", _WEBSOCKET)
             if status == http.HTTPStatus.SWITCHING_PROTOCOLS:
                 return None, f"{path} opens a WebSocket", path
         return Fault.BAD_STATUS, f"{path} answers {status}, and no handshake", None
 
     def _request(
         self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""
-    ) -> tuple[int, bytes]:
-        """Send a request; return the status and at most ``MAX_BYTES`` of the body."""
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Send a request; return status, headers and at most ``MAX_BYTES`` of the body."""
         with self._connection.stream(method, target, headers, body) as response:
             data = response.read(MAX_BYTES, cut=True)
         self.status, self.retry_after = response.status, response.headers.get("retry-after")
-        return response.status, data
+        return response.status, response.headers, data
 
 
 def _expiry(certificate: Mapping[str, Any]) -> datetime | None:

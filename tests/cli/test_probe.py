@@ -80,6 +80,18 @@ class TestOutcome:
             "healthy",
         ]
 
+    def test_the_settings_of_the_check(self, tmp_path: Path, server: Handmade) -> None:
+        """The path and the text are those that the server's own checks use."""
+        file = listing(tmp_path, server.url)
+        server.answer = lambda asked: (200, {}, b"for sale")
+        settings = {"ENDPOINT_HEALTH_PATH": "/alive", "ENDPOINT_HEALTH_CONTAINS": "sale"}
+        assert run("probe", file, **settings).returncode == 0
+        settings["ENDPOINT_HEALTH_CONTAINS"] = "mop-api"
+        result = run("probe", file, **settings)
+        assert result.returncode == 1
+        assert "/alive answers 200, but this is not the answer" in result.stdout
+        assert set(server.paths) == {"/alive"}
+
     def test_a_kind_without_a_healthy_one(self, tmp_path: Path, server: Handmade) -> None:
         """1, with the findings on standard output."""
         dead = f"http://127.0.0.1:{closed_port()}"

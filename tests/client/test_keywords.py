@@ -148,7 +148,7 @@ def test_nothing_internal_is_public(kind: Any) -> None:
         *("api_endpoints", "socket_endpoints", "config", "list_source", "is_offline"),
         *("current_api_endpoint", "current_socket_endpoint", "statistics", "policy"),
         *("get_current_api_url", "get_current_socket_url", "pin", "unpin"),
-        *("select_best_endpoints", "check_endpoint_health", "check_all", "client"),
+        *("select_best_endpoints", "check_endpoint_health", "check_all", "client", "attempts"),
         *("update_endpoints_from_remote", "start", "close"),
         *("config_urls", "update_interval", "watch"),
     }

@@ -5,6 +5,7 @@ import json
 import statistics
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ import pytest
 
 from mop_config import signals
 from mop_config.client import EndpointManager, Policy
+from mop_config.errors import AddressError
 
 from ..ports import closed_port
 from ..servers import ENDPOINTS
@@ -47,6 +49,35 @@ class TestHealth:
                 assert began - timedelta(seconds=1) <= state.last_checked <= datetime.now(UTC)
                 assert state.response_time is not None
                 assert 0 < state.response_time < 2
+
+    def test_a_parked_domain_is_told_from_the_service(self, two: tuple[Handmade, Handmade]) -> None:
+        """It answers 200 to every path, with an advertisement."""
+        parked, ours = two
+        parked.answer = lambda asked: (200, {}, b"<html>This domain is for sale")
+        ours.answer = lambda asked: OK if asked.path == "/alive" else MISSING
+
+        def healthy(status: int, headers: Mapping[str, str], body: bytes) -> bool:
+            return status == 200 and body == b"ok"
+
+        manager = quiet(*urls(two), health_path="/alive", healthy=healthy)
+        with manager:
+            wait_for(lambda: [e.is_healthy for e in manager.api_endpoints] == [False, True])
+            assert manager.get_current_api_url() == ours.url
+        assert set(parked.paths) == set(ours.paths) == {"/alive"}
+
+    @pytest.mark.parametrize(
+        ("path", "error", "words"),
+        [
+            ("alive", AddressError, "health_path must begin with '/'"),
+            ("/a?b", AddressError, "not allowed in paths"),
+            (None, TypeError, "health_path must be a path, not None"),
+        ],
+    )
+    def test_a_health_path_that_cannot_be_used(
+        self, path: Any, error: type[Exception], words: str
+    ) -> None:
+        with pytest.raises(error, match=words):
+            quiet(A, health_path=path)
 
     def test_a_quiet_client_contacts_the_endpoint_in_use_only(self) -> None:
         """Neither its health checks nor its updates ask another one, until that one fails."""

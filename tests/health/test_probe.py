@@ -4,7 +4,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from mop_config import Endpoint
-from mop_config.health.probe import MAX_BYTES, Prober, ProbeResult
+from mop_config.health.probe import MAX_BYTES, HealthRequest, Prober, ProbeResult
 from mop_config.net.faults import Fault
 
 from ..client.fleet import black_hole, silence
@@ -33,8 +33,10 @@ def look(
     *,
     tls: ssl.SSLContext = NOBODY,
     timeout: float = 5,
+    request: HealthRequest | None = None,
 ) -> ProbeResult:
-    return Prober(tls, timeout).check(kind, Endpoint.parse(url, 0, name))
+    prober = Prober(tls, timeout, request=request or HealthRequest())
+    return prober.check(kind, Endpoint.parse(url, 0, name))
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,62 @@ class TestHttp:
         assert result.path == "/api/v1/health"
         assert 0 < result.seconds < 5
         assert (result.certificate_expires, result.name_matches) == (None, None)
+
+    def test_another_path_takes_the_place_of_health(self) -> None:
+        """Below the endpoint's URL, or at the root where that answers 404; not a third one."""
+        with handmade(lambda asked: OK if asked.path == "/ok" else MISSING) as server:
+            prober = Prober(NOBODY, 5, request=HealthRequest("/ok"))
+            endpoint = Endpoint.parse(f"{server.url}/api", 0)
+            assert prober.check("api", endpoint).path == "/ok"
+            assert prober.check("api", endpoint, "/ok").path == "/ok"
+            # Kept from the time of another setting.
+            assert prober.check("api", endpoint, "/health").fault is None
+        assert server.paths == ["/api/ok", "/ok", "/ok", "/api/ok", "/ok"]
+
+    def test_a_judge_gets_status_headers_and_the_body(self) -> None:
+        """It decides alone, whatever the status."""
+        seen: list[tuple[int, str | None, bytes]] = []
+
+        def judge(status: int, headers: Mapping[str, str], body: bytes) -> bool:
+            seen.append((status, headers.get("x-service"), body))
+            return body == b"teapot"
+
+        request = HealthRequest("/health", judge)
+        with handmade(lambda asked: (418, {"X-Service": "ours"}, b"teapot")) as server:
+            assert look("api", server.url, request=request).fault is None
+            server.answer = lambda asked: OK
+            result = look("api", server.url, request=request)
+        assert (result.fault, result.path) == (Fault.BAD_STATUS, None)
+        assert (
+            result.detail == "/health answers 200, but this is not the answer of a healthy endpoint"
+        )
+        assert seen == [(418, "ours", b"teapot"), (200, None, b"ok")]
+
+    def test_a_judge_gets_the_first_64_kib(self) -> None:
+        request = HealthRequest("/health", lambda status, headers, body: len(body) == MAX_BYTES)
+        with handmade(lambda asked: (200, {}, b"x" * (MAX_BYTES + 1))) as server:
+            assert look("api", server.url, request=request).fault is None
+
+    def test_a_judge_that_raises_blames_nobody(self) -> None:
+        request = HealthRequest("/health", lambda status, headers, body: bool(1 / 0))
+        with handmade() as server:
+            result = look("api", server.url, request=request)
+        assert result.fault is Fault.OURS
+        assert "healthy() raised ZeroDivisionError: division by zero" in result.detail
+
+    @pytest.mark.parametrize(
+        ("answer", "fault"),
+        [
+            ((200, {}, b'{"service":"mop-api"}'), None),
+            ((200, {}, b"<html>This domain is for sale"), Fault.BAD_STATUS),
+            ((503, {}, b'{"service":"mop-api"}'), Fault.BAD_STATUS),
+        ],
+    )
+    def test_a_text_that_the_answer_must_hold(self, answer: Answer, fault: Fault | None) -> None:
+        """Beside its status."""
+        request = HealthRequest.containing("/health", '"mop-api"')
+        with handmade(lambda asked: answer) as server:
+            assert look("api", server.url, request=request).fault is fault
 
     @pytest.mark.parametrize("status", [301, 401, 403, 405, 429, 500, 502, 503])
     def test_no_other_status_is(self, status: int) -> None:

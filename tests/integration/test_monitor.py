@@ -200,6 +200,31 @@ def test_an_outage_is_told_once_whatever_happens_meanwhile(tmp_path: Path) -> No
     assert "Traceback" not in logs
 
 
+def test_a_parked_domain_is_told_from_the_service(tmp_path: Path) -> None:
+    """It answers 200 to every path; the text that the service's answers hold is missing."""
+    file = tmp_path / "endpoints.txt"
+    page: Any = (200, {}, b"<html>This domain is for sale")
+    with handmade(lambda asked: page) as parked, handmade(lambda asked: OK) as ours:
+        ours.answer = lambda asked: (200, {}, b'{"service":"mine"}')
+        file.write_text(f"ApiList:\n{parked.url}\n{ours.url}\n")
+        with running(
+            tmp_path,
+            file,
+            ENDPOINT_PROBE_INTERVAL="0.3",
+            ENDPOINT_HEALTH_PATH="/alive",
+            ENDPOINT_HEALTH_CONTAINS='"service":"mine"',
+        ) as server:
+            expected = {parked.url: "unhealthy", ours.url: "healthy"}
+            wait_for(lambda: states(server) == expected, seconds=30)
+            detail = found(server)[parked.url]["detail"]
+            targets = server.get("/api/v1/config/targets").json
+        assert set(parked.paths) == set(ours.paths) == {"/alive"}
+    assert (
+        detail == "bad-status: /alive answers 200, but this is not the answer of a healthy endpoint"
+    )
+    assert [target["targets"] for target in targets] == [[f"{u}/alive"] for u in expected]
+
+
 def test_one_endpoint_that_is_up_is_no_outage(tmp_path: Path) -> None:
     """However far behind it ranks; and a kind that leaves the list is down no more."""
     file = tmp_path / "endpoints.txt"

@@ -3,6 +3,7 @@
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +48,15 @@ def trusted_keys(keys: Several[Key]) -> TrustedKeys:
     if not texts:
         raise SigningKeyError("trusted_keys is empty: no list could ever be taken")
     return TrustedKeys(texts)
+
+
+def trust_of(keys: Several[Key] | None, most: int) -> "Trust | None":
+    """Return what verifies lists by these keys; None without keys: lists need not be signed.
+
+    Raises:
+        SigningKeyError: If a key cannot be used.
+    """
+    return None if keys is None else Trust(trusted_keys(keys), time.time, most)
 
 
 def _text(key: Key) -> Mapping[str, Any] | str | bytes:

@@ -181,6 +181,17 @@ def _statuses(value: Iterable[int]) -> frozenset[int]:
     return statuses
 
 
+def policy_or_default(policy: Policy | None) -> Policy:
+    """Return the ``policy`` of a manager, or the default one.
+
+    Raises:
+        TypeError: If it is not a policy.
+    """
+    if not isinstance(policy, Policy | None):
+        raise TypeError(f"policy must be a Policy, not {policy!r}")
+    return policy or Policy()
+
+
 def check_interval(seconds: float) -> None:
     """Judge the ``update_interval`` of a manager.
 

@@ -5,7 +5,9 @@ while the lock is held.
 """
 
 import os
+import random
 import threading
+import time
 from collections.abc import Callable, Container, Iterable
 from typing import Any, Self
 
@@ -24,32 +26,25 @@ class ClientState:
 
     Args:
         policy: The figures.
-        clock: Gives monotonic seconds.
-        wall_clock: Gives POSIX seconds.
-        random: Gives numbers from 0 to 1.
         announce: Called with each event, without the lock.
 
     Attributes:
+        clock: Gives monotonic seconds.
+        wall_clock: Gives POSIX seconds.
+        random: Gives numbers from 0 to 1.
         resolver: Looks hosts up, for requests, checks and updates alike.
         switches: How often requests have moved to another endpoint, by kind.
         seconds_without_service: How long that took altogether, by kind.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        clock: Callable[[], float],
-        wall_clock: Callable[[], float],
-        random: Callable[[], float],
-        announce: Callable[[PoolEvent], None],
-    ) -> None:
+    def __init__(self, policy: Policy, announce: Callable[[PoolEvent], None]) -> None:
         self.policy = policy
-        self.clock = clock
-        self.wall_clock = wall_clock
-        self.random = random
+        self.clock = time.monotonic
+        self.wall_clock = time.time
+        self.random = random.random
         self.network = OfflineDetector(policy.offline_window)
-        self.api = Pool(Kind.API, policy, self.network, random)
-        self.socketio = Pool(Kind.SOCKETIO, policy, self.network, random)
+        self.api = Pool(Kind.API, policy, self.network, self.random)
+        self.socketio = Pool(Kind.SOCKETIO, policy, self.network, self.random)
         self.budget = Budget(policy)
         self.resolver = Resolver()
         self.on_urgent: Callable[[], None] | None = None  # an endpoint should be looked at

@@ -6,7 +6,7 @@ import ssl
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from ...health.probe import Prober, ProbeResult
+from ...health.probe import HealthRequest, Prober, ProbeResult
 from ...health.state import Transition
 from ...net.faults import Fault
 from ..serving.snapshot import Snapshot
@@ -40,7 +40,8 @@ class EndpointMonitor:
         tls = ssl.create_default_context()
         self._results = results
         self._interval = settings.probe_interval
-        self._prober = Prober(tls, TIMEOUT)
+        request = HealthRequest.containing(settings.health_path, settings.health_contains)
+        self._prober = Prober(tls, TIMEOUT, request=request)
         self._pool = ThreadPoolExecutor(PARALLEL, "mop-config-check")
         self._checks: dict[WatchedEndpoint, Future[ProbeResult]] = {}
         self._schedule = ProbeSchedule(rules(self._interval), random.random, results.read())

@@ -144,6 +144,19 @@ class Settings:
         to.seconds(least=0.1),  # checking more often would be an attack
         "seconds between two checks of the served endpoints, 0.1 or more; `0` is never",
     )
+    health_path: str = setting(
+        "ENDPOINT_HEALTH_PATH",
+        "/health",
+        to.path,
+        "path that a check requests: below the URL of an API endpoint, or at the root where that"
+        " answers 404",
+    )
+    health_contains: str = setting(
+        "ENDPOINT_HEALTH_CONTAINS",
+        "",
+        to.text,
+        "text that the answer to a check must hold, beside its 2xx status",
+    )
     alert_webhook: str | None = setting(
         "ENDPOINT_ALERT_WEBHOOK",
         None,
