@@ -55,7 +55,7 @@ class Fetcher:
         try:
             reply = self._client.request(
                 HttpRequest(
-                    f"{fetch.url}?wait={fetch.wait}" if fetch.wait else fetch.url,
+                    fetch.request_url,
                     time.monotonic() + self._policy.total_timeout + fetch.wait,
                     self._policy.max_list_bytes,
                     headers=headers,

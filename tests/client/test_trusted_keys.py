@@ -707,6 +707,21 @@ def test_the_addresses_of_a_signed_list(base: str, wanted: list[str]) -> None:
     assert list_urls("https://a" + JWS) == ["https://a" + ENDPOINTS]
 
 
+@pytest.mark.parametrize("place", ["/lists/endpoints", "/lists/endpoints?sig=1", "/a.jws"])
+def test_a_signed_list_at_any_url(place: str) -> None:
+    """What it is shows in its content. Without keys nobody can say who has signed it."""
+    body = token([C])
+    with handmade(lambda asked: (200, {}, body) if asked.path == place else MISSING) as server:
+        manager = manager_of(server.url + place)
+        assert manager.update_endpoints_from_remote()
+        assert names(manager) == [C]
+        with pytest.raises(UpdateFailed, match="it is signed: trusted_keys must say by whom"):
+            manager_of(server.url + place, trusted_keys=None).update_endpoints_from_remote()
+        body = wire([C])
+        with pytest.raises(UpdateUntrusted, match="signed"):
+            manager_of(server.url + place).update_endpoints_from_remote()
+
+
 def test_a_newer_list_may_come_in_between() -> None:
     """Of two that were read at the same time, the older one is not taken after the newer."""
     trust = Trust(TrustedKeys([OURS.public]), time.time)

@@ -109,6 +109,63 @@ class TestSources:
         """The likeliest place first."""
         assert list_urls(base) == urls
 
+    @pytest.mark.parametrize(
+        ("url", "urls"),
+        [
+            (A, [A + PATH]),
+            (A + "/api/v1", [A + PATH]),
+            (A + PATH, [A + PATH]),
+            (A + "/x/list", [A + "/x/list", A + "/x/list/config/endpoints", A + "/x/list" + PATH]),
+            (A + "/l.jws", [A + "/l.jws", A + "/l.jws/config/endpoints", A + "/l.jws" + PATH]),
+            (A + "/list?X-Sig=a%2Fb&e=1", [A + "/list?X-Sig=a%2Fb&e=1"]),
+            (A + PATH + "?key=1", [A + PATH + "?key=1"]),
+        ],
+    )
+    def test_a_configured_url_may_be_that_of_a_list(self, url: str, urls: list[str]) -> None:
+        """It is taken as it stands; a base URL gets the path of the list."""
+        assert list_urls(url, configured=True)[:3] == urls[:3]
+        assert len(list_urls(url + "?", configured=True)) == 1
+
+    @pytest.mark.parametrize("query", ["a b", "a#b", "\u00e4", "a\n"])
+    def test_a_query_that_cannot_be_sent(self, query: str) -> None:
+        with pytest.raises(AddressError, match="the query holds a character"):
+            list_urls(f"{A}/list?{query}", configured=True)
+
+    def test_a_url_as_it_stands_gets_no_token_and_is_not_asked_to_wait(self) -> None:
+        """An object store would refuse both; a place without a list is looked for below it."""
+        signed, prefix = A + "/list?sig=1", B + "/v2"
+        servers = Servers({signed: FetchReply(403), prefix: FetchReply(200, b"<html>")})
+        servers.answers[prefix + "/config/endpoints"] = listing(A)
+        found = servers.update(
+            known(signed, prefix, configured=(signed, prefix), wait=9, etags={signed: '"1"'})
+        )
+        assert found is not None
+        assert found.url == prefix + "/config/endpoints"
+        assert [(f.request_url, f.with_token) for f in servers.fetched] == [
+            (signed, False),
+            (prefix, False),
+            (prefix + "/config/endpoints", True),
+        ]
+
+    def test_the_query_of_a_url_shows_in_no_error(self) -> None:
+        """It may be a credential."""
+        url = A + "/list?sig=secret"
+        for reply in (SILENCE, FetchReply(403), FetchReply(200, b"no list"), listing()):
+            with pytest.raises((UpdateFailed, UpdateRefused)) as caught:
+                Servers({url: reply}).update(known(url, configured=(url,)))
+            assert A + "/list?…" in str(caught.value)
+            assert "secret" not in str(caught.value)
+
+    def test_the_best_reason_is_told(self) -> None:
+        """What was found at the URL itself, rather than that nothing is below it."""
+        url = A + "/list"
+        servers = Servers(dict.fromkeys(list_urls(url), NOT_FOUND))
+        servers.answers[url] = FetchReply(200, b"no list")
+        with pytest.raises(UpdateFailed) as caught:
+            servers.update(known(url, configured=(url,)))
+        assert caught.value.cause == "invalid"
+        assert [where for where, _ in caught.value.attempts] == [url]
+
     @pytest.mark.parametrize("base", ["wss://a.example", "a.example", "https://a b", ""])
     def test_what_is_no_web_address_has_no_list(self, base: str) -> None:
         """It is told, not guessed at."""

@@ -42,6 +42,7 @@ from .handmade import (
     urls,
     wire,
 )
+from .managers import hearing
 
 NEW = "https://api-new-primary.example.com"
 
@@ -699,6 +700,52 @@ class TestByItself:
             port = server.url.rpartition(":")[2]
             lax = manager_of(allow_http_lists=True)
             assert lax.update_endpoints_from_remote(f"http://two.example:{port}")
+
+
+def test_a_list_in_an_object_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A signed URL: its query is sent as it is, without a token, and is kept nowhere."""
+    signed = "/bucket/endpoints?X-Amz-Date=1&X-Amz-Signature=secret%2F"
+
+    def store(asked: Asked) -> Answer:
+        if asked.path != signed or asked.header("authorization"):
+            return 403, {}, b"<Error><Code>AccessDenied</Code></Error>"
+        return (304 if asked.header("if-none-match") else 200), {"ETag": '"v"'}, wire([NEW])
+
+    file = tmp_path / "cache.json"
+    with handmade(store) as server, hearing(signals.endpoints_updated) as heard:
+        caplog.set_level("INFO")
+        manager = manager_of(
+            config_urls=[server.url + signed], token="t" * 20, cache_path=file, watch=True
+        )
+        assert manager.update_endpoints_from_remote()
+        assert manager.get_current_api_url() == NEW
+        assert manager.list_source.url == f"{server.url}/bucket/endpoints?…"
+        assert not manager.update_endpoints_from_remote()
+        assert server.asked[-1].header("if-none-match") == '"v"'
+        with manager:  # nothing in its answers says that it could be watched
+            wait_for(lambda: len(server.asked) >= 3)
+        assert len(server.asked) <= 4
+    assert [about["url"] for _, about in heard] == [f"{server.url}/bucket/endpoints?…"]
+    for text in (file.read_text(), caplog.text):
+        assert "secret" not in text
+
+
+def test_a_raw_file_and_a_base_url_below_a_path() -> None:
+    """The one is taken as it stands, the other has its list below."""
+
+    def answer(asked: Asked) -> Answer:
+        if asked.path in {"/user/raw/0a1b", "/prefix/config/endpoints"}:
+            return 200, {"Content-Type": "text/plain"}, wire([f"{NEW}{asked.path[:5]}"])
+        return (200, {}, b"<html>hello") if asked.path == "/prefix" else MISSING
+
+    with handmade(answer) as server:
+        assert manager_of(
+            config_urls=[f"{server.url}/user/raw/0a1b"]
+        ).update_endpoints_from_remote()
+        assert server.paths == ["/user/raw/0a1b"]
+        manager = manager_of(config_urls=[f"{server.url}/prefix"])
+        assert manager.update_endpoints_from_remote()
+        assert manager.get_current_api_url() == f"{NEW}/pref"
 
 
 def test_a_missing_list_is_looked_for_where_it_may_be() -> None:

@@ -170,7 +170,7 @@ class ListCache:
                 self._source.url,
                 self._learnt_at or time.time(),
                 self.room_id,
-                dict(self.etags),
+                {url: etag for url, etag in self.etags.items() if "?" not in url},
             )
             try:
                 if self._trust is None or self._mark_path is None:

@@ -20,7 +20,7 @@ from ...net.http import origin_of
 from ..pool.session import ClientState
 from .bootstrap import check_api
 from .cache import ListCache
-from .normalize import has_plain, normalized
+from .normalize import has_plain, normalized, without_query
 from .trust import Trust, read_qr
 from .update import NewList, UpdateContext, sources
 
@@ -126,6 +126,7 @@ class EndpointLists:
         down = frozenset(urls) - usable[Kind.API]
         # The built-in endpoints come last: a bad list must not lock the client out of every source.
         last = [*rules.config_urls, *(e.url for e in rules.built_in.api_endpoints)]
+        endpoints = {*urls, *(e.url for e in rules.built_in.api_endpoints)}
         if quiet:  # the client must not contact an endpoint that it does not use
             urls, last = [], list(rules.config_urls)
         return UpdateContext(
@@ -138,6 +139,7 @@ class EndpointLists:
             state.policy.max_endpoints,
             rules.allow_http_lists,
             rules.allow_http or has_plain(self.config),
+            frozenset(rules.config_urls) - endpoints,
         )
 
     def server_names(self, fallback: str | None = None) -> dict[str, str]:
@@ -228,17 +230,18 @@ class EndpointLists:
         Raises:
             UpdateUntrusted: If a newer list was accepted meanwhile.
         """
+        shown = without_query(found.url)
         with self._apply_lock:
             if found.signed is not None:
-                self._accept_signed(found.signed, "remote", found.url)
+                self._accept_signed(found.signed, "remote", shown)
             tags = {} if found.etag is None else {found.url: found.etag}
             if same_lists(found.config, self.config):
                 self.cache.etags = {**self.cache.etags, **tags}
-                self.cache.set_source("remote", found.url, time.time())
+                self.cache.set_source("remote", shown, time.time())
                 self._list_changed()
                 return False
             self.cache.etags = tags
-            self._change("remote", found.url, lambda state: _replace(state, found.config))
+            self._change("remote", shown, lambda state: _replace(state, found.config))
             return True
 
     def _accept_signed(

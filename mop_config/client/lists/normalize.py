@@ -26,6 +26,12 @@ def canonical_url(url: str) -> str:
     return f"{parsed.scheme}://{parsed.host}{port}{parsed.path.rstrip('/')}"
 
 
+def without_query(url: str) -> str:
+    """Return a URL for logs, errors and files: the query of a signed URL is a credential."""
+    address, mark, _ = url.partition("?")
+    return address + "?…" if mark else address
+
+
 def canonical(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
     """Return endpoints with canonical URLs; of two with the same URL the first stays."""
     found: dict[str, Endpoint] = {}

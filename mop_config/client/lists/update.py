@@ -19,13 +19,14 @@ from ...errors import (
 from ...model import codec
 from ...model.address import parse_url
 from ...model.endpoint import Endpoint, EndpointConfig
-from ...model.jws import SignedList
+from ...model.jws import SignedList, looks_signed
 from ...net.http import may_send_token
 from .bootstrap import check_api
-from .normalize import normalized, without_plain
+from .normalize import normalized, without_plain, without_query
 from .trust import Trust
 
 PATH = "/api/v1/config/endpoints"
+_ROUTE = "/config/endpoints"
 _PLAIN_HTTP_REFUSED = (
     "over plain http anybody on the way could change the list: it is taken from this machine only,"
     " or signed (trusted_keys), or with allow_http_lists=True"
@@ -52,6 +53,11 @@ class Fetch(NamedTuple):
     wait: int = 0
     signed: bool = False
     https_only: bool = False
+
+    @property
+    def request_url(self) -> str:
+        """The URL to request: a server of lists is asked to wait by its query."""
+        return f"{self.url}?wait={self.wait}" if self.wait and is_route(self.url) else self.url
 
 
 class FetchReply(NamedTuple):
@@ -110,7 +116,7 @@ class UpdateContext(NamedTuple):
     """The state of a manager that an update decides by.
 
     Attributes:
-        sources: Base URLs to ask, best first.
+        sources: URLs to ask, best first.
         healthy: URLs of the healthy endpoints, by kind.
         etags: The tag of the list that we have, by the URL it came from.
         force: Whether a list is taken even though nothing in it may work.
@@ -120,6 +126,7 @@ class UpdateContext(NamedTuple):
         allow_http_lists: Whether a list that is not signed is taken over plain http from another
             machine.
         allow_http: Whether a list that came over https may name endpoints over plain http.
+        configured: Those of ``config_urls``, which may be the URL of a list.
     """
 
     sources: tuple[str, ...]
@@ -131,6 +138,7 @@ class UpdateContext(NamedTuple):
     max_endpoints: int | None = None
     allow_http_lists: bool = True
     allow_http: bool = True
+    configured: Container[str] = frozenset()
 
     @property
     def https_only(self) -> bool:
@@ -162,23 +170,38 @@ def sources(
     return tuple(dict.fromkeys(ordered))
 
 
-def list_urls(base: str, *, signed: bool = False) -> list[str]:
-    """Return the possible URLs of a server's list, the likeliest first.
+def is_route(url: str) -> bool:
+    """Whether a URL is that of the list route of a server, not of a file elsewhere."""
+    return url.removesuffix(SIGNED_SUFFIX).endswith(_ROUTE)
+
+
+def list_urls(source: str, *, signed: bool = False, configured: bool = False) -> list[str]:
+    """Return the possible URLs of a source's list, the likeliest first.
 
     Args:
-        base: A server's URL, with or without its API path, or the address of its list.
+        source: A server's URL, with or without its API path, or the URL of a list. A URL with a
+            query is taken as it stands.
         signed: Whether the list is wanted signed.
+        configured: Whether the source is one of ``config_urls``, which may be any URL of a list.
 
     Raises:
         AddressError: If it is no http or https URL.
     """
-    url = parse_url(base, ("http", "https"))
+    address, mark, query = source.partition("?")
+    url = parse_url(address, ("http", "https"))
+    if mark:
+        if not query.isascii() or not query.isprintable() or " " in query or "#" in query:
+            raise AddressError("bad-url", "the query holds a character that no query may hold")
+        return [url.text + mark + query]
     path = url.path.rstrip("/")
     root = url.text[: len(url.text) - len(url.path)]
     if path.endswith(SIGNED_SUFFIX) and (signed or path.endswith(PATH + SIGNED_SUFFIX)):
         return [root + (path if signed else path.removesuffix(SIGNED_SUFFIX))]
     tail = SIGNED_SUFFIX if signed else ""
-    return [url + tail for url in _plain_urls(root, path)]
+    routes = [each + tail for each in _routes(root, path)]
+    if configured and path and not path.endswith(("/api/v1", _ROUTE)):
+        return [url.text, *routes]
+    return routes
 
 
 def check_urls(config_urls: Iterable[str]) -> None:
@@ -194,15 +217,15 @@ def check_urls(config_urls: Iterable[str]) -> None:
         if not isinstance(url, str):
             raise TypeError(f"config_urls[{index}] must be a URL, not {url!r}")
         try:
-            list_urls(url)
+            list_urls(url, configured=True)
         except AddressError as error:
             raise AddressError(error.code, f"config_urls[{index}]: {error}") from None
 
 
-def _plain_urls(root: str, path: str) -> list[str]:
-    if path.endswith("/config/endpoints"):
+def _routes(root: str, path: str) -> list[str]:
+    if path.endswith(_ROUTE):
         return [root + path]
-    urls = [f"{root}{path}/config/endpoints"] if path else []
+    urls = [root + path + _ROUTE] if path else []
     if not path.endswith("/api/v1"):
         urls += [f"{root}{path}{PATH}"]
     return list(dict.fromkeys([*urls, root + PATH]))
@@ -260,19 +283,20 @@ class _SourceFailedError(Exception):
 
 def _ask_source(source: str, known: UpdateContext) -> Flow:
     try:
-        urls = list_urls(source, signed=known.trust is not None)
+        configured = source in known.configured
+        urls = list_urls(source, signed=known.trust is not None, configured=configured)
     except AddressError as error:
-        shown = re.sub(r"//.*[@＠]", "//***@", source)
+        shown = re.sub(r"//.*[@＠]", "//***@", without_query(source))
         raise _SourceFailedError(shown, "invalid", str(error)) from None
-    failure = _SourceFailedError(source, "unreachable", "not asked")
+    failure: _SourceFailedError | UpdateUntrusted | None = None
     for url in urls:
-        address, etag = parse_url(url), known.etags.get(url)
-        if known.https_only and not may_send_token(address):
-            raise _SourceFailedError(url, "invalid", _PLAIN_HTTP_REFUSED)
+        etag, private = known.etags.get(url), may_send_token(parse_url(url.partition("?")[0]))
+        if known.https_only and not private:
+            raise _SourceFailedError(without_query(url), "invalid", _PLAIN_HTTP_REFUSED)
         reply = yield Fetch(
             url,
             etag,
-            may_send_token(address),
+            private and is_route(url),
             known.wait if etag else 0,
             signed=known.trust is not None,
             https_only=known.https_only,
@@ -280,15 +304,19 @@ def _ask_source(source: str, known: UpdateContext) -> Flow:
         assert isinstance(reply, FetchReply)  # noqa: S101 - the answer to a Fetch
         if reply.status == 304 and etag is not None:
             return None
-        if reply.status == 200:
-            return _read(url, reply, known)
-        failure = _failure_of(url, reply)
-        if reply.status not in {404, 405, 501}:
+        found = _read(url, reply, known) if reply.status == 200 else _failure_of(url, reply)
+        if isinstance(found, NewList):
+            return found
+        if failure is None or getattr(failure, "cause", "") == "not_implemented":
+            failure = found
+        absent = reply.status in {404, 405, 501}
+        if reply.status is None or (is_route(url) and not absent):
             break
-    raise failure
+    raise failure or _SourceFailedError(source, "unreachable", "not asked")
 
 
 def _failure_of(url: str, reply: FetchReply) -> _SourceFailedError:
+    url = without_query(url)
     if reply.status is None:
         return _SourceFailedError(url, "unreachable", reply.problem)
     if reply.status in {401, 403}:
@@ -302,20 +330,25 @@ def _failure_of(url: str, reply: FetchReply) -> _SourceFailedError:
     return _SourceFailedError(url, cause, reply.problem or f"it answers {reply.status}")
 
 
-def _read(url: str, reply: FetchReply, known: UpdateContext) -> NewList:
+def _read(
+    url: str, reply: FetchReply, known: UpdateContext
+) -> NewList | _SourceFailedError | UpdateUntrusted:
+    shown = without_query(url)
     try:
+        if known.trust is None and looks_signed(reply.body):
+            raise PayloadError("document", "it is signed: trusted_keys must say by whom")
         signed = None if known.trust is None else known.trust.read(reply.body)
         config = signed.config if signed else codec.loads(reply.body, known.max_endpoints)
         for index, endpoint in enumerate(config.api_endpoints):
             check_api(endpoint, f"api_endpoints[{index}].url")
-        config = normalized(config, url)
+        config = normalized(config, shown)
         if url.startswith("https:") and not known.allow_http:
-            config = without_plain(config, url)
+            config = without_plain(config, shown)
         return NewList(config, url, reply.etag, signed)
     except SignatureError as error:
-        raise UpdateUntrusted(url, str(error), error.code) from None
+        return UpdateUntrusted(shown, str(error), error.code)
     except PayloadError as error:
-        raise _SourceFailedError(url, "invalid", str(error)) from None
+        return _SourceFailedError(shown, "invalid", str(error))
 
 
 def _accept(
@@ -327,7 +360,7 @@ def _accept(
         UpdateRefused: If it must not be applied.
     """
     if not found.config:
-        raise UpdateRefused(found.url, "it is empty")
+        raise UpdateRefused(without_query(found.url), "it is empty")
     if known.force:
         return True
     for kind, endpoints in found.config.kinds().items():
@@ -336,7 +369,7 @@ def _accept(
             continue
         if not endpoints or not (yield Check(kind, endpoints)):
             raise UpdateRefused(
-                found.url,
+                without_query(found.url),
                 f"it would drop every healthy {kind} endpoint, and none of its own is healthy"
                 " (force=True applies it all the same)",
             )
