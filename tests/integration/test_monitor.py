@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ..client.handmade import MISSING, OK, Handmade, handmade
 from ..client.socket_server import socket_server
 from ..disks import fill, small_disk
 from ..ports import closed_port
+from ..scrapes import Scrape
 from ..servers import ROOT, Server, running
 from ..waiting import wait_for
 
@@ -119,6 +121,15 @@ def test_one_worker_looks_and_all_know(tmp_path: Path) -> None:
         assert seen[f"{moved.url}/v1"]["detail"] == "bad-status: /v1/health answers 302"
         assert seen[f"{late.url}/v1"]["detail"] == "/health answers 200"
         assert 0 < seen[secure.url]["response_seconds"] < 5
+        left = datetime.fromisoformat(seen[secure.url]["certificate_expires"]) - datetime.now(UTC)
+        assert left > timedelta(days=100)
+        assert seen[foreign.url]["certificate_expires"] is None
+        expiry = Scrape(server.get("/metrics").body.decode()).series(
+            "mop_config_endpoint_certificate_expiry_timestamp_seconds", "url"
+        )
+        assert expiry.keys() == {secure.url}
+        page = server.get("/?lang=en").body.decode()
+        assert f"certificate: {left.days:,} days left" in page
         # The path that answers is asked first from the second time on.
         assert late.count("/v1/health") == 1
 

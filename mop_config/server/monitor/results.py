@@ -23,7 +23,7 @@ from .schedule import DETAIL, RECENT, EndpointRecord
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 #: Results are out of date after this number of intervals and, for checks that hang, these seconds.
 OLD_INTERVALS = 3
 OLD_SECONDS = 15.0
@@ -49,6 +49,7 @@ class EndpointHealth(TypedDict):
     response_seconds: float | None
     checked_at: str | None
     detail: str
+    certificate_expires: str | None
     recent: list[float | None]
 
 
@@ -157,6 +158,7 @@ def _shown(endpoint: EndpointRecord) -> EndpointHealth:
         "response_seconds": recent[-1] if recent else None,
         "checked_at": _time(endpoint["checked_at"]),
         "detail": endpoint["detail"],
+        "certificate_expires": _time(endpoint["certificate_expires"]),
         "recent": recent,
     }
 
@@ -175,6 +177,7 @@ def _is_good(endpoint: EndpointRecord) -> bool:
         and endpoint["state"] in set(HealthState)
         and endpoint["failures"] >= 0
         and 0 <= (endpoint["checked_at"] or 0.0) <= MAX_DATE
+        and 0 <= (endpoint["certificate_expires"] or 0.0) <= MAX_DATE
         and len(endpoint["detail"]) <= DETAIL
         and len(endpoint["recent"]) <= RECENT
         and all(0 <= (seconds or 0.0) < math.inf for seconds in endpoint["recent"])

@@ -33,6 +33,7 @@ class EndpointRecord(TypedDict):
     """The results for one endpoint, as the state folder keeps them.
 
     ``recent`` has the seconds that the latest checks took, newest last; None is a failed check.
+    ``certificate_expires`` is POSIX time, or None while no valid certificate has been received.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class EndpointRecord(TypedDict):
     failures: int
     checked_at: float | None
     detail: str
+    certificate_expires: float | None
     recent: list[float | None]
 
 
@@ -78,6 +80,7 @@ class WatchedEndpoint:
         checking: Whether a check is running.
         checked_at: POSIX time of the last check, or None.
         detail: Description of the last result.
+        certificate_expires: See ``EndpointRecord``; the last one that was received.
         recent: See ``EndpointRecord``.
     """
 
@@ -88,6 +91,7 @@ class WatchedEndpoint:
     checking: bool = False
     checked_at: float | None = None
     detail: str = ""
+    certificate_expires: float | None = None
     recent: deque[float | None] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     def record(self) -> EndpointRecord:
@@ -99,6 +103,7 @@ class WatchedEndpoint:
             "failures": self.health.failures,
             "checked_at": self.checked_at,
             "detail": self.detail,
+            "certificate_expires": self.certificate_expires,
             "recent": list(self.recent),
         }
 
@@ -112,6 +117,7 @@ class WatchedEndpoint:
         health = self.health
         health.state, health.failures = HealthState(record["state"]), record["failures"]
         self.checked_at, self.detail = record["checked_at"], record["detail"]
+        self.certificate_expires = record["certificate_expires"]
         self.recent.extend(record["recent"])
         if health.state is HealthState.HEALTHY:
             health.next_probe = max(health.next_probe, due)
@@ -201,6 +207,8 @@ class ProbeSchedule:
         watched.checked_at = posix
         watched.detail = _detail(result)
         watched.path = result.path or watched.path
+        if result.certificate_expires is not None:
+            watched.certificate_expires = result.certificate_expires.timestamp()
         watched.recent.append(round(result.seconds, 6) if good else None)
         evidence = Evidence.GOOD_PROBE if good else Evidence.BAD_PROBE
         return watched.health.record(evidence, now, chance)

@@ -4,6 +4,10 @@ prometheus-client cannot remove a series in its multiprocess mode. Gauges that a
 series of an endpoint that has left the list.
 """
 
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from operator import itemgetter
+
 from prometheus_client.core import GaugeMetricFamily
 
 from ...model.endpoint import Kind
@@ -30,8 +34,6 @@ def host_gauges(
     """
     worst = worst_of(workers)
     counts, figures = worst["counts"], worst["figures"]
-    # Without a worker that checks, it is not known which endpoints are up.
-    endpoints = health["endpoints"] if health and health["alive"] else []
     return [
         _gauge(
             "mop_config_last_reload_successful",
@@ -64,23 +66,40 @@ def host_gauges(
             "Long polls that are parked.",
             {(): sum(worker["figures"]["waiters"] for worker in workers)},
         ),
-        _gauge(
+        *_endpoint_gauges(health),
+    ]
+
+
+def _endpoint_gauges(health: HealthDocument | None) -> Iterator[GaugeMetricFamily]:
+    # Without a worker that checks, nothing is known of the endpoints now.
+    endpoints = health["endpoints"] if health and health["alive"] else []
+    measures: list[tuple[str, str, Callable[[EndpointHealth], float | None]]] = [
+        (
             "mop_config_endpoint_up",
             "1 or 0 for each endpoint that is checked; it is up until its third failure in a row.",
-            {_labels(e): float(e["up"]) for e in endpoints if e["up"] is not None},
-            *("kind", "url"),
+            itemgetter("up"),
         ),
-        _gauge(
+        (
             "mop_config_endpoint_response_seconds",
             "Duration of an endpoint's last check, if that was good.",
-            {
-                _labels(e): e["response_seconds"]
-                for e in endpoints
-                if e["response_seconds"] is not None
-            },
-            *("kind", "url"),
+            itemgetter("response_seconds"),
+        ),
+        (
+            "mop_config_endpoint_certificate_expiry_timestamp_seconds",
+            "When the certificate of an endpoint expires, as of its last good TLS handshake.",
+            lambda endpoint: _posix(endpoint["certificate_expires"]),
         ),
     ]
+    for name, description, measure in measures:
+        values = {(e["kind"], e["url"]): measure(e) for e in endpoints}
+        known: Samples = {
+            labels: float(value) for labels, value in values.items() if value is not None
+        }
+        yield _gauge(name, description, known, "kind", "url")
+
+
+def _posix(moment: str | None) -> float | None:
+    return None if moment is None else datetime.fromisoformat(moment).timestamp()
 
 
 def _gauge(name: str, description: str, samples: Samples, *labels: str) -> GaugeMetricFamily:
@@ -88,10 +107,6 @@ def _gauge(name: str, description: str, samples: Samples, *labels: str) -> Gauge
     for values, value in samples.items():
         family.add_metric(values, value)
     return family
-
-
-def _labels(endpoint: EndpointHealth) -> tuple[str, ...]:
-    return endpoint["kind"], endpoint["url"]
 
 
 def _is_successful(workers: list[WorkerRecord]) -> bool:

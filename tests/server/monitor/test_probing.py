@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,25 @@ class TestFindings:
         assert record["recent"] == [None] * RECENT
         assert len(record["detail"]) == 200
 
+    def test_the_expiry_of_the_last_valid_certificate_is_kept(self) -> None:
+        """A check that receives no certificate does not change it; a renewal does."""
+        bench = Bench()
+        bench.follow(named("a"))
+        ends = datetime(2027, 1, 2, tzinfo=UTC)
+        renewed = ends + timedelta(days=90)
+        for result, expected in (
+            (BAD, None),
+            (GOOD._replace(certificate_expires=ends), ends),
+            (BAD, ends),
+            (GOOD._replace(certificate_expires=renewed), renewed),
+        ):
+            bench.check(bench.next(), result)
+            (record,) = bench.probing.records()
+            assert record["certificate_expires"] == (expected and expected.timestamp())
+        heir = Bench(known=json.loads(json.dumps(bench.probing.records())))
+        heir.follow(named("a"))
+        assert heir.probing.records() == bench.probing.records()
+
     def test_an_outage_is_all_of_a_kind_down_and_its_end_a_healthy_one(self) -> None:
         """What is not known yet is neither."""
         bench = Bench()
@@ -334,6 +354,7 @@ class TestFile:
             "response_seconds": 0.25,
             "checked_at": a["checked_at"],
             "detail": "/health answers 200",
+            "certificate_expires": None,
             "recent": [0.25] * len(a["recent"]),
         }
         assert str(a["checked_at"]).startswith("1970-01-01T00:17:")

@@ -279,16 +279,21 @@ class TestHost:
         """And not at all where nobody checks them any more, or none is checked."""
 
         def endpoint(kind: str, up: bool | None, seconds: float | None) -> dict[str, Any]:
-            return {"kind": kind, "url": "https://a", "up": up, "response_seconds": seconds}
+            ends = "2027-01-02T00:00:00.000Z" if up else None
+            found = {"kind": kind, "url": "https://a", "up": up, "response_seconds": seconds}
+            return {**found, "certificate_expires": ends}
 
         found = [endpoint("api", True, 0.5), endpoint("socketio", False, None)]
         health = {"alive": True, "endpoints": [*found, endpoint("other", None, None)]}
         gauges = told([worker(1)], health)
         assert gauges["endpoint_up"] == {("api", "https://a"): 1, ("socketio", "https://a"): 0}
         assert gauges["endpoint_response_seconds"] == {("api", "https://a"): 0.5}
+        expiry = "endpoint_certificate_expiry_timestamp_seconds"
+        assert gauges[expiry] == {("api", "https://a"): 1798848000.0}
         for health_or_none in ({**health, "alive": False}, None):
             gauges = told([worker(1)], health_or_none)
             assert gauges["endpoint_up"] == gauges["endpoint_response_seconds"] == {}
+            assert gauges[expiry] == {}
 
 
 class Child:

@@ -93,7 +93,12 @@ def checked(states: dict[str, tuple[str, float | None]]) -> Any:
     """What was found of some API endpoints: a state, and how long the last check took."""
     endpoints = [
         {"kind": "api", "url": f"https://{host}.example.com/v1", "state": state, "up": True}
-        | {"response_seconds": seconds, "detail": "", "recent": [seconds]}
+        | {
+            "response_seconds": seconds,
+            "detail": "",
+            "certificate_expires": None,
+            "recent": [seconds],
+        }
         for host, (state, seconds) in states.items()
     ]
     return {"interval_seconds": 5.0, "alive": True, "endpoints": endpoints}
@@ -226,6 +231,7 @@ def test_rows_carry_the_health_of_their_endpoint() -> None:
         "response_seconds": 0.0123,
         "checked_at": None,
         "detail": "timed out\u202e",
+        "certificate_expires": None,
         "recent": [0.01, None, 0.0123],
     }
     health: Any = {"interval_seconds": 5.0, "alive": True, "endpoints": [check]}
@@ -320,7 +326,13 @@ def test_a_kind_is_down_when_all_of_it_is_known_to_be(
     """Then the state line says so."""
     endpoints: list[dict[str, Any]] = [
         {"kind": "api", "url": f"https://host{i}.example.com/v1", "up": up}
-        | {"state": "unknown", "response_seconds": None, "detail": "", "recent": []}
+        | {
+            "state": "unknown",
+            "response_seconds": None,
+            "detail": "",
+            "certificate_expires": None,
+            "recent": [],
+        }
         for i, up in enumerate(ups)
     ]
     health = {"interval_seconds": 5.0, "alive": True, "endpoints": endpoints}
@@ -397,7 +409,13 @@ def probed(**ups: list[bool | None]) -> dict[str, Any]:
     """What checking so many endpoints of each kind has found."""
     endpoints: list[dict[str, Any]] = [
         {"kind": kind, "url": f"https://{kind}{i}.example.com", "up": up}
-        | {"state": "unknown", "response_seconds": None, "detail": "", "recent": []}
+        | {
+            "state": "unknown",
+            "response_seconds": None,
+            "detail": "",
+            "certificate_expires": None,
+            "recent": [],
+        }
         for kind, known in ups.items()
         for i, up in enumerate(known)
     ]

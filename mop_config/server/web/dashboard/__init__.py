@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
@@ -174,9 +175,15 @@ def _templates() -> Environment:
     )
     environment.filters["visible"] = viewmodel.visible
     environment.filters["clock"] = _clock
+    environment.filters["days_until"] = _days_until
     return environment
 
 
 def _clock(moment: str) -> str:
     """Shorten a time of the status document for people."""
     return f"{moment[:10]} {moment[11:19]} UTC"
+
+
+def _days_until(moment: str) -> int:
+    """Return the whole days from now until an RFC 3339 time; negative if that time has passed."""
+    return (datetime.fromisoformat(moment) - datetime.now(UTC)).days

@@ -65,6 +65,7 @@ class Row(NamedTuple):
         state: Its health as a word, or None where it is not probed.
         milliseconds: What its last check took, or None.
         detail: What the last check said, or an empty text.
+        certificate_expires: When the certificate expires (RFC 3339), or None.
         sparkline: Its last checks, or None where there are none.
     """
 
@@ -73,6 +74,7 @@ class Row(NamedTuple):
     state: str | None = None
     milliseconds: int | None = None
     detail: str = ""
+    certificate_expires: str | None = None
     sparkline: Sparkline | None = None
 
 
@@ -250,6 +252,7 @@ def _row(kind: Kind, endpoint: Endpoint, check: Any) -> Row:
         state=check["state"],
         milliseconds=None if seconds is None else round(seconds * 1000),
         detail=visible(check["detail"] or ""),
+        certificate_expires=check["certificate_expires"],
         sparkline=sparkline(check["recent"]),
     )
 
