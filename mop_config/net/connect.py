@@ -116,6 +116,10 @@ class Ring:
         self._woken.close()
         self.waker.close()
 
+    def fileno(self) -> int:
+        """Return the selector's descriptor, readable when one of its sockets is ready."""
+        return self.selector.fileno()
+
     def wake(self, _: object = None) -> None:
         """Interrupt a wait, from any thread, even after the ring was closed."""
         with contextlib.suppress(OSError):
@@ -126,23 +130,32 @@ class Ring:
         self.dials.append(dial)
         dial.advance()
 
+    def pause(self, seconds: float) -> float:
+        """Return for how long to wait for the selector before time alone moves a dial on.
+
+        Args:
+            seconds: The longest wait; infinity for no limit of its own.
+        """
+        if any(dial.done for dial in self.dials):
+            return 0.0
+        now = time.monotonic()
+        first = min(dial.wakes_at(now) for dial in self.dials) - now
+        return max(0.0, min(seconds, first))
+
     def wait(self, seconds: float) -> Iterator["HostDial"]:
-        """Advance the dials for at most so many seconds; yield those that are done.
+        """Move the dials on, for so many seconds at most; give those that are done.
 
         Raises:
             ConnectionAbortedError: If the waker was shut down.
         """
-        if not any(dial.done for dial in self.dials):
-            now = time.monotonic()
-            first = min(dial.wakes_at(now) for dial in self.dials) - now
-            seconds = max(0.0, min(seconds, first))
-            for key, _ in self.selector.select(None if seconds == math.inf else seconds):
-                if key.data is not None:
-                    key.data.advance()
-                elif not self._woken.recv(4096):
-                    raise ConnectionAbortedError("aborted")
-            for dial in self.dials:
-                dial.advance()
+        seconds = self.pause(seconds)
+        for key, _ in self.selector.select(None if seconds == math.inf else seconds):
+            if key.data is not None:
+                key.data.advance()
+            elif not self._woken.recv(4096):
+                raise ConnectionAbortedError("called off")
+        for dial in self.dials:
+            dial.advance()
         for dial in [dial for dial in self.dials if dial.done]:
             self.dials.remove(dial)
             yield dial

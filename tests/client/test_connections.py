@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import gc
 import random
 import socket
 import ssl
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -317,6 +319,43 @@ def test_cancelled_requests_cost_no_place_in_a_pool() -> None:
 
     with talking(counted) as url:
         asyncio.run(play(url))
+
+
+def test_a_request_that_is_cancelled_during_its_dial_race_loses_no_connection(
+    contexts: Contexts,
+) -> None:
+    """At any moment, also twice: after the race is won, and while its losers are given up."""
+    together = Policy(hedge_delay=20.0, race_delay=0.0)
+
+    async def give_up(client: httpx2.AsyncClient, chance: random.Random) -> None:
+        with contextlib.suppress(httpx2.HTTPError), anyio.move_on_after(chance.uniform(0, 0.02)):
+            await client.get("/")
+
+    async def play(urls: list[str]) -> None:
+        chance = random.Random(7)
+        manager = AsyncEndpointManager(
+            urls, policy=together, update_interval=0, verify=contexts[1], trust_env=False
+        )
+        for _ in range(30):
+            async with manager.client(start=False) as client, asyncio.TaskGroup() as group:
+                tasks = [group.create_task(give_up(client, chance)) for _ in range(10)]
+                for task in tasks[::2]:
+                    await asyncio.sleep(chance.uniform(0, 0.002))
+                    task.cancel()
+            await asyncio.sleep(0)
+        await manager.close()
+
+    with (
+        speaking(contexts[0]) as one,
+        speaking(contexts[0]) as two,
+        talking(Counted(0.0)) as plain,
+        warnings.catch_warnings(record=True) as lost,
+    ):
+        warnings.simplefilter("always")
+        asyncio.run(play([one.url, two.url]))
+        asyncio.run(play([plain, one.url]))
+        gc.collect()
+    assert [str(each.message) for each in lost] == []
 
 
 class _SilentAtFirst:

@@ -1,10 +1,12 @@
 """Dialling: TCP and verified TLS to the first of several endpoints that is ready.
 
-One thread does a whole race, and one task a dial in the asynchronous twin.
+One thread or one task runs a whole race: the race is a generator, which the two drivers resume
+when the selector of its sockets is ready.
 """
 
 import socket
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -39,35 +41,56 @@ class RaceWinner(Generic[Ready]):
     losers: tuple[tuple[PoolMember, Fault], ...]
 
 
+#: Yields the seconds to wait for the selector of a ring, and returns the winner.
+DialSteps = Generator[float, None, RaceWinner[socket.socket]]
+
+
 def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> RaceWinner[socket.socket]:
     """Dial until one endpoint is ready.
 
     Raises:
-        DialError: If none was.
+        DialError: If no endpoint was ready.
+    """
+    with Ring() as ring:
+        steps = dial_steps(ring, race, options, resolver)
+        while True:
+            try:
+                seconds = next(steps)
+            except StopIteration as end:
+                won: RaceWinner[socket.socket] = end.value
+                return won
+            ring.selector.select(seconds)
+
+
+def dial_steps(ring: Ring, race: DialRace, options: DialOptions, resolver: Resolver) -> DialSteps:
+    """Run a dial race step by step; the caller waits in between.
+
+    Raises:
+        DialError: If no endpoint was ready.
     """
     failure: Exception | None = None
     members: dict[HostDial, PoolMember] = {}
-    with Ring() as ring:
-        while True:
-            now = time.monotonic()
-            while (member := race.start(now)) is not None:
-                try:
-                    dial = HostDial(ring, member.target.place, options, resolver)
-                except Exception as error:  # no thread for its look-up, say
-                    failure = error
-                    race.failed(member, fault_of(failure, connecting=True))
-                    continue
-                members[dial] = member
-                ring.add(dial)
-            if not ring.dials:
-                raise DialError("no endpoint could be reached") from failure
-            if race.called_off():
-                raise DialError("the client was closed") from failure
-            wait = race.wait(now)
-            for done in ring.wait(GLANCE if wait is None else min(wait, GLANCE)):
-                member = members.pop(done)
-                if done.error is None:
-                    sock = done.take()
-                    return RaceWinner(member, sock, race.won(member, time.monotonic()))
-                failure = done.error
+    while True:
+        now = time.monotonic()
+        while (member := race.start(now)) is not None:
+            try:
+                dial = HostDial(ring, member.target.place, options, resolver)
+            except Exception as error:  # no thread for its look-up, say
+                failure = error
                 race.failed(member, fault_of(failure, connecting=True))
+                continue
+            members[dial] = member
+            ring.add(dial)
+        if not ring.dials:
+            raise DialError("no endpoint could be reached") from failure
+        if race.called_off():
+            raise DialError("the client was closed") from failure
+        wait = race.wait(now)
+        yield ring.pause(GLANCE if wait is None else min(wait, GLANCE))
+        for done in ring.wait(0.0):
+            member = members.pop(done)
+            if done.error is None:
+                sock = done.take()
+                return RaceWinner(member, sock, race.won(member, time.monotonic()))
+            failure = done.error
+            race.failed(member, fault_of(failure, connecting=True))

@@ -1,8 +1,7 @@
 """What the transport does differently on asyncio: waiting, streams, dial races and hedges."""
 
 import asyncio
-import ssl
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import httpcore2
@@ -10,16 +9,15 @@ import httpcore2
 from ...net.connect import DialOptions, Place
 from ...net.resolver import Resolver
 from ..pool.failover import DialRace, Outcome
-from .attempt import Exchange, Limit
+from .attempt import Exchange
 from .dial import RaceWinner
 from .dial_async import connect_async, dial_async
 from .outcome import settle
+from .stream_async import AsyncFailoverStream
 
 #: Dials at one time. When an endpoint dies under hundreds of tasks, all of them dial at once; one
 #: thread could not keep up with as many handshakes, and would blame the endpoint for it.
 DIALS = 32
-#: Bytes of a body that are written at a time.
-PART = 1 << 18
 
 
 class AsyncTurnEvent:
@@ -36,57 +34,6 @@ class AsyncTurnEvent:
                 await self._event.wait()
         except TimeoutError:
             pass
-
-
-class AsyncFailoverStream(httpcore2.AsyncNetworkStream):
-    """A connected stream, whose steps keep the deadline of the exchange that they belong to."""
-
-    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
-        self._stream = stream
-        tls: ssl.SSLObject | None = stream.get_extra_info("ssl_object")
-        self._shared = tls is not None and tls.selected_alpn_protocol() == "h2"
-        self._turn = asyncio.Lock()
-        self.aclose = stream.aclose  # type: ignore[method-assign]
-        self.get_extra_info = stream.get_extra_info  # type: ignore[method-assign]
-
-    # Reads and writes return the inner awaitable: one coroutine less to go through.
-    def read(self, max_bytes: int, timeout: float | None = None) -> Awaitable[bytes]:  # type: ignore[override]
-        """Read what has arrived, or wait for it."""
-        if isinstance(timeout, Limit):
-            timeout = timeout.deadline.least(timeout)
-        return self._stream.read(max_bytes, timeout)
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> Awaitable[None]:  # type: ignore[override]
-        """Write the whole buffer."""
-        if isinstance(timeout, Limit):
-            timeout.deadline.wrote()
-            if len(buffer) > PART:
-                return self._write_parts(buffer, timeout)
-            timeout = timeout.deadline.least(timeout)
-        if self._shared and buffer:
-            # A cancelled request must not leave half a frame on the connection of the others.
-            return asyncio.shield(self._write_whole(buffer, timeout))
-        return self._stream.write(buffer, timeout)
-
-    async def _write_parts(self, buffer: bytes, timeout: float) -> None:
-        """Write a long body in parts, each with the whole time-out."""
-        for start in range(0, len(buffer), PART):
-            await self.write(buffer[start : start + PART], timeout)
-
-    async def _write_whole(self, buffer: bytes, timeout: float | None) -> None:
-        async with self._turn:
-            await self._stream.write(buffer, timeout)
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> "AsyncFailoverStream":
-        """Begin TLS."""
-        return AsyncFailoverStream(
-            await self._stream.start_tls(ssl_context, server_hostname, timeout)
-        )
 
 
 def http2_connection(
@@ -114,12 +61,11 @@ class AsyncDialer:
             DialError: If no endpoint could be reached.
         """
         async with self._dials:
-            won = await dial_async(race, options, self._resolver)
-        return RaceWinner(won.member, AsyncFailoverStream(won.connection), won.losers)
+            return await dial_async(race, options, self._resolver)
 
     async def connect(self, place: Place, options: DialOptions) -> AsyncFailoverStream:
         """Connect to one host."""
-        return AsyncFailoverStream(await connect_async(place, options, self._resolver))
+        return await connect_async(place, options, self._resolver)
 
 
 async def hedged(
@@ -133,25 +79,89 @@ async def hedged(
         exchange: The first request, whose ``hedge_at`` says when its answer is late.
         send: Sends the request and returns the outcome, whatever it is.
     """
-    first = asyncio.create_task(send(exchange))
-    tasks = [first]
-    chosen: asyncio.Task[Outcome] | None = None
+    hedge = AsyncHedge(exchange, send)
     try:
-        late = exchange.hedge_at - exchange.session.core.clock()
-        await asyncio.wait(tasks, timeout=max(0.0, late))
-        if not first.done() and (rival := exchange.rival()) is not None:
-            tasks.append(asyncio.create_task(send(rival)))
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if len(tasks) > 1 and not any(task.result().good for task in done):
-            await asyncio.wait(tasks)
-        mine, *theirs = [task.result() if task.done() else None for task in tasks]
-        outcome = settle(exchange, mine, *theirs)
-        chosen = first if outcome is mine else tasks[-1]
-        return outcome
+        return await hedge.settle(await hedge.send_first())
     finally:
-        for task in tasks:
-            if task is not chosen:
-                await _drop(task)
+        await hedge.abandon()
+
+
+class AsyncHedge:
+    """The second request of a hedge, in a task of its own.
+
+    The first request runs in its caller's task. Where the second has a good answer before it, the
+    first is cancelled as ``asyncio.timeout`` does it.
+
+    Args:
+        exchange: The first request.
+        send: Sends the request and returns the outcome, whatever it is.
+    """
+
+    def __init__(
+        self, exchange: Exchange, send: Callable[[Exchange], Coroutine[Any, Any, Outcome]]
+    ) -> None:
+        self._exchange = exchange
+        self._send = send
+        self._rival: asyncio.Task[Outcome] | None = None
+        self._first: asyncio.Task[Any] | None = None
+        self._overtaken = False
+
+    async def send_first(self) -> Outcome | None:
+        """Send the first request; return None where the second has a good answer before it."""
+        loop = asyncio.get_running_loop()
+        task = self._first = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        cancelled = task.cancelling()
+        seconds = self._exchange.hedge_at - self._exchange.session.core.clock()
+        late = loop.call_later(max(0.0, seconds), self._start)
+        try:
+            return await self._send(self._exchange)
+        except asyncio.CancelledError:
+            if not self._overtaken or task.uncancel() > cancelled:
+                raise
+            return None
+        finally:
+            self._first = None
+            late.cancel()
+
+    def _start(self) -> None:
+        rival = self._exchange.rival()
+        if rival is not None:
+            self._rival = asyncio.create_task(self._send(rival))
+            self._rival.add_done_callback(self._overtake)
+
+    def _overtake(self, rival: "asyncio.Task[Outcome]") -> None:
+        if self._first is not None and not rival.cancelled() and rival.result().good:
+            self._overtaken = True
+            self._first.cancel()
+
+    async def settle(self, mine: Outcome | None) -> Outcome:
+        """Return the better of the two outcomes, now that the first request is over."""
+        rival = self._rival
+        if rival is None:
+            assert mine is not None  # noqa: S101 - nothing has overtaken it
+            return mine
+        if mine is not None and not mine.good:
+            await asyncio.wait([rival], timeout=self._exchange.least(None))
+        outcome = settle(self._exchange, mine, rival.result() if rival.done() else None)
+        if outcome is not mine:
+            self._rival = None
+            if mine is not None and mine.status is not None:
+                await mine.result.response.aclose()
+        return outcome
+
+    async def abandon(self) -> None:
+        """Cancel the second request, or close its answer, unless the answer is used."""
+        if self._rival is not None:
+            # A task of its own: this one may be cancelled, once more, while it waits.
+            closing = asyncio.create_task(_drop(self._rival))
+            _CLOSING.add(closing)
+            closing.add_done_callback(_CLOSING.discard)
+            await asyncio.shield(closing)
+
+
+#: The tasks that close what was abandoned; the event loop itself keeps no reference to a task.
+_CLOSING: set[asyncio.Task[None]] = set()
 
 
 async def _drop(task: "asyncio.Task[Outcome]") -> None:

@@ -23,28 +23,15 @@ from ..pool.failover import DialRace, Outcome
 from .attempt import Exchange, Limit, Overtaken
 from .dial import RaceWinner, dial
 from .outcome import settle
+from .stream import WANT_READ, SocketStream
 
 logger = logging.getLogger(__name__)
 
 TurnEvent = threading.Event
 
-_WANT_READ = (BlockingIOError, ssl.SSLWantReadError)
-_WANT_WRITE = (BlockingIOError, ssl.SSLWantWriteError)
 
-
-class FailoverStream(httpcore2.NetworkStream):
-    """A connected socket, whose steps keep the deadline of the exchange that they belong to.
-
-    The socket does not block: httpcore's own streams make a system call for each change of a
-    time-out.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self._sock = sock
-        self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
-        self._readable = select.poll()
-        self._readable.register(sock, select.POLLIN)
+class FailoverStream(SocketStream, httpcore2.NetworkStream):
+    """A connected socket, whose steps keep the deadline of the exchange that they belong to."""
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read what has arrived, or wait for it."""
@@ -54,7 +41,7 @@ class FailoverStream(httpcore2.NetworkStream):
                     self._wait_to_read(timeout)
                 try:
                     return self._sock.recv(max_bytes)
-                except _WANT_READ:
+                except WANT_READ:
                     continue  # with TLS, readable may mean a message of TLS itself
         except TimeoutError as error:
             raise httpcore2.ReadTimeout(str(error)) from error
@@ -91,12 +78,6 @@ class FailoverStream(httpcore2.NetworkStream):
         except (OSError, ValueError) as error:
             raise httpcore2.WriteError(str(error)) from error
 
-    def _send(self, buffer: bytes | memoryview) -> int:
-        try:
-            return self._sock.send(buffer)
-        except _WANT_WRITE:
-            return 0
-
     def _wait_to_write(self, timeout: float | None) -> None:
         poll = select.poll()
         poll.register(self._sock, select.POLLOUT)
@@ -117,21 +98,6 @@ class FailoverStream(httpcore2.NetworkStream):
         secured = SyncStream(self._sock).start_tls(ssl_context, server_hostname, timeout)
         sock = secured.get_extra_info("socket")
         return secured if sock is self._sock else FailoverStream(sock)
-
-    def get_extra_info(self, info: str) -> Any:
-        """Return what httpcore asks for."""
-        match info:
-            case "is_readable":
-                return self._sock.fileno() < 0 or bool(self._readable.poll(0))
-            case "ssl_object":
-                return self._tls
-            case "client_addr":
-                return self._sock.getsockname()
-            case "server_addr":
-                return self._sock.getpeername()
-            case "socket":
-                return self._sock
-        return None
 
 
 def hang_up(stream: httpcore2.NetworkStream) -> None:
