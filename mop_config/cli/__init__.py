@@ -1,7 +1,9 @@
 """The command line: one module a command, which parses arguments and calls the working package.
 
 Read ``input``, ``list_input``, ``server_api``, ``output``, ``options`` and ``env_file`` first: the
-commands share them. ``follower`` and ``etcd_history`` hold what ``watch`` and ``push`` decide.
+commands share them. ``follower`` holds what ``watch`` decides; ``history``, ``rollback`` and
+``push`` share ``good_texts``, ``text_difference`` and ``text_target``.
+
 Errors are one line on standard error. Exit 0 is good, 1 means that the file, the list or the
 server is bad, 2 that the command was called wrongly.
 """
@@ -27,6 +29,8 @@ COMMANDS = (
     "qr",
     "watch",
     "reload",
+    "history",
+    "rollback",
     "publish",
     "push",
     "keygen",
@@ -68,7 +72,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     _prepare_streams()
     try:
-        result = cli.main(arguments, prog_name="mop-config", standalone_mode=False)
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        result = cli.main(words, obj=words, prog_name="mop-config", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message(), file=sys.stderr)

@@ -1,6 +1,7 @@
 """Print text from outside with control characters escaped, so that the terminal obeys none."""
 
 import json
+import sys
 from typing import Any
 
 import click
@@ -13,6 +14,11 @@ from ..server.settings import Settings
 def say(line: str, *, err: bool = False) -> None:
     """Print one line, with control and format characters escaped."""
     click.echo(printable(line), err=err)
+
+
+def may_ask() -> bool:
+    """Return whether a person is at the terminal."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def warn(settings: Settings, problems: tuple[Problem, ...]) -> None:

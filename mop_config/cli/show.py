@@ -13,6 +13,7 @@ from .env_file import env_file_option
 from .input import not_empty, read
 from .output import say, warn
 from .server_api import fetch, read_token, token_option
+from .text_difference import print_lines
 
 
 @click.command(epilog="Example: mop-config show config/endpoints.txt --diff http://127.0.0.1:8000")
@@ -50,9 +51,7 @@ def _differs(body: bytes, url: str, token: str | None) -> bool:
     served = _lines(fetch(url, "--diff", token))
     here = _lines(codec.loads(body))
     lines = list(difflib.unified_diff(served, here, url, "file", lineterm="", n=1))
-    for line in lines:
-        style = {"+": "green", "-": "red"}.get(line[0]) if sys.stdout.isatty() else None
-        click.echo(click.style(line, fg=style) if style else line)
+    print_lines(lines)
     if not lines and sys.stdout.isatty():
         say(f"no difference to what {url} serves")
     return bool(lines)

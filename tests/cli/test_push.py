@@ -7,22 +7,21 @@ import pty
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mop_config.cli import run
-from mop_config.cli.etcd_history import ChangedError, write
+from mop_config.cli.text_target import ChangedError, EtcdTarget
 from mop_config.model.address import EtcdAddress
-from mop_config.server.settings import EtcdSettings
-from mop_config.server.sources.etcd import Etcd
+from mop_config.server.settings import Settings
 
 from ..etcds import Cluster, running_cluster
 from ..ports import free_ports
 from ..servers import ROOT
 from ..test_readme import blocks
-from ..waiting import wait_for
 
 ONE = "DomainList:\none.example\nother.example\n"
 TWO = "DomainList:\ntwo.example\nother.example\n"
@@ -191,22 +190,12 @@ def test_a_password_in_the_key_is_not_echoed(
     assert "ENDPOINT_ETCD_PASSWORD" in shown.err
 
 
-def test_the_past_may_be_larger_than_what_a_server_takes(
-    cluster: Cluster,
-    key: str,
-    file: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_text_that_is_there_may_be_larger_than_what_a_server_takes(
+    cluster: Cluster, key: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It can be replaced and listed, but not brought back."""
-    large = "DomainList:\n" + "".join(f"h{n}.example\n" for n in range(300))
-    revisions = [cluster.put(f"# {n}\n{large}", name(key)) for n in range(30)]
+    """It can be replaced."""
+    cluster.put("DomainList:\n" + "".join(f"h{n}.example\n" for n in range(300)), name(key))
     monkeypatch.setenv("ENDPOINT_MAX_BYTES", "2000")
-    assert run(["push", key, "--history", "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)["revisions"]
-    assert [row["revision"] for row in shown] == revisions[::-1]
-    assert run(["push", key, "--rollback", str(revisions[0])]) == 1
-    assert "larger than 2000 bytes" in capsys.readouterr().err
     assert run(["push", str(file), key]) == 0
     assert cluster.get(name(key)) == ONE.encode()
 
@@ -236,103 +225,33 @@ def on_a_terminal(arguments: list[str], answer: str, meanwhile: Any = None) -> t
 
 def test_a_write_whose_answer_was_lost_is_no_conflict(cluster: Cluster, key: str) -> None:
     """The next member is asked to write again, and finds the text there already."""
-    etcd = Etcd(EtcdAddress.parse(key), EtcdSettings(), 1 << 20)
-    first = write(etcd, ONE.encode(), 0)
-    assert write(etcd, ONE.encode(), 0) == first
+    target = EtcdTarget(replace(Settings(), source=key))
+    assert target.read() == b""
+    target.write(ONE.encode())
+    first = target.revision
+    assert first
+    target.revision = None
+    target.write(ONE.encode())
+    assert target.revision == first
+    target.revision = None
     with pytest.raises(ChangedError, match=f"now at revision {first}"):
-        write(etcd, TWO.encode(), 0)
-    assert write(etcd, TWO.encode(), first) > first
-
-
-def test_history_and_rollback(
-    cluster: Cluster, key: str, file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """etcd's own revisions, over a deletion and a compaction; each that it knows can return."""
-    first, second = cluster.put(ONE, name(key)), cluster.put(TWO, name(key))
-    cluster.put("elsewhere", "other")
-    cluster.delete(name(key))
-    bad = cluster.put("DomainList:\n1.2.3.999\n", name(key))
-    code, document = pushed(capsys, key, "--history")
-    assert code == 0
-    known = [(row["revision"], row["deleted"]) for row in document["revisions"]]
-    assert known == [(bad, False), (bad - 1, True), (second, False), (first, False)]
-    assert document["revisions"][2]["change"]["added"] == 2
-    assert document["revisions"][0]["counts"]["errors"] == 1
-
-    assert run(["push", key, "--rollback", str(bad)]) == 1
-    assert "has errors" in capsys.readouterr().err
-    code, document = pushed(capsys, key, "--rollback", str(first))
-    assert (code, document["result"]) == (0, "written")
-    assert cluster.get(name(key)) == ONE.encode()
-
-    # What the compaction leaves of the past is what stands at its border.
-    cluster.any("/kv/compaction", {"revision": str(second + 1), "physical": True})
-    assert run(["push", key, "--history"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [int(line.split(":")[0].split()[1]) for line in lines] == [
-        document["revision"],
-        bad,
-        bad - 1,
-        second,
-    ]
-    assert lines[2] == f"revision {bad - 1}: deleted"
-    assert run(["push", key, "--rollback", str(first)]) == 1
-    assert f"revision {first} was compacted" in capsys.readouterr().err
-    assert run(["push", key, "--rollback", str(second)]) == 0
-    assert cluster.get(name(key)) == TWO.encode()
-
-
-def test_the_past_of_a_deleted_key(
-    cluster: Cluster, key: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It is there when it is needed most."""
-    revision = cluster.put(ONE, name(key))
-    cluster.delete(name(key))
-
-    def deleted() -> list[bool]:
-        _, document = pushed(capsys, key, "--history")
-        return [row["deleted"] for row in document["revisions"]]
-
-    wait_for(lambda: deleted() == [True, False])
-    assert run(["push", key, "--rollback", str(revision)]) == 0
-    assert cluster.get(name(key)) == ONE.encode()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "what"),
-    [
-        (["--rollback", "999999"], 1, "has no revision 999999 yet"),
-        (["--rollback", "1"], 1, "was not there at revision 1|was compacted"),
-        (["--history"], 1, "etcd knows nothing of etcd://"),
-        (["--rollback", "0"], 2, "0 is not in the range"),
-        (["--history", "--rollback", "1"], 2, "exclude each other"),
-    ],
-)
-def test_what_etcd_does_not_know(
-    cluster: Cluster,
-    arguments: list[str],
-    code: int,
-    what: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """One line each."""
-    assert run(["push", cluster.address("nothing"), *arguments]) == code
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert any(part in error for part in what.split("|"))
+        target.write(TWO.encode())
+    assert target.read() == ONE.encode()
+    target.write(TWO.encode())
+    assert (target.revision or 0) > first
 
 
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        ([], "name the FILE"),
+        ([], "Missing argument 'FILE'"),
         (["etcd://h/k"], "name the FILE"),
         (["FILE"], "is not etcd://"),
         (["FILE", "etcd://h"], "is not etcd://"),
         (["FILE", "http://h/k"], "is not etcd://"),
         (["FILE", "etcd://h:99999/k"], "port"),
-        (["FILE", "etcd://h/k", "more"], "at most 2 arguments"),
-        (["FILE", "etcd://h/k", "--history"], "at most 1 argument "),
+        (["FILE", "etcd://h/k", "more"], "unexpected extra argument (more)"),
+        (["", "etcd://h/k"], "must not be empty"),
     ],
 )
 def test_wrong_calls(
@@ -394,11 +313,10 @@ def test_the_commands_of_the_docs(
     """In order, in one shell; and then what they have written is there."""
     (block,) = [b for b in blocks((ROOT / "docs" / "etcd.md").read_text(), "sh") if "push" in b]
     assert block.splitlines()[-1] == "mop-config serve"
-    first = cluster.put(ONE, name(key))
+    cluster.put(ONE, name(key))
     shown = "etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/mop/endpoints"
-    script = block.replace(shown, f"'{key}'").replace("--rollback 12", f"--rollback {first}")
+    script = block.replace(shown, f"'{key}'")
     assert key in script
-    assert f"--rollback {first}" in script
     steps = "set -e\n" + script.replace("mop-config serve", "mop-config show")
     result = subprocess.run(
         ["bash", "-c", steps],
@@ -410,7 +328,5 @@ def test_the_commands_of_the_docs(
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert f"revision {first}: " in result.stdout
     assert "log.ym1.com" in result.stdout
-    assert result.stdout.splitlines()[-1].count("one.example") == 2
-    assert cluster.get(name(key)) == ONE.encode()
+    assert cluster.get(name(key)) == (ROOT / "config" / "endpoints.txt").read_bytes()

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from mop_config.cli.etcd_history import Revision, history
 from mop_config.errors import SourceError
 from mop_config.model.address import EtcdAddress
 from mop_config.server.parsing.builder import UrlRules
@@ -20,6 +19,7 @@ from mop_config.server.parsing.render import EMPTY_BODY, render
 from mop_config.server.settings import EtcdSettings
 from mop_config.server.sources.etcd import Etcd
 
+from ..etcd_past import Revision, history
 from ..etcds import Cluster, running_cluster
 from ..servers import ENDPOINTS, Server, gunicorn_command
 from ..waiting import wait_for

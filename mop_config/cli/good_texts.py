@@ -1,0 +1,139 @@
+"""The good texts of the past, which the service has kept in its state folder."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from ..errors import MopConfigError
+from ..server.settings import Settings
+from ..server.sources import open_source
+from ..server.state.directory import StateDirectory
+from ..server.state.last_good import LastGood, LastGoodStore
+from ..server.state.worker_record import WorkerRecord
+from ..server.state.workers import WORKER, WorkerRegistry, key, place
+
+_RECORDS = re.compile(r"records-([0-9]+)\Z")
+#: A release in an argument: a version, or the beginning of an ETag.
+_RELEASE = re.compile(r"[0-9a-f]{4,}")
+
+
+def is_release(word: str) -> bool:
+    """Return whether an argument can name a release; a path can always begin with ``./``."""
+    return _RELEASE.fullmatch(word.strip('"')) is not None
+
+
+def as_root() -> str:
+    """Return this command as another user than the present one has to run it."""
+    arguments: list[str] = click.get_current_context().find_root().obj
+    # sudo removes the variables of the environment, unless a file holds the settings.
+    sudo = "sudo" if "--env-file" in " ".join(arguments) else "sudo -E"
+    return f"{sudo} mop-config {shlex.join(arguments)}"
+
+
+class GoodTexts(NamedTuple):
+    """The good texts of one source, and the records of the workers that serve it.
+
+    Attributes:
+        source: Name of the source.
+        texts: The texts, newest first; there is at least one.
+        directory: The records of the service's user.
+    """
+
+    source: str
+    texts: list[LastGood]
+    directory: StateDirectory
+
+    @classmethod
+    def of(cls, settings: Settings) -> "GoodTexts":
+        """Read the texts of the source that the settings name.
+
+        Raises:
+            MopConfigError: If there is none, or this user may not read them.
+        """
+        source = str(open_source(settings))
+        folder = _state_folder(settings)
+        found = []
+        for user in _users(folder):
+            directory = StateDirectory.of_user(folder, user)
+            if texts := LastGoodStore(directory, key(source)).history():
+                found.append(cls(source, texts, directory))
+        if not found:
+            raise MopConfigError(
+                f"{folder} holds no good text of {source}: the service may read another source,"
+                " or keep its state in another folder (ENDPOINT_STATE_DIR, --env-file FILE)"
+            )
+        return max(found, key=lambda kept: kept.texts[0].saved_at)
+
+    def find(self, release: str) -> LastGood:
+        """Return the newest text of a release.
+
+        Args:
+            release: The version of the release, or the beginning of its ETag.
+
+        Raises:
+            MopConfigError: If no text, or more than one list, is meant.
+        """
+        wanted = release.strip('"').lower()
+        for text in self.texts:
+            if str(text.record.release.version) == wanted:
+                return text
+        meant = {
+            text.record.release.etag: text
+            for text in reversed(self.texts)
+            if is_release(wanted) and text.record.release.etag.startswith(wanted)
+        }
+        if len(meant) > 1:
+            raise MopConfigError(f"{release} may mean {' or '.join(meant)}: name more of the ETag")
+        if not meant:
+            raise MopConfigError(
+                f"there is no good text of release {release} (mop-config history lists"
+                f" {len(self.texts)}; RELEASE is a version, or 4 characters or more of an ETag)"
+            )
+        return meant.popitem()[1]
+
+    def workers(self) -> list[WorkerRecord]:
+        """Return the records of the running workers that serve the source, with any settings."""
+        own = re.compile(rf"({key(self.source)}\.[0-9a-f]+\.{place()}){re.escape(WORKER)}")
+        matches = map(own.match, self.directory.list_names())
+        prefixes = sorted({match[1] for match in matches if match})
+        return [
+            worker
+            for prefix in prefixes
+            for worker in WorkerRegistry(self.directory, prefix).others(os.getpid())
+        ]
+
+
+def _state_folder(settings: Settings) -> Path:
+    if settings.state_dir:
+        return Path(os.path.abspath(settings.state_dir))
+    from ..server.web import instance_folder  # imports Flask
+
+    return Path(instance_folder())
+
+
+def _users(folder: Path) -> list[int]:
+    """Return the users whose records this user may read: its own, or all of them for root.
+
+    Raises:
+        MopConfigError: If the folder is not there, or only others may read what is in it.
+    """
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        raise MopConfigError(
+            f"the state folder {folder} is not there; name that of the service by"
+            " ENDPOINT_STATE_DIR or --env-file FILE"
+        ) from None
+    except PermissionError:
+        raise MopConfigError(
+            f"this user may not read the state folder {folder}; run: {as_root()}"
+        ) from None
+    users = [int(match[1]) for match in map(_RECORDS.match, names) if match]
+    allowed = [user for user in users if os.geteuid() in {0, user}]
+    if users and not allowed:
+        raise MopConfigError(f"the records in {folder} belong to another user; run: {as_root()}")
+    return allowed

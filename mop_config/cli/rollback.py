@@ -1,0 +1,123 @@
+"""``mop-config rollback``: write a good text of the past back, and wait until it is served."""
+
+import time
+from collections.abc import Callable
+
+import click
+
+from ..errors import MopConfigError, SourceError
+from ..server.parsing.problems import Code
+from ..server.settings import Settings
+from ..server.state.last_good import LastGood
+from ..server.state.worker_record import WorkerRecord
+from .env_file import env_file_option
+from .good_texts import GoodTexts
+from .input import Reading, judged, not_empty, settings_for
+from .output import json_text, may_ask, say
+from .text_difference import TextDifference
+from .text_target import open_target
+
+#: Limit of the wait for the workers, in seconds, and the pause between two looks at them.
+PATIENCE = 30.0
+_PAUSE = 0.1
+
+
+@click.command(epilog="Example: mop-config rollback 1764403200123 --env-file /etc/mop-config/env")
+@click.argument("release", callback=not_empty)
+@click.argument("source", required=False, callback=not_empty)
+@click.option("--yes", is_flag=True, help="Write without asking.")
+@click.option(
+    "--in-place", is_flag=True, help="Write into the file itself: its hard links and mounts stay."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON; never ask.")
+@env_file_option
+def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_json: bool) -> int:
+    """Write the text of RELEASE back into SOURCE, and wait until every worker serves it.
+
+    RELEASE is a number that mop-config history shows, or the beginning of its ETag. The
+    difference is shown, and on a terminal the command asks before it writes. A file is replaced
+    in one step and keeps its owner, mode and symbolic links; a key in etcd is written in one
+    transaction. Exit 1 if nothing is written, or if a worker does not serve it within 30 s.
+
+    SOURCE is a file or etcd://host:2379/key, and defaults to ENDPOINT_CONFIG_FILE.
+    """
+    settings = settings_for(source)
+    kept = GoodTexts.of(settings)
+    good = kept.find(release)
+    name = f"release {good.record.release.version}"
+    reading = _judge(good, name, settings)
+    target = open_target(settings, in_place=in_place)
+    old = target.read()
+    difference = TextDifference.between(old, good.data, (str(target), name), settings)
+    if not as_json:
+        difference.print()
+    if old != good.data:
+        if may_ask() and not (yes or as_json) and not click.confirm(f"Write this to {target}?"):
+            raise MopConfigError("nothing is written")
+        target.write(good.data)
+    result = "unchanged" if old == good.data else "written"
+    if not as_json:
+        say(f"{target}: {name} is {result}")
+    etags = {good.record.release.etag, reading.rendering.etag if reading.rendering else ""}
+    workers = wait_until_served(kept.workers, etags)
+    if as_json:
+        outcome = {
+            "target": str(target),
+            "release": good.record.release.version,
+            "etag": good.record.release.etag,
+            "result": result,
+            "workers": [worker["pid"] for worker in workers],
+        }
+        click.echo(json_text({**outcome, **difference.as_dict()}))
+    elif workers:
+        say(f"every worker serves it ({len(workers)}), etag {workers[0]['etag']}")
+    else:
+        say("no running worker is seen from here: the next one that starts serves it")
+    return 0
+
+
+def _judge(good: LastGood, name: str, settings: Settings) -> Reading:
+    """Judge a text by the present settings.
+
+    Raises:
+        MopConfigError: If a server would refuse it now.
+    """
+
+    def data() -> bytes:
+        if len(good.data) > settings.max_bytes:
+            message = f"it is larger than {settings.max_bytes} bytes (ENDPOINT_MAX_BYTES)"
+            raise SourceError(Code.TOO_LARGE, message)
+        return good.data
+
+    reading = judged(name, data, settings)
+    if reading.refusal is not None:
+        raise MopConfigError(f"{reading.refusal}: nothing is written")
+    return reading
+
+
+def wait_until_served(
+    workers: Callable[[], list[WorkerRecord]], etags: set[str]
+) -> list[WorkerRecord]:
+    """Wait until every worker serves a list, and return the records of the workers.
+
+    Args:
+        workers: Reads the records of the running workers.
+        etags: The ETag of the list, by the settings of now and by those of its release.
+
+    Raises:
+        MopConfigError: If a worker refuses the list, or does not serve it in time.
+    """
+    began, deadline = time.time(), time.monotonic() + PATIENCE
+    while True:
+        records = workers()
+        late = [w for w in records if w["etag"] not in etags or w["state"] != "fresh"]
+        if not late:
+            return records
+        in_vain = time.monotonic() > deadline
+        for worker in late:
+            last = worker["history"][0] if worker["history"] else None
+            failed = last is not None and last["at"] >= began and last["error"]
+            if failed or in_vain:
+                reason = last["error"] if last and last["error"] else "it has not read it yet"
+                raise MopConfigError(f"worker {worker['pid']} does not serve it: {reason}")
+        time.sleep(_PAUSE)

@@ -1,0 +1,197 @@
+"""Where ``push`` and ``rollback`` write a text: a file, or a key in etcd."""
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+
+from ..errors import MopConfigError, SourceError
+from ..files import Scratch
+from ..model.address import EtcdAddress
+from ..server.parsing.problems import Code
+from ..server.settings import Settings
+from ..server.sources import SCHEME, check_source
+from ..server.sources.etcd import Etcd, encode
+from ..server.sources.file import FileSource, SourceText
+from .good_texts import as_root
+
+#: Maximum size in bytes of the text that is there: it is only shown, and may be larger than a
+#: server accepts.
+MOST_BYTES = 64 << 20
+
+
+class ChangedError(MopConfigError):
+    """The file or key was written by another program since it was compared."""
+
+
+class EtcdTarget:
+    """A key in etcd, written in one compare-and-set transaction.
+
+    Args:
+        settings: The key, the login and the certificates.
+        force: Whether to write even if another client has written the key since ``read``.
+
+    Attributes:
+        revision: Revision of etcd's store at which the key was written last, or None if there
+            is no such key.
+    """
+
+    def __init__(self, settings: Settings, *, force: bool = False) -> None:
+        check_source(settings)
+        limit = max(settings.max_bytes, MOST_BYTES)
+        self._etcd = Etcd(EtcdAddress.parse(settings.source), settings.etcd, limit)
+        self._force = force
+        self.revision: int | None = None
+
+    def __str__(self) -> str:
+        return str(self._etcd)
+
+    def read(self) -> bytes:
+        """Return the text that the key has now; empty if there is no such key.
+
+        Raises:
+            SourceError: If etcd refuses or does not answer.
+        """
+        there = self._etcd.get()
+        self.revision = there.revision if there else None
+        return there.data if there else b""
+
+    def write(self, data: bytes) -> None:
+        """Write the key in one transaction.
+
+        Raises:
+            ChangedError: If another client has written the key since ``read``.
+            SourceError: If etcd refuses, or does not answer: then the key may have been written.
+        """
+        etcd = self._etcd
+        expected = {"target": "MOD", "result": "EQUAL", "mod_revision": str(self.revision or 0)}
+        compare = [] if self._force else [{"key": etcd.key, **expected}]
+        put = {"request_put": {"key": etcd.key, "value": encode(data)}}
+        try:
+            answer = etcd.ask("/kv/txn", {"compare": compare, "success": [put]})
+        except SourceError as error:
+            if error.code != Code.UNREACHABLE:
+                raise
+            message = f"{error}; it may have been written all the same"
+            raise SourceError(error.code, message) from None
+        if answer.get("succeeded"):
+            self.revision = int(answer["header"]["revision"])
+            return
+        there = etcd.get()
+        if there is not None and there.data == data:
+            self.revision = there.revision  # our own write: the first member's response was lost
+            return
+        now = f"now at revision {there.revision}" if there else "now not there"
+        raise ChangedError(
+            f"{etcd} has changed since it was compared ({now}): nothing is written;"
+            " look at the difference again, or use --force"
+        )
+
+
+class FileTarget:
+    """A file, replaced atomically by one with the same owner, mode and attributes.
+
+    Symbolic links stay: the file that they lead to is replaced.
+
+    Args:
+        path: The file.
+        in_place: Whether to write into the file that is there instead of replacing it.
+    """
+
+    def __init__(self, path: str, *, in_place: bool) -> None:
+        self._source = FileSource(path, MOST_BYTES)
+        self._path = Path(os.path.realpath(path))
+        self._in_place = in_place
+        self._text: SourceText | None = None
+
+    def __str__(self) -> str:
+        return str(self._source)
+
+    def read(self) -> bytes:
+        """Return the text that the file has now; empty if there is no such file.
+
+        Raises:
+            MopConfigError: If it cannot be read, or must not be replaced.
+        """
+        try:
+            self._text = self._source.read()
+        except SourceError as error:
+            if error.code != Code.MISSING:
+                raise
+            return b""
+        links = os.stat(self._path).st_nlink
+        if links > 1 and not self._in_place:
+            raise MopConfigError(
+                f"{self} has {links} hard links, and a replaced file would lose the others; use"
+                " --in-place, which writes into the file itself"
+            )
+        return self._text.data
+
+    def write(self, data: bytes) -> None:
+        """Write the file.
+
+        Raises:
+            ChangedError: If another program has written the file since ``read``.
+            MopConfigError: If the file cannot be written.
+        """
+        if self._has_changed():
+            message = "it has changed since it was compared: nothing is written"
+            raise ChangedError(f"{self}: {message}; look at the difference again")
+        try:
+            if self._in_place and self._text is not None:
+                self._overwrite(data)
+            else:
+                self._replace(data)
+        except OSError as error:
+            raise MopConfigError(self._reason(error)) from None
+
+    def _has_changed(self) -> bool:
+        if self._text is None:
+            return os.path.lexists(self._path)
+        return not self._source.is_current(self._text)
+
+    def _replace(self, data: bytes) -> None:
+        with Scratch(str(self._path), mode=0o600) as scratch:
+            scratch.write(data, sync=True)
+            if self._text is None:
+                os.fchmod(scratch.descriptor, 0o644)
+            else:
+                self._copy_attributes(scratch.descriptor)
+            scratch.become(str(self._path))
+
+    def _copy_attributes(self, descriptor: int) -> None:
+        there, ours = os.stat(self._path), os.fstat(descriptor)
+        if (there.st_uid, there.st_gid) != (ours.st_uid, ours.st_gid):
+            os.fchown(descriptor, there.st_uid, there.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(there.st_mode))
+        with contextlib.suppress(OSError):  # the file system has none, or this user may not
+            for name in os.listxattr(self._path):  # access control lists are among them
+                os.setxattr(descriptor, name, os.getxattr(self._path, name))
+
+    def _overwrite(self, data: bytes) -> None:
+        with open(self._path, "r+b") as file:
+            file.write(data)
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _reason(self, error: OSError) -> str:
+        reason = f"{self} cannot be written ({error.strerror or error})"
+        if error.errno == errno.EBUSY:
+            return f"{reason}: it is mounted by itself; use --in-place"
+        if error.errno in {errno.EPERM, errno.EACCES}:
+            other = "" if self._in_place else ", or use --in-place where the file is writable"
+            return f"{reason}; run: {as_root()}{other}"
+        return reason
+
+
+def open_target(settings: Settings, *, in_place: bool) -> EtcdTarget | FileTarget:
+    """Return the source of the settings as a target of writes.
+
+    Raises:
+        SettingsError: If a setting of etcd cannot be used.
+    """
+    if settings.source.startswith(SCHEME):
+        return EtcdTarget(settings)
+    return FileTarget(settings.source, in_place=in_place)

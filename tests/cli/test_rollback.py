@@ -1,0 +1,366 @@
+"""``mop-config history`` and ``rollback``: with real servers, all sorts of files, a real etcd."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mop_config.cli import run
+from mop_config.server.settings import Settings
+from mop_config.server.state.directory import StateDirectory
+from mop_config.server.state.workers import key as key_of
+
+from ..etcds import running_cluster
+from ..integration.test_users import for_everybody
+from ..servers import Server, gunicorn_command, running
+from ..users import ALICE, as_user, needs_root, place_for_all
+from ..waiting import wait_for
+from .test_push import on_a_terminal
+
+
+def text(*hosts: str) -> str:
+    return "DomainList:\n" + "".join(f"{host}\n" for host in hosts)
+
+
+ONE, TWO, THREE = (
+    text("a.example", "one.example"),
+    text("a.example", "two.example"),
+    text("a.example"),
+)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith("ENDPOINT_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("ENDPOINT_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("ENDPOINT_CONFIG_FILE", str(tmp_path / "endpoints.txt"))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "endpoints.txt"
+    path.write_text(ONE)
+    return path
+
+
+@pytest.fixture
+def server(tmp_path: Path, file: Path) -> Iterator[Server]:
+    """A server that has served three texts, the newest with one endpoint of each kind."""
+    with running(tmp_path, file) as server:
+        for edit, hosts in ((TWO, ("a.example", "two.example")), (THREE, ("a.example",))):
+            file.write_text(edit)
+            wait_for(partial(server.all_serve, *hosts))
+        wait_for(lambda: len(releases()) == 3)
+        yield server
+
+
+def called(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
+    """Run a command with --json, and return its document."""
+    capsys.readouterr()
+    assert run([*arguments, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def releases() -> list[Any]:
+    """The releases that ``history`` knows, newest first, by a process of its own."""
+    command = [sys.executable, "-m", "mop_config", "history", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return [] if done.returncode else list(json.loads(done.stdout)["releases"])
+
+
+def test_the_past_is_listed(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """Newest first, with what each text changed; the status knows the same ETag."""
+    document = called(capsys, "history")
+    newest, middle, oldest = document["releases"]
+    assert document["source"] == os.environ["ENDPOINT_CONFIG_FILE"]
+    assert newest["etag"] == server.status()["etag"]
+    assert newest["release"] > middle["release"] > oldest["release"]
+    assert newest["counts"] == {"api": 1, "socketio": 1}
+    assert (newest["change"]["added"], newest["change"]["removed"]) == (0, 2)
+    assert (middle["change"]["added"], middle["change"]["removed"]) == (2, 2)
+    assert oldest["change"] is None
+    assert oldest["trigger"] == "start"
+    assert {newest["trigger"], middle["trigger"]} <= {"watch", "poll"}
+
+    assert run(["history"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        str(row["release"]) for row in document["releases"]
+    ]
+    assert "+0 -2 endpoints" in lines[0]
+    assert lines[0].endswith(newest["etag"])
+
+
+def test_two_releases_are_compared(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """By number or by the beginning of an ETag, the second by default the newest."""
+    newest, middle, oldest = called(capsys, "history")["releases"]
+    document = called(capsys, "history", "--diff", str(oldest["release"]), middle["etag"][:12])
+    assert (document["from"], document["to"]) == (oldest["release"], middle["release"])
+    assert [line for line in document["diff"] if line[0] in "+-"][2:] == [
+        "-one.example",
+        "+two.example",
+    ]
+    assert (
+        run(["history", "--diff", f'"{middle["etag"]}"', os.environ["ENDPOINT_CONFIG_FILE"]]) == 0
+    )
+    shown = capsys.readouterr().out
+    assert f"+++ {newest['release']}" in shown
+    assert "-two.example" in shown
+
+
+def test_a_text_comes_back_and_every_worker_serves_it(
+    server: Server, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command ends when they do; what it wrote is a release of its own."""
+    before = called(capsys, "history")["releases"]
+    assert run(["rollback", str(before[2]["release"])]) == 0
+    shown = capsys.readouterr()
+    assert set(server.etags()) == {before[2]["etag"]}
+    assert file.read_text() == ONE
+    assert "+one.example" in shown.out
+    assert "every worker serves it (2)" in shown.out
+    assert shown.err == ""
+    wait_for(lambda: len(releases()) == 4)
+    assert releases()[0]["release"] > before[0]["release"]
+    assert releases()[0]["etag"] == before[2]["etag"]
+
+    document = called(capsys, "rollback", before[2]["etag"][:8])
+    assert (document["result"], sorted(document["workers"])) == ("unchanged", server.workers)
+
+
+def test_a_bad_file_is_replaced_by_the_newest_good_text(
+    server: Server, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its workers serve that list already, but are done only once they have read it again."""
+    newest = called(capsys, "history")["releases"][0]
+    file.write_bytes(b"\xff\xfe\0")
+    wait_for(lambda: server.status()["state"] == "rejected")
+    assert called(capsys, "rollback", str(newest["release"]))["result"] == "written"
+    assert server.status()["state"] == "fresh"
+    file.unlink()
+    wait_for(lambda: server.status()["state"] == "rejected")
+    assert called(capsys, "rollback", str(newest["release"]))["result"] == "written"
+    assert file.read_text() == THREE
+    assert file.stat().st_mode & 0o777 == 0o644
+
+
+def test_on_a_terminal_it_asks(server: Server, file: Path) -> None:
+    """What another program writes until the answer is not lost."""
+    oldest = str(releases()[2]["release"])
+    shown, code = on_a_terminal(["rollback", oldest], "n")
+    assert (code, "nothing is written" in shown) == (1, True)
+    assert file.read_text() == THREE
+    edit = text("edited.example")
+    shown, code = on_a_terminal(["rollback", oldest], "y", lambda: file.write_text(edit))
+    assert (code, "has changed since it was compared" in shown) == (1, True)
+    assert file.read_text() == edit
+    shown, code = on_a_terminal(["rollback", oldest, "--yes"], "")
+    assert (code, "[y/N]" in shown, "every worker serves it" in shown) == (0, False, True)
+    assert file.read_text() == ONE
+
+
+def test_symbolic_links_and_modes_stay(
+    server: Server, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file that a link leads to is replaced; nothing else is left in its folder."""
+    real = tmp_path / "real" / "list.txt"
+    real.parent.mkdir()
+    file.rename(real)
+    real.chmod(0o640)
+    file.symlink_to("real/list.txt")
+    before = real.stat().st_ino
+    assert called(capsys, "rollback", releases()[1]["etag"])["result"] == "written"
+    assert file.is_symlink()
+    assert real.read_text() == TWO
+    assert (real.stat().st_mode & 0o777, real.stat().st_ino != before) == (0o640, True)
+    assert [path.name for path in real.parent.iterdir()] == ["list.txt"]
+
+
+def test_hard_links_are_refused_unless_in_place(
+    server: Server, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A replaced file would leave the other name with the old text."""
+    other = tmp_path / "other.txt"
+    os.link(file, other)
+    oldest = str(releases()[2]["release"])
+    assert run(["rollback", oldest]) == 1
+    assert "2 hard links" in capsys.readouterr().err
+    assert file.read_text() == THREE
+    assert called(capsys, "rollback", oldest, "--in-place")["result"] == "written"
+    assert other.read_text() == ONE
+    assert other.samefile(file)
+
+
+@needs_root
+def test_the_owner_stays(server: Server, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Root writes for the user whose file it is."""
+    os.chown(file, 12345, 23456)
+    assert called(capsys, "rollback", releases()[2]["etag"])["result"] == "written"
+    assert (file.stat().st_uid, file.stat().st_gid) == (12345, 23456)
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for all users, with a list and the settings of a service in it."""
+    with place_for_all() as place:
+        (place / "endpoints.txt").write_text(ONE)
+        (place / "environment").write_text(
+            f"ENDPOINT_CONFIG_FILE={place}/endpoints.txt\nENDPOINT_STATE_DIR={place}/state\n"
+        )
+        yield place
+
+
+def said(place: Path, *arguments: str) -> str:
+    """Run a command as a user of this machine; it has to fail with one line."""
+
+    def action() -> None:
+        with (place / "said").open("w") as file, contextlib.redirect_stderr(file):
+            assert run(arguments) == 1
+
+    (place / "said").touch()
+    (place / "said").chmod(0o666)
+    as_user(ALICE, action)
+    line = (place / "said").read_text()
+    assert line.count("\n") == 1
+    return line
+
+
+@needs_root
+def test_another_user_is_told_what_to_run(place: Path) -> None:
+    """Whether the state folder or the records in it are closed to it."""
+    options = ("--env-file", str(place / "environment"))
+    state = place / "state"
+    StateDirectory.of_user(state).make()
+    line = said(place, "history", *options)
+    assert f"the records in {state} belong to another user; run: sudo mop-config history" in line
+    state.chmod(0o700)
+    line = said(place, "rollback", "1234", *options)
+    assert f"may not read the state folder {state}; run: sudo mop-config rollback 1234" in line
+    assert line.endswith(f"--env-file {place / 'environment'}\n")
+    os.environ["ENDPOINT_STATE_DIR"] = str(state)
+    assert "run: sudo -E mop-config history" in said(place, "history")
+
+
+@needs_root
+def test_root_finds_the_records_of_the_service(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A user of the service that may not write the file is told what to run."""
+    file, state = place / "endpoints.txt", place / "state"
+    options = ("--env-file", str(place / "environment"))
+    user = ("--user", str(ALICE), "--group", str(ALICE))
+    command = for_everybody(gunicorn_command(*user))
+    with running(place, file, command=command, TMPDIR=str(place)) as server:
+        file.write_text(TWO)
+        wait_for(lambda: server.all_serve("a.example", "two.example"))
+        wait_for(lambda: len(called(capsys, "history", *options)["releases"]) == 2)
+        document = called(capsys, "history", *options)
+        oldest = document["releases"][1]["etag"]
+        assert document["folder"] == str(state / f"records-{ALICE}")
+        line = said(place, "rollback", oldest, *options)
+        assert "cannot be written (Permission denied); run: sudo mop-config rollback" in line
+        assert file.read_text() == TWO
+        assert called(capsys, "rollback", oldest, *options)["result"] == "written"
+        assert server.all_serve("a.example", "one.example")
+
+
+def test_a_text_that_the_server_would_refuse_now(
+    server: Server, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is judged by the settings of now, before anything is written."""
+    monkeypatch.setenv("ENDPOINT_MAX_BYTES", "20")
+    assert run(["rollback", str(releases()[2]["release"])]) == 1
+    assert (
+        "larger than 20 bytes (ENDPOINT_MAX_BYTES): nothing is written" in capsys.readouterr().err
+    )
+    assert file.read_text() == THREE
+
+
+def test_a_worker_that_refuses_it(
+    tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its reason is the command's error: a service may have other settings than this shell."""
+    file.write_text(ONE + "bad_host!\n")
+    with running(tmp_path, file) as server:
+        file.write_text(TWO)
+        wait_for(lambda: server.all_serve("a.example", "two.example"))
+        wait_for(lambda: len(releases()) == 2)
+        oldest = str(releases()[1]["release"])
+        server.stop()
+        with running(tmp_path, file, ENDPOINT_STRICT="1"):
+            assert run(["rollback", oldest]) == 1
+    error = capsys.readouterr().err
+    assert re.search(r"worker \d+ does not serve it: 1 error, and ENDPOINT_STRICT is set", error)
+
+
+def test_without_a_running_server(
+    server: Server, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The text is written, and the next start serves it."""
+    server.stop()
+    assert run(["rollback", str(releases()[2]["release"])]) == 0
+    assert "no running worker is seen from here" in capsys.readouterr().out
+    assert file.read_text() == ONE
+
+
+def test_a_key_in_etcd(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written in a transaction; its past is that of the host, whatever etcd has forgotten."""
+    with running_cluster(tmp_path) as cluster:
+        address = cluster.address("rollback")
+        monkeypatch.setenv("ENDPOINT_CONFIG_FILE", address)
+        cluster.put(ONE, "rollback")
+        with running(tmp_path, address) as server:
+            cluster.put(TWO, "rollback")
+            wait_for(lambda: server.all_serve("a.example", "two.example"))
+            wait_for(lambda: len(releases()) == 2)
+            cluster.delete("rollback")
+            oldest = called(capsys, "history", address)["releases"][1]
+            document = called(capsys, "rollback", str(oldest["release"]), address)
+            assert document["result"] == "written"
+            assert cluster.get("rollback") == ONE.encode()
+            assert server.all_serve("a.example", "one.example")
+            shown, code = on_a_terminal(
+                ["rollback", releases()[1]["etag"]], "y", lambda: cluster.put(THREE, "rollback")
+            )
+            assert (code, "has changed since it was compared" in shown) == (1, True)
+            assert cluster.get("rollback") == THREE.encode()
+
+
+@pytest.mark.parametrize("command", [["history"], ["rollback", "1234"]])
+def test_no_state_folder(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named, and how to name another."""
+    assert run(command) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"the state folder {tmp_path / 'state'} is not there" in error
+    StateDirectory.of_user(tmp_path / "state").make()
+    assert run(command) == 1
+    assert f"holds no good text of {tmp_path / 'endpoints.txt'}" in capsys.readouterr().err
+
+
+def test_releases_that_are_not_there(
+    server: Server, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Too short a beginning, an unknown one, and one that means two lists."""
+    for release in ("123", "ffffffffffff", "1"):
+        assert run(["rollback", release]) == 1
+        assert f"no good text of release {release}" in capsys.readouterr().err
+    for arguments in (["history", "a", "b"], ["history", "--diff"], ["history", ""], ["rollback"]):
+        assert run(arguments) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    state = StateDirectory.of_user(tmp_path / "state")
+    assert any(name.startswith(key_of(Settings.from_environ().source)) for name in state.names())
