@@ -1,4 +1,4 @@
-"""Entries become endpoints: URLs, priorities, duplicates. Pure."""
+"""Build endpoints from entries: URLs, priorities, duplicates. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,25 +6,26 @@ from itertools import chain
 from typing import NamedTuple
 
 from ...model.address import identity
-from ...model.endpoint import Endpoint, EndpointConfig, assemble
+from ...model.endpoint import Endpoint, EndpointConfig, Kind, assemble
 from .parser import EndpointFile, Entry, Section
 from .problems import Code, Problems
 
-#: A host and its own port in; the URL and its identity out.
+#: Takes a host and the port of its entry; returns the URL and the identity of the URL.
 Generate = Callable[[str, int | None], tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class UrlRules:
-    """How a host becomes the URL of an API and of a Socket.io endpoint.
+    """The rules by which a host becomes an API URL and a Socket.io URL.
+
+    The port of the entry itself takes precedence over both ports.
 
     Attributes:
         protocol: ``http`` or ``https``.
-        api_path: Empty, or a path with its leading ``/``.
-        socket_path: Empty, or a path with its leading ``/``.
-        default_port: Goes into each API URL, and into a Socket.io URL only while
-            ``socket_path`` is empty.
-        socket_port: Goes into each Socket.io URL, before ``default_port``.
+        api_path: Empty, or a path with a leading ``/``.
+        socket_path: Empty, or a path with a leading ``/``.
+        default_port: Port of the API URLs, and of the Socket.io URLs if ``socket_path`` is empty.
+        socket_port: Port of the Socket.io URLs, which takes precedence over ``default_port``.
     """
 
     protocol: str = "https"
@@ -34,11 +35,11 @@ class UrlRules:
     socket_port: int | None = None
 
     def api(self, host: str, port: int | None) -> tuple[str, str]:
-        """Give a host's API URL and its identity; the entry's own port wins."""
+        """Return the API URL of a host, and the identity of the URL."""
         return self._url(host, port or self.default_port, self.api_path)
 
     def socket(self, host: str, port: int | None) -> tuple[str, str]:
-        """Give a host's Socket.io URL and its identity; the entry's own port wins."""
+        """Return the Socket.io URL of a host, and the identity of the URL."""
         fallback = None if self.socket_path else self.default_port
         return self._url(host, port or self.socket_port or fallback, self.socket_path)
 
@@ -51,22 +52,22 @@ class UrlRules:
 
 
 class Built(NamedTuple):
-    """The configuration of a file, and everything found wrong with the file."""
+    """The endpoint list of a file, and all problems of the file."""
 
     config: EndpointConfig
     problems: Problems
 
 
 def build(file: EndpointFile, rules: UrlRules) -> Built:
-    """Turn a parsed file into the configuration that is served.
+    """Build the endpoint list of a parsed file.
 
-    Domains come first, then IP addresses, then each kind's own list; the position in
-    that order is the priority of an entry that names none. An entry whose URL is there
-    already is left out and takes no position.
+    Domains come first, then IP addresses, then the kind's own section. The position in that order
+    is the priority of an entry without ``priority=``. An entry whose URL is a duplicate is left
+    out and takes no position.
     """
     problems = Problems()
-    api = _Kind("API", rules.api, problems)
-    socket = _Kind("Socket.io", rules.socket, problems)
+    api = _KindBuilder(Kind.API, rules.api, problems)
+    socket = _KindBuilder(Kind.SOCKETIO, rules.socket, problems)
     entries = file.entries
     for entry in chain(entries[Section.DOMAINS], entries[Section.IPS]):
         new = api.add(entry)
@@ -84,19 +85,24 @@ def build(file: EndpointFile, rules: UrlRules) -> Built:
     return Built(EndpointConfig(tuple(api.endpoints), tuple(socket.endpoints)), problems)
 
 
-class _Kind:
+class _KindBuilder:
     """Collects the endpoints of one kind, without duplicates."""
 
-    def __init__(self, name: str, generate: Generate, problems: Problems) -> None:
-        self.name = name
+    def __init__(self, kind: Kind, generate: Generate, problems: Problems) -> None:
+        self.kind = kind
         self.generate = generate
         self.problems = problems
         self.endpoints: list[Endpoint] = []
-        self.lines: dict[str, int] = {}  # identity of each URL -> the line it came from
+        self.lines: dict[str, int] = {}  # identity of each URL -> its line
         self.generated = 0
 
     def add(self, entry: Entry, *, quiet: bool = False) -> bool:
-        """Take an entry in; say whether it was new. ``quiet``: it was told of already."""
+        """Add an entry, and return whether its URL was new.
+
+        Args:
+            entry: The entry.
+            quiet: The other kind has already reported the duplicate.
+        """
         host, port, url, priority, attributes, line, column, shown = entry
         if url is None:
             text, key = self.generate(host, port)
@@ -107,19 +113,23 @@ class _Kind:
         position = len(self.endpoints)
         if len(self.lines) == position:
             if not quiet:
-                message = f"a duplicate {self.name} endpoint: line {first} has it already"
+                message = f"a duplicate {self.kind.label} endpoint: line {first} has it already"
                 self.problems.add(Code.DUPLICATE, line, column, message, shown)
             return False
         rank = position if priority is None else priority
         endpoint = assemble(text, rank, **attributes) if attributes else assemble(text, rank)
         self.endpoints.append(endpoint)
         if url is not None and url.scheme in {"http", "ws"}:
-            message = f"{url.scheme} is not encrypted: anyone on the way can read and change it"
+            message = (
+                f"{url.scheme} is not encrypted: anyone on the way can read and change the traffic"
+            )
             self.problems.add(Code.PLAIN_HTTP, line, column, message, shown)
         return True
 
     def check(self) -> None:
-        """Judge the kind as a whole."""
+        """Warn if the kind has too few endpoints for failover."""
         if len(self.endpoints) < 2:
-            message = f"{self.name} endpoints: {len(self.endpoints)}; failover needs at least 2"
+            message = (
+                f"{self.kind.label} endpoints: {len(self.endpoints)}; failover needs at least 2"
+            )
             self.problems.add(Code.FEW_ENDPOINTS, 1, 1, message)

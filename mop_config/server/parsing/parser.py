@@ -1,14 +1,15 @@
-"""The endpoint file's text, read line by line into entries and problems. Pure.
+"""Parse the text of an endpoint file into entries and problems, line by line. Pure.
 
-One bad entry never costs the others: it is left out, with a problem that says where and
-why. What the entries become (URLs, priorities, duplicates) is ``build``'s business.
+A bad entry does not affect the others: it is left out, and a problem states the place and the
+reason. ``builder`` turns the entries into endpoints.
 """
 
 import re
 import unicodedata
+from collections.abc import Callable
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ...errors import AddressError
 from ...model.address import (
@@ -29,16 +30,14 @@ from ...model.endpoint import Attributes, canonical_server_name
 from .problems import Code, Problems
 
 MAX_PRIORITY = 65535
-#: Characters of a word in which a section's name is looked for: no address is longer.
+#: Characters of a word that are searched for the name of a section; no address is longer.
 MAX_WORD = 2048
 # Shared by all entries without attributes: a dictionary for each of 50,000 entries costs time.
 _NO_ATTRIBUTES: Attributes = {}
-#: What may stand behind an address, and its form.
-_FORMS = {"priority": "priority=N", "server_name": "server_name=HOST"}
 
 
 class Section(StrEnum):
-    """The lists that an endpoint file may hold, spelled as in the file."""
+    """The sections of an endpoint file, spelled as in the file."""
 
     DOMAINS = "DomainList"
     IPS = "IPList"
@@ -47,10 +46,17 @@ class Section(StrEnum):
 
 
 class Entry(NamedTuple):
-    """One usable entry: a host, or in ``ApiList`` and ``SocketList`` maybe a whole URL.
+    """One valid entry.
 
-    ``host`` is canonical and ready to stand in a URL; ``port`` and ``priority`` are None
-    where the file names none; ``text`` is the entry's address as it was written.
+    Attributes:
+        host: The host in canonical spelling, as it stands in a URL.
+        port: The port of the entry, or None.
+        url: The URL, if the entry of ``ApiList`` or ``SocketList`` is a URL, else None.
+        priority: The value of ``priority=``, or None.
+        attributes: The other attributes.
+        line: Line of the entry, counted from 1.
+        column: Column of the entry in code points, counted from 1.
+        text: The entry as it was written.
     """
 
     host: str
@@ -64,13 +70,13 @@ class Entry(NamedTuple):
 
 
 class EndpointFile(NamedTuple):
-    """What a text holds: the entries of each section in file order, and what is wrong."""
+    """A parsed file: the entries of each section in file order, and the problems."""
 
     entries: dict[Section, list[Entry]]
     problems: Problems
 
 
-# Unicode's default-ignorable code points: those that no font draws (DerivedCoreProperties.txt).
+# Unicode's default-ignorable code points, which no font draws (DerivedCoreProperties.txt).
 _INVISIBLE = (
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3"
@@ -85,21 +91,21 @@ _COLON = re.compile(r"[:：]")
 _TOKEN = re.compile(r"\S+")
 _SECTIONS = {section.lower(): section for section in Section}
 _KNOWN_HEADER = re.compile(rf"\s*({'|'.join(Section)})(?:\s|{_INVISIBLE})*[:：]", re.IGNORECASE)
-# A section's name that no further label of a host name follows; and whether a colon does that
-# cannot stand before a port.
+# The name of a section (group 1) that is not the start of a host name, and the colon after it (2)
+# if that cannot be the colon before a port.
 _NAMED = re.compile(
     rf"(?<![^\W_])({'|'.join(Section)})(?![^\W_]|[.-]+[^\W_])(\s*[:：=](?![0-9]))?", re.IGNORECASE
 )
 _WORD = re.compile(r"[^\s,，]+")
 _BARE_NAME = re.compile(rf"\s*({'|'.join(Section)})(?=[\s,，]|$)", re.IGNORECASE)
-# What may stand before such a name in an entry: a scheme and a path, or a label and its dot.
+# What may precede such a name inside an address: a scheme and a path, or a label and its dot.
 _URL_BEFORE = re.compile(r"[^\W_].*[/@]|server_name=", re.IGNORECASE)
 _LABEL_BEFORE = re.compile(r"(?!\W*[0-9]+[.]$).*[^\W_][.-]+")
-# A word or two and a colon that no address can be: what follows the colon is no port and
-# no IPv6 group, or the name says that it is a list.
+# A header of an unknown section: words and a colon that is not followed by a port or an IPv6
+# group, or words that end in "list" and a colon.
 _OTHER_HEADER = re.compile(r"\s*([^\W\d_][\w \t-]*)[:：](?=\s|$)")
 _OTHER_LIST = re.compile(r"\s*([^\W\d_][\w \t-]*list)[ \t]*[:：]", re.IGNORECASE)
-# Which groups of PLAIN_LINE need no warning in a section: 1 is a name, 2 an IPv4 address.
+# The groups of PLAIN_LINE that need no warning in a section: 1 is a name, 2 an IPv4 address.
 _PLAIN_GROUPS: dict[Section | None, tuple[int, ...]] = {
     Section.DOMAINS: (1,),
     Section.IPS: (2,),
@@ -110,33 +116,34 @@ _SCHEMES = {Section.API: ("http", "https"), Section.SOCKET: ("http", "https", "w
 
 
 def parse(text: str) -> EndpointFile:
-    r"""Read the text of an endpoint file, without its byte order mark.
+    r"""Parse the text of an endpoint file, without its byte order mark.
 
-    Lines end at ``\n``, ``\r\n`` or ``\r`` only. Every problem of an entry stands in the
-    result; nothing that a text can hold raises.
+    Lines end at ``\n``, ``\r\n`` or ``\r`` only. No text makes the parser raise: each problem
+    is part of the result.
     """
     parser = _Parser()
     for number, line in enumerate(_LINE_END.split(text), 1):
-        parser.line(number, line)
+        parser.add_line(number, line)
     return EndpointFile(parser.entries, parser.problems)
 
 
 class _Parser:
-    """Carries the current section from line to line."""
+    """Parses line after line, and keeps the current section in between."""
 
     def __init__(self) -> None:
         self.entries: dict[Section, list[Entry]] = {section: [] for section in Section}
         self.problems = Problems()
-        self.enter(None)
+        self._open_section(None)
 
-    def enter(self, section: Section | None, *, skipping: bool = False) -> None:
-        """Go on in another section; ``skipping``: in one that nobody knows."""
+    def _open_section(self, section: Section | None, *, skipping: bool = False) -> None:
+        """Continue in another section; ``skipping`` leaves out the entries of an unknown one."""
         self.section = section
         self.skipping = skipping
         self.plain_groups = _PLAIN_GROUPS.get(section, ())
         self.current = self.entries[section] if section else []
 
-    def line(self, number: int, line: str) -> None:
+    def add_line(self, number: int, line: str) -> None:
+        """Parse one line."""
         if (plain := PLAIN_LINE.fullmatch(line)) and self._plain(number, plain):
             return
         written = line
@@ -149,7 +156,7 @@ class _Parser:
             return
         whole = line
         if "#" in line and (comment := _COMMENT.search(line)):
-            # A password may hold what looks like the start of a comment.
+            # A password may contain what looks like the start of a comment.
             whole, line = line[: comment.end()], line[: comment.start()]
         secret_end = secret_part(whole)
         start = self._header(number, line, secret_end) if _COLON.search(line) else 0
@@ -165,38 +172,39 @@ class _Parser:
             self._entries(number, line, start, secret_end, written)
 
     def _plain(self, number: int, match: re.Match[str]) -> bool:
-        """Take in the common line, which needs no second look: say whether it was one."""
+        """Add the entry of a line in the most common form; return False if it needs a check."""
         name, address, port, priority = match.groups()
         group = 1 if name else 2
         host = name or address
         if group not in self.plain_groups or _is_odd(host) or host in _SECTIONS:
             return False
-        column = match.start(group) + 1
+        start = match.start(group)
         if match.lastindex == group:
-            self.current.append(Entry(host, None, None, None, _NO_ATTRIBUTES, number, column, host))
+            entry = Entry(host, None, None, None, _NO_ATTRIBUTES, number, start + 1, host)
+            self.current.append(entry)
             return True
         number_of_port = None if port is None else int(port)
         rank = None if priority is None else int(priority)
-        if (number_of_port and (number_of_port > MAX_PORT or host.endswith("list"))) or (
-            rank and rank > MAX_PRIORITY
-        ):
+        if number_of_port is not None and (number_of_port > MAX_PORT or host.endswith("list")):
             return False
-        text = match.string[match.start(group) : match.end(match.lastindex or 0)]
-        entry = Entry(host, number_of_port, None, rank, _NO_ATTRIBUTES, number, column, text)
+        if rank is not None and rank > MAX_PRIORITY:
+            return False
+        text = match.string[start : match.end(match.lastindex or 0)]
+        entry = Entry(host, number_of_port, None, rank, _NO_ATTRIBUTES, number, start + 1, text)
         self.current.append(entry)
         return True
 
     def _header(self, number: int, line: str, secret_end: int) -> int:
-        """Enter the section that the line opens, if any; say where its entries begin."""
+        """Open the section that the line begins, if any; return the index of the line's entries."""
         if known := _KNOWN_HEADER.match(line):
-            self.enter(_SECTIONS[known[1].lower()])
+            self._open_section(_SECTIONS[known[1].lower()])
             return known.end()
         other = _OTHER_LIST.match(line) or _OTHER_HEADER.match(line)
         if not other:
             return 0
-        self.enter(None, skipping=True)
+        self._open_section(None, skipping=True)
         names = ", ".join(Section)
-        message = f"an unknown section: its entries are left out (known are {names})"
+        message = f"an unknown section: its entries are left out (the sections are {names})"
         name = "***" if secret_end else other[1].rstrip()
         self.problems.add(Code.UNKNOWN_SECTION, number, other.start(1) + 1, message, name)
         return other.end()
@@ -204,27 +212,27 @@ class _Parser:
     def _refuse_header(
         self, number: int, column: int, shown: str, name: str, secret_end: int
     ) -> None:
-        """Leave out a line that holds a section's name in another form, and what is below it."""
+        """Leave out a line with a malformed section header, and the entries below it."""
         known = _SECTIONS[name.lower()]
         if _BARE_NAME.match(shown):
             code, message = Code.MISSING_COLON, f"write {known}: with a colon"
         else:
             code = Code.UNKNOWN_SECTION
             message = (
-                f"a section's name stands first on its line and before a colon: write {known}:"
+                f"a section starts with its name and a colon, first on the line: write {known}:"
             )
         if self.section is not None or code is Code.UNKNOWN_SECTION:
             message += "; this line, and the entries below it, are left out"
-            self.enter(None, skipping=True)
+            self._open_section(None, skipping=True)
         self.problems.add(code, number, column, message, "***" if secret_end else shown)
 
     def _warn_hidden(self, line: int, column: int, shown: str, written: str, read: str) -> None:
-        """Name the invisible characters that were passed over in a part of a line."""
+        """Warn about the invisible characters that were ignored in a part of a line."""
         if written == read:
             return
         found = dict.fromkeys(w for w, r in zip(written, read, strict=True) if w != r)
         names = ", ".join(f"U+{ord(c):04X} {unicodedata.name(c, '')}".rstrip() for c in found)
-        message = f"invisible characters beside it are passed over: {names}"
+        message = f"invisible characters next to this text are ignored: {names}"
         self.problems.add(Code.INVISIBLE, line, column, message, shown)
 
     def _entries(self, number: int, line: str, start: int, secret_end: int, written: str) -> None:
@@ -247,24 +255,20 @@ class _Parser:
             self.problems.add(Code.NO_SECTION, line, begin + 1, message, shown)
             return
         word = 0
-        priority: int | None = None
-        attributes: Attributes = {}
-        seen: set[str] = set()
+        values: dict[str, Any] = {}
         try:
             host, port, url = self._address(self.section, address)
             for place, token in words:
                 word = place + 1
-                key, value = _attribute(token)
-                if key in seen:
-                    raise AddressError(Code.UNKNOWN_ATTRIBUTE, f"{key} is given twice")
-                seen.add(key)
-                if key == "priority":
-                    priority = _priority(value)
-                else:
-                    attributes["server_name"] = _server_name(value, host)
+                name, value = _split_attribute(token)
+                if name in values:
+                    raise AddressError(Code.UNKNOWN_ATTRIBUTE, f"{name} is given twice")
+                values[name] = _ATTRIBUTES[name].parse(value, host)
         except AddressError as error:
             self.problems.add(Code(error.code), line, begin + 1, error.message, shown, word)
             return
+        priority = values.pop("priority", None)
+        attributes = cast(Attributes, values)
         entry = Entry(host, port, url, priority, attributes, line, begin + 1, shown)
         self._keep(self.section, entry)
         if is_ip(host) and (meant := port_without_brackets(address)):
@@ -279,7 +283,9 @@ class _Parser:
         if USERINFO.search(text):
             normalise_host(text)
         if "://" in text:
-            where = f"a URL may stand in {Section.API} and {Section.SOCKET}, here only a host"
+            where = (
+                f"only {Section.API} and {Section.SOCKET} may have URLs, this section only hosts"
+            )
             raise AddressError(Code.BAD_HOST, where)
         refuse_network(text)
         if any(sign in text for sign in "/?#"):
@@ -302,25 +308,25 @@ class _Parser:
 
 
 def _is_odd(host: str) -> bool:
-    """Whether a name of the form in PLAIN_LINE has to be looked at label by label."""
+    """Whether a name that matches PLAIN_LINE still has to be validated label by label."""
     return len(host) > MAX_LABEL_LENGTH or "xn--" in host
 
 
 def _words(line: str, written: str) -> tuple[int, str]:
-    """Give the column, and the text as it was written, of what a line holds but for its edges."""
+    """Return the column and the original text of a line without the white space around it."""
     start = len(line) - len(line.lstrip())
     return start + 1, written[start : len(line.rstrip())]
 
 
 def _blank(text: str) -> str:
-    """Put spaces in the place of invisible characters at the edges of words: columns stay."""
+    """Replace invisible characters at the edges of words by spaces, so that columns stay."""
     return _EDGES.sub(lambda found: " " * len(found[0]), text)
 
 
 def _misplaced_name(text: str) -> str | None:
-    """Find a section's name that is neither a header in its proper form nor part of an address."""
+    """Find the name of a section that is neither a valid header nor part of an address."""
     if not text.isascii():
-        # Full-width letters, and invisible characters within the name.
+        # Also find names in full-width letters, or with invisible characters inside.
         text = unicodedata.normalize("NFKC", _HIDDEN.sub("", text))
     for token in _WORD.finditer(text):
         for found in _NAMED.finditer(token[0][:MAX_WORD]):
@@ -334,40 +340,55 @@ def _misplaced_name(text: str) -> str | None:
 
 def _no_path(schemes: tuple[str, ...] | None) -> str:
     if schemes is None:
-        where = f"a whole URL may stand in {Section.API} and {Section.SOCKET}"
+        where = f"only {Section.API} and {Section.SOCKET} may have URLs"
     else:
         where = "a URL begins with its scheme, such as https://"
-    return f"what follows the host looks like a path, and a host or host:port has none: {where}"
+    return f"the host is followed by a path, which only a URL may have: {where}"
 
 
-def _attribute(token: str) -> tuple[str, str]:
-    """Take one word behind an address apart: ``priority=N`` or ``server_name=HOST``."""
-    key, equals, value = token.partition("=")
-    key = key.lower()
-    if equals and key in _FORMS:
-        return key, value
-    near = get_close_matches(key, _FORMS, n=1)
-    hint = f"did you mean {_FORMS[near[0]]}?" if near else "a comma separates two entries"
-    raise AddressError(
-        Code.UNKNOWN_ATTRIBUTE,
-        f"after an address only {' and '.join(_FORMS.values())} may stand ({hint})",
-    )
+def _split_attribute(token: str) -> tuple[str, str]:
+    """Split ``name=value`` after an address, and return the name of the attribute and the value."""
+    name, equals, value = token.partition("=")
+    name = name.lower()
+    if equals and name in _ATTRIBUTES:
+        return name, value
+    near = get_close_matches(name, _ATTRIBUTES, n=1)
+    hint = f"did you mean {_ATTRIBUTES[near[0]].form}?" if near else "a comma separates two entries"
+    forms = " and ".join(attribute.form for attribute in _ATTRIBUTES.values())
+    raise AddressError(Code.UNKNOWN_ATTRIBUTE, f"after an address only {forms} may stand ({hint})")
 
 
-def _priority(text: str) -> int:
+def _parse_priority(text: str, _host: str) -> int:
     if text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= MAX_PRIORITY:
         return int(text)
     message = f"the priority must be a number from 0 to {MAX_PRIORITY}"
     raise AddressError(Code.BAD_PRIORITY, message)
 
 
-def _server_name(text: str, host: str) -> str:
+def _parse_server_name(text: str, host: str) -> str:
     if not is_ip(host):
-        message = "server_name: it may stand at an IP address only"
-        raise AddressError(Code.BAD_SERVER_NAME, message)
+        raise AddressError(Code.BAD_SERVER_NAME, "server_name: only an IP address may have one")
     if text.count(":") == 1:
         raise AddressError(Code.BAD_SERVER_NAME, "server_name: a host name has no port")
     try:
         return canonical_server_name(text)
     except AddressError as error:
         raise AddressError(Code.BAD_SERVER_NAME, f"server_name: {error.message}") from None
+
+
+class _Attribute(NamedTuple):
+    """An attribute that an entry may have.
+
+    Attributes:
+        form: The attribute in messages.
+        parse: Takes the text of the value and the host of the entry, and returns the value.
+    """
+
+    form: str
+    parse: Callable[[str, str], Any]
+
+
+_ATTRIBUTES = {
+    "priority": _Attribute("priority=N", _parse_priority),
+    "server_name": _Attribute("server_name=HOST", _parse_server_name),
+}

@@ -1,26 +1,27 @@
-"""What can be wrong with an endpoint file: the codes, and a bounded collection of findings."""
+"""Problems of an endpoint file: their codes, and a bounded collection of them. Pure."""
 
-from bisect import insort
 from enum import StrEnum
 from typing import NamedTuple, TypedDict
 
+#: Problems that are kept; the others are only counted.
 MAX_KEPT = 100
-#: So many errors are kept in any case, also behind a hundred warnings.
+#: Errors that are kept in any case, even after a hundred warnings.
 MIN_ERRORS = 10
+#: Characters of the offending text that are kept.
 MAX_TEXT = 200
 #: Problems that one log line names.
 MAX_LOGGED = 5
 
 
 class Severity(StrEnum):
-    """An error leaves its entry (or the whole file) out; a warning leaves it in."""
+    """An error excludes its entry, or the whole file; a warning does not."""
 
     ERROR = "error"
     WARNING = "warning"
 
 
 class Code(StrEnum):
-    """Every kind of problem; ``docs/problems.md`` tells what to do about each."""
+    """The codes of all problems; ``docs/problems.md`` explains each."""
 
     # Warnings: the entry is used.
     IP_IN_DOMAIN_LIST = "ip-in-domain-list"
@@ -36,10 +37,10 @@ class Code(StrEnum):
     NO_HOOKS = "no-hooks"
     STATE_FOLDER = "state-folder"
 
-    # An error of the process: nobody follows the source.
+    # An error of the process: the reload thread does not respond.
     LATE = "late"
 
-    # Errors: the entry is left out, the others are used.
+    # Errors: the entry is not used, the others are.
     BAD_HOST = "bad-host"
     BAD_IP = "bad-ip"
     BAD_PORT = "bad-port"
@@ -54,10 +55,10 @@ class Code(StrEnum):
     UNKNOWN_SECTION = "unknown-section"
     NO_SECTION = "no-section"
 
-    # An error: a line of the token file is left out.
+    # An error: a line of the token file is not used.
     TOKENS_LINE = "token-line"
 
-    # Errors: the whole file is refused.
+    # Errors: the whole file is rejected.
     MISSING = "missing"
     UNREADABLE = "unreadable"
     UNREACHABLE = "unreachable"
@@ -93,7 +94,7 @@ _WARNINGS = frozenset(
 
 
 class ProblemRecord(TypedDict):
-    """A problem in the form that ``status`` and ``check --json`` show."""
+    """The JSON object of a problem in the status and in ``check --json``."""
 
     severity: str
     code: str
@@ -104,12 +105,17 @@ class ProblemRecord(TypedDict):
 
 
 class Problem(NamedTuple):
-    """One finding, at its place in the file.
+    """One problem, with its place in the file.
 
-    ``line`` and ``column`` count from 1, the column in code points; a finding about the
-    file as a whole stands at 1, 1, or where it stops being text, with an empty ``text``.
-    Else ``text`` is the offending entry, shortened; it never holds a user name or password.
-    ``word`` is the column of the word at fault, where that is not the entry's first, else 0.
+    Attributes:
+        line: Line of the entry, counted from 1; 1 for a problem of the whole file.
+        column: Column of the entry in code points, counted from 1.
+        severity: Error or warning; the code determines which.
+        code: The kind of problem.
+        message: The reason, in words.
+        text: The entry, shortened and without user name and password; empty for a problem of
+            the whole file.
+        word: Column of the word at fault if that is not the first word of the entry, else 0.
     """
 
     line: int
@@ -121,7 +127,7 @@ class Problem(NamedTuple):
     word: int = 0
 
     def as_dict(self) -> ProblemRecord:
-        """Return the form that ``status`` and ``check --json`` show."""
+        """Return the JSON object for the status and ``check --json``."""
         return {
             "severity": self.severity.value,
             "code": self.code.value,
@@ -139,67 +145,50 @@ class Problem(NamedTuple):
 
 
 def first_problems(problems: tuple[Problem, ...]) -> str:
-    """Write the first problems as the end of a log line, errors before warnings."""
+    """Format the first problems as the end of a log line, errors before warnings."""
     ordered = sorted(problems, key=lambda problem: problem.severity is not Severity.ERROR)
     named = "; ".join(map(str, ordered[:MAX_LOGGED]))
     return f"; first problems: {named}" if named else ""
 
 
 class Problems:
-    """Findings in file order: the first 100 are kept, the counts are exact.
+    """The problems of a file: exact counts, and the first 100 problems in file order.
 
-    A file of a million bad lines must not cost a million objects. The first ten errors are always
-    among those that are kept: behind a hundred warnings they would be counted and never named.
+    A file of half a million bad entries must not cost half a million objects. The first ten errors
+    are always among the 100, because an error after a hundred warnings must be visible too.
     """
 
     def __init__(self) -> None:
         self.errors = 0
         self.warnings = 0
-        self.first: list[Problem] = []
-        self.first_errors: list[Problem] = []
+        self.found: list[Problem] = []
 
     @property
     def kept(self) -> list[Problem]:
-        """The findings that are kept, in file order."""
-        hidden = [error for error in self.first_errors if error > self.first[-1]]
-        if len(self.first) < MAX_KEPT or not hidden:
-            return self.first
-        # Fewer than ten errors are among the first, so that there are warnings to give way.
-        warnings = [p for p in self.first if p.severity is Severity.WARNING]
-        out = set(warnings[-len(hidden) :])
-        return [problem for problem in self.first if problem not in out] + hidden
+        """The problems that are kept, in file order."""
+        found = sorted(self.found)
+        errors = [problem for problem in found if problem.severity is Severity.ERROR]
+        first = set(errors[:MIN_ERRORS])
+        others = [problem for problem in found if problem not in first]
+        return sorted([*first, *others[: MAX_KEPT - len(first)]])
 
     def add(
         self, code: Code, line: int, column: int, message: str, text: str = "", word: int = 0
     ) -> None:
-        """Note one finding; ``text`` is shortened to 200 characters."""
+        """Add a problem; ``text`` is shortened to 200 characters."""
         severity = code.severity
         if severity is Severity.ERROR:
             self.errors += 1
         else:
             self.warnings += 1
-        place = line, column
-        first = _has_room(self.first, MAX_KEPT, place)
-        error = severity is Severity.ERROR and _has_room(self.first_errors, MIN_ERRORS, place)
-        if not (first or error):
-            return
         if len(text) > MAX_TEXT:
             text = text[: MAX_TEXT - 1] + "…"
-        problem = Problem(line, column, severity, code, message, text, word)
-        if first:
-            insort(self.first, problem)
-            del self.first[MAX_KEPT:]
-        if error:
-            insort(self.first_errors, problem)
-            del self.first_errors[MIN_ERRORS:]
+        self.found.append(Problem(line, column, severity, code, message, text, word))
+        if len(self.found) > 10 * MAX_KEPT:
+            self.found = self.kept
 
     def extend(self, other: "Problems") -> None:
-        """Take in the findings of a later step over the same file."""
+        """Add the problems of another step over the same file."""
         self.errors += other.errors
         self.warnings += other.warnings
-        self.first = sorted(self.first + other.first)[:MAX_KEPT]
-        self.first_errors = sorted(self.first_errors + other.first_errors)[:MIN_ERRORS]
-
-
-def _has_room(kept: list[Problem], most: int, place: tuple[int, int]) -> bool:
-    return len(kept) < most or place < kept[-1][:2]
+        self.found += other.found

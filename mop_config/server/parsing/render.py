@@ -1,4 +1,4 @@
-"""An endpoint file's bytes, rendered into everything that serving them needs. Pure."""
+"""Render the bytes of an endpoint file into the bodies that are served. Pure."""
 
 import codecs
 import gzip
@@ -16,10 +16,18 @@ GZIP_LEVEL = 6
 
 
 class Rendering(NamedTuple):
-    """What a text becomes, before anyone decides whether it may be served.
+    """The result of rendering a file, before the decision whether it may be served.
 
-    ``gzip`` is None where compressing does not make the body smaller. ``difference``
-    is against the body that was served so far.
+    Attributes:
+        body: The wire form of the list.
+        gzip: The compressed body, or None if compression does not make it smaller.
+        etag: Hash of the body, without quotes.
+        api_count: Number of API endpoints.
+        socketio_count: Number of Socket.io endpoints.
+        problems: The problems that are kept, in file order.
+        errors: Number of errors.
+        warnings: Number of warnings.
+        difference: Difference from the list that was served before.
     """
 
     body: bytes
@@ -34,15 +42,15 @@ class Rendering(NamedTuple):
 
     @property
     def usable(self) -> int:
-        """How many endpoints there are, over both kinds."""
+        """Number of endpoints of both kinds."""
         return self.api_count + self.socketio_count
 
 
 def decode(data: bytes) -> str:
-    """Give the text of an endpoint file's bytes, without its byte order mark.
+    """Decode the bytes of an endpoint file, without the byte order mark.
 
     Raises:
-        SourceError: With code ``not-utf8`` or ``nul``, saying where.
+        SourceError: With code ``not-utf8`` or ``nul``, and the place.
     """
     if coding := _other_coding(data):
         message = f"the file is {coding} text: save it as UTF-8"
@@ -50,7 +58,7 @@ def decode(data: bytes) -> str:
     data = data.removeprefix(b"\xef\xbb\xbf")
     if (at := data.find(b"\0")) >= 0:
         line, column = _place(data[:at])
-        message = f"the file holds a NUL byte (line {line}): it is no text"
+        message = f"the file has a NUL byte (line {line}): it is not text"
         raise SourceError(Code.NUL, message, line, column)
     try:
         return data.decode("utf-8")
@@ -60,7 +68,7 @@ def decode(data: bytes) -> str:
         raise SourceError(Code.NOT_UTF8, message, line, column) from None
 
 
-# UTF-32 first: its little-endian mark begins with the one of UTF-16.
+# UTF-32 comes first: its little-endian mark begins with the mark of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -70,7 +78,7 @@ _MARKS = (
 
 
 def _other_coding(data: bytes) -> str | None:
-    """Recognise UTF-16 and UTF-32 by the byte order mark, or by every other byte being NUL."""
+    """Detect UTF-16 and UTF-32 by the byte order mark, or if every other byte is NUL."""
     for mark, name in _MARKS:
         if data.startswith(mark):
             return name
@@ -80,21 +88,21 @@ def _other_coding(data: bytes) -> str | None:
 
 
 def _place(before: bytes) -> tuple[int, int]:
-    """Give the line and the column, from 1, that come after some bytes of a file."""
+    """Return the line and the column, from 1, of the byte that follows these bytes."""
     text = before.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
     return text.count("\n") + 1, len(text) - text.rfind("\n")
 
 
 def render(data: bytes, rules: UrlRules, served: bytes) -> Rendering:
-    """Turn an endpoint file's bytes into everything that an answer needs.
+    """Render the bytes of an endpoint file.
 
     Args:
-        data: The file.
-        rules: How hosts become URLs.
-        served: The body that was served so far, for the difference.
+        data: The content of the file.
+        rules: The rules by which hosts become URLs.
+        served: The body that was served before, for the difference.
 
     Raises:
-        SourceError: Where the bytes are no text.
+        SourceError: If the bytes are not text.
     """
     config, problems = build(parse(decode(data)), rules)
     body = codec.dumps(config)
@@ -112,11 +120,11 @@ def render(data: bytes, rules: UrlRules, served: bytes) -> Rendering:
 
 
 def _compress(body: bytes) -> bytes | None:
-    # Without a time stamp, so that every node makes the same bytes.
+    # Without a time stamp, so that the bytes are equal on every node.
     packed = gzip.compress(body, GZIP_LEVEL, mtime=0)
     return packed if len(packed) < len(body) else None
 
 
-#: The list that is served while no good one was ever seen, as in the guide.
+#: The empty list, which is served as long as no valid list has been loaded.
 EMPTY_BODY = codec.dumps(EndpointConfig())
 EMPTY = render(b"", UrlRules(), EMPTY_BODY)._replace(problems=(), warnings=0)
