@@ -56,7 +56,9 @@ LAYERS = (
     "client.manager",
     "client.async_manager",
     "client.sockets",
+    "client.testing",
     "client",
+    "pytest_plugin",
     "cli",
 )
 

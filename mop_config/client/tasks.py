@@ -79,12 +79,13 @@ class ClientTasks:
                 for kind in Kind
                 for member in state.pool(kind).watched()
             ]
-        for thread in self._check_each(jobs, self.record):
+        for thread in self.check_each(jobs, self.record):
             thread.join()
 
-    def _check_each(
+    def check_each(
         self, jobs: Iterable[Job], report: Callable[[Job, ProbeResult], object]
     ) -> Iterable[threading.Thread]:
+        """Start checks in threads, report each result in its thread, and return the threads."""
         parallelism = self._state.policy.probe_parallelism
         return self._prober.check_each(jobs, report, parallelism, PER_SERVER)
 
@@ -118,7 +119,7 @@ class ClientTasks:
 
         best = nsmallest(WATCHED, check.endpoints, key=lambda endpoint: endpoint.priority)
         jobs: list[Job] = [(check.kind, endpoint, None) for endpoint in best]
-        self._check_each(jobs, report)
+        self.check_each(jobs, report)
         return any(results.get() for _ in jobs)  # the first healthy one ends it
 
     # -- updates

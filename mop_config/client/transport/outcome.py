@@ -1,6 +1,7 @@
 """Outcomes: what the answers and exceptions of httpcore mean for the pool and the application."""
 
 import logging
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import httpcore2
@@ -28,18 +29,26 @@ _FROM_THE_WIRE = (
 class NoEndpointAvailable(httpx2.TransportError, MopConfigError):  # noqa: N818 - the contract's
     """No endpoint could be reached, or the list is empty.
 
+    A test may raise it too: ``NoEndpointAvailable([("https://a.example", "refused", 0.1)])``.
+
+    Args:
+        attempts: URL, fault and seconds of each failed attempt, in order.
+        request: The request, or None.
+
     Attributes:
         attempts: The failed attempts in order: ``url``, ``fault`` and ``seconds`` of each.
     """
 
     def __init__(
-        self, attempts: tuple[FailedAttempt, ...] = (), request: httpx2.Request | None = None
+        self,
+        attempts: Iterable[tuple[str, str, float]] = (),
+        request: httpx2.Request | None = None,
     ) -> None:
-        tried = "; ".join(f"{t.url}: {t.fault} after {t.seconds:.3f} s" for t in attempts)
+        self.attempts = tuple(FailedAttempt(url, Fault(fault), s) for url, fault, s in attempts)
+        tried = "; ".join(f"{t.url}: {t.fault} after {t.seconds:.3f} s" for t in self.attempts)
         super().__init__(
             f"no endpoint is available: {tried or 'the list is empty'}", request=request
         )
-        self.attempts = attempts
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Rebuild the exception from its attempts: ``args`` holds the message made of them."""

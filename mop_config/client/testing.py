@@ -1,0 +1,306 @@
+"""``ScriptedFleet``: endpoints on this machine that fail on command, for an application's tests.
+
+The endpoints are real servers, so that an application is tested with its real client, whatever
+library that is. pytest provides a fleet as the fixture ``scripted_fleet``.
+"""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple, Self
+
+from ..health.jobs import Job
+from .base import BaseManager
+from .lists.update import is_route
+from .pool.failover import FailedAttempt
+from .pool.session import ClientState
+from .transport.outcome import NoEndpointAvailable
+
+__all__ = [
+    "FailedAttempt",
+    "NoEndpointAvailable",
+    "ReceivedRequest",
+    "ScriptedEndpoint",
+    "ScriptedFleet",
+    "turn_clock",
+]
+
+#: Seconds between two looks of a server whether it should end.
+_POLL = 0.02
+
+
+class ReceivedRequest(NamedTuple):
+    """A request that an endpoint has received.
+
+    Attributes:
+        method: The method.
+        path: The path, with the query.
+        headers: The headers, with names in lower case.
+        body: The body.
+    """
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class _Reply(NamedTuple):
+    """The answer to a request. ``sent`` is the number of body bytes after which to hang up."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] | None = None
+    sent: int | None = None
+
+
+class ScriptedEndpoint:
+    """An endpoint: an HTTP server on this machine that behaves as the test says.
+
+    It answers 200 to every request at first, health checks included, and has no endpoint list.
+
+    Attributes:
+        url: The URL of the endpoint.
+        requests: The requests that it has received, in order; health checks among them.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[ReceivedRequest] = []
+        self._replies: dict[str | None, _Reply] = {None: _Reply()}
+        self._hung = threading.Event()  # set when a hanging request may end
+        self._hanging = False
+        self._server: _Server | None = _Server(self, 0)
+        self._port = int(self._server.server_address[1])
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    def answer(
+        self,
+        status: int = 200,
+        body: bytes | str = b"",
+        *,
+        json_body: Any = None,
+        headers: dict[str, str] | None = None,
+        path: str | None = None,
+    ) -> None:
+        """Answer from now on.
+
+        Args:
+            status: The status.
+            body: The body.
+            json_body: A value that is sent as JSON, in place of ``body``.
+            headers: Headers of the answer, such as ``Retry-After``.
+            path: The path whose requests are answered so; None for all that have no answer of
+                their own.
+        """
+        headers = dict(headers or {})
+        if json_body is not None:
+            body = json.dumps(json_body)
+            headers = {"Content-Type": "application/json", **headers}
+        content = body.encode() if isinstance(body, str) else body
+        self._behave(path, _Reply(status, content, headers))
+
+    def die_in_body(self, body: bytes = b"x" * 1000, *, path: str | None = None) -> None:
+        """Answer 200 from now on, and hang up after half of the body."""
+        self._behave(path, _Reply(200, body, sent=len(body) // 2))
+
+    def hang(self) -> None:
+        """Accept connections and requests from now on, and answer nothing."""
+        self._listen()
+        self._hung.clear()
+        self._hanging = True
+
+    def refuse(self) -> None:
+        """Refuse connections from now on, and break those that are open, as a dead server does."""
+        self._hung.set()
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop()
+
+    def close(self) -> None:
+        """End the server."""
+        self.refuse()
+
+    def _behave(self, path: str | None, reply: _Reply) -> None:
+        self._replies[path] = reply
+        self._hanging = False
+        self._hung.set()
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._server is None:
+            self._server = _Server(self, self._port)
+
+    def respond(self, request: ReceivedRequest) -> _Reply | None:
+        """Return the reply to a request; None hangs up without one. Called by the server."""
+        self.requests.append(request)
+        if self._hanging:
+            self._hung.wait()
+            return None
+        path = request.path.partition("?")[0]
+        if path not in self._replies and is_route(path):
+            return _Reply(404)
+        return self._replies.get(path, self._replies[None])
+
+
+class _Server(ThreadingHTTPServer):
+    """The server of one endpoint, until it refuses connections."""
+
+    daemon_threads = False
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, endpoint: ScriptedEndpoint, port: int) -> None:
+        self.endpoint = endpoint
+        self._connections: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", port), _ScriptHandler)
+        self._thread = threading.Thread(target=self.serve_forever, args=(_POLL,), daemon=True)
+        self._thread.start()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread of its own."""
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Do nothing: the client has gone."""
+
+    def stop(self) -> None:
+        """Stop listening, break the open connections and wait for their threads."""
+        self.shutdown()
+        self.socket.close()
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self.server_close()
+        self._thread.join()
+
+
+class _ScriptHandler(BaseHTTPRequestHandler):
+    """Serves one connection."""
+
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_GET(self) -> None:
+        """Answer a request as the endpoint's script says."""
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        body = self.rfile.read(int(headers.get("content-length", 0)))
+        reply = self.server.endpoint.respond(
+            ReceivedRequest(self.command, self.path, headers, body)
+        )
+        if reply is None:
+            self.close_connection = True
+            return
+        self.send_response(reply.status)
+        for name, value in {
+            "Content-Length": str(len(reply.body)),
+            **(reply.headers or {}),
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(reply.body[: reply.sent])
+        self.close_connection = self.close_connection or reply.sent is not None
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET  # noqa: N815
+
+    def log_message(self, *args: Any) -> None:
+        """Log nothing."""
+
+
+class ScriptedFleet:
+    """Scripted endpoints, which end together; a context manager."""
+
+    def __init__(self) -> None:
+        self._endpoints: list[ScriptedEndpoint] = []
+
+    def endpoint(self) -> ScriptedEndpoint:
+        """Start an endpoint."""
+        endpoint = ScriptedEndpoint()
+        self._endpoints.append(endpoint)
+        return endpoint
+
+    def endpoints(self, count: int) -> list[ScriptedEndpoint]:
+        """Start several endpoints."""
+        return [self.endpoint() for _ in range(count)]
+
+    def close(self) -> None:
+        """End every endpoint."""
+        for endpoint in self._endpoints:
+            endpoint.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def turn_clock(manager: BaseManager, seconds: float) -> None:
+    """Let time pass for the endpoints of a manager, without waiting for it.
+
+    The health checks that are due meanwhile are made at once, in the order of their times.
+    Timeouts of requests that are under way and updates of the list don't change.
+
+    Args:
+        manager: The manager.
+        seconds: The time that passes.
+    """
+    state, tasks = manager._state, manager._lifecycle.tasks
+    pools = (state.api, state.socketio)
+    while True:
+        _wait_for_checks(state)  # an endpoint that is being checked is due at no known time
+        with state:
+            now = state.clock()
+            due = min(pool.next_due() for pool in pools)
+            step = min(seconds, max(0.0, due - now))
+            _age(state, step)
+            jobs: list[Job] = [
+                (pool.kind, member.endpoint, member.probe_path)
+                for pool in pools
+                for member in pool.take_due(now)
+            ]
+        seconds -= step
+        for thread in tasks.check_each(jobs, tasks.record):
+            thread.join()
+        if not jobs and not seconds:
+            return
+
+
+def _wait_for_checks(state: ClientState) -> None:
+    """Wait for the checks that the manager's own threads have begun."""
+    deadline = time.monotonic() + 2 * state.policy.health_timeout
+    while time.monotonic() < deadline:
+        with state:
+            members = [*state.api.members(), *state.socketio.members()]
+        if not any(member.probing for member in members):
+            return
+        time.sleep(_POLL / 4)
+
+
+def _age(state: ClientState, seconds: float) -> None:
+    """Move every time that the pools have recorded into the past."""
+    for pool in (state.api, state.socketio):
+        pool._current_since -= seconds
+        pool._review_at -= seconds
+        for member in pool.members():
+            member.busy_until -= seconds
+            if member.recovered_at is not None:
+                member.recovered_at -= seconds
+            if member.failing_since is not None:
+                member.failing_since -= seconds
+            health = member.health
+            health.since -= seconds
+            health.next_probe -= seconds
+            if health.last_good is not None:
+                health.last_good -= seconds
+    held = state.network._held
+    held.update({host: (at - seconds, blame) for host, (at, blame) in held.items()})

@@ -1,0 +1,222 @@
+"""``mop_config.client.testing``: what it gives the tests of applications."""
+
+import asyncio
+import importlib.metadata
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from configparser import ConfigParser
+from pathlib import Path
+
+import httpx2
+import pytest
+import requests
+
+from mop_config.client import AsyncEndpointManager, EndpointManager, NoEndpointAvailable, Policy
+from mop_config.client.testing import ScriptedFleet, turn_clock
+from mop_config.net.faults import Fault
+
+from ..servers import ROOT
+from .handmade import NOBODY
+
+
+@pytest.fixture
+def fleet() -> Iterator[ScriptedFleet]:
+    with ScriptedFleet() as fleet:
+        yield fleet
+
+
+def still(fleet_urls: list[str], policy: Policy | None = None) -> EndpointManager:
+    """A manager that does nothing by itself."""
+    manager = EndpointManager(fleet_urls, policy=policy, verify=NOBODY, update_interval=0)
+    manager.close()
+    return manager
+
+
+def urls(fleet: ScriptedFleet, count: int) -> list[str]:
+    return [endpoint.url for endpoint in fleet.endpoints(count)]
+
+
+# -- the endpoints
+
+
+def test_an_endpoint_answers_as_it_is_told(fleet: ScriptedFleet) -> None:
+    endpoint = fleet.endpoint()
+    assert requests.get(endpoint.url, timeout=5).status_code == 200
+    endpoint.answer(json_body={"a": 1}, path="/users")
+    endpoint.answer(503, "later", headers={"Retry-After": "3"})
+    assert requests.get(f"{endpoint.url}/users?page=2", timeout=5).json() == {"a": 1}
+    response = requests.post(f"{endpoint.url}/other", data=b"x", timeout=5)
+    assert (response.status_code, response.text) == (503, "later")
+    assert response.headers["Retry-After"] == "3"
+    assert requests.head(endpoint.url, timeout=5).content == b""
+    first, second, third, _ = endpoint.requests
+    assert (first.method, second.path) == ("GET", "/users?page=2")
+    assert (third.method, third.body, third.headers["content-length"]) == ("POST", b"x", "1")
+
+
+def test_an_endpoint_that_refuses_breaks_its_connections(fleet: ScriptedFleet) -> None:
+    """And listens at the same port again."""
+    endpoint = fleet.endpoint()
+    with requests.Session() as session:
+        session.get(endpoint.url, timeout=5)
+        endpoint.refuse()
+        with pytest.raises(requests.ConnectionError):
+            session.get(endpoint.url, timeout=5)
+        endpoint.refuse()
+        endpoint.answer(201)
+        assert session.get(endpoint.url, timeout=5).status_code == 201
+
+
+def test_an_endpoint_that_hangs_answers_nothing(fleet: ScriptedFleet) -> None:
+    endpoint = fleet.endpoint()
+    endpoint.hang()
+    with pytest.raises(requests.ReadTimeout):
+        requests.get(endpoint.url, timeout=0.2)
+    endpoint.answer()
+    assert requests.get(endpoint.url, timeout=5).status_code == 200
+    endpoint.refuse()
+    endpoint.hang()  # listens again
+    with pytest.raises(requests.ReadTimeout):
+        requests.get(endpoint.url, timeout=0.2)
+
+
+def test_an_endpoint_that_dies_in_the_body(fleet: ScriptedFleet) -> None:
+    endpoint = fleet.endpoint()
+    endpoint.die_in_body(b"half of this")
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        requests.get(endpoint.url, timeout=5)
+
+
+@pytest.mark.parametrize("failure", ["refuse", "hang", "die_in_body"])
+def test_a_client_goes_on_to_the_next_endpoint(fleet: ScriptedFleet, failure: str) -> None:
+    first, second = fleet.endpoints(2)
+    second.answer(body="from the second")
+    getattr(first, failure)()
+    with still([first.url, second.url], Policy(hedge_delay=0.1)).client(start=False) as client:
+        assert client.get("/users").text == "from the second"
+
+
+# -- the clock
+
+
+def test_the_clock_brings_requests_back_to_a_primary_that_has_recovered(
+    fleet: ScriptedFleet,
+) -> None:
+    primary, backup = fleet.endpoints(2)
+    manager = still([primary.url, backup.url])
+    with manager.client(start=False) as client:
+        primary.refuse()
+        client.get("/")
+        assert manager.get_current_api_url() == backup.url
+        turn_clock(manager, 3600)
+        assert [e.state for e in manager.api_endpoints] == ["unhealthy", "healthy"]
+        primary.answer()
+        turn_clock(manager, Policy().max_backoff + 5)
+        assert [e.state for e in manager.api_endpoints] == ["healthy", "healthy"]
+        assert manager.get_current_api_url() == backup.url
+        turn_clock(manager, Policy().min_dwell)
+        assert manager.get_current_api_url() == primary.url
+        assert client.get("/").extensions["endpoint"] == primary.url
+
+
+def test_a_day_of_health_checks_takes_a_moment(fleet: ScriptedFleet) -> None:
+    """One at the start, and one each five minutes."""
+    endpoint = fleet.endpoint()
+    turn_clock(still([endpoint.url]), 86400)
+    checks = [request.path for request in endpoint.requests]
+    assert set(checks) == {"/health"}
+    assert 262 <= len(checks) <= 322
+
+
+def test_the_clock_turns_for_a_manager_that_runs(fleet: ScriptedFleet) -> None:
+    """Its own threads make some of the checks."""
+    primary, backup = fleet.endpoints(2)
+    primary.refuse()
+    with EndpointManager([primary.url, backup.url], verify=NOBODY, update_interval=0) as manager:
+        turn_clock(manager, 600)
+        assert [e.state for e in manager.api_endpoints] == ["unhealthy", "healthy"]
+        primary.answer()
+        turn_clock(manager, 90)
+        assert manager.get_current_api_url() == primary.url
+
+
+def test_a_busy_endpoint_is_asked_again_when_its_time_is_over(fleet: ScriptedFleet) -> None:
+    first, second = fleet.endpoints(2)
+    manager = still([first.url, second.url])
+    first.answer(429, headers={"Retry-After": "60"})
+    first.answer(path="/health")
+    with manager.client(start=False) as client:
+        client.get("/")
+        assert manager.get_current_api_url() == second.url
+        turn_clock(manager, 59)
+        assert manager.get_current_api_url() == second.url
+        turn_clock(manager, 2)
+        assert manager.get_current_api_url() == first.url
+
+
+def test_asyncio(fleet: ScriptedFleet) -> None:
+    primary, backup = fleet.endpoints(2)
+    primary.refuse()
+
+    async def main() -> str | None:
+        async with (
+            AsyncEndpointManager([primary.url, backup.url], verify=NOBODY) as manager,
+            manager.client() as client,
+        ):
+            await client.get("/users")
+            primary.answer()
+            await asyncio.to_thread(turn_clock, manager, 90)
+            return manager.get_current_api_url()
+
+    assert asyncio.run(main()) == primary.url
+
+
+# -- the exception
+
+
+def test_no_endpoint_available_can_be_raised_by_a_test() -> None:
+    assert NoEndpointAvailable().attempts == ()
+    error = NoEndpointAvailable([("https://a.example", "refused", 0.25)])
+    assert str(error) == "no endpoint is available: https://a.example: refused after 0.250 s"
+    assert error.attempts[0].fault is Fault.REFUSED
+    assert isinstance(error, httpx2.TransportError)
+    assert pickle.loads(pickle.dumps(error)).attempts == error.attempts
+
+
+# -- the plugin
+
+
+def test_the_readmes_test_passes_with_the_plugin(tmp_path: Path) -> None:
+    """As an application's own pytest runs it: nothing is imported or configured for the fixture."""
+    readme = (ROOT / "README.md").read_text()
+    (block,) = [part.split("```")[0] for part in readme.split("```python\n") if "def test_" in part]
+    body = block.partition("def test_")[2].splitlines()
+    assert len(body) <= 10
+    (tmp_path / "test_app.py").write_text(block)
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert config["options.entry_points"]["pytest11"].strip() == (
+        "mop_config = mop_config.pytest_plugin"
+    )
+    installed = {point.name for point in importlib.metadata.entry_points(group="pytest11")}
+    # An installation from before the entry point was declared.
+    plugin = [] if "mop_config" in installed else ["-p", "mop_config.pytest_plugin"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", *plugin, "test_app.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_plugin_loads_no_client_by_itself() -> None:
+    """Every run of pytest in the environment imports it."""
+    code = (
+        "import sys, mop_config.pytest_plugin\n"
+        "sys.exit(any(name in sys.modules for name in ('httpx2', 'flask', 'mop_config.client')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
