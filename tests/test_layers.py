@@ -80,6 +80,7 @@ PURE = (
     "server.monitor.schedule",
     "server.status.document",
     "server.status.gauges",
+    "server.web.dashboard.plots",
     "server.web.dashboard.viewmodel",
     "server.status.translations",
     "client.pool.failover",

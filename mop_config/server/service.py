@@ -15,6 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from .auth.authenticator import TokenAuthenticator
 from .bounded_call import Bounded
+from .monitor.history import Slots
 from .monitor.results import HealthDocument
 from .monitor.thread import MonitorThread
 from .parsing.problems import Code, Problem, Severity
@@ -306,6 +307,10 @@ class ConfigService:
     def gauges(self) -> list[GaugeMetricFamily]:
         """Return the gauges of this host; see ``host_gauges``."""
         return host_gauges(self._all_records(), self._health())
+
+    def check_history(self) -> Slots:
+        """Return the checks of the last 24 hours of each endpoint; empty if checks are off."""
+        return self._monitor.history()
 
     def _health(self) -> HealthDocument | None:
         return self._monitor.health()

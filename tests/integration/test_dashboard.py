@@ -277,8 +277,14 @@ def test_who_logs_in_sees_the_health_and_who_may_not_is_told(
             api = page.locator("tbody tr", has_text=alive.url)
             expect(api.locator(".health .tag")).to_have_text("healthy", timeout=PATIENCE)
             expect(api.locator(".latency")).to_contain_text("ms")
-            expect(api.locator(".spark")).to_have_attribute("aria-label", re.compile("0 failed"))
-            assert api.locator(".spark polyline").count() == 1
+            plot = api.locator(".plot svg")
+            expect(plot).to_have_attribute("aria-label", re.compile("last 24 hours.*100 %"))
+            assert plot.locator("polyline").count() == plot.locator("rect.good").count() == 1
+            expect(api.locator(".scale")).to_contain_text("ms")
+            kinds = page.locator(".kinds svg")
+            expect(kinds.first).to_have_attribute(
+                "aria-label", "last 24 hours: 1 to 1 of 1 API endpoints were up"
+            )
             # A plain server answers, but not as Socket.io does.
             expect(page.locator(".verdict")).to_contain_text(
                 "No Socket.io endpoint is up", timeout=PATIENCE

@@ -12,6 +12,7 @@ from ...net.faults import Fault
 from ..serving.snapshot import Snapshot
 from ..settings import Settings
 from ..state.directory import StateDirectory
+from .history import CheckHistory
 from .results import ProbeResults
 from .schedule import ProbeSchedule, WatchedEndpoint, best, rules
 from .webhook import OutageNotifier
@@ -30,24 +31,34 @@ class EndpointMonitor:
     Args:
         settings: The interval of the checks, and the webhook.
         results: Where the results are written.
+        history: Where the history of the checks is written.
         directory: The state folder.
         alerts: Name of the record of the alerts.
     """
 
     def __init__(
-        self, settings: Settings, results: ProbeResults, directory: StateDirectory, alerts: str
+        self,
+        settings: Settings,
+        results: ProbeResults,
+        history: CheckHistory,
+        directory: StateDirectory,
+        alerts: str,
     ) -> None:
         tls = ssl.create_default_context()
         self._results = results
+        self._history = history
         self._interval = settings.probe_interval
         request = HealthRequest.containing(settings.health_path, settings.health_contains)
         self._prober = Prober(tls, TIMEOUT, request=request)
         self._pool = ThreadPoolExecutor(PARALLEL, "mop-config-check")
         self._checks: dict[WatchedEndpoint, Future[ProbeResult]] = {}
-        self._schedule = ProbeSchedule(rules(self._interval), random.random, results.read())
+        self._schedule = ProbeSchedule(
+            rules(self._interval), random.random, results.read(), history.read()
+        )
         self._notifier = OutageNotifier(directory, alerts, settings, tls)
         self._followed: Snapshot | None = None
         self._saved = False
+        self._history_saved = True
 
     def turn(self, snapshot: Snapshot) -> None:
         """Take in the results of checks, notify the webhook, and start the checks that are due.
@@ -65,6 +76,9 @@ class EndpointMonitor:
             watched.checking = True
         if not self._saved:
             self._saved = self._results.write(self._schedule.records())
+        if not self._history_saved and self._history.is_due():
+            self._history.write(self._schedule.slots())
+            self._history_saved = True
 
     def _follow(self, snapshot: Snapshot) -> None:
         if snapshot is self._followed:
@@ -83,7 +97,7 @@ class EndpointMonitor:
             result = _result(self._checks.pop(watched))
             transition = self._schedule.record(watched, result, time.monotonic(), time.time())
             _log(watched, transition)
-            self._saved = False
+            self._saved = self._history_saved = False
 
     def close(self) -> None:
         """Abort the checks that run without waiting for them, and write the results."""
@@ -92,6 +106,7 @@ class EndpointMonitor:
         self._notifier.close()
         if self._followed is not None:
             self._results.write(self._schedule.records())
+            self._history.write(self._schedule.slots())
 
 
 def _result(check: Future[ProbeResult]) -> ProbeResult:

@@ -16,6 +16,7 @@ from ...health.state import Evidence, Health, HealthRules, HealthState, Transiti
 from ...model.codec import iter_endpoints
 from ...model.endpoint import Endpoint, Kind
 from ...net.faults import Fault
+from .history import SLOTS, Slot, Slots, add_check
 
 #: Limit of endpoints of each kind that are checked: the best ones.
 MOST = 200
@@ -82,6 +83,7 @@ class WatchedEndpoint:
         detail: Description of the last result.
         certificate_expires: See ``EndpointRecord``; the last one that was received.
         recent: See ``EndpointRecord``.
+        slots: The checks of the last 24 hours, oldest first.
     """
 
     kind: Kind
@@ -93,6 +95,7 @@ class WatchedEndpoint:
     detail: str = ""
     certificate_expires: float | None = None
     recent: deque[float | None] = field(default_factory=lambda: deque(maxlen=RECENT))
+    slots: deque[Slot] = field(default_factory=lambda: deque(maxlen=SLOTS))
 
     def record(self) -> EndpointRecord:
         """Return the results in the form that the state folder keeps."""
@@ -130,14 +133,20 @@ class ProbeSchedule:
         rules: The rules of the health states.
         chance: Returns random numbers from 0 to 1.
         known: The records of the worker that checked before.
+        slots: The history of the checks of that worker.
     """
 
     def __init__(
-        self, rules: HealthRules, chance: Callable[[], float], known: Iterable[EndpointRecord] = ()
+        self,
+        rules: HealthRules,
+        chance: Callable[[], float],
+        known: Iterable[EndpointRecord] = (),
+        slots: Slots | None = None,
     ) -> None:
         self._rules = rules
         self._chance = chance
         self._known = {(record["kind"], record["url"]): record for record in known}
+        self._known_slots = slots or {}
         self._watched: dict[tuple[str, str], WatchedEndpoint] = {}
 
     def follow(self, listed: Mapping[Kind, list[Endpoint]], now: float, posix: float) -> None:
@@ -160,11 +169,13 @@ class ProbeSchedule:
                     watched = self._new(kind, endpoint, due, posix)
                 watched.endpoint = endpoint
                 self._watched[key] = watched
-        self._known = {}
+        self._known, self._known_slots = {}, {}
 
     def _new(self, kind: Kind, endpoint: Endpoint, due: float, posix: float) -> WatchedEndpoint:
         watched = WatchedEndpoint(kind, endpoint, Health(self._rules, due))
-        record = self._known.get((kind.value, endpoint.url))
+        key = kind.value, endpoint.url
+        watched.slots.extend(self._known_slots.get(key, ()))
+        record = self._known.get(key)
         if record is not None:
             age = max(0.0, posix - (record["checked_at"] or 0.0))
             watched.restore(record, due + self._rules.regular_delay(self._chance()) - age)
@@ -209,7 +220,9 @@ class ProbeSchedule:
         watched.path = result.path or watched.path
         if result.certificate_expires is not None:
             watched.certificate_expires = result.certificate_expires.timestamp()
-        watched.recent.append(round(result.seconds, 6) if good else None)
+        seconds = round(result.seconds, 6) if good else None
+        watched.recent.append(seconds)
+        add_check(watched.slots, posix, seconds)
         evidence = Evidence.GOOD_PROBE if good else Evidence.BAD_PROBE
         return watched.health.record(evidence, now, chance)
 
@@ -241,6 +254,10 @@ class ProbeSchedule:
     def records(self) -> list[EndpointRecord]:
         """Return all results in the form that the state folder keeps."""
         return [watched.record() for watched in self._watched.values()]
+
+    def slots(self) -> Slots:
+        """Return the history of the checks of each endpoint."""
+        return {key: list(watched.slots) for key, watched in self._watched.items()}
 
 
 def _detail(result: ProbeResult) -> str:

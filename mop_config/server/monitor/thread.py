@@ -15,6 +15,7 @@ from ..settings import Settings
 from ..state.directory import StateDirectory
 from ..state.leader import Leadership
 from .endpoint_monitor import EndpointMonitor
+from .history import CheckHistory, Slots
 from .results import HealthDocument, ProbeResults
 from .schedule import best
 
@@ -45,6 +46,7 @@ class MonitorThread:
         self._directory = directory
         self._stem = stem
         self._results = ProbeResults(directory, f"{stem}.checks.json", settings.probe_interval)
+        self._history = CheckHistory(directory, f"{stem}.day.json")
         self._listed: tuple[Snapshot, frozenset[tuple[str, str]]] | None = None
         self._leadership = self._new_leadership()
         self._thread: threading.Thread | None = None
@@ -59,6 +61,10 @@ class MonitorThread:
         if listed is None or listed[0] is not snapshot:
             listed = self._listed = snapshot, _names(snapshot)
         return self._results.health(listed[1])
+
+    def history(self) -> Slots:
+        """Return the checks of the last 24 hours of each endpoint."""
+        return self._history.read() if self._settings.probe_interval else {}
 
     def start(self) -> None:
         """Start the thread of this process, unless checks are off."""
@@ -107,7 +113,9 @@ class MonitorThread:
 
     def _new_monitor(self) -> EndpointMonitor:
         alerts = f"{self._stem}.alerts.json"
-        return EndpointMonitor(self._settings, self._results, self._directory, alerts)
+        return EndpointMonitor(
+            self._settings, self._results, self._history, self._directory, alerts
+        )
 
     def _new_leadership(self) -> Leadership:
         return Leadership(self._directory, f"{self._stem}.monitor")

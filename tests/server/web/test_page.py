@@ -21,7 +21,6 @@ from mop_config.server.web.dashboard.viewmodel import (
     describe,
     listing,
     quote,
-    sparkline,
     visible,
 )
 
@@ -241,30 +240,7 @@ def test_rows_carry_the_health_of_their_endpoint() -> None:
         12,
         "timed out<U+202E>",
     )
-    assert probed.sparkline is not None
-    assert probed.sparkline.failed == 1
-    assert (other.state, other.sparkline) == (None, None)
-
-
-def test_a_sparkline_breaks_where_a_check_failed() -> None:
-    """Each unbroken stretch is a line, each failure a mark."""
-    line = sparkline([0.010, 0.020, None, 0.005])
-    assert line is not None
-    assert [len(points.split()) for points in line.lines] == [2, 2]
-    assert (line.checks, line.failed, line.low, line.high) == (4, 1, 5, 20)
-    assert line.lines[0].split()[1].endswith(",3")
-    assert len(line.failures) == 1
-
-
-@pytest.mark.parametrize(
-    ("recent", "lines"), [([None, None], 0), ([0.0, 0.0], 1), ([0.1], 1), ([None] * 30, 0)]
-)
-def test_a_sparkline_of_little_is_one(recent: list[float | None], lines: int) -> None:
-    """Nothing but failures, no time at all, one check."""
-    line = sparkline(recent)
-    assert line is not None
-    assert len(line.lines) == lines
-    assert sparkline([]) is None
+    assert other.state is None
 
 
 def problem_at(column: int, text: str) -> ProblemRecord:

@@ -16,10 +16,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from .... import __version__
 from ....errors import PayloadError, QrTooLong
 from ....model.codec import rfc3339
+from ...monitor.history import SLOTS
 from ...status.translations import LANGUAGES, Texts
 from .. import current_service
 from ..qr import choose
-from . import viewmodel
+from . import plots, viewmodel
 
 blueprint = Blueprint("dashboard", __name__)
 
@@ -63,6 +64,9 @@ def dashboard() -> Response:
         body = snapshot.plain.body
         chosen = {"only": query["only"], "order": query["sort"]}
         described = viewmodel.describe(status, body, query["q"], **chosen)
+        described["plots"] = viewmodel.day_plots(
+            status["health"], described["listing"].rows, service.check_history(), time.time()
+        )
         response.set_data(_render(described, body, query, Texts(language)))
     return response
 
@@ -105,8 +109,10 @@ def _render(shown: dict[str, Any], body: bytes, query: dict[str, str], texts: Te
             few=FEW_PROBLEMS,
             longest=viewmodel.MAX_FILTER,
             orders=_orders(shown["status"]),
-            width=viewmodel.SPARK_WIDTH,
-            height=viewmodel.SPARK_HEIGHT,
+            slots=SLOTS,
+            plot_height=plots.PLOT_HEIGHT,
+            bar_top=plots.LINE_HEIGHT + 2,
+            kind_height=plots.KIND_HEIGHT,
         )
     )
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ....model.codec import iter_endpoints
 from ....model.endpoint import Endpoint, Kind
 from ....model.printable import replace_unprintable
+from ...monitor.history import Slots
 from ...monitor.results import HealthDocument
 from ...parsing.problems import MAX_KEPT, ProblemRecord
 from ...status.document import HistoryEntry, StatusDocument
@@ -19,6 +20,7 @@ from ...status.verdict import (
     problem_counts,
     verdict,
 )
+from .plots import EndpointPlot, KindPlot, endpoint_plot, kind_plot
 
 #: Rows of each kind that the page holds; a filter finds the others.
 MAX_ROWS = 100
@@ -26,34 +28,12 @@ MAX_ROWS = 100
 _SPACES = "\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 #: Longest filter that is looked for, in characters.
 MAX_FILTER = 200
-#: Width and height of a sparkline, and the margin that keeps its line whole.
-SPARK_WIDTH, SPARK_HEIGHT, _MARGIN = 96, 22, 3
 #: Columns that a problem's text is moved in by, so that it stands where the file has it.
 _MAX_INDENT = 20
 #: Characters of a line that fit on a phone.
 _NARROW = 34
 
 _GOOD = frozenset({"applied", "unchanged"})
-
-
-class Sparkline(NamedTuple):
-    """How long the last checks took, as a line to draw.
-
-    Attributes:
-        lines: Points of each unbroken line, as SVG's ``points`` has them.
-        failures: Where on the x axis a check failed.
-        checks: How many checks there are.
-        failed: How many of them failed.
-        low: Shortest time, in milliseconds; 0 where all failed.
-        high: Longest time, in milliseconds; 0 where all failed.
-    """
-
-    lines: list[str]
-    failures: list[float]
-    checks: int
-    failed: int
-    low: int
-    high: int
 
 
 class Row(NamedTuple):
@@ -66,7 +46,6 @@ class Row(NamedTuple):
         milliseconds: What its last check took, or None.
         detail: What the last check said, or an empty text.
         certificate_expires: When the certificate expires (RFC 3339), or None.
-        sparkline: Its last checks, or None where there are none.
     """
 
     kind: Kind
@@ -75,7 +54,6 @@ class Row(NamedTuple):
     milliseconds: int | None = None
     detail: str = ""
     certificate_expires: str | None = None
-    sparkline: Sparkline | None = None
 
 
 #: What ``only`` may be: leave out what is healthy.
@@ -98,6 +76,13 @@ class Listing(NamedTuple):
     rows: list[Row]
     matching: int
     all: int
+
+
+class DayPlots(NamedTuple):
+    """The plots of the last 24 hours: of each kind, and of the endpoints of the rows."""
+
+    kinds: list[KindPlot]
+    endpoints: dict[tuple[str, str], EndpointPlot | None]
 
 
 class Quote(NamedTuple):
@@ -253,33 +238,27 @@ def _row(kind: Kind, endpoint: Endpoint, check: Any) -> Row:
         milliseconds=None if seconds is None else round(seconds * 1000),
         detail=visible(check["detail"] or ""),
         certificate_expires=check["certificate_expires"],
-        sparkline=sparkline(check["recent"]),
     )
 
 
-def sparkline(recent: list[float | None]) -> Sparkline | None:
-    """Draw the times of the last checks, in seconds, None for a failed one; newest last."""
-    if not recent:
-        return None
-    times = [seconds for seconds in recent if seconds is not None]
-    top = max(times, default=0.0) or 1.0
-    step = (SPARK_WIDTH - 2 * _MARGIN) / max(1, len(recent) - 1)
-    lines: list[list[str]] = [[]]
-    failures = []
-    for index, seconds in enumerate(recent):
-        x = round(_MARGIN + index * step, 1)
-        if seconds is None:
-            failures.append(x)
-            lines.append([])
-        else:
-            y = round(SPARK_HEIGHT - _MARGIN - seconds / top * (SPARK_HEIGHT - 2 * _MARGIN), 1)
-            lines[-1].append(f"{x:g},{y:g}")
-    return Sparkline(
-        # A line of one point is drawn as a dot only if it has that point twice.
-        lines=[" ".join(points * 2 if len(points) == 1 else points) for points in lines if points],
-        failures=failures,
-        checks=len(recent),
-        failed=len(failures),
-        low=round(min(times, default=0.0) * 1000),
-        high=round(max(times, default=0.0) * 1000),
+def day_plots(
+    health: HealthDocument | None, rows: list[Row], history: Slots, now: float
+) -> DayPlots:
+    """Draw the plots of the last 24 hours.
+
+    Args:
+        health: The results of the health checks, which name the endpoints that are checked now.
+        rows: The rows of the table.
+        history: The checks of the last 24 hours.
+        now: POSIX time at the right edge.
+    """
+    checked = [(e["kind"], e["url"]) for e in health["endpoints"]] if health else []
+    kinds = (
+        kind_plot(kind.value, [history.get(key, []) for key in checked if key[0] == kind], now)
+        for kind in Kind
+    )
+    keys = [(row.kind.value, row.endpoint.url) for row in rows]
+    return DayPlots(
+        [plot for plot in kinds if plot is not None],
+        {key: endpoint_plot(history.get(key, ()), now) for key in keys},
     )

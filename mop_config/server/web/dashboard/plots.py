@@ -1,0 +1,179 @@
+"""The plots of the dashboard: the last 24 hours of each endpoint and of each kind. Pure.
+
+A plot is drawn in units of slots: a slot is one unit wide, and the page scales the drawing.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import NamedTuple
+
+from ...monitor.history import SLOT_SECONDS, SLOTS, Slot
+
+#: Heights of the line of response time and of the whole plot; the bar of uptime is below the line.
+LINE_HEIGHT, PLOT_HEIGHT = 22.0, 30.0
+#: Distance of the line from its upper and lower edge, so that it is not cut.
+_MARGIN = 1.5
+#: Height of the plot of a kind.
+KIND_HEIGHT = 40.0
+
+
+class Bar(NamedTuple):
+    """A rectangle over adjacent slots.
+
+    Attributes:
+        x: Left edge.
+        width: Number of slots.
+        height: Height, if the plot gives it a meaning.
+        level: ``good``, ``warn`` or ``bad``.
+    """
+
+    x: int
+    width: int
+    height: float
+    level: str
+
+
+class EndpointPlot(NamedTuple):
+    """The last 24 hours of one endpoint.
+
+    Attributes:
+        bars: The bar of uptime: all checks of a slot were good, some of them, or none.
+        lines: Points of each unbroken stretch of the line of response time, for SVG's ``points``.
+        top: Response time at the top of the scale, in milliseconds.
+        checks: Number of checks.
+        uptime: Percentage of good checks, rounded down to one decimal place.
+        low: Shortest response time of a slot in milliseconds; 0 if all checks failed.
+        high: Longest response time of a slot in milliseconds; 0 if all checks failed.
+    """
+
+    bars: list[Bar]
+    lines: list[str]
+    top: int
+    checks: int
+    uptime: float
+    low: int
+    high: int
+
+
+class KindPlot(NamedTuple):
+    """How many endpoints of a kind were up in the last 24 hours.
+
+    Attributes:
+        kind: The kind.
+        bars: The mean number of endpoints that were up in each slot.
+        all: Number of endpoints at the top of the scale.
+        low: Lowest number of a slot.
+        high: Highest number of a slot.
+    """
+
+    kind: str
+    bars: list[Bar]
+    all: int
+    low: float
+    high: float
+
+
+def endpoint_plot(slots: Iterable[Slot], now: float) -> EndpointPlot | None:
+    """Draw the plot of an endpoint; None if it was not checked in the last 24 hours.
+
+    Args:
+        slots: The slots, oldest first.
+        now: POSIX time at the right edge.
+    """
+    recent = _recent(slots, now)
+    if not recent:
+        return None
+    times = {x: 1000 * slot.seconds / slot.good for x, slot in recent if slot.good}
+    top = _round_up(max(times.values(), default=0.0))
+    checks = sum(slot.checks for _, slot in recent)
+    good = sum(slot.good for _, slot in recent)
+    return EndpointPlot(
+        bars=_merged([Bar(x, 1, 0.0, _level(slot.good, slot.checks)) for x, slot in recent]),
+        lines=[_points(stretch, times, top) for stretch in _stretches(sorted(times))],
+        top=top,
+        checks=checks,
+        uptime=math.floor(1000 * good / checks) / 10,
+        low=round(min(times.values(), default=0.0)),
+        high=round(max(times.values(), default=0.0)),
+    )
+
+
+def kind_plot(kind: str, endpoints: Iterable[Iterable[Slot]], now: float) -> KindPlot | None:
+    """Draw the plot of a kind; None if no endpoint was checked in the last 24 hours.
+
+    Args:
+        kind: The kind.
+        endpoints: The slots of each endpoint of the kind.
+        now: POSIX time at the right edge.
+    """
+    up: defaultdict[int, float] = defaultdict(float)
+    checked: Counter[int] = Counter()
+    for slots in endpoints:
+        for x, slot in _recent(slots, now):
+            up[x] += slot.good / slot.checks
+            checked[x] += 1
+    if not checked:
+        return None
+    top = max(checked.values())
+    means = {x: round(up[x], 1) for x in sorted(checked)}
+    return KindPlot(
+        kind=kind,
+        bars=_merged(
+            [
+                Bar(x, 1, round(KIND_HEIGHT * mean / top, 2), _level(mean, checked[x]))
+                for x, mean in means.items()
+            ]
+        ),
+        all=top,
+        low=min(means.values()),
+        high=max(means.values()),
+    )
+
+
+def _recent(slots: Iterable[Slot], now: float) -> list[tuple[int, Slot]]:
+    """Return the slots of the last 24 hours with the place of each, from 0 at the left."""
+    first = int(now // SLOT_SECONDS) - SLOTS + 1
+    return [(slot.number - first, slot) for slot in slots if 0 <= slot.number - first < SLOTS]
+
+
+def _level(good: float, of: int) -> str:
+    if good >= of:
+        return "good"
+    return "warn" if good > 0 else "bad"
+
+
+def _merged(bars: list[Bar]) -> list[Bar]:
+    """Join adjacent bars that look alike: a healthy endpoint has one bar instead of 96."""
+    merged: list[Bar] = []
+    for bar in bars:
+        last = merged[-1] if merged else None
+        if last and (last.x + last.width, last.height, last.level) == (bar.x, *bar[2:]):
+            merged[-1] = last._replace(width=last.width + 1)
+        else:
+            merged.append(bar)
+    return merged
+
+
+def _stretches(places: list[int]) -> list[list[int]]:
+    stretches = [places[:1]] if places else []
+    for before, place in pairwise(places):
+        if place == before + 1:
+            stretches[-1].append(place)
+        else:
+            stretches.append([place])
+    return stretches
+
+
+def _points(places: list[int], times: dict[int, float], top: int) -> str:
+    room = LINE_HEIGHT - 2 * _MARGIN
+    points = [f"{x + 0.5:g},{LINE_HEIGHT - _MARGIN - room * times[x] / top:.4g}" for x in places]
+    # SVG draws a line of one point as a dot only if the line has that point twice.
+    return " ".join(points * 2 if len(points) == 1 else points)
+
+
+def _round_up(milliseconds: float) -> int:
+    """Return the next 1, 2 or 5 with zeros, so that the scale is easy to read."""
+    power: int = 10 ** max(0, math.ceil(math.log10(max(milliseconds, 1.0))) - 1)
+    return next(power * step for step in (1, 2, 5, 10) if power * step >= milliseconds)

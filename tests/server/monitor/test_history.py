@@ -1,0 +1,87 @@
+"""The checks of the last 24 hours, and the file that keeps them over a restart."""
+
+import json
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mop_config.model.endpoint import Kind
+from mop_config.server.monitor.history import (
+    SLOT_SECONDS,
+    SLOTS,
+    CheckHistory,
+    Slot,
+    add_check,
+)
+from mop_config.server.monitor.schedule import ProbeSchedule, rules
+from mop_config.server.state.directory import StateDirectory
+
+from .test_probing import Bench, named
+
+KEY = ("api", "https://a.example")
+
+
+def test_a_check_counts_in_the_slot_of_its_time() -> None:
+    """Failures count without a duration; at most 24 hours are kept."""
+    slots: deque[Slot] = deque(maxlen=SLOTS)
+    for posix, seconds in ((10.0, 0.5), (899.0, None), (900.0, 0.25), (2700.0, None)):
+        add_check(slots, posix, seconds)
+    assert list(slots) == [Slot(0, 2, 1, 0.5), Slot(1, 1, 1, 0.25), Slot(3, 1, 0, 0.0)]
+    for number in range(4, 300):
+        add_check(slots, number * SLOT_SECONDS, 0.1)
+    assert [slot.number for slot in slots] == list(range(300 - SLOTS, 300))
+
+
+def test_a_clock_that_is_set_back_leaves_no_slot_in_the_future() -> None:
+    """Otherwise nothing could be added until the clock arrives there."""
+    slots = deque([Slot(5, 3, 3, 1.0), Slot(900, 1, 1, 1.0)], maxlen=SLOTS)
+    add_check(slots, 6 * SLOT_SECONDS, 0.5)
+    assert list(slots) == [Slot(5, 3, 3, 1.0), Slot(6, 1, 1, 0.5)]
+
+
+def test_the_history_is_kept_over_a_restart(tmp_path: Path) -> None:
+    """For the endpoints that are still in the list."""
+    bench = Bench(interval=300)
+    bench.follow(named("a", "b"))
+    bench.up = {"https://a.example"}
+    bench.run(60)
+    slots = bench.probing.slots()
+    assert slots[KEY] == [Slot(1, 1, 1, 0.25)]
+    CheckHistory(StateDirectory(tmp_path), "f").write(slots)
+    known = CheckHistory(StateDirectory(tmp_path), "f").read()
+    assert known == slots
+    heir = ProbeSchedule(rules(300), lambda: 0.5, (), known)
+    heir.follow({Kind.API: named("a")}, 0.0, 0.0)
+    assert heir.slots() == {KEY: slots[KEY]}
+
+
+@pytest.mark.parametrize(
+    "slots",
+    [
+        [[1, 1, 1]],
+        [[1, 1, 1, 0.5, 0]],
+        [[1, 0, 0, 0.0]],
+        [[1, 1, 2, 0.5]],
+        [[-1, 1, 1, 0.5]],
+        [[1, 1, 1, float("nan")]],
+        [[1, 1, 1, float("inf")]],
+        [[1, 1, "1", 0.5]],
+        [[1, 1, 1, 0.5]] * (SLOTS + 1),
+        "no",
+    ],
+)
+def test_a_foreign_or_torn_file_is_no_history(tmp_path: Path, slots: Any) -> None:
+    """The page is shown without it."""
+    history = CheckHistory(StateDirectory(tmp_path), "f")
+    assert history.read() == {}
+    history.write({KEY: [Slot(1, 1, 1, 0.5)]})
+    good = json.loads((tmp_path / "f").read_text())
+    (endpoint,) = good["endpoints"]
+    bad = {**good, "endpoints": [{**endpoint, "slots": slots}]}
+    for text in (json.dumps(bad), json.dumps({**good, "format": 99}), json.dumps(good)[:-5], ""):
+        (tmp_path / "f").write_text(text)
+        assert CheckHistory(StateDirectory(tmp_path), "f").read() == {}
+    (tmp_path / "f").write_text(json.dumps(good))
+    assert CheckHistory(StateDirectory(tmp_path), "f").read() == {KEY: [Slot(1, 1, 1, 0.5)]}
