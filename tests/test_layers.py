@@ -23,7 +23,6 @@ LAYERS = (
     "qr",
     "net",
     "health",
-    "server.concurrency",
     "server.bounded_call",
     "server.logs",
     "server.parsing",

@@ -32,7 +32,6 @@ from .settings import Settings
 from .sources import open_source
 from .state import workers
 from .state.directory import StateDirectory, hand_over
-from .state.last_good import LastGoodStore
 from .state.releases import ReleaseStore
 from .state.worker_record import WatcherRecord, WorkerFigures, WorkerRecord
 from .status import lost_hooks
@@ -107,9 +106,7 @@ class ConfigService:
         self.responder.max_waiters = settings.max_waiters or 0
         self._state_folder = settings.state_dir or state_folder
         self._open_records()
-        self._reloader = Reloader(
-            self.source, settings, self.store, self._releases, self._last_good
-        )
+        self._reloader = Reloader(self.source, settings, self.store, self._releases)
         self.authenticator = TokenAuthenticator(settings) if settings.guarded else None
         self._lock = threading.Lock()
         self._reload_thread: ReloadThread | None = None
@@ -130,7 +127,6 @@ class ConfigService:
         self._workers.sweep()
         self._monitor = MonitorThread(self.store, self.settings, self._directory, served)
         self._releases = ReleaseStore(self._directory, key, self._has_siblings)
-        self._last_good = LastGoodStore(self._directory, key)
         self._requests = ReloadRequests(self._directory, f"{served}.reload")
         self._reload_responder = ReloadResponder(self._requests, self.store)
 
@@ -172,7 +168,7 @@ class ConfigService:
             if self._user != os.geteuid():
                 # gunicorn --preload --user: the list was loaded as root, with root's records.
                 self._open_records()
-                self._reloader.replace_records(self._releases, self._last_good)
+                self._reloader.replace_records(self._releases)
             # The source may have changed since the application was made.
             self._reloader.catch_up()
             self.store.closing = False

@@ -21,7 +21,6 @@ from ..settings import Settings
 from ..sources import check_source, open_source
 from ..state import workers
 from ..state.directory import StateDirectory, owner_of
-from ..state.last_good import LastGoodStore
 from ..state.releases import ReleaseStore
 from .files import render_files, write
 
@@ -63,11 +62,11 @@ class StaticExporter:
         directory = StateDirectory.of_user(state, owner_of(state))
         directory.prepare()
         key = workers.key(str(source))
-        releases, last_good = ReleaseStore(directory, key), LastGoodStore(directory, key)
+        releases = ReleaseStore(directory, key)
         self._store = SnapshotStore(
             Snapshot.of(EMPTY, last_modified=int(now), loaded_at=now, max_age=settings.max_age)
         )
-        self._reloader = Reloader(source, settings, self._store, releases, last_good)
+        self._reloader = Reloader(source, settings, self._store, releases)
         self._signer = signer.Signer(settings, clock)
         self._made: tuple[Snapshot, Snapshot | None] | None = None
         self._files: dict[str, bytes] = {}  # made from ``_made``

@@ -16,7 +16,7 @@ from ..serving.store import Reload, Result, SnapshotStore, SourceState, Trigger
 from ..settings import Settings
 from ..sources import Source
 from ..sources.file import Fingerprint, SourceText, detached
-from ..state.last_good import LastGood, LastGoodStore
+from ..state.last_good import LastGood
 from ..state.release import Order, Release
 from ..state.releases import CriticalSection, ReleaseRequest, ReleaseStore
 from .loaded import VAIN_TRIES, Loaded, ReloadAttempt
@@ -57,8 +57,7 @@ class Reloader:
         source: Where the text comes from.
         settings: How to read it.
         store: Where the result goes.
-        releases: Gives out dates and versions for all workers of the host.
-        last_good: Keeps the good texts for the next start.
+        releases: Gives out dates and versions for all workers of the host, and keeps the texts.
     """
 
     def __init__(
@@ -67,15 +66,12 @@ class Reloader:
         settings: Settings,
         store: SnapshotStore,
         releases: ReleaseStore,
-        last_good: LastGoodStore,
     ) -> None:
         self.source = source
         self.settings = settings
         self.store = store
         self.loaded = Loaded()
         self._releases = releases
-        self._last_good = last_good
-        self._unsaved: LastGood | None = None
 
     # -- when to read
 
@@ -86,15 +82,12 @@ class Reloader:
             may_wait: Whether a reload follows soon. Then a file that is being written is left
                 alone until its writer has closed it, if there is a list to serve.
         """
-        good = self._last_good.load()
-        if good is not None:
-            self._releases.remember(good.record)
-        if may_wait and good is not None and self.source.being_written():
+        if may_wait and self._releases.last_good() and self.source.being_written():
             self.loaded = Loaded(self.source.signature(), interrupted=True)
             self.give_up_waiting(Trigger.START)
         elif not any(self.reload(Trigger.START) for _ in range(VAIN_TRIES + 1)):
             self.give_up_waiting(Trigger.START)
-        self.save()
+        self._releases.archive()
 
     def catch_up(self) -> None:
         """Load what has changed since the last look, while no thread was watching."""
@@ -105,9 +98,9 @@ class Reloader:
         if not interrupted:
             self.reload(Trigger.POLL, quietly=True)
 
-    def replace_records(self, releases: ReleaseStore, last_good: LastGoodStore) -> None:
+    def replace_records(self, releases: ReleaseStore) -> None:
         """Load once more with the records of the user that this process runs as now."""
-        self._releases, self._last_good = releases, last_good
+        self._releases = releases
         self.reload(Trigger.START)
 
     def give_up_waiting(self, trigger: Trigger) -> None:
@@ -144,7 +137,7 @@ class Reloader:
     # -- what is done with it
 
     def _reload(self, attempt: ReloadAttempt) -> bool:
-        """The straight way: read, render, accept, release, publish, save."""
+        """The straight way: read, render, accept, release with the text saved, publish."""
         late = attempt.before.in_vain
         with self._releases.section(rendering=True) if late else contextlib.nullcontext():
             text = self.source.read()
@@ -156,11 +149,10 @@ class Reloader:
                 if not late and self._is_outdated(text, section, attempt):
                     return False
                 check_acceptable(rendering, self.settings, section.endpoints(rendering.etag))
-                record = self._releases.issue(
-                    section, _release_request(text, rendering), attempt.at
+                good = self._releases.issue(
+                    section, _release_request(text, rendering, attempt), attempt.at
                 )
-        self._publish(rendering, record.release, attempt)
-        self._unsaved = LastGood(text.data, record, self.loaded.good_at, attempt.trigger)
+        self._publish(rendering, good.record.release, attempt)
         if text.detached:
             self._note_error(detached(self.source), attempt, Code.DETACHED)
         return True
@@ -193,23 +185,25 @@ class Reloader:
             before,
             tries=before.tries + 1,
             vain_since=before.vain_since if before.tries else time.monotonic(),
-            confirmed=section.last and section.last.order,
+            confirmed=section.last and section.last.record.order,
         )
         return True
 
     def _confirm(self, text: SourceText, attempt: ReloadAttempt) -> bool:
         """Release the same text again if it was touched, or if the host released another list."""
         view = self.store.view
-        moved = text.signature != attempt.before.signature or self._releases.disputed
+        host = self._releases.follow()
+        disputed = host is not None and host.record.release.etag != view.snapshot.etag
+        moved = text.signature != attempt.before.signature or disputed
         if not moved or view.state is not SourceState.FRESH:
             return True
         with self._releases.section() as section:
             if self._is_outdated(text, section, attempt):
                 return False
-            record = self._releases.issue(
-                section, _release_request(text, view.snapshot), attempt.at
+            good = self._releases.issue(
+                section, _release_request(text, view.snapshot, attempt), attempt.at
             )
-        self._restamp(record.release)
+        self._restamp(good.record.release)
         return True
 
     def _publish(self, rendering: Rendering, release: Release, attempt: ReloadAttempt) -> None:
@@ -264,17 +258,6 @@ class Reloader:
 
     # -- the state folder
 
-    @property
-    def unsaved(self) -> bool:
-        """Whether there is a good text that ``save`` is to write, for the first time or again."""
-        return self._unsaved is not None and self._last_good.may_save
-
-    def save(self) -> None:
-        """Save the newest good text; apart from reloading, since a disk may be slow."""
-        good = self._unsaved
-        if good is not None and self._last_good.keep(good) and self._unsaved is good:
-            self._unsaved = None
-
     def follow_others(self) -> None:
         """Serve what another worker has found good, while this one has nothing as new.
 
@@ -282,14 +265,17 @@ class Reloader:
         is bad now, must not differ from the others for as long as the file stays bad. Nor must a
         worker that has missed an edit and its way back: the list has a higher version since.
         """
-        view = self.store.view
-        release = self._releases.follow()
-        if view.loaded and release is not None and release.etag == view.snapshot.etag:
-            self._restamp(release)
-        if view.state is SourceState.FRESH:
+        self._releases.archive()
+        view, good = self.store.view, self._releases.follow()
+        if good is None:
             return
-        good = self._last_good.newer_than(-1 if release is None else release.version)
-        if good is None or good.record.release.etag == view.snapshot.etag:
+        release = good.record.release
+        if view.loaded and release.etag == view.snapshot.etag:
+            self._restamp(release)
+            return
+        if view.state is SourceState.FRESH or not self._releases.trusted:
+            return
+        if view.loaded and release.version <= view.snapshot.ver:
             return
         snapshot = self._from_disk(good)
         if snapshot is not None:
@@ -307,14 +293,16 @@ class Reloader:
                 rendering.socketio_count,
                 saved.modified_at,
                 good.record.order,
+                good.data,
+                good.trigger,
             )
             with self._releases.section() as section:
-                record = self._releases.issue(section, request, time.time(), saved)
+                issued = self._releases.issue(section, request, time.time(), saved)
         except Exception as error:
             logger.error("the last good list cannot be used: %s", error)
             return None
         self.loaded = replace(self.loaded, good_at=good.saved_at, from_disk=good.saved_at)
-        return self._snapshot(rendering, record.release)
+        return self._snapshot(rendering, issued.record.release)
 
     # -- what goes wrong
 
@@ -360,7 +348,7 @@ class Reloader:
     def _note_failure(self, reload: Reload, **changes: Any) -> None:
         view = self.store.view
         snapshot = view.snapshot
-        if not view.loaded and (good := self._last_good.load()) is not None:
+        if not view.loaded and (good := self._releases.last_good()) is not None:
             snapshot = self._from_disk(good) or snapshot
         if self.loaded.seen_good:
             refused = reload.result is Result.REJECTED
@@ -386,8 +374,18 @@ def _identity(text: SourceText) -> bytes:
     return hashlib.sha256(text.data).digest() + b"detached" * text.detached
 
 
-def _release_request(text: SourceText, made: Rendering | Snapshot) -> ReleaseRequest:
-    return ReleaseRequest(made.etag, made.api_count, made.socketio_count, text.mtime, _order(text))
+def _release_request(
+    text: SourceText, made: Rendering | Snapshot, attempt: ReloadAttempt
+) -> ReleaseRequest:
+    return ReleaseRequest(
+        made.etag,
+        made.api_count,
+        made.socketio_count,
+        text.mtime,
+        _order(text),
+        text.data,
+        attempt.trigger.value,
+    )
 
 
 def _order(text: SourceText) -> Order | None:

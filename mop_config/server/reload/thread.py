@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from ..concurrency import BackgroundTask
 from ..serving.store import Trigger
 from ..sources import wakeup
 from ..sources.etcd_source import EtcdSource
@@ -27,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 _PACKAGE = str(Path(__file__).parents[1])
 
-#: Seconds that a stopping process waits for the disk.
-STOP_PATIENCE = 5.0
 #: Seconds that a stopping process waits for each of the two threads.
 THREAD_PATIENCE = 2.0
 #: Seconds after which an unfinished turn is late.
@@ -93,7 +90,6 @@ class ReloadThread:
         self._on_turn = on_turn
         self._on_late = on_late
         self._wake = wakeup.Wakeup()
-        self._persistence = BackgroundTask(reloader.save)
         self._trigger = _trigger(reloader, self._wake, poll_interval)
         self._thread = threading.Thread(target=self._run, name="mop-config-reload", daemon=True)
         self._turned_at = time.monotonic()
@@ -133,13 +129,11 @@ class ReloadThread:
         A thread that hangs is not waited for any longer. It closes its resources itself if it
         ever continues.
         """
-        began = time.monotonic()
         self._stopping.set()
         if self._thread.is_alive():  # else a new thread may use the same source by now
             self._trigger.release()
         self._wake.send(wakeup.STOP)
         self._thread.join(THREAD_PATIENCE)
-        self._persistence.wait(began + STOP_PATIENCE - time.monotonic())
         if self._guard.ident is not None:
             self._guard.join(THREAD_PATIENCE)
         self._left = True
@@ -176,8 +170,6 @@ class ReloadThread:
             try:
                 self._turn(kinds)
                 self._on_turn()
-                if self._reloader.unsaved:
-                    self._persistence.call()
                 self._turned()
                 kinds = self._wake.wait(self._trigger.timeout(time.monotonic()))
             except Exception as error:

@@ -1,7 +1,9 @@
-"""LastGoodStore: the last good texts of a source, so that a restart never starts from nothing.
+"""LastGoodStore: the last good text of a source with its release, and the texts before it.
 
 The newest text lies in one record: a line of JSON, then the text as it was read. A hash over both
-tells a torn or foreign record from a good one. The texts before it lie beside it, compressed.
+tells a torn or foreign record from a good one. Text and release are replaced in one step, so that
+a restart never finds an older text beside a newer release. The texts before it lie beside the
+record, compressed.
 """
 
 import contextlib
@@ -9,6 +11,7 @@ import errno
 import gzip
 import hashlib
 import json
+import time
 from typing import Any, NamedTuple
 
 from ...model.codec import MAX_DATE
@@ -16,8 +19,12 @@ from ..sources.file import Fingerprint
 from .directory import StateDirectory
 from .release import ReleaseRecord, record_of
 
-_FORMAT = 3
-_WHAT = "the last good list"
+_FORMAT = 4
+#: End of the name of a source's record.
+SUFFIX = ".lastgood"
+#: Seconds by which dates and versions in the records of another user may be ahead of the clock.
+_AHEAD = 86400
+WHAT = "the last good list"
 _HISTORY = "the history of good lists"
 #: Earlier texts that are kept, and their bytes together.
 MAX_TEXTS = 50
@@ -77,76 +84,61 @@ class LastGoodStore:
 
     def __init__(self, directory: StateDirectory, key: str) -> None:
         self._directory = directory
-        self._name = f"{key}.lastgood"
+        self.name = f"{key}{SUFFIX}"
         self._prefix = f"{key}.text."
-        self._seen: Fingerprint | None = None
 
     def load(self) -> LastGood | None:
-        """Read the newest good text; None if there is none that can be trusted."""
-        if self._directory.shared:
-            return None  # what root signs or publishes must come from the source
-        self._seen = self._directory.fingerprint(self._name)
-        return self._directory.load(self._name, parse, _WHAT)
+        """Read the newest good text; None if there is no record that can be trusted."""
+        return self._directory.load(self.name, self._parse, WHAT)
 
-    def newer_than(self, version: int) -> LastGood | None:
-        """Read the newest good text if another worker has saved it since the last look.
+    def fingerprint(self) -> Fingerprint:
+        """Return the ``stat`` fingerprint of the newest text's record."""
+        return self._directory.fingerprint(self.name)
 
-        Args:
-            version: The text must have a higher one.
+    def highest_elsewhere(self) -> int:
+        """Return the highest version of the other sources: a list may have moved from there."""
+        names = (n for n in self._directory.list_names() if n.endswith(SUFFIX) and n != self.name)
+        found = (self._directory.load(name, self._parse, WHAT) for name in names)
+        return max((good.record.release.version for good in found if good is not None), default=0)
+
+    def _parse(self, text: bytes) -> LastGood:
+        good = parse(text)
+        release = good.record.release
+        # Another user could have written a version that no client accepts.
+        latest = time.time() + _AHEAD
+        if self._directory.shared and max(release.last_modified, release.version / 1000) > latest:
+            raise ValueError("a date that is not believed")
+        return good
+
+    def write(self, good: LastGood) -> None:
+        """Replace the newest text in one step.
+
+        Raises:
+            OSError: If it cannot be written; the text that was there stays.
         """
-        if self._directory.fingerprint(self._name) == self._seen:
-            return None
-        good = self.load()
-        return good if good is not None and good.record.release.version > version else None
-
-    @property
-    def may_save(self) -> bool:
-        """Whether a text may be saved now: no attempt has failed within the last seconds."""
-        return self._directory.may_save(_WHAT)
-
-    def keep(self, good: LastGood) -> bool:
-        """Save a good text, unless it or a newer one is there; False if it cannot be saved.
-
-        Every worker of a host calls this with the same text: one of them writes it, and a slow
-        worker does not bring an older text back.
-        """
-        there = self._directory.load(self._name, parse, _WHAT)
-        if there is not None:
-            version = there.record.release.version
-            same = (there.data, there.record) == (good.data, good.record)
-            if same or version > good.record.release.version:
-                self._directory.recover(_WHAT)
-                return True
         try:
-            self._write(good)
-        except OSError as error:
-            self._directory.complain(_WHAT, error)
-            return False
-        self._directory.recover(_WHAT)
-        if there is None or there.data != good.data:
-            self._remember(good)
-        return True
-
-    def _write(self, good: LastGood) -> None:
-        try:
-            self._directory.write(self._name, good.dump(), sync=True)
+            self._directory.write(self.name, good.dump(), sync=True)
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT} or not self._history():
                 raise
             # The newest text is worth more than all the others.
             self._prune(0)
-            self._directory.write(self._name, good.dump(), sync=True)
+            self._directory.write(self.name, good.dump(), sync=True)
 
     # -- the texts before
 
     def history(self) -> list[LastGood]:
         """Read the good texts of the past, newest first."""
-        found = (self._directory.load(name, _unpack, _HISTORY) for name in self._history())
-        return [good for good in found if good is not None]
+        return [good for name in self._history() if (good := self._past(name))]
 
-    def _remember(self, good: LastGood) -> None:
+    def newest(self) -> LastGood | None:
+        """Read the newest of the past texts; None if there is none."""
+        return next((good for name in self._history() if (good := self._past(name))), None)
+
+    def remember(self, good: LastGood) -> None:
+        """Keep a text among the past ones; a full folder costs the history only."""
         name = f"{self._prefix}{good.record.release.version:016d}"
-        with contextlib.suppress(OSError):  # a full folder costs history only
+        with contextlib.suppress(OSError):
             self._directory.write(name, gzip.compress(good.dump(), mtime=0), sync=False)
         self._prune(MAX_TEXTS)
 
@@ -156,6 +148,9 @@ class LastGoodStore:
             return sorted(names, reverse=True)
         return []
 
+    def _past(self, name: str) -> LastGood | None:
+        return self._directory.load(name, lambda text: self._parse(gzip.decompress(text)), _HISTORY)
+
     def _prune(self, most: int) -> None:
         """Remove the oldest texts, so that ``most`` are left and not too many bytes."""
         size = 0
@@ -163,7 +158,3 @@ class LastGoodStore:
             size += self._directory.fingerprint(name).size
             if number >= most or size > MAX_HISTORY_BYTES:
                 self._directory.remove(name)
-
-
-def _unpack(text: bytes) -> LastGood:
-    return parse(gzip.decompress(text))

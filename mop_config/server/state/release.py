@@ -1,13 +1,11 @@
 """Release: the date and the version that a list is served with, and the rule for the next. Pure."""
 
-import json
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ...model.codec import MAX_DATE
 
-_FORMAT = 1
 #: No version is higher: a record that holds more was damaged.
 _MAX_VERSION = 1 << 52
 
@@ -76,7 +74,7 @@ class Order(NamedTuple):
 
 
 class ReleaseRecord(NamedTuple):
-    """The last release of a source on this host, as the state folder holds it.
+    """A release of a source, with what is judged by it.
 
     Attributes:
         release: The release.
@@ -115,27 +113,3 @@ def record_of(members: dict[str, Any]) -> ReleaseRecord:
     if "cluster" in members:
         order = Order(str(members["cluster"]), int(members["revision"]))
     return ReleaseRecord(release, int(members["api"]), int(members["socketio"]), order)
-
-
-def dump(record: ReleaseRecord) -> bytes:
-    """Return a record as ``parse`` reads it."""
-    return json.dumps({"format": _FORMAT, **record.as_dict()}).encode()
-
-
-def parse(data: bytes, latest: float = math.inf) -> ReleaseRecord:
-    """Read a record that ``dump`` wrote.
-
-    Args:
-        data: The record.
-        latest: POSIX seconds; later dates and versions are not believed.
-
-    Raises:
-        Exception: Of any type, if it is torn, foreign or out of bounds.
-    """
-    members = json.loads(data)
-    record = record_of(members)
-    if members["format"] != _FORMAT:
-        raise ValueError("another format")
-    if max(record.release.last_modified, record.release.version / 1000) > latest:
-        raise ValueError("a date that is not believed")
-    return record

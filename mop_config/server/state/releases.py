@@ -12,12 +12,8 @@ from typing import NamedTuple
 
 from ..sources.file import Fingerprint
 from .directory import StateDirectory
-from .release import Order, Release, ReleaseRecord, dump, next_release, parse
-
-#: Seconds by which dates and versions in the records of another user may be ahead of the clock.
-_AHEAD = 86400
-_SUFFIX = ".release"
-_WHAT = "the list's release"
+from .last_good import WHAT, LastGood, LastGoodStore
+from .release import Order, Release, ReleaseRecord, next_release
 
 
 class ReleaseRequest(NamedTuple):
@@ -29,6 +25,8 @@ class ReleaseRequest(NamedTuple):
         socketio: How many Socket.io endpoints it has.
         modified_at: POSIX seconds at which its source was changed.
         order: Place of its text in etcd, or None for a file.
+        data: The text.
+        trigger: What caused the reload.
     """
 
     etag: str
@@ -36,24 +34,33 @@ class ReleaseRequest(NamedTuple):
     socketio: int
     modified_at: float
     order: Order | None = None
+    data: bytes = b""
+    trigger: str = "start"
 
 
 class CriticalSection(NamedTuple):
     """The critical section of a source.
 
     Attributes:
-        last: The host's last release, or that of this process if there is no record.
+        host: The host's last release with its text, or None if there is no record.
+        fallback: What counts as the last release if there is no record.
         locked: Whether the lock is held.
     """
 
-    last: ReleaseRecord | None
+    host: LastGood | None
+    fallback: LastGood | None
     locked: bool
+
+    @property
+    def last(self) -> LastGood | None:
+        """The last release with its text, as far as it is known."""
+        return self.host or self.fallback
 
     def endpoints(self, etag: str) -> int:
         """Return how many endpoints the host's list has; 0 if it is this very list."""
-        if self.last is None or self.last.release.etag == etag:
+        if self.last is None or self.last.record.release.etag == etag:
             return 0
-        return self.last.api + self.last.socketio
+        return self.last.record.api + self.last.record.socketio
 
     def is_behind(self, order: Order | None, confirmed: Order | None) -> bool:
         """Whether etcd may have a newer text than this one, so that it has to be read again.
@@ -65,14 +72,14 @@ class CriticalSection(NamedTuple):
             order: Place of the text; None for a file.
             confirmed: Place that the record named before the text was read.
         """
-        last = None if self.last is None else self.last.order
+        last = None if self.last is None else self.last.record.order
         if order is None or last is None or last == confirmed:
             return False
         return last.cluster != order.cluster or last.revision > order.revision
 
 
 class ReleaseStore:
-    """The release of one source in the state folder.
+    """The last release of one source and its text, in the state folder.
 
     Args:
         directory: The state folder.
@@ -87,22 +94,26 @@ class ReleaseStore:
         siblings: Callable[[], bool] = lambda: False,
     ) -> None:
         self._directory = directory
-        self._name = key + _SUFFIX
+        self._texts = LastGoodStore(directory, key)
         self._lock = f"{key}.lock"
         self._siblings = siblings
-        self._served: ReleaseRecord | None = None  # of the list that is served, or is to be
-        self._serving = False
+        self._served: LastGood | None = None  # what is served, or is to be
         self._section: CriticalSection | None = None  # while this process is in it
-        self._known: Fingerprint | None = None  # of the record, once it agrees with ``_served``
-
-    def remember(self, record: ReleaseRecord) -> None:
-        """Take the release of the text on the disk for the last one, in case the record is lost."""
-        self._served = record
+        self._host: LastGood | None = None  # the record as it was read or written last
+        self._agreed: Fingerprint | None = None  # of the record, once it agrees with ``_served``
+        self._new_text: LastGood | None = None  # to be kept in the history
 
     @property
-    def served(self) -> Release | None:
-        """The release of the list that this process serves, or None before the first."""
-        return None if self._served is None else self._served.release
+    def trusted(self) -> bool:
+        """Whether texts from the disk may be served.
+
+        What root signs or publishes must come from the source, not from another user's records.
+        """
+        return not self._directory.shared
+
+    def last_good(self) -> LastGood | None:
+        """Read the last good text; None if there is no text that may be served."""
+        return self._texts.load() if self.trusted else None
 
     @contextlib.contextmanager
     def section(self, *, rendering: bool = False) -> Iterator[CriticalSection]:
@@ -125,40 +136,41 @@ class ReleaseStore:
             except OSError as error:
                 locked = False
                 if not isinstance(error, BlockingIOError):
-                    self._directory.complain(_WHAT, error)
-            self._section = CriticalSection(self.record() or self._served, locked)
+                    self._directory.complain(WHAT, error)
+            host = self._read_host()
+            fallback = self._served or (None if host else self._texts.newest())
+            self._section = CriticalSection(host, fallback, locked)
             try:
                 yield self._section
             finally:
                 self._section = None
 
-    def record(self) -> ReleaseRecord | None:
-        """Read the last release of the source on this host; None if there is none."""
-        return self._read(self._name)
+    def follow(self) -> LastGood | None:
+        """Return the host's last release with its text; cheap while nothing has changed.
 
-    def follow(self) -> Release | None:
-        """Reconcile the release that is served with the host's; cheap while nothing has changed.
-
-        Returns:
-            The release to serve the list with from now on: that of the host if another worker
-            gave the same list a later one. A record that was lost is written again.
+        If this process serves a later release, or the record was lost, the record is written
+        again.
         """
+        found = self._texts.fingerprint()
+        if self._agreed == found:
+            return self._host
         served = self._served
-        if served is None or not self._serving or self._known == self._fingerprint():
-            return self.served
+        if served is None:
+            self._host, self._agreed = self._texts.load(), found
+            return self._host
         try:
             with self._directory.locked(self._lock, wait=False):
                 self._reconcile(served)
         except BlockingIOError:
             pass  # the next turn tries again
         except OSError as error:
-            self._directory.complain(_WHAT, error)
-        return self.served
+            self._directory.complain(WHAT, error)
+        return self._host
 
     def issue(
         self, section: CriticalSection, request: ReleaseRequest, now: float, *earlier: Release
-    ) -> ReleaseRecord:
-        """Give a list its release, and record it for the other workers.
+    ) -> LastGood:
+        """Give a list its release, and record it with its text for the other workers.
 
         Args:
             section: The critical section, which this process is in.
@@ -167,61 +179,59 @@ class ReleaseStore:
             earlier: Releases that count as given, such as that of a text from the disk.
         """
         last, modified_at = section.last, request.modified_at
-        known = [each.release for each in (last, self._served) if each is not None]
-        same_list = last is not None and last.release.etag == request.etag
-        if last is not None and same_list and request.order == last.order is not None:
-            modified_at = last.release.modified_at  # a worker saw the text first
+        known = [each.record.release for each in (last, self._served) if each is not None]
+        same_list = last is not None and last.record.release.etag == request.etag
+        if last is not None and same_list and request.order == last.record.order is not None:
+            modified_at = last.record.release.modified_at  # a worker saw the text first
         floor = self._floor(same_list=same_list)
         release = next_release([*known, *earlier], request.etag, modified_at, now, floor)
-        self._serving = True
-        self._served = record = ReleaseRecord(release, request.api, request.socketio, request.order)
-        self._known = None
+        record = ReleaseRecord(release, request.api, request.socketio, request.order)
+        host = section.host
+        if host is not None and (host.data, host.record) == (request.data, record):
+            self._served = self._host = host
+            self._agreed = self._texts.fingerprint() if section.locked else None
+            return host
+        self._served = good = LastGood(request.data, record, time.time(), request.trigger)
+        self._agreed = None
         if section.locked:
-            if record == self.record():
-                self._known = self._fingerprint()
-            else:
-                self._keep(record)
-        return record
+            self._write(good, host)
+        return good
+
+    def archive(self) -> None:
+        """Keep a text that was recorded in the history; apart from serving, since it takes time."""
+        good, self._new_text = self._new_text, None
+        if good is not None:
+            self._texts.remember(good)
+
+    def _read_host(self) -> LastGood | None:
+        return self._host if self._agreed == self._texts.fingerprint() else self._texts.load()
 
     def _floor(self, *, same_list: bool) -> int:
         """Return the highest version of other sources, if clients may have come from there.
 
         A worker that serves already, or that takes the place of one that died, keeps its release.
         """
-        if same_list and (self._serving or self._siblings()):
+        if same_list and (self._served is not None or self._siblings()):
             return 0
-        return self._highest_elsewhere()
+        return self._texts.highest_elsewhere()
 
-    @property
-    def disputed(self) -> bool:
-        """Whether the host's last release is one of another list than this process serves."""
-        record = self.record()
-        return record is not None and record.release.etag != getattr(self.served, "etag", None)
-
-    def _reconcile(self, served: ReleaseRecord) -> None:
-        record = self.record()
-        if record is None or record.release.version < served.release.version:
-            self._keep(served)
+    def _reconcile(self, served: LastGood) -> None:
+        host = self._texts.load()
+        if host is None or host.record.release.version < served.record.release.version:
+            self._write(served, host)
             return
-        if record.release.etag == served.release.etag:
-            self._served = record
-        self._known = self._fingerprint()
-        self._directory.recover(_WHAT)
+        if host.record.release.etag == served.record.release.etag:
+            self._served = host
+        self._host, self._agreed = host, self._texts.fingerprint()
+        self._directory.recover(WHAT)
 
-    def _keep(self, record: ReleaseRecord) -> None:
-        self._known = None
-        if self._directory.save(self._name, dump(record), _WHAT, sync=True):
-            self._known = self._fingerprint()
-
-    def _fingerprint(self) -> Fingerprint:
-        return self._directory.fingerprint(self._name)
-
-    def _read(self, name: str) -> ReleaseRecord | None:
-        # Another user could have written a version that no client accepts.
-        latest = time.time() + _AHEAD if self._directory.shared else float("inf")
-        return self._directory.load(name, lambda data: parse(data, latest), _WHAT)
-
-    def _highest_elsewhere(self) -> int:
-        """Return the highest version of the other sources: a list may have moved from there."""
-        names = [n for n in self._directory.list_names() if n.endswith(_SUFFIX) and n != self._name]
-        return max((r.release.version for r in map(self._read, names) if r is not None), default=0)
+    def _write(self, good: LastGood, before: LastGood | None) -> None:
+        try:
+            self._texts.write(good)
+        except OSError as error:
+            self._directory.complain(WHAT, error)
+            return
+        self._directory.recover(WHAT)
+        self._host, self._agreed = good, self._texts.fingerprint()
+        if before is None or before.data != good.data:
+            self._new_text = good

@@ -25,9 +25,8 @@ from mop_config.server.serving.store import Result, SnapshotStore, SourceState, 
 from mop_config.server.settings import Settings
 from mop_config.server.sources.file import FileSource
 from mop_config.server.state.directory import StateDirectory
-from mop_config.server.state.last_good import LastGood, LastGoodStore, parse
-from mop_config.server.state.release import Release, ReleaseRecord
-from mop_config.server.state.releases import ReleaseStore
+from mop_config.server.state.last_good import parse
+from mop_config.server.state.releases import ReleaseRequest, ReleaseStore
 
 from ...disks import make_read_only, small_disk
 
@@ -41,7 +40,6 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "endpoints.txt"
         self.last_good = folder / "key.lastgood"
-        self.release = folder / "key.release"
 
     def boot(self, *, may_wait: bool = False, **settings: Any) -> Reloader:
         settings.setdefault("max_bytes", 1 << 20)
@@ -52,7 +50,6 @@ class Site:
             Settings(**settings),
             SnapshotStore(Snapshot.of(EMPTY, last_modified=0, loaded_at=0.0, max_age=60)),
             ReleaseStore(directory, "key"),
-            LastGoodStore(directory, "key"),
         )
         loader.start(may_wait=may_wait)
         return loader
@@ -230,7 +227,6 @@ def test_the_date_is_the_files_and_moves_only_forward(site: Site) -> None:
         os.utime(site.file, (mtime, mtime))
         loader.reload(Trigger.WATCH)
         assert date(loader) == expected
-    loader.save()
     site.file.write_text(OTHER)
     os.utime(site.file, (3000, 3000))
     assert date(site.boot()) == 5001, "a restart does not set the clock back"
@@ -385,21 +381,24 @@ class TestLastGood:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """And no rubbish."""
-        store = LastGoodStore(StateDirectory(tmp_path), "x")
-        record = ReleaseRecord(Release("e", 1.0, 1, 1), 1, 1)
-        assert store.keep(LastGood(b"old", record, 1.0, "start"))
+        releases = ReleaseStore(StateDirectory(tmp_path), "x")
+
+        def issue(data: bytes, etag: str) -> None:
+            with releases.section() as section:
+                releases.issue(section, ReleaseRequest(etag, 1, 1, 1.0, None, data), 2.0)
+
+        issue(b"old", "e")
 
         def full(descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "fsync", full)
-        newer = record._replace(release=Release("f", 2.0, 2, 2))
-        assert not store.keep(LastGood(b"new", newer, 2.0, "watch"))
+        issue(b"new", "f")
         assert "No space left" in caplog.text
-        good = store.load()
+        good = releases.last_good()
         assert good is not None
         assert good.data == b"old"
-        assert [p.name for p in tmp_path.iterdir()] == ["x.lastgood"]
+        assert {p.name for p in tmp_path.iterdir()} == {"x.lastgood", "x.lock"}
 
 
 class TestWorkers:
@@ -412,23 +411,33 @@ class TestWorkers:
         site.file.write_text(OTHER)
         quick.reload(Trigger.WATCH)
         site.file.unlink()
-        slow.reload(Trigger.WATCH)
-        assert hosts(slow) == AB, "the other has kept nothing yet"
-        quick.reload(Trigger.WATCH)
-        quick.save()
         sent: list[list[str]] = []
 
         def receive(sender: SnapshotStore, **_: Any) -> None:
             sent.append(hosts(slow))
 
         with signals.config_reloaded.connected_to(receive):
+            slow.reload(Trigger.WATCH)
             slow.follow_others()
             slow.follow_others()
         assert sent == [BC]
+        quick.reload(Trigger.WATCH)
         assert slow.store.view.state is SourceState.REJECTED
         assert date(slow) == date(quick)
         quick.follow_others()
         assert hosts(quick) == BC
+
+    def test_one_that_is_killed_after_a_release_leaves_its_text(self, site: Site) -> None:
+        """A worker that starts while the file is bad has both, and the version stays."""
+        site.file.write_text(GOOD)
+        killed = site.boot()
+        site.file.write_text(OTHER)
+        killed.reload(Trigger.WATCH)
+        site.file.unlink()
+        born = site.boot()
+        assert hosts(born) == BC
+        assert born.store.view.snapshot.ver == killed.store.view.snapshot.ver
+        assert date(born) == date(killed)
 
     def test_one_that_forked_long_ago_serves_the_newest_good_list(self, site: Site) -> None:
         """As after ``--preload``: what it got at the fork is older than what is on disk."""
@@ -436,7 +445,6 @@ class TestWorkers:
         forked, other = site.boot(), site.boot()
         site.file.write_text(OTHER)
         other.reload(Trigger.WATCH)
-        other.save()
         site.file.write_text("")
         forked.catch_up()
         assert hosts(forked) == BC
@@ -449,8 +457,7 @@ class TestWorkers:
         slow.reload(Trigger.WATCH)
         site.file.write_text(OTHER)
         quick.reload(Trigger.WATCH)
-        quick.save()
-        slow.save()
+        slow.follow_others()
         assert parse(site.last_good.read_bytes()).data == OTHER.encode()
 
     def test_two_lists_never_have_one_date(self, site: Site) -> None:
@@ -475,7 +482,7 @@ class TestWorkers:
     @pytest.mark.parametrize("damage", [b"", b"[[1]]", b"[" * 100_000, b'[["e",1,1e400]]', b"\xff"])
     def test_a_damaged_file_of_dates_begins_anew(self, site: Site, damage: bytes) -> None:
         """No worker stops over it."""
-        site.release.write_bytes(damage)
+        site.last_good.write_bytes(damage)
         site.file.write_text(GOOD)
         assert hosts(site.boot()) == AB
 
@@ -493,7 +500,6 @@ class TestWorkers:
             assert hosts(loader) == AB
             site.file.write_text(OTHER)
             loader.reload(Trigger.WATCH)
-            loader.save()
             assert hosts(loader) == BC
             assert sorted(path.name for path in records.iterdir()) == before
 

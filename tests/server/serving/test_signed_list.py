@@ -371,7 +371,7 @@ def releases(folder: Path, key: str) -> ReleaseStore:
 def issue(store: ReleaseStore, etag: str, mtime: float) -> Release:
     """What a worker with these releases gives a list."""
     with store.section() as section:
-        return store.issue(section, ReleaseRequest(etag, 2, 2, mtime), time.time()).release
+        return store.issue(section, ReleaseRequest(etag, 2, 2, mtime), time.time()).record.release
 
 
 class TestTheVersion:
@@ -467,7 +467,7 @@ class TestTheVersion:
         site.write(BC, 1_700_001_000)
         client, loader = site.boot()
         versions = [signed(client).ver]
-        (record,) = Path(site.settings["state_dir"]).rglob("*.release")
+        (record,) = Path(site.settings["state_dir"]).rglob("*.lastgood")
         kept = record.read_bytes()
         record.unlink()
         record.mkdir()
@@ -488,7 +488,7 @@ class TestTheVersion:
     def test_a_damaged_record_begins_anew(self, tmp_path: Path, damage: bytes) -> None:
         """And takes what the other sources of the folder know."""
         other = issue(releases(tmp_path, "other"), "x", 5.0)
-        (tmp_path / "key.release").write_bytes(damage)
+        (tmp_path / "key.lastgood").write_bytes(damage)
         given = Release("e", 1.0, 1, other.version + 1)
         assert issue(releases(tmp_path, "key"), "e", 1.0) == given
         assert issue(releases(tmp_path, "key"), "e", 1.0) == given
@@ -509,7 +509,7 @@ class TestTheVersion:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         for path in folder.iterdir():
             assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
-        assert list(folder.glob("*.release"))
+        assert list(folder.glob("*.lastgood"))
 
 
 @pytest.fixture(scope="module")

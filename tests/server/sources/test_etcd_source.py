@@ -26,7 +26,6 @@ from mop_config.server.serving.store import Result, SnapshotStore, SourceState, 
 from mop_config.server.settings import EtcdSettings, Settings
 from mop_config.server.sources.etcd_source import EtcdSource
 from mop_config.server.state.directory import StateDirectory
-from mop_config.server.state.last_good import LastGoodStore
 from mop_config.server.state.releases import ReleaseStore
 
 from ...client.handmade import Answer, Asked, handmade
@@ -71,7 +70,6 @@ def loader(address: str, folder: Path, **settings: Any) -> Reloader:
         Settings(**settings),
         SnapshotStore(Snapshot.of(EMPTY, last_modified=0, loaded_at=0.0, max_age=60)),
         ReleaseStore(StateDirectory(folder), "key"),
-        LastGoodStore(StateDirectory(folder), "key"),
     )
     loader.start()
     return loader

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mop_config.server.state import directory as directory_module
-from mop_config.server.state import release
+from mop_config.server.state import last_good
 from mop_config.server.state.directory import StateDirectory
 from mop_config.server.state.last_good import MAX_TEXTS, LastGood, LastGoodStore
 from mop_config.server.state.release import Order, Release, ReleaseRecord, next_release
@@ -94,8 +94,8 @@ def test_any_interleaving_gives_rising_versions_and_distinct_dates(
 
 def test_a_record_is_read_as_it_was_written() -> None:
     for order in (None, Order("14841639068965178418", 7)):
-        record = ReleaseRecord(GIVEN, 3, 4, order)
-        assert release.parse(release.dump(record)) == record
+        text = LastGood(b"text\n", ReleaseRecord(GIVEN, 3, 4, order), 5.0, "watch")
+        assert last_good.parse(text.dump()) == text
 
 
 # -- in the state folder
@@ -107,7 +107,16 @@ def store(folder: Path) -> ReleaseStore:
 
 def issue(releases: ReleaseStore, etag: str, order: Order | None = None) -> Release:
     with releases.section() as section:
-        return releases.issue(section, ReleaseRequest(etag, 2, 2, 1000.0, order), NOW).release
+        request = ReleaseRequest(etag, 2, 2, 1000.0, order)
+        return releases.issue(section, request, NOW).record.release
+
+
+def recorded(releases: ReleaseStore) -> Release:
+    """The last release of the host."""
+    good = releases.follow()
+    assert good is not None
+    assert good.record == ReleaseRecord(good.record.release, 2, 2)
+    return good.record.release
 
 
 def _hold(folder: Path, rendering: bool) -> None:
@@ -142,10 +151,10 @@ def test_a_stopped_holder_stops_nobody(tmp_path: Path) -> None:
         assert time.monotonic() - began < directory_module.PATIENCE + 1
         assert (after.version, after.last_modified) == (before.version + 1, 1001)
         assert issue(store(tmp_path), "b") == after, "each worker finds the same"
-        assert other.follow() == after
-        assert store(tmp_path).record() == ReleaseRecord(before, 2, 2)
-    assert other.follow() == after
-    assert store(tmp_path).record() == ReleaseRecord(after, 2, 2)
+        assert recorded(other) == before
+        assert recorded(store(tmp_path)) == before
+    assert recorded(other) == after
+    assert recorded(store(tmp_path)) == after
 
 
 def test_a_holder_that_renders_is_given_more_time(
@@ -185,20 +194,31 @@ def test_the_last_texts_are_kept(tmp_path: Path) -> None:
     texts = [good(number) for number in range(1, MAX_TEXTS + 11)]
     kept = LastGoodStore(StateDirectory(tmp_path), "key")
     for text in texts:
-        assert kept.keep(text)
+        kept.write(text)
+        kept.remember(text)
     assert kept.history() == texts[: -MAX_TEXTS - 1 : -1]
     assert kept.load() == texts[-1]
 
 
+def put(releases: ReleaseStore, text: str, modified_at: float) -> LastGood:
+    """Release a text, as a reload does."""
+    request = ReleaseRequest(text, 1, 1, modified_at, None, text.encode())
+    with releases.section() as section:
+        good = releases.issue(section, request, NOW)
+    releases.archive()
+    return good
+
+
 def test_the_same_text_is_kept_once(tmp_path: Path) -> None:
     """A touch is no other text, and a slow worker brings none back."""
-    first, second = good(1), good(2)
+    slow, quick = store(tmp_path), store(tmp_path)
+    first, second = put(slow, "first", 1000.0), put(quick, "second", 1000.0)
+    assert put(quick, "second", 1000.0) == second
+    touched = put(quick, "second", 5000.0)
+    assert touched.record.release.version > second.record.release.version
+    slow.follow()
+    slow.archive()
     kept = LastGoodStore(StateDirectory(tmp_path), "key")
-    touched = second._replace(
-        record=second.record._replace(release=second.record.release._replace(version=3))
-    )
-    for text in (first, second, second, touched, first):
-        assert kept.keep(text)
     assert kept.history() == [second, first]
     assert kept.load() == touched
 
@@ -208,11 +228,12 @@ def test_a_full_folder_costs_the_history_and_never_the_last_good_text(tmp_path: 
     with small_disk(disk):
         kept = LastGoodStore(StateDirectory(disk), "key")
         for number in range(1, 4):
-            assert kept.keep(good(number, 20_000))
+            kept.write(good(number, 20_000))
+            kept.remember(good(number, 20_000))
         assert len(kept.history()) == 3
         fill(disk / "full")
         newest = good(4, 24_000)
-        assert kept.keep(newest)
+        kept.write(newest)
         assert kept.load() == newest
 
 

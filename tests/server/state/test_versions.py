@@ -18,7 +18,7 @@ from flask.testing import FlaskClient
 from mop_config.client import EndpointManager, UpdateFailed
 from mop_config.server.reload.pipeline import Reloader
 from mop_config.server.serving.store import SourceState, Trigger
-from mop_config.server.state import release
+from mop_config.server.state import last_good
 from mop_config.server.state.directory import StateDirectory
 
 from ...client.handmade import NOBODY, QUICK
@@ -161,7 +161,6 @@ class TestAWorkerThatMissedSomething:
             site.write(text, OLD)
             other.look()
         stalled.look()
-        other.loader.save()
         assert agreed(stalled.turn(), other.turn()) > OLD * 1000 + 1
 
     def test_looking_costs_a_stat(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +177,7 @@ class TestAWorkerThatMissedSomething:
         for _ in range(10):
             worker.turn()
         assert read == []
-        (record,) = Path(site.settings["state_dir"]).rglob("*.release")
+        (record,) = Path(site.settings["state_dir"]).rglob("*.lastgood")
         os.utime(record)
         worker.turn().turn()
         assert read == [record.name]
@@ -226,10 +225,10 @@ class TestALostFolder:
         folder.write_text("a file in its place")
         for _ in range(5):
             worker.turn()
-        assert caplog.text.count("the list's release cannot be saved") == 1
+        assert caplog.text.count("the last good list cannot be saved") == 1
         folder.unlink()
         worker.turn()
-        assert len(list(folder.rglob("*.release"))) == 1
+        assert len(list(folder.rglob("*.lastgood"))) == 1
 
 
 class TestAFullDisk:
@@ -242,8 +241,10 @@ class TestAFullDisk:
             settings = {"state_dir": str(disk)}
             site.write(AB, NEWER)
             worker = Worker(site.boot(**settings))
-            (record,) = disk.rglob("*.release")
+            (record,) = disk.rglob("*.lastgood")
             kept = record.read_bytes()
+            for text in disk.rglob("*.text.*"):
+                text.unlink()  # or it would make room for the last good one
             fill(disk / "full")
             for number in range(20):
                 site.write(f"DomainList:\nb{number}.example\n", OLD + 0.1234567)
@@ -251,7 +252,7 @@ class TestAFullDisk:
                 assert record.read_bytes() == kept
             (disk / "full").unlink()
             served = worker.turn().ver
-            assert release.parse(record.read_bytes()).release.version == served
+            assert last_good.parse(record.read_bytes()).record.release.version == served
             site.write(AB, OLD)
             assert Worker(site.boot(**settings)).ver > served
 
