@@ -368,3 +368,27 @@ class TestLinks:
                 other.write_text(site.next_text())
                 site.seen_by_all(time.monotonic())
             assert server.status()["last_reload"]["trigger"] == "poll"
+
+
+@pytest.mark.parametrize("save", [replace, Path.write_text])
+def test_an_editor_that_saves_every_100_ms(
+    tmp_path: Path, save: Callable[[Path, str], object]
+) -> None:
+    """Both workers serve one of the texts within 5 s, although each is outdated when it is read.
+
+    The list is so long that rendering it takes longer than the editor rests.
+    """
+    file = tmp_path / "endpoints.txt"
+    many = "".join(f"h{number}.example\n" for number in range(10_000))
+    file.write_text(text(*OLD))
+    with running(tmp_path, file) as server:
+        site = Site(server, file)
+        before, saved = set(server.etags()), 0
+        began = time.monotonic()
+        while before & set(server.etags()):
+            assert time.monotonic() - began < 5
+            save(file, site.next_text() + many)
+            saved += 1
+            time.sleep(max(0.0, began + 0.1 * saved - time.monotonic()))
+        save(file, site.next_text())
+        wait_for(lambda: server.all_serve(*site.hosts), seconds=10)

@@ -29,7 +29,7 @@ class Loaded:
         reachable: Whether the source could be asked at all.
         interrupted: Whether a writer was at work, so that the source was not read.
         tries: Reads in a row whose text was out of date before it had its release.
-        vain_since: Monotonic seconds at the first of these reads.
+        vain_since: Monotonic seconds at the start of the first of these reads.
         confirmed: Place in etcd that the host's record named at the last of these reads.
         good_at: POSIX time at which the served list was found good, by any worker; 0 for never.
         from_disk: POSIX time at which the served list was saved; None if the source gave it.
@@ -66,7 +66,7 @@ class ReloadAttempt:
         self.quietly = quietly
         self.rendering: Rendering | None = None
         self.at = time.time()
-        self._started = time.perf_counter()
+        self.started = time.monotonic()
 
     def repeats(self, loaded: Loaded) -> bool:
         """Whether the source is as it was at the last look, so that nothing is to be noted."""
@@ -82,5 +82,5 @@ class ReloadAttempt:
         code: str | None = None,
     ) -> Reload:
         """Return the record of the attempt, which has ended with a result."""
-        duration = time.perf_counter() - self._started
+        duration = time.monotonic() - self.started
         return Reload(self.at, self.trigger, result, error, duration, etag, change, code)

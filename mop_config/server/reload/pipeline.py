@@ -184,7 +184,7 @@ class Reloader:
         self.loaded = replace(
             before,
             tries=before.tries + 1,
-            vain_since=before.vain_since if before.tries else time.monotonic(),
+            vain_since=before.vain_since if before.tries else attempt.started,
             confirmed=section.last and section.last.record.order,
         )
         return True
