@@ -141,7 +141,7 @@ def test_every_python_block_of_the_documents_runs(
     def answer(request: Asked) -> Answer:
         if request.path == ENDPOINTS:
             return 200, {}, wire(listed)
-        known = request.path.endswith(("/users", "/health"))
+        known = request.path.endswith(("/users", "/health", "/dns-query"))
         return (200, {"Content-Type": "application/json"}, b"[]") if known else MISSING
 
     with (

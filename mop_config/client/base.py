@@ -12,6 +12,7 @@ from ..health.jobs import Job
 from ..health.probe import AnswerJudge, HealthRequest, health_path_of
 from ..model.codec import QrData
 from ..model.endpoint import Endpoint, EndpointConfig, Kind
+from ..net.resolver import LookUp, Resolve, resolver_of
 from .announcer import Announcer
 from .attempts import EndpointAttempts
 from .background import Background
@@ -58,6 +59,8 @@ class BaseManager:
         trusted_keys: Several[Key] | None = None,
         health_path: str = "/health",
         healthy: AnswerJudge | None = None,
+        resolver: LookUp | None = None,
+        resolve: Resolve = "custom-second",
         allow_http_lists: bool = False,
         allow_http: bool = False,
         **options: Unpack[TransportKeywords],
@@ -87,6 +90,11 @@ class BaseManager:
             healthy: Judges the answer to a health check: a function of its status, its headers
                 (names in lower case) and the first 64 KiB of its body. It is called in threads.
                 None: any 2xx status is good.
+            resolver: Resolver of the application: a function or a coroutine function from a host to
+                its IP addresses. It is asked beside the system's resolver if that one takes 250 ms
+                or fails, or if no address that it found has a certificate for the host. It is
+                called in threads. None: the system's resolver alone.
+            resolve: ``custom-second``, or ``system`` to leave ``resolver`` unused.
             allow_http_lists: Whether an unsigned list is accepted over plain http from other
                 machines, though anybody on the way could change it.
             allow_http: Whether a list that came over https may name endpoints over plain http,
@@ -121,7 +129,9 @@ class BaseManager:
         built_in = config_of(api_endpoints, socket_endpoints)
         rules = ListRules(built_in, tuple(config_urls), trust, allow_http_lists, allow_http)
         self._announcer = Announcer(self)
-        state = self._state = ClientState(policy, self._announcer.announce)
+        state = self._state = ClientState(
+            policy, self._announcer.announce, resolver_of(resolver, resolve)
+        )
         cache = ListCache(usual_cache_path(cache_path, app), trust)
         lists = self._lists = EndpointLists(state, rules, cache, self._announcer.send)
         lifecycle = self._lifecycle = Lifecycle(

@@ -173,11 +173,9 @@ class HostDial:
         self._ring = ring
         self._place = place
         self._options = options
-        self._addresses = Addresses(resolver, place.host, time.monotonic())
+        self._addresses = Addresses(resolver, place.host, time.monotonic(), ring.wake)
         self._dials: list[_Dial] = []
         self._sock: socket.socket | None = None
-        if not self._addresses.look_up.done():
-            self._addresses.look_up.add_done_callback(ring.wake)
 
     @property
     def done(self) -> bool:

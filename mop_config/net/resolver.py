@@ -3,27 +3,41 @@
 The system's resolver blocks for half a minute when no name server responds, and it cannot be
 stopped. So each look-up runs in a daemon thread of its own. Callers that need the same host at
 the same time share the look-up, and the addresses of the last successful look-up are used while
-a new one is late or fails.
+a new one is late or fails. A second resolver, such as DNS over HTTPS, helps where the system's is
+late, fails or lies.
 """
 
+import asyncio
+import inspect
+import ipaddress
+import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from itertools import zip_longest
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from ..model.address import is_ip
 from .faults import Fault, fault_of
 
+logger = logging.getLogger(__name__)
+
 Value = TypeVar("Value")
+
+#: Returns the addresses of a host, or raises; an application's own resolver.
+LookUp = Callable[[str], Iterable[str] | Awaitable[Iterable[str]]]
+#: Whether the system's resolver is asked alone, or the application's own one after it.
+Resolve = Literal["system", "custom-second"]
 
 #: Seconds until another address is dialled beside one that is not ready (RFC 8305, section 5).
 STAGGER = 0.25
 #: Seconds that a look-up may take before the addresses of the last one are dialled; RFC 8305,
 #: section 3, waits as long for the other family.
 LATE = 0.05
+#: Seconds until the second resolver is asked beside the first.
+SECOND_AFTER = 0.25
 #: Limit of the host names whose last addresses are remembered.
 _REMEMBERED = 4096
 
@@ -33,9 +47,16 @@ class Resolver:
 
     Args:
         look_up: Returns the addresses of a host, or raises; None for the system's resolver.
+        second: The resolver that is asked if this one is late or fails, or if no address that it
+            found has a certificate for the host; None for no second resolver.
     """
 
-    def __init__(self, look_up: Callable[[str], list[str]] | None = None) -> None:
+    def __init__(
+        self,
+        look_up: Callable[[str], list[str]] | None = None,
+        second: "Resolver | None" = None,
+    ) -> None:
+        self.second = second
         self._look_up = look_up or _ask_the_system
         self._last: dict[str, list[str]] = {}
         self._best: dict[str, str] = {}
@@ -70,7 +91,12 @@ class Resolver:
 
     def last(self, host: str) -> list[str]:
         """Return the addresses of the last successful look-up of a host; empty before the first."""
-        return self._last.get(host, [])
+        return [*self._last.get(host, []), *self.proven(host)]
+
+    def proven(self, host: str) -> list[str]:
+        """Return the second resolver's addresses if a host was connected to by one of them last."""
+        found = [] if self.second is None else self.second.last(host)
+        return found if self._best.get(host) in found else []
 
     def succeeded(self, host: str, address: str) -> None:
         """Remember the address that a host was connected to last; it will be dialled first."""
@@ -138,21 +164,31 @@ class Addresses:
         resolver: Looks the host up.
         host: A host name or an IP address.
         now: Monotonic seconds.
-
-    Attributes:
-        look_up: The look-up that was started or joined.
+        on_found: Called with each look-up that ends after this constructor, in any thread.
     """
 
-    def __init__(self, resolver: Resolver, host: str, now: float) -> None:
+    def __init__(
+        self,
+        resolver: Resolver,
+        host: str,
+        now: float,
+        on_found: Callable[[object], None] = lambda _: None,
+    ) -> None:
         self._resolver = resolver
         self._host = host
+        self._on_found = on_found
+        self._second: Future[list[str]] | None = None
+        self._second_at = float("inf") if resolver.second is None else now + SECOND_AFTER
+        self._faults: set[Fault] = set()
         self._last = resolver.last(host)
         self._late_at = now + LATE
         self._next_at = now
         self._running = 0
         self._tried: list[str] = []
         self._failure: Exception | None = None
-        self.look_up = resolver.resolve(host)
+        self._first = resolver.resolve(host)
+        if not self._first.done():
+            self._first.add_done_callback(on_found)
 
     def start(self, now: float) -> str | None:
         """Return the address to dial now, or None."""
@@ -167,14 +203,17 @@ class Addresses:
         """Return the seconds until ``start`` may return another address; infinity for never."""
         if self._waiting(now):
             return max(0.0, self._next_at - now)
-        if self._last and not self.look_up.done() and now < self._late_at:
-            return self._late_at - now
-        return float("inf")
+        if self._first.done():
+            return float("inf")
+        late = self._late_at if self._last and now < self._late_at else float("inf")
+        second = self._second_at if self._second is None else float("inf")
+        return max(0.0, min(late, second) - now)
 
     def failed(self, error: Exception) -> None:
         """Record a failed dial; the next address may be dialled at once."""
         self._running -= 1
         self._next_at = float("-inf")
+        self._faults.add(fault_of(error, connecting=True))
         # "This machine has no IPv6" must not hide the reason why IPv4 failed.
         if self._failure is None or fault_of(error, connecting=True) is not Fault.UNREACHABLE:
             self._failure = error
@@ -184,27 +223,89 @@ class Addresses:
         self._resolver.succeeded(self._host, address)
 
     def failure(self, now: float) -> Exception | None:
-        """Return why every address has failed; None while one is left or being dialled."""
-        if self._running or not self.look_up.done() or self._waiting(now):
+        """Return why every address has failed; None while one is left or being dialled.
+
+        Ask the second resolver where that is due.
+        """
+        if self._needs_second(now) and self._resolver.second is not None:
+            self._second = self._resolver.second.resolve(self._host)
+            self._second.add_done_callback(self._on_found)
+        if self._running or not self._first.done() or self._waiting(now):
             return None
-        error = self.look_up.exception()
+        if self._second is not None and not self._second.done():
+            return None
+        error = self._first.exception()
         if isinstance(error, Exception):
-            return error
+            return error if self._second is None else self._failure or error
         return self._failure or OSError("the host has no address")
+
+    def _needs_second(self, now: float) -> bool:
+        if self._second is not None or self._second_at == float("inf"):
+            return False
+        if not self._first.done():
+            return now >= self._second_at
+        if self._first.exception() is not None:
+            return True
+        over = not self._running and not self._waiting(now)
+        return over and Fault.TLS in self._faults and self._faults <= _LIES
 
     def out_of_time(self) -> Exception:
         """Return the error for a deadline that passed before any address was ready."""
-        if self.look_up.done():
+        if self._first.done():
             return self._failure or TimeoutError("timed out")
         return socket.gaierror(socket.EAI_AGAIN, "the host was not looked up in time")
 
     def _waiting(self, now: float) -> list[str]:
         """Return the known addresses that were not dialled yet, in the order of dialling."""
-        if self.look_up.done():
-            found = self._last if self.look_up.exception() else self.look_up.result()
+        if self._first.done():
+            found = self._last if self._first.exception() else self._first.result()
         else:
             found = self._last if now >= self._late_at else []
+        if self._second is not None and self._second.done() and not self._second.exception():
+            found = [*found, *self._second.result()]
+        found = [*found, *self._resolver.proven(self._host)]
         return [a for a in self._resolver.in_turn(self._host, found) if a not in self._tried]
+
+
+#: What a client meets at the addresses of a resolver that lies: certificates for other names.
+_LIES = frozenset({Fault.TLS, Fault.UNREACHABLE})
+
+
+def resolver_of(look_up: LookUp | None, resolve: Resolve) -> Resolver:
+    """Return the resolver of a manager.
+
+    Args:
+        look_up: The application's own resolver, a function or a coroutine function; or None.
+        resolve: ``custom-second`` asks it after the system's, ``system`` does not ask it.
+
+    Raises:
+        TypeError: If the resolver is not a function.
+        ValueError: If ``resolve`` is another word.
+    """
+    if look_up is not None and not callable(look_up):
+        raise TypeError(f"resolver must be a function, not {look_up!r}")
+    if resolve not in ("system", "custom-second"):
+        raise ValueError(f"resolve must be system or custom-second, not {resolve!r}")
+    if look_up is None or resolve == "system":
+        return Resolver()
+    return Resolver(second=Resolver(lambda host: _ask(look_up, host)))
+
+
+def _ask(look_up: LookUp, host: str) -> list[str]:
+    """Ask an application's own resolver, and check what it returns."""
+    try:
+        found = look_up(host)
+        if inspect.isawaitable(found):
+            found = asyncio.run(_awaited(found))
+        addresses = [str(ipaddress.ip_address(str(address).strip("[]"))) for address in found]
+    except Exception as error:
+        logger.info("the second look-up of %s failed: %s: %s", host, type(error).__name__, error)
+        raise
+    return addresses
+
+
+async def _awaited(found: Awaitable[Iterable[str]]) -> Iterable[str]:
+    return await found
 
 
 def _ask_the_system(host: str) -> list[str]:

@@ -29,11 +29,13 @@ class SlowTls:
         accepted: Addresses of this machine at which it was connected to.
     """
 
-    def __init__(self, tls: ssl.SSLContext, seconds: float, host: str = "0.0.0.0") -> None:
+    def __init__(
+        self, tls: ssl.SSLContext, seconds: float, host: str = "0.0.0.0", port: int = 0
+    ) -> None:
         self.seconds = seconds
         self.accepted: list[str] = []
         self._tls = tls
-        self._listener = socket.create_server((host, 0), backlog=64)
+        self._listener = socket.create_server((host, port), backlog=64)
         self.port = self._listener.getsockname()[1]
         self._threads: list[threading.Thread] = []
         self._ended = threading.Event()

@@ -27,6 +27,7 @@ class ClientState:
     Args:
         policy: The figures.
         announce: Called with each event, without the lock.
+        resolver: Looks hosts up; None for the system's resolver alone.
 
     Attributes:
         clock: Gives monotonic seconds.
@@ -37,7 +38,12 @@ class ClientState:
         seconds_without_service: How long that took altogether, by kind.
     """
 
-    def __init__(self, policy: Policy, announce: Callable[[PoolEvent], None]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        announce: Callable[[PoolEvent], None],
+        resolver: Resolver | None = None,
+    ) -> None:
         self.policy = policy
         self.clock = time.monotonic
         self.wall_clock = time.time
@@ -46,7 +52,7 @@ class ClientState:
         self.api = Pool(Kind.API, policy, self.network, self.random)
         self.socketio = Pool(Kind.SOCKETIO, policy, self.network, self.random)
         self.budget = Budget(policy)
-        self.resolver = Resolver()
+        self.resolver = resolver or Resolver()
         self.on_urgent: Callable[[], None] | None = None  # an endpoint should be looked at
         self.on_fork: Callable[[], None] | None = None
         self.switches = {Kind.API: 0, Kind.SOCKETIO: 0}
