@@ -7,36 +7,106 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from ..errors import MopConfigError
+from ..model import codec
 from ..model.address import secret_part, without_userinfo
-from ..model.endpoint import Kind
+from ..model.endpoint import EndpointConfig, Kind
 from ..model.printable import blanked, printable
 from ..server.parsing.problems import Problem, Severity
+from .endpoint_checks import EndpointCheck, check_endpoints
 from .env_file import env_file_option
 from .input import Reading, not_empty, read
+from .list_change import ListChange, colour_of_change
 from .output import json_text, say
+from .server_api import fetch, own_token, own_url, read_token, token_option
 
+#: Limit of the health check of one endpoint, and of the wait for the list of this machine's
+#: server, in seconds.
+_TIMEOUT, _OWN_SERVER_TIMEOUT = 5.0, 2.0
+#: Maximum number of changed endpoints that are shown.
+_MOST_CHANGES = 50
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow"}
 
 
 @click.command(epilog="Example: mop-config check config/endpoints.txt --strict")
 @click.argument("file", required=False, callback=not_empty)
 @click.option("--strict", is_flag=True, help="Exit 1 for warnings too.")
+@click.option("--probe", is_flag=True, help="Ask each endpoint; one that fails is a warning.")
+@click.option(
+    "--against",
+    "url",
+    metavar="URL",
+    callback=not_empty,
+    help="Compare with the list of this server; by default, on a terminal, this machine's.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
+@token_option
 @env_file_option
-def check(file: str | None, strict: bool, as_json: bool) -> int:
+def check(
+    file: str | None,
+    strict: bool,
+    probe: bool,
+    url: str | None,
+    as_json: bool,
+    token_file: str | None,
+) -> int:
     """Check FILE as the server would read it; 0 is good, 1 has errors.
 
-    FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt.
+    FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt. On a terminal the command
+    ends with what would change against the list that the server of this machine, or the server
+    at URL, serves now.
     """
     reading, settings = read(file)
-    bad = reading.errors > 0 or (strict and reading.warnings > 0)
+    config = codec.loads(reading.rendering.body) if reading.rendering else None
+    checks = check_endpoints(config, _TIMEOUT) if probe and config else []
+    failed = [each for each in checks if not each.healthy]
+    bad = reading.errors > 0 or (strict and reading.warnings + len(failed) > 0)
+    change = None
+    if url is not None and config is not None:
+        change = ListChange.between(fetch(url, "--against", read_token(token_file)), config)
     if as_json:
-        print(json_text(_document(reading, ok=not bad)))
-    else:
-        for warning in settings.warnings:
-            say(f"mop-config: {warning}", err=True)
-        _print(reading, bad=bad)
+        document = _document(reading, ok=not bad)
+        if probe:
+            document["endpoints"] = [each.as_dict() for each in checks]
+        if change is not None:
+            document["change"] = change.as_dict()
+        print(json_text(document))
+        return int(bad)
+    for warning in settings.warnings:
+        say(f"mop-config: {warning}", err=True)
+    label = "error" if strict else "warning"
+    _print(reading, [f"{label}: {_not_healthy(each)}" for each in failed], bad=bad)
+    if config is not None and url is not None:
+        _print_change(change, url)
+    elif config is not None and sys.stdout.isatty():
+        _compare_with_own_server(config, token_file)
     return int(bad)
+
+
+def _not_healthy(check: EndpointCheck) -> str:
+    url, result = check.endpoint.url, check.result
+    return f"{check.kind} {url} is not healthy: {result.fault} ({result.detail})"
+
+
+def _compare_with_own_server(config: EndpointConfig, token_file: str | None) -> None:
+    try:
+        url = own_url()
+        token = read_token(token_file) or own_token()
+        served = fetch(url, "--against", token, silence=_OWN_SERVER_TIMEOUT)
+    except MopConfigError as error:
+        say(f"not compared with what is served: {error}")
+    else:
+        _print_change(ListChange.between(served, config), url)
+
+
+def _print_change(change: ListChange | None, url: str) -> None:
+    lines = change.lines() if change else []
+    say(f"against {url}: {_plural(len(lines), 'change')}")
+    for line in lines[:_MOST_CHANGES]:
+        line = printable(f"  {line}")
+        click.echo(colour_of_change(line) if sys.stdout.isatty() else line)
+    if len(lines) > _MOST_CHANGES:
+        say(f"  … and {len(lines) - _MOST_CHANGES} more")
 
 
 def _document(reading: Reading, *, ok: bool) -> dict[str, object]:
@@ -54,11 +124,11 @@ def _document(reading: Reading, *, ok: bool) -> dict[str, object]:
     }
 
 
-def _print(reading: Reading, *, bad: bool) -> None:
+def _print(reading: Reading, failed: list[str], *, bad: bool) -> None:
     # A verdict goes to standard output; a file that cannot be read at all is an error.
-    failed = reading.refusal is not None and reading.rendering is None
-    console = Console(file=sys.stderr if failed else sys.stdout, highlight=False, soft_wrap=True)
-    if reading.refusal is not None and reading.rendering is None:
+    refused = reading.refusal is not None and reading.rendering is None
+    console = Console(file=sys.stderr if refused else sys.stdout, highlight=False, soft_wrap=True)
+    if refused:
         console.print(Text(printable(f"mop-config: {reading.refusal}")))
         return
     for problem in reading.problems:
@@ -66,6 +136,8 @@ def _print(reading: Reading, *, bad: bool) -> None:
     left = reading.errors + reading.warnings - len(reading.problems)
     if left > 0:
         console.print(Text(f"… and {left} more"))
+    for line in failed:
+        console.print(Text(printable(line)))
     rendering = reading.rendering
     counts = (
         f"{rendering.api_count} API and {rendering.socketio_count} Socket.io endpoints"
@@ -76,6 +148,8 @@ def _print(reading: Reading, *, bad: bool) -> None:
     verdict.append("bad" if bad else "ok", style="bold red" if bad else "bold green")
     verdict.append(f": {counts}, {_plural(reading.errors, 'error')},")
     verdict.append(f" {_plural(reading.warnings, 'warning')}")
+    if failed:
+        verdict.append(f", {_plural(len(failed), 'endpoint')} not healthy")
     console.print(verdict)
 
 

@@ -5,13 +5,13 @@ responds when its list changes. Any other server gets a request at each interval
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..errors import PayloadError
 from ..model import codec
-from ..model.endpoint import Endpoint, EndpointConfig, Kind
+from ..model.endpoint import EndpointConfig
 from ..net.http import backoff, retry_after
+from .list_change import ListChange
 
 #: Seconds for which the server may hold a long poll.
 WAIT = 25
@@ -21,37 +21,6 @@ FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
 HASTE_PAUSE = 1.0
 #: Maximum of ``Retry-After``, in seconds.
 MAX_RETRY_AFTER = 3600.0
-
-Member = tuple[str, Endpoint]
-
-
-@dataclass(frozen=True, slots=True)
-class ListChange:
-    """The difference between two lists, endpoint by endpoint.
-
-    Attributes:
-        added: Kind (``api`` or ``socketio``) and endpoint.
-        removed: The same.
-        changed: Kind, the endpoint before, and the endpoint now: priority or server name.
-    """
-
-    added: list[Member] = field(default_factory=list)
-    removed: list[Member] = field(default_factory=list)
-    changed: list[tuple[str, Endpoint, Endpoint]] = field(default_factory=list)
-
-    @classmethod
-    def between(cls, before: EndpointConfig, after: EndpointConfig) -> "ListChange":
-        """Compare two lists. Lists that differ only in their order give an empty change."""
-        change = cls()
-        for kind in Kind:
-            old = {endpoint.url: endpoint for endpoint in before.kinds()[kind]}
-            new = {endpoint.url: endpoint for endpoint in after.kinds()[kind]}
-            change.removed.extend((kind, e) for url, e in old.items() if url not in new)
-            change.added.extend((kind, e) for url, e in new.items() if url not in old)
-            change.changed.extend(
-                (kind, old[url], e) for url, e in new.items() if url in old and old[url] != e
-            )
-        return change
 
 
 class ListEvent(NamedTuple):

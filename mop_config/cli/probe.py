@@ -1,12 +1,8 @@
 """``mop-config probe``: check the health of each endpoint, as a client would."""
 
-import ssl
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
-from queue import SimpleQueue
-from typing import NamedTuple
 
 import click
 from rich.console import Console
@@ -15,39 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import MopConfigError
-from ..health.jobs import Job
-from ..health.probe import HealthRequest, Prober, ProbeResult
-from ..model.endpoint import Endpoint, Kind
+from ..model.endpoint import Kind
 from ..model.printable import printable
-from ..server.settings import Settings
+from .endpoint_checks import EndpointCheck, check_endpoints
 from .env_file import env_file_option
 from .list_input import read_list
 from .options import SECONDS
 from .output import json_text, say
 from .server_api import token_option
 
-_PARALLEL = 64
 #: A certificate that expires within this number of days is shown as a warning.
 _SOON = 14
-
-
-class EndpointCheck(NamedTuple):
-    """The health check of one endpoint, with its result."""
-
-    kind: str
-    endpoint: Endpoint
-    result: ProbeResult
-
-    @property
-    def healthy(self) -> bool:
-        """Whether the check found no fault."""
-        return self.result.fault is None
-
-    @property
-    def days(self) -> int | None:
-        """Whole days until the certificate expires, or None without a certificate."""
-        ends = self.result.certificate_expires
-        return None if ends is None else (ends - datetime.now(UTC)).days
 
 
 @click.command(epilog="Example: mop-config probe https://config.example.com --watch 10")
@@ -102,34 +76,13 @@ def _look(
     source: str | None, timeout: float, token_file: str | None, *, quiet: bool = False
 ) -> list[EndpointCheck]:
     config = read_list(source, token_file, quiet=quiet)
-    jobs: list[Job] = [
-        (kind, e, None) for kind, endpoints in config.kinds().items() for e in endpoints
-    ]
-    if not jobs:
+    if not config:
         raise MopConfigError("there is no endpoint to check")
     # Standard output is for the results, which a program may read.
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("checking", total=len(jobs))
-        return _check(jobs, timeout, lambda: progress.advance(task))
-
-
-def _check(jobs: list[Job], timeout: float, done: Callable[[], None]) -> list[EndpointCheck]:
-    settings = Settings.from_environ()
-    request = HealthRequest.containing(settings.health_path, settings.health_contains)
-    prober = Prober(ssl.create_default_context(), timeout, request=request)
-    found: SimpleQueue[tuple[Job, ProbeResult]] = SimpleQueue()
-    results: dict[Job, ProbeResult] = {}
-    try:
-        prober.check_each(jobs, lambda *result: found.put(result), _PARALLEL)
-        for _ in jobs:
-            job, result = found.get()
-            results[job] = result
-            done()
-    except BaseException:  # interrupted: don't wait for the other checks
-        prober.abort()
-        raise
-    return [EndpointCheck(job[0], job[1], results[job]) for job in jobs]
+        task = progress.add_task("checking", total=sum(map(len, config.kinds().values())))
+        return check_endpoints(config, timeout, lambda: progress.advance(task))
 
 
 def _good(findings: list[EndpointCheck]) -> bool:
@@ -173,24 +126,7 @@ def _document(findings: list[EndpointCheck]) -> dict[str, object]:
         "ok": _good(findings),
         "checked_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "counts": counts,
-        "endpoints": [_entry(finding) for finding in findings],
-    }
-
-
-def _entry(finding: EndpointCheck) -> dict[str, object]:
-    result = finding.result
-    ends = result.certificate_expires
-    return {
-        "kind": finding.kind,
-        "url": finding.endpoint.url,
-        "priority": finding.endpoint.priority,
-        "healthy": finding.healthy,
-        "fault": result.fault,
-        "detail": result.detail,
-        "seconds": round(result.seconds, 6),
-        "certificate_expires": None if ends is None else f"{ends:%Y-%m-%dT%H:%M:%SZ}",
-        "certificate_days": finding.days,
-        "name_matches": result.name_matches,
+        "endpoints": [finding.as_dict() for finding in findings],
     }
 
 

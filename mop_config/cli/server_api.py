@@ -211,19 +211,22 @@ def ask(
     return ServerReply(url, *reply, withheld=token is not None and not may_send_token(target))
 
 
-def fetch(url: str, hint: str, token: str | None = None) -> EndpointConfig:
+def fetch(
+    url: str, hint: str, token: str | None = None, silence: float = _SILENCE
+) -> EndpointConfig:
     """Fetch the list of a server.
 
     Args:
         url: URL of the server, with or without the path of its list.
         hint: Name of the argument, for messages.
         token: See ``read_token``.
+        silence: See ``ask``.
 
     Raises:
         click.BadParameter: If the text is not an http or https URL.
         MopConfigError: If the server does not return a valid list.
     """
-    reply = ask(route(url, LIST_PATH, hint), token=token)
+    reply = ask(route(url, LIST_PATH, hint), token=token, silence=silence)
     if reply.status != 200:
         raise reply.refusal()
     try:

@@ -12,16 +12,16 @@ import click
 
 from ..errors import MopConfigError
 from ..model import codec
-from ..model.endpoint import Endpoint, EndpointConfig
+from ..model.endpoint import EndpointConfig
 from .follower import WAIT, ListEvent, ListFollower, Step
 from .input import not_empty
+from .list_change import colour_of_change
 from .options import SECONDS
 from .output import say
 from .server_api import LIST_PATH, ServerReply, ask, read_token, route, token_option
 
 #: Seconds beyond the wait after which a silent server counts as lost.
 _GRACE = 10.0
-_SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 
 
 @click.command(
@@ -147,27 +147,9 @@ class _EventPrinter:
         sys.stdout.flush()
 
     def _print_change(self, at: str, event: ListEvent) -> None:
-        lines = _lines(event)
-        if not lines:
-            print(f"{at} ~ the order changed")
-        for name, line in lines:
-            sign, colour = _SIGNS[name]
-            line = f"{sign} {line}"
-            print(at, click.style(line, fg=colour) if self._terminal else line)
-
-
-def _lines(event: ListEvent) -> list[tuple[str, str]]:
-    change = event.change
-    if change is None:
-        return []
-    return [
-        *(("removed", f"{kind} {e.line}") for kind, e in change.removed),
-        *(("added", f"{kind} {e.line}") for kind, e in change.added),
-        *(
-            ("changed", f"{kind} {now.line} (was {was.line.partition(' ')[2]})")
-            for kind, was, now in change.changed
-        ),
-    ]
+        lines = event.change.lines() if event.change else []
+        for line in lines or ["~ the order changed"]:
+            print(at, colour_of_change(line) if self._terminal and lines else line)
 
 
 def _document(event: ListEvent) -> dict[str, object]:
@@ -177,21 +159,12 @@ def _document(event: ListEvent) -> dict[str, object]:
             kind: len(endpoints) for kind, endpoints in event.config.kinds().items()
         }
     if event.change is not None:
-        change = event.change
-        document["added"] = [_entry(kind, e) for kind, e in change.added]
-        document["removed"] = [_entry(kind, e) for kind, e in change.removed]
-        document["changed"] = [
-            {**_entry(kind, now), "before": _entry(kind, was)} for kind, was, now in change.changed
-        ]
+        document |= event.change.as_dict()
     if event.reason is not None:
         document["reason"] = event.reason
     if event.seconds is not None:
         document["seconds"] = round(event.seconds, 3)
     return document
-
-
-def _entry(kind: str, endpoint: Endpoint) -> dict[str, object]:
-    return {"kind": kind, **codec.entry_of(endpoint)}
 
 
 def _warn(message: str) -> None:

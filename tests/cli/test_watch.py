@@ -24,11 +24,11 @@ from mop_config.cli.follower import (
     LAST_PAUSE,
     MAX_RETRY_AFTER,
     WAIT,
-    ListChange,
     ListEvent,
     ListFollower,
     Step,
 )
+from mop_config.cli.list_change import ListChange
 from mop_config.model import codec
 
 from ..client.handmade import Answer, Asked, handmade, source, wire

@@ -1,0 +1,76 @@
+"""``mop-config check``: its health checks, and the comparison with what is served."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ..client.handmade import handmade
+from ..ports import closed_port
+from ..servers import running
+from .test_cli import on_a_terminal, run, write
+from .test_probe import both, listing
+
+
+def test_endpoints_that_fail_are_warnings(tmp_path: Path) -> None:
+    """And errors with --strict, for deployment hooks."""
+    dead = f"http://127.0.0.1:{closed_port()}"
+    with handmade(both) as server:
+        file = listing(
+            tmp_path, server.url, dead, sockets=(server.url, server.url.replace("http", "ws"))
+        )
+        result = run("check", file, "--probe")
+        assert result.returncode == 0
+        line = f"warning: api {dead} is not healthy: refused (Connection refused)"
+        assert line in result.stdout.splitlines()
+        assert result.stdout.splitlines()[-1].endswith(", 1 endpoint not healthy")
+        result = run("check", file, "--probe", "--strict")
+        assert result.returncode == 1
+        assert line.replace("warning", "error", 1) in result.stdout.splitlines()
+        document = json.loads(run("check", file, "--probe", "--json").stdout)
+    assert document["ok"] is True
+    assert [each["healthy"] for each in document["endpoints"]].count(False) == 1
+    assert {each["fault"] for each in document["endpoints"]} == {None, "refused"}
+
+
+def test_strict_passes_where_all_are_healthy(tmp_path: Path) -> None:
+    """Without --probe nothing is asked."""
+    file = write(tmp_path, "DomainList:\none.invalid\ntwo.invalid\n")
+    assert run("check", file, "--strict").returncode == 0
+    assert run("check", file, "--strict", "--probe").returncode == 1
+
+
+def test_what_would_change_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a server that is named, and on a terminal against that of this machine."""
+    served = tmp_path / "served.txt"
+    served.write_text("DomainList:\na.example\nold.example\n")
+    file = write(tmp_path, "DomainList:\na.example priority=5\nnew.example\n")
+    with running(tmp_path, served, workers=1) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        lines = [
+            f"against {url}: 6 changes",
+            "  - api https://old.example/api/v1 priority=1",
+            "  - socketio https://old.example priority=1",
+            "  + api https://new.example/api/v1 priority=1",
+            "  + socketio https://new.example priority=1",
+            "  ~ api https://a.example/api/v1 priority=5 (was priority=0)",
+            "  ~ socketio https://a.example priority=5 (was priority=0)",
+        ]
+        result = run("check", file, "--against", url)
+        assert result.returncode == 0
+        assert result.stdout.splitlines()[-7:] == lines
+        document = json.loads(run("check", file, "--against", url, "--json").stdout)
+        assert [entry["url"] for entry in document["change"]["added"]] == [
+            "https://new.example/api/v1",
+            "https://new.example",
+        ]
+        assert "against" not in run("check", file).stdout
+        monkeypatch.setenv("PORT", str(server.port))
+        shown = re.sub("\x1b[^m]*m", "", on_a_terminal("check", file))
+        assert [line.rstrip() for line in shown.splitlines()][-7:] == lines
+        shown = on_a_terminal("check", str(served))
+        assert shown.rstrip().endswith(f"against {url}: 0 changes")
+    assert run("check", file, "--against", url).returncode == 1
+    shown = on_a_terminal("check", file)
+    assert f"not compared with what is served: {url}" in shown
