@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEBIAN := chromium docker-compose ed etcd-client etcd-server git nano nginx-light procps \
+DEBIAN := chromium docker-compose ed etcd-client etcd-server git nano nginx-light nodejs procps \
   prometheus rsync strace systemd vim zbar-tools
 BENCH_DEBIAN := etcd-server nginx-light redis-server redis-tools wrk
 

@@ -157,6 +157,7 @@ _SERVER_HELPERS = {
     for name in (
         *("servers", "etcds", "nginx", "users", "mounts", "load", "scrapes"),
         *("client.handmade", "client.fleet", "client.proxy", "client.socket_server"),
+        "conformance.runs",
     )
 }
 

@@ -1,0 +1,120 @@
+"""Compare what a step expects with what was observed: results, orders and counts before times."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from .fleet import Seen
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a step has shown.
+
+    Attributes:
+        answer: The client's last answer.
+        seen: The requests that the fleet has received during the step.
+        seconds: How long the step took.
+        urls: The URL of each endpoint, by letter.
+        filled: The expectation, with the URLs of the fleet.
+    """
+
+    answer: dict[str, Any]
+    seen: list[Seen]
+    seconds: float
+    urls: dict[str, str]
+    filled: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> str:
+        """The letters of the endpoints that received requests of the application, in order."""
+        return "".join(each.endpoint for each in self.seen if each.kind == "request")
+
+    def letter(self, url: Any) -> Any:
+        """Return the letter of an endpoint's URL, or the URL where it is no endpoint's."""
+        return next((name for name, each in self.urls.items() if each == url), url)
+
+    @property
+    def endpoints(self) -> dict[Any, dict[str, Any]]:
+        """The API endpoints that the client reports, by letter."""
+        listed = self.answer.get("api_endpoints") or []
+        return {self.letter(each.get("url")): each for each in listed}
+
+
+def judge(observed: Observed, slack: float) -> Iterator[str]:
+    """Yield each way in which a step was not as expected, in words.
+
+    Args:
+        observed: What was seen; ``filled`` holds the expectation.
+        slack: Factor for upper bounds of time.
+    """
+    expected = observed.filled
+    yield from _results(observed, expected)
+    yield from _requests(observed, expected)
+    if "within" in expected and observed.seconds > expected["within"] * slack:
+        limit = f"{expected['within']} s (× {slack:g})"
+        yield f"took {observed.seconds:.3f} s, more than {limit}"
+    if observed.seconds < expected.get("not_before", 0.0):
+        yield f"took {observed.seconds:.3f} s, less than {expected['not_before']} s"
+
+
+#: Members of an expectation that are compared with the client's answer as they are.
+_PLAIN = ("status", "error", "code", "changed", "body", "room_id", "stale", "offline")
+
+
+def _results(observed: Observed, expected: dict[str, Any]) -> Iterator[str]:
+    answer = observed.answer
+    if "error" in answer and "error" not in expected:
+        yield f"error {answer['error']!r} ({answer.get('detail', '')})"
+    for name in _PLAIN:
+        if name in expected and not _equal(expected[name], answer.get(name)):
+            yield f"{name} is {answer.get(name)!r}, not {expected[name]!r}"
+    letters = {
+        "from": observed.letter(answer.get("endpoint")),
+        "current": observed.letter(answer.get("current")),
+    }
+    for name, got in letters.items():
+        if name in expected and not _equal(expected[name], got):
+            yield f"{name} is {got!r}, not {expected[name]!r}"
+    yield from _lists(observed, expected)
+    for member, name in (("states", "state"), ("usable", "usable"), ("failures", "failures")):
+        for letter, wanted in expected.get(member, {}).items():
+            got = observed.endpoints.get(letter, {}).get(name)
+            if not _equal(wanted, got):
+                yield f"{name} of {letter} is {got!r}, not {wanted!r}"
+
+
+def _lists(observed: Observed, expected: dict[str, Any]) -> Iterator[str]:
+    for name in ("api_endpoints", "socketio_endpoints"):
+        if name not in expected:
+            continue
+        listed = observed.answer.get(name) or []
+        wanted = expected[name]
+        got = [{key: each.get(key) for key in wanted[0]} for each in listed] if wanted else listed
+        if got != wanted:
+            yield f"{name} is {got!r}, not {wanted!r}"
+
+
+def _requests(observed: Observed, expected: dict[str, Any]) -> Iterator[str]:
+    if "asked" in expected and not _equal(expected["asked"], observed.asked):
+        yield f"requests went to {observed.asked!r}, not to {expected['asked']!r}"
+    for bound in expected.get("counts", []):
+        wanted = {key: bound[key] for key in ("endpoint", "kind", "method", "path") if key in bound}
+        number = sum(
+            all(getattr(each, key) == value for key, value in wanted.items())
+            for each in observed.seen
+        )
+        least, most = bound.get("min", 0), bound.get("max", float("inf"))
+        if not least <= number <= most:
+            yield f"{number} × {wanted}, not {least} to {most}"
+    for endpoint, headers in expected.get("sent", {}).items():
+        got = [each.headers for each in observed.seen if each.endpoint == endpoint]
+        for name, value in headers.items():
+            last = got[-1].get(name) if got else None
+            if not _equal(value, last):
+                yield f"{endpoint} got {name}: {last!r}, not {value!r}"
+
+
+def _equal(expected: Any, got: Any) -> bool:
+    """Compare with one value, or with any of an array of values."""
+    return got in expected if isinstance(expected, list) else got == expected

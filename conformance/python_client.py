@@ -1,0 +1,206 @@
+"""The Python client behind the line protocol: ``python -m conformance.python_client sync|async``.
+
+It uses the public API of ``mop_config.client`` only.
+"""
+
+import asyncio
+import inspect
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from mop_config.client import (
+    AsyncEndpointManager,
+    EndpointManager,
+    NoEndpointAvailable,
+    Policy,
+    UpdateFailed,
+    UpdateRefused,
+    UpdateUntrusted,
+)
+from mop_config.errors import PayloadError
+from mop_config.model.endpoint import Endpoint, EndpointConfig
+
+Answer = dict[str, Any]
+
+
+class Adapter:
+    """One client, configured by ``init``; each operation is a method.
+
+    Attributes:
+        manager_class: The manager of this half.
+    """
+
+    manager_class: Callable[..., Any] = EndpointManager
+
+    def __init__(self) -> None:
+        self.manager: Any = None
+        self.client: Any = None
+
+    async def init(self, message: Answer) -> Answer:
+        """Make a manager and a client."""
+        await self.close({})
+        options: dict[str, Any] = {}
+        if "trusted_keys" in message:
+            options["trusted_keys"] = message["trusted_keys"]
+        self.manager = self.manager_class(
+            _config(message),
+            cache_path=Path(message["cache"]),
+            policy=self.policy(message["policy"]),
+            config_urls=message.get("config_urls", ()),
+            token=message.get("token"),
+            verify=message["authority"],
+            trust_env=False,
+            update_interval=message.get("update_interval", 0),
+            watch=message.get("watch", False),
+            **options,
+        )
+        if message.get("checks"):
+            await _settled(self.manager.start())
+        self.client = self.manager.client(start=False)
+        return {"profile": "full", "protocol": "1.0"}
+
+    def policy(self, figures: dict[str, Any]) -> Policy:
+        """Make the policy of ``init``."""
+        return Policy(**figures)
+
+    async def request(self, message: Answer) -> Answer:
+        """Send one request of the application."""
+        headers, body = message.get("headers", {}), message.get("body")
+        if body is not None and message.get("once"):
+            body = self.stream(body.encode())
+        timeout = message.get("timeout")
+        options = {} if timeout is None else {"timeout": timeout}
+        try:
+            response = await _settled(
+                self.client.request(
+                    message["method"], message["path"], headers=headers, content=body, **options
+                )
+            )
+        except NoEndpointAvailable as error:
+            return {"error": "unavailable", "detail": str(error)}
+        except httpx2.HTTPError as error:
+            return {"error": "failed", "detail": repr(error)}
+        answered_by = response.extensions["endpoint"]
+        return {"status": response.status_code, "endpoint": answered_by, "body": response.text}
+
+    def stream(self, body: bytes) -> Any:
+        """Make a body that can be read once only."""
+
+        def parts() -> Iterator[bytes]:
+            yield body
+
+        return parts()
+
+    async def update(self, message: Answer) -> Answer:
+        """Ask for a new list."""
+        try:
+            changed = await _settled(
+                self.manager.update_endpoints_from_remote(
+                    message.get("fallback"),
+                    message.get("token"),
+                    force=message.get("force", False),
+                )
+            )
+        except UpdateUntrusted as error:
+            return {"error": "untrusted", "code": error.code, "detail": str(error)}
+        except UpdateRefused as error:
+            return {"error": "refused", "detail": str(error)}
+        except UpdateFailed as error:
+            return {"error": error.cause, "detail": str(error)}
+        return {"changed": changed}
+
+    async def state(self, message: Answer) -> Answer:
+        """Check the named endpoints, and report all of them."""
+        for url in message.get("check", ()):
+            await self.check(url)
+        manager = self.manager
+        return {
+            "api_endpoints": [_reported(each) for each in manager.api_endpoints],
+            "socketio_endpoints": [_reported(each) for each in manager.socket_endpoints],
+            "current": manager.get_current_api_url(),
+            "stale": manager.list_source.stale,
+            "offline": manager.is_offline,
+            "room_id": manager.room_id,
+        }
+
+    async def check(self, url: str) -> None:
+        """Check one endpoint now."""
+        await _settled(self.manager.check_endpoint_health(url))
+
+    async def qr(self, message: Answer) -> Answer:
+        """Apply the text of a QR code."""
+        flags = {name: message.get(name, False) for name in ("replace", "trust")}
+        try:
+            data = self.manager.apply_qr(message["text"], **flags)
+        except UpdateUntrusted as error:
+            return {"error": "untrusted", "code": error.code, "detail": str(error)}
+        except PayloadError as error:
+            return {"error": "invalid", "detail": str(error)}
+        return {"room_id": data.room_id}
+
+    async def close(self, message: Answer) -> Answer:
+        """End the client and its manager."""
+        client, self.client = self.client, None
+        if client is not None:
+            await _settled(client.aclose() if hasattr(client, "aclose") else client.close())
+            await _settled(self.manager.close())
+        return {}
+
+
+class AsyncAdapter(Adapter):
+    """The same for the asynchronous half."""
+
+    manager_class = AsyncEndpointManager
+
+    def stream(self, body: bytes) -> Any:
+        """Make a body that can be read once only."""
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield body
+
+        return parts()
+
+
+async def _settled(result: Any) -> Any:
+    return await result if inspect.isawaitable(result) else result
+
+
+def _config(message: Answer) -> EndpointConfig:
+    kinds = (message["api_endpoints"], message["socketio_endpoints"])
+    return EndpointConfig(
+        *(
+            tuple(Endpoint.parse(e["url"], e["priority"], e.get("server_name")) for e in entries)
+            for entries in kinds
+        )
+    )
+
+
+def _reported(endpoint: Any) -> Answer:
+    return {
+        "url": endpoint.url,
+        "priority": endpoint.priority,
+        "server_name": endpoint.server_name,
+        "state": endpoint.state,
+        "usable": endpoint.is_healthy,
+        "failures": endpoint.failure_count,
+    }
+
+
+async def serve(adapter: Adapter) -> None:
+    """Answer each line of standard input by a line, until the input ends."""
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        message = json.loads(line)
+        operation: Callable[[Answer], Awaitable[Answer]] = getattr(adapter, message["op"])
+        answer = await operation(message)
+        print(json.dumps({"id": message["id"], **answer}), flush=True)
+    await adapter.close({})
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(AsyncAdapter() if "async" in sys.argv[1:] else Adapter()))
