@@ -23,11 +23,11 @@ from .lists.cache import ListCache, ListSource
 from .lists.cache import cache_path as usual_cache_path
 from .lists.endpoint_lists import EndpointLists, ListRules
 from .lists.normalize import canonical_url
-from .lists.token import Token, check_token
+from .lists.token import Token, checked_token
 from .lists.trust import Key, trust_of
-from .lists.update import check_urls
+from .lists.update import checked_urls
 from .pool.member import EndpointState, state_of
-from .pool.policy import Policy, check_interval, policy_or_default
+from .pool.policy import Policy, checked_interval, policy_or_default
 from .pool.session import ClientState
 from .tasks import ClientTasks
 from .transport import rewriting
@@ -114,34 +114,33 @@ class BaseManager:
         """
         own = list(inspect.signature(type(self)).parameters)[:-1]
         check_keywords(f"{type(self).__name__}()", options, TransportKeywords, own)
-        check_token(token)
-        check_interval(update_interval)
-        check_urls(config_urls)
-        self.policy = policy = policy_or_default(policy)
-        self._update_interval, self._watch = update_interval, watch
+        self.policy = policy_or_default(policy)
+        self._update_interval, self._watch = checked_interval(update_interval), watch
         self._transport_options: dict[str, Any] = {**options}
-        # Health checks and updates speak HTTP/1.1, whatever the clients do.
-        network_options = self._network_options = TransportOptions.of(
-            **{**self._transport_options, "http1": True, "http2": False}
-        )
-        health = HealthRequest(health_path_of(health_path), healthy)
-        trust = trust_of(trusted_keys, policy.max_endpoints)
-        built_in = config_of(api_endpoints, socket_endpoints)
-        rules = ListRules(built_in, tuple(config_urls), trust, allow_http_lists, allow_http)
-        self._announcer = Announcer(self)
-        state = self._state = ClientState(
-            policy, self._announcer.announce, resolver_of(resolver, resolve)
-        )
+        self._network_options = _for_checks(self._transport_options)
+        trust = trust_of(trusted_keys, self.policy.max_endpoints)
+        built_in, sources = config_of(api_endpoints, socket_endpoints), checked_urls(config_urls)
+        rules = ListRules(built_in, sources, trust, allow_http_lists, allow_http)
         cache = ListCache(usual_cache_path(cache_path, app), trust)
-        lists = self._lists = EndpointLists(state, rules, cache, self._announcer.send)
-        lifecycle = self._lifecycle = Lifecycle(
+        health = HealthRequest(health_path_of(health_path), healthy)
+        self._announcer = Announcer(self)
+        announce, look_up = self._announcer.announce, resolver_of(resolver, resolve)
+        self._state = ClientState(self.policy, announce, look_up)
+        self._lists = EndpointLists(self._state, rules, cache, self._announcer.send)
+        self._lifecycle = self._new_lifecycle(checked_token(token), health)
+        # The threads end when the application drops its last reference to the manager.
+        weakref.finalize(self, self._lifecycle.cancel).atexit = False
+
+    def _new_lifecycle(self, token: Token, health: HealthRequest) -> Lifecycle:
+        """Return what runs the threads. No part of it may hold a reference to the manager."""
+        state, lists, options = self._state, self._lists, self._network_options
+        interval, watch = self._update_interval, self._watch
+        return Lifecycle(
             state,
             lists,
-            lambda: ClientTasks(state, lists, network_options, token, health),
-            lambda tasks: Background(state, lists, tasks, update_interval, watch=watch),
+            lambda: ClientTasks(state, lists, options, token, health),
+            lambda tasks: Background(state, lists, tasks, interval, watch=watch),
         )
-        # The threads end when the application drops its last reference to the manager.
-        weakref.finalize(self, lifecycle.cancel).atexit = False
 
     def __repr__(self) -> str:
         pools = [(self._state.pool(kind), kind.label) for kind in Kind]
@@ -372,3 +371,8 @@ class BaseManager:
         total, connect = self.policy.total_timeout, self.policy.connect_timeout
         timeout = httpx2.Timeout(rewriting.Default(total), connect=rewriting.Default(connect))
         return {"base_url": rewriting.BASE_URL, "timeout": timeout, **given}
+
+
+def _for_checks(options: dict[str, Any]) -> TransportOptions:
+    """Return how health checks and updates connect: by HTTP/1.1, whatever the clients do."""
+    return TransportOptions.of(**{**options, "http1": True, "http2": False})

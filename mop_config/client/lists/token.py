@@ -14,8 +14,8 @@ Token = str | Callable[[], str | None] | None
 _FORM = re.compile(r"[!-~]+")
 
 
-def check_token(token: Any) -> None:
-    """Validate the ``token`` of a manager.
+def checked_token(token: Any) -> Token:
+    """Return the ``token`` of a manager.
 
     Raises:
         TypeError: If it is neither a text, nor a plain function, nor None.
@@ -34,6 +34,8 @@ def check_token(token: Any) -> None:
         raise TypeError(
             f"token must be a text, a function that gives one, or None, not {type(token).__name__}"
         )
+    checked: Token = token
+    return checked
 
 
 def current_token(token: Any) -> str | None:

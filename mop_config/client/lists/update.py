@@ -204,8 +204,8 @@ def list_urls(source: str, *, signed: bool = False, configured: bool = False) ->
     return routes
 
 
-def check_urls(config_urls: Iterable[str]) -> None:
-    """Validate the ``config_urls`` of a manager.
+def checked_urls(config_urls: Iterable[str]) -> tuple[str, ...]:
+    """Return the ``config_urls`` of a manager.
 
     Raises:
         TypeError: If it is no list of texts.
@@ -220,6 +220,7 @@ def check_urls(config_urls: Iterable[str]) -> None:
             list_urls(url, configured=True)
         except AddressError as error:
             raise AddressError(error.code, f"config_urls[{index}]: {error}") from None
+    return tuple(config_urls)
 
 
 def _routes(root: str, path: str) -> list[str]:

@@ -192,8 +192,8 @@ def policy_or_default(policy: Policy | None) -> Policy:
     return policy or Policy()
 
 
-def check_interval(seconds: float) -> None:
-    """Judge the ``update_interval`` of a manager.
+def checked_interval(seconds: float) -> float:
+    """Return the ``update_interval`` of a manager.
 
     Raises:
         TypeError: If it is no number.
@@ -203,6 +203,7 @@ def check_interval(seconds: float) -> None:
         raise TypeError(f"update_interval must be a number of seconds, not {seconds!r}")
     if not 0 <= seconds <= MAX_SECONDS:
         raise ValueError(f"update_interval must be 0 to {MAX_SECONDS} seconds, not {seconds!r}")
+    return seconds
 
 
 class Budget:
