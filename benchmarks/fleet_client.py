@@ -157,7 +157,7 @@ class Client:
                 self._asked_first = began
                 tally.hit += 1
         moves = Candidates(self._pool, self._budget)
-        flow = failover(GET, self._pool, self._budget, policy, moves, began)
+        flow = failover(GET, self._pool, self._budget, policy, moves, began, route="GET /")
         try:
             attempt = next(flow)
             while True:
@@ -212,7 +212,9 @@ class Client:
         else:
             self._tally.tried(began)
         told = len(losers)
-        outcome = yield from self._exchange(member, began, until, moves)
+        asked = world.now
+        outcome = yield from self._exchange(member, began, until, attempt.hedge_after, moves)
+        outcome.first_byte = world.now - asked
         outcome.reused = outcome.member is member and not dialled
         outcome.losers = (*losers, *outcome.losers)
         outcome.losers_recorded = told
@@ -252,16 +254,20 @@ class Client:
                 race.failed(member, wire.fault)
 
     def _exchange(
-        self, member: PoolMember, began: float, until: float, moves: Candidates
+        self, member: PoolMember, began: float, until: float, delay: float, moves: Candidates
     ) -> Generator[float, None, Outcome]:
         """Send the request; where no answer comes for a while, send it elsewhere as well."""
-        world, hedge_delay = self._world, self._habits.policy.hedge_delay
+        world = self._world
         wire = self._ask(member, until)
-        if wire.end > world.now + hedge_delay:
-            yield world.now + hedge_delay
+        if wire.end > world.now + delay:
+            yield world.now + delay
             rival = moves.hedge(world.now)
             if rival is not None:
-                return (yield from self._against(rival, member, wire, began, until))
+                outcome = yield from self._against(rival, member, wire, began, until)
+                stalled = (member, Fault.STALLED) in outcome.losers
+                if stalled and not self._pool.overtaken(member, delay, world.now):
+                    outcome.losers = ()
+                return outcome
         yield wire.end
         return self._outcome(member, wire, began)
 

@@ -56,7 +56,7 @@ def test_a_backup_with_room_loses_nobody_and_the_primary_gets_them_back() -> Non
     primary, backup = seen.sites
     assert seen.tally.failed == 0
     assert len(seen.tally.waits) == SIZE
-    hedge, dial_and_ask = OURS.policy.hedge_delay, 3 * ROUND_TRIP
+    hedge, dial_and_ask = OURS.policy.queue_delay, 3 * ROUND_TRIP
     assert seen.wait(50) == pytest.approx(hedge + dial_and_ask, abs=0.02)
     assert seen.mean(primary.requests, 0, 30) == 0
     assert seen.mean(backup.requests, 10, 30) > 0.7 * seen.mean(primary.requests, -10, 0)

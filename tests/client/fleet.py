@@ -211,6 +211,7 @@ def black_hole(port: int = 0, host: str = "127.0.0.1") -> Iterator[int]:
     """A port whose backlog is full: what is sent there is dropped in silence."""
     with contextlib.ExitStack() as stack:
         hole = stack.enter_context(socket.socket())
+        hole.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         hole.bind((host, port))
         hole.listen(0)
         while True:

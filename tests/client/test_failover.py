@@ -74,7 +74,7 @@ class Run:
         began = self.bench.now
         self.bench.wait(0.01)
         if word == "stall":
-            self.bench.wait(self.policy.hedge_delay)
+            self.bench.wait(self.policy.queue_delay)
             rival = self.moves.hedge(self.bench.now) if self.shape.hedged and not hedged else None
             if rival is not None:
                 outcome = self._attempt(rival, hedged=True)

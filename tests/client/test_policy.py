@@ -26,8 +26,9 @@ def test_the_defaults_are_the_contracts() -> None:
     assert (POLICY.unhealthy_after, POLICY.healthy_after) == (3, 2)
     assert (POLICY.first_backoff, POLICY.max_backoff, POLICY.smoothing) == (1, 30, 0.2)
     assert (POLICY.connect_timeout, POLICY.total_timeout) == (2, 30)
-    assert (POLICY.race_delay, POLICY.hedge_delay) == (0.25, 1.0)
+    assert (POLICY.race_delay, POLICY.hedge_delay) == ("auto", "auto")
     assert (POLICY.budget, POLICY.attempt_cost, POLICY.success_refund) == (500, 5, 1)
+    assert POLICY.hedge_cost == 20
     assert (POLICY.min_dwell, POLICY.latency_gain, POLICY.latency_margin) == (30, 0.2, 0.02)
     assert POLICY.max_list_bytes == 4 * 1024 * 1024
     assert POLICY.max_endpoints == 10_000

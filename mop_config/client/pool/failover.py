@@ -7,9 +7,11 @@ does the same for the dials of one attempt.
 
 from collections.abc import Callable, Container, Generator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from math import inf
+from typing import Any, Literal, NamedTuple
 
 from ...net.faults import Fault
+from .delays import race_delay
 from .member import PoolMember
 from .policy import BAD_STATUS, HEDGED, IDEMPOTENT, NOT_REACHED, Budget, Policy
 from .pool import Pool
@@ -71,11 +73,13 @@ class Attempt(NamedTuple):
         member: Where.
         seconds_left: How long it may take.
         discard: An answer of an earlier attempt to close, or None.
+        hedge_after: Seconds without an answer after which a hedge starts; infinity for no hedge.
     """
 
     member: PoolMember
     seconds_left: float
     discard: Any
+    hedge_after: float = inf
 
 
 @dataclass(slots=True)
@@ -94,6 +98,7 @@ class Outcome:
         result: The driver's answer or exception.
         losers: Endpoints that were tried beside it, with what went wrong there.
         losers_recorded: How many of the losers, from the first, are recorded in the pool already.
+        first_byte: Seconds from the request to the first byte of its answer, or None.
         bad_status: Statuses that count against an endpoint.
         apart: Whether the pool is to learn of no failure: it went by a proxy of its client's own.
     """
@@ -109,6 +114,7 @@ class Outcome:
     result: Any = None
     losers: tuple[tuple[PoolMember, Fault], ...] = ()
     losers_recorded: int = 0
+    first_byte: float | None = None
     bad_status: frozenset[int] = BAD_STATUS
     apart: bool = False
 
@@ -166,6 +172,13 @@ class Candidates:
     def hedge(self, now: float) -> PoolMember | None:
         """Return an endpoint for a hedge request; a hedge always costs budget."""
         rest = self._pool.alternatives(now, self.tried)
+        if not rest or not self._budget.spend_on_hedge():
+            return None
+        return self._take(rest[0])
+
+    def leave_queue(self, now: float) -> PoolMember | None:
+        """Return an endpoint for a request that only waited in a queue, and pay for it."""
+        rest = self._pool.alternatives(now, self.tried)
         if not rest or not self._budget.spend():
             return None
         return self._take(rest[0])
@@ -196,10 +209,12 @@ def failover(
     candidates: Candidates,
     now: float,
     total: float | None = None,
+    route: str = "",
 ) -> Flow:
     """Carry one request over the endpoints of a pool.
 
-    ``total`` is how many seconds it may take, where that is not what the policy says.
+    ``total`` is how many seconds it may take, where that is not what the policy says. ``route``
+    is its method and path prefix, for the hedge delay.
     Each step runs under the lock that guards the pool; what it yields is done without.
     """
     deadline = now + (policy.total_timeout if total is None else total)
@@ -209,7 +224,10 @@ def failover(
     retried: set[str] = set()
     member = candidates.first(now)
     while member is not None:
-        outcome = yield Attempt(member, max(0.0, deadline - now), discard)
+        hedge_after = inf
+        if traits.hedged and pool.may_hedge(route):
+            hedge_after = pool.hedge_delay(member, now)
+        outcome = yield Attempt(member, max(0.0, deadline - now), discard, hedge_after)
         discard, now = None, outcome.now
         _record_losers(outcome, pool, trials)
         good = _record(outcome, pool, trials)
@@ -217,6 +235,8 @@ def failover(
             discard, answer = answer, outcome.result
         if good:
             budget.refund()
+            if traits.hedged and outcome.first_byte is not None:
+                pool.answered_in(outcome.member, outcome.first_byte, route, now)
             return Verdict(answer=answer, discard=discard)
         over = outcome.fault in OURS
         if over or not traits.may_go_on(outcome):
@@ -274,18 +294,21 @@ class DialRace:
     Args:
         first: The endpoint to begin with.
         more: Gives another endpoint, or None.
-        delay: Seconds until the next dial begins.
+        delay: Seconds until the next dial begins; ``auto`` follows the endpoint's last dials.
 
     Attributes:
         called_off: Whether the race was cancelled.
     """
 
     def __init__(
-        self, first: PoolMember, more: Callable[[float], PoolMember | None], delay: float
+        self,
+        first: PoolMember,
+        more: Callable[[float], PoolMember | None],
+        delay: float | Literal["auto"],
     ) -> None:
         self._more = more
         self._delay = delay
-        self._started: dict[str, tuple[PoolMember, float]] = {}
+        self._started: dict[str, tuple[PoolMember, float, float]] = {}
         self._ready: PoolMember | None = first
         self._next_at = float("-inf")
         self.faults: list[tuple[PoolMember, Fault]] = []
@@ -305,8 +328,9 @@ class DialRace:
         if member is None:
             self._next_at = float("inf")
             return None
-        self._started[member.url] = (member, now)
-        self._next_at = now + self._delay
+        delay = race_delay(member.dials, now) if self._delay == "auto" else self._delay
+        self._started[member.url] = (member, now, delay)
+        self._next_at = now + delay
         return member
 
     def wait(self, now: float) -> float | None:
@@ -322,10 +346,11 @@ class DialRace:
 
     def won(self, member: PoolMember, now: float) -> tuple[tuple[PoolMember, Fault], ...]:
         """A dial is ready: give those that lost, with what is held against them."""
-        del self._started[member.url]
+        _, since, _ = self._started.pop(member.url)
+        member.dials.append((now, now - since))
         stalled = [
             (loser, Fault.STALLED)
-            for loser, since in self._started.values()
-            if now - since >= self._delay
+            for loser, since, delay in self._started.values()
+            if now - since >= delay
         ]
         return (*self.faults, *stalled)

@@ -1,6 +1,7 @@
 """The members of a pool, their public state, and the pool's events. Pure."""
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 from ...health.state import Health
 from ...model.endpoint import Endpoint
 from ...net.faults import Fault
+from .delays import DIALS, AnswerTimes
 from .target import Target
 
 
@@ -55,6 +57,9 @@ class PoolMember:
         served: Requests that it answered.
         failed: Requests that it failed.
         odd_answers: Odd answers in a row; -1 while it has never answered well.
+        stalls: Hedges in a row that overtook it, without an answer of its own in between.
+        answers: Its last times to first byte.
+        dials: When each of its last dials was done, in monotonic seconds, and its seconds.
     """
 
     endpoint: Endpoint
@@ -72,6 +77,9 @@ class PoolMember:
     served: int = 0
     failed: int = 0
     odd_answers: int = -1
+    stalls: int = 0
+    answers: AnswerTimes = field(default_factory=AnswerTimes)
+    dials: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=DIALS))
 
     @property
     def url(self) -> str:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from ...health.state import HealthRules
 from ...net.http import retry_after as parse_retry_after
+from .delays import HEDGE_MOST
 
 #: Methods whose request may be executed twice without harm: RFC 9110, 9.2.2.
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -39,6 +40,8 @@ _POSITIVE = (
 )
 #: Times that may be nothing.
 _DELAYS = ("race_delay", "body_pause", "hedge_delay")
+#: Delays that may follow what was measured lately.
+_MEASURED = ("race_delay", "hedge_delay")
 #: Numbers of things.
 _COUNTS = (
     "unhealthy_after",
@@ -53,6 +56,7 @@ _FIGURES = (
     "smoothing",
     "budget",
     "attempt_cost",
+    "hedge_cost",
     "success_refund",
     "min_dwell",
     "latency_gain",
@@ -82,12 +86,15 @@ class Policy:
         total_timeout: How long a request may take over all its attempts, up to the first
             byte of the answer.
         race_delay: How long a dial may take before the next endpoint is dialled beside it.
+            ``auto``: three times the longest of the endpoint's last dials, from 50 to 250 ms.
         body_pause: How long the body of an answer that is read as a whole may pause before
             the request goes on to another endpoint.
         hedge_delay: How long a GET, HEAD or OPTIONS waits for its first byte before it is
-            sent to one more endpoint.
+            sent to one more endpoint. ``auto``: three times the 95th percentile of the
+            endpoint's last answers, from 50 ms to 1 s.
         budget: Tokens that further attempts are paid from.
         attempt_cost: Tokens for each attempt after a request's first move.
+        hedge_cost: Tokens for each hedge.
         success_refund: Tokens that a success gives back.
         min_dwell: How long to stay before going back to a better endpoint that recovered.
         latency_gain: Share by which another endpoint of the same priority must be faster.
@@ -112,11 +119,12 @@ class Policy:
     probe: Probe = "all"
     connect_timeout: float = 2.0
     total_timeout: float = 30.0
-    race_delay: float = 0.25
+    race_delay: float | Literal["auto"] = "auto"
     body_pause: float = 5.0
-    hedge_delay: float = 1.0
+    hedge_delay: float | Literal["auto"] = "auto"
     budget: float = 500.0
     attempt_cost: float = 5.0
+    hedge_cost: float = 20.0
     success_refund: float = 1.0
     min_dwell: float = 30.0
     latency_gain: float = 0.2
@@ -130,8 +138,11 @@ class Policy:
     def __post_init__(self) -> None:
         for name in (*_POSITIVE, *_DELAYS, *_COUNTS, *_FIGURES):
             value = getattr(self, name)
+            if name in _MEASURED and value == "auto":
+                continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"{name} must be a number, not {value!r}")
+                or_auto = " or 'auto'" if name in _MEASURED else ""
+                raise TypeError(f"{name} must be a number{or_auto}, not {value!r}")
             if name in _COUNTS and not (isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name} must be a whole number, 1 or more, not {value!r}")
             if name in _POSITIVE and not 0 < value <= MAX_SECONDS:
@@ -157,6 +168,11 @@ class Policy:
             self.max_backoff,
             self.smoothing,
         )
+
+    @property
+    def queue_delay(self) -> float:
+        """Seconds for which a request waits in a queue before it tries another endpoint's."""
+        return HEDGE_MOST if self.hedge_delay == "auto" else self.hedge_delay
 
     def busy_for(self, status: int, retry_after: str | None, now_posix: float) -> float | None:
         """Seconds for which an answer asks to be left alone, or None.
@@ -219,9 +235,16 @@ class Budget:
 
     def spend(self) -> bool:
         """Pay for one more attempt; False where too little is left."""
-        if self.tokens < self._policy.attempt_cost:
+        return self._spend(self._policy.attempt_cost)
+
+    def spend_on_hedge(self) -> bool:
+        """Pay for a hedge; False where too little is left."""
+        return self._spend(self._policy.hedge_cost)
+
+    def _spend(self, cost: float) -> bool:
+        if self.tokens < cost:
             return False
-        self.tokens -= self._policy.attempt_cost
+        self.tokens -= cost
         return True
 
     def refund(self) -> None:

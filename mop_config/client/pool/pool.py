@@ -10,6 +10,7 @@ from heapq import nsmallest
 from ...health.state import Evidence, Health, HealthState, Transition
 from ...model.endpoint import Endpoint
 from ...net.faults import COUNTED, NETWORK, Fault
+from .delays import HEDGE_MOST, SlowRoutes
 from .member import EventKind, PoolMember
 from .offline import OfflineDetector
 from .policy import ODD_IN_A_ROW, ODD_STATUS, Policy
@@ -31,6 +32,7 @@ class Pool(EndpointSelection):
         self._best: list[PoolMember] | None = None  # the watched endpoints, once they are known
         self._order = 0
         self._all_down = False
+        self._slow_routes = SlowRoutes()
 
     # -- the list
 
@@ -137,6 +139,7 @@ class Pool(EndpointSelection):
     def served(self, member: PoolMember, now: float, status: int = 200) -> None:
         """Record that a request was answered, with whatever status."""
         member.served += 1
+        member.stalls = 0
         if status >= 500 or status in ODD_STATUS:
             self._count_odd_answer(member, now)
         elif member.odd_answers:
@@ -146,6 +149,34 @@ class Pool(EndpointSelection):
             return
         self._network.record_answer(now)
         self._record(member, Evidence.GOOD_REQUEST, now)
+
+    def hedge_delay(self, member: PoolMember, now: float) -> float:
+        """Return for how many seconds to wait for an endpoint's answer before a hedge starts."""
+        delay = self._policy.hedge_delay
+        return member.answers.hedge_delay(now) if delay == "auto" else delay
+
+    def may_hedge(self, route: str) -> bool:
+        """Whether a hedge may help a route: it is not slow by itself at every endpoint."""
+        return self._policy.hedge_delay != "auto" or not self._slow_routes.is_slow(route)
+
+    def answered_in(self, member: PoolMember, seconds: float, route: str, now: float) -> None:
+        """Record the time to first byte of an answer, for the hedge delay."""
+        late = seconds > member.answers.hedge_delay(now)
+        if not self._slow_routes.is_slow(route):
+            member.answers.add(seconds, now)
+        self._slow_routes.record(route, late=late)
+
+    def overtaken(self, member: PoolMember, delay: float, now: float) -> bool:
+        """Record that a hedge overtook an endpoint; return whether that counts as a stall.
+
+        Behind a short delay even a healthy endpoint is overtaken now and then. The second time in
+        a row counts, and the first time requests a health check.
+        """
+        member.stalls += 1
+        if member.stalls > 1 or delay >= HEDGE_MOST or self._policy.hedge_delay != "auto":
+            return True
+        self.request_probe(member, now)
+        return False
 
     def _count_odd_answer(self, member: PoolMember, now: float) -> None:
         """Request one probe after several odd answers (403, 451, 5xx) in a row."""

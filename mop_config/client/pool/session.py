@@ -127,11 +127,13 @@ class ClientState:
                 },
             }
 
-    def call(self, traits: RetryTraits, total: float | None = None) -> "FailoverSession":
+    def call(
+        self, traits: RetryTraits, total: float | None = None, route: str = ""
+    ) -> "FailoverSession":
         """Begin one request over the API endpoints, which may take so many seconds."""
-        return FailoverSession(
-            self, self.api, traits, self.policy.total_timeout if total is None else total
-        )
+        if total is None:
+            total = self.policy.total_timeout
+        return FailoverSession(self, self.api, traits, total, route)
 
 
 class FailoverSession:
@@ -145,14 +147,16 @@ class FailoverSession:
 
     __slots__ = ("_candidates", "_flow", "_pool", "core", "step", "total")
 
-    def __init__(self, core: ClientState, pool: Pool, traits: RetryTraits, total: float) -> None:
+    def __init__(
+        self, core: ClientState, pool: Pool, traits: RetryTraits, total: float, route: str
+    ) -> None:
         self.core = core
         self.total = total
         self._pool = pool
         with core:
             self._candidates = Candidates(pool, core.budget)
             self._flow = failover(
-                traits, pool, core.budget, core.policy, self._candidates, core.clock(), total
+                traits, pool, core.budget, core.policy, self._candidates, core.clock(), total, route
             )
             try:
                 self.step: Attempt | Verdict = next(self._flow)
@@ -193,6 +197,11 @@ class FailoverSession:
             now = self.core.clock()
             for loser, fault in losers:
                 self._pool.failed(loser, fault, now, began)
+
+    def leave_queue(self, now: float) -> PoolMember | None:
+        """Return another endpoint for a request that only waited in a queue, or None."""
+        with self.core:
+            return self._candidates.leave_queue(now)
 
     def hedge_candidate(self, now: float) -> PoolMember | None:
         """Return another endpoint for a hedge request, or None."""

@@ -121,15 +121,17 @@ class Exchange(Deadline):
         until: float,
         *,
         race: bool = True,
-        hedge_at: float = math.inf,
+        hedge_after: float = math.inf,
     ) -> None:
         self.session = session
         self.member = member
         self.until = until
         self.race = race
-        self.hedge_at = hedge_at
+        self.hedge_after = hedge_after
+        self.hedge_at = math.inf
         self.patient = not race
-        self.began = session.core.clock()
+        self.began = self.asked = session.core.clock()
+        self.leave_at = self.began + session.core.policy.queue_delay
         self.timeouts: dict[str, Any] = {}
 
     def wrote(self) -> None:
@@ -154,23 +156,24 @@ class Exchange(Deadline):
 
     def queue_seconds(self, now: float) -> float:
         """Return for how many seconds to wait in the queue of an endpoint's connections."""
-        until = self.until if self.patient else min(self.until, self.hedge_at)
+        until = self.until if self.patient else min(self.until, self.leave_at)
         return max(0.0, until - now)
 
-    def leave_queue(self, now: float, delay: float) -> bool:
+    def leave_queue(self, now: float) -> bool:
         """Move to an endpoint that may have a free connection, since nothing was sent yet.
 
         Returns:
             False if the request may not wait any longer.
         """
-        if self.patient or now < self.hedge_at:
+        if self.patient or now < self.leave_at:
             return False
-        member = self.session.hedge_candidate(now)
+        member = self.session.leave_queue(now)
         if member is None:
             self.patient = True
             return now < self.until
         self.queued = {*self.queued, self.member.url}
-        self.member, self.hedge_at = member, now + delay
+        self.member = member
+        self.leave_at = now + self.session.core.policy.queue_delay
         return True
 
     def forget_queues(self) -> None:
@@ -178,6 +181,16 @@ class Exchange(Deadline):
         if self.queued:
             self.session.give_back(self.queued - {self.member.url})
             self.queued = frozenset()
+
+    def start_hedge_timer(self) -> None:
+        """Set when the hedge starts.
+
+        A measured delay is that of an answer and counts from now; a delay that the policy names
+        counts from the call.
+        """
+        core = self.session.core
+        measured = core.policy.hedge_delay == "auto"
+        self.hedge_at = (core.clock() if measured else self.began) + self.hedge_after
 
     def call_off(self) -> None:
         """End the exchange from another thread: the other request of a hedge has won."""

@@ -101,6 +101,7 @@ def answered(core: ClientState, exchange: Exchange, response: httpcore2.Response
         status=response.status,
         busy=busy,
         result=ResponseVerdict(exchange, response),
+        first_byte=core.clock() - exchange.asked,
         losers=exchange.losers,
         losers_recorded=exchange.losers_recorded,
         bad_status=core.policy.bad_status,
@@ -154,8 +155,7 @@ def settle(exchange: Exchange, first: Outcome | None, second: Outcome | None = N
     """
     core = exchange.session.core
     if second is not None and second.good and not (first is not None and first.good):
-        slow = (*exchange.losers, (exchange.member, Fault.STALLED))
-        losers = slow if first is None else _beaten(core, first)
+        losers = _overtaken(core, exchange) if first is None else _beaten(core, first)
         second.losers = (*losers, *second.losers)
         second.losers_recorded = exchange.losers_recorded
         return second
@@ -164,6 +164,16 @@ def settle(exchange: Exchange, first: Outcome | None, second: Outcome | None = N
     if second is not None and not second.good:
         first.losers = (*first.losers, *_beaten(core, second))
     return first
+
+
+def _overtaken(core: ClientState, exchange: Exchange) -> Losers:
+    """Return the losers that a request stands for whose hedge had the first answer."""
+    if exchange.apart:
+        return exchange.losers
+    with core:
+        counts = core.api.overtaken(exchange.member, exchange.hedge_after, core.clock())
+    stalled = ((exchange.member, Fault.STALLED),) if counts else ()
+    return (*exchange.losers, *stalled)
 
 
 def _beaten(core: ClientState, outcome: Outcome) -> Losers:

@@ -12,6 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+
+# anyio imports it with its first lock otherwise, perhaps when no descriptor is left.
+import anyio._backends._asyncio
 import httpcore2
 from httpcore2._backends.anyio import AnyIOStream
 

@@ -5,6 +5,7 @@ connects, sends, reads, and reports outcomes to the session.
 """
 
 import contextlib
+import math
 import os
 from collections.abc import AsyncIterator
 from functools import partial
@@ -14,6 +15,7 @@ import httpcore2
 import httpx2
 
 from ...keywords import TransportKeywords, check_keywords
+from ...pool.delays import route_of
 from ...pool.failover import Attempt, Outcome, Verdict
 from ...pool.session import FailoverSession
 from .. import rewriting
@@ -101,9 +103,10 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             await self._table.sweep(core.clock())
         wanted = request.extensions.get("timeout") or {}
         traits = rewriting.traits_of(request)
-        session = core.call(traits, rewriting.total_of(wanted, core.policy.total_timeout))
+        total = rewriting.total_of(wanted, core.policy.total_timeout)
+        session = core.call(traits, total, route_of(request.method, request.url.path))
         while isinstance(session.step, Attempt):
-            outcome = await self._attempt(session, session.step, request, hedge=traits.hedged)
+            outcome = await self._attempt(session, session.step, request)
             if outcome.status is not None:
                 if not outcome.good:
                     outcome.result.bound_pauses(core.policy.body_pause)
@@ -117,7 +120,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         return await self._conclude(session.step, request)
 
     async def _attempt(
-        self, session: FailoverSession, attempt: Attempt, request: httpx2.Request, *, hedge: bool
+        self, session: FailoverSession, attempt: Attempt, request: httpx2.Request
     ) -> Outcome:
         if attempt.discard is not None:
             await _discard(attempt.discard)
@@ -126,10 +129,10 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             session,
             attempt.member,
             now + attempt.seconds_left,
-            hedge_at=now + self._state.policy.hedge_delay,
+            hedge_after=attempt.hedge_after,
         )
         send = partial(self._send, request)
-        if not hedge:
+        if attempt.hedge_after == math.inf:
             return await send(exchange)
         if self._table.to(exchange.member).proxy is None:
             # A dial has its own race; the hedge is for answers, and for proxies.
@@ -139,6 +142,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 return failed(self._state, exchange, error)
             finally:
                 exchange.forget_queues()
+        exchange.start_hedge_timer()
         return await hedged(exchange, send)
 
     async def _send(self, request: httpx2.Request, exchange: Exchange) -> Outcome:
@@ -178,6 +182,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         try:
             if exchange.called_off:
                 raise Overtaken("the other request of the hedge has its answer")
+            exchange.asked = self._state.clock()
             response: httpcore2.Response = await connection.http.handle_async_request(addressed)
         except BaseException as error:
             if isinstance(error, httpcore2.ConnectionNotAvailable):

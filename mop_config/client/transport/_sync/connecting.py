@@ -69,7 +69,7 @@ class Connector:
                 )
                 exchange.reused = exchange.connection is not None
             except httpcore2.PoolTimeout:
-                if not exchange.leave_queue(core.clock(), core.policy.hedge_delay):
+                if not exchange.leave_queue(core.clock()):
                     raise
             else:
                 if exchange.connection is None:

@@ -6,6 +6,7 @@ connects, sends, reads, and reports outcomes to the session.
 """
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -15,6 +16,7 @@ import httpcore2
 import httpx2
 
 from ...keywords import TransportKeywords, check_keywords
+from ...pool.delays import route_of
 from ...pool.failover import Attempt, Outcome, Verdict
 from ...pool.session import FailoverSession
 from .. import rewriting
@@ -100,9 +102,10 @@ class FailoverTransport(httpx2.BaseTransport):
             self._table.sweep(core.clock())
         wanted = request.extensions.get("timeout") or {}
         traits = rewriting.traits_of(request)
-        session = core.call(traits, rewriting.total_of(wanted, core.policy.total_timeout))
+        total = rewriting.total_of(wanted, core.policy.total_timeout)
+        session = core.call(traits, total, route_of(request.method, request.url.path))
         while isinstance(session.step, Attempt):
-            outcome = self._attempt(session, session.step, request, hedge=traits.hedged)
+            outcome = self._attempt(session, session.step, request)
             if outcome.status is not None:
                 if not outcome.good:
                     outcome.result.bound_pauses(core.policy.body_pause)
@@ -116,7 +119,7 @@ class FailoverTransport(httpx2.BaseTransport):
         return self._conclude(session.step, request)
 
     def _attempt(
-        self, session: FailoverSession, attempt: Attempt, request: httpx2.Request, *, hedge: bool
+        self, session: FailoverSession, attempt: Attempt, request: httpx2.Request
     ) -> Outcome:
         if attempt.discard is not None:
             _discard(attempt.discard)
@@ -125,10 +128,10 @@ class FailoverTransport(httpx2.BaseTransport):
             session,
             attempt.member,
             now + attempt.seconds_left,
-            hedge_at=now + self._state.policy.hedge_delay,
+            hedge_after=attempt.hedge_after,
         )
         send = partial(self._send, request)
-        if not hedge:
+        if attempt.hedge_after == math.inf:
             return send(exchange)
         if self._table.to(exchange.member).proxy is None:
             # A dial has its own race; the hedge is for answers, and for proxies.
@@ -138,6 +141,7 @@ class FailoverTransport(httpx2.BaseTransport):
                 return failed(self._state, exchange, error)
             finally:
                 exchange.forget_queues()
+        exchange.start_hedge_timer()
         return hedged(exchange, send)
 
     def _send(self, request: httpx2.Request, exchange: Exchange) -> Outcome:
@@ -177,6 +181,7 @@ class FailoverTransport(httpx2.BaseTransport):
         try:
             if exchange.called_off:
                 raise Overtaken("the other request of the hedge has its answer")
+            exchange.asked = self._state.clock()
             response: httpcore2.Response = connection.http.handle_request(addressed)
         except BaseException as error:
             if isinstance(error, httpcore2.ConnectionNotAvailable):

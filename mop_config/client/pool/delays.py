@@ -1,0 +1,116 @@
+"""The delays after which a request or a dial gets help from another endpoint. Pure.
+
+A delay follows what was measured lately: an API that answers in 20 ms need not wait a second for
+an answer that does not come. Every step takes the time as an argument.
+"""
+
+import math
+import re
+from bisect import bisect_left, insort
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from functools import lru_cache
+
+#: Seconds for which a measured time counts.
+RECENT = 300.0
+#: A delay is so many times the measured time: the answers behind it are rare in health.
+MULTIPLE = 3.0
+#: How many answers of an endpoint count, and from how many on the delay follows them.
+ANSWERS, ENOUGH = 100, 20
+#: Bounds of the hedge delay in seconds; the upper one holds until enough answers are known.
+HEDGE_LEAST, HEDGE_MOST = 0.05, 1.0
+#: How many dials of an endpoint count.
+DIALS = 10
+#: Bounds of the race delay in seconds; the upper one holds until a dial is known.
+RACE_LEAST, RACE_MOST = 0.05, 0.25
+#: Weight of the newest answer in a route's share of late answers.
+WEIGHT = 0.1
+#: A route with a larger share of late answers is slow by itself: a hedge would not help it.
+LATE_SHARE = 0.15
+#: Routes that are remembered.
+ROUTES = 256
+#: Segments of a path that belong to its route, up to the first that looks like an identifier.
+_SEGMENTS = 3
+_VERSION = re.compile(r"v\d+\Z")
+
+
+class AnswerTimes:
+    """The times to first byte of an endpoint's last answers."""
+
+    def __init__(self) -> None:
+        self._times: deque[tuple[float, float]] = deque()  # when it came, and its seconds
+        self._sorted: list[float] = []
+
+    def add(self, seconds: float, now: float) -> None:
+        """Record an answer.
+
+        Args:
+            seconds: Its time to first byte.
+            now: Monotonic seconds.
+        """
+        if len(self._times) == ANSWERS:
+            self._drop_oldest()
+        self._times.append((now, seconds))
+        insort(self._sorted, seconds)
+
+    def hedge_delay(self, now: float) -> float:
+        """Return for how many seconds to wait for a first byte before a hedge starts."""
+        times = self._times
+        while times and times[0][0] < now - RECENT:
+            self._drop_oldest()
+        if len(times) < ENOUGH:
+            return HEDGE_MOST
+        high = self._sorted[math.ceil(0.95 * len(times)) - 1]
+        return min(HEDGE_MOST, max(HEDGE_LEAST, MULTIPLE * high))
+
+    def _drop_oldest(self) -> None:
+        _, seconds = self._times.popleft()
+        del self._sorted[bisect_left(self._sorted, seconds)]
+
+
+def race_delay(dials: Iterable[tuple[float, float]], now: float) -> float:
+    """Return for how many seconds to wait for a dial before the next endpoint is dialled too.
+
+    Args:
+        dials: When each of the last dials was done, in monotonic seconds, and its seconds.
+        now: Monotonic seconds.
+    """
+    recent = [seconds for at, seconds in tuple(dials) if at >= now - RECENT]
+    return min(RACE_MOST, max(RACE_LEAST, MULTIPLE * max(recent))) if recent else RACE_MOST
+
+
+@lru_cache(maxsize=1024)
+def route_of(method: str, path: str) -> str:
+    """Return the route of a request: its method and the prefix of its path without identifiers."""
+    kept = []
+    for segment in path.partition("?")[0].strip("/").split("/")[:_SEGMENTS]:
+        if not _VERSION.match(segment) and any(char.isdigit() for char in segment):
+            break
+        kept.append(segment)
+    return f"{method} /{'/'.join(kept)}"
+
+
+class SlowRoutes:
+    """The share of late answers of each route, so that a slow route does not hedge for ever."""
+
+    def __init__(self) -> None:
+        self._shares: OrderedDict[str, float] = OrderedDict()
+
+    def record(self, route: str, *, late: bool) -> None:
+        """Record whether an answer came later than the hedge delay of its endpoint."""
+        share = self._shares.get(route)
+        if share is None:
+            if not late:
+                return
+            share = 0.0
+        share += WEIGHT * (late - share)
+        self._shares[route] = share
+        self._shares.move_to_end(route)
+        if share < WEIGHT / 10:
+            del self._shares[route]
+        elif len(self._shares) > ROUTES:
+            self._shares.popitem(last=False)
+
+    def is_slow(self, route: str) -> bool:
+        """Whether many recent answers of a route were late."""
+        return self._shares.get(route, 0.0) > LATE_SHARE

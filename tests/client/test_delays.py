@@ -1,0 +1,265 @@
+"""The hedge delay and the race delay that follow what was measured."""
+
+import itertools
+import math
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mop_config.client import Policy
+from mop_config.client.pool.delays import (
+    ANSWERS,
+    ENOUGH,
+    HEDGE_LEAST,
+    HEDGE_MOST,
+    RACE_LEAST,
+    RACE_MOST,
+    RECENT,
+    ROUTES,
+    AnswerTimes,
+    SlowRoutes,
+    race_delay,
+    route_of,
+)
+from mop_config.client.pool.failover import Attempt, Outcome, RetryTraits
+from mop_config.client.pool.policy import Budget
+from mop_config.client.pool.session import ClientState
+from mop_config.model.endpoint import Endpoint, Kind
+from mop_config.net.faults import Fault
+
+from .driver import Driver
+from .fleet import Backend, Fleet, black_hole, timed
+
+GET = RetryTraits.of("GET", replayable=True, keyed=False)
+
+_seconds = st.floats(min_value=0.0001, max_value=30.0)
+_answers = st.lists(st.tuples(st.floats(min_value=0.0, max_value=20.0), _seconds), max_size=250)
+
+
+class TestAnswerTimes:
+    """The 95th percentile of the last answers, times three, within bounds."""
+
+    @given(_answers)
+    def test_it_is_what_a_plain_computation_gives(self, steps: list[tuple[float, float]]) -> None:
+        """Over the last 100 answers of 5 minutes, whatever their order."""
+        times, now, kept = AnswerTimes(), 0.0, []
+        for pause, seconds in steps:
+            now += pause
+            times.add(seconds, now)
+            kept.append((now, seconds))
+            recent = sorted(s for at, s in kept[-ANSWERS:] if at >= now - RECENT)
+            if len(recent) < ENOUGH:
+                expected = HEDGE_MOST
+            else:
+                high = recent[math.ceil(0.95 * len(recent)) - 1]
+                expected = min(HEDGE_MOST, max(HEDGE_LEAST, 3 * high))
+            assert times.hedge_delay(now) == expected
+
+    @given(_answers, st.floats(min_value=0.0, max_value=1000.0))
+    def test_it_stays_within_its_bounds(
+        self, steps: list[tuple[float, float]], later: float
+    ) -> None:
+        """From 50 ms to 1 s, at any time."""
+        times, now = AnswerTimes(), 0.0
+        for pause, seconds in steps:
+            now += pause
+            times.add(seconds, now)
+        assert HEDGE_LEAST <= times.hedge_delay(now + later) <= HEDGE_MOST
+
+    def test_a_second_until_twenty_answers_are_known(self) -> None:
+        """And again once they are older than five minutes."""
+        times = AnswerTimes()
+        for _ in range(ENOUGH - 1):
+            times.add(0.02, 0.0)
+        assert times.hedge_delay(0.0) == 1.0
+        times.add(0.02, 0.0)
+        assert times.hedge_delay(0.0) == pytest.approx(0.06)
+        assert times.hedge_delay(RECENT) == pytest.approx(0.06)
+        assert times.hedge_delay(RECENT + 1) == 1.0
+
+
+@given(st.lists(st.tuples(st.floats(min_value=0, max_value=1000), _seconds), max_size=10))
+def test_the_race_delay_follows_the_longest_recent_dial(dials: list[tuple[float, float]]) -> None:
+    """From 50 to 250 ms; 250 ms where no dial is known."""
+    recent = [seconds for at, seconds in dials if at >= 1000.0 - RECENT]
+    delay = race_delay(dials, 1000.0)
+    assert RACE_LEAST <= delay <= RACE_MOST
+    if not recent:
+        assert delay == RACE_MOST
+    else:
+        assert delay == min(RACE_MOST, max(RACE_LEAST, 3 * max(recent)))
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/", "GET /"),
+        ("/users", "GET /users"),
+        ("/users/17/orders", "GET /users"),
+        ("/api/v1/users/17", "GET /api/v1/users"),
+        ("/a/b/c/d?x=1", "GET /a/b/c"),
+        ("/users?page=3", "GET /users"),
+    ],
+)
+def test_a_route_is_the_path_without_identifiers(path: str, route: str) -> None:
+    """So that each user's page is no route of its own."""
+    assert route_of("GET", path) == route
+
+
+class TestSlowRoutes:
+    """Routes that are always slow do not hedge for ever."""
+
+    def test_two_late_answers_make_a_slow_route(self) -> None:
+        """And answers in time make it a quick one again."""
+        routes = SlowRoutes()
+        late = 0
+        while not routes.is_slow("GET /report"):
+            routes.record("GET /report", late=True)
+            late += 1
+        assert late == 2
+        assert not routes.is_slow("GET /users")
+        for _ in range(3):
+            routes.record("GET /report", late=False)
+        assert not routes.is_slow("GET /report")
+
+    @given(st.lists(st.tuples(st.integers(0, 2 * ROUTES), st.booleans()), max_size=1000))
+    def test_their_number_is_bounded(self, answers: list[tuple[int, bool]]) -> None:
+        """However many routes an application has."""
+        routes = SlowRoutes()
+        for number, late in answers:
+            routes.record(f"GET /{number}", late=late)
+            assert len(routes._shares) <= ROUTES
+
+
+class Steady(NamedTuple):
+    """What became of simulated requests."""
+
+    hedges: int
+    requests: int
+    switches: int
+
+
+def _steady(seconds_of: Callable[[random.Random, str], float], requests: int) -> Steady:
+    """Send GETs one after the other through the real session, in simulated time."""
+    chance, now, hedges = random.Random(5), 0.0, 0
+    state = ClientState(Policy(), lambda _: None)
+    state.clock = lambda: now
+    with state:
+        for name in ("a", "b"):
+            state.api.put(Endpoint(f"https://{name}.example", ord(name)), now)
+    for number in range(requests):
+        path = "/report" if number % 25 == 0 else f"/users/{number}"  # 4 % are for the report
+        session = state.call(GET, None, route_of("GET", path))
+        attempt = session.step
+        assert isinstance(attempt, Attempt)
+        member, seconds = attempt.member, seconds_of(chance, path)
+        outcome = Outcome(member, now + seconds, now, status=200, first_byte=seconds)
+        late_at = now + attempt.hedge_after
+        if seconds > attempt.hedge_after and (rival := session.hedge_candidate(late_at)):
+            hedges += 1
+            other = seconds_of(chance, path)
+            if late_at + other < outcome.now:
+                outcome = Outcome(rival, late_at + other, late_at, status=200, first_byte=other)
+                with state:
+                    if state.api.overtaken(member, attempt.hedge_after, late_at):
+                        outcome.losers = ((member, Fault.STALLED),)
+        now = outcome.now
+        session.record(outcome)
+        with state:
+            for due in state.api.take_due(now):
+                state.api.probed(due, None, 0.02, now, 1e9 + now)
+        now += 0.01
+    return Steady(hedges, requests, state.switches[Kind.API])
+
+
+def _log_normal(chance: random.Random) -> float:
+    """An API's time to first byte: 20 ms in the middle, 300 ms at the 99th percentile."""
+    return 0.02 * math.exp(math.log(15) / 2.326 * chance.gauss(0, 1))
+
+
+def test_a_log_normal_api_sees_few_hedges() -> None:
+    """At most 2 %, and the client stays where it is."""
+    seen = _steady(lambda chance, path: _log_normal(chance), 10_000)
+    assert 0 < seen.hedges <= 0.02 * seen.requests
+    assert seen.switches <= 4
+
+
+def test_a_route_that_is_always_slow_sees_few_hedges() -> None:
+    """At most 2 %, where 4 % of the GETs take three seconds."""
+    seen = _steady(lambda chance, path: 3.0 if path == "/report" else _log_normal(chance), 10_000)
+    assert 0 < seen.hedges <= 0.02 * seen.requests
+
+
+def test_an_overload_sees_few_hedges() -> None:
+    """At most 5 %, where all endpoints become slow."""
+    numbers = itertools.count()
+    seen = _steady(
+        lambda chance, path: (3.0 if next(numbers) > 100 else 1.0) * _log_normal(chance) * 10,
+        5_000,
+    )
+    assert seen.hedges <= 0.05 * seen.requests
+
+
+@given(st.lists(st.sampled_from(["hedge", "attempt", "success"]), max_size=500))
+def test_the_budget_bounds_hedges_and_attempts_together(steps: list[str]) -> None:
+    """Of 500 tokens a hedge costs 20, a further attempt 5; a success returns 1."""
+    budget, hedges, attempts = Budget(Policy()), 0, 0
+    for step in steps:
+        if step == "hedge":
+            hedges += budget.spend_on_hedge()
+        elif step == "attempt":
+            attempts += budget.spend()
+        else:
+            budget.refund()
+    assert 0 <= budget.tokens <= 500
+    assert 20 * hedges + 5 * attempts <= 500 + steps.count("success")
+
+
+# -- over real sockets
+
+
+def _warm(driver: Driver, *servers: Backend) -> None:
+    for server in servers:
+        server.behave(delay=0.02)
+    for _ in range(25):
+        assert driver.who() == "primary"
+
+
+@pytest.mark.alone
+def test_a_frozen_primary_costs_the_first_request_little(fleet: Fleet, kind: str) -> None:
+    """At most 250 ms after 20 answers in 20 ms each; it is left after the second request."""
+    primary, backup = fleet.pair()
+    with Driver(kind, [primary.url, backup.url], trust_env=False) as driver:
+        _warm(driver, primary, backup)
+        primary.freeze()
+        with timed() as first:
+            assert driver.who() == "backup"
+        assert first.seconds <= 0.25
+        assert driver.who() == "backup"
+        assert driver.state(primary.url) == "suspect"
+
+
+@pytest.mark.alone
+def test_a_swallowed_primary_costs_the_first_request_little(fleet: Fleet, kind: str) -> None:
+    """At most 120 ms, where the primary's address takes no connection any more."""
+    primary, backup = fleet.pair()
+    with Driver(kind, [primary.url, backup.url], trust_env=False) as driver:
+        _warm(driver, primary)
+        primary.kill()
+        with black_hole(primary.port):
+            with timed() as first:
+                assert driver.who() == "backup"
+            assert first.seconds <= 0.12
+
+
+def test_a_delay_is_a_number_or_auto() -> None:
+    """The message says so."""
+    assert Policy(hedge_delay=0.5, race_delay=0.0).queue_delay == 0.5
+    with pytest.raises(TypeError, match="hedge_delay must be a number or 'auto', not 'soon'"):
+        Policy(hedge_delay="soon")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="body_pause must be a number, not 'auto'"):
+        Policy(body_pause="auto")  # type: ignore[arg-type]
