@@ -5,6 +5,7 @@ from itertools import pairwise
 import click
 
 from ..model.codec import Difference, rfc3339
+from ..model.endpoint import Kind
 from ..server.settings import Settings
 from ..server.state.last_good import LastGood
 from .env_file import env_file_option
@@ -95,6 +96,6 @@ def _row(text: LastGood, change: Difference | None) -> dict[str, object]:
         "trigger": text.trigger,
         "etag": record.release.etag,
         "bytes": len(text.data),
-        "counts": {"api": record.api, "socketio": record.socketio},
+        "counts": {Kind.API: record.api, Kind.SOCKETIO: record.socketio},
         "change": change._asdict() if change else None,
     }

@@ -1,6 +1,7 @@
-"""What every caller of the network shares: client, health checks, commands and the monitor.
+"""HTTP, DNS and TLS for all parts: the client, health checks, commands, etcd and the webhook.
 
-Read ``http`` first (pauses between attempts, and where tokens may be sent; pure), then
-``resolver`` (DNS look-ups with a deadline), ``tls`` (contexts), ``connect`` (Happy Eyeballs over
-the addresses of a host) and ``faults`` (what an exception says about an endpoint; pure).
+Read ``http`` first (one bounded request, pauses between attempts, and the URLs to which a token
+may be sent), then ``connection`` (the sockets under it), ``connect`` (Happy Eyeballs over the
+addresses of a host), ``resolver`` (DNS look-ups with a deadline), ``tls`` (contexts) and ``faults``
+(which fault an exception means; pure).
 """

@@ -1,8 +1,8 @@
-"""Whose fault a failure is: exceptions of sockets, TLS and HTTP, put into a few words. Pure.
+"""Classify exceptions of sockets, TLS and HTTP by fault, and describe them in a few words. Pure.
 
-Only the kinds in ``COUNTED`` speak against an endpoint. What we did ourselves (a full
-connection pool, a cancelled request) and a proxy that cannot be reached speak against nobody,
-and what looks like a machine without a network is judged by the pool, which sees all hosts.
+Only the faults in ``COUNTED`` count against an endpoint. A full connection pool, a cancelled
+request and an unreachable proxy are no faults of the endpoint. Whether this machine has lost its
+network is judged by the pool, which sees all hosts.
 """
 
 import errno
@@ -13,7 +13,7 @@ from enum import StrEnum
 
 
 class Fault(StrEnum):
-    """What went wrong, in one word."""
+    """The kind of a failure, in one word."""
 
     REFUSED = "refused"
     CONNECT_TIMEOUT = "connect-timeout"
@@ -32,7 +32,7 @@ class Fault(StrEnum):
     OURS = "ours"
 
 
-#: Speaks against the endpoint.
+#: Faults that count against the endpoint.
 COUNTED = frozenset(
     {
         Fault.REFUSED,
@@ -45,11 +45,11 @@ COUNTED = frozenset(
         Fault.BAD_STATUS,
     }
 )
-#: May mean that this machine has no network.
+#: Faults that may mean that this machine has no network.
 NETWORK = frozenset({Fault.UNREACHABLE, Fault.RESOLVER})
 
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
-#: This process or machine has no more to give: another endpoint would fare no better.
+#: This process or machine lacks resources, so that another endpoint would fail too.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 #: CPython has no exception of its own for a thread that cannot be started: out of threads or
 #: memory, or, from 3.12 on, after the main thread has ended.
@@ -114,7 +114,7 @@ def lacks_resources(error: BaseException) -> bool:
     """Whether this process or machine has run out of descriptors, memory or threads.
 
     Args:
-        error: What was raised; its causes are looked at too.
+        error: The exception; its causes are looked at too.
     """
     return any(
         isinstance(cause, MemoryError)
@@ -125,12 +125,12 @@ def lacks_resources(error: BaseException) -> bool:
 
 
 def fault_of(error: BaseException, *, connecting: bool) -> Fault:
-    """Say what an exception means.
+    """Return the fault that an exception means.
 
     Args:
-        error: What was raised; its causes are looked at too, since HTTP libraries wrap
-            the socket's own exceptions.
-        connecting: Whether it came before a connection stood.
+        error: The exception; its causes are looked at too, since HTTP libraries wrap the
+            exceptions of sockets.
+        connecting: Whether it was raised before a connection was established.
     """
     vague = False
     for cause in _chain(error):
@@ -142,12 +142,12 @@ def fault_of(error: BaseException, *, connecting: bool) -> Fault:
             return fault
         vague = vague or not names.isdisjoint(_VAGUE)
     if not vague:
-        return Fault.OURS  # a cancellation, a misuse, a body that cannot be read
+        return Fault.OURS  # for example a cancellation, or a body that cannot be read
     return Fault.REFUSED if connecting else Fault.RESET
 
 
 def _refuses_us(error: BaseException) -> bool:
-    """Whether a proxy asks for other credentials, which has nothing to do with the endpoint."""
+    """Whether a proxy demands other credentials, which is no fault of the endpoint."""
     text = str(error)
     return text.startswith(("407", "Requested ", "Invalid username/password"))
 
@@ -155,7 +155,7 @@ def _refuses_us(error: BaseException) -> bool:
 def _of_system(error: BaseException, connecting: bool) -> Fault | None:
     if isinstance(error, ssl.SSLError):
         if not connecting and isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-            return Fault.RESET  # it went away, and TLS tells so in its own words
+            return Fault.RESET  # the server closed the connection, which TLS reports like this
         return Fault.TLS
     if isinstance(error, socket.gaierror):
         return Fault.NO_SUCH_HOST if error.errno in _NO_NAME else Fault.RESOLVER
@@ -170,8 +170,8 @@ def _of_system(error: BaseException, connecting: bool) -> Fault | None:
     return None
 
 
-#: Words of httpcore, httpx and the standard library for trouble on the wire, which say
-#: more only in their causes.
+#: Classes of httpcore, httpx and the standard library for any failure of a connection; the cause
+#: says more, if there is one.
 _VAGUE = frozenset({"NetworkError", "ProxyError", "OSError"})
 
 

@@ -16,9 +16,12 @@ import pytest
 from mop_config.cli import run
 from mop_config.server.settings import Settings
 from mop_config.server.state.directory import StateDirectory
+from mop_config.server.state.last_good import LastGood, LastGoodStore
+from mop_config.server.state.release import Release, ReleaseRecord
 from mop_config.server.state.workers import key as key_of
 
 from ..etcds import running_cluster
+from ..integration.test_bind_mount import bound
 from ..integration.test_users import for_everybody
 from ..servers import Server, gunicorn_command, running
 from ..users import ALICE, as_user, needs_root, place_for_all
@@ -364,3 +367,42 @@ def test_releases_that_are_not_there(
         assert capsys.readouterr().err.count("\n") == 1
     state = StateDirectory.of_user(tmp_path / "state")
     assert any(name.startswith(key_of(Settings.from_environ().source)) for name in state.names())
+
+
+def test_a_file_that_is_a_mount_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It cannot be replaced, as in a container; --in-place writes into it."""
+    file, host = tmp_path / "endpoints.txt", tmp_path / "host.txt"
+    host.write_text(ONE)
+    keep(file, tmp_path, (TWO, "e1"))
+    with bound(host, file):
+        assert run(["rollback", "1001"]) == 1
+        assert "it is mounted by itself; use --in-place" in capsys.readouterr().err
+        assert host.read_text() == ONE
+        assert run(["rollback", "1001", "--in-place"]) == 0
+        assert host.read_text() == TWO
+
+
+def keep(file: Path, folder: Path, *texts: tuple[str, str]) -> None:
+    """Keep texts with ETags of the test's own; their versions are 1001, 1002 and so on."""
+    directory = StateDirectory.of_user(folder / "state")
+    directory.make()
+    store = LastGoodStore(directory, key_of(str(file)))
+    for number, (content, etag) in enumerate(texts, start=1001):
+        record = ReleaseRecord(Release(etag, 1.0, 1, number), 1, 1)
+        store.remember(LastGood(content.encode(), record, float(number), "watch"))
+
+
+def test_the_beginning_of_an_etag(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It must mean one list; of the texts that give this list, the newest is taken."""
+    keep(file, tmp_path, (ONE, "abcd00"), (TWO, "abcd11"), (f"# new\n{ONE}", "abcd00"))
+    assert run(["rollback", "abcd"]) == 1
+    assert "abcd may mean abcd00 or abcd11: name more" in capsys.readouterr().err
+    assert called(capsys, "rollback", "abcd0")["release"] == 1003
+    assert file.read_text() == f"# new\n{ONE}"
+    assert called(capsys, "rollback", "1001")["result"] == "written"
+    assert file.read_text() == ONE
+    assert called(capsys, "rollback", "1001")["result"] == "unchanged"

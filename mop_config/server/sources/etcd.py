@@ -87,7 +87,7 @@ class Etcd:
             kept, cluster = answer.get("kvs"), str(answer["header"].get("cluster_id", ""))
             return self.found(kept[0])._replace(cluster=cluster) if kept else None
         except (ValueError, TypeError, LookupError, AttributeError):
-            raise SourceError(Code.UNREACHABLE, f"{self}: that is no response of etcd's") from None
+            raise SourceError(Code.UNREACHABLE, f"{self}: the response is not etcd's") from None
 
     def found(self, kept: Message) -> Found:
         """Read the value of a key from a response.
@@ -185,7 +185,7 @@ class Etcd:
             answer = member.post("/auth/authenticate", credentials, OVERHEAD, READ_TIMEOUT)
         except RefusedError as error:
             if "authentication is not enabled" in error.message:
-                return ""  # everybody may read then
+                return ""  # etcd requires no login then
             raise RefusedError(
                 Code.UNREADABLE,
                 f"{self}: etcd refuses the login of {self._settings.user!r}"

@@ -1,4 +1,4 @@
-"""The JSON gateway of one etcd member: a request, or a watch, and what a response means."""
+"""Requests to the JSON gateway of one etcd member, and its watches."""
 
 import json
 import math
@@ -94,7 +94,7 @@ class Gateway:
         member: Host and port of the member.
         settings: The login and the certificates.
         resolver: Looks hosts up.
-        token: What the login returned; empty for none.
+        token: The token of the login; empty without a login.
 
     Raises:
         DownError: If a certificate cannot be read: it may be replaced just now.
@@ -172,7 +172,7 @@ def _error(status: int, body: bytes) -> Exception:
         answer = parse(body)
         said = str(answer.get("message") or answer["error"])
     except (DownError, KeyError):
-        return DownError(f"answers {status}, and not as etcd's gateway does")
+        return DownError(f"answers {status}, which is no response of etcd's gateway")
     said = blanked(said)[:200]
     if any(sign in said for sign in _STALE_TOKEN):
         return StaleTokenError()
@@ -193,7 +193,7 @@ def parse(body: bytes) -> Message:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise DownError("answers no JSON of etcd's")
+        raise DownError("its response is no JSON object")
     return value
 
 
