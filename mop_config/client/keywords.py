@@ -1,4 +1,4 @@
-"""The keywords that managers, clients and transports take besides their own, with their types."""
+"""The keyword arguments that managers and clients pass on, with their types."""
 
 import difflib
 import ssl
@@ -11,7 +11,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Several(Protocol[T_co]):
-    """A collection of things, but not one text: ``str`` has another ``__contains__``."""
+    """A collection of values. A type checker refuses ``str``: its ``__contains__`` differs."""
 
     def __contains__(self, value: object, /) -> bool: ...
 
@@ -19,14 +19,14 @@ class Several(Protocol[T_co]):
 
 
 class TransportKeywords(TypedDict, total=False):
-    """How connections are made; each as for ``httpx2.HTTPTransport``.
+    """The options of connections, as for ``httpx2.HTTPTransport``.
 
     Attributes:
         verify: A context that verifies certificates, a file of authorities, or True.
         cert: Client certificate.
-        http1: Whether HTTP/1.1 may be spoken.
-        http2: Whether HTTP/2 may be spoken.
-        limits: Of the connections to each endpoint.
+        http1: Whether HTTP/1.1 is allowed.
+        http2: Whether HTTP/2 is allowed.
+        limits: Limits of the connections to each endpoint.
         proxy: Proxy for every request.
         trust_env: Whether the environment's proxies and authorities count.
         local_address: Address to connect from.
@@ -45,7 +45,7 @@ class TransportKeywords(TypedDict, total=False):
 
 
 class ClientKeywords(TransportKeywords, total=False):
-    """What a client takes: how connections are made, and the options of ``httpx2.Client``."""
+    """The options of a client: those of connections and those of ``httpx2.Client``."""
 
     auth: Any
     params: Any
@@ -61,7 +61,7 @@ class ClientKeywords(TransportKeywords, total=False):
 
 
 class SocketKeywords(TypedDict, total=False):
-    """What a Socket.io client takes: the options of ``socketio.Client`` that are the caller's."""
+    """The options of a Socket.io client: those of ``socketio.Client``."""
 
     reconnection: bool
     http_session: Any
@@ -81,7 +81,7 @@ class SocketKeywords(TypedDict, total=False):
 
 
 class ConnectKeywords(TypedDict, total=False):
-    """What connecting takes: the arguments of ``socketio.Client.connect`` but for the URL."""
+    """The arguments of ``socketio.Client.connect``, without the URL."""
 
     headers: Any
     auth: Any
@@ -92,16 +92,16 @@ class ConnectKeywords(TypedDict, total=False):
 
 
 def check_keywords(callee: str, given: Iterable[str], kind: Any, own: Iterable[str] = ()) -> None:
-    """Refuse a keyword that nothing takes.
+    """Refuse an unknown keyword argument.
 
     Args:
-        callee: What was called, for the message.
+        callee: The name of the called function, for the message.
         given: The keywords.
-        kind: The TypedDict that names those that are taken.
-        own: Parameters of the callee itself, for a suggestion.
+        kind: The TypedDict of the known keywords.
+        own: The parameters of the function itself, for a suggestion.
 
     Raises:
-        TypeError: Naming the keyword, and the nearest that there is.
+        TypeError: Naming the keyword and the nearest known one.
     """
     known = list(kind.__annotations__)
     for name in given:

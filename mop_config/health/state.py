@@ -1,8 +1,8 @@
-"""One endpoint's health as a state machine, and whose fault an outcome is. Pure.
+"""The health of one endpoint as a state machine. Pure.
 
-Times are monotonic seconds and randomness is a number from 0 to 1, both handed in by the
-caller, so that a simulation can run years in seconds. The figures are the guide's: three
-failures in a row make an endpoint unhealthy, a look every five minutes.
+The caller passes the time, in monotonic seconds, and random numbers from 0 to 1, so that a
+simulation can run years in seconds. The figures are the guide's: three failures in a row make an
+endpoint unhealthy, and it is checked every five minutes.
 """
 
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from ..net.http import backoff
 
 
 class HealthState(StrEnum):
-    """What is known of an endpoint.
+    """The state of an endpoint.
 
-    ``unknown`` and ``healthy`` are used alike. ``suspect`` has failed, and ranks behind
-    those until a probe clears it. ``unhealthy`` has failed three times in a row; it is
-    ``recovering`` from the first good probe to the second.
+    ``unknown`` and ``healthy`` endpoints are used alike. A ``suspect`` endpoint has failed, and
+    ranks behind them until a health check succeeds. An ``unhealthy`` endpoint has failed three
+    times in a row; it is ``recovering`` from the first good check to the second.
     """
 
     UNKNOWN = "unknown"
@@ -28,7 +28,7 @@ class HealthState(StrEnum):
 
     @property
     def usable(self) -> bool:
-        """Whether requests go there while nobody better is left."""
+        """Whether requests go to the endpoint if no better one is left."""
         return self in _USABLE
 
 
@@ -36,20 +36,19 @@ _USABLE = frozenset({HealthState.UNKNOWN, HealthState.HEALTHY, HealthState.SUSPE
 
 
 class Evidence(StrEnum):
-    """What an outcome says of the endpoint that it happened at."""
+    """The kinds of outcomes that change the state of an endpoint."""
 
     GOOD_PROBE = "good-probe"
     BAD_PROBE = "bad-probe"
     GOOD_REQUEST = "good-request"
     BAD_REQUEST = "bad-request"
-    #: Another endpoint was faster by far: a reason to look again, not a failure.
+    #: Another endpoint was much faster: a reason for a health check, not a failure.
     STALL = "stall"
 
 
 _BAD = frozenset({Evidence.BAD_PROBE, Evidence.BAD_REQUEST})
 
-#: Every legal transition. Where two states stand, the first one is for evidence that has
-#: not come often enough in a row for the second.
+#: Every legal transition. Of two states, the second one needs the evidence several times in a row.
 TRANSITIONS: dict[tuple[HealthState, Evidence], tuple[HealthState, ...]] = {
     (HealthState.UNKNOWN, Evidence.GOOD_PROBE): (HealthState.HEALTHY,),
     (HealthState.UNKNOWN, Evidence.BAD_PROBE): (HealthState.SUSPECT, HealthState.UNHEALTHY),
@@ -80,7 +79,7 @@ TRANSITIONS: dict[tuple[HealthState, Evidence], tuple[HealthState, ...]] = {
 
 
 class Transition(NamedTuple):
-    """What a piece of evidence changed: the state before, and after."""
+    """The state before and after a piece of evidence."""
 
     before: HealthState
     after: HealthState
@@ -106,7 +105,7 @@ class HealthRules:
         interval: Seconds between two probes while all is well.
         jitter: Share of the interval by which it varies either way.
         first_backoff: Seconds from a failed probe to the next.
-        max_backoff: What that grows to, doubling.
+        max_backoff: The longest of these pauses, which double.
         smoothing: Weight of the newest response time in the average.
     """
 
@@ -119,24 +118,24 @@ class HealthRules:
     smoothing: float = 0.2
 
     def regular_delay(self, chance: float) -> float:
-        """Seconds until the next regular probe; ``chance`` is a random number from 0 to 1."""
+        """Return the seconds until the next regular probe, varied by ``chance`` from 0 to 1."""
         return self.interval * (1 + self.jitter * (2 * chance - 1))
 
     def backoff(self, failures: int) -> float:
-        """Seconds until the next probe after so many failed ones in a row."""
+        """Return the seconds until the next probe after failed ones in a row."""
         return backoff(failures, self.first_backoff, self.max_backoff)
 
 
 class Health:
-    """What is known of one endpoint, and when to look at it again.
+    """The health of one endpoint, and the time of its next probe.
 
     Attributes:
         state: See ``HealthState``.
         failures: Failures in a row.
         since: When the state was entered.
-        last_good: When it last did what it should, or None.
-        response_time: Smoothed seconds that a good probe took, or None.
-        next_probe: When to look at it again.
+        last_good: When a request or a probe succeeded last, or None.
+        response_time: Smoothed duration of good probes in seconds, or None.
+        next_probe: When the next probe is due.
     """
 
     __slots__ = (
@@ -166,21 +165,22 @@ class Health:
 
     @property
     def usable(self) -> bool:
-        """Whether requests go there while nobody better is left."""
+        """Whether requests go to the endpoint if no better one is left."""
         return self.state in _USABLE
 
     @property
     def is_steady(self) -> bool:
-        """Whether one more good request would change nothing but ``last_good``."""
+        """Whether a further good request changes ``last_good`` only."""
         return self.state is HealthState.HEALTHY and not self.failures and not self._postponed
 
     def record(self, evidence: Evidence, now: float, chance: float = 0.5) -> Transition:
-        """Take a piece of evidence in.
+        """Record a piece of evidence.
 
         Args:
-            evidence: What was seen.
+            evidence: The outcome of a request or of a probe.
             now: Monotonic seconds.
-            chance: A random number from 0 to 1, so that a fleet does not look in step.
+            chance: A random number from 0 to 1, which varies the time of the next probe: the
+                clients of a fleet must not probe in step.
         """
         self._count(evidence, now)
         before, after = self.state, self._next(evidence)
@@ -222,20 +222,20 @@ class Health:
             before in {HealthState.UNKNOWN, HealthState.HEALTHY}
             and evidence is not Evidence.BAD_PROBE
         ):
-            self.next_probe = now  # the first sign of trouble: look at once
+            self.next_probe = now  # the first sign of trouble: probe at once
         elif evidence is Evidence.GOOD_PROBE:
             self.next_probe = now + rules.first_backoff
         elif evidence is Evidence.BAD_PROBE:
-            # Up to a tenth less, so that clients that failed together part.
+            # Up to a tenth less, so that clients that failed together do not stay in step.
             self.next_probe = now + rules.backoff(self._probe_failures) * (1 - 0.1 * chance)
 
     def postpone(self, now: float, chance: float) -> None:
-        """Look again soon, without holding anything against the endpoint."""
+        """Schedule another probe soon, without counting a failure."""
         self._postponed += 1
         self.next_probe = now + self._rules.backoff(self._postponed) * (1 - 0.1 * chance)
 
     def measured(self, seconds: float) -> None:
-        """Take the duration of a good probe into the average."""
+        """Add the duration of a good probe to the average."""
         if self.response_time is None:
             self.response_time = seconds
         else:

@@ -1,4 +1,4 @@
-"""Built-in endpoints: the forms in which an application may hand them over. Pure."""
+"""Built-in endpoints: reads the forms in which an application may give them. Pure."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +8,7 @@ from ...model.endpoint import Endpoint, EndpointConfig
 from ..keywords import Several
 from .normalize import canonical
 
-#: What a built-in list may be made of.
+#: The types of a built-in list.
 Bootstrap = EndpointConfig | Several[str | Endpoint | tuple[str, int]]
 
 
@@ -17,7 +17,7 @@ def config_of(api: Bootstrap, sockets: Bootstrap) -> EndpointConfig:
 
     Raises:
         AddressError: If a URL or a priority cannot be used.
-        TypeError: If it is none of the forms.
+        TypeError: If an argument has another type.
     """
     if isinstance(api, EndpointConfig):
         config = api
@@ -58,20 +58,20 @@ _HTTP_ONLY = "an API endpoint needs an http or https URL"
 
 
 def is_http(endpoint: Endpoint) -> bool:
-    """Whether an endpoint may be one of an API."""
+    """Whether an endpoint may be an API endpoint: its scheme is http or https."""
     return endpoint.url.startswith(("http://", "https://"))
 
 
 def check_api(endpoint: Endpoint, where: str | None = None) -> None:
-    """Hold an API endpoint to its schemes.
+    """Check that the scheme of an API endpoint is http or https.
 
     Args:
-        endpoint: What to look at.
-        where: The member of a document that it came from, or None.
+        endpoint: The endpoint.
+        where: The member of the document that it came from, or None.
 
     Raises:
-        AddressError: If it is no http or https URL.
-        PayloadError: The same, where it came from a document.
+        AddressError: If the scheme is another one.
+        PayloadError: The same, if the endpoint came from a document.
     """
     if is_http(endpoint):
         return

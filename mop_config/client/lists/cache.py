@@ -46,8 +46,8 @@ class ListSource(NamedTuple):
     Attributes:
         origin: ``cache``, ``seed``, ``remote``, ``qr``, ``manual`` or ``none``.
         url: The server that gave it, or None.
-        age: Seconds since it was learnt, or None for a built-in list.
-        stale: Whether it was signed for a time that is over, and no source has a newer one.
+        age: Seconds since the list arrived, or None for a built-in list.
+        stale: Whether the list has expired, and no source has a newer one.
     """
 
     origin: str
@@ -61,18 +61,18 @@ class ListCache:
 
     Args:
         path: The file, or None.
-        trust: What its list must stand up to, or None where it need not be signed.
+        trust: Verifies the list of the file, or None if lists need not be signed.
 
     Attributes:
         path: The file, or None.
         room_id: The room that came with the last QR code that named one, or None.
-        etags: The tags of remote lists that are the same as ours, by URL.
-        refusal: Why the file's list was not taken, where it is not to be trusted; else None.
+        etags: The ETags of remote lists that are the same as the list in use, by URL.
+        refusal: Why the list of the file is not trusted, or None.
     """
 
     def __init__(self, path: Path | None, trust: Trust | None = None) -> None:
         self.path = path
-        # Beside the list, so that a list that is lost, or put back, does not take it along.
+        # A file of its own, so that the mark outlasts a cache file that is lost or put back.
         self._mark_path = None if path is None else path.with_name(f"{path.name}.mark")
         self._trust = trust
         self._mark_warned = False
@@ -108,7 +108,7 @@ class ListCache:
         return config
 
     def _read_mark(self) -> HighWaterMark | None:
-        """Read the mark as it is now: other processes may keep their lists in the same file."""
+        """Read the mark from its file: other processes may have raised it."""
         if self._mark_path is None:
             return None
         try:
@@ -122,7 +122,7 @@ class ListCache:
     def _verified(
         self, trust: Trust, cached: CachedList, mark: HighWaterMark | None
     ) -> EndpointConfig:
-        """Return the signed endpoints of a cached list; none, if the list is not trusted."""
+        """Return the signed endpoints of a cached list; an empty list if it is not trusted."""
         try:
             if cached.jws is None:
                 raise SignatureError("not-signed", "it is not a signed list")
@@ -149,13 +149,13 @@ class ListCache:
         self._unsaved = True
 
     def reset_after_fork(self) -> None:
-        """Start anew in a child process: the parent may have been in the midst of saving."""
+        """Replace the locks in a child process: another thread may have held the parent's."""
         self._save_lock = threading.Lock()
         if self._trust is not None:
             self._trust.reset_after_fork()
 
     def save(self, config: Callable[[], EndpointConfig]) -> None:
-        """Write the list to the file, if the list is newer."""
+        """Write the list to the file, if the list has changed since it was written."""
         if not self._unsaved:
             return
         with self._save_lock:
@@ -182,17 +182,17 @@ class ListCache:
             except BlockingIOError:
                 self._unsaved = True
             except OSError as error:
-                self._unsaved = True  # the reason may pass: a full disk, or no descriptors
+                self._unsaved = True  # the next turn tries again: a disk is not full for ever
                 if not self._save_failed:
                     logger.warning("the endpoint list cannot be kept in %s: %s", self.path, error)
                 self._save_failed = True
 
     def _save_signed(self, path: Path, mark_path: Path, trust: Trust, kept: CachedList) -> None:
-        """Write what is signed, and then the mark: the list must not be older than that."""
+        """Write the signed list before the mark, so that the list is not older than the mark."""
         there, mark = self._read_mark(), trust.mark
         counting = trust.counting(there)
         if counting is not None and mark is not None and counting.ver > mark.ver:
-            return  # another process has taken a newer one
+            return  # another process has accepted a newer list
         trust.remember(there)  # the lower marks of other keys
         mark = trust.mark
         if trust.current is None:

@@ -1,7 +1,7 @@
-"""The list on disk, so that an app starts with what it learnt last time.
+"""The cache file: the endpoint list on disk, from which an application starts again.
 
-One JSON file, readable by its owner only, replaced in one step. It never holds a token. A
-torn or foreign file is ignored with a warning: the built-in list is there for that.
+It is one JSON file, readable by its owner only and replaced atomically. It never holds a token.
+A damaged or foreign file is ignored with a warning, and the built-in list is used.
 """
 
 import json
@@ -26,18 +26,18 @@ _END_OF_TIME = 253402300800  # the first second that ``datetime`` cannot hold
 
 
 class CachedList(NamedTuple):
-    """What is kept of a list.
+    """The contents of the cache file.
 
     Attributes:
         config: The endpoints.
-        origin: How it was learnt: ``remote``, ``qr`` or ``manual``.
-        url: Where it came from, or None.
-        saved_at: POSIX time at which it was learnt.
-        room_id: The room that came with it, or None.
-        etags: The tags of remote lists, by URL.
-        jws: The signed list as it came, where lists have to be signed; else None.
-        beside: Older ones that it was added to, likewise.
-        mark: The newest signed list that was ever taken, or None.
+        origin: The origin of the list: ``remote``, ``qr`` or ``manual``.
+        url: The source of the list, or None.
+        saved_at: POSIX time at which the list arrived.
+        room_id: The room that came with the list, or None.
+        etags: The ETags of remote lists, by URL.
+        jws: The JWS of the list, if lists have to be signed; else None.
+        mark: The mark of the newest signed list that was ever accepted, or None.
+        beside: The JWS of each older list that the list was added to.
     """
 
     config: EndpointConfig
@@ -52,7 +52,7 @@ class CachedList(NamedTuple):
 
 
 def load(path: Path) -> CachedList | None:
-    """Read the list; None where there is none that can be used."""
+    """Read the cache file; return None if it is missing, or cannot be used."""
     try:
         document = json.loads(_bytes(path, _MAX_BYTES))
         if not isinstance(document, dict) or "format" not in document:
@@ -78,7 +78,7 @@ def load(path: Path) -> CachedList | None:
 
 
 def _bytes(path: Path, limit: int) -> bytes:
-    """Read a file, opened so that a FIFO cannot hang us, and bounded."""
+    """Read a regular file of bounded size; opening a FIFO does not block."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     with open(os.open(path, flags), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -128,11 +128,11 @@ def _maybe_mark(value: Any) -> HighWaterMark | None:
 
 
 def load_mark(path: Path) -> HighWaterMark | None:
-    """Read the mark that stands in a file of its own; None where there is none.
+    """Read the mark from the file beside the cache file; return None if that is missing.
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it holds none.
+        ValueError: If the file holds no mark.
     """
     try:
         return _maybe_mark(json.loads(_bytes(path, _MAX_MARK_BYTES)))
@@ -143,10 +143,10 @@ def load_mark(path: Path) -> HighWaterMark | None:
 
 
 def save_mark(path: Path, mark: HighWaterMark) -> None:
-    """Write the mark; the caller has checked that the file holds no higher mark.
+    """Write the mark. The caller has checked that the file holds no higher mark.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_atomically(path, json.dumps(_mark(mark)).encode(), sync=True)
@@ -158,10 +158,10 @@ def _mark(mark: HighWaterMark) -> dict[str, Any]:
 
 
 def save(path: Path, cached: CachedList) -> None:
-    """Write the list so that a crash leaves the old one or the new one.
+    """Write the cache file atomically: a crash leaves the old file or the new file.
 
     Raises:
-        OSError: If it cannot be written; the file that was there stays.
+        OSError: If the file cannot be written; the old file stays.
     """
     document = {
         "format": _FORMAT,

@@ -7,10 +7,10 @@ from typing import Any
 
 from ...errors import UpdateFailed
 
-#: A token, or a function that gives it when it is needed; None while nobody is logged in.
+#: A token, or a function that returns the current token; None while no user is logged in.
 Token = str | Callable[[], str | None] | None
 
-# Anything else cannot stand in a header, and would end up in an error message on its way.
+# httpx2 would show any other character of a header in its error message.
 _FORM = re.compile(r"[!-~]+")
 
 
@@ -19,7 +19,7 @@ def checked_token(token: Any) -> Token:
 
     Raises:
         TypeError: If it is neither a text, nor a plain function, nor None.
-        ValueError: If it is a text that cannot be a token; the message never shows it.
+        ValueError: If it is a text that cannot be a token; the message never shows the text.
     """
     called = getattr(token, "__call__", None)  # noqa: B004 - an object may have an async one
     if inspect.iscoroutinefunction(token) or inspect.iscoroutinefunction(called):
@@ -39,10 +39,10 @@ def checked_token(token: Any) -> Token:
 
 
 def current_token(token: Any) -> str | None:
-    """Return the current token, valid for a header; None while there is none.
+    """Return the current token, which is valid in a header; None while there is no token.
 
     Raises:
-        UpdateFailed: If it cannot be used; the message never shows it.
+        UpdateFailed: If the token cannot be used; the message never shows the token.
     """
     found = token() if callable(token) else token
     if found is None:

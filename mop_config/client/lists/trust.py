@@ -1,4 +1,4 @@
-"""Trusted keys, and the high-water mark that refuses older signed lists."""
+"""``Trust``: trusted keys, and the high-water mark that refuses older signed lists."""
 
 import logging
 import re
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 Key = Mapping[str, Any] | str | Path
 
 _MAX_KEY_BYTES = 65536
-#: Lists that the newest one may have been added to: QR codes scanned one after the other.
+#: Limit of the lists beside the newest one: QR codes that were scanned one after the other.
 _MOST_BESIDE = 16
 
 
@@ -51,7 +51,7 @@ def trusted_keys(keys: Several[Key]) -> TrustedKeys:
 
 
 def trust_of(keys: Several[Key] | None, most: int) -> "Trust | None":
-    """Return what verifies lists by these keys; None without keys: lists need not be signed.
+    """Return the ``Trust`` in the keys of a manager; None without keys.
 
     Raises:
         SigningKeyError: If a key cannot be used.
@@ -74,14 +74,14 @@ def _text(key: Key) -> Mapping[str, Any] | str | bytes:
 
 
 class HighWaterMark(NamedTuple):
-    """The newest list that was ever taken: what is older is refused from then on.
+    """The newest list that was ever accepted; every older list is refused from then on.
 
     Attributes:
-        ver: Its version, in milliseconds.
-        digest: Of its contents.
-        beside: Of the contents of older lists that its endpoints were added to.
-        kid: The key that signed it; None where that was not noted.
-        others: The marks of other keys, which are lower: they count once this key is no longer
+        ver: The version of that list, in milliseconds.
+        digest: The hash of its contents.
+        beside: The hashes of the older lists that it was added to.
+        kid: The id of the key that signed it, or None if the mark does not say.
+        others: The lower marks of other keys. They count once the key of this mark is no longer
             trusted.
     """
 
@@ -93,16 +93,17 @@ class HighWaterMark(NamedTuple):
 
 
 class Trust:
-    """What a manager takes for a list, and what it took last; for any number of threads.
+    """Verifies signed lists, and remembers the lists that were accepted. It is thread-safe.
 
     Args:
-        keys: The keys that it trusts; one mark stands for all of them.
-        clock: Gives POSIX seconds.
-        most: How many endpoints a list may have, or None for any number.
+        keys: The trusted keys; one mark stands for all of them.
+        clock: Returns POSIX seconds.
+        most: Limit of the endpoints of a list, or None for no limit.
 
     Attributes:
-        current: The list that was taken last, as it was signed.
-        beside: Older ones that it was added to, and that still count; the oldest first.
+        current: The list that was accepted last.
+        beside: The older lists that it was added to and that have further endpoints, the oldest
+            first.
     """
 
     def __init__(
@@ -120,14 +121,14 @@ class Trust:
         self.beside: tuple[SignedList, ...] = ()
 
     def read(self, text: str | bytes, *, kept: bool = False) -> SignedList:
-        """Read a signed list.
+        """Verify a signed list, and return it.
 
         Args:
             text: The JWS.
-            kept: Whether it was taken before: then it may have expired since.
+            kept: Whether the list was accepted before: then it may have expired since.
 
         Raises:
-            SignatureError: If it must not be taken.
+            SignatureError: If the list must not be accepted.
         """
         signed = self._keys.verify(text, None if kept else self._clock(), self._most)
         with self._lock:
@@ -138,30 +139,30 @@ class Trust:
 
     @property
     def mark(self) -> HighWaterMark | None:
-        """The newest list that was ever taken, of those that a trusted key has signed."""
+        """The mark of the newest accepted list that a trusted key has signed, or None."""
         if not self._marks:
             return None
         top, *others = sorted(self._marks.values(), key=lambda mark: -mark.ver)
         return top._replace(beside=self._named_beside, others=tuple(others))
 
     def counting(self, mark: HighWaterMark | None) -> HighWaterMark | None:
-        """Give the highest mark of a trusted key in a mark that was kept, or None."""
+        """Return the highest mark of a trusted key in a stored mark, or None."""
         found = [each for each in _each(mark) if self._counts(each)]
         return max(found, key=lambda each: each.ver, default=None)
 
     def _counts(self, mark: HighWaterMark) -> bool:
-        # Otherwise a list with a stolen key and a high version would block all others for good.
+        # Otherwise a list with a high version, signed by a stolen key, would block all others.
         return mark.kid is None or mark.kid in self._keys.kids
 
     def take(self, signed: SignedList, *, added: bool = False) -> None:
-        """Note that a list is taken: from now on, nothing older is.
+        """Record that a list is accepted; older lists are refused from now on.
 
         Args:
             signed: The list.
-            added: Whether it is added to what was taken before, and does not replace it.
+            added: Whether its endpoints are added to the lists before, instead of replacing them.
 
         Raises:
-            SignatureError: If a newer one was taken since it was read.
+            SignatureError: If a newer list was accepted since this one was read.
         """
         with self._lock:
             self._check_age(signed)
@@ -175,7 +176,7 @@ class Trust:
                 self.current = signed
 
     def _set_mark(self, signed: SignedList) -> None:
-        """Note the version, but no more than a day ahead of a clock that may be behind."""
+        """Record the version, at most a day ahead of the clock, which may be behind."""
         now, mark = self._clock(), self.mark
         ahead = signed.iat > now + SKEW
         if ahead and not self._warned:
@@ -194,19 +195,18 @@ class Trust:
             self._marks[signed.kid] = HighWaterMark(ver, signed.digest, kid=signed.kid)
 
     def recall(self, text: str, beside: Sequence[str], mark: HighWaterMark | None) -> None:
-        """Take a list that was kept, with those that it was added to.
+        """Accept a stored list again, with the older lists that it was added to.
 
-        Of older lists, only those are taken that the mark names: any other one would be a way
-        back past it.
+        An older list is accepted only if the mark names its hash: otherwise a changed file could
+        bring back a list that had been replaced.
 
         Args:
-            text: The list, as it was signed.
-            beside: Those that it was added to, likewise.
-            mark: The mark that was kept; it may be behind by one list.
+            text: The JWS of the list.
+            beside: The JWS of each older list.
+            mark: The stored mark; it may be behind by one list.
 
         Raises:
-            SignatureError: If the list, or one that it was added to, must not be taken; the
-                others are.
+            SignatureError: If a list must not be accepted. All other lists are accepted.
         """
         signed = self.read(text, kept=True)
         named = () if mark is None else (mark.digest, *mark.beside)
@@ -227,22 +227,22 @@ class Trust:
             raise refusal
 
     def config(self) -> EndpointConfig:
-        """Give all endpoints that are signed; those of newer lists have their priorities."""
+        """Return the endpoints of all accepted lists; a newer list decides about priorities."""
         with self._lock:
             lists = [*self.beside, *([] if self.current is None else [self.current])]
         kinds = [[each.config.kinds()[kind] for each in lists] for kind in Kind]
         return EndpointConfig(*(tuple(_by_url(kind).values()) for kind in kinds))
 
     def share(self, others: Callable[[], HighWaterMark | None]) -> None:
-        """Have what other processes took count as well.
+        """Respect the lists that other processes have accepted.
 
         Args:
-            others: Gives the mark that all of them keep, as it is now; called often.
+            others: Returns the mark in the file that the processes share; called at each check.
         """
         self._others = others
 
     def remember(self, mark: HighWaterMark | None) -> None:
-        """Take in a mark that was kept."""
+        """Add a stored mark to the marks of this object."""
         with self._lock:
             before = self.mark
             for each in filter(self._counts, _each(mark)):
@@ -265,17 +265,17 @@ class Trust:
                 )
 
     def reset_after_fork(self) -> None:
-        """Start anew in a child process: the parent may have held the lock."""
+        """Replace the lock in a child process: another thread may have held the parent's."""
         self._lock = threading.Lock()
 
     @property
     def stale(self) -> bool:
-        """Whether the list that was taken last has expired, and no other has come."""
+        """Whether the list that was accepted last has expired."""
         return self.current is not None and self.current.expired(self._clock())
 
 
 def _each(mark: HighWaterMark | None) -> Iterable[HighWaterMark]:
-    """Give each key's mark by itself."""
+    """Return the marks of all keys, one by one."""
     marks = () if mark is None else (mark, *mark.others)
     return [each._replace(beside=(), others=()) for each in marks]
 
@@ -285,7 +285,7 @@ def _by_url(lists: Iterable[Iterable[Endpoint]]) -> dict[str, Endpoint]:
 
 
 def _still_counting(before: Iterable[SignedList], new: SignedList) -> tuple[SignedList, ...]:
-    """Leave out those lists of which newer ones have every endpoint."""
+    """Return the lists that have an endpoint which no newer list has."""
     covered = [{e.url for e in endpoints} for endpoints in new.config.kinds().values()]
     kept: list[SignedList] = []
     for older in reversed(tuple(before)):
@@ -302,14 +302,14 @@ def read_qr(
     """Read the text of a QR code, signed or not.
 
     Args:
-        text: What was scanned.
-        trust: What it must stand up to, or None where it need not be signed.
-        most: How many endpoints it may have.
-        plain: Whether it need not be, all the same.
+        text: The scanned text.
+        trust: Verifies a signed text, or None if texts need not be signed.
+        most: Limit of the endpoints.
+        plain: Whether an unsigned text is accepted although ``trust`` is given.
 
     Raises:
-        PayloadError: If it can be neither.
-        SignatureError: If it must not be taken.
+        PayloadError: If the text is no list.
+        SignatureError: If the text must not be accepted.
     """
     if not looks_signed(text):
         if trust is not None and not plain:

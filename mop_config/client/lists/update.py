@@ -1,7 +1,7 @@
 """The update of the list: which sources to ask, and whether to accept their lists. Pure.
 
-``update`` is a generator: it yields what to ask (``Fetch``) or to look at (``Check``), is
-sent the answer, and returns the list to apply, or None where nothing has changed.
+``update`` is a generator. It yields an instruction (``Fetch``, ``Check`` or ``Refused``), is sent
+the result, and returns the list to apply, or None if nothing has changed.
 """
 
 import re
@@ -31,7 +31,7 @@ _PLAIN_HTTP_REFUSED = (
     "over plain http anybody on the way could change the list: it is taken from this machine only,"
     " or signed (trusted_keys), or with allow_http_lists=True"
 )
-#: What the address of the same list, signed, has at its end.
+#: Suffix of the URL of a signed list.
 SIGNED_SUFFIX = ".jws"
 
 
@@ -39,12 +39,12 @@ class Fetch(NamedTuple):
     """An instruction to the driver: fetch the list of a source.
 
     Attributes:
-        url: The address of its list.
-        etag: The tag of the list that we have from there, or None.
-        with_token: Whether the token may be sent there.
-        wait: Seconds for which the server may hold an answer that has nothing new.
+        url: The URL of the list.
+        etag: The ETag of the list that the client has from this URL, or None.
+        with_token: Whether the token may be sent to this URL.
+        wait: Seconds for which the server may hold a reply that has nothing new.
         signed: Whether the list has to be signed.
-        https_only: Whether no redirect may lead over plain http to another machine.
+        https_only: Whether redirects over plain http to another machine are refused.
     """
 
     url: str
@@ -64,12 +64,12 @@ class FetchReply(NamedTuple):
     """The reply of a source.
 
     Attributes:
-        status: Its status code, or None where there was no answer.
-        body: The list, unpacked.
-        etag: The list's tag, or None.
-        problem: Why there was no answer, in words.
-        waited: Whether the server knows how to hold an answer (RFC 7240).
-        retry_after: Seconds for which it asks to be left alone.
+        status: The status code, or None without an answer.
+        body: The body, unpacked.
+        etag: The ETag of the list, or None.
+        problem: Why there is no answer, in words.
+        waited: Whether the server knows how to hold a reply (RFC 7240).
+        retry_after: Seconds until the server may be asked again.
     """
 
     status: int | None
@@ -88,7 +88,7 @@ class Check(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A report of an untrusted list; the sent value is ignored."""
+    """A report that a list is not trusted; the result that is sent is ignored."""
 
     error: UpdateUntrusted
 
@@ -98,9 +98,9 @@ class NewList(NamedTuple):
 
     Attributes:
         config: The endpoints.
-        url: Where it came from.
-        etag: Its tag there, or None.
-        signed: The same as it was signed, where it had to be; else None.
+        url: The URL of the list.
+        etag: The ETag of the list, or None.
+        signed: The signed list, if lists have to be signed; else None.
     """
 
     config: EndpointConfig
@@ -118,13 +118,12 @@ class UpdateContext(NamedTuple):
     Attributes:
         sources: URLs to ask, best first.
         healthy: URLs of the healthy endpoints, by kind.
-        etags: The tag of the list that we have, by the URL it came from.
-        force: Whether a list is taken even though nothing in it may work.
-        wait: Seconds for which a server may hold an answer that has nothing new.
-        trust: What a list must stand up to, or None where it need not be signed.
-        max_endpoints: How many endpoints a list may have.
-        allow_http_lists: Whether a list that is not signed is taken over plain http from another
-            machine.
+        etags: The ETag of the list in use, by the URLs that have it.
+        force: Whether a list is accepted even if none of its endpoints may work.
+        wait: Seconds for which a server may hold a reply that has nothing new.
+        trust: Verifies signed lists, or None if lists need not be signed.
+        max_endpoints: Limit of the endpoints of a list.
+        allow_http_lists: Whether an unsigned list is accepted over plain http from another machine.
         allow_http: Whether a list that came over https may name endpoints over plain http.
         configured: Those of ``config_urls``, which may be the URL of a list.
     """
@@ -153,14 +152,17 @@ def sources(
     config_urls: Iterable[str],
     down: Container[str] = frozenset(),
 ) -> tuple[str, ...]:
-    """Order the sources: the best, one configured source, the others, then those that are down.
+    """Return the sources in the order in which to ask them.
+
+    The first is ``fallback``, or else the endpoint in use; then one of ``config_urls``, the other
+    sources, and the sources that are down.
 
     Args:
-        fallback: The source that the caller named, which is the best, or None.
-        current: The endpoint in use, which is the best where no other was named, or None.
+        fallback: The source to ask first, or None.
+        current: The endpoint in use, or None.
         known: All endpoints.
-        config_urls: Sources that were configured.
-        down: Those that are known to be down.
+        config_urls: The configured sources.
+        down: The endpoints that are known to be down.
     """
     configured = tuple(config_urls)
     others = [url for url in (current, *known, *configured) if url]
@@ -233,7 +235,7 @@ def _routes(root: str, path: str) -> list[str]:
 
 
 def update(known: UpdateContext) -> Flow:
-    """Find a list and decide whether to take it.
+    """Find a list, and decide whether to accept it.
 
     Raises:
         UpdateRefused: If the only lists found would leave nothing that works, or
@@ -263,7 +265,7 @@ def update(known: UpdateContext) -> Flow:
 def combined_error(errors: Iterable[UpdateFailed | UpdateRefused]) -> UpdateFailed | UpdateRefused:
     """Combine the errors of all sources into one, the best source's first.
 
-    A refusal counts more than a failure: there was a list.
+    A refusal counts more than a failure, since it says that there was a list.
     """
     failures: list[UpdateFailed] = []
     for error in errors:
@@ -358,7 +360,7 @@ def _accept(
     """Accept a list; check its endpoints first if it would replace every healthy endpoint.
 
     Raises:
-        UpdateRefused: If it must not be applied.
+        UpdateRefused: If the list must not be applied.
     """
     if not found.config:
         raise UpdateRefused(without_query(found.url), "it is empty")

@@ -92,17 +92,17 @@ class EndpointState:
     """The state of an endpoint at one moment.
 
     Attributes:
-        url: Its URL.
-        priority: The lower, the more preferred.
-        is_healthy: Whether requests go there while nobody better is left; an endpoint of
-            which nothing is known counts as healthy.
+        url: The URL.
+        priority: The priority; a lower number is preferred.
+        is_healthy: Whether requests go to the endpoint if no better one is left. An unknown
+            endpoint counts as healthy.
         failure_count: Failures in a row.
         last_checked: When its health was checked last (aware, UTC), or None.
-        response_time: Smoothed seconds that a health check takes, or None.
-        server_name: The name that its certificate is for, or None.
+        response_time: Smoothed duration of health checks in seconds, or None.
+        server_name: The name on its certificate, or None.
         state: ``unknown``, ``healthy``, ``suspect``, ``unhealthy`` or ``recovering``.
-        is_current: Whether requests go there now.
-        last_fault: What went wrong there last, in a word, or None.
+        is_current: Whether requests go to the endpoint now.
+        last_fault: The last fault in a word, or None.
     """
 
     url: str

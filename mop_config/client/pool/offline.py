@@ -1,9 +1,9 @@
 """``OfflineDetector`` tells a machine without a network from dead endpoints. Pure.
 
-A host that is unreachable, or whose name the resolver cannot ask for just now, may be to
-blame or not. So such a failure waits: a second host with one of its own within a moment
-means that there is no network, and nobody is blamed; an answer from anywhere means that
-there is one, and so does the end of the moment.
+A host may be unreachable, or its name unknown for now, because the host is dead or because the
+machine has no network. So the failure of a first host is held back. If a second host fails within
+the window, the machine is offline, and no endpoint is blamed. After an answer from any host, or at
+the end of the window, the failure counts.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class OfflineDetector:
         Args:
             host: The host.
             now: Monotonic seconds.
-            blame: Called with a time, now or later, if it is the host's own fault.
+            blame: Called with a time, now or later, if the failure counts against the host.
         """
         self.expire(now)
         if self.offline:

@@ -1,4 +1,4 @@
-"""Where an endpoint is on the network, and what its requests must say. Pure."""
+"""``Target``: the address of an endpoint, and the constant parts of its requests. Pure."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,18 +10,18 @@ from ...net.connect import Place
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Everything about an endpoint that sending to it needs, ready-made.
+    """The parts of an endpoint's URL, in the forms that requests need.
 
     Attributes:
         host: Host to connect to; IPv6 in brackets.
         port: Port to connect to.
-        tls_name: Name that its certificate must be for, or None without TLS.
-        scheme: ``http`` or ``https``, as HTTP's wire needs it.
-        prefix: Path of its URL without a final ``/``.
-        authority: What the ``Host`` header must say.
-        origin: Scheme and authority as a client sees them, for redirects.
-        key: Names the endpoint in a pool of connections: two that share host and port may
-            need different certificates.
+        tls_name: Name that the certificate must be for, or None without TLS.
+        scheme: ``http`` or ``https``.
+        prefix: Path of the URL without a final ``/``.
+        authority: Value of the ``Host`` header.
+        origin: Scheme and authority, for redirects.
+        key: Key of the endpoint in a table of connections: two endpoints with the same host and
+            port may need different certificates.
     """
 
     host: str
@@ -35,13 +35,13 @@ class Target:
 
     @property
     def place(self) -> Place:
-        """Where to connect to."""
+        """The server to connect to."""
         return Place(self.host, self.port, self.tls_name)
 
 
 @lru_cache(maxsize=4096)
 def target_of(endpoint: Endpoint) -> Target:
-    """Work out where an endpoint is; a WebSocket scheme stands for its HTTP one."""
+    """Return the target of an endpoint; a WebSocket scheme becomes the HTTP scheme."""
     url = parse_url(endpoint.url)
     secure = url.scheme in {"https", "wss"}
     name = endpoint.host_name
