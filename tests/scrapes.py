@@ -20,6 +20,7 @@ METRICS = {
     "mop_config_waiters": ("gauge", set()),
     "mop_config_endpoint_up": ("gauge", {"kind", "url"}),
     "mop_config_endpoint_response_seconds": ("gauge", {"kind", "url"}),
+    "mop_config_client_reports": ("gauge", {"kind", "url", "fault"}),
     "mop_config_endpoint_certificate_expiry_timestamp_seconds": ("gauge", {"kind", "url"}),
 }
 

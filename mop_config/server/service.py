@@ -13,9 +13,12 @@ from typing import Any, NamedTuple, Protocol
 
 from prometheus_client.core import GaugeMetricFamily
 
+from ..model.codec import iter_endpoints
+from ..model.endpoint import Kind
 from .auth.authenticator import TokenAuthenticator
 from .bounded_call import Bounded
 from .monitor.history import Slots
+from .monitor.reports import ClientReports, Listed, ReportedEndpoint
 from .monitor.results import HealthDocument
 from .monitor.thread import MonitorThread
 from .parsing.problems import Code, Problem, Severity
@@ -112,6 +115,7 @@ class ConfigService:
         self._reload_thread: ReloadThread | None = None
         self._pid = 0  # of the process in which the reload thread was started; 0 while none runs
         self._worker: WorkerAdapter | None = None
+        self._listed: tuple[Snapshot, Listed] | None = None
         self._reported: tuple[Any, ...] = ()
         for warning in (*settings.warnings, *self.signer.warnings):
             logger.warning("%s", warning)
@@ -126,6 +130,8 @@ class ConfigService:
         self._workers = workers.WorkerRegistry(self._directory, f"{served}.{workers.place()}")
         self._workers.sweep()
         self._monitor = MonitorThread(self.store, self.settings, self._directory, served)
+        reports = self.settings.reports
+        self.reports = ClientReports(self._directory, served) if reports else None
         self._releases = ReleaseStore(self._directory, key, self._has_siblings)
         self._requests = ReloadRequests(self._directory, f"{served}.reload")
         self._reload_responder = ReloadResponder(self._requests, self.store)
@@ -169,6 +175,9 @@ class ConfigService:
                 # gunicorn --preload --user: the list was loaded as root, with root's records.
                 self._open_records()
                 self._reloader.replace_records(self._releases)
+            if self.reports is not None:
+                # Each worker has a file of its own.
+                self.reports = self.reports.for_process()
             # The source may have changed since the application was made.
             self._reloader.catch_up()
             self.store.closing = False
@@ -298,15 +307,29 @@ class ConfigService:
 
     def status(self) -> StatusDocument:
         """Return the status document of this host; see ``host_status``."""
-        return host_status(str(self.source), self._all_records(), self._health())
+        return host_status(
+            str(self.source), self._all_records(), self._health(), self._reported_endpoints()
+        )
 
     def gauges(self) -> list[GaugeMetricFamily]:
         """Return the gauges of this host; see ``host_gauges``."""
-        return host_gauges(self._all_records(), self._health())
+        return host_gauges(self._all_records(), self._health(), self._reported_endpoints())
 
     def check_history(self) -> Slots:
         """Return the checks of the last 24 hours of each endpoint; empty if checks are off."""
         return self._monitor.history()
+
+    def listed(self) -> Listed:
+        """Return the kind and URL of each endpoint that is served."""
+        snapshot, known = self.store.view.snapshot, self._listed
+        if known is None or known[0] is not snapshot:
+            body = snapshot.plain.body
+            urls = frozenset((k.value, e.url) for k in Kind for e in iter_endpoints(body, k))
+            known = self._listed = snapshot, urls
+        return known[1]
+
+    def _reported_endpoints(self) -> list[ReportedEndpoint] | None:
+        return None if self.reports is None else self.reports.totals(self.listed())
 
     def _health(self) -> HealthDocument | None:
         return self._monitor.health()
@@ -367,6 +390,8 @@ class ConfigService:
         self.responder.prepare()
         if self.authenticator is not None:
             self.authenticator.refresh()
+        if self.reports is not None:
+            self.reports.save()
         self._write_record()
 
     def _write_record(self) -> None:

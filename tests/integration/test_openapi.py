@@ -20,6 +20,7 @@ from mop_config import EndpointConfig, __version__, create_app, init_app
 from mop_config.health.state import HealthState
 from mop_config.model.codec import MAX_ROOM_ID, QR_FORMATS, Difference, dumps
 from mop_config.qr.text import CAPACITY, MAX_LIMIT
+from mop_config.server.monitor.reports import FAULTS, MAX_COUNT
 from mop_config.server.parsing.parser import MAX_PRIORITY
 from mop_config.server.parsing.problems import MAX_KEPT, MAX_TEXT, Code, Severity
 from mop_config.server.serving.responder import MAX_WAIT, RETRY_AFTER
@@ -172,6 +173,7 @@ class TestCopies:
         """Each is the same set of words as in the code, and the file has no other enumeration."""
         expected: set[tuple[str, Iterable[str]]] = {
             ("code", Code),
+            ("counts", FAULTS),
             ("format", QR_FORMATS),
             ("kind", KINDS),
             ("result", Result),
@@ -190,6 +192,7 @@ class TestCopies:
         assert set(constraints(whole, "maximum")) == {
             ("Retry-After", RETRY_AFTER[1]),
             ("capacity", CAPACITY),
+            ("counts", MAX_COUNT),
             ("limit", MAX_LIMIT),
             ("priority", MAX_PRIORITY),
             ("status", 599),

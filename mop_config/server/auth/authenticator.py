@@ -64,11 +64,12 @@ class TokenAuthenticator:
             self.refresh()
         return find(self._tokens, shown)
 
-    def check(self, environ: dict[str, Any]) -> Refusal | None:
+    def check(self, environ: dict[str, Any], *, reads: bool = False) -> Refusal | None:
         """Authorise a request, and note the name of its token in it.
 
         Args:
             environ: The request's WSGI environment (PEP 3333).
+            reads: Whether a read token suffices although the method may change something.
 
         Returns:
             The refusal, or None if the request is authorised.
@@ -77,7 +78,7 @@ class TokenAuthenticator:
         preflight = "HTTP_ORIGIN" in environ and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
         if not needs_token(method, environ["PATH_INFO"], preflight=preflight):
             return None
-        outcome = authorise(environ.get("HTTP_AUTHORIZATION"), method, self.find)
+        outcome = authorise(environ.get("HTTP_AUTHORIZATION"), method, self.find, reads=reads)
         refusal = outcome if isinstance(outcome, Refusal) else None
         user = outcome.user if isinstance(outcome, Refusal) else outcome.name
         if user is not None:

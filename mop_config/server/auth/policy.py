@@ -86,7 +86,11 @@ def needs_token(method: str, path: str, *, preflight: bool) -> bool:
 
 
 def authorise(
-    authorization: str | None, method: str, find: Callable[[str], Token | None]
+    authorization: str | None,
+    method: str,
+    find: Callable[[str], Token | None],
+    *,
+    reads: bool = False,
 ) -> Token | Refusal:
     """Authorise a request that needs a token: RFC 6750, section 3.1.
 
@@ -95,6 +99,7 @@ def authorise(
         method: The request's method. A method that may change something needs an admin's token in
             a Bearer header.
         find: Returns the known token with a text, or None.
+        reads: Whether a read token suffices although the method may change something.
 
     Returns:
         The token, or the refusal.
@@ -112,7 +117,7 @@ def authorise(
     token = find(shown.token) if TOKEN.fullmatch(shown.token) else None
     if token is None:
         return _refusal(401, "invalid_token", "the token is not a known one", browsing=browsing)
-    if method not in READING and not token.admin:
+    if method not in READING and not reads and not token.admin:
         detail = "an admin's token is needed"
         refusal = _refusal(
             403, "insufficient_scope", detail, browsing=False, more=', scope="admin"'
@@ -144,6 +149,22 @@ def cors_headers(allowed: tuple[str, ...], origin: str | None, *, preflight: boo
     else:
         return [("Vary", "Origin")]
     return headers + _PREFLIGHT if preflight else headers
+
+
+def client_address(peer: str, forwarded: str, trusted: str) -> str:
+    """Return the address of the client, behind trusted proxies.
+
+    Args:
+        peer: Address of the connection's other end; empty for a Unix socket, which only a proxy of
+            this machine can reach.
+        forwarded: The request's ``X-Forwarded-For``; each proxy appends the address it sees.
+        trusted: Addresses of the proxies, separated by commas; ``*`` trusts every address.
+    """
+    proxies = {"", *(name.strip() for name in trusted.split(","))}
+    hops = [*filter(None, (hop.strip() for hop in forwarded.split(","))), peer]
+    while len(hops) > 1 and (hops[-1] in proxies or "*" in proxies):
+        hops.pop()
+    return hops[-1]
 
 
 def is_trusted(host: str, trusted: tuple[str, ...]) -> bool:

@@ -157,6 +157,12 @@ class Settings:
         to.text,
         "text that the answer to a check must hold, beside its 2xx status",
     )
+    reports: bool = setting(
+        "ENDPOINT_REPORTS",
+        False,
+        to.flag,
+        "`1`: clients may report how often each endpoint answered them and failed them",
+    )
     alert_webhook: str | None = setting(
         "ENDPOINT_ALERT_WEBHOOK",
         None,

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any, NotRequired, TypedDict
 
 from ...model.codec import rfc3339
+from ..monitor.reports import ReportedEndpoint
 from ..monitor.results import HealthDocument
 from ..parsing.problems import Problem, ProblemRecord
 from ..serving.store import HISTORY, Reload, Result, ServerState, SourceState
@@ -84,6 +85,7 @@ class StatusDocument(ServedDocument):
     watcher: WatcherRecord
     workers: list[WorkerDocument]
     health: HealthDocument | None
+    reports: list[ReportedEndpoint] | None
 
 
 def worker_record(
@@ -205,7 +207,10 @@ def _served(worker: WorkerRecord) -> ServedDocument:
 
 
 def host_status(
-    source: str, workers: list[WorkerRecord], health: HealthDocument | None = None
+    source: str,
+    workers: list[WorkerRecord],
+    health: HealthDocument | None = None,
+    reports: list[ReportedEndpoint] | None = None,
 ) -> StatusDocument:
     """Return the document that the status route answers with.
 
@@ -213,6 +218,7 @@ def host_status(
         source: The source's name.
         workers: The record of each live worker; not empty.
         health: The results of the health checks, or None if no worker checks the endpoints.
+        reports: What clients reported in the last hour, or None if reports are off.
     """
     history = merge_histories([worker["history"] for worker in workers])
     served = _served(worst_of(workers))
@@ -235,6 +241,7 @@ def host_status(
             for worker in _by_pid(workers)
         ],
         "health": health,
+        "reports": reports,
     }
 
 

@@ -11,6 +11,7 @@ from operator import itemgetter
 from prometheus_client.core import GaugeMetricFamily
 
 from ...model.endpoint import Kind
+from ..monitor.reports import ReportedEndpoint
 from ..monitor.results import EndpointHealth, HealthDocument
 from ..parsing.problems import Severity
 from ..serving.store import Result
@@ -24,13 +25,16 @@ Samples = dict[tuple[str, ...], float]
 
 
 def host_gauges(
-    workers: list[WorkerRecord], health: HealthDocument | None
+    workers: list[WorkerRecord],
+    health: HealthDocument | None,
+    reports: list[ReportedEndpoint] | None = None,
 ) -> list[GaugeMetricFamily]:
     """Return the gauges of a host.
 
     Args:
         workers: The record of each live worker; not empty.
         health: The results of the health checks, or None if no worker checks the endpoints.
+        reports: What clients reported in the last hour, or None if reports are off.
     """
     worst = worst_of(workers)
     counts, figures = worst["counts"], worst["figures"]
@@ -67,6 +71,16 @@ def host_gauges(
             {(): sum(worker["figures"]["waiters"] for worker in workers)},
         ),
         *_endpoint_gauges(health),
+        _gauge(
+            "mop_config_client_reports",
+            "Requests of clients in the last hour by outcome: ok, or the fault; as they report it.",
+            {
+                (entry["kind"], entry["url"], fault): count
+                for entry in reports or ()
+                for fault, count in entry["counts"].items()
+            },
+            *("kind", "url", "fault"),
+        ),
     ]
 
 

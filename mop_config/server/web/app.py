@@ -33,6 +33,7 @@ from . import (
     operations,
     problem_response,
     qr,
+    reports,
     targets,
 )
 from .hotpath import HotPath
@@ -152,7 +153,7 @@ def _install(
     _dress_answers(ours, service.settings)
     ours.register_error_handler(HTTPException, _http_error)
     ours.register_error_handler(Exception, _unexpected_error)
-    for module in (endpoint_list, operations, qr, targets):
+    for module in (endpoint_list, operations, qr, reports, targets):
         ours.register_blueprint(module.blueprint, url_prefix=places.prefix)
     ours.add_url_rule("/api/v1/health", "api_health", operations.health)
     # An application's own / stays its own, whenever it is added.
@@ -254,7 +255,10 @@ def _guard_requests(ours: Flask | Blueprint, service: ConfigService) -> None:
 
     @ours.before_request
     def check_token() -> Response | None:
-        refusal = None if authenticator is None else authenticator.check(request.environ)
+        reads = str(request.endpoint).endswith(reports.VIEW)
+        refusal = None
+        if authenticator is not None:
+            refusal = authenticator.check(request.environ, reads=reads)
         if refusal is None:
             return None
         service.metrics.auth_failure()

@@ -63,7 +63,7 @@ class TestText:
         for name, family in families.items():
             labels = {label for s in family.samples for label in s.labels} - {"le"}
             assert family.type == METRICS[name][0]
-            assert labels == (METRICS[name][1] if "endpoint_" not in name else set())
+            assert labels == (METRICS[name][1] if "url" not in METRICS[name][1] else set())
             assert family.documentation.endswith(".")
 
     @pytest.mark.parametrize(

@@ -371,7 +371,16 @@ def test_every_text_is_used() -> None:
     """By a template, or as a word of the status document."""
     folder = Path(__file__).parents[3] / "mop_config" / "server" / "web" / "dashboard" / "templates"
     templates = "".join(file.read_text() for file in folder.iterdir())
-    groups = ("state.", "trigger.", "result.", "health.", "severity.", "kind.", "watcher.")
+    groups = (
+        "state.",
+        "trigger.",
+        "result.",
+        "health.",
+        "severity.",
+        "kind.",
+        "watcher.",
+        "fault.",
+    )
     for key in text_keys():
         if not key.startswith(
             (*groups, "change.", "qr.format.", "only.", "sort.", "verdict.", "workers.differ")

@@ -9,6 +9,7 @@ from ....model.codec import iter_endpoints
 from ....model.endpoint import Endpoint, Kind
 from ....model.printable import replace_unprintable
 from ...monitor.history import Slots
+from ...monitor.reports import OK
 from ...monitor.results import HealthDocument
 from ...parsing.problems import MAX_KEPT, ProblemRecord
 from ...status.document import HistoryEntry, StatusDocument
@@ -78,6 +79,20 @@ class Listing(NamedTuple):
     all: int
 
 
+class Reported(NamedTuple):
+    """What clients reported of an endpoint in the last hour.
+
+    Attributes:
+        ok: Requests that the endpoint answered.
+        failed: Requests that it failed.
+        fault: The most frequent fault, or None.
+    """
+
+    ok: int
+    failed: int
+    fault: str | None
+
+
 class DayPlots(NamedTuple):
     """The plots of the last 24 hours: of each kind, and of the endpoints of the rows."""
 
@@ -125,6 +140,9 @@ def describe(
         "differing": differing(status["workers"]),
         "listing": listing(body, wanted[:MAX_FILTER], status["health"], only=only, order=order),
         "up": _up(status["health"]),
+        "reports": {
+            (r["kind"], r["url"]): reported(r["counts"]) for r in status.get("reports") or ()
+        },
         "down": kinds_down(status["health"], status["counts"]),
     }
 
@@ -262,3 +280,10 @@ def day_plots(
         [plot for plot in kinds if plot is not None],
         {key: endpoint_plot(history.get(key, ()), now) for key in keys},
     )
+
+
+def reported(counts: dict[str, int]) -> Reported:
+    """Sum up what clients reported of an endpoint: the count of each fault, and of ``ok``."""
+    faults = {fault: count for fault, count in counts.items() if fault != OK}
+    worst = max(faults, key=lambda fault: faults[fault]) if faults else None
+    return Reported(counts.get(OK, 0), sum(faults.values()), worst)
