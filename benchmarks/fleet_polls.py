@@ -98,7 +98,7 @@ class Polls:
         while True:
             wait = self._random.randint(*WATCH_WAIT) if polling.held else 0
             known = UpdateContext((BASE,), {}, etags, wait=wait)
-            flow = update(known)
+            flow = update(BASE, known)
             fetch = next(flow)
             assert isinstance(fetch, Fetch)
             reply = yield from self._reply(fetch)

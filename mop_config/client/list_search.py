@@ -1,4 +1,4 @@
-"""``ListSearch``: fetch a list from several sources, so that a dead source costs no wait."""
+"""``ListSearch``: asks the sources of an update in threads, so that a dead source costs no wait."""
 
 import queue
 import threading
@@ -13,7 +13,6 @@ from .lists.update import (
     Fetch,
     FetchReply,
     NewList,
-    Refused,
     UpdateContext,
     combined_error,
     update,
@@ -29,8 +28,8 @@ class UpdateRound(NamedTuple):
     Attributes:
         changed: Whether the list has changed.
         asked_to_wait: Whether the server that answered was asked to hold its reply.
-        waited: Whether it knows how to.
-        pause: Seconds for which it asked to be left alone.
+        waited: Whether that server knows how to hold a reply.
+        pause: Seconds until that server may be asked again.
     """
 
     changed: bool = False
@@ -47,11 +46,11 @@ class ListSearch:
     """One search for a list, over the sources of an update.
 
     Args:
-        known: What the update has to know; the best source comes first.
-        token: Sent to sources that may see it, or None.
+        known: The state of the manager, with the sources in their order.
+        token: Token for the sources that may see one, or None.
         server_names: Name for TLS and ``Host`` by origin, where it is not the URL's host.
         new_fetcher: Creates the cancellable fetcher of one source.
-        any_healthy: Says whether one of some endpoints is healthy.
+        any_healthy: Returns whether an endpoint of a new list is healthy.
         report_refused: Called with the error of each untrusted list.
     """
 
@@ -72,7 +71,7 @@ class ListSearch:
         self._report_refused = report_refused
         self._events: queue.SimpleQueue[tuple[int, _Event]] = queue.SimpleQueue()
         self._running: dict[int, Fetcher] = {}
-        # Sources that hold their answer until there is another list: these are silent for long.
+        # Sources that hold their reply until the list changes. Their silence is no failure.
         self._holding: set[int] = set()
         self._errors: dict[int, UpdateFailed | UpdateRefused] = {}
         self._closed = False
@@ -89,7 +88,7 @@ class ListSearch:
 
         Raises:
             UpdateFailed: If no list was found.
-            UpdateRefused: If the only lists found must not be taken.
+            UpdateRefused: If the only lists found must not be applied.
         """
         started, next_at = 0, 0.0
         count = len(self._known.sources)
@@ -112,7 +111,7 @@ class ListSearch:
         raise combined_error([self._errors[position] for position in sorted(self._errors)])
 
     def _wait(self, seconds: float | None) -> Found | bool:
-        """Wait for a source; give what it found, or else whether it has failed."""
+        """Wait for a source; return its list, or whether it has failed."""
         try:
             position, event = self._events.get(timeout=seconds)
         except queue.Empty:
@@ -147,7 +146,7 @@ class ListSearch:
         self._events.put((position, event))
 
     def _find(self, position: int, fetcher: Fetcher) -> Found:
-        flow = update(self._known._replace(sources=(self._known.sources[position],)))
+        flow = update(self._known.sources[position], self._known)
         reply: FetchReply | bool | None = None
         outcome = UpdateRound()
         while True:
@@ -164,7 +163,5 @@ class ListSearch:
                     if reply.status not in {200, 304}:
                         self._events.put((-1, None))  # the others need not wait any longer
                 outcome = UpdateRound(False, step.wait > 0, reply.waited, reply.retry_after)
-            elif isinstance(step, Refused):
-                reply = True  # told by the thread that waits, once this source has ended
             else:
                 reply = self._any_healthy(step)

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from mop_config.client.lists.update import (
-    Check,
     Fetch,
     FetchReply,
+    Flow,
     NewList,
     UpdateContext,
+    combined_error,
     list_urls,
     sources,
     update,
@@ -46,7 +47,16 @@ class Servers:
         self.checked: list[tuple[str, tuple[str, ...]]] = []
 
     def update(self, known: UpdateContext) -> NewList | None:
-        flow = update(known)
+        """Ask one source after the other, as a search does whose sources fail at once."""
+        errors: list[UpdateFailed | UpdateRefused] = []
+        for source in known.sources:
+            try:
+                return self._ask(update(source, known))
+            except (UpdateFailed, UpdateRefused) as error:
+                errors.append(error)
+        raise combined_error(errors)
+
+    def _ask(self, flow: Flow) -> NewList | None:
         answer: Any = None
         try:
             while True:
@@ -55,7 +65,6 @@ class Servers:
                     self.fetched.append(step)
                     answer = self.answers.get(step.url, SILENCE)
                 else:
-                    assert isinstance(step, Check)
                     urls = tuple(endpoint.url for endpoint in step.endpoints)
                     self.checked.append((step.kind, urls))
                     answer = any(url in self.alive for url in urls)
@@ -377,8 +386,8 @@ class TestGuards:
 
 def test_a_password_in_a_source_is_never_echoed() -> None:
     """Who prints the failure prints the source."""
-    known = UpdateContext(("http://joe:hunter@a.example",), {}, {})
+    source = "http://joe:hunter@a.example"
     with pytest.raises(UpdateFailed) as caught:
-        next(update(known))
+        next(update(source, UpdateContext((source,), {}, {})))
     assert caught.value.cause == "invalid"
     assert "hunter" not in str(caught.value)

@@ -1,7 +1,7 @@
 """The update of the list: which sources to ask, and whether to accept their lists. Pure.
 
-``update`` is a generator. It yields an instruction (``Fetch``, ``Check`` or ``Refused``), is sent
-the result, and returns the list to apply, or None if nothing has changed.
+``update`` is a generator. It yields an instruction (``Fetch`` or ``Check``), is sent the result,
+and returns the list to apply, or None if nothing has changed.
 """
 
 import re
@@ -87,12 +87,6 @@ class Check(NamedTuple):
     endpoints: tuple[Endpoint, ...]
 
 
-class Refused(NamedTuple):
-    """A report that a list is not trusted; the result that is sent is ignored."""
-
-    error: UpdateUntrusted
-
-
 class NewList(NamedTuple):
     """A list to apply.
 
@@ -109,7 +103,7 @@ class NewList(NamedTuple):
     signed: SignedList | None = None
 
 
-Flow = Generator[Fetch | Check | Refused, FetchReply | bool, NewList | None]
+Flow = Generator[Fetch | Check, FetchReply | bool, NewList | None]
 
 
 class UpdateContext(NamedTuple):
@@ -234,34 +228,6 @@ def _routes(root: str, path: str) -> list[str]:
     return list(dict.fromkeys([*urls, root + PATH]))
 
 
-def update(known: UpdateContext) -> Flow:
-    """Find a list, and decide whether to accept it.
-
-    Raises:
-        UpdateRefused: If the only lists found would leave nothing that works, or
-            (``UpdateUntrusted``) are not to be trusted.
-        UpdateFailed: If no list was found.
-    """
-    failures: list[tuple[str, str]] = []
-    causes: list[str] = []
-    refusal: UpdateRefused | None = None
-    for source in known.sources:
-        try:
-            found = yield from _ask_source(source, known)
-            if found is None or (yield from _accept(found, known)):
-                return found
-        except UpdateRefused as refused:
-            refusal = refusal or refused
-            if isinstance(refused, UpdateUntrusted):
-                yield Refused(refused)
-        except _SourceFailedError as failure:
-            causes.append(failure.cause)
-            failures.append((failure.url, failure.detail))
-    if refusal is not None:
-        raise refusal
-    raise UpdateFailed(causes[0] if causes else "unreachable", tuple(failures))
-
-
 def combined_error(errors: Iterable[UpdateFailed | UpdateRefused]) -> UpdateFailed | UpdateRefused:
     """Combine the errors of all sources into one, the best source's first.
 
@@ -276,26 +242,29 @@ def combined_error(errors: Iterable[UpdateFailed | UpdateRefused]) -> UpdateFail
     return UpdateFailed(failures[0].cause if failures else "unreachable", attempts)
 
 
-class _SourceFailedError(Exception):
-    def __init__(self, url: str, cause: str, detail: str) -> None:
-        super().__init__(url, cause, detail)
-        self.url = url
-        self.cause = cause
-        self.detail = detail
+def update(source: str, known: UpdateContext) -> Flow:
+    """Ask one source for its list, and decide whether to accept the list.
 
+    Args:
+        source: One of ``known.sources``.
+        known: The state of the manager.
 
-def _ask_source(source: str, known: UpdateContext) -> Flow:
+    Raises:
+        UpdateFailed: If the source has no list.
+        UpdateRefused: If the list would leave nothing that works, or (``UpdateUntrusted``) is not
+            to be trusted.
+    """
     try:
         configured = source in known.configured
         urls = list_urls(source, signed=known.trust is not None, configured=configured)
     except AddressError as error:
         shown = re.sub(r"//.*[@＠]", "//***@", without_query(source))
-        raise _SourceFailedError(shown, "invalid", str(error)) from None
-    failure: _SourceFailedError | UpdateUntrusted | None = None
+        raise _failed(shown, "invalid", str(error)) from None
+    failure: UpdateFailed | UpdateUntrusted | None = None
     for url in urls:
         etag, private = known.etags.get(url), may_send_token(parse_url(url.partition("?")[0]))
         if known.https_only and not private:
-            raise _SourceFailedError(without_query(url), "invalid", _PLAIN_HTTP_REFUSED)
+            raise _failed(url, "invalid", _PLAIN_HTTP_REFUSED)
         reply = yield Fetch(
             url,
             etag,
@@ -309,19 +278,23 @@ def _ask_source(source: str, known: UpdateContext) -> Flow:
             return None
         found = _read(url, reply, known) if reply.status == 200 else _failure_of(url, reply)
         if isinstance(found, NewList):
+            yield from _check_acceptable(found, known)
             return found
         if failure is None or getattr(failure, "cause", "") == "not_implemented":
             failure = found
         absent = reply.status in {404, 405, 501}
         if reply.status is None or (is_route(url) and not absent):
             break
-    raise failure or _SourceFailedError(source, "unreachable", "not asked")
+    raise failure or _failed(source, "unreachable", "not asked")
 
 
-def _failure_of(url: str, reply: FetchReply) -> _SourceFailedError:
-    url = without_query(url)
+def _failed(url: str, cause: str, detail: str) -> UpdateFailed:
+    return UpdateFailed(cause, ((without_query(url), detail),))
+
+
+def _failure_of(url: str, reply: FetchReply) -> UpdateFailed:
     if reply.status is None:
-        return _SourceFailedError(url, "unreachable", reply.problem)
+        return _failed(url, "unreachable", reply.problem)
     if reply.status in {401, 403}:
         cause = "unauthorized"
     elif reply.status in {404, 405, 501}:
@@ -330,12 +303,12 @@ def _failure_of(url: str, reply: FetchReply) -> _SourceFailedError:
         cause = "unreachable"
     else:
         cause = "invalid"
-    return _SourceFailedError(url, cause, reply.problem or f"it answers {reply.status}")
+    return _failed(url, cause, reply.problem or f"it answers {reply.status}")
 
 
 def _read(
     url: str, reply: FetchReply, known: UpdateContext
-) -> NewList | _SourceFailedError | UpdateUntrusted:
+) -> NewList | UpdateFailed | UpdateUntrusted:
     shown = without_query(url)
     try:
         if known.trust is None and looks_signed(reply.body):
@@ -351,13 +324,13 @@ def _read(
     except SignatureError as error:
         return UpdateUntrusted(shown, str(error), error.code)
     except PayloadError as error:
-        return _SourceFailedError(shown, "invalid", str(error))
+        return _failed(url, "invalid", str(error))
 
 
-def _accept(
+def _check_acceptable(
     found: NewList, known: UpdateContext
-) -> Generator[Fetch | Check, FetchReply | bool, bool]:
-    """Accept a list; check its endpoints first if it would replace every healthy endpoint.
+) -> Generator[Fetch | Check, FetchReply | bool, None]:
+    """Check the endpoints of a list if it would replace every healthy endpoint.
 
     Raises:
         UpdateRefused: If the list must not be applied.
@@ -365,7 +338,7 @@ def _accept(
     if not found.config:
         raise UpdateRefused(without_query(found.url), "it is empty")
     if known.force:
-        return True
+        return
     for kind, endpoints in found.config.kinds().items():
         healthy = known.healthy.get(kind, frozenset())
         if not healthy or any(endpoint.url in healthy for endpoint in endpoints):
@@ -376,4 +349,3 @@ def _accept(
                 f"it would drop every healthy {kind} endpoint, and none of its own is healthy"
                 " (force=True applies it all the same)",
             )
-    return True
