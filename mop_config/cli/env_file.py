@@ -7,6 +7,8 @@ shell: no variable is expanded, a quote inside an unquoted value is an ordinary 
 
 import os
 import re
+import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,6 +79,16 @@ def _in_double_quotes(escape: re.Match[str]) -> str:
     return escape[1] if escape[1] in {'"', "\\", "`", "$"} else escape[0]
 
 
+def as_root() -> str:
+    """Return this command as another user than the present one has to run it."""
+    arguments: list[str] = click.get_current_context().find_root().obj
+    # sudo removes the variables of the environment, unless a file holds the settings.
+    sudo = "sudo" if "--env-file" in " ".join(arguments) else "sudo -E"
+    # The path that sudo searches may lack the folder of this program.
+    program = shutil.which("mop-config") or "mop-config"
+    return f"{sudo} {shlex.join([program, *arguments])}"
+
+
 def load(file: str) -> dict[str, str]:
     """Read an environment file, and print on standard error which lines are ignored.
 
@@ -87,7 +99,9 @@ def load(file: str) -> dict[str, str]:
         with Path(file).open("rb") as opened:
             data = opened.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise MopConfigError(f"{file} cannot be read: {error.strerror}") from None
+        denied = isinstance(error, PermissionError) and click.get_current_context(silent=True)
+        hint = f"; run: {as_root()}" if denied else ""
+        raise MopConfigError(f"{file} cannot be read: {error.strerror}{hint}") from None
     if len(data) > _MAX_BYTES or b"\0" in data:
         raise MopConfigError(f"{file} is no environment file: it is binary or too large")
     try:

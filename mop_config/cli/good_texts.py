@@ -2,11 +2,8 @@
 
 import os
 import re
-import shlex
 from pathlib import Path
 from typing import NamedTuple
-
-import click
 
 from ..errors import MopConfigError
 from ..server.settings import Settings
@@ -15,6 +12,7 @@ from ..server.state.directory import StateDirectory
 from ..server.state.last_good import LastGood, LastGoodStore
 from ..server.state.worker_record import WorkerRecord
 from ..server.state.workers import WORKER, WorkerRegistry, key, place
+from .env_file import as_root
 
 _RECORDS = re.compile(r"records-([0-9]+)\Z")
 #: A release in an argument: a version, or the beginning of an ETag.
@@ -24,14 +22,6 @@ _RELEASE = re.compile(r"[0-9a-f]{4,}")
 def is_release(word: str) -> bool:
     """Return whether an argument can name a release; a path can always begin with ``./``."""
     return _RELEASE.fullmatch(word.strip('"')) is not None
-
-
-def as_root() -> str:
-    """Return this command as another user than the present one has to run it."""
-    arguments: list[str] = click.get_current_context().find_root().obj
-    # sudo removes the variables of the environment, unless a file holds the settings.
-    sudo = "sudo" if "--env-file" in " ".join(arguments) else "sudo -E"
-    return f"{sudo} mop-config {shlex.join(arguments)}"
 
 
 class GoodTexts(NamedTuple):

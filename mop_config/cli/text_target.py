@@ -14,7 +14,7 @@ from ..server.settings import Settings
 from ..server.sources import SCHEME, check_source
 from ..server.sources.etcd import Etcd, encode
 from ..server.sources.file import FileSource, SourceText
-from .good_texts import as_root
+from .env_file import as_root
 
 #: Maximum size in bytes of the text that is there: it is only shown, and may be larger than a
 #: server accepts.
