@@ -23,6 +23,7 @@ PAIRS = {
     "mop_config/client/transport/_async/connections.py": (
         "mop_config/client/transport/_sync/connections.py"
     ),
+    "mop_config/client/transport/_async/inner.py": "mop_config/client/transport/_sync/inner.py",
     "mop_config/client/transport/_async/transport.py": (
         "mop_config/client/transport/_sync/transport.py"
     ),
@@ -33,6 +34,8 @@ RULES = (
     (r"\basync def\b", "def"),
     (r"\basync (with|for)\b", r"\1"),
     (r"\bawait ", ""),
+    (r"\bAwaitable\[([^]]+)\]", r"\1"),
+    (r"\bAwaitable, ", ""),
     (r"__a(enter|exit|iter|next)__", r"__\1__"),
     (r"\ba(close|read|iter_stream)\b", r"\1"),
     (r"\bhandle_async_request\b", "handle_request"),

@@ -45,14 +45,20 @@ class AsyncEndpointManager(BaseManager):
         await self.close()
 
     def client(
-        self, *, start: bool = True, **options: Unpack[ClientKeywords]
+        self,
+        *,
+        start: bool = True,
+        transport: httpx2.AsyncBaseTransport | None = None,
+        **options: Unpack[ClientKeywords],
     ) -> httpx2.AsyncClient:
         """Create an HTTP client whose relative URLs go to the current endpoint.
 
         Args:
             start: Whether to start a manager that never ran, as ``start`` does: without its
                 checks requests fail over, but never go back.
-            options: Those of ``httpx2.AsyncClient``, but for ``transport``: ``timeout``,
+            transport: Sends each attempt, with the endpoint's real URL, instead of connections
+                of our own: an ``httpx2.MockTransport`` in a test, for example.
+            options: Those of ``httpx2.AsyncClient``: ``timeout``,
                 ``headers``, ``auth``, ``cookies``, ``params``, ``follow_redirects``,
                 ``max_redirects``, ``event_hooks``, ``base_url``, ``default_encoding``,
                 ``mounts``, and how its connections are made: ``verify``, ``cert``, ``http1``,
@@ -67,8 +73,10 @@ class AsyncEndpointManager(BaseManager):
         """
         if start:
             self._start_if_new()
-        transport = AsyncFailoverTransport(self, **self._options_for_transport(options))
-        return AsyncClient(transport=transport, **self._options_for_client(options))
+        failover = AsyncFailoverTransport(
+            self, transport=transport, **self._options_for_transport(options)
+        )
+        return AsyncClient(transport=failover, **self._options_for_client(options))
 
     async def check_endpoint_health(self, endpoint: EndpointState | str) -> bool:
         """Check one endpoint now; see ``EndpointManager.check_endpoint_health``.

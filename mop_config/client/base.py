@@ -357,7 +357,9 @@ class BaseManager:
         return tasks.update(fallback_url, token, force=force, by_hand=True).changed
 
     def _options_for_transport(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        check_keywords(f"{type(self).__name__}.client()", options, ClientKeywords, ["start"])
+        check_keywords(
+            f"{type(self).__name__}.client()", options, ClientKeywords, ["start", "transport"]
+        )
         given = {name: value for name, value in options.items() if name in NAMES}
         merged = {**self._transport_options, **given}
         http1_only = merged.get("http1", True) and not merged.get("http2")

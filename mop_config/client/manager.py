@@ -37,13 +37,21 @@ class EndpointManager(BaseManager):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def client(self, *, start: bool = True, **options: Unpack[ClientKeywords]) -> httpx2.Client:
+    def client(
+        self,
+        *,
+        start: bool = True,
+        transport: httpx2.BaseTransport | None = None,
+        **options: Unpack[ClientKeywords],
+    ) -> httpx2.Client:
         """Create an HTTP client whose relative URLs go to the current endpoint.
 
         Args:
             start: Whether to start a manager that never ran, as ``start`` does: without its
                 checks requests fail over, but never go back.
-            options: Those of ``httpx2.Client``, but for ``transport``: ``timeout``, ``headers``,
+            transport: Sends each attempt, with the endpoint's real URL, instead of connections
+                of our own: an ``httpx2.MockTransport`` in a test, for example.
+            options: Those of ``httpx2.Client``: ``timeout``, ``headers``,
                 ``auth``, ``cookies``, ``params``, ``follow_redirects``, ``max_redirects``,
                 ``event_hooks``, ``base_url``, ``default_encoding``, ``mounts``, and how its
                 connections are made: ``verify``, ``cert``, ``http1``, ``http2``, ``limits``,
@@ -57,8 +65,10 @@ class EndpointManager(BaseManager):
         """
         if start:
             self._start_if_new()
-        transport = FailoverTransport(self, **self._options_for_transport(options))
-        return Client(transport=transport, **self._options_for_client(options))
+        failover = FailoverTransport(
+            self, transport=transport, **self._options_for_transport(options)
+        )
+        return Client(transport=failover, **self._options_for_client(options))
 
     def check_endpoint_health(self, endpoint: EndpointState | str) -> bool:
         """Check one endpoint now, and record the result.

@@ -23,6 +23,7 @@ _FROM_THE_WIRE = (
     httpcore2.TimeoutException,
     httpcore2.ProtocolError,
     httpcore2.ProxyError,
+    httpx2.TransportError,  # of the application's own transport
 )
 
 
@@ -213,7 +214,7 @@ def _may_have_been_sent(error: Exception) -> bool:
 
 
 def _fault_of(error: Exception, *, connecting: bool) -> Fault:
-    if not isinstance(error, _FROM_THE_WIRE):
+    if isinstance(error, httpx2.UnsupportedProtocol) or not isinstance(error, _FROM_THE_WIRE):
         return Fault.OURS  # of the application's own body, or of a mistake in it
     return fault_of(error, connecting=connecting)
 

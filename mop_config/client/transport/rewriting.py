@@ -121,6 +121,26 @@ def to_endpoint(
     return addressed
 
 
+def at_endpoint(
+    request: httpx2.Request, target: Target, timeouts: dict[str, Any]
+) -> httpx2.Request:
+    """Address a request to one endpoint, as httpx2's own transports take it."""
+    path = request.url.raw_path
+    url = httpx2.URL(scheme=target.scheme.decode(), host=target.host, port=target.port).copy_with(
+        raw_path=path if path == b"*" else target.prefix + path
+    )
+    headers = httpx2.Headers(request.headers)
+    headers["Host"] = target.authority.decode()
+    server_name = {} if target.tls_name is None else {"sni_hostname": target.tls_name}
+    return httpx2.Request(
+        request.method,
+        url,
+        headers=headers,
+        stream=request.stream,
+        extensions={**request.extensions, "timeout": timeouts, **server_name},
+    )
+
+
 def connect_request(
     proxy: httpcore2.Proxy, target: Target, timeouts: dict[str, Any]
 ) -> httpcore2.Request:

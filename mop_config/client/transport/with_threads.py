@@ -5,6 +5,7 @@ gets a second thread, which sends it to another endpoint as well.
 """
 
 import contextlib
+import contextvars
 import logging
 import select
 import socket
@@ -213,7 +214,11 @@ class Hedge:
             self._bell, other = socket.socketpair()
             rival.hedge = _Rival(other)
             thread = threading.Thread(
-                target=self._run, args=(rival, other), name="mop-config-hedge", daemon=True
+                # With the context of the request, which holds the current span.
+                target=contextvars.copy_context().run,
+                args=(self._run, rival, other),
+                name="mop-config-hedge",
+                daemon=True,
             )
             thread.start()
         except (OSError, RuntimeError, MemoryError) as error:

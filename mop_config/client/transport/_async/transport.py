@@ -36,6 +36,7 @@ from ..outcome import (
 from ..with_asyncio import hedged
 from .connecting import AsyncConnector
 from .connections import AsyncConnectionTable, AsyncEndpointConnection
+from .inner import ask_traced, is_traced, send_through
 
 #: Seconds for reading the rest of an answer that is not used, so that its connection can be kept.
 DRAIN = 0.05
@@ -60,6 +61,9 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     Args:
         manager: The manager whose endpoints to use.
+        transport: Sends each attempt, with the endpoint's real URL, instead of connections of our
+            own: an ``httpx2.MockTransport`` in a test, or a transport that adds something. Then
+            there are no races and no hedges, and the other options have no effect.
         options: ``verify``, ``cert``, ``http1``, ``http2``, ``limits``, ``proxy``,
             ``trust_env``, ``local_address``, ``socket_options``: as for httpx2's own transport.
 
@@ -69,9 +73,16 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     base_url = rewriting.BASE_URL
 
-    def __init__(self, manager: HasState, **options: Unpack[TransportKeywords]) -> None:
+    def __init__(
+        self,
+        manager: HasState,
+        *,
+        transport: httpx2.AsyncBaseTransport | None = None,
+        **options: Unpack[TransportKeywords],
+    ) -> None:
         check_keywords(f"{type(self).__name__}()", options, TransportKeywords)
         self._state = manager._state
+        self._inner = transport
         self._manager = manager  # lives as long as its clients
         self._options = TransportOptions.of(**options)
         # The way of the manager's checks, by which the pool judges its endpoints.
@@ -97,7 +108,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         if self._pid != os.getpid():
             self._open()  # a child process must not share its parent's connections
         if not rewriting.is_for_the_pool(request):
-            return await self._plain_for(request).handle_async_request(request)
+            plain = self._inner or self._plain_for(request)
+            return await plain.handle_async_request(request)
         core = self._state
         if core.clock() >= self._table.sweep_at:
             await self._table.sweep(core.clock())
@@ -131,6 +143,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             now + attempt.seconds_left,
             hedge_after=attempt.hedge_after,
         )
+        if self._inner is not None:
+            return await send_through(self._inner, self._state, exchange, request)
         send = partial(self._send, request)
         if attempt.hedge_after == math.inf:
             return await send(exchange)
@@ -139,7 +153,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             try:
                 await self._connector.connect(exchange, request.extensions.get("timeout") or {})
             except Exception as error:
-                return failed(self._state, exchange, error)
+                return await self._failed(request, exchange, error)
             finally:
                 exchange.forget_queues()
         exchange.start_hedge_timer()
@@ -154,12 +168,31 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 if exchange.connection is None:
                     await self._connector.connect(exchange, wanted)
                 with contextlib.suppress(httpcore2.ConnectionNotAvailable):
-                    response = await self._ask(request, exchange, wanted)
+                    if is_traced():
+                        ask = partial(self._ask, exchange=exchange, wanted=wanted)
+                        response = await ask_traced(request, exchange, ask)
+                    else:
+                        response = await self._ask(request, exchange, wanted)
         except Exception as error:
+            if exchange.connection is None:
+                return await self._failed(request, exchange, error)
             return failed(self._state, exchange, error)
         finally:
             exchange.forget_queues()
         return answered(self._state, exchange, response)
+
+    async def _failed(
+        self, request: httpx2.Request, exchange: Exchange, error: Exception
+    ) -> Outcome:
+        """Return the outcome of an exchange that got no connection, with a span of its own."""
+        if is_traced():
+
+            async def fail(_: httpx2.Request) -> httpcore2.Response:
+                raise error
+
+            with contextlib.suppress(Exception):
+                await ask_traced(request, exchange, fail)
+        return failed(self._state, exchange, error)
 
     async def _ask(
         self, request: httpx2.Request, exchange: Exchange, wanted: dict[str, float | None]
@@ -243,6 +276,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         """Close every connection; requests that are under way end with an error."""
         self._closed = True
         await self._table.close()
+        if self._inner is not None:
+            await self._inner.aclose()
         for transport in self._plain.values():
             await transport.aclose()
 

@@ -37,6 +37,7 @@ from ..outcome import (
 from ..with_threads import hedged
 from .connecting import Connector
 from .connections import ConnectionTable, EndpointConnection
+from .inner import ask_traced, is_traced, send_through
 
 #: Seconds for reading the rest of an answer that is not used, so that its connection can be kept.
 DRAIN = 0.05
@@ -61,6 +62,9 @@ class FailoverTransport(httpx2.BaseTransport):
 
     Args:
         manager: The manager whose endpoints to use.
+        transport: Sends each attempt, with the endpoint's real URL, instead of connections of our
+            own: an ``httpx2.MockTransport`` in a test, or a transport that adds something. Then
+            there are no races and no hedges, and the other options have no effect.
         options: ``verify``, ``cert``, ``http1``, ``http2``, ``limits``, ``proxy``,
             ``trust_env``, ``local_address``, ``socket_options``: as for httpx2's own transport.
 
@@ -70,9 +74,16 @@ class FailoverTransport(httpx2.BaseTransport):
 
     base_url = rewriting.BASE_URL
 
-    def __init__(self, manager: HasState, **options: Unpack[TransportKeywords]) -> None:
+    def __init__(
+        self,
+        manager: HasState,
+        *,
+        transport: httpx2.BaseTransport | None = None,
+        **options: Unpack[TransportKeywords],
+    ) -> None:
         check_keywords(f"{type(self).__name__}()", options, TransportKeywords)
         self._state = manager._state
+        self._inner = transport
         self._manager = manager  # lives as long as its clients
         self._options = TransportOptions.of(**options)
         # The way of the manager's checks, by which the pool judges its endpoints.
@@ -96,7 +107,8 @@ class FailoverTransport(httpx2.BaseTransport):
         if self._pid != os.getpid():
             self._open()  # a child process must not share its parent's connections
         if not rewriting.is_for_the_pool(request):
-            return self._plain_for(request).handle_request(request)
+            plain = self._inner or self._plain_for(request)
+            return plain.handle_request(request)
         core = self._state
         if core.clock() >= self._table.sweep_at:
             self._table.sweep(core.clock())
@@ -130,6 +142,8 @@ class FailoverTransport(httpx2.BaseTransport):
             now + attempt.seconds_left,
             hedge_after=attempt.hedge_after,
         )
+        if self._inner is not None:
+            return send_through(self._inner, self._state, exchange, request)
         send = partial(self._send, request)
         if attempt.hedge_after == math.inf:
             return send(exchange)
@@ -138,7 +152,7 @@ class FailoverTransport(httpx2.BaseTransport):
             try:
                 self._connector.connect(exchange, request.extensions.get("timeout") or {})
             except Exception as error:
-                return failed(self._state, exchange, error)
+                return self._failed(request, exchange, error)
             finally:
                 exchange.forget_queues()
         exchange.start_hedge_timer()
@@ -153,12 +167,29 @@ class FailoverTransport(httpx2.BaseTransport):
                 if exchange.connection is None:
                     self._connector.connect(exchange, wanted)
                 with contextlib.suppress(httpcore2.ConnectionNotAvailable):
-                    response = self._ask(request, exchange, wanted)
+                    if is_traced():
+                        ask = partial(self._ask, exchange=exchange, wanted=wanted)
+                        response = ask_traced(request, exchange, ask)
+                    else:
+                        response = self._ask(request, exchange, wanted)
         except Exception as error:
+            if exchange.connection is None:
+                return self._failed(request, exchange, error)
             return failed(self._state, exchange, error)
         finally:
             exchange.forget_queues()
         return answered(self._state, exchange, response)
+
+    def _failed(self, request: httpx2.Request, exchange: Exchange, error: Exception) -> Outcome:
+        """Return the outcome of an exchange that got no connection, with a span of its own."""
+        if is_traced():
+
+            def fail(_: httpx2.Request) -> httpcore2.Response:
+                raise error
+
+            with contextlib.suppress(Exception):
+                ask_traced(request, exchange, fail)
+        return failed(self._state, exchange, error)
 
     def _ask(
         self, request: httpx2.Request, exchange: Exchange, wanted: dict[str, float | None]
@@ -242,6 +273,8 @@ class FailoverTransport(httpx2.BaseTransport):
         """Close every connection; requests that are under way end with an error."""
         self._closed = True
         self._table.close()
+        if self._inner is not None:
+            self._inner.close()
         for transport in self._plain.values():
             transport.close()
 

@@ -1,0 +1,118 @@
+"""Attempts that go through another transport: the application's own, or OpenTelemetry's wrapper."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpcore2
+import httpx2
+
+from ...pool.failover import Outcome
+from ...pool.session import ClientState
+from .. import rewriting
+from ..attempt import Exchange
+from ..outcome import answered, failed
+
+
+async def send_through(
+    transport: httpx2.AsyncBaseTransport,
+    core: ClientState,
+    exchange: Exchange,
+    request: httpx2.Request,
+) -> Outcome:
+    """Send one attempt through a transport of the application, with the endpoint's real URL."""
+    left = exchange.least(None)
+    wanted = request.extensions.get("timeout") or {}
+    exchange.pause = wanted.get("read", rewriting.Default(left))
+    connect = rewriting.least(wanted.get("connect"), core.policy.connect_timeout)
+    timeouts = {name: rewriting.least(wanted.get(name), left) for name in ("pool", "write")}
+    timeouts |= {"connect": min(connect, left), "read": rewriting.least(exchange.pause, left)}
+    exchange.timeouts = timeouts
+    addressed = rewriting.at_endpoint(request, exchange.member.target, timeouts)
+    exchange.connection = transport
+    try:
+        response = await transport.handle_async_request(addressed)
+    except Exception as error:
+        if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
+            exchange.connection = None
+        return failed(core, exchange, error)
+    exchange.timeouts["read"] = exchange.pause
+    return answered(
+        core,
+        exchange,
+        httpcore2.Response(
+            response.status_code,
+            headers=response.headers.raw,
+            content=response.stream,
+            extensions=response.extensions,
+        ),
+    )
+
+
+def is_traced() -> bool:
+    """Whether OpenTelemetry's instrumentation has wrapped httpx2's transport."""
+    return hasattr(httpx2.AsyncHTTPTransport.handle_async_request, "__wrapped__")
+
+
+#: Sends a request with these headers, and returns the answer.
+AsyncAsk = Callable[[httpx2.Request], Awaitable[httpcore2.Response]]
+
+
+async def ask_traced(
+    request: httpx2.Request, exchange: Exchange, ask: AsyncAsk
+) -> httpcore2.Response:
+    """Send one attempt within a span of OpenTelemetry's instrumentation.
+
+    The instrumentation wraps a method of httpx2's transport. Calling the method with a connection
+    pool of ours makes the span, with the endpoint's real address, and the ``traceparent``.
+
+    Args:
+        request: The request for the pool.
+        exchange: The attempt.
+        ask: Sends the request and returns the answer, or raises.
+    """
+    pool = _AsyncAttemptPool(request, ask)
+    addressed = rewriting.at_endpoint(request, exchange.member.target, {})
+    try:
+        await httpx2.AsyncHTTPTransport.handle_async_request(
+            _AsyncAttemptTransport(pool), addressed
+        )
+    except Exception:
+        if pool.error is not None:
+            raise pool.error from pool.error.__cause__
+        raise
+    assert pool.response is not None  # noqa: S101 - the method returns the pool's answer
+    return pool.response
+
+
+class _AsyncAttemptTransport(httpx2.AsyncHTTPTransport):
+    """httpx2's transport with a connection pool for one attempt."""
+
+    def __init__(self, pool: "_AsyncAttemptPool") -> None:
+        self._pool: Any = pool
+
+
+class _AsyncAttemptPool:
+    """What httpx2's transport takes for its connection pool."""
+
+    def __init__(self, request: httpx2.Request, ask: AsyncAsk) -> None:
+        self._request = request
+        self._ask = ask
+        self.response: httpcore2.Response | None = None
+        self.error: Exception | None = None
+
+    async def handle_async_request(self, addressed: httpcore2.Request) -> httpcore2.Response:
+        """Send the request with the headers that the instrumentation has added."""
+        request = self._request
+        traced = httpx2.Request(
+            request.method,
+            request.url,
+            headers=addressed.headers,
+            stream=request.stream,
+            extensions=request.extensions,
+        )
+        try:
+            self.response = await self._ask(traced)
+        except Exception as error:
+            self.error = error
+            raise
+        return self.response
