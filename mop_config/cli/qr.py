@@ -90,14 +90,14 @@ def qr(
             raise click.UsageError("--scan stands alone, or with --json")
         _show_scanned(scan, as_json=as_json)
         return 0
-    offer = codes.Offer.of(read_list(source, token_file))
-    if not offer:
+    shortlist = codes.Shortlist.of(read_list(source, token_file))
+    if not shortlist:
         raise MopConfigError("there is no endpoint to put into a code")
     draw = out is None and not as_json and sys.stdout.isatty()
     if draw:
-        text = _for_terminal(offer, form, room_id, limit)
+        text = _for_terminal(shortlist, form, room_id, limit)
     else:
-        text = codes.fit(offer, form, room_id, limit)
+        text = codes.fit(shortlist, form, room_id, limit)
     if form is None and text.format != codes.QR_FORMATS[0]:
         click.echo(f"mop-config: only the {text.format} form fits", err=True)
     if out is not None:
@@ -132,13 +132,13 @@ def _document(text: codes.QrText, out: Path | None) -> dict[str, object]:
 
 
 def _for_terminal(
-    offer: codes.Offer, form: str | None, room_id: str | None, limit: int | None
+    shortlist: codes.Shortlist, form: str | None, room_id: str | None, limit: int | None
 ) -> codes.QrText:
     columns = shutil.get_terminal_size().columns
     version = (columns - 2 * codes.QUIET_ZONE - _SMALLEST) // _STEP + 1
     room = codes.CAPACITIES[min(version, len(codes.CAPACITIES)) - 1] if version > 0 else 0
     try:
-        return codes.fit(offer, form, room_id, limit, room)
+        return codes.fit(shortlist, form, room_id, limit, room)
     except QrTooLong as error:
         if error.size > codes.CAPACITY:
             raise

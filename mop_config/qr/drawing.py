@@ -1,6 +1,6 @@
-"""Images of QR codes: drawn by segno, read by zxing-cpp.
+"""Draw QR codes with segno, and read them from images with zxing-cpp.
 
-Neither library is imported before it is used.
+Both libraries are imported at first use.
 """
 
 import contextlib
@@ -16,20 +16,20 @@ from .text import CAPACITY, CAPACITY_UTF8, fit
 if TYPE_CHECKING:
     from segno import QRCode
 
-#: Modules of white around a code (ISO/IEC 18004).
+#: Width in modules of the white border around a code (ISO/IEC 18004).
 QUIET_ZONE = 4
-#: A PNG is at least so many pixels wide.
+#: Least width of a PNG in pixels.
 PNG_WIDTH = 480
-#: Bytes that a code of version 20 holds, by level of error correction. Up to that size its
-#: modules are large enough for a phone; beyond, large modules are worth more than correction.
+#: Capacity in bytes of a code of version 20, by level of error correction. Up to that size, the
+#: modules are large enough for a phone; beyond, large modules matter more than error correction.
 _LEVELS = {"h": 382, "q": 482, "m": 666}
 
-#: Images that are read; among the others are formats that run programs.
+#: The image formats that are read; Pillow reads others by running programs.
 IMAGES = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
-#: Pixels of the largest image that is decoded: a photograph of a phone. Larger JPEG images are
+#: Limit of the pixels that are decoded: a photograph taken by a phone. Larger JPEG images are
 #: decoded at a half, a quarter or an eighth of their size, which their format makes cheap.
 MAX_PIXELS = 16_000_000
-#: Bytes of the largest file that is read.
+#: Limit of the size of an image file in bytes.
 MAX_IMAGE_BYTES = 32 << 20
 
 
@@ -42,18 +42,18 @@ def image(
     limit: int | None = None,
     title: str = "QR code",
 ) -> bytes:
-    """Draw a code with its quiet zone, black on white.
+    """Draw a code in black on white, with its quiet zone.
 
     Args:
-        content: A text, which is drawn as it stands, or the endpoints to choose one for.
-        kind: ``svg`` (without a size of its own) or ``png``.
-        format: As for ``fit``; with endpoints only, like the next two.
+        content: The text of the code, or the endpoints from which ``fit`` makes the text.
+        kind: ``svg`` (without width and height) or ``png``.
+        format: As for ``fit``; this and the next two only apply to endpoints.
         room_id: As for ``fit``.
         limit: As for ``fit``.
-        title: What a screen reader says of the SVG.
+        title: The title of the SVG, for screen readers.
 
     Raises:
-        PayloadError: If a parameter cannot be used.
+        PayloadError: If a parameter is invalid.
         QrTooLong: If the text does not fit.
     """
     if kind not in {"svg", "png"}:
@@ -71,11 +71,13 @@ def image(
 
 
 def modules(text: str) -> list[list[bool]]:
-    """Give the smallest code for a text, row by row with its quiet zone; True is dark.
+    """Return the modules of the smallest code for a text, by rows, with the quiet zone.
+
+    True is a dark module.
 
     Raises:
         PayloadError: If the text has no UTF-8 form.
-        QrTooLong: If it does not fit.
+        QrTooLong: If the text does not fit.
     """
     code = _encode(text, small=True)
     return [[bool(module) for module in row] for row in code.matrix_iter(border=QUIET_ZONE)]
@@ -88,7 +90,7 @@ def _encode(text: str, *, small: bool = False) -> "QRCode":
         size = len(text.encode())
     except UnicodeEncodeError:
         raise PayloadError("text", "must have a UTF-8 form") from None
-    # Without the designator that it is UTF-8, zbar takes most of it for Shift JIS.
+    # Without the designator of UTF-8 (ECI), zbar decodes most of the text as Shift JIS.
     encoded: dict[str, Any] = {} if text.isascii() else {"encoding": "utf-8", "eci": True}
     overhead = 0 if text.isascii() else CAPACITY - CAPACITY_UTF8
     fitting = (level for level, room in _LEVELS.items() if size + overhead <= room)
@@ -100,13 +102,13 @@ def _encode(text: str, *, small: bool = False) -> "QRCode":
 
 
 def scan(source: str | Path | bytes) -> str:
-    """Read the text of the code in an image.
+    """Decode the QR code in an image.
 
     Args:
-        source: Path of a PNG, JPEG, GIF, WebP or BMP file, or its bytes.
+        source: The path or the bytes of a PNG, JPEG, GIF, WebP or BMP file.
 
     Raises:
-        QrUnreadable: If there is no such image, or not exactly one code in it.
+        QrUnreadable: If the image is missing or invalid, or does not have exactly one code.
         MissingExtra: If the extra ``qr`` is not installed.
     """
     try:
@@ -122,14 +124,16 @@ def scan(source: str | Path | bytes) -> str:
         found = zxingcpp.read_barcodes(picture, kinds, text_mode=zxingcpp.TextMode.Plain)
     except QrUnreadable:
         raise
-    except Exception as error:  # decoders of images raise whatever they like
+    except Exception as error:  # image decoders raise exceptions of any class
         what = type(error).__name__
-        raise QrUnreadable(name, f"is no {', '.join(IMAGES)} image, or broken ({what})") from None
+        raise QrUnreadable(
+            name, f"is not a {', '.join(IMAGES)} image, or is damaged ({what})"
+        ) from None
     texts = {_text(code) for code in found}
     if not texts:
-        raise QrUnreadable(name, "no QR code can be made out in it")
+        raise QrUnreadable(name, "no QR code was recognized")
     if len(texts) > 1:
-        raise QrUnreadable(name, f"{len(texts)} QR codes are in it: cut out the right one")
+        raise QrUnreadable(name, f"has {len(texts)} QR codes: cut out the right one")
     return texts.pop()
 
 
@@ -145,7 +149,7 @@ def _open(images: Any, name: str, data: bytes) -> Any:
     if len(data) > MAX_IMAGE_BYTES:
         raise QrUnreadable(name, f"is larger than {MAX_IMAGE_BYTES >> 20} MiB")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # our own limit of pixels stands below
+        warnings.simplefilter("ignore")  # MAX_PIXELS is checked below
         try:
             picture = images.open(io.BytesIO(data), formats=IMAGES)
         except images.DecompressionBombError:
@@ -158,7 +162,7 @@ def _open(images: Any, name: str, data: bytes) -> Any:
         if picture.width * picture.height > MAX_PIXELS:
             raise QrUnreadable(name, f"has more than {MAX_PIXELS} pixels")
         if picture.has_transparency_data:
-            # What is transparent is as white as the paper.
+            # Transparent pixels become white.
             picture = picture.convert("RGBA")
             paper = images.new("L", picture.size, 255)
             paper.paste(picture.convert("L"), mask=picture.getchannel("A"))
@@ -167,7 +171,7 @@ def _open(images: Any, name: str, data: bytes) -> Any:
 
 
 def _text(code: Any) -> str:
-    # JSON is UTF-8, whatever encoding the code claims or leaves to be guessed.
+    # JSON is UTF-8, even if the code declares another encoding, or none.
     with contextlib.suppress(UnicodeDecodeError):
         return bytes(code.bytes).decode()
     return str(code.text)

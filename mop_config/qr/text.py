@@ -1,31 +1,32 @@
-"""Which text goes into a QR code: the form and the number of endpoints that fit. Pure.
+"""Choose the text of a QR code: the form, and the endpoints that fit. Pure.
 
-A code of the largest size holds 2953 bytes (ISO/IEC 18004, version 40-L), which is about
-fifty endpoints in the ``full`` form. What is left out are the least preferred ones.
+The largest code has room for 2953 bytes (ISO/IEC 18004, version 40-L), which is about fifty
+endpoints in the ``full`` form. The least preferred endpoints are left out.
 """
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import nsmallest
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..errors import PayloadError, QrTooLong
-from ..model.codec import QR_FORMATS, check_room_id, dumps_qr, entry_text, iter_endpoints
+from ..model.codec import QR_FORMATS, check_room_id, dumps_qr, iter_endpoints
 from ..model.endpoint import Endpoint, EndpointConfig, Kind
 
-#: Bytes in the largest code.
-CAPACITY = 2953
-#: The same for text that is not ASCII: the code says then that it is UTF-8.
-CAPACITY_UTF8 = 2952
-#: Bytes in a code of each version, the first being 1, with the least error correction.
+#: Capacity in bytes of a code of each version, beginning with version 1, at error correction L.
+# fmt: off
 CAPACITIES = (
-    *(17, 32, 53, 78, 106, 134, 154, 192, 230, 271, 321, 367, 425, 458, 520, 586, 644, 718, 792),
-    *(858, 929, 1003, 1091, 1171, 1273, 1367, 1465, 1528, 1628, 1732, 1840, 1952, 2068, 2188),
-    *(2303, 2431, 2563, 2699, 2809, CAPACITY),
+    17, 32, 53, 78, 106, 134, 154, 192, 230, 271, 321, 367, 425, 458, 520, 586, 644, 718, 792, 858,
+    929, 1003, 1091, 1171, 1273, 1367, 1465, 1528, 1628, 1732, 1840, 1952, 2068, 2188, 2303, 2431,
+    2563, 2699, 2809, 2953,
 )
-#: As many endpoints of a kind may be asked for; far fewer fit.
+# fmt: on
+#: Capacity of the largest code.
+CAPACITY = CAPACITIES[-1]
+#: The same for a text that is not ASCII: one byte declares the encoding UTF-8.
+CAPACITY_UTF8 = CAPACITY - 1
+#: Upper bound of ``limit``; far fewer endpoints fit into a code.
 MAX_LIMIT = 1000
 
 
@@ -42,18 +43,18 @@ class QrText(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes that it takes."""
+        """Size of the text in bytes."""
         return len(self.text.encode())
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """What a list has for a code, small however long the list is.
+class Shortlist:
+    """The endpoints of a list that can be in a code, and the size of the whole list.
 
     Attributes:
-        best: The best of each kind, at most ``MAX_LIMIT``, in the order of the list.
-        counts: How many endpoints of each kind the whole list has.
-        sizes: Bytes that the whole list takes in the ``full`` and the ``list`` form.
+        best: The best endpoints, at most ``MAX_LIMIT`` of each kind, in the order of the list.
+        counts: Number of endpoints of each kind in the whole list.
+        sizes: Size in bytes of the whole list, in the ``full`` and in the ``list`` form.
     """
 
     best: EndpointConfig
@@ -61,102 +62,79 @@ class Offer:
     sizes: dict[str, int]
 
     @classmethod
-    def of(cls, config: EndpointConfig) -> "Offer":
-        """Make the offer of a configuration."""
-        return cls._of(config.kinds().values())
-
-    @classmethod
-    def of_body(cls, body: bytes) -> "Offer":
-        """Make the offer of a wire form that ``codec.dumps`` made.
-
-        The endpoints are read one after the other: 100,000 of each kind take some tenths of a
-        second, in which other threads go on.
-        """
-        return cls._of(iter_endpoints(body, kind) for kind in Kind)
-
-    @classmethod
-    def _of(cls, kinds: Iterable[Iterable[Endpoint]]) -> "Offer":
-        tallies = [_Tally() for _ in Kind]
-        best = [
-            _best(tally.count(listed), MAX_LIMIT)
-            for tally, listed in zip(tallies, kinds, strict=True)
-        ]
+    def of(cls, config: EndpointConfig) -> "Shortlist":
+        """Make the shortlist of a list."""
         return cls(
-            best=EndpointConfig(*best),
-            counts=tuple(tally.number for tally in tallies),
-            sizes={
-                "full": _document_size((tally.number, tally.full) for tally in tallies),
-                "list": _document_size((tally.number, tally.list) for tally in tallies),
-            },
+            best=_best(config, MAX_LIMIT),
+            counts=tuple(len(endpoints) for endpoints in config.kinds().values()),
+            sizes={form: len(dumps_qr(config, form)) for form in ("full", "list")},
         )
+
+    @classmethod
+    def of_body(cls, body: bytes) -> "Shortlist":
+        """Make the shortlist of a wire form that ``codec.dumps`` has encoded."""
+        return cls.of(EndpointConfig(*(tuple(iter_endpoints(body, kind)) for kind in Kind)))
 
     def __bool__(self) -> bool:
         return bool(self.best)
 
     def size(self, format: str, room_id: str | None, limit: int | None) -> int:  # noqa: A002
-        """Give the bytes that a text takes, however many they are."""
-        if self._is_whole(format, limit):
+        """Return the size in bytes of a text, however large the text is."""
+        if format == "single" or limit is not None or max(self.counts) <= MAX_LIMIT:
             return len(self.text(format, room_id, limit).encode())
-        return self.sizes[format] + (0 if room_id is None else _room_size(room_id))
+        room, no_room = (self.text("single", each, None).encode() for each in (room_id, None))
+        return self.sizes[format] + len(room) - len(no_room)
 
     def text(self, format: str, room_id: str | None, limit: int | None) -> str:  # noqa: A002
-        """Write a text; without a limit, of ``MAX_LIMIT`` endpoints of a kind at most."""
+        """Return the text; without a limit, of at most ``MAX_LIMIT`` endpoints of each kind."""
         return dumps_qr(self.limited(limit), format, room_id)
 
     def limited(self, limit: int | None) -> EndpointConfig:
-        """Give the best of each kind, in the order of the list."""
-        if limit is None or limit >= MAX_LIMIT:
-            return self.best
-        return EndpointConfig(
-            *(_best(endpoints, limit) for endpoints in self.best.kinds().values())
-        )
-
-    def _is_whole(self, format: str, limit: int | None) -> bool:  # noqa: A002
-        """Whether ``best`` holds everything that is asked for."""
-        return format == "single" or limit is not None or max(self.counts) <= MAX_LIMIT
+        """Return the best endpoints of each kind, in the order of the list."""
+        return self.best if limit is None else _best(self.best, limit)
 
 
 def fit(
-    config: EndpointConfig | Offer,
+    config: EndpointConfig | Shortlist,
     format: str | None = None,  # noqa: A002 - as in the route and on the command line
     room_id: str | None = None,
     limit: int | None = None,
     capacity: int = CAPACITY,
 ) -> QrText:
-    """Find the text for a code.
+    """Choose the text of a code.
 
     Args:
-        config: The endpoints.
-        format: ``full``, ``list`` or ``single``; None takes the first that fits.
-        room_id: The room to join, or None.
-        limit: How many endpoints of each kind, the best first; None takes all.
-        capacity: Bytes that the code may hold.
+        config: The endpoints, or a shortlist of the endpoints.
+        format: ``full``, ``list`` or ``single``; None chooses the first of these that fits.
+        room_id: The room that the app joins, or None.
+        limit: Number of endpoints of each kind, the best ones; None for all.
+        capacity: Capacity of the code in bytes.
 
     Raises:
-        PayloadError: If a parameter cannot be used, or there is no endpoint.
-        QrTooLong: If the text does not fit; it says what would.
+        PayloadError: If a parameter is invalid, or the list has no endpoint.
+        QrTooLong: If the text does not fit; the error states what would fit.
     """
     check(format, room_id, limit)
-    offer = config if isinstance(config, Offer) else Offer.of(config)
-    if not offer:
-        raise PayloadError("endpoints", "there is none to put into a code")
+    shortlist = config if isinstance(config, Shortlist) else Shortlist.of(config)
+    if not shortlist:
+        raise PayloadError("endpoints", "the list has no endpoint to put into a code")
     for form in (format,) if format else QR_FORMATS:
-        if _fits(offer, form, room_id, limit, capacity):
-            return QrText(form, offer.text(form, room_id, limit))
+        if _fits(shortlist, form, room_id, limit, capacity):
+            return QrText(form, shortlist.text(form, room_id, limit))
     wanted = format or QR_FORMATS[-1]
     raise QrTooLong(
         wanted,
-        offer.size(wanted, room_id, limit),
+        shortlist.size(wanted, room_id, limit),
         capacity,
-        tuple(_alternatives(offer, wanted, room_id, limit, capacity)),
+        tuple(_alternatives(shortlist, wanted, room_id, limit, capacity)),
     )
 
 
 def check(format: str | None, room_id: str | None, limit: int | None) -> None:  # noqa: A002
-    """Hold the parameters of a code to what is allowed.
+    """Validate the parameters of a code.
 
     Raises:
-        PayloadError: Naming the parameter.
+        PayloadError: If a parameter is invalid; the error names the parameter.
     """
     if format is not None and format not in QR_FORMATS:
         raise PayloadError("format", f"must be one of {', '.join(QR_FORMATS)}")
@@ -168,70 +146,49 @@ def check(format: str | None, room_id: str | None, limit: int | None) -> None:  
         raise PayloadError("limit", f"must be a whole number from 1 to {MAX_LIMIT}")
 
 
-def _fits(offer: Offer, form: str, room_id: str | None, limit: int | None, capacity: int) -> bool:
-    # Only a room's name can be other than ASCII.
+def _fits(
+    shortlist: Shortlist, form: str, room_id: str | None, limit: int | None, capacity: int
+) -> bool:
+    # Only the room id can have characters that are not ASCII.
     if room_id is not None and not room_id.isascii():
         capacity -= CAPACITY - CAPACITY_UTF8
-    return offer.size(form, room_id, limit) <= capacity
+    return shortlist.size(form, room_id, limit) <= capacity
 
 
 def _alternatives(
-    offer: Offer, wanted: str, room_id: str | None, limit: int | None, capacity: int
+    shortlist: Shortlist, wanted: str, room_id: str | None, limit: int | None, capacity: int
 ) -> Iterable[tuple[str, int | None]]:
-    """Give each form that would fit, and of how many endpoints where not of all."""
+    """Yield each form that would fit, with the limit of endpoints, or None for all endpoints."""
     forms = QR_FORMATS[QR_FORMATS.index(wanted) :]
     for form in forms:
-        if _fits(offer, form, room_id, limit, capacity):
+        if _fits(shortlist, form, room_id, limit, capacity):
             yield form, None if form == "single" else limit
         elif form != "single":
-            most = _most(offer, form, room_id, limit or MAX_LIMIT, capacity)
+            most = _largest_limit(shortlist, form, room_id, limit or MAX_LIMIT, capacity)
             if most:
                 yield form, most
 
 
-def _most(offer: Offer, form: str, room_id: str | None, below: int, capacity: int) -> int:
-    """Find the most endpoints of a kind that fit; more never take less."""
+def _largest_limit(
+    shortlist: Shortlist, form: str, room_id: str | None, below: int, capacity: int
+) -> int:
+    """Find the largest limit that fits, by bisection: more endpoints never take less room."""
     low, high = 0, below
     while low + 1 < high:
         middle = (low + high) // 2
-        if _fits(offer, form, room_id, middle, capacity):
+        if _fits(shortlist, form, room_id, middle, capacity):
             low = middle
         else:
             high = middle
     return low
 
 
-class _Tally:
-    """Adds up what the entries of a kind take, on their way past."""
-
-    def __init__(self) -> None:
-        self.number = self.full = self.list = 0
-
-    def count(self, listed: Iterable[Endpoint]) -> Iterator[Endpoint]:
-        for endpoint in listed:
-            self.number += 1
-            self.list += len(endpoint.url) + 2
-            self.full += len(entry_text(endpoint))
-            yield endpoint
+def _best(config: EndpointConfig, limit: int) -> EndpointConfig:
+    """Choose the best endpoints of each kind, in the order of the list; of equals, the first."""
+    return EndpointConfig(*(_first(kind, limit) for kind in config.kinds().values()))
 
 
-def _best(listed: Iterable[Endpoint], limit: int) -> tuple[Endpoint, ...]:
-    """Choose the best endpoints, of equals the first, and leave them in their order."""
-    placed = ((endpoint.priority, place, endpoint) for place, endpoint in enumerate(listed))
+def _first(endpoints: Iterable[Endpoint], limit: int) -> tuple[Endpoint, ...]:
+    placed = ((endpoint.priority, place, endpoint) for place, endpoint in enumerate(endpoints))
     best = sorted(nsmallest(limit, placed), key=itemgetter(1))
     return tuple(endpoint for _, _, endpoint in best)
-
-
-def _document_size(kinds: Iterable[tuple[int, int]]) -> int:
-    """Give the bytes of a text, by the number and the size of each kind's entries."""
-    members = [
-        len(f'"{kind.member}":[]') + size + number - 1
-        for kind, (number, size) in zip(Kind, kinds, strict=True)
-        if number
-    ]
-    return 2 + sum(members) + max(0, len(members) - 1)
-
-
-def _room_size(room_id: str) -> int:
-    member: dict[str, Any] = {"room_id": room_id}
-    return len(json.dumps(member, separators=(",", ":"), ensure_ascii=False).encode()) - 2 + 1

@@ -242,7 +242,7 @@ def refused(folder: Path, place: Path) -> str:
     result = run(*command(folder, SAMPLE), **state(folder))
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
-    assert "not ours to replace" in line
+    assert "which is not replaced" in line
     assert line.endswith(str(place))
     return line
 

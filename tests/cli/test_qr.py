@@ -273,7 +273,7 @@ class TestScan:
         (tmp_path / "other.png").write_bytes(qr.image("https://example.com", "png"))
         for name, reason in (
             ("none.png", "No such file"),
-            ("text.png", "is no PNG"),
+            ("text.png", "is not a PNG"),
             ("other.png", "the code holds no endpoints"),
         ):
             result = call("--scan", str(tmp_path / name))

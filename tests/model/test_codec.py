@@ -7,7 +7,7 @@ import pytest
 from mop_config import Endpoint, EndpointConfig
 from mop_config.model import codec
 from mop_config.model.endpoint import Kind
-from mop_config.qr.text import Offer
+from mop_config.qr.text import Shortlist
 from mop_config.server.monitor.schedule import best
 from mop_config.server.web.dashboard.viewmodel import listing
 from mop_config.server.web.targets import written
@@ -50,7 +50,7 @@ class TestUnknownMembers:
         """Differences, QR codes, checks, targets and the dashboard see the same list."""
         plain, body = codec.dumps(CONFIG), widened(unknown, first=first)
         assert codec.difference(plain, body) == codec.Difference()
-        assert Offer.of_body(body) == Offer.of(CONFIG)
+        assert Shortlist.of_body(body) == Shortlist.of(CONFIG)
         assert best(body) == best(plain)
         assert b"".join(written(body)) == b"".join(written(plain))
         assert listing(body, "", None).rows == listing(plain, "", None).rows

@@ -234,7 +234,7 @@ class TestFit:
     def test_of_equals_the_first_is_better(self) -> None:
         """As everywhere."""
         equals = EndpointConfig(tuple(Endpoint(f"https://{c}.example", 7) for c in "zab"))
-        assert [e.url for e in qr.Offer.of(equals).limited(2).api_endpoints] == [
+        assert [e.url for e in qr.Shortlist.of(equals).limited(2).api_endpoints] == [
             "https://z.example",
             "https://a.example",
         ]
@@ -245,13 +245,13 @@ class TestFit:
         self, config: EndpointConfig, room: str | None, form: str, limit: int | None
     ) -> None:
         """Both where the text is written for it and where it is only reckoned."""
-        offer = qr.Offer.of(config)
-        assert offer == qr.Offer.of_body(codec.dumps(config))
-        text = offer.text(form, room, limit)
-        assert offer.size(form, room, limit) == len(text.encode())
+        shortlist = qr.Shortlist.of(config)
+        assert shortlist == qr.Shortlist.of_body(codec.dumps(config))
+        text = shortlist.text(form, room, limit)
+        assert shortlist.size(form, room, limit) == len(text.encode())
         if limit is None:
             assert text == qr.dumps(config, form, room)
-            long = qr.Offer(offer.best, (qr.MAX_LIMIT + 1, 0), offer.sizes)
+            long = qr.Shortlist(shortlist.best, (qr.MAX_LIMIT + 1, 0), shortlist.sizes)
             assert long.size(form, room, None) == len(text.encode())
 
     @settings(max_examples=40)
@@ -321,18 +321,18 @@ class TestFit:
 
     def test_no_endpoints(self) -> None:
         """Make no code."""
-        with pytest.raises(PayloadError, match="none to put"):
+        with pytest.raises(PayloadError, match="no endpoint to put"):
             qr.fit(EndpointConfig())
 
     def test_of_a_long_list_only_the_best_is_kept(self) -> None:
         """What is looked at from then on is small."""
         body = codec.dumps(a_list(30_000))
-        offer = qr.Offer.of_body(body)
-        assert len(offer.best.api_endpoints) == qr.MAX_LIMIT
-        assert offer.counts == (30_000, 30_000)
-        assert qr.fit(offer, limit=2) == qr.fit(a_list(30_000), limit=2)
+        shortlist = qr.Shortlist.of_body(body)
+        assert len(shortlist.best.api_endpoints) == qr.MAX_LIMIT
+        assert shortlist.counts == (30_000, 30_000)
+        assert qr.fit(shortlist, limit=2) == qr.fit(a_list(30_000), limit=2)
         with pytest.raises(QrTooLong, match=f"takes {len(body)} bytes"):
-            qr.fit(offer, "full")
+            qr.fit(shortlist, "full")
 
 
 class TestScan:
@@ -388,7 +388,7 @@ class TestScan:
             qr.image("x"),
             b"%!PS-Adobe-3.0 EPSF",
         ):
-            with pytest.raises(QrUnreadable, match=r"^the image: is no PNG, .* or broken"):
+            with pytest.raises(QrUnreadable, match=r"^the image: is not a PNG, .* or is damaged"):
                 qr.scan(data)
         for path in (tmp_path, tmp_path / "none.png", tmp_path / "\0"):
             with pytest.raises(QrUnreadable) as error:

@@ -1,4 +1,4 @@
-"""StaticExporter: keeps a folder of files up to date with a source, as a server its answers."""
+"""StaticExporter: reads the source, and keeps a folder of files up to date with it."""
 
 import json
 import logging

@@ -1,6 +1,7 @@
-"""The served list as files, for any web server.
+"""Render the list as files for a static web server.
 
-The files have the paths of the routes, so that a mirror answers like a server, but for long polls.
+The files have the paths of the routes, so that a mirror answers like a server, except for long
+polls.
 """
 
 import json
@@ -79,9 +80,9 @@ def render_files(
 
 
 def _codes(snapshot: Snapshot) -> dict[str, bytes]:
-    offer = qr.Offer.of_body(snapshot.plain.body)
+    shortlist = qr.Shortlist.of_body(snapshot.plain.body)
     try:
-        text = qr.fit(offer).text if offer else None
+        text = qr.fit(shortlist).text if shortlist else None
     except QrTooLong:
         text = None
     if text is None:
@@ -112,16 +113,16 @@ def write(folder: Path, wanted: dict[str, bytes]) -> list[str]:
     """Bring a folder up to date; files that are up to date are not touched.
 
     Args:
-        folder: The folder, which is made if need be. Other files in it stay. Without a key, so do
-            the signed files, which may have been signed elsewhere.
+        folder: The folder; it is made if it is missing. Other files in it stay. Without a key, the
+            signed files stay too, because they may have been signed elsewhere.
         wanted: The content of each file by its path.
 
     Returns:
         The paths of the files that were written or removed.
 
     Raises:
-        OSError: If a file cannot be written, or its place is taken by something that is not ours;
-            every file has its old list then.
+        OSError: If a file cannot be written, or an object that is not a regular file has its
+            name. All files keep their old content then.
     """
     with PublicFolder(folder, TYPES) as public:
         changed = {name: data for name, data in wanted.items() if not public.holds(name, data)}

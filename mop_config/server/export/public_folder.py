@@ -1,8 +1,8 @@
-"""PublicFolder: the folder that ``publish`` writes to, whose files everybody may read.
+"""PublicFolder: the folder that ``publish`` writes to; everybody may read its files.
 
-Another user may own the folder, and can then swap what is in it at any moment. So each folder is
-opened without following a link, and a file is created, made readable, dated and put in its place
-through descriptors. Anything that is no regular file is not ours to replace, and is refused.
+If another user owns the folder, that user can replace its content at any moment. Therefore each
+folder is opened without following a link, and files are created, made readable, dated and renamed
+through descriptors. An object that is not a regular file is never replaced.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class PublicFolder:
-    """A folder and its sub-folders, which are made and kept open.
+    """A folder and its sub-folders, which are made if they are missing, and kept open.
 
     Args:
         path: The folder. If it is a link, this user or root must have made the link.
@@ -61,7 +61,7 @@ class PublicFolder:
         """Whether a file has these bytes, and everybody may read it.
 
         Raises:
-            OSError: If the file's place is taken by something that is not ours.
+            OSError: If an object that is not a regular file has the name.
         """
         folder, base = self._place(name)
         try:
@@ -110,7 +110,7 @@ class PublicFolder:
             raise OSError(error.errno, error.strerror, str(self._path / name)) from None
 
     def _check(self, name: str) -> None:
-        """Refuse what is no regular file."""
+        """Raise OSError if the name belongs to an object that is not a regular file."""
         folder, base = self._place(name)
         status = os.stat(base, dir_fd=folder, follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode):
@@ -131,12 +131,16 @@ def _date(descriptor: int, folder: int, base: str) -> None:
 
 def _refusal(status: os.stat_result, path: Path) -> OSError:
     if stat.S_ISLNK(status.st_mode):
-        kind = f"a symbolic link of user {status.st_uid}'s"
+        kind = f"a symbolic link of user {status.st_uid}"
     elif stat.S_ISDIR(status.st_mode):
-        kind = "a folder in a file's place"
+        kind = "a folder where a file is expected"
     else:
-        kind = "a file in a folder's place" if stat.S_ISREG(status.st_mode) else "no regular file"
-    reason = f"there is {kind}, which is not ours to replace"
+        kind = (
+            "a file where a folder is expected"
+            if stat.S_ISREG(status.st_mode)
+            else "not a regular file"
+        )
+    reason = f"it is {kind}, which is not replaced"
     return OSError(errno.EEXIST, reason, str(path))
 
 
@@ -154,7 +158,7 @@ def _open_or_make(path: Path) -> int:
 
 
 def _open_below(above: int, path: Path) -> int:
-    """Open a sub-folder, and make it if need be."""
+    """Open a sub-folder; make it if it is missing."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(path.name, _FOLDER_MODE, dir_fd=above)
     try:
@@ -169,9 +173,9 @@ def _open_below(above: int, path: Path) -> int:
 
 
 def _open_to_all(descriptor: int, above: int) -> None:
-    """Let everybody enter a folder that was made under a strict umask.
+    """Make a folder accessible to everybody, even if it was made under a strict umask.
 
-    Only if nobody else can have put another folder of this user there.
+    This is only done if no other user can have moved another folder of this user there.
     """
     status, parent = os.fstat(descriptor), os.fstat(above)
     ours = status.st_uid == parent.st_uid == os.geteuid() and not parent.st_mode & _OTHERS_WRITE

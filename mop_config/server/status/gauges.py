@@ -36,8 +36,15 @@ def host_gauges(
         health: The results of the health checks, or None if no worker checks the endpoints.
         reports: What clients reported in the last hour, or None if reports are off.
     """
-    worst = worst_of(workers)
-    counts, figures = worst["counts"], worst["figures"]
+    return [
+        *_reload_gauges(workers),
+        *_list_gauges(workers),
+        *_endpoint_gauges(health),
+        _report_gauge(reports or []),
+    ]
+
+
+def _reload_gauges(workers: list[WorkerRecord]) -> list[GaugeMetricFamily]:
     return [
         _gauge(
             "mop_config_last_reload_successful",
@@ -50,6 +57,13 @@ def host_gauges(
             "When the source was last found good, by the worker that is furthest behind.",
             {(): min(worker["figures"]["good_at"] for worker in workers)},
         ),
+    ]
+
+
+def _list_gauges(workers: list[WorkerRecord]) -> list[GaugeMetricFamily]:
+    worst = worst_of(workers)
+    counts, figures = worst["counts"], worst["figures"]
+    return [
         _gauge(
             "mop_config_endpoints",
             "Endpoints that are served.",
@@ -70,22 +84,11 @@ def host_gauges(
             "Long polls that are parked.",
             {(): sum(worker["figures"]["waiters"] for worker in workers)},
         ),
-        *_endpoint_gauges(health),
-        _gauge(
-            "mop_config_client_reports",
-            "Requests of clients in the last hour by outcome: ok, or the fault; as they report it.",
-            {
-                (entry["kind"], entry["url"], fault): count
-                for entry in reports or ()
-                for fault, count in entry["counts"].items()
-            },
-            *("kind", "url", "fault"),
-        ),
     ]
 
 
 def _endpoint_gauges(health: HealthDocument | None) -> Iterator[GaugeMetricFamily]:
-    # Without a worker that checks, nothing is known of the endpoints now.
+    # Without a worker that checks, the state of the endpoints is unknown.
     endpoints = health["endpoints"] if health and health["alive"] else []
     measures: list[tuple[str, str, Callable[[EndpointHealth], float | None]]] = [
         (
@@ -110,6 +113,21 @@ def _endpoint_gauges(health: HealthDocument | None) -> Iterator[GaugeMetricFamil
             labels: float(value) for labels, value in values.items() if value is not None
         }
         yield _gauge(name, description, known, "kind", "url")
+
+
+def _report_gauge(reports: list[ReportedEndpoint]) -> GaugeMetricFamily:
+    return _gauge(
+        "mop_config_client_reports",
+        "Requests of clients in the last hour by outcome: ok, or the fault; as they report it.",
+        {
+            (entry["kind"], entry["url"], fault): count
+            for entry in reports
+            for fault, count in entry["counts"].items()
+        },
+        "kind",
+        "url",
+        "fault",
+    )
 
 
 def _posix(moment: str | None) -> float | None:

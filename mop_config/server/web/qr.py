@@ -1,4 +1,4 @@
-"""The QR codes that hand an app its endpoints."""
+"""The routes of the QR code that gives an app its endpoints."""
 
 import hashlib
 from functools import lru_cache
@@ -12,26 +12,26 @@ from . import current_service, problem_response
 
 blueprint = Blueprint("qr", __name__)
 
-#: Fields of a query that are looked at.
+#: Limit of the fields in a query.
 _MAX_FIELDS = 100
 _TYPES = {"svg": "image/svg+xml", "png": "image/png", "json": "application/json"}
 
 
 @blueprint.get("/qr.svg")
 def svg() -> Response:
-    """Draw the code as SVG, without a size of its own."""
+    """Return the code as SVG, without width and height."""
     return _answer("svg")
 
 
 @blueprint.get("/qr.png")
 def png() -> Response:
-    """Draw the code as PNG, about 500 pixels wide."""
+    """Return the code as PNG, about 500 pixels wide."""
     return _answer("png")
 
 
 @blueprint.get("/qr.json")
 def text() -> Response:
-    """Give the text that the images hold."""
+    """Return the text of the code."""
     return _answer("json")
 
 
@@ -41,46 +41,46 @@ def _answer(kind: str) -> Response:
         chosen = _parameters(request.query_string.decode("latin-1"))
     except PayloadError as error:
         return problem_response(400, str(error), {"parameter": error.field})
-    offer = _offer(service.store.view.snapshot.plain.body)
-    if not offer:
-        return problem_response(404, "there is no endpoint to put into a code")
+    shortlist = _shortlist(service.store.view.snapshot.plain.body)
+    if not shortlist:
+        return problem_response(404, "the list has no endpoint to put into a code")
     try:
-        text = qr.fit(offer, *chosen)
+        text = qr.fit(shortlist, *chosen)
     except QrTooLong as error:
         return problem_response(422, str(error), _overflow(error))
     settings = service.settings
     private = "private, " if settings.tokens or settings.tokens_file else ""
     response = Response(content_type=_TYPES[kind])
-    # Never older than the list: a code that was true a minute ago leads nobody anywhere.
+    # The code must not be older than the list: an app may scan it at any time.
     response.headers["Cache-Control"] = f"{private}no-cache"
     response.set_etag(hashlib.sha256(f"{kind} {text.text}".encode()).hexdigest()[:32])
     response.make_conditional(request)
     if response.status_code == 200:
-        response.data = _draw(kind, text, _title(offer, chosen[2], text))
+        response.data = _draw(kind, text, _title(shortlist, chosen[2], text))
     return response
 
 
 def choose(query: str, body: bytes) -> qr.QrText | None:
-    """Find what a code would hold, without drawing it; None where there is no endpoint.
+    """Choose the text of a code without drawing the code; None if the list is empty.
 
     Args:
-        query: As for the routes.
+        query: The query string, as for the routes.
         body: The wire form of the list.
 
     Raises:
-        PayloadError: If a parameter cannot be used.
+        PayloadError: If a parameter is invalid.
         QrTooLong: If the text does not fit.
     """
     chosen = _parameters(query)
-    offer = _offer(body)
-    return qr.fit(offer, *chosen) if offer else None
+    shortlist = _shortlist(body)
+    return qr.fit(shortlist, *chosen) if shortlist else None
 
 
 def _parameters(query: str) -> tuple[str | None, str | None, int | None]:
-    """Read ``format``, ``room_id`` and ``limit`` from a query; others are passed over.
+    """Return ``format``, ``room_id`` and ``limit`` of a query; ignore other parameters.
 
     Raises:
-        PayloadError: Naming the one that cannot be used.
+        PayloadError: If a parameter is invalid; the error names the parameter.
     """
     try:
         fields = parse_qsl(
@@ -102,7 +102,7 @@ def _parameters(query: str) -> tuple[str | None, str | None, int | None]:
 
 
 def _number(text: str) -> int:
-    # Whatever is no number is as far out of range as can be.
+    # Anything but a number becomes -1, which ``qr.check`` rejects.
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else -1
 
 
@@ -118,19 +118,19 @@ def _overflow(error: QrTooLong) -> dict[str, object]:
     }
 
 
-def _title(offer: qr.Offer, limit: int | None, text: qr.QrText) -> str:
-    most = 1 if text.format == "single" else limit or max(offer.counts)
-    api, socketio = (min(count, most) for count in offer.counts)
+def _title(shortlist: qr.Shortlist, limit: int | None, text: qr.QrText) -> str:
+    most = 1 if text.format == "single" else limit or max(shortlist.counts)
+    api, socketio = (min(count, most) for count in shortlist.counts)
     return f"QR code with {api} API and {socketio} Socket.io endpoints"
 
 
-# Keyed by the bytes that the store holds: they are compared by identity, and hashed once.
+# The key is the body in the store: the same bytes object each time, whose hash is cached.
 @lru_cache(maxsize=1)
-def _offer(body: bytes) -> qr.Offer:
-    return qr.Offer.of_body(body)
+def _shortlist(body: bytes) -> qr.Shortlist:
+    return qr.Shortlist.of_body(body)
 
 
-# All who look at the dashboard ask for the same ones.
+# All viewers of the dashboard request the same images.
 @lru_cache(maxsize=32)
 def _draw(kind: str, text: qr.QrText, title: str) -> bytes:
     if kind == "json":

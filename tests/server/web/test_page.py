@@ -16,6 +16,7 @@ from mop_config.server.parsing.problems import Code, Problem, ProblemRecord, Sev
 from mop_config.server.serving.store import Result, SourceState, Trigger
 from mop_config.server.settings import Settings
 from mop_config.server.status.translations import LANGUAGES, Texts, load
+from mop_config.server.status.verdict import kinds_down
 from mop_config.server.web.dashboard.viewmodel import (
     MAX_ROWS,
     describe,
@@ -279,17 +280,17 @@ def test_a_state_lasts_since_the_first_reload_that_ended_so() -> None:
         for i, result in enumerate(results)
     ]
     shown = describe(status(state="rejected", history=history), body(0), "")
-    assert (shown["since"], shown["reason"]) == ("t3", "e4")
+    assert (shown.since, shown.reason) == ("t3", "e4")
     fresh = describe(status(history=history[2:]), body(0), "")
-    assert (fresh["since"], fresh["reason"]) == ("t2", None)
-    assert describe(status(history=[], last_reload=None), body(0), "")["since"] is None
+    assert (fresh.since, fresh.reason) == ("t2", None)
+    assert describe(status(history=[], last_reload=None), body(0), "").since is None
 
 
 def test_workers_that_differ_are_named() -> None:
     """Those that do not serve what most serve."""
     workers = [{"pid": pid, "etag": etag, "last_reload": None} for pid, etag in enumerate("aab")]
     shown = describe(status(workers=workers), body(0), "")
-    assert (shown["common_etag"], shown["differing"]) == ("a", [2])
+    assert (shown.common_etag, shown.differing) == ("a", [2])
 
 
 @pytest.mark.parametrize(
@@ -311,12 +312,12 @@ def test_a_kind_is_down_when_all_of_it_is_known_to_be(
         }
         for i, up in enumerate(ups)
     ]
-    health = {"interval_seconds": 5.0, "alive": True, "endpoints": endpoints}
-    counts = {"api": len(ups), "socketio": 0}
+    health: Any = {"interval_seconds": 5.0, "alive": True, "endpoints": endpoints}
+    counts: Any = {"api": len(ups), "socketio": 0}
     shown = describe(status(health=health, counts=counts), body(3), "")
-    assert (shown["up"], shown["down"]) == (ups.count(True), down)
+    assert (shown.up, kinds_down(health, counts)) == (ups.count(True), down)
     counts = {"api": len(ups) + 1, "socketio": 0}  # one that is not checked
-    assert describe(status(health=health, counts=counts), body(3), "")["down"] == []
+    assert kinds_down(health, counts) == []
 
 
 def test_errors_come_before_warnings() -> None:
@@ -326,8 +327,8 @@ def test_errors_come_before_warnings() -> None:
         for line, severity in enumerate(["warning", "error", "warning", "error"])
     ]
     shown = describe(status(problems=problems), body(0), "")
-    assert [problem["line"] for problem, _ in shown["problems"]] == [1, 3, 0, 2]
-    assert (shown["errors"], shown["warnings"]) == (2, 2)
+    assert [problem["line"] for problem, _ in shown.problems] == [1, 3, 0, 2]
+    assert (shown.errors, shown.warnings) == (2, 2)
 
 
 def test_every_text_is_there_in_both_languages() -> None:
@@ -483,9 +484,9 @@ def test_the_headline_is_the_worst_that_is_known(
 ) -> None:
     """Of the state, the entries that were left out, health, workers and what follows the file."""
     shown = describe(status(**{"counts": {"api": 2, "socketio": 2}, **changes}), body(2), "")
-    findings = [shown["headline"], *shown["findings"]]
+    findings = [shown.headline, *shown.findings]
     texts = Texts("en")
-    assert shown["headline"].level == level
+    assert shown.headline.level == level
     assert [f.say(texts) for f in findings if f.say(texts) != "Fresh" or f is findings[0]] == told
     for finding in findings:
         assert "{" not in finding.say(Texts("zh"))

@@ -17,6 +17,7 @@ from .... import __version__
 from ....errors import PayloadError, QrTooLong
 from ....model.codec import rfc3339
 from ...monitor.history import SLOTS
+from ...status.document import StatusDocument
 from ...status.translations import LANGUAGES, Texts
 from .. import current_service
 from ..qr import choose
@@ -29,11 +30,11 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
     " connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-#: What the page's address may say; anything else is passed over.
+#: The query parameters of the page; others are ignored.
 PARAMETERS = ("q", "only", "sort", "format", "room_id", "limit", "lang")
-#: Longest value of one that is looked at, in characters.
+#: Limit of the length of a value in characters.
 MAX_VALUE = 300
-#: Problems that are shown before the rest is folded away.
+#: Number of problems that are shown; the page folds away the others.
 FEW_PROBLEMS = 10
 
 _STATIC = Path(__file__).parent / "static"
@@ -63,11 +64,11 @@ def dashboard() -> Response:
     if response.status_code == 200:
         body = snapshot.plain.body
         chosen = {"only": query["only"], "order": query["sort"]}
-        described = viewmodel.describe(status, body, query["q"], **chosen)
-        described["plots"] = viewmodel.day_plots(
-            status["health"], described["listing"].rows, service.check_history(), time.time()
+        page = viewmodel.describe(status, body, query["q"], **chosen)
+        drawn = viewmodel.day_plots(
+            status["health"], page.listing.rows, service.check_history(), time.time()
         )
-        response.set_data(_render(described, body, query, Texts(language)))
+        response.set_data(_render(page, drawn, body, query, Texts(language)))
     return response
 
 
@@ -80,22 +81,29 @@ def static(name: str) -> Response:
         abort(404)
     response = Response(file.read_bytes(), content_type=content_type)
     response.headers["X-Content-Type-Options"] = "nosniff"
-    # Asked for each time, so that a script is never older than its page.
+    # Revalidated on each use, so that a script is never older than its page.
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()
     response.make_conditional(request)
     return response
 
 
-def _render(shown: dict[str, Any], body: bytes, query: dict[str, str], texts: Texts) -> str:
+def _render(
+    page: viewmodel.Page,
+    drawn: viewmodel.DayPlots,
+    body: bytes,
+    query: dict[str, str],
+    texts: Texts,
+) -> str:
     up = _up()
     return (
         _templates()
         .get_template("dashboard.html")
         .render(
-            page=shown,
+            page=page,
+            plots=drawn,
             query=query,
-            qr=_qr(query, body, shown["status"]["etag"]),
+            qr=_qr(query, body, page.status["etag"]),
             t=texts,
             languages=LANGUAGES,
             language_urls={code: _encoded(query, lang=code) for code in LANGUAGES},
@@ -108,7 +116,7 @@ def _render(shown: dict[str, Any], body: bytes, query: dict[str, str], texts: Te
             build=_build(),
             few=FEW_PROBLEMS,
             longest=viewmodel.MAX_FILTER,
-            orders=_orders(shown["status"]),
+            orders=_orders(page.status),
             slots=SLOTS,
             plot_height=plots.PLOT_HEIGHT,
             bar_top=plots.LINE_HEIGHT + 2,
@@ -117,7 +125,7 @@ def _render(shown: dict[str, Any], body: bytes, query: dict[str, str], texts: Te
     )
 
 
-def _orders(status: dict[str, Any]) -> list[str]:
+def _orders(status: StatusDocument) -> list[str]:
     """Return the sort orders that the table offers; an empty name is the order of the list."""
     unknown = () if status["health"] else ("health", "latency")
     return ["", *(order for order in viewmodel.ORDERS if order not in unknown)]
@@ -136,12 +144,12 @@ def _qr(query: dict[str, str], body: bytes, etag: str) -> dict[str, str | None]:
     urls: dict[str, str | None] = {
         kind: f"{base}.{kind}{_encoded(wanted)}" for kind in ("svg", "png", "json")
     }
-    # Named by the list, so that the browser draws it anew when the list changes.
+    # The ETag makes the browser load the image again when the list changes.
     src = f"{base}.svg{_encoded(wanted, etag=etag)}"
     return {"problem": None, "src": src, "format": text.format, **urls}
 
 
-# Relative to the page's own address: a proxy may have taken a prefix away that nobody told us.
+# Relative to the page's own address, because a proxy may have removed a prefix from the path.
 def _up() -> str:
     return "../" * (current_service().places.home.count("/") - 1)
 
@@ -171,7 +179,7 @@ def _build() -> str:
 
 @cache
 def _templates() -> Environment:
-    # Not the application's own environment, which may hold templates of the same names.
+    # Not the application's own environment, which may have templates of the same names.
     environment = Environment(
         loader=PackageLoader("mop_config.server.web.dashboard"),
         autoescape=True,
@@ -186,7 +194,7 @@ def _templates() -> Environment:
 
 
 def _clock(moment: str) -> str:
-    """Shorten a time of the status document for people."""
+    """Format a time of the status document for people."""
     return f"{moment[:10]} {moment[11:19]} UTC"
 
 

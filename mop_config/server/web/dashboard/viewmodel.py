@@ -1,4 +1,4 @@
-"""The status document and the list, as the dashboard's template shows them. Pure."""
+"""Turn the status document and the list into the values of the dashboard's template. Pure."""
 
 import heapq
 from collections.abc import Callable, Iterator
@@ -14,24 +14,24 @@ from ...monitor.results import HealthDocument
 from ...parsing.problems import MAX_KEPT, ProblemRecord
 from ...status.document import HistoryEntry, StatusDocument
 from ...status.verdict import (
+    StatusFinding,
     common_etag,
     differing,
     dropped_entries,
-    kinds_down,
     problem_counts,
     verdict,
 )
 from .plots import EndpointPlot, KindPlot, endpoint_plot, kind_plot
 
-#: Rows of each kind that the page holds; a filter finds the others.
+#: Limit of rows of each kind on the page; a filter finds the others.
 MAX_ROWS = 100
-#: Spaces of Unicode (category Zs), which a browser shows as such.
+#: The spaces of Unicode (category Zs), which a browser shows as spaces.
 _SPACES = "\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
-#: Longest filter that is looked for, in characters.
+#: Limit of the length of a filter in characters.
 MAX_FILTER = 200
-#: Columns that a problem's text is moved in by, so that it stands where the file has it.
+#: Largest indent of a problem's text in columns; the indent shows the column in the file.
 _MAX_INDENT = 20
-#: Characters of a line that fit on a phone.
+#: Number of characters in a line that fit on a phone.
 _NARROW = 34
 
 _GOOD = frozenset({"applied", "unchanged"})
@@ -41,11 +41,11 @@ class Row(NamedTuple):
     """One endpoint of the table.
 
     Attributes:
-        kind: Its kind.
+        kind: The kind of the endpoint.
         endpoint: The endpoint.
-        state: Its health as a word, or None where it is not probed.
-        milliseconds: What its last check took, or None.
-        detail: What the last check said, or an empty text.
+        state: The state of health, or None if the endpoint is not checked.
+        milliseconds: Duration of the last check, or None.
+        detail: The result of the last check in words, or an empty text.
         certificate_expires: When the certificate expires (RFC 3339), or None.
     """
 
@@ -57,12 +57,12 @@ class Row(NamedTuple):
     certificate_expires: str | None = None
 
 
-#: What ``only`` may be: leave out what is healthy.
+#: The value of ``only`` that leaves out healthy endpoints.
 UNHEALTHY = "unhealthy"
-#: States of a check from the worst one on; those of ``_FAILING`` are not healthy.
+#: States of a check, the worst first; the first three are failing.
 _HEALTH = ("unhealthy", "suspect", "recovering", "unknown", "healthy", None)
 _FAILING = frozenset(_HEALTH[:3])
-#: What rows may be sorted by, and how; the list's own order decides between equal ones.
+#: The sort keys of the rows; the order of the list decides between equal rows.
 ORDERS: dict[str, Callable[[Row], Any]] = {
     "priority": lambda row: row.endpoint.priority,
     "url": lambda row: row.endpoint.url,
@@ -72,7 +72,13 @@ ORDERS: dict[str, Callable[[Row], Any]] = {
 
 
 class Listing(NamedTuple):
-    """The rows that are shown, of those that match the filter, of all."""
+    """The rows of the table.
+
+    Attributes:
+        rows: The rows that are shown.
+        matching: Number of endpoints that match the filter.
+        all: Number of endpoints in the list.
+    """
 
     rows: list[Row]
     matching: int
@@ -101,9 +107,12 @@ class DayPlots(NamedTuple):
 
 
 class Quote(NamedTuple):
-    """A problem's text, moved to its column, and how far.
+    """The text of a problem, indented to its column.
 
-    ``narrow`` tells whether it fits on a phone without scrolling.
+    Attributes:
+        indent: The text in front, as wide as the indent.
+        text: The text.
+        narrow: Whether both fit on a phone without scrolling.
     """
 
     indent: str
@@ -111,44 +120,86 @@ class Quote(NamedTuple):
     narrow: bool
 
 
+class Page(NamedTuple):
+    """The values of the template.
+
+    Attributes:
+        status: The status document.
+        headline: The worst finding.
+        findings: The other findings, the worst first.
+        dropped: Number of entries of the file that are not served.
+        since: Time since which reloads have ended like the last one, or None without a reload.
+        reason: Why the list is not up to date, or None if it is.
+        reason_code: The problem code of the reason, or None.
+        problems: The problems with their quotes, errors first.
+        errors: Exact number of errors.
+        warnings: Exact number of warnings.
+        more_problems: Whether there are more problems than the status lists.
+        common_etag: The ETag that most workers serve.
+        differing: The process ids of the workers that serve another list.
+        listing: The rows of the table.
+        up: Number of endpoints that are up.
+        reports: What clients reported, by kind and URL.
+    """
+
+    status: StatusDocument
+    headline: StatusFinding
+    findings: list[StatusFinding]
+    dropped: int
+    since: str | None
+    reason: str | None
+    reason_code: str | None
+    problems: list[tuple[ProblemRecord, Quote | None]]
+    errors: int
+    warnings: int
+    more_problems: bool
+    common_etag: str | None
+    differing: list[int]
+    listing: Listing
+    up: int
+    reports: dict[tuple[str, str], Reported]
+
+
 def describe(
     status: StatusDocument, body: bytes, wanted: str, *, only: str = "", order: str = ""
-) -> dict[str, Any]:
-    """Give what the template shows.
+) -> Page:
+    """Return the values of the template.
 
     Args:
         status: The status document; see ``status.host_status``.
         body: The wire form of the list that is served.
-        wanted: What the URLs in the table are to contain; empty for all.
+        wanted: Text that the URLs in the table must contain; empty for all URLs.
         only: As for ``listing``.
         order: As for ``listing``.
     """
     counts = problem_counts(status)
     headline, *findings = verdict(status)
-    return {
-        "status": status,
-        "headline": headline,
-        "findings": findings,
-        "dropped": dropped_entries(status),
-        "since": _since(status["history"]),
-        **_reason(status),
-        "problems": [(problem, quote(problem)) for problem in _errors_first(status["problems"])],
-        "errors": counts["error"],
-        "warnings": counts["warning"],
-        "more_problems": len(status["problems"]) >= MAX_KEPT,
-        "common_etag": common_etag(status["workers"]),
-        "differing": differing(status["workers"]),
-        "listing": listing(body, wanted[:MAX_FILTER], status["health"], only=only, order=order),
-        "up": _up(status["health"]),
-        "reports": {
-            (r["kind"], r["url"]): reported(r["counts"]) for r in status.get("reports") or ()
+    reason, reason_code = _reason(status)
+    return Page(
+        status=status,
+        headline=headline,
+        findings=findings,
+        dropped=dropped_entries(status),
+        since=_since(status["history"]),
+        reason=reason,
+        reason_code=reason_code,
+        problems=[(problem, quote(problem)) for problem in _errors_first(status["problems"])],
+        errors=counts["error"],
+        warnings=counts["warning"],
+        more_problems=len(status["problems"]) >= MAX_KEPT,
+        common_etag=common_etag(status["workers"]),
+        differing=differing(status["workers"]),
+        listing=listing(body, wanted[:MAX_FILTER], status["health"], only=only, order=order),
+        up=_up(status["health"]),
+        reports={
+            (each["kind"], each["url"]): reported(each["counts"])
+            for each in status.get("reports") or ()
         },
-        "down": kinds_down(status["health"], status["counts"]),
-    }
+    )
 
 
 def _since(history: list[HistoryEntry]) -> str | None:
-    """Find when the reloads began to end as the newest one did."""
+    """Return the time of the first reload of the newest run of successes or of failures."""
     since = None
     for event in history:
         if (event["result"] in _GOOD) != (history[0]["result"] in _GOOD):
@@ -157,12 +208,12 @@ def _since(history: list[HistoryEntry]) -> str | None:
     return since
 
 
-def _reason(status: StatusDocument) -> dict[str, str | None]:
-    """Find why the state is not fresh, in words and as a problem's code."""
+def _reason(status: StatusDocument) -> tuple[str | None, str | None]:
+    """Return why the state is not fresh, in words and as a problem code."""
     failed = [event for event in status["history"] if event["error"]]
     if status["state"] == "fresh" or not failed:
-        return {"reason": None, "reason_code": None}
-    return {"reason": failed[0]["error"], "reason_code": failed[0].get("code")}
+        return None, None
+    return failed[0]["error"], failed[0].get("code")
 
 
 def _up(health: HealthDocument | None) -> int:
@@ -174,7 +225,7 @@ def _errors_first(problems: list[ProblemRecord]) -> list[ProblemRecord]:
 
 
 def quote(problem: ProblemRecord) -> Quote | None:
-    """Lay a problem's text out for a caret below its first character; None where it has none."""
+    """Return the text of a problem for a caret below its first character; None without a text."""
     if not problem["text"]:
         return None
     column = problem["column"]
@@ -184,9 +235,9 @@ def quote(problem: ProblemRecord) -> Quote | None:
 
 
 def visible(text: str) -> str:
-    """Write out characters that cannot be seen, or that change how others are shown.
+    """Replace characters that are invisible, or that change how others are shown.
 
-    A right-to-left override would let a line of the file read as what it is not.
+    A right-to-left override, for instance, makes a line of the file read as another text.
     """
     return replace_unprintable(text, lambda c: f"<U+{ord(c):04X}>", keep=_SPACES)
 
@@ -201,15 +252,14 @@ def listing(
 ) -> Listing:
     """Choose the rows of the table.
 
-    The list is read one entry after the other, and without a filter no further than the
-    table needs.
+    Without a filter, the list is only decoded as far as the table needs.
 
     Args:
         body: The wire form of the list.
-        wanted: What a URL is to contain, in any case; empty for all.
-        health: What the prober says, or None where there is none.
-        only: ``unhealthy`` leaves out what is healthy or was never checked.
-        order: One of ``ORDERS``; anything else is the list's own order.
+        wanted: Text that a URL must contain, in any case; empty for all URLs.
+        health: The results of the health checks, or None without checks.
+        only: ``unhealthy`` leaves out endpoints that are healthy or were never checked.
+        order: A key of ``ORDERS``; anything else keeps the order of the list.
     """
     checks = {(e["kind"], e["url"]): e for e in health["endpoints"]} if health else {}
     key = ORDERS.get(order)
@@ -224,7 +274,7 @@ def listing(
             rows += heapq.nsmallest(MAX_ROWS, every, key=key)
         else:
             rows += islice(found, MAX_ROWS)
-            # Without a filter, how many there are is known already.
+            # Without a filter, the number is known: see ``count``.
             matching += sum(1 for _ in found) if chosen else 0
     count = body.count(b'{"url":"')
     if key is not None:
