@@ -1,4 +1,8 @@
-"""The source that the settings name: a file, or a key in etcd."""
+"""The source of the list: a file or a key in etcd, how it is read, and how a change is noticed.
+
+Read ``file`` first, then ``directory_watch`` and ``debounce``, which decide when the file is read;
+``wakeup`` is the pipe that wakes the reload thread. The ``etcd`` modules are the other source.
+"""
 
 from ...errors import SettingsError
 from ...model.address import EtcdAddress
@@ -13,20 +17,20 @@ SCHEME = "etcd://"
 
 
 def open_source(settings: Settings) -> Source:
-    """Make the source; nothing is read yet."""
+    """Make the source that the settings name, without reading it."""
     if not settings.source.startswith(SCHEME):
         return FileSource(settings.source, settings.max_bytes)
     return EtcdSource(EtcdAddress.parse(settings.source), settings.etcd, settings.max_bytes)
 
 
 def check_source(settings: Settings) -> None:
-    """Check that the source can be used at all, before a server is started for it.
+    """Validate the settings of the source, before a server starts.
 
-    A worker that starts later does not check: a certificate that is being replaced must not end
-    a service.
+    A worker that starts later does not validate again, because a certificate that is being replaced
+    must not stop the service.
 
     Raises:
-        SettingsError: If a setting of etcd cannot be used.
+        SettingsError: If a setting of etcd is invalid.
     """
     if settings.source.startswith(SCHEME):
         _check_pairs(settings.etcd)

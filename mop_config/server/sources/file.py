@@ -1,6 +1,7 @@
-"""Where the text comes from: a file, read so that nothing it may be can hang or fool us.
+"""FileSource: reads the endpoint file safely, whatever the path names.
 
-Every look at it has a deadline: on a mount whose server is gone, ``stat`` waits for ever.
+Every system call on the file has a deadline, because ``stat`` never returns on a mount whose server
+is gone.
 """
 
 import codecs
@@ -19,24 +20,24 @@ from ...errors import SourceError
 from ..bounded_call import Bounded
 from ..parsing.problems import Code
 
-# A lazy import of a codec after dropping privileges has failed before: have it now.
+# Load the codec now: importing it after dropping privileges may fail.
 codecs.lookup("utf-8")
 
 _OUR_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
-#: Seconds for one look at a file.
+#: Deadline of a ``stat`` or a read in seconds.
 LOOK = 3.0
-#: Seconds after a save within which another one may leave the same time stamp.
+#: Seconds after a save within which another save may leave the same time stamp.
 TICK = 0.05
 
 
 class Fingerprint(NamedTuple):
-    """What ``stat`` tells of a file: while it stays the same, so does the file, nearly always.
+    """The ``stat`` result of a file; as long as it is equal, the content is, with rare exceptions.
 
-    Of a key in etcd, ``mtime_ns`` is the revision, and the rest is 0 but for the size.
-    ``error`` is the ``errno`` of a failed ``stat``, and the rest is 0 then.
+    For a key in etcd, ``mtime_ns`` is the revision, and all other fields but the size are 0. If
+    ``stat`` fails, ``error`` is its ``errno``, and all other fields are 0.
     """
 
     error: int
@@ -50,7 +51,7 @@ class Fingerprint(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> "Fingerprint":
-        """Take the signature out of a ``stat`` result."""
+        """Make the fingerprint of a ``stat`` result."""
         return cls(
             0,
             status.st_dev,
@@ -64,7 +65,7 @@ class Fingerprint(NamedTuple):
 
     @classmethod
     def at(cls, path: Path) -> "Fingerprint":
-        """Look at a path; never raises."""
+        """Return the fingerprint of a path; never raises."""
         try:
             return cls.of(os.stat(path))
         except OSError as error:
@@ -72,11 +73,11 @@ class Fingerprint(NamedTuple):
 
     @property
     def contents(self) -> "Fingerprint":
-        """Without the time that a mere rename or change of owner sets too."""
+        """The fingerprint without ``ctime``, which a rename or a change of owner sets too."""
         return self._replace(ctime_ns=0)
 
     def is_same_file(self, other: "Fingerprint") -> bool:
-        """Whether both are of one file, whatever has been written to it in between."""
+        """Whether both belong to the same inode, even if the content has changed."""
         ours, theirs = (
             (self.error, self.device, self.inode),
             (other.error, other.device, other.inode),
@@ -85,27 +86,27 @@ class Fingerprint(NamedTuple):
 
     @property
     def missing(self) -> bool:
-        """Whether there is no such file."""
+        """Whether the file does not exist."""
         return self.error in {errno.ENOENT, errno.ENOTDIR}
 
     @property
     def blank(self) -> bool:
-        """Whether there is a file, with nothing in it yet."""
+        """Whether the file exists and is empty."""
         return not self.error and self.size == 0
 
 
 class SourceText(NamedTuple):
-    """A text as it was read.
+    """A text that was read from the source.
 
     Attributes:
         data: The bytes.
         mtime: POSIX seconds of the last change.
-        signature: Fingerprint of the source right before it was read.
-        revision: Revision of the key in etcd; 0 for a file. Then ``mtime`` is when reading
-            began, and the text counts from when a worker saw it first.
+        signature: Fingerprint of the source right before the read.
+        revision: Revision of the key in etcd; 0 for a file. With a revision, ``mtime`` is the time
+            at which the read began.
         cluster: Id of the etcd cluster; empty for a file.
-        detached: Whether the file is a mount of its own, whose original is gone: whatever
-            stands in its place, it is not seen here.
+        detached: Whether the file is a bind mount whose original was replaced or removed, so that
+            edits of the original are not visible here.
     """
 
     data: bytes
@@ -120,15 +121,15 @@ class FileSource:
     """A regular file on this machine.
 
     Args:
-        path: The file, as the operator names it; symbolic links are followed at each look.
-        max_bytes: How large it may be, in bytes.
-        patience: Seconds for one look at it.
+        path: Path of the file; symbolic links are followed at each access.
+        max_bytes: Limit of the size in bytes.
+        patience: Deadline of a ``stat`` or a read in seconds.
     """
 
     def __init__(self, path: str, max_bytes: int, patience: float = LOOK) -> None:
         self._bounded = Bounded(patience)
         self.path = Path(os.path.abspath(path))
-        # File names are bytes; what is said of them is text.
+        # A file name may have bytes that are not UTF-8; messages are text.
         self._name = os.fsencode(self.path).decode("utf-8", "backslashreplace")
         self.max_bytes = max_bytes
 
@@ -136,11 +137,11 @@ class FileSource:
         return self._name
 
     def signature(self, before: Callable[[], None] = lambda: None) -> Fingerprint:
-        """Look at the file without reading it.
+        """Return the fingerprint of the file.
 
         Args:
-            before: What else touches the same file system, to be done first within the same
-                deadline. Where it does not raise, nothing does.
+            before: Called first, under the same deadline, because it touches the same file system.
+                This method only raises what ``before`` raises.
         """
 
         def look() -> Fingerprint:
@@ -153,21 +154,21 @@ class FileSource:
             return Fingerprint(errno.ETIMEDOUT)
 
     def release(self) -> None:
-        """Give up a look that is waited for: the process is to stop."""
+        """Abandon the call that is being waited for, because the process stops."""
         self._bounded.release()
 
     def being_written(self) -> bool | None:
-        """Whether some process has the file open for writing; None where nobody can tell."""
+        """Whether a process has the file open for writing; None if that is unknown."""
         try:
             return self._bounded.call(self._being_written)
         except TimeoutError:
             return None
 
     def _being_written(self) -> bool | None:
-        """Ask for a read lease, in place of the answer.
+        """Request a read lease, which is only granted if no process has the file open for writing.
 
-        A read lease is granted on a file that nobody has open for writing (fcntl(2)). Only
-        the file's owner and root may ask, on Linux, on a local file system.
+        See fcntl(2). Only the owner of the file and root may request a lease, on Linux, on a local
+        file system.
         """
         if not hasattr(fcntl, "F_SETLEASE"):
             return None
@@ -176,8 +177,8 @@ class FileSource:
         except OSError:
             return None
         try:
-            # Who opens the file in this moment makes the kernel send a signal: one that
-            # does nothing, in the place of SIGIO, which would end the process.
+            # If another process opens the file while the lease is held, the kernel sends a signal.
+            # SIGURG is ignored; the default, SIGIO, would end the process.
             fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
             fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
             fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -191,13 +192,13 @@ class FileSource:
     def read(self) -> SourceText:
         """Read the file.
 
-        Opened so that a FIFO or a terminal cannot hang us, and bounded, since a file may
-        grow while it is read.
+        The file is opened without blocking, so that a FIFO or a terminal cannot hang the thread.
+        The number of bytes is bounded, because the file may grow during the read.
 
         Raises:
             SourceError: With code ``missing``, ``unreadable``, ``unreachable``,
                 ``not-regular``, ``too-large`` or ``changing``.
-            OSError: If this process lacks descriptors or memory: the file is not to blame.
+            OSError: If this process lacks descriptors or memory.
         """
         try:
             return self._bounded.call(self._open_and_read)
@@ -244,7 +245,7 @@ class FileSource:
         return SourceText(b"".join(chunks), after.st_mtime, signature, detached=detached)
 
     def is_current(self, text: SourceText) -> bool:
-        """Whether the file still holds a text that was read, as far as can be seen now.
+        """Whether the file still has the content that was read.
 
         Two saves of the same size within one tick of the clock look alike, so the content of a
         file that was just written is compared as well.
@@ -259,7 +260,7 @@ class FileSource:
             return False
 
     def _is_mount(self) -> bool:
-        """Whether the file is a mount; some file systems give no file a link."""
+        """Whether the file is a mount point; on some file systems no file has a link count."""
         try:
             mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
         except OSError:
@@ -272,7 +273,7 @@ class FileSource:
             return error
         if error.errno in {errno.ENOENT, errno.ENOTDIR}:
             return SourceError(Code.MISSING, f"{self._name} is missing")
-        # Opening a socket file says ENXIO: it is there, but nothing that can be read.
+        # Opening a socket fails with ENXIO.
         if error.errno in {errno.ENXIO, errno.ENODEV}:
             return SourceError(Code.NOT_REGULAR, f"{self._name} is no regular file")
         reason = os.strerror(error.errno) if error.errno else str(error)
@@ -280,11 +281,11 @@ class FileSource:
 
 
 def _grants_leases(path: str) -> bool:
-    """Whether the file system of a file would grant a lease at all.
+    """Whether the file system of a file grants leases at all.
 
-    CIFS, and NFS without a delegation, refuse each with EAGAIN, as if there were a writer. Asked
-    for is a lease on a file without a name, which nobody else can have open. Where none can be
-    made (those file systems make none either), nobody can tell.
+    CIFS, and NFS without a delegation, refuse every lease with EAGAIN, as if there were a writer.
+    So a lease is requested on a new file without a name (``O_TMPFILE``), which no other process can
+    have open. If no such file can be made, the file system counts as one without leases.
     """
     flags = getattr(os, "O_TMPFILE", None)
     if flags is None:
@@ -303,12 +304,12 @@ def _grants_leases(path: str) -> bool:
 
 
 def _unescaped(name: bytes) -> bytes:
-    """Read a path as proc(5) writes it, white space in octal."""
+    """Decode a path of proc(5), in which white space is written in octal."""
     return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name)
 
 
 def detached(source: object) -> str:
-    """Say what it means that a file is detached, and what to do."""
+    """Return the message for a detached file."""
     return (
         f"{source} is mounted by itself, and was replaced or removed where it comes from: the mount"
         " shows the old file for ever; mount the folder that holds it instead"

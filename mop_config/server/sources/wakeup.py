@@ -1,18 +1,18 @@
-"""How the reload thread is woken: bytes in a pipe.
+"""Wakeup: a pipe whose bytes wake the reload thread.
 
-A signal handler runs between two bytecodes of the main thread, maybe one that holds the
-very lock it would need; ``threading.Event.set`` there has deadlocked a live worker. A write
-to a non-blocking pipe takes no lock, works from any thread and any handler.
+A signal handler runs between two bytecodes of the main thread, which may hold the lock that the
+handler needs: ``threading.Event.set`` in a handler has deadlocked a worker. A write to a
+non-blocking pipe takes no lock, so any thread and any signal handler may do it.
 """
 
 import contextlib
 import os
 import selectors
 
-WRITTEN = b"w"  # the file was written to and not closed yet
-CLOSED = b"c"  # the file was closed after writing, or a whole one was moved there
-OTHER = b"o"  # anything else happened in a watched folder: look again
-ETCD = b"e"  # the key may have changed, or etcd cannot be heard any more
+WRITTEN = b"w"  # the file was written, and is not closed yet
+CLOSED = b"c"  # the file was closed after writing, or replaced by a rename
+OTHER = b"o"  # any other event in a watched folder
+ETCD = b"e"  # the key may have changed, or the watch has ended
 SIGHUP = b"h"
 STOP = b"q"
 
@@ -27,14 +27,14 @@ class Wakeup:
         self._selector: selectors.BaseSelector | None = None
 
     def send(self, kind: bytes) -> None:
-        """Wake the reader; safe in a signal handler. A full pipe wakes it already."""
+        """Wake the reader; safe in a signal handler. A full pipe has woken the reader already."""
         with contextlib.suppress(OSError):
             os.write(self._write_end, kind)
 
     def wait(self, timeout: float) -> bytes:
-        """Sleep until woken or ``timeout`` seconds have passed; give what was sent."""
+        """Wait for bytes, at most ``timeout`` seconds, and return them."""
         if self._selector is None:
-            # It is kept: a process that runs out of descriptors must still be woken.
+            # The selector is kept, because the process may run out of descriptors later.
             self._selector = selectors.DefaultSelector()
             self._selector.register(self._read_end, selectors.EVENT_READ)
         if not self._selector.select(timeout):
@@ -45,7 +45,7 @@ class Wakeup:
             return b""
 
     def close(self) -> None:
-        """Close both ends."""
+        """Close both ends of the pipe."""
         if self._selector is not None:
             self._selector.close()
         os.close(self._read_end)
