@@ -46,6 +46,7 @@ LAYERS = (
     "client.transport",
     "client.fetch",
     "client.list_search",
+    "client.reporter",
     "client.tasks",
     "client.background",
     "client.lifecycle",

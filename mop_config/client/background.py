@@ -21,6 +21,7 @@ from ..net.http import backoff
 from .list_search import UpdateRound
 from .lists.endpoint_lists import EndpointLists
 from .pool.session import ClientState
+from .reporter import EVERY
 from .tasks import ClientTasks
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Background:
         tasks: Runs the health checks and updates.
         update_interval: Seconds between two updates; 0 for none.
         watch: Whether to wait for a new list by a long poll.
+        report: Whether to report the outcomes of requests to the server of the list.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Background:
         update_interval: float,
         *,
         watch: bool,
+        report: bool,
     ) -> None:
         self._state = state
         self._lists = lists
@@ -99,6 +102,7 @@ class Background:
         self._checking = 0
         self._short_of_resources = False  # whether a thread or a descriptor was lacking last
         self._updating = False
+        self._next_report = time.monotonic() + EVERY if report else float("inf")
         self._failures = 0
         self._next_update = 0.0 if update_interval else float("inf")
         self._threads: list[threading.Thread] = []
@@ -195,12 +199,16 @@ class Background:
             self._updating = True
             if self._try_spawn(self._update, "mop-config-update") is None:
                 self._updating = False
+        if now >= self._next_report:
+            self._next_report = float("inf")  # until the report is sent
+            if self._try_spawn(self._report, "mop-config-report") is None:
+                self._next_report = now
         if self._watching and (self._watcher is None or not self._watcher.is_alive()):
             self._watcher = self._try_spawn(self._watch, "mop-config-watch")
         if self._short_of_resources:
             return RETRY
         next_update = float("inf") if self._updating else self._next_update
-        return min(next_check, next_update) - now
+        return min(next_check, next_update, self._next_report) - now
 
     def _start_checks(self) -> None:
         with self._lock:
@@ -259,6 +267,15 @@ class Background:
             delay = backoff(self._failures, FIRST_RETRY, longest)
         self._next_update = time.monotonic() + _jittered(delay)
         self._updating = False
+        self._wakeup.set()
+
+    def _report(self) -> None:
+        delay = EVERY
+        try:
+            delay = self._tasks.reporter.run()
+        except Exception as error:
+            logger.error("a report was lost: %s: %s", type(error).__name__, error)
+        self._next_report = time.monotonic() + delay
         self._wakeup.set()
 
     def _log_level_of(self, error: Exception) -> int:

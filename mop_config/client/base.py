@@ -56,6 +56,7 @@ class BaseManager:
         policy: Policy | None = None,
         update_interval: float = 3600.0,
         watch: bool = False,
+        report: bool = False,
         trusted_keys: Several[Key] | None = None,
         health_path: str = "/health",
         healthy: AnswerJudge | None = None,
@@ -81,6 +82,8 @@ class BaseManager:
             update_interval: Seconds between two updates of the list, varied by a tenth, 0 to
                 1,000,000. 0: no automatic updates.
             watch: Whether a long poll fetches a new list as soon as a server has it.
+            report: Whether to tell the server of the list, at most every 10 minutes, how often each
+                endpoint answered and how often it failed; a report names no request and no user.
             trusted_keys: Public keys, each a JWK or a JWK set (a ``dict`` or JSON), PEM, or the
                 path of a file of them. Then a list from a server, the cache or a QR code is
                 accepted only if one of them has signed it, and if it has not expired and is not
@@ -116,6 +119,7 @@ class BaseManager:
         check_keywords(f"{type(self).__name__}()", options, TransportKeywords, own)
         self.policy = policy_or_default(policy)
         self._update_interval, self._watch = checked_interval(update_interval), watch
+        self._report = report
         self._transport_options: dict[str, Any] = {**options}
         self._network_options = _for_checks(self._transport_options)
         trust = trust_of(trusted_keys, self.policy.max_endpoints)
@@ -134,12 +138,12 @@ class BaseManager:
     def _new_lifecycle(self, token: Token, health: HealthRequest) -> Lifecycle:
         """Return what runs the threads. No part of it may hold a reference to the manager."""
         state, lists, options = self._state, self._lists, self._network_options
-        interval, watch = self._update_interval, self._watch
+        interval, watch, report = self._update_interval, self._watch, self._report
         return Lifecycle(
             state,
             lists,
             lambda: ClientTasks(state, lists, options, token, health),
-            lambda tasks: Background(state, lists, tasks, interval, watch=watch),
+            lambda tasks: Background(state, lists, tasks, interval, watch=watch, report=report),
         )
 
     def __repr__(self) -> str:

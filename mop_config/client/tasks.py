@@ -21,6 +21,7 @@ from .lists.token import Token, current_token
 from .lists.update import Check
 from .pool.pool import WATCHED
 from .pool.session import ClientState
+from .reporter import Reporter
 from .transport.options import TransportOptions
 
 
@@ -50,6 +51,7 @@ class ClientTasks:
         self._prober = Prober(
             options.tls, state.policy.health_timeout, state.resolver, options.proxy_for, health
         )
+        self.reporter = Reporter(state, lists, options, token)
         self._searches: set[ListSearch] = set()
         self._closed = False
         self._applying_lock = threading.Lock()
@@ -61,6 +63,7 @@ class ClientTasks:
         # A child process has copies of its parent's sockets, which stay in use.
         if self._pid == os.getpid():
             self._prober.abort()
+            self.reporter.close()
             self._closed = True
             for search in list(self._searches):
                 search.close()

@@ -1,6 +1,6 @@
 """The members of a pool, their public state, and the pool's events. Pure."""
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -56,6 +56,8 @@ class PoolMember:
         probing: Whether a health check is under way or about to begin.
         served: Requests that it answered.
         failed: Requests that it failed.
+        faults: Requests that it failed, by fault.
+        reported: What of this was reported to a server, by ``ok`` or fault.
         odd_answers: Odd answers in a row; -1 while it has never answered well.
         stalls: Hedges in a row that overtook it, without an answer of its own in between.
         answers: Its last times to first byte.
@@ -76,6 +78,8 @@ class PoolMember:
     probing: bool = False
     served: int = 0
     failed: int = 0
+    faults: Counter[Fault] = field(default_factory=Counter)
+    reported: Counter[str] = field(default_factory=Counter)
     odd_answers: int = -1
     stalls: int = 0
     answers: AnswerTimes = field(default_factory=AnswerTimes)

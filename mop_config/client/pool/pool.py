@@ -197,6 +197,7 @@ class Pool(EndpointSelection):
         member.last_fault = fault
         if fault in COUNTED or fault in NETWORK:
             member.failed += 1
+            member.faults[fault] += 1
         self._record_fault(member, fault, Evidence.BAD_REQUEST, now, began)
 
     def request_probe(self, member: PoolMember, now: float) -> None:

@@ -1,0 +1,134 @@
+"""``Reporter``: tells the server of the list how often each endpoint answered and failed."""
+
+import json
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from ..model.endpoint import Kind
+from ..net.faults import COUNTED
+from ..net.http import HttpClient, HttpRequest
+from .lists.endpoint_lists import EndpointLists
+from .lists.token import Token, current_token
+from .lists.update import SIGNED_SUFFIX, is_route
+from .pool.member import PoolMember
+from .pool.session import ClientState
+from .transport.options import TransportOptions
+
+logger = logging.getLogger(__name__)
+
+#: Least seconds between two reports; up to a fifth is added, so that clients do not come in step.
+EVERY = 600.0
+#: Seconds without a report after a server that takes none.
+REFUSED = 86400.0
+#: Limits of a report: bytes of its body, and each count.
+MAX_BYTES, MAX_COUNT = 4096, 10_000
+
+
+class Reporter:
+    """Sends a count for each endpoint and fault: no URL of a request, no identity, no time.
+
+    Args:
+        state: The endpoints, with the outcomes of their requests.
+        lists: The list, whose server receives the reports.
+        options: How to connect.
+        token: The bearer token for that server, or a function that returns it.
+    """
+
+    def __init__(
+        self, state: ClientState, lists: EndpointLists, options: TransportOptions, token: Token
+    ) -> None:
+        self._state = state
+        self._lists = lists
+        self._token = token
+        self._client = HttpClient(
+            options.for_dial(state.policy.connect_timeout),
+            state.resolver,
+            proxy_for=options.proxy_for,
+        )
+
+    def close(self) -> None:
+        """Cancel a report that is being sent, without a lock."""
+        self._client.abort()
+
+    def run(self) -> float:
+        """Send a report if there is anything to report; return the seconds until the next one.
+
+        What could not be sent is part of the next report.
+        """
+        pause = EVERY * (1 + random.random() / 5)  # noqa: S311
+        url = self._url()
+        if url is None:
+            return pause
+        with self._state as state:
+            due = [
+                (kind, member, counts)
+                for kind in Kind
+                for member in state.pool(kind).members()
+                if (counts := _unreported(member))
+            ]
+        chosen = _fitting(due)
+        if not chosen:
+            return pause
+        status = self._post(url, _body(chosen))
+        if status is not None and 200 <= status < 300:
+            with self._state:
+                for _, member, counts in chosen:
+                    member.reported.update(counts)
+        elif status is not None and 400 <= status < 500 and status != 429:
+            logger.info("%s takes no reports (%d); it is asked again in a day", url, status)
+            return REFUSED
+        return pause
+
+    def _url(self) -> str | None:
+        """Return the URL for reports, or None if the list is not from a server of lists."""
+        source = self._lists.cache.source.url
+        if source is None or not is_route(source):
+            return None
+        return source.removesuffix(SIGNED_SUFFIX).removesuffix("/endpoints") + "/reports"
+
+    def _post(self, url: str, body: bytes) -> int | None:
+        request = HttpRequest(
+            url,
+            time.monotonic() + self._state.policy.total_timeout,
+            MAX_BYTES,
+            "POST",
+            headers={"Content-Type": "application/json"},
+            body=body,
+            token=current_token(self._token),
+            server_names=self._lists.server_names(),
+            cut=True,
+        )
+        try:
+            return self._client.request(request).status
+        except (OSError, ValueError, RuntimeError, MemoryError):
+            return None
+
+
+_Counts = list[tuple[Kind, PoolMember, Counter[str]]]
+
+
+def _fitting(due: _Counts) -> _Counts:
+    """Return as much as one report holds, the most failures first."""
+    chosen: _Counts = []
+    for entry in sorted(due, key=lambda entry: entry[2]["ok"] - entry[2].total()):
+        if len(_body([*chosen, entry])) > MAX_BYTES:
+            break
+        chosen.append(entry)
+    return chosen
+
+
+def _unreported(member: PoolMember) -> Counter[str]:
+    known = Counter({"ok": member.served})
+    known.update({fault.value: count for fault, count in member.faults.items() if fault in COUNTED})
+    return Counter({word: min(n, MAX_COUNT) for word, n in (known - member.reported).items()})
+
+
+def _body(chosen: _Counts) -> bytes:
+    entries: Iterator[dict[str, Any]] = (
+        {"kind": kind.value, "url": member.url, "counts": counts} for kind, member, counts in chosen
+    )
+    return json.dumps({"endpoints": list(entries)}, separators=(",", ":")).encode()

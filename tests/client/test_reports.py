@@ -1,0 +1,178 @@
+"""Reports of a client: what is sent, to whom, and when no more."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mop_config import EndpointConfig
+from mop_config.client import EndpointManager, background, reporter
+from mop_config.model.codec import dumps
+from mop_config.model.endpoint import Endpoint
+from mop_config.net.faults import COUNTED, Fault
+from mop_config.server.monitor.reports import FAULTS, parse_report
+from mop_config.server.monitor.reports import MAX_COUNT as SERVER_MAX
+
+from ..servers import running
+from ..waiting import wait_for
+from .handmade import Handmade, handmade
+
+LIST = "/api/v1/config/endpoints"
+REPORTS = "/api/v1/config/reports"
+
+
+@contextmanager
+def list_server(status: int = 204) -> Iterator[Handmade]:
+    """A server that gives a list with itself in it, and answers reports with a status."""
+
+    def answer(asked: Any) -> Any:
+        if asked.path == LIST:
+            urls = (f"{server.url}/api/v1", "https://down.example/api/v1")
+            return 200, {}, dumps(EndpointConfig(tuple(map(Endpoint.parse, urls)), ()))
+        return (status, {}, b"") if asked.path == REPORTS else (200, {}, b"{}")
+
+    with handmade(answer) as server:
+        yield server
+
+
+def manager_of(url: str, **options: Any) -> EndpointManager:
+    manager = EndpointManager([f"{url}/api/v1"], update_interval=0, **options)
+    manager.update_endpoints_from_remote()
+    return manager
+
+
+def reports(server: Handmade) -> list[Any]:
+    return [json.loads(asked.body) for asked in server.asked if asked.path == REPORTS]
+
+
+def fail(manager: EndpointManager, url: str, fault: Fault, times: int = 1) -> None:
+    with manager._state as state:
+        member = state.api.get(url)
+        assert member is not None
+        for _ in range(times):
+            state.api.failed(member, fault, state.clock(), state.clock())
+
+
+def test_what_happened_since_the_last_report_is_sent() -> None:
+    """By endpoint and fault; what says nothing about an endpoint is not sent."""
+    with list_server() as server:
+        manager = manager_of(server.url)
+        report = manager._lifecycle.tasks.reporter
+        assert reporter.EVERY <= report.run() <= 1.2 * reporter.EVERY
+        assert reports(server) == []
+        with manager.client(start=False) as client:
+            for _ in range(3):
+                assert client.get("/users", params={"id": "secret"}).status_code == 200
+        fail(manager, "https://down.example/api/v1", Fault.TLS, 2)
+        fail(manager, "https://down.example/api/v1", Fault.OURS)
+        fail(manager, "https://down.example/api/v1", Fault.RESOLVER)
+        report.run()
+        down = {"kind": "api", "url": "https://down.example/api/v1", "counts": {"tls": 2}}
+        own = {"kind": "api", "url": f"{server.url}/api/v1", "counts": {"ok": 3}}
+        assert reports(server) == [{"endpoints": [down, own]}]
+        fail(manager, "https://down.example/api/v1", Fault.REFUSED)
+        report.run()
+        report.run()
+        assert reports(server)[1:] == [{"endpoints": [{**down, "counts": {"refused": 1}}]}]
+        manager.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "pause"), [(400, 86400), (401, 86400), (404, 86400), (405, 86400), (410, 86400)]
+)
+def test_a_server_that_takes_no_reports_is_left_alone_for_a_day(status: int, pause: int) -> None:
+    """Whatever its refusal is."""
+    with list_server(status) as server:
+        manager = manager_of(server.url)
+        fail(manager, f"{server.url}/api/v1", Fault.TLS)
+        assert manager._lifecycle.tasks.reporter.run() == pause
+        manager.close()
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_report_that_did_not_arrive_is_part_of_the_next_one(status: int) -> None:
+    """Which is not sent before its time."""
+    with list_server(status) as server:
+        manager = manager_of(server.url)
+        report = manager._lifecycle.tasks.reporter
+        for times in (1, 2):
+            fail(manager, f"{server.url}/api/v1", Fault.TLS)
+            assert reporter.EVERY <= report.run() <= 1.2 * reporter.EVERY
+            assert reports(server)[-1]["endpoints"][0]["counts"] == {"tls": times}
+        manager.close()
+
+
+def test_a_report_is_within_the_limits_of_the_server() -> None:
+    """The rest follows in the next reports, failures first; a file elsewhere receives none."""
+    with list_server() as server:
+        manager = manager_of(server.url)
+        urls = [f"https://host{number}.example.com/api/v1" for number in range(200)]
+        for url in urls:
+            manager.add_api_endpoint(url, 5)
+            fail(manager, url, Fault.READ_TIMEOUT, 1)
+        fail(manager, urls[150], Fault.READ_TIMEOUT, SERVER_MAX + 6)
+        # An edit by hand: the list is no server's any more.
+        report = manager._lifecycle.tasks.reporter
+        report.run()
+        assert reports(server) == []
+        manager._lists.cache.set_source("remote", f"{server.url}{LIST}", time.time())
+        for _ in range(9):
+            report.run()
+        bodies = [asked.body for asked in server.asked if asked.path == REPORTS]
+        assert all(len(body) <= 4096 for body in bodies)
+        assert reports(server)[0]["endpoints"][0]["url"] == urls[150]
+        total = sum(
+            (parse_report(body) for body in bodies), start=parse_report(b'{"endpoints":[]}')
+        )
+        assert total["api", urls[150], "read-timeout"] == SERVER_MAX + 7
+        assert all(total["api", url, "read-timeout"] == 1 for url in urls if url != urls[150])
+        manager._lists.cache.set_source("remote", f"{server.url}/list.json", time.time())
+        fail(manager, urls[0], Fault.TLS)
+        report.run()
+        assert len(reports(server)) == len(bodies)
+        manager.close()
+
+
+def test_nothing_is_reported_by_default() -> None:
+    """No report is ever due."""
+    for report in (False, True):
+        with EndpointManager(["https://a.example"], update_interval=0, report=report) as manager:
+            running_threads = manager._lifecycle._background
+            assert running_threads is not None
+            assert (running_threads._next_report == float("inf")) is not report
+
+
+def test_the_words_are_those_of_the_server() -> None:
+    """The server takes every fault that is counted against an endpoint."""
+    assert {"ok", *map(str, COUNTED)} == set(FAULTS)
+    assert reporter.MAX_COUNT == SERVER_MAX
+
+
+def test_a_running_manager_reports_to_a_real_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which shows what its clients see."""
+    monkeypatch.setattr(background, "EVERY", 0.5)
+    monkeypatch.setattr(reporter, "EVERY", 0.5)
+    file = tmp_path / "endpoints.txt"
+    with handmade() as api:
+        file.write_text(f"ApiList:\n{api.url}\n")
+        with running(tmp_path, file, ENDPOINT_REPORTS="1") as server:
+            base = f"http://127.0.0.1:{server.port}"
+
+            def seen() -> Any:
+                return server.status()["reports"]
+
+            expected = [{"kind": "api", "url": api.url, "counts": {"ok": 1}}]
+            with EndpointManager([api.url], config_urls=[base], report=True) as manager:
+                wait_for(lambda: manager.list_source.origin == "remote", seconds=30)
+                with manager.client() as client:
+                    assert client.get("/x").status_code == 200
+                wait_for(lambda: seen() == expected, seconds=30)
+            # Every worker knows what one of them was told.
+            wait_for(lambda: all(seen() == expected for _ in range(8)), seconds=20)
+            assert "Traceback" not in server.log
