@@ -1,7 +1,7 @@
 """Automatic failover over several domains and IP addresses: the server and the client.
 
-``Settings``, ``create_app`` and ``init_app`` are handed on lazily, so that a program which only
-wants the model or the client never imports Flask.
+``Settings``, ``create_app``, ``create_asgi_app`` and ``init_app`` are imported on first use, so
+that a program that needs only the model or the client never imports Flask.
 """
 
 import logging
@@ -12,10 +12,19 @@ from .model.endpoint import Endpoint, EndpointConfig
 if TYPE_CHECKING:
     from .server.settings import Settings
     from .server.web.app import create_app, init_app
+    from .server.web.asgi import create_asgi_app
 
 __version__ = "1.0.0"
 
-__all__ = ["Endpoint", "EndpointConfig", "Settings", "__version__", "create_app", "init_app"]
+__all__ = [
+    "Endpoint",
+    "EndpointConfig",
+    "Settings",
+    "__version__",
+    "create_app",
+    "create_asgi_app",
+    "init_app",
+]
 
 # A library's log lines go where the program that uses it sends them (logging HOWTO).
 logging.getLogger(__name__).addHandler(logging.NullHandler())
@@ -26,6 +35,10 @@ def __getattr__(name: str) -> Any:
         from .server.web import app
 
         return getattr(app, name)
+    if name == "create_asgi_app":
+        from .server.web.asgi import create_asgi_app
+
+        return create_asgi_app
     if name == "Settings":
         from .server.settings import Settings
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+from werkzeug.datastructures import Headers
 
 from .waiting import wait_for
 
@@ -21,14 +22,14 @@ ROOT = Path(__file__).parent.parent
 ENDPOINTS = "/api/v1/config/endpoints"
 STATUS = "/api/v1/config/status"
 
-_LISTENING = re.compile(r"(?:Listening at: |Running on |Serving on )https?://[^:\s]+:(\d+)")
+_LISTENING = re.compile(r"(?:Listening at: |[Rr]unning on |Serving on )https?://[^:\s]+:(\d+)")
 
 
 class Answer(NamedTuple):
     """One HTTP answer."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Headers
     body: bytes
 
     @property
@@ -103,13 +104,24 @@ class Server:
 
     def get(self, path: str = ENDPOINTS, **headers: str) -> Answer:
         """Ask once, on a connection of its own."""
+        return self.request("GET", path, **headers)
+
+    def request(self, method: str, path: str, **headers: str) -> Answer:
+        """Send one request without a body, on a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
-            connection.request("GET", path, headers=headers)
+            connection.request(method, path, headers=headers)
             response = connection.getresponse()
-            return Answer(response.status, dict(response.getheaders()), response.read())
+            return Answer(response.status, Headers(response.getheaders()), response.read())
         finally:
             connection.close()
+
+    def answers(self, path: str) -> bool:
+        """Whether a path is answered with 200."""
+        try:
+            return self.get(path).status == 200
+        except (OSError, http.client.HTTPException):
+            return False
 
     def status(self) -> Any:
         """The status document; an empty picture while nobody answers."""

@@ -329,7 +329,7 @@ def _system_calls() -> set[str]:
     return allowed
 
 
-@pytest.mark.parametrize("worker", ["gthread"])
+@pytest.mark.parametrize("worker", ["asgi", "gthread"])
 def test_the_server_makes_no_system_call_that_the_service_forbids(
     worker: str, tmp_path: Path
 ) -> None:

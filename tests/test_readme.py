@@ -275,7 +275,7 @@ def test_every_problem_code_is_documented() -> None:
 #: Defaults that the table shows in other words.
 DEFAULTS = {
     "ENDPOINT_STATE_DIR": "`$STATE_DIRECTORY`, else Flask's instance folder",
-    "ENDPOINT_MAX_WAITERS": "gthread: threads − 2; sync: 0",
+    "ENDPOINT_MAX_WAITERS": "asgi: 10000; gthread: threads − 2; sync: 0",
     "ENDPOINT_SIGNING_TTL": "`7d`",
 }
 

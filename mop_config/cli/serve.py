@@ -29,8 +29,8 @@ _VARIABLES = {
 @click.option("--host", metavar="ADDRESS", help="Listen here  [HOST, 127.0.0.1]")
 @click.option("--port", metavar="N", help="Listen on this port, 0 for a free one  [PORT, 8000]")
 @click.option("--workers", metavar="N", help="Worker processes  [WEB_CONCURRENCY, 2]")
-@click.option("--threads", metavar="N", help="Threads of a gthread worker  [THREADS, 16]")
-@click.option("--worker-class", metavar="NAME", help="gthread or sync  [WORKER_CLASS, gthread]")
+@click.option("--threads", metavar="N", help="Threads of each worker  [THREADS, 16]")
+@click.option("--worker-class", metavar="NAME", help="asgi, gthread or sync  [WORKER_CLASS, asgi]")
 @env_file_option
 def serve(**options: str | None) -> None:
     """Serve the endpoint list in FILE, and every change of it.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from prometheus_client.core import GaugeMetricFamily
 
@@ -70,18 +70,6 @@ class Places(NamedTuple):
     home: str = "/"
 
 
-class WorkerAdapter(Protocol):
-    """The worker process of a server such as gunicorn, as far as the service needs it."""
-
-    @property
-    def waiters(self) -> int:
-        """How many long polls may be parked in the worker at once."""
-
-    @property
-    def ending(self) -> bool:
-        """Whether the worker takes no new connections any more."""
-
-
 class ConfigService:
     """The parts of one application: its source, store, reload thread and health checks.
 
@@ -114,7 +102,6 @@ class ConfigService:
         self._lock = threading.Lock()
         self._reload_thread: ReloadThread | None = None
         self._pid = 0  # of the process in which the reload thread was started; 0 while none runs
-        self._worker: WorkerAdapter | None = None
         self._listed: tuple[Snapshot, Listed] | None = None
         self._reported: tuple[Any, ...] = ()
         for warning in (*settings.warnings, *self.signer.warnings):
@@ -222,15 +209,6 @@ class ConfigService:
         thread = self._reload_thread
         if thread is not None and self._pid == os.getpid():
             thread.hup()
-
-    def attach_worker(self, worker: WorkerAdapter) -> None:
-        """Take over the limits of the server's worker process, and follow its end.
-
-        Args:
-            worker: The worker, which has not begun to serve.
-        """
-        self._worker = worker
-        self.responder.max_waiters = worker.waiters
 
     # -- a reload of all workers
 
@@ -385,8 +363,6 @@ class ConfigService:
 
     def _after_turn(self) -> None:
         """Do the periodic work of the process; the reload thread calls this after each turn."""
-        if self._worker is not None and self._worker.ending:
-            self.store.close()
         self.responder.prepare()
         if self.authenticator is not None:
             self.authenticator.refresh()

@@ -1,14 +1,12 @@
-"""Signal handlers of a process: SIGHUP reloads, and a stop signal releases parked requests.
+"""reload_on_sighup sets a SIGHUP handler in a gunicorn worker that is not of our classes.
 
-Each handler calls the handler that was there before, so that gunicorn's own handlers still run.
-The handlers only set flags and write to a pipe: a lock or a log record in a handler could wait for
-the very thread that the handler interrupts.
+The handler calls the handler that was there before. It only writes to a pipe: a lock or a log
+record in a handler could wait for the very thread that the handler interrupts.
 """
 
 import signal
 import threading
 from collections.abc import Callable
-from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -53,19 +51,3 @@ def reload_on_sighup(service: ConfigService) -> None:
     handler = SighupHandler(service, previous if callable(previous) else None)
     signal.signal(signal.SIGHUP, handler)
     signal.siginterrupt(signal.SIGHUP, False)
-
-
-def release_requests_on_stop(service: ConfigService) -> None:
-    """Release parked requests on SIGTERM, SIGINT and SIGQUIT: gunicorn waits until they end."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        previous = signal.getsignal(number)
-        if callable(previous):
-            signal.signal(number, partial(_on_stop, service, previous))
-            signal.siginterrupt(number, False)
-
-
-def _on_stop(
-    service: ConfigService, previous: Handler, number: int, frame: FrameType | None
-) -> None:
-    service.store.close()
-    previous(number, frame)

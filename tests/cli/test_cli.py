@@ -384,7 +384,7 @@ class TestServe:
         ]
         with running(tmp_path, "/nonexistent", command=command, PORT="1", workers=1) as server:
             assert server.hosts() == ["a.com", "b.com"]
-            assert "Using worker: sync" in server.log
+            assert "worker.SynchronousWorker\n" in server.log
             assert server.status()["source"] == str(file)
             file.write_text("DomainList:\nc.com\n")
             wait_for(lambda: server.hosts() == ["c.com"])

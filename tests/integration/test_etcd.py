@@ -155,7 +155,7 @@ def test_a_restore_is_served(tmp_path: Path) -> None:
             serves(server, "d")
 
 
-@pytest.mark.parametrize("worker_class", ["sync"])
+@pytest.mark.parametrize("worker_class", ["sync", "asgi"])
 def test_other_workers_with_tls_and_a_login(worker_class: str, tmp_path: Path) -> None:
     """Outages and all."""
     with safe_cluster(tmp_path / "safe") as safe:

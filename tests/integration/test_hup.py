@@ -12,13 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mop_config.server.gunicorn.conf import WORKER_CLASSES
 from mop_config.server.status import lost_hooks
 
 from ..load import under_load
 from ..servers import ROOT, Server, gunicorn_command, running
 from ..waiting import wait_for
 
-CLASSES = ["gthread", "sync"]
+CLASSES = ["asgi", "gthread", "sync"]
 
 
 def text(number: int) -> str:
@@ -136,7 +137,7 @@ def test_a_storm_of_two_hundred(site: tuple[Server, Writer]) -> None:
     """
     server, writer = site
     pids = server.workers
-    hups = 200 if "gthread" in server.log else 100
+    hups = 200 if "AsgiWorker" in server.log else 100
     with under_load(server.port) as loads:
         started = time.monotonic()
         for number in range(hups):
@@ -149,7 +150,7 @@ def test_a_storm_of_two_hundred(site: tuple[Server, Writer]) -> None:
     assert all(set(load.answers) <= writer.valid for load in loads)
 
 
-@pytest.mark.parametrize("worker_class", ["gthread"])
+@pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
 def test_a_storm_while_the_file_is_written_in_place(tmp_path: Path, worker_class: str) -> None:
     """SIGHUP in the middle of a save makes no worker serve half of the file."""
     file = tmp_path / "endpoints.txt"
@@ -268,7 +269,7 @@ def test_every_way_of_starting_gunicorn(
         assert server.workers == pids
         # The system blocks it, too, for as long as a handler of it runs.
         wait_for(lambda: not any(_blocks_sighup(pid) for pid in pids), what="none blocks SIGHUP")
-        assert f"Using worker: {worker_class}\n" in server.log
+        assert f"{WORKER_CLASSES[worker_class]}\n" in server.log
         assert server.status()["watcher"] == {"mode": "inotify", "alive": True}
         assert server.stop() == 0
     assert "Traceback" not in server.log
@@ -319,31 +320,38 @@ def test_without_our_hooks_log_and_status_say_what_is_lost(tmp_path: Path) -> No
         wait_for(lambda: "(sighup)" in server.log, what="a worker takes SIGHUP all the same")
 
 
-OWN_HOOK = """
+OWN_CONFIG = """
 from mop_config.server.gunicorn_conf import *
 bind = "127.0.0.1:0"
 workers = 1
-def {hook}:
-    {body}
+{own}
 """
 
 
 @pytest.mark.parametrize(
-    ("hook", "lost"),
+    ("name", "own", "lost"),
     [
-        ("on_starting(server)", "SIGHUP to the master replaces the workers"),
-        ("post_fork(server, worker)", "SIGHUP can end a worker that is just starting"),
-        ("post_worker_init(worker)", "SIGHUP to a worker is ignored"),
+        (
+            "on_starting",
+            "def on_starting(server): pass",
+            "SIGHUP to the master replaces the workers",
+        ),
+        (
+            "worker_class",
+            "worker_class = 'gthread'",
+            "SIGHUP can end a worker that is just starting, and edits are followed from its first"
+            " request on",
+        ),
     ],
 )
-def test_a_hook_of_the_operators_in_the_place_of_ours_is_told_of(
-    tmp_path: Path, hook: str, lost: str
+def test_what_the_operator_puts_in_the_place_of_ours_is_named(
+    tmp_path: Path, name: str, own: str, lost: str
 ) -> None:
-    """By log and status, with what is lost and how to keep it."""
+    """Log and status say what is lost and how to keep it."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text(0))
     config = tmp_path / "own.py"
-    config.write_text(OWN_HOOK.format(hook=hook, body="pass"))
+    config.write_text(OWN_CONFIG.format(own=own))
     command = gunicorn_command("-c", str(config))
     with running(tmp_path, file, command=command, workers=0, WEB_CONCURRENCY="1") as server:
         wait_for(lambda: server.get().status == 200)
@@ -351,7 +359,7 @@ def test_a_hook_of_the_operators_in_the_place_of_ours_is_told_of(
         (problem,) = server.status()["problems"]
         assert problem["code"] == "no-hooks"
         assert lost in problem["message"]
-        assert f"mop_config.server.gunicorn_conf.{hook.partition('(')[0]}" in problem["message"]
+        assert f"mop_config.server.gunicorn_conf.{name}" in problem["message"]
 
 
 def test_a_hook_of_the_operators_that_calls_ours_loses_nothing(tmp_path: Path) -> None:
@@ -359,8 +367,8 @@ def test_a_hook_of_the_operators_that_calls_ours_loses_nothing(tmp_path: Path) -
     file = tmp_path / "endpoints.txt"
     file.write_text(text(0))
     config = tmp_path / "own.py"
-    own = "gunicorn_conf.on_starting(server)"
-    text_of = OWN_HOOK.format(hook="on_starting(server)", body=own)
+    own = "def on_starting(server):\n    gunicorn_conf.on_starting(server)"
+    text_of = OWN_CONFIG.format(own=own)
     config.write_text(f"from mop_config.server import gunicorn_conf\n{text_of}")
     command = gunicorn_command("-c", str(config))
     with running(tmp_path, file, command=command, workers=1) as server:

@@ -71,7 +71,7 @@ def worst(process: "subprocess.Popen[bytes]") -> float:
 
 
 @pytest.mark.parametrize("entries", ADDED)
-@pytest.mark.parametrize("worker_class", ["gthread"])
+@pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
 def test_nobody_waits_for_a_reload(tmp_path: Path, worker_class: str, entries: int) -> None:
     """A load beside a reload, against the same load without one.
 

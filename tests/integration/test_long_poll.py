@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.datastructures import Headers
 
 from mop_config.model.jws import SigningKey
 
@@ -53,7 +54,7 @@ class Poller(threading.Thread):
             self.connection.request("GET", self.path, headers=self.headers)
             response = self.connection.getresponse()
             body = response.read()
-            self.answer = Answer(response.status, dict(response.getheaders()), body)
+            self.answer = Answer(response.status, Headers(response.getheaders()), body)
         self.seconds = time.monotonic() - began
         self.connection.close()
 
@@ -82,7 +83,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("worker_class", ["gthread"])
+@pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
 def test_everybody_is_told_within_a_second(tmp_path: Path, file: Path, worker_class: str) -> None:
     """Nobody is lost, nobody is told of what he has, and a stop waits for nobody."""
     with running(tmp_path, file, WORKER_CLASS=worker_class) as server:
@@ -122,11 +123,23 @@ def wait_until_idle_but_for(pollers: list[Poller], server: Server) -> None:
     assert all(poller.is_alive() for poller in pollers)
 
 
+@pytest.mark.parametrize(
+    ("worker_class", "threads", "limit"),
+    [("gthread", "4", ""), ("asgi", "16", "2")],
+    ids=["gthread", "asgi"],
+)
 def test_the_limit_turns_away_and_a_client_that_leaves_frees_its_place(
-    tmp_path: Path, file: Path
+    tmp_path: Path, file: Path, worker_class: str, threads: str, limit: str
 ) -> None:
     """304 at once, and when to come back; plain requests go on."""
-    with running(tmp_path, file, workers=1, THREADS="4") as server:
+    with running(
+        tmp_path,
+        file,
+        workers=1,
+        WORKER_CLASS=worker_class,
+        THREADS=threads,
+        ENDPOINT_MAX_WAITERS=limit,
+    ) as server:
         etag = {"If-None-Match": server.get().headers["ETag"]}
         with parked(server, 2) as pollers:
             # Not by a poll of our own, which might take the place of one that comes later.
@@ -144,7 +157,7 @@ def test_the_limit_turns_away_and_a_client_that_leaves_frees_its_place(
         )
 
 
-@pytest.mark.parametrize("worker_class", ["gthread"])
+@pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
 def test_a_stop_waits_for_no_connection_that_is_kept(
     tmp_path: Path, file: Path, worker_class: str
 ) -> None:
@@ -168,7 +181,7 @@ def test_a_stop_waits_for_no_connection_that_is_kept(
             assert clients[0].recv(12) == b"HTTP/1.1 304"
 
 
-@pytest.mark.parametrize("worker_class", ["gthread"])
+@pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
 def test_a_worker_that_is_recycled_lets_go_of_those_that_wait(
     tmp_path: Path, file: Path, worker_class: str
 ) -> None:
@@ -240,7 +253,7 @@ def test_a_sync_worker_parks_nobody(tmp_path: Path, file: Path) -> None:
 
 def test_a_client_that_sends_its_next_request_early_still_waits(tmp_path: Path, file: Path) -> None:
     """Bytes on the connection are no goodbye, whichever way the worker listens for one."""
-    for worker_class in ("gthread",):
+    for worker_class in ("asgi", "gthread"):
         with running(tmp_path, file, workers=1, WORKER_CLASS=worker_class) as server:
             etag = server.get().headers["ETag"]
             with socket.create_connection(("127.0.0.1", server.port), 10) as client:
@@ -258,7 +271,7 @@ def test_a_client_that_sends_its_next_request_early_still_waits(tmp_path: Path, 
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("worker_class", ["gthread"])
+@pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
 def test_plain_requests_do_not_feel_those_that_wait(
     tmp_path: Path, file: Path, worker_class: str
 ) -> None:

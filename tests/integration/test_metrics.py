@@ -194,8 +194,8 @@ def test_series_come_and_go_with_their_endpoints(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "worker_class"),
-    [(("--preload",), "gthread")],
-    ids=["preload"],
+    [(("--preload",), "gthread"), (("--preload",), "asgi")],
+    ids=["gthread", "asgi"],
 )
 def test_other_ways_of_running_count_as_exactly(
     tmp_path: Path, options: tuple[str, ...], worker_class: str

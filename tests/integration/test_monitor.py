@@ -269,7 +269,7 @@ def test_one_endpoint_that_is_up_is_no_outage(tmp_path: Path) -> None:
     assert [body["data"]["count"] for body in bodies] == [len(dead), 0, 1]
 
 
-@pytest.mark.parametrize("kind", ["sync", "gthread"])
+@pytest.mark.parametrize("kind", ["sync", "asgi"])
 def test_what_hangs_holds_nobody_up(kind: str, tmp_path: Path) -> None:
     """Endpoints that stall in TLS, a webhook that never answers: requests are answered."""
     file = tmp_path / "endpoints.txt"

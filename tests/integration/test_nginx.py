@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.datastructures import Headers
 
 from mop_config.client import EndpointManager
 from mop_config.model.jws import SigningKey
@@ -41,7 +42,7 @@ def get(port: int, path: str = ENDPOINTS, method: str = "GET", **headers: str) -
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, headers=named)
         response = connection.getresponse()
-        return Answer(response.status, dict(response.getheaders()), response.read())
+        return Answer(response.status, Headers(response.getheaders()), response.read())
     finally:
         connection.close()
 

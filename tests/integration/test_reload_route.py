@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.datastructures import Headers
 
 from mop_config.server.auth.tokens import Token, digest, line_of
 
@@ -42,7 +43,7 @@ def post(server: Server, **headers: str) -> Answer:
     try:
         connection.request("POST", RELOAD, headers={**BEARER, **headers})
         response = connection.getresponse()
-        return Answer(response.status, dict(response.getheaders()), response.read())
+        return Answer(response.status, Headers(response.getheaders()), response.read())
     finally:
         connection.close()
 

@@ -14,6 +14,13 @@ from mop_config.server.serving import signer
 from mop_config.server.settings import ProcessSettings, Settings
 from mop_config.server.sources import check_source
 
+#: The worker classes by their names in ``WORKER_CLASS``.
+WORKER_CLASSES = {
+    "asgi": "asgi_worker.AsgiWorker",
+    "gthread": "worker.ThreadWorker",
+    "sync": "worker.SynchronousWorker",
+}
+
 try:
     _process = ProcessSettings.from_environ()
     # A bad environment is refused here, in one line, before any fork.
@@ -25,9 +32,8 @@ except SettingsError as error:
 
 bind = f"{_process.host}:{_process.port}"
 workers = _process.workers
-worker_class = _process.worker_class
-# gunicorn silently makes a gthread worker of a sync one that has threads.
-threads = _process.threads if worker_class == "gthread" else 1
+worker_class = f"mop_config.server.gunicorn.{WORKER_CLASSES[_process.worker_class]}"
+threads = _process.threads
 
 # Clients keep connections in pools. gunicorn's 2 s would close many just as a request is
 # sent on them.
@@ -66,21 +72,6 @@ def on_starting(server: Any) -> None:
 def when_ready(server: Any) -> None:
     """Log the address of the dashboard."""
     hooks.when_ready(server)
-
-
-def post_fork(server: Any, worker: Any) -> None:
-    """Block SIGHUP until its handler is set, and install our error pages."""
-    hooks.post_fork()
-
-
-def post_worker_init(worker: Any) -> None:
-    """Start the worker's reload thread and set its SIGHUP handler."""
-    hooks.worker_ready(worker)
-
-
-def worker_exit(server: Any, worker: Any) -> None:
-    """Stop what the worker started."""
-    hooks.worker_exit(worker)
 
 
 def on_exit(server: Any) -> None:

@@ -1,6 +1,6 @@
-"""What gunicorn answers where a request does not reach the application.
+"""The error pages that workers send without the application: problem documents.
 
-Its own pages repeat what was sent, and lack the headers that every other answer has.
+gunicorn's own pages repeat what was sent, and lack the headers that every other answer has.
 """
 
 from http import HTTPStatus
@@ -13,33 +13,34 @@ from ..serving.problem_details import problem_details
 _DETAILS = {
     400: "the request is malformed",
     403: "the request is not allowed here",
+    408: "the request did not arrive in time",
+    413: "the request is too large",
     414: "the request line is too long",
-    417: "what the request expects cannot be met",
+    417: "the request has an expectation that cannot be met",
     431: "the request's headers are too large, or too many",
     501: "the request's transfer coding is not known",
 }
 _OTHERWISE = "the server failed to answer; its log says why"
 
 
-def install() -> None:
-    """Let this process's workers, of whichever class, answer with problem documents.
-
-    They all look the function up in its module when they need it.
-    """
-    util.write_error = write_error
-
-
-def write_error(sock: Any, status_int: int, _reason: str, _mesg: str) -> None:
-    """Answer on a socket that is to be closed; in the place of gunicorn's function.
+def page(status_code: int) -> bytes:
+    """Return a whole response after which the connection is closed.
 
     Args:
-        sock: The client's.
-        status_int: HTTP status code.
-        _reason: gunicorn says ``Bad Request`` with a 501.
-        _mesg: It repeats the request, which may hold a token.
+        status_code: HTTP status code.
     """
-    status = HTTPStatus(status_int)
+    status = HTTPStatus(status_code)
     headers, body = problem_details(status, _DETAILS.get(status, _OTHERWISE))
     lines = [f"HTTP/1.1 {status:d} {status.phrase}", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers]
-    util.write_nonblock(sock, "\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def install() -> None:
+    """Replace gunicorn's error pages in this process; its workers look the function up late."""
+    util.write_error = _write_error
+
+
+def _write_error(sock: Any, status_int: int, _reason: str, _mesg: str) -> None:
+    # gunicorn's message repeats the request, which may hold a token.
+    util.write_nonblock(sock, page(status_int))

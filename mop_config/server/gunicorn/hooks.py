@@ -1,9 +1,4 @@
-"""gunicorn's hooks.
-
-gunicorn resets SIGHUP to its default action, which ends the process, after ``post_fork``. So the
-signal is blocked from there until ``post_worker_init`` sets our handler. The master forwards
-SIGHUP to its workers instead of replacing them.
-"""
+"""The hooks of gunicorn's master: SIGHUP is forwarded to the workers, which reload in place."""
 
 import logging
 import os
@@ -15,38 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import SettingsError
-from ..service import EXTENSION, ConfigService
 from ..settings import Settings
-from ..signal_handlers import release_requests_on_stop, reload_on_sighup
 from ..state.directory import hand_over
 from ..status import lost_hooks, multiprocess
 from ..web import instance_folder
-from . import error_pages
-from .worker import GunicornWorker
+from .worker import find
 
 logger = logging.getLogger(__name__)
 
 #: What ``mop-config serve`` starts.
 OWN_APP = "mop_config:create_app()"
 _ENDINGS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
-
-
-def find(app: Any) -> ConfigService | None:
-    """Return the service of a WSGI application, also through middleware; None if not found."""
-    for _ in range(16):
-        extensions = getattr(app, "extensions", None)
-        if isinstance(extensions, dict) and isinstance(extensions.get(EXTENSION), ConfigService):
-            service: ConfigService = extensions[EXTENSION]
-            return service
-        app = next(
-            (
-                inner
-                for name in ("app", "wsgi_app", "application")
-                if (inner := getattr(app, name, None))
-            ),
-            None,
-        )
-    return None
 
 
 def on_starting(server: Any) -> None:
@@ -141,36 +115,6 @@ def _repair_upgrade(start: dict[Any, Any]) -> None:
         safe = ["-P"] if sys.flags.safe_path else []
         name = spec.name.removesuffix(".__main__")
         start["args"] = [interpreter, *safe, "-m", name, *arguments]
-
-
-def post_fork() -> None:
-    """In a new worker: block SIGHUP until its handler is set, and install our error pages."""
-    lost_hooks.note("post_fork")
-    error_pages.install()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-
-
-def worker_ready(worker: Any) -> None:
-    """In a worker that has its application: start the service and set the SIGHUP handler."""
-    lost_hooks.note("post_worker_init")
-    service = find(worker.wsgi)
-    if service is None:
-        logger.warning("the application is wrapped beyond recognition: SIGHUP does nothing here")
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    else:
-        service.attach_worker(GunicornWorker(worker, service.settings.max_waiters))
-        service.metrics.start(os.environ.get(multiprocess.VARIABLE))
-        service.start()
-        reload_on_sighup(service)
-        release_requests_on_stop(service)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-
-
-def worker_exit(worker: Any) -> None:
-    """In a worker that ends: stop its threads and remove its record."""
-    service = find(getattr(worker, "wsgi", None))
-    if service is not None and worker.pid == os.getpid():
-        service.stop()
 
 
 def on_exit(server: Any) -> None:

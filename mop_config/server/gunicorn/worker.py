@@ -1,12 +1,21 @@
-"""GunicornWorker tells the service how many long polls fit into a worker, and when it ends.
+"""The worker classes for WSGI, and ServiceWorker, which ties a gunicorn worker to its service.
 
-The attributes of gunicorn's worker that are set here are internal. gunicorn's major version is
+The attributes of gunicorn's workers that are set here are internal. gunicorn's major version is
 pinned, and tests of real workers check them.
 """
 
 import logging
+import os
 import resource
+import signal
+from types import FrameType
 from typing import Any
+
+from gunicorn.workers import gthread, sync
+
+from ..service import EXTENSION, ConfigService
+from ..status import lost_hooks, multiprocess
+from . import error_pages
 
 logger = logging.getLogger(__name__)
 
@@ -16,54 +25,131 @@ OWN_DESCRIPTORS = 100
 SPARE_DESCRIPTORS = 2000
 
 
-class GunicornWorker:
-    """A gunicorn worker process of any class.
+def find(app: Any) -> ConfigService | None:
+    """Return the service of an application, also through middleware; None if not found."""
+    for _ in range(16):
+        extensions = getattr(app, "extensions", None)
+        if isinstance(extensions, dict) and isinstance(extensions.get(EXTENSION), ConfigService):
+            service: ConfigService = extensions[EXTENSION]
+            return service
+        app = next(
+            (
+                inner
+                for name in ("app", "wsgi_app", "application")
+                if (inner := getattr(app, name, None))
+            ),
+            None,
+        )
+    return None
 
-    Args:
-        worker: gunicorn's worker object; it has not begun to serve.
-        wanted: The setting ``ENDPOINT_MAX_WAITERS``, or None for the default of the class.
+
+class ServiceWorker:
+    """What all worker classes share: the start and the end of the service, and SIGHUP.
+
+    The class stands in front of a worker class of gunicorn. gunicorn resets SIGHUP to its default
+    action, which ends the process, in ``init_signals``; so the handler is set right there.
 
     Attributes:
-        waiters: How many long polls may be parked in the worker.
+        service: The service of the application, once it is loaded.
     """
 
-    def __init__(self, worker: Any, wanted: int | None) -> None:
-        self._worker = worker
-        kind = worker.cfg.worker_class_str
-        if kind == "gthread":
-            _fit_connections(worker, worker.worker_connections)
-            # Two threads are kept free for requests that do not wait.
-            usual, most = max(0, worker.cfg.threads - 2), max(0, worker.cfg.threads - 1)
-        else:
-            _allow_descriptors(SPARE_DESCRIPTORS)
-            usual = most = 0
-        self.waiters = usual if wanted is None else min(wanted, most)
-        if wanted is not None and wanted > most:
-            logger.warning(
-                "ENDPOINT_MAX_WAITERS=%d: a %s worker as this one has room for %d",
-                *(wanted, kind, most),
-            )
+    cfg: Any
+    wsgi: Any
+    service: ConfigService | None = None
+    _alive = True
+    _hangup = False
 
     @property
-    def ending(self) -> bool:
-        """Whether the worker takes no new connections; ``--max-requests`` sends no signal."""
-        return not self._worker.alive
+    def alive(self) -> bool:
+        """Whether the worker takes new connections.
+
+        gunicorn clears it at a stop signal and at the end of ``--max-requests``. Then parked
+        requests are released, since gunicorn waits for them.
+        """
+        return self._alive
+
+    @alive.setter
+    def alive(self, alive: bool) -> None:
+        self._alive = alive
+        if not alive and self.service is not None:
+            self.service.store.close()
+
+    def init_signals(self) -> None:
+        """Set gunicorn's signal handlers, and ours for SIGHUP."""
+        lost_hooks.note("worker_class")
+        super().init_signals()  # type: ignore[misc]
+        signal.signal(signal.SIGHUP, self.handle_hup)
+        signal.siginterrupt(signal.SIGHUP, False)
+
+    def handle_hup(self, _number: int, _frame: FrameType | None) -> None:
+        """Reload in place. A SIGHUP before the application is there is kept until it is."""
+        self._hangup = True
+        if self.service is not None:
+            self.service.wake_reload_thread()
+
+    def load_wsgi(self) -> None:
+        """Load the application, and start its service in this process."""
+        error_pages.install()
+        super().load_wsgi()  # type: ignore[misc]
+        service = find(self.wsgi)
+        if service is None:
+            logger.warning("the application is wrapped beyond recognition: SIGHUP does nothing")
+            return
+        wanted, most = service.settings.max_waiters, self.room()
+        service.responder.max_waiters = most if wanted is None else min(wanted, most)
+        if wanted is not None and wanted > most:
+            logger.warning(
+                "ENDPOINT_MAX_WAITERS=%d: this %s has room for %d",
+                *(wanted, type(self).__name__, most),
+            )
+        service.metrics.start(os.environ.get(multiprocess.VARIABLE))
+        service.start()
+        self.service = service
+        if self._hangup or not self._alive:
+            service.wake_reload_thread()
+            self.alive = self._alive
+
+    def run(self) -> None:
+        """Serve, and stop the service at the end."""
+        try:
+            super().run()  # type: ignore[misc]
+        finally:
+            if self.service is not None:
+                self.service.stop()
+
+    def room(self) -> int:
+        """Return how many long polls can be parked in this worker."""
+        allow_descriptors(SPARE_DESCRIPTORS)
+        return 0
 
 
-def _fit_connections(worker: Any, wanted: int) -> None:
-    """Limit a worker's connections to what the limit of descriptors allows.
+class SynchronousWorker(ServiceWorker, sync.SyncWorker):  # type: ignore[misc]
+    """gunicorn's sync worker: one request at a time, and no long polls."""
+
+
+class ThreadWorker(ServiceWorker, gthread.ThreadWorker):  # type: ignore[misc]
+    """gunicorn's gthread worker: a thread for each request, also for a parked one."""
+
+    def room(self) -> int:
+        """Keep two threads free for requests that do not wait."""
+        self.worker_connections: int = fit_connections(self.cfg.worker_connections)
+        return max(0, int(self.cfg.threads) - 2)
+
+
+def fit_connections(wanted: int) -> int:
+    """Return how many connections the limit of descriptors allows, at most ``wanted``.
 
     A worker without a spare descriptor could not read the endpoint file.
     """
-    allowed = _allow_descriptors(wanted + SPARE_DESCRIPTORS) - OWN_DESCRIPTORS
+    allowed = allow_descriptors(wanted + SPARE_DESCRIPTORS) - OWN_DESCRIPTORS
     if allowed < wanted:
         logger.warning(
             "the limit of descriptors leaves room for %d connections, not %d", allowed, wanted
         )
-    worker.worker_connections = max(1, min(wanted, allowed))
+    return max(1, min(wanted, allowed))
 
 
-def _allow_descriptors(number: int) -> int:
+def allow_descriptors(number: int) -> int:
     """Raise the soft limit of descriptors as far as needed and allowed, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= number:

@@ -22,6 +22,10 @@ class ChangeEvent:
         self.pid = os.getpid()
         self._read_end, self._write_end = os.pipe()
 
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when the event is set, for an event loop."""
+        return self._read_end
+
     def set(self) -> None:
         """Wake every waiting thread, now and later; safe in a signal handler."""
         os.write(self._write_end, b"!")

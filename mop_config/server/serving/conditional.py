@@ -1,4 +1,4 @@
-"""Which answer a request for the configuration gets: RFC 9110, sections 8, 12 and 13. Pure."""
+"""Conditional requests and content negotiation for the list: RFC 9110, 8, 12 and 13. Pure."""
 
 import re
 from collections.abc import Mapping, MutableMapping
@@ -10,11 +10,11 @@ from werkzeug.http import parse_accept_header, parse_etags
 
 from .snapshot import Headers, Snapshot
 
-#: Characters of a header value, or of a query, that are looked at; a longer one counts as absent.
-#: werkzeug parses ``Accept`` in quadratic time, and the caches below keep whole values.
+#: Longest header value or query that is parsed; a longer one counts as absent. werkzeug parses
+#: ``Accept`` in quadratic time, and the caches below keep whole values.
 MAX_VALUE = 1024
 
-# Behind the list's own tag: what a proxy that compresses the answer adds, such as -br.
+# A suffix behind the list's own tag, such as -br: a proxy that compresses the answer adds it.
 _CODING = re.compile(r"-[\w!#$%&'*+.^`|~-]+", re.ASCII)
 _NEGOTIATING = frozenset(
     {
@@ -26,7 +26,7 @@ _NEGOTIATING = frozenset(
 
 
 def header(environ: Mapping[str, Any], name: str) -> str | None:
-    """Give a request header's value, or None where it is absent or longer than ``MAX_VALUE``."""
+    """Return a request header, or None if it is absent or longer than ``MAX_VALUE``."""
     value: str | None = environ.get(name)
     return None if value is None or len(value) > MAX_VALUE else value
 
@@ -56,11 +56,11 @@ def respond_conditionally(
     if_none_match: str | None = None,
     if_modified_since: str | None = None,
 ) -> ConditionalAnswer:
-    """Answer a GET or HEAD from a snapshot, by the values of the request's headers.
+    """Answer a GET or HEAD from a snapshot by the request's headers.
 
-    A request is never refused for what it accepts: who forbids every encoding gets the
-    plain body. ``If-Modified-Since`` counts only when it names exactly our date, so that
-    going back to an older file reaches clients that have seen the newer one.
+    A request is never refused for what it accepts: a client that forbids every encoding gets the
+    plain body. ``If-Modified-Since`` counts only if it names exactly the list's date, so that a
+    return to an older file reaches clients that have seen the newer one.
     """
     variant = snapshot.plain
     if snapshot.gzip and accept_encoding and accepts_gzip(accept_encoding):
@@ -76,10 +76,10 @@ def respond_conditionally(
 
 
 def etag_matches(if_none_match: str, snapshot: Snapshot) -> bool:
-    """Whether ``If-None-Match`` names a list, in whichever encoding.
+    """Return whether ``If-None-Match`` names a list, in any of its encodings.
 
-    A client may hold any variant of the same list: all are as new as it gets. A proxy that
-    compresses the answer makes a variant of its own, and adds the coding to the tag.
+    All variants of a list are equally new. A proxy that compresses the answer makes a variant of
+    its own, and adds the coding to the tag.
     """
     tags = _tags(if_none_match)
     if tags.contains_weak(snapshot.etag):
@@ -91,25 +91,25 @@ def etag_matches(if_none_match: str, snapshot: Snapshot) -> bool:
     )
 
 
-# After a change, all that waited for it name the same list.
+# After a change, all long polls name the same list.
 _tags = lru_cache(maxsize=256)(parse_etags)
 
 
 @lru_cache(maxsize=256)
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether a client takes gzip, and does not like plain bytes better."""
+    """Return whether a client accepts gzip, and does not prefer plain bytes."""
     accept = parse_accept_header(accept_encoding, Accept)
     named = {value.lower(): quality for value, quality in accept}
     gzip = named.get("gzip", named.get("x-gzip", named.get("*", 0)))
     return gzip > 0 and gzip >= named.get("identity", 0)
 
 
-class Wish(NamedTuple):
-    """How a client likes the list.
+class PreferredForm(NamedTuple):
+    """The form of the list that a client prefers.
 
     Attributes:
-        signed: Whether it likes a signed list better than plain JSON.
-        plain: Whether it takes plain JSON.
+        signed: Whether the client prefers a signed list to plain JSON.
+        plain: Whether the client accepts plain JSON.
     """
 
     signed: bool
@@ -117,10 +117,10 @@ class Wish(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def preferred_form(accept: str) -> Wish:
-    """Read ``Accept``: a signed list must be asked for by its name, ``application/jose``."""
+def preferred_form(accept: str) -> PreferredForm:
+    """Read ``Accept``; only ``application/jose`` by name asks for a signed list."""
     types = parse_accept_header(accept, MIMEAccept)
     named = {value.lower(): quality for value, quality in types}
     signed, plain = named.get("application/jose", 0), types.quality("application/json")
     better = signed >= plain if "application/json" not in named else signed > plain
-    return Wish(signed > 0 and better, plain > 0)
+    return PreferredForm(signed > 0 and better, plain > 0)

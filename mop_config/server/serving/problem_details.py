@@ -1,4 +1,4 @@
-"""Errors as problem documents, RFC 9457."""
+"""problem_details writes an error as a problem document (RFC 9457)."""
 
 import json
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from .snapshot import Headers
 def problem_details(
     status: int, detail: str | None, members: Mapping[str, Any] | None = None
 ) -> tuple[Headers, bytes]:
-    """Give the headers and the body of an ``application/problem+json`` answer.
+    """Return the headers and the body of an ``application/problem+json`` answer.
 
     Args:
         status: HTTP status code.
-        detail: What went wrong with this request, for a person.
-        members: The same for a program, member by member (RFC 9457, 3.2).
+        detail: What went wrong with this request, for people.
+        members: The same for programs, as members of the document (RFC 9457, 3.2).
     """
     document = {
         "type": "about:blank",

@@ -1,18 +1,20 @@
-"""The answer to a request for the list: at once, or when the list changes.
+"""Responder decides the answer to a request for the endpoint list: at once, or by a long poll.
 
-Flask's view and the layer in front of Flask both ask here, so that they cannot differ.
+Flask's view and the ASGI application both ask the responder, so that their answers are equal. The
+responder itself never waits: it returns a ``LongPoll``, and each front waits in its own way.
 """
 
 import random
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 
+from .change_event import ChangeEvent
 from .conditional import (
     MAX_VALUE,
     ConditionalAnswer,
@@ -23,102 +25,84 @@ from .conditional import (
 )
 from .problem_details import problem_details
 from .signer import Signer
-from .snapshot import Snapshot
 from .store import SnapshotStore
 
 #: Longest time for which a client may ask to be parked, in seconds.
 MAX_WAIT = 60
-#: Those that are turned away come back after so many seconds, not all at once.
+#: Range of the ``Retry-After`` of requests beyond the limit; random, so that they spread out.
 RETRY_AFTER = (5, 20)
 
 _SECONDS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,6})?")
 
-Environ = dict[str, Any]
+Environ = Mapping[str, Any]
 
 
 class Responder:
-    """Answers from a store, and parks long polls.
+    """Answers requests for the list from a store, and counts the parked ones.
 
     Args:
-        store: What is served.
-        signer: What signs it.
+        store: Holds the served list.
+        signer: Signs the served list.
 
     Attributes:
         max_waiters: How many requests may be parked in this process.
-        waiters: How many are.
+        waiters: How many requests are parked now.
     """
 
     def __init__(self, store: SnapshotStore, signer: Signer) -> None:
-        self._store = store
+        self.store = store
         self._signer = signer
         self._lock = threading.Lock()
-        self._tag = ""  # of the signed list, when it was looked at last
+        self._tag = ""  # of the signed list when it was last looked at
         self.max_waiters = 0
         self.waiters = 0
 
-    def respond(self, environ: Environ, *, signed: bool = False) -> ConditionalAnswer:
-        """Answer a GET or HEAD.
+    def respond(self, environ: Environ, *, signed: bool = False) -> "ConditionalAnswer | LongPoll":
+        """Answer a GET or HEAD, or return the long poll that it asks for.
 
         Args:
-            environ: The request, as WSGI has it (PEP 3333).
-            signed: Whether the list is wanted signed in any case.
+            environ: The request in WSGI's form (PEP 3333): method, query and headers.
+            signed: Whether the path asks for the signed list; ``Accept`` may do so as well.
         """
         accept = header(environ, "HTTP_ACCEPT")
+        signed = signed or bool(accept and self._prefers_signed(accept))
         query = environ.get("QUERY_STRING")
         waits = _waits(query) if query else ()
         if not waits:
-            return self._respond(environ, accept, None, signed=signed)
+            since = None if signed else header(environ, "HTTP_IF_MODIFIED_SINCE")
+            return self.answer(environ, signed=signed, since=since)
         if len(waits) > 1:
-            found = _problem(environ, 400, "wait may be given once only")
-        else:
-            found = self._respond(environ, accept, waits[0], signed=signed)
-        headers = [header for header in found.headers if header[0] != "Cache-Control"]
-        headers += [("Cache-Control", "no-store"), ("Preference-Applied", "wait")]
-        return found._replace(headers=headers)
+            return waited(problem(400, "wait may be given once only"))
+        found = self.answer(environ, signed=signed)
+        if found.status.startswith(("4", "5")):
+            return waited(found)
+        if not _SECONDS.fullmatch(waits[0]) or float(waits[0]) > MAX_WAIT:
+            detail = f"wait must be a number of seconds from 0 to {MAX_WAIT}"
+            return waited(problem(400, detail))
+        seconds = float(waits[0])
+        if seconds == 0 or environ["REQUEST_METHOD"] != "GET" or not found.status.startswith("304"):
+            return waited(found)
+        if self._take_place():
+            return LongPoll(self, environ, seconds, signed=signed)
+        retry_after = str(random.randint(*RETRY_AFTER))  # noqa: S311
+        return waited(found, ("Retry-After", retry_after))
 
-    def _respond(
-        self, environ: Environ, accept: str | None, wait: str | None, *, signed: bool
+    def answer(
+        self, environ: Environ, *, signed: bool, since: str | None = None
     ) -> ConditionalAnswer:
-        if signed or (accept and self._prefers_signed(accept)):
-            return self._respond_signed(environ, wait)
-        if wait is not None:
-            return self._poll(environ, wait, self._plain)
-        return self._answer(environ, self._plain(), header(environ, "HTTP_IF_MODIFIED_SINCE"))
+        """Answer from what is served now.
 
-    def prepare(self) -> None:
-        """Sign what is served before anybody asks, and wake those who wait for that."""
-        tag = self._signer.prepare(self._store.view.snapshot)
-        if tag != self._tag:
-            self._tag = tag
-            self._store.ring_signed()
-
-    def _respond_signed(self, environ: Environ, wait: str | None) -> ConditionalAnswer:
-        found: ConditionalAnswer | None = None
-        if self._signer.refusal(self._plain()) is None:
-            if wait is not None:
-                found = self._poll(environ, wait, self._signed)
-            else:
-                found = self._answer(environ, self._signed(), None)
-        # It may have become empty while the request was parked.
-        refusal = self._signer.refusal(self._plain())
-        if found is None or refusal is not None:
-            return _problem(environ, *(refusal or (503, "there was no list to sign; try again")))
-        return found
-
-    def _prefers_signed(self, accept: str) -> bool:
-        signed, plain = preferred_form(accept)
-        # Who would take JSON as well is not sent away where there is no key.
-        return signed and not (plain and self._signer.key is None)
-
-    def _plain(self) -> Snapshot:
-        return self._store.view.snapshot
-
-    def _signed(self) -> Snapshot:
-        # An empty one is not signed: whoever asks looks for a refusal afterwards.
-        snapshot = self._store.view.snapshot
-        return self._signer.signed(snapshot) or snapshot
-
-    def _answer(self, environ: Environ, snapshot: Snapshot, since: str | None) -> ConditionalAnswer:
+        Args:
+            environ: The request.
+            signed: Whether the signed list is asked for.
+            since: ``If-Modified-Since``, or None where it does not count.
+        """
+        snapshot = self.store.view.snapshot
+        if signed:
+            refusal = self._signer.refusal(snapshot)
+            if refusal is not None:
+                return problem(*refusal)
+            snapshot = self._signer.signed(snapshot) or snapshot
         return respond_conditionally(
             snapshot,
             environ["REQUEST_METHOD"],
@@ -127,57 +111,111 @@ class Responder:
             since,
         )
 
-    def _poll(
-        self, environ: Environ, wait: str, subject: Callable[[], Snapshot]
-    ) -> ConditionalAnswer:
-        method, known = environ["REQUEST_METHOD"], header(environ, "HTTP_IF_NONE_MATCH")
-        if not _SECONDS.fullmatch(wait) or float(wait) > MAX_WAIT:
-            detail = f"wait must be a number of seconds from 0 to {MAX_WAIT}"
-            return _problem(environ, 400, detail)
-        turned_away = False
-        if method == "GET" and known is not None:
-            client = environ.get("gunicorn.socket")
-            turned_away = not self._park(known, float(wait), client, subject)
-        status, headers, body = self._answer(environ, subject(), None)
-        if turned_away and status.startswith("304"):  # it may have changed since
-            retry_after = str(random.randint(*RETRY_AFTER))  # noqa: S311
-            headers = [*headers, ("Retry-After", retry_after)]
-        return ConditionalAnswer(status, headers, body)
+    def knows(self, known: str, *, signed: bool) -> bool:
+        """Return whether ``If-None-Match`` names the list that is served now."""
+        snapshot = self.store.view.snapshot
+        return etag_matches(known, (signed and self._signer.signed(snapshot)) or snapshot)
 
-    def _park(
-        self, known: str, seconds: float, client: Any, subject: Callable[[], Snapshot]
-    ) -> bool:
-        """Wait until the list is none that the client knows; False if there is no room."""
-        store, until = self._store, time.monotonic() + seconds
-        signed = subject == self._signed
-        if seconds == 0 or not etag_matches(known, subject()):
-            return True
+    def prepare(self) -> None:
+        """Sign the served list before a request asks for it, and wake the polls for that list."""
+        tag = self._signer.prepare(self.store.view.snapshot)
+        if tag != self._tag:
+            self._tag = tag
+            self.store.ring_signed()
+
+    def _prefers_signed(self, accept: str) -> bool:
+        signed, plain = preferred_form(accept)
+        # Without a key, a client that accepts JSON too gets JSON rather than a refusal.
+        return signed and not (plain and self._signer.key is None)
+
+    def _take_place(self) -> bool:
         with self._lock:
             if self.waiters >= self.max_waiters:
                 return False
             self.waiters += 1
+            return True
+
+    def free_place(self) -> None:
+        """Give back the place of a long poll that has ended."""
+        with self._lock:
+            self.waiters -= 1
+
+
+class LongPoll:
+    """A request that waits until the list differs from the one that its client knows.
+
+    A long poll occupies one of the responder's places until ``close``. The front waits as long as
+    ``event`` returns an event and ``until`` is not reached, closes the poll, and then answers.
+
+    Args:
+        responder: The responder that has a place for the poll.
+        environ: The request.
+        seconds: How long the client is willing to wait.
+        signed: Whether the client asks for the signed list.
+
+    Attributes:
+        until: Monotonic time at which the wait ends.
+    """
+
+    __slots__ = ("_environ", "_known", "_responder", "_signed", "until")
+
+    def __init__(
+        self, responder: Responder, environ: Environ, seconds: float, *, signed: bool
+    ) -> None:
+        self._responder = responder
+        self._environ = environ
+        self._known = header(environ, "HTTP_IF_NONE_MATCH") or ""
+        self._signed = signed
+        self.until = time.monotonic() + seconds
+
+    def event(self) -> ChangeEvent | None:
+        """Return the event to wait for, or None if the list differs or the process is to end."""
+        store = self._responder.store
+        # The event comes before the look at the list, so that a change in between is not missed.
+        event = store.bell(signed=self._signed)
+        if store.closing or not self._responder.knows(self._known, signed=self._signed):
+            return None
+        return event
+
+    def wait(self, client: Any = None) -> ConditionalAnswer:
+        """Wait in this thread, and return the answer.
+
+        Args:
+            client: The client's socket, which is watched for its end; None if it is not known.
+        """
         try:
-            bell = store.bell(signed=signed)
-            while not store.closing and etag_matches(known, subject()):
-                left = until - time.monotonic()
-                if left <= 0 or not bell.wait(left, client):
-                    break  # or nobody is there to be answered
-                if etag_matches(known, subject()):
-                    bell = store.bell(signed=signed)  # it rang for another list
+            while (event := self.event()) is not None:
+                left = self.until - time.monotonic()
+                if left <= 0 or not event.wait(left, client):
+                    break
         finally:
-            with self._lock:
-                self.waiters -= 1
-        return True
+            self.close()
+        return self.answer()
+
+    def close(self) -> None:
+        """Give the poll's place back."""
+        self._responder.free_place()
+
+    def answer(self) -> ConditionalAnswer:
+        """Return the answer that is due now."""
+        return waited(self._responder.answer(self._environ, signed=self._signed))
 
 
-def _problem(environ: Environ, status: int, detail: str) -> ConditionalAnswer:
+def waited(answer: ConditionalAnswer, *more: tuple[str, str]) -> ConditionalAnswer:
+    """Mark an answer to a request with ``wait``: it must not be cached."""
+    headers = [header for header in answer.headers if header[0] != "Cache-Control"]
+    headers += [("Cache-Control", "no-store"), ("Preference-Applied", "wait"), *more]
+    return answer._replace(headers=headers)
+
+
+def problem(status: int, detail: str) -> ConditionalAnswer:
+    """Return a problem document as an answer."""
     headers, body = problem_details(status, detail)
-    line = f"{status} {HTTPStatus(status).phrase.upper()}"
-    return ConditionalAnswer(line, headers, body if environ["REQUEST_METHOD"] == "GET" else b"")
+    return ConditionalAnswer(f"{status} {HTTPStatus(status).phrase.upper()}", headers, body)
 
 
 def _waits(query: str) -> tuple[str, ...]:
-    """Find each ``wait`` in a query string."""
+    """Return each value of ``wait`` in a query string."""
     return _short_waits(query) if len(query) <= MAX_VALUE else _parse_waits(query)
 
 
@@ -185,5 +223,5 @@ def _parse_waits(query: str) -> tuple[str, ...]:
     return tuple(parse_qs(query, keep_blank_values=True).get("wait", ()))
 
 
-# Thousands of clients ask with the same query; a long one is not worth its room.
+# Thousands of clients ask with the same query. Long queries are not kept in memory.
 _short_waits = lru_cache(maxsize=256)(_parse_waits)

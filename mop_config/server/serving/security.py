@@ -1,9 +1,9 @@
-"""What every answer tells a browser, so that nobody can make more of it than it is. Pure."""
+"""The security headers of every answer: a browser may load, frame or send nothing from it. Pure."""
 
-#: Nothing may be loaded, framed or sent from an answer; a page of ours names what it needs.
+#: The default policy allows nothing; the dashboard names what it needs.
 CONTENT_SECURITY_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
-#: On each answer, whatever its status; a view may give another policy.
+#: On each answer of any status; a view may set another policy.
 SECURITY_HEADERS = [
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", CONTENT_SECURITY_POLICY),

@@ -251,9 +251,12 @@ class ProcessSettings:
         "PORT", 8000, to.number(0, MAX_PORT), "port to listen at; `0` takes a free one"
     )
     workers: int = setting("WEB_CONCURRENCY", 2, to.number(1, 1024), "worker processes")
-    threads: int = setting("THREADS", 16, to.number(1, 4096), "threads in each gthread worker")
+    threads: int = setting("THREADS", 16, to.number(1, 4096), "threads in each worker")
     worker_class: str = setting(
-        "WORKER_CLASS", "gthread", to.one_of("gthread", "sync"), "`gthread` or `sync`"
+        "WORKER_CLASS",
+        "asgi",
+        to.one_of("asgi", "gthread", "sync"),
+        "`asgi`, `gthread` or `sync`",
     )
 
     @classmethod

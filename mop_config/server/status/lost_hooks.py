@@ -18,9 +18,8 @@ NONE_RAN = (
 _LOST = {
     "on_starting": "SIGHUP to the master replaces the workers instead of reloading in place, and"
     " each worker counts its metrics for itself",
-    "post_fork": "SIGHUP can end a worker that is just starting",
-    "post_worker_init": "SIGHUP to a worker is ignored, and edits are followed from its first"
-    " request on",
+    "worker_class": "SIGHUP can end a worker that is just starting, and edits are followed from"
+    " its first request on",
 }
 
 
@@ -36,8 +35,8 @@ def notice() -> str:
     if not _ran:
         return NONE_RAN
     return "; ".join(
-        f"a hook {name} of the gunicorn configuration replaces mop-config's: {lost} (have it call"
-        f" mop_config.server.gunicorn_conf.{name}, too)"
+        f"{name} of the gunicorn configuration is not mop-config's: {lost} (have it call or inherit"
+        f" mop_config.server.gunicorn_conf.{name})"
         for name, lost in _LOST.items()
         if name not in _ran
     )

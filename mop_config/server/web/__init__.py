@@ -5,13 +5,18 @@ Read ``app`` first: it builds the application and registers the routes. ``endpoi
 This module has what the views share.
 """
 
+import json
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Response, current_app, json
+from flask import Flask, Response, current_app
+from werkzeug.datastructures import Headers
 
 from ..service import EXTENSION, ConfigService
+from ..serving.conditional import ConditionalAnswer
 from ..serving.problem_details import problem_details
+from ..serving.security import SECURITY_HEADERS
 
 #: Import name of the Flask application of ``create_app``, which decides its instance folder.
 PACKAGE = "mop_config"
@@ -31,12 +36,29 @@ def current_service() -> ConfigService:
     return service
 
 
+def as_response(answer: ConditionalAnswer) -> Response:
+    """Return an answer that was decided without Flask as a Flask response."""
+    response = Response(answer.body, answer.status)
+    # Set after construction: the constructor would set Content-Length 0 for HEAD's empty body.
+    response.headers = Headers(answer.headers)
+    return response
+
+
+def live_answer(document: Any, status: int = 200) -> ConditionalAnswer:
+    """Return a JSON answer that must not be cached."""
+    body = json.dumps(document, separators=(",", ":")).encode() + b"\n"
+    headers = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        *SECURITY_HEADERS,
+    ]
+    return ConditionalAnswer(f"{status} {HTTPStatus(status).phrase.upper()}", headers, body)
+
+
 def live_json(document: Any, status: int = 200) -> Response:
     """Return a JSON response that must not be cached."""
-    body = json.dumps(document, separators=(",", ":")) + "\n"
-    response = Response(body, status, content_type="application/json")
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return as_response(live_answer(document, status))
 
 
 def problem_response(

@@ -1,60 +1,44 @@
 """The Flask application: the routes of a service, their guards, and errors as problem documents."""
 
 import contextlib
-import logging
 import os
 import re
 import sys
 import threading
 import weakref
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote_from_bytes
 
-from flask import Blueprint, Flask, Response, redirect, request
-from werkzeug.exceptions import BadRequest, HTTPException, NotFound, RequestEntityTooLarge
+from flask import Blueprint, Flask, Response, redirect
 from werkzeug.routing import BaseConverter
 
 from ...errors import MopConfigError, SettingsError
-from ...model.printable import printable
-from ..auth.policy import cors_headers, is_trusted
-from ..logs.format import describe, log_to_stderr
+from ..logs.format import log_to_stderr
 from ..service import EXTENSION, ConfigService, Places
-from ..serving.conditional import forget_long_values
-from ..serving.security import SECURITY_HEADERS
 from ..settings import PREFIX, Settings
 from ..signal_handlers import reload_on_sighup
-from ..status.metrics import OTHER
 from . import (
     PACKAGE,
     dashboard,
     endpoint_list,
+    guards,
     operations,
-    problem_response,
     qr,
     reports,
     targets,
 )
-from .hotpath import HotPath
-
-logger = logging.getLogger(__name__)
 
 #: gunicorn's exit code for "do not start this worker again".
 _BOOT_ERROR = 3
+_HOOKS = "mop_config.hooks"
 #: Where the dashboard is in an application that is not ours.
 GUEST_PREFIX = "/mop-config"
-_FOR_ANY_HOST = frozenset({"/health", "/ready"})
 _OPERATIONS: dict[str, Callable[[], Response]] = {
     "health": operations.health,
     "ready": operations.ready,
     "metrics": operations.metrics,
     "openapi.json": operations.openapi,
 }
-_OPERATION = "operation"
-_ASCII = bytes(range(0x21, 0x7F)).decode()
-#: Bytes of a request's body: no route of ours needs one.
-MAX_BODY = 64 * 1024
 
 
 def create_app(settings: Settings | None = None, *, start: bool = True) -> Flask:
@@ -72,12 +56,37 @@ def create_app(settings: Settings | None = None, *, start: bool = True) -> Flask
         SettingsError: If the environment holds a value that cannot be used.
     """
     app = Flask(PACKAGE, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.config["MAX_CONTENT_LENGTH"] = guards.MAX_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]
     log_to_stderr()
-    service = _install(app, app, settings or Settings.from_environ(), Places(), start=start)
-    app.wsgi_app = HotPath(app.wsgi_app, service, start=start)  # type: ignore[method-assign]
+    _install(app, app, settings or Settings.from_environ(), Places(), start=start)
+    app.extensions[_HOOKS] = _hooks(app)
     return app
+
+
+def is_untouched(app: Any) -> bool:
+    """Return whether an application is exactly what ``create_app`` returned.
+
+    A hook, a middleware or another view means that every request must pass through Flask.
+    """
+    if type(app) is not Flask or "wsgi_app" in vars(app) or _HOOKS not in app.extensions:
+        return False
+    views: dict[str, Any] = app.extensions[_HOOKS][-1]
+    return bool(
+        app.extensions[_HOOKS][:-1] == _hooks(app)[:-1]
+        and views.items() <= app.view_functions.items()
+    )
+
+
+def _hooks(app: Flask) -> list[Any]:
+    """Return a copy of the functions that Flask calls for the requests of an application."""
+    groups = (
+        app.before_request_funcs,
+        app.after_request_funcs,
+        app.teardown_request_funcs,
+        app.url_value_preprocessors,
+    )
+    return [*(list(group.get(None, ())) for group in groups), dict(app.view_functions)]
 
 
 def init_app(
@@ -146,13 +155,7 @@ def _install(
     if start:
         app.before_request(service.ensure_started)
         weakref.finalize(app, _end, service).atexit = False  # then the service sees to it itself
-    _count_requests(ours, service)
-    _escape_queries(ours)
-    _guard_requests(ours, service)
-    _bound_requests(ours)
-    _dress_answers(ours, service.settings)
-    ours.register_error_handler(HTTPException, _http_error)
-    ours.register_error_handler(Exception, _unexpected_error)
+    guards.install(ours, service)
     for module in (endpoint_list, operations, qr, reports, targets):
         ours.register_blueprint(module.blueprint, url_prefix=places.prefix)
     ours.add_url_rule("/api/v1/health", "api_health", operations.health)
@@ -184,7 +187,9 @@ def _register_as_guest(app: Flask, ours: Blueprint) -> None:
     dynamic rule gives way to each route of the application's own.
     """
     app.url_map.converters["mop_config_operation"] = _Operation
-    ours.add_url_rule("/<mop_config_operation:name>", _OPERATION, lambda name: _OPERATIONS[name]())
+    ours.add_url_rule(
+        "/<mop_config_operation:name>", guards.OPERATION, lambda name: _OPERATIONS[name]()
+    )
     # werkzeug's own redirect would name the host of the request.
     ours.add_url_rule(GUEST_PREFIX, "home", lambda: redirect(f"{GUEST_PREFIX[1:]}/", 308))
     app.register_blueprint(ours)
@@ -210,96 +215,3 @@ def create_app_or_exit() -> Flask:
     except SettingsError as error:
         print(f"mop-config: {error}", file=sys.stderr)
         sys.exit(_BOOT_ERROR)
-
-
-def _count_requests(ours: Flask | Blueprint, service: ConfigService) -> None:
-    # Registered before all others, so that it sees the answer as it goes out.
-    @ours.after_request
-    def count(response: Response) -> Response:
-        route = request.url_rule.rule if request.url_rule is not None else OTHER
-        if str(request.endpoint).rpartition(".")[2] == _OPERATION:
-            route = request.path
-        service.metrics.request(route, str(response.status_code))
-        return response
-
-
-def _escape_queries(ours: Flask | Blueprint) -> None:
-    @ours.before_request
-    def escape_query() -> None:
-        # werkzeug fails on a query that holds raw bytes which are no UTF-8.
-        if not request.query_string.isascii():
-            escaped = quote_from_bytes(request.query_string, safe=_ASCII)
-            request.query_string = escaped.encode()
-
-
-def _bound_requests(ours: Flask | Blueprint) -> None:
-    @ours.before_request
-    def check_form() -> None:
-        # werkzeug passes over leading slashes, and redirects others to a URL of the request's Host.
-        if "//" in request.environ["PATH_INFO"]:
-            raise NotFound
-        forget_long_values(request.environ)
-        if request.method not in {"GET", "HEAD"} and (request.content_length or 0) > MAX_BODY:
-            raise RequestEntityTooLarge(f"a body may have {MAX_BODY} bytes here")
-
-
-def _guard_requests(ours: Flask | Blueprint, service: ConfigService) -> None:
-    settings, authenticator = service.settings, service.authenticator
-
-    @ours.before_request
-    def check_host() -> None:
-        if settings.trusted_hosts and request.path not in _FOR_ANY_HOST:
-            host = request.environ.get("HTTP_HOST", "")
-            if not is_trusted(host, settings.trusted_hosts):
-                raise BadRequest("this host name is not served here (TRUSTED_HOSTS)")
-
-    @ours.before_request
-    def check_token() -> Response | None:
-        reads = str(request.endpoint).endswith(reports.VIEW)
-        refusal = None
-        if authenticator is not None:
-            refusal = authenticator.check(request.environ, reads=reads)
-        if refusal is None:
-            return None
-        service.metrics.auth_failure()
-        response = problem_response(refusal.status, refusal.detail)
-        for challenge in refusal.challenges:
-            response.headers.add("WWW-Authenticate", challenge)
-        return response
-
-    @ours.after_request
-    def check_token_again(response: Response) -> Response:
-        # It may have been parked, and its token taken back meanwhile.
-        parked = "wait" in request.args and response.status_code < HTTPStatus.BAD_REQUEST
-        return (check_token() if parked else None) or response
-
-
-def _dress_answers(ours: Flask | Blueprint, settings: Settings) -> None:
-    @ours.after_request
-    def secure(response: Response) -> Response:
-        for name, value in SECURITY_HEADERS:
-            response.headers.setdefault(name, value)
-        return response
-
-    @ours.after_request
-    def allow_origins(response: Response) -> Response:
-        preflight = (
-            request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
-        )
-        origin = request.headers.get("Origin")
-        for name, value in cors_headers(settings.cors_origins, origin, preflight=preflight):
-            response.headers.add(name, value)
-        return response
-
-
-def _http_error(error: HTTPException) -> Response:
-    response = problem_response(error.code or 500, error.description)
-    for name, value in error.get_headers():
-        if name not in {"Content-Type"}:
-            response.headers[name] = value
-    return response
-
-
-def _unexpected_error(error: Exception) -> Any:
-    logger.error("%s %s failed: %s", request.method, printable(request.path), describe(error))
-    return problem_response(500, "the server failed to answer; its log says why")

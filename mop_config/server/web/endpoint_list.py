@@ -1,18 +1,18 @@
 """The routes of the endpoint list, plain and signed, and of the keys that verify it."""
 
 from flask import Blueprint, Response, json, request
-from werkzeug.datastructures import Headers
 
 from ...model.jws import jwk_set
 from ...model.keys import MEDIA_TYPE
-from . import current_service
+from ..serving.responder import LongPoll
+from . import as_response, current_service
 
 blueprint = Blueprint("config", __name__)
 
 
 @blueprint.get("/endpoints")
 def endpoints() -> Response:
-    """Serve the endpoint list, from the snapshot's ready-made bytes."""
+    """Serve the endpoint list, from the ready-made bytes of the snapshot."""
     return _answer(signed=False)
 
 
@@ -36,9 +36,7 @@ def keys() -> Response:
 
 
 def _answer(*, signed: bool) -> Response:
-    responder = current_service().responder
-    status, headers, body = responder.respond(request.environ, signed=signed)
-    response = Response(body, status)
-    # Set after construction: the constructor would set Content-Length 0 for HEAD's empty body.
-    response.headers = Headers(headers)
-    return response
+    found = current_service().responder.respond(request.environ, signed=signed)
+    if isinstance(found, LongPoll):
+        found = found.wait(request.environ.get("gunicorn.socket"))
+    return as_response(found)

@@ -8,7 +8,9 @@ from flask import Blueprint, Response, json, request
 from ... import __version__
 from ..auth.policy import USER
 from ..parsing.problems import Code
-from . import current_service, live_json, problem_response
+from ..service import ConfigService
+from ..serving.conditional import ConditionalAnswer
+from . import as_response, current_service, live_answer, live_json, problem_response
 from .openapi import document
 
 logger = logging.getLogger(__name__)
@@ -22,22 +24,31 @@ _STATUS = {"applied": 200, "unchanged": 200, "rejected": 422, "error": 503, None
 
 
 def health() -> Response:
-    """Answer a liveness check; the response says only that this process answers."""
-    service = current_service().settings.service_name
-    return live_json({"status": "healthy", "service": service, "version": __version__})
+    """Answer a liveness check."""
+    return as_response(health_answer(current_service()))
 
 
 def ready() -> Response:
-    """Answer a readiness check: 200 if a list is served and kept up to date, else 503.
+    """Answer a readiness check."""
+    return as_response(ready_answer(current_service(), request.environ))
+
+
+def health_answer(service: ConfigService) -> ConditionalAnswer:
+    """Return the answer of ``/health``; it says only that this process answers."""
+    name = service.settings.service_name
+    return live_answer({"status": "healthy", "service": name, "version": __version__})
+
+
+def ready_answer(service: ConfigService, environ: dict[str, Any]) -> ConditionalAnswer:
+    """Return the answer of ``/ready``: 200 if a list is served and kept up to date, else 503.
 
     The route needs no token, but the reason may name paths, users and members of etcd. If tokens
     are configured, only a request with a valid token gets the reason.
     """
-    service = current_service()
     ok, readiness = service.ready()
-    if service.authenticator is not None and not service.authenticator.admits(request.environ):
+    if service.authenticator is not None and not service.authenticator.admits(environ):
         readiness["reason"] = None
-    return live_json(readiness, 200 if ok else 503)
+    return live_answer(readiness, 200 if ok else 503)
 
 
 @blueprint.get("/status")

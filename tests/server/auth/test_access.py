@@ -20,10 +20,10 @@ from mop_config.server.auth.policy import USER, Refusal, authorise, credentials
 from mop_config.server.auth.tokens import Token, digest, find, line_of
 from mop_config.server.serving.security import SECURITY_HEADERS
 from mop_config.server.settings import Settings
-from mop_config.server.web.app import MAX_BODY
+from mop_config.server.web.guards import MAX_BODY
 
 from ...conftest import GUIDE_JSON, SAMPLE
-from ..web.test_hotpath import METHODS, Sides
+from ..web.test_fronts import METHODS, Sides, ask_asgi
 
 ENDPOINTS = "/api/v1/config/endpoints"
 STATUS = "/api/v1/config/status"
@@ -159,9 +159,7 @@ def test_nothing_made_up_opens_the_list(guarded: Sides, text: str, method: str) 
 
 
 def client_of(sides: Sides) -> FlaskClient:
-    app: Any = sides.sides[0]
-    flask_app: Flask = app.app.__self__
-    return flask_app.test_client()
+    return sides.asgi.app.test_client()
 
 
 def test_liveness_and_preflights_need_no_token(guarded: Sides) -> None:
@@ -174,8 +172,7 @@ def test_liveness_and_preflights_need_no_token(guarded: Sides) -> None:
         answer = client.options(path, headers=preflight)
         assert answer.status_code == 200
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
-    app: Any = guarded.sides[0]
-    for rule in app.app.__self__.url_map.iter_rules():
+    for rule in guarded.asgi.app.url_map.iter_rules():
         if rule.rule in {"/health", "/api/v1/health", "/ready"}:
             continue
         path = rule.rule.replace("<path:filename>", "x").replace("<filename>", "x")
@@ -210,13 +207,16 @@ def test_the_name_goes_with_the_request_and_failures_are_counted(
         ("POST", f"Bearer {READER}", "app"),
         ("POST", "Bearer wrong", None),
     ]
-    for side in guarded.sides:
-        for method, authorization, name in cases:
-            environ = EnvironBuilder(path=ENDPOINTS, method=method).get_environ()
-            environ["HTTP_AUTHORIZATION"] = authorization
-            with closing(ClosingIterator(side(environ, lambda *_: None))) as body:
-                list(body)
-            assert environ.get(USER) == name
+    wsgi: Any = guarded.asgi.app
+    for method, authorization, name in cases:
+        environ = EnvironBuilder(path=ENDPOINTS, method=method).get_environ()
+        environ["HTTP_AUTHORIZATION"] = authorization
+        with closing(ClosingIterator(wsgi(environ, lambda *_: None))) as body:
+            list(body)
+        assert environ.get(USER) == name
+        scope = guarded.scope(method, ENDPOINTS, "", {"Authorization": authorization})
+        ask_asgi(guarded.asgi, scope)
+        assert scope.get(USER) == name
     assert len(failures) == 8
 
 

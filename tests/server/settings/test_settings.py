@@ -13,7 +13,7 @@ def test_the_defaults_are_the_guides() -> None:
     assert settings == Settings()
     assert settings.source == "config/endpoints.txt"
     assert settings.rules == UrlRules("https", "/api/v1", "", None, None)
-    assert ProcessSettings.from_environ({}) == ProcessSettings("127.0.0.1", 8000, 2, 16, "gthread")
+    assert ProcessSettings.from_environ({}) == ProcessSettings("127.0.0.1", 8000, 2, 16, "asgi")
 
 
 def test_everything_can_be_set() -> None:

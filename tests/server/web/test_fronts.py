@@ -1,9 +1,13 @@
-"""The layer in front of Flask gives the answer that Flask would give."""
+"""The ASGI application gives the answers that the Flask application gives."""
 
+import asyncio
+import atexit
 import itertools
 import json
 import threading
 import time
+from collections.abc import Iterable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,9 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from mop_config.model.jws import SigningKey
 from mop_config.server.service import EXTENSION, ConfigService
+from mop_config.server.serving.conditional import ConditionalAnswer
 from mop_config.server.settings import Settings
-from mop_config.server.web.app import create_app
-from mop_config.server.web.hotpath import HotPath
+from mop_config.server.web.asgi import create_asgi_app
 
 from ...conftest import SAMPLE
 from ...servers import ENDPOINTS
@@ -25,16 +29,48 @@ from ...waiting import wait_for
 Result = tuple[str, list[tuple[str, str]], bytes]
 
 
+#: One loop for all requests of the main thread: to make one takes longer than to answer.
+LOOP = asyncio.new_event_loop()
+atexit.register(LOOP.close)
+
+
+def ask_asgi(app: Any, scope: dict[str, Any], body: bytes = b"") -> Result:
+    """Ask an ASGI application once, as a server does for a client that stays."""
+
+    async def run() -> list[Any]:
+        sent: list[Any] = []
+        left = asyncio.Event()
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Any:
+            if messages:
+                return messages.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app(scope, receive, send)
+        return sent
+
+    main = threading.current_thread() is threading.main_thread()
+    start, *rest = LOOP.run_until_complete(run()) if main else asyncio.run(run())
+    app.bridge.close()
+    status = HTTPStatus(start["status"])
+    headers = [(name.decode("latin-1"), v.decode("latin-1")) for name, v in start["headers"]]
+    line = f"{status:d} {status.phrase.upper()}"
+    return line, headers, b"".join(message.get("body", b"") for message in rest)
+
+
 class Sides:
-    """One application, asked with its front layer and without."""
+    """One application, asked as ASGI and as WSGI."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         values = {"source": str(SAMPLE), "state_dir": str(folder / "state"), **settings}
-        app = create_app(Settings(**values), start=False)
-        front: Any = app.wsgi_app
-        assert isinstance(front, HotPath)
-        self.service: ConfigService = app.extensions[EXTENSION]
-        self.sides = (front, front.app)
+        self.asgi = create_asgi_app(Settings(**values), start=False)
+        self.service: ConfigService = self.asgi.app.extensions[EXTENSION]
+        self.service.responder.max_waiters = 0
         self.etag = self.service.store.view.snapshot.etag
         self.date = self.service.store.view.snapshot.last_modified_text
 
@@ -42,20 +78,50 @@ class Sides:
         self, method: str = "GET", path: str = ENDPOINTS, query: str = "", **headers: str
     ) -> Result:
         """Ask both sides, hold them to the same answer, and give it."""
-        answers = [self._ask(side, method, path, query, headers) for side in self.sides]
-        assert answers[0] == answers[1], (method, path, query, headers)
-        return answers[0]
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        flask = self.ask_flask(method, path, query, named)
+        assert self.ask_asgi(method, path, query, named) == flask, (method, path, query, headers)
+        return flask
 
-    def _ask(
-        self, side: Any, method: str, path: str, query: str, headers: dict[str, str]
-    ) -> Result:
-        named = [(name.replace("_", "-"), value) for name, value in headers.items()]
-        environ = EnvironBuilder(method=method, path="/", headers=named).get_environ()
+    def ask_flask(self, method: str, path: str, query: str, headers: dict[str, str]) -> Result:
+        """Ask the Flask application."""
+        environ = EnvironBuilder(
+            method=method, path="/", headers=list(headers.items())
+        ).get_environ()
         environ.update(PATH_INFO=path, QUERY_STRING=query)
-        body, status, sent = run_wsgi_app(side, environ)
-        # A random number has to differ.
-        shown = sorted((n, v) for n, v in sent if n != "Retry-After")
-        return status, shown, b"".join(body)
+        body, status, sent = run_wsgi_app(self.asgi.app, environ)
+        return status, shown(sent), b"".join(body)
+
+    def ask_asgi(self, method: str, path: str, query: str, headers: dict[str, str]) -> Result:
+        """Ask the ASGI application."""
+        status, sent, body = ask_asgi(self.asgi, self.scope(method, path, query, headers))
+        return status, shown(sent), body
+
+    def scope(self, method: str, path: str, query: str, headers: dict[str, str]) -> dict[str, Any]:
+        """Return a request as an ASGI server would describe it."""
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "method": method,
+            "path": path.encode("latin-1").decode("utf-8", "surrogateescape"),
+            "query_string": query.encode("latin-1"),
+            "headers": [
+                (name.lower().encode(), value.encode("latin-1"))
+                for name, value in {"Host": "localhost", **headers}.items()
+            ],
+            "http_version": "1.1",
+            "scheme": "http",
+            "server": ("localhost", 80),
+        }
+
+
+def shown(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Headers in order; a random number has to differ."""
+    kept = ((name.title(), value) for name, value in headers if name.lower() != "retry-after")
+    return sorted((_NAMES.get(name, name), value) for name, value in kept)
+
+
+_NAMES = {"Etag": "ETag", "Www-Authenticate": "WWW-Authenticate"}
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +248,12 @@ def test_a_server_that_adds_headers_adds_them_to_one_answer(sides: Sides) -> Non
         headers.append(("X-Added", "1"))
 
     environ = EnvironBuilder(path=ENDPOINTS).get_environ()
-    sides.sides[0](environ, start_response)
+    wsgi: Any = sides.asgi.app
+    wsgi(environ, start_response)
     assert "X-Added" not in dict(sides.ask()[1])
+
+
+FRONTS = ["ask_flask", "ask_asgi"]
 
 
 class TestWait:
@@ -235,29 +305,34 @@ class TestWait:
         }
         seen = set()
         for _ in range(60):
-            status, headers, _ = sides.service.responder.respond(environ)
+            found = sides.service.responder.respond(environ)
+            assert isinstance(found, ConditionalAnswer)
+            status, headers, _ = found
             assert status.startswith("304")
             assert dict(headers)["Cache-Control"] == "no-store"
             seen.add(int(dict(headers)["Retry-After"]))
         assert len(seen) > 5
         assert min(seen) >= 5
         environ["QUERY_STRING"] = "wait=0"
-        assert "Retry-After" not in dict(sides.service.responder.respond(environ).headers)
+        found = sides.service.responder.respond(environ)
+        assert isinstance(found, ConditionalAnswer)
+        assert "Retry-After" not in dict(found.headers)
 
-    def test_it_ends_with_its_time(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("front", FRONTS)
+    def test_it_ends_with_its_time(self, tmp_path: Path, front: str) -> None:
         """304, and the place is free again."""
         sides = Sides(tmp_path)
         sides.service.responder.max_waiters = 1
         began = time.monotonic()
-        status, headers, body = sides._ask(
-            sides.sides[0], "GET", ENDPOINTS, "wait=0.2", {"If-None-Match": f'"{sides.etag}"'}
-        )
+        known = {"If-None-Match": f'"{sides.etag}"'}
+        status, headers, body = getattr(sides, front)("GET", ENDPOINTS, "wait=0.2", known)
         assert 0.2 <= time.monotonic() - began < 5
         assert (status[:3], body) == ("304", b"")
         assert dict(headers)["Preference-Applied"] == "wait"
         assert sides.service.responder.waiters == 0
 
-    def test_everybody_is_told_of_a_change_once(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("front", FRONTS)
+    def test_everybody_is_told_of_a_change_once(self, tmp_path: Path, front: str) -> None:
         """Whichever encoding's tag they hold; and nobody of a reload that changes nothing."""
         file = tmp_path / "endpoints.txt"
         file.write_text("DomainList:\na.com\nb.com\n")
@@ -268,7 +343,7 @@ class TestWait:
 
         def poll(tag: str) -> None:
             headers = {"If-None-Match": tag}
-            answers.append(sides._ask(sides.sides[0], "GET", ENDPOINTS, "wait=30", headers))
+            answers.append(getattr(sides, front)("GET", ENDPOINTS, "wait=30", headers))
 
         tags = [f'"{sides.etag}"', f'"{sides.etag}-gzip"', f'W/"{sides.etag}"', "*"]
         threads = [threading.Thread(target=poll, args=(tag,)) for tag in tags]

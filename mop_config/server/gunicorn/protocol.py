@@ -1,0 +1,307 @@
+"""HttpProtocol is uvicorn's HTTP protocol with the limits and deadlines of a public server.
+
+uvicorn leaves out: limits of the request line and the fields, the check of Host, names with
+underscores, deadlines for heads, bodies and unread answers, and problem documents.
+
+One deadline runs at a time. It is armed when a connection has nothing to do but to send, and
+replaced as the request goes on:
+
+1. a new connection, or one that sends a head: ``timeout`` until the head is complete,
+2. a body: ``timeout`` and a little more, so that the bridge's 408 comes first,
+3. an idle connection after an answer: uvicorn's own keep-alive time.
+"""
+
+import logging
+import re
+from asyncio import TimerHandle, Transport
+from typing import Any, NamedTuple
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ..web.bridge import SOCKET
+from . import error_pages
+
+logger = logging.getLogger(__name__)
+
+#: Seconds by which the deadline of a body is later than the bridge's.
+LATER = 2.0
+#: Bytes of a request beside its body's limit: the head, and the framing of chunks.
+OVERHEAD = 512 * 1024
+#: Requests that a client may send before the answer to its first one.
+PIPELINED = 64
+#: Seconds for which an ending worker waits for a client that does not read its answer.
+END = 1.0
+
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
+
+
+class RefusedRequestError(Exception):
+    """A request that is answered by an error page.
+
+    Args:
+        status: HTTP status code.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Rules(NamedTuple):
+    """The limits of a worker's connections.
+
+    Attributes:
+        worker: The worker.
+        line: Longest target of a request.
+        fields: Most fields of a head.
+        field: Longest field, name and value.
+        request: Longest request, in bytes.
+        timeout: Seconds for a head, for a body and for an answer that is not read.
+        connections: Most connections at once.
+        trusted: Addresses whose ``X-Forwarded-Proto`` counts; ``*`` means all.
+        secure: Fields that mean https, in lower case, with the value that says so.
+    """
+
+    worker: Any
+    line: int
+    fields: int
+    field: int
+    request: int
+    timeout: float
+    connections: int
+    trusted: frozenset[str]
+    secure: dict[bytes, bytes]
+
+    @classmethod
+    def of(cls, worker: Any) -> "Rules":
+        """Return the rules that gunicorn's configuration sets for a worker."""
+        cfg = worker.cfg
+        secure = cfg.secure_scheme_headers.items()
+        return cls(
+            worker=worker,
+            line=cfg.limit_request_line,
+            fields=cfg.limit_request_fields,
+            field=cfg.limit_request_field_size,
+            request=worker.max_body + OVERHEAD,
+            timeout=worker.request_timeout,
+            connections=worker.connections,
+            trusted=frozenset(cfg.forwarded_allow_ips),
+            secure={name.lower().encode(): value.encode() for name, value in secure},
+        )
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection of a client.
+
+    Args:
+        rules: The limits.
+    """
+
+    def __init__(self, *args: Any, rules: Rules, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._rules = rules
+        self._deadline: TimerHandle | None = None
+        self._stall: TimerHandle | None = None
+        self._receiving = False  # a request has begun and is not complete
+        self._in_head = False
+        self._deaf = False  # the rest of what the client sends is ignored
+        self._page: int | None = None  # the status of an error page that waits for its turn
+        self._fields = self._bytes = 0
+        self._hosts: list[bytes] = []
+
+    # -- the connection
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """Start the first deadline, or refuse a connection too many."""
+        super().connection_made(transport)
+        self._socket = transport.get_extra_info("socket")
+        trusted, client = self._rules.trusted, self.client
+        self._trusted = "*" in trusted or client is None or client[0] in trusted
+        if len(self.connections) > self._rules.connections:
+            transport.abort()
+        else:
+            self._arm(self._rules.timeout)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the timers."""
+        self._disarm()
+        if self._stall is not None:
+            self._stall.cancel()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Answer a client that has closed its half of the connection; a parked one ends."""
+        if self._receiving or not self._answering() or self.scheme == "https":
+            return None
+        self.cycle.keep_alive = False
+        self.cycle.message_event.set()
+        return True
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what the client has sent, and set the deadline for the rest."""
+        if self._deaf:
+            return
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._deaf = True
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause.status if isinstance(cause, RefusedRequestError) else 400)
+            return
+        if self._receiving:
+            self._bytes += len(data)
+            if self._bytes > self._rules.request:
+                self._refuse(431 if self._in_head else 413)
+            elif self._deadline is None:
+                self._arm(self._rules.timeout + (0 if self._in_head else LATER))
+        elif self._answering():
+            self._disarm()
+        elif self._deadline is None:
+            self._arm(self._rules.timeout)
+
+    # -- the parser's callbacks
+
+    def on_message_begin(self) -> None:
+        """Note the first byte of a request."""
+        super().on_message_begin()
+        self._receiving = self._in_head = True
+        self._fields = self._bytes = 0
+        self._hosts = []
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the target."""
+        self.url += url
+        if len(self.url) > self._rules.line:
+            raise RefusedRequestError(414)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field, within the limits."""
+        rules = self._rules
+        self._fields += 1
+        if self._fields > rules.fields or len(name) + len(value) + 2 > rules.field:
+            raise RefusedRequestError(431)
+        name = name.lower()
+        if not self._in_head or b"_" in name:
+            return  # a trailer, or a name that WSGI cannot tell from one with hyphens
+        if name == b"host":
+            self._hosts.append(value)
+        elif name == b"transfer-encoding" and value.lower() != b"chunked":
+            raise RefusedRequestError(501)
+        elif name == b"expect":
+            if value.lower() != b"100-continue":
+                raise RefusedRequestError(417)
+            self.expect_100_continue = True
+        elif self._trusted and rules.secure.get(name) == value:
+            self.scope["scheme"] = "https"
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Check the head, and start to answer."""
+        version = self.parser.get_http_version()
+        hosts = self._hosts
+        one = len(hosts) == 1 or (not hosts and version == "1.0")
+        if version not in {"1.0", "1.1"} or not one or (hosts and not _HOST.fullmatch(hosts[0])):
+            raise RefusedRequestError(400)
+        if not self.url.startswith(b"/") and self.url != b"*":
+            self.url = _path_of(self.url)
+        if len(self.pipeline) >= PIPELINED:
+            raise RefusedRequestError(400)
+        self._in_head = False
+        self._disarm()
+        self.scope[SOCKET] = self._socket  # type: ignore[literal-required]
+        super().on_headers_complete()
+        if self.parser.should_upgrade() or not self._rules.worker.alive:
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """Note that the request is whole."""
+        self._receiving = False
+        super().on_message_complete()
+
+    # -- answers
+
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def on_response_complete(self) -> None:
+        """Go on with what waits for the end of an answer."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._watch_writing()
+        elif self._page is not None and not self.pipeline:
+            self._send_page(self._page)
+
+    def _refuse(self, status: int) -> None:
+        """Answer by an error page, after the answers to earlier requests, and close."""
+        self._deaf = True
+        self._disarm()
+        if self._answering() and not self.cycle.more_body:
+            self._page = status
+        elif self._answering() and (self.cycle.response_started or self.pipeline):
+            self.transport.close()
+        else:
+            self._send_page(status)
+
+    def _send_page(self, status: int) -> None:
+        logger.warning("a request from %s was refused: %d", self.client and self.client[0], status)
+        self.transport.write(error_pages.page(status))
+        self.transport.close()
+        self._watch_writing()
+
+    # -- deadlines
+
+    def _arm(self, seconds: float) -> None:
+        self._deadline = self.loop.call_later(seconds, self._expire)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _expire(self) -> None:
+        self._deadline = None
+        if self._receiving and (self._in_head or self._answering()):
+            self._refuse(408)
+        else:
+            self.transport.abort()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # the client has not read its answer
+        else:
+            super().timeout_keep_alive_handler()
+
+    def pause_writing(self) -> None:
+        """Watch a client that does not read."""
+        super().pause_writing()
+        self._watch_writing()
+
+    def _watch_writing(self, before: int | None = None) -> None:
+        """Abort a connection of whose answer nothing was read during the time-out."""
+        left = self.transport.get_write_buffer_size()
+        self._stall = None
+        if left and (before is None or left < before):
+            self._stall = self.loop.call_later(self._rules.timeout, self._watch_writing, left)
+        elif left:
+            self.transport.abort()
+
+    def shutdown(self) -> None:
+        """Close the connection, or have it closed after the answer that is under way."""
+        if self._answering() and not self.cycle.more_body:
+            super().shutdown()
+            return
+        self.transport.close()
+        self.loop.call_later(END, self.transport.abort)
+
+
+def _path_of(target: bytes) -> bytes:
+    """Return the path and the query of an absolute target."""
+    url = httptools.parse_url(target)
+    if url.schema not in {b"http", b"https"}:
+        raise RefusedRequestError(400)
+    path: bytes = url.path or b"/"
+    return path if url.query is None else path + b"?" + url.query

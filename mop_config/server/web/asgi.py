@@ -1,0 +1,226 @@
+"""create_asgi_app builds the ASGI application: hot routes natively, all others through Flask.
+
+The list, its long poll, health and readiness are answered in the event loop: a parked request is a
+suspended coroutine of some kilobytes. Every other request goes to the Flask application in a
+bounded pool of threads (``WsgiBridge``).
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from flask import Flask
+
+from ...model.printable import printable
+from ..auth.policy import USER
+from ..logs.format import describe
+from ..service import EXTENSION, ConfigService
+from ..serving.change_event import ChangeEvent
+from ..serving.conditional import ConditionalAnswer
+from ..serving.responder import LongPoll, problem
+from ..settings import ProcessSettings, Settings
+from .app import create_app
+from .bridge import (
+    Receive,
+    Scope,
+    Send,
+    WsgiBridge,
+    encode,
+    local_path,
+    request_environ,
+    send_answer,
+)
+from .guards import FAILED, MAX_BODY, Guards
+from .operations import health_answer, ready_answer
+
+logger = logging.getLogger(__name__)
+
+#: Long polls that a process parks unless the settings give a number.
+USUAL_WAITERS = 10_000
+#: Long polls that are woken in one turn of the loop, so that other requests have their turn too.
+SLICE = 250
+
+_METHODS = frozenset({"GET", "HEAD"})
+# Almost all native answers have the same headers.
+_encoded = lru_cache(maxsize=256)(encode)
+
+
+def create_asgi_app(settings: Settings | None = None, *, start: bool = True) -> "AsgiApp":
+    """Build the application for an ASGI server, or for mounting in another ASGI application.
+
+    Args:
+        settings: What is served, and how; None reads the environment.
+        start: As for ``create_app``. Without a lifespan, as in a mounted application, the first
+            request starts the reload thread; it ends when the application is garbage-collected.
+
+    Raises:
+        SettingsError: If the environment holds a value that cannot be used.
+    """
+    app = create_app(settings, start=start)
+    service: ConfigService = app.extensions[EXTENSION]
+    wanted = service.settings.max_waiters
+    service.responder.max_waiters = USUAL_WAITERS if wanted is None else wanted
+    threads = ProcessSettings.from_environ().threads
+    return AsgiApp(app, WsgiBridge(app, threads, MAX_BODY), start=start)
+
+
+class AsgiApp:
+    """An ASGI 3 application in front of the Flask application of ``create_app``.
+
+    Args:
+        app: What ``create_app`` returned.
+        bridge: Answers what is not answered natively.
+        start: Whether the first request of a process starts its reload thread.
+
+    Attributes:
+        app: The Flask application.
+        bridge: As given.
+    """
+
+    def __init__(self, app: Flask, bridge: WsgiBridge, *, start: bool = True) -> None:
+        self.app = app
+        self.bridge = bridge
+        self._service: ConfigService = app.extensions[EXTENSION]
+        self._guards = Guards(self._service)
+        self._started_in = 0 if start else os.getpid()
+        self._parked: ParkedPolls | None = None
+        prefix = self._service.places.prefix
+        self._routes: dict[str, Callable[[dict[str, Any]], ConditionalAnswer | LongPoll]] = {
+            f"{prefix}/endpoints": self._service.responder.respond,
+            f"{prefix}/endpoints.jws": lambda e: self._service.responder.respond(e, signed=True),
+            "/health": lambda _: health_answer(self._service),
+            "/api/v1/health": lambda _: health_answer(self._service),
+            "/ready": lambda e: ready_answer(self._service, e),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or follow the server's start and end (ASGI 3)."""
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        path = local_path(scope)
+        if self._started_in != os.getpid():
+            await self._start()
+        if path not in self._routes or scope["method"] not in _METHODS:
+            await self.bridge(scope, receive, send)
+            return
+        environ = request_environ(scope, path)
+        try:
+            answer = await self._answer(path, environ, receive)
+        except Exception as error:
+            logger.error("%s %s failed: %s", scope["method"], printable(path), describe(error))
+            answer = problem(500, FAILED)
+        self._guards.count(path, answer.status)
+        if USER in environ:
+            scope[USER] = environ[USER]
+        headers = _encoded((*answer.headers, *self._guards.cors(environ)))
+        await send_answer(answer, headers, scope["method"], send)
+
+    async def _answer(
+        self, path: str, environ: dict[str, Any], receive: Receive
+    ) -> ConditionalAnswer:
+        refusal = self._guards.refusal(environ)
+        if refusal is not None:
+            return refusal
+        found = self._routes[path](environ)
+        if isinstance(found, ConditionalAnswer):
+            return found
+        try:
+            await self._polls().wait(found, receive)
+        finally:
+            found.close()
+        return self._guards.token_refusal(environ) or found.answer()
+
+    def _polls(self) -> "ParkedPolls":
+        loop = asyncio.get_running_loop()
+        if self._parked is None or self._parked.loop is not loop:
+            self._parked = ParkedPolls(loop)
+        return self._parked
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        while True:
+            kind = (await receive())["type"]
+            if kind == "lifespan.startup" and self._started_in != os.getpid():
+                await self._start()
+            if kind == "lifespan.shutdown":
+                await asyncio.to_thread(self._service.stop)
+                self.bridge.close()
+            await send({"type": f"{kind}.complete"})
+            if kind == "lifespan.shutdown":
+                return
+
+    async def _start(self) -> None:
+        # In a thread, since starting reads the source.
+        await asyncio.to_thread(self._service.ensure_started)
+        self._started_in = os.getpid()
+
+
+class ParkedPolls:
+    """The long polls that are parked in one event loop, by the event that wakes them.
+
+    Each parked coroutine awaits ``receive``, which returns when its client leaves, under a
+    time-out. When the list changes, the time-out is moved to now: that needs neither a second task
+    nor a future for each client.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._waiting: dict[ChangeEvent, set[asyncio.Timeout]] = {}
+
+    async def wait(self, poll: LongPoll, receive: Receive) -> None:
+        """Return when the list has changed, the time is over or the client has left."""
+        complete = False
+        while (event := poll.event()) is not None:
+            left = poll.until - time.monotonic()
+            if left <= 0:
+                return
+            waiting = self._waiters_of(event)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left) as timeout:
+                    waiting.add(timeout)
+                    try:
+                        # After the whole request, the only news is that the client has left.
+                        while not complete:
+                            message = await receive()
+                            if message["type"] == "http.disconnect":
+                                return
+                            complete = not message.get("more_body", False)
+                        await receive()
+                        return
+                    finally:
+                        self._leave(event, waiting, timeout)
+
+    def _waiters_of(self, event: ChangeEvent) -> set[asyncio.Timeout]:
+        waiting = self._waiting.get(event)
+        if waiting is None:
+            waiting = self._waiting[event] = set()
+            self.loop.add_reader(event.fileno(), self._wake, event)
+        return waiting
+
+    def _leave(
+        self, event: ChangeEvent, waiting: set[asyncio.Timeout], timeout: asyncio.Timeout
+    ) -> None:
+        waiting.discard(timeout)
+        if not waiting and self._waiting.get(event) is waiting:
+            del self._waiting[event]
+            self.loop.remove_reader(event.fileno())
+
+    def _wake(self, event: ChangeEvent) -> None:
+        self.loop.remove_reader(event.fileno())
+        self._wake_some(deque(self._waiting.pop(event)))
+
+    def _wake_some(self, timeouts: deque[asyncio.Timeout]) -> None:
+        for _ in range(min(SLICE, len(timeouts))):
+            with contextlib.suppress(RuntimeError):  # its wait has ended meanwhile
+                timeouts.popleft().reschedule(0)
+        if timeouts:
+            self.loop.call_soon(self._wake_some, timeouts)

@@ -1,0 +1,232 @@
+"""WsgiBridge runs a WSGI application for an ASGI server, in a bounded pool of threads.
+
+A thread never waits for a client: the request's body is read before a thread is taken, and the
+whole answer is collected before it is sent. Requests beyond the pool and its queue get 503.
+"""
+
+import asyncio
+import contextvars
+import io
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from typing import Any
+
+from ...model.printable import printable
+from ..auth.policy import USER
+from ..logs.format import describe
+from ..serving.conditional import ConditionalAnswer
+from ..serving.responder import problem
+from .guards import FAILED
+
+logger = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+StartResponse = Callable[..., Any]
+WsgiApp = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+
+#: Requests that wait for a thread; one more gets 503.
+QUEUE = 64
+#: Seconds within which a request's body must arrive.
+BODY_TIMEOUT = 30.0
+#: ``Retry-After`` of requests that find the queue full, in seconds.
+RETRY_AFTER = "1"
+#: The key of a scope or environ under which our worker passes the client's socket.
+SOCKET = "gunicorn.socket"
+
+
+def local_path(scope: Scope) -> str:
+    """Return the path of a request below the place where the application is mounted."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and path.startswith(root) and path[len(root) : len(root) + 1] in {"/", ""}:
+        return path[len(root) :]
+    return path
+
+
+def request_environ(scope: Scope, path: str) -> dict[str, Any]:
+    """Return the method, the path, the query and the headers of a request in WSGI's form.
+
+    Repeated headers are joined. Names with underscores are dropped, since WSGI cannot tell them
+    from the names with hyphens that proxies set.
+    """
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": scope["method"],
+        "PATH_INFO": path.encode("utf-8", "surrogateescape").decode("latin-1"),
+        "QUERY_STRING": scope["query_string"].decode("latin-1"),
+    }
+    for name, value in scope["headers"]:
+        key = _environ_key(name)
+        if key is None:
+            continue
+        text = value.decode("latin-1")
+        if key in environ:
+            text = f"{environ[key]}{'; ' if key == 'HTTP_COOKIE' else ','}{text}"
+        environ[key] = text
+    return environ
+
+
+@lru_cache(maxsize=256)
+def _environ_key(name: bytes) -> str | None:
+    if b"_" in name:
+        return None
+    key = name.decode("latin-1").upper().replace("-", "_")
+    return key if key in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{key}"
+
+
+class WsgiBridge:
+    """An ASGI application that hands each request to a WSGI application.
+
+    Args:
+        app: The WSGI application.
+        threads: Size of the pool.
+        max_body: Longest body of a request, in bytes; a longer one gets 413.
+        body_timeout: Seconds within which the body must arrive, else 408.
+
+    Attributes:
+        occupied: Requests that have a thread or wait for one.
+    """
+
+    def __init__(
+        self, app: WsgiApp, threads: int, max_body: int, body_timeout: float = BODY_TIMEOUT
+    ) -> None:
+        self._app = app
+        self._threads = threads
+        self._max_body = max_body
+        self._body_timeout = body_timeout
+        self._pool: ThreadPoolExecutor | None = None
+        self.occupied = 0
+
+    def close(self) -> None:
+        """End the pool's threads after the requests that they answer."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI 3)."""
+        if scope["type"] != "http":
+            raise ValueError(f"a WSGI application cannot serve {scope['type']}")
+        environ = request_environ(scope, local_path(scope))
+        try:
+            async with asyncio.timeout(self._body_timeout):
+                body = await self._read(environ, receive)
+        except TimeoutError:
+            answer = problem(408, "the request's body did not arrive in time")
+        except OverflowError:
+            answer = problem(413, f"a body may have {self._max_body} bytes here")
+        else:
+            if body is None:
+                return  # the client has left
+            answer = await self._run(_complete(environ, scope, body))
+        if USER in environ:
+            scope[USER] = environ[USER]
+        headers = encode(answer.headers)
+        if answer.body and not any(name == b"content-length" for name, _ in headers):
+            headers.append((b"content-length", b"%d" % len(answer.body)))
+        await send_answer(answer, headers, environ["REQUEST_METHOD"], send)
+
+    async def _read(self, environ: dict[str, Any], receive: Receive) -> bytes | None:
+        length = environ.get("CONTENT_LENGTH", "0")
+        if length.isascii() and length.isdigit() and int(length[:20]) > self._max_body:
+            raise OverflowError
+        body: bytes = b""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            if len(body) > self._max_body:
+                raise OverflowError
+            if not message.get("more_body", False):
+                return body
+
+    async def _run(self, environ: dict[str, Any]) -> ConditionalAnswer:
+        if self.occupied >= self._threads + QUEUE:
+            busy = problem(503, "all threads are busy; try again")
+            return busy._replace(headers=[*busy.headers, ("Retry-After", RETRY_AFTER)])
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="mop-config-wsgi")
+        call = partial(contextvars.copy_context().run, self._call, environ)
+        work = asyncio.get_running_loop().run_in_executor(self._pool, call)
+        self.occupied += 1
+        work.add_done_callback(self._finished)
+        # The thread goes on if the task is cancelled, and is counted until it ends.
+        return await asyncio.shield(work)
+
+    def _finished(self, _: object) -> None:
+        self.occupied -= 1
+
+    def _call(self, environ: dict[str, Any]) -> ConditionalAnswer:
+        """Run the application, in a thread of the pool."""
+        started: list[Any] = []
+        body: list[bytes] = []
+
+        def start_response(
+            status: str, headers: list[tuple[str, str]], _exc_info: object = None
+        ) -> Callable[[bytes], None]:
+            started[:] = [status, headers]
+            return body.append
+
+        try:
+            pieces = self._app(environ, start_response)
+            try:
+                body.extend(pieces)
+            finally:
+                close = getattr(pieces, "close", None)
+                if close is not None:
+                    close()
+            status, headers = started
+        except Exception as error:
+            method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+            logger.error("%s %s failed: %s", method, printable(path), describe(error))
+            return problem(500, FAILED)
+        return ConditionalAnswer(status, headers, b"".join(body))
+
+
+def _complete(environ: dict[str, Any], scope: Scope, body: bytes) -> dict[str, Any]:
+    """Add to an environ what a WSGI application needs beside the headers (PEP 3333)."""
+    server = scope.get("server") or ("localhost", 80)
+    client = scope.get("client")
+    environ.pop("HTTP_TRANSFER_ENCODING", None)
+    environ.update(
+        {
+            "CONTENT_LENGTH": str(len(body)),
+            "SCRIPT_NAME": scope.get("root_path", ""),
+            "SERVER_NAME": server[0],
+            "SERVER_PORT": str(server[1] or ""),
+            "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": scope.get("scheme", "http"),
+            "wsgi.input": io.BytesIO(body),
+            "wsgi.input_terminated": True,
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": True,
+            "wsgi.run_once": False,
+        }
+    )
+    if client is not None:
+        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client[0], str(client[1])
+    if SOCKET in scope:
+        environ[SOCKET] = scope[SOCKET]
+    return environ
+
+
+def encode(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Return headers in ASGI's form."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+async def send_answer(
+    answer: ConditionalAnswer, headers: list[tuple[bytes, bytes]], method: str, send: Send
+) -> None:
+    """Send an answer with these headers; the answer to HEAD has no body."""
+    status = int(answer.status[:3])
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    body = b"" if method == "HEAD" else answer.body
+    await send({"type": "http.response.body", "body": body})
