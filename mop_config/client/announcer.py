@@ -14,13 +14,18 @@ from .pool.member import EventKind, PoolEvent
 
 logger = logging.getLogger(__name__)
 
-#: Signal, level and text of each event.
-_EVENTS = {
+#: Signal (None for an event of the log alone), level and text of each event.
+_EVENTS: dict[EventKind, tuple[NamedSignal | None, int, str]] = {
     EventKind.SWITCHED: (
         signals.endpoint_switched,
         logging.WARNING,
         "%(kind)s requests go to %(to_url)s instead of %(from_url)s (%(reason)s,"
         " %(seconds_without_service).3f s without service)",
+    ),
+    EventKind.SUSPECTED: (
+        None,
+        logging.INFO,
+        "%(kind)s endpoint %(url)s is suspect (%(reason)s): it ranks last until a check clears it",
     ),
     EventKind.DOWN: (
         signals.endpoint_down,
@@ -61,7 +66,8 @@ class Announcer:
         about = event.about
         urls = ", ".join(about.get("urls", ()))
         logger.log(level, text, {**about, "urls": urls})
-        self.send(signal, about)
+        if signal is not None:
+            self.send(signal, about)
 
     def send(self, signal: NamedSignal, about: dict[str, Any]) -> None:
         """Send a signal."""

@@ -133,9 +133,31 @@ def test_a_body_that_breaks_off_names_the_endpoint(kind: str) -> None:
     assert caught.value.__notes__ == [f"at {a.url}"]
 
 
+def test_suspicion_and_switch_are_one_line_each(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At levels that a service leaves on: no line for a request that was answered."""
+    caplog.set_level(logging.INFO, logger="mop_config.client")
+    with (
+        scripted({"a": ("200", "502"), "b": ("200",)}) as ([a, b], _),
+        Driver(kind, [a.url, b.url]) as driver,
+    ):
+        for _ in range(4):
+            driver.get("/users")
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records]
+    suspected, switched = [line for line in lines if "api " in line[1]]
+    assert suspected == (
+        "INFO",
+        f"api endpoint {a.url} is suspect (bad-status): it ranks last until a check clears it",
+    )
+    assert switched[0] == "WARNING"
+    assert switched[1].startswith(f"api requests go to {b.url} instead of {a.url} (failed, ")
+    assert len(lines) == 2
+
+
 def test_the_log_names_the_endpoint(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """In one line a request beside httpx2's own, without the query."""
-    caplog.set_level(logging.INFO, logger="mop_config.client")
+    caplog.set_level(logging.DEBUG, logger="mop_config.client")
     with (
         scripted({"a": ("200", "reset"), "b": ("500",)}) as ([a, b], _),
         Driver(kind, [a.url, b.url]) as driver,

@@ -158,9 +158,11 @@ class TestSwitches:
         assert bench.told() == []
 
     def test_down_and_recovered_are_told_once_each(self) -> None:
-        """With the last fault in a word."""
+        """With the last fault in a word, after one event of the suspicion."""
         bench = Bench(ABC)
         bench.fail("b", Fault.BAD_STATUS, times=5)
+        suspected = bench.told(EventKind.SUSPECTED)
+        assert suspected == [{"kind": "api", "url": url("b"), "reason": Fault.BAD_STATUS}]
         assert bench.told() == [{"kind": "api", "url": url("b"), "reason": Fault.BAD_STATUS}]
         bench.revive("b")
         bench.probe("b")

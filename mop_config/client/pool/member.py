@@ -17,6 +17,7 @@ class EventKind(StrEnum):
     """The kinds of pool events."""
 
     SWITCHED = "switched"
+    SUSPECTED = "suspected"
     DOWN = "down"
     RECOVERED = "recovered"
     ALL_DOWN = "all-down"

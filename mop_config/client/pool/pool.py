@@ -311,6 +311,8 @@ class Pool(EndpointSelection):
 
     def _apply_transition(self, member: PoolMember, change: Transition) -> None:
         self._usable += change.came_back - change.went_down
+        if change.after is HealthState.SUSPECT and change.before is not HealthState.SUSPECT:
+            self._emit(EventKind.SUSPECTED, url=member.url, reason=member.last_fault)
         if change.went_down:
             self._emit(EventKind.DOWN, url=member.url, reason=member.last_fault)
             self._emit_if_all_down()
