@@ -1,6 +1,7 @@
 """The one list of cases, played through both drivers against real sockets."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -18,6 +19,9 @@ from .scripted import WARM_PATH, Scripted, scripted
 HEDGE, READ, TOTAL = 0.25, 0.8, 8.0
 #: Where every server speaks, and only a busy machine is silent.
 PATIENT_HEDGE, PATIENT_READ = 5.0, 6.0
+
+#: Shared by all cases, because reading the authorities takes longer than a case.
+TLS = ssl.create_default_context()
 
 
 def _policy(case: Case) -> Policy:
@@ -77,7 +81,7 @@ def _check(
 def test_the_synchronous_driver_makes_these_attempts(case: Case) -> None:
     """Same outcomes, same attempts, over real sockets."""
     with scripted(case.script) as (servers, asked):
-        manager = EndpointManager(_seed(servers), policy=_policy(case))
+        manager = EndpointManager(_seed(servers), policy=_policy(case), verify=TLS)
         with manager.client(start=False, timeout=_read_timeout(case)) as client:
             if case.warm:
                 client.get(WARM_PATH.decode())
@@ -108,6 +112,6 @@ def test_the_asynchronous_driver_makes_these_attempts(case: Case) -> None:
             return response.status_code, response.extensions["endpoint"]
 
     with scripted(case.script) as (servers, asked):
-        manager = AsyncEndpointManager(_seed(servers), policy=_policy(case))
+        manager = AsyncEndpointManager(_seed(servers), policy=_policy(case), verify=TLS)
         result, answered_by = asyncio.run(play(manager))
         _check(case, result, answered_by, servers, asked, manager)
