@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEBIAN := chromium docker-compose ed etcd-client etcd-server git nano nginx-light nodejs procps \
-  prometheus rsync strace systemd vim zbar-tools
+  prometheus prometheus-alertmanager rsync strace systemd vim zbar-tools
 BENCH_DEBIAN := etcd-server nginx-light redis-server redis-tools wrk
 
 .PHONY: serve test quick check bench debian bench-debian

@@ -14,6 +14,7 @@ from .scrapes import METRICS
 from .servers import ROOT
 
 FOLDER = ROOT / "deploy" / "prometheus"
+ALERTMANAGER = FOLDER / "alertmanager.yml"
 RULES, DASHBOARD = FOLDER / "rules.yml", FOLDER / "grafana-dashboard.json"
 
 #: Names that a scrape has beyond those of the metrics: of counters and of the histogram.
@@ -59,6 +60,34 @@ def test_the_configuration_is_one(tmp_path: Path) -> None:
     (tmp_path / "rules.yml").write_text(RULES.read_text())
     (tmp_path / "prometheus.yml").write_text(guarded)
     promtool("check", "config", tmp_path / "prometheus.yml")
+
+
+def amtool(*arguments: str | Path) -> str:
+    result = subprocess.run(
+        [need_program("amtool"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_alertmanager_takes_its_configuration() -> None:
+    """Every alert goes to the operators, and each adapter of the documents has a receiver."""
+    found = amtool("check-config", ALERTMANAGER)
+    assert " - 1 receivers" in found
+    assert " - 2 inhibit rules" in found
+    for severity in re.findall(r"severity: (\w+)", RULES.read_text()):
+        option = f"--config.file={ALERTMANAGER}"
+        assert amtool("config", "routes", "test", option, f"severity={severity}") == "operators\n"
+    text = ALERTMANAGER.read_text()
+    named = set(re.findall(r"MopConfig\w+", text))
+    assert named <= set(re.findall(r"- alert: (\w+)", RULES.read_text()))
+    manual = (ROOT / "docs" / "monitoring.md").read_text()
+    for channel in ("dingtalk", "open.feishu.cn", "qyapi.weixin.qq.com"):
+        assert channel in text
+        assert channel in manual
 
 
 def test_every_query_of_the_dashboard_is_one(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """The dashboard's page, without a browser around it."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -178,6 +181,27 @@ def test_what_changed_is_said_beside_its_url(tmp_path: Path) -> None:
     page = app.test_client().get("/").text
     assert 'https://192.0.2.1/api/v1</bdi> <span class="how">priority=0 → 9</span>' in page
     assert "priority=1 → 3, server_name=a.example → b.example" in page
+
+
+def test_the_history_says_which_command_brings_a_list_back(tmp_path: Path) -> None:
+    """The command takes what the page names; the list that is served needs none."""
+    file = tmp_path / "endpoints.txt"
+    settings = Settings(source=str(file), state_dir=str(tmp_path / "state"))
+    file.write_text("DomainList:\na.example\nb.example\n")
+    app = create_app(settings, start=False)
+    service = app.extensions["mop_config"]
+    first = service.status()["etag"]
+    assert "mop-config rollback" not in app.test_client().get("/").text
+    file.write_text("DomainList:\na.example\nc.example\n")
+    service.load()
+    page = app.test_client().get("/?lang=en").text
+    commands = re.findall(r"<code>mop-config rollback (\w+)</code>", page)
+    assert commands == [first[:12]]
+    assert "2 added, 2 removed, 0 changed" in page
+    environ = {"ENDPOINT_STATE_DIR": str(tmp_path / "state"), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-m", "mop_config", "rollback", *commands, str(file), "--yes"]
+    result = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert file.read_text() == "DomainList:\na.example\nb.example\n", result.stderr
 
 
 def test_a_refusal_is_explained_in_the_readers_language(tmp_path: Path) -> None:
