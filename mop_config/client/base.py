@@ -244,7 +244,8 @@ class BaseManager:
 
         An exception of the network, or a status that counts against the endpoint, ends the block
         and moves the request to the next endpoint; when no endpoint is left, the loop raises
-        ``NoEndpointAvailable``. A manager that never ran is started.
+        ``NoEndpointAvailable``. Coroutines may use ``async for``. A manager that never ran is
+        started.
 
         Args:
             idempotent: Whether executing the request twice does no harm. If False, the request

@@ -297,6 +297,10 @@ def _age(state: ClientState, seconds: float) -> None:
                 member.recovered_at -= seconds
             if member.failing_since is not None:
                 member.failing_since -= seconds
+            for times in (member.answers._times, member.dials):
+                earlier = [(at - seconds, duration) for at, duration in times]
+                times.clear()
+                times.extend(earlier)
             health = member.health
             health.since -= seconds
             health.next_probe -= seconds

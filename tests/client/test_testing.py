@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from mop_config.client import AsyncEndpointManager, EndpointManager, NoEndpointAvailable, Policy
+from mop_config.client.pool.delays import RACE_MOST, race_delay
 from mop_config.client.testing import ScriptedFleet, turn_clock
 from mop_config.net.faults import Fault
 
@@ -154,6 +155,22 @@ def test_a_busy_endpoint_is_asked_again_when_its_time_is_over(fleet: ScriptedFle
         assert manager.get_current_api_url() == second.url
         turn_clock(manager, 2)
         assert manager.get_current_api_url() == first.url
+
+
+def test_what_was_measured_lately_is_forgotten_in_time(fleet: ScriptedFleet) -> None:
+    """The hedge delay follows the answers of the last five minutes."""
+    endpoint = fleet.endpoint()
+    manager = still([endpoint.url])
+    with manager.client(start=False) as client:
+        for _ in range(30):
+            client.get("/")
+        state = manager._state
+        (member,) = state.api.members()
+        assert member.answers.hedge_delay(state.clock()) < 1
+        turn_clock(manager, 301)
+        assert member.answers.hedge_delay(state.clock()) == 1
+        assert len(member.dials) == 1
+        assert race_delay(member.dials, state.clock()) == RACE_MOST
 
 
 def test_asyncio(fleet: ScriptedFleet) -> None:
