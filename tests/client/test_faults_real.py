@@ -19,6 +19,7 @@ from ..ports import closed_port
 from ..waiting import wait_for
 from .driver import Driver
 from .fleet import Backend, Fleet, black_hole, fleet_in, silence, timed
+from .handmade import OK, Answer, Asked, handmade
 from .scripted import scripted
 
 RACE = 0.25
@@ -446,3 +447,21 @@ def test_a_body_that_stalls_costs_a_pause_not_the_request(fleet: Fleet, kind: st
         with Driver(kind, [stalls.url, backup.url], policy) as driver, timed() as took:
             assert driver.who() == "backup"
         assert took.seconds < 5
+
+
+def test_a_body_that_breaks_off_after_a_hedge_was_called_off(kind: str) -> None:
+    """The endpoint of the hedge has not failed, so the request goes on to it."""
+
+    def late_and_torn(asked: Asked) -> Answer:
+        time.sleep(0.4)
+        return 200, {"Content-Length": "100"}, b"half"
+
+    def later(asked: Asked) -> Answer:
+        time.sleep(0.8)
+        return OK
+
+    with handmade(late_and_torn) as first, handmade(later) as second:
+        urls = [first.url, second.url]
+        with Driver(kind, urls, Policy(hedge_delay=0.1)) as driver:
+            assert driver.get("/").text == "ok"
+        assert (len(first.asked), len(second.asked)) == (1, 2)

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self
 import httpcore2
 
 from ...net.faults import Fault
+from ..pool.failover import Outcome
 from ..pool.member import PoolMember
 from ..pool.session import ClientState, FailoverSession
 from .dial import RaceWinner
@@ -98,6 +99,7 @@ class Exchange(Deadline):
         pause: The time-out for each read of the body, in seconds; None for no time-out.
         called_off: Whether the other request of a hedge has won.
         turn: The event that ends the wait in a queue, or None.
+        hedged_at: The URL of the endpoint of the second request of a hedge, or None.
     """
 
     # On the class, since most exchanges change none of them.
@@ -113,6 +115,7 @@ class Exchange(Deadline):
     pause: float | None = None
     called_off = False
     turn: Any = None
+    hedged_at: str | None = None
 
     def __init__(
         self,
@@ -202,7 +205,16 @@ class Exchange(Deadline):
         """Return a second exchange with another endpoint, for a hedge, or None."""
         self.forget_queues()
         member = self.session.hedge_candidate(self.session.core.clock())
-        return None if member is None else Exchange(self.session, member, self.until, race=False)
+        if member is None:
+            return None
+        self.hedged_at = member.url
+        return Exchange(self.session, member, self.until, race=False)
+
+    def forget_hedge(self, outcome: Outcome) -> None:
+        """Allow the endpoint of a hedge that was called off: it has not failed."""
+        named = {outcome.member.url, *(loser.url for loser, _ in outcome.losers)}
+        if self.hedged_at is not None and self.hedged_at not in named:
+            self.session.give_back({self.hedged_at})
 
     def better_member(self, now: float) -> PoolMember | None:
         """Return the endpoint to dial instead of this one, or None.

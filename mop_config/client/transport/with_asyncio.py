@@ -81,7 +81,9 @@ async def hedged(
     """
     hedge = AsyncHedge(exchange, send)
     try:
-        return await hedge.settle(await hedge.send_first())
+        outcome = await hedge.settle(await hedge.send_first())
+        exchange.forget_hedge(outcome)
+        return outcome
     finally:
         await hedge.abandon()
 

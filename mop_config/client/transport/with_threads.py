@@ -153,7 +153,9 @@ def hedged(exchange: Exchange, send: Callable[[Exchange], Outcome]) -> Outcome:
     """
     hedge = exchange.hedge = Hedge(exchange, send)
     try:
-        return hedge.settle(send(exchange))
+        outcome = hedge.settle(send(exchange))
+        exchange.forget_hedge(outcome)
+        return outcome
     finally:
         hedge.abandon()
 
