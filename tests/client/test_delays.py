@@ -132,7 +132,7 @@ class TestSlowRoutes:
         routes = SlowRoutes()
         for number, late in answers:
             routes.record(f"GET /{number}", late=late)
-            assert len(routes._shares) <= ROUTES
+            assert len(routes.shares) <= ROUTES
 
 
 class Steady(NamedTuple):

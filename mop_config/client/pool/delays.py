@@ -40,6 +40,7 @@ class AnswerTimes:
     def __init__(self) -> None:
         self._times: deque[tuple[float, float]] = deque()  # when it came, and its seconds
         self._sorted: list[float] = []
+        self.delay = HEDGE_MOST  # as of the last call of ``hedge_delay``
 
     def add(self, seconds: float, now: float) -> None:
         """Record an answer.
@@ -58,10 +59,11 @@ class AnswerTimes:
         times = self._times
         while times and times[0][0] < now - RECENT:
             self._drop_oldest()
-        if len(times) < ENOUGH:
-            return HEDGE_MOST
-        high = self._sorted[math.ceil(0.95 * len(times)) - 1]
-        return min(HEDGE_MOST, max(HEDGE_LEAST, MULTIPLE * high))
+        self.delay = HEDGE_MOST
+        if len(times) >= ENOUGH:
+            high = self._sorted[math.ceil(0.95 * len(times)) - 1]
+            self.delay = min(HEDGE_MOST, max(HEDGE_LEAST, MULTIPLE * high))
+        return self.delay
 
     def _drop_oldest(self) -> None:
         _, seconds = self._times.popleft()
@@ -91,26 +93,30 @@ def route_of(method: str, path: str) -> str:
 
 
 class SlowRoutes:
-    """The share of late answers of each route, so that a slow route does not hedge for ever."""
+    """The share of late answers of each route, so that a slow route does not hedge for ever.
+
+    Attributes:
+        shares: The shares of the routes that had late answers lately.
+    """
 
     def __init__(self) -> None:
-        self._shares: OrderedDict[str, float] = OrderedDict()
+        self.shares: OrderedDict[str, float] = OrderedDict()
 
     def record(self, route: str, *, late: bool) -> None:
         """Record whether an answer came later than the hedge delay of its endpoint."""
-        share = self._shares.get(route)
+        share = self.shares.get(route)
         if share is None:
             if not late:
                 return
             share = 0.0
         share += WEIGHT * (late - share)
-        self._shares[route] = share
-        self._shares.move_to_end(route)
+        self.shares[route] = share
+        self.shares.move_to_end(route)
         if share < WEIGHT / 10:
-            del self._shares[route]
-        elif len(self._shares) > ROUTES:
-            self._shares.popitem(last=False)
+            del self.shares[route]
+        elif len(self.shares) > ROUTES:
+            self.shares.popitem(last=False)
 
     def is_slow(self, route: str) -> bool:
         """Whether many recent answers of a route were late."""
-        return self._shares.get(route, 0.0) > LATE_SHARE
+        return self.shares.get(route, 0.0) > LATE_SHARE

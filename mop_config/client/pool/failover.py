@@ -126,7 +126,7 @@ class Outcome:
     @property
     def good(self) -> bool:
         """Whether this is an answer for the application, and the end of the search."""
-        return self.fault is None and self.busy is None and not self.bad
+        return self.fault is None and self.busy is None and self.status not in self.bad_status
 
 
 class Verdict(NamedTuple):
@@ -225,11 +225,12 @@ def failover(
     member = candidates.first(now)
     while member is not None:
         hedge_after = inf
-        if traits.hedged and pool.may_hedge(route):
-            hedge_after = pool.hedge_delay(member, now)
+        if traits.hedged:
+            hedge_after = pool.hedge_delay(member, route, now)
         outcome = yield Attempt(member, max(0.0, deadline - now), discard, hedge_after)
         discard, now = None, outcome.now
-        _record_losers(outcome, pool, trials)
+        if outcome.losers:
+            _record_losers(outcome, pool, trials)
         good = _record(outcome, pool, trials)
         if outcome.status is not None:
             discard, answer = answer, outcome.result

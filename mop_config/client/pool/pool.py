@@ -6,6 +6,7 @@ each call, and sends the queued events after the lock is released.
 
 from collections.abc import Callable, Iterable
 from heapq import nsmallest
+from math import inf
 
 from ...health.state import Evidence, Health, HealthState, Transition
 from ...model.endpoint import Endpoint
@@ -150,21 +151,26 @@ class Pool(EndpointSelection):
         self._network.record_answer(now)
         self._record(member, Evidence.GOOD_REQUEST, now)
 
-    def hedge_delay(self, member: PoolMember, now: float) -> float:
-        """Return for how many seconds to wait for an endpoint's answer before a hedge starts."""
-        delay = self._policy.hedge_delay
-        return member.answers.hedge_delay(now) if delay == "auto" else delay
+    def hedge_delay(self, member: PoolMember, route: str, now: float) -> float:
+        """Return for how many seconds to wait for an endpoint's answer before a hedge starts.
 
-    def may_hedge(self, route: str) -> bool:
-        """Whether a hedge may help a route: it is not slow by itself at every endpoint."""
-        return self._policy.hedge_delay != "auto" or not self._slow_routes.is_slow(route)
+        Infinity for a route that is slow by itself, which a hedge would not help.
+        """
+        delay = self._policy.hedge_delay
+        if delay != "auto":
+            return delay
+        measured = member.answers.hedge_delay(now)
+        slow = route in self._slow_routes.shares and self._slow_routes.is_slow(route)
+        return inf if slow else measured
 
     def answered_in(self, member: PoolMember, seconds: float, route: str, now: float) -> None:
         """Record the time to first byte of an answer, for the hedge delay."""
-        late = seconds > member.answers.hedge_delay(now)
-        if not self._slow_routes.is_slow(route):
+        late, routes = seconds > member.answers.delay, self._slow_routes
+        known = route in routes.shares
+        if not known or not routes.is_slow(route):
             member.answers.add(seconds, now)
-        self._slow_routes.record(route, late=late)
+        if known or late:
+            routes.record(route, late=late)
 
     def overtaken(self, member: PoolMember, delay: float, now: float) -> bool:
         """Record that a hedge overtook an endpoint; return whether that counts as a stall.

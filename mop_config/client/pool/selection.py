@@ -40,7 +40,7 @@ class EndpointSelection:
         self._pinned: str | None = None
         self._review_at = _NEVER  # monotonic seconds of the next review of the choice
         self._usable = 0
-        self._events: list[PoolEvent] = []
+        self.events: list[PoolEvent] = []  # queued for the signals
         self.urgent = False  # whether an endpoint should be probed without delay
         #: Number of Socket.io clients, which report by ``moved`` when their connection has moved.
         self.attached_clients = 0
@@ -59,14 +59,9 @@ class EndpointSelection:
         """List all endpoints, by priority and insertion."""
         return sorted(self._members.values(), key=by_priority)
 
-    @property
-    def has_pending(self) -> bool:
-        """Whether events are queued, or an endpoint should be probed without delay."""
-        return self.urgent or bool(self._events)
-
     def take_events(self) -> list[PoolEvent]:
         """Return the events that were queued since the last call."""
-        events, self._events = self._events, []
+        events, self.events = self.events, []
         return events
 
     def pin(self, url: str | None, now: float) -> None:
@@ -243,7 +238,7 @@ class EndpointSelection:
     # -- events
 
     def _emit(self, kind: EventKind, **about: Any) -> None:
-        self._events.append(PoolEvent(kind, {"kind": str(self.kind), **about}))
+        self.events.append(PoolEvent(kind, {"kind": str(self.kind), **about}))
 
 
 def by_priority(member: PoolMember) -> tuple[int, int]:

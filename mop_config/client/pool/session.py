@@ -79,7 +79,7 @@ class ClientState:
 
     def __exit__(self, *_: object) -> None:
         api, socketio = self.api, self.socketio
-        if not (api.has_pending or socketio.has_pending):
+        if not (api.urgent or api.events or socketio.urgent or socketio.events):
             self._lock.release()
             return
         urgent = api.urgent or socketio.urgent

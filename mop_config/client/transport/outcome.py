@@ -246,7 +246,8 @@ def named(error: Exception, endpoint: str) -> Exception:
 
 def log_answer(request: httpx2.Request, status: int, endpoint: str) -> None:
     """Log which endpoint has answered: httpx2's own line only knows the pool's host."""
-    logger.debug("%s %s: %d from %s", *_method_and_path(request), status, endpoint)
+    if logger.isEnabledFor(logging.DEBUG):
+        logger.debug("%s %s: %d from %s", *_method_and_path(request), status, endpoint)
 
 
 def _method_and_path(request: httpx2.Request) -> tuple[str, str]:

@@ -263,7 +263,8 @@ class Hedge:
             self._rival.call_off()
         if self._bell is not None:
             self._bell.close()
-        _discard(outcome)
+        if outcome is not None:
+            _discard(outcome)
 
 
 class _Rival:

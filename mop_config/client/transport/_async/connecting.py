@@ -61,6 +61,10 @@ class AsyncConnector:
         while exchange.connection is None:
             pool = self._table.to(exchange.member)
             exchange.apart = pool.apart
+            exchange.connection = await pool.take_open()
+            if exchange.connection is not None:
+                exchange.reused = True
+                return
             seconds = exchange.queue_seconds(core.clock())
             try:
                 exchange.connection = await pool.take(

@@ -99,6 +99,14 @@ class AsyncEndpointPool:
         self._may_share = options.http2 and (target.tls_name is not None or not options.http1)
         self._stale: list[AsyncEndpointConnection] = []
 
+    async def take_open(self) -> AsyncEndpointConnection | None:
+        """Take an open connection without waiting, or None where none is free."""
+        with self._lock:
+            connection = None if self._queue else self._take_open()
+        if self._stale:
+            await self._close_stale()
+        return connection
+
     async def take(self, exchange: Exchange, seconds: float) -> AsyncEndpointConnection | None:
         """Take a connection, or None for a place in which the caller opens one.
 
@@ -109,17 +117,12 @@ class AsyncEndpointPool:
         Raises:
             httpcore2.PoolTimeout: If neither was free in time.
         """
-        turn = None
+        turn = AsyncTurn()
         with self._lock:
-            connection = None if self._queue else self._take_open()
-            if connection is None:
-                turn = AsyncTurn()
-                self._queue.append(turn)
-                self._admit()
+            self._queue.append(turn)
+            self._admit()
         if self._stale:
             await self._close_stale()
-        if turn is None:
-            return connection
         exchange.turn = turn.event
         try:
             if not (turn.admitted or exchange.called_off):
@@ -187,7 +190,8 @@ class AsyncEndpointPool:
                 self._keep_or_close(connection)
             elif connection.users == 0 and not self._is_usable(connection):
                 self._close_later(connection)
-            self._admit()
+            if self._queue:
+                self._admit()
         if self._stale:
             await self._close_stale()
 

@@ -86,6 +86,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         self._manager = manager  # lives as long as its clients
         self._options = TransportOptions.of(**options)
         # The way of the manager's checks, by which the pool judges its endpoints.
+        self._by_proxy = self._options.knows_proxies
         self._checked: TransportOptions = getattr(manager, "_network_options", self._options)
         self._open()
 
@@ -148,14 +149,15 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         send = partial(self._send, request)
         if attempt.hedge_after == math.inf:
             return await send(exchange)
-        if self._table.to(exchange.member).proxy is None:
+        if not self._by_proxy or self._table.to(exchange.member).proxy is None:
             # A dial has its own race; the hedge is for answers, and for proxies.
             try:
                 await self._connector.connect(exchange, request.extensions.get("timeout") or {})
             except Exception as error:
                 return await self._failed(request, exchange, error)
             finally:
-                exchange.forget_queues()
+                if exchange.queued:
+                    exchange.forget_queues()
         exchange.start_hedge_timer()
         return await hedged(exchange, send)
 
@@ -178,7 +180,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 return await self._failed(request, exchange, error)
             return failed(self._state, exchange, error)
         finally:
-            exchange.forget_queues()
+            if exchange.queued:
+                exchange.forget_queues()
         return answered(self._state, exchange, response)
 
     async def _failed(
@@ -249,8 +252,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             raise why(verdict, request)
         answer: ResponseVerdict = verdict.answer
         response, member = answer.response, answer.exchange.member
-        response.extensions["endpoint"] = member.url
-        log_answer(request, response.status, member.url)
+        url = response.extensions["endpoint"] = member.url
+        log_answer(request, response.status, url)
         body: httpx2.ByteStream | _AsyncBody
         if answer.content is None:
             body = _AsyncBody(self, answer, request)

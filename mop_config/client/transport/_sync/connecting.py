@@ -62,6 +62,10 @@ class Connector:
         while exchange.connection is None:
             pool = self._table.to(exchange.member)
             exchange.apart = pool.apart
+            exchange.connection = pool.take_open()
+            if exchange.connection is not None:
+                exchange.reused = True
+                return
             seconds = exchange.queue_seconds(core.clock())
             try:
                 exchange.connection = pool.take(

@@ -100,6 +100,14 @@ class EndpointPool:
         self._may_share = options.http2 and (target.tls_name is not None or not options.http1)
         self._stale: list[EndpointConnection] = []
 
+    def take_open(self) -> EndpointConnection | None:
+        """Take an open connection without waiting, or None where none is free."""
+        with self._lock:
+            connection = None if self._queue else self._take_open()
+        if self._stale:
+            self._close_stale()
+        return connection
+
     def take(self, exchange: Exchange, seconds: float) -> EndpointConnection | None:
         """Take a connection, or None for a place in which the caller opens one.
 
@@ -110,17 +118,12 @@ class EndpointPool:
         Raises:
             httpcore2.PoolTimeout: If neither was free in time.
         """
-        turn = None
+        turn = Turn()
         with self._lock:
-            connection = None if self._queue else self._take_open()
-            if connection is None:
-                turn = Turn()
-                self._queue.append(turn)
-                self._admit()
+            self._queue.append(turn)
+            self._admit()
         if self._stale:
             self._close_stale()
-        if turn is None:
-            return connection
         exchange.turn = turn.event
         try:
             if not (turn.admitted or exchange.called_off):
@@ -188,7 +191,8 @@ class EndpointPool:
                 self._keep_or_close(connection)
             elif connection.users == 0 and not self._is_usable(connection):
                 self._close_later(connection)
-            self._admit()
+            if self._queue:
+                self._admit()
         if self._stale:
             self._close_stale()
 

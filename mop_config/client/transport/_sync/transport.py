@@ -87,6 +87,7 @@ class FailoverTransport(httpx2.BaseTransport):
         self._manager = manager  # lives as long as its clients
         self._options = TransportOptions.of(**options)
         # The way of the manager's checks, by which the pool judges its endpoints.
+        self._by_proxy = self._options.knows_proxies
         self._checked: TransportOptions = getattr(manager, "_network_options", self._options)
         self._open()
 
@@ -147,14 +148,15 @@ class FailoverTransport(httpx2.BaseTransport):
         send = partial(self._send, request)
         if attempt.hedge_after == math.inf:
             return send(exchange)
-        if self._table.to(exchange.member).proxy is None:
+        if not self._by_proxy or self._table.to(exchange.member).proxy is None:
             # A dial has its own race; the hedge is for answers, and for proxies.
             try:
                 self._connector.connect(exchange, request.extensions.get("timeout") or {})
             except Exception as error:
                 return self._failed(request, exchange, error)
             finally:
-                exchange.forget_queues()
+                if exchange.queued:
+                    exchange.forget_queues()
         exchange.start_hedge_timer()
         return hedged(exchange, send)
 
@@ -177,7 +179,8 @@ class FailoverTransport(httpx2.BaseTransport):
                 return self._failed(request, exchange, error)
             return failed(self._state, exchange, error)
         finally:
-            exchange.forget_queues()
+            if exchange.queued:
+                exchange.forget_queues()
         return answered(self._state, exchange, response)
 
     def _failed(self, request: httpx2.Request, exchange: Exchange, error: Exception) -> Outcome:
@@ -246,8 +249,8 @@ class FailoverTransport(httpx2.BaseTransport):
             raise why(verdict, request)
         answer: ResponseVerdict = verdict.answer
         response, member = answer.response, answer.exchange.member
-        response.extensions["endpoint"] = member.url
-        log_answer(request, response.status, member.url)
+        url = response.extensions["endpoint"] = member.url
+        log_answer(request, response.status, url)
         body: httpx2.ByteStream | _Body
         if answer.content is None:
             body = _Body(self, answer, request)
