@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import MopConfigError
+from ..model.endpoint import Kind
+from ..server.parsing.render import EMPTY_BODY, render, render_body
+from ..server.reload.guard import Replaced, missing_confirmations
 from ..server.settings import Settings
 from ..server.sources import open_source
 from ..server.state.directory import StateDirectory
@@ -57,6 +60,21 @@ class GoodTexts(NamedTuple):
                 " or keep its state in another folder (ENDPOINT_STATE_DIR, --env-file FILE)"
             )
         return max(found, key=lambda kept: kept.texts[0].saved_at)
+
+    def confirmed(self, data: bytes, settings: Settings) -> bytes:
+        """Return a text with the lines that confirm the endpoints that it removes.
+
+        Args:
+            data: The text, which will replace the list that is served.
+            settings: The settings of the service.
+        """
+        served = LastGoodStore(self.directory, key(self.source)).load() or self.texts[0]
+        body = render_body(served.data, settings.rules)
+        replaced = Replaced(dict.fromkeys(Kind, 0), served.data, body)
+        rendering = render(data, settings.rules, EMPTY_BODY)
+        while lines := missing_confirmations(rendering, settings, data, replaced):
+            data = b"\n".join([data.removesuffix(b"\n"), *map(str.encode, lines), b""])
+        return data
 
     def find(self, release: str) -> LastGood:
         """Return the newest text of a release.

@@ -8,9 +8,10 @@ import click
 
 from ..errors import AddressError, SourceError
 from ..model.address import EtcdAddress, without_userinfo
+from ..model.endpoint import Kind
 from ..server.parsing.problems import Code, Problem
 from ..server.parsing.render import EMPTY_BODY, Rendering, decode, render
-from ..server.reload.pipeline import check_acceptable
+from ..server.reload.guard import Replaced, check_acceptable
 from ..server.settings import Settings
 from ..server.sources import SCHEME, open_source
 
@@ -118,7 +119,9 @@ def judged(name: str, read_data: Callable[[], bytes], settings: Settings) -> Rea
         data = read_data()
         lines = decode(data).replace("\r\n", "\n").replace("\r", "\n").split("\n")
         rendering = render(data, settings.rules, EMPTY_BODY)
-        check_acceptable(rendering, settings, served=1)
+        # A server that serves endpoints of the kinds that the text has.
+        served = Replaced({kind: max(rendering.count(kind), not rendering.usable) for kind in Kind})
+        check_acceptable(rendering, settings, data, served)
     except SourceError as error:
         named = error.code not in {Code.NOT_UTF8, Code.NUL}
         if not named:

@@ -46,16 +46,17 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
     good = kept.find(release)
     name = f"release {good.record.release.version}"
     reading = _judge(good, name, settings)
+    data = kept.confirmed(good.data, settings)
     target = open_target(settings, in_place=in_place)
     old = target.read()
     difference = TextDifference.between(old, good.data, (str(target), name), settings)
     if not as_json:
         difference.print()
-    if old != good.data:
+    if old != data:
         if may_ask() and not (yes or as_json) and not click.confirm(f"Write this to {target}?"):
             raise MopConfigError("nothing is written")
-        target.write(good.data)
-    result = "unchanged" if old == good.data else "written"
+        target.write(data)
+    result = "unchanged" if old == data else "written"
     if not as_json:
         say(f"{target}: {name} is {result}")
     etags = {good.record.release.etag, reading.rendering.etag if reading.rendering else ""}

@@ -69,6 +69,8 @@ class Code(StrEnum):
     CHANGING = "changing"
     DETACHED = "detached"
     NO_ENDPOINTS = "no-endpoints"
+    TOO_FEW = "too-few"
+    TOO_MANY_REMOVED = "too-many-removed"
     STRICT = "strict"
 
     @property

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ...errors import SourceError
 from ...model import codec
-from ...model.endpoint import EndpointConfig
+from ...model.endpoint import EndpointConfig, Kind
 from .builder import UrlRules, build
 from .parser import parse
 from .problems import Code, Problem
@@ -44,6 +44,10 @@ class Rendering(NamedTuple):
     def usable(self) -> int:
         """Number of endpoints of both kinds."""
         return self.api_count + self.socketio_count
+
+    def count(self, kind: Kind) -> int:
+        """Return the number of endpoints of a kind."""
+        return self.api_count if kind is Kind.API else self.socketio_count
 
 
 def decode(data: bytes) -> str:
@@ -117,6 +121,14 @@ def render(data: bytes, rules: UrlRules, served: bytes) -> Rendering:
         warnings=problems.warnings,
         difference=codec.difference(served, body),
     )
+
+
+def render_body(data: bytes, rules: UrlRules) -> bytes | None:
+    """Return the wire form of the list in a text; None if the bytes are not text."""
+    try:
+        return codec.dumps(build(parse(decode(data)), rules).config)
+    except SourceError:
+        return None
 
 
 def _compress(body: bytes) -> bytes | None:

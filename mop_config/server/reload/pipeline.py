@@ -9,8 +9,9 @@ from typing import Any
 
 from ...errors import SourceError
 from ...model.codec import rfc3339
-from ..parsing.problems import MAX_KEPT, Code, Problem, Severity, first_problems
-from ..parsing.render import EMPTY_BODY, Rendering, render
+from ...model.endpoint import Kind
+from ..parsing.problems import MAX_KEPT, Code, Problem, first_problems
+from ..parsing.render import EMPTY_BODY, Rendering, render, render_body
 from ..serving.snapshot import Snapshot
 from ..serving.store import Reload, Result, SnapshotStore, SourceState, Trigger
 from ..settings import Settings
@@ -19,35 +20,11 @@ from ..sources.file import Fingerprint, SourceText, detached
 from ..state.last_good import LastGood
 from ..state.release import Order, Release
 from ..state.releases import CriticalSection, ReleaseRequest, ReleaseStore
+from .guard import Replaced, check_acceptable
 from .loaded import VAIN_TRIES, Loaded, ReloadAttempt
 from .short_turns import short_turns
 
 logger = logging.getLogger(__name__)
-
-
-def check_acceptable(rendering: Rendering, settings: Settings, served: int) -> None:
-    """Decide whether a rendered text may replace the list that the host serves.
-
-    Args:
-        rendering: The rendered text.
-        settings: Whether errors and an empty list are allowed.
-        served: How many endpoints the served list has; 0 if there is none.
-
-    Raises:
-        SourceError: With code ``strict`` or ``no-endpoints``.
-    """
-    if settings.strict and rendering.errors:
-        first = next((p for p in rendering.problems if p.severity is Severity.ERROR), None)
-        raise SourceError(
-            Code.STRICT,
-            f"{_count(rendering.errors, 'error')}, and ENDPOINT_STRICT is set; first: {first}",
-        )
-    if served and not rendering.usable and not settings.allow_empty:
-        raise SourceError(
-            Code.NO_ENDPOINTS,
-            "the file has no usable endpoint, and must not replace a list that has some"
-            " (ENDPOINT_ALLOW_EMPTY=1 would allow it)",
-        )
 
 
 class Reloader:
@@ -148,7 +125,8 @@ class Reloader:
             with self._releases.section() as section:
                 if not late and self._is_outdated(text, section, attempt):
                     return False
-                check_acceptable(rendering, self.settings, section.endpoints(rendering.etag))
+                replaced = self._replaced(section, rendering.etag)
+                check_acceptable(rendering, self.settings, text.data, replaced)
                 good = self._releases.issue(
                     section, _release_request(text, rendering, attempt), attempt.at
                 )
@@ -173,6 +151,18 @@ class Reloader:
         with short_turns():
             body = self.store.view.snapshot.plain.body if served is None else served
             return render(data, self.settings.rules, body)
+
+    def _replaced(self, section: CriticalSection, etag: str) -> Replaced | None:
+        """Return the host's last list; None if there is none, or if it is the same list."""
+        last, snapshot = section.last, self.store.view.snapshot
+        if last is None or last.record.release.etag == etag:
+            return None
+        counts = {Kind.API: last.record.api, Kind.SOCKETIO: last.record.socketio}
+        if self.settings.max_removed >= 1:
+            return Replaced(counts)
+        if last.record.release.etag == snapshot.etag:
+            return Replaced(counts, last.data, snapshot.plain.body)
+        return Replaced(counts, last.data, render_body(last.data, self.settings.rules))
 
     def _is_outdated(
         self, text: SourceText, section: CriticalSection, attempt: ReloadAttempt

@@ -100,6 +100,19 @@ class Settings:
         to.flag,
         "`1`: a file without a usable entry may replace a list that has some",
     )
+    min_endpoints: int = setting(
+        "ENDPOINT_MIN_ENDPOINTS",
+        0,
+        to.number(0, 100_000),
+        "a file with fewer usable endpoints of a kind is refused, if some of that kind are served",
+    )
+    max_removed: float = setting(
+        "ENDPOINT_MAX_REMOVED",
+        1.0,
+        to.share,
+        "share of the endpoints of a kind, from 0 to 1, that one edit may remove without the line"
+        " `# confirm: removes N api` (or `socket`) that the refusal names",
+    )
     max_bytes: int = setting(
         "ENDPOINT_MAX_BYTES", 1048576, to.number(1, 2**40), "maximum size of the file in bytes"
     )

@@ -135,6 +135,13 @@ def seconds(least: float = 0.0) -> Callable[[str], float]:
     return convert
 
 
+def share(value: str) -> float:
+    """Convert a share from 0 to 1."""
+    if re.fullmatch(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?", value):
+        return float(value)
+    raise InvalidError("a share from 0 to 1, such as 0.5")
+
+
 def one_of(*allowed: str) -> Callable[[str], str]:
     """Return a converter that takes one of some words, in any case of letters."""
 

@@ -56,12 +56,6 @@ class CriticalSection(NamedTuple):
         """The last release with its text, as far as it is known."""
         return self.host or self.fallback
 
-    def endpoints(self, etag: str) -> int:
-        """Return how many endpoints the host's list has; 0 if it is this very list."""
-        if self.last is None or self.last.record.release.etag == etag:
-            return 0
-        return self.last.record.api + self.last.record.socketio
-
     def is_behind(self, order: Order | None, confirmed: Order | None) -> bool:
         """Whether etcd may have a newer text than this one, so that it has to be read again.
 

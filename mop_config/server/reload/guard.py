@@ -1,0 +1,110 @@
+"""The guard: decides whether a rendered text may replace the list that the host serves. Pure."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ...errors import SourceError
+from ...model.codec import iter_endpoints
+from ...model.endpoint import Kind
+from ..parsing.problems import Code, Severity
+from ..parsing.render import Rendering
+from ..settings import Settings
+
+#: The word for a kind in a confirming line.
+_WORDS = {Kind.API: "api", Kind.SOCKETIO: "socket"}
+_CONFIRMATION = re.compile(rb"\s*#\s*confirm:\s*removes\s+([0-9]{1,9})\s+(api|socket)\s*")
+
+
+class Replaced(NamedTuple):
+    """The list that a text would replace.
+
+    Attributes:
+        counts: Number of endpoints of each kind.
+        text: The text of the list, whose confirming lines count no longer.
+        body: The wire form of the list by the present settings; None if it is not known, so that
+            the share of removed endpoints is not judged.
+    """
+
+    counts: Mapping[Kind, int]
+    text: bytes = b""
+    body: bytes | None = None
+
+
+def check_acceptable(
+    rendering: Rendering, settings: Settings, text: bytes = b"", replaced: Replaced | None = None
+) -> None:
+    """Decide whether a rendered text may replace a list.
+
+    Args:
+        rendering: The rendered text.
+        settings: What is allowed.
+        text: The text, which may confirm that it removes endpoints.
+        replaced: The list that would be replaced; None if there is none, or if it is the same.
+
+    Raises:
+        SourceError: With code ``strict``, ``no-endpoints``, ``too-few`` or ``too-many-removed``.
+    """
+    if settings.strict and rendering.errors:
+        first = next((p for p in rendering.problems if p.severity is Severity.ERROR), None)
+        errors = f"{rendering.errors} error" + ("" if rendering.errors == 1 else "s")
+        raise SourceError(Code.STRICT, f"{errors}, and ENDPOINT_STRICT is set; first: {first}")
+    if replaced is None:
+        return
+    if any(replaced.counts.values()) and not rendering.usable and not settings.allow_empty:
+        raise SourceError(
+            Code.NO_ENDPOINTS,
+            "the file has no usable endpoint, and must not replace a list that has some"
+            " (ENDPOINT_ALLOW_EMPTY=1 would allow it)",
+        )
+    _check_number(rendering, settings, replaced)
+    if lines := missing_confirmations(rendering, settings, text, replaced):
+        _refuse_removal(lines, settings)
+
+
+def _check_number(rendering: Rendering, settings: Settings, replaced: Replaced) -> None:
+    for kind in Kind:
+        left = rendering.count(kind)
+        if replaced.counts[kind] and left < settings.min_endpoints:
+            raise SourceError(
+                Code.TOO_FEW,
+                f"the file has {left} usable {kind.label} endpoint{'' if left == 1 else 's'}, and"
+                f" ENDPOINT_MIN_ENDPOINTS is {settings.min_endpoints}",
+            )
+
+
+def missing_confirmations(
+    rendering: Rendering, settings: Settings, text: bytes, replaced: Replaced
+) -> list[str]:
+    """Return the lines that have to stand in a text for the endpoints that it removes.
+
+    A line counts for one text: it must stand there more often than in the text before.
+    """
+    if replaced.body is None or settings.max_removed >= 1:
+        return []
+    confirmed = _confirmations(text) - _confirmations(replaced.text)
+    lines = []
+    for kind, word in _WORDS.items():
+        before = {endpoint.url for endpoint in iter_endpoints(replaced.body, kind)}
+        now = {endpoint.url for endpoint in iter_endpoints(rendering.body, kind)}
+        removed = len(before - now)
+        if removed > settings.max_removed * len(before) and not confirmed[removed, word]:
+            lines.append(f"# confirm: removes {removed} {word}")
+    return lines
+
+
+def _confirmations(text: bytes) -> Counter[tuple[int, str]]:
+    if b"confirm:" not in text:
+        return Counter()
+    found = (_CONFIRMATION.fullmatch(line) for line in text.splitlines())
+    return Counter((int(match[1]), match[2].decode()) for match in found if match)
+
+
+def _refuse_removal(lines: list[str], settings: Settings) -> None:
+    need = "this line confirms" if len(lines) == 1 else "these lines confirm"
+    raise SourceError(
+        Code.TOO_MANY_REMOVED,
+        f"the file removes more than {settings.max_removed:.0%} of the endpoints of a kind"
+        f" (ENDPOINT_MAX_REMOVED); {need} that it is meant: {' and '.join(lines)}",
+    )

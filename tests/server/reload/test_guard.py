@@ -1,0 +1,145 @@
+"""The guard: which texts may replace the list that the host serves."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from mop_config.cli import run
+from mop_config.errors import SourceError
+from mop_config.model.endpoint import Kind
+from mop_config.server.parsing.builder import UrlRules
+from mop_config.server.parsing.render import EMPTY_BODY, render, render_body
+from mop_config.server.reload.guard import Replaced, check_acceptable
+from mop_config.server.settings import Settings
+
+from ...servers import Server, running
+from ...waiting import wait_for
+
+RULES = UrlRules()
+
+
+def text(api: int, socket: int, *more: str) -> str:
+    """A text with so many endpoints of each kind, which are the first of always the same."""
+    lists = "ApiList:\n" + "".join(f"a{n}.example\n" for n in range(api))
+    lists += "SocketList:\n" + "".join(f"s{n}.example\n" for n in range(socket))
+    return lists + "".join(f"{line}\n" for line in more)
+
+
+REMOVES_3 = "# confirm: removes 3 api"
+
+
+def verdict(before: str, after: str, settings: Settings) -> str:
+    """The code with which a text is refused, and the lines that would confirm it."""
+    served, rendering = before.encode(), render(after.encode(), RULES, EMPTY_BODY)
+    counts = {kind: render(served, RULES, EMPTY_BODY).count(kind) for kind in Kind}
+    replaced = Replaced(counts, served, render_body(served, RULES))
+    try:
+        check_acceptable(rendering, settings, after.encode(), replaced)
+    except SourceError as error:
+        _, _, lines = str(error).partition("meant: ")
+        return f"{error.code} {lines}".strip()
+    return "accepted"
+
+
+@pytest.mark.parametrize(
+    ("least", "before", "after", "expected"),
+    [
+        (0, text(2, 2), text(1, 0), "accepted"),
+        (0, text(2, 2), text(0, 0), "no-endpoints"),
+        (2, text(2, 2), text(2, 2), "accepted"),
+        (2, text(2, 2), text(1, 2), "too-few"),
+        (2, text(2, 2), text(2, 1), "too-few"),
+        (2, text(2, 2), text(2, 0), "too-few"),
+        # A kind that is not served is not guarded.
+        (2, text(2, 0), text(2, 1), "accepted"),
+        (2, text(0, 0), text(1, 1), "accepted"),
+    ],
+)
+def test_the_smallest_number(least: int, before: str, after: str, expected: str) -> None:
+    assert verdict(before, after, Settings(min_endpoints=least)) == expected
+
+
+@pytest.mark.parametrize(
+    ("share", "before", "after", "expected"),
+    [
+        (1.0, text(4, 4), text(0, 1), "accepted"),
+        (0.5, text(4, 4), text(2, 2), "accepted"),
+        (0.5, text(4, 4), text(1, 4), f"too-many-removed {REMOVES_3}"),
+        (0.5, text(4, 4), text(4, 1), "too-many-removed # confirm: removes 3 socket"),
+        (
+            0.5,
+            text(4, 4),
+            text(1, 0),
+            f"too-many-removed {REMOVES_3} and # confirm: removes 4 socket",
+        ),
+        (0.0, text(4, 4), text(9, 4), "accepted"),
+        (0.0, text(4, 4), text(3, 4), "too-many-removed # confirm: removes 1 api"),
+        # The confirming line: exact, a comment of its own, and new.
+        (0.5, text(4, 4), text(1, 4, REMOVES_3), "accepted"),
+        (0.5, text(4, 4), text(1, 4, "  #  confirm:  removes 3  api "), "accepted"),
+        (0.5, text(4, 4), text(1, 4, "# confirm: removes 2 api"), f"too-many-removed {REMOVES_3}"),
+        (
+            0.5,
+            text(4, 4),
+            text(1, 4, "# confirm: removes 3 socket"),
+            f"too-many-removed {REMOVES_3}",
+        ),
+        (0.5, text(4, 4, REMOVES_3), text(1, 4, REMOVES_3), f"too-many-removed {REMOVES_3}"),
+        (0.5, text(4, 4, REMOVES_3), text(1, 4, REMOVES_3, REMOVES_3), "accepted"),
+        # What stays under another priority is not removed; what is replaced is.
+        (0.0, text(2, 2), text(2, 2).replace("a0.example", "a0.example priority=7"), "accepted"),
+        (0.5, text(3, 2), text(3, 2).replace("\na", "\nb"), f"too-many-removed {REMOVES_3}"),
+    ],
+)
+def test_the_largest_share_removed(share: float, before: str, after: str, expected: str) -> None:
+    assert verdict(before, after, Settings(max_removed=share)) == expected
+
+
+def put(file: Path, content: str) -> None:
+    scratch = file.with_suffix(".new")
+    scratch.write_text(content)
+    scratch.replace(file)
+
+
+def reason(server: Server) -> str:
+    status = server.status()
+    assert status["state"] in {"rejected", "stale"}
+    return str(status["last_reload"]["error"])
+
+
+def test_real_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal holds over a restart, the line confirms once, and settings are no edit."""
+    file = tmp_path / "endpoints.txt"
+    put(file, text(4, 4))
+    state = str(tmp_path / "state")
+    guarded = partial(running, tmp_path, file, ENDPOINT_MAX_REMOVED="0.5", ENDPOINT_STATE_DIR=state)
+    with guarded() as server:
+        before = set(server.etags())
+        put(file, text(1, 4))
+        wait_for(lambda: server.status()["state"] == "rejected")
+        assert reason(server).endswith(f"that it is meant: {REMOVES_3}")
+        assert set(server.etags()) == before
+    with guarded() as server:
+        assert REMOVES_3 in reason(server)
+        assert set(server.etags()) == before
+        put(file, text(1, 4, REMOVES_3))
+        wait_for(lambda: server.status()["state"] == "fresh")
+        assert before.isdisjoint(server.etags())
+    with guarded(ENDPOINT_PROTOCOL="http") as server:
+        assert server.status()["state"] == "fresh", "changed settings remove nothing"
+        # A rollback adds the line that the guard asks for.
+        put(file, text(4, 4, REMOVES_3))
+        wait_for(lambda: server.status()["counts"]["api"] == 4)
+        monkeypatch.setenv("ENDPOINT_PROTOCOL", "http")
+        monkeypatch.setenv("ENDPOINT_CONFIG_FILE", str(file))
+        monkeypatch.setenv("ENDPOINT_MAX_REMOVED", "0.5")
+        monkeypatch.setenv("ENDPOINT_STATE_DIR", state)
+        small = etag_of(text(1, 4, REMOVES_3))
+        assert run(["rollback", small, "--yes"]) == 0
+        assert file.read_text().count(REMOVES_3) == 2
+        assert server.status()["counts"]["api"] == 1
+
+
+def etag_of(content: str) -> str:
+    return render(content.encode(), UrlRules("http"), EMPTY_BODY).etag
