@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,9 +70,9 @@ class GoodTexts(NamedTuple):
             settings: The settings of the service.
         """
         served = LastGoodStore(self.directory, key(self.source)).load() or self.texts[0]
-        body = render_body(served.data, settings.rules)
+        body = render_body(served.data, settings.rules, served.record.boundary)
         replaced = Replaced(dict.fromkeys(Kind, 0), served.data, body)
-        rendering = render(data, settings.rules, EMPTY_BODY)
+        rendering = render(data, settings.rules, EMPTY_BODY, time.time())
         while lines := missing_confirmations(rendering, settings, data, replaced):
             data = b"\n".join([data.removesuffix(b"\n"), *map(str.encode, lines), b""])
         return data

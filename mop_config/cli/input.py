@@ -1,5 +1,6 @@
 """Read an endpoint file or a key in etcd, and judge the text as the server would."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from ..model.address import EtcdAddress, without_userinfo
 from ..model.endpoint import Kind
 from ..server.parsing.problems import Code, Problem
 from ..server.parsing.render import EMPTY_BODY, Rendering, decode, render
-from ..server.reload.guard import Replaced, check_acceptable
+from ..server.reload.guard import Replaced, check_acceptable, with_planned_refusals
 from ..server.settings import Settings
 from ..server.sources import SCHEME, open_source
 
@@ -118,7 +119,8 @@ def judged(name: str, read_data: Callable[[], bytes], settings: Settings) -> Rea
     try:
         data = read_data()
         lines = decode(data).replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        rendering = render(data, settings.rules, EMPTY_BODY)
+        rendering = render(data, settings.rules, EMPTY_BODY, time.time())
+        rendering = with_planned_refusals(rendering, settings)
         # A server that serves endpoints of the kinds that the text has.
         served = Replaced({kind: max(rendering.count(kind), not rendering.usable) for kind in Kind})
         check_acceptable(rendering, settings, data, served)

@@ -2,6 +2,7 @@
 
 import difflib
 import sys
+import time
 from typing import NamedTuple
 
 import click
@@ -74,7 +75,7 @@ def changed_endpoints(old: bytes, new: bytes, settings: Settings) -> Difference 
 
 def _rendering(data: bytes, settings: Settings, served: bytes) -> Rendering | None:
     try:
-        return render(data, settings.rules, served)
+        return render(data, settings.rules, served, time.time())
     except SourceError:
         return None
 

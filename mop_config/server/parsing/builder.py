@@ -9,6 +9,7 @@ from ...model.address import identity
 from ...model.endpoint import Endpoint, EndpointConfig, Kind, assemble
 from .parser import EndpointFile, Entry, Section
 from .problems import Code, Problems
+from .window import ALWAYS, FOREVER, PlannedChange, Window
 
 #: Takes a host and the port of its entry; returns the URL and the identity of the URL.
 Generate = Callable[[str, int | None], tuple[str, str]]
@@ -52,26 +53,41 @@ class UrlRules:
 
 
 class Built(NamedTuple):
-    """The endpoint list of a file, and all problems of the file."""
+    """The endpoint list of a file at a moment, and all problems of the file.
+
+    Attributes:
+        config: The endpoints whose entries are served at the moment.
+        problems: The problems.
+        planned: The boundaries of windows that are still to come, the next one first.
+        boundary: POSIX seconds of the last boundary that has passed; 0 if there is none.
+    """
 
     config: EndpointConfig
     problems: Problems
+    planned: tuple[PlannedChange, ...]
+    boundary: float
 
 
-def build(file: EndpointFile, rules: UrlRules) -> Built:
+def build(file: EndpointFile, rules: UrlRules, at: float = 0.0) -> Built:
     """Build the endpoint list of a parsed file.
 
     Domains come first, then IP addresses, then the kind's own section. The position in that order
     is the priority of an entry without ``priority=``. An entry whose URL is a duplicate is left
-    out and takes no position.
+    out and takes no position. An entry outside its window is left out and keeps its position.
+
+    Args:
+        file: The parsed file.
+        rules: The rules by which hosts become URLs.
+        at: POSIX seconds of the moment by which windows are judged.
     """
     problems = Problems()
-    api = _KindBuilder(Kind.API, rules.api, problems)
-    socket = _KindBuilder(Kind.SOCKETIO, rules.socket, problems)
+    api = _KindBuilder(Kind.API, rules.api, problems, at)
+    socket = _KindBuilder(Kind.SOCKETIO, rules.socket, problems, at)
     entries = file.entries
     for entry in chain(entries[Section.DOMAINS], entries[Section.IPS]):
         new = api.add(entry)
-        socket.add(entry, quiet=not new)
+        expired = entry.window is not None and entry.window.end <= at
+        socket.add(entry, quiet=expired or not new)
     for entry in entries[Section.API]:
         api.add(entry)
     for entry in entries[Section.SOCKET]:
@@ -82,18 +98,25 @@ def build(file: EndpointFile, rules: UrlRules) -> Built:
         message = "URLs are generated with plain http (ENDPOINT_PROTOCOL): use https"
         problems.add(Code.PLAIN_HTTP, 1, 1, message)
     problems.extend(file.problems)
-    return Built(EndpointConfig(tuple(api.endpoints), tuple(socket.endpoints)), problems)
+    config = EndpointConfig(tuple(api.endpoints), tuple(socket.endpoints))
+    planned = tuple(sorted([*api.planned, *socket.planned]))
+    return Built(config, problems, planned, max(api.boundary, socket.boundary))
 
 
 class _KindBuilder:
-    """Collects the endpoints of one kind, without duplicates."""
+    """Collects the endpoints of one kind at a moment, without duplicates."""
 
-    def __init__(self, kind: Kind, generate: Generate, problems: Problems) -> None:
+    def __init__(self, kind: Kind, generate: Generate, problems: Problems, at: float) -> None:
         self.kind = kind
         self.generate = generate
         self.problems = problems
         self.endpoints: list[Endpoint] = []
-        self.lines: dict[str, int] = {}  # identity of each URL -> its line
+        self.at = at
+        self.planned: list[PlannedChange] = []
+        self.boundary = 0.0
+        self.entries: dict[str, Entry] = {}  # the first entry of each URL, by its identity
+        self.later: dict[str, list[Entry]] = {}  # the others, whose windows do not overlap
+        self.count = 0
         self.generated = 0
 
     def add(self, entry: Entry, *, quiet: bool = False) -> bool:
@@ -103,19 +126,23 @@ class _KindBuilder:
             entry: The entry.
             quiet: The other kind has already reported the duplicate.
         """
-        host, port, url, priority, attributes, line, column, shown = entry
+        host, port, url, priority, attributes, line, column, shown, window = entry
         if url is None:
             text, key = self.generate(host, port)
             self.generated += 1
         else:
             text, key = url.text, url.identity
-        first = self.lines.setdefault(key, line)
-        position = len(self.endpoints)
-        if len(self.lines) == position:
+        first = self.entries.setdefault(key, entry)
+        if first is not entry and (other := self._other(key, entry)):
             if not quiet:
-                message = f"a duplicate {self.kind.label} endpoint: line {first} has it already"
+                message = (
+                    f"a duplicate {self.kind.label} endpoint: line {other.line} has it already"
+                )
                 self.problems.add(Code.DUPLICATE, line, column, message, shown)
             return False
+        position, self.count = self.count, self.count + 1
+        if window is not None and not self._is_served(entry, window, text, quiet=quiet):
+            return True
         rank = position if priority is None else priority
         endpoint = assemble(text, rank, **attributes) if attributes else assemble(text, rank)
         self.endpoints.append(endpoint)
@@ -125,6 +152,28 @@ class _KindBuilder:
             )
             self.problems.add(Code.PLAIN_HTTP, line, column, message, shown)
         return True
+
+    def _other(self, key: str, entry: Entry) -> Entry | None:
+        """Return the entry of which this one is a duplicate, or keep it as another of the URL."""
+        window = entry.window or ALWAYS
+        others: list[Entry] = [self.entries[key], *self.later.get(key, ())]
+        for other in others:
+            if window.overlaps(other.window or ALWAYS):
+                return other
+        self.later.setdefault(key, []).append(entry)
+        return None
+
+    def _is_served(self, entry: Entry, window: Window, url: str, *, quiet: bool) -> bool:
+        """Take in the boundaries of an entry, and return whether it is served at the moment."""
+        for boundary, added in ((window.start, True), (window.end, False)):
+            if boundary <= self.at:
+                self.boundary = max(self.boundary, boundary)
+            elif boundary < FOREVER:
+                self.planned.append(PlannedChange(boundary, self.kind, added, url))
+        if window.end <= self.at and not quiet:
+            message = "until is past: the entry is not served any more"
+            self.problems.add(Code.EXPIRED, entry.line, entry.column, message, entry.text)
+        return window.holds(self.at)
 
     def check(self) -> None:
         """Warn if the kind has too few endpoints for failover."""

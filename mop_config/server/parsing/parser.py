@@ -28,6 +28,7 @@ from ...model.address import (
 )
 from ...model.endpoint import Attributes, canonical_server_name
 from .problems import Code, Problems
+from .window import Window, parse_moment, window_of
 
 MAX_PRIORITY = 65535
 #: Characters of a word that are searched for the name of a section; no address is longer.
@@ -57,6 +58,7 @@ class Entry(NamedTuple):
         line: Line of the entry, counted from 1.
         column: Column of the entry in code points, counted from 1.
         text: The entry as it was written.
+        window: The time in which the entry is served; None is always.
     """
 
     host: str
@@ -67,6 +69,7 @@ class Entry(NamedTuple):
     line: int
     column: int
     text: str
+    window: Window | None = None
 
 
 class EndpointFile(NamedTuple):
@@ -264,12 +267,13 @@ class _Parser:
                 if name in values:
                     raise AddressError(Code.UNKNOWN_ATTRIBUTE, f"{name} is given twice")
                 values[name] = _ATTRIBUTES[name].parse(value, host)
+            window = window_of(values.pop("from", None), values.pop("until", None))
         except AddressError as error:
             self.problems.add(Code(error.code), line, begin + 1, error.message, shown, word)
             return
         priority = values.pop("priority", None)
         attributes = cast(Attributes, values)
-        entry = Entry(host, port, url, priority, attributes, line, begin + 1, shown)
+        entry = Entry(host, port, url, priority, attributes, line, begin + 1, shown, window)
         self._keep(self.section, entry)
         if is_ip(host) and (meant := port_without_brackets(address)):
             message = f"an IPv6 address without a port; {meant} would be one with a port"
@@ -354,7 +358,8 @@ def _split_attribute(token: str) -> tuple[str, str]:
         return name, value
     near = get_close_matches(name, _ATTRIBUTES, n=1)
     hint = f"did you mean {_ATTRIBUTES[near[0]].form}?" if near else "a comma separates two entries"
-    forms = " and ".join(attribute.form for attribute in _ATTRIBUTES.values())
+    *others, last = (attribute.form for attribute in _ATTRIBUTES.values())
+    forms = f"{', '.join(others)} and {last}"
     raise AddressError(Code.UNKNOWN_ATTRIBUTE, f"after an address only {forms} may stand ({hint})")
 
 
@@ -391,4 +396,6 @@ class _Attribute(NamedTuple):
 _ATTRIBUTES = {
     "priority": _Attribute("priority=N", _parse_priority),
     "server_name": _Attribute("server_name=HOST", _parse_server_name),
+    "from": _Attribute("from=TIME", parse_moment),
+    "until": _Attribute("until=TIME", parse_moment),
 }

@@ -31,6 +31,8 @@ class Code(StrEnum):
     PLAIN_HTTP = "plain-http"
     INVISIBLE = "invisible"
     IPV6_WITHOUT_PORT = "ipv6-without-port"
+    EXPIRED = "expired"
+    PLAN_REFUSED = "plan-refused"
 
     # Warnings about the process rather than the file.
     SETTING = "setting"
@@ -51,6 +53,7 @@ class Code(StrEnum):
     UNKNOWN_ATTRIBUTE = "unknown-attribute"
     BAD_PRIORITY = "bad-priority"
     BAD_SERVER_NAME = "bad-server-name"
+    BAD_WINDOW = "bad-window"
     MISSING_COLON = "missing-colon"
     UNKNOWN_SECTION = "unknown-section"
     NO_SECTION = "no-section"
@@ -88,6 +91,8 @@ _WARNINGS = frozenset(
         Code.PLAIN_HTTP,
         Code.INVISIBLE,
         Code.IPV6_WITHOUT_PORT,
+        Code.EXPIRED,
+        Code.PLAN_REFUSED,
         Code.SETTING,
         Code.NO_HOOKS,
         Code.STATE_FOLDER,

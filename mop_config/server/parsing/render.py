@@ -11,6 +11,7 @@ from ...model.endpoint import EndpointConfig, Kind
 from .builder import UrlRules, build
 from .parser import parse
 from .problems import Code, Problem
+from .window import FOREVER, PlannedChange
 
 GZIP_LEVEL = 6
 
@@ -28,6 +29,8 @@ class Rendering(NamedTuple):
         errors: Number of errors.
         warnings: Number of warnings.
         difference: Difference from the list that was served before.
+        planned: The boundaries of windows that are still to come, the next one first.
+        boundary: POSIX seconds of the last boundary that has passed; 0 if there is none.
     """
 
     body: bytes
@@ -39,11 +42,18 @@ class Rendering(NamedTuple):
     errors: int
     warnings: int
     difference: codec.Difference
+    planned: tuple[PlannedChange, ...] = ()
+    boundary: float = 0.0
 
     @property
     def usable(self) -> int:
         """Number of endpoints of both kinds."""
         return self.api_count + self.socketio_count
+
+    @property
+    def next_boundary(self) -> float:
+        """POSIX seconds of the next boundary of a window; infinity if there is none."""
+        return self.planned[0].at if self.planned else FOREVER
 
     def count(self, kind: Kind) -> int:
         """Return the number of endpoints of a kind."""
@@ -97,18 +107,19 @@ def _place(before: bytes) -> tuple[int, int]:
     return text.count("\n") + 1, len(text) - text.rfind("\n")
 
 
-def render(data: bytes, rules: UrlRules, served: bytes) -> Rendering:
+def render(data: bytes, rules: UrlRules, served: bytes, at: float = 0.0) -> Rendering:
     """Render the bytes of an endpoint file.
 
     Args:
         data: The content of the file.
         rules: The rules by which hosts become URLs.
         served: The body that was served before, for the difference.
+        at: POSIX seconds of the moment by which windows are judged.
 
     Raises:
         SourceError: If the bytes are not text.
     """
-    config, problems = build(parse(decode(data)), rules)
+    config, problems, planned, boundary = build(parse(decode(data)), rules, at)
     body = codec.dumps(config)
     return Rendering(
         body=body,
@@ -120,13 +131,15 @@ def render(data: bytes, rules: UrlRules, served: bytes) -> Rendering:
         errors=problems.errors,
         warnings=problems.warnings,
         difference=codec.difference(served, body),
+        planned=planned,
+        boundary=boundary,
     )
 
 
-def render_body(data: bytes, rules: UrlRules) -> bytes | None:
+def render_body(data: bytes, rules: UrlRules, at: float = 0.0) -> bytes | None:
     """Return the wire form of the list in a text; None if the bytes are not text."""
     try:
-        return codec.dumps(build(parse(decode(data)), rules).config)
+        return codec.dumps(build(parse(decode(data)), rules, at).config)
     except SourceError:
         return None
 

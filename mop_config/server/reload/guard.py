@@ -3,12 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 from ...errors import SourceError
-from ...model.codec import iter_endpoints
+from ...model.codec import iter_endpoints, rfc3339
 from ...model.endpoint import Kind
-from ..parsing.problems import Code, Severity
+from ..parsing.problems import MAX_KEPT, Code, Problem, Severity
 from ..parsing.render import Rendering
 from ..settings import Settings
 
@@ -92,6 +94,43 @@ def missing_confirmations(
         if removed > settings.max_removed * len(before) and not confirmed[removed, word]:
             lines.append(f"# confirm: removes {removed} {word}")
     return lines
+
+
+def planned_refusals(rendering: Rendering, settings: Settings) -> list[Problem]:
+    """Return a warning for each boundary to come that the guard would refuse."""
+    if not settings.min_endpoints and settings.max_removed >= 1:
+        return []
+    served = {
+        kind: {endpoint.url for endpoint in iter_endpoints(rendering.body, kind)} for kind in Kind
+    }
+    found = []
+    for at, changes in groupby(rendering.planned, attrgetter("at")):
+        before = {kind: set(urls) for kind, urls in served.items()}
+        for change in sorted(changes, key=attrgetter("added")):
+            if change.added:
+                served[change.kind].add(change.url)
+            else:
+                served[change.kind].discard(change.url)
+        for kind in Kind:
+            removed, left = len(before[kind] - served[kind]), len(served[kind])
+            too_few = before[kind] and left < settings.min_endpoints
+            if too_few or removed > settings.max_removed * len(before[kind]):
+                message = (
+                    f"at {rfc3339(at)} the guard will refuse the plan: it removes {removed} of"
+                    f" {len(before[kind])} {kind.label} endpoints, and {left} would be left"
+                )
+                found.append(Problem(1, 1, Severity.WARNING, Code.PLAN_REFUSED, message, ""))
+                served[kind] = before[kind]
+    return found
+
+
+def with_planned_refusals(rendering: Rendering, settings: Settings) -> Rendering:
+    """Add the warnings of ``planned_refusals`` to a rendering."""
+    warnings = planned_refusals(rendering, settings)
+    return rendering._replace(
+        problems=(*warnings, *rendering.problems)[:MAX_KEPT],
+        warnings=rendering.warnings + len(warnings),
+    )
 
 
 def _confirmations(text: bytes) -> Counter[tuple[int, str]]:

@@ -1,5 +1,6 @@
 """Loaded, what the reloader remembers of its last look, and ReloadAttempt, one look."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ class Loaded:
         good_at: POSIX time at which the served list was found good, by any worker; 0 for never.
         from_disk: POSIX time at which the served list was saved; None if the source gave it.
         seen_good: Whether this process has read a good text.
+        next_boundary: POSIX seconds at which the served text has to be judged anew.
     """
 
     signature: Fingerprint = _UNSEEN
@@ -46,6 +48,7 @@ class Loaded:
     good_at: float = 0.0
     from_disk: float | None = None
     seen_good: bool = False
+    next_boundary: float = math.inf
 
     @property
     def in_vain(self) -> bool:

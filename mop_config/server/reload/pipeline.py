@@ -12,6 +12,7 @@ from ...model.codec import rfc3339
 from ...model.endpoint import Kind
 from ..parsing.problems import MAX_KEPT, Code, Problem, first_problems
 from ..parsing.render import EMPTY_BODY, Rendering, render, render_body
+from ..parsing.window import PlannedChange
 from ..serving.snapshot import Snapshot
 from ..serving.store import Reload, Result, SnapshotStore, SourceState, Trigger
 from ..settings import Settings
@@ -20,11 +21,16 @@ from ..sources.file import Fingerprint, SourceText, detached
 from ..state.last_good import LastGood
 from ..state.release import Order, Release
 from ..state.releases import CriticalSection, ReleaseRequest, ReleaseStore
-from .guard import Replaced, check_acceptable
+from .guard import Replaced, check_acceptable, with_planned_refusals
 from .loaded import VAIN_TRIES, Loaded, ReloadAttempt
 from .short_turns import short_turns
 
 logger = logging.getLogger(__name__)
+
+#: Boundaries of windows that the status names.
+MAX_PLANNED = 20
+#: Seconds until a boundary is tried again that failed for lack of memory or the like.
+BOUNDARY_RETRY = 5.0
 
 
 class Reloader:
@@ -121,14 +127,18 @@ class Reloader:
             self._look(attempt, text.signature, _identity(text))
             if attempt.repeats(self.loaded):
                 return self._confirm(text, attempt)
-            rendering = attempt.rendering = self._render(text.data)
+            at = self._moment()
+            rendering = attempt.rendering = self._render(text.data, at)
             with self._releases.section() as section:
-                if not late and self._is_outdated(text, section, attempt):
+                behind = self._releases.boundary > at
+                if behind or (not late and self._is_outdated(text, section, attempt)):
                     return False
                 replaced = self._replaced(section, rendering.etag)
                 check_acceptable(rendering, self.settings, text.data, replaced)
                 good = self._releases.issue(
-                    section, _release_request(text, rendering, attempt), attempt.at
+                    section,
+                    _release_request(text, rendering, attempt, rendering.boundary),
+                    attempt.at,
                 )
         self._publish(rendering, good.record.release, attempt)
         if text.detached:
@@ -147,10 +157,15 @@ class Reloader:
             confirmed=None,
         )
 
-    def _render(self, data: bytes, served: bytes | None = None) -> Rendering:
+    def _moment(self) -> float:
+        """Return the moment by which windows are judged: a clock set back revives nothing."""
+        return max(time.time(), self._releases.boundary)
+
+    def _render(self, data: bytes, at: float, served: bytes | None = None) -> Rendering:
         with short_turns():
             body = self.store.view.snapshot.plain.body if served is None else served
-            return render(data, self.settings.rules, body)
+            rendering = render(data, self.settings.rules, body, at)
+        return with_planned_refusals(rendering, self.settings)
 
     def _replaced(self, section: CriticalSection, etag: str) -> Replaced | None:
         """Return the host's last list; None if there is none, or if it is the same list."""
@@ -162,7 +177,8 @@ class Reloader:
             return Replaced(counts)
         if last.record.release.etag == snapshot.etag:
             return Replaced(counts, last.data, snapshot.plain.body)
-        return Replaced(counts, last.data, render_body(last.data, self.settings.rules))
+        body = render_body(last.data, self.settings.rules, last.record.boundary)
+        return Replaced(counts, last.data, body)
 
     def _is_outdated(
         self, text: SourceText, section: CriticalSection, attempt: ReloadAttempt
@@ -190,14 +206,24 @@ class Reloader:
         with self._releases.section() as section:
             if self._is_outdated(text, section, attempt):
                 return False
+            served = self._releases.served
+            boundary = 0.0 if served is None else served.record.boundary
+            if self._releases.boundary > boundary:
+                return True  # another worker has passed a boundary; this one is about to
             good = self._releases.issue(
-                section, _release_request(text, view.snapshot, attempt), attempt.at
+                section, _release_request(text, view.snapshot, attempt, boundary), attempt.at
             )
         self._restamp(good.record.release)
         return True
 
     def _publish(self, rendering: Rendering, release: Release, attempt: ReloadAttempt) -> None:
-        self.loaded = replace(self.loaded, good_at=time.time(), from_disk=None, seen_good=True)
+        self.loaded = replace(
+            self.loaded,
+            good_at=time.time(),
+            from_disk=None,
+            seen_good=True,
+            next_boundary=rendering.next_boundary,
+        )
         counts = f"{_count(rendering.errors, 'error')}, {_count(rendering.warnings, 'warning')}"
         counts += first_problems(rendering.problems)
         changes = {
@@ -205,6 +231,7 @@ class Reloader:
             "problems": rendering.problems,
             "errors": rendering.errors,
             "warnings": rendering.warnings,
+            "planned": rendering.planned[:MAX_PLANNED],
         }
         view = self.store.view
         if view.loaded and view.snapshot.etag == rendering.etag:
@@ -267,32 +294,83 @@ class Reloader:
             return
         if view.loaded and release.version <= view.snapshot.ver:
             return
-        snapshot = self._from_disk(good)
-        if snapshot is not None:
-            self.store.adopt(snapshot)
-            logger.info("etag %s, which another worker has found good", snapshot.etag)
+        adopted = self._from_disk(good)
+        if adopted is not None:
+            self.store.adopt(*adopted)
+            logger.info("etag %s, which another worker has found good", adopted[0].etag)
 
-    def _from_disk(self, good: LastGood) -> Snapshot | None:
+    def _from_disk(self, good: LastGood) -> tuple[Snapshot, tuple[PlannedChange, ...]] | None:
         """Make the snapshot of a saved text; None if it gives none any more."""
-        saved = good.record.release
         try:
-            rendering = self._render(good.data, EMPTY_BODY)
-            request = ReleaseRequest(
-                rendering.etag,
-                rendering.api_count,
-                rendering.socketio_count,
-                saved.modified_at,
-                good.record.order,
-                good.data,
-                good.trigger,
-            )
-            with self._releases.section() as section:
-                issued = self._releases.issue(section, request, time.time(), saved)
+            rendering, release = self._judge_anew(good)
         except Exception as error:
             logger.error("the last good list cannot be used: %s", error)
             return None
-        self.loaded = replace(self.loaded, good_at=good.saved_at, from_disk=good.saved_at)
-        return self._snapshot(rendering, issued.record.release)
+        self.loaded = replace(
+            self.loaded,
+            good_at=good.saved_at,
+            from_disk=good.saved_at,
+            next_boundary=rendering.next_boundary,
+        )
+        return self._snapshot(rendering, release), rendering.planned[:MAX_PLANNED]
+
+    def _judge_anew(self, good: LastGood) -> tuple[Rendering, Release]:
+        """Render and release a saved text as of now, or as of its release if that is refused."""
+        saved = good.record
+        rendering = self._render(good.data, self._moment(), EMPTY_BODY)
+        with self._releases.section() as section:
+            try:
+                replaced = self._replaced(section, rendering.etag)
+                check_acceptable(rendering, self.settings, good.data, replaced)
+            except SourceError:
+                now = rendering
+                rendering = self._render(good.data, saved.boundary, EMPTY_BODY)
+                rendering = rendering._replace(planned=now.planned)
+            request = _renewal(good, rendering, good.trigger)
+            issued = self._releases.issue(section, request, time.time(), saved.release)
+        return rendering, issued.record.release
+
+    # -- boundaries of windows
+
+    @property
+    def seconds_to_boundary(self) -> float:
+        """Seconds until a window of the served text begins or ends; infinity without one."""
+        return max(0.0, self.loaded.next_boundary - time.time())
+
+    def pass_boundary(self) -> None:
+        """Judge the served text anew, since a window has begun or ended.
+
+        The source plays no part in this: an entry's window ends although the source is bad or
+        cannot be reached.
+        """
+        good = self._releases.served
+        if good is None:
+            return
+        self.loaded = replace(self.loaded, next_boundary=time.time() + BOUNDARY_RETRY)
+        attempt = ReloadAttempt(Trigger.POLL, self.loaded, self.loaded.signature, quietly=False)
+        try:
+            self._pass_boundary(good, attempt)
+        except SourceError as error:
+            self._refuse(error, attempt)
+        except Exception as error:
+            self._fail(error, attempt)
+
+    def _pass_boundary(self, good: LastGood, attempt: ReloadAttempt) -> None:
+        rendering = attempt.rendering = self._render(good.data, self._moment())
+        self.loaded = replace(self.loaded, next_boundary=rendering.next_boundary)
+        with self._releases.section() as section:
+            if section.last is not None and section.last.data != good.data:
+                return  # the next reload finds the newer text
+            replaced = self._replaced(section, rendering.etag)
+            check_acceptable(rendering, self.settings, good.data, replaced)
+            request = _renewal(good, rendering, attempt.trigger.value)
+            issued = self._releases.issue(section, request, attempt.at)
+        if self.store.view.state is SourceState.FRESH:
+            self._publish(rendering, issued.record.release, attempt)
+        else:
+            snapshot = self._snapshot(rendering, issued.record.release)
+            self.store.adopt(snapshot, rendering.planned[:MAX_PLANNED])
+            logger.info("etag %s: a window has begun or ended", snapshot.etag)
 
     # -- what goes wrong
 
@@ -339,7 +417,7 @@ class Reloader:
         view = self.store.view
         snapshot = view.snapshot
         if not view.loaded and (good := self._releases.last_good()) is not None:
-            snapshot = self._from_disk(good) or snapshot
+            snapshot, changes["planned"] = self._from_disk(good) or (snapshot, ())
         if self.loaded.seen_good:
             refused = reload.result is Result.REJECTED
             changes["state"] = SourceState.REJECTED if refused else SourceState.STALE
@@ -365,16 +443,31 @@ def _identity(text: SourceText) -> bytes:
 
 
 def _release_request(
-    text: SourceText, made: Rendering | Snapshot, attempt: ReloadAttempt
+    text: SourceText, made: Rendering | Snapshot, attempt: ReloadAttempt, boundary: float
 ) -> ReleaseRequest:
     return ReleaseRequest(
         made.etag,
         made.api_count,
         made.socketio_count,
-        text.mtime,
+        max(text.mtime, boundary),
         _order(text),
         text.data,
         attempt.trigger.value,
+        boundary,
+    )
+
+
+def _renewal(good: LastGood, rendering: Rendering, trigger: str) -> ReleaseRequest:
+    """Request a release for a text that had one; a boundary changes it at its own instant."""
+    return ReleaseRequest(
+        rendering.etag,
+        rendering.api_count,
+        rendering.socketio_count,
+        max(good.record.release.modified_at, rendering.boundary),
+        good.record.order,
+        good.data,
+        trigger,
+        rendering.boundary,
     )
 
 

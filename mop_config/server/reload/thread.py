@@ -171,7 +171,8 @@ class ReloadThread:
                 self._turn(kinds)
                 self._on_turn()
                 self._turned()
-                kinds = self._wake.wait(self._trigger.timeout(time.monotonic()))
+                timeout = self._trigger.timeout(time.monotonic())
+                kinds = self._wake.wait(min(timeout, self._reloader.seconds_to_boundary))
             except Exception as error:
                 logger.error("the reload thread goes on after %s: %s", type(error).__name__, error)
                 time.sleep(1.0)
@@ -186,6 +187,8 @@ class ReloadThread:
             self._on_turn()
 
     def _turn(self, kinds: bytes) -> None:
+        if self._reloader.seconds_to_boundary <= 0:
+            self._reloader.pass_boundary()
         request = Trigger.SIGHUP if wakeup.SIGHUP in kinds else None
         request = self._responder.asked() or request
         self._trigger.turn(kinds, request, time.monotonic())

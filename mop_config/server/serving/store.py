@@ -15,6 +15,7 @@ from typing import Any
 from ... import signals
 from ...model.codec import Difference
 from ..parsing.problems import Problem
+from ..parsing.window import PlannedChange
 from .change_event import ChangeEvent
 from .snapshot import Snapshot
 
@@ -95,6 +96,7 @@ class ServerState:
         errors: How many errors that text has.
         warnings: How many warnings it has.
         history: The latest reloads, newest first.
+        planned: The next boundaries of windows in the served text.
     """
 
     snapshot: Snapshot
@@ -104,6 +106,7 @@ class ServerState:
     errors: int = 0
     warnings: int = 0
     history: tuple[Reload, ...] = ()
+    planned: tuple[PlannedChange, ...] = ()
 
     @property
     def last_reload(self) -> Reload | None:
@@ -184,12 +187,12 @@ class SnapshotStore:
                 trigger=reload.trigger,
             )
 
-    def adopt(self, snapshot: Snapshot) -> None:
+    def adopt(self, snapshot: Snapshot, planned: tuple[PlannedChange, ...]) -> None:
         """Serve what another worker has found good; the source is as bad as before."""
         with self._lock:
             previous = self.view
             state = SourceState.STALE if previous.state is SourceState.EMPTY else previous.state
-            self.view = replace(previous, snapshot=snapshot, state=state)
+            self.view = replace(previous, snapshot=snapshot, state=state, planned=planned)
         self._ring()
         signals.send(
             signals.config_reloaded,

@@ -81,17 +81,20 @@ class ReleaseRecord(NamedTuple):
         api: How many API endpoints the list has.
         socketio: How many Socket.io endpoints it has.
         order: Place of its text in etcd, or None for a file.
+        boundary: POSIX seconds of the last boundary of a window before the list; 0 without one.
     """
 
     release: Release
     api: int
     socketio: int
     order: Order | None = None
+    boundary: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON object that ``record_of`` reads."""
         order = {} if self.order is None else self.order._asdict()
-        return {"api": self.api, "socketio": self.socketio, **self.release._asdict(), **order}
+        counts = {"api": self.api, "socketio": self.socketio, "boundary": self.boundary}
+        return {**counts, **self.release._asdict(), **order}
 
 
 def record_of(members: dict[str, Any]) -> ReleaseRecord:
@@ -112,4 +115,7 @@ def record_of(members: dict[str, Any]) -> ReleaseRecord:
     order = None
     if "cluster" in members:
         order = Order(str(members["cluster"]), int(members["revision"]))
-    return ReleaseRecord(release, int(members["api"]), int(members["socketio"]), order)
+    boundary = float(members["boundary"])
+    if not 0 <= boundary <= MAX_DATE:
+        raise ValueError("a boundary out of bounds")
+    return ReleaseRecord(release, int(members["api"]), int(members["socketio"]), order, boundary)

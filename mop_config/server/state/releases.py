@@ -27,6 +27,7 @@ class ReleaseRequest(NamedTuple):
         order: Place of its text in etcd, or None for a file.
         data: The text.
         trigger: What caused the reload.
+        boundary: POSIX seconds of the last boundary of a window before the list; 0 without one.
     """
 
     etag: str
@@ -36,6 +37,7 @@ class ReleaseRequest(NamedTuple):
     order: Order | None = None
     data: bytes = b""
     trigger: str = "start"
+    boundary: float = 0.0
 
 
 class CriticalSection(NamedTuple):
@@ -105,9 +107,22 @@ class ReleaseStore:
         """
         return not self._directory.shared
 
+    @property
+    def served(self) -> LastGood | None:
+        """What this process serves, or is about to; None before the first list."""
+        return self._served
+
+    @property
+    def boundary(self) -> float:
+        """The last boundary of a window that was recorded, as far as this process knows."""
+        section = self._section
+        known = (self._host, self._served, None if section is None else section.last)
+        return max((good.record.boundary for good in known if good is not None), default=0.0)
+
     def last_good(self) -> LastGood | None:
         """Read the last good text; None if there is no text that may be served."""
-        return self._texts.load() if self.trusted else None
+        self._host = self._texts.load()
+        return self._host if self.trusted else None
 
     @contextlib.contextmanager
     def section(self, *, rendering: bool = False) -> Iterator[CriticalSection]:
@@ -131,7 +146,7 @@ class ReleaseStore:
                 locked = False
                 if not isinstance(error, BlockingIOError):
                     self._directory.complain(WHAT, error)
-            host = self._read_host()
+            host = self._host = self._read_host()
             fallback = self._served or (None if host else self._texts.newest())
             self._section = CriticalSection(host, fallback, locked)
             try:
@@ -179,7 +194,9 @@ class ReleaseStore:
             modified_at = last.record.release.modified_at  # a worker saw the text first
         floor = self._floor(same_list=same_list)
         release = next_release([*known, *earlier], request.etag, modified_at, now, floor)
-        record = ReleaseRecord(release, request.api, request.socketio, request.order)
+        record = ReleaseRecord(
+            release, request.api, request.socketio, request.order, request.boundary
+        )
         host = section.host
         if host is not None and (host.data, host.record) == (request.data, record):
             self._served = self._host = host

@@ -1,5 +1,6 @@
 """The guard: which texts may replace the list that the host serves."""
 
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from mop_config.cli import run
 from mop_config.errors import SourceError
 from mop_config.model.endpoint import Kind
 from mop_config.server.parsing.builder import UrlRules
+from mop_config.server.parsing.problems import Code
 from mop_config.server.parsing.render import EMPTY_BODY, render, render_body
-from mop_config.server.reload.guard import Replaced, check_acceptable
+from mop_config.server.reload.guard import Replaced, check_acceptable, planned_refusals
 from mop_config.server.settings import Settings
 
 from ...servers import Server, running
@@ -96,6 +98,36 @@ def test_the_largest_share_removed(share: float, before: str, after: str, expect
     assert verdict(before, after, Settings(max_removed=share)) == expected
 
 
+PLAN = """ApiList:
+a.example
+b.example until=2027-01-02
+c.example from=2027-01-02 until=2027-01-03
+d.example until=2027-01-03
+SocketList:
+s.example until=2027-01-05
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (Settings(), []),
+        (Settings(min_endpoints=1), ["2027-01-05"]),
+        (Settings(min_endpoints=2), ["2027-01-03", "2027-01-05"]),
+        (Settings(max_removed=0.5), ["2027-01-03", "2027-01-05"]),
+        (Settings(max_removed=0.0), ["2027-01-02", "2027-01-03", "2027-01-05"]),
+    ],
+)
+def test_a_boundary_that_will_be_refused_is_a_warning(
+    settings: Settings, expected: list[str]
+) -> None:
+    at = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
+    rendering = render(PLAN.encode(), RULES, EMPTY_BODY, at)
+    found = planned_refusals(rendering, settings)
+    assert [problem.message.split()[1][:10] for problem in found] == expected
+    assert {problem.code for problem in found} <= {Code.PLAN_REFUSED}
+
+
 def put(file: Path, content: str) -> None:
     scratch = file.with_suffix(".new")
     scratch.write_text(content)
@@ -142,4 +174,4 @@ def test_real_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def etag_of(content: str) -> str:
-    return render(content.encode(), UrlRules("http"), EMPTY_BODY).etag
+    return render(content.encode(), RULES, EMPTY_BODY).etag

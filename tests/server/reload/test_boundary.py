@@ -1,0 +1,182 @@
+"""A boundary of a window: every worker serves the next list at that moment, and none before."""
+
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mop_config.server.serving.store import SourceState, Trigger
+
+from ...servers import running
+from ...waiting import wait_for
+from .test_loader import Site, hosts
+
+START = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
+TEXT = """DomainList:
+old.example until=2027-01-02
+a.example
+new.example from=2027-01-03
+"""
+FIRST, SECOND, THIRD = (
+    ["https://old.example", "https://a.example"],
+    ["https://a.example"],
+    ["https://a.example", "https://new.example"],
+)
+DAY = 86400.0
+
+Clock = Callable[[float], None]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Set the clock to so many days after the beginning."""
+
+    def turn(days: float) -> None:
+        monkeypatch.setattr(time, "time", lambda: START + days * DAY)
+
+    turn(0.5)
+    return turn
+
+
+@pytest.fixture
+def site(tmp_path: Path, clock: Clock) -> Site:
+    site = Site(tmp_path)
+    write(site, TEXT)
+    return site
+
+
+def write(site: Site, text: str) -> None:
+    site.file.write_text(text)
+    os.utime(site.file, (START, START))
+
+
+def test_each_worker_passes_it_alike(site: Site, clock: Clock) -> None:
+    """The boundary's own instant gives the date and the version, whenever a worker comes to it."""
+    workers = [site.boot(), site.boot()]
+    for days, expected, boundary in ((1.0, SECOND, 1), (2.5, THIRD, 2)):
+        clock(days)
+        for delay, worker in enumerate(workers):
+            clock(days + delay / 10)
+            assert worker.seconds_to_boundary == 0
+            worker.pass_boundary()
+            snapshot = worker.store.view.snapshot
+            assert hosts(worker) == expected
+            assert snapshot.ver == (START + boundary * DAY) * 1000
+            assert snapshot.last_modified == START + boundary * DAY
+            assert worker.store.view.state is SourceState.FRESH
+    assert workers[0].seconds_to_boundary == float("inf")
+
+
+def test_another_node_that_starts_later_has_the_same(
+    site: Site, tmp_path: Path, clock: Clock
+) -> None:
+    passed = site.boot()
+    clock(1.0)
+    passed.pass_boundary()
+    clock(1.7)
+    (tmp_path / "elsewhere").mkdir()
+    other = Site(tmp_path / "elsewhere")
+    write(other, TEXT)
+    started = other.boot().store.view.snapshot
+    there = passed.store.view.snapshot
+    assert (started.etag, started.ver, started.last_modified) == (
+        there.etag,
+        there.ver,
+        there.last_modified,
+    )
+
+
+def test_a_poll_between_two_workers_brings_nothing_back(site: Site, clock: Clock) -> None:
+    """A worker that has not come to the boundary yet does not release its older list again."""
+    quick, slow = site.boot(), site.boot()
+    clock(1.0)
+    quick.pass_boundary()
+    version = quick.store.view.snapshot.ver
+    assert slow.reload(Trigger.POLL, quietly=True)
+    slow.follow_others()
+    quick.follow_others()
+    assert hosts(quick) == SECOND
+    assert quick.store.view.snapshot.ver == version
+    slow.pass_boundary()
+    assert hosts(slow) == SECOND
+    assert slow.store.view.snapshot.ver == version
+
+
+def test_a_clock_that_is_set_back_revives_nothing(site: Site, clock: Clock) -> None:
+    """Not in a running worker, and not over a restart."""
+    worker = site.boot()
+    clock(1.0)
+    worker.pass_boundary()
+    clock(0.2)
+    worker.reload(Trigger.SIGHUP)
+    assert hosts(worker) == SECOND
+    assert hosts(site.boot()) == SECOND
+
+
+@pytest.mark.parametrize("bad", [b"", b"\0", None])
+def test_it_is_passed_while_the_source_is_bad(site: Site, clock: Clock, bad: bytes | None) -> None:
+    """The text that is served has windows of its own, after a restart too."""
+    worker = site.boot()
+    if bad is None:
+        site.file.unlink()
+    else:
+        site.file.write_bytes(bad)
+    worker.reload(Trigger.WATCH)
+    clock(1.0)
+    worker.pass_boundary()
+    assert hosts(worker) == SECOND
+    assert worker.store.view.state is SourceState.REJECTED
+    clock(2.0)
+    assert hosts(site.boot()) == THIRD
+
+
+GUARDED: list[dict[str, Any]] = [{"min_endpoints": 2}, {"max_removed": 0.4}]
+
+
+@pytest.mark.parametrize("guard", GUARDED)
+def test_a_boundary_that_the_guard_refuses_keeps_the_former_list(
+    site: Site, clock: Clock, guard: dict[str, Any]
+) -> None:
+    """Over a restart too, and a later boundary that is good is passed."""
+    worker = site.boot(**guard)
+    clock(1.0)
+    worker.pass_boundary()
+    assert hosts(worker) == FIRST
+    assert worker.store.view.state is SourceState.REJECTED
+    assert 0 < worker.seconds_to_boundary <= DAY
+    worker.reload(Trigger.SIGHUP)
+    restarted = site.boot(**guard)
+    for each in (worker, restarted):
+        assert hosts(each) == FIRST
+        assert each.store.view.snapshot.ver == START * 1000
+    clock(2.0)
+    if "min_endpoints" in guard:
+        worker.pass_boundary()
+        assert hosts(worker) == THIRD
+
+
+def test_real_workers_change_at_the_boundary(tmp_path: Path) -> None:
+    """Every worker, within a second of it and never before, once."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text("DomainList:\na.example\n")
+    with running(tmp_path, file, ENDPOINT_STATE_DIR=str(tmp_path / "state")) as server:
+        boundary = int(time.time()) + 6
+        moment = f"{datetime.fromtimestamp(boundary, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        scratch = tmp_path / "scratch"
+        scratch.write_text(
+            f"DomainList:\na.example\nold.example until={moment}\nnew.example from={moment}\n"
+        )
+        scratch.replace(file)
+        wait_for(lambda: server.all_serve("a.example", "old.example"))
+        while (asked := time.time()) < boundary:
+            seen = server.hosts()
+            assert seen == ["a.example", "old.example"] or time.time() >= boundary, asked
+            time.sleep(0.05)
+        wait_for(lambda: server.all_serve("a.example", "new.example"), seconds=2)
+        assert len(set(server.etags())) == 1
+        date = datetime.fromtimestamp(boundary, UTC)
+        assert server.get().headers["Last-Modified"] == f"{date:%a, %d %b %Y %H:%M:%S GMT}"
