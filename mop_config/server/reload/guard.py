@@ -98,30 +98,39 @@ def missing_confirmations(
 
 def planned_refusals(rendering: Rendering, settings: Settings) -> list[Problem]:
     """Return a warning for each boundary to come that the guard would refuse."""
-    if not settings.min_endpoints and settings.max_removed >= 1:
+    if not rendering.planned:
         return []
-    served = {
-        kind: {endpoint.url for endpoint in iter_endpoints(rendering.body, kind)} for kind in Kind
-    }
+    planned = {kind: {e.url for e in iter_endpoints(rendering.body, kind)} for kind in Kind}
+    served = {kind: set(urls) for kind, urls in planned.items()}
     found = []
     for at, changes in groupby(rendering.planned, attrgetter("at")):
-        before = {kind: set(urls) for kind, urls in served.items()}
         for change in sorted(changes, key=attrgetter("added")):
             if change.added:
-                served[change.kind].add(change.url)
+                planned[change.kind].add(change.url)
             else:
-                served[change.kind].discard(change.url)
-        for kind in Kind:
-            removed, left = len(before[kind] - served[kind]), len(served[kind])
-            too_few = before[kind] and left < settings.min_endpoints
-            if too_few or removed > settings.max_removed * len(before[kind]):
-                message = (
-                    f"at {rfc3339(at)} the guard will refuse the plan: it removes {removed} of"
-                    f" {len(before[kind])} {kind.label} endpoints, and {left} would be left"
-                )
-                found.append(Problem(1, 1, Severity.WARNING, Code.PLAN_REFUSED, message, ""))
-                served[kind] = before[kind]
+                planned[change.kind].discard(change.url)
+        if reason := _reason_to_refuse(served, planned, settings):
+            message = f"at {rfc3339(at)} the planned change will be refused: {reason}"
+            found.append(Problem(1, 1, Severity.WARNING, Code.PLAN_REFUSED, message, ""))
+        else:
+            served = {kind: set(urls) for kind, urls in planned.items()}
     return found
+
+
+def _reason_to_refuse(
+    served: Mapping[Kind, set[str]], planned: Mapping[Kind, set[str]], settings: Settings
+) -> str:
+    """Say why the guard would refuse a boundary; empty if it would not."""
+    if any(served.values()) and not any(planned.values()) and not settings.allow_empty:
+        return "no endpoint would be left"
+    for kind in Kind:
+        left, removed = len(planned[kind]), len(served[kind] - planned[kind])
+        if served[kind] and left < settings.min_endpoints:
+            return f"{left} {kind.label} endpoints would be left (ENDPOINT_MIN_ENDPOINTS)"
+        if removed > settings.max_removed * len(served[kind]):
+            of = f"{removed} of {len(served[kind])} {kind.label} endpoints"
+            return f"it removes {of} (ENDPOINT_MAX_REMOVED)"
+    return ""
 
 
 def with_planned_refusals(rendering: Rendering, settings: Settings) -> Rendering:

@@ -105,6 +105,7 @@ c.example from=2027-01-02 until=2027-01-03
 d.example until=2027-01-03
 SocketList:
 s.example until=2027-01-05
+t.example until=2027-01-05
 """
 
 
