@@ -3,11 +3,12 @@
 import os
 from pathlib import Path
 
-from . import failover, fleet, memory, overhead, push, reload, serve, threads
+from . import failover, fleet, front, memory, overhead, push, reload, serve, threads
 from .report import options, versions
 
 MODULES = {
     "serve": serve,
+    "front": front,
     "push": push,
     "reload": reload,
     "memory": memory,

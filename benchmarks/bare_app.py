@@ -1,4 +1,4 @@
-"""WSGI applications with the same bytes as ours: the floor, and what Flask makes of them."""
+"""WSGI and ASGI applications with the same bytes as ours: the floors, and Flask's own view."""
 
 import os
 import time
@@ -21,6 +21,9 @@ _served = Snapshot.of(
     max_age=60,
 ).plain
 
+_raw_headers = [(name.lower().encode(), value.encode()) for name, value in _served.headers]
+_raw_not_modified = [(n.lower().encode(), value.encode()) for n, value in _served.not_modified]
+
 
 def bare(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Do nothing but answer. No WSGI application can cost less under this server."""
@@ -39,3 +42,17 @@ def endpoints() -> Any:
     """Give the bytes in the way that Flask's documentation shows."""
     response = Response(_served.body, headers=_served.headers)
     return response.make_conditional(request)
+
+
+async def raw(scope: dict[str, Any], _receive: Any, send: Any) -> None:
+    """Do nothing but answer. No ASGI application can cost less under this server."""
+    if scope["type"] == "http":
+        known = any(name == b"if-none-match" for name, _ in scope["headers"])
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 304 if known else 200,
+                "headers": _raw_not_modified if known else _raw_headers,
+            }
+        )
+        await send({"type": "http.response.body", "body": b"" if known else _served.body})

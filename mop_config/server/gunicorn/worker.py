@@ -14,6 +14,7 @@ from typing import Any
 from gunicorn.workers import gthread, sync
 
 from ..service import EXTENSION, ConfigService
+from ..signal_handlers import SighupHandler
 from ..status import lost_hooks, multiprocess
 from . import error_pages
 
@@ -84,7 +85,9 @@ class ServiceWorker:
     def handle_hup(self, _number: int, _frame: FrameType | None) -> None:
         """Reload in place. A SIGHUP before the application is there is kept until it is."""
         self._hangup = True
-        if self.service is not None:
+        # The handler that create_app sets wakes the thread, and then calls this one.
+        chained = isinstance(signal.getsignal(signal.SIGHUP), SighupHandler)
+        if self.service is not None and not chained:
             self.service.wake_reload_thread()
 
     def load_wsgi(self) -> None:

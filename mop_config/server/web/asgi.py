@@ -12,7 +12,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 from flask import Flask
@@ -24,6 +23,7 @@ from ..service import EXTENSION, ConfigService
 from ..serving.change_event import ChangeEvent
 from ..serving.conditional import ConditionalAnswer
 from ..serving.responder import LongPoll, problem
+from ..serving.snapshot import Headers
 from ..settings import ProcessSettings, Settings
 from .app import create_app
 from .bridge import (
@@ -45,10 +45,10 @@ logger = logging.getLogger(__name__)
 USUAL_WAITERS = 10_000
 #: Long polls that are woken in one turn of the loop, so that other requests have their turn too.
 SLICE = 250
+#: Encoded headers that are kept.
+ENCODINGS = 64
 
 _METHODS = frozenset({"GET", "HEAD"})
-# Almost all native answers have the same headers.
-_encoded = lru_cache(maxsize=256)(encode)
 
 
 def create_asgi_app(settings: Settings | None = None, *, start: bool = True) -> "AsgiApp":
@@ -90,6 +90,8 @@ class AsgiApp:
         self._guards = Guards(self._service)
         self._started_in = 0 if start else os.getpid()
         self._parked: ParkedPolls | None = None
+        # By identity of the headers, which are kept beside, so that no id is used again.
+        self._encodings: dict[int, tuple[Headers, list[tuple[bytes, bytes]]]] = {}
         prefix = self._service.places.prefix
         self._routes: dict[str, Callable[[dict[str, Any]], ConditionalAnswer | LongPoll]] = {
             f"{prefix}/endpoints": self._service.responder.respond,
@@ -112,30 +114,40 @@ class AsgiApp:
             return
         environ = request_environ(scope, path)
         try:
-            answer = await self._answer(path, environ, receive)
+            answer = self._guards.refusal(environ) or self._routes[path](environ)
+            if not isinstance(answer, ConditionalAnswer):
+                answer = await self._wait(answer, environ, receive)
         except Exception as error:
             logger.error("%s %s failed: %s", scope["method"], printable(path), describe(error))
             answer = problem(500, FAILED)
         self._guards.count(path, answer.status)
         if USER in environ:
             scope[USER] = environ[USER]
-        headers = _encoded((*answer.headers, *self._guards.cors(environ)))
+        headers = self._encoded(answer.headers)
+        cors = self._guards.cors(environ)
+        if cors:
+            headers = headers + encode(cors)
         await send_answer(answer, headers, scope["method"], send)
 
-    async def _answer(
-        self, path: str, environ: dict[str, Any], receive: Receive
+    def _encoded(self, headers: Headers) -> list[tuple[bytes, bytes]]:
+        """Encode headers once for each list of them: a snapshot gives the same object each time."""
+        kept = self._encodings.get(id(headers))
+        if kept is not None and kept[0] is headers:
+            return kept[1]
+        if len(self._encodings) >= ENCODINGS:
+            self._encodings.clear()
+        encoded = encode(headers)
+        self._encodings[id(headers)] = headers, encoded
+        return encoded
+
+    async def _wait(
+        self, poll: LongPoll, environ: dict[str, Any], receive: Receive
     ) -> ConditionalAnswer:
-        refusal = self._guards.refusal(environ)
-        if refusal is not None:
-            return refusal
-        found = self._routes[path](environ)
-        if isinstance(found, ConditionalAnswer):
-            return found
         try:
-            await self._polls().wait(found, receive)
+            await self._polls().wait(poll, receive)
         finally:
-            found.close()
-        return self._guards.token_refusal(environ) or found.answer()
+            poll.close()
+        return self._guards.token_refusal(environ) or poll.answer()
 
     def _polls(self) -> "ParkedPolls":
         loop = asyncio.get_running_loop()

@@ -1,0 +1,188 @@
+"""The ASGI front beside its peers: an answer's cost, parked clients and stuck connections."""
+
+import contextlib
+import os
+import resource
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.servers import Server, gunicorn_command, running
+
+from .load import available, on_server_core
+from .peers import Peer, Site, fastapi, gunicorn, nginx, ours
+from .push import _edits, _judge, _waiting
+from .reload import text
+from .report import Report, median, options, percentile
+
+Run = Callable[[Site], AbstractContextManager[Peer]]
+
+CONTESTANTS: dict[str, tuple[Run, tuple[str, ...]]] = {
+    "mop-config, asgi": (ours("asgi"), ()),
+    "raw ASGI, asgi": (gunicorn("asgi", "raw"), ()),
+    "bare WSGI, gthread": (gunicorn("gthread", "bare"), ()),
+    "nginx, static file": (nginx, ("nginx",)),
+    "the guide's FastAPI, uvicorn[standard]": (fastapi("uvloop", "httptools"), ()),
+}
+OURS = next(iter(CONTESTANTS))
+#: The most that ours may cost beside each peer, with a body and without.
+GOALS = {
+    ("raw ASGI, asgi", "200"): 1.2,
+    ("bare WSGI, gthread", "200"): 0.28,
+    ("bare WSGI, gthread", "304"): 0.22,
+    ("nginx, static file", "200"): 3.5,
+    ("the guide's FastAPI, uvicorn[standard]", "200"): 0.25,
+}
+#: Clients that stick: they say nothing, half a head, half a body, or read nothing.
+STUCK = (
+    b"",
+    b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+    b"POST /api/v1/config/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf",
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+)
+
+
+def _cost(quick: bool) -> Report:
+    rounds, seconds = (3, 1) if quick else (15, 1)
+    report = Report(
+        "front: cost of an answer",
+        "Microseconds of the server's processor time for an answer of 6 entries, on one "
+        f"worker and one core, from 8 kept connections: medians of {rounds} rounds of "
+        f"{seconds} s in which each server is asked in turn. Ratio is ours beside that server,"
+        " the median of the rounds' ratios.",
+    )
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        file = Path(name) / "endpoints.txt"
+        file.write_text(text(6))
+        with running(Path(name), file, workers=1) as server:
+            body = server.get().body
+        peers: dict[str, Peer] = {}
+        for each, (run, programs) in CONTESTANTS.items():
+            if available(*programs):
+                folder = Path(name) / each.split(",")[0].replace(" ", "-").replace("'", "")
+                folder.mkdir(exist_ok=True)
+                peers[each] = stack.enter_context(run(Site(folder, file, body)))
+        for known in (False, True):
+            _rounds(report, peers, rounds, seconds, known=known)
+    return report
+
+
+def _rounds(
+    report: Report, peers: dict[str, Peer], rounds: int, seconds: int, *, known: bool
+) -> None:
+    kind = "304" if known else "200"
+    asked = {name: peer for name, peer in peers.items() if peer.conditional or not known}
+    spent: dict[str, list[float]] = {name: [] for name in asked}
+    for _ in range(rounds):
+        for name, peer in asked.items():
+            spent[name].append(peer.ask(seconds, known=known).cpu_us)
+    for name, values in spent.items():
+        ratio = median([a / b for a, b in zip(spent[OURS], values, strict=True)])
+        goal = GOALS.get((name, kind))
+        held = "" if goal is None else "yes" if ratio <= goal else "no"
+        report.add(
+            answer=kind, server=name, cpu_us=median(values), ratio=ratio, goal=goal or "", held=held
+        )
+
+
+def _parked(quick: bool) -> Report:
+    number, edits = (1000, 2) if quick else (10_000, 5)
+    report = Report(
+        "front: parked clients",
+        f"{number} clients wait on one worker that shares a core with nobody; milliseconds "
+        "from an edit until the last one has the new list, and the worker's unique memory for"
+        " each. Each client asks again 2 s after its answer. Lost and twice as in the table "
+        "of push; the goals are 800 ms and 16 KB.",
+    )
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        file = Path(name) / "endpoints.txt"
+        file.write_text(text(6))
+        server = stack.enter_context(_default(file, on_server_core(gunicorn_command())))
+        before = _memory(server)
+        found = stack.enter_context(_waiting(server, number, 2.0))
+        each = (_memory(server) - before) / number / 1024
+        made = list(_edits(server, file, edits))
+        stack.close()
+    judged = _judge(found, made)
+    kept = ("median_ms", "last_ms", "worst_last_ms", "cpu_us", "lost", "twice", "turned_away")
+    report.add(waiters=number, memory_kb=each, **{name: judged[name] for name in kept})
+    return report
+
+
+def _default(file: Path, command: list[str]) -> AbstractContextManager[Server]:
+    return running(file.parent, file, workers=1, command=command)
+
+
+def _memory(server: Server) -> int:
+    return sum(psutil.Process(pid).memory_full_info().uss for pid in server.workers)
+
+
+def _stuck(quick: bool) -> Report:
+    number = 200 if quick else 1000
+    report = Report(
+        "front: stuck connections",
+        "Milliseconds for GET /health on a connection of its own, beside so many connections "
+        "that stick: a quarter each sends nothing, half a head, half a body, or reads "
+        "nothing. One worker with its defaults; 300 requests. Closed after is when the half-"
+        "sent heads were closed, in seconds. The goal is a p99 of 50 ms.",
+    )
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "endpoints.txt"
+        file.write_text(text(6))
+        with _default(file, on_server_core(gunicorn_command())) as server:
+            report.add(stuck=0, **_health(server))
+            began = time.monotonic()
+            with contextlib.ExitStack() as stack:
+                held = [
+                    stack.enter_context(_hold(server.port, data))
+                    for data in STUCK
+                    for _ in range(number // len(STUCK))
+                ]
+                server.get("/health")
+                found = _health(server)
+                half = held[number // 4]
+                half.settimeout(60)
+                with contextlib.suppress(ConnectionResetError):
+                    while half.recv(65536):
+                        pass
+                report.add(stuck=number, **found, closed_after_s=time.monotonic() - began)
+    return report
+
+
+def _hold(port: int, data: bytes) -> socket.socket:
+    held = socket.create_connection(("127.0.0.1", port), timeout=30)
+    held.sendall(data)
+    return held
+
+
+def _health(server: Server) -> dict[str, Any]:
+    times = []
+    for _ in range(300):
+        began = time.monotonic()
+        if server.get("/health").status != 200:
+            raise RuntimeError("/health fails")
+        times.append((time.monotonic() - began) * 1000)
+    return {"p50_ms": median(times), "p99_ms": percentile(times, 99), "worst_ms": max(times)}
+
+
+def reports(quick: bool) -> Iterator[Report]:
+    """Run everything in this file."""
+    if available("taskset", "wrk"):
+        yield _cost(quick)
+    if available("taskset"):
+        yield _parked(quick)
+        yield _stuck(quick)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
+    for finished in reports(options(__doc__ or "").quick):
+        finished.print()
