@@ -1,4 +1,4 @@
-"""Hosts, ports and URLs: one canonical spelling each."""
+"""Tests of hosts, ports and URLs: each has one canonical spelling."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from mop_config.model.address import normalise_host, parse_url
 
 @given(st.text(max_size=80) | st.text("abcXYZ0189.-:[]%/@ é。", max_size=40))
 def test_normalising_a_host_twice_changes_nothing(text: str) -> None:
-    """A canonical host is its own canonical spelling; anything else is refused."""
+    """Normalising a canonical host returns the same host; anything else is refused."""
     try:
         host = normalise_host(text)
     except AddressError as error:
@@ -26,7 +26,7 @@ def test_normalising_a_host_twice_changes_nothing(text: str) -> None:
     st.text(max_size=80) | st.from_regex(r"(https?|wss?|ftp)://[A-Za-z0-9.:\[\]-]{1,20}(/.{0,10})?")
 )
 def test_normalising_a_url_twice_changes_nothing(text: str) -> None:
-    """So that a list may be read, written and read again."""
+    """A list can be decoded, encoded and decoded again without a change."""
     canonical = text
     try:
         url = parse_url(text)
@@ -55,27 +55,27 @@ def test_normalising_a_url_twice_changes_nothing(text: str) -> None:
     ],
 )
 def test_an_endpoint_takes_only_a_canonical_url(url: str) -> None:
-    """What is built is valid; other spellings go through ``Endpoint.parse``."""
+    """Other spellings are only accepted by ``Endpoint.parse``."""
     with pytest.raises(AddressError):
         Endpoint(url)
 
 
 @pytest.mark.parametrize("priority", [-1, 1.0, "1", True, None])
 def test_an_endpoint_takes_only_a_whole_priority(priority: object) -> None:
-    """0 or more."""
+    """A priority is a whole number, 0 or more."""
     with pytest.raises(AddressError):
         Endpoint("https://a.com", priority)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["1.2.3.4", "[::1]", "A.com", "a_b", ""])
 def test_an_endpoint_takes_only_a_host_as_server_name(name: str) -> None:
-    """A certificate is asked for by name."""
+    """A server name is a host name, as in a certificate."""
     with pytest.raises(AddressError):
         Endpoint("https://1.2.3.4", 0, name)
 
 
 def test_endpoints_are_values() -> None:
-    """Frozen, equal by content, and usable in sets."""
+    """Endpoints are frozen, equal by content, and hashable."""
     one, other = Endpoint("https://a.com", 1), Endpoint.parse("HTTPS://A.com", 1)
     assert one == other
     assert len({one, other}) == 1
@@ -138,14 +138,14 @@ def test_the_wire_form_survives_the_way_there_and_back(
     ],
 )
 def test_json_that_is_no_configuration_is_refused_by_field(body: str | bytes, field: str) -> None:
-    """One error that names the member at fault."""
+    """The error names the invalid member."""
     with pytest.raises(PayloadError) as caught:
         codec.loads(body)
     assert caught.value.field == field
 
 
 def test_the_difference_of_two_lists() -> None:
-    """Added, removed, and changed in priority or server name; kinds apart."""
+    """Added, removed and changed endpoints are counted per kind."""
     a, b, c = (Endpoint(f"https://{x}.com") for x in "abc")
     old = codec.dumps(EndpointConfig((a, b), (a,)))
     new = codec.dumps(EndpointConfig((Endpoint(a.url, 3), c), (a,)))

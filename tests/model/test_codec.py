@@ -41,13 +41,13 @@ class TestUnknownMembers:
     """An entry with a member that this version does not know is read like any other."""
 
     def test_the_iterator_ignores_them(self, unknown: dict[str, object], first: bool) -> None:
-        """Every endpoint of each kind is given."""
+        """The iterator yields every endpoint of each kind."""
         body = widened(unknown, first=first)
         assert {kind: tuple(codec.iter_endpoints(body, kind)) for kind in Kind} == CONFIG.kinds()
         assert codec.loads(body) == CONFIG
 
     def test_its_readers_ignore_them(self, unknown: dict[str, object], first: bool) -> None:
-        """Differences, QR codes, checks, targets and the dashboard see the same list."""
+        """Differences, QR codes, checks, targets and the dashboard use the same list."""
         plain, body = codec.dumps(CONFIG), widened(unknown, first=first)
         assert codec.difference(plain, body) == codec.Difference()
         assert Shortlist.of_body(body) == Shortlist.of(CONFIG)

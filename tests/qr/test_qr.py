@@ -1,4 +1,4 @@
-"""QR codes as images: what is drawn is what two decoders read out of it."""
+"""Tests of QR codes as images: two decoders read the text that was drawn."""
 
 import io
 import re
@@ -30,7 +30,7 @@ TEXTS = [
 
 
 def zbar(*images: Path) -> list[str]:
-    """What zbar reads in each image, which holds one code."""
+    """Return the text that zbar decodes from each image."""
     found = []
     for image in images:
         result = subprocess.run(
@@ -43,7 +43,7 @@ def zbar(*images: Path) -> list[str]:
 
 
 def drawn(svg: bytes, scale: int = 4) -> Image.Image:
-    """An SVG of ours as pixels: strokes of one module's height on white."""
+    """Rasterise one of our SVGs, which has strokes of one module's height on white."""
     root = ElementTree.fromstring(svg)
     assert "width" not in root.attrib
     width = int(root.attrib["viewBox"].split()[2])
@@ -72,7 +72,7 @@ def in_png(picture: Image.Image) -> bytes:
 
 
 def a_list(number: int) -> EndpointConfig:
-    """So many endpoints of each kind, the best last."""
+    """Return a list with a number of endpoints of each kind, the best last."""
     return EndpointConfig(
         tuple(assemble(f"https://h{i}.example/api/v1", number - i, None) for i in range(number)),
         tuple(assemble(f"https://h{i}.example", number - i, None) for i in range(number)),
@@ -80,14 +80,14 @@ def a_list(number: int) -> EndpointConfig:
 
 
 class TestDecoders:
-    """zxing-cpp and zbar read the same text out of each image, and it is ours."""
+    """zxing-cpp and zbar decode the text that was drawn."""
 
     @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(CONFIGS, ROOMS, st.sampled_from(qr.QR_FORMATS))
     def test_any_list_and_any_room(
         self, tmp_path: Path, config: EndpointConfig, room: str | None, form: str
     ) -> None:
-        """PNG and SVG, in every form; whatever alphabet the room's name is in."""
+        """PNG and SVG work in every form, with room ids in any alphabet."""
         text = qr.dumps(config, form, room)
         images = [qr.image(text, "png"), in_png(drawn(qr.image(text, "svg")))]
         paths = [tmp_path / f"{number}.png" for number in range(2)]
@@ -100,11 +100,11 @@ class TestDecoders:
     @settings(max_examples=50)
     @given(st.text(min_size=1, max_size=300))
     def test_any_text(self, text: str) -> None:
-        """As it stands: another application's, or a signed one."""
+        """Any other text, such as a signed list, is drawn unchanged."""
         assert qr.scan(qr.image(text, "png")) == text
 
     def test_a_browser_draws_the_svg(self, tmp_path: Path) -> None:
-        """Under the strictest policy, and without a size of its own it fills the window."""
+        """The SVG works under the strictest policy, and fills the window."""
         from playwright.sync_api import sync_playwright
 
         chromium = need_program("chromium")
@@ -131,11 +131,11 @@ class TestDecoders:
 
 
 class TestImage:
-    """How it is drawn."""
+    """The properties of the image."""
 
     @pytest.mark.parametrize("text", TEXTS)
     def test_a_quiet_zone_of_four_modules(self, text: str) -> None:
-        """White, on each side of both kinds; the code begins right behind it."""
+        """PNG and SVG have a white border of four modules on each side."""
         for picture in (
             Image.open(io.BytesIO(qr.image(text, "png"))).convert("L"),
             drawn(qr.image(text, "svg")),
@@ -153,13 +153,13 @@ class TestImage:
             assert set(picture.tobytes()) == {0, 255}
 
     def test_the_svg_says_what_it_is(self) -> None:
-        """To a screen reader; what stands in a title cannot become markup."""
+        """The title is for screen readers, and is escaped."""
         root = ElementTree.fromstring(qr.image("x", "svg", title="<script>&"))
         assert root[0].tag.endswith("title")
         assert root[0].text == "<script>&"
 
     def test_a_small_text_stands_a_lot(self) -> None:
-        """The highest error correction: a third of the code may be hidden."""
+        """A small text has the highest level of error correction."""
         picture = Image.open(io.BytesIO(qr.image(TEXTS[-2], "png"))).convert("L")
         code: Any = zxingcpp.read_barcodes(picture)[0]
         assert code.ec_level == "H"
@@ -168,7 +168,7 @@ class TestImage:
         assert qr.scan(in_png(picture)) == TEXTS[-2]
 
     def test_the_best_correction_that_leaves_the_modules_large(self) -> None:
-        """Less of it as the text grows, and in the end what fits at all."""
+        """A longer text has less error correction."""
         levels = []
         for size in (200, 382, 383, 482, 483, 666, 667, 2953):
             picture = Image.open(io.BytesIO(qr.image("a" * size, "png"))).convert("L")
@@ -178,12 +178,12 @@ class TestImage:
         assert levels == ["H", "H", "Q", "Q", "M", "M", "L", "L"]
 
     def test_a_list_is_chosen_for(self) -> None:
-        """As ``fit`` does it."""
+        """``image`` chooses the text in the same way as ``fit``."""
         image = qr.image(a_list(100), "png", format="full", room_id="r", limit=2)
         assert qr.scan(image) == qr.fit(a_list(100), "full", "r", 2).text
 
     def test_what_fits_and_what_does_not(self) -> None:
-        """To the byte; text that is not ASCII has one byte less, for its designator."""
+        """The capacity is exact; text that is not ASCII has one byte less."""
         accented = "é" * (CAPACITY_UTF8 // 2)
         assert qr.scan(qr.image(accented, "png")) == accented
         for text, capacity in (("a" * 2954, 2953), (accented + "a", 2952)):
@@ -193,7 +193,7 @@ class TestImage:
             assert str(len(text.encode())) in str(error.value)
 
     def test_a_kind_that_is_none(self) -> None:
-        """Says which there are."""
+        """The error names the kinds of image."""
         with pytest.raises(PayloadError, match="svg, png"):
             qr.image("x", "gif")
 
@@ -212,17 +212,17 @@ def qr_matrix(text: str) -> list[str]:
 
 
 class TestFit:
-    """Which text goes into a code."""
+    """The choice of the text."""
 
     def test_the_first_form_that_fits(self) -> None:
-        """Everything; else URLs only; else the best of each kind."""
+        """The order is: everything, URLs only, the best of each kind."""
         assert [qr.fit(a_list(n)).format for n in (20, 50, 100)] == ["full", "list", "single"]
         assert qr.parse(qr.fit(a_list(100)).text).api_endpoints == (
             Endpoint("https://h99.example/api/v1", 0),
         )
 
     def test_a_limit_takes_the_best_of_each_kind(self) -> None:
-        """And leaves them in the order of the list."""
+        """The chosen endpoints keep the order of the list."""
         data = qr.parse(qr.fit(a_list(3000), limit=2).text)
         for endpoints in (data.api_endpoints, data.socketio_endpoints):
             assert endpoints is not None
@@ -232,7 +232,7 @@ class TestFit:
             ]
 
     def test_of_equals_the_first_is_better(self) -> None:
-        """As everywhere."""
+        """Of equal priorities, the first endpoints are chosen."""
         equals = EndpointConfig(tuple(Endpoint(f"https://{c}.example", 7) for c in "zab"))
         assert [e.url for e in qr.Shortlist.of(equals).limited(2).api_endpoints] == [
             "https://z.example",
@@ -244,7 +244,7 @@ class TestFit:
     def test_the_size_is_that_of_the_text(
         self, config: EndpointConfig, room: str | None, form: str, limit: int | None
     ) -> None:
-        """Both where the text is written for it and where it is only reckoned."""
+        """The size is exact, for short lists and for lists beyond the limit."""
         shortlist = qr.Shortlist.of(config)
         assert shortlist == qr.Shortlist.of_body(codec.dumps(config))
         text = shortlist.text(form, room, limit)
@@ -257,7 +257,7 @@ class TestFit:
     @settings(max_examples=40)
     @given(CONFIGS | st.just(EndpointConfig()))
     def test_a_body_is_read_entry_by_entry(self, config: EndpointConfig) -> None:
-        """The iterator gives every endpoint of each kind, in the order of the list."""
+        """The iterator yields every endpoint of each kind, in the order of the list."""
         body = codec.dumps(config)
         assert {kind: tuple(codec.iter_endpoints(body, kind)) for kind in Kind} == config.kinds()
 
@@ -266,7 +266,7 @@ class TestFit:
         [(60, "full", None), (60, "list", "会" * 128), (3000, "full", '\n"\x00')],
     )
     def test_it_says_what_would_fit(self, number: int, form: str, room: str | None) -> None:
-        """As much as possible: one endpoint more would not."""
+        """The limits in the error are the largest that fit."""
         config = a_list(number)
         with pytest.raises(QrTooLong) as refused:
             qr.fit(config, form, room)
@@ -282,7 +282,7 @@ class TestFit:
                     qr.fit(config, fitting, room, limit + 1)
 
     def test_fitting_is_exact(self) -> None:
-        """To the byte: what is said to fit is drawn, and one byte more is refused."""
+        """A text of the exact capacity is drawn, and one byte more is refused."""
         for room, spare in (("r", 0), ("é", 1)):
             most = qr.CAPACITY - spare
             bare = qr.fit(self.long(1), "list", room).size
@@ -299,7 +299,7 @@ class TestFit:
         return EndpointConfig(tuple(assemble(url, 0, None) for url in urls))
 
     def test_where_nothing_fits(self) -> None:
-        """It says so."""
+        """The error says that no form fits."""
         with pytest.raises(QrTooLong, match=r"the single form .* no form fits"):
             qr.fit(self.long(8000))
 
@@ -315,17 +315,17 @@ class TestFit:
         ],
     )
     def test_a_bad_parameter(self, parameter: str, arguments: dict[str, Any]) -> None:
-        """Is named, with what is allowed."""
+        """The error names the parameter and the allowed values."""
         with pytest.raises(PayloadError, match=f"^{parameter}: must be"):
             qr.fit(GUIDE_CONFIG, **arguments)
 
     def test_no_endpoints(self) -> None:
-        """Make no code."""
+        """An empty list is an error."""
         with pytest.raises(PayloadError, match="no endpoint to put"):
             qr.fit(EndpointConfig())
 
     def test_of_a_long_list_only_the_best_is_kept(self) -> None:
-        """What is looked at from then on is small."""
+        """The shortlist has the best endpoints, and the counts of the whole list."""
         body = codec.dumps(a_list(30_000))
         shortlist = qr.Shortlist.of_body(body)
         assert len(shortlist.best.api_endpoints) == qr.MAX_LIMIT
@@ -336,17 +336,17 @@ class TestFit:
 
 
 class TestScan:
-    """Reading an image."""
+    """Decoding of images."""
 
     @pytest.mark.parametrize("suffix", ["PNG", "JPEG", "GIF", "WEBP", "BMP"])
     def test_every_kind_of_image(self, tmp_path: Path, suffix: str) -> None:
-        """By path or by bytes."""
+        """An image may be given by path or by bytes."""
         path = tmp_path / f"code.{suffix.lower()}"
         Image.open(io.BytesIO(qr.image(TEXTS[1], "png"))).convert("RGB").save(path, suffix)
         assert qr.scan(path) == qr.scan(str(path)) == qr.scan(path.read_bytes()) == TEXTS[1]
 
     def test_turned_small_and_transparent(self) -> None:
-        """As it comes out of a camera or a design program."""
+        """Rotated, inverted and transparent images are decoded."""
         code = Image.open(io.BytesIO(qr.image(TEXTS[0], "png"))).convert("L")
         photo = Image.new("L", (1600, 1200), 200)
         photo.paste(code.rotate(20, expand=True, fillcolor=200), (300, 200))
@@ -356,7 +356,7 @@ class TestScan:
             assert qr.scan(in_png(picture)) == TEXTS[0]
 
     def test_a_code_that_says_utf8_by_nothing(self) -> None:
-        """JSON is UTF-8, whoever drew it."""
+        """A code without a declared encoding is decoded as UTF-8."""
         import segno
 
         out = io.BytesIO()
@@ -364,7 +364,7 @@ class TestScan:
         assert qr.scan(out.getvalue()) == TEXTS[1]
 
     def test_no_code_and_several(self) -> None:
-        """Neither is guessed at; the same code twice is one."""
+        """No code and several codes are errors; the same code twice is not."""
         one, other = (
             Image.open(io.BytesIO(qr.image(text, "png"))).convert("L") for text in ("one", "other")
         )
@@ -379,7 +379,7 @@ class TestScan:
             qr.scan(in_png(sheet))
 
     def test_what_is_no_image(self, tmp_path: Path) -> None:
-        """One line: what, and why; a format that runs programs is not even looked at."""
+        """The error is one line; formats that run programs are not decoded."""
         whole = qr.image("x", "png")
         for data in (
             b"",
@@ -398,7 +398,7 @@ class TestScan:
     @settings(max_examples=40)
     @given(st.integers(0, 400), st.binary(min_size=1, max_size=8))
     def test_no_broken_image_does_harm(self, at: int, junk: bytes) -> None:
-        """It is read, or refused in our own words."""
+        """A damaged image is decoded, or is refused with ``QrUnreadable``."""
         data = bytearray(qr.image("x", "png"))
         data[at : at + len(junk)] = junk
         try:
@@ -408,7 +408,7 @@ class TestScan:
 
     @pytest.mark.parametrize("side", [4001, 7000, 7100, 14_000])
     def test_one_that_would_fill_the_memory(self, side: int) -> None:
-        """Is refused by its header: a small file can hold billions of pixels."""
+        """An image with too many pixels is refused by its header."""
         bomb = in_png(Image.new("1", (side, side), 1))
         assert len(bomb) < 100_000
         began = time.process_time()
@@ -417,7 +417,7 @@ class TestScan:
         assert time.process_time() - began < 1
 
     def test_a_large_photograph(self) -> None:
-        """A camera's JPEG is decoded at a part of its size."""
+        """A large JPEG is decoded at a fraction of its size."""
         code = Image.open(io.BytesIO(qr.image(TEXTS[0], "png"))).convert("L")
         photo = Image.new("L", (12_000, 4_000), 200)
         photo.paste(code.resize((2000, 2000)), (300, 200))
@@ -426,7 +426,7 @@ class TestScan:
         assert qr.scan(out.getvalue()) == TEXTS[0]
 
     def test_the_largest_takes_little_memory(self, tmp_path: Path) -> None:
-        """Transparent, which takes the most; the 750 MB of a larger one are not even asked for."""
+        """The memory for the largest transparent image is bounded."""
         code = Image.open(io.BytesIO(qr.image("hello", "png"))).convert("RGBA")
         picture = Image.new("RGBA", (4000, 4000), (0, 0, 0, 0))
         picture.paste(code, (100, 100))
@@ -445,7 +445,7 @@ class TestScan:
         assert int(kibibytes) < 250 * 1024
 
     def test_a_file_that_is_too_large(self, tmp_path: Path) -> None:
-        """It is not read to its end."""
+        """A file beyond the limit is not read to its end."""
         path = tmp_path / "large.png"
         with path.open("wb") as file:
             file.truncate(1 << 40)
@@ -454,14 +454,14 @@ class TestScan:
 
     @pytest.mark.parametrize("missing", ["zxingcpp", "PIL"])
     def test_without_its_extra(self, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It says which to install."""
+        """The error names the extra to install."""
         monkeypatch.setitem(sys.modules, missing, None)
         with pytest.raises(MissingExtra, match=r"pip install 'mop-config\[qr\]'"):
             qr.scan(b"")
 
 
 def test_nothing_is_imported_before_it_is_used() -> None:
-    """A client that reads QR texts pays for no encoder and no decoder."""
+    """A client that parses QR texts imports no encoder and no decoder."""
     code = (
         "import sys, mop_config.client, mop_config.qr as qr\n"
         'qr.parse(\'{"api_url": "https://a.example"}\')\n'

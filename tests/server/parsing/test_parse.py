@@ -1,4 +1,4 @@
-"""The endpoint file's grammar, and every problem it can have."""
+"""Tests of the endpoint file's grammar, and of every problem that a file can have."""
 
 import json
 import string
@@ -32,12 +32,12 @@ def socket_urls(text: str, **rules: object) -> list[str]:
 
 
 def problems(text: str, **rules: object) -> list[Problem]:
-    """What is wrong in a file, but for findings about the file as a whole."""
+    """Return the problems of a file, without the problems of the file as a whole."""
     return [p for p in built(text, **rules).problems.kept if p.code not in WHOLE_FILE]
 
 
 def test_the_guides_example_gives_the_guides_json() -> None:
-    """The sample file gives exactly what the guide prints."""
+    """The sample file gives exactly the JSON that the guide prints."""
     assert (
         json.loads(
             render(
@@ -50,22 +50,22 @@ def test_the_guides_example_gives_the_guides_json() -> None:
 
 
 class TestLines:
-    """What a line is, and what of it counts."""
+    """Line ends, comments and separators."""
 
     @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
     def test_lines_end_at_lf_crlf_or_cr(self, end: str) -> None:
-        """Files from any system are read alike."""
+        """Files from all operating systems are parsed alike."""
         text = end.join(["DomainList:", "a.com", "b.com", ""])
         assert api_urls(text) == ["https://a.com/api/v1", "https://b.com/api/v1"]
 
     @pytest.mark.parametrize("separator", ["\x0b", "\x0c", "\x85", "\u2028", "\u2029", "\x1e"])
     def test_no_other_character_ends_a_line(self, separator: str) -> None:
-        """A file that splits elsewhere in other programs is one line here."""
+        """Other Unicode line separators do not end a line."""
         (problem,) = problems(f"DomainList:\na.com,x_y{separator}\n b.com")
         assert (problem.line, problem.code) == (2, Code.BAD_HOST)
 
     def test_comments_start_a_line_or_follow_whitespace(self) -> None:
-        """A number sign inside a word is no comment."""
+        """A number sign inside a word does not start a comment."""
         text = (
             "# DomainList: no\n  # no.com\nDomainList: # x\na.com # b.com\nc.com\t#d.com\ne.com#f"
         )
@@ -74,13 +74,13 @@ class TestLines:
         assert (problem.line, problem.column, problem.text) == (6, 1, "e.com#f")
 
     def test_commas_separate_entries_and_empty_ones_do_not_count(self) -> None:
-        """The full-width comma of a Chinese keyboard works too."""
+        """The full-width comma of a Chinese keyboard separates entries as well."""
         assert api_urls("DomainList:\na.com,,b.com，c.com,\n,") == [
             f"https://{x}.com/api/v1" for x in "abc"
         ]
 
     def test_whitespace_around_anything_is_passed_over(self) -> None:
-        """Including tabs and the ideographic space."""
+        """Tabs and the ideographic space are ignored too."""
         assert api_urls("\u3000DomainList:\u3000\n \t a.com \t, b.com\u3000\n") == [
             "https://a.com/api/v1",
             "https://b.com/api/v1",
@@ -88,17 +88,17 @@ class TestLines:
 
 
 class TestSections:
-    """Which list an entry belongs to."""
+    """Headers, and the section that an entry belongs to."""
 
     @pytest.mark.parametrize(
         "header", ["domainlist:", "DOMAINLIST:", "DomainList：", "DomainList :"]
     )
     def test_names_are_case_insensitive_and_the_colon_may_be_full_width(self, header: str) -> None:
-        """An operator at 3 a.m. types it somehow."""
+        """Every spelling of a header gives the same section."""
         assert api_urls(f"{header}\na.com") == ["https://a.com/api/v1"]
 
     def test_entries_on_the_headers_own_line_count(self) -> None:
-        """The guide drops them; nobody who writes them means that."""
+        """The guide ignores these entries, which no operator intends."""
         assert api_urls("DomainList: a.com, b.com\nIPList：10.0.0.1") == [
             "https://a.com/api/v1",
             "https://b.com/api/v1",
@@ -120,7 +120,7 @@ class TestSections:
         ]
 
     def test_api_and_socket_lists_serve_one_kind_only(self) -> None:
-        """Hosts there are completed like any other; URLs stand as they are."""
+        """A host there becomes a URL as elsewhere; a URL is used unchanged."""
         text = "ApiList:\na.com\nhttps://b.com/v2\nSocketList:\nwss://c.com:9000/ws\nd.com\n"
         assert api_urls(text) == ["https://a.com/api/v1", "https://b.com/v2"]
         assert socket_urls(text) == ["wss://c.com:9000/ws", "https://d.com"]
@@ -130,7 +130,7 @@ class TestSections:
         ["FooList:", "BackupList: a.com", "foo bar:", "域名列表:", "域名：", "foolist:a.com"],
     )
     def test_an_unknown_section_is_left_out_until_the_next_known_one(self, header: str) -> None:
-        """One error at the header, and silence about its entries."""
+        """The header is one error, and its entries cause no further problems."""
         text = f"DomainList:\na.com\n{header}\nb.com, c.com\nIPList:\n10.0.0.1"
         assert api_urls(text, api_path="") == ["https://a.com", "https://10.0.0.1"]
         (problem,) = problems(text)
@@ -140,12 +140,12 @@ class TestSections:
         "entry", ["xx:8080", "fe80::", "2001:db8::7", "abcd:ef01:2345:6789:abcd:ef01:2345:6789"]
     )
     def test_a_port_or_an_ipv6_address_is_no_section(self, entry: str) -> None:
-        """A colon does not make a header."""
+        """A line with a colon is not always a header."""
         assert len(api_urls(f"DomainList:\n{entry}\n")) == 1
 
     @pytest.mark.parametrize("name", ["IPList", "iplist", "DomainList", "ApiList", "socketlist"])
     def test_a_name_without_its_colon_is_an_error(self, name: str) -> None:
-        """It is no host; what follows is left out, and is in no case part of the list before."""
+        """The entries below are left out, and never join the section before."""
         text = f"DomainList:\na.com\n{name}\n10.0.0.1\nIPList:\n10.0.0.2\n"
         (problem,) = problems(text)
         assert (problem.code, problem.line) == (Code.MISSING_COLON, 3)
@@ -179,7 +179,7 @@ class TestSections:
     def test_a_sections_name_in_another_form_adds_nothing_to_the_list_before(
         self, line: str
     ) -> None:
-        """One error at that line; its entries, and those below, are in no list."""
+        """The line is one error; its entries and those below are left out."""
         text = f"DomainList:\na.com\n{line}\nb.com\n10.0.0.1\nIPList:\n10.0.0.2\n"
         assert api_urls(text, api_path="") == ["https://a.com", "https://10.0.0.2"]
         assert socket_urls(text) == ["https://a.com", "https://10.0.0.2"]
@@ -205,7 +205,7 @@ class TestSections:
     def test_a_sections_name_within_an_address_is_no_header(
         self, section: str, entry: str, url: str
     ) -> None:
-        """A host may be called like a section."""
+        """A host may have the name of a section."""
         text = f"{section}:\n{entry}\nb.com\n"
         assert api_urls(text, api_path="") == [url, "https://b.com"]
 
@@ -218,7 +218,7 @@ class TestSections:
     def test_invisible_characters_beside_a_header_are_passed_over(
         self, header: str, hidden: str
     ) -> None:
-        """cat a.txt b.txt, where b.txt begins with a byte order mark: it is that header."""
+        """A byte order mark inside a file, as after cat a.txt b.txt, does not hide a header."""
         text = f"DomainList:\na.com\n{header.format(hidden)}\nb.com\n"
         assert api_urls(text, api_path="") == ["https://a.com"]
         assert socket_urls(text) == ["https://a.com", "https://b.com"]
@@ -241,7 +241,7 @@ class TestSections:
         ],
     )
     def test_invisible_characters_beside_an_entry_are_passed_over(self, entry: str) -> None:
-        """The entry is used; columns are those of the file."""
+        """The entry is used, and the columns are those of the file."""
         for section in ("DomainList", "ApiList"):
             text = f"{section}:\na.com\nc.com, {entry}\nx_y"
             assert api_urls(text, api_path="") == [f"https://{x}.com" for x in "acb"]
@@ -251,19 +251,19 @@ class TestSections:
             assert (bad.code, bad.line, bad.column) == (Code.BAD_HOST, 4, 1)
 
     def test_an_invisible_character_ends_a_url(self) -> None:
-        """It is not percent-encoded into the path."""
+        """The character is not percent-encoded into the path."""
         assert api_urls("ApiList:\nhttps://a.com/v2\u200b\n") == ["https://a.com/v2"]
 
     @pytest.mark.parametrize(
         "line", ["\ufeff# note", "\u200b", "\ufeff", "# ⚠\ufe0f note", "b.com # ⚠\ufe0f"]
     )
     def test_invisible_characters_in_comments_and_blank_lines_are_nothing(self, line: str) -> None:
-        """A byte order mark before a comment does not make it an entry."""
+        """A byte order mark before a comment does not make the comment an entry."""
         assert problems(f"DomainList:\na.com\n{line}\nc.com\n") == []
 
     @pytest.mark.parametrize("address", ["::1:8080", "2001:db8::7:443", "fe80::1:80"])
     def test_a_bare_ipv6_address_that_seems_to_have_a_port_is_a_warning(self, address: str) -> None:
-        """It is used as the address that it is; the message shows the form with a port."""
+        """The address is used without a port; the message shows the form with a port."""
         (problem,) = problems(f"IPList:\n{address}\n10.0.0.1\n")
         assert (problem.code, problem.severity) == (Code.IPV6_WITHOUT_PORT, Severity.WARNING)
         head, _, port = address.rpartition(":")
@@ -273,7 +273,7 @@ class TestSections:
         "address", ["2001:db8::7", "::1", "[::1:8080]", "fe80::1:2", "1:2:3:4:5:6:7:8080"]
     )
     def test_other_ipv6_addresses_are_no_warning(self, address: str) -> None:
-        """In brackets it is meant; eight groups leave no room for a port."""
+        """An address in brackets, or with eight groups, is not ambiguous."""
         assert problems(f"IPList:\n{address}\n10.0.0.1\n") == []
 
     @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ class TestSections:
     def test_a_message_names_the_cause_and_stands_at_the_word(
         self, section: str, entry: str, column: int, words: str
     ) -> None:
-        """What is meant is told, not what a part of it would not be."""
+        """The message names the actual mistake, at the column of the word."""
         (problem,) = problems(f"{section}:\n{entry}\n")
         assert (problem.line, problem.column, problem.text) == (2, 1, entry)
         assert (problem.word or problem.column) == column
@@ -305,7 +305,7 @@ class TestSections:
             assert word in problem.message
 
     def test_text_before_any_section_is_left_out(self) -> None:
-        """Its section cannot be guessed."""
+        """Entries before the first header have no section."""
         text = "a.com, b.com\nDomainList:\nc.com"
         assert [(p.code, p.line, p.column) for p in problems(text)] == [
             (Code.NO_SECTION, 1, 1),
@@ -314,14 +314,14 @@ class TestSections:
         assert api_urls(text, api_path="") == ["https://c.com"]
 
     def test_a_name_without_its_colon_before_any_section(self) -> None:
-        """The message says what to write."""
+        """The message gives the correct header."""
         (problem, _) = problems("DomainList\na.com")
         assert problem.code is Code.MISSING_COLON
         assert "DomainList:" in problem.message
 
 
 class TestEntries:
-    """What an entry may be, and how it is spelled in the end."""
+    """The forms of an entry, and its canonical spelling."""
 
     @pytest.mark.parametrize(
         ("entry", "url"),
@@ -349,7 +349,7 @@ class TestEntries:
         ],
     )
     def test_hosts_are_normalised(self, entry: str, url: str) -> None:
-        """One address has one spelling."""
+        """Each address has one canonical spelling."""
         assert api_urls(f"DomainList:\n{entry}\n", api_path="") == [url]
 
     @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ class TestEntries:
         ],
     )
     def test_a_bad_entry_is_left_out_and_the_others_are_used(self, entry: str, code: Code) -> None:
-        """The finding stands at the entry's own line and column."""
+        """The problem has the line and the column of the entry."""
         text = f"DomainList:\nfirst.com\n  one.com,  {entry} ,two.com\n"
         assert api_urls(text, api_path="") == [
             "https://first.com",
@@ -453,7 +453,7 @@ class TestEntries:
         ],
     )
     def test_a_bad_url_is_left_out(self, section: str, url: str, code: Code) -> None:
-        """The kinds' own lists take URLs of their schemes, without query, fragment or user."""
+        """ApiList and SocketList take URLs of certain schemes, without query, fragment or user."""
         (problem,) = problems(f"{section}:\n{url}\n")
         assert problem.code is code
         assert "secret" not in str(problem)
@@ -474,18 +474,18 @@ class TestEntries:
         ],
     )
     def test_a_password_is_never_echoed(self, line: str) -> None:
-        """Nothing that stands before an @ is quoted, in no problem of that line."""
+        """No problem of a line quotes the text before an @."""
         for section in ("DomainList", "ApiList", "SocketList"):
             for problem in built(f"{section}:\n{line}\n").problems.kept:
                 assert not any(word in str(problem) for word in ("hun", "ter@", "jo"))
 
     def test_an_address_in_a_comment_hides_nothing(self) -> None:
-        """Only what may be the rest of a password does."""
+        """Only text that may belong to a password is hidden."""
         (problem,) = problems("DomainList:\na_b.com  # ask joe@a.com\n")
         assert problem.text == "a_b.com"
 
     def test_a_name_is_explained_in_our_words(self) -> None:
-        """Whichever rule of IDNA it breaks, and without quoting it."""
+        """The message states which rule of IDNA the name violates, without quoting the name."""
         texts = ["😀.com", "ü_x.de", "אa.com", "xn--ü.com", "l·é.com"]
         for text in texts:
             (problem,) = problems(f"DomainList:\n{text}\n")
@@ -499,10 +499,10 @@ class TestEntries:
 
 
 class TestAttributes:
-    """What may follow an address."""
+    """The attributes after an address."""
 
     def test_an_explicit_priority_changes_that_entry_alone(self) -> None:
-        """Nobody else's position shifts, and the order stays the file's."""
+        """The other priorities and the order stay the same."""
         config = built("DomainList:\na.com\nb.com priority=0\nc.com PRIORITY=65535, d.com").config
         assert [(e.url[8], e.priority) for e in config.api_endpoints] == [
             ("a", 0),
@@ -512,7 +512,7 @@ class TestAttributes:
         ]
 
     def test_a_server_name_shows_in_the_json_only_where_given(self) -> None:
-        """The guide's form stays what it is for everybody else."""
+        """All other entries have the guide's form."""
         config = built("IPList:\n1.2.3.4 server_name=API.example.com\n5.6.7.8").config
         assert json.loads(codec.dumps(config))["api_endpoints"] == [
             {"url": "https://1.2.3.4/api/v1", "priority": 0, "server_name": "api.example.com"},
@@ -520,16 +520,16 @@ class TestAttributes:
         ]
 
     def test_an_attribute_belongs_to_its_own_entry(self) -> None:
-        """Not to the line."""
+        """An attribute does not apply to the other entries of its line."""
         config = built("DomainList:\na.com priority=7, b.com").config
         assert [e.priority for e in config.api_endpoints] == [7, 1]
 
 
 class TestPositions:
-    """Priorities count what is served, and nothing else."""
+    """The positions that become priorities."""
 
     def test_bad_and_duplicate_entries_take_no_position(self) -> None:
-        """So that a typo does not renumber the rest."""
+        """A typo does not renumber the other entries."""
         config = built("DomainList:\na.com\na_b\nA.com\nb.com\n").config
         assert [(e.url, e.priority) for e in config.socketio_endpoints] == [
             ("https://a.com", 0),
@@ -537,7 +537,7 @@ class TestPositions:
         ]
 
     def test_positions_are_counted_in_each_kind(self) -> None:
-        """An entry that only one kind has shifts nothing in the other."""
+        """An entry of one kind does not shift the positions of the other kind."""
         config = built("ApiList:\nx.com\nDomainList:\na.com\nSocketList:\ny.com").config
         assert [e.priority for e in config.api_endpoints] == [0, 1]
         assert [e.priority for e in config.socketio_endpoints] == [0, 1]
@@ -557,25 +557,25 @@ class TestPositions:
     def test_a_duplicate_is_a_warning_and_the_first_stays(
         self, text: str, rules: dict[str, object]
     ) -> None:
-        """Case, the default port and the section do not make another address."""
+        """Case, default port and section do not make two addresses different."""
         found = [p for p in problems(text, **rules) if p.code is Code.DUPLICATE]
         assert [(p.severity, p.line) for p in found] == [(Severity.WARNING, text.count("\n") + 1)]
         assert len(api_urls(text, **rules)) == len(socket_urls(text, **rules)) == 1
 
     def test_a_kinds_own_list_is_compared_with_what_the_hosts_gave(self) -> None:
-        """The URL counts, however it came about."""
+        """Duplicates are found by URL, whether it was generated or given."""
         text = (
             "DomainList:\na.com\nApiList:\nhttps://A.com:443/api/v1\nSocketList:\nhttps://a.com/\n"
         )
         assert [p.code for p in problems(text)] == [Code.DUPLICATE, Code.DUPLICATE]
 
     def test_another_port_is_another_endpoint(self) -> None:
-        """Two servers may share a host."""
+        """Two servers may have the same host."""
         assert len(api_urls("DomainList:\na.com:8443\na.com:9443\na.com")) == 3
 
 
 class TestUrls:
-    """How a host becomes a URL."""
+    """The URLs that are generated for a host."""
 
     @pytest.mark.parametrize(
         ("rules", "entry", "api", "socket"),
@@ -615,17 +615,17 @@ class TestUrls:
     def test_ports_and_paths_go_where_the_rules_say(
         self, rules: dict[str, object], entry: str, api: str, socket: str
     ) -> None:
-        """An entry's own port wins; the default port and a Socket.io path exclude each other."""
+        """The port of the entry wins; the default port is not used with a Socket.io path."""
         text = f"DomainList:\n{entry}\n"
         assert api_urls(text, **rules) == [api]
         assert socket_urls(text, **rules) == [socket]
 
 
 class TestWarnings:
-    """What is used, with a word of advice."""
+    """Problems of entries that are used all the same."""
 
     def test_an_entry_under_the_wrong_list_is_used_where_it_stands(self) -> None:
-        """Its order is its section's."""
+        """The entry keeps the place of its section."""
         text = "DomainList:\n10.0.0.1\na.com\nIPList:\nb.com\n10.0.0.2, [::1]\n"
         assert [(p.code, p.line, p.severity) for p in problems(text)] == [
             (Code.IP_IN_DOMAIN_LIST, 2, Severity.WARNING),
@@ -643,12 +643,12 @@ class TestWarnings:
         ],
     )
     def test_fewer_than_two_endpoints_of_a_kind(self, text: str, kinds: int) -> None:
-        """The guide's advice: failover needs somewhere to go."""
+        """Failover needs at least two endpoints, as the guide says."""
         codes = [p.code for p in built(text).problems.kept]
         assert codes.count(Code.FEW_ENDPOINTS) == kinds
 
     def test_plain_http_in_a_given_url(self) -> None:
-        """Told at the entry."""
+        """The problem is at the entry."""
         text = "ApiList:\nhttp://a.com\nhttps://b.com\nSocketList:\nws://c.com\nwss://d.com\n"
         assert [(p.code, p.line) for p in problems(text)] == [
             (Code.PLAIN_HTTP, 2),
@@ -656,13 +656,13 @@ class TestWarnings:
         ]
 
     def test_plain_http_in_generated_urls_is_told_once(self) -> None:
-        """It is one setting, not as many mistakes as there are hosts."""
+        """The setting is reported once, not once for each host."""
         (problem,) = problems("DomainList:\na.com\nb.com", protocol="http")
         assert problem.code is Code.PLAIN_HTTP
 
 
 def test_the_first_hundred_problems_are_kept_and_the_counts_are_exact() -> None:
-    """In file order, whichever step found them."""
+    """The problems are in file order, whichever step found them."""
     text = "DomainList:\n" + "a_b\n" * 150 + "c.com\n" * 150 + "DomainList: a_b"
     found = built(text).problems
     assert (found.errors, found.warnings) == (151, 149 + 2)
@@ -671,7 +671,7 @@ def test_the_first_hundred_problems_are_kept_and_the_counts_are_exact() -> None:
 
 
 def test_errors_behind_a_hundred_warnings_are_named() -> None:
-    """Else an operator would read that there are some, and never which."""
+    """An operator can see which errors there are, even after many warnings."""
     warnings = "DomainList:\nc.com\nd.com\n" + "c.com\n" * 150
     found = built(warnings + "a_b\n" * 3 + "c.com\n" + "9.10.11.999\n").problems
     assert (found.errors, found.warnings) == (4, 151)
@@ -685,14 +685,14 @@ def test_errors_behind_a_hundred_warnings_are_named() -> None:
 
 
 def test_an_early_problem_of_a_late_step_displaces_a_late_one() -> None:
-    """Duplicates are found after parsing, and stand where they belong all the same."""
+    """Duplicates are found after parsing, but are listed in file order."""
     text = "DomainList:\na.com\na.com\nb.com\n" + "a_b\n" * 200
     kept = built(text).problems.kept
     assert [p.code for p in kept if p.line == 3] == [Code.DUPLICATE]
 
 
 def test_the_column_counts_code_points() -> None:
-    """Wide characters count one; a tab counts one."""
+    """A wide character counts one column, and so does a tab."""
     (problem,) = problems("DomainList:\n\t例.com,a.com,\t x_y")
     assert (problem.line, problem.column, problem.text) == (2, 16, "x_y")
 
@@ -728,7 +728,7 @@ PORT = st.none() | st.integers(1, 65535)
 def what_the_guide_says(
     lines: list[str], protocol: str, api_path: str, socket_path: str, port: int | None
 ) -> dict[str, list[dict[str, object]]]:
-    """Follow the guide: sections, comment lines, commas; domains first, then addresses."""
+    """Parse like the guide: sections, comment lines, commas; domains first, then addresses."""
     lists: dict[str, list[str]] = {"domainlist:": [], "iplist:": []}
     current: list[str] | None = None
     for line in map(str.strip, lines):
@@ -766,7 +766,7 @@ def what_the_guide_says(
 def test_what_the_guides_rules_can_say_means_what_the_guide_says(
     lines: list[str], end: str, protocol: str, api_path: str, socket_path: str, port: int | None
 ) -> None:
-    """The oracle: for every such file, our answer is the guide's."""
+    """For every file that the guide's rules cover, the result equals the guide's."""
     config = built(
         end.join(lines),
         protocol=protocol,
@@ -780,7 +780,7 @@ def test_what_the_guides_rules_can_say_means_what_the_guide_says(
 
 @given(st.text() | st.text("DomainListIP:：,，#@[]./- \n\r\t12ab=é" + "\u2028\x0b", max_size=200))
 def test_no_text_makes_the_parser_raise(text: str) -> None:
-    """Whatever a file holds, there is a list and a set of findings in file order."""
+    """Every text gives a list, and problems in file order."""
     config, found, *_ = built(text)
     assert found.kept == sorted(found.kept)
     assert len(found.kept) == min(MAX_KEPT, found.errors + found.warnings)
@@ -819,7 +819,7 @@ def test_no_text_makes_the_parser_raise(text: str) -> None:
 )
 @pytest.mark.slow
 def test_a_monstrous_line_takes_no_more_than_its_length(line: str) -> None:
-    """No expression backtracks: a line as long as the largest file takes seconds, not hours."""
+    """No regular expression backtracks: a line as long as the largest file takes seconds."""
     built("DomainList:\n" + line)
     built("ApiList:\nhttps://" + line)
 
@@ -842,7 +842,7 @@ _LIST = st.sampled_from(["domainlist", "mylist", "iplist"])
 )
 @pytest.mark.slow
 def test_the_common_line_is_read_as_any_other(section: Section, line: str) -> None:
-    """The short way gives what the long way gives, which a form feed leads to."""
+    """The fast path gives the same as the full parser, which a form feed in the line selects."""
     short, long = (parse(f"{section}:\n{text}\n") for text in (line, line + "\x0c"))
     assert short.entries == long.entries
     assert short.problems.kept == long.problems.kept
