@@ -179,7 +179,7 @@ def layers_picture() -> str:
 
 
 def test_the_picture_of_the_layers_is_true() -> None:
-    """If this fails, run ``.venv/bin/python -m tests.test_layers``, which renders it again."""
+    """If this fails, run ``.venv/bin/python -m tests.test_layers``, which renders the picture."""
     text = ARCHITECTURE.read_text(encoding="utf-8")
     assert text.split(BEGIN)[1].split(END)[0].strip() == layers_picture()
 
@@ -198,13 +198,13 @@ def test_the_files_that_a_page_names_exist(page: Path) -> None:
 
 
 def test_the_index_names_each_decision() -> None:
-    """With a link to its page."""
+    """The index has a link to each page."""
     links = re.findall(r"\]\((\d[^)]*)\)", INDEX.read_text(encoding="utf-8"))
     assert links == sorted(path.name for path in INDEX.parent.glob("[0-9]*.md"))
 
 
 def test_each_module_has_a_layer() -> None:
-    """A new package is put into its place in the tuple before it is used."""
+    """Each module belongs to a layer of the tuple."""
     assert {name for name in MODULES if not layer(name)} == {"", "__main__"}
     assert [name for name in LAYERS if name not in MODULES] == []
 
@@ -245,7 +245,7 @@ def test_a_pure_module_imports_nothing_that_waits(name: str) -> None:
 
 @pytest.mark.parametrize("library", ONLY_IN)
 def test_a_framework_stays_in_its_package(library: str) -> None:
-    """Flask is the face of the server, gunicorn its process manager; nothing else knows them."""
+    """Flask and gunicorn are imported in one package each."""
     users = {
         module
         for module, path in MODULES.items()
@@ -257,7 +257,7 @@ def test_a_framework_stays_in_its_package(library: str) -> None:
 
 
 def test_no_class_name_stands_twice() -> None:
-    """One name a thing, one thing a name."""
+    """Each class name is used once in the package."""
     seen: dict[str, list[str]] = {}
     for module, path in MODULES.items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -269,19 +269,19 @@ def test_no_class_name_stands_twice() -> None:
 
 
 def test_importing_the_package_does_not_import_flask() -> None:
-    """A program that only wants the model pays nothing for the server."""
+    """A program that only uses the model does not load the server."""
     code = "import sys, mop_config; sys.exit('flask' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_importing_the_client_does_not_import_flask() -> None:
-    """An app that only calls servers carries no server."""
+    """An app does not load the server."""
     code = "import sys, mop_config.client; sys.exit('flask' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_create_app_is_handed_on() -> None:
-    """The names of the contract are there, lazily."""
+    """The names of the contract are imported lazily."""
     import mop_config
     from mop_config.server.web.app import create_app, init_app
 
@@ -290,7 +290,7 @@ def test_create_app_is_handed_on() -> None:
 
 
 def test_the_command_line_starts_without_what_few_commands_need() -> None:
-    """A script that calls commands often waits for none of it."""
+    """The command line imports heavy libraries only when a command needs them."""
     heavy = {"flask", "gunicorn", "httpx2", "requests", "segno", "PIL", "joserfc", "socketio"}
     code = (
         "import sys\nfrom mop_config.cli import cli\n"

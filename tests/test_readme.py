@@ -1,4 +1,4 @@
-"""The documents are true: the commands and Python blocks of README and docs run as printed."""
+"""Tests of the documents: their commands and Python blocks run as printed."""
 
 import json
 import os
@@ -33,7 +33,7 @@ PAGES = [path.read_text() for path in sorted((ROOT / "docs").glob("*.md")) if pa
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """The fenced blocks of a Markdown text in one language."""
+    """Return the fenced blocks of a Markdown text in one language."""
     fences = re.split(r"^```(\w*)\n", text, flags=re.MULTILINE)
     return [fences[i + 1] for i in range(1, len(fences), 4) if fences[i] == language]
 
@@ -53,7 +53,7 @@ def commands(block: str) -> Iterator[Command]:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """The tracked and new files of this tree, as a clone would have them, and our packages."""
+    """Return a folder with the files that a clone would have, and our packages."""
     folder = tmp_path / "clone"
     folder.mkdir()
     listing = subprocess.run(
@@ -84,7 +84,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 def typed(shell: "subprocess.Popen[str]", line: str) -> str:
-    """What a shell shows for a line."""
+    """Return the output of a shell for a line."""
     assert shell.stdin is not None
     assert shell.stdout is not None
     shell.stdin.write(f"{line}\necho; echo '<end>'\n")
@@ -133,7 +133,7 @@ def test_every_command_of_the_documents_runs_as_printed(clone: Path, tmp_path: P
 def test_every_python_block_of_the_documents_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each runs by itself, with servers of ours in the place of those that it names."""
+    """Each block runs by itself, against servers of the test instead of those it names."""
     monkeypatch.setenv("ENDPOINT_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     listed: list[str] = []
@@ -175,12 +175,12 @@ def test_every_python_block_of_the_documents_runs(
 
 
 def test_the_readme_is_short() -> None:
-    """The README leads to the pages; what only some readers need stands there."""
+    """The README has at most 300 lines; the pages have the details."""
     assert len(README.splitlines()) <= 300
 
 
 def test_no_block_of_the_documents_is_passed_over() -> None:
-    """The blocks that run are as many as when all of them stood in the README, or more."""
+    """The number of blocks that run never falls."""
     consoles = [block for page in (README, *PAGES) for block in blocks(page, "console")]
     programs = [block for page in (README, *PAGES) for block in blocks(page, "python")]
     assert len(consoles) >= 12
@@ -188,7 +188,7 @@ def test_no_block_of_the_documents_is_passed_over() -> None:
 
 
 def test_the_endpoint_file_of_the_readme_is_a_good_one() -> None:
-    """It shows the whole grammar, and nothing in it is wrong."""
+    """The file of the README has no problems."""
     (text,) = [block for block in blocks(README, "") if "ApiList:" in block]
     rendering = render(text.encode(), UrlRules(), EMPTY_BODY)
     assert rendering.problems == ()
@@ -197,7 +197,7 @@ def test_the_endpoint_file_of_the_readme_is_a_good_one() -> None:
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
 def test_the_guides_show_the_sample_and_its_answer(guide: Path) -> None:
-    """In both languages, the file gives what stands below it."""
+    """In both languages, the file gives the JSON below it."""
     text = guide.read_text()
     (file,) = [block for block in blocks(text, "") if "DomainList:" in block]
     health, answer, *codes = blocks(text, "json")
@@ -211,7 +211,7 @@ def test_the_guides_show_the_sample_and_its_answer(guide: Path) -> None:
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
 def test_the_python_of_the_guides_runs(guide: Path, tmp_path: Path) -> None:
-    """In order, as one program, with servers of ours in the place of those that it names."""
+    """The blocks run in order, as one program, against servers of the test."""
     text = guide.read_text()
     code = blocks(text, "json")[3]
     with handmade(lambda request: (200, {}, wire(listed))) as server:
@@ -245,7 +245,7 @@ def test_the_guides_name_what_the_client_has(guide: Path) -> None:
 
 
 def test_no_document_signals_processes_by_name() -> None:
-    """That would end programs of other people."""
+    """Signals by name would end programs of other users."""
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         fenced = re.findall(r"^```\w*\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
         for block in fenced:
@@ -253,7 +253,7 @@ def test_no_document_signals_processes_by_name() -> None:
 
 
 def test_the_guides_say_the_same() -> None:
-    """Heading by heading, block by block."""
+    """Both languages have the same headings and blocks."""
     shapes = [
         re.findall(r"^(#+|```\w*|\||- )", guide.read_text(), re.MULTILINE) for guide in GUIDES
     ]
@@ -261,7 +261,7 @@ def test_the_guides_say_the_same() -> None:
 
 
 def test_every_problem_code_is_documented() -> None:
-    """Under its severity."""
+    """Each code is in the table of its severity."""
     text = (ROOT / "docs" / "problems.md").read_text()
     documented = re.findall(r"^\| `([a-z0-9-]+)` \|", text, re.MULTILINE)
     assert sorted(documented) == sorted(Code)
@@ -314,7 +314,7 @@ def test_a_text_of_each_documented_default_is_its_value() -> None:
 
 
 def test_every_dependency_has_a_reason() -> None:
-    """In docs/dependencies.md, and with a lowest version in setup.cfg."""
+    """Each dependency has a reason on its page, and a lowest version in setup.cfg."""
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     required = config["options"]["install_requires"].split("\n")
@@ -333,12 +333,12 @@ def test_every_dependency_has_a_reason() -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    """Relative links only; others are not ours."""
+    """Relative links name existing files and headings."""
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", path.read_text()):
             assert (path.parent / target).exists(), (path, target)
 
 
 def test_the_sample_is_the_guides() -> None:
-    """The first run serves what the documents show."""
+    """The sample file is the file of the documents."""
     assert json.loads(render(SAMPLE.read_bytes(), UrlRules(), EMPTY_BODY).body) == GUIDE_JSON

@@ -1,4 +1,4 @@
-"""When a changing file is read: never half-written, never late."""
+"""Tests of Debouncer: a changing file is read complete, and in time."""
 
 import errno
 
@@ -36,7 +36,7 @@ def looked(
 
 
 def test_nothing_is_due_while_nothing_changes() -> None:
-    """Looking alone reads nothing."""
+    """Equal ``stat`` results cause no read."""
     debouncer = Debouncer(OLD)
     looked(debouncer, OLD, 1.0)
     assert debouncer.wait(1.0) is None
@@ -44,7 +44,7 @@ def test_nothing_is_due_while_nothing_changes() -> None:
 
 
 def test_a_close_is_read_almost_at_once() -> None:
-    """The file is whole then."""
+    """After a close event the file is complete."""
     debouncer = Debouncer(OLD)
     debouncer.written(1.0)
     debouncer.closed(1.1)
@@ -53,7 +53,7 @@ def test_a_close_is_read_almost_at_once() -> None:
 
 
 def test_a_write_waits_for_its_close() -> None:
-    """However slowly the rest comes."""
+    """A write event waits for the close event, even if the writer is slow."""
     debouncer = Debouncer(OLD)
     for moment in range(10):
         debouncer.written(float(moment))
@@ -72,7 +72,7 @@ def test_a_close_that_never_comes_is_not_waited_for_forever() -> None:
 
 
 def test_a_write_right_behind_a_close_counts() -> None:
-    """A second writer opens the file before we have read it."""
+    """A second writer may open the file before it is read."""
     debouncer = Debouncer(OLD)
     debouncer.closed(1.0)
     debouncer.written(1.005)
@@ -80,14 +80,14 @@ def test_a_write_right_behind_a_close_counts() -> None:
 
 
 def test_a_change_of_another_sort_waits_for_a_moment_of_quiet() -> None:
-    """A rename in the folder, a change of mode, a swapped link."""
+    """Renames, mode changes and swapped links wait for 50 ms of quiet."""
     debouncer = Debouncer(OLD)
     looked(debouncer, NEW, 1.0, by_event=True)
     assert debouncer.wait(1.0) == pytest.approx(QUIET)
 
 
 def test_two_equal_looks_do_where_no_event_can_be_expected() -> None:
-    """Polling: each further change starts the wait anew."""
+    """While polling, each further change restarts the wait."""
     debouncer = Debouncer(OLD)
     looked(debouncer, NEW, 1.0, expected=False)
     looked(debouncer, NEWER, 1.04, expected=False)
@@ -97,7 +97,7 @@ def test_two_equal_looks_do_where_no_event_can_be_expected() -> None:
 
 
 def test_a_change_without_its_event_leaves_the_event_time_to_come() -> None:
-    """It may only be late, and tell of a write in progress."""
+    """The event may be late, and report a write in progress."""
     debouncer = Debouncer(OLD)
     looked(debouncer, NEW, 1.0)
     assert debouncer.wait(1.0) == pytest.approx(SILENT_QUIET)
@@ -107,7 +107,7 @@ def test_a_change_without_its_event_leaves_the_event_time_to_come() -> None:
 
 
 def test_an_empty_file_is_one_that_somebody_is_about_to_write() -> None:
-    """Unless it was closed so."""
+    """An empty file is not read until a write follows, unless it was closed empty."""
     debouncer = Debouncer(OLD)
     looked(debouncer, BLANK, 1.0, by_event=True)
     assert debouncer.wait(1.0) == CLOSE_WAIT
@@ -116,7 +116,7 @@ def test_an_empty_file_is_one_that_somebody_is_about_to_write() -> None:
 
 
 def test_being_asked_reads_now_unless_a_write_is_under_way() -> None:
-    """SIGHUP in the middle of a save must not read the first half."""
+    """SIGHUP during a save does not read a half-written file."""
     debouncer = Debouncer(OLD)
     debouncer.asked(1.0)
     assert debouncer.wait(1.0) == 0
@@ -127,7 +127,7 @@ def test_being_asked_reads_now_unless_a_write_is_under_way() -> None:
 
 
 def test_reading_ends_what_was_pending() -> None:
-    """Until something changes again."""
+    """After a read, no read is due until the next change."""
     debouncer = Debouncer(OLD)
     debouncer.closed(1.0)
     debouncer.read(NEW)
@@ -136,7 +136,7 @@ def test_reading_ends_what_was_pending() -> None:
 
 
 def test_a_file_that_never_rests_is_told_of() -> None:
-    """But not read in the middle of a write."""
+    """The file is reported, but not read during a write."""
     debouncer = Debouncer(OLD)
     now = 0.0
     while now <= PATIENCE:
@@ -162,7 +162,7 @@ STEPS = st.lists(
 def test_whatever_happens_a_change_is_read_in_the_end_and_never_during_a_write(
     steps: list[tuple[float, str, bool, bool]],
 ) -> None:
-    """Left alone, what is pending is due within two seconds; a write in progress holds it."""
+    """A pending read is due within two seconds, unless a write is in progress."""
     debouncer = Debouncer(OLD)
     now, serial, current = 0.0, 0, OLD
     last_write = None
@@ -194,7 +194,7 @@ def test_whatever_happens_a_change_is_read_in_the_end_and_never_during_a_write(
 
 
 def test_a_read_that_came_to_nothing_is_tried_again_soon() -> None:
-    """Not at once, over and over."""
+    """A failed read is repeated after a pause."""
     debouncer = Debouncer(OLD)
     debouncer.again(1.0)
     assert debouncer.wait(1.0) == pytest.approx(QUIET)
@@ -204,7 +204,7 @@ def test_a_read_that_came_to_nothing_is_tried_again_soon() -> None:
 
 
 def test_a_writer_that_is_found_at_work_is_waited_for() -> None:
-    """Until it has closed the file, or has written nothing for two seconds."""
+    """The read waits for the close, or for two seconds without a write."""
     debouncer = Debouncer(OLD)
     debouncer.closed(1.0)
     looked(debouncer, NEW, 1.0)

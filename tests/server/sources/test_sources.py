@@ -1,4 +1,4 @@
-"""Reading a file so that nothing that it may be can hang or fool the server."""
+"""Tests of FileSource: no kind of file can hang or deceive the server."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ def code_of(path: Path | str, max_bytes: int = 1000) -> str:
 
 
 def test_a_file_is_read_with_its_date(tmp_path: Path) -> None:
-    """Bytes as they are, and the time of the last change."""
+    """The text has the unchanged bytes, and the time of the last change."""
     path = tmp_path / "x"
     path.write_bytes(b"\xef\xbb\xbfabc\r\n")
     os.utime(path, (5, 784111777.5))
@@ -43,7 +43,7 @@ def test_a_file_of_exactly_the_limit_is_read(tmp_path: Path) -> None:
 
 
 def test_a_writer_at_work_is_known(tmp_path: Path) -> None:
-    """To the file's owner; and asking harms neither him nor us."""
+    """The owner of a file can detect a writer without disturbing it."""
     path = tmp_path / "x"
     source = FileSource(str(path), 1000)
     assert source.being_written() is None, "there is no file"
@@ -58,7 +58,7 @@ def test_a_writer_at_work_is_known(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_missing(tmp_path: Path) -> None:
-    """A file, its folder, a link's target, and below something that is no folder."""
+    """A missing file, folder or link target, and a path below a file, are ``missing``."""
     (tmp_path / "file").write_text("x")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("gone", "no/such/folder", "dangling", "file/below"):
@@ -67,7 +67,7 @@ def test_what_is_missing_is_missing(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    """A folder, a FIFO that nobody writes to, a device without end, a socket, a terminal."""
+    """Folders, FIFOs, devices, sockets and terminals are refused."""
     os.mkfifo(tmp_path / "fifo")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
@@ -80,14 +80,14 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_loop_of_links_is_unreadable(tmp_path: Path) -> None:
-    """It ends, with a reason."""
+    """A loop of links is an error with a reason."""
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     assert code_of(tmp_path / "a") == "unreadable"
 
 
 def test_a_file_without_permission_is_unreadable(tmp_path: Path) -> None:
-    """As any user but root sees it."""
+    """Without permission the file is ``unreadable``, except for root."""
     path = tmp_path / "x"
     path.write_text("x")
     path.chmod(0)
@@ -111,7 +111,7 @@ def test_a_file_without_permission_is_unreadable(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_file_that_grows_while_it_is_read_is_told_from_a_whole_one(tmp_path: Path) -> None:
-    """What was read is a part that nobody wrote; it may not be served."""
+    """A file that grows during the read is refused as ``changing``."""
     path = tmp_path / "x"
     path.write_bytes(b"x" * (8 << 20))
     stop = threading.Event()
@@ -133,7 +133,7 @@ def test_a_file_that_grows_while_it_is_read_is_told_from_a_whole_one(tmp_path: P
 
 
 def _is_told_apart(path: Path) -> bool:
-    """Whether a read was refused; one in a moment without a write must be whole."""
+    """Return whether a read was refused; otherwise the text must be complete."""
     try:
         text = FileSource(str(path), 1 << 34).read()
     except SourceError as error:
@@ -144,7 +144,7 @@ def _is_told_apart(path: Path) -> bool:
 
 
 def test_the_path_is_followed_at_each_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A link that is set anew leads elsewhere; a relative path means where we started."""
+    """Links are resolved at each access; relative paths belong to the start folder."""
     (tmp_path / "a").write_text("a")
     (tmp_path / "b").write_text("b")
     (tmp_path / "link").symlink_to("a")
@@ -160,7 +160,7 @@ def test_the_path_is_followed_at_each_look(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_root_is_needed_for_nothing_here() -> None:
-    """The helper that skips is itself strict in CI."""
+    """The helper that skips fails in CI instead."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CI", "true")
         with pytest.raises(pytest.fail.Exception):

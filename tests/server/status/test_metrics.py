@@ -1,4 +1,4 @@
-"""What is counted, and how it is told."""
+"""Tests of the metrics: what is counted, and how it is exposed."""
 
 import os
 import resource
@@ -46,16 +46,16 @@ def scrape(client: FlaskClient) -> Scrape:
 
 
 class TestText:
-    """The form of the answer."""
+    """The text of a scrape."""
 
     def test_prometheus_finds_nothing_to_object_to(self, app: Flask) -> None:
-        """In a scrape with requests and reloads in it."""
+        """promtool accepts a scrape with requests and reloads."""
         client = app.test_client()
         client.get(ENDPOINTS)
         check_with_promtool(scrape(client).text)
 
     def test_each_metric_has_its_name_its_type_and_its_labels(self, app: Flask) -> None:
-        """No other metric is told; those of endpoints come with the checks."""
+        """There are no other metrics; those of endpoints need health checks."""
         client = app.test_client()
         client.get("/health")
         families = scrape(client).families
@@ -87,7 +87,7 @@ class TestText:
     def test_the_format_is_the_one_that_is_asked_for(
         self, app: Flask, accept: str | None, expected: str
     ) -> None:
-        """Prometheus' own unless OpenMetrics is wanted by name, whatever else is in there."""
+        """The format is Prometheus' own, unless ``Accept`` names OpenMetrics."""
         answer = app.test_client().get("/metrics", headers={"Accept": accept} if accept else {})
         assert answer.status_code == 200
         assert answer.headers["Content-Type"].startswith(expected)
@@ -100,7 +100,7 @@ class TestRequests:
     """``mop_config_requests_total``."""
 
     def test_a_request_counts_under_its_rule_and_status(self, app: Flask) -> None:
-        """Never under its path: a client could make up as many series as it likes."""
+        """The path is no label, because a client could create any number of series."""
         client = app.test_client()
         etag = client.get(ENDPOINTS).headers["ETag"]
         client.head(ENDPOINTS)
@@ -125,7 +125,7 @@ class TestRequests:
         }
 
     def test_a_view_that_fails_counts_too(self, app: Flask) -> None:
-        """As the 500 that it became."""
+        """The request counts as status 500."""
 
         def fail() -> str:
             raise RuntimeError
@@ -149,7 +149,7 @@ class TestRequests:
         assert scrape(client).series("mop_config_requests_total", "route") == {ENDPOINTS: 1}
 
     def test_a_request_without_a_good_token(self, app: Flask) -> None:
-        """Is counted by whoever refuses it."""
+        """Each refusal is counted once."""
         client = app.test_client()
         assert scrape(client).total("mop_config_auth_failures_total") == 0
         app.extensions["mop_config"].metrics.auth_failure()
@@ -157,12 +157,12 @@ class TestRequests:
 
 
 class TestReloads:
-    """What is told of the source."""
+    """The metrics of reloads and of the source."""
 
     def test_each_reload_counts_with_its_trigger_and_its_result(
         self, app: Flask, file: Path
     ) -> None:
-        """Those from before the first request too; what may come is there with 0."""
+        """Reloads before the first request count too; all other series begin with 0."""
         service, client = app.extensions["mop_config"], app.test_client()
         loader = service._reloader
         file.write_text("DomainList:\nnew.example\n")
@@ -186,7 +186,7 @@ class TestReloads:
         assert told.total("mop_config_reload_duration_seconds_sum") > 0
 
     def test_the_state_of_the_source(self, app: Flask, file: Path) -> None:
-        """Good, refused, and good again; the time is that of the last good look."""
+        """The gauges follow good and refused reloads; the time is that of the last good one."""
         service, client = app.extensions["mop_config"], app.test_client()
         loader = service._reloader
         before = scrape(client)
@@ -208,7 +208,7 @@ class TestReloads:
         assert again.total(name) > good_at
 
     def test_problems_are_counted_exactly(self, app: Flask, file: Path) -> None:
-        """However many are kept; and endpoints by kind."""
+        """The counts are exact, even beyond the problems that are kept."""
         service = app.extensions["mop_config"]
         lines = ["DomainList:", "a.example", *["bad_host"] * 250, "ApiList:", *["a.example"] * 3]
         file.write_text("\n".join(lines))
@@ -223,7 +223,7 @@ class TestReloads:
         assert told.series("mop_config_endpoints", "kind") == {"api": 1, "socketio": 1}
 
     def test_a_process_that_never_saw_a_good_list(self, tmp_path: Path) -> None:
-        """Tells so: no success, at no time, and no endpoint."""
+        """Without a good list there is no success, no time and no endpoint."""
         settings = Settings(source=str(tmp_path / "none"), state_dir=str(tmp_path))
         told = scrape(create_app(settings, start=False).test_client())
         assert told.total("mop_config_last_reload_successful") == 0
@@ -239,7 +239,7 @@ WITHOUT: dict[str, Any] = {"errors": 0, "warnings": 0, "waiters": 0, "good_at": 
 
 
 def told(workers: list[WorkerRecord], health: Any = None) -> dict[str, Any]:
-    """The samples of each gauge."""
+    """Return the samples of each gauge."""
     return {
         gauge.name.removeprefix("mop_config_"): {
             tuple(sample.labels.values()): sample.value for sample in gauge.samples
@@ -249,10 +249,10 @@ def told(workers: list[WorkerRecord], health: Any = None) -> dict[str, Any]:
 
 
 class TestHost:
-    """Several workers make one picture."""
+    """The gauges of a host with several workers."""
 
     def test_one_worker_that_failed_is_a_failure(self) -> None:
-        """So is one that serves another list, however good its last reload was."""
+        """A worker that serves another list is a failure too."""
         good = worker(1)
         for other, expected in [
             (worker(2), 1),
@@ -266,7 +266,7 @@ class TestHost:
                 assert told(workers)["last_reload_successful"] == {(): expected}
 
     def test_the_worst_worker_speaks_and_the_last_one_counts(self) -> None:
-        """Waiters are summed up; the time is that of the worker that lags behind."""
+        """Waiters are added up; the time is that of the worker that is furthest behind."""
         workers = [
             worker(1, **figures(waiters=3, good_at=50.0)),
             worker(2, "rejected", **figures(errors=700, warnings=2, waiters=4, good_at=20.0)),
@@ -276,7 +276,7 @@ class TestHost:
         assert told(workers)["last_reload_success_timestamp_seconds"] == {(): 20.0}
 
     def test_endpoints_are_told_as_far_as_they_are_known(self) -> None:
-        """And not at all where nobody checks them any more, or none is checked."""
+        """Without a worker that checks, there are no series of endpoints."""
 
         def endpoint(kind: str, up: bool | None, seconds: float | None) -> dict[str, Any]:
             ends = "2027-01-02T00:00:00.000Z" if up else None
@@ -297,7 +297,7 @@ class TestHost:
 
 
 class Child:
-    """A process that counts in a folder, at a word on its standard input."""
+    """A process that counts in a folder each time it reads a word from standard input."""
 
     CODE = """
 import os, sys
@@ -348,7 +348,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder as the master makes it."""
+    """Make a folder as the master does."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     made = multiprocess.make(os.geteuid(), os.getegid())
     yield made.path
@@ -356,10 +356,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 class TestFolder:
-    """Processes that count together."""
+    """The folder in which several processes count."""
 
     def test_a_successor_goes_on_with_the_counts_of_the_dead(self, folder: Path) -> None:
-        """Whatever killed it: nothing is lost, told twice, or left behind."""
+        """After a kill no count is lost or doubled, and no file is left behind."""
         other = Child(folder)
         other.say("count")
         for number, end in enumerate([signal.SIGKILL, signal.SIGTERM, signal.SIGKILL], 1):
@@ -374,7 +374,7 @@ class TestFolder:
         assert {path.stat().st_size for path in folder.glob("*.db")} == {multiprocess.FILE_SIZE}
 
     def test_a_fork_counts_in_a_file_of_its_own(self, folder: Path) -> None:
-        """Two processes that wrote to one file would lose counts."""
+        """Two processes never write to the same file."""
         child = Child(folder)
         child.say("count")
         child.say("fork")
@@ -385,7 +385,7 @@ class TestFolder:
     def test_what_another_user_links_to_is_not_written_to(
         self, folder: Path, tmp_path: Path
     ) -> None:
-        """A folder that the operator names may be open to others."""
+        """Links in the folder are not followed."""
         target = tmp_path / "target"
         target.write_bytes(b"somebody's")
         (folder / "counter_place0.db").symlink_to(target)
@@ -396,7 +396,7 @@ class TestFolder:
     def test_the_folder_is_for_its_user_alone_and_goes_with_its_master(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Other masters' stay; the ones of dead masters are taken away; so is nothing else."""
+        """Folders of dead masters are removed, and nothing else."""
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         abandoned = tmp_path / f"{multiprocess.PREFIX}abandoned"
         abandoned.mkdir()
@@ -419,7 +419,7 @@ class TestFolder:
     def test_the_workers_user_can_write_to_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Where the master runs as root, and they do not."""
+        """The folder belongs to the workers' user if the master runs as root."""
         if os.geteuid() != 0:
             pytest.skip("only root gives a folder away")
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -446,7 +446,7 @@ def _limit_files() -> None:
 
 @pytest.mark.parametrize("given", ["", "folder"], ids=["unknown", "no-room"])
 def test_a_folder_that_cannot_be_used(tmp_path: Path, file: Path, given: str) -> None:
-    """Missing, or without room: the process counts alone, says so, and serves."""
+    """Without a usable folder the process counts alone, logs a warning, and serves."""
     folder = tmp_path / "folder"
     if given:
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""The one picture of all workers, and how log lines look."""
+"""Tests of the status document of a host, and of log lines."""
 
 import json
 import logging
@@ -59,7 +59,7 @@ def last_reload(status: Any) -> Any:
 
 
 def test_the_worst_worker_speaks_for_the_host() -> None:
-    """One that cannot follow must not hide behind those that can."""
+    """A worker that cannot follow its source is not hidden by the others."""
     for worst, others in [
         ("rejected", ["fresh"]),
         ("rejected", ["stale", "fresh"]),
@@ -72,27 +72,27 @@ def test_the_worst_worker_speaks_for_the_host() -> None:
 
 
 def test_one_worker_that_left_entries_out_makes_the_host_incomplete() -> None:
-    """Another one may have missed the edit."""
+    """The host is incomplete if any worker is."""
     states = [worker(1), worker(2, complete=False)]
     assert host_status("x", states)["complete"] is False
     assert host_status("x", states[:1])["complete"] is True
 
 
 def test_every_worker_is_listed_with_its_own_last_reload() -> None:
-    """In the order of process ids; the host's last reload is the newest of all."""
+    """The workers are sorted by process id; the host's last reload is the newest."""
     status = host_status("x", [worker(9), worker(3)])
     assert [w["pid"] for w in status["workers"]] == [3, 9]
     assert last_reload(status)["at"] == "1970-01-01T00:00:09.000Z"
 
 
 def test_watching_is_alive_only_if_every_workers_is() -> None:
-    """And polls if one does."""
+    """The mode is ``poll`` if one worker polls."""
     deaf = worker(2, watcher={"mode": "poll", "alive": False})
     assert host_status("x", [worker(1), deaf])["watcher"] == {"mode": "poll", "alive": False}
 
 
 def test_one_edit_seen_by_four_workers_is_one_event() -> None:
-    """Newest first; different outcomes and later repetitions stay apart."""
+    """The newest is first; other results and later repetitions are other events."""
     first = [[event(10 + i / 10)] for i in range(4)]
     assert [e["at"] for e in merge_histories(first)] == [10.0]
     mixed = [
@@ -111,7 +111,7 @@ def test_one_edit_seen_by_four_workers_is_one_event() -> None:
 
 
 def _broken(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A worker's record with each member missing, and with each of another type."""
+    """Yield a worker's record without each member, and with each member of another type."""
     for name in good:
         yield {key: value for key, value in good.items() if key != name}
     for name in ("pid", "started", "state", "loaded_at", "watcher", "history"):
@@ -130,16 +130,16 @@ def _broken(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def test_a_record_knows_the_states_and_results_of_the_store() -> None:
-    """The layer of the records stands below the store, so that it names them itself."""
+    """The records are in a layer below the store, so they repeat the names."""
     assert set(SourceState) == STATES
     assert set(Result) == RESULTS
 
 
 class TestHostState:
-    """The workers' files."""
+    """The files of the workers."""
 
     def test_live_workers_are_seen_and_dead_ones_cleaned_away(self, tmp_path: Path) -> None:
-        """Whatever killed them."""
+        """Files of dead workers are removed, whatever ended the workers."""
         host = WorkerRegistry(StateDirectory(tmp_path), "k")
         other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         try:
@@ -153,7 +153,7 @@ class TestHostState:
         assert [p.name for p in tmp_path.iterdir()] == [f"k.worker.{os.getpid()}.json"]
 
     def test_a_reused_process_id_is_another_process(self, tmp_path: Path) -> None:
-        """The start time tells."""
+        """The start time tells two processes of the same id apart."""
         host = WorkerRegistry(StateDirectory(tmp_path), "k")
         host.write(worker(1))
         record = json.loads((tmp_path / "k.worker.1.json").read_text())
@@ -163,7 +163,7 @@ class TestHostState:
         assert host.others(os.getpid()) == []
 
     def test_foreign_and_torn_files_are_passed_over(self, tmp_path: Path) -> None:
-        """They are nobody's state."""
+        """Foreign and torn files are ignored."""
         host = WorkerRegistry(StateDirectory(tmp_path), "k")
         host.write(worker(1))
         good = json.loads((tmp_path / "k.worker.1.json").read_text())
@@ -184,7 +184,7 @@ class TestHostState:
     def test_a_folder_that_cannot_be_used_is_done_without(
         self, tmp_path: Path, caplog: Any
     ) -> None:
-        """With a warning; and writing to one that vanished complains once."""
+        """The server warns once and works without the folder."""
         (tmp_path / "file").write_text("")
         assert not StateDirectory.of_user(tmp_path / "file" / "below").prepare()
         assert "cannot be written to" in caplog.text
@@ -200,7 +200,7 @@ class TestHostState:
         assert len(caplog.records) == 1
 
     def test_a_folder_that_cannot_be_read_is_told_of(self, tmp_path: Path) -> None:
-        """The workers that are not seen may be there."""
+        """The status says that other workers may be missing."""
         directory = StateDirectory(tmp_path / "gone")
         host = WorkerRegistry(directory, "k")
         assert host.others(1) == []
@@ -210,7 +210,7 @@ class TestHostState:
         assert directory.trouble == ""
 
     def test_a_file_is_due_where_it_is_missing(self, tmp_path: Path) -> None:
-        """But not again right after a failure."""
+        """A failed write is not retried at once."""
         host, pid = WorkerRegistry(StateDirectory(tmp_path / "s"), "k"), os.getpid()
         (tmp_path / "s").write_text("no folder")
         assert host.is_due(pid)
@@ -226,7 +226,7 @@ class TestHostState:
 
 
 def test_a_finding_of_the_one_that_is_asked_shows_whoever_speaks() -> None:
-    """Once, and it is counted."""
+    """The problem is listed and counted once."""
     notice = Problem(1, 1, Severity.WARNING, Code.STATE_FOLDER, "full", "")
     told = noticed(worker(1), notice)
     assert host_status("x", [told])["problems"] == [notice.as_dict()]
@@ -235,7 +235,7 @@ def test_a_finding_of_the_one_that_is_asked_shows_whoever_speaks() -> None:
 
 
 def test_a_log_line_is_one_line() -> None:
-    """Nothing from outside can forge another, and an exception is told in words."""
+    """Text from outside cannot forge a log line; an exception is one line."""
     try:
         raise ValueError("bad\nthing")
     except ValueError:
@@ -254,7 +254,7 @@ def test_a_log_line_is_one_line() -> None:
 
 
 def test_a_clock_that_was_set_back_does_not_change_the_order() -> None:
-    """The dates are shown as they were; the newest event is the one that came last."""
+    """The times are shown as recorded; the order is that of the monotonic clock."""
     old = event(7200.0, moment=100.0)
     new = event(3700.0, "rejected", error="bad", moment=150.0)
     status = host_status("x", [worker(1, history=[new, old]), worker(2, history=[old])])

@@ -1,4 +1,4 @@
-"""The routes of the QR code, without a server around them."""
+"""Tests of the routes of the QR code, by Flask's test client."""
 
 import json
 import subprocess
@@ -36,13 +36,13 @@ def client(tmp_path: Path) -> FlaskClient:
 
 
 def hosts(number: int) -> str:
-    """A file of so many hosts, the best last."""
+    """Return a file with a number of hosts, the best last."""
     lines = (f"h{i}.example priority={number - i}" for i in range(number))
     return "DomainList:\n" + "\n".join(lines) + "\n"
 
 
 def test_the_images_hold_the_text(client: FlaskClient, tmp_path: Path) -> None:
-    """Each of its type; zxing-cpp and zbar read the PNG, the SVG draws the same modules."""
+    """zxing-cpp and zbar decode the PNG, and the SVG has the same modules."""
     text = client.get(f"{BASE}.json?room_id={quote('会议 é')}")
     assert text.content_type == "application/json"
     assert text.data.decode() == qr.dumps(CONFIG, "full", "会议 é")
@@ -62,7 +62,7 @@ def test_the_images_hold_the_text(client: FlaskClient, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", qr.QR_FORMATS)
 def test_each_form(client: FlaskClient, form: str) -> None:
-    """As the guide has them; with a limit, the best of each kind."""
+    """The forms are those of the guide; a limit selects the best of each kind."""
     assert client.get(f"{BASE}.json?format={form}").data.decode() == qr.dumps(CONFIG, form)
     limited = qr.parse(client.get(f"{BASE}.json?format={form}&limit=2").data)
     expected = 1 if form == "single" else 2
@@ -73,7 +73,7 @@ def test_each_form(client: FlaskClient, form: str) -> None:
 
 
 def test_unless_told_it_takes_the_first_form_that_fits(tmp_path: Path) -> None:
-    """Everything, else URLs only, else the best of each kind; the title counts what is in it."""
+    """The order is full, list, single; the title has the number of endpoints."""
     found = []
     for number in (20, 50, 100):
         client = make(tmp_path, hosts(number))
@@ -87,7 +87,7 @@ def test_unless_told_it_takes_the_first_form_that_fits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "number"), [("svg", 60), ("png", 100), ("json", 1001)])
 def test_a_form_that_does_not_fit(tmp_path: Path, kind: str, number: int) -> None:
-    """422: how many bytes, for how many there is room, and what would fit; which it does."""
+    """The response is 422 with the size, the capacity and what would fit."""
     client = make(tmp_path, hosts(number))
     answer = client.get(f"{BASE}.{kind}?format=full&room_id=r")
     assert answer.status_code == 422
@@ -108,7 +108,7 @@ def test_a_form_that_does_not_fit(tmp_path: Path, kind: str, number: int) -> Non
 
 
 def test_what_does_not_change_is_not_done_again(tmp_path: Path) -> None:
-    """The list is read once for all codes, and each code is drawn once."""
+    """The list is decoded once for all codes, and each code is drawn once."""
     client = make(tmp_path, hosts(30))
     web.qr._shortlist.cache_clear()
     web.qr._draw.cache_clear()
@@ -146,7 +146,7 @@ def test_what_does_not_change_is_not_done_again(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_parameter(client: FlaskClient, query: str, parameter: str, allowed: str) -> None:
-    """400, naming it and what is allowed, and nothing of what it was."""
+    """The response is 400, and names the parameter and the allowed values."""
     for kind in ("svg", "png", "json"):
         answer = client.get(f"{BASE}.{kind}?{query}")
         problem: Any = answer.json
@@ -158,7 +158,7 @@ def test_a_bad_parameter(client: FlaskClient, query: str, parameter: str, allowe
 
 
 def test_parameters_at_their_limits(client: FlaskClient) -> None:
-    """Are good, and so are those that are not ours."""
+    """Values at the limits are valid, and unknown parameters are ignored."""
     room = "会" * 128
     answer = client.get(f"{BASE}.json?limit=1000&v=2&room_id={quote(room)}&v=3")
     assert qr.parse(answer.data).room_id == room
@@ -167,7 +167,7 @@ def test_parameters_at_their_limits(client: FlaskClient) -> None:
 
 
 def test_without_endpoints_there_is_no_code(tmp_path: Path) -> None:
-    """404, not to be cached."""
+    """The response is 404, and is not cached."""
     client = make(tmp_path, source=str(tmp_path / "nothing"))
     answer = client.get(f"{BASE}.svg")
     assert answer.status_code == 404
@@ -177,7 +177,7 @@ def test_without_endpoints_there_is_no_code(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["svg", "png", "json"])
 def test_it_is_asked_for_again_each_time(tmp_path: Path, kind: str) -> None:
-    """By its tag, which is another one as soon as the code is."""
+    """The ETag changes with the code, and each use is revalidated."""
     client = make(tmp_path)
     first = client.get(f"{BASE}.{kind}")
     assert first.headers["Cache-Control"] == "no-cache"
@@ -193,7 +193,7 @@ def test_it_is_asked_for_again_each_time(tmp_path: Path, kind: str) -> None:
 
 
 def test_with_tokens_it_is_nobody_elses(tmp_path: Path) -> None:
-    """No shared cache may keep it, and who has no token gets none."""
+    """With tokens the response is private, and needs a token."""
     client = make(tmp_path, tokens=("0123456789abcdef",))
     headers = {"Authorization": "Bearer 0123456789abcdef"}
     answer = client.get(f"{BASE}.svg", headers=headers)
@@ -202,7 +202,7 @@ def test_with_tokens_it_is_nobody_elses(tmp_path: Path) -> None:
 
 
 def test_other_methods_are_refused(client: FlaskClient) -> None:
-    """405, as a problem document."""
+    """The response is 405 with a problem document."""
     answer = client.post(f"{BASE}.png")
     assert (answer.status_code, answer.content_type) == (405, "application/problem+json")
     assert "GET" in answer.headers["Allow"]

@@ -1,4 +1,4 @@
-"""Prometheus' HTTP service discovery of the endpoints' health URLs."""
+"""Tests of the route for Prometheus' HTTP service discovery."""
 
 import json
 import os
@@ -37,13 +37,13 @@ TARGETS = "/api/v1/config/targets"
     ],
 )
 def test_a_target_is_the_url_that_a_check_asks(kind: str, url: str, asked: str) -> None:
-    """With http or https, and the handshake's query for Socket.io."""
+    """A target is an http URL, with the handshake's query for Socket.io."""
     query = "" if kind == "api" else "?EIO=4&transport=polling"
     assert health_url(Kind(kind), url) == asked + query
 
 
 def test_labels_say_which_endpoint_it_is() -> None:
-    """And for an address, the name that it answers to."""
+    """The labels name kind, priority and URL, and the server name of an IP address."""
     endpoint = Endpoint("https://192.0.2.1/v1", 7, "api.example.com")
     assert target(Kind.API, endpoint) == {
         "targets": ["https://192.0.2.1/v1/health"],
@@ -68,7 +68,7 @@ def answer(tmp_path: Path, text: str) -> Any:
     ("text", "count"), [("", 0), ("DomainList:\na.example", 2), ("SocketList:\nb.example", 1)]
 )
 def test_the_route_answers_with_an_array(tmp_path: Path, text: str, count: int) -> None:
-    """Also with none, and with one kind only; true only now."""
+    """The response is an array, also for an empty list, and is not cached."""
     response = answer(tmp_path, text)
     assert (response.status_code, response.content_type) == (200, "application/json")
     assert response.headers["Cache-Control"] == "no-store"
@@ -77,7 +77,7 @@ def test_the_route_answers_with_an_array(tmp_path: Path, text: str, count: int) 
 
 
 def test_a_hundred_thousand_are_written_a_part_at_a_time() -> None:
-    """In moments, and without the whole answer in memory."""
+    """A long list is streamed quickly, and in little memory."""
     urls = (f"https://h{i}.example.com/api/v1" for i in range(100_000))
     endpoints = tuple(assemble(url, i, None) for i, url in enumerate(urls))
     body = codec.dumps(EndpointConfig(endpoints))
@@ -89,7 +89,7 @@ def test_a_hundred_thousand_are_written_a_part_at_a_time() -> None:
 
 
 def test_prometheus_takes_the_configuration_of_the_docs(tmp_path: Path) -> None:
-    """Discovers the targets of a real server, and would ask the exporter for them."""
+    """Prometheus discovers the targets of a real server."""
     promtool = need_program("promtool")
     file = tmp_path / "endpoints.txt"
     file.write_text("IPList:\n192.0.2.1 server_name=api.example.com\n")
