@@ -1,4 +1,4 @@
-"""The dashboard's page, without a browser around it."""
+"""Tests of the dashboard's page, by Flask's test client."""
 
 import os
 import re
@@ -72,7 +72,7 @@ def make(tmp_path: Path, **settings: Any) -> FlaskClient:
 
 
 def test_a_large_list_is_not_shown_whole() -> None:
-    """The first hundred of each kind, and how many there are."""
+    """The page has the first hundred endpoints of each kind, and their number."""
     shown = listing(body(1000), "", None)
     assert len(shown.rows) == 2 * MAX_ROWS
     assert (shown.matching, shown.all) == (2000, 2000)
@@ -86,14 +86,14 @@ def test_a_large_list_is_not_shown_whole() -> None:
     [("host999", 2), ("HOST999", 2), ("/v1", 1000), ("priority", 0), ('"', 0), ("é", 0)],
 )
 def test_a_filter_looks_at_every_url(wanted: str, matching: int) -> None:
-    """At all of them, in any case, and at nothing else of the list."""
+    """The filter searches all URLs, in any case, and nothing else."""
     shown = listing(body(1000), wanted, None)
     assert (shown.matching, shown.all) == (matching, 2000)
     assert len(shown.rows) == min(matching, MAX_ROWS)
 
 
 def checked(states: dict[str, tuple[str, float | None]]) -> Any:
-    """What was found of some API endpoints: a state, and how long the last check took."""
+    """Return the health of some API endpoints: a state, and the duration of the last check."""
     endpoints = [
         {"kind": "api", "url": f"https://{host}.example.com/v1", "state": state, "up": True}
         | {
@@ -113,7 +113,7 @@ def shown_hosts(hosts: int, health: Any, **choice: str) -> list[str]:
 
 
 def test_only_what_is_not_healthy_is_shown() -> None:
-    """Of all rows; what was never checked is not known to be ill."""
+    """Only failing endpoints are shown, of the whole list."""
     health = checked(
         {
             "host0": ("healthy", 0.1),
@@ -131,7 +131,7 @@ def test_only_what_is_not_healthy_is_shown() -> None:
 
 
 def test_a_long_list_is_sorted_whole() -> None:
-    """Not only the rows that would be shown; the list's own order decides between equal ones."""
+    """The whole list is sorted; the order of the list decides between equal rows."""
     health = checked(
         {
             "host3": ("healthy", 0.5),
@@ -158,7 +158,7 @@ def test_a_long_list_is_sorted_whole() -> None:
 
 
 def test_orders_by_health_are_offered_where_there_is_health(tmp_path: Path) -> None:
-    """And what was chosen is chosen still."""
+    """The order that was chosen stays selected."""
     page = make(tmp_path).get("/?sort=url&only=unhealthy").text
     assert re.findall(r'<option value="(\w*)"(?: selected)?>', page.partition('id="sort"')[2])[
         :3
@@ -171,7 +171,7 @@ def test_orders_by_health_are_offered_where_there_is_health(tmp_path: Path) -> N
 
 
 def test_what_changed_is_said_beside_its_url(tmp_path: Path) -> None:
-    """Priority and name, as the file writes them."""
+    """The changed attributes are shown in the spelling of the file."""
     file = tmp_path / "endpoints.txt"
     file.write_text("IPList:\n192.0.2.1\n192.0.2.2 server_name=a.example\n")
     app = create_app(Settings(source=str(file), state_dir=str(tmp_path / "state")), start=False)
@@ -184,7 +184,7 @@ def test_what_changed_is_said_beside_its_url(tmp_path: Path) -> None:
 
 
 def test_the_history_says_which_command_brings_a_list_back(tmp_path: Path) -> None:
-    """The command takes what the page names; the list that is served needs none."""
+    """The page names the rollback command of each earlier list."""
     file = tmp_path / "endpoints.txt"
     settings = Settings(source=str(file), state_dir=str(tmp_path / "state"))
     file.write_text("DomainList:\na.example\nb.example\n")
@@ -205,7 +205,7 @@ def test_the_history_says_which_command_brings_a_list_back(tmp_path: Path) -> No
 
 
 def test_a_refusal_is_explained_in_the_readers_language(tmp_path: Path) -> None:
-    """Beside the words of the log, which are English."""
+    """The explanation is shown beside the English message."""
     client = make(tmp_path, source=str(tmp_path / "nothing"))
     reasons = {
         language: re.findall(r'<p class="reason">(.*?)</p>', client.get(f"/?lang={language}").text)
@@ -218,7 +218,7 @@ def test_a_refusal_is_explained_in_the_readers_language(tmp_path: Path) -> None:
 
 
 def test_health_stands_before_the_etag(tmp_path: Path) -> None:
-    """It is what one looks for."""
+    """The health is shown before the ETag."""
     page = make(tmp_path).get("/").text
     terms = re.findall(r"<dt>(.*?)</dt>", page)
     assert terms[0] == "Health"
@@ -226,7 +226,7 @@ def test_health_stands_before_the_etag(tmp_path: Path) -> None:
 
 
 def test_every_part_of_the_page_is_one_step_away(tmp_path: Path) -> None:
-    """However many rows stand between."""
+    """The page has a link to each of its parts."""
     page = make(tmp_path).get("/").text
     jumps = re.findall(r'href="#([\w-]+)"', page.partition('<nav class="jump"')[2])
     assert jumps == ["problems", "endpoints", "history", "qr-code", "workers"]
@@ -235,18 +235,18 @@ def test_every_part_of_the_page_is_one_step_away(tmp_path: Path) -> None:
 
 
 def test_an_empty_list_has_no_rows() -> None:
-    """As it is served when none was ever seen."""
+    """The empty list has no rows."""
     assert listing(body(0), "", None) == ([], 0, 0)
 
 
 def test_a_server_name_is_shown() -> None:
-    """Where the list has one."""
+    """The server name is shown if the endpoint has one."""
     row = listing(body(1, "api.example.com"), "", None).rows[0]
     assert row.endpoint.server_name == "api.example.com"
 
 
 def test_rows_carry_the_health_of_their_endpoint() -> None:
-    """By kind and URL; what is not probed has none."""
+    """Rows are matched by kind and URL; without a check a row has no state."""
     check = {
         "kind": "api",
         "url": "https://host0.example.com/v1",
@@ -273,7 +273,7 @@ def problem_at(column: int, text: str) -> ProblemRecord:
 
 
 def test_the_text_of_a_problem_stands_at_its_column() -> None:
-    """So that the caret is where an editor would put it; far to the right it is cut."""
+    """The caret is at the column of the problem; a large indent is cut."""
     near = quote(problem_at(5, "b_c"))
     far = quote(problem_at(500, "x" * 200))
     assert near == ("    ", "b_c", True)
@@ -292,12 +292,12 @@ def test_the_text_of_a_problem_stands_at_its_column() -> None:
     ],
 )
 def test_characters_that_deceive_are_written_out(text: str, shown: str) -> None:
-    """Controls, marks of direction and line separators."""
+    """Control characters, direction marks and line separators are replaced."""
     assert visible(text) == shown
 
 
 def test_a_state_lasts_since_the_first_reload_that_ended_so() -> None:
-    """The newest run of refusals, or of successes; and its reason."""
+    """The time is that of the first reload in the newest run of refusals or successes."""
     results = ["error", "rejected", "applied", "rejected"]
     history = [
         {"at": f"t{4 - i}", "result": result, "error": f"e{4 - i}" if "e" in result else None}
@@ -311,7 +311,7 @@ def test_a_state_lasts_since_the_first_reload_that_ended_so() -> None:
 
 
 def test_workers_that_differ_are_named() -> None:
-    """Those that do not serve what most serve."""
+    """Workers whose ETag differs from the most common one are named."""
     workers = [{"pid": pid, "etag": etag, "last_reload": None} for pid, etag in enumerate("aab")]
     shown = describe(status(workers=workers), body(0), "")
     assert (shown.common_etag, shown.differing) == ("a", [2])
@@ -324,7 +324,7 @@ def test_workers_that_differ_are_named() -> None:
 def test_a_kind_is_down_when_all_of_it_is_known_to_be(
     ups: list[bool | None], down: list[str]
 ) -> None:
-    """Then the state line says so."""
+    """A kind is down if all of its endpoints are checked and down."""
     endpoints: list[dict[str, Any]] = [
         {"kind": "api", "url": f"https://host{i}.example.com/v1", "up": up}
         | {
@@ -345,7 +345,7 @@ def test_a_kind_is_down_when_all_of_it_is_known_to_be(
 
 
 def test_errors_come_before_warnings() -> None:
-    """Else in the order of the file: some of them may be folded away."""
+    """Within a severity, the order is that of the file."""
     problems = [
         {"severity": severity, "line": line, "column": 1, "text": ""}
         for line, severity in enumerate(["warning", "error", "warning", "error"])
@@ -380,20 +380,20 @@ def test_every_text_is_there_in_both_languages() -> None:
 
 
 def text_keys() -> set[str]:
-    """The keys that a text may be looked up by, in either language."""
+    """Return the keys of all texts, in both languages."""
     return {key.removesuffix(".one").removesuffix(".other") for key in load("en")}
 
 
 @pytest.mark.parametrize("words", [SourceState, Trigger, Result])
 def test_every_word_of_the_status_has_a_text(words: Any) -> None:
-    """States, triggers and results."""
+    """States, triggers and results have a text in both languages."""
     for word in words:
         name = words.__name__.lower().removeprefix("source")
         assert f"{name}.{word}" in text_keys()
 
 
 def test_every_text_is_used() -> None:
-    """By a template, or as a word of the status document."""
+    """Each text is used by a template, or is a word of the status document."""
     folder = Path(__file__).parents[3] / "mop_config" / "server" / "web" / "dashboard" / "templates"
     templates = "".join(file.read_text() for file in folder.iterdir())
     groups = (
@@ -416,7 +416,7 @@ def test_every_text_is_used() -> None:
 
 
 def probed(**ups: list[bool | None]) -> dict[str, Any]:
-    """What checking so many endpoints of each kind has found."""
+    """Return the health of a number of endpoints of each kind."""
     endpoints: list[dict[str, Any]] = [
         {"kind": kind, "url": f"https://{kind}{i}.example.com", "up": up}
         | {
@@ -506,7 +506,7 @@ OTHERS = [{"pid": pid, "etag": etag, "last_reload": None} for pid, etag in enume
 def test_the_headline_is_the_worst_that_is_known(
     tmp_path: Path, changes: dict[str, Any], level: str, told: list[str]
 ) -> None:
-    """Of the state, the entries that were left out, health, workers and what follows the file."""
+    """The headline is the worst finding of the whole status."""
     shown = describe(status(**{"counts": {"api": 2, "socketio": 2}, **changes}), body(2), "")
     findings = [shown.headline, *shown.findings]
     texts = Texts("en")
@@ -517,7 +517,7 @@ def test_the_headline_is_the_worst_that_is_known(
 
 
 def test_the_page_of_a_faulty_file_is_not_green(tmp_path: Path) -> None:
-    """Its headline, its colour and its title say what is missing, in the reader's language."""
+    """Headline, colour and title show the missing entries, in the reader's language."""
     file = tmp_path / "endpoints.txt"
     file.write_text("DomainList:\na.com\nb.com\n" + "bad_host\n" * 6)
     client = make(tmp_path, source=str(file))
@@ -533,7 +533,7 @@ def test_the_page_of_a_faulty_file_is_not_green(tmp_path: Path) -> None:
 
 
 def test_singular_and_plural() -> None:
-    """Numbers of four digits and more are grouped."""
+    """Texts have a singular and a plural, and large numbers are grouped."""
     english, chinese = Texts("en"), Texts("zh")
     assert english("problems.errors", 1) == "1 error"
     assert english("problems.errors", 12345) == "12,345 errors"
@@ -559,7 +559,7 @@ def test_singular_and_plural() -> None:
 def test_the_language_is_the_readers(
     tmp_path: Path, query: str, accept: str, language: str
 ) -> None:
-    """By the address, else by Accept-Language, else English."""
+    """The language is that of the query, else of Accept-Language, else English."""
     response = make(tmp_path).get(f"/{query}", headers={"Accept-Language": accept})
     assert response.status_code == 200
     assert response.headers["Content-Language"] == language
@@ -568,7 +568,7 @@ def test_the_language_is_the_readers(
 
 
 def test_the_page_is_sent_once_and_then_only_when_it_differs(tmp_path: Path) -> None:
-    """A browser asks every second; the answer is 304 until something changes."""
+    """A poll gets 304 until something changes."""
     client = make(tmp_path)
     first = client.get("/")
     same = client.get("/", headers={"If-None-Match": first.headers["ETag"]})
@@ -583,7 +583,7 @@ def test_the_page_is_sent_once_and_then_only_when_it_differs(tmp_path: Path) -> 
 
 
 def test_nothing_of_the_page_needs_inline_code_or_style(tmp_path: Path) -> None:
-    """No script but ours, no style attribute, no handler, no other host."""
+    """The page has no inline script or style, and no URL of another host."""
     text = make(tmp_path).get("/?q=ym&format=list&room_id=r&lang=zh").text
     assert re.findall(r"<script[^>]*>(?!</script>)", text) == []
     assert re.findall(r"<style|\sstyle=|\son\w+=|javascript:", text) == []
@@ -606,7 +606,7 @@ def test_nothing_of_the_page_needs_inline_code_or_style(tmp_path: Path) -> None:
     ],
 )
 def test_whatever_the_address_says_the_page_is_shown(tmp_path: Path, query: str) -> None:
-    """What cannot be used is said, or passed over."""
+    """Invalid parameters are reported or ignored."""
     response = make(tmp_path).get(f"/?{query}")
     assert response.status_code == 200
     assert "<script>" not in response.text
@@ -616,7 +616,7 @@ def test_whatever_the_address_says_the_page_is_shown(tmp_path: Path, query: str)
 
 
 def test_a_text_that_is_none_is_shown_with_its_place(tmp_path: Path) -> None:
-    """There is nothing to quote, but an editor can go there."""
+    """A problem without a text is shown with its line and column."""
     file = tmp_path / "endpoints.txt"
     file.write_bytes(b"DomainList:\na.com\xff")
     page = make(tmp_path, source=str(file)).get("/?lang=en").text
@@ -624,7 +624,7 @@ def test_a_text_that_is_none_is_shown_with_its_place(tmp_path: Path) -> None:
 
 
 def test_no_code_is_offered_where_there_is_no_endpoint(tmp_path: Path) -> None:
-    """In the state empty."""
+    """In the state ``empty`` there is no QR code."""
     text = make(tmp_path, source=str(tmp_path / "nothing")).get("/").text
     assert "There is no endpoint to put into a code yet." in text
     assert "<img" not in text
@@ -640,7 +640,7 @@ def test_no_code_is_offered_where_there_is_no_endpoint(tmp_path: Path) -> None:
     ],
 )
 def test_files_have_their_type_and_are_cached(tmp_path: Path, name: str, content_type: str) -> None:
-    """And are asked for again each time, at the cost of a 304."""
+    """Static files have their content type, and are revalidated on each use."""
     client = make(tmp_path)
     response = client.get(f"/static/{name}")
     assert response.headers["Content-Type"] == content_type
@@ -655,12 +655,12 @@ def test_files_have_their_type_and_are_cached(tmp_path: Path, name: str, content
     "name", ["nope.js", "..%2fapp.py", "%2e%2e/page.py", ".js", "dashboard.js%00.css", ""]
 )
 def test_nothing_else_is_served_as_a_file(tmp_path: Path, name: str) -> None:
-    """Neither what is not there nor what lies elsewhere."""
+    """Other names, and paths outside the folder, are 404."""
     assert make(tmp_path).get(f"/static/{name}").status_code == 404
 
 
 def test_an_application_of_ones_own_keeps_its_first_page(tmp_path: Path) -> None:
-    """There the dashboard is at /mop-config/, whatever the application serves at / and /static."""
+    """The dashboard is at /mop-config/ there, and does not touch / and /static."""
     app = Flask("other", static_folder=str(tmp_path), static_url_path="/static")
     (tmp_path / "dashboard.css").write_text("theirs")
     init_app(app, Settings(source=str(SAMPLE), state_dir=str(tmp_path)), start=False)
@@ -684,7 +684,7 @@ def test_an_application_of_ones_own_keeps_its_first_page(tmp_path: Path) -> None
 
 
 def test_the_page_works_below_a_prefix(tmp_path: Path) -> None:
-    """Whether the server knows the prefix or a proxy takes it away: every address is relative."""
+    """All URLs are relative, so that the page works behind a prefix."""
     for environ in ({"SCRIPT_NAME": "/ops"}, {}):
         text = make(tmp_path).get("/", environ_overrides=environ).text
         found = re.findall(r'(?:src|href|action)="([^"#:]*)"', text)
