@@ -1,6 +1,7 @@
 """``mop-config check``: print the problems of an endpoint file before a server reads it."""
 
 import sys
+import time
 
 import click
 from rich.cells import cell_len
@@ -18,6 +19,7 @@ from .env_file import env_file_option
 from .input import Reading, not_empty, read
 from .list_change import ListChange, colour_of_change
 from .output import json_text, say
+from .plan import plan_document, plan_lines
 from .server_api import fetch, own_token, own_url, read_token, token_option
 
 #: Limit of the health check of one endpoint, and of the wait for the list of this machine's
@@ -76,6 +78,8 @@ def check(
         say(f"mop-config: {warning}", err=True)
     label = "error" if strict else "warning"
     _print(reading, [f"{label}: {_not_healthy(each)}" for each in failed], bad=bad)
+    for line in plan_lines(reading.planned, time.time()):
+        say(line)
     if config is not None and url is not None:
         _print_change(change, url)
     elif config is not None and sys.stdout.isatty():
@@ -121,6 +125,7 @@ def _document(reading: Reading, *, ok: bool) -> dict[str, object]:
             "warnings": reading.warnings,
         },
         "problems": [problem.as_dict() for problem in reading.problems],
+        "planned": plan_document(reading.planned),
     }
 
 

@@ -12,6 +12,7 @@ from ..model.address import EtcdAddress, without_userinfo
 from ..model.endpoint import Kind
 from ..server.parsing.problems import Code, Problem
 from ..server.parsing.render import EMPTY_BODY, Rendering, decode, render
+from ..server.parsing.window import PlannedChange
 from ..server.reload.guard import Replaced, check_acceptable, with_planned_refusals
 from ..server.settings import Settings
 from ..server.sources import SCHEME, open_source
@@ -43,6 +44,11 @@ class Reading(NamedTuple):
         code = Code(self.refusal.code)
         line, column = self.refusal.line, self.refusal.column
         return (Problem(line, column, code.severity, code, str(self.refusal), ""), *found)
+
+    @property
+    def planned(self) -> tuple[PlannedChange, ...]:
+        """The boundaries of windows that are still to come."""
+        return self.rendering.planned if self.rendering else ()
 
     @property
     def errors(self) -> int:

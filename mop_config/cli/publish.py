@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ import click
 from ..server.logs.format import log_to_stderr
 from .env_file import env_file_option
 from .input import not_empty, settings_for
-from .output import warn
+from .output import say, warn
+from .plan import plan_lines
 
 if TYPE_CHECKING:
     from ..server.export.files import FileType
@@ -61,6 +63,8 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
     written, view = publisher.publish()
     changed = set(written)
     warn(replace(settings, warnings=()), view.problems)
+    for line in plan_lines(view.planned[:1], time.time()):
+        say(f"mop-config: next change {line}: publish again then, or use --watch", err=True)
     if as_json:
         print(json.dumps(_document(Path(out), files.TYPES, changed), indent=2))
     else:
