@@ -17,6 +17,8 @@ from .report import Report, median, options
 PERIOD = 0.05
 #: Requests that show how things are once the worst is over.
 ENOUGH = 10
+#: Seconds of requests before the fault: more than 20 answers, from which on ours knows them.
+WARM = 1.5
 #: Seconds within which a client that can recover should have done so.
 PATIENCE = 20.0
 
@@ -67,7 +69,7 @@ def _meet(fault: Fault, contestants: Sequence[Contestant]) -> list[Load]:
     with _pair(fault, contestants) as pair, contextlib.ExitStack() as stack:
         asks = [stack.enter_context(contestant.run(pair)) for contestant in contestants]
         for ask in asks:
-            warm = _send(ask, 0.6, 0.6)
+            warm = _send(ask, WARM, WARM)
             if warm.failed:
                 raise RuntimeError(f"a client fails {warm.failed} requests before {fault.name}")
         primary = pair[0]
@@ -114,14 +116,14 @@ def _note(fault: Fault, repeat: int) -> str:
         f"{name} {version(name)}" for name in ("httpx2", "elastic-transport", "redis")
     )
     return (
-        f"{fault.about} The clients are warm; then comes the fault, and a GET every"
-        f" {PERIOD * 1000:.0f} ms for {fault.seconds:g} s, longer where it takes longer to be"
-        f" answered again. {repeat} repetitions, every client in each. Sent and failed: all of"
-        " them. In milliseconds: worst is the request that took longest, median and largest of"
-        " the repetitions; later is the median of those after it that succeeded; times ours is"
-        " worst beside our own. Clients have their defaults, but for what their names say; the"
-        " loop by hand begins where it was answered last. redis-py asks two redis-servers that"
-        f" meet the same fault, where it compares. {named}."
+        f"{fault.about} The clients are warm, with some 30 answers each; then comes the fault,"
+        f" and a GET every {PERIOD * 1000:.0f} ms for {fault.seconds:g} s, longer where it takes"
+        f" longer to be answered again. {repeat} repetitions, every client in each. Sent and"
+        " failed: all of them. In milliseconds: worst is the request that took longest, median"
+        " and largest of the repetitions; later is the median of those after it that succeeded;"
+        " times ours is worst beside our own. Clients have their defaults, but for what their"
+        " names say; the loop by hand begins where it was answered last. redis-py asks two"
+        f" redis-servers that meet the same fault, where it compares. {named}."
         + ("" if HAS_REDIS else " There is no redis-server here: its row is missing.")
     )
 
