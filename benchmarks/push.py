@@ -62,7 +62,7 @@ class Edit(NamedTuple):
     cpu: float
 
 
-def _edits(server: Server, file: Path, number: int) -> Iterator[Edit]:
+def _edits(server: Server, file: Path, number: int, pause: float = 4) -> Iterator[Edit]:
     """Replace the file, and wait until nothing more can come of it."""
     for count in range(1, number + 1):
         scratch = file.with_name("scratch")
@@ -70,7 +70,7 @@ def _edits(server: Server, file: Path, number: int) -> Iterator[Edit]:
         before = cpu_seconds(server.pid)
         os.replace(scratch, file)
         at = time.monotonic()
-        time.sleep(4)  # the goal is one second: who is told after four is as good as lost
+        time.sleep(pause)  # the goal is one second: who is told after four is as good as lost
         yield Edit(at, server.get().headers["ETag"], cpu_seconds(server.pid) - before)
 
 
