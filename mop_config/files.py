@@ -18,6 +18,14 @@ _SCRATCH = re.compile(r"[0-9]+\.[0-9]+")
 _LEFT = 600.0
 
 
+def open_flags(*names: str) -> int:
+    """Return flags of ``os.open`` combined, without those that this system lacks (Windows)."""
+    flags = 0
+    for name in names:
+        flags |= getattr(os, name, 0)
+    return flags
+
+
 def write_atomically(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) -> None:
     """Replace a file atomically: after a crash it has either the old bytes or the new ones.
 
@@ -48,7 +56,7 @@ class Scratch:
         mode: Permissions of the new file, less the umask.
 
     Attributes:
-        descriptor: Descriptor of the temporary file.
+        descriptor: Descriptor of the temporary file, or -1 after it has replaced the other one.
     """
 
     def __init__(self, name: str, *, folder: int | None = None, mode: int) -> None:
@@ -59,8 +67,7 @@ class Scratch:
         self._name = os.path.join(parent, f"{prefix}{os.getpid()}.{chance}")
         self._folder = folder
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        for flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):
-            flags |= getattr(os, flag, 0)
+        flags |= open_flags("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY")
         self.descriptor = os.open(self._name, flags, mode, dir_fd=folder)
         self._there = True
 
@@ -73,15 +80,21 @@ class Scratch:
                 os.fsync(self.descriptor)
 
     def become(self, name: str) -> None:
-        """Replace the file of this name, in the same folder."""
+        """Replace the file of this name, in the same folder, and close the descriptor."""
+        self._close()  # Windows renames no file that is open
         os.replace(self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         self._there = False
 
     def __enter__(self) -> Self:
         return self
 
+    def _close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
     def __exit__(self, *_: object) -> None:
-        os.close(self.descriptor)
+        self._close()
         if self._there:
             with contextlib.suppress(OSError):
                 os.unlink(self._name, dir_fd=self._folder)
@@ -114,7 +127,7 @@ def locked(path: Path, patience: float) -> Iterator[None]:
         BlockingIOError: If the lock is still held after that time.
         OSError: If the lock file cannot be created.
     """
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_RDWR | os.O_CREAT | open_flags("O_CLOEXEC", "O_NOFOLLOW")
     try:
         descriptor = os.open(path, flags, 0o600)
     except FileNotFoundError:

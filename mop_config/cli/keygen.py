@@ -7,6 +7,7 @@ import os
 import click
 
 from ..errors import MopConfigError
+from ..files import open_flags
 from ..model.jws import SigningKey
 from .input import not_empty
 
@@ -42,7 +43,7 @@ def keygen(out: str | None, as_json: bool) -> int:
 
 
 def _write(path: str, text: str) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | open_flags("O_NOFOLLOW", "O_CLOEXEC")
     try:
         descriptor = os.open(path, flags, 0o600)
     except FileExistsError:

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...files import write_atomically
+from ...files import open_flags, write_atomically
 from ...model import codec
 from ...model.endpoint import EndpointConfig
 from ...model.jws import MAX_NUMBER
@@ -79,7 +79,7 @@ def load(path: Path) -> CachedList | None:
 
 def _bytes(path: Path, limit: int) -> bytes:
     """Read a regular file of bounded size; opening a FIFO does not block."""
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_RDONLY | open_flags("O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
     with open(os.open(path, flags), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("it is no regular file")

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
-from ...files import Scratch
+from ...files import Scratch, open_flags
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_FOLDER = os.O_RDONLY | open_flags("O_DIRECTORY", "O_CLOEXEC")
+_READ = os.O_RDONLY | open_flags("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY")
 _FOLDER_MODE = 0o755
 _FILE_MODE = 0o644
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH

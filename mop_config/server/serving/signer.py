@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ...errors import MissingExtra, SettingsError, SigningKeyError
+from ...files import open_flags
 from ...model.jws import MEDIA_TYPE, SigningKey
 from ..settings import Settings
 from .snapshot import Snapshot, Variant
@@ -33,7 +34,7 @@ def read_key(path: str) -> tuple[SigningKey, tuple[str, ...]]:
         SettingsError: If it cannot be used.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(os.open(path, os.O_RDONLY | open_flags("O_NONBLOCK", "O_CLOEXEC")), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise SigningKeyError("it is no regular file")

@@ -6,7 +6,6 @@ is gone.
 
 import codecs
 import errno
-import fcntl
 import os
 import re
 import signal
@@ -17,14 +16,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import SourceError
+from ...files import open_flags
 from ..bounded_call import Bounded
 from ..parsing.problems import Code
+
+try:
+    import fcntl
+except ImportError:  # Windows has neither leases nor flock
+    fcntl = None  # type: ignore[assignment]
 
 # Load the codec now: importing it after dropping privileges may fail.
 codecs.lookup("utf-8")
 
 _OUR_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_FLAGS = os.O_RDONLY | open_flags("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY")
 
 
 #: Deadline of a ``stat`` or a read in seconds.

@@ -8,7 +8,6 @@ user is never read, and nothing is written anywhere else, whatever is renamed or
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import stat
@@ -17,8 +16,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self, TypeVar
 
-from ...files import Scratch, lock_descriptor
+from ...files import Scratch, lock_descriptor, open_flags
 from ..sources.file import Fingerprint
+
+try:
+    import fcntl
+except ImportError:  # Windows has neither leases nor flock
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +34,10 @@ RETRY = 3.0
 PATIENCE = 0.5
 LONG_PATIENCE = 5.0
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_LOCK = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_FOLDER = os.O_RDONLY | open_flags("O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC")
+_FILE = open_flags("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY")
+_READ = os.O_RDONLY | _FILE
+_LOCK = os.O_RDWR | _FILE
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
