@@ -14,6 +14,8 @@ from ..model.address import secret_part, without_userinfo
 from ..model.endpoint import EndpointConfig, Kind
 from ..model.printable import blanked, printable
 from ..server.parsing.problems import Problem, Severity
+from ..server.reload.guard import Replaced, missing_confirmations
+from ..server.settings import Settings
 from .endpoint_checks import EndpointCheck, check_endpoints
 from .env_file import env_file_option
 from .input import Reading, not_empty, read
@@ -63,15 +65,16 @@ def check(
     checks = check_endpoints(config, _TIMEOUT) if probe and config else []
     failed = [each for each in checks if not each.healthy]
     bad = reading.errors > 0 or (strict and reading.warnings + len(failed) > 0)
-    change = None
+    served = None
     if url is not None and config is not None:
-        change = ListChange.between(fetch(url, "--against", read_token(token_file)), config)
+        served = fetch(url, "--against", read_token(token_file))
     if as_json:
         document = _document(reading, ok=not bad)
         if probe:
             document["endpoints"] = [each.as_dict() for each in checks]
-        if change is not None:
-            document["change"] = change.as_dict()
+        if served is not None and config is not None:
+            document["change"] = ListChange.between(served, config).as_dict()
+            document["confirm"] = _unconfirmed(reading, served, settings)
         print(json_text(document))
         return int(bad)
     for warning in settings.warnings:
@@ -80,10 +83,12 @@ def check(
     _print(reading, [f"{label}: {_not_healthy(each)}" for each in failed], bad=bad)
     for line in plan_lines(reading.planned, time.time()):
         say(line)
-    if config is not None and url is not None:
-        _print_change(change, url)
-    elif config is not None and sys.stdout.isatty():
-        _compare_with_own_server(config, token_file)
+    if url is None and config is not None and sys.stdout.isatty():
+        url, served = _list_of_own_server(token_file)
+    if served is not None and config is not None:
+        _print_change(ListChange.between(served, config), str(url))
+        for line in _unconfirmed(reading, served, settings):
+            say(f"  ENDPOINT_MAX_REMOVED asks for this line: {line}")
     return int(bad)
 
 
@@ -92,19 +97,29 @@ def _not_healthy(check: EndpointCheck) -> str:
     return f"{check.kind} {url} is not healthy: {result.fault} ({result.detail})"
 
 
-def _compare_with_own_server(config: EndpointConfig, token_file: str | None) -> None:
+def _list_of_own_server(token_file: str | None) -> tuple[str, EndpointConfig | None]:
+    """Return the URL of the server of this machine, and its list or None."""
+    url = ""
     try:
         url = own_url()
         token = read_token(token_file) or own_token()
-        served = fetch(url, "--against", token, silence=_OWN_SERVER_TIMEOUT)
+        return url, fetch(url, "--against", token, silence=_OWN_SERVER_TIMEOUT)
     except MopConfigError as error:
         say(f"not compared with what is served: {error}")
-    else:
-        _print_change(ListChange.between(served, config), url)
+        return url, None
 
 
-def _print_change(change: ListChange | None, url: str) -> None:
-    lines = change.lines() if change else []
+def _unconfirmed(reading: Reading, served: EndpointConfig, settings: Settings) -> list[str]:
+    """Return the lines that would have to confirm what the text removes."""
+    if reading.rendering is None:
+        return []
+    counts = {kind: len(endpoints) for kind, endpoints in served.kinds().items()}
+    replaced = Replaced(counts, body=codec.dumps(served))
+    return missing_confirmations(reading.rendering, settings, reading.data, replaced)
+
+
+def _print_change(change: ListChange, url: str) -> None:
+    lines = change.lines()
     say(f"against {url}: {_plural(len(lines), 'change')}")
     for line in lines[:_MOST_CHANGES]:
         line = printable(f"  {line}")

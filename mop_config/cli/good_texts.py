@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,17 @@ _RELEASE = re.compile(r"[0-9a-f]{4,}")
 def is_release(word: str) -> bool:
     """Return whether an argument can name a release; a path can always begin with ``./``."""
     return _RELEASE.fullmatch(word.strip('"')) is not None
+
+
+def _etag(data: bytes, settings: Settings) -> str:
+    return render(data, settings.rules, EMPTY_BODY, time.time()).etag
+
+
+def with_lines(data: bytes, lines: list[str]) -> bytes:
+    """Return a text with lines added at its end."""
+    if not lines:
+        return data
+    return b"\n".join([data.removesuffix(b"\n"), *map(str.encode, lines), b""])
 
 
 class GoodTexts(NamedTuple):
@@ -62,8 +74,8 @@ class GoodTexts(NamedTuple):
             )
         return max(found, key=lambda kept: kept.texts[0].saved_at)
 
-    def confirmed(self, data: bytes, settings: Settings) -> bytes:
-        """Return a text with the lines that confirm the endpoints that it removes.
+    def confirmations(self, data: bytes, settings: Settings) -> list[str]:
+        """Return the lines with which a text confirms the endpoints that it removes.
 
         Args:
             data: The text, which will replace the list that is served.
@@ -73,15 +85,20 @@ class GoodTexts(NamedTuple):
         body = render_body(served.data, settings.rules, served.record.boundary)
         replaced = Replaced(dict.fromkeys(Kind, 0), served.data, body)
         rendering = render(data, settings.rules, EMPTY_BODY, time.time())
-        while lines := missing_confirmations(rendering, settings, data, replaced):
-            data = b"\n".join([data.removesuffix(b"\n"), *map(str.encode, lines), b""])
-        return data
+        added: list[str] = []
+        # A line that stands in the served text too counts only if it stands here once more.
+        while lines := missing_confirmations(
+            rendering, settings, with_lines(data, added), replaced
+        ):
+            added += lines
+        return added
 
-    def find(self, release: str) -> LastGood:
+    def find(self, release: str, settings: Settings) -> LastGood:
         """Return the newest text of a release.
 
         Args:
             release: The version of the release, or the beginning of its ETag.
+            settings: The settings of now, by which a text may have another ETag than it had then.
 
         Raises:
             MopConfigError: If no text, or more than one list, is meant.
@@ -90,11 +107,10 @@ class GoodTexts(NamedTuple):
         for text in self.texts:
             if str(text.record.release.version) == wanted:
                 return text
-        meant = {
-            text.record.release.etag: text
-            for text in reversed(self.texts)
-            if is_release(wanted) and text.record.release.etag.startswith(wanted)
-        }
+        meant: dict[str, LastGood] = {}
+        if is_release(wanted):
+            meant = self._beginning(wanted, lambda text: text.record.release.etag)
+            meant = meant or self._beginning(wanted, lambda text: _etag(text.data, settings))
         if len(meant) > 1:
             raise MopConfigError(f"{release} may mean {' or '.join(meant)}: name more of the ETag")
         if not meant:
@@ -103,6 +119,11 @@ class GoodTexts(NamedTuple):
                 f" {len(self.texts)}; RELEASE is a version, or 4 characters or more of an ETag)"
             )
         return meant.popitem()[1]
+
+    def _beginning(self, wanted: str, etag: Callable[[LastGood], str]) -> dict[str, LastGood]:
+        """Return the newest text of each ETag that begins like this."""
+        found = ((etag(text), text) for text in reversed(self.texts))
+        return {name: text for name, text in found if name.startswith(wanted)}
 
     def workers(self) -> list[WorkerRecord]:
         """Return the records of the running workers that serve the source, with any settings."""

@@ -42,8 +42,8 @@ def history(words: tuple[str, ...], older: str | None, as_json: bool) -> int:
     if older is None:
         _list(kept, settings, as_json=as_json)
         return 0
-    before = kept.find(older)
-    after = kept.texts[0] if newer is None else kept.find(newer)
+    before = kept.find(older, settings)
+    after = kept.texts[0] if newer is None else kept.find(newer, settings)
     names = str(before.record.release.version), str(after.record.release.version)
     difference = TextDifference.between(before.data, after.data, names, settings)
     if as_json:

@@ -11,7 +11,7 @@ from ..server.settings import Settings
 from ..server.state.last_good import LastGood
 from ..server.state.worker_record import WorkerRecord
 from .env_file import env_file_option
-from .good_texts import GoodTexts
+from .good_texts import GoodTexts, with_lines
 from .input import Reading, judged, not_empty, settings_for
 from .output import json_text, may_ask, say
 from .text_difference import TextDifference
@@ -37,27 +37,31 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
     RELEASE is a number that mop-config history shows, or the beginning of its ETag. The
     difference is shown, and on a terminal the command asks before it writes. A file is replaced
     in one step and keeps its owner, mode and symbolic links; a key in etcd is written in one
-    transaction. Exit 1 if nothing is written, or if a worker does not serve it within 30 s.
+    transaction. If the text removes more than ENDPOINT_MAX_REMOVED allows, the confirming line is
+    added to it. Exit 1 if nothing is written, or if a worker does not serve it within 30 s.
 
     SOURCE is a file or etcd://host:2379/key, and defaults to ENDPOINT_CONFIG_FILE.
     """
     settings = settings_for(source)
     kept = GoodTexts.of(settings)
-    good = kept.find(release)
+    good = kept.find(release, settings)
     name = f"release {good.record.release.version}"
     reading = _judge(good, name, settings)
-    data = kept.confirmed(good.data, settings)
     target = open_target(settings, in_place=in_place)
     old = target.read()
     difference = TextDifference.between(old, good.data, (str(target), name), settings)
     if not as_json:
         difference.print()
+    confirmations = kept.confirmations(good.data, settings)
+    data = with_lines(good.data, confirmations)
     if old != data:
         if may_ask() and not (yes or as_json) and not click.confirm(f"Write this to {target}?"):
             raise MopConfigError("nothing is written")
         target.write(data)
     result = "unchanged" if old == data else "written"
     if not as_json:
+        for line in confirmations:
+            say(f"added: {line}")
         say(f"{target}: {name} is {result}")
     etags = {good.record.release.etag, reading.rendering.etag if reading.rendering else ""}
     workers = wait_until_served(kept.workers, etags)
@@ -67,6 +71,7 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
             "release": good.record.release.version,
             "etag": good.record.release.etag,
             "result": result,
+            "added": confirmations,
             "workers": [worker["pid"] for worker in workers],
         }
         click.echo(json_text({**outcome, **difference.as_dict()}))

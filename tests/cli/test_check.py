@@ -65,7 +65,15 @@ def test_what_would_change_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             "https://new.example/api/v1",
             "https://new.example",
         ]
+        assert document["confirm"] == []
         assert "against" not in run("check", file).stdout
+        guard = {"ENDPOINT_MAX_REMOVED": "0.4"}
+        wanted = ["# confirm: removes 1 api", "# confirm: removes 1 socket"]
+        result = run("check", file, "--against", url, **guard)
+        assert [line.partition(": ")[2] for line in result.stdout.splitlines()[-2:]] == wanted
+        confirmed = write(tmp_path, "\n".join([Path(file).read_text(), *wanted, ""]))
+        document = json.loads(run("check", confirmed, "--against", url, "--json", **guard).stdout)
+        assert document["confirm"] == []
         monkeypatch.setenv("PORT", str(server.port))
         shown = re.sub("\x1b[^m]*m", "", on_a_terminal("check", file))
         assert [line.rstrip() for line in shown.splitlines()][-7:] == lines

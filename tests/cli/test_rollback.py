@@ -410,3 +410,24 @@ def test_the_beginning_of_an_etag(
     assert called(capsys, "rollback", "1001")["result"] == "written"
     assert file.read_text() == ONE
     assert called(capsys, "rollback", "1001")["result"] == "unchanged"
+
+
+def test_a_removal_is_confirmed(
+    tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the yes, as often as the guard asks for: lines of the present text count no more."""
+    monkeypatch.setenv("ENDPOINT_MAX_REMOVED", "0.4")
+    large = text("a.example", "b.example", "c.example")
+    lines = "# confirm: removes 2 api\n# confirm: removes 2 socket\n"
+    with running(tmp_path, file, ENDPOINT_MAX_REMOVED="0.4") as server:
+        file.write_text(THREE + "# confirm: removes 1 api\n# confirm: removes 1 socket\n")
+        wait_for(lambda: server.all_serve("a.example"))
+        wait_for(lambda: len(releases()) == 2)
+        small = str(releases()[0]["release"])
+        file.write_text(f"{large}{lines}")
+        wait_for(lambda: server.all_serve("a.example", "b.example", "c.example"))
+        shown, code = on_a_terminal(["rollback", small], "y")
+        assert (code, "every worker serves it (2)" in shown) == (0, True)
+        assert "added: # confirm: removes 2 api" in shown
+        assert server.all_serve("a.example")
+        assert file.read_text().count("removes 2 socket") == 2
