@@ -104,8 +104,13 @@ class ReloadThread:
 
     @property
     def late(self) -> float | None:
-        """Seconds since the last finished turn if the next turn is late; else None."""
-        seconds = time.monotonic() - self._turned_at
+        """Seconds since the thread last made progress if that is too long ago; else None.
+
+        A reload that has ended is progress, although its turn has not ended yet.
+        """
+        reload = self._reloader.store.view.last_reload
+        progress = max(self._turned_at, reload.moment if reload else 0.0)
+        seconds = time.monotonic() - progress
         return seconds if seconds > LATE else None
 
     @property
@@ -181,9 +186,10 @@ class ReloadThread:
             self._close()
 
     def _turned(self) -> None:
-        late, self._turned_at = self.late, time.monotonic()
-        if late is not None:
-            logger.warning("the reload thread goes on after %.1f s", late)
+        before, self._turned_at = self._turned_at, time.monotonic()
+        seconds = self._turned_at - before
+        if seconds > LATE:
+            logger.warning("the reload thread goes on after %.1f s", seconds)
             self._on_turn()
 
     def _turn(self, kinds: bytes) -> None:
