@@ -224,20 +224,15 @@ def failover(
     retried: set[str] = set()
     member = candidates.first(now)
     while member is not None:
-        hedge_after = inf
-        if traits.hedged:
-            hedge_after = pool.hedge_delay(member, route, now)
+        hedge_after = pool.hedge_delay(member, route, now) if traits.hedged else inf
         outcome = yield Attempt(member, max(0.0, deadline - now), discard, hedge_after)
         discard, now = None, outcome.now
-        if outcome.losers:
-            _record_losers(outcome, pool, trials)
-        good = _record(outcome, pool, trials)
+        _record_losers(outcome, pool, trials)
+        good = _record(outcome, pool, trials, route if traits.hedged else None)
         if outcome.status is not None:
             discard, answer = answer, outcome.result
         if good:
             budget.refund()
-            if traits.hedged and outcome.first_byte is not None:
-                pool.answered_in(outcome.member, outcome.first_byte, route, now)
             return Verdict(answer=answer, discard=discard)
         over = outcome.fault in OURS
         if over or not traits.may_go_on(outcome):
@@ -262,8 +257,11 @@ def _record_losers(outcome: Outcome, pool: Pool, trials: list[FailedAttempt]) ->
         trials.append(FailedAttempt(loser.url, fault, outcome.now - outcome.began))
 
 
-def _record(outcome: Outcome, pool: Pool, trials: list[FailedAttempt]) -> bool:
-    """Record the outcome in the pool; return whether its answer goes to the application."""
+def _record(outcome: Outcome, pool: Pool, trials: list[FailedAttempt], route: str | None) -> bool:
+    """Record the outcome in the pool; return whether its answer goes to the application.
+
+    The time to first byte is recorded for the ``route`` of a request that may be hedged.
+    """
     member, now = outcome.member, outcome.now
     fault = outcome.fault
     if outcome.apart and not outcome.good:
@@ -277,6 +275,8 @@ def _record(outcome: Outcome, pool: Pool, trials: list[FailedAttempt]) -> bool:
             pool.failed(member, fault, now, outcome.began)
         else:
             pool.served(member, now, outcome.status or 200)
+            if route is not None and outcome.first_byte is not None:
+                pool.answered_in(member, outcome.first_byte, route, now)
             return True
     elif not (outcome.reused and fault in _STALE):
         pool.failed(member, fault, now, outcome.began)
