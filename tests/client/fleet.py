@@ -1,6 +1,7 @@
 """A fleet of real endpoints that can be killed, frozen, slowed down and made to lie."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -206,13 +207,24 @@ def fleet_in(folder: Path) -> Iterator[Fleet]:
             backend.close()
 
 
+def _binds(sock: socket.socket, host: str, port: int) -> bool:
+    """Whether a socket gets an address, which a process that was killed may hold a moment yet."""
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def black_hole(port: int = 0, host: str = "127.0.0.1") -> Iterator[int]:
     """A port whose backlog is full: what is sent there is dropped in silence."""
     with contextlib.ExitStack() as stack:
         hole = stack.enter_context(socket.socket())
         hole.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        hole.bind((host, port))
+        wait_for(lambda: _binds(hole, host, port), what="the port is free")
         hole.listen(0)
         while True:
             filler = stack.enter_context(socket.socket())
