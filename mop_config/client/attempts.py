@@ -13,18 +13,35 @@ from .transport.outcome import NoEndpointAvailable
 #: requests, urllib3, aiohttp and httpx. The libraries need not be installed.
 _FROM_THE_NETWORK = frozenset(
     {
-        *("ConnectionError", "TimeoutError", "SSLError", "gaierror", "HTTPException"),
-        *("Timeout", "ChunkedEncodingError", "ProtocolError", "NewConnectionError"),
-        *("ClientConnectionError", "ClientPayloadError"),
-        *("NetworkError", "TimeoutException", "ProxyError", "URLError"),
+        "ConnectionError",
+        "TimeoutError",
+        "SSLError",
+        "gaierror",
+        "HTTPException",
+        "Timeout",
+        "ChunkedEncodingError",
+        "ProtocolError",
+        "NewConnectionError",
+        "ClientConnectionError",
+        "ClientPayloadError",
+        "NetworkError",
+        "TimeoutException",
+        "ProxyError",
+        "URLError",
     }
 )
 #: Those that are raised before a connection stands, so that no server has seen the request.
 _CONNECTING = frozenset(
     {
-        *("ConnectionRefusedError", "gaierror", "SSLCertVerificationError"),
-        *("ConnectTimeout", "ConnectTimeoutError", "NewConnectionError"),
-        *("ClientConnectorError", "ConnectionTimeoutError", "ConnectError"),
+        "ConnectionRefusedError",
+        "gaierror",
+        "SSLCertVerificationError",
+        "ConnectTimeout",
+        "ConnectTimeoutError",
+        "NewConnectionError",
+        "ClientConnectorError",
+        "ConnectionTimeoutError",
+        "ConnectError",
     }
 )
 

@@ -35,8 +35,14 @@ def offering(context: ssl.SSLContext, protocols: Sequence[str]) -> ssl.SSLContex
     ours = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     ours.check_hostname = False  # or the mode could not be set
     for name in (
-        *("options", "verify_flags", "verify_mode", "check_hostname", "post_handshake_auth"),
-        *("minimum_version", "maximum_version", "hostname_checks_common_name"),
+        "options",
+        "verify_flags",
+        "verify_mode",
+        "check_hostname",
+        "post_handshake_auth",
+        "minimum_version",
+        "maximum_version",
+        "hostname_checks_common_name",
     ):
         setattr(ours, name, getattr(lender, name))
     ours.sslsocket_class, ours.sslobject_class = Socket, Object

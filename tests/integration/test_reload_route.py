@@ -92,7 +92,7 @@ def test_every_worker_reads_the_file(server: Server) -> None:
     assert again["result"] == "unchanged"
     assert {w["last_reload"]["trigger"] for w in again["workers"]} == {"api"}
     assert server.status()["history"][0]["trigger"] == "api"
-    wait_for(lambda: "reload asked for by op: unchanged in 3 workers" in server.log)
+    wait_for(lambda: "reload requested by op: unchanged in 3 workers" in server.log)
 
 
 def test_many_ask_at_once(server: Server) -> None:
@@ -338,9 +338,9 @@ def test_a_worker_that_hangs_is_named(tmp_path: Path) -> None:
         answers: list[Answer] = []
         thread = threading.Thread(target=lambda: answers.append(post(server)))
         try:
-            asked = server.log.count("asked for by op")
+            asked = server.log.count("requested by op")
             thread.start()
-            wait_for(lambda: server.log.count("asked for by op") > asked)
+            wait_for(lambda: server.log.count("requested by op") > asked)
             for _ in range(20):
                 assert server.get().status == 200
             assert thread.is_alive()

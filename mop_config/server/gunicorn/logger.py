@@ -18,8 +18,12 @@ from ..logs.queue import DescriptorStream, QueuedHandler, queued
 #: Headers that must not get into a log, whatever format it is given: they hold secrets.
 _SECRET = frozenset(
     {
-        *("{authorization}i", "{proxy-authorization}i", "{cookie}i"),
-        *("{http_authorization}e", "{http_proxy_authorization}e", "{http_cookie}e"),
+        "{authorization}i",
+        "{proxy-authorization}i",
+        "{cookie}i",
+        "{http_authorization}e",
+        "{http_proxy_authorization}e",
+        "{http_cookie}e",
     }
 )
 

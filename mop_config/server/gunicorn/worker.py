@@ -103,7 +103,9 @@ class ServiceWorker:
         if wanted is not None and wanted > most:
             logger.warning(
                 "ENDPOINT_MAX_WAITERS=%d: this %s has room for %d",
-                *(wanted, type(self).__name__, most),
+                wanted,
+                type(self).__name__,
+                most,
             )
         service.metrics.start(os.environ.get(multiprocess.VARIABLE))
         service.start()

@@ -65,7 +65,7 @@ def reload() -> Response:
         detail = "no tokens are set (ENDPOINT_TOKENS, ENDPOINT_TOKENS_FILE): nobody may do this"
         return problem_response(403, detail)
     user = request.environ.get(USER)
-    logger.info("reload asked for by %s", user)
+    logger.info("reload requested by %s", user)
     report, shared = service.reload_everywhere()
     problems = report.pop("problems")
     late = [worker["pid"] for worker in report["workers"] if worker["last_reload"] is None]
@@ -75,8 +75,11 @@ def reload() -> Response:
     status = 504 if late and report["result"] in {"applied", "unchanged"} else None
     status = status or _STATUS[report["result"]]
     logger.info(
-        "reload asked for by %s: %s in %d workers, %d have not answered",
-        *(user, report["result"] or "no answer", len(report["workers"]) - len(late), len(late)),
+        "reload requested by %s: %s in %d workers, %d have not answered",
+        user,
+        report["result"] or "no answer",
+        len(report["workers"]) - len(late),
+        len(late),
     )
     if status in {200, 422}:
         members["problems"] = [p for p in problems if p["code"] != Code.TOKENS_LINE]

@@ -297,7 +297,7 @@ class TestReload:
         with caplog.at_level(logging.INFO):
             answer: Any = client.post(RELOAD, headers=headers)
         assert (answer.status_code, answer.json["result"]) == (200, "unchanged")
-        assert "asked for by env-1" in caplog.text
+        assert "requested by env-1" in caplog.text
         assert ADMIN not in caplog.text
         file.write_text("DomainList:\na.com\nc.com\n")
         answer = client.post(RELOAD, headers=headers)
