@@ -143,6 +143,7 @@ def test_status_has_the_contracts_shape(client: FlaskClient) -> None:
         "watcher",
         "workers",
         "health",
+        "reports",
     }
     assert status["source"] == str(SAMPLE)
     assert status["state"] == "fresh"
