@@ -124,6 +124,9 @@ class Reloader:
         late = attempt.before.in_vain
         with self._releases.section(rendering=True) if late else contextlib.nullcontext():
             text = self.source.read()
+            changed = text.signature.contents != attempt.signature.contents
+            if (late or changed) and not self._is_whole(text):
+                return False
             self._look(attempt, text.signature, _identity(text))
             if attempt.repeats(self.loaded):
                 return self._confirm(text, attempt)
@@ -144,6 +147,10 @@ class Reloader:
         if text.detached:
             self._note_error(detached(self.source), attempt, Code.DETACHED)
         return True
+
+    def _is_whole(self, text: SourceText) -> bool:
+        """Whether no writer was at work on the text, which has changed since its trigger."""
+        return not self.source.being_written() and self.source.is_current(text)
 
     def _look(self, attempt: ReloadAttempt, signature: Fingerprint, identity: bytes) -> None:
         reachable = identity != _UNREACHABLE

@@ -7,6 +7,7 @@ import pickle
 import resource
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from mop_config.server.parsing.builder import UrlRules
 from mop_config.server.parsing.problems import Code
 from mop_config.server.parsing.render import EMPTY, EMPTY_BODY
 from mop_config.server.reload import pipeline
+from mop_config.server.reload.loaded import VAIN_TRIES
 from mop_config.server.reload.pipeline import Reloader
 from mop_config.server.reload.short_turns import SWITCH_INTERVAL
 from mop_config.server.serving.snapshot import Snapshot
 from mop_config.server.serving.store import Result, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import Settings
-from mop_config.server.sources.file import FileSource
+from mop_config.server.sources.file import FileSource, SourceText
 from mop_config.server.state.directory import StateDirectory
 from mop_config.server.state.last_good import parse
 from mop_config.server.state.releases import ReleaseRequest, ReleaseStore
@@ -70,6 +72,47 @@ def date(loader: Reloader) -> int:
 
 
 AB, BC = ["https://a.com", "https://b.com"], ["https://b.com", "https://c.com"]
+
+
+class _Interrupted(FileSource):
+    """A file that another process begins to overwrite right before each read, while ``busy``."""
+
+    busy = False
+
+    def read(self) -> SourceText:
+        if not self.busy:
+            return super().read()
+        with self.path.open("w") as writer:
+            writer.write("DomainList:\nb.com\n")
+            writer.flush()
+            self.busy = False
+            try:
+                return super().read()
+            finally:
+                self._writer = os.dup(writer.fileno())
+
+    def finish(self, rest: str) -> None:
+        os.write(self._writer, rest.encode())
+        os.close(self._writer)
+
+
+@pytest.mark.parametrize("in_vain", [False, True])
+def test_a_writer_between_the_trigger_and_the_read_publishes_no_half(
+    site: Site, in_vain: bool
+) -> None:
+    """Nor does a reload under the lock, which follows reads that were in vain."""
+    site.file.write_text(GOOD)
+    loader = site.boot()
+    source = _Interrupted(str(site.file), 1 << 20)
+    loader.source = source
+    if in_vain:
+        loader.loaded = replace(loader.loaded, tries=VAIN_TRIES)
+    source.busy = True
+    assert not loader.reload(Trigger.SIGHUP, settled=source.signature())
+    assert hosts(loader) == AB
+    source.finish("c.com\n")
+    assert loader.reload(Trigger.SIGHUP, settled=source.signature())
+    assert hosts(loader) == BC
 
 
 def test_a_good_file_is_applied(site: Site) -> None:

@@ -94,7 +94,8 @@ def test_prometheus_takes_the_configuration_of_the_docs(tmp_path: Path) -> None:
     file = tmp_path / "endpoints.txt"
     file.write_text("IPList:\n192.0.2.1 server_name=api.example.com\n")
     page = (ROOT / "docs" / "monitoring.md").read_text()
-    (block,) = [part.split("```")[0] for part in page.split("```yaml\n")[1:] if TARGETS in part]
+    blocks = [part.split("```")[0] for part in page.split("```yaml\n")[1:]]
+    (block,) = [block for block in blocks if TARGETS in block]
     with running(tmp_path, file, workers=1) as server:
         config = tmp_path / "prometheus.yml"
         config.write_text(block.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"))
