@@ -3,6 +3,7 @@
 # make quick   formatting, lint, types, and the quick tests that start no server: about a minute
 # make check   formatting, lint and types
 # make bench   run the benchmarks and write benchmarks/RESULTS.md
+# make docs    build the documentation's site in build/site and check its links
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,11 @@ DEBIAN := chromium docker-compose ed etcd-client etcd-server git nano nginx-ligh
   prometheus prometheus-alertmanager rsync strace systemd vim zbar-tools
 BENCH_DEBIAN := etcd-server nginx-light redis-server redis-tools wrk
 
-.PHONY: serve test quick check bench debian bench-debian
+EXTRAS := socketio,qr,signing
+# The site's source: the documents, and the files that they link to.
+PAGES := README.md SECURITY.md CHANGELOG.md docs deploy benchmarks/RESULTS.md conformance/README.md conformance/example
+
+.PHONY: serve test quick check bench docs debian bench-debian
 
 serve: $(VENV)/serve.stamp
 	$(BIN)/mop-config serve
@@ -32,6 +37,12 @@ check: $(VENV)/test.stamp
 bench: $(VENV)/bench.stamp bench-debian
 	$(BIN)/python -m benchmarks
 
+docs: $(VENV)/docs.stamp
+	rm -rf build/pages build/site
+	mkdir -p build/pages
+	tar -cf - $(PAGES) | tar -xf - -C build/pages
+	$(BIN)/python -m mkdocs build --strict --config-file docs/mkdocs.yml
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("mop-config needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
@@ -40,13 +51,11 @@ $(VENV)/serve.stamp: setup.cfg $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/test.stamp: setup.cfg $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+# The stamps of the dependency groups test, bench and docs. pip knows --group since 25.1.
+$(VENV)/%.stamp: setup.cfg pyproject.toml $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' --group $*
 	@touch $@ $(VENV)/serve.stamp
-
-$(VENV)/bench.stamp: setup.cfg $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'
-	@touch $@ $(VENV)/test.stamp $(VENV)/serve.stamp
 
 # The tests drive real editors, servers and a browser. Where these cannot be installed, their tests are skipped
 # with the reason, which CI=true turns into failures.

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from configparser import ConfigParser
 from pathlib import Path
@@ -314,20 +315,23 @@ def test_a_text_of_each_documented_default_is_its_value() -> None:
 
 
 def test_every_dependency_has_a_reason() -> None:
-    """Each dependency has a reason on its page, and a lowest version in setup.cfg."""
+    """Each dependency has a reason on its page, and a lowest version where it is declared."""
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     required = config["options"]["install_requires"].split("\n")
     for extra in config["options.extras_require"].values():
         required += extra.split("\n")
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    assert set(groups) == {"test", "bench", "docs"}
+    assert not set(groups) & set(config["options.extras_require"])
+    for group in groups.values():
+        required += [requirement for requirement in group if isinstance(requirement, str)]
     reasons = (ROOT / "docs" / "dependencies.md").read_text()
     for requirement in filter(None, map(str.strip, required)):
         if requirement.startswith("#"):
             continue
         name = re.match(r"[\w.\[\],-]+", requirement)
         assert name is not None
-        if name[0].startswith("mop-config"):
-            continue  # other extras of ours
         assert name[0] in reasons, requirement
         assert ">=" in requirement, requirement
 

@@ -46,6 +46,14 @@ def test_every_supported_python_is_tested() -> None:
     }
 
 
+def test_the_site_is_built_strictly() -> None:
+    """``make docs`` fails on a link that leads nowhere."""
+    steps = [each.get("run") for each in loaded("tests")["jobs"]["docs"]["steps"]]
+    assert "make docs" in steps
+    recipe = (WORKFLOWS[0].parents[2] / "Makefile").read_text(encoding="utf-8")
+    assert "mkdocs build --strict" in recipe
+
+
 def test_a_release_is_attested_and_stores_no_password() -> None:
     """Trusted publishing: the package's index trusts this workflow by its identity."""
     publish = loaded("release")["jobs"]["publish"]

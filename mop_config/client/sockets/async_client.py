@@ -55,7 +55,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
 
     Args:
         manager: The manager of the endpoints; it is started if it never was.
-        options: Those of ``socketio.AsyncClient``, except for reconnection, session and
+        **given: The options of ``socketio.AsyncClient``, except for reconnection, session and
             verification, which are the manager's.
 
     Raises:

@@ -56,7 +56,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
 
     Args:
         manager: The manager of the endpoints; it is started if it never was.
-        options: Those of ``socketio.Client``, except for reconnection, session and
+        **given: The options of ``socketio.Client``, except for reconnection, session and
             verification, which are the manager's.
 
     Raises:
