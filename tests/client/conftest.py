@@ -18,14 +18,14 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet of the test's own, whose servers it may kill."""
+    """Give the test a fleet of its own, so that it can kill servers."""
     with fleet_in(tmp_path) as fleet:
         yield fleet
 
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
-    """A name that the test decides about."""
+    """Patch the system resolver with a host name whose addresses the test sets."""
     names = Names(monkeypatch)
     yield names
     names.answer.set()
