@@ -1,4 +1,4 @@
-"""Fixtures of the client's tests: fleets of real servers."""
+"""Fixtures of the client's tests: the kind of driver, fleets of servers, and a host name."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from .names import Names
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
-    """Each of the two drivers in turn."""
+    """Run the test with each of the two drivers."""
     return str(request.param)
 
 

@@ -230,7 +230,7 @@ class TestSlowLookUps:
         with handmade(lambda asked: OK) as server:
             url = server.url.replace("127.0.0.1", NAME)
             with Driver(kind, [url], limits=limits) as driver:
-                names.addresses = ["127.0.0.3"]  # where nobody listens
+                names.addresses = ["127.0.0.3"]  # no server listens at this address
                 with pytest.raises(NoEndpointAvailable):
                     driver.get("/")
                 names.addresses, names.seconds = ["127.0.0.1"], 0.5

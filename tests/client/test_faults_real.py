@@ -310,7 +310,7 @@ def test_hedging_works_over_http2(fleet: Fleet, kind: str) -> None:
         primary.behave()
 
 
-# -- endpoints that answer, but not what they should
+# -- endpoints that answer with an error or garbage
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])

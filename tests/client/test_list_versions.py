@@ -81,7 +81,7 @@ class TestAhead:
         assert take(manager, mirror, signed([B], BEHIND + 60, iat=now + BEHIND + 60))
         assert names(manager) == [B]
         assert caplog.text.count("in the future") == 1
-        # The time of the list in use counts as well: another node signed this one earlier.
+        # The ``iat`` of the list in use also counts: another node signed this list earlier.
         assert take(manager, mirror, signed([C], BEHIND + 90, iat=now))
 
     def test_a_list_far_in_the_future_blocks_nothing_for_good(
