@@ -115,8 +115,7 @@ class TestHealth:
     def test_a_check_that_is_told_to_come_back_later_is_no_failure(
         self, two: tuple[Handmade, Handmade], code: int
     ) -> None:
-        """A check answered 429 or 503 with Retry-After is no failure; the endpoint is left alone.
-        """
+        """A check answered 429 or 503 with Retry-After is no failure and pauses the endpoint."""
         first, second = two
         first.answer = lambda asked: (code, {"Retry-After": "30"}, b"")
         with quiet(first.url, second.url) as manager:
@@ -157,8 +156,7 @@ class TestHealth:
             assert manager.api_endpoints[0].failure_count == 0
 
     def test_by_hand(self, two: tuple[Handmade, Handmade]) -> None:
-        """``check_endpoint_health`` takes a state or a URL in any spelling, else raises KeyError.
-        """
+        """``check_endpoint_health`` takes a state or a URL; an unknown URL is a KeyError."""
         first, second = two
         second.answer = status(503)
         manager = EndpointManager([first.url, second.url], [first.url], policy=QUICK)

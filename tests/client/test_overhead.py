@@ -40,7 +40,7 @@ def _ratio(bare: httpx2.Client, ours: httpx2.Client) -> float:
 def test_a_call_through_the_transport_costs_little(tmp_path: Path) -> None:
     """A warm request through the transport costs at most 8 % more than bare httpx2.
 
-    The goal is 5 %, which the benchmark measures; here is room for a machine that others use.
+    The goal is 5 %, which the benchmark measures; the larger bound allows for other load.
     """
     with fleet_in(tmp_path) as fleet:
         primary, backup = fleet.pair()

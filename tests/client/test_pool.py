@@ -62,9 +62,7 @@ class TestOrder:
         assert bench.others("c") == ""
 
     def test_the_faster_of_equals_is_preferred(self) -> None:
-        """Among equal priorities the smallest average time wins; the unmeasured come after fast
-        ones.
-        """
+        """Of equal priorities the smallest average time wins; the unmeasured follow fast ones."""
         bench = Bench({**EQUALS, "d": 0})
         bench.measure(a=0.3, b=0.1, c=0.001)
         assert bench.current == "c"

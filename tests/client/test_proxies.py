@@ -132,8 +132,7 @@ class TestTheManagersProxy:
     def test_an_endpoint_that_the_proxy_waits_for(
         self, kind: str, proxy: ForwardProxy, trust: ssl.SSLContext
     ) -> None:
-        """If the proxy hangs, a POST moves after ``connect_timeout``, a GET after the hedge delay.
-        """
+        """If the proxy hangs, a POST moves after the connect timeout, a GET after the hedge."""
         proxy.hanging = {ONE}
         policy = replace(QUICK, total_timeout=30.0, connect_timeout=1.5, hedge_delay=0.3)
         with behind(kind, proxy.url, trust, policy=policy) as driver:
