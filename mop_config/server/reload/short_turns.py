@@ -1,4 +1,4 @@
-"""short_turns: keeps requests responsive while the reload thread renders a large list."""
+"""short_turns keeps requests responsive while the reload thread renders a large list."""
 
 import contextlib
 import gc
