@@ -200,7 +200,7 @@ class ParkedPolls:
                 async with asyncio.timeout(left) as timeout:
                     waiting.add(timeout)
                     try:
-                        # After the whole request, the only further message is that the client has left.
+                        # After the whole request, the only message left is the disconnect.
                         while not complete:
                             message = await receive()
                             if message["type"] == "http.disconnect":
