@@ -73,7 +73,7 @@ class TestBudget:
     """Budget: further attempts cost tokens."""
 
     def test_five_tokens_an_attempt_and_one_back_for_a_success(self) -> None:
-        """An attempt costs five tokens, and a success returns one."""
+        """An attempt costs five tokens, and a success returns one token."""
         budget = Budget(POLICY)
         assert [budget.spend() for _ in range(101)] == [True] * 100 + [False]
         for _ in range(4):

@@ -41,7 +41,7 @@ class TestPanic:
         for _ in range(5):
             bench.kill("a", "b", "c")
             bench.probe("a", Fault.REFUSED)
-            bench.probe("b")  # recovering is not recovered
+            bench.probe("b")  # one good probe makes b recovering, not healthy
             bench.probe("b", Fault.REFUSED)
             assert bench.current == "a"
         assert bench.told(ALL_DOWN) == []

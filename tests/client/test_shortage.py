@@ -1,7 +1,7 @@
-"""A process that runs out of threads or descriptors for a moment goes on afterwards.
+"""A process that runs out of threads or descriptors for a moment recovers.
 
-Each case runs in a child process, whose limits are lowered for real. The super-user has no
-limit of processes, so the child takes another user's id first.
+Each case runs in a child process with lowered rlimits. The limit of processes does not apply
+to root, so the child changes its user id first.
 """
 
 import json

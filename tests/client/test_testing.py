@@ -78,7 +78,7 @@ def test_an_endpoint_that_hangs_answers_nothing(fleet: ScriptedFleet) -> None:
     endpoint.answer()
     assert requests.get(endpoint.url, timeout=5).status_code == 200
     endpoint.refuse()
-    endpoint.hang()  # listens again
+    endpoint.hang()  # the refusing endpoint listens again
     with pytest.raises(requests.ReadTimeout):
         requests.get(endpoint.url, timeout=0.2)
 
