@@ -1,4 +1,4 @@
-"""Fixtures that every test has: none may leave a thread, a process or a socket behind."""
+"""Fixtures for every test, which fail a test that leaves a thread, process or socket behind."""
 
 import gc
 import os
@@ -51,7 +51,7 @@ def _cpu_times() -> list[int]:
 
 
 def _starved(before: list[int]) -> bool:
-    """Whether the machine was kept from running since then: proc_stat(5), "steal"."""
+    """Return whether the host withheld processor time since then ("steal" in proc_stat(5))."""
     spent = [now - then for now, then in zip(_cpu_times(), before, strict=True)]
     return spent[7] > STARVED * sum(spent)
 
@@ -82,7 +82,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_report_teststatus(
     report: pytest.TestReport,
 ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-    """Show a failure that proved nothing as what it is."""
+    """Show a repeated failure as ``R``."""
     if report.outcome == "rerun":  # type: ignore[comparison-overlap]
         return "starved, run again", "R", ("RERUN", {"yellow": True})
     return None
@@ -93,7 +93,7 @@ def _threads() -> set[threading.Thread]:
 
 
 def _children() -> set[int]:
-    """The processes below this one; psutil reads all processes, so ask first if there are any."""
+    """Return the processes below this one; psutil is slow, so ask first if there are any."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -102,7 +102,7 @@ def _children() -> set[int]:
 
 
 def _descriptors() -> dict[str, str]:
-    """Sockets, pipes and inotify instances that are open, by descriptor."""
+    """Return the open sockets, pipes and inotify instances by descriptor."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -136,7 +136,7 @@ def _no_leaks() -> Iterator[None]:
 
 @pytest.fixture
 def program(request: pytest.FixtureRequest) -> str:
-    """The path of the program that the test is parametrised with; skipped where it is not."""
+    """Return the path of the program in the test's parameter, or skip the test without it."""
     return need_program(request.param)
 
 
@@ -149,7 +149,7 @@ def need_program(name: str) -> str:
 
 
 def skip(reason: str) -> None:
-    """Skip the test that runs; in CI, where everything is there, fail it."""
+    """Skip the running test; in CI, where every program is installed, fail it."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"skipped in CI: {reason}")
     pytest.skip(reason)

@@ -22,7 +22,7 @@ from mop_config.net.faults import Fault
 GET = RetryTraits.of("GET", replayable=True, keyed=False)
 POST = RetryTraits.of("POST", replayable=True, keyed=False)
 
-#: What an endpoint may do: the status or fault, whether it saw the request, seconds.
+#: An endpoint's behaviours: the status or fault, whether it received the request, seconds.
 BEHAVIOURS: dict[str, tuple[int | Fault, bool, float]] = {
     "fine": (200, True, 0.01),
     "slow": (200, True, 0.4),
@@ -36,12 +36,12 @@ BEHAVIOURS: dict[str, tuple[int | Fault, bool, float]] = {
     "gateway": (502, True, 0.01),
     "throttling": (429, True, 0.01),
 }
-#: Those that an endpoint is alive with.
+#: The behaviours of a live endpoint.
 GOOD = ("fine", "slow", "erring", "throttling")
 
 
 class CheckedHealth(Health):
-    """Health that holds its transitions against the table."""
+    """Health that checks each transition against the table."""
 
     __slots__ = ()
 
@@ -54,25 +54,14 @@ class CheckedHealth(Health):
 
 @dataclass
 class Server:
-    """One endpoint as it really is.
-
-    Attributes:
-        doing: What it does with requests and probes: a word of ``BEHAVIOURS``.
-        executed: The requests that it executed, by their number.
-    """
+    """One simulated endpoint."""
 
     doing: str = "fine"
     executed: Counter[int] = field(default_factory=Counter)
 
 
 class Simulation:
-    """A client and its fleet.
-
-    Args:
-        count: How many endpoints; two each share a priority.
-        seed: Of every random number.
-        policy: The figures.
-    """
+    """A client and its simulated fleet."""
 
     def __init__(self, count: int, seed: int, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
@@ -106,7 +95,7 @@ class Simulation:
 
     @property
     def hosts(self) -> int:
-        """How many hosts can tell a missing network from a dead endpoint."""
+        """Return the number of hosts that distinguish a missing network from a dead endpoint."""
         return len(self.pool)
 
     def urls(self) -> list[str]:
@@ -118,7 +107,7 @@ class Simulation:
         return member
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; probes happen when they are due, as a manager would make them."""
+        """Advance the clock; run probes when they are due, as a manager does."""
         end = self.now + seconds
         while (due := self.pool.next_due()) <= end:
             self.now = max(self.now, due)
@@ -146,7 +135,7 @@ class Simulation:
     # -- the client
 
     def request(self, shape: RetryTraits = GET) -> Verdict:
-        """Send a request through failover; check each step."""
+        """Send a request through failover, and check each step."""
         number = self.requests = self.requests + 1
         moves = Candidates(self.pool, self.budget)
         began = self.now
@@ -164,7 +153,7 @@ class Simulation:
         assert shape.idempotent or executions <= 1
         self.lost += verdict.answer is None
         self._settle()
-        self.advance(0.0)  # whoever is in doubt is looked at at once
+        self.advance(0.0)  # check suspect endpoints at once
         return verdict
 
     def _attempt(self, member: PoolMember, number: int, seconds_left: float) -> Outcome:
@@ -189,7 +178,7 @@ class Simulation:
         assert chosen.health.usable or not usable, "an ejected endpoint was picked"
 
     def _settle(self) -> None:
-        """Take the events in, and hold them against the truth of the pool."""
+        """Process the pool's events, and compare them with the state of the pool."""
         for event in self.pool.take_events():
             self.told.append((self.now, event.kind, event.about))
             if event.kind is EventKind.ALL_DOWN:

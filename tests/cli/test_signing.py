@@ -258,7 +258,7 @@ class TestVerify:
         return text
 
     def test_a_good_file(self, desk: Desk, signed: str) -> None:
-        """By either half of the key, among others; what it says is printed."""
+        """Either half of the key verifies the list; the command prints the signed claims."""
         for keys in (["key.pub"], ["key.jwk"], ["other.pub", "key.pub"]):
             result = desk("verify", "e.jws", *(a for key in keys for a in ("--key", key)))
             assert (result.code, result.err) == (0, "")

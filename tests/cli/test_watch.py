@@ -436,7 +436,7 @@ class TestFollower:
         assert asked.pause == pytest.approx(100)
 
     def test_one_without_a_tag_cannot_hold_its_answer(self) -> None:
-        """It would answer at once, again and again."""
+        """Without an ETag the interval applies, because a long poll would return at once."""
         who = follower(chance=0.5)
         step = who.answered(LIST, {"preference-applied": "wait"}, now=0, posix=0, took=0)
         assert step.pause == 30.0
@@ -492,7 +492,7 @@ class TestFollower:
         assert step.pause == max(seconds, 0.5), "0.5 is the follower's own first pause"
 
     def test_what_is_refused_is_told_once(self) -> None:
-        """The last good list counts; what differs from it is told when a good one comes."""
+        """A refused list is reported once; the next good list is compared with the last good."""
         who = follower()
         answered(who, LIST)
         names = []
