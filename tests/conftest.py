@@ -19,26 +19,26 @@ from hypothesis import settings
 settings.register_profile("mop-config", deadline=None)
 settings.load_profile("mop-config")
 
-# A shell that starts the tests in the background has them ignore it, and so would all that they
-# start and end with it.
+# A shell starts background jobs with SIGINT ignored, and child processes would inherit that from
+# the tests, which end them with SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# One that starts them with nohup has them ignore SIGHUP likewise.
+# ``nohup`` ignores SIGHUP in the same way.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# A resolver of the system waits five seconds for an answer that was lost, as long as much here may
-# take at most; those of servers that the tests start inherit it.
+# By default the system's resolver waits five seconds for a lost answer, which would exceed the
+# tests' deadlines. The servers that the tests start inherit the variable.
 os.environ["RES_OPTIONS"] = "timeout:1"
 
-# The tests start hundreds of processes. Without compiled files on disk each of them compiles every
-# module of the package anew, which takes longer than what most of them do.
+# The tests start hundreds of processes. Without bytecode files each process compiles every module
+# of the package again, which takes longer than the work of most processes.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 #: Seconds that a test's threads and processes have to end after it.
 PATIENCE = 15.0
 
 
-#: Share of the machine's time that its host may take away before a failure proves nothing.
+#: Share of processor time that the host may steal before a failure counts as unproven.
 STARVED = 0.1
 ATTEMPTS = 3
 
@@ -57,10 +57,10 @@ def _starved(before: list[int]) -> bool:
 
 
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
-    """Run a test once more where it failed on a machine whose host gave it no time.
+    """Repeat a test that failed while the host withheld processor time from this machine.
 
-    Many tests hold the product to a deadline. What misses one while another guest of the host
-    has the processors says nothing about the product, and is shown as ``R``.
+    Many tests check a deadline. A deadline missed while another guest of the host
+    uses the processors says nothing about the product; the failure is shown as ``R``.
     """
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for attempt in range(1, ATTEMPTS + 1):

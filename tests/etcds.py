@@ -80,11 +80,11 @@ class Member:
 
 
 class Cluster:
-    """A cluster, asked without any code of the product's.
+    """A cluster, with a client of its own that shares no code with the product.
 
     Args:
-        members: Its members.
-        context: How to verify them, where they use TLS.
+        members: The members, in the order of their ports.
+        context: TLS context that verifies the members; None without TLS.
     """
 
     def __init__(self, members: list[Member], context: ssl.SSLContext | None) -> None:

@@ -11,7 +11,13 @@ from .servers import ENDPOINTS
 
 
 class Load:
-    """Threads that request the list in a loop."""
+    """Threads that request the list in a loop.
+
+    Args:
+        port: The server's port.
+        keep_alive: Whether a connection is used for more than one request.
+        threads: Number of clients.
+    """
 
     def __init__(self, port: int, *, keep_alive: bool, threads: int = 4) -> None:
         self.port = port

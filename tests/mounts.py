@@ -1,8 +1,9 @@
 """A mount that hangs, for the tests: a FUSE file system of one file, without libfuse.
 
 It speaks the kernel's protocol (fuse(4), ``linux/fuse.h``) through ``/dev/fuse``, as far as one
-folder with one regular file needs, and keeps nothing in the kernel's caches. While it hangs, it
-reads no request: whoever looks at the file waits until it goes on, or until a fatal signal.
+folder with one regular file needs, and disables the kernel's caches. While it hangs, it
+reads no request: a process that accesses the file waits until the file system continues, or
+until a fatal signal.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ class HangingMount:
     """A folder with one file, whose file system can be made to hang.
 
     Args:
-        folder: Where it is mounted.
+        folder: The mount point.
         name: The file's name.
         data: The file's contents.
     """

@@ -26,7 +26,11 @@ METRICS = {
 
 
 class Scrape:
-    """The metrics in one answer of ``/metrics``."""
+    """The metrics in one answer of ``/metrics``.
+
+    Args:
+        text: The answer's body.
+    """
 
     def __init__(self, text: str) -> None:
         self.text = text

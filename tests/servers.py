@@ -41,8 +41,8 @@ class Server:
     """A server process with its file, its log and its workers.
 
     Args:
-        command: How to start it.
-        folder: Where its log goes.
+        command: The command that starts the server.
+        folder: The folder of the log.
         environ: Variables on top of a clean environment.
         user: User id to run as, where the tests run as root.
     """

@@ -1,8 +1,8 @@
 """A fleet of endpoints in memory, a client over it, and a clock that costs nothing.
 
-The client is made of the real pool, network watch, budget and failover generator; only the
-wire is played. Every step checks what must hold at all times, and keeps what a test may
-want to look at afterwards.
+The client uses the real pool, network watch, budget and failover generator; only the
+network is simulated. Every step checks the invariants, and records the data that a test may
+check at the end.
 """
 
 import random
@@ -54,14 +54,25 @@ class CheckedHealth(Health):
 
 @dataclass
 class Server:
-    """One simulated endpoint."""
+    """One simulated endpoint.
+
+    Attributes:
+        doing: Its behaviour for requests and probes: a key of ``BEHAVIOURS``.
+        executed: The numbers of the requests that it executed.
+    """
 
     doing: str = "fine"
     executed: Counter[int] = field(default_factory=Counter)
 
 
 class Simulation:
-    """A client and its simulated fleet."""
+    """A client and its simulated fleet.
+
+    Args:
+        count: Number of endpoints; each two share a priority.
+        seed: Of every random number.
+        policy: The limits and time-outs of failover.
+    """
 
     def __init__(self, count: int, seed: int, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()

@@ -1,6 +1,6 @@
 """Other users of this machine, for tests that run as root: processes with ids that nobody has.
 
-They are forks that give root up, so that it does not matter who may read the interpreter's files.
+The processes are forks that drop root, so they need no access to the interpreter's files.
 """
 
 import os
