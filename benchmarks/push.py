@@ -89,7 +89,7 @@ def _waiting(server: Server, number: int, away: float) -> Iterator[list[Any]]:
             if process.stdout.readline() != "sent\n":
                 raise RuntimeError("those who wait have failed")
             for _ in range(20):
-                server.get("/health")  # whoever is before these has been taken in by now
+                server.get("/health")  # connections are accepted in order: the waiters' come first
             yield found
             output, _ = process.communicate("", timeout=60)
             found += json.loads(output)
