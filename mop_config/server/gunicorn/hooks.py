@@ -18,7 +18,7 @@ from .worker import find
 
 logger = logging.getLogger(__name__)
 
-#: What ``mop-config serve`` starts.
+#: The application that ``mop-config serve`` starts.
 OWN_APP = "mop_config:create_app()"
 _ENDINGS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 

@@ -62,7 +62,7 @@ class ServiceWorker:
 
     @property
     def alive(self) -> bool:
-        """Whether the worker takes new connections.
+        """Whether the worker accepts new connections.
 
         gunicorn sets it to False at a stop signal and at the end of ``--max-requests``. Then parked
         requests are released, since gunicorn waits for them.

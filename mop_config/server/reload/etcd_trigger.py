@@ -31,7 +31,7 @@ STOOD = 5.0
 
 
 def pause(failures: int) -> float:
-    """Return the seconds to wait after so many failures in a row, with jitter."""
+    """Return the seconds to wait after a number of failures in a row, with jitter."""
     return backoff(failures, FIRST_PAUSE, LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 

@@ -118,7 +118,7 @@ class Reloader:
         except Exception as error:
             return self._fail(error, attempt)
 
-    # -- what is done with it
+    # -- the steps of a reload
 
     def _reload(self, attempt: ReloadAttempt) -> bool:
         """Read, render, check, issue a release with the text saved, and publish."""
@@ -172,7 +172,7 @@ class Reloader:
         return with_planned_refusals(rendering, self.settings)
 
     def _replaced(self, section: CriticalSection, etag: str) -> Replaced | None:
-        """Return the host's last list; None if there is none, or if it is the same list."""
+        """Return the host's last list; None if there is no list, or if it is the same list."""
         last, snapshot = section.last, self.store.view.snapshot
         if last is None or last.record.release.etag == etag:
             return None
@@ -376,7 +376,7 @@ class Reloader:
             self.store.adopt(snapshot, rendering.planned[:MAX_PLANNED])
             logger.info("etag %s: a window has begun or ended", snapshot.etag)
 
-    # -- what goes wrong
+    # -- failures
 
     def _reject(self, error: SourceError, attempt: ReloadAttempt) -> bool:
         if error.code == Code.CHANGING:

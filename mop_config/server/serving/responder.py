@@ -53,7 +53,7 @@ class Responder:
         self.store = store
         self._signer = signer
         self._lock = threading.Lock()
-        self._tag = ""  # of the signed list when it was last looked at
+        self._tag = ""  # ETag of the signed list at the last ``prepare``
         self.max_waiters = 0
         self.waiters = 0
 
@@ -137,7 +137,7 @@ class Responder:
             return True
 
     def free_place(self) -> None:
-        """Give back the place of a long poll that has ended."""
+        """Free the place of a long poll that has ended."""
         with self._lock:
             self.waiters -= 1
 
@@ -172,7 +172,7 @@ class LongPoll:
     def event(self) -> ChangeEvent | None:
         """Return the event to wait for, or None if the list differs or the process shuts down."""
         store = self._responder.store
-        # The event comes before the look at the list, so that a change in between is not missed.
+        # Get the event before reading the list, so that a change in between is not missed.
         event = store.bell(signed=self._signed)
         if store.closing or not self._responder.knows(self._known, signed=self._signed):
             return None
@@ -194,7 +194,7 @@ class LongPoll:
         return self.answer()
 
     def close(self) -> None:
-        """Give the poll's place back."""
+        """Free the poll's place among the parked requests."""
         self._responder.free_place()
 
     def answer(self) -> ConditionalAnswer:

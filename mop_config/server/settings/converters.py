@@ -143,7 +143,7 @@ def share(value: str) -> float:
 
 
 def one_of(*allowed: str) -> Callable[[str], str]:
-    """Return a converter that takes one of some words, in any case of letters."""
+    """Return a converter that accepts one of the words, in upper or lower case."""
 
     def convert(value: str) -> str:
         if value.lower() in allowed:

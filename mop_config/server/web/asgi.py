@@ -74,7 +74,7 @@ class AsgiApp:
     """An ASGI 3 application in front of the Flask application of ``create_app``.
 
     Args:
-        app: What ``create_app`` returned.
+        app: The Flask application that ``create_app`` returned.
         bridge: Answers the requests for routes that are not native.
         start: Whether the first request of a process starts its reload thread.
 
@@ -130,7 +130,7 @@ class AsgiApp:
         await send_answer(answer, headers, scope["method"], send)
 
     def _encoded(self, headers: Headers) -> list[tuple[bytes, bytes]]:
-        """Encode headers once for each list of them: a snapshot gives the same object each time."""
+        """Encode headers, cached by identity, since a snapshot always has the same list object."""
         kept = self._encodings.get(id(headers))
         if kept is not None and kept[0] is headers:
             return kept[1]

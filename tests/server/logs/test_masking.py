@@ -41,7 +41,7 @@ def test_what_looks_like_a_secret_goes(text: str, expected: str) -> None:
     ],
 )
 def test_everything_else_stays(text: str) -> None:
-    """Other texts are not masked, such as the package's own name."""
+    """Texts without a secret are not changed, such as the package's own name."""
     assert masked(text) == text
 
 

@@ -196,7 +196,7 @@ def test_the_counts_of_a_worker_are_bounded(tmp_path: Path) -> None:
 def test_the_counts_of_all_workers_are_added_for_an_hour(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The counts of all workers, also of ended ones, are added for the listed endpoints."""
+    """The counts of the last hour of all workers, also of ended ones, are added."""
     now = [1_000_000.0 * STEP]
     monkeypatch.setattr(reports, "_step", lambda: int(now[0] // STEP))
     listed = frozenset({("api", URL)})
@@ -239,5 +239,5 @@ def test_an_old_file_is_removed_and_a_torn_one_is_ignored(tmp_path: Path) -> Non
 
 
 def test_the_words_are_those_that_speak_against_an_endpoint() -> None:
-    """Only faults of an endpoint are reported, not faults of the client itself."""
+    """The server accepts exactly the results that clients count (not faults of the client)."""
     assert set(FAULTS) == {"ok", *COUNTED}

@@ -154,7 +154,7 @@ class TestAWorkerThatMissedSomething:
         assert agreed(stalled.turn(), other.turn()) > NEWER * 1000
 
     def test_while_the_file_is_bad(self, site: Site) -> None:
-        """While the file is bad, it takes the last good list and its version."""
+        """While the file is bad, the worker takes the last good list and its version."""
         site.write(AB, OLD)
         stalled, other = boot(site), boot(site)
         for text in (BC, AB, "DomainList:\n"):
