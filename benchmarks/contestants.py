@@ -131,7 +131,7 @@ def multi_db(pair: tuple[RedisServer, RedisServer]) -> Iterator[Ask]:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A client.
+    """A client of the benchmark.
 
     Attributes:
         name: Its name in the table.

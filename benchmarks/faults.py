@@ -97,7 +97,7 @@ class Fault:
         in_turn: Whether clients run one after the other, each with its own servers. For faults
             of milliseconds, concurrent clients would disturb each other; for faults of
             seconds, running in turn would take too long.
-        repeat: Factor on the number of repetitions; it is larger where chance matters, at
+        repeat: Factor on the number of repetitions, larger where chance matters: at faults of
             milliseconds.
     """
 

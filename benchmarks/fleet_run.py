@@ -28,7 +28,7 @@ class Case(NamedTuple):
 
     Attributes:
         habits: The behaviour of the clients.
-        fault: How the primary dies.
+        fault: The fault of the primary: refused or dropped connections.
         capacity: Capacity of the primary and of each backup; 1 is the fleet's usual requests.
         priorities: Priorities of the primary and of each backup.
         back: Seconds from the primary's death until its return.

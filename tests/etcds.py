@@ -89,7 +89,7 @@ class Cluster:
 
     def __init__(self, members: list[Member], context: ssl.SSLContext | None) -> None:
         self.members = members
-        self.root = ""  # the password of the user with this name, where there are users
+        self.root = ""  # password of the user "root", if authentication is on
         self._context = context
 
     def address(self, key: str = KEY) -> str:

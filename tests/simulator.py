@@ -1,4 +1,4 @@
-"""A fleet of endpoints in memory, a client over it, and a clock that costs nothing.
+"""A fleet of endpoints in memory, a client over it, and a virtual clock.
 
 The client uses the real pool, network watch, budget and failover generator; only the
 network is simulated. Every step checks the invariants, and records the data that a test may
@@ -70,7 +70,7 @@ class Simulation:
 
     Args:
         count: Number of endpoints; each two share a priority.
-        seed: Of every random number.
+        seed: Seed of the random numbers.
         policy: The limits and time-outs of failover.
     """
 
@@ -182,7 +182,7 @@ class Simulation:
                 outcome.busy = 3.0
         return outcome
 
-    # -- what must hold
+    # -- invariants
 
     def _check_choice(self, chosen: PoolMember, tried: list[str]) -> None:
         usable = [m for m in self.pool.members() if m.health.usable and m.url not in tried[:-1]]

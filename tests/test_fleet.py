@@ -43,7 +43,7 @@ def test_every_request_is_answered_or_fails(case: Case) -> None:
 
 
 def test_the_same_seed_gives_the_same() -> None:
-    """The same seed gives the same result, and another seed gives another."""
+    """Equal seeds give equal results, and different seeds give different results."""
     case = CASES["too little room"]
     first, second = everything(simulate(case, SIZE, 7)), everything(simulate(case, SIZE, 7))
     assert first == second

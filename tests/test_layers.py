@@ -107,7 +107,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 DOCS = ROOT.parent / "docs"
 ARCHITECTURE = DOCS / "architecture.md"
 INDEX = DOCS / "decisions" / "README.md"
-#: The picture of the layers stands between these lines.
+#: The first and the last line around the picture of the layers.
 BEGIN, END = "<!-- layers: begin -->\n", "<!-- layers: end -->"
 
 

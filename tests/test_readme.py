@@ -71,7 +71,7 @@ def clone(tmp_path: Path) -> Path:
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com"]
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
         subprocess.run([*git, *arguments], cwd=folder, check=True)
-    # What `make` would install, without installing it again for each test.
+    # The environment that `make` would install, without an installation for each test.
     environment = folder / ".venv"
     (environment / "bin").mkdir(parents=True)
     for program in Path(sys.executable).parent.iterdir():

@@ -1,4 +1,4 @@
-"""Other users of this machine, for tests that run as root: processes with ids that nobody has.
+"""Other users of this machine, for tests that run as root: processes with unused ids.
 
 The processes are forks that drop root, so they need no access to the interpreter's files.
 """

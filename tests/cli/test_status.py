@@ -134,7 +134,7 @@ class TestStatus:
         assert "Served without 1 faulty entry" in result.stdout
 
 
-#: An underscore is a space, also at the end of a line.
+#: An underscore stands for a space, so that spaces at the end of a line are visible.
 SYSTEMD = r"""
 # a comment
 ; another one

@@ -233,7 +233,7 @@ class TestFaults:
         ids=["ssh", "nothing", "odd-length", "endless-line"],
     )
     def test_no_http(self, said: bytes, fault: Fault) -> None:
-        """A server that does not speak HTTP gives a protocol fault."""
+        """A server that sends no HTTP gives a protocol fault, or a reset if it sends nothing."""
         with raw(lambda sock: sock.sendall(said)) as port:
             assert look("api", f"http://127.0.0.1:{port}").fault is fault
 

@@ -117,7 +117,7 @@ class TestFigures:
     def test_the_state_follows_the_evidence(
         self, evidence: tuple[Evidence, ...], state: HealthState
     ) -> None:
-        """Suspect at the first failure, unhealthy at the third, back after two good probes."""
+        """An endpoint is suspect after one failure, unhealthy after three; two good probes heal."""
         assert after(*evidence).state is state
 
     def test_other_figures_are_obeyed(self) -> None:

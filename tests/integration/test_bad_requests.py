@@ -59,7 +59,7 @@ def exchange(server: Server, data: bytes) -> tuple[int, dict[str, str], bytes]:
 def test_a_refusal_is_a_problem_document_that_repeats_nothing(
     server: Server, data: str, status: int
 ) -> None:
-    """The refusal has the usual security headers, and neither body nor log repeats the request."""
+    """The refusal has the usual security headers, and neither answer nor log shows a secret."""
     found, headers, body = exchange(server, data.encode())
     assert found == status, body
     assert headers["Content-Type"] == "application/problem+json"

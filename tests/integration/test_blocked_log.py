@@ -24,7 +24,7 @@ from ..ports import free_ports
 from ..servers import ENDPOINTS, Server, gunicorn_command
 from ..waiting import answers, wait_for
 
-#: A pipe of the smallest size, so that few lines fill it.
+#: A pipe of the minimum size, which a few lines fill.
 PIPE_SIZE = 4096
 #: Maximum seconds of a stop, whatever happens to the log.
 STOP = 6.0

@@ -240,7 +240,7 @@ def test_a_token_that_is_taken_back_is_not_told_of_a_change(
 
 
 def test_a_sync_worker_parks_nobody(tmp_path: Path, file: Path) -> None:
-    """The sync worker, whose time-out would kill it, parks no poll and logs that."""
+    """The sync worker, whose time-out would kill it, parks no poll and logs the ignored limit."""
     with running(
         tmp_path, file, workers=1, WORKER_CLASS="sync", ENDPOINT_MAX_WAITERS="5"
     ) as server:

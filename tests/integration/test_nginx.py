@@ -227,7 +227,7 @@ class TestCache:
             assert "Preference-Applied" not in get(port).headers
 
     def test_an_answer_for_one_origin_is_no_other_s(self, tmp_path: Path) -> None:
-        """Fresh, kept, and when the application is gone; an origin that is not named gets none."""
+        """CORS headers match the request's origin, also in cached answers, or are absent."""
         file = tmp_path / "e.txt"
         file.write_text(OLD)
         named = ("https://a.example", "https://b.example")

@@ -50,7 +50,7 @@ def post(server: Server, **headers: str) -> Answer:
 
 @contextmanager
 def guarded(folder: Path, *options: str, workers: int = 2, **environ: str) -> Iterator[Server]:
-    """Run a server with tokens on a file; the polling of the file's content is off."""
+    """Run a server with tokens on a file during the block."""
     file, tokens = folder / "endpoints.txt", folder / "tokens"
     file.write_text("DomainList:\na.com\nb.com\n")
     tokens.write_text(LINES)

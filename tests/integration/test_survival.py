@@ -34,7 +34,7 @@ def text(*hosts: str) -> str:
 
 GOOD = text("a.example", "b.example")
 HOSTS = ["a.example", "b.example"]
-#: The status of a server without problems.
+#: An endpoint file without a problem, with both kinds of endpoints.
 BOTH = """DomainList:
 {0}-a.example
 {0}-b.example

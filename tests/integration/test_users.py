@@ -129,7 +129,7 @@ def test_workers_of_another_user_remember_the_newest_list(
 def test_serve_runs_nothing_from_the_folder_that_it_is_started_in(
     tmp_path: Path, module: str
 ) -> None:
-    """``serve`` and its parser process run no code from the current folder, whatever its name."""
+    """``serve`` and its parser process run no Python file of the current folder."""
     (tmp_path / f"{module}.py").write_text("import pathlib; pathlib.Path('ran').touch()\n")
     file = tmp_path / "endpoints.txt"
     file.write_text("DomainList:\n" + "".join(f"host{n}.example\n" for n in range(12000)))
