@@ -1,9 +1,9 @@
 """A mount that hangs, for the tests: a FUSE file system of one file, without libfuse.
 
-The file system speaks the kernel's protocol (fuse(4), ``linux/fuse.h``) through ``/dev/fuse``, as one
-folder with one regular file requires, and disables the kernel's caches. While hanging, it
-reads no request: a process that accesses the file waits until the file system continues, or
-until a fatal signal.
+The file system speaks the kernel's protocol (fuse(4), ``linux/fuse.h``) through ``/dev/fuse``, as
+far as one folder with one regular file needs, and disables the kernel's caches. A hanging file
+system reads no request, so a process that accesses the file waits until the file system continues,
+or until a fatal signal.
 """
 
 import contextlib
