@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 
 
 def main() -> None:
-    """Run all or one, print the tables, and keep them."""
+    """Run all benchmarks or one, print their tables, and save them."""
     chosen = options(__doc__ or "", tuple(MODULES))
     parts = _kept() if chosen.only else {"": _head()}
     for name, module in MODULES.items():
@@ -43,7 +43,7 @@ def _head() -> str:
 
 
 def _kept() -> dict[str, str]:
-    """Read the tables of the last run, by their headings."""
+    """Read the last run's tables by heading."""
     head, *sections = RESULTS.read_text().split("\n### ")
     named = {section.partition("\n")[0]: f"### {section}" for section in sections}
     return {"": head, **named}

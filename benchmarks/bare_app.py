@@ -1,4 +1,4 @@
-"""WSGI and ASGI applications with the same bytes as ours: the floors, and Flask's own view."""
+"""WSGI and ASGI applications with the same bytes as ours: two minimal ones, and a Flask view."""
 
 import os
 import time
@@ -26,7 +26,7 @@ _raw_not_modified = [(n.lower().encode(), value.encode()) for n, value in _serve
 
 
 def bare(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Do nothing but answer. No WSGI application can cost less under this server."""
+    """Return a constant response: the lowest cost of a WSGI application under this server."""
     if "HTTP_IF_NONE_MATCH" in environ:
         start_response("304 NOT MODIFIED", [*_served.not_modified])
         return [b""]
@@ -39,13 +39,13 @@ flask = Flask(__name__, static_folder=None)
 
 @flask.get(ENDPOINTS)
 def endpoints() -> Any:
-    """Give the bytes in the way that Flask's documentation shows."""
+    """Return the bytes as a view in the style of Flask's documentation."""
     response = Response(_served.body, headers=_served.headers)
     return response.make_conditional(request)
 
 
 async def raw(scope: dict[str, Any], _receive: Any, send: Any) -> None:
-    """Do nothing but answer. No ASGI application can cost less under this server."""
+    """Send a constant response: the lowest cost of an ASGI application under this server."""
     if scope["type"] == "http":
         known = any(name == b"if-none-match" for name, _ in scope["headers"])
         await send(

@@ -1,4 +1,4 @@
-"""The clients that meet the faults: each is a block that gives a function which asks once."""
+"""The clients of the failover benchmark: each context manager yields a function for one request."""
 
 import contextlib
 import shutil
@@ -21,14 +21,14 @@ from tests.client.fleet import Backend, fleet_in
 
 from .faults import RedisServer, redis_pair
 
-#: Asks once; raises unless there was a good answer.
+#: Sends one request; raises unless the answer is good.
 Ask = Callable[[], None]
-#: Seconds that somebody waits who has set a time-out with care.
+#: Seconds of a time-out that a careful user would set.
 CAREFUL = 2.0
 
 
 class Pair(NamedTuple):
-    """A primary and a backup over HTTP, and how to trust them."""
+    """A primary and a backup over HTTP, and the TLS context that verifies them."""
 
     primary: Backend
     backup: Backend
@@ -37,13 +37,13 @@ class Pair(NamedTuple):
 
     @property
     def urls(self) -> list[str]:
-        """Both API endpoints, the better first."""
+        """Return both API endpoints, the primary first."""
         return [self.primary.url, self.backup.url]
 
 
 @contextlib.contextmanager
 def http_pair(*, tls: bool) -> Iterator[Pair]:
-    """Run two servers, with certificates of an authority of their own if need be."""
+    """Run two servers, with certificates of a test authority if ``tls``."""
     with tempfile.TemporaryDirectory() as name, fleet_in(Path(name)) as fleet:
         if not tls:
             yield Pair(*fleet.pair(), True, None)
@@ -60,14 +60,14 @@ def _check(status: int) -> None:
 
 @contextlib.contextmanager
 def mop_config(pair: Pair) -> Iterator[Ask]:
-    """Give ours, as it comes."""
+    """Yield our client with its default settings."""
     manager = EndpointManager(pair.urls, verify=pair.verify, update_interval=0)
     with manager, manager.client() as client:
         yield lambda: _check(client.get("/get").status_code)
 
 
 def elastic(timeout: float | None) -> Callable[[Pair], AbstractContextManager[Ask]]:
-    """Give elastic-transport's, with its own time-out of 10 s or another."""
+    """Return elastic-transport's client, with its default time-out of 10 s or another."""
 
     @contextlib.contextmanager
     def run(pair: Pair) -> Iterator[Ask]:
@@ -92,7 +92,7 @@ def elastic(timeout: float | None) -> Callable[[Pair], AbstractContextManager[As
 
 @contextlib.contextmanager
 def httpx2_retries(pair: Pair) -> Iterator[Ask]:
-    """Give httpx2's own retries, which know one server only."""
+    """Yield httpx2 with its own retries, which know one server only."""
     transport = httpx2.HTTPTransport(verify=pair.verify, retries=3)
     with httpx2.Client(transport=transport, base_url=pair.primary.url) as client:
         yield lambda: _check(client.get("/get").status_code)
@@ -100,7 +100,7 @@ def httpx2_retries(pair: Pair) -> Iterator[Ask]:
 
 @contextlib.contextmanager
 def by_hand(pair: Pair) -> Iterator[Ask]:
-    """Give the loop that a careful application writes: it stays where it was answered."""
+    """Yield the loop of a careful application, which stays at the last server that answered."""
     urls = pair.urls
     with httpx2.Client(verify=pair.verify, timeout=CAREFUL) as client:
 
@@ -117,13 +117,13 @@ def by_hand(pair: Pair) -> Iterator[Ask]:
 
 @contextlib.contextmanager
 def multi_db(pair: tuple[RedisServer, RedisServer]) -> Iterator[Ask]:
-    """Give redis-py's client for several databases, as it comes."""
+    """Yield redis-py's client for several databases, with its default settings."""
     databases = [
         DatabaseConfig(weight=weight, client_kwargs={"host": "127.0.0.1", "port": server.port})
         for weight, server in zip((1.0, 0.5), pair, strict=True)
     ]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it says that it is experimental
+        warnings.simplefilter("ignore", UserWarning)  # redis-py calls this client experimental
         client = MultiDBClient(MultiDbConfig(databases))
     with contextlib.closing(client):
         yield lambda: client.get("key")
@@ -131,12 +131,12 @@ def multi_db(pair: tuple[RedisServer, RedisServer]) -> Iterator[Ask]:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A client.
+    """A client of the benchmark.
 
     Attributes:
-        name: What it is called in the table.
-        run: Gives the block in which it can be asked.
-        recovers: Whether it has somewhere else to go.
+        name: Its name in the table.
+        run: Returns the context manager that runs the client.
+        recovers: Whether the client can use another server.
     """
 
     name: str

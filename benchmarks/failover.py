@@ -1,4 +1,4 @@
-"""What a fault of the primary costs the requests that come after it, client by client."""
+"""The cost of a fault of the primary for the following requests, per client."""
 
 import contextlib
 import logging
@@ -13,36 +13,36 @@ from .contestants import HAS_REDIS, HTTP, REDIS, Ask, Contestant, http_pair, red
 from .faults import FAULTS, Fault
 from .report import Report, median, options
 
-#: Seconds from one request to the next, where the first has been answered by then.
+#: Seconds between the starts of two requests, unless the first takes longer.
 PERIOD = 0.05
-#: Requests that show how things are once the worst is over.
+#: Number of requests that show the steady state after the recovery.
 ENOUGH = 10
-#: Seconds of requests before the fault: more than 20 answers, from which on ours knows them.
+#: Seconds of requests before the fault: our client learns latencies from more than 20 answers.
 WARM = 1.5
-#: Seconds within which a client that can recover should have done so.
+#: Seconds within which a client that can recover should have recovered.
 PATIENCE = 20.0
 
 
 class Load(NamedTuple):
-    """What came of a client's requests, in order; times in milliseconds."""
+    """The results of a client's requests, in order; times in milliseconds."""
 
     good: list[bool]
     took: list[float]
 
     @property
     def failed(self) -> int:
-        """How many failed."""
+        """Return the number of failed requests."""
         return self.good.count(False)
 
     @property
     def later(self) -> list[float]:
-        """The times of those that succeeded after the one that took longest."""
+        """Return the times of the successful requests after the slowest request."""
         worst = self.took.index(max(self.took))
         return [t for t, good in list(zip(self.took, self.good, strict=True))[worst + 1 :] if good]
 
 
 def _send(ask: Ask, seconds: float, patience: float) -> Load:
-    """Ask for that long, and then until there are answers again."""
+    """Send requests for that number of seconds, and then until requests succeed again."""
     load = Load([], [])
     began = time.perf_counter()
     while True:
@@ -65,7 +65,7 @@ def _pair(fault: Fault, contestants: Sequence[Contestant]) -> AbstractContextMan
 
 
 def _meet(fault: Fault, contestants: Sequence[Contestant]) -> list[Load]:
-    """Have a fault befall the primary of clients that are warm."""
+    """Apply a fault to the primary of clients with warm connections."""
     with _pair(fault, contestants) as pair, contextlib.ExitStack() as stack:
         asks = [stack.enter_context(contestant.run(pair)) for contestant in contestants]
         for ask in asks:
@@ -84,7 +84,7 @@ def _meet(fault: Fault, contestants: Sequence[Contestant]) -> list[Load]:
 
 
 def _meet_all(fault: Fault) -> dict[str, Load]:
-    """Have every client meet a fault once."""
+    """Run every client once under a fault."""
     groups: list[Sequence[Contestant]] = [(each,) for each in HTTP] if fault.in_turn else [HTTP]
     if fault.redis and HAS_REDIS:
         groups.append(REDIS)
@@ -98,7 +98,7 @@ def _meet_all(fault: Fault) -> dict[str, Load]:
 
 
 def befallen(fault: Fault, quick: bool) -> Report:
-    """Measure every client on one fault."""
+    """Measure every client under one fault."""
     repeat = (1 if quick else 5) * fault.repeat
     report = Report(f"failover: {fault.name}", _note(fault, repeat))
     loads: dict[str, list[Load]] = {}
@@ -147,8 +147,8 @@ def _rounded(value: float) -> float:
 
 
 def reports(quick: bool) -> Iterator[Report]:
-    """Run everything in this file."""
-    # What the clients have to say costs them the same, and is not shown.
+    """Run all benchmarks of this file."""
+    # Every client logs at equal cost, and the logs are not shown.
     logging.basicConfig(handlers=[logging.NullHandler()])
     for fault in FAULTS:
         yield befallen(fault, quick)

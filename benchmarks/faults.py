@@ -1,4 +1,4 @@
-"""What befalls a primary: each fault is a block in which it lasts."""
+"""The faults of a primary: each fault is a context manager that applies it."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ from tests.waiting import wait_for
 
 
 class Victim(Protocol):
-    """A server that a fault may befall."""
+    """A server that a fault can be applied to."""
 
     port: int
 
@@ -29,14 +29,14 @@ class Victim(Protocol):
 
 
 class RedisServer:
-    """A redis-server process on a free port, which keeps nothing on disk."""
+    """A redis-server process on a free port, without persistence."""
 
     def __init__(self) -> None:
         self.port = closed_port()
         self.start()
 
     def start(self) -> None:
-        """Start it, again on its old port if it has run before."""
+        """Start the server, on the same port as before."""
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1"]
         self.process = subprocess.Popen(
             [*command, "--save", "", "--appendonly", "no"],
@@ -59,22 +59,22 @@ class RedisServer:
             return False
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the process without a shutdown, as a power cut does."""
         self.process.kill()
         self.process.wait(10)
 
     def freeze(self) -> None:
-        """Stop it: connections stand, and nothing answers."""
+        """Stop the process, so that its connections stay open and no request is answered."""
         self.process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Continue the stopped process."""
         self.process.send_signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager
 def redis_pair() -> Iterator[tuple[RedisServer, RedisServer]]:
-    """Run two of them."""
+    """Run two Redis servers."""
     with contextlib.ExitStack() as stack:
         servers = []
         for _ in range(2):
@@ -85,19 +85,19 @@ def redis_pair() -> Iterator[tuple[RedisServer, RedisServer]]:
 
 @dataclass(frozen=True)
 class Fault:
-    """One way to be of no use.
+    """One kind of failure.
 
     Attributes:
-        name: What it is called in the report.
-        about: What happens.
-        befall: Gives the block in which it lasts.
-        tls: Whether it needs servers with TLS.
-        redis: Whether it can befall a redis-server.
-        seconds: How long to send requests.
-        in_turn: Whether clients meet it one after the other, each with servers of its own.
-            Where it costs milliseconds, they would disturb each other; where it costs
-            seconds, nobody has the time.
-        repeat: How many times as often as others to repeat it: chance counts where it costs
+        name: Its name in the report.
+        about: One sentence that describes the fault.
+        befall: Returns the context manager in which the fault lasts.
+        tls: Whether the fault needs servers with TLS.
+        redis: Whether the fault applies to a redis-server.
+        seconds: Seconds for which requests are sent.
+        in_turn: Whether clients run one after the other, each with its own servers. For faults
+            of milliseconds, concurrent clients would disturb each other; for faults of
+            seconds, running in turn would take too long.
+        repeat: Factor on the number of repetitions, larger where chance matters: at faults of
             milliseconds.
     """
 
@@ -128,12 +128,12 @@ def _frozen(victim: Victim) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listener(port: int, backlog: int) -> Iterator[socket.socket]:
-    """Listen where a server has just been killed."""
+    """Listen on the port of a server that has just been killed."""
 
     def bound() -> bool:
         try:
             listener.bind(("127.0.0.1", port))
-        except OSError as error:  # its last process is about to end
+        except OSError as error:  # the last process of the killed server is still ending
             if error.errno != errno.EADDRINUSE:
                 raise
             return False
@@ -163,7 +163,7 @@ def _black_hole(victim: Victim) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent(victim: Victim) -> Iterator[None]:
-    """The system takes connections for a program that never looks at them."""
+    """Let the kernel accept connections for a program that never reads them."""
     victim.kill()
     with _listener(victim.port, 512):
         yield

@@ -1,7 +1,7 @@
-"""What the death of a primary means for a million clients and for the servers that are left.
+"""The effect of a primary's death on a million clients and on the other servers.
 
-A discrete-event simulation of the product's own client code; docs/scale.md says what is
-assumed, and what to take from the figures.
+A discrete-event simulation of the product's own client code; docs/scale.md lists the
+assumptions and interprets the figures.
 """
 
 import os
@@ -19,7 +19,7 @@ from .fleet_run import AMPLE, DEATH, FLEET, Case, Seen, simulate
 from .fleet_world import Costs
 from .report import Report, options, percentile
 
-#: Simulated clients: of each table, of the quick run, and to see what the number changes.
+#: Number of simulated clients: of each table, of the quick run, and of the table of sizes.
 SIZE, QUICK = 3_000, 100
 SIZES = (1_000, 5_000, 20_000, FLEET)
 
@@ -41,7 +41,7 @@ def _rounded(value: float) -> float | str:
 
 
 def recovery(size: int) -> tuple[Report, dict[str, Seen]]:
-    """The primary dies, and its backup can take everything."""
+    """Measure the recovery if the primary dies and the backup has enough capacity."""
     report = Report(
         "fleet: the primary dies",
         "One backup, with room for everything. Wait: seconds from a client's first request after"
@@ -68,7 +68,7 @@ def recovery(size: int) -> tuple[Report, dict[str, Seen]]:
 
 
 def rooms(size: int) -> Report:
-    """How much room a backup needs."""
+    """Measure the capacity that a backup needs."""
     report = Report(
         "fleet: room on the backup",
         "The primary is killed. Handshake: what a new TLS connection costs the backup, beside a"
@@ -98,7 +98,7 @@ def _shortage(seen: Seen) -> dict[str, float]:
 
 
 def short(size: int) -> Report:
-    """What helps where the backups have too little room."""
+    """Compare the remedies if the backups have too little capacity."""
     report = Report(
         "fleet: too little room",
         "The primary is killed. One backup with room for 1.2 of the usual requests, where a"
@@ -117,7 +117,7 @@ def short(size: int) -> Report:
 
 
 def order(size: int) -> Report:
-    """Two backups one after the other, or side by side."""
+    """Compare two backups in order of priority with two backups of equal priority."""
     report = Report(
         "fleet: two backups, in a row or side by side",
         "The primary is killed. In a row: priorities 0, 1, 2; side by side: 0, 1, 1. Room: of each"
@@ -141,7 +141,7 @@ def order(size: int) -> Report:
 
 
 def returning(size: int) -> tuple[Report, dict[str, Seen]]:
-    """The primary is back after two minutes."""
+    """Measure the return of clients to a primary that is back after two minutes."""
     report = Report(
         "fleet: the primary returns",
         "It was killed, and is back after 120 s. Probes: health checks of it in a second, at most,"
@@ -169,19 +169,19 @@ def returning(size: int) -> tuple[Report, dict[str, Seen]]:
 
 
 def _home(seen: Seen, back: float, share: float) -> float:
-    """Seconds until the requests of a period at the primary are so many of the usual ones."""
+    """Return the seconds until a share of the usual requests of a period is back at the primary."""
     primary, period = seen.sites[0], int(seen.think)
     for second in range(int(back), 290):
         asked = seen.mean(primary.requests, second, second + period)
         probes = seen.mean(primary.probes, second, second + period)
-        # A figure of one period is off by its chance.
+        # The figure of one period varies by chance.
         if asked - probes >= share * USUAL * (1 - 2 / (seen.size**0.5)):
             return second - back
     return float("inf")
 
 
 def quiet(size: int) -> Report:
-    """Health checks while all is well, of clients that started together."""
+    """Measure health checks without a fault, of clients that started together."""
     report = Report(
         "fleet: health checks in quiet times",
         "All clients start within one second, such as after a power cut, and ask nothing. Probes"
@@ -207,7 +207,7 @@ def quiet(size: int) -> Report:
 
 
 def probing(size: int) -> Report:
-    """How many health checks each value of ``Policy.probe`` costs."""
+    """Measure the number of health checks for each value of ``Policy.probe``."""
     report = Report(
         "fleet: health checks by Policy.probe",
         "Ten endpoints, one priority each. Quiet: health checks in a second, of all endpoints"
@@ -231,7 +231,7 @@ def probing(size: int) -> Report:
 
 
 def sizes(quick: bool) -> Report:
-    """What the number of simulated clients changes."""
+    """Measure how the number of simulated clients changes the figures."""
     report = Report(
         "fleet: what the number of simulated clients changes",
         "30 s of two cases. Black hole: one backup with room for everything. Overrun: the primary"
@@ -265,7 +265,7 @@ def sizes(quick: bool) -> Report:
 
 
 def polls(size: int) -> tuple[Report, dict[str, Polls]]:
-    """What asking for the list costs."""
+    """Measure the cost of polling for the list."""
     report = Report(
         "fleet: asking for the list",
         "Usual: questions a second once all have started; worst: in the worst second before the"
@@ -303,7 +303,7 @@ def polls(size: int) -> tuple[Report, dict[str, Polls]]:
 
 
 def reports(quick: bool) -> Iterator[Report]:
-    """Run everything in this file; a whole run draws the plots of docs/scale.md as well."""
+    """Run all benchmarks of this file; a full run also draws the plots of docs/scale.md."""
     size = QUICK if quick else SIZE
     dies, of_death = recovery(size)
     yield dies

@@ -28,12 +28,12 @@ RECOVERY: dict[str, Case] = {
     "black hole; neither": Case(Habits(NEITHER), BLACK_HOLE, until=120.0),
 }
 
-#: What a backup can do, and what a TLS handshake costs it, beside the fleet's requests.
+#: Capacity of a backup (1: the fleet's requests), and cost of a TLS handshake (1: a request).
 ROOMS = (1.1, 1.3, 1.5, 2.0)
 HANDSHAKES = (0.25, 0.5, 1.0)
 
-#: One backup that could just bear the load, but not everybody's handshake; and two that
-#: together cannot bear it.
+#: A backup with capacity for the load but not for all handshakes at once, and two backups
+#: that together have too little capacity.
 SHORT: dict[str, Case] = {
     "one with 1.2": Case(OURS, capacity=(AMPLE, 1.2), costs=Costs(handshake=1.0), until=120.0),
     "two with 0.45": Case(OURS, capacity=(AMPLE, 0.45, 0.45), priorities=(0, 1, 1), until=120.0),

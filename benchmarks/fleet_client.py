@@ -1,7 +1,7 @@
-"""One client of a simulated fleet: the product's own decisions, over wires that are played.
+"""One client of a simulated fleet: the product's own decisions over a simulated network.
 
-Pool, health, network watch, budget, failover and race are the real ones. What drives them
-here does what ``mop_config.client``'s transports, dials and manager do, step for step.
+Pool, health, network watch, budget, failover and race are the real ones. The code that drives
+them follows the transports, dials and manager of ``mop_config.client`` step by step.
 """
 
 import random
@@ -30,14 +30,14 @@ _NEVER = float("inf")
 
 
 class Habits(NamedTuple):
-    """How the clients of a fleet behave.
+    """The behaviour of a fleet's clients.
 
     Attributes:
-        policy: The figures of failover.
-        think: Seconds from one request of a client to its next, on average.
-        in_step: Whether all clients ask in the same moments, rather than each in its own.
-        chance: Whether probes and choices vary by chance.
-        keeps: Whether connections are kept from one request to the next.
+        policy: The limits and time-outs of failover.
+        think: Mean seconds between two requests of a client.
+        in_step: Whether all clients send their requests at the same moments.
+        chance: Whether probes and choices have random jitter.
+        keeps: Whether a client keeps its connection for the next request.
     """
 
     policy: Policy
@@ -47,15 +47,15 @@ class Habits(NamedTuple):
 
 
 class Client:
-    """A client: it asks, and it looks after its endpoints.
+    """A client that sends requests and checks the health of its endpoints.
 
     Args:
-        world: Where it lives.
-        sites: By URL.
-        endpoints: Its list.
-        habits: Of its fleet.
-        chance: Of what it leaves to chance.
-        tally: Where it counts.
+        world: The simulated clock.
+        sites: The simulated endpoints by URL.
+        endpoints: The client's list.
+        habits: The behaviour of the fleet.
+        chance: Generator of its random numbers.
+        tally: The counters of the fleet.
     """
 
     __slots__ = (
@@ -90,7 +90,7 @@ class Client:
         network = OfflineDetector(habits.policy.offline_window)
         self._pool = Pool("api", habits.policy, network, drawn)
         self._budget = Budget(habits.policy)
-        self._kept: dict[str, int] = {}  # connections, by URL: the epoch that they are of
+        self._kept: dict[str, int] = {}  # URL of a kept connection -> its site's epoch
         self._armed = _NEVER
         self._asked_first = -1.0
         self._served = False
@@ -99,10 +99,10 @@ class Client:
         self._pool.urgent = False
         self._look()
 
-    # -- what the manager does
+    # -- the manager's part
 
     def _look(self) -> None:
-        """Begin the health checks that are due, and come back for the next."""
+        """Start the health checks that are due, and schedule the next call."""
         now = self._world.now
         if now >= self._armed:
             self._armed = _NEVER
@@ -120,7 +120,7 @@ class Client:
         self._pool.take_events()
 
     def _probe(self, member: PoolMember) -> Process:
-        """Check one endpoint, over a connection of its own."""
+        """Check one endpoint over a new connection."""
         world, site = self._world, self._sites[member.url]
         began, patience = world.now, self._habits.policy.health_timeout
         site.probes[int(began // 1)] += 1
@@ -131,13 +131,13 @@ class Client:
             yield wire.end
         fault = Fault.BAD_STATUS if wire.status == 503 else wire.fault
         self._pool.probed(member, fault, world.now - began, world.now, 0.0, wire.busy)
-        self._pool.urgent = True  # as the manager looks at its schedule after each check
+        self._pool.urgent = True  # the manager re-reads its schedule after each check
         self._look_if_urgent()
 
-    # -- what the application does
+    # -- the application's part
 
     def live(self) -> Process:
-        """Ask, over and over."""
+        """Send requests in a loop."""
         world, think = self._world, self._habits.think
         while True:
             due = world.now + think
@@ -182,7 +182,7 @@ class Client:
             tally.waits.append(now - self._asked_first)
             tally.served_at.append(now - tally.death)
 
-    # -- what the transport does
+    # -- the transport's part
 
     def _attempt(self, attempt: Attempt, moves: Candidates) -> Generator[float, None, Outcome]:
         world, member = self._world, attempt.member
@@ -221,19 +221,19 @@ class Client:
         return outcome
 
     def _has_connection(self, url: str) -> bool:
-        """Whether a connection is kept, as far as can be known from here."""
+        """Return whether a connection is kept, as far as the client knows."""
         epoch, site = self._kept.get(url), self._sites[url]
         if epoch is None:
             return False
         if epoch != site.epoch and site.is_killed:
-            del self._kept[url]  # its end was told by the site's machine
+            del self._kept[url]  # the site's machine closed the connection
             return False
         return True
 
     def _dial(
         self, race: DialRace
     ) -> Generator[float, None, tuple[PoolMember, tuple[tuple[PoolMember, Fault], ...]] | None]:
-        """Dial until one endpoint is ready, as ``mop_config.client.transport.dial`` does."""
+        """Dial until one endpoint is connected, as ``mop_config.client.transport.dial`` does."""
         world, patience = self._world, self._habits.policy.connect_timeout
         dials: list[tuple[Wire, PoolMember]] = []
         while True:
@@ -256,7 +256,7 @@ class Client:
     def _exchange(
         self, member: PoolMember, began: float, until: float, delay: float, moves: Candidates
     ) -> Generator[float, None, Outcome]:
-        """Send the request; where no answer comes for a while, send it elsewhere as well."""
+        """Send the request; after the hedge delay, send it to a second endpoint as well."""
         world = self._world
         wire = self._ask(member, until)
         if wire.end > world.now + delay:
@@ -274,7 +274,7 @@ class Client:
     def _against(
         self, rival: PoolMember, member: PoolMember, wire: Wire, began: float, until: float
     ) -> Generator[float, None, Outcome]:
-        """Wait for whichever of two endpoints has a good answer first."""
+        """Wait for the first good answer of two endpoints."""
         theirs = Wire(self._world.now, None)
         rival_began = self._world.now
         self._tally.tried(rival_began)
@@ -291,7 +291,7 @@ class Client:
             theirs = self._ask(rival, until)
         if wire.status == 200 and wire.end <= theirs.end:
             yield wire.end
-            self._kept.pop(rival.url, None)  # it is in the midst of the other request
+            self._kept.pop(rival.url, None)  # this connection is busy with the other request
             return self._outcome(member, wire, began)
         yield theirs.end
         if theirs.status == 200:

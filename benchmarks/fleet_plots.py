@@ -1,4 +1,4 @@
-"""The plots of docs/scale.md, drawn from what a whole run of the fleet has seen."""
+"""The plots of docs/scale.md, drawn from the results of a full run of the fleet."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ _STYLES = ("-", "--", "-.", ":", (0, (1, 3)))
 
 
 def draw(of_death: Mapping[str, Seen], of_return: Mapping[str, Seen], polls: Polled) -> None:
-    """Write every plot."""
+    """Write all plots."""
     mpl.use("Agg")
     FOLDER.mkdir(parents=True, exist_ok=True)
     _waits(of_death)

@@ -1,7 +1,7 @@
-"""What a fleet's questions for the list cost the servers of the list.
+"""The cost of a fleet's polls for the servers of the list.
 
-Each question is the product's own ``update``; when the next one comes is what a manager does:
-an interval that varies by a tenth, or a long poll after the other.
+Each poll is the product's own ``update``; the time of the next poll follows the manager's rule:
+an interval with a jitter of a tenth, or one long poll after another.
 """
 
 import random
@@ -17,24 +17,24 @@ from mop_config.model.endpoint import Endpoint, EndpointConfig
 from .fleet_world import ROUND_TRIP, Process, World
 
 BASE = "https://config.example/api/v1"
-#: Seconds for which a server asks those to stay away whom it has no place for.
+#: Range of Retry-After in seconds for a long poll that finds no free place.
 RETRY_AFTER = (5, 20)
 OLD, NEW = '"old"', '"new"'
-#: So many intervals and a half pass before the list is edited.
+#: The list is edited after this number and a half of intervals.
 _ROUNDS = 3
 
 
 class Polling(NamedTuple):
-    """How a fleet asks.
+    """The way in which a fleet polls.
 
     Attributes:
-        interval: Seconds between two questions; of a long poll, what it waits at most.
-        held: Whether they are long polls.
-        jitter: Share by which the interval varies either way.
-        together: Whether all clients start within one second.
-        places: Share of the fleet whose long polls the servers have room for.
-        answer: Seconds of one worker's time for an answer.
-        workers: How many workers there are for the whole fleet.
+        interval: Seconds between two polls, or the maximum wait of a long poll.
+        held: Whether the polls are long polls.
+        jitter: Share of the interval by which it varies in either direction.
+        together: Whether all clients start within one second, as after a power cut.
+        places: Share of the fleet's long polls that the servers can hold.
+        answer: Seconds of a worker's time per answer.
+        workers: Number of workers for the whole fleet.
     """
 
     interval: float
@@ -47,21 +47,21 @@ class Polling(NamedTuple):
 
 
 class Polls:
-    """A fleet that asks for the list, and the servers that answer.
+    """A fleet that polls for the list, and the servers that answer.
 
     Args:
-        polling: How it asks.
+        polling: The way of polling.
         size: How many clients are simulated.
-        fleet: How many they stand for.
-        seed: Of what is left to chance.
+        fleet: Number of clients that the simulation represents.
+        seed: Seed of the random numbers.
 
     Attributes:
         size: How many clients are simulated.
-        asked: Questions that arrived, by the second.
-        turned_away: Long polls without a place, by the second.
-        edited: When the list was edited.
-        ends: When nobody looks any more.
-        told: When each client had the new list, in seconds from the edit on.
+        asked: Polls that arrived, by second.
+        turned_away: Long polls without a free place, by second.
+        edited: Time of the edit of the list.
+        ends: Time of the end of the simulation.
+        told: Seconds from the edit until each client had the new list.
     """
 
     def __init__(self, polling: Polling, size: int, fleet: int, seed: int = 1) -> None:
@@ -69,7 +69,7 @@ class Polls:
         self.size = size
         self._random = random.Random(seed)
         self._world = World()
-        # The workers of the fleet, as one that is as fast as all, for those simulated.
+        # One simulated worker with the speed of all workers, scaled to the simulated clients.
         self._answer = polling.answer / polling.workers * (fleet / size)
         self._free_at = 0.0
         self._parked = 0
@@ -81,7 +81,7 @@ class Polls:
         self.told: list[float] = []
 
     def run(self, rest: float) -> None:
-        """Let everybody ask until so many seconds after the edit."""
+        """Run the polls until that number of seconds after the edit."""
         start = 1.0 if self._polling.together else self._polling.interval
         for _ in range(self.size):
             self._world.begin(self._live(), self._random.random() * start)

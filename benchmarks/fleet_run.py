@@ -1,4 +1,4 @@
-"""Running a simulated fleet: what befalls it, and what is seen of it."""
+"""Running a simulated fleet under a fault, and recording the results."""
 
 import gc
 import random
@@ -13,29 +13,29 @@ from .fleet_client import Client, Habits
 from .fleet_world import Costs, Outage, Process, Site, Tally, World
 from .report import percentile
 
-#: How many clients the figures are for.
+#: Number of clients that the figures are scaled to.
 FLEET = 1_000_000
-#: When the primary dies: all clients have looked at all endpoints by then, each in its time.
+#: Time of the primary's death: every client has checked every endpoint by then.
 DEATH = 400.0
-#: Seconds before that from which the clients ask.
+#: Seconds before the death at which the clients start their requests.
 WARM_UP = 30.0
-#: Work of a second beside the fleet's requests that no burst of these tables exceeds.
+#: Capacity, in units of the fleet's requests, that no burst of these tables exceeds.
 AMPLE = 1000.0
 
 
 class Case(NamedTuple):
-    """What is simulated.
+    """The parameters of a simulation.
 
     Attributes:
-        habits: Of the clients.
-        fault: How the primary dies.
-        capacity: Of the primary and of each backup, beside the fleet's usual requests.
-        priorities: Of the same.
-        back: Seconds from the primary's death until it is back.
-        until: Seconds from its death until nobody looks any more.
-        asking: Whether clients send requests; they check health in any case.
-        born_within: Seconds within which all clients start.
-        costs: What the sites' work is.
+        habits: The behaviour of the clients.
+        fault: The fault of the primary: refused or dropped connections.
+        capacity: Capacity of the primary and of each backup; 1 is the fleet's usual requests.
+        priorities: Priorities of the primary and of each backup.
+        back: Seconds from the primary's death until its return.
+        until: Seconds from the primary's death to the end of the simulation.
+        asking: Whether clients send requests; health checks run in any case.
+        born_within: Seconds over which the starts of the clients are spread.
+        costs: The cost of each kind of work at a site.
     """
 
     habits: Habits
@@ -51,14 +51,14 @@ class Case(NamedTuple):
 
 @dataclass
 class Seen:
-    """What came of a case.
+    """The results of a case.
 
     Attributes:
-        tally: What became of the requests.
-        sites: The primary and the backups, by their order.
-        size: How many clients were simulated.
+        tally: The counters of the requests.
+        sites: The primary and then the backups.
+        size: Number of simulated clients.
         think: Seconds between two requests of a client.
-        busy: How many requests were under way at the end.
+        busy: Number of requests in progress at the end.
     """
 
     tally: Tally
@@ -69,34 +69,34 @@ class Seen:
 
     @property
     def scale(self) -> float:
-        """How many clients of the fleet one of the simulated stands for."""
+        """Return the number of clients that one simulated client represents."""
         return FLEET / self.size
 
     def peak(self, per_second: Mapping[int, float], begin: float, end: float) -> float:
-        """The largest figure of a second, for the fleet; times are from the death on."""
+        """Return the fleet's highest figure of a second; times are seconds after the death."""
         seconds = range(int(DEATH + begin), int(DEATH + end))
         return self.scale * max(per_second.get(second, 0) for second in seconds)
 
     def mean(self, per_second: Mapping[int, float], begin: float, end: float) -> float:
-        """The mean figure of a second, for the fleet; times are from the death on."""
+        """Return the fleet's mean figure per second; times are seconds after the death."""
         seconds = range(int(DEATH + begin), int(DEATH + end))
         return self.scale * sum(per_second.get(s, 0) for s in seconds) / len(seconds)
 
     def wait(self, percent: float) -> float:
-        """Seconds until so many of the clients that have asked were answered; inf for never."""
+        """Return the wait in seconds of this percentile of clients with a request, or inf."""
         return self._among(self.tally.waits, self.tally.hit, percent)
 
     def served(self, percent: float) -> float:
-        """Seconds from the death until so many of all clients were answered; inf for never."""
+        """Return the seconds from the death until this percentage of clients was served, or inf."""
         return self._among(self.tally.served_at, self.size, percent)
 
     @property
     def failed(self) -> float:
-        """Requests that failed, in percent of those asked since the death."""
+        """Return the failed requests in percent of the requests since the death."""
         return 100 * self.tally.failed / max(1, self.tally.asked_since)
 
     def most(self, begin: float, end: float) -> dict[str, float]:
-        """The most that any backup has to do in a second; work beside the usual requests."""
+        """Return a backup's highest load of a second; ``work`` is relative to usual requests."""
         usual, backups = FLEET / self.think, self.sites[1:]
         return {
             "requests_s": max(self.peak(site.requests, begin, end) for site in backups),
@@ -111,7 +111,7 @@ class Seen:
 
 
 def simulate(case: Case, size: int, seed: int = 1) -> Seen:
-    """Let a fleet of so many clients live through a case; the same seed gives the same."""
+    """Simulate a case with that number of clients; equal seeds give equal results."""
     world, chance, tally = World(), random.Random(seed), Tally(DEATH)
     usual = size / case.habits.think
     outage = Outage(DEATH, DEATH + case.back, case.fault)
@@ -131,7 +131,7 @@ def simulate(case: Case, size: int, seed: int = 1) -> Seen:
                 world.begin(client.live(), _first_request(case.habits, chance))
 
     world.begin(births(), 0.0)
-    # Nothing here is garbage before the end, and looking for some takes as long as the rest.
+    # No object becomes garbage before the end, and collecting would double the time.
     gc.disable()
     try:
         world.run(DEATH + case.until)

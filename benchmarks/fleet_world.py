@@ -1,7 +1,7 @@
-"""What a simulated fleet lives in: a clock that costs nothing, and sites with a capacity.
+"""The environment of a simulated fleet: a virtual clock, and sites with a capacity.
 
-A site answers in the order of arrival, at so much work a second, so that the end of whatever
-it is asked is known at once.
+A site is a first-in-first-out queue with a fixed amount of work per second, so the end of each
+request is known when the request arrives.
 """
 
 import heapq
@@ -12,27 +12,27 @@ from typing import NamedTuple
 
 from mop_config.net.faults import Fault
 
-#: A step of something that goes on: gives the moment of its next step, or None at its end.
+#: A step of an activity: returns the time of its next step, or None at its end.
 Step = Callable[[], float | None]
-#: Something that goes on for a while: yields the moments at which it wants to go on.
+#: An activity: yields the times at which it continues.
 Process = Generator[float, None, None]
 
-#: Seconds there and back between a client and a site.
+#: Round-trip time in seconds between a client and a site.
 ROUND_TRIP = 0.05
 #: Seconds that a client waits for the first byte of an answer: httpx2's default.
 READ_TIMEOUT = 5.0
 
 
 class Costs(NamedTuple):
-    """What a site's work is, beside a request, which is 1.
+    """The cost of each kind of work at a site; a request is 1.
 
     Attributes:
-        handshake: Of a new TLS connection.
-        health: The answer to a health check, without its handshake.
-        refusal: Turning a request or a connection away.
-        queue: Seconds of work that may wait; what comes then is turned away.
-        retry_after: Seconds for which a request that is turned away is asked to stay away
-            (``Retry-After``), or None.
+        handshake: Cost of a TLS handshake.
+        health: Cost of the answer to a health check, without its handshake.
+        refusal: Cost of turning a request or a connection away.
+        queue: Seconds of work that may wait; further requests are turned away.
+        retry_after: Seconds of ``Retry-After`` in the answer to a request that is turned away,
+            or None for no header.
     """
 
     handshake: float = 0.5
@@ -43,7 +43,7 @@ class Costs(NamedTuple):
 
 
 class World:
-    """The clock, and what happens next."""
+    """The virtual clock and its queue of events."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -51,19 +51,19 @@ class World:
         self._serial = count()
 
     def at(self, when: float, step: Step) -> None:
-        """Have a step taken at a moment, and whatever it asks for after that."""
+        """Run a step at a time, and again at each time that the step returns."""
         heapq.heappush(self._steps, (when, next(self._serial), step))
 
     def begin(self, process: Process, when: float) -> None:
-        """Have a process begin at a moment."""
+        """Start an activity at a time."""
         self.at(when, lambda: next(process, None))
 
     def run(self, until: float) -> None:
-        """Let time pass."""
+        """Advance the clock to a time, and run the steps until then."""
         steps = self._steps
         while steps and steps[0][0] <= until:
             self.now, _, step = steps[0]
-            # What the step itself schedules comes after it: it still stands first.
+            # The step schedules only later steps: its own entry is still the first.
             again = step()
             if again is None:
                 heapq.heappop(steps)
@@ -73,13 +73,13 @@ class World:
 
 
 class Wire(NamedTuple):
-    """How a dial or a request will end, known when it begins.
+    """The end of a dial or a request, known at its start.
 
     Attributes:
-        end: When.
-        status: The answer's status code, or None; of a dial 0.
-        fault: What went wrong, or None.
-        busy: Seconds for which the site asks to be left alone, or None.
+        end: Time of the end.
+        status: Status code of the answer, 0 for a dial, or None after a fault.
+        fault: The fault, or None.
+        busy: ``Retry-After`` of the site in seconds, or None.
     """
 
     end: float
@@ -89,7 +89,7 @@ class Wire(NamedTuple):
 
 
 class Outage(NamedTuple):
-    """When a site is away, and how: ``REFUSED`` by its machine, or swallowed by the network."""
+    """An outage's times and kind: ``REFUSED`` by the machine, or dropped by the network."""
 
     begins: float
     ends: float
@@ -97,20 +97,20 @@ class Outage(NamedTuple):
 
 
 class Site:
-    """One endpoint as it really is.
+    """One simulated endpoint.
 
     Args:
-        world: For the time.
-        capacity: Work that it does in a second; a request is 1.
-        costs: What its work is.
-        outage: When it is away, or None.
+        world: The clock.
+        capacity: Work per second; a request is 1.
+        costs: The cost of each kind of work.
+        outage: The outage, or None.
 
     Attributes:
-        dials: Connections that it was asked for, by the second.
-        requests: Requests that reached it, by the second.
-        probes: Health checks among both, by the second.
-        shed: Requests and connections that it turned away, by the second.
-        work: Work that it was given, by the second.
+        dials: Attempted connections by second.
+        requests: Requests that arrived, by second.
+        probes: Health checks, which are counted in both, by second.
+        shed: Requests and connections that were turned away, by second.
+        work: Work that arrived, by second.
     """
 
     def __init__(
@@ -129,17 +129,17 @@ class Site:
 
     @property
     def epoch(self) -> int:
-        """Which life it is in: a connection does not outlast the one it was made in."""
+        """Return the number of the site's current life; a connection does not outlast its epoch."""
         outage, now = self._outage, self._world.now
         return 0 if outage is None or now < outage.begins else 1 if now < outage.ends else 2
 
     @property
     def is_killed(self) -> bool:
-        """Whether it has ended in a way that those who hold connections are told of."""
+        """Return whether the site's machine refuses or resets connections when the site dies."""
         return self._outage is not None and self._outage.fault is Fault.REFUSED
 
     def dial(self, patience: float) -> Wire:
-        """Connect, and shake hands: a way there and back for TCP, and one for TLS."""
+        """Connect with a TLS handshake: one round trip for TCP and one for TLS."""
         now = self._world.now
         self.dials[int(now // 1)] += 1
         if (outage := self._away()) is not None:
@@ -152,7 +152,7 @@ class Site:
         return self._unless_lost(Wire(done + 2 * ROUND_TRIP, 0), now + patience, dialled=True)
 
     def ask(self, epoch: int, patience: float, *, health: bool = False) -> Wire:
-        """Send a request, or a health check, over a connection that was made in that epoch."""
+        """Send a request or a health check over a connection of that epoch."""
         now = self._world.now
         if (outage := self._away()) is not None:
             if outage.fault is Fault.REFUSED:
@@ -172,7 +172,7 @@ class Site:
         return outage if away else None
 
     def _do(self, work: float) -> float | None:
-        """Queue some work; give the moment when it is done, or None where it is turned away."""
+        """Queue some work; return the time of its end, or None if the queue is full."""
         now = self._world.now
         free_at = max(self._free_at, now)
         turned_away = free_at - now > self._costs.queue
@@ -184,7 +184,7 @@ class Site:
         return None if turned_away else self._free_at
 
     def _unless_lost(self, wire: Wire, patience: float, *, dialled: bool = False) -> Wire:
-        """Say how it ends where the site dies, or the client's patience ends, before."""
+        """Return the wire's end, or an earlier end by the site's death or the client's time-out."""
         fault = Fault.CONNECT_TIMEOUT if dialled else Fault.READ_TIMEOUT
         outage = self._outage
         if outage is not None and self._world.now < outage.begins < min(wire.end, patience):
@@ -195,20 +195,20 @@ class Site:
 
 
 class Tally:
-    """What became of the requests of all clients.
+    """The counters of all clients' requests.
 
     Args:
-        death: When the primary dies: what is asked from then on counts for the waits.
+        death: Time of the primary's death; the waits count requests from then on.
     """
 
     def __init__(self, death: float) -> None:
         self.death = death
         self.asked = self.answered = self.failed = 0
         self.tries = 0  # endpoints that requests went to since the death
-        self.asked_since = self.hit = 0  # requests asked, and clients that asked, since the death
-        self.waits: list[float] = []  # of each client that had one, until its first answer
-        self.served_at: list[float] = []  # and when that was, after the death
-        self.failed_in: dict[int, int] = {}  # by the second in which they were asked
+        self.asked_since = self.hit = 0  # requests, and clients with a request, since the death
+        self.waits: list[float] = []  # seconds to the first answer of each client with a request
+        self.served_at: list[float] = []  # and that answer's time after the death
+        self.failed_in: dict[int, int] = {}  # by the second in which the request started
 
     def tried(self, now: float) -> None:
         """Count that a request goes to an endpoint."""

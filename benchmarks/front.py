@@ -1,4 +1,4 @@
-"""The ASGI front beside its peers: an answer's cost, parked clients and stuck connections."""
+"""The ASGI front and its peers: the cost of an answer, parked clients and stuck connections."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ CONTESTANTS: dict[str, tuple[Run, tuple[str, ...]]] = {
     "the guide's FastAPI, uvicorn[standard]": (fastapi("uvloop", "httptools"), ()),
 }
 OURS = next(iter(CONTESTANTS))
-#: The most that ours may cost beside each peer, with a body and without.
+#: Maximum ratio of our cost to each peer's, for answers with and without a body.
 GOALS = {
     ("raw ASGI, asgi", "200"): 1.2,
     ("bare WSGI, gthread", "200"): 0.28,
@@ -39,9 +39,9 @@ GOALS = {
     ("nginx, static file", "200"): 3.5,
     ("the guide's FastAPI, uvicorn[standard]", "200"): 0.25,
 }
-#: Seconds between two edits: a client asks again once all have been told.
+#: Seconds between two edits: enough for all clients to get the list and to poll again.
 PAUSE = 15.0
-#: Clients that stick: they say nothing, half a head, half a body, or read nothing.
+#: Stuck clients: they send no byte, half a head or half a body, or read no answer.
 STUCK = (
     b"",
     b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: ",
@@ -176,7 +176,7 @@ def _health(server: Server) -> dict[str, Any]:
 
 
 def reports(quick: bool) -> Iterator[Report]:
-    """Run everything in this file."""
+    """Run all benchmarks of this file."""
     if available("taskset", "wrk"):
         yield _cost(quick)
     if available("taskset"):

@@ -1,4 +1,4 @@
-"""The guide's design on FastAPI: the file is read and parsed at every request."""
+"""The guide's design on FastAPI: each request reads and parses the file."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.servers import ENDPOINTS
 
 
 def _hosts(path: Path) -> list[str]:
-    """Read the two lists, one after the other."""
+    """Read the two sections of the file in order."""
     found: dict[str, list[str]] = {"domainlist:": [], "iplist:": []}
     section = ""
     with path.open(encoding="utf-8") as lines:
@@ -30,7 +30,7 @@ def _url(protocol: str, host: str, port: str | None, path: str) -> str:
 
 
 async def endpoints() -> dict[str, list[dict[str, Any]]]:
-    """Answer with dictionaries, which FastAPI turns into JSON."""
+    """Return dictionaries, which FastAPI encodes as JSON."""
     path = Path(os.getenv("ENDPOINT_CONFIG_FILE", "config/endpoints.txt"))
     protocol, port = os.getenv("ENDPOINT_PROTOCOL", "https"), os.getenv("ENDPOINT_DEFAULT_PORT")
     api, socket = os.getenv("ENDPOINT_API_PATH", "/api/v1"), os.getenv("ENDPOINT_SOCKET_PATH", "")
@@ -44,5 +44,5 @@ async def endpoints() -> dict[str, list[dict[str, Any]]]:
 
 
 app = FastAPI()
-# The guide's function has no annotation. Ours would make FastAPI build a model of the answer.
+# The guide's function has no annotation; with ours, FastAPI would build a model of the answer.
 app.add_api_route(ENDPOINTS, endpoints, methods=["GET"], response_model=None)

@@ -1,4 +1,4 @@
-"""Load on one core, servers on another, and what an answer cost by the system's accounts."""
+"""Load from one core on a server on another core, and the CPU time of an answer."""
 
 import contextlib
 import json
@@ -14,11 +14,11 @@ from typing import NamedTuple
 import psutil
 
 CORES = sorted(os.sched_getaffinity(0))
-#: Where servers run, and where load is made. On a machine with one core they share it.
+#: The cores of the server and of the load generator, the same core on a machine with one.
 SERVER_CORE, LOAD_CORE = CORES[0], CORES[-1]
-#: All of them, as taskset names them.
+#: All cores, in the syntax of taskset.
 ALL_CORES = ",".join(map(str, CORES))
-#: As many as a busy server has at a time; few enough that the load is not the limit.
+#: Connections of a busy server; few enough that the load generator is not the limit.
 CONNECTIONS = 8
 
 _LUA = """
@@ -33,7 +33,7 @@ end
 
 
 class Spent(NamedTuple):
-    """What a load found; times in the units that their names say."""
+    """The results of a load, in the units of the field names."""
 
     rate: float
     p50_ms: float
@@ -42,18 +42,18 @@ class Spent(NamedTuple):
 
 
 def on_server_core(command: Sequence[str], cores: str = str(SERVER_CORE)) -> list[str]:
-    """Have a command run where servers do; its process id stays its own."""
+    """Return a command that runs on the servers' core, with the same process id."""
     return ["taskset", "-c", cores, *command]
 
 
 def on_load_core(command: Sequence[str]) -> list[str]:
-    """Have a command run where load is made."""
+    """Return a command that runs on the load generator's core."""
     return ["taskset", "-c", str(LOAD_CORE), *command]
 
 
 @contextlib.contextmanager
 def program(command: Sequence[str], folder: Path, **environ: str) -> Iterator[int]:
-    """Run a server on the servers' core, give its process id, and end all that it started."""
+    """Run a server on the servers' core, yield its process id, and end all its processes."""
     with tempfile.TemporaryFile(dir=folder) as log:
         process = subprocess.Popen(
             on_server_core(command),
@@ -75,15 +75,15 @@ def program(command: Sequence[str], folder: Path, **environ: str) -> Iterator[in
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of a process and those that it has started, to the nanosecond."""
+    """Return the CPU seconds of a process and its descendants, with a resolution of nanoseconds."""
     process = psutil.Process(pid)
     family = [pid, *(child.pid for child in process.children(recursive=True))]
-    # What clock_getcpuclockid(3) gives; /proc only counts in hundredths of a second.
+    # The clock id of clock_getcpuclockid(3), because /proc only counts hundredths of a second.
     return sum(time.clock_gettime((~each << 3) | 2) for each in family)
 
 
 def wait_until_idle(pid: int) -> None:
-    """Wait until a server has done with the requests that nobody waits for any more."""
+    """Wait until a server has finished requests whose clients have gone."""
     spent = cpu_seconds(pid)
     for _ in range(1000):
         time.sleep(0.05)
@@ -104,7 +104,7 @@ def wrk(
     connections: int = CONNECTIONS,
     timeout: float = 60,
 ) -> Spent:
-    """Ask as fast as a server answers, on kept connections; a failed request is an error."""
+    """Send requests over kept connections as fast as they are answered; a failure raises."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         method = "GET" if post is None else "POST"
         script.write(_LUA % (json.dumps(method), "nil" if post is None else json.dumps(post)))
@@ -141,7 +141,7 @@ def wrk(
 
 
 def redis_get(pid: int, port: int, key: str, requests: int) -> Spent:
-    """Ask a Redis for a key with the load that comes with it: wrk only knows HTTP."""
+    """Load a Redis key with redis-benchmark, because wrk only supports HTTP."""
     command = ["redis-benchmark", "-p", str(port), "-c", str(CONNECTIONS), "-n", str(requests)]
     before = cpu_seconds(pid)
     output = subprocess.run(
@@ -159,10 +159,10 @@ def redis_get(pid: int, port: int, key: str, requests: int) -> Spent:
 
 
 def available(*programs: str) -> bool:
-    """Whether all these programs are installed; some keep theirs where only root looks."""
+    """Return whether all programs are installed, also in the folders that only root searches."""
     return all(which(name) for name in programs)
 
 
 def which(name: str) -> str | None:
-    """Find a program."""
+    """Return the path of a program, or None."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")

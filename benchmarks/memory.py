@@ -1,4 +1,4 @@
-"""What a worker holds in memory, by the size of its list, and after a thousand reloads."""
+"""The memory of a worker, by the size of its list and after a thousand reloads."""
 
 import contextlib
 import itertools
@@ -20,13 +20,13 @@ from .load import cpu_seconds, on_server_core
 from .reload import CLASSES, PINNED, site, text
 from .report import Report, options
 
-#: Reloads after which a worker has what it needs, and by how much it may grow from there.
+#: Reloads until a worker's memory is stable, and the growth that is allowed after them.
 WARM, GOAL = 50, 1.1
 _MIB = 1 << 20
 
 
 class Held(NamedTuple):
-    """What a worker holds."""
+    """The resources of a worker."""
 
     rss_mib: float
     threads: int
@@ -35,11 +35,11 @@ class Held(NamedTuple):
 
 
 def _held(pid: int) -> Held:
-    """Count what a process holds, as the system lists it."""
+    """Return a process's memory, threads, descriptors and inotify watches, from /proc."""
     folder = Path("/proc") / str(pid)
     watches = 0
     for entry in (folder / "fdinfo").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed since
+        with contextlib.suppress(FileNotFoundError):  # closed in the meantime
             watches += f"\n{entry.read_text()}".count("\ninotify ")
     return Held(
         psutil.Process(pid).memory_info().rss / _MIB,
@@ -50,7 +50,7 @@ def _held(pid: int) -> Held:
 
 
 def sizes(quick: bool) -> Report:
-    """Measure a worker by the size of its list."""
+    """Measure a worker's memory by the size of its list."""
     report = Report(
         "memory: a worker",
         "MiB of one of 2 workers: rss is all of it, own is what it shares with nobody. Each has"
@@ -73,7 +73,7 @@ def sizes(quick: bool) -> Report:
 
 
 class Follower:
-    """A server with one worker, and where that says what it serves."""
+    """A server with one worker, and the folder of the worker's state file."""
 
     def __init__(self, server: Server, folder: Path) -> None:
         self.server = server
@@ -81,7 +81,7 @@ class Follower:
         self.worker = server.workers[0]
 
     def serves(self, etag: str) -> bool:
-        """Whether the worker serves this list; it writes that down right after the swap."""
+        """Return whether the worker's state file, written right after the swap, names this list."""
         found = [json.loads(p.read_bytes())["etag"] for p in self.state.glob("*.worker.*.json")]
         return found == [etag]
 
@@ -108,7 +108,7 @@ def _replace(file: Path, content: bytes) -> None:
 
 
 def reloads(quick: bool) -> Report:
-    """Measure what reloads leave behind."""
+    """Measure the growth of memory over reloads."""
     number = 60 if quick else 1000
     report = Report(
         "memory: after reloads",
@@ -140,7 +140,7 @@ def reloads(quick: bool) -> Report:
 
 
 def _follow(followers: dict[str, Follower], etag: str) -> None:
-    """Wait until everybody serves a list, and take it."""
+    """Wait until every worker serves the list, and request the list."""
     until = time.monotonic() + 60
     for worker, follower in followers.items():
         while not follower.serves(etag):
@@ -151,7 +151,7 @@ def _follow(followers: dict[str, Follower], etag: str) -> None:
 
 
 def _quiet(follower: Follower) -> Held:
-    """Look at a worker when it has done with the last list."""
+    """Measure a worker after it has finished the last list."""
     time.sleep(2)
     return _held(follower.worker)
 
@@ -166,7 +166,7 @@ def _row(worker: str, number: int, warm: Held, after: Held) -> dict[str, Any]:
 
 
 def reports(quick: bool) -> Iterator[Report]:
-    """Run everything in this file."""
+    """Run all benchmarks of this file."""
     yield sizes(quick)
     yield reloads(quick)
 

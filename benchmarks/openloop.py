@@ -1,6 +1,6 @@
 """Open-loop load: requests leave on schedule, however slow the answers are.
 
-A closed loop asks again only after an answer, and so hides a stall behind one slow request.
+A closed loop sends the next request only after an answer, and so hides a stall.
 Here the latency counts from the moment at which the request should have left.
 """
 
@@ -13,7 +13,7 @@ import time
 
 
 def run(port: int, seconds: float, rate: float, requests: list[tuple[str, str]]) -> list[float]:
-    """Send ``rate`` requests a second, in turn, and give their latencies in seconds.
+    """Send ``rate`` requests per second in turn; return their latencies in seconds.
 
     A request that fails counts as infinitely slow.
     """

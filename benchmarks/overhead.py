@@ -1,4 +1,4 @@
-"""What the client costs while nothing is wrong: a call, a choice, a round of health checks."""
+"""The cost of the client without faults: a request, a choice, and a round of health checks."""
 
 import gc
 import random
@@ -22,7 +22,7 @@ CLIENTS = ("bare httpx2", "mop-config")
 
 
 def calls(quick: bool) -> Report:
-    """Compare a warm call with the same one over bare httpx2."""
+    """Compare a request over a warm connection with the same request over bare httpx2."""
     count, rounds = (500, 2) if quick else (3000, 5)
     report = Report(
         "client: a call",
@@ -35,7 +35,7 @@ def calls(quick: bool) -> Report:
         with httpx2.Client(base_url=primary.url) as bare, manager.client(start=False) as ours:
             _in_turn(bare, ours, 200)
             gc.collect()
-            gc.disable()  # its pauses would hit whichever comes
+            gc.disable()  # a collection would hit a random client
             try:
                 measured = [_in_turn(bare, ours, count) for _ in range(rounds)]
             finally:
@@ -57,7 +57,7 @@ def calls(quick: bool) -> Report:
 def _in_turn(
     bare: httpx2.Client, ours: httpx2.Client, count: int
 ) -> list[tuple[list[float], list[float]]]:
-    """Give the seconds and CPU seconds of each client's calls; each is first every other time."""
+    """Return seconds and CPU seconds of each client's calls; the clients take turns to be first."""
     found: list[tuple[list[float], list[float]]] = [([], []), ([], [])]
     pairs = [(bare, found[0]), (ours, found[1])]
     for _ in range(count):
@@ -71,7 +71,7 @@ def _in_turn(
 
 
 def choices(quick: bool) -> Report:
-    """Measure what choosing an endpoint costs each request."""
+    """Measure the cost of choosing an endpoint per request."""
     count = 2_000 if quick else 20_000
     report = Report(
         "client: a choice",
@@ -107,7 +107,7 @@ def choices(quick: bool) -> Report:
 
 
 def rounds(quick: bool) -> Report:
-    """Measure a round of health checks."""
+    """Measure the cost of a round of health checks."""
     report = Report(
         "client: a health round",
         f"All of {ENDPOINTS:,} endpoints checked once, on a server in another process. The goals"
@@ -131,7 +131,7 @@ def rounds(quick: bool) -> Report:
 
 
 def reports(quick: bool) -> list[Report]:
-    """Run everything in this file."""
+    """Run all benchmarks of this file."""
     return [calls(quick), choices(quick), rounds(quick)]
 
 

@@ -1,4 +1,4 @@
-"""The servers that are asked for the list: each is a block in which it runs, on one core."""
+"""The servers of the serving benchmark: each context manager runs a server on one core."""
 
 import base64
 import contextlib
@@ -26,12 +26,12 @@ WORKER_CLASSES = ("gthread", "sync")
 
 @dataclass(frozen=True)
 class Site:
-    """What is to be served.
+    """The data that each server serves.
 
     Attributes:
-        folder: For files of the server's.
+        folder: Folder for the server's own files.
         file: The endpoint file.
-        body: The JSON that it stands for.
+        body: The JSON of the file's list.
     """
 
     folder: Path
@@ -40,12 +40,12 @@ class Site:
 
 
 class Http:
-    """Somebody who answers for the list over HTTP.
+    """An HTTP server of the list.
 
     Args:
-        pid: Its process, or the one above its processes.
-        port: Where it listens.
-        path: Where the list is.
+        pid: Id of its process, or of the parent of its processes.
+        port: Its port.
+        path: The path of the list.
     """
 
     def __init__(self, pid: int, port: int, path: str = ENDPOINTS) -> None:
@@ -65,13 +65,13 @@ class Http:
             return response.status, response.getheader("ETag"), response.read()
 
     def ask(self, seconds: float, *, known: bool) -> Spent:
-        """Put it under load, from clients that have the list or have not."""
+        """Load the server from clients with (``known``) or without the list's ETag."""
         headers = [f"{name}: {value}" for name, value in self._known.items()] if known else []
         return ask_by_wrk(self.pid, self.port, self.path, seconds, headers=headers)
 
 
 class Etcd:
-    """An etcd that holds the list under a key, asked over its JSON gateway."""
+    """An etcd that holds the list under a key, queried through its JSON gateway."""
 
     conditional = False
 
@@ -94,7 +94,7 @@ class Etcd:
             return response.read()
 
     def ask(self, seconds: float, *, known: bool) -> Spent:
-        """Put it under load."""
+        """Load the server."""
         return ask_by_wrk(self.pid, self.port, "/v3/kv/range", seconds, post=self._question)
 
 
@@ -118,7 +118,7 @@ class Redis:
             client.set("endpoints", body)
 
     def ask(self, seconds: float, *, known: bool) -> Spent:
-        """Put it under load."""
+        """Load the server."""
         return redis_get(self.pid, self.port, "endpoints", max(400, int(self._rate * seconds)))
 
 
@@ -130,7 +130,7 @@ def _base64(data: bytes) -> str:
 
 
 def ours(worker_class: str) -> Callable[[Site], AbstractContextManager[Peer]]:
-    """Give this project's server."""
+    """Return this project's server with a worker class."""
 
     @contextlib.contextmanager
     def run(site: Site) -> Iterator[Peer]:
@@ -146,7 +146,7 @@ def ours(worker_class: str) -> Callable[[Site], AbstractContextManager[Peer]]:
 
 
 def gunicorn(worker_class: str, target: str) -> Callable[[Site], AbstractContextManager[Peer]]:
-    """Give another application on the same gunicorn, with the same settings."""
+    """Return another application on gunicorn with the same settings."""
 
     @contextlib.contextmanager
     def run(site: Site) -> Iterator[Peer]:
@@ -165,7 +165,7 @@ def gunicorn(worker_class: str, target: str) -> Callable[[Site], AbstractContext
 
 
 def fastapi(loop: str, parser: str) -> Callable[[Site], AbstractContextManager[Peer]]:
-    """Give the guide's design on uvicorn, without its log of requests."""
+    """Return the guide's design on uvicorn, without access log."""
 
     @contextlib.contextmanager
     def run(site: Site) -> Iterator[Peer]:
@@ -188,7 +188,7 @@ _STATIC = """
 
 @contextlib.contextmanager
 def nginx(site: Site) -> Iterator[Peer]:
-    """Give the JSON as a static file."""
+    """Run nginx with the JSON as a static file."""
     port, folder = closed_port(), site.folder / "nginx"
     folder.mkdir()
     (folder / "list.json").write_bytes(site.body)
@@ -199,7 +199,7 @@ def nginx(site: Site) -> Iterator[Peer]:
 
 @contextlib.contextmanager
 def mirror(site: Site) -> Iterator[Peer]:
-    """Give a publication, by the nginx that deploy/ sets up."""
+    """Run nginx with a published list and the configuration of deploy/."""
     port, folder = closed_port(), site.folder / "mirror"
     folder.mkdir()
     environ = {**os.environ, "ENDPOINT_STATE_DIR": str(folder / "state")}
@@ -213,7 +213,7 @@ def mirror(site: Site) -> Iterator[Peer]:
 
 @contextlib.contextmanager
 def etcd(site: Site) -> Iterator[Peer]:
-    """Give an etcd of one member."""
+    """Run an etcd with one member."""
     port, other = closed_port(), closed_port()
     client, peer = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{other}"
     command = ["etcd", "--data-dir", str(site.folder / "etcd"), "--log-level", "error"]
@@ -226,7 +226,7 @@ def etcd(site: Site) -> Iterator[Peer]:
 
 @contextlib.contextmanager
 def redis(site: Site) -> Iterator[Peer]:
-    """Give a Redis that keeps nothing on disk."""
+    """Run a Redis without persistence."""
     port = closed_port()
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1"]
     with program([*command, "--save", "", "--appendonly", "no"], site.folder) as pid:
@@ -235,14 +235,14 @@ def redis(site: Site) -> Iterator[Peer]:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A server.
+    """A server of the benchmark.
 
     Attributes:
-        name: What it is called in the table.
-        worker: gunicorn's worker class, where it is gunicorn.
-        run: Gives the block in which it can be asked.
-        programs: What it needs beside the Python packages.
-        http: Whether what it answers is the list over HTTP.
+        name: Its name in the table.
+        worker: gunicorn's worker class, or empty for other servers.
+        run: Returns the context manager that runs the server.
+        programs: Programs that it needs besides Python packages.
+        http: Whether it serves the list over HTTP.
     """
 
     name: str
@@ -251,11 +251,11 @@ class Contestant:
     programs: tuple[str, ...] = ()
 
 
-#: As it comes, and with what its extra "standard" brings.
+#: uvicorn by default, and with its extra "standard".
 UVICORNS = {"uvicorn": ("asyncio", "h11"), "uvicorn[standard]": ("uvloop", "httptools")}
 OURS, FLOOR, GUIDE = "mop-config", "bare WSGI (the floor)", "the guide's, FastAPI"
 MIRROR, LIMIT = "a mirror: publish and nginx", "nginx, static file (the limit)"
-# What is compared stands side by side, so that a round measures it within seconds.
+# Servers that are compared follow each other, so that a round measures them within seconds.
 ALL = (
     *(
         contestant

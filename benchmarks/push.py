@@ -1,4 +1,4 @@
-"""How long an edit takes to reach the last of those who wait for it."""
+"""The time from an edit to the answer of the last long poll."""
 
 import contextlib
 import json
@@ -26,18 +26,18 @@ from .reload import text
 from .report import Report, median, options, percentile
 
 WORKERS = 2
-#: The most that the last of the waiters may wait, in milliseconds.
+#: Goal for the last waiter's delay, in milliseconds.
 GOAL = 1000
 
 
 class Case(NamedTuple):
-    """What is measured.
+    """One measurement's parameters.
 
     Attributes:
         worker: gunicorn's worker class.
-        waiters: How many wait.
-        away_ms: What passes from an answer to its client's next request.
-        cores: Where the workers run.
+        waiters: Number of parked clients.
+        away_ms: Milliseconds from an answer to its client's next request.
+        cores: Cores of the workers, in the syntax of taskset.
     """
 
     worker: str
@@ -46,7 +46,7 @@ class Case(NamedTuple):
     cores: str = str(SERVER_CORE)
 
 
-#: Two gthread workers have room for 28.
+#: Two gthread workers can park 28 requests.
 CASES = (
     Case("gthread", 10),
     Case("gthread", 10, away_ms=0),
@@ -55,7 +55,7 @@ CASES = (
 
 
 class Edit(NamedTuple):
-    """When the file was replaced, what it stands for since, and what telling everybody cost."""
+    """The time of an edit, the ETag of its list, and the CPU seconds of telling all waiters."""
 
     at: float
     etag: str
@@ -63,20 +63,20 @@ class Edit(NamedTuple):
 
 
 def _edits(server: Server, file: Path, number: int, pause: float = 4) -> Iterator[Edit]:
-    """Replace the file, and wait until nothing more can come of it."""
+    """Replace the file, and wait until every answer to the edit has been sent."""
     for count in range(1, number + 1):
         scratch = file.with_name("scratch")
         scratch.write_text(text(6, count))
         before = cpu_seconds(server.pid)
         os.replace(scratch, file)
         at = time.monotonic()
-        time.sleep(pause)  # the goal is one second: who is told after four is as good as lost
+        time.sleep(pause)  # the goal is one second, so an answer after four seconds counts as lost
         yield Edit(at, server.get().headers["ETag"], cpu_seconds(server.pid) - before)
 
 
 @contextlib.contextmanager
 def _waiting(server: Server, number: int, away: float) -> Iterator[list[Any]]:
-    """Have so many wait while the block runs; after it the list holds what they were told."""
+    """Run that number of waiters during the block; afterwards the list holds their answers."""
     etag = server.get().headers["ETag"]
     wanted = {"port": server.port, "number": number, "etag": etag, "away": away}
     command = on_load_core([sys.executable, "-m", "benchmarks.waiters", json.dumps(wanted)])
@@ -89,7 +89,7 @@ def _waiting(server: Server, number: int, away: float) -> Iterator[list[Any]]:
             if process.stdout.readline() != "sent\n":
                 raise RuntimeError("those who wait have failed")
             for _ in range(20):
-                server.get("/health")  # whoever is before these has been taken in by now
+                server.get("/health")  # connections are accepted in order: the waiters' come first
             yield found
             output, _ = process.communicate("", timeout=60)
             found += json.loads(output)
@@ -107,12 +107,12 @@ def _measure(case: Case, edits: int) -> dict[str, Any]:
         )
         found = stack.enter_context(_waiting(server, case.waiters, case.away_ms / 1000))
         made = list(_edits(server, file, edits))
-        stack.close()  # those who wait say what they were told
+        stack.close()  # ends the waiters, which then report
     return {**case._asdict(), "edits": edits, **_judge(found, made)}
 
 
 def _judge(found: list[Any], made: list[Edit]) -> dict[str, Any]:
-    """Say how long everybody waited, and who was told nothing, twice, or the wrong thing."""
+    """Return the delays, and the number of lost, duplicate and wrong answers."""
     delays: list[list[float]] = [[] for _ in made]
     told = [[(at, etag) for at, status, etag in answers if status == 200] for answers, _ in found]
     for each in told:
@@ -134,7 +134,7 @@ def _judge(found: list[Any], made: list[Edit]) -> dict[str, Any]:
 
 
 def reports(quick: bool) -> Iterator[Report]:
-    """Run everything in this file."""
+    """Run all benchmarks of this file."""
     report = Report(
         "push: edit to last waiter",
         f"Milliseconds from the rename until those who wait are told, on {WORKERS} workers; those"

@@ -1,4 +1,4 @@
-"""How fast an edit reaches the last worker, what a text costs, and who waits for it."""
+"""The time from an edit to the last worker, the cost of parsing, and the delay of requests."""
 
 import json
 import os
@@ -26,7 +26,7 @@ PINNED = f"The servers run on core {SERVER_CORE}, what asks and edits on core {L
 
 
 def text(entries: int, seed: int = 0) -> str:
-    """A file of that many entries, half of them domains and half addresses."""
+    """Return a file with that number of entries, half domains and half addresses."""
     domains = entries // 2
     hosts = (f"host{i}-{seed}.example.com\n" for i in range(domains))
     addresses = (f"10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255}\n" for i in range(entries - domains))
@@ -34,7 +34,7 @@ def text(entries: int, seed: int = 0) -> str:
 
 
 class Site:
-    """A running server, its file, and its workers' state files."""
+    """A running server, its file, and the state files of its workers."""
 
     def __init__(self, server: Server, file: Path, workers: int) -> None:
         self.server = server
@@ -43,7 +43,7 @@ class Site:
         self.state = file.parent / "state"
 
     def edit(self, content: str, way: str = "replace") -> float:
-        """Change the file; give the seconds from then until the last worker follows.
+        """Change the file; return the seconds from the change until the last worker serves it.
 
         A worker writes its state file right after the swap, so a file that names the new
         list proves that the list is served.
@@ -67,7 +67,7 @@ class Site:
 
 @contextmanager
 def site(worker_class: str, entries: int = 6, workers: int = WORKERS) -> Iterator[Site]:
-    """Run a server on a file of that many entries."""
+    """Run a server on a file with that number of entries."""
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "endpoints.txt"
         file.write_text(text(entries))
@@ -83,7 +83,7 @@ def site(worker_class: str, entries: int = 6, workers: int = WORKERS) -> Iterato
 
 
 def edits(quick: bool) -> Report:
-    """Measure from the writer's close or rename to the last of four workers."""
+    """Measure the time from the writer's close or rename to the last of four workers."""
     report = Report(
         "reload: edit to last worker",
         f"Milliseconds from the writer's close or rename until the last of {WORKERS} workers"
@@ -116,7 +116,7 @@ def edits(quick: bool) -> Report:
 
 
 def sizes(quick: bool) -> Report:
-    """Measure what a text costs, by its number of entries."""
+    """Measure the cost of a text by its number of entries."""
     report = Report(
         "reload: cost of a text",
         "Milliseconds in one process, median of 5: parse is text to entries, build is entries"
@@ -148,7 +148,7 @@ def sizes(quick: bool) -> Report:
 
 
 def stalls(quick: bool) -> Report:
-    """Measure how long the slowest request waits while a large list is loaded."""
+    """Measure the slowest request during the load of a large list."""
     report = Report(
         "reload: stalls",
         "Open-loop load of 100 requests a second (HEAD of the list and GET of /health in turn)"
@@ -180,7 +180,7 @@ def stalls(quick: bool) -> Report:
 def _under_open_load(
     here: Site, contents: list[str], took: list[float] | None = None
 ) -> list[float]:
-    """Give the latencies of a load, in milliseconds, during which the file is edited."""
+    """Return the latencies in milliseconds of a load during which the file is edited."""
     seconds = 4.0 if len(here.file.read_bytes()) < 5_000_000 else 40.0
     load = {
         "port": here.server.port,
@@ -200,7 +200,7 @@ def _under_open_load(
 
 
 def reports(quick: bool) -> Iterator[Report]:
-    """Run everything in this file."""
+    """Run all benchmarks of this file."""
     os.sched_setaffinity(0, {LOAD_CORE})
     try:
         yield edits(quick)

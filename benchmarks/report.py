@@ -1,4 +1,4 @@
-"""How a benchmark tells its results: a Markdown table, and one line of JSON."""
+"""The output of a benchmark: a Markdown table and a line of JSON."""
 
 import argparse
 import json
@@ -12,11 +12,11 @@ from typing import Any
 
 
 class Report:
-    """Rows of one benchmark.
+    """The rows of one benchmark.
 
     Args:
-        name: What was measured.
-        note: What a reader must know to judge the figures.
+        name: Name of the measurement.
+        note: Conditions that a reader needs to judge the figures.
     """
 
     def __init__(self, name: str, note: str) -> None:
@@ -30,7 +30,7 @@ class Report:
         print(f"  {self.name}: {cells}", file=sys.stderr, flush=True)
 
     def markdown(self) -> str:
-        """Give the table, with a heading and the note."""
+        """Return the table, with a heading and the note."""
         if not self.rows:
             return f"### {self.name}\n\n{self.note}\n"
         columns = list(dict.fromkeys(column for row in self.rows for column in row))
@@ -60,27 +60,27 @@ def _cell(value: Any) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions that figures depend on."""
+    """Return the versions of the software that the figures depend on."""
     names = ("mop-config", "flask", "gunicorn", "watchdog")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that ``percent`` of a hundred values do not exceed."""
+    """Return the value that ``percent`` of a hundred values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value."""
+    """Return the middle value."""
     return statistics.median(values)
 
 
 def options(description: str, modules: Sequence[str] = ()) -> argparse.Namespace:
     """Parse a benchmark's command line: ``--quick`` takes a tenth of the time."""
-    # Whoever ends a benchmark ends the servers that it has started.
+    # A signal that ends a benchmark must also end the servers that it started.
     for ending in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(ending) is not signal.SIG_IGN:  # as under nohup
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(ending, lambda number, _: sys.exit(128 + number))
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, smaller sizes")

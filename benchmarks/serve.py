@@ -1,4 +1,4 @@
-"""What an answer costs, beside bare WSGI, the guide's design, and what people use instead."""
+"""The CPU time of an answer, beside bare WSGI, the guide's design and other servers."""
 
 import contextlib
 import re
@@ -30,11 +30,11 @@ from .reload import text
 from .report import Report, median, options
 
 ROUNDS = 7
-#: How often ours and the floor are asked, one right after the other: they differ by less than
-#: what a busy host takes from one of them within a second.
+#: Number of direct comparisons of our server with the floor: their difference is smaller than
+#: the time that a busy host can take from a server within a second.
 DUELS = 25
 SIZES = (6, 100, 10_000)
-#: The most that an answer may cost, beside the floor.
+#: Maximum ratio of our CPU time per answer to the floor's.
 GOALS = {"200": 1.15, "304": 1.1}
 
 Rounds = dict[Contestant, list[Spent]]
@@ -42,7 +42,7 @@ Rounds = dict[Contestant, list[Spent]]
 
 @contextlib.contextmanager
 def _all_running(entries: int) -> Iterator[dict[Contestant, Peer]]:
-    """Run every server on a list of that size, and see that they all serve it."""
+    """Run every server on a list of that size, and check that every server serves it."""
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         file = Path(name) / "endpoints.txt"
         file.write_text(text(entries))
@@ -56,13 +56,13 @@ def _all_running(entries: int) -> Iterator[dict[Contestant, Peer]]:
 
 
 def _rounds(peers: dict[Contestant, Peer], answer: str, rounds: int) -> Rounds:
-    """Ask everybody in turn."""
+    """Load the servers in turn."""
     order = [each for each, peer in peers.items() if answer == "200" or peer.conditional]
     return _ask(peers, order, answer, rounds)
 
 
 def _duels(peers: dict[Contestant, Peer], answer: str, rounds: int) -> Rounds:
-    """Ask ours and the floor, one right after the other."""
+    """Load our server and the floor alternately."""
     order = [each for each in peers if each.name in {OURS, FLOOR}]
     return _ask(peers, order, answer, rounds)
 
@@ -70,18 +70,18 @@ def _duels(peers: dict[Contestant, Peer], answer: str, rounds: int) -> Rounds:
 def _ask(
     peers: dict[Contestant, Peer], order: list[Contestant], answer: str, rounds: int
 ) -> Rounds:
-    """Go through the row there and back, so that no place in it is the better one."""
+    """Load the servers in order and in reverse order, so that no position has an advantage."""
     found: Rounds = {each: [] for each in order}
     for number in range(rounds):
         for contestant in order if number % 2 == 0 else reversed(order):
-            # Few of the guide's large answers fit into a second.
+            # The guide's server answers few large lists per second.
             seconds = 3 if contestant.name == GUIDE and rounds > 1 else 1
             found[contestant].append(peers[contestant].ask(seconds, known=answer == "304"))
     return found
 
 
 def _times(ones: list[Spent], others: list[Spent]) -> float:
-    """How many times the CPU of others, round by round."""
+    """Return the median over the rounds of the ratio of CPU times."""
     return median([one.cpu_us / other.cpu_us for one, other in zip(ones, others, strict=True)])
 
 
@@ -92,7 +92,7 @@ def _of(found: Rounds, name: str, worker: str) -> list[Spent]:
 
 
 def answers(quick: bool) -> Iterator[Report]:
-    """Measure every contestant at every size; then our ratios."""
+    """Measure every server at every size, and then our ratios."""
     rounds, duels = (1, 1) if quick else (ROUNDS, DUELS)
     costs = Report("serve: an answer", _note(rounds))
     ratios = Report(
@@ -199,7 +199,7 @@ def _versions() -> dict[str, str]:
 
 
 def reports(quick: bool) -> Iterator[Report]:
-    """Run everything in this file."""
+    """Run all benchmarks of this file."""
     if not available("wrk", "taskset"):
         left_out = Report("serve: an answer", "Left out: it needs wrk and taskset.")
         yield left_out

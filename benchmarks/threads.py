@@ -1,4 +1,4 @@
-"""How many threads a gthread worker should have: its speed, and what idle clients do to it."""
+"""The number of threads of a gthread worker: its speed, and the effect of idle clients."""
 
 import contextlib
 import http.client
@@ -23,7 +23,7 @@ IDLE, HALF = 64, 8
 
 @contextlib.contextmanager
 def _idle(port: int) -> Iterator[None]:
-    """Have clients that were answered once, and keep their connections."""
+    """Open connections that got one answer and stay idle."""
     with contextlib.ExitStack() as stack:
         for _ in range(IDLE):
             client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -35,7 +35,7 @@ def _idle(port: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _half(port: int) -> Iterator[None]:
-    """Have clients that never end their headers."""
+    """Open connections that never complete their headers."""
     with contextlib.ExitStack() as stack:
         for _ in range(HALF):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", port), 60))
@@ -51,7 +51,7 @@ CONDITIONS: dict[str, Callable[[int], AbstractContextManager[None]]] = {
 
 
 def _ask(server: Server, condition: str) -> Spent | None:
-    """Put a server under load; None where it answers nobody any more."""
+    """Load a server; return None if the server no longer answers."""
     with CONDITIONS[condition](server.port):
         try:
             return wrk(server.pid, server.port, ENDPOINTS, 1, connections=32, timeout=5)
@@ -72,7 +72,7 @@ def _row(number: int, server: Server, found: dict[str, list[Spent | None]]) -> d
 
 
 def reports(quick: bool) -> Iterator[Report]:
-    """Run everything in this file."""
+    """Run all benchmarks of this file."""
     rounds = 2 if quick else 5
     report = Report(
         "threads: gthread",

@@ -1,9 +1,9 @@
-"""Thousands of clients that wait for a change, in one process: one epoll, no threads.
+"""Thousands of long polls in one process: one epoll instance, no threads.
 
-Run as a module with a JSON object of ``port``, ``number``, ``etag`` and ``away``. It says
-``sent`` on standard output once everybody has asked, and at the end of its standard input it
-gives what everybody was told. Whoever is answered asks again as a client does, after ``away``
-seconds: the time that the answer and the next request travel.
+Run as a module with a JSON object of ``port``, ``number``, ``etag`` and ``away``. The module prints
+``sent`` on standard output when all requests are sent, and all answers at the end of its standard
+input. A client that is answered sends its next request after ``away`` seconds, which stand for
+the travel time of the answer and the next request.
 """
 
 import json
@@ -26,8 +26,8 @@ class Waiter:
     """One client on one connection.
 
     Attributes:
-        told: The moment, the status and the tag of each answer.
-        turned_away: How often there was no place for it.
+        told: The time, status and ETag of each answer.
+        turned_away: Number of answers without a free place, with Retry-After.
     """
 
     def __init__(self, port: int, etag: str) -> None:
@@ -38,14 +38,14 @@ class Waiter:
         self._buffer = b""
 
     def ask(self) -> None:
-        """Ask for anything else than it knows."""
+        """Send a long poll with the ETag of the last answer."""
         self.socket.sendall(
             b"GET %s?wait=60 HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: %s\r\n\r\n"
             % (ENDPOINTS.encode(), self._known)
         )
 
     def read(self) -> bool:
-        """Take what has come; say whether an answer is complete."""
+        """Read from the socket; return whether an answer is complete."""
         data = self.socket.recv(1 << 18)
         if not data:
             raise ConnectionError("the server closed the connection of a waiter")
@@ -65,7 +65,7 @@ class Waiter:
 
 
 def run(port: int, number: int, etag: str, away: float) -> list[Waiter]:
-    """Wait with so many clients until standard input ends."""
+    """Run that number of long polls until standard input ends."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     poll = select.epoll()

@@ -1,4 +1,4 @@
-"""A throw-away certificate authority, and the TLS contexts of the scripted endpoints."""
+"""A temporary certificate authority, and the TLS contexts of the scripted endpoints."""
 
 import ssl
 from pathlib import Path
@@ -10,10 +10,10 @@ class Authority:
     """A certificate authority that exists for one run.
 
     Args:
-        folder: Where its certificate is written for the client.
+        folder: Folder to which the authority's certificate is written for the client.
 
     Attributes:
-        path: File of the certificate, in PEM.
+        path: File of the authority's certificate, in PEM.
         good: TLS context with a certificate for this machine.
         wrong: TLS context with a certificate for another host name.
     """
@@ -26,7 +26,7 @@ class Authority:
         self.wrong = _context(authority, "elsewhere.example")
 
     def environment(self) -> dict[str, str]:
-        """Return the variables by which OpenSSL, Python and Node find the authority."""
+        """Return the environment variables that make OpenSSL, Python and Node trust it."""
         return {"SSL_CERT_FILE": str(self.path), "NODE_EXTRA_CA_CERTS": str(self.path)}
 
 

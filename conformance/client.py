@@ -1,4 +1,4 @@
-"""The client under test: a child process that speaks one JSON object a line."""
+"""The client under test: a child process that answers one JSON object per line."""
 
 import asyncio
 import contextlib
@@ -9,23 +9,23 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-#: Characters of the child's standard error that a failure shows.
+#: Bytes from the end of the child's standard error that a failure shows.
 _TAIL = 2000
-#: Bytes of the longest line that a client may print.
+#: Maximum length of an answer line in bytes.
 _LONGEST_LINE = 1 << 24
 
 
 class ClientFailedError(Exception):
-    """The client died, hung, or printed something that is not an answer."""
+    """The client exited, gave no answer in time, or printed an invalid answer."""
 
 
 class ClientProcess:
-    """One child process, started when it is first asked.
+    """The client's process, which the first ``ask`` starts.
 
     Args:
         command: The program and its arguments.
-        environment: Variables beside those of this process.
-        patience: Seconds that the client has for each answer, beside the time of the operation.
+        environment: Variables that are added to this process's environment.
+        patience: Seconds for each answer, in addition to the operation's own time.
     """
 
     def __init__(
@@ -35,19 +35,19 @@ class ClientProcess:
         self._environment = {**os.environ, **environment}
         self._patience = patience
         self._process: asyncio.subprocess.Process | None = None
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         self._number = 0
 
     async def ask(self, op: str, members: dict[str, Any], seconds: float = 0.0) -> dict[str, Any]:
         """Send one operation, and return its answer.
 
         Args:
-            op: The operation.
-            members: Its further members.
-            seconds: How long the operation itself may take.
+            op: Name of the operation.
+            members: The other members of the message.
+            seconds: The operation's own time limit.
 
         Raises:
-            ClientFailedError: If there is no answer in time, or what came is none.
+            ClientFailedError: If no valid answer arrives in time.
         """
         process = await self._start()
         assert process.stdin is not None  # noqa: S101 - it is a pipe
@@ -101,7 +101,7 @@ class ClientProcess:
         return ClientFailedError(f"the client {what}" + (f"\n{said}" if said else ""))
 
     async def stop(self, grace: float = 0.0) -> None:
-        """End the child; ``grace`` is how long it may take to end by itself."""
+        """End the child, with SIGKILL if it still runs after ``grace`` seconds."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -112,11 +112,11 @@ class ClientProcess:
                 await process.wait()
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                # Process.kill() may reap the child, which the watcher of asyncio would miss.
+                # Process.kill() may reap the child, whose exit asyncio's watcher would then miss.
                 os.kill(process.pid, signal.SIGKILL)
         await process.communicate()
 
     async def close(self) -> None:
-        """End the child, and forget what it wrote to its standard error."""
+        """End the child, and delete the file with its standard error."""
         await self.stop(grace=2.0)
         self._errors.close()

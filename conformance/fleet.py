@@ -1,4 +1,4 @@
-"""The scripted fleet: endpoints on real sockets that do what a vector says, and note each request.
+"""The scripted fleet: endpoints on real sockets that follow a vector and record each request.
 
 An endpoint of a vector is an array of words for its requests, or an object:
 
@@ -27,7 +27,7 @@ from .authority import Authority
 
 #: Makes ``close`` send RST instead of FIN.
 _RESET = struct.pack("ii", 1, 0)
-#: What ends a connection; streams of Python 3.11 report a cancelled handler as an error.
+#: Exceptions that end a connection; Python 3.11 logs a cancelled stream handler as an error.
 _ENDS = (OSError, EOFError, asyncio.LimitOverrunError, asyncio.CancelledError)
 _HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this"
 #: Connections that fill the accept queue of a listener with a backlog of 0 on Linux.
@@ -41,10 +41,10 @@ class Seen:
     Attributes:
         endpoint: Letter of the endpoint.
         kind: ``request``, ``health`` or ``list``.
-        method: Its method.
-        path: Its path.
-        headers: Its header fields, by lower-case name.
-        at: Monotonic seconds.
+        method: Method of the request.
+        path: Path of the request, without the query.
+        headers: Header fields, by lower-case name.
+        at: Time of receipt, in seconds of the monotonic clock.
     """
 
     endpoint: str
@@ -59,8 +59,8 @@ class Endpoint:
     """One scripted endpoint on a port of its own.
 
     Args:
-        fleet: The fleet that notes its requests.
-        name: Its letter.
+        fleet: The fleet that records the requests.
+        name: Letter of the endpoint.
         script: The endpoint in the vector.
     """
 
@@ -74,26 +74,26 @@ class Endpoint:
         self._server: asyncio.Server | None = None
         self._fillers: list[socket.socket] = []
         self._frozen = asyncio.Event()
-        # A port that is bound without a listener refuses connections, and nobody else can take it.
+        # A bound port without a listener refuses connections, and no other process can bind it.
         self._reserved: socket.socket | None = _bound(0)
         self.port = self._reserved.getsockname()[1]
         self.define(script)
 
     @property
     def url(self) -> str:
-        """Its URL in a list."""
+        """The endpoint's URL, as lists contain it."""
         scheme = "https" if self._script.get("tls", True) else "http"
         return f"{scheme}://127.0.0.1:{self.port}{self._script.get('base', '/api/v1')}"
 
     def define(self, script: Any) -> None:
-        """Replace the members of its script that are given."""
+        """Replace the given members of the script, and restart their words at the first one."""
         given = {"requests": script} if isinstance(script, list) else script
         self._script = {**self._script, **given}
         for where in (*(["requests"] if "requests" in given else []), *given.get("paths", {})):
             self._turns[where] = 0
 
     async def open(self) -> None:
-        """Do with new connections what ``connect`` says from now on."""
+        """Apply the ``connect`` member to new connections from now on."""
         connect = self._script.get("connect", "ok")
         if connect in {"refuse", "swallow"}:
             await self._stop_listening()
@@ -137,7 +137,7 @@ class Endpoint:
         await asyncio.sleep(0.01)
 
     async def close(self) -> None:
-        """End the listener and every connection."""
+        """Close the listener and every connection."""
         await self._stop_listening()
         if self._reserved is not None:
             self._reserved.close()
@@ -162,7 +162,7 @@ class Endpoint:
             while True:
                 method, path, headers = await _read(reader)
                 if self._frozen.is_set():
-                    await reader.read()  # a frozen machine answers nothing more
+                    await reader.read()  # a frozen endpoint sends no more answers
                     return
                 word = self._note(method, path, headers)
                 if not await self._act(reader, writer, method, word):
@@ -182,7 +182,7 @@ class Endpoint:
             writer.close()
 
     def _note(self, method: str, path: str, headers: dict[str, str]) -> Any:
-        """Note a request, and return the word that answers it."""
+        """Record a request, and return the word that answers it."""
         bare = path.partition("?")[0]
         kind = "request"
         if bare.endswith("/health"):
@@ -204,7 +204,7 @@ class Endpoint:
     async def _act(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str, word: Any
     ) -> bool:
-        """Do what a word says; return whether the connection goes on."""
+        """Do what a word says; return whether the connection stays open."""
         if isinstance(word, dict) and "after" in word:
             await asyncio.sleep(word["after"])
             word = word.get("then", word)
@@ -244,10 +244,10 @@ class Endpoint:
 
 
 class Fleet:
-    """The endpoints of one vector, and what they have seen.
+    """The endpoints of one vector, and the record of their requests.
 
     Attributes:
-        seen: The requests of all endpoints, in their order.
+        seen: The requests to all endpoints, in order of receipt.
     """
 
     def __init__(self, authority: Authority, scripts: dict[str, Any]) -> None:
@@ -258,11 +258,11 @@ class Fleet:
 
     @property
     def urls(self) -> dict[str, str]:
-        """The URL of each endpoint, by letter."""
+        """The URLs of the endpoints, by letter."""
         return {name: endpoint.url for name, endpoint in self._endpoints.items()}
 
     def fill(self, value: Any) -> Any:
-        """Replace ``{a}`` by the URL of endpoint a, in all texts of a JSON value."""
+        """Replace ``{a}`` by endpoint a's URL and ``{a:port}`` by its port in a JSON value."""
         if isinstance(value, dict):
             return {key: self.fill(each) for key, each in value.items()}
         if isinstance(value, list):
@@ -287,7 +287,7 @@ class Fleet:
                 await self._endpoints[name].open()
 
     def change_later(self, scripts: dict[str, Any], seconds: float) -> None:
-        """Change the scripts of some endpoints after so many seconds."""
+        """Change the scripts of some endpoints after ``seconds``."""
 
         async def wait() -> None:
             await asyncio.sleep(seconds)
@@ -319,7 +319,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 async def _read(reader: asyncio.StreamReader) -> tuple[str, str, dict[str, str]]:
-    """Read a whole request: its method, its path and its header fields."""
+    """Read a whole request; return its method, its path and its header fields."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *lines = head.split("\r\n")
     method, path, _ = first.split(" ", 2)

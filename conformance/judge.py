@@ -1,4 +1,4 @@
-"""Compare what a step expects with what was observed: results, orders and counts before times."""
+"""Compare the expectation of a step with the observation: results and counts, then times."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from .fleet import Seen
 
 @dataclass(frozen=True)
 class Observed:
-    """What a step has shown.
+    """The observation of one step.
 
     Attributes:
         answer: The client's last answer.
         seen: The requests that the fleet has received during the step.
-        seconds: How long the step took.
+        seconds: Duration of the step.
         urls: The URL of each endpoint, by letter.
-        filled: The expectation, with the URLs of the fleet.
+        filled: The expectation, with the fleet's URLs filled in.
     """
 
     answer: dict[str, Any]
@@ -27,11 +27,11 @@ class Observed:
 
     @property
     def asked(self) -> str:
-        """The letters of the endpoints that received requests of the application, in order."""
+        """The letters of the endpoints that received application requests, in order."""
         return "".join(each.endpoint for each in self.seen if each.kind == "request")
 
     def letter(self, url: Any) -> Any:
-        """Return the letter of an endpoint's URL, or the URL where it is no endpoint's."""
+        """Return the letter of an endpoint's URL, or the URL itself if no endpoint has it."""
         return next((name for name, each in self.urls.items() if each == url), url)
 
     @property
@@ -42,11 +42,11 @@ class Observed:
 
 
 def judge(observed: Observed, slack: float) -> Iterator[str]:
-    """Yield each way in which a step was not as expected, in words.
+    """Yield a sentence for each difference between the expectation and the observation.
 
     Args:
-        observed: What was seen; ``filled`` holds the expectation.
-        slack: Factor for upper bounds of time.
+        observed: The observation, which contains the expectation in ``filled``.
+        slack: Factor by which upper bounds of time are multiplied.
     """
     expected = observed.filled
     yield from _results(observed, expected)
@@ -58,7 +58,7 @@ def judge(observed: Observed, slack: float) -> Iterator[str]:
         yield f"took {observed.seconds:.3f} s, less than {expected['not_before']} s"
 
 
-#: Members of an expectation that are compared with the client's answer as they are.
+#: Members of an expectation that are compared directly with the client's answer.
 _PLAIN = ("status", "error", "code", "changed", "body", "room_id", "stale", "offline")
 
 
@@ -116,5 +116,5 @@ def _requests(observed: Observed, expected: dict[str, Any]) -> Iterator[str]:
 
 
 def _equal(expected: Any, got: Any) -> bool:
-    """Compare with one value, or with any of an array of values."""
+    """Return whether the value equals the expected one, or any element of an expected array."""
     return got in expected if isinstance(expected, list) else got == expected

@@ -1,4 +1,4 @@
-"""Play vectors: one fleet and one configured client for each, steps in their order."""
+"""Play vectors: each with a fresh fleet and a configured client, step by step."""
 
 import asyncio
 import time
@@ -13,9 +13,9 @@ from .fleet import Fleet
 from .judge import Observed, judge
 from .vectors import Vector
 
-#: Members of a step that are the runner's, not the client's.
+#: Members of a step for the runner, which are not sent to the client.
 _OWN = frozenset({"op", "expect", "times", "poll"})
-#: Seconds between two tries of a step that polls.
+#: Seconds between two attempts of a step that polls.
 _PAUSE = 0.05
 #: Seconds that an operation may take if the vector names no bound.
 _USUAL = 10.0
@@ -23,13 +23,13 @@ _USUAL = 10.0
 
 @dataclass(frozen=True)
 class Result:
-    """How a vector ended.
+    """The result of one vector.
 
     Attributes:
         vector: The vector.
         outcome: ``passed``, ``failed`` or ``unsupported``.
-        detail: What was observed, or which profile the client lacks.
-        seconds: How long it took.
+        detail: The observation of a failure, or the profile that the client lacks.
+        seconds: Duration of the vector.
     """
 
     vector: Vector
@@ -39,14 +39,14 @@ class Result:
 
 
 class Player:
-    """Plays vectors with one child process, which is replaced after a failure.
+    """Plays vectors with one child process, and starts a new process after a failure.
 
     Args:
         command: The client's program and arguments.
         authority: The certificates of the fleet.
-        folder: For the caches of the client.
-        slack: Factor for upper bounds of time.
-        patience: Seconds that the client may take to answer beside an operation's own time.
+        folder: Folder for the client's cache files.
+        slack: Factor by which upper bounds of time are multiplied.
+        patience: Seconds for each answer, in addition to the operation's own time.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Player:
         self._played = 0
 
     async def play(self, vector: Vector) -> Result:
-        """Play one vector; never raises for what the client does."""
+        """Play one vector; any behaviour of the client gives a result, never an exception."""
         began = time.monotonic()
         detail = self._unsupported(vector)
         if detail is not None:
@@ -83,11 +83,11 @@ class Player:
         finally:
             await fleet.close()
         if outcome == "failed":
-            await self._client.stop()  # the next vector gets a client of its own
+            await self._client.stop()  # the next vector starts a new process
         return Result(vector, outcome, detail, time.monotonic() - began)
 
     async def close(self) -> None:
-        """End the child."""
+        """End the child process."""
         await self._client.close()
 
     def _unsupported(self, vector: Vector) -> str | None:
@@ -143,7 +143,7 @@ class Player:
         return []
 
     async def _observe(self, fleet: Fleet, step: dict[str, Any]) -> list[str]:
-        """Do one operation of the client, again while it polls, and judge what was seen."""
+        """Do a step's operation, repeatedly if the step polls, and judge the observation."""
         members = fleet.fill({key: value for key, value in step.items() if key not in _OWN})
         expected = fleet.fill(step.get("expect", {}))
         usual = expected.get("within", _USUAL) * self._slack
@@ -161,7 +161,7 @@ class Player:
 
 
 def _shown(observed: Observed) -> Iterator[str]:
-    """Describe all that was observed, for the report of a failure."""
+    """Yield the lines that describe an observation in a failure report."""
     yield f"the client answered {observed.answer} after {observed.seconds:.3f} s"
     seen = (f"{each.endpoint} {each.method} {each.path}" for each in observed.seen)
     yield f"the fleet saw: {'; '.join(seen) or 'nothing'}"

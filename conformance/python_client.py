@@ -29,10 +29,10 @@ Answer = dict[str, Any]
 
 
 class Adapter:
-    """One client, configured by ``init``; each operation is a method.
+    """Maps the operations of the line protocol to the synchronous client, one method each.
 
     Attributes:
-        manager_class: The manager of this half.
+        manager_class: The class of the manager.
     """
 
     manager_class: Callable[..., Any] = EndpointManager
@@ -42,7 +42,7 @@ class Adapter:
         self.client: Any = None
 
     async def init(self, message: Answer) -> Answer:
-        """Make a manager and a client."""
+        """Create the manager and its client."""
         await self.close({})
         options: dict[str, Any] = {}
         if "trusted_keys" in message:
@@ -65,7 +65,7 @@ class Adapter:
         return {"profile": "full", "protocol": "1.0"}
 
     def policy(self, figures: dict[str, Any]) -> Policy:
-        """Make the policy of ``init``."""
+        """Return the policy with the figures of ``init``."""
         return Policy(**figures)
 
     async def request(self, message: Answer) -> Answer:
@@ -89,7 +89,7 @@ class Adapter:
         return {"status": response.status_code, "endpoint": answered_by, "body": response.text}
 
     def stream(self, body: bytes) -> Any:
-        """Make a body that can be read once only."""
+        """Return a body that can be read only once."""
 
         def parts() -> Iterator[bytes]:
             yield body
@@ -97,7 +97,7 @@ class Adapter:
         return parts()
 
     async def update(self, message: Answer) -> Answer:
-        """Ask for a new list."""
+        """Update the list from a server."""
         try:
             changed = await _settled(
                 self.manager.update_endpoints_from_remote(
@@ -115,7 +115,7 @@ class Adapter:
         return {"changed": changed}
 
     async def state(self, message: Answer) -> Answer:
-        """Check the named endpoints, and report all of them."""
+        """Check the named endpoints, and report the state of all endpoints."""
         for url in message.get("check", ()):
             await self.check(url)
         manager = self.manager
@@ -129,7 +129,7 @@ class Adapter:
         }
 
     async def check(self, url: str) -> None:
-        """Check one endpoint now."""
+        """Run one health check of an endpoint."""
         await _settled(self.manager.check_endpoint_health(url))
 
     async def qr(self, message: Answer) -> Answer:
@@ -144,7 +144,7 @@ class Adapter:
         return {"room_id": data.room_id}
 
     async def close(self, message: Answer) -> Answer:
-        """End the client and its manager."""
+        """Close the client and its manager."""
         client, self.client = self.client, None
         if client is not None:
             await _settled(client.aclose() if hasattr(client, "aclose") else client.close())
@@ -153,12 +153,12 @@ class Adapter:
 
 
 class AsyncAdapter(Adapter):
-    """The same for the asynchronous half."""
+    """Maps the operations of the line protocol to the asynchronous client."""
 
     manager_class = AsyncEndpointManager
 
     def stream(self, body: bytes) -> Any:
-        """Make a body that can be read once only."""
+        """Return a body that can be read only once."""
 
         async def parts() -> AsyncIterator[bytes]:
             yield body
@@ -192,7 +192,7 @@ def _reported(endpoint: Any) -> Answer:
 
 
 async def serve(adapter: Adapter) -> None:
-    """Answer each line of standard input by a line, until the input ends."""
+    """Answer each line of standard input with one line, until standard input ends."""
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         message = json.loads(line)

@@ -1,4 +1,4 @@
-"""Reports of a run: TAP version 14, JUnit XML, and progress on a terminal."""
+"""Reports of a run: TAP version 14, JUnit XML, or progress on a terminal."""
 
 import sys
 from collections.abc import Iterable
@@ -10,12 +10,12 @@ from .play import Result
 
 
 class Reporter:
-    """Writes each result as it comes: TAP, or a line of progress and the failures.
+    """Writes each result at once, as TAP or as a progress line with the failures.
 
     Args:
         total: Number of vectors.
-        tap: Whether to write TAP.
-        stream: Where to.
+        tap: Write TAP instead of a progress line.
+        stream: Stream that receives the report.
     """
 
     def __init__(self, total: int, *, tap: bool, stream: TextIO = sys.stdout) -> None:
@@ -27,7 +27,7 @@ class Reporter:
             print(f"TAP version 14\n1..{total}", file=stream, flush=True)
 
     def add(self, result: Result) -> None:
-        """Take the result of one vector."""
+        """Record and write the result of one vector."""
         self.results.append(result)
         number = len(self.results)
         if self._tap:
@@ -53,11 +53,11 @@ class Reporter:
         self._stream.flush()
 
     def count(self, outcome: str) -> int:
-        """Return how many vectors have ended so."""
+        """Return the number of vectors with this outcome."""
         return sum(result.outcome == outcome for result in self.results)
 
     def close(self, seconds: float) -> None:
-        """Write the summary."""
+        """Write the summary line."""
         counts = f"{self.count('passed')} passed, {self.count('failed')} failed, "
         line = f"{counts}{self.count('unsupported')} not supported, in {seconds:.1f} s"
         print(f"# {line}" if self._tap else f"\r\x1b[K{line}", file=self._stream, flush=True)

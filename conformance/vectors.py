@@ -1,4 +1,4 @@
-"""The vectors: loaded from JSON files, each one test of a client."""
+"""The vectors, loaded from JSON files; each vector is one test of a client."""
 
 import json
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent / "vectors"
 SCHEMA = Path(__file__).parent / "vector.schema.json"
-#: The parts of the protocol that a client may declare apart from the full profile.
+#: The optional parts that a client may declare without the full profile.
 OPTIONAL = ("signed", "race", "hedge")
 PROFILES = ("minimal", *OPTIONAL, "full")
 
@@ -19,13 +19,13 @@ class Vector:
 
     Attributes:
         suite: Name of the file without its suffix.
-        name: What the vector shows; unique within its file.
+        name: The behaviour that the vector tests; unique within its file.
         profile: ``minimal``, ``full``, or the optional part that the client must declare.
-        section: Section of ``docs/protocol.md`` that demands the behaviour.
+        section: Section of ``docs/protocol.md`` that requires the behaviour.
         policy: The times and figures of the policy that ``init`` carries.
-        init: Further members of ``init``.
+        init: The other members of ``init``.
         fleet: The endpoints by letter; see ``fleet.py``.
-        steps: What is done, and what must be observed.
+        steps: The operations, each with its expectation.
     """
 
     suite: str
@@ -39,7 +39,7 @@ class Vector:
 
     @property
     def title(self) -> str:
-        """The name with its suite, which ``--only`` is compared with."""
+        """The suite and the name, which ``--only`` searches."""
         return f"{self.suite}: {self.name}"
 
     def is_supported(self, profile: str, optional: Iterable[str]) -> bool:
@@ -48,7 +48,7 @@ class Vector:
 
 
 def load(folder: Path = FOLDER) -> list[Vector]:
-    """Load all vectors of a folder, file by file."""
+    """Load all vectors of the folder, in the order of the files' names."""
     found = []
     for path in sorted(folder.glob("*.json")):
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """Generate the synchronous modules from the asynchronous ones.
 
 ``python scripts/unasync.py`` writes them; with ``--check`` it only compares, and exits with 1 if
-one is out of date.
+a module is out of date.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Fixtures that every test has: none may leave a thread, a process or a socket behind."""
+"""Fixtures for every test, which fail a test that leaves a thread, process or socket behind."""
 
 import gc
 import os
@@ -19,26 +19,26 @@ from hypothesis import settings
 settings.register_profile("mop-config", deadline=None)
 settings.load_profile("mop-config")
 
-# A shell that starts the tests in the background has them ignore it, and so would all that they
-# start and end with it.
+# A shell starts background jobs with SIGINT ignored, and child processes would inherit that from
+# the tests, which end them with SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# One that starts them with nohup has them ignore SIGHUP likewise.
+# ``nohup`` ignores SIGHUP in the same way.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# A resolver of the system waits five seconds for an answer that was lost, as long as much here may
-# take at most; those of servers that the tests start inherit it.
+# By default the system's resolver waits five seconds for a lost answer, which would exceed the
+# tests' deadlines. The servers that the tests start inherit the variable.
 os.environ["RES_OPTIONS"] = "timeout:1"
 
-# The tests start hundreds of processes. Without compiled files on disk each of them compiles every
-# module of the package anew, which takes longer than what most of them do.
+# The tests start hundreds of processes. Without bytecode files each process compiles every module
+# of the package again, which takes longer than the work of most processes.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 #: Seconds that a test's threads and processes have to end after it.
 PATIENCE = 15.0
 
 
-#: Share of the machine's time that its host may take away before a failure proves nothing.
+#: Share of processor time that the host may steal before a failure counts as unproven.
 STARVED = 0.1
 ATTEMPTS = 3
 
@@ -51,16 +51,16 @@ def _cpu_times() -> list[int]:
 
 
 def _starved(before: list[int]) -> bool:
-    """Whether the machine was kept from running since then: proc_stat(5), "steal"."""
+    """Return whether the host withheld processor time since then ("steal" in proc_stat(5))."""
     spent = [now - then for now, then in zip(_cpu_times(), before, strict=True)]
     return spent[7] > STARVED * sum(spent)
 
 
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
-    """Run a test once more where it failed on a machine whose host gave it no time.
+    """Repeat a test that failed while the host withheld processor time from this machine.
 
-    Many tests hold the product to a deadline. What misses one while another guest of the host
-    has the processors says nothing about the product, and is shown as ``R``.
+    Many tests check a deadline. A deadline missed while another guest of the host
+    uses the processors says nothing about the product; the failure is shown as ``R``.
     """
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for attempt in range(1, ATTEMPTS + 1):
@@ -82,7 +82,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_report_teststatus(
     report: pytest.TestReport,
 ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-    """Show a failure that proved nothing as what it is."""
+    """Show a repeated failure as ``R``."""
     if report.outcome == "rerun":  # type: ignore[comparison-overlap]
         return "starved, run again", "R", ("RERUN", {"yellow": True})
     return None
@@ -93,7 +93,7 @@ def _threads() -> set[threading.Thread]:
 
 
 def _children() -> set[int]:
-    """The processes below this one; psutil reads all processes, so ask first if there are any."""
+    """Return the processes below this one; psutil is slow, so ask first if there are any."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -102,7 +102,7 @@ def _children() -> set[int]:
 
 
 def _descriptors() -> dict[str, str]:
-    """Sockets, pipes and inotify instances that are open, by descriptor."""
+    """Return the open sockets, pipes and inotify instances by descriptor."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -136,7 +136,7 @@ def _no_leaks() -> Iterator[None]:
 
 @pytest.fixture
 def program(request: pytest.FixtureRequest) -> str:
-    """The path of the program that the test is parametrised with; skipped where it is not."""
+    """Return the path of the program in the test's parameter, or skip the test without it."""
     return need_program(request.param)
 
 
@@ -149,7 +149,7 @@ def need_program(name: str) -> str:
 
 
 def skip(reason: str) -> None:
-    """Skip the test that runs; in CI, where everything is there, fail it."""
+    """Skip the running test; in CI, where every program is installed, fail it."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"skipped in CI: {reason}")
     pytest.skip(reason)

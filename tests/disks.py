@@ -1,4 +1,4 @@
-"""A disk that is full, for the tests: a small file system in memory."""
+"""A full disk for the tests: a small file system in memory."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ import pytest
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """Mount 256 KiB on a folder, which is made for it; only root can."""
+    """Mount a file system of 256 KiB on a new folder, which needs root."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
@@ -24,12 +24,12 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 
 def make_read_only(folder: Path) -> None:
-    """Let nobody write to the file system that is mounted on a folder."""
+    """Remount the folder's file system read-only."""
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
 
 
 def fill(path: Path) -> None:
-    """Write until there is no room, and none that a scratch file gives back."""
+    """Write until the disk is full and no space that a scratch file frees is left."""
     with path.open("wb", buffering=0) as file:
         attempts = 0
         while attempts < 20:

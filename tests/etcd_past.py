@@ -1,4 +1,4 @@
-"""The earlier revisions of a key in etcd, by which a test knows the order of the texts."""
+"""The earlier revisions of a key in etcd, from which a test reads the order of the texts."""
 
 from collections import deque
 from contextlib import suppress

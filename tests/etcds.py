@@ -24,12 +24,12 @@ KEY = "mop/endpoints"
 
 
 def encode(text: str | bytes) -> str:
-    """As the gateway wants keys and values."""
+    """Encode a key or value in base64, as etcd's JSON gateway requires."""
     return base64.b64encode(text.encode() if isinstance(text, str) else text).decode()
 
 
 class RefusedError(Exception):
-    """An answer of etcd's that is no success."""
+    """An etcd answer with an error status."""
 
 
 class Member:
@@ -45,7 +45,7 @@ class Member:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, on the data that it has."""
+        """Start the member on its existing data."""
         with (self.folder.parent / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -56,22 +56,22 @@ class Member:
         return self.process is not None and self.process.poll() is None
 
     def send(self, number: int) -> None:
-        """Send it a signal."""
+        """Send a signal to the member's process."""
         assert self.process is not None
         os.kill(self.process.pid, number)
 
     def freeze(self) -> None:
-        """Let it hang: its connections stay, and nothing answers."""
+        """Stop the process, so that its connections stay open and no request is answered."""
         self.send(signal.SIGSTOP)
         self.frozen = True
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Continue the stopped process."""
         self.send(signal.SIGCONT)
         self.frozen = False
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the process without a shutdown, as a power cut does."""
         if self.running:
             self.send(signal.SIGKILL)
         self.frozen = False
@@ -80,20 +80,20 @@ class Member:
 
 
 class Cluster:
-    """A cluster, asked without any code of the product's.
+    """A cluster, with a client of its own that shares no code with the product.
 
     Args:
-        members: Its members.
-        context: How to verify them, where they use TLS.
+        members: The members, in the order of their ports.
+        context: TLS context that verifies the members; None without TLS.
     """
 
     def __init__(self, members: list[Member], context: ssl.SSLContext | None) -> None:
         self.members = members
-        self.root = ""  # the password of the user with this name, where there are users
+        self.root = ""  # password of the user "root", if authentication is on
         self._context = context
 
     def address(self, key: str = KEY) -> str:
-        """What ``ENDPOINT_CONFIG_FILE`` names it by."""
+        """Return the value of ``ENDPOINT_CONFIG_FILE`` that names the key in this cluster."""
         return f"etcd://{','.join(f'127.0.0.1:{m.port}' for m in self.members)}/{key}"
 
     def _login(self, member: int) -> dict[str, str]:
@@ -107,7 +107,7 @@ class Cluster:
         return {"Authorization": answer["token"]}
 
     def ask(self, path: str, message: dict[str, Any], member: int = 0, timeout: float = 5) -> Any:
-        """Ask one member."""
+        """Send one request to one member."""
         port = self.members[member].port
         connection = (
             http.client.HTTPSConnection("127.0.0.1", port, timeout=timeout, context=self._context)
@@ -124,13 +124,13 @@ class Cluster:
         return json.loads(body)
 
     def any(self, path: str, message: dict[str, Any]) -> Any:
-        """Ask whichever member answers, until one does."""
+        """Send a request to one member after another until a member answers."""
 
         def once() -> Any:
             for index, member in enumerate(self.members):
                 if member.running and not member.frozen:
                     with contextlib.suppress(OSError, RefusedError, http.client.HTTPException):
-                        # Whoever is the only one is not to be asked the same twice.
+                        # A lone member gets more time, so that no request is sent twice.
                         timeout = 2 if len(self.members) > 1 else 20
                         return self.ask(path, message, index, timeout=timeout)
             return None
@@ -138,7 +138,7 @@ class Cluster:
         return wait_for(once, seconds=30, what="etcd answers", every=0.05)
 
     def put(self, text: str | bytes, key: str = KEY) -> int:
-        """Write the key; give the revision."""
+        """Write the key; return the revision."""
         answer = self.any("/kv/put", {"key": encode(key), "value": encode(text)})
         return int(answer["header"]["revision"])
 
@@ -152,7 +152,7 @@ class Cluster:
         self.any("/kv/deleterange", {"key": encode(key)})
 
     def wait_until_up(self) -> "Cluster":
-        """Wait until a majority answers."""
+        """Wait until a majority of the members answers."""
         try:
             self.any("/kv/range", {"key": encode("anything")})
         except AssertionError as error:
@@ -161,7 +161,7 @@ class Cluster:
         return self
 
     def stop(self) -> None:
-        """End every member."""
+        """Stop every member."""
         for member in self.members:
             member.kill()
 
@@ -169,7 +169,7 @@ class Cluster:
 def make_cluster(
     folder: Path, size: int = 1, *options: str, context: ssl.SSLContext | None = None
 ) -> Cluster:
-    """Lay a cluster out, without starting it; skips the test where there is no etcd."""
+    """Prepare a cluster without starting it; skip the test if etcd is not installed."""
     program = need_program("etcd")
     ports = free_ports(2 * size)
     scheme = "https" if context else "http"
@@ -196,7 +196,7 @@ def make_cluster(
 def running_cluster(
     folder: Path, size: int = 1, *options: str, context: ssl.SSLContext | None = None
 ) -> Iterator[Cluster]:
-    """Run a cluster, and end it again."""
+    """Run a cluster for the block, and stop it after that."""
     cluster = make_cluster(folder, size, *options, context=context)
     try:
         for member in cluster.members:
@@ -207,7 +207,7 @@ def running_cluster(
 
 
 class Wire:
-    """A TCP forwarder that can be cut: what is behind it lives on, and cannot be reached."""
+    """A TCP forwarder that can be cut: the server behind it stays alive and is unreachable."""
 
     def __init__(self, port: int) -> None:
         self._target = ("127.0.0.1", port)
@@ -220,7 +220,7 @@ class Wire:
         self._threads[0].start()
 
     def cut(self) -> None:
-        """End every connection, and take no new one until it is mended."""
+        """Close every connection and refuse new connections until ``mend``."""
         with self._lock:
             self._broken = True
             for one in self._open:
@@ -228,11 +228,11 @@ class Wire:
                     one.shutdown(socket.SHUT_RDWR)
 
     def mend(self) -> None:
-        """Take connections again."""
+        """Accept connections again."""
         self._broken = False
 
     def close(self) -> None:
-        """End it for good."""
+        """Stop the forwarder."""
         self.cut()
         self._listener.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:

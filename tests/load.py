@@ -1,4 +1,4 @@
-"""Load from many connections that notices every failed request and every foreign answer."""
+"""Load over many connections, which records every failed request and every unexpected answer."""
 
 import http.client
 import threading
@@ -11,12 +11,12 @@ from .servers import ENDPOINTS
 
 
 class Load:
-    """Threads that ask for the list over and over.
+    """Threads that request the list in a loop.
 
     Args:
-        port: Where the server listens.
+        port: The server's port.
         keep_alive: Whether a connection is used for more than one request.
-        threads: How many clients.
+        threads: Number of clients.
     """
 
     def __init__(self, port: int, *, keep_alive: bool, threads: int = 4) -> None:
@@ -39,7 +39,7 @@ class Load:
 
     @property
     def requests(self) -> int:
-        """How many requests were answered."""
+        """Return the number of answered requests."""
         return self.answers.total()
 
     def _run(self) -> None:
@@ -64,8 +64,8 @@ class Load:
             if response.will_close or not self.keep_alive:
                 connection.close()
                 connection = None
-            # What a real client does: without a breath, four threads of one interpreter
-            # would starve the test that drives them.
+            # A real client pauses between requests: without a pause, four threads of one
+            # interpreter would starve the test that controls them.
             time.sleep(0.001)
         if connection is not None:
             connection.close()
@@ -73,7 +73,7 @@ class Load:
 
 @contextmanager
 def under_load(port: int, keep_alive: tuple[bool, ...] = (True, False)) -> Iterator[list[Load]]:
-    """Ask on kept and on fresh connections while the block runs; then check nothing failed."""
+    """Run load over kept and fresh connections during the block; check that no request failed."""
     loads = [Load(port, keep_alive=keep) for keep in keep_alive]
     for load in loads:
         load.start()

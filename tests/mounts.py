@@ -1,8 +1,9 @@
 """A mount that hangs, for the tests: a FUSE file system of one file, without libfuse.
 
-It speaks the kernel's protocol (fuse(4), ``linux/fuse.h``) through ``/dev/fuse``, as far as one
-folder with one regular file needs, and keeps nothing in the kernel's caches. While it hangs, it
-reads no request: whoever looks at the file waits until it goes on, or until a fatal signal.
+The file system speaks the kernel's protocol (fuse(4), ``linux/fuse.h``) through ``/dev/fuse``, as
+far as one folder with one regular file needs, and disables the kernel's caches. A hanging file
+system reads no request, so a process that accesses the file waits until the file system continues,
+or until a fatal signal.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ class HangingMount:
     """A folder with one file, whose file system can be made to hang.
 
     Args:
-        folder: Where it is mounted.
+        folder: The mount point.
         name: The file's name.
         data: The file's contents.
     """
@@ -51,16 +52,16 @@ class HangingMount:
         return self._device
 
     def write(self, data: bytes) -> None:
-        """Change the file behind everybody's back, as a server of files does."""
+        """Change the file without an event, as a network file system's server does."""
         self._data, self._changed_at = data, time.time_ns()
 
     def hang(self, *, hangs: bool = True) -> None:
-        """Answer nothing any more, or go on."""
+        """Stop answering, or answer again."""
         self._hangs = hangs
         os.write(self._wake[1], b".")
 
     def close(self) -> None:
-        """End: whoever waits gets an error."""
+        """End the file system; a waiting process gets an error."""
         os.write(self._wake[1], b"q")
         self._thread.join(10)
         os.close(self._device)
@@ -120,7 +121,7 @@ class HangingMount:
 
 @contextlib.contextmanager
 def hanging_mount(folder: Path, data: bytes, name: str = "endpoints.txt") -> Iterator[HangingMount]:
-    """Mount such a file system on a folder, which is made for it; only root can."""
+    """Mount a hanging-capable file system on a new folder, which needs root."""
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         skip("no FUSE file system can be mounted here")
     folder.mkdir()

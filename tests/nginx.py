@@ -24,7 +24,7 @@ http {{
 
 
 def adapt(name: str, folder: Path, port: int, *, app: int = 9, root: Path | None = None) -> str:
-    """Change in a configuration of ``deploy/`` what its head says is to be adapted."""
+    """Make the changes in a configuration of ``deploy/`` that its head comment names."""
     text = (ROOT / "deploy" / name).read_text()
     changes = {
         "listen 80;": f"listen 127.0.0.1:{port};",
@@ -40,9 +40,9 @@ def adapt(name: str, folder: Path, port: int, *, app: int = 9, root: Path | None
 
 @contextlib.contextmanager
 def nginx(folder: Path, included: str, port: int, prefix: Sequence[str] = ()) -> Iterator[int]:
-    """Run nginx with a configuration of its http block, and give its process id."""
+    """Run nginx with a configuration in its http block, and yield its process id."""
     folder.mkdir(exist_ok=True)
-    user = "user root;" if os.geteuid() == 0 else ""  # the folder is nobody else's
+    user = "user root;" if os.geteuid() == 0 else ""  # only root can enter the folder
     config = folder / "nginx.conf"
     config.write_text(_MAIN.format(folder=folder, user=user, included=included))
     command = [*prefix, shutil.which("nginx") or "nginx", "-p", str(folder), "-c", str(config)]

@@ -1,11 +1,11 @@
-"""Ports for what has to know its own before it listens."""
+"""Free ports for servers that must know their port before they listen."""
 
 import random
 import socket
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports that nobody listens at now, and that the system gives to nobody who asks for any."""
+    """Return unused ports that the system does not hand out as ephemeral ports."""
     found: list[int] = []
     while len(found) < number:
         port = random.randrange(10_000, 32_768)
@@ -20,5 +20,5 @@ def free_ports(number: int) -> list[int]:
 
 
 def closed_port() -> int:
-    """A port that refuses."""
+    """Return a port that refuses connections."""
     return free_ports(1)[0]

@@ -30,9 +30,9 @@ def _hide(name: str, importer: Any = None, *rest: Any, **more: Any) -> Any:
 
 
 def hide() -> None:
-    """Hide the modules and the names from now on."""
+    """Hide the modules and names from this call on."""
     for package in (asyncio, httpx2, platformdirs):
-        assert package.__name__ in sys.modules  # what they need of POSIX, they have imported
+        assert package.__name__ in sys.modules  # their own POSIX imports are done
     builtins.__import__ = _hide  # type: ignore[assignment]
     for name in (*NAMES, *OWNERS):
         delattr(os, name)

@@ -1,4 +1,4 @@
-"""A scrape of the metrics, as Prometheus reads it."""
+"""A parsed scrape of the metrics, as Prometheus reads it."""
 
 import subprocess
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ METRICS = {
 
 
 class Scrape:
-    """What one answer of ``/metrics`` says.
+    """The metrics in one answer of ``/metrics``.
 
     Args:
         text: The answer's body.
@@ -42,15 +42,15 @@ class Scrape:
         ]
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum over all series that have these labels."""
+        """Return the sum over all series that have these labels."""
         return sum(value for _, value in self._series(name, labels))
 
     def series(self, name: str, label: str) -> dict[str, float]:
-        """The values of a metric by one of its labels."""
+        """Return the values of a metric by the values of one label."""
         return {found[label]: value for found, value in self._series(name, {})}
 
     def counters(self) -> dict[tuple[str, ...], float]:
-        """Everything that may only rise."""
+        """Return every series that may only rise."""
         return {
             (name, *sorted(map("=".join, labels.items()))): value
             for name, labels, value in self.samples
@@ -64,7 +64,7 @@ class Scrape:
 
 
 def check_with_promtool(text: str) -> None:
-    """Hold a scrape to what Prometheus' own linter says: nothing."""
+    """Check that promtool's linter has no complaint about a scrape."""
     result = subprocess.run(
         [need_program("promtool"), "check", "metrics"],
         input=text,

@@ -41,8 +41,8 @@ class Server:
     """A server process with its file, its log and its workers.
 
     Args:
-        command: How to start it.
-        folder: Where its log goes.
+        command: The command that starts the server.
+        folder: The folder of the log.
         environ: Variables on top of a clean environment.
         user: User id to run as, where the tests run as root.
     """
@@ -71,21 +71,21 @@ class Server:
 
     @property
     def log(self) -> str:
-        """Everything that the server has written so far."""
+        """Return the log that the server has written so far."""
         return self.log_path.read_text(errors="replace")
 
     @property
     def pid(self) -> int:
-        """The master's process id."""
+        """Return the master's process id."""
         return self.process.pid
 
     @property
     def workers(self) -> list[int]:
-        """The workers' process ids; helpers that run for a moment are not among them."""
+        """Return the workers' process ids, without short-lived helper processes."""
         return sorted(child.pid for child in psutil.Process(self.pid).children() if _lives(child))
 
     def wait_until_up(self, workers: int = 1) -> "Server":
-        """Wait until it listens, and until so many workers say what they serve."""
+        """Wait until the server listens and that number of workers report a list."""
 
         def listening() -> int:
             if self.process.poll() is not None:
@@ -99,15 +99,15 @@ class Server:
         return self
 
     def all_know(self, workers: int) -> bool:
-        """Whether whichever worker is asked knows of so many."""
+        """Return whether every answering worker knows of that number of workers."""
         return all(len(self.status()["workers"]) >= workers for _ in range(4 * workers))
 
     def get(self, path: str = ENDPOINTS, **headers: str) -> Answer:
-        """Ask once, on a connection of its own."""
+        """Send one GET request on a new connection."""
         return self.request("GET", path, **headers)
 
     def request(self, method: str, path: str, **headers: str) -> Answer:
-        """Send one request without a body, on a connection of its own."""
+        """Send one request without a body on a new connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request(method, path, headers=headers)
@@ -117,33 +117,33 @@ class Server:
             connection.close()
 
     def answers(self, path: str) -> bool:
-        """Whether a path is answered with 200."""
+        """Return whether a path is answered with 200."""
         try:
             return self.get(path).status == 200
         except (OSError, http.client.HTTPException):
             return False
 
     def status(self) -> Any:
-        """The status document; an empty picture while nobody answers."""
+        """Return the status document, or an empty status if no server answers."""
         try:
             return self.get(STATUS).json
         except (OSError, http.client.HTTPException):
             return {"workers": []}
 
     def hosts(self) -> list[str]:
-        """The hosts that one worker serves, in order."""
+        """Return the hosts that one worker serves, in order."""
         return _hosts(self.get())
 
     def etags(self) -> list[str]:
-        """What each worker serves, by content hash."""
+        """Return the ETag that each worker serves."""
         return [worker["etag"] for worker in self.status()["workers"]]
 
     def all_are(self, state: str) -> bool:
-        """Whether whichever worker is asked speaks of this state."""
+        """Return whether every answering worker reports this state."""
         return all(self.status().get("state") == state for _ in range(8))
 
     def all_serve(self, *hosts: str) -> bool:
-        """Whether every worker serves the list of these hosts."""
+        """Return whether every worker serves the list of these hosts."""
         answer = self.get()
         (tag,) = (value for name, value in answer.headers.items() if name.lower() == "etag")
         found = _hosts(answer) == list(hosts)
@@ -154,7 +154,7 @@ class Server:
         os.kill(self.pid, number)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """End it, by its process id, and everything that it left behind."""
+        """Stop the server by its process id, and end every process that it left behind."""
         try:
             children = psutil.Process(self.pid).children(recursive=True)
         except psutil.NoSuchProcess:
@@ -185,7 +185,7 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def gunicorn_command(*options: str, module: bool = False, target: str = "wsgi:app") -> list[str]:
-    """How to start gunicorn, as a console script or as a module."""
+    """Return the command that starts gunicorn, as a console script or as a module."""
     script = [str(Path(sys.executable).parent / "gunicorn")]
     return [*([sys.executable, "-m", "gunicorn"] if module else script), *options, target]
 
@@ -200,7 +200,7 @@ def running(
     user: int | None = None,
     **environ: str,
 ) -> Iterator[Server]:
-    """Run gunicorn with this project's configuration on a file, and stop it again."""
+    """Run gunicorn with this project's configuration on a file, and stop it after the block."""
     variables = {
         "ENDPOINT_CONFIG_FILE": str(file),
         "ENDPOINT_STATE_DIR": str(folder / "state"),

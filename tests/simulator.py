@@ -1,8 +1,8 @@
-"""A fleet of endpoints in memory, a client over it, and a clock that costs nothing.
+"""A fleet of endpoints in memory, a client over it, and a virtual clock.
 
-The client is made of the real pool, network watch, budget and failover generator; only the
-wire is played. Every step checks what must hold at all times, and keeps what a test may
-want to look at afterwards.
+The client uses the real pool, network watch, budget and failover generator; only the
+network is simulated. Every step checks the invariants, and records the data that a test may
+check at the end.
 """
 
 import random
@@ -22,7 +22,7 @@ from mop_config.net.faults import Fault
 GET = RetryTraits.of("GET", replayable=True, keyed=False)
 POST = RetryTraits.of("POST", replayable=True, keyed=False)
 
-#: What an endpoint may do: the status or fault, whether it saw the request, seconds.
+#: An endpoint's behaviours: the status or fault, whether it received the request, seconds.
 BEHAVIOURS: dict[str, tuple[int | Fault, bool, float]] = {
     "fine": (200, True, 0.01),
     "slow": (200, True, 0.4),
@@ -36,12 +36,12 @@ BEHAVIOURS: dict[str, tuple[int | Fault, bool, float]] = {
     "gateway": (502, True, 0.01),
     "throttling": (429, True, 0.01),
 }
-#: Those that an endpoint is alive with.
+#: The behaviours of a live endpoint.
 GOOD = ("fine", "slow", "erring", "throttling")
 
 
 class CheckedHealth(Health):
-    """Health that holds its transitions against the table."""
+    """Health that checks each transition against the table."""
 
     __slots__ = ()
 
@@ -54,11 +54,11 @@ class CheckedHealth(Health):
 
 @dataclass
 class Server:
-    """One endpoint as it really is.
+    """One simulated endpoint.
 
     Attributes:
-        doing: What it does with requests and probes: a word of ``BEHAVIOURS``.
-        executed: The requests that it executed, by their number.
+        doing: Its behaviour for requests and probes: a key of ``BEHAVIOURS``.
+        executed: The numbers of the requests that it executed.
     """
 
     doing: str = "fine"
@@ -66,12 +66,12 @@ class Server:
 
 
 class Simulation:
-    """A client and its fleet.
+    """A client and its simulated fleet.
 
     Args:
-        count: How many endpoints; two each share a priority.
-        seed: Of every random number.
-        policy: The figures.
+        count: Number of endpoints; each two share a priority.
+        seed: Seed of the random numbers.
+        policy: The limits and time-outs of failover.
     """
 
     def __init__(self, count: int, seed: int, policy: Policy | None = None) -> None:
@@ -106,7 +106,7 @@ class Simulation:
 
     @property
     def hosts(self) -> int:
-        """How many hosts can tell a missing network from a dead endpoint."""
+        """Return the number of hosts that distinguish a missing network from a dead endpoint."""
         return len(self.pool)
 
     def urls(self) -> list[str]:
@@ -118,7 +118,7 @@ class Simulation:
         return member
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; probes happen when they are due, as a manager would make them."""
+        """Advance the clock; run probes when they are due, as a manager does."""
         end = self.now + seconds
         while (due := self.pool.next_due()) <= end:
             self.now = max(self.now, due)
@@ -146,7 +146,7 @@ class Simulation:
     # -- the client
 
     def request(self, shape: RetryTraits = GET) -> Verdict:
-        """Send a request through failover; check each step."""
+        """Send a request through failover, and check each step."""
         number = self.requests = self.requests + 1
         moves = Candidates(self.pool, self.budget)
         began = self.now
@@ -164,7 +164,7 @@ class Simulation:
         assert shape.idempotent or executions <= 1
         self.lost += verdict.answer is None
         self._settle()
-        self.advance(0.0)  # whoever is in doubt is looked at at once
+        self.advance(0.0)  # check suspect endpoints at once
         return verdict
 
     def _attempt(self, member: PoolMember, number: int, seconds_left: float) -> Outcome:
@@ -182,14 +182,14 @@ class Simulation:
                 outcome.busy = 3.0
         return outcome
 
-    # -- what must hold
+    # -- invariants
 
     def _check_choice(self, chosen: PoolMember, tried: list[str]) -> None:
         usable = [m for m in self.pool.members() if m.health.usable and m.url not in tried[:-1]]
         assert chosen.health.usable or not usable, "an ejected endpoint was picked"
 
     def _settle(self) -> None:
-        """Take the events in, and hold them against the truth of the pool."""
+        """Process the pool's events, and compare them with the state of the pool."""
         for event in self.pool.take_events():
             self.told.append((self.now, event.kind, event.about))
             if event.kind is EventKind.ALL_DOWN:

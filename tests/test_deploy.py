@@ -1,4 +1,4 @@
-"""What lies in deploy/: checked, and run as far as a machine without its engines can."""
+"""The files in deploy/: checked, and run without systemd, Docker or Kubernetes where possible."""
 
 import json
 import os
@@ -42,7 +42,7 @@ USER = 10001
 
 @pytest.fixture
 def units(tmp_path: Path) -> list[Path]:
-    """Both units, with the program where it is here."""
+    """Copy both units, with the program's path on this machine."""
     for kind in ("service", "socket"):
         text = (DEPLOY / f"mop-config.{kind}").read_text()
         text = text.replace("/opt/mop-config/bin/mop-config", MOP_CONFIG)
@@ -51,14 +51,14 @@ def units(tmp_path: Path) -> list[Path]:
 
 
 def test_systemd_takes_the_units(units: list[Path]) -> None:
-    """Without a remark."""
+    """systemd accepts the units without a warning."""
     command = [need_program("systemd-analyze"), "--man=no", "verify", *map(str, units)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_the_service_is_locked_down(units: list[Path]) -> None:
-    """As far as the page says."""
+    """The exposure level by systemd-analyze is low, and the page states a level."""
     command = [need_program("systemd-analyze"), "security", "--offline=true", "--no-pager"]
     done = subprocess.run(
         [*command, str(units[0])], capture_output=True, text=True, check=True, errors="replace"
@@ -70,7 +70,7 @@ def test_the_service_is_locked_down(units: list[Path]) -> None:
 
 
 def test_the_service_starts_with_no_state_but_its_own() -> None:
-    """The endpoint file stays the operator's, and edits of it are not hidden by a mount."""
+    """The service owns only its state folder, and no mount hides edits of the endpoint file."""
     text = (DEPLOY / "mop-config.service").read_text()
     settings = dict(
         line.split("=", 1) for line in text.splitlines() if re.match(r"[A-Za-z]+=", line)
@@ -84,7 +84,7 @@ def test_the_service_starts_with_no_state_but_its_own() -> None:
 
 
 def test_the_settings_stand_in_one_file() -> None:
-    """The unit sets none besides, so that a command with --env-file knows all of them."""
+    """The unit sets no variables, so that --env-file gives a command every setting."""
     unit = (DEPLOY / "mop-config.service").read_text()
     assert "\nEnvironmentFile=/etc/mop-config/environment\n" in unit
     assert not re.search(r"^Environment=", unit, re.MULTILINE)
@@ -101,7 +101,7 @@ def test_the_settings_stand_in_one_file() -> None:
 
 
 def test_gunicorn_tells_systemd_that_it_listens(tmp_path: Path) -> None:
-    """What Type=notify waits for."""
+    """gunicorn notifies systemd when it listens, as Type=notify requires."""
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as listener:
         listener.bind(str(tmp_path / "notify"))
         listener.settimeout(30)
@@ -116,10 +116,10 @@ def test_gunicorn_tells_systemd_that_it_listens(tmp_path: Path) -> None:
 
 
 def test_a_socket_of_systemds_is_taken_instead_of_host_and_port(tmp_path: Path) -> None:
-    """Though gunicorn's configuration names an address."""
+    """gunicorn uses systemd's socket although its configuration names an address."""
     activate = need_program("systemd-socket-activate")
     port, unused = free_ports(2)
-    # It hands on nothing of its environment that it is not told to.
+    # systemd-socket-activate passes only the variables that its options name.
     environ = {
         "ENDPOINT_CONFIG_FILE": str(SAMPLE),
         "ENDPOINT_STATE_DIR": str(tmp_path / "state"),
@@ -133,7 +133,7 @@ def test_a_socket_of_systemds_is_taken_instead_of_host_and_port(tmp_path: Path) 
     try:
         wait_for(lambda: "Listening on" in server.log, seconds=30, what="systemd listens")
         server.port = port
-        # The first connection starts the server, and is answered by it.
+        # The first connection starts the server, which answers it.
         assert server.get("/health").json["status"] == "healthy"
         server.wait_until_up(workers=2)
         assert server.port == port
@@ -147,7 +147,7 @@ def test_a_socket_of_systemds_is_taken_instead_of_host_and_port(tmp_path: Path) 
 
 
 def _instructions() -> list[tuple[str, str]]:
-    """The instructions of the Dockerfile, in order, by keyword."""
+    """Return the Dockerfile's instructions with their keywords, in order."""
     text = (DEPLOY / "Dockerfile").read_text()
     text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ")
     return [(line.split()[0], line.split(None, 1)[1]) for line in text.splitlines() if line]
@@ -157,7 +157,7 @@ INSTRUCTIONS = _instructions()
 
 
 def _the(keyword: str) -> str:
-    """The argument of the last such instruction: the one that counts."""
+    """Return the argument of the last instruction with the keyword, which takes effect."""
     return [argument for word, argument in INSTRUCTIONS if word == keyword][-1]
 
 
@@ -173,7 +173,7 @@ def _environ() -> dict[str, str]:
 
 
 def test_the_image_does_not_run_as_root() -> None:
-    """By numbers, which Kubernetes can check; the state folder is that user's."""
+    """The image sets a numeric user, which Kubernetes checks; the state folder is that user's."""
     assert _the("USER") == f"{USER}:{USER}"
     assert _the("VOLUME") == _environ()["ENDPOINT_STATE_DIR"]
     runs = [argument for word, argument in INSTRUCTIONS if word == "RUN"]
@@ -182,13 +182,13 @@ def test_the_image_does_not_run_as_root() -> None:
 
 
 def _copied() -> list[str]:
-    """What the Dockerfile takes out of the source tree."""
+    """Return the paths that the Dockerfile copies from the source tree."""
     copies = [argument.split()[:-1] for word, argument in INSTRUCTIONS if word == "COPY"]
     return [name for names in copies for name in names if not any("--from" in n for n in names)]
 
 
 def test_what_is_copied_is_there_and_not_ignored() -> None:
-    """And nothing else gets into the build."""
+    """The Dockerfile copies existing files, .dockerignore keeps them, and excludes all others."""
     patterns = (DEPLOY / "Dockerfile.dockerignore").read_text().split()
     assert patterns[0] == "*"
     admitted = {pattern[1:] for pattern in patterns if pattern.startswith("!")}
@@ -198,7 +198,7 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
 
 
 def test_what_is_installed_has_everything() -> None:
-    """The Dockerfile installs by setup.cfg, which must name what is no Python."""
+    """The wheel that the Dockerfile builds from setup.cfg contains the non-Python files."""
     (step,) = [a for word, a in INSTRUCTIONS if word == "RUN" and "pip install" in a]
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
@@ -215,7 +215,7 @@ def test_what_is_installed_has_everything() -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """What the Dockerfile copies, and nothing else."""
+    """Copy the files that the Dockerfile copies, and no others."""
     for name in _copied():
         if (ROOT / name).is_dir():
             ignored = shutil.ignore_patterns("__pycache__")
@@ -226,7 +226,7 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "src"
 
 
-#: A root that cannot be written, another user, process 1: what an engine would do.
+#: A read-only root, another user and process id 1, as a container engine sets up.
 CONTAINER = (
     "mount --make-rprivate / && mount -o remount,bind,ro / && mount -t tmpfs tmpfs {tmp}"
     " && mkdir {tmp}/volume && exec unshare --user --map-user={user} --map-group={user} {command}"
@@ -235,7 +235,7 @@ CONTAINER = (
 
 @contextmanager
 def contained(folder: Path, command: list[str], **environ: str) -> Iterator[Server]:
-    """Run a command as in a container that may write only in a folder in memory."""
+    """Run a command as in a container that can write only to a tmpfs folder."""
     if os.geteuid() != 0:
         skip("only root can make a read-only root")
     unshare = [
@@ -269,13 +269,13 @@ def contained(folder: Path, command: list[str], **environ: str) -> Iterator[Serv
 
 
 def _first_process(server: Server) -> psutil.Process:
-    """The process that is number 1 inside."""
+    """Return the process with id 1 inside the container."""
     (inside,) = psutil.Process(server.pid).children()
     return inside
 
 
 def test_the_image_serves_on_a_read_only_root_as_process_1(source: Path, tmp_path: Path) -> None:
-    """HUP reloads, TERM ends; the health check of the image tells whether it lives."""
+    """On a read-only root as process 1, HUP reloads, TERM ends, and the health check works."""
     command = [sys.executable, "-m", "mop_config", *_exec_form(_the("CMD"))[1:]]
     given = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(source)}
     with contained(tmp_path, command, **given) as server:
@@ -306,7 +306,7 @@ def test_the_image_serves_on_a_read_only_root_as_process_1(source: Path, tmp_pat
 
 
 def _system_calls() -> set[str]:
-    """What the service's filter lets through, by systemd's own sets."""
+    """Return the system calls that the service's filter allows, by systemd's own sets."""
     command = [need_program("systemd-analyze"), "syscall-filter", "--no-pager"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     sets: dict[str, set[str]] = {}
@@ -333,7 +333,7 @@ def _system_calls() -> set[str]:
 def test_the_server_makes_no_system_call_that_the_service_forbids(
     worker: str, tmp_path: Path
 ) -> None:
-    """From the start over an edit and a SIGHUP to the end."""
+    """The server's calls from start over edit and SIGHUP to stop all pass the filter."""
     allowed = _system_calls()
     trace, file = tmp_path / "trace", tmp_path / "site" / "endpoints.txt"
     file.parent.mkdir()
@@ -341,7 +341,7 @@ def test_the_server_makes_no_system_call_that_the_service_forbids(
     strace = [need_program("strace"), "-f", "-qq", "-o", str(trace)]
     if subprocess.run([*strace, "true"], check=False, capture_output=True).returncode:
         skip("this system lets nobody be traced")
-    # Not as root, who is asked to do more.
+    # gunicorn makes further calls as root.
     other = [need_program("unshare"), "--user", f"--map-user={USER}", f"--map-group={USER}"]
     if subprocess.run([*other, "true"], check=False, capture_output=True).returncode:
         skip("this system makes no namespaces")
@@ -369,14 +369,14 @@ def test_the_server_makes_no_system_call_that_the_service_forbids(
 
 
 def test_compose_holds_together() -> None:
-    """Every service, volume, file and health check that another one names is there."""
+    """Every service, volume, file and health check that compose.yaml refers to exists."""
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     services = compose["services"]
     assert set(services) == {"etcd", "mop-config", "nginx"}
     for name, service in services.items():
         assert ("image" in service) != ("build" in service), name
         for other, condition in service.get("depends_on", {}).items():
-            # Ours has its image's.
+            # Our service has the image's health check.
             assert condition == {"condition": "service_healthy"}
             assert "healthcheck" in services[other] or other == "mop-config"
         for volume in service.get("volumes", []):
@@ -394,7 +394,7 @@ def test_compose_holds_together() -> None:
 
 
 def test_compose_takes_it() -> None:
-    """It holds to compose's own schema; that needs no engine."""
+    """The file matches compose's own schema, which needs no engine."""
     command = [need_program("docker-compose"), "-f", str(DEPLOY / "compose.yaml")]
     assert subprocess.run([*command, "config", "--quiet"], check=False).returncode == 0
 
@@ -415,7 +415,7 @@ MANIFESTS = _manifests()
 
 @pytest.mark.parametrize("kind", MANIFESTS)
 def test_kubernetes_takes_the_manifests(kind: str) -> None:
-    """By its published schema, where an unknown field is an error; in any namespace."""
+    """The manifests match the published strict schema and name no namespace."""
     kubernetes_validate.validate(MANIFESTS[kind], "1.31", strict=True)
     assert "namespace" not in MANIFESTS[kind]["metadata"]
 
@@ -425,7 +425,7 @@ def _pod() -> Any:
 
 
 def test_the_manifests_name_each_other() -> None:
-    """Selectors, ports, the ConfigMap and what is scaled."""
+    """Selectors, ports, the ConfigMap and the scaled deployment refer to each other correctly."""
     deployment = MANIFESTS["Deployment"]
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert deployment["spec"]["selector"]["matchLabels"] == labels
@@ -444,7 +444,7 @@ def test_the_manifests_name_each_other() -> None:
 
 
 def test_the_pod_is_locked_down_and_sees_edits() -> None:
-    """No subPath, which never changes; the paths and the user are the image's."""
+    """The pod mounts no subPath, which never updates; paths and user are the image's."""
     (container,) = _pod()["containers"]
     mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
     assert not any("subPath" in mount for mount in mounts.values())
@@ -463,7 +463,7 @@ def test_the_pod_is_locked_down_and_sees_edits() -> None:
 
 
 def test_the_list_of_the_config_map_is_a_good_one() -> None:
-    """Nothing is wrong in it."""
+    """The ConfigMap's list has no problems."""
     (text,) = MANIFESTS["ConfigMap"]["data"].values()
     rendering = render(text.encode(), UrlRules(), EMPTY_BODY)
     assert rendering.problems == ()
@@ -471,7 +471,7 @@ def test_the_list_of_the_config_map_is_a_good_one() -> None:
 
 
 def test_the_probes_ask_what_the_server_answers(tmp_path: Path) -> None:
-    """Liveness does not depend on the list; readiness does."""
+    """Liveness does not depend on the list, and readiness does."""
     (container,) = _pod()["containers"]
     paths = {name: container[name]["httpGet"]["path"] for name in container if "Probe" in name}
     assert paths["livenessProbe"] == paths["startupProbe"]

@@ -1,4 +1,4 @@
-"""The bookkeeping of the simulated fleet: nothing is lost in it, and it repeats itself."""
+"""The bookkeeping of the simulated fleet: every request is counted, and a seed repeats a run."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ CASES = {
 
 
 def everything(seen: Seen) -> list[Any]:
-    """All that was counted."""
+    """Return every counter of a run."""
     tally = seen.tally
     found: list[Any] = [tally.asked, tally.answered, tally.failed, tally.tries, tally.waits]
     for site in seen.sites:
@@ -28,14 +28,14 @@ def everything(seen: Seen) -> list[Any]:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_every_request_is_answered_or_fails(case: Case) -> None:
-    """But for those under way at the end, of which each client has one at most."""
+    """Every request is answered or fails, except at most one per client at the end."""
     seen = simulate(case, SIZE)
     tally = seen.tally
     assert tally.asked == tally.answered + tally.failed + seen.busy
     assert 0 <= seen.busy <= SIZE
     assert tally.failed == sum(tally.failed_in.values())
     assert len(tally.waits) == len(tally.served_at) <= tally.hit <= SIZE
-    # Each answer came from a site, and no site answered what it was not asked.
+    # Each answer came from a site, and no site answered a request that it did not get.
     asked_of_sites = sum(sum(site.requests.values()) for site in seen.sites)
     assert asked_of_sites >= tally.answered
     for site in seen.sites:
@@ -43,7 +43,7 @@ def test_every_request_is_answered_or_fails(case: Case) -> None:
 
 
 def test_the_same_seed_gives_the_same() -> None:
-    """And another one does not."""
+    """Equal seeds give equal results, and different seeds give different results."""
     case = CASES["too little room"]
     first, second = everything(simulate(case, SIZE, 7)), everything(simulate(case, SIZE, 7))
     assert first == second
@@ -51,7 +51,7 @@ def test_the_same_seed_gives_the_same() -> None:
 
 
 def test_a_backup_with_room_loses_nobody_and_the_primary_gets_them_back() -> None:
-    """The product's own figures: a hedge after 1 s, and 30 s of dwelling."""
+    """With a hedge after 1 s and 30 s of dwelling, no client is lost, and all return."""
     seen = simulate(CASES["room for all"], SIZE)
     primary, backup = seen.sites
     assert seen.tally.failed == 0
@@ -64,7 +64,7 @@ def test_a_backup_with_room_loses_nobody_and_the_primary_gets_them_back() -> Non
 
 
 def test_too_little_room_fails_some() -> None:
-    """A simulation in which sites cannot be overrun would show nothing."""
+    """Backups without enough room turn requests away, so the simulation can show overload."""
     seen = simulate(CASES["too little room"], SIZE)
     assert seen.tally.failed > 0
     assert sum(sum(site.shed.values()) for site in seen.sites[1:]) > 0
@@ -75,7 +75,7 @@ def test_too_little_room_fails_some() -> None:
 
 
 def test_a_site_answers_in_order_and_turns_away_what_would_wait_too_long() -> None:
-    """Two requests a second, and room for one second's worth."""
+    """A site with 2 requests/s and room for one second answers in order and refuses the rest."""
     world = World()
     site = Site(world, 2.0, Costs(queue=1.0))
     ends = [site.ask(0, 10.0) for _ in range(4)]
@@ -90,7 +90,7 @@ def test_a_site_answers_in_order_and_turns_away_what_would_wait_too_long() -> No
     ids=["killed", "black hole"],
 )
 def test_a_site_that_dies_loses_what_it_had_taken(fault: Fault, seen: Fault) -> None:
-    """Told at once, or never."""
+    """A site that dies loses its queued requests; clients learn of it at once, or by time-out."""
     world = World()
     site = Site(world, 1.0, Costs(), Outage(0.5, 9.0, fault))
     wire = site.ask(0, 5.0)
@@ -100,7 +100,7 @@ def test_a_site_that_dies_loses_what_it_had_taken(fault: Fault, seen: Fault) -> 
 
 @pytest.mark.parametrize("way", ["every 60 s", "long poll", "long poll, places for half"])
 def test_everybody_gets_the_new_list(way: str) -> None:
-    """Once, and by a long poll within seconds."""
+    """Every client gets the new list once, and by a long poll within seconds."""
     fleet = Polls(POLLS[way], SIZE, SIZE)
     fleet.run(1.2 * POLLS[way].interval + 30)
     assert len(fleet.told) == SIZE

@@ -1,4 +1,4 @@
-"""The layers of the package, in one ordered tuple, and the rules that its imports keep."""
+"""The layers of the package in one ordered tuple, and the import rules between them."""
 
 import ast
 import re
@@ -62,7 +62,7 @@ LAYERS = (
     "cli",
 )
 
-#: Packages and modules that import nothing that waits: no clock, thread, socket or Flask.
+#: Packages and modules that import no module that waits: no clock, thread, socket or Flask.
 PURE = (
     "model",
     "qr.text",
@@ -93,13 +93,13 @@ PURE = (
     "client.lists.update",
     "cli.follower",
 )
-#: Modules of the standard library and others that wait, or that know the time.
+#: Modules of the standard library and others that wait or read the clock.
 WAITING = {"time", "threading", "socket", "subprocess", "flask", "watchdog", "random", "asyncio"}
 
 #: The only packages that may import Flask, gunicorn and the client's HTTP library.
 ONLY_IN = {"flask": ("server.web",), "gunicorn": ("server.gunicorn",)}
 
-#: Imports that go the wrong way, and class names that stand twice, until their modules are split.
+#: Upward imports and duplicate class names, allowed until their modules are split.
 TO_BE_SPLIT: set[tuple[str, str]] = set()
 TWICE: set[str] = set()
 
@@ -107,12 +107,12 @@ FILES = sorted(ROOT.rglob("*.py"))
 DOCS = ROOT.parent / "docs"
 ARCHITECTURE = DOCS / "architecture.md"
 INDEX = DOCS / "decisions" / "README.md"
-#: The picture of the layers stands between these lines.
+#: The first and the last line around the picture of the layers.
 BEGIN, END = "<!-- layers: begin -->\n", "<!-- layers: end -->"
 
 
 def module_name(path: Path) -> str:
-    """The dotted name of a file, without the package's own name in front."""
+    """Return the dotted name of a file's module, without the package's own name."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
 
@@ -122,7 +122,7 @@ MODULES = {module_name(path): path for path in FILES}
 
 @cache
 def imports(path: Path) -> frozenset[str]:
-    """The absolute names that a file imports, wherever in it the import statement stands."""
+    """Return the absolute names that a file imports anywhere in its code."""
     package = ("mop_config", *path.relative_to(ROOT).parts[:-1])
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -136,7 +136,7 @@ def imports(path: Path) -> frozenset[str]:
 
 
 def own_modules(path: Path) -> Iterator[str]:
-    """The modules of this package that a file imports from."""
+    """Yield the modules of this package that a file imports from."""
     for name in imports(path):
         head, _, rest = name.partition(".")
         if head != "mop_config":
@@ -147,20 +147,20 @@ def own_modules(path: Path) -> Iterator[str]:
 
 
 def layer(module: str) -> str:
-    """The layer of a module: the longest name of a layer that its own begins with."""
+    """Return the layer of a module: the longest layer name that the module's name begins with."""
     names = [name for name in LAYERS if f"{module}.".startswith(f"{name}.")]
     return max(names, key=len, default="")
 
 
 def summary(module: str) -> str:
-    """The first sentence of a module's docstring."""
+    """Return the first sentence of a module's docstring."""
     docstring = ast.get_docstring(ast.parse(MODULES[module].read_text(encoding="utf-8")))
     first = (docstring or "").split("\n\n")[0].strip()
     return re.split(r"(?<=\.)\s", " ".join(first.split()))[0]
 
 
 def layers_picture() -> str:
-    """The picture of the layers in ``docs/architecture.md``: each layer and its first sentence."""
+    """Render the layers of ``docs/architecture.md``: each layer and its first sentence."""
     lines: list[str] = []
     part = ""
     for name in LAYERS:
@@ -211,7 +211,7 @@ def test_each_module_has_a_layer() -> None:
 
 @pytest.mark.parametrize("module", [name for name in MODULES if layer(name)])
 def test_a_module_imports_only_its_own_layer_and_those_before(module: str) -> None:
-    """Data runs one way. The package itself (its version, its lazy names) may be read anywhere."""
+    """Imports go down only. Every module may read the package itself (version, lazy names)."""
     allowed = {"", *LAYERS[: LAYERS.index(layer(module)) + 1]}
     if layer(module).startswith("client"):
         allowed = {name for name in allowed if not name.startswith("server")}
@@ -222,7 +222,7 @@ def test_a_module_imports_only_its_own_layer_and_those_before(module: str) -> No
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_no_circle_stands_inside_a_layer(name: str) -> None:
-    """The modules of a layer can be read one after the other."""
+    """The modules of a layer have no import cycle."""
     inside = {module for module in MODULES if layer(module) == name}
     left = {
         module: {other for other in own_modules(MODULES[module]) if other in inside} - {module}
@@ -257,7 +257,7 @@ def test_a_framework_stays_in_its_package(library: str) -> None:
 
 
 def test_no_class_name_stands_twice() -> None:
-    """Each class name is used once in the package."""
+    """Each class name is defined once in the package."""
     seen: dict[str, list[str]] = {}
     for module, path in MODULES.items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -269,19 +269,19 @@ def test_no_class_name_stands_twice() -> None:
 
 
 def test_importing_the_package_does_not_import_flask() -> None:
-    """A program that only uses the model does not load the server."""
+    """Importing the package does not load the server."""
     code = "import sys, mop_config; sys.exit('flask' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_importing_the_client_does_not_import_flask() -> None:
-    """An app does not load the server."""
+    """Importing the client does not load the server."""
     code = "import sys, mop_config.client; sys.exit('flask' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_create_app_is_handed_on() -> None:
-    """The names of the contract are imported lazily."""
+    """The package imports the names of the contract lazily."""
     import mop_config
     from mop_config.server.web.app import create_app, init_app
 

@@ -1,4 +1,4 @@
-"""The client and its commands where the modules of POSIX are missing, as on Windows."""
+"""The client and its commands without the POSIX modules, as on Windows."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from .conftest import SAMPLE
 
 ROOT = Path(__file__).parent.parent
 
-#: A client of its own process: a request, a list, and the cache of both.
+#: A client in a process of its own: a request, a list, and the cache of both.
 APPLICATION = """
 import sys
 from pathlib import Path
@@ -34,7 +34,7 @@ print("it works")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a module without what Windows lacks."""
+    """Run a module with the names hidden that Windows does not have."""
     command = [sys.executable, "-m", "tests.posixless", *arguments]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
@@ -42,7 +42,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_client_sends_requests_and_keeps_its_list(tmp_path: Path) -> None:
-    """In a process that hides the modules, with a real server."""
+    """The client sends a request to a real server and keeps its list."""
     program = tmp_path / "application.py"
     program.write_text(APPLICATION)
     code = f"import runpy, tests.posixless as p; p.hide(); runpy.run_path({str(program)!r})"
@@ -65,7 +65,7 @@ def test_the_client_sends_requests_and_keeps_its_list(tmp_path: Path) -> None:
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )
 def test_commands(arguments: Sequence[str], status: int, shown: str) -> None:
-    """They neither fail at their imports nor later."""
+    """No command fails because of a missing POSIX module, at its imports or later."""
     done = run("mop_config", *arguments)
     assert done.returncode == status, done.stderr
     assert shown in done.stdout

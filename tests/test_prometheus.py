@@ -1,4 +1,4 @@
-"""What lies in deploy/prometheus: Prometheus' own tools take it, and it asks for what there is."""
+"""The files in deploy/prometheus: Prometheus' tools accept them, and their metrics exist."""
 
 import json
 import re
@@ -17,7 +17,7 @@ FOLDER = ROOT / "deploy" / "prometheus"
 ALERTMANAGER = FOLDER / "alertmanager.yml"
 RULES, DASHBOARD = FOLDER / "rules.yml", FOLDER / "grafana-dashboard.json"
 
-#: Names that a scrape has beyond those of the metrics: of counters and of the histogram.
+#: Names that a scrape adds to the metrics' own names: of counters and of the histogram.
 _SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
 
 
@@ -32,7 +32,7 @@ def promtool(*arguments: str | Path) -> None:
 
 
 def expressions(node: Any) -> Iterator[str]:
-    """Every query of the dashboard."""
+    """Yield every query of the dashboard."""
     if isinstance(node, dict):
         yield from ([node["expr"]] if "expr" in node else [])
         node = list(node.values())
@@ -42,13 +42,13 @@ def expressions(node: Any) -> Iterator[str]:
 
 
 def test_the_alerts_fire_when_they_should_and_only_then() -> None:
-    """By promtool's unit tests, which lie beside them."""
+    """promtool's unit tests beside the alerts pass: each alert fires when it should."""
     promtool("check", "rules", RULES)
     promtool("test", "rules", FOLDER / "rules_test.yml")
 
 
 def test_the_configuration_is_one(tmp_path: Path) -> None:
-    """With its rules; as printed, and with the token."""
+    """The configuration is valid with its rules, as printed and with the token."""
     promtool("check", "config", FOLDER / "prometheus.yml")
     text = (FOLDER / "prometheus.yml").read_text()
     guarded = text.replace("# authorization:", "authorization:").replace(
@@ -91,7 +91,7 @@ def test_alertmanager_takes_its_configuration() -> None:
 
 
 def test_every_query_of_the_dashboard_is_one(tmp_path: Path) -> None:
-    """As Grafana sends it, with its variables filled in."""
+    """Each query parses as Grafana sends it, with its variables filled in."""
     rules = []
     for number, expression in enumerate(expressions(json.loads(DASHBOARD.read_text()))):
         for name, value in (("job", ".+"), ("instance", ".+"), ("__rate_interval", "1m")):
@@ -107,7 +107,7 @@ def test_every_query_of_the_dashboard_is_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", [RULES, DASHBOARD], ids=lambda path: path.name)
 def test_only_metrics_that_there_are_are_asked_for(path: Path) -> None:
-    """And each of them by one of the two at least."""
+    """The queries name existing metrics only, and each metric is in at least one query."""
     asked = set(re.findall(r"mop_config_\w+", path.read_text()))
     there = {name + suffix for name, (kind, _) in METRICS.items() for suffix in _SUFFIXES[kind]}
     assert asked <= there
@@ -116,7 +116,7 @@ def test_only_metrics_that_there_are_are_asked_for(path: Path) -> None:
 
 
 def test_the_panels_of_the_dashboard_do_not_lie_on_each_other() -> None:
-    """Each has its place in the grid of 24 columns, and a title."""
+    """Each panel has a title and a place of its own in the grid of 24 columns."""
     taken: set[tuple[int, int]] = set()
     panels = json.loads(DASHBOARD.read_text())["panels"]
     for panel in panels:
@@ -134,7 +134,7 @@ def test_the_panels_of_the_dashboard_do_not_lie_on_each_other() -> None:
 
 
 def test_every_metric_and_every_alert_is_explained() -> None:
-    """In docs/metrics.md, with its labels and type, and nothing that is not there."""
+    """docs/metrics.md lists every metric and alert with labels and type, and no others."""
     text = (ROOT / "docs" / "metrics.md").read_text()
     rows = re.findall(r"^\| `(mop_config_\w+)(?:\{([a-z,]+)\})?` \| (\w+) \|", text, re.MULTILINE)
     explained = {

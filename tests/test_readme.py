@@ -72,7 +72,7 @@ def clone(tmp_path: Path) -> Path:
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com"]
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
         subprocess.run([*git, *arguments], cwd=folder, check=True)
-    # What `make` would install, without installing it again for each test.
+    # The environment that `make` would install, without an installation for each test.
     environment = folder / ".venv"
     (environment / "bin").mkdir(parents=True)
     for program in Path(sys.executable).parent.iterdir():
@@ -94,7 +94,7 @@ def typed(shell: "subprocess.Popen[str]", line: str) -> str:
 
 
 def test_every_command_of_the_documents_runs_as_printed(clone: Path, tmp_path: Path) -> None:
-    """The README's in order, then those of each page: one shell, one server from `make serve`."""
+    """The commands of the README and then of each page run in one shell with one server."""
     serve, test, *tour = [
         list(commands(block)) for page in (README, *PAGES) for block in blocks(page, "console")
     ]
@@ -118,7 +118,7 @@ def test_every_command_of_the_documents_runs_as_printed(clone: Path, tmp_path: P
             for command in [command for block in tour for command in block]:
                 line = command.line.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
                 pattern = re.escape(command.output.strip()).replace(r"\.\.\.", ".*")
-                # A second is enough for an edit, but not on every busy machine.
+                # A second is enough for an edit, except on a busy machine.
                 for _ in range(10 if line.startswith("sleep 1; curl ") else 1):
                     output = typed(shell, line)
                     if re.fullmatch(pattern, output):
@@ -134,7 +134,7 @@ def test_every_command_of_the_documents_runs_as_printed(clone: Path, tmp_path: P
 def test_every_python_block_of_the_documents_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each block runs by itself, against servers of the test instead of those it names."""
+    """Each block runs alone, against servers of the test in place of the named servers."""
     monkeypatch.setenv("ENDPOINT_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     listed: list[str] = []
@@ -171,7 +171,7 @@ def test_every_python_block_of_the_documents_runs(
             )
             assert result.returncode == 0, result.stderr
             assert "Traceback" not in result.stderr
-    # A dial that takes its time is raced by one to the backup.
+    # The client races a slow dial with a dial to the backup.
     assert primary.count("/api/v1/users") + backup.count("/api/v1/users") >= 2
 
 
@@ -290,7 +290,7 @@ def shown_default(variable: Variable) -> str:
 
 
 def test_the_table_of_settings_is_that_of_the_declarations() -> None:
-    """Every variable has one row with its name, default and meaning, and no row is made up."""
+    """Every variable has one row with its name, default and meaning, and every row a variable."""
     variables = [
         variable
         for settings in (Settings, UrlSettings, EtcdSettings, ProcessSettings)
@@ -307,7 +307,7 @@ def test_the_table_of_settings_is_that_of_the_declarations() -> None:
 
 
 def test_a_text_of_each_documented_default_is_its_value() -> None:
-    """``7d`` is what the table says, and seven days are what the server takes."""
+    """The text of a default in the table, such as ``7d``, parses to the default's value."""
     assert (
         Settings.from_environ({"ENDPOINT_SIGNING_TTL": "7d"}).signing_ttl == Settings().signing_ttl
     )

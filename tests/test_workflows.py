@@ -1,4 +1,4 @@
-"""The workflows of GitHub keep to the published schema, and to rules of our own."""
+"""The GitHub workflows match the published schema and the project's own rules."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ def loaded(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_each_keeps_to_the_schema(path: Path) -> None:
-    """By the schema that check-jsonschema brings along, so no network is needed."""
+    """Each workflow matches the schema that check-jsonschema contains, so no network is needed."""
     command = [sys.executable, "-m", "check_jsonschema"]
     command += ["--builtin-schema", "vendor.github-workflows", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -29,7 +29,7 @@ def test_each_keeps_to_the_schema(path: Path) -> None:
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_each_starts_without_the_right_to_write(path: Path) -> None:
-    """Jobs ask for what they need; no action is taken from a branch that moves freely."""
+    """A workflow starts read-only, each job requests its rights, and actions are pinned."""
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert document["permissions"] == {"contents": "read"}
     for use in re.findall(r"uses: (\S+)", path.read_text(encoding="utf-8")):
@@ -37,7 +37,7 @@ def test_each_starts_without_the_right_to_write(path: Path) -> None:
 
 
 def test_every_supported_python_is_tested() -> None:
-    """From the lowest that setup.cfg allows."""
+    """Every Python version from the lowest in setup.cfg on is tested."""
     versions = loaded("tests")["jobs"]["linux"]["strategy"]["matrix"]["python"]
     assert versions == ["3.11", "3.12", "3.13", "3.14"]
     assert set(loaded("tests")["jobs"]["client"]["strategy"]["matrix"]["os"]) == {
@@ -55,7 +55,7 @@ def test_the_site_is_built_strictly() -> None:
 
 
 def test_a_release_is_attested_and_stores_no_password() -> None:
-    """Trusted publishing: the package's index trusts this workflow by its identity."""
+    """Releases use trusted publishing: the index trusts this workflow by its identity."""
     publish = loaded("release")["jobs"]["publish"]
     assert publish["permissions"] == {"id-token": "write"}
     (step,) = (each for each in publish["steps"] if "pypi-publish" in each.get("uses", ""))

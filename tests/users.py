@@ -1,6 +1,6 @@
-"""Other users of this machine, for tests that run as root: processes with ids that nobody has.
+"""Other users of this machine, for tests that run as root: processes with unused ids.
 
-They are forks that give root up, so that it does not matter who may read the interpreter's files.
+The processes are forks that drop root, so they need no access to the interpreter's files.
 """
 
 import os
@@ -21,7 +21,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be some
 
 @contextmanager
 def place_for_all() -> Iterator[Path]:
-    """A folder that every user can enter; pytest's own are private."""
+    """Create a folder that every user can enter; pytest's own folders are private."""
     folder = Path(tempfile.mkdtemp(prefix="mop-config-test-"))
     folder.chmod(0o755)
     try:
@@ -48,13 +48,13 @@ def _fork(user: int, action: Callable[[], object]) -> int:
 
 
 def as_user(user: int, action: Callable[[], object]) -> None:
-    """Do something as a user, in a process of its own; it must not raise."""
+    """Run a function as a user in a forked process; the function must not raise."""
     assert os.waitstatus_to_exitcode(os.waitpid(_fork(user, action), 0)[1]) == 0
 
 
 @contextmanager
 def busy(user: int, *actions: Callable[[], object]) -> Iterator[None]:
-    """Have a user do things again and again meanwhile, whether they fail or not."""
+    """Run functions as a user in a loop during the block, and ignore their failures."""
     reads, writes = os.pipe()
 
     def again() -> None:

@@ -1,4 +1,4 @@
-"""Waiting on a condition with a deadline: no test sleeps for luck."""
+"""Waiting for a condition with a deadline, in place of fixed sleeps."""
 
 import socket
 import time
@@ -11,7 +11,7 @@ T = TypeVar("T")
 def wait_for(
     condition: Callable[[], T], *, seconds: float = 10.0, what: str = "", every: float = 0.01
 ) -> T:
-    """Call ``condition`` until it gives something true, and give that; fail after a deadline."""
+    """Call ``condition`` until its result is true, and return the result; fail after a deadline."""
     deadline = time.monotonic() + seconds
     while True:
         if value := condition():
@@ -22,7 +22,7 @@ def wait_for(
 
 
 def answers(port: int) -> None:
-    """Wait until somebody listens on a port."""
+    """Wait until a server listens on a port."""
 
     def listens() -> bool:
         try:

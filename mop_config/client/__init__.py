@@ -1,7 +1,7 @@
-"""The client: a pool of endpoints, their health, and requests that move to another one.
+"""The client: a pool of endpoints, their health checks, and requests that fail over.
 
-Nothing here imports Flask. The Socket.io clients need the extra ``socketio`` and are imported
-when they are used.
+No module of the client imports Flask. The Socket.io clients need the extra ``socketio``, so they
+are imported on first use.
 """
 
 import importlib

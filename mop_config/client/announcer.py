@@ -1,4 +1,4 @@
-"""``Announcer``: logs what happens to the endpoints, and sends the signals of a manager."""
+"""``Announcer``: logs the events of the pools, and sends the signals of a manager."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from .pool.member import EventKind, PoolEvent
 
 logger = logging.getLogger(__name__)
 
-#: Signal (None for an event of the log alone), level and text of each event.
+#: Signal (None: the event is only logged), log level and log text of each event.
 _EVENTS: dict[EventKind, tuple[NamedSignal | None, int, str]] = {
     EventKind.SWITCHED: (
         signals.endpoint_switched,
@@ -49,11 +49,12 @@ class Announcer:
     """Sends the signals of one manager.
 
     Args:
-        manager: The sender of the signals. Held by a weak reference, so that a manager that the
-            application dropped is collected.
+        manager: The sender of the signals. The announcer holds only a weak reference, so that
+            the manager is collected when the application drops its last reference.
 
     Attributes:
-        loop: The event loop that signals are sent from, or None to send them at once.
+        loop: The event loop in which signals are sent. None: signals are sent at once, in the
+            thread of the event.
     """
 
     def __init__(self, manager: object) -> None:

@@ -34,7 +34,7 @@ class AsyncEndpointManager(BaseManager):
         """Stop the threads within a second. The list stays, and ``start`` may be called again."""
         try:
             await asyncio.to_thread(self._lifecycle.stop)
-        except RuntimeError:  # there is no thread left to wait in
+        except RuntimeError:  # the machine has no thread left to wait in
             self._lifecycle.stop()
         self._announcer.loop = None
 
@@ -54,18 +54,19 @@ class AsyncEndpointManager(BaseManager):
         """Create an HTTP client whose relative URLs go to the current endpoint.
 
         Args:
-            start: Whether to start a manager that never ran, as ``start`` does: without its
-                checks requests fail over, but never go back.
-            transport: Sends each attempt, with the endpoint's real URL, instead of connections
-                of our own: an ``httpx2.MockTransport`` in a test, for example.
-            options: Those of ``httpx2.AsyncClient``: ``timeout``,
+            start: Whether to start the manager if it never ran. Without the manager's health
+                checks, requests fail over but never return to a recovered endpoint.
+            transport: The transport that sends each attempt to the endpoint's real URL, for
+                example an ``httpx2.MockTransport`` in a test. None: the client's own
+                connections.
+            options: The options of ``httpx2.AsyncClient``: ``timeout``,
                 ``headers``, ``auth``, ``cookies``, ``params``, ``follow_redirects``,
                 ``max_redirects``, ``event_hooks``, ``base_url``, ``default_encoding``,
-                ``mounts``, and how its connections are made: ``verify``, ``cert``, ``http1``,
+                ``mounts``, and the connection options ``verify``, ``cert``, ``http1``,
                 ``http2``, ``limits``, ``proxy``, ``trust_env``, ``local_address``,
-                ``socket_options``; the manager's are the defaults of these. ``timeout`` bounds
-                each attempt; without it,
-                ``Policy.total_timeout`` bounds them all.
+                ``socket_options``. A connection option that is not given is taken from the
+                manager. ``timeout`` bounds each attempt; without ``timeout``,
+                ``Policy.total_timeout`` bounds all attempts together.
 
         Raises:
             TypeError: If an option is unknown.
@@ -87,7 +88,7 @@ class AsyncEndpointManager(BaseManager):
         return await asyncio.to_thread(self._check, endpoint)
 
     async def check_all(self) -> None:
-        """Check the best 50 endpoints of each kind, and any in use, and wait for the last."""
+        """Check the best 50 endpoints of each kind and the endpoints in use; wait for all."""
         await asyncio.to_thread(self._lifecycle.tasks.check_all)
 
     async def update_endpoints_from_remote(
@@ -97,13 +98,13 @@ class AsyncEndpointManager(BaseManager):
 
         Raises:
             UpdateFailed: If no source gave a list; the current list stays.
-            UpdateRefused: If the only lists found would leave nothing that works, or
-                (``UpdateUntrusted``) are not to be trusted.
+            UpdateRefused: If every list found would leave no working endpoint, or
+                (``UpdateUntrusted``) is not trusted.
         """
         return await asyncio.to_thread(self._update, fallback_url, token, force=force)
 
     def _start_if_new(self) -> None:
-        """Send signals from the running event loop, then start; see ``BaseManager``."""
+        """Let signals be sent in the running event loop, then start; see ``BaseManager``."""
         if self._announcer.loop is None:
             self._announcer.loop = running_loop()
         super()._start_if_new()

@@ -9,8 +9,8 @@ from .pool.failover import OURS, Attempt, Outcome, RetryTraits
 from .pool.session import ClientState, FailoverSession
 from .transport.outcome import NoEndpointAvailable
 
-#: Class names of the exceptions that mean trouble on the network: those of the standard library,
-#: requests, urllib3, aiohttp and httpx. The libraries need not be installed.
+#: Class names of the exceptions that report a network failure, from the standard library,
+#: requests, urllib3, aiohttp and httpx. Names, because the libraries need not be installed.
 _FROM_THE_NETWORK = frozenset(
     {
         "ConnectionError",
@@ -30,7 +30,8 @@ _FROM_THE_NETWORK = frozenset(
         "URLError",
     }
 )
-#: Those that are raised before a connection stands, so that no server has seen the request.
+#: The names among them that are raised before a connection is established, so that no server has
+#: seen the request.
 _CONNECTING = frozenset(
     {
         "ConnectionRefusedError",
@@ -46,20 +47,20 @@ _CONNECTING = frozenset(
 )
 
 
-class _NextEndpoint(Exception):  # noqa: N818 - no error: it ends a ``with`` block
-    """The status that was reported counts against the endpoint, and another attempt follows."""
+class _NextEndpoint(Exception):  # noqa: N818 - control flow: ends a ``with`` block
+    """Ends a block whose reported status counts against the endpoint, if an attempt follows."""
 
 
 class EndpointAttempt:
-    """One attempt at one endpoint: a context manager that learns from what happens inside it.
+    """One attempt at one endpoint: a context manager that records the outcome of its block.
 
-    ``with attempt as endpoint:`` gives the endpoint's URL without a final ``/``. A block that
-    ends normally has succeeded. An exception of the network moves the request to another
+    ``with attempt as endpoint:`` binds the endpoint's URL without a final ``/``. A block that
+    ends normally is recorded as a success. A network exception moves the request to another
     endpoint; any other exception leaves the loop, and counts against no endpoint.
 
     Attributes:
         endpoint: The URL of the endpoint.
-        server_name: The name for TLS and ``Host`` of an IP address, or None.
+        server_name: The name for TLS and ``Host`` if the endpoint is an IP address, or None.
         seconds_left: Seconds that the request may still take.
     """
 
@@ -78,11 +79,11 @@ class EndpointAttempt:
         return self.endpoint
 
     def status(self, code: int, retry_after: str | None = None) -> None:
-        """Report the status of the answer.
+        """Report the HTTP status of the response.
 
         A status that counts against the endpoint (``Policy.bad_status``, or 429 and 503 with
-        ``Retry-After``) ends the block here, if the request may go on to another endpoint.
-        Otherwise the block goes on with the answer that it has.
+        ``Retry-After``) ends the block here, if the request may move to another endpoint.
+        Otherwise the block continues with the response.
 
         Args:
             code: The status.
@@ -126,7 +127,7 @@ class EndpointAttempt:
             return self._outcome_of_status(status, retry_after)
         fault, connecting = _fault_of(error)
         if fault is Fault.OURS and self._status is not None:
-            return self._outcome_of_status(self._status)  # it answered; the block itself failed
+            return self._outcome_of_status(self._status)  # the block failed after the answer
         return self._outcome(fault=fault, sent=not connecting, result=error)
 
     def _outcome_of_status(self, status: int, retry_after: str | None = None) -> Outcome:
@@ -141,11 +142,11 @@ class EndpointAttempt:
 
 
 class EndpointAttempts:
-    """The attempts of one request, for ``for`` and ``async for``.
+    """The attempts of one request, as an iterable for ``for`` and ``async for``.
 
     Args:
         state: The endpoints.
-        idempotent: Whether executing the request twice does no harm.
+        idempotent: Whether the request may be executed twice without harm.
     """
 
     def __init__(self, state: ClientState, *, idempotent: bool) -> None:
@@ -174,7 +175,7 @@ class EndpointAttempts:
 
 
 class _AsyncAttempts:
-    """The same attempts for ``async for``, which wait for nothing."""
+    """The attempts of one request as an asynchronous iterator, whose steps never wait."""
 
     def __init__(self, attempts: Iterator[EndpointAttempt]) -> None:
         self._attempts = attempts
@@ -189,7 +190,7 @@ class _AsyncAttempts:
 
 
 def _answer_of(error: Exception) -> tuple[int | None, str | None]:
-    """Return status and ``Retry-After`` of an exception that stands for an answer, or None.
+    """Return the status and ``Retry-After`` of an exception that carries a response, or None.
 
     ``raise_for_status`` of requests, httpx and aiohttp raises such exceptions.
     """
@@ -203,9 +204,9 @@ def _answer_of(error: Exception) -> tuple[int | None, str | None]:
 
 
 def _fault_of(error: Exception) -> tuple[Fault, bool]:
-    """Return the fault that an exception means, and whether no connection was established.
+    """Return the fault that an exception reports, and whether no connection was established.
 
-    An exception that does not come from the network is the application's own.
+    An exception that is not a network exception is the application's own fault.
     """
     chain = _linked(error)
     names = [{kind.__name__ for kind in type(link).__mro__} for link in chain]
@@ -214,7 +215,7 @@ def _fault_of(error: Exception) -> tuple[Fault, bool]:
     if any(map(lacks_resources, chain)):
         return Fault.OURS, True
     connecting = not all(_CONNECTING.isdisjoint(each) for each in names)
-    for link in reversed(chain):  # the innermost is the most exact
+    for link in reversed(chain):  # the innermost exception names the fault most exactly
         fault = fault_of(link, connecting=connecting)
         if fault is not Fault.OURS:
             return fault, connecting
@@ -222,7 +223,7 @@ def _fault_of(error: Exception) -> tuple[Fault, bool]:
 
 
 def _linked(error: BaseException) -> list[BaseException]:
-    """List an exception and those that it was made from, the outermost first.
+    """List an exception and the exceptions that caused it, the outermost first.
 
     requests and urllib keep the cause as an argument or as ``reason``.
     """

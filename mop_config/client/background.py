@@ -1,7 +1,7 @@
-"""``Background``: the threads of a running manager, for health checks, updates and the long poll.
+"""``Background``: runs health checks, updates, reports and the long poll in threads.
 
-The threads hold the parts of the manager, not the manager itself: a manager that the application
-dropped is collected, and its finalizer cancels the threads. Every wait can be cancelled.
+The threads refer to the parts of the manager, not to the manager itself. So a manager is collected
+when the application drops it, and its finalizer cancels the threads. Every wait can be cancelled.
 """
 
 import contextlib
@@ -26,21 +26,21 @@ from .tasks import ClientTasks
 
 logger = logging.getLogger(__name__)
 
-#: Bounds of the random long-poll time in seconds. An edit answers every client at once; different
-#: times keep the clients from coming back in step.
+#: Bounds of the random long-poll time in seconds. An edit answers every client at once, so
+#: random times keep the clients from polling again in step.
 WATCH_WAIT = (35, 58)
-#: Seconds that closing waits for all threads together.
+#: Seconds for which ``stop`` waits for all threads together.
 CLOSE_PATIENCE = 0.8
-#: Seconds until an update that failed is tried again, doubling up to the interval.
+#: Seconds until a failed update is retried; the pause doubles up to the update interval.
 FIRST_RETRY = 30.0
-#: Longest pause in seconds before it is tried again; the update interval may be shorter.
+#: Longest pause in seconds before a failed update is retried.
 MAX_RETRY = FIRST_RETRY * 1024
-#: Seconds until a watch that failed is tried again, doubling up to a minute.
+#: Seconds until a failed long poll is retried; the pause doubles up to a minute.
 FIRST_WATCH_RETRY = 1.0
 MAX_WATCH_RETRY = 60.0
-#: Seconds until a thread that could not be started is tried again.
+#: Seconds until the scheduler tries again to start a thread that could not be started.
 RETRY = 1.0
-#: A long poll that is answered within fewer seconds was not held.
+#: A server that answers a long poll within fewer seconds did not hold its response.
 HELD_AT_LEAST = 1.0
 _IDLE = 3600.0
 
@@ -48,8 +48,8 @@ _IDLE = 3600.0
 class _Wakeup:
     """A wake-up call for one waiting thread, over ``queue.SimpleQueue``.
 
-    A finalizer sets it too, and may run between any two bytecodes: a ``threading.Event`` could
-    deadlock there, because the interrupted thread may hold its lock.
+    A finalizer calls ``set`` too, and may run between any two bytecodes. A ``threading.Event``
+    could deadlock there, because the interrupted thread may hold the event's lock.
     """
 
     def __init__(self) -> None:
@@ -71,8 +71,8 @@ class Background:
     """The threads of one run of a manager.
 
     Args:
-        state: The endpoints to check.
-        lists: The list to save.
+        state: The pools with the endpoints to check.
+        lists: The endpoint list to save.
         tasks: Runs the health checks and updates.
         update_interval: Seconds between two updates; 0 for none.
         watch: Whether to wait for a new list by a long poll.
@@ -100,7 +100,7 @@ class Background:
         self._queue = JobQueue()
         self._lock = threading.Lock()
         self._checking = 0
-        self._short_of_resources = False  # whether a thread or a descriptor was lacking last
+        self._short_of_resources = False  # whether the last start lacked a thread or descriptor
         self._updating = False
         self._next_report = time.monotonic() + EVERY if report else float("inf")
         self._failures = 0
@@ -110,14 +110,14 @@ class Background:
         self._watcher: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the scheduler; the first checks and the first update begin at once.
+        """Start the scheduler, which begins the first checks and the first update at once.
 
         Raises:
-            RuntimeError: If the machine has no thread left; nothing runs then.
+            RuntimeError: If the machine has no thread left; then no thread runs.
         """
         with self._state as state:
             for kind in Kind:
-                state.pool(kind).forget_probes()  # those of an earlier run never ended
+                state.pool(kind).forget_probes()  # checks of an earlier run never ended
         self._scheduler = self._spawn(self._schedule, "mop-config-client")
 
     def _spawn(self, target: Callable[[], None], name: str) -> threading.Thread:
@@ -127,7 +127,7 @@ class Background:
         return thread
 
     def _try_spawn(self, target: Callable[[], None], name: str) -> threading.Thread | None:
-        """Start a thread, or return None if that fails; the scheduler tries again soon."""
+        """Start a thread. Return None if the start fails; the scheduler retries it soon."""
         try:
             thread = self._spawn(target, name)
         except (RuntimeError, MemoryError) as error:
@@ -137,13 +137,13 @@ class Background:
         return thread
 
     def _warn_of_shortage(self, what: str) -> None:
-        """Log a lack of threads or descriptors once, until one is available again."""
+        """Log a lack of threads or descriptors once, until they are available again."""
         if not self._short_of_resources:
             logger.warning("%s; no endpoint is blamed, and it is tried again", what)
         self._short_of_resources = True
 
     def wake(self) -> None:
-        """Run the scheduler now; start its thread if a forked child had none left for it."""
+        """Wake the scheduler; start its thread if that start failed in a forked child."""
         self._wakeup.set()
         with self._lock:
             scheduler = self._scheduler
@@ -162,7 +162,7 @@ class Background:
         """Cancel running tasks and wait for the threads, for at most ``CLOSE_PATIENCE`` seconds."""
         self.cancel()
         deadline = time.monotonic() + CLOSE_PATIENCE
-        # A thread that ends may have started another one just before.
+        # A thread that ends may just have started another thread.
         while others := [
             thread
             for thread in self._threads
@@ -195,7 +195,7 @@ class Background:
             next_check = min(state.api.next_due(), state.socketio.next_due())
         self._start_checks()
         if now >= self._next_update and not self._updating:
-            # The thread clears the flag, maybe before the spawn returns.
+            # Set the flag first: the thread may clear it before the spawn returns.
             self._updating = True
             if self._try_spawn(self._update, "mop-config-update") is None:
                 self._updating = False
@@ -279,7 +279,7 @@ class Background:
         self._wakeup.set()
 
     def _log_level_of(self, error: Exception) -> int:
-        """Return the log level of a failed update: API servers without a list are no fault."""
+        """Return the log level of a failed update: info if the API servers just have no list."""
         if not isinstance(error, MopConfigError):
             return logging.ERROR
         expected = isinstance(error, UpdateFailed) and error.cause == "not_implemented"
@@ -287,8 +287,8 @@ class Background:
         return logging.INFO if expected and no_source else logging.WARNING
 
     def _watch(self) -> None:
-        """Ask for a new list by long polls."""
-        quick_replies = 0  # answers in a row that came at once, or not at all
+        """Fetch new lists by long polls."""
+        quick_replies = 0  # consecutive polls that the server did not hold or answer
         while not self._stopped:
             began = time.monotonic()
             try:
@@ -305,11 +305,11 @@ class Background:
     def _until_next_watch(self, round_: UpdateRound, quick_replies: int) -> float:
         """Return the seconds until the next long poll.
 
-        A server without long polls is asked once per update interval. A server that claims to
-        hold its answers, but answers at once each time, is asked with growing delays.
+        A server without long polls is polled once per update interval. A server that claims to
+        hold its responses, but answers at once each time, is polled with growing delays.
         """
         if not round_.asked_to_wait and self._lists.etags:
-            # A long poll needs an ETag, which only the first answer gave.
+            # A long poll needs an ETag, and only the first response supplied an ETag.
             return FIRST_WATCH_RETRY if quick_replies > 1 else 0.0
         if not (round_.asked_to_wait and round_.waited):
             return self._update_interval or _IDLE
@@ -320,5 +320,5 @@ class Background:
 
 
 def _jittered(seconds: float) -> float:
-    """Vary a delay by a tenth, so that a fleet does not ask in step."""
+    """Vary a delay by up to a tenth, so that a fleet of clients does not poll in step."""
     return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - no secret

@@ -1,4 +1,4 @@
-"""``BaseManager``: what the synchronous and the asynchronous manager have in common."""
+"""``BaseManager``: the common base of the synchronous and the asynchronous manager."""
 
 import inspect
 import weakref
@@ -33,15 +33,15 @@ from .tasks import ClientTasks
 from .transport import rewriting
 from .transport.options import NAMES, TransportOptions
 
-#: Options that a TLS context is made from.
+#: Options that determine the TLS context.
 _TLS_OPTIONS = frozenset({"verify", "cert", "trust_env"})
 
 
 class BaseManager:
-    """The parts of a manager, and its public members that wait for nothing.
+    """The parts of a manager, and its public members that do no I/O.
 
     The pools (``_state``), the lists (``_lists``) and the threads (``_lifecycle``) do the work.
-    None of them has a reference to the manager. See ``__init__`` for the arguments.
+    None of these parts refers to the manager. See ``__init__`` for the arguments.
     """
 
     def __init__(
@@ -66,50 +66,53 @@ class BaseManager:
         allow_http: bool = False,
         **options: Unpack[TransportKeywords],
     ) -> None:
-        """Create a manager. Health checks and updates begin when it is started.
+        """Create a manager. Health checks and updates begin with ``start``.
 
         Args:
             api_endpoints: Built-in API endpoints: URLs (the position is the priority), pairs of
                 URL and priority, ``Endpoint`` objects, or an ``EndpointConfig`` of both kinds.
-            socket_endpoints: Built-in Socket.io endpoints, likewise.
-            cache_path: File that keeps the list over a restart. None: no file, unless ``app`` is
-                given.
-            app: Name of the application, for a cache file in its user's usual place.
-            config_urls: Servers that updates read a list from, besides the endpoints themselves.
-            token: Bearer token for sources of lists, sent over https or within this machine only:
-                a text, or a function that returns it, or None while nobody is logged in.
-            policy: The figures; see ``Policy``.
-            update_interval: Seconds between two updates of the list, varied by a tenth, 0 to
-                1,000,000. 0: no automatic updates.
-            watch: Whether a long poll fetches a new list as soon as a server has it.
-            report: Whether to tell the server of the list, at most every 10 minutes, how often each
-                endpoint answered and how often it failed; a report names no request and no user.
+            socket_endpoints: Built-in Socket.io endpoints, in the same forms.
+            cache_path: Cache file that keeps the list over a restart. None: no file, unless
+                ``app`` is given.
+            app: Name of the application; the cache file is in the user's cache directory. None: no
+                such file.
+            config_urls: Servers from which updates fetch the list, besides the endpoints.
+            token: Bearer token for the sources of lists, sent only over https or within this
+                machine: a text, or a function that returns the text, or None for no token.
+            policy: Timeouts, delays and limits; None: the defaults of ``Policy``.
+            update_interval: Seconds between two updates of the list, varied by up to a
+                tenth; 0 to 1,000,000. 0: no automatic updates.
+            watch: Whether a long poll fetches a new list as soon as a server publishes it.
+            report: Whether to send the server of the list, at most every 10 minutes, the number of
+                successes and failures of each endpoint; a report names no request and no user.
             trusted_keys: Public keys, each a JWK or a JWK set (a ``dict`` or JSON), PEM, or the
                 path of a file of them. Then a list from a server, the cache or a QR code is
-                accepted only if one of them has signed it, and if it has not expired and is not
-                older than one that was accepted before. None: lists need not be signed.
-            health_path: Path of an API endpoint's health check, below its URL, or at the root where
-                that answers 404.
-            healthy: Judges the answer to a health check: a function of its status, its headers
-                (names in lower case) and the first 64 KiB of its body. It is called in threads.
+                accepted only if a trusted key has signed the list, if the list has not expired,
+                and if no newer list was accepted before. None: lists need not be signed.
+            health_path: Path of the health check below an API endpoint's URL. If that URL answers
+                404, the path at the server's root is checked.
+            healthy: Function that judges the response to a health check from its status, its
+                headers (names in lower case) and the first 64 KiB of its body. Called in
+                threads.
                 None: any 2xx status is good.
             resolver: Resolver of the application: a function or a coroutine function from a host to
-                its IP addresses. It is asked beside the system's resolver if that one takes 250 ms
-                or fails, or if no address that it found has a certificate for the host. It is
-                called in threads. None: the system's resolver alone.
-            resolve: ``custom-second``, or ``system`` to leave ``resolver`` unused.
+                its IP addresses. The resolver runs beside the system's resolver if the latter takes
+                250 ms or fails, or if no address found has a certificate for the host. Called in
+                threads. None: the system's resolver alone.
+            resolve: ``custom-second`` to use ``resolver`` after the system's resolver, or
+                ``system`` to leave ``resolver`` unused.
             allow_http_lists: Whether an unsigned list is accepted over plain http from other
-                machines, though anybody on the way could change it.
-            allow_http: Whether a list that came over https may name endpoints over plain http,
-                though the list in use names none.
-            options: For health checks, updates, and the clients that the manager makes: ``verify``
+                machines, though anybody on the network path could change the list.
+            allow_http: Whether a list received over https may name endpoints over plain http,
+                though the list in use names no such endpoint.
+            options: Connection options of health checks, updates and clients: ``verify``
                 (a context that verifies certificates, or a file of authorities), ``cert``,
-                ``proxy``, ``trust_env`` (whether the environment's proxies and authorities count),
+                ``proxy``, ``trust_env`` (whether to use the environment's proxies and authorities),
                 ``limits``, ``http1``, ``http2``, ``local_address`` and ``socket_options``, each as
                 for ``httpx2.HTTPTransport``.
 
         Raises:
-            TypeError: If an argument is unknown, or of another kind than said here.
+            TypeError: If an argument is unknown or has a wrong type.
             AddressError: If a built-in URL or a source cannot be used.
             ValueError: If a value cannot be used, or certificates would not be verified.
             SigningKeyError: If a trusted key cannot be used.
@@ -136,7 +139,7 @@ class BaseManager:
         weakref.finalize(self, self._lifecycle.cancel).atexit = False
 
     def _new_lifecycle(self, token: Token, health: HealthRequest) -> Lifecycle:
-        """Return what runs the threads. No part of it may hold a reference to the manager."""
+        """Return the lifecycle of the threads. No part of it may refer to the manager."""
         state, lists, options = self._state, self._lists, self._network_options
         interval, watch, report = self._update_interval, self._watch, self._report
         return Lifecycle(
@@ -197,20 +200,20 @@ class BaseManager:
 
     @property
     def is_offline(self) -> bool:
-        """Whether this machine seems to have no network: then no endpoint is blamed."""
+        """Whether this machine seems to have no network, so that failures blame no endpoint."""
         with self._state as state:
             state.network.expire(state.clock())
             return state.network.offline
 
     def statistics(self) -> dict[str, Any]:
-        """Return figures since the start: per endpoint, per kind, and of the retry budget."""
+        """Return counts and times per endpoint and per kind, and the retry budget."""
         return {"stale": self.list_source.stale, **self._state.statistics()}
 
     def pin(self, url: str) -> None:
-        """Prefer one endpoint while nothing is wrong with it; requests return to it.
+        """Prefer one endpoint while it is healthy; requests return to it after it recovers.
 
         Raises:
-            KeyError: If it is not in the list.
+            KeyError: If the endpoint is not in the list.
         """
         wanted = canonical_url(url)
         with self._state as state:
@@ -221,7 +224,7 @@ class BaseManager:
                 pool.pin(wanted, state.clock())
 
     def unpin(self) -> None:
-        """Choose by priority and speed again."""
+        """Remove the pin: choose by priority and speed again."""
         with self._state as state:
             for kind in Kind:
                 state.pool(kind).pin(None, state.clock())
@@ -233,7 +236,7 @@ class BaseManager:
                 state.pool(kind).choose_anew(state.clock())
 
     def attempts(self, *, idempotent: bool = False) -> EndpointAttempts:
-        """Return the attempts of one request that another HTTP library sends.
+        """Return the attempts of one request that the application sends by another HTTP library.
 
         ::
 
@@ -242,14 +245,14 @@ class BaseManager:
                     response = requests.get(f"{endpoint}/users", timeout=attempt.seconds_left)
                     attempt.status(response.status_code)
 
-        An exception of the network, or a status that counts against the endpoint, ends the block
+        A network exception, or a status that counts against the endpoint, ends the block
         and moves the request to the next endpoint; when no endpoint is left, the loop raises
-        ``NoEndpointAvailable``. Coroutines may use ``async for``. A manager that never ran is
-        started.
+        ``NoEndpointAvailable``. Coroutines may use ``async for``. The call
+        starts a manager that never ran.
 
         Args:
-            idempotent: Whether executing the request twice does no harm. If False, the request
-                moves only after a failure to connect.
+            idempotent: Whether the request may be executed twice without harm. If False, the
+                request moves only after a failure to connect.
         """
         self._start_if_new()
         return EndpointAttempts(self._state, idempotent=idempotent)
@@ -258,22 +261,22 @@ class BaseManager:
 
     @property
     def config(self) -> EndpointConfig:
-        """The list as it stands."""
+        """The list in use."""
         return self._lists.config
 
     @property
     def list_source(self) -> ListSource:
-        """Where the list in use came from, and how old it is."""
+        """The origin, URL and age of the list in use."""
         return self._lists.cache.source
 
     @property
     def room_id(self) -> str | None:
-        """The room that came with the last QR code that named one, or None."""
+        """The room of the last QR code that named a room, or None."""
         return self._lists.cache.room_id
 
     @property
     def config_urls(self) -> tuple[str, ...]:
-        """The servers that updates read a list from, besides the endpoints themselves."""
+        """The servers from which updates fetch the list, besides the endpoints."""
         return self._lists.rules.config_urls
 
     @property
@@ -283,13 +286,13 @@ class BaseManager:
 
     @property
     def watch(self) -> bool:
-        """Whether a long poll fetches a new list as soon as a server has it."""
+        """Whether a long poll fetches a new list as soon as a server publishes it."""
         return self._watch
 
     def add_api_endpoint(self, url: str, priority: int = 0) -> None:
-        """Add an API endpoint, or change the priority of a known one.
+        """Add an API endpoint, or change the priority of a known endpoint.
 
-        It stays until the list of a server replaces this one.
+        The endpoint stays until a server's list replaces the list in use.
 
         Raises:
             AddressError: If the URL or the priority cannot be used.
@@ -299,7 +302,7 @@ class BaseManager:
         self._lists.put(Kind.API, endpoint)
 
     def add_socket_endpoint(self, url: str, priority: int = 0) -> None:
-        """Add a Socket.io endpoint, or change the priority of a known one.
+        """Add a Socket.io endpoint, or change the priority of a known endpoint.
 
         Raises:
             AddressError: If the URL or the priority cannot be used.
@@ -310,35 +313,35 @@ class BaseManager:
         """Remove an endpoint of either kind; return False if the URL is unknown.
 
         Raises:
-            AddressError: If the text is no URL.
+            AddressError: If the text is not a URL.
         """
         return self._lists.remove(canonical_url(url))
 
     def apply_qr(self, text: str | bytes, *, replace: bool = False, trust: bool = False) -> QrData:
         """Apply the endpoints of a QR text.
 
-        They are added, or get the text's priorities; the others stay, unless ``replace``. A kind
-        that the text does not name stays untouched.
+        New endpoints are added, and known endpoints get the text's priorities. The other endpoints
+        stay, unless ``replace`` is True. A kind that the text does not name stays unchanged.
 
         Args:
-            text: One of the three forms, see ``mop_config.qr``, or a signed list.
+            text: A QR text in one of the three forms of ``mop_config.qr``, or a signed list.
             replace: Whether the list of the text replaces the list in use.
-            trust: Whether to accept an unsigned text though ``trusted_keys`` are set; its
-                endpoints are not kept over a restart.
+            trust: Whether to accept an unsigned text although ``trusted_keys`` are set. The
+                endpoints of such a text are not kept over a restart.
 
         Returns:
             The contents of the text, with its ``room_id``.
 
         Raises:
-            PayloadError: Naming the member at fault; nothing is changed then.
-            UpdateUntrusted: If lists have to be signed, and this one is not to be trusted.
+            PayloadError: If a member of the text is invalid; the list stays unchanged.
+            UpdateUntrusted: If lists have to be signed, and the text is not trusted.
         """
         return self._lists.apply_qr(text, replace=replace, trust=trust)
 
     # -- for the subclasses
 
     def _start_if_new(self) -> None:
-        """Start the threads, unless this manager was ever started or closed before."""
+        """Start the threads, unless this manager was started or closed before."""
         self._lifecycle.start_if_new()
 
     def _check(self, endpoint: EndpointState | str) -> bool:
@@ -381,5 +384,5 @@ class BaseManager:
 
 
 def _for_checks(options: dict[str, Any]) -> TransportOptions:
-    """Return how health checks and updates connect: by HTTP/1.1, whatever the clients do."""
+    """Return the options of health checks and updates, which always use HTTP/1.1."""
     return TransportOptions.of(**{**options, "http1": True, "http2": False})

@@ -15,8 +15,8 @@ class Fetcher:
     """Fetches endpoint lists, from any number of threads.
 
     Args:
-        options: How to connect.
-        policy: The limits.
+        options: Options of the connections.
+        policy: The timeouts and size limits.
         resolver: Looks hosts up.
     """
 
@@ -31,20 +31,20 @@ class Fetcher:
 
     @property
     def heard_at(self) -> float:
-        """When a server last sent something, or else when this was made, in monotonic seconds."""
+        """Monotonic seconds at which a server last sent bytes, or at which the fetcher began."""
         return self._client.heard_at
 
     def close(self) -> None:
-        """Cancel running and later fetches, without a lock."""
+        """Cancel running and later fetches; takes no lock, so a finalizer may call it."""
         self._client.abort()
 
     def fetch(self, fetch: Fetch, token: str | None, server_names: Mapping[str, str]) -> FetchReply:
         """Fetch a list. An error is returned as ``FetchReply.problem``.
 
         Args:
-            fetch: The list to ask for.
-            token: Sent where ``fetch`` allows it, or None.
-            server_names: Name for TLS and ``Host`` by origin, where it is not the URL's host.
+            fetch: The list to request.
+            token: Bearer token, sent if ``fetch`` allows it, or None.
+            server_names: Name for TLS and ``Host`` by origin, if different from the URL's host.
         """
         headers = {
             "Accept": MEDIA_TYPE if fetch.signed else "application/json",
@@ -75,5 +75,5 @@ class Fetcher:
         )
 
     def _pause(self, retry_after: str | None) -> float:
-        # The header may accompany any status: a server with many waiters answers 304 with it.
+        # Any status may have the header: a server with many held long polls sends it with a 304.
         return self._policy.busy_for(503, retry_after, time.time()) or 0.0

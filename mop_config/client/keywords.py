@@ -1,4 +1,4 @@
-"""The keyword arguments that managers and clients pass on, with their types."""
+"""The keyword arguments that managers and clients accept, with their types."""
 
 import difflib
 import ssl
@@ -11,7 +11,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Several(Protocol[T_co]):
-    """A collection of values. A type checker refuses ``str``: its ``__contains__`` differs."""
+    """A collection of values. Type checkers refuse ``str``, whose ``__contains__`` differs."""
 
     def __contains__(self, value: object, /) -> bool: ...
 
@@ -28,7 +28,7 @@ class TransportKeywords(TypedDict, total=False):
         http2: Whether HTTP/2 is allowed.
         limits: Limits of the connections to each endpoint.
         proxy: Proxy for every request.
-        trust_env: Whether the environment's proxies and authorities count.
+        trust_env: Whether to use the environment's proxies and certificate authorities.
         local_address: Address to connect from.
         socket_options: Arguments of ``setsockopt``.
     """

@@ -1,4 +1,4 @@
-"""``Lifecycle``: starts and stops the threads of a manager, and renews them after a fork."""
+"""``Lifecycle``: starts and stops a manager's threads, and restarts them after a fork."""
 
 import contextlib
 import logging
@@ -14,16 +14,16 @@ logger = logging.getLogger(__name__)
 
 
 class Lifecycle:
-    """The runs of a manager, one after the other.
+    """Starts and stops the runs of a manager, one after the other.
 
     Args:
-        state: The pools; they wake the background if an endpoint should be checked at once.
-        lists: The lists; a running manager saves them in its own thread.
-        new_tasks: Creates the tasks of a run: cancelled ones stay cancelled.
+        state: The pools, which wake the background threads if an endpoint needs a check at once.
+        lists: The lists, which a running manager saves in its own thread.
+        new_tasks: Creates the tasks of a run, because cancelled tasks stay cancelled.
         new_background: Creates the threads of a run.
 
     Attributes:
-        tasks: The tasks of the present run, or of the next one.
+        tasks: The tasks of the current run, or of the next run if the manager is stopped.
     """
 
     def __init__(
@@ -49,16 +49,16 @@ class Lifecycle:
         return self._background is not None
 
     def start_if_new(self) -> None:
-        """Start the threads, unless the manager was ever started or closed before."""
+        """Start the threads, unless the manager was started or closed before."""
         if self._was_started:
             return
         try:
             self.start()
-        except (RuntimeError, MemoryError) as error:  # no thread left: the next call tries again
+        except (RuntimeError, MemoryError) as error:  # no thread left: the next call retries
             logger.warning("health checks and updates could not be started: %s", error)
 
     def start(self) -> None:
-        """Start the threads, unless they run.
+        """Start the threads if they are not running.
 
         Raises:
             RuntimeError: If the machine has no thread left.
@@ -90,7 +90,7 @@ class Lifecycle:
         self._lists.save()
 
     def cancel(self) -> None:
-        """Tell the threads to end, without waiting and without a lock; a finalizer calls this."""
+        """Cancel the threads without waiting and without a lock: a finalizer calls this."""
         if self._background is not None:
             self._background.cancel()
 

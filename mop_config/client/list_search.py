@@ -1,4 +1,4 @@
-"""``ListSearch``: asks the sources of an update in threads, so that a dead source costs no wait."""
+"""``ListSearch``: asks the sources of an update in parallel, so that dead sources cost no time."""
 
 import queue
 import threading
@@ -27,9 +27,9 @@ class UpdateRound(NamedTuple):
 
     Attributes:
         changed: Whether the list has changed.
-        asked_to_wait: Whether the server that answered was asked to hold its reply.
-        waited: Whether that server knows how to hold a reply.
-        pause: Seconds until that server may be asked again.
+        asked_to_wait: Whether the request was a long poll.
+        waited: Whether the server that answered supports long polls.
+        pause: Seconds until that server accepts another request.
     """
 
     changed: bool = False
@@ -47,8 +47,8 @@ class ListSearch:
 
     Args:
         known: The state of the manager, with the sources in their order.
-        token: Token for the sources that may see one, or None.
-        server_names: Name for TLS and ``Host`` by origin, where it is not the URL's host.
+        token: Token for the sources that may receive the token, or None.
+        server_names: Name for TLS and ``Host`` by origin, if different from the URL's host.
         new_fetcher: Creates the cancellable fetcher of one source.
         any_healthy: Returns whether an endpoint of a new list is healthy.
         report_refused: Called with the error of each untrusted list.
@@ -71,13 +71,13 @@ class ListSearch:
         self._report_refused = report_refused
         self._events: queue.SimpleQueue[tuple[int, _Event]] = queue.SimpleQueue()
         self._running: dict[int, Fetcher] = {}
-        # Sources that hold their reply until the list changes. Their silence is no failure.
+        # Sources that hold their response until the list changes. Their silence is no failure.
         self._holding: set[int] = set()
         self._errors: dict[int, UpdateFailed | UpdateRefused] = {}
         self._closed = False
 
     def close(self) -> None:
-        """Cancel every fetch, without a lock."""
+        """Cancel every fetch; takes no lock, so a finalizer may call it."""
         self._closed = True
         for fetcher in list(self._running.values()):
             fetcher.close()
@@ -88,13 +88,13 @@ class ListSearch:
 
         Raises:
             UpdateFailed: If no list was found.
-            UpdateRefused: If the only lists found must not be applied.
+            UpdateRefused: If no list found may be applied.
         """
         started, next_at = 0, 0.0
         count = len(self._known.sources)
         try:
             while not self._closed and (started < count or self._running):
-                pause = None  # until something happens
+                pause = None  # wait until a source reports
                 if started < count and not self._holding:
                     pause = max(0.0, next_at - time.monotonic())
                 if pause == 0.0:
@@ -111,7 +111,7 @@ class ListSearch:
         raise combined_error([self._errors[position] for position in sorted(self._errors)])
 
     def _wait(self, seconds: float | None) -> Found | bool:
-        """Wait for a source; return its list, or whether it has failed."""
+        """Wait for a source; return the list of the source, or whether the source failed."""
         try:
             position, event = self._events.get(timeout=seconds)
         except queue.Empty:
@@ -134,7 +134,7 @@ class ListSearch:
         )
         try:
             thread.start()
-        except (RuntimeError, MemoryError):  # no thread left: then one after the other
+        except (RuntimeError, MemoryError):  # no thread left: run in this thread
             self._run_source(position)
 
     def _run_source(self, position: int) -> None:
@@ -161,7 +161,7 @@ class ListSearch:
                 if position in self._holding:
                     self._holding.discard(position)
                     if reply.status not in {200, 304}:
-                        self._events.put((-1, None))  # the others need not wait any longer
+                        self._events.put((-1, None))  # end the search
                 outcome = UpdateRound(False, step.wait > 0, reply.waited, reply.retry_after)
             else:
                 reply = self._any_healthy(step)

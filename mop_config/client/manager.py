@@ -18,7 +18,7 @@ class EndpointManager(BaseManager):
         with EndpointManager(["https://a.example/api/v1", "https://b.example/api/v1"]) as manager:
             users = manager.client().get("/users").json()
 
-    It may be used from any thread. A forked child starts its own checks on first use. See
+    Any thread may use the manager. A forked child starts its own checks on first use. See
     ``__init__`` for the arguments.
     """
 
@@ -47,17 +47,19 @@ class EndpointManager(BaseManager):
         """Create an HTTP client whose relative URLs go to the current endpoint.
 
         Args:
-            start: Whether to start a manager that never ran, as ``start`` does: without its
-                checks requests fail over, but never go back.
-            transport: Sends each attempt, with the endpoint's real URL, instead of connections
-                of our own: an ``httpx2.MockTransport`` in a test, for example.
-            options: Those of ``httpx2.Client``: ``timeout``, ``headers``,
+            start: Whether to start the manager if it never ran. Without the manager's health
+                checks, requests fail over but never return to a recovered endpoint.
+            transport: The transport that sends each attempt to the endpoint's real URL, for
+                example an ``httpx2.MockTransport`` in a test. None: the client's own
+                connections.
+            options: The options of ``httpx2.Client``: ``timeout``, ``headers``,
                 ``auth``, ``cookies``, ``params``, ``follow_redirects``, ``max_redirects``,
-                ``event_hooks``, ``base_url``, ``default_encoding``, ``mounts``, and how its
-                connections are made: ``verify``, ``cert``, ``http1``, ``http2``, ``limits``,
-                ``proxy``, ``trust_env``, ``local_address``, ``socket_options``; the manager's
-                are the defaults of these. ``timeout`` bounds each attempt; without it,
-                ``Policy.total_timeout`` bounds them all.
+                ``event_hooks``, ``base_url``, ``default_encoding``, ``mounts``, and the
+                connection options ``verify``, ``cert``, ``http1``, ``http2``, ``limits``,
+                ``proxy``, ``trust_env``, ``local_address``, ``socket_options``. A connection
+                option that is not given is taken from the manager. ``timeout`` bounds each
+                attempt; without ``timeout``, ``Policy.total_timeout`` bounds all attempts
+                together.
 
         Raises:
             TypeError: If an option is unknown.
@@ -85,7 +87,7 @@ class EndpointManager(BaseManager):
         return self._check(endpoint)
 
     def check_all(self) -> None:
-        """Check the best 50 endpoints of each kind, and any in use, and wait for the last."""
+        """Check the best 50 endpoints of each kind and the endpoints in use; wait for all."""
         self._lifecycle.tasks.check_all()
 
     def update_endpoints_from_remote(
@@ -94,16 +96,16 @@ class EndpointManager(BaseManager):
         """Fetch a new list now, and apply it.
 
         Args:
-            fallback_url: Server to ask first, with or without ``/api/v1``.
+            fallback_url: Server to request first, with or without ``/api/v1``.
             token: Bearer token to send. None: the token of the manager.
-            force: Whether to apply a list that may leave nothing that works.
+            force: Whether to apply a list that may leave no working endpoint.
 
         Returns:
             Whether the list has changed.
 
         Raises:
             UpdateFailed: If no source gave a list; the current list stays.
-            UpdateRefused: If the only lists found would leave nothing that works, or
-                (``UpdateUntrusted``) are not to be trusted.
+            UpdateRefused: If every list found would leave no working endpoint, or
+                (``UpdateUntrusted``) is not trusted.
         """
         return self._update(fallback_url, token, force=force)

@@ -1,4 +1,4 @@
-"""``Reporter``: tells the server of the list how often each endpoint answered and failed."""
+"""``Reporter``: sends each endpoint's counts of successes and failures to the list server."""
 
 import json
 import logging
@@ -20,22 +20,22 @@ from .transport.options import TransportOptions
 
 logger = logging.getLogger(__name__)
 
-#: Least seconds between two reports; up to a fifth is added, so that clients do not come in step.
+#: Least seconds between two reports; up to a fifth is added, so that clients don't report in step.
 EVERY = 600.0
-#: Seconds without a report after a server that takes none.
+#: Seconds without a report after a server has refused reports.
 REFUSED = 86400.0
-#: Limits of a report: bytes of its body, and each count.
+#: Limits of a report: bytes of the body, and the value of each count.
 MAX_BYTES, MAX_COUNT = 4096, 10_000
 
 
 class Reporter:
-    """Sends a count for each endpoint and fault: no URL of a request, no identity, no time.
+    """Sends a count per endpoint and fault, without request URLs, identities or times.
 
     Args:
         state: The endpoints, with the outcomes of their requests.
-        lists: The list, whose server receives the reports.
-        options: How to connect.
-        token: The bearer token for that server, or a function that returns it.
+        lists: The endpoint list, whose server receives the reports.
+        options: Options of the connections.
+        token: The bearer token for that server, or a function that returns the token.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class Reporter:
         )
 
     def close(self) -> None:
-        """Cancel a report that is being sent, without a lock."""
+        """Cancel a report that is being sent; takes no lock, so a finalizer may call it."""
         self._client.abort()
 
     def run(self) -> float:
-        """Send a report if there is anything to report; return the seconds until the next one.
+        """Send a report if counts are due; return the seconds until the next report.
 
-        What could not be sent is part of the next report.
+        Counts that could not be sent are part of the next report.
         """
         pause = EVERY * (1 + random.random() / 5)  # noqa: S311
         url = self._url()
@@ -84,7 +84,7 @@ class Reporter:
         return pause
 
     def _url(self) -> str | None:
-        """Return the URL for reports, or None if the list is not from a server of lists."""
+        """Return the URL for reports, or None if the list did not come from a list server."""
         source = self._lists.cache.source.url
         if source is None or not is_route(source):
             return None
@@ -112,7 +112,7 @@ _Counts = list[tuple[Kind, PoolMember, Counter[str]]]
 
 
 def _fitting(due: _Counts) -> _Counts:
-    """Return as much as one report holds, the most failures first."""
+    """Return the counts that fit into one report, most failures first."""
     chosen: _Counts = []
     for entry in sorted(due, key=lambda entry: entry[2]["ok"] - entry[2].total()):
         if len(_body([*chosen, entry])) > MAX_BYTES:

@@ -1,7 +1,7 @@
-"""``ClientTasks``: the health checks and list updates of a manager, run in the calling thread.
+"""``ClientTasks``: runs the health checks and list updates of a manager in the calling thread.
 
-``background`` calls them from the manager's threads, and the manager calls them when the
-application asks for a check or an update.
+``background`` calls the tasks from the manager's threads, and the manager calls them when the
+application requests a check or an update.
 """
 
 import os
@@ -26,14 +26,14 @@ from .transport.options import TransportOptions
 
 
 class ClientTasks:
-    """Health checks and list updates, until they are cancelled for good.
+    """Runs health checks and list updates until ``close`` cancels them for good.
 
     Args:
-        state: The endpoints to check.
-        lists: The list to update.
-        options: How to connect.
-        token: The bearer token for sources of lists, or a function that returns it.
-        health: The request of a health check.
+        state: The pools with the endpoints to check.
+        lists: The endpoint list to update.
+        options: Options of the connections.
+        token: The bearer token for sources of lists, or a function that returns the token.
+        health: The request that a health check sends.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class ClientTasks:
         self._pid = os.getpid()
 
     def close(self) -> None:
-        """Cancel all checks and updates, without a lock."""
-        # A child process has copies of its parent's sockets, which stay in use.
+        """Cancel all checks and updates; takes no lock, so a finalizer may call it."""
+        # Don't shut down a parent's sockets from a forked child: the parent still uses them.
         if self._pid == os.getpid():
             self._prober.abort()
             self.reporter.close()
@@ -71,11 +71,11 @@ class ClientTasks:
     # -- health checks
 
     def check(self, job: Job) -> ProbeResult:
-        """Check one endpoint; the result is not recorded."""
+        """Check one endpoint without recording the result."""
         return self._prober.check(*job)
 
     def check_all(self) -> None:
-        """Check the best endpoints of each kind, record the results, and wait for the last."""
+        """Check the best endpoints of each kind, record the results, and wait for all."""
         with self._state as state:
             jobs = [
                 (kind.value, member.endpoint, member.probe_path)
@@ -123,7 +123,7 @@ class ClientTasks:
         best = nsmallest(WATCHED, check.endpoints, key=lambda endpoint: endpoint.priority)
         jobs: list[Job] = [(check.kind, endpoint, None) for endpoint in best]
         self.check_each(jobs, report)
-        return any(results.get() for _ in jobs)  # the first healthy one ends it
+        return any(results.get() for _ in jobs)  # the first healthy endpoint ends the wait
 
     # -- updates
 
@@ -139,17 +139,17 @@ class ClientTasks:
         """Update the list.
 
         Args:
-            fallback: Source to ask first, or None.
+            fallback: Source to request first, or None.
             token: Token to send; None for the manager's.
-            force: Whether to apply a list that may leave nothing that works.
-            wait: Seconds for which a server may hold an answer that has nothing new.
-            by_hand: Whether the application asked for it. An update of the background that began
-                before is then dropped: its list is older.
+            force: Whether to apply a list that may leave no working endpoint.
+            wait: Seconds for which a server may hold its response while the list is unchanged.
+            by_hand: Whether the application requested the update. A background update that began
+                earlier is then dropped, because its list is older.
 
         Raises:
             UpdateFailed: If no list was found.
-            UpdateRefused: If the only lists found would leave nothing that works, or are
-                not to be trusted.
+            UpdateRefused: If every list found would leave no working endpoint, or is not
+                trusted.
         """
         began = self._manual_updates
         search = ListSearch(

@@ -1,7 +1,7 @@
 """``ScriptedFleet``: endpoints on this machine that fail on command, for an application's tests.
 
-The endpoints are real servers, so that an application is tested with its real client, whatever
-library that is. pytest provides a fleet as the fixture ``scripted_fleet``.
+The endpoints are real HTTP servers, so that an application is tested with its real HTTP client.
+The pytest fixture ``scripted_fleet`` provides a fleet.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ __all__ = [
     "turn_clock",
 ]
 
-#: Seconds between two looks of a server whether it should end.
+#: Seconds between two checks whether a server should end.
 _POLL = 0.02
 
 
@@ -49,7 +49,7 @@ class ReceivedRequest(NamedTuple):
 
 
 class _Reply(NamedTuple):
-    """The answer to a request. ``sent`` is the number of body bytes after which to hang up."""
+    """The response to a request; ``sent``: body bytes after which to hang up, or None."""
 
     status: int = 200
     body: bytes = b""
@@ -58,13 +58,14 @@ class _Reply(NamedTuple):
 
 
 class ScriptedEndpoint:
-    """An endpoint: an HTTP server on this machine that behaves as the test says.
+    """An endpoint: an HTTP server on this machine whose behaviour the test sets.
 
-    It answers 200 to every request at first, health checks included, and has no endpoint list.
+    At first the endpoint answers 200 to every request, health checks included, and serves no
+    endpoint list.
 
     Attributes:
         url: The URL of the endpoint.
-        requests: The requests that it has received, in order; health checks among them.
+        requests: The requests received so far, in order, health checks included.
     """
 
     def __init__(self) -> None:
@@ -85,15 +86,15 @@ class ScriptedEndpoint:
         headers: dict[str, str] | None = None,
         path: str | None = None,
     ) -> None:
-        """Answer from now on.
+        """Set the response to requests from now on.
 
         Args:
             status: The status.
             body: The body.
             json_body: A value that is sent as JSON, in place of ``body``.
-            headers: Headers of the answer, such as ``Retry-After``.
-            path: The path whose requests are answered so; None for all that have no answer of
-                their own.
+            headers: Headers of the response, such as ``Retry-After``.
+            path: The path that gets this response; None: every path without a response of its
+                own.
         """
         headers = dict(headers or {})
         if json_body is not None:
@@ -107,13 +108,13 @@ class ScriptedEndpoint:
         self._behave(path, _Reply(200, body, sent=len(body) // 2))
 
     def hang(self) -> None:
-        """Accept connections and requests from now on, and answer nothing."""
+        """Accept connections and requests from now on, but send no response."""
         self._listen()
         self._hung.clear()
         self._hanging = True
 
     def refuse(self) -> None:
-        """Refuse connections from now on, and break those that are open, as a dead server does."""
+        """Refuse connections from now on, and break the open connections, like a dead server."""
         self._hung.set()
         server, self._server = self._server, None
         if server is not None:
@@ -134,7 +135,7 @@ class ScriptedEndpoint:
             self._server = _Server(self, self._port)
 
     def respond(self, request: ReceivedRequest) -> _Reply | None:
-        """Return the reply to a request; None hangs up without one. Called by the server."""
+        """Return the reply to a request, or None to hang up. The server calls this."""
         self.requests.append(request)
         if self._hanging:
             self._hung.wait()
@@ -217,7 +218,7 @@ class _ScriptHandler(BaseHTTPRequestHandler):
 
 
 class ScriptedFleet:
-    """Scripted endpoints, which end together; a context manager."""
+    """Scripted endpoints that are closed together; a context manager."""
 
     def __init__(self) -> None:
         self._endpoints: list[ScriptedEndpoint] = []
@@ -245,19 +246,19 @@ class ScriptedFleet:
 
 
 def turn_clock(manager: BaseManager, seconds: float) -> None:
-    """Let time pass for the endpoints of a manager, without waiting for it.
+    """Advance the time of the endpoints of a manager, without waiting.
 
-    The health checks that are due meanwhile are made at once, in the order of their times.
-    Timeouts of requests that are under way and updates of the list don't change.
+    The health checks that become due run at once, in the order of their times. Timeouts of
+    running requests and updates of the list are not affected.
 
     Args:
         manager: The manager.
-        seconds: The time that passes.
+        seconds: Seconds by which to advance the time.
     """
     state, tasks = manager._state, manager._lifecycle.tasks
     pools = (state.api, state.socketio)
     while True:
-        _wait_for_checks(state)  # an endpoint that is being checked is due at no known time
+        _wait_for_checks(state)  # an endpoint under check has no next due time yet
         with state:
             now = state.clock()
             due = min(pool.next_due() for pool in pools)
@@ -287,7 +288,7 @@ def _wait_for_checks(state: ClientState) -> None:
 
 
 def _age(state: ClientState, seconds: float) -> None:
-    """Move every time that the pools have recorded into the past."""
+    """Move every time that the pools have recorded ``seconds`` into the past."""
     for pool in (state.api, state.socketio):
         pool._current_since -= seconds
         pool._review_at -= seconds

@@ -1,4 +1,4 @@
-"""Calls that may hang for ever, such as a look at a mount whose server is gone, with a bound."""
+"""Bounded runs calls that may hang for ever, such as ``stat`` on a dead NFS mount, with a limit."""
 
 import threading
 import time
@@ -7,36 +7,36 @@ from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
-#: Seconds after which a call is tried although an earlier one still hangs, and the share of the
-#: time since the first one that is waited for instead where that is longer. What an unmounted
-#: file system holds may hang for ever: so each try may cost a thread, and tries must get rarer.
+#: Seconds after which a call is tried although an earlier call still hangs. If this share of the
+#: time since the first hanging call is longer, it is used instead. A call on a dead file system may
+#: hang for ever, so that each try may cost a thread: tries must get rarer.
 AGAIN = 30.0
 AGAIN_SHARE = 0.1
 
 
 class Bounded:
-    """Calls functions, each in a thread of its own, and waits for each only so long.
+    """Calls each function in a thread of its own, and waits for it with a time-out.
 
-    A call that is not back by then is left to itself. Until it comes back, or for some time,
-    further calls fail at once. One caller at a time.
+    After the time-out the call is left to itself. Until it returns, or until the next try is due,
+    further calls fail at once. Only one thread may use the object at a time.
 
     Args:
-        seconds: How long to wait for a call that does not go forward.
+        seconds: How long to wait for a call that makes no progress, in seconds.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._hanging: list[threading.Thread] = []
-        self._since = 0.0  # when the first of them began
-        self._again = 0.0  # when the next one may begin
+        self._since = 0.0  # monotonic time at which the first hanging call began
+        self._again = 0.0  # monotonic time from which the next call may begin
         self._current: _BoundedCall | None = None
         self._moved = False
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call a function.
+        """Call a function with the time-out, and return its result.
 
         Raises:
-            TimeoutError: If it is not back in time, or an earlier one hangs still.
+            TimeoutError: If the function does not return in time, or an earlier call still hangs.
         """
         now = time.monotonic()
         hanging = [thread for thread in self._hanging if thread.is_alive()]
@@ -47,7 +47,7 @@ class Bounded:
         thread = threading.Thread(target=call.run, name="mop-config-look", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # the process may have no more of them
+        except RuntimeError:  # the process cannot start another thread
             return function()
         while not call.done.wait(self.seconds) and self._moved:
             self._moved = False
@@ -60,17 +60,17 @@ class Bounded:
         return cast(T, call.result())
 
     def moved(self) -> None:
-        """Note that the call goes forward: it is given its time once more."""
+        """Note that the call made progress, which restarts its time-out."""
         self._moved = True
 
     def release(self) -> None:
-        """Have a call that is waited for fail at once."""
+        """Make the ``call`` that is waiting now fail at once with ``TimeoutError``."""
         if self._current is not None:
             self._current.done.set()
 
 
 class _BoundedCall:
-    """One call, and what came of it."""
+    """One call, with its result or its exception."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self._function = function

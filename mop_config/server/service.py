@@ -1,4 +1,4 @@
-"""ConfigService: makes the parts of one application, and starts and stops them in a process."""
+"""ConfigService makes the parts of one application, and starts and stops them in a process."""
 
 import atexit
 import contextlib
@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 EXTENSION = "mop_config"
 
-#: Seconds that a stopping process gives a state folder that may hang.
+#: Seconds for which a stopping process waits for a state folder that may hang.
 STOP_PATIENCE = 1.0
 
 
@@ -202,7 +202,7 @@ class ConfigService:
             Bounded(STOP_PATIENCE).call(partial(self._workers.remove, os.getpid()))
 
     def wake_reload_thread(self) -> None:
-        """Have the reload thread read the source soon; safe in a signal handler.
+        """Make the reload thread read the source soon; safe in a signal handler.
 
         Before ``start`` in this process nothing happens, since starting reads the source.
         """
@@ -213,7 +213,7 @@ class ConfigService:
     # -- a reload of all workers
 
     def reload_everywhere(self) -> tuple[dict[str, Any], bool]:
-        """Have every worker of this host read its source, and wait until all have answered.
+        """Make every worker of this host read its source, and wait until all have answered.
 
         Returns:
             The document of ``reload_report``, and whether the request reached other workers.
@@ -386,7 +386,7 @@ class ConfigService:
             self._workers.write(self._own_record())
 
     def _report_late(self) -> None:
-        """Write this worker's record from another thread, since the reload thread hangs."""
+        """Write this worker's record; the guard thread calls this when the reload thread hangs."""
         self._reported = ()
         self._workers.write(self._own_record())
 

@@ -1,4 +1,4 @@
-"""reload_on_sighup sets a SIGHUP handler in a gunicorn worker that is not of our classes.
+"""reload_on_sighup sets a SIGHUP handler in a gunicorn worker of a class that is not ours.
 
 The handler calls the handler that was there before. It only writes to a pipe: a lock or a log
 record in a handler could wait for the very thread that the handler interrupts.
@@ -36,10 +36,11 @@ class SighupHandler:
 
 
 def reload_on_sighup(service: ConfigService) -> None:
-    """Install the handler of SIGHUP for a service, unless it is installed.
+    """Install the SIGHUP handler of a service, unless it is installed already.
 
-    Python sets signal handlers in the main thread only, so that nothing happens in other threads.
-    Nor does anything happen outside gunicorn: there SIGHUP ends a program whose terminal closes.
+    The function does nothing in another thread than the main thread, where Python cannot set
+    signal handlers, and nothing outside gunicorn, where SIGHUP must end a program whose terminal
+    closes.
     """
     if threading.current_thread() is not threading.main_thread():
         return

@@ -1,4 +1,4 @@
-"""``mop-config check``: its health checks, and the comparison with what is served."""
+"""``mop-config check``: its health checks, and the comparison with the list of a server."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from .test_probe import both, listing
 
 
 def test_endpoints_that_fail_are_warnings(tmp_path: Path) -> None:
-    """And errors with --strict, for deployment hooks."""
+    """Endpoints that fail their health check are warnings, and errors with --strict."""
     dead = f"http://127.0.0.1:{closed_port()}"
     with handmade(both) as server:
         file = listing(
@@ -35,14 +35,14 @@ def test_endpoints_that_fail_are_warnings(tmp_path: Path) -> None:
 
 
 def test_strict_passes_where_all_are_healthy(tmp_path: Path) -> None:
-    """Without --probe nothing is asked."""
+    """Without --probe the command sends no request; with --strict, healthy endpoints pass."""
     file = write(tmp_path, "DomainList:\none.invalid\ntwo.invalid\n")
     assert run("check", file, "--strict").returncode == 0
     assert run("check", file, "--strict", "--probe").returncode == 1
 
 
 def test_what_would_change_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against a server that is named, and on a terminal against that of this machine."""
+    """The command compares with the named server, and on a terminal with this machine's server."""
     served = tmp_path / "served.txt"
     served.write_text("DomainList:\na.example\nold.example\n")
     file = write(tmp_path, "DomainList:\na.example priority=5\nnew.example\n")

@@ -1,4 +1,4 @@
-"""The command line, as a user and as a script call it."""
+"""The command line, called by a user at a terminal and by a script."""
 
 import fcntl
 import json
@@ -39,7 +39,7 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 def on_a_terminal(
     *arguments: str, columns: int = 0, lines: int = 0, term: str = "xterm-256color"
 ) -> str:
-    """What a command shows on a real terminal, with its colours; 0 is a size that is not known."""
+    """Return the command's output on a real terminal, with colours; width 0 means unknown."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     names = os.environ.keys() - {"COLUMNS", "LINES", "NO_COLOR"}
@@ -56,7 +56,7 @@ def on_a_terminal(
         while True:
             try:
                 shown += os.read(master, 65536)
-            except OSError:  # the other end is closed: all is read
+            except OSError:  # EOF: the child closed its side
                 break
         process.wait(20)
     os.close(master)
@@ -70,7 +70,7 @@ def write(folder: Path, text: str) -> str:
 
 
 class TestCalls:
-    """Being called wrongly is 2, a bad thing is 1, and either is one line."""
+    """A wrong call exits with 2, bad input exits with 1, and each prints one line."""
 
     @pytest.mark.parametrize(
         "arguments",
@@ -93,7 +93,7 @@ class TestCalls:
         ],
     )
     def test_a_wrong_call(self, arguments: list[str]) -> None:
-        """One line that names the help."""
+        """A wrong call prints one line that names the help."""
         result = run(*arguments)
         assert result.returncode == 2
         assert result.stdout == ""
@@ -113,7 +113,7 @@ class TestCalls:
         ],
     )
     def test_a_bad_file(self, tmp_path: Path, command: str, what: str, reason: str) -> None:
-        """One line on standard error, nothing on standard output."""
+        """A bad file prints one line on standard error and nothing on standard output."""
         (tmp_path / "directory").mkdir()
         (tmp_path / "binary").write_bytes(b"\x7fELF\0\0")
         (tmp_path / "latin").write_bytes(b"DomainList:\nb\xfccher.example\n")
@@ -125,7 +125,7 @@ class TestCalls:
 
     @pytest.mark.parametrize("text", [b"DomainList:\n\xc3\xa9\0", b"DomainList:\n\xc3\xa9\xff"])
     def test_check_names_the_place_where_a_text_ends(self, tmp_path: Path, text: bytes) -> None:
-        """For a program; a person reads the line."""
+        """The error names the position where a text ends too early, for programs to read."""
         (tmp_path / "bad").write_bytes(text)
         (problem,) = json.loads(run("check", "--json", str(tmp_path / "bad")).stdout)["problems"]
         assert (problem["line"], problem["column"], problem["text"]) == (2, 2, "")
@@ -133,14 +133,14 @@ class TestCalls:
 
     @pytest.mark.parametrize("command", ["check", "show", "serve"])
     def test_a_bad_environment(self, command: str) -> None:
-        """Variable, value, and what is allowed."""
+        """The error names the variable, its value and the allowed values."""
         result = run(command, ENDPOINT_MAX_AGE="soon")
         assert (result.returncode, result.stdout) == (1, "")
         assert result.stderr.startswith("mop-config: ENDPOINT_MAX_AGE='soon' cannot be used")
         assert len(result.stderr.splitlines()) == 1
 
     def test_help_has_an_example_for_every_command(self) -> None:
-        """And names every command."""
+        """The help names every command and gives an example of each."""
         general = run("--help").stdout
         for command in ("serve", "check", "show"):
             assert command in general
@@ -151,7 +151,10 @@ class TestCalls:
         assert "Commands:" in nothing.stderr
 
     def test_a_reader_that_goes_away_is_no_error_message(self, tmp_path: Path) -> None:
-        """``mop-config show | head -c 1``."""
+        """A reader that closes the pipe early, as in ``mop-config show
+
+        head -c 1``, causes no error.
+        """
         file = write(tmp_path, "DomainList:\n" + "".join(f"h{i}.example\n" for i in range(5000)))
         command = f"{sys.executable} -m mop_config show {file} | head -c 1"
         result = subprocess.run(command, shell=True, capture_output=True, cwd=ROOT, check=False)
@@ -168,7 +171,7 @@ class TestCalls:
     def test_what_nobody_foresaw_is_one_line_too(
         self, tmp_path: Path, command: str, reason: str
     ) -> None:
-        """Never a traceback."""
+        """An unexpected exception prints one line, never a traceback."""
         (tmp_path / "sample").write_text(SAMPLE.read_text())
         (tmp_path / "config").mkdir()
         (tmp_path / "config" / "endpoints.txt").write_text(SAMPLE.read_text())
@@ -188,7 +191,7 @@ class TestCalls:
         assert reason in result.stderr
 
     def test_a_closed_output_and_a_strange_name_are_no_failure(self, tmp_path: Path) -> None:
-        """A name that is no text is shown escaped, and so is one with a line break."""
+        """A closed output is no failure; file names with odd bytes or line breaks are escaped."""
         closed = f"{sys.executable} -m mop_config check >&-"
         assert subprocess.run(closed, shell=True, cwd=ROOT, check=False).returncode == 0
         for name in (b"a\xff.txt", b"a\nb.txt"):
@@ -205,7 +208,7 @@ class TestCalls:
 
 
 def _answer_nonsense(server: socket.socket) -> None:
-    """Answer one connection with what is no HTTP, if one comes."""
+    """Answer one connection, if a client connects, with bytes that are not HTTP."""
     try:
         connection, _ = server.accept()
     except OSError:
@@ -219,7 +222,7 @@ class TestCheck:
     """``mop-config check``."""
 
     def test_a_good_file(self) -> None:
-        """One line, exit 0."""
+        """A good file prints one line and exits with 0."""
         result = run("check")
         assert result.returncode == 0
         assert result.stdout == (
@@ -227,7 +230,7 @@ class TestCheck:
         )
 
     def test_findings_are_shown_with_line_text_and_caret(self, tmp_path: Path) -> None:
-        """Like a compiler does."""
+        """Each finding shows the line number, the text and a caret under the column."""
         file = write(tmp_path, "DomainList:\na.com, 例.com, x_y\nb.com\n")
         result = run("check", file)
         assert result.returncode == 1
@@ -240,7 +243,7 @@ class TestCheck:
         ]
 
     def test_warnings_pass_unless_strict(self, tmp_path: Path) -> None:
-        """Fewer than two endpoints, and plain http, as the guide's advice."""
+        """Warnings (fewer than two endpoints, plain http) pass unless --strict is given."""
         file = write(tmp_path, "ApiList:\nhttp://a.com\n")
         assert run("check", file).returncode == 0
         result = run("check", file, "--strict")
@@ -250,13 +253,13 @@ class TestCheck:
         assert "bad: 1 API and 0 Socket.io endpoints, 0 errors, 3 warnings" in result.stdout
 
     def test_a_file_without_entries_is_an_error(self, tmp_path: Path) -> None:
-        """A server would refuse it."""
+        """A file without entries is an error, because a server refuses it."""
         result = run("check", write(tmp_path, "# nothing\n"))
         assert result.returncode == 1
         assert "[no-endpoints]" in result.stdout
 
     def test_json(self, tmp_path: Path) -> None:
-        """For programs, also where the file cannot be read."""
+        """--json prints a document for programs, also if the file cannot be read."""
         file = write(tmp_path, "DomainList:\na.com\nx_y\nb.com\n")
         result = run("check", file, "--json")
         assert result.returncode == 1
@@ -270,13 +273,13 @@ class TestCheck:
         assert json.loads(run("check", "--json").stdout)["ok"] is True
 
     def test_more_than_a_hundred_problems(self, tmp_path: Path) -> None:
-        """The rest is counted."""
+        """After a hundred problems the command only prints the number of the others."""
         result = run("check", write(tmp_path, "DomainList:\na.com\nb.com\n" + "x_y\n" * 150))
         assert "… and 50 more" in result.stdout
         assert "150 errors" in result.stdout
 
     def test_a_terminal_gets_colours_and_a_pipe_none(self, tmp_path: Path) -> None:
-        """The caret stands under its column there too."""
+        """Output has colours only on a terminal, and the caret is under its column there too."""
         file = write(tmp_path, "DomainList:\na.com, x_y\nb.com\n")
         shown = on_a_terminal("check", file)
         assert "\x1b[1;31merror: \x1b[0m" in shown
@@ -284,7 +287,7 @@ class TestCheck:
         assert "\x1b" not in run("check", file).stdout
 
     def test_no_password_is_shown(self, tmp_path: Path) -> None:
-        """Not even in the quoted line."""
+        """No password is printed, not even in the quoted line."""
         file = write(tmp_path, "DomainList:\na.com, joe:hun,ter@b.com, x_y\n")
         for arguments in (["check", file], ["check", file, "--json"], ["show", file]):
             result = run(*arguments)
@@ -304,7 +307,7 @@ class TestCheck:
     def test_a_line_is_made_fit_to_be_shown(
         self, line: str, column: int, shown: str, indent: int
     ) -> None:
-        """Whatever it holds, the caret stands right."""
+        """The caret stands under the right column, whatever characters the line holds."""
         assert quote(line, column) == (shown, indent)
 
 
@@ -312,7 +315,7 @@ class TestShow:
     """``mop-config show``."""
 
     def test_a_pipe_gets_the_body_and_a_newline(self) -> None:
-        """Exactly what a server would answer."""
+        """In a pipe the command prints exactly the body that a server answers, and a newline."""
         result = run("show")
         assert result.returncode == 0
         assert json.loads(result.stdout) == GUIDE_JSON
@@ -320,20 +323,20 @@ class TestShow:
         assert result.stderr == ""
 
     def test_a_terminal_gets_it_indented(self) -> None:
-        """For reading."""
+        """On a terminal the JSON is indented."""
         shown = on_a_terminal("show")
         assert json.loads(shown) == GUIDE_JSON
         assert shown.count("\n") > 20
 
     def test_problems_go_to_standard_error(self, tmp_path: Path) -> None:
-        """The output stays JSON."""
+        """Problems go to standard error, so standard output stays JSON."""
         result = run("show", write(tmp_path, "DomainList:\na.com\nx_y\nb.com"))
         assert result.returncode == 1
         assert len(json.loads(result.stdout)["api_endpoints"]) == 2
         assert "line 3, column 1" in result.stderr
 
     def test_the_state_folder_is_never_read(self, tmp_path: Path) -> None:
-        """What it shows is the file, not a memory of it."""
+        """The command shows the file, and never the last good list in the state folder."""
         file = tmp_path / "endpoints.txt"
         file.write_text(SAMPLE.read_text())
         with running(tmp_path, file, workers=1):
@@ -342,12 +345,12 @@ class TestShow:
         assert run("show", str(file), ENDPOINT_STATE_DIR=str(tmp_path / "state")).returncode == 1
 
     def test_the_settings_apply(self) -> None:
-        """As they would in a server."""
+        """The settings apply as in a server."""
         body = json.loads(run("show", ENDPOINT_DEFAULT_PORT="8443", ENDPOINT_API_PATH="").stdout)
         assert body["api_endpoints"][0]["url"] == "https://log.ym1.com:8443"
 
     def test_the_difference_to_a_running_server(self, tmp_path: Path) -> None:
-        """0 where there is none, 1 where there is, 1 with one line where nobody answers."""
+        """The exit code is 0 for equal lists, 1 for a difference, and 1 if no server answers."""
         file = tmp_path / "endpoints.txt"
         file.write_text("DomainList:\na.com\nb.com\n")
         other = write(tmp_path, "DomainList:\na.com\nc.com priority=9\n")
@@ -375,7 +378,7 @@ class TestServe:
     """``mop-config serve``."""
 
     def test_it_serves_from_any_folder(self, tmp_path: Path) -> None:
-        """With the packaged configuration, options before variables, and stops cleanly."""
+        """The server runs from any folder, prefers options to variables, and stops cleanly."""
         file = tmp_path / "mine.txt"
         file.write_text("DomainList:\na.com\nb.com\n")
         command = [
@@ -391,7 +394,7 @@ class TestServe:
             assert server.stop() == 0
 
     def test_it_says_where_the_dashboard_is(self, tmp_path: Path) -> None:
-        """Also with a free port, and where it listens everywhere."""
+        """The command prints the dashboard's URL, also with a free port or a wildcard host."""
         command = [sys.executable, "-m", "mop_config", "serve"]
         with running(tmp_path, SAMPLE, command=command, workers=1, HOST="0.0.0.0") as server:
             url = f"http://127.0.0.1:{server.port}/"
@@ -400,7 +403,7 @@ class TestServe:
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])
     def test_a_busy_port_is_one_line(self, host: str) -> None:
-        """That names the variable; nothing of gunicorn's is shown."""
+        """A busy port prints one line that names the variable, and nothing of gunicorn's output."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.create_server((host, 0), family=family) as taken:
             port = taken.getsockname()[1]
@@ -410,7 +413,7 @@ class TestServe:
         assert f"PORT={port} cannot be used: another program listens at" in result.stderr
 
     def test_a_port_that_is_left_in_time_is_taken(self, tmp_path: Path) -> None:
-        """By a server that is just ending."""
+        """The server takes a port that an ending server frees in time."""
         taken = socket.create_server(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         release = threading.Timer(2, taken.close)
@@ -424,13 +427,13 @@ class TestServe:
             taken.close()
 
     def test_an_address_of_another_machine(self) -> None:
-        """One line that names HOST."""
+        """An address of another machine prints one line that names HOST."""
         result = run("serve", HOST="192.0.2.1")
         assert (result.returncode, result.stdout) == (1, "")
         assert re.fullmatch(r"mop-config: HOST=192\.0\.2\.1 cannot be used: .*\n", result.stderr)
 
     def test_it_works_from_an_installed_wheel(self, tmp_path: Path) -> None:
-        """Whatever the server needs is in the package; nothing is found in the clone."""
+        """The installed wheel contains every file that the server needs."""
         pip = [sys.executable, "-m", "pip", "--quiet"]
         for arguments in (
             ["wheel", "--no-deps", "--wheel-dir", str(tmp_path / "wheel"), str(ROOT)],

@@ -1,4 +1,4 @@
-"""What commands print of a file's problems, and of what came from outside."""
+"""The output of commands: a file's problems, and text from outside made printable."""
 
 import json
 import re
@@ -22,7 +22,7 @@ _OBEYED = re.compile("[\x07\x1b\x80-\x9f\u202a-\u202e]")
 
 @contextmanager
 def _speaking(line: bytes) -> Iterator[str]:
-    """A server that answers whatever it is asked with a line, and gives its URL."""
+    """Run a server that answers every request with one line, and yield its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -65,7 +65,7 @@ def _speaking(line: bytes) -> Iterator[str]:
 def test_what_a_server_says_is_made_printable(
     tmp_path: Path, command: list[str], line: bytes
 ) -> None:
-    """In a pipe: no byte that a terminal would obey, whichever command shows it."""
+    """In a pipe, no command prints a server's text with bytes that a terminal would obey."""
     key = tmp_path / "public.jwk"
     run("keygen", "--out", str(tmp_path / "private.jwk"), "--public", str(key))
     with _speaking(line) as url:
@@ -78,7 +78,7 @@ def test_what_a_server_says_is_made_printable(
 
 
 def test_a_table_on_a_terminal_obeys_nothing_from_outside(tmp_path: Path) -> None:
-    """The colours are ours, the title of the window is not the server's."""
+    """A table on a terminal has our colours and no escape sequence from the server."""
     with _speaking(b"HTTP/1.1 500 \x1b]0;owned\x07\r\nContent-Length: 0\r\n\r\n") as url:
         shown = on_a_terminal("probe", write(tmp_path, f"ApiList:\n{url}\n"), columns=100)
     assert "\x1b]0" not in shown
@@ -86,7 +86,7 @@ def test_a_table_on_a_terminal_obeys_nothing_from_outside(tmp_path: Path) -> Non
 
 
 def test_a_problem_document_is_made_printable() -> None:
-    """A server's own words too."""
+    """The text of a problem document is made printable."""
     body = json.dumps({"detail": HOSTILE}).encode()
     headers = {"Content-Type": "application/problem+json"}
     with handmade(lambda asked: (500, headers, body)) as server:
@@ -98,7 +98,7 @@ def test_a_problem_document_is_made_printable() -> None:
 
 @pytest.mark.parametrize("command", ["check", "show", "probe", "qr", "publish"])
 def test_a_file_and_its_name_are_made_printable(tmp_path: Path, command: str) -> None:
-    """What a line holds, and how the file is called."""
+    """A file's lines and its name are made printable."""
     folder = tmp_path / "a\x1b]0;x\x07"
     folder.mkdir()
     file = write(folder, f"DomainList:\n{HOSTILE}\nApiList:\n{HOSTILE} x={HOSTILE}\nFo{HOSTILE}:\n")
@@ -113,7 +113,7 @@ def test_a_file_and_its_name_are_made_printable(tmp_path: Path, command: str) ->
 
 
 def test_json_stays_what_it_says() -> None:
-    """Escapes are JSON's own; letters stay readable."""
+    """JSON output uses JSON escapes, and letters stay readable."""
     document = {"a": HOSTILE + "例\U000e0001é", "b": ["\ud800"]}
     text = json_text(document)
     assert json.loads(text) == document
@@ -124,7 +124,7 @@ def test_json_stays_what_it_says() -> None:
 
 @pytest.mark.parametrize("command", ["show", "probe", "qr", "publish"])
 def test_problems_are_shown_with_their_severity(tmp_path: Path, command: str) -> None:
-    """An error leaves its entry out, a warning does not: the line says which."""
+    """Each line says if its problem is an error (the entry is left out) or a warning."""
     file = write(tmp_path, "DomainList:\n127.0.0.1:1\na_b.com\nlocalhost:1\n")
     extra = ["--out", str(tmp_path / "out")] if command == "publish" else []
     result = run(command, file, *extra, ENDPOINT_PROTOCOL="http", ENDPOINT_FROB="1")
@@ -140,7 +140,7 @@ class TestShow:
 
     @pytest.mark.parametrize("text", ["", "# nothing\n", "DomainList:\n", "DomainList:\na_b\n"])
     def test_it_prints_what_a_server_would_serve(self, tmp_path: Path, text: str) -> None:
-        """Two empty lists, and what is wrong on standard error."""
+        """The command prints two empty lists, and the problem on standard error."""
         result = run("show", write(tmp_path, text))
         assert result.stdout == '{"api_endpoints":[],"socketio_endpoints":[]}\n'
         assert "mop-config: error: the file has no usable endpoint" in result.stderr
@@ -152,19 +152,19 @@ class TestShow:
         }
 
     def test_it_is_good_where_an_empty_list_is_allowed(self, tmp_path: Path) -> None:
-        """ENDPOINT_ALLOW_EMPTY."""
+        """An empty list is valid with ENDPOINT_ALLOW_EMPTY."""
         result = run("show", write(tmp_path, "DomainList:\n"), ENDPOINT_ALLOW_EMPTY="1")
         assert result.stdout == '{"api_endpoints":[],"socketio_endpoints":[]}\n'
         assert result.returncode == 0
 
     def test_what_is_refused_for_another_reason_prints_nothing(self, tmp_path: Path) -> None:
-        """A server would not serve it."""
+        """A file that is refused for another reason prints nothing: no server would serve it."""
         result = run("show", write(tmp_path, "DomainList:\na.com\nx_y\n"), ENDPOINT_STRICT="1")
         assert (result.returncode, result.stdout) == (1, "")
 
 
 def test_the_caret_stands_at_the_attribute(tmp_path: Path) -> None:
-    """``priorty=1`` is at fault, not the address before it."""
+    """The caret stands under the wrong attribute ``priorty=1``, not under the address before it."""
     file = write(tmp_path, "DomainList:\na.com priorty=1\nb.com\nc.com\n")
     result = run("check", file)
     assert result.returncode == 1
@@ -176,7 +176,7 @@ def test_the_caret_stands_at_the_attribute(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_has_no_line(tmp_path: Path) -> None:
-    """What concerns the whole file stands at no place in it."""
+    """A problem of the whole file has no line and no column."""
     for command in ("check", "show", "probe", "qr"):
         result = run(command, str(tmp_path / "none.txt"))
         assert result.returncode == 1

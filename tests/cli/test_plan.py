@@ -1,4 +1,4 @@
-"""``check`` and ``publish`` name what will change when."""
+"""``check`` and ``publish`` print the planned changes of the list with their times."""
 
 import json
 from datetime import UTC, datetime, timedelta

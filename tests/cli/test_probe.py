@@ -1,4 +1,4 @@
-"""``mop-config probe``: which endpoints are there, as a client would see it."""
+"""``mop-config probe``: it checks each endpoint's health as a client does."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from .test_cli import on_a_terminal, run, write
 
 
 def both(asked: Asked) -> Answer:
-    """A server of both kinds."""
+    """Answer as an API server and as a Socket.io server."""
     if asked.path.startswith("/socket.io"):
         return 200, {}, OPEN
     return (200, {}, b"") if asked.path.endswith("/health") else (404, {}, b"")
@@ -34,13 +34,13 @@ def both(asked: Asked) -> Answer:
 
 @pytest.fixture
 def server() -> Iterator[Handmade]:
-    """A server that is well."""
+    """Run a healthy server of both kinds."""
     with handmade(both) as server:
         yield server
 
 
 def listing(folder: Path, *api: str, sockets: tuple[str, ...] = ()) -> str:
-    """An endpoint file."""
+    """Write an endpoint file and return its path."""
     lines = ["ApiList:", *api, "SocketList:", *sockets]
     return write(folder, "\n".join(lines) + "\n")
 
@@ -50,10 +50,10 @@ def results(text: str) -> Any:
 
 
 class TestOutcome:
-    """The exit code, and where what is printed."""
+    """The exit code, and the stream that each message goes to."""
 
     def test_all_is_well(self, tmp_path: Path, server: Handmade) -> None:
-        """0, and a line an endpoint: kind, status, latency, certificate, name, URL, detail."""
+        """The exit code is 0, with one line per endpoint: kind, status, latency, URL and so on."""
         file = listing(tmp_path, server.url, sockets=(server.url,))
         result = run("probe", file)
         assert result.returncode == 0
@@ -71,7 +71,7 @@ class TestOutcome:
         assert "\x1b" not in result.stdout
 
     def test_one_of_a_kind_is_enough(self, tmp_path: Path, server: Handmade) -> None:
-        """A dead one beside it is shown, and no failure."""
+        """One healthy endpoint of a kind is enough: a dead endpoint beside it is only shown."""
         dead = f"http://127.0.0.1:{closed_port()}"
         result = run("probe", listing(tmp_path, dead, server.url))
         assert result.returncode == 0
@@ -81,7 +81,7 @@ class TestOutcome:
         ]
 
     def test_the_settings_of_the_check(self, tmp_path: Path, server: Handmade) -> None:
-        """The path and the text are those that the server's own checks use."""
+        """The check uses the same path and text settings as the server's own checks."""
         file = listing(tmp_path, server.url)
         server.answer = lambda asked: (200, {}, b"for sale")
         settings = {"ENDPOINT_HEALTH_PATH": "/alive", "ENDPOINT_HEALTH_CONTAINS": "sale"}
@@ -93,21 +93,21 @@ class TestOutcome:
         assert set(server.paths) == {"/alive"}
 
     def test_a_kind_without_a_healthy_one(self, tmp_path: Path, server: Handmade) -> None:
-        """1, with the findings on standard output."""
+        """A kind without a healthy endpoint exits with 1, with the findings on standard output."""
         dead = f"http://127.0.0.1:{closed_port()}"
         result = run("probe", listing(tmp_path, server.url, sockets=(dead,)))
         assert result.returncode == 1
         assert len(result.stdout.splitlines()) == 2
 
     def test_nothing_to_check(self, tmp_path: Path) -> None:
-        """1: an empty list serves nobody."""
+        """An empty list exits with 1, because no client can use it."""
         result = run("probe", write(tmp_path, "DomainList:\n"), ENDPOINT_ALLOW_EMPTY="1")
         assert (result.returncode, result.stdout) == (1, "")
         assert result.stderr.splitlines()[-1].startswith("mop-config: ")
 
     @pytest.mark.parametrize("what", ["missing", "directory", "binary"])
     def test_a_bad_file(self, tmp_path: Path, what: str) -> None:
-        """1, and one line on standard error."""
+        """A bad file exits with 1 and prints one line on standard error."""
         (tmp_path / "directory").mkdir()
         (tmp_path / "binary").write_bytes(b"\x7fELF\0\0")
         result = run("probe", str(tmp_path / what))
@@ -127,18 +127,18 @@ class TestOutcome:
         ],
     )
     def test_a_wrong_call(self, arguments: list[str]) -> None:
-        """2, and one line that names the help."""
+        """A wrong call exits with 2 and prints one line that names the help."""
         result = run("probe", *arguments)
         assert (result.returncode, result.stdout) == (2, "")
         assert len(result.stderr.splitlines()) == 1
         assert "--help" in result.stderr
 
     def test_the_help_has_an_example(self) -> None:
-        """That can be copied."""
+        """The example in the help can be copied."""
         assert "Example: mop-config probe https://" in run("probe", "--help").stdout
 
     def test_it_needs_no_extra(self, tmp_path: Path, server: Handmade) -> None:
-        """The base set is enough to check endpoints."""
+        """The command needs no optional package."""
         code = (
             "import sys\n"
             "for name in ('socketio', 'aiohttp', 'requests', 'joserfc', 'zxingcpp', 'PIL'):\n"
@@ -158,7 +158,7 @@ class TestOutcome:
     def test_problems_of_the_file_are_told_beside_it(
         self, tmp_path: Path, server: Handmade
     ) -> None:
-        """On standard error, as ``show`` does."""
+        """The file's problems go to standard error, as with ``show``."""
         result = run("probe", listing(tmp_path, server.url, "no host"))
         assert result.returncode == 0
         assert "line 3" in result.stderr
@@ -166,11 +166,11 @@ class TestOutcome:
 
 
 class TestServer:
-    """A URL stands for the list that a running server hands out."""
+    """If a URL is given, the command checks the list that this server serves."""
 
     @pytest.mark.parametrize("path", ["", "/api/v1/config/endpoints"])
     def test_its_list(self, path: str) -> None:
-        """With or without the list's path."""
+        """The URL works with and without the list's path."""
         with source(b"") as (lists, server):
             lists.body = wire([server.url])
             result = run("probe", server.url + path)
@@ -187,7 +187,7 @@ class TestServer:
         ],
     )
     def test_one_that_has_none(self, answer: Answer, reason: str) -> None:
-        """1, and one line that says why."""
+        """A server without a list exits with 1 and one line that gives the reason."""
         with handmade(lambda asked: answer) as server:
             result = run("probe", server.url)
         assert (result.returncode, result.stdout) == (1, "")
@@ -195,13 +195,13 @@ class TestServer:
         assert reason in result.stderr
 
     def test_nobody_there(self) -> None:
-        """Neither is that a traceback."""
+        """A refused connection prints one line and no traceback."""
         result = run("probe", f"http://127.0.0.1:{closed_port()}")
         assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
 
     @pytest.mark.parametrize("command", [["probe"], ["show", "--diff"]])
     def test_one_that_speaks_no_http(self, command: list[str], tmp_path: Path) -> None:
-        """Nor is that."""
+        """A server that does not speak HTTP causes one line and no traceback."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
 
             def serve() -> None:
@@ -221,10 +221,10 @@ class TestServer:
 
 
 class TestJson:
-    """For programs."""
+    """``--json`` for programs."""
 
     def test_the_document(self, tmp_path: Path, server: Handmade) -> None:
-        """Verdict, counts, and everything that is known of each endpoint."""
+        """The document holds the verdict, the counts and all fields of each endpoint."""
         dead = f"http://127.0.0.1:{closed_port()}"
         result = run("probe", "--json", listing(tmp_path, f"{server.url}/v1", dead))
         document = results(result.stdout)
@@ -250,7 +250,7 @@ class TestJson:
         assert (bad["healthy"], bad["fault"]) == (False, "refused")
 
     def test_certificates(self, tmp_path: Path) -> None:
-        """Days until they end, and whether the name is right."""
+        """The document gives the days until a certificate expires, and if its name matches."""
         authority = trustme.CA()
         bundle = tmp_path / "ca.pem"
         authority.cert_pem.write_to_path(bundle)
@@ -285,10 +285,10 @@ class TestJson:
 
 
 class TestTerminal:
-    """For people."""
+    """Output on a terminal, for people."""
 
     def test_a_table_and_a_progress_bar(self, tmp_path: Path, server: Handmade) -> None:
-        """In colour; the bar is gone in the end."""
+        """A terminal shows a coloured table; the progress bar is erased at the end."""
         dead = f"http://127.0.0.1:{closed_port()}"
         shown = on_a_terminal("probe", listing(tmp_path, server.url, dead))
         assert "checking" in shown
@@ -300,7 +300,7 @@ class TestTerminal:
         assert "Connection refused" in table
 
     def test_a_slow_one_is_given_up(self, tmp_path: Path) -> None:
-        """After ``--timeout``."""
+        """A slow endpoint fails after ``--timeout``."""
         with silence() as port:
             url = f"http://127.0.0.1:{port}"
             result = run("probe", "--timeout", "1", "--json", listing(tmp_path, url))
@@ -310,7 +310,7 @@ class TestTerminal:
 
 
 class TestWatch:
-    """Again and again."""
+    """``--watch`` repeats the checks."""
 
     def start(self, tmp_path: Path, *arguments: str) -> subprocess.Popen[bytes]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("ENDPOINT_")}
@@ -324,7 +324,7 @@ class TestWatch:
             )
 
     def test_a_document_a_round(self, tmp_path: Path, server: Handmade) -> None:
-        """One JSON line each, the file read anew; Ctrl-C ends it without a traceback."""
+        """Each round reads the file again and prints one JSON line; Ctrl-C ends it cleanly."""
         file = listing(tmp_path, server.url)
         out, err = tmp_path / "out", tmp_path / "err"
         process = self.start(tmp_path, "--watch", "0.1", "--json", file)
@@ -345,12 +345,12 @@ class TestWatch:
             assert results(line)["ok"] is True
 
     def test_it_can_be_ended_while_it_waits_for_a_server(self, tmp_path: Path) -> None:
-        """At once, not after the time limit."""
+        """Ctrl-C ends a pending request at once, not after its time limit."""
         with silence() as port:
             file = listing(tmp_path, *(f"http://127.0.0.1:{port}/{n}" for n in range(200)))
             process = self.start(tmp_path, "--timeout", "60", file)
             try:
-                # The last may still be on its start, which an interrupt must not hang on.
+                # The last thread may still be starting, and an interrupt must not hang on that.
                 wait_for(lambda: _threads_of(process.pid) > 64, seconds=20)
             finally:
                 process.send_signal(signal.SIGINT)
@@ -362,7 +362,7 @@ class TestWatch:
     def test_an_interrupt_in_the_middle_of_a_lock(
         self, tmp_path: Path, server: Handmade, left: str
     ) -> None:
-        """It ends then as ever: CPython's locks are in no order after it."""
+        """An interrupt that leaves a lock held or released twice exits with 130, not an error."""
         file = listing(tmp_path, server.url)
         clean = {k: v for k, v in os.environ.items() if not k.startswith("ENDPOINT_")}
         done = subprocess.run(
@@ -377,7 +377,7 @@ class TestWatch:
         assert "RuntimeError" not in done.stderr
 
 
-#: Interrupts the start of a thread of the command at a place that a signal rarely meets.
+#: Interrupts the command while it starts a thread, a moment that a signal rarely meets.
 _INTERRUPTED = """
 import sys, threading, time
 from mop_config.cli import main

@@ -1,4 +1,4 @@
-"""``mop-config publish``: files that a web server serves as the server would."""
+"""``mop-config publish``: it writes files so that a static web server can replace the server."""
 
 import contextlib
 import gzip
@@ -32,7 +32,7 @@ LIST = "api/v1/config/endpoints"
 
 
 def publish(folder: Path, file: str | Path, *options: str, **environ: str) -> list[str]:
-    """Publish into ``out``, and give the files that have changed."""
+    """Publish into ``out``, and return the files that changed."""
     result = run(*command(folder, file, *options), **state(folder), **environ)
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout.splitlines()
@@ -50,7 +50,7 @@ def state(folder: Path) -> dict[str, str]:
 def publishing(
     folder: Path, file: Path, *options: str, **environ: str
 ) -> Iterator["subprocess.Popen[str]"]:
-    """Follow a file."""
+    """Run ``publish --watch`` on a file."""
     arguments = command(folder, file, "--watch", *options)
     with subprocess.Popen(
         [sys.executable, "-m", "mop_config", *arguments],
@@ -67,7 +67,7 @@ def publishing(
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    """A file with a signing key."""
+    """Create a file with a signing key."""
     path = tmp_path / "key.json"
     path.write_text(json.dumps(SigningKey.generate().private_jwk()))
     path.chmod(0o600)
@@ -75,10 +75,10 @@ def key(tmp_path: Path) -> Path:
 
 
 class TestOnce:
-    """One call, as from a script."""
+    """One call without ``--watch``, as from a script."""
 
     def test_the_files_are_what_a_server_answers(self, tmp_path: Path) -> None:
-        """The list, the same compressed, codes that hold it, and a health check."""
+        """The files equal the server's answers: list, compressed list, codes and health check."""
         names = publish(tmp_path, SAMPLE)
         out = tmp_path / "out"
         assert sorted(names) == sorted(
@@ -94,12 +94,12 @@ class TestOnce:
         assert "https://log.ym1.com/api/v1" in (out / "index.html").read_text()
 
     def test_everybody_may_read_them(self, tmp_path: Path) -> None:
-        """A web server is another user, and the umask may be strict."""
+        """The files are readable for all users, even with a strict umask."""
         publish(tmp_path, SAMPLE)
         assert stat.S_IMODE((tmp_path / "out" / LIST).stat().st_mode) == 0o644
 
     def test_what_has_not_changed_is_not_touched(self, tmp_path: Path) -> None:
-        """Copying tools and caches go by the date."""
+        """Unchanged files keep their modification time, which copying tools and caches compare."""
         file = write(tmp_path, "DomainList:\na.example\nb.example\n")
         assert publish(tmp_path, file)
         before = (tmp_path / "out" / LIST).stat()
@@ -110,7 +110,7 @@ class TestOnce:
         assert LIST in publish(tmp_path, file)
 
     def test_a_signed_list_needs_no_key_where_it_is_served(self, tmp_path: Path, key: Path) -> None:
-        """The signature is checked with the key that lies beside it, and goes with the key."""
+        """The signed list verifies with the public keys that are published beside it."""
         publish(tmp_path, SAMPLE, "--key", str(key))
         out = tmp_path / "out"
         keys = json.loads((out / "api/v1/config/keys").read_bytes())
@@ -121,15 +121,15 @@ class TestOnce:
         ]
 
     def test_what_was_signed_elsewhere_stays(self, tmp_path: Path, key: Path) -> None:
-        """A mirror has no key: the signed list is brought there, and is nobody else's."""
+        """A mirror has no key, so publishing leaves the signed list from another host in place."""
         publish(tmp_path, SAMPLE, "--key", str(key))
         signed = tmp_path / "out" / f"{LIST}.jws"
         before = signed.read_bytes()
-        assert publish(tmp_path, SAMPLE) == ["index.html"]  # it links to what it has published
+        assert publish(tmp_path, SAMPLE) == ["index.html"]  # the page links to the signed list
         assert signed.read_bytes() == before
 
     def test_a_refused_text_changes_nothing(self, tmp_path: Path) -> None:
-        """1, one line, and the files stand, also those of a first time."""
+        """A refused text exits with 1 and one line; files stay unchanged, also on a first run."""
         publish(tmp_path, SAMPLE)
         before = (tmp_path / "out" / LIST).read_bytes()
         file = tmp_path / "e.txt"
@@ -142,7 +142,7 @@ class TestOnce:
             assert (tmp_path / "out" / LIST).read_bytes() == before
 
     def test_good_entries_are_published_and_bad_ones_told(self, tmp_path: Path) -> None:
-        """As a server would; the exit code says that something is wrong."""
+        """Good entries are published, bad entries are reported, and the exit code is 1."""
         file = write(tmp_path, "DomainList:\na.example\nb.example\n1.2.3.999\n")
         result = run(*command(tmp_path, file), **state(tmp_path))
         assert result.returncode == 1
@@ -150,7 +150,10 @@ class TestOnce:
         assert LIST in result.stdout.splitlines()
 
     def test_two_lists_of_one_length_have_two_dates(self, tmp_path: Path) -> None:
-        """A web server's tag is made of date and size, and would call them the same."""
+        """Two lists of equal length get different dates.
+
+        A web server builds its ETag from date and size, so equal dates would give equal ETags.
+        """
         dates = set()
         for name in "abcde":
             file = write(tmp_path, f"DomainList:\n{name}.example\nz.example\n")
@@ -160,7 +163,7 @@ class TestOnce:
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
     def test_a_full_disk_leaves_every_file_as_it_was(self, tmp_path: Path) -> None:
-        """Not one new file beside an old one; and it says which did not fit."""
+        """With a full disk no file is replaced, and the error names the file that did not fit."""
         out = tmp_path / "out"
         out.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(out)], check=True)
@@ -180,7 +183,7 @@ class TestOnce:
             subprocess.run(["umount", str(out)], check=True)
 
     def test_what_a_killed_run_left_is_taken_away(self, tmp_path: Path) -> None:
-        """But not what another one is just writing."""
+        """Temporary files of a killed run are removed, but not those of a running process."""
         publish(tmp_path, SAMPLE)
         listed = tmp_path / "out" / LIST
         left, other = (listed.with_name(f".endpoints.{pid}.7") for pid in (1, 2))
@@ -193,7 +196,7 @@ class TestOnce:
         assert (left.exists(), other.exists()) == (False, True)
 
     def test_json_names_each_file_with_its_type(self, tmp_path: Path) -> None:
-        """For whoever copies them into object storage."""
+        """--json names each file with its media type, for uploads into object storage."""
         result = run(*command(tmp_path, SAMPLE, "--json"), **state(tmp_path))
         files = {each["path"]: each for each in json.loads(result.stdout)["files"]}
         assert files[f"{LIST}.gz"] == {
@@ -204,7 +207,7 @@ class TestOnce:
         }
 
     def test_a_key_that_is_none_is_refused(self, tmp_path: Path) -> None:
-        """Nothing is published unsigned by mistake."""
+        """An invalid key is refused, so that no list is published unsigned by mistake."""
         result = run(*command(tmp_path, SAMPLE, "--key", str(SAMPLE)), **state(tmp_path))
         assert result.returncode == 1
         assert len(result.stderr.splitlines()) == 1
@@ -212,11 +215,11 @@ class TestOnce:
 
 
 class TestWhoMayRead:
-    """A web server is another user than the one who publishes."""
+    """The web server's user can read files that another user publishes."""
 
     @pytest.mark.parametrize("umask", [0o077, 0o027])
     def test_folders_and_files_whatever_the_umask(self, tmp_path: Path, umask: int) -> None:
-        """Those above, too, where they are made."""
+        """Folders (also created parents) and files are readable under any umask."""
         before = os.umask(umask)
         try:
             publish(tmp_path, SAMPLE, "--out", str(tmp_path / "a" / "b"))
@@ -227,7 +230,7 @@ class TestWhoMayRead:
         assert modes == {(True, 0o755), (False, 0o644)}
 
     def test_what_was_made_private_is_opened(self, tmp_path: Path) -> None:
-        """By a run without this care, or by whoever copied the files."""
+        """Files and folders with private modes are opened to all users again."""
         publish(tmp_path, SAMPLE)
         out = tmp_path / "out"
         (out / "api").chmod(0o700)
@@ -238,7 +241,7 @@ class TestWhoMayRead:
 
 
 def refused(folder: Path, place: Path) -> str:
-    """Publish in vain: one line that names what is in the way, and exit 1."""
+    """Publish and return the error: exit 1, and one line that names the obstacle."""
     result = run(*command(folder, SAMPLE), **state(folder))
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
@@ -248,11 +251,11 @@ def refused(folder: Path, place: Path) -> str:
 
 
 class TestWhatIsInTheWay:
-    """It may be anybody's, and is left alone."""
+    """A foreign link, folder or pipe in the place of a file is refused and left alone."""
 
     @pytest.mark.parametrize("name", [LIST, "index.html"])
     def test_a_link_in_the_place_of_a_file(self, tmp_path: Path, name: str) -> None:
-        """Even to what would be right."""
+        """A symbolic link is refused, even if its target has the right content."""
         publish(tmp_path, SAMPLE)
         path = tmp_path / "out" / name
         target = path.rename(tmp_path / "elsewhere")
@@ -262,7 +265,7 @@ class TestWhatIsInTheWay:
 
     @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
     def test_a_folder_or_a_pipe_there(self, tmp_path: Path, make: Callable[[Path], None]) -> None:
-        """It does not hang."""
+        """A folder or a named pipe is refused, and the command does not hang."""
         publish(tmp_path, SAMPLE)
         path = tmp_path / "out" / LIST
         path.unlink()
@@ -271,7 +274,7 @@ class TestWhatIsInTheWay:
 
     @pytest.mark.parametrize("name", ["api", "api/v1/config"])
     def test_a_link_in_the_place_of_a_folder(self, tmp_path: Path, name: str) -> None:
-        """Nothing is written behind it."""
+        """A linked folder is refused, and nothing is written behind the link."""
         path, elsewhere = tmp_path / "out" / name, tmp_path / "elsewhere"
         path.parent.mkdir(parents=True)
         elsewhere.mkdir()
@@ -280,7 +283,7 @@ class TestWhatIsInTheWay:
         assert not list(elsewhere.iterdir())
 
     def test_a_file_that_is_removed_is_a_file(self, tmp_path: Path) -> None:
-        """What is not published any more is taken away, but no link in its place."""
+        """A file that is no longer published is removed, but a link in its place is not."""
         publish(tmp_path, SAMPLE)
         path = tmp_path / "out/api/v1/config/qr.png"
         path.unlink()
@@ -294,7 +297,7 @@ class TestWhatIsInTheWay:
 
     @needs_root
     def test_the_folder_itself_may_be_a_link_of_ours(self, tmp_path: Path) -> None:
-        """As a web root is; but not one of another user's."""
+        """The output folder may be a link of our user, as web roots are, but of no other user."""
         (tmp_path / "real").mkdir()
         out = tmp_path / "out"
         out.symlink_to(tmp_path / "real")
@@ -306,7 +309,7 @@ class TestWhatIsInTheWay:
 
 @needs_root
 class TestRootInAnothersFolder:
-    """He may swap anything at any moment."""
+    """Root publishes into a folder of another user, who may swap any file at any moment."""
 
     @pytest.fixture
     def place(self) -> Iterator[Path]:
@@ -314,7 +317,7 @@ class TestRootInAnothersFolder:
             yield folder
 
     def test_no_file_of_roots_is_opened_to_anybody(self, place: Path) -> None:
-        """He swaps each new file for a link to it, or for a link to its name, and folders too."""
+        """No file of root is opened to others, while the user swaps files and folders for links."""
         secret = place / "secret"
         secret.mkdir()
         (secret / "key").write_text("root's")
@@ -354,7 +357,10 @@ class TestRootInAnothersFolder:
         assert (secret / "key").read_text() == "root's"
 
     def test_the_service_users_records_are_shared_and_stay_his(self, place: Path) -> None:
-        """His server and root's command give a list one date and one version; no file is root's."""
+        """The service's server and root's command share the records that stay the service's.
+
+        Both give a list one date and one version, and no record belongs to root.
+        """
         records = place / "state"
         records.mkdir()
         os.chown(records, ALICE, ALICE)
@@ -371,7 +377,7 @@ class TestRootInAnothersFolder:
         as_user(ALICE, serve)
         for text in ("c.example", "d.example", "e.example"):
             file.write_text(f"DomainList:\n{text}\nb.example\n")
-            os.utime(file, (1e9, 1e9))  # all of one date: only the records tell them apart
+            os.utime(file, (1e9, 1e9))  # equal dates, so that only the records tell the files apart
             publish(place, file)
             given = (place / "out" / LIST).stat()
             assert given
@@ -384,7 +390,7 @@ class TestRootInAnothersFolder:
     def test_a_version_that_the_service_user_planted_is_not_gone_on_from(
         self, place: Path, key: Path
     ) -> None:
-        """No client would take it, nor any that comes after it."""
+        """A planted version is not continued, because no client would accept that version."""
         records = place / "state"
         records.mkdir()
         os.chown(records, ALICE, ALICE)
@@ -402,7 +408,7 @@ class TestRootInAnothersFolder:
         assert signed.ver < (time.time() + 86400) * 1000
 
     def test_nothing_that_the_service_user_links_to_is_read_or_written(self, place: Path) -> None:
-        """In the place of his folder of records, and of each of his records."""
+        """Links in the place of the records folder or of a record are neither read nor written."""
         secret = place / "secret"
         secret.write_text("root's")
         secret.chmod(0o600)
@@ -429,7 +435,10 @@ class TestRootInAnothersFolder:
     def test_a_list_that_the_service_user_planted_is_not_published(
         self, place: Path, key: Path
     ) -> None:
-        """Not even while the source is missing: only what root has read is signed."""
+        """A planted list is not signed, even while the source is missing.
+
+        Root signs only texts that root has read.
+        """
         records, file = place / "state", place / "e.txt"
         file.write_text("DomainList:\nevil.example\nb.example\n")
         records.mkdir()
@@ -448,7 +457,7 @@ class TestRootInAnothersFolder:
 
 
 def says(process: "subprocess.Popen[str]", words: str) -> None:
-    """Read on until it says so."""
+    """Read the output until it contains the words."""
     assert process.stderr is not None
     for line in process.stderr:
         if words in line:
@@ -457,10 +466,10 @@ def says(process: "subprocess.Popen[str]", words: str) -> None:
 
 
 class TestWatch:
-    """Following a file."""
+    """``--watch`` follows a file."""
 
     def test_an_edit_is_published_and_a_bad_one_is_not(self, tmp_path: Path) -> None:
-        """Good, missing, good again; then it ends when told to."""
+        """A good edit is published, a missing file is not; the process ends on a signal."""
         file, out = tmp_path / "e.txt", tmp_path / "out" / LIST
         file.write_text("DomainList:\na.example\nb.example\n")
         with publishing(tmp_path, file) as process:
@@ -479,7 +488,7 @@ class TestWatch:
     def test_a_folder_that_somebody_changes_is_put_right(
         self, tmp_path: Path, interval: str
     ) -> None:
-        """Now and then, and at once on SIGHUP."""
+        """Changed files are repaired at an interval, and at once on SIGHUP."""
         file, out = write(tmp_path, "DomainList:\na.example\nb.example\n"), tmp_path / "out"
         with publishing(tmp_path, Path(file), ENDPOINT_POLL_INTERVAL=interval) as process:
             says(process, "published")
@@ -494,7 +503,7 @@ class TestWatch:
             assert process.wait(10) == 0
 
     def test_a_folder_that_cannot_be_written_to_is_tried_again(self, tmp_path: Path) -> None:
-        """One line, and the list once it can."""
+        """A failed write prints one line and is retried until it succeeds."""
         file, out = tmp_path / "e.txt", tmp_path / "out"
         file.write_text("DomainList:\na.example\nb.example\n")
         out.write_text("in the way")
@@ -506,7 +515,7 @@ class TestWatch:
             assert process.wait(10) == 130
 
     def test_a_signature_is_renewed_at_half_of_its_life(self, tmp_path: Path, key: Path) -> None:
-        """Without an edit; and nothing else is written."""
+        """A signature is renewed at half of its lifetime, without an edit or other writes."""
         file, now = write(tmp_path, "DomainList:\na.example\nb.example\n"), [1e9]
         settings = Settings(
             source=file,

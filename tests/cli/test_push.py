@@ -1,4 +1,4 @@
-"""``mop-config push`` against a real etcd: what is written, when, and what is said of it."""
+"""``mop-config push`` against a real etcd: its writes, its conflicts and its messages."""
 
 import itertools
 import json
@@ -49,7 +49,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def key(request: pytest.FixtureRequest, cluster: Cluster) -> str:
-    """A key of the test's own."""
+    """Return a key that only this test uses."""
     return cluster.address(request.node.name)
 
 
@@ -58,7 +58,7 @@ def name(key: str) -> str:
 
 
 def pushed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
-    """Run it with --json; give the exit code and the document."""
+    """Run the command with --json; return the exit code and the document."""
     code = run(["push", *arguments, "--json"])
     return code, json.loads(capsys.readouterr().out)
 
@@ -66,7 +66,7 @@ def pushed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, An
 def test_a_file_is_written(
     cluster: Cluster, key: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the difference and the revision; and once more, nothing is to be done."""
+    """A push prints the difference and the revision; a second push changes nothing."""
     assert run(["push", str(file), key]) == 0
     shown = capsys.readouterr()
     assert cluster.get(name(key)) == ONE.encode()
@@ -96,7 +96,7 @@ def test_the_key_of_the_environment(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Where servers take it from is where it goes; and check reads it there."""
+    """Without an argument, push writes to and check reads from the servers' configured key."""
     monkeypatch.setenv("ENDPOINT_CONFIG_FILE", key)
     assert run(["push", str(file)]) == 0
     assert cluster.get(name(key)) == ONE.encode()
@@ -123,7 +123,7 @@ def test_a_file_with_errors_is_refused(
     force: tuple[str, ...],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Also by force, which is about somebody else's change."""
+    """A file with errors is refused, also with --force, which only overrides conflicts."""
     cluster.put(ONE, "refused")
     file.write_text(text)
     assert run(["push", str(file), cluster.address("refused"), *force]) == 1
@@ -135,7 +135,7 @@ def test_a_file_with_errors_is_refused(
 
 
 def test_warnings_are_shown(key: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And do not keep a file from being pushed."""
+    """Warnings are shown, and the file is pushed."""
     file.write_text("DomainList:\none.example\n")
     assert run(["push", str(file), key]) == 0
     assert "warning" in capsys.readouterr().err
@@ -144,7 +144,7 @@ def test_warnings_are_shown(key: str, file: Path, capsys: pytest.CaptureFixture[
 def test_passwords_are_not_shown(
     cluster: Cluster, key: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nor what would drive a terminal: the text that is there is anybody's."""
+    """Passwords and terminal control characters of the stored text are not printed."""
     cluster.put(ONE + "https://user:secret@three.example\n\x1b[31mred\n", name(key))
     assert run(["push", str(file), key]) == 0
     shown = capsys.readouterr()
@@ -156,7 +156,10 @@ def test_passwords_are_not_shown(
 def test_somebody_elses_change_is_not_overwritten(
     cluster: Cluster, key: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a terminal it asks; what changes until the answer is found by the transaction."""
+    """On a terminal the command asks before it overwrites another change.
+
+    The transaction detects a change between the question and the answer.
+    """
     cluster.put(TWO, name(key))
     text, code = on_a_terminal(["push", str(file), key], "y", lambda: cluster.put("x", name(key)))
     assert code == 1
@@ -183,7 +186,7 @@ def test_somebody_elses_change_is_not_overwritten(
 def test_a_password_in_the_key_is_not_echoed(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And the message says where it belongs."""
+    """A password in the key's URL is not echoed, and the message names the right setting."""
     assert run(["push", str(file), "etcd://user:hunter2@127.0.0.1/k"]) == 2
     shown = capsys.readouterr()
     assert "hunter2" not in shown.out + shown.err
@@ -193,7 +196,7 @@ def test_a_password_in_the_key_is_not_echoed(
 def test_the_text_that_is_there_may_be_larger_than_what_a_server_takes(
     cluster: Cluster, key: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It can be replaced."""
+    """A stored text larger than a server's limit can be replaced."""
     cluster.put("DomainList:\n" + "".join(f"h{n}.example\n" for n in range(300)), name(key))
     monkeypatch.setenv("ENDPOINT_MAX_BYTES", "2000")
     assert run(["push", str(file), key]) == 0
@@ -211,7 +214,7 @@ def on_a_terminal(arguments: list[str], answer: str, meanwhile: Any = None) -> t
         while True:
             try:
                 text += os.read(ours, 65536).decode("utf-8", "replace")
-            except OSError:  # it has ended
+            except OSError:  # EOF: the child has ended
                 return text, process.wait(10)
             if answer and text.endswith("[y/N]: "):
                 if meanwhile:
@@ -224,7 +227,7 @@ def on_a_terminal(arguments: list[str], answer: str, meanwhile: Any = None) -> t
 
 
 def test_a_write_whose_answer_was_lost_is_no_conflict(cluster: Cluster, key: str) -> None:
-    """The next member is asked to write again, and finds the text there already."""
+    """After a lost answer the client retries at the next member and finds its text there."""
     target = EtcdTarget(replace(Settings(), source=key))
     assert target.read() == b""
     target.write(ONE.encode())
@@ -257,7 +260,7 @@ def test_a_write_whose_answer_was_lost_is_no_conflict(cluster: Cluster, key: str
 def test_wrong_calls(
     arguments: list[str], what: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit 2 and one line."""
+    """A wrong call exits with 2 and prints one line."""
     assert run(["push", *(str(file) if a == "FILE" else a for a in arguments)]) == 2
     error = capsys.readouterr().err
     assert what in error
@@ -265,7 +268,7 @@ def test_wrong_calls(
 
 
 def test_an_etcd_that_is_not_there(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each member is named with what is wrong with it."""
+    """If no member answers, the error names each member with its reason."""
     first, second = free_ports(2)
     assert run(["push", str(file), f"etcd://127.0.0.1:{first},127.0.0.1:{second}/k"]) == 1
     error = capsys.readouterr().err
@@ -277,7 +280,7 @@ def test_an_etcd_that_is_not_there(file: Path, capsys: pytest.CaptureFixture[str
 def test_a_text_that_etcd_does_not_take(
     key: str, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """etcd has a limit of its own, and the message names it."""
+    """A text above etcd's own limit fails, and the message names that limit."""
     monkeypatch.setenv("ENDPOINT_MAX_BYTES", "4000000")
     file.write_text(f"{ONE}# {'x' * 3_000_000}\n")
     assert run(["push", str(file), key]) == 1
@@ -285,7 +288,7 @@ def test_a_text_that_etcd_does_not_take(
 
 
 def test_two_at_once(cluster: Cluster, key: str, tmp_path: Path) -> None:
-    """Each write is compared with what its own push has read: none is lost unseen."""
+    """Each of two concurrent pushes compares with its own read, so neither is lost unseen."""
     cluster.put(ONE, name(key))
     pushes = []
     for i in range(2):
@@ -300,7 +303,7 @@ def test_two_at_once(cluster: Cluster, key: str, tmp_path: Path) -> None:
         assert (process.returncode == 0) == (document["result"] == "written")
         if document["result"] == "written":
             written.add((document["previous_revision"], document["revision"]))
-    # Each has replaced the one before it.
+    # Each push has replaced the previous text.
     chain = sorted(written)
     assert chain
     assert all(earlier[1] == later[0] for earlier, later in itertools.pairwise(chain))
@@ -310,7 +313,7 @@ def test_two_at_once(cluster: Cluster, key: str, tmp_path: Path) -> None:
 def test_the_commands_of_the_docs(
     cluster: Cluster, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In order, in one shell; and then what they have written is there."""
+    """The commands of the docs run in order in one shell, and etcd then holds their text."""
     (block,) = [b for b in blocks((ROOT / "docs" / "etcd.md").read_text(), "sh") if "push" in b]
     assert block.splitlines()[-1] == "mop-config serve"
     cluster.put(ONE, name(key))

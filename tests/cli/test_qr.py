@@ -1,4 +1,4 @@
-"""``mop-config qr``: on a terminal, in a pipe, into a file, and back."""
+"""``mop-config qr``: output to a terminal, a pipe and a file, and reading codes back."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from .test_cli import on_a_terminal, run, write
 
 
 class Result(NamedTuple):
-    """What a call came to."""
+    """The result of one call."""
 
     returncode: int
     stdout: str
@@ -39,7 +39,7 @@ FULL = json.dumps(GUIDE_JSON, separators=(",", ":"))
 
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Runs the command in this process, where a start costs nothing."""
+    """Return a function that runs the command in this process, which saves the start."""
     for name in [name for name in os.environ if name.startswith("ENDPOINT_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(ROOT)
@@ -52,7 +52,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 
 def photo(rows: list[str], ink: str = " ▄▀█") -> bytes:
-    """A photograph of a terminal: each character is two modules, one above the other."""
+    """Render terminal rows as an image: each character is two modules, one above the other."""
     width = len(rows[0])
     assert {len(row) for row in rows} == {width}
     picture = Image.new("L", (width, 2 * len(rows)), 255)
@@ -67,10 +67,10 @@ def photo(rows: list[str], ink: str = " ▄▀█") -> bytes:
 
 
 class TestTerminal:
-    """The code itself."""
+    """The QR code on a terminal."""
 
     def test_it_can_be_read_off_the_screen(self, tmp_path: Path) -> None:
-        """By both decoders; black on white whatever the terminal's colours are."""
+        """Both decoders read the code from the screen: black on white in any colour scheme."""
         shown = on_a_terminal("qr", "--room-id", "大厅", columns=120, lines=60)
         rows = SCREEN.findall(shown)
         expected = qr.dumps(codec.loads(FULL), "full", "大厅")
@@ -85,7 +85,7 @@ class TestTerminal:
         assert "mop-config:" not in shown
 
     def test_a_narrow_one_gets_the_form_that_fits(self) -> None:
-        """And is told so, and that the code is higher than the screen."""
+        """A narrow terminal gets the form that fits, and a note that the code is too high."""
         shown = on_a_terminal("qr", columns=80, lines=24)
         rows = SCREEN.findall(shown)
         assert max(map(len, rows)) <= 80
@@ -94,7 +94,7 @@ class TestTerminal:
         assert "lines high, and the terminal 24" in shown
 
     def test_what_is_asked_for_is_not_replaced(self) -> None:
-        """It is refused, with what would fit, and which terminal or file would take it."""
+        """A form given by option is refused if it does not fit, with the forms that would."""
         shown = on_a_terminal("qr", "--format", "full", columns=80, lines=60)
         assert not SCREEN.findall(shown)
         match = re.fullmatch(
@@ -112,13 +112,13 @@ class TestTerminal:
         assert qr.fit(codec.loads(FULL), "full", limit=int(match[1])).size <= 425
 
     def test_one_that_is_too_narrow_for_any(self) -> None:
-        """One line, no code."""
+        """A terminal too narrow for every form gets one line and no code."""
         shown = on_a_terminal("qr", columns=20, lines=60)
         assert "no form fits" in shown
         assert not re.search("[▀▄█]", shown)
 
     def test_one_without_colours(self) -> None:
-        """Is taken for a dark one: what is light is drawn."""
+        """A terminal without colours counts as dark: the light modules are drawn."""
         shown = on_a_terminal("qr", term="dumb", columns=120, lines=60)
         assert "\x1b" not in shown
         rows = [line for line in shown.splitlines() if re.fullmatch("[ ▀▄█]+", line)]
@@ -126,10 +126,10 @@ class TestTerminal:
 
 
 class TestOutput:
-    """Everywhere else."""
+    """Output to a pipe or a file."""
 
     def test_a_pipe_gets_the_text(self) -> None:
-        """And a newline."""
+        """A pipe gets the text and a newline."""
         result = run("qr")
         assert (result.returncode, result.stdout, result.stderr) == (0, FULL + "\n", "")
         single = run("qr", "--format", "single", "--room-id", "r", str(SAMPLE)).stdout
@@ -140,7 +140,7 @@ class TestOutput:
         }
 
     def test_a_server_s_list(self, call: Call) -> None:
-        """By its URL."""
+        """The command draws a server's list, given its URL."""
         with source(b"") as (lists, server):
             lists.body = wire(["https://a.example"])
             result = call(server.url)
@@ -148,7 +148,7 @@ class TestOutput:
 
     @pytest.mark.parametrize("suffix", [".png", ".PNG", ".svg"])
     def test_a_file(self, call: Call, tmp_path: Path, suffix: str) -> None:
-        """By its ending, in one step, for others to read."""
+        """The suffix selects the format; the file is replaced atomically and is readable by all."""
         path = tmp_path / f"code{suffix}"
         path.write_text("what was there")
         result = call("--out", str(path), "--limit", "2")
@@ -160,7 +160,7 @@ class TestOutput:
         assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
     def test_json(self, call: Call, tmp_path: Path) -> None:
-        """For programs."""
+        """--json prints a document for programs."""
         path = tmp_path / "code.svg"
         document = json.loads(call("--json", "--out", str(path)).stdout)
         assert document == {
@@ -173,7 +173,7 @@ class TestOutput:
         assert path.exists()
 
     def test_a_long_list(self, call: Call, tmp_path: Path) -> None:
-        """The form that fits, with a word about it; what does not fit is refused."""
+        """A long list gets the form that fits, with a note; a list that fits no form is refused."""
         file = write(tmp_path, "DomainList:\n" + "".join(f"h{i}.example\n" for i in range(50)))
         result = call(file)
         assert len(json.loads(result.stdout)["api_endpoints"]) == 50
@@ -206,7 +206,7 @@ class TestOutput:
         ],
     )
     def test_a_wrong_call(self, call: Call, arguments: list[str]) -> None:
-        """2, and one line that names the help."""
+        """A wrong call exits with 2 and prints one line that names the help."""
         result = call(*arguments)
         assert (result.returncode, result.stdout) == (2, "")
         assert len(result.stderr.splitlines()) == 1
@@ -216,7 +216,7 @@ class TestOutput:
     def test_what_cannot_be_done(
         self, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """1, and one line: no list, nothing in it, nowhere to write."""
+        """No list, an empty list or no writable place exits with 1 and prints one line."""
         monkeypatch.setenv("ENDPOINT_ALLOW_EMPTY", "1")
         bare = write(tmp_path, "# nothing\n")
         for arguments in (
@@ -230,16 +230,16 @@ class TestOutput:
             assert result.stderr.splitlines()[-1].startswith("mop-config: ")
 
     def test_a_file_without_an_endpoint(self, call: Call, tmp_path: Path) -> None:
-        """That, and nothing about servers."""
+        """The error of a file without endpoints says so, and does not mention servers."""
         bare = write(tmp_path, "DomainList:\n")
         assert call(bare) == Result(1, "", f"mop-config: {bare} has no usable endpoint\n")
 
 
 class TestScan:
-    """Reading an image."""
+    """``--scan`` reads a code from an image."""
 
     def test_it_prints_what_the_code_says(self, call: Call, tmp_path: Path) -> None:
-        """A line an endpoint, and whatever else there is."""
+        """The command prints one line per endpoint, and the rest of the text."""
         path = tmp_path / "code.png"
         text = qr.dumps(
             codec.loads(
@@ -261,14 +261,14 @@ class TestScan:
         assert document == json.loads(text)
 
     def test_what_the_command_wrote(self, call: Call, tmp_path: Path) -> None:
-        """There and back."""
+        """The command reads back the code that it wrote."""
         path = tmp_path / "code.png"
         assert call("--out", str(path), "--format", "list").returncode == 0
         document = json.loads(call("--scan", str(path), "--json").stdout)
         assert document == GUIDE_JSON
 
     def test_an_image_that_cannot_be_read(self, call: Call, tmp_path: Path) -> None:
-        """1, and one line that names it."""
+        """An unreadable image exits with 1 and prints one line that names the file."""
         (tmp_path / "text.png").write_text("text")
         (tmp_path / "other.png").write_bytes(qr.image("https://example.com", "png"))
         for name, reason in (
@@ -283,7 +283,7 @@ class TestScan:
             assert name in result.stderr
 
     def test_without_the_extra(self) -> None:
-        """It says which to install; drawing needs none."""
+        """Without the extra, the error names the package to install; drawing works without it."""
         code = (
             "import sys\n"
             "sys.modules['zxingcpp'] = sys.modules['PIL'] = None\n"

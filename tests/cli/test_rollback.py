@@ -1,4 +1,4 @@
-"""``mop-config history`` and ``rollback``: with real servers, all sorts of files, a real etcd."""
+"""``mop-config history`` and ``rollback``: with real servers, many kinds of files, a real etcd."""
 
 import contextlib
 import json
@@ -76,14 +76,14 @@ def called(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -
 
 
 def releases() -> list[Any]:
-    """The releases that ``history`` knows, newest first, by a process of its own."""
+    """Read the releases from ``history`` in a process of its own, newest first."""
     command = [sys.executable, "-m", "mop_config", "history", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return [] if done.returncode else list(json.loads(done.stdout)["releases"])
 
 
 def test_the_past_is_listed(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    """Newest first, with what each text changed; the status knows the same ETag."""
+    """The history is newest first, with each text's changes; the status has the same ETag."""
     document = called(capsys, "history")
     newest, middle, oldest = document["releases"]
     assert document["source"] == os.environ["ENDPOINT_CONFIG_FILE"]
@@ -106,7 +106,7 @@ def test_the_past_is_listed(server: Server, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_two_releases_are_compared(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    """By number or by the beginning of an ETag, the second by default the newest."""
+    """A release is named by number or start of an ETag; the second defaults to the newest."""
     newest, middle, oldest = called(capsys, "history")["releases"]
     document = called(capsys, "history", "--diff", str(oldest["release"]), middle["etag"][:12])
     assert (document["from"], document["to"]) == (oldest["release"], middle["release"])
@@ -125,7 +125,7 @@ def test_two_releases_are_compared(server: Server, capsys: pytest.CaptureFixture
 def test_a_text_comes_back_and_every_worker_serves_it(
     server: Server, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command ends when they do; what it wrote is a release of its own."""
+    """A rollback ends when every worker serves the text; the written text is a new release."""
     before = called(capsys, "history")["releases"]
     assert run(["rollback", str(before[2]["release"])]) == 0
     shown = capsys.readouterr()
@@ -145,7 +145,11 @@ def test_a_text_comes_back_and_every_worker_serves_it(
 def test_a_bad_file_is_replaced_by_the_newest_good_text(
     server: Server, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its workers serve that list already, but are done only once they have read it again."""
+    """A rollback replaces a bad file with the newest good text.
+
+    The workers already serve that list, but the command ends only after they have read the file
+    again.
+    """
     newest = called(capsys, "history")["releases"][0]
     file.write_bytes(b"\xff\xfe\0")
     wait_for(lambda: server.status()["state"] == "rejected")
@@ -159,7 +163,7 @@ def test_a_bad_file_is_replaced_by_the_newest_good_text(
 
 
 def test_on_a_terminal_it_asks(server: Server, file: Path) -> None:
-    """What another program writes until the answer is not lost."""
+    """On a terminal the command asks first, and a write during the question is not lost."""
     oldest = str(releases()[2]["release"])
     shown, code = on_a_terminal(["rollback", oldest], "n")
     assert (code, "nothing is written" in shown) == (1, True)
@@ -176,7 +180,7 @@ def test_on_a_terminal_it_asks(server: Server, file: Path) -> None:
 def test_symbolic_links_and_modes_stay(
     server: Server, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The file that a link leads to is replaced; nothing else is left in its folder."""
+    """The target of a symbolic link is replaced, its mode stays, and no temporary file is left."""
     real = tmp_path / "real" / "list.txt"
     real.parent.mkdir()
     file.rename(real)
@@ -193,7 +197,10 @@ def test_symbolic_links_and_modes_stay(
 def test_hard_links_are_refused_unless_in_place(
     server: Server, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A replaced file would leave the other name with the old text."""
+    """Hard links are refused without --in-place.
+
+    A new file would leave the old text under the other name.
+    """
     other = tmp_path / "other.txt"
     os.link(file, other)
     oldest = str(releases()[2]["release"])
@@ -207,7 +214,7 @@ def test_hard_links_are_refused_unless_in_place(
 
 @needs_root
 def test_the_owner_stays(server: Server, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Root writes for the user whose file it is."""
+    """If root writes, the file keeps its owner."""
     os.chown(file, 12345, 23456)
     assert called(capsys, "rollback", releases()[2]["etag"])["result"] == "written"
     assert (file.stat().st_uid, file.stat().st_gid) == (12345, 23456)
@@ -215,7 +222,7 @@ def test_the_owner_stays(server: Server, file: Path, capsys: pytest.CaptureFixtu
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for all users, with a list and the settings of a service in it."""
+    """Create a folder that every user can enter, with a list and the settings of a service."""
     with place_for_all() as place:
         (place / "endpoints.txt").write_text(ONE)
         (place / "environment").write_text(
@@ -225,7 +232,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def said(place: Path, *arguments: str) -> str:
-    """Run a command as a user of this machine; it has to fail with one line."""
+    """Run a command as another user, check that it fails with one line, and return the line."""
 
     def action() -> None:
         with (place / "said").open("w") as file, contextlib.redirect_stderr(file):
@@ -241,7 +248,7 @@ def said(place: Path, *arguments: str) -> str:
 
 @needs_root
 def test_another_user_is_told_what_to_run(place: Path) -> None:
-    """Whether the settings, the state folder or the records in it are closed to it."""
+    """Without access to settings, state folder or records, the error names the command to run."""
     options = ("--env-file", str(place / "environment"))
     state = place / "state"
     StateDirectory.of_user(state).make()
@@ -262,7 +269,10 @@ def test_another_user_is_told_what_to_run(place: Path) -> None:
 def test_root_finds_the_records_of_the_service(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A user of the service that may not write the file is told what to run."""
+    """Root finds the service's records.
+
+    A service user who may not write the file gets the command to run.
+    """
     file, state = place / "endpoints.txt", place / "state"
     options = ("--env-file", str(place / "environment"))
     user = ("--user", str(ALICE), "--group", str(ALICE))
@@ -284,7 +294,7 @@ def test_root_finds_the_records_of_the_service(
 def test_a_text_that_the_server_would_refuse_now(
     server: Server, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is judged by the settings of now, before anything is written."""
+    """A text that the current settings refuse is refused before anything is written."""
     monkeypatch.setenv("ENDPOINT_MAX_BYTES", "20")
     assert run(["rollback", str(releases()[2]["release"])]) == 1
     assert (
@@ -296,7 +306,7 @@ def test_a_text_that_the_server_would_refuse_now(
 def test_a_worker_that_refuses_it(
     tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its reason is the command's error: a service may have other settings than this shell."""
+    """A worker's refusal is the command's error, as its settings may differ from the shell's."""
     file.write_text(ONE + "bad_host!\n")
     with running(tmp_path, file) as server:
         file.write_text(TWO)
@@ -313,7 +323,7 @@ def test_a_worker_that_refuses_it(
 def test_without_a_running_server(
     server: Server, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The text is written, and the next start serves it."""
+    """Without a running server the text is written, and the next start serves it."""
     server.stop()
     assert run(["rollback", str(releases()[2]["release"])]) == 0
     assert "no running worker is seen from here" in capsys.readouterr().out
@@ -323,7 +333,7 @@ def test_without_a_running_server(
 def test_a_key_in_etcd(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Written in a transaction; its past is that of the host, whatever etcd has forgotten."""
+    """A key in etcd is written in a transaction; its history is the host's, not etcd's."""
     with running_cluster(tmp_path) as cluster:
         address = cluster.address("rollback")
         monkeypatch.setenv("ENDPOINT_CONFIG_FILE", address)
@@ -349,7 +359,7 @@ def test_a_key_in_etcd(
 def test_no_state_folder(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is named, and how to name another."""
+    """The error names the state folder and the option for another."""
     assert run(command) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -362,7 +372,7 @@ def test_no_state_folder(
 def test_releases_that_are_not_there(
     server: Server, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Too short a beginning, an unknown one, and one that means two lists."""
+    """Too short, unknown and ambiguous starts of an ETag are refused."""
     for release in ("123", "ffffffffffff", "1"):
         assert run(["rollback", release]) == 1
         assert f"no good text of release {release}" in capsys.readouterr().err
@@ -376,7 +386,7 @@ def test_releases_that_are_not_there(
 def test_a_file_that_is_a_mount_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It cannot be replaced, as in a container; --in-place writes into it."""
+    """A bind-mounted file cannot be replaced, so --in-place writes into it."""
     file, host = tmp_path / "endpoints.txt", tmp_path / "host.txt"
     host.write_text(ONE)
     keep(file, tmp_path, (TWO, "e1"))
@@ -389,7 +399,7 @@ def test_a_file_that_is_a_mount_of_its_own(
 
 
 def keep(file: Path, folder: Path, *texts: tuple[str, str]) -> None:
-    """Keep texts with ETags of the test's own; their versions are 1001, 1002 and so on."""
+    """Keep texts with the given ETags and versions 1001, 1002 and so on."""
     directory = StateDirectory.of_user(folder / "state")
     directory.make()
     store = LastGoodStore(directory, key_of(str(file)))
@@ -401,7 +411,7 @@ def keep(file: Path, folder: Path, *texts: tuple[str, str]) -> None:
 def test_the_beginning_of_an_etag(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It must mean one list; of the texts that give this list, the newest is taken."""
+    """The start of an ETag must match one list; of several texts of it the newest is used."""
     keep(file, tmp_path, (ONE, "abcd00"), (TWO, "abcd11"), (f"# new\n{ONE}", "abcd00"))
     assert run(["rollback", "abcd"]) == 1
     assert "abcd may mean abcd00 or abcd11: name more" in capsys.readouterr().err
@@ -415,7 +425,10 @@ def test_the_beginning_of_an_etag(
 def test_a_removal_is_confirmed(
     tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the yes, as often as the guard asks for: lines of the present text count no more."""
+    """After the user's yes, the command confirms the removal as often as the guard requires.
+
+    Confirming lines that the present text already holds do not count.
+    """
     monkeypatch.setenv("ENDPOINT_MAX_REMOVED", "0.4")
     large = text("a.example", "b.example", "c.example")
     lines = "# confirm: removes 2 api\n# confirm: removes 2 socket\n"

@@ -1,4 +1,4 @@
-"""``keygen``, ``sign`` and ``verify``, as an operator without a server uses them."""
+"""``keygen``, ``sign`` and ``verify``, as an operator uses them without a server."""
 
 import json
 import os
@@ -24,7 +24,7 @@ TRUSTED = TrustedKeys([KEY.public])
 
 
 class Result(NamedTuple):
-    """What a command printed, and how it ended."""
+    """The output and the exit code of a command."""
 
     code: int
     out: str
@@ -32,7 +32,7 @@ class Result(NamedTuple):
 
 
 class Desk:
-    """A folder with keys, and the commands run in it."""
+    """A folder with keys, in which commands run."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
@@ -52,7 +52,7 @@ class Desk:
         return Result(code, *self._capsys.readouterr())
 
     def failing(self, *arguments: object, code: int = 1) -> str:
-        """The one line that a failing command has to say; it shows nothing secret."""
+        """Run a failing command and return its one line, which must hold no secret."""
         result = self(*arguments)
         assert (result.code, result.out) == (code, "")
         (line,) = result.err.splitlines()
@@ -72,17 +72,17 @@ def desk(
 ) -> Desk:
     for name in [name for name in os.environ if name.startswith("ENDPOINT_")]:
         monkeypatch.delenv(name)
-    # The command line sets them up for a real process; what pytest put there must stay.
+    # The command line configures the loggers for a real process; keep pytest's handlers.
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     monkeypatch.chdir(tmp_path)
     return Desk(tmp_path, capsys)
 
 
 class TestKeygen:
-    """A key that nobody else can read, and that nobody writes over."""
+    """A new key is private to its user, and no command overwrites it."""
 
     def test_into_a_file(self, desk: Desk) -> None:
-        """The private half, whatever the umask says; the public one is printed."""
+        """The private key is private under any umask, and the public key is printed."""
         before = os.umask(0)
         try:
             result = desk("keygen", "--out", "new.jwk")
@@ -96,7 +96,7 @@ class TestKeygen:
         assert key.private_jwk()["d"] not in result.out
 
     def test_a_full_disk(self, desk: Desk) -> None:
-        """Nothing is left that would be in the way of the next key."""
+        """With a full disk no partial file is left to block the next keygen."""
         disk = desk.folder / "disk"
         with small_disk(disk):
             fill(disk / "filler")
@@ -105,7 +105,7 @@ class TestKeygen:
             assert desk("keygen", "--out", "disk/key.jwk").code == 0
 
     def test_it_refuses_to_overwrite(self, desk: Desk) -> None:
-        """Also through a link to nowhere."""
+        """An existing file is not overwritten, nor is a dangling symbolic link."""
         before = (desk.folder / "key.jwk").read_bytes()
         assert "never overwritten" in desk.failing("keygen", "--out", "key.jwk")
         assert (desk.folder / "key.jwk").read_bytes() == before
@@ -115,27 +115,27 @@ class TestKeygen:
         assert "No such file" in desk.failing("keygen", "--out", "no/such")
 
     def test_to_the_standard_output(self, desk: Desk) -> None:
-        """For a store of secrets; the public half goes elsewhere."""
+        """The private key goes to standard output for a secret store, the public key elsewhere."""
         result = desk("keygen")
         assert json.loads(result.err) == SigningKey.read(result.out).public
 
     def test_as_json(self, desk: Desk) -> None:
-        """One object with everything; nothing secret where it went into a file."""
+        """--json prints one object, without the private key if that was written to a file."""
         document = json.loads(desk("keygen", "--json").out)
         assert SigningKey.read(json.dumps(document["private_key"])).kid == document["kid"]
         document = json.loads(desk("keygen", "--json", "--out", "j.jwk").out)
         assert document.keys() == {"kid", "public_key", "file"}
 
     def test_no_two_are_alike(self, desk: Desk) -> None:
-        """Each call makes another."""
+        """Two calls create two different keys."""
         assert desk("keygen").out != desk("keygen").out
 
 
 class TestSign:
-    """As the server would, without one."""
+    """``sign`` signs a list as the server does, without a server."""
 
     def test_the_sample(self, desk: Desk) -> None:
-        """The list as it would be served, and no newline behind it."""
+        """The output is the served list, signed, without a newline at the end."""
         file = desk.write("e.txt", SAMPLE.read_bytes())
         os.utime(file, (1_700_000_000, 1_700_000_000.5))
         before = time.time()
@@ -150,7 +150,7 @@ class TestSign:
         ]
 
     def test_the_life_and_the_version(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-        """By options; the life by the server's variable too."""
+        """Options set the lifetime and the version; the server's variable sets the lifetime too."""
         found = TRUSTED.verify(desk.sign(SAMPLE, "--ttl", "2h", "--ver", "77"))
         assert (found.ver, found.exp - found.iat) == (77, 7200)
         monkeypatch.setenv("ENDPOINT_SIGNING_TTL", "30m")
@@ -161,7 +161,11 @@ class TestSign:
     def test_the_list_signed_last_has_the_highest_version(
         self, desk: Desk, ahead: float, counts: bool
     ) -> None:
-        """Whatever the files' dates: a clock that is a little ahead is one to be kept up with."""
+        """The list that is signed last has the highest version, whatever the files' dates.
+
+        A file date that is a little ahead of the clock becomes the version; a date far ahead does
+        not.
+        """
         desk.write("e.txt", "DomainList:\na.example\nb.example\n")
         newer = TRUSTED.verify(desk.sign("e.txt"))
         file = desk.write("e.txt", "DomainList:\nb.example\nc.example\n")
@@ -172,7 +176,7 @@ class TestSign:
         assert (older.ver == date * 1000) is counts
 
     def test_a_version_of_the_future_is_warned_of(self, desk: Desk) -> None:
-        """It is hard to get past it."""
+        """A version in the future is warned of, because later versions must exceed it."""
         result = desk("sign", SAMPLE, "--key", "key.jwk", "--ver", MAX_NUMBER)
         assert TRUSTED.verify(result.out).ver == MAX_NUMBER
         assert "lies in the future" in result.err
@@ -189,7 +193,7 @@ class TestSign:
     def test_a_file_that_is_no_list(
         self, desk: Desk, text: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Nothing is printed that could become a list; an empty one never is signed."""
+        """Text that is no list, and an empty list, are refused without output."""
         desk.write("e.txt", text)
         for allowed in ("0", "1"):
             monkeypatch.setenv("ENDPOINT_ALLOW_EMPTY", allowed)
@@ -199,7 +203,7 @@ class TestSign:
         assert "missing" in desk.failing("sign", "none.txt", "--key", "key.jwk")
 
     def test_a_file_with_errors_is_not_signed(self, desk: Desk) -> None:
-        """Each is told; warnings do not matter."""
+        """A file with errors is not signed, and each error is printed; warnings do not matter."""
         desk.write("e.txt", "DomainList:\na.example\n300.1.1.1\n")
         result = desk("sign", "e.txt", "--key", "key.jwk")
         assert (result.code, result.out) == (1, "")
@@ -209,13 +213,13 @@ class TestSign:
         assert (result.code, len(TRUSTED.verify(result.out).config.api_endpoints)) == (0, 1)
 
     def test_a_bad_key(self, desk: Desk) -> None:
-        """A public one, a missing one, and something else."""
+        """A public key, a missing key and a file that is no key are refused."""
         desk.write("bad.jwk", KEY.private_jwk()["d"])
         for key in ("key.pub", "none", "bad.jwk", "."):
             assert "--key" in desk.failing("sign", SAMPLE, "--key", key)
 
     def test_a_key_that_everybody_can_read_is_warned_of(self, desk: Desk) -> None:
-        """It is used all the same."""
+        """A key file that every user can read causes a warning, and is used."""
         (desk.folder / "key.jwk").chmod(0o604)
         result = desk("sign", SAMPLE, "--key", "key.jwk")
         assert TRUSTED.verify(result.out)
@@ -238,14 +242,14 @@ class TestSign:
         ],
     )
     def test_a_wrong_call(self, desk: Desk, arguments: list[object]) -> None:
-        """Exit 2, and one line that names the help."""
+        """A wrong call exits with 2 and prints one line that names the help."""
         line = desk.failing(*arguments, code=2)
         assert "--help" in line
         assert "hunter" not in line
 
 
 class TestVerify:
-    """Whether an app would take it."""
+    """``verify`` checks if an app would accept the list."""
 
     @pytest.fixture
     def signed(self, desk: Desk) -> str:
@@ -254,7 +258,7 @@ class TestVerify:
         return text
 
     def test_a_good_file(self, desk: Desk, signed: str) -> None:
-        """By either half of the key, among others; what it says is printed."""
+        """Either half of the key verifies the list; the command prints the signed claims."""
         for keys in (["key.pub"], ["key.jwk"], ["other.pub", "key.pub"]):
             result = desk("verify", "e.jws", *(a for key in keys for a in ("--key", key)))
             assert (result.code, result.err) == (0, "")
@@ -267,7 +271,7 @@ class TestVerify:
         assert document["exp"].endswith("Z")
 
     def test_a_newline_behind_it_does_not_matter(self, desk: Desk, signed: str) -> None:
-        """An editor puts one there."""
+        """A newline at the end, which editors add, does not matter."""
         desk.write("e.jws", signed + "\n")
         assert desk("verify", "e.jws", "--key", "key.pub").code == 0
 
@@ -299,7 +303,7 @@ class TestVerify:
     def test_a_bad_file(
         self, desk: Desk, signed: str, change: object, key: str, reason: str
     ) -> None:
-        """Exit 1 with the reason, in words and as JSON."""
+        """A bad file exits with 1 and gives the reason in words and as JSON."""
         assert callable(change)
         desk.write("e.jws", change(signed))
         assert reason in desk.failing("verify", "e.jws", "--key", key)
@@ -310,7 +314,7 @@ class TestVerify:
         assert document["code"]
 
     def test_what_cannot_be_read(self, desk: Desk, signed: str) -> None:
-        """The list, or a key."""
+        """An unreadable list or key file is an error."""
         assert "none" in desk.failing("verify", "none", "--key", "key.pub")
         assert "none" in desk.failing("verify", "e.jws", "--key", "none")
         assert "'e.jws'" in desk.failing("verify", "e.jws", "--key", "e.jws")
@@ -328,12 +332,12 @@ class TestVerify:
         "path", ["", "/", "/api/v1", ENDPOINTS, f"{ENDPOINTS}.jws", "/list.jws"]
     )
     def test_a_server(self, desk: Desk, server: Handmade, path: str) -> None:
-        """By any spelling of its address; it is asked for a signed list."""
+        """The server may be given by any spelling of its URL; the request is for a signed list."""
         assert desk("verify", server.url + path, "--key", "key.pub").code == 0
         assert server.asked[0].header("accept") == "application/jose"
 
     def test_a_server_without_one(self, desk: Desk, server: Handmade) -> None:
-        """Its answer is the reason."""
+        """If the server has no signed list, its answer is printed as the reason."""
         line = desk.failing("verify", f"{server.url}/none.jws", "--key", "key.pub")
         assert "404" in line
         line = desk.failing("verify", "http://127.0.0.1:1", "--key", "key.pub")

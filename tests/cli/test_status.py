@@ -1,4 +1,4 @@
-"""``mop-config status``, and ``--env-file``, by which commands know what a service knows."""
+"""``mop-config status``, and ``--env-file``, which reads the settings of a service."""
 
 import json
 import re
@@ -22,10 +22,10 @@ FILE = "ApiList:\n{up}\n{other}\nSocketList:\nhttps://one.example\nhttps://two.e
 
 
 class TestStatus:
-    """One screen, and an exit code."""
+    """``status`` prints one screen and sets the exit code."""
 
     def test_all_is_well(self, tmp_path: Path) -> None:
-        """0, in a pipe without colours; on a terminal with them."""
+        """A healthy server exits with 0, with colours only on a terminal."""
         with running(tmp_path, SAMPLE) as server:
             url = f"http://127.0.0.1:{server.port}"
             result = run("status", url)
@@ -46,7 +46,7 @@ class TestStatus:
             assert document["etag"] == server.status()["etag"]
 
     def test_what_is_wrong_is_named_the_worst_first(self, tmp_path: Path) -> None:
-        """Endpoints that are down, entries that are left out; 1 for each, in --json too."""
+        """Each problem (endpoints down, entries left out) exits with 1, the worst first."""
         file = tmp_path / "endpoints.txt"
         dead = f"http://127.0.0.1:{closed_port()}"
         with handmade(lambda request: OK if "health" in request.path else MISSING) as alive:
@@ -79,7 +79,7 @@ class TestStatus:
                 assert re.search(r"^state +rejected: .* is missing$", result.stdout, re.MULTILINE)
 
     def test_warnings_alone_are_well(self, tmp_path: Path) -> None:
-        """As for ``check``."""
+        """Warnings alone exit with 0, as for ``check``."""
         file = tmp_path / "endpoints.txt"
         file.write_text("ApiList:\nhttp://a.example\n")
         with running(tmp_path, file, workers=1) as server:
@@ -92,7 +92,7 @@ class TestStatus:
         "body", [b"[]", b"{", b"null", b'"x"', b"{}", b'{"state":"fresh"}', b"[" * 100_000]
     )
     def test_a_server_that_gives_no_status(self, body: bytes) -> None:
-        """One line, 1."""
+        """A server without a status document exits with 1 and prints one line."""
         with handmade(lambda request: (200, {}, body)) as server:
             result = run("status", server.url)
         assert (result.returncode, result.stdout) == (1, "")
@@ -101,7 +101,7 @@ class TestStatus:
         assert result.stderr == f"mop-config: {expected}\n"
 
     def test_a_server_that_is_hostile_or_away(self, tmp_path: Path) -> None:
-        """Nothing that it says reaches the terminal as a command to it."""
+        """A hostile server's text reaches the terminal without control characters."""
         result = run("status", f"http://127.0.0.1:{closed_port()}")
         assert (result.returncode, result.stdout) == (1, "")
         assert "gives no answer" in result.stderr
@@ -119,7 +119,7 @@ class TestStatus:
         assert "\nforged" not in shown
 
     def test_a_document_of_an_older_server_is_understood(self, tmp_path: Path) -> None:
-        """It counts no problems and says nothing of completeness."""
+        """A status document of an older server, without problem counts, is understood."""
         with running(tmp_path, SAMPLE, workers=1) as server:
             document = server.status()
         del document["complete"], document["problem_counts"]
@@ -134,7 +134,7 @@ class TestStatus:
         assert "Served without 1 faulty entry" in result.stdout
 
 
-#: An underscore is a space, also at the end of a line.
+#: An underscore stands for a space, so that spaces at the end of a line are visible.
 SYSTEMD = r"""
 # a comment
 ; another one
@@ -164,15 +164,15 @@ A1=the last one counts
 A99="unclosed
 A100=x
 """.replace("_", " ")
-#: What systemd makes of it, by its own account.
+#: The program of systemd that reads such files; a test compares the parser with its output.
 GENERATOR = "/usr/lib/systemd/user-environment-generators/30-systemd-environment-d-generator"
 
 
 class TestEnvFile:
-    """systemd's own quoting."""
+    """The parser follows systemd's quoting rules."""
 
     def test_values(self) -> None:
-        """Quotes, escapes, continued lines; what assigns nothing has no value."""
+        """Quotes, escapes and continued lines are read; a line that assigns nothing is skipped."""
         found = list(parse(SYSTEMD))
         values = {name: value for _, name, value in found if value is not None}
         assert values == {
@@ -200,7 +200,7 @@ class TestEnvFile:
         assert passed_over == [("9BAD=1", "9BAD"), ("export A18=1", "export A18")]
 
     def test_systemd_says_the_same(self, tmp_path: Path) -> None:
-        """It reads such files for a user's session by the same code."""
+        """systemd reads environment files of a user session with the same code, and agrees."""
         if not Path(GENERATOR).exists():
             need_program("systemd-environment-d-generator")
         (tmp_path / "environment.d").mkdir()
@@ -217,7 +217,7 @@ class TestEnvFile:
         assert {name: value for name, value in theirs.items() if name in ours} == ours
 
     def test_the_settings_of_a_service_apply(self, tmp_path: Path) -> None:
-        """Before the environment's; options and arguments of the command come before both."""
+        """The file's settings override the environment; command-line options override both."""
         (tmp_path / "a.txt").write_text("DomainList:\na.example\nb.example\n")
         (tmp_path / "environment").write_text(
             f"# settings\nENDPOINT_CONFIG_FILE=\"{tmp_path}/a.txt\"\nENDPOINT_API_PATH='/v7'\n"
@@ -234,7 +234,7 @@ class TestEnvFile:
         assert "https://log.ym1.com/v7" in shown.stdout
 
     def test_a_server_starts_with_it(self, tmp_path: Path) -> None:
-        """As the unit's does."""
+        """A server starts with the file, as the unit starts it."""
         (tmp_path / "a.txt").write_text("DomainList:\na.example\nb.example\n")
         (tmp_path / "environment").write_text(
             f'ENDPOINT_CONFIG_FILE={tmp_path}/a.txt\nSERVICE_NAME="the service"\n'
@@ -257,7 +257,7 @@ class TestEnvFile:
     def test_a_file_that_cannot_be_used(
         self, tmp_path: Path, data: bytes | None, reason: str
     ) -> None:
-        """One line, 1; an empty name is a wrong call."""
+        """An unusable file exits with 1 and one line; an empty name is a wrong call."""
         file = tmp_path / "environment"
         if data is not None:
             file.write_bytes(data)
@@ -268,7 +268,10 @@ class TestEnvFile:
         assert run("check", "--env-file", "").returncode == 2
 
     def test_what_is_passed_over_is_told_without_its_value(self, tmp_path: Path) -> None:
-        """systemd only logs it, and the server would start without it."""
+        """A line that is skipped is reported without its value.
+
+        systemd only logs such a line, so the server would start without the setting.
+        """
         (tmp_path / "environment").write_text("export ENDPOINT_TOKENS=secret\nfrob\n")
         result = run("check", "--env-file", str(tmp_path / "environment"))
         assert result.returncode == 0
@@ -277,14 +280,14 @@ class TestEnvFile:
         assert "secret" not in result.stderr
 
     def test_every_command_that_reads_settings_takes_it(self) -> None:
-        """The others don't need it."""
+        """Every command that reads settings accepts --env-file, and no other command does."""
         needless = {"keygen", "token", "verify", "watch"}
         for command in COMMANDS:
             assert ("--env-file" in run(command, "--help").stdout) == (command not in needless)
 
 
 def parse_printed(text: str) -> list[tuple[str, str]]:
-    """Read what the generator prints: C escapes, and quotes where a value needs them."""
+    """Parse the generator's output: C escapes, and quotes around values that need quoting."""
     found = []
     for line in text.splitlines():
         name, _, value = line.partition("=")

@@ -1,4 +1,4 @@
-"""``mop-config token``, and how commands that ask a server show a token."""
+"""``mop-config token``, and how commands send a token to a server."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ class TestNew:
     """``mop-config token new``."""
 
     def test_a_token_and_its_line(self) -> None:
-        """The line holds the digest of the token, and the server takes it."""
+        """The line holds the digest of the token, and the server accepts the token."""
         result = run("token", "new", "phone-app")
         assert (result.returncode, result.stderr) == (0, "")
         fields = dict(line.split("\t") for line in result.stdout.splitlines())
@@ -34,7 +34,7 @@ class TestNew:
         assert (token.name, token.admin) == ("phone-app", False)
 
     def test_json_for_an_admin(self) -> None:
-        """For a program; and no two tokens are alike."""
+        """--json prints the token for programs, and two calls give different tokens."""
         documents = [
             json.loads(run("token", "new", "ci", "--admin", "--json").stdout) for _ in "ab"
         ]
@@ -46,17 +46,17 @@ class TestNew:
 
     @pytest.mark.parametrize("name", ["", "a b", "a:b", "a\nb", "#a", "-", "n" * 65, "env-1", "ü"])
     def test_a_bad_name(self, name: str) -> None:
-        """Is a wrong call, and one line."""
+        """A bad name is a wrong call and prints one line."""
         result = run("token", "new", "--", name)
         assert (result.returncode, result.stdout) == (2, "")
         assert len(result.stderr.splitlines()) == 1
 
 
 class TestReadToken:
-    """Out of a file, or else out of the environment."""
+    """The token is read from a file, or else from the environment."""
 
     def test_both(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The file comes first."""
+        """The file takes precedence over the environment."""
         monkeypatch.delenv("MOP_CONFIG_TOKEN", raising=False)
         assert read_token(None) is None
         monkeypatch.setenv("MOP_CONFIG_TOKEN", TOKEN)
@@ -68,7 +68,7 @@ class TestReadToken:
     def test_what_is_no_token_is_never_shown(
         self, tmp_path: Path, held: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Nor sent."""
+        """Text that is no token is neither printed nor sent."""
         file = tmp_path / "token"
         file.write_bytes(held)
         with pytest.raises(MopConfigError, match=r"token holds no token: one line") as error:
@@ -81,7 +81,7 @@ class TestReadToken:
                 read_token(None)
 
     def test_a_file_that_cannot_be_read(self, tmp_path: Path) -> None:
-        """Says so."""
+        """An unreadable token file is reported."""
         for path in (tmp_path, tmp_path / "none"):
             with pytest.raises(MopConfigError, match="cannot be read"):
                 read_token(str(path))
@@ -92,17 +92,17 @@ def asked_with(request: Asked) -> str | None:
 
 
 class TestAsk:
-    """One request, with a token where it may go."""
+    """A request carries the token only to servers that may see it."""
 
     def test_this_machine_is_shown_the_token(self) -> None:
-        """As a bearer token; without one, nothing is shown."""
+        """A server on this machine gets the token as a bearer token, if there is a token."""
         with handmade(lambda request: (200, {}, LIST)) as server:
             for token, shown in ((TOKEN, f"Bearer {TOKEN}"), (None, None)):
                 assert ask(server.url, token=token).status == 200
                 assert asked_with(server.asked[-1]) == shown
 
     def test_a_redirect_is_not(self) -> None:
-        """Whoever it leads to."""
+        """A redirect to any server drops the token."""
         with handmade(lambda request: (200, {}, LIST)) as other:
             to = {"Location": f"{other.url}/x"}
             with handmade(lambda request: (302, to, b"")) as server:
@@ -111,7 +111,7 @@ class TestAsk:
             assert asked_with(other.asked[0]) is None
 
     def test_a_proxy_is_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It would read what goes over http; without a token it is not asked either."""
+        """The request bypasses a proxy, which could read the token over http."""
         with handmade(lambda request: (200, {}, LIST)) as server:
             monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
             monkeypatch.delenv("no_proxy", raising=False)
@@ -120,14 +120,14 @@ class TestAsk:
             assert ask(server.url, token=None).status == 200
 
     def test_plain_http_to_another_machine_is_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """And a refusal says why; who listens in between sees nothing of it."""
+        """Over plain http no token goes to another machine, and the refusal gives the reason."""
         refusal = b'{"detail":"a token is needed\\u001b[2J"}'
 
         def answer(request: Asked) -> Answer:
             return 401, {}, refusal
 
         with handmade(answer) as proxy:
-            # The proxy stands for the network between here and there.
+            # The proxy plays the network between this machine and the server.
             monkeypatch.setenv("http_proxy", proxy.url)
             for name in ("no_proxy", "NO_PROXY"):
                 monkeypatch.delenv(name, raising=False)
@@ -139,7 +139,7 @@ class TestAsk:
         assert line.isprintable()
 
     def test_whoever_is_not_there(self) -> None:
-        """One line."""
+        """A refused connection prints one line."""
         with pytest.raises(MopConfigError, match="gives no answer"):
             ask(f"http://127.0.0.1:{closed_port()}/x")
 
@@ -153,14 +153,14 @@ class TestAsk:
         ],
     )
     def test_a_route_of_a_server(self, url: str) -> None:
-        """However the server is spelled."""
+        """The route's URL is built from any spelling of the server."""
         path = "/api/v1/config/reload"
         assert route(url, path, "URL") == "http://a.com/api/v1/config/reload"
         assert route(url.replace(".com", ".com/under"), path, "URL").endswith(".com/under" + path)
 
 
 class TestReload:
-    """``mop-config reload`` against servers that are none of ours."""
+    """``mop-config reload`` against servers that are not mop-config."""
 
     @pytest.mark.parametrize(
         ("answer", "word"),
@@ -175,7 +175,7 @@ class TestReload:
         ],
     )
     def test_one_line(self, answer: Answer, word: str) -> None:
-        """Whatever they say."""
+        """Any answer of such a server gives one line."""
         with handmade(lambda request: answer) as server:
             result = run("reload", server.url, MOP_CONFIG_TOKEN=TOKEN)
         assert (result.returncode, result.stdout) == (1, "")

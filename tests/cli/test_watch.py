@@ -1,4 +1,4 @@
-"""``mop-config watch``: a served list is followed, whatever the server does meanwhile."""
+"""``mop-config watch``: the command follows a served list through edits, restarts and failures."""
 
 import contextlib
 import json
@@ -42,7 +42,7 @@ LONG_POLL = {"etag": '"1"', "preference-applied": "wait"}
 
 
 class Watching:
-    """A ``watch`` that runs, and what it has printed so far."""
+    """A running ``watch`` process, and its output so far."""
 
     def __init__(self, folder: Path, arguments: tuple[str, ...], environ: dict[str, str]) -> None:
         self._out, self._err = folder / "out", folder / "err"
@@ -66,18 +66,18 @@ class Watching:
 
     @property
     def lines(self) -> list[str]:
-        """What it printed, without the times."""
+        """Return the printed lines without their times."""
         return [line.partition(" ")[2] for line in self.out.splitlines()]
 
     def wait_for(self, text: str) -> None:
-        """Wait until it has printed a text."""
+        """Wait until the output contains a text."""
         wait_for(lambda: text in self.out + self.err or self.process.poll() is not None, seconds=30)
         assert text in self.out + self.err
 
 
 @contextlib.contextmanager
 def watching(folder: Path, *arguments: str, **environ: str) -> Iterator[Watching]:
-    """Run it until Ctrl-C, which it ends by without a word."""
+    """Run ``watch`` until Ctrl-C, which ends it without output."""
     watch = Watching(folder, arguments, environ)
     try:
         yield watch
@@ -91,7 +91,7 @@ def watching(folder: Path, *arguments: str, **environ: str) -> Iterator[Watching
 
 
 def read_until(terminal: int, text: str) -> str:
-    """Read what a terminal shows, until it shows a text."""
+    """Read a terminal's output until it contains a text."""
     shown, deadline = "", time.monotonic() + 30
     while text not in shown:
         left = deadline - time.monotonic()
@@ -102,10 +102,10 @@ def read_until(terminal: int, text: str) -> str:
 
 
 class TestAServer:
-    """A real one, with long polls."""
+    """A real server with long polls."""
 
     def test_edits_restarts_and_commands(self, tmp_path: Path) -> None:
-        """Each edit is told at once and handed to the command; so is the loss of the server."""
+        """Each edit is printed at once and passed to the command; the loss of the server is too."""
         file, seen = tmp_path / "endpoints.txt", tmp_path / "seen"
         file.write_text("ApiList:\na.example\nb.example\n")
         with contextlib.ExitStack() as servers:
@@ -136,10 +136,10 @@ class TestAServer:
 
 
 class TestEvents:
-    """What it says of servers that tests make up."""
+    """The events that ``watch`` prints for simulated servers."""
 
     def test_json(self, tmp_path: Path) -> None:
-        """A document an event; what the command prints is not among them."""
+        """--json prints one document per event, without the output of the command."""
         with (
             source(wire(["https://a.example"], ["https://s.example"]), holds=True) as (lists, at),
             watching(tmp_path, at.url, "--json", "--exec", "cat") as watch,
@@ -167,7 +167,7 @@ class TestEvents:
         )
 
     def test_a_server_without_long_polls(self, tmp_path: Path) -> None:
-        """Is asked at the interval, by its list's tag."""
+        """A server without long polls is polled at the interval with ``If-None-Match``."""
         with source(wire(["https://a.example"])) as (lists, server):
             with watching(tmp_path, server.url, "--interval", "0.1") as watch:
                 wait_for(lambda: len(server.asked) >= 4, seconds=30)
@@ -178,7 +178,7 @@ class TestEvents:
             assert {path.partition("?")[2] for path in server.paths} == {f"wait={WAIT}"}
 
     def test_a_list_that_is_none_is_not_applied(self, tmp_path: Path) -> None:
-        """It is told once, and the command is not run; the good one comes back."""
+        """An invalid list is reported once and the command does not run; a good list resumes."""
         good = wire(["https://a.example"])
         with source(good) as (lists, server):
             arguments = (server.url, "--interval", "0.05", "--exec", "echo ran")
@@ -196,7 +196,7 @@ class TestEvents:
                 assert watch.lines == [f"{server.url}{PATH}: 1 API and 0 Socket.io endpoints"]
 
     def test_a_server_in_trouble(self, tmp_path: Path) -> None:
-        """Lost is said once, with the server's reason; Retry-After is honoured."""
+        """A lost server is reported once with its reason, and Retry-After is honoured."""
         body, trouble = wire(["https://a.example"]), threading.Event()
         times: list[float] = []
 
@@ -226,7 +226,7 @@ class TestEvents:
         ],
     )
     def test_a_command_that_fails(self, tmp_path: Path, command: str, reason: str) -> None:
-        """Is told, and watching goes on."""
+        """A failed command is reported, and watching continues."""
         with (
             source(wire(["https://a.example"]), holds=True) as (lists, server),
             watching(tmp_path, server.url, "--exec", command, SHELL="/bin/sh") as watch,
@@ -238,7 +238,7 @@ class TestEvents:
             watch.wait_for("+ api https://c.example")
 
     def test_the_command_runs_in_the_user_s_shell(self, tmp_path: Path) -> None:
-        """As one text, and one that is not there is told."""
+        """The command runs in the user's shell as one text; a missing program is reported."""
         shell = tmp_path / "shell"
         shell.write_text(f'#!/bin/sh\necho "$#:$1:$2" > {tmp_path}/called\n')
         shell.chmod(0o755)
@@ -254,7 +254,7 @@ class TestEvents:
                 watch.wait_for("the command cannot be run: ")
 
     def test_a_server_that_has_nothing_new_for_who_has_nothing(self) -> None:
-        """There is no list to begin with."""
+        """A server that answers 304 to the first request leaves the command without a list."""
         with handmade(lambda asked: (304, {"ETag": '"x"'}, b"")) as server:
             result = run("watch", server.url)
         assert result.returncode == 1
@@ -263,7 +263,7 @@ class TestEvents:
         assert "unexpected" not in result.stderr
 
     def test_the_token_is_shown(self, tmp_path: Path) -> None:
-        """From its file, which may be replaced; the answer decides."""
+        """The token is read from its file before each request; the server's answer decides."""
         body, wanted = wire(["https://a.example"]), ["first-token-0123"]
 
         def answer(asked: Asked) -> Answer:
@@ -284,7 +284,7 @@ class TestEvents:
         assert "token-0123" not in watch.out + watch.err
 
     def test_a_terminal_gets_colours(self) -> None:
-        """And the time of day."""
+        """A terminal gets colours and the time of day."""
         with source(wire(["https://a.example"]), holds=True) as (lists, server):
             master, slave = pty.openpty()
             process = subprocess.Popen(
@@ -308,7 +308,7 @@ class TestEvents:
         assert "\x1b[32m+ api https://b.example" in shown
 
     def test_a_reader_that_goes_away(self, tmp_path: Path) -> None:
-        """Ends it with the next line that nobody reads, without a word."""
+        """A reader that closes the pipe ends the command silently at the next line."""
         with source(wire(["https://a.example"])) as (lists, server):
             line = f"{sys.executable} -m mop_config watch {server.url} --interval 0.05 | head -n 1"
             with subprocess.Popen(
@@ -323,7 +323,7 @@ class TestEvents:
                     assert "1 API" in shell.stdout.readline()
 
                     def ended() -> bool:
-                        # `head` may not have ended when the first of these is told of.
+                        # `head` may still be running when the first of these events is printed.
                         lists.put(wire([f"https://b{time.monotonic_ns()}.example"]))
                         return shell.poll() is not None
 
@@ -338,7 +338,7 @@ PATH = "/api/v1/config/endpoints"
 
 
 class TestCalls:
-    """What cannot be followed at all."""
+    """Servers and calls that end the command at once."""
 
     @pytest.mark.parametrize(
         ("answer", "reason"),
@@ -348,7 +348,7 @@ class TestCalls:
         ],
     )
     def test_no_list_to_begin_with(self, answer: Answer, reason: str) -> None:
-        """1, and one line."""
+        """A first answer without a list exits with 1 and prints one line."""
         with handmade(lambda asked: answer) as server:
             result = run("watch", server.url)
         assert (result.returncode, result.stdout) == (1, "")
@@ -356,7 +356,7 @@ class TestCalls:
         assert reason in result.stderr
 
     def test_nobody_there(self) -> None:
-        """Neither is that a traceback."""
+        """A refused connection prints one line and no traceback."""
         result = run("watch", f"http://127.0.0.1:{closed_port()}")
         assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
 
@@ -374,7 +374,7 @@ class TestCalls:
         ],
     )
     def test_a_wrong_call(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-        """2, and one line that names the help."""
+        """A wrong call exits with 2 and prints one line that names the help."""
         assert cli.run(["watch", *arguments]) == 2
         out, err = capsys.readouterr()
         assert (out, len(err.splitlines())) == ("", 1)
@@ -401,10 +401,10 @@ LIST, OTHER = wire(["https://a.example"]), wire(["https://b.example"])
 
 
 class TestFollower:
-    """When a server is asked again, and what its answers mean."""
+    """The time of the next request, and the meaning of each answer."""
 
     def test_a_change_is_followed_at_once(self) -> None:
-        """So is the end of a wait."""
+        """After a change, or a long poll that ends, the next request follows at once."""
         who = follower()
         assert answered(who, LIST) == Step([ListEvent("start", codec.loads(LIST))], 0.0)
         assert answered(who, None, took=WAIT) == Step([], 0.0)
@@ -414,7 +414,10 @@ class TestFollower:
 
     @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
     def test_a_server_that_answers_in_haste_is_not_stormed(self, chance: float) -> None:
-        """One that is being stopped lets go of all who wait; one has a new tag each time."""
+        """Early answers and constantly changing ETags do not cause a storm of requests.
+
+        A server that is stopping releases its long polls early.
+        """
         who = follower(chance=chance)
         answered(who, LIST)
         for body in (None, LIST):
@@ -426,27 +429,27 @@ class TestFollower:
         "headers", [{"preference-applied": ""}, {"preference-applied": "respond-async"}]
     )
     def test_one_without_long_polls_is_asked_at_the_interval(self, headers: dict[str, str]) -> None:
-        """Give or take a tenth; one that wants more time gets it."""
+        """Without long polls the interval varies by a tenth; a longer Retry-After is kept."""
         for chance, pause in ((0.0, 27.0), (0.5, 30.0), (1.0, 33.0)):
             assert answered(follower(chance=chance), LIST, headers).pause == pytest.approx(pause)
         asked = answered(follower(chance=0.5), LIST, {**headers, "retry-after": "100"})
         assert asked.pause == pytest.approx(100)
 
     def test_one_without_a_tag_cannot_hold_its_answer(self) -> None:
-        """It would answer at once, again and again."""
+        """Without an ETag the interval applies, because a long poll would return at once."""
         who = follower(chance=0.5)
         step = who.answered(LIST, {"preference-applied": "wait"}, now=0, posix=0, took=0)
         assert step.pause == 30.0
 
     def test_one_without_room_says_when(self) -> None:
-        """A server with too many that wait."""
+        """A server whose long-poll places are taken gives the time of the next request."""
         who = follower()
         answered(who, LIST)
         assert answered(who, None, {"retry-after": "7"}).pause == pytest.approx(7.7)
 
     @pytest.mark.parametrize("chance", [0.0, 1.0])
     def test_a_lost_server_is_asked_ever_more_rarely(self, chance: float) -> None:
-        """Doubled up to a limit, out of step with others; one event, until it is back."""
+        """The pause doubles up to a limit, with jitter, and only one event is printed."""
         who = follower(chance=chance)
         answered(who, LIST)
         steps = [who.failed("gone", now=n, posix=0.0) for n in range(2000)]
@@ -459,7 +462,7 @@ class TestFollower:
         assert who.failed("gone", now=0, posix=0.0).pause == pauses[0] * (0.5 + 0.5 * chance)
 
     def test_retry_after_is_honoured_where_it_is_longer(self) -> None:
-        """And not where it is shorter than our own pause."""
+        """A Retry-After shorter than our own pause is ignored."""
         who = follower(chance=0.0)
         assert who.failed("busy", now=0, posix=0, retry="120").pause == 120
         assert [who.failed("busy", now=0, posix=0, retry="1").pause for _ in range(3)] == [1, 2, 4]
@@ -484,12 +487,12 @@ class TestFollower:
         ],
     )
     def test_what_retry_after_may_be(self, text: str | None, seconds: float) -> None:
-        """Seconds or a date; anything else is none."""
+        """Retry-After is seconds or a date; any other text counts as no header."""
         step = follower(chance=0.0).failed("busy", now=0, posix=1000.0, retry=text)
         assert step.pause == max(seconds, 0.5), "0.5 is the follower's own first pause"
 
     def test_what_is_refused_is_told_once(self) -> None:
-        """The last good list counts; what differs from it is told when a good one comes."""
+        """A refused list is reported once; the next good list is compared with the last good."""
         who = follower()
         answered(who, LIST)
         names = []
@@ -500,7 +503,7 @@ class TestFollower:
         assert who.config == codec.loads(OTHER)
 
     def test_an_empty_list_to_begin_with(self) -> None:
-        """Is one: a server that has none yet."""
+        """An empty first list is a list: the server has no endpoints yet."""
         who = follower()
         assert answered(who, wire()).events == [ListEvent("start", EndpointConfig())]
         assert answered(who, wire()).events == []
@@ -508,14 +511,14 @@ class TestFollower:
 
 
 class TestChange:
-    """How two lists differ."""
+    """The difference of two lists."""
 
     @settings(max_examples=50)
     @given(CONFIGS, CONFIGS)
     def test_the_change_leads_from_one_to_the_other(
         self, before: EndpointConfig, after: EndpointConfig
     ) -> None:
-        """Whatever they are; back is the reverse."""
+        """Applying the change to the old list gives the new list; the reverse change leads back."""
         change, back = ListChange.between(before, after), ListChange.between(after, before)
         assert sorted(map(str, change.added)) == sorted(map(str, back.removed))
         now = members(before) - set(change.removed) - {(k, was) for k, was, _ in change.changed}
@@ -523,7 +526,7 @@ class TestChange:
         assert all(was.url == e.url and was != e for _, was, e in change.changed)
 
     def test_the_order_alone(self) -> None:
-        """Is a change with nothing in it."""
+        """A different order is a change without added, removed or changed endpoints."""
         one, two = Endpoint("https://a.example"), Endpoint("https://b.example")
         who = follower()
         answered(who, codec.dumps(EndpointConfig((one, two))))
@@ -539,7 +542,7 @@ def members(config: EndpointConfig) -> set[tuple[str, Endpoint]]:
 
 
 def test_bash_completes_commands_and_options() -> None:
-    """In a real one, at a prompt, by the tab key, as `docs/watch.md` sets it up."""
+    """Bash completes commands and options at a real prompt, as `docs/watch.md` sets it up."""
     master, slave = pty.openpty()
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with subprocess.Popen(

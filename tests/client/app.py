@@ -1,6 +1,6 @@
-"""The application behind the tests' endpoints: it says who it is and what it was asked.
+"""The WSGI application of the test endpoints echoes the request and the server's name as JSON.
 
-How it behaves stands in a file, so that a test can change its mind while it runs.
+It reads its behaviour from a file at each request, so a test can change it while the server runs.
 """
 
 import json
@@ -20,7 +20,7 @@ StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 
 def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer one request in the server's present mood."""
+    """Answer one request with the delay, status and headers that the mood file gives now."""
     path = environ["PATH_INFO"]
     if environ["REQUEST_METHOD"] == "POST" and "HTTP_X_NUMBER" in environ:
         _note(environ["HTTP_X_NUMBER"])
@@ -51,7 +51,7 @@ def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 
 def _note(number: str) -> None:
-    """Write down that a POST was executed; one write to the end of a file is never torn."""
+    """Record an executed POST with one O_APPEND write, so concurrent records never interleave."""
     with POSTS.open("ab", buffering=0) as posts:
         posts.write(number.encode() + b"\n")
 

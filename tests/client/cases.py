@@ -1,19 +1,19 @@
-"""The cases of the generator and of both drivers, read from the vectors of the conformance suite.
+"""The failover cases for both drivers, read from the vectors of the conformance suite.
 
-A case is one request to a pool whose endpoints have the names of its script, with priorities
-0, 1, 2 … in its order, all fresh. Each endpoint does what its words say, one word an attempt; the
-last word repeats.
+A case is one request to a pool of endpoints without history. The script names the endpoints in
+order of priority (0, 1, 2 …). An endpoint follows its words, one word per attempt; the last word
+repeats.
 
 ========  ====================================================================
 word      what the endpoint does
 ========  ====================================================================
-200 …     it answers with this status
-503+      it answers 503 with ``Retry-After: 30`` (and 429+ likewise)
-refused   it refuses the connection
-reset     it reads the request and resets the connection (RST) without an answer
-close     it reads the request and closes the connection (FIN) without an answer
-stall     it reads the request and says nothing until the client gives up: the read
-          timeout must be longer than the hedge delay and shorter than the total
+200 …     answers with this status
+503+      answers 503 with ``Retry-After: 30`` (429+ likewise)
+refused   refuses the connection
+reset     reads the request and resets the connection (RST) without an answer
+close     reads the request and closes the connection (FIN) without an answer
+stall     reads the request and sends nothing until the client gives up: the read
+          timeout must be longer than the hedge delay and shorter than the total timeout
 ========  ====================================================================
 """
 
@@ -22,29 +22,29 @@ from typing import Any
 
 from conformance.vectors import Vector, load
 
-#: Seconds in the ``Retry-After`` of a word that ends in ``+``.
+#: Value of ``Retry-After``, in seconds, for a word that ends in ``+``.
 RETRY_AFTER = 30
-#: The exception of httpx2 for a request that ends with this word and must not be repeated.
+#: The httpx2 exception that each word causes in a request that must not be retried.
 _ERRORS = {"reset": "ReadError", "close": "RemoteProtocolError", "stall": "ReadTimeout"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One request, and how it must go.
+    """One request with its expected attempts and result.
 
     Attributes:
-        name: What it shows.
-        script: What each endpoint does, by its name, best endpoint first.
-        asked: The endpoints that are tried, in their order, the refusing ones too.
-        result: The status of the answer that the application gets, or the name of the
-            exception: httpx2's, or ``NoEndpointAvailable``.
-        answered_by: The endpoint whose answer it gets, or None.
+        name: Name of the vector.
+        script: Words of each endpoint, by endpoint name, best endpoint first.
+        asked: The endpoints that the client tries, in order, including those that refuse.
+        result: The status that the application gets, or the name of the exception: one of
+            httpx2, or ``NoEndpointAvailable``.
+        answered_by: The endpoint whose answer the application gets; None for an exception.
         method: The request's method.
-        body: ``none``, ``bytes``, or ``stream`` for one that can be read once only.
+        body: ``none``, ``bytes``, or ``stream`` for a body that can be read only once.
         keyed: Whether the request carries an ``Idempotency-Key``.
-        warm: Whether the first endpoint has answered a request before (GET, 200, outside
-            its script) over a connection that it keeps.
-        budget: Tokens that the policy's budget begins with, and holds at most.
+        warm: Whether the first endpoint answered an earlier GET with 200, outside the script,
+            and keeps that connection open.
+        budget: Capacity and initial fill of the policy's retry budget, in tokens.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Case:
 
     @property
     def received(self) -> tuple[str, ...]:
-        """The endpoints that get to see the request, in their order."""
+        """The endpoints that receive the request, in order: those tried, without the refusing."""
         return tuple(name for name in self.asked if self.script[name] != ("refused",))
 
 
@@ -77,7 +77,7 @@ def _case(vector: Vector) -> Case:
     expected = request["expect"]
     last = vector.steps[-1].get("expect", {})
     untouched = {**last.get("states", {}), **last.get("usable", {})}
-    # The fleet does not see a refused dial. Endpoints are dialled in their order.
+    # The vector lists only received requests, so insert refused dials by their priority.
     asked = list(expected["asked"])
     for name, words in script.items():
         if words == ("refused",) and name not in untouched:

@@ -1,4 +1,4 @@
-"""Fixtures of the client's tests: fleets of real servers."""
+"""Fixtures of the client's tests: the kind of driver, fleets of servers, and a host name."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,20 +12,20 @@ from .names import Names
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
-    """Each of the two drivers in turn."""
+    """Run the test with each of the two drivers."""
     return str(request.param)
 
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet of the test's own, whose servers it may kill."""
+    """Give the test a fleet of its own, so that it can kill servers."""
     with fleet_in(tmp_path) as fleet:
         yield fleet
 
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
-    """A name that the test decides about."""
+    """Patch the system resolver with a host name whose addresses the test sets."""
     names = Names(monkeypatch)
     yield names
     names.answer.set()

@@ -1,4 +1,4 @@
-"""Both drivers behind one face, so that a test says once what each of them must do."""
+"""One blocking interface to the sync and the async client, so that a test covers both."""
 
 import asyncio
 import contextlib
@@ -19,18 +19,18 @@ KINDS = ("sync", "async")
 
 @cache
 def _trust() -> ssl.SSLContext:
-    """One context for all: reading the system's authorities takes a while."""
+    """Return one shared TLS context, because loading the system's CA certificates is slow."""
     return ssl.create_default_context()
 
 
 class Driver:
-    """A client of one kind, with its manager; the manager's own checks do not run.
+    """A sync or async client with its manager; the manager runs no health checks of its own.
 
     Args:
         kind: ``sync`` or ``async``.
         endpoints: The API endpoints, best first.
-        policy: The figures.
-        options: For the client; ``of_manager`` are more options for the manager.
+        policy: Timeouts and limits of the pool; None for the defaults.
+        options: Options for the client; ``of_manager`` is a dict of options for the manager.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Driver:
 
     @contextlib.contextmanager
     def checking(self) -> Iterator[None]:
-        """Have the manager check its endpoints by itself meanwhile."""
+        """Run the manager's periodic health checks while the block runs."""
         self._now(self.manager.start())  # type: ignore[attr-defined]
         try:
             yield
@@ -78,7 +78,7 @@ class Driver:
             self._runner.run(step)
 
     def request(self, method: str, url: str, **options: Any) -> httpx2.Response:
-        """Send one request, and read its answer."""
+        """Send one request and read the whole response."""
         asked = self.client.request(method, url, **options)
         answer: httpx2.Response = asked if self._runner is None else self._runner.run(asked)
         return answer
@@ -88,11 +88,11 @@ class Driver:
         return self.request("GET", url, **options)
 
     def who(self, url: str = "/who", **options: Any) -> str:
-        """Ask which server answers."""
+        """Send a GET and return the name of the server that answered."""
         return str(self.get(url, **options).raise_for_status().json()["server"])
 
     def at_once(self, requests: int, url: str, **options: Any) -> list[Any]:
-        """Send GETs at the same time, in threads or tasks; give answers and exceptions."""
+        """Send GETs concurrently, in threads or tasks; return responses and exceptions."""
         if self._runner is not None:
 
             async def all_of_them() -> list[Any]:
@@ -116,7 +116,7 @@ class Driver:
         return results
 
     def body(self, parts: Callable[[], Iterator[bytes]]) -> Any:
-        """Make a body that can be read once only."""
+        """Make a request body that can be read only once."""
         if self._runner is None:
             return parts()
 
@@ -127,7 +127,7 @@ class Driver:
         return later()
 
     def stream(self, url: str, each: Callable[[bytes], bool]) -> None:
-        """Hand over the parts of an answer as they come, until ``each`` says no."""
+        """Pass each part of a streamed response to ``each`` until it returns False."""
         if self._runner is None:
             with self.client.stream("GET", url) as response:
                 for part in response.iter_raw():
@@ -144,16 +144,16 @@ class Driver:
         self._runner.run(read())
 
     def check(self, url: str) -> bool:
-        """Check one endpoint now."""
+        """Probe the health of one endpoint now and return the result."""
         checked: Any = self.manager.check_endpoint_health(url)  # type: ignore[attr-defined]
         return bool(checked if self._runner is None else self._runner.run(checked))
 
     def update(self, **options: Any) -> bool:
-        """Ask for a new list now."""
+        """Fetch the endpoint list from the sources now; return whether it was updated."""
         manager: Any = self.manager
         updated = manager.update_endpoints_from_remote(**options)
         return bool(updated if self._runner is None else self._runner.run(updated))
 
     def state(self, url: str) -> str:
-        """Say what is known of an endpoint."""
+        """Return the health state of an endpoint."""
         return next(e.state for e in self.manager.api_endpoints if e.url == url)

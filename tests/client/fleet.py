@@ -1,4 +1,4 @@
-"""A fleet of real endpoints that can be killed, frozen, slowed down and made to lie."""
+"""A fleet of server processes that tests can kill, freeze, slow down and make answer errors."""
 
 import contextlib
 import errno
@@ -27,12 +27,12 @@ class Backend:
     """One server process of the test application.
 
     Args:
-        fleet: Whose it is.
-        name: What it calls itself.
-        port: Where it listens; 0 for a free port.
-        tls: The names that its certificate is for; none for plain HTTP.
-        http2: Whether it is hypercorn, which speaks HTTP/2, instead of gunicorn.
-        threads: How many requests it answers at a time.
+        fleet: The fleet that the server belongs to.
+        name: The name that the server gives in its answers.
+        port: Port to listen on; 0 for a free port.
+        tls: Subject names of the certificate; empty for plain HTTP.
+        http2: Run hypercorn, which speaks HTTP/2, instead of gunicorn.
+        threads: Number of requests that gunicorn answers concurrently.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Backend:
         self.start()
 
     def start(self) -> None:
-        """Start it, again on its old port if it has had one."""
+        """Start the server, on its previous port if it ran before."""
         environ = {
             "FLEET_NAME": self.name,
             "FLEET_MOOD": str(self._mood),
@@ -85,7 +85,7 @@ class Backend:
         files = self.fleet.certificate(*self.tls) if self.tls else None
         target = "tests.client.app:app"
         if self.http2:
-            # It has no way to say how many threads; what it takes from asyncio is enough.
+            # hypercorn has no option for the number of threads; asyncio's default is enough.
             command = [sys.executable, "-m", "hypercorn", "-b", f"127.0.0.1:{self.port}"]
             options = [] if files is None else ["--certfile", files[0], "--keyfile", files[1]]
             return [*command, *options, f"wsgi:{target}"]
@@ -100,53 +100,53 @@ class Backend:
 
     @property
     def url(self) -> str:
-        """Its API endpoint."""
+        """URL of the API endpoint."""
         return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}/api/v1"
 
     def behave(self, **mood: Any) -> None:
-        """Change how it answers: ``delay``, ``status``, ``headers``."""
+        """Set the ``delay`` in seconds, ``status`` and ``headers`` of the following answers."""
         scratch = self._mood.with_suffix(".new")
         scratch.write_text(json.dumps(mood))
         scratch.replace(self._mood)
 
     def posts(self) -> list[str]:
-        """The numbers of the POSTs that it has executed, each as often as it did."""
+        """The numbers of the executed POSTs, with a repeated entry for a repeated execution."""
         return self._posts.read_text().split()
 
     def _signal(self, number: int) -> None:
-        # Server starts each in a session of its own: the group is it and its workers.
+        # Each server runs in its own session, so its process group includes the workers.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.server.pid, number)
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the server and its workers with SIGKILL, as a power cut would."""
         self._signal(signal.SIGKILL)
         self.server.process.wait(10)
 
     def freeze(self) -> None:
-        """Stop it: connections stand, and nothing answers."""
+        """Suspend the server with SIGSTOP: connections stay open, and nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Resume the server with SIGCONT."""
         self._signal(signal.SIGCONT)
 
     def restart(self) -> None:
-        """Start it again where it was."""
+        """Kill the server and start it again on the same port."""
         self.kill()
         self.start()
 
     def close(self) -> None:
-        """End it for good."""
+        """Kill the server and release its resources."""
         self.kill()
         self.server.stop()
 
 
 class Fleet:
-    """Starts servers, and stops every one of them in the end.
+    """A set of servers; ``fleet_in`` stops them all at the end.
 
     Args:
-        folder: Where logs, moods and certificates go.
+        folder: Directory for logs, mood files and certificates.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -155,17 +155,17 @@ class Fleet:
 
     @cached_property
     def authority(self) -> trustme.CA:
-        """Who signs the fleet's certificates."""
+        """The certificate authority that signs the fleet's certificates."""
         return trustme.CA()
 
     def trust(self) -> ssl.SSLContext:
-        """Make a context that trusts the fleet's authority and nobody else."""
+        """Make a TLS context that trusts the fleet's authority besides the system's."""
         context = ssl.create_default_context()
         self.authority.configure_trust(context)
         return context
 
     def certificate(self, *names: str) -> tuple[str, str]:
-        """Write a certificate for names, and its key; give both paths."""
+        """Write a certificate for these names and its key; return both paths."""
         stem = self.folder / "-".join(names)
         certificate, key = stem.with_suffix(".pem"), stem.with_suffix(".key")
         if not certificate.exists():
@@ -187,7 +187,7 @@ class Fleet:
 
 
 def open_sockets() -> list[str]:
-    """The sockets that this process has open."""
+    """Return the open sockets of this process."""
     found = []
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -197,7 +197,7 @@ def open_sockets() -> list[str]:
 
 @contextlib.contextmanager
 def fleet_in(folder: Path) -> Iterator[Fleet]:
-    """Give a fleet, and end it."""
+    """Yield a fleet and stop its servers at the end."""
     fleet = Fleet(folder)
     try:
         yield fleet
@@ -208,7 +208,7 @@ def fleet_in(folder: Path) -> Iterator[Fleet]:
 
 
 def _binds(sock: socket.socket, host: str, port: int) -> bool:
-    """Whether a socket gets an address, which a process that was killed may hold a moment yet."""
+    """Try to bind a socket; return False while a killed process still holds the address."""
     try:
         sock.bind((host, port))
     except OSError as error:
@@ -220,7 +220,7 @@ def _binds(sock: socket.socket, host: str, port: int) -> bool:
 
 @contextlib.contextmanager
 def black_hole(port: int = 0, host: str = "127.0.0.1") -> Iterator[int]:
-    """A port whose backlog is full: what is sent there is dropped in silence."""
+    """Yield a port whose listen backlog is full, so that the kernel drops every SYN."""
     with contextlib.ExitStack() as stack:
         hole = stack.enter_context(socket.socket())
         hole.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -238,7 +238,7 @@ def black_hole(port: int = 0, host: str = "127.0.0.1") -> Iterator[int]:
 
 @contextlib.contextmanager
 def silence() -> Iterator[int]:
-    """A port that takes connections and never says anything, in TLS or without."""
+    """Yield a port whose connections are established, but never get any data."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(512)
@@ -247,10 +247,10 @@ def silence() -> Iterator[int]:
 
 @dataclass
 class Timed:
-    """How long a block took.
+    """Duration of a block.
 
     Attributes:
-        seconds: Its duration, once it is over.
+        seconds: Duration in seconds; 0 until the block ends.
     """
 
     seconds: float = 0.0
@@ -258,7 +258,7 @@ class Timed:
 
 @contextlib.contextmanager
 def timed() -> Iterator[Timed]:
-    """Measure a block."""
+    """Measure the duration of a block."""
     result, began = Timed(), time.perf_counter()
     try:
         yield result

@@ -1,4 +1,4 @@
-"""HTTP servers in this process whose every answer the test makes up."""
+"""HTTP servers in this process that answer each request with a function of the test."""
 
 import contextlib
 import json
@@ -13,20 +13,20 @@ from mop_config.client import Policy
 
 from ..servers import ENDPOINTS
 
-#: Nothing happens by itself for a while, and what fails is looked at again soon.
+#: A policy with short backoffs, so that a failed endpoint is probed again within 0.1 s.
 QUICK = Policy(
     health_timeout=2.0, first_backoff=0.05, max_backoff=0.1, min_dwell=0.0, total_timeout=5.0
 )
 
-#: Trusts nobody, and is made in no time; for servers without TLS.
+#: A TLS context without CA certificates, for servers without TLS: loading none is fast.
 NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-#: Status, headers, body.
+#: Status, headers and body of an answer.
 Answer = tuple[int, dict[str, str], bytes]
 
 
 class Asked(NamedTuple):
-    """One request."""
+    """One received request; the names of its headers are in lower case."""
 
     method: str
     path: str
@@ -42,11 +42,11 @@ MISSING: Answer = (404, {}, b"")
 
 
 class Handmade:
-    """An HTTP server.
+    """An HTTP server that records each request in ``asked``.
 
     Args:
-        answer: Makes the answer to each request, in a thread of that request.
-        tls: Context with a certificate, or None.
+        answer: Makes the answer to a request; called in the thread of its connection.
+        tls: Server context with a certificate; None for plain HTTP.
     """
 
     def __init__(
@@ -73,35 +73,35 @@ class Handmade:
             do_POST = do_GET  # noqa: N815
 
             def log_message(self, *args: Any) -> None:
-                """Say nothing."""
+                """Suppress the log line of each request."""
 
         class Server(ThreadingHTTPServer):
             daemon_threads = False
             request_queue_size = 256
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                """Whoever asked has gone; a test that minds looks at what it got."""
+                """Ignore the error: the client has disconnected, and the test checks its result."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.port = int(self._server.server_address[1])
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
-        # The accept loop looks at its own end only so often.
+        # shutdown() waits up to one poll interval of serve_forever, so keep the interval short.
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
 
     @property
     def paths(self) -> list[str]:
-        """The paths that were asked for, in order."""
+        """The paths of the received requests, in order."""
         return [asked.path for asked in self.asked]
 
     def count(self, path: str) -> int:
-        """How often a path was asked for."""
+        """Return the number of requests for a path."""
         return self.paths.count(path)
 
     def close(self) -> None:
-        """End it, and every request."""
+        """Stop the server and wait for its requests to end."""
         self.closing.set()
         self._server.shutdown()
         self._thread.join()
@@ -112,7 +112,7 @@ class Handmade:
 def handmade(
     answer: Callable[[Asked], Answer] = lambda asked: OK, tls: ssl.SSLContext | None = None
 ) -> Iterator[Handmade]:
-    """Run a server."""
+    """Run a handmade server."""
     server = Handmade(answer, tls)
     try:
         yield server
@@ -121,7 +121,7 @@ def handmade(
 
 
 def wire(api: list[str] | None = None, sockets: list[str] | None = None) -> bytes:
-    """The JSON of a list; the position is the priority."""
+    """Return the JSON of an endpoint list; the position of a URL is its priority."""
     kinds = {"api_endpoints": api or [], "socketio_endpoints": sockets or []}
     document = {
         kind: [{"url": url, "priority": index} for index, url in enumerate(urls)]
@@ -131,11 +131,11 @@ def wire(api: list[str] | None = None, sockets: list[str] | None = None) -> byte
 
 
 class Lists:
-    """A source of lists that knows tags, and holds its answers where it is asked to.
+    """A source of endpoint lists that supports ETag and, with ``holds``, long polling.
 
     Args:
-        body: The list that it gives.
-        holds: Whether it holds an answer that has nothing new.
+        body: JSON of the list to serve.
+        holds: Whether to hold a request with ``wait=`` until its ETag no longer matches.
     """
 
     def __init__(self, body: bytes, *, holds: bool = False) -> None:
@@ -149,7 +149,7 @@ class Lists:
         return f'"{hash(self.body):x}"'
 
     def put(self, body: bytes) -> None:
-        """Have another list, and let those that wait know."""
+        """Serve another list, and answer the held requests."""
         self.body = body
         self.changed.set()
 
@@ -175,7 +175,7 @@ class Lists:
 
 @contextlib.contextmanager
 def source(body: bytes, *, holds: bool = False) -> Iterator[tuple[Lists, Handmade]]:
-    """Run a source of lists, which is healthy itself."""
+    """Run a source of lists that also answers health checks with 200."""
     lists = Lists(body, holds=holds)
     with handmade(lists) as server:
         lists.server = server
@@ -183,10 +183,10 @@ def source(body: bytes, *, holds: bool = False) -> Iterator[tuple[Lists, Handmad
 
 
 def urls(endpoints: tuple[Any, ...]) -> list[str]:
-    """The URLs of endpoints."""
+    """Return the URLs of endpoints."""
     return [endpoint.url for endpoint in endpoints]
 
 
 def named(url: str, name: str, priority: int = 0) -> Endpoint:
-    """An endpoint whose certificate is for a name."""
+    """Make an endpoint whose certificate must be valid for ``name``."""
     return Endpoint.parse(url, priority, name)

@@ -1,4 +1,4 @@
-"""Managers for the tests, servers to watch, and ears for signals."""
+"""Managers, health-checked servers and signal recorders for the tests."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +21,7 @@ A, B, C = (f"https://{name}.example/api/v1" for name in "abc")
 
 @contextmanager
 def hearing(*wanted: NamedSignal) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    """The signals that are sent meanwhile, by name."""
+    """Record the name and arguments of each signal that is sent during the block."""
     heard: list[tuple[str, dict[str, Any]]] = []
     with ExitStack() as stack:
         for signal in wanted:
@@ -34,18 +34,18 @@ def hearing(*wanted: NamedSignal) -> Iterator[list[tuple[str, dict[str, Any]]]]:
 
 
 def quiet(*api: Any, **options: Any) -> EndpointManager:
-    """A manager that asks for no list by itself."""
+    """Make a manager that never fetches an endpoint list on its own."""
     defaults = {"update_interval": 0, "policy": QUICK, "trust_env": False, "verify": NOBODY}
     return EndpointManager(list(api), **{**defaults, **options})
 
 
 @pytest.fixture
 def two() -> Iterator[tuple[Handmade, Handmade]]:
-    """Two servers that are well."""
+    """Run two healthy servers."""
     with handmade() as first, handmade() as second:
         yield first, second
 
 
 def status(code: int) -> Any:
-    """A server that is alike to everybody."""
+    """Make an answer function that gives every request the same status."""
     return lambda asked: (code, {}, b"")

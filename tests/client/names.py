@@ -1,4 +1,4 @@
-"""A host name that a test decides about: what it leads to, and how long its look-up takes."""
+"""A host name whose addresses and DNS look-up time the test sets."""
 
 import socket
 import threading
@@ -10,12 +10,12 @@ NAME = "many.example"
 
 
 class Names:
-    """The system's resolver with one name more, whose look-up takes as long as it is told.
+    """A patch of ``socket.getaddrinfo`` that resolves one more name, with a delay.
 
     Attributes:
-        addresses: What the name leads to; an exception is raised.
-        seconds: How long its look-up takes.
-        asked: How often it was looked up.
+        addresses: Addresses of the name, or the exception that its look-up raises.
+        seconds: Duration of a look-up, in seconds; setting ``answer`` ends it early.
+        asked: Number of look-ups of the name.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A pool with a clock that a test turns."""
+"""A pool whose clock the test advances."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -19,11 +19,11 @@ def url(name: str) -> str:
 
 
 class Bench:
-    """A pool of endpoints ``a``, ``b`` … and what happens to them.
+    """A pool of endpoints ``a``, ``b`` … with methods for their failures and probes.
 
     Args:
-        priorities: Of each endpoint, by name.
-        dice: Random numbers for the pool, over and over.
+        priorities: Priority of each endpoint, by name.
+        dice: Random numbers that the pool draws, repeated without end.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class Bench:
 
     @property
     def current(self) -> str | None:
-        """The name of the endpoint that a request goes to now."""
+        """The name of the endpoint that the pool selects for a request now, or None."""
         return name_of(self.pool.select(self.now))
 
     def others(self, *tried: str) -> str:
-        """The names of the endpoints where else it may go, best first."""
+        """The names of the endpoints that the request can still try, best first."""
         rest = self.pool.alternatives(self.now, [url(name) for name in tried])
         return "".join(name_of(member) or "?" for member in rest)
 
@@ -74,22 +74,22 @@ class Bench:
         self.pool.probed(self[name], fault, seconds, self.now, 1e9 + self.now)
 
     def measure(self, **seconds: float) -> None:
-        """Have good probes taken so long."""
+        """Record one successful probe per endpoint with this duration in seconds."""
         for name, duration in seconds.items():
             self.probe(name, None, duration)
 
     def kill(self, *names: str) -> None:
-        """Have endpoints become unhealthy."""
+        """Make endpoints unhealthy with three failures each."""
         for name in names:
             self.fail(name, times=3)
 
     def revive(self, name: str) -> None:
-        """Have an endpoint become healthy again."""
+        """Make an endpoint healthy again with two successful probes."""
         self.probe(name)
         self.probe(name)
 
     def told(self, kind: EventKind | None = None) -> list[dict[str, Any]]:
-        """What the pool has told since the last call, of one kind or of all."""
+        """Take the arguments of the pool's new events, of one kind or, with None, of all."""
         self.events += self.pool.take_events()
         found = [event.about for event in self.events if kind in {None, event.kind}]
         self.events = [event for event in self.events if kind not in {None, event.kind}]

@@ -1,4 +1,4 @@
-"""A forward proxy in this process: CONNECT for https, whole URLs for http."""
+"""A forward proxy in this process: CONNECT for https, absolute URLs for http."""
 
 import base64
 import contextlib
@@ -12,15 +12,15 @@ from ..waiting import wait_for
 
 
 class ForwardProxy:
-    """A proxy that looks names up for its clients, and knows a few.
+    """A proxy that resolves a fixed set of host names for its clients.
 
     Args:
-        ports: Ports of this machine by the host that leads there; all others get 502.
-        login: ``user:password`` that it wants, or None.
+        ports: Local port of each host name; a request for another host gets 502.
+        login: Required ``user:password`` (others get 407); None requires no login.
 
     Attributes:
         asked: The first line of each request.
-        hanging: Hosts that it never answers for.
+        hanging: Host names whose requests get no answer.
     """
 
     def __init__(self, ports: dict[str, int], login: str | None = None) -> None:
@@ -37,12 +37,12 @@ class ForwardProxy:
 
     @property
     def url(self) -> str:
-        """What clients are given."""
+        """URL of the proxy for clients, with the login."""
         login = f"{self._login}@" if self._login else ""
         return f"http://{login}127.0.0.1:{self.port}"
 
     def hosts(self) -> list[str]:
-        """The hosts and ports that it was asked to connect to."""
+        """The ``host:port`` of each CONNECT request."""
         return [line.split()[1] for line in self.asked if line.startswith("CONNECT")]
 
     def _spawn(self, target: Any, *args: Any) -> None:
@@ -85,7 +85,7 @@ class ForwardProxy:
             head = b" ".join((method, target.encode(), version))
             data = head + b"\r\n" + rest
             if b"upgrade:" not in rest.lower():
-                # The next one may be for another host.
+                # The next request on this connection may be for another host.
                 data = head + b"\r\nConnection: close\r\n" + rest
         if host in self.hanging:
             self._ended.wait(60)
@@ -104,7 +104,7 @@ class ForwardProxy:
                 back.join()
 
     def close(self) -> None:
-        """End it, and every connection through it."""
+        """Stop the proxy and close every connection through it."""
         self._ended.set()
         for sock in (self._listener, *self._open):
             with contextlib.suppress(OSError):
@@ -127,7 +127,7 @@ def _answer(status: int) -> bytes:
 
 @contextlib.contextmanager
 def forward_proxy(ports: dict[str, int], login: str | None = None) -> Iterator[ForwardProxy]:
-    """Run a proxy."""
+    """Run a forward proxy."""
     proxy = ForwardProxy(ports, login)
     try:
         yield proxy

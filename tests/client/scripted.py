@@ -1,4 +1,4 @@
-"""Endpoints that do what a script says, request by request, and remember who was asked."""
+"""Endpoints that follow a script, request by request, and record which endpoint was asked."""
 
 import contextlib
 import re
@@ -10,19 +10,19 @@ from collections.abc import Iterator, Sequence
 from ..ports import closed_port
 from .cases import RETRY_AFTER
 
-#: A request for this path is answered with 200, and takes no word of the script.
+#: A request for this path gets 200 and consumes no word of the script.
 WARM_PATH = b"/warm"
 
 _RESET = struct.pack("ii", 1, 0)
 
 
 class Scripted:
-    """An HTTP server of raw sockets.
+    """An HTTP server on raw sockets that follows a script.
 
     Args:
-        name: What it is called in ``asked``.
-        words: What it does, a word a request; the last one repeats. See ``cases``.
-        asked: Where it notes each request.
+        name: Name of the server in ``asked``.
+        words: One word per request; the last word repeats. See ``cases``.
+        asked: The list to which the server appends its name at each request.
     """
 
     def __init__(self, name: str, words: Sequence[str], asked: list[str]) -> None:
@@ -44,7 +44,7 @@ class Scripted:
 
     @property
     def url(self) -> str:
-        """Its endpoint."""
+        """URL of the endpoint."""
         return f"http://127.0.0.1:{self.port}"
 
     def _spawn(self, target: object, *args: object) -> None:
@@ -79,7 +79,7 @@ class Scripted:
         sock.close()
 
     def _act(self, sock: socket.socket, request: bytes, word: str) -> bool:
-        """Do what a word says; tell whether the connection goes on."""
+        """Carry out a word; return whether the connection stays open."""
         match word:
             case "reset":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -102,7 +102,7 @@ class Scripted:
                 return True
 
     def close(self) -> None:
-        """End every connection and thread."""
+        """Close every connection and wait for the threads to end."""
         if self._listener is None:
             return
         with contextlib.suppress(OSError):
@@ -118,7 +118,7 @@ class Scripted:
 
 
 def _read(sock: socket.socket) -> bytes | None:
-    """Read a whole request; None at the end."""
+    """Read a whole request; return None if the client closed the connection."""
     data = b""
     while b"\r\n\r\n" not in data:
         part = sock.recv(65536)
@@ -150,7 +150,7 @@ def _answer(request: bytes, word: str) -> bytes:
 
 @contextlib.contextmanager
 def scripted(script: dict[str, tuple[str, ...]]) -> Iterator[tuple[list[Scripted], list[str]]]:
-    """Run a server for each entry; give them, and the list of those asked, in order."""
+    """Run a server per entry; yield the servers and the names of those asked, in order."""
     asked: list[str] = []
     servers: list[Scripted] = []
     try:

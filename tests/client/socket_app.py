@@ -1,4 +1,4 @@
-"""A Socket.io server: it says who it is, echoes, and refuses whom it is told to refuse."""
+"""A Socket.io server that gives its name, echoes, and refuses or kicks clients by its manner."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import socketio
 
 NAME = os.environ.get("SOCKET_NAME", "")
 PATH = os.environ.get("SOCKET_PATH", "")
-#: ``refuse`` turns everybody away; ``kick`` lets them in, and out again.
+#: ``refuse`` rejects every connection; ``kick`` accepts a connection and closes it 0.1 s later.
 MANNER = os.environ.get("SOCKET_MANNER", "")
 TRANSPORTS = os.environ.get("SOCKET_TRANSPORTS", "").split(",")
 
@@ -61,7 +61,7 @@ server.on("connect", greet, namespace="/")
 
 
 async def tell(scope: Any, receive: Any, send: Any) -> None:
-    """Answer over HTTP how many sessions are open, or who was seen."""
+    """Return over HTTP the number of open sessions, or the connections seen so far."""
     if scope["type"] == "lifespan":
         while True:
             message = await receive()

@@ -12,17 +12,17 @@ from ..waiting import wait_for
 
 
 class SocketServer(Server):
-    """A python-socketio server that says who it is."""
+    """A python-socketio server that gives its name to clients."""
 
     scheme = "http"
 
     @property
     def url(self) -> str:
-        """Where it listens, without a path."""
+        """URL of the server, without a path."""
         return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the server with SIGKILL, as a power cut would."""
         self.stop(signal.SIGKILL)
 
 
@@ -37,16 +37,16 @@ def socket_server(
     port: int = 0,
     certificate: tuple[str, str] | None = None,
 ) -> Iterator[SocketServer]:
-    """Run a server.
+    """Run a python-socketio server.
 
     Args:
-        folder: Where its log goes.
-        name: What it answers to ``who``, and greets with.
-        path: Where Socket.io is mounted, such as ``/ws``.
-        manner: ``refuse`` or ``kick``; see ``socket_app``.
-        transports: The only ones that it takes, or none for all.
-        port: Where it listens; 0 for a free port.
-        certificate: Files of the certificate and its key, or None.
+        folder: Directory of the server's log.
+        name: The name that the server sends in ``hello`` and in reply to ``who``.
+        path: Path where Socket.io is mounted, such as ``/ws``.
+        manner: ``refuse``, ``kick`` or empty; see ``socket_app``.
+        transports: Allowed transports, separated by commas; empty allows all.
+        port: Port to listen on; 0 for a free port.
+        certificate: Paths of the certificate and its key; None for plain HTTP.
     """
     command = [sys.executable, "-m", "hypercorn", "-b", f"127.0.0.1:{port}"]
     if certificate is not None:

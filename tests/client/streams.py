@@ -1,4 +1,4 @@
-"""HTTP/2 endpoints in this process, over TLS, whose frames the test decides on."""
+"""HTTP/2 endpoints in this process, over TLS, whose frames the test controls."""
 
 import contextlib
 import socket
@@ -11,18 +11,18 @@ import h2.connection
 import h2.events
 import h2.exceptions
 
-#: What an endpoint does with a request: takes the connection and the stream's number.
+#: Handles a request; its arguments are the connection and the stream ID.
 Answer = Callable[["Peer", int], None]
 
 
 class Peer:
-    """One connection that a client has made.
+    """One connection of a client.
 
     Attributes:
-        protocol: What was agreed on by ALPN.
-        h2: The state of HTTP/2.
-        gone: Whether no more requests are answered.
-        requests: How many have come over this connection.
+        protocol: Protocol that ALPN selected, or None.
+        h2: State machine of the HTTP/2 connection.
+        gone: Whether GOAWAY was sent, after which no request is answered.
+        requests: Number of requests received over this connection.
     """
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
@@ -34,30 +34,30 @@ class Peer:
         self.gone = False
 
     def answer(self, stream: int, body: bytes = b"ok") -> None:
-        """Answer a request well."""
+        """Answer a request with 200."""
         headers = [(":status", "200"), ("content-length", str(len(body)))]
         self.h2.send_headers(stream, headers)
         self.h2.send_data(stream, body, end_stream=True)
 
     def go_away(self, last: int) -> None:
-        """Say that no request after this one will be answered, and answer none."""
+        """Send GOAWAY with this last stream ID, and answer no further requests."""
         self.flush()
         self.h2.close_connection(last_stream_id=last)
         self.flush()
         self.gone = True
 
     def flush(self) -> None:
-        """Send what has gathered."""
+        """Send the frames that h2 has buffered."""
         if data := self.h2.data_to_send():
             self.sock.sendall(data)
 
 
 class Streams:
-    """A server that speaks HTTP/2 to those who offer it, and says ``ok`` to all others.
+    """A server that speaks HTTP/2 if ALPN selects it, and else answers ``ok`` over HTTP/1.1.
 
     Args:
-        context: Has the certificate.
-        answer: What to do with each request over HTTP/2.
+        context: TLS server context with the certificate and the ALPN protocols.
+        answer: Handles each request over HTTP/2.
     """
 
     def __init__(self, context: ssl.SSLContext, answer: Answer) -> None:
@@ -71,7 +71,7 @@ class Streams:
 
     @property
     def protocols(self) -> list[str | None]:
-        """What was agreed on with each client, in order."""
+        """The protocol that ALPN selected for each client, in order."""
         return [peer.protocol for peer in self.peers]
 
     def _spawn(self, target: Callable[..., None], *args: object) -> None:
@@ -113,7 +113,7 @@ class Streams:
             peer.flush()
 
     def close(self) -> None:
-        """End every connection and thread."""
+        """Close every connection and wait for the threads to end."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -127,7 +127,7 @@ class Streams:
 
 @contextlib.contextmanager
 def speaking(context: ssl.SSLContext, answer: Answer = Peer.answer) -> Iterator[Streams]:
-    """Run a server."""
+    """Run an HTTP/2 server."""
     server = Streams(context, answer)
     try:
         yield server

@@ -1,4 +1,4 @@
-"""A host with many addresses, and one whose look-up is slow: no worse than plain httpx2."""
+"""Hosts with many addresses or slow DNS look-ups take no longer than with plain httpx2."""
 
 import contextlib
 import socket
@@ -22,11 +22,11 @@ from .names import NAME, Names
 
 
 class SlowTls:
-    """A TLS server whose handshake takes a while, for any number of connections at once.
+    """A TLS server that delays each handshake, for any number of concurrent connections.
 
     Attributes:
-        seconds: How long it leaves each new connection alone.
-        accepted: Addresses of this machine at which it was connected to.
+        seconds: Delay before each TLS handshake, in seconds.
+        accepted: Local address of each accepted connection, in order.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SlowTls:
                     sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
     def close(self) -> None:
-        """End it."""
+        """Stop the server."""
         self._ended.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -75,13 +75,13 @@ class SlowTls:
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Who signs the certificates."""
+    """The certificate authority that signs the server certificates."""
     return trustme.CA()
 
 
 @pytest.fixture(scope="module")
 def trust(authority: trustme.CA) -> ssl.SSLContext:
-    """A context that trusts it."""
+    """A TLS client context that trusts the test's authority."""
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return context
@@ -89,7 +89,7 @@ def trust(authority: trustme.CA) -> ssl.SSLContext:
 
 @pytest.fixture
 def slow(authority: trustme.CA) -> Iterator[SlowTls]:
-    """A server at every address of the loopback that needs 0.4 s for TLS."""
+    """Run a server on every loopback address that delays the TLS handshake by 0.4 s."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(NAME).configure_cert(context)
     server = SlowTls(context, 0.4)
@@ -98,7 +98,7 @@ def slow(authority: trustme.CA) -> Iterator[SlowTls]:
 
 
 def plain(url: str, trust: ssl.SSLContext) -> Timed:
-    """How long plain httpx2 takes for the same."""
+    """Measure how long plain httpx2 takes for the same request."""
     with httpx2.Client(verify=trust) as client, timed() as took:
         assert client.get(url).text == "ok"
     return took
@@ -113,7 +113,7 @@ def test_many_addresses_that_are_all_slow(
     slow: SlowTls,
     trust: ssl.SSLContext,
 ) -> None:
-    """Each has the whole timeout for TCP and TLS, not a share of it."""
+    """Each address gets the whole connect timeout for TCP and TLS, not a share of the timeout."""
     names.addresses = [f"127.0.0.{number}" for number in range(1, count + 1)]
     slow.seconds = seconds
     url = f"https://{NAME}:{slow.port}"
@@ -127,20 +127,20 @@ def test_many_addresses_that_are_all_slow(
 def test_checks_and_updates_give_each_address_the_whole_time(
     names: Names, slow: SlowTls, trust: ssl.SSLContext
 ) -> None:
-    """A health check of six slow addresses is good, and so is the list that they give."""
+    """A health check and an update each give six slow addresses the whole connect timeout."""
     names.addresses = [f"127.0.0.{number}" for number in range(1, 7)]
     url = f"https://{NAME}:{slow.port}"
     manager = quiet(url, verify=trust, policy=Policy(health_timeout=2.0, connect_timeout=1.0))
     assert manager.check_endpoint_health(url)
     with pytest.raises(UpdateFailed) as caught:
         manager.update_endpoints_from_remote(url)
-    assert caught.value.cause == "invalid"  # it answers "ok", which is no list
+    assert caught.value.cause == "invalid"  # the server answers "ok", which is no list
 
 
 def test_a_broken_first_address_costs_a_quarter_second_once(
     kind: str, names: Names, authority: trustme.CA, trust: ssl.SSLContext
 ) -> None:
-    """The next address is dialled beside it, and is the first one from then on."""
+    """After 250 ms the client dials the next address too, and later dials that address first."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(NAME).configure_cert(context)
     server = SlowTls(context, 0.0, "127.0.0.2")
@@ -163,7 +163,7 @@ def test_a_broken_first_address_costs_a_quarter_second_once(
 
 
 def test_families_take_turns(kind: str, names: Names, slow: SlowTls, trust: ssl.SSLContext) -> None:
-    """Six addresses of a family that leads nowhere do not stand before the other one."""
+    """Dials alternate between IPv6 and IPv4, so six dead IPv6 addresses cost one race delay."""
     dead = [f"2001:db8::{number}" for number in range(1, 7)]
     names.addresses = [*dead, "127.0.0.1"]
     slow.seconds = 0.0
@@ -174,10 +174,10 @@ def test_families_take_turns(kind: str, names: Names, slow: SlowTls, trust: ssl.
 
 
 class TestSlowLookUps:
-    """A name server that is late is no outage."""
+    """A slow DNS look-up does not count as an outage of the endpoint."""
 
     def test_a_late_look_up_is_awaited_while_there_is_time(self, kind: str, names: Names) -> None:
-        """As plain httpx2 does; the default for connecting is two seconds."""
+        """A look-up may take longer than the connect timeout of two seconds, as in httpx2."""
         names.addresses, names.seconds = ["127.0.0.1"], 3.0
         with handmade(lambda asked: OK) as server:
             url = server.url.replace("127.0.0.1", NAME)
@@ -187,7 +187,7 @@ class TestSlowLookUps:
             assert 2.9 < took.seconds < 4
 
     def test_its_result_serves_the_next_ones(self, kind: str, names: Names) -> None:
-        """Also where nobody waited for it; a later look-up that is late holds up nobody."""
+        """A late look-up result is cached, and later slow look-ups delay no request."""
         names.addresses, names.seconds = ["127.0.0.1"], 30.0
         limits = httpx2.Limits(max_keepalive_connections=0)
         with handmade(lambda asked: OK) as server:
@@ -211,7 +211,7 @@ class TestSlowLookUps:
     def test_the_last_addresses_serve_while_look_ups_fail(
         self, code: int, kind: str, names: Names
     ) -> None:
-        """Requests, checks and updates go on where they went before."""
+        """Requests and checks use the last known addresses while look-ups fail."""
         names.addresses = ["127.0.0.1"]
         limits = httpx2.Limits(max_keepalive_connections=0)
         with handmade(lambda asked: OK) as server:
@@ -224,20 +224,20 @@ class TestSlowLookUps:
                 assert driver.state(url) == "healthy"
 
     def test_a_new_address_is_found_beside_the_last_ones(self, kind: str, names: Names) -> None:
-        """What a late look-up finds joins the race."""
+        """An address that a late look-up finds joins the dial race."""
         names.addresses = ["127.0.0.1"]
         limits = httpx2.Limits(max_keepalive_connections=0)
         with handmade(lambda asked: OK) as server:
             url = server.url.replace("127.0.0.1", NAME)
             with Driver(kind, [url], limits=limits) as driver:
-                names.addresses = ["127.0.0.3"]  # where nobody listens
+                names.addresses = ["127.0.0.3"]  # no server listens at this address
                 with pytest.raises(NoEndpointAvailable):
                     driver.get("/")
                 names.addresses, names.seconds = ["127.0.0.1"], 0.5
                 assert driver.get("/").text == "ok"
 
     def test_another_endpoint_is_not_held_up(self, kind: str, names: Names) -> None:
-        """It is dialled after the delay of a race, as beside any slow endpoint."""
+        """The client dials the next endpoint after the race delay while a look-up hangs."""
         names.addresses, names.seconds = ["127.0.0.1"], 5.0
         with handmade(lambda asked: OK) as server, handmade(lambda asked: OK) as other:
             url = server.url.replace("127.0.0.1", NAME)
@@ -246,7 +246,7 @@ class TestSlowLookUps:
             assert took.seconds < 1.0
 
     def test_a_shorter_time_out_of_the_request_holds(self, kind: str, names: Names) -> None:
-        """Who wants an error after half a second gets it."""
+        """A request timeout of 0.5 s ends a look-up that takes longer."""
         names.addresses, names.seconds = ["127.0.0.1"], 5.0
         with (
             Driver(kind, [f"http://{NAME}"]) as driver,
@@ -257,7 +257,7 @@ class TestSlowLookUps:
         assert took.seconds < 1.5
 
     def test_a_late_look_up_of_a_check_may_be_the_networks(self, names: Names) -> None:
-        """It says that the resolver was late, not that the endpoint refuses connections."""
+        """A check whose look-up times out records the fault ``resolver`` and counts no failure."""
         names.addresses, names.seconds = ["127.0.0.1"], 5.0
         manager: EndpointManager = quiet(
             f"http://{NAME}", "http://127.0.0.1:9", policy=Policy(health_timeout=0.3)
@@ -268,5 +268,5 @@ class TestSlowLookUps:
 
 
 def wait_until_known() -> None:
-    """Wait until the look-up that nobody waits for has ended."""
+    """Wait until the thread of the abandoned look-up has ended."""
     wait_for(lambda: "mop-config-resolve" not in {thread.name for thread in threading.enumerate()})

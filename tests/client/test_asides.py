@@ -1,4 +1,4 @@
-"""A bad answer is set aside at once, and arrives whole where it is the last word."""
+"""Failover sets a bad answer aside at once, and returns it whole if no endpoint does better."""
 
 import socket
 import time
@@ -22,7 +22,7 @@ def _keep(parts: list[bytes], part: bytes) -> bool:
 
 
 def sick(length: int, *parts: bytes, pause: float = 0.0, chunked: bool = False) -> Talk:
-    """Answers 503 with a body in parts, and says nothing after the last of them."""
+    """Make a server that answers 503 with a body in parts, and sends nothing after the last."""
 
     def talk(sock: socket.socket) -> None:
         while True:
@@ -41,7 +41,7 @@ def sick(length: int, *parts: bytes, pause: float = 0.0, chunked: bool = False) 
 def test_a_bad_answer_that_stalls_does_not_hold_the_request(
     kind: str, timeout: object, parts: tuple[bytes, ...]
 ) -> None:
-    """It costs the race delay, whatever comes of its body and whatever the caller's time is."""
+    """A 503 whose body stalls moves the request on, whatever the caller's timeout."""
     options = {} if timeout == "default" else {"timeout": timeout}
     with (
         talking(sick(1000, *parts, pause=0.1)) as url,
@@ -54,7 +54,7 @@ def test_a_bad_answer_that_stalls_does_not_hold_the_request(
 
 
 def test_a_bad_answer_without_end_does_not_hold_the_request(kind: str) -> None:
-    """It trickles for as long as anybody reads."""
+    """A 503 whose chunked body never ends moves the request on."""
     with (
         talking(sick(0, *([b"x"] * 100), pause=0.05, chunked=True)) as url,
         scripted({"good": ("200",)}) as ([good], _),
@@ -67,7 +67,7 @@ def test_a_bad_answer_without_end_does_not_hold_the_request(kind: str) -> None:
 
 @pytest.mark.parametrize("size", [0, 10, 200_000, 5_000_000])
 def test_a_bad_answer_that_is_the_last_word_arrives_whole(kind: str, size: int) -> None:
-    """As from plain httpx2, also where another endpoint was tried after it."""
+    """The application gets the whole 503, as from httpx2, also after another failed attempt."""
     body = b"0123456789" * (size // 10)
     with talking(sick(size, body)) as url:
         plain = httpx2.get(url)
@@ -83,7 +83,7 @@ def test_a_bad_answer_that_is_the_last_word_arrives_whole(kind: str, size: int) 
 
 
 def test_a_last_word_that_comes_slowly_arrives_whole(kind: str) -> None:
-    """It takes longer than a bad answer is waited for."""
+    """A final 503 arrives whole even if its body takes longer than failover waits for one."""
     with (
         talking(sick(6, b"ab", b"cd", b"ef", pause=0.4)) as url,
         Driver(kind, [url, f"http://127.0.0.1:{closed_port()}"]) as driver,
@@ -93,7 +93,7 @@ def test_a_last_word_that_comes_slowly_arrives_whole(kind: str) -> None:
 
 
 def test_a_last_word_that_breaks_off_says_so(kind: str) -> None:
-    """It is not handed out as if it were whole."""
+    """A truncated final 503 raises ReadTimeout instead of returning a partial body."""
     policy = Policy(body_pause=0.5)
     with (
         talking(sick(1000, b"only this")) as url,
@@ -108,7 +108,7 @@ def test_a_last_word_that_breaks_off_says_so(kind: str) -> None:
 
 
 def test_the_connection_of_a_bad_answer_is_used_again(kind: str) -> None:
-    """Once it has been read."""
+    """The client reuses the connection of a 503 after its body has been read."""
     with (
         scripted({"a": ("503",), "b": ("503",)}) as ([a, b], _),
         Driver(kind, [a.url, b.url]) as driver,

@@ -19,7 +19,7 @@ from .fleet import black_hole
 from .handmade import NOBODY, OK, Answer, handmade
 from .managers import status
 
-#: What sends a GET and raises the errors of its library.
+#: Functions that send a GET and raise the errors of their library.
 SENDERS: dict[str, Callable[[str], Any]] = {
     "requests": lambda url: requests.get(url, timeout=2),
     "httpx2": lambda url: httpx2.get(url, timeout=2, trust_env=False, verify=NOBODY),
@@ -30,16 +30,16 @@ SLOW = Policy(first_backoff=60.0, max_backoff=60.0)
 
 @contextmanager
 def manager_of(*urls: str, policy: Policy = SLOW) -> Iterator[EndpointManager]:
-    """A manager that checks no endpoint by itself."""
+    """Make a manager that runs no health checks on its own."""
     manager = EndpointManager(
         urls, update_interval=0, policy=policy, trust_env=False, verify=NOBODY
     )
-    manager.close()  # so that it is not started
+    manager.close()  # so that attempts() does not start the manager
     yield manager
 
 
 def carry(manager: EndpointManager, act: Callable[[str], Any], *, idempotent: bool = True) -> None:
-    """Send one request in the way that the documents show."""
+    """Send one request with the loop that the documentation shows."""
     for attempt in manager.attempts(idempotent=idempotent):
         with attempt as endpoint:
             act(endpoint)
@@ -55,7 +55,7 @@ def hung_up() -> Answer:
 
 @pytest.fixture
 def deaf() -> Iterator[str]:
-    """A server that reads requests and never answers."""
+    """Run a server that reads requests and never answers."""
     with handmade(lambda asked: OK) as server:
         server.answer = lambda asked: (server.closing.wait(20), OK)[1]
         yield server.url
@@ -165,7 +165,7 @@ def test_attempts_are_paid_from_the_budget() -> None:
     policy = Policy(first_backoff=60.0, max_backoff=60.0, budget=5.0)
     with manager_of(*urls, policy=policy) as manager, pytest.raises(NoEndpointAvailable) as caught:
         carry(manager, SENDERS["requests"], idempotent=False)
-    assert len(caught.value.attempts) == 3  # the first move is free, and one more is paid
+    assert len(caught.value.attempts) == 3  # the first move is free, the budget pays one more
     assert manager.statistics()["budget_tokens"] == 0.0
 
 

@@ -1,4 +1,4 @@
-"""Whose fault an answer is, what the policy says of it, and where the application reads it."""
+"""Which statuses count against an endpoint, and how errors and logs name the endpoint."""
 
 import logging
 import pickle
@@ -16,7 +16,7 @@ from .scripted import scripted
 
 
 def test_the_users_set_of_bad_statuses_counts(kind: str) -> None:
-    """Instead of ours: 599 moves the request on, and 502 is the application's answer."""
+    """``bad_status`` replaces the default set: 599 moves the request on, 502 is returned."""
     policy = Policy(bad_status=frozenset({599}))
     with (
         scripted({"a": ("599", "502"), "b": ("502",)}) as ([a, b], asked),
@@ -33,20 +33,20 @@ def test_the_users_set_of_bad_statuses_counts(kind: str) -> None:
     [(200, TypeError), ("502", TypeError), ({"502"}, ValueError), ({200}, ValueError)],
 )
 def test_a_set_of_statuses_that_is_none_is_refused(wrong: object, error: type) -> None:
-    """Where it is given, with the value and what is allowed."""
+    """``Policy`` rejects an invalid ``bad_status`` and names the value and the allowed range."""
     with pytest.raises(error, match=r"bad_status must .*(200|502)"):
         Policy(bad_status=wrong)  # type: ignore[arg-type]
 
 
 def test_any_collection_of_statuses_will_do() -> None:
-    """It is kept as what cannot change."""
+    """``Policy`` accepts any collection of statuses and stores it as a frozenset."""
     assert Policy(bad_status=[502, 599]).bad_status == {502, 599}  # type: ignore[arg-type]
     assert Policy(bad_status=()).bad_status == frozenset()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("status", [500, 501, 403, 451])
 def test_three_odd_answers_in_a_row_trigger_one_check(kind: str, status: int) -> None:
-    """Of an endpoint that answered well before; it is not blamed for them."""
+    """Three odd statuses in a row after a 200 trigger one health check and count no failure."""
     now = [200]
 
     def answer(asked: Asked) -> Answer:
@@ -55,7 +55,7 @@ def test_three_odd_answers_in_a_row_trigger_one_check(kind: str, status: int) ->
     with handmade(answer) as server, Driver(kind, [server.url]) as driver, driver.checking():
         wait_for(lambda: server.count("/health") == 1)
         now[0] = status
-        driver.get("/")  # no good answer came before: that may be its way
+        driver.get("/")  # without a good answer before, the status may be normal here
         driver.get("/")
         driver.get("/")
         now[0] = 200
@@ -73,7 +73,7 @@ def test_three_odd_answers_in_a_row_trigger_one_check(kind: str, status: int) ->
 
 
 def test_a_check_that_odd_answers_have_triggered_moves_the_client(kind: str) -> None:
-    """Where the check fails as well: 500 from a dead application is not its last word."""
+    """If that health check fails too, the client moves to the next endpoint."""
     now = [200]
     policy = Policy(first_backoff=0.05, max_backoff=0.1)
     with (
@@ -92,7 +92,7 @@ def test_a_check_that_odd_answers_have_triggered_moves_the_client(kind: str) -> 
 
 
 def test_an_error_status_names_the_endpoint(kind: str) -> None:
-    """Its URL is that of the pool."""
+    """``raise_for_status`` names the endpoint in a note; the error's URL is that of the pool."""
     with scripted({"a": ("500",)}) as ([a], _), Driver(kind, [a.url]) as driver:
         answer = driver.get("/users")
         with pytest.raises(httpx2.HTTPStatusError) as caught:
@@ -112,7 +112,7 @@ def test_an_error_status_names_the_endpoint(kind: str) -> None:
 def test_an_error_of_the_wire_names_the_endpoint(
     kind: str, word: str, error: type[Exception]
 ) -> None:
-    """A POST that may have been executed ends with its own error."""
+    """A POST that may have been executed raises httpx2's error with a note on the endpoint."""
     with (
         scripted({"a": (word,)}) as ([a], _),
         Driver(kind, [a.url]) as driver,
@@ -123,7 +123,7 @@ def test_an_error_of_the_wire_names_the_endpoint(
 
 
 def test_a_body_that_breaks_off_names_the_endpoint(kind: str) -> None:
-    """Also where the application reads it itself."""
+    """A truncated streamed body raises an error with a note on the endpoint."""
     with (
         scripted({"a": ("half",)}) as ([a], _),
         Driver(kind, [a.url]) as driver,
@@ -136,7 +136,7 @@ def test_a_body_that_breaks_off_names_the_endpoint(kind: str) -> None:
 def test_suspicion_and_switch_are_one_line_each(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At levels that a service leaves on: no line for a request that was answered."""
+    """At INFO, the log gets one line for a suspicion, one for a switch, none for a request."""
     caplog.set_level(logging.INFO, logger="mop_config.client")
     with (
         scripted({"a": ("200", "502"), "b": ("200",)}) as ([a, b], _),
@@ -156,7 +156,7 @@ def test_suspicion_and_switch_are_one_line_each(
 
 
 def test_the_log_names_the_endpoint(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """In one line a request beside httpx2's own, without the query."""
+    """At DEBUG, each request logs one line with its endpoint and without its query."""
     caplog.set_level(logging.DEBUG, logger="mop_config.client")
     with (
         scripted({"a": ("200", "reset"), "b": ("500",)}) as ([a, b], _),

@@ -1,4 +1,4 @@
-"""The list on disk: whole or not at all, private, and never in the way of a start."""
+"""The cache file of the list: written atomically, private, and ignored if it is invalid."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_is_saved_is_loaded(path: Path) -> None:
-    """Every field of it, in a folder that is made for it."""
+    """``save`` creates the folder, and ``load`` returns every saved field."""
     cache_file.save(path, LIST)
     assert cache_file.load(path) == LIST
     bare = CachedList(LIST.config, "manual", None, 0.0, None, {})
@@ -44,7 +44,7 @@ def test_what_is_saved_is_loaded(path: Path) -> None:
 
 
 def test_nobody_else_may_read_it(path: Path) -> None:
-    """Neither the file nor the folder that is made, whatever the umask says."""
+    """The file has mode 0600 and its new folder 0700, whatever the umask."""
     before = os.umask(0)
     try:
         cache_file.save(path, LIST)
@@ -55,7 +55,7 @@ def test_nobody_else_may_read_it(path: Path) -> None:
 
 
 def test_a_public_file_becomes_private(path: Path) -> None:
-    """It is replaced, not written into."""
+    """``save`` replaces a public file with a file of mode 0600."""
     path.parent.mkdir()
     path.write_text("{}")
     path.chmod(0o644)
@@ -64,25 +64,25 @@ def test_a_public_file_becomes_private(path: Path) -> None:
 
 
 def test_no_token_is_in_it() -> None:
-    """There is no field that could hold one."""
+    """The cached list has no field for an access token."""
     fields = ("config", "origin", "url", "saved_at", "room_id", "etags", "jws", "mark", "beside")
     assert CachedList._fields == fields
 
 
 def test_a_save_that_fails_leaves_the_old_list(path: Path) -> None:
-    """And no leavings beside it."""
+    """A failed save keeps the old list and leaves no temporary file."""
     cache_file.save(path, LIST)
     os.chmod(path.parent, 0o700)
     blocked = path.parent / "folder"
     blocked.mkdir()
-    with pytest.raises(OSError):  # noqa: PT011 - which one is the system's affair
+    with pytest.raises(OSError):  # noqa: PT011 - the errno depends on the system
         cache_file.save(blocked, LIST)
     assert cache_file.load(path) == LIST
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["endpoints.json", "folder"]
 
 
 def test_a_reader_never_sees_half_of_it(path: Path) -> None:
-    """Whoever loads while threads save gets one whole list or another."""
+    """``load`` returns a whole list while other threads save."""
     lists = [LIST._replace(room_id="r" * length) for length in (1, 100)]
     cache_file.save(path, lists[0])
     over = threading.Event()
@@ -110,7 +110,7 @@ def test_a_reader_never_sees_half_of_it(path: Path) -> None:
 
 
 def test_no_file_is_no_list_and_no_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It is the first start."""
+    """A missing file is a first start: ``load`` returns None and logs nothing."""
     assert cache_file.load(path) is None
     assert caplog.records == []
 
@@ -161,7 +161,7 @@ def _document(**changes: Any) -> str:
 def test_a_torn_or_foreign_file_is_ignored_with_a_warning(
     path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The built-in list is there for that."""
+    """``load`` ignores a truncated or foreign file with a warning that names its path."""
     path.parent.mkdir()
     path.write_text(content)
     with caplog.at_level(logging.WARNING):
@@ -172,14 +172,14 @@ def test_a_torn_or_foreign_file_is_ignored_with_a_warning(
 
 
 def test_a_whole_document_is_none_of_those(path: Path) -> None:
-    """So that the list above fails for the reasons that it names."""
+    """The unchanged document loads, so each case above fails only for its own change."""
     path.parent.mkdir()
     path.write_text(_document())
     assert cache_file.load(path) is not None
 
 
 def test_any_beginning_of_a_file_is_ignored(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A disk that was full."""
+    """``load`` ignores any truncated file, such as a full disk leaves."""
     cache_file.save(path, LIST)
     whole = path.read_bytes()
     for length in range(0, len(whole), 7):
@@ -191,20 +191,20 @@ def test_any_beginning_of_a_file_is_ignored(path: Path, caplog: pytest.LogCaptur
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=60))
 def test_no_content_stops_a_start(path: Path, content: bytes) -> None:
-    """Whatever a program left there."""
+    """``load`` returns None for any bytes."""
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     assert cache_file.load(path) is None
 
 
 def test_a_folder_in_its_place_is_ignored(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """With a warning like any other."""
+    """``load`` ignores a folder at the path with a warning."""
     path.mkdir(parents=True)
     assert cache_file.load(path) is None
     assert len(caplog.records) == 1
 
 
 def test_a_path_that_is_no_file_hangs_nobody(tmp_path: Path) -> None:
-    """Nobody may ever write to a FIFO."""
+    """``load`` returns None for a FIFO instead of waiting for a writer."""
     os.mkfifo(tmp_path / "fifo")
     assert cache_file.load(tmp_path / "fifo") is None

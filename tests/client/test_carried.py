@@ -1,4 +1,4 @@
-"""Every public exception and value can be pickled and copied: worker processes hand them on."""
+"""Every public exception and value can be pickled and copied, as worker processes require."""
 
 import copy
 import os
@@ -75,7 +75,7 @@ VALUES: list[Any] = [
 
 
 def carried(thing: Any) -> list[Any]:
-    """The ways in which a thing may travel."""
+    """Return a copy of an object for each pickle protocol, ``copy`` and ``deepcopy``."""
     protocols = range(2, pickle.HIGHEST_PROTOCOL + 1)
     pickled = [pickle.loads(pickle.dumps(thing, protocol)) for protocol in protocols]
     return [*pickled, copy.copy(thing), copy.deepcopy(thing)]
@@ -87,7 +87,7 @@ def kinds_of(kind: type[Exception]) -> set[type[Exception]]:
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_exceptions(error: Exception) -> None:
-    """With their message, their attributes, and the notes on them."""
+    """Copied exceptions keep their message, arguments, attributes and notes."""
     error.add_note("seen in a test")
     for again in carried(error):
         assert type(again) is type(error)
@@ -99,7 +99,7 @@ def test_exceptions(error: Exception) -> None:
 
 
 def test_the_request_comes_along() -> None:
-    """Without its body, as httpx2 has it."""
+    """A copied exception keeps its request without the body, as httpx2's exceptions do."""
     for again in carried(NoEndpointAvailable(TRIALS, REQUEST)):
         assert (again.request.method, again.request.url) == ("POST", REQUEST.url)
     for again in carried(NoEndpointAvailable(TRIALS)):
@@ -108,7 +108,7 @@ def test_the_request_comes_along() -> None:
 
 
 def test_none_is_forgotten() -> None:
-    """Every public exception is among them: those of ``errors`` and of the client."""
+    """``ERRORS`` contains every public exception outside of the command line and the server."""
     ours = {kind for kind in kinds_of(MopConfigError) if not kind.__name__.startswith("_")}
     public = {kind for kind in ours if kind.__module__.startswith("mop_config.")}
     public -= {kind for kind in public if kind.__module__.startswith("mop_config.cli.")}
@@ -118,7 +118,7 @@ def test_none_is_forgotten() -> None:
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 def test_values(value: Any) -> None:
-    """They are equal to what they were."""
+    """Copied values equal the originals."""
     for again in carried(value):
         assert type(again) is type(value)
         assert again == value
@@ -145,7 +145,7 @@ if __name__ == "__main__":
 
 
 def test_a_worker_process_hands_it_on(tmp_path: Path) -> None:
-    """To whoever waits for its result; the pool of workers goes on."""
+    """A worker process passes the exception to its parent, and the process pool goes on."""
     url = f"http://127.0.0.1:{closed_port()}"
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

@@ -1,4 +1,4 @@
-"""The one list of cases, played through both drivers against real sockets."""
+"""The shared failover cases, run through both drivers over real sockets."""
 
 import asyncio
 import ssl
@@ -14,13 +14,13 @@ from mop_config.client.base import BaseManager
 from .cases import CASES, Case
 from .scripted import WARM_PATH, Scripted, scripted
 
-#: Short where a server is silent, so that this costs little; far enough apart to stay in order
-#: on a busy machine.
+#: Timeouts in seconds for cases with a silent server: short, so that the cases take little time,
+#: and far enough apart to expire in order on a busy machine.
 HEDGE, READ, TOTAL = 0.25, 0.8, 8.0
-#: Where every server speaks, and only a busy machine is silent.
+#: Timeouts in seconds for cases without a silent server, which only a busy machine could reach.
 PATIENT_HEDGE, PATIENT_READ = 5.0, 6.0
 
-#: Shared by all cases, because reading the authorities takes longer than a case.
+#: Shared by all cases, because loading the CA certificates takes longer than a case.
 TLS = ssl.create_default_context()
 
 
@@ -79,7 +79,7 @@ def _check(
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_synchronous_driver_makes_these_attempts(case: Case) -> None:
-    """Same outcomes, same attempts, over real sockets."""
+    """The synchronous client makes the attempts of each case and returns its result."""
     with scripted(case.script) as (servers, asked):
         manager = EndpointManager(_seed(servers), policy=_policy(case), verify=TLS)
         with manager.client(start=False, timeout=_read_timeout(case)) as client:
@@ -98,7 +98,7 @@ def test_the_synchronous_driver_makes_these_attempts(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_asynchronous_driver_makes_these_attempts(case: Case) -> None:
-    """Same outcomes, same attempts, on asyncio."""
+    """The asyncio client makes the attempts of each case and returns its result."""
 
     async def play(manager: AsyncEndpointManager) -> tuple[int | str, str | None]:
         async with manager.client(start=False, timeout=_read_timeout(case)) as client:

@@ -1,4 +1,4 @@
-"""A client that is closed while requests are under way."""
+"""A client that the application closes during requests."""
 
 import asyncio
 import contextlib
@@ -17,13 +17,13 @@ from .fleet import black_hole, silence
 from .scripted import Scripted, scripted
 from .test_timeouts import pausing, talking
 
-#: Long before any time-out of a request.
+#: Seconds within which requests must end; well below every request timeout here.
 AT_ONCE = 3.0
 
 
 @contextlib.contextmanager
 def hanging(what: str) -> Iterator[list[str]]:
-    """Endpoints at which requests hang: in dials, in TLS, for an answer, in its body."""
+    """Yield endpoints at which requests hang in a phase: dial, TLS, answer or body."""
     with contextlib.ExitStack() as stack:
         if what == "dial":
             yield [f"http://127.0.0.1:{stack.enter_context(black_hole())}"]
@@ -37,7 +37,7 @@ def hanging(what: str) -> Iterator[list[str]]:
 
 
 def _closed_meanwhile(kind: str, urls: list[str], method: str, **options: Any) -> list[Any]:
-    """Close a client under six requests; give what came of each, and the seconds it took."""
+    """Close a client during six requests; return each result, and the duration in seconds."""
     if kind == "async":
         return asyncio.run(_closed_async(urls, method, **options))
     results: list[Any] = []
@@ -53,7 +53,7 @@ def _closed_meanwhile(kind: str, urls: list[str], method: str, **options: Any) -
     threads = [threading.Thread(target=one) for _ in range(6)]
     for thread in threads:
         thread.start()
-    time.sleep(0.6)  # so that they hang: nothing shows that from outside
+    time.sleep(0.6)  # until the requests hang, which nothing shows from outside
     began = time.perf_counter()
     client.close()
     for thread in threads:
@@ -75,7 +75,7 @@ async def _closed_async(urls: list[str], method: str, **options: Any) -> list[An
 @pytest.mark.parametrize("what", ["dial", "tls", "answer", "body"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_requests_end_at_once_with_one_clear_error(kind: str, what: str, method: str) -> None:
-    """Whatever they wait for, and whether or not they may be repeated."""
+    """Closing the client ends its requests with one error, in every phase and method."""
     with hanging(what) as urls:
         *results, seconds = _closed_meanwhile(kind, urls, method, timeout=20)
     assert seconds < AT_ONCE
@@ -86,7 +86,7 @@ def test_requests_end_at_once_with_one_clear_error(kind: str, what: str, method:
 
 
 def test_requests_that_queue_for_a_connection_end_as_well(kind: str) -> None:
-    """Five of them wait for the one connection that there may be."""
+    """Closing the client also ends requests that wait for a connection of a full pool."""
     limits = httpx2.Limits(max_connections=1)
     with hanging("answer") as urls:
         *results, seconds = _closed_meanwhile(kind, urls[:1], "POST", timeout=20, limits=limits)
@@ -95,7 +95,7 @@ def test_requests_that_queue_for_a_connection_end_as_well(kind: str) -> None:
 
 
 def test_a_closed_client_sends_nothing_again(kind: str) -> None:
-    """And blames nobody."""
+    """A closed client sends no interrupted request to another endpoint."""
     with scripted({"a": ("stall",), "b": ("stall",)}) as ([a, b], asked):
         *results, _ = _closed_meanwhile(kind, [a.url, b.url], "PUT", timeout=20)
         assert len(results) == 6
@@ -109,7 +109,7 @@ def _nobody_else_is_asked(server: Scripted) -> None:
 
 
 def test_a_body_that_is_being_read_says_that_the_client_is_closed(kind: str) -> None:
-    """The application reads it, and somebody closes the client."""
+    """Closing the client during a streamed body raises an error that says so."""
     with talking(pausing(3.0)) as url:
         if kind == "sync":
             _read_while_closing(url)
@@ -146,7 +146,7 @@ async def _read_while_closing_async(url: str) -> None:
 
 
 def test_a_task_that_the_application_cancels_is_cancelled() -> None:
-    """Also where the client is closed at the same time."""
+    """A cancelled task raises CancelledError even if the client closes at the same time."""
 
     async def play(url: str) -> None:
         client = AsyncEndpointManager([url], update_interval=0).client(start=False)

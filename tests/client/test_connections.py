@@ -1,4 +1,4 @@
-"""What becomes of connections: ended by the server, clogged, unused, lost, of removed endpoints."""
+"""Connections that the server ends, that are clogged, idle or lost, or of removed endpoints."""
 
 import asyncio
 import contextlib
@@ -29,13 +29,13 @@ from .scripted import scripted
 from .streams import Answer, Peer, speaking
 from .test_timeouts import _head, talking
 
-#: No request is helped by a rival, or by another endpoint that is dialled beside.
+#: Delays that are too long for a hedge or a second dial, so that each request is alone.
 ALONE = Policy(hedge_delay=20.0, race_delay=20.0)
 
 
 @pytest.fixture(scope="module")
 def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context, and a client's."""
+    """A TLS context for the server and one for the client."""
     authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1", "one.invalid").configure_cert(server)
@@ -49,7 +49,7 @@ Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
 
 
 def _goes_away(every: int) -> Answer:
-    """As nginx: GOAWAY with every so manieth request of a connection, which is answered."""
+    """Send GOAWAY with the n-th request of a connection after answering it, as nginx does."""
 
     def answer(peer: Peer, stream: int) -> None:
         peer.answer(stream)
@@ -60,7 +60,7 @@ def _goes_away(every: int) -> Answer:
 
 
 def test_a_connection_that_the_server_ends_costs_no_request(contexts: Contexts, kind: str) -> None:
-    """One after the other: the next request finds a connection that can take no more."""
+    """After a GOAWAY, the next request opens a new connection and none fails."""
     with (
         speaking(contexts[0], _goes_away(3)) as server,
         Driver(kind, [server.url], ALONE, verify=contexts[1], http2=True) as driver,
@@ -75,7 +75,7 @@ def test_a_connection_that_the_server_ends_costs_no_request(contexts: Contexts, 
 def test_a_connection_that_the_server_ends_costs_no_request_of_many(
     contexts: Contexts,
 ) -> None:
-    """On asyncio, where many share it; ``LocalProtocolError … CLOSED`` reaches nobody."""
+    """A GOAWAY fails none of many concurrent asyncio requests on the connection."""
     with (
         speaking(contexts[0], _goes_away(30)) as server,
         Driver("async", [server.url], ALONE, verify=contexts[1], http2=True) as driver,
@@ -87,7 +87,7 @@ def test_a_connection_that_the_server_ends_costs_no_request_of_many(
 
 
 def _many_on_one(driver: Driver, rounds: int) -> list[str]:
-    """Send GETs from 32 threads or tasks, each several; give the bodies and the exceptions."""
+    """Send several GETs from each of 32 threads or tasks; return bodies and exceptions."""
     if driver.kind == "async":
         return [
             getattr(answer, "text", repr(answer))
@@ -113,7 +113,7 @@ def _many_on_one(driver: Driver, rounds: int) -> list[str]:
 
 @pytest.fixture
 def _switching() -> Iterator[None]:
-    """Let threads change places a thousand times as often: a race needs no luck."""
+    """Switch threads a thousand times as often, so that a race condition shows reliably."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(0.000005)
     yield
@@ -122,7 +122,7 @@ def _switching() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_switching")
 def test_many_threads_share_one_http2_connection(contexts: Contexts, kind: str) -> None:
-    """No stream id is allocated twice, and no frame is lost."""
+    """Concurrent requests on one HTTP/2 connection reuse no stream ID and lose no frame."""
     with (
         speaking(contexts[0]) as server,
         Driver(kind, [server.url], ALONE, verify=contexts[1], http2=True) as driver,
@@ -136,7 +136,7 @@ def test_many_threads_share_one_http2_connection(contexts: Contexts, kind: str) 
 def test_many_threads_share_one_http2_connection_through_a_proxy(
     contexts: Contexts, kind: str
 ) -> None:
-    """The same in a CONNECT tunnel."""
+    """Concurrent requests on one HTTP/2 connection in a CONNECT tunnel all succeed."""
     with (
         speaking(contexts[0]) as server,
         forward_proxy({"one.invalid": int(server.url.rpartition(":")[2])}) as proxy,
@@ -155,7 +155,7 @@ def test_many_threads_share_one_http2_connection_through_a_proxy(
 
 
 def test_answers_that_come_after_the_servers_goodbye_cost_no_get(contexts: Contexts) -> None:
-    """nginx says it with every thousandth request, and answers those that it has taken."""
+    """The client reads answers that follow a GOAWAY, which nginx sends every 1000 requests."""
 
     def answer(peer: Peer, stream: int) -> None:
         if peer.requests == 30:
@@ -175,7 +175,7 @@ def test_answers_that_come_after_the_servers_goodbye_cost_no_get(contexts: Conte
 
 
 def test_a_clogged_connection_is_replaced(contexts: Contexts, kind: str) -> None:
-    """After a hundred requests that were given up; both servers are well, and nobody is blamed."""
+    """A connection full of abandoned streams is replaced, and its endpoint stays healthy."""
     given_up = 110
     seen: list[int] = []
 
@@ -202,7 +202,7 @@ def test_a_clogged_connection_is_replaced(contexts: Contexts, kind: str) -> None
 
 
 class Counted:
-    """An endpoint that knows how many connections to it are open."""
+    """An endpoint that counts its open connections."""
 
     def __init__(self, delay: float = 0.1) -> None:
         self.delay = delay
@@ -225,7 +225,7 @@ class Counted:
 
 
 def _asking(driver: Driver, condition: Callable[[], bool]) -> None:
-    """Go on with requests until something holds."""
+    """Send requests until a condition holds."""
 
     def holds() -> bool:
         driver.get("/")
@@ -235,7 +235,7 @@ def _asking(driver: Driver, condition: Callable[[], bool]) -> None:
 
 
 def test_idle_connections_to_an_endpoint_that_is_not_used_are_closed(kind: str) -> None:
-    """After their time, as plain httpx2 does it; those of the endpoint in use stay."""
+    """Idle connections of an unused endpoint close after ``keepalive_expiry``; used ones stay."""
     counted = Counted()
     limits = httpx2.Limits(max_connections=10, max_keepalive_connections=10, keepalive_expiry=0.5)
     with (
@@ -251,7 +251,7 @@ def test_idle_connections_to_an_endpoint_that_is_not_used_are_closed(kind: str) 
 
 
 def test_the_connections_of_a_removed_endpoint_are_closed(kind: str) -> None:
-    """However long an idle one may stay; also after many rotations of the list."""
+    """Removing an endpoint closes its idle connections before their ``keepalive_expiry``."""
     limits = httpx2.Limits(max_connections=10, keepalive_expiry=600)
     counted = [Counted(0.02) for _ in range(4)]
     with contextlib.ExitStack() as stack:
@@ -265,7 +265,7 @@ def test_the_connections_of_a_removed_endpoint_are_closed(kind: str) -> None:
 
 
 def test_a_request_at_a_removed_endpoint_goes_on(kind: str) -> None:
-    """Its pool ends with it, not before."""
+    """A response that is being read survives the removal of its endpoint."""
     with (
         talking(_three_parts) as url,
         scripted({"b": ("200",)}) as ([b], _),
@@ -294,7 +294,7 @@ def _three_parts(sock: socket.socket) -> None:
 
 @pytest.mark.slow
 def test_cancelled_requests_cost_no_place_in_a_pool() -> None:
-    """Thousands of them, in anyio's scopes and by tasks that are cancelled at any moment."""
+    """Thousands of requests cancelled by anyio scopes or tasks leak no connection slot."""
     counted = Counted(0.002)
 
     async def give_up(client: httpx2.AsyncClient, chance: random.Random) -> None:
@@ -324,7 +324,7 @@ def test_cancelled_requests_cost_no_place_in_a_pool() -> None:
 def test_a_request_that_is_cancelled_during_its_dial_race_loses_no_connection(
     contexts: Contexts,
 ) -> None:
-    """At any moment, also twice: after the race is won, and while its losers are given up."""
+    """Requests cancelled at any moment of a dial race leave no unclosed connection."""
     together = Policy(hedge_delay=20.0, race_delay=0.0)
 
     async def give_up(client: httpx2.AsyncClient, chance: random.Random) -> None:
@@ -359,7 +359,7 @@ def test_a_request_that_is_cancelled_during_its_dial_race_loses_no_connection(
 
 
 class _SilentAtFirst:
-    """A TLS endpoint that takes connections and says nothing until it is ``well``."""
+    """A TLS endpoint that accepts connections and sends nothing until ``well`` is set."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
@@ -381,10 +381,10 @@ class _SilentAtFirst:
 
 @contextlib.contextmanager
 def _silent_behind_a_proxy() -> Iterator[tuple[_SilentAtFirst, dict[str, Any]]]:
-    """A silent endpoint, and the options of a client that reaches it through a proxy.
+    """Yield a silent endpoint and the options of a client that reaches it through a proxy.
 
-    httpcore leaves the connection of a tunnel as busy where TLS in it fails or is cancelled:
-    nothing ends that connection, and its place in the pool is lost.
+    If TLS in a tunnel fails or is cancelled, httpcore leaves the tunnel's connection marked as
+    busy: nothing closes that connection, and its slot in the pool is lost.
     """
     authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -401,7 +401,7 @@ def _silent_behind_a_proxy() -> Iterator[tuple[_SilentAtFirst, dict[str, Any]]]:
 
 
 def test_places_that_failed_requests_have_lost_are_found(kind: str) -> None:
-    """Each of ten requests costs the pool one of its ten places; the next request is answered."""
+    """The pool recovers all ten slots after ten failed requests have leaked one slot each."""
     with (
         _silent_behind_a_proxy() as (endpoint, options),
         Driver(kind, ["https://one.invalid"], ALONE, **options) as driver,
@@ -417,7 +417,7 @@ def test_places_that_failed_requests_have_lost_are_found(kind: str) -> None:
 
 
 def test_places_that_cancelled_requests_have_lost_are_found() -> None:
-    """In anyio's scopes and by tasks that are cancelled, in the middle of TLS in a tunnel."""
+    """The pool recovers the slots of requests that were cancelled during TLS in a tunnel."""
 
     async def give_up(client: httpx2.AsyncClient) -> None:
         with anyio.move_on_after(0.5):

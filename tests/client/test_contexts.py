@@ -1,4 +1,4 @@
-"""The TLS context that an application hands in is used, and never changed."""
+"""The client uses the application's TLS context and never changes it."""
 
 import socket
 import ssl
@@ -18,13 +18,13 @@ from .streams import Streams, speaking
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Who signs the servers' certificates."""
+    """The certificate authority that signs the server certificates."""
     return trustme.CA()
 
 
 @pytest.fixture
 def server_context(authority: trustme.CA) -> ssl.SSLContext:
-    """A server's context, which speaks HTTP/2, HTTP/1.1 and a protocol of the application."""
+    """A server context whose ALPN list has HTTP/2, HTTP/1.1 and the application's protocol."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
     context.set_alpn_protocols(["mine", "h2", "http/1.1"])
@@ -33,7 +33,7 @@ def server_context(authority: trustme.CA) -> ssl.SSLContext:
 
 @pytest.fixture
 def trust(authority: trustme.CA) -> ssl.SSLContext:
-    """An application's context, which it uses for a protocol of its own as well."""
+    """An application's client context that offers its own protocol by ALPN."""
     context = ssl.create_default_context()
     authority.configure_trust(context)
     context.set_alpn_protocols(["mine"])
@@ -53,7 +53,7 @@ def _still_offers_its_own(trust: ssl.SSLContext, server: Streams) -> bool:
 def test_the_protocols_of_the_applications_context_stay(
     trust: ssl.SSLContext, server_context: ssl.SSLContext, kind: str, http2: bool
 ) -> None:
-    """After requests, checks, updates and attempts of Socket.io clients."""
+    """Requests and health checks leave the ALPN protocols of the context unchanged."""
     with speaking(server_context) as server:
         with Driver(kind, [server.url], verify=trust, http2=http2, trust_env=False) as driver:
             version = "HTTP/2" if http2 else "HTTP/1.1"
@@ -68,7 +68,7 @@ def test_the_protocols_of_the_applications_context_stay(
 def test_requests_and_checks_at_the_same_time_offer_each_their_own(
     trust: ssl.SSLContext, server_context: ssl.SSLContext, kind: str
 ) -> None:
-    """Over one context: no request that asked for HTTP/2 is made over HTTP/1.1."""
+    """Concurrent checks over the same context do not turn HTTP/2 requests into HTTP/1.1."""
     over = threading.Event()
     with speaking(server_context) as server:
         prober = Prober(trust, 5.0)
@@ -93,7 +93,7 @@ def test_requests_and_checks_at_the_same_time_offer_each_their_own(
 def test_a_context_of_ours_trusts_whom_the_applications_trusts(
     authority: trustme.CA, trust: ssl.SSLContext, server_context: ssl.SSLContext, kind: str
 ) -> None:
-    """Not less, not more: its authorities, also those it learns later, its names and versions."""
+    """The derived context follows the original's CAs, also later ones, names and TLS versions."""
     with speaking(server_context) as server:
         stranger = ssl.create_default_context()
         with Driver(kind, [server.url], verify=stranger) as driver:
@@ -119,10 +119,11 @@ def test_a_context_of_ours_trusts_whom_the_applications_trusts(
 def test_the_applications_client_certificate_is_shown(
     authority: trustme.CA, trust: ssl.SSLContext, server_context: ssl.SSLContext, kind: str
 ) -> None:
-    """By requests as well as by checks."""
+    """Requests and checks both present the client certificate of the application's context."""
     authority.configure_trust(server_context)
     server_context.verify_mode = ssl.CERT_REQUIRED
-    server_context.maximum_version = ssl.TLSVersion.TLSv1_2  # where a refusal shows at once
+    # With TLS 1.3 the client would see the refusal only after the handshake.
+    server_context.maximum_version = ssl.TLSVersion.TLSv1_2
     with speaking(server_context) as server:
         assert Prober(trust, 5.0).check("api", Endpoint(server.url)).fault == "tls"
         authority.issue_cert("client@example.com").configure_cert(trust)
@@ -132,7 +133,7 @@ def test_the_applications_client_certificate_is_shown(
 
 
 def test_a_context_is_lent_once_however_often_it_is_handed_on(trust: ssl.SSLContext) -> None:
-    """A context made from one of ours still takes its authorities from the application's."""
+    """A context derived from a derived context still uses the application's CA certificates."""
     again = offering(offering(trust, ["h2"]), ["http/1.1"])
     assert again.sslobject_class.lender is trust  # type: ignore[attr-defined]
 
@@ -140,7 +141,7 @@ def test_a_context_is_lent_once_however_often_it_is_handed_on(trust: ssl.SSLCont
 def test_a_socket_client_leaves_the_context_alone(
     trust: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
-    """urllib3 sets protocols of its own on the context that it is given."""
+    """A Socket.io client leaves the context's ALPN protocols, although urllib3 sets its own."""
     with speaking(server_context) as server:
         manager = EndpointManager(
             [], [server.url], verify=trust, update_interval=0, trust_env=False

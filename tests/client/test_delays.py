@@ -1,4 +1,4 @@
-"""The hedge delay and the race delay that follow what was measured."""
+"""The hedge delay and the race delay that ``auto`` derives from measured times."""
 
 import itertools
 import math
@@ -41,11 +41,11 @@ _answers = st.lists(st.tuples(st.floats(min_value=0.0, max_value=20.0), _seconds
 
 
 class TestAnswerTimes:
-    """The 95th percentile of the last answers, times three, within bounds."""
+    """The hedge delay is three times the 95th percentile of recent answers, within bounds."""
 
     @given(_answers)
     def test_it_is_what_a_plain_computation_gives(self, steps: list[tuple[float, float]]) -> None:
-        """Over the last 100 answers of 5 minutes, whatever their order."""
+        """The delay equals a direct computation over the last 100 answers of 5 minutes."""
         times, now, kept = AnswerTimes(), 0.0, []
         for pause, seconds in steps:
             now += pause
@@ -63,7 +63,7 @@ class TestAnswerTimes:
     def test_it_stays_within_its_bounds(
         self, steps: list[tuple[float, float]], later: float
     ) -> None:
-        """From 50 ms to 1 s, at any time."""
+        """The hedge delay is between 50 ms and 1 s at any time."""
         times, now = AnswerTimes(), 0.0
         for pause, seconds in steps:
             now += pause
@@ -71,7 +71,7 @@ class TestAnswerTimes:
         assert HEDGE_LEAST <= times.hedge_delay(now + later) <= HEDGE_MOST
 
     def test_a_second_until_twenty_answers_are_known(self) -> None:
-        """And again once they are older than five minutes."""
+        """The delay is 1 s until 20 answers are known, and again once they are 5 minutes old."""
         times = AnswerTimes()
         for _ in range(ENOUGH - 1):
             times.add(0.02, 0.0)
@@ -84,7 +84,7 @@ class TestAnswerTimes:
 
 @given(st.lists(st.tuples(st.floats(min_value=0, max_value=1000), _seconds), max_size=10))
 def test_the_race_delay_follows_the_longest_recent_dial(dials: list[tuple[float, float]]) -> None:
-    """From 50 to 250 ms; 250 ms where no dial is known."""
+    """The race delay is three times the longest dial, from 50 to 250 ms; 250 ms without dials."""
     recent = [seconds for at, seconds in dials if at >= 1000.0 - RECENT]
     delay = race_delay(dials, 1000.0)
     assert RACE_LEAST <= delay <= RACE_MOST
@@ -106,15 +106,15 @@ def test_the_race_delay_follows_the_longest_recent_dial(dials: list[tuple[float,
     ],
 )
 def test_a_route_is_the_path_without_identifiers(path: str, route: str) -> None:
-    """So that each user's page is no route of its own."""
+    """``route_of`` drops identifiers and queries, so that all users' pages are one route."""
     assert route_of("GET", path) == route
 
 
 class TestSlowRoutes:
-    """Routes that are always slow do not hedge for ever."""
+    """Routes whose answers are mostly late stop hedging."""
 
     def test_two_late_answers_make_a_slow_route(self) -> None:
-        """And answers in time make it a quick one again."""
+        """Two late answers mark a route as slow, and three answers in time unmark the route."""
         routes = SlowRoutes()
         late = 0
         while not routes.is_slow("GET /report"):
@@ -128,7 +128,7 @@ class TestSlowRoutes:
 
     @given(st.lists(st.tuples(st.integers(0, 2 * ROUTES), st.booleans()), max_size=1000))
     def test_their_number_is_bounded(self, answers: list[tuple[int, bool]]) -> None:
-        """However many routes an application has."""
+        """``SlowRoutes`` keeps at most ``ROUTES`` routes."""
         routes = SlowRoutes()
         for number, late in answers:
             routes.record(f"GET /{number}", late=late)
@@ -136,7 +136,7 @@ class TestSlowRoutes:
 
 
 class Steady(NamedTuple):
-    """What became of simulated requests."""
+    """Counts of a simulation: hedges, requests and switches of the endpoint."""
 
     hedges: int
     requests: int
@@ -144,7 +144,7 @@ class Steady(NamedTuple):
 
 
 def _steady(seconds_of: Callable[[random.Random, str], float], requests: int) -> Steady:
-    """Send GETs one after the other through the real session, in simulated time."""
+    """Send GETs one after the other through a real session, in simulated time."""
     chance, now, hedges = random.Random(5), 0.0, 0
     state = ClientState(Policy(), lambda _: None)
     state.clock = lambda: now
@@ -152,7 +152,7 @@ def _steady(seconds_of: Callable[[random.Random, str], float], requests: int) ->
         for name in ("a", "b"):
             state.api.put(Endpoint(f"https://{name}.example", ord(name)), now)
     for number in range(requests):
-        path = "/report" if number % 25 == 0 else f"/users/{number}"  # 4 % are for the report
+        path = "/report" if number % 25 == 0 else f"/users/{number}"  # 4 % of GETs take /report
         session = state.call(GET, None, route_of("GET", path))
         attempt = session.step
         assert isinstance(attempt, Attempt)
@@ -177,25 +177,25 @@ def _steady(seconds_of: Callable[[random.Random, str], float], requests: int) ->
 
 
 def _log_normal(chance: random.Random) -> float:
-    """An API's time to first byte: 20 ms in the middle, 300 ms at the 99th percentile."""
+    """Draw a time to first byte: median 20 ms, 99th percentile 300 ms."""
     return 0.02 * math.exp(math.log(15) / 2.326 * chance.gauss(0, 1))
 
 
 def test_a_log_normal_api_sees_few_hedges() -> None:
-    """At most 2 %, and the client stays where it is."""
+    """At log-normal answer times, at most 2 % of requests hedge and the client rarely switches."""
     seen = _steady(lambda chance, path: _log_normal(chance), 10_000)
     assert 0 < seen.hedges <= 0.02 * seen.requests
     assert seen.switches <= 4
 
 
 def test_a_route_that_is_always_slow_sees_few_hedges() -> None:
-    """At most 2 %, where 4 % of the GETs take three seconds."""
+    """If one route with 4 % of the GETs always takes 3 s, at most 2 % of requests hedge."""
     seen = _steady(lambda chance, path: 3.0 if path == "/report" else _log_normal(chance), 10_000)
     assert 0 < seen.hedges <= 0.02 * seen.requests
 
 
 def test_an_overload_sees_few_hedges() -> None:
-    """At most 5 %, where all endpoints become slow."""
+    """If all endpoints become slow, at most 5 % of requests hedge."""
     numbers = itertools.count()
     seen = _steady(
         lambda chance, path: (3.0 if next(numbers) > 100 else 1.0) * _log_normal(chance) * 10,
@@ -206,7 +206,7 @@ def test_an_overload_sees_few_hedges() -> None:
 
 @given(st.lists(st.sampled_from(["hedge", "attempt", "success"]), max_size=500))
 def test_the_budget_bounds_hedges_and_attempts_together(steps: list[str]) -> None:
-    """Of 500 tokens a hedge costs 20, a further attempt 5; a success returns 1."""
+    """A hedge costs 20 of 500 tokens, a further attempt 5, and a success returns 1."""
     budget, hedges, attempts = Budget(Policy()), 0, 0
     for step in steps:
         if step == "hedge":
@@ -231,7 +231,7 @@ def _warm(driver: Driver, *servers: Backend) -> None:
 
 @pytest.mark.alone
 def test_a_frozen_primary_costs_the_first_request_little(fleet: Fleet, kind: str) -> None:
-    """At most 250 ms after 20 answers in 20 ms each; it is left after the second request."""
+    """A frozen primary costs the first request at most 250 ms, and is suspect after the second."""
     primary, backup = fleet.pair()
     with Driver(kind, [primary.url, backup.url], trust_env=False) as driver:
         _warm(driver, primary, backup)
@@ -245,7 +245,7 @@ def test_a_frozen_primary_costs_the_first_request_little(fleet: Fleet, kind: str
 
 @pytest.mark.alone
 def test_a_swallowed_primary_costs_the_first_request_little(fleet: Fleet, kind: str) -> None:
-    """At most 120 ms, where the primary's address takes no connection any more."""
+    """A primary whose address drops every SYN costs the first request at most 120 ms."""
     primary, backup = fleet.pair()
     with Driver(kind, [primary.url, backup.url], trust_env=False) as driver:
         _warm(driver, primary)
@@ -257,7 +257,7 @@ def test_a_swallowed_primary_costs_the_first_request_little(fleet: Fleet, kind: 
 
 
 def test_a_delay_is_a_number_or_auto() -> None:
-    """The message says so."""
+    """A delay is a number or ``auto``, and the error for another value says so."""
     assert Policy(hedge_delay=0.5, race_delay=0.0).queue_delay == 0.5
     with pytest.raises(TypeError, match="hedge_delay must be a number or 'auto', not 'soon'"):
         Policy(hedge_delay="soon")  # type: ignore[arg-type]

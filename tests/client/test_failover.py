@@ -1,4 +1,4 @@
-"""One request over several endpoints: the cases, and what holds whatever happens."""
+"""The failover generator for one request: the shared cases, and invariants of all outcomes."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from mop_config.net.faults import COUNTED, Fault
 from .cases import CASES, RETRY_AFTER, Case
 from .pools import Bench, name_of, url
 
-#: What the words of a case mean to a driver: the fault, whether it was sent, the exception.
+#: Outcome of each word of a case: fault, whether the request was sent, name of the exception.
 _FAULTS = {
     "refused": (Fault.REFUSED, False, "ConnectError"),
     "reset": (Fault.RESET, True, "ReadError"),
@@ -36,7 +36,7 @@ _FAULTS = {
 
 @dataclass
 class Run:
-    """Drives the generator as a transport would, with the words of a case for the wire."""
+    """Drives the generator as a transport would, with the words of a case as the network."""
 
     case: Case
     asked: list[str] = field(default_factory=list)
@@ -96,7 +96,7 @@ class Run:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_cases(case: Case) -> None:
-    """The generator goes where the list of cases says."""
+    """The generator makes the attempts of each case and returns its result."""
     run = Run(case)
     verdict = run.verdict()
     assert tuple(run.asked) == case.asked
@@ -110,7 +110,7 @@ def test_cases(case: Case) -> None:
 
 
 def test_the_names_of_the_cases_are_their_own() -> None:
-    """So that a failure names one of them, and every word is known."""
+    """Case names are unique, and the tests know every word of the cases."""
     assert len({case.name for case in CASES}) == len(CASES)
     words = {word for case in CASES for words in case.script.values() for word in words}
     assert {word for word in words if not word.rstrip("+").isdigit()} == set(_FAULTS)
@@ -138,12 +138,12 @@ def test_the_names_of_the_cases_are_their_own() -> None:
 def test_the_shape_of_a_request(
     method: str, replayable: bool, keyed: bool, shape: RetryTraits
 ) -> None:
-    """Methods are case-sensitive, and an unknown one may do anything."""
+    """Methods are case-sensitive, and an unknown method counts as not idempotent."""
     assert RetryTraits.of(method, replayable=replayable, keyed=keyed) == shape
 
 
 def test_without_endpoints_it_ends_at_once() -> None:
-    """With a verdict, not with an error of its own."""
+    """Without endpoints, the generator returns an empty verdict at once."""
     flow = flow_of(Bench({}), Policy())
     with pytest.raises(StopIteration) as end:
         next(flow)
@@ -151,7 +151,7 @@ def test_without_endpoints_it_ends_at_once() -> None:
 
 
 def flow_of(bench: Bench, policy: Policy) -> Flow:
-    """A GET over a pool."""
+    """Start the generator for a GET over a pool."""
     budget = Budget(policy)
     return failover(
         RetryTraits(True, True, True),
@@ -164,7 +164,7 @@ def flow_of(bench: Bench, policy: Policy) -> Flow:
 
 
 def test_an_endpoint_that_is_down_is_tried_when_nothing_else_is_left() -> None:
-    """It may be back by now, and the request would fail without it; nobody dials it beside."""
+    """An unhealthy endpoint is tried last, because it may have recovered, but never hedged to."""
     bench = Bench({"a": 0, "b": 1})
     bench.fail("b", times=3)
     moves = Candidates(bench.pool, Budget(Policy()))
@@ -175,7 +175,7 @@ def test_an_endpoint_that_is_down_is_tried_when_nothing_else_is_left() -> None:
 
 
 def test_the_total_bounds_everything() -> None:
-    """Each attempt may take what is left, and none begins after the end."""
+    """Each attempt may use the rest of the total timeout, and no attempt begins after its end."""
     bench, policy = Bench({"a": 0, "b": 1, "c": 2}), Policy(total_timeout=10.0)
     flow = flow_of(bench, policy)
     attempt = next(flow)
@@ -189,7 +189,7 @@ def test_the_total_bounds_everything() -> None:
 
 
 def test_an_endpoint_is_asked_again_once_however_many_connections_it_kept() -> None:
-    """Sixteen idle connections to a server that restarted are no sixteen attempts."""
+    """A stale kept connection is retried once per endpoint, however many connections it kept."""
     bench, asked = Bench({"a": 0, "b": 1}), []
     flow = flow_of(bench, Policy())
     member = next(flow).member
@@ -202,7 +202,7 @@ def test_an_endpoint_is_asked_again_once_however_many_connections_it_kept() -> N
 
 
 class TestWhatThePoolLearns:
-    """An outcome speaks for or against the endpoint that it happened at."""
+    """The pool records each outcome at the endpoint of its attempt."""
 
     def after(self, outcome_of: Any, names: str = "ab") -> Bench:
         bench = Bench({name: place for place, name in enumerate(names)})
@@ -213,7 +213,7 @@ class TestWhatThePoolLearns:
         return bench
 
     def test_a_kept_connection_that_was_closed_is_no_failure(self) -> None:
-        """The server may close it when it likes; a probe finds out."""
+        """A reset on a kept connection counts no failure, but schedules an urgent probe."""
         bench = self.after(
             lambda bench, m: Outcome(m, 1.0, 0.9, fault=Fault.RESET, reused=True, result="e")
         )
@@ -222,7 +222,7 @@ class TestWhatThePoolLearns:
         assert bench.pool.urgent
 
     def test_a_read_timeout_on_a_kept_connection_is_one(self) -> None:
-        """Silence is not what a closed connection sounds like."""
+        """A read timeout on a kept connection counts as a failure, unlike a closed connection."""
         bench = self.after(
             lambda bench, m: Outcome(m, 1.0, 0.9, fault=Fault.READ_TIMEOUT, reused=True, result="e")
         )
@@ -230,24 +230,24 @@ class TestWhatThePoolLearns:
 
     @pytest.mark.parametrize("status", [502, 503, 504, 520, 527, 530])
     def test_bad_statuses_count(self, status: int) -> None:
-        """They are the proxy's word for a dead server."""
+        """A bad status makes the endpoint suspect: a proxy sends these for a dead server."""
         bench = self.after(lambda bench, m: Outcome(m, 1.0, 0.9, status=status, result="r"))
         assert bench.state("a") is HealthState.SUSPECT
         assert bench["a"].last_fault is Fault.BAD_STATUS
 
     @pytest.mark.parametrize("status", [200, 301, 404, 429, 500])
     def test_the_applications_answers_count_as_alive(self, status: int) -> None:
-        """It was the application that spoke."""
+        """Other statuses come from the application itself, so the endpoint is healthy."""
         bench = self.after(lambda bench, m: Outcome(m, 1.0, 0.9, status=status, result="r"))
         assert bench.state("a") is HealthState.HEALTHY
 
     def test_a_busy_endpoint_is_alive_and_left_alone(self) -> None:
-        """For as long as it says."""
+        """A busy endpoint stays healthy and gets no requests until its ``Retry-After`` ends."""
         bench = self.after(lambda bench, m: Outcome(m, 1.0, 0.9, status=503, busy=9.0, result="r"))
         assert (bench.state("a"), bench["a"].busy_until) == (HealthState.HEALTHY, 10.0)
 
     def test_the_losers_of_a_race_are_told_of(self) -> None:
-        """Each with what it lost by; the winner has served."""
+        """Each loser of a race is recorded with its fault, and the winner as having served."""
         bench = self.after(
             lambda bench, m: Outcome(
                 bench["c"],
@@ -267,7 +267,7 @@ class TestWhatThePoolLearns:
         assert (bench["a"].failed, bench["b"].failed, bench["c"].served) == (1, 0, 1)
 
     def test_a_loser_that_the_pool_knows_of_is_not_told_of_twice(self) -> None:
-        """Those are the first ones."""
+        """The first ``losers_recorded`` losers are not recorded again."""
         bench = self.after(
             lambda bench, m: Outcome(
                 bench["c"],
@@ -300,7 +300,7 @@ OUTCOMES = st.one_of(
 def test_what_always_holds(
     shape: RetryTraits, endpoints: int, tokens: int, script: list[tuple[Any, float]]
 ) -> None:
-    """No second execution, no loss of what was not sent, no time and no answer left over."""
+    """No request runs twice, none is lost unsent, and each answer is used or discarded once."""
     bench = Bench({name: place for place, name in enumerate("abcdef"[:endpoints])})
     policy = Policy(budget=tokens)
     budget = Budget(policy)
@@ -335,20 +335,20 @@ def test_what_always_holds(
     assert verdict is not None
 
     last = outcomes[-1]
-    for outcome in outcomes[:-1]:  # those that were not the end of it
+    for outcome in outcomes[:-1]:  # the outcomes that were followed by another attempt
         assert not outcome.good
         assert outcome.now < policy.total_timeout
         assert not outcome.sent or (shape.idempotent and shape.replayable)
     names = [attempt.member.url for attempt in attempts]
     assert all(names.count(name) <= 2 for name in names)
 
-    # Every answer is given to the application or to be discarded, and just once.
+    # Each answer is either returned or discarded, exactly once: an unread one leaks a connection.
     given_away = [a for a in (*discarded, verdict.answer, verdict.discard) if a is not None]
     assert sorted(map(id, given_away)) == sorted(map(id, answers))
     assert verdict.answer is (answers[-1] if answers else None)
 
-    # What stopped it before everybody was asked: an answer, our own fault, the danger of
-    # a second execution, the time or the budget.
+    # Only an answer, a local fault, the risk of a second execution, the timeout or the budget
+    # may end the request before every endpoint was tried.
     if not answers and last.fault not in {Fault.OURS, Fault.POOL_TIMEOUT}:
         repeatable = shape.idempotent and shape.replayable
         if not last.sent or repeatable:
@@ -357,7 +357,7 @@ def test_what_always_holds(
             assert [trial.url for trial in verdict.trials] == names
         else:
             assert verdict.error is last.result
-    # The first move to another endpoint is free, the rest costs five tokens each.
+    # The first move to another endpoint is free, every further attempt costs five tokens.
     moved = len(set(names)) > 1
     paid = 5 * (len(names) - 1 - moved)
     refund = 1 if last.good else 0

@@ -1,7 +1,7 @@
-"""What an application sees of each kind of sick endpoint, with real servers and sockets.
+"""Behaviour of the client with each kind of faulty endpoint, over real servers and sockets.
 
-A figure that is asserted here is an upper bound that a busy machine keeps as well; the
-benchmarks measure.
+The asserted durations are upper bounds that also hold on a busy machine; the benchmarks measure
+the exact figures.
 """
 
 import threading
@@ -23,25 +23,25 @@ from .handmade import OK, Answer, Asked, handmade
 from .scripted import scripted
 
 RACE = 0.25
-#: What a busy machine may add to a delay that is known.
+#: Seconds that a busy machine may add to a known delay.
 SLACK = 1.5
 
 
 @pytest.fixture(scope="module")
 def backup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    """An endpoint that always works."""
+    """Run an endpoint that works throughout the module."""
     with fleet_in(tmp_path_factory.mktemp("backup")) as fleet:
         yield fleet.add("backup", tls=("127.0.0.1",))
 
 
 @pytest.fixture
 def primary(fleet: Fleet) -> Backend:
-    """An endpoint that the test may do anything to."""
+    """Run an endpoint that the test may kill, freeze or change."""
     return fleet.add("primary")
 
 
 def quickest(driver: Driver) -> float:
-    """Seconds that the backup's quickest answer of five takes: a fault would delay each."""
+    """Return the fastest of five answers of the backup, in seconds: a fault would delay all."""
     seconds = []
     for _ in range(5):
         with timed() as took:
@@ -54,7 +54,7 @@ def quickest(driver: Driver) -> float:
 
 
 def test_a_black_hole_costs_the_first_request_a_quarter_second(backup: Backend, kind: str) -> None:
-    """250 ms and the backup's own dial; later requests do not even try it."""
+    """A black hole costs the first request the race delay of 250 ms, and later ones nothing."""
     with black_hole() as port:
         urls = [f"http://127.0.0.1:{port}", backup.url]
         with Driver(kind, urls, verify=backup.fleet.trust()) as driver:
@@ -67,7 +67,7 @@ def test_a_black_hole_costs_the_first_request_a_quarter_second(backup: Backend, 
 
 
 def test_a_tls_handshake_that_stalls_costs_no_more(backup: Backend, kind: str) -> None:
-    """Where a network lets TCP through and swallows TLS, a connection is not a connection."""
+    """A TLS handshake that stalls after TCP connects also costs only the race delay."""
     with silence() as port:
         urls = [f"https://127.0.0.1:{port}", backup.url]
         with Driver(kind, urls, verify=backup.fleet.trust()) as driver:
@@ -80,7 +80,7 @@ def test_a_tls_handshake_that_stalls_costs_no_more(backup: Backend, kind: str) -
 def test_others_learn_of_a_black_hole_before_the_first_request_is_answered(
     fleet: Fleet, kind: str
 ) -> None:
-    """Its finder may wait long for its answer; nobody else has to find it again."""
+    """The endpoint is suspect once the dial race ends, not when the slow answer arrives."""
     slow = fleet.add("slow")
     slow.behave(delay=2.0)
     with black_hole() as port, Driver(kind, [f"http://127.0.0.1:{port}", slow.url]) as driver:
@@ -103,7 +103,7 @@ def test_others_learn_of_a_black_hole_before_the_first_request_is_answered(
 def test_many_requests_at_once_lose_a_quarter_second_and_not_more(
     backup: Backend, kind: str
 ) -> None:
-    """Also over HTTP/2, where they queue for one connection."""
+    """Concurrent requests lose one race delay, also over HTTP/2, where they share a connection."""
     for http2 in (False, True):
         with silence() as port:
             urls = [f"https://127.0.0.1:{port}", backup.url]
@@ -117,7 +117,7 @@ def test_many_requests_at_once_lose_a_quarter_second_and_not_more(
 
 
 def test_more_requests_than_connections_move_without_a_stall(fleet: Fleet, kind: str) -> None:
-    """A connection that waits for its turn would keep one of the server's few threads."""
+    """Forty requests over six connections to a server with two threads all move without a stall."""
     backup = fleet.add("backup", threads=2)
     urls = [f"http://127.0.0.1:{closed_port()}", backup.url]
     limits = httpx2.Limits(max_connections=6)
@@ -129,17 +129,17 @@ def test_more_requests_than_connections_move_without_a_stall(fleet: Fleet, kind:
 
 @pytest.mark.parametrize("slow_first", [True, False])
 def test_who_only_lost_a_race_is_still_asked(fleet: Fleet, kind: str, slow_first: bool) -> None:
-    """Slow to dial is not dead: when the winner fails, the loser gets the request."""
+    """If the winner of a dial race fails, the request goes to the slower endpoint."""
     slow = fleet.add("slow", tls=("127.0.0.1",))
     with scripted({"winner": ("reset",)}) as ([winner], _):
         urls = [slow.url, winner.url] if slow_first else [winner.url, slow.url]
         with Driver(kind, urls, Policy(race_delay=0.0), verify=fleet.trust()) as driver:
-            # Plain HTTP is ready before TLS is: the order of the dials decides nothing here.
+            # Plain HTTP connects faster than TLS, so the winner does not depend on the order.
             assert driver.who() == "slow"
 
 
 def test_a_look_up_that_hangs_blocks_nobody_and_is_made_once(backup: Backend, kind: str) -> None:
-    """Name servers that do not answer cost what a black hole costs."""
+    """A hanging look-up costs one race delay, and concurrent requests share one look-up."""
     asked: list[str] = []
     answer = threading.Event()
 
@@ -161,7 +161,7 @@ def test_a_look_up_that_hangs_blocks_nobody_and_is_made_once(backup: Backend, ki
 
 
 def test_black_holes_do_not_outlast_the_total(kind: str) -> None:
-    """Each gets its dial, but no dial begins or goes on after the request's time."""
+    """No dial begins or continues after the total timeout of the request."""
     with black_hole() as port:
         urls = [f"http://127.0.0.1:{port}/{number}" for number in range(20)]
         policy = Policy(total_timeout=0.8, race_delay=0.1)
@@ -176,7 +176,7 @@ def test_black_holes_do_not_outlast_the_total(kind: str) -> None:
 
 
 def test_a_refusing_endpoint_costs_nothing(backup: Backend, kind: str) -> None:
-    """The next one is dialled at once."""
+    """After a refused connection, the client dials the next endpoint without the race delay."""
     urls = [f"http://127.0.0.1:{closed_port()}", backup.url]
     policy = Policy(race_delay=10.0)
     with Driver(kind, urls, policy, verify=backup.fleet.trust()) as driver, timed() as took:
@@ -190,7 +190,7 @@ def test_a_refusing_endpoint_costs_nothing(backup: Backend, kind: str) -> None:
 def test_a_frozen_primary_is_overtaken_after_the_hedge_delay(
     primary: Backend, backup: Backend, kind: str
 ) -> None:
-    """A GET over a warm connection is asked elsewhere after a second; later ones go there."""
+    """A GET to a frozen primary hedges after 1 s, and later requests go to the backup."""
     with Driver(kind, [primary.url, backup.url], verify=backup.fleet.trust()) as driver:
         assert driver.who() == "primary"
         primary.freeze()
@@ -204,7 +204,7 @@ def test_a_frozen_primary_is_overtaken_after_the_hedge_delay(
 def test_a_slow_answer_is_overtaken_and_the_slow_endpoint_left(
     primary: Backend, backup: Backend, kind: str
 ) -> None:
-    """First byte after three seconds: the answer is here after one, from the backup."""
+    """If the first byte takes 3 s, the backup answers the hedge after 1 s and serves from then."""
     primary.behave(delay=3.0)
     with Driver(kind, [primary.url, backup.url], verify=backup.fleet.trust()) as driver:
         with timed() as first:
@@ -214,7 +214,7 @@ def test_a_slow_answer_is_overtaken_and_the_slow_endpoint_left(
 
 
 def test_the_first_answer_wins_even_if_it_is_the_slow_ones(fleet: Fleet, kind: str) -> None:
-    """Asking another one is no reason to stop listening to the first."""
+    """The first endpoint's answer wins if it arrives before the answer to the hedge."""
     primary, backup = fleet.pair()
     primary.behave(delay=0.8)
     backup.behave(delay=5.0)
@@ -226,7 +226,7 @@ def test_the_first_answer_wins_even_if_it_is_the_slow_ones(fleet: Fleet, kind: s
 
 
 def test_a_slow_failure_waits_for_the_rivals_answer(fleet: Fleet, kind: str) -> None:
-    """A 502 that comes while another endpoint is being asked is not the last word."""
+    """If the first endpoint answers 502 during a hedge, the client waits for the hedge."""
     primary, backup = fleet.pair()
     primary.behave(delay=0.6, status=502)
     backup.behave(delay=0.8)
@@ -236,7 +236,7 @@ def test_a_slow_failure_waits_for_the_rivals_answer(fleet: Fleet, kind: str) -> 
 
 
 def test_a_rival_that_fails_is_forgotten(fleet: Fleet, kind: str) -> None:
-    """The first endpoint's answer still counts, and the rival's failure is noted."""
+    """If a hedge fails, the first endpoint's answer counts and the hedge's failure is recorded."""
     primary, backup = fleet.pair()
     primary.behave(delay=3.0)
     backup.behave(status=502)
@@ -246,7 +246,7 @@ def test_a_rival_that_fails_is_forgotten(fleet: Fleet, kind: str) -> None:
 
 
 def test_a_busy_rival_is_not_taken_for_dead(fleet: Fleet, kind: str) -> None:
-    """503 with Retry-After means later, also as the answer to a hedge."""
+    """A hedge answered 503 with Retry-After does not make its endpoint suspect."""
     primary, backup = fleet.pair()
     primary.behave(delay=3.0)
     backup.behave(status=503, headers={"Retry-After": "60"})
@@ -256,7 +256,7 @@ def test_a_busy_rival_is_not_taken_for_dead(fleet: Fleet, kind: str) -> None:
 
 
 def test_a_slow_post_is_asked_once(fleet: Fleet, kind: str) -> None:
-    """However long it takes, nobody else is asked to execute it."""
+    """A slow POST is never hedged, so no second endpoint executes it."""
     primary, backup = fleet.pair()
     primary.behave(delay=0.8)
     with Driver(kind, [primary.url, backup.url], Policy(hedge_delay=0.1)) as driver:
@@ -266,11 +266,11 @@ def test_a_slow_post_is_asked_once(fleet: Fleet, kind: str) -> None:
 
 
 def test_hedging_makes_one_thread_and_only_after_the_delay(fleet: Fleet) -> None:
-    """It ends with the request, also when the rival was over a warm connection."""
+    """A hedge takes one extra thread after the delay, which ends with the request."""
     primary, backup = fleet.pair()
     policy = Policy(hedge_delay=0.3)
     with Driver("sync", [backup.url, primary.url], policy) as driver:
-        driver.who()  # so that there is a warm connection to what will be the backup
+        driver.who()  # opens a connection to the server that becomes the backup
         driver.manager.add_api_endpoint(backup.url, 9)
         primary.behave(delay=3.0)
         backup.behave(delay=30.0)
@@ -296,7 +296,7 @@ def test_hedging_makes_one_thread_and_only_after_the_delay(fleet: Fleet) -> None
 
 
 def test_hedging_works_over_http2(fleet: Fleet, kind: str) -> None:
-    """Also for requests that share one connection, which stays in use."""
+    """Requests that share one HTTP/2 connection hedge after the delay."""
     primary, backup = fleet.pair(tls=("127.0.0.1",), http2=True)
     policy = Policy(hedge_delay=1.0)
     options = {"verify": fleet.trust(), "http2": True}
@@ -310,14 +310,14 @@ def test_hedging_works_over_http2(fleet: Fleet, kind: str) -> None:
         primary.behave()
 
 
-# -- endpoints that answer, but not what they should
+# -- endpoints that answer with an error or garbage
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
 def test_a_sick_gateway_is_left_at_once(
     primary: Backend, backup: Backend, kind: str, status: int
 ) -> None:
-    """An idempotent request goes on; the endpoint is suspect, and after three times down."""
+    """After a 502, 503 or 504 a GET goes to the backup, and the endpoint is suspect."""
     primary.behave(status=status)
     with Driver(kind, [primary.url, backup.url], verify=backup.fleet.trust()) as driver:
         assert driver.who() == "backup"
@@ -329,7 +329,7 @@ def test_a_sick_gateway_is_left_at_once(
 def test_a_busy_endpoint_is_left_alone_for_as_long_as_it_asked(
     primary: Backend, backup: Backend, kind: str, status: int
 ) -> None:
-    """It is not down, and it is asked again after its time."""
+    """An endpoint with Retry-After stays healthy and gets requests again after that time."""
     primary.behave(status=status, headers={"Retry-After": "1"})
     policy = Policy(min_dwell=0.0)
     with Driver(kind, [primary.url, backup.url], policy, verify=backup.fleet.trust()) as driver:
@@ -342,7 +342,7 @@ def test_a_busy_endpoint_is_left_alone_for_as_long_as_it_asked(
 
 
 def test_when_all_are_busy_somebody_is_asked_anyway(fleet: Fleet, kind: str) -> None:
-    """A busy endpoint is better than none."""
+    """If all endpoints are busy, the client sends the request to a busy endpoint."""
     primary, backup = fleet.pair()
     for backend in (primary, backup):
         backend.behave(status=503, headers={"Retry-After": "60"})
@@ -354,7 +354,7 @@ def test_when_all_are_busy_somebody_is_asked_anyway(fleet: Fleet, kind: str) -> 
 
 
 def test_application_errors_move_nobody(primary: Backend, backup: Backend, kind: str) -> None:
-    """404 and 500 are answers."""
+    """Statuses such as 404 and 500 are returned and leave the endpoint healthy."""
     with Driver(kind, [primary.url, backup.url], verify=backup.fleet.trust()) as driver:
         for status in (400, 401, 404, 409, 500, 501):
             primary.behave(status=status)
@@ -364,7 +364,7 @@ def test_application_errors_move_nobody(primary: Backend, backup: Backend, kind:
 
 
 def test_what_is_no_http_is_a_failure(backup: Backend, kind: str) -> None:
-    """Another service on the port: GET goes on, and POST says what happened."""
+    """If another protocol answers on the port, a GET moves on and a POST raises the error."""
     with (
         scripted({"first": ("garbage",)}) as ([first], _),
         Driver(kind, [first.url, backup.url], verify=backup.fleet.trust()) as driver,
@@ -379,7 +379,7 @@ def test_what_is_no_http_is_a_failure(backup: Backend, kind: str) -> None:
 
 
 def test_a_killed_primary_is_left_and_taken_up_again(fleet: Fleet, kind: str) -> None:
-    """Over a connection that was warm when it died; back after it is healthy again."""
+    """The client leaves a killed primary at once and returns after two good probes."""
     primary, backup = fleet.pair()
     with Driver(kind, [primary.url, backup.url], Policy(min_dwell=0.0, hedge_delay=10.0)) as driver:
         assert driver.who() == "primary"
@@ -394,13 +394,13 @@ def test_a_killed_primary_is_left_and_taken_up_again(fleet: Fleet, kind: str) ->
 
 
 def _probe(driver: Driver, backend: Backend) -> None:
-    """Tell the pool of a good health check, as the manager's own loop would."""
+    """Record a good health check in the pool, as the manager's check loop would."""
     job = driver.manager._job_for(backend.url)
     driver.manager._lifecycle.tasks.record(job, ProbeResult(None, 0.01, "200", "/health"))
 
 
 def test_a_flapping_primary_fails_no_request(fleet: Fleet, kind: str) -> None:
-    """Down and up again every moment, with the manager's checks running."""
+    """No request fails while the primary keeps going down and up under health checks."""
     primary, backup = fleet.pair()
     policy = Policy(min_dwell=0.0, first_backoff=0.1, max_backoff=0.2)
     with Driver(kind, [primary.url, backup.url], policy) as driver, driver.checking():
@@ -423,7 +423,7 @@ def test_a_flapping_primary_fails_no_request(fleet: Fleet, kind: str) -> None:
 def test_requests_that_hang_at_one_endpoint_keep_nobody_from_the_next(
     fleet: Fleet, kind: str
 ) -> None:
-    """The limit of connections is each endpoint's own, and the one that lives is not blamed."""
+    """The connection limit is per endpoint, so hanging requests do not block the backup."""
     primary, backup = fleet.pair()
     policy = Policy(hedge_delay=1.0)
     options = {"limits": httpx2.Limits(max_connections=4)}
@@ -440,7 +440,7 @@ def test_requests_that_hang_at_one_endpoint_keep_nobody_from_the_next(
 
 
 def test_a_body_that_stalls_costs_a_pause_not_the_request(fleet: Fleet, kind: str) -> None:
-    """The answer is not complete, so the request goes on while there is time."""
+    """A GET whose body stalls for ``body_pause`` moves to the next endpoint."""
     backup = fleet.add("backup")
     with scripted({"stalls": ("pause",)}) as ([stalls], _):
         policy = Policy(body_pause=0.3)
@@ -450,7 +450,7 @@ def test_a_body_that_stalls_costs_a_pause_not_the_request(fleet: Fleet, kind: st
 
 
 def test_a_body_that_breaks_off_after_a_hedge_was_called_off(kind: str) -> None:
-    """The endpoint of the hedge has not failed, so the request goes on to it."""
+    """If the winner's body breaks off, the request goes to the cancelled hedge's endpoint."""
 
     def late_and_torn(asked: Asked) -> Answer:
         time.sleep(0.4)

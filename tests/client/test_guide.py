@@ -1,4 +1,4 @@
-"""The guide's front-end half: its usage examples and its test sections, each as a test."""
+"""The front-end half of the guide: each usage example and test section as a test."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ GUIDE_HEALTH = {"status": "healthy", "service": "mop-api", "version": "1.0.0"}
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[EndpointManager]:
-    """The app's manager, started as in the guide's ``main``."""
+    """Run the app's manager, as the guide's ``main`` does."""
     with EndpointManager(
         cache_path=tmp_path / "cache.json",
         policy=QUICK,
@@ -36,14 +36,17 @@ def manager(tmp_path: Path) -> Iterator[EndpointManager]:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """Real servers that can be killed."""
+    """Give the test real servers that it can kill."""
     with fleet_in(tmp_path) as fleet:
         yield fleet
 
 
 @contextmanager
 def api_server(name: str, delay: float = 0.0) -> Iterator[Handmade]:
-    """A server that says who it is, and is healthy as the guide has it."""
+    """Run a server that returns its name and the guide's health answer.
+
+    ``delay`` is the duration of a health check in seconds.
+    """
 
     def answer(asked: Asked) -> Answer:
         if asked.path.endswith("/health"):
@@ -56,7 +59,7 @@ def api_server(name: str, delay: float = 0.0) -> Iterator[Handmade]:
 
 
 def answering(status: int) -> Callable[[Asked], Answer]:
-    """A server that always answers alike."""
+    """Make an answer function that always returns this status."""
     return lambda asked: (status, {}, b"")
 
 
@@ -66,7 +69,7 @@ class TestUsageExamples:
     def test_example_1_basic_configuration_single_server(
         self, manager: EndpointManager, tmp_path: Path
     ) -> None:
-        """范例 1: one server; scanned, configured, and every request goes there."""
+        """范例 1: after a scan of a QR code with one server, every request goes to that server."""
         with api_server("only") as api, socket_server(tmp_path, "only") as sockets:
             manager.apply_qr(json.dumps({"api_url": api.url, "socketio_url": sockets.url}))
             wait_for(lambda: manager.api_endpoints[0].state == "healthy")
@@ -77,7 +80,7 @@ class TestUsageExamples:
             assert manager.get_current_socket_url() == sockets.url
 
     def test_example_2_primary_and_backup(self, manager: EndpointManager, fleet: Fleet) -> None:
-        """范例 2: the primary first; when it fails, the backup, without a failed request."""
+        """范例 2: requests go to the primary, and to the backup without an error if it dies."""
         primary, backup = fleet.pair()
         text = {
             "api_endpoints": [primary.url, backup.url],
@@ -92,7 +95,7 @@ class TestUsageExamples:
         assert manager.get_current_api_url() == backup.url
 
     def test_example_3_several_servers_by_response_time(self, manager: EndpointManager) -> None:
-        """范例 3: of equal priority, the one with the shortest response time."""
+        """范例 3: among equal priorities, the client uses the shortest response time."""
         with (
             api_server("server1", 1.5) as one,
             api_server("server2") as two,
@@ -106,7 +109,7 @@ class TestUsageExamples:
                 assert client.get("/users").json() == {"server": "server2"}
 
     def test_example_4_remote_update(self, manager: EndpointManager, tmp_path: Path) -> None:
-        """范例 4: at the app's start, and after a login, with the token."""
+        """范例 4: the app updates the list at its start, and with the token after a login."""
         token: list[str | None] = [None]
         new = "https://api-new-primary.example.com/api/v1"
 
@@ -124,7 +127,7 @@ class TestUsageExamples:
             backup = f"http://127.0.0.1:{config.port}"
             assert manager.update_endpoints_from_remote(fallback_url=backup)
             assert manager.get_current_api_url() == current.url
-            # Nobody is logged in yet: the current endpoint refuses, and what we have stays.
+            # Without a token the current endpoint answers 401, and the client keeps its list.
             with pytest.raises(UpdateFailed):
                 manager.update_endpoints_from_remote(current.url, token[0])
             assert manager.get_current_api_url() == current.url
@@ -133,7 +136,7 @@ class TestUsageExamples:
         assert manager.api_endpoints[0].url == new
 
     def test_example_5_switching_by_hand(self, manager: EndpointManager) -> None:
-        """范例 5: the list is shown with priority and state, and the user picks a server."""
+        """范例 5: the app shows each endpoint's priority and state, and the user pins a server."""
         with api_server("first") as first, api_server("second") as second:
             manager.add_api_endpoint(first.url, priority=0)
             manager.add_api_endpoint(second.url, priority=1)
@@ -150,7 +153,7 @@ class TestTestSections:
     """测试验证."""
 
     def test_section_1_health_checks(self, manager: EndpointManager, tmp_path: Path) -> None:
-        """1. 测试健康检查: each server answers its health check, ours in the guide's words."""
+        """1. 测试健康检查: the server gives the guide's health answer, and its checks succeed."""
         file = tmp_path / "e.txt"
         file.write_text("DomainList:\na.example\nb.example\n")
         with running(tmp_path, file, workers=1) as server:
@@ -163,7 +166,7 @@ class TestTestSections:
     def test_section_2_the_configuration_route(
         self, manager: EndpointManager, tmp_path: Path
     ) -> None:
-        """2. 测试端点配置接口: the guide's answer, as a client reads it."""
+        """2. 测试端点配置接口: the server gives the guide's list, and the client reads it."""
         file = tmp_path / "e.txt"
         file.write_text(
             "ApiList:\nhttps://api-primary.example.com\nhttps://api-backup.example.com\n"
@@ -184,7 +187,7 @@ class TestTestSections:
         assert json.loads(qr.dumps(manager.config)) == expected
 
     def test_section_3_failover(self, manager: EndpointManager, fleet: Fleet) -> None:
-        """3. 测试故障转移: several endpoints, the primary goes, the request succeeds."""
+        """3. 测试故障转移: after the primary dies, the request succeeds at the backup."""
         primary, backup = fleet.pair()
         manager.add_api_endpoint(primary.url, priority=0)
         manager.add_api_endpoint(backup.url, priority=1)
@@ -195,7 +198,7 @@ class TestTestSections:
         assert manager.get_current_api_url() == backup.url
 
     def test_section_4_remote_update(self, manager: EndpointManager) -> None:
-        """4. 测试远程更新: after it, the list holds the new endpoints."""
+        """4. 测试远程更新: after an update, the list holds the new endpoints."""
         with api_server("new") as new, source(wire([f"{new.url}/new"])) as (_, config):
             manager.add_api_endpoint("https://old-api.example.com", priority=0)
             manager.update_endpoints_from_remote(fallback_url=config.url)
@@ -208,7 +211,7 @@ class TestTheRest:
     """前端配置, 故障排查, 最佳实践."""
 
     def test_the_three_qr_forms(self, manager: EndpointManager) -> None:
-        """Single, list and full: each is taken, with its room."""
+        """A QR code in the single, list or full form is applied, with its room."""
         base = "https://api-{}.example.com"
         forms: list[dict[str, Any]] = [
             {"api_url": base.format("primary"), "room_id": "room123"},
@@ -225,7 +228,7 @@ class TestTheRest:
         assert manager.room_id == "room123"
 
     def test_the_automatic_update_service(self, manager: EndpointManager) -> None:
-        """``autoUpdateEndpoints``: from the first endpoint, else the configured server."""
+        """``autoUpdateEndpoints`` updates from the first endpoint, else from the given server."""
 
         def auto_update() -> bool:
             endpoints = manager.api_endpoints
@@ -250,7 +253,7 @@ class TestTheRest:
     def test_problem_1_what_is_known_and_how_to_choose_by_hand(
         self, manager: EndpointManager
     ) -> None:
-        """问题 1: state, failures, last check; a check and a choice by hand."""
+        """问题 1: the app reads state, failures and last check, and runs a check by hand."""
         with api_server("a") as server:
             manager.add_api_endpoint(server.url)
             assert manager.check_endpoint_health(manager.api_endpoints[0])
@@ -260,7 +263,7 @@ class TestTheRest:
             assert state.last_checked is not None
 
     def test_problem_2_an_update_that_fails_says_why(self, manager: EndpointManager) -> None:
-        """问题 2: network, login, or a server without the route; the old list goes on."""
+        """问题 2: a failed update names its cause: login, missing route or network."""
         manager.add_api_endpoint("https://old.example")
         assert not manager.is_offline
         causes = []
@@ -273,7 +276,7 @@ class TestTheRest:
         assert causes == ["unauthorized", "not_implemented", "unreachable"]
 
     def test_problem_3_the_current_endpoints_own_health(self, manager: EndpointManager) -> None:
-        """问题 3: ``{url}/health`` of the current endpoint can be asked through the client."""
+        """问题 3: the client can request ``{url}/health`` of the current endpoint."""
         with api_server("a") as server:
             manager.add_api_endpoint(server.url)
             current = manager.current_api_endpoint

@@ -1,4 +1,4 @@
-"""Attempts that go through a transport of the application, or of OpenTelemetry."""
+"""Attempts through a transport of the application, or with OpenTelemetry's instrumentation."""
 
 import re
 import socket
@@ -28,7 +28,7 @@ def _driver(kind: str, handler: Handler, *urls: str, **options: Any) -> Driver:
 
 
 def test_each_attempt_is_asked_with_the_endpoints_real_url(kind: str) -> None:
-    """The application's own test sees a dead primary, and its request go on."""
+    """The inner transport gets each attempt with the endpoint's real URL and ``Host``."""
     asked: list[tuple[str, str, str]] = []
 
     def handler(request: httpx2.Request) -> httpx2.Response:
@@ -49,7 +49,7 @@ def test_each_attempt_is_asked_with_the_endpoints_real_url(kind: str) -> None:
 
 
 def test_a_post_that_may_have_been_executed_raises_the_transports_own_error(kind: str) -> None:
-    """It is asked once."""
+    """A POST that fails after sending is attempted once and raises the transport's error."""
     asked: list[str] = []
     broken = httpx2.ReadError("gone")
 
@@ -69,7 +69,7 @@ def test_a_post_that_may_have_been_executed_raises_the_transports_own_error(kind
 
 @pytest.mark.parametrize("status", [502, 503])
 def test_a_bad_status_moves_a_get_on(kind: str, status: int) -> None:
-    """As over the network."""
+    """A bad status from the inner transport moves a GET to the next endpoint."""
 
     def handler(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(status if request.url.host == "a.example" else 200, text="ok")
@@ -79,7 +79,7 @@ def test_a_bad_status_moves_a_get_on(kind: str, status: int) -> None:
 
 
 class _Broken(httpx2.SyncByteStream, httpx2.AsyncByteStream):
-    """A body that breaks off."""
+    """A body that breaks off with ReadError."""
 
     def __iter__(self) -> Iterator[bytes]:
         yield b"half of "
@@ -91,7 +91,7 @@ class _Broken(httpx2.SyncByteStream, httpx2.AsyncByteStream):
 
 
 def test_a_body_that_breaks_off_costs_a_get_nothing(kind: str) -> None:
-    """The next endpoint is asked."""
+    """A GET whose body breaks off moves to the next endpoint."""
 
     def handler(request: httpx2.Request) -> httpx2.Response:
         if request.url.host == "a.example":
@@ -103,7 +103,7 @@ def test_a_body_that_breaks_off_costs_a_get_nothing(kind: str) -> None:
 
 
 def test_a_mistake_in_the_handler_is_raised_as_it_is(kind: str) -> None:
-    """It blames no endpoint."""
+    """An exception that is not of httpx2 is raised as is and counts against no endpoint."""
 
     def handler(request: httpx2.Request) -> httpx2.Response:
         raise AssertionError("the test's own")
@@ -115,7 +115,7 @@ def test_a_mistake_in_the_handler_is_raised_as_it_is(kind: str) -> None:
 
 
 def test_other_hosts_and_time_outs_go_through_it_too(kind: str) -> None:
-    """An attempt has no longer than the request."""
+    """Requests to other hosts use the inner transport, with timeouts within the request's."""
     seen: list[tuple[str, dict[str, float]]] = []
 
     def handler(request: httpx2.Request) -> httpx2.Response:
@@ -133,7 +133,7 @@ def test_other_hosts_and_time_outs_go_through_it_too(kind: str) -> None:
 
 
 def test_a_real_transport_may_be_the_inner_one() -> None:
-    """One of the application's, which adds something to each attempt."""
+    """A real ``HTTPTransport`` works as the inner transport."""
     with (
         scripted({"a": ("503",), "b": ("200",)}) as ([a, b], _),
         httpx2.HTTPTransport() as inner,
@@ -151,7 +151,7 @@ def test_a_real_transport_may_be_the_inner_one() -> None:
 
 @pytest.fixture
 def spans() -> Iterator[InMemorySpanExporter]:
-    """The spans of OpenTelemetry's own instrumentation, while it is on."""
+    """Instrument httpx2 with OpenTelemetry and collect the spans."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -172,7 +172,7 @@ def _url(span: ReadableSpan) -> str:
 def test_each_attempt_is_a_span_with_the_endpoints_real_address(
     kind: str, spans: InMemorySpanExporter
 ) -> None:
-    """And the server that answers gets the ``traceparent`` of its own span."""
+    """Each attempt is a span with its real URL, and its request carries that ``traceparent``."""
     heads: list[str] = []
 
     def endpoint(status: str) -> Callable[[socket.socket], None]:
@@ -207,7 +207,7 @@ def test_each_attempt_is_a_span_with_the_endpoints_real_address(
 def test_an_attempt_without_a_connection_is_a_span_with_its_error(
     kind: str, spans: InMemorySpanExporter
 ) -> None:
-    """The last endpoint of the dial race stands for it."""
+    """A failed dial race is one span with the URL of its last endpoint and an error status."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with Driver(kind, [url], trust_env=False) as driver, pytest.raises(NoEndpointAvailable):
@@ -218,7 +218,7 @@ def test_an_attempt_without_a_connection_is_a_span_with_its_error(
 
 
 def test_without_instrumentation_no_span_is_made(kind: str) -> None:
-    """The way of a request is the same as without the package."""
+    """Without instrumentation, the client does not wrap httpx2's transport."""
     with scripted({"a": ("200",)}) as ([a], _), Driver(kind, [a.url]) as driver:
         assert driver.get("/").status_code == 200
     assert not hasattr(httpx2.HTTPTransport.handle_request, "__wrapped__")

@@ -1,4 +1,4 @@
-"""What type checkers, the interpreter and help() say of the client's keywords."""
+"""How mypy, the interpreter and help() report the keywords of the client."""
 
 import inspect
 import os
@@ -22,7 +22,7 @@ from mop_config.client import (
 from .managers import quiet
 
 MANAGERS = [EndpointManager, AsyncEndpointManager]
-#: Each line with what mypy says of it; None for nothing.
+#: Each line with the code of mypy's error; None for no error.
 SAMPLE = {
     'EndpointManager("https://a")': "arg-type",
     'AsyncEndpointManager("https://a")': "arg-type",
@@ -52,7 +52,7 @@ SAMPLE = {
 
 
 def test_mypy_finds_what_the_interpreter_would(tmp_path: Path) -> None:
-    """A wrong keyword or kind of value is found before the program runs."""
+    """mypy finds each wrong keyword or type of value."""
     head = [
         "from pathlib import Path",
         "import httpx2",
@@ -89,7 +89,7 @@ def test_mypy_finds_what_the_interpreter_would(tmp_path: Path) -> None:
     ],
 )
 def test_an_unknown_keyword_of_a_manager(kind: Any, call: Any, message: str) -> None:
-    """One message in the caller's words; nothing internal is named."""
+    """An unknown keyword raises TypeError that names the public call and the nearest keyword."""
     pattern = message.replace("()", r"\(\)").replace("?", r"\?")
     with pytest.raises(TypeError, match=f"^{kind.__name__}{pattern}"):
         call(kind)
@@ -105,13 +105,13 @@ def test_an_unknown_keyword_of_a_manager(kind: Any, call: Any, message: str) -> 
     ],
 )
 def test_an_unknown_keyword_of_what_a_manager_serves(kind: Any, manager: Any) -> None:
-    """Transports and Socket.io clients likewise."""
+    """Transports and Socket.io clients raise TypeError for an unknown keyword."""
     with pytest.raises(TypeError, match=rf"^{kind.__name__}\(\) got an unexpected .* 'verfy'"):
         kind(manager([]), verfy=True)
 
 
 def test_an_unknown_argument_of_connect() -> None:
-    """It is judged before anything is searched for."""
+    """``connect`` rejects an unknown argument before it selects an endpoint."""
     client = FailoverSocketClient(EndpointManager([]))
     with pytest.raises(TypeError, match=r"connect\(\) got an .* 'urls'"):
         client.connect(urls="x")  # type: ignore[call-arg]
@@ -119,7 +119,7 @@ def test_an_unknown_argument_of_connect() -> None:
 
 @pytest.mark.parametrize("kind", MANAGERS)
 def test_help_documents_every_argument(kind: Any) -> None:
-    """Of the manager and of its client, with the options that only pass through it."""
+    """``help()`` documents each argument of the manager and the options of its client."""
     text = pydoc.plain(pydoc.render_doc(kind))
     for name in inspect.signature(kind).parameters:
         assert f"        {name}: " in text
@@ -129,7 +129,7 @@ def test_help_documents_every_argument(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", MANAGERS)
 def test_a_manager_shows_what_it_has(kind: Any) -> None:
-    """Nothing secret."""
+    """``repr`` shows the lists, the endpoints in use and the state, but never the token."""
     manager = kind(["https://a.example", "https://b.example"], token="hush", update_interval=0)
     assert repr(manager) == (
         f"<{kind.__name__} 2 API (none in use), 0 Socket.io (none in use), stopped>"
@@ -142,7 +142,7 @@ def test_a_manager_shows_what_it_has(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", MANAGERS)
 def test_nothing_internal_is_public(kind: Any) -> None:
-    """What an application sees is what it may depend on."""
+    """The public attributes of a manager are exactly these."""
     assert {name for name in dir(kind(["https://a.example"])) if not name.startswith("_")} == {
         *("add_api_endpoint", "add_socket_endpoint", "remove_endpoint", "apply_qr", "room_id"),
         *("api_endpoints", "socket_endpoints", "config", "list_source", "is_offline"),

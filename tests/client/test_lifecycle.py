@@ -1,4 +1,4 @@
-"""Forks, garbage, and a thousand lives: a manager leaves nothing, and loses nothing."""
+"""A manager across forks, garbage collection and many starts leaks no thread and no socket."""
 
 import gc
 import os
@@ -29,7 +29,7 @@ def threads() -> list[str]:
 
 
 def in_a_child(work: Callable[[], bool]) -> int:
-    """Fork, do the work in the child, and give its exit status: 0 for True."""
+    """Fork, call ``work`` in the child and return the child's exit status: 0 for True."""
     pid = os.fork()
     if pid == 0:
         code = 9
@@ -50,10 +50,10 @@ def in_a_child(work: Callable[[], bool]) -> int:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 class TestFork:
-    """A child process starts its own checks, and leaves its parent's alone."""
+    """A forked child starts its own checks and does not disturb those of its parent."""
 
     def test_a_child_checks_for_itself(self) -> None:
-        """From its first use on; the parent goes on as before."""
+        """A child runs checks from its first use of the manager; the parent's checks continue."""
         pids: list[str] = []
 
         def answer(asked: Asked) -> Answer:
@@ -78,7 +78,7 @@ class TestFork:
             wait_for(lambda: all(e.state == "healthy" for e in manager.api_endpoints))
 
     def test_a_child_that_closes_breaks_nothing_of_its_parents(self) -> None:
-        """Connections that both have since the fork go on in the parent."""
+        """Closing the manager in a child leaves the parent's inherited connections open."""
         with source(wire([A]), holds=True) as (lists, server):
             manager = manager_of(config_urls=[server.url], watch=True)
             with manager:
@@ -107,7 +107,7 @@ class TestFork:
                 assert len(server.asked) <= asked + 6
 
     def test_a_fork_in_the_midst_of_everything(self) -> None:
-        """Locks that other threads held, checks and look-ups under way: a child has its own."""
+        """A child works although other threads held locks and ran checks at the fork."""
         with silence() as port, handmade() as server:
             manager = manager_of(f"http://127.0.0.1:{port}", server.url)
             stop = threading.Event()
@@ -140,7 +140,7 @@ class TestFork:
                         worker.join()
 
     def test_a_client_works_in_the_child(self) -> None:
-        """And in a child's child."""
+        """A client of the parent also works in a child and a grandchild."""
         with handmade() as server, manager_of(server.url) as manager, manager.client() as client:
             assert client.get("/parent").status_code == 200
 
@@ -154,7 +154,7 @@ class TestFork:
             assert client.get("/parent").status_code == 200
 
     def test_the_childs_threads_agree_on_one_lock(self) -> None:
-        """However many begin at once."""
+        """Threads that enter the state concurrently after a fork share one new lock."""
         manager = manager_of(A)
 
         def work() -> bool:
@@ -177,11 +177,11 @@ class TestFork:
 
 
 class TestGarbage:
-    """A manager that nobody holds any more is collected, and its threads with it."""
+    """A manager without references is garbage-collected, and its threads end."""
 
     @pytest.mark.parametrize("kind", [EndpointManager, AsyncEndpointManager])
     def test_one_that_never_ran(self, kind: type[EndpointManager]) -> None:
-        """No thread holds it."""
+        """A manager that never started is collected."""
         manager = kind([A], verify=NOBODY)
         gone = weakref.ref(manager)
         del manager
@@ -189,7 +189,7 @@ class TestGarbage:
         assert gone() is None
 
     def test_one_that_runs(self) -> None:
-        """Between two checks."""
+        """A running manager is collected between two checks."""
         with handmade() as server:
             manager = manager_of(server.url).start()
             wait_for(lambda: server.asked)
@@ -199,7 +199,7 @@ class TestGarbage:
             wait_for(lambda: threads() == [])
 
     def test_one_that_waits_for_news_and_for_checks(self) -> None:
-        """In the midst of a held answer, and of a check that is never answered."""
+        """A manager is collected during a long poll and a check that is never answered."""
         with silence() as port:
             silent = f"http://127.0.0.1:{port}"
             with source(wire([A], [silent]), holds=True) as (_, server):
@@ -215,7 +215,7 @@ class TestGarbage:
         wait_for(lambda: threads() == [], seconds=3)
 
     def test_a_client_keeps_its_manager(self) -> None:
-        """Whoever has only the client is served all the same."""
+        """A client keeps a reference to its manager, so the client alone is enough."""
         with handmade() as server:
             client = manager_of(server.url).client()
             gc.collect()
@@ -223,7 +223,7 @@ class TestGarbage:
                 assert client.get("/users").status_code == 200
 
     def test_a_finaliser_takes_no_lock(self) -> None:
-        """It may run in the midst of anything, also where the schedule's own thread sleeps."""
+        """``cancel`` takes no lock, because a finaliser may run while any lock is held."""
         with handmade() as server:
             manager = manager_of(server.url).start()
             background = manager._lifecycle._background
@@ -236,11 +236,11 @@ class TestGarbage:
 
 @pytest.mark.alone
 def test_a_thousand_lives_leave_nothing() -> None:
-    """Threads, sockets and memory for them are what they were."""
+    """A thousand starts and closes of a manager leave no thread and no file descriptor."""
     process = psutil.Process()
     with handmade() as server:
         manager = manager_of(server.url, config_urls=[server.url], update_interval=3600.0)
-        for _ in range(3):  # whatever is made once is made now
+        for _ in range(3):  # creates the objects that are made only once
             manager.start()
             manager.close()
         gc.collect()
@@ -260,7 +260,7 @@ def test_a_thousand_lives_leave_nothing() -> None:
 
 @pytest.mark.alone
 def test_a_thousand_managers_leave_nothing() -> None:
-    """A new one each time, left to the collector."""
+    """A thousand managers that are collected unclosed leave no thread and no file descriptor."""
     process = psutil.Process()
     with handmade() as server:
         manager_of(server.url).start().close()

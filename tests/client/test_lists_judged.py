@@ -1,4 +1,4 @@
-"""What a list may bring: names, plain http, and how many endpoints."""
+"""Limits on the contents of a list: server names, plain http, and the number of endpoints."""
 
 import asyncio
 import json
@@ -32,18 +32,18 @@ NEW = "https://api-new-primary.example.com"
 
 
 class Twin:
-    """Either manager, by the same calls."""
+    """One interface to the sync and the async manager."""
 
     def __init__(self, kind: type[EndpointManager | AsyncEndpointManager]) -> None:
         self.kind = kind
 
     def of(self, api: list[str], **options: Any) -> Any:
-        """Make a manager that does nothing by itself."""
+        """Make a manager that fetches no list on its own."""
         usual = {"policy": QUICK, "verify": NOBODY, "update_interval": 0, "trust_env": False}
         return self.kind(api, **{**usual, **options})
 
     def update(self, manager: Any, fallback: str | None) -> Any:
-        """Ask for a list, and take it whether or not anything in it works."""
+        """Update the list, even if none of its endpoints is healthy."""
         called = manager.update_endpoints_from_remote(fallback, force=True)
         return called if isinstance(manager, EndpointManager) else asyncio.run(_wait(called))
 
@@ -60,34 +60,34 @@ TWINS = [
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Who signs the certificates."""
+    """The certificate authority that signs the server certificates."""
     return trustme.CA()
 
 
 def presenting(authority: trustme.CA, *names: str) -> ssl.SSLContext:
-    """A server's context with a certificate for names."""
+    """Make a server context with a certificate for these names."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*names).configure_cert(context)
     return context
 
 
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    """A client's context that trusts the authority and nobody else."""
+    """Make a client context that trusts only this authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(context)
     return context
 
 
 def listed(*api: dict[str, Any], **more: Any) -> str:
-    """The JSON of a list of API endpoints."""
+    """Return the JSON of a list of API endpoints."""
     return json.dumps({"api_endpoints": list(api), "socketio_endpoints": [], **more})
 
 
 class TestServerNames:
-    """The name on an IP address's certificate."""
+    """``server_name``, the name on the certificate of an IP address."""
 
     def test_a_list_gives_none_to_a_host_name(self, caplog: pytest.LogCaptureFixture) -> None:
-        """The endpoint answers to its own name, and the log says why; a QR code likewise."""
+        """A list or QR code cannot set ``server_name`` for a host name; the log names the entry."""
         entry = {"url": f"{NEW}/api/v1", "priority": 0, "server_name": "evil.test"}
         address = {"url": "https://192.0.2.1/api/v1", "server_name": "api.example.com"}
         body = listed(entry, address)
@@ -105,7 +105,7 @@ class TestServerNames:
     def test_a_list_gives_none_to_a_source_that_the_application_chose(
         self, authority: trustme.CA, place: str
     ) -> None:
-        """Neither is its certificate another one, nor is it locked out."""
+        """A list cannot change the certificate name of a source that the application set."""
         body = listed({"url": NEW}).encode()
         with (
             handmade(serves(200, body), presenting(authority, "127.0.0.1")) as right,
@@ -125,7 +125,7 @@ class TestServerNames:
                         manager.update_endpoints_from_remote(fallback, force=True)
 
     def test_a_name_that_the_application_gave_holds(self, authority: trustme.CA) -> None:
-        """Whatever a list says of the same address."""
+        """A ``server_name`` that the application set overrides that of a list."""
         body = listed({"url": NEW}).encode()
         with handmade(serves(200, body), presenting(authority, "api.example.com")) as server:
             manager = manager_of(named(server.url, "api.example.com"), verify=trusting(authority))
@@ -134,7 +134,7 @@ class TestServerNames:
             assert manager.update_endpoints_from_remote(force=True)
 
     def test_a_list_names_its_own_addresses(self, authority: trustme.CA) -> None:
-        """They are sources like any other."""
+        """A list may set ``server_name`` for its own IP addresses, which become sources too."""
         body = listed({"url": NEW}).encode()
         with handmade(serves(200, body), presenting(authority, "api.example.com")) as server:
             manager = manager_of("https://192.0.2.1", verify=trusting(authority))
@@ -144,11 +144,11 @@ class TestServerNames:
 
 
 class TestPlainHttp:
-    """What anybody on the way can read and change."""
+    """Plain http, which anyone on the network path can read and change."""
 
     @pytest.fixture(autouse=True)
     def names(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Names of other machines, which this one plays."""
+        """Resolve every ``.test`` name to this machine, so that it acts as other machines."""
         look_up = socket.getaddrinfo
 
         def found(host: Any, *args: Any, **kwargs: Any) -> Any:
@@ -159,7 +159,7 @@ class TestPlainHttp:
     @pytest.mark.parametrize("twin", TWINS)
     @pytest.mark.parametrize("place", ["config_urls", "endpoint", "fallback"])
     def test_no_list_comes_over_it_from_another_machine(self, twin: Twin, place: str) -> None:
-        """It is not even asked, and the error says what to do."""
+        """The client sends no list request over http to another machine; the error says why."""
         with handmade(serves(200, wire([NEW]))) as server:
             other = f"http://other.test:{server.port}"
             manager = twin.of(
@@ -176,7 +176,7 @@ class TestPlainHttp:
             assert urls(lax.api_endpoints) == [NEW]
 
     def test_from_this_machine_it_does(self) -> None:
-        """By its address, or as localhost; a list over plain http may name its like."""
+        """A list over http from 127.0.0.1 or localhost is accepted and may hold http endpoints."""
         with handmade(serves(200, wire(["http://a.example"]))) as server:
             for host in ("127.0.0.1", "localhost"):
                 manager = manager_of()
@@ -184,7 +184,7 @@ class TestPlainHttp:
                 assert urls(manager.api_endpoints) == ["http://a.example"]
 
     def test_no_redirect_leads_there(self) -> None:
-        """From this machine to another one, and from there to anywhere."""
+        """The client follows no redirect of a list request to http on another machine."""
         with handmade(serves(200, wire([NEW]))) as other:
             location = f"http://other.test:{other.port}/x"
             with handmade(lambda asked: (302, {"Location": location}, b"")) as server:
@@ -198,7 +198,7 @@ class TestPlainHttp:
     def test_a_list_from_https_names_no_plain_endpoint(
         self, twin: Twin, authority: trustme.CA, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Of either kind; the entry is left out, with a line in the log."""
+        """Plain entries of a list from https are left out with a log line, unless allowed."""
         body = wire(["http://b.test", A], ["ws://b.test", "http://c.test", "wss://a.example"])
         with handmade(serves(200, body), presenting(authority, "127.0.0.1")) as server:
             trust = trusting(authority)
@@ -215,7 +215,7 @@ class TestPlainHttp:
                 assert urls(ours.api_endpoints) == ["http://b.test", A]
 
     def test_a_list_of_nothing_else_is_refused(self, authority: trustme.CA) -> None:
-        """It is empty then."""
+        """A list over https with only http endpoints is refused as empty."""
         body = wire(["http://b.test"])
         with handmade(serves(200, body), presenting(authority, "127.0.0.1")) as server:
             manager = manager_of(A, verify=trusting(authority))
@@ -227,7 +227,7 @@ class TestPlainHttp:
     def test_a_signed_list_may_come_over_it(
         self, authority: trustme.CA, tmp_path: Path, allow: bool
     ) -> None:
-        """What was left out of one that came over https stays so over a restart."""
+        """A signed list may come over http; entries left out over https stay out on restart."""
         key = SigningKey.generate()
         now = int(time.time())
         body = key.sign(wire(["http://b.test", A]), ver=now * 1000, iat=now, exp=now + 600)
@@ -247,11 +247,11 @@ class TestPlainHttp:
 
 
 class TestSize:
-    """How much a list may hold."""
+    """Limits on the size of a list."""
 
     @pytest.mark.parametrize("way", ["remote", "signed", "qr"])
     def test_no_more_than_ten_thousand_endpoints(self, way: str) -> None:
-        """Of both kinds together, unless the policy says otherwise."""
+        """A list holds at most 10 000 endpoints of both kinds, unless ``max_endpoints`` is set."""
         half = [f"https://a.example/{number}" for number in range(5000)]
         key, now = SigningKey.generate(), int(time.time())
         more: dict[str, Any] = {"trusted_keys": [key.public]} if way == "signed" else {}
@@ -273,7 +273,7 @@ class TestSize:
             assert len(manager.api_endpoints) == (5000 if good else 1)
 
     def test_no_more_than_four_mebibytes(self) -> None:
-        """Unpacked."""
+        """A list of more than 4 MiB, after decompression, is refused."""
         body = wire([NEW])[:-1] + b',"x":"' + b"x" * (4 << 20) + b'"}'
         refused = pytest.raises(UpdateFailed, match="larger than 4194304 bytes")
         with handmade(serves(200, body)) as server, refused:
@@ -281,7 +281,7 @@ class TestSize:
 
 
 class TestSpellings:
-    """One endpoint has one URL."""
+    """Different spellings of a URL are one endpoint."""
 
     PAIRS = (
         ("https://a.example/api", "https://a.example/api/"),
@@ -292,7 +292,7 @@ class TestSpellings:
 
     @pytest.mark.parametrize("pair", PAIRS)
     def test_a_final_slash_and_a_default_port_make_no_other(self, pair: tuple[str, str]) -> None:
-        """However it comes in, and whatever it is asked for by."""
+        """Spellings that differ in slash, case or default port are one endpoint everywhere."""
         for one, other in (pair, pair[::-1]):
             seeded, added, scanned = manager_of(one, other), manager_of(), manager_of()
             added.add_api_endpoint(one)
@@ -312,7 +312,7 @@ class TestSpellings:
             assert added.remove_endpoint(other)
 
     def test_a_list_that_spells_all_otherwise_drops_nothing(self) -> None:
-        """It is taken without a check."""
+        """A list that only respells the known endpoints drops none, so it needs no check."""
         with handmade(serves(200, wire([f"{A}:443/", NEW]))) as server:
             manager = manager_of(A)
             assert manager.update_endpoints_from_remote(server.url)
@@ -320,10 +320,10 @@ class TestSpellings:
 
 
 class TestChecks:
-    """A list of thousands does not make each client a flood."""
+    """Health checks of a list of thousands of endpoints are limited."""
 
     def test_the_best_fifty_of_a_kind_are_checked(self) -> None:
-        """At start, by hand, and when a list of strangers is looked at; four at a time."""
+        """Checks cover the best 50 endpoints and the pinned one, at most four at a time."""
         now = [0]
         most = [0]
         lock = threading.Lock()
@@ -338,7 +338,7 @@ class TestChecks:
             return OK if asked.path.endswith("/health") else (404, {}, b"")
 
         with handmade(answer) as server, handmade(answer) as ours:
-            # The later ones are the better ones.
+            # Later endpoints have better priorities.
             api = [(f"{server.url}/{n}", 9000 - n) for n in range(3000)]
             best = {f"/{n}/health" for n in range(2950, 3000)}
             with manager_of(*api) as manager:
@@ -361,7 +361,7 @@ class TestChecks:
             assert most[0] <= 4
 
     def test_one_that_a_request_went_to_is_checked_too(self) -> None:
-        """Once it has failed, only a check can clear it."""
+        """An endpoint beyond the best 50 is checked after a failed request, so it can recover."""
         down = threading.Event()
 
         def answer(asked: Asked) -> Answer:

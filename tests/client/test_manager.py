@@ -1,4 +1,4 @@
-"""EndpointManager: its life, where its list comes from, and how that changes."""
+"""EndpointManager: start and close, the sources of its endpoint list, and changes of the list."""
 
 import json
 import logging
@@ -36,15 +36,15 @@ S, T = "https://s.example", "wss://t.example/ws"
 
 
 def threads() -> list[str]:
-    """The names of our threads that run."""
+    """Return the names of the running threads that belong to the client."""
     return sorted(t.name for t in threading.enumerate() if t.name.startswith("mop-config"))
 
 
 class TestLife:
-    """Starting and closing."""
+    """Start and close of a manager."""
 
     def test_it_runs_between_start_and_close(self) -> None:
-        """A context manager, and the two methods that it stands for."""
+        """A manager runs inside its context, and likewise between ``start`` and ``close``."""
         with handmade() as server:
             manager = quiet(server.url)
             assert threads() == []
@@ -58,7 +58,7 @@ class TestLife:
             assert threads() == []
 
     def test_starting_and_closing_twice_is_once(self) -> None:
-        """Neither complains, and nothing runs twice."""
+        """A second ``start`` or ``close`` does nothing and raises nothing."""
         with handmade() as server:
             manager = quiet(server.url)
             manager.start()
@@ -69,7 +69,7 @@ class TestLife:
             assert threads() == []
 
     def test_each_life_checks_everything_anew_that_is_due(self) -> None:
-        """Closing in the midst of a check leaves no endpoint unchecked for good."""
+        """A check that ``close`` interrupts is due again at the next start."""
         gate = threading.Event()
 
         def answer(asked: Asked) -> Answer:
@@ -87,7 +87,7 @@ class TestLife:
                 wait_for(lambda: manager.api_endpoints[0].last_checked is not None)
 
     def test_a_check_that_was_called_off_says_nothing_of_the_endpoint(self) -> None:
-        """Closing while somebody checks by hand is not the endpoint's failure."""
+        """A manual check that ``close`` aborts counts as no failure of its endpoint."""
         with silence() as port:
             manager = quiet(f"http://127.0.0.1:{port}").start()
             checker = threading.Thread(target=manager.check_all)
@@ -102,7 +102,7 @@ class TestLife:
     @pytest.mark.parametrize("where", [black_hole, silence], ids=["black-hole", "silence"])
     @pytest.mark.parametrize("scheme", ["http", "https"])
     def test_it_closes_within_a_second(self, where: Any, scheme: str) -> None:
-        """Whatever its checks, its update and its watch are waiting for."""
+        """``close`` ends within a second although checks, update and watch wait for a server."""
         with where() as port:
             url = f"{scheme}://127.0.0.1:{port}"
             manager = EndpointManager([url], [url], watch=True, trust_env=False).start()
@@ -115,7 +115,7 @@ class TestLife:
     def test_a_turn_that_fails_does_not_end_the_schedule(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A folder that takes no cache file is a warning; the checks go on."""
+        """A cache file that cannot be written causes a warning, and the health checks continue."""
         (tmp_path / "file").write_text("")
         with handmade() as server:
             manager = quiet(cache_path=tmp_path / "file" / "cache.json")
@@ -125,7 +125,7 @@ class TestLife:
         assert "cannot be kept" in caplog.text
 
     def test_the_first_client_starts_it(self) -> None:
-        """Else it would fail over, and never back."""
+        """The first client starts the manager, so that requests return to a recovered endpoint."""
         alive = threading.Event()
         alive.set()
         with (
@@ -146,7 +146,7 @@ class TestLife:
             assert not threads()
 
     def test_a_client_need_not_start_it(self) -> None:
-        """It may be wanted without checks, and one that was closed by hand stays closed."""
+        """``start=False`` starts no checks, and a client does not restart a closed manager."""
         with handmade() as server:
             manager = quiet(server.url)
             with manager.client(start=False) as client:
@@ -162,7 +162,7 @@ class TestLife:
     def test_a_plain_api_server_is_no_warning(
         self, configured: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Most have no list; one that was named as a source should have."""
+        """A missing list is a warning for a server in ``config_urls``, else an INFO message."""
         with handmade(lambda asked: OK if asked.path == "/health" else MISSING) as server:
             more = {"config_urls": [server.url]} if configured else {}
             with caplog.at_level("INFO"), quiet(server.url, update_interval=3600, **more):
@@ -171,27 +171,27 @@ class TestLife:
         assert levels == {"WARNING" if configured else "INFO"}
 
     def test_certificates_are_always_verified(self) -> None:
-        """Turning that off is refused at once."""
+        """``verify=False`` raises a ValueError in the constructor."""
         with pytest.raises(ValueError, match="never turned off"):
             EndpointManager([A], verify=False)
 
 
 class TestStartOrder:
-    """Cache, then the built-in list, then the servers."""
+    """The order of the list's sources: the cache, then the built-in list, then the servers."""
 
     def test_nothing(self) -> None:
-        """Without any list it says so."""
+        """Without any list, ``list_source`` is "none"."""
         assert quiet().list_source == ("none", None, None, False)
 
     def test_the_built_in_list(self) -> None:
-        """The position in a list of URLs is the priority; other forms say theirs."""
+        """In a list of URLs the position is the priority; pairs and Endpoints carry their own."""
         manager = EndpointManager([A, (B, 7), Endpoint.parse(C, 5)], [S])
         assert [(e.url, e.priority) for e in manager.api_endpoints] == [(A, 0), (C, 5), (B, 7)]
         assert urls(manager.socket_endpoints) == [S]
         assert manager.list_source == ("seed", None, None, False)
 
     def test_a_whole_config_is_a_built_in_list_too(self) -> None:
-        """Both kinds at once."""
+        """An EndpointConfig as the built-in list sets the API and the socket endpoints."""
         config = EndpointConfig((Endpoint(A),), (Endpoint(S),))
         assert EndpointManager(config).config == config
 
@@ -207,17 +207,17 @@ class TestStartOrder:
         ],
     )
     def test_a_built_in_list_that_cannot_be(self, seed: Any, error: type[Exception]) -> None:
-        """It is the programmer's mistake, and told at once."""
+        """An invalid built-in list raises in the constructor."""
         with pytest.raises(error):
             EndpointManager(*seed)
 
     def test_a_source_that_cannot_be(self) -> None:
-        """So is a server to ask that has no http URL."""
+        """A URL in ``config_urls`` that is not http or https raises in the constructor."""
         with pytest.raises(AddressError):
             EndpointManager(config_urls=["wss://a.example"])
 
     def test_the_cache_comes_before_the_built_in_list(self, tmp_path: Path) -> None:
-        """What was learnt last time is newer than what the program was built with."""
+        """The cached list is preferred to the built-in list, because it is newer."""
         path = tmp_path / "deep" / "cache.json"
         first = quiet(A, cache_path=path)
         first.add_api_endpoint(B)
@@ -231,7 +231,7 @@ class TestStartOrder:
     def test_the_age_of_a_cached_list_is_counted_from_when_it_was_learnt(
         self, tmp_path: Path
     ) -> None:
-        """A restart makes no list younger."""
+        """The age of a cached list counts from ``saved_at`` in the file, not from the restart."""
         path = tmp_path / "cache.json"
         quiet(cache_path=path).add_api_endpoint(A)
         document = json.loads(path.read_text())
@@ -244,7 +244,7 @@ class TestStartOrder:
     def test_a_torn_or_foreign_cache_is_passed_over(
         self, tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """With a warning, and the built-in list in its place."""
+        """A damaged or unknown cache file causes a warning, and the built-in list is used."""
         path = tmp_path / "cache.json"
         path.write_text(text)
         manager = quiet(A, cache_path=path)
@@ -253,7 +253,7 @@ class TestStartOrder:
         assert [r.levelno for r in caplog.records] == [logging.WARNING]
 
     def test_then_the_servers(self, tmp_path: Path) -> None:
-        """A manager that starts asks for a list by itself, and keeps it."""
+        """A starting manager fetches the list from its endpoints and writes it to the cache."""
         path = tmp_path / "cache.json"
         with source(b"") as (lists, server):
             lists.body = wire([f"{server.url}/new"])
@@ -266,7 +266,7 @@ class TestStartOrder:
         assert list(tmp_path.iterdir()) == [path]
 
     def test_the_built_in_servers_help_a_stale_cache(self, tmp_path: Path) -> None:
-        """An app whose cached endpoints have all gone asks those that it was built with."""
+        """With dead endpoints in the cache, an update also asks the built-in endpoints."""
         path = tmp_path / "cache.json"
         quiet(cache_path=path).add_api_endpoint(f"http://127.0.0.1:{closed_port()}")
         with source(b"") as (lists, server):
@@ -279,13 +279,13 @@ class TestStartOrder:
     def test_an_app_has_its_cache_in_the_usual_place(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A name is enough."""
+        """``app`` alone puts the cache file into the user's cache folder."""
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         quiet(app="shop").add_api_endpoint(A)
         assert (tmp_path / "shop" / "endpoints.json").exists()
 
     def test_no_token_reaches_the_disk(self, tmp_path: Path) -> None:
-        """Whatever else is kept."""
+        """The token is never written to the cache file."""
         path = tmp_path / "cache.json"
         with source(wire([A])) as (_, server):
             manager = quiet(server.url, cache_path=path, token="hush-hush")
@@ -295,10 +295,10 @@ class TestStartOrder:
 
 
 class TestEmpty:
-    """Zero endpoints are no crash."""
+    """A manager without endpoints works."""
 
     def test_requests_have_a_typed_error(self) -> None:
-        """One that httpx2 users catch too."""
+        """A request without endpoints raises NoEndpointAvailable with no attempts."""
         with quiet() as manager, manager.client() as client:
             with pytest.raises(NoEndpointAvailable, match="the list is empty") as caught:
                 client.get("/users")
@@ -306,7 +306,7 @@ class TestEmpty:
             assert isinstance(caught.value, Exception)
 
     def test_everything_else_answers(self) -> None:
-        """With nothing."""
+        """Without endpoints getters return None or (), and an update raises UpdateFailed."""
         with quiet() as manager:
             manager.check_all()
             manager.select_best_endpoints()
@@ -322,7 +322,7 @@ class TestEmpty:
                 manager.update_endpoints_from_remote()
 
     def test_the_last_one_may_go(self) -> None:
-        """And come back."""
+        """The last endpoint can be removed, and another one can be added afterwards."""
         manager = quiet(A)
         assert manager.get_current_api_url() == A
         assert manager.remove_endpoint(A)
@@ -332,10 +332,10 @@ class TestEmpty:
 
 
 class TestLists:
-    """Adding, removing, QR codes."""
+    """Changes of the list: by method calls and by QR codes."""
 
     def test_by_priority_then_by_insertion(self) -> None:
-        """As they are shown, and as they are chosen."""
+        """Endpoints are listed and chosen by priority, then in the order of insertion."""
         manager = quiet()
         manager.add_api_endpoint(C, priority=1)
         manager.add_api_endpoint(A, priority=1)
@@ -347,7 +347,7 @@ class TestLists:
         assert manager.get_current_socket_url() == T
 
     def test_adding_again_changes_the_priority(self) -> None:
-        """And goes where that leads."""
+        """Adding an endpoint again changes its priority, and the choice follows."""
         manager = quiet(A, B)
         manager.add_api_endpoint(B, priority=0)
         manager.add_api_endpoint(A, priority=5)
@@ -356,14 +356,14 @@ class TestLists:
 
     @pytest.mark.parametrize("url", ["wss://a.example", "a.example", "https://", "http://a b/"])
     def test_an_api_endpoint_needs_an_http_url(self, url: str) -> None:
-        """The list stays as it was."""
+        """A URL that is not http or https raises AddressError, and the list stays unchanged."""
         manager = quiet(A)
         with pytest.raises(AddressError):
             manager.add_api_endpoint(url)
         assert urls(manager.api_endpoints) == [A]
 
     def test_removing(self) -> None:
-        """Of whichever kind, in whatever spelling; what is not there is no error."""
+        """``remove_endpoint`` takes any spelling of a URL, and returns False for a missing one."""
         manager = EndpointManager([A], [S])
         assert manager.remove_endpoint("HTTPS://A.example/api/v1")
         assert manager.remove_endpoint(S)
@@ -371,7 +371,7 @@ class TestLists:
         assert not manager.config
 
     def test_a_state_says_what_is_known(self) -> None:
-        """Unknown counts as healthy."""
+        """An endpoint that was never checked is reported as unknown and counts as healthy."""
         (state,) = quiet(Endpoint.parse("https://10.0.0.1", 3, "a.example")).api_endpoints
         assert state.url == "https://10.0.0.1"
         assert (state.priority, state.server_name) == (3, "a.example")
@@ -380,7 +380,7 @@ class TestLists:
         assert state.is_current
 
     def test_a_qr_code_adds_and_reorders(self) -> None:
-        """Its own endpoints; the others, and a kind that it is silent about, stay."""
+        """A QR code adds and reorders its endpoints; other endpoints and an absent kind stay."""
         manager = EndpointManager([A, B], [S])
         text = json.dumps({"api_endpoints": [C, A], "room_id": "r1", "more": 1})
         data = manager.apply_qr(text)
@@ -391,7 +391,7 @@ class TestLists:
         assert manager.list_source.origin == "qr"
 
     def test_a_qr_code_may_replace(self) -> None:
-        """The kinds that it speaks of."""
+        """``replace=True`` replaces only the kinds that the QR code contains."""
         manager = EndpointManager([A, B], [S])
         manager.apply_qr(json.dumps({"api_url": C}), replace=True)
         assert urls(manager.api_endpoints) == [C]
@@ -409,7 +409,7 @@ class TestLists:
         ],
     )
     def test_a_bad_qr_code_changes_nothing(self, text: str, field: str) -> None:
-        """The error names the member at fault."""
+        """An invalid QR code changes nothing, and the error names the invalid member."""
         manager = quiet(A)
         with pytest.raises(PayloadError) as caught:
             manager.apply_qr(text)
@@ -418,7 +418,7 @@ class TestLists:
         assert manager.room_id is None
 
     def test_what_a_qr_code_said_outlives_a_restart(self, tmp_path: Path) -> None:
-        """The room too, even where no endpoint is left."""
+        """The cache keeps endpoints and room of a QR code, the room even without endpoints."""
         path = tmp_path / "cache.json"
         first = quiet(cache_path=path)
         first.apply_qr(json.dumps({"api_url": A, "room_id": "r1"}))
@@ -428,7 +428,7 @@ class TestLists:
         assert quiet(cache_path=path).room_id == "r1"
 
     def test_a_change_is_told(self) -> None:
-        """What came, what went, and what is otherwise the same; no change is no signal."""
+        """``endpoints_updated`` lists added, removed and changed URLs; no change, no signal."""
         manager = EndpointManager([A, B], [S])
         with hearing(signals.endpoints_updated) as heard:
             manager.add_api_endpoint(C, priority=1)
@@ -442,7 +442,7 @@ class TestLists:
 
 
 def test_any_thread_may_do_anything(two: tuple[Handmade, Handmade], tmp_path: Path) -> None:
-    """Sixteen threads change, read and ask while the checks run; nothing is lost or torn."""
+    """Sixteen threads change and read a running manager without an error or a lost change."""
     first, second = two
     errors: list[BaseException] = []
     path = tmp_path / "cache.json"
@@ -473,7 +473,7 @@ def test_any_thread_may_do_anything(two: tuple[Handmade, Handmade], tmp_path: Pa
 
 
 def test_threads_that_change_a_manager_at_rest_write_whole_files(tmp_path: Path) -> None:
-    """Each change is on the disk when it returns, and the last one stays."""
+    """Concurrent changes of a manager that is not started all reach the cache file."""
     path = tmp_path / "cache.json"
     manager = quiet(cache_path=path)
 

@@ -1,4 +1,4 @@
-"""AsyncEndpointManager: the same manager for asyncio programs."""
+"""AsyncEndpointManager: the manager for asyncio programs."""
 
 import asyncio
 import json
@@ -48,13 +48,13 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
 
 
 def test_it_offers_what_the_other_does() -> None:
-    """Every public name of the one is one of the other."""
+    """Both managers have the same public names."""
     names = {name for name in dir(EndpointManager) if not name.startswith("_")}
     assert names == {name for name in dir(AsyncEndpointManager) if not name.startswith("_")}
 
 
 def test_it_runs_between_start_and_close() -> None:
-    """A context manager, and the two methods that it stands for; it may start anew."""
+    """The manager runs inside its context or between ``start`` and ``close``, repeatedly."""
 
     async def main() -> None:
         with handmade() as server:
@@ -72,7 +72,7 @@ def test_it_runs_between_start_and_close() -> None:
 
 
 def test_the_first_client_starts_it() -> None:
-    """Its signals come from the loop, as ever; ``start=False`` leaves it alone."""
+    """The first client starts the manager, but not with ``start=False``; the loop sends signals."""
     told: list[int] = []
 
     def receive(sender: Any, **about: Any) -> None:
@@ -96,7 +96,7 @@ def test_the_first_client_starts_it() -> None:
 
 
 def test_requests_move_to_another_endpoint() -> None:
-    """And two hundred at a time do."""
+    """Two hundred concurrent requests move from a dead endpoint to the backup."""
 
     async def main() -> None:
         with handmade(lambda asked: (200, {}, b"b")) as backup:
@@ -110,7 +110,7 @@ def test_requests_move_to_another_endpoint() -> None:
 
 
 def test_zero_endpoints_are_a_typed_error() -> None:
-    """No crash."""
+    """A request without endpoints raises NoEndpointAvailable, and an update UpdateFailed."""
 
     async def main() -> None:
         async with manager_of() as manager, manager.client() as client:
@@ -124,7 +124,7 @@ def test_zero_endpoints_are_a_typed_error() -> None:
 
 
 def test_checks_leave_the_loop_free() -> None:
-    """While they wait for a server that says nothing, the loop goes round."""
+    """Health checks do not block the event loop while a server does not answer."""
 
     async def main() -> None:
         with silence() as port:
@@ -150,7 +150,7 @@ def test_checks_leave_the_loop_free() -> None:
 
 
 def test_updates() -> None:
-    """As those of the other, with the same errors."""
+    """Updates return and raise the same as those of EndpointManager."""
 
     async def main() -> None:
         with source(wire([NEW])) as (lists, server):
@@ -168,7 +168,7 @@ def test_updates() -> None:
 
 
 def test_signals_are_sent_from_the_loop() -> None:
-    """A receiver may touch what belongs to it; without a loop they come from where they are."""
+    """Signals are sent from the event loop's thread, or without a loop from the calling thread."""
     heard: list[threading.Thread] = []
 
     def receive(sender: Any, **about: Any) -> None:
@@ -192,7 +192,7 @@ def test_signals_are_sent_from_the_loop() -> None:
 
 
 def test_a_loop_that_has_ended_takes_no_more_signals() -> None:
-    """A manager that was not closed goes on without them."""
+    """A manager that was not closed goes on with its checks after its event loop has ended."""
     with handmade(lambda asked: (503, {}, b"")) as server:
         manager = manager_of(server.url)
 
@@ -211,7 +211,7 @@ def test_a_loop_that_has_ended_takes_no_more_signals() -> None:
 
 
 def test_what_waits_for_nothing_is_the_same() -> None:
-    """Lists, QR codes, choices."""
+    """The methods that do not wait are plain methods, as in EndpointManager."""
     manager = manager_of(NEW)
     manager.apply_qr(json.dumps({"api_url": "https://b.example", "room_id": "r"}))
     manager.pin("https://b.example")

@@ -1,4 +1,4 @@
-"""EndpointManager: its health checks, its choices, what it tells."""
+"""EndpointManager: its health checks, its choice of endpoint, and its signals."""
 
 import itertools
 import json
@@ -36,10 +36,10 @@ __all__ = ["two"]
 
 
 class TestHealth:
-    """The background checks, and those by hand."""
+    """The background health checks, and the manual ones."""
 
     def test_a_start_checks_everything_at_once(self, two: tuple[Handmade, Handmade]) -> None:
-        """Times are aware and in seconds."""
+        """``start`` checks every endpoint at once; times are aware and durations are in seconds."""
         first, second = two
         began = datetime.now(UTC)
         with quiet(first.url, second.url) as manager:
@@ -51,7 +51,7 @@ class TestHealth:
                 assert 0 < state.response_time < 2
 
     def test_a_parked_domain_is_told_from_the_service(self, two: tuple[Handmade, Handmade]) -> None:
-        """It answers 200 to every path, with an advertisement."""
+        """``healthy`` marks a parked domain as down although it answers 200 to every path."""
         parked, ours = two
         parked.answer = lambda asked: (200, {}, b"<html>This domain is for sale")
         ours.answer = lambda asked: OK if asked.path == "/alive" else MISSING
@@ -80,7 +80,7 @@ class TestHealth:
             quiet(A, health_path=path)
 
     def test_a_quiet_client_contacts_the_endpoint_in_use_only(self) -> None:
-        """Neither its health checks nor its updates ask another one, until that one fails."""
+        """With ``probe="current"``, no other endpoint is contacted until the current one fails."""
         policy = replace(QUICK, probe="current")
         with ExitStack() as stack:
             servers = [stack.enter_context(handmade(status(404))) for _ in range(12)]
@@ -103,7 +103,7 @@ class TestHealth:
     def test_a_client_that_probes_nothing_contacts_nobody(
         self, two: tuple[Handmade, Handmade]
     ) -> None:
-        """Checks by hand still work."""
+        """With ``probe="none"``, only manual checks contact endpoints."""
         first, second = two
         with quiet(*urls(two), policy=replace(QUICK, probe="none")) as manager:
             assert manager.check_endpoint_health(first.url)
@@ -115,7 +115,7 @@ class TestHealth:
     def test_a_check_that_is_told_to_come_back_later_is_no_failure(
         self, two: tuple[Handmade, Handmade], code: int
     ) -> None:
-        """The endpoint lives; it is left alone for that long, as after a request."""
+        """A check answered 429 or 503 with Retry-After is no failure and pauses the endpoint."""
         first, second = two
         first.answer = lambda asked: (code, {"Retry-After": "30"}, b"")
         with quiet(first.url, second.url) as manager:
@@ -138,7 +138,7 @@ class TestHealth:
     def test_which_health_url_works_is_remembered(
         self, answers: dict[str, Answer], asked: list[str]
     ) -> None:
-        """Below the base, and at the root only where that is not found."""
+        """The health path below the base is used, or after a 404 the root's; it is remembered."""
         with handmade(lambda a: answers.get(a.path, MISSING)) as server:
             manager = quiet(f"{server.url}/v2")
             for _ in range(2):
@@ -146,7 +146,7 @@ class TestHealth:
             assert server.paths == asked
 
     def test_a_path_that_is_gone_is_looked_for_anew(self) -> None:
-        """A server that moves its health check stays healthy."""
+        """If the remembered health path is gone, the check tries the other one at once."""
         where = ["/health"]
         with handmade(lambda a: OK if a.path in where else MISSING) as server:
             manager = quiet(f"{server.url}/v2")
@@ -156,7 +156,7 @@ class TestHealth:
             assert manager.api_endpoints[0].failure_count == 0
 
     def test_by_hand(self, two: tuple[Handmade, Handmade]) -> None:
-        """One, by its state or its URL in any spelling; or all; a stranger is an error."""
+        """``check_endpoint_health`` takes a state or a URL; an unknown URL is a KeyError."""
         first, second = two
         second.answer = status(503)
         manager = EndpointManager([first.url, second.url], [first.url], policy=QUICK)
@@ -172,7 +172,7 @@ class TestHealth:
         assert manager.socket_endpoints[0].state == "suspect"
 
     def test_three_failures_and_two_good_checks(self) -> None:
-        """Suspect, unhealthy, recovering, healthy: the contract's figures."""
+        """Three failures make an endpoint unhealthy, and two good checks healthy again."""
         seen = []
         with handmade() as server:
             manager = EndpointManager([server.url], policy=Policy())
@@ -190,7 +190,7 @@ class TestHealth:
         ]
 
     def test_what_fails_is_looked_at_again_soon(self) -> None:
-        """Without waiting for the next regular check; and found again when it is back."""
+        """A failed endpoint is checked again soon, and its recovery is noticed."""
         with handmade(status(503)) as server, quiet(server.url) as manager:
             wait_for(lambda: not manager.api_endpoints[0].is_healthy)
             server.answer = status(200)
@@ -199,7 +199,7 @@ class TestHealth:
     def test_a_failed_request_has_its_endpoint_checked_at_once(
         self, two: tuple[Handmade, Handmade]
     ) -> None:
-        """And a good check clears it."""
+        """A failed request triggers a check of its endpoint, and a good check makes it healthy."""
         first, second = two
         with quiet(first.url, second.url) as manager, manager.client() as client:
             wait_for(lambda: manager.api_endpoints[0].state == "healthy")
@@ -212,7 +212,7 @@ class TestHealth:
 
     @pytest.mark.alone
     def test_the_interval_varies_by_a_tenth(self) -> None:
-        """So that a fleet of apps does not ask in step."""
+        """The check interval has a jitter of a tenth, so that clients do not check in step."""
         policy = replace(QUICK, health_interval=0.5)
         times: list[float] = []
 
@@ -228,7 +228,7 @@ class TestHealth:
         assert len({round(gap, 3) for gap in gaps}) > 1
 
     def test_so_many_checks_at_a_time(self) -> None:
-        """By the schedule and by hand."""
+        """``probe_parallelism`` bounds concurrent checks, of the schedule and of ``check_all``."""
         lock, now, most = threading.Lock(), [0], [0]
 
         def answer(asked: Asked) -> Answer:
@@ -251,7 +251,7 @@ class TestHealth:
             assert most[0] == 3
 
     def test_an_endpoint_that_is_added_is_checked_at_once(self) -> None:
-        """Not at the next regular check."""
+        """An added endpoint is checked at once, not after the interval."""
         with handmade() as server, quiet() as manager:
             manager.add_socket_endpoint(f"http://127.0.0.1:{closed_port()}")
             manager.add_api_endpoint(server.url)
@@ -259,7 +259,7 @@ class TestHealth:
             wait_for(lambda: manager.socket_endpoints[0].last_fault == "refused")
 
     def test_one_that_goes_while_it_is_checked_is_forgotten(self) -> None:
-        """Its finding reaches nobody."""
+        """The result of a check is dropped if its endpoint was removed meanwhile."""
         with handmade() as server:
 
             def answer(asked: Asked) -> Answer:
@@ -272,7 +272,7 @@ class TestHealth:
             assert manager.api_endpoints == ()
 
     def test_no_network_is_nobodys_fault(self) -> None:
-        """Two hosts that cannot be reached from here: offline, and nobody is marked down."""
+        """If no host can be reached, the manager is offline and no endpoint is marked down."""
         # TCP has no route to a broadcast or a multicast address, on any machine.
         manager = quiet("http://255.255.255.255", "http://224.0.0.1")
         for _ in range(4):
@@ -287,12 +287,12 @@ class TestHealth:
 
 
 class TestChoosing:
-    """By priority and speed, and by hand."""
+    """The choice of the endpoint: by priority, by speed and by a pin."""
 
     def test_a_pin_is_preferred_fails_over_and_is_returned_to(
         self, two: tuple[Handmade, Handmade]
     ) -> None:
-        """Until it is lifted."""
+        """Requests leave a failed pinned endpoint and return to it, until ``unpin``."""
         first, second = two
         with (
             quiet(first.url, second.url) as manager,
@@ -314,7 +314,7 @@ class TestChoosing:
         assert reasons == ["pinned", "failed", "pinned", "preferred"]
 
     def test_only_what_is_in_the_list_can_be_pinned(self) -> None:
-        """A stranger is an error, and nothing changes."""
+        """Pinning an unknown URL raises KeyError, and the earlier pin stays."""
         manager = quiet(A, B)
         manager.pin(B.upper().replace("/API/V1", "/api/v1"))
         with pytest.raises(KeyError):
@@ -324,7 +324,7 @@ class TestChoosing:
     def test_the_best_may_be_asked_for_without_dwelling(
         self, two: tuple[Handmade, Handmade]
     ) -> None:
-        """``select_best_endpoints`` is the guide's way back to the primary."""
+        """``select_best_endpoints`` returns to the primary without waiting for ``min_dwell``."""
         first, second = two
         policy = replace(QUICK, min_dwell=3600.0)
         manager = quiet(first.url, second.url, policy=policy)
@@ -339,12 +339,12 @@ class TestChoosing:
 
 
 class TestTelling:
-    """Signals, log, statistics."""
+    """Signals, the log and statistics."""
 
     def test_a_switch_says_from_where_to_where_and_why(
         self, two: tuple[Handmade, Handmade], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """And for how long there was no service."""
+        """``endpoint_switched`` has both URLs, the reason and the seconds without service."""
         first, second = two
         first.answer = status(502)
         manager = quiet(first.url, second.url)
@@ -364,13 +364,13 @@ class TestTelling:
     def test_all_down_is_told_once_and_so_is_the_return(
         self, two: tuple[Handmade, Handmade], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """However long it lasts."""
+        """An outage sends ``all_endpoints_down`` once, and one recovery says that it ended."""
         for server in two:
             server.answer = status(503)
         names = (signals.endpoint_down, signals.all_endpoints_down, signals.endpoint_recovered)
         with hearing(*names) as heard:
             manager = quiet(*(server.url for server in two))
-            # One after the other: of two threads, either may be the first to tell.
+            # Sequential checks keep the order of the signals fixed.
             for _ in range(6):
                 for server in two:
                     manager.check_endpoint_health(server.url)
@@ -392,7 +392,7 @@ class TestTelling:
     def test_a_receiver_that_raises_stops_nothing(
         self, two: tuple[Handmade, Handmade], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """It is logged, and the others hear."""
+        """An exception in a signal's receiver is logged, and the other receivers are called."""
         first, second = two
         first.answer = status(502)
 
@@ -410,7 +410,7 @@ class TestTelling:
         assert "RuntimeError: no" in caplog.text
 
     def test_a_receiver_may_use_the_manager(self, two: tuple[Handmade, Handmade]) -> None:
-        """Nothing is locked while it runs."""
+        """A receiver may call the manager, because no lock is held during the signal."""
         first, second = two
         first.answer = status(502)
         seen: list[str | None] = []
@@ -426,7 +426,7 @@ class TestTelling:
         assert urls(manager.api_endpoints) == [second.url]
 
     def test_statistics_count_each_endpoint(self, two: tuple[Handmade, Handmade]) -> None:
-        """Requests served and failed, switches, and what the budget holds."""
+        """Statistics count requests per endpoint, switches and the tokens of the retry budget."""
         first, second = two
         manager = quiet(first.url, second.url)
         with manager.client(start=False) as client:

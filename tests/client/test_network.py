@@ -1,4 +1,4 @@
-"""A machine without a network blames no endpoint."""
+"""OfflineDetector: a machine without a network blames no endpoint."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ WINDOW = 1.0
 
 
 class Blames:
-    """Who was blamed when."""
+    """Records which host was blamed, and when."""
 
     def __init__(self) -> None:
         self.watch = OfflineDetector(WINDOW)
@@ -21,7 +21,7 @@ class Blames:
 
 
 def test_two_hosts_within_a_moment_mean_no_network() -> None:
-    """Nobody is blamed, then or later."""
+    """Two unreachable hosts within the window mean offline, and no host is ever blamed."""
     seen = Blames()
     seen.record_fault("a", 0.0)
     assert (seen.watch.offline, seen.watch.holds("a")) == (False, True)
@@ -32,7 +32,7 @@ def test_two_hosts_within_a_moment_mean_no_network() -> None:
 
 
 def test_one_host_is_blamed_when_the_moment_is_over() -> None:
-    """Not before, and once."""
+    """A single unreachable host is blamed once, when the window ends."""
     seen = Blames()
     seen.record_fault("a", 5.0)
     seen.record_fault("a", 5.5)
@@ -46,7 +46,7 @@ def test_one_host_is_blamed_when_the_moment_is_over() -> None:
 
 
 def test_one_host_is_blamed_at_once_if_another_answers() -> None:
-    """So there is a network."""
+    """An unreachable host is blamed at once if another host answers, since the network works."""
     seen = Blames()
     seen.record_fault("a", 5.0)
     seen.watch.record_answer(5.2)
@@ -54,7 +54,7 @@ def test_one_host_is_blamed_at_once_if_another_answers() -> None:
 
 
 def test_two_hosts_that_fail_apart_are_both_to_blame() -> None:
-    """A second failure after the moment begins a moment of its own."""
+    """Two failures further apart than the window are blamed on both hosts."""
     seen = Blames()
     seen.record_fault("a", 0.0)
     seen.record_fault("b", WINDOW * 1.5)
@@ -64,7 +64,7 @@ def test_two_hosts_that_fail_apart_are_both_to_blame() -> None:
 
 
 def test_an_answer_ends_it() -> None:
-    """From whomever."""
+    """An answer of any host ends the offline state."""
     seen = Blames()
     seen.record_fault("a", 0.0)
     seen.record_fault("b", 0.0)
@@ -77,7 +77,7 @@ def test_an_answer_ends_it() -> None:
 
 
 def test_nothing_is_due_while_nobody_is_held() -> None:
-    """Infinity stands for never."""
+    """Without a pending host, ``next_expiry`` is infinity."""
     assert OfflineDetector(WINDOW).next_expiry == float("inf")
 
 
@@ -89,7 +89,7 @@ def test_nothing_is_due_while_nobody_is_held() -> None:
 def test_nobody_is_blamed_twice_for_one_failure_nor_while_offline(
     steps: list[tuple[float, str]],
 ) -> None:
-    """Whatever the order of failures, answers and moments that end."""
+    """No order of failures, answers and expiries blames a host twice or while offline."""
     seen = Blames()
     now, faults = 0.0, 0
     for pause, step in steps:
@@ -113,7 +113,7 @@ def test_nobody_is_blamed_twice_for_one_failure_nor_while_offline(
 
 @pytest.mark.parametrize("window", [0.1, 5.0])
 def test_the_moment_is_as_long_as_the_policy_says(window: float) -> None:
-    """Within it, and just after it."""
+    """The window is as long as the policy says."""
     watch = OfflineDetector(window)
     watch.record_fault("a", 0.0, lambda _: None)
     watch.record_fault("b", window * 0.99, lambda _: None)

@@ -1,4 +1,4 @@
-"""The figures of failover, and what they cost."""
+"""Policy: the figures of failover, and the retry budget."""
 
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -21,7 +21,7 @@ NOON = datetime(2026, 5, 1, 12, tzinfo=UTC).timestamp()
 
 
 def test_the_defaults_are_the_contracts() -> None:
-    """Each figure that the contract promises."""
+    """The defaults of Policy are the figures in the contract."""
     assert (POLICY.health_interval, POLICY.health_jitter, POLICY.health_timeout) == (300, 0.1, 5)
     assert (POLICY.unhealthy_after, POLICY.healthy_after) == (3, 2)
     assert (POLICY.first_backoff, POLICY.max_backoff, POLICY.smoothing) == (1, 30, 0.2)
@@ -37,7 +37,7 @@ def test_the_defaults_are_the_contracts() -> None:
 
 
 def test_the_health_rules_are_the_policys() -> None:
-    """Figure by figure, in their right places."""
+    """``Policy.health`` carries each figure of the policy in its own field."""
     rules = Policy(
         health_interval=1,
         health_jitter=0.2,
@@ -57,12 +57,12 @@ def test_the_health_rules_are_the_policys() -> None:
 
 
 def test_methods_that_may_be_executed_twice() -> None:
-    """Those of RFC 9110, 9.2.2."""
+    """The idempotent methods are those of RFC 9110, 9.2.2."""
     assert {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"} == IDEMPOTENT
 
 
 def test_which_answers_speak_against_an_endpoint() -> None:
-    """And which may ask for time."""
+    """The sets of statuses that count as failures, as not reached and as busy."""
     assert {502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 527, 530} == BAD_STATUS
     assert Policy().bad_status == BAD_STATUS
     assert {521, 522, 523, 525, 526} == NOT_REACHED
@@ -70,10 +70,10 @@ def test_which_answers_speak_against_an_endpoint() -> None:
 
 
 class TestBudget:
-    """Further attempts are paid for."""
+    """Budget: further attempts cost tokens."""
 
     def test_five_tokens_an_attempt_and_one_back_for_a_success(self) -> None:
-        """A hundred attempts in a row, then one for every five successes."""
+        """An attempt costs five tokens, and a success returns one token."""
         budget = Budget(POLICY)
         assert [budget.spend() for _ in range(101)] == [True] * 100 + [False]
         for _ in range(4):
@@ -85,7 +85,7 @@ class TestBudget:
 
     @given(st.lists(st.booleans(), max_size=400))
     def test_it_is_never_overdrawn_nor_overfull(self, successes: list[bool]) -> None:
-        """Whatever the order of successes and attempts."""
+        """The tokens stay between 0 and the budget in any order of successes and attempts."""
         budget = Budget(Policy(budget=50))
         paid = 0
         for good in successes:
@@ -98,7 +98,7 @@ class TestBudget:
 
 
 class TestRetryAfter:
-    """How long a busy endpoint is left alone."""
+    """The seconds for which an endpoint with Retry-After is left alone."""
 
     @pytest.mark.parametrize(
         ("status", "text", "seconds"),
@@ -123,12 +123,12 @@ class TestRetryAfter:
         ],
     )
     def test_seconds_or_a_date(self, status: int, text: str | None, seconds: float | None) -> None:
-        """In the two forms of RFC 9110, 10.2.3, and only where the status asks for time."""
+        """Retry-After is seconds or a date (RFC 9110, 10.2.3), and counts with 429 and 503 only."""
         assert POLICY.busy_for(status, text, NOON) == seconds
 
     @given(st.text(max_size=40) | st.from_regex(r"[A-Z][a-z]{2}, [0-9 :A-Za-z+-]{0,30}"))
     def test_no_header_does_harm(self, text: str) -> None:
-        """It is a number of seconds within bounds, or nothing."""
+        """Any Retry-After text gives seconds within the bounds, or None."""
         seconds = POLICY.busy_for(503, text, NOON)
         assert seconds is None or 0 <= seconds <= POLICY.max_retry_after
 
@@ -152,13 +152,13 @@ class TestRetryAfter:
     ],
 )
 def test_a_figure_that_would_stop_everything_is_refused(name: str, value: float) -> None:
-    """When it is given, and by its name."""
+    """An invalid figure raises a ValueError with its name in the constructor."""
     with pytest.raises(ValueError, match=name):
         Policy(**{name: value})  # type: ignore[arg-type]
 
 
 def test_a_figure_that_is_none_is_refused() -> None:
-    """Not where it is first used."""
+    """A figure that is not a number raises a TypeError in the constructor."""
     with pytest.raises(TypeError, match="total_timeout must be a number"):
         Policy(total_timeout="x")  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Which endpoint a request goes to, and what outcomes say of them."""
+"""Pool: the choice of the endpoint, and the effect of outcomes on its health."""
 
 import random
 import time
@@ -23,38 +23,38 @@ EQUALS = {"a": 0, "b": 0, "c": 0}
 
 
 class TestOrder:
-    """Usable first, then by priority, then by speed."""
+    """The order of the endpoints: usable ones first, then by priority, then by speed."""
 
     def test_an_empty_pool_has_nobody(self) -> None:
-        """And says so instead of failing."""
+        """An empty pool has no current endpoint, and raises nothing."""
         bench = Bench({})
         assert bench.current is None
         assert bench.others() == ""
         assert bench.pool.next_due() == float("inf")
 
     def test_the_lowest_number_is_preferred(self) -> None:
-        """Whatever the order of insertion."""
+        """The lowest priority number is chosen first, in any order of insertion."""
         bench = Bench({"c": 2, "a": 0, "b": 1})
         assert bench.current == "a"
         assert bench.others("a") == "bc"
         assert [member.url for member in bench.pool.members()] == [url(name) for name in "abc"]
 
     def test_a_suspect_stands_behind_everyone_without_a_blemish(self) -> None:
-        """However preferred it is; a failure is enough."""
+        """After one failure an endpoint comes after all others, whatever its priority."""
         bench = Bench(ABC)
         bench.fail("a")
         assert bench.current == "b"
         assert bench.others() == "bca"
 
     def test_one_that_is_busy_stands_behind_the_suspects(self) -> None:
-        """It asked for it."""
+        """A busy endpoint comes after the suspects, because it sent Retry-After."""
         bench = Bench(ABC)
         bench.pool.busy(bench["a"], 10.0, bench.now)
         bench.fail("b")
         assert bench.others() == "cba"
 
     def test_the_dead_are_left_out_while_anybody_is_left(self) -> None:
-        """Even if the only usable one has been tried, but for a request's last resort."""
+        """Unhealthy endpoints are left out while a usable one exists, even one already tried."""
         bench = Bench(ABC)
         bench.kill("a", "b")
         assert bench.current == "c"
@@ -62,25 +62,25 @@ class TestOrder:
         assert bench.others("c") == ""
 
     def test_the_faster_of_equals_is_preferred(self) -> None:
-        """By the average of its good probes; the unmeasured stand behind those known as fast."""
+        """Of equal priorities the smallest average time wins; the unmeasured follow fast ones."""
         bench = Bench({**EQUALS, "d": 0})
         bench.measure(a=0.3, b=0.1, c=0.001)
         assert bench.current == "c"
         assert bench.others() == "cdba"
 
     def test_priority_goes_before_speed(self) -> None:
-        """A slow primary is still the primary."""
+        """Priority counts before speed."""
         bench = Bench({"a": 0, "b": 1})
         bench.measure(a=2.0, b=0.001)
         assert bench.current == "a"
 
 
 class TestSpread:
-    """A fleet of clients spreads over equal endpoints."""
+    """Many clients spread over endpoints of equal priority."""
 
     @pytest.mark.parametrize("measured", [False, True])
     def test_clients_spread_over_equals(self, measured: bool) -> None:
-        """Whether unmeasured, or as fast as each other but for a few milliseconds."""
+        """Clients choose equal endpoints evenly, unmeasured or only milliseconds apart."""
         chance = random.Random(7)
         firsts: Counter[str | None] = Counter()
         seconds: Counter[str] = Counter()
@@ -95,7 +95,7 @@ class TestSpread:
             assert min(count.values()) > 140
 
     def test_a_client_stays_where_it_is(self) -> None:
-        """One client does not hop between equals."""
+        """One client stays with its endpoint among equals."""
         bench = Bench(EQUALS, dice=[0.9, 0.1, 0.5, 0.7])
         first = bench.current
         for _ in range(50):
@@ -105,7 +105,7 @@ class TestSpread:
 
 
 class TestHysteresis:
-    """A move for speed must be worth it."""
+    """A switch for latency needs a minimum gain."""
 
     @pytest.mark.parametrize(
         ("slow", "fast", "moves"),
@@ -121,7 +121,7 @@ class TestHysteresis:
     def test_it_takes_a_fifth_and_20_milliseconds(
         self, slow: float, fast: float, moves: bool
     ) -> None:
-        """Both of them."""
+        """A switch needs a gain of 20 % and of 20 ms."""
         bench = Bench({"a": 0, "b": 0}, dice=[0.1, 0.9])
         assert bench.current == "a"
         bench.measure(a=slow, b=fast)
@@ -131,7 +131,7 @@ class TestHysteresis:
 
     @given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 0.019)), max_size=40))
     def test_it_never_hops_within_the_margin(self, probes: list[tuple[str, float]]) -> None:
-        """However the measurements come."""
+        """No sequence of measurements within the margin causes a switch."""
         bench = Bench({"a": 0, "b": 0}, dice=[0.1, 0.9])
         assert bench.current == "a"
         for name, seconds in probes:
@@ -141,10 +141,10 @@ class TestHysteresis:
 
 
 class TestFailback:
-    """Back to the better endpoint, but not at once."""
+    """Failback: the return to a preferred endpoint, delayed by ``min_dwell``."""
 
     def test_it_comes_after_min_dwell(self) -> None:
-        """Thirty seconds after the recovery."""
+        """Requests return ``min_dwell`` seconds after the recovery."""
         bench = Bench(ABC)
         assert bench.current == "a"
         bench.kill("a")
@@ -159,7 +159,7 @@ class TestFailback:
         assert [about["reason"] for about in bench.told() if "reason" in about][-1] == "failback"
 
     def test_it_waits_after_a_switch_too(self) -> None:
-        """A recovery long ago and a switch just now."""
+        """``min_dwell`` also counts from the last switch."""
         bench = Bench(ABC)
         bench.kill("a", "b")
         assert bench.current == "c"
@@ -167,10 +167,10 @@ class TestFailback:
         bench.wait(20.0)
         bench.revive("b")
         bench.fail("c")
-        assert bench.current == "a"  # nothing keeps it with one in trouble
+        assert bench.current == "a"  # min_dwell does not hold back a switch from a failing endpoint
 
     def test_an_endpoint_that_flaps_is_not_returned_to(self) -> None:
-        """Each recovery begins the dwelling anew."""
+        """An endpoint that flaps is not chosen, because each recovery restarts ``min_dwell``."""
         bench = Bench(ABC)
         assert bench.current == "a"
         for _ in range(20):
@@ -184,7 +184,7 @@ class TestFailback:
         assert bench.current == "a"
 
     def test_nobody_dwells_with_one_that_fails(self) -> None:
-        """The recovered one is taken at once then."""
+        """If the current endpoint fails, the recovered one is chosen without ``min_dwell``."""
         bench = Bench({"a": 0, "b": 1})
         bench.kill("a")
         assert bench.current == "b"
@@ -194,7 +194,7 @@ class TestFailback:
         assert bench.current == "a"
 
     def test_a_hand_made_change_needs_no_dwelling(self) -> None:
-        """Giving another priority, or asking for the best."""
+        """A changed priority or ``choose_anew`` ends ``min_dwell``."""
         bench = Bench({"a": 1, "b": 2})
         bench.kill("a")
         assert bench.current == "b"
@@ -208,7 +208,7 @@ class TestFailback:
         assert bench.current == "a"
 
     def test_an_update_that_changes_nothing_of_an_endpoint_leaves_it_dwelling(self) -> None:
-        """Otherwise a list that grows by one would end the dwelling of all."""
+        """A list update that leaves an endpoint unchanged does not end its ``min_dwell``."""
         bench = Bench({"a": 0, "b": 1})
         bench.kill("a")
         assert bench.current == "b"
@@ -220,7 +220,7 @@ class TestFailback:
         assert bench.current == "a"
 
     def test_after_its_time_a_busy_one_is_returned_to(self) -> None:
-        """It was never down."""
+        """A busy endpoint is chosen again when its Retry-After ends, since it was never down."""
         bench = Bench(ABC)
         assert bench.current == "a"
         bench.pool.busy(bench["a"], 10.0, bench.now)
@@ -234,10 +234,10 @@ class TestFailback:
 
 
 class TestPin:
-    """A choice by hand is preferred while nothing is wrong with it."""
+    """A pinned endpoint is preferred while it is healthy."""
 
     def test_it_is_gone_to_failed_from_and_returned_to(self) -> None:
-        """At once when it is fine again: somebody wants it."""
+        """Requests leave a pinned endpoint that fails, and return without ``min_dwell``."""
         bench = Bench(ABC)
         assert bench.current == "a"
         bench.pool.pin(url("c"), bench.now)
@@ -253,7 +253,7 @@ class TestPin:
         assert reasons == ["pinned", "failed", "pinned", "preferred"]
 
     def test_a_dead_one_is_not_gone_to(self) -> None:
-        """Pinning cures nothing."""
+        """An unhealthy endpoint is not chosen although it is pinned."""
         bench = Bench(ABC)
         bench.kill("b")
         bench.pool.pin(url("b"), bench.now)
@@ -262,7 +262,7 @@ class TestPin:
         assert bench.current == "b"
 
     def test_among_the_dead_it_comes_first(self) -> None:
-        """In a panic too."""
+        """If all endpoints are down, the pinned one comes first."""
         bench = Bench(ABC)
         bench.kill("a", "b", "c")
         bench.pool.pin(url("b"), bench.now)
@@ -271,11 +271,11 @@ class TestPin:
 
 
 class TestFaults:
-    """Which faults count."""
+    """The faults that count against an endpoint."""
 
     @pytest.mark.parametrize("fault", sorted(COUNTED))
     def test_those_of_the_endpoint_do(self, fault: Fault) -> None:
-        """Three of them are a death."""
+        """Three faults of the endpoint make it unhealthy."""
         bench = Bench(ABC)
         bench.fail("a", fault, times=3)
         assert bench.state("a") is HealthState.UNHEALTHY
@@ -283,14 +283,14 @@ class TestFaults:
 
     @pytest.mark.parametrize("fault", [Fault.POOL_TIMEOUT, Fault.OURS])
     def test_ours_do_not(self, fault: Fault) -> None:
-        """Neither the state nor the figures."""
+        """PoolTimeout and local faults change neither the state nor the counts."""
         bench = Bench(ABC)
         bench.fail("a", fault, times=10)
         assert (bench.state("a"), bench["a"].failed) == (HealthState.UNKNOWN, 0)
         assert bench.current == "a"
 
     def test_a_probe_that_we_could_not_make_is_tried_again_later(self) -> None:
-        """Out of descriptors: no endpoint is to blame, and no loop may spin on it."""
+        """A probe that fails for lack of descriptors blames no endpoint and is repeated later."""
         bench = Bench({"a": 0})
         assert bench.pool.take_due(0.0) == [bench["a"]]
         bench.probe("a", Fault.OURS)
@@ -298,14 +298,14 @@ class TestFaults:
         assert bench.pool.next_due() >= 0.9
 
     def test_busy_is_alive(self) -> None:
-        """Ten times 429 are an answer ten times."""
+        """A 429 counts as an answer, so the endpoint stays healthy."""
         bench = Bench(ABC)
         for _ in range(10):
             bench.pool.busy(bench["a"], 5.0, bench.now)
         assert (bench.state("a"), bench["a"].served) == (HealthState.HEALTHY, 10)
 
     def test_a_stall_is_a_doubt_and_no_failure(self) -> None:
-        """It is looked at, and after a good probe nothing was wrong."""
+        """A stall makes an endpoint suspect without a failure, and a good probe clears it."""
         bench = Bench(ABC)
         bench.probe("a")
         bench.fail("a", Fault.STALLED, times=10)
@@ -321,11 +321,11 @@ class TestFaults:
 
 
 class TestCost:
-    """Choosing must not be felt."""
+    """The cost of a choice."""
 
     @pytest.mark.alone
     def test_select_costs_20_microseconds_at_most(self) -> None:
-        """With a thousand endpoints, a request after the other."""
+        """``select`` and ``served`` take at most 20 µs with a thousand endpoints."""
         pool = Pool("api", Policy(), OfflineDetector(1.0), random.random)
         for index in range(1000):
             pool.put(Endpoint(url(f"e{index}"), index % 10), 0.0)
@@ -344,7 +344,7 @@ class TestCost:
         assert best < 20e-6
 
     def test_a_round_of_probes_looks_at_all_of_them_a_few_times_only(self) -> None:
-        """A thousand results, each followed by a choice, and no review for most of them."""
+        """A thousand probe results, each followed by a choice, cause fewer than 50 reviews."""
         reviews = 0
 
         class Counted(Pool):

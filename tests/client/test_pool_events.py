@@ -1,4 +1,4 @@
-"""What a pool tells, how its list changes, and what it does without a network."""
+"""Pool: its events, changes of its list, and its behaviour without a network."""
 
 import pytest
 
@@ -22,17 +22,17 @@ DOWN, RECOVERED, ALL_DOWN, SWITCHED = (
 
 
 class TestPanic:
-    """All of them are down."""
+    """All endpoints are down."""
 
     def test_all_are_tried_in_order_all_the_same(self) -> None:
-        """The best first, and then the others."""
+        """If all endpoints are down, all are tried by priority."""
         bench = Bench(ABC)
         bench.kill("c", "a", "b")
         assert bench.current == "a"
         assert bench.others("a") == "bc"
 
     def test_the_alert_is_raised_once(self) -> None:
-        """However often they fail, and however often somebody asks."""
+        """An outage sends one ALL_DOWN, however many failures and choices follow."""
         bench = Bench(ABC)
         bench.kill("a", "b")
         assert bench.told(ALL_DOWN) == []
@@ -41,14 +41,14 @@ class TestPanic:
         for _ in range(5):
             bench.kill("a", "b", "c")
             bench.probe("a", Fault.REFUSED)
-            bench.probe("b")  # recovering is not recovered
+            bench.probe("b")  # one good probe makes b recovering, not healthy
             bench.probe("b", Fault.REFUSED)
             assert bench.current == "a"
         assert bench.told(ALL_DOWN) == []
         assert bench.told(RECOVERED) == []
 
     def test_it_is_raised_again_after_a_recovery(self) -> None:
-        """Which says that the outage is over; the next recovery is an ordinary one."""
+        """The first recovery has ``after_total_outage``; a later outage sends ALL_DOWN again."""
         bench = Bench(ABC)
         bench.kill("a", "b", "c")
         bench.told()
@@ -60,7 +60,7 @@ class TestPanic:
         assert len(bench.told(ALL_DOWN)) == 1
 
     def test_it_is_raised_when_the_last_usable_one_leaves_the_list(self) -> None:
-        """By hand or by an update; an empty list is no outage."""
+        """ALL_DOWN is sent when the last usable endpoint is removed, but not for an empty list."""
         bench = Bench(ABC)
         bench.kill("a", "b")
         bench.pool.remove(url("c"), 0.0)
@@ -74,21 +74,21 @@ class TestPanic:
         assert len(bench.told(ALL_DOWN)) == 1
 
     def test_a_list_that_is_replaced_whole_raises_none(self) -> None:
-        """Between the old and the new there is no outage."""
+        """Replacing the whole list sends no ALL_DOWN if a new endpoint is usable."""
         bench = Bench(ABC)
         bench.kill("a")
         bench.pool.replace([Endpoint(url("a"), 0), Endpoint(url("d"), 0)], 0.0)
         assert bench.told(ALL_DOWN) == []
 
     def test_a_new_endpoint_ends_it(self) -> None:
-        """Nothing is held against it yet."""
+        """A new endpoint is chosen in an outage, because no failure of it is known."""
         bench = Bench(ABC)
         bench.kill("a", "b", "c")
         bench.pool.put(Endpoint(url("d"), 9), bench.now)
         assert (bench.current, bench.others()) == ("d", "d")
 
     def test_an_answer_in_a_panic_is_no_recovery(self) -> None:
-        """Probes decide; one good answer in between is not enough."""
+        """A request that succeeds does not make an unhealthy endpoint healthy; only probes do."""
         bench = Bench({"a": 0})
         bench.kill("a")
         bench.serve("a")
@@ -98,16 +98,16 @@ class TestPanic:
 
 
 class TestSwitches:
-    """From where, to where, why, and what it cost."""
+    """SWITCHED: both URLs, the reason and the seconds without service."""
 
     def test_the_first_choice_is_no_switch(self) -> None:
-        """There was nothing before it."""
+        """The first choice sends no SWITCHED."""
         bench = Bench(ABC)
         assert bench.current == "a"
         assert bench.told() == []
 
     def test_a_switch_tells_the_seconds_without_service(self) -> None:
-        """From the beginning of the first attempt that failed."""
+        """The seconds without service count from the start of the first failed attempt."""
         bench = Bench(ABC)
         assert bench.current == "a"
         bench.wait(10.0)
@@ -124,7 +124,7 @@ class TestSwitches:
         }
 
     def test_an_answer_in_between_ends_the_time_without_service(self) -> None:
-        """A failure an hour ago is not part of today's outage."""
+        """A success resets the time without service."""
         bench = Bench({"a": 0})
         assert bench.current == "a"
         bench.fail("a")
@@ -137,7 +137,7 @@ class TestSwitches:
         assert bench.told(SWITCHED)[0]["seconds_without_service"] == 0.0
 
     def test_the_one_in_use_leaving_the_list_is_a_switch(self) -> None:
-        """Whoever shows where requests go must hear of it."""
+        """Removing the current endpoint sends SWITCHED with the reason "removed"."""
         bench = Bench(ABC)
         assert bench.current == "a"
         assert bench.pool.remove(url("a"), bench.now)
@@ -149,7 +149,7 @@ class TestSwitches:
         assert (about["from_url"], about["to_url"]) == (url("b"), url("d"))
 
     def test_leaving_and_coming_back_is_none(self) -> None:
-        """Requests go where they went."""
+        """An endpoint that is removed and added again before a choice causes no SWITCHED."""
         bench = Bench(ABC)
         assert bench.current == "a"
         bench.pool.remove(url("a"), bench.now)
@@ -158,7 +158,7 @@ class TestSwitches:
         assert bench.told() == []
 
     def test_down_and_recovered_are_told_once_each(self) -> None:
-        """With the last fault in a word, after one event of the suspicion."""
+        """SUSPECTED, DOWN and RECOVERED are sent once each; DOWN names the last fault."""
         bench = Bench(ABC)
         bench.fail("b", Fault.BAD_STATUS, times=5)
         suspected = bench.told(EventKind.SUSPECTED)
@@ -170,10 +170,10 @@ class TestSwitches:
 
 
 class TestList:
-    """Endpoints come, stay and go."""
+    """Adding, replacing and removing endpoints."""
 
     def test_adding_again_updates_the_priority(self) -> None:
-        """And nothing else is forgotten."""
+        """Adding an endpoint again changes its priority and keeps its measurements."""
         bench = Bench(ABC)
         bench.measure(a=0.5)
         bench.pool.put(Endpoint(url("a"), 5), bench.now)
@@ -182,7 +182,7 @@ class TestList:
         assert bench.current == "b"
 
     def test_endpoints_that_stay_keep_their_history(self) -> None:
-        """An update is no reason to try a dead one again."""
+        """Endpoints that stay in a replaced list keep their health."""
         bench = Bench(ABC)
         bench.kill("a")
         bench.measure(b=0.1)
@@ -194,19 +194,19 @@ class TestList:
         assert bench.current == "b"
 
     def test_of_two_entries_with_one_url_the_first_stays(self) -> None:
-        """As in the file."""
+        """Of two entries with one URL the first counts, as in the file."""
         bench = Bench({})
         bench.pool.replace([Endpoint(url("a"), 0), Endpoint(url("a"), 7)], 0.0)
         assert [m.endpoint.priority for m in bench.pool.members()] == [0]
 
     def test_removing_twice_is_no_error(self) -> None:
-        """It says whether there was one."""
+        """``remove`` returns False for an endpoint that is not in the pool."""
         bench = Bench(ABC)
         assert bench.pool.remove(url("a"), 0.0)
         assert not bench.pool.remove(url("a"), 0.0)
 
     def test_an_outcome_of_one_that_has_left_changes_nothing(self) -> None:
-        """A request may still be under way to it."""
+        """The outcome of a request to a removed endpoint is ignored."""
         bench = Bench(ABC)
         gone = bench["a"]
         bench.pool.remove(url("a"), bench.now)
@@ -217,7 +217,7 @@ class TestList:
         assert len(bench.told(ALL_DOWN)) == 1
 
     def test_a_new_endpoint_is_urgent_and_looked_at_once(self) -> None:
-        """It is due, and not due again while it is looked at."""
+        """A new endpoint is due at once, and not again while its probe runs."""
         bench = Bench(ABC)
         assert bench.pool.urgent
         assert len(bench.pool.take_due(0.0)) == 3
@@ -228,7 +228,7 @@ class TestList:
 
 
 class TestProbed:
-    """Which endpoints ``Policy.probe`` has checked."""
+    """The endpoints that are probed for each value of ``Policy.probe``."""
 
     def due(self, bench: Bench) -> list[str]:
         bench.wait(400.0)
@@ -246,7 +246,7 @@ class TestProbed:
         assert bench.pool.next_due() == float("inf")
 
     def test_the_current_one_and_those_that_have_failed(self) -> None:
-        """Until it fails no other endpoint is contacted; it is watched until it is back."""
+        """With "current", only the current endpoint and those that have failed are probed."""
         bench = Bench(ABC, Policy(probe="current"))
         assert self.due(bench) == ["a"]
         bench.probe("a")
@@ -283,11 +283,11 @@ class TestProbed:
 
 
 class TestOffline:
-    """No network at all."""
+    """No network."""
 
     @pytest.mark.parametrize("fault", [Fault.UNREACHABLE, Fault.RESOLVER])
     def test_nobody_is_marked_down(self, fault: Fault) -> None:
-        """However long it lasts, and nobody is told anything."""
+        """While offline no endpoint changes its state, and no event is sent."""
         bench = Bench(ABC)
         for name in "abc":
             bench.probe(name)
@@ -301,18 +301,18 @@ class TestOffline:
         assert bench.told(DOWN) == bench.told(ALL_DOWN) == []
 
     def test_one_host_alone_is_to_blame(self) -> None:
-        """When the moment is over in which another could have failed as well."""
+        """A single unreachable host becomes suspect when the offline window ends."""
         bench = Bench(ABC)
         assert bench.current == "a"
         bench.fail("a", Fault.UNREACHABLE)
-        assert bench.current == "b"  # in doubt for the moment
+        assert bench.current == "b"  # a is avoided while the offline window is open
         assert bench.state("a") is HealthState.UNKNOWN
         bench.wait(POLICY.offline_window)
         assert bench.current == "b"
         assert bench.state("a") is HealthState.SUSPECT
 
     def test_one_host_is_to_blame_at_once_when_another_answers(self) -> None:
-        """A refusal is an answer too."""
+        """An unreachable host becomes suspect at once if another host answers or refuses."""
         for answer in (Fault.REFUSED, None):
             bench = Bench(ABC)
             bench.fail("a", Fault.UNREACHABLE)
@@ -321,7 +321,7 @@ class TestOffline:
             assert not bench.network.offline
 
     def test_a_timeout_proves_nothing(self) -> None:
-        """Silence is no answer."""
+        """A timeout does not end the offline state, because it is no answer."""
         bench = Bench(ABC)
         bench.fail("a", Fault.UNREACHABLE)
         bench.fail("b", Fault.UNREACHABLE)
@@ -329,7 +329,7 @@ class TestOffline:
         assert bench.network.offline
 
     def test_two_kinds_share_what_is_known_of_the_network(self) -> None:
-        """The API's host and the socket's host make two."""
+        """The API pool and the socket pool share one OfflineDetector."""
         network = OfflineDetector(POLICY.offline_window)
         api = Pool("api", POLICY, network, lambda: 0.5)
         sockets = Pool("socketio", POLICY, network, lambda: 0.5)
@@ -341,7 +341,7 @@ class TestOffline:
         assert network.offline
 
     def test_two_ports_of_one_host_are_one_host(self) -> None:
-        """That it cannot be reached says nothing of the network."""
+        """Two ports of one host count as one unreachable host."""
         network = OfflineDetector(POLICY.offline_window)
         pool = Pool("api", POLICY, network, lambda: 0.5)
         for port in (1, 2):

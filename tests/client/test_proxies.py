@@ -1,4 +1,4 @@
-"""Behind a proxy: the same failover, the same checks, and the blame where it belongs."""
+"""Failover, checks and blame behind an HTTP proxy."""
 
 import asyncio
 import ssl
@@ -39,13 +39,13 @@ LIST = (
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Who signs the certificates."""
+    """Return the certificate authority of the servers."""
     return trustme.CA()
 
 
 @pytest.fixture(scope="module")
 def trust(authority: trustme.CA) -> ssl.SSLContext:
-    """A context that trusts it."""
+    """Return a TLS context that trusts the authority."""
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return context
@@ -53,7 +53,7 @@ def trust(authority: trustme.CA) -> ssl.SSLContext:
 
 @pytest.fixture
 def servers(authority: trustme.CA) -> Iterator[tuple[Handmade, Handmade]]:
-    """Two servers with TLS, which only a proxy finds by their names."""
+    """Run two TLS servers whose names only the proxy can resolve."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(ONE, TWO).configure_cert(context)
 
@@ -70,14 +70,14 @@ def port_of(server: Handmade) -> int:
 
 @pytest.fixture
 def proxy(servers: tuple[Handmade, Handmade]) -> Iterator[ForwardProxy]:
-    """A proxy that knows both."""
+    """Run a proxy that resolves the names of both servers."""
     one, two = servers
     with forward_proxy({ONE: port_of(one), TWO: port_of(two)}) as proxy:
         yield proxy
 
 
 def behind(kind: str, proxy: str, trust: ssl.SSLContext, **options: Any) -> Driver:
-    """A client whose manager goes by a proxy."""
+    """Return a driver whose manager uses the proxy."""
     policy = options.pop("policy", QUICK)
     return Driver(kind, URLS, policy, verify=trust, of_manager={"proxy": proxy}, **options)
 
@@ -87,12 +87,12 @@ def states(driver: Driver) -> list[str]:
 
 
 class TestTheManagersProxy:
-    """It decides for checks and updates, and for clients that name none."""
+    """The manager's proxy serves checks, updates, and clients without a proxy of their own."""
 
     def test_names_that_only_the_proxy_looks_up(
         self, kind: str, proxy: ForwardProxy, trust: ssl.SSLContext
     ) -> None:
-        """Requests, checks and updates reach them, as plain httpx2 does."""
+        """Requests, checks and updates reach names that only the proxy resolves."""
         with httpx2.Client(proxy=proxy.url, verify=trust) as plain:
             assert plain.get(URLS[0]).text == "one"
         with behind(kind, proxy.url, trust) as driver:
@@ -109,7 +109,7 @@ class TestTheManagersProxy:
         trust: ssl.SSLContext,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Likewise."""
+        """A proxy from the environment serves requests, checks and updates."""
         monkeypatch.setenv("https_proxy", proxy.url)
         with Driver(kind, URLS, QUICK, verify=trust) as driver:
             assert [driver.check(url) for url in URLS] == [True, True]
@@ -119,7 +119,7 @@ class TestTheManagersProxy:
     def test_an_endpoint_that_the_proxy_cannot_reach(
         self, kind: str, proxy: ForwardProxy, trust: ssl.SSLContext
     ) -> None:
-        """Its 502 counts against that endpoint: requests go to the next, a POST too."""
+        """The proxy's 502 counts against the endpoint, and even a POST goes to the next one."""
         del proxy.ports[ONE]
         with behind(kind, proxy.url, trust) as driver:
             assert driver.request("POST", "/").text == "two"
@@ -132,7 +132,7 @@ class TestTheManagersProxy:
     def test_an_endpoint_that_the_proxy_waits_for(
         self, kind: str, proxy: ForwardProxy, trust: ssl.SSLContext
     ) -> None:
-        """A POST moves after the time for connecting, a GET after the hedge's delay."""
+        """If the proxy hangs, a POST moves after the connect timeout, a GET after the hedge."""
         proxy.hanging = {ONE}
         policy = replace(QUICK, total_timeout=30.0, connect_timeout=1.5, hedge_delay=0.3)
         with behind(kind, proxy.url, trust, policy=policy) as driver:
@@ -151,7 +151,7 @@ class TestTheManagersProxy:
         servers: tuple[Handmade, Handmade],
         trust: ssl.SSLContext,
     ) -> None:
-        """Another endpoint is asked besides through the same proxy."""
+        """A hedge goes to another endpoint through the same proxy."""
         ended, answer = threading.Event(), servers[0].answer
 
         def slow(asked: Any) -> Any:
@@ -169,7 +169,7 @@ class TestTheManagersProxy:
     def test_a_proxy_that_cannot_be_reached(
         self, kind: str, scheme: str, trust: ssl.SSLContext
     ) -> None:
-        """It counts against no endpoint, and is no alarm."""
+        """An unreachable proxy counts against no endpoint and sends no signal."""
         urls = [f"{scheme}://{ONE}", f"{scheme}://{TWO}"]
         gone = f"http://127.0.0.1:{closed_port()}"
         with (
@@ -186,7 +186,7 @@ class TestTheManagersProxy:
 
     @pytest.mark.parametrize("scheme", ["http", "https"])
     def test_credentials(self, kind: str, scheme: str, trust: ssl.SSLContext) -> None:
-        """Checks show them too; a proxy that wants others counts against no endpoint."""
+        """Checks send the proxy's credentials, and a 407 counts against no endpoint."""
         urls = [f"{scheme}://{ONE}"]
         with (
             handmade(lambda asked: OK) as server,
@@ -206,7 +206,7 @@ class TestTheManagersProxy:
                 assert states(driver) == ["unknown"]
 
     def test_an_ipv6_address_has_its_brackets(self, kind: str, trust: ssl.SSLContext) -> None:
-        """A proxy takes no other form."""
+        """An IPv6 host is sent to the proxy in brackets."""
         url = "https://[2001:db8::1]"
         with forward_proxy({}) as proxy:
             given = {"proxy": proxy.url}
@@ -220,13 +220,13 @@ class TestTheManagersProxy:
 
 
 class TestAClientsOwnProxy:
-    """It changes that client alone."""
+    """A client's own proxy affects that client only."""
 
     @pytest.mark.parametrize("broken", ["closed", "https", "http"])
     def test_its_failures_do_not_move_the_shared_health(
         self, broken: str, kind: str, names: Names, trust: ssl.SSLContext
     ) -> None:
-        """Whatever it does to requests: others still go where they went."""
+        """Failures of a client's own proxy do not change the shared health."""
         names.addresses = ["127.0.0.1"]
         with handmade(lambda asked: OK) as server, forward_proxy({}) as proxy:
             url = server.url.replace("127.0.0.1", NAME)
@@ -251,9 +251,9 @@ class TestAClientsOwnProxy:
     def test_one_that_goes_directly_is_alone_as_well(
         self, kind: str, proxy: ForwardProxy, names: Names, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Its failures are its own: checks go by the manager's proxy."""
+        """Failures of a client with ``proxy=None`` do not change the manager's shared health."""
         monkeypatch.delenv("http_proxy", raising=False)
-        names.addresses = ["127.0.0.3"]  # where nobody listens
+        names.addresses = ["127.0.0.3"]  # no server listens there
         with handmade(lambda asked: OK) as server:
             proxy.ports[NAME] = port_of(server)
             url = server.url.replace("127.0.0.1", NAME)
@@ -273,7 +273,7 @@ class TestAClientsOwnProxy:
 def test_no_proxy_is_asked_for_this_machine(
     of: str, host: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would read the token; requests and checks go directly too."""
+    """Requests to loopback hosts bypass the proxy, which would otherwise read the token."""
     with handmade(lambda asked: (200, {}, LIST)) as server, forward_proxy({}) as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
@@ -290,7 +290,7 @@ def test_no_proxy_is_asked_for_this_machine(
 
 
 def test_no_proxy_is_asked_for_this_machine_over_ipv6(kind: str) -> None:
-    """Neither for an endpoint nor for another host; there is nobody, which only we can tell."""
+    """Requests and checks to ::1 bypass the proxy."""
     url = f"http://[::1]:{closed_port()}"
     with forward_proxy({}) as proxy:
         with Driver(kind, [url], QUICK, of_manager={"proxy": proxy.url}) as driver:
@@ -303,13 +303,13 @@ def test_no_proxy_is_asked_for_this_machine_over_ipv6(kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def talker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketServer]:
-    """A Socket.io server."""
+    """Run a Socket.io server."""
     with socket_server(tmp_path_factory.mktemp("sockets"), "t") as server:
         yield server
 
 
 def talk(kind: str, url: str, transport: str, **options: Any) -> str:
-    """Ask a Socket.io endpoint for its name, by either client."""
+    """Return the name of a Socket.io endpoint, asked by a client of either kind."""
     given = {"policy": QUICK, "update_interval": 0, **options}
     if kind == "sync":
         client = FailoverSocketClient(EndpointManager((), [url], **given))
@@ -331,7 +331,7 @@ def talk(kind: str, url: str, transport: str, **options: Any) -> str:
 
 
 class TestSockets:
-    """Socket.io goes by the same rule."""
+    """Socket.io connections follow the same proxy rules."""
 
     @pytest.mark.parametrize("transport", ["polling", "websocket"])
     @pytest.mark.parametrize("of", ["environment", "manager"])
@@ -343,7 +343,7 @@ class TestSockets:
         talker: SocketServer,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """To a name that only the proxy looks up, with its credentials."""
+        """Socket.io connects through the proxy, with its credentials."""
         with forward_proxy({ONE: talker.port}, login="user:pass") as proxy:
             given: dict[str, Any] = {"proxy": proxy.url} if of == "manager" else {}
             if of == "environment":
@@ -362,7 +362,7 @@ class TestSockets:
         names: Names,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Where the environment is not to count, or excepts the host."""
+        """Socket.io bypasses the proxy for ``trust_env=False``, ``no_proxy`` and loopback hosts."""
         names.addresses = ["127.0.0.1"]
         with forward_proxy({}) as proxy:
             for name in ("http_proxy", "HTTP_PROXY", "https_proxy"):
@@ -374,7 +374,7 @@ class TestSockets:
             assert proxy.asked == []
 
     def test_a_proxy_that_cannot_be_reached(self, kind: str) -> None:
-        """It counts against no endpoint."""
+        """An unreachable proxy counts against no socket endpoint."""
         gone = f"http://127.0.0.1:{closed_port()}"
         with hearing(endpoint_down, all_endpoints_down) as heard:
             for _ in range(3):
@@ -386,7 +386,7 @@ class TestSockets:
     def test_a_slow_look_up_is_made_once(
         self, kind: str, talker: SocketServer, names: Names
     ) -> None:
-        """The engine connects to what the search has found."""
+        """The engine uses the addresses that the search resolved, with no second look-up."""
         names.addresses, names.seconds = ["127.0.0.1"], 2.5
         with timed() as took:
             assert talk(kind, f"http://{NAME}:{talker.port}", "websocket") == "t"

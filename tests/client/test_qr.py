@@ -1,4 +1,4 @@
-"""The three texts that a QR code may hold."""
+"""qr: the three forms of a QR code's text."""
 
 import json
 from typing import Any
@@ -54,10 +54,10 @@ GUIDE_CONFIG = EndpointConfig(
 
 
 class TestGuide:
-    """The guide's forms, letter by letter."""
+    """The forms exactly as in the guide."""
 
     def test_the_single_form_is_read(self) -> None:
-        """One URL of each kind, which is the best."""
+        """The single form gives one URL of each kind, with priority 0."""
         assert qr.parse(GUIDE_SINGLE) == qr.QrData(
             (Endpoint("https://api.example.com", 0),),
             (Endpoint("https://socket.example.com", 0),),
@@ -66,7 +66,7 @@ class TestGuide:
 
     @pytest.mark.parametrize("text", [GUIDE_LIST, GUIDE_FULL])
     def test_the_list_and_the_full_form_are_read(self, text: str) -> None:
-        """In a list, the place is the priority."""
+        """The list form and the full form give the same endpoints; a position is a priority."""
         data = qr.parse(text)
         assert EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ()) == (
             GUIDE_CONFIG
@@ -75,11 +75,11 @@ class TestGuide:
 
     @pytest.mark.parametrize(("form", "text"), [("list", GUIDE_LIST), ("full", GUIDE_FULL)])
     def test_both_are_written(self, form: str, text: str) -> None:
-        """As the guide has them, without the white space."""
+        """``dumps`` writes the guide's list form and full form, without white space."""
         assert json.loads(qr.dumps(GUIDE_CONFIG, form, "room123")) == json.loads(text)
 
     def test_the_single_form_is_written(self) -> None:
-        """With the best of each kind."""
+        """``dumps`` writes the best endpoint of each kind in the single form."""
         assert json.loads(qr.dumps(GUIDE_CONFIG, "single", "room123")) == {
             "api_url": "https://api-primary.example.com",
             "socketio_url": "https://socket-primary.example.com",
@@ -87,22 +87,22 @@ class TestGuide:
         }
 
     def test_full_is_what_is_written_unless_told_otherwise(self) -> None:
-        """It loses nothing."""
+        """The default form is "full", which keeps every field."""
         assert qr.dumps(GUIDE_CONFIG) == qr.dumps(GUIDE_CONFIG, "full")
 
 
 class TestReading:
-    """What a text may leave out, and what it may add."""
+    """Optional members and additional members."""
 
     def test_an_absent_kind_is_not_an_empty_one(self) -> None:
-        """So that it can stay untouched."""
+        """An absent kind is None and an empty array is (), so an absent kind stays unchanged."""
         data = qr.parse('{"api_endpoints": []}')
         assert (data.api_endpoints, data.socketio_endpoints) == ((), None)
         data = qr.parse('{"socketio_url": "wss://s.example"}')
         assert data.api_endpoints is None
 
     def test_unknown_members_are_kept(self) -> None:
-        """An app may have its own."""
+        """Unknown members are kept in ``extra``."""
         text = '{"api_url": "https://a.example", "theme": {"dark": [true, null]}, "v": 2}'
         data = qr.parse(text)
         assert data.extra == {"theme": {"dark": [True, None]}, "v": 2}
@@ -111,12 +111,12 @@ class TestReading:
         assert again == data
 
     def test_bytes_are_read_like_text(self) -> None:
-        """With or without a BOM."""
+        """Bytes are read like text, with or without a BOM."""
         assert qr.parse(GUIDE_FULL.encode()) == qr.parse(GUIDE_FULL)
         assert qr.parse(GUIDE_FULL.encode("utf-8-sig")) == qr.parse(GUIDE_FULL)
 
     def test_a_priority_and_a_server_name_are_read(self) -> None:
-        """Priority 0 where none is given."""
+        """Priority and server name are read; the default priority is 0."""
         data = qr.parse(
             '{"api_endpoints": [{"url": "https://10.0.0.1", "priority": 7,'
             ' "server_name": "A.example"}, {"url": "https://b.example"}]}'
@@ -127,12 +127,12 @@ class TestReading:
         )
 
     def test_other_spellings_become_canonical(self) -> None:
-        """One endpoint has one URL."""
+        """URLs are stored in canonical form."""
         data = qr.parse('{"api_url": "HTTPS://API.Example.com"}')
         assert data.api_endpoints == (Endpoint("https://api.example.com"),)
 
     def test_of_two_entries_with_one_url_the_first_stays(self) -> None:
-        """As in the file, and it keeps its place as its priority."""
+        """Of two entries with one URL the first counts, and its position is its priority."""
         data = qr.parse(
             '{"api_endpoints": ["https://a.example","https://b.example","https://a.example"]}'
         )
@@ -188,11 +188,11 @@ WRONG: list[tuple[Any, str]] = [
 
 
 class TestErrors:
-    """One error, which names the member that is at fault."""
+    """Every error is a PayloadError that names the invalid member."""
 
     @pytest.mark.parametrize(("document", "field"), WRONG)
     def test_the_field_is_named(self, document: Any, field: str) -> None:
-        """And nothing of a password is repeated."""
+        """The error names the invalid member and contains no password."""
         text = document if isinstance(document, (str, bytes)) else json.dumps(document)
         with pytest.raises(PayloadError) as error:
             qr.parse(text)
@@ -229,7 +229,7 @@ class TestErrors:
         ).map(json.dumps)
     )
     def test_no_text_does_harm(self, text: str | bytes) -> None:
-        """It is read, or refused in our own words."""
+        """Any text is either read or refused with a PayloadError."""
         try:
             qr.parse(text)
         except MopConfigError as error:
@@ -237,7 +237,7 @@ class TestErrors:
             assert error.field
 
     def test_an_unknown_form_is_not_written(self) -> None:
-        """Nor a room without a name."""
+        """``dumps`` refuses an unknown form and an invalid room_id."""
         with pytest.raises(PayloadError, match="full, list, single"):
             qr.dumps(GUIDE_CONFIG, "best")
         for room_id in ("", "r" * 129):
@@ -265,13 +265,13 @@ EXTRAS = st.dictionaries(st.sampled_from(["x", "主题", "v"]), st.integers() | 
 
 
 class TestRoundTrip:
-    """What is written is read back."""
+    """``parse`` reads back the output of ``dumps``."""
 
     @given(CONFIGS, ROOMS, EXTRAS)
     def test_full_loses_nothing(
         self, config: EndpointConfig, room: str | None, extra: dict[str, Any]
     ) -> None:
-        """Not a priority, not a server name, not an app's own member."""
+        """The full form keeps priorities, server names and additional members."""
         assert qr.parse(qr.dumps(config, "full", room, extra)) == qr.QrData(
             config.api_endpoints, config.socketio_endpoints, room, extra
         )
@@ -280,7 +280,7 @@ class TestRoundTrip:
     def test_list_keeps_the_order_of_preference(
         self, config: EndpointConfig, room: str | None
     ) -> None:
-        """Place by place, the first of equals first."""
+        """The list form keeps the order of preference."""
         data = qr.parse(qr.dumps(config, "list", room))
         for got, sent in (
             (data.api_endpoints, config.api_endpoints),
@@ -295,13 +295,13 @@ class TestRoundTrip:
     @settings(max_examples=30)
     @given(CONFIGS)
     def test_single_keeps_the_best(self, config: EndpointConfig) -> None:
-        """Of each kind."""
+        """The single form keeps the best endpoint of each kind."""
         data = qr.parse(qr.dumps(config, "single"))
         best = min(config.api_endpoints, key=lambda e: e.priority)
         assert data.api_endpoints == (Endpoint(best.url, 0),)
 
     @pytest.mark.parametrize("form", qr.QR_FORMATS)
     def test_an_empty_kind_is_left_out(self, form: str) -> None:
-        """So that reading it leaves that kind untouched."""
+        """An empty kind is left out, so that reading the text leaves that kind unchanged."""
         config = EndpointConfig(GUIDE_CONFIG.api_endpoints)
         assert qr.parse(qr.dumps(config, form)).socketio_endpoints is None

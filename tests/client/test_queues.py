@@ -1,4 +1,4 @@
-"""Requests that wait for a connection: race, hedge and deadline run from the call."""
+"""Requests that queue for a connection: race, hedge and deadline count from the call."""
 
 import asyncio
 import ssl
@@ -24,7 +24,7 @@ LIMITS = httpx2.Limits(max_connections=2)
 
 
 class Hanging:
-    """A server that answers no POST until it is told to, and says which server it is."""
+    """Answers with its name; requests to /hang wait until ``go`` is set."""
 
     def __init__(self, name: bytes) -> None:
         self.name = name
@@ -40,7 +40,7 @@ class Hanging:
 
 @pytest.fixture
 def hanging() -> Iterator[Hanging]:
-    """How the current endpoint answers."""
+    """Return the answer function of the current endpoint; its requests end with the test."""
     hanging = Hanging(b"current")
     yield hanging
     hanging.go.set()
@@ -51,7 +51,7 @@ def idle(asked: Asked) -> Answer:
 
 
 def clogged(driver: Driver, hanging: Hanging, then: Callable[[], Any]) -> None:
-    """Send as many POSTs as there are connections, and do something while they hang."""
+    """Occupy both connections with hanging POSTs, and call ``then`` meanwhile."""
     if driver._runner is None:
         threads = [
             threading.Thread(target=driver.request, args=("POST", "/hang")) for _ in range(2)
@@ -83,7 +83,7 @@ def clogged(driver: Driver, hanging: Hanging, then: Callable[[], Any]) -> None:
 
 
 def ask(driver: Driver, method: str, check: Callable[[httpx2.Response, float], None]) -> Any:
-    """Make what sends a request and looks at its answer, for either client."""
+    """Return a function that sends a request and checks its answer, for either client."""
 
     def one() -> None:
         with timed() as took:
@@ -102,7 +102,7 @@ def ask(driver: Driver, method: str, check: Callable[[httpx2.Response, float], N
 def test_a_request_behind_hanging_ones_goes_to_an_idle_endpoint(
     method: str, kind: str, hanging: Hanging
 ) -> None:
-    """After the hedge's delay, whatever it is: none of it was sent, and nobody is to blame."""
+    """A queued request of any method goes to an idle endpoint after the hedge delay."""
     with handmade(hanging) as current, handmade(idle) as other:
         urls = [current.url, other.url]
         with Driver(kind, urls, POLICY, limits=LIMITS) as driver:
@@ -117,7 +117,7 @@ def test_a_request_behind_hanging_ones_goes_to_an_idle_endpoint(
 
 
 def test_without_another_endpoint_it_waits_for_its_turn(kind: str, hanging: Hanging) -> None:
-    """As long as it has time, and no longer."""
+    """Without another endpoint a queued request waits for a connection until its deadline."""
     with handmade(hanging) as current:
         policy = replace(POLICY, total_timeout=1.5)
         with Driver(kind, [current.url], policy, limits=LIMITS) as driver:
@@ -137,7 +137,7 @@ def test_without_another_endpoint_it_waits_for_its_turn(kind: str, hanging: Hang
 
 
 def test_one_that_fails_elsewhere_comes_back(kind: str, hanging: Hanging) -> None:
-    """Where it only waited it has not been asked yet."""
+    """If the hedge fails, the queued request is still sent to the first endpoint."""
 
     def broken(asked: Asked) -> Answer:
         hanging.go.set()
@@ -155,7 +155,7 @@ def test_one_that_fails_elsewhere_comes_back(kind: str, hanging: Hanging) -> Non
 
 
 def test_the_hedge_counts_from_the_call(kind: str, hanging: Hanging, names: Names) -> None:
-    """A look-up of 0.7 s leaves 0.3 s of one second for the first byte."""
+    """The hedge delay counts from the call, including the look-up of the name."""
     names.addresses, names.seconds = ["127.0.0.1"], 0.7
 
     def silent(asked: Asked) -> Answer:
@@ -177,7 +177,7 @@ def port_of(server: Handmade) -> int:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_behind_a_proxy_too(scheme: str, kind: str, hanging: Hanging) -> None:
-    """Each endpoint has connections of its own through it."""
+    """Each endpoint has its own connections through the proxy, so an idle one is used."""
     authority, trust = trustme.CA(), ssl.create_default_context()
     authority.configure_trust(trust)
     context = None

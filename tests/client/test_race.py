@@ -1,4 +1,4 @@
-"""The dials of one attempt: whom to dial when, and who is blamed."""
+"""DialRace: the order and times of the dials of one attempt, and the faults that they record."""
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ NAMES = {"a": 0, "b": 1, "c": 2}
 
 
 class Track:
-    """A race over a pool, with the moves that pay for it."""
+    """A race over a pool, with candidates that are paid for from a budget."""
 
     def __init__(self, names: dict[str, int] = NAMES, budget: float = 500.0) -> None:
         self.bench = Bench(names)
@@ -37,7 +37,7 @@ class Track:
 
 
 def test_the_first_dial_begins_at_once_and_alone() -> None:
-    """The next has to wait."""
+    """The first dial starts at once, and the second one after the delay."""
     track = Track()
     assert track.race.wait(0.0) == 0.0
     assert track.start(0.0) == "a"
@@ -47,7 +47,7 @@ def test_the_first_dial_begins_at_once_and_alone() -> None:
 
 
 def test_one_that_is_ready_in_time_wins_alone() -> None:
-    """Nobody else is dialled, and nobody is blamed."""
+    """A dial that connects within the delay wins; no other is started and none is blamed."""
     track = Track()
     track.start(0.0)
     assert track.won("a", 0.2) == []
@@ -55,7 +55,7 @@ def test_one_that_is_ready_in_time_wins_alone() -> None:
 
 
 def test_a_slow_dial_gets_another_beside_it() -> None:
-    """After 250 ms each; the slow ones are doubted, not condemned."""
+    """After each delay another dial starts, and slow losers are recorded as stalled."""
     track = Track()
     assert track.start(0.0) == "a"
     assert track.start(0.25) == "b"
@@ -66,7 +66,7 @@ def test_a_slow_dial_gets_another_beside_it() -> None:
 
 
 def test_one_that_had_less_time_than_that_is_not_doubted() -> None:
-    """It was beaten, but it was not slow."""
+    """A loser that had less time than the delay is not recorded as stalled."""
     track = Track()
     track.start(0.0)
     track.start(0.25)
@@ -74,7 +74,7 @@ def test_one_that_had_less_time_than_that_is_not_doubted() -> None:
 
 
 def test_a_dial_that_fails_begins_the_next_at_once() -> None:
-    """And the clock for the one after that anew."""
+    """After a failed dial the next one starts at once, and the delay restarts."""
     track = Track()
     track.start(0.0)
     track.failed("a")
@@ -86,7 +86,7 @@ def test_a_dial_that_fails_begins_the_next_at_once() -> None:
 
 
 def test_when_nobody_is_left_it_waits_for_those_under_way() -> None:
-    """Without waking up for nothing."""
+    """Without further candidates the race waits for the running dials, with no wake-up."""
     track = Track({"a": 0})
     track.start(0.0)
     assert track.start(0.25) is None
@@ -98,7 +98,7 @@ def test_when_nobody_is_left_it_waits_for_those_under_way() -> None:
 
 
 def test_dials_are_paid_for_like_attempts() -> None:
-    """The first move is free, the next cost five tokens each."""
+    """The first further dial is free, and each later one costs five tokens."""
     track = Track({name: place for place, name in enumerate("abcdef")}, budget=10)
     started = [track.start(moment * DELAY) for moment in range(6)]
     assert started == ["a", "b", "c", "d", None, None]
@@ -113,7 +113,7 @@ def test_dials_are_paid_for_like_attempts() -> None:
     )
 )
 def test_whatever_the_dials_do(dials: list[tuple[bool, float]]) -> None:
-    """The first ready one wins, everybody is dialled once, and each delay has its reason."""
+    """The first ready dial wins, each endpoint is dialled once, and each loser has its fault."""
     names = "abcdef"[: len(dials)]
     track = Track({name: place for place, name in enumerate(names)})
     plan = dict(zip(names, dials, strict=True))
@@ -152,13 +152,13 @@ def test_whatever_the_dials_do(dials: list[tuple[bool, float]]) -> None:
             assert losers[name] is Fault.STALLED
         else:
             assert name not in losers
-    # Nobody waited for longer than the delay before the next was dialled.
+    # No dial started later than the delay after the one before.
     assert now <= begun[winner] + plan[winner][1] + 1e-9
     assert begun[winner] <= DELAY * names.index(winner) + 1e-9
 
 
 def test_a_member_is_what_it_gives() -> None:
-    """The driver needs its target."""
+    """``start`` returns a pool member, whose target the driver dials."""
     track = Track()
     member = track.race.start(0.0)
     assert isinstance(member, PoolMember)

@@ -1,4 +1,4 @@
-"""Reports of a client: what is sent, to whom, and when no more."""
+"""Reports of a client: their content, their receiver, and the end of reporting."""
 
 import json
 import time
@@ -27,7 +27,7 @@ REPORTS = "/api/v1/config/reports"
 
 @contextmanager
 def list_server(status: int = 204) -> Iterator[Handmade]:
-    """A server that gives a list with itself in it, and answers reports with a status."""
+    """Run a server whose list names itself, and which answers reports with ``status``."""
 
     def answer(asked: Any) -> Any:
         if asked.path == LIST:
@@ -58,7 +58,7 @@ def fail(manager: EndpointManager, url: str, fault: Fault, times: int = 1) -> No
 
 
 def test_what_happened_since_the_last_report_is_sent() -> None:
-    """By endpoint and fault; what says nothing about an endpoint is not sent."""
+    """A report counts outcomes since the last one by endpoint and fault, without local faults."""
     with list_server() as server:
         manager = manager_of(server.url)
         report = manager._lifecycle.tasks.reporter
@@ -85,7 +85,7 @@ def test_what_happened_since_the_last_report_is_sent() -> None:
     ("status", "pause"), [(400, 86400), (401, 86400), (404, 86400), (405, 86400), (410, 86400)]
 )
 def test_a_server_that_takes_no_reports_is_left_alone_for_a_day(status: int, pause: int) -> None:
-    """Whatever its refusal is."""
+    """After a 4xx that refuses reports, the client sends none for a day."""
     with list_server(status) as server:
         manager = manager_of(server.url)
         fail(manager, f"{server.url}/api/v1", Fault.TLS)
@@ -95,7 +95,7 @@ def test_a_server_that_takes_no_reports_is_left_alone_for_a_day(status: int, pau
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_report_that_did_not_arrive_is_part_of_the_next_one(status: int) -> None:
-    """Which is not sent before its time."""
+    """The counts of a failed report are part of the next one, sent after the usual interval."""
     with list_server(status) as server:
         manager = manager_of(server.url)
         report = manager._lifecycle.tasks.reporter
@@ -107,7 +107,7 @@ def test_a_report_that_did_not_arrive_is_part_of_the_next_one(status: int) -> No
 
 
 def test_a_report_is_within_the_limits_of_the_server() -> None:
-    """The rest follows in the next reports, failures first; a file elsewhere receives none."""
+    """Reports stay within the server's limits, failures first, and go to list servers only."""
     with list_server() as server:
         manager = manager_of(server.url)
         urls = [f"https://host{number}.example.com/api/v1" for number in range(200)]
@@ -115,7 +115,7 @@ def test_a_report_is_within_the_limits_of_the_server() -> None:
             manager.add_api_endpoint(url, 5)
             fail(manager, url, Fault.READ_TIMEOUT, 1)
         fail(manager, urls[150], Fault.READ_TIMEOUT, SERVER_MAX + 6)
-        # An edit by hand: the list is no server's any more.
+        # After a manual edit the list has no server that could receive reports.
         report = manager._lifecycle.tasks.reporter
         report.run()
         assert reports(server) == []
@@ -138,7 +138,7 @@ def test_a_report_is_within_the_limits_of_the_server() -> None:
 
 
 def test_nothing_is_reported_by_default() -> None:
-    """No report is ever due."""
+    """Without ``report=True`` no report is ever due."""
     for report in (False, True):
         with EndpointManager(["https://a.example"], update_interval=0, report=report) as manager:
             running_threads = manager._lifecycle._background
@@ -147,7 +147,7 @@ def test_nothing_is_reported_by_default() -> None:
 
 
 def test_the_words_are_those_of_the_server() -> None:
-    """The server takes every fault that is counted against an endpoint."""
+    """The server accepts every fault that counts against an endpoint."""
     assert {"ok", *map(str, COUNTED)} == set(FAULTS)
     assert reporter.MAX_COUNT == SERVER_MAX
 
@@ -155,7 +155,7 @@ def test_the_words_are_those_of_the_server() -> None:
 def test_a_running_manager_reports_to_a_real_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which shows what its clients see."""
+    """The status of a real server shows the reports of a running manager."""
     monkeypatch.setattr(background, "EVERY", 0.5)
     monkeypatch.setattr(reporter, "EVERY", 0.5)
     file = tmp_path / "endpoints.txt"
@@ -173,6 +173,6 @@ def test_a_running_manager_reports_to_a_real_server(
                 with manager.client() as client:
                     assert client.get("/x").status_code == 200
                 wait_for(lambda: seen() == expected, seconds=30)
-            # Every worker knows what one of them was told.
+            # The workers share the reports that each of them received.
             wait_for(lambda: all(seen() == expected for _ in range(8)), seconds=20)
             assert "Traceback" not in server.log

@@ -1,4 +1,4 @@
-"""One health round of a manager that knows a thousand endpoints: the best of them are checked."""
+"""One health round of a manager with a thousand endpoints: only the best ones are checked."""
 
 import socket
 import time
@@ -18,13 +18,13 @@ ENDPOINTS = 1000
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketServer]:
-    """A server in another process, so that its work is not ours."""
+    """Run a server in another process, so that its CPU time is not counted."""
     with socket_server(tmp_path_factory.mktemp("round"), "round") as server:
         yield server
 
 
 class Peak:
-    """How many sockets the checks of a manager have open at most."""
+    """Records the largest number of sockets that a manager's checks have open at a time."""
 
     def __init__(self, manager: EndpointManager) -> None:
         self.sockets = 0
@@ -51,7 +51,7 @@ def report(how: str, cpu: float, wall: float, peak: Peak) -> None:
 
 
 def best_are_healthy(manager: EndpointManager) -> bool:
-    """Whether the best endpoints have been checked and are healthy, and no other was checked."""
+    """Return whether exactly the best endpoints were checked, and all are healthy."""
     checked = [endpoint.url for endpoint in manager.api_endpoints if endpoint.last_checked]
     best = manager.api_endpoints[:WATCHED]
     return checked == [e.url for e in best] and all(e.state == "healthy" for e in best)
@@ -59,7 +59,7 @@ def best_are_healthy(manager: EndpointManager) -> bool:
 
 @pytest.mark.alone
 def test_by_hand(server: SocketServer) -> None:
-    """At most 64 sockets at a time, and two seconds of CPU."""
+    """``check_all`` opens at most 64 sockets at a time and takes at most 2 s of CPU."""
     manager = manager_of(server)
     peak = Peak(manager)
     cpu, wall = time.process_time(), time.monotonic()
@@ -70,7 +70,7 @@ def test_by_hand(server: SocketServer) -> None:
 
 @pytest.mark.alone
 def test_by_the_schedule(server: SocketServer) -> None:
-    """The same at the start of a manager."""
+    """The first round after ``start`` keeps the same limits."""
     manager = manager_of(server)
     peak = Peak(manager)
     cpu, wall = time.process_time(), time.monotonic()

@@ -1,4 +1,4 @@
-"""A resolver of the application, where the system's is late, fails or lies."""
+"""A second resolver of the application, for a system resolver that is late, fails or lies."""
 
 import asyncio
 import contextlib
@@ -26,19 +26,19 @@ from .managers import quiet
 from .names import NAME, Names
 from .test_addresses import SlowTls
 
-#: Every request dials.
+#: Keeps no connection, so that every request dials.
 FRESH = httpx2.Limits(max_keepalive_connections=0)
 
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Who signs the certificates."""
+    """Return the certificate authority of the servers."""
     return trustme.CA()
 
 
 @pytest.fixture(scope="module")
 def trust(authority: trustme.CA) -> ssl.SSLContext:
-    """A context that trusts it."""
+    """Return a TLS context that trusts the authority."""
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return context
@@ -52,14 +52,14 @@ def presenting(authority: trustme.CA, name: str) -> ssl.SSLContext:
 
 @pytest.fixture
 def true(authority: trustme.CA) -> Iterator[SlowTls]:
-    """The service, at 127.0.0.1."""
+    """Run the genuine service at 127.0.0.1."""
     with contextlib.closing(SlowTls(presenting(authority, NAME), 0.0, "127.0.0.1")) as server:
         yield server
 
 
 @pytest.fixture
 def liar(authority: trustme.CA, true: SlowTls, names: Names) -> Iterator[SlowTls]:
-    """A server of the network's own, at 127.0.0.2, where the system's resolver leads."""
+    """Run a server with a wrong certificate at 127.0.0.2, which the system's resolver returns."""
     context = presenting(authority, "blocked.example")
     with contextlib.closing(SlowTls(context, 0.0, "127.0.0.2", true.port)) as server:
         names.addresses = ["127.0.0.2"]
@@ -67,7 +67,7 @@ def liar(authority: trustme.CA, true: SlowTls, names: Names) -> Iterator[SlowTls
 
 
 class Second:
-    """The second resolver."""
+    """A second resolver that returns fixed addresses and records the hosts."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = addresses
@@ -86,7 +86,7 @@ def driver_of(kind: str, url: str, trust: Any, second: Any, **more: Any) -> Driv
 def test_a_resolver_that_lies(
     kind: str, true: SlowTls, liar: SlowTls, trust: ssl.SSLContext
 ) -> None:
-    """The lie is found out by its certificate, once; requests, checks and updates know it then."""
+    """A wrong certificate leads to the second resolver, once for requests, checks and updates."""
     second = Second("127.0.0.1")
     url = f"https://{NAME}:{true.port}"
     with driver_of(kind, url, trust, second) as driver:
@@ -134,7 +134,7 @@ def test_a_resolver_that_fails(kind: str, names: Names, code: int) -> None:
 
 
 def test_a_resolver_that_is_late(kind: str, names: Names) -> None:
-    """After a quarter of a second the second one is asked beside it."""
+    """The second resolver is called beside the first one after a quarter of a second."""
     names.addresses, names.seconds = ["127.0.0.1"], 20.0
     second = Second("127.0.0.1")
     with handmade(lambda asked: OK) as server:
@@ -149,14 +149,14 @@ def test_a_resolver_that_is_late(kind: str, names: Names) -> None:
 
 
 def test_a_resolver_that_is_right_is_asked_alone(kind: str, names: Names) -> None:
-    """A server that refuses connections makes no doubt of its address."""
+    """A refused connection does not lead to the second resolver."""
     names.addresses = ["127.0.0.1"]
     second = Second("127.0.0.1")
     with handmade(lambda asked: OK) as server:
         url = server.url.replace("127.0.0.1", NAME)
         with driver_of(kind, url, ssl.create_default_context(), second) as driver:
             assert driver.get("/").text == "ok"
-            names.addresses = ["127.0.0.3"]  # where nobody listens
+            names.addresses = ["127.0.0.3"]  # no server listens there
             with pytest.raises(NoEndpointAvailable):
                 driver.get("/")
     assert second.asked == []
@@ -196,7 +196,7 @@ def broken(host: str) -> list[str]:
 def test_a_second_one_that_fails_too(
     names: Names, second: Callable[[str], Any], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The fault is that of the first one; the log names the other."""
+    """If both resolvers fail, the fault is the first one's, and the log names the second one's."""
     names.addresses = socket.gaierror(socket.EAI_NONAME, "no")
     caplog.set_level("INFO")
     manager = quiet(f"http://{NAME}", resolver=second)
@@ -219,7 +219,7 @@ def test_what_is_no_resolver(options: Any, error: type[Exception], words: str) -
 
 
 def test_look_ups_of_the_second_one_are_shared() -> None:
-    """Twenty dials that meet the same failure ask once."""
+    """Concurrent look-ups of one name share a single call of the second resolver."""
     go, second = threading.Event(), Second("10.0.0.1")
 
     def slow(host: str) -> list[str]:
@@ -242,7 +242,7 @@ def test_the_recipe_for_dns_over_https(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As docs/client.md prints it, against a resolver on this machine."""
+    """The DNS-over-HTTPS recipe in docs/client.md works against a local resolver."""
     page = (ROOT / "docs" / "client.md").read_text()
     blocks = [part.split("```")[0] for part in page.split("```python\n")]
     (block,) = [block for block in blocks if "def dns_over_https" in block]

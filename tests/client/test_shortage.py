@@ -1,7 +1,7 @@
-"""A process that runs out of threads or descriptors for a moment goes on afterwards.
+"""A process that runs out of threads or descriptors for a moment recovers.
 
-Each case runs in a child process, whose limits are lowered for real. The super-user has no
-limit of processes, so the child takes another user's id first.
+Each case runs in a child process with lowered rlimits. The limit of processes does not apply
+to root, so the child changes its user id first.
 """
 
 import json
@@ -22,7 +22,7 @@ from ..waiting import wait_for
 from .handmade import Answer, Asked, handmade
 from .socket_server import socket_server
 
-#: What each child begins with: helpers that lower a limit, and lift it again.
+#: The start of each child's code: helpers that lower a limit and restore it.
 PREAMBLE = '''
 import contextlib, json, os, resource, socket, sys, threading, time, logging
 logging.basicConfig(stream=sys.stderr, level=logging.INFO)
@@ -90,14 +90,14 @@ def child(
     on_line: Callable[[], object] | None = None,
     seconds: float = 60,
 ) -> tuple[dict[str, Any], str]:
-    """Run code in a process of its own; give what it told, and its log.
+    """Run code in a child process, and return its last JSON line and its log.
 
     Args:
-        code: What to run.
+        code: Python code that follows the preamble.
         arguments: Its ``sys.argv[1:]``.
-        until: The child's standard input ends once this is true; None ends it at once.
+        until: Standard input stays open until this returns true; None closes it at once.
         on_line: Called when the child has printed its first line.
-        seconds: How long it may take.
+        seconds: Time limit of each wait.
     """
     process = subprocess.Popen(
         [sys.executable, "-c", PREAMBLE + textwrap.dedent(code), *arguments],
@@ -125,10 +125,10 @@ def child(
 
 
 class TestBackground:
-    """Health checks, updates and the watch."""
+    """Health checks, updates and the watch during a shortage."""
 
     def test_a_moment_without_threads(self) -> None:
-        """What was due in it is done after it."""
+        """Checks and updates that came due without threads run after the shortage."""
         with handmade() as one, handmade() as two:
             told, log = child(
                 """
@@ -156,7 +156,7 @@ class TestBackground:
         assert log.count("could not be started") == 1
 
     def test_a_start_without_threads_can_be_repeated(self) -> None:
-        """It is the caller who learns of it; nothing half-started stays."""
+        """``start`` without threads raises, leaves no thread behind, and can be repeated."""
         with handmade() as server:
             told, _ = child(
                 """
@@ -177,7 +177,7 @@ class TestBackground:
         assert "thread" in told["said"]
 
     def test_checks_by_hand_need_no_thread(self) -> None:
-        """They run in the caller's."""
+        """``check_all`` works without new threads, because it checks in the caller's thread."""
         with handmade() as one, handmade() as two:
             told, _ = child(
                 """
@@ -192,7 +192,7 @@ class TestBackground:
         assert told["states"] == ["healthy", "healthy"]
 
     def test_an_asynchronous_manager_closes_without_threads(self) -> None:
-        """Its threads end, though none can be had to wait for them."""
+        """An asynchronous manager stops its threads even if it can start none to wait for them."""
         with handmade() as server:
             child(
                 """
@@ -214,7 +214,7 @@ class TestBackground:
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
     def test_a_moment_without_descriptors(self, host: str) -> None:
-        """It counts against no endpoint, and checks and requests go on."""
+        """A lack of descriptors blames no endpoint, and checks and requests work after it."""
         with handmade() as one, handmade() as two:
             told, _ = child(
                 """
@@ -256,7 +256,7 @@ class TestBackground:
     def test_what_was_due_is_written_after_a_moment_without_descriptors(
         self, tmp_path: Path
     ) -> None:
-        """The list that was learnt in it reaches the disk."""
+        """A list that was changed without descriptors is written to the cache afterwards."""
         with handmade() as one:
             told, _ = child(
                 """
@@ -277,7 +277,7 @@ class TestBackground:
         assert told == {"there": False}
 
 
-#: Answers the first request after a second and a half, and all others at once.
+#: Answers the first request for /slow after ``seconds``, and all others at once.
 def slow_once(seconds: float = 1.5) -> Callable[[Asked], Answer]:
     first = threading.Event()
 
@@ -291,12 +291,12 @@ def slow_once(seconds: float = 1.5) -> Callable[[Asked], Answer]:
 
 
 class TestHedge:
-    """A hedge that cannot be started costs its request nothing."""
+    """A hedge that cannot be started does not fail its request."""
 
     @pytest.mark.parametrize("lack", ["no_threads", "no_descriptors"])
     @pytest.mark.parametrize("kind", ["sync", "async"])
     def test_the_request_goes_on(self, lack: str, kind: str) -> None:
-        """It is answered by the endpoint that it was sent to."""
+        """Without threads or descriptors the request is answered and no endpoint is down."""
         with handmade(slow_once()) as one, handmade() as two:
             told, _ = child(
                 """
@@ -332,7 +332,7 @@ class TestHedge:
         assert told["states"][1][1] in {None, "ours"}
 
     def test_a_thread_that_outlives_the_main_one(self) -> None:
-        """CPython 3.12 starts no thread any more then."""
+        """A request works after the main thread has ended, when CPython 3.12 starts no thread."""
         with handmade(slow_once()) as one, handmade() as two:
             told, _ = child(
                 """
@@ -355,7 +355,7 @@ class TestHedge:
 @pytest.mark.parametrize("lack", ["no_descriptors", "no_threads"])
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_a_socket_comes_back_after_a_shortage(kind: str, lack: str, tmp_path: Path) -> None:
-    """It broke in the midst of it; no endpoint that lives is blamed."""
+    """A socket that broke during a shortage reconnects, and no live endpoint is blamed."""
     with socket_server(tmp_path, "p") as primary, socket_server(tmp_path, "b") as backup:
         told, _ = child(
             """
@@ -405,7 +405,7 @@ def test_a_socket_comes_back_after_a_shortage(kind: str, lack: str, tmp_path: Pa
 
 
 def test_a_user_without_a_home(tmp_path: Path) -> None:
-    """There is a warning, and no file; the manager works."""
+    """Without a home directory the manager works, warns, and writes no cache."""
     with handmade() as server:
         told, log = child(
             """

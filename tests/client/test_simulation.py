@@ -1,4 +1,4 @@
-"""Years of faults in seconds: what holds whatever happens, in whatever order."""
+"""Simulated years of faults: invariants that hold for any faults in any order."""
 
 import random
 
@@ -13,11 +13,11 @@ from mop_config.health.state import HealthState
 from ..simulator import BEHAVIOURS, GET, GOOD, POST, Simulation
 
 STEPS = 500
-RUNS = 20  # times STEPS are the ten thousand
+RUNS = 20  # RUNS times STEPS is ten thousand
 
 
 def step(sim: Simulation, chance: random.Random) -> None:
-    """Something happens to the fleet or to the client."""
+    """Apply one random event to the fleet or to the client."""
     urls = sim.urls()
     kind = chance.random()
     if kind < 0.40:
@@ -45,7 +45,7 @@ def step(sim: Simulation, chance: random.Random) -> None:
 
 
 def heal(sim: Simulation) -> None:
-    """All is well again, for long enough."""
+    """Repair every server and the network, and let 400 s pass."""
     sim.connected = True
     for server in sim.servers.values():
         server.doing = "fine"
@@ -56,11 +56,11 @@ def heal(sim: Simulation) -> None:
 @settings(max_examples=RUNS)
 @given(count=st.integers(2, 8), seed=st.integers(0, 2**32))
 def test_ten_thousand_steps(count: int, seed: int) -> None:
-    """The simulator checks each step; in the end the best endpoint is in use again.
+    """The simulator checks the invariants after each of ten thousand steps.
 
-    No ejected endpoint is picked while a usable one is there, no transition is outside the
-    table, each outage raises one alert, no POST is executed twice, and without a network
-    nobody is marked down.
+    An unhealthy endpoint is never chosen while a usable one exists, every transition of health
+    is in the table, each outage sends one alert, no POST is executed twice, and no endpoint is
+    marked down without a network. In the end the best endpoint is in use again.
     """
     sim, chance = Simulation(count, seed), random.Random(seed)
     for _ in range(STEPS):
@@ -79,7 +79,7 @@ def test_ten_thousand_steps(count: int, seed: int) -> None:
 
 @pytest.mark.parametrize("fault", sorted(set(BEHAVIOURS) - set(GOOD)))
 def test_a_primary_that_fails_loses_no_get_and_comes_back(fault: str) -> None:
-    """Whatever it fails with, as long as a backup is fine."""
+    """While a backup works, a failing primary loses no GET, and requests return to it."""
     sim = Simulation(4, seed=1)
     sim.advance(1.0)
     home = sim.current()
@@ -103,7 +103,7 @@ def test_a_primary_that_fails_loses_no_get_and_comes_back(fault: str) -> None:
 
 
 def test_a_lone_primary_is_returned_to_within_a_minute() -> None:
-    """The longest pause between probes, two of them, and the dwelling."""
+    """Requests return to a recovered primary after both backoffs and ``min_dwell``."""
     sim = Simulation(0, seed=2)
     for place, name in enumerate("ab"):
         sim.add(f"https://{name}.example", place)
@@ -120,7 +120,7 @@ def test_a_lone_primary_is_returned_to_within_a_minute() -> None:
 
 
 def test_a_primary_that_flaps_each_second_costs_few_switches() -> None:
-    """It is left alone until it has been well for a while."""
+    """A primary that flaps each second causes at most two switches per ``min_dwell``."""
     sim = Simulation(0, seed=3)
     for place, name in enumerate("ab"):
         sim.add(f"https://{name}.example", place)
@@ -136,7 +136,7 @@ def test_a_primary_that_flaps_each_second_costs_few_switches() -> None:
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_an_hour_without_a_network_marks_nobody_down(busy: bool) -> None:
-    """An idle client's probes, and a busy client's requests; nobody is told of an outage."""
+    """An hour without a network marks no endpoint down and sends no event, idle or busy."""
     sim = Simulation(4, seed=4)
     sim.advance(400.0)
     home = sim.current()
@@ -160,7 +160,7 @@ def test_an_hour_without_a_network_marks_nobody_down(busy: bool) -> None:
 
 
 def test_a_day_with_all_endpoints_down_is_one_alert() -> None:
-    """And one recovery that says so."""
+    """An outage of all endpoints sends one ALL_DOWN and one recovery that ends the outage."""
     sim = Simulation(4, seed=5)
     sim.advance(1.0)
     for _ in range(3):
@@ -178,7 +178,7 @@ def test_a_day_with_all_endpoints_down_is_one_alert() -> None:
 
 
 def test_a_sick_fleet_is_not_asked_twice_as_often() -> None:
-    """With every endpoint answering 502, the budget bounds what we add to its load."""
+    """If every endpoint answers 502, the retry budget limits attempts to twice the requests."""
     sim = Simulation(6, seed=6)
     sim.advance(1.0)
     for server in sim.servers.values():
@@ -191,7 +191,7 @@ def test_a_sick_fleet_is_not_asked_twice_as_often() -> None:
 
 
 def test_probes_of_a_dead_endpoint_stay_rare() -> None:
-    """Two a minute, however many requests fail meanwhile."""
+    """A dead endpoint gets about two probes a minute, however many requests fail."""
     sim = Simulation(0, seed=7)
     sim.add("https://a.example", 0)
     sim.servers["https://a.example"].doing = "refusing"

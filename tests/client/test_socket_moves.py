@@ -1,4 +1,4 @@
-"""Both Socket.io clients: when they leave an endpoint, when they end, and what they tell."""
+"""Both Socket.io clients: moves between endpoints, disconnects, and the events of both."""
 
 import asyncio
 import threading
@@ -27,12 +27,12 @@ from .handmade import NOBODY, QUICK, Asked, handmade
 from .managers import hearing
 from .socket_server import SocketServer, socket_server
 
-#: An endpoint that has failed is tried again soon, and a thousand times.
+#: Retries a failed endpoint soon, and takes it as down only after a thousand failures.
 POLICY = replace(QUICK, first_backoff=0.1, max_backoff=0.3, unhealthy_after=1000)
 
 
 class OnLoop:
-    """The asynchronous client in a loop of its own, used like the other one."""
+    """The asynchronous client in an event loop of its own, with the synchronous interface."""
 
     def __init__(self, manager: EndpointManager) -> None:
         self._loop = asyncio.new_event_loop()
@@ -74,7 +74,7 @@ class OnLoop:
 
 
 class Heard:
-    """What the handlers of a client were told, in order."""
+    """Records the calls of a client's handlers, in order."""
 
     def __init__(self, client: Any) -> None:
         self.events: list[tuple[str, Any]] = []
@@ -89,7 +89,7 @@ class Heard:
 
 @pytest.fixture(params=["sync", "async"])
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[[EndpointManager], Any]]:
-    """Makes a client of either kind, which is disconnected in the end."""
+    """Return a factory for clients of either kind, which are disconnected after the test."""
     made: list[Any] = []
 
     def make(manager: EndpointManager) -> Any:
@@ -103,7 +103,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[[EndpointManager],
 
 @contextmanager
 def managing(*sockets: str, **options: Any) -> Iterator[EndpointManager]:
-    """A manager that is closed in the end, and started by its first client."""
+    """Yield a manager that its first client starts, and close it afterwards."""
     defaults = {"policy": POLICY, "verify": NOBODY, "update_interval": 0, "trust_env": False}
     manager = EndpointManager((), list(sockets), **{**defaults, **options})
     try:
@@ -114,7 +114,7 @@ def managing(*sockets: str, **options: Any) -> Iterator[EndpointManager]:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SocketServer, SocketServer]]:
-    """Two servers that nobody kills."""
+    """Run two servers for the whole module; tests do not kill them."""
     folder = tmp_path_factory.mktemp("sockets")
     with socket_server(folder, "a") as a, socket_server(folder, "b") as b:
         yield a, b
@@ -125,13 +125,13 @@ Pair = tuple[SocketServer, SocketServer]
 
 
 class TestMoving:
-    """A connection that stands leaves for another endpoint by itself."""
+    """A connected client moves to another endpoint by itself."""
 
     @pytest.mark.parametrize("reason", ["removed", "pinned", "preferred"])
     def test_the_new_one_stands_before_the_old_one_ends(
         self, make: Make, pair: Pair, reason: str
     ) -> None:
-        """Handlers hear of both, and the signal says why; there was always a connection."""
+        """The client connects to the new endpoint first, and then disconnects from the old one."""
         a, b = pair
         with managing(a.url, b.url) as manager, hearing(signals.endpoint_switched) as told:
             client = make(manager)
@@ -149,7 +149,7 @@ class TestMoving:
             assert client.call("who") == "b"
             if reason == "pinned":
                 assert time.monotonic() - began < 4
-            # The old one ended when the new one was in use.
+            # The disconnect came when the new connection was already in use.
             assert heard.of("disconnect") == [b.url]
             assert heard.of("connect") == [a.url, b.url]
             wait_for(lambda: told)
@@ -160,7 +160,7 @@ class TestMoving:
             wait_for(lambda: a.get("/sessions").json == 0, what="the old session ends")
 
     def test_a_better_one_that_is_back(self, make: Make, pair: Pair, tmp_path: Path) -> None:
-        """It is returned to, and the time without a connection is measured."""
+        """The client returns to a recovered better endpoint and counts the outage's seconds."""
         with (
             socket_server(tmp_path, "p") as primary,
             managing(primary.url, pair[1].url) as manager,
@@ -185,7 +185,7 @@ class TestMoving:
                 client.disconnect()
 
     def test_it_stays_where_the_other_takes_nobody(self, make: Make, pair: Pair) -> None:
-        """A connection that stands is not given up for one that does not."""
+        """The client keeps its connection if the other endpoint does not accept one."""
         a, _ = pair
         with handmade(lambda asked: (500, {}, b"")) as broken, managing(a.url) as manager:
             client = make(manager)
@@ -198,7 +198,7 @@ class TestMoving:
             assert heard.of("disconnect") == []
 
     def test_nobody_moves_for_speed(self, make: Make, pair: Pair) -> None:
-        """Nor away from an endpoint that is only suspect."""
+        """A connected client does not move for latency or from a suspect endpoint."""
         a, b = pair
         with managing(a.url, b.url) as manager:
             client = make(manager)
@@ -211,10 +211,10 @@ class TestMoving:
 
 
 class TestEnding:
-    """``disconnect`` ends whatever is under way."""
+    """``disconnect`` aborts a running search."""
 
     def test_a_search_at_a_hanging_endpoint(self, make: Make, pair: Pair) -> None:
-        """The client can connect again at once, elsewhere."""
+        """After ``disconnect`` aborts a hanging handshake, the client can connect elsewhere."""
         policy = replace(POLICY, health_timeout=20.0)
         with silence() as port, managing(f"http://127.0.0.1:{port}", policy=policy) as manager:
             client = make(manager)
@@ -228,7 +228,7 @@ class TestEnding:
 
             searching = threading.Thread(target=search)
             searching.start()
-            time.sleep(0.5)  # it hangs in its handshake, which nothing shows
+            time.sleep(0.5)  # no event shows that the handshake hangs
             began = time.monotonic()
             client.disconnect()
             searching.join(10)
@@ -241,7 +241,7 @@ class TestEnding:
             assert time.monotonic() - began < 4
 
     def test_a_search_after_a_break(self, make: Make, pair: Pair, tmp_path: Path) -> None:
-        """Likewise: "Already connected" is said of a client that is."""
+        """After ``disconnect`` aborts a reconnect, the client can connect, but not twice."""
         policy = replace(POLICY, health_timeout=20.0)
         with (
             socket_server(tmp_path, "p") as primary,
@@ -253,7 +253,7 @@ class TestEnding:
             client.connect()
             primary.kill()
             wait_for(lambda: heard.of("disconnect"))
-            time.sleep(0.5)  # it hangs in its handshake with the other
+            time.sleep(0.5)  # time to begin the handshake with the silent server
             began = time.monotonic()
             client.disconnect()
             manager.remove_endpoint(f"http://127.0.0.1:{port}")
@@ -270,7 +270,7 @@ class TestRefusal:
     """The application refuses the login."""
 
     def test_its_reason_reaches_the_caller(self, make: Make, tmp_path: Path) -> None:
-        """No endpoint is blamed: each has answered."""
+        """LoginRefused carries the server's reason, and no endpoint is blamed."""
         with (
             socket_server(tmp_path, "r", manner="refuse") as first,
             socket_server(tmp_path, "s", manner="refuse") as second,
@@ -288,7 +288,7 @@ class TestRefusal:
                 assert state.last_fault is None
 
     def test_an_answer_401_is_one_too(self, make: Make) -> None:
-        """What stands in front of the application may check the login."""
+        """A 401 during the handshake raises LoginRefused, since a gateway may check the login."""
         with (
             handmade(lambda asked: (401, {}, b'"who are you"')) as server,
             managing(server.url) as manager,
@@ -298,12 +298,12 @@ class TestRefusal:
 
 
 class TestRedirects:
-    """No redirect is followed: the login would go where it says."""
+    """Redirects are not followed, because the login would go to their target."""
 
     @pytest.mark.parametrize("transport", ["polling", "websocket"])
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     def test_none_is(self, make: Make, transport: str, status: int) -> None:
-        """Neither within http nor elsewhere."""
+        """A redirect fails the connection, and its target gets no request."""
         with handmade() as other:
 
             def answer(asked: Asked) -> Any:

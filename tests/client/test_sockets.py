@@ -30,13 +30,13 @@ from .fleet import black_hole
 from .handmade import MISSING, NOBODY, QUICK, Answer, Asked, handmade
 from .socket_server import SocketServer, socket_server
 
-#: An endpoint that has failed is tried again soon, and a thousand times.
+#: Retries a failed endpoint soon, and takes it as down only after a thousand failures.
 POLICY = replace(QUICK, first_backoff=0.1, max_backoff=0.3, unhealthy_after=1000)
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SocketServer, SocketServer]]:
-    """Two servers that nobody kills."""
+    """Run two servers for the whole module; tests do not kill them."""
     folder = tmp_path_factory.mktemp("sockets")
     with socket_server(folder, "a") as a, socket_server(folder, "b") as b:
         yield a, b
@@ -49,7 +49,7 @@ def manager_of(*sockets: Any, **options: Any) -> EndpointManager:
 
 @contextlib.contextmanager
 def connected(manager: EndpointManager, **arguments: Any) -> Iterator[FailoverSocketClient]:
-    """A client of both namespaces, connected."""
+    """Yield a client that is connected to both namespaces."""
     client = FailoverSocketClient(manager)
     try:
         client.connect(namespaces=["/", "/chat"], **arguments)
@@ -60,7 +60,7 @@ def connected(manager: EndpointManager, **arguments: Any) -> Iterator[FailoverSo
 
 
 class Handlers:
-    """Counts what happens, on any client."""
+    """Registers handlers on a client and counts their calls."""
 
     def __init__(self, client: Any) -> None:
         self.greetings: list[str] = []
@@ -81,10 +81,10 @@ class Handlers:
 
 
 class TestConnecting:
-    """To the best endpoint that takes us."""
+    """Connecting to the best endpoint that accepts the client."""
 
     def test_the_best_is_taken_and_named(self, pair: tuple[SocketServer, SocketServer]) -> None:
-        """With both namespaces, and everything that python-socketio can do."""
+        """The client connects to the best endpoint with both namespaces, calls and binary data."""
         a, b = pair
         manager = manager_of(a.url, b.url)
         with connected(manager) as client:
@@ -96,7 +96,7 @@ class TestConnecting:
         assert manager.statistics()["socketio"]["endpoints"][a.url]["served"] == 1
 
     def test_a_dead_primary_is_passed_over(self, pair: tuple[SocketServer, SocketServer]) -> None:
-        """And its failure is known to everybody who uses the pool."""
+        """The client skips a dead primary, and the shared pool records the failure."""
         dead = f"http://127.0.0.1:{closed_port()}"
         manager = manager_of(dead, pair[0].url)
         with connected(manager) as client:
@@ -108,7 +108,7 @@ class TestConnecting:
     def test_a_black_hole_costs_the_races_delay(
         self, pair: tuple[SocketServer, SocketServer]
     ) -> None:
-        """Not a timeout."""
+        """An endpoint that drops packets costs the race delay, not the connect timeout."""
         with black_hole() as port:
             manager = manager_of(f"http://127.0.0.1:{port}", pair[0].url)
             began = time.monotonic()
@@ -123,7 +123,7 @@ class TestConnecting:
     def test_a_server_that_is_none_is_passed_over(
         self, body: bytes, pair: tuple[SocketServer, SocketServer]
     ) -> None:
-        """Whatever it says in its handshake."""
+        """The client skips a server whose handshake is not Socket.io."""
         with (
             handmade(lambda asked: (200, {}, body)) as server,
             connected(manager_of(server.url, pair[0].url)) as client,
@@ -131,7 +131,7 @@ class TestConnecting:
             assert client.call("who") == "a"
 
     def test_no_endpoint_at_all(self) -> None:
-        """A typed error that tells what was tried; the client can be used again."""
+        """Without a live endpoint ``connect`` raises NoEndpointAvailable and can be repeated."""
         dead = f"http://127.0.0.1:{closed_port()}"
         for manager, tried in ((manager_of(), []), (manager_of(dead), [dead])):
             client = FailoverSocketClient(manager)
@@ -142,7 +142,7 @@ class TestConnecting:
             assert client.endpoint is None
 
     def test_connecting_twice(self, pair: tuple[SocketServer, SocketServer]) -> None:
-        """Is an error, as with python-socketio; after a disconnect it is none."""
+        """``connect`` raises while connected, like python-socketio; ``disconnect`` allows it."""
         with connected(manager_of(pair[0].url)) as client:
             with pytest.raises(socketio.exceptions.ConnectionError, match="Already"):
                 client.connect()
@@ -153,7 +153,7 @@ class TestConnecting:
 
     @pytest.mark.parametrize("path", ["/ws", "/ws/socket.io"])
     def test_the_engine_stands_below_the_urls_path(self, tmp_path: Path, path: str) -> None:
-        """Unless that says so already."""
+        """The engine's path is appended to the URL's path, unless the URL already ends with it."""
         with socket_server(tmp_path, "w", path="/ws") as server:
             url = f"{server.url}{path}".replace("http", "ws")
             with connected(manager_of(url)) as client:
@@ -163,19 +163,19 @@ class TestConnecting:
     @pytest.mark.parametrize("option", [{"ssl_verify": False}, {"reconnection": False}])
     @pytest.mark.parametrize("kind", [FailoverSocketClient, AsyncFailoverSocketClient])
     def test_what_is_the_managers_is_refused(self, option: dict[str, Any], kind: Any) -> None:
-        """Above all to verify no certificates."""
+        """Options that belong to the manager raise a ValueError, above all ``ssl_verify``."""
         with pytest.raises(ValueError, match="the manager's"):
             kind(manager_of(), **option)
 
 
 class TestNames:
-    """An endpoint may have another name than its address."""
+    """An endpoint may have a server name other than its address."""
 
     @pytest.mark.parametrize("transports", [["polling"], ["websocket"]])
     def test_the_server_is_asked_by_its_name(
         self, transports: list[str], pair: tuple[SocketServer, SocketServer]
     ) -> None:
-        """In plain HTTP too, with either transport, by either client."""
+        """Host is the server name over plain HTTP, with either transport and either client."""
         a, _ = pair
         endpoint = Endpoint.parse(a.url, 0, "chat.example.com")
         with connected(manager_of(endpoint), transports=transports) as client:
@@ -190,7 +190,7 @@ class TestNames:
         asyncio.run(main())
 
     def test_a_certificate_must_be_for_that_name(self, tmp_path: Path) -> None:
-        """With either transport, by either client; any other name is no connection."""
+        """The certificate must be valid for the server name, with either transport and client."""
         authority = trustme.CA()
         context = ssl.create_default_context()
         authority.configure_trust(context)
@@ -210,7 +210,7 @@ class TestNames:
                 good = Endpoint.parse(server.url, 0, "chat.example.com")
                 with connected(manager_of(good, verify=context), transports=[transport]) as client:
                     assert client.call("who") == "t"
-                # The context is the manager's, for requests and checks as well.
+                # The client must not change the context, which requests and checks share.
                 assert context.check_hostname
                 assert context.verify_mode is ssl.CERT_REQUIRED
                 bad = Endpoint.parse(server.url, 0, "other.example.com")
@@ -224,12 +224,12 @@ class TestNames:
 
 
 class TestBreaking:
-    """When the connection breaks, another endpoint is found."""
+    """After a lost connection the client finds another endpoint."""
 
     def test_a_killed_primary(
         self, tmp_path: Path, pair: tuple[SocketServer, SocketServer]
     ) -> None:
-        """Handlers and namespaces stay, and the pool knows."""
+        """After the primary's death, handlers and namespaces stay; the pool records the failure."""
         with socket_server(tmp_path, "p") as primary:
             manager = manager_of(primary.url, pair[1].url)
             client = FailoverSocketClient(manager)
@@ -251,7 +251,7 @@ class TestBreaking:
             assert handlers.disconnects == 2
 
     def test_an_outage_of_all_ends_with_the_first_that_is_back(self, tmp_path: Path) -> None:
-        """However often it was tried in vain."""
+        """After an outage of all endpoints the client reconnects to the first one that is back."""
         with (
             socket_server(tmp_path, "one") as first,
             connected(manager_of(first.url)) as client,
@@ -267,7 +267,7 @@ class TestBreaking:
     def test_an_endpoint_that_refuses_us_ends_no_search(
         self, tmp_path: Path, pair: tuple[SocketServer, SocketServer]
     ) -> None:
-        """Neither the first one nor one after a break."""
+        """An endpoint that refuses the login ends neither the first search nor a reconnect."""
         with (
             socket_server(tmp_path, "r", manner="refuse") as refusing,
             socket_server(tmp_path, "p") as primary,
@@ -284,7 +284,7 @@ class TestBreaking:
                 client.disconnect()
 
     def test_an_endpoint_that_throws_us_out_is_not_stormed(self, tmp_path: Path) -> None:
-        """The pauses grow as if it had not let us in."""
+        """If the server disconnects the client at once, the reconnect pauses grow."""
         policy = replace(POLICY, first_backoff=0.4, max_backoff=10.0)
         with socket_server(tmp_path, "k", manner="kick") as server:
             client = FailoverSocketClient(manager_of(server.url, policy=policy))
@@ -293,13 +293,13 @@ class TestBreaking:
             client.connect(wait=False)
             try:
                 wait_for(lambda: len(handlers.greetings) >= 4, seconds=20)
-                # At once, then after 0.4 s and 0.8 s, less a tenth.
+                # Pauses of 0, 0.4 and 0.8 s, with a jitter of a tenth.
                 assert time.monotonic() - began >= 0.9 * 1.2
             finally:
                 client.disconnect()
 
     def test_disconnecting_is_for_good_even_in_the_midst_of_a_search(self, tmp_path: Path) -> None:
-        """Nothing comes back later."""
+        """``disconnect`` during a search is final: no connection is made afterwards."""
         with (
             socket_server(tmp_path, "one") as first,
             connected(manager_of(first.url)) as client,
@@ -314,7 +314,7 @@ class TestBreaking:
             assert not client.connected
 
     def test_a_handler_may_disconnect(self, tmp_path: Path) -> None:
-        """Also the one that is called because of the break."""
+        """A ``disconnect`` handler may call ``disconnect``."""
         with socket_server(tmp_path, "one") as first:
             client = FailoverSocketClient(manager_of(first.url))
             client.on("disconnect", lambda reason: client.disconnect())
@@ -329,7 +329,7 @@ class TestBreaking:
 
 @contextlib.asynccontextmanager
 async def aio(*sockets: Any, **options: Any) -> AsyncIterator[AsyncFailoverSocketClient]:
-    """An asynchronous client that is disconnected in the end."""
+    """Yield an asynchronous client, and disconnect it afterwards."""
     defaults = {"policy": POLICY, "verify": NOBODY, "update_interval": 0}
     manager = AsyncEndpointManager((), list(sockets), **{**defaults, **options})
     client = AsyncFailoverSocketClient(manager)
@@ -346,7 +346,7 @@ async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
 
 
 class TestAsync:
-    """The twin."""
+    """The asynchronous client."""
 
     def run(self, main: Callable[[], Awaitable[None]]) -> None:
         async def alone() -> None:
@@ -359,7 +359,7 @@ class TestAsync:
     def test_a_killed_primary(
         self, tmp_path: Path, pair: tuple[SocketServer, SocketServer]
     ) -> None:
-        """Handlers and namespaces stay, and the pool knows."""
+        """After the primary's death, handlers and namespaces stay; the pool records the failure."""
 
         async def main() -> None:
             with socket_server(tmp_path, "p") as primary:
@@ -381,7 +381,7 @@ class TestAsync:
         self.run(main)
 
     def test_an_outage_of_all_and_a_refusal(self, tmp_path: Path) -> None:
-        """One that refuses us is tried again and again, and so is one that is dead."""
+        """Both a refusing and a dead endpoint are tried again until one accepts the client."""
 
         async def main() -> None:
             with (
@@ -400,7 +400,7 @@ class TestAsync:
         self.run(main)
 
     def test_disconnecting_in_the_midst_of_a_search(self, tmp_path: Path) -> None:
-        """Ends it, and whoever waits."""
+        """``disconnect`` during a search ends the search and a pending ``wait``."""
 
         async def main() -> None:
             with socket_server(tmp_path, "one") as first:
@@ -418,7 +418,7 @@ class TestAsync:
         self.run(main)
 
     def test_a_connect_that_is_cancelled_leaves_nothing(self) -> None:
-        """And the client can be used again."""
+        """A cancelled ``connect`` leaves nothing behind, and the client can connect again."""
         gate = threading.Event()
 
         def answer(asked: Asked) -> Answer:
@@ -437,7 +437,7 @@ class TestAsync:
         self.run(main)
 
     def test_no_endpoint_at_all(self) -> None:
-        """A typed error."""
+        """Without a live endpoint ``connect`` raises NoEndpointAvailable."""
 
         async def main() -> None:
             for sockets in ((), (f"http://127.0.0.1:{closed_port()}",)):

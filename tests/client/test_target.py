@@ -1,4 +1,4 @@
-"""Where an endpoint is, and what a request must say there."""
+"""Targets of endpoints, and the rewriting of requests for them."""
 
 import io
 from typing import Any
@@ -63,7 +63,7 @@ def test_target(
     prefix: str,
     authority: str,
 ) -> None:
-    """Address, name of the certificate, path and Host of each sort of endpoint."""
+    """``target_of`` gives address, TLS name, path prefix and Host for each form of endpoint."""
     target = target_of(Endpoint(url, 3, server_name))
     assert (target.host, target.port, target.tls_name) == (host, port, name)
     assert (target.scheme, target.prefix) == (scheme.encode(), prefix.encode())
@@ -72,7 +72,7 @@ def test_target(
 
 
 def test_two_names_at_one_address_share_no_connection() -> None:
-    """Their certificates differ; priorities make no difference."""
+    """Connection keys differ by server name, because certificates do, but not by priority."""
     keys = {
         target_of(Endpoint("https://10.0.0.1", priority, name)).key
         for priority in (0, 1)
@@ -86,7 +86,7 @@ def request(method: str = "GET", url: str = rewriting.BASE_URL, **about: Any) ->
 
 
 class TestShape:
-    """What a real request's shape is."""
+    """``traits_of`` a real request."""
 
     @pytest.mark.parametrize(
         ("about", "replayable"),
@@ -104,11 +104,11 @@ class TestShape:
     def test_whether_its_body_can_be_sent_again(
         self, about: dict[str, Any], replayable: bool
     ) -> None:
-        """Bytes can, what is read while it is sent cannot."""
+        """Bytes can be sent again; iterators and open files that are the body cannot."""
         assert rewriting.traits_of(request("PUT", **about)) == RetryTraits(True, replayable, False)
 
     def test_a_file_that_cannot_go_back_is_sent_once(self) -> None:
-        """A pipe, for one."""
+        """A form with a file that cannot seek, such as a pipe, is not replayable."""
 
         class Pipe(io.BytesIO):
             def seekable(self) -> bool:
@@ -118,14 +118,14 @@ class TestShape:
         assert not shape.replayable
 
     def test_a_key_makes_any_method_idempotent(self) -> None:
-        """In whatever spelling of the header."""
+        """An Idempotency-Key header, in any spelling, makes a POST idempotent."""
         keyed = request("POST", headers={"idempotency-key": "1"})
         assert rewriting.traits_of(keyed).idempotent
         assert not rewriting.traits_of(request("POST")).idempotent
 
 
 class TestPool:
-    """Which requests are for whichever endpoint is current."""
+    """The requests that go to the current endpoint."""
 
     @pytest.mark.parametrize(
         ("url", "ours"),
@@ -138,12 +138,12 @@ class TestPool:
         ],
     )
     def test_those_for_our_own_host(self, url: str, ours: bool) -> None:
-        """Every other host is left alone."""
+        """Requests for endpoint.invalid go to the pool, and other hosts do not."""
         assert rewriting.is_for_the_pool(request(url=url)) is ours
 
 
 class TestTimeouts:
-    """A user's timeout bounds an attempt, and the total bounds them all."""
+    """The caller's timeout limits one attempt, and the total limits all attempts."""
 
     @pytest.mark.parametrize(
         ("timeout", "left", "connect", "read"),
@@ -159,12 +159,12 @@ class TestTimeouts:
     def test_the_shortest_counts(
         self, timeout: float | None, left: float, connect: float, read: float
     ) -> None:
-        """Of the request's own, the policy's, and what is left."""
+        """The smallest of the request's timeout, the policy's and the remaining time counts."""
         assert rewriting.least(timeout, min(2.0, left)) == connect
         assert rewriting.least(timeout, left) == read
 
     def test_a_request_without_any_has_the_policys(self) -> None:
-        """A transport may be used without a client."""
+        """A request without a timeout, as from a bare transport, gets the policy's timeout."""
         assert rewriting.total_of({}, 9.0) == 9.0
         assert rewriting.least(None, 9.0) == 9.0
 
@@ -172,7 +172,7 @@ class TestTimeouts:
         ("timeout", "total"), [(None, rewriting.FOREVER), (5.0, 30.0), (60.0, 60.0), (1e9, 1e6)]
     )
     def test_a_longer_wait_lengthens_the_total(self, timeout: float | None, total: float) -> None:
-        """The caller knows that an answer takes a while; every clock can take the figure."""
+        """A caller's longer timeout raises the total, up to the largest time that clocks accept."""
         assert rewriting.total_of(dict(httpx2.Timeout(timeout).as_dict()), 30.0) == total
         theirs = httpx2.Timeout(rewriting.Default(60.0)).as_dict()
         assert rewriting.total_of(dict(theirs), 30.0) == 30.0

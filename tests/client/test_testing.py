@@ -1,4 +1,4 @@
-"""``mop_config.client.testing``: what it gives the tests of applications."""
+"""``mop_config.client.testing``: the helpers for tests of applications."""
 
 import asyncio
 import importlib.metadata
@@ -29,7 +29,7 @@ def fleet() -> Iterator[ScriptedFleet]:
 
 
 def still(fleet_urls: list[str], policy: Policy | None = None) -> EndpointManager:
-    """A manager that does nothing by itself."""
+    """Return a manager that runs no checks or updates in the background."""
     manager = EndpointManager(fleet_urls, policy=policy, verify=NOBODY, update_interval=0)
     manager.close()
     return manager
@@ -58,7 +58,7 @@ def test_an_endpoint_answers_as_it_is_told(fleet: ScriptedFleet) -> None:
 
 
 def test_an_endpoint_that_refuses_breaks_its_connections(fleet: ScriptedFleet) -> None:
-    """And listens at the same port again."""
+    """``refuse`` breaks open connections, and ``answer`` listens at the same port again."""
     endpoint = fleet.endpoint()
     with requests.Session() as session:
         session.get(endpoint.url, timeout=5)
@@ -78,7 +78,7 @@ def test_an_endpoint_that_hangs_answers_nothing(fleet: ScriptedFleet) -> None:
     endpoint.answer()
     assert requests.get(endpoint.url, timeout=5).status_code == 200
     endpoint.refuse()
-    endpoint.hang()  # listens again
+    endpoint.hang()  # the refusing endpoint listens again
     with pytest.raises(requests.ReadTimeout):
         requests.get(endpoint.url, timeout=0.2)
 
@@ -123,7 +123,7 @@ def test_the_clock_brings_requests_back_to_a_primary_that_has_recovered(
 
 
 def test_a_day_of_health_checks_takes_a_moment(fleet: ScriptedFleet) -> None:
-    """One at the start, and one each five minutes."""
+    """``turn_clock`` runs a day of health checks, one each five minutes, without waiting."""
     endpoint = fleet.endpoint()
     turn_clock(still([endpoint.url]), 86400)
     checks = [request.path for request in endpoint.requests]
@@ -132,7 +132,7 @@ def test_a_day_of_health_checks_takes_a_moment(fleet: ScriptedFleet) -> None:
 
 
 def test_the_clock_turns_for_a_manager_that_runs(fleet: ScriptedFleet) -> None:
-    """Its own threads make some of the checks."""
+    """``turn_clock`` works with a running manager, whose threads make some of the checks."""
     primary, backup = fleet.endpoints(2)
     primary.refuse()
     with EndpointManager([primary.url, backup.url], verify=NOBODY, update_interval=0) as manager:
@@ -158,7 +158,7 @@ def test_a_busy_endpoint_is_asked_again_when_its_time_is_over(fleet: ScriptedFle
 
 
 def test_what_was_measured_lately_is_forgotten_in_time(fleet: ScriptedFleet) -> None:
-    """The hedge delay follows the answers of the last five minutes."""
+    """The hedge delay and the race delay forget measurements older than five minutes."""
     endpoint = fleet.endpoint()
     manager = still([endpoint.url])
     with manager.client(start=False) as client:
@@ -206,7 +206,7 @@ def test_no_endpoint_available_can_be_raised_by_a_test() -> None:
 
 
 def test_the_readmes_test_passes_with_the_plugin(tmp_path: Path) -> None:
-    """As an application's own pytest runs it: nothing is imported or configured for the fixture."""
+    """The README's test passes with the pytest plugin, without imports or configuration."""
     readme = (ROOT / "README.md").read_text()
     (block,) = [part.split("```")[0] for part in readme.split("```python\n") if "def test_" in part]
     body = block.partition("def test_")[2].splitlines()
@@ -218,7 +218,7 @@ def test_the_readmes_test_passes_with_the_plugin(tmp_path: Path) -> None:
         "mop_config = mop_config.pytest_plugin"
     )
     installed = {point.name for point in importlib.metadata.entry_points(group="pytest11")}
-    # An installation from before the entry point was declared.
+    # An older installation lacks the entry point.
     plugin = [] if "mop_config" in installed else ["-p", "mop_config.pytest_plugin"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-W", "error", *plugin, "test_app.py"],
@@ -231,7 +231,7 @@ def test_the_readmes_test_passes_with_the_plugin(tmp_path: Path) -> None:
 
 
 def test_the_plugin_loads_no_client_by_itself() -> None:
-    """Every run of pytest in the environment imports it."""
+    """The plugin does not import the client, since every pytest run in the environment loads it."""
     code = (
         "import sys, mop_config.pytest_plugin\n"
         "sys.exit(any(name in sys.modules for name in ('httpx2', 'flask', 'mop_config.client')))"

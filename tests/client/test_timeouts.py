@@ -1,4 +1,4 @@
-"""What the caller says of time holds, and what nobody said is the policy's."""
+"""The caller's timeouts hold, and the policy's apply where the caller gave none."""
 
 import contextlib
 import re
@@ -16,7 +16,7 @@ from .driver import Driver
 from .fleet import silence, timed
 from .scripted import scripted
 
-#: So short that every test is quick; the caller's own figures are longer.
+#: Short limits for quick tests; the caller's own timeouts are longer.
 SHORT = Policy(total_timeout=0.6, body_pause=0.2, hedge_delay=0.1)
 
 Talk = Callable[[socket.socket], None]
@@ -33,7 +33,7 @@ def _head(sock: socket.socket) -> bytes:
 
 @contextlib.contextmanager
 def talking(talk: Talk) -> Iterator[str]:
-    """Run an endpoint that does this with each connection, and give its URL."""
+    """Run an endpoint that calls ``talk`` with each connection, and yield its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
     threads: list[threading.Thread] = []
     socks: list[socket.socket] = []
@@ -65,7 +65,7 @@ def talking(talk: Talk) -> Iterator[str]:
 
 
 def slow_reader(sock: socket.socket) -> None:
-    """Takes an upload slowly, but all the time."""
+    """Read an upload slowly but without a pause."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
     while True:
         head, _, body = _head(sock).partition(b"\r\n\r\n")
@@ -78,7 +78,7 @@ def slow_reader(sock: socket.socket) -> None:
 
 
 def pausing(seconds: float) -> Talk:
-    """Pauses in the middle of the body of each answer."""
+    """Return a talk that pauses in the middle of each answer's body."""
 
     def talk(sock: socket.socket) -> None:
         while True:
@@ -91,7 +91,7 @@ def pausing(seconds: float) -> Talk:
 
 
 def late(seconds: float) -> Talk:
-    """Answers late."""
+    """Return a talk that answers after some seconds."""
 
     def talk(sock: socket.socket) -> None:
         while True:
@@ -103,7 +103,7 @@ def late(seconds: float) -> Talk:
 
 
 def test_an_upload_that_goes_on_is_not_ended(kind: str) -> None:
-    """By no total: with the caller's time, with none, with the policy's; nobody is blamed."""
+    """An upload that makes progress outlasts any total timeout, and no endpoint is blamed."""
     body = bytes(12 << 20)
     with talking(slow_reader) as url, httpx2.Client() as plain:
         with timed() as took:
@@ -117,7 +117,7 @@ def test_an_upload_that_goes_on_is_not_ended(kind: str) -> None:
 
 
 def test_an_upload_part_by_part_is_not_ended(kind: str) -> None:
-    """Also where the application takes its time to make the parts."""
+    """An upload in parts is not ended while the application takes its time between parts."""
 
     def parts() -> Iterator[bytes]:
         for _ in range(8):
@@ -130,7 +130,7 @@ def test_an_upload_part_by_part_is_not_ended(kind: str) -> None:
 
 
 def test_an_upload_that_stands_still_ends(kind: str) -> None:
-    """After the policy's total, as before."""
+    """An upload without progress ends with a WriteTimeout after the policy's total."""
     with (
         silence() as port,
         Driver(kind, [f"http://127.0.0.1:{port}"], SHORT) as driver,
@@ -143,7 +143,7 @@ def test_an_upload_that_stands_still_ends(kind: str) -> None:
 
 @pytest.mark.parametrize("timeout", [5.0, None, httpx2.Timeout(5.0, connect=1.0)])
 def test_a_longer_wait_for_an_answer_holds(kind: str, timeout: object) -> None:
-    """Where the policy would have given up; plain httpx2 waits as well."""
+    """A caller's longer timeout holds beyond the policy's total, as in plain httpx2."""
     with talking(late(1.2)) as url:
         with httpx2.Client(timeout=5) as plain:
             assert plain.get(url).text == "ok"
@@ -158,7 +158,7 @@ def test_a_longer_wait_for_an_answer_holds(kind: str, timeout: object) -> None:
 
 @pytest.mark.parametrize("timeout", [5.0, None])
 def test_a_longer_pause_in_a_body_holds(kind: str, timeout: float | None) -> None:
-    """It is the caller who knows that a report takes a while."""
+    """A caller's longer timeout allows a longer pause within a body."""
     with talking(pausing(0.7)) as url:
         with Driver(kind, [url], SHORT) as driver:
             assert driver.get("/", timeout=timeout).text == "ok"
@@ -170,7 +170,7 @@ def test_a_longer_pause_in_a_body_holds(kind: str, timeout: float | None) -> Non
 
 
 def test_a_shorter_pause_in_a_body_holds(kind: str) -> None:
-    """The policy would have waited for longer."""
+    """A caller's shorter timeout ends a pause within a body before the policy's limit."""
     with (
         talking(pausing(5.0)) as url,
         Driver(kind, [url]) as driver,
@@ -182,7 +182,7 @@ def test_a_shorter_pause_in_a_body_holds(kind: str) -> None:
 
 
 def test_the_callers_time_holds_at_the_endpoint_that_is_asked_as_well(kind: str) -> None:
-    """The hedge may take as long as the first request."""
+    """The caller's timeout applies to the hedge as well as to the first request."""
     with (
         silence() as port,
         talking(late(1.5)) as url,
@@ -192,7 +192,7 @@ def test_the_callers_time_holds_at_the_endpoint_that_is_asked_as_well(kind: str)
 
 
 def test_a_short_time_still_bounds_each_attempt(kind: str) -> None:
-    """And leaves the others their chance."""
+    """A short timeout limits each attempt, and the remaining endpoints are still tried."""
     with (
         silence() as one,
         silence() as two,

@@ -26,7 +26,7 @@ from .scripted import scripted
 
 @dataclass
 class Servers:
-    """The servers that this module's tests share."""
+    """The servers that the tests of this module share."""
 
     fleet: Fleet
     plain: Backend
@@ -37,7 +37,7 @@ class Servers:
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """Servers with HTTP, with TLS for a name and for the address, and with HTTP/2."""
+    """Run servers with HTTP, with TLS for a name and for the address, and with HTTP/2."""
     with fleet_in(tmp_path_factory.mktemp("fleet")) as fleet:
         yield Servers(
             fleet,
@@ -58,7 +58,7 @@ def _named(backend: Backend) -> Endpoint:
 def test_a_relative_url_goes_to_the_current_endpoint_under_its_path(
     servers: Servers, kind: str
 ) -> None:
-    """The endpoint's path prefix, the query and the endpoint's own Host arrive."""
+    """The request carries the endpoint's path prefix, the query and the endpoint's Host."""
     with Driver(kind, [servers.plain.url]) as driver:
         told = driver.get("/users/7", params={"a": "b c"}).json()
     assert told["path"] == "/api/v1/users/7"
@@ -70,20 +70,20 @@ def test_a_relative_url_goes_to_the_current_endpoint_under_its_path(
 def test_every_form_of_a_relative_url_keeps_the_prefix(
     servers: Servers, kind: str, path: str
 ) -> None:
-    """With and without a slash, empty, escaped and beyond ASCII."""
+    """Any relative URL keeps the prefix: with or without a slash, empty, escaped, not ASCII."""
     with Driver(kind, [servers.plain.url]) as driver:
         told = driver.get(path).json()
     assert told["path"].startswith("/api/v1/")
 
 
 def test_the_answer_says_which_endpoint_gave_it(servers: Servers, kind: str) -> None:
-    """In its extensions."""
+    """``response.extensions["endpoint"]`` is the URL of the endpoint that answered."""
     with Driver(kind, [servers.plain.url]) as driver:
         assert driver.get("/").extensions["endpoint"] == servers.plain.url
 
 
 def test_an_absolute_url_of_another_host_passes_untouched(servers: Servers, kind: str) -> None:
-    """Neither the pool nor its prefix plays a part in it."""
+    """A request to another host gets no prefix and does not touch the pool."""
     with Driver(kind, [servers.plain.url]) as driver:
         told = driver.get(f"http://127.0.0.1:{servers.other.port}/elsewhere").json()
         assert driver.state(servers.plain.url) == "unknown"
@@ -92,7 +92,7 @@ def test_an_absolute_url_of_another_host_passes_untouched(servers: Servers, kind
 
 
 def test_another_hosts_failure_is_not_an_endpoints(servers: Servers, kind: str) -> None:
-    """Its own error comes out, and nobody in the pool is blamed."""
+    """A failure of another host raises httpx2's error and blames no endpoint."""
     with Driver(kind, [servers.plain.url]) as driver:
         with pytest.raises(httpx2.ConnectError):
             driver.get(f"http://127.0.0.1:{closed_port()}/")
@@ -103,7 +103,7 @@ def test_another_hosts_failure_is_not_an_endpoints(servers: Servers, kind: str) 
 
 
 def test_server_name_makes_an_ip_endpoint_verify(servers: Servers, kind: str) -> None:
-    """SNI, the certificate's name and Host are the server name; the address is dialled."""
+    """SNI, certificate check and Host use the server name; the connection uses the address."""
     with Driver(kind, [_named(servers.secure)], verify=servers.fleet.trust()) as driver:
         told = driver.get("/").json()
     assert told["host"] == f"api.example.com:{servers.secure.port}"
@@ -112,7 +112,7 @@ def test_server_name_makes_an_ip_endpoint_verify(servers: Servers, kind: str) ->
 def test_a_certificate_for_another_name_is_refused_and_the_next_endpoint_asked(
     servers: Servers, kind: str
 ) -> None:
-    """A wrong certificate counts as a failure of its endpoint; even a POST goes on from it."""
+    """A wrong certificate blames its endpoint, and even a POST goes to the next one."""
     endpoints = [servers.secure.url, servers.http2.url]
     with Driver(kind, endpoints, verify=servers.fleet.trust()) as driver:
         assert driver.request("POST", "/", content=b"x").json()["server"] == "http2"
@@ -120,7 +120,7 @@ def test_a_certificate_for_another_name_is_refused_and_the_next_endpoint_asked(
 
 
 def test_a_certificate_of_an_unknown_authority_is_refused(servers: Servers, kind: str) -> None:
-    """With the system's authorities the fleet's certificates are worth nothing."""
+    """A certificate of an authority that the system does not trust is a TLS fault."""
     with Driver(kind, [servers.http2.url]) as driver:
         with pytest.raises(NoEndpointAvailable) as caught:
             driver.get("/")
@@ -142,7 +142,7 @@ def _nameless() -> ssl.SSLContext:
 
 @pytest.mark.parametrize("verify", [False, _unverified(), _nameless()])
 def test_certificate_verification_cannot_be_turned_off(kind: str, verify: object) -> None:
-    """Neither by a switch nor by a context that takes any certificate or any name."""
+    """Verification cannot be turned off, by ``verify=False`` or by a context without checks."""
     with pytest.raises(ValueError, match="never turned off"):
         Driver(kind, ["https://a.example"], verify=verify)
 
@@ -150,7 +150,7 @@ def test_certificate_verification_cannot_be_turned_off(kind: str, verify: object
 def test_two_endpoints_of_one_address_keep_their_connections_apart(
     servers: Servers, kind: str
 ) -> None:
-    """A connection that was verified for one name is never used for another."""
+    """A connection that was verified for one name is not used for another."""
     wrong = Endpoint(servers.secure.url, 0, "other.example.com")
     right = _named(servers.secure)
     with Driver(kind, [right], verify=servers.fleet.trust()) as driver:
@@ -162,7 +162,7 @@ def test_two_endpoints_of_one_address_keep_their_connections_apart(
 
 
 def test_http2_is_still_spoken_after_a_health_check(servers: Servers, kind: str) -> None:
-    """Which offers HTTP/1.1 over the very same context."""
+    """A health check, which offers HTTP/1.1, does not change the ALPN of the shared context."""
     trust = servers.fleet.trust()
     endpoint = servers.http2.url
     with Driver(kind, [endpoint], verify=trust, http2=True) as driver:
@@ -171,7 +171,7 @@ def test_http2_is_still_spoken_after_a_health_check(servers: Servers, kind: str)
 
 
 def test_http2_is_spoken_where_it_was_asked_for(servers: Servers, kind: str) -> None:
-    """``http2=True`` reaches the real connections, and only then."""
+    """The client speaks HTTP/2 only with ``http2=True``."""
     for http2, version in ((True, "HTTP/2"), (False, "HTTP/1.1")):
         trust = servers.fleet.trust()
         with Driver(kind, [servers.http2.url], verify=trust, http2=http2) as driver:
@@ -183,7 +183,7 @@ def test_http2_is_spoken_where_it_was_asked_for(servers: Servers, kind: str) -> 
 
 
 def test_a_body_can_be_streamed_as_it_comes(servers: Servers, kind: str) -> None:
-    """The first part is here long before the last is made."""
+    """A streamed body arrives in parts while the server still sends."""
     began = time.perf_counter()
     times: list[float] = []
     parts: list[bytes] = []
@@ -200,14 +200,14 @@ def test_a_body_can_be_streamed_as_it_comes(servers: Servers, kind: str) -> None
 
 
 def test_a_stream_that_is_left_early_speaks_against_nobody(servers: Servers, kind: str) -> None:
-    """The application may stop to read whenever it likes."""
+    """A stream that the application closes early does not blame the endpoint."""
     with Driver(kind, [servers.plain.url]) as driver:
         driver.stream("/stream", lambda part: False)
         assert driver.state(servers.plain.url) == "healthy"
 
 
 def test_a_get_survives_an_endpoint_that_dies_in_a_body(servers: Servers, kind: str) -> None:
-    """What the application has not seen can be asked for again."""
+    """A GET whose body breaks off is sent to the next endpoint."""
     with (
         scripted({"first": ("half",)}) as ([first], _),
         Driver(kind, [first.url, servers.other.url]) as driver,
@@ -217,7 +217,7 @@ def test_a_get_survives_an_endpoint_that_dies_in_a_body(servers: Servers, kind: 
 
 
 def test_an_endpoint_that_dies_in_a_stream_has_failed(servers: Servers, kind: str) -> None:
-    """The application gets the error, since part of the answer is with it already."""
+    """A stream that breaks off raises and blames the endpoint, since a part was delivered."""
     parts: list[bytes] = []
 
     def each(part: bytes) -> bool:
@@ -236,7 +236,7 @@ def test_an_endpoint_that_dies_in_a_stream_has_failed(servers: Servers, kind: st
 
 
 def test_a_post_is_not_repeated_for_a_body_that_breaks_off(servers: Servers, kind: str) -> None:
-    """It was executed; what is lost is the answer, and that is what the error says."""
+    """A POST whose response body breaks off raises, because the server has executed the POST."""
     with (
         scripted({"first": ("half",)}) as ([first], _),
         Driver(kind, [first.url, servers.other.url]) as driver,
@@ -248,7 +248,7 @@ def test_a_post_is_not_repeated_for_a_body_that_breaks_off(servers: Servers, kin
 
 
 def test_uploads_arrive_whole(servers: Servers, kind: str) -> None:
-    """Bytes, a generator and a form with a file, each of a few megabytes."""
+    """Bytes, a generator and a form with a file of a few megabytes arrive complete."""
     big = b"0123456789abcdef" * (1 << 18)
     with Driver(kind, [servers.plain.url]) as driver:
         assert driver.request("PUT", "/", content=big).json()["length"] == len(big)
@@ -259,7 +259,7 @@ def test_uploads_arrive_whole(servers: Servers, kind: str) -> None:
 
 
 def test_a_form_with_a_file_is_sent_again_from_the_start(servers: Servers, kind: str) -> None:
-    """A reset in the middle of an upload does not make the next endpoint get half a file."""
+    """After a reset during an upload, the next endpoint gets the file from its start."""
     with (
         scripted({"first": ("reset",)}) as ([first], _),
         Driver(kind, [first.url, servers.plain.url]) as driver,
@@ -272,7 +272,7 @@ def test_a_form_with_a_file_is_sent_again_from_the_start(servers: Servers, kind:
 def test_an_error_in_the_applications_own_body_is_the_applications(
     servers: Servers, kind: str
 ) -> None:
-    """It comes out as it is, nobody is blamed, and the other endpoint is not asked."""
+    """An exception from the request's body is raised unchanged and blames no endpoint."""
 
     def parts() -> Iterator[bytes]:
         yield b"some"
@@ -301,7 +301,7 @@ def test_an_error_in_the_applications_own_body_is_the_applications(
 def test_a_redirect_to_the_endpoint_itself_stays_in_the_pool(
     servers: Servers, kind: str, to: str
 ) -> None:
-    """So it is followed even if the endpoint is gone by then."""
+    """A redirect to the endpoint itself becomes a URL of the pool, so any endpoint can serve it."""
     with Driver(kind, [servers.plain.url, servers.other.url]) as driver:
         answer = driver.get(f"/redirect?to={to}")
         assert answer.status_code == 302
@@ -316,7 +316,7 @@ def test_a_redirect_to_the_endpoint_itself_stays_in_the_pool(
 
 
 def test_redirects_are_followed_through_the_pool(servers: Servers, kind: str) -> None:
-    """The authorization of the application goes along within the service."""
+    """A redirect within the service is followed with the Authorization header."""
     headers = {"Authorization": "Bearer secret"}
     with Driver(kind, [servers.plain.url], follow_redirects=True) as driver:
         told = driver.get("/redirect?to=http://SELF/api/v1/target", headers=headers).json()
@@ -327,7 +327,7 @@ def test_redirects_are_followed_through_the_pool(servers: Servers, kind: str) ->
 def test_a_redirect_beside_the_prefix_goes_to_the_endpoints_own_host(
     servers: Servers, kind: str
 ) -> None:
-    """There is no name for it within the pool; a token does not go along."""
+    """A redirect outside the path prefix goes to the endpoint's host, without Authorization."""
     headers = {"Authorization": "Bearer secret"}
     with Driver(kind, [servers.plain.url], follow_redirects=True) as driver:
         told = driver.get("/redirect?to=/outside", headers=headers).json()
@@ -336,7 +336,7 @@ def test_a_redirect_beside_the_prefix_goes_to_the_endpoints_own_host(
 
 
 def test_a_redirect_to_another_host_takes_no_token_along(servers: Servers, kind: str) -> None:
-    """It is followed as any client would."""
+    """A redirect to another host is followed without the Authorization header."""
     to = f"http://127.0.0.1:{servers.other.port}/api/v1/target"
     headers = {"Authorization": "Bearer secret"}
     with Driver(kind, [servers.plain.url], follow_redirects=True) as driver:
@@ -346,7 +346,7 @@ def test_a_redirect_to_another_host_takes_no_token_along(servers: Servers, kind:
 
 
 def test_a_redirect_from_https_to_http_takes_no_token_along(servers: Servers, kind: str) -> None:
-    """Neither to the endpoint's own host nor to another one."""
+    """A redirect from https to http is followed without the Authorization header."""
     headers = {"Authorization": "Bearer secret"}
     to = f"http://127.0.0.1:{servers.plain.port}/api/v1/target"
     trust = servers.fleet.trust()
@@ -357,7 +357,7 @@ def test_a_redirect_from_https_to_http_takes_no_token_along(servers: Servers, ki
 
 
 def test_cookies_are_kept_over_a_switch(servers: Servers, kind: str) -> None:
-    """Those of the host and those of its domain: they are the service's, not a server's."""
+    """Cookies of the host and of its domain are sent to the next endpoint as well."""
     with Driver(kind, [servers.plain.url, servers.other.url]) as driver:
         driver.get("/cookies")
         driver.manager.remove_endpoint(servers.plain.url)
@@ -370,7 +370,7 @@ def test_cookies_are_kept_over_a_switch(servers: Servers, kind: str) -> None:
 
 
 def test_timeout_bounds_each_attempt(servers: Servers, kind: str) -> None:
-    """A PUT that is not answered in time goes on to the next endpoint."""
+    """A PUT that is not answered within the timeout goes to the next endpoint."""
     with (
         silence() as port,
         Driver(kind, [f"http://127.0.0.1:{port}", servers.plain.url], timeout=0.4) as driver,
@@ -381,7 +381,7 @@ def test_timeout_bounds_each_attempt(servers: Servers, kind: str) -> None:
 
 
 def test_the_total_bounds_all_attempts(kind: str) -> None:
-    """However many endpoints there are, and whatever each of them is waiting for."""
+    """``total_timeout`` bounds all attempts together, for GET and PUT."""
     with silence() as one, silence() as two, silence() as three:
         urls = [f"http://127.0.0.1:{port}" for port in (one, two, three)]
         policy = Policy(total_timeout=2.0, hedge_delay=0.2)
@@ -398,7 +398,7 @@ def test_the_total_bounds_all_attempts(kind: str) -> None:
 def test_the_pools_limits_hold_and_a_full_pool_is_nobodys_fault(
     servers: Servers, kind: str
 ) -> None:
-    """httpx2's PoolTimeout comes out; no endpoint is blamed and none asked instead."""
+    """A full connection pool raises PoolTimeout and blames no endpoint."""
     options: dict[str, Any] = {
         "limits": httpx2.Limits(max_connections=1),
         "timeout": httpx2.Timeout(5, pool=0.1),
@@ -415,7 +415,7 @@ def test_the_pools_limits_hold_and_a_full_pool_is_nobodys_fault(
 def test_a_bad_answer_holds_no_connection_that_the_next_attempt_needs(
     kind: str, status: str
 ) -> None:
-    """However few there may be; and it is still the last word where nobody has a better one."""
+    """A bad answer frees its connection, and is returned if no endpoint has a better one."""
     limits = httpx2.Limits(max_connections=1)
     with (
         scripted({"bad": (status,), "good": ("200",)}) as ([bad, good], _),
@@ -436,7 +436,7 @@ def test_a_bad_answer_holds_no_connection_that_the_next_attempt_needs(
 def test_a_proxy_of_the_environment_is_used_for_endpoints_and_other_hosts(
     servers: Servers, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unless the host is excepted or the environment is not to count."""
+    """A proxy of the environment is used, except for ``no_proxy`` or ``trust_env=False``."""
     with scripted({"proxy": ("200",)}) as ([proxy], asked):
         monkeypatch.setenv("http_proxy", proxy.url)
         monkeypatch.setenv("no_proxy", "localhost")
@@ -454,7 +454,7 @@ def test_a_proxy_of_the_environment_is_used_for_endpoints_and_other_hosts(
 
 
 def test_a_proxy_that_is_named_is_used(kind: str) -> None:
-    """``proxy=`` reaches the real connections, with its credentials."""
+    """``proxy=`` is used with its credentials."""
     with scripted({"proxy": ("200",)}) as ([proxy], _):
         url = proxy.url.replace("//", "//user:pass@")
         with Driver(kind, ["http://service.invalid"], proxy=url) as driver:
@@ -466,7 +466,7 @@ def test_a_proxy_that_is_named_is_used(kind: str) -> None:
 
 
 def test_without_endpoints_there_is_a_typed_error(kind: str) -> None:
-    """It is httpx2's TransportError as well, and says that the list is empty."""
+    """A request without endpoints raises NoEndpointAvailable, which is a TransportError."""
     with Driver(kind, []) as driver:
         with pytest.raises(httpx2.TransportError, match="the list is empty") as caught:
             driver.get("/")
@@ -476,7 +476,7 @@ def test_without_endpoints_there_is_a_typed_error(kind: str) -> None:
 
 
 def test_the_error_tells_of_every_attempt(kind: str) -> None:
-    """Which endpoint, what went wrong, and how long it took."""
+    """NoEndpointAvailable lists URL, fault and seconds of each attempt."""
     urls = [f"http://127.0.0.1:{closed_port()}" for _ in range(3)]
     with Driver(kind, urls) as driver, pytest.raises(NoEndpointAvailable) as caught:
         driver.get("/")
@@ -489,7 +489,7 @@ def test_the_error_tells_of_every_attempt(kind: str) -> None:
 
 
 def test_a_warm_request_makes_no_thread(servers: Servers, kind: str) -> None:
-    """Neither does a dial to an address: all of it happens where the caller is."""
+    """A request, even with a new connection to an address, starts no thread."""
     made: list[threading.Thread] = []
     began = threading.Thread.start
 
@@ -505,7 +505,7 @@ def test_a_warm_request_makes_no_thread(servers: Servers, kind: str) -> None:
 
 
 def test_a_kept_connection_is_used_again(kind: str) -> None:
-    """One dial for many requests."""
+    """Ten requests use one connection."""
     with scripted({"only": ("200",)}) as ([only], _):
         with Driver(kind, [only.url]) as driver:
             for _ in range(10):
@@ -514,7 +514,7 @@ def test_a_kept_connection_is_used_again(kind: str) -> None:
 
 
 def test_a_fork_does_not_share_its_parents_connections(servers: Servers) -> None:
-    """Parent and child go on side by side over connections of their own."""
+    """After a fork, parent and child use separate connections."""
     with Driver("sync", [servers.plain.url]) as driver:
         driver.get("/")
         child = os.fork()
@@ -528,7 +528,7 @@ def test_a_fork_does_not_share_its_parents_connections(servers: Servers) -> None
 
 
 def test_a_transport_works_without_a_managers_client(servers: Servers) -> None:
-    """FailoverTransport is for httpx2.Client too, with its base URL."""
+    """FailoverTransport works in an httpx2.Client with the transport's base URL."""
     with Driver("sync", [servers.plain.url]) as driver:
         transport = FailoverTransport(driver.manager)
         with httpx2.Client(transport=transport, base_url=transport.base_url) as client:

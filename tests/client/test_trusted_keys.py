@@ -1,4 +1,4 @@
-"""Trusted keys: no list that nobody vouches for, from wherever it comes."""
+"""Trusted keys: lists are accepted only with the signature of a trusted key."""
 
 import asyncio
 import json
@@ -37,14 +37,14 @@ OURS, NEXT, OTHERS = (SigningKey.generate() for _ in range(3))
 JWS = f"{ENDPOINTS}.jws"
 HOUR = 3600.0
 A, B, C = (f"https://{name}.example/api/v1" for name in "abc")
-#: Stands in every list, so that none would drop all that is healthy.
+#: Is in every list, so that no list is refused for dropping all healthy endpoints.
 ALWAYS = "https://always.example/api/v1"
 
 
 def token(
     api: list[str], ver: int = 1000, key: SigningKey = OURS, *, ttl: float = HOUR, **more: Any
 ) -> bytes:
-    """A signed list that holds for so many seconds from now."""
+    """Return a signed list that expires ``ttl`` seconds from now."""
     body = wire([*api, ALWAYS] if api else [])
     if more:
         body = json.dumps({**json.loads(body), **more}, separators=(",", ":")).encode()
@@ -53,11 +53,11 @@ def token(
 
 
 class Mirror:
-    """A source of signed lists that knows tags; whoever runs it is not to be trusted."""
+    """An untrusted source of signed lists that answers with ETags."""
 
     def __init__(self) -> None:
         self.body = b""
-        self.frozen = False  # whether it says for ever that nothing has changed
+        self.frozen = False  # whether every conditional request gets 304
         self.server: Handmade | None = None
 
     def __call__(self, asked: Asked) -> Answer:
@@ -93,12 +93,12 @@ def manager_of(*sources: str, **options: Any) -> EndpointManager:
 
 
 def names(manager: EndpointManager | AsyncEndpointManager) -> list[str]:
-    """The URLs of its API endpoints, but the one that always is there."""
+    """Return the URLs of the API endpoints, without the one in every list."""
     return [url for url in urls(manager.api_endpoints) if url != ALWAYS]
 
 
 def refusal(manager: EndpointManager) -> str:
-    """The code of the refusal of an update: told by the error and by a signal."""
+    """Return the code of a refused update, after comparing the error with the signal."""
     before = manager.config
     with (
         hearing(signals.endpoints_refused) as heard,
@@ -117,10 +117,10 @@ def refusal(manager: EndpointManager) -> str:
 
 
 class TestFromASource:
-    """What a server, or whoever sits in between, may answer."""
+    """Lists from a server or from an attacker on the way."""
 
     def test_a_signed_list_is_taken(self, mirror: Mirror) -> None:
-        """It is asked for by its own address and type, and then by its tag."""
+        """A signed list is fetched from its .jws URL and later by its ETag."""
         mirror.body = token([A, B])
         manager = manager_of(mirror.url)
         assert manager.update_endpoints_from_remote()
@@ -148,7 +148,7 @@ class TestFromASource:
         ids=lambda value: value if isinstance(value, str) else None,
     )
     def test_anything_else_is_refused(self, mirror: Mirror, body: bytes, code: str) -> None:
-        """And what was there stays, even with ``force``."""
+        """A list without a valid signature is refused even with ``force``; the old list stays."""
         mirror.body = body
         manager = manager_of(mirror.url)
         manager.add_api_endpoint(B)
@@ -158,18 +158,18 @@ class TestFromASource:
         assert names(manager) == [B]
 
     def test_five_minutes_make_no_difference(self, mirror: Mirror) -> None:
-        """Between the clock of the signer and ours."""
+        """Clocks may differ by five minutes when the expiry is checked."""
         mirror.body = token([A], ttl=-200)
         assert manager_of(mirror.url).update_endpoints_from_remote()
 
     def test_a_server_without_a_signed_list(self, mirror: Mirror) -> None:
-        """It has no list for us, whatever it has in plain."""
+        """A server without a signed list has no list for this client, even with a plain one."""
         with pytest.raises(UpdateFailed) as caught:
             manager_of(mirror.url).update_endpoints_from_remote()
         assert caught.value.cause == "not_implemented"
 
     def test_the_next_source_is_asked(self, mirror: Mirror) -> None:
-        """One bad mirror does not keep the others from being heard; the signal tells of it."""
+        """After a refused list the next source is asked; the signal names the refused one."""
         mirror.body = token([A])
         with handmade(lambda asked: (200, {}, wire([B]))) as bad:
             manager = manager_of(bad.url, mirror.url)
@@ -179,7 +179,7 @@ class TestFromASource:
         assert [about["url"] for _, about in heard] == [bad.url + JWS]
 
     def test_a_replayed_list_is_refused(self, mirror: Mirror) -> None:
-        """It was good once; something newer was taken since."""
+        """A signed list that is older than the last accepted one is refused."""
         old, new = token([A], 1000), token([B], 2000)
         manager = manager_of(mirror.url)
         for mirror.body in (old, new):
@@ -189,7 +189,7 @@ class TestFromASource:
         assert names(manager) == [B]
 
     def test_a_lower_version_of_the_same_list_is_no_news(self, mirror: Mirror) -> None:
-        """Another node, with another history; the mark stays where it is."""
+        """The same content with a lower version is accepted as unchanged; the mark stays."""
         manager = manager_of(mirror.url)
         mirror.body = token([A], 2000)
         assert manager.update_endpoints_from_remote()
@@ -201,7 +201,7 @@ class TestFromASource:
         assert manager.update_endpoints_from_remote()
 
     def test_one_mark_stands_for_all_keys(self, mirror: Mirror) -> None:
-        """While keys are changed: an old list of the old key is no way back."""
+        """One version mark holds for all keys, so an old list of the old key stays refused."""
         manager = manager_of(mirror.url, trusted_keys=[OURS.public, NEXT.public])
         for mirror.body in (token([A], 1000), token([B], 2000, NEXT)):
             assert manager.update_endpoints_from_remote()
@@ -211,7 +211,7 @@ class TestFromASource:
         assert manager.update_endpoints_from_remote()
 
     def test_a_signed_list_may_be_refused_for_what_is_in_it(self, mirror: Mirror) -> None:
-        """The other rules hold as well, and what is not taken leaves no mark."""
+        """The other rules hold for signed lists too, and a refused list does not move the mark."""
         manager = manager_of(mirror.url)
         mirror.body = token([], 5000)
         with pytest.raises(UpdateRefused, match="empty") as caught:
@@ -224,7 +224,7 @@ class TestFromASource:
         assert manager.update_endpoints_from_remote()
 
     def test_asyncio(self, mirror: Mirror) -> None:
-        """The other manager has the same rules; its signals come from the loop."""
+        """AsyncEndpointManager applies the same rules."""
 
         async def main() -> tuple[bool, str]:
             async with AsyncEndpointManager(
@@ -245,7 +245,7 @@ class TestFromASource:
         assert asyncio.run(main()) == (True, "older")
 
     def test_a_running_manager_goes_on(self, mirror: Mirror) -> None:
-        """It keeps its list and tries again by itself."""
+        """A running manager keeps its list after a refusal and tries again."""
         mirror.body = token([A], key=OTHERS)
         with (
             hearing(signals.endpoints_refused) as heard,
@@ -257,10 +257,10 @@ class TestFromASource:
 
 
 class TestExpiry:
-    """A list holds for its time, and is better than none after that."""
+    """A signed list expires, but stays in use until a newer one arrives."""
 
     def test_a_frozen_mirror_is_found_out(self, mirror: Mirror) -> None:
-        """It may say "unchanged" for as long as the list holds, and no longer."""
+        """A mirror that always answers 304 is refused once the list has expired."""
         mirror.body = token([A], 1000, ttl=-290)
         mirror.frozen = True
         manager = manager_of(mirror.url)
@@ -282,7 +282,7 @@ class TestExpiry:
         assert not manager.list_source.stale
 
     def test_the_last_list_is_used_on(self, mirror: Mirror) -> None:
-        """Marked as stale, until a fresh one comes: the same, signed anew."""
+        """An expired list stays in use and is stale until the same list is signed again."""
         mirror.body = token([A], 1000, ttl=-290)
         manager = manager_of(mirror.url)
         assert manager.update_endpoints_from_remote()
@@ -298,17 +298,17 @@ class TestExpiry:
         assert manager.get_current_api_url() == A
 
     def test_a_built_in_list_does_not_expire(self) -> None:
-        """Nobody has said how long it holds."""
+        """A built-in list has no expiry."""
         manager = manager_of(api_endpoints=[A])
         assert manager.list_source == ("seed", None, None, False)
 
 
 class TestTheCache:
-    """The disk is not trusted either."""
+    """The cache file is not trusted."""
 
     @pytest.fixture
     def path(self, tmp_path: Path, mirror: Mirror) -> Path:
-        """A cache that has seen version 1000 and then 2000."""
+        """Return the path of a cache that has stored version 1000 and then 2000."""
         path = tmp_path / "cache.json"
         manager = manager_of(mirror.url, cache_path=path)
         for mirror.body in (token([A], 1000), token([B], 2000)):
@@ -316,7 +316,7 @@ class TestTheCache:
         return path
 
     def test_a_list_and_its_mark_outlast_a_restart(self, path: Path, mirror: Mirror) -> None:
-        """Both are there before anybody is asked."""
+        """The list and its mark are loaded from the cache before any request."""
         manager = manager_of(mirror.url, cache_path=path)
         assert names(manager) == [B]
         assert manager.list_source.origin == "cache"
@@ -326,7 +326,7 @@ class TestTheCache:
         assert oct(path.with_name("cache.json.mark").stat().st_mode)[-3:] == "600"
 
     def test_an_expired_one_is_taken_and_stale(self, tmp_path: Path) -> None:
-        """It is what there is."""
+        """An expired list in the cache is used and marked as stale."""
         path = tmp_path / "cache.json"
         manager = manager_of(cache_path=path)
         manager.apply_qr(token([A], ttl=-290))
@@ -352,7 +352,7 @@ class TestTheCache:
     def test_a_changed_one_is_refused(
         self, path: Path, jws: str | None, code: str, mark: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The built-in list is there for that; either of the two marks is enough."""
+        """A changed list in the cache is refused for the built-in list, with either mark left."""
         document = json.loads(path.read_text())
         document["jws"] = jws
         document["list"] = json.loads(wire([C]))
@@ -370,14 +370,14 @@ class TestTheCache:
         assert str(path) in caplog.text
 
     def test_the_plain_list_in_it_counts_for_nothing(self, path: Path) -> None:
-        """Only what is signed."""
+        """Only the signed list in the cache counts, not the plain one."""
         document = json.loads(path.read_text())
         document["list"] = json.loads(wire([C]))
         path.write_text(json.dumps(document))
         assert names(manager_of(cache_path=path)) == [B]
 
     def test_a_lost_cache_does_not_lose_the_mark(self, path: Path, mirror: Mirror) -> None:
-        """Whoever deletes it cannot bring an old list back."""
+        """Deleting the cache file does not delete the mark, so an old list stays refused."""
         path.unlink()
         manager = manager_of(mirror.url, cache_path=path)
         assert names(manager) == []
@@ -388,7 +388,7 @@ class TestTheCache:
         "damage", [b"", b"{}", b"[1]", b'{"ver":-1,"sha256":""}', b'{"ver":1e400}', b"[" * 10**5]
     )
     def test_a_damaged_mark_is_ignored(self, path: Path, damage: bytes) -> None:
-        """The other one is there."""
+        """If the mark file is damaged, the mark in the cache file counts."""
         path.with_name("cache.json.mark").write_bytes(damage)
         manager = manager_of(cache_path=path)
         assert names(manager) == [B]
@@ -400,7 +400,7 @@ class TestTheCache:
     def test_a_mark_that_is_no_file_hangs_nobody(
         self, path: Path, mirror: Mirror, what: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The other one is there; it is told of once."""
+        """A mark file that is not regular does not block; the cache's mark counts instead."""
         mark = path.with_name("cache.json.mark")
         mark.unlink()
         if what == "fifo":
@@ -419,7 +419,7 @@ class TestTheCache:
         assert names(manager_of(cache_path=path)) == []
 
     def test_what_another_process_took_counts_at_once(self, path: Path, mirror: Mirror) -> None:
-        """There is one mark for all who share the file; nothing that it holds is set back."""
+        """Processes share the mark in the file, and no process lowers the mark."""
         behind = manager_of(mirror.url, cache_path=path)
         ahead = manager_of(mirror.url, cache_path=path)
         mirror.body = token([C], 8000)
@@ -437,7 +437,7 @@ class TestTheCache:
         assert refusal(ahead) == "older"
 
     def test_another_process_may_be_ahead(self, path: Path, mirror: Mirror) -> None:
-        """What it has learnt is not overwritten by what we knew before."""
+        """A process does not overwrite a newer list that another process has cached."""
         behind = manager_of(mirror.url, cache_path=path)
         ahead = manager_of(mirror.url, cache_path=path)
         mirror.body = token([C], 3000)
@@ -448,7 +448,7 @@ class TestTheCache:
     def test_one_that_is_slow_to_write_sets_nothing_back(
         self, path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Whoever takes a newer list meanwhile writes it down after the other one."""
+        """A process that writes slowly does not overwrite a newer list of another process."""
         save, looked, go_on = cache_file.save, threading.Event(), threading.Event()
 
         def slow(file: Path, kept: CachedList) -> None:
@@ -477,7 +477,7 @@ class TestTheCache:
     def test_of_two_lists_at_once_the_newer_one_stays(
         self, path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """One from a server, the other from a camera: whatever the order of their steps."""
+        """If an update and a QR code are applied at once, the newer list stays."""
         take, taken, go_on = Trust.take, threading.Event(), threading.Event()
 
         def slow(trust: Trust, signed: SignedList, **options: bool) -> None:
@@ -500,7 +500,7 @@ class TestTheCache:
         assert names(manager) == [C]
 
     def test_a_cache_of_before_is_not_trusted(self, tmp_path: Path) -> None:
-        """Of a version of the app that named no keys."""
+        """A cache written without ``trusted_keys`` is not used."""
         path = tmp_path / "cache.json"
         manager_of(cache_path=path, trusted_keys=None).add_api_endpoint(C)
         assert names(manager_of(cache_path=path)) == []
@@ -508,7 +508,7 @@ class TestTheCache:
     def test_a_disk_that_cannot_be_written_to(
         self, tmp_path: Path, mirror: Mirror, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Nothing is kept, and the mark still counts while the app runs."""
+        """Without a writable cache the mark still counts while the process runs."""
         (tmp_path / "file").write_text("")
         manager = manager_of(mirror.url, cache_path=tmp_path / "file" / "cache.json")
         mirror.body = token([B], 2000)
@@ -519,14 +519,14 @@ class TestTheCache:
 
 
 class TestByHand:
-    """The program itself, and its user with a camera."""
+    """Changes by the program and by QR codes."""
 
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
         return tmp_path / "cache.json"
 
     def test_the_program_may_add_what_it_likes(self, mirror: Mirror, tmp_path: Path) -> None:
-        """It is not kept: nobody has signed it."""
+        """The program may add endpoints without a signature; they are not cached."""
         path = tmp_path / "cache.json"
         manager = manager_of(mirror.url, cache_path=path)
         manager.add_api_endpoint(C)
@@ -541,7 +541,7 @@ class TestByHand:
         assert names(manager_of(cache_path=path)) == [A]
 
     def test_a_plain_qr_code_needs_trust(self) -> None:
-        """The user may have meant it; the app has to say so."""
+        """An unsigned QR code is refused unless the call has ``trust=True``."""
         manager = manager_of()
         text = json.dumps({"api_url": A, "room_id": "r1"})
         with (
@@ -555,7 +555,7 @@ class TestByHand:
         assert names(manager) == [A]
 
     def test_a_signed_qr_code_does_not(self, tmp_path: Path) -> None:
-        """It is kept, and the rules of a list hold for it."""
+        """A signed QR code is cached, and the rules of signed lists apply."""
         path = tmp_path / "cache.json"
         manager = manager_of(cache_path=path)
         data = manager.apply_qr(token([A, B], 2000, room_id="r2").decode())
@@ -576,7 +576,7 @@ class TestByHand:
         assert names(restarted) == [C]
 
     def test_what_a_signed_qr_code_was_added_to_stays(self, path: Path, mirror: Mirror) -> None:
-        """Over a restart, too: each is signed for itself. Another list takes their place."""
+        """After a restart, list and signed QR codes are verified and merged until a newer list."""
         manager = manager_of(mirror.url, cache_path=path)
         mirror.body = token([A], 8000)
         assert manager.update_endpoints_from_remote()
@@ -595,7 +595,7 @@ class TestByHand:
         assert names(manager_of(cache_path=path)) == [C]
 
     def test_a_crash_between_the_two_files_loses_nothing(self, path: Path, mirror: Mirror) -> None:
-        """The list is written first; the mark is behind by one list then."""
+        """A crash between writing the list and its mark loses no list."""
         manager = manager_of(mirror.url, cache_path=path)
         mirror.body = token([A], 8000)
         assert manager.update_endpoints_from_remote()
@@ -606,7 +606,7 @@ class TestByHand:
         assert names(manager_of(cache_path=path)) == [A, B]
 
     def test_a_newer_qr_code_may_cover_older_lists(self, path: Path) -> None:
-        """What it has all of need not be kept; of what it replaces, nothing stays."""
+        """Lists that a newer QR code contains or replaces are not kept, and at most 16 are."""
         manager = manager_of(cache_path=path)
         for number, api in enumerate([[A], [B], [A], [A, B]]):
             manager.apply_qr(token(api, 1000 + number))
@@ -632,7 +632,7 @@ class TestByHand:
     def test_nothing_else_can_be_put_beside_it(
         self, path: Path, mirror: Mirror, beside: bytes, code: str, mark: int
     ) -> None:
-        """Whoever can write the cache, but not the mark, brings no old list back with it."""
+        """A write access to the cache alone, without the mark, cannot bring back an old list."""
         manager = manager_of(mirror.url, cache_path=path)
         mirror.body = token([A], 8000)
         assert manager.update_endpoints_from_remote()
@@ -647,17 +647,17 @@ class TestByHand:
         assert [about["code"] for _, about in heard] == [code]
 
     def test_a_signed_qr_code_without_keys(self) -> None:
-        """Nobody can say who has signed it."""
+        """A signed QR code without ``trusted_keys`` raises a PayloadError."""
         manager = manager_of(trusted_keys=None)
         with pytest.raises(PayloadError, match="trusted_keys"):
             manager.apply_qr(token([A]))
 
 
 class TestTheKeys:
-    """The forms in which an application may name them."""
+    """The forms of ``trusted_keys``."""
 
     def test_every_form(self, tmp_path: Path) -> None:
-        """A dict, JSON, a set, PEM, and files of them."""
+        """A key may be a dict, JSON, a key set, or a file of these."""
         file = tmp_path / "key.jwk"
         file.write_text(json.dumps(OURS.public))
         both = jwk_set([OURS, NEXT])
@@ -675,14 +675,14 @@ class TestTheKeys:
         "keys", [[], [""], ["nonsense"], [{}], ["{"], [OURS.private_jwk()], [OURS.public, "a\0b"]]
     )
     def test_what_is_no_key(self, keys: list[Any]) -> None:
-        """Refused at once, saying which; nothing secret is shown."""
+        """An invalid key raises in the constructor, and the error contains no secret."""
         with pytest.raises(SigningKeyError, match="trusted_keys") as caught:
             manager_of(trusted_keys=keys)
         assert OURS.private_jwk()["d"] not in str(caught.value)
 
     @pytest.mark.parametrize("keys", [json.dumps(OURS.public), OURS.public, Path("x")])
     def test_one_key_is_no_list(self, keys: Any) -> None:
-        """As with built-in endpoints."""
+        """A single key instead of a list raises a TypeError."""
         with pytest.raises(TypeError, match="list of keys"):
             manager_of(trusted_keys=keys)
 
@@ -702,14 +702,14 @@ class TestTheKeys:
     ],
 )
 def test_the_addresses_of_a_signed_list(base: str, wanted: list[str]) -> None:
-    """Where the plain one would be, and as it is given; the plain one is found likewise."""
+    """The URL of the signed list is derived from any base URL, and likewise the plain one."""
     assert list_urls(base, signed=True) == wanted
     assert list_urls("https://a" + JWS) == ["https://a" + ENDPOINTS]
 
 
 @pytest.mark.parametrize("place", ["/lists/endpoints", "/lists/endpoints?sig=1", "/a.jws"])
 def test_a_signed_list_at_any_url(place: str) -> None:
-    """What it is shows in its content. Without keys nobody can say who has signed it."""
+    """A signed list is recognised by its content, and needs ``trusted_keys``."""
     body = token([C])
     with handmade(lambda asked: (200, {}, body) if asked.path == place else MISSING) as server:
         manager = manager_of(server.url + place)
@@ -723,7 +723,7 @@ def test_a_signed_list_at_any_url(place: str) -> None:
 
 
 def test_a_newer_list_may_come_in_between() -> None:
-    """Of two that were read at the same time, the older one is not taken after the newer."""
+    """Of two lists that were read at once, the older is refused after the newer was taken."""
     trust = Trust(TrustedKeys([OURS.public]), time.time)
     old, new = trust.read(token([A], 1000)), trust.read(token([B], 2000))
     trust.take(new)
@@ -733,7 +733,7 @@ def test_a_newer_list_may_come_in_between() -> None:
 
 
 def test_the_error_survives_a_journey() -> None:
-    """Between processes, with all that it holds."""
+    """UpdateUntrusted can be pickled with all its fields."""
     error = UpdateUntrusted("https://a", "it is not signed", "not-signed")
     copy = pickle.loads(pickle.dumps(error))
     assert (copy.url, copy.reason, copy.code) == (error.url, error.reason, error.code)
@@ -741,7 +741,7 @@ def test_the_error_survives_a_journey() -> None:
 
 
 def test_a_forked_child_has_a_lock_of_its_own(mirror: Mirror) -> None:
-    """The parent may hold it in that moment."""
+    """A forked child gets a new lock, since the parent may hold the lock during the fork."""
     mirror.body = token([A])
     manager = manager_of(mirror.url)
     trust = manager._lists.rules.trust

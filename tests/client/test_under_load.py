@@ -1,4 +1,4 @@
-"""A primary that dies or freezes under load: nobody's request fails, and no POST runs twice."""
+"""A primary dies or freezes under load: no GET fails, and no POST is executed twice."""
 
 import asyncio
 import itertools
@@ -17,14 +17,14 @@ from ..waiting import wait_for
 from .fleet import Backend, Fleet, open_sockets
 
 THREADS, TASKS = 16, 200
-#: Seconds that a task rests between requests: the machine is not what is tested.
+#: Average pause of a task between requests in seconds, so that the CPU is not the limit.
 REST = 0.5
-#: Errors that tell of a POST that a server may have executed.
+#: Errors of a POST that a server may have executed.
 SENT = (httpx2.ReadError, httpx2.RemoteProtocolError, httpx2.WriteError, httpx2.ReadTimeout)
 
 
 class Tally:
-    """What came of the requests; used from many threads or tasks."""
+    """Counts the results of requests, from many threads or tasks."""
 
     def __init__(self) -> None:
         self.gets: Counter[str] = Counter()  # by the server that answered
@@ -36,7 +36,7 @@ class Tally:
         self.stopped = False
 
     def answered(self, response: httpx2.Response, began: float) -> None:
-        """Count a GET's answer."""
+        """Count the answer to a GET."""
         self.slowest = max(self.slowest, time.perf_counter() - began)
         if response.status_code == 200:
             self.gets[response.json()["server"]] += 1
@@ -48,21 +48,21 @@ class Tally:
         self.failures.append(f"GET: {type(error).__name__}: {error}")
 
     def post_answered(self, number: str, response: httpx2.Response) -> None:
-        """Count a POST's answer."""
+        """Count the answer to a POST."""
         if response.status_code == 200:
             self.posted.append(number)
         else:
             self.failures.append(f"POST: {response.status_code}")
 
     def post_failed(self, number: str, error: Exception) -> None:
-        """Count a POST that failed: only one that was sent may."""
+        """Count a POST that failed; only a POST that was sent may fail."""
         if isinstance(error, SENT):
             self.in_doubt.append(number)
         else:
             self.failures.append(f"POST: {type(error).__name__}: {error}")
 
     def check(self, *servers: Backend, slowest: float) -> None:
-        """Check that nothing failed that need not, and that nothing was done twice."""
+        """Check that no GET failed, and that no POST was executed twice."""
         print(f"{self.gets}, {len(self.in_doubt)} POSTs in doubt, slowest {self.slowest:.3f} s")
         assert self.failures == [], "; ".join(self.failures[:3])
         assert self.slowest < slowest
@@ -114,14 +114,15 @@ def _from_threads(fleet: Fleet, disaster: Callable[[Backend], None]) -> tuple[Ta
 
 
 def test_killed_under_load_from_threads(fleet: Fleet) -> None:
-    """Zero failed GETs from 16 threads; POSTs fail only where they may have been executed."""
+    """No GET from 16 threads fails, and a POST only if the server may have executed it."""
     tally, servers = _from_threads(fleet, Backend.kill)
     tally.check(*servers, slowest=3.0)
 
 
 def test_frozen_under_load_from_threads(fleet: Fleet) -> None:
-    """Zero failed GETs, a hedge delay late, or a pause's bound where the freeze fell into an
-    answer's body; POSTs wait, since they are sent.
+    """No GET fails when the primary freezes, and no POST is executed twice.
+
+    A GET is late by the hedge delay, or by ``body_pause`` if the primary froze within a body.
     """
     tally, servers = _from_threads(fleet, Backend.freeze)
     servers[0].thaw()
@@ -183,20 +184,20 @@ def _run_tasks(
 
 @pytest.mark.alone
 def test_killed_under_load_from_tasks(fleet: Fleet) -> None:
-    """Zero failed GETs from 200 tasks; POSTs fail only where they may have been executed."""
+    """No GET from 200 tasks fails, and a POST only if the server may have executed it."""
     tally, servers = _run_tasks(fleet, Backend.kill)
     tally.check(*servers, slowest=6.0)
 
 
 @pytest.mark.alone
 def test_killed_under_load_over_http2(fleet: Fleet) -> None:
-    """The same where all requests share one connection."""
+    """Over one HTTP/2 connection no GET fails, and a POST only if it may have been executed."""
     tally, servers = _run_tasks(fleet, Backend.kill, tls=("127.0.0.1",), http2=True)
     tally.check(*servers, slowest=8.0)
 
 
 def test_a_thousand_clients_leave_nothing(fleet: Fleet) -> None:
-    """Each asks once and is closed: threads and sockets are what they were."""
+    """A thousand clients that are closed after one request leave no thread and no socket."""
     backend = fleet.add("only")
     manager = EndpointManager([backend.url])
     context = fleet.trust()

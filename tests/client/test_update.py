@@ -1,4 +1,4 @@
-"""Where a new list comes from, and whether it is taken."""
+"""Updates: the sources of a new list, and the rules for accepting it."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ SILENCE = FetchReply(None, problem="connection refused")
 
 
 def listing(*api: str, sockets: tuple[str, ...] = (), etag: str | None = '"1"') -> FetchReply:
-    """A server's answer with a list."""
+    """Return a server's answer with a list."""
     kinds = {"api_endpoints": api, "socketio_endpoints": sockets}
     lists = {
         kind: [{"url": url, "priority": place} for place, url in enumerate(urls)]
@@ -38,7 +38,7 @@ def listing(*api: str, sockets: tuple[str, ...] = (), etag: str | None = '"1"') 
 
 
 class Servers:
-    """Answers by URL, and a log of what was asked and looked at."""
+    """Canned answers by URL, with a log of fetches and health checks."""
 
     def __init__(self, answers: dict[str, FetchReply], alive: tuple[str, ...] = ()) -> None:
         self.answers = answers
@@ -47,7 +47,7 @@ class Servers:
         self.checked: list[tuple[str, tuple[str, ...]]] = []
 
     def update(self, known: UpdateContext) -> NewList | None:
-        """Ask one source after the other, as a search does whose sources fail at once."""
+        """Ask the sources one after the other, like a search whose sources fail at once."""
         errors: list[UpdateFailed | UpdateRefused] = []
         for source in known.sources:
             try:
@@ -85,10 +85,10 @@ def known(
 
 
 class TestSources:
-    """Whom to ask, and where its list may be."""
+    """The order of the sources, and the URLs of their lists."""
 
     def test_the_best_one_then_a_configured_one_then_the_others(self) -> None:
-        """And each of them once; those that are down come last, but for an explicit one."""
+        """The order is explicit, configured, current, others, then dead sources; each once."""
         assert sources(C, B, [A, B], ["https://d.example", A]) == (C, "https://d.example", B, A)
         assert sources(None, B, [A, B, C], []) == (B, A, C)
         assert sources(None, B, [A, B, C], ["https://d.example"], {A, B}) == (
@@ -115,7 +115,7 @@ class TestSources:
         ],
     )
     def test_a_base_url_works_with_and_without_its_path(self, base: str, urls: list[str]) -> None:
-        """The likeliest place first."""
+        """The list's URLs are derived from a base URL with any path, the likeliest first."""
         assert list_urls(base) == urls
 
     @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ class TestSources:
         ],
     )
     def test_a_configured_url_may_be_that_of_a_list(self, url: str, urls: list[str]) -> None:
-        """It is taken as it stands; a base URL gets the path of the list."""
+        """A configured URL may be the list itself, which is tried first."""
         assert list_urls(url, configured=True)[:3] == urls[:3]
         assert len(list_urls(url + "?", configured=True)) == 1
 
@@ -141,7 +141,7 @@ class TestSources:
             list_urls(f"{A}/list?{query}", configured=True)
 
     def test_a_url_as_it_stands_gets_no_token_and_is_not_asked_to_wait(self) -> None:
-        """An object store would refuse both; a place without a list is looked for below it."""
+        """A configured URL gets no token and no wait; URLs below it are tried afterwards."""
         signed, prefix = A + "/list?sig=1", B + "/v2"
         servers = Servers({signed: FetchReply(403), prefix: FetchReply(200, b"<html>")})
         servers.answers[prefix + "/config/endpoints"] = listing(A)
@@ -157,7 +157,7 @@ class TestSources:
         ]
 
     def test_the_query_of_a_url_shows_in_no_error(self) -> None:
-        """It may be a credential."""
+        """Error messages omit the query of a URL, which may be a credential."""
         url = A + "/list?sig=secret"
         for reply in (SILENCE, FetchReply(403), FetchReply(200, b"no list"), listing()):
             with pytest.raises((UpdateFailed, UpdateRefused)) as caught:
@@ -166,7 +166,7 @@ class TestSources:
             assert "secret" not in str(caught.value)
 
     def test_the_best_reason_is_told(self) -> None:
-        """What was found at the URL itself, rather than that nothing is below it."""
+        """The error reports the answer at the URL itself, not the 404 below it."""
         url = A + "/list"
         servers = Servers(dict.fromkeys(list_urls(url), NOT_FOUND))
         servers.answers[url] = FetchReply(200, b"no list")
@@ -177,12 +177,12 @@ class TestSources:
 
     @pytest.mark.parametrize("base", ["wss://a.example", "a.example", "https://a b", ""])
     def test_what_is_no_web_address_has_no_list(self, base: str) -> None:
-        """It is told, not guessed at."""
+        """A base URL that is not http or https raises AddressError."""
         with pytest.raises(AddressError):
             list_urls(base)
 
     def test_the_next_place_is_asked_where_there_is_nothing(self) -> None:
-        """404, 405 and 501 mean that; a silence is not asked twice."""
+        """After 404, 405 or 501 the next URL of the source is tried, but not after a silence."""
         for nothing in (404, 405, 501):
             servers = Servers(
                 {A + "/v2/config/endpoints": FetchReply(nothing), A + PATH: listing(A)}
@@ -198,7 +198,7 @@ class TestSources:
         assert len(servers.asked) == 1
 
     def test_the_next_source_is_asked_where_one_gives_no_list(self) -> None:
-        """Whatever is wrong with it; the first list ends the search."""
+        """After any failure the next source is asked, and the first list ends the search."""
         servers = Servers({A + PATH: FetchReply(200, b"<html>"), B + PATH: FetchReply(500)})
         servers.answers[C + PATH] = listing(C)
         found = servers.update(known("nonsense", A, B, C, "https://d.example"))
@@ -209,30 +209,30 @@ class TestSources:
 
 
 class TestConditional:
-    """A list that has not changed costs nothing."""
+    """Conditional requests with ETags."""
 
     def test_the_tag_of_each_source_is_its_own(self) -> None:
-        """Another source gets none."""
+        """Each source gets only its own ETag."""
         servers = Servers({B + PATH: FetchReply(304)})
         assert servers.update(known(A, B, etags={B + PATH: '"b"'})) is None
         assert [fetch.etag for fetch in servers.fetched] == [None, '"b"']
 
     def test_not_modified_without_a_tag_is_no_answer(self) -> None:
-        """Nothing can be unmodified that we never had."""
+        """A 304 to a request without an ETag is an invalid answer."""
         servers = Servers({A + PATH: FetchReply(304), B + PATH: listing(B)})
         found = servers.update(known(A, B))
         assert found is not None
         assert found.url == B + PATH
 
     def test_only_a_source_that_we_have_a_list_of_may_hold_its_answer(self) -> None:
-        """A first list must come at once."""
+        """Only a request with an ETag asks the server to wait, since a first list is urgent."""
         servers = Servers({B + PATH: FetchReply(304)})
         servers.update(known(A, B, etags={B + PATH: '"b"'}, wait=30))
         assert [fetch.wait for fetch in servers.fetched] == [0, 30]
 
 
 class TestToken:
-    """Whom a token is shown to."""
+    """The sources that may get the token."""
 
     @pytest.mark.parametrize(
         ("url", "may"),
@@ -253,11 +253,11 @@ class TestToken:
         ],
     )
     def test_https_or_this_machine(self, url: str, may: bool) -> None:
-        """A host that only begins like this machine is another one."""
+        """The token is sent to https and to loopback hosts only."""
         assert may_send_token(parse_url(url)) is may
 
     def test_each_request_says_whether_it_may_carry_the_token(self) -> None:
-        """Source by source."""
+        """Each fetch says whether it may carry the token."""
         servers = Servers({})
         with pytest.raises(UpdateFailed):
             servers.update(known(A, "http://b.example", "http://localhost:1"))
@@ -265,7 +265,7 @@ class TestToken:
 
 
 class TestCauses:
-    """What a failure is called."""
+    """The causes of a failed update."""
 
     @pytest.mark.parametrize(
         ("reply", "cause"),
@@ -291,7 +291,7 @@ class TestCauses:
         ],
     )
     def test_the_first_source_gives_the_cause(self, reply: FetchReply, cause: str) -> None:
-        """It is the one that counts; the others are told of."""
+        """The first source determines the cause, and the error lists all sources."""
         servers = Servers({A + PATH: reply})
         with pytest.raises(UpdateFailed) as failure:
             servers.update(known(A, B))
@@ -299,13 +299,13 @@ class TestCauses:
         assert [url for url, _ in failure.value.attempts] == [A + PATH, B + PATH]
 
     def test_without_a_source_it_is_unreachable(self) -> None:
-        """And says that there is none."""
+        """Without a source the cause is "unreachable", and the message says so."""
         with pytest.raises(UpdateFailed, match="no source") as failure:
             Servers({}).update(known())
         assert (failure.value.cause, failure.value.attempts) == ("unreachable", ())
 
     def test_what_is_no_address_is_invalid(self) -> None:
-        """Without asking anybody."""
+        """An invalid source URL has the cause "invalid" and is not requested."""
         servers = Servers({})
         with pytest.raises(UpdateFailed) as failure:
             servers.update(known("wss://a.example"))
@@ -313,45 +313,45 @@ class TestCauses:
 
 
 class TestGuards:
-    """A list that would leave nothing that works is not taken."""
+    """A list that would leave no working endpoint is refused."""
 
     @pytest.mark.parametrize("force", [False, True])
     @pytest.mark.parametrize("healthy", [(), (A,)])
     def test_an_empty_one_is_always_refused(self, force: bool, healthy: tuple[str, ...]) -> None:
-        """By force too."""
+        """An empty list is always refused, even with ``force``."""
         servers = Servers({A + PATH: listing()})
         with pytest.raises(UpdateRefused, match="empty") as refused:
             servers.update(known(A, api=healthy, force=force))
         assert refused.value.url == A + PATH
 
     def test_one_that_keeps_a_healthy_endpoint_is_taken_unseen(self) -> None:
-        """Whatever else it changes."""
+        """A list that keeps a healthy endpoint is accepted without checks."""
         servers = Servers({A + PATH: listing(C, A)})
         assert servers.update(known(A, api=(A, B))) is not None
         assert servers.checked == []
 
     def test_one_that_is_all_new_is_looked_at_first(self) -> None:
-        """And taken if one of them is healthy."""
+        """A list of only new endpoints is accepted if a check finds a healthy one."""
         servers = Servers({A + PATH: listing(B, C)}, alive=(C,))
         found = servers.update(known(A, api=(A,)))
         assert found is not None
         assert servers.checked == [("api", (B, C))]
 
     def test_one_that_is_all_new_and_dead_is_refused(self) -> None:
-        """Unless by force."""
+        """A list of only new, dead endpoints is refused without ``force``."""
         servers = Servers({A + PATH: listing(B, C)})
         with pytest.raises(UpdateRefused, match="force=True"):
             servers.update(known(A, api=(A,)))
         assert servers.update(known(A, api=(A,), force=True)) is not None
 
     def test_where_nothing_works_any_list_is_taken(self) -> None:
-        """There is nothing to lose."""
+        """Without a healthy endpoint any list is accepted without checks."""
         servers = Servers({A + PATH: listing(B)})
         assert servers.update(known(A)) is not None
         assert servers.checked == []
 
     def test_each_kind_is_guarded(self) -> None:
-        """A list must not take away all sockets while the API stays, nor replace them unseen."""
+        """Each kind is guarded: sockets must not vanish, nor be replaced without a check."""
         lost = Servers({A + PATH: listing(A)})
         with pytest.raises(UpdateRefused, match="socketio"):
             lost.update(known(A, api=(A,), socketio=(A,)))
@@ -369,7 +369,7 @@ class TestGuards:
         ],
     )
     def test_after_a_refusal_the_next_source_is_asked(self, second: FetchReply, end: str) -> None:
-        """One server gone wrong must not stop the others; the refusal is told if they fail."""
+        """After a refused list the next source is asked; the refusal is raised if all fail."""
         servers = Servers({A + PATH: listing(), B + PATH: second})
         ask: Callable[[], NewList | None] = lambda: servers.update(  # noqa: E731
             known(A, B, api=(A,), etags={B + PATH: '"b"'})
@@ -385,7 +385,7 @@ class TestGuards:
 
 
 def test_a_password_in_a_source_is_never_echoed() -> None:
-    """Who prints the failure prints the source."""
+    """The error of a source with a password does not contain the password."""
     source = "http://joe:hunter@a.example"
     with pytest.raises(UpdateFailed) as caught:
         next(update(source, UpdateContext((source,), {}, {})))

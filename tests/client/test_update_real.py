@@ -1,4 +1,4 @@
-"""Remote updates: against the real server, and against hand-made ones with odd answers."""
+"""Remote updates against the real server, and against servers with unusual answers."""
 
 import asyncio
 import gzip
@@ -53,15 +53,15 @@ def manager_of(*api: Any, **options: Any) -> EndpointManager:
 
 
 def serves(status: int, body: bytes = b"", **headers: str) -> Callable[[Asked], Answer]:
-    """A server that is healthy, and answers so where its list should be."""
+    """Return an answer function that is healthy and gives these values for the list."""
     return lambda asked: OK if asked.path == "/health" else (status, headers, body)
 
 
 class TestAgainstTheRealServer:
-    """The product's two halves together."""
+    """The client's updates from the product's server."""
 
     def test_a_list_is_taken_and_then_asked_for_by_its_tag(self, tmp_path: Path) -> None:
-        """A change of the file arrives; none is no news; a restart remembers the tag."""
+        """An update fetches a changed file, notices an unchanged one, and caches the ETag."""
         file, cache = tmp_path / "e.txt", tmp_path / "cache.json"
         file.write_text("DomainList:\na.example\nb.example priority=7\n")
         with running(tmp_path, file, workers=1) as server:
@@ -85,7 +85,7 @@ class TestAgainstTheRealServer:
 
     @pytest.mark.parametrize("path", ["", "/", "/api/v1", "/api/v1/", ENDPOINTS])
     def test_any_spelling_of_its_address_will_do(self, tmp_path: Path, path: str) -> None:
-        """With the API path or without, or the list's own address."""
+        """The server's URL works with and without the API path, or as the list's URL."""
         with source(wire([NEW])) as (_, server):
             manager = manager_of()
             assert manager.update_endpoints_from_remote(server.url + path)
@@ -94,18 +94,18 @@ class TestAgainstTheRealServer:
 
 @contextmanager
 def silences(count: int) -> Iterator[list[str]]:
-    """Servers that accept and say nothing."""
+    """Run servers that accept connections and never answer."""
     with ExitStack() as stack:
         yield [f"http://127.0.0.1:{stack.enter_context(silence())}" for _ in range(count)]
 
 
 class TestTheDeadAreNotWaitedFor:
-    """Whoever works gives the list, whatever the others do."""
+    """A hedged search: dead sources do not delay a live one."""
 
     @pytest.mark.parametrize(("count", "seconds"), [(3, 2.0), (6, 2.0), (10, 4.0)])
     @pytest.mark.parametrize("where", ["endpoint", "config"])
     def test_a_list_arrives(self, count: int, seconds: float, where: str) -> None:
-        """From the last endpoint, or from the only source that was configured."""
+        """A list arrives in time from the last endpoint, or from ``config_urls``."""
         with silences(count) as dead, source(wire([dead[0], NEW])) as (_, server):
             if where == "endpoint":
                 manager = manager_of(*dead, server.url)
@@ -117,7 +117,7 @@ class TestTheDeadAreNotWaitedFor:
             assert urls(manager.api_endpoints) == [dead[0], NEW]
 
     def test_the_background_finds_it_too(self) -> None:
-        """In an asynchronous manager as in the other; nobody has to ask."""
+        """The background update of an asynchronous manager finds the live source in time too."""
         with silences(6) as dead, source(wire([dead[0], NEW])) as (_, server):
 
             async def main() -> None:
@@ -133,7 +133,7 @@ class TestTheDeadAreNotWaitedFor:
             asyncio.run(main())
 
     def test_a_call_does_not_wait_for_the_background(self) -> None:
-        """Nor does what that finds later take the place of what the call has found."""
+        """A call does not wait for a slow background update, whose older result is then dropped."""
         late = threading.Event()
 
         def slow(asked: Asked) -> Answer:
@@ -156,7 +156,7 @@ class TestTheDeadAreNotWaitedFor:
                 assert urls(manager.api_endpoints) == [first.url, NEW]
 
     def test_one_that_answers_at_once_is_asked_alone(self) -> None:
-        """The others are left in peace."""
+        """If the first source answers at once, no other source is asked."""
         with source(b"") as (lists, server), handmade() as other, handmade() as third:
             lists.body = wire([server.url, NEW])
             manager = manager_of(server.url, other.url, config_urls=[third.url])
@@ -164,7 +164,7 @@ class TestTheDeadAreNotWaitedFor:
             assert (other.asked, third.asked) == ([], [])
 
     def test_new_endpoints_that_hang_hold_nothing_up(self) -> None:
-        """One healthy endpoint in a list that is all new is enough."""
+        """One healthy endpoint suffices in a list of new endpoints, although others hang."""
         with (
             silences(1) as dead,
             handmade() as healthy,
@@ -178,10 +178,10 @@ class TestTheDeadAreNotWaitedFor:
 
 
 class TestWhomToAsk:
-    """An explicit server, a configured one, the current endpoint, the others."""
+    """The order of the sources: explicit, configured, current, others."""
 
     def test_in_that_order(self) -> None:
-        """Until one has a list."""
+        """The sources are asked in this order until one has a list."""
         asked: list[str] = []
 
         @contextmanager
@@ -234,7 +234,7 @@ class TestWhomToAsk:
         ],
     )
     def test_why_it_failed(self, answer: Callable[[Asked], Answer], cause: str) -> None:
-        """In a word; the list stays."""
+        """UpdateFailed has a cause for each bad answer, and the list stays unchanged."""
         with handmade(answer) as server:
             manager = manager_of(server.url)
             with pytest.raises(UpdateFailed) as caught:
@@ -244,13 +244,13 @@ class TestWhomToAsk:
             assert manager.list_source.origin == "seed"
 
     def test_nobody_there(self) -> None:
-        """Unreachable."""
+        """A refused connection has the cause "unreachable"."""
         with pytest.raises(UpdateFailed) as caught:
             manager_of().update_endpoints_from_remote(f"http://127.0.0.1:{closed_port()}")
         assert caught.value.cause == "unreachable"
 
     def test_an_address_that_is_none(self) -> None:
-        """Is invalid, and the others are asked."""
+        """An invalid source URL has the cause "invalid", and the other sources are asked."""
         with source(wire([NEW])) as (_, server):
             manager = manager_of(config_urls=[server.url])
             assert manager.update_endpoints_from_remote("wss://x.example")
@@ -260,10 +260,10 @@ class TestWhomToAsk:
 
 
 class TestGuards:
-    """What must not be applied."""
+    """Lists that are refused."""
 
     def test_an_empty_list_is_always_refused(self) -> None:
-        """Even with force."""
+        """An empty list is refused even with ``force``."""
         with source(wire()) as (_, server):
             manager = manager_of(server.url)
             for force in (False, True):
@@ -272,7 +272,7 @@ class TestGuards:
             assert urls(manager.api_endpoints) == [server.url]
 
     def test_a_list_of_strangers_is_looked_at_first(self) -> None:
-        """Applied where one of them is healthy, else refused, unless forced."""
+        """A list of new endpoints is accepted if one is healthy or with ``force``."""
         dead = f"http://127.0.0.1:{closed_port()}"
         with handmade() as stranger, source(wire([dead])) as (lists, server):
             manager = manager_of(server.url)
@@ -287,7 +287,7 @@ class TestGuards:
             assert urls(manager.api_endpoints) == [NEW]
 
     def test_a_list_without_our_sockets_is_looked_at_too(self) -> None:
-        """Each kind counts."""
+        """A list without socket endpoints is refused if the client has some."""
         with source(b"") as (lists, server):
             lists.body = wire([server.url])
             manager = manager_of(server.url)
@@ -296,7 +296,7 @@ class TestGuards:
                 manager.update_endpoints_from_remote()
 
     def test_what_is_larger_than_the_limit_is_not_taken(self) -> None:
-        """Unpacked: a small answer may be a large list."""
+        """The size limit counts the unpacked list."""
         policy = Policy(max_list_bytes=10_000)
         bomb = gzip.compress(b" " * 50_000_000)
         for answer in (
@@ -309,7 +309,7 @@ class TestGuards:
                     manager.update_endpoints_from_remote()
 
     def test_a_packed_list_is_unpacked(self) -> None:
-        """As the server packs it for whoever accepts that."""
+        """A list with Content-Encoding gzip is unpacked."""
         packed = gzip.compress(wire([NEW]))
         with handmade(serves(200, packed, **{"Content-Encoding": "gzip"})) as server:
             manager = manager_of()
@@ -317,7 +317,7 @@ class TestGuards:
             assert urls(manager.api_endpoints) == [NEW]
 
     def test_a_list_that_drips_is_given_up(self) -> None:
-        """The total time limit holds, however often a byte comes."""
+        """``total_timeout`` ends an update although single bytes keep arriving."""
         policy = Policy(total_timeout=0.5)
         with slow_body() as url:
             began = time.monotonic()
@@ -328,7 +328,7 @@ class TestGuards:
 
 @contextmanager
 def slow_body() -> Iterator[str]:
-    """A server whose answer comes a byte at a time, for a minute."""
+    """Run a server that sends its answer one byte at a time."""
     ended = threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -359,10 +359,10 @@ def slow_body() -> Iterator[str]:
 
 
 class TestApplying:
-    """What a new list does to the old one."""
+    """The effects of a new list on the endpoints."""
 
     def test_endpoints_that_stay_keep_what_is_known_of_them(self) -> None:
-        """Health, speed, counts; the priority is the new one."""
+        """Endpoints in both lists keep health and measurements, and get the new priority."""
         with handmade() as stays, source(b"") as (lists, server):
             lists.body = wire([NEW, stays.url])
             manager = manager_of(server.url, stays.url)
@@ -379,7 +379,7 @@ class TestApplying:
             assert manager.api_endpoints[0].state == "unknown"
 
     def test_the_same_list_in_another_order_is_no_news(self) -> None:
-        """Nor is one that names an endpoint twice."""
+        """The same list in another order or with duplicates is unchanged."""
         entry = {"url": NEW, "priority": 0}
         other = {"url": "https://b.example", "priority": 1}
         bodies = [[entry, other], [other, entry], [entry, other, entry]]
@@ -393,7 +393,7 @@ class TestApplying:
             assert news == [True, False, False]
 
     def test_tags_are_kept_for_each_source(self) -> None:
-        """Two servers of one list are both asked by the tag that they gave."""
+        """ETags are stored per source, even for the same list."""
         with source(wire([NEW])) as (_, one), source(wire([NEW])) as (_, two):
             manager = manager_of()
             for server in (one, two, one, two):
@@ -404,7 +404,7 @@ class TestApplying:
                 assert tags[1] is not None
 
     def test_after_a_change_by_hand_the_whole_list_is_asked_for(self) -> None:
-        """304 would mean that ours is theirs, which it is no more."""
+        """After a manual change the ETag is dropped, so that 304 cannot hide the difference."""
         with source(wire([NEW])) as (_, server):
             manager = manager_of()
             manager.update_endpoints_from_remote(server.url)
@@ -413,7 +413,7 @@ class TestApplying:
             assert urls(manager.api_endpoints) == [NEW]
 
     def test_a_new_priority_is_told_too(self) -> None:
-        """With nothing added and nothing removed."""
+        """``endpoints_updated`` lists endpoints of which only the priority changed."""
         heard: list[dict[str, Any]] = []
 
         def receive(sender: Any, **about: Any) -> None:
@@ -437,10 +437,10 @@ class TestApplying:
 
 
 class TestToken:
-    """Who may see it."""
+    """The token of an update."""
 
     def test_a_text_a_function_and_one_for_this_call(self) -> None:
-        """The last one wins; a function is asked each time, and may have none yet."""
+        """A token is a text or a function that each update calls; the call's token wins."""
         now: list[str | None] = [None]
         with source(wire([NEW])) as (_, server):
             manager = manager_of(token=lambda: now[0])
@@ -453,7 +453,7 @@ class TestToken:
         assert sent == [None, "Bearer after-login", "Bearer just-now", "Bearer text"]
 
     def test_a_login_lets_the_next_update_in(self) -> None:
-        """Until then it is unauthorised."""
+        """An update fails as unauthorized until the token function returns the token."""
         now: list[str | None] = [None]
 
         def answer(asked: Asked) -> Answer:
@@ -471,7 +471,7 @@ class TestToken:
 
     @pytest.mark.parametrize("token", ["hush\n", " hush", "hu\nsh", "hüsh", ""])
     def test_one_that_no_header_can_hold_is_in_no_message(self, token: str) -> None:
-        """Space around it does no harm; anything else is an error that does not quote it."""
+        """A token's outer white space is removed; an invalid token is not quoted in the error."""
         with source(wire([NEW])) as (_, server):
             manager = manager_of()
             if token.strip() == "hush":
@@ -484,7 +484,7 @@ class TestToken:
             assert server.asked == []
 
     def test_a_redirect_within_the_server_takes_it_along(self) -> None:
-        """Only there."""
+        """A redirect within the server keeps the token."""
 
         def answer(asked: Asked) -> Answer:
             if asked.path == ENDPOINTS:
@@ -496,7 +496,7 @@ class TestToken:
             assert server.asked[1].header("authorization") == "Bearer t"
 
     def test_a_redirect_to_another_server_does_not(self) -> None:
-        """Another port is another server."""
+        """A redirect to another port drops the token."""
         with source(wire([NEW])) as (_, target):
             location = target.url + ENDPOINTS
             with handmade(lambda asked: (302, {"Location": location}, b"")) as server:
@@ -505,14 +505,14 @@ class TestToken:
 
     @pytest.mark.parametrize("location", ["ftp://x.example/", "http://u:p@x.example/"])
     def test_a_redirect_to_nowhere(self, location: str) -> None:
-        """Is followed by nobody."""
+        """A redirect to another scheme or with credentials is not followed."""
         with handmade(lambda asked: (302, {"Location": location}, b"")) as server:
             with pytest.raises(UpdateFailed):
                 manager_of().update_endpoints_from_remote(server.url)
             assert len(server.asked) == 1
 
     def test_redirects_without_end(self) -> None:
-        """Have an end."""
+        """A chain of redirects ends after five."""
         with handmade(lambda asked: (302, {"Location": asked.path + "x"}, b"")) as server:
             with pytest.raises(UpdateFailed, match="redirects"):
                 manager_of().update_endpoints_from_remote(server.url)
@@ -521,12 +521,12 @@ class TestToken:
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Who signs the certificates."""
+    """Return the certificate authority of the servers."""
     return trustme.CA()
 
 
 class TestTls:
-    """Over https."""
+    """Updates over https."""
 
     def context(self, authority: trustme.CA, *names: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -539,7 +539,7 @@ class TestTls:
         return context
 
     def test_no_redirect_leads_out_of_it(self, authority: trustme.CA) -> None:
-        """Not even to this machine."""
+        """A redirect from https to http is refused, even to loopback."""
         with source(wire([NEW])) as (_, plain):
             location = plain.url + ENDPOINTS
             tls = self.context(authority, "127.0.0.1")
@@ -552,7 +552,7 @@ class TestTls:
     def test_an_endpoint_that_goes_by_its_address_is_asked_by_its_name(
         self, authority: trustme.CA
     ) -> None:
-        """It verifies against that, and is a source like any other."""
+        """An endpoint with a server name is verified and asked for its list by that name."""
         tls = self.context(authority, "api.example.com")
         with handmade(serves(200, wire([NEW])), tls) as server:
             endpoint = named(server.url, "api.example.com")
@@ -565,7 +565,7 @@ class TestTls:
             assert caught.value.cause == "unreachable"
 
     def test_closing_calls_it_off(self, authority: trustme.CA) -> None:
-        """In the midst of an answer; the context is as it was."""
+        """``close`` aborts a running update, and the TLS context stays unchanged."""
         gate = threading.Event()
 
         def answer(asked: Asked) -> Answer:
@@ -594,10 +594,10 @@ class TestTls:
 
 
 class TestByItself:
-    """At start, and each interval."""
+    """Background updates at the start and at each interval."""
 
     def test_at_start_and_each_interval(self) -> None:
-        """What the server has then is taken."""
+        """The list is updated at the start and at each interval."""
         with source(wire([NEW])) as (lists, server):
             options = {"config_urls": [server.url], "update_interval": 0.1}
             with manager_of(**options) as manager:
@@ -607,7 +607,7 @@ class TestByItself:
                 wait_for(lambda: urls(manager.api_endpoints) == other)
 
     def test_zero_never_asks(self) -> None:
-        """Only on call."""
+        """``update_interval=0`` disables background updates."""
         with source(wire([NEW])) as (_, server):
             with manager_of(server.url) as manager:
                 wait_for(lambda: manager.api_endpoints[0].state == "healthy")
@@ -616,13 +616,13 @@ class TestByItself:
     def test_one_that_fails_says_so_and_is_tried_again(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The checks go on meanwhile."""
+        """A failed background update is logged and repeated."""
         with handmade(serves(500)) as server, manager_of(server.url, update_interval=0.05):
             wait_for(lambda: server.count(ENDPOINTS) >= 3)
         assert "could not be updated (unreachable)" in caplog.text
 
     def test_a_token_that_raises_is_no_end(self, caplog: pytest.LogCaptureFixture) -> None:
-        """The application's mistake is logged, and the next update made."""
+        """An exception from the token function is logged, and the next update runs."""
         calls: list[int] = []
 
         def token() -> str:
@@ -638,7 +638,7 @@ class TestByItself:
         assert "RuntimeError: no keyring" in caplog.text
 
     def test_two_at_a_time_are_one_after_the_other(self) -> None:
-        """And each has its answer."""
+        """Concurrent updates all return, and one of them reports the change."""
         with source(wire([NEW])) as (_, server):
             manager = manager_of()
             results: list[bool] = []
@@ -654,7 +654,7 @@ class TestByItself:
         assert sorted(results) == [False] * 5 + [True]
 
     def test_a_source_that_says_nothing_holds_up_nobody_for_good(self) -> None:
-        """The next one is asked after the time limit."""
+        """A source that never answers delays the next one at most until the time limit."""
         policy = Policy(total_timeout=1.5)
         with silence() as port, source(wire([NEW])) as (_, server):
             manager = manager_of(config_urls=[server.url], policy=policy)
@@ -663,7 +663,7 @@ class TestByItself:
     def test_a_name_that_no_name_server_answers_for_holds_up_nobody(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As a blocked domain may do to the system's look-up, for half a minute and more."""
+        """A look-up that never ends, as of a blocked domain, does not block the update."""
         answer, system = threading.Event(), socket.getaddrinfo
 
         def look_up(host: Any, *options: Any, **more: Any) -> Any:
@@ -687,7 +687,7 @@ class TestByItself:
                 answer.set()
 
     def test_each_address_of_a_name_is_tried(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """One that takes no connection has its share of the time only."""
+        """All addresses of a name are tried, and a dead one gets only its share of the time."""
         system = socket.getaddrinfo
 
         def look_up(host: Any, *options: Any, **more: Any) -> Any:
@@ -703,7 +703,7 @@ class TestByItself:
 
 
 def test_a_list_in_an_object_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A signed URL: its query is sent as it is, without a token, and is kept nowhere."""
+    """A signed URL is fetched with its query and no token, and the query is stored nowhere."""
     signed = "/bucket/endpoints?X-Amz-Date=1&X-Amz-Signature=secret%2F"
 
     def store(asked: Asked) -> Answer:
@@ -722,7 +722,7 @@ def test_a_list_in_an_object_store(tmp_path: Path, caplog: pytest.LogCaptureFixt
         assert manager.list_source.url == f"{server.url}/bucket/endpoints?…"
         assert not manager.update_endpoints_from_remote()
         assert server.asked[-1].header("if-none-match") == '"v"'
-        with manager:  # nothing in its answers says that it could be watched
+        with manager:  # without Preference-Applied the store is not watched
             wait_for(lambda: len(server.asked) >= 3)
         assert len(server.asked) <= 4
     assert [about["url"] for _, about in heard] == [f"{server.url}/bucket/endpoints?…"]
@@ -731,7 +731,7 @@ def test_a_list_in_an_object_store(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_a_raw_file_and_a_base_url_below_a_path() -> None:
-    """The one is taken as it stands, the other has its list below."""
+    """A configured URL may be a raw file, or a base URL with the list below its path."""
 
     def answer(asked: Asked) -> Answer:
         if asked.path in {"/user/raw/0a1b", "/prefix/config/endpoints"}:
@@ -749,7 +749,7 @@ def test_a_raw_file_and_a_base_url_below_a_path() -> None:
 
 
 def test_a_missing_list_is_looked_for_where_it_may_be() -> None:
-    """Below the base's own path, then below the root."""
+    """A missing list is looked for below the base's path, then below the root."""
     with handmade(lambda asked: MISSING) as server:
         with pytest.raises(UpdateFailed):
             manager_of().update_endpoints_from_remote(f"{server.url}/v2")

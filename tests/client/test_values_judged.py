@@ -1,4 +1,4 @@
-"""Values from the caller: each is judged where it comes in, and named by the caller's own word."""
+"""Values from the caller are checked at the call, and errors name the caller's argument."""
 
 import asyncio
 from collections.abc import Callable
@@ -57,7 +57,7 @@ class _Later:
 def test_what_a_manager_is_made_with(
     kind: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    """The error names the argument, and what it may be; it shows no token."""
+    """The constructor's error names the argument and its valid values, and shows no token."""
     with pytest.raises(error, match=message) as caught:
         kind(**options)
     assert "sec" not in str(caught.value).replace("seconds", "")
@@ -66,7 +66,7 @@ def test_what_a_manager_is_made_with(
 @pytest.mark.parametrize("wrong", ["", 7, "a b"])
 @pytest.mark.parametrize("how", ["function", "argument"])
 def test_a_token_that_turns_out_to_be_none(how: str, wrong: Any) -> None:
-    """The update says so, and asks nobody."""
+    """An invalid token fails the update before any request."""
     with handmade(serves(200, wire([A]))) as server:
         manager = quiet(config_urls=[server.url], token=(lambda: wrong) if how[0] == "f" else None)
         with pytest.raises(UpdateFailed, match=r"the token: (is empty|must be|holds)") as caught:
@@ -76,7 +76,7 @@ def test_a_token_that_turns_out_to_be_none(how: str, wrong: Any) -> None:
 
 
 def test_a_function_that_gives_a_coroutine() -> None:
-    """What only shows when it is called is an error as clear."""
+    """A token function that returns a coroutine fails the update with a clear error."""
     with handmade(serves(200, wire([A]))) as server:
         manager = quiet(config_urls=[server.url], token=lambda: _later())
         with pytest.raises(UpdateFailed, match="must be a text or None, not coroutine"):
@@ -100,7 +100,7 @@ def _of(kind: Any) -> Any:
     ],
 )
 def test_a_qr_code_empties_no_kind(kind: Any, text: str, member: str) -> None:
-    """Nothing of it is taken; without ``replace`` an empty array adds nothing."""
+    """With ``replace``, an empty array is refused for a kind that has endpoints."""
     manager = _of(kind)
     with pytest.raises(PayloadError, match=f"{member}: is empty"):
         manager.apply_qr(text, replace=True)
@@ -114,7 +114,7 @@ def test_a_qr_code_empties_no_kind(kind: Any, text: str, member: str) -> None:
 
 @pytest.mark.parametrize("kind", MANAGERS)
 def test_a_qr_text_that_is_none(kind: Any) -> None:
-    """It is told by its type."""
+    """A QR text of a wrong type raises a TypeError that names the type."""
     with pytest.raises(TypeError, match="QR text must be a text or bytes, not NoneType"):
         _of(kind).apply_qr(None)
 
@@ -130,13 +130,13 @@ def test_a_qr_text_that_is_none(kind: Any) -> None:
     ],
 )
 def test_what_is_no_url(kind: Any, call: Callable[[Any], object]) -> None:
-    """It is told by the value."""
+    """A URL of a wrong type raises a TypeError that names the value."""
     with pytest.raises(TypeError, match=r"URL must be a text, not (None|7)"):
         call(_of(kind))
 
 
 def test_the_longest_times_work() -> None:
-    """The system's calls take them, sync and async."""
+    """The longest allowed times work in system calls, sync and async."""
     longest = 1_000_000.0
     policy = Policy(connect_timeout=longest, total_timeout=longest, health_timeout=longest)
     with handmade() as server:

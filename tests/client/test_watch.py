@@ -1,4 +1,4 @@
-"""``watch=True``: being told of a new list at once, and never asking in a circle."""
+"""``watch=True``: long polling for a new list, with growing pauses after hasty answers."""
 
 import threading
 import time
@@ -49,17 +49,17 @@ def has(manager: EndpointManager, expected: list[str]) -> bool:
 
 
 def waits(server: Handmade) -> list[Asked]:
-    """The requests that asked to be held."""
+    """Return the requests that asked the server to wait."""
     return [asked for asked in server.asked if "wait=" in asked.path]
 
 
 def asked_for(asked: Asked) -> int:
-    """The seconds that a request asked to be held."""
+    """Return the seconds that a request asked the server to wait."""
     return int(asked.path.removeprefix(f"{ENDPOINTS}?wait="))
 
 
 def test_a_new_list_arrives_at_once() -> None:
-    """From a server that holds its answers; each change, without waiting for the interval."""
+    """From a server that holds its answers, each change arrives without the interval."""
     with source(wire([A]), holds=True) as (lists, server), watching(server.url) as manager:
         wait_for(lambda: urls(manager.api_endpoints) == [A])
         wait_for(lambda: waits(server), what="the first answer gave the tag to wait with")
@@ -71,14 +71,14 @@ def test_a_new_list_arrives_at_once() -> None:
 
 
 def test_a_server_that_has_nothing_new_is_asked_rarely() -> None:
-    """It is asked to hold its answer for most of a minute."""
+    """A request asks the server to wait for most of a minute."""
     with source(wire([A]), holds=True) as (_, server), watching(server.url):
         wait_for(lambda: waits(server))
         assert 35 <= asked_for(waits(server)[0]) <= 58
 
 
 def test_those_who_were_told_together_do_not_come_back_together() -> None:
-    """Each of them asks the server to wait for a time of its own."""
+    """Each client asks for a random wait, so that clients do not return together."""
     with source(wire([A]), holds=True) as (_, server), ExitStack() as stack:
         for _ in range(12):
             stack.enter_context(watching(server.url))
@@ -88,7 +88,7 @@ def test_those_who_were_told_together_do_not_come_back_together() -> None:
 
 @pytest.mark.parametrize("tagged", [True, False])
 def test_a_mirror_that_does_not_know_how_to_wait_is_asked_each_interval(tagged: bool) -> None:
-    """It answers at once, with 304 or the list: a second sees a few requests, not thousands."""
+    """A server that ignores ``wait`` is asked at each interval, not in a loop."""
     lists = Lists(wire([A]))
 
     def answer(asked: Asked) -> Answer:
@@ -105,7 +105,7 @@ def test_a_mirror_that_does_not_know_how_to_wait_is_asked_each_interval(tagged: 
 
 
 def test_a_mirror_is_still_followed() -> None:
-    """By the interval."""
+    """A server that ignores ``wait`` is followed by the interval."""
     with source(wire([A])) as (lists, server), watching(server.url, interval=0.1) as manager:
         wait_for(lambda: urls(manager.api_endpoints) == [A])
         lists.put(wire([A, B]))
@@ -113,32 +113,32 @@ def test_a_mirror_is_still_followed() -> None:
 
 
 def flapping(asked: Asked) -> Answer:
-    """Two nodes behind one name that never agree."""
+    """Answer like two nodes behind one name whose lists differ."""
     other = "a" if asked.header("if-none-match") == '"b"' else "b"
     headers = {"Preference-Applied": "wait", "ETag": f'"{other}"'}
     return (200, headers, wire([A, f"https://{other}.example"]))
 
 
 def liar(asked: Asked) -> Answer:
-    """Says that it waits, and does not."""
+    """Answer at once, but claim to have waited."""
     headers = {"Preference-Applied": "wait", "ETag": '"x"'}
     return (304, headers, b"") if asked.header("if-none-match") else (200, headers, wire([A]))
 
 
 def full(asked: Asked) -> Answer:
-    """Has too many waiters, and says when to come back."""
+    """Answer like a server with too many waiting clients, with Retry-After."""
     status, headers, body = liar(asked)
     return status, {**headers, "Retry-After": "30"}, body
 
 
 def broken(asked: Asked) -> Answer:
-    """Answers nothing that could be used."""
+    """Answer 500."""
     return (500, {}, b"")
 
 
 @pytest.mark.parametrize(("answer", "most"), [(flapping, 8), (liar, 6), (full, 4), (broken, 8)])
 def test_no_server_makes_it_spin(answer: Callable[[Asked], Answer], most: int) -> None:
-    """Whatever a server says, it is asked ever more slowly."""
+    """Answers at once, of whatever kind, make the client's pauses grow."""
     with handmade(answer) as server, watching(server.url):
         wait_for(lambda: len(server.asked) >= 2)
         settled = threading.Event()
@@ -147,7 +147,7 @@ def test_no_server_makes_it_spin(answer: Callable[[Asked], Answer], most: int) -
 
 
 def test_an_update_by_hand_does_not_wait_for_the_watch() -> None:
-    """A held answer keeps nobody from asking."""
+    """A manual update does not wait for the held answer of the watch."""
     with source(wire([A]), holds=True) as (_, server), watching(server.url) as manager:
         wait_for(lambda: waits(server))
         began = time.monotonic()
@@ -156,7 +156,7 @@ def test_an_update_by_hand_does_not_wait_for_the_watch() -> None:
 
 
 def test_a_server_that_comes_back_is_watched_again() -> None:
-    """After a failure the pauses grow from a second."""
+    """A server that was down is watched again after it recovers."""
     state = {"up": False}
     lists = Lists(wire([A]), holds=True)
 
@@ -173,7 +173,7 @@ def test_a_server_that_comes_back_is_watched_again() -> None:
 
 
 def test_a_token_that_raises_does_not_end_the_watch() -> None:
-    """It is asked again."""
+    """After an exception from the token function the watch continues."""
     calls: list[int] = []
 
     def token() -> str:
@@ -208,7 +208,7 @@ def test_a_token_that_raises_does_not_end_the_watch() -> None:
 def test_how_long_a_server_is_left_alone(
     round_: UpdateRound, hasty: int, low: float, high: float
 ) -> None:
-    """Held answers are asked for again at once, hasty ones ever later, others by interval."""
+    """Held answers are repeated at once, hasty ones after growing pauses, others by interval."""
     manager = EndpointManager(verify=NOBODY)
     lifecycle = manager._lifecycle
     background = lifecycle._new_background(lifecycle.tasks)
@@ -216,7 +216,7 @@ def test_how_long_a_server_is_left_alone(
 
 
 def test_health_is_checked_while_it_waits() -> None:
-    """The watch has a thread of its own."""
+    """Health checks run during a held answer, since the watch has its own thread."""
     with (
         source(wire([A]), holds=True) as (_, server),
         handmade(lambda asked: OK) as other,

@@ -1,1 +1,1 @@
-"""Tests of the conformance suite: its vectors, its runner, and what clients get from it."""
+"""Tests of the conformance suite: its vectors, its runner, and its results for clients."""

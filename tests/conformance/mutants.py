@@ -1,7 +1,7 @@
 """Clients with one fault each: ``python -m tests.conformance.mutants NAME``.
 
-Each is the Python client behind the line protocol, with one rule of the protocol broken through
-the public API, or no client at all.
+Each class is the Python client behind the line protocol, and breaks one rule of the protocol
+through the public API, or does not behave as a client at all.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from mop_config.client import Policy
 
 
 class RepeatsPosts(Adapter):
-    """Takes every request for one that may be executed twice."""
+    """Adds an Idempotency-Key to each request, so that POSTs are repeated."""
 
     async def request(self, message: Answer) -> Answer:
         headers = {**message.get("headers", {}), "Idempotency-Key": "mine"}
@@ -23,14 +23,14 @@ class RepeatsPosts(Adapter):
 
 
 class IgnoresRetryAfter(Adapter):
-    """Asks a busy endpoint again at once."""
+    """Ignores Retry-After, and asks a busy endpoint again at once."""
 
     def policy(self, figures: dict[str, Any]) -> Policy:
         return replace(super().policy(figures), max_retry_after=0.0)
 
 
 class TakesOlder(Adapter):
-    """Forgets which list it took last."""
+    """Uses a new cache for each update, so that older signed lists are accepted."""
 
     async def init(self, message: Answer) -> Answer:
         self.configured, self.updates = message, 0
@@ -44,14 +44,14 @@ class TakesOlder(Adapter):
 
 
 class NeverFailsBack(Adapter):
-    """Stays at the backup for good."""
+    """Never returns from the backup to the primary."""
 
     def policy(self, figures: dict[str, Any]) -> Policy:
         return replace(super().policy(figures), min_dwell=1e6)
 
 
 class ChecksNothing(Adapter):
-    """Sends no health check, neither by hand nor in the background."""
+    """Sends no health check, manually or in the background."""
 
     async def init(self, message: Answer) -> Answer:
         return await super().init({**message, "checks": False})
@@ -61,7 +61,7 @@ class ChecksNothing(Adapter):
 
 
 class LeavesAt500(Adapter):
-    """Takes an answer of the application for a failure of the endpoint."""
+    """Treats the application's status 500 as a failure of the endpoint."""
 
     def policy(self, figures: dict[str, Any]) -> Policy:
         policy = super().policy(figures)
@@ -69,14 +69,14 @@ class LeavesAt500(Adapter):
 
 
 class TakesUnsigned(Adapter):
-    """Does not verify lists."""
+    """Accepts lists without verifying their signatures."""
 
     async def init(self, message: Answer) -> Answer:
         return await super().init({k: v for k, v in message.items() if k != "trusted_keys"})
 
 
 class Hangs(Adapter):
-    """Answers no request, though it lives."""
+    """Never answers a request, but keeps running."""
 
     async def request(self, message: Answer) -> Answer:
         time.sleep(600)
@@ -84,7 +84,7 @@ class Hangs(Adapter):
 
 
 class Dies(Adapter):
-    """Ends at the first request to a path of its own."""
+    """Exits at the first POST."""
 
     async def request(self, message: Answer) -> Answer:
         if message["method"] == "POST":
@@ -94,7 +94,7 @@ class Dies(Adapter):
 
 
 class PrintsRubbish(Adapter):
-    """Prints a line of a debugger before its answer."""
+    """Prints a line that is no JSON before the answer to a POST."""
 
     async def request(self, message: Answer) -> Answer:
         if message["method"] == "POST":

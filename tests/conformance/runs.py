@@ -1,4 +1,4 @@
-"""Run the suite as a user does: a process with its output."""
+"""Run the suite in a process of its own, as a user does."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ class Run:
     errors: str
 
     def named(self, word: str) -> set[str]:
-        """The vectors whose line begins so: ``ok`` or ``not ok``."""
+        """Return the titles of the vectors that are ``ok`` or ``not ok``, without skipped ones."""
         return {
             line.partition(" - ")[2].partition(" # SKIP")[0]
             for line in self.output.splitlines()
@@ -34,7 +34,7 @@ class Run:
 
     @property
     def skipped(self) -> int:
-        """How many vectors the client does not support."""
+        """The number of vectors that the client does not support."""
         return self.output.count(" # SKIP not supported")
 
 
@@ -48,5 +48,5 @@ def run(client: Sequence[str], *options: str, seconds: float = 400) -> Run:
 
 
 def mutant(name: str, *options: str) -> Run:
-    """Run vectors against a client with a fault."""
+    """Run vectors against a client with one fault."""
     return run((sys.executable, "-m", "tests.conformance.mutants", name), *options)

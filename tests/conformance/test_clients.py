@@ -1,4 +1,4 @@
-"""Our own clients behind the line protocol, and clients with a fault, which must be seen."""
+"""The project's clients pass the suite, and clients with one fault fail the right vector."""
 
 import pytest
 
@@ -7,14 +7,14 @@ from conformance.vectors import load
 from ..conftest import need_program
 from .runs import PYTHON_CLIENT, ROOT, mutant, run
 
-#: Most vectors wait for a scaled time, so more clients than processors can run at a time.
+#: Most vectors only wait, so more clients than processors can run at a time.
 JOBS = ("--jobs", "4")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("half", ["sync", "async"])
 def test_the_python_client_passes_the_full_profile(half: str) -> None:
-    """Every vector, within half of three minutes."""
+    """The Python client passes every vector, with threads and with asyncio."""
     done = run((*PYTHON_CLIENT, half), *JOBS)
     assert done.named("not ok") == set(), done.output
     assert done.status == 0
@@ -25,7 +25,7 @@ def test_the_python_client_passes_the_full_profile(half: str) -> None:
 
 @pytest.mark.slow
 def test_the_example_passes_the_minimal_profile() -> None:
-    """A client of 300 lines that needs fetch() only."""
+    """The JavaScript example of at most 300 lines passes the minimal profile."""
     node = need_program("node")
     example = ROOT / "conformance" / "example" / "client.mjs"
     done = run((node, str(example)), *JOBS)
@@ -53,7 +53,7 @@ def test_the_example_passes_the_minimal_profile() -> None:
     ],
 )
 def test_a_fault_of_a_client_fails_by_name(name: str, vectors: list[str]) -> None:
-    """The vector of the broken rule fails; others pass with the same client."""
+    """The vector of the broken rule fails, and another vector passes with the same client."""
     others = "failover: the best endpoint answers"
     wanted = [option for each in (*vectors, others) for option in ("--only", each)]
     done = mutant(name, *wanted)

@@ -1,4 +1,4 @@
-"""The runner: bad clients, reports, options."""
+"""The runner: faulty clients, reports and options."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ ONLY = [option for name in (GOOD, POST, AFTER) for option in ("--only", name)]
     ("name", "reason"), [("Dies", "died at request\n    out of luck"), ("PrintsRubbish", "no JSON")]
 )
 def test_a_client_that_fails_fails_that_vector_only(name: str, reason: str) -> None:
-    """The next vector gets a new process, and the report says what happened."""
+    """A client that dies fails its vector, and the next vector gets a new process."""
     done = mutant(name, *ONLY, "--jobs", "1")
     assert done.status == 1
     assert done.named("ok") == {GOOD}
@@ -28,7 +28,7 @@ def test_a_client_that_fails_fails_that_vector_only(name: str, reason: str) -> N
 
 
 def test_a_client_that_hangs_is_ended() -> None:
-    """After the patience and the operation's own time, by a signal that it cannot ignore."""
+    """A client that does not answer in time is killed and fails its vector."""
     options = ("--patience", "8", "--slack", "0.1", "--jobs", "1")
     done = mutant("Hangs", "--only", GOOD, "--only", "qr: the single form", *options)
     assert done.named("not ok") == {GOOD}
@@ -38,7 +38,7 @@ def test_a_client_that_hangs_is_ended() -> None:
 
 @pytest.mark.parametrize("command", [["/no/such/program"], ["/bin/true"], ["/bin/cat"]])
 def test_a_command_that_is_no_client(command: list[str]) -> None:
-    """Every vector fails; what the program does instead is said."""
+    """A command that is no client fails every vector, without output on standard error."""
     done = run(command, *ONLY)
     assert done.status == 1
     assert len(done.named("not ok")) == 3
@@ -46,7 +46,7 @@ def test_a_command_that_is_no_client(command: list[str]) -> None:
 
 
 def test_tap_and_junit_say_the_same(tmp_path: Path) -> None:
-    """A plan, a line for each vector, what was observed; the same as XML."""
+    """TAP and JUnit XML report the same failures, and TAP shows the observations."""
     path = tmp_path / "report.xml"
     done = mutant("RepeatsPosts", *ONLY, "--junit", str(path))
     first, plan, *_ = done.output.splitlines()
@@ -61,7 +61,7 @@ def test_tap_and_junit_say_the_same(tmp_path: Path) -> None:
 
 
 def test_times_are_judged_last_and_lower_bounds_exactly() -> None:
-    """A tiny slack makes every upper bound fail, and changes nothing else."""
+    """A tiny ``--slack`` makes upper bounds of time fail, and nothing else."""
     names = ("many dead endpoints cost no time", "a slow answer within its time is taken")
     only = [option for name in names for option in ("--only", name)]
     done = run((*PYTHON_CLIENT, "sync"), *only, "--slack", "0.0001")
@@ -80,7 +80,7 @@ def test_times_are_judged_last_and_lower_bounds_exactly() -> None:
     ],
 )
 def test_wrong_options(arguments: list[str], message: str) -> None:
-    """Exit status 2, and one line that says why."""
+    """Invalid options end with exit status 2 and a message."""
     command = [sys.executable, "-m", "conformance", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -88,7 +88,7 @@ def test_wrong_options(arguments: list[str], message: str) -> None:
 
 
 def test_the_vectors_can_be_listed() -> None:
-    """With the profile of each; a client is not needed."""
+    """``--list`` prints the vectors with their profile and needs no client."""
     command = [sys.executable, "-m", "conformance", "--list", "--profile", "race"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""The vectors: their schema, and the pure parts of the Python client against them."""
+"""The vectors: their schema, and the pure functions of the Python client against them."""
 
 import json
 import re
@@ -22,13 +22,13 @@ DOCS = FOLDER.parent.parent / "docs"
 
 
 def titled(*names: str) -> list[Any]:
-    """The vectors of some files, as parameters."""
+    """Return the vectors of the named files as pytest parameters."""
     return [pytest.param(each, id=each.name) for each in VECTORS if each.suite in names]
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
 def test_each_file_keeps_to_the_schema(path: Path) -> None:
-    """Data only, and no word that the fleet does not know."""
+    """Each file of vectors matches the JSON schema."""
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     document = json.loads(path.read_text(encoding="utf-8"))
@@ -36,7 +36,7 @@ def test_each_file_keeps_to_the_schema(path: Path) -> None:
 
 
 def test_names_are_unique_and_sections_exist() -> None:
-    """So that a failure names one vector and the rule that it stands for."""
+    """Titles are unique, and each vector's section exists in docs/protocol.md."""
     assert max(Counter(vector.title for vector in VECTORS).values()) == 1
     protocol = (DOCS / "protocol.md").read_text(encoding="utf-8")
     assert f"version {PROTOCOL}" in protocol.splitlines()[0]
@@ -45,14 +45,14 @@ def test_names_are_unique_and_sections_exist() -> None:
 
 
 def test_there_are_enough_failover_scenarios() -> None:
-    """At least 120, half of them for the minimal profile."""
+    """There are at least 120 failover scenarios, 60 of them in the minimal profile."""
     scenarios = [vector for vector in VECTORS if vector.suite in {"failover", "scenarios"}]
     assert len(scenarios) >= 120
     assert sum(vector.profile == "minimal" for vector in scenarios) >= 60
 
 
 def test_the_chinese_page_has_the_rules_of_the_minimal_profile() -> None:
-    """As many rules, with the same figures and statuses."""
+    """The ten rules in docs/protocol.zh.md name the same statuses as the English ones."""
     english = (DOCS / "protocol.md").read_text(encoding="utf-8")
     section = english.partition("## 1. ")[2].partition("\n## 2. ")[0]
     chinese = (DOCS / "protocol.zh.md").read_text(encoding="utf-8").partition("\n## ")[0]
@@ -68,7 +68,7 @@ def test_the_chinese_page_has_the_rules_of_the_minimal_profile() -> None:
 
 
 def served(vector: Vector) -> dict[str, Any]:
-    """The word with the list that the vector's source serves."""
+    """Return the scripted answer with the list that the vector's source serves."""
     word: dict[str, Any] = next(iter(vector.fleet["c"]["paths"].values()))[0]
     return word
 
@@ -79,7 +79,7 @@ def filled(value: Any) -> str:
 
 @pytest.mark.parametrize("vector", titled("lists"))
 def test_lists_are_read_as_the_vectors_say(vector: Vector) -> None:
-    """By the codec alone; an API endpoint at another scheme is refused behind it."""
+    """The codec reads or refuses each list; the scheme of API endpoints is checked later."""
     word = served(vector)
     text = word["text"] if "text" in word else filled(word["json"])
     if "error" not in vector.steps[0]["expect"] or vector.name.startswith("an API endpoint at wss"):
@@ -91,7 +91,7 @@ def test_lists_are_read_as_the_vectors_say(vector: Vector) -> None:
 
 @pytest.mark.parametrize("vector", titled("qr"))
 def test_qr_texts_are_read_as_the_vectors_say(vector: Vector) -> None:
-    """By ``qr.parse`` alone; what may be applied is decided behind it."""
+    """``qr.parse`` reads or refuses each text; two refusals happen only when it is applied."""
     step = vector.steps[0]
     text = step["text"].replace("{a}", "https://127.0.0.1:9/a").replace("{b}", "https://b.example")
     if "error" not in step.get("expect", {}):
@@ -110,7 +110,7 @@ def test_qr_texts_are_read_as_the_vectors_say(vector: Vector) -> None:
 
 
 def of_sources() -> list[Any]:
-    """The vectors of signed lists that a source serves to a client with keys."""
+    """Return the vectors in which a client with keys fetches a signed list."""
     return [
         pytest.param(each, id=each.name)
         for each in VECTORS
@@ -120,7 +120,7 @@ def of_sources() -> list[Any]:
 
 @pytest.mark.parametrize("vector", of_sources())
 def test_signed_lists_are_verified_as_the_vectors_say(vector: Vector) -> None:
-    """The code of each refusal that needs no memory."""
+    """Signed lists are verified or refused with the code that the vector expects."""
     expected = vector.steps[0]["expect"]
     keys = TrustedKeys(vector.init["trusted_keys"])
     now = time.time()

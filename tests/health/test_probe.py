@@ -1,4 +1,4 @@
-"""Health checks over the wire: HTTP and Engine.IO, with TLS and without."""
+"""Health checks against real HTTP and Engine.IO servers, with TLS and without."""
 
 import socket
 import ssl
@@ -41,13 +41,13 @@ def look(
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Who signs the certificates of this module's servers."""
+    """Return the authority that signs the certificates of this module's servers."""
     return trustme.CA()
 
 
 @pytest.fixture(scope="module")
 def trust(authority: trustme.CA) -> ssl.SSLContext:
-    """A context that trusts it."""
+    """Return a TLS context that trusts the authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(context)
     return context
@@ -60,11 +60,11 @@ def presenting(certificate: trustme.LeafCert) -> ssl.SSLContext:
 
 
 class TestHttp:
-    """An API endpoint is asked for its health."""
+    """The health check of an API endpoint."""
 
     @pytest.mark.parametrize("status", [200, 204, 299])
     def test_any_success_is_good(self, status: int) -> None:
-        """The body does not matter."""
+        """Any 2xx status is healthy, whatever the body."""
         with handmade(lambda asked: (status, {}, b"")) as server:
             result = look("api", f"{server.url}/api/v1")
         assert result.fault is None
@@ -73,18 +73,18 @@ class TestHttp:
         assert (result.certificate_expires, result.name_matches) == (None, None)
 
     def test_another_path_takes_the_place_of_health(self) -> None:
-        """Below the endpoint's URL, or at the root where that answers 404; not a third one."""
+        """The check requests the path below the endpoint's URL, and at the root after a 404."""
         with handmade(lambda asked: OK if asked.path == "/ok" else MISSING) as server:
             prober = Prober(NOBODY, 5, request=HealthRequest("/ok"))
             endpoint = Endpoint.parse(f"{server.url}/api", 0)
             assert prober.check("api", endpoint).path == "/ok"
             assert prober.check("api", endpoint, "/ok").path == "/ok"
-            # Kept from the time of another setting.
+            # Remembered from a check with another path.
             assert prober.check("api", endpoint, "/health").fault is None
         assert server.paths == ["/api/ok", "/ok", "/ok", "/api/ok", "/ok"]
 
     def test_a_judge_gets_status_headers_and_the_body(self) -> None:
-        """It decides alone, whatever the status."""
+        """A judge function gets status, headers and body, and decides alone."""
         seen: list[tuple[int, str | None, bytes]] = []
 
         def judge(status: int, headers: Mapping[str, str], body: bytes) -> bool:
@@ -123,14 +123,14 @@ class TestHttp:
         ],
     )
     def test_a_text_that_the_answer_must_hold(self, answer: Answer, fault: Fault | None) -> None:
-        """Beside its status."""
+        """With a required text, the body must hold that text, besides the status."""
         request = HealthRequest.containing("/health", '"mop-api"')
         with handmade(lambda asked: answer) as server:
             assert look("api", server.url, request=request).fault is fault
 
     @pytest.mark.parametrize("status", [301, 401, 403, 405, 429, 500, 502, 503])
     def test_no_other_status_is(self, status: int) -> None:
-        """Nor is the root asked then, and no redirect followed."""
+        """Any other status is unhealthy: the check tries no second path and no redirect."""
         with handmade(lambda asked: (status, {"Location": "/ok"}, b"")) as server:
             result = look("api", f"{server.url}/api/v1")
         assert (result.fault, result.path) == (Fault.BAD_STATUS, None)
@@ -138,20 +138,20 @@ class TestHttp:
         assert server.paths == ["/api/v1/health"]
 
     def test_a_base_without_a_path_is_asked_once(self) -> None:
-        """Its own health URL is the root's."""
+        """An endpoint without a path is requested once: its health URL is the root's."""
         with handmade(lambda asked: MISSING) as server:
             assert look("api", server.url).fault is Fault.BAD_STATUS
         assert server.paths == ["/health"]
 
     @pytest.mark.parametrize("slash", ["", "/"])
     def test_a_slash_at_the_end_changes_nothing(self, slash: str) -> None:
-        """One slash stands before ``health``."""
+        """One slash stands before ``health``, if the URL ends with a slash or not."""
         with handmade() as server:
             look("api", f"{server.url}/v2{slash}")
         assert server.paths == ["/v2/health"]
 
     def test_the_server_sees_the_endpoints_name(self) -> None:
-        """In the Host header, with the port where it is not the usual one."""
+        """The Host header names the endpoint, with the port unless it is the default."""
         with handmade() as server:
             look("api", server.url, "api.example.com")
         (asked,) = server.asked
@@ -159,7 +159,7 @@ class TestHttp:
         assert (asked.header("user-agent") or "").startswith("mop-config/")
 
     def test_a_connection_that_closes_between_two_questions_is_made_anew(self) -> None:
-        """The second path is asked on another one."""
+        """If the server closes the connection after a 404, the check opens a new connection."""
 
         def answer(asked: Asked) -> Answer:
             status, headers, body = OK if asked.path == "/health" else MISSING
@@ -169,22 +169,22 @@ class TestHttp:
             assert look("api", f"{server.url}/v1").path == "/health"
 
     def test_an_answer_without_end_is_not_read_to_the_end(self) -> None:
-        """So much of it is enough."""
+        """The check stops reading an endless body at a size limit."""
         with handmade(lambda asked: (200, {}, b"x" * (MAX_BYTES * 40))) as server:
             result = look("api", server.url)
         assert result.fault is None
 
 
 class TestFaults:
-    """Whatever goes wrong is a fault in a word, never an exception."""
+    """Every failure gives a fault word and never an exception."""
 
     def test_refused(self) -> None:
-        """Nobody listens."""
+        """A refused connection gives its fault."""
         result = look("api", f"http://127.0.0.1:{closed_port()}")
         assert result.fault is Fault.REFUSED
 
     def test_no_such_host(self) -> None:
-        """A name that is no name (RFC 6761); without a resolver it is not known."""
+        """A name that cannot exist (RFC 6761) is a failed look-up, also without a resolver."""
         assert look("api", "http://a.invalid").fault in {Fault.NO_SUCH_HOST, Fault.RESOLVER}
 
     @pytest.mark.parametrize("kind", ["api", "socketio"])
@@ -197,20 +197,20 @@ class TestFaults:
         assert 0.3 <= result.seconds < 1.5
 
     def test_stalled_in_tls(self) -> None:
-        """TCP alone is no connection."""
+        """A connection that stalls in the TLS handshake does not count as connected."""
         with silence() as port:
             result = look("api", f"https://127.0.0.1:{port}", timeout=0.3)
         assert result.fault is Fault.CONNECT_TIMEOUT
         assert result.seconds < 1.5
 
     def test_silent(self) -> None:
-        """A server that never answers."""
+        """A server that never answers gives a read time-out."""
         with silence() as port:
             result = look("api", f"http://127.0.0.1:{port}", timeout=0.3)
         assert result.fault is Fault.READ_TIMEOUT
 
     def test_a_byte_at_a_time(self) -> None:
-        """The time limit holds for all of the answer together."""
+        """The time limit applies to the whole answer, not to each read."""
 
         def drip(sock: socket.socket) -> None:
             for _ in range(200):
@@ -233,18 +233,18 @@ class TestFaults:
         ids=["ssh", "nothing", "odd-length", "endless-line"],
     )
     def test_no_http(self, said: bytes, fault: Fault) -> None:
-        """A server that speaks something else."""
+        """A server that sends no HTTP gives a protocol fault, or a reset if it sends nothing."""
         with raw(lambda sock: sock.sendall(said)) as port:
             assert look("api", f"http://127.0.0.1:{port}").fault is fault
 
     def test_plain_http_where_tls_should_be(self) -> None:
-        """Is a TLS failure."""
+        """A plain HTTP server at an https URL gives a TLS fault."""
         with handmade() as server:
             result = look("api", server.url.replace("http", "https"))
         assert result.fault is Fault.TLS
 
     def test_a_proxy_that_is_none(self) -> None:
-        """The environment may name anything; that speaks against no endpoint."""
+        """The check ignores an invalid proxy in the environment, so that no endpoint is blamed."""
 
         def proxy_for(scheme: str, host: str) -> httpx2.Proxy:
             return httpx2.Proxy("nothing://proxy.example")
@@ -255,7 +255,7 @@ class TestFaults:
         assert "proxy" in result.detail
 
     def test_called_off(self) -> None:
-        """Aborting ends what runs at once, and what comes later; it is nobody's failure."""
+        """An abort ends running checks at once and later checks too; no endpoint is blamed."""
         with silence() as port:
             prober = Prober(NOBODY, 30)
             endpoint = Endpoint(f"https://127.0.0.1:{port}")
@@ -275,7 +275,7 @@ class TestFaults:
         assert prober._sockets == set()
 
     def test_an_abort_before_a_socket_is_connected_ends_its_check(self) -> None:
-        """What is not connected yet cannot be shut down."""
+        """An abort also ends a check whose socket is not connected and so cannot be shut down."""
 
         class Interrupted(Prober):
             def adopt(self, sock: socket.socket) -> None:
@@ -289,7 +289,7 @@ class TestFaults:
 
 
 class Watched(Prober):
-    """Notes what each connection has agreed to speak, when it ends."""
+    """A prober that records each connection's ALPN protocol when the connection ends."""
 
     def __init__(self, tls: ssl.SSLContext, timeout: float) -> None:
         super().__init__(tls, timeout)
@@ -302,10 +302,10 @@ class Watched(Prober):
 
 
 class TestTls:
-    """Certificates are always verified, and looked at."""
+    """Certificates are always verified, and their data is reported."""
 
     def test_a_good_certificate(self, authority: trustme.CA, trust: ssl.SSLContext) -> None:
-        """Its end is told, and that its name is right."""
+        """The result holds the certificate's end date and says that its name matches."""
         ends = datetime.now(UTC).replace(microsecond=0) + timedelta(days=30)
         certificate = authority.issue_cert("127.0.0.1", not_after=ends)
         with handmade(tls=presenting(certificate)) as server:
@@ -317,7 +317,7 @@ class TestTls:
     def test_a_server_name_is_what_the_certificate_must_be_for(
         self, authority: trustme.CA, trust: ssl.SSLContext
     ) -> None:
-        """And what the server is asked for, in SNI and Host."""
+        """A configured server name is used for SNI, Host and the certificate check."""
         context = presenting(authority.issue_cert("api.example.com"))
         names: list[Any] = []
         context.sni_callback = lambda sock, name, context: names.append(name)
@@ -332,13 +332,13 @@ class TestTls:
 
     @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
     def test_another_name(self, host: str, authority: trustme.CA, trust: ssl.SSLContext) -> None:
-        """Of a host or of an address: both are told apart from other TLS failures."""
+        """A certificate for another name or address has a fault of its own."""
         with handmade(tls=presenting(authority.issue_cert("other.example"))) as server:
             result = look("api", f"https://{host}:{server.port}", tls=trust)
         assert (result.fault, result.name_matches) == (Fault.TLS, False)
 
     def test_a_stranger_signed(self, trust: ssl.SSLContext) -> None:
-        """Nothing is known of the name then."""
+        """For a certificate of an unknown authority, the result says nothing of the name."""
         stranger = trustme.CA().issue_cert("127.0.0.1")
         with handmade(tls=presenting(stranger)) as server:
             result = look("api", server.url, tls=trust)
@@ -346,7 +346,7 @@ class TestTls:
         assert result.certificate_expires is None
 
     def test_an_expired_one(self, authority: trustme.CA, trust: ssl.SSLContext) -> None:
-        """The reason stands in words."""
+        """An expired certificate gives the reason in words."""
         past = datetime.now(UTC) - timedelta(days=1)
         certificate = authority.issue_cert("127.0.0.1", not_after=past)
         with handmade(tls=presenting(certificate)) as server:
@@ -357,7 +357,7 @@ class TestTls:
     def test_a_context_that_a_client_offers_http2_with(
         self, authority: trustme.CA, trust: ssl.SSLContext
     ) -> None:
-        """The check speaks HTTP/1.1, and says so."""
+        """The check negotiates HTTP/1.1 even if the client's TLS context offers HTTP/2."""
         context = presenting(authority.issue_cert("127.0.0.1"))
         context.set_alpn_protocols(["h2", "http/1.1"])
         trust.set_alpn_protocols(["h2", "http/1.1"])
@@ -368,7 +368,7 @@ class TestTls:
 
 
 class TestEngineIo:
-    """A Socket.io endpoint is asked for a handshake."""
+    """The health check of a Socket.io endpoint, an Engine.IO handshake."""
 
     @pytest.mark.parametrize(
         ("path", "engine"),
@@ -381,7 +381,7 @@ class TestEngineIo:
         ],
     )
     def test_the_engines_path(self, path: str, engine: str) -> None:
-        """Below the URL's own, unless it says so already; the session is ended again."""
+        """The Engine.IO path is appended once to the URL's path, and the session is closed."""
 
         def answer(asked: Asked) -> Answer:
             if not asked.path.startswith(f"{engine}/?EIO=4&transport=polling"):
@@ -395,7 +395,7 @@ class TestEngineIo:
         assert server.paths[1].endswith("&sid=abc-123")
 
     def test_a_websocket_scheme_is_its_http_one(self) -> None:
-        """``ws`` is checked in plain HTTP."""
+        """A ``ws`` URL is checked over plain HTTP."""
         with handmade(lambda asked: (200, {}, OPEN)) as server:
             assert look("socketio", server.url.replace("http", "ws")).fault is None
 
@@ -415,12 +415,12 @@ class TestEngineIo:
         ids=lambda answer: str(answer[2][:12]),
     )
     def test_no_handshake(self, answer: Answer) -> None:
-        """A web server is no Socket.io server."""
+        """A web server without an Engine.IO handshake is unhealthy."""
         with handmade(lambda asked: answer) as server:
             assert look("socketio", server.url).fault is Fault.BAD_STATUS
 
     def test_a_server_that_takes_websockets_only(self) -> None:
-        """Answers 400 to polling, and is healthy."""
+        """A WebSocket-only server, which answers 400 to polling, is healthy."""
 
         def answer(asked: Asked) -> Answer:
             if "transport=websocket" in asked.path and asked.header("upgrade") == "websocket":
@@ -433,7 +433,7 @@ class TestEngineIo:
         assert "WebSocket" in result.detail
 
     def test_a_goodbye_that_fails_matters_to_nobody(self) -> None:
-        """The handshake was good."""
+        """A failure to close the session does not matter after a good handshake."""
 
         def answer(asked: Asked) -> Answer:
             return (200, {}, OPEN) if asked.method == "GET" else (500, {}, b"")
@@ -443,7 +443,7 @@ class TestEngineIo:
 
     @pytest.mark.parametrize(("path", "transports"), [("", ""), ("/ws", "websocket")])
     def test_a_real_server(self, tmp_path: Path, path: str, transports: str) -> None:
-        """python-socketio, at either path, with either transport; no session stays."""
+        """python-socketio is healthy at either path and transport, and keeps no session."""
         with socket_server(tmp_path, "a", path=path, transports=transports) as server:
             result = look("socketio", f"{server.url}{path}")
             assert result.fault is None, result
@@ -451,7 +451,7 @@ class TestEngineIo:
 
 
 class raw:  # noqa: N801 - used like a function
-    """A port whose every connection a function has to itself, after the first request."""
+    """A server that passes each connection to a function after the first request."""
 
     def __init__(self, serve: Any) -> None:
         self._serve = serve
@@ -483,6 +483,6 @@ class raw:  # noqa: N801 - used like a function
 
 @pytest.fixture(autouse=True)
 def _resolver_threads() -> Iterator[None]:
-    """A look-up that is under way ends by itself."""
+    """Wait after the test until running look-ups have ended."""
     yield
     wait_for(lambda: not any(t.name == "mop-config-resolve" for t in threading.enumerate()))

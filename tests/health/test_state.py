@@ -1,4 +1,4 @@
-"""One endpoint's health: the table, the figures, and nothing outside them."""
+"""The health of an endpoint: the transition table, the figures and the next check."""
 
 from collections.abc import Iterator
 from itertools import pairwise, product
@@ -24,7 +24,7 @@ STALL = Evidence.STALL
 
 
 def after(*evidence: Evidence, rules: HealthRules = RULES) -> Health:
-    """Health at time 0 that has seen this evidence, one piece a second."""
+    """Return health from time 0 after this evidence, one piece per second."""
     health = Health(rules, 0.0)
     for moment, piece in enumerate(evidence):
         health.record(piece, float(moment))
@@ -32,7 +32,7 @@ def after(*evidence: Evidence, rules: HealthRules = RULES) -> Health:
 
 
 def _sequences() -> Iterator[tuple[tuple[Evidence, ...], HealthState]]:
-    """The sequences of the conformance suite: checks and requests, and the state after them."""
+    """Yield the conformance suite's sequences of checks and requests, with the final states."""
     for vector in load():
         if vector.suite != "health" or ": " not in vector.name:
             continue
@@ -49,15 +49,15 @@ def _sequences() -> Iterator[tuple[tuple[Evidence, ...], HealthState]]:
 
 
 class TestTable:
-    """Every legal transition stands in one table."""
+    """One table holds every legal transition."""
 
     def test_every_state_knows_what_to_do_with_every_evidence(self) -> None:
-        """No pair is missing, and none names a state twice."""
+        """Every pair of state and evidence has an entry, and no pair lists a state twice."""
         assert set(TRANSITIONS) == set(product(HealthState, Evidence))
         assert all(len(set(states)) == len(states) in {1, 2} for states in TRANSITIONS.values())
 
     def test_every_state_can_be_left_and_reached(self) -> None:
-        """Nobody is stuck; unknown is where one begins, and nowhere to return to."""
+        """Every state can be left and reached, except unknown, which is only the start."""
         reached = {
             (before, state)
             for (before, _), states in TRANSITIONS.items()
@@ -69,7 +69,7 @@ class TestTable:
 
     @given(st.lists(st.sampled_from(Evidence), max_size=40))
     def test_no_sequence_leaves_the_table(self, evidence: list[Evidence]) -> None:
-        """Whatever happens in whatever order."""
+        """No sequence of evidence leaves the table."""
         health = Health(RULES, 0.0)
         for moment, piece in enumerate(evidence):
             before = health.state
@@ -79,19 +79,19 @@ class TestTable:
 
     @given(st.lists(st.sampled_from(Evidence), max_size=40))
     def test_two_good_probes_cure_anything(self, evidence: list[Evidence]) -> None:
-        """However bad it was."""
+        """Two good probes make any state healthy."""
         health = after(*evidence, GOOD, GOOD)
         assert health.state is HealthState.HEALTHY
         assert health.failures == 0
 
     @given(st.lists(st.sampled_from(Evidence), max_size=40))
     def test_three_failures_in_a_row_end_anything(self, evidence: list[Evidence]) -> None:
-        """However good it was."""
+        """Three failures in a row make any state unhealthy."""
         assert after(*evidence, FAILED, FAILED, FAILED).state is HealthState.UNHEALTHY
 
     @given(st.lists(st.sampled_from([GOOD, ANSWERED, STALL, FAILED]), max_size=40))
     def test_an_endpoint_is_down_only_after_three_in_a_row(self, evidence: list[Evidence]) -> None:
-        """A failure here and there is none too many."""
+        """Failures with successes between them never make an endpoint unhealthy."""
         health = Health(RULES, 0.0)
         in_a_row = 0
         for piece in evidence:
@@ -104,7 +104,7 @@ class TestTable:
 
 
 class TestFigures:
-    """The guide's and the contract's numbers."""
+    """The figures of the guide and of the contract."""
 
     @pytest.mark.parametrize(
         ("evidence", "state"),
@@ -117,18 +117,18 @@ class TestFigures:
     def test_the_state_follows_the_evidence(
         self, evidence: tuple[Evidence, ...], state: HealthState
     ) -> None:
-        """Suspect at the first failure, unhealthy at the third, back after two good probes."""
+        """An endpoint is suspect after one failure, unhealthy after three; two good probes heal."""
         assert after(*evidence).state is state
 
     def test_other_figures_are_obeyed(self) -> None:
-        """One failure may be enough, and one good probe."""
+        """Other limits, such as one failure and one good probe, are applied."""
         rules = HealthRules(unhealthy_after=1, healthy_after=1)
         assert after(FAILED, rules=rules).state is HealthState.UNHEALTHY
         assert after(FAILED, GOOD, rules=rules).state is HealthState.HEALTHY
         assert after(*[BAD] * 3, GOOD, GOOD, rules=HealthRules(healthy_after=3)).usable is False
 
     def test_only_three_states_take_requests(self) -> None:
-        """Suspect is still usable, recovering is not yet."""
+        """Requests go to three states: suspect is usable, and recovering is not."""
         assert {state for state in HealthState if state.usable} == {
             HealthState.UNKNOWN,
             HealthState.HEALTHY,
@@ -136,7 +136,7 @@ class TestFigures:
         }
 
     def test_a_change_says_whether_the_endpoint_went_or_came(self) -> None:
-        """Going down is told at the third failure, coming back at the second good probe."""
+        """The third failure reports the endpoint down, and the second good probe reports it up."""
         health = after(FAILED, FAILED)
         assert health.record(FAILED, 2.0) == (HealthState.SUSPECT, HealthState.UNHEALTHY)
         change = health.record(FAILED, 3.0)
@@ -145,12 +145,12 @@ class TestFigures:
         assert health.record(GOOD, 5.0).came_back
 
     def test_since_is_when_the_state_was_entered(self) -> None:
-        """More of the same does not move it."""
+        """``since`` is when the state was entered; more of the same evidence keeps it."""
         health = after(ANSWERED, ANSWERED, FAILED, FAILED)
         assert (health.state, health.since) == (HealthState.SUSPECT, 2.0)
 
     def test_the_average_takes_a_fifth_of_the_newest(self) -> None:
-        """The first measurement stands as it is."""
+        """A new measurement counts one fifth; the first measurement is the average."""
         health = Health(RULES, 0.0)
         seen = []
         for seconds in (1.0, 2.0, 0.2):
@@ -162,7 +162,7 @@ class TestFigures:
     def test_the_average_stays_between_the_fastest_and_the_slowest(
         self, durations: list[float]
     ) -> None:
-        """It smoothes, it does not invent."""
+        """The average stays between the lowest and the highest measurement."""
         health = Health(RULES, 0.0)
         for seconds in durations:
             health.measured(seconds)
@@ -171,17 +171,17 @@ class TestFigures:
 
 
 class TestNextLook:
-    """When an endpoint is looked at again."""
+    """The time of the next check."""
 
     def test_a_new_endpoint_is_looked_at_at_once(self) -> None:
-        """Nothing is known of it."""
+        """A new endpoint, whose state is unknown, is checked at once."""
         assert Health(RULES, 7.0).next_probe == 7.0
 
     @pytest.mark.parametrize(("chance", "seconds"), [(0.0, 270.0), (0.5, 300.0), (1.0, 330.0)])
     def test_a_healthy_one_every_five_minutes_more_or_less(
         self, chance: float, seconds: float
     ) -> None:
-        """A tenth either way, by chance."""
+        """A healthy endpoint is checked every five minutes, with a jitter of a tenth either way."""
         health = Health(RULES, 0.0)
         health.record(GOOD, 10.0, chance)
         assert health.next_probe == pytest.approx(10.0 + seconds)
@@ -191,13 +191,13 @@ class TestNextLook:
     def test_the_first_sign_of_trouble_has_it_looked_at_at_once(
         self, first: Evidence, before: tuple[Evidence, ...]
     ) -> None:
-        """A probe tells a hiccup from a death."""
+        """The first failure schedules a check at once, which tells a hiccup from an outage."""
         health = after(*before)
         health.record(first, 50.0)
         assert health.next_probe == 50.0
 
     def test_requests_that_fail_do_not_put_the_next_look_off(self) -> None:
-        """However many they are."""
+        """Further failed requests, however many, do not postpone the next check."""
         health = after(BAD)
         due = health.next_probe
         for moment in (0.1, 0.2, 0.3):
@@ -205,14 +205,14 @@ class TestNextLook:
         assert health.next_probe == due
 
     def test_answers_do_not_put_the_next_look_off_either(self) -> None:
-        """A busy endpoint is looked at every five minutes all the same."""
+        """Successful requests do not postpone the next check of a busy endpoint."""
         health = after(GOOD)
         due = health.next_probe
         health.record(ANSWERED, 200.0)
         assert health.next_probe == due
 
     def test_a_failing_one_after_1_2_4_and_at_most_30_seconds(self) -> None:
-        """And a recovering one after a second."""
+        """An unhealthy endpoint is checked after 1, 2, 4 … 30 s, a recovering one after 1 s."""
         health, now, waits = Health(RULES, 0.0), 0.0, []
         for _ in range(8):
             health.record(BAD, now, 0.0)
@@ -225,23 +225,23 @@ class TestNextLook:
         assert health.next_probe == now + 1
 
     def test_clients_that_failed_together_part(self) -> None:
-        """By up to a tenth, and only downwards, so that no wait is longer than promised."""
+        """Jitter spreads clients: it shortens a wait by up to a tenth, and never lengthens it."""
         health = Health(RULES, 0.0)
         health.record(BAD, 0.0, 1.0)
         assert health.next_probe == pytest.approx(0.9)
 
     @given(st.integers(0, 10**9))
     def test_the_wait_never_overflows_or_shrinks(self, failures: int) -> None:
-        """Ten years of failures are still half a minute."""
+        """The wait stays between 1 and 30 seconds for any number of failures."""
         assert 1.0 <= RULES.backoff(failures) <= RULES.backoff(failures + 1) <= 30.0
 
     def test_waits_double(self) -> None:
-        """Up to the cap."""
+        """The wait doubles with each failure up to the limit."""
         waits = [HealthRules(max_backoff=1e9).backoff(failures) for failures in range(1, 12)]
         assert all(second == 2 * first for first, second in pairwise(waits))
 
     def test_a_postponed_look_holds_nothing_against_the_endpoint(self) -> None:
-        """Without a network the state stays, and the looks become rarer."""
+        """A check postponed for lack of a network keeps the state, and makes checks rarer."""
         health = after(GOOD)
         waits = []
         for _ in range(7):

@@ -1,4 +1,4 @@
-"""A FastAPI application in which ours is mounted, as docs/embedding.md shows it."""
+"""A FastAPI application that mounts ours, as docs/embedding.md shows."""
 
 from fastapi import FastAPI
 
@@ -8,7 +8,7 @@ app = FastAPI()
 
 
 def own() -> dict[str, str]:
-    """Answer for the application itself."""
+    """Return the application's own answer."""
     return {"own": "route"}
 
 

@@ -1,4 +1,4 @@
-"""Requests that gunicorn refuses before we see them, and what its logs make of them."""
+"""Requests that gunicorn refuses before the application runs, and their log lines."""
 
 import json
 import socket
@@ -30,7 +30,7 @@ def server(
 
 
 def exchange(server: Server, data: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Send bytes and read everything that comes back: status, headers and body."""
+    """Send bytes, and return the status, headers and body of the answer."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         connection.sendall(data)
         received = b""
@@ -59,7 +59,7 @@ def exchange(server: Server, data: bytes) -> tuple[int, dict[str, str], bytes]:
 def test_a_refusal_is_a_problem_document_that_repeats_nothing(
     server: Server, data: str, status: int
 ) -> None:
-    """With the headers of every other answer; and no log shows a secret."""
+    """The refusal has the usual security headers, and neither answer nor log shows a secret."""
     found, headers, body = exchange(server, data.encode())
     assert found == status, body
     assert headers["Content-Type"] == "application/problem+json"
@@ -82,7 +82,7 @@ def test_a_refusal_is_a_problem_document_that_repeats_nothing(
 def test_headers_of_white_space_cost_next_to_nothing(
     server: Server, name: str, fields: int, size: int, status: int
 ) -> None:
-    """As many and as large as they may be: refused by the limits, or answered at once."""
+    """Large headers of white space are refused by the limits or parsed in little CPU time."""
     (worker,) = server.workers
     process = psutil.Process(worker)
     field = f"{name}: x" + "\t" * (size - len(name) - 4) + "x\r\n"
@@ -91,13 +91,13 @@ def test_headers_of_white_space_cost_next_to_nothing(
     try:
         found, _, _ = exchange(server, request.encode())
     except ConnectionResetError:
-        found = 431  # refused before all was read, which takes the answer with it
+        found = 431  # a reset before the whole request was read can discard the answer
     assert found == status
     assert sum(process.cpu_times()[:2]) - before < 0.5
 
 
 def test_a_token_in_the_wrong_place_is_in_no_log(server: Server) -> None:
-    """In a path, a query, the address of the page before, or a made-up header."""
+    """A token in a path, query, Referer or made-up header is masked in the log."""
     for number, target in enumerate(
         (f"/{TOKEN}", f"/?token={SECRET}", f"/?a=1&access_token={SECRET}&b=2", f"/?x={TOKEN}")
     ):
@@ -112,7 +112,7 @@ def test_a_token_in_the_wrong_place_is_in_no_log(server: Server) -> None:
 
 @pytest.mark.parametrize("name", ["SCRIPT_NAME", "PATH_INFO", "REMOTE_USER"])
 def test_a_header_of_wsgis_means_nothing(server: Server, name: str) -> None:
-    """Also from an address that may forward requests, as this one may."""
+    """Headers named like WSGI variables are ignored, also from a trusted proxy's address."""
     for value in ("/x", "/health", "root"):
         assert server.get("/health", **{name: value}).status == 200
         assert server.get(ENDPOINTS, **{name: value}).json == server.get().json

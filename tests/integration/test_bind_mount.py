@@ -1,4 +1,4 @@
-"""A single file that is mounted into a container stays the old one when the host replaces it."""
+"""A bind-mounted file in a container keeps its old content when the host replaces the file."""
 
 import contextlib
 import hashlib
@@ -20,7 +20,7 @@ NEW = "DomainList:\nc.example\nd.example\n"
 
 @contextlib.contextmanager
 def bound(host: Path, inside: Path) -> Iterator[None]:
-    """Mount one file on another one, as containers do."""
+    """Bind-mount one file over another, as container engines do."""
     inside.touch()
     command = ["mount", "--bind", str(host), str(inside)]
     if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:

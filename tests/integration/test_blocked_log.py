@@ -1,4 +1,4 @@
-"""A log that nobody takes: a stopped terminal, a pipe whose reader stands still, a full disk."""
+"""A blocked log: a stopped terminal, a pipe whose reader stalls, a full disk."""
 
 import fcntl
 import http.client
@@ -24,14 +24,14 @@ from ..ports import free_ports
 from ..servers import ENDPOINTS, Server, gunicorn_command
 from ..waiting import answers, wait_for
 
-#: A pipe of the smallest size, so that few lines fill it.
+#: A pipe of the minimum size, which a few lines fill.
 PIPE_SIZE = 4096
-#: Seconds that a stop may take, whatever its log does.
+#: Maximum seconds of a stop, whatever happens to the log.
 STOP = 6.0
 
 
 class Log:
-    """The other end of a server's log, which can be stopped and read on.
+    """The reading end of a server's log, which can stop and resume.
 
     Args:
         kind: ``pipe`` or ``terminal``.
@@ -59,14 +59,14 @@ class Log:
             self._reads.wait()
             try:
                 data = os.read(self._end, 65536)
-            except OSError:  # a terminal without a program on its other side
+            except OSError:  # EIO: no process has the terminal open any more
                 return
             if not data:
                 return
             self._read += data
 
     def block(self) -> None:
-        """Take nothing more: Ctrl-S on a terminal, a reader that stands still on a pipe."""
+        """Stop reading: Ctrl-S on a terminal, or no more reads from a pipe."""
         if self._kind == "terminal":
             os.write(self._end, b"\x13")
         else:
@@ -128,7 +128,7 @@ def text(*hosts: str) -> str:
 
 
 def ask(port: int, times: int) -> None:
-    """Ask many times on one connection."""
+    """Send many requests on one connection."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         for _ in range(times):
@@ -154,7 +154,7 @@ def test_a_blocked_log_stops_neither_edits_nor_requests_nor_a_stop(
     with logging_to(kind, tmp_path, file, "--access-logfile", "-") as (server, log):
         log.block()
         for _ in range(4):
-            ask(server.port, 200)  # some 20 KB of log a round: more than any pipe here takes
+            ask(server.port, 200)  # some 20 KB of log per round, more than these pipes hold
         for edit in range(3):
             hosts = [f"edit{edit}-a.example", f"edit{edit}-b.example"]
             file.write_text(text(*hosts))
@@ -198,7 +198,7 @@ def test_the_oldest_records_are_dropped_and_counted() -> None:
     assert written == [0, *range(40, 50)]
 
 
-#: A program that logs as a worker does, and says on standard output when it is done with that.
+#: A program that logs as a worker does, and prints a line when its log calls have returned.
 PROGRAM = """
 import logging, sys
 from gunicorn.config import Config

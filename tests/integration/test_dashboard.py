@@ -1,4 +1,4 @@
-"""The dashboard in a real browser: it follows the server, and everybody can use it."""
+"""The dashboard in a real browser: it shows the server's changes and is accessible."""
 
 import os
 import re
@@ -39,7 +39,7 @@ two.example priority=0
 IPList:
 192.0.2.1 server_name=api.example.com
 """
-#: What a hostile hand may write.
+#: Text that an attacker may write into the file.
 HOSTILE = f"""DomainList:
 one.example
 <script>document.title='taken'</script>
@@ -49,7 +49,7 @@ a\u202eexe.example
 IPList:
 10.0.0.0/8
 """
-#: Without these the browser asks its maker for things, or keeps a process in reserve.
+#: Without these options the browser contacts its vendor, or keeps a spare process.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -63,9 +63,9 @@ ARGUMENTS = [
 ]
 PHONE = ViewportSize(width=360, height=740)
 WIDE = ViewportSize(width=1280, height=800)
-#: Seconds within which an edit is to show.
+#: Seconds within which the page must show an edit.
 SOON = 2.0
-#: Milliseconds that a busy machine may need for anything.
+#: Milliseconds that any step may take on a busy machine.
 PATIENCE = 20_000
 expect.set_options(timeout=PATIENCE)
 
@@ -77,7 +77,7 @@ def browser() -> Iterator[Browser]:
     path = need_program("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        # The browser's helpers start with its first page, and stay.
+        # The browser's helper processes start with its first page and stay.
         browser.new_page().close()
         yield browser
         browser.close()
@@ -85,7 +85,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
-    """A server whose workers answer one request at a time."""
+    """Run a server whose workers answer one request at a time."""
     folder = tmp_path_factory.mktemp("dashboard")
     file = folder / "endpoints.txt"
     file.write_text(GOOD)
@@ -95,7 +95,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, P
 
 @pytest.fixture
 def server(served: tuple[Server, Path]) -> Server:
-    """The server, with the good file."""
+    """Return the server with the good file in place."""
     edit(served, GOOD)
     return served[0]
 
@@ -110,7 +110,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def open_page(context: BrowserContext) -> Iterator[Open]:
-    """Open a page and wait until its script follows the server; no page may complain."""
+    """Open a page and wait until its script polls the server; a console message is a failure."""
     complaints: list[str] = []
 
     def opened(server: Server, path: str = "/", host: str = "127.0.0.1") -> Page:
@@ -127,13 +127,13 @@ def open_page(context: BrowserContext) -> Iterator[Open]:
 
 
 def go_live(page: Page, server: Server) -> None:
-    """Open a page on a server that is to fail, where the browser may complain of that."""
+    """Open a page on a server that will fail, so console messages are allowed."""
     page.goto(f"http://127.0.0.1:{server.port}/")
     expect(page.locator("#live")).to_have_text("Live", timeout=PATIENCE)
 
 
 def edit(served: tuple[Server, Path], text: str) -> None:
-    """Put a text into the file, and wait until all workers have taken or refused it."""
+    """Write a text to the file, and wait until every worker has applied or refused the text."""
     server, file = served
     if file.exists() and file.read_text() == text:
         return
@@ -154,7 +154,7 @@ def replace(file: Path, text: str) -> None:
 
 
 def mark(page: Page) -> None:
-    """Leave something in the page that no other load of it has."""
+    """Set a variable in the page that a reload would clear."""
     page.evaluate("window.marked = true")
 
 
@@ -165,7 +165,7 @@ def is_marked(page: Page) -> bool:
 def test_an_edit_shows_within_two_seconds_without_a_load(
     server: Server, served: tuple[Server, Path], open_page: Open
 ) -> None:
-    """And what the reader was doing goes on: focus, selection, scrolling, what is unfolded."""
+    """An edit appears without a reload; focus, selection, scroll position and open details stay."""
     page = open_page(server)
     mark(page)
     page.locator(".events details").first.evaluate("details => details.open = true")
@@ -189,7 +189,7 @@ def test_an_edit_shows_within_two_seconds_without_a_load(
         "[document.activeElement.selectionStart, document.activeElement.selectionEnd]"
     ) == [2, 6]
     assert page.evaluate("scrollY") == 200
-    # What was unfolded stands further down by now.
+    # The new entry has moved the open details down.
     assert page.locator(".events details[open]").count() == 1
     expect(page.locator("td.url", has_text="one.example")).to_have_count(0)
     expect(page.locator(".events > li").first).to_contain_text("2 added, 2 removed, 0 changed")
@@ -203,7 +203,7 @@ def test_an_edit_shows_within_two_seconds_without_a_load(
 def test_a_server_that_is_lost_is_told_of_and_comes_back(
     tmp_path: Path, browser: Browser, context: BrowserContext
 ) -> None:
-    """Killed, started again: a message, no load, and then what the new one serves."""
+    """After a kill the page shows a message; after a restart it shows the new list unreloaded."""
     file = tmp_path / "endpoints.txt"
     file.write_text(GOOD)
     page = context.new_page()
@@ -217,7 +217,7 @@ def test_a_server_that_is_lost_is_told_of_and_comes_back(
         expect(page.locator("#live")).to_be_empty()
         expect(page.locator("td.url", has_text="one.example")).to_have_count(2)
         expect(message).to_have_attribute("role", "status")
-        # A tab in the background shows nothing else.
+        # The title is all that a background tab shows.
         assert page.title().startswith("No answer · Fresh")
     file.write_text(GOOD.replace("one.example", "another.example"))
     with running(tmp_path, file, workers=1, PORT=str(port)):
@@ -232,7 +232,7 @@ def test_a_server_that_is_lost_is_told_of_and_comes_back(
 def test_a_server_that_hangs_is_not_shown_as_live(
     tmp_path: Path, browser: Browser, context: BrowserContext
 ) -> None:
-    """It takes connections, and answers none."""
+    """A server that accepts connections without answering is not shown as live."""
     file = tmp_path / "endpoints.txt"
     file.write_text(GOOD)
     page = context.new_page()
@@ -254,7 +254,7 @@ def test_a_server_that_hangs_is_not_shown_as_live(
 def test_who_logs_in_sees_the_health_and_who_may_not_is_told(
     tmp_path: Path, browser: Browser
 ) -> None:
-    """Every file, image and look at the server carries the browser's login."""
+    """Every request of the page carries the browser's login; without a login, the page says so."""
     token, tokens = "a-token-of-this-test", tmp_path / "tokens"
     tokens.write_text(line_of(Token("operator", digest(token), False)))
     environ: dict[str, Any] = {
@@ -285,7 +285,7 @@ def test_who_logs_in_sees_the_health_and_who_may_not_is_told(
             expect(kinds.first).to_have_attribute(
                 "aria-label", "last 24 hours: 1 to 1 of 1 API endpoints were up"
             )
-            # A plain server answers, but not as Socket.io does.
+            # A plain HTTP server answers, but without a Socket.io handshake.
             expect(page.locator(".verdict")).to_contain_text(
                 "No Socket.io endpoint is up", timeout=PATIENCE
             )
@@ -300,7 +300,7 @@ def test_who_logs_in_sees_the_health_and_who_may_not_is_told(
             tokens.write_text(good)
             bearer = {"Authorization": f"Bearer {token}"}
             wait_for(lambda: server.get(STATUS, **bearer).status == 200)
-            # To ask on with a login that is refused would open the browser's dialogue.
+            # Further requests with a refused login would open the browser's login dialogue.
             assert asked == []
             page.evaluate("dispatchEvent(new Event('online'))")
             expect(page.locator("#live")).to_have_text("Live", timeout=PATIENCE)
@@ -308,7 +308,7 @@ def test_who_logs_in_sees_the_health_and_who_may_not_is_told(
 
 
 def listen(place: Locator) -> None:
-    """Keep every text that stands there from now on: some do for two seconds only."""
+    """Record every text of an element from now on, since some texts stay for two seconds only."""
     place.evaluate(
         "element => { const texts = element.texts = [];"
         " new MutationObserver(() => texts.push(element.textContent))"
@@ -317,12 +317,12 @@ def listen(place: Locator) -> None:
 
 
 def heard(place: Locator) -> list[str]:
-    """Every text that has stood there."""
+    """Return every recorded text of an element."""
     return list(place.evaluate("element => element.texts"))
 
 
 def test_a_url_is_copied(server: Server, context: BrowserContext, open_page: Open) -> None:
-    """By its button, and it says so to everybody."""
+    """A button copies the URL, and a live region announces that to screen readers too."""
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = open_page(server)
     button = page.get_by_role("button", name="Copy https://two.example/api/v1")
@@ -337,7 +337,7 @@ def test_a_url_is_copied(server: Server, context: BrowserContext, open_page: Ope
 def test_a_url_is_copied_where_the_browser_has_no_clipboard(
     server: Server, open_page: Open
 ) -> None:
-    """As over plain http from another machine."""
+    """Copying works without the clipboard API, as over plain http from another machine."""
     page = open_page(server, host="mop.example")
     assert page.evaluate("navigator.clipboard === undefined")
     button = page.get_by_role("button", name="Copy https://two.example/api/v1")
@@ -352,7 +352,7 @@ def test_a_url_is_copied_where_the_browser_has_no_clipboard(
 
 
 def scanned(page: Page) -> Any:
-    """What an app reads from the code as it is drawn on the screen."""
+    """Return the decoded list of the QR code on the screen."""
     image = page.locator("figure img")
     page.wait_for_function(
         "() => { const i = document.querySelector('figure img');"
@@ -364,7 +364,7 @@ def scanned(page: Page) -> Any:
 def test_an_app_can_scan_the_code_that_was_chosen(
     server: Server, served: tuple[Server, Path], open_page: Open
 ) -> None:
-    """Its format, its room, its length; and the code follows the list."""
+    """The code follows the chosen format, room and length, and each change of the list."""
     page = open_page(server)
     mark(page)
     expect(page.locator("figcaption .tag")).to_have_text("full")
@@ -387,7 +387,7 @@ def test_an_app_can_scan_the_code_that_was_chosen(
     expect(page.locator("#qr-problem")).to_contain_text("limit")
     expect(page.locator("figure")).to_have_count(0)
     assert is_marked(page)
-    # The choice stands in the address, which can be kept.
+    # The choice is in the URL, so it can be bookmarked.
     chosen = parse_qs(urlsplit(page.url).query)
     assert chosen == {"format": ["single"], "room_id": ["会议室 7"], "limit": ["0"]}
 
@@ -395,7 +395,7 @@ def test_an_app_can_scan_the_code_that_was_chosen(
 def test_a_full_code_is_read_when_it_is_opened_large(
     server: Server, served: tuple[Server, Path], open_page: Open, tmp_path: Path
 ) -> None:
-    """By either decoder, from the screen."""
+    """Both decoders read the full-size code from the screen."""
     hosts = [f"api{number}.example.com" for number in range(25)]
     edit(served, "\n".join(["DomainList:", *hosts, ""]))
     page = open_page(server)
@@ -413,7 +413,7 @@ def test_a_full_code_is_read_when_it_is_opened_large(
 def test_a_long_list_is_filtered_and_says_what_fits_a_code(
     server: Server, served: tuple[Server, Path], open_page: Open
 ) -> None:
-    """A hundred rows of each kind, the others by the filter, as one types."""
+    """Of a long list a hundred rows of each kind are shown; typing in the filter shows others."""
     hosts = "\n".join(f"host{number}.example" for number in range(2000))
     edit(served, f"DomainList:\n{hosts}\n")
     page = open_page(server, "/?format=full")
@@ -433,7 +433,7 @@ def test_a_long_list_is_filtered_and_says_what_fits_a_code(
 def test_a_long_list_is_sorted_and_left_without_scrolling(
     server: Server, served: tuple[Server, Path], open_page: Open
 ) -> None:
-    """The choice stands in the address, and the history is one click away."""
+    """Sorting is kept in the URL, and a link leads past the list to the history."""
     hosts = "\n".join(f"host{number:03}.example" for number in reversed(range(150)))
     edit(served, f"DomainList:\n{hosts}\n")
     page = open_page(server)
@@ -461,7 +461,7 @@ def test_a_long_list_is_sorted_and_left_without_scrolling(
 def test_times_are_told_by_the_readers_clock_too(
     browser: Browser, server: Server, zone: str, own: bool
 ) -> None:
-    """Beside UTC, by which logs and colleagues speak; not twice where both are one."""
+    """Times are shown in UTC, as in logs, and also in local time if that differs."""
     with browser.new_context(timezone_id=zone, locale="en-GB") as context:
         page = context.new_page()
         page.goto(f"http://127.0.0.1:{server.port}/")
@@ -480,7 +480,7 @@ def test_times_are_told_by_the_readers_clock_too(
 def test_what_is_wrong_is_shown_where_it_is(
     server: Server, served: tuple[Server, Path], open_page: Open
 ) -> None:
-    """The line, the text, and a caret under the place; and later that the file is gone."""
+    """A problem is shown with line, text and caret; a removed file is reported later."""
     edit(served, GOOD + "  198.51.100.1, 9.10.11.999\n")
     page = open_page(server)
     problem = page.locator(".cards li", has_text="bad-ip")
@@ -502,7 +502,7 @@ def test_what_is_wrong_is_shown_where_it_is(
 def test_hostile_text_stays_text(
     server: Server, served: tuple[Server, Path], context: BrowserContext, open_page: Open
 ) -> None:
-    """It runs nothing, turns nothing round and pushes nothing aside; nor does the address."""
+    """Hostile text runs no script, reverses no text and breaks no layout; nor does the URL."""
     edit(served, HOSTILE)
     page = open_page(server, "/?q=%22%3E%3Cscript%3Ealert(1)%3C/script%3E&room_id=%3Cb%3E%E2%80%AE")
     page.set_viewport_size(PHONE)
@@ -518,7 +518,7 @@ def test_hostile_text_stays_text(
 def test_it_speaks_the_readers_language(
     browser: Browser, server: Server, served: tuple[Server, Path]
 ) -> None:
-    """By what the browser asks for, and by the switch, whose choice stays in the address."""
+    """The page follows Accept-Language, and the language switch is kept in the URL."""
     edit(served, GOOD + "9.10.11.999\n")
     with browser.new_context(locale="zh-CN") as context:
         context.set_default_timeout(PATIENCE)
@@ -539,7 +539,7 @@ def test_it_speaks_the_readers_language(
 
 
 def test_everything_is_reached_by_the_keyboard(server: Server, open_page: Open) -> None:
-    """In a sensible order, without a trap, and each place can be seen."""
+    """The Tab key reaches every control in a sensible order, with a visible focus and no trap."""
     page = open_page(server)
     page.keyboard.press("Tab")
     skip = page.get_by_role("link", name="Skip to the endpoints")
@@ -582,7 +582,7 @@ def test_axe_finds_no_barrier(
     language: str,
     schemes: tuple[Literal["light", "dark"], ...],
 ) -> None:
-    """Light and dark, wide and on a phone; problems, refusals and diffs are on the page."""
+    """axe finds no problem in light, dark, wide and phone layouts, with problems and diffs."""
     edit(served, GOOD + "".join(f"bad_{number}.example\n" for number in range(12)))
     served[1].unlink()
     page = open_page(server, f"/?lang={language}")
@@ -602,7 +602,7 @@ def test_axe_finds_no_barrier(
 def test_without_javascript_the_whole_state_is_there(
     browser: Browser, server: Server, served: tuple[Server, Path]
 ) -> None:
-    """With the code, and with forms that work."""
+    """Without JavaScript the page has the whole state, the code and working forms."""
     edit(served, GOOD + "9.10.11.999\n")
     with browser.new_context(java_script_enabled=False, locale="en-US") as context:
         context.set_default_timeout(PATIENCE)

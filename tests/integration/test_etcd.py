@@ -1,4 +1,4 @@
-"""Servers that follow a key in etcd, and what may happen to it."""
+"""Servers that watch a key in etcd, through edits, outages and restores."""
 
 import shutil
 import signal
@@ -26,7 +26,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def serves(server: Server, name: str, state: str = "fresh", seconds: float = 20) -> None:
-    """Wait until every worker serves the list with this name in it."""
+    """Wait until every worker serves a list that contains the name."""
 
     def so() -> bool:
         return server.all_serve(f"{name}.example", "other.example") and server.all_are(state)
@@ -35,12 +35,12 @@ def serves(server: Server, name: str, state: str = "fresh", seconds: float = 20)
 
 
 def last(server: Server) -> Any:
-    """The last reload that the status tells of."""
+    """Return the last reload in the status."""
     return server.status()["last_reload"]
 
 
 def test_an_edit_is_served_by_every_worker(cluster: Cluster, tmp_path: Path) -> None:
-    """By a watch; and SIGHUP, a bad text and a missing key do what they do with a file."""
+    """The watch applies edits; SIGHUP, a bad text and a missing key act as with a file."""
     cluster.put(text("a"))
     with running(tmp_path, cluster.address(), ENDPOINT_POLL_INTERVAL="0") as server:
         wait_for(lambda: server.status()["watcher"] == {"mode": "etcd", "alive": True})
@@ -70,7 +70,7 @@ def test_an_edit_is_served_by_every_worker(cluster: Cluster, tmp_path: Path) -> 
 
 
 def test_a_change_that_is_missed_is_found(cluster: Cluster, tmp_path: Path) -> None:
-    """While the watch is lost the key changes, and etcd forgets how: the newest is served."""
+    """If the key changes during a lost watch and etcd compacts, the newest text is served."""
     cluster.put(text("a"))
     wire = Wire(cluster.members[0].port)
     try:
@@ -84,7 +84,7 @@ def test_a_change_that_is_missed_is_found(cluster: Cluster, tmp_path: Path) -> N
             for name in "bcd":
                 revision = cluster.put(text(name))
             cluster.any("/kv/compaction", {"revision": str(revision), "physical": True})
-            # Time for some vain attempts: none is told of, beyond the first.
+            # Time for some failed attempts, of which only the first is logged.
             vain = server.log.count("does not answer")
             wait_for(lambda: server.log.count("the watch on etcd is lost") >= 2, seconds=20)
             wire.mend()
@@ -97,7 +97,7 @@ def test_a_change_that_is_missed_is_found(cluster: Cluster, tmp_path: Path) -> N
 
 
 def test_an_etcd_that_hangs_at_the_end_and_at_the_start(tmp_path: Path) -> None:
-    """Stopping does not wait for it; a start serves what the state folder holds, then news."""
+    """A hanging etcd delays no stop; a start serves the state folder's list until etcd answers."""
     with running_cluster(tmp_path / "etcd") as cluster:
         (member,) = cluster.members
         cluster.put(text("a"))
@@ -117,7 +117,7 @@ def test_an_etcd_that_hangs_at_the_end_and_at_the_start(tmp_path: Path) -> None:
 
 
 def test_nothing_good_was_ever_seen(tmp_path: Path) -> None:
-    """Empty lists, as with a file that is missing, and a reason."""
+    """Without a good text ever, the lists are empty and the status has a reason, as with a file."""
     with running(tmp_path, "etcd://127.0.0.1:1/k", workers=1) as server:
         assert server.get().json == {"api_endpoints": [], "socketio_endpoints": []}
         ready = server.get("/ready")
@@ -126,7 +126,7 @@ def test_nothing_good_was_ever_seen(tmp_path: Path) -> None:
 
 
 def test_a_restore_is_served(tmp_path: Path) -> None:
-    """etcd is put back to an older day: its revision falls, and clients learn of it."""
+    """After a restore of etcd its revision is lower, and clients still get the restored list."""
     with running_cluster(tmp_path / "etcd") as cluster:
         (member,) = cluster.members
         cluster.put(text("a"))
@@ -150,14 +150,14 @@ def test_a_restore_is_served(tmp_path: Path) -> None:
             )
             assert answer.status == 200
             assert answer.headers["ETag"] != newer["ETag"]
-            # What comes after it is news as well, though it has a number that was used before.
+            # Later edits are new too, although etcd reuses their revision numbers.
             cluster.put(text("d"))
             serves(server, "d")
 
 
 @pytest.mark.parametrize("worker_class", ["sync", "asgi"])
 def test_other_workers_with_tls_and_a_login(worker_class: str, tmp_path: Path) -> None:
-    """Outages and all."""
+    """Other worker classes follow a key over TLS with a login, also through outages."""
     with safe_cluster(tmp_path / "safe") as safe:
         cluster = safe.cluster
         cluster.put(text("a"))

@@ -1,4 +1,4 @@
-"""Three servers on a cluster of three, under edits and faults without end."""
+"""Three servers on a cluster of three members, under random edits and faults."""
 
 import contextlib
 import http.client
@@ -25,10 +25,10 @@ from ..servers import ENDPOINTS, Server, gunicorn_command
 from ..waiting import wait_for
 
 STEPS = 200
-#: Steps before which the whole cluster is lost.
+#: Steps before which every member of the cluster is lost.
 LOST_AT = (60, 140)
 SEED = 20_240
-#: Seconds between two looks of a sampler.
+#: Seconds between two requests of a sampler.
 PERIOD = 0.03
 
 BAD_TEXTS = [
@@ -37,7 +37,7 @@ BAD_TEXTS = [
     b"\xff\xfe\x00",
     b"DomainList:\nx\0.example\n",
     b"x" * 5000,  # larger than ENDPOINT_MAX_BYTES
-    b"DomainList:\n1.2.3.999\nother.example\n",  # an error, under ENDPOINT_STRICT
+    b"DomainList:\n1.2.3.999\nother.example\n",  # larger than ENDPOINT_MAX_BYTES
 ]
 
 
@@ -50,7 +50,7 @@ def etag(text: bytes) -> str:
 
 
 class Sampler:
-    """Asks a server for its list again and again, on two connections that are kept open.
+    """Requests a server's list in a loop on two persistent connections.
 
     A connection belongs to one worker, so the lists on it are what this worker serves, in order.
     The status cannot show that order: a worker answers for the others from their records, and a
@@ -62,7 +62,7 @@ class Sampler:
         self.written = written
         self.strays: set[str] = set()
         self.answers = 0
-        self.seen: list[list[str]] = []  # by connection
+        self.seen: list[list[str]] = []  # the lists of each connection, in order
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(2)]
         for thread in self._threads:
@@ -70,7 +70,7 @@ class Sampler:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            # A worker that is killed takes its connections with it.
+            # A killed worker closes its connections.
             with (
                 contextlib.suppress(OSError, http.client.HTTPException),
                 contextlib.closing(
@@ -82,7 +82,7 @@ class Sampler:
             self._stopping.wait(PERIOD)
 
     def _follow(self, connection: http.client.HTTPConnection) -> None:
-        """Note each list that the worker of a connection serves, until the connection ends."""
+        """Record each list that a connection's worker serves, until the connection ends."""
         seen: list[str] = []
         self.seen.append(seen)
         while not self._stopping.wait(PERIOD):
@@ -95,7 +95,7 @@ class Sampler:
             if seen[-1:] != [mark]:
                 seen.append(mark)
             if connection.sock is None:
-                return  # the worker has closed it
+                return  # the worker has closed the connection
 
     def stop(self) -> None:
         self._stopping.set()
@@ -110,11 +110,11 @@ class Run:
         self.cluster, self.servers, self.written = cluster, servers, written
         self.random = random.Random(SEED)
         self.edits = 0
-        self.order: dict[int, str] = {}  # what was written, by revision
+        self.order: dict[int, str] = {}  # ETag of each written text, by revision
         self.done: dict[str, int] = {}
 
     def step(self, number: int) -> None:
-        """Do one thing, and give a member that is down its chance to return."""
+        """Do one edit or fault, and give lost members a chance to return."""
         if number in LOST_AT:
             self.lose_all()
         if self.random.random() < 0.04:
@@ -146,11 +146,11 @@ class Run:
         self.cluster.delete()
 
     def record(self) -> None:
-        """Note what etcd knows of the order of things, before it forgets."""
+        """Record etcd's order of the texts, before a compaction removes it."""
         etcd = Etcd(EtcdAddress.parse(self.cluster.address()), EtcdSettings(), 1 << 20)
 
         def known() -> list[Revision]:
-            with contextlib.suppress(SourceError):  # between two leaders, say
+            with contextlib.suppress(SourceError):  # for example during an election
                 return history(etcd, 1000)
             return []
 
@@ -162,7 +162,7 @@ class Run:
         self.record()
         answer = self.cluster.any("/kv/range", {"key": "AA=="})
         message = {"revision": answer["header"]["revision"], "physical": False}
-        # Another attempt at the same revision, after an answer that was lost, is an error.
+        # After a lost answer, a second compaction at the same revision is an error.
         for index, member in enumerate(self.cluster.members):
             if member.running and not member.frozen:
                 with contextlib.suppress(Exception):
@@ -204,14 +204,14 @@ class Run:
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[tuple[Cluster, list[Server], set[str]]]:
-    """The servers, each with a state folder of its own, as on three machines."""
+    """Run the servers, each with its own state folder, as on three machines."""
     written = {etag(good_text(0))}
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(running_cluster(tmp_path / "etcd", 3))
         cluster.put(good_text(0))
         started = []
         for i in range(3):
-            # Each asks another member first.
+            # Each server tries another member first.
             members = cluster.members[i:] + cluster.members[:i]
             folder = tmp_path / f"server{i}"
             folder.mkdir()
@@ -234,7 +234,7 @@ def servers(tmp_path: Path) -> Iterator[tuple[Cluster, list[Server], set[str]]]:
 def test_all_end_with_the_same_list_and_none_serves_another(
     servers: tuple[Cluster, list[Server], set[str]],
 ) -> None:
-    """200 edits and faults: no server ever gives what nobody has written, and none goes back."""
+    """After 200 edits and faults, no server served an unwritten or older text, and all agree."""
     cluster, running_servers, written = servers
     run = Run(cluster, running_servers, written)
     samplers = [Sampler(server, written) for server in running_servers]
@@ -274,6 +274,6 @@ def agreed(server: Server, last: str) -> bool:
 
 
 def told(back: str, seen: list[str], edits: int) -> str:
-    """Say in numbers of edits what a worker went back to."""
+    """Return a message with the numbers of the edits, for a worker that served an older text."""
     numbers = {etag(good_text(number)): number for number in range(edits + 1)}
     return f"back at {numbers.get(back)} in {[numbers.get(mark) for mark in seen]}"

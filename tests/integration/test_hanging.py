@@ -1,4 +1,4 @@
-"""What stands still: a mount whose server does not answer, a reload thread that hangs."""
+"""Hanging parts: a mount whose server does not answer, a reload thread that hangs."""
 
 import re
 import signal
@@ -12,9 +12,9 @@ from ..mounts import hanging_mount
 from ..servers import ROOT, Server, gunicorn_command, running
 from ..waiting import wait_for
 
-#: Seconds that a stop may take, whatever hangs.
+#: Maximum seconds of a stop, whatever hangs.
 STOP = 6.0
-#: Seconds until it is said that something hangs.
+#: Maximum seconds until the status reports a hanging thread.
 SAID = 12.0
 
 
@@ -126,7 +126,7 @@ def test_a_token_file_on_a_mount_that_hangs_holds_nothing_up(tmp_path: Path) -> 
             assert stop(server) < STOP
 
 
-#: An application one of whose workers hangs in a receiver of a signal, until a file is there.
+#: An application in which one worker hangs in a signal receiver until a file exists.
 APPLICATION = """
 import os, time
 from mop_config import create_app, signals

@@ -1,4 +1,4 @@
-"""SIGHUP to anyone, at any time, under load: nothing fails and nobody is replaced."""
+"""SIGHUP to any process, at any time, under load: no request fails and no worker is replaced."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ def text(number: int) -> str:
 
 
 def body(number: int) -> bytes:
-    """The only answer that ``text(number)`` may give."""
+    """Return the body that the server must answer for ``text(number)``."""
     hosts = [f"a{number}.example", f"b{number}.example"]
     document = {
         "api_endpoints": [
@@ -86,12 +86,12 @@ def all_workers(server: Server) -> None:
 
 
 def everyone(server: Server) -> None:
-    """What ``kill -HUP $(pidof python)`` does."""
+    """Send SIGHUP to every process, as ``kill -HUP $(pidof python)`` does."""
     hup(server.pid, *(p.pid for p in psutil.Process(server.pid).children(recursive=True)))
 
 
 def _blocks_sighup(pid: int) -> bool:
-    """Whether a process's main thread would not see the signal."""
+    """Return whether a process's main thread blocks SIGHUP."""
     status = Path(f"/proc/{pid}/status").read_text()
     mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk"))
     return bool(int(mask, 16) >> (signal.SIGHUP - 1) & 1)
@@ -115,7 +115,7 @@ def settled(server: Server, writer: Writer) -> None:
 
 
 def test_twenty_each_with_edits_and_broken_files(site: tuple[Server, Writer]) -> None:
-    """To the master, one worker, all workers, and all processes at once."""
+    """SIGHUP to the master, a worker, all workers or all processes loses no request or worker."""
     server, writer = site
     pids = server.workers
     with under_load(server.port) as loads:
@@ -132,8 +132,9 @@ def test_twenty_each_with_edits_and_broken_files(site: tuple[Server, Writer]) ->
 
 
 def test_a_storm_of_two_hundred(site: tuple[Server, Writer]) -> None:
-    """Every 0.1 s, to the master and the workers at once; half as many where it is not the usual
-    worker.
+    """A SIGHUP to every process each 0.1 s loses no request.
+
+    The default worker class gets 200 signals, and the others get 100.
     """
     server, writer = site
     pids = server.workers
@@ -152,7 +153,7 @@ def test_a_storm_of_two_hundred(site: tuple[Server, Writer]) -> None:
 
 @pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
 def test_a_storm_while_the_file_is_written_in_place(tmp_path: Path, worker_class: str) -> None:
-    """SIGHUP in the middle of a save makes no worker serve half of the file."""
+    """SIGHUP during an in-place save does not make a worker serve a partial file."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text(0))
     with (
@@ -177,7 +178,7 @@ def test_a_storm_while_the_file_is_written_in_place(tmp_path: Path, worker_class
 
 
 def test_an_upgrade_of_gunicorn_itself(tmp_path: Path) -> None:
-    """SIGUSR2, then SIGTERM to the old master: how new code comes without a failed request."""
+    """SIGUSR2 and then SIGTERM to the old master upgrade the code without a failed request."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text(0))
     command = gunicorn_command(module=True)
@@ -201,7 +202,7 @@ def test_an_upgrade_of_gunicorn_itself(tmp_path: Path) -> None:
 
 
 def test_during_worker_start(site: tuple[Server, Writer]) -> None:
-    """Workers that are being born are hit at every moment of it, and none dies."""
+    """SIGHUP at any moment of a worker's start kills no worker."""
     server, writer = site
     pids = set(server.workers)
     with under_load(server.port):
@@ -220,7 +221,7 @@ def test_during_worker_start(site: tuple[Server, Writer]) -> None:
 
 @pytest.mark.parametrize("worker_class", CLASSES)
 def test_a_stop_right_after_the_start(tmp_path: Path, worker_class: str) -> None:
-    """A worker that is being born hears of it, too."""
+    """SIGTERM right after the start also stops workers that are still starting."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text(0))
     environ = {
@@ -250,7 +251,7 @@ def test_a_stop_right_after_the_start(tmp_path: Path, worker_class: str) -> None
 def test_every_way_of_starting_gunicorn(
     tmp_path: Path, worker_class: str, module: bool, options: tuple[str, ...]
 ) -> None:
-    """An edit is followed, SIGHUP is survived and noted, and it stops when told to."""
+    """However gunicorn is started, it follows edits, reloads on SIGHUP and stops cleanly."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text(0))
     command = gunicorn_command(*options, module=module)
@@ -267,7 +268,7 @@ def test_every_way_of_starting_gunicorn(
             what="all workers have reloaded",
         )
         assert server.workers == pids
-        # The system blocks it, too, for as long as a handler of it runs.
+        # The kernel blocks SIGHUP while a handler runs.
         wait_for(lambda: not any(_blocks_sighup(pid) for pid in pids), what="none blocks SIGHUP")
         assert f"{WORKER_CLASSES[worker_class]}\n" in server.log
         assert server.status()["watcher"] == {"mode": "inotify", "alive": True}
@@ -277,7 +278,10 @@ def test_every_way_of_starting_gunicorn(
 
 
 def test_the_masters_handler_is_ours(tmp_path: Path) -> None:
-    """gunicorn's own would replace the workers; this is internal to it, so hold it fast."""
+    """Our SIGHUP handler runs in the master; gunicorn's would replace the workers.
+
+    The handler is an internal API of gunicorn, so this test guards it.
+    """
     file = tmp_path / "endpoints.txt"
     file.write_text(text(0))
     with running(tmp_path, file) as server:
@@ -289,7 +293,7 @@ def test_the_masters_handler_is_ours(tmp_path: Path) -> None:
 
 
 def test_the_control_socket_is_there_for_who_asks(tmp_path: Path) -> None:
-    """And for nobody else: its usual path is shared by all servers of a user."""
+    """The control socket exists only on request: its default path is shared by a user's servers."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text(0))
     path = tmp_path / "ctl"
@@ -302,7 +306,7 @@ def test_the_control_socket_is_there_for_who_asks(tmp_path: Path) -> None:
 
 
 def test_without_our_hooks_log_and_status_say_what_is_lost(tmp_path: Path) -> None:
-    """A custom -c still serves and follows edits; it is told what SIGHUP does there."""
+    """A custom -c serves and follows edits; log and status name the effect of SIGHUP there."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text(0))
     config = tmp_path / "custom.py"
@@ -347,7 +351,7 @@ workers = 1
 def test_what_the_operator_puts_in_the_place_of_ours_is_named(
     tmp_path: Path, name: str, own: str, lost: str
 ) -> None:
-    """Log and status say what is lost and how to keep it."""
+    """If the operator overrides a hook, log and status name the loss and the remedy."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text(0))
     config = tmp_path / "own.py"
@@ -363,7 +367,7 @@ def test_what_the_operator_puts_in_the_place_of_ours_is_named(
 
 
 def test_a_hook_of_the_operators_that_calls_ours_loses_nothing(tmp_path: Path) -> None:
-    """No notice, and SIGHUP to the master reloads in place."""
+    """If the operator's hook calls ours, SIGHUP to the master reloads in place without notice."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text(0))
     config = tmp_path / "own.py"
@@ -379,7 +383,7 @@ def test_a_hook_of_the_operators_that_calls_ours_loses_nothing(tmp_path: Path) -
 
 
 def test_an_application_of_ones_own_with_our_configuration(tmp_path: Path) -> None:
-    """The way that the warning names: the hooks are ours, and the module is found where it is."""
+    """The command in the warning runs our hooks with another application, found in its folder."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text(0))
     (tmp_path / "mine.py").write_text(
@@ -401,9 +405,9 @@ def test_an_application_of_ones_own_with_our_configuration(tmp_path: Path) -> No
 
 
 def test_other_servers(tmp_path: Path) -> None:
-    """flask run and waitress: edits, a file that changed before the first request, and an end.
+    """flask run and waitress follow edits, also before the first request, and stop.
 
-    SIGHUP is what they get when their terminal closes: it ends them, as any program of Flask's.
+    SIGHUP, which a closing terminal sends, ends them as it ends any Flask program.
     """
     file = tmp_path / "endpoints.txt"
     commands: dict[str, Callable[[int], list[str]]] = {

@@ -1,4 +1,4 @@
-"""Large lists: what they cost, and that nobody waits for them."""
+"""Large lists: the cost of loading them, and the latency of requests meanwhile."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def seconds_to_parse(content: str) -> float:
 
 
 def _least(enough: float, attempts: int, content: str) -> float:
-    """Seconds to parse it: another guest of the host may slow some attempts, but hardly all."""
+    """Return the least seconds of several parses, since the host may slow some of them."""
     least = seconds_to_parse(content)
     while least > enough and (attempts := attempts - 1):
         least = min(least, seconds_to_parse(content))
@@ -36,14 +36,14 @@ def _least(enough: float, attempts: int, content: str) -> float:
 
 
 def test_parsing_grows_linearly() -> None:
-    """100,000 entries in at most 0.6 s; ten times as many in about ten times that."""
+    """Parsing 100,000 entries takes at most 0.6 s, and ten times as many about ten times that."""
     small = _least(0.6, 12, text(100_000))
     assert small <= 0.6
     assert _least(15 * small, 2, text(1_000_000)) <= 15 * small
 
 
 def latencies(server: Server, seconds: float) -> "subprocess.Popen[bytes]":
-    """Start open-loop load: 100 requests a second, sent on time however slow the answers."""
+    """Start open-loop load: 100 requests per second, sent on schedule however slow the answers."""
     load = {
         "port": server.port,
         "seconds": seconds,
@@ -58,12 +58,12 @@ def wait_until_all_left(server: Server, before: set[str]) -> None:
     wait_for(lambda: before.isdisjoint(server.etags()), seconds=60)
 
 
-#: Seconds that a reload may add to the worst answer, by the number of entries.
+#: Seconds that a reload may add to the slowest answer, by the number of entries.
 ADDED = {10_000: 0.025, 50_000: 0.12}
 
 
 def worst(process: "subprocess.Popen[bytes]") -> float:
-    """The slowest answer of a load, in seconds."""
+    """Return the slowest answer of a load, in seconds."""
     output, _ = process.communicate()
     answered = json.loads(output)
     assert len(answered) == 300
@@ -73,10 +73,10 @@ def worst(process: "subprocess.Popen[bytes]") -> float:
 @pytest.mark.parametrize("entries", ADDED)
 @pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
 def test_nobody_waits_for_a_reload(tmp_path: Path, worker_class: str, entries: int) -> None:
-    """A load beside a reload, against the same load without one.
+    """A reload adds little to the slowest answer, compared with the same load without a reload.
 
-    A machine that is short of cores stalls now and then by itself, the design would stall
-    each time: so one good pair of five is proof.
+    A machine with few cores stalls sometimes by itself, and a flawed design would stall
+    each time, so one good pair of five is enough.
     """
     file = tmp_path / "endpoints.txt"
     file.write_text(text(entries))
@@ -100,7 +100,10 @@ def test_nobody_waits_for_a_reload(tmp_path: Path, worker_class: str, entries: i
 
 
 def test_more_than_the_usual_limit_is_served_where_it_is_raised(tmp_path: Path) -> None:
-    """Requests are answered while it is loaded; the benchmarks do it with a million."""
+    """Requests are answered while a list above the default limit loads.
+
+    The benchmarks load a million entries.
+    """
     file = tmp_path / "endpoints.txt"
     file.write_text(text(2))
     with running(tmp_path, file, workers=1, ENDPOINT_MAX_BYTES=str(1 << 28)) as server:
@@ -110,7 +113,7 @@ def test_more_than_the_usual_limit_is_served_where_it_is_raised(tmp_path: Path) 
         os.replace(scratch, file)
         slowest = 0.0
         while server.status()["counts"]["api"] != 130_000:
-            time.sleep(0.05)  # the processor is for the loading
+            time.sleep(0.05)  # leave the processor to the loading thread
             started = time.monotonic()
             assert server.get("/health").status == 200
             slowest = max(slowest, time.monotonic() - started)

@@ -1,4 +1,4 @@
-"""Parked requests: told within a second, never in anybody's way."""
+"""Parked long polls: a change reaches them within a second, and they block no other request."""
 
 import contextlib
 import hashlib
@@ -34,7 +34,7 @@ def replace(file: Path, content: str) -> None:
 
 
 class Poller(threading.Thread):
-    """One long poll on a connection of its own."""
+    """One long poll on a new connection."""
 
     def __init__(
         self, server: Server, seconds: float, etag: str, *, path: str = ENDPOINTS, **headers: str
@@ -61,7 +61,7 @@ class Poller(threading.Thread):
 
 @contextlib.contextmanager
 def parked(server: Server, number: int, seconds: float = 60) -> Iterator[list[Poller]]:
-    """So many long polls, once they have all been sent."""
+    """Send that number of long polls, and yield when all are sent."""
     etag = server.get().headers["ETag"]
     pollers = [Poller(server, seconds, etag) for _ in range(number)]
     for poller in pollers:
@@ -85,7 +85,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.mark.alone
 @pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
 def test_everybody_is_told_within_a_second(tmp_path: Path, file: Path, worker_class: str) -> None:
-    """Nobody is lost, nobody is told of what he has, and a stop waits for nobody."""
+    """Every poll gets the change once, no poll gets its own list, and a stop waits for none."""
     with running(tmp_path, file, WORKER_CLASS=worker_class) as server:
         with parked(server, 12) as pollers:
             time_out = {"If-None-Match": server.get().headers["ETag"]}
@@ -117,7 +117,7 @@ def test_everybody_is_told_within_a_second(tmp_path: Path, file: Path, worker_cl
 
 
 def wait_until_idle_but_for(pollers: list[Poller], server: Server) -> None:
-    """Give every poll the time to be parked: plain requests behind them have been answered."""
+    """Wait until every poll is parked: later plain requests have been answered."""
     for _ in range(20):
         server.get("/health")
     assert all(poller.is_alive() for poller in pollers)
@@ -131,7 +131,7 @@ def wait_until_idle_but_for(pollers: list[Poller], server: Server) -> None:
 def test_the_limit_turns_away_and_a_client_that_leaves_frees_its_place(
     tmp_path: Path, file: Path, worker_class: str, threads: str, limit: str
 ) -> None:
-    """304 at once, and when to come back; plain requests go on."""
+    """Over the limit a poll gets 304 and Retry-After at once, and plain requests work."""
     with running(
         tmp_path,
         file,
@@ -142,7 +142,7 @@ def test_the_limit_turns_away_and_a_client_that_leaves_frees_its_place(
     ) as server:
         etag = {"If-None-Match": server.get().headers["ETag"]}
         with parked(server, 2) as pollers:
-            # Not by a poll of our own, which might take the place of one that comes later.
+            # Not by a poll of this test, which could take the place of a later poll.
             wait_for(lambda: b"mop_config_waiters 2.0" in server.get("/metrics").body)
             began = time.monotonic()
             turned_away = server.get(f"{ENDPOINTS}?wait=60", **etag)
@@ -161,7 +161,7 @@ def test_the_limit_turns_away_and_a_client_that_leaves_frees_its_place(
 def test_a_stop_waits_for_no_connection_that_is_kept(
     tmp_path: Path, file: Path, worker_class: str
 ) -> None:
-    """One that was parked, one that is idle, and one that has sent nothing yet."""
+    """A stop waits for no parked, idle or silent connection."""
     with running(tmp_path, file, workers=1, WORKER_CLASS=worker_class) as server:
         etag = server.get().headers["ETag"]
         head = f"GET {ENDPOINTS}?wait=60 HTTP/1.1\r\nHost: x\r\nIf-None-Match: {etag}\r\n\r\n"
@@ -185,7 +185,7 @@ def test_a_stop_waits_for_no_connection_that_is_kept(
 def test_a_worker_that_is_recycled_lets_go_of_those_that_wait(
     tmp_path: Path, file: Path, worker_class: str
 ) -> None:
-    """Nobody waits until they have done so: no signal tells of --max-requests."""
+    """A worker recycled by --max-requests, which sends no signal, releases its parked polls."""
     with running(
         tmp_path, file, "--max-requests", "40", workers=1, WORKER_CLASS=worker_class
     ) as server:
@@ -208,7 +208,7 @@ def test_a_worker_that_is_recycled_lets_go_of_those_that_wait(
 def test_a_token_that_is_taken_back_is_not_told_of_a_change(
     tmp_path: Path, file: Path, path: str
 ) -> None:
-    """Also where its request was parked before."""
+    """After a token is removed, its parked poll gets 401 instead of the change."""
     key, tokens = tmp_path / "key.json", tmp_path / "tokens"
     key.write_text(json.dumps(SigningKey.generate().private_jwk()))
     lines = [f"{name}:{hashlib.sha256(name.encode()).hexdigest()}\n" for name in ("one", "two")]
@@ -240,7 +240,7 @@ def test_a_token_that_is_taken_back_is_not_told_of_a_change(
 
 
 def test_a_sync_worker_parks_nobody(tmp_path: Path, file: Path) -> None:
-    """Its time-out would kill it; and it says so where more was wanted."""
+    """The sync worker, whose time-out would kill it, parks no poll and logs the ignored limit."""
     with running(
         tmp_path, file, workers=1, WORKER_CLASS="sync", ENDPOINT_MAX_WAITERS="5"
     ) as server:
@@ -252,7 +252,7 @@ def test_a_sync_worker_parks_nobody(tmp_path: Path, file: Path) -> None:
 
 
 def test_a_client_that_sends_its_next_request_early_still_waits(tmp_path: Path, file: Path) -> None:
-    """Bytes on the connection are no goodbye, whichever way the worker listens for one."""
+    """A pipelined next request does not end the wait: only the end of the connection does."""
     for worker_class in ("asgi", "gthread"):
         with running(tmp_path, file, workers=1, WORKER_CLASS=worker_class) as server:
             etag = server.get().headers["ETag"]
@@ -275,7 +275,7 @@ def test_a_client_that_sends_its_next_request_early_still_waits(tmp_path: Path, 
 def test_plain_requests_do_not_feel_those_that_wait(
     tmp_path: Path, file: Path, worker_class: str
 ) -> None:
-    """p99 stays within twice its idle figure, with every place taken."""
+    """With every place taken, p99 of plain requests stays within twice its idle value."""
     places = 2 * 14 if worker_class == "gthread" else 1000
     with running(tmp_path, file, WORKER_CLASS=worker_class) as server:
         etag = server.get().headers["ETag"]
@@ -290,7 +290,7 @@ def test_plain_requests_do_not_feel_those_that_wait(
 
 
 def p99(server: Server) -> float:
-    """Of plain requests on one connection, in seconds."""
+    """Return the 99th percentile of plain requests on one connection, in seconds."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     taken = []
     for _ in range(500):
@@ -304,7 +304,7 @@ def p99(server: Server) -> float:
 
 @contextlib.contextmanager
 def sockets_waiting(server: Server, number: int, etag: str) -> Iterator[list[socket.socket]]:
-    """Long polls without a thread for each."""
+    """Open long polls without a thread for each."""
     request = f"GET {ENDPOINTS}?wait=60 HTTP/1.1\r\nHost: x\r\nIf-None-Match: {etag}\r\n\r\n"
     with contextlib.ExitStack() as stack:
         clients: list[Any] = []
@@ -320,7 +320,7 @@ def sockets_waiting(server: Server, number: int, etag: str) -> Iterator[list[soc
 
 
 def test_polls_and_changes_leave_nothing_behind(tmp_path: Path, file: Path) -> None:
-    """Descriptors are given back: none is left for each poll or each change."""
+    """No descriptor stays open after long polls and changes."""
     with running(tmp_path, file, workers=1) as server:
         pid = server.workers[0]
         open_before = 0

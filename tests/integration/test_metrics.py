@@ -1,4 +1,4 @@
-"""The metrics of a real gunicorn: true for all its workers, whichever one is asked."""
+"""The metrics of a real gunicorn: any worker answers with the totals of all workers."""
 
 import contextlib
 import http.client
@@ -29,7 +29,7 @@ def scrape(server: Server) -> Scrape:
 
 
 def until(server: Server, shows: Callable[[Scrape], bool]) -> Scrape:
-    """The first scrape that shows something."""
+    """Scrape until a condition holds, and return that scrape."""
     scrapes: list[Scrape] = []
 
     def look() -> bool:
@@ -58,7 +58,7 @@ def requests(told: Scrape, route: str = "/health") -> float:
 
 
 def test_every_worker_tells_the_same_exact_counts(site: tuple[Server, Path]) -> None:
-    """Requests on new connections reach all workers; the next answer knows of each."""
+    """Requests on new connections reach all workers, and the next scrape counts every one."""
     server, _ = site
     for route in ("/health", ENDPOINTS):
         before = requests(scrape(server), route)
@@ -71,7 +71,7 @@ def test_every_worker_tells_the_same_exact_counts(site: tuple[Server, Path]) -> 
 
 
 def test_counters_never_fall_while_workers_are_killed(tmp_path: Path) -> None:
-    """One after the other, while somebody scrapes; and no count is lost."""
+    """Counters never fall or lose counts while workers are killed one by one during scrapes."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text("a.example", "b.example"))
     with running(tmp_path, file, workers=WORKERS, TMPDIR=str(tmp_path)) as server:
@@ -113,14 +113,14 @@ def _kill_workers(server: Server) -> None:
         watcher.join()
     assert falls == []
     after = scrape(server)
-    # A worker may be killed between counting and answering: that request counts, rightly.
+    # A worker may be killed after counting and before answering: that request counts too.
     assert answered <= requests(after) - requests(before) <= answered + KILLS
     starts = [told.total("mop_config_reloads_total", trigger="start") for told in (before, after)]
     assert starts[1] - starts[0] == KILLS
 
 
 def test_the_source_as_all_workers_see_it(site: tuple[Server, Path]) -> None:
-    """A good text, a bad one, and a good one again."""
+    """The reload metrics show a good text, then a bad text, and then a good text."""
     server, file = site
 
     def loads(told: Scrape, *results: str) -> float:
@@ -147,7 +147,7 @@ def test_the_source_as_all_workers_see_it(site: tuple[Server, Path]) -> None:
     )
     file.write_text(text("a.example", "b.example"))
     after = until(server, lambda told: shows(told, 2, good=1, refused=WORKERS))
-    # Who takes another worker's list before he has read the file finds it unchanged.
+    # A worker that takes over another worker's list finds the file unchanged.
     good = ("applied", "unchanged")
     assert loads(after, *good) - loads(before, *good) >= 2 * WORKERS
     assert WORKERS < loads(after, "applied") - loads(before, "applied") <= 2 * WORKERS
@@ -156,7 +156,7 @@ def test_the_source_as_all_workers_see_it(site: tuple[Server, Path]) -> None:
 
 
 def test_parked_requests_of_all_workers(site: tuple[Server, Path]) -> None:
-    """They are counted while they wait, and as requests once they are answered."""
+    """Parked requests are counted as waiting, and as requests when they are answered."""
     server, file = site
     etag = server.get().headers["ETag"]
     waiting = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=60) for _ in range(9)]
@@ -175,7 +175,7 @@ def test_parked_requests_of_all_workers(site: tuple[Server, Path]) -> None:
 
 
 def test_series_come_and_go_with_their_endpoints(tmp_path: Path) -> None:
-    """What is checked is told by kind and URL; what is no longer served is told no more."""
+    """The series of an endpoint exist, by kind and URL, only while the endpoint is served."""
     file = tmp_path / "endpoints.txt"
     up, seconds = "mop_config_endpoint_up", "mop_config_endpoint_response_seconds"
     with handmade(lambda _: (200, {}, b"{}")) as live, handmade(lambda _: (500, {}, b"")) as sick:
@@ -200,7 +200,7 @@ def test_series_come_and_go_with_their_endpoints(tmp_path: Path) -> None:
 def test_other_ways_of_running_count_as_exactly(
     tmp_path: Path, options: tuple[str, ...], worker_class: str
 ) -> None:
-    """Loaded before the fork. The folder goes with its master."""
+    """Counts are exact with --preload too, and the metrics folder is removed with its master."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text("a.example", "b.example"))
     with running(
@@ -219,7 +219,7 @@ def test_other_ways_of_running_count_as_exactly(
 
 
 def test_the_operators_own_folder_is_kept_and_counted_in(tmp_path: Path) -> None:
-    """Whoever collects there finds our counters beside his; it stays when the server ends."""
+    """The operator's own PROMETHEUS_MULTIPROC_DIR holds our counters too, and is kept."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text("a.example", "b.example"))
     own = tmp_path / "own"
@@ -233,7 +233,7 @@ def test_the_operators_own_folder_is_kept_and_counted_in(tmp_path: Path) -> None
 
 
 def test_an_upgraded_master_has_a_folder_of_its_own(tmp_path: Path) -> None:
-    """It inherits the environment of the one before, which takes its folder with it."""
+    """An upgraded master makes its own folder: the inherited one is removed with the old master."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text("a.example", "b.example"))
     with running(tmp_path, file, TMPDIR=str(tmp_path)) as server:
@@ -262,7 +262,7 @@ def test_an_upgraded_master_has_a_folder_of_its_own(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_master_leaves_is_taken_away_by_the_next(tmp_path: Path) -> None:
-    """Once its workers are gone too."""
+    """The next master removes a killed master's folder when that master's workers are gone too."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text("a.example", "b.example"))
     with running(tmp_path, file, TMPDIR=str(tmp_path)) as server:
@@ -277,7 +277,7 @@ def test_what_a_killed_master_leaves_is_taken_away_by_the_next(tmp_path: Path) -
 
 
 def test_without_our_hooks_each_worker_counts_for_itself(tmp_path: Path) -> None:
-    """And the status says so."""
+    """Without our hooks each worker counts alone, and the status says so."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text("a.example", "b.example"))
     conf = tmp_path / "own.py"

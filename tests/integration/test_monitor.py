@@ -1,4 +1,4 @@
-"""The checks of the served endpoints, by real servers: one worker looks, all workers know."""
+"""Health checks by real servers: one worker checks the endpoints, and all report the results."""
 
 import contextlib
 import json
@@ -36,7 +36,7 @@ DOWN: Any = (503, {}, b"")
 
 
 def found(server: Server) -> dict[str, Any]:
-    """What the status says of each endpoint, by URL."""
+    """Return the status of each endpoint by URL."""
     health = server.status().get("health")
     return {entry["url"]: entry for entry in health["endpoints"]} if health else {}
 
@@ -46,13 +46,13 @@ def states(server: Server) -> dict[str, str]:
 
 
 def prober(server: Server) -> int:
-    """The process id of the worker that checks; 0 while none does."""
+    """Return the process id of the worker that checks, or 0."""
     health = server.status().get("health")
     return int(health["pid"] or 0) if health else 0
 
 
 def kill_prober(server: Server) -> int:
-    """Kill it, and wait until another worker is in its place."""
+    """Kill the checking worker, and wait until another worker checks."""
     victim = wait_for(lambda: prober(server))
     os.kill(victim, signal.SIGKILL)
     return wait_for(
@@ -63,7 +63,7 @@ def kill_prober(server: Server) -> int:
 
 
 def settle(server: Server) -> None:
-    """Wait for the worker in the place of a killed one, so that nothing is told meanwhile."""
+    """Wait for the successor of a killed worker, so that no message is sent meanwhile."""
     wait_for(lambda: len(server.status()["workers"]) == 2, seconds=20, what="two workers answer")
 
 
@@ -76,7 +76,7 @@ def https(authority: trustme.CA) -> Iterator[Handmade]:
 
 
 def test_one_worker_looks_and_all_know(tmp_path: Path) -> None:
-    """At what the file names, and nowhere else; whoever it is, and whatever becomes of it."""
+    """One worker checks the file's URLs only, and another worker takes over if that worker dies."""
     authority = trustme.CA()
     with contextlib.ExitStack() as stack:
         secure = stack.enter_context(https(authority))
@@ -130,7 +130,7 @@ def test_one_worker_looks_and_all_know(tmp_path: Path) -> None:
         assert expiry.keys() == {secure.url}
         page = server.get("/?lang=en").body.decode()
         assert f"certificate: {left.days:,} days left" in page
-        # The path that answers is asked first from the second time on.
+        # From the second check on, the path that answered is tried first.
         assert late.count("/v1/health") == 1
 
         assert kill_prober(server) in server.workers
@@ -143,7 +143,7 @@ def test_one_worker_looks_and_all_know(tmp_path: Path) -> None:
         want = {secure.url: "healthy", foreign.url: "unhealthy", elsewhere.url: "healthy"}
         wait_for(lambda: states(server) == want, seconds=30, what="the new one is known")
         asked = len(elsewhere.asked)
-        # Two workers that check would be twice as many.
+        # Two checking workers would check twice as often.
         assert asked <= len(found(server)[elsewhere.url]["recent"]) + 3
         assert proxy.asked == []
         settle(server)
@@ -154,13 +154,13 @@ def test_one_worker_looks_and_all_know(tmp_path: Path) -> None:
 
 
 def told(hook: Handmade) -> list[str]:
-    """The types of the messages; one whose answer was lost with its worker comes again."""
+    """Return the types of the messages, without repeats after a lost answer."""
     messages = {asked.header("webhook-id"): asked.body for asked in hook.asked}
     return [json.loads(body)["type"] for body in messages.values()]
 
 
 def verifier() -> Any:
-    """The function that `docs/webhook.md` shows."""
+    """Return the verification function of `docs/webhook.md`."""
     names: dict[str, Any] = {}
     page = (ROOT / "docs" / "webhook.md").read_text()
     (block,) = [
@@ -173,7 +173,7 @@ def verifier() -> Any:
 
 
 def test_an_outage_is_told_once_whatever_happens_meanwhile(tmp_path: Path) -> None:
-    """A worker that is killed, a reload, a restart: nobody is told again."""
+    """An outage is reported once, despite a killed worker, a reload and a restart."""
     file = tmp_path / "endpoints.txt"
     with handmade(lambda asked: DOWN) as api, handmade() as hook:
         file.write_text(f"ApiList:\n{api.url}\n{api.url}/v2\n")
@@ -212,7 +212,7 @@ def test_an_outage_is_told_once_whatever_happens_meanwhile(tmp_path: Path) -> No
 
 
 def test_a_parked_domain_is_told_from_the_service(tmp_path: Path) -> None:
-    """It answers 200 to every path; the text that the service's answers hold is missing."""
+    """A parked domain, which answers 200 to every path, fails for lack of the required text."""
     file = tmp_path / "endpoints.txt"
     page: Any = (200, {}, b"<html>This domain is for sale")
     with handmade(lambda asked: page) as parked, handmade(lambda asked: OK) as ours:
@@ -237,7 +237,7 @@ def test_a_parked_domain_is_told_from_the_service(tmp_path: Path) -> None:
 
 
 def test_one_endpoint_that_is_up_is_no_outage(tmp_path: Path) -> None:
-    """However far behind it ranks; and a kind that leaves the list is down no more."""
+    """While any endpoint of a kind is up there is no outage, and an unlisted kind has none."""
     file = tmp_path / "endpoints.txt"
     port = closed_port()
     dead = [f"http://127.0.0.1:{port}/{n}" for n in range(5)]
@@ -271,7 +271,7 @@ def test_one_endpoint_that_is_up_is_no_outage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["sync", "asgi"])
 def test_what_hangs_holds_nobody_up(kind: str, tmp_path: Path) -> None:
-    """Endpoints that stall in TLS, a webhook that never answers: requests are answered."""
+    """Endpoints that stall in TLS and a hanging webhook delay no request."""
     file = tmp_path / "endpoints.txt"
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -293,7 +293,7 @@ def test_what_hangs_holds_nobody_up(kind: str, tmp_path: Path) -> None:
             for _ in range(20):
                 before = time.monotonic()
                 assert server.get().status == 200
-                # Each of the sixteen that are checked at a time hangs for five seconds.
+                # Sixteen endpoints are checked at a time, and each hangs for five seconds.
                 assert time.monotonic() - before < 4
             wait_for(lambda: states(server)[good.url] == "healthy", what="the good one is known")
             assert server.stop() == 0
@@ -301,7 +301,7 @@ def test_what_hangs_holds_nobody_up(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_costs_a_warning_and_nothing_else(tmp_path: Path) -> None:
-    """Checks go on in the worker that makes them; with room, all workers know again."""
+    """On a full disk checks go on with one warning; later all workers report them again."""
     state = tmp_path / "state"
     file = tmp_path / "endpoints.txt"
     with small_disk(state), handmade() as api, handmade(lambda asked: DOWN) as hook:
@@ -332,7 +332,7 @@ def test_a_full_disk_costs_a_warning_and_nothing_else(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def started(settings: Settings) -> Iterator[ConfigService]:
-    """The service of an application in this process, with its threads."""
+    """Run an application's service with its threads in this process."""
     previous = signal.getsignal(signal.SIGHUP)
     service: ConfigService = create_app(settings).extensions["mop_config"]
     service.start()
@@ -349,10 +349,10 @@ def monitors() -> list[str]:
 
 
 class TestInProcess:
-    """What shows best from within."""
+    """Checks of a service in this process."""
 
     def test_it_is_off_by_default(self, tmp_path: Path) -> None:
-        """No thread, no file, and null in the status."""
+        """Checks are off by default: no thread, no file, and null in the status."""
         file = tmp_path / "endpoints.txt"
         file.write_text("ApiList:\nhttp://127.0.0.1:1\n")
         settings = Settings(source=str(file), state_dir=str(tmp_path / "state"))
@@ -363,7 +363,7 @@ class TestInProcess:
         assert not [name for name in names if "monitor" in name or "checks" in name]
 
     def test_a_stop_does_not_wait_for_a_check_that_hangs(self, tmp_path: Path) -> None:
-        """It is called off."""
+        """A stop aborts a hanging check instead of waiting for it."""
         with silence() as port:
             file = tmp_path / "endpoints.txt"
             file.write_text(f"ApiList:\nhttps://127.0.0.1:{port}\n")
@@ -377,7 +377,7 @@ class TestInProcess:
             wait_for(lambda: not monitors(), seconds=3, what="the check has ended")
 
     def test_a_second_start_checks_again(self, tmp_path: Path) -> None:
-        """What was known at the stop is known, and asked anew."""
+        """A second start keeps the results and checks again."""
         with handmade() as api:
             file = tmp_path / "endpoints.txt"
             file.write_text(f"ApiList:\n{api.url}\n")
@@ -400,7 +400,10 @@ class TestInProcess:
     def test_without_a_state_folder_nothing_is_checked(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Each worker would do it, and tell, for itself. The log says so once."""
+        """Without a state folder every worker would check and report, so none does.
+
+        The log says so once.
+        """
         (tmp_path / "state").write_text("a file")
         with handmade() as api:
             file = tmp_path / "endpoints.txt"
@@ -423,7 +426,10 @@ class TestInProcess:
         assert caplog.text.count("no endpoint is checked") == 1
 
     def test_findings_of_what_is_not_listed_are_not_shown(self, tmp_path: Path) -> None:
-        """They are older than the list, if the worker that checks cannot save newer ones."""
+        """Results of unlisted endpoints are not shown.
+
+        Saved results can be older than the list, if the checking worker cannot write.
+        """
         file = tmp_path / "endpoints.txt"
         file.write_text("ApiList:\nhttps://a.example\n")
         settings = Settings(source=str(file), state_dir=str(tmp_path / "s"), probe_interval=30)
@@ -443,7 +449,7 @@ class TestInProcess:
     def test_a_state_folder_that_vanishes_ends_no_checks(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """It is made again; there is one warning at most."""
+        """A removed state folder is created again, with at most one warning, and checks go on."""
         with handmade() as api:
             file = tmp_path / "endpoints.txt"
             file.write_text(f"ApiList:\n{api.url}\n")

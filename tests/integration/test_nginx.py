@@ -1,4 +1,4 @@
-"""nginx as ``deploy/`` sets it up: a mirror of files, in front of gunicorn, and as a cache."""
+"""nginx with deploy/'s configurations: a mirror of files, a front of gunicorn, a cache."""
 
 import gzip
 import http.client
@@ -36,7 +36,7 @@ def _nginx() -> None:
 
 
 def get(port: int, path: str = ENDPOINTS, method: str = "GET", **headers: str) -> Answer:
-    """Ask once."""
+    """Send one request."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -49,7 +49,7 @@ def get(port: int, path: str = ENDPOINTS, method: str = "GET", **headers: str) -
 
 @contextmanager
 def mirror(folder: Path, root: Path, app: int = 9) -> Iterator[int]:
-    """Serve a folder, and ask an application for what is not there."""
+    """Serve a folder with nginx, and forward requests for missing files to an application."""
     port, own = closed_port(), folder / f"nginx-{root.name}"
     with nginx(own, adapt("nginx.conf", own, port, app=app, root=root), port):
         yield port
@@ -57,7 +57,7 @@ def mirror(folder: Path, root: Path, app: int = 9) -> Iterator[int]:
 
 @contextmanager
 def cache(folder: Path, app: int) -> Iterator[int]:
-    """Keep an application's answers."""
+    """Cache an application's answers with nginx."""
     port, own = closed_port(), folder / "nginx-cache"
     with nginx(own, adapt("nginx-cache.conf", own, port, app=app), port):
         yield port
@@ -71,10 +71,10 @@ def key_file(folder: Path) -> Path:
 
 
 class TestMirror:
-    """Files, and nothing behind them."""
+    """nginx serves published files without an application."""
 
     def test_it_answers_as_a_server_would(self, tmp_path: Path) -> None:
-        """Types, compression, tags and ages; and nothing but what is meant to be seen."""
+        """Types, compression, ETags and ages equal a server's, and other files are hidden."""
         file = tmp_path / "e.txt"
         file.write_text("DomainList:\n" + "".join(f"host{n}.example\n" for n in range(50)))
         publish(tmp_path, file, "--key", str(key_file(tmp_path)))
@@ -124,7 +124,7 @@ class TestMirror:
                     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
     def test_an_edit_shows_at_once(self, tmp_path: Path) -> None:
-        """As soon as the command has written it, and nginx has looked again."""
+        """A published edit is served as soon as nginx opens the file again."""
         file, out = tmp_path / "e.txt", tmp_path / "out"
         file.write_text(OLD)
         with publishing(tmp_path, file):
@@ -136,10 +136,10 @@ class TestMirror:
 
 
 class TestInFront:
-    """nginx with the files before gunicorn with the application."""
+    """nginx serves the files, and gunicorn the application's routes."""
 
     def test_gunicorn_answers_what_files_cannot_and_may_stop(self, tmp_path: Path) -> None:
-        """A long poll is told of an edit; without gunicorn, everybody gets the file."""
+        """A long poll gets an edit from gunicorn; while gunicorn is down, clients get the file."""
         file = tmp_path / "e.txt"
         file.write_text(OLD)
         publish(tmp_path, file)
@@ -149,7 +149,7 @@ class TestInFront:
             tag = server.get().headers["ETag"]
             waited = get(port, f"{ENDPOINTS}?wait=0.1", If_None_Match=tag)
             assert (waited.status, waited.headers["Preference-Applied"]) == (304, "wait")
-            # There is no signed file: the application is asked, and says so.
+            # Without a signed file, the application answers that it has none.
             assert get(port, f"{ENDPOINTS}.jws").status == 404
             server.stop()
             assert get(port).status == 200
@@ -160,10 +160,10 @@ class TestInFront:
 
 
 class TestCache:
-    """nginx as a cache of the application."""
+    """nginx caches the application's answers."""
 
     def test_an_edit_shows_within_the_age(self, tmp_path: Path) -> None:
-        """Also for the first who asks after a while."""
+        """An edit is served within the cache's age, also to the first client after a pause."""
         file = tmp_path / "e.txt"
         file.write_text(OLD)
         with ExitStack() as stack:
@@ -174,7 +174,7 @@ class TestCache:
             kept = time.monotonic()
             file.write_text(NEW)
             wait_for(lambda: b"new.example" in server.get().body, what="the server has the edit")
-            # nginx counts whole seconds.
+            # nginx counts ages in whole seconds.
             wait_for(lambda: time.monotonic() > kept + 2.1, what="the answer is too old")
             assert b"new.example" in get(port).body
             kept = time.monotonic()
@@ -182,7 +182,7 @@ class TestCache:
             assert get(port).headers["X-Cache-Status"] == "REVALIDATED"
 
     def test_it_answers_everybody_for_a_stopped_server(self, tmp_path: Path) -> None:
-        """One client's answer serves all others, whatever they take and however they ask."""
+        """One cached answer serves all clients of a stopped server, whatever headers they send."""
         file = tmp_path / "e.txt"
         file.write_text("DomainList:\n" + "".join(f"host{n}.example\n" for n in range(50)))
         with ExitStack() as stack:
@@ -215,7 +215,7 @@ class TestCache:
             assert get(port, "/health").status == 502
 
     def test_a_long_poll_passes_through(self, tmp_path: Path) -> None:
-        """It is told of an edit, and what it was told is nobody else's."""
+        """A long poll passes through to the application, and its answer is not cached."""
         file = tmp_path / "e.txt"
         file.write_text(OLD)
         with ExitStack() as stack:
@@ -227,7 +227,7 @@ class TestCache:
             assert "Preference-Applied" not in get(port).headers
 
     def test_an_answer_for_one_origin_is_no_other_s(self, tmp_path: Path) -> None:
-        """Fresh, kept, and when the application is gone; an origin that is not named gets none."""
+        """CORS headers match the request's origin, also in cached answers, or are absent."""
         file = tmp_path / "e.txt"
         file.write_text(OLD)
         named = ("https://a.example", "https://b.example")
@@ -252,7 +252,7 @@ class TestCache:
             assert [allowed(Origin=origin) for origin in named] == list(named)
 
     def test_what_a_token_opens_is_not_kept(self, tmp_path: Path) -> None:
-        """Nobody without one gets another's answer."""
+        """An answer to a token is not cached, so a client without that token never gets it."""
         file = tmp_path / "e.txt"
         file.write_text(OLD)
         with ExitStack() as stack:
@@ -260,7 +260,7 @@ class TestCache:
                 running(
                     tmp_path,
                     file,
-                    workers=0,  # the status is not for everybody
+                    workers=0,  # the status needs a token
                     WEB_CONCURRENCY="1",
                     ENDPOINT_TOKENS="a-token-of-some-length",
                 )
@@ -276,7 +276,7 @@ class TestCache:
 
 @contextmanager
 def static(root: Path) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
-    """The plainest server that there is, for a folder."""
+    """Run Python's static file server on a folder."""
     port = closed_port()
     command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
     with subprocess.Popen(
@@ -292,10 +292,10 @@ def static(root: Path) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
 
 
 class TestClient:
-    """The other half of the product, over all three."""
+    """The product's client over gunicorn, nginx and a static folder."""
 
     def test_it_moves_from_gunicorn_to_nginx_to_a_folder(self, tmp_path: Path) -> None:
-        """Each is killed in turn; a request and an update always find the next one."""
+        """As each server is killed, requests and updates of the client move to the next server."""
         file, out = tmp_path / "e.txt", tmp_path / "out"
         file.write_text(OLD)
         publish(tmp_path, file)
@@ -306,7 +306,7 @@ class TestClient:
             mirrored = front.enter_context(mirror(tmp_path, out))
             plain, _ = stack.enter_context(static(out))
             bases = [f"http://127.0.0.1:{port}/api/v1" for port in (server.port, mirrored, plain)]
-            # A server that is slow for a moment is no reason to ask another one.
+            # A slow server must not cause a hedge.
             patient = replace(QUICK, hedge_delay=30, health_timeout=10, total_timeout=30)
             options: dict[str, Any] = {"policy": patient, "verify": NOBODY, "trust_env": False}
             manager = stack.enter_context(EndpointManager(bases, update_interval=0, **options))

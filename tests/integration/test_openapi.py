@@ -1,4 +1,4 @@
-"""The description of the routes is true, of each route and of each answer."""
+"""The OpenAPI document matches every route and every answer."""
 
 import copy
 import hashlib
@@ -35,12 +35,12 @@ from ..test_readme import blocks
 
 TOKEN = "an-admins-token-0123456789"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
-#: Schemas that others are put together from: those are closed as a whole.
+#: Schemas that `allOf` combines, so only the combination can be closed.
 OPEN_SCHEMAS = {"Problem", "ReloadReport"}
 
 
 def closed(node: Any) -> Any:
-    """The same description, in which no object has a member that is not named."""
+    """Return a copy in which no object allows an unnamed property."""
     if isinstance(node, list):
         return [closed(item) for item in node]
     if not isinstance(node, dict):
@@ -54,7 +54,7 @@ def closed(node: Any) -> Any:
 
 
 def strict(whole: dict[str, Any]) -> dict[str, Any]:
-    """A description in which whatever it does not say is wrong."""
+    """Return a copy in which everything that is not described is an error."""
     whole = copy.deepcopy(whole)
     schemas = whole["components"]["schemas"]
     kept = {name: schemas[name] for name in OPEN_SCHEMAS}
@@ -69,7 +69,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def description(client: FlaskClient, **options: Any) -> dict[str, Any]:
-    """What the application says of itself."""
+    """Return the description that the application serves."""
     answer = client.get("/openapi.json", **options)
     assert answer.status_code == 200
     found: dict[str, Any] = json.loads(answer.data)
@@ -77,13 +77,13 @@ def description(client: FlaskClient, **options: Any) -> dict[str, Any]:
 
 
 def described(app: Flask) -> set[tuple[str, str]]:
-    """Every operation of the description that the application serves."""
+    """Return every operation of the served description."""
     paths = description(app.test_client())["paths"]
     return {(path, method) for path, operations in paths.items() for method in operations}
 
 
 def routed(app: Flask) -> set[tuple[str, str]]:
-    """Every operation of ours that Flask takes; HEAD and OPTIONS come with GET."""
+    """Return every operation of ours that Flask routes, without the implied HEAD and OPTIONS."""
     return {
         (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method.lower())
         for rule in app.url_map.iter_rules()
@@ -93,15 +93,15 @@ def routed(app: Flask) -> set[tuple[str, str]]:
 
 
 class TestDocument:
-    """The document by itself."""
+    """The document alone."""
 
     @pytest.mark.parametrize("guarded", [False, True])
     def test_it_is_openapi(self, guarded: bool) -> None:
-        """To the letter, with every example in its schema."""
+        """The document is valid OpenAPI, and each example matches its schema."""
         assert list(OpenAPIV31SpecValidator(document(guarded=guarded)).iter_errors()) == []
 
     def test_each_component_is_used_and_each_operation_has_a_name(self) -> None:
-        """Of its own."""
+        """Each component is used, and each operation has a unique id."""
         whole = document(guarded=True)
         text = json.dumps(whole)
         for section, components in whole["components"].items():
@@ -112,7 +112,7 @@ class TestDocument:
         assert len(names) == len(set(names)) == text.count('"operationId"')
 
     def test_the_examples_are_the_guides(self) -> None:
-        """The list, the health answer, and the codes in their three forms."""
+        """The examples of the list, the health answer and the codes are the guide's."""
         paths = document()["paths"]
 
         def content(path: str) -> Any:
@@ -125,7 +125,7 @@ class TestDocument:
         assert [example["value"] for example in examples] == [json.loads(code) for code in codes]
 
     def test_the_pattern_of_wait_is_what_the_server_takes(self, settings: Settings) -> None:
-        """Neither more nor less."""
+        """The pattern of ``wait`` accepts exactly the values that the server accepts."""
         pattern = document()["components"]["parameters"]["wait"]["schema"]["pattern"]
         client = create_app(settings, start=False).test_client()
         for whole in [*map(str, range(62)), "061", "060", "059", "00", "009", "099", "0000", "100"]:
@@ -136,7 +136,7 @@ class TestDocument:
 
 
 def constraints(node: Any, keyword: str, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Each value of a keyword of JSON Schema, with the property or parameter that it is for."""
+    """Yield each value of a JSON Schema keyword with the name of its property or parameter."""
     if isinstance(node, list):
         for item in node:
             yield from constraints(item, keyword, name)
@@ -153,16 +153,16 @@ def constraints(node: Any, keyword: str, name: str = "") -> Iterator[tuple[str, 
             yield from constraints(value, keyword, name)
 
 
-#: The members of a list, and the two kinds of endpoints.
+#: The properties of a list, and the two kinds of endpoints.
 LISTS = tuple(json.loads(dumps(EndpointConfig((), ()))))
 KINDS = tuple(name.removesuffix("_endpoints") for name in LISTS)
 
 
 class TestCopies:
-    """What the file repeats from the code is the same in both."""
+    """The parts of the file that repeat the code are equal to the code."""
 
     def test_the_version(self) -> None:
-        """A new version is written into the file, too."""
+        """The version is the package's version."""
         whole = document()
         assert whole["info"]["version"] == __version__
         for path in ("/health", "/api/v1/health"):
@@ -170,7 +170,7 @@ class TestCopies:
             assert answer["content"]["application/json"]["example"]["version"] == __version__
 
     def test_the_enumerations(self) -> None:
-        """Each is the same set of words as in the code, and the file has no other enumeration."""
+        """Each enumeration equals the code's, and the file has no other enumeration."""
         expected: set[tuple[str, Iterable[str]]] = {
             ("code", Code),
             ("counts", FAULTS),
@@ -187,7 +187,7 @@ class TestCopies:
         assert found == {(name, frozenset(map(str, words))) for name, words in expected}
 
     def test_the_limits(self) -> None:
-        """Each is the code's, and the file has no other limit."""
+        """Each limit equals the code's, and the file has no other limit."""
         whole = document()
         assert set(constraints(whole, "maximum")) == {
             ("Retry-After", RETRY_AFTER[1]),
@@ -205,7 +205,7 @@ class TestCopies:
         assert ("Retry-After", RETRY_AFTER[0]) in set(constraints(whole, "minimum"))
 
     def test_the_limits_in_words(self) -> None:
-        """The descriptions give the code's numbers."""
+        """The numbers in the descriptions are the code's limits."""
         components = document()["components"]
         problems = components["schemas"]["Status"]["properties"]["problems"]
         assert re.findall(r"\d+", problems["description"]) == [str(MAX_KEPT)]
@@ -228,16 +228,19 @@ class TestCopies:
 
 
 class TestRoutes:
-    """The document beside the application."""
+    """The document compared with the application."""
 
     def test_every_route_is_described_and_nothing_else(self, settings: Settings) -> None:
-        """In an application of ours."""
+        """In our own application every route is described, and every described route exists."""
         app = create_app(settings, start=False)
         heads = {(path, "head") for path in (ENDPOINTS, f"{ENDPOINTS}.jws")}
         assert described(app) == routed(app) | heads
 
     def test_in_an_application_around_ours(self, settings: Settings) -> None:
-        """Only what is ours, and the dashboard where it is."""
+        """In an application around ours only our routes are described.
+
+        The dashboard is described if it is enabled.
+        """
         app = Flask("guest")
         app.add_url_rule("/", "own", lambda: "own")
         init_app(app, settings, start=False)
@@ -248,20 +251,20 @@ class TestRoutes:
         assert ("/", "get") not in described(app)
 
     def test_below_another_path(self, settings: Settings) -> None:
-        """The server's address is where it is mounted; the paths are those below."""
+        """Below a mount point the server URL has the prefix, and the paths are relative."""
         client = create_app(settings, start=False).test_client()
         found = description(client, base_url="http://localhost/below/")
         assert found["servers"] == [{"url": "/below"}]
         assert found["paths"].keys() == document()["paths"].keys()
 
     def test_it_is_asked_for_again_only_when_it_has_changed(self, settings: Settings) -> None:
-        """By its tag."""
+        """The document has an ETag, so an unchanged document is answered with 304."""
         client = create_app(settings, start=False).test_client()
         tag = client.get("/openapi.json").headers["ETag"]
         assert client.get("/openapi.json", headers={"If-None-Match": tag}).status_code == 304
 
     def test_it_says_whether_a_token_is_needed(self, tmp_path: Path) -> None:
-        """And the probes' routes need none in any case."""
+        """The document says if a token is needed; the health routes need none."""
         guarded = Settings(source=str(SAMPLE), state_dir=str(tmp_path), tokens=(TOKEN,))
         client = create_app(guarded, start=False).test_client()
         found = description(client, headers=ADMIN)
@@ -274,7 +277,7 @@ class TestRoutes:
 
 
 RELOAD = "/api/v1/config/reload"
-#: Requests that bring each answer forth that a peaceful client does not see.
+#: Requests for each answer that a normal client does not get.
 RARE: list[tuple[dict[str, Any], str, str, dict[str, str], int]] = [
     ({}, "GET", ENDPOINTS, {"Accept": "application/jose"}, 404),
     ({}, "GET", f"{ENDPOINTS}.jws", {}, 404),
@@ -311,7 +314,7 @@ def test_rare_answers_are_described_too(
     headers: dict[str, str],
     status: int,
 ) -> None:
-    """With their bodies, to the last member, and their headers."""
+    """The bodies, to the last property, and the headers of rare answers are described."""
     if "tokens_file" in changes:
         (tmp_path / "tokens").write_text(f"app:{hashlib.sha256(TOKEN.encode()).hexdigest()}")
         changes = {"tokens_file": str(tmp_path / "tokens")}
@@ -331,7 +334,7 @@ def test_rare_answers_are_described_too(
 
 
 def test_a_code_that_is_too_long(tmp_path: Path) -> None:
-    """422, with what would fit."""
+    """A list that is too long for a QR code gets 422 with the forms that would fit."""
     file = tmp_path / "endpoints.txt"
     file.write_text("DomainList:\n" + "".join(f"host-{n}.example.com\n" for n in range(200)))
     settings = Settings(source=str(file), state_dir=str(tmp_path / "state"))
@@ -342,7 +345,7 @@ def test_a_code_that_is_too_long(tmp_path: Path) -> None:
 
 
 def test_whatever_is_asked_the_answers_are_as_described(tmp_path: Path) -> None:
-    """Every check of schemathesis', on a server with tokens, a key, checks and problems."""
+    """All checks of schemathesis pass on a server with tokens, a key, checks and problems."""
     file, key = tmp_path / "endpoints.txt", tmp_path / "key.json"
     file.write_text(SAMPLE.read_text() + "bad_host\n" + "ApiList:\nhttp://127.0.0.1:1/x\n")
     keygen = [sys.executable, "-m", "mop_config", "keygen", "--out", str(key)]
@@ -351,7 +354,7 @@ def test_whatever_is_asked_the_answers_are_as_described(tmp_path: Path) -> None:
     with running(
         tmp_path,
         file,
-        workers=0,  # the status that tells of them needs a token
+        workers=0,  # the helper's wait for workers would need a token
         WEB_CONCURRENCY="1",
         ENDPOINT_TOKENS=TOKEN,
         ENDPOINT_SIGNING_KEY_FILE=str(key),

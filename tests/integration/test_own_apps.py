@@ -1,4 +1,4 @@
-"""Applications of somebody else's under the default worker class: their hooks see every request."""
+"""Other applications under the default worker class: their hooks see every request."""
 
 import threading
 from pathlib import Path
@@ -45,7 +45,7 @@ app = Wrapper()
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["plain", "preload"])
 @pytest.mark.parametrize("name", APPS)
 def test_a_login_refuses_the_list(tmp_path: Path, name: str, options: tuple[str, ...]) -> None:
-    """The list, its long poll and health; with the login all of them work, and edits arrive."""
+    """The application's login protects the list, its long poll and health, and edits arrive."""
     file = tmp_path / "endpoints.txt"
     file.write_text("DomainList:\na.com\nb.com\n")
     (tmp_path / "mine.py").write_text(

@@ -1,4 +1,4 @@
-"""HTTP as it stands on the wire: framing, forms of a request, and attempts to smuggle one in."""
+"""HTTP on the wire: framing, forms of a request target, and request smuggling."""
 
 import json
 import socket
@@ -32,7 +32,7 @@ def server(
 
 
 def send(server: Server, data: str) -> bytes:
-    """Send bytes, and return everything up to the end of the connection."""
+    """Send bytes, and return everything until the connection ends."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall(data.encode("latin-1"))
         received = b""
@@ -42,7 +42,7 @@ def send(server: Server, data: str) -> bytes:
 
 
 def responses(data: bytes, *methods: str) -> list[Response]:
-    """Split what a connection gave into the responses to requests with these methods."""
+    """Split a connection's bytes into the responses to requests with these methods."""
     found = []
     for method in methods:
         head, _, data = data.partition(b"\r\n\r\n")
@@ -57,7 +57,7 @@ def responses(data: bytes, *methods: str) -> list[Response]:
 
 @pytest.mark.parametrize("paths", [[ENDPOINTS] * 6, [ENDPOINTS, STATUS, "/health", "/", "/nope"]])
 def test_pipelined_requests_are_answered_in_their_order(server: Server, paths: list[str]) -> None:
-    """Native answers and those of Flask on one connection do not overtake each other."""
+    """Native and Flask answers on one connection keep the order of their requests."""
     data = "".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n" for path in paths)
     last = f"GET /health HTTP/1.1\r\nHost: x\r\n{CLOSE}"
     found = responses(send(server, data + last), *(["GET"] * (len(paths) + 1)))
@@ -70,7 +70,7 @@ def test_pipelined_requests_are_answered_in_their_order(server: Server, paths: l
 
 @pytest.mark.parametrize("path", [ENDPOINTS, "/health", "/ready", STATUS, "/metrics", "/"])
 def test_head_has_the_length_of_get_and_no_body(server: Server, path: str) -> None:
-    """The next request on the connection is answered as usual."""
+    """HEAD has GET's Content-Length and no body, and the next request works."""
     both = f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\n{CLOSE}"
     head, get = responses(send(server, both), "HEAD", "GET")
     assert (head.status, get.status) == (200, 200)
@@ -79,7 +79,7 @@ def test_head_has_the_length_of_get_and_no_body(server: Server, path: str) -> No
 
 @pytest.mark.parametrize("path", [STATUS, ENDPOINTS])
 def test_a_client_that_expects_100_gets_it(server: Server, path: str) -> None:
-    """A body is requested before the route refuses the method."""
+    """The server sends 100 Continue before the route refuses the method."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall(
             f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n"
@@ -103,7 +103,7 @@ def test_a_client_that_expects_100_gets_it(server: Server, path: str) -> None:
     ],
 )
 def test_the_absolute_form_of_a_target(server: Server, target: str, status: int) -> None:
-    """A server must take the form that proxies are sent (RFC 9112, 3.2.2)."""
+    """The server accepts the absolute form of a target, as RFC 9112, 3.2.2 requires."""
     (found,) = responses(send(server, f"GET {target} HTTP/1.1\r\nHost: x\r\n{CLOSE}"), "GET")
     assert found.status == status
     if ENDPOINTS in target:
@@ -132,11 +132,14 @@ ATTEMPTS = {
 
 @pytest.mark.parametrize("name", ATTEMPTS)
 def test_an_ambiguous_request_is_refused_and_hides_no_other(server: Server, name: str) -> None:
-    """A proxy may have read the framing otherwise: what follows is never taken for a request."""
+    """An ambiguous request is refused, and no bytes after it are parsed as a request.
+
+    A proxy in front may have read the framing differently.
+    """
     request = f"POST {ENDPOINTS} HTTP/1.1\r\nHost: x\r\n{ATTEMPTS[name]}"
     received = send(server, request + SMUGGLED)
     found = responses(received, *(["POST"] * received.count(b"HTTP/1.1 ")))
-    # A gthread worker has answered 405 before it reads the chunks.
+    # A gthread worker answers 405 before it reads the chunks.
     early = [405] if "-chunk" in name and len(found) > 1 else []
     assert [answer.status for answer in found] in [[*early, 400], [501]]
     assert {answer.headers["content-type"] for answer in found} == {"application/problem+json"}
@@ -164,7 +167,7 @@ def test_an_ambiguous_request_is_refused_and_hides_no_other(server: Server, name
 def test_the_limits_of_a_head(
     request: pytest.FixtureRequest, server: Server, head: str, status: int
 ) -> None:
-    """One valid host, a version that is known, and bounded sizes."""
+    """A request needs one valid host, a known version and bounded sizes."""
     if "gthread" in request.node.name and "Host: x" not in head:
         pytest.skip("gunicorn's own parser leaves Host to the application")
     (found,) = responses(send(server, head + CLOSE), "GET")
@@ -172,7 +175,7 @@ def test_the_limits_of_a_head(
 
 
 def test_no_answer_names_its_server_or_switches_protocols(server: Server) -> None:
-    """An upgrade is not offered: Flask refuses it, the native front answers with the list."""
+    """No answer names the server; an upgrade gets Flask's refusal or the plain list."""
     upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: x\r\n"
     data = f"GET {ENDPOINTS} HTTP/1.1\r\nHost: x\r\n{upgrade}Sec-WebSocket-Version: 13\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
@@ -183,7 +186,7 @@ def test_no_answer_names_its_server_or_switches_protocols(server: Server) -> Non
 
 
 def test_a_name_with_underscores_is_never_taken_for_one_with_hyphens(server: Server) -> None:
-    """A proxy removes the one that it knows."""
+    """A header with underscores is not read as the header with hyphens, which a proxy filters."""
     tag = server.get().headers["ETag"]
     assert server.get(**{"If-None-Match": tag}).status == 304
     assert server.get(If_None_Match=tag).status == 200

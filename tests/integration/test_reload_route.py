@@ -1,4 +1,4 @@
-"""Asking real servers for a reload, with tokens; and what their logs say of who asks."""
+"""Reload requests to real servers with tokens, and the log's record of the caller."""
 
 import base64
 import hashlib
@@ -31,14 +31,14 @@ BEARER = {"Authorization": f"Bearer {ADMIN}"}
 
 
 class Guarded(Server):
-    """A server that wants a token, and is shown one."""
+    """A server with tokens, whose helper methods send a token."""
 
     def get(self, path: str = ENDPOINTS, **headers: str) -> Answer:
         return super().get(path, **{**BEARER, **headers})
 
 
 def post(server: Server, **headers: str) -> Answer:
-    """Ask for a reload."""
+    """Request a reload."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     try:
         connection.request("POST", RELOAD, headers={**BEARER, **headers})
@@ -50,7 +50,7 @@ def post(server: Server, **headers: str) -> Answer:
 
 @contextmanager
 def guarded(folder: Path, *options: str, workers: int = 2, **environ: str) -> Iterator[Server]:
-    """Run a server with tokens on a file; nothing is found by looking at the content."""
+    """Run a server with tokens on a file during the block."""
     file, tokens = folder / "endpoints.txt", folder / "tokens"
     file.write_text("DomainList:\na.com\nb.com\n")
     tokens.write_text(LINES)
@@ -76,7 +76,7 @@ def file_of(server: Server) -> Path:
 
 
 def test_every_worker_reads_the_file(server: Server) -> None:
-    """And the answer comes when all have; the status tells why they did."""
+    """The answer comes when every worker has read the file, and the status gives the trigger."""
     file = file_of(server)
     file.write_text("DomainList:\na.com\nc.com\n")
     answer = post(server)
@@ -96,7 +96,7 @@ def test_every_worker_reads_the_file(server: Server) -> None:
 
 
 def test_many_ask_at_once(server: Server) -> None:
-    """Each is answered, and no request is lost behind another."""
+    """Concurrent reload requests are all answered, and other requests are not delayed."""
     answers: list[Answer] = []
     threads = [threading.Thread(target=lambda: answers.append(post(server))) for _ in range(8)]
     for thread in threads:
@@ -110,7 +110,7 @@ def test_many_ask_at_once(server: Server) -> None:
 
 
 def test_a_file_that_is_refused(server: Server) -> None:
-    """422 with what is wrong; what was served stays served."""
+    """A refused file gives 422 with its problems, and the served list stays."""
     file = file_of(server)
     good, before = file.read_bytes(), server.hosts()
     file.write_text("DomainList:\n")
@@ -129,7 +129,7 @@ def test_a_file_that_is_refused(server: Server) -> None:
 
 
 def test_the_command_line_asks(server: Server, tmp_path: Path) -> None:
-    """With a token out of the environment or a file; and says what it lacks."""
+    """``reload`` sends a token from the environment or a file, and names a missing token."""
     url = f"http://127.0.0.1:{server.port}"
     result = run("reload", url, MOP_CONFIG_TOKEN=ADMIN)
     assert (result.returncode, result.stderr) == (0, "")
@@ -159,7 +159,7 @@ def test_the_command_line_asks(server: Server, tmp_path: Path) -> None:
 
 
 def test_the_command_line_lists_the_errors_of_an_unchanged_list(server: Server) -> None:
-    """It exits 1, as ``check`` does for the same file; 200 names the problems too."""
+    """``reload`` exits with 1 for a file with errors, also if the list is unchanged."""
     file, url = file_of(server), f"http://127.0.0.1:{server.port}"
     good, since = file.read_text(), server.status()["loaded_at"]
     file.write_text(good + "".join(f"bad_{number}.example\n" for number in range(6)))
@@ -183,7 +183,7 @@ def test_the_command_line_lists_the_errors_of_an_unchanged_list(server: Server) 
 
 
 def test_the_command_line_finds_the_server_of_this_machine(server: Server, tmp_path: Path) -> None:
-    """By HOST and PORT, of the environment or of a service's file, with its own token."""
+    """``reload`` finds the server by HOST and PORT, from the environment or a service's file."""
     file = tmp_path / "environment"
     file.write_text(f'HOST="0.0.0.0"\nPORT={server.port}\nENDPOINT_TOKENS={ADMIN}-not\n')
     refused = run("reload", "--env-file", str(file))
@@ -193,14 +193,14 @@ def test_the_command_line_finds_the_server_of_this_machine(server: Server, tmp_p
     assert run("reload", "--env-file", str(file), PORT="1").returncode == 0
     assert run("status", "--env-file", str(file)).returncode == 0
     assert run("status", PORT=str(server.port), ENDPOINT_TOKENS=ADMIN).returncode == 0
-    # The server's own token goes nowhere else.
+    # The token of this machine's server goes to no other server.
     other = run("status", f"http://127.0.0.1:{server.port}", ENDPOINT_TOKENS=ADMIN)
     assert "a token is needed" in other.stderr
     assert "PORT=0" in run("status", PORT="0").stderr
 
 
 def exchange(server: Server, request: bytes) -> bytes:
-    """Send bytes as they are, and read until the server closes."""
+    """Send raw bytes, and read until the server closes."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
         sock.sendall(request)
         received = b""
@@ -238,7 +238,7 @@ FORGED = "FORGED 127.0.0.1 op GET /"
     ],
 )
 def test_nobody_forges_a_line_of_the_log(server: Server, line: str, header: str) -> None:
-    """By a line break, or by what a terminal or a reader of logs takes for one."""
+    """Line breaks and control characters in a request cannot forge a log line."""
     before = len(server.log_path.read_bytes())
     parts = [line, "Host: a", "Connection: close", *filter(None, [header])]
     exchange(server, "\r\n".join([*parts, "", ""]).encode("latin-1"))
@@ -246,14 +246,14 @@ def test_nobody_forges_a_line_of_the_log(server: Server, line: str, header: str)
     server.get(marker)
     wait_for(lambda: marker in server.log)
     written = server.log_path.read_bytes()[before:].decode()
-    # Every way to end a line that Python knows, which are more than a terminal's.
+    # Every line ending that Python knows, which is more than a terminal knows.
     for logged in written.splitlines():
         assert not logged.lstrip().startswith(FORGED[:6]), logged
         assert logged.isprintable(), logged
 
 
 def test_the_log_names_who_asks_but_never_the_token(server: Server) -> None:
-    """A name that a client makes up is not believed."""
+    """The log names the token's name and never the token, and ignores names from the client."""
     for authorization in (
         f"Bearer {READER}",
         "Basic " + base64.b64encode(f"admin:{READER}".encode()).decode(),
@@ -288,13 +288,16 @@ def test_the_log_names_who_asks_but_never_the_token(server: Server) -> None:
     ids=["line", "fields", "field", "body"],
 )
 def test_a_request_beyond_the_limits_is_refused(server: Server, request_bytes: bytes) -> None:
-    """Before anybody has held it in memory."""
+    """A request beyond the limits is refused before it is held in memory."""
     answer = exchange(server, request_bytes)
     assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 41", b"HTTP/1.1 431")), answer[:200]
 
 
 def test_tokens_are_followed(server: Server) -> None:
-    """A bad line is told by its number; a missing file admits nobody; each within seconds."""
+    """Token edits apply within seconds.
+
+    A bad line is reported by its number, and without the file every token is refused.
+    """
     tokens = file_of(server).with_name("tokens")
     good = tokens.read_text()
     tokens.write_text(good + "\nsome-secret-without-a-name\n")
@@ -313,7 +316,7 @@ def test_tokens_are_followed(server: Server) -> None:
 
 
 def test_sync_workers_and_one_that_is_killed(tmp_path: Path) -> None:
-    """One request at a time is enough; who is dead is not waited for, who comes answers."""
+    """A reload works with sync workers, ignores a killed worker and includes its successor."""
     with guarded(tmp_path, WORKER_CLASS="sync") as server:
         (tmp_path / "endpoints.txt").write_text("DomainList:\na.com\nc.com\n")
         answer = post(server)
@@ -330,7 +333,7 @@ def test_sync_workers_and_one_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_hangs_is_named(tmp_path: Path) -> None:
-    """Others are answered meanwhile; then 504 names who hangs, and what the others say."""
+    """A hanging worker delays no other request; the reload gives 504 with each worker's state."""
     with guarded(tmp_path) as server:
         assert len(post(server).json["workers"]) == 2
         hanging, living = server.workers
@@ -358,7 +361,7 @@ def test_a_worker_that_hangs_is_named(tmp_path: Path) -> None:
 
 
 def test_without_a_state_folder_only_the_worker_that_is_asked_reads(tmp_path: Path) -> None:
-    """And the answer says so."""
+    """Without a state folder only the answering worker reads the file, and the answer says so."""
     (tmp_path / "state").write_text("not a folder")
     with guarded(tmp_path, workers=1) as server:
         (tmp_path / "endpoints.txt").write_text("DomainList:\na.com\nc.com\n")

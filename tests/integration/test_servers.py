@@ -1,4 +1,4 @@
-"""Every server and both fronts give the same answers: one list of cases against real servers."""
+"""Every server and both fronts give equal answers to one list of requests."""
 
 import sys
 import threading
@@ -34,7 +34,7 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "fastapi": [PYTHON, "-m", "uvicorn", "--port", "0", "tests.integration.mounted:app"],
 }
-#: A method, a path and headers; ``TAG`` and ``DATE`` stand for those of the served list.
+#: A method, a path and headers; ``TAG`` and ``DATE`` are replaced by the served list's.
 CASES: list[tuple[str, str, dict[str, str]]] = [
     ("GET", ENDPOINTS, {}),
     ("GET", ENDPOINTS, {"Accept-Encoding": "gzip"}),
@@ -64,12 +64,12 @@ CASES: list[tuple[str, str, dict[str, str]]] = [
     ("GET", ENDPOINTS, {"Origin": "https://a.com"}),
     ("OPTIONS", "/", {}),
 ]
-#: Headers that say something about a server rather than about the answer.
+#: Headers that belong to a server and not to the answer.
 SERVERS_OWN = {"server", "date", "connection", "keep-alive", "transfer-encoding", "alt-svc", "via"}
 
 
 def ask(server: Server, prefix: str, case: tuple[str, str, dict[str, str]]) -> tuple[Any, ...]:
-    """Return what an answer to a case says, without what is a server's own."""
+    """Return an answer to a case without the server's own headers."""
     known = server.get(prefix + ENDPOINTS).headers
     method, path, given = case
     headers = {
@@ -81,7 +81,7 @@ def ask(server: Server, prefix: str, case: tuple[str, str, dict[str, str]]) -> t
 
 
 def comparable(answer: Answer) -> list[tuple[str, str]]:
-    """Return the headers in order, names in lower case; ``Allow`` is a set."""
+    """Return the headers in order with lower-case names, and ``Allow`` as a set."""
     return sorted(
         (name.lower(), ", ".join(sorted(value.split(", "))) if name == "Allow" else value)
         for name, value in ((each.title(), value) for each, value in answer.headers.items())
@@ -98,7 +98,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The default: gunicorn with the ASGI worker."""
+    """Run the default server: gunicorn with the ASGI worker."""
     folder = tmp_path_factory.mktemp("reference")
     with running(folder, file, workers=1, ENDPOINT_CORS_ORIGINS="https://a.com") as server:
         yield server
@@ -106,7 +106,7 @@ def reference(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_same_answers(file: Path, tmp_path: Path, reference: Server, name: str) -> None:
-    """Status, headers and bytes; and each server follows the file, and releases a long poll."""
+    """Status, headers and bytes are equal; each server follows edits and releases a long poll."""
     prefix = "/config" if name == "fastapi" else ""
     mine = tmp_path / "endpoints.txt"
     mine.write_bytes(file.read_bytes())

@@ -1,4 +1,4 @@
-"""Clients that send slowly or do not read: each holds a connection, and no thread."""
+"""Clients that send slowly or do not read: each occupies a connection and no thread."""
 
 import contextlib
 import http.client
@@ -46,7 +46,7 @@ def connected(server: Server, count: int, data: bytes) -> Iterator[list[socket.s
 
 
 def reload(server: Server, headers: dict[str, str]) -> int:
-    """Request a reload, and return the status of the answer."""
+    """Request a reload, and return the status code."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     with contextlib.closing(connection):
         connection.request("POST", "/api/v1/config/reload", headers=headers)
@@ -54,7 +54,7 @@ def reload(server: Server, headers: dict[str, str]) -> int:
 
 
 def connections(server: Server) -> int:
-    """Return how many connections the workers hold."""
+    """Return the number of connections that the workers hold."""
     return sum(
         each.status == psutil.CONN_ESTABLISHED
         for pid in server.workers
@@ -63,14 +63,14 @@ def connections(server: Server) -> int:
 
 
 def impatient(file: Path, folder: Path) -> contextlib.AbstractContextManager[Server]:
-    """Run a server that waits one second for its clients."""
+    """Run a server with a time-out of one second for its clients."""
     worker = "tests.integration.workers.ImpatientWorker"
     return running(folder, file, "-k", worker, workers=1)
 
 
 @pytest.mark.alone
 def test_a_thousand_stuck_connections_delay_nobody(tmp_path: Path, file: Path) -> None:
-    """The list, health, and what Flask answers: all within a second, also a reload."""
+    """With a thousand stuck connections, every route and a reload answer within a second."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 3000:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 3000), hard))
@@ -83,7 +83,7 @@ def test_a_thousand_stuck_connections_delay_nobody(tmp_path: Path, file: Path) -
             with contextlib.ExitStack() as stack:
                 for data in (b"", HALF_HEAD, HALF_BODY, NO_READER):
                     stack.enter_context(connected(server, 250, data))
-                # The dashboards for those that do not read them have been made.
+                # The dashboards for the clients that do not read have been rendered.
                 assert server.get(STATUS, **token).status in {200, 503}
                 for path in (ENDPOINTS, "/health", "/ready", STATUS, "/metrics"):
                     began = time.monotonic()
@@ -102,7 +102,7 @@ def test_a_thousand_stuck_connections_delay_nobody(tmp_path: Path, file: Path) -
 def test_a_request_that_does_not_arrive_is_answered_and_closed(
     tmp_path: Path, file: Path, data: bytes, status: int | None
 ) -> None:
-    """408 as a problem document where something was sent; else the end of the connection."""
+    """An incomplete request gets 408 as a problem document; a silent connection is closed."""
     with impatient(file, tmp_path) as server, connected(server, 1, data) as (client,):
         received = b""
         while chunk := client.recv(65536):
@@ -116,7 +116,7 @@ def test_a_request_that_does_not_arrive_is_answered_and_closed(
 
 
 def test_a_head_that_comes_byte_by_byte_is_ended_too(tmp_path: Path, file: Path) -> None:
-    """The deadline is the head's, not the last byte's."""
+    """The deadline applies to the whole head, and single bytes do not extend it."""
     with impatient(file, tmp_path) as server, connected(server, 1, HALF_HEAD) as (client,):
         client.settimeout(0.1)
         began = time.monotonic()
@@ -130,9 +130,9 @@ def test_a_head_that_comes_byte_by_byte_is_ended_too(tmp_path: Path, file: Path)
 
 
 def test_a_client_that_does_not_read_is_disconnected(tmp_path: Path, file: Path) -> None:
-    """After the time-out, with what was written and not taken."""
+    """A client that does not read is disconnected after the time-out; its answer is dropped."""
     file.write_text("DomainList:\n" + "".join(f"host{n:06}.example\n" for n in range(20_000)))
-    # Several answers, since the system's buffers hold the first ones.
+    # Several answers, because the kernel's buffers hold the first ones.
     request = f"GET {ENDPOINTS} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 12
     with impatient(file, tmp_path) as server, connected(server, 1, request) as (client,):
         wait_for(
@@ -146,7 +146,7 @@ def test_a_client_that_does_not_read_is_disconnected(tmp_path: Path, file: Path)
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(tmp_path: Path, file: Path) -> None:
-    """By its length, or while its chunks arrive."""
+    """A body over the limit is refused by its Content-Length, or while its chunks arrive."""
     with impatient(file, tmp_path) as server:
         head = "POST /api/v1/config/reload HTTP/1.1\r\nHost: x\r\n"
         chunk = "8000\r\n" + "x" * 0x8000 + "\r\n"

@@ -1,4 +1,4 @@
-"""What goes wrong at 3 a.m.: bad files, killed processes, dead threads, full limits."""
+"""Failures in operation: bad files, killed processes, dead threads, exhausted limits."""
 
 import contextlib
 import http.client
@@ -34,7 +34,7 @@ def text(*hosts: str) -> str:
 
 GOOD = text("a.example", "b.example")
 HOSTS = ["a.example", "b.example"]
-#: Without a problem.
+#: An endpoint file without a problem, with both kinds of endpoints.
 BOTH = """DomainList:
 {0}-a.example
 {0}-b.example
@@ -45,7 +45,7 @@ https://{0}-d.example
 
 
 def replace(file: Path, content: str | bytes) -> None:
-    """Put another file in the place of whatever is there."""
+    """Replace whatever is at the path with a new file."""
     scratch = file.with_name("scratch")
     scratch.write_bytes(content.encode() if isinstance(content, str) else content)
     if file.is_dir() and not file.is_symlink():
@@ -54,7 +54,7 @@ def replace(file: Path, content: str | bytes) -> None:
 
 
 def followed(server: Server, file: Path, name: str, seconds: float = 10.0) -> float:
-    """Check that a good file applies in every worker, and give the seconds that it took."""
+    """Check that every worker applies a good file; return the seconds until then."""
     hosts = [f"{name}-1.example", f"{name}-2.example"]
     began = time.monotonic()
     replace(file, text(*hosts))
@@ -67,7 +67,7 @@ def followed(server: Server, file: Path, name: str, seconds: float = 10.0) -> fl
 
 
 def asked(connection: http.client.HTTPConnection) -> str:
-    """What is served on a connection that is kept."""
+    """Return the list that a kept connection serves."""
     connection.request("GET", ENDPOINTS)
     return connection.getresponse().read().decode()
 
@@ -136,7 +136,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, P
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_file_changes_nothing_but_the_status(shared: tuple[Server, Path], name: str) -> None:
-    """The processes stay, the answer stays, the reason is told, the next good file applies."""
+    """A bad file changes only the status; the next good file applies in the same processes."""
     server, file = shared
     pids = server.workers
     followed(server, file, f"before-{list(BAD).index(name)}")
@@ -153,7 +153,7 @@ def test_a_bad_file_changes_nothing_but_the_status(shared: tuple[Server, Path], 
             ),
             what=f"{name} is refused",
         )
-        time.sleep(0.3)  # and nothing happens after that
+        time.sleep(0.3)  # no late effect
     assert all(set(load.answers) == {before.body} for load in loads)
     status = server.status()
     assert status["state"] == "rejected"
@@ -173,12 +173,12 @@ def test_a_bad_file_changes_nothing_but_the_status(shared: tuple[Server, Path], 
     assert server.workers == pids
 
 
-#: What ``/ready`` says while all is well.
+#: The reason in ``/ready`` without a problem.
 FRESH = {"state": "fresh", "reason": None, "complete": True}
 
 
 def test_a_file_that_never_rests(shared: tuple[Server, Path]) -> None:
-    """It is told of, the list stays, and when it rests it is read."""
+    """A file that changes constantly is reported and the list stays, until the file rests."""
     server, file = shared
     followed(server, file, "calm")
     before = server.hosts()
@@ -215,9 +215,9 @@ def wait_until_succeeded(server: Server, victim: int) -> None:
 def test_a_killed_workers_successor_serves_the_last_good_list(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    """kill -9 while the file is bad; then the good file that follows applies.
+    """After kill -9 with a bad file, the new worker serves the last good list, then the next.
 
-    With ``--preload`` the successor is born with the list of the master's start.
+    With ``--preload`` the new worker starts with the list of the master's start.
     """
     file = tmp_path / "endpoints.txt"
     file.write_text(text("old.example", "older.example"))
@@ -233,7 +233,7 @@ def test_a_killed_workers_successor_serves_the_last_good_list(
                 assert server.hosts() == HOSTS
             assert server.get("/ready").status == 200
             assert len(set(server.etags())) == 1
-        if not options:  # no worker has seen a good file
+        if not options:  # no worker has read a good file
             wait_for(lambda: server.all_are("stale"))
         followed(server, file, "good")
         wait_for(lambda: server.all_are("fresh"))
@@ -245,7 +245,7 @@ def test_a_killed_workers_successor_serves_the_last_good_list(
 def test_a_restart_serves_the_last_good_list_and_says_so(
     tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
-    """In /ready, in the status and in the log."""
+    """A restart on a bad file serves the last good list; /ready, status and log say so."""
     file = tmp_path / "endpoints.txt"
     file.write_text(GOOD)
     with running(tmp_path, file) as server:
@@ -268,7 +268,7 @@ def test_a_restart_serves_the_last_good_list_and_says_so(
 def test_a_first_start_without_a_file_serves_an_empty_list_and_is_not_ready(
     tmp_path: Path,
 ) -> None:
-    """As in the guide; the file may come later."""
+    """A first start without a file serves an empty list and is not ready, until a file appears."""
     file = tmp_path / "endpoints.txt"
     with running(tmp_path, file, ENDPOINT_POLL_INTERVAL="60") as server:
         answer = server.get()
@@ -282,7 +282,7 @@ def test_a_first_start_without_a_file_serves_an_empty_list_and_is_not_ready(
 
 
 def test_two_servers_side_by_side_restart_on_their_own_last_good_lists(tmp_path: Path) -> None:
-    """From one clone, with one state folder."""
+    """Two servers with one state folder each restart on their own last good list."""
     files = [tmp_path / name for name in ("one", "two")]
     state = str(tmp_path / "state")
     for file in files:
@@ -313,7 +313,7 @@ def in_trouble(server: Server) -> bool:
 
 
 def at_one(server: Server) -> bool:
-    """Whether whichever worker is asked knows of both, and of no trouble."""
+    """Return whether every answer shows both workers with one list and no problem."""
     found = [server.status() for _ in range(8)]
     return all(
         len(status["workers"]) == 2
@@ -324,7 +324,7 @@ def at_one(server: Server) -> bool:
 
 
 def test_a_state_folder_that_fills_up_is_used_again_once_there_is_room(tmp_path: Path) -> None:
-    """Meanwhile the status says so; afterwards it is right, and a restart knows the last list."""
+    """A full state folder is reported; with room again, the newest list is saved."""
     state, file = tmp_path / "state", tmp_path / "endpoints.txt"
     file.write_text(BOTH.format("one"))
     with small_disk(state):
@@ -347,7 +347,7 @@ def test_a_state_folder_that_fills_up_is_used_again_once_there_is_room(tmp_path:
             log = server.log
         assert 1 <= log.count("state cannot be saved") <= 2, "once a worker"
         assert "this worker's state can be saved again" in log
-        # The texts before it make room for the last good one.
+        # Older texts are removed to make room for the last good text.
         assert log.count("the last good list cannot be saved") <= 2, "once a worker at most"
         file.write_bytes(b"\0")
         with running(tmp_path, file) as server:
@@ -355,7 +355,7 @@ def test_a_state_folder_that_fills_up_is_used_again_once_there_is_room(tmp_path:
 
 
 def test_a_state_folder_that_cannot_be_used_at_the_start_is_used_later(tmp_path: Path) -> None:
-    """Without a restart."""
+    """An unusable state folder is used when it becomes usable, without a restart."""
     state, file = tmp_path / "state", tmp_path / "endpoints.txt"
     file.write_text(BOTH.format("one"))
     state.write_text("no folder")
@@ -372,7 +372,7 @@ def test_a_state_folder_that_cannot_be_used_at_the_start_is_used_later(tmp_path:
 
 
 def test_the_end_of_watchdogs_emitter(tmp_path: Path) -> None:
-    """The watched folder is deleted, which ends its thread; a new folder is found and watched."""
+    """Deleting the watched folder ends watchdog's emitter; a new folder is watched again."""
     folder = tmp_path / "conf"
     folder.mkdir()
     file = folder / "endpoints.txt"
@@ -382,7 +382,7 @@ def test_the_end_of_watchdogs_emitter(tmp_path: Path) -> None:
         wait_for(lambda: server.status()["state"] == "rejected")
         assert server.hosts() == HOSTS
         folder.mkdir()
-        # Sooner than by the next attempt to watch, which comes after ten seconds.
+        # Earlier than the next attempt to watch, which comes after ten seconds.
         assert followed(server, file, "again") < 5
         wait_for(lambda: server.status()["watcher"] == {"mode": "inotify", "alive": True})
 
@@ -391,7 +391,7 @@ A_THREAD_DIES = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThread
 
 
 class TestThreads:
-    """Threads that die, in this process, where they can be got at."""
+    """Dying threads of a service in this process, where the tests can reach them."""
 
     @pytest.fixture
     def service(self, tmp_path: Path) -> Iterator[ConfigService]:
@@ -421,7 +421,7 @@ class TestThreads:
     def test_the_end_of_watchdogs_dispatcher(
         self, service: ConfigService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A handler that raises ends it silently: it is noticed and replaced."""
+        """A handler that raises ends watchdog's dispatcher silently; the service replaces it."""
         reloader = service._reload_thread
         assert reloader is not None
         watcher = reloader.watcher
@@ -446,7 +446,7 @@ class TestThreads:
     def test_an_exception_does_not_end_the_reload_thread(
         self, service: ConfigService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It is logged, and the next turn comes."""
+        """An exception in the reload thread is logged, and the thread continues."""
         failed = threading.Event()
 
         def fail(*_: object, **__: object) -> None:
@@ -463,7 +463,7 @@ class TestThreads:
     def test_a_process_without_descriptors_follows_once_it_has_some(
         self, service: ConfigService
     ) -> None:
-        """The thread neither dies nor holds it against the file."""
+        """Without free descriptors the thread survives, and later reads the file again."""
         scratch = self.file.with_name("scratch")
         scratch.write_text(text("w.example"))
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -480,7 +480,7 @@ class TestThreads:
     def test_a_dead_reload_thread_is_told_of_and_replaced(
         self, service: ConfigService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """/ready says 503 once, and another thread follows the file."""
+        """A dead reload thread makes /ready answer 503 once, and a new thread follows the file."""
 
         def end(*_: object, **__: object) -> None:
             raise SystemExit
@@ -497,14 +497,14 @@ class TestThreads:
         assert self.client.get("/ready").status_code == 200
 
     def test_stopping_and_starting_leaves_nothing_behind(self, service: ConfigService) -> None:
-        """The fixture of all tests counts threads and descriptors."""
+        """Starting and stopping leaves no thread or descriptor, which a fixture checks."""
         for number in range(5):
             service.stop()
             service.start()
             self.follows(f"n{number}.example")
 
     def test_a_fork_does_not_disturb_the_parent(self, service: ConfigService) -> None:
-        """A child that ends takes no watch away, and starts anew where it serves."""
+        """A forked child removes no watch of its parent, and starts anew if it serves."""
         pid = os.fork()
         if pid == 0:
             with contextlib.suppress(BaseException):
@@ -518,7 +518,7 @@ class TestThreads:
         assert os.waitpid(pid, 0)[1] == 0
         for number in range(5):
             self.follows(f"after{number}.example")
-            # A busy machine may look at the file before the watch tells of it.
+            # On a busy machine polling may find the edit before the watch.
             last = service.status()["last_reload"]
             if last is not None and last["trigger"] == "watch":
                 return
@@ -526,11 +526,11 @@ class TestThreads:
 
 
 class TestLimits:
-    """What the system denies: inotify, permissions."""
+    """Limits of the system: inotify, permissions, descriptors."""
 
     @pytest.mark.parametrize("limit", ["max_inotify_instances", "max_inotify_watches"])
     def test_inotify_exhausted(self, tmp_path: Path, limit: str) -> None:
-        """A kernel that has no more to give: looking every 0.25 s does it."""
+        """Without inotify watches, polling every 0.25 s finds edits."""
         unshare = need_program("unshare")
         probe = [unshare, "-Ur", "sh", "-c", f"echo 0 > /proc/sys/user/{limit}"]
         if subprocess.run(probe, capture_output=True, check=False).returncode:
@@ -547,14 +547,14 @@ class TestLimits:
             wait_for(lambda: server.all_serve("in-place.example"), seconds=4)
 
     def unprivileged(self) -> list[str]:
-        """A prefix that makes root a user like any other, for files."""
+        """Return a command prefix that removes root's file permissions."""
         if os.geteuid() != 0:
             return []
         setpriv = need_program("setpriv")
         return [setpriv, "--bounding-set=-dac_override,-dac_read_search"]
 
     def test_chmod_000_and_back(self, tmp_path: Path) -> None:
-        """The list stays meanwhile."""
+        """An unreadable file keeps the list, and a readable file applies again."""
         file = tmp_path / "endpoints.txt"
         file.write_text(GOOD)
         command = [*self.unprivileged(), *gunicorn_command()]
@@ -572,7 +572,7 @@ class TestLimits:
             assert min(followed(server, file, f"n{number}") for number in range(3)) < 1
 
     def test_a_folder_that_may_not_be_listed(self, tmp_path: Path) -> None:
-        """inotify says nothing at all then: the status tells of polling, edits are followed."""
+        """inotify sees no event in a folder without read permission: polling follows edits."""
         folder = tmp_path / "conf"
         folder.mkdir()
         file = folder / "endpoints.txt"
@@ -584,7 +584,7 @@ class TestLimits:
                 assert server.status()["watcher"] == {"mode": "poll", "alive": True}
                 assert "may not be listed" in server.log
                 assert min(followed(server, file, f"n{number}") for number in range(3)) < 1
-                # When it may be listed again, watching starts by itself.
+                # With permission again, watching resumes by itself.
                 folder.chmod(0o755)
                 wait_for(
                     lambda: server.status()["watcher"]["mode"] == "inotify", seconds=30, every=0.2
@@ -594,7 +594,7 @@ class TestLimits:
 
     @pytest.mark.parametrize("limit", ["-S", "-SH"])
     def test_more_connections_than_descriptors(self, tmp_path: Path, limit: str) -> None:
-        """The soft limit is raised; a hard one leaves connections waiting, and no edit."""
+        """The soft limit is raised; at the hard limit connections wait, and edits still apply."""
         file = tmp_path / "endpoints.txt"
         file.write_text(GOOD)
         command = ["bash", "-c", f'ulimit {limit} -n 200; exec "$@"', "-", *gunicorn_command()]
@@ -615,7 +615,7 @@ class TestLimits:
             wait_for(lambda: "z.example" in asked(kept[0]), what="the edit is followed")
 
     def test_a_state_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
-        """A warning, and on without."""
+        """A read-only state folder causes a warning only."""
         (tmp_path / "state").write_text("in the way")
         file = tmp_path / "endpoints.txt"
         file.write_text(GOOD)
@@ -638,7 +638,7 @@ class TestBadEnvironment:
         ids=["gunicorn", "mop-config", "flask", "waitress"],
     )
     def test_variable_value_and_what_is_allowed(self, command: list[str], code: int) -> None:
-        """And no traceback."""
+        """The line names the variable, the value and the allowed values, without a traceback."""
         environ = {**os.environ, "ENDPOINT_PROTOCOL": "gopher"}
         result = subprocess.run(
             command, env=environ, capture_output=True, text=True, timeout=30, check=False
@@ -649,7 +649,7 @@ class TestBadEnvironment:
         )
 
     def test_a_default_port_that_is_none_only_warns(self, tmp_path: Path) -> None:
-        """And the server runs without it."""
+        """An invalid default port is a warning, and the server runs without a default port."""
         file = tmp_path / "endpoints.txt"
         file.write_text(GOOD)
         with running(tmp_path, file, ENDPOINT_DEFAULT_PORT="many", ENDPOINT_PROTCOL="x") as server:
@@ -658,7 +658,7 @@ class TestBadEnvironment:
             assert server.hosts() == HOSTS
 
 
-#: An application whose clock goes back by an hour as soon as a file is there.
+#: An application whose clock is set back by an hour when a file exists.
 SET_BACK = """
 import os, time
 real = time.time
@@ -669,7 +669,7 @@ app = create_app()
 
 
 def test_the_clock_is_set_back(tmp_path: Path) -> None:
-    """The status names the newest reload, not the one with the latest date."""
+    """After the clock is set back, the status names the newest reload, not the latest date."""
     file, back = tmp_path / "endpoints.txt", tmp_path / "back"
     file.write_text(GOOD)
     (tmp_path / "set_back_application.py").write_text(SET_BACK.format(path=str(back)))
@@ -687,7 +687,7 @@ def test_the_clock_is_set_back(tmp_path: Path) -> None:
         assert server.status()["last_reload"]["trigger"] == "watch"
 
 
-#: An application on a file system as CIFS is: it refuses each lease as if there were a writer.
+#: An application on a simulated CIFS, which refuses every lease as if a writer existed.
 NO_LEASES = """
 import errno, fcntl
 real = fcntl.fcntl
@@ -704,7 +704,7 @@ app = create_app()
 
 
 def test_a_file_system_that_never_grants_a_lease_is_no_writer(tmp_path: Path) -> None:
-    """Edits are as fast as ever, and a start does not wait for a writer."""
+    """On a file system without leases, edits apply as fast and a start does not wait."""
     file = tmp_path / "endpoints.txt"
     file.write_text(GOOD)
     (tmp_path / "no_leases_application.py").write_text(NO_LEASES)

@@ -1,4 +1,4 @@
-"""Servers whose files several users, containers or folders have a say in."""
+"""Servers whose files are shared by several users, containers or folders."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ def place() -> Iterator[Path]:
 
 
 def inside(server: Server) -> psutil.Process:
-    """gunicorn's master, where the server's process is one around it."""
+    """Return gunicorn's master, if the server's process is a wrapper around it."""
     return psutil.Process(server.pid).children()[0]
 
 
@@ -49,7 +49,7 @@ def follows(server: Server) -> None:
 
 @needs_root
 def test_two_containers_that_share_a_state_folder(place: Path) -> None:
-    """Their process ids are the same: each shows its own workers, and keeps their records."""
+    """Two containers with equal process ids keep separate worker records in one state folder."""
     unshare = [need_program("unshare"), "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
         skip("this system makes no namespaces")
@@ -65,19 +65,19 @@ def test_two_containers_that_share_a_state_folder(place: Path) -> None:
         for server in (one, two):
             follows(server)
         pids = [[worker["pid"] for worker in s.status()["workers"]] for s in (one, two)]
-        # Threads take numbers too, so that one of the two may differ.
+        # Threads use ids too, so one of the two ids may differ.
         assert set(pids[0]) & set(pids[1]), "some are the same, or this shows nothing"
         assert len(pids[0]) == len(pids[1]) == 2
         assert len(list((place / "state").rglob("*.worker.*"))) == 4
         inside(one).send_signal(signal.SIGTERM)
         one.process.wait(20)
-        # Whatever the first took away, the second's are there.
+        # The first server's stop has not removed the second's records.
         assert len(list((place / "state").rglob("*.worker.*"))) == 2
         assert len(two.status()["workers"]) == 2
 
 
 def for_everybody(command: list[str]) -> list[str]:
-    """Run a command where other users than root may read the interpreter's files."""
+    """Run a command in which users other than root may read the interpreter's files."""
     closed = [
         folder
         for folder in Path(sys.base_prefix).parents
@@ -99,7 +99,7 @@ def for_everybody(command: list[str]) -> list[str]:
 def test_workers_of_another_user_remember_the_newest_list(
     place: Path, options: tuple[str, ...]
 ) -> None:
-    """gunicorn --user: a restart on a broken file serves what the workers served last."""
+    """With gunicorn --user, a restart on a bad file serves the workers' last list."""
     file = place / "endpoints.txt"
     file.write_text(text("first"))
     given = ("--user", str(ALICE), "--group", str(ALICE))
@@ -129,7 +129,7 @@ def test_workers_of_another_user_remember_the_newest_list(
 def test_serve_runs_nothing_from_the_folder_that_it_is_started_in(
     tmp_path: Path, module: str
 ) -> None:
-    """Whatever it is called; nor does the process that reads a large file."""
+    """``serve`` and its parser process run no Python file of the current folder."""
     (tmp_path / f"{module}.py").write_text("import pathlib; pathlib.Path('ran').touch()\n")
     file = tmp_path / "endpoints.txt"
     file.write_text("DomainList:\n" + "".join(f"host{n}.example\n" for n in range(12000)))

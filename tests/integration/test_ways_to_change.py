@@ -15,7 +15,7 @@ from ..waiting import wait_for
 
 pytestmark = pytest.mark.alone
 
-#: Seconds from the moment the writer is done until all workers serve the new list.
+#: Maximum seconds from the end of the write until every worker serves the new list.
 LIMIT = 1.0
 WORKERS = 4
 
@@ -29,7 +29,7 @@ NEW = ["new-a.example", "new-b.example", "new-c.example"]
 
 
 class Site:
-    """A running server, its file, and a list that has not been served yet."""
+    """A running server, its file, and a counter for new lists."""
 
     def __init__(self, server: Server, file: Path) -> None:
         self.server = server
@@ -38,13 +38,13 @@ class Site:
         self.hosts = OLD
 
     def next_text(self) -> str:
-        """The text of a list that nobody has seen."""
+        """Return the text of a new list."""
         self.serial += 1
         self.hosts = [f"n{self.serial}-{host}" for host in NEW]
         return text(*self.hosts)
 
     def seen_by_all(self, since: float) -> None:
-        """Check that every worker serves the newest list, at most ``LIMIT`` after ``since``."""
+        """Check that every worker serves the newest list at most ``LIMIT`` after ``since``."""
         wait_for(
             lambda: self.server.all_serve(*self.hosts),
             seconds=LIMIT - (time.monotonic() - since),
@@ -67,7 +67,7 @@ def server_and_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
 
 @pytest.fixture
 def site(server_and_file: tuple[Server, Path]) -> Site:
-    """The shared server on a plain file, with a fresh good list in place."""
+    """Return the shared server on a plain file, with a new good list in place."""
     server, file = server_and_file
     site = Site(server, file)
     site.serial = int(time.time() * 1000) % 10**9
@@ -104,7 +104,7 @@ def vim(file: Path, content: str, setting: str) -> None:
 
 
 def by_nano(file: Path, content: str) -> None:
-    """A real terminal, the keys an operator would press."""
+    """Edit in nano on a real terminal with an operator's keys."""
     nano = need_program("nano")
     pid, terminal = os.forkpty()
     if pid == 0:
@@ -123,7 +123,7 @@ def by_nano(file: Path, content: str) -> None:
         for _ in range(20):
             os.write(terminal, b"\x0b")  # cut a line
         os.write(terminal, content.replace("\n", "\r").encode())
-        os.write(terminal, b"\x0f\r\x18")  # write out, under this name, exit
+        os.write(terminal, b"\x0f\r\x18")  # write out under this name, exit
         wait_for(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, what="nano has ended")
     finally:
         os.close(terminal)
@@ -161,7 +161,7 @@ def by_rsync(file: Path, content: str) -> None:
 
 
 def by_append(file: Path, content: str) -> None:
-    """The list is cut to its first line, then the rest is appended."""
+    """Cut the file to its first line, then append the rest."""
     first, rest = content.split("\n", 1)
     with file.open("r+") as handle:
         handle.write(first + "\n")
@@ -171,7 +171,7 @@ def by_append(file: Path, content: str) -> None:
 
 
 def by_truncating_it_by_name(file: Path, content: str) -> None:
-    """No close follows a truncate(2)."""
+    """Use truncate(2), which causes no close event."""
     file.write_text(content + "one.too-many.example\n")
     os.truncate(file, len(content))
 
@@ -182,7 +182,7 @@ def by_deleting_and_recreating(file: Path, content: str) -> None:
 
 
 def by_rewriting_with_the_same_date_and_size(file: Path, content: str) -> None:
-    """A tool that restores the date leaves stat with next to nothing to tell."""
+    """Keep date and size, so that stat shows almost no change."""
     before = file.stat()
     file.write_text(content)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -207,14 +207,14 @@ WAYS = [
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_an_edit_is_seen_by_all_workers(site: Site, way: Callable[[Path, str], None]) -> None:
-    """Three times in a row, whatever the editor does to the file."""
+    """Three edits in a row reach every worker, however the editor writes the file."""
     for _ in range(3):
         way(site.file, site.next_text())
         site.seen_by_all(time.monotonic())
 
 
 def test_git_checkout(site: Site) -> None:
-    """Between two branches of a repository that holds the file."""
+    """A checkout between two branches of a repository with the file reaches every worker."""
     git = need_program("git")
     folder = site.file.parent
 
@@ -244,7 +244,7 @@ def test_git_checkout(site: Site) -> None:
 
 @pytest.mark.parametrize("recreate", [False, True], ids=["truncated", "recreated"])
 def test_a_slow_writer_is_waited_for(site: Site, recreate: bool) -> None:
-    """No empty and no half list is served while the file is being written."""
+    """No worker serves an empty or partial list while the file is being written."""
     before = site.server.hosts()
     content = site.next_text()
     if recreate:
@@ -260,7 +260,7 @@ def test_a_slow_writer_is_waited_for(site: Site, recreate: bool) -> None:
 
 
 def test_the_folder_is_renamed_away_and_a_new_one_put_in_its_place(site: Site) -> None:
-    """The watch stays on the old folder; looking by name finds the new one."""
+    """The watch stays on the renamed folder; polling by name finds the new folder."""
     folder = site.file.parent
     for _ in range(3):
         other = folder.with_name("next")
@@ -270,13 +270,13 @@ def test_the_folder_is_renamed_away_and_a_new_one_put_in_its_place(site: Site) -
         other.rename(folder)
         site.seen_by_all(time.monotonic())
         shutil.rmtree(folder.with_name("away"))
-        # and the new folder is watched
+        # the new folder is watched too
         replace(site.file, site.next_text())
         site.seen_by_all(time.monotonic())
 
 
 def test_an_empty_moment_between_two_lists_is_survived(site: Site) -> None:
-    """The folder is gone for a while: the list stays, the status says why."""
+    """While the folder is missing, the list stays and the status gives the reason."""
     folder = site.file.parent
     before = site.server.hosts()
     folder.rename(folder.with_name("away"))
@@ -289,7 +289,7 @@ def test_an_empty_moment_between_two_lists_is_survived(site: Site) -> None:
 
 
 class TestLinks:
-    """The path leads over symbolic links, as deployments like to do."""
+    """The path leads over symbolic links, as in many deployments."""
 
     @pytest.fixture
     def linked(self, tmp_path: Path) -> Iterator[Site]:
@@ -310,7 +310,7 @@ class TestLinks:
         os.replace(scratch, link)
 
     def test_targets_are_edited_and_links_set_anew(self, linked: Site) -> None:
-        """At every joint of the chain."""
+        """Editing a target and replacing a link apply at every link of the chain."""
         data = linked.file.parent.parent / "data"
         replace(data / "one", linked.next_text())
         linked.seen_by_all(time.monotonic())
@@ -322,7 +322,7 @@ class TestLinks:
         (data / "one").write_text(linked.next_text())
         self.retarget(linked.file, "../data/one")
         linked.seen_by_all(time.monotonic())
-        with (data / "one").open("w") as handle:  # slowly, at the far end of the chain
+        with (data / "one").open("w") as handle:  # slowly, at the end of the chain
             content = linked.next_text()
             before = linked.server.hosts()
             handle.write(content[:30])
@@ -334,7 +334,7 @@ class TestLinks:
         linked.seen_by_all(time.monotonic())
 
     def test_a_configmap_volume(self, tmp_path: Path) -> None:
-        """Kubernetes swaps ..data, three times in a row, with the same date."""
+        """Three swaps of Kubernetes' ..data link with equal dates all apply."""
         volume = tmp_path / "volume"
 
         def publish(number: int, content: str) -> None:
@@ -356,7 +356,7 @@ class TestLinks:
             assert server.status()["watcher"] == {"mode": "inotify", "alive": True}
 
     def test_an_edit_that_no_event_tells_of(self, tmp_path: Path) -> None:
-        """Through another hard link of the file, as through a bind mount: only looking helps."""
+        """An edit through another hard link causes no event, so polling must find the edit."""
         (tmp_path / "conf").mkdir()
         (tmp_path / "elsewhere").mkdir()
         file, other = tmp_path / "conf" / "endpoints.txt", tmp_path / "elsewhere" / "same"
@@ -374,9 +374,9 @@ class TestLinks:
 def test_an_editor_that_saves_every_100_ms(
     tmp_path: Path, save: Callable[[Path, str], object]
 ) -> None:
-    """Both workers serve one of the texts within 5 s, although each is outdated when it is read.
+    """Both workers serve some text within 5 s, although each text is outdated when it is read.
 
-    The list is so long that rendering it takes longer than the editor rests.
+    Rendering the long list takes longer than the editor's pause.
     """
     file = tmp_path / "endpoints.txt"
     many = "".join(f"h{number}.example\n" for number in range(10_000))

@@ -1,9 +1,9 @@
-"""Worker classes for the tests: the default one with less patience."""
+"""Worker classes for the tests: the default class with shorter time-outs."""
 
 from mop_config.server.gunicorn.asgi_worker import AsgiWorker
 
 
 class ImpatientWorker(AsgiWorker):
-    """Gives a head, a body and a reader one second instead of thirty."""
+    """A worker with time-outs of one second instead of thirty for heads, bodies and readers."""
 
     request_timeout = 1.0

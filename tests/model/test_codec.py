@@ -16,7 +16,7 @@ CONFIG = EndpointConfig(
     (Endpoint("https://a.example/v1"), Endpoint("https://b.example/v1", 1, "n.example")),
     (Endpoint("wss://c.example", 2),),
 )
-#: Members that a later version may add to an entry, each hard for a reader that cuts the text.
+#: Members that a later version may add to an entry, each hard for a parser that cuts the text.
 UNKNOWN = [
     {"region": "eu"},
     {"tags": ["a", "b"]},

@@ -1,4 +1,4 @@
-"""Signed lists: what is signed is read back, and whatever else there may be is refused."""
+"""Signed lists: a signed list verifies, and any other text is refused."""
 
 import base64
 import hashlib
@@ -45,7 +45,7 @@ def decode(text: str) -> bytes:
 
 
 def signed_by_us(header: bytes | str | dict[str, Any], body: bytes | str) -> str:
-    """A JWS that is properly signed with our key, whatever stands in it."""
+    """Return a JWS with any header and body, correctly signed with our key."""
     key = OKPKey.import_key(OURS.private_jwk())
     assert key.private_key is not None
     text = f"{encode(header)}.{encode(body)}"
@@ -57,7 +57,7 @@ CLAIMS = '{"ver":1000,"iat":2000,"exp":3000,'
 
 
 def refused(text: str | bytes, keys: TrustedKeys = TRUSTED, now: float | None = None) -> str:
-    """The code of the refusal; its reason is one short line."""
+    """Verify a text that must be refused with one short line, and return the refusal's code."""
     with pytest.raises(SignatureError) as caught:
         keys.verify(text, now)
     assert "\n" not in str(caught.value)
@@ -66,17 +66,17 @@ def refused(text: str | bytes, keys: TrustedKeys = TRUSTED, now: float | None = 
 
 
 class TestForm:
-    """The contract, letter by letter."""
+    """Header and claims equal the contract byte for byte."""
 
     def test_the_header(self) -> None:
-        """Three members, and the thumbprint of RFC 7638."""
+        """The header has three members, and its key id is the RFC 7638 thumbprint."""
         assert json.loads(decode(HEADER)) == OUR_HEADER
         members = {name: OURS.public[name] for name in ("crv", "kty", "x")}
         canonical = json.dumps(members, sort_keys=True, separators=(",", ":"))
         assert OURS.kid == encode(hashlib.sha256(canonical.encode()).digest())
 
     def test_the_claims(self) -> None:
-        """Three numbers, and then the wire form."""
+        """The claims are three numbers and the wire form."""
         claims = json.loads(decode(PAYLOAD))
         assert list(claims) == ["ver", "iat", "exp", "api_endpoints", "socketio_endpoints"]
         assert (claims["ver"], claims["iat"], claims["exp"]) == (1000, 2000, 3000)
@@ -84,24 +84,24 @@ class TestForm:
         assert lists == json.loads(BODY)
 
     def test_another_program_can_verify_it(self) -> None:
-        """joserfc by itself, with nothing but the published key."""
+        """joserfc alone verifies the JWS with the published key."""
         key = OKPKey.import_key(OURS.public)
         assert jws.deserialize_compact(SIGNED, key, algorithms=["Ed25519"]).payload[:1] == b"{"
 
     def test_equal_lists_are_signed_alike(self) -> None:
-        """So that every node gives the same bytes."""
+        """Equal lists give equal bytes, so that every node serves the same text."""
         again = SigningKey.read(json.dumps(OURS.private_jwk()))
         assert again.sign(BODY, ver=1000, iat=2000, exp=3000) == SIGNED
 
     def test_the_public_key_holds_nothing_secret(self) -> None:
-        """Neither does what a log would show."""
+        """The public key and the repr of a key hold no secret."""
         secret = OURS.private_jwk()["d"]
         assert secret not in json.dumps(jwk_set([OURS]))
         assert secret not in repr(OURS) + str(OURS) + repr(TRUSTED)
         assert OURS.public.keys() == {"kty", "crv", "x", "kid", "alg", "use"}
 
     def test_a_large_list_is_read(self) -> None:
-        """Beyond the library's own bound of 128 KB."""
+        """A list larger than the library's own limit of 128 KB verifies."""
         many = EndpointConfig(
             tuple(Endpoint(f"https://host-{n}.example/api/v1", n) for n in range(20_000))
         )
@@ -124,7 +124,7 @@ numbers = st.integers(0, MAX_NUMBER)
 def test_what_is_signed_is_read_back(
     api: tuple[Endpoint, ...], sockets: tuple[Endpoint, ...], ver: int, iat: int, exp: int
 ) -> None:
-    """Every list, every number; the digest is that of the lists alone."""
+    """Any list and numbers survive signing and verifying; the digest covers the lists only."""
     config = EndpointConfig(api, sockets)
     body = codec.dumps(config)
     found = TRUSTED.verify(OURS.sign(body, ver=ver, iat=iat, exp=exp))
@@ -138,7 +138,7 @@ def test_what_is_signed_is_read_back(
 @given(st.data())
 @settings(max_examples=100)
 def test_no_change_of_a_signed_text_goes_unnoticed(data: st.DataObject) -> None:
-    """One character replaced, left out or added, anywhere."""
+    """Any replaced, removed or added character is detected."""
     text = SIGNED.decode()
     at = data.draw(st.integers(0, len(text) - 1))
     new = data.draw(st.sampled_from("AZaz09-_.=+/ \n\0é"))
@@ -147,22 +147,22 @@ def test_no_change_of_a_signed_text_goes_unnoticed(data: st.DataObject) -> None:
         found = TRUSTED.verify(how)
     except SignatureError:
         return
-    # The last character of base64 has spare bits: they are no part of the signature.
+    # The last base64 character has spare bits, which are no part of the signature.
     assert found[:5] == TRUSTED.verify(text)[:5]
     assert how.strip()[:-1] == text[:-1] or how.strip() == text
 
 
 @given(st.one_of(st.text(max_size=200), st.binary(max_size=200)))
 def test_nonsense_is_refused(text: str | bytes) -> None:
-    """With a code, and never with another exception."""
+    """Any other text is refused with a code, and never raises another exception."""
     assert refused(text) in {"not-signed", "bad-header"}
 
 
 class TestAttacks:
-    """Each is refused before the payload is looked at, but those with our own signature."""
+    """Attacks are refused before the payload is parsed, except those that our key has signed."""
 
     def test_a_tampered_payload(self) -> None:
-        """Another host, under the old signature."""
+        """A payload with another host under the old signature is refused."""
         evil = decode(PAYLOAD).replace(b"a.example", b"evil.test")
         assert refused(f"{HEADER}.{encode(evil)}.{SIGNATURE}") == "bad-signature"
 
@@ -187,46 +187,46 @@ class TestAttacks:
         ],
     )
     def test_a_swapped_header(self, change: dict[str, Any]) -> None:
-        """Even where our own key has signed it: nothing in the header is a choice."""
+        """A changed header is refused, even if our key signed it: no header member is a choice."""
         text = signed_by_us({**OUR_HEADER, **change}, decode(PAYLOAD))
         assert refused(text) == "bad-header"
         assert refused(f"{encode({**OUR_HEADER, **change})}.{PAYLOAD}.{SIGNATURE}") == "bad-header"
 
     @pytest.mark.parametrize("missing", ["alg", "kid", "typ"])
     def test_a_header_without_a_member(self, missing: str) -> None:
-        """All three stand there."""
+        """A header must have all three members."""
         header = {name: value for name, value in OUR_HEADER.items() if name != missing}
         assert refused(signed_by_us(header, decode(PAYLOAD))) == "bad-header"
 
     def test_no_signature_at_all(self) -> None:
-        """alg none, with an empty third part."""
+        """``alg: none`` with an empty signature is refused."""
         header = encode({**OUR_HEADER, "alg": "none"})
         assert refused(f"{header}.{PAYLOAD}.") == "bad-header"
         assert refused(f"{HEADER}.{PAYLOAD}.") == "bad-signature"
 
     @pytest.mark.parametrize("alg", ["HS256", "Ed25519"])
     def test_our_public_key_as_a_secret(self, alg: str) -> None:
-        """The public key is no secret, and whoever has it must not be able to sign with it."""
+        """An HMAC with the public key as its secret is refused, because anybody has that key."""
         header = encode({**OUR_HEADER, "alg": alg})
         for secret in (decode(OURS.public["x"]), json.dumps(OURS.public).encode()):
             mac = hmac.new(secret, f"{header}.{PAYLOAD}".encode(), "sha256").digest()
             assert refused(f"{header}.{PAYLOAD}.{encode(mac)}") in {"bad-header", "bad-signature"}
 
     def test_somebody_elses_signature_under_our_name(self) -> None:
-        """The key that is named is the key that is asked."""
+        """The signature must come from the key that the header names."""
         text = OTHERS.sign(BODY, ver=1, iat=1, exp=2).decode().split(".")
         assert refused(".".join([HEADER, *text[1:]])) == "bad-signature"
         assert refused(".".join(text)) == "unknown-key"
 
     def test_our_kid_in_anothers_key(self) -> None:
-        """A trusted key is known by its thumbprint, whatever it calls itself."""
+        """A trusted key's id is its computed thumbprint, not the ``kid`` that the key claims."""
         trusted = TrustedKeys([{**OTHERS.public, "kid": OURS.kid}])
         assert trusted.kids == (OTHERS.kid,)
         assert refused(SIGNED, trusted) == "unknown-key"
 
     @pytest.mark.parametrize("length", [0, 1, 10, len(HEADER), len(HEADER) + 1, len(SIGNED) - 1])
     def test_a_truncated_list(self, length: int) -> None:
-        """Wherever it ends."""
+        """A list truncated at any place is refused."""
         refused(SIGNED[:length])
 
     @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ class TestAttacks:
         ids=["letters", "dots", "brackets", "zeros", "payload", "header"],
     )
     def test_ten_megabytes_of_nonsense(self, text: bytes) -> None:
-        """Refused, and no part of it is repeated."""
+        """Ten megabytes of nonsense are refused, and the reason repeats no part of them."""
         refused(text)
 
     @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ class TestAttacks:
         ],
     )
     def test_a_header_that_can_be_read_in_two_ways(self, header: str | bytes) -> None:
-        """Or in none."""
+        """A header with duplicate members or invalid JSON is refused."""
         assert refused(signed_by_us(header, decode(PAYLOAD))) in {"not-signed", "bad-header"}
 
     @pytest.mark.parametrize(
@@ -285,20 +285,20 @@ class TestAttacks:
         ],
     )
     def test_what_is_signed_must_be_a_list(self, body: str | bytes) -> None:
-        """A mistake of our own signer must not get through either."""
+        """A signed payload that is no valid list is refused, even if our own signer made it."""
         assert refused(signed_by_us(OUR_HEADER, body)) == "bad-claims"
 
     def test_an_expired_list(self) -> None:
-        """With five minutes for clocks that differ, and not one second more."""
+        """A list is accepted until five minutes after its expiry, as clocks differ."""
         assert TRUSTED.verify(SIGNED, 3000 + 300).exp == 3000
         assert refused(SIGNED, now=3000 + 301) == "expired"
 
     def test_a_list_from_the_future_is_taken(self) -> None:
-        """A device's clock may be far behind: that is no reason to stay with an old list."""
+        """A list issued in the future is accepted, because a device's clock may be far behind."""
         assert TRUSTED.verify(SIGNED, 0.0).iat == 2000
 
     def test_two_keys_may_be_trusted_at_once(self) -> None:
-        """While one takes the place of the other."""
+        """Two keys can be trusted at once, so that one can replace the other."""
         both = TrustedKeys([OURS.public, OTHERS.public])
         assert both.verify(SIGNED).kid == OURS.kid
         assert both.verify(OTHERS.sign(BODY, ver=1, iat=1, exp=2)).kid == OTHERS.kid
@@ -306,7 +306,7 @@ class TestAttacks:
 
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What OpenSSL writes."""
+    """Return PEM files that OpenSSL wrote."""
     key = Ed25519PrivateKey.generate()
     pkcs8 = ser.PrivateFormat.PKCS8
     return {
@@ -319,16 +319,16 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 class TestKeys:
-    """In every form that other programs give them, and in no other."""
+    """Keys are read in every common form, and in no other."""
 
     def test_pem(self, pem: dict[str, bytes]) -> None:
-        """Of both halves, as text or bytes."""
+        """PEM of the private and the public key is read as text or bytes."""
         key = SigningKey.read(pem["private"].decode())
         signed = key.sign(BODY, ver=1, iat=1, exp=2)
         assert TrustedKeys([pem["public"]]).verify(signed).kid == key.kid
 
     def test_json(self) -> None:
-        """A key, and a set of keys, among which others may stand."""
+        """A JWK is read, and a JWK set that also holds other keys."""
         ec = ECKey.generate_key("P-256").as_dict()
         for text in (
             json.dumps(OURS.public),
@@ -338,7 +338,7 @@ class TestKeys:
             assert TrustedKeys([text]).verify(SIGNED).kid == OURS.kid
 
     def test_a_private_key_is_not_for_apps(self) -> None:
-        """It must be noticed before it is shipped."""
+        """A private key is refused as a trusted key, so that no app is shipped with it."""
         with pytest.raises(SigningKeyError, match="private key"):
             TrustedKeys([OURS.private_jwk()])
         assert TrustedKeys([OURS.private_jwk()], private=True).kids == (OURS.kid,)
@@ -367,28 +367,28 @@ class TestKeys:
         ],
     )
     def test_what_is_no_key_is_refused(self, key: Any) -> None:
-        """In one line, that shows nothing of it."""
+        """Text that is no key is refused in one line that shows none of it."""
         with pytest.raises(SigningKeyError) as caught:
             TrustedKeys([key], private=True)
         assert len(str(caught.value).splitlines()) == 1
         assert OURS.private_jwk()["d"] not in str(caught.value)
 
     def test_keys_of_other_kinds_in_pem(self, pem: dict[str, bytes]) -> None:
-        """RSA, and one with a password."""
+        """An RSA key and an encrypted key are refused."""
         rsa = RSAKey.generate_key(2048).as_pem(private=True)
         for text in (rsa, pem["locked"]):
             with pytest.raises(SigningKeyError):
                 SigningKey.read(text)
 
     def test_a_public_key_does_not_sign(self, pem: dict[str, bytes]) -> None:
-        """Neither does a set of keys."""
+        """A public key and a key set cannot sign."""
         two = json.dumps({"keys": [OURS.private_jwk(), OTHERS.private_jwk()]})
         for text in (pem["public"], json.dumps(OURS.public), two):
             with pytest.raises(SigningKeyError):
                 SigningKey.read(text)
 
     def test_no_key_is_no_trust(self) -> None:
-        """An empty list must not mean that all are trusted."""
+        """An empty list of keys is refused: it must not mean that all keys are trusted."""
         with pytest.raises(SigningKeyError):
             TrustedKeys([])
         with pytest.raises(SigningKeyError):
@@ -396,7 +396,7 @@ class TestKeys:
 
 
 def test_a_json_text_does_not_look_signed() -> None:
-    """And a JWS does, whatever stands around it."""
+    """JSON is not taken for a JWS, and a JWS is recognised with white space around it."""
     assert looks_signed(SIGNED)
     assert looks_signed("\n" + SIGNED.decode())
     assert not looks_signed('{"api_url": "https://a.example"}')
@@ -404,7 +404,7 @@ def test_a_json_text_does_not_look_signed() -> None:
 
 
 def test_without_the_extra_the_reason_is_said(tmp_path: Path) -> None:
-    """By the library and on the command line, in one line."""
+    """Without the extra, library and command line give the reason in one line."""
     (tmp_path / "joserfc.py").write_text("raise ModuleNotFoundError('no', name='joserfc')")
     result = subprocess.run(
         [sys.executable, "-m", "mop_config", "keygen"],

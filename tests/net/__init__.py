@@ -1,1 +1,1 @@
-"""Tests of what all callers of the network share."""
+"""Tests of the network code that server, client and command line share."""

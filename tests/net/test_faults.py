@@ -1,4 +1,4 @@
-"""Whose fault an exception is."""
+"""The classification of exceptions as faults of the endpoint, the network or our side."""
 
 import asyncio
 import errno
@@ -18,7 +18,7 @@ from mop_config.net.faults import COUNTED, NETWORK, Fault, fault_of
 
 
 def caused(*errors: BaseException) -> BaseException:
-    """The first exception, raised from the second, raised from the third …"""
+    """Chain the exceptions: the first is raised from the second, and so on; return the first."""
     for error, cause in pairwise(errors):
         error.__cause__ = cause
     return errors[0]
@@ -69,7 +69,7 @@ TRY_AGAIN = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolut
     ],
 )
 def test_before_a_connection_stands(error: BaseException, fault: Fault) -> None:
-    """What dialling can end with."""
+    """Each exception of a dial gives its fault."""
     assert fault_of(error, connecting=True) is fault
 
 
@@ -99,18 +99,18 @@ def test_before_a_connection_stands(error: BaseException, fault: Fault) -> None:
     ],
 )
 def test_on_a_connection(error: BaseException, fault: Fault) -> None:
-    """What an exchange can end with."""
+    """Each exception of an exchange gives its fault."""
     assert fault_of(error, connecting=False) is fault
 
 
 def test_a_body_that_cannot_be_made_is_nobodys_fault() -> None:
-    """An upload whose generator fails says nothing of the endpoint."""
+    """An upload generator that raises is not the endpoint's fault."""
     assert fault_of(ValueError("no such row"), connecting=False) is Fault.OURS
     assert fault_of(RuntimeError(), connecting=True) is Fault.OURS
 
 
 def test_what_the_application_was_dealing_with_says_nothing() -> None:
-    """A request made in an ``except`` block has that exception as its context."""
+    """The context of a request made in an ``except`` block does not affect its fault."""
     try:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "another service is down")
     except ConnectionRefusedError:
@@ -122,13 +122,13 @@ def test_what_the_application_was_dealing_with_says_nothing() -> None:
 
 
 def test_the_outer_word_counts_where_it_is_clear() -> None:
-    """A read that timed out is one, whatever the socket called it."""
+    """The outer exception decides if it is clear: a read time-out stays a read time-out."""
     error = caused(httpcore2.ReadTimeout(), system(errno.ECONNRESET))
     assert fault_of(error, connecting=False) is Fault.READ_TIMEOUT
 
 
 def test_causes_in_a_circle_end() -> None:
-    """An exception may be among its own causes."""
+    """A cycle in an exception's causes does not hang the classification."""
     error = caused(httpcore2.ConnectError(), httpcore2.ConnectError())
     error.__cause__.__cause__ = error  # type: ignore[union-attr]
     assert fault_of(error, connecting=True) is Fault.REFUSED
@@ -136,13 +136,13 @@ def test_causes_in_a_circle_end() -> None:
 
 @given(st.sampled_from(sorted(errno.errorcode)), st.booleans())
 def test_every_system_error_is_somebodys_fault(code: int, connecting: bool) -> None:
-    """And what counts is never what a missing network looks like."""
+    """Every errno gives a fault, and an errno of a missing network never counts."""
     fault = fault_of(system(code), connecting=connecting)
     assert (fault in COUNTED) + (fault in NETWORK) + (fault is Fault.OURS) == 1
 
 
 def test_which_faults_count() -> None:
-    """A busy endpoint, a full connection pool and a missing network are no deaths."""
+    """A busy endpoint, a full connection pool and a missing network do not count as failures."""
     assert set(Fault) - COUNTED == {
         Fault.STALLED,
         Fault.BUSY,

@@ -1,4 +1,4 @@
-"""Tests of the rules of HTTP that every caller keeps."""
+"""Tests of the HTTP rules that every caller of the network follows."""
 
 import math
 from email.utils import formatdate
@@ -12,7 +12,7 @@ from mop_config.net.http import backoff, retry_after
     ("failures", "seconds"), [(0, 1), (1, 1), (2, 2), (3, 4), (6, 30), (17, 30), (10**6, 30)]
 )
 def test_the_pause_doubles_up_to_its_limit(failures: int, seconds: float) -> None:
-    """No number of failures overflows."""
+    """The pause doubles up to its limit, for any number of failures."""
     assert backoff(failures, 1.0, 30.0) == seconds
     assert backoff(failures, 1.0, math.inf) <= 2**16
 
@@ -35,5 +35,5 @@ def test_the_pause_doubles_up_to_its_limit(failures: int, seconds: float) -> Non
     ],
 )
 def test_retry_after_is_a_number_or_a_date(text: str | None, seconds: float | None) -> None:
-    """Anything else counts as no header."""
+    """Retry-After is a number or a date; any other text counts as no header."""
     assert retry_after(text, 1000.0) == seconds

@@ -1,4 +1,4 @@
-"""What one bounded request guarantees to all of its callers."""
+"""The guarantees of one bounded HTTP request."""
 
 import gzip
 import socket
@@ -43,7 +43,7 @@ def answering(answer: Answer) -> Callable[[Asked], Answer]:
 
 @contextmanager
 def raw(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port whose one connection a function has to itself, after the head of a request."""
+    """Listen on a port, and pass its one connection to a function after the request's head."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def run() -> None:
@@ -64,10 +64,10 @@ def raw(serve: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 class TestDeadline:
-    """One deadline holds for everything together."""
+    """One deadline applies to connecting, sending, redirects and reading together."""
 
     def test_while_connecting(self) -> None:
-        """A network that drops packets."""
+        """The deadline ends a dial into a network that drops packets."""
         with black_hole() as port:
             began = time.monotonic()
             with pytest.raises(HttpError, match="timed out") as failure:
@@ -77,7 +77,7 @@ class TestDeadline:
 
     @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"])
     def test_byte_by_byte(self, start: bytes) -> None:
-        """A server that sends the headers or the body slowly, but never pauses."""
+        """The deadline ends an answer whose headers or body arrive byte by byte."""
 
         def drip(sock: socket.socket) -> None:
             sock.sendall(start)
@@ -93,7 +93,7 @@ class TestDeadline:
         assert time.monotonic() - began < 2
 
     def test_a_server_that_reads_nothing(self) -> None:
-        """Sending a body is bounded too."""
+        """The deadline ends the sending of a body that the server does not read."""
         with silence() as port:
             began = time.monotonic()
             request = asking(f"http://127.0.0.1:{port}", 0.4, method="POST", body=b"x" * 50_000_000)
@@ -102,7 +102,7 @@ class TestDeadline:
         assert time.monotonic() - began < 2
 
     def test_silence_has_a_limit_of_its_own(self) -> None:
-        """Before the deadline."""
+        """The silence limit ends a request before the deadline."""
         with silence() as port:
             began = time.monotonic()
             with pytest.raises(HttpError, match="timed out"):
@@ -110,7 +110,7 @@ class TestDeadline:
         assert time.monotonic() - began < 2
 
     def test_redirects_share_it(self) -> None:
-        """Each of them takes a while."""
+        """Redirects share the deadline of their request."""
 
         def answer(asked: Asked) -> Answer:
             time.sleep(0.25)
@@ -123,10 +123,10 @@ class TestDeadline:
 
 
 class TestBody:
-    """The unpacked body has a limit."""
+    """The size limit applies to the unpacked body."""
 
     def test_a_gzip_bomb(self) -> None:
-        """Is not unpacked beyond the limit."""
+        """A gzip bomb is not unpacked beyond the limit."""
         packed = gzip.compress(b"0" * 50_000_000)
         with handmade(answering((200, {"Content-Encoding": "gzip"}, packed))) as server:
             tracemalloc.start()
@@ -142,7 +142,7 @@ class TestBody:
 
     @pytest.mark.parametrize("size", [0, MAX_BYTES, MAX_BYTES + 1])
     def test_the_limit_itself_is_allowed(self, size: int) -> None:
-        """Packed or not."""
+        """A body of exactly the limit is allowed, packed or not."""
         body = b"1" * size
         for headers, sent in (({}, body), ({"Content-Encoding": "gzip"}, gzip.compress(body))):
             with handmade(answering((200, dict(headers), sent))) as server:
@@ -153,7 +153,7 @@ class TestBody:
                     client().request(asking(server.url))
 
     def test_a_body_that_is_not_gzip(self) -> None:
-        """Is an error in words."""
+        """A body that is not gzip is an error with a reason in words."""
         with (
             handmade(answering((200, {"Content-Encoding": "gzip"}, b"plain"))) as server,
             pytest.raises(HttpError, match="not gzip"),
@@ -161,7 +161,7 @@ class TestBody:
             client().request(asking(server.url))
 
     def test_a_body_that_breaks_off(self) -> None:
-        """Is no response."""
+        """A body that is cut off is not returned as a response."""
         with (
             raw(lambda s: s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx")) as port,
             pytest.raises(HttpError) as failure,
@@ -170,13 +170,13 @@ class TestBody:
         assert failure.value.fault is Fault.PROTOCOL
 
     def test_a_connection_that_is_closed_without_a_response(self) -> None:
-        """Is a reset, whatever the HTTP library calls it."""
+        """A connection closed without a response is a reset, whatever the library raises."""
         with raw(lambda sock: None) as port, pytest.raises(HttpError) as failure:
             client().request(asking(f"http://127.0.0.1:{port}"))
         assert failure.value.fault is Fault.RESET
 
     def test_any_status_is_a_response(self) -> None:
-        """With its headers and body."""
+        """A response with any status is returned with its headers and body."""
         answer = 503, {"Retry-After": "7"}, b"busy"
         with handmade(answering(answer)) as server:
             reply = client().request(asking(f"{server.url}/a?q=1 2&é", method="POST", body=b"hi"))
@@ -187,10 +187,10 @@ class TestBody:
 
 
 class TestServer:
-    """Which server answers, and as whom."""
+    """The address that is dialled, and the name that is verified."""
 
     def test_each_address_of_a_host_is_tried(self) -> None:
-        """The first refuses, the second drops packets and costs a quarter of a second only."""
+        """Each address is tried: the first refuses, and the second drops packets for 0.25 s."""
         with handmade() as server, black_hole(server.port, "127.0.0.2"):
             resolver = Resolver(lambda host: ["127.0.0.3", "127.0.0.2", "127.0.0.1"])
             url = f"http://api.example:{server.port}"
@@ -199,13 +199,13 @@ class TestServer:
         assert time.monotonic() - began < 3
 
     def test_nobody_listens(self) -> None:
-        """The system's own words tell why."""
+        """A refused connection gives the system's error text."""
         with pytest.raises(HttpError, match="refused") as failure:
             client().request(asking(f"http://127.0.0.1:{closed_port()}"))
         assert failure.value.fault is Fault.REFUSED
 
     def test_the_certificate_is_for_the_server_name(self) -> None:
-        """Which is in SNI and ``Host`` too; a certificate for another name is refused."""
+        """The server name is used for SNI, ``Host`` and the certificate check."""
         authority = trustme.CA()
         trust, context = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.configure_trust(trust)
@@ -220,10 +220,10 @@ class TestServer:
 
 
 class TestRedirects:
-    """A redirect never weakens the request."""
+    """A redirect never makes a request less safe."""
 
     def test_none_leads_from_https_to_http(self) -> None:
-        """Not even on this machine."""
+        """A redirect from https to http is refused, even on this machine."""
         authority = trustme.CA()
         trust, context = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.configure_trust(trust)
@@ -237,7 +237,7 @@ class TestRedirects:
             assert plain.asked == []
 
     def test_none_leads_over_http_where_that_is_refused(self) -> None:
-        """To another machine."""
+        """A redirect over http to another machine is refused if the caller forbids plain http."""
         with (
             handmade(answering((302, {"Location": "http://list.example/"}, b""))) as server,
             pytest.raises(HttpError, match="redirect to plain http"),
@@ -245,7 +245,7 @@ class TestRedirects:
             client().request(asking(server.url, https_only=True))
 
     def test_a_token_stays_with_its_server(self) -> None:
-        """Another port is another server."""
+        """A redirect to another server drops the token; another port is another server."""
 
         def answer(asked: Asked) -> Answer:
             return (302, {"Location": "/b"}, b"") if asked.path == "/a" else (302, to, b"")
@@ -258,7 +258,7 @@ class TestRedirects:
         assert seen == [f"Bearer {TOKEN}", f"Bearer {TOKEN}", None]
 
     def test_a_post_follows_none(self) -> None:
-        """Its response is the redirect."""
+        """A POST follows no redirect: the redirect is its response."""
         answer = 307, {"Location": "http://127.0.0.1:1/"}, b""
         with handmade(answering(answer)) as server:
             assert client().request(asking(server.url, method="POST")).status == 307
@@ -267,7 +267,7 @@ class TestRedirects:
         "location", ["ftp://a.com/", "http://a b/", "http://[::1", "http://u@a/"]
     )
     def test_a_place_that_is_no_url(self, location: str) -> None:
-        """Is an error in words."""
+        """An invalid ``Location`` is an error with a reason in words."""
         with (
             handmade(answering((302, {"Location": location}, b""))) as server,
             pytest.raises(HttpError, match="redirect to no usable URL"),
@@ -276,10 +276,10 @@ class TestRedirects:
 
 
 class TestProxy:
-    """A proxy is for other machines."""
+    """Proxies are used for other machines only."""
 
     def test_it_sees_no_request_to_this_machine(self) -> None:
-        """And is chosen for every other host."""
+        """A request to this machine bypasses the proxy; requests to all other hosts use it."""
         with handmade() as server, forward_proxy({"api.example": server.port}) as proxy:
             asker = client(proxy_for=lambda scheme, host: httpx2.Proxy(proxy.url))
             assert asker.request(asking(server.url)).status == 200
@@ -288,7 +288,7 @@ class TestProxy:
             assert proxy.asked == [f"GET http://api.example:{server.port}/x HTTP/1.1"]
 
     def test_a_proxy_that_is_not_there_is_to_blame(self) -> None:
-        """Not the server."""
+        """If the proxy refuses the connection, the error blames the proxy."""
         url = f"http://127.0.0.1:{closed_port()}"
         asker = client(proxy_for=lambda scheme, host: httpx2.Proxy(url))
         for scheme in ("http", "https"):
@@ -297,7 +297,7 @@ class TestProxy:
             assert failure.value.fault is Fault.PROXY
 
     def test_a_proxy_that_demands_credentials(self) -> None:
-        """Nor then."""
+        """If the proxy demands credentials, the error blames the proxy."""
         with forward_proxy({}, login="user:secret") as proxy:
             asker = client(
                 proxy_for=lambda scheme, host: httpx2.Proxy(proxy.url.replace("user:secret@", ""))
@@ -309,11 +309,11 @@ class TestProxy:
 
 
 class TestAbort:
-    """Another thread ends everything at once."""
+    """``abort`` from another thread ends all requests at once."""
 
     @pytest.mark.parametrize("scheme", ["http", "https"])
     def test_what_runs_and_what_comes_later(self, scheme: str) -> None:
-        """It is nobody's fault, and no socket stays."""
+        """An abort ends running and later requests without a fault, and closes every socket."""
         failures: list[HttpError] = []
         with silence() as port:
             asker = client()
@@ -336,7 +336,7 @@ class TestAbort:
         assert asker._sockets == set()
 
     def test_in_the_middle_of_a_body(self) -> None:
-        """The server sends a part of it and then nothing."""
+        """An abort ends a request whose body has stalled half-way."""
         halfway, over = threading.Event(), threading.Event()
 
         def stop_halfway(sock: socket.socket) -> None:

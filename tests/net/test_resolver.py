@@ -1,4 +1,4 @@
-"""Looking names up: once a host at a time, and in nobody's way."""
+"""Name resolution: one look-up per host at a time, without blocking other callers."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from ..waiting import wait_for
 
 
 class Names:
-    """A resolver of the system's kind that waits until it is told to answer."""
+    """A fake system resolver that waits until the test lets it answer."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
@@ -35,7 +35,7 @@ class Names:
     [("10.0.0.1", "10.0.0.1"), ("[2001:db8::1]", "2001:db8::1"), ("[::1]", "::1")],
 )
 def test_an_address_is_its_own_answer(host: str, address: str) -> None:
-    """At once, and without a thread."""
+    """An IP address resolves at once and without a thread."""
     names = Names()
     future = Resolver(names).resolve(host)
     assert future.result(0) == [address]
@@ -43,7 +43,7 @@ def test_an_address_is_its_own_answer(host: str, address: str) -> None:
 
 
 def test_whoever_asks_meanwhile_gets_the_same_answer() -> None:
-    """One look-up for all of them, and a new one later."""
+    """Concurrent callers share one look-up, and a later caller starts a new one."""
     names = Names()
     resolver = Resolver(names)
     futures = [resolver.resolve("a.example") for _ in range(20)]
@@ -56,7 +56,7 @@ def test_whoever_asks_meanwhile_gets_the_same_answer() -> None:
 
 
 def test_hosts_are_looked_up_beside_each_other() -> None:
-    """A slow name holds no other up."""
+    """A slow look-up of one host does not delay other hosts."""
     names = Names()
     resolver = Resolver(names)
     slow, other = resolver.resolve("a.example"), resolver.resolve("b.example")
@@ -67,7 +67,7 @@ def test_hosts_are_looked_up_beside_each_other() -> None:
 
 
 def test_a_failure_is_told_to_all_and_not_kept() -> None:
-    """The next one to ask asks anew."""
+    """All waiting callers get a failure, and the next caller starts a new look-up."""
     names = Names()
     resolver = Resolver(names)
     futures = [resolver.resolve("b.example") for _ in range(3)]
@@ -78,7 +78,7 @@ def test_a_failure_is_told_to_all_and_not_kept() -> None:
 
 
 def test_one_who_gives_up_takes_it_from_nobody() -> None:
-    """A task that is cancelled must not cancel the look-up of the others."""
+    """A cancelled task does not cancel the look-up for other callers."""
     names = Names()
     resolver = Resolver(names)
 
@@ -96,7 +96,7 @@ def test_one_who_gives_up_takes_it_from_nobody() -> None:
 
 
 def test_a_look_up_that_cannot_begin_blocks_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no thread could be started."""
+    """A look-up whose thread could not start does not block later look-ups."""
     names = Names()
     names.go.set()
     resolver = Resolver(names)
@@ -113,13 +113,13 @@ def test_a_look_up_that_cannot_begin_blocks_no_later_one(monkeypatch: pytest.Mon
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_fork_looks_up_for_itself() -> None:
-    """The thread that looks up for the parent does not exist in the child."""
+    """After a fork the child starts its own look-up, as the parent's thread is missing there."""
     names = Names()
     resolver = Resolver(names)
     parents: Future[list[str]] = resolver.resolve("a.example")
     child = os.fork()
     if child == 0:
-        # The lock of the one before may be held by a thread that does not exist here.
+        # The inherited lock may be held by a thread that does not exist in this process.
         names.go = threading.Event()
         names.go.set()
         try:
@@ -134,7 +134,7 @@ def test_a_fork_looks_up_for_itself() -> None:
 
 
 def test_the_system_is_asked_unless_told_otherwise() -> None:
-    """Each address once, in the system's order."""
+    """By default the system resolves, and each address appears once, in the system's order."""
     addresses = Resolver().resolve("localhost").result(10)
     assert {"127.0.0.1", "::1"} & set(addresses)
     assert len(set(addresses)) == len(addresses)

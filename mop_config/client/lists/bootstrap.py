@@ -1,4 +1,4 @@
-"""Built-in endpoints: reads the forms in which an application may give them. Pure."""
+"""Parse the built-in endpoints that an application configures. Pure."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -67,11 +67,11 @@ def check_api(endpoint: Endpoint, where: str | None = None) -> None:
 
     Args:
         endpoint: The endpoint.
-        where: The member of the document that it came from, or None.
+        where: The member of the document that holds the endpoint, or None without a document.
 
     Raises:
-        AddressError: If the scheme is another one.
-        PayloadError: The same, if the endpoint came from a document.
+        AddressError: If the scheme is not http or https, and ``where`` is None.
+        PayloadError: If the scheme is not http or https, and ``where`` is given.
     """
     if is_http(endpoint):
         return

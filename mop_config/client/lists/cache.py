@@ -19,7 +19,7 @@ from .trust import HighWaterMark, Trust
 
 logger = logging.getLogger(__name__)
 
-#: Seconds to wait for another process that writes the same file; else the next turn does it.
+#: Seconds to wait for the flock of the cache file; after that, the next turn saves the list.
 _LOCK_TIMEOUT = 0.1
 
 
@@ -45,7 +45,7 @@ class ListSource(NamedTuple):
 
     Attributes:
         origin: ``cache``, ``seed``, ``remote``, ``qr``, ``manual`` or ``none``.
-        url: The server that gave it, or None.
+        url: The server that sent the list, or None.
         age: Seconds since the list arrived, or None for a built-in list.
         stale: Whether the list has expired, and no source has a newer one.
     """
@@ -72,11 +72,11 @@ class ListCache:
 
     def __init__(self, path: Path | None, trust: Trust | None = None) -> None:
         self.path = path
-        # A file of its own, so that the mark outlasts a cache file that is lost or put back.
+        # The mark has its own file, so that it survives a lost or restored cache file.
         self._mark_path = None if path is None else path.with_name(f"{path.name}.mark")
         self._trust = trust
         self._mark_warned = False
-        self._save_failed = False  # whether the file could not be written
+        self._save_failed = False  # whether the last write failed
         if trust is not None and self._mark_path is not None:
             trust.share(self._read_mark)
         self.refusal: SignatureError | None = None
@@ -108,7 +108,7 @@ class ListCache:
         return config
 
     def _read_mark(self) -> HighWaterMark | None:
-        """Read the mark from its file: other processes may have raised it."""
+        """Read the mark from its file: another process may have written a higher mark."""
         if self._mark_path is None:
             return None
         try:
@@ -149,7 +149,7 @@ class ListCache:
         self._unsaved = True
 
     def reset_after_fork(self) -> None:
-        """Replace the locks in a child process: another thread may have held the parent's."""
+        """Replace the locks in a child process: a thread may have held the parent's locks."""
         self._save_lock = threading.Lock()
         if self._trust is not None:
             self._trust.reset_after_fork()
@@ -182,7 +182,7 @@ class ListCache:
             except BlockingIOError:
                 self._unsaved = True
             except OSError as error:
-                self._unsaved = True  # the next turn tries again: a disk is not full for ever
+                self._unsaved = True  # retry on the next turn: a full disk may be freed
                 if not self._save_failed:
                     logger.warning("the endpoint list cannot be kept in %s: %s", self.path, error)
                 self._save_failed = True
@@ -192,11 +192,11 @@ class ListCache:
         there, mark = self._read_mark(), trust.mark
         counting = trust.counting(there)
         if counting is not None and mark is not None and counting.ver > mark.ver:
-            return  # another process has accepted a newer list
-        trust.remember(there)  # the lower marks of other keys
+            return  # another process accepted a newer list
+        trust.remember(there)  # keep the lower marks of other keys
         mark = trust.mark
         if trust.current is None:
-            # An unsigned list would be refused at the next start.
+            # Keep no unsigned list: the next start would refuse it.
             kept = kept._replace(config=EndpointConfig(), mark=mark)
         else:
             beside = tuple(older.text for older in trust.beside)

@@ -1,6 +1,6 @@
-"""The cache file: the endpoint list on disk, from which an application starts again.
+"""The cache file keeps the endpoint list on disk, from which an application restarts.
 
-It is one JSON file, readable by its owner only and replaced atomically. It never holds a token.
+The JSON file is readable by its owner only and replaced atomically. The file never holds a token.
 A damaged or foreign file is ignored with a warning, and the built-in list is used.
 """
 
@@ -37,7 +37,7 @@ class CachedList(NamedTuple):
         etags: The ETags of remote lists, by URL.
         jws: The JWS of the list, if lists have to be signed; else None.
         mark: The mark of the newest signed list that was ever accepted, or None.
-        beside: The JWS of each older list that the list was added to.
+        beside: The JWS of each older list to which this list was added.
     """
 
     config: EndpointConfig
@@ -128,7 +128,7 @@ def _maybe_mark(value: Any) -> HighWaterMark | None:
 
 
 def load_mark(path: Path) -> HighWaterMark | None:
-    """Read the mark from the file beside the cache file; return None if that is missing.
+    """Read the mark from the file beside the cache file; return None if the file is missing.
 
     Raises:
         OSError: If the file cannot be read.

@@ -1,4 +1,4 @@
-"""``EndpointLists``: the endpoint lists of a manager, and every way in which they change."""
+"""``EndpointLists``: applies every change to the endpoint lists of a manager."""
 
 import contextlib
 import logging
@@ -26,20 +26,20 @@ from .update import NewList, UpdateContext, sources
 
 logger = logging.getLogger(__name__)
 
-#: Stands for the address of a QR code.
+#: Name of a QR code in place of a source URL.
 _QR_CODE = "the QR code"
 
 
 @dataclass(frozen=True, slots=True)
 class ListRules:
-    """What the application says about the sources of lists.
+    """The application's settings for the sources of lists.
 
     Attributes:
         built_in: The built-in endpoints.
-        config_urls: Servers to ask besides the endpoints themselves.
+        config_urls: Servers from which updates fetch the list, besides the endpoints.
         trust: Verifies signed lists; None if lists need not be signed.
         allow_http_lists: Whether an unsigned list is accepted over plain http from another machine.
-        allow_http: Whether a list that came over https may name endpoints over plain http.
+        allow_http: Whether a list received over https may name endpoints over plain http.
     """
 
     built_in: EndpointConfig
@@ -54,8 +54,8 @@ class EndpointLists:
 
     Args:
         state: The pools.
-        rules: What the application says about the sources of lists.
-        cache: The file.
+        rules: The application's settings for the sources of lists.
+        cache: The origin and the cache file of the list.
         send: Sends a signal.
 
     Attributes:
@@ -76,8 +76,8 @@ class EndpointLists:
         self._state = state
         self._trust = rules.trust
         self._send = send
-        # Accepting a signed list and putting it into the pools is one step: of two lists that
-        # arrive at once, the newer one stays.
+        # The lock makes accepting a signed list and putting it into the pools one step. So of two
+        # lists that arrive at once, the newer list stays.
         self._apply_lock = threading.RLock()
         config = cache.load()
         if not config and rules.built_in:
@@ -90,7 +90,7 @@ class EndpointLists:
 
     @property
     def config(self) -> EndpointConfig:
-        """The list as it stands."""
+        """The list in use."""
         with self._state as state:
             pools = [state.pool(kind) for kind in Kind]
             return EndpointConfig(*(tuple(m.endpoint for m in pool.members()) for pool in pools))
@@ -99,19 +99,19 @@ class EndpointLists:
     def etags(self) -> dict[str, str]:
         """The ETags for conditional requests, by URL.
 
-        Empty while the list is expired: a 304 from a server with nothing newer must not end the
-        search for a list.
+        No ETags are sent while the list is expired: a 304 from a server with the same old list
+        must not end the search for a newer list.
         """
         return {} if self._trust is not None and self._trust.stale else dict(self.cache.etags)
 
     # -- sources of updates
 
     def update_context(self, fallback: str | None, *, force: bool, wait: int) -> UpdateContext:
-        """Return the state that one update decides by.
+        """Return the state on which one update bases its decisions.
 
         Args:
-            fallback: Server to ask first, or None.
-            force: Whether to apply a list that may leave nothing that works.
+            fallback: Server to request first, or None.
+            force: Whether to apply a list that may leave no working endpoint.
             wait: Seconds for which a server may hold its reply.
         """
         rules = self.rules
@@ -124,10 +124,10 @@ class EndpointLists:
             urls = [member.url for member in state.api.members()]
             quiet = state.policy.probe != "all" and current is not None and current.health.usable
         down = frozenset(urls) - usable[Kind.API]
-        # The built-in endpoints come last: a bad list must not lock the client out of every source.
+        # The built-in endpoints come last, so that a bad list does not cut the client off.
         last = [*rules.config_urls, *(e.url for e in rules.built_in.api_endpoints)]
         endpoints = {*urls, *(e.url for e in rules.built_in.api_endpoints)}
-        if quiet:  # the client must not contact an endpoint that it does not use
+        if quiet:  # contact only the endpoint in use
             urls, last = [], list(rules.config_urls)
         return UpdateContext(
             sources(fallback, None if current is None else current.url, urls, last, down),
@@ -143,20 +143,20 @@ class EndpointLists:
         )
 
     def server_names(self, fallback: str | None = None) -> dict[str, str]:
-        """Return the ``server_name`` of each endpoint that has one, by origin.
+        """Return the ``server_name`` of each endpoint with a server name, by origin.
 
-        A list names its own endpoints only. The sources that the application has chosen keep the
-        names that the application gave them: otherwise a list could make a certificate for any
-        name good for them, or lock the application out of them.
+        A list sets the names of its own endpoints only. The application's own sources keep the
+        application's names: otherwise a list could make a certificate for another name valid
+        for these sources, or make the sources unreachable.
 
         Args:
-            fallback: The server that this update asks first, or None.
+            fallback: The server that this update requests first, or None.
         """
         built_in = self.rules.built_in.api_endpoints
         names = {origin_of(parse_url(e.url)): e.server_name for e in self.config.api_endpoints}
         for url in (fallback, *self.rules.config_urls):
             if url is not None:
-                with contextlib.suppress(AddressError):  # the update itself says what is wrong
+                with contextlib.suppress(AddressError):  # the update reports the error
                     names[origin_of(parse_url(url.partition("?")[0]))] = None
         names |= {origin_of(parse_url(e.url)): e.server_name for e in built_in}
         return {origin: name for origin, name in names.items() if name is not None}
@@ -164,7 +164,7 @@ class EndpointLists:
     # -- changes
 
     def put(self, kind: Kind, endpoint: Endpoint) -> None:
-        """Add an endpoint, or change the priority of a known one."""
+        """Add an endpoint, or change the priority of a known endpoint."""
         self._change_locally("manual", lambda s: s.pool(kind).put(endpoint, s.clock()))
 
     def remove(self, url: str) -> bool:
@@ -262,7 +262,7 @@ class EndpointLists:
         return error
 
     def _change_locally(self, origin: str, change: Callable[[ClientState], None]) -> None:
-        # The list is no server's any more: the next reply must be a whole list, not a 304.
+        # The list no longer equals a server's list: the next response must be a list, not a 304.
         self.cache.etags = {}
         self._change(origin, None, change)
 
@@ -294,11 +294,11 @@ class EndpointLists:
             self.save_later()
 
     def save(self) -> None:
-        """Write the list to the cache file, if there is one and the list is not in it yet."""
+        """Write the list to the cache file, if there is a file and the list has changed."""
         self.cache.save(lambda: self.config)
 
     def reset_after_fork(self) -> None:
-        """Replace the locks in a child process: another thread may have held the parent's."""
+        """Replace the locks in a child process: a thread may have held the parent's locks."""
         self.cache.reset_after_fork()
         self._apply_lock = threading.RLock()
 
@@ -320,7 +320,7 @@ def _urls(entries: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def same_lists(one: EndpointConfig, other: EndpointConfig) -> bool:
-    """Return whether two lists hold the same endpoints, in whatever order."""
+    """Return whether two lists hold the same endpoints, in any order."""
     ours, theirs = one.kinds(), other.kinds()
     return all({e.url: e for e in ours[k]} == {e.url: e for e in theirs[k]} for k in ours)
 

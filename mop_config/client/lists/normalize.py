@@ -9,7 +9,7 @@ from ...model.endpoint import Endpoint, EndpointConfig
 
 logger = logging.getLogger(__name__)
 
-#: Endpoints that a line in the log names.
+#: Limit of the endpoints that a log line names.
 _NAMED = 5
 
 
@@ -17,7 +17,7 @@ def canonical_url(url: str) -> str:
     """Return the canonical URL of an endpoint: no default port, no final slash.
 
     Raises:
-        AddressError: If it is no URL of an endpoint.
+        AddressError: If the text is not a URL of an endpoint.
     """
     if not isinstance(url, str):
         raise TypeError(f"an endpoint's URL must be a text, not {url!r}")
@@ -27,13 +27,13 @@ def canonical_url(url: str) -> str:
 
 
 def without_query(url: str) -> str:
-    """Return a URL for logs, errors and files: the query of a signed URL is a credential."""
+    """Return a URL without its query, for logs and files: a signed query is a credential."""
     address, mark, _ = url.partition("?")
     return address + "?…" if mark else address
 
 
 def canonical(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
-    """Return endpoints with canonical URLs; of two with the same URL the first stays."""
+    """Return endpoints with canonical URLs; of two endpoints with one URL the first stays."""
     found: dict[str, Endpoint] = {}
     for endpoint in endpoints:
         url = canonical_url(endpoint.url)
@@ -42,14 +42,14 @@ def canonical(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
 
 
 def normalized(config: EndpointConfig, source: str) -> EndpointConfig:
-    """Make the URLs of a list canonical, and drop each ``server_name`` that it may not set.
+    """Make the URLs of a list canonical, and drop each ``server_name`` beside a host name.
 
-    A ``server_name`` at a host name would make a certificate for one name good for another, so
-    only an IP address may have one.
+    A ``server_name`` beside a host name would make a certificate for one name valid for another
+    name, so only an IP address may have a ``server_name``.
 
     Args:
         config: The list.
-        source: Where it came from, for the log.
+        source: The source of the list, for the log.
     """
     misnamed: list[str] = []
 
@@ -66,7 +66,7 @@ def normalized(config: EndpointConfig, source: str) -> EndpointConfig:
 
 
 def is_plain(endpoint: Endpoint) -> bool:
-    """Whether what goes to an endpoint is not encrypted."""
+    """Whether the traffic to an endpoint is unencrypted (http or ws)."""
     return endpoint.url.startswith(("http://", "ws://"))
 
 
@@ -76,7 +76,7 @@ def has_plain(config: EndpointConfig) -> bool:
 
 
 def without_plain(config: EndpointConfig, source: str) -> EndpointConfig:
-    """Leave out the endpoints of a list that are not encrypted."""
+    """Return a list without its unencrypted endpoints."""
     left_out = [e.url for endpoints in config.kinds().values() for e in endpoints if is_plain(e)]
     if not left_out:
         return config
@@ -85,7 +85,7 @@ def without_plain(config: EndpointConfig, source: str) -> EndpointConfig:
 
 
 def without_added_plain(config: EndpointConfig, before: EndpointConfig) -> EndpointConfig:
-    """Leave out the unencrypted endpoints of a signed list that were left out when it was taken."""
+    """Return a signed list without the unencrypted endpoints that were dropped on acceptance."""
     there = {e.url for endpoints in before.kinds().values() for e in endpoints}
     return _filtered(config, lambda endpoint: not is_plain(endpoint) or endpoint.url in there)
 

@@ -1,4 +1,4 @@
-"""The bearer token for list sources: validated when it is set and before each use."""
+"""The bearer token for list sources, validated when it is set and before each use."""
 
 import inspect
 import re
@@ -10,7 +10,7 @@ from ...errors import UpdateFailed
 #: A token, or a function that returns the current token; None while no user is logged in.
 Token = str | Callable[[], str | None] | None
 
-# httpx2 would show any other character of a header in its error message.
+# With any other character httpx2 would quote the header in its error message.
 _FORM = re.compile(r"[!-~]+")
 
 
@@ -18,8 +18,8 @@ def checked_token(token: Any) -> Token:
     """Return the ``token`` of a manager.
 
     Raises:
-        TypeError: If it is neither a text, nor a plain function, nor None.
-        ValueError: If it is a text that cannot be a token; the message never shows the text.
+        TypeError: If the token is neither a text, nor a plain function, nor None.
+        ValueError: If the text is not a valid token; the message never shows the text.
     """
     called = getattr(token, "__call__", None)  # noqa: B004 - an object may have an async one
     if inspect.iscoroutinefunction(token) or inspect.iscoroutinefunction(called):
@@ -39,7 +39,7 @@ def checked_token(token: Any) -> Token:
 
 
 def current_token(token: Any) -> str | None:
-    """Return the current token, which is valid in a header; None while there is no token.
+    """Return the current token, checked to be valid in a header; None without a token.
 
     Raises:
         UpdateFailed: If the token cannot be used; the message never shows the token.

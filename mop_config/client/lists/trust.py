@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 Key = Mapping[str, Any] | str | Path
 
 _MAX_KEY_BYTES = 65536
-#: Limit of the lists beside the newest one: QR codes that were scanned one after the other.
+#: Limit of the older lists kept beside the newest list, such as QR codes scanned one by one.
 _MOST_BESIDE = 16
 
 
@@ -31,7 +31,7 @@ def trusted_keys(keys: Several[Key]) -> TrustedKeys:
         keys: A text that is neither JSON nor PEM is the path of a file.
 
     Raises:
-        SigningKeyError: If one cannot be used, or there is none.
+        SigningKeyError: If a key cannot be used, or no key is given.
         MissingExtra: If joserfc is not installed.
         TypeError: If one key is given instead of a list.
     """
@@ -74,14 +74,14 @@ def _text(key: Key) -> Mapping[str, Any] | str | bytes:
 
 
 class HighWaterMark(NamedTuple):
-    """The newest list that was ever accepted; every older list is refused from then on.
+    """The version of the newest accepted list; every older list is refused.
 
     Attributes:
         ver: The version of that list, in milliseconds.
         digest: The hash of its contents.
-        beside: The hashes of the older lists that it was added to.
-        kid: The id of the key that signed it, or None if the mark does not say.
-        others: The lower marks of other keys. They count once the key of this mark is no longer
+        beside: The hashes of the older lists to which that list was added.
+        kid: The id of the key that signed that list, or None if unknown.
+        others: The lower marks of other keys, which apply if the key of this mark is no longer
             trusted.
     """
 
@@ -93,17 +93,17 @@ class HighWaterMark(NamedTuple):
 
 
 class Trust:
-    """Verifies signed lists, and remembers the lists that were accepted. It is thread-safe.
+    """Verifies signed lists, and remembers the accepted lists. Thread-safe.
 
     Args:
-        keys: The trusted keys; one mark stands for all of them.
+        keys: The trusted keys, which share one mark.
         clock: Returns POSIX seconds.
         most: Limit of the endpoints of a list, or None for no limit.
 
     Attributes:
         current: The list that was accepted last.
-        beside: The older lists that it was added to and that have further endpoints, the oldest
-            first.
+        beside: The older lists to which ``current`` was added and that have further endpoints,
+            the oldest first.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Trust:
 
         Args:
             text: The JWS.
-            kept: Whether the list was accepted before: then it may have expired since.
+            kept: Whether the list was accepted before; if so, it may have expired since.
 
         Raises:
             SignatureError: If the list must not be accepted.
@@ -151,7 +151,7 @@ class Trust:
         return max(found, key=lambda each: each.ver, default=None)
 
     def _counts(self, mark: HighWaterMark) -> bool:
-        # Otherwise a list with a high version, signed by a stolen key, would block all others.
+        # Otherwise a high version signed by a stolen key, now revoked, would block all later lists.
         return mark.kid is None or mark.kid in self._keys.kids
 
     def take(self, signed: SignedList, *, added: bool = False) -> None:
@@ -159,10 +159,10 @@ class Trust:
 
         Args:
             signed: The list.
-            added: Whether its endpoints are added to the lists before, instead of replacing them.
+            added: Whether the endpoints are added to the earlier lists instead of replacing them.
 
         Raises:
-            SignatureError: If a newer list was accepted since this one was read.
+            SignatureError: If a newer list was accepted after ``signed`` was read.
         """
         with self._lock:
             self._check_age(signed)
@@ -176,7 +176,7 @@ class Trust:
                 self.current = signed
 
     def _set_mark(self, signed: SignedList) -> None:
-        """Record the version, at most a day ahead of the clock, which may be behind."""
+        """Set the mark to the version, limited to a day ahead of the clock (which may be slow)."""
         now, mark = self._clock(), self.mark
         ahead = signed.iat > now + SKEW
         if ahead and not self._warned:
@@ -195,7 +195,7 @@ class Trust:
             self._marks[signed.kid] = HighWaterMark(ver, signed.digest, kid=signed.kid)
 
     def recall(self, text: str, beside: Sequence[str], mark: HighWaterMark | None) -> None:
-        """Accept a stored list again, with the older lists that it was added to.
+        """Accept a stored list again, with the older lists to which it was added.
 
         An older list is accepted only if the mark names its hash: otherwise a changed file could
         bring back a list that had been replaced.
@@ -203,10 +203,10 @@ class Trust:
         Args:
             text: The JWS of the list.
             beside: The JWS of each older list.
-            mark: The stored mark; it may be behind by one list.
+            mark: The stored mark, which may be older than the list.
 
         Raises:
-            SignatureError: If a list must not be accepted. All other lists are accepted.
+            SignatureError: If a list must not be accepted; the other lists are accepted.
         """
         signed = self.read(text, kept=True)
         named = () if mark is None else (mark.digest, *mark.beside)
@@ -227,7 +227,7 @@ class Trust:
             raise refusal
 
     def config(self) -> EndpointConfig:
-        """Return the endpoints of all accepted lists; a newer list decides about priorities."""
+        """Return the endpoints of all accepted lists; the newer list sets the priorities."""
         with self._lock:
             lists = [*self.beside, *([] if self.current is None else [self.current])]
         kinds = [[each.config.kinds()[kind] for each in lists] for kind in Kind]
@@ -265,7 +265,7 @@ class Trust:
                 )
 
     def reset_after_fork(self) -> None:
-        """Replace the lock in a child process: another thread may have held the parent's."""
+        """Replace the lock in a child process: a thread may have held the parent's lock."""
         self._lock = threading.Lock()
 
     @property
@@ -285,7 +285,7 @@ def _by_url(lists: Iterable[Iterable[Endpoint]]) -> dict[str, Endpoint]:
 
 
 def _still_counting(before: Iterable[SignedList], new: SignedList) -> tuple[SignedList, ...]:
-    """Return the lists that have an endpoint which no newer list has."""
+    """Return the older lists with an endpoint that no newer list names."""
     covered = [{e.url for e in endpoints} for endpoints in new.config.kinds().values()]
     kept: list[SignedList] = []
     for older in reversed(tuple(before)):
@@ -308,7 +308,7 @@ def read_qr(
         plain: Whether an unsigned text is accepted although ``trust`` is given.
 
     Raises:
-        PayloadError: If the text is no list.
+        PayloadError: If the text is not a list.
         SignatureError: If the text must not be accepted.
     """
     if not looks_signed(text):

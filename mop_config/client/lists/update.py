@@ -1,7 +1,7 @@
-"""The update of the list: which sources to ask, and whether to accept their lists. Pure.
+"""The update of the list decides which sources to request and which lists to accept. Pure.
 
-``update`` is a generator. It yields an instruction (``Fetch`` or ``Check``), is sent the result,
-and returns the list to apply, or None if nothing has changed.
+The generator ``update`` yields an instruction (``Fetch`` or ``Check``), receives its result, and
+returns the list to apply, or None if the list has not changed.
 """
 
 import re
@@ -40,9 +40,9 @@ class Fetch(NamedTuple):
 
     Attributes:
         url: The URL of the list.
-        etag: The ETag of the list that the client has from this URL, or None.
+        etag: The ETag of the client's list from this URL, or None.
         with_token: Whether the token may be sent to this URL.
-        wait: Seconds for which the server may hold a reply that has nothing new.
+        wait: Seconds for which the server may hold its response while the list is unchanged.
         signed: Whether the list has to be signed.
         https_only: Whether redirects over plain http to another machine are refused.
     """
@@ -56,7 +56,7 @@ class Fetch(NamedTuple):
 
     @property
     def request_url(self) -> str:
-        """The URL to request: a server of lists is asked to wait by its query."""
+        """The URL to request; its query asks a list server to hold the response."""
         return f"{self.url}?wait={self.wait}" if self.wait and is_route(self.url) else self.url
 
 
@@ -67,8 +67,8 @@ class FetchReply(NamedTuple):
         status: The status code, or None without an answer.
         body: The body, unpacked.
         etag: The ETag of the list, or None.
-        problem: Why there is no answer, in words.
-        waited: Whether the server knows how to hold a reply (RFC 7240).
+        problem: Why there is no answer, in words; else None.
+        waited: Whether the server supports holding a response (``Prefer: wait``, RFC 7240).
         retry_after: Seconds until the server may be asked again.
     """
 
@@ -81,7 +81,7 @@ class FetchReply(NamedTuple):
 
 
 class Check(NamedTuple):
-    """An instruction: check endpoints of one kind, and send whether any of them is healthy."""
+    """An instruction to check endpoints of one kind and send whether any endpoint is healthy."""
 
     kind: str
     endpoints: tuple[Endpoint, ...]
@@ -107,19 +107,19 @@ Flow = Generator[Fetch | Check, FetchReply | bool, NewList | None]
 
 
 class UpdateContext(NamedTuple):
-    """The state of a manager that an update decides by.
+    """The state of a manager on which an update bases its decisions.
 
     Attributes:
-        sources: URLs to ask, best first.
+        sources: URLs to request, best first.
         healthy: URLs of the healthy endpoints, by kind.
-        etags: The ETag of the list in use, by the URLs that have it.
-        force: Whether a list is accepted even if none of its endpoints may work.
-        wait: Seconds for which a server may hold a reply that has nothing new.
+        etags: The ETag of the list in use, by the URLs that serve the list.
+        force: Whether a list is accepted even if no endpoint of the list works.
+        wait: Seconds for which a server may hold its response while the list is unchanged.
         trust: Verifies signed lists, or None if lists need not be signed.
         max_endpoints: Limit of the endpoints of a list.
         allow_http_lists: Whether an unsigned list is accepted over plain http from another machine.
-        allow_http: Whether a list that came over https may name endpoints over plain http.
-        configured: Those of ``config_urls``, which may be the URL of a list.
+        allow_http: Whether a list received over https may name endpoints over plain http.
+        configured: The sources from ``config_urls``, each of which may be the URL of a list.
     """
 
     sources: tuple[str, ...]
@@ -146,13 +146,13 @@ def sources(
     config_urls: Iterable[str],
     down: Container[str] = frozenset(),
 ) -> tuple[str, ...]:
-    """Return the sources in the order in which to ask them.
+    """Return the sources in the order of their requests.
 
-    The first is ``fallback``, or else the endpoint in use; then one of ``config_urls``, the other
-    sources, and the sources that are down.
+    The first source is ``fallback``, or else the endpoint in use. Then follow the first of
+    ``config_urls``, the other sources, and the sources that are down.
 
     Args:
-        fallback: The source to ask first, or None.
+        fallback: The first source, or None.
         current: The endpoint in use, or None.
         known: All endpoints.
         config_urls: The configured sources.
@@ -167,7 +167,7 @@ def sources(
 
 
 def is_route(url: str) -> bool:
-    """Whether a URL is that of the list route of a server, not of a file elsewhere."""
+    """Whether a URL is the list route of a list server, not the URL of a list file."""
     return url.removesuffix(SIGNED_SUFFIX).endswith(_ROUTE)
 
 
@@ -177,11 +177,11 @@ def list_urls(source: str, *, signed: bool = False, configured: bool = False) ->
     Args:
         source: A server's URL, with or without its API path, or the URL of a list. A URL with a
             query is taken as it stands.
-        signed: Whether the list is wanted signed.
+        signed: Whether to return the URLs of the signed list.
         configured: Whether the source is one of ``config_urls``, which may be any URL of a list.
 
     Raises:
-        AddressError: If it is no http or https URL.
+        AddressError: If the source is not an http or https URL.
     """
     address, mark, query = source.partition("?")
     url = parse_url(address, ("http", "https"))
@@ -204,8 +204,8 @@ def checked_urls(config_urls: Iterable[str]) -> tuple[str, ...]:
     """Return the ``config_urls`` of a manager.
 
     Raises:
-        TypeError: If it is no list of texts.
-        AddressError: If one of them has no list.
+        TypeError: If the argument is not a list of texts.
+        AddressError: If a text cannot be the URL of a source.
     """
     if isinstance(config_urls, (str, bytes)):
         raise TypeError(f"config_urls must be a list of URLs, not one: [{config_urls!r}]")
@@ -231,7 +231,7 @@ def _routes(root: str, path: str) -> list[str]:
 def combined_error(errors: Iterable[UpdateFailed | UpdateRefused]) -> UpdateFailed | UpdateRefused:
     """Combine the errors of all sources into one, the best source's first.
 
-    A refusal counts more than a failure, since it says that there was a list.
+    A refusal takes precedence over a failure, because a refused source did have a list.
     """
     failures: list[UpdateFailed] = []
     for error in errors:
@@ -243,16 +243,16 @@ def combined_error(errors: Iterable[UpdateFailed | UpdateRefused]) -> UpdateFail
 
 
 def update(source: str, known: UpdateContext) -> Flow:
-    """Ask one source for its list, and decide whether to accept the list.
+    """Fetch the list of one source, and decide whether to accept the list.
 
     Args:
-        source: One of ``known.sources``.
+        source: A source from ``known.sources``.
         known: The state of the manager.
 
     Raises:
         UpdateFailed: If the source has no list.
-        UpdateRefused: If the list would leave nothing that works, or (``UpdateUntrusted``) is not
-            to be trusted.
+        UpdateRefused: If the list would leave no working endpoint, or (``UpdateUntrusted``) is not
+            trusted.
     """
     try:
         configured = source in known.configured
@@ -273,7 +273,7 @@ def update(source: str, known: UpdateContext) -> Flow:
             signed=known.trust is not None,
             https_only=known.https_only,
         )
-        assert isinstance(reply, FetchReply)  # noqa: S101 - the answer to a Fetch
+        assert isinstance(reply, FetchReply)  # noqa: S101 - a Fetch gets a FetchReply
         if reply.status == 304 and etag is not None:
             return None
         found = _read(url, reply, known) if reply.status == 200 else _failure_of(url, reply)

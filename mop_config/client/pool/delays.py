@@ -1,7 +1,7 @@
-"""The delays after which a request or a dial gets help from another endpoint. Pure.
+"""The hedge delay and the dial-race delay, from recent measurements. Pure.
 
-A delay follows what was measured lately: an API that answers in 20 ms need not wait a second for
-an answer that does not come. Every step takes the time as an argument.
+A measured delay is short at a fast endpoint: if an API usually answers in 20 ms, a hedge need not
+wait a whole second. Every step takes the time as an argument.
 """
 
 import math
@@ -13,23 +13,23 @@ from functools import lru_cache
 
 #: Seconds for which a measured time counts.
 RECENT = 300.0
-#: A delay is so many times the measured time: the answers behind it are rare in health.
+#: A delay is this multiple of the measured time: a healthy endpoint rarely answers later.
 MULTIPLE = 3.0
-#: How many answers of an endpoint count, and from how many on the delay follows them.
+#: Largest number of answers of an endpoint that count, and number from which the delay uses them.
 ANSWERS, ENOUGH = 100, 20
-#: Bounds of the hedge delay in seconds; the upper one holds until enough answers are known.
+#: Bounds of the hedge delay in seconds; the upper bound holds until enough answers are known.
 HEDGE_LEAST, HEDGE_MOST = 0.05, 1.0
-#: How many dials of an endpoint count.
+#: Largest number of dials of an endpoint that count.
 DIALS = 10
-#: Bounds of the race delay in seconds; the upper one holds until a dial is known.
+#: Bounds of the race delay in seconds; the upper bound holds until a dial is known.
 RACE_LEAST, RACE_MOST = 0.05, 0.25
 #: Weight of the newest answer in a route's share of late answers.
 WEIGHT = 0.1
-#: A route with a larger share of late answers is slow by itself: a hedge would not help it.
+#: A route with a larger share of late answers is slow by itself, so a hedge would not help.
 LATE_SHARE = 0.15
-#: Routes that are remembered.
+#: Limit of the routes that are remembered.
 ROUTES = 256
-#: Segments of a path that belong to its route, up to the first that looks like an identifier.
+#: Limit of a route's path segments; the route ends before a segment that looks like an identifier.
 _SEGMENTS = 3
 _VERSION = re.compile(r"v\d+\Z")
 
@@ -38,7 +38,7 @@ class AnswerTimes:
     """The times to first byte of an endpoint's last answers."""
 
     def __init__(self) -> None:
-        self._times: deque[tuple[float, float]] = deque()  # when it came, and its seconds
+        self._times: deque[tuple[float, float]] = deque()  # arrival, and seconds it took
         self._sorted: list[float] = []
         self.delay = HEDGE_MOST  # as of the last call of ``hedge_delay``
 
@@ -46,7 +46,7 @@ class AnswerTimes:
         """Record an answer.
 
         Args:
-            seconds: Its time to first byte.
+            seconds: Time to first byte of the answer.
             now: Monotonic seconds.
         """
         if len(self._times) == ANSWERS:
@@ -55,7 +55,7 @@ class AnswerTimes:
         insort(self._sorted, seconds)
 
     def hedge_delay(self, now: float) -> float:
-        """Return for how many seconds to wait for a first byte before a hedge starts."""
+        """Return the seconds to wait for a first byte before a hedge starts."""
         times = self._times
         while times and times[0][0] < now - RECENT:
             self._drop_oldest()
@@ -71,10 +71,10 @@ class AnswerTimes:
 
 
 def race_delay(dials: Iterable[tuple[float, float]], now: float) -> float:
-    """Return for how many seconds to wait for a dial before the next endpoint is dialled too.
+    """Return the seconds to wait for a dial before the race dials the next endpoint too.
 
     Args:
-        dials: When each of the last dials was done, in monotonic seconds, and its seconds.
+        dials: End (monotonic seconds) and duration (seconds) of each of the last dials.
         now: Monotonic seconds.
     """
     recent = [seconds for at, seconds in tuple(dials) if at >= now - RECENT]
@@ -93,7 +93,7 @@ def route_of(method: str, path: str) -> str:
 
 
 class SlowRoutes:
-    """The share of late answers of each route, so that a slow route does not hedge for ever.
+    """The share of late answers of each route, so that slow routes stop hedging.
 
     Attributes:
         shares: The shares of the routes that had late answers lately.

@@ -1,8 +1,8 @@
 """Failover of one request over several endpoints, as a generator. Pure.
 
-``failover`` is a generator. It yields an ``Attempt``, is sent the ``Outcome``, and returns
-the ``Verdict``; a synchronous and an asynchronous driver do the work in between. ``DialRace``
-does the same for the dials of one attempt.
+The generator ``failover`` yields an ``Attempt``, receives the ``Outcome`` of the attempt, and
+returns the ``Verdict``. A synchronous or an asynchronous driver does the I/O in between.
+``DialRace`` decides likewise about the dials of one attempt.
 """
 
 from collections.abc import Callable, Container, Generator
@@ -18,7 +18,7 @@ from .pool import Pool
 
 #: On a reused connection these faults may only mean that the server closed an idle connection.
 _STALE = frozenset({Fault.RESET, Fault.PROTOCOL})
-#: Faults of this process: no endpoint caused them, and no other endpoint would cure them.
+#: Faults of this process: no endpoint caused these faults, and another endpoint would not help.
 OURS = frozenset({Fault.POOL_TIMEOUT, Fault.OURS})
 
 
@@ -26,9 +26,9 @@ class RetryTraits(NamedTuple):
     """The traits of a request that decide whether it may be sent again.
 
     Attributes:
-        idempotent: Whether executing it twice does no harm.
-        replayable: Whether its body can be sent again.
-        hedged: Whether it may be sent to two endpoints at once.
+        idempotent: Whether the request may be executed twice without harm.
+        replayable: Whether the body can be sent again.
+        hedged: Whether the request may be sent to two endpoints at once.
     """
 
     idempotent: bool
@@ -42,23 +42,23 @@ class RetryTraits(NamedTuple):
 
     @property
     def may_move(self) -> bool:
-        """Whether it may go on to another endpoint when a server may have seen it."""
+        """Whether the request may move to another endpoint after a server may have seen it."""
         return self.idempotent and self.replayable
 
     def may_go_on(self, outcome: "Outcome") -> bool:
-        """Whether it may go on to another endpoint after this outcome."""
+        """Whether the request may move to another endpoint after this outcome."""
         if outcome.status is not None and not self.replayable:
             return False  # the server that answered has consumed the body
         return self.may_move or not outcome.sent or outcome.status in NOT_REACHED
 
 
 class FailedAttempt(NamedTuple):
-    """One attempt that did not succeed, for the error message.
+    """One failed attempt, for the error message.
 
     Attributes:
         url: The endpoint.
-        fault: What went wrong.
-        seconds: How long it took.
+        fault: The fault, in a word.
+        seconds: The duration.
     """
 
     url: str
@@ -70,9 +70,9 @@ class Attempt(NamedTuple):
     """An instruction to the driver: send the request to this endpoint.
 
     Attributes:
-        member: Where.
-        seconds_left: How long it may take.
-        discard: An answer of an earlier attempt to close, or None.
+        member: The endpoint.
+        seconds_left: Seconds that the attempt may take.
+        discard: Answer of an earlier attempt that the driver closes, or None.
         hedge_after: Seconds without an answer after which a hedge starts; infinity for no hedge.
     """
 
@@ -87,20 +87,21 @@ class Outcome:
     """The outcome of an attempt.
 
     Attributes:
-        member: Where it ended, which a race or a hedge may have made another endpoint.
-        now: Monotonic seconds when it ended.
-        began: When it began.
+        member: The endpoint of the outcome; a race or a hedge may have replaced the first endpoint.
+        now: Monotonic seconds when the attempt ended.
+        began: Monotonic seconds when the attempt began.
         status: The answer's status code, or None.
-        busy: Seconds for which the endpoint asked to be left alone, or None.
-        fault: Why there is no answer, or None.
+        busy: Seconds of the endpoint's ``Retry-After``, or None.
+        fault: Why there is no answer, or None if there is an answer.
         sent: Whether a server may have seen the request.
-        reused: Whether it went over a connection that had been used before.
+        reused: Whether the connection had carried a request before.
         result: The driver's answer or exception.
-        losers: Endpoints that were tried beside it, with what went wrong there.
-        losers_recorded: How many of the losers, from the first, are recorded in the pool already.
+        losers: Endpoints that were tried in parallel, each with its fault.
+        losers_recorded: How many of the losers, from the first, the pool has already recorded.
         first_byte: Seconds from the request to the first byte of its answer, or None.
         bad_status: Statuses that count against an endpoint.
-        apart: Whether the pool is to learn of no failure: it went by a proxy of its client's own.
+        apart: Whether the attempt used another proxy than the health checks. Then the pool records
+            no failure, because the proxy may be its cause.
     """
 
     member: PoolMember
@@ -120,23 +121,23 @@ class Outcome:
 
     @property
     def bad(self) -> bool:
-        """Whether the answer speaks against the endpoint."""
+        """Whether the answer counts against the endpoint."""
         return self.status in self.bad_status
 
     @property
     def good(self) -> bool:
-        """Whether this is an answer for the application, and the end of the search."""
+        """Whether the answer goes to the application, so that the failover ends."""
         return self.fault is None and self.busy is None and self.status not in self.bad_status
 
 
 class Verdict(NamedTuple):
-    """How a request ends.
+    """The result of a request.
 
     Attributes:
         answer: The driver's answer, or None.
-        error: The driver's exception to raise as it is, or None.
-        discard: An earlier answer to close, or None.
-        trials: What was tried in vain.
+        error: The driver's exception, raised unchanged, or None.
+        discard: An earlier answer that the driver closes, or None.
+        trials: The failed attempts.
     """
 
     answer: Any = None
@@ -146,9 +147,9 @@ class Verdict(NamedTuple):
 
 
 class Candidates:
-    """The endpoints that one request may still go to, and the budget that pays for them.
+    """The endpoints that one request has not tried yet, and the budget for further attempts.
 
-    The first move to another endpoint is free; each further attempt costs.
+    The first move to another endpoint is free; each further attempt costs budget.
     """
 
     def __init__(self, pool: Pool, budget: Budget) -> None:
@@ -158,11 +159,11 @@ class Candidates:
         self.tried: list[str] = []
 
     def first(self, now: float) -> PoolMember | None:
-        """Return the first endpoint, or None if there is none."""
+        """Return the first endpoint, or None if the pool is empty."""
         return self._take(self._pool.select(now))
 
     def next(self, now: float) -> PoolMember | None:
-        """Return the next endpoint and pay for it; None without an endpoint or budget."""
+        """Return the next endpoint and pay for the attempt; None without an endpoint or budget."""
         rest = self._pool.alternatives(now, self.tried, last_resort=True)
         if not rest or not (self._free or self._budget.spend()):
             return None
@@ -170,14 +171,14 @@ class Candidates:
         return self._take(rest[0])
 
     def hedge(self, now: float) -> PoolMember | None:
-        """Return an endpoint for a hedge request; a hedge always costs budget."""
+        """Return an endpoint for a hedge and pay for the hedge; None without endpoint or budget."""
         rest = self._pool.alternatives(now, self.tried)
         if not rest or not self._budget.spend_on_hedge():
             return None
         return self._take(rest[0])
 
     def leave_queue(self, now: float) -> PoolMember | None:
-        """Return an endpoint for a request that only waited in a queue, and pay for it."""
+        """Return another endpoint for a request that only waited in a queue, and pay for it."""
         rest = self._pool.alternatives(now, self.tried)
         if not rest or not self._budget.spend():
             return None
@@ -188,7 +189,7 @@ class Candidates:
         return self._budget.spend()
 
     def give_back(self, urls: Container[str]) -> None:
-        """Forget endpoints that only lost a race of dials: they can still be asked."""
+        """Make endpoints that only lost a dial race available again."""
         self.tried = [url for url in self.tried if url not in urls]
         self._free = self._free or len(self.tried) == 1
 
@@ -213,9 +214,9 @@ def failover(
 ) -> Flow:
     """Carry one request over the endpoints of a pool.
 
-    ``total`` is how many seconds it may take, where that is not what the policy says. ``route``
-    is its method and path prefix, for the hedge delay.
-    Each step runs under the lock that guards the pool; what it yields is done without.
+    ``total`` is the request's total timeout in seconds; None means the policy's. ``route`` is the
+    method and path prefix of the request, for the hedge delay. Each step of the generator runs
+    under the lock of the pool; the driver does the I/O without the lock.
     """
     deadline = now + (policy.total_timeout if total is None else total)
     trials: list[FailedAttempt] = []
@@ -250,7 +251,7 @@ def failover(
 
 
 def _record_losers(outcome: Outcome, pool: Pool, trials: list[FailedAttempt]) -> None:
-    """Record the endpoints that lost a race or a hedge, but for those that were recorded before."""
+    """Record the losers of a race or a hedge that are not recorded yet."""
     for position, (loser, fault) in enumerate(outcome.losers):
         if position >= outcome.losers_recorded and not outcome.apart:
             pool.failed(loser, fault, outcome.now, outcome.began)
@@ -260,7 +261,7 @@ def _record_losers(outcome: Outcome, pool: Pool, trials: list[FailedAttempt]) ->
 def _record(outcome: Outcome, pool: Pool, trials: list[FailedAttempt], route: str | None) -> bool:
     """Record the outcome in the pool; return whether its answer goes to the application.
 
-    The time to first byte is recorded for the ``route`` of a request that may be hedged.
+    If ``route`` is given, the time to first byte is recorded for the hedge delay.
     """
     member, now = outcome.member, outcome.now
     fault = outcome.fault
@@ -287,15 +288,16 @@ def _record(outcome: Outcome, pool: Pool, trials: list[FailedAttempt], route: st
 
 
 class DialRace:
-    """The dial race of one attempt: which endpoint to dial when, and which dial has won.
+    """The dial race of one attempt: decides which endpoint to dial when, and which dial wins.
 
-    RFC 8305's idea over endpoints: a dial that is not done after ``delay`` seconds gets
-    another endpoint's beside it, and one that fails gets it at once.
+    The race applies RFC 8305 (Happy Eyeballs) to endpoints: if a dial is not done after ``delay``
+    seconds, or fails, the race dials the next endpoint in parallel.
 
     Args:
-        first: The endpoint to begin with.
-        more: Gives another endpoint, or None.
-        delay: Seconds until the next dial begins; ``auto`` follows the endpoint's last dials.
+        first: The endpoint to dial first.
+        more: Returns another endpoint, or None.
+        delay: Seconds until the next dial begins; ``auto`` derives the delay from the endpoint's
+            last dials.
 
     Attributes:
         called_off: Whether the race was cancelled.
@@ -317,11 +319,11 @@ class DialRace:
 
     @property
     def running(self) -> int:
-        """How many dials are under way."""
+        """The number of running dials."""
         return len(self._started)
 
     def start(self, now: float) -> PoolMember | None:
-        """Give the endpoint to dial now, if any."""
+        """Return the endpoint to dial now, or None."""
         if now < self._next_at:
             return None
         member = self._ready if self._ready is not None else self._more(now)
@@ -335,18 +337,18 @@ class DialRace:
         return member
 
     def wait(self, now: float) -> float | None:
-        """Seconds until another dial should begin; None where none will."""
+        """Return the seconds until another dial begins; None if no further dial will begin."""
         return None if self._next_at == float("inf") else max(0.0, self._next_at - now)
 
     def failed(self, member: PoolMember, fault: Fault) -> None:
-        """A dial failed: the next one begins at once."""
+        """Record a failed dial; the next dial begins at once."""
         self._started.pop(member.url, None)
         self.faults.append((member, fault))
         if self._next_at != float("inf"):
             self._next_at = float("-inf")
 
     def won(self, member: PoolMember, now: float) -> tuple[tuple[PoolMember, Fault], ...]:
-        """A dial is ready: give those that lost, with what is held against them."""
+        """Record the winning dial; return the losers, each with its fault."""
         _, since, _ = self._started.pop(member.url)
         member.dials.append((now, now - since))
         stalled = [

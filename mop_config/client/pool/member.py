@@ -33,8 +33,8 @@ class PoolEvent(NamedTuple):
 class Rank(NamedTuple):
     """The rank of an endpoint without its speed; the smallest is the best."""
 
-    trouble: int  # 0 none, 1 suspect, 2 busy, 3 taken for dead
-    pinned: int  # 0 chosen by hand, 1 not
+    trouble: int  # 0 no trouble, 1 suspect, 2 busy, 3 presumed dead
+    pinned: int  # 0 pinned, 1 not pinned
     priority: int
 
 
@@ -43,26 +43,27 @@ class PoolMember:
     """An endpoint in the pool, with its health and statistics.
 
     Attributes:
-        endpoint: What it is.
-        target: Where it is.
-        order: Of insertion; decides between equal priorities in listings.
-        health: Its state machine.
-        tie_breaker: Decides between equal endpoints; drawn once, so that a fleet spreads.
-        busy_until: Until when it asked to be left alone.
-        recovered_at: When it last became healthy after a failure, or None.
-        failing_since: When the attempt began that showed its present failure, or None.
+        endpoint: The URL, priority and server name.
+        target: The parsed address.
+        order: Order of insertion; decides between equal priorities in listings.
+        health: The health state machine.
+        tie_breaker: Random number that decides between equal endpoints, so that the clients of a
+            fleet spread over them.
+        busy_until: Monotonic seconds at which its last ``Retry-After`` ends.
+        recovered_at: When the endpoint last became healthy after a failure, or None.
+        failing_since: When the attempt began that revealed the current failure, or None.
         last_checked: POSIX time of the last probe, or None.
-        last_fault: What went wrong last, or None.
-        probe_path: The path that answers its health checks, once known.
-        probing: Whether a health check is under way or about to begin.
-        served: Requests that it answered.
-        failed: Requests that it failed.
-        faults: Requests that it failed, by fault.
-        reported: What of this was reported to a server, by ``ok`` or fault.
-        odd_answers: Odd answers in a row; -1 while it has never answered well.
-        stalls: Hedges in a row that overtook it, without an answer of its own in between.
-        answers: Its last times to first byte.
-        dials: When each of its last dials was done, in monotonic seconds, and its seconds.
+        last_fault: The last fault, or None.
+        probe_path: The path that answers the health checks, or None while unknown.
+        probing: Whether a health check is running or about to begin.
+        served: Number of answered requests.
+        failed: Number of failed requests.
+        faults: Number of failed requests by fault.
+        reported: Counts that were reported to a server, by ``ok`` or fault.
+        odd_answers: Odd answers in a row; -1 before the first good answer.
+        stalls: Hedges in a row that overtook the endpoint, without an answer of its own between.
+        answers: The last times to first byte.
+        dials: End (monotonic seconds) and duration (seconds) of each of the last dials.
     """
 
     endpoint: Endpoint
@@ -99,8 +100,7 @@ class EndpointState:
     Attributes:
         url: The URL.
         priority: The priority; a lower number is preferred.
-        is_healthy: Whether requests go to the endpoint if no better one is left. An unknown
-            endpoint counts as healthy.
+        is_healthy: Whether the endpoint may serve requests. An unknown endpoint counts as healthy.
         failure_count: Failures in a row.
         last_checked: When its health was checked last (aware, UTC), or None.
         response_time: Smoothed duration of health checks in seconds, or None.

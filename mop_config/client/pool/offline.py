@@ -1,9 +1,9 @@
-"""``OfflineDetector`` tells a machine without a network from dead endpoints. Pure.
+"""``OfflineDetector`` distinguishes a machine without a network from dead endpoints. Pure.
 
-A host may be unreachable, or its name unknown for now, because the host is dead or because the
-machine has no network. So the failure of a first host is held back. If a second host fails within
-the window, the machine is offline, and no endpoint is blamed. After an answer from any host, or at
-the end of the window, the failure counts.
+A host may be unreachable, or its name unresolvable, because the host is dead or because the
+machine has no network. So the detector holds back the failure of a first host. If a second host
+fails within the window, the machine is offline, and no endpoint is blamed. After an answer from
+any host, or at the end of the window, the failure counts.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,10 @@ Blame = Callable[[float], None]
 
 
 class OfflineDetector:
-    """Holds back failures until it is known whether the machine is offline.
+    """Holds back failures until the detector knows whether the machine is offline.
 
     Args:
-        window: Seconds within which two hosts make the machine offline.
+        window: Seconds within which the failures of two hosts mean that the machine is offline.
     """
 
     def __init__(self, window: float) -> None:
@@ -29,7 +29,8 @@ class OfflineDetector:
         Args:
             host: The host.
             now: Monotonic seconds.
-            blame: Called with a time, now or later, if the failure counts against the host.
+            blame: Called, now or later, with monotonic seconds if the failure counts against the
+                host.
         """
         self.expire(now)
         if self.offline:
@@ -60,7 +61,7 @@ class OfflineDetector:
 
     @property
     def next_expiry(self) -> float:
-        """When ``expire`` will have something to do; infinity for never."""
+        """Monotonic seconds of the next expiry of a held failure; infinity for none."""
         return min((at for at, _ in self._held.values()), default=float("inf")) + self._window
 
     def _blame_all(self, now: float, *, older_than: float) -> None:

@@ -1,4 +1,4 @@
-"""The figures of failover, and who may be asked again. Pure."""
+"""``Policy``: the timeouts, delays and limits of failover; and the retry budget. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,26 +10,26 @@ from .delays import HEDGE_MOST
 
 #: Methods whose request may be executed twice without harm: RFC 9110, 9.2.2.
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-#: Methods that change nothing, so that asking two servers at once costs only their work.
+#: Safe methods, whose requests may be hedged: a second request costs only server load.
 HEDGED = frozenset({"GET", "HEAD", "OPTIONS"})
-#: Answers that the endpoint gives because what is behind it does not work.
+#: Statuses of a gateway or proxy whose backend does not work.
 BAD_STATUS = frozenset({502, 503, 504, *range(520, 528), 530})
-#: Those of them that a CDN gives because it has not reached the server behind it. 520, 524 and
-#: 527 say that the server did not answer well: it may have executed the request.
+#: The CDN statuses among them that say that the CDN could not connect to the origin server. After
+#: 520, 524 and 527 the origin server may have executed the request.
 NOT_REACHED = frozenset({521, 522, 523, 525, 526})
-#: Answers below 500 that say more about the way to the application than about the request.
+#: Statuses below 500 that often come from a firewall or filter before the application.
 ODD_STATUS = frozenset({403, 451})
-#: So many odd answers in a row are a reason to look at an endpoint that answered well before.
+#: Number of odd answers in a row after which an endpoint that answered well before is probed.
 ODD_IN_A_ROW = 3
-#: Answers that ask to come back later, where they say when.
+#: Statuses that, with ``Retry-After``, ask the client to retry later.
 BUSY_STATUS = frozenset({429, 503})
 
 
 Probe = Literal["all", "current", "none"]
 PROBES: tuple[Probe, ...] = ("all", "current", "none")
-#: The longest time, in seconds: the system's own calls overflow at 24 days.
+#: The longest time in seconds; the system's calls overflow at 24 days.
 MAX_SECONDS = 1_000_000
-#: Times without which nothing would ever be tried, or be given up.
+#: Fields in seconds that must be greater than 0.
 _POSITIVE = (
     "health_interval",
     "health_timeout",
@@ -38,11 +38,11 @@ _POSITIVE = (
     "connect_timeout",
     "total_timeout",
 )
-#: Times that may be nothing.
+#: Delays in seconds that may be 0.
 _DELAYS = ("race_delay", "body_pause", "hedge_delay")
-#: Delays that may follow what was measured lately.
+#: Delays that may be ``auto``: derived from recent measurements.
 _MEASURED = ("race_delay", "hedge_delay")
-#: Numbers of things.
+#: Fields that are whole numbers.
 _COUNTS = (
     "unhealthy_after",
     "healthy_after",
@@ -50,7 +50,7 @@ _COUNTS = (
     "max_list_bytes",
     "max_endpoints",
 )
-#: Whatever else is 0 or more.
+#: The other fields that are 0 or more.
 _FIGURES = (
     "health_jitter",
     "smoothing",
@@ -68,43 +68,43 @@ _FIGURES = (
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How hard the client tries, and when it gives up. All times are seconds.
+    """The timeouts, delays and limits of failover. All times are seconds.
 
     Attributes:
-        health_interval: Between two probes of an endpoint while all is well.
-        health_jitter: Share of that by which it varies either way.
-        health_timeout: How long a probe may take.
+        health_interval: Seconds between two probes of a healthy endpoint.
+        health_jitter: Share of ``health_interval`` by which the interval varies either way.
+        health_timeout: Timeout of a probe.
         unhealthy_after: Failures in a row that make an endpoint unhealthy.
-        healthy_after: Good probes in a row that make it healthy again.
-        first_backoff: From a failed probe to the next.
-        max_backoff: What that grows to, doubling.
+        healthy_after: Good probes in a row that make an endpoint healthy again.
+        first_backoff: Seconds from a failed probe to the next; doubled at each further failure.
+        max_backoff: Upper bound of that backoff.
         smoothing: Weight of the newest response time in the average.
-        probe_parallelism: Probes under way at one time.
+        probe_parallelism: Largest number of concurrent probes.
         probe: Which endpoints are probed regularly: ``all``, ``current`` (the endpoint in use and
             those that have failed) or ``none``.
-        connect_timeout: How long a dial (TCP and TLS) may take.
-        total_timeout: How long a request may take over all its attempts, up to the first
-            byte of the answer.
-        race_delay: How long a dial may take before the next endpoint is dialled beside it.
+        connect_timeout: Timeout of a dial (TCP and TLS).
+        total_timeout: Timeout of a request over all its attempts, up to the first byte of the
+            answer.
+        race_delay: Seconds that a dial may take before the next endpoint is dialled in parallel.
             ``auto``: three times the longest of the endpoint's last dials, from 50 to 250 ms.
-        body_pause: How long the body of an answer that is read as a whole may pause before
-            the request goes on to another endpoint.
-        hedge_delay: How long a GET, HEAD or OPTIONS waits for its first byte before it is
-            sent to one more endpoint. ``auto``: three times the 95th percentile of the
-            endpoint's last answers, from 50 ms to 1 s.
-        budget: Tokens that further attempts are paid from.
-        attempt_cost: Tokens for each attempt after a request's first move.
-        hedge_cost: Tokens for each hedge.
-        success_refund: Tokens that a success gives back.
-        min_dwell: How long to stay before going back to a better endpoint that recovered.
+        body_pause: Longest pause in the body of an answer that is read as a whole; then the request
+            moves to another endpoint.
+        hedge_delay: Seconds for which a GET, HEAD or OPTIONS waits for its first byte before a
+            hedge sends the request to one more endpoint. ``auto``: three times the
+            95th percentile of the endpoint's last answers, from 50 ms to 1 s.
+        budget: Capacity of the token bucket that pays for further attempts and hedges.
+        attempt_cost: Tokens that each attempt after a request's first move costs.
+        hedge_cost: Tokens that each hedge costs.
+        success_refund: Tokens that each success returns to the budget.
+        min_dwell: Minimum seconds before requests return to a better endpoint that recovered.
         latency_gain: Share by which another endpoint of the same priority must be faster.
-        latency_margin: Seconds by which it must be faster as well.
-        bad_status: Statuses that count against an endpoint, as no answer of the application.
-        max_retry_after: Longest time for which a busy endpoint is avoided.
-        offline_window: Time within which two hosts must be unreachable to mean that this
-            machine has no network.
-        max_list_bytes: How large a remote list may be, unpacked.
-        max_endpoints: How many endpoints a list may have, of both kinds together.
+        latency_margin: Seconds by which that other endpoint must be faster, too.
+        bad_status: Statuses that count against an endpoint.
+        max_retry_after: Longest time for which ``Retry-After`` ranks an endpoint last.
+        offline_window: Seconds within which two unreachable hosts mean that this machine has no
+            network.
+        max_list_bytes: Limit of the bytes of a remote list, after decompression.
+        max_endpoints: Limit of the endpoints of a list, both kinds together.
     """
 
     health_interval: float = 300.0
@@ -158,7 +158,7 @@ class Policy:
 
     @property
     def health(self) -> HealthRules:
-        """The figures of each endpoint's state machine."""
+        """The settings of each endpoint's health state machine."""
         return HealthRules(
             self.unhealthy_after,
             self.healthy_after,
@@ -171,16 +171,16 @@ class Policy:
 
     @property
     def queue_delay(self) -> float:
-        """Seconds for which a request waits in a queue before it tries another endpoint's."""
+        """Seconds for which a request waits in a queue before it tries another endpoint."""
         return HEDGE_MOST if self.hedge_delay == "auto" else self.hedge_delay
 
     def busy_for(self, status: int, retry_after: str | None, now_posix: float) -> float | None:
-        """Seconds for which an answer asks to be left alone, or None.
+        """Return the seconds of an answer's ``Retry-After`` if its status is 429 or 503, or None.
 
         Args:
             status: The answer's status code.
-            retry_after: Its ``Retry-After``: seconds, or an HTTP date (RFC 9110, 10.2.3).
-            now_posix: POSIX time, for the date.
+            retry_after: The header: seconds, or an HTTP date (RFC 9110, 10.2.3); None if missing.
+            now_posix: POSIX seconds, to which the date is compared.
         """
         if status not in BUSY_STATUS or retry_after is None:
             return None
@@ -201,7 +201,7 @@ def policy_or_default(policy: Policy | None) -> Policy:
     """Return the ``policy`` of a manager, or the default one.
 
     Raises:
-        TypeError: If it is not a policy.
+        TypeError: If the argument is not a policy.
     """
     if not isinstance(policy, Policy | None):
         raise TypeError(f"policy must be a Policy, not {policy!r}")
@@ -212,8 +212,8 @@ def checked_interval(seconds: float) -> float:
     """Return the ``update_interval`` of a manager.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is less than 0, or longer than any update is worth waiting for.
+        TypeError: If the interval is not a number.
+        ValueError: If the interval is less than 0 or more than 1,000,000.
     """
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise TypeError(f"update_interval must be a number of seconds, not {seconds!r}")
@@ -223,10 +223,10 @@ def checked_interval(seconds: float) -> float:
 
 
 class Budget:
-    """Keeps a fleet from doubling the load of a sick backend.
+    """A retry budget (token bucket) that keeps a fleet from doubling an overloaded backend's load.
 
-    Each request's first move to another endpoint is free, so that a dead primary costs
-    nobody a request; what goes beyond that is paid for.
+    Each request's first move to another endpoint is free, so that a dead primary fails no
+    request; each further attempt and each hedge costs tokens.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -234,11 +234,11 @@ class Budget:
         self.tokens = policy.budget
 
     def spend(self) -> bool:
-        """Pay for one more attempt; False where too little is left."""
+        """Pay for one more attempt; return False if too few tokens are left."""
         return self._spend(self._policy.attempt_cost)
 
     def spend_on_hedge(self) -> bool:
-        """Pay for a hedge; False where too little is left."""
+        """Pay for a hedge; return False if too few tokens are left."""
         return self._spend(self._policy.hedge_cost)
 
     def _spend(self, cost: float) -> bool:
@@ -248,5 +248,5 @@ class Budget:
         return True
 
     def refund(self) -> None:
-        """Take note of a success."""
+        """Return the tokens of a success to the budget."""
         self.tokens = min(self._policy.budget, self.tokens + self._policy.success_refund)

@@ -1,7 +1,7 @@
-"""The endpoints of one kind: what the list and the outcomes of requests change. Pure.
+"""``Pool``: the endpoints of one kind, changed by the list and the outcomes of requests. Pure.
 
-A passive pool has no clock, lock or thread: the caller hands in the time, holds a lock around
-each call, and sends the queued events after the lock is released.
+A pool has no clock, lock or thread: the caller passes the time, holds a lock around each call,
+and sends the queued events after the lock is released.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ from .selection import EndpointSelection, by_priority
 from .target import target_of
 
 _NEVER = float("inf")
-#: Number of the best endpoints of a kind that are checked regularly, besides those in use.
+#: Number of the best endpoints of a kind that are checked regularly, besides endpoints in use.
 WATCHED = 50
 
 
@@ -30,7 +30,7 @@ class Pool(EndpointSelection):
         self, kind: str, policy: Policy, network: OfflineDetector, random: Callable[[], float]
     ) -> None:
         super().__init__(kind, policy, network, random)
-        self._best: list[PoolMember] | None = None  # the watched endpoints, once they are known
+        self._best: list[PoolMember] | None = None  # the watched endpoints, or None
         self._order = 0
         self._all_down = False
         self._slow_routes = SlowRoutes()
@@ -38,7 +38,7 @@ class Pool(EndpointSelection):
     # -- the list
 
     def put(self, endpoint: Endpoint, now: float) -> None:
-        """Add an endpoint, or update priority and server name of a known one."""
+        """Add an endpoint, or update the priority and server name of a known endpoint."""
         member = self._members.get(endpoint.url)
         if member is None:
             health = Health(self._policy.health, now)
@@ -77,7 +77,7 @@ class Pool(EndpointSelection):
         """Replace the list; endpoints that stay keep their health and statistics."""
         wanted: dict[str, Endpoint] = {}
         for endpoint in endpoints:
-            wanted.setdefault(endpoint.url, endpoint)  # as in the file: the first one stays
+            wanted.setdefault(endpoint.url, endpoint)  # as in the file: the first entry wins
         for url in [url for url in self._members if url not in wanted]:
             self._drop(url, now)
         for endpoint in wanted.values():
@@ -89,7 +89,7 @@ class Pool(EndpointSelection):
     def watched(self) -> list[PoolMember]:
         """List the endpoints to check: the best 50, and each endpoint in use.
 
-        With a list of 10,000 endpoints, no client must probe all of them.
+        The limit keeps a client from probing a whole list of 10,000 endpoints.
         """
         if len(self._members) <= WATCHED:
             return list(self._members.values())
@@ -102,10 +102,10 @@ class Pool(EndpointSelection):
         return member is self._current or member.url == self._pinned
 
     def _scheduled(self) -> list[PoolMember]:
-        """List the endpoints that ``Policy.probe`` has checked regularly.
+        """List the endpoints that ``Policy.probe`` selects for regular checks.
 
         With ``current`` an endpoint that has failed is checked too, so that requests can return
-        to it. Every other endpoint is left alone.
+        to the endpoint after it recovers.
         """
         if self._policy.probe == "none":
             return []
@@ -124,7 +124,7 @@ class Pool(EndpointSelection):
         return due
 
     def forget_probes(self) -> None:
-        """Forget the checks that had begun: their threads are gone."""
+        """Forget running checks, because their threads have ended (stop or fork)."""
         for member in self._members.values():
             member.probing = False
 
@@ -138,7 +138,7 @@ class Pool(EndpointSelection):
     # -- outcomes
 
     def served(self, member: PoolMember, now: float, status: int = 200) -> None:
-        """Record that a request was answered, with whatever status."""
+        """Record that a request was answered, with any status."""
         member.served += 1
         member.stalls = 0
         if status >= 500 or status in ODD_STATUS:
@@ -146,15 +146,15 @@ class Pool(EndpointSelection):
         elif member.odd_answers:
             member.odd_answers = 0
         if member.health.is_steady and self._network.is_steady:
-            member.health.last_good = now  # all that there is to learn, on every request
+            member.health.last_good = now  # fast path: no other state changes
             return
         self._network.record_answer(now)
         self._record(member, Evidence.GOOD_REQUEST, now)
 
     def hedge_delay(self, member: PoolMember, route: str, now: float) -> float:
-        """Return for how many seconds to wait for an endpoint's answer before a hedge starts.
+        """Return the seconds to wait for an endpoint's answer before a hedge starts.
 
-        Infinity for a route that is slow by itself, which a hedge would not help.
+        The delay is infinite for a route that is slow by itself: a hedge would not help.
         """
         delay = self._policy.hedge_delay
         if delay != "auto":
@@ -175,8 +175,8 @@ class Pool(EndpointSelection):
     def overtaken(self, member: PoolMember, delay: float, now: float) -> bool:
         """Record that a hedge overtook an endpoint; return whether that counts as a stall.
 
-        Behind a short delay even a healthy endpoint is overtaken now and then. The second time in
-        a row counts, and the first time requests a health check.
+        After a short delay a hedge sometimes overtakes even a healthy endpoint. So the first time
+        only requests a health check, and the second time in a row counts as a stall.
         """
         member.stalls += 1
         if member.stalls > 1 or delay >= HEDGE_MOST or self._policy.hedge_delay != "auto":
@@ -212,7 +212,7 @@ class Pool(EndpointSelection):
         self.urgent = True
 
     def busy(self, member: PoolMember, seconds: float, now: float) -> None:
-        """Record a ``Retry-After``: the endpoint lives, but ranks behind others for ``seconds``."""
+        """Record a ``Retry-After``: the endpoint is alive, but ranks last for ``seconds``."""
         self._network.record_answer(now)
         member.served += 1
         member.busy_until = now + seconds
@@ -236,7 +236,7 @@ class Pool(EndpointSelection):
             seconds: Duration of the check.
             now: Monotonic seconds.
             posix: The same moment as POSIX time.
-            busy: Seconds of its ``Retry-After``, or None.
+            busy: Seconds of the ``Retry-After`` of the answer, or None.
         """
         member.last_checked = posix
         member.probing = False
@@ -277,8 +277,8 @@ class Pool(EndpointSelection):
     def _probe_another_host(self, member: PoolMember, now: float) -> None:
         """Probe a second host within the offline window.
 
-        An idle client probes its endpoints at different times. Without a second probe, a machine
-        without a network would find each endpoint dead, one after the other.
+        An idle client probes its endpoints at different times. Without this second probe, a
+        client on a machine without a network would count each endpoint as dead in turn.
         """
         others = [m for m in self.watched() if m.target.host != member.target.host]
         if others and not self._network.offline:
@@ -299,7 +299,7 @@ class Pool(EndpointSelection):
         if change.after is HealthState.HEALTHY and change.before not in _FINE:
             member.recovered_at = now
         if self._members.get(member.url) is not member:
-            return  # it was removed from the list during the attempt
+            return  # removed from the list during the attempt
         self._apply_transition(member, change)
         if change.before is not change.after or evidence is Evidence.GOOD_PROBE:
             self._schedule_review(member, now)
@@ -334,5 +334,5 @@ class Pool(EndpointSelection):
 
 _GOOD = frozenset({Evidence.GOOD_PROBE, Evidence.GOOD_REQUEST})
 _FINE = frozenset({HealthState.UNKNOWN, HealthState.HEALTHY})
-#: Faults that prove that there is a network.
+#: Faults that come from a remote host, and so prove that the machine has a network.
 _FROM_AFAR = frozenset({Fault.REFUSED, Fault.RESET, Fault.TLS, Fault.PROTOCOL, Fault.BAD_STATUS})

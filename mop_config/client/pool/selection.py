@@ -1,4 +1,4 @@
-"""The choice among the endpoints of one kind: which to use now, and where else to go. Pure."""
+"""The choice of the current endpoint of one kind, and of its alternatives. Pure."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,14 +14,14 @@ _NEVER = float("inf")
 class EndpointSelection:
     """The members of a pool, and the choice among them by health, pin, priority and speed.
 
-    A change of the current endpoint queues a ``SWITCHED`` event. ``Pool`` adds what changes the
-    members and their health; each such change sets the time of the next review.
+    A change of the current endpoint queues a ``SWITCHED`` event. ``Pool`` adds the methods
+    that change the members and their health; each change sets the time of the next review.
 
     Args:
         kind: ``api`` or ``socketio``, for events.
-        policy: The figures.
-        network: Tells a machine without a network from dead endpoints; shared by both pools.
-        random: Gives numbers from 0 to 1.
+        policy: The timeouts and limits.
+        network: Detects a machine without a network; both pools share the detector.
+        random: Returns numbers from 0 to 1.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class EndpointSelection:
         self._pinned: str | None = None
         self._review_at = _NEVER  # monotonic seconds of the next review of the choice
         self._usable = 0
-        self.events: list[PoolEvent] = []  # queued for the signals
+        self.events: list[PoolEvent] = []  # queued until ``take_events``
         self.urgent = False  # whether an endpoint should be probed without delay
-        #: Number of Socket.io clients, which report by ``moved`` when their connection has moved.
+        #: Number of Socket.io clients, which call ``moved`` when their connection has moved.
         self.attached_clients = 0
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class EndpointSelection:
         return events
 
     def pin(self, url: str | None, now: float) -> None:
-        """Prefer one endpoint while nothing is wrong with it. None: prefer no endpoint."""
+        """Prefer one endpoint while it is healthy. None: remove the pin."""
         self._pinned = url
         self._review(now)
 
@@ -84,14 +84,14 @@ class EndpointSelection:
 
     @property
     def current_url(self) -> str | None:
-        """The URL of the current endpoint, or None, without a review of the choice."""
+        """The URL of the current endpoint, or None; the property does not review the choice."""
         return None if self._current is None else self._current.url
 
     def better_than(self, member: PoolMember, now: float) -> tuple[PoolMember, str] | None:
-        """Return the endpoint that an open connection should move to, and why; None to stay.
+        """Return the endpoint to which an open connection moves, and the reason; None to stay.
 
-        Neither a better response time nor a doubt about the endpoint is worth a connection
-        that works.
+        A working connection does not move for a better response time or because its endpoint is
+        suspect.
 
         Args:
             member: The endpoint that the connection goes to.
@@ -133,7 +133,7 @@ class EndpointSelection:
             now: Monotonic seconds.
             tried: URLs of the endpoints that the request has been sent to.
             last_resort: Whether unhealthy endpoints are listed once no usable endpoint is left:
-                one of them may be back, and the request would fail anyway.
+                an unhealthy endpoint may have recovered, and the request would fail anyway.
         """
         left_out = set(tried)
         rest = [m for m in self._eligible() if m.url not in left_out]
@@ -159,8 +159,8 @@ class EndpointSelection:
         return Rank(trouble, member.url != self._pinned, member.endpoint.priority)
 
     def _speed(self, member: PoolMember) -> tuple[float, float]:
-        # Response times within one margin are equal, and clients spread over them by chance.
-        # Endpoints without a measurement rank right behind the fast ones.
+        # Response times within one margin count as equal, so that clients spread by chance over
+        # these endpoints. Endpoints without a measurement rank right behind the fastest.
         measured, margin = member.health.response_time, self._policy.latency_margin
         if measured is None:
             return (1.0, member.tie_breaker)
@@ -198,7 +198,7 @@ class EndpointSelection:
     def _maybe_switch(self, best: PoolMember, rank: Rank, now: float) -> None:
         current = self._current
         if current is None:
-            self._switch(best, "removed", now)  # or none was in use before
+            self._switch(best, "removed", now)  # or there was no current endpoint
             return
         own = self._rank(current, now)
         if own.trouble == rank.trouble == 3:

@@ -25,17 +25,17 @@ class ClientState:
     """The state of one manager.
 
     Args:
-        policy: The figures.
-        announce: Called with each event, without the lock.
-        resolver: Looks hosts up; None for the system's resolver alone.
+        policy: The timeouts and limits.
+        announce: Called with each event, after the lock is released.
+        resolver: Resolves hosts; None for the system's resolver alone.
 
     Attributes:
-        clock: Gives monotonic seconds.
-        wall_clock: Gives POSIX seconds.
-        random: Gives numbers from 0 to 1.
-        resolver: Looks hosts up, for requests, checks and updates alike.
-        switches: How often requests have moved to another endpoint, by kind.
-        seconds_without_service: How long that took altogether, by kind.
+        clock: Returns monotonic seconds.
+        wall_clock: Returns POSIX seconds.
+        random: Returns numbers from 0 to 1.
+        resolver: Resolves hosts for requests, checks and updates.
+        switches: Number of switches of the current endpoint, by kind.
+        seconds_without_service: Total seconds without service in these switches, by kind.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ClientState:
         self.socketio = Pool(Kind.SOCKETIO, policy, self.network, self.random)
         self.budget = Budget(policy)
         self.resolver = resolver or Resolver()
-        self.on_urgent: Callable[[], None] | None = None  # an endpoint should be looked at
+        self.on_urgent: Callable[[], None] | None = None  # called for an urgent probe
         self.on_fork: Callable[[], None] | None = None
         self.switches = {Kind.API: 0, Kind.SOCKETIO: 0}
         self.seconds_without_service = {Kind.API: 0.0, Kind.SOCKETIO: 0.0}
@@ -69,9 +69,9 @@ class ClientState:
         return self
 
     def _forked(self) -> None:
-        """Take a new lock in a child process: another thread may have held the parent's."""
+        """Replace the lock in a forked child: another thread may have held the parent's lock."""
         mine, pid = threading.Lock(), os.getpid()
-        # One step, so that the child's own threads agree on one lock.
+        # ``setdefault`` is atomic, so that the child's threads agree on one lock.
         self._lock = self._locks.setdefault(pid, mine)
         self._pid = pid
         if self._lock is mine and self.on_fork is not None:
@@ -100,11 +100,11 @@ class ClientState:
             self.seconds_without_service[kind] += event.about["seconds_without_service"]
 
     def pool(self, kind: str) -> Pool:
-        """Give the pool of a kind."""
+        """Return the pool of a kind."""
         return self.api if kind == Kind.API else self.socketio
 
     def statistics(self) -> dict[str, Any]:
-        """Return figures since the start: per endpoint, per kind, and of the retry budget."""
+        """Return counts and times per endpoint and per kind, and the retry budget."""
         with self:
             return {
                 "offline": self.network.offline,
@@ -130,19 +130,19 @@ class ClientState:
     def call(
         self, traits: RetryTraits, total: float | None = None, route: str = ""
     ) -> "FailoverSession":
-        """Begin one request over the API endpoints, which may take so many seconds."""
+        """Begin one request over the API endpoints; ``total`` is its timeout in seconds."""
         if total is None:
             total = self.policy.total_timeout
         return FailoverSession(self, self.api, traits, total, route)
 
 
 class FailoverSession:
-    """One request on its way, driven step by step; see ``failover``.
+    """One running request, driven step by step; see ``failover``.
 
     Attributes:
-        core: Whose pools it uses.
-        total: Seconds that it may take, from the end of its upload.
-        step: What to do next, or how it ended.
+        core: The state with the pools.
+        total: Seconds that the request may take, from the end of its upload.
+        step: The next attempt, or the verdict.
     """
 
     __slots__ = ("_candidates", "_flow", "_pool", "core", "step", "total")
@@ -177,7 +177,7 @@ class FailoverSession:
             return self._candidates.next(now)
 
     def better_candidate(self, member: PoolMember, now: float) -> PoolMember | None:
-        """Return a better endpoint for a request that was not sent yet, or None."""
+        """Return a better endpoint for a request that is not sent yet, or None."""
         with self.core:
             if self._pool.select(now) is member:
                 return None
@@ -187,7 +187,7 @@ class FailoverSession:
             return self._candidates.next(now)
 
     def give_back(self, urls: Container[str]) -> None:
-        """Forget endpoints that only lost a race of dials: they can still be asked."""
+        """Make endpoints that only lost a dial race available again."""
         with self.core:
             self._candidates.give_back(urls)
 

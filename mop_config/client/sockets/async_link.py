@@ -13,12 +13,12 @@ from ..pool.member import PoolMember
 from .search import NamespaceHandshake, engine_url
 from .with_asyncio import AsyncEngineSession, AsyncEvent, value_of, wait_for_task
 
-#: Seconds for saying goodbye.
+#: Seconds for the disconnect packets.
 _GOODBYE = 0.5
 
 
 class AsyncLink:
-    """One Engine.IO connection to one endpoint, which keeps its messages until it is in use.
+    """One Engine.IO connection to one endpoint, which buffers messages until ``use`` is called.
 
     Args:
         client: The ``AsyncFailoverSocketClient`` of the connection.
@@ -26,8 +26,9 @@ class AsyncLink:
 
     Attributes:
         handshake: The namespaces that the server has accepted or refused.
-        tasks: Background tasks that handle early messages; asyncio itself keeps no reference.
-        is_retired: Whether another connection has taken the place of this one.
+        tasks: Background tasks that handle early messages. The link keeps a reference, because
+            asyncio keeps none to its tasks.
+        is_retired: Whether another connection has replaced this connection.
     """
 
     def __init__(self, client: Any, member: PoolMember) -> None:
@@ -81,10 +82,10 @@ class AsyncLink:
             await self._client._handle_eio_disconnect(reason)
 
     async def wait_for_namespaces(self, seconds: float) -> None:
-        """Wait until the server has answered for all namespaces, each within ``seconds``.
+        """Wait until the server has accepted all namespaces, each within ``seconds``.
 
         Raises:
-            ConnectionError: If one is refused, or is not answered.
+            ConnectionError: If the server refuses a namespace, or does not answer.
         """
         while not (self.handshake.is_done or self._is_over):
             if not await self._changed.wait(seconds):
@@ -93,7 +94,7 @@ class AsyncLink:
         self.handshake.check()
 
     def use(self) -> list[Any]:
-        """Pass messages to the client from now on; return those that arrived before.
+        """Pass messages to the client from now on; return the messages that arrived before.
 
         Raises:
             ConnectionError: If the connection has ended.
@@ -110,20 +111,20 @@ class AsyncLink:
         return task is None or await wait_for_task(task, seconds)
 
     def break_off(self) -> None:
-        """Wake up a thread that waits for an answer of the server."""
+        """Wake up a thread that waits for the server's answer."""
         self._session.break_off()
         self._is_over = True
         self._changed.set()
 
     async def close(self, namespaces: Iterable[str] = ()) -> None:
-        """Close the connection, whatever state it is in."""
+        """Close the connection in any state."""
         with contextlib.suppress(Exception):
             async with self._session.bounded(_GOODBYE):
                 for namespace in namespaces:
                     await self._send(self._client.packet_class(DISCONNECT, namespace=namespace))
                 await self.engine.disconnect()
         with contextlib.suppress(Exception):
-            await self.engine.disconnect(abort=True)  # in case that saying goodbye took too long
+            await self.engine.disconnect(abort=True)  # if the disconnect packets took too long
         with contextlib.suppress(ValueError):
             connected_clients.remove(self.engine)
         await self._session.close()

@@ -1,7 +1,7 @@
 """The decisions of both Socket.io clients: where to connect, and when to move.
 
-``find_endpoint`` is a generator. It yields a ``DialStep``, a ``ProxyStep`` or an ``OpenStep``, and
-a client sends the result, or throws the error, into it.
+The generator ``find_endpoint`` yields a ``DialStep``, a ``ProxyStep`` or an ``OpenStep``. The
+client performs the step, and sends the result or throws the error into the generator.
 """
 
 import logging
@@ -26,32 +26,32 @@ from ..transport.outcome import NoEndpointAvailable
 
 logger = logging.getLogger(__name__)
 
-#: A connection that was open for so many seconds resets the pause before the next search.
+#: Seconds after which an open connection resets the backoff of the search.
 STABLE_AFTER = 10.0
 #: Longest random delay in seconds before an open connection moves to a better endpoint.
 MOVE_JITTER = 5.0
 #: Seconds between two checks for a better endpoint.
 MOVE_CHECK_INTERVAL = 0.5
-#: Reason that the ``disconnect`` handler gets when the connection has moved.
+#: Reason passed to the ``disconnect`` handler when the connection has moved.
 MOVED = "moved to another endpoint"
 
 _PROXY_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
 class DialStep(NamedTuple):
-    """An instruction: dial until one endpoint of a race answers, and send the ``RaceWinner``."""
+    """An instruction to run a dial race and send the ``RaceWinner``."""
 
     race: DialRace
 
 
 class ProxyStep(NamedTuple):
-    """An instruction: check that a proxy accepts connections."""
+    """An instruction to check that a proxy accepts connections."""
 
     place: Place
 
 
 class OpenStep(NamedTuple):
-    """An instruction: open a Socket.io connection to an endpoint, and send its link."""
+    """An instruction to open a Socket.io connection to an endpoint and send its link."""
 
     member: PoolMember
 
@@ -61,17 +61,17 @@ Steps = Generator[Step, Any, Any]
 
 
 class SocketEndpoints:
-    """The Socket.io endpoints of a manager, as both clients use them."""
+    """The Socket.io endpoints of a manager, in the interface that both clients use."""
 
     def __init__(self, manager: BaseManager) -> None:
         self.state = manager._state
         self.policy = manager.policy
         self.resolver = manager._state.resolver
         self.options = manager._network_options
-        self._manager = manager  # lives as long as its clients
+        self._manager = manager  # a client keeps its manager alive
 
     def attach(self) -> None:
-        """Register a client: start its manager, and let the client report its own moves."""
+        """Register a client: start the manager, and let the client report moves by ``moved``."""
         self._manager._start_if_new()
         with self.state as state:
             state.socketio.attached_clients += 1
@@ -91,7 +91,7 @@ class SocketEndpoints:
         return self.options.for_target(member.target)
 
     def host_in_url(self, target: Target) -> str:
-        """Return the address that the host was last connected at, in the form of a URL's host."""
+        """Return the last connected address of the host, in the form of a URL's host."""
         known = self.resolver.in_turn(target.host, self.resolver.last(target.host))
         address = known[0] if known else target.host
         return f"[{address.strip('[]')}]" if ":" in address else address
@@ -113,10 +113,10 @@ class SocketEndpoints:
         """Record that a connection is open.
 
         Args:
-            member: Its endpoint.
-            origin: URL of the endpoint that it replaces, or None for a first connection.
-            reason: Why the endpoint is another one.
-            seconds: Time without a connection.
+            member: The endpoint of the connection.
+            origin: URL of the endpoint before, or None for a first connection.
+            reason: Why the endpoint changed.
+            seconds: Seconds without a connection.
         """
         with self.state as state:
             if origin is not None and origin != member.url:
@@ -137,7 +137,7 @@ def find_endpoint(endpoints: SocketEndpoints, before: str | None, since: float) 
     Args:
         endpoints: The endpoints to search.
         before: URL of the endpoint of the connection that broke, or None.
-        since: Monotonic seconds since when there has been no connection.
+        since: Monotonic seconds at which the time without a connection began.
 
     Raises:
         ConnectionRefusedError: If the application of an endpoint refused the login.
@@ -162,12 +162,12 @@ def open_endpoint(endpoints: SocketEndpoints, member: PoolMember) -> Steps:
 
 
 class _Search:
-    """The record of one search: its candidates, and what failed."""
+    """The record of one search: its candidates and its failures."""
 
     def __init__(self, endpoints: SocketEndpoints) -> None:
         self._endpoints = endpoints
         self._state = endpoints.state
-        # A separate budget: a client that has lost its connection must be allowed to search on.
+        # A separate budget, so that a client without a connection can always search.
         budget = Budget(endpoints.policy)
         self._candidates = Candidates(endpoints.state.socketio, budget)
         self._began = endpoints.state.clock()
@@ -183,7 +183,7 @@ class _Search:
             return self._candidates.next(now)
 
     def reach(self, member: PoolMember) -> Generator[DialStep | ProxyStep, Any, PoolMember | None]:
-        """Dial an endpoint, or its proxy; python-engineio dials again by itself."""
+        """Dial an endpoint or its proxy as a test; python-engineio dials again by itself."""
         proxy = self._endpoints.proxy_for(member)
         if proxy is not None:
             try:
@@ -192,7 +192,7 @@ class _Search:
                 self._record_failed(member, Fault.PROXY)
                 return None
             return member
-        # A race could reach endpoints directly that are behind a proxy.
+        # No race with proxies: it would dial endpoints directly that need a proxy.
         proxied = self._endpoints.options.knows_proxies
         more = (lambda _: None) if proxied else self.next
         race = DialRace(member, more, self._endpoints.policy.race_delay)
@@ -209,10 +209,10 @@ class _Search:
         return winning
 
     def open(self, member: PoolMember) -> Steps:
-        """Open a connection; an application that refuses the login is no fault of its endpoint."""
+        """Open a connection; a refused login does not count against the endpoint."""
         try:
             link = yield OpenStep(member)
-        except Exception as error:  # python-engineio raises exceptions that it does not document
+        except Exception as error:  # python-engineio raises undocumented exceptions
             refused = isinstance(error, LoginRefused) or "status code 401" in str(error)
             if not refused:
                 self._record_failed(member, fault_of_text(error))
@@ -253,8 +253,8 @@ class MovePlanner:
     def due(self, member: PoolMember) -> tuple[PoolMember, str] | None:
         """Return the endpoint to move to now and the reason; None to stay.
 
-        The delay is random, so that clients that see the same change do not move in step. A pin
-        concerns one machine and has no delay.
+        A random delay keeps clients that see the same change from moving in step. A pin affects
+        one machine only and has no delay.
         """
         state = self._endpoints.state
         with state:
@@ -274,15 +274,15 @@ class MovePlanner:
 
 
 class NamespaceHandshake:
-    """The namespaces of a new connection, until the server has accepted or refused each.
+    """Tracks the namespaces of a new connection until the server has answered for each.
 
     Args:
         namespaces: The requested namespaces.
-        packet_class: Decodes a packet.
+        packet_class: Class that decodes a packet.
 
     Attributes:
-        joined: The session's id by accepted namespace.
-        refused: The application's reason by refused namespace.
+        joined: The session id of each accepted namespace.
+        refused: The application's reason for each refused namespace.
         early: Messages that arrived before the connection was in use.
     """
 
@@ -295,7 +295,7 @@ class NamespaceHandshake:
         self.early: list[Any] = []
 
     def receive(self, data: Any) -> str | None:
-        """Handle a message; return the namespace that it accepts or refuses, or None."""
+        """Handle a message; return the namespace that the message accepts or refuses, or None."""
         if self._attachments:
             self._attachments -= 1
             self.early.append(data)
@@ -321,8 +321,8 @@ class NamespaceHandshake:
         """Check that the server accepted each namespace.
 
         Raises:
-            ConnectionRefusedError: If the application refused one; it has the reason.
-            ConnectionError: If one was not answered.
+            ConnectionRefusedError: If the application refused a namespace, with its reason.
+            ConnectionError: If the server did not answer for a namespace.
         """
         for namespace, data in self.refused.items():
             reason = data.get("message") if isinstance(data, dict) else data
@@ -348,10 +348,10 @@ def with_credentials(proxy: httpx2.Proxy) -> str:
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """Refuse options of python-socketio that the manager decides.
+    """Refuse the options of python-socketio that the manager sets itself.
 
     Raises:
-        ValueError: Naming the option.
+        ValueError: If ``options`` has such an option.
     """
     for name in ("reconnection", "http_session", "ssl_verify"):
         if options.get(name, True) is not True:
@@ -372,7 +372,7 @@ def engine_url(target: Target, host: str) -> tuple[str, str]:
 
 
 def fault_of_text(error: Exception) -> Fault:
-    """Return the fault that an error of python-socketio means, judged by its message."""
+    """Return the fault of a python-socketio error, classified by its message."""
     if lacks_resources(error):
         return Fault.OURS
     text = str(error).lower()
@@ -392,7 +392,7 @@ _WORDS: tuple[tuple[tuple[str, ...], Fault], ...] = (
 
 
 def namespaces_of(client: Any, requested: Any) -> list[str]:
-    """Return the namespaces to connect to: the requested ones, or those with handlers."""
+    """Return the namespaces to connect to: the requested ones, or those that have handlers."""
     if isinstance(requested, str):
         return [requested]
     handled = sorted({*client.handlers, *client.namespace_handlers} - {"*"})

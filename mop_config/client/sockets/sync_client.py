@@ -48,19 +48,19 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
     """A Socket.io client that stays connected to an endpoint of a manager.
 
     Register handlers as with ``socketio.Client``, then call ``connect()``. Handlers,
-    namespaces, ``emit`` and ``call`` work as ever, and stay over a switch. After a break the next
-    endpoint is tried, until ``disconnect()`` is called: the ``disconnect`` handler is called at
-    each break, ``connect`` at each new connection. An open connection moves to another endpoint
-    when its own leaves the list, when another one is pinned, and when a better one is back; the
-    new connection is open before the old one is closed.
+    namespaces, ``emit`` and ``call`` work as in python-socketio, and persist over a switch. After
+    a break the client searches for the next endpoint, until ``disconnect()`` is called. Each
+    break calls the ``disconnect`` handler, each new connection the ``connect`` handler. An open
+    connection moves if its endpoint leaves the list, if another endpoint is pinned, or if a
+    better endpoint recovers; the new connection is open before the old connection is closed.
 
     Args:
-        manager: The manager of the endpoints; it is started if it never was.
+        manager: The manager of the endpoints; ``connect`` starts a manager that never ran.
         **given: The options of ``socketio.Client``, except for reconnection, session and
-            verification, which are the manager's.
+            verification, which the manager sets.
 
     Raises:
-        ValueError: If one of those is among the options.
+        ValueError: If ``options`` has an option that the manager sets.
     """
 
     def __init__(self, manager: BaseManager, **given: Unpack[SocketKeywords]) -> None:
@@ -70,7 +70,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         self._endpoints = SocketEndpoints(manager)
         self._arguments: dict[str, Any] = {}
         self._engine_options: dict[str, Any] = {}
-        self._lock = threading.Lock()  # around the link that is in use, and the pending one
+        self._lock = threading.Lock()  # guards the link in use and the pending link
         self._link: Link | None = None
         self._pending_link: Link | None = None
         self._ended = Event()
@@ -93,7 +93,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         return make
 
     def _new_engine(self) -> engineio.Client:
-        """Create the engine of another connection."""
+        """Create the engine of a new connection."""
         return engineio.Client(**self._engine_options)
 
     @property
@@ -106,7 +106,8 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         """Connect to the best endpoint that accepts the connection, and stay connected.
 
         Args:
-            arguments: Those of ``socketio.Client.connect``, except for URL, path and retry.
+            arguments: The arguments of ``socketio.Client.connect``, without URL, path and
+                retry.
 
         Raises:
             ConnectionRefusedError: If the application refuses the login, and no other
@@ -123,7 +124,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         self.connection_auth = arguments.get("auth")
         self.connection_namespaces = namespaces_of(self, arguments.get("namespaces"))
         self._connect_event = self.eio.create_event()
-        # One event per connect, so that an earlier worker that was told to end stays told.
+        # One event per connect, so that an earlier worker stays cancelled.
         ended = self._ended = Event()
         self._endpoints.attach()
         try:
@@ -201,7 +202,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         return link
 
     def _switch_to(self, link: Link, ended: Event) -> None:
-        """Use a connection in the place of the one before."""
+        """Replace the connection in use by a new connection."""
         with self._lock:
             before, rooms = self._link, list(self.namespaces)
             was_connected = self.connected
@@ -219,7 +220,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         if before is not None and was_connected:
             for namespace in rooms:
                 self._call_handler("disconnect", namespace, MOVED)
-        with contextlib.suppress(SocketConnectionError):  # the worker notices it, and searches
+        with contextlib.suppress(SocketConnectionError):  # the worker notices, and searches
             early = link.use()
             for namespace in link.handshake.joined:
                 self._call_handler("connect", namespace)
@@ -229,7 +230,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             before.close(rooms)
 
     def _call_handler(self, event: str, namespace: str, *arguments: Any) -> None:
-        """Call a handler in a background task, and wait a while for its end."""
+        """Call a handler in a background task, and wait a bounded time for its end."""
         task = self.start_background_task(self._trigger_event, event, namespace, *arguments)
         wait_for_task(task, self._endpoints.policy.connect_timeout)
 
@@ -257,7 +258,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
                 ended.wait(self._endpoints.retry_delay(rounds))
 
     def _wait_or_move(self, link: Link, ended: Event) -> Link:
-        """Wait for the end of a connection; move to a better endpoint before that."""
+        """Wait for the end of a connection, or move it to a better endpoint meanwhile."""
         planner = MovePlanner(self._endpoints)
         while not link.wait(MOVE_CHECK_INTERVAL) and not ended.is_set():
             better = planner.due(link.member)
@@ -285,7 +286,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             self.connected = False
 
     def _stop(self, ended: Event, worker: Worker | None) -> None:
-        """End a worker and what it is doing."""
+        """End a worker and its running search or connection."""
         ended.set()
         with self._lock:
             pending = self._pending_link
@@ -299,7 +300,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         """Disconnect, and stay disconnected."""
         ended, link, worker = self._ended, self._link, self._worker
         ended.set()
-        # The handler of a break may call this: then there is no connection left to close.
+        # A ``disconnect`` handler may call this after a break: no connection is left to close.
         if link is None or not is_current(link.engine.read_loop_task):
             self._stop(ended, worker)
 

@@ -14,12 +14,12 @@ from ..pool.member import PoolMember
 from .search import NamespaceHandshake, engine_url
 from .with_threads import EngineSession, Event, value_of, wait_for_task
 
-#: Seconds for saying goodbye.
+#: Seconds for the disconnect packets.
 _GOODBYE = 0.5
 
 
 class Link:
-    """One Engine.IO connection to one endpoint, which keeps its messages until it is in use.
+    """One Engine.IO connection to one endpoint, which buffers messages until ``use`` is called.
 
     Args:
         client: The ``FailoverSocketClient`` of the connection.
@@ -27,8 +27,9 @@ class Link:
 
     Attributes:
         handshake: The namespaces that the server has accepted or refused.
-        tasks: Background tasks that handle early messages; asyncio itself keeps no reference.
-        is_retired: Whether another connection has taken the place of this one.
+        tasks: Background tasks that handle early messages. The link keeps a reference, because
+            asyncio keeps none to its tasks.
+        is_retired: Whether another connection has replaced this connection.
     """
 
     def __init__(self, client: Any, member: PoolMember) -> None:
@@ -82,10 +83,10 @@ class Link:
             self._client._handle_eio_disconnect(reason)
 
     def wait_for_namespaces(self, seconds: float) -> None:
-        """Wait until the server has answered for all namespaces, each within ``seconds``.
+        """Wait until the server has accepted all namespaces, each within ``seconds``.
 
         Raises:
-            ConnectionError: If one is refused, or is not answered.
+            ConnectionError: If the server refuses a namespace, or does not answer.
         """
         while not (self.handshake.is_done or self._is_over):
             if not self._changed.wait(seconds):
@@ -94,7 +95,7 @@ class Link:
         self.handshake.check()
 
     def use(self) -> list[Any]:
-        """Pass messages to the client from now on; return those that arrived before.
+        """Pass messages to the client from now on; return the messages that arrived before.
 
         Raises:
             ConnectionError: If the connection has ended.
@@ -111,19 +112,19 @@ class Link:
         return task is None or wait_for_task(task, seconds)
 
     def break_off(self) -> None:
-        """Wake up a thread that waits for an answer of the server."""
+        """Wake up a thread that waits for the server's answer."""
         self._session.break_off()
         self._is_over = True
         self._changed.set()
 
     def close(self, namespaces: Iterable[str] = ()) -> None:
-        """Close the connection, whatever state it is in."""
+        """Close the connection in any state."""
         with contextlib.suppress(Exception), self._session.bounded(_GOODBYE):
             for namespace in namespaces:
                 self._send(self._client.packet_class(DISCONNECT, namespace=namespace))
             self.engine.disconnect()
         with contextlib.suppress(Exception):
-            self.engine.disconnect(abort=True)  # in case that saying goodbye took too long
+            self.engine.disconnect(abort=True)  # if the disconnect packets took too long
         with contextlib.suppress(ValueError):
             connected_clients.remove(self.engine)
         self._session.close()

@@ -1,6 +1,6 @@
-"""What the asynchronous Socket.io client does by asyncio and aiohttp; the twin of ``with_threads``.
+"""asyncio and aiohttp for the asynchronous Socket.io client; the twin of ``with_threads``.
 
-Both modules define the same functions, and classes whose names differ by ``Async``.
+Both modules define the same functions, and the same classes with and without ``Async``.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from .search import SocketEndpoints, with_credentials
 
 
 class AsyncEvent(asyncio.Event):
-    """An event whose wait has a timeout, as that of ``threading.Event``."""
+    """An event whose ``wait`` has a timeout, like ``threading.Event``."""
 
     async def wait(self, timeout: float | None = None) -> bool:  # type: ignore[override]
         """Wait until the event is set; return False after ``timeout`` seconds."""
@@ -39,7 +39,7 @@ class AsyncWorker:
     """The task that finds an endpoint, and then keeps the connection open.
 
     Args:
-        target: Runs in the task; it calls ``ready`` once the connection is open.
+        target: Function that runs in the task, and calls ``ready`` once the connection is open.
     """
 
     def __init__(self, target: Callable[["AsyncWorker"], Coroutine[Any, Any, None]]) -> None:
@@ -52,7 +52,7 @@ class AsyncWorker:
 
     @property
     def is_running(self) -> bool:
-        """Whether the task has not ended."""
+        """Whether the task is still running."""
         return not self._task.done()
 
     async def wait_until_ready(self) -> None:
@@ -73,7 +73,7 @@ class AsyncWorker:
             self._task.cancel()
             await asyncio.wait({self._task})
             if not self._task.cancelled():
-                self._task.exception()  # read, so that asyncio does not log it
+                self._task.exception()  # retrieved, so that asyncio does not log the exception
 
     async def wait(self) -> None:
         """Wait for the end of the task."""
@@ -92,7 +92,7 @@ def is_current(task: "asyncio.Task[Any] | None") -> bool:
 
 
 async def value_of(value: Any) -> Any:
-    """Return a value, or the result of a function or coroutine function that is given for it."""
+    """Return a value; if the value is a function or coroutine function, return its result."""
     value = value() if callable(value) else value
     return await value if inspect.isawaitable(value) else value
 
@@ -129,7 +129,7 @@ class _EndpointResolver(AbstractResolver):
     ) -> list[ResolveResult]:
         """Return the endpoint's addresses."""
         name = self._target.host
-        addresses = self._resolver.last(name)  # the search has just connected to it
+        addresses = self._resolver.last(name)  # known: the search has just connected
         if not addresses:
             addresses = await asyncio.shield(asyncio.wrap_future(self._resolver.resolve(name)))
         return [
@@ -145,7 +145,7 @@ class _EndpointResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Do nothing: the resolver is the manager's."""
+        """Do nothing: the resolver belongs to the manager."""
 
 
 async def _refuse_redirect(*about: Any) -> None:
@@ -163,7 +163,7 @@ class AsyncEngineSession:
         endpoints: The socket endpoints.
 
     Attributes:
-        host: Host for the engine's URL. aiohttp takes ``Host``, TLS name and certificate from it.
+        host: Host for the engine's URL, from which aiohttp derives ``Host`` and the TLS name.
     """
 
     def __init__(self, engine: Any, member: PoolMember, endpoints: SocketEndpoints) -> None:
@@ -175,7 +175,7 @@ class AsyncEngineSession:
             connector=aiohttp.TCPConnector(
                 ssl=endpoints.options.tls, resolver=_EndpointResolver(target, endpoints.resolver)
             ),
-            # Endpoints may be IP addresses, and load balancers keep a session by its cookie.
+            # Accept cookies from IP addresses: load balancers keep a session by its cookie.
             cookie_jar=aiohttp.CookieJar(unsafe=True),
             trace_configs=[trace],
             proxy=None if proxy is None else with_credentials(proxy),
@@ -183,11 +183,11 @@ class AsyncEngineSession:
         engine.http, engine.external_http = self._session, True
 
     def bounded(self, seconds: float) -> asyncio.Timeout:
-        """Return a context that ends what runs in it after ``seconds``."""
+        """Return a context manager that cancels its block after ``seconds``."""
         return asyncio.timeout(seconds)
 
     def break_off(self) -> None:
-        """Do nothing: a task that waits for an answer is cancelled."""
+        """Do nothing: asyncio cancels a task that waits for an answer."""
 
     async def close(self) -> None:
         """Close the session."""

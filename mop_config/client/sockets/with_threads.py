@@ -1,6 +1,6 @@
-"""What the synchronous Socket.io client does by threads and requests; the twin of ``with_asyncio``.
+"""Threads and requests for the synchronous Socket.io client; the twin of ``with_asyncio``.
 
-Both modules define the same functions, and classes whose names differ by ``Async``.
+Both modules define the same functions, and the same classes with and without ``Async``.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from .search import SocketEndpoints, place_of, with_credentials
 
 __all__ = ["Event"]
 
-#: Seconds for which ``disconnect`` waits for the worker.
+#: Seconds for which ``disconnect`` waits for the worker thread.
 _PATIENCE = 1.0
 
 
@@ -34,7 +34,7 @@ class Worker:
     """The thread that finds an endpoint, and then keeps the connection open.
 
     Args:
-        target: Runs in the thread; it calls ``ready`` once the connection is open.
+        target: Function that runs in the thread, and calls ``ready`` once the connection is open.
     """
 
     def __init__(self, target: Callable[["Worker"], None]) -> None:
@@ -57,7 +57,7 @@ class Worker:
 
     @property
     def is_running(self) -> bool:
-        """Whether the thread has not ended."""
+        """Whether the thread is still running."""
         return self._thread.is_alive()
 
     def wait_until_ready(self) -> None:
@@ -69,7 +69,7 @@ class Worker:
         self._ready.result()
 
     def stop(self) -> None:
-        """Wait a second for the end of the thread, which was told to end."""
+        """Wait up to a second for the end of the thread, which was cancelled before."""
         if self._thread is not threading.current_thread():
             self._thread.join(_PATIENCE)
 
@@ -90,7 +90,7 @@ def is_current(task: threading.Thread | None) -> bool:
 
 
 def value_of(value: Any) -> Any:
-    """Return a value, or the result of a function that is given for it."""
+    """Return a value; if the value is a function, return the result of the function."""
     return value() if callable(value) else value
 
 
@@ -123,8 +123,8 @@ class EngineSession(requests.Session):
         endpoints: The socket endpoints.
 
     Attributes:
-        host: Host for the engine's URL: the address that the search has just connected to. A
-            proxy resolves the name by itself.
+        host: Host for the engine's URL: the address to which the search has just connected. With a
+            proxy, the host name, which the proxy resolves.
     """
 
     def __init__(self, engine: Any, member: PoolMember, endpoints: SocketEndpoints) -> None:
@@ -133,12 +133,12 @@ class EngineSession(requests.Session):
         tls, name = endpoints.options.tls, target.tls_name
         authority = target.authority.decode()
         self.host = endpoints.host_in_url(target) if proxy is None else target.host
-        self.connections: list[Any] = []  # those of urllib3 and websocket-client, with ``sock``
-        self.trust_env = False  # the manager decides about proxies
+        self.connections: list[Any] = []  # of urllib3 and websocket-client, with ``sock``
+        self.trust_env = False  # the manager chooses the proxy
         if proxy is not None:
             self.proxies = dict.fromkeys(("http", "https"), with_credentials(proxy))
         self.mount("http://", _Adapter(authority, self.connections, {}))
-        # Not ``assert_hostname``: urllib3 would turn the context's own check off for it.
+        # Not ``assert_hostname``: urllib3 would then disable the context's own check.
         secure = {"ssl_context": tls, "server_hostname": name}
         self.mount("https://", _Adapter(authority, self.connections, secure))
         self._engine = engine
@@ -150,12 +150,12 @@ class EngineSession(requests.Session):
         engine.websocket_extra_options = options
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
-        """Send a request, without following a redirect, which would send the login elsewhere."""
+        """Send a request without following redirects, which would send the login elsewhere."""
         return super().request(*args, **{**kwargs, "allow_redirects": False})
 
     @contextlib.contextmanager
     def bounded(self, seconds: float) -> Iterator[None]:
-        """Break off what runs in this context after ``seconds``, where the transport is polling.
+        """Abort the body of the ``with`` block after ``seconds`` if the transport is polling.
 
         The server may hold the last poll for half a minute. A WebSocket ends at once.
         """
@@ -171,7 +171,7 @@ class EngineSession(requests.Session):
             timer.cancel()
 
     def break_off(self) -> None:
-        """Shut the sockets down, so that a thread that waits for an answer wakes up."""
+        """Shut the sockets down, which wakes a thread that waits for an answer."""
         for connection in self.connections:
             if connection.sock is not None:
                 with contextlib.suppress(OSError):
@@ -203,7 +203,7 @@ class _WebSocket(websocket.WebSocket):
 
 
 class _Adapter(HTTPAdapter):
-    """Sends ``Host`` and TLS name of one endpoint, and keeps a list of its connections."""
+    """Sends the ``Host`` and TLS name of one endpoint, and lists the open connections."""
 
     def __init__(self, authority: str, connections: list[Any], tls: dict[str, Any]) -> None:
         self._authority = authority
@@ -238,13 +238,13 @@ class _Adapter(HTTPAdapter):
 
 
 def _proxy_options(proxy: httpx2.Proxy | None) -> dict[str, Any]:
-    """Return websocket-client's proxy options; without them it would read the environment."""
+    """Return websocket-client's proxy options, so that websocket-client ignores the environment."""
     if proxy is None:
-        # It regards the exceptions only if it is given a proxy.
+        # websocket-client reads ``http_no_proxy`` only if a proxy is set.
         return {"http_no_proxy": ["*"], "http_proxy_host": "proxy.invalid", "http_proxy_port": 1}
     place = place_of(proxy)
     return {
-        "http_no_proxy": ["proxies.invalid"],  # a list that excludes nothing
+        "http_no_proxy": ["proxies.invalid"],  # excludes no real host
         "http_proxy_host": place.host,
         "http_proxy_port": place.port,
         "http_proxy_auth": proxy.auth,

@@ -1,8 +1,8 @@
-"""``Exchange``: one attempt at one endpoint, its deadline, and what happened on the way.
+"""``Exchange``: one attempt at one endpoint, with its deadline and the record of its events.
 
 httpcore passes time-outs unchanged from a request to the network stream. ``Limit`` is a time-out
-that carries the exchange's deadline, so that a stream knows at each step which exchange it works
-for, on an HTTP/2 connection that many exchanges share, too.
+that carries the exchange's deadline. So a stream knows at each step to which exchange the step
+belongs, even on an HTTP/2 connection that many exchanges share.
 """
 
 import math
@@ -30,10 +30,10 @@ class HasState(Protocol):
 
 
 class Deadline:
-    """The time by which several steps on the network must be done together.
+    """The common deadline of several network operations.
 
     Args:
-        until: In monotonic seconds.
+        until: The deadline in monotonic seconds.
 
     Attributes:
         hedge: The hedge that may interrupt a read, or None.
@@ -45,7 +45,7 @@ class Deadline:
         self.until = until
 
     def least(self, timeout: float | None) -> float:
-        """Return a time-out bounded by the time that is left, in seconds."""
+        """Return a time-out in seconds, bounded by the time left until the deadline."""
         left = max(0.0, self.until - time.monotonic())
         return left if timeout is None or timeout > left else timeout
 
@@ -54,17 +54,17 @@ class Deadline:
 
 
 class Overtaken(httpcore2.ReadError):
-    """The other request of a hedge has its answer, so this one's is not needed."""
+    """Raised to end a request whose hedge already has an answer."""
 
 
 class Limit(float):
-    """A time-out in seconds, with the deadline that bounds it and the steps after it."""
+    """A time-out in seconds that carries the deadline of its exchange."""
 
     deadline: Deadline
 
     @classmethod
     def of(cls, seconds: float, deadline: Deadline) -> Self:
-        """Make a time-out that ends at the deadline at the latest."""
+        """Create a time-out that ends at the deadline at the latest."""
         limit = cls(seconds)
         limit.deadline = deadline
         return limit
@@ -74,35 +74,35 @@ class Exchange(Deadline):
     """One attempt of a request at one endpoint.
 
     Args:
-        session: The failover of the request.
+        session: The failover session of the request.
         member: The endpoint.
-        until: When the request's time is over, in monotonic seconds.
-        race: Whether a dial may be raced against other endpoints, and the queue left for another
-            endpoint's; not so for the second request of a hedge.
-        hedge_at: When the request has waited long enough at one endpoint, in a queue or for the
-            first byte of an answer, in monotonic seconds.
+        until: Deadline of the request in monotonic seconds.
+        race: Whether the exchange may race dials and leave a queue for another endpoint; False
+            for the second request of a hedge.
+        hedge_at: Monotonic seconds at which the request leaves a queue, or a hedge starts because
+            no first byte has arrived.
 
     Attributes:
         began: When the attempt began, in monotonic seconds.
-        connection: The connection that the request goes over, or None.
-        reused: Whether that connection had been used before.
+        connection: The connection of the request, or None.
+        reused: Whether that connection had carried a request before.
         fault: Why no connection could be made, or None.
-        losers: Endpoints that were tried beside this one, with what went wrong there.
-        losers_recorded: How many of the losers, from the first, the pool knows already.
-        raced: Endpoints that were dialled beside this one.
+        losers: Endpoints that were tried in parallel, each with its fault.
+        losers_recorded: How many of the losers, from the first, the pool has already recorded.
+        raced: Endpoints that were dialled in parallel.
         queued: Endpoints at which the request waited for a connection in vain.
-        patient: Whether the request waits in a queue until its time is over.
-        apart: Whether the request takes another proxy than the manager's health checks. Then
-            its failures say nothing about the endpoint's health.
+        patient: Whether the request waits in a queue until its deadline.
+        apart: Whether the request uses another proxy than the manager's health checks. Then its
+            failures say nothing about the endpoint's health.
         written: Whether a part of the request is written.
-        timeouts: The request's time-outs, which httpcore looks up at each step.
+        timeouts: The request's time-outs, which httpcore reads at each step.
         pause: The time-out for each read of the body, in seconds; None for no time-out.
         called_off: Whether the other request of a hedge has won.
         turn: The event that ends the wait in a queue, or None.
         hedged_at: The URL of the endpoint of the second request of a hedge, or None.
     """
 
-    # On the class, since most exchanges change none of them.
+    # Defaults on the class, since most exchanges change no attribute.
     connection: Any = None
     reused = False
     fault: Fault | None = None
@@ -140,33 +140,33 @@ class Exchange(Deadline):
     def wrote(self) -> None:
         """Record that a part of the request is written.
 
-        The request's time counts from the last part of its body, so that an upload that goes on
-        is not ended.
+        The request's timeout restarts with each part of its body, so that a slow upload is not
+        ended while it makes progress.
         """
         if self.written:
             self.until = max(self.until, time.monotonic() + self.session.total)
         self.written = True
 
     def dial_until(self, timeout: float) -> float:
-        """Return when a dial with its look-up must be done, in monotonic seconds.
+        """Return the deadline of a dial and its look-up, in monotonic seconds.
 
-        A late look-up is waited for while the request has time, unless the request's own
-        time-out for connecting is shorter than the policy's.
+        A late look-up may use all of the request's time, unless the request's own connect
+        time-out is shorter than the policy's.
         """
         if timeout >= self.session.core.policy.connect_timeout:
             return self.until
         return min(self.until, time.monotonic() + timeout)
 
     def queue_seconds(self, now: float) -> float:
-        """Return for how many seconds to wait in the queue of an endpoint's connections."""
+        """Return the seconds to wait in the queue of an endpoint's connections."""
         until = self.until if self.patient else min(self.until, self.leave_at)
         return max(0.0, until - now)
 
     def leave_queue(self, now: float) -> bool:
-        """Move to an endpoint that may have a free connection, since nothing was sent yet.
+        """Move to an endpoint that may have a free connection; no byte has been sent yet.
 
         Returns:
-            False if the request may not wait any longer.
+            False if the request may wait no longer.
         """
         if self.patient or now < self.leave_at:
             return False
@@ -180,29 +180,29 @@ class Exchange(Deadline):
         return True
 
     def forget_queues(self) -> None:
-        """Allow the endpoints where the request only waited: they were never asked."""
+        """Make the endpoints where the request only waited available again: they got no request."""
         if self.queued:
             self.session.give_back(self.queued - {self.member.url})
             self.queued = frozenset()
 
     def start_hedge_timer(self) -> None:
-        """Set when the hedge starts.
+        """Set the time at which the hedge starts.
 
-        A measured delay is that of an answer and counts from now; a delay that the policy names
-        counts from the call.
+        A measured delay (``auto``) counts from now, because answers are measured from here; a
+        fixed delay of the policy counts from the start of the call.
         """
         core = self.session.core
         measured = core.policy.hedge_delay == "auto"
         self.hedge_at = (core.clock() if measured else self.began) + self.hedge_after
 
     def call_off(self) -> None:
-        """End the exchange from another thread: the other request of a hedge has won."""
+        """Abort the exchange from another thread, because the other request of a hedge won."""
         self.called_off = True
         if self.turn is not None:
             self.turn.set()
 
     def rival(self) -> "Exchange | None":
-        """Return a second exchange with another endpoint, for a hedge, or None."""
+        """Return the exchange of the second request of a hedge, or None without an endpoint."""
         self.forget_queues()
         member = self.session.hedge_candidate(self.session.core.clock())
         if member is None:
@@ -211,21 +211,21 @@ class Exchange(Deadline):
         return Exchange(self.session, member, self.until, race=False)
 
     def forget_hedge(self, outcome: Outcome) -> None:
-        """Allow the endpoint of a hedge that was called off: it has not failed."""
+        """Make the endpoint of a cancelled hedge available again: the endpoint did not fail."""
         named = {outcome.member.url, *(loser.url for loser, _ in outcome.losers)}
         if self.hedged_at is not None and self.hedged_at not in named:
             self.session.give_back({self.hedged_at})
 
     def better_member(self, now: float) -> PoolMember | None:
-        """Return the endpoint to dial instead of this one, or None.
+        """Return a better endpoint to dial instead of the chosen endpoint, or None.
 
-        The request may have waited in a queue while others found out that its endpoint does not
-        answer.
+        While the request waited in a queue, other requests may have found that its endpoint
+        fails.
         """
         return self.session.better_candidate(self.member, now) if self.race else None
 
     def next_member(self, now: float) -> PoolMember | None:
-        """Return another endpoint to dial beside this one, or None."""
+        """Return another endpoint to dial in parallel, or None."""
         if not self.race or now >= self.until:
             return None
         return self.session.next_candidate(now)
@@ -234,8 +234,8 @@ class Exchange(Deadline):
         """Record the end of a dial race.
 
         Endpoints that lost without failing were never sent a request, so they can still be
-        tried. Losers are recorded at once, so that other requests learn of them before this one
-        has its answer.
+        tried. Failed losers are recorded at once, so that other requests avoid these endpoints
+        before this request has its answer.
         """
         if self.raced:
             failed = {member.url for member, _ in faults}
@@ -249,6 +249,6 @@ class Exchange(Deadline):
                 self.session.record_losers(won.losers, self.began)
 
     def fail_race(self, faults: list[tuple[PoolMember, Fault]]) -> None:
-        """Record a race that nobody won: the last endpoint stands for the attempt."""
+        """Record a race without a winner: the last endpoint counts as that of the attempt."""
         *losers, (self.member, self.fault) = faults
         self.losers += tuple(losers)

@@ -1,7 +1,7 @@
-"""Dialling: TCP and verified TLS to the first of several endpoints that is ready.
+"""The dial race: TCP and verified TLS to several endpoints, of which the first ready one wins.
 
-One thread or one task runs a whole race: the race is a generator, which the two drivers resume
-when the selector of its sockets is ready.
+One thread or one task runs a whole race: the race is a generator, and its synchronous or
+asynchronous driver resumes the race when the selector of its sockets is ready.
 """
 
 import socket
@@ -18,12 +18,12 @@ from ..pool.member import PoolMember
 
 Ready = TypeVar("Ready")
 
-#: Seconds between two looks at whether a race has been called off.
+#: Seconds between two checks whether a race was cancelled.
 GLANCE = 0.1
 
 
 class DialError(OSError):
-    """Every dial of a race failed; the race's ``faults`` tell of each."""
+    """Every dial of a race failed; the race's ``faults`` hold the fault of each endpoint."""
 
 
 @dataclass(slots=True)
@@ -32,8 +32,8 @@ class RaceWinner(Generic[Ready]):
 
     Attributes:
         member: The endpoint that was ready first.
-        connection: What stands to it, with TLS where the endpoint has it.
-        losers: The others, with what is held against them.
+        connection: The connection to the endpoint, with TLS if the endpoint uses TLS.
+        losers: The other endpoints, each with its fault.
     """
 
     member: PoolMember
@@ -75,7 +75,7 @@ def dial_steps(ring: Ring, race: DialRace, options: DialOptions, resolver: Resol
         while (member := race.start(now)) is not None:
             try:
                 dial = HostDial(ring, member.target.place, options, resolver)
-            except Exception as error:  # no thread for its look-up, say
+            except Exception as error:  # for example, no thread for the look-up
                 failure = error
                 race.failed(member, fault_of(failure, connecting=True))
                 continue

@@ -1,7 +1,7 @@
-"""Dialling on asyncio: the driver of a dial race, and the connection to one host.
+"""The dial race on asyncio: the driver of a race, and the connection to one host.
 
-The selector of a ring has a file descriptor of its own, which is readable when one of its sockets
-is ready. One task waits for it, so nothing is left running when the task is cancelled.
+The selector of a ring has a file descriptor that is readable when one of its sockets is ready. One
+task waits for this descriptor, so a cancelled task leaves no work running.
 """
 
 import contextlib
@@ -52,6 +52,6 @@ async def connect_async(
 
 
 async def _pause(ring: Ring, seconds: float) -> None:
-    """Wait until a socket of the ring is ready, at most for so many seconds."""
+    """Wait until a socket of the ring is ready, for at most ``seconds``."""
     with contextlib.suppress(TimeoutError):
         await SocketWaits(ring.fileno()).readable(None if seconds == math.inf else seconds)

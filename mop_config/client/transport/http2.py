@@ -1,9 +1,9 @@
 """HTTP/2 connections that several threads use at once.
 
-httpcore shares an HTTP/2 connection between threads, and calls h2, whose state is not safe
-for that, from each of them: two threads allocate one stream id, or a frame is lost between
-two changes of h2's send buffer. Here a lock per connection makes each call of h2 atomic, and
-the opening of a stream as a whole.
+httpcore shares an HTTP/2 connection between threads and calls h2 from each thread, but h2's state
+is not thread-safe: two threads can allocate the same stream id, or a frame is lost between two
+changes of h2's send buffer. Here a lock per connection makes each call of h2 atomic, and the
+opening of a stream as a whole.
 """
 
 import threading
@@ -55,7 +55,7 @@ class LockedState(h2.connection.H2Connection):
             super().send_headers(stream_id, headers, *args, **options)
 
     def increment_flow_control_window(self, increment: int, stream_id: int | None = None) -> None:
-        """Widen the receive window; that of a new stream completes its opening."""
+        """Widen the receive window; the widening for a new stream completes its opening."""
         with self._lock:
             super().increment_flow_control_window(increment, stream_id)
         self.end_opening()
@@ -108,10 +108,10 @@ class SharedHTTP2Connection(httpcore2.HTTP2Connection):
         try:
             return super().handle_request(request)
         finally:
-            self._h2_state.end_opening()  # an interrupt may have come in the middle of it
+            self._h2_state.end_opening()  # an interrupt may have hit the opening
 
     def _read_incoming_data(self, request: httpcore2.Request) -> list[h2.events.Event]:
-        """Read and parse what has arrived; a hedge that ends the read spoils nothing for others."""
+        """Read and parse received bytes; a hedge that ends the read loses no bytes of others."""
         try:
             return super()._read_incoming_data(request)
         except Overtaken:
@@ -119,6 +119,6 @@ class SharedHTTP2Connection(httpcore2.HTTP2Connection):
             raise
 
     def _response_closed(self, stream_id: int) -> None:
-        # A reader takes the connection's state lock first, and h2's lock within it.
+        # Release h2's lock first: a reader takes the state lock before h2's lock.
         self._h2_state.end_opening()
         super()._response_closed(stream_id)

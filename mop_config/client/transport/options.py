@@ -1,7 +1,7 @@
-"""How connections are made: the options that httpx2's own transport would take.
+"""The connection options: the same options as those of httpx2's own transport.
 
-``httpx2.Client`` does not apply ``verify``, ``http2``, ``limits`` or proxies of the
-environment once it is given a transport, so ours takes them and applies them itself.
+A ``httpx2.Client`` with a custom transport ignores ``verify``, ``http2``, ``limits`` and the
+environment's proxies, so our transport takes and applies these options itself.
 """
 
 import importlib.util
@@ -42,15 +42,15 @@ _DEFAULT_LIMITS = httpx2.Limits(max_connections=100, max_keepalive_connections=2
 
 @dataclass(frozen=True, slots=True)
 class TransportOptions:
-    """The options, checked.
+    """The validated options of connections.
 
     Attributes:
-        tls: Context of ours that verifies certificates as the given one does.
-        http1: Whether HTTP/1.1 may be spoken.
-        http2: Whether HTTP/2 may be spoken.
-        limits: Of the connection pool.
+        tls: Our own context, which verifies certificates like the given context.
+        http1: Whether HTTP/1.1 is allowed.
+        http2: Whether HTTP/2 is allowed.
+        limits: Limits of the connection pool.
         proxy: Proxy for every request, or None.
-        environment: Proxies of the environment by scheme, where those count.
+        environment: Proxies of the environment by scheme; empty if ``trust_env`` is False.
         local_address: Address to connect from, or None.
         socket_options: Arguments of ``setsockopt``, one tuple each.
     """
@@ -82,19 +82,19 @@ class TransportOptions:
 
         Args:
             verify: A context, the path of a file with certificate authorities, or True for
-                those of the system.
-            cert: Client certificate, as httpx2 takes it.
-            http1: See above, as all others.
-            http2: Needs the package ``h2``.
-            limits: Of the connection pool.
+                the authorities of the system.
+            cert: Client certificate, in httpx2's form.
+            http1: Whether HTTP/1.1 is allowed.
+            http2: Whether HTTP/2 is allowed; needs the package ``h2``.
+            limits: Limits of the connection pool.
             proxy: A URL or ``httpx2.Proxy``.
-            trust_env: Whether the environment's proxies and authorities count.
+            trust_env: Whether to use the environment's proxies and authorities.
             local_address: Address to connect from.
             socket_options: Arguments of ``setsockopt``.
 
         Raises:
             ValueError: If certificates would not be verified.
-            ImportError: If HTTP/2 is wanted and cannot be spoken.
+            ImportError: If ``http2`` is True and ``h2`` is not installed.
         """
         if http2 and importlib.util.find_spec("h2") is None:
             raise ImportError("HTTP/2 needs the package h2: pip install 'httpx2[http2]'")
@@ -119,13 +119,13 @@ class TransportOptions:
 
     @property
     def knows_proxies(self) -> bool:
-        """Whether any request may take a proxy."""
+        """Whether any request may go through a proxy."""
         return self.proxy is not None or bool(self.environment)
 
     def proxy_for(self, scheme: str, host: str) -> httpx2.Proxy | None:
-        """Say which proxy, if any, requests to a host take.
+        """Return the proxy for requests to a host, or None.
 
-        None is asked for this machine itself: it would see a token that may not leave here.
+        Requests to this machine use no proxy, which would see a token that must stay local.
         """
         if not self.knows_proxies or is_loopback(host):
             return None
@@ -134,18 +134,18 @@ class TransportOptions:
         return proxy_of(self.environment, scheme, host)
 
     def for_target(self, target: Target) -> httpx2.Proxy | None:
-        """Say which proxy, if any, requests to an endpoint take."""
+        """Return the proxy for requests to an endpoint, or None."""
         return self.proxy_for(target.scheme.decode(), target.host.strip("[]"))
 
     def takes_another_way(self, other: "TransportOptions", target: Target) -> bool:
-        """Whether an endpoint is reached by another proxy, or by none, than with other options."""
+        """Whether these options choose another proxy for an endpoint than ``other`` does."""
         if not (self.knows_proxies or other.knows_proxies):
             return False
         ours, theirs = self.for_target(target), other.for_target(target)
         return (ours and (ours.url, ours.raw_auth)) != (theirs and (theirs.url, theirs.raw_auth))
 
     def for_httpx(self, proxy: httpx2.Proxy | None) -> dict[str, Any]:
-        """Give the arguments of httpx2's own transports."""
+        """Return the arguments of httpx2's own transports."""
         return {
             "verify": self.tls,
             "http1": self.http1,
@@ -157,15 +157,15 @@ class TransportOptions:
         }
 
     def for_dial(self, timeout: float | None, until: float = math.inf) -> DialOptions:
-        """Say how to dial.
+        """Return the options of a dial.
 
         Args:
-            timeout: Seconds for a connection, as httpcore has it.
-            until: When the time is over in any case, in monotonic seconds.
+            timeout: Seconds for a connection; None for no time-out.
+            until: Deadline of the dial in monotonic seconds.
         """
         return DialOptions(self.tls, timeout or 0.0, self.local_address, self.socket_options, until)
 
     def proxy_to(self, target: Target) -> httpcore2.Proxy | None:
-        """Return the proxy that requests to an endpoint take, as httpcore has it, or None."""
+        """Return the proxy for requests to an endpoint as httpcore's ``Proxy``, or None."""
         proxy = self.for_target(target)
         return None if proxy is None else for_httpcore(proxy)

@@ -1,4 +1,4 @@
-"""Outcomes: what the answers and exceptions of httpcore mean for the pool and the application."""
+"""Outcomes: turn httpcore's answers and exceptions into outcomes, responses and errors."""
 
 import logging
 from collections.abc import Iterable
@@ -23,14 +23,16 @@ _FROM_THE_WIRE = (
     httpcore2.TimeoutException,
     httpcore2.ProtocolError,
     httpcore2.ProxyError,
-    httpx2.TransportError,  # of the application's own transport
+    httpx2.TransportError,  # raised by the application's own transport
 )
 
 
-class NoEndpointAvailable(httpx2.TransportError, MopConfigError):  # noqa: N818 - the contract's
+class NoEndpointAvailable(httpx2.TransportError, MopConfigError):  # noqa: N818 - public name
     """No endpoint could be reached, or the list is empty.
 
-    A test may raise it too: ``NoEndpointAvailable([("https://a.example", "refused", 0.1)])``.
+    A test may raise the exception, too::
+
+        raise NoEndpointAvailable([("https://a.example", "refused", 0.1)])
 
     Args:
         attempts: URL, fault and seconds of each failed attempt, in order.
@@ -52,12 +54,12 @@ class NoEndpointAvailable(httpx2.TransportError, MopConfigError):  # noqa: N818 
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Rebuild the exception from its attempts: ``args`` holds the message made of them."""
+        """Rebuild the exception from its attempts, because ``args`` holds only the message."""
         return type(self), (self.attempts,), self.__dict__
 
 
 class Response(httpx2.Response):
-    """httpx2's response, whose errors name the endpoint that gave it."""
+    """httpx2's response; its errors name the endpoint that answered."""
 
     def raise_for_status(self) -> httpx2.Response:
         """Raise the error of a bad status; see ``httpx2.Response``."""
@@ -70,26 +72,26 @@ class Response(httpx2.Response):
 
 
 class ResponseVerdict(NamedTuple):
-    """An answer, the exchange that brought it, and its body if that has been read already."""
+    """An answer, its exchange, and its body if the body has been read."""
 
     exchange: Exchange
     response: httpcore2.Response
     content: bytes | None = None
 
     def bound_pauses(self, seconds: float) -> None:
-        """Bound the time-out for each read of the body, unless the caller has set one."""
+        """Bound the time-out for each read of the body, unless the caller set a read time-out."""
         timeouts = self.exchange.timeouts
         if isinstance(timeouts["read"], rewriting.Default):
             timeouts["read"] = min(timeouts["read"], seconds)
 
 
 def connect_message(fault: Fault | None, error: DialError) -> str:
-    """Return why no connection could be made; for a lack of resources, in the system's words."""
+    """Return why no connection could be made; for a lack of resources, the system's message."""
     return str(error.__cause__ if fault is Fault.OURS and error.__cause__ else fault)
 
 
 def answered(core: ClientState, exchange: Exchange, response: httpcore2.Response) -> Outcome:
-    """Return the outcome of an exchange that brought an answer."""
+    """Return the outcome of an exchange that received an answer."""
     busy = None
     if response.status in BUSY_STATUS:
         after = next((v for k, v in response.headers if k.lower() == b"retry-after"), None)
@@ -147,11 +149,11 @@ def broken(core: ClientState, outcome: Outcome, error: Exception) -> Outcome:
 
 
 def settle(exchange: Exchange, first: Outcome | None, second: Outcome | None = None) -> Outcome:
-    """Choose between the outcomes of a hedge; the other one becomes a loser.
+    """Choose between the two outcomes of a hedge; the unused outcome becomes a loser.
 
     Args:
         exchange: The first request.
-        first: Its outcome, or None while it has none.
+        first: The outcome of the first request, or None if it has no outcome yet.
         second: The outcome of the second request, or None.
     """
     core = exchange.session.core
@@ -168,7 +170,7 @@ def settle(exchange: Exchange, first: Outcome | None, second: Outcome | None = N
 
 
 def _overtaken(core: ClientState, exchange: Exchange) -> Losers:
-    """Return the losers that a request stands for whose hedge had the first answer."""
+    """Return the losers of a first request that its hedge overtook."""
     if exchange.apart:
         return exchange.losers
     with core:
@@ -178,7 +180,7 @@ def _overtaken(core: ClientState, exchange: Exchange) -> Losers:
 
 
 def _beaten(core: ClientState, outcome: Outcome) -> Losers:
-    """Return the losers that an unused outcome stands for."""
+    """Return the losers that result from the unused outcome of a hedge."""
     fault = outcome.fault or Fault.BAD_STATUS
     if outcome.busy is not None:
         fault = Fault.BUSY
@@ -188,17 +190,17 @@ def _beaten(core: ClientState, outcome: Outcome) -> Losers:
     return (*outcome.losers, (outcome.member, fault))
 
 
-#: Exceptions of h2 for a request of which nothing was sent.
+#: Exceptions of h2 that are raised before any byte of the request is sent.
 _UNSENT = frozenset({"TooManyStreamsError", "NoAvailableStreamIDError", "StreamIDTooLowError"})
-_REFUSED_STREAM = 7  # RFC 9113: it has not been processed
+_REFUSED_STREAM = 7  # RFC 9113: the request was not processed
 
 
 def is_of_http2(error: Exception) -> bool:
-    """Return whether an HTTP/2 connection can take no more requests: its end, or no stream left.
+    """Return whether an HTTP/2 connection takes no more requests: it ended, or has no stream left.
 
-    A server may end a connection by GOAWAY at any time, and streams that were given up count
-    until the server has ended them. So the error says something about the connection, which
-    other requests have used, and nothing about the endpoint.
+    A server may end a connection by GOAWAY at any time, and abandoned streams count until the
+    server has ended them. So the error concerns the shared connection, and does not count against
+    the endpoint.
     """
     cause = error.args[0] if error.args else None
     if isinstance(error, httpcore2.LocalProtocolError):
@@ -215,12 +217,12 @@ def _may_have_been_sent(error: Exception) -> bool:
 
 def _fault_of(error: Exception, *, connecting: bool) -> Fault:
     if isinstance(error, httpx2.UnsupportedProtocol) or not isinstance(error, _FROM_THE_WIRE):
-        return Fault.OURS  # of the application's own body, or of a mistake in it
+        return Fault.OURS  # raised by the application's request body
     return fault_of(error, connecting=connecting)
 
 
 def broke_off(core: ClientState, exchange: Exchange, error: Exception, began: float) -> None:
-    """Record that an answer broke off in its body, unless the client has a proxy of its own."""
+    """Record a body that broke off, unless the client uses a proxy of its own."""
     if exchange.apart:
         return
     with core:
@@ -228,7 +230,7 @@ def broke_off(core: ClientState, exchange: Exchange, error: Exception, began: fl
 
 
 def why(verdict: Verdict, request: httpx2.Request) -> Exception:
-    """Return the exception with which a request ends."""
+    """Return the exception that a failed request raises."""
     if verdict.error is not None:
         endpoint = verdict.trials[-1].url
         logger.info("%s %s failed at %s: %r", *_method_and_path(request), endpoint, verdict.error)
@@ -238,17 +240,17 @@ def why(verdict: Verdict, request: httpx2.Request) -> Exception:
 
 
 def named(error: Exception, endpoint: str) -> Exception:
-    """Add the endpoint to an exception of httpx2: its URL is that of the pool."""
+    """Add the endpoint to an httpx2 exception, whose URL has the pool's host."""
     if isinstance(error, httpx2.HTTPError):
         error.add_note(f"at {endpoint}")
     return error
 
 
 def log_answer(request: httpx2.Request, status: int, endpoint: str) -> None:
-    """Log which endpoint has answered: httpx2's own line only knows the pool's host."""
+    """Log which endpoint answered, because httpx2's log line names only the pool's host."""
     if logger.isEnabledFor(logging.DEBUG):
         logger.debug("%s %s: %d from %s", *_method_and_path(request), status, endpoint)
 
 
 def _method_and_path(request: httpx2.Request) -> tuple[str, str]:
-    return request.method, request.url.path  # a query may hold what no log should
+    return request.method, request.url.path  # without the query, which may hold secrets

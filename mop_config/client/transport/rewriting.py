@@ -1,8 +1,7 @@
-"""A request for the pool, rewritten for one endpoint, and its answer rewritten back. Pure.
+"""Rewrites a request for the pool to one endpoint, and the answer back to the pool. Pure.
 
-Applications ask ``https://endpoint.invalid/users``: a host of our own, which stands for
-whichever endpoint is current. So their cookies, authorisation and redirects stay with the
-service when it moves to another endpoint.
+Applications request ``https://endpoint.invalid/users``; our own host name stands for the current
+endpoint. So cookies, authorisation and redirects still apply after a move to another endpoint.
 """
 
 from functools import lru_cache
@@ -15,24 +14,24 @@ from ..pool.failover import RetryTraits
 from ..pool.policy import IDEMPOTENT
 from ..pool.target import Target
 
-#: RFC 2606 keeps .invalid free: a request that gets past us reaches nobody.
+#: RFC 2606 reserves .invalid: a request that bypasses our transport reaches no server.
 HOST = "endpoint.invalid"
 BASE_URL = f"https://{HOST}"
 _RAW_HOST = HOST.encode()
 
-#: Extension of a request that says whether its answer is wanted at once and whole.
+#: Request extension: whether the body of the answer is read as a whole before it is returned.
 WHOLE = "mop_config.whole"
-#: Answers up to this many bytes are read whole where nothing was said.
+#: Limit in bytes of bodies that are read as a whole if the extension is not set.
 SMALL = 1 << 16
 
 _REWRITTEN = frozenset({b"location", b"set-cookie"})
-_LENGTHS = frozenset(map(len, _REWRITTEN))  # most headers are told apart by that alone
+_LENGTHS = frozenset(map(len, _REWRITTEN))  # a quick test that excludes most headers
 
 Headers = list[tuple[bytes, bytes]]
 
 
 def is_for_the_pool(request: httpx2.Request) -> bool:
-    """Whether a request is for whichever endpoint is current, not for a host of its own."""
+    """Whether a request is for the current endpoint, not for a host of its own."""
     return request.url.raw_host == _RAW_HOST
 
 
@@ -51,7 +50,7 @@ def _traits(method: str, replayable: bool, keyed: bool) -> RetryTraits:
 def _is_replayable(stream: Any) -> bool:
     if isinstance(stream, httpx2.ByteStream):
         return True
-    # A multipart body is made anew each time; its files must be able to go back, though.
+    # httpx2 rebuilds a multipart body for each attempt, but its files must be seekable.
     fields = getattr(stream, "fields", None)
     return fields is not None and all(
         isinstance(file := getattr(field, "file", b""), (bytes, str))
@@ -65,8 +64,8 @@ def is_read_whole(
 ) -> bool:
     """Return whether the body of an answer is read before the application gets the answer.
 
-    Then an endpoint that dies in the middle of the body costs the application nothing. A body
-    that the application reads as it comes, or that may be endless, is passed on unread.
+    Then another attempt follows if an endpoint dies in the middle of the body. A body that the
+    application streams, or that may be endless, is returned unread.
     """
     if not traits.may_move:
         return False
@@ -75,7 +74,7 @@ def is_read_whole(
 
 
 def is_short(response: httpcore2.Response) -> bool:
-    """Return whether an answer says that its body has at most ``SMALL`` bytes."""
+    """Return whether an answer declares a body of at most ``SMALL`` bytes."""
     for name, value in response.headers:
         if name.lower() == b"content-length":
             return value.isdigit() and int(value[:9]) <= SMALL
@@ -93,12 +92,12 @@ def to_endpoint(
     Args:
         request: The request for the pool.
         target: The endpoint.
-        proxy: The proxy on the way, or None. An HTTP proxy gets the whole URL of an endpoint
-            without TLS, and its own header fields.
-        timeouts: The time-outs that httpcore looks up at each step.
+        proxy: The proxy, or None. For an endpoint without TLS, an HTTP proxy gets the absolute
+            URL and the proxy's own header fields.
+        timeouts: The time-outs that httpcore reads at each step.
     """
     headers = request.headers.raw
-    if headers and headers[0][0] == b"Host":  # where httpx2 puts it
+    if headers and headers[0][0] == b"Host":  # httpx2 puts Host first
         headers[0] = (b"Host", target.authority)
     else:
         headers = [header for header in headers if header[0].lower() != b"host"]
@@ -116,7 +115,7 @@ def to_endpoint(
         content=request.stream,
         extensions={**request.extensions, "timeout": timeouts},
     )
-    # httpx2 has made bytes of them; the constructor would look at each again.
+    # Set after construction: the constructor would check each header again.
     addressed.headers = headers
     return addressed
 
@@ -124,7 +123,7 @@ def to_endpoint(
 def at_endpoint(
     request: httpx2.Request, target: Target, timeouts: dict[str, Any]
 ) -> httpx2.Request:
-    """Address a request to one endpoint, as httpx2's own transports take it."""
+    """Address a request to one endpoint, in the form for httpx2's own transports."""
     path = request.url.raw_path
     url = httpx2.URL(scheme=target.scheme.decode(), host=target.host, port=target.port).copy_with(
         raw_path=path if path == b"*" else target.prefix + path
@@ -144,7 +143,7 @@ def at_endpoint(
 def connect_request(
     proxy: httpcore2.Proxy, target: Target, timeouts: dict[str, Any]
 ) -> httpcore2.Request:
-    """Make the CONNECT request that asks a proxy for a tunnel to an endpoint."""
+    """Create the CONNECT request for a proxy's tunnel to an endpoint."""
     url, where = proxy.url, b"%b:%d" % (target.host.encode(), target.port)
     return httpcore2.Request(
         "CONNECT",
@@ -155,20 +154,20 @@ def connect_request(
 
 
 def port_of(url: httpcore2.URL) -> int:
-    """Return the port of a proxy's URL, or the default one of its scheme."""
+    """Return the port of a proxy's URL, or the default port of its scheme."""
     return url.port or {b"http": 80, b"https": 443}.get(url.scheme, 1080)
 
 
 class Default(float):
-    """A time-out that the caller has not set: the policy's figures count instead."""
+    """Marks a time-out that the caller has not set, so that the policy's applies."""
 
 
-#: Seconds that stand for no time-out: eleven days, which every clock and poll can take.
+#: Seconds that stand for no time-out: eleven days, within the range of every clock and poll.
 FOREVER = 1e6
 
 
 def total_of(wanted: dict[str, float | None], total: float) -> float:
-    """Return the seconds that a request may take: the policy's, or more if the caller says so."""
+    """Return the total timeout of a request: the policy's, or the caller's longer time-out."""
     for name in ("read", "write"):
         if name in wanted and not isinstance(wanted[name], Default):
             seconds = wanted[name]
@@ -177,17 +176,17 @@ def total_of(wanted: dict[str, float | None], total: float) -> float:
 
 
 def least(wanted: float | None, limit: float) -> float:
-    """Return a time-out of the caller's, or the policy's limit where that is shorter."""
+    """Return the caller's time-out, bounded by the policy's limit."""
     if wanted is not None and wanted <= limit:
         return wanted
     return limit
 
 
 def from_endpoint(headers: Headers, target: Target) -> Headers:
-    """Rewrite what an answer says of the endpoint's own address.
+    """Replace the endpoint's own address in the headers of an answer by the pool's host.
 
-    A redirect to it becomes one to the pool, and a cookie for its domain becomes one for
-    the pool's host; both would be lost on the way to another endpoint otherwise.
+    A redirect to the endpoint becomes a redirect to the pool, and a cookie for its domain becomes
+    a cookie for the pool's host. Otherwise a move to another endpoint would lose both.
     """
     for name, _ in headers:
         if len(name) in _LENGTHS and name.lower() in _REWRITTEN:
@@ -206,7 +205,7 @@ def from_endpoint(headers: Headers, target: Target) -> Headers:
 
 def _location(value: bytes, target: Target) -> bytes:
     if not value.startswith(b"/") and b"://" not in value:
-        return value  # relative to the request's own path, which means the same here
+        return value  # relative to the request's path: unchanged
     try:
         location = httpx2.URL(target.origin).join(value.decode("ascii"))
         origin = httpx2.URL(target.origin)
@@ -233,7 +232,7 @@ def _cookie(value: bytes, target: Target) -> bytes:
             if name == wanted or name.endswith(b"." + wanted):
                 continue
         elif key.lower() == b"path" and _is_below(domain.strip(), target.prefix):
-            # The jar matches by the paths that the application asks for.
+            # The cookie jar matches the application's paths, without the endpoint's prefix.
             kept.append(b" Path=" + (domain.strip()[len(target.prefix) :] or b"/"))
             continue
         kept.append(attribute)
@@ -245,12 +244,12 @@ def _is_below(path: bytes, prefix: bytes) -> bool:
 
 
 def closed(request: httpx2.Request) -> httpx2.TransportError:
-    """Make the exception of a request whose client was closed meanwhile."""
+    """Create the exception of a request whose client was closed meanwhile."""
     return httpx2.TransportError("the client was closed during this request", request=request)
 
 
 def translate(error: Exception, request: httpx2.Request) -> Exception:
-    """Give httpx2's exception for one of httpcore2's: they have the same names."""
+    """Return httpx2's exception of the same name as an httpcore2 exception."""
     if isinstance(error, httpx2.HTTPError):
         return error
     for ours in type(error).__mro__:

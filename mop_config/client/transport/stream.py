@@ -1,21 +1,21 @@
-"""``SocketStream``: a connected socket that does not block; the base of both halves' streams."""
+"""``SocketStream``: a non-blocking connected socket; the base of both halves' streams."""
 
 import select
 import socket
 import ssl
 from typing import Any
 
-#: What a read without data raises; with TLS, readable may mean a message of TLS itself.
+#: Exceptions of a read without data; a TLS socket may be readable for a TLS message only.
 WANT_READ = (BlockingIOError, ssl.SSLWantReadError)
-#: What a write raises while the send buffer is full.
+#: Exceptions of a write while the send buffer is full.
 WANT_WRITE = (BlockingIOError, ssl.SSLWantWriteError)
 
 
 class SocketStream:
     """A connected socket, with or without TLS.
 
-    httpcore's own streams make a system call for each change of a time-out; on asyncio, they also
-    go through a transport, a protocol and a cancel scope.
+    This stream is faster than httpcore's own streams, which make a system call for each change of
+    a time-out and, on asyncio, go through a transport, a protocol and a cancel scope.
 
     Args:
         sock: The socket, which becomes non-blocking.
@@ -29,14 +29,14 @@ class SocketStream:
         self._readable.register(sock, select.POLLIN)
 
     def _send(self, buffer: bytes | memoryview) -> int:
-        """Send as much as the send buffer takes; return the number of bytes."""
+        """Send as many bytes as the send buffer takes; return their number."""
         try:
             return self._sock.send(buffer)
         except WANT_WRITE:
             return 0
 
     def get_extra_info(self, info: str) -> Any:
-        """Return what httpcore asks for."""
+        """Return the extra info that httpcore requests by name, or None."""
         match info:
             case "is_readable":
                 return self._sock.fileno() < 0 or bool(self._readable.poll(0))

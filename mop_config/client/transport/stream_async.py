@@ -1,8 +1,7 @@
 """``AsyncFailoverStream``: a non-blocking socket on asyncio.
 
-The socket is read and written without an asyncio transport, so it is the same socket that a dial
-race connects, and closing it is a plain call: a request that is cancelled at any moment loses no
-connection.
+The stream reads and writes the socket of the dial race without an asyncio transport, and closes
+the socket by a plain call. So a request that is cancelled at any moment loses no connection.
 """
 
 import asyncio
@@ -13,7 +12,7 @@ from typing import Any
 
 import anyio
 
-# anyio imports it with its first lock otherwise, perhaps when no descriptor is left.
+# Import early: anyio would import this with its first lock, perhaps without a free descriptor.
 import anyio._backends._asyncio
 import httpcore2
 from httpcore2._backends.anyio import AnyIOStream
@@ -21,14 +20,14 @@ from httpcore2._backends.anyio import AnyIOStream
 from .attempt import Limit
 from .stream import WANT_READ, SocketStream
 
-#: Reads without a wait, after which other tasks get a turn: a fast server fills every read.
+#: Reads without a wait after which other tasks get a turn, because a fast server fills every read.
 READS_IN_A_ROW = 8
 
 Register = Callable[..., Any]
 
 
 class SocketWaits:
-    """The waits of tasks for one file descriptor.
+    """Lets tasks wait for one file descriptor.
 
     Args:
         fd: The file descriptor.
@@ -43,8 +42,8 @@ class SocketWaits:
         """Wait until the descriptor is readable.
 
         Raises:
-            TimeoutError: If the seconds are over.
-            OSError: If the waits are ended.
+            TimeoutError: After ``seconds``.
+            OSError: If ``end`` was called.
         """
         loop = self._loop = asyncio.get_running_loop()
         await self._wait(loop, loop.add_reader, loop.remove_reader, seconds)
@@ -94,7 +93,7 @@ def _fail(ready: "asyncio.Future[None]", error: type[OSError]) -> None:
 
 
 class AsyncFailoverStream(SocketStream, httpcore2.AsyncNetworkStream):
-    """A connected socket, whose steps keep the deadline of the exchange that they belong to."""
+    """A connected socket whose operations keep the deadline of their exchange."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
@@ -126,7 +125,7 @@ class AsyncFailoverStream(SocketStream, httpcore2.AsyncNetworkStream):
         if not buffer:
             return
         if self._shared:
-            # A cancelled request must not leave half a frame on the connection of the others.
+            # A cancelled request must not leave half a frame on a shared connection.
             await asyncio.shield(self._write_in_turn(buffer, timeout))
         else:
             await self._write(buffer, timeout)
@@ -194,7 +193,7 @@ class AsyncFailoverStream(SocketStream, httpcore2.AsyncNetworkStream):
 
 
 class _TunnelStream(httpcore2.AsyncNetworkStream):
-    """TLS within TLS, whose steps keep the deadline of the exchange that they belong to."""
+    """TLS within TLS; its operations keep the deadline of their exchange."""
 
     def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
         self._stream = stream
@@ -213,7 +212,7 @@ class _TunnelStream(httpcore2.AsyncNetworkStream):
 
 
 class _ByteStream(anyio.abc.ByteStream):
-    """A stream as anyio's TLS takes it."""
+    """Adapts a stream to the interface of anyio's TLS."""
 
     def __init__(self, stream: AsyncFailoverStream) -> None:
         self._stream = stream

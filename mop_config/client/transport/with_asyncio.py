@@ -1,4 +1,4 @@
-"""What the transport does differently on asyncio: waiting, streams, dial races and hedges."""
+"""The asyncio parts of the transport: waiting, streams, dial races and hedges."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -15,8 +15,8 @@ from .dial_async import connect_async, dial_async
 from .outcome import settle
 from .stream_async import AsyncFailoverStream
 
-#: Dials at one time. When an endpoint dies under hundreds of tasks, all of them dial at once; one
-#: thread could not keep up with as many handshakes, and would blame the endpoint for it.
+#: Limit of concurrent dials. When an endpoint dies under hundreds of tasks, all tasks dial at once;
+#: one thread could not keep up with these handshakes, and their time-outs would blame the endpoint.
 DIALS = 32
 
 
@@ -39,7 +39,7 @@ class AsyncTurnEvent:
 def http2_connection(
     origin: httpcore2.Origin, stream: AsyncFailoverStream, keepalive_expiry: float | None
 ) -> httpcore2.AsyncHTTP2Connection:
-    """Make an HTTP/2 connection over a stream."""
+    """Create an HTTP/2 connection over a stream."""
     return httpcore2.AsyncHTTP2Connection(origin, stream, keepalive_expiry)
 
 
@@ -47,7 +47,7 @@ class AsyncDialer:
     """Dials endpoints and proxies.
 
     Args:
-        resolver: Looks hosts up.
+        resolver: Resolves hosts.
     """
 
     def __init__(self, resolver: Resolver) -> None:
@@ -55,7 +55,7 @@ class AsyncDialer:
         self._dials = asyncio.Semaphore(DIALS)
 
     async def race(self, race: DialRace, options: DialOptions) -> RaceWinner[AsyncFailoverStream]:
-        """Dial until one endpoint is ready, with TLS where it has TLS.
+        """Dial until one endpoint is ready, including its TLS handshake.
 
         Raises:
             DialError: If no endpoint could be reached.
@@ -71,13 +71,13 @@ class AsyncDialer:
 async def hedged(
     exchange: Exchange, send: Callable[[Exchange], Coroutine[Any, Any, Outcome]]
 ) -> Outcome:
-    """Send a request, and once more to another endpoint if its answer is late.
+    """Send a request, and a hedge to another endpoint if the answer is late.
 
     The first good answer wins, and the other request is cancelled.
 
     Args:
-        exchange: The first request, whose ``hedge_at`` says when its answer is late.
-        send: Sends the request and returns the outcome, whatever it is.
+        exchange: The first request; at its ``hedge_at`` the answer is late.
+        send: Sends the request and returns the outcome, good or bad.
     """
     hedge = AsyncHedge(exchange, send)
     try:
@@ -91,12 +91,12 @@ async def hedged(
 class AsyncHedge:
     """The second request of a hedge, in a task of its own.
 
-    The first request runs in its caller's task. Where the second has a good answer before it, the
-    first is cancelled as ``asyncio.timeout`` does it.
+    The first request runs in its caller's task. If the second request has a good answer first,
+    the first request is cancelled, in the way of ``asyncio.timeout``.
 
     Args:
         exchange: The first request.
-        send: Sends the request and returns the outcome, whatever it is.
+        send: Sends the request and returns the outcome, good or bad.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class AsyncHedge:
         self._overtaken = False
 
     async def send_first(self) -> Outcome | None:
-        """Send the first request; return None where the second has a good answer before it."""
+        """Send the first request; return None if the second has a good answer first."""
         loop = asyncio.get_running_loop()
         task = self._first = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
@@ -141,7 +141,7 @@ class AsyncHedge:
         """Return the better of the two outcomes, now that the first request is over."""
         rival = self._rival
         if rival is None:
-            assert mine is not None  # noqa: S101 - nothing has overtaken it
+            assert mine is not None  # noqa: S101 - the first request has an outcome
             return mine
         if mine is not None and not mine.good:
             await asyncio.wait([rival], timeout=self._exchange.least(None))
@@ -155,14 +155,14 @@ class AsyncHedge:
     async def abandon(self) -> None:
         """Cancel the second request, or close its answer, unless the answer is used."""
         if self._rival is not None:
-            # A task of its own: this one may be cancelled, once more, while it waits.
+            # Close in a separate task, because the current task may be cancelled again.
             closing = asyncio.create_task(_drop(self._rival))
             _CLOSING.add(closing)
             closing.add_done_callback(_CLOSING.discard)
             await asyncio.shield(closing)
 
 
-#: The tasks that close what was abandoned; the event loop itself keeps no reference to a task.
+#: References to the tasks that close abandoned requests; the event loop keeps no reference.
 _CLOSING: set[asyncio.Task[None]] = set()
 
 
@@ -175,4 +175,4 @@ async def _drop(task: "asyncio.Task[Outcome]") -> None:
 
 
 async def hang_up(stream: Any) -> None:
-    """End a connection for the task that waits for it, which closing does on asyncio."""
+    """Wake the task that waits for a connection; on asyncio, closing does that."""

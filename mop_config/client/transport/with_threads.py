@@ -1,7 +1,7 @@
-"""What the transport does differently in threads: waiting, streams, dial races and hedges.
+"""The threaded parts of the transport: waiting, streams, dial races and hedges.
 
-A warm request stays in its caller's thread from start to end. Only a request whose answer is late
-gets a second thread, which sends it to another endpoint as well.
+A request over an open connection stays in its caller's thread. Only a request whose answer is late
+gets a second thread, which sends the hedge to another endpoint.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ TurnEvent = threading.Event
 
 
 class FailoverStream(SocketStream, httpcore2.NetworkStream):
-    """A connected socket, whose steps keep the deadline of the exchange that they belong to."""
+    """A connected socket whose operations keep the deadline of their exchange."""
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read what has arrived, or wait for it."""
@@ -43,7 +43,7 @@ class FailoverStream(SocketStream, httpcore2.NetworkStream):
                 try:
                     return self._sock.recv(max_bytes)
                 except WANT_READ:
-                    continue  # with TLS, readable may mean a message of TLS itself
+                    continue  # only a TLS message has arrived
         except TimeoutError as error:
             raise httpcore2.ReadTimeout(str(error)) from error
         except (OSError, ValueError) as error:
@@ -61,8 +61,8 @@ class FailoverStream(SocketStream, httpcore2.NetworkStream):
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write the whole buffer."""
         if not buffer:
-            # The end of a message: a system call could only lose an error. Or, over HTTP/2,
-            # another thread has sent our bytes along with its own.
+            # Empty at the end of a message, or if over HTTP/2 another thread has sent these bytes;
+            # a system call could only lose an error.
             return
         deadline = timeout.deadline if isinstance(timeout, Limit) else None
         if deadline is not None:
@@ -95,23 +95,23 @@ class FailoverStream(SocketStream, httpcore2.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> Any:
-        """Begin TLS; within TLS it is no socket, and httpcore's stream takes over."""
+        """Begin TLS; for TLS within TLS, httpcore's own stream takes over."""
         secured = SyncStream(self._sock).start_tls(ssl_context, server_hostname, timeout)
         sock = secured.get_extra_info("socket")
         return secured if sock is self._sock else FailoverStream(sock)
 
 
 def hang_up(stream: httpcore2.NetworkStream) -> None:
-    """End a connection for the thread that waits for it, from any thread."""
+    """Shut a connection down, which wakes the thread that waits for it; from any thread."""
     with contextlib.suppress(OSError):
-        # Not SSLSocket's own, which takes the TLS state away from the thread that reads.
+        # Not SSLSocket.shutdown, which drops the TLS state under the reading thread.
         socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)
 
 
 def http2_connection(
     origin: httpcore2.Origin, stream: httpcore2.NetworkStream, keepalive_expiry: float | None
 ) -> httpcore2.HTTP2Connection:
-    """Make an HTTP/2 connection over a stream; h2 is an optional package."""
+    """Create an HTTP/2 connection over a stream; h2 is an optional package."""
     from .http2 import SharedHTTP2Connection
 
     return SharedHTTP2Connection(origin, stream, keepalive_expiry)
@@ -121,18 +121,18 @@ class Dialer:
     """Dials endpoints and proxies.
 
     Args:
-        resolver: Looks hosts up.
+        resolver: Resolves hosts.
     """
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
 
     def race(self, race: DialRace, options: DialOptions) -> RaceWinner[FailoverStream]:
-        """Dial until one endpoint is ready, with TLS where it has TLS.
+        """Dial until one endpoint is ready, including its TLS handshake.
 
         Raises:
             DialError: If no endpoint could be reached.
-            OSError: If this process lacks what dialling needs.
+            OSError: If this process lacks descriptors or memory.
         """
         won = dial(race, options, self._resolver)
         return RaceWinner(won.member, FailoverStream(won.connection), won.losers)
@@ -143,13 +143,13 @@ class Dialer:
 
 
 def hedged(exchange: Exchange, send: Callable[[Exchange], Outcome]) -> Outcome:
-    """Send a request, and once more to another endpoint if its answer is late.
+    """Send a request, and a hedge to another endpoint if the answer is late.
 
-    The first good answer wins, and the other request is called off.
+    The first good answer wins, and the other request is cancelled.
 
     Args:
-        exchange: The first request, whose ``hedge_at`` says when its answer is late.
-        send: Sends the request and returns the outcome, whatever it is.
+        exchange: The first request; at its ``hedge_at`` the answer is late.
+        send: Sends the request and returns the outcome, good or bad.
     """
     hedge = exchange.hedge = Hedge(exchange, send)
     try:
@@ -163,13 +163,13 @@ def hedged(exchange: Exchange, send: Callable[[Exchange], Outcome]) -> Outcome:
 class Hedge:
     """The second request of a hedge, in a thread of its own.
 
-    The first request's thread waits in ``wait`` for its own answer or for the second's. The two
-    threads hold the ends of a socket pair: the first's becomes readable when the second has an
-    outcome, the second's when the first is closed.
+    The first thread waits in ``wait`` for its own answer or for that of the second request. Each
+    thread holds one end of a socket pair: the first thread's end becomes readable when the second
+    request has an outcome, and the second thread's end when the first end is closed.
 
     Args:
         exchange: The first request.
-        send: Sends the request and returns the outcome, whatever it is.
+        send: Sends the request and returns the outcome, good or bad.
     """
 
     def __init__(self, exchange: Exchange, send: Callable[[Exchange], Outcome]) -> None:
@@ -185,10 +185,10 @@ class Hedge:
         self._outcome: Outcome | None = None
 
     def wait(self, sock: socket.socket, seconds: float) -> None:
-        """Wait until the first request's socket is readable; start the second when it is late.
+        """Wait until the first request's socket is readable; start the hedge if that is late.
 
         Raises:
-            TimeoutError: If the seconds are over.
+            TimeoutError: After ``seconds``.
             Overtaken: If the second request has a good answer.
         """
         until = time.monotonic() + seconds
@@ -216,7 +216,7 @@ class Hedge:
             self._bell, other = socket.socketpair()
             rival.hedge = _Rival(other)
             thread = threading.Thread(
-                # With the context of the request, which holds the current span.
+                # Run in the request's context, which holds the current trace span.
                 target=contextvars.copy_context().run,
                 args=(self._run, rival, other),
                 name="mop-config-hedge",
@@ -224,7 +224,7 @@ class Hedge:
             )
             thread.start()
         except (OSError, RuntimeError, MemoryError) as error:
-            # Without descriptors or threads for a hedge the request goes on alone.
+            # Without descriptors or threads for a hedge, the first request continues alone.
             logger.info("no hedge at %s: %s", rival.member.url, error)
             rival.session.give_back({rival.member.url})
             self._over.set()
@@ -241,7 +241,7 @@ class Hedge:
         _discard(outcome)
 
     def settle(self, mine: Outcome) -> Outcome:
-        """Return the better of the two outcomes, now that the first request has one."""
+        """Return the better of the two outcomes, now that the first request has its outcome."""
         if self._rival is None:
             return mine
         if not mine.good and not self._overtaken:
@@ -255,7 +255,7 @@ class Hedge:
         return outcome
 
     def abandon(self) -> None:
-        """Call the second request off, whatever it is doing."""
+        """Cancel the second request in any state."""
         with self._lock:
             self._abandoned = True
             outcome, self._outcome = self._outcome, None
@@ -268,7 +268,7 @@ class Hedge:
 
 
 class _Rival:
-    """What the second request of a hedge waits for beside its answer: to be called off."""
+    """Lets the second request of a hedge wait for its answer or its cancellation."""
 
     def __init__(self, bell: socket.socket) -> None:
         self._bell = bell
@@ -277,7 +277,7 @@ class _Rival:
         """Wait until the socket is readable.
 
         Raises:
-            TimeoutError: If the seconds are over.
+            TimeoutError: After ``seconds``.
             Overtaken: If the first request has an outcome.
         """
         until = time.monotonic() + seconds
@@ -288,7 +288,7 @@ class _Rival:
 
 
 def _is_ready(sock: socket.socket, bell: socket.socket | None, seconds: float) -> bool:
-    """Wait for a socket, a bell or the time-out; return whether the socket is readable."""
+    """Wait for a socket, the bell (wake-up socket) or the time-out; return if ``sock`` is ready."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     if bell is not None:

@@ -1,4 +1,4 @@
-"""TokenAuthenticator: the tokens of the environment and of a token file, which is reloaded live.
+"""TokenAuthenticator checks requests against the tokens of the environment and of a token file.
 
 While the token file cannot be read or has no good line, every request is refused, also a request
 with a token of the environment. So removing all tokens from the file can never open the server.
@@ -20,7 +20,7 @@ from .tokens import Parsed, Token, TokenFault, find, from_environment, parse
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 1 << 20
-#: Limit of one read of the file in seconds. A start also reads the source, and takes 5 s at most.
+#: Limit of one read of the file in seconds; a start also reads the source, and may take 5 s in all.
 LOOK = 1.5
 #: Seconds between two reads of the content, since ``stat`` does not show every change.
 RECHECK = 5.0
@@ -65,7 +65,7 @@ class TokenAuthenticator:
         return find(self._tokens, shown)
 
     def check(self, environ: dict[str, Any], *, reads: bool = False) -> Refusal | None:
-        """Authorise a request, and note the name of its token in it.
+        """Authorise a request, and note the name of its token in its environ.
 
         Args:
             environ: The request's WSGI environment (PEP 3333).
@@ -91,9 +91,10 @@ class TokenAuthenticator:
         return not isinstance(authorise(shown, "GET", self.find), Refusal)
 
     def refresh(self) -> None:
-        """Check the token file, and read it if it has changed and rests.
+        """Check the token file, and read it if it has changed and then stayed the same (debounce).
 
-        While another thread checks the file, this returns at once, since the disk may be slow.
+        While another thread checks the file, the method returns at once, since the disk may be
+        slow.
         """
         file = self._file
         if file is None or not self._lock.acquire(blocking=False):

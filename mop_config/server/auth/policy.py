@@ -95,9 +95,9 @@ def authorise(
     """Authorise a request that needs a token: RFC 6750, section 3.1.
 
     Args:
-        authorization: The request's ``Authorization``, or None.
-        method: The request's method. A method that may change something needs an admin's token in
-            a Bearer header.
+        authorization: The request's ``Authorization``, or None if the header is absent.
+        method: The request's method. A method that may change something needs an admin token in a
+            Bearer header.
         find: Returns the known token with a text, or None.
         reads: Whether a read token suffices although the method may change something.
 
@@ -113,7 +113,7 @@ def authorise(
     if shown.token is None:
         detail = "the Authorization header holds no token"
         return _refusal(400, "invalid_request", detail, browsing=browsing)
-    # A malformed token is an invalid one, so that a browser asks again for a mistyped password.
+    # A malformed password gets 401, not 400, so that a browser asks its user again.
     token = find(shown.token) if TOKEN.fullmatch(shown.token) else None
     if token is None:
         return _refusal(401, "invalid_token", "the token is not a known one", browsing=browsing)

@@ -1,4 +1,4 @@
-"""Tokens, kept as digests: the grammar of the token file, and the search for a token. Pure."""
+"""Tokens as SHA-256 digests: the grammar of the token file, and the search for a token. Pure."""
 
 import hashlib
 import hmac
@@ -11,7 +11,7 @@ NAME_RULE = (
     "1 to 64 of A-Z a-z 0-9 . _ -, the first one a letter or a digit, and not env-1, env-2 …"
 )
 READ, ADMIN = "read", "admin"
-#: Limit of bad lines that are named.
+#: Limit of the bad lines that are reported one by one.
 MAX_FAULTS = 20
 
 _RESERVED = re.compile(r"env-[0-9]+")

@@ -27,7 +27,7 @@ from .access_log import AccessLog
 from .protocol import HttpProtocol, Rules
 from .worker import ServiceWorker, fit_connections
 
-#: Connections that a worker takes beside those of its parked requests.
+#: Connections that a worker accepts beside those of its parked requests.
 SPARE_CONNECTIONS = 2000
 #: Longest body of a request to an application that is not ours, unless it sets a limit.
 GUEST_MAX_BODY = 16 * 1024 * 1024
@@ -56,7 +56,7 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
     _native = False
 
     def load_wsgi(self) -> None:
-        """Load the application, and put the ASGI front before it."""
+        """Load the application, and wrap it into the ASGI front."""
         self._connections = fit_connections(USUAL_WAITERS + SPARE_CONNECTIONS)
         super().load_wsgi()
         self.wsgi = self._asgi(self.wsgi)
@@ -73,7 +73,7 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         return WsgiBridge(app, threads, self.max_body, self.request_timeout)
 
     def room(self) -> int:
-        """Park what the connections allow; without the native front a poll occupies a thread."""
+        """Return the limit of long polls: by connections, or by threads without native routes."""
         if not is_untouched(self.wsgi) and not isinstance(self.wsgi, AsgiApp):
             return max(0, int(self.cfg.threads) - 2)
         return max(self._connections // 2, self._connections - SPARE_CONNECTIONS)
@@ -93,7 +93,7 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
 
     @property
     def connections(self) -> int:
-        """How many connections the worker takes."""
+        """How many connections the worker accepts."""
         return self._connections
 
 
@@ -105,7 +105,7 @@ class _WorkerServer(Server):
         self._worker = worker
 
     def end(self, quick: bool) -> None:
-        """End: at once, or after the requests that have begun."""
+        """Shut down at once if ``quick``, else after the requests that have begun."""
         self.should_exit = True
         self.force_exit = self.force_exit or quick
 

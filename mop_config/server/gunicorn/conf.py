@@ -1,7 +1,8 @@
 """gunicorn's configuration: settings from the environment, and hooks.
 
-``gunicorn.conf.py`` at the top of a clone takes all of it over; an installed package has
-it here, for ``mop-config serve`` and ``gunicorn -c python:mop_config.server.gunicorn_conf``.
+``gunicorn.conf.py`` at the top of a clone imports everything from this module. An installed
+package uses this module directly: ``mop-config serve`` does, and so does
+``gunicorn -c python:mop_config.server.gunicorn_conf``.
 """
 
 import os
@@ -23,7 +24,7 @@ WORKER_CLASSES = {
 
 try:
     _process = ProcessSettings.from_environ()
-    # A bad environment is refused here, in one line, before any fork.
+    # A bad environment ends gunicorn here with one line, before any fork.
     _settings = Settings.from_environ()
     signer.check(_settings)
     check_source(_settings)
@@ -35,28 +36,28 @@ workers = _process.workers
 worker_class = f"mop_config.server.gunicorn.{WORKER_CLASSES[_process.worker_class]}"
 threads = _process.threads
 
-# Clients keep connections in pools. gunicorn's 2 s would close many just as a request is
-# sent on them.
+# Clients keep connections in pools. gunicorn's default of 2 s would close many connections just
+# as a client sends a request.
 keepalive = 30
 graceful_timeout = 30
 timeout = 60
 
-# The C parser takes malformed requests that this one refuses.
+# gunicorn's C parser accepts malformed requests that the Python parser refuses.
 http_parser = "python"
-# What our longest route and an Authorization header need, and not much more: 192 KB in all.
+# Enough for our longest route and an Authorization header, and not much more: 192 KB in all.
 limit_request_line = 4094
 limit_request_fields = 48
 limit_request_field_size = 4096
-# By default an address that may forward requests (127.0.0.1 is one) may also send SCRIPT_NAME and
-# PATH_INFO as headers: the path would not be the one that a proxy has let through, and one that
-# does not fit is a 500.
+# By default an address that may forward requests, such as 127.0.0.1, may also send SCRIPT_NAME and
+# PATH_INFO as headers. The path could then differ from the path that a proxy has let through, and
+# a SCRIPT_NAME that does not fit the path causes a 500.
 forwarder_headers = ""
-# Its default path is shared by all servers of a user: two would fight over it. Who names a
-# path gets the socket.
+# All servers of a user share the default path of the control socket, so that two servers would
+# fight over it. The socket is enabled only if the operator names a path.
 control_socket_disable = "--control-socket" not in " ".join(
     [*sys.argv, os.environ.get("GUNICORN_CMD_ARGS", "")]
 )
-# With SO_REUSEPORT every change of a worker loses the requests in its queue.
+# With SO_REUSEPORT each worker has its own accept queue, which is lost when the worker is replaced.
 reuse_port = False
 
 accesslog = None  # --access-logfile - turns it on

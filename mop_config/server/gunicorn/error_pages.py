@@ -1,6 +1,6 @@
-"""The error pages that workers send without the application: problem documents.
+"""The error pages that workers send without the application: problem documents (RFC 9457).
 
-gunicorn's own pages repeat what was sent, and lack the headers that every other answer has.
+gunicorn's own pages repeat parts of the request, and lack the security headers of our answers.
 """
 
 from http import HTTPStatus
@@ -24,7 +24,7 @@ _OTHERWISE = "the server failed to answer; its log says why"
 
 
 def page(status_code: int) -> bytes:
-    """Return a whole response after which the connection is closed.
+    """Return a whole response with ``Connection: close`` and a problem document.
 
     Args:
         status_code: HTTP status code.
@@ -37,7 +37,7 @@ def page(status_code: int) -> bytes:
 
 
 def install() -> None:
-    """Replace gunicorn's error pages in this process; its workers look the function up late."""
+    """Replace ``write_error`` in ``gunicorn.util``, which workers look up at each call."""
     util.write_error = _write_error
 
 

@@ -18,13 +18,13 @@ from .worker import find
 
 logger = logging.getLogger(__name__)
 
-#: What ``mop-config serve`` starts.
+#: The application that ``mop-config serve`` starts.
 OWN_APP = "mop_config:create_app()"
 _ENDINGS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
 def on_starting(server: Any) -> None:
-    """In the master: forward SIGHUP to the workers, which reload without being replaced."""
+    """Prepare the master; SIGHUP is forwarded to the workers, which reload without a restart."""
 
     def forward(arbiter: Any) -> None:
         arbiter.kill_workers(signal.SIGHUP)
@@ -42,7 +42,7 @@ def _hand_records_over(server: Any) -> None:
     cfg = server.cfg
     if os.geteuid() != 0 or cfg.uid == 0:
         return
-    # With --preload the application is there already.
+    # With --preload the master has loaded the application already.
     service = find(getattr(server.app, "callable", None))
     if service is not None:
         service.hand_over(cfg.uid, cfg.gid)
@@ -50,14 +50,14 @@ def _hand_records_over(server: Any) -> None:
     try:
         folder = Settings.from_environ().state_dir
     except SettingsError:
-        return  # of an application that brings its own settings
+        return  # the environment is bad, so that the application must have settings of its own
     hand_over(folder or instance_folder(), cfg.uid, cfg.gid)
 
 
 def when_ready(server: Any) -> None:
-    """In the master, once it listens: log the address of the dashboard of ``mop-config serve``."""
+    """Log the address of the dashboard of ``mop-config serve`` once the master listens."""
     if getattr(server.app, "app_uri", None) != OWN_APP:
-        return  # an application of somebody else's may have it anywhere
+        return  # another application may have the dashboard at any path
     for listener in server.LISTENERS:
         url = re.sub(r"//(0\.0\.0\.0|\[::\])(?=:)", "//127.0.0.1", str(listener))
         if url.startswith("http"):
@@ -69,9 +69,9 @@ def _let_newborns_end() -> None:
 
     A fork copies the master's handlers, which only put the signal into a queue that no code in
     the worker reads: the master would wait for that worker until its graceful timeout. A worker
-    that serves nothing yet may end at once.
+    that serves no request yet may end at once.
     """
-    master = os.getpid()  # what its workers fork is none of ours
+    master = os.getpid()  # forks of the workers must not be changed
 
     def hold() -> None:
         if os.getpid() == master:
@@ -93,9 +93,9 @@ def _let_newborns_end() -> None:
 def _make_metrics_folder(server: Any) -> None:
     server.mop_config_metrics = None
     given = os.environ.get(multiprocess.VARIABLE)
-    # After an upgrade by SIGUSR2 the environment names the folder of the master before.
+    # After an upgrade by SIGUSR2 the environment names the folder of the previous master.
     if given and not Path(given).name.startswith(multiprocess.PREFIX):
-        return  # the operator's: whoever collects there finds our counters, too
+        return  # the operator has set the folder, and collects our counters there
     os.environ.pop(multiprocess.VARIABLE, None)
     try:
         folder = multiprocess.make(server.cfg.uid, server.cfg.gid)
@@ -107,8 +107,8 @@ def _make_metrics_folder(server: Any) -> None:
 
 
 def _repair_upgrade(start: dict[Any, Any]) -> None:
-    # SIGUSR2 starts gunicorn anew by the path of its script. Under "python -m gunicorn" that
-    # is a module of the package, which does not run outside it.
+    # SIGUSR2 starts a new gunicorn by the path of its script. Under "python -m gunicorn" this path
+    # is a module of the package, which cannot run as a script.
     interpreter, _, *arguments = start["args"]
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None:
@@ -118,7 +118,7 @@ def _repair_upgrade(start: dict[Any, Any]) -> None:
 
 
 def on_exit(server: Any) -> None:
-    """In a master that ends: remove the folder of the metrics."""
+    """Remove the folder of the metrics when the master exits."""
     folder = getattr(server, "mop_config_metrics", None)
     if folder is not None:
         folder.remove()

@@ -1,7 +1,7 @@
-"""gunicorn's logger with our line format, for our own messages too.
+"""GunicornLogger is gunicorn's logger with our line format, for our own messages too.
 
-The access log names who asked by the name of the token that was shown and found good; what a
-client says of itself is neither believed nor able to look like a line of its own.
+As the user of a request, the access log shows the name of the valid token in it. A user name that
+the client sends is not logged as the user, and no text of a client can forge a log line.
 """
 
 import logging
@@ -15,7 +15,7 @@ from ..logs.format import LineFormatter
 from ..logs.masking import MASK, masked
 from ..logs.queue import DescriptorStream, QueuedHandler, queued
 
-#: Headers that must not get into a log, whatever format it is given: they hold secrets.
+#: Headers with secrets, which must not get into the log in any ``--access-logformat``.
 _SECRET = frozenset(
     {
         "{authorization}i",
@@ -29,7 +29,7 @@ _SECRET = frozenset(
 
 
 class Atoms(SafeAtoms):  # type: ignore[misc]
-    """The parts of a line of the access log, each without a token or anything that ends a line."""
+    """The values for a line of the access log, with tokens masked and line breaks escaped."""
 
     def __getitem__(self, k: str) -> Any:
         value = super().__getitem__(k)
@@ -39,12 +39,12 @@ class Atoms(SafeAtoms):  # type: ignore[misc]
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]
-    """Writes one line an event; ``--log-level``, ``--error-logfile`` and syslog work as ever."""
+    """Logs one line per event; ``--log-level``, ``--error-logfile`` and syslog work as usual."""
 
     atoms_wrapper_class = Atoms
 
     def setup(self, cfg: Any) -> None:
-        """Set gunicorn's handlers up, put the queue in front, share the error log's with ours."""
+        """Set up gunicorn's handlers behind the queue; our logger uses those of the error log."""
         for log in _loggers():
             log.handlers[:] = [_behind(handler) for handler in log.handlers]
         super().setup(cfg)
@@ -52,7 +52,7 @@ class GunicornLogger(Logger):  # type: ignore[misc]
             handler.setFormatter(LineFormatter())
         for log in _loggers():
             log.handlers[:] = [queued(handler) for handler in log.handlers]
-        # What a library has to say goes to standard error past all handlers.
+        # Warnings of libraries without a handler go to standard error by this handler.
         last = logging.StreamHandler()
         last.setLevel(logging.WARNING)
         last.setFormatter(LineFormatter())
@@ -64,7 +64,7 @@ class GunicornLogger(Logger):  # type: ignore[misc]
         ours.propagate = False
 
     def reopen_files(self) -> None:
-        """Open the log files anew: on SIGUSR1, after they were moved away."""
+        """Reopen the log files on SIGUSR1, after they were moved away."""
         super().reopen_files()
         for log in _loggers():
             for handler in log.handlers:
@@ -73,7 +73,7 @@ class GunicornLogger(Logger):  # type: ignore[misc]
                     stream.reopen()
 
     def _get_user(self, environ: dict[str, Any]) -> str | None:
-        # gunicorn would take whatever name a client makes up.
+        # gunicorn would log any name that the client sends in Basic credentials.
         return environ.get(USER)
 
 

@@ -1,7 +1,7 @@
 """gunicorn for ``mop-config serve``, without the current folder on the import path.
 
-gunicorn puts the current folder in front of the import path, to find an application there. Ours
-is an installed package, and a module of the same name in that folder would replace a dependency.
+gunicorn puts the current folder in front of the import path, to find an application there. Our
+application is an installed package, and a module in that folder could shadow a dependency.
 """
 
 import os
@@ -10,10 +10,10 @@ from gunicorn.app.wsgiapp import WSGIApplication
 
 
 class Gunicorn(WSGIApplication):  # type: ignore[misc]
-    """gunicorn, less the current folder on the import path."""
+    """gunicorn that does not add the current folder to the import path."""
 
     def chdir(self) -> None:
-        """Change to the folder of ``--chdir``, and leave the import path alone."""
+        """Change to the folder of ``--chdir`` without changing the import path."""
         os.chdir(self.cfg.chdir)
 
 

@@ -1,12 +1,12 @@
 """HttpProtocol is uvicorn's HTTP protocol with the limits and deadlines of a public server.
 
-uvicorn leaves out: limits of the request line and the fields, the check of Host, names with
-underscores, deadlines for heads, bodies and unread answers, and problem documents.
+uvicorn itself does not limit the request line and the fields, check Host, drop names with
+underscores, set deadlines for heads, bodies and unread answers, or send problem documents.
 
-One deadline runs at a time. It is armed when a connection has nothing to do but to send, and
+One deadline runs at a time. It is armed while the server waits for bytes of the client, and
 replaced as the request goes on:
 
-1. a new connection, or one that sends a head: ``timeout`` until the head is complete,
+1. a new connection, or a connection that sends a head: ``timeout`` until the head is complete,
 2. a body: ``timeout`` and a little more, so that the bridge's 408 comes first,
 3. an idle connection after an answer: uvicorn's own keep-alive time.
 """
@@ -113,7 +113,7 @@ class HttpProtocol(HttpToolsProtocol):
     # -- the connection
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-        """Start the first deadline, or refuse a connection too many."""
+        """Start the first deadline, or abort a connection beyond the limit."""
         super().connection_made(transport)
         self._socket = transport.get_extra_info("socket")
         trusted, client = self._rules.trusted, self.client
@@ -131,7 +131,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Answer a client that has closed its half of the connection; a parked one ends."""
+        """Answer a client that has closed its sending side; end its long poll if one is parked."""
         if self._receiving or not self._answering() or self.scheme == "https":
             return None
         self.cycle.keep_alive = False
@@ -139,7 +139,7 @@ class HttpProtocol(HttpToolsProtocol):
         return True
 
     def data_received(self, data: bytes) -> None:
-        """Parse what the client has sent, and set the deadline for the rest."""
+        """Parse the bytes that the client has sent, and set the deadline for the rest."""
         if self._deaf:
             return
         self._unset_keepalive_if_required()
@@ -172,13 +172,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._hosts = []
 
     def on_url(self, url: bytes) -> None:
-        """Take a part of the target."""
+        """Append a part of the request target, within its limit."""
         self.url += url
         if len(self.url) > self._rules.line:
             raise RefusedRequestError(414)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field, within the limits."""
+        """Add a header field, within the limits."""
         rules = self._rules
         self._fields += 1
         if self._fields > rules.fields or len(name) + len(value) + 2 > rules.field:
@@ -217,7 +217,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
-        """Note that the request is whole."""
+        """Note that the request is complete."""
         self._receiving = False
         super().on_message_complete()
 
@@ -227,7 +227,7 @@ class HttpProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def on_response_complete(self) -> None:
-        """Go on with what waits for the end of an answer."""
+        """Send the error page that waits for the end of the answer, or watch a closing socket."""
         super().on_response_complete()
         if self.transport.is_closing():
             self._watch_writing()
@@ -276,12 +276,12 @@ class HttpProtocol(HttpToolsProtocol):
             super().timeout_keep_alive_handler()
 
     def pause_writing(self) -> None:
-        """Watch a client that does not read."""
+        """Set the deadline for a client that does not read its answer."""
         super().pause_writing()
         self._watch_writing()
 
     def _watch_writing(self, before: int | None = None) -> None:
-        """Abort a connection of whose answer nothing was read during the time-out."""
+        """Abort the connection if the client has read nothing of its answer in the time-out."""
         left = self.transport.get_write_buffer_size()
         self._stall = None
         if left and (before is None or left < before):
@@ -290,7 +290,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def shutdown(self) -> None:
-        """Close the connection, or have it closed after the answer that is under way."""
+        """Close the connection now, or after the answer that is being sent."""
         if self._answering() and not self.cycle.more_body:
             super().shutdown()
             return

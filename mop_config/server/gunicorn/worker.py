@@ -45,10 +45,10 @@ def find(app: Any) -> ConfigService | None:
 
 
 class ServiceWorker:
-    """What all worker classes share: the start and the end of the service, and SIGHUP.
+    """Mixin of all worker classes: it starts and stops the service, and handles SIGHUP.
 
-    The class stands in front of a worker class of gunicorn. gunicorn resets SIGHUP to its default
-    action, which ends the process, in ``init_signals``; so the handler is set right there.
+    The mixin precedes a worker class of gunicorn. In ``init_signals`` gunicorn resets SIGHUP to its
+    default action, which ends the process; so the mixin sets its handler right there.
 
     Attributes:
         service: The service of the application, once it is loaded.
@@ -62,9 +62,9 @@ class ServiceWorker:
 
     @property
     def alive(self) -> bool:
-        """Whether the worker takes new connections.
+        """Whether the worker accepts new connections.
 
-        gunicorn clears it at a stop signal and at the end of ``--max-requests``. Then parked
+        gunicorn sets it to False at a stop signal and at the end of ``--max-requests``. Then parked
         requests are released, since gunicorn waits for them.
         """
         return self._alive
@@ -83,7 +83,7 @@ class ServiceWorker:
         signal.siginterrupt(signal.SIGHUP, False)
 
     def handle_hup(self, _number: int, _frame: FrameType | None) -> None:
-        """Reload in place. A SIGHUP before the application is there is kept until it is."""
+        """Reload in place; a SIGHUP before the application is loaded is kept until then."""
         self._hangup = True
         # The handler that create_app sets wakes the thread, and then calls this one.
         chained = isinstance(signal.getsignal(signal.SIGHUP), SighupHandler)

@@ -1,1 +1,1 @@
-"""Log records of a process: their format, what is masked in them, and the queue to the log."""
+"""Log records of a process: their format, the masking of secrets, and the queue to the log."""

@@ -1,10 +1,10 @@
-"""LogQueue: one bounded queue between the loggers of a process and its log.
+"""LogQueue is a bounded queue between the loggers of a process and its log.
 
-A terminal that was stopped with Ctrl-S, or a pipe that nobody reads, blocks every write. So a
+A terminal that was stopped with Ctrl-S, or a pipe that no process reads, blocks every write. So a
 logger only puts its record into the queue, and a daemon thread writes the record. The thread holds
 no lock while it writes, so that neither ``logging.shutdown`` nor a fork nor the end of the
-interpreter waits for it. That is why ``logging.handlers.QueueListener`` is not used: it writes
-under the handler's lock, and its ``stop`` waits without a bound.
+interpreter waits for it. ``logging.handlers.QueueListener`` is not used, because it writes under
+the handler's lock, and its ``stop`` waits without a limit.
 """
 
 import atexit
@@ -24,7 +24,8 @@ from queue import Empty, SimpleQueue
 LIMIT = 10_000
 #: Seconds without a record after which the thread ends; the next record starts a new thread.
 IDLE = 1.0
-#: Limits of the wait for the log when the process exits, in seconds: without a write, and in all.
+#: Limits of the wait for the log at the exit of the process, in seconds: without progress, and in
+#: all.
 EXIT_STILL = 0.5
 EXIT_LONGEST = 5.0
 
@@ -41,7 +42,7 @@ class LogQueue:
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
         self._begin()
-        # The thread does not survive a fork, and the waiting records are the parent's to write.
+        # The thread does not survive a fork, and the parent writes the waiting records.
         os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
@@ -252,7 +253,7 @@ def unbuffered(handler: logging.Handler) -> logging.Handler:
         handler.close()
         handler.stream = DescriptorStream.to_file(handler.baseFilename)  # type: ignore[assignment]
     elif isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr):
-        # A stream that a program has put there, as tests do, may have no descriptor.
+        # If a program, such as a test, has replaced the stream, it may have no descriptor.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             handler.setStream(DescriptorStream(handler.stream.fileno()))
     return handler

@@ -1,1 +1,1 @@
-"""The reload: what triggers it, the thread that runs it, and the steps from text to snapshot."""
+"""The reload: its triggers, the thread that runs it, and the steps from text to snapshot."""

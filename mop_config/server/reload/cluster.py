@@ -10,9 +10,9 @@ from collections.abc import Callable
 from ..state.worker_record import WorkerRecord, reload_for
 from .requests import ReloadRequests
 
-#: Seconds that the workers have to answer a request to reload.
+#: Seconds within which the workers must answer a request to reload.
 RELOAD_PATIENCE = 10.0
-#: Seconds between two looks at the records of the workers.
+#: Seconds between two reads of the workers' records.
 RELOAD_LOOK = 0.05
 
 
@@ -27,7 +27,7 @@ def wait_for_answers(
     """Wait until all workers have answered a request, the patience is over or the process stops.
 
     Args:
-        requests: Where the request was made.
+        requests: The requests to reload.
         number: The number of the request.
         records: Returns the records of all workers of the host, or only of this one if its
             argument is false.

@@ -31,7 +31,7 @@ STOOD = 5.0
 
 
 def pause(failures: int) -> float:
-    """Return the seconds to wait after so many failures in a row, with jitter."""
+    """Return the seconds to wait after a number of failures in a row, with jitter."""
     return backoff(failures, FIRST_PAUSE, LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
@@ -73,7 +73,7 @@ class KeyWatch:
             watch.close()
 
     def release(self) -> None:
-        """Ask the thread to end soon."""
+        """Close the watch, and make the thread end soon, without waiting for it."""
         with self._lock:
             self._stopping.set()
             if self._watch is not None:
@@ -98,7 +98,7 @@ class KeyWatch:
         self._connected = False
 
     def _follow(self) -> None:
-        """Watch the key until the member is silent for so long that the watch is opened anew."""
+        """Watch the key until the member has been silent for too long; the caller watches again."""
         with self._etcd.watch(self._stopping.is_set) as watch:
             with self._lock:
                 if self._stopping.is_set():
@@ -120,7 +120,7 @@ class KeyWatch:
         self._failures = 1 if stood else self._failures + 1
         if self._stopping.is_set():
             return
-        # The reload thread reads the key and finds out whether etcd responds at all.
+        # The reload thread reads the key, and so learns whether etcd responds at all.
         if self._connected or self._failures == 1:
             self._wake.send(wakeup.ETCD)
         self._connected = False
@@ -131,13 +131,13 @@ class KeyWatch:
 
 
 class EtcdTrigger:
-    """The reload trigger of a key in etcd: reads after an event, on request, and by interval.
+    """The reload trigger of a key in etcd: reads the key after events, requests and intervals.
 
     Args:
         reloader: Reads the key; it has loaded once already.
         source: The key.
         wake: The pipe that events are written to.
-        poll_interval: Seconds between two reads without an event or a request; 0 is never.
+        poll_interval: Seconds between two reads without an event or a request; 0 means never.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""FileTrigger: decides when the endpoint file is read: after events, polls and requests."""
+"""FileTrigger decides when the endpoint file is read: after events, polls and requests."""
 
 import time
 from functools import partial
@@ -23,7 +23,7 @@ class FileTrigger:
         reloader: Reads the file; it has loaded once already.
         source: The file.
         wake: The pipe that events are written to.
-        poll_interval: Seconds between two comparisons of the content; 0 is never.
+        poll_interval: Seconds between two comparisons of the content; 0 means never.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class FileTrigger:
             elif kind == ord(wakeup.CLOSED):
                 debouncer.closed(now)
         if debouncer.writing and not by_event and self._source.being_written() is False:
-            debouncer.closed(now)  # truncate(2) causes no close event, nor does any unwatched file
+            debouncer.closed(now)  # truncate(2) and unwatched files cause no close event
         if request is not None:
             debouncer.asked(now)
             self._cause, self._requested = request, True

@@ -24,9 +24,9 @@ class Replaced(NamedTuple):
 
     Attributes:
         counts: Number of endpoints of each kind.
-        text: The text of the list, whose confirming lines count no longer.
-        body: The wire form of the list by the present settings; None if it is not known, so that
-            the share of removed endpoints is not judged.
+        text: The text of the list; its confirming lines were used and do not count again.
+        body: The wire form of the list by the present settings; None if the share of removed
+            endpoints must not be checked.
     """
 
     counts: Mapping[Kind, int]
@@ -41,9 +41,9 @@ def check_acceptable(
 
     Args:
         rendering: The rendered text.
-        settings: What is allowed.
-        text: The text, which may confirm that it removes endpoints.
-        replaced: The list that would be replaced; None if there is none, or if it is the same.
+        settings: The limits of what is acceptable.
+        text: The source text, which may contain confirming lines.
+        replaced: The list that would be replaced; None if no list is served, or the same list.
 
     Raises:
         SourceError: With code ``strict``, ``no-endpoints``, ``too-few`` or ``too-many-removed``.
@@ -79,9 +79,10 @@ def _check_number(rendering: Rendering, settings: Settings, replaced: Replaced) 
 def missing_confirmations(
     rendering: Rendering, settings: Settings, text: bytes, replaced: Replaced
 ) -> list[str]:
-    """Return the lines that have to stand in a text for the endpoints that it removes.
+    """Return the confirming lines that a text lacks for the endpoints that it removes.
 
-    A line counts for one text: it must stand there more often than in the text before.
+    A confirming line is valid for one edit: it counts only if it is in the text more often than in
+    the replaced text.
     """
     if replaced.body is None or settings.max_removed >= 1:
         return []
@@ -97,7 +98,7 @@ def missing_confirmations(
 
 
 def planned_refusals(rendering: Rendering, settings: Settings) -> list[Problem]:
-    """Return a warning for each boundary to come that the guard would refuse."""
+    """Return a warning for each future window boundary that the guard would refuse."""
     if not rendering.planned:
         return []
     planned = {kind: {e.url for e in iter_endpoints(rendering.body, kind)} for kind in Kind}
@@ -120,7 +121,7 @@ def planned_refusals(rendering: Rendering, settings: Settings) -> list[Problem]:
 def _reason_to_refuse(
     served: Mapping[Kind, set[str]], planned: Mapping[Kind, set[str]], settings: Settings
 ) -> str:
-    """Say why the guard would refuse a boundary; empty if it would not."""
+    """Return why the guard would refuse a boundary; empty if the boundary is acceptable."""
     if any(served.values()) and not any(planned.values()) and not settings.allow_empty:
         return "no endpoint would be left"
     for kind in Kind:

@@ -1,4 +1,4 @@
-"""Loaded, what the reloader remembers of its last look, and ReloadAttempt, one look."""
+"""Loaded is what the reloader remembers of its last read; ReloadAttempt is one read in progress."""
 
 import math
 import time
@@ -10,32 +10,33 @@ from ..serving.store import Reload, Result, Trigger
 from ..sources.file import Fingerprint
 from ..state.release import Order
 
-#: Reads in vain, and seconds since the first of them, after which a text that changes all the
-#: time is read and rendered under the lock.
+#: Outdated reads in a row, and seconds since the first of them, after which a source that changes
+#: all the time is read and rendered under the lock.
 VAIN_TRIES = 3
 VAIN_SECONDS = 2.0
 
 
-#: Fingerprint of a source that was not looked at yet.
+#: Fingerprint of a source that was not read yet.
 _UNSEEN = Fingerprint(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What the reloader remembers of its last look at the source; replaced whole.
+    """What the reloader remembers of its last read of the source; replaced whole.
 
     Attributes:
         signature: Fingerprint of the source right before it was read.
-        identity: Digest of the text that was read, or the reason why none could be read.
-        reachable: Whether the source could be asked at all.
-        interrupted: Whether a writer was at work, so that the source was not read.
-        tries: Reads in a row whose text was out of date before it had its release.
+        identity: Digest of the text that was read, or the reason why no text could be read.
+        reachable: Whether the source could be reached.
+        interrupted: Whether the file was not read because a process was writing it.
+        tries: Reads in a row whose text was outdated before its release was issued.
         vain_since: Monotonic seconds at the start of the first of these reads.
         confirmed: Place in etcd that the host's record named at the last of these reads.
         good_at: POSIX time at which the served list was found good, by any worker; 0 for never.
         from_disk: POSIX time at which the served list was saved; None if the source gave it.
         seen_good: Whether this process has read a good text.
-        next_boundary: POSIX seconds at which the served text has to be judged anew.
+        next_boundary: POSIX seconds of the next window boundary, at which the served text has to
+            be rendered again; infinity without a boundary.
     """
 
     signature: Fingerprint = _UNSEEN
@@ -52,13 +53,13 @@ class Loaded:
 
     @property
     def in_vain(self) -> bool:
-        """Whether the source changes so often that only the lock gives time to render it."""
+        """Whether the source changes so often that it has to be rendered under the lock."""
         late = time.monotonic() - self.vain_since > VAIN_SECONDS
         return self.tries >= VAIN_TRIES or (self.tries > 0 and late)
 
 
 class ReloadAttempt:
-    """One look at the source: what caused it, what was known before, and how long it takes."""
+    """One read of the source: its trigger, the state before, and its duration."""
 
     def __init__(
         self, trigger: Trigger, before: Loaded, signature: Fingerprint, *, quietly: bool
@@ -72,7 +73,7 @@ class ReloadAttempt:
         self.started = time.monotonic()
 
     def repeats(self, loaded: Loaded) -> bool:
-        """Whether the source is as it was at the last look, so that nothing is to be noted."""
+        """Whether a quiet read found the same text or failure as before, so nothing is noted."""
         return self.quietly and loaded.identity == self.before.identity
 
     def done(
@@ -84,6 +85,6 @@ class ReloadAttempt:
         change: Difference | None = None,
         code: str | None = None,
     ) -> Reload:
-        """Return the record of the attempt, which has ended with a result."""
+        """End the attempt with a result, and return its record."""
         duration = time.monotonic() - self.started
         return Reload(self.at, self.trigger, result, error, duration, etag, change, code)

@@ -1,4 +1,4 @@
-"""Reloader: the way from the source to what is served, in one straight function."""
+"""Reloader reads the source, renders and checks its text, and publishes the list."""
 
 import contextlib
 import hashlib
@@ -27,20 +27,20 @@ from .short_turns import short_turns
 
 logger = logging.getLogger(__name__)
 
-#: Boundaries of windows that the status names.
+#: Limit of the planned changes that the status shows.
 MAX_PLANNED = 20
-#: Seconds until a boundary is tried again that failed for lack of memory or the like.
+#: Seconds until a boundary is tried again after a failure such as a lack of memory.
 BOUNDARY_RETRY = 5.0
 
 
 class Reloader:
-    """Reads the source and serves what it holds, one call at a time; nothing in it raises.
+    """Reads the source and serves its list, one call at a time; no public method raises.
 
     Args:
-        source: Where the text comes from.
-        settings: How to read it.
-        store: Where the result goes.
-        releases: Gives out dates and versions for all workers of the host, and keeps the texts.
+        source: The source of the text.
+        settings: The settings for parsing and checking the text.
+        store: The store that gets the result.
+        releases: Issues dates and versions for all workers of the host, and keeps the texts.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Reloader:
         self._releases.archive()
 
     def catch_up(self) -> None:
-        """Load what has changed since the last look, while no thread was watching."""
+        """Read the source if it has changed since the last read, while no thread watched it."""
         if self.source.signature() == self.loaded.signature:
             return
         interrupted = self.store.view.loaded and bool(self.source.being_written())
@@ -82,12 +82,12 @@ class Reloader:
             self.reload(Trigger.POLL, quietly=True)
 
     def replace_records(self, releases: ReleaseStore) -> None:
-        """Load once more with the records of the user that this process runs as now."""
+        """Use the records of the user that this process now runs as, and load again."""
         self._releases = releases
         self.reload(Trigger.START)
 
     def give_up_waiting(self, trigger: Trigger) -> None:
-        """Report that the source does not come to rest."""
+        """Report that the source keeps changing, so that it cannot be read yet."""
         message = f"{self.source} keeps changing: waiting until it rests"
         attempt = ReloadAttempt(trigger, self.loaded, self.loaded.signature, quietly=False)
         self._refuse(SourceError(Code.CHANGING, message), attempt)
@@ -98,13 +98,14 @@ class Reloader:
         """Read the source, and serve its list if that is acceptable.
 
         Args:
-            trigger: What caused the reload.
-            quietly: Note nothing if nothing has changed since the last look.
-            settled: Fingerprint of the source when the trigger decided to read it.
+            trigger: The cause of the reload.
+            quietly: Note nothing if nothing has changed since the last read.
+            settled: Fingerprint of the source when the trigger decided to read it; None skips
+                the comparison.
 
         Returns:
             False if the source has changed meanwhile, or could not be read for lack of
-            descriptors: reload again in a moment.
+            descriptors; then the caller reloads again in a moment.
         """
         signature = self.source.signature()
         if settled is not None and signature.contents != settled.contents:
@@ -117,10 +118,10 @@ class Reloader:
         except Exception as error:
             return self._fail(error, attempt)
 
-    # -- what is done with it
+    # -- the steps of a reload
 
     def _reload(self, attempt: ReloadAttempt) -> bool:
-        """The straight way: read, render, accept, release with the text saved, publish."""
+        """Read, render, check, issue a release with the text saved, and publish."""
         late = attempt.before.in_vain
         with self._releases.section(rendering=True) if late else contextlib.nullcontext():
             text = self.source.read()
@@ -165,7 +166,10 @@ class Reloader:
         )
 
     def _moment(self) -> float:
-        """Return the moment by which windows are judged: a clock set back revives nothing."""
+        """Return the time at which windows are evaluated, never before a boundary already passed.
+
+        So a clock that is set back does not bring expired entries back.
+        """
         return max(time.time(), self._releases.boundary)
 
     def _render(self, data: bytes, at: float, served: bytes | None = None) -> Rendering:
@@ -175,7 +179,7 @@ class Reloader:
         return with_planned_refusals(rendering, self.settings)
 
     def _replaced(self, section: CriticalSection, etag: str) -> Replaced | None:
-        """Return the host's last list; None if there is none, or if it is the same list."""
+        """Return the host's last list; None if there is no list, or if it is the same list."""
         last, snapshot = section.last, self.store.view.snapshot
         if last is None or last.record.release.etag == etag:
             return None
@@ -190,7 +194,7 @@ class Reloader:
     def _is_outdated(
         self, text: SourceText, section: CriticalSection, attempt: ReloadAttempt
     ) -> bool:
-        """Whether the source may hold another text by now; then the next reload starts over."""
+        """Whether the source may have another text by now; if so, count the read as outdated."""
         before = attempt.before
         if self.source.is_current(text) and not section.is_behind(_order(text), before.confirmed):
             return False
@@ -203,7 +207,7 @@ class Reloader:
         return True
 
     def _confirm(self, text: SourceText, attempt: ReloadAttempt) -> bool:
-        """Release the same text again if it was touched, or if the host released another list."""
+        """Issue a release for the same text if it was touched or the host released another list."""
         view = self.store.view
         host = self._releases.follow()
         disputed = host is not None and host.record.release.etag != view.snapshot.etag
@@ -216,7 +220,7 @@ class Reloader:
             served = self._releases.served
             boundary = 0.0 if served is None else served.record.boundary
             if self._releases.boundary > boundary:
-                return True  # another worker has passed a boundary; this one is about to
+                return True  # another worker has passed a boundary; this worker will do so soon
             good = self._releases.issue(
                 section, _release_request(text, view.snapshot, attempt, boundary), attempt.at
             )
@@ -283,11 +287,11 @@ class Reloader:
     # -- the state folder
 
     def follow_others(self) -> None:
-        """Serve what another worker has found good, while this one has nothing as new.
+        """Serve the host's last good list if another worker found one that is newer than ours.
 
-        A worker that was not there, or not quick enough, while a good text stood in a file that
-        is bad now, must not differ from the others for as long as the file stays bad. Nor must a
-        worker that has missed an edit and its way back: the list has a higher version since.
+        A worker that missed a good text before the file became bad would otherwise serve another
+        list than its siblings for as long as the file stays bad. A worker that missed an edit and
+        its rollback would serve the list with too low a version.
         """
         self._releases.archive()
         view, good = self.store.view, self._releases.follow()
@@ -307,7 +311,7 @@ class Reloader:
             logger.info("etag %s, which another worker has found good", adopted[0].etag)
 
     def _from_disk(self, good: LastGood) -> tuple[Snapshot, tuple[PlannedChange, ...]] | None:
-        """Make the snapshot of a saved text; None if it gives none any more."""
+        """Make the snapshot of a saved text, or return None if the text cannot be used."""
         try:
             rendering, release = self._judge_anew(good)
         except Exception as error:
@@ -322,7 +326,7 @@ class Reloader:
         return self._snapshot(rendering, release), rendering.planned[:MAX_PLANNED]
 
     def _judge_anew(self, good: LastGood) -> tuple[Rendering, Release]:
-        """Render and release a saved text as of now, or as of its release if that is refused."""
+        """Render a saved text as of now, or of its boundary if the guard refuses; release it."""
         saved = good.record
         rendering = self._render(good.data, self._moment(), EMPTY_BODY)
         with self._releases.section() as section:
@@ -345,10 +349,10 @@ class Reloader:
         return max(0.0, self.loaded.next_boundary - time.time())
 
     def pass_boundary(self) -> None:
-        """Judge the served text anew, since a window has begun or ended.
+        """Render and check the served text again, since a window has begun or ended.
 
-        The source plays no part in this: an entry's window ends although the source is bad or
-        cannot be reached.
+        The source is not read: an entry's window ends even if the source is bad or cannot be
+        reached.
         """
         good = self._releases.served
         if good is None:
@@ -379,14 +383,14 @@ class Reloader:
             self.store.adopt(snapshot, rendering.planned[:MAX_PLANNED])
             logger.info("etag %s: a window has begun or ended", snapshot.etag)
 
-    # -- what goes wrong
+    # -- failures
 
     def _reject(self, error: SourceError, attempt: ReloadAttempt) -> bool:
         if error.code == Code.CHANGING:
             return False
         unreachable = error.code == Code.UNREACHABLE
         identity = _UNREACHABLE if unreachable else str(error).encode()
-        if attempt.rendering is None:  # else it is the text that was read
+        if attempt.rendering is None:  # else the identity of the text that was read is kept
             self._look(attempt, attempt.signature, identity)
         if attempt.repeats(self.loaded):
             return True
@@ -397,7 +401,7 @@ class Reloader:
         return True
 
     def _fail(self, error: Exception, attempt: ReloadAttempt) -> bool:
-        """Note a failure that is not the text's, such as a lack of descriptors."""
+        """Note a failure that the text did not cause, such as a lack of descriptors."""
         reason = f"{type(error).__name__}: {error}"
         self.loaded = replace(attempt.before, identity=reason.encode())
         if self.loaded.identity != attempt.before.identity:
@@ -441,7 +445,7 @@ class Reloader:
         logger.error("%s (%s): %s; %s%s", verb, attempt.trigger, reason, serving, more)
 
 
-#: An outage is noted once, however it shows itself.
+#: Identity of every outage, so that an outage is noted once although its messages differ.
 _UNREACHABLE = b"unreachable"
 
 
@@ -465,7 +469,7 @@ def _release_request(
 
 
 def _renewal(good: LastGood, rendering: Rendering, trigger: str) -> ReleaseRequest:
-    """Request a release for a text that had one; a boundary changes it at its own instant."""
+    """Request a release for a saved text; a boundary counts as a change at its own instant."""
     return ReleaseRequest(
         rendering.etag,
         rendering.api_count,

@@ -1,7 +1,7 @@
-"""Requests to reload, as the workers of a host pass them on: one number, which grows.
+"""ReloadRequests passes requests to reload to all workers of a host as one growing number.
 
-Who wants a reload writes a higher number into a file of the state folder. Each reload thread
-looks there on each turn, reads its source, and says which number it has answered.
+The worker that gets the request writes a higher number into a record of the state folder. Each
+reload thread reads the record on each turn, reads its source, and notes the number it answered.
 """
 
 import time
@@ -13,10 +13,10 @@ from ..state.directory import StateDirectory
 
 
 class ReloadRequests:
-    """The newest request.
+    """The number of the newest request to reload.
 
     Args:
-        directory: The state folder, or None: then only this process sees the requests.
+        directory: The state folder; None means that only this process sees the requests.
         name: Name of the record.
     """
 
@@ -28,12 +28,12 @@ class ReloadRequests:
         self._signature: Fingerprint | None = None
 
     def make(self) -> tuple[int, bool]:
-        """Ask for a reload; give the request's number, and whether other workers hear of it."""
+        """Request a reload; return its number, and whether the other workers can see it."""
         self._own = max(time.time_ns(), self.newest() + 1)
         return self._own, self.insist(self._own)
 
     def insist(self, number: int) -> bool:
-        """See to it that a request is not lost behind an older one written at the same time."""
+        """Write a request again if an older request overwrote it; return whether it is visible."""
         if self._directory is None:
             return False
         if self._look() >= number:
@@ -45,7 +45,7 @@ class ReloadRequests:
         return True
 
     def newest(self) -> int:
-        """Give the number of the newest request; 0 before the first."""
+        """Return the number of the newest request; 0 before the first request."""
         return max(self._own, self._look())
 
     def _look(self) -> int:
@@ -60,11 +60,11 @@ class ReloadRequests:
 
 
 class Answered(NamedTuple):
-    """Which request a process has answered last.
+    """The request that a process has answered last.
 
     Attributes:
-        number: The request's.
-        reload: What came of it, or None where the process is younger than the request.
+        number: The number of the request.
+        reload: The reload that answered it, or None if the process is younger than the request.
     """
 
     number: int
@@ -72,11 +72,11 @@ class Answered(NamedTuple):
 
 
 class ReloadResponder:
-    """What a reload thread owes to those who ask.
+    """Takes requests to reload for a reload thread, and notes which request it has answered.
 
     Args:
-        requests: Where requests come from; those that were made before now are none of ours.
-        store: Where reloads are noted.
+        requests: The requests; requests from before this call need no answer.
+        store: The store that notes the reloads.
     """
 
     def __init__(self, requests: ReloadRequests, store: SnapshotStore) -> None:
@@ -87,7 +87,7 @@ class ReloadResponder:
         self.answered = Answered(self._number, None)
 
     def asked(self) -> Trigger | None:
-        """Look for a new request, at the start of a turn."""
+        """Return ``Trigger.API`` if there is a new request, else None; called before a turn."""
         newest = self._requests.newest()
         if newest <= self._number:
             return None
@@ -95,7 +95,7 @@ class ReloadResponder:
         return Trigger.API
 
     def note(self) -> None:
-        """Answer what was asked for, if it is done, at the end of a turn."""
+        """Note the answer to the request if its reload has ended; called after a turn."""
         newest = self._store.view.last_reload
         if self.answered.number < self._number and newest is not self._before:
             self.answered = Answered(self._number, newest)

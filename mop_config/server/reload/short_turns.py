@@ -1,4 +1,4 @@
-"""short_turns: keeps requests responsive while the reload thread renders a large list."""
+"""short_turns keeps requests responsive while the reload thread renders a large list."""
 
 import contextlib
 import gc
@@ -17,7 +17,7 @@ _one_at_a_time = threading.Lock()
 def short_turns() -> Iterator[None]:
     """Shorten the interpreter's switch interval and pause the garbage collector meanwhile.
 
-    A full collection holds the interpreter lock while it looks at every object of the list: 65 ms
+    A full collection holds the interpreter lock while it visits every object of the list: 65 ms
     for 50,000 entries. Rendering makes no reference cycles, so there is nothing to collect.
     """
     with _one_at_a_time:

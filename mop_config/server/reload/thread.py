@@ -60,7 +60,7 @@ class ReloadTrigger(Protocol):
         """Reload if a read is due; ``request`` is the trigger of a request to read the source."""
 
     def release(self) -> None:
-        """End a call that a turn may be waiting for: the process stops."""
+        """End a call that a turn may be waiting for, because the process stops."""
 
     def stop(self) -> None:
         """Stop watching; called after the last turn."""
@@ -71,7 +71,7 @@ class ReloadThread:
 
     Args:
         reloader: Reads the source; it has loaded once already.
-        poll_interval: Seconds between two comparisons of the content; 0 is never.
+        poll_interval: Seconds between two comparisons of the content; 0 means never.
         on_turn: Called in the thread after each turn.
         responder: Takes requests to reload and answers them.
         on_late: Called in the guard thread when a turn is late.
@@ -125,14 +125,14 @@ class ReloadThread:
         self._guard.start()
 
     def hup(self) -> None:
-        """Have the next turn read the source; safe in a signal handler."""
+        """Make the next turn read the source; safe in a signal handler."""
         self._wake.send(wakeup.SIGHUP)
 
     def stop(self) -> None:
         """End both threads and stop watching.
 
-        A thread that hangs is not waited for any longer. It closes its resources itself if it
-        ever continues.
+        A thread that hangs is left alone after ``THREAD_PATIENCE``. It closes its resources itself
+        if it ever continues.
         """
         self._stopping.set()
         if self._thread.is_alive():  # else a new thread may use the same source by now

@@ -1,1 +1,1 @@
-"""What is answered: the snapshot, its store, conditional requests and long polls."""
+"""The answers of the server: the snapshot, its store, conditional requests and long polls."""

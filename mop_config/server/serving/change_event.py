@@ -27,15 +27,15 @@ class ChangeEvent:
         return self._read_end
 
     def set(self) -> None:
-        """Wake every waiting thread, now and later; safe in a signal handler."""
+        """Set the event: wake every thread that waits now or later. Safe in a signal handler."""
         os.write(self._write_end, b"!")
 
     def wait(self, seconds: float, client: Any = None) -> bool:
         """Wait until the event is set, the time is over, or the client has left.
 
         Args:
-            seconds: Longest time to wait.
-            client: The client's socket, or None if it is not known.
+            seconds: Longest time to wait, in seconds.
+            client: The client's socket, or None if the socket is not known.
 
         Returns:
             False if the client has left.

@@ -14,7 +14,7 @@ from .snapshot import Headers, Snapshot
 #: ``Accept`` in quadratic time, and the caches below keep whole values.
 MAX_VALUE = 1024
 
-# A suffix behind the list's own tag, such as -br: a proxy that compresses the answer adds it.
+# A suffix behind the list's own tag, such as -br, which a compressing proxy adds.
 _CODING = re.compile(r"-[\w!#$%&'*+.^`|~-]+", re.ASCII)
 _NEGOTIATING = frozenset(
     {
@@ -65,9 +65,9 @@ def respond_conditionally(
 ) -> ConditionalAnswer:
     """Answer a GET or HEAD from a snapshot by the request's headers.
 
-    A request is never refused for what it accepts: a client that forbids every encoding gets the
-    plain body. ``If-Modified-Since`` counts only if it names exactly the list's date, so that a
-    return to an older file reaches clients that have seen the newer one.
+    There is no 406: a client that forbids every encoding gets the plain body.
+    ``If-Modified-Since`` matches only if its date equals the list's date, so that a rollback to
+    an older file reaches clients that have seen the newer one.
     """
     variant = snapshot.plain
     if snapshot.gzip and accept_encoding and accepts_gzip(accept_encoding):
@@ -83,10 +83,10 @@ def respond_conditionally(
 
 
 def etag_matches(if_none_match: str, snapshot: Snapshot) -> bool:
-    """Return whether ``If-None-Match`` names a list, in any of its encodings.
+    """Return whether ``If-None-Match`` names the ETag of a list, in any of its encodings.
 
-    All variants of a list are equally new. A proxy that compresses the answer makes a variant of
-    its own, and adds the coding to the tag.
+    All variants of a list are equally new. A compressing proxy makes a variant of its own, and
+    adds the name of the coding to the ETag.
     """
     tags = _tags(if_none_match)
     if tags.contains_weak(snapshot.etag):

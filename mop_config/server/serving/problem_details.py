@@ -16,8 +16,9 @@ def problem_details(
 
     Args:
         status: HTTP status code.
-        detail: What went wrong with this request, for people.
-        members: The same for programs, as members of the document (RFC 9457, 3.2).
+        detail: The reason in words, for people; None if there is none.
+        members: The same reason for programs, as extension members of the document
+            (RFC 9457, 3.2); None adds no member.
     """
     document = {
         "type": "about:blank",

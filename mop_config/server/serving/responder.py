@@ -1,6 +1,6 @@
 """Responder decides the answer to a request for the endpoint list: at once, or by a long poll.
 
-Flask's view and the ASGI application both ask the responder, so that their answers are equal. The
+Flask's view and the ASGI application both call the responder, so that their answers are equal. The
 responder itself never waits: it returns a ``LongPoll``, and each front waits in its own way.
 """
 
@@ -53,16 +53,17 @@ class Responder:
         self.store = store
         self._signer = signer
         self._lock = threading.Lock()
-        self._tag = ""  # of the signed list when it was last looked at
+        self._tag = ""  # ETag of the signed list at the last ``prepare``
         self.max_waiters = 0
         self.waiters = 0
 
     def respond(self, environ: Environ, *, signed: bool = False) -> "ConditionalAnswer | LongPoll":
-        """Answer a GET or HEAD, or return the long poll that it asks for.
+        """Return the answer to a GET or HEAD, or the long poll that the request asks for.
 
         Args:
             environ: The request in WSGI's form (PEP 3333): method, query and headers.
-            signed: Whether the path asks for the signed list; ``Accept`` may do so as well.
+            signed: Whether the path is that of the signed list; ``Accept`` may select the signed
+                list on the other path.
         """
         accept = header(environ, "HTTP_ACCEPT")
         signed = signed or bool(accept and self._prefers_signed(accept))
@@ -90,12 +91,12 @@ class Responder:
     def answer(
         self, environ: Environ, *, signed: bool, since: str | None = None
     ) -> ConditionalAnswer:
-        """Answer from what is served now.
+        """Return the answer from the list that is served now.
 
         Args:
             environ: The request.
-            signed: Whether the signed list is asked for.
-            since: ``If-Modified-Since``, or None where it does not count.
+            signed: Whether the client gets the signed list.
+            since: ``If-Modified-Since``, or None if the header is absent or must not count.
         """
         snapshot = self.store.view.snapshot
         if signed:
@@ -117,7 +118,7 @@ class Responder:
         return etag_matches(known, (signed and self._signer.signed(snapshot)) or snapshot)
 
     def prepare(self) -> None:
-        """Sign the served list before a request asks for it, and wake the polls for that list."""
+        """Sign the served list ahead of the first request; wake its long polls if it changed."""
         tag = self._signer.prepare(self.store.view.snapshot)
         if tag != self._tag:
             self._tag = tag
@@ -136,13 +137,13 @@ class Responder:
             return True
 
     def free_place(self) -> None:
-        """Give back the place of a long poll that has ended."""
+        """Free the place of a long poll that has ended."""
         with self._lock:
             self.waiters -= 1
 
 
 class LongPoll:
-    """A request that waits until the list differs from the one that its client knows.
+    """A request that waits until the served list differs from the list that its client has.
 
     A long poll occupies one of the responder's places until ``close``. The front waits as long as
     ``event`` returns an event and ``until`` is not reached, closes the poll, and then answers.
@@ -169,9 +170,9 @@ class LongPoll:
         self.until = time.monotonic() + seconds
 
     def event(self) -> ChangeEvent | None:
-        """Return the event to wait for, or None if the list differs or the process is to end."""
+        """Return the event to wait for, or None if the list differs or the process shuts down."""
         store = self._responder.store
-        # The event comes before the look at the list, so that a change in between is not missed.
+        # Get the event before reading the list, so that a change in between is not missed.
         event = store.bell(signed=self._signed)
         if store.closing or not self._responder.knows(self._known, signed=self._signed):
             return None
@@ -181,7 +182,7 @@ class LongPoll:
         """Wait in this thread, and return the answer.
 
         Args:
-            client: The client's socket, which is watched for its end; None if it is not known.
+            client: The client's socket, which is polled for a hang-up; None if it is not known.
         """
         try:
             while (event := self.event()) is not None:
@@ -193,16 +194,16 @@ class LongPoll:
         return self.answer()
 
     def close(self) -> None:
-        """Give the poll's place back."""
+        """Free the poll's place among the parked requests."""
         self._responder.free_place()
 
     def answer(self) -> ConditionalAnswer:
-        """Return the answer that is due now."""
+        """Return the answer from the list that is served now."""
         return waited(self._responder.answer(self._environ, signed=self._signed))
 
 
 def waited(answer: ConditionalAnswer, *more: tuple[str, str]) -> ConditionalAnswer:
-    """Mark an answer to a request with ``wait``: it must not be cached."""
+    """Return the answer to a request with ``wait``: ``no-store``, ``Preference-Applied: wait``."""
     headers = [header for header in answer.headers if header[0] != "Cache-Control"]
     headers += [("Cache-Control", "no-store"), ("Preference-Applied", "wait"), *more]
     return answer._replace(headers=headers)
@@ -223,5 +224,5 @@ def _parse_waits(query: str) -> tuple[str, ...]:
     return tuple(parse_qs(query, keep_blank_values=True).get("wait", ()))
 
 
-# Thousands of clients ask with the same query. Long queries are not kept in memory.
+# Thousands of clients send the same query. Long queries are not kept in memory.
 _short_waits = lru_cache(maxsize=256)(_parse_waits)

@@ -1,7 +1,7 @@
-"""The served list as a signed one: made once for each list and each half of its life.
+"""Signer signs the served list as a JWS, once for each list and each half of its lifetime.
 
-Nothing in it depends on who signs: every worker, and every node that has the key and the list
-with the same version, gives the same bytes.
+The bytes do not depend on the process that signs: every worker, and every node that has the key
+and the list with the same version, makes the same JWS.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ _MAX_KEY_BYTES = 65536
 
 
 def read_key(path: str) -> tuple[SigningKey, tuple[str, ...]]:
-    """Read the key that lists are signed with, and what is odd about its file.
+    """Read the signing key, and return it with the warnings about its file.
 
     Raises:
-        SettingsError: If it cannot be used.
+        SettingsError: If the key cannot be used.
     """
     try:
         with open(os.open(path, os.O_RDONLY | open_flags("O_NONBLOCK", "O_CLOEXEC")), "rb") as file:
@@ -52,17 +52,17 @@ def read_key(path: str) -> tuple[SigningKey, tuple[str, ...]]:
 
 
 def check(settings: Settings) -> None:
-    """Refuse a key that cannot be used, before anything is started.
+    """Check the signing key before any process is started.
 
     Raises:
-        SettingsError: If there is one, and it cannot be used.
+        SettingsError: If a key file is set, and its key cannot be used.
     """
     if settings.signing_key_file is not None:
         read_key(settings.signing_key_file)
 
 
 class _Held(NamedTuple):
-    """What was signed last, and for what."""
+    """The last signed snapshot, with the plain snapshot and the period that it was made for."""
 
     snapshot: Snapshot
     period: int
@@ -70,18 +70,18 @@ class _Held(NamedTuple):
 
 
 class Signer:
-    """Signs what is served, if there is a key to sign with.
+    """Signs the served list if there is a signing key.
 
-    A key that has gone bad since the start must not keep a worker from serving: it says so,
-    and serves the list unsigned.
+    A key file that became bad after the start does not stop a worker: the worker logs a warning
+    and serves the list unsigned only.
 
     Args:
-        settings: Where the key is, and how long a signed list holds.
-        clock: Gives POSIX seconds.
+        settings: The path of the key file, and the lifetime of a signed list.
+        clock: Returns POSIX seconds.
 
     Attributes:
-        key: The key, or None.
-        warnings: What is odd about it.
+        key: The signing key, or None if there is no usable key.
+        warnings: Warnings about the key file.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
@@ -101,7 +101,7 @@ class Signer:
             self.warnings = (f"lists are not signed: {error}",)
 
     def refusal(self, snapshot: Snapshot) -> tuple[int, str] | None:
-        """Say why a list is not to be had signed: a status code and the reason; else None."""
+        """Return the status code and the reason if a list cannot be signed, else None."""
         if not self._wanted:
             return 404, f"lists are not signed here: {_VARIABLE} is not set"
         if self.key is None:
@@ -111,7 +111,7 @@ class Signer:
         return None
 
     def signed(self, snapshot: Snapshot) -> Snapshot | None:
-        """Give a list signed; None where there is a refusal."""
+        """Return the signed form of a list, or None if ``refusal`` refuses it."""
         if self.refusal(snapshot) is not None:
             return None
         period = self._period()
@@ -124,10 +124,10 @@ class Signer:
         return held.signed
 
     def prepare(self, snapshot: Snapshot) -> str:
-        """Sign a list before anybody asks for it; a large one takes a moment.
+        """Sign a list before the first request for it, since a large list takes a moment.
 
         Returns:
-            The tag of the signed list; empty where there is a refusal.
+            The ETag of the signed list; empty if ``refusal`` refuses the list.
         """
         if self.refusal(snapshot) is not None:
             return ""
@@ -146,7 +146,7 @@ class Signer:
         body = self.key.sign(snapshot.plain.body, ver=snapshot.ver, iat=iat, exp=iat + self._ttl)
         tag = hashlib.sha256(body).hexdigest()[:32]
         about = dict(snapshot.plain.not_modified)
-        # What is kept must hold for as long as it is kept.
+        # A cached signed list must stay valid for as long as the cache may keep it.
         about["Cache-Control"] = re.sub(
             r"max-age=(\d+)",
             lambda age: f"max-age={min(int(age[1]), self._ttl - self._half)}",
@@ -159,6 +159,6 @@ class Signer:
             *not_modified,
         ]
         variant = Variant(f'"{tag}"', body, headers, not_modified)
-        # Without a date: two lists may be signed for one and the same period.
+        # No Last-Modified: two different lists may be signed for the same period.
         signed = replace(snapshot, etag=tag, plain=variant, gzip=None, last_modified_text="")
         return _Held(snapshot, period, signed)

@@ -1,4 +1,4 @@
-"""A rendered list as it is served: bytes and headers, nothing left to compute. Pure."""
+"""Snapshot: a rendered list with its bytes and headers, ready to be sent. Pure."""
 
 from dataclasses import dataclass, replace
 from email.utils import formatdate
@@ -34,13 +34,13 @@ class Snapshot:
         etag: The content hash, equal on every worker and node.
         api_count: Number of API endpoints.
         socketio_count: Number of Socket.io endpoints.
-        last_modified: POSIX seconds; moves forward whenever the content changes.
-        last_modified_text: The same as an HTTP date.
+        last_modified: POSIX seconds of ``Last-Modified``; rises whenever the content changes.
+        last_modified_text: The same instant as an HTTP date.
         loaded_at: POSIX time at which this process began to serve the list.
-        ver: The version that it is signed with, in milliseconds; never falls when the
-            content changes.
-        plain: The body as it is.
-        gzip: The compressed body, or None where compressing does not pay.
+        ver: The version in the signed list, in milliseconds; never falls when the content
+            changes.
+        plain: The uncompressed variant.
+        gzip: The compressed variant, or None if gzip would not make the body smaller enough.
     """
 
     etag: str
@@ -67,9 +67,18 @@ class Snapshot:
     ) -> "Snapshot":
         """Make the snapshot of a rendering that may be served.
 
-        An empty list must not be cached: it stands for a moment in which no list was there.
-        ``negotiated``: whether the same address gives the list signed, to who prefers that.
-        ``guarded``: whether who has no token gets another answer.
+        An empty list gets ``no-store``, because it only stands for a moment without a list.
+
+        Args:
+            rendering: The rendered list.
+            last_modified: POSIX seconds for ``Last-Modified``.
+            loaded_at: POSIX time at which this process began to serve the list.
+            max_age: Seconds for which a client may cache the list.
+            ver: Version for the signed list, in milliseconds.
+            negotiated: ``Accept`` selects the plain or the signed list at the same URL, so
+                responses vary by ``Accept``.
+            guarded: Access tokens are configured, so responses vary by ``Authorization`` and are
+                ``private``.
         """
         date = formatdate(last_modified, usegmt=True)
         private = "private, " if guarded else ""
@@ -100,7 +109,7 @@ class Snapshot:
         )
 
     def stamped(self, last_modified: int, ver: int) -> "Snapshot":
-        """Give the same list with another date and version."""
+        """Return a snapshot of the same list with another date and version."""
         if last_modified == self.last_modified:
             return self if ver == self.ver else replace(self, ver=ver)
         date = formatdate(last_modified, usegmt=True)
@@ -120,7 +129,7 @@ def _dated(variant: Variant, date: str) -> Variant:
 
 
 def _variant(etag: str, body: bytes, common: Headers, representation: Headers) -> Variant:
-    # A 304 repeats what caches go by; the rest they have (RFC 9110, 15.4.5).
+    # A 304 repeats the caching headers only; caches have the other headers (RFC 9110, 15.4.5).
     not_modified = [("ETag", etag), *common]
     headers = [
         ("Content-Type", "application/json"),

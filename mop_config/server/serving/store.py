@@ -1,7 +1,7 @@
-"""What is served now, how it came to be, and what happened lately: the only mutable cell.
+"""SnapshotStore holds the served snapshot, the state of the source and the latest reloads.
 
-Readers take ``store.view`` once and have a consistent picture without a lock; the one
-writer, the reload thread, replaces it whole.
+Readers read ``store.view`` once and get a consistent state without a lock. The only writer, the
+reload thread, replaces the whole view in one assignment.
 """
 
 import os
@@ -23,11 +23,11 @@ HISTORY = 20
 
 
 class SourceState(StrEnum):
-    """How what is served stands to the source.
+    """How the served list relates to the source.
 
-    ``fresh``: it is what the source holds. ``rejected``: the source's newest text was
-    refused. ``stale``: this process has not seen a good text, or cannot tell what the
-    source holds, and serves the last good list. ``empty``: no good list was ever seen.
+    ``fresh``: the list is the one that the source holds. ``rejected``: the source's newest text
+    was refused. ``stale``: this process has not seen a good text, or cannot read the source, and
+    serves the last good list. ``empty``: no good list was ever seen.
     """
 
     FRESH = "fresh"
@@ -37,7 +37,7 @@ class SourceState(StrEnum):
 
 
 class Trigger(StrEnum):
-    """What made a process look at its source."""
+    """The cause of a reload."""
 
     START = "start"
     WATCH = "watch"
@@ -48,7 +48,7 @@ class Trigger(StrEnum):
 
 
 class Result(StrEnum):
-    """What came of it."""
+    """The result of a reload."""
 
     APPLIED = "applied"
     UNCHANGED = "unchanged"
@@ -58,19 +58,19 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """One look at the source that meant something.
+    """One reload of the source that is worth noting.
 
     Attributes:
-        at: POSIX time.
-        trigger: What caused it.
-        result: What came of it.
+        at: POSIX time of its start.
+        trigger: The cause of the reload.
+        result: The result of the reload.
         error: Why the text was refused, or None.
-        duration: Seconds it took.
-        etag: Content hash of what is served since.
-        change: What changed, where something did.
-        code: The problem's code where a text was refused or a source did not answer, or None.
-        moment: Monotonic seconds, the same clock in every process of the host: the order of
-            reloads, also where the system's clock was set back in between.
+        duration: How long the reload took, in seconds.
+        etag: Content hash of the list that is served after the reload; None if it is not known.
+        change: The difference to the list before, or None if the list did not change.
+        code: The problem's code if a text was refused or the source did not answer, or None.
+        moment: Monotonic seconds, the same clock in every process of the host. It orders reloads
+            even if the system's clock was set back in between.
     """
 
     at: float
@@ -86,13 +86,13 @@ class Reload:
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """A consistent picture of the store.
+    """A consistent view of the store at one moment.
 
     Attributes:
-        snapshot: What is served.
+        snapshot: The served snapshot.
         state: See ``SourceState``.
         reason: Why the state is not ``fresh``, or None.
-        problems: The first findings in the newest text that was read.
+        problems: The first problems in the newest text that was read.
         errors: How many errors that text has.
         warnings: How many warnings it has.
         history: The latest reloads, newest first.
@@ -115,7 +115,7 @@ class ServerState:
 
     @property
     def loaded(self) -> bool:
-        """Whether any good list was ever seen."""
+        """Whether a good list was ever seen."""
         return self.state is not SourceState.EMPTY
 
     @property
@@ -125,11 +125,11 @@ class ServerState:
 
 
 class SnapshotStore:
-    """Holds the view; each change is one swap, and signals follow it.
+    """Holds the view; each change replaces the view in one step, and then sends a signal.
 
     Args:
         empty: The snapshot to serve until a good list is seen.
-        on_reload: Called with each reload, for whoever counts them.
+        on_reload: Called with each reload, for instance to count it.
     """
 
     def __init__(
@@ -137,17 +137,17 @@ class SnapshotStore:
     ) -> None:
         self.view = ServerState(empty)
         self._on_reload = on_reload
-        self.closing = False  # whether nobody may be parked any more
+        self.closing = False  # the process shuts down: no request may be parked any more
         self._lock = threading.Lock()
-        self._bells: dict[bool, ChangeEvent] = {}  # by whether it is for the signed list
+        self._bells: dict[bool, ChangeEvent] = {}  # the key is True for the signed list's event
 
     def bell(self, *, signed: bool = False) -> ChangeEvent:
-        """Give what rings when another list is served, or when the process is to end.
+        """Return the event that is set when the served list changes or the process shuts down.
 
-        Take it first, then look at the view: what changes after that rings it.
+        Get the event before reading ``view``, so that a change in between is not missed.
 
         Args:
-            signed: Whether it is to ring too when the same list is signed anew.
+            signed: True returns the event that is also set when the same list is signed again.
         """
         with self._lock:
             bell = self._bells.get(signed)
@@ -156,7 +156,7 @@ class SnapshotStore:
             return bell
 
     def close(self) -> None:
-        """Wake everybody who is parked, for good; safe in a signal handler."""
+        """Wake all parked requests, and let no request park again; safe in a signal handler."""
         self.closing = True
         for signed in (False, True):
             bell = self._bells.get(signed)
@@ -164,7 +164,7 @@ class SnapshotStore:
                 bell.set()
 
     def ring_signed(self) -> None:
-        """Wake those who are parked for the signed list: it was signed anew."""
+        """Wake the long polls of the signed list, since the list was signed again."""
         self._ring(True)
 
     def _ring(self, *which: bool) -> None:
@@ -175,7 +175,7 @@ class SnapshotStore:
                 bell.set()
 
     def publish(self, snapshot: Snapshot, reload: Reload, **changes: Any) -> None:
-        """Serve a list that the source holds, be it another one or the same."""
+        """Serve the list that the source holds; send ``config_reloaded`` if it is a new list."""
         previous = self.view.snapshot if self.view.loaded else None
         self._swap(reload, snapshot=snapshot, reason=None, **changes)
         if reload.result is Result.APPLIED:
@@ -188,7 +188,7 @@ class SnapshotStore:
             )
 
     def adopt(self, snapshot: Snapshot, planned: tuple[PlannedChange, ...]) -> None:
-        """Serve what another worker has found good; the source is as bad as before."""
+        """Serve a list that another worker found good; the state stays, but empty becomes stale."""
         with self._lock:
             previous = self.view
             state = SourceState.STALE if previous.state is SourceState.EMPTY else previous.state
@@ -203,13 +203,13 @@ class SnapshotStore:
         )
 
     def restamp(self, snapshot: Snapshot) -> None:
-        """Serve the same list with another date and version."""
+        """Serve the same list with another date and version, and wake its signed long polls."""
         with self._lock:
             self.view = replace(self.view, snapshot=snapshot)
         self.ring_signed()
 
     def refuse(self, reload: Reload, **changes: Any) -> None:
-        """Note a text that was refused, or a source that could not be read."""
+        """Note a refused text or an unreadable source, and send ``config_rejected``."""
         self._swap(reload, reason=reload.error, **changes)
         signals.send(
             signals.config_rejected,

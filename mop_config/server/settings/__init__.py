@@ -1,7 +1,7 @@
 """The settings of the server: read from the environment once, checked, and frozen.
 
 Each field declares its variable in one place: name, default, converter and meaning. Read
-``variables`` for how the declarations work, and ``converters`` for what a text may be.
+``variables`` for the declarations, and ``converters`` for the allowed values.
 """
 
 import os
@@ -16,7 +16,7 @@ from .variables import PREFIX, EnvironmentReader, setting
 
 __all__ = ["PREFIX", "TOKEN", "EtcdSettings", "ProcessSettings", "Settings", "UrlSettings"]
 
-#: Characters that make a token long enough not to be guessed.
+#: Length in characters from which a token is too long to be guessed.
 LONG_TOKEN = 16
 
 
@@ -54,7 +54,7 @@ class UrlSettings:
 
 @dataclass(frozen=True, slots=True)
 class EtcdSettings:
-    """How to reach etcd; used only if the source is a key in etcd."""
+    """Credentials and TLS files for etcd; used only if the source is a key in etcd."""
 
     user: str | None = setting("ENDPOINT_ETCD_USER", None, to.text, "user of etcd")
     password: str | None = setting(
@@ -76,7 +76,7 @@ class EtcdSettings:
 
     @property
     def tls(self) -> bool:
-        """Whether requests to etcd use https: as soon as a certificate is named."""
+        """Whether requests to etcd use https, which a CA or client certificate switches on."""
         return bool(self.ca or self.cert)
 
 
@@ -226,7 +226,8 @@ class Settings:
         """Read the settings from environment variables; unset and empty mean the default.
 
         Raises:
-            SettingsError: If a value cannot be used; it names the variable and the allowed values.
+            SettingsError: If a value is not allowed; the error names the variable and the allowed
+                values.
         """
         reader = EnvironmentReader(os.environ if environ is None else environ)
         values = reader.values(cls)
@@ -242,7 +243,7 @@ class Settings:
 
 
 def _oddities(settings: Settings) -> Iterator[str]:
-    """Return a warning for each value that works, but hardly as intended."""
+    """Return a warning for each value that is allowed, but hardly intended."""
     if any(len(token) < LONG_TOKEN for token in settings.tokens):
         yield f"ENDPOINT_TOKENS has a token of less than {LONG_TOKEN} characters: it can be guessed"
     etcd = settings.etcd
@@ -277,7 +278,8 @@ class ProcessSettings:
         """Read ``HOST``, ``PORT``, ``WEB_CONCURRENCY``, ``THREADS`` and ``WORKER_CLASS``.
 
         Raises:
-            SettingsError: If a value cannot be used; it names the variable and the allowed values.
+            SettingsError: If a value is not allowed; the error names the variable and the allowed
+                values.
         """
         reader = EnvironmentReader(os.environ if environ is None else environ)
         return cls(**reader.values(cls))

@@ -1,4 +1,4 @@
-"""Converters of environment variables: each makes a value from a text, or refuses the text."""
+"""Converters of environment variables: each converts a text to a value, or refuses the text."""
 
 import base64
 import re
@@ -22,7 +22,7 @@ class InvalidError(Exception):
 
 @contextmanager
 def _allowed(values: str) -> Iterator[None]:
-    """Refuse a text with these allowed values and the reason of an ``AddressError``."""
+    """Convert an ``AddressError`` to an ``InvalidError`` with the allowed values and the reason."""
     try:
         yield
     except AddressError as error:
@@ -99,7 +99,7 @@ def duration(value: str) -> float:
 
 
 def flag(value: str) -> bool:
-    """Convert 0 or 1, and the usual words for them."""
+    """Convert 0 or 1, or a usual word such as ``true`` or ``off``, to a boolean."""
     if value.lower() in _TRUE:
         return True
     if value.lower() in _FALSE:
@@ -119,10 +119,10 @@ def number(low: int, high: int) -> Callable[[str], int]:
 
 
 def seconds(least: float = 0.0) -> Callable[[str], float]:
-    """Return a converter of a number of seconds, or 0 for never.
+    """Return a converter of a number of seconds; 0 means never.
 
     Args:
-        least: Lower bound of values other than 0.
+        least: Lower bound of values other than 0, in seconds.
     """
 
     def convert(value: str) -> float:
@@ -143,7 +143,7 @@ def share(value: str) -> float:
 
 
 def one_of(*allowed: str) -> Callable[[str], str]:
-    """Return a converter that takes one of some words, in any case of letters."""
+    """Return a converter that accepts one of the words, in upper or lower case."""
 
     def convert(value: str) -> str:
         if value.lower() in allowed:
@@ -180,7 +180,7 @@ def hosts(value: str) -> tuple[str, ...]:
 
 
 def _trusted_host(item: str) -> str:
-    # A leading dot admits every name below, as in Flask's setting of this name.
+    # A leading dot admits all subdomains, as in Flask's TRUSTED_HOSTS.
     dot = "." if item.startswith(".") else ""
     with _allowed("a list of host names without ports"):
         return dot + normalise_host(item.removeprefix("."), underscores=True)

@@ -22,11 +22,12 @@ class Variable:
     Attributes:
         name: The name in the environment.
         default: The value while the variable is unset or empty.
-        convert: Makes the value from the text; raises ``InvalidError`` for a bad text.
+        convert: Converts the text to the value; raises ``InvalidError`` for a bad text.
         help: The meaning, in Markdown; the README's table shows it.
         secret: Whether the text must not appear in an error message.
-        keep_empty: Whether an empty text is a value of its own rather than the default.
-        lenient: Whether a bad text is a warning, and the default is used.
+        keep_empty: Whether an empty text is converted like any other text; else it means the
+            default.
+        lenient: Whether a bad text only causes a warning, and the default is used.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""What the workers of a host share: the records in the state folder."""
+"""The records in the state folder, which the workers of a host share."""

@@ -1,9 +1,9 @@
-"""StateDirectory: the one way to read, write and lock the small files that the workers share.
+"""StateDirectory reads, writes and locks the small files (records) that the workers share.
 
-The state folder may belong to root, or a whole group may write to it. So the records lie in a
-sub-folder with mode 0700, one for each user. Every access opens that folder without following a
-link, checks its owner, and reaches the file through the descriptor. Therefore a record of another
-user is never read, and nothing is written anywhere else, whatever is renamed or linked meanwhile.
+The state folder may belong to root, or a whole group may write to it. So each user's records lie
+in a sub-folder with mode 0700. Every access opens that folder without following a link
+(O_NOFOLLOW), checks its owner, and opens the file relative to the descriptor. So a record of
+another user is never read, and nothing is written elsewhere, whatever is renamed meanwhile.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 #: Seconds from a failed write to the next attempt.
 RETRY = 3.0
-#: Seconds to wait for a lock, and while its holder has marked that it renders under the lock.
+#: Seconds to wait for a lock, and for a lock whose holder has marked that it renders a list.
 PATIENCE = 0.5
 LONG_PATIENCE = 5.0
 
@@ -48,8 +48,8 @@ class StateDirectory:
 
     Args:
         path: The folder of the records.
-        owner: Id of the user that owns the records; None is the user of this process. Commands
-            that root runs share the records of the service's user.
+        owner: Id of the user that owns the records; None means the user of this process.
+            Commands that root runs share the records of the service's user.
     """
 
     def __init__(self, path: Path, owner: int | None = None) -> None:
@@ -62,7 +62,7 @@ class StateDirectory:
 
     @property
     def trouble(self) -> str:
-        """Why something in the folder cannot be written or read; empty while all is well."""
+        """Why a record in the folder cannot be written or read; empty without a failure."""
         return next((reason for reason, _ in list(self._failures.values())), "")
 
     # -- the folder
@@ -91,7 +91,7 @@ class StateDirectory:
         """Create the folder for its owner, and check that it can be written to.
 
         Args:
-            group: Group of the folder if root creates it for another user.
+            group: Group of the folder if root creates it for another user; None keeps the group.
 
         Raises:
             OSError: If the folder cannot be created or written to.
@@ -104,7 +104,7 @@ class StateDirectory:
         else:
             self._hand_over(group)
         with self._opened() as folder, Scratch(".probe", folder=folder, mode=0o600):
-            pass  # it is removed again
+            pass  # the scratch file is removed again
         self._usable = True
 
     def _make_if_missing(self) -> None:
@@ -116,7 +116,7 @@ class StateDirectory:
             return
         descriptor = os.open(self.path, _FOLDER)
         try:
-            # Somebody may have put another folder of root's here, but then it is not empty.
+            # Somebody may have moved another folder of root's here; such a folder is not empty.
             if os.fstat(descriptor).st_uid == os.geteuid() and not os.listdir(descriptor):
                 os.fchown(descriptor, self._owner, -1 if group is None else group)
         finally:
@@ -124,7 +124,7 @@ class StateDirectory:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        """Open the folder, which only its owner can have changed."""
+        """Open the folder, and check that only its owner can have changed it."""
         descriptor = os.open(self.path, _FOLDER)
         try:
             status = os.fstat(descriptor)
@@ -151,7 +151,8 @@ class StateDirectory:
         """Return the content of a record.
 
         Raises:
-            OSError: If it does not exist, cannot be read, or another user could have written it.
+            OSError: If the record does not exist or cannot be read, or if another user could have
+                written it.
         """
         with self._opened() as folder:
             descriptor = os.open(name, _READ, dir_fd=folder)
@@ -167,10 +168,10 @@ class StateDirectory:
                 return file.read()
 
     def load(self, name: str, parse: Callable[[bytes], T], what: str) -> T | None:
-        """Return a record as a typed value, or None if there is none that can be used.
+        """Return a record as a typed value, or None if there is no usable record.
 
-        A record that is torn, foreign, or of another version's format is passed over with one
-        log line: whatever stands there must not keep a server from starting.
+        A record that is torn, foreign, or of another version's format is ignored with one log
+        line, since no content of a record may keep a server from starting.
 
         Args:
             name: Name of the record.
@@ -206,7 +207,7 @@ class StateDirectory:
             return os.listdir(folder)
 
     def list_names(self) -> list[str]:
-        """Return the names of all records; none, and ``trouble``, if they cannot be listed."""
+        """Return the names of all records; if the folder cannot be listed, set ``trouble``."""
         try:
             names = self.names()
         except OSError as error:
@@ -234,7 +235,7 @@ class StateDirectory:
             sync: Whether the bytes must be on the disk before the record is replaced.
 
         Raises:
-            OSError: If it cannot be written; the record that was there stays.
+            OSError: If the record cannot be written; the old record stays.
         """
         self._make_if_missing()
         with self._opened() as folder, Scratch(name, folder=folder, mode=0o600) as scratch:
@@ -243,10 +244,10 @@ class StateDirectory:
             scratch.become(name)
 
     def save(self, name: str, data: bytes, what: str, *, sync: bool = False) -> bool:
-        """Write a record, or say that it cannot be written.
+        """Write a record; a failure is logged and remembered instead of raised.
 
         Returns:
-            False if it could not be written. There is one warning until it can be again, and
+            False if the record could not be written. A series of failures is logged once, and
             ``may_save`` tells when to try again.
         """
         try:
@@ -258,23 +259,23 @@ class StateDirectory:
         return True
 
     def complain(self, what: str, error: OSError) -> None:
-        """Remember that something cannot be saved, and log it the first time."""
-        # A folder that could not be made at the start has been logged already.
+        """Remember that ``what`` cannot be saved, and log the first failure."""
+        # The failure of ``prepare`` to create the folder has been logged already.
         if what not in self._failures and self._usable:
             logger.warning("%s cannot be saved: %s", what, error)
         self._failures[what] = error.strerror or str(error), time.monotonic() + RETRY
 
     def recover(self, what: str) -> None:
-        """Note that something was saved."""
+        """Note that ``what`` was saved, and log the end of a series of failures."""
         if self._failures.pop(what, None) is not None:
             logger.info("%s can be saved again", what)
 
     def has_failed(self, what: str) -> bool:
-        """Whether the last attempt to save something failed."""
+        """Whether the last attempt to save ``what`` failed."""
         return what in self._failures
 
     def may_save(self, what: str) -> bool:
-        """Whether something may be saved now: no attempt has failed within the last seconds."""
+        """Whether ``what`` may be saved now: no attempt failed in the last ``RETRY`` seconds."""
         return time.monotonic() >= self._failures.get(what, ("", 0.0))[1]
 
     def remove(self, name: str) -> None:
@@ -296,15 +297,16 @@ class StateDirectory:
 
     @contextlib.contextmanager
     def locked(self, name: str, *, mark: bool = False, wait: bool = True) -> Iterator[None]:
-        """Hold an exclusive lock (flock), which the kernel frees when its process ends.
+        """Hold an exclusive lock (flock), which the kernel frees when the process ends.
 
         Args:
             name: Name of the lock file.
-            mark: Whether this process renders a list under the lock: the others then wait longer.
+            mark: Whether to mark in the lock file that this process renders a list under the
+                lock; other processes then wait longer.
             wait: False fails at once if another process holds the lock.
 
         Raises:
-            BlockingIOError: If another process holds it for too long.
+            BlockingIOError: If another process holds the lock for too long.
             OSError: If the lock file cannot be opened.
         """
         descriptor = self._open_lock(name)
@@ -326,7 +328,7 @@ class StateDirectory:
             os.close(descriptor)
 
     def try_lock(self, name: str) -> int | None:
-        """Lock a file for the life of this process; return its descriptor, or None if it is held.
+        """Lock a file without waiting; return its descriptor, or None if another process holds it.
 
         Raises:
             OSError: If the lock file cannot be opened.
@@ -345,15 +347,15 @@ class StateDirectory:
         return None
 
     def is_there(self, name: str, descriptor: int) -> bool:
-        """Whether an open record still has its name: somebody may have cleared the folder."""
+        """Whether an open record still has its name; the folder may have been cleared."""
         return Fingerprint.of(os.fstat(descriptor)).is_same_file(self.fingerprint(name))
 
 
 def owner_of(state: str) -> int | None:
-    """Return the user whose records a command of root shares: the owner of the state folder.
+    """Return the owner of the state folder, whose records a command run by root shares.
 
     Returns:
-        The user's id, or None if the records are those of this process's own user.
+        The user's id, or None if the command uses the records of its own user.
     """
     if os.geteuid() != 0:
         return None
@@ -364,7 +366,7 @@ def owner_of(state: str) -> int | None:
 
 
 def hand_over(state: str, user: int, group: int) -> None:
-    """As root, create the folder of records of the user that the workers will run as."""
+    """Create, as root, the folder of records of the user that the workers will run as."""
     directory = StateDirectory.of_user(state, user)
     try:
         directory.make(group)

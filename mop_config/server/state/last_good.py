@@ -1,9 +1,9 @@
-"""LastGoodStore: the last good text of a source with its release, and the texts before it.
+"""LastGoodStore keeps the last good text of a source with its release, and the earlier texts.
 
-The newest text lies in one record: a line of JSON, then the text as it was read. A hash over both
-tells a torn or foreign record from a good one. Text and release are replaced in one step, so that
-a restart never finds an older text beside a newer release. The texts before it lie beside the
-record, compressed.
+The newest text is in one record: a line of JSON, then the text as it was read. A hash over both
+shows whether the record is torn or foreign. Text and release are replaced in one step, so that a
+restart never finds an older text beside a newer release. The earlier texts are beside the record,
+compressed.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ SUFFIX = ".lastgood"
 _AHEAD = 86400
 WHAT = "the last good list"
 _HISTORY = "the history of good lists"
-#: Earlier texts that are kept, and their bytes together.
+#: Limits of the earlier texts that are kept: their number, and their bytes in all.
 MAX_TEXTS = 50
 MAX_HISTORY_BYTES = 8 << 20
 
@@ -36,9 +36,9 @@ class LastGood(NamedTuple):
 
     Attributes:
         data: The bytes as they were read.
-        record: Its release, and how many endpoints it has.
+        record: The release of the text, and the number of its endpoints.
         saved_at: POSIX time at which the text was found good.
-        trigger: What caused the reload.
+        trigger: The cause of the reload.
     """
 
     data: bytes
@@ -47,7 +47,7 @@ class LastGood(NamedTuple):
     trigger: str
 
     def dump(self) -> bytes:
-        """Return the text as ``parse`` reads it."""
+        """Return the content of the record, which ``parse`` reads."""
         head = {**self.record.as_dict(), "trigger": self.trigger}
         head |= {"format": _FORMAT, "saved_at": self.saved_at}
         head["sha256"] = _digest(head, self.data)
@@ -55,10 +55,10 @@ class LastGood(NamedTuple):
 
 
 def parse(text: bytes) -> LastGood:
-    """Read a text that ``dump`` wrote.
+    """Parse the content of a record that ``dump`` wrote.
 
     Raises:
-        Exception: Of any type, if it is torn, foreign or of another format.
+        Exception: Of any type, if the record is torn, foreign or of another format.
     """
     first, _, data = text.partition(b"\n")
     head: dict[str, Any] = json.loads(first)
@@ -88,7 +88,7 @@ class LastGoodStore:
         self._prefix = f"{key}.text."
 
     def load(self) -> LastGood | None:
-        """Read the newest good text; None if there is no record that can be trusted."""
+        """Read the newest good text; None if there is no trustworthy record."""
         return self._directory.load(self.name, self._parse, WHAT)
 
     def fingerprint(self) -> Fingerprint:
@@ -96,7 +96,7 @@ class LastGoodStore:
         return self._directory.fingerprint(self.name)
 
     def highest_elsewhere(self) -> int:
-        """Return the highest version of the other sources: a list may have moved from there."""
+        """Return the highest version of all other sources, since a list may move between them."""
         names = (n for n in self._directory.list_names() if n.endswith(SUFFIX) and n != self.name)
         found = (self._directory.load(name, self._parse, WHAT) for name in names)
         return max((good.record.release.version for good in found if good is not None), default=0)
@@ -114,14 +114,14 @@ class LastGoodStore:
         """Replace the newest text in one step.
 
         Raises:
-            OSError: If it cannot be written; the text that was there stays.
+            OSError: If the record cannot be written; the old text stays.
         """
         try:
             self._directory.write(self.name, good.dump(), sync=True)
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT} or not self._history():
                 raise
-            # The newest text is worth more than all the others.
+            # The disk is full: the newest text is worth more than the history.
             self._prune(0)
             self._directory.write(self.name, good.dump(), sync=True)
 
@@ -132,11 +132,11 @@ class LastGoodStore:
         return [good for name in self._history() if (good := self._past(name))]
 
     def newest(self) -> LastGood | None:
-        """Read the newest of the past texts; None if there is none."""
+        """Read the newest earlier text; None if there is no earlier text."""
         return next((good for name in self._history() if (good := self._past(name))), None)
 
     def remember(self, good: LastGood) -> None:
-        """Keep a text among the past ones; a full folder costs the history only."""
+        """Add a text to the history; if the disk is full, only the history loses it."""
         name = f"{self._prefix}{good.record.release.version:016d}"
         with contextlib.suppress(OSError):
             self._directory.write(name, gzip.compress(good.dump(), mtime=0), sync=False)
@@ -152,7 +152,7 @@ class LastGoodStore:
         return self._directory.load(name, lambda text: self._parse(gzip.decompress(text)), _HISTORY)
 
     def _prune(self, most: int) -> None:
-        """Remove the oldest texts, so that ``most`` are left and not too many bytes."""
+        """Remove the oldest texts beyond ``most`` texts or ``MAX_HISTORY_BYTES`` bytes."""
         size = 0
         for number, name in enumerate(self._history()):
             size += self._directory.fingerprint(name).size

@@ -1,4 +1,4 @@
-"""Leadership: one worker of a host does what only one may do; when it dies, another takes over."""
+"""Leadership elects one worker of a host by a lock (flock); if it dies, another takes over."""
 
 import os
 
@@ -6,7 +6,7 @@ from .directory import StateDirectory
 
 
 class Leadership:
-    """A lock in the state folder, which the kernel frees when its process ends.
+    """The leader's lock in the state folder, which the kernel frees when the leader's process ends.
 
     Args:
         directory: The state folder.
@@ -19,10 +19,10 @@ class Leadership:
         self._descriptor: int | None = None
 
     def take(self) -> bool:
-        """Become the leader, or stay it; False while another process is.
+        """Become the leader or stay the leader; return False while another process leads.
 
         Raises:
-            OSError: If the file cannot be opened or locked.
+            OSError: If the lock file cannot be opened or locked.
         """
         held = self._descriptor
         if held is None or not self._directory.is_there(self._name, held):
@@ -31,7 +31,7 @@ class Leadership:
         return self._descriptor is not None
 
     def release(self) -> None:
-        """Let another process take over."""
+        """Release the lock, so that another process can take over."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)

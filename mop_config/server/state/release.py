@@ -1,4 +1,4 @@
-"""Release: the date and the version that a list is served with, and the rule for the next. Pure."""
+"""Release: the date and version of a served list, and the rule for the next release. Pure."""
 
 import math
 from collections.abc import Iterable
@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 
 from ...model.codec import MAX_DATE
 
-#: No version is higher: a record that holds more was damaged.
+#: Upper bound of a version: a record with a higher version is damaged.
 _MAX_VERSION = 1 << 52
 
 
 class Release(NamedTuple):
-    """What a list is served with.
+    """The date and the version that a list is served with.
 
     Attributes:
         etag: Content hash of the list.
         modified_at: POSIX seconds at which the source was changed to this list.
-        last_modified: POSIX seconds in ``Last-Modified``; no two lists have the same.
+        last_modified: POSIX seconds in ``Last-Modified``; no two lists have the same date.
         version: Version of the signed list, in milliseconds; never falls when the list changes.
     """
 
@@ -33,16 +33,16 @@ def next_release(
 
     There are three cases:
 
-    1. Another list than before gets a later date and a higher version than any before.
+    1. Another list than before gets a later date and a higher version than all before.
     2. The same list whose source was changed since (a touch) gets a higher version and keeps its
-       date, because a date tells contents apart.
+       date, because different dates mean different contents.
     3. The same list of an unchanged source keeps its release.
 
     Args:
-        known: Releases that were given before, the record of the host first.
+        known: Releases that were issued before, the record of the host first.
         etag: Content hash of the list.
         modified_at: POSIX seconds at which its source was changed.
-        now: POSIX seconds; a date to come counts as now.
+        now: POSIX seconds; a date in the future counts as now.
         floor: Highest version of another source that clients may have seen, or 0.
     """
     before = list(known)
@@ -74,14 +74,14 @@ class Order(NamedTuple):
 
 
 class ReleaseRecord(NamedTuple):
-    """A release of a source, with what is judged by it.
+    """A release of a source, with the figures that the next text is compared with.
 
     Attributes:
         release: The release.
-        api: How many API endpoints the list has.
-        socketio: How many Socket.io endpoints it has.
-        order: Place of its text in etcd, or None for a file.
-        boundary: POSIX seconds of the last boundary of a window before the list; 0 without one.
+        api: Number of API endpoints in the list.
+        socketio: Number of Socket.io endpoints in the list.
+        order: Place of the text in etcd, or None for a file.
+        boundary: POSIX seconds of the last window boundary before the list; 0 without a boundary.
     """
 
     release: Release
@@ -91,7 +91,7 @@ class ReleaseRecord(NamedTuple):
     boundary: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a JSON object that ``record_of`` reads."""
+        """Return the record as a JSON object, which ``record_of`` reads."""
         order = {} if self.order is None else self.order._asdict()
         counts = {"api": self.api, "socketio": self.socketio, "boundary": self.boundary}
         return {**counts, **self.release._asdict(), **order}

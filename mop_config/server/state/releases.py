@@ -1,8 +1,8 @@
-"""ReleaseStore: gives out the releases of a source, one after the other for all workers of a host.
+"""ReleaseStore issues the releases of a source, in one order for all workers of a host.
 
-``If-Modified-Since`` is answered by comparing dates, so two lists must never have the same date,
-and a client that has seen a signed list accepts none with a lower version. Therefore a release is
-given out under a lock of the host (flock), and the order of the lock is the order of the lists.
+``If-Modified-Since`` is answered by comparing dates, so two lists must never have the same date. A
+client that has seen a signed list accepts no list with a lower version. Therefore a release is
+issued under a lock of the host (flock), and the order of the lock is the order of the lists.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ from .release import Order, Release, ReleaseRecord, next_release
 
 
 class ReleaseRequest(NamedTuple):
-    """A list that is to be served, and what its release depends on.
+    """A request for the release of a list that will be served.
 
     Attributes:
         etag: Content hash of the list.
-        api: How many API endpoints it has.
-        socketio: How many Socket.io endpoints it has.
-        modified_at: POSIX seconds at which its source was changed.
-        order: Place of its text in etcd, or None for a file.
+        api: Number of API endpoints in the list.
+        socketio: Number of Socket.io endpoints in the list.
+        modified_at: POSIX seconds at which the source was changed.
+        order: Place of the text in etcd, or None for a file.
         data: The text.
-        trigger: What caused the reload.
-        boundary: POSIX seconds of the last boundary of a window before the list; 0 without one.
+        trigger: The cause of the reload.
+        boundary: POSIX seconds of the last window boundary before the list; 0 without a boundary.
     """
 
     etag: str
@@ -45,7 +45,7 @@ class CriticalSection(NamedTuple):
 
     Attributes:
         host: The host's last release with its text, or None if there is no record.
-        fallback: What counts as the last release if there is no record.
+        fallback: The release that counts as the last release if there is no record, or None.
         locked: Whether the lock is held.
     """
 
@@ -55,18 +55,18 @@ class CriticalSection(NamedTuple):
 
     @property
     def last(self) -> LastGood | None:
-        """The last release with its text, as far as it is known."""
+        """The last known release with its text, or None."""
         return self.host or self.fallback
 
     def is_behind(self, order: Order | None, confirmed: Order | None) -> bool:
-        """Whether etcd may have a newer text than this one, so that it has to be read again.
+        """Whether etcd may have a newer text than the one that was read, so it is read again.
 
-        A lower revision, or another cluster, counts only after one more read that began after
-        the record was seen: then etcd was restored from a backup or has moved.
+        A lower revision, or another cluster, is accepted only after one more read that began after
+        the record was seen. Then etcd was restored from a backup, or the cluster has changed.
 
         Args:
             order: Place of the text; None for a file.
-            confirmed: Place that the record named before the text was read.
+            confirmed: Place that the record named before the text was read; None without a record.
         """
         last = None if self.last is None else self.last.record.order
         if order is None or last is None or last == confirmed:
@@ -80,7 +80,7 @@ class ReleaseStore:
     Args:
         directory: The state folder.
         key: Name of the source's records.
-        siblings: Whether other workers serve this source now.
+        siblings: Returns whether other workers serve this source now.
     """
 
     def __init__(
@@ -93,34 +93,35 @@ class ReleaseStore:
         self._texts = LastGoodStore(directory, key)
         self._lock = f"{key}.lock"
         self._siblings = siblings
-        self._served: LastGood | None = None  # what is served, or is to be
-        self._section: CriticalSection | None = None  # while this process is in it
+        self._served: LastGood | None = None  # the text that is served, or will be served
+        self._section: CriticalSection | None = None  # while this process is in the section
         self._host: LastGood | None = None  # the record as it was read or written last
         self._agreed: Fingerprint | None = None  # of the record, once it agrees with ``_served``
-        self._new_text: LastGood | None = None  # to be kept in the history
+        self._new_text: LastGood | None = None  # the text that ``archive`` adds to the history
 
     @property
     def trusted(self) -> bool:
         """Whether texts from the disk may be served.
 
-        What root signs or publishes must come from the source, not from another user's records.
+        A list that root signs or publishes must come from the source, not from another user's
+        records.
         """
         return not self._directory.shared
 
     @property
     def served(self) -> LastGood | None:
-        """What this process serves, or is about to; None before the first list."""
+        """The text and release that this process serves or will serve; None before the first."""
         return self._served
 
     @property
     def boundary(self) -> float:
-        """The last boundary of a window that was recorded, as far as this process knows."""
+        """The last window boundary (POSIX seconds) that this process knows from records, or 0."""
         section = self._section
         known = (self._host, self._served, None if section is None else section.last)
         return max((good.record.boundary for good in known if good is not None), default=0.0)
 
     def last_good(self) -> LastGood | None:
-        """Read the last good text; None if there is no text that may be served."""
+        """Read the last good text; None if no text may be served from the disk."""
         self._host = self._texts.load()
         return self._host if self.trusted else None
 
@@ -129,8 +130,8 @@ class ReleaseStore:
         """Enter the critical section of this source on this host.
 
         If the lock cannot be taken (its holder was stopped, or the folder cannot be used), the
-        section is entered all the same, and its release is reconciled with the host's later.
-        Entering the section again within it is allowed.
+        section is entered without the lock, and ``follow`` reconciles the release with the host's
+        release later. The section is reentrant.
 
         Args:
             rendering: Whether this process reads and renders in the section.
@@ -155,10 +156,10 @@ class ReleaseStore:
                 self._section = None
 
     def follow(self) -> LastGood | None:
-        """Return the host's last release with its text; cheap while nothing has changed.
+        """Return the host's last release with its text; one ``stat`` while it is unchanged.
 
-        If this process serves a later release, or the record was lost, the record is written
-        again.
+        If this process serves a later release, or the record was lost, this method writes the
+        record again.
         """
         found = self._texts.fingerprint()
         if self._agreed == found:
@@ -179,19 +180,19 @@ class ReleaseStore:
     def issue(
         self, section: CriticalSection, request: ReleaseRequest, now: float, *earlier: Release
     ) -> LastGood:
-        """Give a list its release, and record it with its text for the other workers.
+        """Issue the release of a list, and record it with its text for the other workers.
 
         Args:
-            section: The critical section, which this process is in.
+            section: The critical section, which this process has entered.
             request: The list.
             now: POSIX seconds.
-            earlier: Releases that count as given, such as that of a text from the disk.
+            earlier: Further releases that count as issued, such as that of a text from the disk.
         """
         last, modified_at = section.last, request.modified_at
         known = [each.record.release for each in (last, self._served) if each is not None]
         same_list = last is not None and last.record.release.etag == request.etag
         if last is not None and same_list and request.order == last.record.order is not None:
-            modified_at = last.record.release.modified_at  # a worker saw the text first
+            modified_at = last.record.release.modified_at  # another worker saw the text before
         floor = self._floor(same_list=same_list)
         release = next_release([*known, *earlier], request.etag, modified_at, now, floor)
         record = ReleaseRecord(
@@ -209,7 +210,7 @@ class ReleaseStore:
         return good
 
     def archive(self) -> None:
-        """Keep a text that was recorded in the history; apart from serving, since it takes time."""
+        """Add the last recorded text to the history, after publishing, since it takes time."""
         good, self._new_text = self._new_text, None
         if good is not None:
             self._texts.remember(good)
@@ -218,9 +219,9 @@ class ReleaseStore:
         return self._host if self._agreed == self._texts.fingerprint() else self._texts.load()
 
     def _floor(self, *, same_list: bool) -> int:
-        """Return the highest version of other sources, if clients may have come from there.
+        """Return the highest version of other sources if the list may have moved from there, or 0.
 
-        A worker that serves already, or that takes the place of one that died, keeps its release.
+        A worker that already serves the list, or that replaces a dead worker, keeps its release.
         """
         if same_list and (self._served is not None or self._siblings()):
             return 0

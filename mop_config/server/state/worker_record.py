@@ -1,8 +1,8 @@
-"""The record that each worker keeps of itself in the state folder, and its validating reader. Pure.
+"""WorkerRecord, each worker's record of its state in the state folder, and its reader. Pure.
 
-The other workers of the host read these records, and the worker that answers a request for the
-status puts them together. A record may be torn, foreign or of another version of mop-config, so
-the reader checks the type of every member before any other module uses the record.
+The worker that answers a request for the status reads the records of all workers of the host. A
+record may be torn, foreign or of another version of mop-config, so the reader checks the type of
+every member before any other module uses the record.
 """
 
 import json
@@ -24,13 +24,14 @@ from ..parsing.problems import ProblemRecord
 
 T = TypeVar("T")
 
-#: The values of ``SourceState`` and ``Result``, whose modules stand above this one.
+#: The values of ``SourceState`` and ``Result``; this module must not import their modules, which
+#: are in a higher layer.
 STATES = frozenset({"fresh", "stale", "rejected", "empty"})
 RESULTS = frozenset({"applied", "unchanged", "rejected", "error"})
 
 
 class ReloadRecord(TypedDict):
-    """One reload, as the status shows it; see ``Reload``. ``at`` is POSIX seconds."""
+    """A reload in the form of the status document; see ``Reload``. ``at`` is POSIX seconds."""
 
     at: float
     moment: NotRequired[float]
@@ -58,7 +59,7 @@ class WatcherRecord(TypedDict):
 
 
 class EndpointCounts(TypedDict):
-    """How many endpoints of each kind are served."""
+    """The number of served endpoints of each kind."""
 
     api: int
     socketio: int
@@ -82,8 +83,8 @@ class WorkerFigures(TypedDict):
 class WorkerRecord(TypedDict):
     """The state of one worker.
 
-    ``started`` is the start time of the process, which tells it from a later process with the
-    same id; ``WorkerRegistry.write`` adds it. ``history`` has the newest reload first.
+    ``started`` is the start time of the process, which distinguishes it from a later process with
+    the same id; ``WorkerRegistry.write`` adds it. ``history`` has the newest reload first.
     """
 
     pid: int
@@ -152,12 +153,12 @@ def _has_values(record: WorkerRecord) -> bool:
     if answer and answer["reload"]:
         reloads.append(answer["reload"])
     for moment in (record["loaded_at"], *(reload["at"] for reload in reloads)):
-        rfc3339(moment)  # raises for a time that no calendar has
+        rfc3339(moment)  # raises for a time outside the calendar
     return record["state"] in STATES and all(reload["result"] in RESULTS for reload in reloads)
 
 
 def _has_type(value: Any, expected: Any) -> bool:
-    """Tell whether a value that was parsed from JSON has the type of a record's member."""
+    """Return whether a value that was parsed from JSON has the type of a record's member."""
     if is_typeddict(expected):
         return isinstance(value, dict) and _has_members(value, expected)
     if isinstance(expected, UnionType):

@@ -1,7 +1,7 @@
-"""WorkerRegistry: the record of each worker, from which the workers of a host know each other.
+"""WorkerRegistry writes this worker's record, and reads those of the host's other workers.
 
-A worker that is killed leaves its record behind. The next reader sees that its process is gone,
-and removes it.
+A worker that is killed leaves its record behind. The next reader sees that the process is gone,
+and removes the record.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from ..sources.file import Fingerprint
 from .directory import StateDirectory
 from .worker_record import WorkerRecord, read_record
 
-#: Seconds after which the record of a worker is useless.
+#: Seconds since the last write after which a worker's record is removed.
 FORGOTTEN = 86400.0
 #: Part of the name of each worker's record.
 WORKER = ".worker."
@@ -23,14 +23,14 @@ _WHAT = "this worker's state"
 
 
 def key(subject: str) -> str:
-    """Return a short name for records about something, such as the path of a source."""
+    """Return a short hash of a subject, such as the path of a source, for names of records."""
     return hashlib.sha256(subject.encode()).hexdigest()[:16]
 
 
 def place() -> str:
-    """Name the space in which process ids are unique: a PID namespace of a running system.
+    """Return a name for the space in which process ids are unique: the PID namespace and the boot.
 
-    Containers, and machines, may share a state folder, and each has a process 7.
+    Containers and machines may share a state folder, and each of them may have a process 7.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
@@ -40,12 +40,12 @@ def place() -> str:
 
 
 class WorkerRegistry:
-    """The record of this worker, and those of the others.
+    """The records of this worker and of the host's other workers.
 
     Args:
         directory: The state folder.
-        key: Start of the records' names: of this source, served with these settings, by
-            processes of this PID namespace.
+        key: Prefix of the records' names. It identifies the source, the settings and the PID
+            namespace.
     """
 
     def __init__(self, directory: StateDirectory, key: str) -> None:
@@ -75,8 +75,8 @@ class WorkerRegistry:
     def sweep(self) -> None:
         """Remove the records of all workers that have not been written for a day.
 
-        Whether a process of another PID namespace or machine lives cannot be seen from here. A
-        worker that lives writes its record again as soon as it is missing.
+        This process cannot see whether a process of another PID namespace or machine is alive. A
+        live worker writes its record again as soon as the record is missing.
         """
         for name in self._directory.list_names():
             written = self._directory.fingerprint(name).mtime_ns / 1e9
@@ -106,9 +106,12 @@ class WorkerRegistry:
 
 
 def started(pid: int) -> str:
-    """Return what tells a process from a later one with the same id; empty if it is gone."""
+    """Return the start time of a process as an opaque text; empty if the process is gone.
+
+    The text distinguishes the process from a later process with the same id.
+    """
     try:
-        # After the name, which may hold spaces, come the state and, 19 on, the start time.
+        # After the name, which may contain spaces, field 0 is the state and 19 the start time.
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if stat[0] in {"Z", "X"} else stat[19]
     except (OSError, IndexError):

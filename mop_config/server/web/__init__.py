@@ -2,7 +2,7 @@
 
 Read ``app`` first: it builds the application and registers the routes. ``endpoint_list``,
 ``operations``, ``qr``, ``targets`` and ``dashboard`` hold the views, ``openapi`` describes them.
-This module has what the views share.
+This module has the functions that the views share.
 """
 
 import json
@@ -37,7 +37,7 @@ def current_service() -> ConfigService:
 
 
 def as_response(answer: ConditionalAnswer) -> Response:
-    """Return an answer that was decided without Flask as a Flask response."""
+    """Convert an answer to a Flask response."""
     response = Response(answer.body, answer.status)
     # Set after construction: the constructor would set Content-Length 0 for HEAD's empty body.
     response.headers = Headers(answer.headers)

@@ -31,7 +31,7 @@ from . import (
 #: gunicorn's exit code for "do not start this worker again".
 _BOOT_ERROR = 3
 _HOOKS = "mop_config.hooks"
-#: Where the dashboard is in an application that is not ours.
+#: Path of the dashboard in an application that is not ours.
 GUEST_PREFIX = "/mop-config"
 _OPERATIONS: dict[str, Callable[[], Response]] = {
     "health": operations.health,
@@ -42,15 +42,15 @@ _OPERATIONS: dict[str, Callable[[], Response]] = {
 
 
 def create_app(settings: Settings | None = None, *, start: bool = True) -> Flask:
-    """Build the application.
+    """Build the Flask application.
 
-    Nothing that the endpoint file or the state folder holds makes this raise.
+    No content of the endpoint file or the state folder makes this function raise.
 
     Args:
-        settings: What to serve, and how; None reads the environment.
-        start: Whether this process is to keep the list up to date: SIGHUP reloads, and a
-            reload thread starts with the first request in each process (under gunicorn,
-            with the worker). False loads once and starts nothing, for a test.
+        settings: The settings of the application; None reads the environment.
+        start: Whether this process keeps the list up to date: SIGHUP reloads, and a reload
+            thread starts with the first request in each process (under gunicorn, with the
+            worker). False loads once and starts nothing, for a test.
 
     Raises:
         SettingsError: If the environment holds a value that cannot be used.
@@ -99,16 +99,16 @@ def init_app(
     """Add mop-config's routes to an application of yours.
 
     The settings hold for these routes only: ``TRUSTED_HOSTS`` and ``ENDPOINT_CORS_ORIGINS``
-    change no answer of the application's own. ``/health``, ``/ready``, ``/metrics`` and
-    ``/openapi.json`` are answered only where the application has no rule of its own for that
-    path and method, whichever was added first. What is started in this process ends when the
-    application is garbage.
+    change no answer of the application's own routes. ``/health``, ``/ready``, ``/metrics`` and
+    ``/openapi.json`` are answered only if the application has no rule of its own for that path
+    and method, whichever was added first. The threads that this function starts end when the
+    application is garbage-collected.
 
     Args:
         app: The application.
-        settings: What to serve, and how; None reads ``app.config["ENDPOINT_…"]`` and, for what
-            is not there, the environment.
-        url_prefix: What precedes the routes of the configuration, such as ``/endpoints``.
+        settings: The settings of the routes; None reads ``app.config["ENDPOINT_…"]``, and the
+            environment for each variable that is not set there.
+        url_prefix: Path in front of the routes of the configuration, such as ``/endpoints``.
         start: As for ``create_app``.
 
     Returns:
@@ -116,7 +116,7 @@ def init_app(
 
     Raises:
         MopConfigError: If the application has these routes already.
-        SettingsError: If a setting holds a value that cannot be used.
+        SettingsError: If a setting has a value that cannot be used.
     """
     if EXTENSION in app.extensions:
         raise MopConfigError("init_app: this application has mop-config's routes already")
@@ -137,7 +137,7 @@ def _environ_of(app: Flask) -> dict[str, str]:
 
 
 def _as_text(value: Any) -> str:
-    """Write a value of a program as it would stand in the environment."""
+    """Convert a value of the application's configuration to the text of a variable."""
     if isinstance(value, bool):
         return str(int(value))
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -148,18 +148,18 @@ def _as_text(value: Any) -> str:
 def _install(
     app: Flask, ours: Flask | Blueprint, settings: Settings, places: Places, *, start: bool
 ) -> ConfigService:
-    """Register the routes and their guards on an application or on a blueprint of one."""
+    """Register the routes and their guards on an application, or on its blueprint."""
     service = ConfigService(settings, app.instance_path)
     service.places = places
     app.extensions[EXTENSION] = service
     if start:
         app.before_request(service.ensure_started)
-        weakref.finalize(app, _end, service).atexit = False  # then the service sees to it itself
+        weakref.finalize(app, _end, service).atexit = False  # the service has an exit handler
     guards.install(ours, service)
     for module in (endpoint_list, operations, qr, reports, targets):
         ours.register_blueprint(module.blueprint, url_prefix=places.prefix)
     ours.add_url_rule("/api/v1/health", "api_health", operations.health)
-    # An application's own / stays its own, whenever it is added.
+    # In an application that is not ours, the route / is left to the application.
     ours.register_blueprint(dashboard.blueprint, url_prefix=places.home.rstrip("/") or None)
     if isinstance(ours, Blueprint):
         _register_as_guest(app, ours)
@@ -176,21 +176,21 @@ class _Operation(BaseConverter):
     """Matches the names of the operational routes, after every static rule of the application."""
 
     regex = "|".join(map(re.escape, _OPERATIONS))
-    #: Before the application's rules for any word.
+    #: Sorts this rule before the application's rules that match any word.
     weight = 50
 
 
 def _register_as_guest(app: Flask, ours: Blueprint) -> None:
-    """Add our routes to an application whose own ones come first.
+    """Add our routes to an application so that its own routes have precedence.
 
-    werkzeug looks at the static rules first, in whichever order they were added, so that one
-    dynamic rule gives way to each route of the application's own.
+    werkzeug tries static rules first, in whichever order they were added, so that one dynamic rule
+    for all operational routes gives way to each static route of the application.
     """
     app.url_map.converters["mop_config_operation"] = _Operation
     ours.add_url_rule(
         "/<mop_config_operation:name>", guards.OPERATION, lambda name: _OPERATIONS[name]()
     )
-    # werkzeug's own redirect would name the host of the request.
+    # werkzeug's own redirect would contain the host of the request.
     ours.add_url_rule(GUEST_PREFIX, "home", lambda: redirect(f"{GUEST_PREFIX[1:]}/", 308))
     app.register_blueprint(ours)
     for rule in app.url_map.iter_rules():
@@ -199,7 +199,7 @@ def _register_as_guest(app: Flask, ours: Blueprint) -> None:
 
 
 def _end(service: ConfigService) -> None:
-    # The garbage collector runs in any thread, also in one that is to be stopped here.
+    # The garbage collector may run in a thread that ``stop`` would join.
     with contextlib.suppress(RuntimeError):
         threading.Thread(target=service.stop, name="mop-config-end", daemon=True).start()
 
@@ -207,8 +207,8 @@ def _end(service: ConfigService) -> None:
 def create_app_or_exit() -> Flask:
     """Build the application from the environment, for an entry point.
 
-    A bad environment ends the process with one line on standard error: a traceback helps
-    nobody who mistyped a port.
+    A bad environment ends the process with one line on standard error, since a traceback does not
+    help an operator who mistyped a port.
     """
     try:
         return create_app()

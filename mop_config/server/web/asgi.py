@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 #: Long polls that a process parks unless the settings give a number.
 USUAL_WAITERS = 10_000
-#: Long polls that are woken in one turn of the loop, so that other requests have their turn too.
+#: Long polls that are woken in one turn of the event loop, so that other requests run in between.
 SLICE = 250
 #: Encoded headers that are kept.
 ENCODINGS = 64
@@ -55,7 +55,7 @@ def create_asgi_app(settings: Settings | None = None, *, start: bool = True) -> 
     """Build the application for an ASGI server, or for mounting in another ASGI application.
 
     Args:
-        settings: What is served, and how; None reads the environment.
+        settings: The settings of the application; None reads the environment.
         start: As for ``create_app``. Without a lifespan, as in a mounted application, the first
             request starts the reload thread; it ends when the application is garbage-collected.
 
@@ -74,13 +74,13 @@ class AsgiApp:
     """An ASGI 3 application in front of the Flask application of ``create_app``.
 
     Args:
-        app: What ``create_app`` returned.
-        bridge: Answers what is not answered natively.
+        app: The Flask application that ``create_app`` returned.
+        bridge: Answers the requests for routes that are not native.
         start: Whether the first request of a process starts its reload thread.
 
     Attributes:
         app: The Flask application.
-        bridge: As given.
+        bridge: The bridge to the Flask application.
     """
 
     def __init__(self, app: Flask, bridge: WsgiBridge, *, start: bool = True) -> None:
@@ -90,7 +90,7 @@ class AsgiApp:
         self._guards = Guards(self._service)
         self._started_in = 0 if start else os.getpid()
         self._parked: ParkedPolls | None = None
-        # By identity of the headers, which are kept beside, so that no id is used again.
+        # The key is the id of the headers, which are kept in the value so that no id is reused.
         self._encodings: dict[int, tuple[Headers, list[tuple[bytes, bytes]]]] = {}
         prefix = self._service.places.prefix
         self._routes: dict[str, Callable[[dict[str, Any]], ConditionalAnswer | LongPoll]] = {
@@ -130,7 +130,7 @@ class AsgiApp:
         await send_answer(answer, headers, scope["method"], send)
 
     def _encoded(self, headers: Headers) -> list[tuple[bytes, bytes]]:
-        """Encode headers once for each list of them: a snapshot gives the same object each time."""
+        """Encode headers, cached by identity, since a snapshot always has the same list object."""
         kept = self._encodings.get(id(headers))
         if kept is not None and kept[0] is headers:
             return kept[1]
@@ -200,7 +200,7 @@ class ParkedPolls:
                 async with asyncio.timeout(left) as timeout:
                     waiting.add(timeout)
                     try:
-                        # After the whole request, the only news is that the client has left.
+                        # After the whole request, the only message left is the disconnect.
                         while not complete:
                             message = await receive()
                             if message["type"] == "http.disconnect":

@@ -35,7 +35,7 @@ QUEUE = 64
 BODY_TIMEOUT = 30.0
 #: ``Retry-After`` of requests that find the queue full, in seconds.
 RETRY_AFTER = "1"
-#: The key of a scope or environ under which our worker passes the client's socket.
+#: Key of an ASGI scope or WSGI environ that holds the client's socket, set by our worker.
 SOCKET = "gunicorn.socket"
 
 
@@ -79,7 +79,7 @@ def _environ_key(name: bytes) -> str | None:
 
 
 class WsgiBridge:
-    """An ASGI application that hands each request to a WSGI application.
+    """An ASGI application that answers each request by a WSGI application.
 
     Args:
         app: The WSGI application.
@@ -155,7 +155,7 @@ class WsgiBridge:
         work = asyncio.get_running_loop().run_in_executor(self._pool, call)
         self.occupied += 1
         work.add_done_callback(self._finished)
-        # The thread goes on if the task is cancelled, and is counted until it ends.
+        # If the task is cancelled the thread goes on, and its request is counted until it ends.
         return await asyncio.shield(work)
 
     def _finished(self, _: object) -> None:
@@ -189,7 +189,7 @@ class WsgiBridge:
 
 
 def _complete(environ: dict[str, Any], scope: Scope, body: bytes) -> dict[str, Any]:
-    """Add to an environ what a WSGI application needs beside the headers (PEP 3333)."""
+    """Add the other keys to an environ that a WSGI application needs (PEP 3333)."""
     server = scope.get("server") or ("localhost", 80)
     client = scope.get("client")
     environ.pop("HTTP_TRANSFER_ENCODING", None)

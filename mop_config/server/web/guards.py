@@ -1,7 +1,7 @@
-"""Guards checks each request before it is answered; both the Flask and the ASGI front ask it.
+"""Guards checks each request before it is answered, in the Flask front and in the ASGI front.
 
-``install`` registers the checks on an application or a blueprint. They also bound what werkzeug
-parses, dress each answer with the security and CORS headers, and write errors as problem documents.
+``install`` registers the checks on an application or a blueprint. It also limits what werkzeug
+parses, adds the security and CORS headers, and writes errors as problem documents.
 """
 
 import logging
@@ -25,9 +25,9 @@ from . import as_response, problem_response, reports
 
 logger = logging.getLogger(__name__)
 
-#: Bytes of a request's body: no route of ours needs more.
+#: Limit of a request's body in bytes: no route of ours needs more.
 MAX_BODY = 64 * 1024
-#: Name of the one rule by which a guest's operational routes are served.
+#: Name of the one rule that serves the operational routes in an application that is not ours.
 OPERATION = "operation"
 FAILED = "the server failed to answer; its log says why"
 
@@ -64,7 +64,7 @@ class Guards:
     def token_refusal(
         self, environ: dict[str, Any], *, reads: bool = False
     ) -> ConditionalAnswer | None:
-        """Check only the token: a parked request's token may have been revoked meanwhile."""
+        """Check only the token, again after a long poll: it may have been revoked meanwhile."""
         if self._authenticator is None:
             return None
         refusal = self._authenticator.check(environ, reads=reads)
@@ -134,7 +134,7 @@ def _escape_query() -> None:
 
 
 def _bound_request() -> None:
-    # werkzeug passes over leading slashes, and redirects other doubled slashes to a URL that holds
+    # werkzeug ignores doubled leading slashes, and redirects other doubled slashes to a URL with
     # the request's Host.
     if "//" in request.environ["PATH_INFO"]:
         raise NotFound

@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 description of the HTTP interface, read from ``openapi.json``.
 
-The file describes an application of ours at the root of its host. What depends on the
-application is filled in: where it is mounted, where its routes stand, whether tokens are set.
+The file describes the application of ``create_app`` at the root of its host. ``document`` adapts
+it to the mount point, the paths of the routes, and whether access tokens are set.
 """
 
 import json
@@ -12,10 +12,10 @@ from typing import Any
 from ..service import Places
 
 _FILE = Path(__file__).with_name("openapi.json")
-#: Where the routes stand in the file.
+#: Paths of the routes in the file.
 _PLACES = Places()
-#: The dashboard's paths in the file; all other routes stand at the same path everywhere, but for
-#: those below the prefix of the configuration.
+#: The dashboard's paths in the file. Of the other paths, only those below the prefix of the
+#: configuration differ between applications.
 _DASHBOARD = frozenset({_PLACES.home, f"{_PLACES.home}static/{{name}}"})
 _TOKENS: tuple[dict[str, list[str]], ...] = ({"bearer": []}, {"basic": []})
 

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 blueprint = Blueprint("operations", __name__)
 
 _OPEN_METRICS = "application/openmetrics-text"
-#: The response's status by the worst result of a reload; None if no worker has answered.
+#: HTTP status by the worst result of a reload; the key None means that no worker has answered.
 _STATUS = {"applied": 200, "unchanged": 200, "rejected": 422, "error": 503, None: 504}
 
 
@@ -34,7 +34,7 @@ def ready() -> Response:
 
 
 def health_answer(service: ConfigService) -> ConditionalAnswer:
-    """Return the answer of ``/health``; it says only that this process answers."""
+    """Return the answer of ``/health``, which only says that this process answers."""
     name = service.settings.service_name
     return live_answer({"status": "healthy", "service": name, "version": __version__})
 

@@ -1,4 +1,4 @@
-"""The routes of the QR code that gives an app its endpoints."""
+"""The routes of the QR code from which an app reads its endpoints."""
 
 import hashlib
 from functools import lru_cache
@@ -124,7 +124,7 @@ def _title(shortlist: qr.Shortlist, limit: int | None, text: qr.QrText) -> str:
     return f"QR code with {api} API and {socketio} Socket.io endpoints"
 
 
-# The key is the body in the store: the same bytes object each time, whose hash is cached.
+# The cache key is the body in the store: always the same bytes object, whose hash is cached.
 @lru_cache(maxsize=1)
 def _shortlist(body: bytes) -> qr.Shortlist:
     return qr.Shortlist.of_body(body)

@@ -1,4 +1,4 @@
-"""The route on which clients report what they see of the endpoints."""
+"""The route for client reports: how many requests to each endpoint succeeded and failed."""
 
 import os
 import time

@@ -16,7 +16,7 @@ from . import current_service
 
 blueprint = Blueprint("targets", __name__)
 
-#: Targets that are written before other requests get a turn.
+#: Targets in a chunk of the response; after each chunk other threads may run.
 _CHUNK = 1000
 
 
@@ -36,8 +36,8 @@ def written(body: bytes, health_path: str = DEFAULT_PATH) -> Iterator[bytes]:
     """Yield the response body in chunks, and let other threads run after each.
 
     Args:
-        body: The wire form of the list that is served.
-        health_path: The path of a health check below the URL of an API endpoint.
+        body: The wire form of the served list.
+        health_path: Path of a health check below the URL of an API endpoint.
     """
     groups = chain.from_iterable(
         (target(kind, endpoint, health_path) for endpoint in iter_endpoints(body, kind))
@@ -71,6 +71,6 @@ def health_url(kind: Kind, url: str, path: str = DEFAULT_PATH) -> str:
         return f"{base}{path}"
     if base.startswith("ws"):
         base = "http" + base[2:]
-    # "https://socket.io" ends so too, in its host.
+    # The host of "https://socket.io" ends with this suffix too.
     mounted = base.endswith("/socket.io") and parse_url(url).path.rstrip("/") != ""
     return f"{base}{'' if mounted else '/socket.io'}/?EIO=4&transport=polling"

@@ -1,4 +1,4 @@
-"""Who is answered: tokens by RFC 6750, and by a browser's password; on both sides of the app."""
+"""Access by Bearer and Basic tokens, in the Flask front and in the ASGI front."""
 
 import base64
 import hashlib
@@ -41,7 +41,7 @@ def judge(authorization: str | None, method: str = "GET") -> Token | Refusal:
 
 
 class TestAuthorise:
-    """RFC 6750, section 3.1."""
+    """``authorise`` follows RFC 6750, section 3.1."""
 
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
     @pytest.mark.parametrize(
@@ -52,12 +52,12 @@ class TestAuthorise:
         ],
     )
     def test_a_good_token(self, authorization: str, method: str) -> None:
-        """By either scheme, in any case."""
+        """A valid token is accepted by either scheme, whose name is case-insensitive."""
         assert judge(authorization, method) == TOKENS[1]
 
     @pytest.mark.parametrize("authorization", [None, "", " ", "Digest x", "Token abc", READER])
     def test_no_credentials(self, authorization: str | None) -> None:
-        """401 without an error code, and both ways to show a token."""
+        """Without credentials the answer is 401 without an error code, with both challenges."""
         refusal = judge(authorization)
         assert isinstance(refusal, Refusal)
         assert refusal.status == 401
@@ -68,7 +68,7 @@ class TestAuthorise:
 
     @pytest.mark.parametrize("authorization", ["Bearer wrong", basic("wrong"), basic("")])
     def test_an_unknown_token(self, authorization: str) -> None:
-        """401 and ``invalid_token``; a browser asks its user again."""
+        """An unknown token gets 401 and ``invalid_token``; a browser then asks its user."""
         refusal = judge(authorization)
         assert isinstance(refusal, Refusal)
         assert refusal.status == 401
@@ -84,7 +84,7 @@ class TestAuthorise:
         ],
     )
     def test_a_malformed_header(self, authorization: str) -> None:
-        """400 and ``invalid_request``."""
+        """A malformed header gets 400 and ``invalid_request``."""
         refusal = judge(authorization)
         assert isinstance(refusal, Refusal)
         assert refusal.status == 400
@@ -92,7 +92,7 @@ class TestAuthorise:
 
     @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "FROB"])
     def test_changes_take_an_admins_bearer_token(self, method: str) -> None:
-        """403 for a reader; a password, which a browser sends by itself, is none at all."""
+        """A change needs an admin Bearer token: a read token gets 403, and Basic gets 401."""
         assert judge(f"Bearer {ADMIN}", method) == TOKENS[0]
         refusal = judge(f"Bearer {READER}", method)
         assert isinstance(refusal, Refusal)
@@ -109,7 +109,7 @@ class TestAuthorise:
     @given(st.text(max_size=40), st.sampled_from(METHODS))
     @pytest.mark.slow
     def test_anything(self, text: str, method: str) -> None:
-        """Never raises, and never lets anybody in who shows nothing good."""
+        """``authorise`` never raises, and accepts nothing but a known token."""
         for authorization in (text, f"Bearer {text}", f"Basic {text}", basic(text)):
             assert isinstance(judge(authorization, method), Refusal)
             credentials(authorization)
@@ -123,7 +123,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Sides:
 
 
 def test_both_sides_give_the_same_answer(guarded: Sides) -> None:
-    """Whoever asks, however, and whether the answer is cached already."""
+    """Both fronts give equal answers for any token, method and condition."""
     tag = f'"{guarded.etag}"'
     shown = [None, f"Bearer {READER}", f"Bearer {ADMIN}", "Bearer no", "Bearer", basic(READER), "x"]
     for method in METHODS:
@@ -138,7 +138,7 @@ def test_both_sides_give_the_same_answer(guarded: Sides) -> None:
 
 
 def test_the_list_is_private_once_tokens_are_set(guarded: Sides) -> None:
-    """No cache may hand it to somebody else."""
+    """With tokens the list is ``private``, so that no shared cache stores it."""
     _, headers, body = guarded.ask(Authorization=f"Bearer {READER}")
     assert dict(headers)["Cache-Control"] == "private, max-age=60"
     assert dict(headers)["Vary"] == "Accept-Encoding, Authorization"
@@ -151,7 +151,7 @@ def test_the_list_is_private_once_tokens_are_set(guarded: Sides) -> None:
 @settings(max_examples=100)
 @given(st.text(st.characters(max_codepoint=255), max_size=20), st.sampled_from(METHODS))
 def test_nothing_made_up_opens_the_list(guarded: Sides, text: str, method: str) -> None:
-    """On either side."""
+    """A made-up Authorization header is refused by both fronts."""
     text = text.replace("\r", "").replace("\n", "").replace("\x00", "")
     for authorization in (text, f"Bearer {text}", f"Basic {text}"):
         status, _, _ = guarded.ask(method, Authorization=authorization)
@@ -163,7 +163,7 @@ def client_of(sides: Sides) -> FlaskClient:
 
 
 def test_liveness_and_preflights_need_no_token(guarded: Sides) -> None:
-    """Everything else does, also what is not there."""
+    """Health checks and preflights need no token; all other paths do, even missing ones."""
     client = client_of(guarded)
     for path in ("/health", "/api/v1/health", "/ready"):
         assert client.get(path).status_code == 200
@@ -183,7 +183,7 @@ def test_liveness_and_preflights_need_no_token(guarded: Sides) -> None:
 
 
 def test_a_refusal_is_a_problem_document_that_scripts_can_read(guarded: Sides) -> None:
-    """RFC 9457, with the headers of CORS and the challenges."""
+    """A refusal is a problem document with CORS headers and challenges."""
     answer = client_of(guarded).get(STATUS, headers={"Origin": "https://a.com"})
     assert answer.content_type == "application/problem+json"
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
@@ -195,7 +195,7 @@ def test_a_refusal_is_a_problem_document_that_scripts_can_read(guarded: Sides) -
 def test_the_name_goes_with_the_request_and_failures_are_counted(
     guarded: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By whichever side; an answered request counts as none."""
+    """The token's name is passed to the server, and only refused requests count as failures."""
     failures: list[int] = []
     monkeypatch.setattr(guarded.service.metrics, "auth_failure", lambda: failures.append(1))
     cases: list[tuple[str, str, str | None]] = [
@@ -221,7 +221,7 @@ def test_the_name_goes_with_the_request_and_failures_are_counted(
 
 
 def test_a_body_that_nobody_needs_is_refused(tmp_path: Path) -> None:
-    """413, before anything else is done with it."""
+    """A body beyond the limit gets 413 before the request is handled."""
     client = create_app(
         Settings(source=str(SAMPLE), state_dir=str(tmp_path)), start=False
     ).test_client()
@@ -230,7 +230,7 @@ def test_a_body_that_nobody_needs_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_answer_tells_browsers_to_make_nothing_of_it(guarded: Sides) -> None:
-    """Whatever it is; a page may name what it needs, but never lets itself be framed."""
+    """Every answer has the security headers; a page may relax the policy, but not framing."""
     client = client_of(guarded)
     headers = {"Authorization": f"Bearer {ADMIN}"}
     for path in (ENDPOINTS, STATUS, "/health", "/nope", "/ready", "/"):
@@ -245,7 +245,7 @@ def test_every_answer_tells_browsers_to_make_nothing_of_it(guarded: Sides) -> No
 
 
 def test_an_application_of_ones_own_is_guarded_in_our_routes_only(tmp_path: Path) -> None:
-    """``init_app``."""
+    """Under ``init_app`` only our routes need a token."""
     app = Flask("guest")
     app.add_url_rule("/own", "own", lambda: "mine")
     config = Settings(source=str(SAMPLE), state_dir=str(tmp_path), tokens=(ADMIN,))
@@ -262,7 +262,7 @@ def test_an_application_of_ones_own_is_guarded_in_our_routes_only(tmp_path: Path
 def test_nothing_about_the_token_file_makes_create_app_raise(
     tmp_path: Path, text: str | None
 ) -> None:
-    """It refuses all, also who has a token of the environment."""
+    """With a bad token file every request is refused, even with a token of the environment."""
     file = tmp_path / "tokens"
     if text is not None:
         file.write_text(text)
@@ -276,17 +276,17 @@ def test_nothing_about_the_token_file_makes_create_app_raise(
 
 
 class TestReload:
-    """``POST /api/v1/config/reload`` where nothing follows the file."""
+    """``POST /api/v1/config/reload`` in a process without a reload thread."""
 
     def test_without_tokens_nobody_may(self, tmp_path: Path) -> None:
-        """403, and a word on what is missing."""
+        """Without tokens the answer is 403, and names the missing settings."""
         config = Settings(source=str(SAMPLE), state_dir=str(tmp_path))
         answer = create_app(config, start=False).test_client().post(RELOAD)
         assert (answer.status_code, answer.content_type) == (403, "application/problem+json")
         assert "ENDPOINT_TOKENS" in answer.text
 
     def test_it_reads_the_source(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """Applied, unchanged or rejected; the log names who asked, not with what."""
+        """The result is applied, unchanged or rejected, and the log has the token's name only."""
         file = tmp_path / "endpoints.txt"
         file.write_text("DomainList:\na.com\nb.com\n")
         config = Settings(
@@ -314,7 +314,7 @@ class TestReload:
         assert answer.json["etag"] == worker["etag"]
 
     def test_a_bad_token_file_is_no_problem_of_the_list(self, tmp_path: Path) -> None:
-        """The status tells of it."""
+        """The status shows the bad token file, and the answer to a reload does not."""
         file, tokens = tmp_path / "endpoints.txt", tmp_path / "tokens"
         file.write_text("DomainList:\na.com\nb.com\n")
         tokens.write_text(f"{line_of(TOKENS[0])}\nno good line\n")

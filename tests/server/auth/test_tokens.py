@@ -1,4 +1,4 @@
-"""Tokens: the file's grammar, and a keyring that follows the file."""
+"""Tokens: the grammar of the token file, and the authenticator that follows the file."""
 
 import hashlib
 import logging
@@ -33,10 +33,10 @@ OTHER = hashlib.sha256(b"secret-of-app").hexdigest()
 
 
 class TestFile:
-    """``name:sha256-hex[:read|admin]``."""
+    """The grammar of a line is ``name:sha256-hex[:read|admin]``."""
 
     def test_lines_comments_and_blanks(self) -> None:
-        """As an operator writes them, also on Windows."""
+        """Comments, blank lines, a byte order mark and any line ends are allowed."""
         text = f"\ufeff# tokens\r\n\r\nci:{HEX}:admin  # the pipeline\r\n app : {OTHER.upper()}\n"
         parsed = parse(text.encode())
         assert parsed.faults == ()
@@ -69,7 +69,7 @@ class TestFile:
         ],
     )
     def test_a_bad_line_is_left_out_alone(self, line: str) -> None:
-        """It is told by its number, never by its text."""
+        """Only the bad line is left out; the report has its number and not its text."""
         parsed = parse(f"app:{OTHER}\n{line}\n".encode())
         assert [token.name for token in parsed.tokens] == ["app"]
         (fault,) = parsed.faults
@@ -78,26 +78,26 @@ class TestFile:
         assert "secret" not in fault.message
 
     def test_a_line_that_is_no_text(self) -> None:
-        """Is as bad as any other."""
+        """A line that is not UTF-8 is a bad line."""
         parsed = parse(b"\xff\xfe:x\napp:" + OTHER.encode())
         assert (len(parsed.tokens), parsed.bad) == (1, 1)
 
     def test_thousands_of_bad_lines_are_counted(self) -> None:
-        """And the first ones told."""
+        """All bad lines are counted, and the first ones are reported one by one."""
         parsed = parse(b"x\n" * 5000)
         assert (parsed.bad, len(parsed.faults)) == (5000, MAX_FAULTS)
 
     @given(st.binary(max_size=200))
     @pytest.mark.slow
     def test_anything(self, data: bytes) -> None:
-        """Never raises, and never takes what is no digest."""
+        """``parse`` never raises, and accepts no line without a digest."""
         for token in parse(data).tokens:
             assert len(token.digest) == 32
             assert is_name(token.name)
 
 
 def test_a_token_is_found_by_its_digest() -> None:
-    """And nothing else is: not the digest itself, not what looks like it."""
+    """Only the exact text of a token is found, not its digest or a similar text."""
     tokens = (Token("ci", digest("secret-of-ci"), True), *from_environment(["from-the-env"]))
     found = find(tokens, "secret-of-ci")
     assert found is not None
@@ -110,7 +110,7 @@ def test_a_token_is_found_by_its_digest() -> None:
 
 
 class Ring:
-    """A keyring on a file of its own."""
+    """A TokenAuthenticator with a token file of its own."""
 
     def __init__(self, folder: Path, text: str | None, **settings: object) -> None:
         self.file = folder / "tokens"
@@ -119,7 +119,7 @@ class Ring:
         self.keyring = TokenAuthenticator(Settings(tokens_file=str(self.file), **settings))  # type: ignore[arg-type]
 
     def knows(self, secret: str) -> bool:
-        """Whether a token is taken, once the keyring has looked as the reload thread does."""
+        """Return whether a token is accepted after a refresh such as the reload thread's."""
         self.keyring.refresh()
         return self.keyring.find(secret) is not None
 
@@ -128,7 +128,7 @@ class Ring:
 
 
 def test_the_file_is_followed(tmp_path: Path) -> None:
-    """A new token is taken, and one that was taken back is refused."""
+    """A token that is added to the file is accepted, and a removed one is refused."""
     ring = Ring(tmp_path, f"ci:{HEX}\n")
     assert ring.knows("secret-of-ci")
     ring.file.write_text(f"app:{OTHER}\n")
@@ -140,7 +140,7 @@ def test_the_file_is_followed(tmp_path: Path) -> None:
 def test_a_change_that_stat_does_not_show_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By looking at the content now and then."""
+    """A change that keeps the ``stat`` result is found by the periodic read of the content."""
     monkeypatch.setattr(keyring_module, "RECHECK", 0.2)
     ring = Ring(tmp_path, f"ci:{HEX}\n")
     before = os.stat(ring.file)
@@ -153,7 +153,7 @@ def test_a_change_that_stat_does_not_show_is_found(
 def test_a_file_without_a_good_line_admits_nobody(
     tmp_path: Path, text: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Missing, empty or all bad: the log says so, and repair is enough."""
+    """A missing, empty or bad file admits no token and is logged, until it is repaired."""
     with caplog.at_level(logging.ERROR):
         ring = Ring(tmp_path, text, tokens=("from-the-env",))
         assert not ring.knows("secret-of-ci")
@@ -168,7 +168,7 @@ def test_a_file_without_a_good_line_admits_nobody(
 
 @pytest.mark.parametrize("how", ["missing", "empty", "folder", "all bad", "too large"])
 def test_a_file_that_goes_bad_closes_the_door(tmp_path: Path, how: str) -> None:
-    """Who takes all tokens back finds them refused."""
+    """A file that becomes missing, empty, bad or too large refuses all tokens."""
     ring = Ring(tmp_path, f"ci:{HEX}\n", tokens=("from-the-env",))
     assert ring.knows("from-the-env")
     if how == "empty":
@@ -188,7 +188,7 @@ def test_a_file_that_goes_bad_closes_the_door(tmp_path: Path, how: str) -> None:
 def test_a_bad_line_is_told_once_with_its_number(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the status as a problem, in the log as one line."""
+    """A bad line is one problem in the status and one line in the log."""
     with caplog.at_level(logging.INFO):
         ring = Ring(tmp_path, f"ci:{HEX}\nsecret-of-app\n")
         for _ in range(5):
@@ -206,7 +206,7 @@ def test_a_bad_line_is_told_once_with_its_number(
 def test_an_editor_that_empties_the_file_first_shuts_nobody_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is empty or missing for a moment is about to be written."""
+    """A file that is empty or missing for a moment does not count."""
     monkeypatch.setattr(keyring_module, "BLANK_QUIET", 30.0)
     ring = Ring(tmp_path, f"ci:{HEX}\n")
     with ring.file.open("w") as file:
@@ -219,7 +219,7 @@ def test_an_editor_that_empties_the_file_first_shuts_nobody_out(
 
 
 def test_a_slow_disk_holds_one_request_at_most(tmp_path: Path) -> None:
-    """Who comes while another one looks goes on with what is known."""
+    """While one request reads a slow file, other requests use the known tokens."""
     ring = Ring(tmp_path, f"ci:{HEX}\n")
     ring.keyring._looked_at -= keyring_module.NEGLECTED + 1
     os.utime(ring.file, (1, 1))
@@ -245,7 +245,7 @@ def test_a_slow_disk_holds_one_request_at_most(tmp_path: Path) -> None:
 
 
 def test_without_a_reload_thread_a_request_sees_to_it(tmp_path: Path) -> None:
-    """A token that was taken back must not live on because a thread has died."""
+    """Without a reload thread a request refreshes the tokens, so a revoked one is refused."""
     ring = Ring(tmp_path, f"ci:{HEX}\n")
     ring.file.write_text(f"app:{OTHER}\n")
 

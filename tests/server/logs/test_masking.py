@@ -1,4 +1,4 @@
-"""What a log may not hold is taken out, and nothing else."""
+"""Masking replaces secrets in log lines, and no other text."""
 
 import logging
 
@@ -27,7 +27,7 @@ TOKEN = "mop_Ab3-_xyzAb3-_xyzAb3-_xyzAb3-_xyzAb3-_xyz123"
     ],
 )
 def test_what_looks_like_a_secret_goes(text: str, expected: str) -> None:
-    """Wherever it stands, in whatever case."""
+    """A secret is masked at any place and in any case."""
     assert masked(text) == expected
 
 
@@ -41,12 +41,12 @@ def test_what_looks_like_a_secret_goes(text: str, expected: str) -> None:
     ],
 )
 def test_everything_else_stays(text: str) -> None:
-    """Our own name is no token."""
+    """Texts without a secret are not changed, such as the package's own name."""
     assert masked(text) == text
 
 
 def test_our_own_lines_are_masked() -> None:
-    """Also what an exception says."""
+    """Our own log lines are masked, also the texts of exceptions."""
     record = logging.LogRecord("n", 20, "p", 1, "%s failed", (f"/?token={TOKEN}",), None)
     assert LineFormatter().format(record).endswith("n: /?token=*** failed")
     try:

@@ -49,7 +49,7 @@ URLS = ["https://a.example"]
 
 
 def switch(alert: Alert, *, down: bool, now: float = 5.0) -> str:
-    """Let the kind go down or come back; return the type of the message that is due."""
+    """Set the kind down or up, and return the type of the message that is due."""
     change(alert, URLS, "s", down=down, now=now)
     return due(alert)
 
@@ -59,10 +59,10 @@ def due(alert: Alert) -> str:
 
 
 class TestAlert:
-    """What was told last, compared with the state now."""
+    """An alert compares the last acknowledged state with the present state."""
 
     def test_a_message_says_what_happened(self) -> None:
-        """Type, time and data, as Standard Webhooks recommends; small enough."""
+        """A message has type, time and data as Standard Webhooks recommends, and is small."""
         alert = new_alert(Kind.API)
         urls = [f"https://{'x' * 60}{i}.example" for i in range(100)]
         change(alert, urls, "mop-api", down=True, now=1.5)
@@ -102,14 +102,14 @@ class TestAlert:
         assert due(alert) == ""
 
     def test_an_outage_that_ends_before_an_attempt_is_never_told(self) -> None:
-        """Nor is its end; the next outage is."""
+        """An outage that ends before the first attempt causes no message; the next outage does."""
         alert = new_alert(Kind.API)
         switch(alert, down=True)
         assert switch(alert, down=False) == ""
         assert switch(alert, down=True) == "endpoints.down"
 
     def test_after_an_attempt_the_end_is_told_in_any_case(self) -> None:
-        """The message may have arrived, although its response was lost."""
+        """After an attempt the end is sent, since the first message may have arrived."""
         alert = new_alert(Kind.API)
         switch(alert, down=True)
         alert["told"] = None
@@ -132,7 +132,7 @@ class TestAlert:
 
     @given(st.lists(st.sampled_from(["down", "up", "send", "arrive", "lose"]), max_size=30))
     def test_whatever_happens_the_webhook_learns_the_state_at_last(self, events: list[str]) -> None:
-        """A due message is about the state now, and what arrives alternates at least in the end."""
+        """A due message has the present state, and the webhook learns that state at last."""
         alert, heard = new_alert(Kind.API), False
         under_way: bool | None = None
         for event in [*events, "lose", "send", "arrive"]:
@@ -153,14 +153,14 @@ class TestAlert:
         assert due(alert) == ""
 
     def test_it_outlives_the_process(self) -> None:
-        """With the id of its message; a kind that is not in the record is not down."""
+        """The record keeps the id of the message; a kind that is missing in it is not down."""
         alert = new_alert(Kind.SOCKETIO)
         switch(alert, down=True)
         alert["told"] = None
         assert load(dump([alert])) == {Kind.API: new_alert(Kind.API), Kind.SOCKETIO: alert}
 
     def test_what_is_foreign_is_refused(self) -> None:
-        """Member by member."""
+        """``load`` refuses a record with any missing or foreign member."""
         alert = new_alert(Kind.API)
         switch(alert, down=True)
         good = json.loads(dump([alert]))
@@ -186,7 +186,7 @@ class TestAlert:
 
 @pytest.mark.parametrize("chance", [0.0, 1.0])
 def test_a_message_is_retried_ever_less_often(chance: float) -> None:
-    """Up to ten minutes; the webhook may ask for more time, but not for more than that."""
+    """The pause doubles up to ten minutes; Retry-After may lengthen it up to that limit."""
     share = 1 - chance / 2
     pauses = [pause(failures, 0.0, chance) for failures in range(1, 200)]
     assert pauses[:4] == [2 * share, 4 * share, 8 * share, 16 * share]
@@ -199,10 +199,10 @@ def test_a_message_is_retried_ever_less_often(chance: float) -> None:
 
 
 class TestSignature:
-    """Standard Webhooks, version 1."""
+    """The signature follows Standard Webhooks, version 1."""
 
     def test_it_is_that_of_the_specification(self) -> None:
-        """The reference libraries are tested with this message."""
+        """The signature equals that of the reference libraries' test message."""
         secret = Settings.from_environ(
             {"ENDPOINT_ALERT_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
         ).alert_secret
@@ -210,7 +210,7 @@ class TestSignature:
         assert sign(parts, secret) == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
     def test_without_a_secret_there_is_none(self) -> None:
-        """The time is that of the attempt."""
+        """Without a secret there is no signature; the timestamp is that of the attempt."""
         message: Alert = {**new_alert(Kind.API), "id": "abc", "body": "{}"}
         assert headers(message, b"", 99.9) == {
             "Content-Type": "application/json",
@@ -221,7 +221,7 @@ class TestSignature:
 
 
 class Desk:
-    """Alerts of one worker, with a list whose endpoint is up or down as the test says."""
+    """The notifier of one worker, with one endpoint that the test sets up or down."""
 
     def __init__(self, folder: Path, url: str | None, secret: bytes = b"") -> None:
         settings = Settings(alert_webhook=url, alert_secret=secret)
@@ -277,10 +277,10 @@ def _log(caplog: pytest.LogCaptureFixture) -> None:
 
 
 class TestWebhook:
-    """A real one."""
+    """The notifier against a real HTTP server."""
 
     def test_it_is_told_once_and_signed(self, tmp_path: Path) -> None:
-        """However often it is looked at, and by whom."""
+        """Each change is sent once and signed, also if another worker takes over."""
         secret = b"0123456789abcdef01234567"
         with handmade() as server:
             url = f"{server.url}/hook/T0P/?key=S3CRET"
@@ -313,7 +313,7 @@ class TestWebhook:
     def test_it_is_tried_until_it_answers_under_one_id(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Errors and redirects are no answer; no line for each, and no secret in any."""
+        """After errors and redirects a message is retried with one id, and no secret is logged."""
         answers: list[Answer] = [
             (500, {}, b""),
             (302, {"Location": "/elsewhere"}, b""),
@@ -340,7 +340,7 @@ class TestWebhook:
     def test_an_outage_that_ends_while_the_webhook_fails_is_told_by_its_end(
         self, tmp_path: Path
     ) -> None:
-        """An outage is never told after its end; the end is told until it is acknowledged."""
+        """No outage is sent after its end, and the end is retried until it is acknowledged."""
         with handmade(lambda asked: (500, {}, b"")) as server, desk(tmp_path, server.url) as own:
             own.set(up=False)
             own.until(lambda: len(server.asked) > 1)
@@ -356,7 +356,7 @@ class TestWebhook:
             assert len({asked.header("webhook-id") for asked in server.asked}) == 2
 
     def test_a_state_is_told_at_the_next_turn(self, tmp_path: Path) -> None:
-        """An outage, its end, and the next outage; each once, and nothing while nothing changes."""
+        """An outage, its end and the next outage are sent once each, at the next turn."""
         with handmade() as server, desk(tmp_path, server.url) as own:
             for number, up in enumerate([False, True, False], 1):
                 own.set(up=up)
@@ -371,7 +371,7 @@ class TestWebhook:
         return len(server.asked) == number
 
     def test_a_change_during_an_attempt_is_told_after_it(self, tmp_path: Path) -> None:
-        """The messages about a kind do not overtake each other."""
+        """A change during an attempt is sent after it, so that messages stay in order."""
         gate = threading.Event()
 
         def answer(asked: Asked) -> Answer:
@@ -390,7 +390,7 @@ class TestWebhook:
             assert kinds(server) == ["endpoints.down", "endpoints.recovered"]
 
     def test_a_state_that_is_not_known_any_more_is_not_told(self, tmp_path: Path) -> None:
-        """The outage may have ended: another endpoint is listed now."""
+        """A message is not retried while the state is unknown, such as for another endpoint."""
         with handmade(lambda asked: (500, {}, b"")) as server, desk(tmp_path, server.url) as own:
             own.set(up=False)
             own.until(lambda: server.asked and not own.busy)
@@ -407,7 +407,7 @@ class TestWebhook:
     def test_an_attempt_that_another_worker_made_in_vain_is_gone_on_with(
         self, tmp_path: Path
     ) -> None:
-        """Under the same id."""
+        """Another worker retries a failed message with the same id."""
         with handmade(lambda asked: (500, {}, b"")) as server:
             with desk(tmp_path, server.url) as first:
                 first.set(up=False)
@@ -421,7 +421,7 @@ class TestWebhook:
             assert len({asked.header("webhook-id") for asked in server.asked}) == 1
 
     def test_a_webhook_that_hangs_is_called_off(self, tmp_path: Path) -> None:
-        """Stopping does not wait for it."""
+        """``close`` cancels an attempt that hangs."""
         with silence() as port, desk(tmp_path, f"http://127.0.0.1:{port}/") as own:
             own.set(up=False)
             own.turn()
@@ -433,7 +433,7 @@ class TestWebhook:
     def test_one_that_is_not_there_is_a_line(
         self, scheme: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Also where TLS should be and is none."""
+        """A refused connection or a failed TLS handshake is one log line without the URL's path."""
         with handmade() as server:
             port = closed_port() if scheme == "http" else server.port
             with desk(tmp_path, f"{scheme}://127.0.0.1:{port}/S3CRET") as own:
@@ -445,7 +445,7 @@ class TestWebhook:
     def test_without_a_webhook_there_is_the_log(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """And no file."""
+        """Without a webhook outages are logged, and no record is written."""
         with desk(tmp_path, None) as own:
             for up in (False, True):
                 own.set(up=up)
@@ -461,7 +461,7 @@ class TestWebhook:
     def test_a_damaged_file_is_ignored(
         self, text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """With a warning; then it is written anew."""
+        """A damaged record is ignored with a warning and then replaced."""
         (tmp_path / "alerts").write_text(text)
         with handmade() as server:
             with desk(tmp_path, server.url) as own:
@@ -476,7 +476,7 @@ class TestWebhook:
     def test_a_folder_without_room_costs_one_warning(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The webhook is told all the same."""
+        """If the record cannot be written, there is one warning, and the messages are sent."""
         (tmp_path / "gone").write_text("a file in its place")
         with handmade() as server, desk(tmp_path / "gone", server.url) as own:
             own.set(up=False)
@@ -488,7 +488,7 @@ class TestWebhook:
     def test_no_proxy_of_the_environment_is_asked(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The message goes where the setting says, and nowhere else."""
+        """The message is sent directly, not by a proxy of the environment."""
         with handmade() as proxy, handmade() as server, desk(tmp_path, server.url) as own:
             for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"):
                 monkeypatch.setenv(name, proxy.url)

@@ -1,4 +1,4 @@
-"""The checks of the last 24 hours, and the file that keeps them over a restart."""
+"""The checks of the last 24 hours, and the record that keeps them over a restart."""
 
 import json
 from collections import deque
@@ -35,14 +35,14 @@ def test_a_check_counts_in_the_slot_of_its_time() -> None:
 
 
 def test_a_clock_that_is_set_back_leaves_no_slot_in_the_future() -> None:
-    """Otherwise nothing could be added until the clock arrives there."""
+    """Slots in the future are dropped, since they would block new ones."""
     slots = deque([Slot(5, 3, 3, 1.0), Slot(900, 1, 1, 1.0)], maxlen=SLOTS)
     add_check(slots, 6 * SLOT_SECONDS, 0.5)
     assert list(slots) == [Slot(5, 3, 3, 1.0), Slot(6, 1, 1, 0.5)]
 
 
 def test_the_history_is_kept_over_a_restart(tmp_path: Path) -> None:
-    """For the endpoints that are still in the list."""
+    """The history survives a restart for the endpoints that are still in the list."""
     bench = Bench(interval=300)
     bench.follow(named("a", "b"))
     bench.up = {"https://a.example"}
@@ -73,7 +73,7 @@ def test_the_history_is_kept_over_a_restart(tmp_path: Path) -> None:
     ],
 )
 def test_a_foreign_or_torn_file_is_no_history(tmp_path: Path, slots: Any) -> None:
-    """The page is shown without it."""
+    """A foreign or torn record counts as no history, and the page is shown."""
     history = CheckHistory(StateDirectory(tmp_path), "f")
     assert history.read() == {}
     history.write({KEY: [Slot(1, 1, 1, 0.5)]})

@@ -1,4 +1,4 @@
-"""Which endpoints are checked and when, what becomes known, and who knows it."""
+"""Health checks: the endpoints, their times, the results, and the workers that read them."""
 
 import json
 import os
@@ -51,7 +51,7 @@ STEP = 0.01
 
 
 class Bench:
-    """Probing with a clock of its own; ``up`` says which hosts answer."""
+    """A schedule with its own clock; ``up`` has the URLs that answer."""
 
     def __init__(self, interval: float = 30.0, known: Any = (), chance: float = 0.5) -> None:
         self.probing = ProbeSchedule(rules(interval), lambda: chance, known)
@@ -79,7 +79,7 @@ class Bench:
                 self.check(watched)
 
     def next(self) -> WatchedEndpoint:
-        """Turn the clock to the next check; return the endpoint that is due then."""
+        """Advance the clock to the next check, and return the endpoint that is due then."""
         while not (due := self.probing.due(self.now)):
             self.now += STEP
         return due[0]
@@ -89,7 +89,7 @@ class Bench:
 
 
 class TestEntries:
-    """The served list, read one entry after the other."""
+    """``iter_endpoints`` reads the wire form of a list entry by entry."""
 
     @given(
         api=st.lists(st.tuples(st.integers(0, 65535), st.booleans()), max_size=5),
@@ -98,7 +98,7 @@ class TestEntries:
     def test_they_are_those_of_the_codec(
         self, api: list[tuple[int, bool]], socketio: list[tuple[int, bool]]
     ) -> None:
-        """Whatever is there: paths, ports, server names."""
+        """The entries equal those of the codec, with paths, ports and server names."""
 
         def make(scheme: str, seed: list[tuple[int, bool]]) -> tuple[Endpoint, ...]:
             return tuple(
@@ -112,7 +112,7 @@ class TestEntries:
         assert tuple(iter_endpoints(wire, Kind.SOCKETIO)) == codec.loads(wire).socketio_endpoints
 
     def test_the_best_of_each_kind_are_checked(self) -> None:
-        """By priority, then by place in the list; no more than so many."""
+        """The best endpoints by priority and place are checked, ``MOST`` of each kind."""
         many = [Endpoint(f"https://h{i}.example", 10) for i in range(MOST + 50)]
         many.append(Endpoint("https://first.example", 1))
         listed = best(body(many, named("s")))
@@ -124,7 +124,7 @@ class TestEntries:
         assert [e.url for e in listed[Kind.SOCKETIO]] == ["https://s.example"]
 
     def test_a_hundred_thousand_are_no_matter(self) -> None:
-        """Read in moments, not in seconds."""
+        """A list of 100,000 entries is read in less than 2 s of CPU time."""
         wire = body([assemble(f"https://h{i}.example", i, None) for i in range(100_000)])
         before = time.process_time()
         assert len(best(wire)[Kind.API]) == MOST
@@ -132,10 +132,10 @@ class TestEntries:
 
 
 class TestDue:
-    """When an endpoint is looked at."""
+    """The times at which an endpoint is checked."""
 
     def test_new_ones_come_soon_but_not_all_at_once(self) -> None:
-        """A reload is no storm."""
+        """First checks of new endpoints are spread over time."""
         bench = Bench(interval=300, chance=1.0)
         bench.follow([Endpoint(f"https://h{i}.example", i) for i in range(MOST)])
         bench.up = set(bench.states())
@@ -145,7 +145,7 @@ class TestDue:
         assert max(seconds.values()) <= 1 / SPREAD + 1
 
     def test_a_good_one_is_asked_every_interval(self) -> None:
-        """With some jitter."""
+        """A healthy endpoint is checked once per interval, with jitter."""
         bench = Bench(interval=30)
         bench.follow(named("a"))
         bench.up = {"https://a.example"}
@@ -153,7 +153,7 @@ class TestDue:
         assert len(bench.checks) == 11
 
     def test_a_bad_one_is_asked_more_often_but_never_in_a_rush(self) -> None:
-        """After 1, 2, 4 … s, at most the interval."""
+        """A failing endpoint is checked after 1, 2, 4 … s, up to the interval."""
         bench = Bench(interval=10)
         bench.follow(named("a"))
         bench.run(100)
@@ -163,7 +163,7 @@ class TestDue:
         assert gaps[5:] == pytest.approx([9.5] * len(gaps[5:]), abs=2 * STEP)
 
     def test_a_reload_that_changes_nothing_asks_nobody(self) -> None:
-        """Nor does one that changes another endpoint."""
+        """A reload does not cause checks of unchanged endpoints."""
         bench = Bench(interval=300)
         bench.follow(named("a"))
         bench.up = {"https://a.example", "https://b.example"}
@@ -173,7 +173,7 @@ class TestDue:
         assert [url for _, url in bench.checks] == ["https://a.example", "https://b.example"]
 
     def test_none_is_checked_twice_at_a_time(self) -> None:
-        """The one that has waited longest comes first."""
+        """An endpoint that is being checked is not due; the longest overdue one is first."""
         bench = Bench()
         bench.follow(named("a", "b", "c"))
         bench.now += 10
@@ -184,7 +184,7 @@ class TestDue:
         assert bench.probing.due(bench.now) == others
 
     def test_what_vanishes_is_forgotten(self) -> None:
-        """Also while it is being checked; when it returns, nothing is known of it."""
+        """A removed endpoint is unknown when it returns, even after a check that ends meanwhile."""
         bench = Bench()
         bench.follow(named("a"))
         bench.now += 1
@@ -198,10 +198,10 @@ class TestDue:
 
 
 class TestFindings:
-    """What an outcome means."""
+    """The state that follows from the results of checks."""
 
     def test_three_failures_are_down_and_two_good_checks_back(self) -> None:
-        """Each is told once."""
+        """Three failures make an endpoint unhealthy, two good checks healthy, noted once."""
         bench = Bench()
         bench.follow(named("a"))
         bench.run(60)
@@ -223,7 +223,7 @@ class TestFindings:
         ids=["ours", "too-often"],
     )
     def test_what_says_nothing_of_the_endpoint_changes_nothing(self, result: ProbeResult) -> None:
-        """It is asked again a little later."""
+        """An error of ours, or a 429, changes no state, and the check is repeated later."""
         bench = Bench()
         bench.follow(named("a"))
         for _ in range(10):
@@ -234,7 +234,7 @@ class TestFindings:
         assert "api" not in bench.probing.outages()
 
     def test_what_is_shown_is_bounded(self) -> None:
-        """The latest checks, and a line of what was seen."""
+        """Only the latest checks and 200 characters of the detail are kept."""
         bench = Bench(interval=1)
         bench.follow(named("a"))
         bench.run(100)
@@ -265,7 +265,7 @@ class TestFindings:
         assert heir.probing.records() == bench.probing.records()
 
     def test_an_outage_is_all_of_a_kind_down_and_its_end_a_healthy_one(self) -> None:
-        """What is not known yet is neither."""
+        """All endpoints down is an outage, one healthy ends it, and unknown ones do neither."""
         bench = Bench()
         assert bench.probing.outages() == {}
         bench.follow(named("a", "b"), named("s"))
@@ -283,7 +283,7 @@ class TestFindings:
         assert bench.probing.urls(Kind.SOCKETIO, down=False) == ["https://t.example"]
 
     def test_a_kind_that_leaves_the_list_is_not_down_any_more(self) -> None:
-        """Where nothing at all is listed, nothing is known."""
+        """A kind without endpoints is not down; in an empty list no state is known."""
         bench = Bench()
         bench.follow(named("a"), named("s"))
         bench.run(60)
@@ -294,7 +294,7 @@ class TestFindings:
         assert bench.probing.outages() == {}
 
     def test_of_a_long_list_the_best_endpoints_decide(self) -> None:
-        """Others are not checked."""
+        """Endpoints beyond ``MOST`` are not checked and do not affect the outage."""
         bench = Bench()
         many = [Endpoint(f"https://h{i}.example", i) for i in range(MOST + 1)]
         bench.up = {f"https://h{MOST}.example"}
@@ -307,7 +307,7 @@ class TestFindings:
         assert bench.probing.outages() == {"api": False, "socketio": False}
 
     def test_who_takes_over_goes_on_where_the_other_ended(self) -> None:
-        """Nothing that is known is told again, and nobody is asked before it is due."""
+        """A new leader keeps the known states and times, and repeats no change."""
         first = Bench(interval=300)
         first.follow(named("a", "b"))
         first.up = {"https://a.example"}
@@ -325,10 +325,10 @@ class TestFindings:
 
 
 class TestFile:
-    """The file that every worker reads."""
+    """The record of results that every worker reads."""
 
     def test_every_worker_sees_what_one_has_found(self, tmp_path: Path) -> None:
-        """In the shape of the status."""
+        """Every worker reads the results in the form of the status document."""
         bench = Bench()
         bench.follow(named("a", "b", "c"))
         bench.up = {"https://a.example"}
@@ -362,7 +362,7 @@ class TestFile:
         assert (c["up"], c["checked_at"], c["recent"]) == (None, None, [])
 
     def test_a_dead_prober_shows(self, tmp_path: Path) -> None:
-        """What it has found stays, for whoever takes over."""
+        """If the leader has died, ``alive`` is false and the pid is null."""
         code = (
             "import sys; from pathlib import Path;"
             "from mop_config.server.monitor.results import ProbeResults;"
@@ -374,7 +374,7 @@ class TestFile:
         assert (health["alive"], health["pid"]) == (False, None)
 
     def test_a_prober_that_cannot_save_its_findings_shows(self, tmp_path: Path) -> None:
-        """They become too old to be true; that of an empty list nothing is found does not."""
+        """``alive`` becomes false if the record is too old, except for an empty list."""
         path, writer = tmp_path / "f", ProbeResults(StateDirectory(tmp_path), "f", 30)
         bench = Bench()
         bench.follow(named("a"))
@@ -391,7 +391,7 @@ class TestFile:
             assert len(health["endpoints"]) == len(records)
 
     def test_a_foreign_or_torn_file_is_no_finding(self, tmp_path: Path) -> None:
-        """It is passed over, member by member."""
+        """A record with any missing or foreign member is ignored."""
         path = tmp_path / "f"
         empty = ProbeResults(StateDirectory(tmp_path), "f", 30).health()
         assert (empty["alive"], empty["endpoints"]) == (False, [])
@@ -421,7 +421,7 @@ class TestFile:
     def test_a_folder_without_room_costs_one_warning(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """No worker shows the results meanwhile; room makes all well again."""
+        """If the record cannot be written, there is one warning and no results until it can be."""
         bench = Bench()
         bench.follow(named("a"))
         (tmp_path / "gone").write_text("a file in its place")
@@ -437,10 +437,10 @@ class TestFile:
 
 
 class TestLeadership:
-    """One of many."""
+    """One worker of a host is the leader."""
 
     def test_only_one_has_it(self, tmp_path: Path) -> None:
-        """Until it gives it up; it may ask again and again."""
+        """One process leads until it releases the lock; taking it again is allowed."""
         first, second = (Leadership(StateDirectory(tmp_path), "l") for _ in range(2))
         assert first.take()
         assert first.take()
@@ -451,7 +451,7 @@ class TestLeadership:
         second.release()
 
     def test_who_is_killed_has_it_no_more(self, tmp_path: Path) -> None:
-        """However it died."""
+        """The kernel releases the lock of a killed process."""
         code = (
             "import sys; from pathlib import Path;"
             "from mop_config.server.state.directory import StateDirectory;"
@@ -474,7 +474,7 @@ class TestLeadership:
         own.release()
 
     def test_a_cleared_folder_makes_no_second_one(self, tmp_path: Path) -> None:
-        """Who held the file that is gone sees that it is."""
+        """A leader whose lock file was removed sees that another process leads."""
         first, second = (Leadership(StateDirectory(tmp_path), "l") for _ in range(2))
         assert first.take()
         (tmp_path / "l").unlink()
@@ -483,7 +483,7 @@ class TestLeadership:
         second.release()
 
     def test_a_link_is_not_followed(self, tmp_path: Path) -> None:
-        """Somebody else's file is not ours to lock."""
+        """The lock file is not opened through a symbolic link."""
         (tmp_path / "l").symlink_to(tmp_path / "other")
         with pytest.raises(OSError, match="symbolic"):
             Leadership(StateDirectory(tmp_path), "l").take()

@@ -1,4 +1,4 @@
-"""What clients report: the route, its limits, and the counts of the last hour."""
+"""Client reports: the route, its limits, and the counts of the last hour."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def reported(client: FlaskClient, **headers: str) -> Any:
 
 
 def test_a_report_is_counted_and_shown(tmp_path: Path) -> None:
-    """In the status, in the metrics and on the page; endpoints outside the list are left out."""
+    """A report's counts are in status, metrics and page, for listed endpoints only."""
     client = make(tmp_path)
     assert reported(client) == []
     sent = report(ok=1200, read_timeout=300, refused=10)
@@ -68,7 +68,7 @@ def test_a_report_is_counted_and_shown(tmp_path: Path) -> None:
 
 
 def test_reports_are_off_by_default(tmp_path: Path) -> None:
-    """The route does not exist then, and the status says null."""
+    """By default the route is 404, and ``reports`` in the status is null."""
     client = make(tmp_path, reports=False)
     answer = client.post(ROUTE, json=report(ok=1))
     assert (answer.status_code, answer.content_type) == (404, "application/problem+json")
@@ -99,7 +99,7 @@ def test_reports_are_off_by_default(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_report_is_refused_whole(tmp_path: Path, body: bytes, status: int) -> None:
-    """With a problem document that says what is allowed."""
+    """A bad report gets a problem document with the allowed values, and counts nothing."""
     client = make(tmp_path)
     answer = client.post(ROUTE, data=body, content_type="application/json")
     assert answer.status_code == status
@@ -119,7 +119,7 @@ def test_a_page_of_another_site_cannot_report(tmp_path: Path) -> None:
 
 
 def test_one_count_never_exceeds_the_limit_of_a_report(tmp_path: Path) -> None:
-    """Also if the report names an endpoint many times."""
+    """A count is limited even if the report names an endpoint many times."""
     client = make(tmp_path)
     sent = {"endpoints": report(ok=MAX_COUNT)["endpoints"] * 5}
     assert client.post(ROUTE, json=sent).status_code == 204
@@ -127,7 +127,7 @@ def test_one_count_never_exceeds_the_limit_of_a_report(tmp_path: Path) -> None:
 
 
 def test_where_tokens_are_set_a_read_token_is_needed_and_suffices(tmp_path: Path) -> None:
-    """As a Bearer token: a browser's stored password does not report."""
+    """With tokens, a report needs a read token as a Bearer token, not by Basic."""
     tokens = tmp_path / "tokens"
     tokens.write_text(line_of(Token("app", digest("an-apps-token-0123"), False)))
     client = make(tmp_path, tokens_file=str(tokens))
@@ -142,7 +142,7 @@ def test_where_tokens_are_set_a_read_token_is_needed_and_suffices(tmp_path: Path
 
 
 def test_an_address_may_report_ten_times_a_minute(tmp_path: Path) -> None:
-    """The address is the one behind the proxy of this machine."""
+    """An address may report ten times a minute; behind a local proxy, it is the client's."""
     client = make(tmp_path)
     answers = [
         client.post(ROUTE, json=report(ok=1), headers={"X-Forwarded-For": "6.6.6.6, 192.0.2.1"})
@@ -171,12 +171,12 @@ def test_an_address_may_report_ten_times_a_minute(tmp_path: Path) -> None:
 def test_the_address_is_the_last_one_that_a_trusted_proxy_saw(
     peer: str, forwarded: str, trusted: str, address: str
 ) -> None:
-    """What stands before that may be made up."""
+    """The last untrusted address counts, since the addresses before it may be forged."""
     assert client_address(peer, forwarded, trusted) == address
 
 
 def test_the_memory_of_addresses_is_bounded() -> None:
-    """Addresses beyond it are refused until the next minute."""
+    """Addresses beyond the limit are refused until the next minute."""
     limit = ReportLimit()
     assert all(limit.admit(f"{n}", 0.0) for n in range(MAX_ADDRESSES))
     assert not limit.admit("another", 1.0)
@@ -185,7 +185,7 @@ def test_the_memory_of_addresses_is_bounded() -> None:
 
 
 def test_the_counts_of_a_worker_are_bounded(tmp_path: Path) -> None:
-    """New counts are left out; known ones go on."""
+    """Beyond the limit new counts are dropped, and known counts still rise."""
     counts = ClientReports(StateDirectory(tmp_path), "x")
     listed = frozenset(("api", f"https://{n}.example") for n in range(MAX_SERIES + 5))
     for kind, url in sorted(listed):
@@ -196,7 +196,7 @@ def test_the_counts_of_a_worker_are_bounded(tmp_path: Path) -> None:
 def test_the_counts_of_all_workers_are_added_for_an_hour(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also those of a worker that has ended; a vanished endpoint is not shown."""
+    """The counts of the last hour of all workers, also of ended ones, are added."""
     now = [1_000_000.0 * STEP]
     monkeypatch.setattr(reports, "_step", lambda: int(now[0] // STEP))
     listed = frozenset({("api", URL)})
@@ -220,7 +220,7 @@ def test_the_counts_of_all_workers_are_added_for_an_hour(
 
 
 def test_an_old_file_is_removed_and_a_torn_one_is_ignored(tmp_path: Path) -> None:
-    """Whatever stands there."""
+    """An old record is removed, and a torn one is ignored."""
     directory = StateDirectory(tmp_path)
     writer = ClientReports(directory, "x")
     listed = frozenset({("api", URL)})
@@ -239,5 +239,5 @@ def test_an_old_file_is_removed_and_a_torn_one_is_ignored(tmp_path: Path) -> Non
 
 
 def test_the_words_are_those_that_speak_against_an_endpoint() -> None:
-    """Faults of the client itself are not the endpoint's."""
+    """The server accepts exactly the results that clients count (not faults of the client)."""
     assert set(FAULTS) == {"ok", *COUNTED}

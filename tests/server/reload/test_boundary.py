@@ -1,4 +1,4 @@
-"""A boundary of a window: every worker serves the next list at that moment, and none before."""
+"""Window boundaries: every worker serves the next list at the boundary, and none before."""
 
 import os
 import time
@@ -33,7 +33,7 @@ Clock = Callable[[float], None]
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Set the clock to so many days after the beginning."""
+    """Set the clock to a number of days after the start."""
 
     def turn(days: float) -> None:
         monkeypatch.setattr(time, "time", lambda: START + days * DAY)
@@ -55,7 +55,7 @@ def write(site: Site, text: str) -> None:
 
 
 def test_each_worker_passes_it_alike(site: Site, clock: Clock) -> None:
-    """The boundary's own instant gives the date and the version, whenever a worker comes to it."""
+    """Date and version are those of the boundary, whenever a worker passes it."""
     workers = [site.boot(), site.boot()]
     for days, expected, boundary in ((1.0, SECOND, 1), (2.5, THIRD, 2)):
         clock(days)
@@ -91,7 +91,7 @@ def test_another_node_that_starts_later_has_the_same(
 
 
 def test_a_poll_between_two_workers_brings_nothing_back(site: Site, clock: Clock) -> None:
-    """A worker that has not come to the boundary yet does not release its older list again."""
+    """A worker that is late at the boundary does not release its older list again."""
     quick, slow = site.boot(), site.boot()
     clock(1.0)
     quick.pass_boundary()
@@ -107,7 +107,7 @@ def test_a_poll_between_two_workers_brings_nothing_back(site: Site, clock: Clock
 
 
 def test_a_clock_that_is_set_back_revives_nothing(site: Site, clock: Clock) -> None:
-    """Not in a running worker, and not over a restart."""
+    """A clock that is set back does not bring expired entries back, even after a restart."""
     worker = site.boot()
     clock(1.0)
     worker.pass_boundary()
@@ -119,7 +119,7 @@ def test_a_clock_that_is_set_back_revives_nothing(site: Site, clock: Clock) -> N
 
 @pytest.mark.parametrize("bad", [b"", b"\0", None])
 def test_it_is_passed_while_the_source_is_bad(site: Site, clock: Clock, bad: bytes | None) -> None:
-    """The text that is served has windows of its own, after a restart too."""
+    """Windows of the served text begin and end while the source is bad, also after a restart."""
     worker = site.boot()
     if bad is None:
         site.file.unlink()
@@ -141,7 +141,7 @@ GUARDED: list[dict[str, Any]] = [{"min_endpoints": 2}, {"max_removed": 0.4}]
 def test_a_boundary_that_the_guard_refuses_keeps_the_former_list(
     site: Site, clock: Clock, guard: dict[str, Any]
 ) -> None:
-    """Over a restart too, and a later boundary that is good is passed."""
+    """A refused boundary keeps the list, also after a restart; a later good boundary is passed."""
     worker = site.boot(**guard)
     clock(1.0)
     worker.pass_boundary()
@@ -160,7 +160,7 @@ def test_a_boundary_that_the_guard_refuses_keeps_the_former_list(
 
 
 def test_real_workers_change_at_the_boundary(tmp_path: Path) -> None:
-    """Every worker, within a second of it and never before, once."""
+    """Every worker changes to the same list within 2 s after the boundary, never before."""
     file = tmp_path / "endpoints.txt"
     file.write_text("DomainList:\na.example\n")
     with running(tmp_path, file, ENDPOINT_STATE_DIR=str(tmp_path / "state")) as server:

@@ -1,4 +1,4 @@
-"""The guard: which texts may replace the list that the host serves."""
+"""The guard decides which texts may replace the list that the host serves."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -22,7 +22,7 @@ RULES = UrlRules()
 
 
 def text(api: int, socket: int, *more: str) -> str:
-    """A text with so many endpoints of each kind, which are the first of always the same."""
+    """Return a text with a number of endpoints of each kind, always the first of the same names."""
     lists = "ApiList:\n" + "".join(f"a{n}.example\n" for n in range(api))
     lists += "SocketList:\n" + "".join(f"s{n}.example\n" for n in range(socket))
     return lists + "".join(f"{line}\n" for line in more)
@@ -32,7 +32,7 @@ REMOVES_3 = "# confirm: removes 3 api"
 
 
 def verdict(before: str, after: str, settings: Settings) -> str:
-    """The code with which a text is refused, and the lines that would confirm it."""
+    """Return the code of the refusal and the confirming lines, or ``accepted``."""
     served, rendering = before.encode(), render(after.encode(), RULES, EMPTY_BODY)
     counts = {kind: render(served, RULES, EMPTY_BODY).count(kind) for kind in Kind}
     replaced = Replaced(counts, served, render_body(served, RULES))
@@ -77,7 +77,7 @@ def test_the_smallest_number(least: int, before: str, after: str, expected: str)
         ),
         (0.0, text(4, 4), text(9, 4), "accepted"),
         (0.0, text(4, 4), text(3, 4), "too-many-removed # confirm: removes 1 api"),
-        # The confirming line: exact, a comment of its own, and new.
+        # The confirming line must have the exact number, stand alone in its line, and be new.
         (0.5, text(4, 4), text(1, 4, REMOVES_3), "accepted"),
         (0.5, text(4, 4), text(1, 4, "  #  confirm:  removes 3  api "), "accepted"),
         (0.5, text(4, 4), text(1, 4, "# confirm: removes 2 api"), f"too-many-removed {REMOVES_3}"),
@@ -89,7 +89,7 @@ def test_the_smallest_number(least: int, before: str, after: str, expected: str)
         ),
         (0.5, text(4, 4, REMOVES_3), text(1, 4, REMOVES_3), f"too-many-removed {REMOVES_3}"),
         (0.5, text(4, 4, REMOVES_3), text(1, 4, REMOVES_3, REMOVES_3), "accepted"),
-        # What stays under another priority is not removed; what is replaced is.
+        # An endpoint with another priority is not removed; a replaced endpoint is.
         (0.0, text(2, 2), text(2, 2).replace("a0.example", "a0.example priority=7"), "accepted"),
         (0.5, text(3, 2), text(3, 2).replace("\na", "\nb"), f"too-many-removed {REMOVES_3}"),
     ],
@@ -142,7 +142,7 @@ def reason(server: Server) -> str:
 
 
 def test_real_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The refusal holds over a restart, the line confirms once, and settings are no edit."""
+    """A refusal holds over a restart, a line confirms one edit, and settings remove nothing."""
     file = tmp_path / "endpoints.txt"
     put(file, text(4, 4))
     state = str(tmp_path / "state")
@@ -161,7 +161,7 @@ def test_real_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert before.isdisjoint(server.etags())
     with guarded(ENDPOINT_PROTOCOL="http") as server:
         assert server.status()["state"] == "fresh", "changed settings remove nothing"
-        # A rollback adds the line that the guard asks for.
+        # The rollback command adds the confirming line that the guard requires.
         put(file, text(4, 4, REMOVES_3))
         wait_for(lambda: server.status()["counts"]["api"] == 4)
         monkeypatch.setenv("ENDPOINT_PROTOCOL", "http")

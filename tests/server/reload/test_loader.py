@@ -1,4 +1,4 @@
-"""From the source into the store: what is applied, what is refused, what is remembered."""
+"""The Reloader reads the source into the store: applied, refused and remembered texts."""
 
 import gc
 import json
@@ -37,7 +37,7 @@ OTHER = "DomainList:\nb.com\nc.com\n"
 
 
 class Site:
-    """A source, a state folder, and loaders on them as processes come and go."""
+    """A source and a state folder, with one reloader for each process."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "endpoints.txt"
@@ -116,7 +116,7 @@ def test_a_writer_between_the_trigger_and_the_read_publishes_no_half(
 
 
 def test_a_good_file_is_applied(site: Site) -> None:
-    """And what changed is counted."""
+    """A good file is applied, and its reload has the number of changes."""
     site.file.write_text(GOOD)
     loader = site.boot()
     assert hosts(loader) == AB
@@ -145,7 +145,7 @@ BAD: dict[str, tuple[bytes | None, Code]] = {
 
 @pytest.fixture(params=BAD)
 def bad(request: pytest.FixtureRequest, site: Site) -> Code:
-    """Put a file there that is refused as a whole."""
+    """Give the site a function that makes the file bad, and return the expected code."""
     data, code = BAD[request.param]
 
     def put() -> None:
@@ -159,7 +159,7 @@ def bad(request: pytest.FixtureRequest, site: Site) -> Code:
 
 
 def test_a_bad_file_leaves_the_served_list(site: Site, bad: Code) -> None:
-    """The reason is told, and a good file that follows applies."""
+    """A bad file keeps the list and gives the reason, and a good file then applies."""
     site.file.write_text(GOOD)
     loader = site.boot()
     served = loader.store.view.snapshot
@@ -178,7 +178,7 @@ def test_a_bad_file_leaves_the_served_list(site: Site, bad: Code) -> None:
 
 
 def test_a_restart_with_a_bad_file_serves_the_last_good_list(site: Site, bad: Code) -> None:
-    """And says so; the date and the tag stay what they were."""
+    """A restart with a bad file serves the last good list as stale, with its date and ETag."""
     site.file.write_text(GOOD)
     before = site.boot().store.view.snapshot
     site.put_bad()  # type: ignore[attr-defined]
@@ -195,7 +195,7 @@ def test_a_restart_with_a_bad_file_serves_the_last_good_list(site: Site, bad: Co
 
 
 def test_with_nothing_good_ever_seen_an_empty_list_is_served(site: Site) -> None:
-    """As in the guide; but it is not ready."""
+    """Without any good list the empty list is served, in the state ``empty``."""
     loader = site.boot()
     view = loader.store.view
     assert (view.state, view.loaded) == (SourceState.EMPTY, False)
@@ -204,7 +204,7 @@ def test_with_nothing_good_ever_seen_an_empty_list_is_served(site: Site) -> None
 
 
 def test_a_first_file_without_entries_is_served_as_what_it_is(site: Site) -> None:
-    """There is nothing better to keep."""
+    """A first file without entries is served as an empty list in the state ``fresh``."""
     site.file.write_text("# to be filled\n")
     loader = site.boot()
     assert loader.store.view.state is SourceState.FRESH
@@ -212,7 +212,7 @@ def test_a_first_file_without_entries_is_served_as_what_it_is(site: Site) -> Non
 
 
 def test_an_empty_file_may_replace_a_list_where_that_is_allowed(site: Site) -> None:
-    """ENDPOINT_ALLOW_EMPTY; a missing file never may."""
+    """With ENDPOINT_ALLOW_EMPTY an empty file replaces the list, but a missing file does not."""
     site.file.write_text(GOOD)
     loader = site.boot(allow_empty=True)
     site.file.unlink()
@@ -225,7 +225,7 @@ def test_an_empty_file_may_replace_a_list_where_that_is_allowed(site: Site) -> N
 
 
 def test_strict_refuses_a_file_with_any_error(site: Site) -> None:
-    """And shows the errors; warnings pass."""
+    """Strict mode refuses and shows errors, and accepts warnings."""
     site.file.write_text(GOOD)
     loader = site.boot(strict=True)
     site.file.write_text(OTHER + "a_b\n")
@@ -240,7 +240,7 @@ def test_strict_refuses_a_file_with_any_error(site: Site) -> None:
 
 
 def test_a_change_of_words_alone_keeps_tag_and_date(site: Site) -> None:
-    """A comment is no news to a client, though the findings may be."""
+    """A changed comment keeps ETag and date, and the problems are updated."""
     site.file.write_text(GOOD)
     loader = site.boot()
     before = loader.store.view.snapshot
@@ -254,7 +254,7 @@ def test_a_change_of_words_alone_keeps_tag_and_date(site: Site) -> None:
 
 
 def test_the_date_is_the_files_and_moves_only_forward(site: Site) -> None:
-    """Rollbacks and restored files have old dates; a client must see a newer one."""
+    """Last-Modified is the file's date, but rises with each change, also for a rollback."""
     site.file.write_text(GOOD)
     os.utime(site.file, (1000, 1000))
     loader = site.boot()
@@ -277,14 +277,14 @@ def test_the_date_is_the_files_and_moves_only_forward(site: Site) -> None:
 
 
 def test_a_date_in_the_future_is_not_believed(site: Site) -> None:
-    """Last-Modified must not be later than the answer (RFC 9110, 8.8.2.1)."""
+    """Last-Modified is never later than the answer (RFC 9110, 8.8.2.1)."""
     site.file.write_text(GOOD)
     os.utime(site.file, (2**33, 2**33))
     assert date(site.boot()) <= time.time()
 
 
 def test_looking_quietly_notes_nothing_where_nothing_changed(site: Site) -> None:
-    """Neither a good text nor a bad one is told of twice."""
+    """A quiet reload of the same good or bad text notes nothing."""
     site.file.write_text(GOOD)
     loader = site.boot()
     loader.reload(Trigger.POLL, quietly=True)
@@ -298,7 +298,7 @@ def test_looking_quietly_notes_nothing_where_nothing_changed(site: Site) -> None
 
 
 def test_a_return_to_the_served_text_is_fresh_again(site: Site) -> None:
-    """Even though the list never changed."""
+    """After a bad text, the return to the served text sets the state to fresh."""
     site.file.write_text(GOOD)
     loader = site.boot()
     site.file.write_text("")
@@ -316,7 +316,7 @@ def test_a_return_to_the_served_text_is_fresh_again(site: Site) -> None:
 def test_an_unexpected_failure_leaves_the_list_and_is_tried_again(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bug or a full process table is no reason to stop serving."""
+    """An unexpected exception keeps the list, and the next poll reads the file again."""
     site.file.write_text(GOOD)
     loader = site.boot()
 
@@ -338,7 +338,7 @@ def test_an_unexpected_failure_leaves_the_list_and_is_tried_again(
 def test_the_signals_come_after_the_swap_and_a_receiver_that_raises_changes_nothing(
     site: Site,
 ) -> None:
-    """Each receiver is on its own."""
+    """Signals are sent after the swap, and a receiver that raises does not affect others."""
     site.file.write_text(GOOD)
     loader = site.boot()
     seen: list[tuple[Any, ...]] = []
@@ -368,10 +368,10 @@ def test_the_signals_come_after_the_swap_and_a_receiver_that_raises_changes_noth
 
 
 class TestLastGood:
-    """The file that survives a restart."""
+    """The record of the last good list survives a restart."""
 
     def test_it_is_written_once_for_all_workers(self, site: Site) -> None:
-        """Whoever comes second with the same text writes nothing."""
+        """A second worker with the same text does not write the record again."""
         site.file.write_text(GOOD)
         site.boot()
         before = site.last_good.stat()
@@ -382,7 +382,7 @@ class TestLastGood:
         "damage", ["truncate", "flip", "garbage", "date", "deep", "empty", "folder"]
     )
     def test_a_damaged_one_is_ignored(self, site: Site, damage: str) -> None:
-        """A torn or foreign file is told from a good one, and does no harm."""
+        """A torn or foreign record is ignored, and a good file is still applied."""
         site.file.write_text(GOOD)
         site.boot()
         data = site.last_good.read_bytes()
@@ -407,13 +407,13 @@ class TestLastGood:
         assert hosts(loader) == AB
 
     def test_one_that_cannot_be_written_stops_nothing(self, site: Site) -> None:
-        """The disk may be full."""
+        """A record that cannot be written does not stop the server."""
         site.last_good.mkdir()
         site.file.write_text(GOOD)
         assert hosts(site.boot()) == AB
 
     def test_another_setting_reads_it_anew(self, site: Site) -> None:
-        """The text is kept, not the URLs."""
+        """The record has the text and not the URLs, so it is rendered by the new settings."""
         site.file.write_text(GOOD)
         site.boot()
         site.file.unlink()
@@ -423,7 +423,7 @@ class TestLastGood:
     def test_a_failed_write_leaves_the_old_one(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """And no rubbish."""
+        """A failed write keeps the old record and leaves no scratch file."""
         releases = ReleaseStore(StateDirectory(tmp_path), "x")
 
         def issue(data: bytes, etag: str) -> None:
@@ -445,10 +445,10 @@ class TestLastGood:
 
 
 class TestWorkers:
-    """Several processes serve one file, and none sees every edit."""
+    """Several processes serve one file, and each misses some edits."""
 
     def test_one_that_missed_the_good_text_follows_the_others(self, site: Site) -> None:
-        """While the file is bad, all serve the newest good list, not each its own."""
+        """While the file is bad, all workers serve the newest good list of any worker."""
         site.file.write_text(GOOD)
         quick, slow = site.boot(), site.boot()
         site.file.write_text(OTHER)
@@ -471,7 +471,7 @@ class TestWorkers:
         assert hosts(quick) == BC
 
     def test_one_that_is_killed_after_a_release_leaves_its_text(self, site: Site) -> None:
-        """A worker that starts while the file is bad has both, and the version stays."""
+        """A worker that starts with a bad file takes a killed worker's text and version."""
         site.file.write_text(GOOD)
         killed = site.boot()
         site.file.write_text(OTHER)
@@ -483,7 +483,7 @@ class TestWorkers:
         assert date(born) == date(killed)
 
     def test_one_that_forked_long_ago_serves_the_newest_good_list(self, site: Site) -> None:
-        """As after ``--preload``: what it got at the fork is older than what is on disk."""
+        """A worker serves the list on disk if it is newer than the fork's (``--preload``)."""
         site.file.write_text(GOOD)
         forked, other = site.boot(), site.boot()
         site.file.write_text(OTHER)
@@ -493,7 +493,7 @@ class TestWorkers:
         assert hosts(forked) == BC
 
     def test_an_older_text_never_comes_back(self, site: Site) -> None:
-        """One that was slow to keep its text does not overwrite a newer one."""
+        """A slow worker does not overwrite the record of a newer text."""
         site.file.write_text(GOOD)
         slow, quick = site.boot(), site.boot()
         site.file.write_text("DomainList:\nx.com\ny.com\n")
@@ -504,7 +504,7 @@ class TestWorkers:
         assert parse(site.last_good.read_bytes()).data == OTHER.encode()
 
     def test_two_lists_never_have_one_date(self, site: Site) -> None:
-        """Or a client that knows the one would be told that the other has not changed."""
+        """Two lists never have the same date, since If-Modified-Since would mix them up."""
         texts = [f"DomainList:\na{i}.com\nb{i}.com\n" for i in range(6)]
         site.file.write_text(texts[0])
         os.utime(site.file, (1000, 1000))
@@ -514,7 +514,7 @@ class TestWorkers:
             site.file.write_text(text)
             os.utime(site.file, (1000 - number, 1000 - number))
             for index, worker in enumerate(workers):
-                if (number + index) % 3:  # each misses some
+                if (number + index) % 3:  # each worker misses some edits
                     worker.reload(Trigger.WATCH)
                     snapshot = worker.store.view.snapshot
                     assert seen.setdefault(snapshot.last_modified, snapshot.etag) == snapshot.etag
@@ -524,13 +524,13 @@ class TestWorkers:
 
     @pytest.mark.parametrize("damage", [b"", b"[[1]]", b"[" * 100_000, b'[["e",1,1e400]]', b"\xff"])
     def test_a_damaged_file_of_dates_begins_anew(self, site: Site, damage: bytes) -> None:
-        """No worker stops over it."""
+        """A damaged record does not stop a worker."""
         site.last_good.write_bytes(damage)
         site.file.write_text(GOOD)
         assert hosts(site.boot()) == AB
 
     def test_a_folder_that_can_only_be_read_is_read(self, site: Site) -> None:
-        """A restart with a broken file and a read-only disk serves the last good list."""
+        """A restart with a bad file and a read-only disk serves the last good list."""
         records = site.last_good.parent / "disk"
         with small_disk(records):
             site.last_good = records / "key.lastgood"
@@ -548,7 +548,7 @@ class TestWorkers:
 
 
 def test_a_file_that_is_being_written_is_not_read_at_the_start(site: Site) -> None:
-    """A worker that starts in the middle of a save serves the last good list meanwhile."""
+    """A worker that starts during a save serves the last good list meanwhile."""
     site.file.write_text(GOOD)
     site.boot()
     with open(site.file, "w") as half:
@@ -565,7 +565,7 @@ def test_a_file_that_is_being_written_is_not_read_at_the_start(site: Site) -> No
 
 
 def test_a_file_that_changed_since_it_was_looked_at_is_not_read(site: Site) -> None:
-    """A save may have begun in that moment; but an odd file system must not stop us."""
+    """A file that changed since it settled is not read, because a save may have begun."""
     site.file.write_text(GOOD)
     loader = site.boot()
     settled = loader.source.signature()
@@ -576,7 +576,7 @@ def test_a_file_that_changed_since_it_was_looked_at_is_not_read(site: Site) -> N
 
 
 def test_a_process_without_descriptors_blames_no_file(site: Site) -> None:
-    """It says so, keeps its list, and tries again."""
+    """Without free descriptors the reload fails with an error, keeps the list, and is retried."""
     site.file.write_text(GOOD)
     loader = site.boot()
     site.file.write_text(OTHER)
@@ -597,7 +597,7 @@ def test_a_process_without_descriptors_blames_no_file(site: Site) -> None:
 
 
 def test_a_name_that_is_no_text_is_no_trouble(site: Site) -> None:
-    """File names are bytes."""
+    """A file name that is not UTF-8 works."""
     site.file = site.file.with_name(os.fsdecode(b"end\xffpoints.txt"))
     loader = site.boot()
     assert loader.store.view.state is SourceState.EMPTY
@@ -607,7 +607,7 @@ def test_a_name_that_is_no_text_is_no_trouble(site: Site) -> None:
 
 
 def test_a_receiver_that_exits_ends_nothing(site: Site) -> None:
-    """SystemExit would end the reload thread without a word."""
+    """SystemExit in a receiver does not end the reload thread."""
     site.file.write_text(GOOD)
     loader = site.boot()
 
@@ -634,7 +634,7 @@ def test_a_receiver_that_exits_ends_nothing(site: Site) -> None:
 def test_a_text_that_is_none_is_refused_where_it_stops(
     site: Site, data: bytes, line: int, column: int
 ) -> None:
-    """In the status, and in ``check``; the column in code points."""
+    """A text that is not UTF-8 is refused with line and column, in code points."""
     site.file.write_bytes(data)
     loader = site.boot()
     (problem,) = loader.store.view.problems
@@ -645,10 +645,10 @@ def test_a_text_that_is_none_is_refused_where_it_stops(
 
 
 class TestShortTurns:
-    """Requests get the interpreter often while a list is rendered in their process."""
+    """``short_turns`` gives requests the interpreter lock often while a list is rendered."""
 
     def test_they_end_with_the_rendering(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Also where it fails."""
+        """Switch interval and garbage collector are restored, even if rendering fails."""
         site.file.write_text(GOOD)
         loader = site.boot()
         during: list[tuple[float, bool]] = []

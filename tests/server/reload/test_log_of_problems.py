@@ -1,4 +1,4 @@
-"""What the log says of a file's problems."""
+"""The log line of a reload names the file's problems."""
 
 import logging
 from pathlib import Path
@@ -9,7 +9,7 @@ from mop_config import Settings, create_app
 
 
 def log_of(caplog: pytest.LogCaptureFixture, tmp_path: Path, text: str, *, strict: bool) -> str:
-    """Serve a text, and give what the log said of it."""
+    """Serve a text, and return what was logged."""
     file = tmp_path / "e.txt"
     file.write_text(text)
     with caplog.at_level(logging.INFO, "mop_config"):
@@ -23,7 +23,7 @@ def log_of(caplog: pytest.LogCaptureFixture, tmp_path: Path, text: str, *, stric
 def test_the_log_names_the_first_problems(
     caplog: pytest.LogCaptureFixture, tmp_path: Path, strict: bool
 ) -> None:
-    """Errors before warnings, each as what it is and where, five at most."""
+    """The log has the first five problems with severity and place, errors first."""
     text = "DomainList:\n10.0.0.1\na.com\n" + "".join(f"b{n}_c\n" for n in range(9))
     log = log_of(caplog, tmp_path, text, strict=strict)
     assert "first problems: error: line 4, column 1: " in log
@@ -33,13 +33,13 @@ def test_the_log_names_the_first_problems(
 
 
 def test_a_warning_is_named_as_one(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    """Where there is no error."""
+    """Without an error, the log has the warnings."""
     log = log_of(caplog, tmp_path, "DomainList:\na.com\n10.0.0.1\n", strict=False)
     assert "0 errors, 1 warning; first problems: warning: line 3, column 1: " in log
 
 
 def test_a_good_file_has_none(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    """And the line says nothing of problems."""
+    """For a good file, the log line has no problem."""
     log = log_of(caplog, tmp_path, "DomainList:\na.com\nb.com\n", strict=False)
     assert "0 errors, 0 warnings" in log
     assert "first problems" not in log

@@ -25,7 +25,7 @@ DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
 
 
 def test_a_plain_answer() -> None:
-    """The body, its length, a strong tag, a date, and how long it may be kept."""
+    """The answer has the body, its length, a strong ETag, Last-Modified and max-age."""
     status, headers, body = respond_conditionally(SERVED, "GET")
     assert status == "200 OK"
     assert dict(headers) == {
@@ -40,7 +40,7 @@ def test_a_plain_answer() -> None:
 
 
 def test_the_compressed_answer_has_a_tag_of_its_own() -> None:
-    """Two encodings are two representations (RFC 9110, 8.8.3.3)."""
+    """The gzip variant has its own ETag, since it is another representation (RFC 9110, 8.8.3.3)."""
     _status, headers, body = respond_conditionally(SERVED, "GET", "gzip")
     assert dict(headers)["Content-Encoding"] == "gzip"
     assert dict(headers)["ETag"] == PACKED_TAG
@@ -75,7 +75,7 @@ def test_the_compressed_answer_has_a_tag_of_its_own() -> None:
 def test_what_is_accepted_chooses_the_encoding_and_is_never_refused(
     accept: str | None, packed: bool
 ) -> None:
-    """There is no 406: who forbids everything gets the plain list."""
+    """There is no 406: a client that forbids every encoding gets the plain list."""
     status, headers, _ = respond_conditionally(SERVED, "GET", accept)
     assert status == "200 OK"
     assert ("Content-Encoding" in dict(headers)) is packed
@@ -99,7 +99,7 @@ def test_what_is_accepted_chooses_the_encoding_and_is_never_refused(
 def test_if_none_match_takes_either_variants_tag(
     if_none_match: str, fresh: bool, accept: str | None
 ) -> None:
-    """A client that holds the list in any encoding need not fetch it again."""
+    """A client that has the list in any encoding gets 304."""
     status, headers, body = respond_conditionally(SERVED, "GET", accept, if_none_match)
     assert status.startswith("304" if fresh else "200")
     assert bool(body) is not fresh
@@ -109,19 +109,19 @@ def test_if_none_match_takes_either_variants_tag(
 
 
 def test_if_modified_since_must_match_exactly() -> None:
-    """A rollback has an older date, and must reach those who have seen the newer list."""
+    """A rollback has an older date, and must reach clients that have seen the newer list."""
     assert respond_conditionally(SERVED, "GET", None, None, DATE).status.startswith("304")
     for date in ("Sun, 06 Nov 1994 08:49:38 GMT", "Sun, 06 Nov 2033 08:49:37 GMT", "", "nonsense"):
         assert respond_conditionally(SERVED, "GET", None, None, date).status.startswith("200")
 
 
 def test_if_none_match_outweighs_if_modified_since() -> None:
-    """RFC 9110, 13.1.3."""
+    """If-Modified-Since is ignored if If-None-Match is present (RFC 9110, 13.1.3)."""
     assert respond_conditionally(SERVED, "GET", None, '"x"', DATE).status.startswith("200")
 
 
 def test_head_has_the_headers_of_get_and_no_body() -> None:
-    """Its length too."""
+    """HEAD has the headers of GET, also Content-Length, and no body."""
     for accept in (None, "gzip"):
         get, head = (
             respond_conditionally(SERVED, "GET", accept),
@@ -131,7 +131,7 @@ def test_head_has_the_headers_of_get_and_no_body() -> None:
 
 
 def test_an_empty_list_must_not_be_cached() -> None:
-    """It stands for a moment, not for a decision."""
+    """The empty list has no-store, since it stands for a moment without a list."""
     empty = Snapshot.of(EMPTY, last_modified=0, loaded_at=0.0, max_age=60)
     assert dict(respond_conditionally(empty, "GET").headers)["Cache-Control"] == "no-store"
     assert (
@@ -140,7 +140,7 @@ def test_an_empty_list_must_not_be_cached() -> None:
 
 
 def test_equal_lists_have_equal_tags_whatever_the_text() -> None:
-    """The tag is the content's, so it is the same on every worker and node."""
+    """The ETag depends on the content only, so it is the same on every worker and node."""
     text = b"\xef\xbb\xbf" + SAMPLE.read_bytes().replace(b"\n", b"\r\n") + b"# more"
     assert snapshot(text).etag == SERVED.etag
     assert snapshot(b"DomainList: a.com").etag != SERVED.etag

@@ -1,4 +1,4 @@
-"""The signed list over HTTP: what is signed, when, with which version, and what is not."""
+"""The signed list over HTTP: its content, its signing times and its versions."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def key_file(folder: Path, key: SigningKey = KEY) -> str:
 
 
 class Site:
-    """A file and a state folder, and applications on them as servers come and go."""
+    """A file and a state folder, and applications that start and stop on them like servers."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "endpoints.txt"
@@ -67,7 +67,7 @@ class Site:
             os.utime(self.file, (mtime, mtime))
 
     def boot(self, **settings: Any) -> tuple[FlaskClient, Reloader]:
-        """A server that looks at its file only when it is told to."""
+        """Start an application that reads its file only when the test calls the reloader."""
         app = create_app(Settings(**{**self.settings, **settings}), start=False)
         service: ConfigService = app.extensions[EXTENSION]
         return app.test_client(), service._reloader
@@ -79,7 +79,7 @@ def site(tmp_path: Path) -> Site:
 
 
 def signed(client: FlaskClient) -> SignedList:
-    """What a server gives, as whoever trusts its key reads it."""
+    """Return the signed list of a server, verified as by a client that trusts its key."""
     answer = client.get(JWS)
     assert answer.status_code == 200
     return TRUSTED.verify(answer.data, time.time())
@@ -90,10 +90,10 @@ def hosts(found: SignedList) -> list[str]:
 
 
 class TestTheRoute:
-    """Its own address and its own tag."""
+    """The signed list has its own URL and its own ETag."""
 
     def test_it_is_the_list(self, site: Site) -> None:
-        """The same as in plain, with a type of its own."""
+        """The signed list has the endpoints of the plain list, and its own media type."""
         client, _ = site.boot()
         answer = client.get(JWS)
         assert answer.content_type == "application/jose"
@@ -107,7 +107,7 @@ class TestTheRoute:
         ]
 
     def test_conditions(self, site: Site) -> None:
-        """304 by its own tag alone; HEAD is GET without a body."""
+        """Only its own ETag gives 304, and HEAD is GET without a body."""
         client, _ = site.boot()
         answer = client.get(JWS)
         tag = answer.headers["ETag"]
@@ -123,7 +123,7 @@ class TestTheRoute:
         assert client.post(JWS).status_code == 405
 
     def test_a_date_is_no_condition(self, site: Site) -> None:
-        """Two lists may be signed for the same half of a life."""
+        """If-Modified-Since is ignored, since two lists may be signed for the same period."""
         client, _ = site.boot()
         assert "Last-Modified" not in client.get(JWS).headers
         for date in ("", client.get(ENDPOINTS).headers["Last-Modified"]):
@@ -151,7 +151,7 @@ class TestTheRoute:
         ],
     )
     def test_negotiation(self, site: Site, accept: str | None, is_signed: bool) -> None:
-        """By the name of the type, and by what is liked better; caches are told."""
+        """Accept must name application/jose and not prefer JSON; the answer varies by Accept."""
         client, _ = site.boot()
         headers = {} if accept is None else {"Accept": accept}
         answer = client.get(ENDPOINTS, headers=headers)
@@ -162,7 +162,7 @@ class TestTheRoute:
             assert answer.data == client.get(JWS).data
 
     def test_a_long_poll_waits_for_another_list(self, site: Site) -> None:
-        """And is answered with it, signed."""
+        """A long poll ends when the list changes, with the new signed list."""
         client, loader = site.boot(max_waiters=1)
         tag = client.get(JWS).headers["ETag"]
         quick = client.get(f"{JWS}?wait=0.05", headers={"If-None-Match": tag})
@@ -185,7 +185,7 @@ class TestTheRoute:
         assert hosts(TRUSTED.verify(answers[0].data)) == ["b", "c"]
 
     def test_a_long_poll_waits_for_the_next_signature(self, site: Site) -> None:
-        """It is another text when it is signed anew; one for the plain list sleeps on."""
+        """A new signature ends a long poll of the signed list, and not one of the plain list."""
         client, _ = site.boot(max_waiters=2)
         service: ConfigService = client.application.extensions[EXTENSION]
         now = [float(WEEK)]
@@ -217,7 +217,7 @@ class TestTheRoute:
         assert answers[ENDPOINTS].status_code == 304
 
     def test_the_keys_are_published(self, site: Site) -> None:
-        """The public halves, and nothing else."""
+        """The JWK set has the public keys only."""
         client, _ = site.boot()
         answer = client.get(KEYS)
         assert answer.content_type == "application/jwk-set+json"
@@ -228,10 +228,10 @@ class TestTheRoute:
 
 
 class TestWhatIsNotSigned:
-    """No key, no list: a problem, and never an unsigned list in the place of a signed one."""
+    """If a list cannot be signed, the answer is a problem and never an unsigned list."""
 
     def test_without_a_key(self, site: Site) -> None:
-        """404; who would take JSON gets that."""
+        """Without a key the answer is 404, or JSON if the client accepts JSON too."""
         client, _ = site.boot(signing_key_file=None)
         for path, accept in ((JWS, "*/*"), (ENDPOINTS, "application/jose")):
             answer = client.get(path, headers={"Accept": accept})
@@ -244,7 +244,7 @@ class TestWhatIsNotSigned:
 
     @pytest.mark.parametrize("allow_empty", [False, True])
     def test_an_empty_list(self, site: Site, allow_empty: bool) -> None:
-        """It stands for a moment without a list: nobody's signature shall outlast that."""
+        """An empty list is not signed, since a signature would outlast that moment."""
         site.write("# nothing\n")
         client, _ = site.boot(allow_empty=allow_empty)
         assert client.get(ENDPOINTS).status_code == 200
@@ -253,7 +253,7 @@ class TestWhatIsNotSigned:
         assert "empty" in answer.json["detail"]  # type: ignore[index]
 
     def test_the_last_good_list_stays_signed(self, site: Site) -> None:
-        """While the file is bad, over a restart too, with the version that it had."""
+        """While the file is bad, a restarted server signs the last good list with its version."""
         before = signed(site.boot()[0])
         site.write("DomainList:\n")
         client, _ = site.boot()
@@ -262,7 +262,7 @@ class TestWhatIsNotSigned:
     def test_a_key_that_has_gone_bad_stops_no_worker(
         self, site: Site, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """It serves the list as it is, and says what is wrong."""
+        """A worker with a bad key serves the plain list, and reports the bad key."""
         Path(site.key).write_text("nonsense")
         client, _ = site.boot()
         assert client.get(ENDPOINTS).status_code == 200
@@ -277,11 +277,11 @@ class TestWhatIsNotSigned:
 
 
 class TestTheKeyFile:
-    """Looked at before anything starts."""
+    """The key file is checked before any worker starts."""
 
     @pytest.mark.parametrize("what", ["missing", "folder", "nonsense", "public", "fifo"])
     def test_a_bad_one_is_refused_at_the_start(self, tmp_path: Path, what: str) -> None:
-        """By the variable's name, in one line."""
+        """The error is one line with the name of the variable."""
         path = tmp_path / what
         if what == "folder":
             path.mkdir()
@@ -296,7 +296,7 @@ class TestTheKeyFile:
 
     @pytest.mark.parametrize("by", ["mop-config", "gunicorn"])
     def test_no_server_starts_with_a_bad_one(self, tmp_path: Path, by: str) -> None:
-        """One line on its standard error."""
+        """The server exits with one line on standard error."""
         command = gunicorn_command()
         if by == "mop-config":
             command = [str(Path(command[0]).parent / "mop-config"), "serve"]
@@ -311,7 +311,7 @@ class TestTheKeyFile:
     def test_one_that_everybody_can_read_is_reported(
         self, site: Site, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """In the log and in the status; the group is the operator's affair."""
+        """A world-readable key file is reported in log and status; a group-readable one is not."""
         os.chmod(site.key, 0o640)
         assert Signer(Settings(signing_key_file=site.key)).warnings == ()
         os.chmod(site.key, 0o644)
@@ -324,10 +324,10 @@ class TestTheKeyFile:
 
 
 class TestTheLife:
-    """Signed once for each list and each half of its life."""
+    """A list is signed once for each half of its lifetime."""
 
     def test_the_moment_is_the_same_everywhere(self, site: Site) -> None:
-        """And at least half of its life is left, however late it is asked for."""
+        """All servers sign for the same instant, and at least half of the lifetime is left."""
         client, _ = site.boot()
         found = signed(client)
         assert found.exp - found.iat == WEEK
@@ -337,7 +337,7 @@ class TestTheLife:
         assert other.get(JWS).data == client.get(JWS).data
 
     def test_it_is_signed_anew_at_half_of_it(self, site: Site) -> None:
-        """With the same version; in between, nobody signs anything."""
+        """The list is signed again after half of its lifetime only, with the same version."""
         _, loader = site.boot()
         snapshot = loader.store.view.snapshot
         now = [1000.0]
@@ -358,7 +358,7 @@ class TestTheLife:
         assert claims[0].ver == claims[1].ver
 
     def test_nobody_keeps_it_longer_than_it_holds(self, site: Site) -> None:
-        """Whatever max-age the operator likes."""
+        """max-age is limited so that no cache keeps the list after its expiry."""
         client, _ = site.boot(signing_ttl=101.0, max_age=86400)
         assert client.get(JWS).headers["Cache-Control"] == "max-age=51"
         assert client.get(ENDPOINTS).headers["Cache-Control"] == "max-age=86400"
@@ -369,23 +369,23 @@ def releases(folder: Path, key: str) -> ReleaseStore:
 
 
 def issue(store: ReleaseStore, etag: str, mtime: float) -> Release:
-    """What a worker with these releases gives a list."""
+    """Return the release that a worker with this store issues for a list."""
     with store.section() as section:
         return store.issue(section, ReleaseRequest(etag, 2, 2, mtime), time.time()).record.release
 
 
 class TestTheVersion:
-    """It never falls when the contents change, whatever happens to the file."""
+    """The version never falls when the content changes, whatever happens to the file."""
 
     def test_it_is_the_files_date_at_first(self, site: Site) -> None:
-        """So that nodes with the same file agree; a date to come counts as now."""
+        """The first version is the file's date, on every node; a future date counts as now."""
         site.write(AB, 1_700_000_000.25)
         assert signed(site.boot()[0]).ver == 1_700_000_000_250
         site.write(BC, time.time() + 86400)
         assert signed(site.boot(state_dir=site.key + ".state")[0]).ver <= time.time() * 1000
 
     def test_an_older_file_gets_a_higher_one(self, site: Site) -> None:
-        """Put back with its old date: it must reach those who have seen the newer one."""
+        """A file that is restored with its old date gets a higher version than the newer file."""
         site.write(AB, 1_700_000_000)
         client, loader = site.boot()
         site.write(BC, 1_700_001_000)
@@ -399,7 +399,7 @@ class TestTheVersion:
 
     @pytest.mark.parametrize("lost", [False, True])
     def test_so_it_does_over_a_restart(self, site: Site, lost: bool) -> None:
-        """Even where the last good list is lost."""
+        """After a restart an older file gets a higher version, even without the last good list."""
         site.write(BC, 1_700_001_000)
         before = signed(site.boot()[0])
         site.write(AB, 1_700_000_000)
@@ -408,7 +408,7 @@ class TestTheVersion:
         assert signed(site.boot()[0]).ver > before.ver
 
     def test_the_same_contents_keep_theirs(self, site: Site) -> None:
-        """A comment and a restart are no change, as long as the date is no newer."""
+        """A comment or a restart keeps the version unless the date of the file is newer."""
         site.write(AB, 1_700_000_000)
         client, loader = site.boot()
         before = signed(client)
@@ -418,7 +418,7 @@ class TestTheVersion:
         assert signed(site.boot()[0]).ver == before.ver
 
     def test_moving_the_source_takes_it_along(self, site: Site, tmp_path: Path) -> None:
-        """Another file, or etcd, in the same state folder: with an old text, too."""
+        """A new source in the same state folder gets a higher version, even with an old text."""
         site.write(BC, 1_700_001_000)
         before = signed(site.boot()[0])
         elsewhere = tmp_path / "elsewhere.txt"
@@ -427,7 +427,7 @@ class TestTheVersion:
         assert signed(site.boot(source=str(elsewhere))[0]).ver > before.ver
 
     def test_moving_to_etcd_and_back(self, site: Site, tmp_path: Path) -> None:
-        """An old text there, an older one restored, and an old file in the end."""
+        """The version rises from file to etcd, with each value there, and back to an old file."""
         site.write(BC)
         found = [signed(site.boot()[0])]
         with running_cluster(tmp_path / "etcd") as cluster:
@@ -445,7 +445,7 @@ class TestTheVersion:
         assert versions == sorted(set(versions))
 
     def test_all_workers_agree(self, site: Site) -> None:
-        """Whichever edits each of them has missed."""
+        """Workers that missed different edits sign equal lists with equal versions."""
         site.write(AB, 1_700_000_000)
         workers = [site.boot() for _ in range(3)]
         versions: dict[int, str] = {}
@@ -463,7 +463,7 @@ class TestTheVersion:
     def test_a_disk_that_is_full_does_not_stop_it(
         self, site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """It still rises as long as the worker lives, and from there once there is room."""
+        """The version rises while the record cannot be written, and once it can be again."""
         site.write(BC, 1_700_001_000)
         client, loader = site.boot()
         versions = [signed(client).ver]
@@ -486,7 +486,7 @@ class TestTheVersion:
         "damage", [b"", b"[", b'{"version": 1e400}', b'{"format": 1}', b"\xff"]
     )
     def test_a_damaged_record_begins_anew(self, tmp_path: Path, damage: bytes) -> None:
-        """And takes what the other sources of the folder know."""
+        """A damaged record is replaced, above the versions of the folder's other sources."""
         other = issue(releases(tmp_path, "other"), "x", 5.0)
         (tmp_path / "key.lastgood").write_bytes(damage)
         given = Release("e", 1.0, 1, other.version + 1)
@@ -494,7 +494,7 @@ class TestTheVersion:
         assert issue(releases(tmp_path, "key"), "e", 1.0) == given
 
     def test_a_worker_in_the_place_of_a_dead_one_agrees(self, tmp_path: Path) -> None:
-        """Though another server, in the same folder, has given higher versions since."""
+        """A replaced worker keeps the version, although another source has a higher version."""
         given = issue(releases(tmp_path, "key"), "e", 1.0)
         other = issue(releases(tmp_path, "other"), "x", 5.0)
         born = ReleaseStore(StateDirectory(tmp_path), "key", lambda: True)
@@ -503,7 +503,7 @@ class TestTheVersion:
         assert first.version > other.version
 
     def test_the_records_are_private(self, site: Site) -> None:
-        """Like everything in the state folder."""
+        """The folder of records has mode 0700, and each record has mode 0600."""
         site.boot()
         (folder,) = Path(site.settings["state_dir"]).iterdir()
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -514,7 +514,7 @@ class TestTheVersion:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
-    """gunicorn with two workers and a key."""
+    """Run gunicorn with two workers and a key."""
     folder = tmp_path_factory.mktemp("real")
     file = folder / "endpoints.txt"
     file.write_text(AB)
@@ -524,7 +524,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Pat
 
 
 def settled(server: Server, expected: list[str]) -> SignedList:
-    """What the server signs once every worker gives the same bytes, and those are the list."""
+    """Return the signed list once every worker signs the expected list with the same bytes."""
 
     def agreed() -> SignedList | None:
         answers = {server.get(JWS).body for _ in range(8)}
@@ -538,7 +538,7 @@ def settled(server: Server, expected: list[str]) -> SignedList:
 
 
 class TestAgainstTheRealServer:
-    """The product's halves together: an operator's edits and rollbacks reach the client."""
+    """Server and client together: edits and rollbacks reach the client."""
 
     def manager(self, server: Server, **options: Any) -> EndpointManager:
         return EndpointManager(
@@ -552,7 +552,7 @@ class TestAgainstTheRealServer:
         )
 
     def test_a_rollback_reaches_a_client(self, real: tuple[Server, Path], tmp_path: Path) -> None:
-        """An older text with an older date, restored over a newer one."""
+        """A client accepts an older text that is restored with an older date."""
         server, file = real
         manager = self.manager(server, cache_path=tmp_path / "cache.json")
         file.write_text(AB)
@@ -575,7 +575,7 @@ class TestAgainstTheRealServer:
         assert manager.api_endpoints[0].url == "https://a.example/api/v1"
 
     def test_a_watching_client_is_told_at_once(self, real: tuple[Server, Path]) -> None:
-        """By a long poll of the signed list."""
+        """A watching client gets a change by a long poll of the signed list."""
         server, file = real
         file.write_text(AB)
         settled(server, ["a", "b"])
@@ -592,7 +592,7 @@ class TestAgainstTheRealServer:
 
 
 def test_a_wish_is_read_once(site: Site) -> None:
-    """The same header is not parsed for each request."""
+    """The same Accept header is parsed once, not for each request."""
     preferred_form.cache_clear()
     client, _ = site.boot()
     for _ in range(5):

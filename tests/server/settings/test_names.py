@@ -1,4 +1,4 @@
-"""What names and addresses from settings and callers may be, and what their errors say."""
+"""Names and addresses from settings and callers: the allowed values and the errors."""
 
 import pickle
 from pathlib import Path
@@ -26,17 +26,17 @@ from ...conftest import SAMPLE
     ],
 )
 def test_names_of_containers_may_hold_underscores(variable: str, value: str) -> None:
-    """Compose and Swarm make such names."""
+    """Names with underscores are allowed in settings, since Compose and Swarm make such names."""
     Settings.from_environ({variable: value})
 
 
 def test_a_server_may_listen_at_a_name_with_an_underscore() -> None:
-    """HOST."""
+    """HOST may be a name with an underscore."""
     assert ProcessSettings.from_environ({"HOST": "mop_config"}).host == "mop_config"
 
 
 def test_a_trusted_name_with_an_underscore_is_answered(tmp_path: Path) -> None:
-    """And no other one."""
+    """A trusted host name may have an underscore, and matches only itself."""
     settings = Settings(
         source=str(SAMPLE), state_dir=str(tmp_path), trusted_hosts=("mop_config", ".my_net")
     )
@@ -50,7 +50,7 @@ def test_a_trusted_name_with_an_underscore_is_answered(tmp_path: Path) -> None:
 
 
 def test_an_endpoint_has_no_underscore() -> None:
-    """The public's resolvers and certificates know none."""
+    """An endpoint's host has no underscore, since public certificates cannot have one."""
     with pytest.raises(AddressError):
         Endpoint.parse("https://a_b.example")
 
@@ -70,7 +70,7 @@ def test_an_endpoint_has_no_underscore() -> None:
     ],
 )
 def test_an_address_error_shows_the_value(call: object, value: str) -> None:
-    """The whole of it, bounded, printable, and without a password."""
+    """The error shows the value once, shortened, printable, and without a password."""
     with pytest.raises(AddressError) as caught:
         call()  # type: ignore[operator]
     assert value in str(caught.value)
@@ -92,7 +92,7 @@ def test_an_address_error_shows_the_value(call: object, value: str) -> None:
     ],
 )
 def test_a_setting_that_is_no_name_says_why(variable: str, value: str, words: str) -> None:
-    """The value stands in the message once."""
+    """The error has the reason, and the value once."""
     with pytest.raises(SettingsError) as caught:
         Settings.from_environ({variable: value})
     assert words in str(caught.value)
@@ -102,7 +102,7 @@ def test_a_setting_that_is_no_name_says_why(variable: str, value: str, words: st
 @pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
 @pytest.mark.parametrize("text", ["DomainList:\na.com\n", "# 域名\nDomainList:\na.com\n"])
 def test_another_encoding_is_named(coding: str, text: str) -> None:
-    """With a byte order mark, and UTF-16 without one too."""
+    """The error names UTF-16 and UTF-32, and UTF-16 of ASCII text also without a BOM."""
     data = text.encode(coding)
     if coding == "utf-32-be":
         data = b"\0\0\xfe\xff" + data
@@ -115,7 +115,7 @@ def test_another_encoding_is_named(coding: str, text: str) -> None:
 
 
 def test_utf_16_without_a_nul_byte_is_named_too() -> None:
-    """A text of Chinese characters has none."""
+    """The error names UTF-16 also for Chinese text, which has no NUL byte."""
     with pytest.raises(SourceError) as caught:
         decode("域名列表".encode("utf-16"))
     assert caught.value.code == Code.NOT_UTF8

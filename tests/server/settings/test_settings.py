@@ -1,4 +1,4 @@
-"""The environment: what it may say, and what happens when it says something else."""
+"""The settings from environment variables: defaults, values and errors."""
 
 import pytest
 
@@ -61,12 +61,12 @@ def test_everything_can_be_set() -> None:
 
 
 def test_a_path_that_is_set_but_empty_is_empty() -> None:
-    """Unset means /api/v1; empty means none."""
+    """An unset path means /api/v1, and an empty path means no path."""
     assert Settings.from_environ({"ENDPOINT_API_PATH": ""}).rules.api_path == ""
 
 
 def test_the_state_folder_comes_from_systemd_unless_named() -> None:
-    """systemd gives a list where a unit has several."""
+    """The first folder of systemd's STATE_DIRECTORY is the default of ENDPOINT_STATE_DIR."""
     environ = {"STATE_DIRECTORY": "/var/lib/a:/var/lib/b"}
     assert Settings.from_environ(environ).state_dir == "/var/lib/a"
     environ["ENDPOINT_STATE_DIR"] = "/mine"
@@ -114,7 +114,7 @@ def test_the_state_folder_comes_from_systemd_unless_named() -> None:
 def test_a_malformed_value_names_variable_value_and_what_is_allowed(
     variable: str, value: str
 ) -> None:
-    """A clear error at start, not a surprise later."""
+    """A malformed value is an error of one line with the allowed values."""
     with pytest.raises(SettingsError) as caught:
         Settings.from_environ({variable: value})
     assert caught.value.variable == variable
@@ -137,14 +137,14 @@ def test_a_malformed_value_names_variable_value_and_what_is_allowed(
     ],
 )
 def test_a_malformed_process_value_is_refused_too(variable: str, value: str) -> None:
-    """gunicorn never sees it."""
+    """A malformed value for gunicorn is an error before gunicorn uses it."""
     with pytest.raises(SettingsError, match=variable):
         ProcessSettings.from_environ({variable: value})
 
 
 @pytest.mark.parametrize("value", ["http", "0", "65536", "8 0"])
 def test_a_default_port_that_is_none_is_ignored_with_a_warning(value: str) -> None:
-    """As in the guide."""
+    """As in the guide, a bad default port is ignored with a warning."""
     settings = Settings.from_environ({"ENDPOINT_DEFAULT_PORT": value})
     assert settings.rules.default_port is None
     (warning,) = settings.warnings
@@ -152,14 +152,14 @@ def test_a_default_port_that_is_none_is_ignored_with_a_warning(value: str) -> No
 
 
 def test_an_unknown_variable_is_a_warning_with_the_nearest_known_one() -> None:
-    """A typo must not silently mean the default."""
+    """A typo in a variable's name is a warning, so the default is not used silently."""
     (warning,) = Settings.from_environ({"ENDPOINT_CONFG_FILE": "x"}).warnings
     assert "ENDPOINT_CONFG_FILE" in warning
     assert "ENDPOINT_CONFIG_FILE?" in warning
 
 
 def test_an_origin_is_spelled_as_browsers_spell_it() -> None:
-    """Without the default port."""
+    """An origin is normalised without its default port."""
     environ = {"ENDPOINT_CORS_ORIGINS": "https://A.com:443 http://b.com:80/ http://c.com:81"}
     origins = Settings.from_environ(environ).cors_origins
     assert origins == ("https://a.com", "http://b.com", "http://c.com:81")
@@ -180,14 +180,14 @@ def test_an_origin_is_spelled_as_browsers_spell_it() -> None:
     ],
 )
 def test_a_malformed_secret_is_not_echoed(variable: str, value: str) -> None:
-    """The line ends in somebody's log."""
+    """The error has no secret, since it is logged."""
     with pytest.raises(SettingsError, match=variable) as caught:
         Settings.from_environ({variable: value})
     assert "secret" not in str(caught.value)
 
 
 def test_a_secret_does_not_show_where_settings_are_printed() -> None:
-    """Nor in what names the state files."""
+    """``repr`` has no secret; the names of state files depend on it."""
     environ = {
         "ENDPOINT_TOKENS": "a-token-of-some-length",
         "ENDPOINT_ALERT_WEBHOOK": "https://hooks.example/T0P-SECRET?k=1",
@@ -207,26 +207,26 @@ def test_a_secret_does_not_show_where_settings_are_printed() -> None:
 
 @pytest.mark.parametrize(("value", "seconds"), [("0", 0), ("0.1", 0.1), ("30", 30), ("", 0)])
 def test_checks_come_so_often(value: str, seconds: float) -> None:
-    """Or never."""
+    """The probe interval is a number of seconds, and 0 means never."""
     assert Settings.from_environ({"ENDPOINT_PROBE_INTERVAL": value}).probe_interval == seconds
 
 
 @pytest.mark.parametrize("value", ["0.05", "-1", "1e3", "nan", "99999999999"])
 def test_checks_that_would_be_an_attack_are_refused(value: str) -> None:
-    """So is what is no number."""
+    """An interval below 0.1 s, or a text that is not a number, is an error."""
     with pytest.raises(SettingsError, match=r"ENDPOINT_PROBE_INTERVAL.*0\.1"):
         Settings.from_environ({"ENDPOINT_PROBE_INTERVAL": value})
 
 
 def test_a_webhook_without_checks_is_odd() -> None:
-    """It would never be told anything."""
+    """A webhook without health checks is a warning, since it would receive nothing."""
     settings = Settings.from_environ({"ENDPOINT_ALERT_WEBHOOK": "https://hooks.example/x"})
     assert "ENDPOINT_PROBE_INTERVAL" in settings.warnings[0]
     assert "hooks" not in settings.warnings[0]
 
 
 def test_a_short_token_is_taken_with_a_warning() -> None:
-    """It works, and says what is wrong with it."""
+    """A short token is accepted with a warning that does not show it."""
     settings = Settings.from_environ({"ENDPOINT_TOKENS": "abc"})
     assert settings.tokens == ("abc",)
     assert "ENDPOINT_TOKENS" in settings.warnings[0]
@@ -237,7 +237,7 @@ def test_a_short_token_is_taken_with_a_warning() -> None:
     ("value", "seconds"), [("3600", 3600), ("90m", 5400), ("12h", 43200), ("7d", 604800)]
 )
 def test_the_life_of_a_signature_is_seconds_or_has_a_unit(value: str, seconds: float) -> None:
-    """A week is easier to read as 7d."""
+    """The lifetime is a number of seconds, or a number with a unit."""
     assert Settings.from_environ({"ENDPOINT_SIGNING_TTL": value}).signing_ttl == seconds
 
 
@@ -249,5 +249,5 @@ def test_the_life_of_a_signature_is_seconds_or_has_a_unit(value: str, seconds: f
     ],
 )
 def test_a_key_in_etcd_may_be_the_source(value: str, source: str) -> None:
-    """One spelling, whichever way it was written."""
+    """The URL of a key in etcd is normalised, with default ports."""
     assert Settings.from_environ({"ENDPOINT_CONFIG_FILE": value}).source == source

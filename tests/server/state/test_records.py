@@ -1,4 +1,4 @@
-"""A state folder among users who attack each other: what another user planted is not believed."""
+"""A state folder shared with hostile users: records that another user planted are ignored."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def place() -> Iterator[Path]:
 
 
 class Site:
-    """A source, a key and a state folder, whose parent everybody may enter."""
+    """A source, a key and a state folder, in a folder that all users may enter."""
 
     def __init__(self, place: Path) -> None:
         self.file = place / "endpoints.txt"
@@ -54,7 +54,7 @@ class Site:
         return StateDirectory.of_user(self.state, user).path
 
     def evil_records(self, owner: int) -> None:
-        """Give a user the records of a server that serves another list."""
+        """Give a user the records of a server with another list."""
         self.file.write_text(EVIL)
         self.boot()
         self.file.unlink()
@@ -68,10 +68,10 @@ def site(place: Path) -> Site:
 
 
 class TestWhatSomebodyElseOwns:
-    """It is not believed, whoever owns what is around it."""
+    """Records of another user are ignored, whoever owns the folders around them."""
 
     def test_a_planted_list_is_neither_served_nor_signed(self, site: Site) -> None:
-        """A folder of records of another user's."""
+        """A folder of records that another user owns is not used."""
         site.evil_records(MALLORY)
         client = site.boot()
         assert site.hosts(client) == []
@@ -81,7 +81,7 @@ class TestWhatSomebodyElseOwns:
     def test_the_status_says_whose_it_is(
         self, site: Site, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """By user, and the server goes on without."""
+        """Log and status name the owner, and the server works without the folder."""
         site.evil_records(MALLORY)
         site.file.write_text(GOOD)
         client = site.boot()
@@ -93,14 +93,14 @@ class TestWhatSomebodyElseOwns:
         assert f"user {MALLORY} owns it, not user 0" in problems[0]["message"]
 
     def test_one_planted_file_in_a_folder_of_ours(self, site: Site) -> None:
-        """As after a volume was open to a group for a while."""
+        """A record of another user in our own folder is ignored."""
         site.evil_records(0)
         (planted,) = self._of(site, "*.lastgood")
         os.chown(planted, MALLORY, MALLORY)
         assert site.hosts(site.boot()) == []
 
     def test_a_file_that_everybody_may_write_to(self, site: Site) -> None:
-        """Whoever owns it."""
+        """A world-writable record is ignored, even if it is ours."""
         site.evil_records(0)
         (planted,) = self._of(site, "*.lastgood")
         planted.chmod(0o666)
@@ -108,7 +108,7 @@ class TestWhatSomebodyElseOwns:
 
     @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
     def test_what_is_no_file(self, site: Site, kind: str) -> None:
-        """It is passed over, and a pipe does not hold the start up."""
+        """A link, pipe or folder in place of a record is ignored, and does not block the start."""
         site.evil_records(0)
         (planted,) = self._of(site, "*.lastgood")
         moved = planted.rename(site.state / "moved")
@@ -122,7 +122,7 @@ class TestWhatSomebodyElseOwns:
 
     @pytest.mark.parametrize("owner", [MALLORY, 0])
     def test_a_link_to_a_folder_of_records(self, site: Site, owner: int) -> None:
-        """Not followed, even to one that is ours."""
+        """A link to a folder of records is not followed, even to our own folder."""
         site.evil_records(0)
         site.records().rename(site.state / "elsewhere")
         site.records().symlink_to(site.state / "elsewhere")
@@ -135,7 +135,7 @@ class TestWhatSomebodyElseOwns:
 
 
 class TestTheFolderAround:
-    """It may be root's, or a group's."""
+    """The state folder may belong to root or to a group."""
 
     @staticmethod
     def prepares(state: Path) -> Callable[[], None]:
@@ -145,7 +145,7 @@ class TestTheFolderAround:
         return prepare
 
     def test_a_group_may_write_to_it(self, site: Site) -> None:
-        """As to a volume that Kubernetes mounts with fsGroup: the records stay private."""
+        """The records stay private in a group-writable volume (Kubernetes fsGroup)."""
         site.state.mkdir()
         os.chown(site.state, 0, ALICE)
         site.state.chmod(0o2770)
@@ -158,7 +158,7 @@ class TestTheFolderAround:
         assert folder.stat().st_mode & 0o077 == 0
 
     def test_two_users_have_records_of_their_own(self, site: Site) -> None:
-        """In one folder that everybody may write to."""
+        """Two users have separate records in one world-writable folder."""
         site.state.mkdir()
         site.state.chmod(0o1777)
         for user in (ALICE, MALLORY):
@@ -168,7 +168,7 @@ class TestTheFolderAround:
     def test_looking_whether_it_can_be_written_to_creates_nothing_elsewhere(
         self, site: Site, place: Path
     ) -> None:
-        """Through links that lie where a probe may, or where the folder does."""
+        """The write probe does not follow links in place of the probe or the folder."""
         site.state.mkdir()
         os.chown(site.state, MALLORY, MALLORY)
         target = place / "created"
@@ -178,7 +178,7 @@ class TestTheFolderAround:
         assert not target.exists()
 
     def test_a_folder_that_is_swapped_all_the_time(self, site: Site, place: Path) -> None:
-        """For a link to another user's, in the midst of everything: nothing of his is read."""
+        """While a user swaps the folder for his own, his records are neither read nor written."""
         site.evil_records(MALLORY)
         site.state.chmod(0o700)
         evil = site.records().rename(site.state / "evil")

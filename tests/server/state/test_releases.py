@@ -1,4 +1,4 @@
-"""The next release: a date and a version that no client can mistake, whoever reads what when."""
+"""The next release: dates and versions stay in order, whichever worker reads which text."""
 
 import contextlib
 import itertools
@@ -66,7 +66,7 @@ reads = st.lists(
     st.tuples(
         st.integers(0, 3),  # the reader
         st.sampled_from("abc"),  # the list
-        st.floats(0, 3e4, allow_nan=False),  # the date of its source, or one to come
+        st.floats(0, 3e4, allow_nan=False),  # the date of its source, possibly in the future
     ),
     max_size=40,
 )
@@ -76,7 +76,7 @@ reads = st.lists(
 def test_any_interleaving_gives_rising_versions_and_distinct_dates(
     steps: list[tuple[int, str, float]],
 ) -> None:
-    """Each reader knows the record and what it serves itself, as under the lock of a host."""
+    """In any order of readers, versions rise and dates differ, as under the host's lock."""
     record: Release | None = None
     served: dict[int, Release] = {}
     given: list[Release] = []
@@ -112,7 +112,7 @@ def issue(releases: ReleaseStore, etag: str, order: Order | None = None) -> Rele
 
 
 def recorded(releases: ReleaseStore) -> Release:
-    """The last release of the host."""
+    """Return the last release of the host."""
     good = releases.follow()
     assert good is not None
     assert good.record == ReleaseRecord(good.record.release, 2, 2)
@@ -127,7 +127,7 @@ def _hold(folder: Path, rendering: bool) -> None:
 
 @contextlib.contextmanager
 def stopped_holder(folder: Path, *, rendering: bool = False) -> Iterator[None]:
-    """A process that is stopped in the critical section."""
+    """Run a process that is stopped (SIGSTOP) in the critical section."""
     holder = multiprocessing.get_context("fork").Process(target=_hold, args=(folder, rendering))
     holder.start()
     assert holder.pid is not None
@@ -142,7 +142,7 @@ def stopped_holder(folder: Path, *, rendering: bool = False) -> Iterator[None]:
 
 
 def test_a_stopped_holder_stops_nobody(tmp_path: Path) -> None:
-    """The others serve with a higher version at once, and record it when the lock is free."""
+    """While the lock's holder is stopped, others serve a higher version, and record it later."""
     other = store(tmp_path)
     before = issue(other, "a")
     with stopped_holder(tmp_path):
@@ -160,7 +160,7 @@ def test_a_stopped_holder_stops_nobody(tmp_path: Path) -> None:
 def test_a_holder_that_renders_is_given_more_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But not for ever."""
+    """Others wait ``LONG_PATIENCE`` for a holder that renders, and then go on."""
     monkeypatch.setattr(directory_module, "LONG_PATIENCE", 1.5)
     with stopped_holder(tmp_path, rendering=True):
         began = time.monotonic()
@@ -169,7 +169,7 @@ def test_a_holder_that_renders_is_given_more_time(
 
 
 def test_a_lower_revision_is_read_once_more(tmp_path: Path) -> None:
-    """A slow worker is not taken for a restored backup; a restored backup is one all the same."""
+    """A lower revision is accepted as a restored backup only after one more read."""
     issue(store(tmp_path), "b", Order("1", 7))
     slow = store(tmp_path)
     with slow.section() as section:
@@ -190,7 +190,7 @@ def good(number: int, size: int = 10) -> LastGood:
 
 
 def test_the_last_texts_are_kept(tmp_path: Path) -> None:
-    """Newest first, with release, time and trigger."""
+    """The last ``MAX_TEXTS`` texts are kept, newest first, with release, time and trigger."""
     texts = [good(number) for number in range(1, MAX_TEXTS + 11)]
     kept = LastGoodStore(StateDirectory(tmp_path), "key")
     for text in texts:
@@ -201,7 +201,7 @@ def test_the_last_texts_are_kept(tmp_path: Path) -> None:
 
 
 def put(releases: ReleaseStore, text: str, modified_at: float) -> LastGood:
-    """Release a text, as a reload does."""
+    """Release a text as a reload does."""
     request = ReleaseRequest(text, 1, 1, modified_at, None, text.encode())
     with releases.section() as section:
         good = releases.issue(section, request, NOW)
@@ -210,7 +210,7 @@ def put(releases: ReleaseStore, text: str, modified_at: float) -> LastGood:
 
 
 def test_the_same_text_is_kept_once(tmp_path: Path) -> None:
-    """A touch is no other text, and a slow worker brings none back."""
+    """A touch adds no text to the history, and a slow worker does not add one again."""
     slow, quick = store(tmp_path), store(tmp_path)
     first, second = put(slow, "first", 1000.0), put(quick, "second", 1000.0)
     assert put(quick, "second", 1000.0) == second

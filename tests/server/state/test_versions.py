@@ -1,7 +1,7 @@
-"""The versions of signed lists: workers that have missed something, and a state folder that fails.
+"""The versions of signed lists: workers that missed edits, and a state folder that fails.
 
-Each worker here is an application of its own that looks at its file, and at what the others
-have written, when it is told to; the last tests do it with real ones.
+Each worker here is an application in this process whose turns the test runs by hand. The last
+tests use real gunicorn workers.
 """
 
 import os
@@ -31,18 +31,18 @@ OLD, NEWER = 1_700_000_000, 1_700_500_000
 
 
 class Worker:
-    """An application, and the turns of its reload thread."""
+    """An application, and the turns of its reload thread by hand."""
 
     def __init__(self, booted: tuple[FlaskClient, Reloader]) -> None:
         self.client, self.loader = booted
 
     def look(self) -> "Worker":
-        """Read the file as a turn of its thread does."""
+        """Read the file as a turn of the reload thread does."""
         self.loader.reload(Trigger.POLL, quietly=True)
         return self.turn()
 
     def turn(self) -> "Worker":
-        """A turn in which the file is as it was."""
+        """Run a turn in which the file has not changed."""
         self.loader.follow_others()
         return self
 
@@ -61,17 +61,17 @@ def boot(site: Site) -> Worker:
 
 
 def agreed(*workers: Worker) -> int:
-    """Give the version that all workers sign with, byte by byte alike."""
+    """Return the version that all workers sign with, and check that their bytes are equal."""
     assert len({worker.client.get(JWS).data for worker in workers}) == 1
     assert len({str(worker.client.get(ENDPOINTS).headers) for worker in workers}) == 1
     return workers[0].ver
 
 
 class TestATouch:
-    """The same contents with a newer date: whoever touches a file means it to be new."""
+    """A touch (same content, newer date) means that the operator wants a newer version."""
 
     def test_it_raises_the_version_and_nothing_else(self, site: Site) -> None:
-        """In every worker alike; the plain list has the tag and the date that it had."""
+        """A touch raises the version in every worker, and the plain list keeps ETag and date."""
         site.write(AB, OLD)
         workers = [boot(site), boot(site)]
         plain = workers[0].client.get(ENDPOINTS)
@@ -84,7 +84,7 @@ class TestATouch:
             assert after.headers[name] == plain.headers[name]
 
     def test_so_it_does_at_a_restart(self, site: Site) -> None:
-        """Also without a last good list."""
+        """A touch before a restart raises the version and keeps the date."""
         site.write(AB, OLD)
         date = boot(site).client.get(ENDPOINTS).headers["Last-Modified"]
         site.write("# a word\n" + AB, NEWER)
@@ -94,7 +94,7 @@ class TestATouch:
         assert boot(site).ver == NEWER * 1000
 
     def test_an_older_date_does_not(self, site: Site) -> None:
-        """Nor one that was seen before."""
+        """An older date, or one that was seen before, does not raise the version."""
         site.write(AB, NEWER)
         worker = boot(site)
         for date in (OLD, NEWER, OLD):
@@ -103,7 +103,7 @@ class TestATouch:
         assert boot(site).ver == NEWER * 1000
 
     def test_a_date_to_come_counts_as_now_once(self, site: Site) -> None:
-        """However often it is read, and whoever reads it."""
+        """A future date counts as now once, and further reads by any worker keep the version."""
         site.write(AB, OLD)
         workers = [boot(site), boot(site)]
         site.write(AB, time.time() + 86400)
@@ -114,7 +114,7 @@ class TestATouch:
         assert agreed(*workers) == boot(site).ver == ver
 
     def test_it_is_the_remedy_for_a_lost_folder(self, site: Site) -> None:
-        """A client that has seen the newer list takes the older one after a touch."""
+        """After a lost folder, a touch gives an older list a version that clients accept."""
         site.write(BC, NEWER)
         seen = boot(site).ver
         shutil.rmtree(site.settings["state_dir"])
@@ -126,7 +126,7 @@ class TestATouch:
         assert boot(site).ver == worker.ver
 
     def test_a_touch_of_a_refused_file_is_none(self, site: Site) -> None:
-        """What is served is not what was touched."""
+        """A touch of a refused file does not change the version of the served list."""
         site.write(AB, OLD)
         worker = boot(site)
         site.write("DomainList:\n", OLD + 1)
@@ -137,12 +137,12 @@ class TestATouch:
 
 
 class TestAWorkerThatMissedSomething:
-    """It comes to what the others have, also when nothing is read anew."""
+    """A worker that missed edits agrees with the others, even without reading the file."""
 
     @pytest.mark.parametrize("date", [OLD, NEWER + 5000])
     @pytest.mark.parametrize("reads", [False, True])
     def test_an_edit_and_its_way_back(self, site: Site, date: float, reads: bool) -> None:
-        """For it, nothing has changed; for the others, the version has risen."""
+        """A worker that missed an edit and its rollback takes the higher version."""
         site.write(AB, OLD)
         stalled, other = boot(site), boot(site)
         site.write(BC, NEWER)
@@ -154,7 +154,7 @@ class TestAWorkerThatMissedSomething:
         assert agreed(stalled.turn(), other.turn()) > NEWER * 1000
 
     def test_while_the_file_is_bad(self, site: Site) -> None:
-        """And the list that it serves is the last good one."""
+        """While the file is bad, the worker takes the last good list and its version."""
         site.write(AB, OLD)
         stalled, other = boot(site), boot(site)
         for text in (BC, AB, "DomainList:\n"):
@@ -164,7 +164,7 @@ class TestAWorkerThatMissedSomething:
         assert agreed(stalled.turn(), other.turn()) > OLD * 1000 + 1
 
     def test_looking_costs_a_stat(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The record is read only when it is another one."""
+        """The record is read only if its ``stat`` fingerprint has changed."""
         worker = boot(site).turn()
         read: list[str] = []
         load = StateDirectory.load
@@ -184,10 +184,10 @@ class TestAWorkerThatMissedSomething:
 
 
 class TestALostFolder:
-    """Whoever lives writes down again what it knows."""
+    """A live worker writes its records again after the state folder was lost."""
 
     def test_a_worker_that_is_born_then_agrees(self, site: Site) -> None:
-        """No version falls below one that was served."""
+        """A worker that starts later takes a version above those already served."""
         site.write(AB, OLD)
         living = boot(site)
         site.write(BC, NEWER)
@@ -201,7 +201,7 @@ class TestALostFolder:
 
     @pytest.mark.parametrize("first", [AB, BC])
     def test_also_if_it_was_quicker(self, site: Site, first: str) -> None:
-        """It began with a low version, of the same list or another one."""
+        """A worker that started first with a low version takes the higher version later."""
         site.write(first, OLD)
         living = [boot(site), boot(site)]
         site.write(BC, NEWER)
@@ -218,7 +218,7 @@ class TestALostFolder:
     def test_where_it_cannot_be_made_there_is_one_warning(
         self, site: Site, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """And the next try is one too many for nobody."""
+        """One warning is logged until the folder can be made again."""
         worker = boot(site)
         folder = Path(site.settings["state_dir"])
         shutil.rmtree(folder)
@@ -232,10 +232,10 @@ class TestALostFolder:
 
 
 class TestAFullDisk:
-    """What was known before stays, and what was not written is, as soon as there is room."""
+    """On a full disk the old record stays, and the new one is written once there is room."""
 
     def test_the_record_stays_whole(self, site: Site, tmp_path: Path) -> None:
-        """A disk can be full in the midst of a write."""
+        """A write that fails half-way leaves the old record whole."""
         disk = tmp_path / "disk"
         with small_disk(disk):
             settings = {"state_dir": str(disk)}
@@ -244,7 +244,7 @@ class TestAFullDisk:
             (record,) = disk.rglob("*.lastgood")
             kept = record.read_bytes()
             for text in disk.rglob("*.text.*"):
-                text.unlink()  # or it would make room for the last good one
+                text.unlink()  # else the server would remove it to make room for the record
             fill(disk / "full")
             for number in range(20):
                 site.write(f"DomainList:\nb{number}.example\n", OLD + 0.1234567)
@@ -259,7 +259,7 @@ class TestAFullDisk:
 
 @pytest.fixture
 def real(tmp_path: Path) -> Iterator[tuple[Server, Path]]:
-    """gunicorn with two workers, a key and a state folder."""
+    """Run gunicorn with two workers, a key and a state folder."""
     folder = tmp_path
     file = folder / "endpoints.txt"
     file.write_text(AB)
@@ -281,7 +281,7 @@ def put(file: Path, text: str, date: float | None = None) -> None:
 
 
 def settled(server: Server, expected: list[str], above: int) -> int:
-    """Wait until every worker signs the list with one version, and give that."""
+    """Wait until every worker signs the list with one version above a bound, and return it."""
 
     def agreed() -> int | None:
         found = [TRUSTED.verify(server.get(JWS).body) for _ in range(12)]
@@ -290,7 +290,7 @@ def settled(server: Server, expected: list[str], above: int) -> int:
 
     def still_agreed() -> int | None:
         ver = agreed()
-        # One worker that is idle just now may have given all the answers.
+        # All the answers may have come from one worker, while the other one was busy.
         time.sleep(0.5)
         return ver if ver is not None and agreed() == ver else None
 
@@ -300,10 +300,10 @@ def settled(server: Server, expected: list[str], above: int) -> int:
 
 
 class TestRealWorkers:
-    """Stopped, killed, and robbed of their folder."""
+    """Real workers that are stopped or killed, or lose their state folder."""
 
     def test_one_that_is_stopped_during_an_edit(self, real: tuple[Server, Path]) -> None:
-        """A client that has seen the edit takes the way back from every worker."""
+        """A client that has seen the edit accepts the rollback from every worker."""
         server, file = real
         put(file, AB, OLD)
         settled(server, ["a", "b"], 0)
@@ -320,7 +320,7 @@ class TestRealWorkers:
         try:
             put(file, BC)
 
-            # Some connections go to the stopped one, and have no answer.
+            # Some connections go to the stopped worker and get no answer.
             wait_for(lambda: taken(manager), seconds=30)
             put(file, AB, OLD)
         finally:
@@ -331,11 +331,11 @@ class TestRealWorkers:
         assert manager.api_endpoints[0].url == "https://a.example/api/v1"
 
     def test_a_folder_that_is_taken_away(self, real: tuple[Server, Path]) -> None:
-        """And a worker that is killed after it."""
+        """Versions rise after the state folder was removed, and after a worker was killed."""
         server, file = real
         put(file, CD)
         newest = settled(server, ["c", "d"], 0)
-        # In one step: the workers may write into it at any moment.
+        # The rename removes the folder in one step, while workers may write into it.
         shutil.rmtree((file.parent / "state").rename(file.parent / "gone"))
         put(file, AB, OLD)
         newest = settled(server, ["a", "b"], newest)
@@ -345,7 +345,7 @@ class TestRealWorkers:
 
 
 def taken(manager: EndpointManager) -> bool:
-    """Whether an update brings another list."""
+    """Return whether an update brings another list."""
     try:
         return manager.update_endpoints_from_remote()
     except UpdateFailed:

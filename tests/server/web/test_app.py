@@ -1,4 +1,4 @@
-"""The application's routes, without a server around it."""
+"""Tests of the application's routes by Flask's test client, without a server."""
 
 import base64
 import json
@@ -37,7 +37,7 @@ def client(tmp_path: Path) -> Iterator[FlaskClient]:
 
 @pytest.mark.parametrize("path", ["/health", "/api/v1/health"])
 def test_a_health_check_is_answered(client: FlaskClient, path: str) -> None:
-    """Exactly the guide's answer, with the package's version."""
+    """The answer is exactly the guide's, with the version of the package."""
     response = client.get(path)
     assert response.status_code == 200
     assert response.json == {"status": "healthy", "service": "mop-api", "version": __version__}
@@ -45,12 +45,12 @@ def test_a_health_check_is_answered(client: FlaskClient, path: str) -> None:
 
 
 def test_the_service_has_a_name(tmp_path: Path) -> None:
-    """SERVICE_NAME."""
+    """SERVICE_NAME is the service in the answer."""
     assert make(tmp_path, service_name="mine").get("/health").json["service"] == "mine"  # type: ignore[index]
 
 
 def test_the_list_is_the_guides(client: FlaskClient) -> None:
-    """With its caching headers."""
+    """The list is the guide's, with the headers for caches, 304 and HEAD."""
     response = client.get(ENDPOINTS)
     assert response.json == GUIDE_JSON
     assert response.headers["Content-Type"] == "application/json"
@@ -64,7 +64,7 @@ def test_the_list_is_the_guides(client: FlaskClient) -> None:
 
 
 def test_readiness_follows_the_list(tmp_path: Path) -> None:
-    """503 while no list was ever seen."""
+    """/ready answers 503 until a good list was seen."""
     client = make(tmp_path, source=str(tmp_path / "nothing"))
     response = client.get("/ready")
     assert response.status_code == 503
@@ -80,7 +80,7 @@ def test_readiness_follows_the_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_readiness_and_status_say_that_entries_are_left_out(tmp_path: Path, strict: bool) -> None:
-    """``complete`` is false, with the exact counts, also where the whole file is refused."""
+    """``complete`` is false with exact counts, also if strict mode refuses the whole file."""
     file = tmp_path / "endpoints.txt"
     file.write_text("DomainList:\na.com\nb.com\n")
     client = make(tmp_path, source=str(file))
@@ -101,7 +101,7 @@ def test_readiness_and_status_say_that_entries_are_left_out(tmp_path: Path, stri
 
 
 def test_readiness_names_no_reason_to_strangers(tmp_path: Path) -> None:
-    """It holds paths and users. Any good token is shown the reason, without tokens everybody is."""
+    """With tokens, only a valid token gets the reason, which may contain paths and users."""
     source, admin = str(tmp_path / "nothing"), "an-admin-token"
     reader = Token("app", digest("a-reader-token"), False)
     (tmp_path / "tokens").write_text(line_of(reader))
@@ -127,7 +127,7 @@ def test_readiness_names_no_reason_to_strangers(tmp_path: Path) -> None:
 
 
 def test_status_has_the_contracts_shape(client: FlaskClient) -> None:
-    """One shape for the whole host."""
+    """The status document has the members that the docs name."""
     status: Any = client.get("/api/v1/config/status").json
     assert set(status) == {
         "source",
@@ -161,7 +161,7 @@ def test_status_has_the_contracts_shape(client: FlaskClient) -> None:
 def test_status_shows_problems_and_settings_that_were_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an operator should know stands in one place."""
+    """The status shows bad settings together with the problems of the file."""
     file = tmp_path / "e.txt"
     file.write_text("DomainList:\na.com\nb_c\n")
     monkeypatch.setenv("ENDPOINT_CONFIG_FILE", str(file))
@@ -192,7 +192,7 @@ def test_status_shows_problems_and_settings_that_were_passed_over(
 def test_errors_are_problem_documents(
     client: FlaskClient, method: str, path: str, status: int
 ) -> None:
-    """RFC 9457."""
+    """HTTP errors are problem documents (RFC 9457)."""
     response = client.open(path, method=method)
     assert response.status_code == status
     assert response.headers["Content-Type"] == "application/problem+json"
@@ -206,7 +206,7 @@ def test_errors_are_problem_documents(
 def test_an_unexpected_error_is_a_problem_document_and_one_line_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No answer and no log shows a traceback."""
+    """Neither the answer nor the log has a traceback."""
     app = create_app(Settings(source=str(SAMPLE), state_dir=str(tmp_path)), start=False)
 
     @app.get("/boom")
@@ -223,7 +223,7 @@ def test_an_unexpected_error_is_a_problem_document_and_one_line_in_the_log(
 
 
 def test_nothing_about_the_file_makes_create_app_raise(tmp_path: Path) -> None:
-    """A worker that is born while the file is bad must be born."""
+    """create_app works with any source and with an unusable state folder."""
     state = tmp_path / "state"
     state.write_text("not a folder")
     for source in (tmp_path, tmp_path / "none", Path("/dev/zero"), Path("/bin/sh")):
@@ -234,7 +234,7 @@ def test_nothing_about_the_file_makes_create_app_raise(tmp_path: Path) -> None:
 
 
 def test_a_bad_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By ``create_app``; entry points make one line of it."""
+    """create_app raises SettingsError with the variable and its value."""
     monkeypatch.setenv("ENDPOINT_PROTOCOL", "gopher")
     with pytest.raises(SettingsError, match="ENDPOINT_PROTOCOL='gopher'"):
         create_app(start=False)
@@ -257,9 +257,9 @@ def test_an_application_of_ones_own_can_take_the_routes_in(tmp_path: Path) -> No
 
 
 def test_the_settings_hold_for_our_routes_only(tmp_path: Path) -> None:
-    """``init_app`` neither opens an application to other origins nor shuts its names out."""
+    """TRUSTED_HOSTS and CORS do not change the application's own routes under ``init_app``."""
     clients = []
-    for number in range(2):  # the routes can be taken in more than once
+    for number in range(2):  # two applications in one process can have the routes
         app = Flask(f"other{number}")
         app.add_url_rule("/own", "own", lambda: "mine")
         settings = Settings(
@@ -282,7 +282,7 @@ def test_the_settings_hold_for_our_routes_only(tmp_path: Path) -> None:
 
 
 def test_the_runtime_is_found_under_middleware(tmp_path: Path) -> None:
-    """As gunicorn's hooks need to."""
+    """``find`` returns the service of an application that is wrapped in middleware."""
 
     class Wrapper:
         def __init__(self, app: Any) -> None:
@@ -295,7 +295,7 @@ def test_the_runtime_is_found_under_middleware(tmp_path: Path) -> None:
 
 
 class TestTrustedHosts:
-    """TRUSTED_HOSTS."""
+    """TRUSTED_HOSTS limits the host names that are answered."""
 
     @pytest.mark.parametrize(
         ("host", "path", "status"),
@@ -319,7 +319,7 @@ class TestTrustedHosts:
     def test_only_known_names_are_answered(
         self, tmp_path: Path, host: str, path: str, status: int
     ) -> None:
-        """But probes come by address."""
+        """Other host names get 400, except for the health checks."""
         client = make(tmp_path, trusted_hosts=("a.com", ".b.com", "[::1]"))
         response = client.get(path, headers={"Host": host})
         assert response.status_code == status
@@ -328,7 +328,7 @@ class TestTrustedHosts:
 
 
 class TestCors:
-    """ENDPOINT_CORS_ORIGINS."""
+    """ENDPOINT_CORS_ORIGINS sets the CORS headers."""
 
     def get(self, client: FlaskClient, origin: str | None, method: str = "GET") -> Any:
         headers = {"Origin": origin} if origin else {}
@@ -337,17 +337,17 @@ class TestCors:
         return client.open(ENDPOINTS, method=method, headers=headers).headers
 
     def test_without_it_no_other_origin_may_read(self, client: FlaskClient) -> None:
-        """The browser's default."""
+        """Without the setting there are no CORS headers."""
         assert "Access-Control-Allow-Origin" not in self.get(client, "https://a.com")
 
     def test_any_origin(self, tmp_path: Path) -> None:
-        """The answer is the same for all, so it needs no Vary."""
+        """With ``*`` the answer is the same for all origins, so Vary does not name Origin."""
         headers = self.get(make(tmp_path, cors_origins=("*",)), "https://a.com")
         assert headers["Access-Control-Allow-Origin"] == "*"
         assert headers.getlist("Vary") == ["Accept-Encoding"]
 
     def test_a_list_of_origins(self, tmp_path: Path) -> None:
-        """Exactly those; and caches must keep the answers apart."""
+        """Only the listed origins are allowed, and the answer varies by Origin."""
         client = make(tmp_path, cors_origins=("https://a.com", "http://b.com:81"))
         for origin in ("https://a.com", "http://b.com:81"):
             headers = self.get(client, origin)
@@ -359,7 +359,7 @@ class TestCors:
             assert "Origin" in headers.getlist("Vary")
 
     def test_a_preflight_is_answered(self, tmp_path: Path) -> None:
-        """With the methods and headers that our routes take."""
+        """The answer to a preflight has the methods and headers that our routes accept."""
         headers = self.get(make(tmp_path, cors_origins=("*",)), "https://a.com", "OPTIONS")
         assert "GET" in headers["Access-Control-Allow-Methods"]
         assert "Authorization" in headers["Access-Control-Allow-Headers"]
@@ -367,7 +367,7 @@ class TestCors:
 
 
 def test_the_state_folder_holds_one_sources_things_under_one_name(tmp_path: Path) -> None:
-    """Two sources in one folder never mix."""
+    """Two sources in one state folder have separate records."""
     other = tmp_path / "other.txt"
     other.write_text("DomainList:\nother.com\n")
     make(tmp_path)

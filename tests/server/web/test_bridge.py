@@ -1,4 +1,4 @@
-"""WsgiBridge: bounded threads, whole bodies, and answers that are collected before they go out."""
+"""WsgiBridge: a bounded pool of threads, and whole bodies of requests and answers."""
 
 import asyncio
 import threading
@@ -29,7 +29,7 @@ def scope(**changes: Any) -> dict[str, Any]:
 async def ask(
     bridge: WsgiBridge, *messages: Message, silent: bool = False, **changes: Any
 ) -> tuple[int, dict[str, str], bytes]:
-    """Ask once; a silent client sends nothing after the messages."""
+    """Send one request; a silent client sends nothing after the messages."""
     left = list(messages or [{"type": "http.request", "body": b"", "more_body": False}])
     sent: list[Message] = []
 
@@ -50,7 +50,7 @@ async def ask(
 
 
 def echo(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Answer with what the environ says."""
+    """Answer with values from the environ."""
     start_response("200 OK", [("Content-Type", "text/plain")])
     names = ("REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "CONTENT_LENGTH", "REMOTE_ADDR")
     yield " ".join(environ[name] for name in names).encode()
@@ -67,7 +67,7 @@ def run(
 
 
 def test_a_body_in_pieces_is_handed_over_whole() -> None:
-    """With its length, also where the client gave none."""
+    """The application gets the whole body and its length, even without Content-Length."""
     pieces = [{"type": "http.request", "body": b"ab", "more_body": True}]
     pieces += [{"type": "http.request", "body": b"c", "more_body": False}]
     status, headers, body = run(WsgiBridge(echo, 1, 64), *pieces)
@@ -76,7 +76,7 @@ def test_a_body_in_pieces_is_handed_over_whole() -> None:
 
 
 def test_the_mount_point_becomes_the_script_name() -> None:
-    """As a mounted ASGI application is told it: the path holds the mount point too."""
+    """``root_path`` becomes SCRIPT_NAME, and is removed from the path."""
     _, _, body = run(WsgiBridge(echo, 1, 64), path="/a/b/x", root_path="/a/b")
     assert body == b"POST /a/b /x 0 192.0.2.1 "
 
@@ -91,14 +91,14 @@ def test_the_mount_point_becomes_the_script_name() -> None:
     ],
 )
 def test_a_body_that_is_too_large_is_413(messages: list[Message], headers: Any) -> None:
-    """The application is not called."""
+    """A body beyond the limit gets 413, and the application is not called."""
     status, sent, _ = run(WsgiBridge(echo, 1, 64), *messages, headers=headers)
     assert status == 413
     assert sent["content-type"] == "application/problem+json"
 
 
 def test_a_body_that_does_not_come_is_408() -> None:
-    """After the time-out, and no thread was taken."""
+    """A late body gets 408 after the time-out, without occupying a thread."""
     part = {"type": "http.request", "body": b"x", "more_body": True}
     before = threading.active_count()
     status, _, _ = run(WsgiBridge(echo, 1, 64, body_timeout=0.05), part, silent=True)
@@ -107,13 +107,13 @@ def test_a_body_that_does_not_come_is_408() -> None:
 
 
 def test_a_client_that_leaves_gets_nothing() -> None:
-    """Its request is dropped before a thread is taken."""
+    """The request of a client that has left is dropped before it occupies a thread."""
     part = {"type": "http.request", "body": b"x", "more_body": True}
     assert run(WsgiBridge(echo, 1, 64), part) == (0, {}, b"")
 
 
 def test_a_full_queue_is_503_with_retry_after() -> None:
-    """As many as the threads and the queue hold are answered; one more is refused at once."""
+    """Requests beyond the threads and the queue get 503 at once; the others are answered."""
     go_on = threading.Event()
 
     def slow(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -142,7 +142,7 @@ def test_a_full_queue_is_503_with_retry_after() -> None:
 def test_a_failure_is_a_problem_document_without_a_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Also where it comes in the middle of the answer; the pieces are closed."""
+    """An error in the middle of the answer gives 500, and the iterable is closed."""
     closed: list[bool] = []
 
     class Pieces:
@@ -165,7 +165,7 @@ def test_a_failure_is_a_problem_document_without_a_traceback(
 
 
 def test_a_name_with_underscores_is_left_out() -> None:
-    """``X_Forwarded_For`` would become the key of ``X-Forwarded-For``."""
+    """A header with underscores is dropped, since WSGI would mix it up with the hyphenated one."""
     seen: dict[str, Any] = {}
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -184,7 +184,7 @@ def test_a_name_with_underscores_is_left_out() -> None:
 
 
 def test_context_variables_of_the_request_reach_the_application() -> None:
-    """Tracing hands its span over by one."""
+    """The application runs in the request's context, which tracing needs for its span."""
     from contextvars import ContextVar
 
     variable: ContextVar[str] = ContextVar("variable", default="none")

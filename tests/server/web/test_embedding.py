@@ -1,4 +1,4 @@
-"""``init_app``: mop-config within an application of somebody else."""
+"""``init_app``: mop-config within an application that is not ours."""
 
 import gc
 import io
@@ -33,7 +33,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def both_orders(settings: Settings, add: Add) -> list[Flask]:
-    """One application that had its routes before ours, and one that got them later."""
+    """Return an application with its routes added before ours, and one with them added after."""
     before, after = Flask("before"), Flask("after")
     add(before)
     init_app(before, settings, start=False)
@@ -44,7 +44,7 @@ def both_orders(settings: Settings, add: Add) -> list[Flask]:
 
 @pytest.mark.parametrize("path", OPERATIONS)
 def test_an_operational_route_of_the_applications_own_stays(settings: Settings, path: str) -> None:
-    """A health check that said 503 does not begin to say 200."""
+    """The application's own health check is not replaced by ours."""
 
     def add(app: Flask) -> None:
         app.add_url_rule(path, "own", lambda: ("ours is ill", 503))
@@ -62,7 +62,7 @@ def test_an_operational_route_of_the_applications_own_stays(settings: Settings, 
 def test_another_method_of_the_applications_own_leaves_our_get(
     settings: Settings, path: str
 ) -> None:
-    """An own POST is theirs, GET and HEAD are ours, and what nobody takes is 405."""
+    """The application's own POST stays, GET and HEAD are ours, and other methods get 405."""
 
     def add(app: Flask) -> None:
         app.add_url_rule(path, "own", lambda: ("posted", 201), methods=["POST"])
@@ -76,7 +76,7 @@ def test_another_method_of_the_applications_own_leaves_our_get(
 
 
 def test_a_rule_for_any_word_does_not_hide_ours(settings: Settings) -> None:
-    """An application's pages at /<name> are no health check of its own."""
+    """The application's rule ``/<name>`` does not hide our operational routes."""
 
     def add(app: Flask) -> None:
         app.add_url_rule("/<name>", "word", lambda name: f"page {name}")
@@ -91,7 +91,7 @@ def test_a_rule_for_any_word_does_not_hide_ours(settings: Settings) -> None:
 
 
 def test_a_route_of_the_applications_own_with_a_slash_stays(settings: Settings) -> None:
-    """Flask redirects to it, as without us."""
+    """Flask redirects to the application's own ``/health/`` as it does without our routes."""
 
     def add(app: Flask) -> None:
         app.add_url_rule("/health/", "own", lambda: "theirs")
@@ -101,7 +101,7 @@ def test_a_route_of_the_applications_own_with_a_slash_stays(settings: Settings) 
 
 
 def test_the_metrics_name_the_operational_routes(settings: Settings) -> None:
-    """By their paths, not by the rule that they share."""
+    """The metrics name the operational routes by path, not by the rule that they share."""
     app = Flask("guest")
     init_app(app, settings, start=False)
     client = app.test_client()
@@ -113,7 +113,7 @@ def test_the_metrics_name_the_operational_routes(settings: Settings) -> None:
 
 @pytest.mark.parametrize("prefix", ["/endpoints", "/a/b", "/a/b/", "a", ""])
 def test_the_routes_stand_below_the_prefix(settings: Settings, prefix: str) -> None:
-    """All but the dashboard, /api/v1/health and the operational ones."""
+    """All routes but the dashboard, /api/v1/health and the operational ones have the prefix."""
     app = Flask("guest")
     init_app(app, settings, url_prefix=prefix, start=False)
     client = app.test_client()
@@ -134,7 +134,7 @@ def test_the_routes_stand_below_the_prefix(settings: Settings, prefix: str) -> N
 
 
 def test_the_dashboards_redirect_names_no_host(settings: Settings) -> None:
-    """It works behind a proxy that ends TLS and takes a prefix away."""
+    """The redirect is relative, so it works behind a proxy that ends TLS or strips a prefix."""
     app = Flask("guest")
     init_app(app, settings, start=False)
     answer = app.test_client().get("/mop-config", headers={"Host": "evil.example"})
@@ -144,7 +144,7 @@ def test_the_dashboards_redirect_names_no_host(settings: Settings) -> None:
 def test_the_applications_configuration_counts_before_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Flask's users set things there; what is None, or not there, comes from the environment."""
+    """``app.config`` overrides the environment, except for absent values and None."""
     monkeypatch.setenv("ENDPOINT_CONFIG_FILE", "/nowhere")
     monkeypatch.setenv("ENDPOINT_MAX_AGE", "7")
     monkeypatch.setenv("ENDPOINT_API_PATH", "/v9")
@@ -166,7 +166,7 @@ def test_the_applications_configuration_counts_before_the_environment(
 
 
 def test_a_bad_value_in_the_configuration_is_named_and_changes_nothing() -> None:
-    """The application has none of our routes then."""
+    """A bad value raises an error, and the application gets none of our routes."""
     app = Flask("guest")
     app.config["ENDPOINT_MAX_AGE"] = "soon"
     with pytest.raises(SettingsError, match="ENDPOINT_MAX_AGE='soon'"):
@@ -176,7 +176,7 @@ def test_a_bad_value_in_the_configuration_is_named_and_changes_nothing() -> None
 
 
 def test_a_second_time_on_one_application_is_one_error(settings: Settings) -> None:
-    """It says so, and what was there goes on."""
+    """A second ``init_app`` raises an error, and the first routes still work."""
     app = Flask("guest")
     init_app(app, settings, start=False)
     with pytest.raises(MopConfigError, match="already"):
@@ -187,7 +187,7 @@ def test_a_second_time_on_one_application_is_one_error(settings: Settings) -> No
 
 
 def test_settings_are_public_and_lazy() -> None:
-    """Without Flask until they are asked for."""
+    """``Settings`` is public, and importing the package does not import Flask."""
     assert mop_config.Settings is Settings
     assert "Settings" in mop_config.__all__
     code = "import sys, mop_config; mop_config.Endpoint; sys.exit('flask' in sys.modules)"
@@ -196,7 +196,7 @@ def test_settings_are_public_and_lazy() -> None:
 
 @pytest.mark.parametrize("kind", ["create_app", "init_app"])
 def test_what_was_started_ends_with_its_application(settings: Settings, kind: str) -> None:
-    """An application a test: no threads and no descriptors add up."""
+    """Threads and descriptors end when the application is garbage-collected."""
     process = psutil.Process()
 
     def use() -> None:
@@ -240,7 +240,7 @@ logging.getLogger("mop_config.server.reload.pipeline").error("a line")
 def test_an_application_that_configures_logging_later_sees_our_lines(
     tmp_path: Path, kind: str
 ) -> None:
-    """Once each; before that, only an application of ours writes to standard error."""
+    """The application's log gets each line once; before, only ``create_app`` logs to stderr."""
     done = subprocess.run(
         [sys.executable, "-c", LOGGING, kind, str(tmp_path)],
         capture_output=True,
@@ -250,12 +250,12 @@ def test_an_application_that_configures_logging_later_sees_our_lines(
     lines = done.stderr.splitlines()
     assert lines.count("THEIRS a line") == 1
     assert sum("a line" in line for line in lines) == 1
-    # What was logged before: on standard error by itself, or by nobody.
+    # A line from before basicConfig is on standard error with create_app only.
     assert sum("is missing" in line for line in lines) == (kind == "create_app")
 
 
 def test_init_app_adds_a_null_handler_only(settings: Settings) -> None:
-    """As the standard library asks of libraries."""
+    """``init_app`` adds only a NullHandler, as the standard library advises libraries."""
     logger = logging.getLogger("mop_config")
     stream = logging.StreamHandler(io.StringIO())
     before = [h for h in logger.handlers if not isinstance(h, logging.NullHandler)]

@@ -1,4 +1,4 @@
-"""The ASGI application gives the answers that the Flask application gives."""
+"""The ASGI application gives the same answers as the Flask application."""
 
 import asyncio
 import atexit
@@ -29,13 +29,13 @@ from ...waiting import wait_for
 Result = tuple[str, list[tuple[str, str]], bytes]
 
 
-#: One loop for all requests of the main thread: to make one takes longer than to answer.
+#: One event loop for all requests of the main thread, since making a loop is slow.
 LOOP = asyncio.new_event_loop()
 atexit.register(LOOP.close)
 
 
 def ask_asgi(app: Any, scope: dict[str, Any], body: bytes = b"") -> Result:
-    """Ask an ASGI application once, as a server does for a client that stays."""
+    """Send one request to an ASGI application, from a client that stays connected."""
 
     async def run() -> list[Any]:
         sent: list[Any] = []
@@ -64,7 +64,7 @@ def ask_asgi(app: Any, scope: dict[str, Any], body: bytes = b"") -> Result:
 
 
 class Sides:
-    """One application, asked as ASGI and as WSGI."""
+    """One application, called as ASGI and as WSGI."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         values = {"source": str(SAMPLE), "state_dir": str(folder / "state"), **settings}
@@ -77,14 +77,14 @@ class Sides:
     def ask(
         self, method: str = "GET", path: str = ENDPOINTS, query: str = "", **headers: str
     ) -> Result:
-        """Ask both sides, hold them to the same answer, and give it."""
+        """Send a request to both sides, check that the answers are equal, and return the answer."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         flask = self.ask_flask(method, path, query, named)
         assert self.ask_asgi(method, path, query, named) == flask, (method, path, query, headers)
         return flask
 
     def ask_flask(self, method: str, path: str, query: str, headers: dict[str, str]) -> Result:
-        """Ask the Flask application."""
+        """Send a request to the Flask application."""
         environ = EnvironBuilder(
             method=method, path="/", headers=list(headers.items())
         ).get_environ()
@@ -93,7 +93,7 @@ class Sides:
         return status, shown(sent), b"".join(body)
 
     def ask_asgi(self, method: str, path: str, query: str, headers: dict[str, str]) -> Result:
-        """Ask the ASGI application."""
+        """Send a request to the ASGI application."""
         status, sent, body = ask_asgi(self.asgi, self.scope(method, path, query, headers))
         return status, shown(sent), body
 
@@ -116,7 +116,7 @@ class Sides:
 
 
 def shown(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Headers in order; a random number has to differ."""
+    """Return the headers sorted, without Retry-After, which is random."""
     kept = ((name.title(), value) for name, value in headers if name.lower() != "retry-after")
     return sorted((_NAMES.get(name, name), value) for name, value in kept)
 
@@ -158,7 +158,7 @@ QUERIES += ["wait=0&wait=0"]
 
 @pytest.mark.slow
 def test_every_combination_of_conditions(sides: Sides) -> None:
-    """Methods, encodings, tags and dates, each with each."""
+    """All combinations of methods, encodings, ETags and dates get equal answers."""
     tag, packed = f'"{sides.etag}"', f'"{sides.etag}-gzip"'
     tags = [None, tag, packed, f"W/{tag}", "*", '"x"', f'"x", {tag}', "nonsense", ""]
     dates = [None, sides.date, "Sun, 06 Nov 1994 08:49:37 GMT", "nonsense"]
@@ -173,7 +173,7 @@ def test_every_combination_of_conditions(sides: Sides) -> None:
 
 @pytest.mark.slow
 def test_every_combination_where_lists_are_signed(tmp_path: Path) -> None:
-    """Types, too, each with each: either form at the list's address, and its own tag."""
+    """With a signing key, all combinations of media types, encodings and ETags do too."""
     key = tmp_path / "key.json"
     key.write_text(json.dumps(SigningKey.generate().private_jwk()))
     sides = Sides(tmp_path, signing_key_file=str(key))
@@ -199,7 +199,7 @@ def test_every_combination_where_lists_are_signed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_odd_path_and_query(sides: Sides) -> None:
-    """With a tag and without, so that a wait would matter."""
+    """Odd paths and queries get equal answers, with and without an ETag."""
     for method, path, query in itertools.product(METHODS, PATHS, QUERIES):
         sides.ask(method, path, query)
         sides.ask(method, path, query, If_None_Match=f'"{sides.etag}"')
@@ -220,7 +220,7 @@ def test_every_odd_path_and_query(sides: Sides) -> None:
 def test_anything(
     sides: Sides, method: str, path: str, query: str, headers: dict[str, str]
 ) -> None:
-    """Whatever a client makes up."""
+    """Random paths, queries and headers get equal answers."""
     if "wait" not in query:
         sides.ask(method, path.encode().decode("latin-1"), query, **headers)
 
@@ -230,7 +230,7 @@ def test_anything(
 def test_origins_and_hosts(
     tmp_path: Path, origins: tuple[str, ...], hosts: tuple[str, ...]
 ) -> None:
-    """Who is let in, and whose scripts may read, is judged alike."""
+    """Both sides apply TRUSTED_HOSTS and CORS in the same way."""
     sides = Sides(tmp_path, cors_origins=origins, trusted_hosts=hosts)
     for method in ("GET", "HEAD", "OPTIONS", "POST"):
         for host in ("a.com", "A.com:80", "x.b.com", "evil.com", "[::1]", "a b", ""):
@@ -242,7 +242,7 @@ def test_origins_and_hosts(
 
 
 def test_a_server_that_adds_headers_adds_them_to_one_answer(sides: Sides) -> None:
-    """What it is given is a copy."""
+    """The server gets a copy of the headers, so that its changes do not leak."""
 
     def start_response(status: str, headers: list[tuple[str, str]]) -> None:
         headers.append(("X-Added", "1"))
@@ -257,13 +257,13 @@ FRONTS = ["ask_flask", "ask_asgi"]
 
 
 class TestWait:
-    """``?wait=SECONDS``."""
+    """The query ``?wait=SECONDS`` makes a long poll."""
 
     @pytest.mark.parametrize(
         "wait", ["", "x", "-1", "60.1", "61", "1e1", "1000", "nan", "%D9%A3", "1,5", "0&wait=0"]
     )
     def test_a_malformed_one_is_refused(self, sides: Sides, wait: str) -> None:
-        """Naming what it may be, and never parked."""
+        """A malformed ``wait`` gets 400 with the allowed values, and is never parked."""
         status, headers, body = sides.ask(query=f"wait={wait}", If_None_Match=f'"{sides.etag}"')
         assert status.startswith("400")
         assert dict(headers)["Content-Type"] == "application/problem+json"
@@ -272,7 +272,7 @@ class TestWait:
         assert (b"once" if "&" in wait else b"from 0 to 60") in body
 
     def test_every_other_answer_tells_of_it_too(self, sides: Sides) -> None:
-        """As where nothing is signed here."""
+        """Answers other than the list also have Preference-Applied and no-store."""
         for accept, status in [("application/jose", "404"), ("*/*", "200")]:
             found, headers, _ = sides.ask(query="wait=0", Accept=accept)
             assert found.startswith(status)
@@ -280,7 +280,7 @@ class TestWait:
             assert [v for name, v in headers if name == "Preference-Applied"] == ["wait"]
 
     def test_without_a_tag_or_with_another_it_is_answered_at_once(self, sides: Sides) -> None:
-        """And told that waiting is understood."""
+        """Without the current ETag the list is sent at once, with Preference-Applied."""
         for headers in ({}, {"If_None_Match": '"old"'}, {"If_Modified_Since": sides.date}):
             status, sent, body = sides.ask(query="wait=60", **headers)
             assert status.startswith("200")
@@ -290,13 +290,13 @@ class TestWait:
             assert dict(sent)["ETag"] == f'"{sides.etag}"'
 
     def test_head_never_waits(self, sides: Sides) -> None:
-        """There is nothing to push."""
+        """HEAD is answered at once, since its answer has no body to wait for."""
         status, sent, body = sides.ask("HEAD", query="wait=60", If_None_Match=f'"{sides.etag}"')
         assert (status[:3], body) == ("304", b"")
         assert dict(sent)["Preference-Applied"] == "wait"
 
     def test_who_finds_no_room_comes_back_later(self, sides: Sides) -> None:
-        """But not all at once."""
+        """Beyond the limit of long polls, 304 has a random Retry-After."""
         assert sides.service.responder.max_waiters == 0
         environ = {
             "REQUEST_METHOD": "GET",
@@ -320,7 +320,7 @@ class TestWait:
 
     @pytest.mark.parametrize("front", FRONTS)
     def test_it_ends_with_its_time(self, tmp_path: Path, front: str) -> None:
-        """304, and the place is free again."""
+        """A long poll ends with 304 after its time, and frees its place."""
         sides = Sides(tmp_path)
         sides.service.responder.max_waiters = 1
         began = time.monotonic()
@@ -333,7 +333,7 @@ class TestWait:
 
     @pytest.mark.parametrize("front", FRONTS)
     def test_everybody_is_told_of_a_change_once(self, tmp_path: Path, front: str) -> None:
-        """Whichever encoding's tag they hold; and nobody of a reload that changes nothing."""
+        """A change ends the long poll of each encoding's ETag; an unchanged reload ends none."""
         file = tmp_path / "endpoints.txt"
         file.write_text("DomainList:\na.com\nb.com\n")
         sides = Sides(tmp_path, source=str(file))
@@ -358,7 +358,7 @@ class TestWait:
         service.store.close()
         for thread in threads:
             thread.join(5)
-        # Who asks for anything else than any list is never told of one.
+        # If-None-Match: * matches every list, so that its long poll ends with 304.
         assert sorted(status[:3] for status, _, _ in answers) == ["200", "200", "200", "304"]
         assert {body for status, _, body in answers if status[:3] == "200"} == {sides.ask()[2]}
         assert service.responder.waiters == 0

@@ -72,7 +72,7 @@ def make(tmp_path: Path, **settings: Any) -> FlaskClient:
 
 
 def test_a_large_list_is_not_shown_whole() -> None:
-    """The page has the first hundred endpoints of each kind, and their number."""
+    """The page shows the first hundred endpoints of each kind, and their total number."""
     shown = listing(body(1000), "", None)
     assert len(shown.rows) == 2 * MAX_ROWS
     assert (shown.matching, shown.all) == (2000, 2000)

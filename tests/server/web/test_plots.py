@@ -38,7 +38,7 @@ def test_a_line_breaks_where_no_check_was_good() -> None:
 
 
 def test_a_slot_without_a_check_is_a_gap() -> None:
-    """In the line and in the bar."""
+    """A slot without a check is a gap in the line and in the bar."""
     plot = endpoint_plot(slots((1, 1, 0.1), (1, 1, 0.1), None, (1, 1, 0.1)), NOW)
     assert plot is not None
     assert [(bar.x, bar.width) for bar in plot.bars] == [(SLOTS - 4, 2), (SLOTS - 1, 1)]
@@ -46,7 +46,7 @@ def test_a_slot_without_a_check_is_a_gap() -> None:
 
 
 def test_a_healthy_day_is_one_bar_of_96_slots() -> None:
-    """What is older or later is left out."""
+    """Slots outside the last 24 hours are left out."""
     plot = endpoint_plot(slots(*[(30, 30, 3.0)] * 200, last=LAST + 7), NOW)
     assert plot is not None
     assert plot.bars == [Bar(0, SLOTS, 0.0, "good")]
@@ -68,7 +68,7 @@ def test_one_failure_of_many_is_not_rounded_away() -> None:
     ("seconds", "top"), [(0.0, 1), (0.0004, 1), (0.0012, 2), (0.012, 20), (0.05, 50), (4.9, 5000)]
 )
 def test_the_scale_ends_at_a_round_number(seconds: float, top: int) -> None:
-    """That is not below the longest time."""
+    """The top of the scale is a round number, not below the longest duration."""
     plot = endpoint_plot(slots((1, 1, seconds)), NOW)
     assert plot is not None
     assert plot.top == top
@@ -77,7 +77,7 @@ def test_the_scale_ends_at_a_round_number(seconds: float, top: int) -> None:
 
 
 def test_without_a_good_check_there_is_no_line() -> None:
-    """And without any check no plot."""
+    """Without a good check there is no line, and without any check no plot."""
     plot = endpoint_plot(slots((1, 0, 0.0), (1, 0, 0.0)), NOW)
     assert plot is not None
     assert (plot.lines, plot.low, plot.high, plot.uptime) == ([], 0, 0, 0.0)
@@ -86,7 +86,7 @@ def test_without_a_good_check_there_is_no_line() -> None:
 
 
 def test_a_kind_is_the_sum_of_its_endpoints() -> None:
-    """The mean of the number that was up in each slot, of those that were checked."""
+    """The plot of a kind is the mean number of endpoints that were up, of those checked."""
     day = slots((2, 2, 0.1), (2, 1, 0.1), (2, 0, 0.0))
     other = slots((2, 2, 0.1), (2, 2, 0.1), (2, 0, 0.0))
     plot = kind_plot("api", [day, other, []], NOW)

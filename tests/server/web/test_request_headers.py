@@ -1,4 +1,4 @@
-"""Header values that a stranger chooses the size of, and tags that a proxy has changed."""
+"""Header values of unbounded size, and ETags that a proxy has changed."""
 
 import gc
 import json
@@ -36,7 +36,7 @@ def _settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture(params=["create_app", "init_app"])
 def client(request: pytest.FixtureRequest, tmp_path: Path) -> FlaskClient:
-    """The application by itself, and as a part of another one."""
+    """Return a client of the application by itself, and of the application within another one."""
     if request.param == "create_app":
         return create_app(_settings(tmp_path), start=False).test_client()
     app = Flask("theirs")
@@ -51,9 +51,9 @@ def _root(client: FlaskClient, path: str) -> str:
 @pytest.mark.parametrize("name", ["Accept", "Accept-Encoding", "Accept-Language", "If-None-Match"])
 @pytest.mark.parametrize("path", ROUTES)
 def test_a_huge_value_costs_no_time(client: FlaskClient, path: str, name: str) -> None:
-    """Half a megabyte of header is answered as quickly as none."""
+    """A header of half a megabyte does not slow down the answer."""
     path = _root(client, path)
-    client.get(path)  # whatever is made once
+    client.get(path)  # fills the caches
     before = time.process_time()
     answer = client.get(path, headers={name: HOSTILE})
     assert answer.status_code == 200
@@ -63,7 +63,7 @@ def test_a_huge_value_costs_no_time(client: FlaskClient, path: str, name: str) -
 @pytest.mark.parametrize("name", ["Accept", "Accept-Encoding", "If-None-Match"])
 @pytest.mark.slow
 def test_values_of_strangers_are_not_kept(client: FlaskClient, name: str) -> None:
-    """40 different values of 100 KB leave less behind than one of them."""
+    """40 different values of 100 KB leave less memory occupied than one such value."""
 
     def ask(count: int) -> None:
         for number in range(count):
@@ -84,11 +84,11 @@ def test_values_of_strangers_are_not_kept(client: FlaskClient, name: str) -> Non
 
 @pytest.mark.slow
 def test_queries_of_strangers_are_not_kept(client: FlaskClient) -> None:
-    """The same for the query, whatever limit of a request line the server in front has."""
+    """Long queries are not kept either, whatever the request line limit of the server is."""
 
     def ask(count: int) -> None:
         for number in range(count):
-            # Without the test client, which keeps URLs in a cache of the standard library's.
+            # Not by the test client, which keeps URLs in a cache of the standard library.
             query = f"wait=0&x={number}" + "x" * 20_000
             environ = EnvironBuilder(path=LIST).get_environ()
             environ["QUERY_STRING"] = query
@@ -111,7 +111,7 @@ def _padded(value: str, size: int) -> str:
 
 
 def test_a_value_over_one_kilobyte_counts_as_absent(client: FlaskClient) -> None:
-    """1,024 bytes are read, one more is not."""
+    """A value of 1,024 bytes is read, and a longer one is ignored."""
     tag = client.get(LIST).headers["ETag"]
     for size, status in ((LONGEST, 304), (LONGEST + 1, 200)):
         found = client.get(LIST, headers={"If-None-Match": _padded(tag, size)})
@@ -125,7 +125,7 @@ def test_a_value_over_one_kilobyte_counts_as_absent(client: FlaskClient) -> None
 
 
 def test_a_date_counts_where_the_tag_is_too_long(client: FlaskClient) -> None:
-    """Absent is absent: ``If-Modified-Since`` is looked at then."""
+    """If-Modified-Since counts if If-None-Match is too long to be read."""
     date = client.get(LIST).headers["Last-Modified"]
     headers = {"If-None-Match": '"x"' * 2000, "If-Modified-Since": date}
     assert client.get(LIST, headers=headers).status_code == 304
@@ -134,7 +134,7 @@ def test_a_date_counts_where_the_tag_is_too_long(client: FlaskClient) -> None:
 @pytest.mark.parametrize("path", [LIST, f"{LIST}.jws", f"{LIST}?wait=0"])
 @pytest.mark.parametrize("form", ['"{}-br"', 'W/"{}-br"', '"{}-zstd"', '"{}-gzip"', '"{}-x-gzip"'])
 def test_any_coding_behind_the_tag_matches(client: FlaskClient, path: str, form: str) -> None:
-    """A proxy that compresses the answer marks the tag with its coding (mod_brotli: -br)."""
+    """An ETag with the suffix of a compressing proxy matches (mod_brotli: -br)."""
     tag = client.get(path).headers["ETag"].strip('"')
     found = client.get(path, headers={"If-None-Match": form.format(tag)})
     assert found.status_code == 304
@@ -142,7 +142,7 @@ def test_any_coding_behind_the_tag_matches(client: FlaskClient, path: str, form:
 
 @pytest.mark.parametrize("form", ['"{}x"', '"{}-"', '"{}br"', '"-br"', '"x{}-br"', '"{}-a b"'])
 def test_what_is_no_coding_does_not_match(client: FlaskClient, form: str) -> None:
-    """Only the list's own tag, and that with a token behind a hyphen."""
+    """Only the list's own ETag matches, with or without a suffix of a hyphen and a token."""
     tag = client.get(LIST).headers["ETag"].strip('"')
     found = client.get(LIST, headers={"If-None-Match": form.format(tag)})
     assert found.status_code == 200
@@ -150,11 +150,11 @@ def test_what_is_no_coding_does_not_match(client: FlaskClient, form: str) -> Non
 
 @pytest.mark.parametrize("path", ["/" + LIST, LIST.replace("/v1", "//v1"), "//health", "//ready"])
 def test_a_doubled_slash_is_no_redirect(client: FlaskClient, path: str) -> None:
-    """A redirect would name the host that the request named, and http."""
+    """A doubled slash is 404, since a redirect would contain the request's host and http."""
     environ: Any = {"PATH_INFO": path, "HTTP_HOST": "evil.example"}
     for method in ("GET", "HEAD", "POST"):
         found = client.open("/", method=method, environ_overrides=environ)
-        # Under init_app it is the application around us that refuses a method.
+        # Under init_app the application around ours refuses the method.
         assert found.status_code in ({404, 405} if method == "POST" else {404})
         assert "Location" not in found.headers
 
@@ -162,11 +162,11 @@ def test_a_doubled_slash_is_no_redirect(client: FlaskClient, path: str) -> None:
 @pytest.mark.parametrize("query", ["\x80", "wait=\xff", "q=\xe4", "room_id=\xc3\xa9", "%80"])
 @pytest.mark.parametrize("path", [LIST, f"{LIST}.jws", "/", "/api/v1/config/qr.svg", "/metrics"])
 def test_raw_bytes_in_a_query_are_no_failure(client: FlaskClient, path: str, query: str) -> None:
-    """What is no UTF-8 counts as if it were percent-encoded."""
+    """Raw bytes that are not UTF-8 count as if they were percent-encoded."""
     bare = client.application.test_client(use_cookies=False)
     environ: Any = {"PATH_INFO": _root(client, path), "QUERY_STRING": query}
     for host in ("localhost", "a b"):
         found = bare.get("/", environ_overrides=environ, headers={"Host": host})
-        # A malformed wait, and text for a QR code that is none, are refused as such.
+        # A malformed wait, or a QR text that is not UTF-8, gets 400.
         strict = ("wait" in query and path.startswith(LIST)) or path.endswith("qr.svg")
         assert found.status_code in ({200, 400} if strict else {200})

@@ -37,7 +37,7 @@ TARGETS = "/api/v1/config/targets"
     ],
 )
 def test_a_target_is_the_url_that_a_check_asks(kind: str, url: str, asked: str) -> None:
-    """A target is an http URL, with the handshake's query for Socket.io."""
+    """A target is the URL of a health check, with the handshake's query for Socket.io."""
     query = "" if kind == "api" else "?EIO=4&transport=polling"
     assert health_url(Kind(kind), url) == asked + query
 

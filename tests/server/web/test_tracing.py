@@ -1,4 +1,4 @@
-"""Tracing by OpenTelemetry's own package sees the requests for the list."""
+"""OpenTelemetry's Flask instrumentation sees the requests for the list."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ...servers import ENDPOINTS
 
 
 def test_the_list_gets_a_span(tmp_path: Path) -> None:
-    """Under WSGI Flask's own view answers; the ASGI worker leaves such an application whole."""
+    """Flask's view answers under WSGI, and the ASGI worker uses the bridge for all routes."""
     app = create_app(Settings(source=str(SAMPLE), state_dir=str(tmp_path / "state")), start=False)
     assert is_untouched(app)
     spans, provider = InMemorySpanExporter(), TracerProvider()

@@ -1,4 +1,4 @@
-"""Connecting before sending: an exchange takes an open connection, or the winner of a dial race."""
+"""Connects an exchange before it sends: by an open connection, or the winner of a dial race."""
 
 import time
 from collections.abc import Callable
@@ -23,13 +23,13 @@ from .connections import AsyncConnectionTable, AsyncEndpointPool
 
 
 class AsyncConnector:
-    """Gives exchanges their connections.
+    """Takes or opens the connection of each exchange.
 
     Args:
         core: The manager's pools.
-        options: How connections are made.
+        options: Options of the connections.
         table: The connections to each endpoint.
-        closed: Tells whether the client is closed.
+        closed: Returns whether the client is closed.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class AsyncConnector:
         self._dialer = AsyncDialer(core.resolver)
 
     async def connect(self, exchange: Exchange, wanted: dict[str, float | None]) -> None:
-        """Give an exchange a connection.
+        """Set the connection of an exchange.
 
         Args:
-            exchange: The exchange; its endpoint changes where another one is ready first.
-            wanted: The caller's time-outs in seconds, by name.
+            exchange: The exchange; its endpoint changes if another endpoint is ready first.
+            wanted: The caller's time-outs in seconds, by name; None for no time-out.
 
         Raises:
             httpcore2.PoolTimeout: If no connection was free in time.
@@ -80,7 +80,7 @@ class AsyncConnector:
                     await self._open(exchange, pool, timeout)
 
     async def _open(self, exchange: Exchange, pool: AsyncEndpointPool, timeout: float) -> None:
-        """Open a connection in the place that the exchange holds in a pool."""
+        """Open a connection in the place that the exchange has reserved in a pool."""
         places = {exchange.member.url: pool}
         try:
             if exchange.least(None) == 0.0:
@@ -93,7 +93,7 @@ class AsyncConnector:
                 stream = await self._race(exchange, places, timeout)
             else:
                 stream = await self._by_proxy(exchange, pool.proxy, timeout)
-            # The place becomes the connection; the finally clause returns the other places.
+            # The winner's place becomes the connection; the ``finally`` clause returns the others.
             winner = places.pop(exchange.member.url)
             exchange.connection = winner.opened(stream)
         finally:
@@ -103,7 +103,7 @@ class AsyncConnector:
     async def _race(
         self, exchange: Exchange, places: dict[str, AsyncEndpointPool], timeout: float
     ) -> Any:
-        """Dial the exchange's endpoint, and others beside it that have a place to spare."""
+        """Race a dial to the exchange's endpoint with dials to endpoints with a free place."""
 
         def another(now: float) -> PoolMember | None:
             member = exchange.next_member(now)
@@ -128,13 +128,13 @@ class AsyncConnector:
             exchange.fail_race(race.faults)
             raise httpcore2.ConnectError(connect_message(exchange.fault, error)) from error
         except (OSError, RuntimeError, MemoryError) as error:
-            exchange.fault = Fault.OURS  # before any endpoint was dialled
+            exchange.fault = Fault.OURS  # no endpoint was dialled yet
             raise httpcore2.ConnectError(str(error)) from error
         exchange.end_race(won, race.faults)
         return won.connection
 
     async def _by_proxy(self, exchange: Exchange, proxy: httpcore2.Proxy, timeout: float) -> Any:
-        """Connect to the endpoint through a proxy, which looks the endpoint up."""
+        """Connect to the endpoint through a proxy, which resolves the endpoint's host."""
         target = exchange.member.target
         options = self._options.for_dial(timeout, exchange.dial_until(timeout))
         deadline = Deadline(exchange.until)
@@ -162,7 +162,7 @@ class AsyncConnector:
 
 
 async def _tunnel(stream: Any, proxy: httpcore2.Proxy, target: Target, deadline: Deadline) -> Any:
-    """Ask a proxy for a tunnel to an endpoint, and return the stream through it.
+    """Open a proxy's tunnel to an endpoint, and return the stream through the tunnel.
 
     Raises:
         httpcore2.ProxyError: If the proxy refuses.
@@ -180,5 +180,5 @@ async def _tunnel(stream: Any, proxy: httpcore2.Proxy, target: Target, deadline:
     if not 200 <= response.status < 300:
         reason = response.extensions.get("reason_phrase", b"").decode("ascii", "ignore")
         raise httpcore2.ProxyError(f"{response.status} {reason}")
-    # Behind the tunnel nothing has been sent yet, so httpcore's wrapper holds no bytes of it.
+    # The plain stream suffices: httpcore's wrapper can hold no bytes, as the endpoint sent none.
     return stream

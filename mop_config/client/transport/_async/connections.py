@@ -1,7 +1,7 @@
-"""The connections to each endpoint: idle ones, room for new ones, and the queue for both.
+"""The connection pool of each endpoint: open connections, free places, and the queue for both.
 
-A pool of ours instead of httpcore's: a request takes its connection before httpcore sees the
-request, so that a dial can be raced against other endpoints, and the winner joins its pool.
+This pool replaces httpcore's: a request takes its connection before httpcore sees the request, so
+that a dial can race with dials to other endpoints, and the winner joins its endpoint's pool.
 """
 
 import math
@@ -18,7 +18,7 @@ from ..attempt import Exchange
 from ..options import TransportOptions
 from ..with_asyncio import AsyncTurnEvent, hang_up, http2_connection
 
-#: Seconds between two sweeps over the connections of all endpoints.
+#: Seconds between two sweeps that close expired connections of all endpoints.
 SWEEP_INTERVAL = 1.0
 
 
@@ -26,11 +26,11 @@ class AsyncEndpointConnection:
     """An open connection to an endpoint.
 
     Attributes:
-        pool: The pool that the connection goes back to.
+        pool: The pool of the connection.
         stream: The network stream.
         http: httpcore's connection, HTTP/1.1 or HTTP/2.
-        shared: Whether several exchanges use the connection at once, as HTTP/2 allows.
-        users: How many exchanges use it now.
+        shared: Whether several exchanges may use the connection at once (HTTP/2).
+        users: Number of exchanges that use the connection now.
     """
 
     __slots__ = ("http", "pool", "shared", "stream", "users")
@@ -55,19 +55,19 @@ class AsyncTurn:
 class AsyncEndpointPool:
     """The connections to one endpoint.
 
-    A request takes an idle connection, or a place in which it opens a new one, or waits in the
-    queue for either. Open connections, with the places under way, never exceed the limit. State
-    changes under the lock; connections are closed after it is released.
+    A request takes an idle connection, or a place in which the request opens a new connection, or
+    waits in the queue for either. Open connections and taken places never exceed the limit. State
+    changes under the lock; connections are closed after the lock is released.
 
     Args:
-        url: The endpoint.
-        target: Where the endpoint is.
-        proxy: The proxy on the way, or None.
-        options: How connections are made.
-        apart: Whether the manager's health checks take another proxy.
+        url: The URL of the endpoint.
+        target: The address of the endpoint.
+        proxy: The proxy, or None.
+        options: Options of the connections.
+        apart: Whether the manager's health checks use another proxy.
 
     Attributes:
-        retired: Whether the endpoint is removed: connections end with their exchanges.
+        retired: Whether the endpoint was removed; then connections close after their exchanges.
     """
 
     def __init__(
@@ -95,12 +95,12 @@ class AsyncEndpointPool:
         self._shared: AsyncEndpointConnection | None = None
         self._places = 0
         self._queue: deque[AsyncTurn] = deque()
-        # Until the first handshake says otherwise, one dial may serve all who wait.
+        # Until the first handshake negotiates HTTP/1.1, one dial may serve all waiting requests.
         self._may_share = options.http2 and (target.tls_name is not None or not options.http1)
         self._stale: list[AsyncEndpointConnection] = []
 
     async def take_open(self) -> AsyncEndpointConnection | None:
-        """Take an open connection without waiting, or None where none is free."""
+        """Take an open connection without waiting; return None if no connection is free."""
         with self._lock:
             connection = None if self._queue else self._take_open()
         if self._stale:
@@ -108,14 +108,14 @@ class AsyncEndpointPool:
         return connection
 
     async def take(self, exchange: Exchange, seconds: float) -> AsyncEndpointConnection | None:
-        """Take a connection, or None for a place in which the caller opens one.
+        """Take a connection; None means a place in which the caller opens a connection.
 
         Args:
             exchange: The exchange that needs the connection.
-            seconds: For how long to wait in the queue.
+            seconds: Longest wait in the queue.
 
         Raises:
-            httpcore2.PoolTimeout: If neither was free in time.
+            httpcore2.PoolTimeout: If neither a connection nor a place was free in time.
         """
         turn = AsyncTurn()
         with self._lock:
@@ -138,7 +138,7 @@ class AsyncEndpointPool:
         return turn.connection
 
     async def _decline(self, turn: AsyncTurn) -> None:
-        """Leave the queue in the midst of waiting; what the turn has been given goes on."""
+        """Leave the queue before the end of the wait; pass on a connection or place of the turn."""
         with self._lock:
             if turn in self._queue:
                 self._queue.remove(turn)
@@ -148,7 +148,7 @@ class AsyncEndpointPool:
             self.give_up_place()
 
     def reserve(self) -> bool:
-        """Take a place without waiting; return whether there was one."""
+        """Take a place without waiting; return whether a place was free."""
         with self._lock:
             if self._queue or not self._has_room():
                 return False
@@ -162,7 +162,7 @@ class AsyncEndpointPool:
             self._admit()
 
     def opened(self, stream: Any) -> AsyncEndpointConnection:
-        """Turn a place into a connection over a connected stream, and return it as taken."""
+        """Turn a place into a connection over a connected stream, and return the connection."""
         origin = httpcore2.Origin(self._target.scheme, self._target.key, self._target.port)
         expiry = self._options.limits.keepalive_expiry
         tls = stream.get_extra_info("ssl_object")
@@ -183,7 +183,7 @@ class AsyncEndpointPool:
         return connection
 
     async def release(self, connection: AsyncEndpointConnection) -> None:
-        """Return a connection after an exchange; one that can take no more is closed."""
+        """Return a connection after an exchange; close a connection that takes no more requests."""
         with self._lock:
             connection.users -= 1
             if not connection.shared:
@@ -196,13 +196,13 @@ class AsyncEndpointPool:
             await self._close_stale()
 
     def exclude(self, connection: AsyncEndpointConnection) -> None:
-        """Send no more requests over an HTTP/2 connection; those under way go on."""
+        """Send no more requests over an HTTP/2 connection; running requests continue."""
         with self._lock:
             if self._shared is connection:
                 self._shared = None
 
     async def tidy(self) -> None:
-        """Close idle connections that are too old, or all where the endpoint is removed."""
+        """Close expired idle connections; close all idle connections of a removed endpoint."""
         with self._lock:
             for connection in self._idle[:]:
                 if self.retired or connection.http.has_expired():
@@ -219,7 +219,7 @@ class AsyncEndpointPool:
         return not (self._open or self._places or self._queue)
 
     async def close(self) -> None:
-        """Close all connections; the requests that use them or wait for one end with an error."""
+        """Close all connections; requests that use or await a connection end with an error."""
         with self._lock:
             self.retired = True
             closing, self._open = list(self._open), set()
@@ -231,7 +231,7 @@ class AsyncEndpointPool:
             await hang_up(connection.stream)
             await connection.http.aclose()
 
-    # The methods below are called with the lock held.
+    # The caller of the following methods holds the lock.
 
     def _take_open(self) -> AsyncEndpointConnection | None:
         """Take an open connection that has room for one more exchange."""
@@ -262,7 +262,7 @@ class AsyncEndpointPool:
         return len(self._open) + self._places < self._limit
 
     def _admit(self) -> None:
-        """Give connections and places to the requests in the queue, the oldest first."""
+        """Assign connections and places to the requests in the queue, oldest first."""
         while self._queue:
             connection = self._take_open()
             if connection is None:
@@ -290,7 +290,7 @@ class AsyncEndpointPool:
         if self._shared is connection:
             self._shared = None
 
-    # Up to here.
+    # End of the methods whose caller holds the lock.
 
     async def _close_stale(self) -> None:
         while self._stale:
@@ -301,14 +301,14 @@ class AsyncEndpointPool:
 
 
 class AsyncConnectionTable:
-    """The pools of connections of one client, one for each endpoint.
+    """The connection pools of one client, one pool for each endpoint.
 
-    Requests that hang at one endpoint keep none from the next.
+    With separate pools, requests that hang at one endpoint take no connection from another.
 
     Args:
-        core: Tells which endpoints there are.
-        options: How connections are made.
-        checked: The options of the manager's own health checks.
+        core: The state with the pools of endpoints.
+        options: Options of the connections.
+        checked: The options of the manager's health checks.
     """
 
     def __init__(

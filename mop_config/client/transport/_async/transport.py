@@ -1,4 +1,4 @@
-"""The httpx2 client and transport that send requests to whichever endpoint is current.
+"""The httpx2 client and transport that send requests to the current endpoint.
 
 The failover session, a generator without I/O, decides where a request goes; the transport
 connects, sends, reads, and reports outcomes to the session.
@@ -38,12 +38,12 @@ from .connecting import AsyncConnector
 from .connections import AsyncConnectionTable, AsyncEndpointConnection
 from .inner import ask_traced, is_traced, send_through
 
-#: Seconds for reading the rest of an answer that is not used, so that its connection can be kept.
+#: Seconds for reading the rest of an unused answer, so that its connection can be kept.
 DRAIN = 0.05
 
 
 class AsyncClient(httpx2.AsyncClient):
-    """The httpx2 client that a manager makes."""
+    """The httpx2 client that a manager creates."""
 
     async def send(
         self, request: httpx2.Request, *, stream: bool = False, **options: Any
@@ -57,15 +57,15 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     """An httpx2 transport that sends requests to the current endpoint, and fails over to others.
 
     A request for ``base_url`` goes to the pool of endpoints; a request with a host of its own
-    goes there, untouched.
+    goes to that host, unchanged.
 
     Args:
         manager: The manager whose endpoints to use.
-        transport: Sends each attempt, with the endpoint's real URL, instead of connections of our
-            own: an ``httpx2.MockTransport`` in a test, or a transport that adds something. Then
-            there are no races and no hedges, and the other options have no effect.
+        transport: The transport that sends each attempt to the endpoint's real URL, for example
+            an ``httpx2.MockTransport`` in a test; then there are no dial races and no hedges,
+            and ``options`` have no effect. None: the client's own connections.
         options: ``verify``, ``cert``, ``http1``, ``http2``, ``limits``, ``proxy``,
-            ``trust_env``, ``local_address``, ``socket_options``: as for httpx2's own transport.
+            ``trust_env``, ``local_address``, ``socket_options``, as for httpx2's own transport.
 
     Raises:
         ValueError: If certificates would not be verified.
@@ -83,9 +83,9 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         check_keywords(f"{type(self).__name__}()", options, TransportKeywords)
         self._state = manager._state
         self._inner = transport
-        self._manager = manager  # lives as long as its clients
+        self._manager = manager  # a client keeps its manager alive
         self._options = TransportOptions.of(**options)
-        # The way of the manager's checks, by which the pool judges its endpoints.
+        # Compared with the proxies of the manager's health checks (``_checked``).
         self._by_proxy = self._options.knows_proxies
         self._checked: TransportOptions = getattr(manager, "_network_options", self._options)
         self._open()
@@ -97,17 +97,17 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         self._connector = AsyncConnector(
             self._state, self._options, self._table, lambda: self._closed
         )
-        self._plain: dict[str, httpx2.AsyncHTTPTransport] = {}  # to other hosts, by proxy
+        self._plain: dict[str, httpx2.AsyncHTTPTransport] = {}  # for other hosts, by proxy
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request.
 
         Raises:
             NoEndpointAvailable: If no endpoint could be reached.
-            httpx2.TransportError: The failure itself, where the request must not be repeated.
+            httpx2.TransportError: If the request failed and must not be repeated.
         """
         if self._pid != os.getpid():
-            self._open()  # a child process must not share its parent's connections
+            self._open()  # a forked child must not share the parent's connections
         if not rewriting.is_for_the_pool(request):
             plain = self._inner or self._plain_for(request)
             return await plain.handle_async_request(request)
@@ -150,7 +150,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         if attempt.hedge_after == math.inf:
             return await send(exchange)
         if not self._by_proxy or self._table.to(exchange.member).proxy is None:
-            # A dial has its own race; the hedge is for answers, and for proxies.
+            # Connect first: a dial has its own race, so only late answers (and proxies) are hedged.
             try:
                 await self._connector.connect(exchange, request.extensions.get("timeout") or {})
             except Exception as error:
@@ -162,7 +162,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         return await hedged(exchange, send)
 
     async def _send(self, request: httpx2.Request, exchange: Exchange) -> Outcome:
-        """Connect unless that is done, send the request once, and return the outcome."""
+        """Connect if necessary, send the request once, and return the outcome."""
         response: httpcore2.Response | None = None
         wanted = request.extensions.get("timeout") or {}
         try:
@@ -203,7 +203,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         """Send the request over the exchange's connection, and read the head of the answer.
 
         Raises:
-            httpcore2.ConnectionNotAvailable: If the connection takes no request after all.
+            httpcore2.ConnectionNotAvailable: If the connection no longer takes requests.
         """
         connection: AsyncEndpointConnection = exchange.connection
         left = exchange.least(None)
@@ -227,13 +227,13 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 connection.pool.exclude(connection)
             await connection.pool.release(connection)
             raise
-        # The deadline ends with the head; the body has the caller's own time-outs.
+        # The deadline applies to the head only; the body has the caller's own time-outs.
         exchange.timeouts["read"], exchange.timeouts["write"] = exchange.pause, write
         response.stream = _AsyncLeasedBody(response.stream, connection)
         return response
 
     async def _read_whole(self, outcome: Outcome) -> Outcome:
-        """Read the body as a part of the attempt: where it breaks off, another attempt follows."""
+        """Read the body as a part of the attempt: after a broken body, another attempt follows."""
         response = outcome.result.response
         outcome.result.bound_pauses(self._state.policy.body_pause)
         try:
@@ -276,7 +276,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         return transport
 
     async def aclose(self) -> None:
-        """Close every connection; requests that are under way end with an error."""
+        """Close every connection; running requests end with an error."""
         self._closed = True
         await self._table.close()
         if self._inner is not None:
@@ -286,7 +286,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
 
 async def _discard(answer: ResponseVerdict) -> None:
-    """Close an answer that is not used; a short rest is read first, which saves the connection."""
+    """Close an unused answer; read a short rest of the body first, to keep the connection."""
     deadline = Deadline(answer.exchange.session.core.clock() + DRAIN)
     answer.exchange.timeouts["read"] = Limit.of(DRAIN, deadline)
     with contextlib.suppress(Exception):
@@ -296,7 +296,7 @@ async def _discard(answer: ResponseVerdict) -> None:
 
 
 class _AsyncLeasedBody:
-    """The body of an answer, which releases the connection when it is closed."""
+    """The body of an answer; closing the body releases the connection."""
 
     def __init__(self, stream: Any, connection: AsyncEndpointConnection) -> None:
         self._stream = stream
@@ -317,7 +317,7 @@ class _AsyncLeasedBody:
 
 
 class _AsyncBody(httpx2.AsyncByteStream):
-    """The body of an answer for the application; an endpoint that breaks off in it has failed."""
+    """The body of an answer for the application; a broken body counts against the endpoint."""
 
     def __init__(
         self, transport: AsyncFailoverTransport, answer: ResponseVerdict, request: httpx2.Request

@@ -50,24 +50,24 @@ def send_through(
 
 
 def is_traced() -> bool:
-    """Whether OpenTelemetry's instrumentation has wrapped httpx2's transport."""
+    """Whether OpenTelemetry's instrumentation wraps httpx2's transport."""
     return hasattr(httpx2.HTTPTransport.handle_request, "__wrapped__")
 
 
-#: Sends a request with these headers, and returns the answer.
+#: Function that sends a request and returns the answer.
 Ask = Callable[[httpx2.Request], httpcore2.Response]
 
 
 def ask_traced(request: httpx2.Request, exchange: Exchange, ask: Ask) -> httpcore2.Response:
     """Send one attempt within a span of OpenTelemetry's instrumentation.
 
-    The instrumentation wraps a method of httpx2's transport. Calling the method with a connection
-    pool of ours makes the span, with the endpoint's real address, and the ``traceparent``.
+    The instrumentation wraps a method of httpx2's transport. A call of that method with our own
+    connection pool creates the span, with the endpoint's real address, and the ``traceparent``.
 
     Args:
         request: The request for the pool.
         exchange: The attempt.
-        ask: Sends the request and returns the answer, or raises.
+        ask: Function that sends the request, and returns the answer or raises.
     """
     pool = _AttemptPool(request, ask)
     addressed = rewriting.at_endpoint(request, exchange.member.target, {})
@@ -89,7 +89,7 @@ class _AttemptTransport(httpx2.HTTPTransport):
 
 
 class _AttemptPool:
-    """What httpx2's transport takes for its connection pool."""
+    """Takes the place of the connection pool in httpx2's transport, for one attempt."""
 
     def __init__(self, request: httpx2.Request, ask: Ask) -> None:
         self._request = request
