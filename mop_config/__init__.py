@@ -26,7 +26,7 @@ __all__ = [
     "init_app",
 ]
 
-# A library's log lines go where the program that uses it sends them (logging HOWTO).
+# A NullHandler leaves the destination of log lines to the application (logging HOWTO).
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 

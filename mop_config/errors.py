@@ -33,7 +33,7 @@ class SettingsError(MopConfigError):
 
     Attributes:
         variable: The name of the environment variable.
-        value: Its value.
+        value: The value of the variable.
         allowed: A description of the values that are allowed.
     """
 

@@ -19,7 +19,7 @@ _LEFT = 600.0
 
 
 def open_flags(*names: str) -> int:
-    """Return flags of ``os.open`` combined, without those that this system lacks (Windows)."""
+    """Return flags of ``os.open`` combined, without the flags that this system lacks (Windows)."""
     flags = 0
     for name in names:
         flags |= getattr(os, name, 0)
@@ -27,13 +27,13 @@ def open_flags(*names: str) -> int:
 
 
 def write_atomically(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) -> None:
-    """Replace a file atomically: after a crash it has either the old bytes or the new ones.
+    """Replace a file atomically: a crash leaves either the old bytes or the new bytes.
 
     Args:
         path: The file.
         data: Its new content.
         sync: Whether to fsync the bytes before the replacement, against a loss of power.
-        mode: Permissions of the new file, less the umask; the default is for the owner alone.
+        mode: Permissions of the new file, less the umask; the default is 0600, for the owner only.
 
     Raises:
         OSError: If the file cannot be written; the old file stays.
@@ -45,10 +45,10 @@ def write_atomically(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) 
 
 
 class Scratch:
-    """A temporary file beside the file that it will replace; removed unless it has replaced it.
+    """A temporary file beside its target, which the temporary file replaces or else is removed.
 
     The temporary file is created with ``O_EXCL``, so that another user cannot have planted a link
-    or a file under its name, and is written through its descriptor only.
+    or a file under its name, and the bytes are written through its descriptor only.
 
     Args:
         name: The file to replace: a path, or a name in ``folder``.
@@ -56,7 +56,7 @@ class Scratch:
         mode: Permissions of the new file, less the umask.
 
     Attributes:
-        descriptor: Descriptor of the temporary file, or -1 after it has replaced the other one.
+        descriptor: Descriptor of the temporary file, or -1 after the replacement.
     """
 
     def __init__(self, name: str, *, folder: int | None = None, mode: int) -> None:
@@ -80,8 +80,8 @@ class Scratch:
                 os.fsync(self.descriptor)
 
     def become(self, name: str) -> None:
-        """Replace the file of this name, in the same folder, and close the descriptor."""
-        self._close()  # Windows renames no file that is open
+        """Replace the file ``name`` in the same folder, and close the descriptor."""
+        self._close()  # Windows cannot rename an open file
         os.replace(self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         self._there = False
 
@@ -101,7 +101,7 @@ class Scratch:
 
 
 def _sweep_all(parent: str, prefix: str, folder: int | None) -> None:
-    """Remove the temporary files of processes that were killed while they wrote."""
+    """Remove the temporary files that killed processes have left."""
     with contextlib.suppress(OSError):
         for name in os.listdir((parent or os.curdir) if folder is None else folder):
             if name.startswith(prefix) and _SCRATCH.fullmatch(name.removeprefix(prefix)):
@@ -120,11 +120,11 @@ def locked(path: Path, patience: float) -> Iterator[None]:
     """Hold an exclusive flock against all other processes and threads; no lock on Windows.
 
     Args:
-        path: The lock file, separate from the guarded files, because those are replaced.
+        path: The lock file, separate from the guarded files, because a guarded file is replaced.
         patience: Seconds to wait while another process or thread holds the lock.
 
     Raises:
-        BlockingIOError: If the lock is still held after that time.
+        BlockingIOError: If another process or thread still holds the lock after ``patience``.
         OSError: If the lock file cannot be created.
     """
     flags = os.O_RDWR | os.O_CREAT | open_flags("O_CLOEXEC", "O_NOFOLLOW")
@@ -143,7 +143,7 @@ def locked(path: Path, patience: float) -> Iterator[None]:
 
 
 def lock_descriptor(descriptor: int, deadline: float) -> None:
-    """Lock a file that is open, until it is closed.
+    """Take an exclusive flock of an open file, held until the file is closed.
 
     Args:
         descriptor: Descriptor of the file.

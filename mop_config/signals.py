@@ -70,7 +70,7 @@ def send(signal: NamedSignal, sender: Any, **kwargs: Any) -> None:
             receiver(sender, **kwargs)
         except (KeyboardInterrupt, GeneratorExit):
             raise
-        except BaseException as error:  # SystemExit would silently end the reload thread
+        except BaseException as error:  # else SystemExit would silently end the reload thread
             logger.error(
                 "receiver %r of the signal %s failed: %s: %s",
                 getattr(receiver, "__qualname__", receiver),

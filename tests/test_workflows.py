@@ -29,7 +29,7 @@ def test_each_keeps_to_the_schema(path: Path) -> None:
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_each_starts_without_the_right_to_write(path: Path) -> None:
-    """A workflow starts read-only, each job requests its rights, and actions are pinned."""
+    """A workflow starts read-only, and each action is pinned to a release tag."""
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert document["permissions"] == {"contents": "read"}
     for use in re.findall(r"uses: (\S+)", path.read_text(encoding="utf-8")):

@@ -1,4 +1,4 @@
-"""A queue of health checks that limits the checks of one server at a time."""
+"""A queue of health checks that limits the concurrent checks of one server."""
 
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -8,12 +8,12 @@ from ..model.endpoint import Endpoint
 
 #: A check: ``api`` or ``socketio``, the endpoint, and the path that answered before, or None.
 Job = tuple[str, Endpoint, str | None]
-#: Limit of a client's running checks of one server (host and port).
+#: Limit of a client's concurrent checks of one server (host and port).
 PER_SERVER = 4
 
 
 class JobQueue:
-    """Hands out jobs in order, and skips servers that have reached their limit.
+    """A queue that returns jobs in order, and skips servers that have reached their limit.
 
     Threads that share a queue hold a lock around each call.
 
@@ -36,7 +36,7 @@ class JobQueue:
         self._waiting.extend((_server(job), job) for job in jobs)
 
     def ready(self) -> int:
-        """Return the number of jobs that could be handed out now."""
+        """Return the number of jobs that ``take`` could return now."""
         if self._share is None:
             return len(self._waiting)
         waiting = Counter(server for server, _ in self._waiting)

@@ -1,7 +1,7 @@
 """One health check over the wire, for the client and for the server's monitor.
 
 An API endpoint gets ``GET {base}/health`` and, on 404 only, ``GET /health``; ``HealthRequest``
-names another path, and judges the answer by more than its status. A Socket.io endpoint gets an
+can set another path, and a judge of the whole answer. A Socket.io endpoint gets an
 Engine.IO handshake, whose session is then closed. A check follows no redirect and reads at most
 64 KiB; one deadline covers all its requests.
 """
@@ -48,8 +48,8 @@ _WEBSOCKET = {
 }
 
 
-#: Judges an answer by its status, its headers (names in lower case) and the first 64 KiB of its
-#: body; returns whether the endpoint is healthy.
+#: Function that judges an answer by its status, its headers (names in lower case) and the first
+#: 64 KiB of its body; returns whether the endpoint is healthy.
 AnswerJudge = Callable[[int, Mapping[str, str], bytes], bool]
 
 
@@ -58,9 +58,9 @@ class HealthRequest:
     """The request of an API endpoint's health check, and the answers that it accepts.
 
     Attributes:
-        path: The path that is requested below the endpoint's URL, or at the root where that
-            answers 404.
-        judge: Judges the answer; None accepts any 2xx status.
+        path: The path below the endpoint's URL. If that URL answers 404, the path at the server's
+            root is requested.
+        judge: Function that judges the answer; None accepts any 2xx status.
     """
 
     path: str = DEFAULT_PATH
@@ -68,7 +68,7 @@ class HealthRequest:
 
     @classmethod
     def containing(cls, path: str, text: str) -> "HealthRequest":
-        """Return a request whose answer needs a 2xx status and a text in its body, if not empty."""
+        """Return a request that requires a 2xx status and, unless empty, ``text`` in the body."""
         needed = text.encode()
         return cls(path, lambda status, _, body: _is_success(status) and needed in body)
 
@@ -80,8 +80,8 @@ def health_path_of(path: str) -> str:
     """Return the ``health_path`` of a manager in its canonical spelling.
 
     Raises:
-        TypeError: If it is not a text.
-        AddressError: If it is not a path.
+        TypeError: If ``path`` is not a text.
+        AddressError: If ``path`` is not a valid path.
     """
     if not isinstance(path, str):
         raise TypeError(f"health_path must be a path, not {path!r}")
@@ -101,7 +101,7 @@ class ProbeResult(NamedTuple):
         fault: The kind of failure, or None for a healthy endpoint.
         seconds: Duration of the check.
         detail: Description of the response or of the failure.
-        path: The path that answered, to be tried first by the next check, or None.
+        path: The path that answered, which the next check requests first, or None.
         certificate_expires: When the certificate ends, or None without TLS.
         name_matches: Whether the certificate is for the endpoint's name, or None if no
             certificate was received.
@@ -125,9 +125,9 @@ class Prober(HttpClient):
     Args:
         tls: Context that verifies certificates.
         timeout: Limit of one check, in seconds.
-        resolver: Looks up host names; None for a new one.
-        proxy_for: Chooses proxies; None for direct connections only.
-        request: The request to API endpoints.
+        resolver: Resolves host names; None for a new ``Resolver``.
+        proxy_for: Returns the proxy of a URL; None for direct connections only.
+        request: The request to API endpoints, and the answers that pass.
     """
 
     def __init__(
@@ -143,20 +143,20 @@ class Prober(HttpClient):
         )
         self._timeout = timeout
         self._health_request = request
-        importlib.import_module("mop_config.net.connection")  # before any clock of a check runs
+        importlib.import_module("mop_config.net.connection")  # slow, so before a timeout
 
     def check(self, kind: str, endpoint: Endpoint, known_path: str | None = None) -> ProbeResult:
         """Check one endpoint; never raises.
 
         Args:
             kind: ``api`` or ``socketio``.
-            endpoint: What to check.
+            endpoint: The endpoint to check.
             known_path: The path that answered before, or None.
         """
         where = parse_url(endpoint.url)
         try:
             connection = self.connection(where, math.inf, endpoint.host_name)
-        except Exception as error:  # the environment names a proxy by no URL, for example
+        except Exception as error:  # for example, an invalid proxy URL in the environment
             return ProbeResult(Fault.OURS, 0.0, str(error) or type(error).__name__)
         backend = connection.backend
         started = time.monotonic()
@@ -199,13 +199,13 @@ class Prober(HttpClient):
             jobs: The endpoints to check.
             report: Called with each result, in the thread of the check; after it has returned
                 True, no further check is started.
-            parallel: Limit of checks at a time.
-            share: Limit of checks of one server at a time; None for no limit.
+            parallel: Limit of concurrent checks.
+            share: Limit of concurrent checks of one server; None for no limit.
 
         Returns:
             The threads of the checks; empty if no thread could be started and the checks ran in
-            the caller's thread. They are daemons: if an interrupt arrives while a thread starts,
-            it may wait for a lock for ever.
+            the caller's thread. The threads are daemons: an interrupt during the start
+            of a thread may leave the thread waiting for a lock for ever.
         """
         queue, lock = JobQueue(jobs, share), threading.Lock()
 
@@ -232,8 +232,8 @@ class Prober(HttpClient):
                 thread.start()
             except RuntimeError as error:
                 if not lacks_resources(error):
-                    raise  # an interrupt in the middle of the start leaves a lock in disorder
-                # Out of threads: those that run take the jobs, or else the caller does.
+                    raise  # an interrupt during the start leaves a lock held
+                # Out of threads: the running threads take the jobs, or else the caller does.
                 logger.debug("fewer checks at a time: %s", error)
                 break
             started.append(thread)
@@ -242,7 +242,7 @@ class Prober(HttpClient):
         return started
 
 
-#: The fault or None, what was seen in words, and the path that answered or None.
+#: The fault or None, a description of the answer, and the path that answered or None.
 CheckOutcome = tuple[Fault | None, str, str | None]
 
 
@@ -276,7 +276,7 @@ class _Check:
         detail = f"{path} answers {status}"
         try:
             good = (wanted.judge or _is_success)(status, headers, body)
-        except Exception as error:  # of the application's function
+        except Exception as error:  # raised by the application's judge
             return (
                 Fault.OURS,
                 f"{detail}, and healthy() raised {type(error).__name__}: {error}",
@@ -300,7 +300,7 @@ class _Check:
                 self._request("POST", goodbye, {"Content-Type": "text/plain"}, b"1")
             return None, f"{path} opens a session", path
         if status == http.HTTPStatus.BAD_REQUEST:
-            # A server may take WebSocket connections only.
+            # Some servers accept WebSocket connections only.
             self._connection.close()
             status, _, _ = self._request("GET", f"{path}/?EIO=4&transport=websocket", _WEBSOCKET)
             if status == http.HTTPStatus.SWITCHING_PROTOCOLS:
@@ -318,7 +318,7 @@ class _Check:
 
 
 def _expiry(certificate: Mapping[str, Any]) -> datetime | None:
-    """Return when a certificate ends, or None without one."""
+    """Return when a certificate ends, or None without a certificate."""
     ends = certificate.get("notAfter")
     if not isinstance(ends, str):
         return None
@@ -326,7 +326,7 @@ def _expiry(certificate: Mapping[str, Any]) -> datetime | None:
 
 
 def _session(data: bytes) -> str | None:
-    """Read the session's id out of an Engine.IO open packet: ``0`` and a JSON object."""
+    """Return the session id in an Engine.IO open packet (``0`` and a JSON object)."""
     try:
         document = json.loads(data[1:]) if data.startswith(b"0") else None
     except (ValueError, RecursionError):

@@ -1,8 +1,8 @@
 """The health of one endpoint as a state machine. Pure.
 
 The caller passes the time, in monotonic seconds, and random numbers from 0 to 1, so that a
-simulation can run years in seconds. The figures are the guide's: three failures in a row make an
-endpoint unhealthy, and it is checked every five minutes.
+simulation can run years in seconds. By default three failures in a row make an
+endpoint unhealthy, and an endpoint is checked every five minutes.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ class HealthState(StrEnum):
     """The state of an endpoint.
 
     ``unknown`` and ``healthy`` endpoints are used alike. A ``suspect`` endpoint has failed, and
-    ranks behind them until a health check succeeds. An ``unhealthy`` endpoint has failed three
-    times in a row; it is ``recovering`` from the first good check to the second.
+    ranks behind these endpoints until a health check succeeds. An ``unhealthy`` endpoint has
+    failed three times in a row; the endpoint is ``recovering`` from the first good check to the
+    second.
     """
 
     UNKNOWN = "unknown"
@@ -48,7 +49,7 @@ class Evidence(StrEnum):
 
 _BAD = frozenset({Evidence.BAD_PROBE, Evidence.BAD_REQUEST})
 
-#: Every legal transition. Of two states, the second one needs the evidence several times in a row.
+#: Every legal transition. The second of two states needs the evidence several times in a row.
 TRANSITIONS: dict[tuple[HealthState, Evidence], tuple[HealthState, ...]] = {
     (HealthState.UNKNOWN, Evidence.GOOD_PROBE): (HealthState.HEALTHY,),
     (HealthState.UNKNOWN, Evidence.BAD_PROBE): (HealthState.SUSPECT, HealthState.UNHEALTHY),
@@ -97,15 +98,15 @@ class Transition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HealthRules:
-    """The figures of the state machine.
+    """The settings of the state machine.
 
     Attributes:
         unhealthy_after: Failures in a row that make an endpoint unhealthy.
-        healthy_after: Good probes in a row that make it healthy again.
-        interval: Seconds between two probes while all is well.
-        jitter: Share of the interval by which it varies either way.
-        first_backoff: Seconds from a failed probe to the next.
-        max_backoff: The longest of these pauses, which double.
+        healthy_after: Good probes in a row that make an endpoint healthy again.
+        interval: Seconds between two probes of a healthy endpoint.
+        jitter: Share of the interval by which the interval varies either way.
+        first_backoff: Seconds from a failed probe to the next; doubled at each further failure.
+        max_backoff: Upper bound of that backoff.
         smoothing: Weight of the newest response time in the average.
     """
 
@@ -122,7 +123,7 @@ class HealthRules:
         return self.interval * (1 + self.jitter * (2 * chance - 1))
 
     def backoff(self, failures: int) -> float:
-        """Return the seconds until the next probe after failed ones in a row."""
+        """Return the seconds until the next probe after ``failures`` failed probes in a row."""
         return backoff(failures, self.first_backoff, self.max_backoff)
 
 
@@ -132,8 +133,8 @@ class Health:
     Attributes:
         state: See ``HealthState``.
         failures: Failures in a row.
-        since: When the state was entered.
-        last_good: When a request or a probe succeeded last, or None.
+        since: When the state was entered, in monotonic seconds.
+        last_good: When a request or a probe last succeeded, or None.
         response_time: Smoothed duration of good probes in seconds, or None.
         next_probe: When the next probe is due.
     """
@@ -179,8 +180,8 @@ class Health:
         Args:
             evidence: The outcome of a request or of a probe.
             now: Monotonic seconds.
-            chance: A random number from 0 to 1, which varies the time of the next probe: the
-                clients of a fleet must not probe in step.
+            chance: A random number from 0 to 1, which varies the time of the next probe, so
+                that the clients of a fleet do not probe in step.
         """
         self._count(evidence, now)
         before, after = self.state, self._next(evidence)
@@ -222,11 +223,11 @@ class Health:
             before in {HealthState.UNKNOWN, HealthState.HEALTHY}
             and evidence is not Evidence.BAD_PROBE
         ):
-            self.next_probe = now  # the first sign of trouble: probe at once
+            self.next_probe = now  # first failure: probe at once
         elif evidence is Evidence.GOOD_PROBE:
             self.next_probe = now + rules.first_backoff
         elif evidence is Evidence.BAD_PROBE:
-            # Up to a tenth less, so that clients that failed together do not stay in step.
+            # Up to a tenth less, so that clients whose probes failed together do not stay in step.
             self.next_probe = now + rules.backoff(self._probe_failures) * (1 - 0.1 * chance)
 
     def postpone(self, now: float, chance: float) -> None:

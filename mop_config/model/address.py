@@ -23,7 +23,7 @@ ETCD_PORT = 2379
 MAX_HOST_LENGTH = 253
 MAX_LABEL_LENGTH = 63
 MAX_PORT = 65535
-#: Characters of the offending value that an error message shows.
+#: Limit of the characters of an invalid value that an error message shows.
 MAX_SHOWN = 200
 
 # The last label of a name starts with a letter, since every URL parser reads a name that ends in
@@ -53,19 +53,19 @@ _CANONICAL_PATH = re.compile(_PATH)
 #: Signs of a user name or password: the at sign, plain, full-width or percent-encoded.
 USERINFO = re.compile(r"[@＠]|%40")
 _NOT_IN_URLS = re.compile(r"[\s\x00-\x1f\\\"<>^`{|}\ud800-\udfff]")
-# 80 and above: a smaller number is more often part of the address.
+# 80 and above: a smaller number is more often the last group of the address.
 _LIKE_A_PORT = re.compile(r"8[0-9]|9[0-9]|[1-9][0-9]{2,4}")
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 
 
 def secret_part(text: str) -> int:
-    """Return the index at which user name and password end, which must not be quoted; else 0."""
+    """Return the index at which user name and password end, or 0 without them."""
     return max((sign.end() for sign in USERINFO.finditer(text)), default=0)
 
 
 def without_userinfo(text: str) -> str:
-    """Return the text with asterisks in place of a user name and password, fit to be quoted."""
+    """Return the text with asterisks in place of a user name and password, safe for messages."""
     secret = secret_part(text)
     return f"***@{text[secret:]}" if secret else text
 
@@ -243,7 +243,7 @@ def _to_a_labels(text: str) -> str:
 
 
 def _why_not_a_name(error: Exception) -> str:
-    # Not the messages of idna, which quote the text: the text may hold unprintable characters.
+    # Our own messages: idna's quote the text, which may hold unprintable characters.
     if isinstance(error, idna.IDNABidiError):
         return "the host name mixes directions of writing in a way that is not allowed"
     if isinstance(error, (idna.InvalidCodepoint, idna.InvalidCodepointContext)):

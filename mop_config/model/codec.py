@@ -5,7 +5,7 @@ The wire form of a list::
     {"api_endpoints": [{"url": "https://a.example/api/v1", "priority": 0}],
      "socketio_endpoints": [{"url": "https://a.example", "priority": 0}]}
 
-An optional attribute, such as ``server_name``, stands in an entry only if the endpoint has it.
+An optional attribute, such as ``server_name``, is present only if the endpoint has the attribute.
 
 A QR text has one of three forms. ``full`` is the wire form with an optional ``room_id``. In
 ``list`` the arrays hold URLs only, the best first. ``single`` has one ``api_url`` and one
@@ -24,7 +24,7 @@ from .endpoint import Endpoint, EndpointConfig, Kind, assemble, is_priority
 _decoder = json.JSONDecoder()
 #: Upper bound of POSIX times that are read from outside: the end of the year 9999.
 MAX_DATE = 253402300799
-#: URLs of each sort (added, removed, changed) that a difference names.
+#: Limit of the URLs of each sort (added, removed, changed) that a difference names.
 NAMED_URLS = 20
 
 
@@ -43,7 +43,7 @@ def entry_of(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def entry_text(endpoint: Endpoint) -> str:
-    """Return the text of that JSON object.
+    """Return the JSON object of an endpoint in the wire form, as text.
 
     A canonical URL has no character that JSON escapes, so most entries are formatted directly:
     ``json.dumps`` takes four times as long.
@@ -99,7 +99,7 @@ def iter_endpoints(body: bytes, kind: Kind) -> Iterator[Endpoint]:
 
 
 def _bound(document: dict[str, Any], most: int | None) -> None:
-    """Reject a document with too many entries, before any of them is decoded."""
+    """Reject a document with too many entries before any entry is decoded."""
     entries = [document.get(kind.member) for kind in Kind]
     number = sum(len(each) for each in entries if isinstance(each, list))
     if most is not None and number > most:
@@ -112,7 +112,7 @@ class QrData:
 
     Attributes:
         api_endpoints: The endpoints of the API, or None if the text has no member for them.
-        socketio_endpoints: The endpoints of Socket.io, or None likewise.
+        socketio_endpoints: The endpoints of Socket.io, or None if the text has no member for them.
         room_id: The room that the app joins, or None.
         extra: All other members, unchanged.
     """
@@ -161,7 +161,7 @@ def check_room_id(room_id: Any) -> None:
     """Validate a room id.
 
     Raises:
-        PayloadError: If it is not a text of 1 to 128 characters.
+        PayloadError: If the room id is not a text of 1 to 128 characters.
     """
     if not isinstance(room_id, str) or not 1 <= len(room_id) <= MAX_ROOM_ID:
         raise PayloadError("room_id", f"must be a text of 1 to {MAX_ROOM_ID} characters")
@@ -274,7 +274,8 @@ class Difference(NamedTuple):
         added_urls: The first added URLs.
         removed_urls: The first removed URLs.
         changed_urls: The first changed URLs.
-        changed_how: The changed attributes of each of these, such as ``priority=0 → 5``.
+        changed_how: The changed attributes of each URL in ``changed_urls``, such as
+            ``priority=0 → 5``.
     """
 
     added: int = 0

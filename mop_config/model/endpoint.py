@@ -42,8 +42,8 @@ class Endpoint:
             or None for the host of the URL.
 
     Raises:
-        AddressError: If a field is not of that form. ``Endpoint.parse`` also accepts other
-            spellings of the URL and the server name.
+        AddressError: If a field is not in its canonical form. ``Endpoint.parse`` also accepts
+            other spellings of the URL and the server name.
     """
 
     url: str
@@ -94,7 +94,7 @@ def assemble(url: str, priority: int, server_name: str | None = None) -> Endpoin
     of a reload together.
     """
     endpoint = object.__new__(Endpoint)
-    # The dataclass is frozen, so the fields are set in the way of its own constructor.
+    # The dataclass is frozen, so set the fields as its own constructor does.
     object.__setattr__(endpoint, "url", url)
     object.__setattr__(endpoint, "priority", priority)
     object.__setattr__(endpoint, "server_name", server_name)

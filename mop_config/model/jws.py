@@ -6,7 +6,7 @@ The payload is the wire form with three claims before its lists::
      "api_endpoints": […], "socketio_endpoints": […]}
 
 ``ver`` is in milliseconds and never falls when the lists change; ``iat`` and ``exp`` are
-POSIX seconds (RFC 7519). Signing needs joserfc, of the extra ``signing``, which is imported when
+POSIX seconds (RFC 7519). Signing needs joserfc, of the extra ``signing``; joserfc is imported when
 a key is read.
 """
 
@@ -33,7 +33,7 @@ SKEW = 300.0
 DAY = 86400
 #: The largest integer that every JSON decoder reads exactly.
 MAX_NUMBER = 2**53 - 1
-#: Limit of the encoded header's length in characters; a header of ours has 121.
+#: Limit of the encoded header's length in characters; our own header has 121.
 _MAX_HEADER = 1024
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]*)", re.ASCII)
 _HEADER = frozenset({"alg", "kid", "typ"})
@@ -49,7 +49,8 @@ class SignedList(NamedTuple):
         exp: Time of expiry, in POSIX seconds.
         kid: Thumbprint of the key.
         text: The JWS itself.
-        digest: Hash of the endpoints alone, equal for equal lists whenever they were signed.
+        digest: Hash of the endpoints only, so that equal lists have equal hashes at any time of
+            signature.
         room_id: The room that the app joins, or None; used in QR codes.
     """
 
@@ -130,11 +131,11 @@ class SigningKey:
 
 
 class TrustedKeys:
-    """The public keys that signed lists are verified with.
+    """The public keys that verify signed lists.
 
     Args:
         keys: Keys: a JWK or a JWK set as a ``dict`` or as JSON, or PEM.
-        private: Whether a private key is accepted, of which the public half is used.
+        private: Whether private keys are accepted, too; only their public half is used.
 
     Raises:
         SigningKeyError: If a key cannot be used, or there is no key.
@@ -192,7 +193,7 @@ def check_ahead(signed: SignedList, now: float) -> None:
 
     Args:
         signed: The list.
-        now: The current time, in POSIX seconds. The time of the signature counts if it is later.
+        now: The current time, in POSIX seconds. If ``iat`` is later, ``iat`` counts.
 
     Raises:
         SignatureError: With code ``ahead``, if the version is more than a day ahead.
@@ -225,7 +226,7 @@ def _registry() -> "JWSRegistry":
     from joserfc.jws import JWSRegistry
 
     registry = JWSRegistry(algorithms=[ALGORITHM])
-    # The default limit is 128 KB. Each caller limits the size of a list before it is verified.
+    # joserfc's default limit is 128 KB, but each caller limits the size of a list beforehand.
     registry.max_payload_length = 1 << 40
     return registry
 
@@ -250,7 +251,7 @@ def _compact(text: str | bytes) -> tuple[str, str]:
 
 
 def _kid(compact: tuple[str, str]) -> str:
-    """Validate the header, and return the thumbprint of the key that it names.
+    """Validate the header, and return the thumbprint of the key that the header names.
 
     Only the header that ``SigningKey.sign`` writes is accepted: an attacker who could choose the
     algorithm could forge a signature.

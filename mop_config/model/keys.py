@@ -21,10 +21,10 @@ def need_joserfc() -> None:
     """Check that joserfc is installed.
 
     Raises:
-        MissingExtra: If it is not.
+        MissingExtra: If joserfc is not installed.
     """
     try:
-        import joserfc.jws  # noqa: F401 - only to see whether the import works
+        import joserfc.jws  # noqa: F401 - tests whether joserfc is installed
     except ModuleNotFoundError:
         raise MissingExtra("signing and verifying lists", "signing") from None
 
@@ -80,7 +80,7 @@ def _of_jwk(jwk: Mapping[str, Any]) -> "OKPKey":
     if jwk.get("alg", ALGORITHM) not in (ALGORITHM, "EdDSA") or jwk.get("use", "sig") != "sig":
         raise SigningKeyError(f"its alg or use is not for signing with {ALGORITHM}")
     try:
-        # Without other members: the kid of a JWK is chosen freely, and ours is the thumbprint.
+        # Without other members: a JWK's own ``kid`` is arbitrary, and we use the thumbprint.
         bare = {name: jwk[name] for name in ("kty", "crv", "x", "d") if name in jwk}
         key = OKPKey.import_key(OKPKey.import_key(bare).raw_value)
     except (JoseError, ValueError, TypeError, KeyError):
@@ -115,7 +115,7 @@ def strict_json(text: str) -> Any:
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Of two members with one name, some decoders take the first and others the last.
+    # Of two members with the same name, some decoders take the first and others the last.
     members = dict(pairs)
     if len(members) != len(pairs):
         raise ValueError("a member occurs twice")

@@ -1,8 +1,8 @@
 """Make text from outside safe to print: one rule for logs, commands and the dashboard. Pure.
 
 ``str.isprintable`` decides which characters are unprintable: control characters, bidirectional
-overrides, U+2028 and U+2029, surrogates. A terminal executes control characters, they break the
-lines of a log, and a right-to-left override makes a text look like another text.
+overrides, U+2028 and U+2029, surrogates. A terminal executes control characters; control
+characters break the lines of a log; a right-to-left override disguises a text.
 """
 
 import re

@@ -3,5 +3,5 @@
 Read ``http`` first (one bounded request, pauses between attempts, and the URLs to which a token
 may be sent), then ``connection`` (the sockets under it), ``connect`` (Happy Eyeballs over the
 addresses of a host), ``resolver`` (DNS look-ups with a deadline), ``tls`` (contexts) and ``faults``
-(which fault an exception means; pure).
+(the classification of exceptions; pure).
 """

@@ -1,8 +1,8 @@
-"""Connecting to a host: TCP and verified TLS to the first of its addresses that is ready.
+"""Connect to a host: TCP and verified TLS to its addresses, of which the first ready one wins.
 
-The addresses of one host race as in RFC 8305, in one thread, with sockets that do not block;
-nothing is left running when it is over. "Ready" includes TLS, since a network that blocks by
-name lets TCP through and stalls the handshake.
+The addresses of one host race as in RFC 8305 (Happy Eyeballs), in one thread with non-blocking
+sockets, so no dial is left running after the race. "Ready" includes TLS, because a network that
+blocks by name lets TCP through and stalls the TLS handshake.
 """
 
 import contextlib
@@ -63,22 +63,22 @@ class Owner(Protocol):
         """Register a socket that an abort shuts down; raise ``OSError`` after an abort."""
 
     def release(self, sock: socket.socket) -> None:
-        """Remove a socket from those that an abort shuts down."""
+        """Unregister a socket, so that an abort no longer shuts it down."""
 
 
 def connect(
     place: Place, options: DialOptions, resolver: Resolver, owner: Owner | None = None
 ) -> socket.socket:
-    """Connect to the first address of a server that is ready.
+    """Connect to a server; the first of its addresses that is ready wins.
 
     Args:
         place: The server.
         options: The limits and options of each dial.
-        resolver: Looks the host up.
-        owner: May abort the connect from another thread; None for no owner.
+        resolver: Resolves the host.
+        owner: Object that may abort the connect from another thread; None for no owner.
 
     Raises:
-        OSError: If no address was ready in time; a ``socket.gaierror`` if the host has none.
+        OSError: If no address was ready in time; a ``socket.gaierror`` if the host has no address.
     """
     with Ring() as ring:
         try:
@@ -96,7 +96,7 @@ def connect(
 
 
 class Ring:
-    """Running dials, the selector that they share, and a socket pair that wakes it."""
+    """Running dials, their common selector, and a socket pair that wakes the selector."""
 
     def __init__(self) -> None:
         self.selector = selectors.DefaultSelector()
@@ -131,10 +131,10 @@ class Ring:
         dial.advance()
 
     def pause(self, seconds: float) -> float:
-        """Return for how long to wait for the selector before time alone moves a dial on.
+        """Return the seconds to wait for the selector until the next timeout of a dial.
 
         Args:
-            seconds: The longest wait; infinity for no limit of its own.
+            seconds: The longest wait; infinity for no limit.
         """
         if any(dial.done for dial in self.dials):
             return 0.0
@@ -143,7 +143,7 @@ class Ring:
         return max(0.0, min(seconds, first))
 
     def wait(self, seconds: float) -> Iterator["HostDial"]:
-        """Move the dials on, for so many seconds at most; give those that are done.
+        """Advance the dials for at most ``seconds``; return the finished dials.
 
         Raises:
             ConnectionAbortedError: If the waker was shut down.
@@ -162,7 +162,7 @@ class Ring:
 
 
 class HostDial:
-    """The dial of one host: its look-up, and a race of its addresses.
+    """The dial of one host: a look-up, and a race of the addresses found.
 
     Attributes:
         error: The reason why the host cannot be connected to, or None.
@@ -251,7 +251,7 @@ class _Dial:
         self._step(lambda: next(self._steps))
 
     def check(self, now: float) -> None:
-        """End the dial if its time is over."""
+        """End the dial if its deadline has passed."""
         if not self.done and now >= self.until:
             self._step(lambda: self._steps.throw(TimeoutError("timed out")))
 
@@ -265,7 +265,7 @@ class _Dial:
             self.done, self.error = True, error
             self.close()
         else:
-            assert self._sock is not None  # noqa: S101 - events are of a socket
+            assert self._sock is not None  # noqa: S101 - only a socket has events
             self._ring.selector.register(self._sock, events, self)
 
     def _forget(self) -> None:
@@ -287,7 +287,7 @@ class _Dial:
             self._sock = None
 
     def _run(self) -> Generator[int, None, None]:
-        """Yield the events to wait for."""
+        """Run the dial, and yield the selector events to wait for."""
         yield from self._connect()
         if self._place.tls_name is not None:
             yield from self._secure(self._place.tls_name)
@@ -305,7 +305,7 @@ class _Dial:
             sock.connect((self.address, self._place.port))
         yield selectors.EVENT_WRITE
         if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            # The constructor picks the subclass that belongs to the code.
+            # ``OSError(code, …)`` creates the subclass of the code, such as ConnectionRefusedError.
             raise OSError(code, os.strerror(code))
 
     def _secure(self, tls_name: str) -> Generator[int, None, None]:

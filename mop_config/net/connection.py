@@ -1,9 +1,9 @@
 """A connection to one server for a few requests: httpcore over sockets that share one deadline.
 
-httpcore knows a time-out for each operation only. Here all operations of a connection, from the
-look-up to the last byte, end at one deadline, and the owner holds each socket, so that another
-thread can shut it down. ``http`` imports this module with its first request, because httpcore takes
-a tenth of a second to load.
+httpcore has only a time-out for each operation. Here all operations of a connection, from the
+look-up to the last byte, end at one deadline. The owner holds each socket, so that another thread
+can shut the socket down. ``http`` imports this module with its first request, because httpcore
+takes a tenth of a second to load.
 """
 
 import contextlib
@@ -37,12 +37,12 @@ _HTTP_SCHEMES = {"http": b"http", "ws": b"http", "https": b"https", "wss": b"htt
 _SWITCHING_PROTOCOLS = 101
 _NEEDS_CREDENTIALS = 407
 
-#: Bytes of a request that are written between two looks at the clock.
+#: Bytes of a request that are written between two checks of the deadline.
 _PIECE = 1 << 14
 
 
 class ProxyFailed(httpcore2.ProxyError):
-    """A proxy cannot be reached or demands other credentials: no fault of the server behind it."""
+    """The proxy cannot be reached or demands other credentials; the server is not at fault."""
 
 
 class ConnectionOwner(Owner, Protocol):
@@ -61,14 +61,14 @@ class DeadlineBackend(httpcore2.NetworkBackend):
     """Connects to one server, directly or by a proxy.
 
     Args:
-        dial: How to dial; ``timeout`` is the limit of one address, and of a proxy's own connect.
-        resolver: Looks hosts up.
-        owner: Holds the sockets.
-        deadline: When the time is over, in monotonic seconds.
+        dial: Options of the dial; ``timeout`` limits one address, and a proxy's own connect.
+        resolver: Resolves hosts.
+        owner: Object that holds the sockets.
+        deadline: Deadline of all operations, in monotonic seconds.
         connect_within: Limit of connecting to all addresses together, in seconds.
 
     Attributes:
-        deadline: As above; it may be moved.
+        deadline: The deadline, which the caller may change.
         silence: Limit of one wait for bytes, in seconds.
         tls_name: The name that the server's certificate must be for, or None without TLS.
         proxy: The scheme of the proxy, or None for a direct connection.
@@ -99,7 +99,7 @@ class DeadlineBackend(httpcore2.NetworkBackend):
     def left(self) -> float:
         """Return the seconds for the next operation.
 
-        A proxy gets no more time to connect to the server than a direct connection would.
+        A proxy gets only as much time to connect to the server as a direct connection.
 
         Raises:
             httpcore2.ReadTimeout: If the deadline has passed.
@@ -146,8 +146,8 @@ class DeadlineStream(httpcore2.NetworkStream):
     """A connected stream whose operations end at the backend's deadline.
 
     Args:
-        stream: Reads and writes.
-        backend: Holds the deadline.
+        stream: The connected stream of httpcore.
+        backend: The backend with the deadline.
         proxy_tls: Whether the next TLS handshake is with the proxy, not with the server.
     """
 
@@ -167,7 +167,7 @@ class DeadlineStream(httpcore2.NetworkStream):
             raise
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read at most so many bytes.
+        """Read at most ``max_bytes`` bytes.
 
         Raises:
             ConnectionResetError: If the server closes the connection instead of answering.
@@ -181,7 +181,7 @@ class DeadlineStream(httpcore2.NetworkStream):
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Write everything."""
+        """Write the whole buffer."""
         self._unanswered = True
         for start in range(0, len(buffer), _PIECE):
             self._stream.write(buffer[start : start + _PIECE], self._backend.left())
@@ -194,7 +194,7 @@ class DeadlineStream(httpcore2.NetworkStream):
         if backend.proxy is None:
             return self
         backend.owner.release(self._sock)
-        # The handshake detaches the socket's descriptor: an abort shuts down a duplicate.
+        # The handshake detaches the socket's descriptor, so an abort shuts down a duplicate.
         with self._sock.dup() as duplicate:
             try:
                 backend.owner.adopt(duplicate)
@@ -219,13 +219,13 @@ class DeadlineStream(httpcore2.NetworkStream):
 class HttpConnection:
     """A connection to one server, direct or by a proxy, for a few requests before one deadline.
 
-    Use it as a context manager. It connects with the first request, and again where the server
-    has closed the connection between two requests.
+    Use the object as a context manager. The first request connects; a later request connects
+    again if the server has closed the connection.
 
     Args:
         where: The server.
         server_name: Name for TLS and ``Host``; None for the URL's host.
-        backend: Connects to the server, or to the proxy.
+        backend: The backend, which connects to the server or to the proxy.
         proxy: The proxy, or None.
         tls: Context that verifies certificates.
     """
@@ -264,7 +264,7 @@ class HttpConnection:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; the next request makes another one."""
+        """Close the connection; the next request opens a new connection."""
         self._pool.close()
 
     @contextlib.contextmanager
@@ -275,7 +275,7 @@ class HttpConnection:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
     ) -> "Iterator[HttpResponse]":
-        """Send a request, and yield its response as soon as the headers are there.
+        """Send a request, and yield its response as soon as the headers have arrived.
 
         Raises:
             HttpError: If there is no response.
@@ -300,7 +300,7 @@ class HttpConnection:
 
     @contextlib.contextmanager
     def failures(self) -> Iterator[None]:
-        """Turn whatever httpcore, h11 and sockets raise into an ``HttpError``."""
+        """Turn the exceptions of httpcore, h11 and sockets into an ``HttpError``."""
         try:
             yield
         except HttpError:
@@ -310,7 +310,7 @@ class HttpConnection:
                 raise HttpError(Fault.OURS, "aborted") from error
             fault = fault_of(error, connecting=not self.backend.connected)
             if fault is Fault.OURS and not lacks_resources(error):
-                fault = Fault.PROTOCOL  # a response for which the parser has no exception
+                fault = Fault.PROTOCOL  # the parser failed without an exception of its own
             raise HttpError(fault, describe(error)) from error
 
 
@@ -332,27 +332,27 @@ class HttpResponse:
         self._connection = connection
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the body as it arrives, as it was sent.
+        """Yield the raw body as it arrives, without decoding.
 
         Raises:
             HttpError: If the body breaks off.
         """
         if self.status == _SWITCHING_PROTOCOLS:
-            return  # the connection speaks another protocol from here on
+            return  # 101: the connection switches to another protocol
         with self._connection.failures():
             assert isinstance(self._response.stream, Iterable)  # noqa: S101 - the sync half of a union
             yield from self._response.stream
 
     def read(self, max_bytes: int, *, cut: bool = False) -> bytes:
-        """Return the body, unpacked if it is gzip.
+        """Return the body, decompressed if it is gzip.
 
         Args:
-            max_bytes: Limit of its unpacked length.
-            cut: Whether to return the beginning of a longer body.
+            max_bytes: Limit of the decompressed length.
+            cut: Whether to return the beginning of a longer body instead of raising.
 
         Raises:
             BodyTooLargeError: If the body is longer.
-            HttpError: If it breaks off, or is not gzip.
+            HttpError: If the body breaks off, or is not valid gzip.
         """
         packed = self.headers.get("content-encoding", "").lower() == "gzip"
         unpack = zlib.decompressobj(16 + zlib.MAX_WBITS) if packed else None

@@ -1,8 +1,8 @@
 """Classify exceptions of sockets, TLS and HTTP by fault, and describe them in a few words. Pure.
 
 Only the faults in ``COUNTED`` count against an endpoint. A full connection pool, a cancelled
-request and an unreachable proxy are no faults of the endpoint. Whether this machine has lost its
-network is judged by the pool, which sees all hosts.
+request and an unreachable proxy are no faults of the endpoint. The pool, which sees all hosts,
+decides whether this machine has lost its network.
 """
 
 import errno
@@ -49,10 +49,10 @@ COUNTED = frozenset(
 NETWORK = frozenset({Fault.UNREACHABLE, Fault.RESOLVER})
 
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
-#: This process or machine lacks resources, so that another endpoint would fail too.
+#: Error codes of exhausted descriptors, buffers or memory: another endpoint would fail, too.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-#: CPython has no exception of its own for a thread that cannot be started: out of threads or
-#: memory, or, from 3.12 on, after the main thread has ended.
+#: CPython's messages when a thread cannot be started (no threads or memory left, or, from 3.12 on,
+#: after the main thread has ended). The exception is only a RuntimeError.
 _NO_THREAD = ("can't start new thread", "can't create new thread")
 _NO_NAME = frozenset(
     {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME), socket.EAI_FAIL}
@@ -82,7 +82,7 @@ def certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | No
 
 
 def describe(error: BaseException) -> str:
-    """Return what happened, in a few words, from an exception or the cause behind it."""
+    """Describe an exception, or the cause behind it, in a few words."""
     for cause in _chain(error):
         names = {kind.__name__ for kind in type(cause).__mro__}
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -99,8 +99,8 @@ def describe(error: BaseException) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    # Causes only: the context may be an exception that the application was dealing with
-    # when it made the request, and says nothing of it.
+    # Causes only: the context may be an unrelated exception that the application was handling
+    # when it sent the request.
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -114,7 +114,7 @@ def lacks_resources(error: BaseException) -> bool:
     """Whether this process or machine has run out of descriptors, memory or threads.
 
     Args:
-        error: The exception; its causes are looked at too.
+        error: The exception; its causes are examined too.
     """
     return any(
         isinstance(cause, MemoryError)
@@ -125,12 +125,12 @@ def lacks_resources(error: BaseException) -> bool:
 
 
 def fault_of(error: BaseException, *, connecting: bool) -> Fault:
-    """Return the fault that an exception means.
+    """Return the fault that an exception reports.
 
     Args:
-        error: The exception; its causes are looked at too, since HTTP libraries wrap the
+        error: The exception; its causes are examined too, because HTTP libraries wrap the
             exceptions of sockets.
-        connecting: Whether it was raised before a connection was established.
+        connecting: Whether the exception was raised before a connection was established.
     """
     vague = False
     for cause in _chain(error):
@@ -155,7 +155,7 @@ def _refuses_us(error: BaseException) -> bool:
 def _of_system(error: BaseException, connecting: bool) -> Fault | None:
     if isinstance(error, ssl.SSLError):
         if not connecting and isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-            return Fault.RESET  # the server closed the connection, which TLS reports like this
+            return Fault.RESET  # an EOF within TLS: the server closed the connection
         return Fault.TLS
     if isinstance(error, socket.gaierror):
         return Fault.NO_SUCH_HOST if error.errno in _NO_NAME else Fault.RESOLVER
@@ -170,13 +170,13 @@ def _of_system(error: BaseException, connecting: bool) -> Fault | None:
     return None
 
 
-#: Classes of httpcore, httpx and the standard library for any failure of a connection; the cause
-#: says more, if there is one.
+#: Classes of httpcore, httpx and the standard library for any connection failure; the cause, if
+#: there is a cause, is more specific.
 _VAGUE = frozenset({"NetworkError", "ProxyError", "OSError"})
 
 
 def _of_library(names: set[str], connecting: bool) -> Fault | None:
-    """Judge by the names of an exception's classes: these libraries need not be installed."""
+    """Classify an exception by its class names, because these libraries need not be installed."""
     if "PoolTimeout" in names:
         return Fault.POOL_TIMEOUT
     if not names.isdisjoint({"TimeoutException", "TimeoutError"}):

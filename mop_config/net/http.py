@@ -1,10 +1,9 @@
 """One bounded HTTP request: probes, list fetches, commands, etcd and the webhook send it.
 
-A request has a deadline for everything together, from the look-up to the last byte, and a limit
-for its unpacked body. The addresses of a host race (see ``connect``), TLS is verified for the
+A request has one deadline, from the look-up to the last byte, and a limit for its decompressed
+body. The addresses of a host race (see ``connect``), TLS is verified for the
 server's name, no redirect leads from https to http, no proxy sees a request to this machine, and
-another thread can abort it. The first functions are the rules that every caller keeps; they are
-pure.
+another thread can abort the request. The first functions are pure rules for all callers.
 """
 
 import contextlib
@@ -29,19 +28,19 @@ if TYPE_CHECKING:
 
     from .connection import HttpConnection
 
-#: Chooses the proxy for the scheme and host of a URL; None is a direct connection.
+#: Returns the proxy for the scheme and host of a URL; None means a direct connection.
 ProxyChoice = Callable[[str, str], "httpx2.Proxy | None"]
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-#: Characters that stay as they are in a query.
+#: Characters of a query that are not percent-encoded.
 _QUERY_SAFE = "%/?:@!$&'()*+,;=-._~[]"
-#: Past 2^16 every limit has long been reached, and a float cannot overflow.
+#: Limit of the doublings of a pause: 2^16 exceeds every upper bound, and no float overflows.
 _MOST_DOUBLINGS = 16
 
 
 def backoff(failures: int, first: float, longest: float) -> float:
-    """Return the seconds to wait after failures in a row; the pause doubles with each of them.
+    """Return the seconds to wait after failures in a row; each further failure doubles the pause.
 
     Args:
         failures: Number of failures in a row, from 1; 0 counts as 1.
@@ -98,12 +97,12 @@ def proxy_of(environment: Mapping[str, str], scheme: str, host: str) -> "httpx2.
 
 
 class HttpReply(NamedTuple):
-    """A complete response, whatever its status.
+    """A complete response with any status.
 
     Attributes:
         status: The status code.
         headers: The headers, with names in lower case.
-        body: The unpacked body.
+        body: The decompressed body.
     """
 
     status: int
@@ -117,15 +116,15 @@ class HttpRequest:
 
     Attributes:
         url: An http or https URL, with or without a query.
-        deadline: When the whole response has to be there, in monotonic seconds.
-        max_bytes: Limit of the unpacked body.
-        cut: Whether a longer body is cut off there, rather than an error.
-        method: The method; the redirects of a ``GET`` only are followed.
+        deadline: Deadline of the whole response, in monotonic seconds.
+        max_bytes: Limit of the decompressed body.
+        cut: Whether a longer body is truncated; False: a longer body is an error.
+        method: The method; only the redirects of a ``GET`` are followed.
         headers: Further headers.
         body: The content.
         token: Access token, sent to https or this machine only, and to no other server after a
             redirect; or None.
-        server_names: Name for TLS and ``Host`` by origin, where it is not the URL's host.
+        server_names: Name for TLS and ``Host`` by origin, if different from the URL's host.
         silence: Limit of one wait for bytes, in seconds.
         https_only: Whether a redirect over http to another machine is refused.
     """
@@ -147,16 +146,17 @@ class HttpClient:
     """Sends bounded HTTP/1.1 requests, from any number of threads; keeps no connection.
 
     Args:
-        dial: How to dial. Its ``timeout`` is the limit of one address in seconds.
-        resolver: Looks hosts up; None for a new one.
+        dial: Options of the dial; ``timeout`` is the limit of one address in seconds.
+        resolver: Resolves hosts; None for a new ``Resolver``.
         connect_within: Limit of connecting, with the look-up, in seconds.
-        proxy_for: Chooses proxies; None for direct connections. Not asked for this machine.
+        proxy_for: Returns the proxy of a URL, except for this machine; None for direct
+            connections.
 
     Attributes:
-        resolver: As above.
+        resolver: The resolver.
         aborted: Whether ``abort`` was called.
-        heard_at: When a server sent something last, or else when this client was made, in
-            monotonic seconds.
+        heard_at: Monotonic seconds at which a server last sent bytes, or at which this client
+            was created.
     """
 
     def __init__(
@@ -178,11 +178,11 @@ class HttpClient:
     def connection(
         self, where: Url, deadline: float, server_name: str | None = None
     ) -> "HttpConnection":
-        """Make a connection for a few requests; enter it as a context manager.
+        """Create a connection for a few requests, to be used as a context manager.
 
         Args:
             where: The server.
-            deadline: When all requests have to be done, in monotonic seconds.
+            deadline: Deadline of all requests, in monotonic seconds.
             server_name: Name for TLS and ``Host``; None for the URL's host.
         """
         from .connection import DeadlineBackend, HttpConnection  # loads httpcore
@@ -223,11 +223,11 @@ class HttpClient:
         raise HttpError(Fault.PROTOCOL, f"more than {MAX_REDIRECTS} redirects")
 
     def abort(self) -> None:
-        """End running requests now and later ones at once, without taking a lock."""
+        """End running and later requests at once; takes no lock, so a finalizer may call it."""
         self.aborted = True
         for sock in list(self._sockets):
             with contextlib.suppress(OSError):
-                # SSLSocket.shutdown would drop the TLS state that another thread is reading with.
+                # Not SSLSocket.shutdown, which drops the TLS state under a reading thread.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def adopt(self, sock: socket.socket) -> None:
@@ -241,28 +241,28 @@ class HttpClient:
             raise ConnectionAbortedError("aborted")
 
     def release(self, sock: socket.socket) -> None:
-        """Remove a socket from those that ``abort`` shuts down."""
+        """Unregister a socket, so that ``abort`` no longer shuts it down."""
         self._sockets.discard(sock)
 
 
 def _split(url: str) -> tuple[Url, str]:
-    """Return the server that a URL leads to, and the target of the request."""
+    """Split a URL into the server and the request target (path and query)."""
     address, mark, query = url.partition("#")[0].partition("?")
     where = parse_url(address, underscores=True)
     return where, (where.path or "/") + mark + quote(query, safe=_QUERY_SAFE)
 
 
 def _redirected(url: str, before: Url, location: str, *, https_only: bool) -> tuple[str, bool]:
-    """Return where a redirect leads, and whether a token may go along: to the same server."""
+    """Return a redirect's URL, and whether the token may follow: only to the same server."""
     try:
         after_url = urljoin(url, location)
         after, _ = _split(after_url)
-    except ValueError as error:  # an AddressError, or of urljoin
+    except ValueError as error:  # an AddressError, or an error of urljoin
         raise HttpError(Fault.PROTOCOL, f"a redirect to no usable URL ({error})") from None
     if before.scheme == "https" and after.scheme != "https":
         raise HttpError(Fault.PROTOCOL, "a redirect from https to http is not followed")
     if https_only and not may_send_token(after):
         raise HttpError(Fault.PROTOCOL, "a redirect to plain http is not followed")
-    # The https of the same host, both at their usual port, is the same server too.
+    # http to https on one host, both at the default port, counts as the same server.
     upgraded = before.host == after.host and before.port is None and after.port is None
     return after_url, upgraded or origin_of(before) == origin_of(after)

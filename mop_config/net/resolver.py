@@ -1,10 +1,10 @@
-"""Host name look-ups that callers share, and the order in which to dial the addresses.
+"""Shared look-ups of host names, and the order in which the addresses are dialled.
 
-The system's resolver blocks for half a minute when no name server responds, and it cannot be
-stopped. So each look-up runs in a daemon thread of its own. Callers that need the same host at
+The system's resolver blocks for half a minute when no name server responds, and cannot be
+cancelled. So each look-up runs in a daemon thread of its own. Callers that need the same host at
 the same time share the look-up, and the addresses of the last successful look-up are used while
-a new one is late or fails. A second resolver, such as DNS over HTTPS, helps where the system's is
-late, fails or lies.
+a new look-up is late or fails. A second resolver, such as DNS over HTTPS, helps if the system's
+resolver is late, fails or returns false addresses.
 """
 
 import asyncio
@@ -26,29 +26,30 @@ logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
-#: Returns the addresses of a host, or raises; an application's own resolver.
+#: An application's own resolver: returns the addresses of a host, or raises.
 LookUp = Callable[[str], Iterable[str] | Awaitable[Iterable[str]]]
-#: Whether the system's resolver is asked alone, or the application's own one after it.
+#: Whether only the system's resolver is used, or the application's resolver as the second.
 Resolve = Literal["system", "custom-second"]
 
-#: Seconds until another address is dialled beside one that is not ready (RFC 8305, section 5).
+#: Seconds until the next address is dialled in parallel (RFC 8305, section 5).
 STAGGER = 0.25
-#: Seconds that a look-up may take before the addresses of the last one are dialled; RFC 8305,
-#: section 3, waits as long for the other family.
+#: Seconds that a look-up may take before the addresses of the last look-up are dialled; RFC 8305,
+#: section 3, waits as long for the other address family.
 LATE = 0.05
-#: Seconds until the second resolver is asked beside the first.
+#: Seconds until the second resolver starts beside the first.
 SECOND_AFTER = 0.25
-#: Limit of the host names whose last addresses are remembered.
+#: Limit of the host names whose last addresses are cached.
 _REMEMBERED = 4096
 
 
 class Resolver:
-    """Looks up the addresses of hosts, and remembers them.
+    """Looks up the addresses of hosts, and caches the last result.
 
     Args:
-        look_up: Returns the addresses of a host, or raises; None for the system's resolver.
-        second: The resolver that is asked if this one is late or fails, or if no address that it
-            found has a certificate for the host; None for no second resolver.
+        look_up: Function that returns the addresses of a host, or raises; None for the system's
+            resolver.
+        second: The resolver used if this resolver is late or fails, or if no address found has a
+            certificate for the host; None for no second resolver.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Resolver:
         self._running: dict[str, Future[list[str]]] = {}
 
     def resolve(self, host: str) -> "Future[list[str]]":
-        """Start the look-up of a host, or join the one that is running.
+        """Start the look-up of a host, or join the running look-up.
 
         Args:
             host: A host name, or an IP address (in brackets, if IPv6), which needs no look-up.
@@ -82,7 +83,7 @@ class Resolver:
             done.set_result([host.strip("[]")])
             return done
         if self._pid != os.getpid():
-            self._begin()  # the parent's look-up threads do not exist in this child process
+            self._begin()  # after a fork: the parent's look-up threads do not exist here
         with self._lock:
             future = self._running.get(host)
             if future is None:
@@ -94,19 +95,19 @@ class Resolver:
         return [*self._last.get(host, []), *self.proven(host)]
 
     def proven(self, host: str) -> list[str]:
-        """Return the second resolver's addresses if a host was connected to by one of them last."""
+        """Return the second resolver's addresses if the last connection to the host used one."""
         found = [] if self.second is None else self.second.last(host)
         return found if self._best.get(host) in found else []
 
     def succeeded(self, host: str, address: str) -> None:
-        """Remember the address that a host was connected to last; it will be dialled first."""
+        """Remember the connected address of a host, which the next dial tries first."""
         if address != host.strip("[]"):
             _remember(self._best, host, address)
 
     def in_turn(self, host: str, addresses: Sequence[str]) -> list[str]:
         """Sort addresses as RFC 8305 (section 4) dials them.
 
-        IPv6 and IPv4 alternate, and the address that was connected to last comes first.
+        IPv6 and IPv4 alternate, and the last connected address comes first.
         """
         first = [a for a in addresses if (":" in a) == (":" in addresses[0])]
         other = [a for a in addresses if a not in first]
@@ -116,13 +117,13 @@ class Resolver:
 
     def _start(self, host: str) -> "Future[list[str]]":
         future: Future[list[str]] = Future()
-        # A running future cannot be cancelled: one caller must not end it for the others.
+        # A running future cannot be cancelled, so no caller can end the shared look-up.
         future.set_running_or_notify_cancel()
         thread = threading.Thread(
             target=self._run, args=(host, future), name="mop-config-resolve", daemon=True
         )
         try:
-            thread.start()  # it cannot end before this lock is released
+            thread.start()  # the thread cannot end before this lock is released
         except (RuntimeError, MemoryError) as error:  # no thread left
             future.set_exception(error)
         else:
@@ -153,15 +154,15 @@ def _remember(memory: dict[str, Value], host: str, value: Value) -> None:
 
 
 class Addresses:
-    """The order and the times in which the addresses of one host are dialled (RFC 8305).
+    """Decides the order and the times in which one host's addresses are dialled (RFC 8305).
 
-    Each address is dialled 250 ms after the one before it, or at once after a failure. While a
-    look-up is late, the addresses of the last successful look-up are dialled; those that it
-    finds are added. This class has no clock and no socket; the synchronous and the
-    asynchronous driver have those.
+    Each address is dialled 250 ms after the previous address, or at once after a failure. While a
+    look-up is late, the addresses of the last successful look-up are dialled; the addresses of
+    the new look-up are added later. The class does no I/O: its driver has the clock and the
+    sockets.
 
     Args:
-        resolver: Looks the host up.
+        resolver: Resolves the host.
         host: A host name or an IP address.
         now: Monotonic seconds.
         on_found: Called with each look-up that ends after this constructor, in any thread.
@@ -214,18 +215,18 @@ class Addresses:
         self._running -= 1
         self._next_at = float("-inf")
         self._faults.add(fault_of(error, connecting=True))
-        # "This machine has no IPv6" must not hide the reason why IPv4 failed.
+        # Keep the more specific failure: "no IPv6" must not hide why IPv4 failed.
         if self._failure is None or fault_of(error, connecting=True) is not Fault.UNREACHABLE:
             self._failure = error
 
     def succeeded(self, address: str) -> None:
-        """Record the address that was ready first."""
+        """Record the address that won the race."""
         self._resolver.succeeded(self._host, address)
 
     def failure(self, now: float) -> Exception | None:
-        """Return why every address has failed; None while one is left or being dialled.
+        """Return why every address failed; None while an address is left or being dialled.
 
-        Ask the second resolver where that is due.
+        The method starts the second resolver if necessary.
         """
         if self._needs_second(now) and self._resolver.second is not None:
             self._second = self._resolver.second.resolve(self._host)
@@ -256,7 +257,7 @@ class Addresses:
         return socket.gaierror(socket.EAI_AGAIN, "the host was not looked up in time")
 
     def _waiting(self, now: float) -> list[str]:
-        """Return the known addresses that were not dialled yet, in the order of dialling."""
+        """Return the known addresses that are not dialled yet, in the order of dialling."""
         if self._first.done():
             found = self._last if self._first.exception() else self._first.result()
         else:
@@ -267,7 +268,7 @@ class Addresses:
         return [a for a in self._resolver.in_turn(self._host, found) if a not in self._tried]
 
 
-#: What a client meets at the addresses of a resolver that lies: certificates for other names.
+#: Faults at the false addresses of a censoring resolver, such as certificates for other names.
 _LIES = frozenset({Fault.TLS, Fault.UNREACHABLE})
 
 
@@ -276,11 +277,12 @@ def resolver_of(look_up: LookUp | None, resolve: Resolve) -> Resolver:
 
     Args:
         look_up: The application's own resolver, a function or a coroutine function; or None.
-        resolve: ``custom-second`` asks it after the system's, ``system`` does not ask it.
+        resolve: ``custom-second`` uses ``look_up`` after the system's resolver; ``system`` ignores
+            ``look_up``.
 
     Raises:
         TypeError: If the resolver is not a function.
-        ValueError: If ``resolve`` is another word.
+        ValueError: If ``resolve`` is neither of the two words.
     """
     if look_up is not None and not callable(look_up):
         raise TypeError(f"resolver must be a function, not {look_up!r}")
@@ -292,7 +294,7 @@ def resolver_of(look_up: LookUp | None, resolve: Resolve) -> Resolver:
 
 
 def _ask(look_up: LookUp, host: str) -> list[str]:
-    """Ask an application's own resolver, and check what it returns."""
+    """Call an application's own resolver, and validate the addresses that it returns."""
     try:
         found = look_up(host)
         if inspect.isawaitable(found):

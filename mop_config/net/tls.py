@@ -5,16 +5,16 @@ from collections.abc import Sequence
 
 
 def offering(context: ssl.SSLContext, protocols: Sequence[str]) -> ssl.SSLContext:
-    """Return a context that verifies like another one and offers certain ALPN protocols.
+    """Return a context that verifies like the user's context and offers our ALPN protocols.
 
     ALPN is a property of a context, and the user's context may be in use elsewhere. So
-    connections start with a context of ours and switch to the user's before the handshake:
-    OpenSSL then takes authorities, ciphers and the client's certificate from the user's.
+    connections start with our own context and switch to the user's context before the handshake.
+    OpenSSL then takes authorities, ciphers and the client certificate from the user's context.
 
     Args:
-        context: The user's context. It is changed only if it is of a subclass, whose own
-            way to verify cannot be borrowed.
-        protocols: ALPN names, the preferred one first.
+        context: The user's context. Only a context of a subclass is changed itself, because its
+            own verification cannot be borrowed.
+        protocols: ALPN names, the preferred name first.
     """
     lender = getattr(context.sslobject_class, "lender", context)
     if type(lender) is not ssl.SSLContext:
@@ -33,7 +33,7 @@ def offering(context: ssl.SSLContext, protocols: Sequence[str]) -> ssl.SSLContex
 
     Object.lender = lender  # type: ignore[attr-defined]
     ours = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    ours.check_hostname = False  # or the mode could not be set
+    ours.check_hostname = False  # else the verify mode could not be changed
     for name in (
         "options",
         "verify_flags",

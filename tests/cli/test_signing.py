@@ -115,7 +115,7 @@ class TestKeygen:
         assert "No such file" in desk.failing("keygen", "--out", "no/such")
 
     def test_to_the_standard_output(self, desk: Desk) -> None:
-        """The private key goes to standard output for a secret store, the public key elsewhere."""
+        """The private key goes to standard output for a secret store, the public to stderr."""
         result = desk("keygen")
         assert json.loads(result.err) == SigningKey.read(result.out).public
 

@@ -70,7 +70,7 @@ def impatient(file: Path, folder: Path) -> contextlib.AbstractContextManager[Ser
 
 @pytest.mark.alone
 def test_a_thousand_stuck_connections_delay_nobody(tmp_path: Path, file: Path) -> None:
-    """With a thousand stuck connections, every route and a reload answer within a second."""
+    """A thousand stuck connections delay neither list, health, status, metrics nor a reload."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 3000:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 3000), hard))

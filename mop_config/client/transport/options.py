@@ -160,7 +160,7 @@ class TransportOptions:
         """Return the options of a dial.
 
         Args:
-            timeout: Seconds for a connection; None for no time-out.
+            timeout: Seconds for the dial of one address; None counts as 0.
             until: Deadline of the dial in monotonic seconds.
         """
         return DialOptions(self.tls, timeout or 0.0, self.local_address, self.socket_options, until)
