@@ -92,7 +92,7 @@ def report(url: str | None, path: str, token_file: str | None, **options: Any) -
             server's own token unless another token is given.
         path: Path of the route.
         token_file: Value of ``token_option``.
-        options: As for ``ask``.
+        options: The options of ``ask``.
     """
     token = read_token(token_file)
     if url is None:
