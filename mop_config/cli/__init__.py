@@ -1,11 +1,11 @@
-"""The command line: one module a command, which parses arguments and calls the working package.
+"""The command line: each command has a module, which parses arguments and calls the other packages.
 
 Read ``input``, ``list_input``, ``server_api``, ``output``, ``options`` and ``env_file`` first: the
-commands share them. ``follower`` holds what ``watch`` decides; ``history``, ``rollback`` and
-``push`` share ``good_texts``, ``text_difference`` and ``text_target``.
+commands share these modules. ``follower`` is the state machine of ``watch``; ``history``,
+``rollback`` and ``push`` share ``good_texts``, ``text_difference`` and ``text_target``.
 
-Errors are one line on standard error. Exit 0 is good, 1 means that the file, the list or the
-server is bad, 2 that the command was called wrongly.
+An error is one line on standard error. Exit code 0 means success, 1 that the file, the list or
+the server is bad, 2 that the command was called wrongly.
 """
 
 import io
@@ -41,7 +41,7 @@ COMMANDS = (
 
 
 class _Commands(click.Group):
-    """A click group that imports a command only when it is called: scripts start quickly."""
+    """A click group that imports a command only on its call, so that scripts start quickly."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -88,7 +88,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         return 130
     except BrokenPipeError:
-        _forget_output()  # the reader of the pipe has closed it
+        _forget_output()  # the reader has closed the pipe
         return 1
     except MopConfigError as error:
         _complain(str(error))
@@ -107,18 +107,18 @@ def _prepare_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open until the exit
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _forget_output() -> None:
-    # Python flushes once more at exit, which would fail once more.
+    # Without this, Python would flush again at exit, and fail again.
     sys.stdout = None
 
 
 def _interrupted(error: BaseException) -> bool:
-    """Return whether Ctrl-C caused the error, also where releasing a lock then failed."""
+    """Return whether Ctrl-C caused the error, directly or by a failed release of a lock."""
     while error.__context__ is not None:
         error = error.__context__
     return isinstance(error, KeyboardInterrupt)
@@ -131,7 +131,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _complain(message: str) -> None:
-    # Imported here, because only an error needs it.
+    # Imported here, because only an error needs this module.
     from ..model.printable import printable
 
     print("mop-config:", printable(" ".join(message.split())), file=sys.stderr)

@@ -24,8 +24,8 @@ from .output import json_text, say
 from .plan import plan_document, plan_lines
 from .server_api import fetch, own_token, own_url, read_token, token_option
 
-#: Limit of the health check of one endpoint, and of the wait for the list of this machine's
-#: server, in seconds.
+#: Limits in seconds: the health check of one endpoint, and the wait for the list of the local
+#: server.
 _TIMEOUT, _OWN_SERVER_TIMEOUT = 5.0, 2.0
 #: Maximum number of changed endpoints that are shown.
 _MOST_CHANGES = 50
@@ -98,7 +98,7 @@ def _not_healthy(check: EndpointCheck) -> str:
 
 
 def _list_of_own_server(token_file: str | None) -> tuple[str, EndpointConfig | None]:
-    """Return the URL of the server of this machine, and its list or None."""
+    """Return the URL of the local server, and its list, or None if the server does not answer."""
     url = ""
     try:
         url = own_url()
@@ -110,7 +110,7 @@ def _list_of_own_server(token_file: str | None) -> tuple[str, EndpointConfig | N
 
 
 def _unconfirmed(reading: Reading, served: EndpointConfig, settings: Settings) -> list[str]:
-    """Return the lines that would have to confirm what the text removes."""
+    """Return the confirming lines that the text lacks for the endpoints that it removes."""
     if reading.rendering is None:
         return []
     counts = {kind: len(endpoints) for kind, endpoints in served.kinds().items()}
@@ -145,7 +145,7 @@ def _document(reading: Reading, *, ok: bool) -> dict[str, object]:
 
 
 def _print(reading: Reading, failed: list[str], *, bad: bool) -> None:
-    # A verdict goes to standard output; a file that cannot be read at all is an error.
+    # Only an unreadable file is an error for standard error; problems go to standard output.
     refused = reading.refusal is not None and reading.rendering is None
     console = Console(file=sys.stderr if refused else sys.stdout, highlight=False, soft_wrap=True)
     if refused:
@@ -191,14 +191,14 @@ def _print_problem(console: Console, reading: Reading, problem: Problem) -> None
 
 
 def quote(line: str, column: int) -> tuple[str, int]:
-    """Make a line printable, without a password.
+    """Make a line printable, and mask a password in the line.
 
     Args:
-        line: The line as it stands in the file.
+        line: The line of the file, unchanged.
         column: Column of the problem, from 1, in code points.
 
     Returns:
-        The line, and the number of terminal cells before the problem in it.
+        The line, and the number of terminal cells before the problem.
     """
     before, rest = line[: column - 1], line[column - 1 :]
     rest = without_userinfo(rest)

@@ -11,7 +11,7 @@ from ..health.probe import HealthRequest, Prober, ProbeResult
 from ..model.endpoint import Endpoint, EndpointConfig
 from ..server.settings import Settings
 
-#: Maximum number of checks at a time.
+#: Maximum number of concurrent checks.
 _PARALLEL = 64
 
 
@@ -34,7 +34,7 @@ class EndpointCheck(NamedTuple):
         return None if ends is None else (ends - datetime.now(UTC)).days
 
     def as_dict(self) -> dict[str, object]:
-        """Return the check as ``--json`` shows it."""
+        """Return the check as an object for ``--json``."""
         result = self.result
         ends = result.certificate_expires
         return {
@@ -54,7 +54,7 @@ class EndpointCheck(NamedTuple):
 def check_endpoints(
     config: EndpointConfig, timeout: float, done: Callable[[], None] = lambda: None
 ) -> list[EndpointCheck]:
-    """Check the health of every endpoint of a list, as the server's monitor would.
+    """Check the health of every endpoint of a list, with the checks of the server's monitor.
 
     Args:
         config: The list.

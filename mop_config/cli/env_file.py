@@ -1,7 +1,7 @@
 """``--env-file``: read the environment of a service from the file that systemd reads for it.
 
-The rules of quoting are those of systemd's ``EnvironmentFile=``, which are not those of a
-shell: no variable is expanded, a quote inside an unquoted value is an ordinary character, and
+The file is parsed by the quoting rules of systemd's ``EnvironmentFile=``, which differ from a
+shell's: no variable is expanded, a quote inside an unquoted value is an ordinary character, and
 ``export NAME=value`` sets nothing.
 """
 
@@ -18,7 +18,7 @@ import click
 from ..errors import MopConfigError
 from ..model.printable import printable
 
-#: Maximum size of a file in bytes; the variables of a service take far less.
+#: Maximum size of a file in bytes; the variables of a service need far less.
 _MAX_BYTES = 64 << 10
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -48,8 +48,8 @@ def parse(text: str) -> Iterator[tuple[int, str, str | None]]:
     """Parse the text of an environment file.
 
     Yields:
-        Line, name and value of each assignment. The value is None for a line that is no
-        assignment, and for a name that is not valid: systemd ignores both.
+        Line, name and value of each assignment. The value is None for a line that is not
+        an assignment, and for an invalid name: systemd ignores such lines.
     """
     at = 0
     while (match := _LINE.match(text, at)) is not None and match.end() > at:
@@ -69,7 +69,7 @@ def _value(quoted: str, bare: str) -> str:
         else piece["single"]
         for piece in _PIECE.finditer(quoted)
     ]
-    # Outside of quotes a backslash makes any character an ordinary one, and joins lines.
+    # Outside of quotes a backslash escapes any character, and joins lines before a newline.
     return "".join(pieces) + _ESCAPE.sub(lambda escape: escape[1].strip("\r\n"), bare)
 
 
@@ -80,9 +80,9 @@ def _in_double_quotes(escape: re.Match[str]) -> str:
 
 
 def as_root() -> str:
-    """Return this command as another user than the present one has to run it."""
+    """Return the command line that runs this command by sudo."""
     arguments: list[str] = click.get_current_context().find_root().obj
-    # sudo removes the variables of the environment, unless a file holds the settings.
+    # -E keeps the environment, which sudo removes; with --env-file the file has the settings.
     sudo = "sudo" if "--env-file" in " ".join(arguments) else "sudo -E"
     # The path that sudo searches may lack the folder of this program.
     program = shutil.which("mop-config") or "mop-config"
@@ -112,7 +112,7 @@ def load(file: str) -> dict[str, str]:
     values: dict[str, str] = {}
     for line, name, value in parse(text):
         if value is None:
-            # The rest of such a line may be a secret.
+            # Show only the name: the rest of such a line may be a secret.
             shown = printable(f"{file}:{line}: {name.split('=')[0][:60]!r}")
             click.echo(f"mop-config: {shown} is not NAME=value: passed over", err=True)
         else:

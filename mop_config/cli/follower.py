@@ -1,4 +1,4 @@
-"""The state machine of ``watch``: what a response means, and when to send the next request. Pure.
+"""The state machine of ``watch``: turns responses into events and request times. Pure.
 
 A server that supports long polls (``Preference-Applied: wait``) gets the next request at once and
 responds when its list changes. Any other server gets a request at each interval.
@@ -15,7 +15,7 @@ from .list_change import ListChange
 
 #: Seconds for which the server may hold a long poll.
 WAIT = 25
-#: Seconds before a failed request is repeated: doubled each time, from the first to the last.
+#: Bounds in seconds of the backoff after failed requests; each failure doubles the pause.
 FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
 #: Seconds between two long polls that ended early without a new list.
 HASTE_PAUSE = 1.0
@@ -29,11 +29,11 @@ class ListEvent(NamedTuple):
     Attributes:
         name: ``start``, ``changed``, ``refused`` (the response is no valid list, and
             the last list stays), ``lost`` or ``back``.
-        config: The list that is current from now on.
-        change: What changed, of ``changed``.
-        reason: Why, of ``refused`` and ``lost``.
-        seconds: How long the server was lost, of ``back``; None where it gave a list that
-            was refused, and has the good one again.
+        config: The list that is valid from now on.
+        change: The difference, for ``changed``.
+        reason: The reason of ``refused`` and ``lost``.
+        seconds: For ``back``, the seconds for which the server was lost; None if the server had
+            only served a refused list, and now serves the good list again.
     """
 
     name: str
@@ -55,7 +55,7 @@ class ListFollower:
 
     Args:
         interval: Seconds between two requests to a server without long polls.
-        chance: Returns random numbers from 0 to 1, so that many followers do not ask in step.
+        chance: Returns random numbers from 0 to 1, so that many followers do not poll in step.
 
     Attributes:
         config: The last good list.
@@ -128,14 +128,14 @@ class ListFollower:
             return max(self._interval, asked_for) * (0.9 + 0.2 * self._chance())
         if asked_for:
             return asked_for * (1 + 0.1 * self._chance())
-        # A server that stops ends all long polls; without a pause all clients would return at once.
+        # A stopping server ends all long polls at once; the pause spreads the clients' retries.
         return 0.0 if new or took > WAIT / 2 else HASTE_PAUSE * (0.5 + self._chance())
 
     def failed(self, reason: str, *, now: float, posix: float, retry: str | None = None) -> Step:
         """Record a request without a usable response.
 
         Args:
-            reason: The cause, for people.
+            reason: The cause, in words.
             now: Monotonic time in seconds.
             posix: POSIX time.
             retry: ``Retry-After`` of the response, or None.
@@ -153,5 +153,5 @@ class ListFollower:
 
 
 def _asked_for(header: str | None, posix: float) -> float:
-    """Return the seconds of a ``Retry-After`` header within our limit; 0 without a valid one."""
+    """Return the seconds of a ``Retry-After`` header within our limit; 0 if it is not valid."""
     return min(retry_after(header, posix) or 0.0, MAX_RETRY_AFTER)

@@ -1,4 +1,4 @@
-"""The good texts of the past, which the service has kept in its state folder."""
+"""Reads the earlier good texts, which the service keeps in its state folder."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from ..server.state.workers import WORKER, WorkerRegistry, key, place
 from .env_file import as_root
 
 _RECORDS = re.compile(r"records-([0-9]+)\Z")
-#: A release in an argument: a version, or the beginning of an ETag.
+#: Form of a release in an argument: a version, or the beginning of an ETag.
 _RELEASE = re.compile(r"[0-9a-f]{4,}")
 
 
@@ -45,8 +45,8 @@ class GoodTexts(NamedTuple):
 
     Attributes:
         source: Name of the source.
-        texts: The texts, newest first; there is at least one.
-        directory: The records of the service's user.
+        texts: The texts, newest first; never empty.
+        directory: The folder with the records of the service's user.
     """
 
     source: str
@@ -58,7 +58,7 @@ class GoodTexts(NamedTuple):
         """Read the texts of the source that the settings name.
 
         Raises:
-            MopConfigError: If there is none, or this user may not read them.
+            MopConfigError: If there are no texts, or this user may not read the texts.
         """
         source = str(open_source(settings))
         folder = _state_folder(settings)
@@ -75,7 +75,7 @@ class GoodTexts(NamedTuple):
         return max(found, key=lambda kept: kept.texts[0].saved_at)
 
     def confirmations(self, data: bytes, settings: Settings) -> list[str]:
-        """Return the lines with which a text confirms the endpoints that it removes.
+        """Return the confirming lines that a text needs for the endpoints that it removes.
 
         Args:
             data: The text, which will replace the list that is served.
@@ -86,7 +86,7 @@ class GoodTexts(NamedTuple):
         replaced = Replaced(dict.fromkeys(Kind, 0), served.data, body)
         rendering = render(data, settings.rules, EMPTY_BODY, time.time())
         added: list[str] = []
-        # A line that stands in the served text too counts only if it stands here once more.
+        # Repeat, because a confirming line that the served text has too counts only as an addition.
         while lines := missing_confirmations(
             rendering, settings, with_lines(data, added), replaced
         ):
@@ -98,10 +98,10 @@ class GoodTexts(NamedTuple):
 
         Args:
             release: The version of the release, or the beginning of its ETag.
-            settings: The settings of now, by which a text may have another ETag than it had then.
+            settings: The current settings, which may give a text another ETag than at its release.
 
         Raises:
-            MopConfigError: If no text, or more than one list, is meant.
+            MopConfigError: If no text or more than one list matches.
         """
         wanted = release.strip('"').lower()
         for text in self.texts:
@@ -121,7 +121,7 @@ class GoodTexts(NamedTuple):
         return meant.popitem()[1]
 
     def _beginning(self, wanted: str, etag: Callable[[LastGood], str]) -> dict[str, LastGood]:
-        """Return the newest text of each ETag that begins like this."""
+        """Return the newest text of each ETag that begins with ``wanted``."""
         found = ((etag(text), text) for text in reversed(self.texts))
         return {name: text for name, text in found if name.startswith(wanted)}
 
@@ -146,10 +146,10 @@ def _state_folder(settings: Settings) -> Path:
 
 
 def _users(folder: Path) -> list[int]:
-    """Return the users whose records this user may read: its own, or all of them for root.
+    """Return the users whose records this user may read: the user itself, or every user for root.
 
     Raises:
-        MopConfigError: If the folder is not there, or only others may read what is in it.
+        MopConfigError: If the folder is missing, or this user may not read its records.
     """
     try:
         names = os.listdir(folder)

@@ -74,7 +74,7 @@ def _list(kept: GoodTexts, settings: Settings, *, as_json: bool) -> None:
         changed_endpoints(before.data, after.data, settings)
         for after, before in pairwise(kept.texts)
     ]
-    # What the oldest text changed is not known: the text before it is not kept.
+    # The change of the oldest text is unknown, because its predecessor is not kept.
     rows = list(zip(kept.texts, [*changes, None], strict=True))
     if as_json:
         folder = str(kept.directory.path)

@@ -1,4 +1,4 @@
-"""Read an endpoint file or a key in etcd, and judge the text as the server would."""
+"""Read an endpoint file or a key in etcd, and judge the text by the server's rules."""
 
 import time
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from ..server.sources import SCHEME, open_source
 
 
 class Reading(NamedTuple):
-    """A text, parsed and judged as the server would.
+    """A text, parsed and judged by the server's rules.
 
     Attributes:
-        path: Name of the file or key, as it was given.
-        data: Its bytes, empty where it cannot be read.
-        lines: Its lines, empty where it is not text.
-        rendering: The rendered list, or None where the text is refused before parsing.
+        path: Name of the file or key, as given by the user.
+        data: The bytes, empty if the file or key cannot be read.
+        lines: The lines, empty if the bytes are not text.
+        rendering: The rendered list, or None if the text is refused before parsing.
         refusal: The error that refuses the whole text, or None.
     """
 
@@ -47,7 +47,7 @@ class Reading(NamedTuple):
 
     @property
     def planned(self) -> tuple[PlannedChange, ...]:
-        """The boundaries of windows that are still to come."""
+        """The future boundaries of time windows."""
         return self.rendering.planned if self.rendering else ()
 
     @property
@@ -62,7 +62,7 @@ class Reading(NamedTuple):
 
 
 def not_empty(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Refuse an empty argument, which usually is an unset variable of a script."""
+    """Refuse an empty argument, which usually comes from an unset variable of a script."""
     if value == "":
         raise click.BadParameter("must not be empty", context, parameter)
     return value
@@ -101,7 +101,7 @@ def settings_for(file: str | None) -> Settings:
 
 
 def read(file: str | None) -> tuple[Reading, Settings]:
-    """Read a file as a starting server would; None reads the file that the environment names.
+    """Read a file like a starting server; None reads the file that the environment names.
 
     Raises:
         SettingsError: If the environment holds a value that cannot be used.
@@ -116,7 +116,7 @@ def judged(name: str, read_data: Callable[[], bytes], settings: Settings) -> Rea
 
     Args:
         name: Name of the text in messages.
-        read_data: Returns its bytes, or raises ``SourceError``.
+        read_data: Function that returns the bytes, or raises ``SourceError``.
         settings: The server's settings.
     """
     data = b""
@@ -127,7 +127,7 @@ def judged(name: str, read_data: Callable[[], bytes], settings: Settings) -> Rea
         lines = decode(data).replace("\r\n", "\n").replace("\r", "\n").split("\n")
         rendering = render(data, settings.rules, EMPTY_BODY, time.time())
         rendering = with_planned_refusals(rendering, settings)
-        # A server that serves endpoints of the kinds that the text has.
+        # Assume a server that serves endpoints of the kinds in the text.
         served = Replaced({kind: max(rendering.count(kind), not rendering.usable) for kind in Kind})
         check_acceptable(rendering, settings, data, served)
     except SourceError as error:

@@ -17,8 +17,9 @@ class ListChange:
 
     Attributes:
         added: Kind (``api`` or ``socketio``) and endpoint.
-        removed: The same.
-        changed: Kind, the endpoint before, and the endpoint now: priority or server name.
+        removed: Kind and endpoint.
+        changed: Kind, the endpoint before, and the endpoint now, which differ in priority or
+            server name.
     """
 
     added: list[Member] = field(default_factory=list)
@@ -27,7 +28,7 @@ class ListChange:
 
     @classmethod
     def between(cls, before: EndpointConfig, after: EndpointConfig) -> "ListChange":
-        """Compare two lists. Lists that differ only in their order give an empty change."""
+        """Compare two lists. Lists that differ only in their order have an empty difference."""
         change = cls()
         for kind in Kind:
             old = {endpoint.url: endpoint for endpoint in before.kinds()[kind]}
@@ -51,7 +52,7 @@ class ListChange:
         ]
 
     def as_dict(self) -> dict[str, object]:
-        """Return the difference as ``--json`` shows it."""
+        """Return the difference as an object for ``--json``."""
         return {
             "added": [_entry(kind, e) for kind, e in self.added],
             "removed": [_entry(kind, e) for kind, e in self.removed],

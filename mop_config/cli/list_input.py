@@ -27,7 +27,7 @@ def read_list(source: str | None, token_file: str | None, *, quiet: bool = False
         return fetch(source, "FILE|URL", read_token(token_file))
     reading, settings = read(source)
     if reading.refusal is not None and reading.refusal.code == Code.NO_ENDPOINTS:
-        # The refusal's own words speak of a server, which is not concerned here.
+        # Not the refusal's own message, which mentions a server.
         raise MopConfigError(f"{reading.path} has no usable endpoint")
     if reading.rendering is None or reading.refusal is not None:
         raise MopConfigError(str(reading.refusal))

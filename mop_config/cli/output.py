@@ -1,4 +1,4 @@
-"""Print text from outside with control characters escaped, so that the terminal obeys none."""
+"""Print external text with escaped control characters, which a terminal would execute."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ def say(line: str, *, err: bool = False) -> None:
 
 
 def may_ask() -> bool:
-    """Return whether a person is at the terminal."""
+    """Return whether the command runs on a terminal, so that a user can answer."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
@@ -30,9 +30,9 @@ def warn(settings: Settings, problems: tuple[Problem, ...]) -> None:
 
 
 def json_text(document: Any, indent: int | None = 2) -> str:
-    """Return JSON with printable letters as they are and all other characters escaped.
+    """Return JSON in which only unprintable characters are escaped.
 
-    ``json.dumps`` alone leaves C1 control characters and bidirectional overrides as they are.
+    ``json.dumps`` alone leaves C1 control characters and bidirectional overrides unescaped.
     """
     text = json.dumps(document, ensure_ascii=False, indent=indent)
     return replace_unprintable(text, lambda character: json.dumps(character)[1:-1], keep="\n")

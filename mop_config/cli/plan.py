@@ -12,7 +12,7 @@ _MOST = 20
 
 
 def plan_lines(planned: Sequence[PlannedChange], now: float) -> list[str]:
-    """Return one line for each planned change, the next one first.
+    """Return one line for each planned change, the next change first.
 
     Args:
         planned: The changes.

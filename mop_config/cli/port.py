@@ -1,6 +1,6 @@
 """Check that the server's port is free before gunicorn starts.
 
-gunicorn's own message takes a dozen lines, none of which names the setting.
+gunicorn's own error message has a dozen lines and does not name the setting.
 """
 
 import errno
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from ..errors import MopConfigError
 from ..server.settings import ProcessSettings
 
-#: Seconds to wait for a server that is just ending to release the port, as gunicorn does.
+#: Seconds to wait until a stopping server releases the port; gunicorn waits as long.
 PATIENCE = 5.0
 _LOOK = 0.1
 
@@ -21,7 +21,7 @@ def check_port(process: ProcessSettings, environ: Mapping[str, str] = os.environ
     """Check that the port is free, unless gunicorn gets its sockets in another way.
 
     Raises:
-        MopConfigError: If the server cannot listen there; the message names the setting.
+        MopConfigError: If the server cannot listen on the port; the message names the setting.
     """
     arguments = environ.get("GUNICORN_CMD_ARGS", "").replace("=", " ").split()
     passed = {"LISTEN_FDS", "GUNICORN_FD"} & environ.keys()

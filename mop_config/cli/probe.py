@@ -78,7 +78,7 @@ def _look(
     config = read_list(source, token_file, quiet=quiet)
     if not config:
         raise MopConfigError("there is no endpoint to check")
-    # Standard output is for the results, which a program may read.
+    # Progress goes to standard error: a program may read the results on standard output.
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("checking", total=sum(map(len, config.kinds().values())))
@@ -86,7 +86,7 @@ def _look(
 
 
 def _good(findings: list[EndpointCheck]) -> bool:
-    """Whether each kind that has endpoints has a healthy one."""
+    """Whether each kind with endpoints has a healthy endpoint."""
     return {f.kind for f in findings} == {f.kind for f in findings if f.healthy}
 
 
@@ -101,7 +101,7 @@ def _print(
         for finding in findings:
             print(_line(finding))
     if not as_json:
-        # In a pipe each line of standard output is one endpoint.
+        # In a pipe, the summary goes to standard error: standard output has a line per endpoint.
         click.echo(_summary(findings), err=not console.is_terminal)
 
 

@@ -48,7 +48,7 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
     from ..server.export.exporter import StaticExporter
     from ..server.web import instance_folder
 
-    # The web server that reads the files usually runs as another user.
+    # World-readable files: the web server usually runs as another user.
     os.umask(0o022)
     settings = settings_for(file)
     if key is not None:
@@ -58,7 +58,7 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
     if watch:
         log_to_stderr()
         return 130 if publisher.follow() == signal.SIGINT else 0
-    # This command prints the refusal itself.
+    # Silence this logger: the command prints the refusal itself.
     logging.getLogger("mop_config.server.reload.pipeline").disabled = True
     written, view = publisher.publish()
     changed = set(written)

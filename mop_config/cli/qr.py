@@ -21,9 +21,9 @@ from .output import json_text, say
 from .server_api import token_option
 
 _IMAGES = {".png": "png", ".svg": "svg"}
-#: Width of version 1 in modules, and by how many modules each further version is wider.
+#: Width of QR version 1 in modules, and additional modules of each further version.
 _SMALLEST, _STEP = 21, 4
-# From the fixed part of the palette: black and white, whatever the colours of the terminal.
+# Black and white from the fixed part of the palette, which terminal themes do not change.
 _BLACK_ON_WHITE, _PLAIN = "\x1b[38;5;16;48;5;231m", "\x1b[0m"
 _BLOCKS = " ▄▀█"
 
@@ -150,7 +150,7 @@ def _for_terminal(
 
 
 def _columns(size: int) -> int:
-    """Return the columns that the code of a text takes, with one byte more for the encoding."""
+    """Return the columns of a text's code; ``size`` gets one more byte for the encoding."""
     bigger = sum(capacity < size + 1 for capacity in codes.CAPACITIES[:-1])
     return _SMALLEST + _STEP * bigger + 2 * codes.QUIET_ZONE
 
@@ -158,7 +158,7 @@ def _columns(size: int) -> int:
 def _draw(text: str) -> None:
     rows = codes.modules(text)
     rows += [[False] * len(rows[0])] * (len(rows) % 2)
-    # A terminal without colours is assumed to be dark.
+    # Assume a dark background on a terminal without colours.
     colour = os.environ.get("TERM", "dumb") != "dumb"
     blocks = _BLOCKS if colour else _BLOCKS[::-1]
     before, after = (_BLACK_ON_WHITE, _PLAIN) if colour else ("", "")

@@ -15,7 +15,7 @@ from .output import say
 from .server_api import ServerReply, problem_line, report, token_option
 
 _PATH = "/api/v1/config/reload"
-#: Seconds; the server itself responds earlier, with the results that it has by then.
+#: Timeout in seconds; the server responds earlier, with the results so far.
 _TIMEOUT = 60.0
 
 

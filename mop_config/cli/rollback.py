@@ -17,7 +17,7 @@ from .output import json_text, may_ask, say
 from .text_difference import TextDifference
 from .text_target import open_target
 
-#: Limit of the wait for the workers, in seconds, and the pause between two looks at them.
+#: Limit of the wait for the workers, in seconds, and the pause between two reads of their records.
 PATIENCE = 30.0
 _PAUSE = 0.1
 
@@ -83,10 +83,10 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
 
 
 def _judge(good: LastGood, name: str, settings: Settings) -> Reading:
-    """Judge a text by the present settings.
+    """Judge a text by the current settings.
 
     Raises:
-        MopConfigError: If a server would refuse it now.
+        MopConfigError: If a server would refuse the text now.
     """
 
     def data() -> bytes:
@@ -108,10 +108,10 @@ def wait_until_served(
 
     Args:
         workers: Reads the records of the running workers.
-        etags: The ETag of the list, by the settings of now and by those of its release.
+        etags: The ETags of the list by the current settings and by the settings of its release.
 
     Raises:
-        MopConfigError: If a worker refuses the list, or does not serve it in time.
+        MopConfigError: If a worker refuses the list, or does not serve the list in time.
     """
     began, deadline = time.time(), time.monotonic() + PATIENCE
     while True:

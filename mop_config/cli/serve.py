@@ -13,7 +13,7 @@ from .env_file import env_file_option
 from .input import not_empty
 from .port import check_port
 
-# Each option sets an environment variable, and overrides its value.
+# The environment variable that each option overrides.
 _VARIABLES = {
     "file": "ENDPOINT_CONFIG_FILE",
     "host": "HOST",
@@ -54,7 +54,7 @@ def serve(**options: str | None) -> None:
         raise click.BadParameter(message, param_hint=hint) from None
     check_port(process)
     command = [
-        # -P keeps the current folder off the path: a gunicorn.py there would be imported.
+        # -P keeps the current folder off the path, where a gunicorn.py would be imported.
         sys.executable,
         "-P",
         "-m",

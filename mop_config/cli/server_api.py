@@ -1,4 +1,4 @@
-"""One request to a running server, with a token over https or to this machine only."""
+"""Sends one request to a running server, with a token only over https or to this machine."""
 
 import json
 import os
@@ -29,11 +29,11 @@ VARIABLE = "MOP_CONFIG_TOKEN"
 
 LIST_PATH = "/api/v1/config/endpoints"
 _SCHEMES = ("http://", "https://")
-#: Limit of one wait for bytes, and of all that comes after the first wait, in seconds.
+#: Limits in seconds: one wait for bytes, and the whole transfer after the first wait.
 _SILENCE, _TRANSFER = 10.0, 120.0
 _MAX_BYTES = 64 << 20
 _MAX_TOKEN_FILE = 4096
-#: Maximum length of a server's message that is shown.
+#: Maximum number of characters shown of a server's message.
 _MAX_DETAIL = 300
 
 #: The option ``--token-file`` of commands that send a request; ``read_token`` reads the file.
@@ -46,7 +46,7 @@ token_option = click.option(
 
 
 class ServerReply(NamedTuple):
-    """The response of a server, whatever its status.
+    """The response of a server, with any status.
 
     Attributes:
         url: The requested URL.
@@ -85,14 +85,14 @@ class ServerReply(NamedTuple):
 
 
 def report(url: str | None, path: str, token_file: str | None, **options: Any) -> ServerReply:
-    """Send a request to a route of a server: the one at a URL, or the environment's own.
+    """Send a request to a route of the server at ``url``, or of the environment's own server.
 
     Args:
-        url: URL of the server; None for the server that the environment describes, whose own
-            token is used where no other token is given.
+        url: URL of the server; None for the server that the environment describes, with that
+            server's own token unless another token is given.
         path: Path of the route.
         token_file: Value of ``token_option``.
-        options: As for ``ask``.
+        options: The options of ``ask``.
     """
     token = read_token(token_file)
     if url is None:
@@ -101,7 +101,7 @@ def report(url: str | None, path: str, token_file: str | None, **options: Any) -
 
 
 def problem_line(problem: ProblemRecord) -> str:
-    """Format a problem of the status document as one line, like ``check``."""
+    """Format a problem of the status document as one line, in the form of ``check``."""
     place = f"{problem['line']}:{problem['column']}: " if problem["text"] else ""
     return f"{place}{problem['severity']}: {problem['message']} [{problem['code']}]"
 
@@ -181,7 +181,7 @@ def ask(
     headers: Mapping[str, str] | None = None,
     silence: float = _SILENCE,
 ) -> ServerReply:
-    """Send one request, and return the response whatever its status.
+    """Send one request, and return the response with any status.
 
     A token is sent over https or to this machine only, and to no other server after a redirect.
 

@@ -33,7 +33,7 @@ def show(file: str | None, url: str | None, token_file: str | None) -> int:
     reading, settings = read(file)
     warn(settings, reading.problems)
     refusal = reading.refusal
-    # A server that starts on a file without entries serves two empty lists.
+    # Not an error: a server that starts with a file without entries serves two empty lists.
     if reading.rendering is None or (refusal and refusal.code != Code.NO_ENDPOINTS):
         return 1
     body = reading.rendering.body

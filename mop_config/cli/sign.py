@@ -67,7 +67,7 @@ def sign(file: str, key_file: str, ttl: int | None, ver: int | None) -> int:
             err=True,
         )
     exp = int(now) + (ttl or int(settings.signing_ttl))
-    # No newline, which is not part of a JWS: the output may be served as it is.
+    # Without a newline, which is not part of a JWS, so that the output can be served unchanged.
     sys.stdout.write(key.sign(body, ver=ver, iat=int(now), exp=exp).decode())
     if sys.stdout.isatty():
         print()
@@ -75,13 +75,13 @@ def sign(file: str, key_file: str, ttl: int | None, ver: int | None) -> int:
 
 
 def _version(mtime: float, now: float) -> int:
-    """Return a version that is higher than all before: no two lists may have the same version."""
-    # The clock of a file server may be a little ahead; a later date is ignored.
+    """Return a version higher than all earlier versions, so that no two lists share a version."""
+    # A file server's clock may be up to ``SKEW`` ahead; a later date is ignored.
     return int(max(mtime if mtime <= now + SKEW else 0.0, now) * 1000)
 
 
 def _list(file: str, settings: Settings) -> tuple[bytes, float]:
-    """Read a file; return its list as served, and its modification time in POSIX seconds."""
+    """Read a file; return its list in wire form, and its modification time (POSIX seconds)."""
     name = etcd_key(file).text if is_etcd(file) else file
     source = open_source(replace(settings, source=name))
     texts: list[SourceText] = []

@@ -38,8 +38,8 @@ class TextDifference(NamedTuple):
         Args:
             old: The older text.
             new: The newer text.
-            names: Their names.
-            settings: How to read the endpoints.
+            names: The names of the older and the newer text.
+            settings: Settings by which the endpoints are read.
         """
         before, after = _lines(old), _lines(new)
         lines = None

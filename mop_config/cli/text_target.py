@@ -1,4 +1,4 @@
-"""Where ``push`` and ``rollback`` write a text: a file, or a key in etcd."""
+"""The targets to which ``push`` and ``rollback`` write a text: a file, or a key in etcd."""
 
 import contextlib
 import errno
@@ -16,13 +16,12 @@ from ..server.sources.etcd import Etcd, encode
 from ..server.sources.file import FileSource, SourceText
 from .env_file import as_root
 
-#: Maximum size in bytes of the text that is there: it is only shown, and may be larger than a
-#: server accepts.
+#: Maximum size in bytes of the present text, which is only shown and may exceed the server's limit.
 MOST_BYTES = 64 << 20
 
 
 class ChangedError(MopConfigError):
-    """The file or key was written by another program since it was compared."""
+    """Another program has written the file or key since the comparison."""
 
 
 class EtcdTarget:
@@ -33,8 +32,8 @@ class EtcdTarget:
         force: Whether to write even if another client has written the key since ``read``.
 
     Attributes:
-        revision: Revision of etcd's store at which the key was written last, or None if there
-            is no such key.
+        revision: Revision of etcd's store at which the key was written last, or None if the
+            key does not exist.
     """
 
     def __init__(self, settings: Settings, *, force: bool = False) -> None:
@@ -48,7 +47,7 @@ class EtcdTarget:
         return str(self._etcd)
 
     def read(self) -> bytes:
-        """Return the text that the key has now; empty if there is no such key.
+        """Return the current text of the key; empty if the key does not exist.
 
         Raises:
             SourceError: If etcd refuses or does not answer.
@@ -62,7 +61,8 @@ class EtcdTarget:
 
         Raises:
             ChangedError: If another client has written the key since ``read``.
-            SourceError: If etcd refuses, or does not answer: then the key may have been written.
+            SourceError: If etcd refuses the write, or does not answer; without an answer, the
+                key may have been written.
         """
         etcd = self._etcd
         expected = {"target": "MOD", "result": "EQUAL", "mod_revision": str(self.revision or 0)}
@@ -80,7 +80,7 @@ class EtcdTarget:
             return
         there = etcd.get()
         if there is not None and there.data == data:
-            self.revision = there.revision  # our own write: the first member's response was lost
+            self.revision = there.revision  # our own write, whose first response was lost
             return
         now = f"now at revision {there.revision}" if there else "now not there"
         raise ChangedError(
@@ -90,13 +90,13 @@ class EtcdTarget:
 
 
 class FileTarget:
-    """A file, replaced atomically by one with the same owner, mode and attributes.
+    """A file, replaced atomically by a file with the same owner, mode and attributes.
 
-    Symbolic links stay: the file that they lead to is replaced.
+    A symbolic link stays; its target file is replaced.
 
     Args:
         path: The file.
-        in_place: Whether to write into the file that is there instead of replacing it.
+        in_place: Whether to overwrite the bytes of the existing file instead of replacing it.
     """
 
     def __init__(self, path: str, *, in_place: bool) -> None:
@@ -109,10 +109,10 @@ class FileTarget:
         return str(self._source)
 
     def read(self) -> bytes:
-        """Return the text that the file has now; empty if there is no such file.
+        """Return the current text of the file; empty if the file does not exist.
 
         Raises:
-            MopConfigError: If it cannot be read, or must not be replaced.
+            MopConfigError: If the file cannot be read, or must not be replaced.
         """
         try:
             self._text = self._source.read()
@@ -165,8 +165,8 @@ class FileTarget:
         if (there.st_uid, there.st_gid) != (ours.st_uid, ours.st_gid):
             os.fchown(descriptor, there.st_uid, there.st_gid)
         os.fchmod(descriptor, stat.S_IMODE(there.st_mode))
-        with contextlib.suppress(OSError):  # the file system has none, or this user may not
-            for name in os.listxattr(self._path):  # access control lists are among them
+        with contextlib.suppress(OSError):  # no attributes, or no permission
+            for name in os.listxattr(self._path):  # includes access control lists
                 os.setxattr(descriptor, name, os.getxattr(self._path, name))
 
     def _overwrite(self, data: bytes) -> None:
@@ -187,7 +187,7 @@ class FileTarget:
 
 
 def open_target(settings: Settings, *, in_place: bool) -> EtcdTarget | FileTarget:
-    """Return the source of the settings as a target of writes.
+    """Return the target for writes to the source that the settings name.
 
     Raises:
         SettingsError: If a setting of etcd cannot be used.

@@ -20,7 +20,7 @@ from .options import SECONDS
 from .output import say
 from .server_api import LIST_PATH, ServerReply, ask, read_token, route, token_option
 
-#: Seconds beyond the wait after which a silent server counts as lost.
+#: Seconds after the end of a long poll's wait until a silent server counts as lost.
 _GRACE = 10.0
 
 
@@ -74,13 +74,13 @@ def _attempt(follower: ListFollower, where: str, token_file: str | None) -> Step
     """Send one request, and return its events and the next pause.
 
     Raises:
-        MopConfigError: If the first request gives no list.
+        MopConfigError: If the first request returns no list.
     """
     headers = {} if follower.etag is None else {"If-None-Match": follower.etag}
     began = time.monotonic()
     reply: ServerReply | None = None
     try:
-        token = read_token(token_file)  # read each time, because the file may have been replaced
+        token = read_token(token_file)  # each time: the file may have been replaced
         reply = ask(f"{where}?wait={WAIT}", token=token, headers=headers, silence=WAIT + _GRACE)
         if reply.status not in ({200} if follower.etag is None else {200, 304}):
             raise reply.refusal()
@@ -120,7 +120,7 @@ def _run(command: str, config: EndpointConfig, *, quiet: bool) -> None:
 
 
 class _EventPrinter:
-    """Prints events: for people, in lines for a pipe, or as JSON."""
+    """Prints events on a terminal, as plain lines in a pipe, or as JSON."""
 
     def __init__(self, where: str, *, as_json: bool) -> None:
         self._where = where

@@ -56,7 +56,7 @@ class _Wakeup:
         self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def set(self) -> None:
-        """End the current wait, or the next one if no thread waits."""
+        """End the current wait, or the next wait if no thread waits."""
         self._calls.put(None)
 
     def wait(self, seconds: float) -> None:

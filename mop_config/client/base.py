@@ -372,7 +372,7 @@ class BaseManager:
         merged = {**self._transport_options, **given}
         http1_only = merged.get("http1", True) and not merged.get("http2")
         if http1_only and not given.keys() & _TLS_OPTIONS:
-            # Reuse the TLS context: creating another one takes a tenth of a second.
+            # Reuse the TLS context: creating a context takes a tenth of a second.
             merged |= {"verify": self._network_options.tls, "cert": None}
         return merged
 

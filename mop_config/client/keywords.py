@@ -45,7 +45,7 @@ class TransportKeywords(TypedDict, total=False):
 
 
 class ClientKeywords(TransportKeywords, total=False):
-    """The options of a client: those of connections and those of ``httpx2.Client``."""
+    """The options of a client: the connection options and the options of ``httpx2.Client``."""
 
     auth: Any
     params: Any
@@ -61,7 +61,7 @@ class ClientKeywords(TransportKeywords, total=False):
 
 
 class SocketKeywords(TypedDict, total=False):
-    """The options of a Socket.io client: those of ``socketio.Client``."""
+    """The options of ``socketio.Client``, for a Socket.io client."""
 
     reconnection: bool
     http_session: Any
@@ -101,7 +101,7 @@ def check_keywords(callee: str, given: Iterable[str], kind: Any, own: Iterable[s
         own: The parameters of the function itself, for a suggestion.
 
     Raises:
-        TypeError: Naming the keyword and the nearest known one.
+        TypeError: If a keyword is unknown; the message names the nearest known keyword.
     """
     known = list(kind.__annotations__)
     for name in given:

@@ -18,7 +18,7 @@ from .lists.update import (
     update,
 )
 
-#: Seconds from the start of one source to the next; a failed source starts the next at once.
+#: Seconds between the requests to two sources; a failed source starts the next request at once.
 STAGGER = 0.25
 
 

@@ -11,7 +11,7 @@ from .transport._sync.transport import Client, FailoverTransport
 
 
 class EndpointManager(BaseManager):
-    """Holds the endpoints of a service, checks their health, and sends requests to the best one.
+    """Checks the health of a service's endpoints, and sends requests to the best endpoint.
 
     ::
 

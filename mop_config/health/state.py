@@ -29,7 +29,7 @@ class HealthState(StrEnum):
 
     @property
     def usable(self) -> bool:
-        """Whether requests go to the endpoint if no better one is left."""
+        """Whether requests go to the endpoint if no better endpoint is left."""
         return self in _USABLE
 
 
@@ -166,7 +166,7 @@ class Health:
 
     @property
     def usable(self) -> bool:
-        """Whether requests go to the endpoint if no better one is left."""
+        """Whether requests go to the endpoint if no better endpoint is left."""
         return self.state in _USABLE
 
     @property

@@ -91,7 +91,7 @@ class Url(NamedTuple):
     Attributes:
         text: The whole URL.
         scheme: ``http``, ``https``, ``ws`` or ``wss``.
-        host: The host as it stands in a URL, an IPv6 address in brackets.
+        host: The host in its URL form, an IPv6 address in brackets.
         port: The port, or None if the URL has no port.
         path: The path, empty or with a leading ``/``.
     """
@@ -130,7 +130,7 @@ def is_ip(host: str) -> bool:
 
 @_naming_value
 def normalise_host(text: str, *, underscores: bool = False) -> str:
-    """Return the canonical spelling of a host, as it stands in a URL.
+    """Return the canonical spelling of a host, in its URL form.
 
     Args:
         text: A host name, an IPv4 address, or an IPv6 address with or without brackets.
@@ -357,7 +357,7 @@ class EtcdAddress(NamedTuple):
     """The address of a text in etcd: the cluster's members, and the key.
 
     Attributes:
-        members: Host and port of each member, the host as it stands in a URL.
+        members: Host and port of each member, the host in its URL form.
         key: The key, without the slash that separates it from the members.
     """
 

@@ -95,7 +95,7 @@ class Resolver:
         return [*self._last.get(host, []), *self.proven(host)]
 
     def proven(self, host: str) -> list[str]:
-        """Return the second resolver's addresses if the last connection to the host used one."""
+        """Return the second resolver's addresses if the last connection used such an address."""
         found = [] if self.second is None else self.second.last(host)
         return found if self._best.get(host) in found else []
 

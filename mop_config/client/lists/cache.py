@@ -47,7 +47,7 @@ class ListSource(NamedTuple):
         origin: ``cache``, ``seed``, ``remote``, ``qr``, ``manual`` or ``none``.
         url: The server that sent the list, or None.
         age: Seconds since the list arrived, or None for a built-in list.
-        stale: Whether the list has expired, and no source has a newer one.
+        stale: Whether the list has expired, and no source has a newer list.
     """
 
     origin: str
@@ -65,7 +65,7 @@ class ListCache:
 
     Attributes:
         path: The file, or None.
-        room_id: The room that came with the last QR code that named one, or None.
+        room_id: The room of the last QR code that named a room, or None.
         etags: The ETags of remote lists that are the same as the list in use, by URL.
         refusal: Why the list of the file is not trusted, or None.
     """

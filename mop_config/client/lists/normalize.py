@@ -1,4 +1,4 @@
-"""Normalize an endpoint list from outside: one spelling of URLs, no forbidden names. Pure."""
+"""Normalize an external endpoint list: canonical URLs, no forbidden server names. Pure."""
 
 import logging
 from collections.abc import Callable, Iterable

@@ -21,7 +21,7 @@ def checked_token(token: Any) -> Token:
         TypeError: If the token is neither a text, nor a plain function, nor None.
         ValueError: If the text is not a valid token; the message never shows the text.
     """
-    called = getattr(token, "__call__", None)  # noqa: B004 - an object may have an async one
+    called = getattr(token, "__call__", None)  # noqa: B004 - ``__call__`` may be async
     if inspect.iscoroutinefunction(token) or inspect.iscoroutinefunction(called):
         raise TypeError(
             "token must be a plain function, not an async one: updates run in threads, and none of"

@@ -33,7 +33,7 @@ def trusted_keys(keys: Several[Key]) -> TrustedKeys:
     Raises:
         SigningKeyError: If a key cannot be used, or no key is given.
         MissingExtra: If joserfc is not installed.
-        TypeError: If one key is given instead of a list.
+        TypeError: If a single key is given instead of a list.
     """
     if isinstance(keys, (str, bytes, Path, Mapping)):
         raise TypeError("give a list of keys, not one key")

@@ -69,7 +69,7 @@ class FetchReply(NamedTuple):
         etag: The ETag of the list, or None.
         problem: Why there is no answer, in words; else None.
         waited: Whether the server supports holding a response (``Prefer: wait``, RFC 7240).
-        retry_after: Seconds until the server may be asked again.
+        retry_after: Seconds until the server accepts another request.
     """
 
     status: int | None
@@ -176,9 +176,9 @@ def list_urls(source: str, *, signed: bool = False, configured: bool = False) ->
 
     Args:
         source: A server's URL, with or without its API path, or the URL of a list. A URL with a
-            query is taken as it stands.
+            query is used unchanged.
         signed: Whether to return the URLs of the signed list.
-        configured: Whether the source is one of ``config_urls``, which may be any URL of a list.
+        configured: Whether the source is from ``config_urls``, and so may be any URL of a list.
 
     Raises:
         AddressError: If the source is not an http or https URL.
@@ -229,7 +229,7 @@ def _routes(root: str, path: str) -> list[str]:
 
 
 def combined_error(errors: Iterable[UpdateFailed | UpdateRefused]) -> UpdateFailed | UpdateRefused:
-    """Combine the errors of all sources into one, the best source's first.
+    """Combine the errors of all sources into one error, the best source's first.
 
     A refusal takes precedence over a failure, because a refused source did have a list.
     """

@@ -100,7 +100,8 @@ class EndpointState:
     Attributes:
         url: The URL.
         priority: The priority; a lower number is preferred.
-        is_healthy: Whether the endpoint may serve requests. An unknown endpoint counts as healthy.
+        is_healthy: Whether requests go to the endpoint if no better endpoint is left. An unknown
+            endpoint counts as healthy.
         failure_count: Failures in a row.
         last_checked: When its health was checked last (aware, UTC), or None.
         response_time: Smoothed duration of health checks in seconds, or None.

@@ -81,7 +81,7 @@ class Policy:
         smoothing: Weight of the newest response time in the average.
         probe_parallelism: Largest number of concurrent probes.
         probe: Which endpoints are probed regularly: ``all``, ``current`` (the endpoint in use and
-            those that have failed) or ``none``.
+            failed endpoints) or ``none``.
         connect_timeout: Timeout of a dial (TCP and TLS).
         total_timeout: Timeout of a request over all its attempts, up to the first byte of the
             answer.
@@ -198,7 +198,7 @@ def _statuses(value: Iterable[int]) -> frozenset[int]:
 
 
 def policy_or_default(policy: Policy | None) -> Policy:
-    """Return the ``policy`` of a manager, or the default one.
+    """Return the ``policy`` of a manager, or the default policy for None.
 
     Raises:
         TypeError: If the argument is not a policy.

@@ -94,7 +94,7 @@ class EndpointSelection:
         suspect.
 
         Args:
-            member: The endpoint that the connection goes to.
+            member: The endpoint of the connection.
             now: Monotonic seconds.
         """
         best = self.select(now)

@@ -392,7 +392,7 @@ _WORDS: tuple[tuple[tuple[str, ...], Fault], ...] = (
 
 
 def namespaces_of(client: Any, requested: Any) -> list[str]:
-    """Return the namespaces to connect to: the requested ones, or those that have handlers."""
+    """Return the requested namespaces; if None is requested, the namespaces with handlers."""
     if isinstance(requested, str):
         return [requested]
     handled = sorted({*client.handlers, *client.namespace_handlers} - {"*"})

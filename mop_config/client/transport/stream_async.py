@@ -103,7 +103,7 @@ class AsyncFailoverStream(SocketStream, httpcore2.AsyncNetworkStream):
         self._reads_in_a_row = 0
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read what has arrived, or wait for it."""
+        """Read the bytes that have arrived; wait if none has arrived."""
         try:
             if self._reads_in_a_row == READS_IN_A_ROW:
                 self._reads_in_a_row = 0
@@ -201,7 +201,7 @@ class _TunnelStream(httpcore2.AsyncNetworkStream):
         self.get_extra_info = stream.get_extra_info  # type: ignore[method-assign]
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read what has arrived, or wait for it."""
+        """Read the bytes that have arrived; wait if none has arrived."""
         return await self._stream.read(max_bytes, _least(timeout))
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:

@@ -35,7 +35,7 @@ class FailoverStream(SocketStream, httpcore2.NetworkStream):
     """A connected socket whose operations keep the deadline of their exchange."""
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read what has arrived, or wait for it."""
+        """Read the bytes that have arrived; wait if none has arrived."""
         try:
             while True:
                 if self._tls is None or not self._tls.pending():

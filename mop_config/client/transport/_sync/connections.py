@@ -341,7 +341,7 @@ class ConnectionTable:
         return pool
 
     def sweep(self, now: float) -> None:
-        """Close expired connections of all endpoints, and those of removed endpoints.
+        """Close expired connections of all endpoints, and all connections of removed endpoints.
 
         Args:
             now: Monotonic seconds.
