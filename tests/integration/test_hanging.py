@@ -43,6 +43,12 @@ def all_are_stale(server: Server) -> bool:
     return all(status == 200 and told["state"] == "stale" for status, told in answers)
 
 
+def all_have_failed(server: Server) -> bool:
+    """Whether the last reload of each worker is an error, also of those that no request reached."""
+    workers = server.status()["workers"]
+    return all(worker["last_reload"]["result"] == "error" for worker in workers)
+
+
 def stop(server: Server, number: int = signal.SIGTERM) -> float:
     began = time.monotonic()
     server.process.send_signal(number)
@@ -57,6 +63,7 @@ def test_a_mount_that_hangs_is_said_and_stops_neither_requests_nor_a_stop(tmp_pa
     ):
         assert ready(server)[1]["state"] == "fresh"
         mount.hang()
+        wait_for(lambda: all_have_failed(server), seconds=SAID, what="every worker has looked")
         wait_for(lambda: all_are_stale(server), seconds=SAID, what="every worker says it")
         assert "hangs" in ready(server)[1]["reason"]
         status = server.status()
