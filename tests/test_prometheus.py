@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,20 @@ RULES, DASHBOARD = FOLDER / "rules.yml", FOLDER / "grafana-dashboard.json"
 _SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
 
 
-def promtool(*arguments: str | Path) -> None:
+def run_tool(name: str, *arguments: str | Path) -> str:
+    """Run a program of Prometheus' or Alertmanager's, and return its standard output."""
     result = subprocess.run(
-        [need_program("promtool"), *map(str, arguments)],
+        [need_program(name), *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+promtool = partial(run_tool, "promtool")
+amtool = partial(run_tool, "amtool")
 
 
 def expressions(node: Any) -> Iterator[str]:
@@ -60,17 +67,6 @@ def test_the_configuration_is_one(tmp_path: Path) -> None:
     (tmp_path / "rules.yml").write_text(RULES.read_text())
     (tmp_path / "prometheus.yml").write_text(guarded)
     promtool("check", "config", tmp_path / "prometheus.yml")
-
-
-def amtool(*arguments: str | Path) -> str:
-    result = subprocess.run(
-        [need_program("amtool"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
 
 
 def test_alertmanager_takes_its_configuration() -> None:

@@ -1,9 +1,11 @@
-"""Fixtures of the client's tests: the kind of driver, fleets of servers, and a host name."""
+"""Fixtures of the client's tests: kinds of driver, fleets, a host name, and TLS trust."""
 
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from .driver import KINDS
 from .fleet import Fleet, fleet_in
@@ -29,3 +31,17 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
     names = Names(monkeypatch)
     yield names
     names.answer.set()
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """Return the certificate authority of the servers."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def trust(authority: trustme.CA) -> ssl.SSLContext:
+    """Return a TLS context that trusts the authority."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context

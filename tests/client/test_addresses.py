@@ -73,20 +73,6 @@ class SlowTls:
             thread.join(0.01)
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """The certificate authority that signs the server certificates."""
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def trust(authority: trustme.CA) -> ssl.SSLContext:
-    """A TLS client context that trusts the test's authority."""
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
-
-
 @pytest.fixture
 def slow(authority: trustme.CA) -> Iterator[SlowTls]:
     """Run a server on every loopback address that delays the TLS handshake by 0.4 s."""

@@ -37,20 +37,6 @@ LIST = (
 )
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """Return the certificate authority of the servers."""
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def trust(authority: trustme.CA) -> ssl.SSLContext:
-    """Return a TLS context that trusts the authority."""
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
-
-
 @pytest.fixture
 def servers(authority: trustme.CA) -> Iterator[tuple[Handmade, Handmade]]:
     """Run two TLS servers whose names only the proxy can resolve."""

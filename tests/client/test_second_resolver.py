@@ -30,20 +30,6 @@ from .test_addresses import SlowTls
 FRESH = httpx2.Limits(max_keepalive_connections=0)
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """Return the certificate authority of the servers."""
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def trust(authority: trustme.CA) -> ssl.SSLContext:
-    """Return a TLS context that trusts the authority."""
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
-
-
 def presenting(authority: trustme.CA, name: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(name).configure_cert(context)
