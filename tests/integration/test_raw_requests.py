@@ -68,6 +68,39 @@ def test_pipelined_requests_are_answered_in_their_order(server: Server, paths: l
     assert json.loads(found[-1].body)["status"] == "healthy"
 
 
+@pytest.mark.parametrize("path", [ENDPOINTS, "/health", STATUS])
+def test_nothing_is_answered_after_an_answer_that_closes(server: Server, path: str) -> None:
+    closing = f"GET {path} HTTP/1.1\r\nHost: x\r\n{CLOSE}"
+    after = f"GET /health HTTP/1.1\r\nHost: x\r\n{CLOSE}"
+    (found,) = responses(send(server, closing + after), "GET")
+    assert (found.status, found.headers["connection"]) == (200, "close")
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "fields",
+    ["", "Accept-Encoding: gzip\r\n", "If-None-Match: {etag}\r\n", "Accept: application/jose\r\n"],
+)
+@pytest.mark.parametrize("path", [ENDPOINTS, f"{ENDPOINTS}.jws", "/health", "/ready"])
+def test_a_bare_path_is_answered_like_one_with_a_query_or_a_body(
+    server: Server, path: str, fields: str, method: str, version: str
+) -> None:
+    """The asgi worker answers a bare GET at once, and any other request in a task."""
+    fields = fields.format(etag=server.get().headers["etag"])
+    first, *others = (
+        responses(
+            send(server, f"{method} {target} HTTP/{version}\r\nHost: x\r\n{fields}{more}{CLOSE}"),
+            method,
+        )
+        for target, more in [(path, ""), (f"{path}?x=1", ""), (path, "Content-Length: 0\r\n")]
+    )
+    for (answer,) in (first, *others):
+        answer.headers.pop("date")
+    assert all(other == first for other in others)
+    assert first[0].status in {200, 304, 404}
+
+
 @pytest.mark.parametrize("path", [ENDPOINTS, "/health", "/ready", STATUS, "/metrics", "/"])
 def test_head_has_the_length_of_get_and_no_body(server: Server, path: str) -> None:
     """HEAD has GET's Content-Length and no body, and the next request works."""

@@ -14,11 +14,13 @@ replaced as the request goes on:
 import logging
 import re
 from asyncio import TimerHandle, Transport
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from ..web.asgi import AsgiApp, WireAnswer
 from ..web.bridge import SOCKET
 from . import error_pages
 
@@ -33,7 +35,12 @@ PIPELINED = 64
 #: Seconds for which an ending worker waits for a client that does not read its answer.
 END = 1.0
 
+#: Fields of requests that are never answered at once: their bodies or upgrades must be followed.
+_NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
+
+
+Answer = Callable[[Any, bytes], WireAnswer | None]
 
 
 class RefusedRequestError(Exception):
@@ -61,6 +68,8 @@ class Rules(NamedTuple):
         connections: Most connections at once.
         trusted: Addresses whose ``X-Forwarded-Proto`` counts; ``*`` means all.
         secure: Fields that mean https, in lower case, with the value that says so.
+        answer: Answers a request for a native route at once; None if there are no such routes, or
+            if the access log must see each request.
     """
 
     worker: Any
@@ -72,10 +81,11 @@ class Rules(NamedTuple):
     connections: int
     trusted: frozenset[str]
     secure: dict[bytes, bytes]
+    answer: Answer | None
 
     @classmethod
-    def of(cls, worker: Any) -> "Rules":
-        """Return the rules that gunicorn's configuration sets for a worker."""
+    def of(cls, worker: Any, app: Any) -> "Rules":
+        """Return the rules that gunicorn's configuration sets for a worker and its application."""
         cfg = worker.cfg
         secure = cfg.secure_scheme_headers.items()
         return cls(
@@ -88,6 +98,7 @@ class Rules(NamedTuple):
             connections=worker.connections,
             trusted=frozenset(cfg.forwarded_allow_ips),
             secure={name.lower().encode(): value.encode() for name, value in secure},
+            answer=app.answer_at_once if isinstance(app, AsgiApp) else None,
         )
 
 
@@ -105,6 +116,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._stall: TimerHandle | None = None
         self._receiving = False  # a request has begun and is not complete
         self._in_head = False
+        self._plain = False  # the head names neither a body nor an upgrade
+        self._answered = False  # without a task
         self._deaf = False  # the rest of what the client sends is ignored
         self._page: int | None = None  # the status of an error page that waits for its turn
         self._fields = self._bytes = 0
@@ -159,7 +172,7 @@ class HttpProtocol(HttpToolsProtocol):
                 self._arm(self._rules.timeout + (0 if self._in_head else LATER))
         elif self._answering():
             self._disarm()
-        elif self._deadline is None:
+        elif self._deadline is None and self.timeout_keep_alive_task is None:
             self._arm(self._rules.timeout)
 
     # -- the parser's callbacks
@@ -167,7 +180,8 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Note the first byte of a request."""
         super().on_message_begin()
-        self._receiving = self._in_head = True
+        self._receiving = self._in_head = self._plain = True
+        self._answered = False
         self._fields = self._bytes = 0
         self._hosts = []
 
@@ -186,6 +200,8 @@ class HttpProtocol(HttpToolsProtocol):
         name = name.lower()
         if not self._in_head or b"_" in name:
             return  # a trailer, or a name that WSGI cannot tell from one with hyphens
+        if name in _NOT_PLAIN:
+            self._plain = False
         if name == b"host":
             self._hosts.append(value)
         elif name == b"transfer-encoding" and value.lower() != b"chunked":
@@ -200,6 +216,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Check the head, and start to answer."""
+        if self._deaf:
+            self._answered = True  # never: the answer before this request closes the connection
+            return
         version = self.parser.get_http_version()
         hosts = self._hosts
         one = len(hosts) == 1 or (not hosts and version == "1.0")
@@ -211,6 +230,9 @@ class HttpProtocol(HttpToolsProtocol):
             raise RefusedRequestError(400)
         self._in_head = False
         self._disarm()
+        answer = self._rules.answer
+        if answer is not None and self._plain and self._answer_at_once(answer, version):
+            return
         self.scope[SOCKET] = self._socket  # type: ignore[literal-required]
         super().on_headers_complete()
         if self.parser.should_upgrade() or not self._rules.worker.alive:
@@ -219,9 +241,34 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
         self._receiving = False
-        super().on_message_complete()
+        if not self._answered:
+            super().on_message_complete()
 
     # -- answers
+
+    def _answer_at_once(self, answer: Answer, version: str) -> bool:
+        """Answer a request without a task, unless an earlier answer is not yet sent and read."""
+        if self._answering() or self.flow.write_paused:
+            return False
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["query_string"] = b""
+        found = answer(self.scope, self.url)
+        if found is None:
+            return False
+        close = (
+            version == "1.0" or not self.parser.should_keep_alive() or not self._rules.worker.alive
+        )
+        parts = [STATUS_LINE[found.status]]
+        for name, value in self.server_state.default_headers:
+            parts += [name, b": ", value, b"\r\n"]
+        parts += [found.lines, b"connection: close\r\n\r\n" if close else b"\r\n", found.body]
+        self._answered = True
+        self.transport.write(b"".join(parts))
+        if close:
+            self._deaf = True
+            self.transport.close()
+        self.on_response_complete()
+        return True
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

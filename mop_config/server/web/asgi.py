@@ -12,7 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import Flask
 
@@ -49,6 +49,24 @@ SLICE = 250
 ENCODINGS = 64
 
 _METHODS = frozenset({"GET", "HEAD"})
+
+Route = Callable[[dict[str, Any]], ConditionalAnswer | LongPoll]
+
+
+class EncodedHeaders(NamedTuple):
+    """Headers in three forms: as text, as ASGI's pairs, and as lines on the wire."""
+
+    headers: Headers
+    pairs: list[tuple[bytes, bytes]]
+    lines: bytes
+
+
+class WireAnswer(NamedTuple):
+    """A status, header lines with their line ends, and a body."""
+
+    status: int
+    lines: bytes
+    body: bytes
 
 
 def create_asgi_app(settings: Settings | None = None, *, start: bool = True) -> "AsgiApp":
@@ -91,15 +109,16 @@ class AsgiApp:
         self._started_in = 0 if start else os.getpid()
         self._parked: ParkedPolls | None = None
         # The key is the id of the headers, which are kept in the value so that no id is reused.
-        self._encodings: dict[int, tuple[Headers, list[tuple[bytes, bytes]]]] = {}
+        self._encodings: dict[int, EncodedHeaders] = {}
         prefix = self._service.places.prefix
-        self._routes: dict[str, Callable[[dict[str, Any]], ConditionalAnswer | LongPoll]] = {
+        self._routes: dict[str, Route] = {
             f"{prefix}/endpoints": self._service.responder.respond,
             f"{prefix}/endpoints.jws": lambda e: self._service.responder.respond(e, signed=True),
             "/health": lambda _: health_answer(self._service),
             "/api/v1/health": lambda _: health_answer(self._service),
             "/ready": lambda e: ready_answer(self._service, e),
         }
+        self._targets = {path.encode(): path for path in self._routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or follow the server's start and end (ASGI 3)."""
@@ -113,41 +132,72 @@ class AsgiApp:
             await self.bridge(scope, receive, send)
             return
         environ = request_environ(scope, path)
-        try:
-            answer = self._guards.refusal(environ) or self._routes[path](environ)
-            if not isinstance(answer, ConditionalAnswer):
-                answer = await self._wait(answer, environ, receive)
-        except Exception as error:
-            logger.error("%s %s failed: %s", scope["method"], printable(path), describe(error))
-            answer = problem(500, FAILED)
+        answer = self._decide(environ, self._routes[path])
+        while not isinstance(answer, ConditionalAnswer):
+            answer = await self._wait(answer, environ, receive)
         self._guards.count(path, answer.status)
         if USER in environ:
             scope[USER] = environ[USER]
-        headers = self._encoded(answer.headers)
+        headers = self._encoded(answer.headers).pairs
         cors = self._guards.cors(environ)
         if cors:
             headers = headers + encode(cors)
         await send_answer(answer, headers, scope["method"], send)
 
-    def _encoded(self, headers: Headers) -> list[tuple[bytes, bytes]]:
+    def answer_at_once(self, scope: Scope, target: bytes) -> "WireAnswer | None":
+        """Answer a request in the call itself: without a task, and without ASGI's messages.
+
+        Args:
+            scope: The method, the headers and an empty query of the request.
+            target: The request target as the client sent it.
+
+        Returns:
+            What ``__call__`` would send, or None if the target is not just the path of a native
+            route: then ``__call__`` must answer.
+        """
+        path = self._targets.get(target)
+        if path is None or scope["method"] not in _METHODS or self._started_in != os.getpid():
+            return None
+        environ = request_environ(scope, path)
+        answer = self._decide(environ, self._routes[path])
+        if not isinstance(answer, ConditionalAnswer):
+            raise TypeError("a request without a query asked for a long poll")
+        self._guards.count(path, answer.status)
+        lines = self._encoded(answer.headers).lines
+        cors = self._guards.cors(environ)
+        if cors:
+            lines += _lines(encode(cors))
+        body = b"" if scope["method"] == "HEAD" else answer.body
+        return WireAnswer(int(answer.status[:3]), lines, body)
+
+    def _decide(self, environ: dict[str, Any], route: Route) -> ConditionalAnswer | LongPoll:
+        try:
+            return self._guards.refusal(environ) or route(environ)
+        except Exception as error:
+            method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+            logger.error("%s %s failed: %s", method, printable(path), describe(error))
+            return problem(500, FAILED)
+
+    def _encoded(self, headers: Headers) -> "EncodedHeaders":
         """Encode headers, cached by identity, since a snapshot always has the same list object."""
         kept = self._encodings.get(id(headers))
-        if kept is not None and kept[0] is headers:
-            return kept[1]
+        if kept is not None and kept.headers is headers:
+            return kept
         if len(self._encodings) >= ENCODINGS:
             self._encodings.clear()
-        encoded = encode(headers)
-        self._encodings[id(headers)] = headers, encoded
+        pairs = encode(headers)
+        encoded = self._encodings[id(headers)] = EncodedHeaders(headers, pairs, _lines(pairs))
         return encoded
 
     async def _wait(
         self, poll: LongPoll, environ: dict[str, Any], receive: Receive
-    ) -> ConditionalAnswer:
+    ) -> ConditionalAnswer | LongPoll:
         try:
             await self._polls().wait(poll, receive)
         finally:
             poll.close()
-        return self._guards.token_refusal(environ) or poll.answer()
+        # The guards are asked again, since the token may have been revoked meanwhile.
+        return self._decide(environ, lambda _: poll.answer())
 
     def _polls(self) -> "ParkedPolls":
         loop = asyncio.get_running_loop()
@@ -236,3 +286,7 @@ class ParkedPolls:
                 timeouts.popleft().reschedule(0)
         if timeouts:
             self.loop.call_soon(self._wake_some, timeouts)
+
+
+def _lines(headers: list[tuple[bytes, bytes]]) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
