@@ -76,7 +76,7 @@ PURE = (
     "server.auth.policy",
     "server.auth.tokens",
     "server.logs.masking",
-    "server.monitor.alerts",
+    "server.monitor.history",
     "server.monitor.schedule",
     "server.status.document",
     "server.status.gauges",

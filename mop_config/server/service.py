@@ -295,7 +295,7 @@ class ConfigService:
 
     def check_history(self) -> Slots:
         """Return the checks of the last 24 hours of each endpoint; empty if checks are off."""
-        return self._monitor.history()
+        return self._monitor.results.history() if self.settings.probe_interval else {}
 
     def listed(self) -> Listed:
         """Return the kind and URL of each endpoint that is served."""
@@ -310,7 +310,9 @@ class ConfigService:
         return None if self.reports is None else self.reports.totals(self.listed())
 
     def _health(self) -> HealthDocument | None:
-        return self._monitor.health()
+        if not self.settings.probe_interval:
+            return None
+        return self._monitor.results.health(self.listed())
 
     def _all_records(self) -> list[WorkerRecord]:
         others = self._workers.others(os.getpid())

@@ -16,9 +16,8 @@ import pytest
 import trustme
 
 from mop_config import Endpoint
-from mop_config.health.state import Health
 from mop_config.model.endpoint import Kind
-from mop_config.server.monitor.schedule import WatchedEndpoint, rules
+from mop_config.server.monitor.schedule import ProbeSchedule, rules
 from mop_config.server.service import ConfigService
 from mop_config.server.settings import Settings
 from mop_config.server.web.app import create_app
@@ -435,13 +434,10 @@ class TestInProcess:
         settings = Settings(source=str(file), state_dir=str(tmp_path / "s"), probe_interval=30)
         service: ConfigService = create_app(settings, start=False).extensions["mop_config"]
         service.load()
-        health = Health(rules(30), 0.0)
-        names = [(Kind.API, "a"), (Kind.API, "gone"), (Kind.SOCKETIO, "a")]
-        records = [
-            WatchedEndpoint(kind, Endpoint.parse(f"https://{name}.example"), health).record()
-            for kind, name in names
-        ]
-        service._monitor._results.write(records)
+        schedule = ProbeSchedule(rules(30), lambda: 0.5)
+        named = {name: Endpoint.parse(f"https://{name}.example") for name in ("a", "gone")}
+        schedule.follow({Kind.API: [*named.values()], Kind.SOCKETIO: [named["a"]]}, 0.0, 0.0)
+        service._monitor.results.write(schedule.results())
         health_now: Any = service.status()["health"]
         shown = health_now["endpoints"]
         assert [(e["kind"], e["url"]) for e in shown] == [("api", "https://a.example")]

@@ -1,4 +1,4 @@
-"""Alerts: whether each kind is down, and what the webhook was told of it last. Pure.
+"""OutageNotifier: tells the webhook when every endpoint of a kind is down, and when one is back.
 
 Alerts are level-triggered: as long as the state that was told last differs from the state now, the
 message about the state now is due. A message follows Standard Webhooks 1.0: one id for all
@@ -9,20 +9,37 @@ import base64
 import hashlib
 import hmac
 import json
+import logging
+import random
+import ssl
+import time
 import uuid
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypedDict
 
-from ...model.codec import MAX_DATE, rfc3339
+from ...model.address import parse_url
+from ...model.codec import rfc3339
 from ...model.endpoint import Kind
-from ...net.http import backoff
+from ...net.connect import DialOptions
+from ...net.faults import HttpError
+from ...net.http import HttpClient, HttpReply, HttpRequest, backoff, retry_after
+from ..settings import Settings
+from ..state.directory import StateDirectory
 from ..state.worker_record import parse_record
+from .schedule import ProbeSchedule
 
-_FORMAT = 2
+logger = logging.getLogger(__name__)
+
 #: Limit of endpoints that a message names, so that its body stays below 20 kB.
 NAMED = 20
 #: Seconds from the first failed attempt to the next, at most; the pause doubles with each attempt.
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 600.0
+#: Limit of one attempt in seconds.
+TIMEOUT = 10.0
+#: Bytes of the webhook's response that are read.
+MAX_BYTES = 1 << 16
 
 
 class Alert(TypedDict):
@@ -42,7 +59,6 @@ class Alert(TypedDict):
 
 
 class _AlertsRecord(TypedDict):
-    format: int
     alerts: list[Alert]
 
 
@@ -99,26 +115,15 @@ def _compare(alert: Alert) -> None:
         alert["id"] = alert["body"] = ""
 
 
-def dump(alerts: Iterable[Alert]) -> bytes:
-    """Return the alerts in the form that the state folder keeps."""
-    record: _AlertsRecord = {"format": _FORMAT, "alerts": list(alerts)}
-    return json.dumps(record).encode()
-
-
 def load(data: bytes) -> dict[Kind, Alert]:
     """Read the alerts that the state folder keeps.
 
     Raises:
-        ValueError: If the data is not what ``dump`` returns.
+        ValueError: If the data is not a record of alerts.
     """
     record = parse_record(data, _AlertsRecord)
-    if record is None or record["format"] != _FORMAT:
-        raise ValueError("not a record of alerts")
-    for alert in record["alerts"]:
-        if not 0 <= (alert["down_since"] or 0.0) <= MAX_DATE:
-            raise ValueError("not a date")
-        if not f"id{alert['id']}".isascii() or not f"id{alert['id']}".isalnum():
-            raise ValueError("not an id for a header")
+    if record is None:
+        raise ValueError("torn, foreign, or of another version")
     return {kind: new_alert(kind) for kind in Kind} | {Kind(a["kind"]): a for a in record["alerts"]}
 
 
@@ -157,3 +162,137 @@ def sign(parts: Iterable[str], secret: bytes) -> str:
     """Return the signature over a message's id, the time of the attempt and the body."""
     digest = hmac.new(secret, ".".join(parts).encode(), hashlib.sha256).digest()
     return "v1," + base64.b64encode(digest).decode()
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """The attempts of this process to deliver one message; times are monotonic seconds."""
+
+    id: str
+    down: bool
+    attempt: Future[HttpReply] | None = None
+    failures: int = 0
+    next_at: float = 0.0
+
+
+class OutageNotifier:
+    """The alerts of the worker that checks the endpoints.
+
+    What the webhook was told is saved before each attempt, so that it outlives the worker.
+
+    Args:
+        directory: The state folder.
+        name: Name of the record of the alerts.
+        settings: Settings of the webhook; without a URL, outages are only logged.
+        tls: Context that verifies certificates.
+    """
+
+    def __init__(
+        self, directory: StateDirectory, name: str, settings: Settings, tls: ssl.SSLContext
+    ) -> None:
+        self._directory = directory
+        self._name = name
+        self._settings = settings
+        self._client = HttpClient(DialOptions(tls, TIMEOUT))
+        self._pool = ThreadPoolExecutor(len(Kind), "mop-config-alert")
+        self._deliveries: dict[Kind, _Delivery] = {}
+        known = directory.load(name, load, "the alerts") if settings.alert_webhook else None
+        self._alerts = known or {kind: new_alert(kind) for kind in Kind}
+        self._saved = self._record()
+
+    def _record(self) -> bytes:
+        return json.dumps({"alerts": list(self._alerts.values())}).encode()
+
+    def turn(self, schedule: ProbeSchedule) -> None:
+        """Compare what the webhook was told with the state now, and start attempts that are due.
+
+        A state that is not known now is neither logged nor told.
+
+        Args:
+            schedule: The results of the health checks.
+        """
+        for kind, down in schedule.outages().items():
+            alert = self._alerts[kind]
+            if down != is_down(alert):
+                urls = schedule.urls(kind, down=down)
+                _log(kind, urls, down=down)
+                change(alert, urls, self._settings.service_name, down=down, now=time.time())
+            if self._settings.alert_webhook is not None:
+                self._deliver(self._settings.alert_webhook, kind, alert)
+                self._save()
+
+    def _deliver(self, url: str, kind: Kind, alert: Alert) -> None:
+        """Start an attempt to deliver the message of an alert, if it has one that is due."""
+        delivery = self._deliveries.get(kind)
+        if delivery is not None and delivery.attempt is not None:
+            if not delivery.attempt.done():
+                return  # attempts about a kind must not overtake each other
+            self._settle(delivery, alert, delivery.attempt)
+        if alert["id"] and (delivery is None or delivery.id != alert["id"]):
+            delivery = self._deliveries[kind] = _Delivery(alert["id"], is_down(alert))
+        if alert["id"] and delivery is not None and time.monotonic() >= delivery.next_at:
+            alert["told"] = None
+            self._save()
+            request = HttpRequest(
+                url,
+                time.monotonic() + TIMEOUT,
+                MAX_BYTES,
+                "POST",
+                headers=headers(alert, self._settings.alert_secret, time.time()),
+                body=alert["body"].encode(),
+                cut=True,
+            )
+            delivery.attempt = self._pool.submit(self._client.request, request)
+
+    def _settle(self, delivery: _Delivery, alert: Alert, attempt: Future[HttpReply]) -> None:
+        """Take in the end of an attempt."""
+        delivery.attempt = None
+        # For the log: the path and the query may be secret.
+        host = parse_url((self._settings.alert_webhook or "").partition("?")[0]).host
+        asked: float | None = None
+        try:
+            reply = attempt.result()
+            if 200 <= reply.status < 300:
+                acknowledge(alert, down=delivery.down)
+                if delivery.failures:
+                    logger.info("the alert webhook at %s accepted the message at last", host)
+                return
+            asked = retry_after(reply.headers.get("retry-after"), time.time())
+            reason = f"answers {reply.status}"
+        except HttpError as error:
+            reason = f"{error.fault}, {error}"
+        except Exception as error:  # its words may hold the URL
+            reason = type(error).__name__
+        delivery.failures += 1
+        delivery.next_at = time.monotonic() + pause(
+            delivery.failures,
+            asked or 0.0,
+            random.random(),  # noqa: S311
+        )
+        if delivery.failures == 1:
+            logger.warning(
+                "the alert webhook at %s did not accept a message: %s; it is retried until it is"
+                " accepted or the state changes",
+                host,
+                reason,
+            )
+
+    def _save(self) -> None:
+        data = self._record()
+        # Where this fails, another worker may send a message again.
+        if data != self._saved and self._directory.save(self._name, data, "the alerts", sync=True):
+            self._saved = data
+
+    def close(self) -> None:
+        """Abort the attempts that run, without waiting for them."""
+        self._client.abort()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _log(kind: Kind, urls: list[str], *, down: bool) -> None:
+    if down:
+        logger.warning("every %s endpoint is down (%d checked)", kind.label, len(urls))
+    elif urls:
+        logger.info("there is a healthy %s endpoint again: %s", kind.label, urls[0])
+    else:
+        logger.info("no %s endpoint is listed any more", kind.label)

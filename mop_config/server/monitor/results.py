@@ -1,56 +1,49 @@
-"""ProbeResults: the file in the state folder through which all workers know the check results.
+"""ProbeResults: the records through which all workers know the check results and their history.
 
-The worker that checks may be killed at any moment, and another worker takes over. The file names
-the process that wrote it, so that a reader sees whether that process still runs.
+The worker that checks may be killed at any moment, and another worker takes over. The results name
+the process that wrote them, so that a reader sees whether that process still runs. The history has
+a record of its own, because it is larger and is written less often.
 """
 
 import json
-import logging
-import math
 import os
 import time
-from collections.abc import Collection
-from typing import TypedDict
+from collections.abc import Callable, Collection
+from datetime import datetime
+from typing import Any, Generic, TypedDict, TypeVar
 
 from ...health.state import HealthState
-from ...model.codec import MAX_DATE, rfc3339
-from ...model.endpoint import Kind
 from ..sources.file import Fingerprint
 from ..state.directory import StateDirectory
 from ..state.worker_record import parse_record
 from ..state.workers import place, started
-from .schedule import DETAIL, RECENT, EndpointRecord
+from .history import Slot, Slots
+from .schedule import EndpointHealth
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
-_FORMAT = 2
 #: Results are out of date after this number of intervals and, for checks that hang, these seconds.
 OLD_INTERVALS = 3
 OLD_SECONDS = 15.0
 
 
 class ResultsRecord(TypedDict):
-    """The file: who wrote it, and the results for each endpoint."""
+    """The record of the results: who wrote it, and the results for each endpoint."""
 
-    format: int
     pid: int
     started: str
     place: str
-    endpoints: list[EndpointRecord]
+    endpoints: list[EndpointHealth]
 
 
-class EndpointHealth(TypedDict):
-    """One endpoint in the status document; ``up`` is None before the first check."""
-
+class _SlotsRecord(TypedDict):
     kind: str
     url: str
-    state: str
-    up: bool | None
-    response_seconds: float | None
-    checked_at: str | None
-    detail: str
-    certificate_expires: str | None
-    recent: list[float | None]
+    slots: list[list[float]]
+
+
+class _HistoryRecord(TypedDict):
+    endpoints: list[_SlotsRecord]
 
 
 class HealthDocument(TypedDict):
@@ -63,78 +56,102 @@ class HealthDocument(TypedDict):
     endpoints: list[EndpointHealth]
 
 
+class _SharedRecord(Generic[T]):
+    """A record that one worker writes and all workers read."""
+
+    def __init__(
+        self, directory: StateDirectory, name: str, what: str, parse: Callable[[bytes], T]
+    ) -> None:
+        self._directory = directory
+        self._name = name
+        self._what = what
+        self._parse = parse
+        self._value: T | None = None
+        self.seen: Fingerprint | None = None  # of the record when it was parsed
+
+    def write(self, **members: Any) -> bool:
+        return self._directory.save(self._name, json.dumps(members).encode(), self._what)
+
+    def read(self) -> T | None:
+        """Return the value, parsed again only if the record has changed; None without a record."""
+        seen = self._directory.fingerprint(self._name)
+        if seen != self.seen:
+            self.seen = seen
+            load = self._directory.load
+            self._value = None if seen.error else load(self._name, self._parse, self._what)
+        return self._value
+
+
 class ProbeResults:
-    """The results for the endpoints of one source.
+    """The results for the endpoints of one source, and their history.
 
     Args:
         directory: The state folder.
-        name: Name of the record.
+        stem: Start of the names of the records.
         interval: Seconds between two checks of an endpoint.
     """
 
-    def __init__(self, directory: StateDirectory, name: str, interval: float) -> None:
-        self._directory = directory
-        self._name = name
+    def __init__(self, directory: StateDirectory, stem: str, interval: float) -> None:
         self._interval = interval
-        self._seen: Fingerprint | None = None  # of the file when it was parsed
-        self._parsed: ResultsRecord | None = None
+        self._results = _SharedRecord(
+            directory, f"{stem}.checks.json", "the results of the health checks", _parse_results
+        )
+        self._history = _SharedRecord(
+            directory, f"{stem}.day.json", "the history of the health checks", _parse_history
+        )
 
-    def write(self, endpoints: list[EndpointRecord]) -> bool:
+    def write(self, endpoints: list[EndpointHealth]) -> bool:
         """Write this process's results for all workers.
 
         Returns:
             Whether that worked. If not, there is one warning until it works again.
         """
         pid = os.getpid()
-        record: ResultsRecord = {
-            "format": _FORMAT,
-            "pid": pid,
-            "started": started(pid),
-            "place": place(),
-            "endpoints": endpoints,
-        }
-        what = "the results of the health checks"
-        return self._directory.save(self._name, json.dumps(record).encode(), what)
+        return self._results.write(
+            pid=pid, started=started(pid), place=place(), endpoints=endpoints
+        )
 
-    def read(self) -> list[EndpointRecord]:
-        """Return the latest results of any worker; empty if the file is missing or damaged."""
-        record = self._read()
+    def write_history(self, slots: Slots) -> None:
+        """Write the history of all endpoints; a failure costs the history only."""
+        self._history.write(
+            endpoints=[
+                {"kind": kind, "url": url, "slots": found} for (kind, url), found in slots.items()
+            ]
+        )
+
+    def read(self) -> list[EndpointHealth]:
+        """Return the latest results of any worker; empty without a usable record."""
+        record = self._results.read()
         return [] if record is None else record["endpoints"]
 
-    def health(self, listed: Collection[tuple[str, str]] | None = None) -> HealthDocument:
+    def history(self) -> Slots:
+        """Return the history of all endpoints; empty without a usable record."""
+        return self._history.read() or {}
+
+    def health(self, listed: Collection[tuple[str, str]]) -> HealthDocument:
         """Return the member ``health`` of the status document.
 
         Args:
             listed: Kind and URL of each served endpoint, since the results may be older than the
-                list; None for no restriction.
+                list.
         """
-        record = self._read()
+        record = self._results.read()
         endpoints = [] if record is None else record["endpoints"]
-        alive = record is not None and _may_live(record)
         # A worker writes after every check, but has nothing to write for an empty list.
-        alive = alive and not (endpoints and self._is_old())
-        if listed is not None:
-            endpoints = [e for e in endpoints if (e["kind"], e["url"]) in listed]
+        alive = record is not None and _may_live(record) and not (endpoints and self._is_old())
+        endpoints = [e for e in endpoints if (e["kind"], e["url"]) in listed]
         return {
             "interval_seconds": self._interval,
             "alive": alive,
             "pid": record["pid"] if alive and record is not None else None,
-            "checked_at": _time(max((e["checked_at"] or 0.0 for e in endpoints), default=0.0)),
-            "endpoints": [_shown(endpoint) for endpoint in endpoints],
+            "checked_at": max((e["checked_at"] or "" for e in endpoints), default="") or None,
+            "endpoints": endpoints,
         }
 
     def _is_old(self) -> bool:
-        written = 0.0 if self._seen is None else self._seen.mtime_ns / 1e9
+        seen = self._results.seen
+        written = 0.0 if seen is None else seen.mtime_ns / 1e9
         return time.time() - written > OLD_INTERVALS * self._interval + OLD_SECONDS
-
-    def _read(self) -> ResultsRecord | None:
-        try:
-            seen = self._directory.fingerprint(self._name)
-            if seen != self._seen:
-                self._seen, self._parsed = seen, _parsed(self._directory.read(self._name))
-            return self._parsed
-        except OSError:
-            return None
 
 
 def _may_live(record: ResultsRecord) -> bool:
@@ -143,42 +160,26 @@ def _may_live(record: ResultsRecord) -> bool:
     return record["place"] != place() or started(record["pid"]) == started_then != ""
 
 
-def _time(posix: float | None) -> str | None:
-    return rfc3339(posix) if posix else None
-
-
-def _shown(endpoint: EndpointRecord) -> EndpointHealth:
-    state = HealthState(endpoint["state"])
-    recent = endpoint["recent"]
-    return {
-        "kind": endpoint["kind"],
-        "url": endpoint["url"],
-        "state": state.value,
-        "up": None if state is HealthState.UNKNOWN else state.usable,
-        "response_seconds": recent[-1] if recent else None,
-        "checked_at": _time(endpoint["checked_at"]),
-        "detail": endpoint["detail"],
-        "certificate_expires": _time(endpoint["certificate_expires"]),
-        "recent": recent,
-    }
-
-
-def _parsed(data: bytes) -> ResultsRecord | None:
-    """Parse the file; None if it is torn, foreign, or of another version."""
+def _parse_results(data: bytes) -> ResultsRecord:
     record = parse_record(data, ResultsRecord)
-    if record is None or record["format"] != _FORMAT or record["pid"] < 0:
-        return None
-    return record if all(map(_is_good, record["endpoints"])) else None
+    if record is None:
+        raise ValueError("torn, foreign, or of another version")
+    for endpoint in record["endpoints"]:
+        HealthState(endpoint["state"])
+        for moment in (endpoint["checked_at"], endpoint["certificate_expires"]):
+            datetime.fromisoformat(moment or "1970-01-01")
+    return record
 
 
-def _is_good(endpoint: EndpointRecord) -> bool:
-    return (
-        endpoint["kind"] in set(Kind)
-        and endpoint["state"] in set(HealthState)
-        and endpoint["failures"] >= 0
-        and 0 <= (endpoint["checked_at"] or 0.0) <= MAX_DATE
-        and 0 <= (endpoint["certificate_expires"] or 0.0) <= MAX_DATE
-        and len(endpoint["detail"]) <= DETAIL
-        and len(endpoint["recent"]) <= RECENT
-        and all(0 <= (seconds or 0.0) < math.inf for seconds in endpoint["recent"])
-    )
+def _parse_history(data: bytes) -> Slots:
+    record = parse_record(data, _HistoryRecord)
+    if record is None:
+        raise ValueError("torn, foreign, or of another version")
+    found = {}
+    for endpoint in record["endpoints"]:
+        rows = endpoint["slots"]
+        slots = [Slot(int(n), int(checks), int(good), s) for n, checks, good, s in rows]
+        if not all(slot.checks for slot in slots):
+            raise ValueError("a slot without a check")
+        found[endpoint["kind"], endpoint["url"]] = slots
+    return found

@@ -1,19 +1,19 @@
 """ProbeSchedule: which endpoints are checked when, and what the results mean. Pure.
 
-Times are monotonic seconds, except ``checked_at``: that is POSIX time, because it is shown and
-outlives the process.
+Times are monotonic seconds, except ``posix``: the results are shown and outlive the process.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from heapq import nsmallest
 from operator import attrgetter
 from typing import TypedDict
 
 from ...health.probe import ProbeResult
 from ...health.state import Evidence, Health, HealthRules, HealthState, Transition
-from ...model.codec import iter_endpoints
+from ...model.codec import iter_endpoints, rfc3339
 from ...model.endpoint import Endpoint, Kind
 from ...net.faults import Fault
 from .history import SLOTS, Slot, Slots, add_check
@@ -30,20 +30,24 @@ SPREAD = 0.05
 _TOO_MANY = 429
 
 
-class EndpointRecord(TypedDict):
-    """The results for one endpoint, as the state folder keeps them.
+class EndpointHealth(TypedDict):
+    """The results for one endpoint, in the status document and in the state folder.
 
-    ``recent`` has the seconds that the latest checks took, newest last; None is a failed check.
-    ``certificate_expires`` is POSIX time, or None while no valid certificate has been received.
+    ``up`` is None before the first check. ``failures`` counts the failures in a row. ``recent`` has
+    the seconds that the latest checks took, newest last; None is a failed check.
+    ``certificate_expires`` is None while no valid certificate has been received. Times are
+    RFC 3339.
     """
 
     kind: str
     url: str
     state: str
+    up: bool | None
     failures: int
-    checked_at: float | None
+    response_seconds: float | None
+    checked_at: str | None
     detail: str
-    certificate_expires: float | None
+    certificate_expires: str | None
     recent: list[float | None]
 
 
@@ -77,53 +81,19 @@ class WatchedEndpoint:
         kind: The endpoint's kind.
         endpoint: The endpoint as the served list has it.
         health: The endpoint's state, and the time of its next check.
+        results: The results as the status shows them.
         path: The path that answered a check, or None.
         checking: Whether a check is running.
-        checked_at: POSIX time of the last check, or None.
-        detail: Description of the last result.
-        certificate_expires: See ``EndpointRecord``; the last one that was received.
-        recent: See ``EndpointRecord``.
         slots: The checks of the last 24 hours, oldest first.
     """
 
     kind: Kind
     endpoint: Endpoint
     health: Health
+    results: EndpointHealth
     path: str | None = None
     checking: bool = False
-    checked_at: float | None = None
-    detail: str = ""
-    certificate_expires: float | None = None
-    recent: deque[float | None] = field(default_factory=lambda: deque(maxlen=RECENT))
     slots: deque[Slot] = field(default_factory=lambda: deque(maxlen=SLOTS))
-
-    def record(self) -> EndpointRecord:
-        """Return the results in the form that the state folder keeps."""
-        return {
-            "kind": self.kind.value,
-            "url": self.endpoint.url,
-            "state": self.health.state.value,
-            "failures": self.health.failures,
-            "checked_at": self.checked_at,
-            "detail": self.detail,
-            "certificate_expires": self.certificate_expires,
-            "recent": list(self.recent),
-        }
-
-    def restore(self, record: EndpointRecord, due: float) -> None:
-        """Take over the results of another worker.
-
-        Args:
-            record: The record that the other worker kept.
-            due: Monotonic time of the next check if the endpoint is healthy.
-        """
-        health = self.health
-        health.state, health.failures = HealthState(record["state"]), record["failures"]
-        self.checked_at, self.detail = record["checked_at"], record["detail"]
-        self.certificate_expires = record["certificate_expires"]
-        self.recent.extend(record["recent"])
-        if health.state is HealthState.HEALTHY:
-            health.next_probe = max(health.next_probe, due)
 
 
 class ProbeSchedule:
@@ -132,7 +102,7 @@ class ProbeSchedule:
     Args:
         rules: The rules of the health states.
         chance: Returns random numbers from 0 to 1.
-        known: The records of the worker that checked before.
+        known: The results of the worker that checked before.
         slots: The history of the checks of that worker.
     """
 
@@ -140,12 +110,12 @@ class ProbeSchedule:
         self,
         rules: HealthRules,
         chance: Callable[[], float],
-        known: Iterable[EndpointRecord] = (),
+        known: Iterable[EndpointHealth] = (),
         slots: Slots | None = None,
     ) -> None:
         self._rules = rules
         self._chance = chance
-        self._known = {(record["kind"], record["url"]): record for record in known}
+        self._known = {(results["kind"], results["url"]): results for results in known}
         self._known_slots = slots or {}
         self._watched: dict[tuple[str, str], WatchedEndpoint] = {}
 
@@ -172,13 +142,29 @@ class ProbeSchedule:
         self._known, self._known_slots = {}, {}
 
     def _new(self, kind: Kind, endpoint: Endpoint, due: float, posix: float) -> WatchedEndpoint:
-        watched = WatchedEndpoint(kind, endpoint, Health(self._rules, due))
         key = kind.value, endpoint.url
+        health = Health(self._rules, due)
+        known = self._known.get(key)
+        if known is not None:
+            health.state, health.failures = HealthState(known["state"]), known["failures"]
+            if known["checked_at"] and health.state is HealthState.HEALTHY:
+                age = max(0.0, posix - datetime.fromisoformat(known["checked_at"]).timestamp())
+                delay = self._rules.regular_delay(self._chance()) - age
+                health.next_probe = due + max(0.0, delay)
+        results: EndpointHealth = known or {
+            "kind": kind.value,
+            "url": endpoint.url,
+            "state": health.state.value,
+            "up": None,
+            "failures": 0,
+            "response_seconds": None,
+            "checked_at": None,
+            "detail": "",
+            "certificate_expires": None,
+            "recent": [],
+        }
+        watched = WatchedEndpoint(kind, endpoint, health, results)
         watched.slots.extend(self._known_slots.get(key, ()))
-        record = self._known.get(key)
-        if record is not None:
-            age = max(0.0, posix - (record["checked_at"] or 0.0))
-            watched.restore(record, due + self._rules.regular_delay(self._chance()) - age)
         return watched
 
     def __len__(self) -> int:
@@ -208,23 +194,33 @@ class ProbeSchedule:
             The states of the endpoint before and after.
         """
         watched.checking = False
-        state, chance = watched.health.state, self._chance()
+        health, results, chance = watched.health, watched.results, self._chance()
+        unchanged = Transition(health.state, health.state)
         if self._watched.get((watched.kind.value, watched.endpoint.url)) is not watched:
-            return Transition(state, state)  # the endpoint has left the list
+            return unchanged  # the endpoint has left the list
         if result.fault is Fault.OURS or result.status == _TOO_MANY:
-            watched.health.postpone(now, chance)
-            return Transition(state, state)
+            health.postpone(now, chance)
+            return unchanged
         good = result.fault is None
-        watched.checked_at = posix
-        watched.detail = _detail(result)
-        watched.path = result.path or watched.path
-        if result.certificate_expires is not None:
-            watched.certificate_expires = result.certificate_expires.timestamp()
         seconds = round(result.seconds, 6) if good else None
-        watched.recent.append(seconds)
+        transition = health.record(Evidence.GOOD_PROBE if good else Evidence.BAD_PROBE, now, chance)
+        watched.path = result.path or watched.path
         add_check(watched.slots, posix, seconds)
-        evidence = Evidence.GOOD_PROBE if good else Evidence.BAD_PROBE
-        return watched.health.record(evidence, now, chance)
+        detail = result.detail if good else f"{result.fault}: {result.detail}"
+        results.update(
+            {
+                "state": health.state.value,
+                "up": health.usable,
+                "failures": health.failures,
+                "response_seconds": seconds,
+                "checked_at": rfc3339(posix),
+                "detail": detail if len(detail) <= DETAIL else detail[: DETAIL - 1] + "…",
+                "recent": [*results["recent"], seconds][-RECENT:],
+            }
+        )
+        if result.certificate_expires is not None:
+            results["certificate_expires"] = rfc3339(result.certificate_expires.timestamp())
+        return transition
 
     def outages(self) -> dict[Kind, bool]:
         """Return for each kind whether all its watched endpoints are down.
@@ -251,15 +247,10 @@ class ProbeSchedule:
             and (not w.health.usable if down else w.health.state is HealthState.HEALTHY)
         ]
 
-    def records(self) -> list[EndpointRecord]:
-        """Return all results in the form that the state folder keeps."""
-        return [watched.record() for watched in self._watched.values()]
+    def results(self) -> list[EndpointHealth]:
+        """Return all results."""
+        return [watched.results for watched in self._watched.values()]
 
     def slots(self) -> Slots:
         """Return the history of the checks of each endpoint."""
         return {key: list(watched.slots) for key, watched in self._watched.items()}
-
-
-def _detail(result: ProbeResult) -> str:
-    text = result.detail if result.fault is None else f"{result.fault.value}: {result.detail}"
-    return text if len(text) <= DETAIL else text[: DETAIL - 1] + "…"

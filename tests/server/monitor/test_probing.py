@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mop_config import Endpoint, EndpointConfig
 from mop_config.health.probe import ProbeResult
 from mop_config.model import codec
-from mop_config.model.codec import iter_endpoints
+from mop_config.model.codec import iter_endpoints, rfc3339
 from mop_config.model.endpoint import Kind, assemble
 from mop_config.net.faults import Fault
 from mop_config.server.monitor.results import ProbeResults
@@ -46,6 +46,8 @@ def named(*names: str) -> list[Endpoint]:
     return [Endpoint(f"https://{name}.example", index) for index, name in enumerate(names)]
 
 
+#: The endpoints that the tests name.
+LISTED = [("api", f"https://{name}.example") for name in "abc"]
 #: Seconds from one turn of the bench to the next.
 STEP = 0.01
 
@@ -69,7 +71,7 @@ class Bench:
         outcome = result or (GOOD if url in self.up else BAD)
         change = self.probing.record(watched, outcome, self.now, self.now)
         if change.went_down or change.came_back:
-            self.changes.append((url, change.came_back, watched.detail))
+            self.changes.append((url, change.came_back, watched.results["detail"]))
 
     def run(self, seconds: float) -> None:
         start = self.now
@@ -85,7 +87,7 @@ class Bench:
         return due[0]
 
     def states(self) -> dict[str, str]:
-        return {record["url"]: record["state"] for record in self.probing.records()}
+        return {record["url"]: record["state"] for record in self.probing.results()}
 
 
 class TestEntries:
@@ -241,7 +243,7 @@ class TestFindings:
         bench.now += 10
         (watched,) = bench.probing.due(bench.now)
         bench.check(watched, ProbeResult(Fault.TLS, 0.0, "x" * 1000))
-        (record,) = bench.probing.records()
+        (record,) = bench.probing.results()
         assert record["recent"] == [None] * RECENT
         assert len(record["detail"]) == 200
 
@@ -258,11 +260,11 @@ class TestFindings:
             (GOOD._replace(certificate_expires=renewed), renewed),
         ):
             bench.check(bench.next(), result)
-            (record,) = bench.probing.records()
-            assert record["certificate_expires"] == (expected and expected.timestamp())
-        heir = Bench(known=json.loads(json.dumps(bench.probing.records())))
+            (record,) = bench.probing.results()
+            assert record["certificate_expires"] == (expected and rfc3339(expected.timestamp()))
+        heir = Bench(known=json.loads(json.dumps(bench.probing.results())))
         heir.follow(named("a"))
-        assert heir.probing.records() == bench.probing.records()
+        assert heir.probing.results() == bench.probing.results()
 
     def test_an_outage_is_all_of_a_kind_down_and_its_end_a_healthy_one(self) -> None:
         """All endpoints down is an outage, one healthy ends it, and unknown ones do neither."""
@@ -312,11 +314,11 @@ class TestFindings:
         first.follow(named("a", "b"))
         first.up = {"https://a.example"}
         first.run(60)
-        known = json.loads(json.dumps(first.probing.records()))
+        known = json.loads(json.dumps(first.probing.results()))
         second = Bench(interval=300, known=known)
         second.now, second.up = first.now, first.up
         second.follow(named("a", "b"))
-        assert second.probing.records() == known
+        assert second.probing.results() == known
         second.run(60)
         assert second.changes == []
         assert "https://a.example" not in [url for _, url in second.checks]
@@ -333,11 +335,17 @@ class TestFile:
         bench.follow(named("a", "b", "c"))
         bench.up = {"https://a.example"}
         bench.run(60)
-        records = bench.probing.records()
-        records[2] = {**records[2], "state": "unknown", "checked_at": None, "recent": []}
+        records = bench.probing.results()
+        records[2] = {
+            **records[2],
+            "state": "unknown",
+            "up": None,
+            "checked_at": None,
+            "recent": [],
+        }
         ProbeResults(StateDirectory(tmp_path), "f", 30).write(records)
         reader = ProbeResults(StateDirectory(tmp_path), "f", 30)
-        health = reader.health()
+        health = reader.health(LISTED)
         assert reader.read() == records
         assert {key: value for key, value in health.items() if key != "endpoints"} == {
             "interval_seconds": 30,
@@ -351,6 +359,7 @@ class TestFile:
             "url": "https://a.example",
             "state": "healthy",
             "up": True,
+            "failures": 0,
             "response_seconds": 0.25,
             "checked_at": a["checked_at"],
             "detail": "/health answers 200",
@@ -370,39 +379,39 @@ class TestFile:
             "ProbeResults(StateDirectory(Path(sys.argv[1])), 'f', 30).write([])"
         )
         subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
-        health = ProbeResults(StateDirectory(tmp_path), "f", 30).health()
+        health = ProbeResults(StateDirectory(tmp_path), "f", 30).health(LISTED)
         assert (health["alive"], health["pid"]) == (False, None)
 
     def test_a_prober_that_cannot_save_its_findings_shows(self, tmp_path: Path) -> None:
         """``alive`` becomes false if the record is too old, except for an empty list."""
-        path, writer = tmp_path / "f", ProbeResults(StateDirectory(tmp_path), "f", 30)
+        path, writer = tmp_path / "f.checks.json", ProbeResults(StateDirectory(tmp_path), "f", 30)
         bench = Bench()
         bench.follow(named("a"))
         for records, age, alive in [
-            (bench.probing.records(), 90, True),
-            (bench.probing.records(), 120, False),
+            (bench.probing.results(), 90, True),
+            (bench.probing.results(), 120, False),
             ([], 120, True),
         ]:
             writer.write(records)
             at = time.time() - age
             os.utime(path, (at, at))
-            health = ProbeResults(StateDirectory(tmp_path), "f", 30).health()
+            health = ProbeResults(StateDirectory(tmp_path), "f", 30).health(LISTED)
             assert (health["alive"], health["pid"]) == (alive, os.getpid() if alive else None)
             assert len(health["endpoints"]) == len(records)
 
     def test_a_foreign_or_torn_file_is_no_finding(self, tmp_path: Path) -> None:
         """A record with any missing or foreign member is ignored."""
-        path = tmp_path / "f"
-        empty = ProbeResults(StateDirectory(tmp_path), "f", 30).health()
+        path = tmp_path / "f.checks.json"
+        empty = ProbeResults(StateDirectory(tmp_path), "f", 30).health(LISTED)
         assert (empty["alive"], empty["endpoints"]) == (False, [])
         bench = Bench()
         bench.follow(named("a"))
         bench.run(5)
-        ProbeResults(StateDirectory(tmp_path), "f", 30).write(bench.probing.records())
+        ProbeResults(StateDirectory(tmp_path), "f", 30).write(bench.probing.results())
         good = json.loads(path.read_text())
-        assert ProbeResults(StateDirectory(tmp_path), "f", 30).health()["endpoints"]
+        assert ProbeResults(StateDirectory(tmp_path), "f", 30).health(LISTED)["endpoints"]
         (entry,) = good["endpoints"]
-        odd: list[Any] = [[], [-1], {}, "?" * 300, True, -1, float("nan"), 1e300, [0] * 99]
+        odd: list[Any] = [["x"], {}, "?" * 300]
         broken: list[Any] = [{**good, name: ["x"]} for name in good]
         broken += [{k: v for k, v in good.items() if k != name} for name in good]
         for name in entry:
@@ -410,12 +419,14 @@ class TestFile:
             broken += [
                 {**good, "endpoints": [{**entry, name: value}]}
                 for value in odd
-                if (name, value) not in [("url", "?" * 300), ("recent", [])]
+                if (name, value) not in [(n, "?" * 300) for n in ("kind", "url", "detail")]
             ]
         texts = ["", "{", "null", "[]", "\xff", "[" * 100_000, json.dumps(good)[:-9]]
         for text in [*texts, *map(json.dumps, broken)]:
             path.write_text(text)
-            assert ProbeResults(StateDirectory(tmp_path), "f", 30).health() == empty, text[:300]
+            assert ProbeResults(StateDirectory(tmp_path), "f", 30).health(LISTED) == empty, text[
+                :300
+            ]
             assert ProbeResults(StateDirectory(tmp_path), "f", 30).read() == []
 
     def test_a_folder_without_room_costs_one_warning(
@@ -427,13 +438,13 @@ class TestFile:
         (tmp_path / "gone").write_text("a file in its place")
         results = ProbeResults(StateDirectory(tmp_path / "gone"), "f", 30)
         for _ in range(3):
-            assert not results.write(bench.probing.records())
+            assert not results.write(bench.probing.results())
         assert len(caplog.records) == 1
-        assert not results.health()["alive"]
+        assert not results.health(LISTED)["alive"]
         (tmp_path / "gone").unlink()
-        assert results.write(bench.probing.records())
-        assert results.health()["alive"]
-        assert len(results.health()["endpoints"]) == 1
+        assert results.write(bench.probing.results())
+        assert results.health(LISTED)["alive"]
+        assert len(results.health(LISTED)["endpoints"]) == 1
 
 
 class TestLeadership:
