@@ -1,5 +1,6 @@
 """WSGI and ASGI applications with the same bytes as ours: two minimal ones, and a Flask view."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -10,17 +11,22 @@ from flask import Flask, Response, request
 
 from mop_config.server.parsing.builder import UrlRules
 from mop_config.server.parsing.render import EMPTY_BODY, render
-from mop_config.server.serving.snapshot import Snapshot
+from mop_config.server.serving.snapshot import Snapshot, Variant
 from tests.servers import ENDPOINTS
 
 _file = Path(os.environ["ENDPOINT_CONFIG_FILE"])
-_served = Snapshot.of(
-    render(_file.read_bytes(), UrlRules(), EMPTY_BODY),
-    last_modified=int(time.time()),
-    loaded_at=time.time(),
-    max_age=60,
-).plain
 
+
+def _read() -> Variant:
+    return Snapshot.of(
+        render(_file.read_bytes(), UrlRules(), EMPTY_BODY),
+        last_modified=int(time.time()),
+        loaded_at=time.time(),
+        max_age=60,
+    ).plain
+
+
+_served = _read()
 _raw_headers = [(name.lower().encode(), value.encode()) for name, value in _served.headers]
 _raw_not_modified = [(n.lower().encode(), value.encode()) for n, value in _served.not_modified]
 
@@ -56,3 +62,39 @@ async def raw(scope: dict[str, Any], _receive: Any, send: Any) -> None:
             }
         )
         await send({"type": "http.response.body", "body": b"" if known else _served.body})
+
+
+class _Waiters:
+    """The event of the long polls, set when the file has changed."""
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        self.served = _served
+        self._task = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        before = _file.stat().st_mtime_ns
+        while True:
+            await asyncio.sleep(0.01)
+            if before != (before := _file.stat().st_mtime_ns):
+                self.served = _read()
+                self.changed.set()
+                self.changed = asyncio.Event()
+
+
+_waiters: list[_Waiters] = []
+
+
+async def waiting(scope: dict[str, Any], _receive: Any, send: Any) -> None:
+    """Park each request that knows the list on one event, without any bound or time-out."""
+    if scope["type"] != "http":
+        return
+    if not _waiters:
+        _waiters.append(_Waiters())
+    (waiters,) = _waiters
+    known = dict(scope["headers"]).get(b"if-none-match")
+    if known == waiters.served.etag.encode():
+        await waiters.changed.wait()
+    headers = [(name.lower().encode(), value.encode()) for name, value in waiters.served.headers]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": waiters.served.body})

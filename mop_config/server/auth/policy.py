@@ -29,11 +29,11 @@ _BY_BROWSER = frozenset({"GET", "HEAD"})
 _BEARER = 'Bearer realm="mop-config"'
 _BASIC = 'Basic realm="mop-config", charset="UTF-8"'
 
-_PREFLIGHT: Headers = [
+_PREFLIGHT: Headers = (
     ("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS"),
     ("Access-Control-Allow-Headers", "Authorization, If-Modified-Since, If-None-Match"),
     ("Access-Control-Max-Age", "600"),
-]
+)
 _EXPOSED = ("Access-Control-Expose-Headers", "ETag, Preference-Applied, Retry-After")
 
 
@@ -141,13 +141,14 @@ def cors_headers(allowed: tuple[str, ...], origin: str | None, *, preflight: boo
         preflight: Whether the request is a CORS preflight.
     """
     if not allowed:
-        return []
+        return ()
+    headers: Headers
     if allowed == ("*",):
-        headers = [("Access-Control-Allow-Origin", "*"), _EXPOSED]
+        headers = (("Access-Control-Allow-Origin", "*"), _EXPOSED)
     elif origin in allowed and origin is not None:
-        headers = [("Access-Control-Allow-Origin", origin), _EXPOSED, ("Vary", "Origin")]
+        headers = (("Access-Control-Allow-Origin", origin), _EXPOSED, ("Vary", "Origin"))
     else:
-        return [("Vary", "Origin")]
+        return (("Vary", "Origin"),)
     return headers + _PREFLIGHT if preflight else headers
 
 

@@ -28,10 +28,10 @@ def problem_details(
         **(members or {}),
     }
     body = json.dumps(document, separators=(",", ":")).encode()
-    headers = [
+    headers = (
         ("Content-Type", "application/problem+json"),
         ("Content-Length", str(len(body))),
         ("Cache-Control", "no-store"),
         *SECURITY_HEADERS,
-    ]
+    )
     return headers, body

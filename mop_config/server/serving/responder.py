@@ -25,6 +25,7 @@ from .conditional import (
 )
 from .problem_details import problem_details
 from .signer import Signer
+from .snapshot import Headers
 from .store import SnapshotStore
 
 #: Longest time for which a client may ask to be parked, in seconds.
@@ -204,9 +205,14 @@ class LongPoll:
 
 def waited(answer: ConditionalAnswer, *more: tuple[str, str]) -> ConditionalAnswer:
     """Return the answer to a request with ``wait``: ``no-store``, ``Preference-Applied: wait``."""
-    headers = [header for header in answer.headers if header[0] != "Cache-Control"]
-    headers += [("Cache-Control", "no-store"), ("Preference-Applied", "wait"), *more]
-    return answer._replace(headers=headers)
+    return answer._replace(headers=(*_waited(answer.headers), *more))
+
+
+# A change answers thousands of long polls with the same headers.
+@lru_cache(maxsize=64)
+def _waited(headers: Headers) -> Headers:
+    kept = (header for header in headers if header[0] != "Cache-Control")
+    return (*kept, ("Cache-Control", "no-store"), ("Preference-Applied", "wait"))
 
 
 def problem(status: int, detail: str) -> ConditionalAnswer:

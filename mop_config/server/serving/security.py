@@ -4,8 +4,8 @@
 CONTENT_SECURITY_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 #: On each answer of any status; a view may set another policy.
-SECURITY_HEADERS = [
+SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", CONTENT_SECURITY_POLICY),
     ("Referrer-Policy", "no-referrer"),
-]
+)

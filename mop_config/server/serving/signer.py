@@ -152,13 +152,14 @@ class Signer:
             lambda age: f"max-age={min(int(age[1]), self._ttl - self._half)}",
             about["Cache-Control"],
         )
-        not_modified = [("ETag", f'"{tag}"'), *((n, v) for n, v in about.items() if n != "ETag")]
-        headers = [
+        about["ETag"] = f'"{tag}"'
+        not_modified = tuple(about.items())
+        headers = (
             ("Content-Type", MEDIA_TYPE),
             ("Content-Length", str(len(body))),
             *not_modified,
-        ]
-        variant = Variant(f'"{tag}"', body, headers, not_modified)
+        )
+        variant = Variant(about["ETag"], body, headers, not_modified)
         # No Last-Modified: two different lists may be signed for the same period.
         signed = replace(snapshot, etag=tag, plain=variant, gzip=None, last_modified_text="")
         return _Held(snapshot, period, signed)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ..parsing.render import Rendering
 from .security import SECURITY_HEADERS
 
-Headers = list[tuple[str, str]]
+Headers = tuple[tuple[str, str], ...]
 
 
 class Variant(NamedTuple):
@@ -82,15 +82,15 @@ class Snapshot:
         """
         date = formatdate(last_modified, usegmt=True)
         private = "private, " if guarded else ""
-        common = [
+        common = (
             ("Cache-Control", private + f"max-age={max_age}" if rendering.usable else "no-store"),
             (
                 "Vary",
                 "Accept, " * negotiated + "Accept-Encoding" + ", Authorization" * guarded,
             ),
             *SECURITY_HEADERS,
-        ]
-        dated = [("Last-Modified", date)]
+        )
+        dated = (("Last-Modified", date),)
         packed = rendering.gzip
         return cls(
             etag=rendering.etag,
@@ -103,7 +103,7 @@ class Snapshot:
             gzip=None
             if packed is None
             else _variant(
-                f'"{rendering.etag}-gzip"', packed, common, [*dated, ("Content-Encoding", "gzip")]
+                f'"{rendering.etag}-gzip"', packed, common, (*dated, ("Content-Encoding", "gzip"))
             ),
             ver=ver,
         )
@@ -124,17 +124,17 @@ class Snapshot:
 
 
 def _dated(variant: Variant, date: str) -> Variant:
-    headers = [(n, date if n == "Last-Modified" else value) for n, value in variant.headers]
+    headers = tuple((n, date if n == "Last-Modified" else v) for n, v in variant.headers)
     return variant._replace(headers=headers)
 
 
 def _variant(etag: str, body: bytes, common: Headers, representation: Headers) -> Variant:
     # A 304 repeats the caching headers only; caches have the other headers (RFC 9110, 15.4.5).
-    not_modified = [("ETag", etag), *common]
-    headers = [
+    not_modified = (("ETag", etag), *common)
+    headers = (
         ("Content-Type", "application/json"),
         ("Content-Length", str(len(body))),
         *representation,
         *not_modified,
-    ]
+    )
     return Variant(etag, body, headers, not_modified)

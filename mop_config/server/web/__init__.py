@@ -47,12 +47,12 @@ def as_response(answer: ConditionalAnswer) -> Response:
 def live_answer(document: Any, status: int = 200) -> ConditionalAnswer:
     """Return a JSON answer that must not be cached."""
     body = json.dumps(document, separators=(",", ":")).encode() + b"\n"
-    headers = [
+    headers = (
         ("Content-Type", "application/json"),
         ("Content-Length", str(len(body))),
         ("Cache-Control", "no-store"),
         *SECURITY_HEADERS,
-    ]
+    )
     return ConditionalAnswer(f"{status} {HTTPStatus(status).phrase.upper()}", headers, body)
 
 

@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from flask import Flask
@@ -54,9 +55,8 @@ Route = Callable[[dict[str, Any]], ConditionalAnswer | LongPoll]
 
 
 class EncodedHeaders(NamedTuple):
-    """Headers in three forms: as text, as ASGI's pairs, and as lines on the wire."""
+    """Headers as ASGI's pairs, and as lines on the wire."""
 
-    headers: Headers
     pairs: list[tuple[bytes, bytes]]
     lines: bytes
 
@@ -108,8 +108,6 @@ class AsgiApp:
         self._guards = Guards(self._service)
         self._started_in = 0 if start else os.getpid()
         self._parked: ParkedPolls | None = None
-        # The key is the id of the headers, which are kept in the value so that no id is reused.
-        self._encodings: dict[int, EncodedHeaders] = {}
         prefix = self._service.places.prefix
         self._routes: dict[str, Route] = {
             f"{prefix}/endpoints": self._service.responder.respond,
@@ -138,10 +136,7 @@ class AsgiApp:
         self._guards.count(path, answer.status)
         if USER in environ:
             scope[USER] = environ[USER]
-        headers = self._encoded(answer.headers).pairs
-        cors = self._guards.cors(environ)
-        if cors:
-            headers = headers + encode(cors)
+        headers = encoded(answer.headers).pairs + encoded(self._guards.cors(environ)).pairs
         await send_answer(answer, headers, scope["method"], send)
 
     def answer_at_once(self, scope: Scope, target: bytes) -> "WireAnswer | None":
@@ -163,10 +158,7 @@ class AsgiApp:
         if not isinstance(answer, ConditionalAnswer):
             raise TypeError("a request without a query asked for a long poll")
         self._guards.count(path, answer.status)
-        lines = self._encoded(answer.headers).lines
-        cors = self._guards.cors(environ)
-        if cors:
-            lines += _lines(encode(cors))
+        lines = encoded(answer.headers).lines + encoded(self._guards.cors(environ)).lines
         body = b"" if scope["method"] == "HEAD" else answer.body
         return WireAnswer(int(answer.status[:3]), lines, body)
 
@@ -177,17 +169,6 @@ class AsgiApp:
             method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
             logger.error("%s %s failed: %s", method, printable(path), describe(error))
             return problem(500, FAILED)
-
-    def _encoded(self, headers: Headers) -> "EncodedHeaders":
-        """Encode headers, cached by identity, since a snapshot always has the same list object."""
-        kept = self._encodings.get(id(headers))
-        if kept is not None and kept.headers is headers:
-            return kept
-        if len(self._encodings) >= ENCODINGS:
-            self._encodings.clear()
-        pairs = encode(headers)
-        encoded = self._encodings[id(headers)] = EncodedHeaders(headers, pairs, _lines(pairs))
-        return encoded
 
     async def _wait(
         self, poll: LongPoll, environ: dict[str, Any], receive: Receive
@@ -288,5 +269,8 @@ class ParkedPolls:
             self.loop.call_soon(self._wake_some, timeouts)
 
 
-def _lines(headers: list[tuple[bytes, bytes]]) -> bytes:
-    return b"".join(b"%b: %b\r\n" % header for header in headers)
+@lru_cache(maxsize=ENCODINGS)
+def encoded(headers: Headers) -> EncodedHeaders:
+    """Encode headers; nearly all answers have one of a few sets of headers."""
+    pairs = encode(headers)
+    return EncodedHeaders(pairs, b"".join(b"%b: %b\r\n" % pair for pair in pairs))

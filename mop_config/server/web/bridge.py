@@ -148,7 +148,7 @@ class WsgiBridge:
     async def _run(self, environ: dict[str, Any]) -> ConditionalAnswer:
         if self.occupied >= self._threads + QUEUE:
             busy = problem(503, "all threads are busy; try again")
-            return busy._replace(headers=[*busy.headers, ("Retry-After", RETRY_AFTER)])
+            return busy._replace(headers=(*busy.headers, ("Retry-After", RETRY_AFTER)))
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="mop-config-wsgi")
         call = partial(contextvars.copy_context().run, self._call, environ)

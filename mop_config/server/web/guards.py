@@ -72,13 +72,13 @@ class Guards:
             return None
         self._metrics.auth_failure()
         answer = problem(refusal.status, refusal.detail)
-        challenges = [("WWW-Authenticate", challenge) for challenge in refusal.challenges]
-        return answer._replace(headers=[*answer.headers, *challenges])
+        challenges = (("WWW-Authenticate", challenge) for challenge in refusal.challenges)
+        return answer._replace(headers=(*answer.headers, *challenges))
 
     def cors(self, environ: dict[str, Any]) -> Headers:
         """Return the CORS headers of the answer to a request."""
         if not self._origins:
-            return []
+            return ()
         asked = "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
         preflight = asked and environ["REQUEST_METHOD"] == "OPTIONS"
         return cors_headers(self._origins, environ.get("HTTP_ORIGIN"), preflight=preflight)
