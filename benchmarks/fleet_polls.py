@@ -4,13 +4,16 @@ Each poll is the product's own ``update``; the time of the next poll follows the
 an interval with a jitter of a tenth, or one long poll after another.
 """
 
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Generator
+from functools import partial
 from typing import NamedTuple
 
 from mop_config.client.background import WATCH_WAIT
-from mop_config.client.lists.update import Fetch, FetchReply, UpdateContext, update
+from mop_config.client.lists.update import FetchReply, UpdateContext, update
+from mop_config.errors import UpdateFailed
 from mop_config.model.codec import dumps
 from mop_config.model.endpoint import Endpoint, EndpointConfig
 
@@ -98,29 +101,27 @@ class Polls:
         while True:
             wait = self._random.randint(*WATCH_WAIT) if polling.held else 0
             known = UpdateContext((BASE,), {}, etags, wait=wait)
-            flow = update(BASE, known)
-            fetch = next(flow)
-            assert isinstance(fetch, Fetch)
-            reply = yield from self._reply(fetch)
-            try:
-                flow.send(reply)
-            except StopIteration as end:
-                if end.value is not None:
-                    etags = {end.value.url: end.value.etag}
-                    if end.value.etag == NEW:
-                        self.told.append(world.now - self.edited)
-            pause = reply.retry_after if polling.held else polling.interval
+            etag, wait = _request_of(known)
+            reply, retry_after = yield from self._reply(etag, wait)
+            found = update(BASE, known, partial(_answer, reply), _all_healthy)
+            if found is not None and found.etag is not None:
+                etags = {found.url: found.etag}
+                if found.etag == NEW:
+                    self.told.append(world.now - self.edited)
+            pause = retry_after if polling.held else polling.interval
             yield world.now + pause * (1 + polling.jitter * (2 * self._random.random() - 1))
 
-    def _reply(self, fetch: Fetch) -> Generator[float, None, FetchReply]:
+    def _reply(
+        self, known_etag: str | None, wait: int
+    ) -> Generator[float, None, tuple[FetchReply, float]]:
         world = self._world
         yield world.now + ROUND_TRIP / 2
         self.asked[int(world.now // 1)] += 1
         retry_after = 0.0
-        if fetch.wait and fetch.etag == self._etag:
+        if wait and known_etag == self._etag:
             if self._parked < self._polling.places * self.size:
                 self._parked += 1
-                until = world.now + fetch.wait
+                until = world.now + wait
                 yield self.edited if world.now < self.edited < until else until
                 self._parked -= 1
             else:
@@ -129,9 +130,30 @@ class Polls:
         etag = self._etag
         self._free_at = max(self._free_at, world.now) + self._answer
         yield self._free_at + ROUND_TRIP / 2
-        known = fetch.etag == etag
+        known = known_etag == etag
         body = b"" if known else self._lists[etag == NEW]
-        return FetchReply(304 if known else 200, body, etag, waited=True, retry_after=retry_after)
+        return FetchReply(304 if known else 200, body, etag), retry_after
+
+
+def _request_of(known: UpdateContext) -> tuple[str | None, int]:
+    """Return the ETag and the ``wait`` of the product's next request."""
+    asked: list[tuple[str | None, int]] = []
+
+    def fetch(_url: str, etag: str | None, wait: int, _with_token: bool) -> FetchReply:
+        asked.append((etag, wait))
+        return FetchReply(503)
+
+    with contextlib.suppress(UpdateFailed):
+        update(BASE, known, fetch, _all_healthy)
+    return asked[0]
+
+
+def _answer(reply: FetchReply, *_: object) -> FetchReply:
+    return reply
+
+
+def _all_healthy(*_: object) -> bool:
+    return True
 
 
 def _list(serial: int) -> bytes:

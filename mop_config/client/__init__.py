@@ -8,9 +8,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtra, UpdateFailed, UpdateRefused, UpdateUntrusted
-from .async_manager import AsyncEndpointManager
-from .lists.cache import ListSource
-from .manager import EndpointManager
+from .lists.endpoint_lists import ListSource
+from .manager import AsyncEndpointManager, EndpointManager
 from .pool.member import EndpointState
 from .pool.policy import Policy
 from .transport._async.transport import AsyncFailoverTransport

@@ -11,6 +11,8 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from math import inf
 
 from ..errors import MopConfigError, UpdateFailed
 from ..health.jobs import Job, JobQueue
@@ -19,8 +21,7 @@ from ..model.endpoint import Kind
 from ..net.faults import Fault
 from ..net.http import backoff
 from .list_search import UpdateRound
-from .lists.endpoint_lists import EndpointLists
-from .pool.session import ClientState
+from .parts import ManagerParts
 from .reporter import EVERY
 from .tasks import ClientTasks
 
@@ -67,47 +68,32 @@ class _Wakeup:
                 self._calls.get_nowait()
 
 
-class Background:
-    """The threads of one run of a manager.
+class Background(ClientTasks):
+    """One run of a manager: its tasks, and the threads that run them once ``start`` is called.
 
     Args:
-        state: The pools with the endpoints to check.
-        lists: The endpoint list to save.
-        tasks: Runs the health checks and updates.
-        update_interval: Seconds between two updates; 0 for none.
-        watch: Whether to wait for a new list by a long poll.
-        report: Whether to report the outcomes of requests to the server of the list.
+        parts: The parts of the manager.
     """
 
-    def __init__(
-        self,
-        state: ClientState,
-        lists: EndpointLists,
-        tasks: ClientTasks,
-        update_interval: float,
-        *,
-        watch: bool,
-        report: bool,
-    ) -> None:
-        self._state = state
-        self._lists = lists
-        self._tasks = tasks
-        self._update_interval = update_interval
-        self._watching = watch
-        self._stopped = False
+    def __init__(self, parts: ManagerParts) -> None:
+        super().__init__(parts)
         self._wakeup = _Wakeup()
-        self._watch_wakeup = _Wakeup()
         self._queue = JobQueue()
         self._lock = threading.Lock()
         self._checking = 0
         self._short_of_resources = False  # whether the last start lacked a thread or descriptor
-        self._updating = False
-        self._next_report = time.monotonic() + EVERY if report else float("inf")
-        self._failures = 0
-        self._next_update = 0.0 if update_interval else float("inf")
+        self._failures = 0  # of updates in a row
+        self._quick_replies = 0  # long polls in a row that the server did not hold or answer
+        #: The work with a thread of its own: when it is due, infinity while it runs or for never,
+        #: and the function that does the work and returns the seconds until it is due again.
+        self._due = {
+            "update": 0.0 if parts.update_interval else inf,
+            "watch": 0.0 if parts.watch else inf,
+            "report": time.monotonic() + EVERY if parts.report else inf,
+        }
+        self._work = {"update": self._update, "watch": self._watch, "report": self.reporter.run}
         self._threads: list[threading.Thread] = []
         self._scheduler: threading.Thread | None = None
-        self._watcher: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the scheduler, which begins the first checks and the first update at once.
@@ -155,8 +141,7 @@ class Background:
         self._stopped = True
         self._queue.clear()
         self._wakeup.set()
-        self._watch_wakeup.set()
-        self._tasks.close()
+        super().cancel()
 
     def stop(self) -> None:
         """Cancel running tasks and wait for the threads, for at most ``CLOSE_PATIENCE`` seconds."""
@@ -185,30 +170,32 @@ class Background:
             self._wakeup.wait(delay)
 
     def _run_due_work(self) -> float:
-        self._lists.save()
+        self._parts.lists.save()
         with self._state as state:
             now = state.clock()
             for kind in Kind:
                 due = state.pool(kind).take_due(now)
                 with self._lock:
                     self._queue.extend((kind, m.endpoint, m.probe_path) for m in due)
-            next_check = min(state.api.next_due(), state.socketio.next_due())
+            wait = min(state.api.next_due(), state.socketio.next_due()) - now
         self._start_checks()
-        if now >= self._next_update and not self._updating:
-            # Set the flag first: the thread may clear it before the spawn returns.
-            self._updating = True
-            if self._try_spawn(self._update, "mop-config-update") is None:
-                self._updating = False
-        if now >= self._next_report:
-            self._next_report = float("inf")  # until the report is sent
-            if self._try_spawn(self._report, "mop-config-report") is None:
-                self._next_report = now
-        if self._watching and (self._watcher is None or not self._watcher.is_alive()):
-            self._watcher = self._try_spawn(self._watch, "mop-config-watch")
-        if self._short_of_resources:
-            return RETRY
-        next_update = float("inf") if self._updating else self._next_update
-        return min(next_check, next_update, self._next_report) - now
+        now = time.monotonic()
+        for name, at in self._due.items():
+            if now >= at:
+                self._due[name] = inf  # first: the thread may end before the spawn returns
+                if self._try_spawn(partial(self._run, name), f"mop-config-{name}") is None:
+                    self._due[name] = at
+        return RETRY if self._short_of_resources else min(wait, min(self._due.values()) - now)
+
+    def _run(self, name: str) -> None:
+        """Do work that was due, and schedule it again."""
+        delay = EVERY
+        try:
+            delay = self._work[name]()
+        except Exception as error:
+            logger.error("the %s failed: %s: %s", name, type(error).__name__, error)
+        self._due[name] = time.monotonic() + delay
+        self._wakeup.set()
 
     def _start_checks(self) -> None:
         with self._lock:
@@ -231,12 +218,12 @@ class Background:
                 if job is None:
                     self._checking -= 1
                     return
-            self._check(job)
+            self._check_job(job)
             self._wakeup.set()
 
-    def _check(self, job: Job) -> None:
+    def _check_job(self, job: Job) -> None:
         try:
-            result = self._tasks.check(job)
+            result = self.check(job)
         except Exception as error:
             result = ProbeResult(Fault.OURS, 0.0, f"{type(error).__name__}: {error}")
         if self._stopped:
@@ -246,61 +233,47 @@ class Background:
         else:
             self._warn_of_shortage(f"{job[1].url} could not be checked: {result.detail}")
         try:
-            self._tasks.record(job, result)
+            self.record(job, result)
         except Exception as error:
             logger.error("a health check was lost: %s: %s", type(error).__name__, error)
 
     # -- updates
 
-    def _update(self) -> None:
+    def _update(self) -> float:
         try:
-            self._tasks.update()
+            self.update()
             self._failures = 0
-            delay = self._update_interval
+            return _jittered(self._parts.update_interval)
         except Exception as error:
             known = isinstance(error, MopConfigError)
             what = str(error) if known else f"the update failed: {type(error).__name__}: {error}"
             if not self._stopped:
                 logger.log(self._log_level_of(error), "%s", what)
             self._failures += 1
-            longest = min(MAX_RETRY, self._update_interval)
-            delay = backoff(self._failures, FIRST_RETRY, longest)
-        self._next_update = time.monotonic() + _jittered(delay)
-        self._updating = False
-        self._wakeup.set()
-
-    def _report(self) -> None:
-        delay = EVERY
-        try:
-            delay = self._tasks.reporter.run()
-        except Exception as error:
-            logger.error("a report was lost: %s: %s", type(error).__name__, error)
-        self._next_report = time.monotonic() + delay
-        self._wakeup.set()
+            longest = min(MAX_RETRY, self._parts.update_interval)
+            return _jittered(backoff(self._failures, FIRST_RETRY, longest))
 
     def _log_level_of(self, error: Exception) -> int:
         """Return the log level of a failed update: info if the API servers just have no list."""
         if not isinstance(error, MopConfigError):
             return logging.ERROR
         expected = isinstance(error, UpdateFailed) and error.cause == "not_implemented"
-        no_source = not self._lists.rules.config_urls
+        no_source = not self._parts.lists.rules.config_urls
         return logging.INFO if expected and no_source else logging.WARNING
 
-    def _watch(self) -> None:
-        """Fetch new lists by long polls."""
-        quick_replies = 0  # consecutive polls that the server did not hold or answer
-        while not self._stopped:
-            began = time.monotonic()
-            try:
-                round_ = self._tasks.update(wait=random.randint(*WATCH_WAIT))  # noqa: S311
-                quick_replies = quick_replies + 1 if time.monotonic() - began < HELD_AT_LEAST else 0
-                delay = self._until_next_watch(round_, quick_replies)
-            except Exception as error:
-                if not self._stopped:
-                    logger.info("watching: %s: %s", type(error).__name__, error)
-                quick_replies += 1
-                delay = backoff(quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY)
-            self._watch_wakeup.wait(_jittered(delay))
+    def _watch(self) -> float:
+        """Fetch a new list by a long poll; return the seconds until the next long poll."""
+        began = time.monotonic()
+        try:
+            outcome = self.update(wait=random.randint(*WATCH_WAIT))  # noqa: S311
+            is_quick = time.monotonic() - began < HELD_AT_LEAST
+            self._quick_replies = self._quick_replies + 1 if is_quick else 0
+            return _jittered(self._until_next_watch(outcome, self._quick_replies))
+        except Exception as error:
+            if not self._stopped:
+                logger.info("watching: %s: %s", type(error).__name__, error)
+            self._quick_replies += 1
+            return _jittered(backoff(self._quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY))
 
     def _until_next_watch(self, round_: UpdateRound, quick_replies: int) -> float:
         """Return the seconds until the next long poll.
@@ -308,15 +281,89 @@ class Background:
         A server without long polls is polled once per update interval. A server that claims to
         hold its responses, but answers at once each time, is polled with growing delays.
         """
-        if not round_.asked_to_wait and self._lists.etags:
+        if not round_.asked_to_wait and self._parts.lists.etags:
             # A long poll needs an ETag, and only the first response supplied an ETag.
             return FIRST_WATCH_RETRY if quick_replies > 1 else 0.0
         if not (round_.asked_to_wait and round_.waited):
-            return self._update_interval or _IDLE
+            return self._parts.update_interval or _IDLE
         if quick_replies == 0 or (quick_replies <= 2 and round_.changed):
             return round_.pause
         retry = backoff(quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY)
         return max(round_.pause, retry)
+
+
+class Lifecycle:
+    """Starts and stops the runs of a manager, and starts a run again in a forked child.
+
+    Args:
+        parts: The parts of the manager.
+
+    Attributes:
+        tasks: The current run, or the next run if the manager is stopped; cancelled tasks stay
+            cancelled.
+        is_running: Whether health checks and updates run.
+    """
+
+    def __init__(self, parts: ManagerParts) -> None:
+        self.tasks = Background(parts)
+        self.is_running = False
+        self._parts = parts
+        self._lock = threading.Lock()
+        self._was_started = False
+        parts.state.on_fork = self._restart_after_fork
+
+    def start_if_new(self) -> None:
+        """Start the threads, unless the manager was started or closed before."""
+        if self._was_started:
+            return
+        try:
+            self.start()
+        except (RuntimeError, MemoryError) as error:  # no thread left: the next call retries
+            logger.warning("health checks and updates could not be started: %s", error)
+
+    def start(self) -> None:
+        """Start the threads if they are not running.
+
+        Raises:
+            RuntimeError: If the machine has no thread left.
+        """
+        with self._lock:
+            if not self.is_running:
+                self.tasks.start()
+                self._set_running(running=True)
+                self.tasks.wake()  # an endpoint may have become urgent meanwhile
+            self._was_started = True
+
+    def _set_running(self, *, running: bool) -> None:
+        self.is_running = running
+        wake = self.tasks.wake if running else None
+        self._parts.state.on_urgent = self._parts.lists.save_later = wake
+
+    def stop(self) -> None:
+        """Stop the threads within a second, and save the list."""
+        self._was_started = True
+        with self._parts.state:
+            pass  # in a forked child, replace the locks and sockets of the parent
+        with self._lock:
+            if self.is_running:
+                self._set_running(running=False)
+                self.tasks.stop()
+                self.tasks = Background(self._parts)
+        self._parts.lists.save()
+
+    def cancel(self) -> None:
+        """Cancel the threads without waiting and without a lock: a finalizer calls this."""
+        self.tasks.cancel()
+
+    def _restart_after_fork(self) -> None:
+        """Replace locks, sockets and threads in a forked child: threads do not survive a fork."""
+        self._lock = threading.Lock()
+        self._parts.lists.reset_after_fork()
+        self.tasks = Background(self._parts)
+        if self.is_running:
+            self._set_running(running=True)
+            with contextlib.suppress(RuntimeError, MemoryError):  # ``wake`` tries again
+                self.tasks.start()
 
 
 def _jittered(seconds: float) -> float:

@@ -1,40 +1,110 @@
 """``BaseManager``: the common base of the synchronous and the asynchronous manager."""
 
+import asyncio
+import contextlib
 import inspect
+import logging
 import weakref
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 import httpx2
+from blinker import NamedSignal
 
+from .. import signals
 from ..health.jobs import Job
 from ..health.probe import AnswerJudge, HealthRequest, health_path_of
 from ..model.codec import QrData
 from ..model.endpoint import Endpoint, EndpointConfig, Kind
 from ..net.resolver import LookUp, Resolve, resolver_of
-from .announcer import Announcer
 from .attempts import EndpointAttempts
-from .background import Background
+from .background import Lifecycle
 from .keywords import ClientKeywords, Several, TransportKeywords, check_keywords
-from .lifecycle import Lifecycle
-from .lists.bootstrap import Bootstrap, check_api, config_of
-from .lists.cache import ListCache, ListSource
-from .lists.cache import cache_path as usual_cache_path
-from .lists.endpoint_lists import EndpointLists, ListRules
-from .lists.normalize import canonical_url
+from .lists.cache_file import cache_path as usual_cache_path
+from .lists.endpoint_lists import EndpointLists, ListRules, ListSource
+from .lists.normalize import Bootstrap, canonical_url, check_api, config_of
 from .lists.token import Token, checked_token
-from .lists.trust import Key, trust_of
+from .lists.trust import Key, Trust
+from .lists.trust import trusted_keys as keys_of
 from .lists.update import checked_urls
-from .pool.member import EndpointState, state_of
+from .parts import ManagerParts
+from .pool.member import EndpointState, EventKind, PoolEvent, state_of
 from .pool.policy import Policy, checked_interval, policy_or_default
 from .pool.session import ClientState
-from .tasks import ClientTasks
 from .transport import rewriting
 from .transport.options import NAMES, TransportOptions
 
+logger = logging.getLogger(__name__)
+
+#: Signal (None: the event is only logged), log level and log text of each event.
+_EVENTS: dict[EventKind, tuple[NamedSignal | None, int, str]] = {
+    EventKind.SWITCHED: (
+        signals.endpoint_switched,
+        logging.WARNING,
+        "%(kind)s requests go to %(to_url)s instead of %(from_url)s (%(reason)s,"
+        " %(seconds_without_service).3f s without service)",
+    ),
+    EventKind.SUSPECTED: (
+        None,
+        logging.INFO,
+        "%(kind)s endpoint %(url)s is suspect (%(reason)s): it ranks last until a check clears it",
+    ),
+    EventKind.DOWN: (
+        signals.endpoint_down,
+        logging.WARNING,
+        "%(kind)s endpoint %(url)s is down (%(reason)s)",
+    ),
+    EventKind.RECOVERED: (
+        signals.endpoint_recovered,
+        logging.INFO,
+        "%(kind)s endpoint %(url)s is healthy again",
+    ),
+    EventKind.ALL_DOWN: (
+        signals.all_endpoints_down,
+        logging.ERROR,
+        "every %(kind)s endpoint is down: %(urls)s",
+    ),
+}
 #: Options that determine the TLS context.
 _TLS_OPTIONS = frozenset({"verify", "cert", "trust_env"})
+
+
+class Announcer:
+    """Logs the events of the pools, and sends the signals of one manager.
+
+    Args:
+        manager: The sender of the signals. The announcer holds only a weak reference, so that
+            the manager is collected when the application drops its last reference.
+
+    Attributes:
+        loop: The event loop in which signals are sent. None: signals are sent at once, in the
+            thread of the event.
+    """
+
+    def __init__(self, manager: object) -> None:
+        self._manager = weakref.ref(manager)
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def announce(self, event: PoolEvent) -> None:
+        """Log an event of a pool, and send its signal."""
+        signal, level, text = _EVENTS[event.kind]
+        urls = ", ".join(event.about.get("urls", ()))
+        logger.log(level, text, {**event.about, "urls": urls})
+        if signal is not None:
+            self.send(signal, event.about)
+
+    def send(self, signal: NamedSignal, about: dict[str, Any]) -> None:
+        """Send a signal."""
+        manager = self._manager()
+        if manager is None:
+            return
+        if self.loop is None or self.loop is asyncio._get_running_loop():
+            signals.send(signal, manager, **about)
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                self.loop.call_soon_threadsafe(partial(signals.send, signal, manager, **about))
 
 
 class BaseManager:
@@ -121,33 +191,33 @@ class BaseManager:
         own = list(inspect.signature(type(self)).parameters)[:-1]
         check_keywords(f"{type(self).__name__}()", options, TransportKeywords, own)
         self.policy = policy_or_default(policy)
-        self._update_interval, self._watch = checked_interval(update_interval), watch
-        self._report = report
         self._transport_options: dict[str, Any] = {**options}
-        self._network_options = _for_checks(self._transport_options)
-        trust = trust_of(trusted_keys, self.policy.max_endpoints)
+        # Health checks and updates always use HTTP/1.1.
+        checks = {**self._transport_options, "http1": True, "http2": False}
+        self._network_options = TransportOptions.of(**checks)
+        file, trust = usual_cache_path(cache_path, app), None
+        if trusted_keys is not None:
+            mark = None if file is None else file.with_name(f"{file.name}.mark")
+            trust = Trust(keys_of(trusted_keys), self.policy.max_endpoints, mark)
         built_in, sources = config_of(api_endpoints, socket_endpoints), checked_urls(config_urls)
         rules = ListRules(built_in, sources, trust, allow_http_lists, allow_http)
-        cache = ListCache(usual_cache_path(cache_path, app), trust)
-        health = HealthRequest(health_path_of(health_path), healthy)
         self._announcer = Announcer(self)
         announce, look_up = self._announcer.announce, resolver_of(resolver, resolve)
         self._state = ClientState(self.policy, announce, look_up)
-        self._lists = EndpointLists(self._state, rules, cache, self._announcer.send)
-        self._lifecycle = self._new_lifecycle(checked_token(token), health)
+        self._lists = EndpointLists(self._state, rules, file, self._announcer.send)
+        self._parts = ManagerParts(
+            self._state,
+            self._lists,
+            self._network_options,
+            checked_token(token),
+            HealthRequest(health_path_of(health_path), healthy),
+            checked_interval(update_interval),
+            watch,
+            report,
+        )
+        self._lifecycle = Lifecycle(self._parts)
         # The threads end when the application drops its last reference to the manager.
         weakref.finalize(self, self._lifecycle.cancel).atexit = False
-
-    def _new_lifecycle(self, token: Token, health: HealthRequest) -> Lifecycle:
-        """Return the lifecycle of the threads. No part of it may refer to the manager."""
-        state, lists, options = self._state, self._lists, self._network_options
-        interval, watch, report = self._update_interval, self._watch, self._report
-        return Lifecycle(
-            state,
-            lists,
-            lambda: ClientTasks(state, lists, options, token, health),
-            lambda tasks: Background(state, lists, tasks, interval, watch=watch, report=report),
-        )
 
     def __repr__(self) -> str:
         pools = [(self._state.pool(kind), kind.label) for kind in Kind]
@@ -267,12 +337,12 @@ class BaseManager:
     @property
     def list_source(self) -> ListSource:
         """The origin, URL and age of the list in use."""
-        return self._lists.cache.source
+        return self._lists.source
 
     @property
     def room_id(self) -> str | None:
         """The room of the last QR code that named a room, or None."""
-        return self._lists.cache.room_id
+        return self._lists.room_id
 
     @property
     def config_urls(self) -> tuple[str, ...]:
@@ -282,12 +352,12 @@ class BaseManager:
     @property
     def update_interval(self) -> float:
         """Seconds between two updates of the list; 0 for none."""
-        return self._update_interval
+        return self._parts.update_interval
 
     @property
     def watch(self) -> bool:
         """Whether a long poll fetches a new list as soon as a server publishes it."""
-        return self._watch
+        return self._parts.watch
 
     def add_api_endpoint(self, url: str, priority: int = 0) -> None:
         """Add an API endpoint, or change the priority of a known endpoint.
@@ -381,8 +451,3 @@ class BaseManager:
         total, connect = self.policy.total_timeout, self.policy.connect_timeout
         timeout = httpx2.Timeout(rewriting.Default(total), connect=rewriting.Default(connect))
         return {"base_url": rewriting.BASE_URL, "timeout": timeout, **given}
-
-
-def _for_checks(options: dict[str, Any]) -> TransportOptions:
-    """Return the options of health checks and updates, which always use HTTP/1.1."""
-    return TransportOptions.of(**{**options, "http1": True, "http2": False})

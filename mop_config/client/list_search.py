@@ -3,20 +3,13 @@
 import queue
 import threading
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 from ..errors import UpdateFailed, UpdateRefused, UpdateUntrusted
-from .fetch import Fetcher
-from .lists.update import (
-    Check,
-    Fetch,
-    FetchReply,
-    NewList,
-    UpdateContext,
-    combined_error,
-    update,
-)
+from ..model.jws import MEDIA_TYPE
+from ..net.http import HttpClient, HttpRequest
+from .lists.update import Check, FetchReply, NewList, UpdateContext, combined_error, update
+from .parts import ManagerParts
 
 #: Seconds between the requests to two sources; a failed source starts the next request at once.
 STAGGER = 0.25
@@ -39,48 +32,43 @@ class UpdateRound(NamedTuple):
 
 
 Found = tuple[NewList | None, UpdateRound]
-_Event = Found | UpdateFailed | UpdateRefused | Exception | None
 
 
 class ListSearch:
     """One search for a list, over the sources of an update.
 
     Args:
+        parts: The parts of the manager.
         known: The state of the manager, with the sources in their order.
         token: Token for the sources that may receive the token, or None.
         server_names: Name for TLS and ``Host`` by origin, if different from the URL's host.
-        new_fetcher: Creates the cancellable fetcher of one source.
         any_healthy: Returns whether an endpoint of a new list is healthy.
-        report_refused: Called with the error of each untrusted list.
     """
 
     def __init__(
         self,
+        parts: ManagerParts,
         known: UpdateContext,
         token: str | None,
         server_names: dict[str, str],
-        new_fetcher: Callable[[], Fetcher],
-        any_healthy: Callable[[Check], bool],
-        report_refused: Callable[[UpdateUntrusted], object],
+        any_healthy: Check,
     ) -> None:
+        self._parts = parts
         self._known = known
         self._token = token
         self._server_names = server_names
-        self._new_fetcher = new_fetcher
         self._any_healthy = any_healthy
-        self._report_refused = report_refused
-        self._events: queue.SimpleQueue[tuple[int, _Event]] = queue.SimpleQueue()
-        self._running: dict[int, Fetcher] = {}
+        self._events: queue.SimpleQueue[tuple[int, Found | Exception | None]] = queue.SimpleQueue()
+        self._running: dict[int, HttpClient] = {}
         # Sources that hold their response until the list changes. Their silence is no failure.
         self._holding: set[int] = set()
-        self._errors: dict[int, UpdateFailed | UpdateRefused] = {}
         self._closed = False
 
     def close(self) -> None:
-        """Cancel every fetch; takes no lock, so a finalizer may call it."""
+        """Cancel every request; takes no lock, so a finalizer may call it."""
         self._closed = True
-        for fetcher in list(self._running.values()):
-            fetcher.close()
+        for client in list(self._running.values()):
+            client.abort()
         self._events.put((-1, None))
 
     def run(self) -> Found:
@@ -90,8 +78,8 @@ class ListSearch:
             UpdateFailed: If no list was found.
             UpdateRefused: If no list found may be applied.
         """
-        started, next_at = 0, 0.0
-        count = len(self._known.sources)
+        started, next_at, count = 0, 0.0, len(self._known.sources)
+        errors: dict[int, UpdateFailed | UpdateRefused] = {}
         try:
             while not self._closed and (started < count or self._running):
                 pause = None  # wait until a source reports
@@ -101,34 +89,26 @@ class ListSearch:
                     self._start_source(started)
                     started, next_at = started + 1, time.monotonic() + STAGGER
                     continue
-                found = self._wait(pause)
-                if isinstance(found, tuple):
-                    return found
-                if found:
-                    next_at = 0.0
+                try:
+                    position, event = self._events.get(timeout=pause)
+                except queue.Empty:
+                    continue
+                if isinstance(event, tuple):
+                    return event
+                if isinstance(event, UpdateUntrusted):
+                    self._parts.lists.report_refused("remote", event)
+                if isinstance(event, (UpdateFailed, UpdateRefused)):
+                    errors[position] = event
+                elif event is not None:
+                    raise event
+                self._running.pop(position, None)
+                next_at = 0.0
         finally:
             self.close()
-        raise combined_error([self._errors[position] for position in sorted(self._errors)])
-
-    def _wait(self, seconds: float | None) -> Found | bool:
-        """Wait for a source; return the list of the source, or whether the source failed."""
-        try:
-            position, event = self._events.get(timeout=seconds)
-        except queue.Empty:
-            return False
-        if isinstance(event, tuple):
-            return event
-        if isinstance(event, UpdateUntrusted):
-            self._report_refused(event)
-        if isinstance(event, (UpdateFailed, UpdateRefused)):
-            self._errors[position] = event
-        elif event is not None:
-            raise event
-        self._running.pop(position, None)
-        return True
+        raise combined_error([errors[position] for position in sorted(errors)])
 
     def _start_source(self, position: int) -> None:
-        self._running[position] = self._new_fetcher()
+        self._running[position] = self._parts.new_client()
         thread = threading.Thread(
             target=self._run_source, args=(position,), name="mop-config-list", daemon=True
         )
@@ -138,30 +118,60 @@ class ListSearch:
             self._run_source(position)
 
     def _run_source(self, position: int) -> None:
-        event: _Event
         try:
-            event = self._find(position, self._running[position])
+            self._events.put((position, self._find(position, self._running[position])))
         except Exception as error:
-            event = error
-        self._events.put((position, event))
+            self._events.put((position, error))
 
-    def _find(self, position: int, fetcher: Fetcher) -> Found:
-        flow = update(self._known.sources[position], self._known)
-        reply: FetchReply | bool | None = None
+    def _find(self, position: int, client: HttpClient) -> Found:
         outcome = UpdateRound()
-        while True:
-            try:
-                step = next(flow) if reply is None else flow.send(reply)
-            except StopIteration as end:
-                return end.value, outcome
-            if isinstance(step, Fetch):
-                if step.wait:
-                    self._holding.add(position)
-                reply = fetcher.fetch(step, self._token, self._server_names)
-                if position in self._holding:
-                    self._holding.discard(position)
-                    if reply.status not in {200, 304}:
-                        self._events.put((-1, None))  # end the search
-                outcome = UpdateRound(False, step.wait > 0, reply.waited, reply.retry_after)
-            else:
-                reply = self._any_healthy(step)
+
+        def fetch(url: str, etag: str | None, wait: int, with_token: bool) -> FetchReply:
+            nonlocal outcome
+            if self._closed:
+                client.abort()
+            if wait:
+                self._holding.add(position)
+            reply, outcome = self._fetch(client, self._request(url, etag, wait, with_token), wait)
+            self._holding.discard(position)
+            if wait and reply.status not in {200, 304}:
+                self._events.put((-1, None))  # start the next source
+            return reply
+
+        found = update(self._known.sources[position], self._known, fetch, self._any_healthy)
+        return found, outcome
+
+    def _request(self, url: str, etag: str | None, wait: int, with_token: bool) -> HttpRequest:
+        signed = self._known.trust is not None
+        headers = {
+            "Accept": MEDIA_TYPE if signed else "application/json",
+            "Accept-Encoding": "gzip",
+        }
+        if etag is not None:
+            headers["If-None-Match"] = etag
+        return HttpRequest(
+            url,
+            self._parts.deadline() + wait,
+            self._parts.state.policy.max_list_bytes,
+            headers=headers,
+            token=self._token if with_token else None,
+            server_names=self._server_names,
+            https_only=self._known.https_only,
+        )
+
+    def _fetch(
+        self, client: HttpClient, request: HttpRequest, wait: int
+    ) -> tuple[FetchReply, UpdateRound]:
+        try:
+            reply = client.request(request)
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
+            problem = str(error) or type(error).__name__
+            return FetchReply(None, problem=problem), UpdateRound(asked_to_wait=wait > 0)
+        # Any status may have ``Retry-After``: a server with many long polls sends it with a 304.
+        retry_after = reply.headers.get("retry-after")
+        pause = self._parts.state.policy.busy_for(503, retry_after, time.time()) or 0.0
+        waited = "wait" in reply.headers.get("preference-applied", "")
+        return (
+            FetchReply(reply.status, reply.body, reply.headers.get("etag")),
+            UpdateRound(False, wait > 0, waited, pause),
+        )

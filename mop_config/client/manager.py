@@ -1,5 +1,6 @@
-"""``EndpointManager``, the synchronous manager."""
+"""``EndpointManager`` and ``AsyncEndpointManager``: the managers for threads and for asyncio."""
 
+import asyncio
 from typing import Self, Unpack
 
 import httpx2
@@ -7,6 +8,7 @@ import httpx2
 from .base import BaseManager
 from .keywords import ClientKeywords
 from .pool.member import EndpointState
+from .transport._async.transport import AsyncClient, AsyncFailoverTransport
 from .transport._sync.transport import Client, FailoverTransport
 
 
@@ -109,3 +111,101 @@ class EndpointManager(BaseManager):
                 (``UpdateUntrusted``) is not trusted.
         """
         return self._update(fallback_url, token, force=force)
+
+
+class AsyncEndpointManager(BaseManager):
+    """The manager for asyncio programs.
+
+    ::
+
+        async with AsyncEndpointManager(["https://a.example/api/v1"]) as manager:
+            response = await manager.client().get("/users")
+
+    Health checks and updates run in threads, as in ``EndpointManager``; requests run in the
+    event loop, and signals are sent from it. See ``__init__`` for the arguments.
+    """
+
+    async def start(self) -> Self:
+        """Start health checks and updates in background threads."""
+        self._announcer.loop = asyncio.get_running_loop()
+        self._lifecycle.start()
+        return self
+
+    async def close(self) -> None:
+        """Stop the threads within a second. The list stays, and ``start`` may be called again."""
+        try:
+            await asyncio.to_thread(self._lifecycle.stop)
+        except RuntimeError:  # the machine has no thread left to wait in
+            self._lifecycle.stop()
+        self._announcer.loop = None
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def client(
+        self,
+        *,
+        start: bool = True,
+        transport: httpx2.AsyncBaseTransport | None = None,
+        **options: Unpack[ClientKeywords],
+    ) -> httpx2.AsyncClient:
+        """Create an HTTP client whose relative URLs go to the current endpoint.
+
+        Args:
+            start: Whether to start the manager if it never ran. Without the manager's health
+                checks, requests fail over but never return to a recovered endpoint.
+            transport: The transport that sends each attempt to the endpoint's real URL, for
+                example an ``httpx2.MockTransport`` in a test. None: the client's own
+                connections.
+            options: The options of ``httpx2.AsyncClient``: ``timeout``,
+                ``headers``, ``auth``, ``cookies``, ``params``, ``follow_redirects``,
+                ``max_redirects``, ``event_hooks``, ``base_url``, ``default_encoding``,
+                ``mounts``, and the connection options ``verify``, ``cert``, ``http1``,
+                ``http2``, ``limits``, ``proxy``, ``trust_env``, ``local_address``,
+                ``socket_options``. A connection option that is not given is taken from the
+                manager. ``timeout`` bounds each attempt; without ``timeout``,
+                ``Policy.total_timeout`` bounds all attempts together.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If certificates would not be verified.
+        """
+        if start:
+            self._start_if_new()
+        failover = AsyncFailoverTransport(
+            self, transport=transport, **self._options_for_transport(options)
+        )
+        return AsyncClient(transport=failover, **self._options_for_client(options))
+
+    async def check_endpoint_health(self, endpoint: EndpointState | str) -> bool:
+        """Check one endpoint now; see ``EndpointManager.check_endpoint_health``.
+
+        Raises:
+            KeyError: If the endpoint is not in the list.
+        """
+        return await asyncio.to_thread(self._check, endpoint)
+
+    async def check_all(self) -> None:
+        """Check the best 50 endpoints of each kind and the endpoints in use; wait for all."""
+        await asyncio.to_thread(self._lifecycle.tasks.check_all)
+
+    async def update_endpoints_from_remote(
+        self, fallback_url: str | None = None, token: str | None = None, *, force: bool = False
+    ) -> bool:
+        """Fetch a new list now, and apply it; see ``EndpointManager``.
+
+        Raises:
+            UpdateFailed: If no source gave a list; the current list stays.
+            UpdateRefused: If every list found would leave no working endpoint, or
+                (``UpdateUntrusted``) is not trusted.
+        """
+        return await asyncio.to_thread(self._update, fallback_url, token, force=force)
+
+    def _start_if_new(self) -> None:
+        """Let signals be sent in the running event loop, then start; see ``BaseManager``."""
+        if self._announcer.loop is None:
+            self._announcer.loop = asyncio._get_running_loop()
+        super()._start_if_new()

@@ -3,20 +3,15 @@
 import json
 import logging
 import random
-import time
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
 
 from ..model.endpoint import Kind
 from ..net.faults import COUNTED
-from ..net.http import HttpClient, HttpRequest
-from .lists.endpoint_lists import EndpointLists
-from .lists.token import Token, current_token
+from ..net.http import HttpRequest
+from .lists.token import current_token
 from .lists.update import SIGNED_SUFFIX, is_route
+from .parts import ManagerParts
 from .pool.member import PoolMember
-from .pool.session import ClientState
-from .transport.options import TransportOptions
 
 logger = logging.getLogger(__name__)
 
@@ -29,26 +24,11 @@ MAX_BYTES, MAX_COUNT = 4096, 10_000
 
 
 class Reporter:
-    """Sends a count per endpoint and fault, without request URLs, identities or times.
+    """Sends a count per endpoint and fault, without request URLs, identities or times."""
 
-    Args:
-        state: The endpoints, with the outcomes of their requests.
-        lists: The endpoint list, whose server receives the reports.
-        options: Options of the connections.
-        token: The bearer token for that server, or a function that returns the token.
-    """
-
-    def __init__(
-        self, state: ClientState, lists: EndpointLists, options: TransportOptions, token: Token
-    ) -> None:
-        self._state = state
-        self._lists = lists
-        self._token = token
-        self._client = HttpClient(
-            options.for_dial(state.policy.connect_timeout),
-            state.resolver,
-            proxy_for=options.proxy_for,
-        )
+    def __init__(self, parts: ManagerParts) -> None:
+        self._parts = parts
+        self._client = parts.new_client()
 
     def close(self) -> None:
         """Cancel a report that is being sent; takes no lock, so a finalizer may call it."""
@@ -63,7 +43,7 @@ class Reporter:
         url = self._url()
         if url is None:
             return pause
-        with self._state as state:
+        with self._parts.state as state:
             due = [
                 (kind, member, counts)
                 for kind in Kind
@@ -75,7 +55,7 @@ class Reporter:
             return pause
         status = self._post(url, _body(chosen))
         if status is not None and 200 <= status < 300:
-            with self._state:
+            with self._parts.state:
                 for _, member, counts in chosen:
                     member.reported.update(counts)
         elif status is not None and 400 <= status < 500 and status != 429:
@@ -85,7 +65,7 @@ class Reporter:
 
     def _url(self) -> str | None:
         """Return the URL for reports, or None if the list did not come from a list server."""
-        source = self._lists.cache.source.url
+        source = self._parts.lists.source.url
         if source is None or not is_route(source):
             return None
         return source.removesuffix(SIGNED_SUFFIX).removesuffix("/endpoints") + "/reports"
@@ -93,13 +73,13 @@ class Reporter:
     def _post(self, url: str, body: bytes) -> int | None:
         request = HttpRequest(
             url,
-            time.monotonic() + self._state.policy.total_timeout,
+            self._parts.deadline(),
             MAX_BYTES,
             "POST",
             headers={"Content-Type": "application/json"},
             body=body,
-            token=current_token(self._token),
-            server_names=self._lists.server_names(),
+            token=current_token(self._parts.token),
+            server_names=self._parts.lists.server_names(),
             cut=True,
         )
         try:
@@ -128,7 +108,7 @@ def _unreported(member: PoolMember) -> Counter[str]:
 
 
 def _body(chosen: _Counts) -> bytes:
-    entries: Iterator[dict[str, Any]] = (
+    entries = [
         {"kind": kind.value, "url": member.url, "counts": counts} for kind, member, counts in chosen
-    )
-    return json.dumps({"endpoints": list(entries)}, separators=(",", ":")).encode()
+    ]
+    return json.dumps({"endpoints": entries}, separators=(",", ":")).encode()

@@ -1,8 +1,4 @@
-"""``ClientTasks``: runs the health checks and list updates of a manager in the calling thread.
-
-``background`` calls the tasks from the manager's threads, and the manager calls them when the
-application requests a check or an update.
-"""
+"""``ClientTasks``: runs the health checks and list updates of a manager in the calling thread."""
 
 import os
 import threading
@@ -11,60 +7,50 @@ from heapq import nsmallest
 from queue import SimpleQueue
 
 from ..health.jobs import PER_SERVER, Job
-from ..health.probe import HealthRequest, Prober, ProbeResult
-from ..model.endpoint import Kind
+from ..health.probe import Prober, ProbeResult
+from ..model.endpoint import Endpoint, Kind
 from ..net.faults import Fault
-from .fetch import Fetcher
 from .list_search import ListSearch, UpdateRound
-from .lists.endpoint_lists import EndpointLists
-from .lists.token import Token, current_token
-from .lists.update import Check
+from .lists.token import current_token
+from .parts import ManagerParts
 from .pool.pool import WATCHED
-from .pool.session import ClientState
 from .reporter import Reporter
-from .transport.options import TransportOptions
 
 
 class ClientTasks:
-    """Runs health checks and list updates until ``close`` cancels them for good.
+    """Runs health checks and list updates until ``cancel`` cancels them for good.
 
     Args:
-        state: The pools with the endpoints to check.
-        lists: The endpoint list to update.
-        options: Options of the connections.
-        token: The bearer token for sources of lists, or a function that returns the token.
-        health: The request that a health check sends.
+        parts: The parts of the manager.
+
+    Attributes:
+        reporter: Sends the reports.
     """
 
-    def __init__(
-        self,
-        state: ClientState,
-        lists: EndpointLists,
-        options: TransportOptions,
-        token: Token,
-        health: HealthRequest,
-    ) -> None:
-        self._state = state
-        self._lists = lists
-        self._options = options
-        self._token = token
+    def __init__(self, parts: ManagerParts) -> None:
+        self._parts = parts
+        self._state = parts.state
         self._prober = Prober(
-            options.tls, state.policy.health_timeout, state.resolver, options.proxy_for, health
+            parts.options.tls,
+            parts.state.policy.health_timeout,
+            parts.state.resolver,
+            parts.options.proxy_for,
+            parts.health,
         )
-        self.reporter = Reporter(state, lists, options, token)
+        self.reporter = Reporter(parts)
+        self._stopped = False
         self._searches: set[ListSearch] = set()
-        self._closed = False
         self._applying_lock = threading.Lock()
         self._manual_updates = 0
         self._pid = os.getpid()
 
-    def close(self) -> None:
+    def cancel(self) -> None:
         """Cancel all checks and updates; takes no lock, so a finalizer may call it."""
+        self._stopped = True
         # Don't shut down a parent's sockets from a forked child: the parent still uses them.
         if self._pid == os.getpid():
             self._prober.abort()
             self.reporter.close()
-            self._closed = True
             for search in list(self._searches):
                 search.close()
 
@@ -112,7 +98,7 @@ class ClientTasks:
             pool.probed(member, result.fault, result.seconds, now, posix, busy)
             pool.select(now)
 
-    def _any_healthy(self, check: Check) -> bool:
+    def _any_healthy(self, kind: str, endpoints: tuple[Endpoint, ...]) -> bool:
         """Return whether one of the best endpoints of a new list is healthy."""
         results: SimpleQueue[bool] = SimpleQueue()
 
@@ -120,8 +106,8 @@ class ClientTasks:
             results.put(result.fault is None)
             return result.fault is None
 
-        best = nsmallest(WATCHED, check.endpoints, key=lambda endpoint: endpoint.priority)
-        jobs: list[Job] = [(check.kind, endpoint, None) for endpoint in best]
+        best = nsmallest(WATCHED, endpoints, key=lambda endpoint: endpoint.priority)
+        jobs: list[Job] = [(kind, endpoint, None) for endpoint in best]
         self.check_each(jobs, report)
         return any(results.get() for _ in jobs)  # the first healthy endpoint ends the wait
 
@@ -151,30 +137,22 @@ class ClientTasks:
             UpdateRefused: If every list found would leave no working endpoint, or is not
                 trusted.
         """
-        began = self._manual_updates
-        search = ListSearch(
-            self._lists.update_context(fallback, force=force, wait=wait),
-            current_token(self._token if token is None else token),
-            self._lists.server_names(fallback),
-            self._new_fetcher,
-            self._any_healthy,
-            lambda error: self._lists.report_refused("remote", error),
-        )
+        began, lists = self._manual_updates, self._parts.lists
+        known = lists.update_context(fallback, force=force, wait=wait)
+        token = current_token(self._parts.token if token is None else token)
+        names = lists.server_names(fallback)
+        search = ListSearch(self._parts, known, token, names, self._any_healthy)
         self._searches.add(search)
+        if self._stopped:
+            search.close()
         try:
-            found, round_ = search.run()
+            found, outcome = search.run()
         finally:
             self._searches.discard(search)
         if found is None:
-            return round_
+            return outcome
         with self._applying_lock:
             if not by_hand and self._manual_updates != began:
-                return round_
+                return outcome
             self._manual_updates += by_hand
-            return round_._replace(changed=self._lists.apply_remote(found))
-
-    def _new_fetcher(self) -> Fetcher:
-        fetcher = Fetcher(self._options, self._state.policy, self._state.resolver)
-        if self._closed:
-            fetcher.close()
-        return fetcher
+            return outcome._replace(changed=lists.apply_remote(found))

@@ -65,7 +65,7 @@ def test_a_public_file_becomes_private(path: Path) -> None:
 
 def test_no_token_is_in_it() -> None:
     """The cached list has no field for an access token."""
-    fields = ("config", "origin", "url", "saved_at", "room_id", "etags", "jws", "mark", "beside")
+    fields = ("config", "origin", "url", "saved_at", "room_id", "etags", "jws")
     assert CachedList._fields == fields
 
 
@@ -117,13 +117,14 @@ def test_no_file_is_no_list_and_no_warning(path: Path, caplog: pytest.LogCapture
 
 def _document(**changes: Any) -> str:
     document = {
-        "format": 1,
-        "list": {"api_endpoints": [], "socketio_endpoints": []},
+        "format": 2,
+        "config": {"api_endpoints": [], "socketio_endpoints": []},
         "origin": "manual",
         "url": None,
         "saved_at": 0,
         "room_id": None,
         "etags": {},
+        "jws": [],
     }
     return json.dumps({**document, **changes})
 
@@ -140,10 +141,10 @@ def _document(**changes: Any) -> str:
         '"text"',
         "{}",
         "[" * 100_000,
-        _document(format=2),
-        _document(list=[]),
-        _document(list={"api_endpoints": [{"url": "nonsense", "priority": 0}]}),
-        _document(list={"api_endpoints": [{"url": "https://a.example", "priority": -1}]}),
+        _document(format=1),
+        _document(config=[]),
+        _document(config={"api_endpoints": [{"url": "nonsense", "priority": 0}]}),
+        _document(config={"api_endpoints": [{"url": "https://a.example", "priority": -1}]}),
         _document(origin=None),
         _document(url=7),
         _document(saved_at=None),

@@ -95,7 +95,7 @@ class TestFork:
                     return True
 
                 def call_off() -> bool:
-                    manager._lifecycle.tasks.close()
+                    manager._lifecycle.tasks.cancel()
                     return True
 
                 asked = len(server.asked)
@@ -226,8 +226,7 @@ class TestGarbage:
         """``cancel`` takes no lock, because a finaliser may run while any lock is held."""
         with handmade() as server:
             manager = manager_of(server.url).start()
-            background = manager._lifecycle._background
-            assert background is not None
+            background = manager._lifecycle.tasks
             with background._lock, manager._lifecycle._lock, manager._state:
                 background.cancel()
             wait_for(lambda: threads() == [])

@@ -1,7 +1,6 @@
 """Reports of a client: their content, their receiver, and the end of reporting."""
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from mop_config import EndpointConfig
-from mop_config.client import EndpointManager, background, reporter
+from mop_config.client import EndpointManager, ListSource, background, reporter
 from mop_config.model.codec import dumps
 from mop_config.model.endpoint import Endpoint
 from mop_config.net.faults import COUNTED, Fault
@@ -119,7 +118,7 @@ def test_a_report_is_within_the_limits_of_the_server() -> None:
         report = manager._lifecycle.tasks.reporter
         report.run()
         assert reports(server) == []
-        manager._lists.cache.set_source("remote", f"{server.url}{LIST}", time.time())
+        manager._lists._source = ListSource("remote", f"{server.url}{LIST}", None)
         for _ in range(9):
             report.run()
         bodies = [asked.body for asked in server.asked if asked.path == REPORTS]
@@ -130,7 +129,7 @@ def test_a_report_is_within_the_limits_of_the_server() -> None:
         )
         assert total["api", urls[150], "read-timeout"] == SERVER_MAX + 7
         assert all(total["api", url, "read-timeout"] == 1 for url in urls if url != urls[150])
-        manager._lists.cache.set_source("remote", f"{server.url}/list.json", time.time())
+        manager._lists._source = ListSource("remote", f"{server.url}/list.json", None)
         fail(manager, urls[0], Fault.TLS)
         report.run()
         assert len(reports(server)) == len(bodies)
@@ -141,9 +140,7 @@ def test_nothing_is_reported_by_default() -> None:
     """Without ``report=True`` no report is ever due."""
     for report in (False, True):
         with EndpointManager(["https://a.example"], update_interval=0, report=report) as manager:
-            running_threads = manager._lifecycle._background
-            assert running_threads is not None
-            assert (running_threads._next_report == float("inf")) is not report
+            assert (manager._lifecycle.tasks._due["report"] == float("inf")) is not report
 
 
 def test_the_words_are_those_of_the_server() -> None:

@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from mop_config.client.lists.update import (
-    Fetch,
     FetchReply,
-    Flow,
     NewList,
     UpdateContext,
     combined_error,
@@ -19,6 +17,7 @@ from mop_config.client.lists.update import (
 )
 from mop_config.errors import AddressError, UpdateFailed, UpdateRefused
 from mop_config.model.address import parse_url
+from mop_config.model.endpoint import Endpoint
 from mop_config.net.http import may_send_token
 
 A, B, C = "https://a.example", "https://b.example", "https://c.example"
@@ -37,6 +36,20 @@ def listing(*api: str, sockets: tuple[str, ...] = (), etag: str | None = '"1"') 
     return FetchReply(200, json.dumps(lists).encode(), etag)
 
 
+class Fetch(NamedTuple):
+    """A request for a list."""
+
+    request_url: str
+    etag: str | None
+    wait: int
+    with_token: bool
+
+    @property
+    def url(self) -> str:
+        """The URL of the list."""
+        return self.request_url.partition("?wait=")[0]
+
+
 class Servers:
     """Canned answers by URL, with a log of fetches and health checks."""
 
@@ -51,26 +64,19 @@ class Servers:
         errors: list[UpdateFailed | UpdateRefused] = []
         for source in known.sources:
             try:
-                return self._ask(update(source, known))
+                return update(source, known, self._fetch, self._any_healthy)
             except (UpdateFailed, UpdateRefused) as error:
                 errors.append(error)
         raise combined_error(errors)
 
-    def _ask(self, flow: Flow) -> NewList | None:
-        answer: Any = None
-        try:
-            while True:
-                step = flow.send(answer)
-                if isinstance(step, Fetch):
-                    self.fetched.append(step)
-                    answer = self.answers.get(step.url, SILENCE)
-                else:
-                    urls = tuple(endpoint.url for endpoint in step.endpoints)
-                    self.checked.append((step.kind, urls))
-                    answer = any(url in self.alive for url in urls)
-        except StopIteration as end:
-            found: NewList | None = end.value
-            return found
+    def _fetch(self, url: str, etag: str | None, wait: int, with_token: bool) -> FetchReply:
+        self.fetched.append(Fetch(url, etag, wait, with_token))
+        return self.answers.get(self.fetched[-1].url, SILENCE)
+
+    def _any_healthy(self, kind: str, endpoints: tuple[Endpoint, ...]) -> bool:
+        urls = tuple(endpoint.url for endpoint in endpoints)
+        self.checked.append((kind, urls))
+        return any(url in self.alive for url in urls)
 
     @property
     def asked(self) -> list[str]:
@@ -388,6 +394,6 @@ def test_a_password_in_a_source_is_never_echoed() -> None:
     """The error of a source with a password does not contain the password."""
     source = "http://joe:hunter@a.example"
     with pytest.raises(UpdateFailed) as caught:
-        next(update(source, UpdateContext((source,), {}, {})))
+        Servers({}).update(UpdateContext((source,), {}, {}))
     assert caught.value.cause == "invalid"
     assert "hunter" not in str(caught.value)

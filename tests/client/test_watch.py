@@ -210,9 +210,7 @@ def test_how_long_a_server_is_left_alone(
 ) -> None:
     """Held answers are repeated at once, hasty ones after growing pauses, others by interval."""
     manager = EndpointManager(verify=NOBODY)
-    lifecycle = manager._lifecycle
-    background = lifecycle._new_background(lifecycle.tasks)
-    assert low <= background._until_next_watch(round_, hasty) <= high
+    assert low <= manager._lifecycle.tasks._until_next_watch(round_, hasty) <= high
 
 
 def test_health_is_checked_while_it_waits() -> None:

@@ -1,4 +1,4 @@
-"""``EndpointLists``: applies every change to the endpoint lists of a manager."""
+"""``EndpointLists``: applies every change to the endpoint lists of a manager, and keeps them."""
 
 import contextlib
 import logging
@@ -6,21 +6,23 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from blinker import NamedSignal
 
 from ... import signals
 from ...errors import AddressError, PayloadError, SignatureError, UpdateUntrusted
+from ...files import locked
 from ...model import codec
 from ...model.address import parse_url
 from ...model.endpoint import Endpoint, EndpointConfig, Kind
 from ...model.jws import SignedList
 from ...net.http import origin_of
 from ..pool.session import ClientState
-from .bootstrap import check_api
-from .cache import ListCache
-from .normalize import has_plain, normalized, without_query
+from . import cache_file
+from .cache_file import CachedList
+from .normalize import is_plain, normalized, urls_of, without_plain, without_query
 from .trust import Trust, read_qr
 from .update import NewList, UpdateContext, sources
 
@@ -28,6 +30,24 @@ logger = logging.getLogger(__name__)
 
 #: Name of a QR code in place of a source URL.
 _QR_CODE = "the QR code"
+#: Seconds to wait for the flock of the cache file; after that, the next turn saves the list.
+_LOCK_TIMEOUT = 0.1
+
+
+class ListSource(NamedTuple):
+    """Where the list in use came from.
+
+    Attributes:
+        origin: ``cache``, ``seed``, ``remote``, ``qr``, ``manual`` or ``none``.
+        url: The server that sent the list, or None.
+        age: Seconds since the list arrived, or None for a built-in list.
+        stale: Whether the list has expired, and no source has a newer list.
+    """
+
+    origin: str
+    url: str | None
+    age: float | None
+    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,38 +75,64 @@ class EndpointLists:
     Args:
         state: The pools.
         rules: The application's settings for the sources of lists.
-        cache: The origin and the cache file of the list.
+        path: The cache file, or None.
         send: Sends a signal.
 
     Attributes:
         save_later: Asks a running manager to call ``save`` in its own thread; None to save at
             once.
+        room_id: The room of the last QR code that named a room, or None.
     """
 
     def __init__(
         self,
         state: ClientState,
         rules: ListRules,
-        cache: ListCache,
+        path: Path | None,
         send: Callable[[NamedSignal, dict[str, Any]], None],
     ) -> None:
         self.rules = rules
-        self.cache = cache
         self.save_later: Callable[[], None] | None = None
+        self.room_id: str | None = None
+        self._path = path
         self._state = state
         self._trust = rules.trust
         self._send = send
+        self._source = ListSource("none", None, None)
+        self._arrived_at: float | None = None  # POSIX time
+        self._etags: dict[str, str] = {}  # of remote lists that equal the list in use, by URL
+        self._unsaved = self._save_failed = False
         # The lock makes accepting a signed list and putting it into the pools one step. So of two
         # lists that arrive at once, the newer list stays.
         self._apply_lock = threading.RLock()
-        config = cache.load()
+        self._save_lock = threading.Lock()
+        config = self._load()
         if not config and rules.built_in:
             config = rules.built_in
-            cache.set_source("seed")
+            self._source = ListSource("seed", None, None)
         with state:
             _replace(state, config)
-        if cache.refusal is not None:
-            self.report_refused("cache", _untrusted(str(cache.path), cache.refusal))
+
+    def _load(self) -> EndpointConfig:
+        """Read the cache file; return an empty list if the file has no list."""
+        cached = None if self._path is None else cache_file.load(self._path)
+        if cached is None:
+            return EndpointConfig()
+        self.room_id, config = cached.room_id, cached.config
+        if self._trust is not None and config:
+            try:
+                self._trust.recall(cached.jws)
+            except SignatureError as error:
+                self.report_refused("cache", _untrusted(str(self._path), error))
+            # The unencrypted endpoints that were dropped on acceptance stay dropped.
+            kept = frozenset(urls_of(config, is_plain))
+            config = without_plain(self._trust.config(), str(self._path), kept)
+        config = normalized(config, str(self._path))
+        if config:
+            self._etags = cached.etags
+            self._source = ListSource("cache", cached.url, None)
+            self._arrived_at = cached.saved_at
+        return config
 
     @property
     def config(self) -> EndpointConfig:
@@ -96,13 +142,24 @@ class EndpointLists:
             return EndpointConfig(*(tuple(m.endpoint for m in pool.members()) for pool in pools))
 
     @property
+    def source(self) -> ListSource:
+        """The origin and the age of the list."""
+        at = self._arrived_at
+        age = None if at is None else max(0.0, time.time() - at)
+        return self._source._replace(age=age, stale=self._is_stale)
+
+    @property
+    def _is_stale(self) -> bool:
+        return self._trust is not None and self._trust.stale
+
+    @property
     def etags(self) -> dict[str, str]:
         """The ETags for conditional requests, by URL.
 
         No ETags are sent while the list is expired: a 304 from a server with the same old list
         must not end the search for a newer list.
         """
-        return {} if self._trust is not None and self._trust.stale else dict(self.cache.etags)
+        return {} if self._is_stale else dict(self._etags)
 
     # -- sources of updates
 
@@ -138,7 +195,7 @@ class EndpointLists:
             self._trust,
             state.policy.max_endpoints,
             rules.allow_http_lists,
-            rules.allow_http or has_plain(self.config),
+            rules.allow_http or bool(urls_of(self.config, is_plain)),
             frozenset(rules.config_urls) - endpoints,
         )
 
@@ -165,7 +222,7 @@ class EndpointLists:
 
     def put(self, kind: Kind, endpoint: Endpoint) -> None:
         """Add an endpoint, or change the priority of a known endpoint."""
-        self._change_locally("manual", lambda s: s.pool(kind).put(endpoint, s.clock()))
+        self._change("manual", None, lambda s: s.pool(kind).put(endpoint, s.clock()))
 
     def remove(self, url: str) -> bool:
         """Remove an endpoint from both kinds; return False if the URL is unknown."""
@@ -177,7 +234,7 @@ class EndpointLists:
                 state.pool(kind).remove(url, state.clock())
 
         if there:
-            self._change_locally("manual", change)
+            self._change("manual", None, change)
         return there
 
     def apply_qr(self, text: str | bytes, *, replace: bool, trust: bool) -> codec.QrData:
@@ -189,8 +246,6 @@ class EndpointLists:
             data, signed = read_qr(text, self._trust, most, plain=trust)
         except SignatureError as error:
             raise self.report_refused("qr", _untrusted(_QR_CODE, error)) from None
-        for index, endpoint in enumerate(data.api_endpoints or ()):
-            check_api(endpoint, f"api_endpoints[{index}]")
         if replace:
             self._check_not_emptied(data)
         found = EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ())
@@ -209,8 +264,8 @@ class EndpointLists:
             if signed is not None:
                 self._accept_signed(signed, "qr", _QR_CODE, added=not replace)
             if data.room_id is not None:
-                self.cache.room_id = data.room_id
-            self._change_locally("qr", change)
+                self.room_id = data.room_id
+            self._change("qr", None, change)
         return data
 
     def _check_not_emptied(self, data: codec.QrData) -> None:
@@ -235,14 +290,7 @@ class EndpointLists:
             if found.signed is not None:
                 self._accept_signed(found.signed, "remote", shown)
             tags = {} if found.etag is None else {found.url: found.etag}
-            if same_lists(found.config, self.config):
-                self.cache.etags = {**self.cache.etags, **tags}
-                self.cache.set_source("remote", shown, time.time())
-                self._list_changed()
-                return False
-            self.cache.etags = tags
-            self._change("remote", shown, lambda state: _replace(state, found.config))
-            return True
+            return self._change("remote", shown, lambda s: _replace(s, found.config), tags)
 
     def _accept_signed(
         self, signed: SignedList, origin: str, url: str, *, added: bool = False
@@ -261,21 +309,28 @@ class EndpointLists:
         self._send(signals.endpoints_refused, about)
         return error
 
-    def _change_locally(self, origin: str, change: Callable[[ClientState], None]) -> None:
-        # The list no longer equals a server's list: the next response must be a list, not a 304.
-        self.cache.etags = {}
-        self._change(origin, None, change)
+    def _change(
+        self,
+        origin: str,
+        url: str | None,
+        change: Callable[[ClientState], None],
+        etags: dict[str, str] | None = None,
+    ) -> bool:
+        """Change the list, save it, and send ``endpoints_updated``; return whether it changed.
 
-    def _change(self, origin: str, url: str | None, change: Callable[[ClientState], None]) -> None:
-        """Change the list, save it, and send ``endpoints_updated``."""
+        ``etags`` are the ETags of the new list. The ETags of the old list are dropped if the list
+        has changed, because the next response must be a list then, not a 304.
+        """
         with self._state as state:
             before = _entries(state)
             change(state)
             after = _entries(state)
-        self.cache.set_source(origin, url, time.time())
-        self._list_changed()
+        self._etags = {**(self._etags if before == after else {}), **(etags or {})}
+        self._source, self._arrived_at = ListSource(origin, url, None), time.time()
+        self._unsaved = True
+        (self.save_later or self.save)()
         if before == after:
-            return
+            return False
         about = {
             "added": _urls(after.keys() - before.keys()),
             "removed": _urls(before.keys() - after.keys()),
@@ -283,24 +338,52 @@ class EndpointLists:
         }
         logger.info("the endpoint list has changed (%s): %s", origin, about)
         self._send(signals.endpoints_updated, {"origin": origin, "url": url, **about})
+        return True
 
     # -- the cache file
 
-    def _list_changed(self) -> None:
-        self.cache.mark_unsaved()
-        if self.save_later is None:
-            self.save()
-        else:
-            self.save_later()
-
     def save(self) -> None:
         """Write the list to the cache file, if there is a file and the list has changed."""
-        self.cache.save(lambda: self.config)
+        with self._save_lock:
+            if not self._unsaved or self._path is None:
+                return
+            self._unsaved = False
+            try:
+                if self._trust is None:
+                    cache_file.save(self._path, self._cached(self.config))
+                else:
+                    with locked(self._path.with_name(f"{self._path.name}.lock"), _LOCK_TIMEOUT):
+                        self._save_signed(self._path, self._trust)
+                self._save_failed = False
+            except BlockingIOError:
+                self._unsaved = True
+            except OSError as error:
+                self._unsaved = True  # retry on the next turn: a full disk may be freed
+                if not self._save_failed:
+                    logger.warning("the endpoint list cannot be kept in %s: %s", self._path, error)
+                self._save_failed = True
+
+    def _cached(self, config: EndpointConfig, jws: tuple[str, ...] = ()) -> CachedList:
+        arrived_at, room = self._arrived_at or time.time(), self.room_id
+        etags = {url: etag for url, etag in self._etags.items() if "?" not in url}
+        origin, url, *_ = self._source
+        return CachedList(config, origin, url, arrived_at, room, etags, jws)
+
+    def _save_signed(self, path: Path, trust: Trust) -> None:
+        """Write the signed lists before the marks, so that the lists are not older than these."""
+        if trust.is_behind():
+            return  # another process has written a newer list
+        jws = tuple(signed.text for signed in trust.accepted)
+        # Keep no unsigned list: the next start would refuse it.
+        cache_file.save(path, self._cached(self.config if jws else EndpointConfig(), jws))
+        trust.save_marks()
 
     def reset_after_fork(self) -> None:
         """Replace the locks in a child process: a thread may have held the parent's locks."""
-        self.cache.reset_after_fork()
+        self._save_lock = threading.Lock()
         self._apply_lock = threading.RLock()
+        if self._trust is not None:
+            self._trust.reset_after_fork()
 
 
 def _untrusted(url: str, error: SignatureError) -> UpdateUntrusted:
@@ -317,12 +400,6 @@ def _entries(state: ClientState) -> dict[tuple[str, str], Endpoint]:
 
 def _urls(entries: Iterable[tuple[str, str]]) -> list[str]:
     return sorted({url for _, url in entries})
-
-
-def same_lists(one: EndpointConfig, other: EndpointConfig) -> bool:
-    """Return whether two lists hold the same endpoints, in any order."""
-    ours, theirs = one.kinds(), other.kinds()
-    return all({e.url: e for e in ours[k]} == {e.url: e for e in theirs[k]} for k in ours)
 
 
 def _replace(state: ClientState, config: EndpointConfig) -> None:

@@ -1,16 +1,73 @@
-"""Normalize an external endpoint list: canonical URLs, no forbidden server names. Pure."""
+"""Validate built-in and external endpoint lists, and make their URLs canonical. Pure."""
 
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
+from ...errors import AddressError, PayloadError
 from ...model.address import DEFAULT_PORTS, is_ip, parse_url
 from ...model.endpoint import Endpoint, EndpointConfig
+from ..keywords import Several
 
 logger = logging.getLogger(__name__)
 
+#: The types of a built-in list.
+Bootstrap = EndpointConfig | Several[str | Endpoint | tuple[str, int]]
 #: Limit of the endpoints that a log line names.
 _NAMED = 5
+_HTTP_ONLY = "an API endpoint needs an http or https URL"
+
+
+def config_of(api: Bootstrap, sockets: Bootstrap) -> EndpointConfig:
+    """Read the built-in endpoints of both kinds.
+
+    Raises:
+        AddressError: If a URL or a priority cannot be used.
+        TypeError: If an argument has another type.
+    """
+    if isinstance(sockets, EndpointConfig) or (isinstance(api, EndpointConfig) and tuple(sockets)):
+        raise TypeError("an EndpointConfig has both kinds: give it first, and alone")
+    if not isinstance(api, EndpointConfig):
+        kinds = (_endpoints("api_endpoints", api), _endpoints("socket_endpoints", sockets))
+        api = EndpointConfig(*map(tuple, kinds))
+    for index, endpoint in enumerate(api.api_endpoints):
+        check_api(endpoint, f"api_endpoints[{index}]: ")
+    return EndpointConfig(*map(canonical, api.kinds().values()))
+
+
+def _endpoints(name: str, seed: Any) -> Iterable[Endpoint]:
+    if isinstance(seed, (str, bytes)):
+        raise TypeError(f"{name} must be a list of URLs, not one: [{seed!r}]")
+    if not isinstance(seed, Iterable):
+        raise TypeError(f"{name} must be a list of URLs, not {seed!r}")
+    for position, entry in enumerate(seed):
+        where = f"{name}[{position}]"
+        if isinstance(entry, Endpoint):
+            yield entry
+            continue
+        url, priority = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, position)
+        if not isinstance(url, str):
+            forms = "a URL, a pair of URL and priority, or an Endpoint"
+            raise TypeError(f"{where} must be {forms}, not {entry!r}")
+        try:
+            yield Endpoint.parse(url, priority)
+        except AddressError as error:
+            raise AddressError(error.code, f"{where}: {error}") from None
+
+
+def _is_http(endpoint: Endpoint) -> bool:
+    return endpoint.url.startswith(("http://", "https://"))
+
+
+def check_api(endpoint: Endpoint, where: str = "") -> None:
+    """Check that the scheme of an API endpoint is http or https.
+
+    Raises:
+        AddressError: If the endpoint has another scheme; the message begins with ``where``.
+    """
+    if not _is_http(endpoint):
+        raise AddressError("bad-scheme", f"{where}{_HTTP_ONLY}")
 
 
 def canonical_url(url: str) -> str:
@@ -50,7 +107,13 @@ def normalized(config: EndpointConfig, source: str) -> EndpointConfig:
     Args:
         config: The list.
         source: The source of the list, for the log.
+
+    Raises:
+        PayloadError: If an API endpoint is not an http or https URL.
     """
+    for index, endpoint in enumerate(config.api_endpoints):
+        if not _is_http(endpoint):
+            raise PayloadError(f"api_endpoints[{index}]", _HTTP_ONLY)
     misnamed: list[str] = []
 
     def checked(endpoint: Endpoint) -> Endpoint:
@@ -61,7 +124,7 @@ def normalized(config: EndpointConfig, source: str) -> EndpointConfig:
 
     kinds = config.kinds().values()
     taken = EndpointConfig(*(canonical(map(checked, endpoints)) for endpoints in kinds))
-    _tell("%s: server_name is left out, it may stand at an IP address only: %s", source, misnamed)
+    _warn("%s: server_name is left out, it may stand at an IP address only: %s", source, misnamed)
     return taken
 
 
@@ -70,31 +133,25 @@ def is_plain(endpoint: Endpoint) -> bool:
     return endpoint.url.startswith(("http://", "ws://"))
 
 
-def has_plain(config: EndpointConfig) -> bool:
-    """Whether a list names an endpoint without encryption."""
-    return any(is_plain(each) for endpoints in config.kinds().values() for each in endpoints)
+def urls_of(config: EndpointConfig, wanted: Callable[[Endpoint], bool]) -> list[str]:
+    """List the URLs of the endpoints of both kinds for which ``wanted`` is true."""
+    return [e.url for endpoints in config.kinds().values() for e in endpoints if wanted(e)]
 
 
-def without_plain(config: EndpointConfig, source: str) -> EndpointConfig:
-    """Return a list without its unencrypted endpoints."""
-    left_out = [e.url for endpoints in config.kinds().values() for e in endpoints if is_plain(e)]
-    if not left_out:
-        return config
-    _tell("%s: endpoints over plain http are left out (allow_http=True): %s", source, left_out)
-    return _filtered(config, lambda endpoint: not is_plain(endpoint))
+def without_plain(
+    config: EndpointConfig, source: str, kept: frozenset[str] = frozenset()
+) -> EndpointConfig:
+    """Return a list without its unencrypted endpoints, except for the URLs in ``kept``."""
 
+    def wanted(endpoint: Endpoint) -> bool:
+        return not is_plain(endpoint) or endpoint.url in kept
 
-def without_added_plain(config: EndpointConfig, before: EndpointConfig) -> EndpointConfig:
-    """Return a signed list without the unencrypted endpoints that were dropped on acceptance."""
-    there = {e.url for endpoints in before.kinds().values() for e in endpoints}
-    return _filtered(config, lambda endpoint: not is_plain(endpoint) or endpoint.url in there)
-
-
-def _filtered(config: EndpointConfig, wanted: Callable[[Endpoint], bool]) -> EndpointConfig:
+    left_out = urls_of(config, lambda endpoint: not wanted(endpoint))
+    _warn("%s: endpoints over plain http are left out (allow_http=True): %s", source, left_out)
     return EndpointConfig(*(tuple(filter(wanted, each)) for each in config.kinds().values()))
 
 
-def _tell(message: str, source: str, urls: list[str]) -> None:
+def _warn(message: str, source: str, urls: list[str]) -> None:
     if urls:
         more = f" and {len(urls) - _NAMED} more" if len(urls) > _NAMED else ""
         logger.warning(message, source, ", ".join(urls[:_NAMED]) + more)

@@ -1,11 +1,7 @@
-"""The update of the list decides which sources to request and which lists to accept. Pure.
-
-The generator ``update`` yields an instruction (``Fetch`` or ``Check``), receives its result, and
-returns the list to apply, or None if the list has not changed.
-"""
+"""The update of the list decides which URLs to request and which lists to accept. Pure."""
 
 import re
-from collections.abc import Container, Generator, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import NamedTuple
 
 from ...errors import (
@@ -21,7 +17,6 @@ from ...model.address import parse_url
 from ...model.endpoint import Endpoint, EndpointConfig
 from ...model.jws import SignedList, looks_signed
 from ...net.http import may_send_token
-from .bootstrap import check_api
 from .normalize import normalized, without_plain, without_query
 from .trust import Trust
 
@@ -35,31 +30,6 @@ _PLAIN_HTTP_REFUSED = (
 SIGNED_SUFFIX = ".jws"
 
 
-class Fetch(NamedTuple):
-    """An instruction to the driver: fetch the list of a source.
-
-    Attributes:
-        url: The URL of the list.
-        etag: The ETag of the client's list from this URL, or None.
-        with_token: Whether the token may be sent to this URL.
-        wait: Seconds for which the server may hold its response while the list is unchanged.
-        signed: Whether the list has to be signed.
-        https_only: Whether redirects over plain http to another machine are refused.
-    """
-
-    url: str
-    etag: str | None
-    with_token: bool
-    wait: int = 0
-    signed: bool = False
-    https_only: bool = False
-
-    @property
-    def request_url(self) -> str:
-        """The URL to request; its query asks a list server to hold the response."""
-        return f"{self.url}?wait={self.wait}" if self.wait and is_route(self.url) else self.url
-
-
 class FetchReply(NamedTuple):
     """The reply of a source.
 
@@ -67,24 +37,13 @@ class FetchReply(NamedTuple):
         status: The status code, or None without an answer.
         body: The body, unpacked.
         etag: The ETag of the list, or None.
-        problem: Why there is no answer, in words; else None.
-        waited: Whether the server supports holding a response (``Prefer: wait``, RFC 7240).
-        retry_after: Seconds until the server accepts another request.
+        problem: Why there is no answer, in words.
     """
 
     status: int | None
     body: bytes = b""
     etag: str | None = None
     problem: str = ""
-    waited: bool = False
-    retry_after: float = 0.0
-
-
-class Check(NamedTuple):
-    """An instruction to check endpoints of one kind and send whether any endpoint is healthy."""
-
-    kind: str
-    endpoints: tuple[Endpoint, ...]
 
 
 class NewList(NamedTuple):
@@ -103,7 +62,12 @@ class NewList(NamedTuple):
     signed: SignedList | None = None
 
 
-Flow = Generator[Fetch | Check, FetchReply | bool, NewList | None]
+#: Fetches a list from its URL. The other arguments are the ETag of the client's list from this URL
+#: or None, the seconds for which the server may hold its response, and whether the token may be
+#: sent to this URL.
+Fetch = Callable[[str, str | None, int, bool], FetchReply]
+#: Checks endpoints of one kind, and returns whether one of them is healthy.
+Check = Callable[[str, tuple[Endpoint, ...]], bool]
 
 
 class UpdateContext(NamedTuple):
@@ -242,12 +206,14 @@ def combined_error(errors: Iterable[UpdateFailed | UpdateRefused]) -> UpdateFail
     return UpdateFailed(failures[0].cause if failures else "unreachable", attempts)
 
 
-def update(source: str, known: UpdateContext) -> Flow:
-    """Fetch the list of one source, and decide whether to accept the list.
+def update(source: str, known: UpdateContext, fetch: Fetch, any_healthy: Check) -> NewList | None:
+    """Fetch the list of one source; return the list to apply, or None if it has not changed.
 
     Args:
         source: A source from ``known.sources``.
         known: The state of the manager.
+        fetch: Fetches a list.
+        any_healthy: Checks endpoints of a new list.
 
     Raises:
         UpdateFailed: If the source has no list.
@@ -265,20 +231,14 @@ def update(source: str, known: UpdateContext) -> Flow:
         etag, private = known.etags.get(url), may_send_token(parse_url(url.partition("?")[0]))
         if known.https_only and not private:
             raise _failed(url, "invalid", _PLAIN_HTTP_REFUSED)
-        reply = yield Fetch(
-            url,
-            etag,
-            private and is_route(url),
-            known.wait if etag else 0,
-            signed=known.trust is not None,
-            https_only=known.https_only,
-        )
-        assert isinstance(reply, FetchReply)  # noqa: S101 - a Fetch gets a FetchReply
+        wait = known.wait if etag else 0
+        asked = f"{url}?wait={wait}" if wait and is_route(url) else url
+        reply = fetch(asked, etag, wait, private and is_route(url))
         if reply.status == 304 and etag is not None:
             return None
         found = _read(url, reply, known) if reply.status == 200 else _failure_of(url, reply)
         if isinstance(found, NewList):
-            yield from _check_acceptable(found, known)
+            _check_acceptable(found, known, any_healthy)
             return found
         if failure is None or getattr(failure, "cause", "") == "not_implemented":
             failure = found
@@ -315,8 +275,6 @@ def _read(
             raise PayloadError("document", "it is signed: trusted_keys must say by whom")
         signed = None if known.trust is None else known.trust.read(reply.body)
         config = signed.config if signed else codec.loads(reply.body, known.max_endpoints)
-        for index, endpoint in enumerate(config.api_endpoints):
-            check_api(endpoint, f"api_endpoints[{index}].url")
         config = normalized(config, shown)
         if url.startswith("https:") and not known.allow_http:
             config = without_plain(config, shown)
@@ -327,9 +285,7 @@ def _read(
         return _failed(url, "invalid", str(error))
 
 
-def _check_acceptable(
-    found: NewList, known: UpdateContext
-) -> Generator[Fetch | Check, FetchReply | bool, None]:
+def _check_acceptable(found: NewList, known: UpdateContext, any_healthy: Check) -> None:
     """Check the endpoints of a list if it would replace every healthy endpoint.
 
     Raises:
@@ -343,7 +299,7 @@ def _check_acceptable(
         healthy = known.healthy.get(kind, frozenset())
         if not healthy or any(endpoint.url in healthy for endpoint in endpoints):
             continue
-        if not endpoints or not (yield Check(kind, endpoints)):
+        if not endpoints or not any_healthy(kind, endpoints):
             raise UpdateRefused(
                 without_query(found.url),
                 f"it would drop every healthy {kind} endpoint, and none of its own is healthy"
