@@ -1,50 +1,33 @@
 """``EndpointAttempts``: the failover loop for requests of any HTTP library."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ..net.faults import Fault, fault_of, lacks_resources
 from .pool.failover import OURS, Attempt, Outcome, RetryTraits
 from .pool.session import ClientState, FailoverSession
 from .transport.outcome import NoEndpointAvailable
 
-#: Class names of the exceptions that report a network failure, from the standard library,
-#: requests, urllib3, aiohttp and httpx. Names, because the libraries need not be installed.
-_FROM_THE_NETWORK = frozenset(
-    {
-        "ConnectionError",
-        "TimeoutError",
-        "SSLError",
-        "gaierror",
-        "HTTPException",
-        "Timeout",
-        "ChunkedEncodingError",
-        "ProtocolError",
-        "NewConnectionError",
-        "ClientConnectionError",
-        "ClientPayloadError",
-        "NetworkError",
-        "TimeoutException",
-        "ProxyError",
-        "URLError",
-    }
-)
-#: The names among them that are raised before a connection is established, so that no server has
+#: Class names of the exceptions that report a network failure, by the library that raises them.
+#: Names, because the libraries need not be installed.
+_STANDARD = {"ConnectionError", "TimeoutError", "SSLError", "gaierror", "HTTPException", "URLError"}
+_REQUESTS = {"Timeout", "ChunkedEncodingError", "ProtocolError", "NewConnectionError"}
+_AIOHTTP = {"ClientConnectionError", "ClientPayloadError"}
+_HTTPX = {"NetworkError", "TimeoutException", "ProxyError"}
+_FROM_THE_NETWORK = _STANDARD | _REQUESTS | _AIOHTTP | _HTTPX
+#: The names of those that are raised before a connection is established, so that no server has
 #: seen the request.
-_CONNECTING = frozenset(
-    {
-        "ConnectionRefusedError",
-        "gaierror",
-        "SSLCertVerificationError",
-        "ConnectTimeout",
-        "ConnectTimeoutError",
-        "NewConnectionError",
-        "ClientConnectorError",
-        "ConnectionTimeoutError",
-        "ConnectError",
-    }
-)
+_CONNECTING_STANDARD = {"ConnectionRefusedError", "gaierror", "SSLCertVerificationError"}
+_CONNECTING_LIBRARIES = {
+    "ConnectTimeout",
+    "ConnectTimeoutError",
+    "NewConnectionError",
+    "ClientConnectorError",
+    "ConnectionTimeoutError",
+    "ConnectError",
+}
+_CONNECTING = _CONNECTING_STANDARD | _CONNECTING_LIBRARIES
 
 
 class _NextEndpoint(Exception):  # noqa: N818 - control flow: ends a ``with`` block
@@ -169,24 +152,10 @@ class EndpointAttempts:
             if not attempt.is_over:
                 raise RuntimeError("use each attempt in a with statement: with attempt as endpoint")
 
-    def __aiter__(self) -> "_AsyncAttempts":
+    async def __aiter__(self) -> AsyncIterator[EndpointAttempt]:
         """Begin the request in a coroutine."""
-        return _AsyncAttempts(iter(self))
-
-
-class _AsyncAttempts:
-    """The attempts of one request as an asynchronous iterator, whose steps never wait."""
-
-    def __init__(self, attempts: Iterator[EndpointAttempt]) -> None:
-        self._attempts = attempts
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> EndpointAttempt:
-        for attempt in self._attempts:
-            return attempt
-        raise StopAsyncIteration
+        for attempt in self:
+            yield attempt
 
 
 def _answer_of(error: Exception) -> tuple[int | None, str | None]:
