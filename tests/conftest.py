@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from _pytest.runner import runtestprotocol
 from hypothesis import settings
 
 # A time limit for each example fails on a busy machine, whatever the code does.
@@ -36,56 +35,6 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 #: Seconds that a test's threads and processes have to end after it.
 PATIENCE = 15.0
-
-
-#: Share of processor time that the host may steal before a failure counts as unproven.
-STARVED = 0.1
-ATTEMPTS = 3
-
-
-def _cpu_times() -> list[int]:
-    try:
-        return [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    except OSError:
-        return [0] * 8
-
-
-def _starved(before: list[int]) -> bool:
-    """Return whether the host withheld processor time since then ("steal" in proc_stat(5))."""
-    spent = [now - then for now, then in zip(_cpu_times(), before, strict=True)]
-    return spent[7] > STARVED * sum(spent)
-
-
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
-    """Repeat a test that failed while the host withheld processor time from this machine.
-
-    Many tests check a deadline. A deadline missed while another guest of the host
-    uses the processors says nothing about the product; the failure is shown as ``R``.
-    """
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for attempt in range(1, ATTEMPTS + 1):
-        before = _cpu_times()
-        reports = runtestprotocol(item, nextitem=nextitem, log=False)
-        again = attempt < ATTEMPTS and any(r.failed for r in reports) and _starved(before)
-        for report in reports:
-            if again and report.failed:
-                report.outcome = "rerun"  # type: ignore[assignment]
-            if not again or report.outcome == "rerun":  # type: ignore[comparison-overlap]
-                item.ihook.pytest_runtest_logreport(report=report)
-        if not again:
-            break
-        item._initrequest()  # type: ignore[attr-defined]
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True
-
-
-def pytest_report_teststatus(
-    report: pytest.TestReport,
-) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-    """Show a repeated failure as ``R``."""
-    if report.outcome == "rerun":  # type: ignore[comparison-overlap]
-        return "starved, run again", "R", ("RERUN", {"yellow": True})
-    return None
 
 
 def _threads() -> set[threading.Thread]:

@@ -60,7 +60,7 @@ def test_a_replaced_or_removed_original_is_said(
         assert server.all_serve("c.example", "d.example")
         with running(tmp_path, inside, ENDPOINT_STATE_DIR=str(tmp_path / "other")) as second:
             assert second.all_serve("c.example", "d.example"), "it is all that there is"
-            assert second.all_are("stale")
+            wait_for(lambda: second.all_are("stale"), what="every worker says it")
             wait_for(lambda: "mount the folder" in reason(second), what="each worker knows why")
 
 
@@ -75,7 +75,8 @@ def test_a_file_whose_mount_is_made_anew_is_fresh_again(tmp_path: Path) -> None:
             first.close()
             with bound(host, inside):
                 wait_for(lambda: server.all_serve("c.example", "d.example"), what="the new mount")
-                assert server.all_are("fresh")
+                # The list is served before the worker's record of it is written.
+                wait_for(lambda: server.all_are("fresh"), what="every worker says so")
 
 
 def test_a_replaced_token_file_is_said(tmp_path: Path) -> None:
