@@ -8,16 +8,15 @@ until its counts are an hour old, so that the end of a worker takes no count awa
 import json
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from typing import TypedDict
 
-from ...errors import MopConfigError
 from ...model.endpoint import Kind
 from ...net.faults import COUNTED
 from ..state.directory import StateDirectory
 from ..state.worker_record import parse_record
 
-_FORMAT = 1
 #: The word for requests that an endpoint answered.
 OK = "ok"
 #: The words that a report may use: ``ok``, and the faults that speak against an endpoint.
@@ -39,85 +38,47 @@ Series = tuple[str, str, str]
 Listed = frozenset[tuple[str, str]]
 
 
-class ReportError(MopConfigError):
-    """A report that cannot be used; the message says what is allowed."""
+class ReportedEndpoint(TypedDict):
+    """One endpoint in a report, a record and the status: the count of each fault, and of ``ok``."""
 
-
-class _Entry(TypedDict):
     kind: str
     url: str
     counts: dict[str, int]
 
 
 class _Report(TypedDict):
-    endpoints: list[_Entry]
+    endpoints: list[ReportedEndpoint]
 
 
-class _StepCount(TypedDict):
+class _StepRecord(TypedDict):
     step: int
-    kind: str
-    url: str
-    fault: str
-    count: int
+    endpoints: list[ReportedEndpoint]
 
 
 class _CountsRecord(TypedDict):
-    format: int
-    counts: list[_StepCount]
-
-
-class ReportedEndpoint(TypedDict):
-    """One endpoint in the status document: the count of each fault, and of ``ok``."""
-
-    kind: str
-    url: str
-    counts: dict[str, int]
+    steps: list[_StepRecord]
 
 
 def parse_report(body: bytes) -> Counter[Series]:
     """Parse the body of a report.
 
     Raises:
-        ReportError: If it is not a report.
+        ValueError: If it is not a report; the message says what is allowed.
     """
     report = parse_record(body, _Report)
     if report is None:
-        raise ReportError('a report is {"endpoints":[{"kind":…,"url":…,"counts":{fault: number}}]}')
+        raise ValueError('a report is {"endpoints":[{"kind":…,"url":…,"counts":{fault: number}}]}')
     counts: Counter[Series] = Counter()
-    for entry in report["endpoints"]:
-        if entry["kind"] not in set(Kind):
-            raise ReportError(f"kind must be one of {', '.join(Kind)}")
-        for fault, count in entry["counts"].items():
-            if fault not in FAULTS:
-                raise ReportError(f"a fault must be one of {', '.join(FAULTS)}")
-            if type(count) is not int or not 1 <= count <= MAX_COUNT:
-                raise ReportError(f"a count must be a whole number from 1 to {MAX_COUNT}")
-            series = entry["kind"], entry["url"], fault
-            counts[series] = min(counts[series] + count, MAX_COUNT)
+    for series, count in _series(report["endpoints"]):
+        kind, _, fault = series
+        if kind not in set(Kind):
+            raise ValueError(f"kind must be one of {', '.join(Kind)}")
+        if fault not in FAULTS:
+            raise ValueError(f"a fault must be one of {', '.join(FAULTS)}")
+        if type(count) is not int or not 1 <= count <= MAX_COUNT:
+            raise ValueError(f"a count must be a whole number from 1 to {MAX_COUNT}")
+        counts[series] = min(counts[series] + count, MAX_COUNT)
     return counts
-
-
-class ReportLimit:
-    """The limit of reports for each address, in this worker."""
-
-    def __init__(self) -> None:
-        self._minute = 0
-        self._reports: Counter[str] = Counter()
-
-    def admit(self, address: str, now: float) -> bool:
-        """Count a report, and tell whether it is within the limit.
-
-        Args:
-            address: IP address of the client.
-            now: Monotonic seconds.
-        """
-        minute = int(now // 60)
-        if minute != self._minute:
-            self._minute, self._reports = minute, Counter()
-        if address not in self._reports and len(self._reports) >= MAX_ADDRESSES:
-            return False
-        self._reports[address] += 1
-        return self._reports[address] <= MAX_REPORTS
 
 
 class ClientReports:
@@ -134,23 +95,38 @@ class ClientReports:
         self._prefix = f"{stem}.reports."
         # Not the process id, which a later worker may have again.
         self._name = f"{self._prefix}{uuid.uuid4().hex}.json"
-        self._counts: Counter[tuple[int, Series]] = Counter()
+        self._steps: defaultdict[int, Counter[Series]] = defaultdict(Counter)
         self._changed = False
         self._saved_at = 0.0
-        self.limit = ReportLimit()
+        self._minute = 0
+        self._addresses: Counter[str] = Counter()  # the reports of this minute
 
     def for_process(self) -> "ClientReports":
         """Return an object with a file of its own, for a process that was forked from this one."""
         return ClientReports(self._directory, self._stem)
 
+    def admit(self, address: str, now: float) -> bool:
+        """Count a report, and tell whether it is within the limit of its address.
+
+        Args:
+            address: IP address of the client.
+            now: Monotonic seconds.
+        """
+        minute = int(now // 60)
+        if minute != self._minute:
+            self._minute, self._addresses = minute, Counter()
+        if address not in self._addresses and len(self._addresses) >= MAX_ADDRESSES:
+            return False
+        self._addresses[address] += 1
+        return self._addresses[address] <= MAX_REPORTS
+
     def add(self, report: Counter[Series], listed: Listed) -> None:
         """Add the counts of a report for endpoints that are served."""
-        step = _step()
+        counts = self._steps[_step()]
         for series, count in report.items():
-            key = step, series
-            known = key in self._counts or len(self._counts) < MAX_SERIES
+            known = series in counts or sum(map(len, self._steps.values())) < MAX_SERIES
             if series[:2] in listed and known:
-                self._counts[key] += count
+                counts[series] += count
                 self._changed = True
 
     def save(self) -> None:
@@ -159,38 +135,25 @@ class ClientReports:
         if not self._changed or now - self._saved_at < SAVE_EVERY:
             return
         self._saved_at, self._changed = now, False
-        self._forget()
-        rows: list[_StepCount] = [
-            {"step": step, "kind": kind, "url": url, "fault": fault, "count": count}
-            for (step, (kind, url, fault)), count in self._counts.copy().items()
-        ]
-        record: _CountsRecord = {"format": _FORMAT, "counts": rows}
+        for step in [step for step in self._steps.copy() if not _is_recent(step)]:
+            del self._steps[step]
+        record: _CountsRecord = {
+            "steps": [
+                {"step": step, "endpoints": _entries(counts)}
+                for step, counts in self._steps.copy().items()
+            ]
+        }
         self._directory.save(self._name, json.dumps(record).encode(), "the clients' reports")
-
-    def _forget(self) -> None:
-        oldest = _step() - STEPS
-        for key in [key for key in self._counts.copy() if key[0] <= oldest]:
-            del self._counts[key]
 
     def totals(self, listed: Listed) -> list[ReportedEndpoint]:
         """Return the counts of the last hour, of all workers, for the endpoints that are served."""
-        newest = _step()
-        steps = range(newest - STEPS + 1, newest + 1)
         totals: Counter[Series] = Counter()
-        for (step, series), count in self._counts.copy().items():
-            totals[series] += count * (step in steps)
-        for row in self._rows_of_others():
-            totals[row["kind"], row["url"], row["fault"]] += row["count"] * (row["step"] in steps)
-        found: dict[tuple[str, str], dict[str, int]] = {}
-        for (kind, url, fault), count in sorted(totals.items()):
-            if count and (kind, url) in listed:
-                found.setdefault((kind, url), {})[fault] = count
-        return [
-            {"kind": kind, "url": url, "counts": counts} for (kind, url), counts in found.items()
-        ]
+        for step, counts in [*self._steps.copy().items(), *self._steps_of_others()]:
+            if _is_recent(step):
+                totals.update(counts.copy())
+        return [e for e in _entries(totals) if (e["kind"], e["url"]) in listed]
 
-    def _rows_of_others(self) -> list[_StepCount]:
-        rows: list[_StepCount] = []
+    def _steps_of_others(self) -> Iterator[tuple[int, Counter[Series]]]:
         for name in self._directory.list_names():
             if not name.startswith(self._prefix) or name == self._name:
                 continue
@@ -202,10 +165,26 @@ class ClientReports:
                 record = parse_record(self._directory.read(name), _CountsRecord)
             except OSError:
                 continue
-            if record is not None and record["format"] == _FORMAT:
-                rows += [row for row in record["counts"] if row["fault"] in FAULTS]
-        return rows
+            for step in record["steps"] if record else ():
+                yield step["step"], Counter(dict(_series(step["endpoints"])))
 
 
 def _step() -> int:
     return int(time.time() // STEP)
+
+
+def _is_recent(step: int) -> bool:
+    return 0 <= _step() - step < STEPS
+
+
+def _series(entries: Iterable[ReportedEndpoint]) -> Iterator[tuple[Series, int]]:
+    for entry in entries:
+        for fault, count in entry["counts"].items():
+            yield (entry["kind"], entry["url"], fault), count
+
+
+def _entries(counts: Counter[Series]) -> list[ReportedEndpoint]:
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for (kind, url, fault), count in sorted(counts.copy().items()):
+        found.setdefault((kind, url), {})[fault] = count
+    return [{"kind": kind, "url": url, "counts": counts} for (kind, url), counts in found.items()]

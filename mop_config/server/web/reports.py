@@ -6,7 +6,7 @@ import time
 from flask import Blueprint, Response, request
 
 from ..auth.policy import client_address
-from ..monitor.reports import ReportError, parse_report
+from ..monitor.reports import parse_report
 from . import current_service, problem_response
 
 blueprint = Blueprint("reports", __name__)
@@ -31,7 +31,7 @@ def report() -> Response:
         request.headers.get("X-Forwarded-For", ""),
         os.environ.get(_TRUSTED) or _LOOPBACK,
     )
-    if not reports.limit.admit(address, time.monotonic()):
+    if not reports.admit(address, time.monotonic()):
         response = problem_response(429, "an address may report 10 times a minute")
         response.headers["Retry-After"] = "60"
         return response
@@ -42,7 +42,7 @@ def report() -> Response:
         return problem_response(413, f"a report may have {MAX_REPORT} bytes")
     try:
         counts = parse_report(body)
-    except ReportError as error:
+    except ValueError as error:
         return problem_response(400, str(error))
     reports.add(counts, service.listed())
     response = Response(status=204)

@@ -24,7 +24,6 @@ from mop_config.server.monitor.reports import (
     STEP,
     STEPS,
     ClientReports,
-    ReportLimit,
 )
 from mop_config.server.state.directory import StateDirectory
 
@@ -175,9 +174,9 @@ def test_the_address_is_the_last_one_that_a_trusted_proxy_saw(
     assert client_address(peer, forwarded, trusted) == address
 
 
-def test_the_memory_of_addresses_is_bounded() -> None:
+def test_the_memory_of_addresses_is_bounded(tmp_path: Path) -> None:
     """Addresses beyond the limit are refused until the next minute."""
-    limit = ReportLimit()
+    limit = ClientReports(StateDirectory(tmp_path), "x")
     assert all(limit.admit(f"{n}", 0.0) for n in range(MAX_ADDRESSES))
     assert not limit.admit("another", 1.0)
     assert limit.admit("0", 1.0)
@@ -229,7 +228,7 @@ def test_an_old_file_is_removed_and_a_torn_one_is_ignored(tmp_path: Path) -> Non
     (file,) = tmp_path.glob("x.reports.*")
     good = file.read_text()
     reader = ClientReports(directory, "x")
-    for text in ("", good[:-3], good.replace('"ok"', '"?"'), "[]"):
+    for text in ("", good[:-3], good.replace('"counts"', '"?"'), "[]"):
         file.write_text(text)
         assert reader.totals(listed) == []
     at = time.time() - 2 * STEP * STEPS
