@@ -1,14 +1,13 @@
 """``mop-config reload``: make a running server read its source now."""
 
 import json
-from typing import TypedDict
 
 import click
 
 from ..errors import MopConfigError
-from ..server.parsing.problems import MAX_KEPT, ProblemRecord
-from ..server.state.worker_record import EndpointCounts
-from ..server.status.document import ProblemCounts, WorkerDocument
+from ..server.parsing.problems import MAX_KEPT
+from ..server.state.worker_record import ServedDocument
+from ..server.status.document import WorkerDocument
 from .env_file import env_file_option
 from .input import not_empty
 from .output import say
@@ -19,16 +18,10 @@ _PATH = "/api/v1/config/reload"
 _TIMEOUT = 60.0
 
 
-class ReloadReport(TypedDict, total=False):
+class ReloadReport(ServedDocument, total=False):
     """The response of the reload route; a problem document has ``workers`` and ``detail`` only."""
 
     workers: list[WorkerDocument]
-    state: str
-    loaded_at: str
-    counts: EndpointCounts
-    complete: bool
-    problem_counts: ProblemCounts
-    problems: list[ProblemRecord]
     note: str
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import click
 
 from ..errors import MopConfigError, SourceError
+from ..model.codec import rfc3339
 from ..server.parsing.problems import Code
 from ..server.settings import Settings
 from ..server.state.last_good import LastGood
@@ -76,7 +77,7 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
         }
         click.echo(json_text({**outcome, **difference.as_dict()}))
     elif workers:
-        say(f"every worker serves it ({len(workers)}), etag {workers[0]['etag']}")
+        say(f"every worker serves it ({len(workers)}), etag {workers[0]['served']['etag']}")
     else:
         say("no running worker is seen from here: the next one that starts serves it")
     return 0
@@ -113,15 +114,19 @@ def wait_until_served(
     Raises:
         MopConfigError: If a worker refuses the list, or does not serve the list in time.
     """
-    began, deadline = time.time(), time.monotonic() + PATIENCE
+    began, deadline = rfc3339(time.time()), time.monotonic() + PATIENCE
     while True:
         records = workers()
-        late = [w for w in records if w["etag"] not in etags or w["state"] != "fresh"]
+        late = [
+            worker
+            for worker in records
+            if worker["served"]["etag"] not in etags or worker["served"]["state"] != "fresh"
+        ]
         if not late:
             return records
         in_vain = time.monotonic() > deadline
         for worker in late:
-            last = worker["history"][0] if worker["history"] else None
+            last = worker["history"][0]["entry"] if worker["history"] else None
             failed = last is not None and last["at"] >= began and last["error"]
             if failed or in_vain:
                 reason = last["error"] if last and last["error"] else "it has not read it yet"

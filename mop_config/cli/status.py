@@ -10,8 +10,8 @@ from ..errors import MopConfigError
 from ..model.endpoint import Kind
 from ..model.printable import printable
 from ..server.monitor.results import HealthDocument
-from ..server.state.worker_record import WatcherRecord
-from ..server.status.document import HistoryEntry, StatusDocument, WorkerDocument
+from ..server.state.worker_record import HistoryEntry, WatcherRecord
+from ..server.status.document import StatusDocument, WorkerDocument
 from ..server.status.translations import Texts
 from ..server.status.verdict import Level, differing, problem_counts, verdict
 from .env_file import env_file_option

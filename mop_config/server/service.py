@@ -21,7 +21,7 @@ from .monitor.history import Slots
 from .monitor.reports import ClientReports, Listed, ReportedEndpoint
 from .monitor.results import HealthDocument
 from .monitor.thread import MonitorThread
-from .parsing.problems import Code, Problem, Severity
+from .parsing.problems import Code, Problem
 from .parsing.render import EMPTY
 from .reload.cluster import wait_for_answers
 from .reload.pipeline import Reloader
@@ -40,7 +40,6 @@ from .state.worker_record import WatcherRecord, WorkerFigures, WorkerRecord
 from .status import lost_hooks
 from .status.document import (
     StatusDocument,
-    answer_record,
     host_status,
     noticed,
     readiness,
@@ -322,17 +321,15 @@ class ConfigService:
         return [self._own_record(), *others]
 
     def _own_record(self) -> WorkerRecord:
-        view, notices = self._view(), list(self._notices())
-        errors = sum(notice.severity is Severity.ERROR for notice in notices)
-        figures = WorkerFigures(
-            errors=view.errors + errors,
-            warnings=view.warnings + len(notices) - errors,
-            waiters=self.responder.waiters,
-            good_at=self._reloader.loaded.good_at,
-            late=self._late() is not None,
+        figures: WorkerFigures = {
+            "waiters": self.responder.waiters,
+            "good_at": self._reloader.loaded.good_at,
+            "late": self._late() is not None,
+        }
+        answered = self._reload_responder.answered
+        return worker_record(
+            os.getpid(), self._view(), self._watcher(), self._notices(), figures, answered
         )
-        answered = answer_record(*self._reload_responder.answered)
-        return worker_record(os.getpid(), view, self._watcher(), notices, figures, answered)
 
     def _notices(self) -> Iterator[Problem]:
         for warning in (*self.settings.warnings, *self.signer.warnings):

@@ -6,6 +6,7 @@ every member before any other module uses the record.
 """
 
 import json
+from datetime import datetime
 from functools import cache
 from types import UnionType
 from typing import (
@@ -19,7 +20,6 @@ from typing import (
     is_typeddict,
 )
 
-from ...model.codec import rfc3339
 from ..parsing.problems import ProblemRecord
 
 T = TypeVar("T")
@@ -30,25 +30,36 @@ STATES = frozenset({"fresh", "stale", "rejected", "empty"})
 RESULTS = frozenset({"applied", "unchanged", "rejected", "error"})
 
 
-class ReloadRecord(TypedDict):
-    """A reload in the form of the status document; see ``Reload``. ``at`` is POSIX seconds."""
+class ReloadDocument(TypedDict):
+    """A reload as the status document shows it; ``at`` is RFC 3339. See ``Reload``."""
 
-    at: float
-    moment: NotRequired[float]
+    at: str
     trigger: str
     result: str
     error: str | None
     duration_seconds: float
+
+
+class HistoryEntry(ReloadDocument):
+    """A reload in the history of the status document."""
+
     etag: str | None
     code: NotRequired[str | None]
     change: NotRequired[dict[str, Any]]
+
+
+class ReloadRecord(TypedDict):
+    """A reload of a worker, and the monotonic time that orders the reloads of all workers."""
+
+    moment: float
+    entry: HistoryEntry
 
 
 class AnswerRecord(TypedDict):
     """The last request to reload that a worker has answered; see ``Answered``."""
 
     number: int
-    reload: ReloadRecord | None
+    reload: HistoryEntry | None
 
 
 class WatcherRecord(TypedDict):
@@ -65,23 +76,39 @@ class EndpointCounts(TypedDict):
     socketio: int
 
 
+class ProblemCounts(TypedDict):
+    """The exact numbers of problems; at most 100 problems are named."""
+
+    error: int
+    warning: int
+
+
+class ServedDocument(TypedDict):
+    """What a worker or the host serves, as the status document shows it."""
+
+    etag: str
+    state: str
+    loaded_at: str
+    counts: EndpointCounts
+    complete: bool
+    problem_counts: ProblemCounts
+    problems: list[ProblemRecord]
+
+
 class WorkerFigures(TypedDict):
     """Figures of a worker that only the gauges need.
 
-    ``errors`` and ``warnings`` are exact counts of problems, ``waiters`` counts parked requests,
-    ``good_at`` is the POSIX time at which the source was last found good (0 for never), and
-    ``late`` is whether the reload thread hangs.
+    ``waiters`` counts parked requests, ``good_at`` is the POSIX time at which the source was last
+    found good (0 for never), and ``late`` is whether the reload thread hangs.
     """
 
-    errors: int
-    warnings: int
     waiters: int
     good_at: float
-    late: NotRequired[bool]
+    late: bool
 
 
 class WorkerRecord(TypedDict):
-    """The state of one worker.
+    """The state of one worker, with the parts of the status document that are the worker's own.
 
     ``started`` is the start time of the process, which distinguishes it from a later process with
     the same id; ``WorkerRegistry.write`` adds it. ``history`` has the newest reload first.
@@ -89,16 +116,11 @@ class WorkerRecord(TypedDict):
 
     pid: int
     started: NotRequired[str]
-    state: str
-    etag: str
-    loaded_at: float
-    counts: EndpointCounts
-    complete: bool
-    problems: list[ProblemRecord]
+    served: ServedDocument
     watcher: WatcherRecord
     history: list[ReloadRecord]
     figures: WorkerFigures
-    answered: NotRequired[AnswerRecord]
+    answered: AnswerRecord
 
 
 def parse_record(data: bytes, expected: type[T]) -> T | None:
@@ -120,11 +142,11 @@ def read_record(data: bytes) -> WorkerRecord | None:
     try:
         record = parse_record(data, WorkerRecord)
         return record if record is not None and _has_values(record) else None
-    except (ValueError, OverflowError, OSError):
+    except ValueError:
         return None
 
 
-def reload_for(record: WorkerRecord, number: int) -> ReloadRecord | None:
+def reload_for(record: WorkerRecord, number: int) -> HistoryEntry | None:
     """Return the reload with which a worker has answered a request.
 
     A worker that is younger than the request has read the source at its start, so its newest
@@ -137,24 +159,23 @@ def reload_for(record: WorkerRecord, number: int) -> ReloadRecord | None:
     Returns:
         The reload, or None while the worker has not answered.
     """
-    answered = record.get("answered")
-    if (answered["number"] if answered else 0) < number:
+    answered = record["answered"]
+    if answered["number"] < number:
         return None
-    if answered and answered["reload"]:
-        return answered["reload"]
-    return record["history"][0] if record["history"] else None
+    return answered["reload"] or (record["history"][0]["entry"] if record["history"] else None)
 
 
 def _has_values(record: WorkerRecord) -> bool:
-    if "started" not in record:
-        return False
-    answer = record.get("answered")
-    reloads = [*record["history"]]
-    if answer and answer["reload"]:
-        reloads.append(answer["reload"])
-    for moment in (record["loaded_at"], *(reload["at"] for reload in reloads)):
-        rfc3339(moment)  # raises for a time outside the calendar
-    return record["state"] in STATES and all(reload["result"] in RESULTS for reload in reloads)
+    reloads = [reload["entry"] for reload in record["history"]]
+    if record["answered"]["reload"]:
+        reloads.append(record["answered"]["reload"])
+    for moment in (record["served"]["loaded_at"], *(reload["at"] for reload in reloads)):
+        datetime.fromisoformat(moment)
+    return (
+        "started" in record
+        and record["served"]["state"] in STATES
+        and all(reload["result"] in RESULTS for reload in reloads)
+    )
 
 
 def _has_type(value: Any, expected: Any) -> bool:

@@ -5,17 +5,19 @@ a request for the status merges all records, so that every worker gives the same
 """
 
 from collections.abc import Iterable
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from ...model.codec import rfc3339
 from ..monitor.reports import ReportedEndpoint
 from ..monitor.results import HealthDocument
-from ..parsing.problems import Problem, ProblemRecord
+from ..parsing.problems import Problem, Severity
+from ..reload.requests import Answered
 from ..serving.store import HISTORY, Reload, Result, ServerState, SourceState
 from ..state.worker_record import (
-    AnswerRecord,
-    EndpointCounts,
+    HistoryEntry,
+    ReloadDocument,
     ReloadRecord,
+    ServedDocument,
     WatcherRecord,
     WorkerFigures,
     WorkerRecord,
@@ -31,49 +33,12 @@ _RESULTS = [Result.UNCHANGED, Result.APPLIED, Result.REJECTED, Result.ERROR]
 _STATES = [SourceState.EMPTY, SourceState.REJECTED, SourceState.STALE, SourceState.FRESH]
 
 
-class ReloadDocument(TypedDict):
-    """A reload in the status document; ``at`` is RFC 3339. See ``Reload`` for the members."""
-
-    at: str
-    trigger: str
-    result: str
-    error: str | None
-    duration_seconds: float
-
-
-class HistoryEntry(ReloadDocument):
-    """A reload in the history of the status document."""
-
-    etag: str | None
-    code: NotRequired[str | None]
-    change: NotRequired[dict[str, Any]]
-
-
 class WorkerDocument(TypedDict):
     """A worker in the status document."""
 
     pid: int
     etag: str
     last_reload: ReloadDocument | None
-
-
-class ProblemCounts(TypedDict):
-    """The exact numbers of problems; at most 100 problems are named."""
-
-    error: int
-    warning: int
-
-
-class ServedDocument(TypedDict):
-    """What a worker or the host serves."""
-
-    etag: str
-    state: str
-    loaded_at: str
-    counts: EndpointCounts
-    complete: bool
-    problem_counts: ProblemCounts
-    problems: list[ProblemRecord]
 
 
 class StatusDocument(ServedDocument):
@@ -94,7 +59,7 @@ def worker_record(
     watcher: WatcherRecord,
     notices: Iterable[Problem],
     figures: WorkerFigures,
-    answered: AnswerRecord,
+    answered: Answered,
 ) -> WorkerRecord:
     """Make the record that a worker writes into the state folder.
 
@@ -106,41 +71,52 @@ def worker_record(
         figures: Figures for the gauges.
         answered: The last request to reload that the worker has answered.
     """
-    snapshot = view.snapshot
+    snapshot, notices = view.snapshot, list(notices)
+    errors = sum(notice.severity is Severity.ERROR for notice in notices)
     return {
         "pid": pid,
-        "state": view.state.value,
-        "etag": snapshot.etag,
-        "loaded_at": snapshot.loaded_at,
-        "counts": {"api": snapshot.api_count, "socketio": snapshot.socketio_count},
-        "complete": view.complete,
-        "problems": [problem.as_dict() for problem in (*notices, *view.problems)],
+        "served": {
+            "etag": snapshot.etag,
+            "state": view.state.value,
+            "loaded_at": rfc3339(snapshot.loaded_at),
+            "counts": {"api": snapshot.api_count, "socketio": snapshot.socketio_count},
+            "complete": view.complete,
+            "problem_counts": {
+                "error": view.errors + errors,
+                "warning": view.warnings + len(notices) - errors,
+            },
+            "problems": [problem.as_dict() for problem in (*notices, *view.problems)],
+        },
         "watcher": watcher,
-        "history": [_event(reload) for reload in view.history],
+        "history": [{"moment": each.moment, "entry": _entry(each)} for each in view.history],
         "figures": figures,
-        "answered": answered,
+        "answered": {
+            "number": answered.number,
+            "reload": None if answered.reload is None else _entry(answered.reload),
+        },
     }
 
 
 def noticed(worker: WorkerRecord, notice: Problem) -> WorkerRecord:
-    """Add a problem that this worker has found to the record of another worker, unless it is there.
+    """Add a warning of this worker to the record of another worker, unless it is there.
 
     The other record comes from a file that may be old, and the status may show its problems.
     """
-    if any(problem["code"] == notice.code for problem in worker["problems"]):
+    served = worker["served"]
+    if any(problem["code"] == notice.code for problem in served["problems"]):
         return worker
-    figures = worker["figures"]
-    return {
-        **worker,
-        "problems": [notice.as_dict(), *worker["problems"]],
-        "figures": {**figures, "warnings": figures["warnings"] + 1},
+    counts = served["problem_counts"]
+    served = {
+        **served,
+        "problems": [notice.as_dict(), *served["problems"]],
+        "problem_counts": {**counts, "warning": counts["warning"] + 1},
     }
+    return {**worker, "served": served}
 
 
-def _event(reload: Reload) -> ReloadRecord:
-    event: ReloadRecord = {
-        "at": reload.at,
-        "moment": reload.moment,
+def _entry(reload: Reload) -> HistoryEntry:
+    entry: HistoryEntry = {
+        "at": rfc3339(reload.at),
         "trigger": reload.trigger.value,
         "result": reload.result.value,
         "error": reload.error,
@@ -149,13 +125,8 @@ def _event(reload: Reload) -> ReloadRecord:
         "code": reload.code,
     }
     if reload.change is not None:
-        event["change"] = reload.change._asdict()
-    return event
-
-
-def answer_record(number: int, reload: Reload | None) -> AnswerRecord:
-    """Make the part of a worker's record that names the last request to reload it has answered."""
-    return {"number": number, "reload": None if reload is None else _event(reload)}
+        entry["change"] = reload.change._asdict()
+    return entry
 
 
 def reload_report(workers: list[WorkerRecord], number: int) -> dict[str, Any]:
@@ -171,21 +142,13 @@ def reload_report(workers: list[WorkerRecord], number: int) -> dict[str, Any]:
         ``last_reload``, which is None while that worker has not answered; and the ``problems``
         of the worker with the worst result.
     """
-    workers = _by_pid(workers)
-    answers = [reload_for(worker, number) for worker in workers]
-    given = [
-        (worker, answer)
-        for worker, answer in zip(workers, answers, strict=True)
-        if answer is not None
-    ]
+    answers = [(worker, reload_for(worker, number)) for worker in _by_pid(workers)]
+    given = [(worker, answer) for worker, answer in answers if answer is not None]
     report: dict[str, Any] = {"result": None, "etag": None, "problems": []}
     if given:
         worst, answer = max(given, key=lambda pair: _RESULTS.index(Result(pair[1]["result"])))
-        report |= {"result": answer["result"], **_served(worst)}
-    report["workers"] = [
-        {"pid": worker["pid"], "etag": worker["etag"], "last_reload": _reload(answer)}
-        for worker, answer in zip(workers, answers, strict=True)
-    ]
+        report |= {"result": answer["result"], **worst["served"]}
+    report["workers"] = [_worker(worker, answer) for worker, answer in answers]
     return report
 
 
@@ -193,17 +156,9 @@ def _by_pid(workers: list[WorkerRecord]) -> list[WorkerRecord]:
     return sorted(workers, key=lambda worker: worker["pid"])
 
 
-def _served(worker: WorkerRecord) -> ServedDocument:
-    figures = worker["figures"]
-    return {
-        "etag": worker["etag"],
-        "state": worker["state"],
-        "loaded_at": rfc3339(worker["loaded_at"]),
-        "counts": worker["counts"],
-        "complete": worker["complete"],
-        "problem_counts": {"error": figures["errors"], "warning": figures["warnings"]},
-        "problems": worker["problems"],
-    }
+def _worker(worker: WorkerRecord, reload: HistoryEntry | None) -> WorkerDocument:
+    etag = worker["served"]["etag"]
+    return {"pid": worker["pid"], "etag": etag, "last_reload": _short(reload)}
 
 
 def host_status(
@@ -221,23 +176,21 @@ def host_status(
         reports: What clients reported in the last hour, or None if reports are off.
     """
     history = merge_histories([worker["history"] for worker in workers])
-    served = _served(worst_of(workers))
-    served["complete"] = all(worker["complete"] for worker in workers)
+    served = worst_of(workers)["served"].copy()
+    served["complete"] = all(worker["served"]["complete"] for worker in workers)
+    watchers = [worker["watcher"] for worker in workers]
+    polls = any(watcher["mode"] == "poll" for watcher in watchers)
     return {
         "source": source,
         **served,
-        "last_reload": _reload(history[0]) if history else None,
-        "history": [_entry(event) for event in history],
+        "last_reload": _short(history[0] if history else None),
+        "history": history,
         "watcher": {
-            "mode": _worst_mode([worker["watcher"]["mode"] for worker in workers]),
-            "alive": all(worker["watcher"]["alive"] for worker in workers),
+            "mode": "poll" if polls else watchers[0]["mode"],
+            "alive": all(watcher["alive"] for watcher in watchers),
         },
         "workers": [
-            {
-                "pid": worker["pid"],
-                "etag": worker["etag"],
-                "last_reload": _reload(worker["history"][0] if worker["history"] else None),
-            }
+            _worker(worker, worker["history"][0]["entry"] if worker["history"] else None)
             for worker in _by_pid(workers)
         ],
         "health": health,
@@ -263,37 +216,22 @@ def worst_of(workers: list[WorkerRecord]) -> WorkerRecord:
 
     A worker that cannot follow its source must not be hidden by those that can.
     """
-    return min(_by_pid(workers), key=lambda worker: _STATES.index(SourceState(worker["state"])))
+    return min(_by_pid(workers), key=lambda w: _STATES.index(SourceState(w["served"]["state"])))
 
 
-def _worst_mode(modes: list[str]) -> str:
-    return "poll" if "poll" in modes else modes[0]
-
-
-def _reload(event: ReloadRecord | None) -> ReloadDocument | None:
-    if event is None:
+def _short(entry: HistoryEntry | None) -> ReloadDocument | None:
+    if entry is None:
         return None
     return {
-        "at": rfc3339(event["at"]),
-        "trigger": event["trigger"],
-        "result": event["result"],
-        "error": event["error"],
-        "duration_seconds": event["duration_seconds"],
+        "at": entry["at"],
+        "trigger": entry["trigger"],
+        "result": entry["result"],
+        "error": entry["error"],
+        "duration_seconds": entry["duration_seconds"],
     }
 
 
-def _entry(event: ReloadRecord) -> HistoryEntry:
-    entry: Any = {**event, "at": rfc3339(event["at"])}
-    entry.pop("moment", None)
-    shown: HistoryEntry = entry
-    return shown
-
-
-def _moment(event: ReloadRecord) -> float:
-    return float(event.get("moment", event["at"]))
-
-
-def merge_histories(histories: list[list[ReloadRecord]]) -> list[ReloadRecord]:
+def merge_histories(histories: list[list[ReloadRecord]]) -> list[HistoryEntry]:
     """Merge the workers' histories, newest event first, with each event once.
 
     Every worker records the same edit for itself, moments apart. Reloads of different workers
@@ -302,18 +240,19 @@ def merge_histories(histories: list[list[ReloadRecord]]) -> list[ReloadRecord]:
     """
     notes = [(event, worker) for worker, history in enumerate(histories) for event in history]
     merged: list[tuple[ReloadRecord, set[int]]] = []
-    for event, worker in sorted(notes, key=lambda note: _moment(note[0])):
+    for event, worker in sorted(notes, key=lambda note: note[0]["moment"]):
         for earlier, workers in merged:
-            if worker not in workers and _same_event(earlier, event):
+            if worker not in workers and _is_same(earlier, event):
                 workers.add(worker)
                 break
         else:
             merged.append((event, {worker}))
-    return [event for event, _ in reversed(merged)][:HISTORY]
+    return [event["entry"] for event, _ in reversed(merged)][:HISTORY]
 
 
-def _same_event(earlier: ReloadRecord, later: ReloadRecord) -> bool:
-    return _moment(later) - _moment(earlier) <= SAME_EVENT and (
-        (later["result"], later["error"], later["etag"])
-        == (earlier["result"], earlier["error"], earlier["etag"])
+def _is_same(earlier: ReloadRecord, later: ReloadRecord) -> bool:
+    one, other = earlier["entry"], later["entry"]
+    return later["moment"] - earlier["moment"] <= SAME_EVENT and (
+        (other["result"], other["error"], other["etag"])
+        == (one["result"], one["error"], one["etag"])
     )

@@ -13,8 +13,8 @@ from ...model.endpoint import Kind
 from ..monitor.results import HealthDocument
 from ..monitor.schedule import MOST
 from ..parsing.problems import Code, ProblemRecord
-from ..state.worker_record import EndpointCounts
-from .document import ProblemCounts, StatusDocument, WorkerDocument
+from ..state.worker_record import EndpointCounts, ProblemCounts
+from .document import StatusDocument, WorkerDocument
 from .translations import Texts
 
 

@@ -232,10 +232,7 @@ class TestReloads:
 
 
 def figures(**values: Any) -> dict[str, Any]:
-    return {"figures": {**WITHOUT, **values}}
-
-
-WITHOUT: dict[str, Any] = {"errors": 0, "warnings": 0, "waiters": 0, "good_at": 5.0}
+    return {"figures": {"waiters": 0, "good_at": 5.0, "late": False, **values}}
 
 
 def told(workers: list[WorkerRecord], health: Any = None) -> dict[str, Any]:
@@ -269,7 +266,7 @@ class TestHost:
         """Waiters are added up; the time is that of the worker that is furthest behind."""
         workers = [
             worker(1, **figures(waiters=3, good_at=50.0)),
-            worker(2, "rejected", **figures(errors=700, warnings=2, waiters=4, good_at=20.0)),
+            worker(2, "rejected", errors=700, warnings=2, **figures(waiters=4, good_at=20.0)),
         ]
         assert told(workers)["waiters"] == {(): 7}
         assert told(workers)["problems"] == {("error",): 700, ("warning",): 2}

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from mop_config.model.codec import rfc3339
 from mop_config.server.logs.format import LineFormatter
 from mop_config.server.parsing.problems import Code, Problem, Severity
 from mop_config.server.serving.store import Result, SourceState
@@ -16,8 +17,8 @@ from mop_config.server.state.directory import StateDirectory
 from mop_config.server.state.worker_record import (
     RESULTS,
     STATES,
+    HistoryEntry,
     ReloadRecord,
-    WorkerFigures,
     WorkerRecord,
 )
 from mop_config.server.state.workers import WorkerRegistry, started
@@ -26,30 +27,46 @@ from mop_config.server.status.document import host_status, merge_histories, noti
 from ...waiting import wait_for
 
 
-def event(at: float, result: str = "applied", etag: str = "e", **more: Any) -> ReloadRecord:
-    base: dict[str, Any] = {
-        "at": at,
+def event(
+    at: float, result: str = "applied", *, moment: float | None = None, **more: Any
+) -> ReloadRecord:
+    entry: dict[str, Any] = {
+        "at": rfc3339(at),
         "trigger": "watch",
         "result": result,
         "error": None,
         "duration_seconds": 0.1,
-        "etag": etag,
+        "etag": "e",
+        **more,
     }
-    return cast(ReloadRecord, {**base, **more})
+    return {"moment": at if moment is None else moment, "entry": cast(HistoryEntry, entry)}
 
 
-def worker(pid: int, state: str = "fresh", etag: str = "e", **more: Any) -> WorkerRecord:
-    base: dict[str, Any] = {
+def worker(
+    pid: int,
+    state: str = "fresh",
+    etag: str = "e",
+    *,
+    complete: bool = True,
+    errors: int = 0,
+    warnings: int = 0,
+    **more: Any,
+) -> WorkerRecord:
+    base: WorkerRecord = {
         "pid": pid,
-        "state": state,
-        "etag": etag,
-        "loaded_at": 5.0,
-        "counts": {"api": 1, "socketio": 1},
-        "complete": True,
-        "problems": [],
+        "served": {
+            "etag": etag,
+            "state": state,
+            "loaded_at": rfc3339(5.0),
+            "counts": {"api": 1, "socketio": 1},
+            "complete": complete,
+            "problem_counts": {"error": errors, "warning": warnings},
+            "problems": [],
+        },
         "watcher": {"mode": "inotify", "alive": True},
         "history": [event(float(pid))],
-        "figures": WorkerFigures(errors=0, warnings=0, waiters=0, good_at=5.0),
+        "figures": {"waiters": 0, "good_at": 5.0, "late": False},
+        "answered": {"number": 0, "reload": None},
     }
     return cast(WorkerRecord, {**base, **more})
 
@@ -94,16 +111,16 @@ def test_watching_is_alive_only_if_every_workers_is() -> None:
 def test_one_edit_seen_by_four_workers_is_one_event() -> None:
     """The newest is first; other results and later repetitions are other events."""
     first = [[event(10 + i / 10)] for i in range(4)]
-    assert [e["at"] for e in merge_histories(first)] == [10.0]
+    assert [e["at"] for e in merge_histories(first)] == [rfc3339(10.0)]
     mixed = [
         [event(20.0, "rejected", error="no"), event(10.0)],
         [event(20.1, "rejected", error="no"), event(10.1)],
         [event(15.0, "unchanged"), event(10.2)],
     ]
     assert [(e["at"], e["result"]) for e in merge_histories(mixed)] == [
-        (20.0, "rejected"),
-        (15.0, "unchanged"),
-        (10.0, "applied"),
+        (rfc3339(20.0), "rejected"),
+        (rfc3339(15.0), "unchanged"),
+        (rfc3339(10.0), "applied"),
     ]
     repeated = [[event(10.2), event(10.1, "rejected"), event(10.0)], [event(10.3)]]
     assert len(merge_histories(repeated)) == 3, "a worker's own repetitions are news"
@@ -114,19 +131,22 @@ def _broken(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield a worker's record without each member, and with each member of another type."""
     for name in good:
         yield {key: value for key, value in good.items() if key != name}
-    for name in ("pid", "started", "state", "loaded_at", "watcher", "history"):
+    for name in ("pid", "started", "served", "watcher", "history"):
         yield {**good, name: ["x"]}
     (reload,) = good["history"]
     for name, value in {
         "pid": True,
-        "state": "fresher",
-        "loaded_at": 1e300,
-        "counts": {"api": 1},
-        "problems": [{"code": "x"}],
         "answered": {"number": "1", "reload": None},
-        "history": [{**reload, "result": "x"}],
+        "history": [{**reload, "entry": {**reload["entry"], "result": "x"}}],
     }.items():
         yield {**good, name: value}
+    for name, value in {
+        "state": "fresher",
+        "loaded_at": "yesterday",
+        "counts": {"api": 1},
+        "problems": [{"code": "x"}],
+    }.items():
+        yield {**good, "served": {**good["served"], name: value}}
 
 
 def test_a_record_knows_the_states_and_results_of_the_store() -> None:
@@ -230,7 +250,7 @@ def test_a_finding_of_the_one_that_is_asked_shows_whoever_speaks() -> None:
     notice = Problem(1, 1, Severity.WARNING, Code.STATE_FOLDER, "full", "")
     told = noticed(worker(1), notice)
     assert host_status("x", [told])["problems"] == [notice.as_dict()]
-    assert told["figures"]["warnings"] == 1
+    assert told["served"]["problem_counts"]["warning"] == 1
     assert noticed(told, notice._replace(message="read-only")) == told
 
 

@@ -12,7 +12,8 @@ from ...monitor.history import Slots
 from ...monitor.reports import OK
 from ...monitor.results import HealthDocument
 from ...parsing.problems import MAX_KEPT, ProblemRecord
-from ...status.document import HistoryEntry, StatusDocument
+from ...state.worker_record import HistoryEntry
+from ...status.document import StatusDocument
 from ...status.verdict import (
     StatusFinding,
     common_etag,
