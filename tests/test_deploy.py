@@ -115,7 +115,10 @@ def test_gunicorn_tells_systemd_that_it_listens(tmp_path: Path) -> None:
             assert listener.recv(4096).startswith(b"READY=1\n")
 
 
-def test_a_socket_of_systemds_is_taken_instead_of_host_and_port(tmp_path: Path) -> None:
+@pytest.mark.parametrize("worker", ["asgi", "gthread"])
+def test_a_socket_of_systemds_is_taken_instead_of_host_and_port(
+    tmp_path: Path, worker: str
+) -> None:
     """gunicorn uses systemd's socket although its configuration names an address."""
     activate = need_program("systemd-socket-activate")
     port, unused = free_ports(2)
@@ -124,6 +127,7 @@ def test_a_socket_of_systemds_is_taken_instead_of_host_and_port(tmp_path: Path) 
         "ENDPOINT_CONFIG_FILE": str(SAMPLE),
         "ENDPOINT_STATE_DIR": str(tmp_path / "state"),
         "PORT": str(unused),
+        "WORKER_CLASS": worker,
         "PYTHONPATH": str(ROOT),
         "PATH": os.environ["PATH"],
     }

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -177,12 +178,13 @@ def test_a_storm_while_the_file_is_written_in_place(tmp_path: Path, worker_class
     assert len(answers) > 5
 
 
-def test_an_upgrade_of_gunicorn_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
+def test_an_upgrade_of_gunicorn_itself(tmp_path: Path, worker_class: str) -> None:
     """SIGUSR2 and then SIGTERM to the old master upgrade the code without a failed request."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text(0))
     command = gunicorn_command(module=True)
-    with running(tmp_path, file, command=command) as server:
+    with running(tmp_path, file, command=command, WORKER_CLASS=worker_class) as server:
         olds = server.workers
         server.send(signal.SIGUSR2)
         new = wait_for(
@@ -217,6 +219,25 @@ def test_during_worker_start(site: tuple[Server, Writer]) -> None:
     assert pids < set(server.workers)
     assert len(server.workers) == 5
     assert "sent SIGHUP" not in server.log
+
+
+def _has_workers(server: Server, count: int) -> bool:
+    return len(server.workers) == len(server.status()["workers"]) == count
+
+
+@pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
+def test_workers_that_come_and_go_lose_no_request(tmp_path: Path, worker_class: str) -> None:
+    """SIGTTIN adds a worker, and SIGTTOU ends the oldest one after its requests."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text(text(0))
+    with running(tmp_path, file, WORKER_CLASS=worker_class) as server:
+        writer, olds = Writer(file), server.workers
+        with under_load(server.port, keep_alive=(False,)):
+            for number, count in ((signal.SIGTTIN, 3), (signal.SIGTTOU, 2)) * 2:
+                server.send(number)
+                wait_for(partial(_has_workers, server, count), seconds=30, what=f"{count} workers")
+                settled(server, writer)
+        assert not set(olds) & set(server.workers), "the oldest workers end first"
 
 
 @pytest.mark.parametrize("worker_class", CLASSES)

@@ -1,15 +1,18 @@
 """Every server and both fronts give equal answers to one list of requests."""
 
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from ..ports import closed_port
-from ..servers import ENDPOINTS, STATUS, Answer, Server, gunicorn_command, running
+from ..servers import ENDPOINTS, ROOT, STATUS, Answer, Server, gunicorn_command, running
 from ..waiting import wait_for
 
 PYTHON = sys.executable
@@ -102,6 +105,64 @@ def reference(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("reference")
     with running(folder, file, workers=1, ENDPOINT_CORS_ORIGINS="https://a.com") as server:
         yield server
+
+
+@pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
+def test_a_unix_socket(file: Path, tmp_path: Path, reference: Server, worker_class: str) -> None:
+    """Behind a Unix socket, the peer has no address, and long polls and edits work as well."""
+    mine, path = tmp_path / "endpoints.txt", tmp_path / "socket"
+    mine.write_bytes(file.read_bytes())
+    environ = {
+        **os.environ,
+        "ENDPOINT_CONFIG_FILE": str(mine),
+        "ENDPOINT_STATE_DIR": str(tmp_path / "state"),
+        "WEB_CONCURRENCY": "1",
+        "WORKER_CLASS": worker_class,
+    }
+    command = gunicorn_command("--bind", f"unix:{path}", "--access-logfile", "-")
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
+    try:
+        wait_for(path.is_socket, seconds=30, what="gunicorn listens")
+        with httpx2.Client(
+            transport=httpx2.HTTPTransport(uds=str(path)), base_url="http://x", timeout=30
+        ) as client:
+            first = client.get(ENDPOINTS)
+            assert first.content == reference.get().body
+            mine.write_text("DomainList:\nnew.example\n")
+            known = {"If-None-Match": first.headers["etag"]}
+            told = client.get(f"{ENDPOINTS}?wait=20", headers=known)
+            assert told.json()["socketio_endpoints"][0]["url"] == "https://new.example"
+            assert client.get(STATUS).json()["state"] == "fresh"
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+    assert f"GET {ENDPOINTS}?wait=20" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
+@pytest.mark.parametrize(("trusted", "scheme"), [("127.0.0.1", "https"), ("192.0.2.1", "http")])
+def test_the_scheme_that_a_trusted_proxy_forwards(
+    file: Path, tmp_path: Path, worker_class: str, trusted: str, scheme: str
+) -> None:
+    """``X-Forwarded-Proto`` counts only from an address in ``FORWARDED_ALLOW_IPS``."""
+    (tmp_path / "scheme.py").write_text(
+        "from flask import request\n"
+        "from mop_config import create_app\n"
+        "app = create_app()\n"
+        "app.get('/scheme')(lambda: request.scheme)\n"
+    )
+    with running(
+        tmp_path,
+        file,
+        command=gunicorn_command(target="scheme:app"),
+        workers=1,
+        WORKER_CLASS=worker_class,
+        FORWARDED_ALLOW_IPS=trusted,
+        PYTHONPATH=f"{ROOT}:{tmp_path}",
+    ) as server:
+        answer = server.get("/scheme", **{"X-Forwarded-Proto": "https"})
+        assert (answer.status, answer.body) == (200, scheme.encode())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
