@@ -8,7 +8,7 @@ from typing import Any
 
 from gunicorn import util
 
-from ..serving.problem_details import problem_details
+from ..serving.conditional import problem
 
 _DETAILS = {
     400: "the request is malformed",
@@ -30,10 +30,10 @@ def page(status_code: int) -> bytes:
         status_code: HTTP status code.
     """
     status = HTTPStatus(status_code)
-    headers, body = problem_details(status, _DETAILS.get(status, _OTHERWISE))
+    answer = problem(status, _DETAILS.get(status, _OTHERWISE))
     lines = [f"HTTP/1.1 {status:d} {status.phrase}", "Connection: close"]
-    lines += [f"{name}: {value}" for name, value in headers]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+    lines += [f"{name}: {value}" for name, value in answer.headers]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + answer.body
 
 
 def install() -> None:

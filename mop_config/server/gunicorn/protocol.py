@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from ..web.asgi import AsgiApp, WireAnswer
+from ..serving.conditional import ConditionalAnswer
+from ..web.asgi import AsgiApp
 from ..web.bridge import SOCKET
 from . import error_pages
 
@@ -40,7 +41,7 @@ _NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"expect", b"up
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
 
 
-Answer = Callable[[Any, bytes], WireAnswer | None]
+Answer = Callable[[Any, bytes], ConditionalAnswer | None]
 
 
 class RefusedRequestError(Exception):
@@ -261,7 +262,11 @@ class HttpProtocol(HttpToolsProtocol):
         parts = [STATUS_LINE[found.status]]
         for name, value in self.server_state.default_headers:
             parts += [name, b": ", value, b"\r\n"]
-        parts += [found.lines, b"connection: close\r\n\r\n" if close else b"\r\n", found.body]
+        parts += [
+            found.headers.lines,
+            b"connection: close\r\n\r\n" if close else b"\r\n",
+            found.body,
+        ]
         self._answered = True
         self.transport.write(b"".join(parts))
         if close:

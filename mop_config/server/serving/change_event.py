@@ -19,16 +19,25 @@ class ChangeEvent:
     """An event that is set once and wakes every waiting thread. It belongs to one process."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self._pid = os.getpid()
         self._read_end, self._write_end = os.pipe()
+
+    @property
+    def of_parent(self) -> bool:
+        """Whether this is the copy that a fork has made of the parent's event."""
+        return self._pid != os.getpid()
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when the event is set, for an event loop."""
         return self._read_end
 
     def set(self) -> None:
-        """Set the event: wake every thread that waits now or later. Safe in a signal handler."""
-        os.write(self._write_end, b"!")
+        """Set the event: wake every thread that waits now or later. Safe in a signal handler.
+
+        The pipe is shared with the parent, so that a fork must not set its copy.
+        """
+        if not self.of_parent:
+            os.write(self._write_end, b"!")
 
     def wait(self, seconds: float, client: Any = None) -> bool:
         """Wait until the event is set, the time is over, or the client has left.

@@ -1,21 +1,23 @@
 """Conditional requests and content negotiation for the list: RFC 9110, 8, 12 and 13. Pure."""
 
+import json
 import re
 from collections.abc import Mapping, MutableMapping
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from werkzeug.datastructures import Accept, MIMEAccept
 from werkzeug.http import parse_accept_header, parse_etags
 
-from .snapshot import Headers, Snapshot
+from .snapshot import SECURITY_HEADERS, HeaderFields, Snapshot
 
 #: Longest header value or query that is parsed; a longer one counts as absent. werkzeug parses
 #: ``Accept`` in quadratic time, and the caches below keep whole values.
 MAX_VALUE = 1024
 
-# A suffix behind the list's own tag, such as -br, which a compressing proxy adds.
-_CODING = re.compile(r"-[\w!#$%&'*+.^`|~-]+", re.ASCII)
+# What may stand behind the list's own tag: a suffix such as -br, which a compressing proxy adds.
+_CODING = re.compile(r"(-[\w!#$%&'*+.^`|~-]+)?", re.ASCII)
 _NEGOTIATING = frozenset(
     {
         "HTTP_ACCEPT",
@@ -32,28 +34,52 @@ _NEGOTIATING = frozenset(
 )
 
 
-def header(environ: Mapping[str, Any], name: str) -> str | None:
-    """Return a request header, or None if it is absent or longer than ``MAX_VALUE``."""
-    value: str | None = environ.get(name)
-    return None if value is None or len(value) > MAX_VALUE else value
-
-
 def forget_long_values(environ: MutableMapping[str, Any]) -> None:
     """Remove over-long headers of content negotiation and of conditions from a WSGI environ.
 
     Flask's request object parses those headers itself, without a limit.
     """
-    for name in _NEGOTIATING:
-        if len(environ.get(name, "")) > MAX_VALUE:
+    for name in _NEGOTIATING & environ.keys():
+        if len(environ[name]) > MAX_VALUE:
             del environ[name]
 
 
 class ConditionalAnswer(NamedTuple):
-    """A status line without its version, headers, and a body (empty for HEAD and 304)."""
+    """A status code, headers, and a body (empty for HEAD and 304)."""
 
-    status: str
-    headers: Headers
+    status: int
+    headers: HeaderFields
     body: bytes
+
+
+def json_answer(
+    status: int, document: Mapping[str, Any], content_type: str = "application/json"
+) -> ConditionalAnswer:
+    """Return a JSON answer that must not be cached."""
+    body = json.dumps(document, separators=(",", ":")).encode() + b"\n"
+    headers = (
+        ("Content-Type", content_type),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        *SECURITY_HEADERS,
+    )
+    return ConditionalAnswer(status, HeaderFields(headers), body)
+
+
+def problem(
+    status: int, detail: str | None, members: Mapping[str, Any] | None = None
+) -> ConditionalAnswer:
+    """Return an error as a problem document (RFC 9457).
+
+    Args:
+        status: HTTP status code.
+        detail: The reason in words, for people; None if there is none.
+        members: The same reason for programs, as extension members of the document
+            (RFC 9457, 3.2); None adds no member.
+    """
+    title = HTTPStatus(status).phrase
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return json_answer(status, document | dict(members or {}), "application/problem+json")
 
 
 def respond_conditionally(
@@ -78,8 +104,8 @@ def respond_conditionally(
     else:
         fresh = if_modified_since == snapshot.last_modified_text
     if fresh:
-        return ConditionalAnswer("304 NOT MODIFIED", variant.not_modified, b"")
-    return ConditionalAnswer("200 OK", variant.headers, b"" if method == "HEAD" else variant.body)
+        return ConditionalAnswer(304, variant.not_modified, b"")
+    return ConditionalAnswer(200, variant.headers, b"" if method == "HEAD" else variant.body)
 
 
 def etag_matches(if_none_match: str, snapshot: Snapshot) -> bool:
@@ -88,12 +114,9 @@ def etag_matches(if_none_match: str, snapshot: Snapshot) -> bool:
     All variants of a list are equally new. A compressing proxy makes a variant of its own, and
     adds the name of the coding to the ETag.
     """
-    tags = _tags(if_none_match)
-    if tags.contains_weak(snapshot.etag):
-        return True
-    own, length = snapshot.etag, len(snapshot.etag)
-    return any(
-        tag.startswith(own) and _CODING.fullmatch(tag, length)
+    tags, own = _tags(if_none_match), snapshot.etag
+    return tags.star_tag or any(
+        tag.startswith(own) and _CODING.fullmatch(tag, len(own))
         for tag in tags.as_set(include_weak=True)
     )
 
@@ -111,23 +134,15 @@ def accepts_gzip(accept_encoding: str) -> bool:
     return gzip > 0 and gzip >= named.get("identity", 0)
 
 
-class PreferredForm(NamedTuple):
-    """The form of the list that a client prefers.
-
-    Attributes:
-        signed: Whether the client prefers a signed list to plain JSON.
-        plain: Whether the client accepts plain JSON.
-    """
-
-    signed: bool
-    plain: bool
-
-
 @lru_cache(maxsize=256)
-def preferred_form(accept: str) -> PreferredForm:
-    """Read ``Accept``; only ``application/jose`` by name asks for a signed list."""
+def preferred_form(accept: str) -> tuple[bool, bool]:
+    """Read ``Accept``; only ``application/jose`` by name asks for a signed list.
+
+    Returns:
+        Whether the client prefers a signed list to plain JSON, and whether it accepts plain JSON.
+    """
     types = parse_accept_header(accept, MIMEAccept)
     named = {value.lower(): quality for value, quality in types}
     signed, plain = named.get("application/jose", 0), types.quality("application/json")
     better = signed >= plain if "application/json" not in named else signed > plain
-    return PreferredForm(signed > 0 and better, plain > 0)
+    return signed > 0 and better, plain > 0

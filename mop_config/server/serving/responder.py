@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Mapping
 from functools import lru_cache
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -18,14 +17,12 @@ from .change_event import ChangeEvent
 from .conditional import (
     MAX_VALUE,
     ConditionalAnswer,
-    etag_matches,
-    header,
     preferred_form,
+    problem,
     respond_conditionally,
 )
-from .problem_details import problem_details
 from .signer import Signer
-from .snapshot import Headers
+from .snapshot import HeaderFields, Snapshot
 from .store import SnapshotStore
 
 #: Longest time for which a client may ask to be parked, in seconds.
@@ -54,7 +51,7 @@ class Responder:
         self.store = store
         self._signer = signer
         self._lock = threading.Lock()
-        self._tag = ""  # ETag of the signed list at the last ``prepare``
+        self._signed: Snapshot | None = None  # the signed list at the last ``prepare``
         self.max_waiters = 0
         self.waiters = 0
 
@@ -62,36 +59,44 @@ class Responder:
         """Return the answer to a GET or HEAD, or the long poll that the request asks for.
 
         Args:
-            environ: The request in WSGI's form (PEP 3333): method, query and headers.
+            environ: The request in WSGI's form (PEP 3333), after ``forget_long_values``.
             signed: Whether the path is that of the signed list; ``Accept`` may select the signed
                 list on the other path.
         """
-        accept = header(environ, "HTTP_ACCEPT")
-        signed = signed or bool(accept and self._prefers_signed(accept))
+        accept = environ.get("HTTP_ACCEPT")
+        if accept and not signed:
+            prefers, plain = preferred_form(accept)
+            # Without a key, a client that accepts JSON too gets JSON rather than a refusal.
+            signed = prefers and not (plain and self._signer.key is None)
         query = environ.get("QUERY_STRING")
         waits = _waits(query) if query else ()
-        if not waits:
-            since = None if signed else header(environ, "HTTP_IF_MODIFIED_SINCE")
-            return self.answer(environ, signed=signed, since=since)
+        if waits:
+            return self._respond_to_wait(environ, waits, signed)
+        since = None if signed else environ.get("HTTP_IF_MODIFIED_SINCE")
+        return self.answer(environ, signed, since)
+
+    def _respond_to_wait(
+        self, environ: Environ, waits: tuple[str, ...], signed: bool
+    ) -> "ConditionalAnswer | LongPoll":
         if len(waits) > 1:
             return waited(problem(400, "wait may be given once only"))
-        found = self.answer(environ, signed=signed)
-        if found.status.startswith(("4", "5")):
+        found = self.answer(environ, signed)
+        if found.status >= 400:
             return waited(found)
         if not _SECONDS.fullmatch(waits[0]) or float(waits[0]) > MAX_WAIT:
             detail = f"wait must be a number of seconds from 0 to {MAX_WAIT}"
             return waited(problem(400, detail))
         seconds = float(waits[0])
-        if seconds == 0 or environ["REQUEST_METHOD"] != "GET" or not found.status.startswith("304"):
+        if seconds == 0 or environ["REQUEST_METHOD"] != "GET" or found.status != 304:
             return waited(found)
-        if self._take_place():
-            return LongPoll(self, environ, seconds, signed=signed)
+        with self._lock:
+            if self.waiters < self.max_waiters:
+                self.waiters += 1
+                return LongPoll(self, environ, seconds, signed)
         retry_after = str(random.randint(*RETRY_AFTER))  # noqa: S311
         return waited(found, ("Retry-After", retry_after))
 
-    def answer(
-        self, environ: Environ, *, signed: bool, since: str | None = None
-    ) -> ConditionalAnswer:
+    def answer(self, environ: Environ, signed: bool, since: str | None = None) -> ConditionalAnswer:
         """Return the answer from the list that is served now.
 
         Args:
@@ -108,34 +113,20 @@ class Responder:
         return respond_conditionally(
             snapshot,
             environ["REQUEST_METHOD"],
-            header(environ, "HTTP_ACCEPT_ENCODING"),
-            header(environ, "HTTP_IF_NONE_MATCH"),
+            environ.get("HTTP_ACCEPT_ENCODING"),
+            environ.get("HTTP_IF_NONE_MATCH"),
             since,
         )
 
-    def knows(self, known: str, *, signed: bool) -> bool:
-        """Return whether ``If-None-Match`` names the list that is served now."""
-        snapshot = self.store.view.snapshot
-        return etag_matches(known, (signed and self._signer.signed(snapshot)) or snapshot)
-
     def prepare(self) -> None:
-        """Sign the served list ahead of the first request; wake its long polls if it changed."""
-        tag = self._signer.prepare(self.store.view.snapshot)
-        if tag != self._tag:
-            self._tag = tag
-            self.store.ring_signed()
+        """Sign the served list before the first request for it, since a large list takes a moment.
 
-    def _prefers_signed(self, accept: str) -> bool:
-        signed, plain = preferred_form(accept)
-        # Without a key, a client that accepts JSON too gets JSON rather than a refusal.
-        return signed and not (plain and self._signer.key is None)
-
-    def _take_place(self) -> bool:
-        with self._lock:
-            if self.waiters >= self.max_waiters:
-                return False
-            self.waiters += 1
-            return True
+        If the signed list has changed, its long polls are woken.
+        """
+        signed = self._signer.signed(self.store.view.snapshot)
+        if signed is not self._signed:
+            self._signed = signed
+            self.store.wake()
 
     def free_place(self) -> None:
         """Free the place of a long poll that has ended."""
@@ -159,14 +150,13 @@ class LongPoll:
         until: Monotonic time at which the wait ends.
     """
 
-    __slots__ = ("_environ", "_known", "_responder", "_signed", "until")
+    __slots__ = ("_environ", "_responder", "_signed", "until")
 
     def __init__(
-        self, responder: Responder, environ: Environ, seconds: float, *, signed: bool
+        self, responder: Responder, environ: Environ, seconds: float, signed: bool
     ) -> None:
         self._responder = responder
         self._environ = environ
-        self._known = header(environ, "HTTP_IF_NONE_MATCH") or ""
         self._signed = signed
         self.until = time.monotonic() + seconds
 
@@ -174,10 +164,9 @@ class LongPoll:
         """Return the event to wait for, or None if the list differs or the process shuts down."""
         store = self._responder.store
         # Get the event before reading the list, so that a change in between is not missed.
-        event = store.bell(signed=self._signed)
-        if store.closing or not self._responder.knows(self._known, signed=self._signed):
-            return None
-        return event
+        event = store.event()
+        answer = self._responder.answer(self._environ, self._signed)
+        return None if store.closing or answer.status != 304 else event
 
     def wait(self, client: Any = None) -> ConditionalAnswer:
         """Wait in this thread, and return the answer.
@@ -200,35 +189,31 @@ class LongPoll:
 
     def answer(self) -> ConditionalAnswer:
         """Return the answer from the list that is served now."""
-        return waited(self._responder.answer(self._environ, signed=self._signed))
+        return waited(self._responder.answer(self._environ, self._signed))
 
 
 def waited(answer: ConditionalAnswer, *more: tuple[str, str]) -> ConditionalAnswer:
     """Return the answer to a request with ``wait``: ``no-store``, ``Preference-Applied: wait``."""
-    return answer._replace(headers=(*_waited(answer.headers), *more))
+    headers = _waited(answer.headers)
+    return answer._replace(headers=HeaderFields((*headers, *more)) if more else headers)
 
 
 # A change answers thousands of long polls with the same headers.
 @lru_cache(maxsize=64)
-def _waited(headers: Headers) -> Headers:
+def _waited(headers: HeaderFields) -> HeaderFields:
     kept = (header for header in headers if header[0] != "Cache-Control")
-    return (*kept, ("Cache-Control", "no-store"), ("Preference-Applied", "wait"))
-
-
-def problem(status: int, detail: str) -> ConditionalAnswer:
-    """Return a problem document as an answer."""
-    headers, body = problem_details(status, detail)
-    return ConditionalAnswer(f"{status} {HTTPStatus(status).phrase.upper()}", headers, body)
-
-
-def _waits(query: str) -> tuple[str, ...]:
-    """Return each value of ``wait`` in a query string."""
-    return _short_waits(query) if len(query) <= MAX_VALUE else _parse_waits(query)
+    return HeaderFields((*kept, ("Cache-Control", "no-store"), ("Preference-Applied", "wait")))
 
 
 def _parse_waits(query: str) -> tuple[str, ...]:
+    """Return each value of ``wait`` in a query string."""
     return tuple(parse_qs(query, keep_blank_values=True).get("wait", ()))
 
 
-# Thousands of clients send the same query. Long queries are not kept in memory.
+# Thousands of clients send the same query.
 _short_waits = lru_cache(maxsize=256)(_parse_waits)
+
+
+def _waits(query: str) -> tuple[str, ...]:
+    # Long queries are not kept in memory.
+    return _short_waits(query) if len(query) <= MAX_VALUE else _parse_waits(query)

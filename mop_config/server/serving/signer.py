@@ -7,13 +7,11 @@ and the list with the same version, makes the same JWS.
 import hashlib
 import logging
 import os
-import re
 import stat
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
 
 from ...errors import MissingExtra, SettingsError, SigningKeyError
 from ...files import open_flags
@@ -61,14 +59,6 @@ def check(settings: Settings) -> None:
         read_key(settings.signing_key_file)
 
 
-class _Held(NamedTuple):
-    """The last signed snapshot, with the plain snapshot and the period that it was made for."""
-
-    snapshot: Snapshot
-    period: int
-    signed: Snapshot
-
-
 class Signer:
     """Signs the served list if there is a signing key.
 
@@ -88,8 +78,10 @@ class Signer:
         self._clock = clock
         self._ttl = int(settings.signing_ttl)
         self._half = self._ttl // 2
+        # A cached signed list must stay valid for as long as the cache may keep it.
+        self._max_age = settings.max_age, min(settings.max_age, self._ttl - self._half)
         self._lock = threading.Lock()
-        self._held: _Held | None = None
+        self._made: tuple[Snapshot, int, Snapshot] | None = None  # plain, period, signed
         self._wanted = settings.signing_key_file is not None
         self.key: SigningKey | None = None
         self.warnings: tuple[str, ...] = ()
@@ -112,54 +104,26 @@ class Signer:
 
     def signed(self, snapshot: Snapshot) -> Snapshot | None:
         """Return the signed form of a list, or None if ``refusal`` refuses it."""
-        if self.refusal(snapshot) is not None:
+        if self.key is None or self.refusal(snapshot) is not None:
             return None
-        period = self._period()
-        held = self._held
-        if held is None or held.snapshot is not snapshot or held.period != period:
-            with self._lock:
-                held = self._held
-                if held is None or held.snapshot is not snapshot or held.period != period:
-                    held = self._held = self._sign(snapshot, period)
-        return held.signed
+        period = int(self._clock()) // self._half
+        with self._lock:
+            made = self._made
+            if made is None or made[0] is not snapshot or made[1] != period:
+                made = self._made = snapshot, period, self._sign(self.key, snapshot, period)
+            return made[2]
 
-    def prepare(self, snapshot: Snapshot) -> str:
-        """Sign a list before the first request for it, since a large list takes a moment.
-
-        Returns:
-            The ETag of the signed list; empty if ``refusal`` refuses the list.
-        """
-        if self.refusal(snapshot) is not None:
-            return ""
-        period, held = self._period(), self._held
-        if held is None or held.snapshot is not snapshot or held.period != period:
-            held = self._held = self._sign(snapshot, period)
-        return held.signed.etag
-
-    def _period(self) -> int:
-        return int(self._clock()) // self._half
-
-    def _sign(self, snapshot: Snapshot, period: int) -> _Held:
-        if self.key is None:
-            raise ValueError("there is no key")
+    def _sign(self, key: SigningKey, snapshot: Snapshot, period: int) -> Snapshot:
         iat = period * self._half
-        body = self.key.sign(snapshot.plain.body, ver=snapshot.ver, iat=iat, exp=iat + self._ttl)
+        body = key.sign(snapshot.plain.body, ver=snapshot.ver, iat=iat, exp=iat + self._ttl)
         tag = hashlib.sha256(body).hexdigest()[:32]
-        about = dict(snapshot.plain.not_modified)
-        # A cached signed list must stay valid for as long as the cache may keep it.
-        about["Cache-Control"] = re.sub(
-            r"max-age=(\d+)",
-            lambda age: f"max-age={min(int(age[1]), self._ttl - self._half)}",
-            about["Cache-Control"],
+        plain, signed = (f"max-age={age}" for age in self._max_age)
+        common = tuple(
+            (name, value.replace(plain, signed) if name == "Cache-Control" else value)
+            for name, value in snapshot.plain.not_modified
+            if name != "ETag"
         )
-        about["ETag"] = f'"{tag}"'
-        not_modified = tuple(about.items())
-        headers = (
-            ("Content-Type", MEDIA_TYPE),
-            ("Content-Length", str(len(body))),
-            *not_modified,
-        )
-        variant = Variant(about["ETag"], body, headers, not_modified)
         # No Last-Modified: two different lists may be signed for the same period.
-        signed = replace(snapshot, etag=tag, plain=variant, gzip=None, last_modified_text="")
-        return _Held(snapshot, period, signed)
+        own = (("Content-Type", MEDIA_TYPE),)
+        variant = Variant.of(f'"{tag}"', body, own, common)
+        return replace(snapshot, etag=tag, plain=variant, gzip=None, last_modified_text="")

@@ -2,12 +2,36 @@
 
 from dataclasses import dataclass, replace
 from email.utils import formatdate
+from functools import cached_property
 from typing import NamedTuple
 
 from ..parsing.render import Rendering
-from .security import SECURITY_HEADERS
 
 Headers = tuple[tuple[str, str], ...]
+
+
+class HeaderFields(Headers):
+    """The headers of an answer; they are encoded once, since thousands of answers share them."""
+
+    @cached_property
+    def pairs(self) -> list[tuple[bytes, bytes]]:
+        """The headers in ASGI's form."""
+        return [(name.lower().encode("latin-1"), v.encode("latin-1")) for name, v in self]
+
+    @cached_property
+    def lines(self) -> bytes:
+        """The headers as they stand on the wire."""
+        return b"".join(b"%b: %b\r\n" % pair for pair in self.pairs)
+
+
+#: The default policy allows nothing; the dashboard names what it needs.
+CONTENT_SECURITY_POLICY = "default-src 'none'; frame-ancestors 'none'"
+#: On each answer of any status; a view may set another policy.
+SECURITY_HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", CONTENT_SECURITY_POLICY),
+    ("Referrer-Policy", "no-referrer"),
+)
 
 
 class Variant(NamedTuple):
@@ -22,8 +46,23 @@ class Variant(NamedTuple):
 
     etag: str
     body: bytes
-    headers: Headers
-    not_modified: Headers
+    headers: HeaderFields
+    not_modified: HeaderFields
+
+    @classmethod
+    def of(cls, etag: str, body: bytes, own: Headers, common: Headers) -> "Variant":
+        """Make a variant from the headers of a 200 answer only, and those of a 304 answer too.
+
+        A 304 repeats the caching headers only; caches have the others (RFC 9110, 15.4.5).
+        """
+        common = (("ETag", etag), *common)
+        headers = (*own, ("Content-Length", str(len(body))), *common)
+        return cls(etag, body, HeaderFields(headers), HeaderFields(common))
+
+    def dated(self, date: str) -> "Variant":
+        """Return the same variant with another ``Last-Modified``."""
+        headers = ((n, date if n == "Last-Modified" else value) for n, value in self.headers)
+        return self._replace(headers=HeaderFields(headers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +119,20 @@ class Snapshot:
             guarded: Access tokens are configured, so responses vary by ``Authorization`` and are
                 ``private``.
         """
-        date = formatdate(last_modified, usegmt=True)
+        vary = ["Accept"] if negotiated else []
+        vary += ["Accept-Encoding", "Authorization"] if guarded else ["Accept-Encoding"]
         private = "private, " if guarded else ""
         common = (
-            ("Cache-Control", private + f"max-age={max_age}" if rendering.usable else "no-store"),
-            (
-                "Vary",
-                "Accept, " * negotiated + "Accept-Encoding" + ", Authorization" * guarded,
-            ),
+            ("Cache-Control", f"{private}max-age={max_age}" if rendering.usable else "no-store"),
+            ("Vary", ", ".join(vary)),
             *SECURITY_HEADERS,
         )
-        dated = (("Last-Modified", date),)
-        packed = rendering.gzip
+        date = formatdate(last_modified, usegmt=True)
+        dated = (("Content-Type", "application/json"), ("Last-Modified", date))
+        tag, gzip = f'"{rendering.etag}"', None
+        if rendering.gzip is not None:
+            encoded = (*dated, ("Content-Encoding", "gzip"))
+            gzip = Variant.of(f'"{rendering.etag}-gzip"', rendering.gzip, encoded, common)
         return cls(
             etag=rendering.etag,
             api_count=rendering.api_count,
@@ -99,12 +140,8 @@ class Snapshot:
             last_modified=last_modified,
             last_modified_text=date,
             loaded_at=loaded_at,
-            plain=_variant(f'"{rendering.etag}"', rendering.body, common, dated),
-            gzip=None
-            if packed is None
-            else _variant(
-                f'"{rendering.etag}-gzip"', packed, common, (*dated, ("Content-Encoding", "gzip"))
-            ),
+            plain=Variant.of(tag, rendering.body, dated, common),
+            gzip=gzip,
             ver=ver,
         )
 
@@ -117,24 +154,7 @@ class Snapshot:
             self,
             last_modified=last_modified,
             last_modified_text=date,
-            plain=_dated(self.plain, date),
-            gzip=self.gzip and _dated(self.gzip, date),
+            plain=self.plain.dated(date),
+            gzip=self.gzip and self.gzip.dated(date),
             ver=ver,
         )
-
-
-def _dated(variant: Variant, date: str) -> Variant:
-    headers = tuple((n, date if n == "Last-Modified" else v) for n, v in variant.headers)
-    return variant._replace(headers=headers)
-
-
-def _variant(etag: str, body: bytes, common: Headers, representation: Headers) -> Variant:
-    # A 304 repeats the caching headers only; caches have the other headers (RFC 9110, 15.4.5).
-    not_modified = (("ETag", etag), *common)
-    headers = (
-        ("Content-Type", "application/json"),
-        ("Content-Length", str(len(body))),
-        *representation,
-        *not_modified,
-    )
-    return Variant(etag, body, headers, not_modified)

@@ -4,7 +4,6 @@ Readers read ``store.view`` once and get a consistent state without a lock. The 
 reload thread, replaces the whole view in one assignment.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -139,78 +138,51 @@ class SnapshotStore:
         self._on_reload = on_reload
         self.closing = False  # the process shuts down: no request may be parked any more
         self._lock = threading.Lock()
-        self._bells: dict[bool, ChangeEvent] = {}  # the key is True for the signed list's event
+        self._event: ChangeEvent | None = None
 
-    def bell(self, *, signed: bool = False) -> ChangeEvent:
+    def event(self) -> ChangeEvent:
         """Return the event that is set when the served list changes or the process shuts down.
 
         Get the event before reading ``view``, so that a change in between is not missed.
-
-        Args:
-            signed: True returns the event that is also set when the same list is signed again.
         """
         with self._lock:
-            bell = self._bells.get(signed)
-            if bell is None or bell.pid != os.getpid():
-                bell = self._bells[signed] = ChangeEvent()
-            return bell
+            if self._event is None or self._event.of_parent:
+                self._event = ChangeEvent()
+            return self._event
 
     def close(self) -> None:
         """Wake all parked requests, and let no request park again; safe in a signal handler."""
         self.closing = True
-        for signed in (False, True):
-            bell = self._bells.get(signed)
-            if bell is not None and bell.pid == os.getpid():
-                bell.set()
+        event = self._event
+        if event is not None:
+            event.set()
 
-    def ring_signed(self) -> None:
-        """Wake the long polls of the signed list, since the list was signed again."""
-        self._ring(True)
-
-    def _ring(self, *which: bool) -> None:
-        for signed in which or (False, True):
-            with self._lock:
-                bell = self._bells.pop(signed, None)
-            if bell is not None and bell.pid == os.getpid():
-                bell.set()
+    def wake(self) -> None:
+        """Wake all parked requests: the served list has changed, or was signed again."""
+        with self._lock:
+            event, self._event = self._event, None
+        if event is not None:
+            event.set()
 
     def publish(self, snapshot: Snapshot, reload: Reload, **changes: Any) -> None:
         """Serve the list that the source holds; send ``config_reloaded`` if it is a new list."""
-        previous = self.view.snapshot if self.view.loaded else None
-        self._swap(reload, snapshot=snapshot, reason=None, **changes)
+        previous = self._replace(reload, snapshot=snapshot, reason=None, **changes)
         if reload.result is Result.APPLIED:
-            signals.send(
-                signals.config_reloaded,
-                self,
-                snapshot=snapshot,
-                previous=previous,
-                trigger=reload.trigger,
-            )
+            self._announce(previous, reload.trigger)
 
     def adopt(self, snapshot: Snapshot, planned: tuple[PlannedChange, ...]) -> None:
         """Serve a list that another worker found good; the state stays, but empty becomes stale."""
-        with self._lock:
-            previous = self.view
-            state = SourceState.STALE if previous.state is SourceState.EMPTY else previous.state
-            self.view = replace(previous, snapshot=snapshot, state=state, planned=planned)
-        self._ring()
-        signals.send(
-            signals.config_reloaded,
-            self,
-            snapshot=snapshot,
-            previous=previous.snapshot if previous.loaded else None,
-            trigger=Trigger.POLL,
-        )
+        state = self.view.state if self.view.loaded else SourceState.STALE
+        previous = self._replace(snapshot=snapshot, state=state, planned=planned)
+        self._announce(previous, Trigger.POLL)
 
     def restamp(self, snapshot: Snapshot) -> None:
-        """Serve the same list with another date and version, and wake its signed long polls."""
-        with self._lock:
-            self.view = replace(self.view, snapshot=snapshot)
-        self.ring_signed()
+        """Serve the same list with another date and version."""
+        self._replace(snapshot=snapshot)
 
     def refuse(self, reload: Reload, **changes: Any) -> None:
         """Note a refused text or an unreadable source, and send ``config_rejected``."""
-        self._swap(reload, reason=reload.error, **changes)
+        self._replace(reload, reason=reload.error, **changes)
         signals.send(
             signals.config_rejected,
             self,
@@ -219,11 +191,24 @@ class SnapshotStore:
             trigger=reload.trigger,
         )
 
-    def _swap(self, reload: Reload, **changes: Any) -> None:
+    def _replace(self, reload: Reload | None = None, **changes: Any) -> ServerState:
+        """Replace the view, wake the parked requests, and return the view before."""
         with self._lock:
-            before = self.view.snapshot
-            history = (reload, *self.view.history)[:HISTORY]
-            self.view = replace(self.view, history=history, **changes)
-        if self.view.snapshot is not before:
-            self._ring()
-        self._on_reload(reload)
+            before = self.view
+            if reload is not None:
+                changes["history"] = (reload, *before.history)[:HISTORY]
+            self.view = replace(before, **changes)
+        if self.view.snapshot is not before.snapshot:
+            self.wake()
+        if reload is not None:
+            self._on_reload(reload)
+        return before
+
+    def _announce(self, before: ServerState, trigger: Trigger) -> None:
+        signals.send(
+            signals.config_reloaded,
+            self,
+            snapshot=self.view.snapshot,
+            previous=before.snapshot if before.loaded else None,
+            trigger=trigger,
+        )

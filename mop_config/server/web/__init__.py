@@ -1,22 +1,18 @@
 """The HTTP interface as a Flask application; the only package that imports Flask.
 
 Read ``app`` first: it builds the application and registers the routes. ``endpoint_list``,
-``operations``, ``qr``, ``targets`` and ``dashboard`` hold the views, ``openapi`` describes them.
-This module has the functions that the views share.
+``operations``, ``qr`` and ``dashboard`` hold the views. This module has the functions that the
+views share.
 """
 
-import json
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Response, current_app
+from flask import Flask, Response, current_app, request
 from werkzeug.datastructures import Headers
 
 from ..service import EXTENSION, ConfigService
-from ..serving.conditional import ConditionalAnswer
-from ..serving.problem_details import problem_details
-from ..serving.security import SECURITY_HEADERS
+from ..serving.conditional import ConditionalAnswer, problem
 
 #: Import name of the Flask application of ``create_app``, which decides its instance folder.
 PACKAGE = "mop_config"
@@ -44,26 +40,17 @@ def as_response(answer: ConditionalAnswer) -> Response:
     return response
 
 
-def live_answer(document: Any, status: int = 200) -> ConditionalAnswer:
-    """Return a JSON answer that must not be cached."""
-    body = json.dumps(document, separators=(",", ":")).encode() + b"\n"
-    headers = (
-        ("Content-Type", "application/json"),
-        ("Content-Length", str(len(body))),
-        ("Cache-Control", "no-store"),
-        *SECURITY_HEADERS,
-    )
-    return ConditionalAnswer(f"{status} {HTTPStatus(status).phrase.upper()}", headers, body)
-
-
-def live_json(document: Any, status: int = 200) -> Response:
-    """Return a JSON response that must not be cached."""
-    return as_response(live_answer(document, status))
-
-
 def problem_response(
     status: int, detail: str | None, members: Mapping[str, Any] | None = None
 ) -> Response:
-    """Return a problem document as a Flask response; see ``problem_details``."""
-    headers, body = problem_details(status, detail, members)
-    return Response(body, status, headers)
+    """Return a problem document as a Flask response; see ``problem``."""
+    return as_response(problem(status, detail, members))
+
+
+def revalidated(body: str | bytes, content_type: str) -> Response:
+    """Return a response that a cache must revalidate by its ETag on each use."""
+    response = Response(body, content_type=content_type)
+    response.headers["Cache-Control"] = "no-cache"
+    response.add_etag()
+    response.make_conditional(request)
+    return response

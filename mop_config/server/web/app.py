@@ -17,16 +17,7 @@ from ..logs.format import log_to_stderr
 from ..service import EXTENSION, ConfigService, Places
 from ..settings import PREFIX, Settings
 from ..signal_handlers import reload_on_sighup
-from . import (
-    PACKAGE,
-    dashboard,
-    endpoint_list,
-    guards,
-    operations,
-    qr,
-    reports,
-    targets,
-)
+from . import PACKAGE, dashboard, endpoint_list, guards, operations, qr
 
 #: gunicorn's exit code for "do not start this worker again".
 _BOOT_ERROR = 3
@@ -156,7 +147,7 @@ def _install(
         app.before_request(service.ensure_started)
         weakref.finalize(app, _end, service).atexit = False  # the service has an exit handler
     guards.install(ours, service)
-    for module in (endpoint_list, operations, qr, reports, targets):
+    for module in (endpoint_list, operations, qr):
         ours.register_blueprint(module.blueprint, url_prefix=places.prefix)
     ours.add_url_rule("/api/v1/health", "api_health", operations.health)
     # In an application that is not ours, the route / is left to the application.

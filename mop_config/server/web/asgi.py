@@ -12,8 +12,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 from flask import Flask
 
@@ -22,21 +22,12 @@ from ..auth.policy import USER
 from ..logs.format import describe
 from ..service import EXTENSION, ConfigService
 from ..serving.change_event import ChangeEvent
-from ..serving.conditional import ConditionalAnswer
-from ..serving.responder import LongPoll, problem
-from ..serving.snapshot import Headers
+from ..serving.conditional import ConditionalAnswer, forget_long_values, problem
+from ..serving.responder import LongPoll
+from ..serving.snapshot import HeaderFields
 from ..settings import ProcessSettings, Settings
 from .app import create_app
-from .bridge import (
-    Receive,
-    Scope,
-    Send,
-    WsgiBridge,
-    encode,
-    local_path,
-    request_environ,
-    send_answer,
-)
+from .bridge import Receive, Scope, Send, WsgiBridge, local_path, request_environ, send_answer
 from .guards import FAILED, MAX_BODY, Guards
 from .operations import health_answer, ready_answer
 
@@ -46,27 +37,10 @@ logger = logging.getLogger(__name__)
 USUAL_WAITERS = 10_000
 #: Long polls that are woken in one turn of the event loop, so that other requests run in between.
 SLICE = 250
-#: Encoded headers that are kept.
-ENCODINGS = 64
 
 _METHODS = frozenset({"GET", "HEAD"})
 
-Route = Callable[[dict[str, Any]], ConditionalAnswer | LongPoll]
-
-
-class EncodedHeaders(NamedTuple):
-    """Headers as ASGI's pairs, and as lines on the wire."""
-
-    pairs: list[tuple[bytes, bytes]]
-    lines: bytes
-
-
-class WireAnswer(NamedTuple):
-    """A status, header lines with their line ends, and a body."""
-
-    status: int
-    lines: bytes
-    body: bytes
+View = Callable[[dict[str, Any]], ConditionalAnswer | LongPoll]
 
 
 def create_asgi_app(settings: Settings | None = None, *, start: bool = True) -> "AsgiApp":
@@ -108,15 +82,15 @@ class AsgiApp:
         self._guards = Guards(self._service)
         self._started_in = 0 if start else os.getpid()
         self._parked: ParkedPolls | None = None
-        prefix = self._service.places.prefix
-        self._routes: dict[str, Route] = {
-            f"{prefix}/endpoints": self._service.responder.respond,
-            f"{prefix}/endpoints.jws": lambda e: self._service.responder.respond(e, signed=True),
+        prefix, respond = self._service.places.prefix, self._service.responder.respond
+        self._views: dict[str, View] = {
+            f"{prefix}/endpoints": respond,
+            f"{prefix}/endpoints.jws": partial(respond, signed=True),
             "/health": lambda _: health_answer(self._service),
             "/api/v1/health": lambda _: health_answer(self._service),
-            "/ready": lambda e: ready_answer(self._service, e),
+            "/ready": partial(ready_answer, self._service),
         }
-        self._targets = {path.encode(): path for path in self._routes}
+        self._targets = {path.encode(): path for path in self._views}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or follow the server's start and end (ASGI 3)."""
@@ -126,20 +100,18 @@ class AsgiApp:
         path = local_path(scope)
         if self._started_in != os.getpid():
             await self._start()
-        if path not in self._routes or scope["method"] not in _METHODS:
+        if path not in self._views or scope["method"] not in _METHODS:
             await self.bridge(scope, receive, send)
             return
         environ = request_environ(scope, path)
-        answer = self._decide(environ, self._routes[path])
-        while not isinstance(answer, ConditionalAnswer):
+        answer = self._decide(environ, self._views[path])
+        while isinstance(answer, LongPoll):
             answer = await self._wait(answer, environ, receive)
-        self._guards.count(path, answer.status)
         if USER in environ:
             scope[USER] = environ[USER]
-        headers = encoded(answer.headers).pairs + encoded(self._guards.cors(environ)).pairs
-        await send_answer(answer, headers, scope["method"], send)
+        await send_answer(self._finished(answer, environ), send)
 
-    def answer_at_once(self, scope: Scope, target: bytes) -> "WireAnswer | None":
+    def answer_at_once(self, scope: Scope, target: bytes) -> ConditionalAnswer | None:
         """Answer a request in the call itself: without a task, and without ASGI's messages.
 
         Args:
@@ -154,21 +126,27 @@ class AsgiApp:
         if path is None or scope["method"] not in _METHODS or self._started_in != os.getpid():
             return None
         environ = request_environ(scope, path)
-        answer = self._decide(environ, self._routes[path])
-        if not isinstance(answer, ConditionalAnswer):
+        answer = self._decide(environ, self._views[path])
+        if isinstance(answer, LongPoll):
             raise TypeError("a request without a query asked for a long poll")
-        self._guards.count(path, answer.status)
-        lines = encoded(answer.headers).lines + encoded(self._guards.cors(environ)).lines
-        body = b"" if scope["method"] == "HEAD" else answer.body
-        return WireAnswer(int(answer.status[:3]), lines, body)
+        return self._finished(answer, environ)
 
-    def _decide(self, environ: dict[str, Any], route: Route) -> ConditionalAnswer | LongPoll:
+    def _decide(self, environ: dict[str, Any], view: View) -> ConditionalAnswer | LongPoll:
+        forget_long_values(environ)
         try:
-            return self._guards.refusal(environ) or route(environ)
+            return self._guards.refusal(environ) or view(environ)
         except Exception as error:
             method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
             logger.error("%s %s failed: %s", method, printable(path), describe(error))
             return problem(500, FAILED)
+
+    def _finished(self, answer: ConditionalAnswer, environ: dict[str, Any]) -> ConditionalAnswer:
+        """Count an answer, add the CORS headers, and remove the body of an answer to HEAD."""
+        self._service.metrics.request(environ["PATH_INFO"], str(answer.status))
+        cors = self._guards.cors(environ)
+        if cors:
+            answer = answer._replace(headers=HeaderFields((*answer.headers, *cors)))
+        return answer._replace(body=b"") if environ["REQUEST_METHOD"] == "HEAD" else answer
 
     async def _wait(
         self, poll: LongPoll, environ: dict[str, Any], receive: Receive
@@ -267,10 +245,3 @@ class ParkedPolls:
                 timeouts.popleft().reschedule(0)
         if timeouts:
             self.loop.call_soon(self._wake_some, timeouts)
-
-
-@lru_cache(maxsize=ENCODINGS)
-def encoded(headers: Headers) -> EncodedHeaders:
-    """Encode headers; nearly all answers have one of a few sets of headers."""
-    pairs = encode(headers)
-    return EncodedHeaders(pairs, b"".join(b"%b: %b\r\n" % pair for pair in pairs))

@@ -17,8 +17,8 @@ from typing import Any
 from ...model.printable import printable
 from ..auth.policy import USER
 from ..logs.format import describe
-from ..serving.conditional import ConditionalAnswer
-from ..serving.responder import problem
+from ..serving.conditional import ConditionalAnswer, problem
+from ..serving.snapshot import HeaderFields
 from .guards import FAILED
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class WsgiBridge:
         """Answer one request (ASGI 3)."""
         if scope["type"] != "http":
             raise ValueError(f"a WSGI application cannot serve {scope['type']}")
-        environ = request_environ(scope, local_path(scope))
+        environ = whole_environ(scope)
         try:
             async with asyncio.timeout(self._body_timeout):
                 body = await self._read(environ, receive)
@@ -122,24 +122,26 @@ class WsgiBridge:
         else:
             if body is None:
                 return  # the client has left
-            answer = await self._run(_complete(environ, scope, body))
+            environ["CONTENT_LENGTH"] = str(len(body))
+            environ["wsgi.input"] = io.BytesIO(body)
+            answer = await self._run(environ)
         if USER in environ:
             scope[USER] = environ[USER]
-        headers = encode(answer.headers)
-        if answer.body and not any(name == b"content-length" for name, _ in headers):
-            headers.append((b"content-length", b"%d" % len(answer.body)))
-        await send_answer(answer, headers, environ["REQUEST_METHOD"], send)
+        if environ["REQUEST_METHOD"] == "HEAD":
+            answer = answer._replace(body=b"")
+        await send_answer(answer, send)
 
     async def _read(self, environ: dict[str, Any], receive: Receive) -> bytes | None:
         length = environ.get("CONTENT_LENGTH", "0")
+        body = b""
         if length.isascii() and length.isdigit() and int(length[:20]) > self._max_body:
             raise OverflowError
-        body: bytes = b""
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
-            body += message.get("body", b"")
+            piece: bytes = message.get("body", b"")
+            body += piece
             if len(body) > self._max_body:
                 raise OverflowError
             if not message.get("more_body", False):
@@ -148,7 +150,8 @@ class WsgiBridge:
     async def _run(self, environ: dict[str, Any]) -> ConditionalAnswer:
         if self.occupied >= self._threads + QUEUE:
             busy = problem(503, "all threads are busy; try again")
-            return busy._replace(headers=(*busy.headers, ("Retry-After", RETRY_AFTER)))
+            later = ("Retry-After", RETRY_AFTER)
+            return busy._replace(headers=HeaderFields((*busy.headers, later)))
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="mop-config-wsgi")
         call = partial(contextvars.copy_context().run, self._call, environ)
@@ -166,10 +169,8 @@ class WsgiBridge:
         started: list[Any] = []
         body: list[bytes] = []
 
-        def start_response(
-            status: str, headers: list[tuple[str, str]], _exc_info: object = None
-        ) -> Callable[[bytes], None]:
-            started[:] = [status, headers]
+        def start_response(*given: Any) -> Callable[[bytes], None]:
+            started[:] = given[:2]
             return body.append
 
         try:
@@ -177,56 +178,51 @@ class WsgiBridge:
             try:
                 body.extend(pieces)
             finally:
-                close = getattr(pieces, "close", None)
-                if close is not None:
-                    close()
+                if hasattr(pieces, "close"):
+                    pieces.close()
             status, headers = started
         except Exception as error:
             method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
             logger.error("%s %s failed: %s", method, printable(path), describe(error))
             return problem(500, FAILED)
-        return ConditionalAnswer(status, headers, b"".join(body))
+        whole = b"".join(body)
+        if whole and not any(name.lower() == "content-length" for name, _ in headers):
+            headers = [*headers, ("Content-Length", str(len(whole)))]
+        return ConditionalAnswer(int(status[:3]), HeaderFields(headers), whole)
 
 
-def _complete(environ: dict[str, Any], scope: Scope, body: bytes) -> dict[str, Any]:
-    """Add the other keys to an environ that a WSGI application needs (PEP 3333)."""
-    server = scope.get("server") or ("localhost", 80)
-    client = scope.get("client")
+def whole_environ(scope: Scope) -> dict[str, Any]:
+    """Return a request in WSGI's form (PEP 3333), without its body."""
+    path = local_path(scope)
+    server, client = scope.get("server") or ("localhost", 80), scope.get("client") or ("", 0)
+    query, target = scope["query_string"], scope.get("raw_path") or path.encode()
+    environ = request_environ(scope, path)
     environ.pop("HTTP_TRANSFER_ENCODING", None)
     environ.update(
         {
-            "CONTENT_LENGTH": str(len(body)),
             "SCRIPT_NAME": scope.get("root_path", ""),
+            "RAW_URI": (target + b"?" * bool(query) + query).decode("latin-1"),
+            "REMOTE_ADDR": client[0],
+            "REMOTE_PORT": str(client[1]),
             "SERVER_NAME": server[0],
             "SERVER_PORT": str(server[1] or ""),
             "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": scope.get("scheme", "http"),
-            "wsgi.input": io.BytesIO(body),
             "wsgi.input_terminated": True,
             "wsgi.errors": sys.stderr,
             "wsgi.multithread": True,
             "wsgi.multiprocess": True,
             "wsgi.run_once": False,
+            SOCKET: scope.get(SOCKET),
         }
     )
-    if client is not None:
-        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client[0], str(client[1])
-    if SOCKET in scope:
-        environ[SOCKET] = scope[SOCKET]
     return environ
 
 
-def encode(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """Return headers in ASGI's form."""
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-
-
-async def send_answer(
-    answer: ConditionalAnswer, headers: list[tuple[bytes, bytes]], method: str, send: Send
-) -> None:
-    """Send an answer with these headers; the answer to HEAD has no body."""
-    status = int(answer.status[:3])
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    body = b"" if method == "HEAD" else answer.body
-    await send({"type": "http.response.body", "body": body})
+async def send_answer(answer: ConditionalAnswer, send: Send) -> None:
+    """Send an answer by ASGI's messages."""
+    # A copy, since an application around this one may add headers in place.
+    headers = [*answer.headers.pairs]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})

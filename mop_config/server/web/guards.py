@@ -16,12 +16,11 @@ from ...model.printable import printable
 from ..auth.policy import cors_headers, is_trusted
 from ..logs.format import describe
 from ..service import ConfigService
-from ..serving.conditional import ConditionalAnswer, forget_long_values
-from ..serving.responder import problem
-from ..serving.security import SECURITY_HEADERS
-from ..serving.snapshot import Headers
+from ..serving.conditional import ConditionalAnswer, forget_long_values, problem
+from ..serving.snapshot import SECURITY_HEADERS, HeaderFields, Headers
 from ..status.metrics import OTHER
-from . import as_response, problem_response, reports
+from . import as_response, problem_response
+from .endpoint_list import REPORT_VIEW
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +30,14 @@ MAX_BODY = 64 * 1024
 OPERATION = "operation"
 FAILED = "the server failed to answer; its log says why"
 
+#: The view of reports in our own application, and in the blueprint of another application.
+_REPORTS = frozenset({REPORT_VIEW, f"mop_config.{REPORT_VIEW}"})
 _FOR_ANY_HOST = frozenset({"/health", "/ready"})
 _ASCII = bytes(range(0x21, 0x7F)).decode()
 
 
 class Guards:
-    """The checks of host and token, the CORS headers, and the count of requests of a service.
+    """The checks of host and token, and the CORS headers of a service.
 
     Args:
         service: The service that the requests are for.
@@ -47,7 +48,6 @@ class Guards:
         self._authenticator = service.authenticator
         self._hosts = service.settings.trusted_hosts
         self._origins = service.settings.cors_origins
-        self.count = service.metrics.request
 
     def refusal(self, environ: dict[str, Any], *, reads: bool = False) -> ConditionalAnswer | None:
         """Return the answer to a request that is refused, or None if it may be answered.
@@ -73,7 +73,7 @@ class Guards:
         self._metrics.auth_failure()
         answer = problem(refusal.status, refusal.detail)
         challenges = (("WWW-Authenticate", challenge) for challenge in refusal.challenges)
-        return answer._replace(headers=(*answer.headers, *challenges))
+        return answer._replace(headers=HeaderFields((*answer.headers, *challenges)))
 
     def cors(self, environ: dict[str, Any]) -> Headers:
         """Return the CORS headers of the answer to a request."""
@@ -94,21 +94,24 @@ def install(ours: Flask | Blueprint, service: ConfigService) -> None:
         route = request.url_rule.rule if request.url_rule is not None else OTHER
         if str(request.endpoint).rpartition(".")[2] == OPERATION:
             route = request.path
-        guards.count(route, str(response.status_code))
+        service.metrics.request(route, str(response.status_code))
         return response
 
     @ours.before_request
     def check() -> Response | None:
-        _escape_query()
-        answer = guards.refusal(request.environ, reads=_reads())
-        if answer is None:
-            _bound_request()
-        return None if answer is None else as_response(answer)
+        # werkzeug fails on a query with raw bytes that are not UTF-8.
+        if not request.query_string.isascii():
+            request.query_string = quote_from_bytes(request.query_string, safe=_ASCII).encode()
+        answer = guards.refusal(request.environ, reads=request.endpoint in _REPORTS)
+        if answer is not None:
+            return as_response(answer)
+        _bound_request()
+        return None
 
     @ours.after_request
     def check_token_again(response: Response) -> Response:
         parked = "wait" in request.args and response.status_code < HTTPStatus.BAD_REQUEST
-        answer = guards.token_refusal(request.environ, reads=_reads()) if parked else None
+        answer = guards.token_refusal(request.environ) if parked else None
         return response if answer is None else as_response(answer)
 
     @ours.after_request
@@ -121,16 +124,6 @@ def install(ours: Flask | Blueprint, service: ConfigService) -> None:
 
     ours.register_error_handler(HTTPException, _http_error)
     ours.register_error_handler(Exception, _unexpected_error)
-
-
-def _reads() -> bool:
-    return str(request.endpoint).endswith(reports.VIEW)
-
-
-def _escape_query() -> None:
-    # werkzeug fails on a query with raw bytes that are not UTF-8.
-    if not request.query_string.isascii():
-        request.query_string = quote_from_bytes(request.query_string, safe=_ASCII).encode()
 
 
 def _bound_request() -> None:
@@ -146,7 +139,7 @@ def _bound_request() -> None:
 def _http_error(error: HTTPException) -> Response:
     response = problem_response(error.code or 500, error.description)
     for name, value in error.get_headers():
-        if name not in {"Content-Type"}:
+        if name != "Content-Type":
             response.headers[name] = value
     return response
 

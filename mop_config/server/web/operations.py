@@ -1,23 +1,28 @@
 """The operational routes: health, readiness, status, reload, metrics and the description."""
 
+import json
 import logging
+import re
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Response, json, request
+from flask import Blueprint, Response, request
 
 from ... import __version__
 from ..auth.policy import USER
 from ..parsing.problems import Code
-from ..service import ConfigService
-from ..serving.conditional import ConditionalAnswer
-from . import as_response, current_service, live_answer, live_json, problem_response
-from .openapi import document
+from ..service import ConfigService, Places
+from ..serving.conditional import ConditionalAnswer, json_answer
+from . import as_response, current_service, problem_response, revalidated
 
 logger = logging.getLogger(__name__)
 
 #: The routes below the prefix of the configuration; the others stand at fixed paths.
 blueprint = Blueprint("operations", __name__)
 
+#: Paths of the routes in ``openapi.json``.
+_PLACES = Places()
 _OPEN_METRICS = "application/openmetrics-text"
 #: HTTP status by the worst result of a reload; the key None means that no worker has answered.
 _STATUS = {"applied": 200, "unchanged": 200, "rejected": 422, "error": 503, None: 504}
@@ -36,7 +41,7 @@ def ready() -> Response:
 def health_answer(service: ConfigService) -> ConditionalAnswer:
     """Return the answer of ``/health``, which only says that this process answers."""
     name = service.settings.service_name
-    return live_answer({"status": "healthy", "service": name, "version": __version__})
+    return json_answer(200, {"status": "healthy", "service": name, "version": __version__})
 
 
 def ready_answer(service: ConfigService, environ: dict[str, Any]) -> ConditionalAnswer:
@@ -48,13 +53,13 @@ def ready_answer(service: ConfigService, environ: dict[str, Any]) -> Conditional
     ok, readiness = service.ready()
     if service.authenticator is not None and not service.authenticator.admits(environ):
         readiness["reason"] = None
-    return live_answer(readiness, 200 if ok else 503)
+    return json_answer(200 if ok else 503, readiness)
 
 
 @blueprint.get("/status")
 def status() -> Response:
     """Serve the status document, which covers all workers of the host."""
-    return live_json(current_service().status())
+    return as_response(json_answer(200, current_service().status()))
 
 
 @blueprint.post("/reload")
@@ -84,7 +89,7 @@ def reload() -> Response:
     if status in {200, 422}:
         members["problems"] = [p for p in problems if p["code"] != Code.TOKENS_LINE]
     if status == 200:
-        return live_json(members)
+        return as_response(json_answer(200, members))
     return problem_response(status, _detail(report, late), members)
 
 
@@ -120,12 +125,37 @@ def _open_metrics() -> bool:
 def openapi() -> Response:
     """Serve the OpenAPI description of this application's routes."""
     service = current_service()
-    described = document(
-        root=request.root_path, places=service.places, guarded=service.authenticator is not None
-    )
-    body = json.dumps(described, separators=(",", ":"))
-    response = Response(body + "\n", content_type="application/json")
-    response.headers["Cache-Control"] = "no-cache"
-    response.add_etag()
-    response.make_conditional(request)
-    return response
+    guarded = service.authenticator is not None
+    described = document(root=request.root_path, places=service.places, guarded=guarded)
+    return revalidated(json.dumps(described, separators=(",", ":")) + "\n", "application/json")
+
+
+def document(*, root: str = "", places: Places = _PLACES, guarded: bool = False) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 description of an application's routes.
+
+    The file ``openapi.json`` describes the application of ``create_app`` at the root of its host.
+
+    Args:
+        root: Path that the application is mounted at, without a slash at its end.
+        places: Paths of the routes below ``root``.
+        guarded: Whether access tokens are configured.
+
+    Returns:
+        The document, to be read and not to be changed.
+    """
+    described = _description()
+    dashboard = {_PLACES.home, f"{_PLACES.home}static/{{name}}"}
+    paths = {
+        places.home + path.removeprefix(_PLACES.home)
+        if path in dashboard
+        else re.sub(f"^{_PLACES.prefix}(?=/)", places.prefix, path): operations
+        for path, operations in described["paths"].items()
+    }
+    security: list[Any] = [{"bearer": []}, {"basic": []}] if guarded else []
+    return {**described, "servers": [{"url": root or "/"}], "security": security, "paths": paths}
+
+
+@cache
+def _description() -> dict[str, Any]:
+    described: dict[str, Any] = json.loads(Path(__file__).with_name("openapi.json").read_bytes())
+    return described

@@ -20,6 +20,7 @@ from mop_config.server.serving.store import Result, SourceState, Trigger
 from mop_config.server.settings import Settings
 from mop_config.server.status.translations import LANGUAGES, Texts, load
 from mop_config.server.status.verdict import kinds_down
+from mop_config.server.web.dashboard import PARAMETERS, _templates
 from mop_config.server.web.dashboard.viewmodel import (
     MAX_ROWS,
     describe,
@@ -63,6 +64,11 @@ def status(**changes: Any) -> Any:
         "health": None,
         **changes,
     }
+
+
+def described(document: Any, hosts: int = 0) -> dict[str, Any]:
+    """Return the values of the page's template for a status document."""
+    return describe(document, body(hosts), {}, {}, 0.0)
 
 
 def make(tmp_path: Path, **settings: Any) -> FlaskClient:
@@ -260,12 +266,15 @@ def test_rows_carry_the_health_of_their_endpoint() -> None:
     }
     health: Any = {"interval_seconds": 5.0, "alive": True, "endpoints": [check]}
     probed, other = listing(body(1), "", health).rows
-    assert (probed.state, probed.milliseconds, probed.detail) == (
-        "suspect",
-        12,
-        "timed out<U+202E>",
-    )
-    assert other.state is None
+    assert (probed.check, other.check) == (check, None)
+    page = described(status(health=health), 1)
+    template = _templates().get_template("endpoints.html")
+    query = dict.fromkeys(PARAMETERS, "")
+    text = template.render(page=page, status=page["status"], query=query, t=Texts("en"))
+    rows = text.split('<tr role="row"')[2:]
+    assert re.findall(r'class="tag (\w+)"', "".join(rows)) == ["suspect", "unprobed"]
+    assert ("timed out&lt;U+202E&gt;" in rows[0], "12 ms" in rows[0]) == (True, True)
+    assert ("timed out" in rows[1], " ms" in rows[1]) == (False, False)
 
 
 def problem_at(column: int, text: str) -> ProblemRecord:
@@ -303,18 +312,18 @@ def test_a_state_lasts_since_the_first_reload_that_ended_so() -> None:
         {"at": f"t{4 - i}", "result": result, "error": f"e{4 - i}" if "e" in result else None}
         for i, result in enumerate(results)
     ]
-    shown = describe(status(state="rejected", history=history), body(0), "")
-    assert (shown.since, shown.reason) == ("t3", "e4")
-    fresh = describe(status(history=history[2:]), body(0), "")
-    assert (fresh.since, fresh.reason) == ("t2", None)
-    assert describe(status(history=[], last_reload=None), body(0), "").since is None
+    shown = described(status(state="rejected", history=history))
+    assert (shown["since"], shown["reason"]) == ("t3", "e4")
+    fresh = described(status(history=history[2:]))
+    assert (fresh["since"], fresh["reason"]) == ("t2", None)
+    assert described(status(history=[], last_reload=None))["since"] is None
 
 
 def test_workers_that_differ_are_named() -> None:
     """Workers whose ETag differs from the most common one are named."""
     workers = [{"pid": pid, "etag": etag, "last_reload": None} for pid, etag in enumerate("aab")]
-    shown = describe(status(workers=workers), body(0), "")
-    assert (shown.common_etag, shown.differing) == ("a", [2])
+    shown = described(status(workers=workers))
+    assert (shown["common_etag"], shown["differing"]) == ("a", [2])
 
 
 @pytest.mark.parametrize(
@@ -338,8 +347,8 @@ def test_a_kind_is_down_when_all_of_it_is_known_to_be(
     ]
     health: Any = {"interval_seconds": 5.0, "alive": True, "endpoints": endpoints}
     counts: Any = {"api": len(ups), "socketio": 0}
-    shown = describe(status(health=health, counts=counts), body(3), "")
-    assert (shown.up, kinds_down(health, counts)) == (ups.count(True), down)
+    shown = described(status(health=health, counts=counts), 3)
+    assert (shown["up"], kinds_down(health, counts)) == (ups.count(True), down)
     counts = {"api": len(ups) + 1, "socketio": 0}  # one that is not checked
     assert kinds_down(health, counts) == []
 
@@ -350,9 +359,9 @@ def test_errors_come_before_warnings() -> None:
         {"severity": severity, "line": line, "column": 1, "text": ""}
         for line, severity in enumerate(["warning", "error", "warning", "error"])
     ]
-    shown = describe(status(problems=problems), body(0), "")
-    assert [problem["line"] for problem, _ in shown.problems] == [1, 3, 0, 2]
-    assert (shown.errors, shown.warnings) == (2, 2)
+    shown = described(status(problems=problems))
+    assert [problem["line"] for problem, _ in shown["problems"]] == [1, 3, 0, 2]
+    assert (shown["errors"], shown["warnings"]) == (2, 2)
 
 
 def test_every_text_is_there_in_both_languages() -> None:
@@ -507,10 +516,10 @@ def test_the_headline_is_the_worst_that_is_known(
     tmp_path: Path, changes: dict[str, Any], level: str, told: list[str]
 ) -> None:
     """The headline is the worst finding of the whole status."""
-    shown = describe(status(**{"counts": {"api": 2, "socketio": 2}, **changes}), body(2), "")
-    findings = [shown.headline, *shown.findings]
+    shown = described(status(**{"counts": {"api": 2, "socketio": 2}, **changes}), 2)
+    findings = [shown["headline"], *shown["findings"]]
     texts = Texts("en")
-    assert shown.headline.level == level
+    assert shown["headline"].level == level
     assert [f.say(texts) for f in findings if f.say(texts) != "Fresh" or f is findings[0]] == told
     for finding in findings:
         assert "{" not in finding.say(Texts("zh"))

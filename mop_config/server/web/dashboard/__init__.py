@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path, PurePath
-from typing import Any
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, abort, request
@@ -17,9 +16,8 @@ from .... import __version__
 from ....errors import PayloadError, QrTooLong
 from ....model.codec import rfc3339
 from ...monitor.history import SLOTS
-from ...status.document import StatusDocument
 from ...status.translations import LANGUAGES, Texts
-from .. import current_service
+from .. import current_service, revalidated
 from ..qr import choose
 from . import plots, viewmodel
 
@@ -59,76 +57,35 @@ def dashboard() -> Response:
     response.headers["Content-Language"] = language
     response.headers["Cache-Control"] = "no-store"
     response.headers["Vary"] = "Accept-Language"
-    response.set_etag(_hash(status, snapshot.etag, query, language, _build(), request.root_url))
+    parts = (status, snapshot.etag, query, language, _build(), request.root_url)
+    response.set_etag(hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32])
     response.make_conditional(request)
     if response.status_code == 200:
-        body = snapshot.plain.body
-        chosen = {"only": query["only"], "order": query["sort"]}
-        page = viewmodel.describe(status, body, query["q"], **chosen)
-        drawn = viewmodel.day_plots(
-            status["health"], page.listing.rows, service.check_history(), time.time()
+        body, now = snapshot.plain.body, time.time()
+        page = viewmodel.describe(status, body, query, service.check_history(), now)
+        template = _templates().get_template("dashboard.html")
+        text = template.render(
+            page=page,
+            query=query,
+            qr=_qr(query, body, snapshot.etag),
+            t=Texts(language),
+            language_urls={code: _encoded(query, lang=code) for code in LANGUAGES},
+            up=_up(),
+            config=_config(),
+            now=rfc3339(now),
         )
-        response.set_data(_render(page, drawn, body, query, Texts(language)))
+        response.set_data(text)
     return response
 
 
 @blueprint.get("/static/<name>")
 def static(name: str) -> Response:
-    """Serve the page's style sheet, script or icon."""
+    """Serve the page's style sheet, script or icon; so a script is never older than its page."""
     content_type = _TYPES.get(PurePath(name).suffix)
     file = _STATIC / name
     if content_type is None or not file.is_file():
         abort(404)
-    response = Response(file.read_bytes(), content_type=content_type)
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    # Revalidated on each use, so that a script is never older than its page.
-    response.headers["Cache-Control"] = "no-cache"
-    response.add_etag()
-    response.make_conditional(request)
-    return response
-
-
-def _render(
-    page: viewmodel.Page,
-    drawn: viewmodel.DayPlots,
-    body: bytes,
-    query: dict[str, str],
-    texts: Texts,
-) -> str:
-    up = _up()
-    return (
-        _templates()
-        .get_template("dashboard.html")
-        .render(
-            page=page,
-            plots=drawn,
-            query=query,
-            qr=_qr(query, body, page.status["etag"]),
-            t=texts,
-            languages=LANGUAGES,
-            language_urls={code: _encoded(query, lang=code) for code in LANGUAGES},
-            here="./",
-            static="static/",
-            up=up,
-            config=_config(),
-            now=rfc3339(time.time()),
-            version=__version__,
-            build=_build(),
-            few=FEW_PROBLEMS,
-            longest=viewmodel.MAX_FILTER,
-            orders=_orders(page.status),
-            slots=SLOTS,
-            plot_height=plots.PLOT_HEIGHT,
-            bar_top=plots.LINE_HEIGHT + 2,
-            kind_height=plots.KIND_HEIGHT,
-        )
-    )
-
-
-def _orders(status: StatusDocument) -> list[str]:
-    """Return the sort orders that the table offers; an empty name is the order of the list."""
-    unknown = () if status["health"] else ("health", "latency")
-    return ["", *(order for order in viewmodel.ORDERS if order not in unknown)]
+    return revalidated(file.read_bytes(), content_type)
 
 
 def _qr(query: dict[str, str], body: bytes, etag: str) -> dict[str, str | None]:
@@ -164,10 +121,6 @@ def _encoded(query: Mapping[str, str], **more: str) -> str:
     return f"?{given}" if given else ""
 
 
-def _hash(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
 @cache
 def _build() -> str:
     """Return a hash of the page's files: a script reloads when the page is of another version."""
@@ -187,9 +140,19 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["visible"] = viewmodel.visible
-    environment.filters["clock"] = _clock
-    environment.filters["days_until"] = _days_until
+    environment.filters.update(visible=viewmodel.visible, clock=_clock, days_until=_days_until)
+    environment.globals.update(
+        languages=LANGUAGES,
+        version=__version__,
+        build=_build(),
+        few=FEW_PROBLEMS,
+        longest=viewmodel.MAX_FILTER,
+        orders=["", *viewmodel.ORDERS],
+        slots=SLOTS,
+        plot_height=plots.PLOT_HEIGHT,
+        bar_top=plots.LINE_HEIGHT + 2,
+        kind_height=plots.KIND_HEIGHT,
+    )
     return environment
 
 

@@ -6,8 +6,8 @@ A plot is drawn in units of slots: a slot is one unit wide, and the page scales 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from itertools import pairwise
-from typing import NamedTuple
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from ...monitor.history import SLOT_SECONDS, SLOTS, Slot
 
@@ -35,78 +35,54 @@ class Bar(NamedTuple):
     level: str
 
 
-class EndpointPlot(NamedTuple):
-    """The last 24 hours of one endpoint.
-
-    Attributes:
-        bars: The bar of uptime: all checks of a slot were good, some of them, or none.
-        lines: Points of each unbroken stretch of the line of response time, for SVG's ``points``.
-        top: Response time at the top of the scale, in milliseconds.
-        checks: Number of checks.
-        uptime: Percentage of good checks, rounded down to one decimal place.
-        low: Shortest response time of a slot in milliseconds; 0 if all checks failed.
-        high: Longest response time of a slot in milliseconds; 0 if all checks failed.
-    """
-
-    bars: list[Bar]
-    lines: list[str]
-    top: int
-    checks: int
-    uptime: float
-    low: int
-    high: int
-
-
-class KindPlot(NamedTuple):
-    """How many endpoints of a kind were up in the last 24 hours.
-
-    Attributes:
-        kind: The kind.
-        bars: The mean number of endpoints that were up in each slot.
-        all: Number of endpoints at the top of the scale.
-        low: Lowest number of a slot.
-        high: Highest number of a slot.
-    """
-
-    kind: str
-    bars: list[Bar]
-    all: int
-    low: float
-    high: float
-
-
-def endpoint_plot(slots: Iterable[Slot], now: float) -> EndpointPlot | None:
+def endpoint_plot(slots: Iterable[Slot], now: float) -> dict[str, Any] | None:
     """Draw the plot of an endpoint; None if it was not checked in the last 24 hours.
 
     Args:
         slots: The slots, oldest first.
         now: POSIX time at the right edge.
+
+    Returns:
+        ``bars``, the bar of uptime: all checks of a slot were good, some of them, or none;
+        ``lines``, the points of each unbroken stretch of the line of response time, for SVG's
+        ``points``; ``top``, the response time at the top of the scale; the number of ``checks``;
+        ``uptime``, the percentage of good checks, rounded down to one decimal place; ``low`` and
+        ``high``, the shortest and the longest response time of a slot, 0 if all checks failed.
+        Times are in milliseconds.
     """
     recent = _recent(slots, now)
     if not recent:
         return None
     times = {x: 1000 * slot.seconds / slot.good for x, slot in recent if slot.good}
-    top = _round_up(max(times.values(), default=0.0))
+    high = max(times.values(), default=0.0)
+    top = _round_up(high)
     checks = sum(slot.checks for _, slot in recent)
     good = sum(slot.good for _, slot in recent)
-    return EndpointPlot(
-        bars=_merged([Bar(x, 1, 0.0, _level(slot.good, slot.checks)) for x, slot in recent]),
-        lines=[_points(stretch, times, top) for stretch in _stretches(sorted(times))],
-        top=top,
-        checks=checks,
-        uptime=math.floor(1000 * good / checks) / 10,
-        low=round(min(times.values(), default=0.0)),
-        high=round(max(times.values(), default=0.0)),
-    )
+    # In an unbroken stretch, the distance between the place and the position stays the same.
+    stretches = groupby(enumerate(sorted(times)), key=lambda pair: pair[1] - pair[0])
+    return {
+        "bars": _merged(Bar(x, 1, 0.0, _level(slot.good, slot.checks)) for x, slot in recent),
+        "lines": [_points([x for _, x in stretch], times, top) for _, stretch in stretches],
+        "top": top,
+        "checks": checks,
+        "uptime": math.floor(1000 * good / checks) / 10,
+        "low": round(min(times.values(), default=0.0)),
+        "high": round(high),
+    }
 
 
-def kind_plot(kind: str, endpoints: Iterable[Iterable[Slot]], now: float) -> KindPlot | None:
+def kind_plot(kind: str, endpoints: Iterable[Iterable[Slot]], now: float) -> dict[str, Any] | None:
     """Draw the plot of a kind; None if no endpoint was checked in the last 24 hours.
 
     Args:
         kind: The kind.
         endpoints: The slots of each endpoint of the kind.
         now: POSIX time at the right edge.
+
+    Returns:
+        The ``kind``; ``bars``, the mean number of endpoints that were up in each slot; ``all``,
+        the number of endpoints at the top of the scale; ``low`` and ``high``, the lowest and the
+        highest number of a slot.
     """
     up: defaultdict[int, float] = defaultdict(float)
     checked: Counter[int] = Counter()
@@ -118,18 +94,12 @@ def kind_plot(kind: str, endpoints: Iterable[Iterable[Slot]], now: float) -> Kin
         return None
     top = max(checked.values())
     means = {x: round(up[x], 1) for x in sorted(checked)}
-    return KindPlot(
-        kind=kind,
-        bars=_merged(
-            [
-                Bar(x, 1, round(KIND_HEIGHT * mean / top, 2), _level(mean, checked[x]))
-                for x, mean in means.items()
-            ]
-        ),
-        all=top,
-        low=min(means.values()),
-        high=max(means.values()),
+    bars = (
+        Bar(x, 1, round(KIND_HEIGHT * mean / top, 2), _level(mean, checked[x]))
+        for x, mean in means.items()
     )
+    low, high = min(means.values()), max(means.values())
+    return {"kind": kind, "bars": _merged(bars), "all": top, "low": low, "high": high}
 
 
 def _recent(slots: Iterable[Slot], now: float) -> list[tuple[int, Slot]]:
@@ -144,26 +114,13 @@ def _level(good: float, of: int) -> str:
     return "warn" if good > 0 else "bad"
 
 
-def _merged(bars: list[Bar]) -> list[Bar]:
+def _merged(bars: Iterable[Bar]) -> list[Bar]:
     """Join adjacent bars that look alike: a healthy endpoint has one bar instead of 96."""
     merged: list[Bar] = []
-    for bar in bars:
-        last = merged[-1] if merged else None
-        if last and (last.x + last.width, last.height, last.level) == (bar.x, *bar[2:]):
-            merged[-1] = last._replace(width=last.width + 1)
-        else:
-            merged.append(bar)
+    for _, run in groupby(enumerate(bars), key=lambda pair: (pair[1].x - pair[0], *pair[1][2:])):
+        alike = [bar for _, bar in run]
+        merged.append(alike[0]._replace(width=len(alike)))
     return merged
-
-
-def _stretches(places: list[int]) -> list[list[int]]:
-    stretches = [places[:1]] if places else []
-    for before, place in pairwise(places):
-        if place == before + 1:
-            stretches[-1].append(place)
-        else:
-            stretches.append([place])
-    return stretches
 
 
 def _points(places: list[int], times: dict[int, float], top: int) -> str:

@@ -1,7 +1,6 @@
 """Turn the status document and the list into the values of the dashboard's template. Pure."""
 
-import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -11,18 +10,18 @@ from ....model.printable import replace_unprintable
 from ...monitor.history import Slots
 from ...monitor.reports import OK
 from ...monitor.results import HealthDocument
+from ...monitor.schedule import EndpointHealth
 from ...parsing.problems import MAX_KEPT, ProblemRecord
 from ...state.worker_record import HistoryEntry
 from ...status.document import StatusDocument
 from ...status.verdict import (
-    StatusFinding,
     common_etag,
     differing,
     dropped_entries,
     problem_counts,
     verdict,
 )
-from .plots import EndpointPlot, KindPlot, endpoint_plot, kind_plot
+from .plots import endpoint_plot, kind_plot
 
 #: Limit of rows of each kind on the page; a filter finds the others.
 MAX_ROWS = 100
@@ -39,36 +38,24 @@ _GOOD = frozenset({"applied", "unchanged"})
 
 
 class Row(NamedTuple):
-    """One endpoint of the table.
-
-    Attributes:
-        kind: The kind of the endpoint.
-        endpoint: The endpoint.
-        state: The state of health, or None if the endpoint is not checked.
-        milliseconds: Duration of the last check, or None.
-        detail: The result of the last check in words, or an empty text.
-        certificate_expires: When the certificate expires (RFC 3339), or None.
-    """
+    """One endpoint of the table, and the state of its health, or None if it is not checked."""
 
     kind: Kind
     endpoint: Endpoint
-    state: str | None = None
-    milliseconds: int | None = None
-    detail: str = ""
-    certificate_expires: str | None = None
+    check: EndpointHealth | None
 
 
 #: The value of ``only`` that leaves out healthy endpoints.
 UNHEALTHY = "unhealthy"
 #: States of a check, the worst first; the first three are failing.
 _HEALTH = ("unhealthy", "suspect", "recovering", "unknown", "healthy", None)
-_FAILING = frozenset(_HEALTH[:3])
+_FAILING = _HEALTH[:3]
 #: The sort keys of the rows; the order of the list decides between equal rows.
 ORDERS: dict[str, Callable[[Row], Any]] = {
     "priority": lambda row: row.endpoint.priority,
     "url": lambda row: row.endpoint.url,
-    "health": lambda row: _HEALTH.index(row.state),
-    "latency": lambda row: 1 if row.milliseconds is None else -row.milliseconds,
+    "health": lambda row: _HEALTH.index(row.check["state"] if row.check else None),
+    "latency": lambda row: _latency(row),
 }
 
 
@@ -86,27 +73,6 @@ class Listing(NamedTuple):
     all: int
 
 
-class Reported(NamedTuple):
-    """What clients reported of an endpoint in the last hour.
-
-    Attributes:
-        ok: Requests that the endpoint answered.
-        failed: Requests that it failed.
-        fault: The most frequent fault, or None.
-    """
-
-    ok: int
-    failed: int
-    fault: str | None
-
-
-class DayPlots(NamedTuple):
-    """The plots of the last 24 hours: of each kind, and of the endpoints of the rows."""
-
-    kinds: list[KindPlot]
-    endpoints: dict[tuple[str, str], EndpointPlot | None]
-
-
 class Quote(NamedTuple):
     """The text of a problem, indented to its column.
 
@@ -121,82 +87,69 @@ class Quote(NamedTuple):
     narrow: bool
 
 
-class Page(NamedTuple):
-    """The values of the template.
-
-    Attributes:
-        status: The status document.
-        headline: The worst finding.
-        findings: The other findings, the worst first.
-        dropped: Number of entries of the file that are not served.
-        since: Time since which reloads have ended like the last one, or None without a reload.
-        reason: Why the list is not up to date, or None if it is.
-        reason_code: The problem code of the reason, or None.
-        problems: The problems with their quotes, errors first.
-        errors: Exact number of errors.
-        warnings: Exact number of warnings.
-        more_problems: Whether there are more problems than the status lists.
-        common_etag: The ETag that most workers serve.
-        differing: The process ids of the workers that serve another list.
-        listing: The rows of the table.
-        up: Number of endpoints that are up.
-        reports: What clients reported, by kind and URL.
-    """
-
-    status: StatusDocument
-    headline: StatusFinding
-    findings: list[StatusFinding]
-    dropped: int
-    since: str | None
-    reason: str | None
-    reason_code: str | None
-    problems: list[tuple[ProblemRecord, Quote | None]]
-    errors: int
-    warnings: int
-    more_problems: bool
-    common_etag: str | None
-    differing: list[int]
-    listing: Listing
-    up: int
-    reports: dict[tuple[str, str], Reported]
-
-
 def describe(
-    status: StatusDocument, body: bytes, wanted: str, *, only: str = "", order: str = ""
-) -> Page:
+    status: StatusDocument, body: bytes, query: Mapping[str, str], history: Slots, now: float
+) -> dict[str, Any]:
     """Return the values of the template.
 
     Args:
         status: The status document; see ``status.host_status``.
         body: The wire form of the list that is served.
-        wanted: Text that the URLs in the table must contain; empty for all URLs.
-        only: As for ``listing``.
-        order: As for ``listing``.
+        query: ``q``, a text that the URLs in the table must contain, and ``only`` and ``sort``;
+            see ``listing``.
+        history: The checks of the last 24 hours.
+        now: POSIX time at the right edge of the plots.
+
+    Returns:
+        The ``status``; the worst finding as ``headline`` and the other ``findings``; the number of
+        entries that were ``dropped``; ``since``, from when on reloads have ended like the last
+        one; the ``reason`` why the list is not up to date and its ``reason_code``; the
+        ``problems`` with their quotes, errors first, and the exact numbers of ``errors`` and
+        ``warnings``; whether there are ``more_problems``; the ``common_etag`` that most workers
+        serve, and the process ids of the ``differing`` workers; the ``listing``; the number of
+        endpoints that are ``up``; the ``reports`` of clients by kind and URL, each with the number
+        of requests that were ``ok`` or ``failed``, and the most frequent ``fault``; and the plots
+        of the ``kinds`` and of the ``endpoints``.
     """
     counts = problem_counts(status)
     headline, *findings = verdict(status)
-    reason, reason_code = _reason(status)
-    return Page(
-        status=status,
-        headline=headline,
-        findings=findings,
-        dropped=dropped_entries(status),
-        since=_since(status["history"]),
-        reason=reason,
-        reason_code=reason_code,
-        problems=[(problem, quote(problem)) for problem in _errors_first(status["problems"])],
-        errors=counts["error"],
-        warnings=counts["warning"],
-        more_problems=len(status["problems"]) >= MAX_KEPT,
-        common_etag=common_etag(status["workers"]),
-        differing=differing(status["workers"]),
-        listing=listing(body, wanted[:MAX_FILTER], status["health"], only=only, order=order),
-        up=_up(status["health"]),
-        reports={
-            (each["kind"], each["url"]): reported(each["counts"])
+    failed = [event for event in status["history"] if event["error"]]
+    reason = failed[0] if failed and status["state"] != "fresh" else None
+    problems = sorted(status["problems"], key=lambda problem: problem["severity"] != "error")
+    health = status["health"]
+    checks = {(e["kind"], e["url"]): e for e in health["endpoints"]} if health else {}
+    only, order = query.get("only", ""), query.get("sort", "")
+    table = listing(body, query.get("q", "")[:MAX_FILTER], health, only=only, order=order)
+    kinds = (
+        kind_plot(kind.value, [history.get(key, []) for key in checks if key[0] == kind], now)
+        for kind in Kind
+    )
+    return {
+        "status": status,
+        "headline": headline,
+        "findings": findings,
+        "dropped": dropped_entries(status),
+        "since": _since(status["history"]),
+        "reason": reason and reason["error"],
+        "reason_code": reason and reason.get("code"),
+        "problems": [(problem, quote(problem)) for problem in problems],
+        "errors": counts["error"],
+        "warnings": counts["warning"],
+        "more_problems": len(problems) >= MAX_KEPT,
+        "common_etag": common_etag(status["workers"]),
+        "differing": differing(status["workers"]),
+        "listing": table,
+        "up": sum(bool(check["up"]) for check in checks.values()),
+        "reports": {
+            (each["kind"], each["url"]): _reported(each["counts"])
             for each in status.get("reports") or ()
         },
-    )
+        "kinds": [plot for plot in kinds if plot is not None],
+        "endpoints": {
+            key: endpoint_plot(history.get(key, ()), now)
+            for key in ((row.kind.value, row.endpoint.url) for row in table.rows)
+        },
+    }
 
 
 def _since(history: list[HistoryEntry]) -> str | None:
@@ -207,22 +160,6 @@ def _since(history: list[HistoryEntry]) -> str | None:
             break
         since = str(event["at"])
     return since
-
-
-def _reason(status: StatusDocument) -> tuple[str | None, str | None]:
-    """Return why the state is not fresh, in words and as a problem code."""
-    failed = [event for event in status["history"] if event["error"]]
-    if status["state"] == "fresh" or not failed:
-        return None, None
-    return failed[0]["error"], failed[0].get("code")
-
-
-def _up(health: HealthDocument | None) -> int:
-    return sum(bool(endpoint["up"]) for endpoint in health["endpoints"]) if health else 0
-
-
-def _errors_first(problems: list[ProblemRecord]) -> list[ProblemRecord]:
-    return sorted(problems, key=lambda problem: problem["severity"] != "error")
 
 
 def quote(problem: ProblemRecord) -> Quote | None:
@@ -263,78 +200,43 @@ def listing(
         order: A key of ``ORDERS``; anything else keeps the order of the list.
     """
     checks = {(e["kind"], e["url"]): e for e in health["endpoints"]} if health else {}
-    key = ORDERS.get(order)
-    chosen = bool(wanted or key or only)
+    key, count = ORDERS.get(order), body.count(b'{"url":"')
     rows: list[Row] = []
     matching = 0
     for kind in Kind:
         found = _found(kind, body, wanted, checks, only)
-        if key is not None:
-            every = list(found)
+        if wanted or only or key is not None:
+            every = sorted(found, key=key) if key is not None else list(found)
             matching += len(every)
-            rows += heapq.nsmallest(MAX_ROWS, every, key=key)
+            rows += every[:MAX_ROWS]
         else:
             rows += islice(found, MAX_ROWS)
-            # Without a filter, the number is known: see ``count``.
-            matching += sum(1 for _ in found) if chosen else 0
-    count = body.count(b'{"url":"')
-    if key is not None:
-        rows.sort(key=key)
-    elif chosen:
-        matching += len(rows)
-    return Listing(rows, matching if chosen else count, count)
+            matching = count
+    return Listing(sorted(rows, key=key) if key is not None else rows, matching, count)
 
 
 def _found(
-    kind: Kind, body: bytes, wanted: str, checks: dict[tuple[str, str], Any], only: str
+    kind: Kind,
+    body: bytes,
+    wanted: str,
+    checks: dict[tuple[str, str], EndpointHealth],
+    only: str,
 ) -> Iterator[Row]:
     needle = wanted.lower()
     for endpoint in iter_endpoints(body, kind):
-        if needle not in endpoint.url.lower():
-            continue
         check = checks.get((kind, endpoint.url))
-        if only != UNHEALTHY or (check is not None and check["state"] in _FAILING):
-            yield _row(kind, endpoint, check)
+        failing = check is not None and check["state"] in _FAILING
+        if needle in endpoint.url.lower() and (only != UNHEALTHY or failing):
+            yield Row(kind, endpoint, check)
 
 
-def _row(kind: Kind, endpoint: Endpoint, check: Any) -> Row:
-    row = Row(kind, endpoint)
-    if check is None:
-        return row
-    seconds = check["response_seconds"]
-    return row._replace(
-        state=check["state"],
-        milliseconds=None if seconds is None else round(seconds * 1000),
-        detail=visible(check["detail"] or ""),
-        certificate_expires=check["certificate_expires"],
-    )
+def _latency(row: Row) -> float:
+    """Return the sort key by latency: the slowest first, endpoints without a time last."""
+    seconds = row.check["response_seconds"] if row.check else None
+    return 1.0 if seconds is None else -seconds
 
 
-def day_plots(
-    health: HealthDocument | None, rows: list[Row], history: Slots, now: float
-) -> DayPlots:
-    """Draw the plots of the last 24 hours.
-
-    Args:
-        health: The results of the health checks, which name the endpoints that are checked now.
-        rows: The rows of the table.
-        history: The checks of the last 24 hours.
-        now: POSIX time at the right edge.
-    """
-    checked = [(e["kind"], e["url"]) for e in health["endpoints"]] if health else []
-    kinds = (
-        kind_plot(kind.value, [history.get(key, []) for key in checked if key[0] == kind], now)
-        for kind in Kind
-    )
-    keys = [(row.kind.value, row.endpoint.url) for row in rows]
-    return DayPlots(
-        [plot for plot in kinds if plot is not None],
-        {key: endpoint_plot(history.get(key, ()), now) for key in keys},
-    )
-
-
-def reported(counts: dict[str, int]) -> Reported:
-    """Sum up what clients reported of an endpoint: the count of each fault, and of ``ok``."""
+def _reported(counts: dict[str, int]) -> dict[str, Any]:
     faults = {fault: count for fault, count in counts.items() if fault != OK}
     worst = max(faults, key=lambda fault: faults[fault]) if faults else None
-    return Reported(counts.get(OK, 0), sum(faults.values()), worst)
+    return {"ok": counts.get(OK, 0), "failed": sum(faults.values()), "fault": worst}
