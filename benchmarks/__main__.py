@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from . import failover, fleet, front, memory, overhead, push, reload, serve, threads
+from . import failover, fleet, front, memory, overhead, push, reload, serve
 from .report import options, versions
 
 MODULES = {
@@ -12,7 +12,6 @@ MODULES = {
     "push": push,
     "reload": reload,
     "memory": memory,
-    "threads": threads,
     "failover": failover,
     "overhead": overhead,
     "fleet": fleet,

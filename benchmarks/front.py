@@ -1,4 +1,4 @@
-"""The ASGI front and its peers: the cost of an answer, parked clients and stuck connections."""
+"""The default worker with thousands of clients: parked long polls, and stuck connections."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import resource
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,29 +17,10 @@ from tests.servers import Server, gunicorn_command, running
 from tests.waiting import answers
 
 from .load import available, on_server_core
-from .peers import Peer, Site, fastapi, gunicorn, nginx, ours
 from .push import _edits, _judge, _waiting
 from .reload import text
 from .report import Report, median, options, percentile
 
-Run = Callable[[Site], AbstractContextManager[Peer]]
-
-CONTESTANTS: dict[str, tuple[Run, tuple[str, ...]]] = {
-    "mop-config, asgi": (ours("asgi"), ()),
-    "raw ASGI, asgi": (gunicorn("asgi", "raw"), ()),
-    "bare WSGI, gthread": (gunicorn("gthread", "bare"), ()),
-    "nginx, static file": (nginx, ("nginx",)),
-    "the guide's FastAPI, uvicorn[standard]": (fastapi("uvloop", "httptools"), ()),
-}
-OURS = next(iter(CONTESTANTS))
-#: Maximum ratio of our cost to each peer's, for answers with and without a body.
-GOALS = {
-    ("raw ASGI, asgi", "200"): 1.2,
-    ("bare WSGI, gthread", "200"): 0.28,
-    ("bare WSGI, gthread", "304"): 0.22,
-    ("nginx, static file", "200"): 3.5,
-    ("the guide's FastAPI, uvicorn[standard]", "200"): 0.25,
-}
 #: Seconds between two edits: enough for all clients to get the list and to poll again.
 PAUSE = 15.0
 #: Stuck clients: they send no byte, half a head or half a body, or read no answer.
@@ -49,49 +30,6 @@ STUCK = (
     b"POST /api/v1/config/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf",
     b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
 )
-
-
-def _cost(quick: bool) -> Report:
-    rounds, seconds = (3, 1) if quick else (15, 1)
-    report = Report(
-        "front: cost of an answer",
-        "Microseconds of the server's processor time for an answer of 6 entries, on one "
-        f"worker and one core, from 8 kept connections: medians of {rounds} rounds of "
-        f"{seconds} s in which each server is asked in turn. Ratio is ours beside that server,"
-        " the median of the rounds' ratios.",
-    )
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        file = Path(name) / "endpoints.txt"
-        file.write_text(text(6))
-        with running(Path(name), file, workers=1) as server:
-            body = server.get().body
-        peers: dict[str, Peer] = {}
-        for each, (run, programs) in CONTESTANTS.items():
-            if available(*programs):
-                folder = Path(name) / each.split(",")[0].replace(" ", "-").replace("'", "")
-                folder.mkdir(exist_ok=True)
-                peers[each] = stack.enter_context(run(Site(folder, file, body)))
-        for known in (False, True):
-            _rounds(report, peers, rounds, seconds, known=known)
-    return report
-
-
-def _rounds(
-    report: Report, peers: dict[str, Peer], rounds: int, seconds: int, *, known: bool
-) -> None:
-    kind = "304" if known else "200"
-    asked = {name: peer for name, peer in peers.items() if peer.conditional or not known}
-    spent: dict[str, list[float]] = {name: [] for name in asked}
-    for _ in range(rounds):
-        for name, peer in asked.items():
-            spent[name].append(peer.ask(seconds, known=known).cpu_us)
-    for name, values in spent.items():
-        ratio = median([a / b for a, b in zip(spent[OURS], values, strict=True)])
-        goal = GOALS.get((name, kind))
-        held = "" if goal is None else "yes" if ratio <= goal else "no"
-        report.add(
-            answer=kind, server=name, cpu_us=median(values), ratio=ratio, goal=goal or "", held=held
-        )
 
 
 def _parked(quick: bool) -> Report:
@@ -107,10 +45,10 @@ def _parked(quick: bool) -> Report:
     )
     raw = gunicorn_command("--graceful-timeout", "3", target="benchmarks.bare_app:waiting")
     found = {
-        "raw ASGI, asgi": _tell(number, edits, raw),
-        OURS: _tell(number, edits, gunicorn_command()),
+        "raw ASGI": _tell(number, edits, raw),
+        "mop-config": _tell(number, edits, gunicorn_command()),
     }
-    last = found[OURS]["last_ms"]
+    last = found["mop-config"]["last_ms"]
     for name, row in found.items():
         report.add(server=name, waiters=number, **row, ratio=last / row["last_ms"])
     return report
@@ -196,8 +134,6 @@ def _health(server: Server) -> dict[str, Any]:
 
 def reports(quick: bool) -> Iterator[Report]:
     """Run all benchmarks of this file."""
-    if available("taskset", "wrk"):
-        yield _cost(quick)
     if available("taskset"):
         yield _parked(quick)
         yield _stuck(quick)

@@ -14,14 +14,14 @@ import psutil
 
 from mop_config.server.parsing.builder import UrlRules
 from mop_config.server.parsing.render import EMPTY_BODY, render
-from tests.servers import Server, gunicorn_command, running
+from tests.servers import ENDPOINTS, Server, gunicorn_command, running
 
-from .load import cpu_seconds, on_server_core
+from .load import available, cpu_seconds, on_server_core, wrk
 from .reload import CLASSES, PINNED, site, text
 from .report import Report, options
 
-#: Reloads until a worker's memory is stable, and the growth that is allowed after them.
-WARM, GOAL = 50, 1.1
+#: Reloads and requests until a worker's memory is stable, and the growth allowed after them.
+WARM, WARM_REQUESTS, GOAL = 50, 10_000, 1.05
 _MIB = 1 << 20
 
 
@@ -56,7 +56,7 @@ def sizes(quick: bool) -> Report:
         "MiB of one of 2 workers: rss is all of it, own is what it shares with nobody. Each has"
         " answered with the plain and with the compressed list.",
     )
-    for entries in (6, 10_000) if quick else (6, 10_000, 100_000):
+    for entries in (6, 10_000) if quick else (6, 10_000, 50_000):
         for worker in CLASSES:
             with site(worker, entries, workers=2) as here:
                 for coding in ("identity", "gzip") * 4:
@@ -156,6 +156,42 @@ def _quiet(follower: Follower) -> Held:
     return _held(follower.worker)
 
 
+def requests(quick: bool) -> Report:
+    """Measure the growth of memory over requests."""
+    number = 50_000 if quick else 2_000_000
+    report = Report(
+        "memory: after requests",
+        f"One asgi worker with 6 entries; wrk asks for the list {number} times. MiB after"
+        f" {WARM_REQUESTS} requests and after all. The goal is at most {GOAL} times the memory."
+        f" {PINNED}",
+    )
+    with site("asgi", workers=1) as here:
+        pid, port = here.server.workers[0], here.server.port
+        asked = _ask(pid, port, WARM_REQUESTS)
+        warm = _held(pid)
+        asked += _ask(pid, port, number - asked)
+        after = _held(pid)
+    times = after.rss_mib / warm.rss_mib
+    report.add(
+        worker="asgi",
+        requests=asked,
+        rss_mib_warm=warm.rss_mib,
+        rss_mib_end=after.rss_mib,
+        times=times,
+        held="yes" if times <= GOAL else "no",
+    )
+    return report
+
+
+def _ask(pid: int, port: int, number: int) -> int:
+    """Send at least that many requests, in loads of some seconds; return how many were sent."""
+    sent = 0.0
+    while sent < number:
+        seconds = 1 if number <= WARM_REQUESTS else 10
+        sent += wrk(pid, port, ENDPOINTS, seconds).rate * seconds
+    return int(sent)
+
+
 def _row(worker: str, number: int, warm: Held, after: Held) -> dict[str, Any]:
     cells: dict[str, Any] = {"worker": worker, "reloads": number}
     for name, before, now in zip(Held._fields, warm, after, strict=True):
@@ -169,6 +205,8 @@ def reports(quick: bool) -> Iterator[Report]:
     """Run all benchmarks of this file."""
     yield sizes(quick)
     yield reloads(quick)
+    if available("wrk", "taskset"):
+        yield requests(quick)
 
 
 if __name__ == "__main__":

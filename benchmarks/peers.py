@@ -21,8 +21,6 @@ from tests.waiting import answers
 from .load import CONNECTIONS, Spent, available, on_server_core, program, redis_get
 from .load import wrk as ask_by_wrk
 
-WORKER_CLASSES = ("gthread", "sync")
-
 
 @dataclass(frozen=True)
 class Site:
@@ -253,22 +251,18 @@ class Contestant:
 
 #: uvicorn by default, and with its extra "standard".
 UVICORNS = {"uvicorn": ("asyncio", "h11"), "uvicorn[standard]": ("uvloop", "httptools")}
-OURS, FLOOR, GUIDE = "mop-config", "bare WSGI (the floor)", "the guide's, FastAPI"
-MIRROR, LIMIT = "a mirror: publish and nginx", "nginx, static file (the limit)"
+OURS = "mop-config"
+GUIDE, MIRROR, NGINX = "the guide's, FastAPI", "a mirror: publish and nginx", "nginx, static file"
 # Servers that are compared follow each other, so that a round measures them within seconds.
 ALL = (
-    *(
-        contestant
-        for each in WORKER_CLASSES
-        for contestant in (
-            Contestant(OURS, each, ours(each)),
-            Contestant(FLOOR, each, gunicorn(each, "bare")),
-        )
-    ),
+    Contestant(OURS, "asgi", ours("asgi")),
+    Contestant("raw ASGI", "asgi", gunicorn("asgi", "raw")),
+    Contestant(OURS, "gthread", ours("gthread")),
+    Contestant("bare WSGI", "gthread", gunicorn("gthread", "bare")),
     Contestant("Flask view", "gthread", gunicorn("gthread", "flask")),
     *(Contestant(GUIDE, name, fastapi(*parts)) for name, parts in UVICORNS.items()),
     Contestant(MIRROR, "", mirror, ("nginx",)),
-    Contestant(LIMIT, "", nginx, ("nginx",)),
+    Contestant(NGINX, "", nginx, ("nginx",)),
     Contestant("etcd, JSON gateway", "", etcd, ("etcd",)),
     Contestant("Redis GET", "", redis, ("redis-server", "redis-benchmark")),
 )
