@@ -261,21 +261,6 @@ def test_an_upgraded_master_has_a_folder_of_its_own(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(f"{PREFIX}*"))
 
 
-def test_what_a_killed_master_leaves_is_taken_away_by_the_next(tmp_path: Path) -> None:
-    """The next master removes a killed master's folder when that master's workers are gone too."""
-    file = tmp_path / "endpoints.txt"
-    file.write_text(text("a.example", "b.example"))
-    with running(tmp_path, file, TMPDIR=str(tmp_path)) as server:
-        workers = server.workers
-        server.send(signal.SIGKILL)
-        server.process.wait(10)
-        wait_for(lambda: not any(map(psutil.pid_exists, workers)), seconds=30)
-    (left,) = tmp_path.glob(f"{PREFIX}*")
-    with running(tmp_path, file, TMPDIR=str(tmp_path)):
-        (own,) = tmp_path.glob(f"{PREFIX}*")
-        assert own != left
-
-
 def test_without_our_hooks_each_worker_counts_for_itself(tmp_path: Path) -> None:
     """Without our hooks each worker counts alone, and the status says so."""
     file = tmp_path / "endpoints.txt"

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import types
@@ -91,19 +92,17 @@ def _let_newborns_end() -> None:
 
 
 def _make_metrics_folder(server: Any) -> None:
-    server.mop_config_metrics = None
     given = os.environ.get(multiprocess.VARIABLE)
     # After an upgrade by SIGUSR2 the environment names the folder of the previous master.
     if given and not Path(given).name.startswith(multiprocess.PREFIX):
         return  # the operator has set the folder, and collects our counters there
     os.environ.pop(multiprocess.VARIABLE, None)
     try:
-        folder = multiprocess.make(server.cfg.uid, server.cfg.gid)
+        server.mop_config_metrics = multiprocess.make_folder(server.cfg.uid, server.cfg.gid)
     except OSError as error:
         logger.warning("each worker's metrics speak for it alone: %s", error)
-        return
-    server.mop_config_metrics = folder
-    os.environ[multiprocess.VARIABLE] = str(folder.path)
+    else:
+        os.environ[multiprocess.VARIABLE] = str(server.mop_config_metrics)
 
 
 def _repair_upgrade(start: dict[Any, Any]) -> None:
@@ -121,4 +120,4 @@ def on_exit(server: Any) -> None:
     """Remove the folder of the metrics when the master exits."""
     folder = getattr(server, "mop_config_metrics", None)
     if folder is not None:
-        folder.remove()
+        shutil.rmtree(folder, ignore_errors=True)

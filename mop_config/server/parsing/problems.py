@@ -21,23 +21,35 @@ class Severity(StrEnum):
 
 
 class Code(StrEnum):
-    """The codes of all problems; ``docs/problems.md`` explains each."""
+    """The codes of all problems; ``docs/problems.md`` explains each.
+
+    Attributes:
+        severity: The severity that a problem of this code always has.
+    """
+
+    severity: Severity
+
+    def __new__(cls, name: str, severity: Severity = Severity.ERROR) -> "Code":
+        """Make a member from its name and its severity."""
+        code = str.__new__(cls, name)
+        code._value_, code.severity = name, severity
+        return code
 
     # Warnings: the entry is used.
-    IP_IN_DOMAIN_LIST = "ip-in-domain-list"
-    NAME_IN_IP_LIST = "name-in-ip-list"
-    DUPLICATE = "duplicate"
-    FEW_ENDPOINTS = "few-endpoints"
-    PLAIN_HTTP = "plain-http"
-    INVISIBLE = "invisible"
-    IPV6_WITHOUT_PORT = "ipv6-without-port"
-    EXPIRED = "expired"
-    PLAN_REFUSED = "plan-refused"
+    IP_IN_DOMAIN_LIST = "ip-in-domain-list", Severity.WARNING
+    NAME_IN_IP_LIST = "name-in-ip-list", Severity.WARNING
+    DUPLICATE = "duplicate", Severity.WARNING
+    FEW_ENDPOINTS = "few-endpoints", Severity.WARNING
+    PLAIN_HTTP = "plain-http", Severity.WARNING
+    INVISIBLE = "invisible", Severity.WARNING
+    IPV6_WITHOUT_PORT = "ipv6-without-port", Severity.WARNING
+    EXPIRED = "expired", Severity.WARNING
+    PLAN_REFUSED = "plan-refused", Severity.WARNING
 
     # Warnings about the process rather than the file.
-    SETTING = "setting"
-    NO_HOOKS = "no-hooks"
-    STATE_FOLDER = "state-folder"
+    SETTING = "setting", Severity.WARNING
+    NO_HOOKS = "no-hooks", Severity.WARNING
+    STATE_FOLDER = "state-folder", Severity.WARNING
 
     # An error of the process: the reload thread does not respond.
     LATE = "late"
@@ -75,29 +87,6 @@ class Code(StrEnum):
     TOO_FEW = "too-few"
     TOO_MANY_REMOVED = "too-many-removed"
     STRICT = "strict"
-
-    @property
-    def severity(self) -> Severity:
-        """The severity that a problem of this code always has."""
-        return Severity.WARNING if self in _WARNINGS else Severity.ERROR
-
-
-_WARNINGS = frozenset(
-    {
-        Code.IP_IN_DOMAIN_LIST,
-        Code.NAME_IN_IP_LIST,
-        Code.DUPLICATE,
-        Code.FEW_ENDPOINTS,
-        Code.PLAIN_HTTP,
-        Code.INVISIBLE,
-        Code.IPV6_WITHOUT_PORT,
-        Code.EXPIRED,
-        Code.PLAN_REFUSED,
-        Code.SETTING,
-        Code.NO_HOOKS,
-        Code.STATE_FOLDER,
-    }
-)
 
 
 class ProblemRecord(TypedDict):

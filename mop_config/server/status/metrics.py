@@ -9,17 +9,14 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, values
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
 from prometheus_client.core import Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.exposition import generate_latest as plain_text
 from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 
 from ..logs.format import describe
 from ..serving.store import HISTORY, Reload, Result, Trigger
@@ -87,17 +84,18 @@ class Metrics:
                 return
         series.reload(reload)
 
-    def expose(self, gauges: Iterable[Metric], *, open_metrics: bool = False) -> tuple[bytes, str]:
-        """Return the text of a scrape and its content type.
+    def expose(self, gauges: Iterable[Metric]) -> bytes:
+        """Return the text of a scrape.
 
         Args:
             gauges: The gauges of the host.
-            open_metrics: Whether to use OpenMetrics' text format instead of Prometheus' own.
         """
-        everything: Any = _Everything(self._started(), gauges)
-        if open_metrics:
-            return openmetrics(everything), CONTENT_TYPE_LATEST  # type: ignore[no-untyped-call]
-        return plain_text(everything), CONTENT_TYPE_PLAIN_0_0_4
+        counters = sorted(self._started().collect(), key=lambda metric: metric.name)
+        for metric in counters:
+            # Only a registry of one process has times of creation.
+            metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
+        everything: Any = SimpleNamespace(collect=lambda: [*counters, *gauges])
+        return generate_latest(everything)
 
     def _started(self) -> "_Series":
         return self._series or self.start()
@@ -149,11 +147,10 @@ class _Series:
         self._reloads[reload.trigger, reload.result].inc()
         self._durations.observe(reload.duration)
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterable[Metric]:
         if self._folder is None:
-            yield from self._registry.collect()
-        else:
-            yield from MultiProcessCollector(None, str(self._folder)).collect()  # type: ignore[no-untyped-call]
+            return self._registry.collect()
+        return MultiProcessCollector(None, str(self._folder)).collect()  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _series(folder: str | None) -> _Series:
@@ -167,18 +164,3 @@ def _series(folder: str | None) -> _Series:
         logger.warning("metrics are counted for this process alone: %s", describe(error))
         values.ValueClass = values.MutexValue
         return _Series(None)
-
-
-class _Everything:
-    """All metrics of a scrape, in the form that prometheus-client writes: counters, then gauges."""
-
-    def __init__(self, series: _Series, gauges: Iterable[Metric]) -> None:
-        self._series = series
-        self._gauges = gauges
-
-    def collect(self) -> Iterator[Metric]:
-        for metric in sorted(self._series.collect(), key=lambda metric: metric.name):
-            # Only a registry of one process has times of creation.
-            metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
-            yield metric
-        yield from self._gauges

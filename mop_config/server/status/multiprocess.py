@@ -10,12 +10,10 @@ import errno
 import fcntl
 import itertools
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from ...files import Scratch
 
@@ -27,28 +25,8 @@ FILE_SIZE = 1 << 18
 _KINDS = ("counter", "histogram")
 
 
-class Folder(NamedTuple):
-    """The folder of one gunicorn.
-
-    Attributes:
-        path: Path of the folder.
-        pid: Process id of the master.
-        descriptor: Holds the lock that marks the folder as in use.
-    """
-
-    path: Path
-    pid: int
-    descriptor: int
-
-    def remove(self) -> None:
-        """Remove the folder, if this process made it."""
-        if self.pid == os.getpid():
-            os.close(self.descriptor)
-            shutil.rmtree(self.path, ignore_errors=True)
-
-
-def make(user: int, group: int) -> Folder:
-    """Make a new folder, and remove the folders of masters that were killed.
+def make_folder(user: int, group: int) -> Path:
+    """Make a new folder for the workers of this master.
 
     Args:
         user: Id of the user that the workers run as.
@@ -57,34 +35,12 @@ def make(user: int, group: int) -> Folder:
     Raises:
         OSError: If the folder cannot be made.
     """
-    _remove_abandoned(Path(tempfile.gettempdir()), {os.geteuid(), user})
-    while True:
-        path = Path(tempfile.mkdtemp(prefix=PREFIX))
-        if os.geteuid() == 0:
-            os.chown(path, user, group)
-        # systemd-tmpfiles, too, leaves a locked folder alone.
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if path.exists():
-            return Folder(path, os.getpid(), descriptor)
-        os.close(descriptor)  # another master removed it before it was locked
-
-
-def _remove_abandoned(parent: Path, owners: set[int]) -> None:
-    """Remove the folders that no process has locked."""
-    for path in parent.glob(f"{PREFIX}*"):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            if os.fstat(descriptor).st_uid in owners:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-        except OSError:
-            pass  # in use
-        finally:
-            os.close(descriptor)
+    path = Path(tempfile.mkdtemp(prefix=PREFIX))
+    if os.geteuid() == 0:
+        os.chown(path, user, group)
+    # systemd-tmpfiles leaves a locked folder alone. The lock is held until this process ends.
+    fcntl.flock(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), fcntl.LOCK_SH)
+    return path
 
 
 def take_place(folder: Path) -> Callable[[], str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Response, request
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from ... import __version__
 from ..auth.policy import USER
@@ -23,7 +24,6 @@ blueprint = Blueprint("operations", __name__)
 
 #: Paths of the routes in ``openapi.json``.
 _PLACES = Places()
-_OPEN_METRICS = "application/openmetrics-text"
 #: HTTP status by the worst result of a reload; the key None means that no worker has answered.
 _STATUS = {"applied": 200, "unchanged": 200, "rejected": 422, "error": 503, None: 504}
 
@@ -103,23 +103,12 @@ def _detail(report: dict[str, Any], late: list[int]) -> str:
 
 
 def metrics() -> Response:
-    """Serve the metrics of all workers in Prometheus' text format or as OpenMetrics."""
+    """Serve the metrics of all workers in Prometheus' text format."""
     service = current_service()
-    text, content_type = service.metrics.expose(service.gauges(), open_metrics=_open_metrics())
-    response = Response(text, content_type=content_type)
+    text = service.metrics.expose(service.gauges())
+    response = Response(text, content_type=CONTENT_TYPE_PLAIN_0_0_4)
     response.headers["Cache-Control"] = "no-store"
-    response.headers["Vary"] = "Accept"
     return response
-
-
-def _open_metrics() -> bool:
-    """Return whether ``Accept`` names OpenMetrics with a quality of at least that of plain text."""
-    qualities: dict[str, float] = {}
-    for value, quality in request.accept_mimetypes:
-        name = value.partition(";")[0].strip().lower()
-        qualities[name] = max(quality, qualities.get(name, 0.0))
-    wanted = qualities.get(_OPEN_METRICS, 0.0)
-    return wanted > 0 and wanted >= qualities.get("text/plain", 0.0)
 
 
 def openapi() -> Response:
