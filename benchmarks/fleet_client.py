@@ -8,14 +8,7 @@ import random
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
-from mop_config.client.pool.failover import (
-    Attempt,
-    Candidates,
-    DialRace,
-    Outcome,
-    RetryTraits,
-    failover,
-)
+from mop_config.client.pool.failover import Attempt, DialRace, Failover, RetryTraits
 from mop_config.client.pool.member import PoolMember
 from mop_config.client.pool.offline import OfflineDetector
 from mop_config.client.pool.policy import Budget, Policy
@@ -156,16 +149,12 @@ class Client:
             if self._asked_first < 0:
                 self._asked_first = began
                 tally.hit += 1
-        moves = Candidates(self._pool, self._budget)
-        flow = failover(GET, self._pool, self._budget, policy, moves, began, route="GET /")
-        try:
-            attempt = next(flow)
-            while True:
-                outcome = yield from self._attempt(attempt, moves)
-                attempt = flow.send(outcome)
-                self._look_if_urgent()
-        except StopIteration as end:
-            good = end.value.answer == 200
+        flow = Failover(GET, self._pool, self._budget, policy, began, route="GET /")
+        while flow.member is not None:
+            attempt = yield from self._attempt(flow, flow.member)
+            flow.record(attempt)
+            self._look_if_urgent()
+        good = flow.answer is not None and flow.answer.status == 200
         self._look_if_urgent()
         self._note(began, good)
 
@@ -184,38 +173,39 @@ class Client:
 
     # -- the transport's part
 
-    def _attempt(self, attempt: Attempt, moves: Candidates) -> Generator[float, None, Outcome]:
-        world, member = self._world, attempt.member
-        began, until = world.now, world.now + attempt.seconds_left
+    def _attempt(self, flow: Failover, member: PoolMember) -> Generator[float, None, Attempt]:
+        world, first = self._world, member
+        began, until = world.now, flow.deadline
         losers: tuple[tuple[PoolMember, Fault], ...] = ()
         dialled = not self._has_connection(member.url)
         if dialled:
             raced = {member.url}
 
             def another(now: float) -> PoolMember | None:
-                rival = None if now >= until else moves.next(now)
+                rival = None if now >= until else flow.next(now)
                 if rival is not None:
                     raced.add(rival.url)
                 return rival
 
             race = DialRace(member, another, self._habits.policy.race_delay)
-            won = yield from self._dial(race)
-            if won is None:
-                *others, (member, fault) = race.faults
-                return Outcome(
+            winner = yield from self._dial(race)
+            if winner is None:
+                *others, (member, fault) = race.losers
+                return Attempt(
                     member, world.now, began, fault=fault, sent=False, losers=tuple(others)
                 )
-            member, losers = won
-            moves.give_back(raced - {loser.url for loser, _ in race.faults} - {member.url})
+            member, losers = winner, tuple(race.losers)
+            failed = {loser.url for loser, fault in losers if fault is not Fault.STALLED}
+            flow.give_back(raced - failed - {member.url})
             for loser, fault in losers:
                 self._pool.failed(loser, fault, world.now, began)
         else:
             self._tally.tried(began)
         told = len(losers)
         asked = world.now
-        outcome = yield from self._exchange(member, began, until, attempt.hedge_after, moves)
+        outcome = yield from self._exchange(member, began, until, flow)
         outcome.first_byte = world.now - asked
-        outcome.reused = outcome.member is member and not dialled
+        outcome.reused = outcome.member is first and not dialled
         outcome.losers = (*losers, *outcome.losers)
         outcome.losers_recorded = told
         return outcome
@@ -230,9 +220,7 @@ class Client:
             return False
         return True
 
-    def _dial(
-        self, race: DialRace
-    ) -> Generator[float, None, tuple[PoolMember, tuple[tuple[PoolMember, Fault], ...]] | None]:
+    def _dial(self, race: DialRace) -> Generator[float, None, PoolMember | None]:
         """Dial until one endpoint is connected, as ``mop_config.client.transport.dial`` does."""
         world, patience = self._world, self._habits.policy.connect_timeout
         dials: list[tuple[Wire, PoolMember]] = []
@@ -250,18 +238,19 @@ class Client:
                 wire, member = ended
                 if wire.fault is None:
                     self._kept[member.url] = self._sites[member.url].epoch
-                    return member, race.won(member, world.now)
+                    race.won(member, world.now)
+                    return member
                 race.failed(member, wire.fault)
 
     def _exchange(
-        self, member: PoolMember, began: float, until: float, delay: float, moves: Candidates
-    ) -> Generator[float, None, Outcome]:
+        self, member: PoolMember, began: float, until: float, flow: Failover
+    ) -> Generator[float, None, Attempt]:
         """Send the request; after the hedge delay, send it to a second endpoint as well."""
-        world = self._world
+        world, delay = self._world, flow.hedge_after
         wire = self._ask(member, until)
         if wire.end > world.now + delay:
             yield world.now + delay
-            rival = moves.hedge(world.now)
+            rival = flow.hedge(world.now)
             if rival is not None:
                 outcome = yield from self._against(rival, member, wire, began, until)
                 stalled = (member, Fault.STALLED) in outcome.losers
@@ -273,7 +262,7 @@ class Client:
 
     def _against(
         self, rival: PoolMember, member: PoolMember, wire: Wire, began: float, until: float
-    ) -> Generator[float, None, Outcome]:
+    ) -> Generator[float, None, Attempt]:
         """Wait for the first good answer of two endpoints."""
         theirs = Wire(self._world.now, None)
         rival_began = self._world.now
@@ -309,18 +298,14 @@ class Client:
         patience = max(0.0, min(READ_TIMEOUT, until - self._world.now))
         return self._sites[member.url].ask(self._kept.get(member.url, -1), patience)
 
-    def _outcome(self, member: PoolMember, wire: Wire, began: float) -> Outcome:
+    def _outcome(self, member: PoolMember, wire: Wire, began: float) -> Attempt:
         if wire.fault is not None:
             self._kept.pop(member.url, None)
-        return Outcome(
-            member,
-            self._world.now,
-            began,
-            status=wire.status,
-            busy=wire.busy,
-            fault=wire.fault,
-            result=wire.status,
-        )
+        attempt = Attempt(member, self._world.now, began, fault=wire.fault, result=wire.status)
+        if wire.status is not None:
+            after = None if wire.busy is None else f"{wire.busy:.0f}"
+            attempt.judge_status(self._habits.policy, wire.status, after, 0.0)
+        return attempt
 
 
 def _middle() -> float:

@@ -1,6 +1,6 @@
 """A fleet of endpoints in memory, a client over it, and a virtual clock.
 
-The client uses the real pool, network watch, budget and failover generator; only the
+The client uses the real pool, network watch, budget and failover; only the
 network is simulated. Every step checks the invariants, and records the data that a test may
 check at the end.
 """
@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from mop_config.client.pool.failover import Candidates, Outcome, RetryTraits, Verdict, failover
+from mop_config.client.pool.failover import Attempt, Failover, RetryTraits
 from mop_config.client.pool.member import EventKind, PoolMember
 from mop_config.client.pool.offline import OfflineDetector
 from mop_config.client.pool.policy import Budget, Policy
@@ -145,41 +145,33 @@ class Simulation:
 
     # -- the client
 
-    def request(self, shape: RetryTraits = GET) -> Verdict:
+    def request(self, shape: RetryTraits = GET) -> Failover:
         """Send a request through failover, and check each step."""
         number = self.requests = self.requests + 1
-        moves = Candidates(self.pool, self.budget)
         began = self.now
-        flow = failover(shape, self.pool, self.budget, self.policy, moves, self.now)
-        try:
-            attempt = next(flow)
-            while True:
-                self._check_choice(attempt.member, moves.tried)
-                assert self.now < began + self.policy.total_timeout
-                outcome = self._attempt(attempt.member, number, attempt.seconds_left)
-                attempt = flow.send(outcome)
-        except StopIteration as end:
-            verdict: Verdict = end.value
+        flow = Failover(shape, self.pool, self.budget, self.policy, self.now)
+        while flow.member is not None:
+            self._check_choice(flow.member, flow.tried)
+            assert self.now < began + self.policy.total_timeout
+            flow.record(self._attempt(flow.member, number, flow.deadline - self.now))
         executions = sum(server.executed[number] for server in self.servers.values())
         assert shape.idempotent or executions <= 1
-        self.lost += verdict.answer is None
+        self.lost += flow.answer is None
         self._settle()
         self.advance(0.0)  # check suspect endpoints at once
-        return verdict
+        return flow
 
-    def _attempt(self, member: PoolMember, number: int, seconds_left: float) -> Outcome:
+    def _attempt(self, member: PoolMember, number: int, seconds_left: float) -> Attempt:
         what, sent, seconds = self._behaviour(member.url)
         began = self.now
         self.now += min(seconds, seconds_left)
         if sent:
             self.servers[member.url].executed[number] += 1
-        outcome = Outcome(member, self.now, began, sent=sent, result=member.url)
+        outcome = Attempt(member, self.now, began, sent=sent, result=member.url)
         if isinstance(what, Fault):
             outcome.fault = what
         else:
-            outcome.status = what
-            if what == 429:
-                outcome.busy = 3.0
+            outcome.judge_status(self.policy, what, "3" if what == 429 else None, 0.0)
         return outcome
 
     # -- invariants

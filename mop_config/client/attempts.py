@@ -5,8 +5,9 @@ from types import TracebackType
 from typing import Any
 
 from ..net.faults import Fault, fault_of, lacks_resources
-from .pool.failover import OURS, Attempt, Outcome, RetryTraits
-from .pool.session import ClientState, FailoverSession
+from .pool.failover import OURS, Attempt, Failover, RetryTraits
+from .pool.member import PoolMember
+from .pool.session import ClientState
 from .transport.outcome import NoEndpointAvailable
 
 #: Class names of the exceptions that report a network failure, by the library that raises them.
@@ -47,15 +48,15 @@ class EndpointAttempt:
         seconds_left: Seconds that the request may still take.
     """
 
-    def __init__(self, session: FailoverSession, traits: RetryTraits, step: Attempt) -> None:
-        self.endpoint = step.member.url.rstrip("/")
-        self.server_name = step.member.endpoint.server_name
-        self.seconds_left = step.seconds_left
+    def __init__(self, core: ClientState, failover: Failover, member: PoolMember) -> None:
+        self.endpoint = member.url.rstrip("/")
+        self.server_name = member.endpoint.server_name
         self.is_over = False
-        self._session = session
-        self._traits = traits
-        self._member = step.member
-        self._began = session.core.clock()
+        self._core = core
+        self._failover = failover
+        self._member = member
+        self._began = core.clock()
+        self.seconds_left = max(0.0, failover.deadline - self._began)
         self._status: int | None = None
 
     def __enter__(self) -> str:
@@ -74,7 +75,7 @@ class EndpointAttempt:
         """
         self._status = code
         outcome = self._outcome_of_status(code, retry_after)
-        if not outcome.good and self._moves_on(outcome):
+        if outcome.fault is not None and self._moves_on(outcome):
             raise _NextEndpoint(f"{self.endpoint} answered {code}")
 
     def __exit__(
@@ -93,35 +94,36 @@ class EndpointAttempt:
         outcome = self._outcome_of_error(error)
         if self._moves_on(outcome):
             return True
-        over = outcome.fault in OURS or not self._traits.may_go_on(outcome)
+        over = outcome.fault in OURS or not self._failover.traits.may_go_on(outcome)
         if outcome.status is not None or over:
             return False
-        raise NoEndpointAvailable(self._session.step.trials) from error  # type: ignore[union-attr]
+        raise NoEndpointAvailable(self._failover.trials) from error
 
-    def _moves_on(self, outcome: Outcome) -> bool:
+    def _moves_on(self, outcome: Attempt) -> bool:
         """Record the outcome; return whether another attempt follows."""
         self.is_over = True
-        self._session.record(outcome)
-        return isinstance(self._session.step, Attempt)
+        with self._core:
+            self._failover.record(outcome)
+        return self._failover.member is not None
 
-    def _outcome_of_error(self, error: Exception) -> Outcome:
+    def _outcome_of_error(self, error: Exception) -> Attempt:
         status, retry_after = _answer_of(error)
         if status is not None:
             return self._outcome_of_status(status, retry_after)
         fault, connecting = _fault_of(error)
         if fault is Fault.OURS and self._status is not None:
             return self._outcome_of_status(self._status)  # the block failed after the answer
-        return self._outcome(fault=fault, sent=not connecting, result=error)
+        outcome = self._outcome()
+        outcome.fault, outcome.sent, outcome.result = fault, not connecting, error
+        return outcome
 
-    def _outcome_of_status(self, status: int, retry_after: str | None = None) -> Outcome:
-        core = self._session.core
-        busy = core.policy.busy_for(status, retry_after, core.wall_clock())
-        return self._outcome(
-            status=status, busy=busy, bad_status=core.policy.bad_status, result=status
-        )
+    def _outcome_of_status(self, status: int, retry_after: str | None = None) -> Attempt:
+        outcome = self._outcome()
+        outcome.judge_status(self._core.policy, status, retry_after, self._core.wall_clock())
+        return outcome
 
-    def _outcome(self, **about: Any) -> Outcome:
-        return Outcome(self._member, self._session.core.clock(), self._began, **about)
+    def _outcome(self) -> Attempt:
+        return Attempt(self._member, self._core.clock(), self._began)
 
 
 class EndpointAttempts:
@@ -143,11 +145,13 @@ class EndpointAttempts:
             NoEndpointAvailable: If the list is empty.
             RuntimeError: If an attempt was not used in a ``with`` statement.
         """
-        session = self._state.call(self._traits)
-        if not isinstance(session.step, Attempt):
+        core = self._state
+        with core:
+            failover = Failover(self._traits, core.api, core.budget, core.policy, core.clock())
+        if failover.member is None:
             raise NoEndpointAvailable
-        while isinstance(session.step, Attempt):
-            attempt = EndpointAttempt(session, self._traits, session.step)
+        while failover.member is not None:
+            attempt = EndpointAttempt(core, failover, failover.member)
             yield attempt
             if not attempt.is_over:
                 raise RuntimeError("use each attempt in a with statement: with attempt as endpoint")

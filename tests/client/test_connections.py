@@ -121,22 +121,26 @@ def _switching() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_switching")
-def test_many_threads_share_one_http2_connection(contexts: Contexts, kind: str) -> None:
-    """Concurrent requests on one HTTP/2 connection reuse no stream ID and lose no frame."""
+def test_many_requests_at_once_over_http2(contexts: Contexts, kind: str) -> None:
+    """Concurrent requests all succeed: tasks share one HTTP/2 connection, threads share none."""
     with (
         speaking(contexts[0]) as server,
         Driver(kind, [server.url], ALONE, verify=contexts[1], http2=True) as driver,
     ):
         assert driver.get("/").text == "ok"
         assert Counter(_many_on_one(driver, 40)) == {"ok": 32 * 40}
-        assert [peer.requests for peer in server.peers] == [32 * 40 + 1]
+        _check_peers(kind, server.peers, 32 * 40 + 1)
+
+
+def _check_peers(kind: str, peers: list[Peer], requests: int) -> None:
+    """Check that each request was sent once, and that tasks used one connection."""
+    assert sum(peer.requests for peer in peers) == requests
+    assert kind == "sync" or len(peers) == 1
 
 
 @pytest.mark.usefixtures("_switching")
-def test_many_threads_share_one_http2_connection_through_a_proxy(
-    contexts: Contexts, kind: str
-) -> None:
-    """Concurrent requests on one HTTP/2 connection in a CONNECT tunnel all succeed."""
+def test_many_requests_at_once_over_http2_through_a_proxy(contexts: Contexts, kind: str) -> None:
+    """Concurrent requests over HTTP/2 in CONNECT tunnels all succeed."""
     with (
         speaking(contexts[0]) as server,
         forward_proxy({"one.invalid": int(server.url.rpartition(":")[2])}) as proxy,
@@ -151,7 +155,7 @@ def test_many_threads_share_one_http2_connection_through_a_proxy(
     ):
         assert driver.get("/").text == "ok"
         assert Counter(_many_on_one(driver, 20)) == {"ok": 32 * 20}
-        assert [peer.requests for peer in server.peers] == [32 * 20 + 1]
+        _check_peers(kind, server.peers, 32 * 20 + 1)
 
 
 def test_answers_that_come_after_the_servers_goodbye_cost_no_get(contexts: Contexts) -> None:

@@ -25,7 +25,7 @@ from mop_config.client.pool.delays import (
     race_delay,
     route_of,
 )
-from mop_config.client.pool.failover import Attempt, Outcome, RetryTraits
+from mop_config.client.pool.failover import Attempt, Failover, RetryTraits
 from mop_config.client.pool.policy import Budget
 from mop_config.client.pool.session import ClientState
 from mop_config.model.endpoint import Endpoint, Kind
@@ -144,7 +144,7 @@ class Steady(NamedTuple):
 
 
 def _steady(seconds_of: Callable[[random.Random, str], float], requests: int) -> Steady:
-    """Send GETs one after the other through a real session, in simulated time."""
+    """Send GETs one after the other through the real failover, in simulated time."""
     chance, now, hedges = random.Random(5), 0.0, 0
     state = ClientState(Policy(), lambda _: None)
     state.clock = lambda: now
@@ -153,23 +153,24 @@ def _steady(seconds_of: Callable[[random.Random, str], float], requests: int) ->
             state.api.put(Endpoint(f"https://{name}.example", ord(name)), now)
     for number in range(requests):
         path = "/report" if number % 25 == 0 else f"/users/{number}"  # 4 % of GETs take /report
-        session = state.call(GET, None, route_of("GET", path))
-        attempt = session.step
-        assert isinstance(attempt, Attempt)
-        member, seconds = attempt.member, seconds_of(chance, path)
-        outcome = Outcome(member, now + seconds, now, status=200, first_byte=seconds)
-        late_at = now + attempt.hedge_after
-        if seconds > attempt.hedge_after and (rival := session.hedge_candidate(late_at)):
+        with state:
+            route = route_of("GET", path)
+            flow = Failover(GET, state.api, state.budget, state.policy, now, None, route)
+        member, seconds = flow.member, seconds_of(chance, path)
+        assert member is not None
+        outcome = Attempt(member, now + seconds, now, status=200, first_byte=seconds)
+        late_at = now + flow.hedge_after
+        if seconds > flow.hedge_after and (rival := flow.hedge(late_at)):
             hedges += 1
             other = seconds_of(chance, path)
             if late_at + other < outcome.now:
-                outcome = Outcome(rival, late_at + other, late_at, status=200, first_byte=other)
+                outcome = Attempt(rival, late_at + other, late_at, status=200, first_byte=other)
                 with state:
-                    if state.api.overtaken(member, attempt.hedge_after, late_at):
+                    if state.api.overtaken(member, flow.hedge_after, late_at):
                         outcome.losers = ((member, Fault.STALLED),)
         now = outcome.now
-        session.record(outcome)
         with state:
+            flow.record(outcome)
             for due in state.api.take_due(now):
                 state.api.probed(due, None, 0.02, now, 1e9 + now)
         now += 0.01

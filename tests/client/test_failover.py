@@ -1,6 +1,5 @@
-"""The failover generator for one request: the shared cases, and invariants of all outcomes."""
+"""The failover of one request: the shared cases, and invariants of all outcomes."""
 
-import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,15 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.client.pool.failover import (
-    Attempt,
-    Candidates,
-    Flow,
-    Outcome,
-    RetryTraits,
-    Verdict,
-    failover,
-)
+from mop_config.client.pool.failover import Attempt, Candidates, Failover, RetryTraits
 from mop_config.client.pool.member import PoolMember
 from mop_config.client.pool.policy import BAD_STATUS, Budget, Policy
 from mop_config.health.state import HealthState
@@ -36,7 +27,7 @@ _FAULTS = {
 
 @dataclass
 class Run:
-    """Drives the generator as a transport would, with the words of a case as the network."""
+    """Drives the failover as a transport would, with the words of a case as the network."""
 
     case: Case
     asked: list[str] = field(default_factory=list)
@@ -48,23 +39,17 @@ class Run:
             self.case.method, replayable=self.case.body != "stream", keyed=self.case.keyed
         )
         self.policy = policy
-        self.moves = Candidates(self.bench.pool, Budget(policy))
         self.kept = {next(iter(self.case.script))} if self.case.warm else set()
 
-    def verdict(self) -> Verdict:
+    def finish(self) -> Failover:
         bench = self.bench
         budget = Budget(self.policy)
-        self.moves = Candidates(bench.pool, budget)
-        flow = failover(self.shape, bench.pool, budget, self.policy, self.moves, bench.now)
-        try:
-            attempt = next(flow)
-            while True:
-                attempt = flow.send(self._attempt(attempt.member))
-        except StopIteration as end:
-            verdict: Verdict = end.value
-            return verdict
+        flow = self.flow = Failover(self.shape, bench.pool, budget, self.policy, bench.now)
+        while flow.member is not None:
+            flow.record(self._attempt(flow.member))
+        return flow
 
-    def _attempt(self, member: PoolMember, hedged: bool = False) -> Outcome:
+    def _attempt(self, member: PoolMember, hedged: bool = False) -> Attempt:
         name = name_of(member) or ""
         words = self.case.script[name]
         word = words[min(self.asked.count(name), len(words) - 1)]
@@ -75,38 +60,36 @@ class Run:
         self.bench.wait(0.01)
         if word == "stall":
             self.bench.wait(self.policy.queue_delay)
-            rival = self.moves.hedge(self.bench.now) if self.shape.hedged and not hedged else None
+            rival = self.flow.hedge(self.bench.now) if self.shape.hedged and not hedged else None
             if rival is not None:
                 outcome = self._attempt(rival, hedged=True)
                 outcome.losers = ((member, Fault.STALLED),)
                 return outcome
         if word in _FAULTS:
             fault, sent, error = _FAULTS[word]
-            return Outcome(
+            return Attempt(
                 member, self.bench.now, began, fault=fault, sent=sent, reused=reused, result=error
             )
         status = int(word.rstrip("+"))
-        busy = self.policy.busy_for(
-            status, str(RETRY_AFTER) if word.endswith("+") else None, 1e9 + self.bench.now
-        )
-        return Outcome(
-            member, self.bench.now, began, status=status, busy=busy, result=(name, status)
-        )
+        outcome = Attempt(member, self.bench.now, began, result=(name, status))
+        after = str(RETRY_AFTER) if word.endswith("+") else None
+        outcome.judge_status(self.policy, status, after, 1e9 + self.bench.now)
+        return outcome
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_cases(case: Case) -> None:
-    """The generator makes the attempts of each case and returns its result."""
+    """The failover makes the attempts of each case and has its result."""
     run = Run(case)
-    verdict = run.verdict()
+    flow = run.finish()
     assert tuple(run.asked) == case.asked
-    if verdict.answer is not None:
-        assert verdict.answer == (case.answered_by, case.result)
+    if flow.answer is not None:
+        assert flow.answer.result == (case.answered_by, case.result)
     else:
-        assert (verdict.error or "NoEndpointAvailable") == case.result
+        assert (flow.error or "NoEndpointAvailable") == case.result
         assert case.answered_by is None
-    if verdict.answer is None and verdict.error is None:
-        assert [trial.url for trial in verdict.trials] == [url(name) for name in case.asked]
+    if flow.answer is None and flow.error is None:
+        assert [trial.url for trial in flow.trials] == [url(name) for name in case.asked]
 
 
 def test_the_names_of_the_cases_are_their_own() -> None:
@@ -143,24 +126,16 @@ def test_the_shape_of_a_request(
 
 
 def test_without_endpoints_it_ends_at_once() -> None:
-    """Without endpoints, the generator returns an empty verdict at once."""
+    """Without endpoints, the request is over at once, without an answer."""
     flow = flow_of(Bench({}), Policy())
-    with pytest.raises(StopIteration) as end:
-        next(flow)
-    assert end.value.value == Verdict()
+    assert flow.member is None
+    assert (flow.answer, flow.error, flow.discard, flow.trials) == (None, None, None, [])
 
 
-def flow_of(bench: Bench, policy: Policy) -> Flow:
-    """Start the generator for a GET over a pool."""
-    budget = Budget(policy)
-    return failover(
-        RetryTraits(True, True, True),
-        bench.pool,
-        budget,
-        policy,
-        Candidates(bench.pool, budget),
-        bench.now,
-    )
+def flow_of(bench: Bench, policy: Policy) -> Failover:
+    """Begin a GET over a pool."""
+    traits = RetryTraits(True, True, True)
+    return Failover(traits, bench.pool, Budget(policy), policy, bench.now)
 
 
 def test_an_endpoint_that_is_down_is_tried_when_nothing_else_is_left() -> None:
@@ -178,13 +153,12 @@ def test_the_total_bounds_everything() -> None:
     """Each attempt may use the rest of the total timeout, and no attempt begins after its end."""
     bench, policy = Bench({"a": 0, "b": 1, "c": 2}), Policy(total_timeout=10.0)
     flow = flow_of(bench, policy)
-    attempt = next(flow)
-    assert attempt.seconds_left == 10.0
-    attempt = flow.send(Outcome(attempt.member, 6.0, 0.0, fault=Fault.READ_TIMEOUT))
-    assert attempt.seconds_left == 4.0
-    with pytest.raises(StopIteration) as end:
-        flow.send(Outcome(attempt.member, 10.0, 6.0, fault=Fault.REFUSED, sent=False))
-    assert [name_of(bench.pool.get(trial.url)) for trial in end.value.value.trials] == ["a", "b"]
+    assert flow.deadline == 10.0
+    flow.record(Attempt(bench["a"], 6.0, 0.0, fault=Fault.READ_TIMEOUT))
+    assert (flow.member, flow.deadline) == (bench["b"], 10.0)
+    flow.record(Attempt(bench["b"], 10.0, 6.0, fault=Fault.REFUSED, sent=False))
+    assert flow.member is None
+    assert [name_of(bench.pool.get(trial.url)) for trial in flow.trials] == ["a", "b"]
     assert bench["c"].served == bench["c"].failed == 0
 
 
@@ -192,13 +166,19 @@ def test_an_endpoint_is_asked_again_once_however_many_connections_it_kept() -> N
     """A stale kept connection is retried once per endpoint, however many connections it kept."""
     bench, asked = Bench({"a": 0, "b": 1}), []
     flow = flow_of(bench, Policy())
-    member = next(flow).member
-    with contextlib.suppress(StopIteration):
-        while True:
-            asked.append(name_of(member))
-            stale = Outcome(member, 1.0, 0.9, fault=Fault.RESET, reused=True, result="e")
-            member = flow.send(stale).member
+    while flow.member is not None:
+        asked.append(name_of(flow.member))
+        flow.record(Attempt(flow.member, 1.0, 0.9, fault=Fault.RESET, reused=True, result="e"))
     assert asked == ["a", "a", "b", "b"]
+
+
+def answer(status: int, retry_after: str | None = None) -> Any:
+    def outcome_of(bench: Bench, member: PoolMember) -> Attempt:
+        attempt = Attempt(member, 1.0, 0.9, result="r")
+        attempt.judge_status(Policy(), status, retry_after, 0.0)
+        return attempt
+
+    return outcome_of
 
 
 class TestWhatThePoolLearns:
@@ -207,15 +187,13 @@ class TestWhatThePoolLearns:
     def after(self, outcome_of: Any, names: str = "ab") -> Bench:
         bench = Bench({name: place for place, name in enumerate(names)})
         flow = flow_of(bench, Policy())
-        member = next(flow).member
-        with contextlib.suppress(StopIteration):
-            flow.send(outcome_of(bench, member))
+        flow.record(outcome_of(bench, flow.member))
         return bench
 
     def test_a_kept_connection_that_was_closed_is_no_failure(self) -> None:
         """A reset on a kept connection counts no failure, but schedules an urgent probe."""
         bench = self.after(
-            lambda bench, m: Outcome(m, 1.0, 0.9, fault=Fault.RESET, reused=True, result="e")
+            lambda bench, m: Attempt(m, 1.0, 0.9, fault=Fault.RESET, reused=True, result="e")
         )
         assert (bench.state("a"), bench["a"].failed) == (HealthState.UNKNOWN, 0)
         assert bench["a"].health.next_probe <= 1.0
@@ -224,32 +202,32 @@ class TestWhatThePoolLearns:
     def test_a_read_timeout_on_a_kept_connection_is_one(self) -> None:
         """A read timeout on a kept connection counts as a failure, unlike a closed connection."""
         bench = self.after(
-            lambda bench, m: Outcome(m, 1.0, 0.9, fault=Fault.READ_TIMEOUT, reused=True, result="e")
+            lambda bench, m: Attempt(m, 1.0, 0.9, fault=Fault.READ_TIMEOUT, reused=True, result="e")
         )
         assert bench.state("a") is HealthState.SUSPECT
 
     @pytest.mark.parametrize("status", [502, 503, 504, 520, 527, 530])
     def test_bad_statuses_count(self, status: int) -> None:
         """A bad status makes the endpoint suspect: a proxy sends these for a dead server."""
-        bench = self.after(lambda bench, m: Outcome(m, 1.0, 0.9, status=status, result="r"))
+        bench = self.after(answer(status))
         assert bench.state("a") is HealthState.SUSPECT
         assert bench["a"].last_fault is Fault.BAD_STATUS
 
     @pytest.mark.parametrize("status", [200, 301, 404, 429, 500])
     def test_the_applications_answers_count_as_alive(self, status: int) -> None:
         """Other statuses come from the application itself, so the endpoint is healthy."""
-        bench = self.after(lambda bench, m: Outcome(m, 1.0, 0.9, status=status, result="r"))
+        bench = self.after(answer(status))
         assert bench.state("a") is HealthState.HEALTHY
 
     def test_a_busy_endpoint_is_alive_and_left_alone(self) -> None:
         """A busy endpoint stays healthy and gets no requests until its ``Retry-After`` ends."""
-        bench = self.after(lambda bench, m: Outcome(m, 1.0, 0.9, status=503, busy=9.0, result="r"))
+        bench = self.after(answer(503, "9"))
         assert (bench.state("a"), bench["a"].busy_until) == (HealthState.HEALTHY, 10.0)
 
     def test_the_losers_of_a_race_are_told_of(self) -> None:
         """Each loser of a race is recorded with its fault, and the winner as having served."""
         bench = self.after(
-            lambda bench, m: Outcome(
+            lambda bench, m: Attempt(
                 bench["c"],
                 1.0,
                 0.0,
@@ -269,7 +247,7 @@ class TestWhatThePoolLearns:
     def test_a_loser_that_the_pool_knows_of_is_not_told_of_twice(self) -> None:
         """The first ``losers_recorded`` losers are not recorded again."""
         bench = self.after(
-            lambda bench, m: Outcome(
+            lambda bench, m: Attempt(
                 bench["c"],
                 1.0,
                 0.0,
@@ -285,7 +263,7 @@ class TestWhatThePoolLearns:
 
 OUTCOMES = st.one_of(
     st.sampled_from([200, 404, 500, 502, 503]),
-    st.sampled_from([429, 503]).map(lambda status: (status, 5.0)),
+    st.sampled_from([429, 503]).map(lambda status: (status, 5)),
     st.tuples(st.sampled_from(sorted(COUNTED)), st.booleans(), st.booleans()),
     st.sampled_from([Fault.POOL_TIMEOUT, Fault.OURS]).map(lambda fault: (fault, False, False)),
 )
@@ -304,48 +282,42 @@ def test_what_always_holds(
     bench = Bench({name: place for place, name in enumerate("abcdef"[:endpoints])})
     policy = Policy(budget=tokens)
     budget = Budget(policy)
-    moves = Candidates(bench.pool, budget)
-    flow = failover(shape, bench.pool, budget, policy, moves, 0.0)
-    attempts: list[Attempt] = []
-    outcomes: list[Outcome] = []
-    answers, discarded = [], []
-    verdict = None
-    step: Any = next(flow)
+    flow = Failover(shape, bench.pool, budget, policy, 0.0)
+    outcomes: list[Attempt] = []
+    answers, discarded, names = [], [], []
     for what, seconds in script:
-        attempts.append(step)
-        discarded.append(step.discard)
-        assert 0 < step.seconds_left <= policy.total_timeout - bench.now + 1e-9
+        assert flow.member is not None
+        names.append(flow.member.url)
+        discarded.append(flow.discard)
+        assert bench.now < flow.deadline <= policy.total_timeout
         began = bench.now
         bench.wait(seconds)
-        outcome = Outcome(step.member, bench.now, began, result=object())
+        outcome = Attempt(flow.member, bench.now, began, result=object())
         if isinstance(what, int):
-            outcome.status = what
+            outcome.judge_status(policy, what, None, 0.0)
         elif isinstance(what[0], int):
-            outcome.status, outcome.busy = what
+            outcome.judge_status(policy, what[0], str(what[1]), 0.0)
         else:
             outcome.fault, outcome.sent, outcome.reused = what
         if outcome.status is not None:
-            answers.append(outcome.result)
+            answers.append(outcome)
         outcomes.append(outcome)
-        try:
-            step = flow.send(outcome)
-        except StopIteration as end:
-            verdict = end.value
+        flow.record(outcome)
+        if flow.member is None:
             break
-    assert verdict is not None
+    assert flow.member is None
 
     last = outcomes[-1]
     for outcome in outcomes[:-1]:  # the outcomes that were followed by another attempt
-        assert not outcome.good
+        assert outcome.fault is not None
         assert outcome.now < policy.total_timeout
         assert not outcome.sent or (shape.idempotent and shape.replayable)
-    names = [attempt.member.url for attempt in attempts]
     assert all(names.count(name) <= 2 for name in names)
 
     # Each answer is either returned or discarded, exactly once: an unread one leaks a connection.
-    given_away = [a for a in (*discarded, verdict.answer, verdict.discard) if a is not None]
+    given_away = [a for a in (*discarded, flow.answer, flow.discard) if a is not None]
     assert sorted(map(id, given_away)) == sorted(map(id, answers))
-    assert verdict.answer is (answers[-1] if answers else None)
+    assert flow.answer is (answers[-1] if answers else None)
 
     # Only an answer, a local fault, the risk of a second execution, the timeout or the budget
     # may end the request before every endpoint was tried.
@@ -354,14 +326,14 @@ def test_what_always_holds(
         if not last.sent or repeatable:
             everybody = len(set(names)) == endpoints
             assert everybody or last.now >= policy.total_timeout or budget.tokens < 5
-            assert [trial.url for trial in verdict.trials] == names
+            assert [trial.url for trial in flow.trials] == names
         else:
-            assert verdict.error is last.result
+            assert flow.error is last.result
     # The first move to another endpoint is free, every further attempt costs five tokens.
     moved = len(set(names)) > 1
     paid = 5 * (len(names) - 1 - moved)
-    refund = 1 if last.good else 0
+    refund = 1 if last.fault is None else 0
     assert budget.tokens == min(tokens, tokens - paid + refund)
-    assert last.good == (
+    assert (last.fault is None) == (
         last.status is not None and not last.busy and last.status not in BAD_STATUS
     )

@@ -150,8 +150,7 @@ def test_a_look_up_that_hangs_blocks_nobody_and_is_made_once(backup: Backend, ki
 
     urls = ["https://stuck.example", backup.url]
     with Driver(kind, urls, verify=backup.fleet.trust()) as driver:
-        dialer = driver.client._transport._connector._dialer
-        dialer._resolver = Resolver(look_up)
+        driver.manager._state.resolver = Resolver(look_up)
         with timed() as took:
             answers = driver.at_once(8, "/who")
         answer.set()

@@ -33,7 +33,8 @@ class Track:
         self.race.failed(self.bench[name], fault)
 
     def won(self, name: str, now: float) -> list[tuple[str | None, Fault]]:
-        return [(name_of(m), fault) for m, fault in self.race.won(self.bench[name], now)]
+        self.race.won(self.bench[name], now)
+        return [(name_of(m), fault) for m, fault in self.race.losers]
 
 
 def test_the_first_dial_begins_at_once_and_alone() -> None:
@@ -94,7 +95,7 @@ def test_when_nobody_is_left_it_waits_for_those_under_way() -> None:
     track.failed("a", Fault.CONNECT_TIMEOUT)
     assert track.race.running == 0
     assert track.start(2.0) is None
-    assert [(name_of(m), fault) for m, fault in track.race.faults] == [("a", Fault.CONNECT_TIMEOUT)]
+    assert [(name_of(m), fault) for m, fault in track.race.losers] == [("a", Fault.CONNECT_TIMEOUT)]
 
 
 def test_dials_are_paid_for_like_attempts() -> None:

@@ -1,11 +1,11 @@
-"""Failover of one request over several endpoints, as a generator. Pure.
+"""Failover of one request over several endpoints. Pure.
 
-The generator ``failover`` yields an ``Attempt``, receives the ``Outcome`` of the attempt, and
-returns the ``Verdict``. A synchronous or an asynchronous driver does the I/O in between.
-``DialRace`` decides likewise about the dials of one attempt.
+``Failover`` names the endpoint of the next attempt and records each ``Attempt``. A synchronous or
+an asynchronous driver does the I/O in between. ``DialRace`` decides likewise about the dials of
+one attempt.
 """
 
-from collections.abc import Callable, Container, Generator
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal, NamedTuple
@@ -13,13 +13,16 @@ from typing import Any, Literal, NamedTuple
 from ...net.faults import Fault
 from .delays import race_delay
 from .member import PoolMember
-from .policy import BAD_STATUS, HEDGED, IDEMPOTENT, NOT_REACHED, Budget, Policy
+from .policy import HEDGED, IDEMPOTENT, NOT_REACHED, Budget, Policy
 from .pool import Pool
 
 #: On a reused connection these faults may only mean that the server closed an idle connection.
 _STALE = frozenset({Fault.RESET, Fault.PROTOCOL})
 #: Faults of this process: no endpoint caused these faults, and another endpoint would not help.
 OURS = frozenset({Fault.POOL_TIMEOUT, Fault.OURS})
+
+#: Endpoints that were tried in parallel, each with its fault.
+Losers = tuple[tuple[PoolMember, Fault], ...]
 
 
 class RetryTraits(NamedTuple):
@@ -45,11 +48,11 @@ class RetryTraits(NamedTuple):
         """Whether the request may move to another endpoint after a server may have seen it."""
         return self.idempotent and self.replayable
 
-    def may_go_on(self, outcome: "Outcome") -> bool:
-        """Whether the request may move to another endpoint after this outcome."""
-        if outcome.status is not None and not self.replayable:
+    def may_go_on(self, attempt: "Attempt") -> bool:
+        """Whether the request may move to another endpoint after this attempt."""
+        if attempt.status is not None and not self.replayable:
             return False  # the server that answered has consumed the body
-        return self.may_move or not outcome.sent or outcome.status in NOT_REACHED
+        return self.may_move or not attempt.sent or attempt.status in NOT_REACHED
 
 
 class FailedAttempt(NamedTuple):
@@ -66,42 +69,26 @@ class FailedAttempt(NamedTuple):
     seconds: float
 
 
-class Attempt(NamedTuple):
-    """An instruction to the driver: send the request to this endpoint.
+@dataclass(eq=False)
+class Attempt:
+    """One attempt of a request at one endpoint, with its outcome.
 
     Attributes:
-        member: The endpoint.
-        seconds_left: Seconds that the attempt may take.
-        discard: Answer of an earlier attempt that the driver closes, or None.
-        hedge_after: Seconds without an answer after which a hedge starts; infinity for no hedge.
-    """
-
-    member: PoolMember
-    seconds_left: float
-    discard: Any
-    hedge_after: float = inf
-
-
-@dataclass(slots=True)
-class Outcome:
-    """The outcome of an attempt.
-
-    Attributes:
-        member: The endpoint of the outcome; a race or a hedge may have replaced the first endpoint.
+        member: The endpoint; a race may replace the first endpoint.
         now: Monotonic seconds when the attempt ended.
         began: Monotonic seconds when the attempt began.
         status: The answer's status code, or None.
         busy: Seconds of the endpoint's ``Retry-After``, or None.
-        fault: Why there is no answer, or None if there is an answer.
+        fault: Why there is no good answer, or None if the application gets the answer.
         sent: Whether a server may have seen the request.
         reused: Whether the connection had carried a request before.
+        queued: Whether the attempt only waited for a free connection, and now leaves the queue.
+        apart: Whether the attempt used another proxy than the health checks. Then the pool records
+            no failure, because the proxy may be its cause.
         result: The driver's answer or exception.
         losers: Endpoints that were tried in parallel, each with its fault.
         losers_recorded: How many of the losers, from the first, the pool has already recorded.
         first_byte: Seconds from the request to the first byte of its answer, or None.
-        bad_status: Statuses that count against an endpoint.
-        apart: Whether the attempt used another proxy than the health checks. Then the pool records
-            no failure, because the proxy may be its cause.
     """
 
     member: PoolMember
@@ -112,38 +99,23 @@ class Outcome:
     fault: Fault | None = None
     sent: bool = True
     reused: bool = False
+    queued: bool = False
+    apart: bool = False
     result: Any = None
-    losers: tuple[tuple[PoolMember, Fault], ...] = ()
+    losers: Losers = ()
     losers_recorded: int = 0
     first_byte: float | None = None
-    bad_status: frozenset[int] = BAD_STATUS
-    apart: bool = False
 
-    @property
-    def bad(self) -> bool:
-        """Whether the answer counts against the endpoint."""
-        return self.status in self.bad_status
-
-    @property
-    def good(self) -> bool:
-        """Whether the answer goes to the application, so that the failover ends."""
-        return self.fault is None and self.busy is None and self.status not in self.bad_status
-
-
-class Verdict(NamedTuple):
-    """The result of a request.
-
-    Attributes:
-        answer: The driver's answer, or None.
-        error: The driver's exception, raised unchanged, or None.
-        discard: An earlier answer that the driver closes, or None.
-        trials: The failed attempts.
-    """
-
-    answer: Any = None
-    error: Any = None
-    discard: Any = None
-    trials: tuple[FailedAttempt, ...] = ()
+    def judge_status(
+        self, policy: Policy, status: int, retry_after: str | None, now_posix: float
+    ) -> None:
+        """Record the status of an answer; a bad status or ``Retry-After`` is a fault."""
+        self.status = status
+        self.busy = policy.busy_for(status, retry_after, now_posix)
+        if self.busy is not None:
+            self.fault = Fault.BUSY
+        elif status in policy.bad_status:
+            self.fault = Fault.BAD_STATUS
 
 
 class Candidates:
@@ -170,26 +142,23 @@ class Candidates:
         self._free = False
         return self._take(rest[0])
 
+    def better(self, member: PoolMember, now: float) -> PoolMember | None:
+        """Return a better endpoint for a request that is not sent yet, or None.
+
+        While the request waited in a queue, other requests may have found that its endpoint fails.
+        """
+        if self._pool.select(now) is member:
+            return None
+        best = next(iter(self._pool.alternatives(now)), None)
+        return None if best is None or best.url in self.tried else self.next(now)
+
     def hedge(self, now: float) -> PoolMember | None:
         """Return an endpoint for a hedge and pay for the hedge; None without endpoint or budget."""
         rest = self._pool.alternatives(now, self.tried)
-        if not rest or not self._budget.spend_on_hedge():
-            return None
-        return self._take(rest[0])
-
-    def leave_queue(self, now: float) -> PoolMember | None:
-        """Return another endpoint for a request that only waited in a queue, and pay for it."""
-        rest = self._pool.alternatives(now, self.tried)
-        if not rest or not self._budget.spend():
-            return None
-        return self._take(rest[0])
-
-    def pay_for_retry(self) -> bool:
-        """Pay for one more attempt at the same endpoint."""
-        return self._budget.spend()
+        return self._take(rest[0]) if rest and self._budget.spend_on_hedge() else None
 
     def give_back(self, urls: Container[str]) -> None:
-        """Make endpoints that only lost a dial race available again."""
+        """Make endpoints that were sent no request available again."""
         self.tried = [url for url in self.tried if url not in urls]
         self._free = self._free or len(self.tried) == 1
 
@@ -199,92 +168,127 @@ class Candidates:
         return member
 
 
-Flow = Generator[Attempt, Outcome, Verdict]
+class Failover(Candidates):
+    """One request, carried over the endpoints of a pool.
 
+    The driver sends the request to ``member`` and records the attempt, until ``member`` is None.
+    Each call runs under the lock of the pool; the driver does the I/O without the lock.
 
-def failover(
-    traits: RetryTraits,
-    pool: Pool,
-    budget: Budget,
-    policy: Policy,
-    candidates: Candidates,
-    now: float,
-    total: float | None = None,
-    route: str = "",
-) -> Flow:
-    """Carry one request over the endpoints of a pool.
+    Args:
+        traits: Whether the request may be sent again.
+        pool: The endpoints.
+        budget: The retry budget.
+        policy: The timeouts and limits.
+        now: Monotonic seconds.
+        total: The request's total timeout in seconds; None for the policy's.
+        route: Method and path prefix of the request, for the hedge delay.
 
-    ``total`` is the request's total timeout in seconds; None means the policy's. ``route`` is the
-    method and path prefix of the request, for the hedge delay. Each step of the generator runs
-    under the lock of the pool; the driver does the I/O without the lock.
+    Attributes:
+        member: The endpoint of the next attempt, or None when the request is over.
+        hedge_after: Seconds without an answer after which a hedge starts; infinity for no hedge.
+        deadline: End of the request in monotonic seconds.
+        since: Monotonic seconds from which the next attempt counts.
+        patient: Whether the request waits in a queue until its deadline: no other endpoint is left.
+        answer: The attempt with the last answer, or None.
+        discard: An earlier attempt whose answer the driver closes, or None.
+        error: The driver's exception, raised unchanged, or None.
+        trials: The failed attempts.
     """
-    deadline = now + (policy.total_timeout if total is None else total)
-    trials: list[FailedAttempt] = []
-    answer: Any = None
-    discard: Any = None
-    retried: set[str] = set()
-    member = candidates.first(now)
-    while member is not None:
-        hedge_after = pool.hedge_delay(member, route, now) if traits.hedged else inf
-        outcome = yield Attempt(member, max(0.0, deadline - now), discard, hedge_after)
-        discard, now = None, outcome.now
-        _record_losers(outcome, pool, trials)
-        good = _record(outcome, pool, trials, route if traits.hedged else None)
-        if outcome.status is not None:
-            discard, answer = answer, outcome.result
-        if good:
-            budget.refund()
-            return Verdict(answer=answer, discard=discard)
-        over = outcome.fault in OURS
-        if over or not traits.may_go_on(outcome):
-            error = outcome.result if answer is None else None
-            return Verdict(answer, error, discard, tuple(trials))
-        if now >= deadline:
-            break
-        at = outcome.member
-        if outcome.reused and outcome.fault in _STALE and at.url not in retried:
-            retried.add(at.url)
-            member = at if candidates.pay_for_retry() else candidates.next(now)
+
+    def __init__(
+        self,
+        traits: RetryTraits,
+        pool: Pool,
+        budget: Budget,
+        policy: Policy,
+        now: float,
+        total: float | None = None,
+        route: str = "",
+    ) -> None:
+        super().__init__(pool, budget)
+        self.traits = traits
+        self.total = policy.total_timeout if total is None else total
+        self.deadline = now + self.total
+        self.since = now
+        self.hedge_after = inf
+        self.patient = False
+        self.answer: Any = None
+        self.discard: Any = None
+        self.error: Any = None
+        self.trials: list[FailedAttempt] = []
+        self._route = route
+        self._retried: set[str] = set()
+        self._queues: set[str] = set()
+        self._go_to(self.first(now), now)
+
+    def _go_to(self, member: PoolMember | None, now: float) -> None:
+        self.member = member
+        if member is not None and self.traits.hedged:
+            self.hedge_after = self._pool.hedge_delay(member, self._route, now)
+
+    def record(self, attempt: Attempt) -> None:
+        """Record an attempt, and choose the endpoint of the next attempt."""
+        now, self.member, self.discard = attempt.now, None, None
+        if attempt.queued and now < self.deadline:
+            self._leave_queue(attempt.member, now)
+            return
+        self.forget_queues()
+        for position, (loser, fault) in enumerate(attempt.losers):
+            if position >= attempt.losers_recorded and not attempt.apart:
+                self._pool.failed(loser, fault, now, attempt.began)
+            self.trials.append(FailedAttempt(loser.url, fault, now - attempt.began))
+        self._tell_pool(attempt)
+        if attempt.status is not None:
+            self.discard, self.answer = self.answer, attempt
+        if attempt.fault is None:
+            self._budget.refund()
+            return
+        self.trials.append(FailedAttempt(attempt.member.url, attempt.fault, now - attempt.began))
+        if attempt.fault in OURS or not self.traits.may_go_on(attempt):
+            self.error = attempt.result if self.answer is None else None
+        elif now < self.deadline:
+            self.since = now
+            self._go_to(self._after(attempt), now)
+
+    def _leave_queue(self, member: PoolMember, now: float) -> None:
+        """Move to an endpoint that may have a free connection; no byte has been sent yet."""
+        rest = self._pool.alternatives(now, self.tried)
+        if rest and self._budget.spend():
+            self._queues.add(member.url)
+            self._go_to(self._take(rest[0]), now)
         else:
-            member = candidates.next(now)
-    return Verdict(answer=answer, discard=discard, trials=tuple(trials))
+            self.patient = True
+            self._go_to(member, now)
 
+    def forget_queues(self) -> None:
+        """Make the endpoints where the request only waited available again: they got no request."""
+        if self._queues:
+            self.give_back(self._queues)
+            self._queues = set()
 
-def _record_losers(outcome: Outcome, pool: Pool, trials: list[FailedAttempt]) -> None:
-    """Record the losers of a race or a hedge that are not recorded yet."""
-    for position, (loser, fault) in enumerate(outcome.losers):
-        if position >= outcome.losers_recorded and not outcome.apart:
-            pool.failed(loser, fault, outcome.now, outcome.began)
-        trials.append(FailedAttempt(loser.url, fault, outcome.now - outcome.began))
-
-
-def _record(outcome: Outcome, pool: Pool, trials: list[FailedAttempt], route: str | None) -> bool:
-    """Record the outcome in the pool; return whether its answer goes to the application.
-
-    If ``route`` is given, the time to first byte is recorded for the hedge delay.
-    """
-    member, now = outcome.member, outcome.now
-    fault = outcome.fault
-    if outcome.apart and not outcome.good:
-        fault = fault or (Fault.BAD_STATUS if outcome.busy is None else Fault.BUSY)
-    elif fault is None:
-        if outcome.busy is not None:
-            pool.busy(member, outcome.busy, now)
-            fault = Fault.BUSY
-        elif outcome.bad:
-            fault = Fault.BAD_STATUS
-            pool.failed(member, fault, now, outcome.began)
+    def _tell_pool(self, attempt: Attempt) -> None:
+        pool, member, now, fault = self._pool, attempt.member, attempt.now, attempt.fault
+        if fault is None:
+            pool.served(member, now, attempt.status or 200)
+            if self.traits.hedged and attempt.first_byte is not None:
+                pool.answered_in(member, attempt.first_byte, self._route, now)
+        elif attempt.apart:
+            return
+        elif attempt.busy is not None:
+            pool.busy(member, attempt.busy, now)
+        elif attempt.reused and fault in _STALE:
+            pool.request_probe(member, now)
         else:
-            pool.served(member, now, outcome.status or 200)
-            if route is not None and outcome.first_byte is not None:
-                pool.answered_in(member, outcome.first_byte, route, now)
-            return True
-    elif not (outcome.reused and fault in _STALE):
-        pool.failed(member, fault, now, outcome.began)
-    else:
-        pool.request_probe(member, now)
-    trials.append(FailedAttempt(member.url, fault, now - outcome.began))
-    return False
+            pool.failed(member, fault, now, attempt.began)
+
+    def _after(self, attempt: Attempt) -> PoolMember | None:
+        """Return the endpoint after a failure; after a stale connection, the same one once more."""
+        member, stale = attempt.member, attempt.reused and attempt.fault in _STALE
+        if stale and member.url not in self._retried:
+            self._retried.add(member.url)
+            if self._budget.spend():
+                return member
+        return self.next(attempt.now)
 
 
 class DialRace:
@@ -300,6 +304,7 @@ class DialRace:
             last dials.
 
     Attributes:
+        losers: The endpoints that failed, and after the race those that stalled.
         called_off: Whether the race was cancelled.
     """
 
@@ -314,7 +319,7 @@ class DialRace:
         self._started: dict[str, tuple[PoolMember, float, float]] = {}
         self._ready: PoolMember | None = first
         self._next_at = float("-inf")
-        self.faults: list[tuple[PoolMember, Fault]] = []
+        self.losers: list[tuple[PoolMember, Fault]] = []
         self.called_off: Callable[[], bool] = lambda: False
 
     @property
@@ -343,17 +348,16 @@ class DialRace:
     def failed(self, member: PoolMember, fault: Fault) -> None:
         """Record a failed dial; the next dial begins at once."""
         self._started.pop(member.url, None)
-        self.faults.append((member, fault))
+        self.losers.append((member, fault))
         if self._next_at != float("inf"):
             self._next_at = float("-inf")
 
-    def won(self, member: PoolMember, now: float) -> tuple[tuple[PoolMember, Fault], ...]:
-        """Record the winning dial; return the losers, each with its fault."""
+    def won(self, member: PoolMember, now: float) -> None:
+        """Record the winning dial."""
         _, since, _ = self._started.pop(member.url)
         member.dials.append((now, now - since))
-        stalled = [
+        self.losers += [
             (loser, Fault.STALLED)
             for loser, since, delay in self._started.values()
             if now - since >= delay
         ]
-        return (*self.faults, *stalled)

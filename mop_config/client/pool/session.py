@@ -8,14 +8,12 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable
 from typing import Any, Self
 
 from ...model.endpoint import Kind
-from ...net.faults import Fault
 from ...net.resolver import Resolver
-from .failover import Attempt, Candidates, Outcome, RetryTraits, Verdict, failover
-from .member import EventKind, PoolEvent, PoolMember
+from .member import EventKind, PoolEvent
 from .offline import OfflineDetector
 from .policy import Budget, Policy
 from .pool import Pool
@@ -126,84 +124,3 @@ class ClientState:
                     for kind in Kind
                 },
             }
-
-    def call(
-        self, traits: RetryTraits, total: float | None = None, route: str = ""
-    ) -> "FailoverSession":
-        """Begin one request over the API endpoints; ``total`` is its timeout in seconds."""
-        if total is None:
-            total = self.policy.total_timeout
-        return FailoverSession(self, self.api, traits, total, route)
-
-
-class FailoverSession:
-    """One running request, driven step by step; see ``failover``.
-
-    Attributes:
-        core: The state with the pools.
-        total: Seconds that the request may take, from the end of its upload.
-        step: The next attempt, or the verdict.
-    """
-
-    __slots__ = ("_candidates", "_flow", "_pool", "core", "step", "total")
-
-    def __init__(
-        self, core: ClientState, pool: Pool, traits: RetryTraits, total: float, route: str
-    ) -> None:
-        self.core = core
-        self.total = total
-        self._pool = pool
-        with core:
-            self._candidates = Candidates(pool, core.budget)
-            self._flow = failover(
-                traits, pool, core.budget, core.policy, self._candidates, core.clock(), total, route
-            )
-            try:
-                self.step: Attempt | Verdict = next(self._flow)
-            except StopIteration as end:
-                self.step = end.value
-
-    def record(self, outcome: Outcome) -> None:
-        """Record the outcome of the attempt, and compute the next step."""
-        with self.core:
-            try:
-                self.step = self._flow.send(outcome)
-            except StopIteration as end:
-                self.step = end.value
-
-    def next_candidate(self, now: float) -> PoolMember | None:
-        """Return another endpoint to dial in a race, or None."""
-        with self.core:
-            return self._candidates.next(now)
-
-    def better_candidate(self, member: PoolMember, now: float) -> PoolMember | None:
-        """Return a better endpoint for a request that is not sent yet, or None."""
-        with self.core:
-            if self._pool.select(now) is member:
-                return None
-            best = next(iter(self._pool.alternatives(now)), None)
-            if best is None or best.url in self._candidates.tried:
-                return None
-            return self._candidates.next(now)
-
-    def give_back(self, urls: Container[str]) -> None:
-        """Make endpoints that only lost a dial race available again."""
-        with self.core:
-            self._candidates.give_back(urls)
-
-    def record_losers(self, losers: Iterable[tuple[PoolMember, Fault]], began: float) -> None:
-        """Record the losers of a race before the request has an outcome."""
-        with self.core:
-            now = self.core.clock()
-            for loser, fault in losers:
-                self._pool.failed(loser, fault, now, began)
-
-    def leave_queue(self, now: float) -> PoolMember | None:
-        """Return another endpoint for a request that only waited in a queue, or None."""
-        with self.core:
-            return self._candidates.leave_queue(now)
-
-    def hedge_candidate(self, now: float) -> PoolMember | None:
-        """Return another endpoint for a hedge request, or None."""
-        with self.core:
-            return self._candidates.hedge(now)

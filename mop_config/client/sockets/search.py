@@ -39,7 +39,7 @@ _PROXY_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
 class DialStep(NamedTuple):
-    """An instruction to run a dial race and send the ``RaceWinner``."""
+    """An instruction to run a dial race and send its winner."""
 
     race: DialRace
 
@@ -196,17 +196,15 @@ class _Search:
         proxied = self._endpoints.options.knows_proxies
         more = (lambda _: None) if proxied else self.next
         race = DialRace(member, more, self._endpoints.policy.race_delay)
+        winner = None
         try:
             winner = yield DialStep(race)
         except (OSError, RuntimeError, MemoryError) as error:
             if not isinstance(error, DialError):
                 logger.warning("no Socket.io endpoint can be dialled: %s", error)
-            losers, winning = race.faults, None
-        else:
-            losers, winning = winner.losers, winner.member
-        for loser, fault in losers:
+        for loser, fault in race.losers:
             self._record_failed(loser, fault)
-        return winning
+        return winner
 
     def open(self, member: PoolMember) -> Steps:
         """Open a connection; a refused login does not count against the endpoint."""

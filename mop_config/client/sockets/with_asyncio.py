@@ -19,8 +19,7 @@ from ...net.resolver import Resolver
 from ..pool.failover import DialRace
 from ..pool.member import PoolMember
 from ..pool.target import Target
-from ..transport.dial import RaceWinner
-from ..transport.dial_async import connect_async, dial_async
+from ..transport._async.dialing import connect, dial
 from .search import SocketEndpoints, with_credentials
 
 
@@ -97,15 +96,15 @@ async def value_of(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
-async def dial_race(race: DialRace, endpoints: SocketEndpoints) -> RaceWinner[None]:
-    """Dial until an endpoint of a race answers, and close the connection.
+async def dial_race(race: DialRace, endpoints: SocketEndpoints) -> PoolMember:
+    """Dial until an endpoint of a race answers, close the connection, and return the endpoint.
 
     Raises:
         DialError: If no endpoint answered.
     """
-    winner = await dial_async(race, endpoints.dial_options(), endpoints.resolver)
-    await winner.connection.aclose()
-    return RaceWinner(winner.member, None, winner.losers)
+    winner, stream = await dial(race, endpoints.dial_options(), endpoints.resolver)
+    await stream.aclose()
+    return winner
 
 
 async def dial_place(place: Place, endpoints: SocketEndpoints) -> None:
@@ -114,7 +113,7 @@ async def dial_place(place: Place, endpoints: SocketEndpoints) -> None:
     Raises:
         OSError: If that fails.
     """
-    await (await connect_async(place, endpoints.dial_options(), endpoints.resolver)).aclose()
+    await (await connect(place, endpoints.dial_options(), endpoints.resolver)).aclose()
 
 
 class _EndpointResolver(AbstractResolver):

@@ -21,7 +21,7 @@ from requests.adapters import HTTPAdapter
 from ...net.connect import Place, connect
 from ..pool.failover import DialRace
 from ..pool.member import PoolMember
-from ..transport.dial import RaceWinner, dial
+from ..transport._sync.dialing import dial
 from .search import SocketEndpoints, place_of, with_credentials
 
 __all__ = ["Event"]
@@ -94,15 +94,15 @@ def value_of(value: Any) -> Any:
     return value() if callable(value) else value
 
 
-def dial_race(race: DialRace, endpoints: SocketEndpoints) -> RaceWinner[None]:
-    """Dial until an endpoint of a race answers, and close the connection.
+def dial_race(race: DialRace, endpoints: SocketEndpoints) -> PoolMember:
+    """Dial until an endpoint of a race answers, close the connection, and return the endpoint.
 
     Raises:
         DialError: If no endpoint answered.
     """
-    winner = dial(race, endpoints.dial_options(), endpoints.resolver)
-    winner.connection.close()
-    return RaceWinner(winner.member, None, winner.losers)
+    winner, stream = dial(race, endpoints.dial_options(), endpoints.resolver)
+    stream.close()
+    return winner
 
 
 def dial_place(place: Place, endpoints: SocketEndpoints) -> None:

@@ -5,7 +5,6 @@ that carries the exchange's deadline. So a stream knows at each step to which ex
 belongs, even on an HTTP/2 connection that many exchanges share.
 """
 
-import math
 import time
 from collections.abc import Set
 from typing import Any, Protocol, Self
@@ -13,12 +12,12 @@ from typing import Any, Protocol, Self
 import httpcore2
 
 from ...net.faults import Fault
-from ..pool.failover import Outcome
+from ..pool.failover import Attempt, DialRace, Failover
 from ..pool.member import PoolMember
-from ..pool.session import ClientState, FailoverSession
-from .dial import RaceWinner
-
-Losers = tuple[tuple[PoolMember, Fault], ...]
+from ..pool.policy import BUSY_STATUS
+from ..pool.session import ClientState
+from .outcome import fault_of_attempt, is_of_http2, may_have_been_sent
+from .rewriting import Default
 
 
 class HasState(Protocol):
@@ -70,30 +69,24 @@ class Limit(float):
         return limit
 
 
-class Exchange(Deadline):
+class Exchange(Attempt, Deadline):
     """One attempt of a request at one endpoint.
 
     Args:
-        session: The failover session of the request.
-        member: The endpoint.
-        until: Deadline of the request in monotonic seconds.
-        race: Whether the exchange may race dials and leave a queue for another endpoint; False
-            for the second request of a hedge.
-        hedge_at: Monotonic seconds at which the request leaves a queue, or a hedge starts because
-            no first byte has arrived.
+        core: The manager's pools.
+        failover: The request.
+        rival_of: The first exchange of a hedge, if this exchange is the second; else None.
 
     Attributes:
-        began: When the attempt began, in monotonic seconds.
-        connection: The connection of the request, or None.
-        reused: Whether that connection had carried a request before.
-        fault: Why no connection could be made, or None.
-        losers: Endpoints that were tried in parallel, each with its fault.
-        losers_recorded: How many of the losers, from the first, the pool has already recorded.
-        raced: Endpoints that were dialled in parallel.
-        queued: Endpoints at which the request waited for a connection in vain.
         patient: Whether the request waits in a queue until its deadline.
-        apart: Whether the request uses another proxy than the manager's health checks. Then its
-            failures say nothing about the endpoint's health.
+        race: Whether the exchange may race dials; False for the second request of a hedge.
+        hedge_at: Monotonic seconds at which a hedge starts if no first byte has arrived.
+        asked: When the request was sent, in monotonic seconds.
+        leave_at: When the request leaves a queue for another endpoint, in monotonic seconds.
+        connection: The connection of the request, or None.
+        response: The answer, or None.
+        content: The body of the answer if it was read as a whole, or None.
+        raced: Endpoints that were dialled in parallel.
         written: Whether a part of the request is written.
         timeouts: The request's time-outs, which httpcore reads at each step.
         pause: The time-out for each read of the body, in seconds; None for no time-out.
@@ -104,13 +97,9 @@ class Exchange(Deadline):
 
     # Defaults on the class, since most exchanges change no attribute.
     connection: Any = None
-    reused = False
-    fault: Fault | None = None
-    losers: Losers = ()
-    losers_recorded = 0
+    response: Any = None
+    content: bytes | None = None
     raced: Set[str] = frozenset()
-    queued: Set[str] = frozenset()
-    apart = False
     written = False
     pause: float | None = None
     called_off = False
@@ -119,22 +108,21 @@ class Exchange(Deadline):
 
     def __init__(
         self,
-        session: FailoverSession,
+        core: ClientState,
+        failover: Failover,
         member: PoolMember,
-        until: float,
-        *,
-        race: bool = True,
-        hedge_after: float = math.inf,
+        rival_of: "Exchange | None" = None,
     ) -> None:
-        self.session = session
+        self.core = core
+        self.failover = failover
         self.member = member
-        self.until = until
-        self.race = race
-        self.hedge_after = hedge_after
-        self.hedge_at = math.inf
-        self.patient = not race
-        self.began = self.asked = session.core.clock()
-        self.leave_at = self.began + session.core.policy.queue_delay
+        self.race = rival_of is None
+        self.patient = failover.patient or rival_of is not None
+        self.until = failover.deadline if rival_of is None else rival_of.until
+        self.asked = core.clock()
+        self.began = failover.since if rival_of is None else self.asked
+        self.leave_at = self.asked + core.policy.queue_delay
+        self.hedge_at = self.began + failover.hedge_after
         self.timeouts: dict[str, Any] = {}
 
     def wrote(self) -> None:
@@ -144,56 +132,85 @@ class Exchange(Deadline):
         ended while it makes progress.
         """
         if self.written:
-            self.until = max(self.until, time.monotonic() + self.session.total)
+            self.until = max(self.until, time.monotonic() + self.failover.total)
         self.written = True
 
-    def dial_until(self, timeout: float) -> float:
-        """Return the deadline of a dial and its look-up, in monotonic seconds.
+    # -- the outcome
 
-        A late look-up may use all of the request's time, unless the request's own connect
-        time-out is shorter than the policy's.
+    def answered(self, response: Any) -> None:
+        """Record an answer."""
+        self.response, self.now = response, self.core.clock()
+        self.first_byte = self.now - self.asked
+        after = None
+        if response.status in BUSY_STATUS:
+            after = next((v for k, v in response.headers if k.lower() == b"retry-after"), None)
+        text = None if after is None else after.decode("latin-1")
+        self.judge_status(self.core.policy, response.status, text, self.core.wall_clock())
+
+    def failed(self, error: Exception) -> None:
+        """Record an exception, before the answer or in its body."""
+        connected = self.connection is not None
+        if is_of_http2(error):
+            connected, self.reused, self.fault = may_have_been_sent(error), True, Fault.PROTOCOL
+        elif self.fault is None:
+            self.fault = fault_of_attempt(error, connecting=not connected)
+        self.now, self.result = self.core.clock(), error
+        self.sent = connected and self.fault is not Fault.POOL_TIMEOUT
+
+    def broke_off(self, error: Exception) -> None:
+        """Record that the answer broke off in its body, which the exchange reads as a whole."""
+        self.status, self.reused = None, False
+        self.failed(error)
+
+    def bound_pauses(self) -> None:
+        """Bound the time-out for each read of the body, unless the caller set a read time-out."""
+        if isinstance(self.timeouts["read"], Default):
+            self.timeouts["read"] = min(self.timeouts["read"], self.core.policy.body_pause)
+
+    # -- dials
+
+    def next_member(self, now: float) -> PoolMember | None:
+        """Return another endpoint to dial in parallel, or None."""
+        if not self.race or now >= self.until:
+            return None
+        with self.core:
+            return self.failover.next(now)
+
+    def end_race(self, race: DialRace, winner: PoolMember | None) -> None:
+        """Record the end of a dial race; without a winner, the last endpoint counts as failed.
+
+        Endpoints that lost without failing were never sent a request, so they can still be
+        tried. Failed losers are recorded at once, so that other requests avoid these endpoints
+        before this request has its answer.
         """
-        if timeout >= self.session.core.policy.connect_timeout:
-            return self.until
-        return min(self.until, time.monotonic() + timeout)
+        losers = race.losers
+        if winner is None:
+            *losers, (self.member, self.fault) = losers
+            self.losers += tuple(losers)
+            return
+        if self.raced:
+            failed = {member.url for member, fault in losers if fault is not Fault.STALLED}
+            unused = {*self.raced, self.member.url} - failed - {winner.url}
+            with self.core:
+                self.failover.give_back(unused)
+        self.losers += tuple(losers)
+        if winner is not self.member:
+            self.member = winner
+            self.losers_recorded = len(self.losers)
+            if not self.apart:
+                with self.core as core:
+                    for loser, fault in losers:
+                        core.api.failed(loser, fault, core.clock(), self.began)
 
-    def queue_seconds(self, now: float) -> float:
-        """Return the seconds to wait in the queue of an endpoint's connections."""
-        until = self.until if self.patient else min(self.until, self.leave_at)
-        return max(0.0, until - now)
-
-    def leave_queue(self, now: float) -> bool:
-        """Move to an endpoint that may have a free connection; no byte has been sent yet.
-
-        Returns:
-            False if the request may wait no longer.
-        """
-        if self.patient or now < self.leave_at:
-            return False
-        member = self.session.leave_queue(now)
-        if member is None:
-            self.patient = True
-            return now < self.until
-        self.queued = {*self.queued, self.member.url}
-        self.member = member
-        self.leave_at = now + self.session.core.policy.queue_delay
-        return True
-
-    def forget_queues(self) -> None:
-        """Make the endpoints where the request only waited available again: they got no request."""
-        if self.queued:
-            self.session.give_back(self.queued - {self.member.url})
-            self.queued = frozenset()
+    # -- hedges
 
     def start_hedge_timer(self) -> None:
-        """Set the time at which the hedge starts.
+        """Start a measured delay (``auto``) now: answers are measured from here.
 
-        A measured delay (``auto``) counts from now, because answers are measured from here; a
-        fixed delay of the policy counts from the start of the call.
+        A fixed delay of the policy counts from the start of the call.
         """
-        core = self.session.core
-        measured = core.policy.hedge_delay == "auto"
-        self.hedge_at = (core.clock() if measured else self.began) + self.hedge_after
+        if self.core.policy.hedge_delay == "auto":
+            self.hedge_at = self.core.clock() + self.failover.hedge_after
 
     def call_off(self) -> None:
         """Abort the exchange from another thread, because the other request of a hedge won."""
@@ -203,52 +220,43 @@ class Exchange(Deadline):
 
     def rival(self) -> "Exchange | None":
         """Return the exchange of the second request of a hedge, or None without an endpoint."""
-        self.forget_queues()
-        member = self.session.hedge_candidate(self.session.core.clock())
+        with self.core as core:
+            self.failover.forget_queues()
+            member = self.failover.hedge(core.clock())
         if member is None:
             return None
         self.hedged_at = member.url
-        return Exchange(self.session, member, self.until, race=False)
+        return Exchange(self.core, self.failover, member, self)
 
-    def forget_hedge(self, outcome: Outcome) -> None:
-        """Make the endpoint of a cancelled hedge available again: the endpoint did not fail."""
-        named = {outcome.member.url, *(loser.url for loser, _ in outcome.losers)}
-        if self.hedged_at is not None and self.hedged_at not in named:
-            self.session.give_back({self.hedged_at})
+    def settle(self, second: "Exchange | None", *, overtaken: bool) -> "Exchange":
+        """Choose between the two requests of a hedge; the unused request becomes a loser.
 
-    def better_member(self, now: float) -> PoolMember | None:
-        """Return a better endpoint to dial instead of the chosen endpoint, or None.
-
-        While the request waited in a queue, other requests may have found that its endpoint
-        fails.
+        Args:
+            second: The finished second request, or None.
+            overtaken: Whether this first request has no outcome, because the second won.
         """
-        return self.session.better_candidate(self.member, now) if self.race else None
+        if second is not None and second.fault is None and (overtaken or self.fault is not None):
+            losers = self._stalled() if overtaken else self._beaten()
+            second.losers = (*losers, *second.losers)
+            second.losers_recorded = self.losers_recorded
+            return second
+        if second is not None and second.fault is not None:
+            self.losers = (*self.losers, *second._beaten())
+        elif self.hedged_at is not None:
+            # The endpoint of a cancelled hedge did not fail, and can still be tried.
+            with self.core:
+                self.failover.give_back({self.hedged_at})
+        return self
 
-    def next_member(self, now: float) -> PoolMember | None:
-        """Return another endpoint to dial in parallel, or None."""
-        if not self.race or now >= self.until:
-            return None
-        return self.session.next_candidate(now)
+    def _stalled(self) -> tuple[tuple[PoolMember, Fault], ...]:
+        if self.apart:
+            return self.losers
+        with self.core as core:
+            counts = core.api.overtaken(self.member, self.failover.hedge_after, core.clock())
+        return (*self.losers, (self.member, Fault.STALLED)) if counts else self.losers
 
-    def end_race(self, won: RaceWinner[Any], faults: list[tuple[PoolMember, Fault]]) -> None:
-        """Record the end of a dial race.
-
-        Endpoints that lost without failing were never sent a request, so they can still be
-        tried. Failed losers are recorded at once, so that other requests avoid these endpoints
-        before this request has its answer.
-        """
-        if self.raced:
-            failed = {member.url for member, _ in faults}
-            self.session.give_back({*self.raced, self.member.url} - failed - {won.member.url})
-            self.raced = frozenset()
-        self.losers += won.losers
-        if won.member is not self.member:
-            self.member = won.member
-            self.losers_recorded = len(self.losers)
-            if not self.apart:
-                self.session.record_losers(won.losers, self.began)
-
-    def fail_race(self, faults: list[tuple[PoolMember, Fault]]) -> None:
-        """Record a race without a winner: the last endpoint counts as that of the attempt."""
-        *losers, (self.member, self.fault) = faults
-        self.losers += tuple(losers)
+    def _beaten(self) -> tuple[tuple[PoolMember, Fault], ...]:
+        if self.busy is not None and not self.apart:
+            with self.core as core:
+                core.api.busy(self.member, self.busy, self.now)
+        return (*self.losers, (self.member, self.fault or Fault.BAD_STATUS))

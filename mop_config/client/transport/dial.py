@@ -7,63 +7,28 @@ asynchronous driver resumes the race when the selector of its sockets is ready.
 import socket
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from ...net.connect import DialOptions, HostDial, Ring
-from ...net.faults import Fault, fault_of
+from ...net.faults import fault_of
 from ...net.resolver import Resolver
 from ..pool.failover import DialRace
 from ..pool.member import PoolMember
-
-Ready = TypeVar("Ready")
 
 #: Seconds between two checks whether a race was cancelled.
 GLANCE = 0.1
 
 
 class DialError(OSError):
-    """Every dial of a race failed; the race's ``faults`` hold the fault of each endpoint."""
+    """Every dial of a race failed; the race's ``losers`` hold the fault of each endpoint."""
 
 
-@dataclass(slots=True)
-class RaceWinner(Generic[Ready]):
-    """The result of a race.
+def dial_steps(
+    ring: Ring, race: DialRace, options: DialOptions, resolver: Resolver
+) -> Generator[float, None, tuple[PoolMember, socket.socket]]:
+    """Run a dial race step by step; yield the seconds to wait for the selector of the ring.
 
-    Attributes:
-        member: The endpoint that was ready first.
-        connection: The connection to the endpoint, with TLS if the endpoint uses TLS.
-        losers: The other endpoints, each with its fault.
-    """
-
-    member: PoolMember
-    connection: Ready
-    losers: tuple[tuple[PoolMember, Fault], ...]
-
-
-#: Yields the seconds to wait for the selector of a ring, and returns the winner.
-DialSteps = Generator[float, None, RaceWinner[socket.socket]]
-
-
-def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> RaceWinner[socket.socket]:
-    """Dial until one endpoint is ready.
-
-    Raises:
-        DialError: If no endpoint was ready.
-    """
-    with Ring() as ring:
-        steps = dial_steps(ring, race, options, resolver)
-        while True:
-            try:
-                seconds = next(steps)
-            except StopIteration as end:
-                won: RaceWinner[socket.socket] = end.value
-                return won
-            ring.selector.select(seconds)
-
-
-def dial_steps(ring: Ring, race: DialRace, options: DialOptions, resolver: Resolver) -> DialSteps:
-    """Run a dial race step by step; the caller waits in between.
+    Returns:
+        The endpoint that was ready first, and its connection.
 
     Raises:
         DialError: If no endpoint was ready.
@@ -90,7 +55,7 @@ def dial_steps(ring: Ring, race: DialRace, options: DialOptions, resolver: Resol
         for done in ring.wait(0.0):
             member = members.pop(done)
             if done.error is None:
-                sock = done.take()
-                return RaceWinner(member, sock, race.won(member, time.monotonic()))
+                race.won(member, time.monotonic())
+                return member, done.take()
             failure = done.error
             race.failed(member, fault_of(failure, connecting=True))

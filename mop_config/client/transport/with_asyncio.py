@@ -1,23 +1,46 @@
-"""The asyncio parts of the transport: waiting, streams, dial races and hedges."""
+"""The asyncio parts of the transport: waits and hedges; the twin of ``with_threads``.
+
+Both modules define the same functions, and the same classes with and without ``Async``.
+"""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
 
-import httpcore2
+# Import early: anyio would import this with its first lock, perhaps without a free descriptor.
+import anyio._backends._asyncio  # noqa: F401
 
-from ...net.connect import DialOptions, Place
-from ...net.resolver import Resolver
-from ..pool.failover import DialRace, Outcome
-from .attempt import Exchange
-from .dial import RaceWinner
-from .dial_async import connect_async, dial_async
-from .outcome import settle
-from .stream_async import AsyncFailoverStream
+from .attempt import Exchange, Limit
 
+#: Whether the exchanges of several tasks share one HTTP/2 connection.
+SHARES_HTTP2 = True
 #: Limit of concurrent dials. When an endpoint dies under hundreds of tasks, all tasks dial at once;
 #: one thread could not keep up with these handshakes, and their time-outs would blame the endpoint.
 DIALS = 32
+
+WriteTurn = asyncio.Lock
+
+
+class HasFileno(Protocol):
+    """A socket or a selector."""
+
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+
+
+def dial_limit() -> asyncio.Semaphore:
+    """Return the limit of a client's concurrent dials."""
+    return asyncio.Semaphore(DIALS)
+
+
+async def whole(write: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+    """Run a write to its end, even if the current task is cancelled."""
+    await asyncio.shield(write(*args))
+
+
+async def give_way() -> None:
+    """Let other tasks run."""
+    await asyncio.sleep(0)
 
 
 class AsyncTurnEvent:
@@ -36,54 +59,86 @@ class AsyncTurnEvent:
             pass
 
 
-def http2_connection(
-    origin: httpcore2.Origin, stream: AsyncFailoverStream, keepalive_expiry: float | None
-) -> httpcore2.AsyncHTTP2Connection:
-    """Create an HTTP/2 connection over a stream."""
-    return httpcore2.AsyncHTTP2Connection(origin, stream, keepalive_expiry)
-
-
-class AsyncDialer:
-    """Dials endpoints and proxies.
+class AsyncSocketWaits:
+    """Lets tasks wait for one file descriptor.
 
     Args:
-        resolver: Resolves hosts.
+        sock: The socket or selector with the descriptor.
     """
 
-    def __init__(self, resolver: Resolver) -> None:
-        self._resolver = resolver
-        self._dials = asyncio.Semaphore(DIALS)
+    def __init__(self, sock: HasFileno) -> None:
+        self._fd = sock.fileno()
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def race(self, race: DialRace, options: DialOptions) -> RaceWinner[AsyncFailoverStream]:
-        """Dial until one endpoint is ready, including its TLS handshake.
+    async def readable(self, timeout: float | None) -> None:
+        """Wait until the descriptor is readable.
 
         Raises:
-            DialError: If no endpoint could be reached.
+            TimeoutError: After ``timeout`` seconds, or at the deadline of a ``Limit``.
+            OSError: If ``end`` was called.
         """
-        async with self._dials:
-            return await dial_async(race, options, self._resolver)
+        loop = self._loop = asyncio.get_running_loop()
+        await self._wait(loop, loop.add_reader, loop.remove_reader, timeout)
 
-    async def connect(self, place: Place, options: DialOptions) -> AsyncFailoverStream:
-        """Connect to one host."""
-        return await connect_async(place, options, self._resolver)
+    async def writable(self, timeout: float | None) -> None:
+        """Wait until the descriptor is writable; raises as ``readable`` does."""
+        loop = self._loop = asyncio.get_running_loop()
+        await self._wait(loop, loop.add_writer, loop.remove_writer, timeout)
+
+    async def _wait(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        add: Callable[..., Any],
+        remove: Callable[[int], Any],
+        timeout: float | None,
+    ) -> None:
+        if isinstance(timeout, Limit):
+            timeout = timeout.deadline.least(timeout)
+        ready = loop.create_future()
+        add(self._fd, _set, ready)
+        self._waiting.add(ready)
+        late = None if timeout is None else loop.call_later(timeout, _fail, ready, TimeoutError)
+        try:
+            await ready
+        finally:
+            if late is not None:
+                late.cancel()
+            if ready in self._waiting:
+                self._waiting.remove(ready)
+                remove(self._fd)
+
+    def end(self) -> None:
+        """End all waits with an error, before the descriptor is closed."""
+        if self._waiting and self._loop is not None:
+            self._loop.remove_reader(self._fd)
+            self._loop.remove_writer(self._fd)
+        while self._waiting:
+            _fail(self._waiting.pop(), ConnectionAbortedError)
 
 
-async def hedged(
-    exchange: Exchange, send: Callable[[Exchange], Coroutine[Any, Any, Outcome]]
-) -> Outcome:
+def _set(ready: "asyncio.Future[None]") -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+def _fail(ready: "asyncio.Future[None]", error: type[OSError]) -> None:
+    if not ready.done():
+        ready.set_exception(error("timed out" if error is TimeoutError else "closed"))
+
+
+async def hedged(exchange: Exchange, send: Callable[[Exchange], Awaitable[None]]) -> Exchange:
     """Send a request, and a hedge to another endpoint if the answer is late.
 
     The first good answer wins, and the other request is cancelled.
 
     Args:
         exchange: The first request; at its ``hedge_at`` the answer is late.
-        send: Sends the request and returns the outcome, good or bad.
+        send: Sends the request and records the outcome, good or bad.
     """
     hedge = AsyncHedge(exchange, send)
     try:
-        outcome = await hedge.settle(await hedge.send_first())
-        exchange.forget_hedge(outcome)
-        return outcome
+        return await hedge.settle(overtaken=await hedge.send_first())
     finally:
         await hedge.abandon()
 
@@ -96,61 +151,61 @@ class AsyncHedge:
 
     Args:
         exchange: The first request.
-        send: Sends the request and returns the outcome, good or bad.
+        send: Sends the request and records the outcome, good or bad.
     """
 
-    def __init__(
-        self, exchange: Exchange, send: Callable[[Exchange], Coroutine[Any, Any, Outcome]]
-    ) -> None:
+    def __init__(self, exchange: Exchange, send: Callable[[Exchange], Awaitable[None]]) -> None:
         self._exchange = exchange
         self._send = send
-        self._rival: asyncio.Task[Outcome] | None = None
+        self._rival: asyncio.Task[Exchange] | None = None
         self._first: asyncio.Task[Any] | None = None
         self._overtaken = False
 
-    async def send_first(self) -> Outcome | None:
-        """Send the first request; return None if the second has a good answer first."""
-        loop = asyncio.get_running_loop()
+    async def send_first(self) -> bool:
+        """Send the first request; return whether the second has a good answer first."""
         task = self._first = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         cancelled = task.cancelling()
-        seconds = self._exchange.hedge_at - self._exchange.session.core.clock()
-        late = loop.call_later(max(0.0, seconds), self._start)
+        seconds = max(0.0, self._exchange.hedge_at - self._exchange.core.clock())
+        late = asyncio.get_running_loop().call_later(seconds, self._start)
         try:
-            return await self._send(self._exchange)
+            await self._send(self._exchange)
         except asyncio.CancelledError:
             if not self._overtaken or task.uncancel() > cancelled:
                 raise
-            return None
+            return True
         finally:
             self._first = None
             late.cancel()
+        return False
 
     def _start(self) -> None:
         rival = self._exchange.rival()
         if rival is not None:
-            self._rival = asyncio.create_task(self._send(rival))
+            self._rival = asyncio.create_task(self._run(rival))
             self._rival.add_done_callback(self._overtake)
 
-    def _overtake(self, rival: "asyncio.Task[Outcome]") -> None:
-        if self._first is not None and not rival.cancelled() and rival.result().good:
+    async def _run(self, rival: Exchange) -> Exchange:
+        await self._send(rival)
+        return rival
+
+    def _overtake(self, rival: "asyncio.Task[Exchange]") -> None:
+        if self._first is not None and not rival.cancelled() and rival.result().fault is None:
             self._overtaken = True
             self._first.cancel()
 
-    async def settle(self, mine: Outcome | None) -> Outcome:
-        """Return the better of the two outcomes, now that the first request is over."""
-        rival = self._rival
+    async def settle(self, *, overtaken: bool) -> Exchange:
+        """Return the better of the two requests, now that the first is over."""
+        mine, rival = self._exchange, self._rival
         if rival is None:
-            assert mine is not None  # noqa: S101 - the first request has an outcome
             return mine
-        if mine is not None and not mine.good:
-            await asyncio.wait([rival], timeout=self._exchange.least(None))
-        outcome = settle(self._exchange, mine, rival.result() if rival.done() else None)
-        if outcome is not mine:
+        if not overtaken and mine.fault is not None:
+            await asyncio.wait([rival], timeout=mine.least(None))
+        better = mine.settle(rival.result() if rival.done() else None, overtaken=overtaken)
+        if better is not mine:
             self._rival = None
-            if mine is not None and mine.status is not None:
-                await mine.result.response.aclose()
-        return outcome
+            await _close(mine)
+        return better
 
     async def abandon(self) -> None:
         """Cancel the second request, or close its answer, unless the answer is used."""
@@ -166,13 +221,14 @@ class AsyncHedge:
 _CLOSING: set[asyncio.Task[None]] = set()
 
 
-async def _drop(task: "asyncio.Task[Outcome]") -> None:
+async def _drop(task: "asyncio.Task[Exchange]") -> None:
     """Cancel a request whose answer is not used, or close the answer."""
     task.cancel()
     await asyncio.wait([task])
-    if not task.cancelled() and task.result().status is not None:
-        await task.result().result.response.aclose()
+    if not task.cancelled():
+        await _close(task.result())
 
 
-async def hang_up(stream: Any) -> None:
-    """Wake the task that waits for a connection; on asyncio, closing does that."""
+async def _close(exchange: Exchange) -> None:
+    if exchange.response is not None:
+        await exchange.response.aclose()

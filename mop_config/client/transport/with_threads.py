@@ -1,4 +1,4 @@
-"""The threaded parts of the transport: waiting, streams, dial races and hedges.
+"""The threaded parts of the transport: waits and hedges; the twin of ``with_asyncio``.
 
 A request over an open connection stays in its caller's thread. Only a request whose answer is late
 gets a second thread, which sends the hedge to another endpoint.
@@ -9,153 +9,89 @@ import contextvars
 import logging
 import select
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError, wait
 from typing import Any
 
-import httpcore2
-from httpcore2._backends.sync import SyncStream
-
-from ...net.connect import DialOptions, Place, connect
-from ...net.resolver import Resolver
-from ..pool.failover import DialRace, Outcome
 from .attempt import Exchange, Limit, Overtaken
-from .dial import RaceWinner, dial
-from .outcome import settle
-from .stream import WANT_READ, SocketStream
 
 logger = logging.getLogger(__name__)
 
+#: Whether several threads share one HTTP/2 connection: h2's state is not thread-safe.
+SHARES_HTTP2 = False
+
+WriteTurn = threading.Lock
 TurnEvent = threading.Event
 
 
-class FailoverStream(SocketStream, httpcore2.NetworkStream):
-    """A connected socket whose operations keep the deadline of their exchange."""
+def dial_limit() -> contextlib.AbstractContextManager[None]:
+    """Return the limit of a client's concurrent dials: none, as each thread dials for itself."""
+    return contextlib.nullcontext()
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read the bytes that have arrived; wait if none has arrived."""
-        try:
-            while True:
-                if self._tls is None or not self._tls.pending():
-                    self._wait_to_read(timeout)
-                try:
-                    return self._sock.recv(max_bytes)
-                except WANT_READ:
-                    continue  # only a TLS message has arrived
-        except TimeoutError as error:
-            raise httpcore2.ReadTimeout(str(error)) from error
-        except (OSError, ValueError) as error:
-            raise httpcore2.ReadError(str(error)) from error
 
-    def _wait_to_read(self, timeout: float | None) -> None:
+def whole(write: Callable[..., None], *args: Any) -> None:
+    """Run a write; a thread is not cancelled."""
+    write(*args)
+
+
+def give_way() -> None:
+    """Do nothing: threads do not wait for each other's reads."""
+
+
+class SocketWaits:
+    """Lets a thread wait for one socket or selector."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+
+    def readable(self, timeout: float | None) -> None:
+        """Wait until the socket is readable.
+
+        Raises:
+            TimeoutError: After ``timeout`` seconds, or at the deadline of a ``Limit``.
+            Overtaken: If the other request of a hedge has an answer.
+        """
         if isinstance(timeout, Limit):
             hedge, timeout = timeout.deadline.hedge, timeout.deadline.least(timeout)
             if hedge is not None:
                 hedge.wait(self._sock, timeout)
                 return
-        if not self._readable.poll(None if timeout is None else timeout * 1000 + 1):
-            raise TimeoutError("timed out")
+        self._wait(select.POLLIN, timeout)
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Write the whole buffer."""
-        if not buffer:
-            # Empty at the end of a message, or if over HTTP/2 another thread has sent these bytes;
-            # a system call could only lose an error.
-            return
-        deadline = timeout.deadline if isinstance(timeout, Limit) else None
-        if deadline is not None:
-            deadline.wrote()
-        try:
-            sent = self._send(buffer)
-            while sent < len(buffer):
-                self._wait_to_write(timeout if deadline is None else deadline.least(timeout))
-                sent += self._send(memoryview(buffer)[sent:])
-                if deadline is not None:
-                    deadline.wrote()
-        except TimeoutError as error:
-            raise httpcore2.WriteTimeout(str(error)) from error
-        except (OSError, ValueError) as error:
-            raise httpcore2.WriteError(str(error)) from error
+    def writable(self, timeout: float | None) -> None:
+        """Wait until the socket is writable; raises as ``readable`` does."""
+        if isinstance(timeout, Limit):
+            timeout = timeout.deadline.least(timeout)
+        self._wait(select.POLLOUT, timeout)
 
-    def _wait_to_write(self, timeout: float | None) -> None:
+    def _wait(self, event: int, seconds: float | None) -> None:
         poll = select.poll()
-        poll.register(self._sock, select.POLLOUT)
-        if not poll.poll(None if timeout is None else timeout * 1000 + 1):
+        poll.register(self._sock, event)
+        if not poll.poll(None if seconds is None else seconds * 1000 + 1):
             raise TimeoutError("timed out")
 
-    def close(self) -> None:
-        """Close the socket."""
-        self._sock.close()
-
-    def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> Any:
-        """Begin TLS; for TLS within TLS, httpcore's own stream takes over."""
-        secured = SyncStream(self._sock).start_tls(ssl_context, server_hostname, timeout)
-        sock = secured.get_extra_info("socket")
-        return secured if sock is self._sock else FailoverStream(sock)
+    def end(self) -> None:
+        """Shut the socket down, which wakes a thread that waits for it."""
+        with contextlib.suppress(OSError):
+            # Not SSLSocket.shutdown, which drops the TLS state under the reading thread.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
-def hang_up(stream: httpcore2.NetworkStream) -> None:
-    """Shut a connection down, which wakes the thread that waits for it; from any thread."""
-    with contextlib.suppress(OSError):
-        # Not SSLSocket.shutdown, which drops the TLS state under the reading thread.
-        socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)
-
-
-def http2_connection(
-    origin: httpcore2.Origin, stream: httpcore2.NetworkStream, keepalive_expiry: float | None
-) -> httpcore2.HTTP2Connection:
-    """Create an HTTP/2 connection over a stream; h2 is an optional package."""
-    from .http2 import SharedHTTP2Connection
-
-    return SharedHTTP2Connection(origin, stream, keepalive_expiry)
-
-
-class Dialer:
-    """Dials endpoints and proxies.
-
-    Args:
-        resolver: Resolves hosts.
-    """
-
-    def __init__(self, resolver: Resolver) -> None:
-        self._resolver = resolver
-
-    def race(self, race: DialRace, options: DialOptions) -> RaceWinner[FailoverStream]:
-        """Dial until one endpoint is ready, including its TLS handshake.
-
-        Raises:
-            DialError: If no endpoint could be reached.
-            OSError: If this process lacks descriptors or memory.
-        """
-        won = dial(race, options, self._resolver)
-        return RaceWinner(won.member, FailoverStream(won.connection), won.losers)
-
-    def connect(self, place: Place, options: DialOptions) -> FailoverStream:
-        """Connect to one host."""
-        return FailoverStream(connect(place, options, self._resolver))
-
-
-def hedged(exchange: Exchange, send: Callable[[Exchange], Outcome]) -> Outcome:
+def hedged(exchange: Exchange, send: Callable[[Exchange], None]) -> Exchange:
     """Send a request, and a hedge to another endpoint if the answer is late.
 
     The first good answer wins, and the other request is cancelled.
 
     Args:
         exchange: The first request; at its ``hedge_at`` the answer is late.
-        send: Sends the request and returns the outcome, good or bad.
+        send: Sends the request and records the outcome, good or bad.
     """
     hedge = exchange.hedge = Hedge(exchange, send)
     try:
-        outcome = hedge.settle(send(exchange))
-        exchange.forget_hedge(outcome)
-        return outcome
+        send(exchange)
+        return hedge.settle()
     finally:
         hedge.abandon()
 
@@ -169,20 +105,17 @@ class Hedge:
 
     Args:
         exchange: The first request.
-        send: Sends the request and returns the outcome, good or bad.
+        send: Sends the request and records the outcome, good or bad.
     """
 
-    def __init__(self, exchange: Exchange, send: Callable[[Exchange], Outcome]) -> None:
+    def __init__(self, exchange: Exchange, send: Callable[[Exchange], None]) -> None:
         self._exchange = exchange
         self._send = send
         self._late_at = exchange.hedge_at
-        self._lock = threading.Lock()
         self._rival: Exchange | None = None
         self._bell: socket.socket | None = None
-        self._over = threading.Event()
-        self._abandoned = False
+        self._outcome: Future[Exchange] | None = None
         self._overtaken = False
-        self._outcome: Outcome | None = None
 
     def wait(self, sock: socket.socket, seconds: float) -> None:
         """Wait until the first request's socket is readable; start the hedge if that is late.
@@ -194,31 +127,30 @@ class Hedge:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             late = self._late_at - time.monotonic()
-            bell = self._bell
-            if _is_ready(sock, bell, min(left, max(0.0, late))):
+            if _is_ready(sock, self._bell, min(left, max(0.0, late))):
                 return
-            if bell is not None and self._over.is_set():
-                self._overtaken = self._outcome is not None and self._outcome.good
+            if self._outcome is not None and self._outcome.done():
+                self._overtaken = self._outcome.result().fault is None
                 if self._overtaken:
                     raise Overtaken("another endpoint has answered first")
-                self._bell = None
-                bell.close()
-            elif self._rival is None and self._late_at <= time.monotonic():
+                self._close_bell()
+            elif self._late_at <= time.monotonic():
                 self._start()
         raise TimeoutError("timed out")
 
     def _start(self) -> None:
         self._late_at = float("inf")
-        self._rival = rival = self._exchange.rival()
+        rival = self._exchange.rival()
         if rival is None:
             return
         try:
             self._bell, other = socket.socketpair()
             rival.hedge = _Rival(other)
+            outcome: Future[Exchange] = Future()
             thread = threading.Thread(
                 # Run in the request's context, which holds the current trace span.
                 target=contextvars.copy_context().run,
-                args=(self._run, rival, other),
+                args=(self._run, rival, outcome, other),
                 name="mop-config-hedge",
                 daemon=True,
             )
@@ -226,45 +158,44 @@ class Hedge:
         except (OSError, RuntimeError, MemoryError) as error:
             # Without descriptors or threads for a hedge, the first request continues alone.
             logger.info("no hedge at %s: %s", rival.member.url, error)
-            rival.session.give_back({rival.member.url})
-            self._over.set()
             if rival.hedge is not None:
                 other.close()
+            self._close_bell()
+        else:
+            self._rival, self._outcome = rival, outcome
 
-    def _run(self, rival: Exchange, bell: socket.socket) -> None:
-        outcome: Outcome | None = self._send(rival)
-        with self._lock:
-            if not self._abandoned:
-                self._outcome, outcome = outcome, None
-            self._over.set()
+    def _run(self, rival: Exchange, outcome: "Future[Exchange]", bell: socket.socket) -> None:
+        self._send(rival)
+        try:
+            outcome.set_result(rival)
+        except InvalidStateError:  # abandoned
+            _close(rival)
         bell.close()
-        _discard(outcome)
 
-    def settle(self, mine: Outcome) -> Outcome:
-        """Return the better of the two outcomes, now that the first request has its outcome."""
-        if self._rival is None:
-            return mine
-        if not mine.good and not self._overtaken:
-            self._over.wait(self._exchange.least(None))
-        with self._lock:
-            theirs, self._outcome = self._outcome, None
-        if theirs is None:
-            return mine
-        outcome = settle(self._exchange, None if self._overtaken else mine, theirs)
-        _discard(mine if outcome is theirs else theirs)
-        return outcome
+    def settle(self) -> Exchange:
+        """Return the better of the two requests, now that the first is over."""
+        mine, outcome = self._exchange, self._outcome
+        if outcome is not None and mine.fault is not None and not self._overtaken:
+            wait([outcome], mine.least(None))
+        theirs = outcome.result() if outcome is not None and outcome.done() else None
+        better = mine.settle(theirs, overtaken=self._overtaken)
+        if theirs is not None:
+            self._outcome = None
+            _close(mine if better is theirs else theirs)
+        return better
 
     def abandon(self) -> None:
-        """Cancel the second request in any state."""
-        with self._lock:
-            self._abandoned = True
-            outcome, self._outcome = self._outcome, None
+        """Cancel the second request, or close its answer, unless the answer is used."""
         if self._rival is not None:
             self._rival.call_off()
+        self._close_bell()
+        if self._outcome is not None and not self._outcome.cancel():
+            _close(self._outcome.result())
+
+    def _close_bell(self) -> None:
         if self._bell is not None:
             self._bell.close()
-        if outcome is not None:
-            _discard(outcome)
+            self._bell = None
 
 
 class _Rival:
@@ -297,7 +228,6 @@ def _is_ready(sock: socket.socket, bell: socket.socket | None, seconds: float) -
     return any(descriptor == sock.fileno() for descriptor, _ in ready)
 
 
-def _discard(outcome: Outcome | None) -> None:
-    """Close an answer that is not used."""
-    if outcome is not None and outcome.status is not None:
-        outcome.result.response.close()
+def _close(exchange: Exchange) -> None:
+    if exchange.response is not None:
+        exchange.response.close()

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpcore2
 
-from ....net.connect import Place
+from ....net.connect import DialOptions, Place
 from ....net.connection import ProxyFailed
 from ....net.faults import Fault
 from ...pool.failover import DialRace
@@ -17,9 +17,9 @@ from .. import rewriting
 from ..attempt import Deadline, Exchange, Limit
 from ..dial import DialError
 from ..options import TransportOptions
-from ..outcome import connect_message
-from ..with_asyncio import AsyncDialer
+from ..with_asyncio import dial_limit
 from .connections import AsyncConnectionTable, AsyncEndpointPool
+from .dialing import connect, dial
 
 
 class AsyncConnector:
@@ -43,7 +43,7 @@ class AsyncConnector:
         self._options = options
         self._table = table
         self._closed = closed
-        self._dialer = AsyncDialer(core.resolver)
+        self._dials = dial_limit()
 
     async def connect(self, exchange: Exchange, wanted: dict[str, float | None]) -> None:
         """Set the connection of an exchange.
@@ -65,19 +65,16 @@ class AsyncConnector:
             if exchange.connection is not None:
                 exchange.reused = True
                 return
-            seconds = exchange.queue_seconds(core.clock())
-            try:
-                exchange.connection = await pool.take(
-                    exchange, rewriting.least(wanted.get("pool"), seconds)
-                )
-                exchange.reused = exchange.connection is not None
-            except httpcore2.PoolTimeout:
-                if not exchange.leave_queue(core.clock()):
-                    raise
-            else:
-                if exchange.connection is None:
-                    timeout = rewriting.least(wanted.get("connect"), core.policy.connect_timeout)
-                    await self._open(exchange, pool, timeout)
+            seconds = rewriting.least(wanted.get("pool"), exchange.least(None))
+            until_leave = max(0.0, exchange.leave_at - core.clock())
+            exchange.queued = not exchange.patient and until_leave < seconds
+            exchange.connection = await pool.take(
+                exchange, until_leave if exchange.queued else seconds
+            )
+            exchange.queued, exchange.reused = False, exchange.connection is not None
+            if exchange.connection is None:
+                timeout = rewriting.least(wanted.get("connect"), core.policy.connect_timeout)
+                await self._open(exchange, pool, timeout)
 
     async def _open(self, exchange: Exchange, pool: AsyncEndpointPool, timeout: float) -> None:
         """Open a connection in the place that the exchange has reserved in a pool."""
@@ -85,10 +82,12 @@ class AsyncConnector:
         try:
             if exchange.least(None) == 0.0:
                 raise httpcore2.PoolTimeout("the time was over before the endpoint was dialled")
-            better = exchange.better_member(time.monotonic())
-            if better is not None:
-                exchange.member = better
-                return
+            if exchange.race:
+                with self._state:
+                    better = exchange.failover.better(exchange.member, time.monotonic())
+                if better is not None:
+                    exchange.member = better
+                    return
             if pool.proxy is None:
                 stream = await self._race(exchange, places, timeout)
             else:
@@ -111,7 +110,8 @@ class AsyncConnector:
                 return None
             pool = self._table.to(member)
             if pool.proxy is not None or not pool.reserve():
-                exchange.session.give_back({member.url})
+                with self._state:
+                    exchange.failover.give_back({member.url})
                 return None
             places[member.url] = pool
             exchange.raced = {*exchange.raced, member.url}
@@ -119,34 +119,50 @@ class AsyncConnector:
 
         race = DialRace(exchange.member, another, self._state.policy.race_delay)
         race.called_off = lambda: exchange.called_off or self._closed()
-        options = self._options.for_dial(timeout, exchange.dial_until(timeout))
         try:
-            won = await self._dialer.race(race, options)
+            async with self._dials:
+                winner, stream = await dial(
+                    race, self._dial_options(exchange, timeout), self._state.resolver
+                )
         except DialError as error:
             if race.called_off():
                 raise httpcore2.ConnectError("the dial was called off") from error
-            exchange.fail_race(race.faults)
-            raise httpcore2.ConnectError(connect_message(exchange.fault, error)) from error
+            exchange.end_race(race, None)
+            # For a lack of resources, the system's message.
+            ours = error.__cause__ if exchange.fault is Fault.OURS else None
+            raise httpcore2.ConnectError(str(ours or exchange.fault)) from error
         except (OSError, RuntimeError, MemoryError) as error:
             exchange.fault = Fault.OURS  # no endpoint was dialled yet
             raise httpcore2.ConnectError(str(error)) from error
-        exchange.end_race(won, race.faults)
-        return won.connection
+        exchange.end_race(race, winner)
+        return stream
+
+    def _dial_options(self, exchange: Exchange, timeout: float) -> DialOptions:
+        """Return the options of a dial.
+
+        A late look-up may use all of the request's time, unless the request's own connect
+        time-out is shorter than the policy's.
+        """
+        until = exchange.until
+        if timeout < self._state.policy.connect_timeout:
+            until = min(until, time.monotonic() + timeout)
+        return self._options.for_dial(timeout, until)
 
     async def _by_proxy(self, exchange: Exchange, proxy: httpcore2.Proxy, timeout: float) -> Any:
         """Connect to the endpoint through a proxy, which resolves the endpoint's host."""
         target = exchange.member.target
-        options = self._options.for_dial(timeout, exchange.dial_until(timeout))
+        options = self._dial_options(exchange, timeout)
         deadline = Deadline(exchange.until)
         deadline.hedge = exchange.hedge
-        url, stream = proxy.url, None
+        url = proxy.url
+        stream: Any
         try:
             place = Place(url.host.decode(), rewriting.port_of(url), None)
-            stream = await self._dialer.connect(place, options)
+            stream = await connect(place, options, self._state.resolver)
             deadline.until = min(exchange.until, time.monotonic() + options.timeout)
             if url.scheme == b"https":
                 tls = proxy.ssl_context or httpcore2.default_ssl_context()
-                stream = await stream.start_tls(tls, place.host, deadline.least(None))
+                stream = await stream.start_tls(tls, place.host, Limit.of(1e6, deadline))
         except (OSError, httpcore2.NetworkError, httpcore2.TimeoutException) as error:
             raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
         if target.tls_name is None and url.scheme in (b"http", b"https"):
@@ -155,7 +171,7 @@ class AsyncConnector:
             tunnel = await _tunnel(stream, proxy, target, deadline)
             if target.tls_name is None:
                 return tunnel
-            return await tunnel.start_tls(options.tls, target.tls_name, deadline.least(None))
+            return await tunnel.start_tls(options.tls, target.tls_name, Limit.of(1e6, deadline))
         except BaseException:
             await stream.aclose()
             raise

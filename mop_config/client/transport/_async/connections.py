@@ -16,7 +16,7 @@ from ...pool.session import ClientState
 from ...pool.target import Target
 from ..attempt import Exchange
 from ..options import TransportOptions
-from ..with_asyncio import AsyncTurnEvent, hang_up, http2_connection
+from ..with_asyncio import SHARES_HTTP2, AsyncTurnEvent
 
 #: Seconds between two sweeps that close expired connections of all endpoints.
 SWEEP_INTERVAL = 1.0
@@ -31,9 +31,10 @@ class AsyncEndpointConnection:
         http: httpcore's connection, HTTP/1.1 or HTTP/2.
         shared: Whether several exchanges may use the connection at once (HTTP/2).
         users: Number of exchanges that use the connection now.
+        worn: Whether the connection takes no more requests.
     """
 
-    __slots__ = ("http", "pool", "shared", "stream", "users")
+    __slots__ = ("http", "pool", "shared", "stream", "users", "worn")
 
     def __init__(self, pool: "AsyncEndpointPool", stream: Any, http: Any, *, shared: bool) -> None:
         self.pool = pool
@@ -41,6 +42,7 @@ class AsyncEndpointConnection:
         self.http = http
         self.shared = shared
         self.users = 1
+        self.worn = False
 
 
 class AsyncTurn:
@@ -96,7 +98,8 @@ class AsyncEndpointPool:
         self._places = 0
         self._queue: deque[AsyncTurn] = deque()
         # Until the first handshake negotiates HTTP/1.1, one dial may serve all waiting requests.
-        self._may_share = options.http2 and (target.tls_name is not None or not options.http1)
+        encrypted = target.tls_name is not None
+        self._may_share = SHARES_HTTP2 and options.http2 and (encrypted or not options.http1)
         self._stale: list[AsyncEndpointConnection] = []
 
     async def take_open(self) -> AsyncEndpointConnection | None:
@@ -166,12 +169,11 @@ class AsyncEndpointPool:
         origin = httpcore2.Origin(self._target.scheme, self._target.key, self._target.port)
         expiry = self._options.limits.keepalive_expiry
         tls = stream.get_extra_info("ssl_object")
-        shared = tls is not None and tls.selected_alpn_protocol() == "h2"
         http: Any
-        if shared or (self._options.http2 and not self._options.http1):
-            shared, http = True, http2_connection(origin, stream, expiry)
+        if (tls is not None and tls.selected_alpn_protocol() == "h2") or not self._options.http1:
+            shared, http = SHARES_HTTP2, httpcore2.AsyncHTTP2Connection(origin, stream, expiry)
         else:
-            http = httpcore2.AsyncHTTP11Connection(origin, stream, expiry)
+            shared, http = False, httpcore2.AsyncHTTP11Connection(origin, stream, expiry)
         connection = AsyncEndpointConnection(self, stream, http, shared=shared)
         with self._lock:
             self._places -= 1
@@ -198,6 +200,7 @@ class AsyncEndpointPool:
     def exclude(self, connection: AsyncEndpointConnection) -> None:
         """Send no more requests over an HTTP/2 connection; running requests continue."""
         with self._lock:
+            connection.worn = True
             if self._shared is connection:
                 self._shared = None
 
@@ -228,7 +231,7 @@ class AsyncEndpointPool:
                 turn.event.set()
             self._queue.clear()
         for connection in closing:
-            await hang_up(connection.stream)
+            await connection.stream.aclose()
             await connection.http.aclose()
 
     # The caller of the following methods holds the lock.
@@ -277,7 +280,8 @@ class AsyncEndpointPool:
         if (
             connection in self._open
             and connection.http.is_idle()
-            and not self.retired
+            and connection.http.is_available()
+            and not (self.retired or connection.worn)
             and len(self._idle) < self._keep
         ):
             self._idle.append(connection)

@@ -16,23 +16,12 @@ import httpx2
 
 from ...keywords import TransportKeywords, check_keywords
 from ...pool.delays import route_of
-from ...pool.failover import Attempt, Outcome, Verdict
-from ...pool.session import FailoverSession
+from ...pool.failover import Failover
+from ...pool.member import PoolMember
 from .. import rewriting
 from ..attempt import Deadline, Exchange, HasState, Limit, Overtaken
 from ..options import TransportOptions
-from ..outcome import (
-    Response,
-    ResponseVerdict,
-    answered,
-    broke_off,
-    broken,
-    failed,
-    is_of_http2,
-    log_answer,
-    named,
-    why,
-)
+from ..outcome import Response, fault_of_attempt, is_of_http2, log_answer, named, why
 from ..with_asyncio import hedged
 from .connecting import AsyncConnector
 from .connections import AsyncConnectionTable, AsyncEndpointConnection
@@ -117,52 +106,51 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         wanted = request.extensions.get("timeout") or {}
         traits = rewriting.traits_of(request)
         total = rewriting.total_of(wanted, core.policy.total_timeout)
-        session = core.call(traits, total, route_of(request.method, request.url.path))
-        while isinstance(session.step, Attempt):
-            outcome = await self._attempt(session, session.step, request)
-            if outcome.status is not None:
-                if not outcome.good:
-                    outcome.result.bound_pauses(core.policy.body_pause)
-                elif rewriting.is_read_whole(request, traits, outcome.result.response):
-                    outcome = await self._read_whole(outcome)
-            if self._closed and not outcome.good:
-                if outcome.status is not None:
-                    await outcome.result.response.aclose()
+        route = route_of(request.method, request.url.path)
+        with core:
+            failover = Failover(
+                traits, core.api, core.budget, core.policy, core.clock(), total, route
+            )
+        while failover.member is not None:
+            exchange = await self._attempt(failover, failover.member, request)
+            if exchange.status is not None:
+                if exchange.fault is not None:
+                    exchange.bound_pauses()
+                elif rewriting.is_read_whole(request, traits, exchange.response):
+                    await self._read_whole(exchange)
+            if self._closed and exchange.fault is not None:
+                if exchange.status is not None:
+                    await exchange.response.aclose()
                 raise rewriting.closed(request)
-            session.record(outcome)
-        return await self._conclude(session.step, request)
+            with core:
+                failover.record(exchange)
+        return await self._conclude(failover, request)
 
     async def _attempt(
-        self, session: FailoverSession, attempt: Attempt, request: httpx2.Request
-    ) -> Outcome:
-        if attempt.discard is not None:
-            await _discard(attempt.discard)
-        now = self._state.clock()
-        exchange = Exchange(
-            session,
-            attempt.member,
-            now + attempt.seconds_left,
-            hedge_after=attempt.hedge_after,
-        )
+        self, failover: Failover, member: PoolMember, request: httpx2.Request
+    ) -> Exchange:
+        if failover.discard is not None:
+            await _discard(failover.discard)
+        exchange = Exchange(self._state, failover, member)
         if self._inner is not None:
-            return await send_through(self._inner, self._state, exchange, request)
-        send = partial(self._send, request)
-        if attempt.hedge_after == math.inf:
-            return await send(exchange)
-        if not self._by_proxy or self._table.to(exchange.member).proxy is None:
-            # Connect first: a dial has its own race, so only late answers (and proxies) are hedged.
-            try:
-                await self._connector.connect(exchange, request.extensions.get("timeout") or {})
-            except Exception as error:
-                return await self._failed(request, exchange, error)
-            finally:
-                if exchange.queued:
-                    exchange.forget_queues()
-        exchange.start_hedge_timer()
-        return await hedged(exchange, send)
+            await send_through(self._inner, exchange, request)
+        elif failover.hedge_after == math.inf:
+            await self._send(request, exchange)
+        else:
+            if not self._by_proxy or self._table.to(member).proxy is None:
+                # Connect first: a dial has its own race, so only late answers (and proxies) are
+                # hedged.
+                try:
+                    await self._connector.connect(exchange, request.extensions.get("timeout") or {})
+                except Exception as error:
+                    await self._failed(request, exchange, error)
+                    return exchange
+            exchange.start_hedge_timer()
+            return await hedged(exchange, partial(self._send, request))
+        return exchange
 
-    async def _send(self, request: httpx2.Request, exchange: Exchange) -> Outcome:
-        """Connect if necessary, send the request once, and return the outcome."""
+    async def _send(self, request: httpx2.Request, exchange: Exchange) -> None:
+        """Connect if necessary, send the request once, and record the outcome."""
         response: httpcore2.Response | None = None
         wanted = request.extensions.get("timeout") or {}
         try:
@@ -176,26 +164,20 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                     else:
                         response = await self._ask(request, exchange, wanted)
         except Exception as error:
-            if exchange.connection is None:
-                return await self._failed(request, exchange, error)
-            return failed(self._state, exchange, error)
-        finally:
-            if exchange.queued:
-                exchange.forget_queues()
-        return answered(self._state, exchange, response)
+            await self._failed(request, exchange, error)
+        else:
+            exchange.answered(response)
 
-    async def _failed(
-        self, request: httpx2.Request, exchange: Exchange, error: Exception
-    ) -> Outcome:
-        """Return the outcome of an exchange that got no connection, with a span of its own."""
-        if is_traced():
+    async def _failed(self, request: httpx2.Request, exchange: Exchange, error: Exception) -> None:
+        """Record an exception; an exchange that got no connection gets a span of its own."""
+        if exchange.connection is None and not exchange.queued and is_traced():
 
             async def fail(_: httpx2.Request) -> httpcore2.Response:
                 raise error
 
             with contextlib.suppress(Exception):
                 await ask_traced(request, exchange, fail)
-        return failed(self._state, exchange, error)
+        exchange.failed(error)
 
     async def _ask(
         self, request: httpx2.Request, exchange: Exchange, wanted: dict[str, float | None]
@@ -232,33 +214,30 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         response.stream = _AsyncLeasedBody(response.stream, connection)
         return response
 
-    async def _read_whole(self, outcome: Outcome) -> Outcome:
+    async def _read_whole(self, exchange: Exchange) -> None:
         """Read the body as a part of the attempt: after a broken body, another attempt follows."""
-        response = outcome.result.response
-        outcome.result.bound_pauses(self._state.policy.body_pause)
+        exchange.bound_pauses()
         try:
-            content = await response.aread()
+            exchange.content = await exchange.response.aread()
         except Exception as error:
-            return broken(self._state, outcome, error)
+            exchange.broke_off(error)
         finally:
-            await response.aclose()
-        outcome.result = outcome.result._replace(content=content)
-        return outcome
+            await exchange.response.aclose()
 
-    async def _conclude(self, verdict: Verdict, request: httpx2.Request) -> httpx2.Response:
-        if verdict.discard is not None:
-            await _discard(verdict.discard)
-        if verdict.answer is None:
-            raise why(verdict, request)
-        answer: ResponseVerdict = verdict.answer
-        response, member = answer.response, answer.exchange.member
-        url = response.extensions["endpoint"] = member.url
-        log_answer(request, response.status, url)
+    async def _conclude(self, failover: Failover, request: httpx2.Request) -> httpx2.Response:
+        if failover.discard is not None:
+            await _discard(failover.discard)
+        if failover.answer is None:
+            raise why(failover, request)
+        exchange: Exchange = failover.answer
+        response, member = exchange.response, exchange.member
+        response.extensions["endpoint"] = member.url
+        log_answer(request, response.status, member.url)
         body: httpx2.ByteStream | _AsyncBody
-        if answer.content is None:
-            body = _AsyncBody(self, answer, request)
+        if exchange.content is None:
+            body = _AsyncBody(self, exchange, request)
         else:
-            body = httpx2.ByteStream(answer.content)
+            body = httpx2.ByteStream(exchange.content)
         return Response(
             response.status,
             headers=rewriting.from_endpoint(response.headers, member.target),
@@ -285,14 +264,14 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             await transport.aclose()
 
 
-async def _discard(answer: ResponseVerdict) -> None:
+async def _discard(exchange: Exchange) -> None:
     """Close an unused answer; read a short rest of the body first, to keep the connection."""
-    deadline = Deadline(answer.exchange.session.core.clock() + DRAIN)
-    answer.exchange.timeouts["read"] = Limit.of(DRAIN, deadline)
+    deadline = Deadline(exchange.core.clock() + DRAIN)
+    exchange.timeouts["read"] = Limit.of(DRAIN, deadline)
     with contextlib.suppress(Exception):
-        if answer.content is None and rewriting.is_short(answer.response):
-            await answer.response.aread()
-    await answer.response.aclose()
+        if exchange.content is None and rewriting.is_short(exchange.response):
+            await exchange.response.aread()
+    await exchange.response.aclose()
 
 
 class _AsyncLeasedBody:
@@ -320,24 +299,27 @@ class _AsyncBody(httpx2.AsyncByteStream):
     """The body of an answer for the application; a broken body counts against the endpoint."""
 
     def __init__(
-        self, transport: AsyncFailoverTransport, answer: ResponseVerdict, request: httpx2.Request
+        self, transport: AsyncFailoverTransport, exchange: Exchange, request: httpx2.Request
     ) -> None:
         self._transport = transport
-        self._answer = answer
+        self._exchange = exchange
         self._request = request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        core = self._transport._state
+        exchange, core = self._exchange, self._exchange.core
         began = core.clock()
         try:
-            async for part in self._answer.response.aiter_stream():
+            async for part in exchange.response.aiter_stream():
                 yield part
         except Exception as error:
             if self._transport._closed:
                 raise rewriting.closed(self._request) from error
-            broke_off(core, self._answer.exchange, error, began)
-            url = self._answer.exchange.member.url
+            if not exchange.apart:
+                fault = fault_of_attempt(error, connecting=False)
+                with core:
+                    core.api.failed(exchange.member, fault, core.clock(), began)
+            url = exchange.member.url
             raise named(rewriting.translate(error, self._request), url) from error
 
     async def aclose(self) -> None:
-        await self._answer.response.aclose()
+        await self._exchange.response.aclose()

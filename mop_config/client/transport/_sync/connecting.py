@@ -7,7 +7,7 @@ from typing import Any
 
 import httpcore2
 
-from ....net.connect import Place
+from ....net.connect import DialOptions, Place
 from ....net.connection import ProxyFailed
 from ....net.faults import Fault
 from ...pool.failover import DialRace
@@ -18,9 +18,9 @@ from .. import rewriting
 from ..attempt import Deadline, Exchange, Limit
 from ..dial import DialError
 from ..options import TransportOptions
-from ..outcome import connect_message
-from ..with_threads import Dialer
+from ..with_threads import dial_limit
 from .connections import ConnectionTable, EndpointPool
+from .dialing import connect, dial
 
 
 class Connector:
@@ -44,7 +44,7 @@ class Connector:
         self._options = options
         self._table = table
         self._closed = closed
-        self._dialer = Dialer(core.resolver)
+        self._dials = dial_limit()
 
     def connect(self, exchange: Exchange, wanted: dict[str, float | None]) -> None:
         """Set the connection of an exchange.
@@ -66,19 +66,14 @@ class Connector:
             if exchange.connection is not None:
                 exchange.reused = True
                 return
-            seconds = exchange.queue_seconds(core.clock())
-            try:
-                exchange.connection = pool.take(
-                    exchange, rewriting.least(wanted.get("pool"), seconds)
-                )
-                exchange.reused = exchange.connection is not None
-            except httpcore2.PoolTimeout:
-                if not exchange.leave_queue(core.clock()):
-                    raise
-            else:
-                if exchange.connection is None:
-                    timeout = rewriting.least(wanted.get("connect"), core.policy.connect_timeout)
-                    self._open(exchange, pool, timeout)
+            seconds = rewriting.least(wanted.get("pool"), exchange.least(None))
+            until_leave = max(0.0, exchange.leave_at - core.clock())
+            exchange.queued = not exchange.patient and until_leave < seconds
+            exchange.connection = pool.take(exchange, until_leave if exchange.queued else seconds)
+            exchange.queued, exchange.reused = False, exchange.connection is not None
+            if exchange.connection is None:
+                timeout = rewriting.least(wanted.get("connect"), core.policy.connect_timeout)
+                self._open(exchange, pool, timeout)
 
     def _open(self, exchange: Exchange, pool: EndpointPool, timeout: float) -> None:
         """Open a connection in the place that the exchange has reserved in a pool."""
@@ -86,10 +81,12 @@ class Connector:
         try:
             if exchange.least(None) == 0.0:
                 raise httpcore2.PoolTimeout("the time was over before the endpoint was dialled")
-            better = exchange.better_member(time.monotonic())
-            if better is not None:
-                exchange.member = better
-                return
+            if exchange.race:
+                with self._state:
+                    better = exchange.failover.better(exchange.member, time.monotonic())
+                if better is not None:
+                    exchange.member = better
+                    return
             if pool.proxy is None:
                 stream = self._race(exchange, places, timeout)
             else:
@@ -110,7 +107,8 @@ class Connector:
                 return None
             pool = self._table.to(member)
             if pool.proxy is not None or not pool.reserve():
-                exchange.session.give_back({member.url})
+                with self._state:
+                    exchange.failover.give_back({member.url})
                 return None
             places[member.url] = pool
             exchange.raced = {*exchange.raced, member.url}
@@ -118,34 +116,50 @@ class Connector:
 
         race = DialRace(exchange.member, another, self._state.policy.race_delay)
         race.called_off = lambda: exchange.called_off or self._closed()
-        options = self._options.for_dial(timeout, exchange.dial_until(timeout))
         try:
-            won = self._dialer.race(race, options)
+            with self._dials:
+                winner, stream = dial(
+                    race, self._dial_options(exchange, timeout), self._state.resolver
+                )
         except DialError as error:
             if race.called_off():
                 raise httpcore2.ConnectError("the dial was called off") from error
-            exchange.fail_race(race.faults)
-            raise httpcore2.ConnectError(connect_message(exchange.fault, error)) from error
+            exchange.end_race(race, None)
+            # For a lack of resources, the system's message.
+            ours = error.__cause__ if exchange.fault is Fault.OURS else None
+            raise httpcore2.ConnectError(str(ours or exchange.fault)) from error
         except (OSError, RuntimeError, MemoryError) as error:
             exchange.fault = Fault.OURS  # no endpoint was dialled yet
             raise httpcore2.ConnectError(str(error)) from error
-        exchange.end_race(won, race.faults)
-        return won.connection
+        exchange.end_race(race, winner)
+        return stream
+
+    def _dial_options(self, exchange: Exchange, timeout: float) -> DialOptions:
+        """Return the options of a dial.
+
+        A late look-up may use all of the request's time, unless the request's own connect
+        time-out is shorter than the policy's.
+        """
+        until = exchange.until
+        if timeout < self._state.policy.connect_timeout:
+            until = min(until, time.monotonic() + timeout)
+        return self._options.for_dial(timeout, until)
 
     def _by_proxy(self, exchange: Exchange, proxy: httpcore2.Proxy, timeout: float) -> Any:
         """Connect to the endpoint through a proxy, which resolves the endpoint's host."""
         target = exchange.member.target
-        options = self._options.for_dial(timeout, exchange.dial_until(timeout))
+        options = self._dial_options(exchange, timeout)
         deadline = Deadline(exchange.until)
         deadline.hedge = exchange.hedge
-        url, stream = proxy.url, None
+        url = proxy.url
+        stream: Any
         try:
             place = Place(url.host.decode(), rewriting.port_of(url), None)
-            stream = self._dialer.connect(place, options)
+            stream = connect(place, options, self._state.resolver)
             deadline.until = min(exchange.until, time.monotonic() + options.timeout)
             if url.scheme == b"https":
                 tls = proxy.ssl_context or httpcore2.default_ssl_context()
-                stream = stream.start_tls(tls, place.host, deadline.least(None))
+                stream = stream.start_tls(tls, place.host, Limit.of(1e6, deadline))
         except (OSError, httpcore2.NetworkError, httpcore2.TimeoutException) as error:
             raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
         if target.tls_name is None and url.scheme in (b"http", b"https"):
@@ -154,7 +168,7 @@ class Connector:
             tunnel = _tunnel(stream, proxy, target, deadline)
             if target.tls_name is None:
                 return tunnel
-            return tunnel.start_tls(options.tls, target.tls_name, deadline.least(None))
+            return tunnel.start_tls(options.tls, target.tls_name, Limit.of(1e6, deadline))
         except BaseException:
             stream.close()
             raise

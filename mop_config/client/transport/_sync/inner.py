@@ -7,24 +7,18 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from ...pool.failover import Outcome
-from ...pool.session import ClientState
 from .. import rewriting
 from ..attempt import Exchange
-from ..outcome import answered, failed
 
 
 def send_through(
-    transport: httpx2.BaseTransport,
-    core: ClientState,
-    exchange: Exchange,
-    request: httpx2.Request,
-) -> Outcome:
+    transport: httpx2.BaseTransport, exchange: Exchange, request: httpx2.Request
+) -> None:
     """Send one attempt through a transport of the application, with the endpoint's real URL."""
     left = exchange.least(None)
     wanted = request.extensions.get("timeout") or {}
     exchange.pause = wanted.get("read", rewriting.Default(left))
-    connect = rewriting.least(wanted.get("connect"), core.policy.connect_timeout)
+    connect = rewriting.least(wanted.get("connect"), exchange.core.policy.connect_timeout)
     timeouts = {name: rewriting.least(wanted.get(name), left) for name in ("pool", "write")}
     timeouts |= {"connect": min(connect, left), "read": rewriting.least(exchange.pause, left)}
     exchange.timeouts = timeouts
@@ -35,17 +29,16 @@ def send_through(
     except Exception as error:
         if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
             exchange.connection = None
-        return failed(core, exchange, error)
+        exchange.failed(error)
+        return
     exchange.timeouts["read"] = exchange.pause
-    return answered(
-        core,
-        exchange,
+    exchange.answered(
         httpcore2.Response(
             response.status_code,
             headers=response.headers.raw,
             content=response.stream,
             extensions=response.extensions,
-        ),
+        )
     )
 
 
