@@ -1,8 +1,8 @@
 """The command line: each command has a module, which parses arguments and calls the other packages.
 
-Read ``input``, ``list_input``, ``server_api``, ``output``, ``options`` and ``env_file`` first: the
-commands share these modules. ``follower`` is the state machine of ``watch``; ``history``,
-``rollback`` and ``push`` share ``good_texts``, ``text_difference`` and ``text_target``.
+Read ``input``, ``server_api``, ``output``, ``options`` and ``env_file`` first: the commands share
+these modules. ``follower`` is the state machine of ``watch``; ``history``, ``rollback`` and
+``push`` share ``good_texts``, ``text_difference`` and ``text_target``.
 
 An error is one line on standard error. Exit code 0 means success, 1 that the file, the list or
 the server is bad, 2 that the command was called wrongly.
@@ -10,6 +10,7 @@ the server is bad, 2 that the command was called wrongly.
 
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -18,7 +19,9 @@ import click
 
 from .. import __version__
 from ..errors import MopConfigError
+from .output import complain
 
+_EMPTY = re.compile(r"(--[a-z-]+=)?")
 #: The names of the commands. Each command is a function in the module of the same name.
 COMMANDS = (
     "serve",
@@ -71,8 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     _prepare_streams()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        words = list(sys.argv[1:] if arguments is None else arguments)
+        if any(_EMPTY.fullmatch(word) for word in words):
+            # An empty argument usually comes from an unset variable of a script.
+            raise click.UsageError("an argument must not be empty")
         result = cli.main(words, obj=words, prog_name="mop-config", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
@@ -80,24 +86,25 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 2
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "mop-config"
-        _complain(f"{error.format_message()} (see {command} --help)")
+        complain(f"{error.format_message()} (see {command} --help)")
         return 2
-    except click.ClickException as error:
-        _complain(error.format_message())
+    except (click.ClickException, MopConfigError) as error:
+        complain(error)
         return 1
     except click.Abort:
         return 130
-    except BrokenPipeError:
-        _forget_output()  # the reader has closed the pipe
-        return 1
-    except MopConfigError as error:
-        _complain(str(error))
-        return 1
     except Exception as error:
-        _forget_output()
+        # Without this, Python would flush the output again at exit, and fail again.
+        sys.stdout = None
+        if isinstance(error, BrokenPipeError):
+            return 1  # the reader has closed the pipe
         if _interrupted(error):
             return 130
-        _complain(_in_words(error))
+        if isinstance(error, OSError) and error.strerror:
+            place = f": {error.filename}" if error.filename else ""
+            complain(f"{error.strerror}{place}")
+        else:
+            complain(f"unexpected {type(error).__name__}: {error}")
         return 1
     return result if isinstance(result, int) else 0
 
@@ -112,26 +119,8 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _forget_output() -> None:
-    # Without this, Python would flush again at exit, and fail again.
-    sys.stdout = None
-
-
 def _interrupted(error: BaseException) -> bool:
     """Return whether Ctrl-C caused the error, directly or by a failed release of a lock."""
     while error.__context__ is not None:
         error = error.__context__
     return isinstance(error, KeyboardInterrupt)
-
-
-def _in_words(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror + (f": {error.filename}" if error.filename else "")
-    return f"unexpected {type(error).__name__}: {error}"
-
-
-def _complain(message: str) -> None:
-    # Imported here, because only an error needs this module.
-    from ..model.printable import printable
-
-    print("mop-config:", printable(" ".join(message.split())), file=sys.stderr)

@@ -2,45 +2,42 @@
 
 import sys
 import time
+from typing import Any
 
 import click
 from rich.cells import cell_len
-from rich.console import Console
-from rich.text import Text
 
 from ..errors import MopConfigError
 from ..model import codec
 from ..model.address import secret_part, without_userinfo
-from ..model.endpoint import EndpointConfig, Kind
-from ..model.printable import blanked, printable
+from ..model.endpoint import EndpointConfig
+from ..model.printable import blanked
 from ..server.parsing.problems import Problem, Severity
 from ..server.reload.guard import Replaced, missing_confirmations
-from ..server.settings import Settings
 from .endpoint_checks import EndpointCheck, check_endpoints
 from .env_file import env_file_option
-from .input import Reading, not_empty, read
-from .list_change import ListChange, colour_of_change
-from .output import json_text, say
+from .input import Reading, read
+from .list_change import EndpointChange, changes_document, list_changes, print_changes
+from .output import complain, counts_of, json_text, plural, say
 from .plan import plan_document, plan_lines
-from .server_api import fetch, own_token, own_url, read_token, token_option
+from .server_api import fetch, read_token, server_of, token_option
 
 #: Limits in seconds: the health check of one endpoint, and the wait for the list of the local
 #: server.
 _TIMEOUT, _OWN_SERVER_TIMEOUT = 5.0, 2.0
 #: Maximum number of changed endpoints that are shown.
 _MOST_CHANGES = 50
-_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow"}
+_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
 
 
 @click.command(epilog="Example: mop-config check config/endpoints.txt --strict")
-@click.argument("file", required=False, callback=not_empty)
+@click.argument("file", required=False)
 @click.option("--strict", is_flag=True, help="Exit 1 for warnings too.")
 @click.option("--probe", is_flag=True, help="Ask each endpoint; one that fails is a warning.")
 @click.option(
     "--against",
     "url",
     metavar="URL",
-    callback=not_empty,
     help="Compare with the list of this server; by default, on a terminal, this machine's.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
@@ -60,8 +57,8 @@ def check(
     ends with what would change against the list that the server of this machine, or the server
     at URL, serves now.
     """
-    reading, settings = read(file)
-    config = codec.loads(reading.rendering.body) if reading.rendering else None
+    reading = read(file)
+    config = reading.config
     checks = check_endpoints(config, _TIMEOUT) if probe and config else []
     failed = [each for each in checks if not each.healthy]
     bad = reading.errors > 0 or (strict and reading.warnings + len(failed) > 0)
@@ -69,25 +66,26 @@ def check(
     if url is not None and config is not None:
         served = fetch(url, "--against", read_token(token_file))
     if as_json:
-        document = _document(reading, ok=not bad)
+        document = _document(reading, config or EndpointConfig(), ok=not bad)
         if probe:
             document["endpoints"] = [each.as_dict() for each in checks]
         if served is not None and config is not None:
-            document["change"] = ListChange.between(served, config).as_dict()
-            document["confirm"] = _unconfirmed(reading, served, settings)
+            document["change"] = changes_document(list_changes(served, config))
+            document["confirm"] = _unconfirmed(reading, served)
         print(json_text(document))
         return int(bad)
-    for warning in settings.warnings:
-        say(f"mop-config: {warning}", err=True)
+    for warning in reading.settings.warnings:
+        complain(warning)
+    if config is None:
+        complain(reading.refusal)
+        return 1
     label = "error" if strict else "warning"
-    _print(reading, [f"{label}: {_not_healthy(each)}" for each in failed], bad=bad)
-    for line in plan_lines(reading.planned, time.time()):
-        say(line)
-    if url is None and config is not None and sys.stdout.isatty():
+    _print(reading, config, [f"{label}: {_not_healthy(each)}" for each in failed], bad=bad)
+    if url is None and sys.stdout.isatty():
         url, served = _list_of_own_server(token_file)
-    if served is not None and config is not None:
-        _print_change(ListChange.between(served, config), str(url))
-        for line in _unconfirmed(reading, served, settings):
+    if served is not None:
+        _print_change(list_changes(served, config), str(url))
+        for line in _unconfirmed(reading, served):
             say(f"  ENDPOINT_MAX_REMOVED asks for this line: {line}")
     return int(bad)
 
@@ -99,95 +97,72 @@ def _not_healthy(check: EndpointCheck) -> str:
 
 def _list_of_own_server(token_file: str | None) -> tuple[str, EndpointConfig | None]:
     """Return the URL of the local server, and its list, or None if the server does not answer."""
-    url = ""
     try:
-        url = own_url()
-        token = read_token(token_file) or own_token()
+        url, token = server_of(None, token_file)
         return url, fetch(url, "--against", token, silence=_OWN_SERVER_TIMEOUT)
     except MopConfigError as error:
         say(f"not compared with what is served: {error}")
-        return url, None
+        return "", None
 
 
-def _unconfirmed(reading: Reading, served: EndpointConfig, settings: Settings) -> list[str]:
+def _unconfirmed(reading: Reading, served: EndpointConfig) -> list[str]:
     """Return the confirming lines that the text lacks for the endpoints that it removes."""
     if reading.rendering is None:
         return []
-    counts = {kind: len(endpoints) for kind, endpoints in served.kinds().items()}
-    replaced = Replaced(counts, body=codec.dumps(served))
-    return missing_confirmations(reading.rendering, settings, reading.data, replaced)
+    replaced = Replaced({}, body=codec.dumps(served))
+    return missing_confirmations(reading.rendering, reading.settings, reading.data, replaced)
 
 
-def _print_change(change: ListChange, url: str) -> None:
-    lines = change.lines()
-    say(f"against {url}: {_plural(len(lines), 'change')}")
-    for line in lines[:_MOST_CHANGES]:
-        line = printable(f"  {line}")
-        click.echo(colour_of_change(line) if sys.stdout.isatty() else line)
-    if len(lines) > _MOST_CHANGES:
-        say(f"  … and {len(lines) - _MOST_CHANGES} more")
+def _print_change(changes: list[EndpointChange], url: str) -> None:
+    say(f"against {url}: {plural(len(changes), 'change')}")
+    if changes:
+        print_changes(changes[:_MOST_CHANGES], "  ")
+    if len(changes) > _MOST_CHANGES:
+        say(f"  … and {len(changes) - _MOST_CHANGES} more")
 
 
-def _document(reading: Reading, *, ok: bool) -> dict[str, object]:
-    rendering = reading.rendering
+def _document(reading: Reading, config: EndpointConfig, *, ok: bool) -> dict[str, object]:
+    counts = {kind.value: len(listed) for kind, listed in config.kinds().items()}
     return {
         "file": reading.path,
         "ok": ok,
-        "counts": {
-            Kind.API: rendering.api_count if rendering else 0,
-            Kind.SOCKETIO: rendering.socketio_count if rendering else 0,
-            "errors": reading.errors,
-            "warnings": reading.warnings,
-        },
+        "counts": {**counts, "errors": reading.errors, "warnings": reading.warnings},
         "problems": [problem.as_dict() for problem in reading.problems],
         "planned": plan_document(reading.planned),
     }
 
 
-def _print(reading: Reading, failed: list[str], *, bad: bool) -> None:
-    # Only an unreadable file is an error for standard error; problems go to standard output.
-    refused = reading.refusal is not None and reading.rendering is None
-    console = Console(file=sys.stderr if refused else sys.stdout, highlight=False, soft_wrap=True)
-    if refused:
-        console.print(Text(printable(f"mop-config: {reading.refusal}")))
-        return
+def _print(reading: Reading, config: EndpointConfig, failed: list[str], *, bad: bool) -> None:
     for problem in reading.problems:
-        _print_problem(console, reading, problem)
+        _print_problem(reading, problem)
     left = reading.errors + reading.warnings - len(reading.problems)
     if left > 0:
-        console.print(Text(f"… and {left} more"))
+        say(f"… and {left} more")
     for line in failed:
-        console.print(Text(printable(line)))
-    rendering = reading.rendering
-    counts = (
-        f"{rendering.api_count} API and {rendering.socketio_count} Socket.io endpoints"
-        if rendering
-        else ""
-    )
-    verdict = Text(f"{printable(reading.path)}: ")
-    verdict.append("bad" if bad else "ok", style="bold red" if bad else "bold green")
-    verdict.append(f": {counts}, {_plural(reading.errors, 'error')},")
-    verdict.append(f" {_plural(reading.warnings, 'warning')}")
+        say(line)
+    say(f"{reading.path}: ", nl=False)
+    say("bad" if bad else "ok", nl=False, bold=True, fg="red" if bad else "green")
+    counts = [counts_of(config), plural(reading.errors, "error")]
+    counts.append(plural(reading.warnings, "warning"))
     if failed:
-        verdict.append(f", {_plural(len(failed), 'endpoint')} not healthy")
-    console.print(verdict)
+        counts.append(f"{plural(len(failed), 'endpoint')} not healthy")
+    say(f": {', '.join(counts)}")
+    for line in plan_lines(reading.planned, time.time()):
+        say(line)
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
-def _print_problem(console: Console, reading: Reading, problem: Problem) -> None:
+def _print_problem(reading: Reading, problem: Problem) -> None:
     column = problem.word or problem.column
-    place = f":{problem.line}:{column}" if problem.text else ""
-    line = Text(f"{printable(reading.path)}{place}: ")
-    line.append(f"{problem.severity}: ", style=_STYLES[problem.severity])
-    line.append(f"{problem.message} [{problem.code}]")
-    console.print(line)
+    style: dict[str, Any] = {"fg": _COLOURS[problem.severity], "bold": True}
+    say(f"{reading.path}:", nl=False)
+    say(f"{problem.line}:{column}: " if problem.text else " ", nl=False)
+    say(f"{problem.severity}: ", nl=False, **style)
+    say(f"{problem.message} [{problem.code}]")
     if problem.text:
         source, indent = quote(reading.lines[problem.line - 1], column)
-        console.print(Text(f"    {source}"))
-        console.print(Text(" " * (4 + indent)).append("^", style=_STYLES[problem.severity]))
+        say(f"    {source}")
+        say(" " * (4 + indent), nl=False)
+        say("^", **style)
 
 
 def quote(line: str, column: int) -> tuple[str, int]:

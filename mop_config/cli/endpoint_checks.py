@@ -3,7 +3,6 @@
 import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
-from queue import SimpleQueue
 from typing import NamedTuple
 
 from ..health.jobs import Job
@@ -45,7 +44,7 @@ class EndpointCheck(NamedTuple):
             "fault": result.fault,
             "detail": result.detail,
             "seconds": round(result.seconds, 6),
-            "certificate_expires": None if ends is None else f"{ends:%Y-%m-%dT%H:%M:%SZ}",
+            "certificate_expires": ends and f"{ends:%Y-%m-%dT%H:%M:%SZ}",
             "certificate_days": self.days,
             "name_matches": result.name_matches,
         }
@@ -59,28 +58,25 @@ def check_endpoints(
     Args:
         config: The list.
         timeout: Limit of one check, in seconds.
-        done: Called after each check.
+        done: Called after each check, in any thread.
 
     Returns:
         The checks, in the order of the list.
     """
-    jobs: list[Job] = [
-        (kind, endpoint, None)
-        for kind, endpoints in config.kinds().items()
-        for endpoint in endpoints
-    ]
+    jobs: list[Job] = [(kind, e, None) for kind, listed in config.kinds().items() for e in listed]
     settings = Settings.from_environ()
     request = HealthRequest.containing(settings.health_path, settings.health_contains)
     prober = Prober(ssl.create_default_context(), timeout, request=request)
-    found: SimpleQueue[tuple[Job, ProbeResult]] = SimpleQueue()
     results: dict[Job, ProbeResult] = {}
+
+    def report(job: Job, result: ProbeResult) -> None:
+        results[job] = result
+        done()
+
     try:
-        prober.check_each(jobs, lambda *result: found.put(result), _PARALLEL)
-        for _ in jobs:
-            job, result = found.get()
-            results[job] = result
-            done()
+        for thread in prober.check_each(jobs, report, _PARALLEL):
+            thread.join()
     except BaseException:  # interrupted: don't wait for the other checks
         prober.abort()
         raise
-    return [EndpointCheck(job[0], job[1], results[job]) for job in jobs]
+    return [EndpointCheck(kind, endpoint, results[kind, endpoint, _]) for kind, endpoint, _ in jobs]

@@ -9,14 +9,12 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterator
 
 import click
 
 from ..errors import MopConfigError
-from ..model.printable import printable
+from .output import complain
 
 #: Maximum size of a file in bytes; the variables of a service need far less.
 _MAX_BYTES = 64 << 10
@@ -41,8 +39,6 @@ _PIECE = re.compile(
 )
 _ESCAPE = re.compile(r"\\(.|\Z)", re.DOTALL)
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
 
 def parse(text: str) -> Iterator[tuple[int, str, str | None]]:
     """Parse the text of an environment file.
@@ -55,22 +51,19 @@ def parse(text: str) -> Iterator[tuple[int, str, str | None]]:
     while (match := _LINE.match(text, at)) is not None and match.end() > at:
         at = match.end()
         found = match["name"] or match["other"]
-        if found is None:
-            continue
-        line = text.count("\n", 0, match.start("name" if match["name"] else "other")) + 1
-        good = match["name"] is not None and _NAME.match(found)
-        yield line, found, _value(match["quoted"], match["bare"]) if good else None
+        if found is not None:
+            line = text.count("\n", 0, match.start("name" if match["name"] else "other")) + 1
+            good = match["name"] is not None and _NAME.match(found)
+            yield line, found, _value(match["quoted"], match["bare"]) if good else None
 
 
 def _value(quoted: str, bare: str) -> str:
-    pieces = [
-        _ESCAPE.sub(_in_double_quotes, piece["double"])
-        if piece["single"] is None
-        else piece["single"]
-        for piece in _PIECE.finditer(quoted)
-    ]
+    value = ""
+    for piece in _PIECE.finditer(quoted):
+        double = piece["double"]
+        value += piece["single"] if double is None else _ESCAPE.sub(_in_double_quotes, double)
     # Outside of quotes a backslash escapes any character, and joins lines before a newline.
-    return "".join(pieces) + _ESCAPE.sub(lambda escape: escape[1].strip("\r\n"), bare)
+    return value + _ESCAPE.sub(lambda escape: escape[1].strip("\r\n"), bare)
 
 
 def _in_double_quotes(escape: re.Match[str]) -> str:
@@ -96,11 +89,10 @@ def load(file: str) -> dict[str, str]:
         MopConfigError: If the file cannot be read.
     """
     try:
-        with Path(file).open("rb") as opened:
+        with open(file, "rb") as opened:
             data = opened.read(_MAX_BYTES + 1)
     except OSError as error:
-        denied = isinstance(error, PermissionError) and click.get_current_context(silent=True)
-        hint = f"; run: {as_root()}" if denied else ""
+        hint = f"; run: {as_root()}" if isinstance(error, PermissionError) else ""
         raise MopConfigError(f"{file} cannot be read: {error.strerror}{hint}") from None
     if len(data) > _MAX_BYTES or b"\0" in data:
         raise MopConfigError(f"{file} is no environment file: it is binary or too large")
@@ -113,28 +105,24 @@ def load(file: str) -> dict[str, str]:
     for line, name, value in parse(text):
         if value is None:
             # Show only the name: the rest of such a line may be a secret.
-            shown = printable(f"{file}:{line}: {name.split('=')[0][:60]!r}")
-            click.echo(f"mop-config: {shown} is not NAME=value: passed over", err=True)
+            shown = name.split("=")[0][:60]
+            complain(f"{file}:{line}: {shown!r} is not NAME=value: passed over")
         else:
             values[name] = value
     return values
 
 
-def _apply(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    if value == "":
-        raise click.BadParameter("must not be empty", context, parameter)
+def _apply(context: click.Context, _: click.Parameter, value: str | None) -> None:
     if value is not None and not context.resilient_parsing:
         os.environ.update(load(value))
 
 
-def env_file_option(command: _Command) -> _Command:
-    """Add ``--env-file``: the file overrides the environment, other options override the file."""
-    option = click.option(
-        "--env-file",
-        metavar="FILE",
-        is_eager=True,
-        expose_value=False,
-        callback=_apply,
-        help="Take the settings from a service's environment file, as systemd reads it.",
-    )
-    return option(command)
+#: The option ``--env-file``: the file overrides the environment, other options override the file.
+env_file_option = click.option(
+    "--env-file",
+    metavar="FILE",
+    is_eager=True,
+    expose_value=False,
+    callback=_apply,
+    help="Take the settings from a service's environment file, as systemd reads it.",
+)

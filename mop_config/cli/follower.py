@@ -4,14 +4,14 @@ A server that supports long polls (``Preference-Applied: wait``) gets the next r
 responds when its list changes. Any other server gets a request at each interval.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import PayloadError
 from ..model import codec
 from ..model.endpoint import EndpointConfig
 from ..net.http import backoff, retry_after
-from .list_change import ListChange
+from .list_change import EndpointChange, list_changes
 
 #: Seconds for which the server may hold a long poll.
 WAIT = 25
@@ -29,16 +29,14 @@ class ListEvent(NamedTuple):
     Attributes:
         name: ``start``, ``changed``, ``refused`` (the response is no valid list, and
             the last list stays), ``lost`` or ``back``.
-        config: The list that is valid from now on.
-        change: The difference, for ``changed``.
+        changes: The difference, for ``changed``.
         reason: The reason of ``refused`` and ``lost``.
         seconds: For ``back``, the seconds for which the server was lost; None if the server had
             only served a refused list, and now serves the good list again.
     """
 
     name: str
-    config: EndpointConfig
-    change: ListChange | None = None
+    changes: Sequence[EndpointChange] = ()
     reason: str | None = None
     seconds: float | None = None
 
@@ -58,7 +56,7 @@ class ListFollower:
         chance: Returns random numbers from 0 to 1, so that many followers do not poll in step.
 
     Attributes:
-        config: The last good list.
+        config: The last good list, or None before the first list.
         etag: The ``ETag`` of the last response, valid or not, or None.
     """
 
@@ -68,7 +66,7 @@ class ListFollower:
         self._interval = interval
         self._chance = chance
         self._failures = 0
-        self._lost_at: float | None = None
+        self._lost_at = 0.0
         self._refusal: str | None = None
 
     def answered(
@@ -89,12 +87,10 @@ class ListFollower:
             posix: POSIX time.
             took: Seconds between request and response.
         """
-        self._failures = 0
         events = []
-        current = self.config or EndpointConfig()
-        if self._lost_at is not None:
-            events.append(ListEvent("back", current, seconds=now - self._lost_at))
-            self._lost_at = None
+        if self._failures:
+            events.append(ListEvent("back", seconds=now - self._lost_at))
+            self._failures = 0
         if body is not None:
             self.etag = headers.get("etag")
             events += self._read(body)
@@ -102,25 +98,23 @@ class ListFollower:
         return Step(events, self._pause(headers, posix=posix, took=took, new=new))
 
     def _read(self, body: bytes) -> list[ListEvent]:
-        before = self.config
+        before, refused, self._refusal = self.config, self._refusal, None
         try:
             config = codec.loads(body)
         except PayloadError as error:
-            return self._refuse(f"what it gives is no list: {error}")
-        if before and not config:
-            return self._refuse("its list is empty")
-        refused, self._refusal = self._refusal, None
+            self._refusal = f"what it gives is no list: {error}"
+        else:
+            if before and not config:
+                self._refusal = "its list is empty"
+        if self._refusal:
+            new = self._refusal != refused
+            return [ListEvent("refused", reason=self._refusal)] if new else []
         self.config = config
         if before is None:
-            return [ListEvent("start", config)]
+            return [ListEvent("start")]
         if config == before:
-            return [ListEvent("back", config)] if refused else []
-        return [ListEvent("changed", config, ListChange.between(before, config))]
-
-    def _refuse(self, reason: str) -> list[ListEvent]:
-        previous, self._refusal = self._refusal, reason
-        current = self.config or EndpointConfig()
-        return [] if previous == reason else [ListEvent("refused", current, reason=reason)]
+            return [ListEvent("back")] if refused else []
+        return [ListEvent("changed", list_changes(before, config))]
 
     def _pause(self, headers: Mapping[str, str], *, posix: float, took: float, new: bool) -> float:
         asked_for = _asked_for(headers.get("retry-after"), posix)
@@ -141,9 +135,9 @@ class ListFollower:
             retry: ``Retry-After`` of the response, or None.
         """
         events = []
-        if self._lost_at is None:
+        if not self._failures:
             self._lost_at = now
-            events.append(ListEvent("lost", self.config or EndpointConfig(), reason=reason))
+            events.append(ListEvent("lost", reason=reason))
         self._failures += 1
         pause = backoff(self._failures, FIRST_PAUSE, LAST_PAUSE)
         asked_for = _asked_for(retry, posix)

@@ -3,12 +3,10 @@
 import os
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import MopConfigError
-from ..model.endpoint import Kind
 from ..server.parsing.render import EMPTY_BODY, render, render_body
 from ..server.reload.guard import Replaced, missing_confirmations
 from ..server.settings import Settings
@@ -27,17 +25,6 @@ _RELEASE = re.compile(r"[0-9a-f]{4,}")
 def is_release(word: str) -> bool:
     """Return whether an argument can name a release; a path can always begin with ``./``."""
     return _RELEASE.fullmatch(word.strip('"')) is not None
-
-
-def _etag(data: bytes, settings: Settings) -> str:
-    return render(data, settings.rules, EMPTY_BODY, time.time()).etag
-
-
-def with_lines(data: bytes, lines: list[str]) -> bytes:
-    """Return a text with lines added at its end."""
-    if not lines:
-        return data
-    return b"\n".join([data.removesuffix(b"\n"), *map(str.encode, lines), b""])
 
 
 class GoodTexts(NamedTuple):
@@ -74,43 +61,44 @@ class GoodTexts(NamedTuple):
             )
         return max(found, key=lambda kept: kept.texts[0].saved_at)
 
-    def confirmations(self, data: bytes, settings: Settings) -> list[str]:
-        """Return the confirming lines that a text needs for the endpoints that it removes.
+    def confirmed(self, data: bytes, settings: Settings) -> tuple[bytes, list[str]]:
+        """Add the confirming lines that a text needs for the endpoints that it removes.
 
         Args:
             data: The text, which will replace the list that is served.
             settings: The settings of the service.
+
+        Returns:
+            The text, and the lines that were added at its end.
         """
         served = LastGoodStore(self.directory, key(self.source)).load() or self.texts[0]
         body = render_body(served.data, settings.rules, served.record.boundary)
-        replaced = Replaced(dict.fromkeys(Kind, 0), served.data, body)
+        replaced = Replaced({}, served.data, body)
         rendering = render(data, settings.rules, EMPTY_BODY, time.time())
         added: list[str] = []
         # Repeat, because a confirming line that the served text has too counts only as an addition.
-        while lines := missing_confirmations(
-            rendering, settings, with_lines(data, added), replaced
-        ):
+        while lines := missing_confirmations(rendering, settings, data, replaced):
+            data = b"\n".join([data.removesuffix(b"\n"), *map(str.encode, lines), b""])
             added += lines
-        return added
+        return data, added
 
-    def find(self, release: str, settings: Settings) -> LastGood:
+    def find(self, release: str) -> LastGood:
         """Return the newest text of a release.
 
         Args:
             release: The version of the release, or the beginning of its ETag.
-            settings: The current settings, which may give a text another ETag than at its release.
 
         Raises:
             MopConfigError: If no text or more than one list matches.
         """
         wanted = release.strip('"').lower()
-        for text in self.texts:
-            if str(text.record.release.version) == wanted:
-                return text
         meant: dict[str, LastGood] = {}
-        if is_release(wanted):
-            meant = self._beginning(wanted, lambda text: text.record.release.etag)
-            meant = meant or self._beginning(wanted, lambda text: _etag(text.data, settings))
+        for text in reversed(self.texts):
+            there = text.record.release
+            if str(there.version) == wanted:
+                return text
+            if is_release(wanted) and there.etag.startswith(wanted):
+                meant[there.etag] = text
         if len(meant) > 1:
             raise MopConfigError(f"{release} may mean {' or '.join(meant)}: name more of the ETag")
         if not meant:
@@ -120,19 +108,14 @@ class GoodTexts(NamedTuple):
             )
         return meant.popitem()[1]
 
-    def _beginning(self, wanted: str, etag: Callable[[LastGood], str]) -> dict[str, LastGood]:
-        """Return the newest text of each ETag that begins with ``wanted``."""
-        found = ((etag(text), text) for text in reversed(self.texts))
-        return {name: text for name, text in found if name.startswith(wanted)}
-
     def workers(self) -> list[WorkerRecord]:
         """Return the records of the running workers that serve the source, with any settings."""
-        own = re.compile(rf"({key(self.source)}\.[0-9a-f]+\.{place()}){re.escape(WORKER)}")
-        matches = map(own.match, self.directory.list_names())
-        prefixes = sorted({match[1] for match in matches if match})
+        names = self.directory.list_names()
+        prefixes = {name.partition(WORKER)[0] for name in names if WORKER in name}
         return [
             worker
-            for prefix in prefixes
+            for prefix in sorted(prefixes)
+            if prefix.startswith(f"{key(self.source)}.") and prefix.endswith(f".{place()}")
             for worker in WorkerRegistry(self.directory, prefix).others(os.getpid())
         ]
 

@@ -1,21 +1,24 @@
-"""Read an endpoint file or a key in etcd, and judge the text by the server's rules."""
+"""Read an endpoint file, a key in etcd or a server's list, and judge it by the server's rules."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
 import click
 
-from ..errors import AddressError, SourceError
+from ..errors import AddressError, MopConfigError, SourceError
+from ..model import codec
 from ..model.address import EtcdAddress, without_userinfo
-from ..model.endpoint import Kind
+from ..model.endpoint import EndpointConfig, Kind
 from ..server.parsing.problems import Code, Problem
 from ..server.parsing.render import EMPTY_BODY, Rendering, decode, render
 from ..server.parsing.window import PlannedChange
 from ..server.reload.guard import Replaced, check_acceptable, with_planned_refusals
 from ..server.settings import Settings
 from ..server.sources import SCHEME, open_source
+from .output import complain
+from .server_api import fetch, is_url, read_token
 
 
 class Reading(NamedTuple):
@@ -23,17 +26,26 @@ class Reading(NamedTuple):
 
     Attributes:
         path: Name of the file or key, as given by the user.
+        settings: The settings by which the text was judged.
         data: The bytes, empty if the file or key cannot be read.
+        mtime: POSIX seconds of the last change of the file or key; 0 if it cannot be read.
         lines: The lines, empty if the bytes are not text.
         rendering: The rendered list, or None if the text is refused before parsing.
         refusal: The error that refuses the whole text, or None.
     """
 
     path: str
+    settings: Settings
     data: bytes
+    mtime: float
     lines: list[str]
     rendering: Rendering | None
     refusal: SourceError | None
+
+    @property
+    def config(self) -> EndpointConfig | None:
+        """The list, or None if the text is refused before parsing."""
+        return codec.loads(self.rendering.body) if self.rendering else None
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -61,46 +73,34 @@ class Reading(NamedTuple):
         return self.rendering.warnings if self.rendering else 0
 
 
-def not_empty(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Refuse an empty argument, which usually comes from an unset variable of a script."""
-    if value == "":
-        raise click.BadParameter("must not be empty", context, parameter)
-    return value
-
-
-def is_etcd(text: str) -> bool:
-    """Return whether an argument names a key in etcd, not a file."""
-    return text.startswith(SCHEME)
-
-
-def etcd_key(text: str) -> EtcdAddress:
-    """Parse the address of a key in etcd.
-
-    Raises:
-        click.BadParameter: If the text is not such an address.
-    """
-    try:
-        return EtcdAddress.parse(text)
-    except AddressError as error:
-        message = (
-            f"{without_userinfo(text)!r} is not etcd://host:2379[,host:2379]/key ({error.message})"
-        )
-        raise click.BadParameter(message) from None
-
-
 def settings_for(file: str | None) -> Settings:
     """Read the settings from the environment; a file argument replaces the source.
 
     Raises:
         SettingsError: If the environment holds a value that cannot be used.
+        click.BadParameter: If the argument is not a valid address of a key in etcd.
     """
     settings = Settings.from_environ()
     if file is None:
         return settings
-    return replace(settings, source=etcd_key(file).text if is_etcd(file) else file)
+    return replace(settings, source=etcd_key(file) if file.startswith(SCHEME) else file)
 
 
-def read(file: str | None) -> tuple[Reading, Settings]:
+def etcd_key(text: str) -> str:
+    """Return the canonical address of a key in etcd.
+
+    Raises:
+        click.BadParameter: If the text is not such an address.
+    """
+    try:
+        return EtcdAddress.parse(text).text
+    except AddressError as error:
+        shown = repr(without_userinfo(text))
+        message = f"{shown} is not etcd://host:2379[,host:2379]/key ({error.message})"
+        raise click.BadParameter(message) from None
+
+
+def read(file: str | None) -> Reading:
     """Read a file like a starting server; None reads the file that the environment names.
 
     Raises:
@@ -108,22 +108,23 @@ def read(file: str | None) -> tuple[Reading, Settings]:
     """
     settings = settings_for(file)
     source = open_source(settings)
-    return judged(file or settings.source, lambda: source.read().data, settings), settings
+    return judged(file or settings.source, lambda: source.read()[:2], settings)
 
 
-def judged(name: str, read_data: Callable[[], bytes], settings: Settings) -> Reading:
+def judged(name: str, read_text: Callable[[], tuple[bytes, float]], settings: Settings) -> Reading:
     """Read a text and judge it like a server that already serves a list.
 
     Args:
         name: Name of the text in messages.
-        read_data: Function that returns the bytes, or raises ``SourceError``.
+        read_text: Function that returns the bytes and the time of their last change, or raises
+            ``SourceError``.
         settings: The server's settings.
     """
-    data = b""
+    data, mtime = b"", 0.0
     lines: list[str] = []
     rendering = refusal = None
     try:
-        data = read_data()
+        data, mtime = read_text()
         lines = decode(data).replace("\r\n", "\n").replace("\r", "\n").split("\n")
         rendering = render(data, settings.rules, EMPTY_BODY, time.time())
         rendering = with_planned_refusals(rendering, settings)
@@ -131,8 +132,42 @@ def judged(name: str, read_data: Callable[[], bytes], settings: Settings) -> Rea
         served = Replaced({kind: max(rendering.count(kind), not rendering.usable) for kind in Kind})
         check_acceptable(rendering, settings, data, served)
     except SourceError as error:
-        named = error.code not in {Code.NOT_UTF8, Code.NUL}
-        if not named:
-            error = SourceError(error.code, f"{name}: {error}", error.line, error.column)
         refusal = error
-    return Reading(name, data, lines, rendering, refusal)
+        if error.code in {Code.NOT_UTF8, Code.NUL}:
+            refusal = SourceError(error.code, f"{name}: {error}", error.line, error.column)
+    return Reading(name, settings, data, mtime, lines, rendering, refusal)
+
+
+def warn(settings: Settings, problems: Iterable[Problem]) -> None:
+    """Print the warnings of the settings and the problems of a file on standard error."""
+    for warning in settings.warnings:
+        complain(f"warning: {warning}")
+    for problem in problems:
+        complain(problem)
+
+
+def read_list(source: str | None, token_file: str | None, *, quiet: bool = False) -> EndpointConfig:
+    """Read the list in a file, or fetch the list of a server.
+
+    Warnings and problems of a file are printed on standard error.
+
+    Args:
+        source: ``[FILE|URL]``, or None for the file that the environment names.
+        token_file: Value of ``token_option``.
+        quiet: Whether to print no warnings and problems.
+
+    Raises:
+        click.BadParameter: If the URL is not valid.
+        MopConfigError: If there is no valid list.
+    """
+    if source is not None and is_url(source):
+        return fetch(source, "FILE|URL", read_token(token_file))
+    reading = read(source)
+    if reading.refusal is not None and reading.refusal.code == Code.NO_ENDPOINTS:
+        # Not the refusal's own message, which mentions a server.
+        raise MopConfigError(f"{reading.path} has no usable endpoint")
+    if reading.config is None or reading.refusal is not None:
+        raise MopConfigError(str(reading.refusal))
+    if not quiet:
+        warn(reading.settings, reading.problems)
+    return reading.config

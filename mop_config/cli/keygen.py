@@ -1,24 +1,17 @@
 """``mop-config keygen``: make the key that signs lists."""
 
-import contextlib
 import json
 import os
 
 import click
 
 from ..errors import MopConfigError
-from ..files import open_flags
 from ..model.jws import SigningKey
-from .input import not_empty
+from .output import json_text
 
 
 @click.command(epilog="Example: mop-config keygen --out signing-key.jwk > public-key.jwk")
-@click.option(
-    "--out",
-    metavar="FILE",
-    callback=not_empty,
-    help="Write the private key into this file, with mode 0600.",
-)
+@click.option("--out", metavar="FILE", help="Write the private key into this file, mode 0600.")
 @click.option("--json", "as_json", is_flag=True, help="Print the keys as one JSON object.")
 def keygen(out: str | None, as_json: bool) -> int:
     """Make an Ed25519 key, and print its public half, which the apps trust.
@@ -32,8 +25,7 @@ def keygen(out: str | None, as_json: bool) -> int:
         _write(out, json.dumps(private) + "\n")
     if as_json:
         document = {"kid": key.kid, "public_key": public}
-        document |= {"private_key": private} if out is None else {"file": out}
-        print(json.dumps(document, indent=2))
+        print(json_text(document | ({"file": out} if out else {"private_key": private})))
     elif out is None:
         print(json.dumps(private))
         click.echo(json.dumps(public), err=True)
@@ -43,23 +35,17 @@ def keygen(out: str | None, as_json: bool) -> int:
 
 
 def _write(path: str, text: str) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | open_flags("O_NOFOLLOW", "O_CLOEXEC")
     try:
-        descriptor = os.open(path, flags, 0o600)
+        # Mode x never overwrites a file, and follows no symbolic link.
+        with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            try:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.unlink(path)  # an incomplete file would block the next attempt
+                raise
     except FileExistsError:
         raise MopConfigError(f"{path} is there already: a key is never overwritten") from None
     except OSError as error:
-        raise _unwritten(path, error) from None
-    try:
-        with open(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(path)  # an incomplete file would block the next attempt
-        raise _unwritten(path, error) from None
-
-
-def _unwritten(path: str, error: OSError) -> MopConfigError:
-    return MopConfigError(f"{path} cannot be written: {error.strerror or error}")
+        raise MopConfigError(f"{path} cannot be written: {error.strerror or error}") from None

@@ -1,32 +1,43 @@
-"""Print external text with escaped control characters, which a terminal would execute."""
+"""Print lines and JSON with external text escaped: a terminal would execute control characters."""
 
 import json
-import sys
+import os
 from typing import Any
 
 import click
 
+from ..model.endpoint import EndpointConfig
 from ..model.printable import printable, replace_unprintable
-from ..server.parsing.problems import Problem
-from ..server.settings import Settings
 
 
-def say(line: str, *, err: bool = False) -> None:
-    """Print one line, with control and format characters escaped."""
-    click.echo(printable(line), err=err)
+def say(line: str, *, err: bool = False, nl: bool = True, **style: Any) -> None:
+    """Print text with control and format characters escaped, and with colours on a terminal.
+
+    Args:
+        line: The text.
+        err: Whether to print on standard error.
+        nl: Whether to end the line.
+        style: The options of ``click.style``, such as ``fg="red"``.
+    """
+    text = printable(line)
+    text = click.style(text, **style) if any(style.values()) else text
+    click.echo(text, err=err, nl=nl, color=False if os.environ.get("NO_COLOR") else None)
 
 
-def may_ask() -> bool:
-    """Return whether the command runs on a terminal, so that a user can answer."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
+def complain(message: object) -> None:
+    """Print a warning or an error on standard error, in one line."""
+    say(f"mop-config: {' '.join(str(message).split())}", err=True)
 
 
-def warn(settings: Settings, problems: tuple[Problem, ...]) -> None:
-    """Print the warnings of the settings and the problems of a file on standard error."""
-    for warning in settings.warnings:
-        say(f"mop-config: warning: {warning}", err=True)
-    for problem in problems:
-        say(f"mop-config: {problem}", err=True)
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun, such as ``2 errors``."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def counts_of(config: EndpointConfig) -> str:
+    """Return the numbers of endpoints of a list in words."""
+    api, socketio = map(len, config.kinds().values())
+    return f"{api} API and {socketio} Socket.io endpoints"
 
 
 def json_text(document: Any, indent: int | None = 2) -> str:

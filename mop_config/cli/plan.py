@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ..model.codec import rfc3339
 from ..server.parsing.window import PlannedChange
+from .output import plural
 
 #: Units of time, in seconds, the largest first.
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
@@ -19,12 +20,11 @@ def plan_lines(planned: Sequence[PlannedChange], now: float) -> list[str]:
         now: POSIX seconds.
     """
     lines = [
-        f"in {_duration(change.at - now)}: {_sign(change)} {change.kind} {change.url}"
-        for change in planned[:_MOST]
+        f"in {_duration(at - now)}: {'+' if added else '−'} {kind} {url}"
+        for at, kind, added, url in planned[:_MOST]
     ]
-    if len(planned) > _MOST:
-        lines.append(f"… and {len(planned) - _MOST} more")
-    return lines
+    more = len(planned) - _MOST
+    return [*lines, f"… and {more} more"] if more > 0 else lines
 
 
 def plan_document(planned: Sequence[PlannedChange]) -> list[dict[str, str]]:
@@ -40,13 +40,7 @@ def plan_document(planned: Sequence[PlannedChange]) -> list[dict[str, str]]:
     ]
 
 
-def _sign(change: PlannedChange) -> str:
-    return "+" if change.added else "−"
-
-
 def _duration(seconds: float) -> str:
     """Return a duration in its largest unit."""
-    for unit, size in _UNITS:
-        if (count := round(seconds / size)) >= 1 and seconds >= size:
-            return f"{count} {unit}" + ("" if count == 1 else "s")
-    return "1 second"
+    unit, size = next((unit for unit in _UNITS if seconds >= unit[1]), _UNITS[-1])
+    return plural(max(1, round(seconds / size)), unit)

@@ -1,6 +1,5 @@
 """``mop-config probe``: check the health of each endpoint, as a client would."""
 
-import sys
 import time
 from datetime import UTC, datetime
 
@@ -15,9 +14,9 @@ from ..model.endpoint import Kind
 from ..model.printable import printable
 from .endpoint_checks import EndpointCheck, check_endpoints
 from .env_file import env_file_option
-from .list_input import read_list
+from .input import read_list
 from .options import SECONDS
-from .output import json_text, say
+from .output import complain, json_text, say
 from .server_api import token_option
 
 #: A certificate that expires within this number of days is shown as a warning.
@@ -52,28 +51,26 @@ def probe(
     in SSL_CERT_FILE.
     """
     console = Console(highlight=False)
-    if pause is None:
-        findings = _look(source, timeout, token_file)
-        _print(console, findings, as_json=as_json, indent=2)
-        return int(not _good(findings))
     quiet = False
     while True:
         try:
-            findings = _look(source, timeout, token_file, quiet=quiet)
-        except MopConfigError as error:
-            say(f"mop-config: {error}", err=True)
-        else:
-            if console.is_terminal and not as_json:
+            checks = _check(source, timeout, token_file, quiet=quiet)
+            if console.is_terminal and pause is not None and not as_json:
                 console.clear()
-                console.print(f"{datetime.now().astimezone():%X}, every {pause:g} s")
-            _print(console, findings, as_json=as_json, indent=None)
-            sys.stdout.flush()
+                say(f"{datetime.now().astimezone():%X}, every {pause:g} s")
+            _print(console, checks, as_json=as_json, indent=2 if pause is None else None)
+        except MopConfigError as error:
+            if pause is None:
+                raise
+            complain(error)
+        if pause is None:
+            return int(not _good(checks))
         quiet = True
         time.sleep(pause)
 
 
-def _look(
-    source: str | None, timeout: float, token_file: str | None, *, quiet: bool = False
+def _check(
+    source: str | None, timeout: float, token_file: str | None, *, quiet: bool
 ) -> list[EndpointCheck]:
     config = read_list(source, token_file, quiet=quiet)
     if not config:
@@ -85,89 +82,71 @@ def _look(
         return check_endpoints(config, timeout, lambda: progress.advance(task))
 
 
-def _good(findings: list[EndpointCheck]) -> bool:
+def _counts(checks: list[EndpointCheck], kind: Kind) -> dict[str, int]:
+    healthy = [check.healthy for check in checks if check.kind == kind]
+    return {"endpoints": len(healthy), "healthy": sum(healthy)}
+
+
+def _good(checks: list[EndpointCheck]) -> bool:
     """Whether each kind with endpoints has a healthy endpoint."""
-    return {f.kind for f in findings} == {f.kind for f in findings if f.healthy}
+    return {check.kind for check in checks} == {check.kind for check in checks if check.healthy}
 
 
 def _print(
-    console: Console, findings: list[EndpointCheck], *, as_json: bool, indent: int | None
+    console: Console, checks: list[EndpointCheck], *, as_json: bool, indent: int | None
 ) -> None:
+    counts = {kind: _counts(checks, kind) for kind in Kind}
     if as_json:
-        print(json_text(_document(findings), indent))
-    elif console.is_terminal:
-        console.print(_table(findings))
-    else:
-        for finding in findings:
-            print(_line(finding))
-    if not as_json:
-        # In a pipe, the summary goes to standard error: standard output has a line per endpoint.
-        click.echo(_summary(findings), err=not console.is_terminal)
-
-
-def _summary(findings: list[EndpointCheck]) -> str:
-    parts = []
-    for kind in Kind:
-        healthy = [finding.healthy for finding in findings if finding.kind == kind]
-        if healthy:
-            parts.append(f"{sum(healthy)} of {len(healthy)} {kind.label} endpoints are healthy")
-    return ", ".join(parts)
-
-
-def _document(findings: list[EndpointCheck]) -> dict[str, object]:
-    counts = {
-        kind: {
-            "endpoints": sum(f.kind == kind for f in findings),
-            "healthy": sum(f.kind == kind and f.healthy for f in findings),
+        document = {
+            "ok": _good(checks),
+            "checked_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            "counts": counts,
+            "endpoints": [check.as_dict() for check in checks],
         }
-        for kind in Kind
-    }
-    return {
-        "ok": _good(findings),
-        "checked_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        "counts": counts,
-        "endpoints": [finding.as_dict() for finding in findings],
-    }
+        click.echo(json_text(document, indent))
+        return
+    if console.is_terminal:
+        console.print(_table(checks))
+    else:
+        for check in checks:
+            click.echo("\t".join(_cells(check)))
+    summary = [
+        f"{count['healthy']} of {count['endpoints']} {kind.label} endpoints are healthy"
+        for kind, count in counts.items()
+        if count["endpoints"]
+    ]
+    # In a pipe, the summary goes to standard error: standard output has a line per endpoint.
+    say(", ".join(summary), err=not console.is_terminal)
 
 
-def _cells(finding: EndpointCheck) -> list[str]:
-    result, days = finding.result, finding.days
-    name = {True: "matches", False: "other name", None: "-"}[result.name_matches]
+def _cells(check: EndpointCheck) -> list[str]:
+    result, days = check.result, check.days
     return [
-        finding.kind,
-        "healthy" if finding.healthy else str(result.fault),
+        check.kind,
+        result.fault or "healthy",
         f"{result.seconds * 1000:.1f} ms",
         "-" if days is None else f"{days} d",
-        name,
-        str(finding.endpoint.priority),
-        finding.endpoint.url,
+        {True: "matches", False: "other name", None: "-"}[result.name_matches],
+        str(check.endpoint.priority),
+        check.endpoint.url,
         printable(" ".join(result.detail.split())),
     ]
 
 
-def _line(finding: EndpointCheck) -> str:
-    return "\t".join(" ".join(cell.split()) for cell in _cells(finding))
-
-
-def _table(findings: list[EndpointCheck]) -> Table:
+def _table(checks: list[EndpointCheck]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("kind", "status"):
+    for column in ("kind", "status", "latency", "TLS ends", "name"):
         table.add_column(column, no_wrap=True)
-    for column in ("latency", "TLS ends", "name"):
-        table.add_column(column, no_wrap=True, justify="right")
     table.add_column("endpoint", overflow="fold")
-    for finding in findings:
-        kind, status, latency, ends, name, _, url, detail = _cells(finding)
-        days = finding.days
-        endpoint = Text(url)
-        if not finding.healthy:
-            endpoint.append(f"\n{detail}", style="dim")
+    for check in checks:
+        kind, status, latency, ends, name, _, url, detail = _cells(check)
+        soon = check.days is not None and check.days < _SOON
         table.add_row(
             kind,
-            Text(status, style="green" if finding.healthy else "bold red"),
+            Text(status, style="green" if check.healthy else "bold red"),
             latency,
-            Text(ends, style="yellow" if days is not None and days < _SOON else ""),
-            Text(name, style="bold red" if finding.result.name_matches is False else ""),
-            endpoint,
+            Text(ends, style="yellow" if soon else ""),
+            name,
+            Text(url if check.healthy else f"{url}\n{detail}"),
         )
     return table

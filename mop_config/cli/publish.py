@@ -1,34 +1,27 @@
 """``mop-config publish``: write the list as files for a web server, object storage or a CDN."""
 
-import json
 import logging
 import os
 import signal
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ..server.logs.format import log_to_stderr
 from .env_file import env_file_option
-from .input import not_empty, settings_for
-from .output import say, warn
+from .input import settings_for, warn
+from .output import complain, json_text, say
 from .plan import plan_lines
-
-if TYPE_CHECKING:
-    from ..server.export.files import FileType
 
 
 @click.command(epilog="Example: mop-config publish config/endpoints.txt --out /srv/mop-config")
-@click.argument("file", required=False, callback=not_empty)
-@click.option("--out", metavar="DIR", required=True, callback=not_empty, help="Write into DIR.")
+@click.argument("file", required=False)
+@click.option("--out", metavar="DIR", required=True, help="Write into DIR.")
 @click.option(
     "--key",
     metavar="KEY",
-    callback=not_empty,
     help="Sign with this key  [ENDPOINT_SIGNING_KEY_FILE]",
 )
 @click.option("--watch", is_flag=True, help="Keep running, and publish every change of FILE.")
@@ -60,30 +53,19 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
         return 130 if publisher.follow() == signal.SIGINT else 0
     # Silence this logger: the command prints the refusal itself.
     logging.getLogger("mop_config.server.reload.pipeline").disabled = True
-    written, view = publisher.publish()
-    changed = set(written)
-    warn(replace(settings, warnings=()), view.problems)
+    changed, view = publisher.publish()
+    for problem in view.problems:
+        complain(problem)
     for line in plan_lines(view.planned[:1], time.time()):
-        say(f"mop-config: next change {line}: publish again then, or use --watch", err=True)
+        complain(f"next change {line}: publish again then, or use --watch")
     if as_json:
-        print(json.dumps(_document(Path(out), files.TYPES, changed), indent=2))
+        rows = [
+            {"path": name, **file_type._asdict(), "changed": name in changed}
+            for name, file_type in files.TYPES.items()
+            if os.path.exists(os.path.join(out, name))
+        ]
+        print(json_text({"files": rows}))
     else:
         for name in sorted(changed):
-            print(name)
+            say(name)
     return int(view.errors > 0)
-
-
-def _document(
-    folder: Path, types: Mapping[str, "FileType"], changed: set[str]
-) -> dict[str, object]:
-    return {
-        "files": [
-            {
-                "path": name,
-                **file_type._asdict(),
-                "changed": name in changed,
-            }
-            for name, file_type in types.items()
-            if (folder / name).exists()
-        ]
-    }

@@ -6,19 +6,20 @@ import click
 
 from ..errors import MopConfigError
 from ..server.settings import Settings
+from ..server.sources import SCHEME
 from ..server.sources.file import FileSource
 from .env_file import env_file_option
-from .input import Reading, etcd_key, is_etcd, judged, not_empty
-from .output import json_text, may_ask, say
-from .text_difference import TextDifference
-from .text_target import ChangedError, EtcdTarget
+from .input import etcd_key, judged
+from .output import json_text, say
+from .text_difference import text_difference
+from .text_target import ChangedError, EtcdTarget, confirm
 
 
 @click.command(
     epilog="Example: mop-config push config/endpoints.txt etcd://10.0.0.1,10.0.0.2/mop/endpoints"
 )
-@click.argument("file", callback=not_empty)
-@click.argument("key", metavar="[ETCD-KEY]", required=False, callback=not_empty)
+@click.argument("file")
+@click.argument("key", metavar="[ETCD-KEY]", required=False)
 @click.option(
     "--force", is_flag=True, help="Write even if another client has changed the key meanwhile."
 )
@@ -35,47 +36,40 @@ def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> i
     asks before it writes. Nothing is written if another client has written the key meanwhile.
     Exit 1 if nothing could be written.
     """
-    if is_etcd(file):
+    if file.startswith(SCHEME):
         raise click.UsageError("name the FILE to push")
     settings = Settings.from_environ()
-    settings = replace(settings, source=etcd_key(key or settings.source).text)
+    settings = replace(settings, source=etcd_key(key or settings.source))
     target = EtcdTarget(settings, force=force)
-    reading = judged(file, lambda: FileSource(file, settings.max_bytes).read().data, settings)
+    reading = judged(file, lambda: FileSource(file, settings.max_bytes).read()[:2], settings)
     if reading.rendering is None and reading.refusal is not None:
         raise reading.refusal
-    outcome: dict[str, object] = {"target": str(target)}
     problems = [problem.as_dict() for problem in reading.problems]
+    outcome: dict[str, object] = {"target": str(target), "problems": problems}
     if not as_json:
-        _warn(reading)
+        for problem in reading.problems:
+            say(f"{file}: {problem} [{problem.code}]", err=True)
     if reading.errors:
-        _print({**outcome, "result": "refused", "problems": problems}, as_json=as_json)
+        if as_json:
+            print(json_text({**outcome, "result": "refused"}))
         raise MopConfigError(f"{file} has errors ({reading.errors}): nothing is written")
     old = target.read()
-    difference = TextDifference.between(old, reading.data, (str(target), file), settings)
-    outcome |= {"previous_revision": target.revision, **difference.as_dict(), "problems": problems}
+    difference = text_difference(old, reading.data, (str(target), file), settings)
+    outcome |= {"previous_revision": target.revision, **difference.as_dict()}
     if not as_json:
         difference.print()
-    if target.revision is not None and old == reading.data:
-        return _print({**outcome, "result": "unchanged", "revision": target.revision}, as_json)
-    if not as_json and not yes and may_ask() and not click.confirm(f"Write this to {target}?"):
-        raise MopConfigError("nothing is written")
-    try:
-        target.write(reading.data)
-    except ChangedError:
-        if as_json:
-            _print({**outcome, "result": "conflict", "revision": None}, as_json)
-        raise
-    return _print({**outcome, "result": "written", "revision": target.revision}, as_json)
-
-
-def _warn(reading: Reading) -> None:
-    for problem in reading.problems:
-        say(f"{reading.path}: {problem} [{problem.code}]", err=True)
-
-
-def _print(outcome: dict[str, object], as_json: bool) -> int:
+    result = "unchanged"
+    if target.revision is None or old != reading.data:
+        confirm(target, sure=yes or as_json)
+        try:
+            target.write(reading.data)
+        except ChangedError:
+            if as_json:
+                print(json_text({**outcome, "result": "conflict", "revision": None}))
+            raise
+        result = "written"
     if as_json:
-        click.echo(json_text(outcome))
-    elif "revision" in outcome:
-        click.echo(f"{outcome['target']}: {outcome['result']}, revision {outcome['revision']}")
+        print(json_text({**outcome, "result": result, "revision": target.revision}))
+    else:
+        say(f"{target}: {result}, revision {target.revision}")
     return 0

@@ -5,7 +5,6 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -15,12 +14,10 @@ from ..files import write_atomically
 from ..model.codec import entry_of
 from ..model.printable import blanked
 from .env_file import env_file_option
-from .input import not_empty
-from .list_input import read_list
-from .output import json_text, say
+from .input import read_list
+from .output import complain, json_text, say
 from .server_api import token_option
 
-_IMAGES = {".png": "png", ".svg": "svg"}
 #: Width of QR version 1 in modules, and additional modules of each further version.
 _SMALLEST, _STEP = 21, 4
 # Black and white from the fixed part of the palette, which terminal themes do not change.
@@ -28,43 +25,23 @@ _BLACK_ON_WHITE, _PLAIN = "\x1b[38;5;16;48;5;231m", "\x1b[0m"
 _BLOCKS = " ▄▀█"
 
 
-def _room(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    try:
-        codes.check(None, value, None)
-    except PayloadError as error:
-        raise click.BadParameter(error.message, context, parameter) from None
-    return value
-
-
-def _image_path(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
-    if value is None:
-        return None
-    path = Path(value)
-    if path.suffix.lower() not in _IMAGES:
-        raise click.BadParameter("must end in .png or .svg", context, parameter)
-    return path
-
-
 @click.command(epilog="Example: mop-config qr config/endpoints.txt --room-id lobby --out app.svg")
-@click.argument("source", metavar="[FILE|URL]", required=False, callback=not_empty)
+@click.argument("source", metavar="[FILE|URL]", required=False)
 @click.option(
     "--format",
     "form",
     type=click.Choice(codes.QR_FORMATS),
-    help="Content of the code: everything, URLs only, or one URL of each kind. Default: the"
-    " first of these that fits.",
+    help="Everything, URLs only, or one URL of each kind. Default: the first that fits.",
 )
-@click.option("--room-id", metavar="TEXT", callback=_room, help="The room that the app joins.")
+@click.option("--room-id", metavar="TEXT", help="The room that the app joins.")
 @click.option(
     "--limit",
     type=click.IntRange(1, codes.MAX_LIMIT),
     metavar="N",
     help="Only the best N endpoints of each kind.",
 )
-@click.option("--out", metavar="FILE", callback=_image_path, help="Write a .png or .svg image.")
-@click.option(
-    "--scan", metavar="IMAGE", callback=not_empty, help="Read the code in an image instead."
-)
+@click.option("--out", metavar="FILE", help="Write a .png or .svg image.")
+@click.option("--scan", metavar="IMAGE", help="Read the code in an image instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print the content as JSON.")
 @token_option
 @env_file_option
@@ -73,7 +50,7 @@ def qr(
     form: str | None,
     room_id: str | None,
     limit: int | None,
-    out: Path | None,
+    out: str | None,
     scan: str | None,
     as_json: bool,
     token_file: str | None,
@@ -90,20 +67,30 @@ def qr(
             raise click.UsageError("--scan stands alone, or with --json")
         _show_scanned(scan, as_json=as_json)
         return 0
+    if out is not None and not out.lower().endswith((".png", ".svg")):
+        raise click.BadParameter("must end in .png or .svg", param_hint="--out")
+    try:
+        codes.check(form, room_id, limit)
+    except PayloadError as error:
+        raise click.BadParameter(error.message, param_hint="--room-id") from None
     shortlist = codes.Shortlist.of(read_list(source, token_file))
-    if not shortlist:
-        raise MopConfigError("there is no endpoint to put into a code")
     draw = out is None and not as_json and sys.stdout.isatty()
     if draw:
         text = _for_terminal(shortlist, form, room_id, limit)
     else:
         text = codes.fit(shortlist, form, room_id, limit)
     if form is None and text.format != codes.QR_FORMATS[0]:
-        click.echo(f"mop-config: only the {text.format} form fits", err=True)
+        complain(f"only the {text.format} form fits")
     if out is not None:
-        _write(out, text)
+        try:
+            drawing = codes.image(text.text, out.lower()[-3:])
+            write_atomically(Path(out), drawing, sync=False, mode=0o666)
+        except OSError as error:
+            raise MopConfigError(f"{out} cannot be written: {error.strerror}") from None
     if as_json:
-        print(json_text(_document(text, out)))
+        document = {"format": text.format, "bytes": text.size, "capacity": codes.CAPACITY}
+        document |= {"text": text.text, **({"out": out} if out else {})}
+        print(json_text(document))
     elif out is not None:
         say(f"{out}: {text.format} form, {text.size} bytes")
     elif draw:
@@ -111,24 +98,6 @@ def qr(
     else:
         print(text.text)
     return 0
-
-
-def _write(path: Path, text: codes.QrText) -> None:
-    kind = _IMAGES[path.suffix.lower()]
-    try:
-        write_atomically(path, codes.image(text.text, kind), sync=False, mode=0o666)
-    except OSError as error:
-        raise MopConfigError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def _document(text: codes.QrText, out: Path | None) -> dict[str, object]:
-    document = {
-        "format": text.format,
-        "bytes": text.size,
-        "capacity": codes.CAPACITY,
-        "text": text.text,
-    }
-    return document if out is None else {**document, "out": str(out)}
 
 
 def _for_terminal(
@@ -142,17 +111,13 @@ def _for_terminal(
     except QrTooLong as error:
         if error.size > codes.CAPACITY:
             raise
-        needed = _columns(error.size)
+        # One more byte, for the encoding.
+        bigger = sum(capacity < error.size + 1 for capacity in codes.CAPACITIES[:-1])
+        needed = _SMALLEST + _STEP * bigger + 2 * codes.QUIET_ZONE
         raise MopConfigError(
             f"the terminal is {columns} columns wide: {error}; a terminal of {needed} columns,"
             " or --out FILE, has room for it as it is"
         ) from None
-
-
-def _columns(size: int) -> int:
-    """Return the columns of a text's code; ``size`` gets one more byte for the encoding."""
-    bigger = sum(capacity < size + 1 for capacity in codes.CAPACITIES[:-1])
-    return _SMALLEST + _STEP * bigger + 2 * codes.QUIET_ZONE
 
 
 def _draw(text: str) -> None:
@@ -167,10 +132,9 @@ def _draw(text: str) -> None:
         print(f"{before}{line}{after}")
     height, lines = len(rows) // 2, shutil.get_terminal_size().lines
     if height >= lines:
-        click.echo(
-            f"mop-config: the code is {height} lines high, and the terminal {lines}:"
-            " enlarge it, or use --out FILE",
-            err=True,
+        complain(
+            f"the code is {height} lines high, and the terminal {lines}: enlarge it, or use"
+            " --out FILE"
         )
 
 
@@ -179,20 +143,18 @@ def _show_scanned(image: str, *, as_json: bool) -> None:
         data = codes.parse(codes.scan(image))
     except PayloadError as error:
         raise MopConfigError(f"{image}: the code holds no endpoints: {error}") from None
-    kinds = {kind.member: endpoints for kind, endpoints in data.kinds().items()}
     if as_json:
         document: dict[str, object] = {
-            kind: [entry_of(endpoint) for endpoint in endpoints]
-            for kind, endpoints in kinds.items()
+            kind.member: [entry_of(endpoint) for endpoint in endpoints]
+            for kind, endpoints in data.kinds().items()
             if endpoints is not None
         }
-        if data.room_id is not None:
-            document["room_id"] = data.room_id
-        print(json_text({**data.extra, **document}))
+        room = {} if data.room_id is None else {"room_id": data.room_id}
+        print(json_text({**data.extra, **document, **room}))
         return
-    for kind, endpoints in kinds.items():
+    for kind, endpoints in data.kinds().items():
         for endpoint in endpoints or ():
-            print(f"{kind} {endpoint.line}")
+            print(f"{kind.member} {endpoint.line}")
     others = data.extra if data.room_id is None else {"room_id": data.room_id, **data.extra}
     for name, value in others.items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

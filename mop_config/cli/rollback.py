@@ -5,18 +5,16 @@ from collections.abc import Callable
 
 import click
 
-from ..errors import MopConfigError, SourceError
+from ..errors import MopConfigError
 from ..model.codec import rfc3339
-from ..server.parsing.problems import Code
-from ..server.settings import Settings
-from ..server.state.last_good import LastGood
+from ..server.sources import SCHEME
 from ..server.state.worker_record import WorkerRecord
 from .env_file import env_file_option
-from .good_texts import GoodTexts, with_lines
-from .input import Reading, judged, not_empty, settings_for
-from .output import json_text, may_ask, say
-from .text_difference import TextDifference
-from .text_target import open_target
+from .good_texts import GoodTexts
+from .input import judged, settings_for
+from .output import json_text, say
+from .text_difference import text_difference
+from .text_target import EtcdTarget, FileTarget, confirm
 
 #: Limit of the wait for the workers, in seconds, and the pause between two reads of their records.
 PATIENCE = 30.0
@@ -24,8 +22,8 @@ _PAUSE = 0.1
 
 
 @click.command(epilog="Example: mop-config rollback 1764403200123 --env-file /etc/mop-config/env")
-@click.argument("release", callback=not_empty)
-@click.argument("source", required=False, callback=not_empty)
+@click.argument("release")
+@click.argument("source", required=False)
 @click.option("--yes", is_flag=True, help="Write without asking.")
 @click.option(
     "--in-place", is_flag=True, help="Write into the file itself: its hard links and mounts stay."
@@ -45,61 +43,40 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
     """
     settings = settings_for(source)
     kept = GoodTexts.of(settings)
-    good = kept.find(release, settings)
-    name = f"release {good.record.release.version}"
-    reading = _judge(good, name, settings)
-    target = open_target(settings, in_place=in_place)
+    good = kept.find(release)
+    number, etag = good.record.release.version, good.record.release.etag
+    name = f"release {number}"
+    if len(good.data) > settings.max_bytes:
+        too_large = f"{name} is larger than {settings.max_bytes} bytes (ENDPOINT_MAX_BYTES)"
+        raise MopConfigError(f"{too_large}: nothing is written")
+    reading = judged(name, lambda: (good.data, good.saved_at), settings)
+    if reading.refusal is not None or reading.rendering is None:
+        raise MopConfigError(f"{reading.refusal}: nothing is written")
+    etcd = settings.source.startswith(SCHEME)
+    target = EtcdTarget(settings) if etcd else FileTarget(settings.source, in_place=in_place)
     old = target.read()
-    difference = TextDifference.between(old, good.data, (str(target), name), settings)
-    if not as_json:
-        difference.print()
-    confirmations = kept.confirmations(good.data, settings)
-    data = with_lines(good.data, confirmations)
-    if old != data:
-        if may_ask() and not (yes or as_json) and not click.confirm(f"Write this to {target}?"):
-            raise MopConfigError("nothing is written")
-        target.write(data)
+    difference = text_difference(old, good.data, (str(target), name), settings)
+    data, added = kept.confirmed(good.data, settings)
     result = "unchanged" if old == data else "written"
     if not as_json:
-        for line in confirmations:
+        difference.print()
+    if old != data:
+        confirm(target, sure=yes or as_json)
+        target.write(data)
+    if not as_json:
+        for line in added:
             say(f"added: {line}")
         say(f"{target}: {name} is {result}")
-    etags = {good.record.release.etag, reading.rendering.etag if reading.rendering else ""}
-    workers = wait_until_served(kept.workers, etags)
+    workers = wait_until_served(kept.workers, {etag, reading.rendering.etag})
     if as_json:
-        outcome = {
-            "target": str(target),
-            "release": good.record.release.version,
-            "etag": good.record.release.etag,
-            "result": result,
-            "added": confirmations,
-            "workers": [worker["pid"] for worker in workers],
-        }
+        outcome = {"target": str(target), "release": number, "etag": etag, "result": result}
+        outcome |= {"added": added, "workers": [worker["pid"] for worker in workers]}
         click.echo(json_text({**outcome, **difference.as_dict()}))
     elif workers:
         say(f"every worker serves it ({len(workers)}), etag {workers[0]['served']['etag']}")
     else:
         say("no running worker is seen from here: the next one that starts serves it")
     return 0
-
-
-def _judge(good: LastGood, name: str, settings: Settings) -> Reading:
-    """Judge a text by the current settings.
-
-    Raises:
-        MopConfigError: If a server would refuse the text now.
-    """
-
-    def data() -> bytes:
-        if len(good.data) > settings.max_bytes:
-            message = f"it is larger than {settings.max_bytes} bytes (ENDPOINT_MAX_BYTES)"
-            raise SourceError(Code.TOO_LARGE, message)
-        return good.data
-
-    reading = judged(name, data, settings)
-    if reading.refusal is not None:
-        raise MopConfigError(f"{reading.refusal}: nothing is written")
-    return reading
 
 
 def wait_until_served(

@@ -1,44 +1,40 @@
 """``mop-config serve``: run gunicorn with the packaged configuration, from any folder."""
 
+import errno
 import os
+import socket
 import sys
+import time
 
 import click
 
-from ..errors import SettingsError
+from ..errors import MopConfigError, SettingsError
 from ..server.serving.signer import check as check_key
 from ..server.settings import ProcessSettings, Settings
 from ..server.sources import check_source
 from .env_file import env_file_option
-from .input import not_empty
-from .port import check_port
 
-# The environment variable that each option overrides.
-_VARIABLES = {
-    "file": "ENDPOINT_CONFIG_FILE",
-    "host": "HOST",
-    "port": "PORT",
-    "workers": "WEB_CONCURRENCY",
-    "threads": "THREADS",
-    "worker_class": "WORKER_CLASS",
-}
+#: Seconds to wait until a stopping server releases the port, and the pause between two attempts.
+_PATIENCE, _PAUSE = 5.0, 0.1
 
 
 @click.command(epilog="Example: mop-config serve /etc/mop/endpoints.txt --port 8080")
-@click.argument("file", required=False, callback=not_empty)
+# Each parameter is named after the environment variable that it overrides, in lower case.
+@click.argument("endpoint_config_file", metavar="[FILE]", required=False)
 @click.option("--host", metavar="ADDRESS", help="Listen here  [HOST, 127.0.0.1]")
 @click.option("--port", metavar="N", help="Listen on this port, 0 for a free one  [PORT, 8000]")
-@click.option("--workers", metavar="N", help="Worker processes  [WEB_CONCURRENCY, 2]")
+@click.option("--workers", "web_concurrency", metavar="N", help="Processes  [WEB_CONCURRENCY, 2]")
 @click.option("--threads", metavar="N", help="Threads of each worker  [THREADS, 16]")
 @click.option("--worker-class", metavar="NAME", help="asgi, gthread or sync  [WORKER_CLASS, asgi]")
 @env_file_option
-def serve(**options: str | None) -> None:
+@click.pass_context
+def serve(context: click.Context, **options: str | None) -> None:
     """Serve the endpoint list in FILE, and every change of it.
 
     FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt. gunicorn takes
     more options from GUNICORN_CMD_ARGS, such as GUNICORN_CMD_ARGS="--access-logfile -".
     """
-    given = {_VARIABLES[name]: value for name, value in options.items() if value is not None}
+    given = {name.upper(): value for name, value in options.items() if value is not None}
     os.environ.update(given)
     try:
         process = ProcessSettings.from_environ()
@@ -48,11 +44,11 @@ def serve(**options: str | None) -> None:
     except SettingsError as error:
         if error.variable not in given:
             raise
-        option = next(name for name, variable in _VARIABLES.items() if variable == error.variable)
-        hint = "FILE" if option == "file" else "--" + option.replace("_", "-")
+        parameter = next(p for p in context.command.params if p.name == error.variable.lower())
         message = f"{error.value!r} cannot be used: it must be {error.allowed}"
-        raise click.BadParameter(message, param_hint=hint) from None
-    check_port(process)
+        raise click.BadParameter(message, context, parameter) from None
+    if not {"LISTEN_FDS", "GUNICORN_FD"} & os.environ.keys() and not _binds_elsewhere():
+        _check_port(process)
     command = [
         # -P keeps the current folder off the path, where a gunicorn.py would be imported.
         sys.executable,
@@ -64,3 +60,36 @@ def serve(**options: str | None) -> None:
     ]
     sys.stdout.flush()
     os.execv(sys.executable, command)
+
+
+def _binds_elsewhere() -> bool:
+    arguments = os.environ.get("GUNICORN_CMD_ARGS", "").replace("=", " ").split()
+    return any(word == "--bind" or word.startswith("-b") for word in arguments)
+
+
+def _check_port(process: ProcessSettings) -> None:
+    """Check that the port is free; gunicorn's own error does not name the setting.
+
+    Raises:
+        MopConfigError: If the server cannot listen on the port; the message names the setting.
+    """
+    host, port = process.host.strip("[]"), process.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            socket.create_server((host, port), family=family).close()
+            return
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
+                time.sleep(_PAUSE)
+                continue
+            variable = f"HOST={process.host}"
+            reason = f"no address of this machine ({error.strerror or error})"
+            if error.errno == errno.EADDRINUSE:
+                variable = f"PORT={port}"
+                reason = f"another program listens at {process.host}:{port}"
+            elif error.errno == errno.EACCES:
+                variable = f"PORT={port}"
+                reason = "a port below 1024 takes root, or a socket that systemd hands over"
+            raise MopConfigError(f"{variable} cannot be used: {reason}") from None

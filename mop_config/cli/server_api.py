@@ -1,15 +1,15 @@
 """Sends one request to a running server, with a token only over https or to this machine."""
 
+import contextlib
 import json
 import os
 import ssl
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from http.client import responses
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
@@ -23,12 +23,10 @@ from ..net.faults import HttpError
 from ..net.http import HttpClient, HttpRequest, may_send_token, proxy_of
 from ..server.parsing.problems import ProblemRecord
 from ..server.settings import TOKEN, ProcessSettings, Settings
-from .input import not_empty
 
 VARIABLE = "MOP_CONFIG_TOKEN"
 
 LIST_PATH = "/api/v1/config/endpoints"
-_SCHEMES = ("http://", "https://")
 #: Limits in seconds: one wait for bytes, and the whole transfer after the first wait.
 _SILENCE, _TRANSFER = 10.0, 120.0
 _MAX_BYTES = 64 << 20
@@ -40,7 +38,6 @@ _MAX_DETAIL = 300
 token_option = click.option(
     "--token-file",
     metavar="FILE",
-    callback=not_empty,
     help=f"File with the token for the server  [{VARIABLE} holds the token itself]",
 )
 
@@ -63,41 +60,31 @@ class ServerReply(NamedTuple):
     withheld: bool = False
 
     def refusal(self) -> MopConfigError:
-        """Return the error for an unexpected status, in one line."""
-        reason = responses.get(self.status, "")
-        line = f"{self.url} answers {self.status} {reason}".rstrip()
-        if detail := self._detail():
-            line += f": {detail}"
+        """Return the error for an unexpected status, with the detail of a problem document."""
+        line = f"{self.url} answers {self.status} {responses.get(self.status, '')}".rstrip()
+        with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+            line += f": {blanked(json.loads(self.body)['detail'][:_MAX_DETAIL])}"
         if self.status == 401 and self.withheld:
             line += " (the token was not sent: it goes to https or to this machine only)"
         elif self.status == 401:
             line += f" (name it by --token-file FILE or {VARIABLE})"
         return MopConfigError(line)
 
-    def _detail(self) -> str:
-        """The detail of a problem document (RFC 9457), without control characters."""
+    @contextlib.contextmanager
+    def expecting(self, what: str) -> Iterator[None]:
+        """Replace errors from reading the body by one error that names the server.
+
+        Args:
+            what: The expected document.
+        """
         try:
-            detail = json.loads(self.body).get("detail")
-        except (ValueError, AttributeError, RecursionError):
-            return ""
-        text = detail if isinstance(detail, str) else ""
-        return blanked(text[:_MAX_DETAIL])
-
-
-def report(url: str | None, path: str, token_file: str | None, **options: Any) -> ServerReply:
-    """Send a request to a route of the server at ``url``, or of the environment's own server.
-
-    Args:
-        url: URL of the server; None for the server that the environment describes, with that
-            server's own token unless another token is given.
-        path: Path of the route.
-        token_file: Value of ``token_option``.
-        options: The options of ``ask``.
-    """
-    token = read_token(token_file)
-    if url is None:
-        url, token = own_url(), token or own_token()
-    return ask(route(url, path, "URL"), token=token, **options)
+            yield
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            if self.status != 200:
+                raise self.refusal() from None
+            raise MopConfigError(
+                f"{self.url} did not return {what}; is this a mop-config server?"
+            ) from None
 
 
 def problem_line(problem: ProblemRecord) -> str:
@@ -108,7 +95,7 @@ def problem_line(problem: ProblemRecord) -> str:
 
 def is_url(text: str) -> bool:
     """Return whether an argument is the URL of a server, not a file."""
-    return text.lower().startswith(_SCHEMES)
+    return text.lower().startswith(("http://", "https://"))
 
 
 def route(url: str, path: str, hint: str) -> str:
@@ -123,32 +110,33 @@ def route(url: str, path: str, hint: str) -> str:
         click.BadParameter: If the text is not an http or https URL.
     """
     try:
-        base = parse_url(url, ("http", "https"), underscores=True).text
+        base = parse_url(url, ("http", "https"), underscores=True).text.rstrip("/")
     except AddressError as error:
         raise click.BadParameter(str(error), param_hint=hint) from None
-    return (
-        base.rstrip("/").removesuffix(path).removesuffix(LIST_PATH).removesuffix("/api/v1") + path
-    )
+    return base.removesuffix(path).removesuffix(LIST_PATH).removesuffix("/api/v1") + path
 
 
-def own_url() -> str:
-    """Return the URL on this machine of the server that the environment describes.
+def server_of(url: str | None, token_file: str | None) -> tuple[str, str | None]:
+    """Return the URL of a server and the token for it.
+
+    Args:
+        url: URL of the server; None for the server of this machine that the environment
+            describes, which accepts the first token of ``ENDPOINT_TOKENS``.
+        token_file: Value of ``token_option``.
 
     Raises:
         SettingsError: If the environment holds a value that cannot be used.
-        MopConfigError: If the server's port is 0, which means any free port.
+        MopConfigError: If there is no usable token, or the server's port is any free port.
     """
+    token = read_token(token_file)
+    if url is not None:
+        return url, token
     process = ProcessSettings.from_environ()
     if process.port == 0:
         raise MopConfigError("PORT=0 is any free port: name the server's URL")
     host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(process.host, process.host)  # noqa: S104
-    return f"http://{host}:{process.port}"
-
-
-def own_token() -> str | None:
-    """Return the first token of ``ENDPOINT_TOKENS``, which the environment's own server accepts."""
-    tokens = Settings.from_environ().tokens
-    return tokens[0] if tokens else None
+    own_tokens = Settings.from_environ().tokens
+    return f"http://{host}:{process.port}", token or next(iter(own_tokens), None)
 
 
 def read_token(file: str | None) -> str | None:
@@ -158,18 +146,18 @@ def read_token(file: str | None) -> str | None:
         MopConfigError: If the file cannot be read, or its content is not a token.
     """
     if file is None:
-        token, where = os.environ.get(VARIABLE, "").strip(), VARIABLE
+        token = os.environ.get(VARIABLE, "").strip()
         if not token:
             return None
     else:
         try:
-            with Path(file).open("rb") as opened:
-                token, where = opened.read(_MAX_TOKEN_FILE).decode("ascii", "replace"), file
+            with open(file, "rb") as opened:
+                token = opened.read(_MAX_TOKEN_FILE).decode("ascii", "replace").strip()
         except OSError as error:
             raise MopConfigError(f"{file} cannot be read: {error.strerror}") from None
-        token = token.strip()
     if not TOKEN.fullmatch(token):
-        raise MopConfigError(f"{where} holds no token: one line of A-Z a-z 0-9 - . _ ~ + / and =")
+        rule = "one line of A-Z a-z 0-9 - . _ ~ + / and ="
+        raise MopConfigError(f"{file or VARIABLE} holds no token: {rule}")
     return token
 
 

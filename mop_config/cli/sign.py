@@ -2,18 +2,18 @@
 
 import sys
 import time
-from dataclasses import replace
 
 import click
 
 from ..errors import MopConfigError, SettingsError
-from ..model.jws import MAX_NUMBER, SKEW, SigningKey
+from ..model.jws import MAX_NUMBER, SKEW
 from ..server.serving.signer import read_key
 from ..server.settings import Settings
-from ..server.sources import open_source
-from ..server.sources.file import SourceText
 from .env_file import env_file_option
-from .input import etcd_key, is_etcd, judged, not_empty
+from .input import read
+from .output import complain
+
+_VERSION = click.IntRange(0, MAX_NUMBER)
 
 
 def _ttl(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
@@ -26,87 +26,46 @@ def _ttl(context: click.Context, parameter: click.Parameter, value: str | None) 
 
 
 @click.command(epilog="Example: mop-config sign endpoints.txt --key key.jwk > endpoints.jws")
-@click.argument("file", callback=not_empty)
-@click.option(
-    "--key",
-    "key_file",
-    metavar="FILE",
-    required=True,
-    callback=not_empty,
-    help="Private key, JWK or PEM.",
-)
-@click.option(
-    "--ttl",
-    metavar="TIME",
-    callback=_ttl,
-    help="Lifetime of the signed list  [ENDPOINT_SIGNING_TTL, 7d]",
-)
-@click.option(
-    "--ver",
-    type=click.IntRange(0, MAX_NUMBER),
-    metavar="N",
-    help="Version of the list, in milliseconds  [the current time]",
-)
+@click.argument("file")
+@click.option("--key", metavar="FILE", required=True, help="Private key, JWK or PEM.")
+@click.option("--ttl", metavar="TIME", callback=_ttl, help="Lifetime  [ENDPOINT_SIGNING_TTL, 7d]")
+@click.option("--ver", type=_VERSION, metavar="N", help="Version of the list  [current time in ms]")
 @env_file_option
-def sign(file: str, key_file: str, ttl: int | None, ver: int | None) -> int:
+def sign(file: str, key: str, ttl: int | None, ver: int | None) -> int:
     """Print the list in FILE as a compact JWS, as the server would sign it.
 
     A file with errors is not signed. Apps refuse a list with a lower version than a list that
     they had, so the list that was signed last is the valid one.
     """
-    settings = Settings.from_environ()
-    body, mtime = _list(file, settings)
-    key = _key(key_file)
+    reading = read(file)
+    for problem in reading.problems[reading.refusal is not None :]:
+        complain(problem)
+    if reading.refusal is not None or reading.rendering is None:
+        raise MopConfigError(str(reading.refusal))
+    if reading.errors or not reading.rendering.usable:
+        why = "errors" if reading.errors else "no usable endpoint"
+        raise MopConfigError(f"{file} has {why}, and is not signed")
+    try:
+        signing_key, warnings = read_key(key)
+    except SettingsError as error:
+        message = f"--key {key!r} cannot be used: it must be {error.allowed}"
+        raise MopConfigError(message) from None
+    for warning in warnings:
+        complain(warning)
     now = time.time()
     if ver is None:
-        ver = _version(mtime, now)
+        # Higher than all earlier versions, so that no two lists share a version. A file server's
+        # clock may be up to ``SKEW`` ahead; a later date is ignored.
+        ver = int(max(reading.mtime if reading.mtime <= now + SKEW else 0.0, now) * 1000)
     elif ver > (now + SKEW) * 1000:
-        click.echo(
-            f"mop-config: version {ver} lies in the future: until then, every other list needs"
-            " a --ver that is higher still",
-            err=True,
+        complain(
+            f"version {ver} lies in the future: until then, every other list needs a --ver that is"
+            " higher still"
         )
-    exp = int(now) + (ttl or int(settings.signing_ttl))
+    exp = int(now) + (ttl or int(reading.settings.signing_ttl))
     # Without a newline, which is not part of a JWS, so that the output can be served unchanged.
-    sys.stdout.write(key.sign(body, ver=ver, iat=int(now), exp=exp).decode())
+    signed = signing_key.sign(reading.rendering.body, ver=ver, iat=int(now), exp=exp)
+    sys.stdout.write(signed.decode())
     if sys.stdout.isatty():
         print()
     return 0
-
-
-def _version(mtime: float, now: float) -> int:
-    """Return a version higher than all earlier versions, so that no two lists share a version."""
-    # A file server's clock may be up to ``SKEW`` ahead; a later date is ignored.
-    return int(max(mtime if mtime <= now + SKEW else 0.0, now) * 1000)
-
-
-def _list(file: str, settings: Settings) -> tuple[bytes, float]:
-    """Read a file; return its list in wire form, and its modification time (POSIX seconds)."""
-    name = etcd_key(file).text if is_etcd(file) else file
-    source = open_source(replace(settings, source=name))
-    texts: list[SourceText] = []
-
-    def data() -> bytes:
-        texts.append(source.read())
-        return texts[0].data
-
-    reading = judged(file, data, settings)
-    for problem in reading.problems[reading.refusal is not None :]:
-        click.echo(f"mop-config: {problem}", err=True)
-    if reading.refusal is not None or reading.rendering is None:
-        raise MopConfigError(str(reading.refusal))
-    if reading.errors:
-        raise MopConfigError(f"{file} has errors, and is not signed")
-    if not reading.rendering.usable:
-        raise MopConfigError(f"{file} has no usable endpoint, and is not signed")
-    return reading.rendering.body, texts[0].mtime
-
-
-def _key(path: str) -> SigningKey:
-    try:
-        key, warnings = read_key(path)
-    except SettingsError as error:
-        raise MopConfigError(f"--key {path!r} cannot be used: it must be {error.allowed}") from None
-    for warning in warnings:
-        click.echo(f"mop-config: {warning}", err=True)
-    return key

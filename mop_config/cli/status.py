@@ -1,22 +1,19 @@
 """``mop-config status``: show the state of a running server on one screen."""
 
 import json
-import sys
 from collections.abc import Iterator
 
 import click
 
-from ..errors import MopConfigError
 from ..model.endpoint import Kind
-from ..model.printable import printable
 from ..server.monitor.results import HealthDocument
-from ..server.state.worker_record import HistoryEntry, WatcherRecord
+from ..server.state.worker_record import HistoryEntry
 from ..server.status.document import StatusDocument, WorkerDocument
 from ..server.status.translations import Texts
 from ..server.status.verdict import Level, differing, problem_counts, verdict
 from .env_file import env_file_option
-from .input import not_empty
-from .server_api import ServerReply, problem_line, report, token_option
+from .output import json_text, say
+from .server_api import ServerReply, ask, problem_line, route, server_of, token_option
 
 _PATH = "/api/v1/config/status"
 #: Maximum number of lines of each part, so that everything fits on one screen.
@@ -28,7 +25,7 @@ Line = tuple[str, str, str | None]
 
 
 @click.command(epilog="Example: mop-config status http://127.0.0.1:8000 --json")
-@click.argument("url", required=False, callback=not_empty)
+@click.argument("url", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the status and the verdict as JSON.")
 @token_option
 @env_file_option
@@ -41,32 +38,21 @@ def status(url: str | None, as_json: bool, token_file: str | None) -> int:
     URL defaults to the server of this machine, by HOST and PORT, with the first token in
     ENDPOINT_TOKENS.
     """
-    reply = report(url, _PATH, token_file)
-    if reply.status != 200:
-        raise reply.refusal()
-    try:
+    url, token = server_of(url, token_file)
+    reply = ask(route(url, _PATH, "URL"), token=token)
+    with reply.expecting("a status"):
         document: StatusDocument = json.loads(reply.body)
         findings = verdict(document)
         lines = list(_lines(reply, document))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        raise MopConfigError(
-            f"{reply.url} did not return a status; is this a mop-config server?"
-        ) from None
     ok = findings[0].level is Level.GOOD
     if as_json:
         reported = [{"level": f.level, "text": f.say(_TEXTS)} for f in findings]
-        print(json.dumps({"ok": ok, "findings": reported, **document}, indent=2))
+        print(json_text({"ok": ok, "findings": reported, **document}))
     else:
-        _print(lines)
+        for label, text, colour in lines:
+            say(f"{label:<10} ", nl=False)
+            say(text, fg=colour, bold=colour is not None)
     return int(not ok)
-
-
-def _print(lines: list[Line]) -> None:
-    for label, text, colour in lines:
-        text = printable(text)
-        if colour is not None and sys.stdout.isatty():
-            text = click.style(text, fg=colour, bold=True)
-        click.echo(f"{label:<10} {text}")
 
 
 def _lines(reply: ServerReply, document: StatusDocument) -> Iterator[Line]:
@@ -77,26 +63,19 @@ def _lines(reply: ServerReply, document: StatusDocument) -> Iterator[Line]:
     counts = document["counts"]
     yield "server", reply.url.removesuffix(_PATH), None
     yield "source", str(document["source"]), None
-    yield "state", _state(document), None
+    state, last = document["state"], document["last_reload"]
+    stale = state != "fresh" and last and last["error"]
+    yield "state", f"{state}: {stale}" if stale else str(state), None
     served = _TEXTS("counts.value", **{kind: counts[kind.value] for kind in Kind})
     yield "serving", f"{served}, since {document['loaded_at']}, etag {document['etag']}", None
-    yield "following", _following(document["watcher"]), None
+    watcher = document["watcher"]
+    mode = _TEXTS.word("watcher", watcher["mode"])
+    following = mode if watcher["alive"] else _TEXTS("watcher.dead", mode=mode)
+    yield "following", following, None
     yield from _workers(document["workers"])
     yield from _endpoints(document["health"])
     yield from _problems(document)
     yield from _reloads(document["history"])
-
-
-def _state(document: StatusDocument) -> str:
-    state = str(document["state"])
-    last = document["last_reload"]
-    error = last["error"] if last else None
-    return f"{state}: {error}" if error and state != "fresh" else state
-
-
-def _following(watcher: WatcherRecord) -> str:
-    mode = _TEXTS.word("watcher", watcher["mode"])
-    return mode if watcher["alive"] else _TEXTS("watcher.dead", mode=mode)
 
 
 def _workers(workers: list[WorkerDocument]) -> Iterator[Line]:
@@ -134,15 +113,15 @@ def _problems(document: StatusDocument) -> Iterator[Line]:
 
 
 def _reloads(history: list[HistoryEntry]) -> Iterator[Line]:
-    for index, event in enumerate(history[:_RELOADS]):
-        change, error = event.get("change"), event["error"]
-        counted = {name: change[name] for name in ("added", "removed", "changed")} if change else {}
-        more = f": {_TEXTS('change', **counted)}" if change else f": {error}" if error else ""
-        yield (
-            "reloads" if not index else "",
-            (f"{event['at']} {event['result']} ({event['trigger']}){more}"),
-            None,
-        )
+    label = "reloads"
+    for event in history[:_RELOADS]:
+        change, more = event.get("change"), event["error"]
+        if change:
+            names = ("added", "removed", "changed")
+            more = _TEXTS("change", **{name: change[name] for name in names})
+        line = f"{event['at']} {event['result']} ({event['trigger']})"
+        yield label, f"{line}: {more}" if more else line, None
+        label = ""
 
 
 def _more(count: int) -> Iterator[Line]:

@@ -4,14 +4,16 @@ import contextlib
 import errno
 import os
 import stat
-from pathlib import Path
+import sys
+
+import click
 
 from ..errors import MopConfigError, SourceError
 from ..files import Scratch
 from ..model.address import EtcdAddress
 from ..server.parsing.problems import Code
 from ..server.settings import Settings
-from ..server.sources import SCHEME, check_source
+from ..server.sources import check_source
 from ..server.sources.etcd import Etcd, encode
 from ..server.sources.file import FileSource, SourceText
 from .env_file import as_root
@@ -101,7 +103,7 @@ class FileTarget:
 
     def __init__(self, path: str, *, in_place: bool) -> None:
         self._source = FileSource(path, MOST_BYTES)
-        self._path = Path(os.path.realpath(path))
+        self._path = os.path.realpath(path)
         self._in_place = in_place
         self._text: SourceText | None = None
 
@@ -135,30 +137,30 @@ class FileTarget:
             ChangedError: If another program has written the file since ``read``.
             MopConfigError: If the file cannot be written.
         """
-        if self._has_changed():
+        text = self._text
+        if os.path.lexists(self._path) if text is None else not self._source.is_current(text):
             message = "it has changed since it was compared: nothing is written"
             raise ChangedError(f"{self}: {message}; look at the difference again")
         try:
-            if self._in_place and self._text is not None:
-                self._overwrite(data)
-            else:
+            if not self._in_place or text is None:
                 self._replace(data)
+                return
+            with open(self._path, "r+b") as file:
+                file.write(data)
+                file.truncate()
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise MopConfigError(self._reason(error)) from None
 
-    def _has_changed(self) -> bool:
-        if self._text is None:
-            return os.path.lexists(self._path)
-        return not self._source.is_current(self._text)
-
     def _replace(self, data: bytes) -> None:
-        with Scratch(str(self._path), mode=0o600) as scratch:
+        with Scratch(self._path, mode=0o600) as scratch:
             scratch.write(data, sync=True)
             if self._text is None:
                 os.fchmod(scratch.descriptor, 0o644)
             else:
                 self._copy_attributes(scratch.descriptor)
-            scratch.become(str(self._path))
+            scratch.become(self._path)
 
     def _copy_attributes(self, descriptor: int) -> None:
         there, ours = os.stat(self._path), os.fstat(descriptor)
@@ -168,13 +170,6 @@ class FileTarget:
         with contextlib.suppress(OSError):  # no attributes, or no permission
             for name in os.listxattr(self._path):  # includes access control lists
                 os.setxattr(descriptor, name, os.getxattr(self._path, name))
-
-    def _overwrite(self, data: bytes) -> None:
-        with open(self._path, "r+b") as file:
-            file.write(data)
-            file.truncate()
-            file.flush()
-            os.fsync(file.fileno())
 
     def _reason(self, error: OSError) -> str:
         reason = f"{self} cannot be written ({error.strerror or error})"
@@ -186,12 +181,13 @@ class FileTarget:
         return reason
 
 
-def open_target(settings: Settings, *, in_place: bool) -> EtcdTarget | FileTarget:
-    """Return the target for writes to the source that the settings name.
+def confirm(target: EtcdTarget | FileTarget, *, sure: bool) -> None:
+    """Ask on a terminal whether to write, unless the user is sure.
 
     Raises:
-        SettingsError: If a setting of etcd cannot be used.
+        MopConfigError: If the answer is no.
     """
-    if settings.source.startswith(SCHEME):
-        return EtcdTarget(settings)
-    return FileTarget(settings.source, in_place=in_place)
+    if sure or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return
+    if not click.confirm(f"Write this to {target}?"):
+        raise MopConfigError("nothing is written")

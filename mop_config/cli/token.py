@@ -1,12 +1,12 @@
 """``mop-config token``: make access tokens for the server's clients and operators."""
 
-import json
 import secrets
 import sys
 
 import click
 
 from ..server.auth.tokens import ADMIN, NAME_RULE, READ, Token, digest, is_name, line_of
+from .output import json_text
 
 #: Prefix by which secret scanners recognise our tokens.
 _PREFIX = "mop_"
@@ -38,8 +38,7 @@ def new(name: str, admin: bool, as_json: bool) -> int:
     made = Token(name, digest(secret), admin)
     if as_json:
         scope = ADMIN if admin else READ
-        document = {"name": name, "scope": scope, "token": secret, "line": line_of(made)}
-        print(json.dumps(document, indent=2))
+        print(json_text({"name": name, "scope": scope, "token": secret, "line": line_of(made)}))
         return 0
     print(f"token\t{secret}")
     print(f"line\t{line_of(made)}")

@@ -1,21 +1,19 @@
 """``mop-config verify``: check whether an app would accept a signed list."""
 
-import json
-import sys
 import time
 
 import click
 
 from ..errors import MopConfigError, SignatureError, SigningKeyError
-from ..model.jws import MEDIA_TYPE, SignedList, TrustedKeys, check_ahead, moment
-from .input import not_empty
+from ..model.jws import MEDIA_TYPE, TrustedKeys, check_ahead, moment
+from .output import counts_of, json_text, say
 from .server_api import LIST_PATH, ask, is_url, read_token, route, token_option
 
 _MAX_KEY_BYTES = 65536
 
 
 @click.command(epilog="Example: mop-config verify https://mirror.example.com --key public.jwk")
-@click.argument("source", metavar="FILE|URL", callback=not_empty)
+@click.argument("source", metavar="FILE|URL")
 @click.option(
     "--key",
     "key_files",
@@ -33,36 +31,30 @@ def verify(source: str, key_files: tuple[str, ...], as_json: bool, token_file: s
     version is more than a day ahead. An app also refuses a list that is older than one that it
     had, which only the app can know.
     """
-    keys = _keys(key_files)
+    texts = [_read(file, _MAX_KEY_BYTES) for file in key_files]
+    for file, key in zip(key_files, texts, strict=True):
+        try:
+            TrustedKeys([key], private=True)
+        except SigningKeyError as error:
+            raise MopConfigError(f"--key {file!r} cannot be used: {error}") from None
     text = _fetched(source, token_file) if is_url(source) else _read(source)
     try:
-        signed = keys.verify(text, time.time())
+        signed = TrustedKeys(texts, private=True).verify(text, time.time())
         check_ahead(signed, time.time())
     except SignatureError as error:
         if as_json:
-            print(json.dumps({"ok": False, "code": error.code, "reason": str(error)}, indent=2))
-            sys.stdout.flush()
+            click.echo(json_text({"ok": False, "code": error.code, "reason": str(error)}))
         raise MopConfigError(f"{source}: {error}") from None
+    config, ver, kid = signed.config, signed.ver, signed.kid
+    iat, exp = moment(signed.iat), moment(signed.exp)
     if as_json:
-        print(json.dumps(_document(signed), indent=2))
+        counts = {kind: len(listed) for kind, listed in config.kinds().items()}
+        document = {"ok": True, "ver": ver, "iat": iat, "exp": exp, "kid": kid, "counts": counts}
+        click.echo(json_text(document))
     else:
-        config = signed.config
-        print(
-            f"{source}: ok: {len(config.api_endpoints)} API and"
-            f" {len(config.socketio_endpoints)} Socket.io endpoints, version {signed.ver}, signed"
-            f" {moment(signed.iat)} by {signed.kid}, holds until {moment(signed.exp)}"
-        )
+        about = f"version {ver}, signed {iat} by {kid}, holds until {exp}"
+        say(f"{source}: ok: {counts_of(config)}, {about}")
     return 0
-
-
-def _keys(files: tuple[str, ...]) -> TrustedKeys:
-    texts = [_read(file, _MAX_KEY_BYTES) for file in files]
-    for file, text in zip(files, texts, strict=True):
-        try:
-            TrustedKeys([text], private=True)
-        except SigningKeyError as error:
-            raise MopConfigError(f"--key {file!r} cannot be used: {error}") from None
-    return TrustedKeys(texts, private=True)
 
 
 def _read(path: str, limit: int = 64 << 20) -> bytes:
@@ -80,14 +72,3 @@ def _fetched(url: str, token_file: str | None) -> bytes:
     if reply.status != 200:
         raise reply.refusal()
     return reply.body
-
-
-def _document(signed: SignedList) -> dict[str, object]:
-    return {
-        "ok": True,
-        "ver": signed.ver,
-        "iat": moment(signed.iat),
-        "exp": moment(signed.exp),
-        "kid": signed.kid,
-        "counts": {kind: len(endpoints) for kind, endpoints in signed.config.kinds().items()},
-    }

@@ -1,6 +1,5 @@
 """``mop-config watch``: print each change of a served list as it happens."""
 
-import json
 import os
 import random
 import subprocess
@@ -14,11 +13,10 @@ from ..errors import MopConfigError
 from ..model import codec
 from ..model.endpoint import EndpointConfig
 from .follower import WAIT, ListEvent, ListFollower, Step
-from .input import not_empty
-from .list_change import colour_of_change
+from .list_change import changes_document, print_changes
 from .options import SECONDS
-from .output import say
-from .server_api import LIST_PATH, ServerReply, ask, read_token, route, token_option
+from .output import complain, counts_of, json_text, say
+from .server_api import LIST_PATH, ask, read_token, route, token_option
 
 #: Seconds after the end of a long poll's wait until a silent server counts as lost.
 _GRACE = 10.0
@@ -27,12 +25,11 @@ _GRACE = 10.0
 @click.command(
     epilog="Example: mop-config watch https://config.example.com --exec 'jq . > now.json'"
 )
-@click.argument("url", callback=not_empty)
+@click.argument("url")
 @click.option(
     "--exec",
     "command",
     metavar="CMD",
-    callback=not_empty,
     help="Run this in the shell on each change, with the new list's JSON on standard input.",
 )
 @click.option(
@@ -60,14 +57,18 @@ def watch(
     """
     where = route(url, LIST_PATH, "URL")
     follower = ListFollower(interval, random.random)
-    printer = _EventPrinter(where, as_json=as_json)
     while True:
-        step = _attempt(follower, where, token_file)
-        for event in step.events:
-            printer.print(event)
+        events, pause = _attempt(follower, where, token_file)
+        for event in events:
+            config = follower.config or EndpointConfig()
+            if as_json:
+                click.echo(json_text(_document(event, config), None))
+            else:
+                _print(event, config, where)
+            sys.stdout.flush()
             if event.name == "changed" and command is not None:
-                _run(command, event.config, quiet=as_json)
-        time.sleep(step.pause)
+                _run(command, config, quiet=as_json)
+        time.sleep(pause)
 
 
 def _attempt(follower: ListFollower, where: str, token_file: str | None) -> Step:
@@ -77,17 +78,16 @@ def _attempt(follower: ListFollower, where: str, token_file: str | None) -> Step
         MopConfigError: If the first request returns no list.
     """
     headers = {} if follower.etag is None else {"If-None-Match": follower.etag}
-    began = time.monotonic()
-    reply: ServerReply | None = None
+    began, retry = time.monotonic(), None
     try:
         token = read_token(token_file)  # each time: the file may have been replaced
         reply = ask(f"{where}?wait={WAIT}", token=token, headers=headers, silence=WAIT + _GRACE)
-        if reply.status not in ({200} if follower.etag is None else {200, 304}):
+        if reply.status != 200 and (reply.status != 304 or follower.etag is None):
+            retry = reply.headers.get("retry-after")
             raise reply.refusal()
     except MopConfigError as error:
         if follower.config is None:
             raise
-        retry = None if reply is None else reply.headers.get("retry-after")
         return follower.failed(str(error), now=time.monotonic(), posix=time.time(), retry=retry)
     step = follower.answered(
         reply.body if reply.status == 200 else None,
@@ -111,61 +111,41 @@ def _run(command: str, config: EndpointConfig, *, quiet: bool) -> None:
             check=False,
         )
     except OSError as error:
-        _warn(f"the command cannot be run: {shell}: {error.strerror}")
+        complain(f"the command cannot be run: {shell}: {error.strerror}")
         return
     if done.returncode < 0:
-        _warn(f"the command was ended by signal {-done.returncode}")
+        complain(f"the command was ended by signal {-done.returncode}")
     elif done.returncode:
-        _warn(f"the command failed with exit code {done.returncode}")
+        complain(f"the command failed with exit code {done.returncode}")
 
 
-class _EventPrinter:
-    """Prints events on a terminal, as plain lines in a pipe, or as JSON."""
-
-    def __init__(self, where: str, *, as_json: bool) -> None:
-        self._where = where
-        self._as_json = as_json
-        self._terminal = sys.stdout.isatty()
-
-    def print(self, event: ListEvent) -> None:
-        now = datetime.now(UTC)
-        at = f"{now.astimezone():%X}" if self._terminal else f"{now:%Y-%m-%dT%H:%M:%SZ}"
-        if self._as_json:
-            print(json.dumps({"at": f"{now:%Y-%m-%dT%H:%M:%SZ}", **_document(event)}))
-        elif event.name == "lost":
-            _warn(f"{at} lost: {event.reason}; its last list counts until it is back")
-        elif event.name == "refused":
-            _warn(f"{at} not applied: {self._where}: {event.reason}")
-        elif event.name == "back":
-            after = "with a good list" if event.seconds is None else f"after {event.seconds:.0f} s"
-            _warn(f"{at} back {after}")
-        elif event.name == "start":
-            counts = [len(endpoints) for endpoints in event.config.kinds().values()]
-            print(f"{at} {self._where}: {counts[0]} API and {counts[1]} Socket.io endpoints")
-        else:
-            self._print_change(at, event)
-        sys.stdout.flush()
-
-    def _print_change(self, at: str, event: ListEvent) -> None:
-        lines = event.change.lines() if event.change else []
-        for line in lines or ["~ the order changed"]:
-            print(at, colour_of_change(line) if self._terminal and lines else line)
+def _print(event: ListEvent, config: EndpointConfig, where: str) -> None:
+    now = datetime.now(UTC)
+    at = f"{now.astimezone():%X}" if sys.stdout.isatty() else f"{now:%Y-%m-%dT%H:%M:%SZ}"
+    if event.name == "lost":
+        complain(f"{at} lost: {event.reason}; its last list counts until it is back")
+    elif event.name == "refused":
+        complain(f"{at} not applied: {where}: {event.reason}")
+    elif event.name == "back":
+        after = "with a good list" if event.seconds is None else f"after {event.seconds:.0f} s"
+        complain(f"{at} back {after}")
+    elif event.name == "start":
+        say(f"{at} {where}: {counts_of(config)}")
+    else:
+        print_changes(event.changes, f"{at} ")
 
 
-def _document(event: ListEvent) -> dict[str, object]:
-    document: dict[str, object] = {"event": event.name}
+def _document(event: ListEvent, config: EndpointConfig) -> dict[str, object]:
+    document: dict[str, object] = {
+        "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "event": event.name,
+    }
     if event.name in {"start", "changed"}:
-        document["counts"] = {
-            kind: len(endpoints) for kind, endpoints in event.config.kinds().items()
-        }
-    if event.change is not None:
-        document |= event.change.as_dict()
+        document["counts"] = {kind: len(listed) for kind, listed in config.kinds().items()}
+    if event.name == "changed":
+        document |= changes_document(event.changes)
     if event.reason is not None:
         document["reason"] = event.reason
     if event.seconds is not None:
         document["seconds"] = round(event.seconds, 3)
     return document
-
-
-def _warn(message: str) -> None:
-    say(f"mop-config: {' '.join(message.split())}", err=True)

@@ -282,8 +282,8 @@ class TestCheck:
         """Output has colours only on a terminal, and the caret is under its column there too."""
         file = write(tmp_path, "DomainList:\na.com, x_y\nb.com\n")
         shown = on_a_terminal("check", file)
-        assert "\x1b[1;31merror: \x1b[0m" in shown
-        assert "\x1b[1;31m^\x1b[0m" in shown
+        assert "\x1b[31m\x1b[1merror: \x1b[0m" in shown
+        assert "\x1b[31m\x1b[1m^\x1b[0m" in shown
         assert "\x1b" not in run("check", file).stdout
 
     def test_no_password_is_shown(self, tmp_path: Path) -> None:
@@ -364,8 +364,8 @@ class TestShow:
             result = run("show", other, "--diff", url)
             assert result.returncode == 1
             lines = result.stdout.splitlines()
-            assert "-api_endpoints https://b.com/api/v1 priority=1" in lines
-            assert "+api_endpoints https://c.com/api/v1 priority=9" in lines
+            assert "- api https://b.com/api/v1 priority=1" in lines
+            assert "+ api https://c.com/api/v1 priority=9" in lines
             answer = run("show", str(file), "--diff", url + "/nope")
             assert answer.returncode == 1
             assert "404" in answer.stderr

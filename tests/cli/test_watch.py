@@ -28,7 +28,7 @@ from mop_config.cli.follower import (
     ListFollower,
     Step,
 )
-from mop_config.cli.list_change import ListChange
+from mop_config.cli.list_change import EndpointChange, list_changes
 from mop_config.model import codec
 
 from ..client.handmade import Answer, Asked, handmade, source, wire
@@ -406,7 +406,8 @@ class TestFollower:
     def test_a_change_is_followed_at_once(self) -> None:
         """After a change, or a long poll that ends, the next request follows at once."""
         who = follower()
-        assert answered(who, LIST) == Step([ListEvent("start", codec.loads(LIST))], 0.0)
+        assert answered(who, LIST) == Step([ListEvent("start")], 0.0)
+        assert who.config == codec.loads(LIST)
         assert answered(who, None, took=WAIT) == Step([], 0.0)
         step = answered(who, OTHER)
         assert ([event.name for event in step.events], step.pause) == (["changed"], 0.0)
@@ -505,7 +506,8 @@ class TestFollower:
     def test_an_empty_list_to_begin_with(self) -> None:
         """An empty first list is a list: the server has no endpoints yet."""
         who = follower()
-        assert answered(who, wire()).events == [ListEvent("start", EndpointConfig())]
+        assert answered(who, wire()).events == [ListEvent("start")]
+        assert who.config == EndpointConfig()
         assert answered(who, wire()).events == []
         assert [event.name for event in answered(who, LIST).events] == ["changed"]
 
@@ -519,11 +521,16 @@ class TestChange:
         self, before: EndpointConfig, after: EndpointConfig
     ) -> None:
         """Applying the change to the old list gives the new list; the reverse change leads back."""
-        change, back = ListChange.between(before, after), ListChange.between(after, before)
-        assert sorted(map(str, change.added)) == sorted(map(str, back.removed))
-        now = members(before) - set(change.removed) - {(k, was) for k, was, _ in change.changed}
-        assert now | set(change.added) | {(k, e) for k, _, e in change.changed} == members(after)
-        assert all(was.url == e.url and was != e for _, was, e in change.changed)
+        change, back = list_changes(before, after), list_changes(after, before)
+        added, removed = of_sign(change, "+"), of_sign(change, "-")
+        assert added == of_sign(back, "-")
+        changed = [each for each in change if each.sign == "~"]
+        now = members(before) - removed - {(each.kind, each.before) for each in changed}
+        assert now | added | of_sign(change, "~") == members(after)
+        for _, _, endpoint, was in changed:
+            assert was is not None
+            assert was.url == endpoint.url
+            assert was != endpoint
 
     def test_the_order_alone(self) -> None:
         """A different order is a change without added, removed or changed endpoints."""
@@ -531,10 +538,14 @@ class TestChange:
         who = follower()
         answered(who, codec.dumps(EndpointConfig((one, two))))
         (event,) = answered(who, codec.dumps(EndpointConfig((two, one)))).events
-        assert (event.name, event.change) == ("changed", ListChange())
+        assert (event.name, event.changes) == ("changed", [])
 
 
-def members(config: EndpointConfig) -> set[tuple[str, Endpoint]]:
+def of_sign(changes: list[EndpointChange], sign: str) -> set[tuple[str, Endpoint | None]]:
+    return {(each.kind, each.endpoint) for each in changes if each.sign == sign}
+
+
+def members(config: EndpointConfig) -> set[tuple[str, Endpoint | None]]:
     return {
         *(("api", endpoint) for endpoint in config.api_endpoints),
         *(("socketio", endpoint) for endpoint in config.socketio_endpoints),
