@@ -1,6 +1,6 @@
 """Every exception that mop-config raises on purpose.
 
-Each exception keeps its arguments unchanged, so that it can be pickled.
+Each exception can be pickled and copied.
 
 ::
 
@@ -23,11 +23,23 @@ Each exception keeps its arguments unchanged, so that it can be pickled.
                            defined in ``mop_config.client``, which imports httpx2)
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 
 class MopConfigError(Exception):
     """The base class of all exceptions that mop-config raises on purpose."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The attributes carry the state, also of exceptions that were made with keywords.
+        return _unpickled, (type(self), self.args), self.__dict__
 
+
+def _unpickled(cls: type[MopConfigError], args: tuple[object, ...]) -> MopConfigError:
+    return cls.__new__(cls, *args)
+
+
+@dataclass(eq=False)
 class SettingsError(MopConfigError):
     """An environment variable has an invalid value.
 
@@ -37,16 +49,15 @@ class SettingsError(MopConfigError):
         allowed: A description of the values that are allowed.
     """
 
-    def __init__(self, variable: str, value: str, allowed: str) -> None:
-        super().__init__(variable, value, allowed)
-        self.variable = variable
-        self.value = value
-        self.allowed = allowed
+    variable: str
+    value: str
+    allowed: str
 
     def __str__(self) -> str:
         return f"{self.variable}={self.value!r} cannot be used: it must be {self.allowed}"
 
 
+@dataclass(eq=False)
 class AddressError(MopConfigError, ValueError):
     """An invalid host, port or URL.
 
@@ -56,16 +67,15 @@ class AddressError(MopConfigError, ValueError):
         value: The invalid text without user name and password, or an empty text if unknown.
     """
 
-    def __init__(self, code: str, message: str, value: str = "") -> None:
-        super().__init__(code, message, value)
-        self.code = code
-        self.message = message
-        self.value = value
+    code: str
+    message: str
+    value: str = ""
 
     def __str__(self) -> str:
         return f"{self.value!r}: {self.message}" if self.value else self.message
 
 
+@dataclass(eq=False)
 class PayloadError(MopConfigError, ValueError):
     """JSON that is not an endpoint list.
 
@@ -74,15 +84,14 @@ class PayloadError(MopConfigError, ValueError):
         message: The reason.
     """
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(field, message)
-        self.field = field
-        self.message = message
+    field: str
+    message: str
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}"
 
 
+@dataclass(eq=False)
 class QrTooLong(MopConfigError, ValueError):  # noqa: N818 - named like UpdateFailed
     """A text that does not fit into a QR code.
 
@@ -93,18 +102,10 @@ class QrTooLong(MopConfigError, ValueError):  # noqa: N818 - named like UpdateFa
         fits: The forms that would fit, each with its limit (endpoints of each kind) or None.
     """
 
-    def __init__(
-        self,
-        format: str,  # noqa: A002 - as in the route and on the command line
-        size: int,
-        capacity: int,
-        fits: tuple[tuple[str, int | None], ...] = (),
-    ) -> None:
-        super().__init__(format, size, capacity, fits)
-        self.format = format
-        self.size = size
-        self.capacity = capacity
-        self.fits = fits
+    format: str
+    size: int
+    capacity: int
+    fits: tuple[tuple[str, int | None], ...] = ()
 
     def __str__(self) -> str:
         form = "the text" if self.format == "text" else f"the {self.format} form"
@@ -113,6 +114,7 @@ class QrTooLong(MopConfigError, ValueError):  # noqa: N818 - named like UpdateFa
         return room + (f"what fits is {', or '.join(fits)}" if fits else "no form fits")
 
 
+@dataclass(eq=False)
 class QrUnreadable(MopConfigError, ValueError):  # noqa: N818 - named like UpdateFailed
     """An image from which no QR code can be read.
 
@@ -121,15 +123,14 @@ class QrUnreadable(MopConfigError, ValueError):  # noqa: N818 - named like Updat
         reason: The reason.
     """
 
-    def __init__(self, image: str, reason: str) -> None:
-        super().__init__(image, reason)
-        self.image = image
-        self.reason = reason
+    image: str
+    reason: str
 
     def __str__(self) -> str:
         return f"{self.image}: {self.reason}"
 
 
+@dataclass(eq=False)
 class SourceError(MopConfigError):
     """The source cannot be read, or its text is rejected as a whole.
 
@@ -140,12 +141,10 @@ class SourceError(MopConfigError):
         column: Column of the fault in code points, counted from 1.
     """
 
-    def __init__(self, code: str, message: str, line: int = 1, column: int = 1) -> None:
-        super().__init__(code, message, line, column)
-        self.code = code
-        self.message = message
-        self.line = line
-        self.column = column
+    code: str
+    message: str
+    line: int = 1
+    column: int = 1
 
     def __str__(self) -> str:
         return self.message
@@ -155,6 +154,7 @@ class SigningKeyError(MopConfigError, ValueError):
     """A key that cannot sign or verify lists; the message never contains the key."""
 
 
+@dataclass(eq=False)
 class SignatureError(MopConfigError, ValueError):
     """A text that is not a valid list signed by a trusted key.
 
@@ -165,15 +165,14 @@ class SignatureError(MopConfigError, ValueError):
         message: The reason.
     """
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(code, message)
-        self.code = code
-        self.message = message
+    code: str
+    message: str
 
     def __str__(self) -> str:
         return self.message
 
 
+@dataclass(eq=False)
 class MissingExtra(MopConfigError, ModuleNotFoundError):  # noqa: N818 - named like UpdateFailed
     """A feature needs an extra of this package that is not installed.
 
@@ -182,15 +181,14 @@ class MissingExtra(MopConfigError, ModuleNotFoundError):  # noqa: N818 - named l
         extra: The name of the extra.
     """
 
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(what, extra)
-        self.what = what
-        self.extra = extra
+    what: str
+    extra: str
 
     def __str__(self) -> str:
         return f"{self.what} needs the extra '{self.extra}': pip install 'mop-config[{self.extra}]'"
 
 
+@dataclass(eq=False)
 class UpdateFailed(MopConfigError):  # noqa: N818 - the contract's name
     """No source returned a readable list; the list in use is kept.
 
@@ -200,10 +198,8 @@ class UpdateFailed(MopConfigError):  # noqa: N818 - the contract's name
         attempts: The URL of each source that was tried, with a description of its failure.
     """
 
-    def __init__(self, cause: str, attempts: tuple[tuple[str, str], ...] = ()) -> None:
-        super().__init__(cause, attempts)
-        self.cause = cause
-        self.attempts = attempts
+    cause: str
+    attempts: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         tried = "; ".join(f"{url}: {what}" for url, what in self.attempts)
@@ -212,6 +208,7 @@ class UpdateFailed(MopConfigError):  # noqa: N818 - the contract's name
         )
 
 
+@dataclass(eq=False)
 class UpdateRefused(MopConfigError):  # noqa: N818 - the contract's name
     """A list was rejected, for example because it would remove every healthy endpoint.
 
@@ -222,15 +219,14 @@ class UpdateRefused(MopConfigError):  # noqa: N818 - the contract's name
         reason: The reason.
     """
 
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(url, reason)
-        self.url = url
-        self.reason = reason
+    url: str
+    reason: str
 
     def __str__(self) -> str:
         return f"the endpoint list from {self.url} is refused: {self.reason}"
 
 
+@dataclass(eq=False)
 class UpdateUntrusted(UpdateRefused):
     """A list was rejected because its signature is missing, invalid, expired or too old.
 
@@ -240,7 +236,4 @@ class UpdateUntrusted(UpdateRefused):
         code: The reason as a word; see ``SignatureError``.
     """
 
-    def __init__(self, url: str, reason: str, code: str) -> None:
-        super().__init__(url, reason)
-        self.args = (url, reason, code)
-        self.code = code
+    code: str

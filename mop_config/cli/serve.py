@@ -27,8 +27,7 @@ _PATIENCE, _PAUSE = 5.0, 0.1
 @click.option("--threads", metavar="N", help="Threads of each worker  [THREADS, 16]")
 @click.option("--worker-class", metavar="NAME", help="asgi, gthread or sync  [WORKER_CLASS, asgi]")
 @env_file_option
-@click.pass_context
-def serve(context: click.Context, **options: str | None) -> None:
+def serve(**options: str | None) -> None:
     """Serve the endpoint list in FILE, and every change of it.
 
     FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt. gunicorn takes
@@ -44,6 +43,7 @@ def serve(context: click.Context, **options: str | None) -> None:
     except SettingsError as error:
         if error.variable not in given:
             raise
+        context = click.get_current_context()
         parameter = next(p for p in context.command.params if p.name == error.variable.lower())
         message = f"{error.value!r} cannot be used: it must be {error.allowed}"
         raise click.BadParameter(message, context, parameter) from None

@@ -171,25 +171,11 @@ def _qr_endpoints(kind: Kind, document: dict[str, Any]) -> tuple[Endpoint, ...] 
     entries = document.get(kind.member)
     if entries is None:
         url = document.get(_SINGLE[kind])
-        return None if url is None else (_endpoint_of_url(_SINGLE[kind], url, 0),)
-    if not isinstance(entries, list):
-        raise PayloadError(kind.member, "must be an array")
+        return None if url is None else (_parse(_SINGLE[kind], url, 0),)
     found: dict[str, Endpoint] = {}
-    for index, entry in enumerate(entries):
-        where = f"{kind.member}[{index}]"
-        by_url = isinstance(entry, str)
-        endpoint = _endpoint_of_url(where, entry, index) if by_url else _endpoint(where, entry)
+    for endpoint in _endpoints(kind.member, entries, plain_urls=True):
         found.setdefault(endpoint.url, endpoint)  # of duplicates, the first is kept, as in the file
     return tuple(found.values())
-
-
-def _endpoint_of_url(where: str, url: Any, priority: int) -> Endpoint:
-    if not isinstance(url, str):
-        raise PayloadError(where, "must be a URL")
-    try:
-        return Endpoint.parse(url, priority)
-    except AddressError as error:
-        raise PayloadError(where, str(error)) from None
 
 
 def dumps_qr(
@@ -238,27 +224,37 @@ def _object(body: bytes | str) -> dict[str, Any]:
     return document
 
 
-def _endpoints(member: str, entries: Any) -> tuple[Endpoint, ...]:
+def _endpoints(member: str, entries: Any, *, plain_urls: bool = False) -> tuple[Endpoint, ...]:
     if not isinstance(entries, list):
         raise PayloadError(member, "must be an array")
-    return tuple(_endpoint(f"{member}[{i}]", entry) for i, entry in enumerate(entries))
+    return tuple(
+        _parse(f"{member}[{index}]", entry, index)
+        if plain_urls and isinstance(entry, str)
+        else _endpoint(f"{member}[{index}]", entry)
+        for index, entry in enumerate(entries)
+    )
 
 
 def _endpoint(where: str, entry: Any) -> Endpoint:
     if not isinstance(entry, dict):
         raise PayloadError(where, "must be an object with 'url' and 'priority'")
-    url, priority, name = entry.get("url"), entry.get("priority", 0), entry.get("server_name")
-    if not isinstance(url, str):
-        raise PayloadError(f"{where}.url", "must be a string")
+    priority, name = entry.get("priority", 0), entry.get("server_name")
     if not is_priority(priority):
         raise PayloadError(f"{where}.priority", "must be a whole number, 0 or more")
     if name is not None and not isinstance(name, str):
         raise PayloadError(f"{where}.server_name", "must be a string")
+    return _parse(f"{where}.url", entry.get("url"), priority, name)
+
+
+def _parse(where: str, url: Any, priority: int, server_name: str | None = None) -> Endpoint:
+    if not isinstance(url, str):
+        raise PayloadError(where, "must be a URL")
     try:
-        return Endpoint.parse(url, priority, name)
+        return Endpoint.parse(url, priority, server_name)
     except AddressError as error:
-        member = "server_name" if error.code == "bad-server-name" else "url"
-        raise PayloadError(f"{where}.{member}", str(error)) from None
+        if error.code == "bad-server-name":
+            where = where.removesuffix("url") + "server_name"
+        raise PayloadError(where, str(error)) from None
 
 
 class Difference(NamedTuple):
@@ -307,7 +303,10 @@ def difference(old: bytes, new: bytes) -> Difference:
         how += [_how(was[url], now[url]) for url in moved[: NAMED_URLS - len(how)]]
     lists = (added, removed, changed, how)
     return Difference(
-        len(added), len(removed), len(changed), *(tuple(urls[:NAMED_URLS]) for urls in lists)
+        len(added),
+        len(removed),
+        len(changed),
+        *(tuple(urls[:NAMED_URLS]) for urls in lists),
     )
 
 

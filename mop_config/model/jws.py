@@ -36,7 +36,7 @@ MAX_NUMBER = 2**53 - 1
 #: Limit of the encoded header's length in characters; our own header has 121.
 _MAX_HEADER = 1024
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]*)", re.ASCII)
-_HEADER = frozenset({"alg", "kid", "typ"})
+_KID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class SignedList(NamedTuple):
@@ -177,12 +177,11 @@ class TrustedKeys:
             SignatureError: If no trusted key has signed the text, its payload is not a list,
                 or the list has expired.
         """
-        compact = _compact(text)
-        kid = _kid(compact)
+        text, kid = _compact(text)
         key = self._keys.get(kid)
         if key is None:
             raise SignatureError("unknown-key", f"it is signed by a key that is not trusted: {kid}")
-        signed = _signed_list(compact[0], kid, _verified(compact[0], key), most)
+        signed = _signed_list(text, kid, _verified(text, key), most)
         if now is not None and signed.expired(now):
             raise SignatureError("expired", f"it has expired at {moment(signed.exp)}")
         return signed
@@ -235,43 +234,31 @@ def _registry() -> "JWSRegistry":
 
 
 def _compact(text: str | bytes) -> tuple[str, str]:
-    """Return the text of a compact JWS without white space around it, and its encoded header."""
-    if isinstance(text, bytes):
-        try:
-            text = text.decode("ascii")
-        except UnicodeDecodeError:
-            raise SignatureError("not-signed", "it is not a signed list") from None
-    text = text.strip()
-    match = _COMPACT.fullmatch(text)
-    if match is None:
-        raise SignatureError("not-signed", "it is not a signed list")
-    if len(match[1]) > _MAX_HEADER:
-        raise SignatureError("bad-header", "the header of its signature is too long")
-    return text, match[1]
-
-
-def _kid(compact: tuple[str, str]) -> str:
-    """Validate the header, and return the thumbprint of the key that the header names.
+    """Return a compact JWS without white space around it, and the thumbprint in its header.
 
     Only the header that ``SigningKey.sign`` writes is accepted: an attacker who could choose the
     algorithm could forge a signature.
     """
     from joserfc.util import urlsafe_b64decode
 
+    if isinstance(text, bytes):
+        text = text.decode("ascii", "replace")
+    text = text.strip()
+    match = _COMPACT.fullmatch(text)
+    if match is None:
+        raise SignatureError("not-signed", "it is not a signed list")
+    if len(match[1]) > _MAX_HEADER:
+        raise SignatureError("bad-header", "the header of its signature is too long")
     try:
-        header = strict_json(urlsafe_b64decode(compact[1].encode()).decode())
+        header = strict_json(urlsafe_b64decode(match[1].encode()).decode())
     except ValueError:
         raise SignatureError("not-signed", "it is not a signed list") from None
-    if not isinstance(header, dict) or header.keys() != _HEADER:
-        raise SignatureError("bad-header", "the header of its signature must have alg, kid and typ")
-    if header["alg"] != ALGORITHM:
-        raise SignatureError("bad-header", f"the alg of its signature must be {ALGORITHM}")
-    if header["typ"] != TYPE:
-        raise SignatureError("bad-header", f"the typ of its signature must be {TYPE}")
-    kid = header["kid"]
-    if not isinstance(kid, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", kid):
-        raise SignatureError("bad-header", "the kid of its signature must be a thumbprint")
-    return kid
+    kid = header.get("kid") if isinstance(header, dict) else None
+    expected = {"alg": ALGORITHM, "kid": kid, "typ": TYPE}
+    if not isinstance(kid, str) or not _KID.fullmatch(kid) or header != expected:
+        members = f"alg {ALGORITHM}, typ {TYPE} and a thumbprint as kid"
+        raise SignatureError("bad-header", f"the header of its signature must have {members}")
+    return text, kid
 
 
 def _verified(text: str, key: "OKPKey") -> bytes:

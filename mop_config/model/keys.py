@@ -40,7 +40,7 @@ def read_keys(given: Mapping[str, Any] | str | bytes) -> list["OKPKey"]:
     if isinstance(given, (str, bytes)):
         text = given if isinstance(given, str) else given.decode("utf-8", "replace")
         if text.lstrip().startswith("-----BEGIN"):
-            return [_of_pem(text)]
+            return [_import(text.strip(), "it is not PEM, or it needs a password")]
         try:
             given = strict_json(text)
         except ValueError:
@@ -56,38 +56,33 @@ def read_keys(given: Mapping[str, Any] | str | bytes) -> list["OKPKey"]:
     return [_of_jwk(member) for member in members if member.get("crv") == ALGORITHM]
 
 
-def _of_pem(text: str) -> "OKPKey":
-    from joserfc.errors import JoseError
-    from joserfc.jwk import OKPKey
-
-    try:
-        key = OKPKey.import_key(text.strip())
-    except (JoseError, ValueError, TypeError):
-        raise SigningKeyError("it is not an Ed25519 key in PEM, or it needs a password") from None
-    if key.curve_name != ALGORITHM:
-        raise SigningKeyError(f"it is a key for {key.curve_name}, not for {ALGORITHM}")
-    return key
-
-
 def _of_jwk(jwk: Mapping[str, Any]) -> "OKPKey":
-    from joserfc.errors import JoseError
-    from joserfc.jwk import OKPKey
-
     if jwk.get("kty") != "OKP" or jwk.get("crv") != ALGORITHM:
         raise SigningKeyError(
             f"it is not an {ALGORITHM} key: its kty must be OKP and its crv {ALGORITHM}"
         )
     if jwk.get("alg", ALGORITHM) not in (ALGORITHM, "EdDSA") or jwk.get("use", "sig") != "sig":
         raise SigningKeyError(f"its alg or use is not for signing with {ALGORITHM}")
-    try:
-        # Without other members: a JWK's own ``kid`` is arbitrary, and we use the thumbprint.
-        bare = {name: jwk[name] for name in ("kty", "crv", "x", "d") if name in jwk}
-        key = OKPKey.import_key(OKPKey.import_key(bare).raw_value)
-    except (JoseError, ValueError, TypeError, KeyError):
-        raise SigningKeyError(f"it is not an {ALGORITHM} key: its x or d is not 32 bytes") from None
+    # Without other members: a JWK's own ``kid`` is arbitrary, and we use the thumbprint.
+    bare = {name: jwk[name] for name in ("kty", "crv", "x", "d") if name in jwk}
+    key = _import(_import(bare, "its x or d is not 32 bytes").raw_value, "it is damaged")
     if key.as_dict()["x"] != str(jwk["x"]).rstrip("="):
         raise SigningKeyError("its x is not the public key of its d")
     return key
+
+
+def _import(value: Any, reason: str) -> "OKPKey":
+    from joserfc.errors import JoseError
+    from joserfc.jwk import OKPKey
+
+    try:
+        key = OKPKey.import_key(value)
+        if key.curve_name == ALGORITHM:
+            return key
+        reason = f"it is for {key.curve_name}"
+    except (JoseError, ValueError, TypeError, KeyError):
+        pass
+    raise SigningKeyError(f"it is not an {ALGORITHM} key: {reason}") from None
 
 
 def public_jwk(key: "OKPKey") -> dict[str, Any]:
