@@ -2,9 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
+import os
+import signal
 import ssl
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +60,7 @@ def connected(manager: EndpointManager, **arguments: Any) -> Iterator[FailoverSo
         yield client
     finally:
         client.disconnect()
-        wait_for(lambda: not (client._worker and client._worker.is_running))
+        wait_for(lambda: not (client._run.task and client._run.task.is_alive()))
 
 
 class Handlers:
@@ -221,6 +225,30 @@ class TestNames:
             asyncio.run(main(server.url, "chat.example.com"))
             with pytest.raises(NoEndpointAvailable):
                 asyncio.run(main(server.url, "other.example.com"))
+
+    @pytest.mark.parametrize("transport", ["polling", "websocket"])
+    def test_no_transport_outlives_the_client(self, tmp_path: Path, transport: str) -> None:
+        """``disconnect`` closes each socket, also if the server never ends its TLS connection."""
+        authority = trustme.CA()
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        issued = authority.issue_cert("127.0.0.1")
+        issued.private_key_pem.write_to_path(tmp_path / "key")
+        issued.cert_chain_pems[0].write_to_path(tmp_path / "cert")
+        files = str(tmp_path / "cert"), str(tmp_path / "key")
+
+        async def main(server: SocketServer) -> None:
+            async with aio(server.url, verify=context) as client:
+                await client.connect(transports=[transport])
+                assert await client.call("who") == "t"
+                os.kill(server.pid, signal.SIGSTOP)
+
+        with socket_server(tmp_path, "t", certificate=files) as server:
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
+                asyncio.run(main(server))
+                gc.collect()
+            assert [str(each.message) for each in warned] == []
 
 
 class TestBreaking:

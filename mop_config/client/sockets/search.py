@@ -1,17 +1,16 @@
 """The decisions of both Socket.io clients: where to connect, and when to move.
 
-The generator ``find_endpoint`` yields a ``DialStep``, a ``ProxyStep`` or an ``OpenStep``. The
-client performs the step, and sends the result or throws the error into the generator.
+The generator ``find_endpoint`` yields one of three steps: a dial race to run, the place of a proxy
+to connect to, or an endpoint to open a Socket.io connection to. The client performs the step, and
+sends the winner of the race, None or the link, or throws the error into the generator.
 """
 
 import logging
-from collections.abc import Generator, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Generator, Mapping
+from typing import Any
 
 import httpx2
-from socketio.exceptions import ConnectionError as SocketConnectionError
 from socketio.exceptions import ConnectionRefusedError as LoginRefused
-from socketio.packet import CONNECT, CONNECT_ERROR
 
 from ...model.endpoint import Kind
 from ...net.connect import DialOptions, Place
@@ -38,25 +37,7 @@ MOVED = "moved to another endpoint"
 _PROXY_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
-class DialStep(NamedTuple):
-    """An instruction to run a dial race and send its winner."""
-
-    race: DialRace
-
-
-class ProxyStep(NamedTuple):
-    """An instruction to check that a proxy accepts connections."""
-
-    place: Place
-
-
-class OpenStep(NamedTuple):
-    """An instruction to open a Socket.io connection to an endpoint and send its link."""
-
-    member: PoolMember
-
-
-Step = DialStep | ProxyStep | OpenStep
+Step = DialRace | Place | PoolMember
 Steps = Generator[Step, Any, Any]
 
 
@@ -182,12 +163,12 @@ class _Search:
         with self._state:
             return self._candidates.next(now)
 
-    def reach(self, member: PoolMember) -> Generator[DialStep | ProxyStep, Any, PoolMember | None]:
+    def reach(self, member: PoolMember) -> Generator[DialRace | Place, Any, PoolMember | None]:
         """Dial an endpoint or its proxy as a test; python-engineio dials again by itself."""
         proxy = self._endpoints.proxy_for(member)
         if proxy is not None:
             try:
-                yield ProxyStep(place_of(proxy))
+                yield place_of(proxy)
             except Exception:
                 self._record_failed(member, Fault.PROXY)
                 return None
@@ -198,7 +179,7 @@ class _Search:
         race = DialRace(member, more, self._endpoints.policy.race_delay)
         winner = None
         try:
-            winner = yield DialStep(race)
+            winner = yield race
         except (OSError, RuntimeError, MemoryError) as error:
             if not isinstance(error, DialError):
                 logger.warning("no Socket.io endpoint can be dialled: %s", error)
@@ -209,7 +190,7 @@ class _Search:
     def open(self, member: PoolMember) -> Steps:
         """Open a connection; a refused login does not count against the endpoint."""
         try:
-            link = yield OpenStep(member)
+            link = yield member
         except Exception as error:  # python-engineio raises undocumented exceptions
             refused = isinstance(error, LoginRefused) or "status code 401" in str(error)
             if not refused:
@@ -271,66 +252,6 @@ class MovePlanner:
         self._due = self._endpoints.state.clock() + self._endpoints.retry_delay(self._failures)
 
 
-class NamespaceHandshake:
-    """Tracks the namespaces of a new connection until the server has answered for each.
-
-    Args:
-        namespaces: The requested namespaces.
-        packet_class: Class that decodes a packet.
-
-    Attributes:
-        joined: The session id of each accepted namespace.
-        refused: The application's reason for each refused namespace.
-        early: Messages that arrived before the connection was in use.
-    """
-
-    def __init__(self, namespaces: Iterable[str], packet_class: Any) -> None:
-        self._requested = frozenset(namespaces)
-        self._packet_class = packet_class
-        self._attachments = 0
-        self.joined: dict[str, str | None] = {}
-        self.refused: dict[str, Any] = {}
-        self.early: list[Any] = []
-
-    def receive(self, data: Any) -> str | None:
-        """Handle a message; return the namespace that the message accepts or refuses, or None."""
-        if self._attachments:
-            self._attachments -= 1
-            self.early.append(data)
-            return None
-        packet = self._packet_class(encoded_packet=data)
-        namespace: str = packet.namespace or "/"
-        if packet.packet_type == CONNECT:
-            self.joined[namespace] = (packet.data or {}).get("sid")
-        elif packet.packet_type == CONNECT_ERROR:
-            self.refused[namespace] = packet.data
-        else:
-            self._attachments = getattr(packet, "attachment_count", 0)
-            self.early.append(data)
-            return None
-        return namespace
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the server has answered for each namespace."""
-        return self._requested <= self.joined.keys() | self.refused.keys()
-
-    def check(self) -> None:
-        """Check that the server accepted each namespace.
-
-        Raises:
-            ConnectionRefusedError: If the application refused a namespace, with its reason.
-            ConnectionError: If the server did not answer for a namespace.
-        """
-        for namespace, data in self.refused.items():
-            reason = data.get("message") if isinstance(data, dict) else data
-            error = LoginRefused(f"{namespace} is refused: {reason}")
-            error.error_args = data
-            raise error
-        if missing := sorted(self._requested - self.joined.keys()):
-            raise SocketConnectionError(f"no answer from {', '.join(missing)}: timed out")
-
-
 def place_of(proxy: httpx2.Proxy) -> Place:
     """Return the place of a proxy."""
     port = proxy.url.port or _PROXY_PORTS.get(proxy.url.scheme, 80)
@@ -345,7 +266,7 @@ def with_credentials(proxy: httpx2.Proxy) -> str:
     return str(proxy.url.copy_with(username=user, password=password))
 
 
-def check_options(options: dict[str, Any]) -> None:
+def check_options(options: Mapping[str, Any]) -> None:
     """Refuse the options of python-socketio that the manager sets itself.
 
     Raises:
@@ -383,15 +304,7 @@ def fault_of_text(error: Exception) -> Fault:
 _WORDS: tuple[tuple[tuple[str, ...], Fault], ...] = (
     (("too many open files", "cannot allocate memory", "start new thread"), Fault.OURS),
     (("certificate", "ssl"), Fault.TLS),
-    (("timed out", "timeout"), Fault.CONNECT_TIMEOUT),
+    (("timed out", "timeout", "unexpected connection"), Fault.CONNECT_TIMEOUT),
     (("status code", "open packet", "unexpected response"), Fault.BAD_STATUS),
     (("reset", "aborted", "recv"), Fault.RESET),
 )
-
-
-def namespaces_of(client: Any, requested: Any) -> list[str]:
-    """Return the requested namespaces; if None is requested, the namespaces with handlers."""
-    if isinstance(requested, str):
-        return [requested]
-    handled = sorted({*client.handlers, *client.namespace_handlers} - {"*"})
-    return list(requested) if requested is not None else handled or ["/"]

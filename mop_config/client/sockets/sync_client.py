@@ -6,42 +6,49 @@ import logging
 import threading
 from typing import Any, Unpack
 
-import engineio
 import socketio
 from socketio.exceptions import ConnectionError as SocketConnectionError
 
+from ...net.connect import Place
 from ...net.faults import Fault
 from ..base import BaseManager
 from ..keywords import ConnectKeywords, SocketKeywords, check_keywords
 from ..pool.member import PoolMember
+from ..transport._sync.dialing import connect, dial
 from ..transport.outcome import NoEndpointAvailable
 from .search import (
     MOVE_CHECK_INTERVAL,
     MOVED,
     STABLE_AFTER,
-    DialStep,
     MovePlanner,
-    ProxyStep,
     SocketEndpoints,
     Step,
     Steps,
     check_options,
     find_endpoint,
-    namespaces_of,
     open_endpoint,
 )
 from .sync_link import Link
-from .with_threads import (
-    Event,
-    Worker,
-    dial_place,
-    dial_race,
-    is_current,
-    value_of,
-    wait_for_task,
-)
+from .with_threads import Event, is_current, stop_task, wait_for_task
 
 logger = logging.getLogger(__name__)
+
+
+class Run:
+    """The time from a ``connect`` to its ``disconnect``.
+
+    Attributes:
+        ended: Set by ``disconnect``, and when the background task ends.
+        ready: Set when the connection is open, or cannot be opened.
+        error: Why the connection could not be opened, or None.
+        task: The background task that finds an endpoint, and then stays connected.
+    """
+
+    def __init__(self) -> None:
+        self.ended = Event()
+        self.ready = Event()
+        self.error: BaseException | None = None
+        self.task: Any = None
 
 
 class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
@@ -65,42 +72,30 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
 
     def __init__(self, manager: BaseManager, **given: Unpack[SocketKeywords]) -> None:
         check_keywords(f"{type(self).__name__}()", given, SocketKeywords, ["manager"])
-        options: dict[str, Any] = {**given}
-        check_options(options)
+        self.link_options: dict[str, Any] = {
+            "handle_sigint": False,
+            "request_timeout": manager.policy.health_timeout,
+            **given,
+            "reconnection": False,
+        }
+        check_options(given)
         self._endpoints = SocketEndpoints(manager)
         self._arguments: dict[str, Any] = {}
-        self._engine_options: dict[str, Any] = {}
         self._lock = threading.Lock()  # guards the link in use and the pending link
         self._link: Link | None = None
         self._pending_link: Link | None = None
-        self._ended = Event()
-        self._worker: Worker | None = None
-        options.setdefault("handle_sigint", False)
-        options.setdefault("request_timeout", manager.policy.health_timeout)
+        self._run = Run()
+        self._run.ended.set()
         self.eio: Any
-        self.sid: Any
         self.namespaces: dict[str, Any]
-        self.failed_namespaces: list[str]
-        self.callbacks: dict[str, Any]
         self.connected: bool
-        super().__init__(**{**options, "reconnection": False})
-
-    def _engineio_client_class(self) -> Any:
-        def make(**options: Any) -> engineio.Client:
-            self._engine_options = options
-            return engineio.Client(**options)
-
-        return make
-
-    def _new_engine(self) -> engineio.Client:
-        """Create the engine of a new connection."""
-        return engineio.Client(**self._engine_options)
+        super().__init__(**self.link_options)
 
     @property
     def endpoint(self) -> str | None:
         """The URL of the endpoint of the open connection, or None."""
         link = self._link
-        return link.member.url if link is not None and link.engine.state == "connected" else None
+        return link.member.url if link is not None and link.eio.state == "connected" else None
 
     def connect(self, **arguments: Unpack[ConnectKeywords]) -> None:
         """Connect to the best endpoint that accepts the connection, and stay connected.
@@ -115,54 +110,60 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             NoEndpointAvailable: If no endpoint accepts the connection.
         """
         check_keywords(f"{type(self).__name__}.connect()", arguments, ConnectKeywords)
-        before = self._worker
-        if before is not None and before.is_running and not self._ended.is_set():
+        if not self._run.ended.is_set():
             raise SocketConnectionError("Already connected")
         timeout = self._endpoints.policy.connect_timeout
-        self._arguments = {"wait": True, "wait_timeout": timeout, **arguments}
-        self.connection_headers = arguments.get("headers") or {}
-        self.connection_auth = arguments.get("auth")
-        self.connection_namespaces = namespaces_of(self, arguments.get("namespaces"))
-        self._connect_event = self.eio.create_event()
-        # One event per connect, so that an earlier worker stays cancelled.
-        ended = self._ended = Event()
+        self._arguments = {"wait_timeout": timeout, **arguments}
+        run = self._run = Run()
         self._endpoints.attach()
         try:
-            self._worker = Worker(lambda worker: self._work(worker, ended))
+            run.task = self.start_background_task(self._work, run)
         except BaseException:
+            run.ended.set()
             self._endpoints.detach()
             raise
         try:
-            self._worker.wait_until_ready()
+            run.ready.wait()
         except BaseException:
-            self._stop(ended, self._worker)
+            self._stop(run)
             raise
+        if isinstance(run.error, Exception):
+            raise run.error
+        if run.error is not None:
+            raise SocketConnectionError("disconnected meanwhile")
 
-    def _work(self, worker: Worker, ended: Event) -> None:
+    def _work(self, run: Run) -> None:
         """Find an endpoint, and stay connected until ``disconnect``."""
         try:
-            link = self._find(ended, None, self._endpoints.state.clock())
-            worker.ready()
-            self._stay_connected(link, ended)
+            link = self._find(run, None, self._endpoints.state.clock())
+            run.ready.set()
+            self._stay_connected(link, run)
+        except Exception as error:
+            run.error = error
+        except BaseException as error:
+            run.error = error
+            raise
         finally:
-            self._close_link(ended)
+            run.ended.set()
+            run.ready.set()
+            self._close_link(run)
             self._endpoints.detach()
 
-    def _find(self, ended: Event, before: str | None, since: float) -> Link:
+    def _find(self, run: Run, before: str | None, since: float) -> Link:
         """Find an endpoint that accepts a connection, and use that connection."""
-        link: Link = self._drive(find_endpoint(self._endpoints, before, since), ended)
-        self._switch_to(link, ended)
+        link: Link = self._drive(find_endpoint(self._endpoints, before, since), run)
+        self._switch_to(link, run)
         return link
 
-    def _drive(self, steps: Steps, ended: Event) -> Any:
+    def _drive(self, steps: Steps, run: Run) -> Any:
         """Carry out the steps of a search, and return its result."""
         try:
             step = next(steps)
-            while not ended.is_set():
+            while not run.ended.is_set():
                 try:
-                    result = self._carry_out(step, ended)
+                    result = self._carry_out(step, run)
                 except Exception as error:
-                    if ended.is_set():
+                    if run.ended.is_set():
                         break
                     step = steps.throw(error)
                 else:
@@ -171,138 +172,132 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             return end.value
         raise SocketConnectionError("disconnected meanwhile")
 
-    def _carry_out(self, step: Step, ended: Event) -> Any:
-        if isinstance(step, DialStep):
-            step.race.called_off = ended.is_set
-            return dial_race(step.race, self._endpoints)
-        if isinstance(step, ProxyStep):
-            return dial_place(step.place, self._endpoints)
-        return self._open(step.member)
+    def _carry_out(self, step: Step, run: Run) -> Any:
+        if isinstance(step, PoolMember):
+            return self._open(step)
+        options, resolver = self._endpoints.dial_options(), self._endpoints.resolver
+        if isinstance(step, Place):
+            (connect(step, options, resolver)).close()
+            return None
+        step.called_off = run.ended.is_set
+        winner, stream = dial(step, options, resolver)
+        stream.close()
+        return winner
 
     def _open(self, member: PoolMember) -> Link:
-        """Open a connection to an endpoint.
-
-        Raises:
-            Exception: One of many types, with a message.
-        """
+        """Open a connection to an endpoint; see ``Link.open``."""
         link = Link(self, member)
         with self._lock:
             self._pending_link = link
         try:
-            headers = value_of(self.connection_headers)
-            link.open(headers, self._arguments.get("transports"))
-            if self._arguments["wait"]:
-                link.wait_for_namespaces(self._arguments["wait_timeout"])
-        except BaseException:
-            link.close()
-            raise
+            link.open(**self._arguments)
         finally:
             with self._lock:
                 self._pending_link = None
         return link
 
-    def _switch_to(self, link: Link, ended: Event) -> None:
+    def _switch_to(self, link: Link, run: Run) -> None:
         """Replace the connection in use by a new connection."""
         with self._lock:
             before, rooms = self._link, list(self.namespaces)
             was_connected = self.connected
-            if not ended.is_set():
+            if not run.ended.is_set():
                 self._link = link
                 if before is not None:
                     before.is_retired = True
-                self.eio, self.sid = link.engine, link.engine.sid
-                self.callbacks, self._binary_packet = {}, None
-                self.namespaces, self.failed_namespaces = dict(link.handshake.joined), []
-                self.connected = True
+                self.eio, self.sid, self.callbacks = link.eio, link.sid, link.callbacks
+                self.namespaces, self.connected = link.namespaces, True
         if self._link is not link:
             link.close()
             raise SocketConnectionError("disconnected meanwhile")
         if before is not None and was_connected:
             for namespace in rooms:
                 self._call_handler("disconnect", namespace, MOVED)
-        with contextlib.suppress(SocketConnectionError):  # the worker notices, and searches
-            early = link.use()
-            for namespace in link.handshake.joined:
-                self._call_handler("connect", namespace)
-            for data in early:
-                link.tasks.append(self.start_background_task(self._handle_eio_message, data))
+        for namespace in link.use():
+            self._call_handler("connect", namespace)
+        link.release()
         if before is not None:
-            before.close(rooms)
+            before.close()
+
+    def forget(self, link: Link) -> None:
+        """Record that a connection has ended, if it is the connection in use."""
+        with self._lock:
+            if link is self._link:
+                self.namespaces, self.connected = {}, False
 
     def _call_handler(self, event: str, namespace: str, *arguments: Any) -> None:
         """Call a handler in a background task, and wait a bounded time for its end."""
         task = self.start_background_task(self._trigger_event, event, namespace, *arguments)
         wait_for_task(task, self._endpoints.policy.connect_timeout)
 
-    def _stay_connected(self, link: Link, ended: Event) -> None:
+    def _stay_connected(self, link: Link, run: Run) -> None:
         """Search again after each break, until ``disconnect``."""
         rounds = 0
-        while not ended.is_set():
+        while not run.ended.is_set():
             began = self._endpoints.state.clock()
             try:
-                link = self._wait_or_move(link, ended)
+                link = self._wait_or_move(link, run)
                 broke = self._endpoints.state.clock()
-                if ended.is_set():
+                if run.ended.is_set():
                     break
                 self._endpoints.record_failed(link.member, Fault.RESET)
                 link.close()
                 rounds = 0 if broke - began >= STABLE_AFTER else rounds
-                while not ended.wait(self._endpoints.retry_delay(rounds)):
+                while not run.ended.wait(self._endpoints.retry_delay(rounds)):
                     rounds += 1
                     with contextlib.suppress(NoEndpointAvailable, SocketConnectionError):
-                        link = self._find(ended, link.member.url, broke)
+                        link = self._find(run, link.member.url, broke)
                         break
             except Exception as error:
                 logger.error("the socket goes on after %s: %s", type(error).__name__, error)
                 rounds += 1
-                ended.wait(self._endpoints.retry_delay(rounds))
+                run.ended.wait(self._endpoints.retry_delay(rounds))
 
-    def _wait_or_move(self, link: Link, ended: Event) -> Link:
+    def _wait_or_move(self, link: Link, run: Run) -> Link:
         """Wait for the end of a connection, or move it to a better endpoint meanwhile."""
         planner = MovePlanner(self._endpoints)
-        while not link.wait(MOVE_CHECK_INTERVAL) and not ended.is_set():
+        while not link.wait_for_end(MOVE_CHECK_INTERVAL) and not run.ended.is_set():
             better = planner.due(link.member)
             if better is None:
                 continue
             member, reason = better
-            moved = self._drive(open_endpoint(self._endpoints, member), ended)
+            moved = self._drive(open_endpoint(self._endpoints, member), run)
             if moved is None:
                 planner.failed()
                 continue
             before, link = link.member.url, moved
-            self._switch_to(moved, ended)
+            self._switch_to(moved, run)
             self._endpoints.record_connected(member, before, reason, 0.0)
             planner = MovePlanner(self._endpoints)
         return link
 
-    def _close_link(self, ended: Event) -> None:
+    def _close_link(self, run: Run) -> None:
         """Close the connection, unless a later ``connect`` has opened it."""
         with self._lock:
-            link = None
-            if ended is self._ended:
-                link, self._link = self._link, None
+            link = self._link if run is self._run else None
         if link is not None:
-            link.close(list(self.namespaces))
-            self.connected = False
+            link.close()
+            self.forget(link)
+            self._link = None
 
-    def _stop(self, ended: Event, worker: Worker | None) -> None:
-        """End a worker and its running search or connection."""
-        ended.set()
+    def _stop(self, run: Run) -> None:
+        """End a run, with its search or connection."""
+        run.ended.set()
         with self._lock:
             pending = self._pending_link
         if pending is not None:
             pending.break_off()
-        self._close_link(ended)
-        if worker is not None:
-            worker.stop()
+        self._close_link(run)
+        if run.task is not None:
+            stop_task(run.task)
 
     def disconnect(self) -> None:
         """Disconnect, and stay disconnected."""
-        ended, link, worker = self._ended, self._link, self._worker
-        ended.set()
+        run, link = self._run, self._link
+        run.ended.set()
         # A ``disconnect`` handler may call this after a break: no connection is left to close.
-        if link is None or not is_current(link.engine.read_loop_task):
-            self._stop(ended, worker)
+        if link is None or not is_current(link.eio.read_loop_task):
+            self._stop(run)
 
     def shutdown(self) -> None:
         """Disconnect, and stay disconnected."""
@@ -310,5 +305,5 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
 
     def wait(self) -> None:
         """Wait until ``disconnect`` is called."""
-        if self._worker is not None:
-            self._worker.wait()
+        if self._run.task is not None:
+            wait_for_task(self._run.task, None)

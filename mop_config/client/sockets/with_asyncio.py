@@ -5,21 +5,15 @@ Both modules define the same functions, and the same classes with and without ``
 
 import asyncio
 import contextlib
-import inspect
 import socket
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from socketio.exceptions import ConnectionError as SocketConnectionError
 
-from ...net.connect import Place
 from ...net.resolver import Resolver
-from ..pool.failover import DialRace
 from ..pool.member import PoolMember
 from ..pool.target import Target
-from ..transport._async.dialing import connect, dial
 from .search import SocketEndpoints, with_credentials
 
 
@@ -34,52 +28,7 @@ class AsyncEvent(asyncio.Event):
         return self.is_set()
 
 
-class AsyncWorker:
-    """The task that finds an endpoint, and then keeps the connection open.
-
-    Args:
-        target: Function that runs in the task, and calls ``ready`` once the connection is open.
-    """
-
-    def __init__(self, target: Callable[["AsyncWorker"], Coroutine[Any, Any, None]]) -> None:
-        self._ready = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(target(self), name="mop-config-socket")
-
-    def ready(self) -> None:
-        """End the wait of ``wait_until_ready``."""
-        self._ready.set_result(None)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the task is still running."""
-        return not self._task.done()
-
-    async def wait_until_ready(self) -> None:
-        """Wait until the connection is open.
-
-        Raises:
-            Exception: The error that ended the search.
-        """
-        await asyncio.wait({self._ready, self._task}, return_when=asyncio.FIRST_COMPLETED)
-        if self._task.cancelled():
-            raise SocketConnectionError("disconnected meanwhile")
-        if not self._ready.done():
-            self._task.result()
-
-    async def stop(self) -> None:
-        """Cancel the task, and wait for its end."""
-        if self._task is not asyncio.current_task() and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait({self._task})
-            if not self._task.cancelled():
-                self._task.exception()  # retrieved, so that asyncio does not log the exception
-
-    async def wait(self) -> None:
-        """Wait for the end of the task."""
-        await asyncio.wait({self._task})
-
-
-async def wait_for_task(task: "asyncio.Task[Any]", seconds: float) -> bool:
+async def wait_for_task(task: "asyncio.Task[Any]", seconds: float | None) -> bool:
     """Wait for the end of a background task, without cancelling it; return whether it ended."""
     await asyncio.wait({task}, timeout=seconds)
     return task.done()
@@ -90,30 +39,11 @@ def is_current(task: "asyncio.Task[Any] | None") -> bool:
     return task is asyncio.current_task()
 
 
-async def value_of(value: Any) -> Any:
-    """Return a value; if the value is a function or coroutine function, return its result."""
-    value = value() if callable(value) else value
-    return await value if inspect.isawaitable(value) else value
-
-
-async def dial_race(race: DialRace, endpoints: SocketEndpoints) -> PoolMember:
-    """Dial until an endpoint of a race answers, close the connection, and return the endpoint.
-
-    Raises:
-        DialError: If no endpoint answered.
-    """
-    winner, stream = await dial(race, endpoints.dial_options(), endpoints.resolver)
-    await stream.aclose()
-    return winner
-
-
-async def dial_place(place: Place, endpoints: SocketEndpoints) -> None:
-    """Connect to a place, and close the connection.
-
-    Raises:
-        OSError: If that fails.
-    """
-    await (await connect(place, endpoints.dial_options(), endpoints.resolver)).aclose()
+async def stop_task(task: "asyncio.Task[Any]") -> None:
+    """Cancel a background task, and wait for its end."""
+    if task is not asyncio.current_task() and not task.done():
+        task.cancel()
+        await asyncio.wait({task})
 
 
 class _EndpointResolver(AbstractResolver):
@@ -168,11 +98,14 @@ class AsyncEngineSession:
     def __init__(self, engine: Any, member: PoolMember, endpoints: SocketEndpoints) -> None:
         target, proxy = member.target, endpoints.proxy_for(member)
         self.host = member.endpoint.server_name or target.host
+        self._sockets: list[socket.socket] = []
         trace = aiohttp.TraceConfig()
         trace.on_request_redirect.append(_refuse_redirect)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                ssl=endpoints.options.tls, resolver=_EndpointResolver(target, endpoints.resolver)
+                ssl=endpoints.options.tls,
+                resolver=_EndpointResolver(target, endpoints.resolver),
+                socket_factory=self._new_socket,
             ),
             # Accept cookies from IP addresses: load balancers keep a session by its cookie.
             cookie_jar=aiohttp.CookieJar(unsafe=True),
@@ -180,6 +113,11 @@ class AsyncEngineSession:
             proxy=None if proxy is None else with_credentials(proxy),
         )
         engine.http, engine.external_http = self._session, True
+
+    def _new_socket(self, address: Any) -> socket.socket:
+        self._sockets.append(sock := socket.socket(*address[:3]))
+        sock.setblocking(False)
+        return sock
 
     def bounded(self, seconds: float) -> asyncio.Timeout:
         """Return a context manager that cancels its block after ``seconds``."""
@@ -189,5 +127,14 @@ class AsyncEngineSession:
         """Do nothing: asyncio cancels a task that waits for an answer."""
 
     async def close(self) -> None:
-        """Close the session."""
+        """Close the session, and wait until its sockets are closed.
+
+        aiohttp leaves a connection that was given up in its TLS shutdown, for which the server may
+        never send its part. After the end of the event loop nobody would close that socket.
+        """
         await self._session.close()
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        while any(sock.fileno() >= 0 for sock in self._sockets):
+            await asyncio.sleep(0.001)

@@ -6,8 +6,7 @@ Both modules define the same functions, and the same classes with and without ``
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from functools import partial
 from http import HTTPStatus
 from threading import Event
@@ -18,67 +17,16 @@ import requests
 import websocket
 from requests.adapters import HTTPAdapter
 
-from ...net.connect import Place, connect
-from ..pool.failover import DialRace
 from ..pool.member import PoolMember
-from ..transport._sync.dialing import dial
 from .search import SocketEndpoints, place_of, with_credentials
 
 __all__ = ["Event"]
 
-#: Seconds for which ``disconnect`` waits for the worker thread.
+#: Seconds for which ``disconnect`` waits for the background thread.
 _PATIENCE = 1.0
 
 
-class Worker:
-    """The thread that finds an endpoint, and then keeps the connection open.
-
-    Args:
-        target: Function that runs in the thread, and calls ``ready`` once the connection is open.
-    """
-
-    def __init__(self, target: Callable[["Worker"], None]) -> None:
-        self._ready: Future[None] = Future()
-        self._target = target
-        self._thread = threading.Thread(target=self._run, name="mop-config-socket", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._target(self)
-        except BaseException as error:
-            if self._ready.done():
-                raise
-            self._ready.set_exception(error)
-
-    def ready(self) -> None:
-        """End the wait of ``wait_until_ready``."""
-        self._ready.set_result(None)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the thread is still running."""
-        return self._thread.is_alive()
-
-    def wait_until_ready(self) -> None:
-        """Wait until the connection is open.
-
-        Raises:
-            Exception: The error that ended the search.
-        """
-        self._ready.result()
-
-    def stop(self) -> None:
-        """Wait up to a second for the end of the thread, which was cancelled before."""
-        if self._thread is not threading.current_thread():
-            self._thread.join(_PATIENCE)
-
-    def wait(self) -> None:
-        """Wait for the end of the thread."""
-        self._thread.join()
-
-
-def wait_for_task(task: threading.Thread, seconds: float) -> bool:
+def wait_for_task(task: threading.Thread, seconds: float | None) -> bool:
     """Wait for the end of a background task; return whether it ended."""
     task.join(seconds)
     return not task.is_alive()
@@ -89,29 +37,10 @@ def is_current(task: threading.Thread | None) -> bool:
     return task is threading.current_thread()
 
 
-def value_of(value: Any) -> Any:
-    """Return a value; if the value is a function, return the result of the function."""
-    return value() if callable(value) else value
-
-
-def dial_race(race: DialRace, endpoints: SocketEndpoints) -> PoolMember:
-    """Dial until an endpoint of a race answers, close the connection, and return the endpoint.
-
-    Raises:
-        DialError: If no endpoint answered.
-    """
-    winner, stream = dial(race, endpoints.dial_options(), endpoints.resolver)
-    stream.close()
-    return winner
-
-
-def dial_place(place: Place, endpoints: SocketEndpoints) -> None:
-    """Connect to a place, and close the connection.
-
-    Raises:
-        OSError: If that fails.
-    """
-    connect(place, endpoints.dial_options(), endpoints.resolver).close()
+def stop_task(task: threading.Thread) -> None:
+    """Wait up to a second for the end of a background thread, which was cancelled before."""
+    if task is not threading.current_thread():
+        task.join(_PATIENCE)
 
 
 class EngineSession(requests.Session):
