@@ -30,15 +30,14 @@ from .plan import plan_lines
 def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: bool) -> int:
     """Write the responses of a server into DIR, each file in one step and only if it changed.
 
-    The files are the list, its compressed and its signed form, the keys, a health check, QR
-    images and a page. A text that is refused changes nothing. Exit 1 if the text is
-    refused, or if it has errors and only its good entries are published.
+    The files are the list, its compressed and its signed form, the keys, a health check and
+    QR images. A text that is refused changes nothing. Exit 1 if the text is refused, or if it has
+    errors and only its good entries are published.
 
     FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt.
     """
-    # Imported here, because the exporter imports Flask and Jinja.
-    from ..server.export import files
-    from ..server.export.exporter import StaticExporter
+    # Imported here, because the exporter's parts take long to import.
+    from ..server.export.exporter import TYPES, StaticExporter
     from ..server.web import instance_folder
 
     # World-readable files: the web server usually runs as another user.
@@ -60,8 +59,13 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
         complain(f"next change {line}: publish again then, or use --watch")
     if as_json:
         rows = [
-            {"path": name, **file_type._asdict(), "changed": name in changed}
-            for name, file_type in files.TYPES.items()
+            {
+                "path": name,
+                "content_type": content_type,
+                "content_encoding": "gzip" if name.endswith(".gz") else None,
+                "changed": name in changed,
+            }
+            for name, content_type in TYPES.items()
             if os.path.exists(os.path.join(out, name))
         ]
         print(json_text({"files": rows}))

@@ -1,4 +1,8 @@
-"""StaticExporter: reads the source, and keeps a folder of files up to date with it."""
+"""StaticExporter: publish the list as files for a static web server.
+
+The files have the paths of the routes, so that a mirror answers like a server, except for long
+polls.
+"""
 
 import json
 import logging
@@ -7,7 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ...errors import SourceError
+from ... import __version__, qr
+from ...errors import QrTooLong, SourceError
 from ...model.jws import jwk_set
 from ..parsing.problems import Code
 from ..parsing.render import EMPTY
@@ -22,10 +27,25 @@ from ..sources import check_source, open_source
 from ..state import workers
 from ..state.directory import StateDirectory, owner_of
 from ..state.releases import ReleaseStore
-from .files import render_files, write
+from .public_folder import write
 
 logger = logging.getLogger(__name__)
 
+_CONFIG = "api/v1/config"
+#: Every file that may be written, by its path, with its ``Content-Type``.
+TYPES = {
+    f"{_CONFIG}/endpoints": "application/json",
+    f"{_CONFIG}/endpoints.gz": "application/json",
+    f"{_CONFIG}/endpoints.jws": "application/jose",
+    f"{_CONFIG}/keys": "application/jwk-set+json",
+    f"{_CONFIG}/qr.svg": "image/svg+xml",
+    f"{_CONFIG}/qr.png": "image/png",
+    f"{_CONFIG}/qr.json": "application/json",
+    "api/v1/health": "application/json",
+    "health": "application/json",
+}
+#: Without a key these files stay, because they may have been signed elsewhere.
+_SIGNED = frozenset({f"{_CONFIG}/endpoints.jws", f"{_CONFIG}/keys"})
 _EMPTY = "there is no usable endpoint (ENDPOINT_ALLOW_EMPTY=1 would allow it)"
 _SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 
@@ -156,7 +176,39 @@ class StaticExporter:
         # Set before writing: SIGHUP may ask for another check meanwhile.
         self._look_at = now + (self._settings.poll_interval or float("inf"))
         try:
-            return write(self._folder, self._files)
+            return write(self._folder, self._files, TYPES.keys() - _SIGNED)
         except OSError:
             self._look_at = 0.0
             raise
+
+
+def render_files(
+    snapshot: Snapshot, signed: Snapshot | None, keys: bytes | None, service: str
+) -> dict[str, bytes]:
+    """Return the content of each file by its path.
+
+    Args:
+        snapshot: The list.
+        signed: The signed list, or None without a key.
+        keys: The JWKS of the public keys, or None without a key.
+        service: ``service`` in the health check.
+    """
+    health = {"status": "healthy", "service": service, "version": __version__}
+    body = json.dumps(health, separators=(",", ":")).encode() + b"\n"
+    shortlist = qr.Shortlist.of_body(snapshot.plain.body)
+    try:
+        text = qr.fit(shortlist).text if shortlist else None
+    except QrTooLong:
+        text = None
+    found = {
+        f"{_CONFIG}/endpoints": snapshot.plain.body,
+        f"{_CONFIG}/endpoints.gz": snapshot.gzip.body if snapshot.gzip else None,
+        f"{_CONFIG}/endpoints.jws": signed.plain.body if signed else None,
+        f"{_CONFIG}/keys": keys,
+        f"{_CONFIG}/qr.svg": qr.image(text, "svg") if text else None,
+        f"{_CONFIG}/qr.png": qr.image(text, "png") if text else None,
+        f"{_CONFIG}/qr.json": text.encode() if text else None,
+        "api/v1/health": body,
+        "health": body,
+    }
+    return {name: data for name, data in found.items() if data is not None}

@@ -1,4 +1,4 @@
-"""PublicFolder: the folder that ``publish`` writes to; everybody may read its files.
+"""The folder that ``publish`` writes to; everybody may read its files.
 
 If another user owns the folder, that user can replace its content at any moment. Therefore each
 folder is opened without following a link, and files are created, made readable, dated and renamed
@@ -20,6 +20,30 @@ _READ = os.O_RDONLY | open_flags("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOC
 _FOLDER_MODE = 0o755
 _FILE_MODE = 0o644
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def write(folder: Path, wanted: Mapping[str, bytes], known: Iterable[str]) -> list[str]:
+    """Bring a folder up to date; files that are up to date are not touched.
+
+    Args:
+        folder: The folder; it is made if it is missing.
+        wanted: The content of each file by its path.
+        known: The files that may be in the folder; those that are not wanted are removed. Other
+            files stay.
+
+    Returns:
+        The paths of the files that were written or removed.
+
+    Raises:
+        OSError: If a file cannot be written, or an object that is not a regular file has its
+            name. All files keep their old content then.
+    """
+    with PublicFolder(folder, {*known, *wanted}) as public:
+        changed = {name: data for name, data in wanted.items() if not public.holds(name, data)}
+        # Remove first: an old compressed list must not stand beside a new plain list.
+        removed = [name for name in known if name not in wanted and public.remove(name)]
+        public.replace(changed)
+    return [*changed, *removed]
 
 
 class PublicFolder:
@@ -57,31 +81,41 @@ class PublicFolder:
         path = Path(name)
         return self._folders[str(path.parent)], path.name
 
-    def holds(self, name: str, data: bytes) -> bool:
-        """Whether a file has these bytes, and everybody may read it.
+    def _status(self, name: str) -> os.stat_result | None:
+        """Return the ``stat`` result of a file, or None if it is missing.
 
         Raises:
             OSError: If an object that is not a regular file has the name.
         """
         folder, base = self._place(name)
         try:
-            self._check(name)
-            with open(os.open(base, _READ, dir_fd=folder), "rb") as file:
-                status = os.fstat(file.fileno())
-                right = status.st_size == len(data) and status.st_mode & 0o444 == 0o444
-                return stat.S_ISREG(status.st_mode) and right and file.read() == data
-        except (FileNotFoundError, PermissionError):
+            status = os.stat(base, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            raise _refusal(status, self._path / name)
+        return status
+
+    def holds(self, name: str, data: bytes) -> bool:
+        """Whether a file has these bytes, and everybody may read it.
+
+        Raises:
+            OSError: If an object that is not a regular file has the name.
+        """
+        status = self._status(name)
+        if status is None or status.st_size != len(data) or status.st_mode & 0o444 != 0o444:
             return False
+        folder, base = self._place(name)
+        with open(os.open(base, _READ, dir_fd=folder), "rb") as file:
+            return file.read() == data
 
     def remove(self, name: str) -> bool:
         """Remove a file; return whether there was one."""
-        folder, base = self._place(name)
-        try:
-            self._check(name)
+        found = self._status(name) is not None
+        if found:
+            folder, base = self._place(name)
             os.unlink(base, dir_fd=folder)
-        except FileNotFoundError:
-            return False
-        return True
+        return found
 
     def replace(self, wanted: Mapping[str, bytes]) -> None:
         """Replace files, each atomically, and no file unless all new files could be written.
@@ -102,46 +136,28 @@ class PublicFolder:
                     staged[name] = stack.enter_context(scratch)
                     os.fchmod(scratch.descriptor, _FILE_MODE)  # whatever the umask is
                     scratch.write(data, sync=True)
-                    _date(scratch.descriptor, folder, base)
+                    _date(scratch.descriptor, self._status(name))
                 for name, scratch in staged.items():
                     scratch.become(self._place(name)[1])
-                    self._check(name)
+                    self._status(name)  # another user may have moved a link there
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path / name)) from None
 
-    def _check(self, name: str) -> None:
-        """Raise OSError if the name belongs to an object that is not a regular file."""
-        folder, base = self._place(name)
-        status = os.stat(base, dir_fd=folder, follow_symlinks=False)
-        if not stat.S_ISREG(status.st_mode):
-            raise _refusal(status, self._path / name)
 
-
-def _date(descriptor: int, folder: int, base: str) -> None:
+def _date(descriptor: int, before: os.stat_result | None) -> None:
     """Give a new file a date in another second than the file that it will replace.
 
     Web servers make the ETag from date and size, so that equal dates could hide a change.
     """
-    with contextlib.suppress(FileNotFoundError):
-        before = os.stat(base, dir_fd=folder, follow_symlinks=False).st_mtime
-        now = os.fstat(descriptor).st_mtime
-        if now < int(before) + 1:
-            os.utime(descriptor, (now, int(before) + 1))
+    now = os.fstat(descriptor).st_mtime
+    if before is not None and now < int(before.st_mtime) + 1:
+        os.utime(descriptor, (now, int(before.st_mtime) + 1))
 
 
 def _refusal(status: os.stat_result, path: Path) -> OSError:
-    if stat.S_ISLNK(status.st_mode):
-        kind = f"a symbolic link of user {status.st_uid}"
-    elif stat.S_ISDIR(status.st_mode):
-        kind = "a folder where a file is expected"
-    else:
-        kind = (
-            "a file where a folder is expected"
-            if stat.S_ISREG(status.st_mode)
-            else "not a regular file"
-        )
-    reason = f"it is {kind}, which is not replaced"
-    return OSError(errno.EEXIST, reason, str(path))
+    link = stat.S_ISLNK(status.st_mode)
+    kind = f"a symbolic link of user {status.st_uid}" if link else stat.filemode(status.st_mode)
+    return OSError(errno.EEXIST, f"it is {kind}, which is not replaced", str(path))
 
 
 def _open_or_make(path: Path) -> int:
