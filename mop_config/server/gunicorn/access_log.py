@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..auth.policy import USER
-from ..web.bridge import Receive, Scope, Send, request_environ
+from ..web.bridge import Receive, Scope, Send, whole_environ
 
 
 class AccessLog:
@@ -29,14 +29,11 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         began = monotonic()
-        answer = SimpleNamespace(status="-", headers=[], sent=0)
+        answer = SimpleNamespace(status="-", headers=(), sent=0)
 
         async def counted(message: Any) -> None:
             if message["type"] == "http.response.start":
-                answer.status = str(message["status"])
-                answer.headers = [
-                    (n.decode("latin-1"), v.decode("latin-1")) for n, v in message["headers"]
-                ]
+                answer.status, answer.headers = str(message["status"]), _text(message)
             else:
                 answer.sent += len(message.get("body", b""))
             await send(message)
@@ -44,24 +41,11 @@ class AccessLog:
         try:
             await self._app(scope, receive, counted)
         finally:
-            environ = _environ(scope)
-            request = SimpleNamespace(headers=_headers(scope))
+            environ = {**whole_environ(scope), USER: scope.get(USER)}
+            request = SimpleNamespace(headers=_text(scope))
             self._log.access(answer, request, environ, timedelta(seconds=monotonic() - began))
 
 
-def _headers(scope: Scope) -> list[tuple[str, str]]:
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-
-
-def _environ(scope: Scope) -> dict[str, Any]:
-    environ = request_environ(scope, scope["path"])
-    query = scope["query_string"].decode("latin-1")
-    target = scope.get("raw_path", b"").decode("latin-1")
-    environ["RAW_URI"] = f"{target}?{query}" if query else target
-    environ["SERVER_PROTOCOL"] = f"HTTP/{scope['http_version']}"
-    if scope.get("client"):
-        environ["REMOTE_ADDR"], port = scope["client"]
-        environ["REMOTE_PORT"] = str(port)
-    if USER in scope:
-        environ[USER] = scope[USER]
-    return environ
+def _text(message: Any) -> list[tuple[str, str]]:
+    """Return the headers of a scope or of a message as text."""
+    return [(n.decode("latin-1"), v.decode("latin-1")) for n, v in message["headers"]]

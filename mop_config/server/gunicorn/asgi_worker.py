@@ -82,7 +82,7 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         cfg, config = self.cfg, self.config
         config.app = AccessLog(self.wsgi, self.log) if self.log.access_log_enabled else self.wsgi
         config.timeout_graceful_shutdown = max(1, cfg.graceful_timeout - 1)
-        config.http = partial(HttpProtocol, rules=Rules.of(self, config.app))
+        config.http = partial(HttpProtocol, rules=Rules(self, config.app))
         server = _WorkerServer(config, self)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):

@@ -7,10 +7,8 @@ package uses this module directly: ``mop-config serve`` does, and so does
 
 import os
 import sys
-from typing import Any
 
 from mop_config.errors import SettingsError
-from mop_config.server.gunicorn import hooks
 from mop_config.server.serving import signer
 from mop_config.server.settings import ProcessSettings, Settings
 from mop_config.server.sources import check_source
@@ -63,18 +61,3 @@ reuse_port = False
 accesslog = None  # --access-logfile - turns it on
 errorlog = "-"
 logger_class = "mop_config.server.gunicorn.logger.GunicornLogger"
-
-
-def on_starting(server: Any) -> None:
-    """Let SIGHUP to the master reload in place."""
-    hooks.on_starting(server)
-
-
-def when_ready(server: Any) -> None:
-    """Log the address of the dashboard."""
-    hooks.when_ready(server)
-
-
-def on_exit(server: Any) -> None:
-    """Remove the metrics folder that the master made at its start."""
-    hooks.on_exit(server)

@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import sys
-import types
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,8 @@ _ENDINGS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 def on_starting(server: Any) -> None:
     """Prepare the master; SIGHUP is forwarded to the workers, which reload without a restart."""
-
-    def forward(arbiter: Any) -> None:
-        arbiter.kill_workers(signal.SIGHUP)
-
     lost_hooks.note("on_starting")
-    server.handle_hup = types.MethodType(forward, server)
+    server.handle_hup = partial(server.kill_workers, signal.SIGHUP)
     _let_newborns_end()
     _repair_upgrade(server.START_CTX)
     _make_metrics_folder(server)
@@ -74,13 +70,9 @@ def _let_newborns_end() -> None:
     """
     master = os.getpid()  # forks of the workers must not be changed
 
-    def hold() -> None:
+    def mask(how: int) -> None:
         if os.getpid() == master:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
-
-    def release() -> None:
-        if os.getpid() == master:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
+            signal.pthread_sigmask(how, _ENDINGS)
 
     def begin() -> None:
         if os.getppid() == master:
@@ -88,6 +80,7 @@ def _let_newborns_end() -> None:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
 
+    hold, release = partial(mask, signal.SIG_BLOCK), partial(mask, signal.SIG_UNBLOCK)
     os.register_at_fork(before=hold, after_in_parent=release, after_in_child=begin)
 
 

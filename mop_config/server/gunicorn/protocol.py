@@ -14,13 +14,11 @@ replaced as the request goes on:
 import logging
 import re
 from asyncio import TimerHandle, Transport
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from ..serving.conditional import ConditionalAnswer
 from ..web.asgi import AsgiApp
 from ..web.bridge import SOCKET
 from . import error_pages
@@ -41,66 +39,33 @@ _NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"expect", b"up
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
 
 
-Answer = Callable[[Any, bytes], ConditionalAnswer | None]
-
-
 class RefusedRequestError(Exception):
-    """A request that is answered by an error page.
-
-    Args:
-        status: HTTP status code.
-    """
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
+    """A request that is answered by an error page; its argument is the HTTP status code."""
 
 
-class Rules(NamedTuple):
+class Rules:
     """The limits of a worker's connections.
 
-    Attributes:
-        worker: The worker.
-        line: Longest target of a request.
-        fields: Most fields of a head.
-        field: Longest field, name and value.
-        request: Longest request, in bytes.
-        timeout: Seconds for a head, for a body and for an answer that is not read.
-        connections: Most connections at once.
-        trusted: Addresses whose ``X-Forwarded-Proto`` counts; ``*`` means all.
-        secure: Fields that mean https, in lower case, with the value that says so.
-        answer: Answers a request for a native route at once; None if there are no such routes, or
-            if the access log must see each request.
+    Args:
+        worker: The worker, whose configuration is gunicorn's.
+        app: The application; an ``AsgiApp`` answers its native routes at once. The access log,
+            which must see each request, wraps the application.
     """
 
-    worker: Any
-    line: int
-    fields: int
-    field: int
-    request: int
-    timeout: float
-    connections: int
-    trusted: frozenset[str]
-    secure: dict[bytes, bytes]
-    answer: Answer | None
-
-    @classmethod
-    def of(cls, worker: Any, app: Any) -> "Rules":
-        """Return the rules that gunicorn's configuration sets for a worker and its application."""
+    def __init__(self, worker: Any, app: Any) -> None:
         cfg = worker.cfg
-        secure = cfg.secure_scheme_headers.items()
-        return cls(
-            worker=worker,
-            line=cfg.limit_request_line,
-            fields=cfg.limit_request_fields,
-            field=cfg.limit_request_field_size,
-            request=worker.max_body + OVERHEAD,
-            timeout=worker.request_timeout,
-            connections=worker.connections,
-            trusted=frozenset(cfg.forwarded_allow_ips),
-            secure={name.lower().encode(): value.encode() for name, value in secure},
-            answer=app.answer_at_once if isinstance(app, AsgiApp) else None,
-        )
+        self.worker = worker
+        self.line: int = cfg.limit_request_line
+        self.fields: int = cfg.limit_request_fields
+        self.field: int = cfg.limit_request_field_size
+        self.request: int = worker.max_body + OVERHEAD
+        self.timeout: float = worker.request_timeout
+        self.connections: int = worker.connections
+        #: Addresses whose ``X-Forwarded-Proto`` counts; ``*`` means all.
+        self.trusted = frozenset(cfg.forwarded_allow_ips)
+        #: Fields that mean https, in lower case, with the value that says so.
+        self.secure = {n.lower().encode(): v.encode() for n, v in cfg.secure_scheme_headers.items()}
+        self.answer: Any = app.answer_at_once if isinstance(app, AsgiApp) else None
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -163,7 +128,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._deaf = True
         except httptools.HttpParserError as error:
             cause = error.__context__
-            self._refuse(cause.status if isinstance(cause, RefusedRequestError) else 400)
+            self._refuse(cause.args[0] if isinstance(cause, RefusedRequestError) else 400)
             return
         if self._receiving:
             self._bytes += len(data)
@@ -231,8 +196,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise RefusedRequestError(400)
         self._in_head = False
         self._disarm()
-        answer = self._rules.answer
-        if answer is not None and self._plain and self._answer_at_once(answer, version):
+        if self._plain and self._answer_at_once(version):
             return
         self.scope[SOCKET] = self._socket  # type: ignore[literal-required]
         super().on_headers_complete()
@@ -247,26 +211,22 @@ class HttpProtocol(HttpToolsProtocol):
 
     # -- answers
 
-    def _answer_at_once(self, answer: Answer, version: str) -> bool:
+    def _answer_at_once(self, version: str) -> bool:
         """Answer a request without a task, unless an earlier answer is not yet sent and read."""
-        if self._answering() or self.flow.write_paused:
+        answer = self._rules.answer
+        if answer is None or self._answering() or self.flow.write_paused:
             return False
         self.scope["method"] = self.parser.get_method().decode("ascii")
         self.scope["query_string"] = b""
         found = answer(self.scope, self.url)
         if found is None:
             return False
-        close = (
-            version == "1.0" or not self.parser.should_keep_alive() or not self._rules.worker.alive
+        close = version == "1.0" or not (
+            self.parser.should_keep_alive() and self._rules.worker.alive
         )
-        parts = [STATUS_LINE[found.status]]
-        for name, value in self.server_state.default_headers:
-            parts += [name, b": ", value, b"\r\n"]
-        parts += [
-            found.headers.lines,
-            b"connection: close\r\n\r\n" if close else b"\r\n",
-            found.body,
-        ]
+        fields = [b"%b: %b\r\n" % field for field in self.server_state.default_headers]
+        end = b"connection: close\r\n\r\n" if close else b"\r\n"
+        parts = (STATUS_LINE[found.status], *fields, found.headers.lines, end, found.body)
         self._answered = True
         self.transport.write(b"".join(parts))
         if close:

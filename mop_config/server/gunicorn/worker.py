@@ -30,17 +30,11 @@ def find(app: Any) -> ConfigService | None:
     """Return the service of an application, also through middleware; None if not found."""
     for _ in range(16):
         extensions = getattr(app, "extensions", None)
-        if isinstance(extensions, dict) and isinstance(extensions.get(EXTENSION), ConfigService):
-            service: ConfigService = extensions[EXTENSION]
+        service = extensions.get(EXTENSION) if isinstance(extensions, dict) else None
+        if isinstance(service, ConfigService):
             return service
-        app = next(
-            (
-                inner
-                for name in ("app", "wsgi_app", "application")
-                if (inner := getattr(app, name, None))
-            ),
-            None,
-        )
+        inner = (getattr(app, name, None) for name in ("app", "wsgi_app", "application"))
+        app = next(filter(None, inner), None)
     return None
 
 
@@ -101,12 +95,8 @@ class ServiceWorker:
         wanted, most = service.settings.max_waiters, self.room()
         service.responder.max_waiters = most if wanted is None else min(wanted, most)
         if wanted is not None and wanted > most:
-            logger.warning(
-                "ENDPOINT_MAX_WAITERS=%d: this %s has room for %d",
-                wanted,
-                type(self).__name__,
-                most,
-            )
+            name = type(self).__name__
+            logger.warning("ENDPOINT_MAX_WAITERS=%d: this %s has room for %d", wanted, name, most)
         service.metrics.start(os.environ.get(multiprocess.VARIABLE))
         service.start()
         self.service = service
