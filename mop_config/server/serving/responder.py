@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
-from .change_event import ChangeEvent
 from .conditional import (
     MAX_VALUE,
     ConditionalAnswer,
@@ -23,7 +22,7 @@ from .conditional import (
 )
 from .signer import Signer
 from .snapshot import HeaderFields, Snapshot
-from .store import SnapshotStore
+from .store import ChangeEvent, SnapshotStore
 
 #: Longest time for which a client may ask to be parked, in seconds.
 MAX_WAIT = 60

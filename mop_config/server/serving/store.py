@@ -4,6 +4,8 @@ Readers read ``store.view`` once and get a consistent state without a lock. The 
 reload thread, replaces the whole view in one assignment.
 """
 
+import os
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -15,10 +17,11 @@ from ... import signals
 from ...model.codec import Difference
 from ..parsing.problems import Problem
 from ..parsing.window import PlannedChange
-from .change_event import ChangeEvent
 from .snapshot import Snapshot
 
 HISTORY = 20
+#: The poll flag for a peer that has closed its side; some systems report only a reset connection.
+_HUNG_UP = getattr(select, "POLLRDHUP", 0)
 
 
 class SourceState(StrEnum):
@@ -121,6 +124,58 @@ class ServerState:
     def complete(self) -> bool:
         """Whether a list is served and no entry of the newest text was left out of it."""
         return self.loaded and self.errors == 0
+
+
+class ChangeEvent:
+    """An event of one process that is set once and wakes every waiting thread.
+
+    The event is a pipe that is written to once and never read, so that any number of threads can
+    wait for it at once. Each thread polls the pipe together with its client's connection, so that
+    a client that leaves is noticed without looking every second.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._read_end, self._write_end = os.pipe()
+
+    @property
+    def of_parent(self) -> bool:
+        """Whether this is the copy that a fork has made of the parent's event."""
+        return self._pid != os.getpid()
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when the event is set, for an event loop."""
+        return self._read_end
+
+    def set(self) -> None:
+        """Set the event: wake every thread that waits now or later. Safe in a signal handler.
+
+        The pipe is shared with the parent, so that a fork must not set its copy.
+        """
+        if not self.of_parent:
+            os.write(self._write_end, b"!")
+
+    def wait(self, seconds: float, client: Any = None) -> bool:
+        """Wait until the event is set, the time is over, or the client has left.
+
+        Args:
+            seconds: Longest time to wait, in seconds.
+            client: The client's socket, or None if the socket is not known.
+
+        Returns:
+            False if the client has left.
+        """
+        poll = select.poll()
+        poll.register(self._read_end, select.POLLIN)
+        if client is None:
+            poll.poll(seconds * 1000)
+            return True
+        poll.register(client, _HUNG_UP)
+        return client.fileno() not in dict(poll.poll(seconds * 1000))
+
+    def __del__(self) -> None:
+        os.close(self._write_end)
+        os.close(self._read_end)
 
 
 class SnapshotStore:

@@ -21,10 +21,10 @@ from ...model.printable import printable
 from ..auth.policy import USER
 from ..logs.format import describe
 from ..service import EXTENSION, ConfigService
-from ..serving.change_event import ChangeEvent
 from ..serving.conditional import ConditionalAnswer, forget_long_values, problem
 from ..serving.responder import LongPoll
 from ..serving.snapshot import HeaderFields
+from ..serving.store import ChangeEvent
 from ..settings import ProcessSettings, Settings
 from .app import create_app
 from .bridge import Receive, Scope, Send, WsgiBridge, local_path, request_environ, send_answer

@@ -92,10 +92,10 @@ def _qr(query: dict[str, str], body: bytes, etag: str) -> dict[str, str | None]:
     """Return the URLs of the QR code's images, or why there is no code."""
     wanted = {name: query[name] for name in ("format", "room_id", "limit")}
     try:
-        text = choose(_encoded(wanted)[1:], body)
+        found = choose(_encoded(wanted)[1:], body)
     except (PayloadError, QrTooLong) as error:
         return {"problem": str(error), "src": None}
-    if text is None:
+    if found is None:
         return {"problem": None, "src": None}
     base = f"{_config()}/qr"
     urls: dict[str, str | None] = {
@@ -103,7 +103,7 @@ def _qr(query: dict[str, str], body: bytes, etag: str) -> dict[str, str | None]:
     }
     # The ETag makes the browser load the image again when the list changes.
     src = f"{base}.svg{_encoded(wanted, etag=etag)}"
-    return {"problem": None, "src": src, "format": text.format, **urls}
+    return {"problem": None, "src": src, "format": found[0].format, **urls}
 
 
 # Relative to the page's own address, because a proxy may have removed a prefix from the path.
