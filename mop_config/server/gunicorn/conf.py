@@ -9,6 +9,7 @@ import os
 import sys
 
 from mop_config.errors import SettingsError
+from mop_config.server.gunicorn.hooks import on_exit, on_starting, when_ready  # noqa: F401
 from mop_config.server.serving import signer
 from mop_config.server.settings import ProcessSettings, Settings
 from mop_config.server.sources import check_source
