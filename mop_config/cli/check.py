@@ -19,7 +19,7 @@ from .env_file import env_file_option
 from .input import Reading, read
 from .list_change import EndpointChange, changes_document, list_changes, print_changes
 from .output import complain, counts_of, json_text, plural, say
-from .plan import plan_document, plan_lines
+from .plan import plan_lines
 from .server_api import fetch, read_token, server_of, token_option
 
 #: Limits in seconds: the health check of one endpoint, and the wait for the list of the local
@@ -128,7 +128,7 @@ def _document(reading: Reading, config: EndpointConfig, *, ok: bool) -> dict[str
         "ok": ok,
         "counts": {**counts, "errors": reading.errors, "warnings": reading.warnings},
         "problems": [problem.as_dict() for problem in reading.problems],
-        "planned": plan_document(reading.planned),
+        "planned": [change.as_dict() for change in reading.planned],
     }
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from ..model.codec import rfc3339
 from ..server.parsing.window import PlannedChange
 from .output import plural
 
@@ -25,19 +24,6 @@ def plan_lines(planned: Sequence[PlannedChange], now: float) -> list[str]:
     ]
     more = len(planned) - _MOST
     return [*lines, f"… and {more} more"] if more > 0 else lines
-
-
-def plan_document(planned: Sequence[PlannedChange]) -> list[dict[str, str]]:
-    """Return the planned changes as JSON objects; times are RFC 3339."""
-    return [
-        {
-            "at": rfc3339(change.at),
-            "change": "added" if change.added else "removed",
-            "kind": change.kind,
-            "url": change.url,
-        }
-        for change in planned
-    ]
 
 
 def _duration(seconds: float) -> str:

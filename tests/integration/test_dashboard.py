@@ -587,8 +587,12 @@ def test_axe_finds_no_barrier(
     served[1].unlink()
     page = open_page(server, f"/?lang={language}")
     expect(page.locator(".state.rejected")).to_be_visible(timeout=PATIENCE)
-    replace(served[1], HOSTILE.replace("one.example", f"{language}.example"))
+    leaving = f"{language}.example\nleaving.example until=2999-01-01"
+    replace(served[1], HOSTILE.replace("one.example", leaving))
     expect(page.locator("td.url", has_text=f"{language}.example")).to_have_count(2)
+    planned = page.locator("#planned li")
+    expect(planned).to_have_count(2)
+    expect(planned.first.locator(".ago")).to_contain_text({"en": "days", "zh": "天后"}[language])
     page.locator(".events details").first.evaluate("details => details.open = true")
     for scheme, size in zip(schemes, (WIDE, PHONE), strict=True):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")

@@ -23,6 +23,7 @@ from mop_config.qr.text import CAPACITY, MAX_LIMIT
 from mop_config.server.monitor.reports import FAULTS, MAX_COUNT
 from mop_config.server.parsing.parser import MAX_PRIORITY
 from mop_config.server.parsing.problems import MAX_KEPT, MAX_TEXT, Code, Severity
+from mop_config.server.reload.pipeline import MAX_PLANNED
 from mop_config.server.serving.responder import MAX_WAIT, RETRY_AFTER
 from mop_config.server.serving.store import HISTORY, Result, SourceState, Trigger
 from mop_config.server.settings import Settings
@@ -172,6 +173,7 @@ class TestCopies:
     def test_the_enumerations(self) -> None:
         """Each enumeration equals the code's, and the file has no other enumeration."""
         expected: set[tuple[str, Iterable[str]]] = {
+            ("change", ("added", "removed")),
             ("code", Code),
             ("counts", FAULTS),
             ("format", QR_FORMATS),
@@ -201,7 +203,10 @@ class TestCopies:
             ("room_id", MAX_ROOM_ID),
             ("text", MAX_TEXT),
         }
-        assert set(constraints(whole, "maxItems")) == {("history", HISTORY)}
+        assert set(constraints(whole, "maxItems")) == {
+            ("history", HISTORY),
+            ("planned", MAX_PLANNED),
+        }
         assert ("Retry-After", RETRY_AFTER[0]) in set(constraints(whole, "minimum"))
 
     def test_the_limits_in_words(self) -> None:

@@ -5,9 +5,10 @@ A window is half-open: its entry is served from ``start`` on, and until just bef
 
 import re
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from ...errors import AddressError
+from ...model.codec import rfc3339
 from ...model.endpoint import Kind
 from .problems import Code
 
@@ -41,6 +42,15 @@ class Window(NamedTuple):
 ALWAYS = Window()
 
 
+class PlannedDocument(TypedDict):
+    """A planned change as a JSON object; the time is RFC 3339."""
+
+    at: str
+    change: str
+    kind: str
+    url: str
+
+
 class PlannedChange(NamedTuple):
     """A boundary that is still to come.
 
@@ -55,6 +65,11 @@ class PlannedChange(NamedTuple):
     kind: Kind
     added: bool
     url: str
+
+    def as_dict(self) -> PlannedDocument:
+        """Return the change as the status document and ``check --json`` show it."""
+        change = "added" if self.added else "removed"
+        return {"at": rfc3339(self.at), "change": change, "kind": self.kind.value, "url": self.url}
 
 
 def parse_moment(text: str, _host: str) -> float:

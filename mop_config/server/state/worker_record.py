@@ -21,6 +21,7 @@ from typing import (
 )
 
 from ..parsing.problems import ProblemRecord
+from ..parsing.window import PlannedDocument
 
 T = TypeVar("T")
 
@@ -93,6 +94,7 @@ class ServedDocument(TypedDict):
     complete: bool
     problem_counts: ProblemCounts
     problems: list[ProblemRecord]
+    planned: list[PlannedDocument]
 
 
 class WorkerFigures(TypedDict):

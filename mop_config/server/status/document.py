@@ -86,6 +86,7 @@ def worker_record(
                 "warning": view.warnings + len(notices) - errors,
             },
             "problems": [problem.as_dict() for problem in (*notices, *view.problems)],
+            "planned": [change.as_dict() for change in view.planned],
         },
         "watcher": watcher,
         "history": [{"moment": each.moment, "entry": _entry(each)} for each in view.history],

@@ -62,6 +62,7 @@ def worker(
             "complete": complete,
             "problem_counts": {"error": errors, "warning": warnings},
             "problems": [],
+            "planned": [],
         },
         "watcher": {"mode": "inotify", "alive": True},
         "history": [event(float(pid))],

@@ -138,6 +138,7 @@ def test_status_has_the_contracts_shape(client: FlaskClient) -> None:
         "complete",
         "problem_counts",
         "problems",
+        "planned",
         "last_reload",
         "history",
         "watcher",

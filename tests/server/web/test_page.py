@@ -77,6 +77,27 @@ def make(tmp_path: Path, **settings: Any) -> FlaskClient:
     return app.test_client()
 
 
+def test_planned_changes_are_in_the_status_and_on_the_page(tmp_path: Path) -> None:
+    file = tmp_path / "endpoints.txt"
+    file.write_text("DomainList:\na.com\nold.com until=2999-01-01\nnew.com from=2999-01-02\n")
+    client = make(tmp_path, source=str(file))
+    planned: Any = client.get("/api/v1/config/status").json["planned"]  # type: ignore[index]
+    assert [(each["at"], each["change"], each["kind"], each["url"]) for each in planned] == [
+        ("2999-01-01T00:00:00.000Z", "removed", "api", "https://old.com/api/v1"),
+        ("2999-01-01T00:00:00.000Z", "removed", "socketio", "https://old.com"),
+        ("2999-01-02T00:00:00.000Z", "added", "api", "https://new.com/api/v1"),
+        ("2999-01-02T00:00:00.000Z", "added", "socketio", "https://new.com"),
+    ]
+    for language, title in (("en", "Planned changes"), ("zh", "计划变更")):
+        page = client.get(f"/?lang={language}").text
+        section = page[page.index('id="planned"') : page.index('id="endpoints"')]
+        assert title in section
+        assert section.count("2999-01-01T00:00:00.000Z") >= 2
+        assert section.index("old.com") < section.index("new.com")
+    file.write_text("DomainList:\na.com\n")
+    assert 'id="planned"' not in make(tmp_path, source=str(file)).get("/").text
+
+
 def test_a_large_list_is_not_shown_whole() -> None:
     """The page shows the first hundred endpoints of each kind, and their total number."""
     shown = listing(body(1000), "", None)

@@ -1,4 +1,4 @@
-// Writes behind each time what the reader's own clock showed then, and how long ago it was.
+// Writes behind each time what the reader's own clock shows then, and how far away it is.
 
 const UNITS = [
   ["day", 86400],
@@ -11,9 +11,9 @@ const UNITS = [
 export function tellAges(now) {
   const words = new Intl.RelativeTimeFormat(document.documentElement.lang, { numeric: "auto" });
   for (const time of document.querySelectorAll("time[datetime]")) {
-    const seconds = Math.max(0, (now - new Date(time.dateTime)) / 1000);
-    const [unit, length] = UNITS.find(([, length]) => seconds >= length) ?? UNITS.at(-1);
-    const text = local(time.dateTime) + words.format(-Math.floor(seconds / length), unit);
+    const ahead = (new Date(time.dateTime) - now) / 1000;
+    const [unit, length] = UNITS.find(([, length]) => Math.abs(ahead) >= length) ?? UNITS.at(-1);
+    const text = local(time.dateTime) + words.format(Math.trunc(ahead / length), unit);
     const age = time.nextElementSibling;
     if (age.textContent !== text) {
       age.textContent = text;
