@@ -333,14 +333,14 @@ class ConfigService:
 
     def _notices(self) -> Iterator[Problem]:
         for warning in (*self.settings.warnings, *self.signer.warnings):
-            yield _notice(Code.SETTING, warning)
+            yield Problem.of(Code.SETTING, warning)
         yield from self.authenticator.problems if self.authenticator else ()
         lost = lost_hooks.notice()
         if lost:
-            yield _notice(Code.NO_HOOKS, lost)
+            yield Problem.of(Code.NO_HOOKS, lost)
         late = self._late()
         if late is not None:
-            yield _notice(Code.LATE, late)
+            yield Problem.of(Code.LATE, late)
         trouble = self._trouble()
         if trouble is not None:
             yield trouble
@@ -349,7 +349,7 @@ class ConfigService:
         why = self._directory.trouble
         if not why:
             return None
-        return _notice(
+        return Problem.of(
             Code.STATE_FOLDER, f"the state folder {self._directory.path} cannot be used: {why}"
         )
 
@@ -388,8 +388,3 @@ class ConfigService:
         """Write this worker's record; the guard thread calls this when the reload thread hangs."""
         self._reported = ()
         self._workers.write(self._own_record())
-
-
-def _notice(code: Code, message: str) -> Problem:
-    """Make a problem of the process rather than of the source."""
-    return Problem(1, 1, code.severity, code, message, "")

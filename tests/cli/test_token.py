@@ -30,7 +30,7 @@ class TestNew:
         assert list(fields) == ["token", "line"]
         expected = hashlib.sha256(fields["token"].encode()).hexdigest()
         assert fields["line"] == f"phone-app:{expected}:read"
-        (token,) = parse(fields["line"].encode()).tokens
+        (token,) = parse(fields["line"].encode())[0]
         assert (token.name, token.admin) == ("phone-app", False)
 
     def test_json_for_an_admin(self) -> None:
@@ -42,7 +42,7 @@ class TestNew:
         assert len({document["token"] for document in documents}) == 2
         for document in documents:
             assert re.fullmatch(r"mop_[A-Za-z0-9_-]{43}", document["token"])
-            assert parse(document["line"].encode()).tokens[0].admin
+            assert parse(document["line"].encode())[0][0].admin
 
     @pytest.mark.parametrize("name", ["", "a b", "a:b", "a\nb", "#a", "-", "n" * 65, "env-1", "ü"])
     def test_a_bad_name(self, name: str) -> None:

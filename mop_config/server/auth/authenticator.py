@@ -4,18 +4,17 @@ While the token file cannot be read or has no good line, every request is refuse
 with a token of the environment. So removing all tokens from the file can never open the server.
 """
 
-import hashlib
 import logging
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import SourceError
 from ..parsing.problems import Code, Problem
 from ..settings import Settings
 from ..sources.file import FileSource, Fingerprint, detached
-from .policy import USER, Refusal, authorise, needs_token
-from .tokens import Parsed, Token, TokenFault, find, from_environment, parse
+from .policy import OPEN_PATHS, USER, Refusal, authorise
+from .tokens import Token, TokenFault, find, from_environment, parse
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +30,17 @@ NEGLECTED = 3.0
 #: an editor may be about to write it.
 QUIET = 0.1
 BLANK_QUIET = 1.0
+#: Limit of the bad lines that are reported one by one.
+MAX_FAULTS = 20
+
+
+class Content(NamedTuple):
+    """What a read of the token file has found; ``failure`` is why there may be no token."""
+
+    tokens: tuple[Token, ...] = ()
+    faults: tuple[TokenFault, ...] = ()
+    failure: str = ""
+    detached: bool = False
 
 
 class TokenAuthenticator:
@@ -52,7 +62,7 @@ class TokenAuthenticator:
         self._lock = threading.Lock()
         self._signature: Fingerprint | None = None  # of the file when it was read last
         self._seen: Fingerprint | None = None  # at the last check
-        self._fingerprint = b""
+        self._content: Content | None = None
         self._since = self._read_at = self._looked_at = time.monotonic()
         if self._file is not None:
             self._seen = self._file.signature()
@@ -76,14 +86,15 @@ class TokenAuthenticator:
         """
         method = environ["REQUEST_METHOD"]
         preflight = "HTTP_ORIGIN" in environ and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
-        if not needs_token(method, environ["PATH_INFO"], preflight=preflight):
+        if environ["PATH_INFO"] in OPEN_PATHS or (preflight and method == "OPTIONS"):
             return None
         outcome = authorise(environ.get("HTTP_AUTHORIZATION"), method, self.find, reads=reads)
-        refusal = outcome if isinstance(outcome, Refusal) else None
-        user = outcome.user if isinstance(outcome, Refusal) else outcome.name
-        if user is not None:
-            environ[USER] = user
-        return refusal
+        if isinstance(outcome, Token):
+            environ[USER] = outcome.name
+            return None
+        if outcome.user is not None:
+            environ[USER] = outcome.user
+        return outcome
 
     def admits(self, environ: dict[str, Any]) -> bool:
         """Whether a request has a valid token, for routes that are open without one."""
@@ -117,43 +128,40 @@ class TokenAuthenticator:
 
     def _read(self, file: FileSource) -> None:
         self._read_at = time.monotonic()
+        content = Content()
         try:
             text = file.read()
+            self._signature = text.signature
+            content = Content(*parse(text.data), f"{file} holds no token", text.detached)
         except SourceError as error:
             if error.code != Code.CHANGING:
                 self._signature = self._seen
-                self._use(file, str(error).encode(), Parsed((), (), 0), str(error))
-            elif not self._fingerprint:
-                self._use(file, b"", Parsed((), (), 0), str(error))
+            elif self._content is not None:
+                return
+            content = Content(failure=str(error))
         except OSError as error:  # this process has no descriptor left; the file may be good
             logger.warning("the tokens in %s cannot be read now: %s", file, error.strerror)
             self._signature = self._seen
-        else:
-            self._signature = text.signature
-            fingerprint = hashlib.sha256(text.data).digest() + b"detached" * text.detached
-            self._use(file, fingerprint, parse(text.data), f"{file} holds no token")
-            if text.detached and not any(p.code is Code.DETACHED for p in self.problems):
-                message = detached(file)
-                logger.error("tokens: %s", message)
-                problem = Problem(1, 1, Code.DETACHED.severity, Code.DETACHED, message, "")
-                self.problems = (*self.problems, problem)
-
-    def _use(self, file: FileSource, fingerprint: bytes, found: Parsed, failure: str) -> None:
-        if fingerprint and fingerprint == self._fingerprint:
             return
-        self._fingerprint = fingerprint
-        self._tokens = self._own + found.tokens if found.tokens else ()
-        if found.tokens:
-            logger.info("tokens: %d in %s", len(found.tokens), file)
+        if content != self._content:
+            self._content = content
+            self._use(file, content)
+
+    def _use(self, file: FileSource, content: Content) -> None:
+        tokens, faults, failure, is_detached = content
+        self._tokens = self._own + tokens if tokens else ()
+        if tokens:
+            logger.info("tokens: %d in %s", len(tokens), file)
         else:
             logger.error("tokens: %s: nobody is admitted until it holds a good line", failure)
-        if found.bad:
-            told = "; ".join(f"line {line}: {message}" for line, message in found.faults)
-            logger.error("tokens: bad lines in %s, %d of them: %s", file, found.bad, told)
-        self.problems = tuple(_problem(file, fault) for fault in found.faults)
-
-
-def _problem(file: FileSource, fault: TokenFault) -> Problem:
-    # The text of the line is left out, since it may be a token in the clear.
-    message = f"{file}, line {fault.line}: {fault.message}"
-    return Problem(fault.line, 1, Code.TOKENS_LINE.severity, Code.TOKENS_LINE, message, "")
+        if faults:
+            told = "; ".join(f"line {line}: {message}" for line, message in faults[:MAX_FAULTS])
+            logger.error("tokens: bad lines in %s, %d of them: %s", file, len(faults), told)
+        problems = [
+            Problem.of(Code.TOKENS_LINE, f"{file}, line {line}: {message}", line)
+            for line, message in faults[:MAX_FAULTS]
+        ]
+        if is_detached:
+            logger.error("tokens: %s", detached(file))
+            problems.append(Problem.of(Code.DETACHED, detached(file)))
+        self.problems = tuple(problems)

@@ -5,7 +5,6 @@ A token is a Bearer token (RFC 6750), or in a browser the password of Basic auth
 """
 
 import base64
-import binascii
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import NamedTuple
@@ -37,18 +36,6 @@ _PREFLIGHT: Headers = (
 _EXPOSED = ("Access-Control-Expose-Headers", "ETag, Preference-Applied, Retry-After")
 
 
-class Credentials(NamedTuple):
-    """The credentials in an ``Authorization`` header.
-
-    Attributes:
-        scheme: ``bearer``, ``basic``, or empty for no header or another scheme.
-        token: The token, or None if the header is malformed.
-    """
-
-    scheme: str
-    token: str | None
-
-
 class Refusal(NamedTuple):
     """The refusal of a request.
 
@@ -65,24 +52,24 @@ class Refusal(NamedTuple):
     user: str | None = None
 
 
-def credentials(authorization: str | None) -> Credentials:
-    """Read an ``Authorization`` header: Bearer, or Basic with the token as the password."""
+def credentials(authorization: str | None) -> tuple[str, str | None]:
+    """Read an ``Authorization`` header: Bearer, or Basic with the token as the password.
+
+    Returns:
+        ``bearer``, ``basic``, or empty for no header or another scheme; and the token, or None if
+        the header is malformed.
+    """
     scheme, _, value = (authorization or "").strip().partition(" ")
     scheme, value = scheme.lower(), value.strip()
     if scheme == "bearer":
-        return Credentials(scheme, value if TOKEN.fullmatch(value) else None)
+        return scheme, value if TOKEN.fullmatch(value) else None
     if scheme != "basic":
-        return Credentials("", None)
+        return "", None
     try:
         _, colon, password = base64.b64decode(value, validate=True).decode().partition(":")
-    except (binascii.Error, ValueError):
-        return Credentials(scheme, None)
-    return Credentials(scheme, password if colon else None)
-
-
-def needs_token(method: str, path: str, *, preflight: bool) -> bool:
-    """Whether a request needs a token, if tokens are set."""
-    return path not in OPEN_PATHS and not (preflight and method == "OPTIONS")
+    except ValueError:
+        return scheme, None
+    return scheme, password if colon else None
 
 
 def authorise(
@@ -105,16 +92,16 @@ def authorise(
         The token, or the refusal.
     """
     browsing = method in _BY_BROWSER
-    shown = credentials(authorization)
-    if not shown.scheme:
+    scheme, shown = credentials(authorization)
+    if not scheme:
         return _refusal(401, "", "a token is needed", browsing=browsing)
-    if shown.scheme == "basic" and not browsing:
+    if scheme == "basic" and not browsing:
         return _refusal(401, "", "only a bearer token may do this", browsing=False)
-    if shown.token is None:
+    if shown is None:
         detail = "the Authorization header holds no token"
         return _refusal(400, "invalid_request", detail, browsing=browsing)
     # A malformed password gets 401, not 400, so that a browser asks its user again.
-    token = find(shown.token) if TOKEN.fullmatch(shown.token) else None
+    token = find(shown) if TOKEN.fullmatch(shown) else None
     if token is None:
         return _refusal(401, "invalid_token", "the token is not a known one", browsing=browsing)
     if method not in READING and not reads and not token.admin:

@@ -11,8 +11,6 @@ NAME_RULE = (
     "1 to 64 of A-Z a-z 0-9 . _ -, the first one a letter or a digit, and not env-1, env-2 …"
 )
 READ, ADMIN = "read", "admin"
-#: Limit of the bad lines that are reported one by one.
-MAX_FAULTS = 20
 
 _RESERVED = re.compile(r"env-[0-9]+")
 _DIGEST = re.compile(r"[0-9A-Fa-f]{64}")
@@ -33,25 +31,8 @@ class Token(NamedTuple):
     admin: bool
 
 
-class TokenFault(NamedTuple):
-    """A bad line of the token file, without its text, which may be a token."""
-
-    line: int
-    message: str
-
-
-class Parsed(NamedTuple):
-    """The content of a token file.
-
-    Attributes:
-        tokens: The tokens of the good lines.
-        faults: The first bad lines.
-        bad: Number of bad lines.
-    """
-
-    tokens: tuple[Token, ...]
-    faults: tuple[TokenFault, ...]
-    bad: int
+#: The number of a bad line, and the reason. Its text may be a token, so it is left out.
+TokenFault = tuple[int, str]
 
 
 def digest(token: str) -> bytes:
@@ -74,30 +55,31 @@ def from_environment(tokens: Iterable[str]) -> tuple[Token, ...]:
     return tuple(Token(f"env-{n}", digest(text), True) for n, text in enumerate(tokens, 1))
 
 
-def parse(data: bytes) -> Parsed:
+def parse(data: bytes) -> tuple[tuple[Token, ...], tuple[TokenFault, ...]]:
     """Parse a token file: one ``name:sha256-hex[:read|admin]`` per line, ``#`` starts a comment.
 
     Bad lines are left out, and the other lines are used. Never raises.
+
+    Returns:
+        The tokens of the good lines, and the bad lines.
     """
     tokens: dict[bytes, Token] = {}
     faults: list[TokenFault] = []
-    bad = 0
     text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
         entry = _COMMENT.sub("", line, count=1).strip()
         if not entry:
             continue
         found = _parse_line(entry)
-        if isinstance(found, Token) and found.digest in tokens:
+        if isinstance(found, str):
+            faults.append((number, found))
+        elif found.digest in tokens:
             # If both lines counted, removing one of them would not revoke the token.
-            found = f"the same token as {tokens[found.digest].name}'s; the first line holds"
-        if isinstance(found, Token):
+            first = tokens[found.digest].name
+            faults.append((number, f"the same token as {first}'s; the first line holds"))
+        else:
             tokens[found.digest] = found
-            continue
-        bad += 1
-        if len(faults) < MAX_FAULTS:
-            faults.append(TokenFault(number, found))
-    return Parsed(tuple(tokens.values()), tuple(faults), bad)
+    return tuple(tokens.values()), tuple(faults)
 
 
 def _parse_line(entry: str) -> Token | str:

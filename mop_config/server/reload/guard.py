@@ -112,7 +112,7 @@ def planned_refusals(rendering: Rendering, settings: Settings) -> list[Problem]:
                 planned[change.kind].discard(change.url)
         if reason := _reason_to_refuse(served, planned, settings):
             message = f"at {rfc3339(at)} the planned change will be refused: {reason}"
-            found.append(Problem(1, 1, Severity.WARNING, Code.PLAN_REFUSED, message, ""))
+            found.append(Problem.of(Code.PLAN_REFUSED, message))
         else:
             served = {kind: set(urls) for kind, urls in planned.items()}
     return found
