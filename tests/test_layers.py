@@ -45,8 +45,6 @@ LAYERS = (
     "client.lists",
     "client.transport",
     "client.parts",
-    "client.list_search",
-    "client.reporter",
     "client.tasks",
     "client.background",
     "client.attempts",

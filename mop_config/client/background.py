@@ -16,14 +16,11 @@ from math import inf
 
 from ..errors import MopConfigError, UpdateFailed
 from ..health.jobs import Job, JobQueue
-from ..health.probe import ProbeResult
 from ..model.endpoint import Kind
 from ..net.faults import Fault
 from ..net.http import backoff
-from .list_search import UpdateRound
-from .parts import ManagerParts
-from .reporter import EVERY
-from .tasks import ClientTasks
+from .parts import EVERY, ManagerParts
+from .tasks import ClientTasks, UpdateRound
 
 logger = logging.getLogger(__name__)
 
@@ -218,24 +215,21 @@ class Background(ClientTasks):
                 if job is None:
                     self._checking -= 1
                     return
-            self._check_job(job)
+            try:
+                self._check_job(job)
+            except Exception as error:
+                logger.error("a health check was lost: %s: %s", type(error).__name__, error)
             self._wakeup.set()
 
     def _check_job(self, job: Job) -> None:
-        try:
-            result = self.check(job)
-        except Exception as error:
-            result = ProbeResult(Fault.OURS, 0.0, f"{type(error).__name__}: {error}")
+        result = self.check(job)
         if self._stopped:
             return
         if result.fault is not Fault.OURS:
             self._short_of_resources = False
         else:
             self._warn_of_shortage(f"{job[1].url} could not be checked: {result.detail}")
-        try:
-            self.record(job, result)
-        except Exception as error:
-            logger.error("a health check was lost: %s: %s", type(error).__name__, error)
+        self.record(job, result)
 
     # -- updates
 

@@ -71,8 +71,8 @@ class ScriptedEndpoint:
     def __init__(self) -> None:
         self.requests: list[ReceivedRequest] = []
         self._replies: dict[str | None, _Reply] = {None: _Reply()}
-        self._hung = threading.Event()  # set when a hanging request may end
-        self._hanging = False
+        self._answering = threading.Event()  # not set while requests hang
+        self._answering.set()
         self._server: _Server | None = _Server(self, 0)
         self._port = int(self._server.server_address[1])
         self.url = f"http://127.0.0.1:{self._port}"
@@ -109,25 +109,19 @@ class ScriptedEndpoint:
 
     def hang(self) -> None:
         """Accept connections and requests from now on, but send no response."""
+        self._answering.clear()
         self._listen()
-        self._hung.clear()
-        self._hanging = True
 
     def refuse(self) -> None:
         """Refuse connections from now on, and break the open connections, like a dead server."""
-        self._hung.set()
+        self._answering.set()
         server, self._server = self._server, None
         if server is not None:
             server.stop()
 
-    def close(self) -> None:
-        """End the server."""
-        self.refuse()
-
     def _behave(self, path: str | None, reply: _Reply) -> None:
         self._replies[path] = reply
-        self._hanging = False
-        self._hung.set()
+        self._answering.set()
         self._listen()
 
     def _listen(self) -> None:
@@ -137,13 +131,12 @@ class ScriptedEndpoint:
     def respond(self, request: ReceivedRequest) -> _Reply | None:
         """Return the reply to a request, or None to hang up. The server calls this."""
         self.requests.append(request)
-        if self._hanging:
-            self._hung.wait()
+        if not self._answering.is_set():
+            self._answering.wait()
             return None
         path = request.path.partition("?")[0]
-        if path not in self._replies and is_route(path):
-            return _Reply(404)
-        return self._replies.get(path, self._replies[None])
+        default = _Reply(404) if is_route(path) else self._replies[None]
+        return self._replies.get(path, default)
 
 
 class _Server(ThreadingHTTPServer):
@@ -201,10 +194,8 @@ class _ScriptHandler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.send_response(reply.status)
-        for name, value in {
-            "Content-Length": str(len(reply.body)),
-            **(reply.headers or {}),
-        }.items():
+        self.send_header("Content-Length", str(len(reply.body)))
+        for name, value in (reply.headers or {}).items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -236,7 +227,7 @@ class ScriptedFleet:
     def close(self) -> None:
         """End every endpoint."""
         for endpoint in self._endpoints:
-            endpoint.close()
+            endpoint.refuse()
 
     def __enter__(self) -> Self:
         return self
@@ -290,22 +281,19 @@ def _wait_for_checks(state: ClientState) -> None:
 def _age(state: ClientState, seconds: float) -> None:
     """Move every time that the pools have recorded ``seconds`` into the past."""
     for pool in (state.api, state.socketio):
-        pool._current_since -= seconds
-        pool._review_at -= seconds
+        _move_back(pool, seconds, "_current_since", "_review_at")
         for member in pool.members():
-            member.busy_until -= seconds
-            if member.recovered_at is not None:
-                member.recovered_at -= seconds
-            if member.failing_since is not None:
-                member.failing_since -= seconds
+            _move_back(member, seconds, "busy_until", "recovered_at", "failing_since")
+            _move_back(member.health, seconds, "since", "next_probe", "last_good")
             for times in (member.answers._times, member.dials):
                 earlier = [(at - seconds, duration) for at, duration in times]
                 times.clear()
                 times.extend(earlier)
-            health = member.health
-            health.since -= seconds
-            health.next_probe -= seconds
-            if health.last_good is not None:
-                health.last_good -= seconds
     held = state.network._held
     held.update({host: (at - seconds, blame) for host, (at, blame) in held.items()})
+
+
+def _move_back(record: Any, seconds: float, *names: str) -> None:
+    for name in names:
+        if (at := getattr(record, name)) is not None:
+            setattr(record, name, at - seconds)

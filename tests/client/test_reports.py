@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mop_config import EndpointConfig
-from mop_config.client import EndpointManager, ListSource, background, reporter
+from mop_config.client import EndpointManager, ListSource, background, parts
 from mop_config.model.codec import dumps
 from mop_config.model.endpoint import Endpoint
 from mop_config.net.faults import COUNTED, Fault
@@ -61,7 +61,7 @@ def test_what_happened_since_the_last_report_is_sent() -> None:
     with list_server() as server:
         manager = manager_of(server.url)
         report = manager._lifecycle.tasks.reporter
-        assert reporter.EVERY <= report.run() <= 1.2 * reporter.EVERY
+        assert parts.EVERY <= report.run() <= 1.2 * parts.EVERY
         assert reports(server) == []
         with manager.client(start=False) as client:
             for _ in range(3):
@@ -100,7 +100,7 @@ def test_a_report_that_did_not_arrive_is_part_of_the_next_one(status: int) -> No
         report = manager._lifecycle.tasks.reporter
         for times in (1, 2):
             fail(manager, f"{server.url}/api/v1", Fault.TLS)
-            assert reporter.EVERY <= report.run() <= 1.2 * reporter.EVERY
+            assert parts.EVERY <= report.run() <= 1.2 * parts.EVERY
             assert reports(server)[-1]["endpoints"][0]["counts"] == {"tls": times}
         manager.close()
 
@@ -146,7 +146,7 @@ def test_nothing_is_reported_by_default() -> None:
 def test_the_words_are_those_of_the_server() -> None:
     """The server accepts every fault that counts against an endpoint."""
     assert {"ok", *map(str, COUNTED)} == set(FAULTS)
-    assert reporter.MAX_COUNT == SERVER_MAX
+    assert parts.MAX_COUNT == SERVER_MAX
 
 
 def test_a_running_manager_reports_to_a_real_server(
@@ -154,7 +154,7 @@ def test_a_running_manager_reports_to_a_real_server(
 ) -> None:
     """The status of a real server shows the reports of a running manager."""
     monkeypatch.setattr(background, "EVERY", 0.5)
-    monkeypatch.setattr(reporter, "EVERY", 0.5)
+    monkeypatch.setattr(parts, "EVERY", 0.5)
     file = tmp_path / "endpoints.txt"
     with handmade() as api:
         file.write_text(f"ApiList:\n{api.url}\n")

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from mop_config.client import EndpointManager
-from mop_config.client.list_search import UpdateRound
+from mop_config.client.tasks import UpdateRound
 
 from ..servers import ENDPOINTS
 from ..waiting import wait_for

@@ -17,13 +17,13 @@ from ...files import locked
 from ...model import codec
 from ...model.address import parse_url
 from ...model.endpoint import Endpoint, EndpointConfig, Kind
-from ...model.jws import SignedList
+from ...model.jws import SignedList, looks_signed
 from ...net.http import origin_of
 from ..pool.session import ClientState
 from . import cache_file
 from .cache_file import CachedList
 from .normalize import is_plain, normalized, urls_of, without_plain, without_query
-from .trust import Trust, read_qr
+from .trust import Trust
 from .update import NewList, UpdateContext, sources
 
 logger = logging.getLogger(__name__)
@@ -242,15 +242,14 @@ class EndpointLists:
         if not isinstance(text, (str, bytes)):
             raise TypeError(f"the QR text must be a text or bytes, not {type(text).__name__}")
         try:
-            most = self._state.policy.max_endpoints
-            data, signed = read_qr(text, self._trust, most, plain=trust)
+            data, signed = self._read_qr(text, plain=trust)
         except SignatureError as error:
             raise self.report_refused("qr", _untrusted(_QR_CODE, error)) from None
         if replace:
             self._check_not_emptied(data)
         found = EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ())
-        lists = normalized(found, _QR_CODE).kinds()
-        given = {kind: lists[kind] for kind, each in data.kinds().items() if each is not None}
+        taken = normalized(found, _QR_CODE).kinds()
+        given = {kind: taken[kind] for kind, each in data.kinds().items() if each is not None}
 
         def change(state: ClientState) -> None:
             for kind, endpoints in given.items():
@@ -267,6 +266,17 @@ class EndpointLists:
                 self.room_id = data.room_id
             self._change("qr", None, change)
         return data
+
+    def _read_qr(self, text: str | bytes, *, plain: bool) -> tuple[codec.QrData, SignedList | None]:
+        if not looks_signed(text):
+            if self._trust is not None and not plain:
+                raise SignatureError("not-signed", "it is not signed (trust=True takes it)")
+            return codec.loads_qr(text, self._state.policy.max_endpoints), None
+        if self._trust is None:
+            raise PayloadError("document", "it is signed: trusted_keys must say by whom")
+        signed = self._trust.read(text)
+        lists = signed.config
+        return codec.QrData(lists.api_endpoints, lists.socketio_endpoints, signed.room_id), signed
 
     def _check_not_emptied(self, data: codec.QrData) -> None:
         """Refuse an empty list that would replace endpoints."""

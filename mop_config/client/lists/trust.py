@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...errors import PayloadError, SignatureError, SigningKeyError
-from ...model import codec
+from ...errors import SignatureError, SigningKeyError
 from ...model.endpoint import Endpoint, EndpointConfig, Kind
 from ...model.jws import (
     DAY,
@@ -19,7 +18,6 @@ from ...model.jws import (
     SignedList,
     TrustedKeys,
     check_ahead,
-    looks_signed,
     moment,
 )
 from ..keywords import Several
@@ -248,30 +246,3 @@ def _mark_of(ver: Any, digest: Any) -> HighWaterMark:
     if type(ver) is not int or not 0 <= ver <= MAX_NUMBER or not isinstance(digest, str):
         raise ValueError("it holds no version")
     return HighWaterMark(ver, digest)
-
-
-def read_qr(
-    text: str | bytes, trust: Trust | None, most: int, *, plain: bool
-) -> tuple[codec.QrData, SignedList | None]:
-    """Read the text of a QR code, signed or not.
-
-    Args:
-        text: The scanned text.
-        trust: Verifies a signed text, or None if texts need not be signed.
-        most: Limit of the endpoints.
-        plain: Whether an unsigned text is accepted although ``trust`` is given.
-
-    Raises:
-        PayloadError: If the text is not a list.
-        SignatureError: If the text must not be accepted.
-    """
-    if not looks_signed(text):
-        if trust is not None and not plain:
-            raise SignatureError("not-signed", "it is not signed (trust=True takes it)")
-        return codec.loads_qr(text, most), None
-    if trust is None:
-        raise PayloadError("document", "it is signed: trusted_keys must say by whom")
-    signed = trust.read(text)
-    lists = signed.config
-    data = codec.QrData(lists.api_endpoints, lists.socketio_endpoints, signed.room_id)
-    return data, signed
