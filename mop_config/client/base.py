@@ -344,6 +344,21 @@ class BaseManager:
         """The room of the last QR code that named a room, or None."""
         return self._lists.room_id
 
+    @property
+    def config_urls(self) -> tuple[str, ...]:
+        """The servers from which updates fetch the list, besides the endpoints."""
+        return self._lists.rules.config_urls
+
+    @property
+    def update_interval(self) -> float:
+        """Seconds between two updates of the list; 0 for none."""
+        return self._parts.update_interval
+
+    @property
+    def watch(self) -> bool:
+        """Whether a long poll fetches a new list as soon as a server publishes it."""
+        return self._parts.watch
+
     def add_api_endpoint(self, url: str, priority: int = 0) -> None:
         """Add an API endpoint, or change the priority of a known endpoint.
 
