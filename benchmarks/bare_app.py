@@ -9,9 +9,9 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-from mop_config.server.parsing.builder import UrlRules
 from mop_config.server.parsing.render import EMPTY_BODY, render
 from mop_config.server.serving.snapshot import Snapshot, Variant
+from mop_config.server.settings import UrlRules
 from tests.servers import ENDPOINTS
 
 _file = Path(os.environ["ENDPOINT_CONFIG_FILE"])

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from mop_config.server.parsing.builder import UrlRules
 from mop_config.server.parsing.render import EMPTY_BODY, render
+from mop_config.server.settings import UrlRules
 from tests.servers import ENDPOINTS, Server, gunicorn_command, running
 
 from .load import available, cpu_seconds, on_server_core, wrk

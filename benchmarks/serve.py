@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from mop_config.server.parsing.builder import UrlRules
 from mop_config.server.parsing.render import EMPTY_BODY, render
+from mop_config.server.settings import UrlRules
 
 from .load import CONNECTIONS, LOAD_CORE, SERVER_CORE, Spent, available, which
 from .peers import GUIDE, MISSING, NGINX, PRESENT, Contestant, Peer, Site

@@ -21,9 +21,8 @@ import pytest
 import yaml
 
 from mop_config.cli.env_file import parse
-from mop_config.server.parsing.builder import UrlRules
 from mop_config.server.parsing.render import EMPTY_BODY, render
-from mop_config.server.settings import Settings
+from mop_config.server.settings import Settings, UrlRules
 
 from .conftest import SAMPLE, need_program, skip
 from .ports import free_ports

@@ -16,10 +16,9 @@ import pytest
 from mop_config import qr
 from mop_config.client import EndpointManager
 from mop_config.client.pool.member import EndpointState
-from mop_config.server.parsing.builder import UrlRules
 from mop_config.server.parsing.problems import Code
 from mop_config.server.parsing.render import EMPTY_BODY, render
-from mop_config.server.settings import EtcdSettings, ProcessSettings, Settings, UrlSettings
+from mop_config.server.settings import EtcdSettings, ProcessSettings, Settings, UrlRules
 from mop_config.server.settings.variables import Variable, declared
 
 from .client.handmade import MISSING, Answer, Asked, handmade, wire
@@ -293,7 +292,7 @@ def test_the_table_of_settings_is_that_of_the_declarations() -> None:
     """Every variable has one row with its name, default and meaning, and every row a variable."""
     variables = [
         variable
-        for settings in (Settings, UrlSettings, EtcdSettings, ProcessSettings)
+        for settings in (Settings, UrlRules, EtcdSettings, ProcessSettings)
         for _, variable in declared(settings)
     ]
     rows = {

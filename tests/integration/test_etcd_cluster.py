@@ -14,9 +14,8 @@ import pytest
 
 from mop_config.errors import SourceError
 from mop_config.model.address import EtcdAddress
-from mop_config.server.parsing.builder import UrlRules
 from mop_config.server.parsing.render import EMPTY_BODY, render
-from mop_config.server.settings import EtcdSettings
+from mop_config.server.settings import EtcdSettings, UrlRules
 from mop_config.server.sources.etcd import Etcd
 
 from ..etcd_past import Revision, history

@@ -1,55 +1,17 @@
 """Build endpoints from entries: URLs, priorities, duplicates. Pure."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
-from ...model.address import identity
 from ...model.endpoint import Endpoint, EndpointConfig, Kind, assemble
+from ..settings import UrlRules
 from .parser import EndpointFile, Entry, Section
 from .problems import Code, Problems
 from .window import ALWAYS, FOREVER, PlannedChange, Window
 
 #: Takes a host and the port of its entry; returns the URL and the identity of the URL.
 Generate = Callable[[str, int | None], tuple[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class UrlRules:
-    """The rules by which a host becomes an API URL and a Socket.io URL.
-
-    The port of the entry itself takes precedence over both ports.
-
-    Attributes:
-        protocol: ``http`` or ``https``.
-        api_path: Empty, or a path with a leading ``/``.
-        socket_path: Empty, or a path with a leading ``/``.
-        default_port: Port of the API URLs, and of the Socket.io URLs if ``socket_path`` is empty.
-        socket_port: Port of the Socket.io URLs, which takes precedence over ``default_port``.
-    """
-
-    protocol: str = "https"
-    api_path: str = "/api/v1"
-    socket_path: str = ""
-    default_port: int | None = None
-    socket_port: int | None = None
-
-    def api(self, host: str, port: int | None) -> tuple[str, str]:
-        """Return the API URL of a host, and the identity of the URL."""
-        return self._url(host, port or self.default_port, self.api_path)
-
-    def socket(self, host: str, port: int | None) -> tuple[str, str]:
-        """Return the Socket.io URL of a host, and the identity of the URL."""
-        fallback = None if self.socket_path else self.default_port
-        return self._url(host, port or self.socket_port or fallback, self.socket_path)
-
-    def _url(self, host: str, port: int | None, path: str) -> tuple[str, str]:
-        if port is None:
-            text = f"{self.protocol}://{host}{path}"
-            return text, text if path else text + "/"
-        text = f"{self.protocol}://{host}:{port}{path}"
-        return text, identity(self.protocol, host, port, path)
 
 
 class Built(NamedTuple):
@@ -115,7 +77,7 @@ class _KindBuilder:
         self.planned: list[PlannedChange] = []
         self.boundary = 0.0
         self.entries: dict[str, Entry] = {}  # the first entry of each URL, by its identity
-        self.later: dict[str, list[Entry]] = {}  # the others, whose windows do not overlap
+        self.later: dict[str, list[Entry]] = {}  # all entries of a URL that has several
         self.count = 0
         self.generated = 0
 
@@ -133,13 +95,17 @@ class _KindBuilder:
         else:
             text, key = url.text, url.identity
         first = self.entries.setdefault(key, entry)
-        if first is not entry and (other := self._other(key, entry)):
-            if not quiet:
-                message = (
-                    f"a duplicate {self.kind.label} endpoint: line {other.line} has it already"
-                )
-                self.problems.add(Code.DUPLICATE, line, column, message, shown)
-            return False
+        if first is not entry:
+            others = self.later.setdefault(key, [first])
+            other = next((each for each in others if _overlap(each, entry)), None)
+            if other is not None:
+                if not quiet:
+                    message = (
+                        f"a duplicate {self.kind.label} endpoint: line {other.line} has it already"
+                    )
+                    self.problems.add(Code.DUPLICATE, line, column, message, shown)
+                return False
+            others.append(entry)
         position, self.count = self.count, self.count + 1
         if window is not None and not self._is_served(entry, window, text, quiet=quiet):
             return True
@@ -152,16 +118,6 @@ class _KindBuilder:
             )
             self.problems.add(Code.PLAIN_HTTP, line, column, message, shown)
         return True
-
-    def _other(self, key: str, entry: Entry) -> Entry | None:
-        """Return the entry of which this one is a duplicate, or keep it as another of the URL."""
-        window = entry.window or ALWAYS
-        others: list[Entry] = [self.entries[key], *self.later.get(key, ())]
-        for other in others:
-            if window.overlaps(other.window or ALWAYS):
-                return other
-        self.later.setdefault(key, []).append(entry)
-        return None
 
     def _is_served(self, entry: Entry, window: Window, url: str, *, quiet: bool) -> bool:
         """Take in the boundaries of an entry, and return whether it is served at the moment."""
@@ -182,3 +138,7 @@ class _KindBuilder:
                 f"{self.kind.label} endpoints: {len(self.endpoints)}; failover needs at least 2"
             )
             self.problems.add(Code.FEW_ENDPOINTS, 1, 1, message)
+
+
+def _overlap(one: Entry, other: Entry) -> bool:
+    return (one.window or ALWAYS).overlaps(other.window or ALWAYS)

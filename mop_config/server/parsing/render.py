@@ -8,7 +8,8 @@ from typing import NamedTuple
 from ...errors import SourceError
 from ...model import codec
 from ...model.endpoint import EndpointConfig, Kind
-from .builder import UrlRules, build
+from ..settings import UrlRules
+from .builder import build
 from .parser import parse
 from .problems import Code, Problem
 from .window import FOREVER, PlannedChange

@@ -8,21 +8,24 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from ...model.address import MAX_PORT
-from ..parsing.builder import UrlRules
+from ...model.address import MAX_PORT, identity
 from . import converters as to
 from .converters import TOKEN
 from .variables import PREFIX, EnvironmentReader, setting
 
-__all__ = ["PREFIX", "TOKEN", "EtcdSettings", "ProcessSettings", "Settings", "UrlSettings"]
+__all__ = ["PREFIX", "TOKEN", "EtcdSettings", "ProcessSettings", "Settings", "UrlRules"]
 
 #: Length in characters from which a token is too long to be guessed.
 LONG_TOKEN = 16
 
 
 @dataclass(frozen=True, slots=True)
-class UrlSettings:
-    """The variables of ``UrlRules``."""
+class UrlRules:
+    """The rules by which a host becomes an API URL and a Socket.io URL.
+
+    The port of the entry itself takes precedence over both ports. ``socket_port`` takes precedence
+    over ``default_port``.
+    """
 
     protocol: str = setting(
         "ENDPOINT_PROTOCOL",
@@ -50,6 +53,22 @@ class UrlSettings:
     socket_port: int | None = setting(
         "ENDPOINT_SOCKET_PORT", None, to.number(1, MAX_PORT), "port of Socket.io URLs"
     )
+
+    def api(self, host: str, port: int | None) -> tuple[str, str]:
+        """Return the API URL of a host, and the identity of the URL."""
+        return self._url(host, port or self.default_port, self.api_path)
+
+    def socket(self, host: str, port: int | None) -> tuple[str, str]:
+        """Return the Socket.io URL of a host, and the identity of the URL."""
+        fallback = None if self.socket_path else self.default_port
+        return self._url(host, port or self.socket_port or fallback, self.socket_path)
+
+    def _url(self, host: str, port: int | None, path: str) -> tuple[str, str]:
+        if port is None:
+            text = f"{self.protocol}://{host}{path}"
+            return text, text if path else text + "/"
+        text = f"{self.protocol}://{host}:{port}{path}"
+        return text, identity(self.protocol, host, port, path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +250,7 @@ class Settings:
         """
         reader = EnvironmentReader(os.environ if environ is None else environ)
         values = reader.values(cls)
-        values["rules"] = UrlRules(**reader.values(UrlSettings))
+        values["rules"] = UrlRules(**reader.values(UrlRules))
         values["etcd"] = EtcdSettings(**reader.values(EtcdSettings))
         # systemd sets a colon-separated list for a unit with several state directories.
         by_systemd = (reader.environ.get("STATE_DIRECTORY") or "").split(":")[0]

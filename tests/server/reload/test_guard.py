@@ -9,11 +9,10 @@ import pytest
 from mop_config.cli import run
 from mop_config.errors import SourceError
 from mop_config.model.endpoint import Kind
-from mop_config.server.parsing.builder import UrlRules
 from mop_config.server.parsing.problems import Code
 from mop_config.server.parsing.render import EMPTY_BODY, render, render_body
 from mop_config.server.reload.guard import Replaced, check_acceptable, planned_refusals
-from mop_config.server.settings import Settings
+from mop_config.server.settings import Settings, UrlRules
 
 from ...servers import Server, running
 from ...waiting import wait_for

@@ -15,7 +15,6 @@ import pytest
 
 from mop_config import signals
 from mop_config.errors import SourceError
-from mop_config.server.parsing.builder import UrlRules
 from mop_config.server.parsing.problems import Code
 from mop_config.server.parsing.render import EMPTY, EMPTY_BODY
 from mop_config.server.reload import pipeline
@@ -24,7 +23,7 @@ from mop_config.server.reload.pipeline import Reloader
 from mop_config.server.reload.short_turns import SWITCH_INTERVAL
 from mop_config.server.serving.snapshot import Snapshot
 from mop_config.server.serving.store import Result, SnapshotStore, SourceState, Trigger
-from mop_config.server.settings import Settings
+from mop_config.server.settings import Settings, UrlRules
 from mop_config.server.sources.file import FileSource, SourceText
 from mop_config.server.state.directory import StateDirectory
 from mop_config.server.state.last_good import parse

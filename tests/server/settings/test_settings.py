@@ -3,8 +3,7 @@
 import pytest
 
 from mop_config.errors import SettingsError
-from mop_config.server.parsing.builder import UrlRules
-from mop_config.server.settings import ProcessSettings, Settings
+from mop_config.server.settings import ProcessSettings, Settings, UrlRules
 
 
 def test_the_defaults_are_the_guides() -> None:
