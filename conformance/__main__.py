@@ -9,7 +9,8 @@ import time
 from collections import deque
 from pathlib import Path
 
-from .authority import Authority
+from .client import ClientProcess
+from .fleet import Authority
 from .play import Player
 from .report import Reporter, write_junit
 from .vectors import PROFILES, Vector, load
@@ -20,14 +21,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
-    if not command and not options.list:
+    if not command:
         parser.error("the client's command is missing: python -m conformance -- COMMAND")
-    vectors = [each for each in load() if _is_wanted(each, options)]
+    if min(options.jobs, options.slack, options.patience) <= 0:
+        parser.error("--jobs, --slack and --patience must be more than 0")
+    vectors = [
+        each
+        for each in load()
+        if options.profile in {None, each.profile}
+        and (not options.only or any(text in each.title for text in options.only))
+    ]
     if not vectors:
         parser.error("no vector has such a name")
-    if options.list:
-        print("\n".join(f"{each.profile:8} {each.title}" for each in vectors))
-        return 0
     began = time.monotonic()
     reporter = Reporter(len(vectors), tap=options.tap or not sys.stdout.isatty())
     asyncio.run(_run(vectors, command, options, reporter))
@@ -46,29 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--only", action="append", default=[], metavar="TEXT", help="vectors whose name holds TEXT")
     add("--profile", choices=PROFILES, help="the vectors of one profile only")
-    add("--jobs", type=_positive(int), default=os.cpu_count() or 1, help="clients at a time")
-    add("--slack", type=_positive(float), default=3.0, help="factor for upper bounds of time")
-    add("--patience", type=_positive(float), default=20.0, help="seconds until a client hangs")
+    add("--jobs", type=int, default=os.cpu_count() or 1, help="clients at a time")
+    add("--slack", type=float, default=3.0, help="factor for upper bounds of time")
+    add("--patience", type=float, default=20.0, help="seconds until a client hangs")
     add("--tap", action="store_true", help="TAP on a terminal too")
     add("--junit", type=Path, metavar="FILE", help="write JUnit XML as well")
-    add("--list", action="store_true", help="list the vectors, and run none")
     add("command", nargs=argparse.REMAINDER, help="the client and its arguments, after --")
     return parser
-
-
-def _positive(kind: type[int] | type[float]) -> "type[int] | type[float]":
-    def positive(text: str) -> float:
-        value = kind(text)
-        if value <= 0:
-            raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
-        return value
-
-    return positive  # type: ignore[return-value]
-
-
-def _is_wanted(vector: Vector, options: argparse.Namespace) -> bool:
-    named = not options.only or any(text in vector.title for text in options.only)
-    return named and options.profile in {None, vector.profile}
 
 
 async def _run(
@@ -76,16 +65,16 @@ async def _run(
 ) -> None:
     waiting = deque(vectors)
     with tempfile.TemporaryDirectory(prefix="conformance-") as name:
-        folder = Path(name)
-        authority = Authority(folder)
+        authority = Authority(Path(name))
 
         async def work() -> None:
-            player = Player(command, authority, folder, options.slack, options.patience)
+            client = ClientProcess(command, authority.environment(), options.patience)
+            player = Player(authority, client, options.slack)
             try:
                 while waiting:
                     reporter.add(await player.play(waiting.popleft()))
             finally:
-                await player.close()
+                await client.close()
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(options.jobs, len(vectors))):

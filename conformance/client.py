@@ -49,50 +49,43 @@ class ClientProcess:
         Raises:
             ClientFailedError: If no valid answer arrives in time.
         """
-        process = await self._start()
-        assert process.stdin is not None  # noqa: S101 - it is a pipe
-        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        process = self._process = self._process or await self._start()
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None and stdout is not None  # noqa: S101, PT018 - they are pipes
         self._number += 1
-        line = json.dumps({"id": self._number, "op": op, **members}) + "\n"
+        message = json.dumps({"id": self._number, "op": op, **members}) + "\n"
+        line = b""
         try:
             async with asyncio.timeout(self._patience + seconds):
-                process.stdin.write(line.encode())
-                await process.stdin.drain()
-                answer = await process.stdout.readline()
+                stdin.write(message.encode())
+                await stdin.drain()
+                line = await stdout.readline()
+            answer = json.loads(line or "null")
         except TimeoutError:
             raise self._failed(f"hangs: no answer to {op}") from None
-        except ValueError:
-            raise self._failed(f"answers {op} with an endless line") from None
+        except ValueError:  # also from a line that is too long
+            raise self._failed(f"answers {op} with no JSON: {line[:200]!r}") from None
         except OSError as error:
             raise self._failed(f"died before {op}: {error}") from None
-        if not answer:
+        if not line:
             raise self._failed(f"died at {op}")
-        return self._parsed(op, answer)
-
-    def _parsed(self, op: str, line: bytes) -> dict[str, Any]:
-        shown = line[:200]
-        try:
-            answer = json.loads(line)
-        except ValueError:
-            raise self._failed(f"answers {op} with no JSON: {shown!r}") from None
         if not isinstance(answer, dict) or answer.get("id") != self._number:
-            raise self._failed(f"answers {op} with another id than {self._number}: {shown!r}")
+            shown = f"{op} with another id than {self._number}: {line[:200]!r}"
+            raise self._failed(f"answers {shown}")
         return answer
 
     async def _start(self) -> asyncio.subprocess.Process:
-        if self._process is None:
-            try:
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=self._errors,
-                    env=self._environment,
-                    limit=_LONGEST_LINE,
-                )
-            except OSError as error:
-                raise ClientFailedError(f"cannot be started: {error}") from None
-        return self._process
+        try:
+            return await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=self._errors,
+                env=self._environment,
+                limit=_LONGEST_LINE,
+            )
+        except OSError as error:
+            raise ClientFailedError(f"cannot be started: {error}") from None
 
     def _failed(self, what: str) -> ClientFailedError:
         size = self._errors.seek(0, os.SEEK_END)
@@ -103,9 +96,8 @@ class ClientProcess:
     async def stop(self, grace: float = 0.0) -> None:
         """End the child, with SIGKILL if it still runs after ``grace`` seconds."""
         process, self._process = self._process, None
-        if process is None:
+        if process is None or process.stdin is None:
             return
-        assert process.stdin is not None  # noqa: S101 - it is a pipe
         process.stdin.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):

@@ -18,12 +18,15 @@ import contextlib
 import json
 import re
 import socket
+import ssl
 import struct
-import time
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from .authority import Authority
+import trustme
 
 #: Makes ``close`` send RST instead of FIN.
 _RESET = struct.pack("ii", 1, 0)
@@ -32,6 +35,37 @@ _ENDS = (OSError, EOFError, asyncio.LimitOverrunError, asyncio.CancelledError)
 _HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this"
 #: Connections that fill the accept queue of a listener with a backlog of 0 on Linux.
 _FILLERS = 3
+_DEFAULTS: Any = {"connect": "ok", "tls": True, "base": "/api/v1", "paths": {}, "requests": [200]}
+
+
+class Authority:
+    """A certificate authority that exists for one run.
+
+    Args:
+        folder: Folder to which the authority's certificate is written for the client.
+
+    Attributes:
+        path: File of the authority's certificate, in PEM.
+        good: TLS context with a certificate for this machine.
+        wrong: TLS context with a certificate for another host name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        authority = trustme.CA()
+        self.path = folder / "authority.pem"
+        authority.cert_pem.write_to_path(str(self.path))
+        self.good = _context(authority, "127.0.0.1", "localhost")
+        self.wrong = _context(authority, "elsewhere.example")
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables that make OpenSSL, Python and Node trust it."""
+        return {"SSL_CERT_FILE": str(self.path), "NODE_EXTRA_CA_CERTS": str(self.path)}
+
+
+def _context(authority: trustme.CA, *names: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names).configure_cert(context)
+    return context
 
 
 @dataclass(frozen=True)
@@ -44,7 +78,6 @@ class Seen:
         method: Method of the request.
         path: Path of the request, without the query.
         headers: Header fields, by lower-case name.
-        at: Time of receipt, in seconds of the monotonic clock.
     """
 
     endpoint: str
@@ -52,7 +85,6 @@ class Seen:
     method: str
     path: str
     headers: dict[str, str]
-    at: float
 
 
 class Endpoint:
@@ -67,13 +99,12 @@ class Endpoint:
     def __init__(self, fleet: "Fleet", name: str, script: Any) -> None:
         self._fleet = fleet
         self.name = name
-        self._script: dict[str, Any] = {}
-        self._turns: dict[str, int] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._script = dict(_DEFAULTS)
+        self._turns: Counter[str] = Counter()
+        self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
         self._fillers: list[socket.socket] = []
-        self._frozen = asyncio.Event()
+        self._frozen = False
         # A bound port without a listener refuses connections, and no other process can bind it.
         self._reserved: socket.socket | None = _bound(0)
         self.port = self._reserved.getsockname()[1]
@@ -82,36 +113,32 @@ class Endpoint:
     @property
     def url(self) -> str:
         """The endpoint's URL, as lists contain it."""
-        scheme = "https" if self._script.get("tls", True) else "http"
-        return f"{scheme}://127.0.0.1:{self.port}{self._script.get('base', '/api/v1')}"
+        scheme = "https" if self._script["tls"] else "http"
+        return f"{scheme}://127.0.0.1:{self.port}{self._script['base']}"
 
     def define(self, script: Any) -> None:
         """Replace the given members of the script, and restart their words at the first one."""
-        given = {"requests": script} if isinstance(script, list) else script
+        given: dict[str, Any] = {"requests": script} if isinstance(script, list) else script
         self._script = {**self._script, **given}
-        for where in (*(["requests"] if "requests" in given else []), *given.get("paths", {})):
-            self._turns[where] = 0
+        for where in given.keys() | given.get("paths", {}).keys():
+            del self._turns[where]
 
     async def open(self) -> None:
         """Apply the ``connect`` member to new connections from now on."""
-        connect = self._script.get("connect", "ok")
-        if connect in {"refuse", "swallow"}:
-            await self._stop_listening()
-            self._frozen.set()
-            if connect == "refuse":
-                for writer in list(self._writers):
-                    _reset(writer)
-            else:
-                await self._swallow()
-            return
+        connect = self._script["connect"]
         await self._stop_listening()
-        self._frozen.clear()
-        tls = {"stall-tls": None, "wrong-name": self._fleet.authority.wrong}.get(
-            connect, self._fleet.authority.good if self._script.get("tls", True) else None
-        )
-        serve = self._hold if connect == "stall-tls" else self._serve
-        listener, self._reserved = self._reserved, None
-        self._server = await asyncio.start_server(serve, sock=listener, ssl=tls)
+        self._frozen = connect in {"refuse", "swallow"}
+        if connect == "refuse":
+            for writer in list(self._connections.values()):
+                _reset(writer)
+        elif connect == "swallow":
+            await self._swallow()
+        else:
+            tls = self._fleet.authority.good if self._script["tls"] else None
+            tls = {"stall-tls": None, "wrong-name": self._fleet.authority.wrong}.get(connect, tls)
+            serve = self._hold if connect == "stall-tls" else self._serve
+            listener, self._reserved = self._reserved, None
+            self._server = await asyncio.start_server(serve, sock=listener, ssl=tls)
 
     async def _stop_listening(self) -> None:
         if self._server is not None:
@@ -129,11 +156,10 @@ class Endpoint:
     async def _swallow(self) -> None:
         assert self._reserved is not None  # noqa: S101 - set by _stop_listening
         self._reserved.listen(0)
-        for _ in range(_FILLERS):
-            filler = socket.socket()
+        self._fillers = [socket.socket() for _ in range(_FILLERS)]
+        for filler in self._fillers:
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.1", self.port))
-            self._fillers.append(filler)
         await asyncio.sleep(0.01)
 
     async def close(self) -> None:
@@ -141,27 +167,23 @@ class Endpoint:
         await self._stop_listening()
         if self._reserved is not None:
             self._reserved.close()
-        for writer in list(self._writers):
+        for task, writer in list(self._connections.items()):
             writer.transport.abort()
-        for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     # -- connections
 
     async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with self._connection(writer), contextlib.suppress(OSError, asyncio.CancelledError):
+        with self._connection(writer):
             while await reader.read(65536):
                 pass
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with (
-            self._connection(writer),
-            contextlib.suppress(*_ENDS),
-        ):
+        with self._connection(writer):
             while True:
                 method, path, headers = await _read(reader)
-                if self._frozen.is_set():
+                if self._frozen:
                     await reader.read()  # a frozen endpoint sends no more answers
                     return
                 word = self._note(method, path, headers)
@@ -169,37 +191,29 @@ class Endpoint:
                     return
 
     @contextlib.contextmanager
-    def _connection(self, writer: asyncio.StreamWriter) -> Any:
+    def _connection(self, writer: asyncio.StreamWriter) -> Iterator[None]:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - the caller is a coroutine of a server
-        self._tasks.add(task)
-        self._writers.add(writer)
+        self._connections[task] = writer
         try:
-            yield
+            with contextlib.suppress(*_ENDS):
+                yield
         finally:
-            self._tasks.discard(task)
-            self._writers.discard(writer)
+            del self._connections[task]
             writer.close()
 
     def _note(self, method: str, path: str, headers: dict[str, str]) -> Any:
         """Record a request, and return the word that answers it."""
         bare = path.partition("?")[0]
-        kind = "request"
-        if bare.endswith("/health"):
-            kind = "health"
-        elif "/config/endpoints" in bare:
-            kind = "list"
-        self._fleet.seen.append(Seen(self.name, kind, method, bare, headers, time.monotonic()))
-        paths, base = self._script.get("paths", {}), self._script.get("base", "/api/v1")
-        if bare in paths:
-            where, words = bare, paths[bare]
-        elif kind == "request":
-            where, words = "requests", self._script.get("requests", [200])
-        else:
-            where, words = bare, [200 if bare == f"{base}/health" else 404]
-        turn = self._turns.get(where, 0)
-        self._turns[where] = turn + 1
-        return words[min(turn, len(words) - 1)]
+        is_list = "/config/endpoints" in bare
+        kind = "health" if bare.endswith("/health") else "list" if is_list else "request"
+        self._fleet.seen.append(Seen(self.name, kind, method, bare, headers))
+        paths, base = self._script["paths"], self._script["base"]
+        where, words = bare, paths.get(bare, [200 if bare == f"{base}/health" else 404])
+        if kind == "request" and bare not in paths:
+            where, words = "requests", self._script["requests"]
+        self._turns[where] += 1
+        return words[min(self._turns[where], len(words)) - 1]
 
     async def _act(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str, word: Any
@@ -208,39 +222,30 @@ class Endpoint:
         if isinstance(word, dict) and "after" in word:
             await asyncio.sleep(word["after"])
             word = word.get("then", word)
-        match word:
-            case "reset":
-                _reset(writer)
-                return False
-            case "close":
-                return False
-            case "garbage":
-                writer.write(b"SSH-2.0-what\r\n\r\n")
-                return False
-            case "die-in-body":
-                writer.write(_HALF)
-                await writer.drain()
-                return False
-            case "stall" | "pause-in-body":
-                writer.write(_HALF if word == "pause-in-body" else b"")
-                await reader.read()
-                return False
+        if word == "reset":
+            _reset(writer)
+        elif word == "garbage":
+            writer.write(b"SSH-2.0-what\r\n\r\n")
+        elif word in ("die-in-body", "pause-in-body"):
+            writer.write(_HALF)
+            await writer.drain()
+        if word in ("stall", "pause-in-body"):
+            await reader.read()
+        if isinstance(word, str):
+            return False
         answer = word if isinstance(word, dict) else {"status": word}
         writer.write(self._answer(answer, method))
         await writer.drain()
         return True
 
     def _answer(self, answer: dict[str, Any], method: str) -> bytes:
-        body = answer.get("text", self.name)
-        if "json" in answer:
-            body = json.dumps(self._fleet.fill(answer["json"]))
-        content = b"" if answer.get("status") == 304 else self._fleet.fill(body).encode()
+        body = json.dumps(answer["json"]) if "json" in answer else answer.get("text", self.name)
+        status = answer.get("status", 200)
+        content = b"" if status == 304 else self._fleet.fill(body).encode()
         fields = {"Content-Length": str(len(content)), **answer.get("headers", {})}
         head = "".join(f"{name}: {self._fleet.fill(value)}\r\n" for name, value in fields.items())
-        status = answer.get("status", 200)
-        return f"HTTP/1.1 {status} Scripted\r\n{head}\r\n".encode() + (
-            b"" if method == "HEAD" else content
-        )
+        content = b"" if method == "HEAD" else content
+        return f"HTTP/1.1 {status} Scripted\r\n{head}\r\n".encode() + content
 
 
 class Fleet:
@@ -269,9 +274,9 @@ class Fleet:
             return [self.fill(each) for each in value]
         if not isinstance(value, str):
             return value
-        for name, url in self.urls.items():
-            value = value.replace(f"{{{name}}}", url)
-            value = value.replace(f"{{{name}:port}}", url.split(":")[2].partition("/")[0])
+        for name, endpoint in self._endpoints.items():
+            value = value.replace(f"{{{name}}}", endpoint.url)
+            value = value.replace(f"{{{name}:port}}", str(endpoint.port))
         return value
 
     async def open(self) -> None:
@@ -279,21 +284,17 @@ class Fleet:
         for endpoint in self._endpoints.values():
             await endpoint.open()
 
-    async def change(self, scripts: dict[str, Any]) -> None:
-        """Change the scripts of some endpoints."""
+    async def change(self, scripts: dict[str, Any], seconds: float = 0.0) -> None:
+        """Change the scripts of some endpoints, after ``seconds``."""
+        await asyncio.sleep(seconds)
         for name, script in scripts.items():
             self._endpoints[name].define(script)
             if "connect" in script:
                 await self._endpoints[name].open()
 
     def change_later(self, scripts: dict[str, Any], seconds: float) -> None:
-        """Change the scripts of some endpoints after ``seconds``."""
-
-        async def wait() -> None:
-            await asyncio.sleep(seconds)
-            await self.change(scripts)
-
-        self._timers.append(asyncio.create_task(wait()))
+        """Begin to wait for a later change."""
+        self._timers.append(asyncio.create_task(self.change(scripts, seconds)))
 
     async def close(self) -> None:
         """Close every endpoint."""
@@ -312,8 +313,8 @@ def _bound(port: int) -> socket.socket:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    sock = writer.get_extra_info("socket")
     with contextlib.suppress(OSError):
+        sock = writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     writer.transport.abort()
 
@@ -323,7 +324,7 @@ async def _read(reader: asyncio.StreamReader) -> tuple[str, str, dict[str, str]]
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *lines = head.split("\r\n")
     method, path, _ = first.split(" ", 2)
-    fields = (line.partition(":") for line in lines if line)
+    fields = (line.partition(":") for line in lines)
     headers = {name.lower(): value.strip() for name, _, value in fields}
     if "content-length" in headers:
         await reader.readexactly(int(headers["content-length"]))

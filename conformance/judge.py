@@ -1,7 +1,7 @@
 """Compare the expectation of a step with the observation: results and counts, then times."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .fleet import Seen
@@ -16,14 +16,12 @@ class Observed:
         seen: The requests that the fleet has received during the step.
         seconds: Duration of the step.
         urls: The URL of each endpoint, by letter.
-        filled: The expectation, with the fleet's URLs filled in.
     """
 
     answer: dict[str, Any]
     seen: list[Seen]
     seconds: float
     urls: dict[str, str]
-    filled: dict[str, Any] = field(default_factory=dict)
 
     @property
     def asked(self) -> str:
@@ -34,21 +32,15 @@ class Observed:
         """Return the letter of an endpoint's URL, or the URL itself if no endpoint has it."""
         return next((name for name, each in self.urls.items() if each == url), url)
 
-    @property
-    def endpoints(self) -> dict[Any, dict[str, Any]]:
-        """The API endpoints that the client reports, by letter."""
-        listed = self.answer.get("api_endpoints") or []
-        return {self.letter(each.get("url")): each for each in listed}
 
-
-def judge(observed: Observed, slack: float) -> Iterator[str]:
+def judge(observed: Observed, expected: dict[str, Any], slack: float) -> Iterator[str]:
     """Yield a sentence for each difference between the expectation and the observation.
 
     Args:
-        observed: The observation, which contains the expectation in ``filled``.
+        observed: The observation.
+        expected: The expectation, with the fleet's URLs filled in.
         slack: Factor by which upper bounds of time are multiplied.
     """
-    expected = observed.filled
     yield from _results(observed, expected)
     yield from _requests(observed, expected)
     if "within" in expected and observed.seconds > expected["within"] * slack:
@@ -66,44 +58,31 @@ def _results(observed: Observed, expected: dict[str, Any]) -> Iterator[str]:
     answer = observed.answer
     if "error" in answer and "error" not in expected:
         yield f"error {answer['error']!r} ({answer.get('detail', '')})"
-    for name in _PLAIN:
-        if name in expected and not _equal(expected[name], answer.get(name)):
-            yield f"{name} is {answer.get(name)!r}, not {expected[name]!r}"
-    letters = {
-        "from": observed.letter(answer.get("endpoint")),
-        "current": observed.letter(answer.get("current")),
-    }
-    for name, got in letters.items():
-        if name in expected and not _equal(expected[name], got):
-            yield f"{name} is {got!r}, not {expected[name]!r}"
-    yield from _lists(observed, expected)
+    found = {name: answer.get(name) for name in _PLAIN}
+    found["from"] = observed.letter(answer.get("endpoint"))
+    found["current"] = observed.letter(answer.get("current"))
+    checks = [(name, expected[name], found[name]) for name in found if name in expected]
+    for name in ("api_endpoints", "socketio_endpoints"):
+        if name in expected:
+            keys, listed = (expected[name] or [{}])[0], answer.get(name) or []
+            got = [{key: each.get(key) for key in keys} for each in listed] if keys else listed
+            checks.append((name, [expected[name]], got))
+    listed = answer.get("api_endpoints") or []
+    endpoints = {observed.letter(each.get("url")): each for each in listed}
     for member, name in (("states", "state"), ("usable", "usable"), ("failures", "failures")):
         for letter, wanted in expected.get(member, {}).items():
-            got = observed.endpoints.get(letter, {}).get(name)
-            if not _equal(wanted, got):
-                yield f"{name} of {letter} is {got!r}, not {wanted!r}"
-
-
-def _lists(observed: Observed, expected: dict[str, Any]) -> Iterator[str]:
-    for name in ("api_endpoints", "socketio_endpoints"):
-        if name not in expected:
-            continue
-        listed = observed.answer.get(name) or []
-        wanted = expected[name]
-        got = [{key: each.get(key) for key in wanted[0]} for each in listed] if wanted else listed
-        if got != wanted:
-            yield f"{name} is {got!r}, not {wanted!r}"
+            checks.append((f"{name} of {letter}", wanted, endpoints.get(letter, {}).get(name)))
+    for about, wanted, value in checks:
+        if not _equal(wanted, value):
+            yield f"{about} is {value!r}, not {wanted!r}"
 
 
 def _requests(observed: Observed, expected: dict[str, Any]) -> Iterator[str]:
     if "asked" in expected and not _equal(expected["asked"], observed.asked):
         yield f"requests went to {observed.asked!r}, not to {expected['asked']!r}"
     for bound in expected.get("counts", []):
-        wanted = {key: bound[key] for key in ("endpoint", "kind", "method", "path") if key in bound}
-        number = sum(
-            all(getattr(each, key) == value for key, value in wanted.items())
-            for each in observed.seen
-        )
+        wanted = {key: bound[key] for key in bound if key not in {"min", "max"}}
+        number = sum(wanted.items() <= vars(each).items() for each in observed.seen)
         least, most = bound.get("min", 0), bound.get("max", float("inf"))
         if not least <= number <= most:
             yield f"{number} × {wanted}, not {least} to {most}"

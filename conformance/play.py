@@ -2,14 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from .authority import Authority
 from .client import ClientFailedError, ClientProcess
-from .fleet import Fleet
+from .fleet import Authority, Fleet
 from .judge import Observed, judge
 from .vectors import Vector
 
@@ -38,94 +35,76 @@ class Result:
     seconds: float = 0.0
 
 
+class UnsupportedError(Exception):
+    """The client has not declared the profile of a vector."""
+
+
 class Player:
     """Plays vectors with one child process, and starts a new process after a failure.
 
     Args:
-        command: The client's program and arguments.
         authority: The certificates of the fleet.
-        folder: Folder for the client's cache files.
+        client: The client's process.
         slack: Factor by which upper bounds of time are multiplied.
-        patience: Seconds for each answer, in addition to the operation's own time.
     """
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        authority: Authority,
-        folder: Path,
-        slack: float,
-        patience: float,
-    ) -> None:
+    def __init__(self, authority: Authority, client: ClientProcess, slack: float) -> None:
         self._authority = authority
-        self._folder = folder
+        self._client = client
         self._slack = slack
-        self._client = ClientProcess(command, authority.environment(), patience)
         self._profile: tuple[str, tuple[str, ...]] | None = None
         self._played = 0
 
     async def play(self, vector: Vector) -> Result:
         """Play one vector; any behaviour of the client gives a result, never an exception."""
         began = time.monotonic()
-        detail = self._unsupported(vector)
-        if detail is not None:
-            return Result(vector, "unsupported", detail)
-        self._played += 1
+        outcome, detail = "passed", ""
         fleet = Fleet(self._authority, vector.fleet)
         try:
+            self._require(vector)
             await fleet.open()
-            problems = await self._play(vector, fleet)
-            outcome, detail = ("failed" if problems else "passed"), "\n".join(problems)
-            if (lacking := self._unsupported(vector)) is not None:
-                outcome, detail = "unsupported", lacking
+            await self._play(vector, fleet)
+        except UnsupportedError as error:
+            outcome, detail = "unsupported", str(error)
         except ClientFailedError as error:
             outcome, detail = "failed", str(error)
+            await self._client.stop()  # the next vector starts a new process
         finally:
             await fleet.close()
-        if outcome == "failed":
-            await self._client.stop()  # the next vector starts a new process
         return Result(vector, outcome, detail, time.monotonic() - began)
 
-    async def close(self) -> None:
-        """End the child process."""
-        await self._client.close()
+    def _require(self, vector: Vector) -> None:
+        if self._profile is not None and not vector.is_supported(*self._profile):
+            about = f"the client declares {self._profile[0]}, not {vector.profile}"
+            raise UnsupportedError(f"not supported: {about}")
 
-    def _unsupported(self, vector: Vector) -> str | None:
-        if self._profile is None or vector.is_supported(*self._profile):
-            return None
-        return f"not supported: the client declares {self._profile[0]}, not {vector.profile}"
-
-    async def _play(self, vector: Vector, fleet: Fleet) -> list[str]:
-        if not await self._init(vector, fleet):
-            return []
+    async def _play(self, vector: Vector, fleet: Fleet) -> None:
+        self._played += 1
+        await self._init(vector, fleet)
         for number, step in enumerate(vector.steps, 1):
-            problems = await self._step(vector, fleet, step)
-            if problems:
-                about = f"step {number} ({step['op']})"
-                return [f"{about}: {problem}" for problem in problems]
+            about = f"step {number} ({step['op']})"
+            if problems := await self._step(vector, fleet, step):
+                raise ClientFailedError("\n".join(f"{about}: {each}" for each in problems))
         await self._client.ask("close", {})
-        return []
 
-    async def _init(self, vector: Vector, fleet: Fleet) -> bool:
-        """Configure the client; return whether it supports the vector."""
+    async def _init(self, vector: Vector, fleet: Fleet) -> None:
+        """Configure the client."""
         listed = [{"url": url, "priority": p} for p, url in enumerate(fleet.urls.values())]
-        cache = self._folder / f"{id(self)}-{self._played}.json"
         members = {
             "authority": str(self._authority.path),
             "policy": vector.policy,
             "api_endpoints": listed,
             "socketio_endpoints": [],
-            "cache": str(cache),
+            "cache": f"{self._authority.path}.{id(self)}-{self._played}.json",
             **fleet.fill(vector.init),
         }
         answer = await self._client.ask("init", members)
         if "error" in answer:
             raise ClientFailedError(f"the client refuses init: {answer}")
         self._profile = answer.get("profile", "minimal"), tuple(answer.get("optional", ()))
-        if self._unsupported(vector) is None:
-            return True
-        await self._client.ask("close", {})
-        return False
+        if not vector.is_supported(*self._profile):
+            await self._client.ask("close", {})
+        self._require(vector)
 
     async def _step(self, vector: Vector, fleet: Fleet, step: dict[str, Any]) -> list[str]:
         match step["op"]:
@@ -153,15 +132,13 @@ class Player:
             for _ in range(step.get("times", 1)):
                 answer = await self._client.ask(step["op"], members, usual)
             seconds = time.monotonic() - began
-            observed = Observed(answer, fleet.seen[first:], seconds, fleet.urls, expected)
-            problems = list(judge(observed, self._slack))
+            observed = Observed(answer, fleet.seen[first:], seconds, fleet.urls)
+            problems = list(judge(observed, expected, self._slack))
             if not problems or time.monotonic() > give_up:
-                return [*problems, *(_shown(observed) if problems else ())]
+                break
             await asyncio.sleep(_PAUSE)
-
-
-def _shown(observed: Observed) -> Iterator[str]:
-    """Yield the lines that describe an observation in a failure report."""
-    yield f"the client answered {observed.answer} after {observed.seconds:.3f} s"
-    seen = (f"{each.endpoint} {each.method} {each.path}" for each in observed.seen)
-    yield f"the fleet saw: {'; '.join(seen) or 'nothing'}"
+        if problems:
+            problems.append(f"the client answered {answer} after {seconds:.3f} s")
+            seen = (f"{each.endpoint} {each.method} {each.path}" for each in observed.seen)
+            problems.append(f"the fleet saw: {'; '.join(seen) or 'nothing'}")
+        return problems

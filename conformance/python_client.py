@@ -1,13 +1,13 @@
 """The Python client behind the line protocol: ``python -m conformance.python_client sync|async``.
 
-It uses the public API of ``mop_config.client`` only.
+It uses the public API of ``mop_config.client``, and the package's decoder of lists.
 """
 
 import asyncio
 import inspect
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from mop_config.client import (
     UpdateRefused,
     UpdateUntrusted,
 )
-from mop_config.errors import PayloadError
-from mop_config.model.endpoint import Endpoint, EndpointConfig
+from mop_config.errors import MopConfigError, PayloadError
+from mop_config.model.codec import config_of
 
 Answer = dict[str, Any]
 
@@ -44,11 +44,8 @@ class Adapter:
     async def init(self, message: Answer) -> Answer:
         """Create the manager and its client."""
         await self.close({})
-        options: dict[str, Any] = {}
-        if "trusted_keys" in message:
-            options["trusted_keys"] = message["trusted_keys"]
         self.manager = self.manager_class(
-            _config(message),
+            config_of(message),
             cache_path=Path(message["cache"]),
             policy=self.policy(message["policy"]),
             config_urls=message.get("config_urls", ()),
@@ -57,7 +54,7 @@ class Adapter:
             trust_env=False,
             update_interval=message.get("update_interval", 0),
             watch=message.get("watch", False),
-            **options,
+            trusted_keys=message.get("trusted_keys"),
         )
         if message.get("checks"):
             await _settled(self.manager.start())
@@ -75,44 +72,23 @@ class Adapter:
             body = self.stream(body.encode())
         timeout = message.get("timeout")
         options = {} if timeout is None else {"timeout": timeout}
-        try:
-            response = await _settled(
-                self.client.request(
-                    message["method"], message["path"], headers=headers, content=body, **options
-                )
-            )
-        except NoEndpointAvailable as error:
-            return {"error": "unavailable", "detail": str(error)}
-        except httpx2.HTTPError as error:
-            return {"error": "failed", "detail": repr(error)}
+        sent = self.client.request(
+            message["method"], message["path"], headers=headers, content=body, **options
+        )
+        response = await _settled(sent)
         answered_by = response.extensions["endpoint"]
         return {"status": response.status_code, "endpoint": answered_by, "body": response.text}
 
     def stream(self, body: bytes) -> Any:
         """Return a body that can be read only once."""
-
-        def parts() -> Iterator[bytes]:
-            yield body
-
-        return parts()
+        return (part for part in (body,))
 
     async def update(self, message: Answer) -> Answer:
         """Update the list from a server."""
-        try:
-            changed = await _settled(
-                self.manager.update_endpoints_from_remote(
-                    message.get("fallback"),
-                    message.get("token"),
-                    force=message.get("force", False),
-                )
-            )
-        except UpdateUntrusted as error:
-            return {"error": "untrusted", "code": error.code, "detail": str(error)}
-        except UpdateRefused as error:
-            return {"error": "refused", "detail": str(error)}
-        except UpdateFailed as error:
-            return {"error": error.cause, "detail": str(error)}
-        return {"changed": changed}
+        changed = self.manager.update_endpoints_from_remote(
+            message.get("fallback"), message.get("token"), force=message.get("force", False)
+        )
+        return {"changed": await _settled(changed)}
 
     async def state(self, message: Answer) -> Answer:
         """Check the named endpoints, and report the state of all endpoints."""
@@ -135,12 +111,7 @@ class Adapter:
     async def qr(self, message: Answer) -> Answer:
         """Apply the text of a QR code."""
         flags = {name: message.get(name, False) for name in ("replace", "trust")}
-        try:
-            data = self.manager.apply_qr(message["text"], **flags)
-        except UpdateUntrusted as error:
-            return {"error": "untrusted", "code": error.code, "detail": str(error)}
-        except PayloadError as error:
-            return {"error": "invalid", "detail": str(error)}
+        data = self.manager.apply_qr(message["text"], **flags)
         return {"room_id": data.room_id}
 
     async def close(self, message: Answer) -> Answer:
@@ -170,16 +141,6 @@ async def _settled(result: Any) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-def _config(message: Answer) -> EndpointConfig:
-    kinds = (message["api_endpoints"], message["socketio_endpoints"])
-    return EndpointConfig(
-        *(
-            tuple(Endpoint.parse(e["url"], e["priority"], e.get("server_name")) for e in entries)
-            for entries in kinds
-        )
-    )
-
-
 def _reported(endpoint: Any) -> Answer:
     return {
         "url": endpoint.url,
@@ -191,13 +152,34 @@ def _reported(endpoint: Any) -> Answer:
     }
 
 
+def _word(error: Exception) -> str:
+    """Return the protocol's word for the failure of an operation."""
+    match error:
+        case NoEndpointAvailable():
+            return "unavailable"
+        case UpdateUntrusted():
+            return "untrusted"
+        case UpdateRefused():
+            return "refused"
+        case UpdateFailed():
+            return error.cause
+        case PayloadError():
+            return "invalid"
+    return "failed"
+
+
 async def serve(adapter: Adapter) -> None:
     """Answer each line of standard input with one line, until standard input ends."""
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         message = json.loads(line)
         operation: Callable[[Answer], Awaitable[Answer]] = getattr(adapter, message["op"])
-        answer = await operation(message)
+        try:
+            answer = await operation(message)
+        except (MopConfigError, httpx2.HTTPError) as error:
+            answer = {"error": _word(error), "detail": str(error) or repr(error)}
+            if isinstance(error, UpdateUntrusted):
+                answer["code"] = error.code
         print(json.dumps({"id": message["id"], **answer}), flush=True)
     await adapter.close({})
 

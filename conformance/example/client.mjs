@@ -182,12 +182,10 @@ export class FailoverClient {
   }
 
   async isHealthy(url) {
-    const signal = timeLimit(this.policy.health_timeout);
+    const options = {redirect: "manual", signal: timeLimit(this.policy.health_timeout)};
     try {
-      let response = await fetch(`${url}/health`, {redirect: "manual", signal});
-      if (response.status === 404) {
-        response = await fetch(new URL("/health", url), {redirect: "manual", signal});
-      }
+      let response = await fetch(`${url}/health`, options);
+      if (response.status === 404) response = await fetch(new URL("/health", url), options);
       await response.arrayBuffer();
       return response.ok;
     } catch {
@@ -233,24 +231,18 @@ export class FailoverClient {
         });
         const text = await response.text();
         ({status} = response);
-        if (status === 200) return this.accepted(text);
+        if (status === 200) {
+          const list = parseList(text).api_endpoints;
+          return list.length ? list : "refused"; // an empty list would take every endpoint away
+        }
       } catch {
-        return "unreachable";
+        return status === 200 ? "invalid" : "unreachable";
       }
       if (![404, 405, 501].includes(status)) break;
     }
     if (status === 401 || status === 403) return "unauthorized";
     if ([404, 405, 501].includes(status)) return "not_implemented";
     return status >= 500 || status === 429 ? "unreachable" : "invalid";
-  }
-
-  accepted(text) {
-    try {
-      const list = parseList(text).api_endpoints;
-      return list.length ? list : "refused"; // an empty list would take every endpoint away
-    } catch {
-      return "invalid";
-    }
   }
 
   close() {
@@ -279,22 +271,15 @@ const operations = {
     const endpoints = [...operations.client.endpoints].sort((a, b) => a.priority - b.priority);
     return {current, api_endpoints: endpoints.map(({timer, ...each}) => each)};
   },
-  close() {
-    operations.client?.close();
-    return {};
-  },
+  close: () => operations.client?.close(),
 };
 
 if (process.argv[1]?.endsWith("client.mjs")) {
   const {createInterface} = await import("node:readline");
   for await (const line of createInterface({input: process.stdin})) {
     const {id, op, ...message} = JSON.parse(line);
-    let answer;
-    try {
-      answer = await operations[op](message);
-    } catch (error) {
-      answer = {error: error.code ?? "failed", detail: error.message};
-    }
+    const failure = (error) => ({error: error.code ?? "failed", detail: error.message});
+    const answer = await Promise.resolve(message).then(operations[op]).catch(failure);
     console.log(JSON.stringify({id, ...answer}));
   }
 }

@@ -85,11 +85,3 @@ def test_wrong_options(arguments: list[str], message: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert message in done.stderr
-
-
-def test_the_vectors_can_be_listed() -> None:
-    """``--list`` prints the vectors with their profile and needs no client."""
-    command = [sys.executable, "-m", "conformance", "--list", "--profile", "race"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()
-    assert all(line.startswith("race ") for line in done.stdout.splitlines())
