@@ -9,7 +9,8 @@ import pytest
 from ..client.handmade import handmade
 from ..ports import closed_port
 from ..servers import running
-from .test_cli import on_a_terminal, run, write
+from .forks import run
+from .test_cli import on_a_terminal, write
 from .test_probe import both, listing
 
 

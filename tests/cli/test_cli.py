@@ -21,19 +21,7 @@ from mop_config.cli.check import quote
 from ..conftest import GUIDE_JSON, SAMPLE
 from ..servers import ENDPOINTS, ROOT, running
 from ..waiting import wait_for
-
-
-def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("ENDPOINT_")}
-    return subprocess.run(
-        [sys.executable, "-m", "mop_config", *arguments],
-        cwd=ROOT,
-        env={**clean, **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+from .forks import ended, run, start
 
 
 def on_a_terminal(
@@ -43,22 +31,16 @@ def on_a_terminal(
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     names = os.environ.keys() - {"COLUMNS", "LINES", "NO_COLOR"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "mop_config", *arguments],
-        cwd=ROOT,
-        env={**{name: os.environ[name] for name in names}, "TERM": term},
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-    ) as process:
-        os.close(slave)
-        shown = b""
-        while True:
-            try:
-                shown += os.read(master, 65536)
-            except OSError:  # EOF: the child closed its side
-                break
-        process.wait(20)
+    environ = {**{name: os.environ[name] for name in names}, "TERM": term}
+    start(arguments, environ, (slave, slave, slave))
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(master, 65536)
+        except OSError:  # EOF: the child closed its side
+            break
+    ended()
     os.close(master)
     return shown.decode()
 

@@ -13,7 +13,8 @@ import pytest
 from mop_config.cli.output import json_text
 
 from ..client.handmade import handmade
-from .test_cli import on_a_terminal, run, write
+from .forks import run
+from .test_cli import on_a_terminal, write
 
 #: A title for the terminal's window, a C1 control sequence, and a change of direction.
 HOSTILE = "\x1b]0;owned\x07\x9b31m\u202eabc"

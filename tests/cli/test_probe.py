@@ -22,7 +22,8 @@ from ..health.test_probe import OPEN, presenting
 from ..ports import closed_port
 from ..servers import ROOT
 from ..waiting import wait_for
-from .test_cli import on_a_terminal, run, write
+from .forks import run
+from .test_cli import on_a_terminal, write
 
 
 def both(asked: Asked) -> Answer:

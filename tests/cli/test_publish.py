@@ -26,7 +26,8 @@ from ..conftest import GUIDE_JSON, SAMPLE
 from ..servers import ROOT
 from ..users import ALICE, MALLORY, as_user, busy, needs_root, place_for_all
 from ..waiting import wait_for
-from .test_cli import run, write
+from .forks import run
+from .test_cli import write
 
 LIST = "api/v1/config/endpoints"
 

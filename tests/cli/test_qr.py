@@ -20,7 +20,8 @@ from mop_config.model import codec
 from ..client.handmade import source, wire
 from ..conftest import GUIDE_JSON, SAMPLE, need_program
 from ..servers import ROOT
-from .test_cli import on_a_terminal, run, write
+from .forks import run
+from .test_cli import on_a_terminal, write
 
 
 class Result(NamedTuple):

@@ -16,7 +16,8 @@ from ..conftest import SAMPLE, need_program
 from ..ports import closed_port
 from ..servers import running
 from ..waiting import wait_for
-from .test_cli import on_a_terminal, run
+from .forks import run
+from .test_cli import on_a_terminal
 
 FILE = "ApiList:\n{up}\n{other}\nSocketList:\nhttps://one.example\nhttps://two.example\n"
 

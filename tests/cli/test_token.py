@@ -13,7 +13,7 @@ from mop_config.server.auth.tokens import parse
 
 from ..client.handmade import Answer, Asked, handmade, wire
 from ..ports import closed_port
-from .test_cli import run
+from .forks import run
 
 TOKEN = "mop_a-token.of~tests=="
 LIST = wire(["https://a.com/api/v1", "https://b.com/api/v1"])

@@ -36,7 +36,7 @@ from ..client.test_qr import CONFIGS
 from ..ports import closed_port
 from ..servers import ROOT, running
 from ..waiting import wait_for
-from .test_cli import run
+from .forks import run
 
 LONG_POLL = {"etag": '"1"', "preference-applied": "wait"}
 

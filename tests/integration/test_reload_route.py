@@ -18,7 +18,7 @@ from werkzeug.datastructures import Headers
 
 from mop_config.server.auth.tokens import Token, digest, line_of
 
-from ..cli.test_cli import run
+from ..cli.forks import run
 from ..servers import ENDPOINTS, Answer, Server, gunicorn_command, running
 from ..waiting import wait_for
 
