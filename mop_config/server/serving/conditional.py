@@ -18,20 +18,8 @@ MAX_VALUE = 1024
 
 # What may stand behind the list's own tag: a suffix such as -br, which a compressing proxy adds.
 _CODING = re.compile(r"(-[\w!#$%&'*+.^`|~-]+)?", re.ASCII)
-_NEGOTIATING = frozenset(
-    {
-        "HTTP_ACCEPT",
-        "HTTP_ACCEPT_CHARSET",
-        "HTTP_ACCEPT_ENCODING",
-        "HTTP_ACCEPT_LANGUAGE",
-        "HTTP_IF_MATCH",
-        "HTTP_IF_NONE_MATCH",
-        "HTTP_IF_MODIFIED_SINCE",
-        "HTTP_IF_RANGE",
-        "HTTP_IF_UNMODIFIED_SINCE",
-        "HTTP_RANGE",
-    }
-)
+#: The headers of content negotiation and of conditions, by the beginnings of their names.
+_NEGOTIATING = ("HTTP_ACCEPT", "HTTP_IF_", "HTTP_RANGE")
 
 
 def forget_long_values(environ: MutableMapping[str, Any]) -> None:
@@ -39,7 +27,8 @@ def forget_long_values(environ: MutableMapping[str, Any]) -> None:
 
     Flask's request object parses those headers itself, without a limit.
     """
-    for name in _NEGOTIATING & environ.keys():
+    negotiating = [name for name in environ if name.startswith(_NEGOTIATING)]
+    for name in negotiating:
         if len(environ[name]) > MAX_VALUE:
             del environ[name]
 

@@ -201,21 +201,19 @@ class SnapshotStore:
         Get the event before reading ``view``, so that a change in between is not missed.
         """
         with self._lock:
-            if self._event is None or self._event.of_parent:
-                self._event = ChangeEvent()
-            return self._event
+            event = self._event
+            if event is None or event.of_parent:
+                event = self._event = ChangeEvent()
+            return event
 
     def close(self) -> None:
         """Wake all parked requests, and let no request park again; safe in a signal handler."""
         self.closing = True
-        event = self._event
-        if event is not None:
-            event.set()
+        self.wake()
 
     def wake(self) -> None:
         """Wake all parked requests: the served list has changed, or was signed again."""
-        with self._lock:
-            event, self._event = self._event, None
+        event, self._event = self._event, None
         if event is not None:
             event.set()
 

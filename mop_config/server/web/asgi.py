@@ -28,7 +28,7 @@ from ..serving.store import ChangeEvent
 from ..settings import ProcessSettings, Settings
 from .app import create_app
 from .bridge import Receive, Scope, Send, WsgiBridge, local_path, request_environ, send_answer
-from .guards import FAILED, MAX_BODY, Guards
+from .guards import FAILED, MAX_BODY, cors, refusal
 from .operations import health_answer, ready_answer
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,6 @@ class AsgiApp:
         self.app = app
         self.bridge = bridge
         self._service: ConfigService = app.extensions[EXTENSION]
-        self._guards = Guards(self._service)
         self._started_in = 0 if start else os.getpid()
         self._parked: ParkedPolls | None = None
         prefix, respond = self._service.places.prefix, self._service.responder.respond
@@ -134,7 +133,7 @@ class AsgiApp:
     def _decide(self, environ: dict[str, Any], view: View) -> ConditionalAnswer | LongPoll:
         forget_long_values(environ)
         try:
-            return self._guards.refusal(environ) or view(environ)
+            return refusal(self._service, environ) or view(environ)
         except Exception as error:
             method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
             logger.error("%s %s failed: %s", method, printable(path), describe(error))
@@ -143,9 +142,9 @@ class AsgiApp:
     def _finished(self, answer: ConditionalAnswer, environ: dict[str, Any]) -> ConditionalAnswer:
         """Count an answer, add the CORS headers, and remove the body of an answer to HEAD."""
         self._service.metrics.request(environ["PATH_INFO"], str(answer.status))
-        cors = self._guards.cors(environ)
-        if cors:
-            answer = answer._replace(headers=HeaderFields((*answer.headers, *cors)))
+        more = cors(self._service, environ)
+        if more:
+            answer = answer._replace(headers=HeaderFields((*answer.headers, *more)))
         return answer._replace(body=b"") if environ["REQUEST_METHOD"] == "HEAD" else answer
 
     async def _wait(
@@ -186,7 +185,7 @@ class AsgiApp:
 
 
 class ParkedPolls:
-    """The long polls that are parked in one event loop, by the event that wakes them.
+    """The long polls that are parked in one event loop.
 
     Each parked coroutine awaits ``receive``, which returns when its client leaves, under a
     time-out. When the list changes, the time-out is moved to now: that needs neither a second task
@@ -195,7 +194,8 @@ class ParkedPolls:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._waiting: dict[ChangeEvent, set[asyncio.Timeout]] = {}
+        self._timeouts: set[asyncio.Timeout] = set()
+        self._event: ChangeEvent | None = None  # the newest event that the loop watches
 
     async def wait(self, poll: LongPoll, receive: Receive) -> None:
         """Return when the list has changed, the time is over or the client has left."""
@@ -204,10 +204,12 @@ class ParkedPolls:
             left = poll.until - time.monotonic()
             if left <= 0:
                 return
-            waiting = self._waiters_of(event)
+            if event is not self._event:
+                self._event = event
+                self.loop.add_reader(event.fileno(), self._wake, event)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left) as timeout:
-                    waiting.add(timeout)
+                    self._timeouts.add(timeout)
                     try:
                         # After the whole request, the only message left is the disconnect.
                         while not complete:
@@ -218,26 +220,11 @@ class ParkedPolls:
                         await receive()
                         return
                     finally:
-                        self._leave(event, waiting, timeout)
-
-    def _waiters_of(self, event: ChangeEvent) -> set[asyncio.Timeout]:
-        waiting = self._waiting.get(event)
-        if waiting is None:
-            waiting = self._waiting[event] = set()
-            self.loop.add_reader(event.fileno(), self._wake, event)
-        return waiting
-
-    def _leave(
-        self, event: ChangeEvent, waiting: set[asyncio.Timeout], timeout: asyncio.Timeout
-    ) -> None:
-        waiting.discard(timeout)
-        if not waiting and self._waiting.get(event) is waiting:
-            del self._waiting[event]
-            self.loop.remove_reader(event.fileno())
+                        self._timeouts.discard(timeout)
 
     def _wake(self, event: ChangeEvent) -> None:
         self.loop.remove_reader(event.fileno())
-        self._wake_some(deque(self._waiting.pop(event)))
+        self._wake_some(deque(self._timeouts))
 
     def _wake_some(self, timeouts: deque[asyncio.Timeout]) -> None:
         for _ in range(min(SLICE, len(timeouts))):

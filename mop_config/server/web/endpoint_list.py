@@ -17,11 +17,10 @@ from ..auth.policy import client_address
 from ..monitor.reports import parse_report
 from ..serving.responder import LongPoll
 from . import as_response, current_service, problem_response, revalidated
+from .guards import token_refusal
 
 blueprint = Blueprint("config", __name__)
 
-#: Name of the view of reports: a read token suffices, since a report changes no list.
-REPORT_VIEW = "config.report"
 #: Limit of the body of a report in bytes.
 MAX_REPORT = 4096
 #: gunicorn's and uvicorn's variable for the addresses of proxies, and its default.
@@ -41,9 +40,11 @@ def signed_endpoints() -> Response:
 
 
 def _answer(*, signed: bool) -> Response:
-    found = current_service().responder.respond(request.environ, signed=signed)
+    service, environ = current_service(), request.environ
+    found = service.responder.respond(environ, signed=signed)
     if isinstance(found, LongPoll):
-        found = found.wait(request.environ.get("gunicorn.socket"))
+        found = found.wait(environ.get("gunicorn.socket"))
+        found = token_refusal(service, environ) or found
     return as_response(found)
 
 

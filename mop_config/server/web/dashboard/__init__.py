@@ -89,21 +89,20 @@ def static(name: str) -> Response:
 
 
 def _qr(query: dict[str, str], body: bytes, etag: str) -> dict[str, str | None]:
-    """Return the URLs of the QR code's images, or why there is no code."""
+    """Return the form of the QR code and the query of its images, or why there is no code."""
     wanted = {name: query[name] for name in ("format", "room_id", "limit")}
+    problem = found = None
     try:
         found = choose(_encoded(wanted)[1:], body)
     except (PayloadError, QrTooLong) as error:
-        return {"problem": str(error), "src": None}
-    if found is None:
-        return {"problem": None, "src": None}
-    base = f"{_config()}/qr"
-    urls: dict[str, str | None] = {
-        kind: f"{base}.{kind}{_encoded(wanted)}" for kind in ("svg", "png", "json")
+        problem = str(error)
+    return {
+        "problem": problem,
+        "format": found and found[0].format,
+        "query": _encoded(wanted),
+        # The ETag makes the browser load the image again when the list changes.
+        "fresh_query": _encoded(wanted, etag=etag),
     }
-    # The ETag makes the browser load the image again when the list changes.
-    src = f"{base}.svg{_encoded(wanted, etag=etag)}"
-    return {"problem": None, "src": src, "format": found[0].format, **urls}
 
 
 # Relative to the page's own address, because a proxy may have removed a prefix from the path.
