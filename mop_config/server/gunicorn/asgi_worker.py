@@ -41,6 +41,7 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
     Attributes:
         request_timeout: Seconds for the head of a request, for its body, and for an answer that
             its client does not read.
+        connections: How many connections the worker accepts.
     """
 
     CONFIG_KWARGS: ClassVar = {
@@ -53,11 +54,10 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
     }
     request_timeout = 30.0
     max_body = MAX_BODY
-    _native = False
 
     def load_wsgi(self) -> None:
         """Load the application, and wrap it into the ASGI front."""
-        self._connections = fit_connections(USUAL_WAITERS + SPARE_CONNECTIONS)
+        self.connections = fit_connections(USUAL_WAITERS + SPARE_CONNECTIONS)
         super().load_wsgi()
         self.wsgi = self._asgi(self.wsgi)
 
@@ -76,7 +76,7 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         """Return the limit of long polls: by connections, or by threads without native routes."""
         if not is_untouched(self.wsgi) and not isinstance(self.wsgi, AsgiApp):
             return max(0, int(self.cfg.threads) - 2)
-        return max(self._connections // 2, self._connections - SPARE_CONNECTIONS)
+        return max(self.connections // 2, self.connections - SPARE_CONNECTIONS)
 
     async def _serve(self) -> None:
         cfg, config = self.cfg, self.config
@@ -90,11 +90,6 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         await server.serve(sockets=self.sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
-
-    @property
-    def connections(self) -> int:
-        """How many connections the worker accepts."""
-        return self._connections
 
 
 class _WorkerServer(Server):

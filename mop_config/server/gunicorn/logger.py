@@ -5,6 +5,7 @@ the client sends is not logged as the user, and no text of a client can forge a 
 """
 
 import logging
+import re
 from typing import Any
 
 from gunicorn.glogging import Logger, SafeAtoms, loggers
@@ -16,16 +17,7 @@ from ..logs.masking import MASK, masked
 from ..logs.queue import DescriptorStream, QueuedHandler, queued
 
 #: Headers with secrets, which must not get into the log in any ``--access-logformat``.
-_SECRET = frozenset(
-    {
-        "{authorization}i",
-        "{proxy-authorization}i",
-        "{cookie}i",
-        "{http_authorization}e",
-        "{http_proxy_authorization}e",
-        "{http_cookie}e",
-    }
-)
+_SECRET = re.compile(r"\{(http_)?(proxy[-_])?(authorization|cookie)\}[ie]", re.IGNORECASE)
 
 
 class Atoms(SafeAtoms):  # type: ignore[misc]
@@ -33,7 +25,7 @@ class Atoms(SafeAtoms):  # type: ignore[misc]
 
     def __getitem__(self, k: str) -> Any:
         value = super().__getitem__(k)
-        if k.lower() in _SECRET and value != "-":
+        if _SECRET.fullmatch(k) and value != "-":
             return MASK
         return printable(masked(value)) if isinstance(value, str) else value
 

@@ -11,6 +11,7 @@ import signal
 from types import FrameType
 from typing import Any
 
+from gunicorn import util
 from gunicorn.workers import gthread, sync
 
 from ..service import EXTENSION, ConfigService
@@ -86,7 +87,7 @@ class ServiceWorker:
 
     def load_wsgi(self) -> None:
         """Load the application, and start its service in this process."""
-        error_pages.install()
+        util.write_error = error_pages.write_error
         super().load_wsgi()  # type: ignore[misc]
         service = find(self.wsgi)
         if service is None:
@@ -114,7 +115,7 @@ class ServiceWorker:
 
     def room(self) -> int:
         """Return how many long polls can be parked in this worker."""
-        allow_descriptors(SPARE_DESCRIPTORS)
+        fit_connections(0)
         return 0
 
 
@@ -134,21 +135,17 @@ class ThreadWorker(ServiceWorker, gthread.ThreadWorker):  # type: ignore[misc]
 def fit_connections(wanted: int) -> int:
     """Return how many connections the limit of descriptors allows, at most ``wanted``.
 
-    A worker without a spare descriptor could not read the endpoint file.
+    The soft limit is raised as far as needed and allowed. A worker without a spare descriptor could
+    not read the endpoint file.
     """
-    allowed = allow_descriptors(wanted + SPARE_DESCRIPTORS) - OWN_DESCRIPTORS
-    if allowed < wanted:
-        logger.warning(
-            "the limit of descriptors leaves room for %d connections, not %d", allowed, wanted
-        )
-    return max(1, min(wanted, allowed))
-
-
-def allow_descriptors(number: int) -> int:
-    """Raise the soft limit of descriptors as far as needed and allowed, and return it."""
+    needed, unlimited = wanted + SPARE_DESCRIPTORS, resource.RLIM_INFINITY
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= number:
-        return number
-    most = number if hard == resource.RLIM_INFINITY else min(number, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return most
+    if soft != unlimited and soft < needed:
+        soft = needed if hard == unlimited else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    room = wanted if soft == unlimited else soft - OWN_DESCRIPTORS
+    if room < wanted:
+        logger.warning(
+            "the limit of descriptors leaves room for %d connections, not %d", room, wanted
+        )
+    return max(1, min(wanted, room))
