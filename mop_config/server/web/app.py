@@ -60,13 +60,8 @@ def is_untouched(app: Any) -> bool:
 
     A hook, a middleware or another view means that every request must pass through Flask.
     """
-    if type(app) is not Flask or "wsgi_app" in vars(app) or _HOOKS not in app.extensions:
-        return False
-    views: dict[str, Any] = app.extensions[_HOOKS][-1]
-    return bool(
-        app.extensions[_HOOKS][:-1] == _hooks(app)[:-1]
-        and views.items() <= app.view_functions.items()
-    )
+    plain = type(app) is Flask and "wsgi_app" not in vars(app)
+    return plain and app.extensions.get(_HOOKS) == _hooks(app)
 
 
 def _hooks(app: Flask) -> list[Any]:

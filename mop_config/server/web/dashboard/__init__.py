@@ -141,16 +141,13 @@ def _templates() -> Environment:
     )
     environment.filters.update(visible=viewmodel.visible, clock=_clock, days_until=_days_until)
     environment.globals.update(
-        languages=LANGUAGES,
-        version=__version__,
-        build=_build(),
         few=FEW_PROBLEMS,
-        longest=viewmodel.MAX_FILTER,
-        orders=["", *viewmodel.ORDERS],
+        languages=LANGUAGES,
+        limits=viewmodel,
+        build=_build(),
+        plots=plots,
         slots=SLOTS,
-        plot_height=plots.PLOT_HEIGHT,
-        bar_top=plots.LINE_HEIGHT + 2,
-        kind_height=plots.KIND_HEIGHT,
+        version=__version__,
     )
     return environment
 

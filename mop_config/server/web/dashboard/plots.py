@@ -13,6 +13,7 @@ from ...monitor.history import SLOT_SECONDS, SLOTS, Slot
 
 #: Heights of the line of response time and of the whole plot; the bar of uptime is below the line.
 LINE_HEIGHT, PLOT_HEIGHT = 22.0, 30.0
+BAR_TOP = LINE_HEIGHT + 2
 #: Distance of the line from its upper and lower edge, so that it is not cut.
 _MARGIN = 1.5
 #: Height of the plot of a kind.
