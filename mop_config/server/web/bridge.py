@@ -112,40 +112,37 @@ class WsgiBridge:
         if scope["type"] != "http":
             raise ValueError(f"a WSGI application cannot serve {scope['type']}")
         environ = whole_environ(scope)
-        try:
-            async with asyncio.timeout(self._body_timeout):
-                body = await self._read(environ, receive)
-        except TimeoutError:
-            answer = problem(408, "the request's body did not arrive in time")
-        except OverflowError:
-            answer = problem(413, f"a body may have {self._max_body} bytes here")
-        else:
-            if body is None:
-                return  # the client has left
-            environ["CONTENT_LENGTH"] = str(len(body))
-            environ["wsgi.input"] = io.BytesIO(body)
-            answer = await self._run(environ)
+        answer = await self._answer(environ, receive)
+        if answer is None:
+            return  # the client has left
         if USER in environ:
             scope[USER] = environ[USER]
         if environ["REQUEST_METHOD"] == "HEAD":
             answer = answer._replace(body=b"")
         await send_answer(answer, send)
 
-    async def _read(self, environ: dict[str, Any], receive: Receive) -> bytes | None:
-        length = environ.get("CONTENT_LENGTH", "0")
-        body = b""
-        if length.isascii() and length.isdigit() and int(length[:20]) > self._max_body:
-            raise OverflowError
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            piece: bytes = message.get("body", b"")
-            body += piece
-            if len(body) > self._max_body:
-                raise OverflowError
-            if not message.get("more_body", False):
-                return body
+    async def _answer(self, environ: dict[str, Any], receive: Receive) -> ConditionalAnswer | None:
+        """Read the request's body, and then run the application; None if the client has left."""
+        too_large = problem(413, f"a body may have {self._max_body} bytes here")
+        length = environ.get("CONTENT_LENGTH", "")[:20]
+        if length.isdecimal() and int(length) > self._max_body:
+            return too_large
+        body, more = b"", True
+        try:
+            async with asyncio.timeout(self._body_timeout):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    body += message.get("body", b"")
+                    if len(body) > self._max_body:
+                        return too_large
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            return problem(408, "the request's body did not arrive in time")
+        environ["CONTENT_LENGTH"] = str(len(body))
+        environ["wsgi.input"] = io.BytesIO(body)
+        return await self._run(environ)
 
     async def _run(self, environ: dict[str, Any]) -> ConditionalAnswer:
         if self.occupied >= self._threads + QUEUE:
