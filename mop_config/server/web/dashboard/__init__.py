@@ -57,7 +57,7 @@ def dashboard() -> Response:
     response.headers["Content-Language"] = language
     response.headers["Cache-Control"] = "no-store"
     response.headers["Vary"] = "Accept-Language"
-    parts = (status, snapshot.etag, query, language, _build(), request.root_url)
+    parts = (status, snapshot.etag, query, language, __version__, request.root_url)
     response.set_etag(hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32])
     response.make_conditional(request)
     if response.status_code == 200:
@@ -121,15 +121,6 @@ def _encoded(query: Mapping[str, str], **more: str) -> str:
 
 
 @cache
-def _build() -> str:
-    """Return a hash of the page's files: a script reloads when the page is of another version."""
-    digest = hashlib.sha256(__version__.encode())
-    for file in sorted(_STATIC.iterdir()):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-@cache
 def _templates() -> Environment:
     # Not the application's own environment, which may have templates of the same names.
     environment = Environment(
@@ -144,7 +135,6 @@ def _templates() -> Environment:
         few=FEW_PROBLEMS,
         languages=LANGUAGES,
         limits=viewmodel,
-        build=_build(),
         plots=plots,
         slots=SLOTS,
         version=__version__,

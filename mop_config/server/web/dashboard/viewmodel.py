@@ -31,8 +31,6 @@ _SPACES = "\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x20
 MAX_FILTER = 200
 #: Largest indent of a problem's text in columns; the indent shows the column in the file.
 _MAX_INDENT = 20
-#: Number of characters in a line that fit on a phone.
-_NARROW = 34
 
 _GOOD = frozenset({"applied", "unchanged"})
 
@@ -73,20 +71,6 @@ class Listing(NamedTuple):
     all: int
 
 
-class Quote(NamedTuple):
-    """The text of a problem, indented to its column.
-
-    Attributes:
-        indent: The text in front, as wide as the indent.
-        text: The text.
-        narrow: Whether both fit on a phone without scrolling.
-    """
-
-    indent: str
-    text: str
-    narrow: bool
-
-
 def describe(
     status: StatusDocument, body: bytes, query: Mapping[str, str], history: Slots, now: float
 ) -> dict[str, Any]:
@@ -103,18 +87,16 @@ def describe(
     Returns:
         The ``status``; the worst finding as ``headline`` and the other ``findings``; the number of
         entries that were ``dropped``; ``since``, from when on reloads have ended like the last
-        one; the ``reason`` why the list is not up to date and its ``reason_code``; the
-        ``problems`` with their quotes, errors first, and the exact numbers of ``errors`` and
-        ``warnings``; whether there are ``more_problems``; the ``common_etag`` that most workers
+        one; the failed reload that is the ``reason`` why the list is not up to date; the
+        ``problems`` with their quotes, errors first, and the exact ``counts`` of errors and
+        warnings; whether there are ``more_problems``; the ``common_etag`` that most workers
         serve, and the process ids of the ``differing`` workers; the ``listing``; the number of
         endpoints that are ``up``; the ``reports`` of clients by kind and URL, each with the number
         of requests that were ``ok`` or ``failed``, and the most frequent ``fault``; and the plots
         of the ``kinds`` and of the ``endpoints``.
     """
-    counts = problem_counts(status)
     headline, *findings = verdict(status)
     failed = [event for event in status["history"] if event["error"]]
-    reason = failed[0] if failed and status["state"] != "fresh" else None
     problems = sorted(status["problems"], key=lambda problem: problem["severity"] != "error")
     health = status["health"]
     checks = {(e["kind"], e["url"]): e for e in health["endpoints"]} if health else {}
@@ -130,11 +112,9 @@ def describe(
         "findings": findings,
         "dropped": dropped_entries(status),
         "since": _since(status["history"]),
-        "reason": reason and reason["error"],
-        "reason_code": reason and reason.get("code"),
+        "reason": failed[0] if failed and status["state"] != "fresh" else None,
         "problems": [(problem, quote(problem)) for problem in problems],
-        "errors": counts["error"],
-        "warnings": counts["warning"],
+        "counts": problem_counts(status),
         "more_problems": len(problems) >= MAX_KEPT,
         "common_etag": common_etag(status["workers"]),
         "differing": differing(status["workers"]),
@@ -162,14 +142,14 @@ def _since(history: list[HistoryEntry]) -> str | None:
     return since
 
 
-def quote(problem: ProblemRecord) -> Quote | None:
-    """Return the text of a problem for a caret below its first character; None without a text."""
-    if not problem["text"]:
-        return None
+def quote(problem: ProblemRecord) -> tuple[str, str] | None:
+    """Return the text of a problem, and the indent that puts its first character at its column.
+
+    Without a text, there is no quote.
+    """
     column = problem["column"]
     indent = " " * (column - 1) if column <= _MAX_INDENT else "... "
-    text = visible(problem["text"])
-    return Quote(indent, text, len(indent) + len(text) <= _NARROW)
+    return (indent, visible(problem["text"])) if problem["text"] else None
 
 
 def visible(text: str) -> str:
