@@ -28,7 +28,7 @@ from mop_config.server.serving.responder import MAX_WAIT, RETRY_AFTER
 from mop_config.server.serving.store import HISTORY, Result, SourceState, Trigger
 from mop_config.server.settings import Settings
 from mop_config.server.web.app import GUEST_PREFIX
-from mop_config.server.web.operations import document
+from mop_config.server.web.views import document
 
 from ..conftest import GUIDE_JSON, SAMPLE
 from ..servers import ENDPOINTS, ROOT, running

@@ -10,7 +10,7 @@ from mop_config.model.endpoint import Kind
 from mop_config.qr.text import Shortlist
 from mop_config.server.monitor.schedule import best
 from mop_config.server.web.dashboard.viewmodel import listing
-from mop_config.server.web.endpoint_list import targets_of
+from mop_config.server.web.views import targets_of
 
 CONFIG = EndpointConfig(
     (Endpoint("https://a.example/v1"), Endpoint("https://b.example/v1", 1, "n.example")),

@@ -1,8 +1,7 @@
 """The HTTP interface as a Flask application; the only package that imports Flask.
 
-Read ``app`` first: it builds the application and registers the routes. ``endpoint_list``,
-``operations``, ``qr`` and ``dashboard`` hold the views. This module has the functions that the
-views share.
+Read ``app`` first: it builds the application and registers the routes. ``views``, ``qr`` and
+``dashboard`` hold the views. This module has the functions that the views share.
 """
 
 from collections.abc import Mapping

@@ -17,7 +17,7 @@ from ..logs.format import log_to_stderr
 from ..service import EXTENSION, ConfigService, Places
 from ..settings import PREFIX, Settings
 from ..signal_handlers import reload_on_sighup
-from . import PACKAGE, dashboard, endpoint_list, guards, operations, qr
+from . import PACKAGE, dashboard, guards, qr, views
 
 #: gunicorn's exit code for "do not start this worker again".
 _BOOT_ERROR = 3
@@ -25,10 +25,10 @@ _HOOKS = "mop_config.hooks"
 #: Path of the dashboard in an application that is not ours.
 GUEST_PREFIX = "/mop-config"
 _OPERATIONS: dict[str, Callable[[], Response]] = {
-    "health": operations.health,
-    "ready": operations.ready,
-    "metrics": operations.metrics,
-    "openapi.json": operations.openapi,
+    "health": views.health,
+    "ready": views.ready,
+    "metrics": views.metrics,
+    "openapi.json": views.openapi,
 }
 
 
@@ -142,9 +142,9 @@ def _install(
         app.before_request(service.ensure_started)
         weakref.finalize(app, _end, service).atexit = False  # the service has an exit handler
     guards.install(ours, service)
-    for module in (endpoint_list, operations, qr):
+    for module in (views, qr):
         ours.register_blueprint(module.blueprint, url_prefix=places.prefix)
-    ours.add_url_rule("/api/v1/health", "api_health", operations.health)
+    ours.add_url_rule("/api/v1/health", "api_health", views.health)
     # In an application that is not ours, the route / is left to the application.
     ours.register_blueprint(dashboard.blueprint, url_prefix=places.home.rstrip("/") or None)
     if isinstance(ours, Blueprint):

@@ -29,7 +29,7 @@ from ..settings import ProcessSettings, Settings
 from .app import create_app
 from .bridge import Receive, Scope, Send, WsgiBridge, local_path, request_environ, send_answer
 from .guards import FAILED, MAX_BODY, cors, refusal
-from .operations import health_answer, ready_answer
+from .views import health_answer, ready_answer
 
 logger = logging.getLogger(__name__)
 
@@ -221,9 +221,16 @@ class ParkedPolls:
                         return
                     finally:
                         self._timeouts.discard(timeout)
+                        if not self._timeouts:
+                            self._forget(event)
+
+    def _forget(self, event: ChangeEvent) -> None:
+        self.loop.remove_reader(event.fileno())
+        if self._event is event:
+            self._event = None
 
     def _wake(self, event: ChangeEvent) -> None:
-        self.loop.remove_reader(event.fileno())
+        self._forget(event)
         self._wake_some(deque(self._timeouts))
 
     def _wake_some(self, timeouts: deque[asyncio.Timeout]) -> None:

@@ -14,7 +14,7 @@ from mop_config.model import codec
 from mop_config.model.endpoint import Kind, assemble
 from mop_config.server.settings import Settings
 from mop_config.server.web.app import create_app
-from mop_config.server.web.endpoint_list import health_url, target, targets_of
+from mop_config.server.web.views import health_url, target, targets_of
 
 from ...conftest import need_program
 from ...servers import ROOT, running
