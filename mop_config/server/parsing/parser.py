@@ -6,7 +6,7 @@ reason. ``builder`` turns the entries into endpoints.
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
@@ -266,7 +266,8 @@ class _Parser:
                 name, value = _split_attribute(token)
                 if name in values:
                     raise AddressError(Code.UNKNOWN_ATTRIBUTE, f"{name} is given twice")
-                values[name] = _ATTRIBUTES[name].parse(value, host)
+                _, parse_value = _ATTRIBUTES[name]
+                values[name] = parse_value(value, host)
             window = window_of(values.pop("from", None), values.pop("until", None))
         except AddressError as error:
             self.problems.add(Code(error.code), line, begin + 1, error.message, shown, word)
@@ -274,10 +275,9 @@ class _Parser:
         priority = values.pop("priority", None)
         attributes = cast(Attributes, values)
         entry = Entry(host, port, url, priority, attributes, line, begin + 1, shown, window)
-        self._keep(self.section, entry)
-        if is_ip(host) and (meant := port_without_brackets(address)):
-            message = f"an IPv6 address without a port; {meant} would be one with a port"
-            self._warn(Code.IPV6_WITHOUT_PORT, entry, message)
+        self.current.append(entry)
+        for code, message in _oddities(self.section, host, address):
+            self.problems.add(code, line, begin + 1, message, shown)
 
     def _address(self, section: Section, text: str) -> tuple[str, int | None, Url | None]:
         schemes = _SCHEMES.get(section)
@@ -297,18 +297,18 @@ class _Parser:
         written, port = split_port(text)
         return normalise_host(written), port, None
 
-    def _keep(self, section: Section, entry: Entry) -> None:
-        self.entries[section].append(entry)
-        if section is Section.DOMAINS:
-            if is_ip(entry.host):
-                message = f"an IP address under {Section.DOMAINS}: it belongs under {Section.IPS}"
-                self._warn(Code.IP_IN_DOMAIN_LIST, entry, message)
-        elif section is Section.IPS and not is_ip(entry.host):
-            message = f"a host name under {Section.IPS}: it belongs under {Section.DOMAINS}"
-            self._warn(Code.NAME_IN_IP_LIST, entry, message)
 
-    def _warn(self, code: Code, entry: Entry, message: str) -> None:
-        self.problems.add(code, entry.line, entry.column, message, entry.text)
+def _oddities(section: Section, host: str, address: str) -> Iterator[tuple[Code, str]]:
+    """Return the code and the message of each warning about an entry's address."""
+    if section is Section.IPS and not is_ip(host):
+        message = f"a host name under {Section.IPS}: it belongs under {Section.DOMAINS}"
+        yield Code.NAME_IN_IP_LIST, message
+    if section is Section.DOMAINS and is_ip(host):
+        message = f"an IP address under {Section.DOMAINS}: it belongs under {Section.IPS}"
+        yield Code.IP_IN_DOMAIN_LIST, message
+    if is_ip(host) and (meant := port_without_brackets(address)):
+        message = f"an IPv6 address without a port; {meant} would be one with a port"
+        yield Code.IPV6_WITHOUT_PORT, message
 
 
 def _is_odd(host: str) -> bool:
@@ -357,8 +357,8 @@ def _split_attribute(token: str) -> tuple[str, str]:
     if equals and name in _ATTRIBUTES:
         return name, value
     near = get_close_matches(name, _ATTRIBUTES, n=1)
-    hint = f"did you mean {_ATTRIBUTES[near[0]].form}?" if near else "a comma separates two entries"
-    *others, last = (attribute.form for attribute in _ATTRIBUTES.values())
+    hint = f"did you mean {_ATTRIBUTES[near[0]][0]}?" if near else "a comma separates two entries"
+    *others, last = (form for form, _ in _ATTRIBUTES.values())
     forms = f"{', '.join(others)} and {last}"
     raise AddressError(Code.UNKNOWN_ATTRIBUTE, f"after an address only {forms} may stand ({hint})")
 
@@ -381,21 +381,11 @@ def _parse_server_name(text: str, host: str) -> str:
         raise AddressError(Code.BAD_SERVER_NAME, f"server_name: {error.message}") from None
 
 
-class _Attribute(NamedTuple):
-    """An attribute that an entry may have.
-
-    Attributes:
-        form: The attribute in messages.
-        parse: Takes the text of the value and the host of the entry, and returns the value.
-    """
-
-    form: str
-    parse: Callable[[str, str], Any]
-
-
-_ATTRIBUTES = {
-    "priority": _Attribute("priority=N", _parse_priority),
-    "server_name": _Attribute("server_name=HOST", _parse_server_name),
-    "from": _Attribute("from=TIME", parse_moment),
-    "until": _Attribute("until=TIME", parse_moment),
+#: The attributes that an entry may have: the form in messages, and the function that takes the text
+#: of the value and the host of the entry, and returns the value.
+_ATTRIBUTES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
+    "priority": ("priority=N", _parse_priority),
+    "server_name": ("server_name=HOST", _parse_server_name),
+    "from": ("from=TIME", parse_moment),
+    "until": ("until=TIME", parse_moment),
 }
