@@ -1,7 +1,8 @@
 """The settings of the server: read from the environment once, checked, and frozen.
 
-Each field declares its variable in one place: name, default, converter and meaning. Read
-``variables`` for the declarations, and ``converters`` for the allowed values.
+Each field declares its variable in one place: default, converter and meaning. The variable of
+``max_age`` is ``ENDPOINT_MAX_AGE``, unless the declaration names it. Read ``variables`` for the
+declarations, and ``converters`` for the allowed values.
 """
 
 import os
@@ -28,31 +29,19 @@ class UrlRules:
     """
 
     protocol: str = setting(
-        "ENDPOINT_PROTOCOL",
-        "https",
-        to.one_of("http", "https"),
-        "scheme of generated URLs: `http` or `https`",
+        "https", to.one_of("http", "https"), "scheme of generated URLs: `http` or `https`"
     )
     api_path: str = setting(
-        "ENDPOINT_API_PATH",
-        "/api/v1",
-        to.path,
-        "path of generated API URLs; set but empty means none",
-        keep_empty=True,
+        "/api/v1", to.path, "path of generated API URLs; set but empty means none", keep_empty=True
     )
-    socket_path: str = setting(
-        "ENDPOINT_SOCKET_PATH", "", to.path, "path of generated Socket.io URLs", keep_empty=True
-    )
+    socket_path: str = setting("", to.path, "path of generated Socket.io URLs", keep_empty=True)
     default_port: int | None = setting(
-        "ENDPOINT_DEFAULT_PORT",
         None,
         to.number(1, MAX_PORT),
         "port of API URLs, and of Socket.io URLs while they have no path",
-        lenient=True,  # as in the guide
+        lenient=True,
     )
-    socket_port: int | None = setting(
-        "ENDPOINT_SOCKET_PORT", None, to.number(1, MAX_PORT), "port of Socket.io URLs"
-    )
+    socket_port: int | None = setting(None, to.number(1, MAX_PORT), "port of Socket.io URLs")
 
     def api(self, host: str, port: int | None) -> tuple[str, str]:
         """Return the API URL of a host, and the identity of the URL."""
@@ -75,22 +64,22 @@ class UrlRules:
 class EtcdSettings:
     """Credentials and TLS files for etcd; used only if the source is a key in etcd."""
 
-    user: str | None = setting("ENDPOINT_ETCD_USER", None, to.text, "user of etcd")
+    user: str | None = setting(None, str, "user of etcd", name="ENDPOINT_ETCD_USER")
     password: str | None = setting(
-        "ENDPOINT_ETCD_PASSWORD", None, to.text, "password of that user", secret=True
+        None, str, "password of that user", secret=True, name="ENDPOINT_ETCD_PASSWORD"
     )
     ca: str | None = setting(
-        "ENDPOINT_ETCD_CA",
         None,
         to.file,
         "PEM file of the authorities for etcd's certificate; with it or a client certificate,"
         " connections to etcd use TLS",
+        name="ENDPOINT_ETCD_CA",
     )
     cert: str | None = setting(
-        "ENDPOINT_ETCD_CERT", None, to.file, "PEM file of the client certificate for etcd"
+        None, to.file, "PEM file of the client certificate for etcd", name="ENDPOINT_ETCD_CERT"
     )
     key: str | None = setting(
-        "ENDPOINT_ETCD_KEY", None, to.file, "PEM file of the key of that certificate"
+        None, to.file, "PEM file of the key of that certificate", name="ENDPOINT_ETCD_KEY"
     )
 
     @property
@@ -104,135 +93,97 @@ class Settings:
     """The settings of the server's application; ``None`` and empty values mean "not set"."""
 
     source: str = setting(
-        "ENDPOINT_CONFIG_FILE",
         "config/endpoints.txt",
         to.source,
         "the endpoint file, or `etcd://host:2379[,host:2379]/key`",
+        name="ENDPOINT_CONFIG_FILE",
     )
     rules: UrlRules = field(default_factory=UrlRules)
-    strict: bool = setting(
-        "ENDPOINT_STRICT", False, to.flag, "`1`: any error refuses the whole file"
-    )
+    strict: bool = setting(False, to.flag, "`1`: any error refuses the whole file")
     allow_empty: bool = setting(
-        "ENDPOINT_ALLOW_EMPTY",
-        False,
-        to.flag,
-        "`1`: a file without a usable entry may replace a list that has some",
+        False, to.flag, "`1`: a file without a usable entry may replace a list that has some"
     )
     min_endpoints: int = setting(
-        "ENDPOINT_MIN_ENDPOINTS",
         0,
         to.number(0, 100_000),
         "a file with fewer usable endpoints of a kind is refused, if some of that kind are served",
     )
     max_removed: float = setting(
-        "ENDPOINT_MAX_REMOVED",
         1.0,
         to.share,
         "share of the endpoints of a kind, from 0 to 1, that one edit may remove without the line"
         " `# confirm: removes N api` (or `socket`) that the refusal names",
     )
-    max_bytes: int = setting(
-        "ENDPOINT_MAX_BYTES", 1048576, to.number(1, 2**40), "maximum size of the file in bytes"
-    )
+    max_bytes: int = setting(1048576, to.number(1, 2**40), "maximum size of the file in bytes")
     poll_interval: float = setting(
-        "ENDPOINT_POLL_INTERVAL",
-        5.0,
-        to.seconds(),
-        "seconds between two reads of the content, beside watching; `0` is never",
+        5.0, to.seconds(), "seconds between two reads of the content, beside watching; `0` is never"
     )
     state_dir: str | None = setting(
-        "ENDPOINT_STATE_DIR",
         None,
-        to.text,
+        str,
         "the last good list and the workers' state, in a folder `records-UID` of mode 0700 that"
         " the server makes there",
     )
     max_age: int = setting(
-        "ENDPOINT_MAX_AGE",
-        60,
-        to.number(0, to.MAX_SECONDS),
-        "seconds that a client may keep an answer",
+        60, to.number(0, to.MAX_SECONDS), "seconds that a client may keep an answer"
     )
     max_waiters: int | None = setting(
-        "ENDPOINT_MAX_WAITERS",
-        None,
-        to.number(0, 1_000_000),
-        "long polls parked in one worker",
+        None, to.number(0, 1_000_000), "long polls parked in one worker"
     )
     tokens: tuple[str, ...] = setting(
-        "ENDPOINT_TOKENS",
         (),
         to.tokens,
         "access tokens in the clear, separated by commas, that may do everything",
         secret=True,
     )
-    tokens_file: str | None = setting(
-        "ENDPOINT_TOKENS_FILE", None, to.file, "file of the digests of further access tokens"
-    )
+    tokens_file: str | None = setting(None, to.file, "file of the digests of further access tokens")
+    # Checking more often than ten times a second would be an attack.
     probe_interval: float = setting(
-        "ENDPOINT_PROBE_INTERVAL",
         0.0,
-        to.seconds(least=0.1),  # checking more often would be an attack
+        to.seconds(least=0.1),
         "seconds between two checks of the served endpoints, 0.1 or more; `0` is never",
     )
     health_path: str = setting(
-        "ENDPOINT_HEALTH_PATH",
         "/health",
         to.path,
         "path that a check requests: below the URL of an API endpoint, or at the root where that"
         " answers 404",
     )
     health_contains: str = setting(
-        "ENDPOINT_HEALTH_CONTAINS",
-        "",
-        to.text,
-        "text that the answer to a check must hold, beside its 2xx status",
+        "", str, "text that the answer to a check must hold, beside its 2xx status"
     )
     reports: bool = setting(
-        "ENDPOINT_REPORTS",
         False,
         to.flag,
         "`1`: clients may report how often each endpoint answered them and failed them",
     )
     alert_webhook: str | None = setting(
-        "ENDPOINT_ALERT_WEBHOOK",
         None,
         to.webhook,
         "URL that receives a message when every endpoint of a kind is down, and when one is back",
         secret=True,
     )
     alert_secret: bytes = setting(
-        "ENDPOINT_ALERT_SECRET",
-        b"",
-        to.webhook_secret,
-        "key that signs these messages: `whsec_` and base64",
-        secret=True,
+        b"", to.webhook_secret, "key that signs these messages: `whsec_` and base64", secret=True
     )
     etcd: EtcdSettings = field(default_factory=EtcdSettings)
-    signing_key_file: str | None = setting(
-        "ENDPOINT_SIGNING_KEY_FILE", None, to.file, "file of the key that signs the lists"
-    )
+    signing_key_file: str | None = setting(None, to.file, "file of the key that signs the lists")
     signing_ttl: float = setting(
-        "ENDPOINT_SIGNING_TTL",
         7 * 86400.0,
         to.duration,
         "lifetime of a signed list: seconds, or a number with `m`, `h` or `d`",
     )
     cors_origins: tuple[str, ...] = setting(
-        "ENDPOINT_CORS_ORIGINS",
-        (),
-        to.origins,
-        "`*`, or a list of origins whose scripts may read the responses",
+        (), to.origins, "`*`, or a list of origins whose scripts may read the responses"
     )
     trusted_hosts: tuple[str, ...] = setting(
-        "TRUSTED_HOSTS",
         (),
         to.hosts,
         "host names for which requests are answered, others get 400; a leading dot admits"
         " subdomains",
+        name="TRUSTED_HOSTS",
     )
-    service_name: str = setting("SERVICE_NAME", "mop-api", to.text, "`service` in `/health`")
+    service_name: str = setting("mop-api", str, "`service` in `/health`", name="SERVICE_NAME")
     warnings: tuple[str, ...] = ()
 
     @property
@@ -279,17 +230,17 @@ def _oddities(settings: Settings) -> Iterator[str]:
 class ProcessSettings:
     """The settings of gunicorn and its workers."""
 
-    host: str = setting("HOST", "127.0.0.1", to.bind_host, "address to listen at")
+    host: str = setting("127.0.0.1", to.bind_host, "address to listen at", name="HOST")
     port: int = setting(
-        "PORT", 8000, to.number(0, MAX_PORT), "port to listen at; `0` takes a free one"
+        8000, to.number(0, MAX_PORT), "port to listen at; `0` takes a free one", name="PORT"
     )
-    workers: int = setting("WEB_CONCURRENCY", 2, to.number(1, 1024), "worker processes")
-    threads: int = setting("THREADS", 16, to.number(1, 4096), "threads in each worker")
+    workers: int = setting(2, to.number(1, 1024), "worker processes", name="WEB_CONCURRENCY")
+    threads: int = setting(16, to.number(1, 4096), "threads in each worker", name="THREADS")
     worker_class: str = setting(
-        "WORKER_CLASS",
         "asgi",
         to.one_of("asgi", "gthread", "sync"),
         "`asgi`, `gthread` or `sync`",
+        name="WORKER_CLASS",
     )
 
     @classmethod

@@ -1,4 +1,7 @@
-"""Converters of environment variables: each converts a text to a value, or refuses the text."""
+"""Converters of environment variables: each converts a text to a value, or raises ``ValueError``.
+
+The message of the error says which values are allowed.
+"""
 
 import base64
 import re
@@ -16,22 +19,13 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class InvalidError(Exception):
-    """A text that a converter refuses; the message says which values are allowed."""
-
-
 @contextmanager
 def _allowed(values: str) -> Iterator[None]:
-    """Convert an ``AddressError`` to an ``InvalidError`` with the allowed values and the reason."""
+    """Put the allowed values in front of the reason of an ``AddressError``."""
     try:
         yield
     except AddressError as error:
-        raise InvalidError(f"{values} ({error.message})") from None
-
-
-def text(value: str) -> str:
-    """Return the text as it stands."""
-    return value
+        raise ValueError(f"{values} ({error.message})") from None
 
 
 def path(value: str) -> str:
@@ -48,14 +42,14 @@ def source(value: str) -> str:
         with _allowed("etcd://host:2379[,host:2379]/key"):
             return EtcdAddress.parse(value).text
     if "://" in value:
-        raise InvalidError("the path of a file, or etcd://host:2379[,host:2379]/key")
+        raise ValueError("the path of a file, or etcd://host:2379[,host:2379]/key")
     return file(value)
 
 
 def file(value: str) -> str:
     """Convert the path of a file."""
     if "\0" in value:
-        raise InvalidError("a path without NUL")
+        raise ValueError("a path without NUL")
     return value
 
 
@@ -63,7 +57,7 @@ def tokens(value: str) -> tuple[str, ...]:
     """Convert bearer tokens, separated by commas."""
     tokens = tuple(token.strip() for token in value.split(","))
     if not all(map(TOKEN.fullmatch, tokens)):
-        raise InvalidError(
+        raise ValueError(
             "a list, separated by commas, of tokens: A-Z a-z 0-9 - . _ ~ + / and = at the end"
         )
     return tokens
@@ -85,7 +79,7 @@ def webhook_secret(value: str) -> bytes:
     except ValueError:
         key = b""
     if not 24 <= len(key) <= 64:
-        raise InvalidError("24 to 64 bytes in base64, with whsec_ before them or without")
+        raise ValueError("24 to 64 bytes in base64, with whsec_ before them or without")
     return key
 
 
@@ -94,7 +88,7 @@ def duration(value: str) -> float:
     match = re.fullmatch(r"([0-9]{1,9})([smhd]?)", value)
     seconds = int(match[1]) * _UNITS[match[2]] if match else 0
     if not 60 <= seconds <= MAX_SECONDS:
-        raise InvalidError(f"60 to {MAX_SECONDS} seconds, or a number with m, h or d, such as 7d")
+        raise ValueError(f"60 to {MAX_SECONDS} seconds, or a number with m, h or d, such as 7d")
     return float(seconds)
 
 
@@ -104,7 +98,7 @@ def flag(value: str) -> bool:
         return True
     if value.lower() in _FALSE:
         return False
-    raise InvalidError("0 or 1")
+    raise ValueError("0 or 1")
 
 
 def number(low: int, high: int) -> Callable[[str], int]:
@@ -113,7 +107,7 @@ def number(low: int, high: int) -> Callable[[str], int]:
     def convert(value: str) -> int:
         if re.fullmatch(r"[0-9]{1,18}", value) and low <= int(value) <= high:
             return int(value)
-        raise InvalidError(f"a whole number from {low} to {high}")
+        raise ValueError(f"a whole number from {low} to {high}")
 
     return convert
 
@@ -130,7 +124,7 @@ def seconds(least: float = 0.0) -> Callable[[str], float]:
             seconds = float(value)
             if seconds == 0 or least <= seconds <= MAX_SECONDS:
                 return seconds
-        raise InvalidError(f"0 for never, or a number of seconds from {least:g} to {MAX_SECONDS}")
+        raise ValueError(f"0 for never, or a number of seconds from {least:g} to {MAX_SECONDS}")
 
     return convert
 
@@ -139,7 +133,7 @@ def share(value: str) -> float:
     """Convert a share from 0 to 1."""
     if re.fullmatch(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?", value):
         return float(value)
-    raise InvalidError("a share from 0 to 1, such as 0.5")
+    raise ValueError("a share from 0 to 1, such as 0.5")
 
 
 def one_of(*allowed: str) -> Callable[[str], str]:
@@ -148,7 +142,7 @@ def one_of(*allowed: str) -> Callable[[str], str]:
     def convert(value: str) -> str:
         if value.lower() in allowed:
             return value.lower()
-        raise InvalidError("one of " + ", ".join(allowed))
+        raise ValueError("one of " + ", ".join(allowed))
 
     return convert
 

@@ -8,46 +8,39 @@ from typing import Any, TypeVar
 
 from ...errors import SettingsError
 from ...model.address import without_userinfo
-from .converters import InvalidError
 
 T = TypeVar("T")
 
 PREFIX = "ENDPOINT_"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Variable:
     """The declaration of one environment variable.
 
     Attributes:
-        name: The name in the environment.
         default: The value while the variable is unset or empty.
-        convert: Converts the text to the value; raises ``InvalidError`` for a bad text.
+        convert: Converts the text to the value; raises ``ValueError`` for a bad text.
         help: The meaning, in Markdown; the README's table shows it.
+        name: The name in the environment; empty means ``ENDPOINT_`` and the name of the field.
         secret: Whether the text must not appear in an error message.
         keep_empty: Whether an empty text is converted like any other text; else it means the
             default.
         lenient: Whether a bad text only causes a warning, and the default is used.
     """
 
-    name: str
     default: Any
     convert: Callable[[str], Any]
     help: str
+    name: str = ""
     secret: bool = False
     keep_empty: bool = False
     lenient: bool = False
 
 
-def setting(
-    name: str,
-    default: T,
-    convert: Callable[[str], T],
-    help: str,  # noqa: A002
-    **more: Any,
-) -> T:
+def setting(default: T, convert: Callable[[str], T], help: str, **options: Any) -> T:  # noqa: A002
     """Declare a variable as a field of a dataclass of settings; see ``Variable`` for arguments."""
-    variable = Variable(name=name, default=default, convert=convert, help=help, **more)
+    variable = Variable(default, convert, help, **options)
     field: T = dataclasses.field(
         default=default, repr=not variable.secret, metadata={"variable": variable}
     )
@@ -58,7 +51,9 @@ def declared(settings: type) -> Iterator[tuple[str, Variable]]:
     """Return each field of a dataclass that a variable sets, with the declaration."""
     for field in dataclasses.fields(settings):
         if "variable" in field.metadata:
-            yield field.name, field.metadata["variable"]
+            variable: Variable = field.metadata["variable"]
+            name = variable.name or PREFIX + field.name.upper()
+            yield field.name, dataclasses.replace(variable, name=name)
 
 
 class EnvironmentReader:
@@ -92,7 +87,7 @@ class EnvironmentReader:
             return variable.default
         try:
             return variable.convert(value)
-        except InvalidError as error:
+        except ValueError as error:
             shown = "***" if variable.secret else without_userinfo(value)
             refused = SettingsError(variable.name, shown, str(error))
         if not variable.lenient:
