@@ -12,10 +12,11 @@ from functools import partial
 from typing import NamedTuple
 
 from mop_config.client.background import WATCH_WAIT
-from mop_config.client.lists.update import FetchReply, UpdateContext, update
+from mop_config.client.lists.update import UpdateContext, update
 from mop_config.errors import UpdateFailed
 from mop_config.model.codec import dumps
 from mop_config.model.endpoint import Endpoint, EndpointConfig
+from mop_config.net.http import HttpReply
 
 from .fleet_world import ROUND_TRIP, Process, World
 
@@ -113,7 +114,7 @@ class Polls:
 
     def _reply(
         self, known_etag: str | None, wait: int
-    ) -> Generator[float, None, tuple[FetchReply, float]]:
+    ) -> Generator[float, None, tuple[HttpReply, float]]:
         world = self._world
         yield world.now + ROUND_TRIP / 2
         self.asked[int(world.now // 1)] += 1
@@ -132,23 +133,23 @@ class Polls:
         yield self._free_at + ROUND_TRIP / 2
         known = known_etag == etag
         body = b"" if known else self._lists[etag == NEW]
-        return FetchReply(304 if known else 200, body, etag), retry_after
+        return HttpReply(304 if known else 200, {"etag": etag}, body), retry_after
 
 
 def _request_of(known: UpdateContext) -> tuple[str | None, int]:
     """Return the ETag and the ``wait`` of the product's next request."""
     asked: list[tuple[str | None, int]] = []
 
-    def fetch(_url: str, etag: str | None, wait: int, _with_token: bool) -> FetchReply:
+    def fetch(_url: str, etag: str | None, wait: int, _with_token: bool) -> HttpReply:
         asked.append((etag, wait))
-        return FetchReply(503)
+        return HttpReply(503, {}, b"")
 
     with contextlib.suppress(UpdateFailed):
         update(BASE, known, fetch, _all_healthy)
     return asked[0]
 
 
-def _answer(reply: FetchReply, *_: object) -> FetchReply:
+def _answer(reply: HttpReply, *_: object) -> HttpReply:
     return reply
 
 

@@ -17,9 +17,9 @@ from ..health.probe import Prober, ProbeResult
 from ..model.endpoint import Endpoint, Kind
 from ..model.jws import MEDIA_TYPE
 from ..net.faults import Fault
-from ..net.http import HttpClient, HttpRequest
+from ..net.http import HttpClient, HttpReply, HttpRequest
 from .lists.token import current_token
-from .lists.update import Check, FetchReply, NewList, UpdateContext, combined_error, update
+from .lists.update import Check, NewList, UpdateContext, combined_error, update
 from .parts import ManagerParts, Reporter
 from .pool.pool import WATCHED
 
@@ -138,17 +138,23 @@ class ListSearch:
     def _find(self, position: int, client: HttpClient) -> Found:
         outcome = UpdateRound()
 
-        def fetch(url: str, etag: str | None, wait: int, with_token: bool) -> FetchReply:
+        def fetch(url: str, etag: str | None, wait: int, with_token: bool) -> HttpReply:
             nonlocal outcome
             if self._closed:
                 client.abort()
             if wait:
                 self._holding.add(position)
-            request = self._request(url, etag, wait, with_token)
-            reply, outcome = self._fetch(client, request, wait)
-            self._holding.discard(position)
+            try:
+                reply = client.request(self._request(url, etag, wait, with_token))
+            finally:
+                self._holding.discard(position)
             if wait and reply.status not in {200, 304}:
                 self._events.put((-1, None))  # start the next source
+            # Any status may have ``Retry-After``: it comes with a 304 of many long polls.
+            retry_after = reply.headers.get("retry-after")
+            pause = self._parts.state.policy.busy_for(503, retry_after, time.time()) or 0.0
+            waited = "wait" in reply.headers.get("preference-applied", "")
+            outcome = UpdateRound(False, wait > 0, waited, pause)
             return reply
 
         found = update(self._known.sources[position], self._known, fetch, self._any_healthy)
@@ -170,23 +176,6 @@ class ListSearch:
             token=self._token if with_token else None,
             server_names=self._server_names,
             https_only=self._known.https_only,
-        )
-
-    def _fetch(
-        self, client: HttpClient, request: HttpRequest, wait: int
-    ) -> tuple[FetchReply, UpdateRound]:
-        try:
-            reply = client.request(request)
-        except (OSError, ValueError, RuntimeError, MemoryError) as error:
-            problem = str(error) or type(error).__name__
-            return FetchReply(None, problem=problem), UpdateRound(asked_to_wait=wait > 0)
-        # Any status may have ``Retry-After``: a server with many long polls sends it with a 304.
-        retry_after = reply.headers.get("retry-after")
-        pause = self._parts.state.policy.busy_for(503, retry_after, time.time()) or 0.0
-        waited = "wait" in reply.headers.get("preference-applied", "")
-        return (
-            FetchReply(reply.status, reply.body, reply.headers.get("etag")),
-            UpdateRound(False, wait > 0, waited, pause),
         )
 
 

@@ -10,6 +10,7 @@ import trustme
 from .driver import KINDS
 from .fleet import Fleet, fleet_in
 from .names import Names
+from .socket_server import SocketServer, socket_server
 
 
 @pytest.fixture(params=KINDS)
@@ -45,3 +46,24 @@ def trust(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return context
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SocketServer, SocketServer]]:
+    """Run two Socket.io servers for the whole session; tests do not kill them."""
+    folder = tmp_path_factory.mktemp("sockets")
+    with socket_server(folder, "a") as a, socket_server(folder, "b") as b:
+        yield a, b
+
+
+@pytest.fixture(scope="session")
+def refusing(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[SocketServer, SocketServer]]:
+    """Run two Socket.io servers that refuse every login; tests do not kill them."""
+    folder = tmp_path_factory.mktemp("refusing")
+    with (
+        socket_server(folder, "r", manner="refuse") as first,
+        socket_server(folder, "s", manner="refuse") as second,
+    ):
+        yield first, second

@@ -48,7 +48,8 @@ def socket_server(
         port: Port to listen on; 0 for a free port.
         certificate: Paths of the certificate and its key; None for plain HTTP.
     """
-    command = [sys.executable, "-m", "hypercorn", "-b", f"127.0.0.1:{port}"]
+    # Without a worker process, which would import everything once more.
+    command = [sys.executable, "-m", "hypercorn", "-w", "0", "-b", f"127.0.0.1:{port}"]
     if certificate is not None:
         command += ["--certfile", certificate[0], "--keyfile", certificate[1]]
     environ = {

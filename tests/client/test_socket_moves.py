@@ -20,6 +20,7 @@ from mop_config.client import (
     FailoverSocketClient,
     NoEndpointAvailable,
 )
+from mop_config.client.sockets import search
 
 from ..waiting import wait_for
 from .fleet import silence
@@ -112,14 +113,6 @@ def managing(*sockets: str, **options: Any) -> Iterator[EndpointManager]:
         manager.close()
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SocketServer, SocketServer]]:
-    """Run two servers for the whole module; tests do not kill them."""
-    folder = tmp_path_factory.mktemp("sockets")
-    with socket_server(folder, "a") as a, socket_server(folder, "b") as b:
-        yield a, b
-
-
 Make = Callable[[EndpointManager], Any]
 Pair = tuple[SocketServer, SocketServer]
 
@@ -129,10 +122,12 @@ class TestMoving:
 
     @pytest.mark.parametrize("reason", ["removed", "pinned", "preferred"])
     def test_the_new_one_stands_before_the_old_one_ends(
-        self, make: Make, pair: Pair, reason: str
+        self, make: Make, pair: Pair, reason: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The client connects to the new endpoint first, and then disconnects from the old one."""
         a, b = pair
+        if reason != "pinned":
+            monkeypatch.setattr(search, "MOVE_JITTER", 0.5)
         with managing(a.url, b.url) as manager, hearing(signals.endpoint_switched) as told:
             client = make(manager)
             heard = Heard(client)
@@ -159,8 +154,11 @@ class TestMoving:
             assert manager.statistics()["socketio"]["switches"] == 1
             wait_for(lambda: a.get("/sessions").json == 0, what="the old session ends")
 
-    def test_a_better_one_that_is_back(self, make: Make, pair: Pair, tmp_path: Path) -> None:
+    def test_a_better_one_that_is_back(
+        self, make: Make, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The client returns to a recovered better endpoint and counts the outage's seconds."""
+        monkeypatch.setattr(search, "MOVE_JITTER", 0.5)
         with (
             socket_server(tmp_path, "p") as primary,
             managing(primary.url, pair[1].url) as manager,
@@ -269,13 +267,10 @@ class TestEnding:
 class TestRefusal:
     """The application refuses the login."""
 
-    def test_its_reason_reaches_the_caller(self, make: Make, tmp_path: Path) -> None:
+    def test_its_reason_reaches_the_caller(self, make: Make, refusing: Pair) -> None:
         """LoginRefused carries the server's reason, and no endpoint is blamed."""
-        with (
-            socket_server(tmp_path, "r", manner="refuse") as first,
-            socket_server(tmp_path, "s", manner="refuse") as second,
-            managing(first.url, second.url) as manager,
-        ):
+        first, second = refusing
+        with managing(first.url, second.url) as manager:
             client = make(manager)
             errors: list[Any] = []
             client.on("connect_error", errors.append)

@@ -34,16 +34,9 @@ from .fleet import black_hole
 from .handmade import MISSING, NOBODY, QUICK, Answer, Asked, handmade
 from .socket_server import SocketServer, socket_server
 
+Pair = tuple[SocketServer, SocketServer]
 #: Retries a failed endpoint soon, and takes it as down only after a thousand failures.
 POLICY = replace(QUICK, first_backoff=0.1, max_backoff=0.3, unhealthy_after=1000)
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SocketServer, SocketServer]]:
-    """Run two servers for the whole module; tests do not kill them."""
-    folder = tmp_path_factory.mktemp("sockets")
-    with socket_server(folder, "a") as a, socket_server(folder, "b") as b:
-        yield a, b
 
 
 def manager_of(*sockets: Any, **options: Any) -> EndpointManager:
@@ -87,7 +80,7 @@ class Handlers:
 class TestConnecting:
     """Connecting to the best endpoint that accepts the client."""
 
-    def test_the_best_is_taken_and_named(self, pair: tuple[SocketServer, SocketServer]) -> None:
+    def test_the_best_is_taken_and_named(self, pair: Pair) -> None:
         """The client connects to the best endpoint with both namespaces, calls and binary data."""
         a, b = pair
         manager = manager_of(a.url, b.url)
@@ -99,7 +92,7 @@ class TestConnecting:
         assert client.endpoint is None
         assert manager.statistics()["socketio"]["endpoints"][a.url]["served"] == 1
 
-    def test_a_dead_primary_is_passed_over(self, pair: tuple[SocketServer, SocketServer]) -> None:
+    def test_a_dead_primary_is_passed_over(self, pair: Pair) -> None:
         """The client skips a dead primary, and the shared pool records the failure."""
         dead = f"http://127.0.0.1:{closed_port()}"
         manager = manager_of(dead, pair[0].url)
@@ -109,9 +102,7 @@ class TestConnecting:
         assert manager.get_current_socket_url() == pair[0].url
 
     @pytest.mark.alone
-    def test_a_black_hole_costs_the_races_delay(
-        self, pair: tuple[SocketServer, SocketServer]
-    ) -> None:
+    def test_a_black_hole_costs_the_races_delay(self, pair: Pair) -> None:
         """An endpoint that drops packets costs the race delay, not the connect timeout."""
         with black_hole() as port:
             manager = manager_of(f"http://127.0.0.1:{port}", pair[0].url)
@@ -124,9 +115,7 @@ class TestConnecting:
         "body",
         [b"<html>", b"", b"0{}", b"4nothing", b'0{"sid":"x","upgrades":["websocket"]}', b"\xff"],
     )
-    def test_a_server_that_is_none_is_passed_over(
-        self, body: bytes, pair: tuple[SocketServer, SocketServer]
-    ) -> None:
+    def test_a_server_that_is_none_is_passed_over(self, body: bytes, pair: Pair) -> None:
         """The client skips a server whose handshake is not Socket.io."""
         with (
             handmade(lambda asked: (200, {}, body)) as server,
@@ -145,7 +134,7 @@ class TestConnecting:
                 assert [trial.url for trial in caught.value.attempts] == tried
             assert client.endpoint is None
 
-    def test_connecting_twice(self, pair: tuple[SocketServer, SocketServer]) -> None:
+    def test_connecting_twice(self, pair: Pair) -> None:
         """``connect`` raises while connected, like python-socketio; ``disconnect`` allows it."""
         with connected(manager_of(pair[0].url)) as client:
             with pytest.raises(socketio.exceptions.ConnectionError, match="Already"):
@@ -176,9 +165,7 @@ class TestNames:
     """An endpoint may have a server name other than its address."""
 
     @pytest.mark.parametrize("transports", [["polling"], ["websocket"]])
-    def test_the_server_is_asked_by_its_name(
-        self, transports: list[str], pair: tuple[SocketServer, SocketServer]
-    ) -> None:
+    def test_the_server_is_asked_by_its_name(self, transports: list[str], pair: Pair) -> None:
         """Host is the server name over plain HTTP, with either transport and either client."""
         a, _ = pair
         endpoint = Endpoint.parse(a.url, 0, "chat.example.com")
@@ -254,9 +241,7 @@ class TestNames:
 class TestBreaking:
     """After a lost connection the client finds another endpoint."""
 
-    def test_a_killed_primary(
-        self, tmp_path: Path, pair: tuple[SocketServer, SocketServer]
-    ) -> None:
+    def test_a_killed_primary(self, tmp_path: Path, pair: Pair) -> None:
         """After the primary's death, handlers and namespaces stay; the pool records the failure."""
         with socket_server(tmp_path, "p") as primary:
             manager = manager_of(primary.url, pair[1].url)
@@ -293,14 +278,11 @@ class TestBreaking:
                 assert client.endpoint == first.url
 
     def test_an_endpoint_that_refuses_us_ends_no_search(
-        self, tmp_path: Path, pair: tuple[SocketServer, SocketServer]
+        self, tmp_path: Path, pair: Pair, refusing: Pair
     ) -> None:
         """An endpoint that refuses the login ends neither the first search nor a reconnect."""
-        with (
-            socket_server(tmp_path, "r", manner="refuse") as refusing,
-            socket_server(tmp_path, "p") as primary,
-        ):
-            manager = manager_of(refusing.url, primary.url, pair[1].url)
+        with socket_server(tmp_path, "p") as primary:
+            manager = manager_of(refusing[0].url, primary.url, pair[1].url)
             client = FailoverSocketClient(manager)
             handlers = Handlers(client)
             client.connect()
@@ -384,9 +366,7 @@ class TestAsync:
 
         asyncio.run(alone())
 
-    def test_a_killed_primary(
-        self, tmp_path: Path, pair: tuple[SocketServer, SocketServer]
-    ) -> None:
+    def test_a_killed_primary(self, tmp_path: Path, pair: Pair) -> None:
         """After the primary's death, handlers and namespaces stay; the pool records the failure."""
 
         async def main() -> None:
@@ -408,15 +388,12 @@ class TestAsync:
 
         self.run(main)
 
-    def test_an_outage_of_all_and_a_refusal(self, tmp_path: Path) -> None:
+    def test_an_outage_of_all_and_a_refusal(self, tmp_path: Path, refusing: Pair) -> None:
         """Both a refusing and a dead endpoint are tried again until one accepts the client."""
 
         async def main() -> None:
-            with (
-                socket_server(tmp_path, "r", manner="refuse") as refusing,
-                socket_server(tmp_path, "one") as first,
-            ):
-                async with aio(refusing.url, first.url) as client:
+            with socket_server(tmp_path, "one") as first:
+                async with aio(refusing[0].url, first.url) as client:
                     handlers = Handlers(client)
                     await client.connect()
                     await until(lambda: handlers.greetings == ["one"])

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from mop_config.client.lists.update import (
-    FetchReply,
     NewList,
     UpdateContext,
     combined_error,
@@ -18,22 +17,30 @@ from mop_config.client.lists.update import (
 from mop_config.errors import AddressError, UpdateFailed, UpdateRefused
 from mop_config.model.address import parse_url
 from mop_config.model.endpoint import Endpoint
-from mop_config.net.http import may_send_token
+from mop_config.net.http import HttpReply, may_send_token
 
 A, B, C = "https://a.example", "https://b.example", "https://c.example"
 PATH = "/api/v1/config/endpoints"
-NOT_FOUND = FetchReply(404)
-SILENCE = FetchReply(None, problem="connection refused")
 
 
-def listing(*api: str, sockets: tuple[str, ...] = (), etag: str | None = '"1"') -> FetchReply:
+def answer(status: int, body: bytes = b"", etag: str | None = None) -> HttpReply:
+    """Return a server's answer."""
+    return HttpReply(status, {} if etag is None else {"etag": etag}, body)
+
+
+NOT_FOUND = answer(404)
+#: Stands for a server that refuses connections.
+SILENCE = answer(0)
+
+
+def listing(*api: str, sockets: tuple[str, ...] = (), etag: str | None = '"1"') -> HttpReply:
     """Return a server's answer with a list."""
     kinds = {"api_endpoints": api, "socketio_endpoints": sockets}
     lists = {
         kind: [{"url": url, "priority": place} for place, url in enumerate(urls)]
         for kind, urls in kinds.items()
     }
-    return FetchReply(200, json.dumps(lists).encode(), etag)
+    return answer(200, json.dumps(lists).encode(), etag)
 
 
 class Fetch(NamedTuple):
@@ -53,7 +60,7 @@ class Fetch(NamedTuple):
 class Servers:
     """Canned answers by URL, with a log of fetches and health checks."""
 
-    def __init__(self, answers: dict[str, FetchReply], alive: tuple[str, ...] = ()) -> None:
+    def __init__(self, answers: dict[str, HttpReply], alive: tuple[str, ...] = ()) -> None:
         self.answers = answers
         self.alive = alive
         self.fetched: list[Fetch] = []
@@ -69,9 +76,12 @@ class Servers:
                 errors.append(error)
         raise combined_error(errors)
 
-    def _fetch(self, url: str, etag: str | None, wait: int, with_token: bool) -> FetchReply:
+    def _fetch(self, url: str, etag: str | None, wait: int, with_token: bool) -> HttpReply:
         self.fetched.append(Fetch(url, etag, wait, with_token))
-        return self.answers.get(self.fetched[-1].url, SILENCE)
+        reply = self.answers.get(self.fetched[-1].url, SILENCE)
+        if reply is SILENCE:
+            raise ConnectionRefusedError("connection refused")
+        return reply
 
     def _any_healthy(self, kind: str, endpoints: tuple[Endpoint, ...]) -> bool:
         urls = tuple(endpoint.url for endpoint in endpoints)
@@ -149,7 +159,7 @@ class TestSources:
     def test_a_url_as_it_stands_gets_no_token_and_is_not_asked_to_wait(self) -> None:
         """A configured URL gets no token and no wait; URLs below it are tried afterwards."""
         signed, prefix = A + "/list?sig=1", B + "/v2"
-        servers = Servers({signed: FetchReply(403), prefix: FetchReply(200, b"<html>")})
+        servers = Servers({signed: answer(403), prefix: answer(200, b"<html>")})
         servers.answers[prefix + "/config/endpoints"] = listing(A)
         found = servers.update(
             known(signed, prefix, configured=(signed, prefix), wait=9, etags={signed: '"1"'})
@@ -165,7 +175,7 @@ class TestSources:
     def test_the_query_of_a_url_shows_in_no_error(self) -> None:
         """Error messages omit the query of a URL, which may be a credential."""
         url = A + "/list?sig=secret"
-        for reply in (SILENCE, FetchReply(403), FetchReply(200, b"no list"), listing()):
+        for reply in (SILENCE, answer(403), answer(200, b"no list"), listing()):
             with pytest.raises((UpdateFailed, UpdateRefused)) as caught:
                 Servers({url: reply}).update(known(url, configured=(url,)))
             assert A + "/list?…" in str(caught.value)
@@ -175,7 +185,7 @@ class TestSources:
         """The error reports the answer at the URL itself, not the 404 below it."""
         url = A + "/list"
         servers = Servers(dict.fromkeys(list_urls(url), NOT_FOUND))
-        servers.answers[url] = FetchReply(200, b"no list")
+        servers.answers[url] = answer(200, b"no list")
         with pytest.raises(UpdateFailed) as caught:
             servers.update(known(url, configured=(url,)))
         assert caught.value.cause == "invalid"
@@ -190,9 +200,7 @@ class TestSources:
     def test_the_next_place_is_asked_where_there_is_nothing(self) -> None:
         """After 404, 405 or 501 the next URL of the source is tried, but not after a silence."""
         for nothing in (404, 405, 501):
-            servers = Servers(
-                {A + "/v2/config/endpoints": FetchReply(nothing), A + PATH: listing(A)}
-            )
+            servers = Servers({A + "/v2/config/endpoints": answer(nothing), A + PATH: listing(A)})
             servers.answers[A + "/v2" + PATH] = NOT_FOUND
             found = servers.update(known(A + "/v2"))
             assert found is not None
@@ -205,7 +213,7 @@ class TestSources:
 
     def test_the_next_source_is_asked_where_one_gives_no_list(self) -> None:
         """After any failure the next source is asked, and the first list ends the search."""
-        servers = Servers({A + PATH: FetchReply(200, b"<html>"), B + PATH: FetchReply(500)})
+        servers = Servers({A + PATH: answer(200, b"<html>"), B + PATH: answer(500)})
         servers.answers[C + PATH] = listing(C)
         found = servers.update(known("nonsense", A, B, C, "https://d.example"))
         assert found is not None
@@ -219,20 +227,20 @@ class TestConditional:
 
     def test_the_tag_of_each_source_is_its_own(self) -> None:
         """Each source gets only its own ETag."""
-        servers = Servers({B + PATH: FetchReply(304)})
+        servers = Servers({B + PATH: answer(304)})
         assert servers.update(known(A, B, etags={B + PATH: '"b"'})) is None
         assert [fetch.etag for fetch in servers.fetched] == [None, '"b"']
 
     def test_not_modified_without_a_tag_is_no_answer(self) -> None:
         """A 304 to a request without an ETag is an invalid answer."""
-        servers = Servers({A + PATH: FetchReply(304), B + PATH: listing(B)})
+        servers = Servers({A + PATH: answer(304), B + PATH: listing(B)})
         found = servers.update(known(A, B))
         assert found is not None
         assert found.url == B + PATH
 
     def test_only_a_source_that_we_have_a_list_of_may_hold_its_answer(self) -> None:
         """Only a request with an ETag asks the server to wait, since a first list is urgent."""
-        servers = Servers({B + PATH: FetchReply(304)})
+        servers = Servers({B + PATH: answer(304)})
         servers.update(known(A, B, etags={B + PATH: '"b"'}, wait=30))
         assert [fetch.wait for fetch in servers.fetched] == [0, 30]
 
@@ -277,26 +285,26 @@ class TestCauses:
         ("reply", "cause"),
         [
             (SILENCE, "unreachable"),
-            (FetchReply(500), "unreachable"),
-            (FetchReply(503), "unreachable"),
-            (FetchReply(429), "unreachable"),
-            (FetchReply(401), "unauthorized"),
-            (FetchReply(403), "unauthorized"),
-            (FetchReply(404), "not_implemented"),
-            (FetchReply(405), "not_implemented"),
-            (FetchReply(501), "not_implemented"),
-            (FetchReply(400), "invalid"),
-            (FetchReply(304), "invalid"),
-            (FetchReply(204), "invalid"),
-            (FetchReply(200, b"<html>no</html>"), "invalid"),
-            (FetchReply(200, b"[]"), "invalid"),
-            (FetchReply(200, b'{"api_endpoints": [{"url": "x", "priority": 0}]}'), "invalid"),
-            (FetchReply(200, b'{"api_endpoints": {}}'), "invalid"),
-            (FetchReply(200, b"\xff\xfe\x00"), "invalid"),
-            (FetchReply(200, b"[" * 100_000), "invalid"),
+            (answer(500), "unreachable"),
+            (answer(503), "unreachable"),
+            (answer(429), "unreachable"),
+            (answer(401), "unauthorized"),
+            (answer(403), "unauthorized"),
+            (answer(404), "not_implemented"),
+            (answer(405), "not_implemented"),
+            (answer(501), "not_implemented"),
+            (answer(400), "invalid"),
+            (answer(304), "invalid"),
+            (answer(204), "invalid"),
+            (answer(200, b"<html>no</html>"), "invalid"),
+            (answer(200, b"[]"), "invalid"),
+            (answer(200, b'{"api_endpoints": [{"url": "x", "priority": 0}]}'), "invalid"),
+            (answer(200, b'{"api_endpoints": {}}'), "invalid"),
+            (answer(200, b"\xff\xfe\x00"), "invalid"),
+            (answer(200, b"[" * 100_000), "invalid"),
         ],
     )
-    def test_the_first_source_gives_the_cause(self, reply: FetchReply, cause: str) -> None:
+    def test_the_first_source_gives_the_cause(self, reply: HttpReply, cause: str) -> None:
         """The first source determines the cause, and the error lists all sources."""
         servers = Servers({A + PATH: reply})
         with pytest.raises(UpdateFailed) as failure:
@@ -369,12 +377,12 @@ class TestGuards:
         ("second", "end"),
         [
             (listing(A), "applied"),
-            (FetchReply(304), "unchanged"),
+            (answer(304), "unchanged"),
             (SILENCE, "refused"),
             (listing(), "refused"),
         ],
     )
-    def test_after_a_refusal_the_next_source_is_asked(self, second: FetchReply, end: str) -> None:
+    def test_after_a_refusal_the_next_source_is_asked(self, second: HttpReply, end: str) -> None:
         """After a refused list the next source is asked; the refusal is raised if all fail."""
         servers = Servers({A + PATH: listing(), B + PATH: second})
         ask: Callable[[], NewList | None] = lambda: servers.update(  # noqa: E731

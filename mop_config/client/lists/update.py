@@ -16,7 +16,7 @@ from ...model import codec
 from ...model.address import parse_url
 from ...model.endpoint import Endpoint, EndpointConfig
 from ...model.jws import SignedList, looks_signed
-from ...net.http import may_send_token
+from ...net.http import HttpReply, may_send_token
 from .normalize import normalized, without_plain, without_query
 from .trust import Trust
 
@@ -26,24 +26,10 @@ _PLAIN_HTTP_REFUSED = (
     "over plain http anybody on the way could change the list: it is taken from this machine only,"
     " or signed (trusted_keys), or with allow_http_lists=True"
 )
+#: Statuses that say that there is no list at a URL.
+_ABSENT = frozenset({404, 405, 501})
 #: Suffix of the URL of a signed list.
 SIGNED_SUFFIX = ".jws"
-
-
-class FetchReply(NamedTuple):
-    """The reply of a source.
-
-    Attributes:
-        status: The status code, or None without an answer.
-        body: The body, unpacked.
-        etag: The ETag of the list, or None.
-        problem: Why there is no answer, in words.
-    """
-
-    status: int | None
-    body: bytes = b""
-    etag: str | None = None
-    problem: str = ""
 
 
 class NewList(NamedTuple):
@@ -65,7 +51,7 @@ class NewList(NamedTuple):
 #: Fetches a list from its URL. The other arguments are the ETag of the client's list from this URL
 #: or None, the seconds for which the server may hold its response, and whether the token may be
 #: sent to this URL.
-Fetch = Callable[[str, str | None, int, bool], FetchReply]
+Fetch = Callable[[str, str | None, int, bool], HttpReply]
 #: Checks endpoints of one kind, and returns whether one of them is healthy.
 Check = Callable[[str, tuple[Endpoint, ...]], bool]
 
@@ -233,17 +219,20 @@ def update(source: str, known: UpdateContext, fetch: Fetch, any_healthy: Check) 
             raise _failed(url, "invalid", _PLAIN_HTTP_REFUSED)
         wait = known.wait if etag else 0
         asked = f"{url}?wait={wait}" if wait and is_route(url) else url
-        reply = fetch(asked, etag, wait, private and is_route(url))
+        try:
+            reply = fetch(asked, etag, wait, private and is_route(url))
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
+            failure = failure or _failed(url, "unreachable", str(error) or type(error).__name__)
+            break
         if reply.status == 304 and etag is not None:
             return None
-        found = _read(url, reply, known) if reply.status == 200 else _failure_of(url, reply)
+        found = _read(url, reply, known) if reply.status == 200 else _failure_of(url, reply.status)
         if isinstance(found, NewList):
             _check_acceptable(found, known, any_healthy)
             return found
         if failure is None or getattr(failure, "cause", "") == "not_implemented":
             failure = found
-        absent = reply.status in {404, 405, 501}
-        if reply.status is None or (is_route(url) and not absent):
+        if is_route(url) and reply.status not in _ABSENT:
             break
     raise failure or _failed(source, "unreachable", "not asked")
 
@@ -252,22 +241,17 @@ def _failed(url: str, cause: str, detail: str) -> UpdateFailed:
     return UpdateFailed(cause, ((without_query(url), detail),))
 
 
-def _failure_of(url: str, reply: FetchReply) -> UpdateFailed:
-    if reply.status is None:
-        return _failed(url, "unreachable", reply.problem)
-    if reply.status in {401, 403}:
+def _failure_of(url: str, status: int) -> UpdateFailed:
+    cause = "unreachable" if status >= 500 or status == 429 else "invalid"
+    if status in {401, 403}:
         cause = "unauthorized"
-    elif reply.status in {404, 405, 501}:
+    elif status in _ABSENT:
         cause = "not_implemented"
-    elif reply.status >= 500 or reply.status == 429:
-        cause = "unreachable"
-    else:
-        cause = "invalid"
-    return _failed(url, cause, reply.problem or f"it answers {reply.status}")
+    return _failed(url, cause, f"it answers {status}")
 
 
 def _read(
-    url: str, reply: FetchReply, known: UpdateContext
+    url: str, reply: HttpReply, known: UpdateContext
 ) -> NewList | UpdateFailed | UpdateUntrusted:
     shown = without_query(url)
     try:
@@ -278,7 +262,7 @@ def _read(
         config = normalized(config, shown)
         if url.startswith("https:") and not known.allow_http:
             config = without_plain(config, shown)
-        return NewList(config, url, reply.etag, signed)
+        return NewList(config, url, reply.headers.get("etag"), signed)
     except SignatureError as error:
         return UpdateUntrusted(shown, str(error), error.code)
     except PayloadError as error:
