@@ -281,6 +281,8 @@ def test_who_logs_in_sees_the_health_and_who_may_not_is_told(
             expect(plot).to_have_attribute("aria-label", re.compile("last 24 hours.*100 %"))
             assert plot.locator("polyline").count() == plot.locator("rect.good").count() == 1
             expect(api.locator(".scale")).to_contain_text("ms")
+            results = Axe().run(page)
+            assert results.violations_count == 0, results.generate_report()
             kinds = page.locator(".kinds svg")
             expect(kinds.first).to_have_attribute(
                 "aria-label", "last 24 hours: 1 to 1 of 1 API endpoints were up"
