@@ -158,9 +158,8 @@ class Prober(HttpClient):
             connection = self.connection(where, math.inf, endpoint.host_name)
         except Exception as error:  # for example, an invalid proxy URL in the environment
             return ProbeResult(Fault.OURS, 0.0, str(error) or type(error).__name__)
-        backend = connection.backend
         started = time.monotonic()
-        backend.deadline = started + self._timeout
+        connection.until = started + self._timeout
         check = _Check(connection, where.path.rstrip("/"))
         name_matches = None
         try:
@@ -180,8 +179,8 @@ class Prober(HttpClient):
             time.monotonic() - started,
             detail,
             path,
-            _expiry(backend.certificate),
-            True if backend.certificate else name_matches,
+            _expiry(connection.certificate),
+            True if connection.certificate else name_matches,
             check.status,
             check.retry_after,
         )

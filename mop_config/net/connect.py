@@ -1,4 +1,4 @@
-"""Connect to a host: TCP and verified TLS to its addresses, of which the first ready one wins.
+"""Dial a host: TCP and verified TLS to its addresses, of which the first ready one wins.
 
 The addresses of one host race as in RFC 8305 (Happy Eyeballs), in one thread with non-blocking
 sockets, so no dial is left running after the race. "Ready" includes TLS, because a network that
@@ -12,11 +12,23 @@ import selectors
 import socket
 import ssl
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from .resolver import Addresses, Resolver
+from .faults import Fault, fault_of
+from .resolver import Resolver
+
+#: Seconds until the next address is dialled in parallel (RFC 8305, section 5).
+STAGGER = 0.25
+#: Seconds that a look-up may take before the addresses of the last look-up are dialled; RFC 8305,
+#: section 3, waits as long for the other address family.
+LATE = 0.05
+#: Seconds until the second resolver starts beside the first.
+SECOND_AFTER = 0.25
+#: Faults at the false addresses of a censoring resolver, such as certificates for other names.
+_LIES = frozenset({Fault.TLS, Fault.UNREACHABLE})
 
 
 class Place(NamedTuple):
@@ -51,10 +63,6 @@ class DialOptions:
     socket_options: tuple[Any, ...] = ()
     until: float = math.inf
 
-    def deadline(self, now: float) -> float:
-        """Return the end of the dial of one address that begins now, in monotonic seconds."""
-        return min(now + self.timeout, self.until)
-
 
 class Owner(Protocol):
     """The owner of connections: holds their sockets, so that another thread can abort them."""
@@ -64,35 +72,6 @@ class Owner(Protocol):
 
     def release(self, sock: socket.socket) -> None:
         """Unregister a socket, so that an abort no longer shuts it down."""
-
-
-def connect(
-    place: Place, options: DialOptions, resolver: Resolver, owner: Owner | None = None
-) -> socket.socket:
-    """Connect to a server; the first of its addresses that is ready wins.
-
-    Args:
-        place: The server.
-        options: The limits and options of each dial.
-        resolver: Resolves the host.
-        owner: Object that may abort the connect from another thread; None for no owner.
-
-    Raises:
-        OSError: If no address was ready in time; a ``socket.gaierror`` if the host has no address.
-    """
-    with Ring() as ring:
-        try:
-            if owner is not None:
-                owner.adopt(ring.waker)
-            ring.add(HostDial(ring, place, options, resolver))
-            while True:
-                for dial in ring.wait(math.inf):
-                    if dial.error is not None:
-                        raise dial.error
-                    return dial.take()
-        finally:
-            if owner is not None:
-                owner.release(ring.waker)
 
 
 class Ring:
@@ -131,54 +110,62 @@ class Ring:
         dial.advance()
 
     def pause(self, seconds: float) -> float:
-        """Return the seconds to wait for the selector until the next timeout of a dial.
-
-        Args:
-            seconds: The longest wait; infinity for no limit.
-        """
-        if any(dial.done for dial in self.dials):
-            return 0.0
+        """Return the seconds to wait for the selector until a dial is due, at most ``seconds``."""
         now = time.monotonic()
-        first = min(dial.wakes_at(now) for dial in self.dials) - now
-        return max(0.0, min(seconds, first))
+        return max(0.0, min(seconds, *(dial.due(now) - now for dial in self.dials)))
 
-    def wait(self, seconds: float) -> Iterator["HostDial"]:
-        """Advance the dials for at most ``seconds``; return the finished dials.
+    def finished(self) -> Iterator["HostDial"]:
+        """Advance the dials, and yield those that have finished.
 
         Raises:
             ConnectionAbortedError: If the waker was shut down.
         """
-        seconds = self.pause(seconds)
-        for key, _ in self.selector.select(None if seconds == math.inf else seconds):
+        for key, _ in self.selector.select(0.0):
             if key.data is not None:
                 key.data.advance()
             elif not self._woken.recv(4096):
                 raise ConnectionAbortedError("called off")
-        for dial in self.dials:
+        for dial in self.dials[:]:
             dial.advance()
-        for dial in [dial for dial in self.dials if dial.done]:
-            self.dials.remove(dial)
-            yield dial
+            if dial.is_done:
+                self.dials.remove(dial)
+                yield dial
 
 
 class HostDial:
-    """The dial of one host: a look-up, and a race of the addresses found.
+    """The dial of one host: its look-up, and a race of the addresses found (RFC 8305).
+
+    Each address is dialled 250 ms after the previous address, or at once after a failure. While a
+    look-up is late, the addresses of the last successful look-up are dialled; the addresses of
+    the new look-up are added later.
 
     Attributes:
         error: The reason why the host cannot be connected to, or None.
     """
 
     def __init__(self, ring: Ring, place: Place, options: DialOptions, resolver: Resolver) -> None:
+        now = time.monotonic()
         self.error: Exception | None = None
         self._ring = ring
         self._place = place
         self._options = options
-        self._addresses = Addresses(resolver, place.host, time.monotonic(), ring.wake)
-        self._dials: list[_Dial] = []
+        self._resolver = resolver
         self._sock: socket.socket | None = None
+        self._dials: list[_Dial] = []
+        self._tried: list[str] = []
+        self._faults: set[Fault] = set()
+        self._failure: Exception | None = None
+        self._last = resolver.last(place.host)
+        self._late_at = now + LATE
+        self._next_at = now
+        self._second: Future[list[str]] | None = None
+        self._second_at = math.inf if resolver.second is None else now + SECOND_AFTER
+        self._first = resolver.resolve(place.host)
+        if not self._first.done():
+            self._first.add_done_callback(ring.wake)
 
     @property
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """Whether the dial has succeeded or failed."""
         return self._sock is not None or self.error is not None
 
@@ -186,40 +173,93 @@ class HostDial:
         """Continue after an event of a socket or of the resolver, or after a timeout."""
         now = time.monotonic()
         self._gather(now)
-        while not self.done and (address := self._addresses.start(now)) is not None:
-            self._dials.append(_Dial(self._ring, address, self._place, self._options))
+        while not self.is_done and now >= self._next_at and (left := self._waiting(now)):
+            self._tried.append(left[0])
+            self._next_at = now + STAGGER
+            self._dials.append(_Dial(self._ring, left[0], self._place, self._options))
             self._gather(now)
-        if self.done:
-            return
-        self.error = self._addresses.failure(now)
-        if self.error is None and now >= self._options.until:
-            self.error = self._addresses.out_of_time()
+        if not self.is_done:
+            if self._needs_second(now) and self._resolver.second is not None:
+                self._second = self._resolver.second.resolve(self._place.host)
+                self._second.add_done_callback(self._ring.wake)
+            self.error = self._error(now)
 
     def _gather(self, now: float) -> None:
+        """Take the results of the dials that have ended."""
         for dial in self._dials[:]:
-            dial.check(now)
-            if not dial.done:
+            if not dial.is_done and now >= dial.until:
+                dial.advance(TimeoutError("timed out"))
+            if not dial.is_done:
                 continue
             self._dials.remove(dial)
             if dial.error is not None:
-                self._addresses.failed(dial.error)
+                self._next_at = -math.inf  # the next address may be dialled at once
+                fault = fault_of(dial.error, connecting=True)
+                self._faults.add(fault)
+                # Keep the more specific failure: "no IPv6" must not hide why IPv4 failed.
+                if self._failure is None or fault is not Fault.UNREACHABLE:
+                    self._failure = dial.error
             elif self._sock is None:
                 self._sock = dial.take()
-                self._addresses.succeeded(dial.address)
+                self._resolver.succeeded(self._place.host, dial.address)
             else:
                 dial.close()
 
-    def wakes_at(self, now: float) -> float:
+    def _waiting(self, now: float) -> list[str]:
+        """Return the known addresses that are not dialled yet, in the order of dialling."""
+        if self._first.done():
+            found = self._last if self._first.exception() else self._first.result()
+        else:
+            found = self._last if now >= self._late_at else []
+        if self._second is not None and self._second.done() and not self._second.exception():
+            found = [*found, *self._second.result()]
+        host = self._place.host
+        found = [*found, *self._resolver.proven(host)]
+        return [a for a in self._resolver.in_turn(host, found) if a not in self._tried]
+
+    def _needs_second(self, now: float) -> bool:
+        if self._second is not None or self._second_at == math.inf:
+            return False
+        if not self._first.done():
+            return now >= self._second_at
+        if self._first.exception() is not None:
+            return True
+        over = not self._dials and not self._waiting(now)
+        return over and Fault.TLS in self._faults and self._faults <= _LIES
+
+    def _error(self, now: float) -> Exception | None:
+        """Return why the host cannot be connected to; None while an address may still be ready."""
+        second_runs = self._second is not None and not self._second.done()
+        if self._first.done() and not (self._dials or second_runs or self._waiting(now)):
+            error = self._first.exception()
+            if isinstance(error, Exception) and (self._second is None or self._failure is None):
+                return error
+            return self._failure or OSError("the host has no address")
+        if now < self._options.until:
+            return None
+        if self._first.done():
+            return self._failure or TimeoutError("timed out")
+        return socket.gaierror(socket.EAI_AGAIN, "the host was not looked up in time")
+
+    def due(self, now: float) -> float:
         """Return when ``advance`` is due at the latest, in monotonic seconds."""
-        ends = (dial.until for dial in self._dials)
-        return min(self._options.until, now + self._addresses.wait(now), *ends)
+        if self.is_done:
+            return now
+        times = [self._options.until, *(dial.until for dial in self._dials)]
+        if self._waiting(now):
+            times.append(self._next_at)
+        elif not self._first.done():
+            if self._last and now < self._late_at:
+                times.append(self._late_at)
+            if self._second is None:
+                times.append(self._second_at)
+        return min(times)
 
     def take(self) -> socket.socket:
         """Return the connected socket, and close the other dials."""
         sock, self._sock = self._sock, None
         self.close()
         assert sock is not None  # noqa: S101 - done without an error
-        sock.setblocking(True)
         return sock
 
     def close(self) -> None:
@@ -236,42 +276,32 @@ class _Dial:
 
     def __init__(self, ring: Ring, address: str, place: Place, options: DialOptions) -> None:
         self.address = address
-        self.done = False
+        self.is_done = False
         self.error: Exception | None = None
-        self.until = options.deadline(time.monotonic())
-        self._ring = ring
-        self._place = place
-        self._options = options
+        self.until = min(time.monotonic() + options.timeout, options.until)
+        self._selector = ring.selector
         self._sock: socket.socket | None = None
-        self._steps = self._run()
+        self._steps = self._run(address, place, options)
         self.advance()
 
-    def advance(self) -> None:
-        """Continue after an event of the socket."""
-        self._step(lambda: next(self._steps))
-
-    def check(self, now: float) -> None:
-        """End the dial if its deadline has passed."""
-        if not self.done and now >= self.until:
-            self._step(lambda: self._steps.throw(TimeoutError("timed out")))
-
-    def _step(self, go_on: Callable[[], int]) -> None:
+    def advance(self, error: Exception | None = None) -> None:
+        """Continue after an event of the socket, or end the dial by an exception."""
         self._forget()
         try:
-            events = go_on()
+            events = next(self._steps) if error is None else self._steps.throw(error)
         except StopIteration:
-            self.done = True
-        except Exception as error:
-            self.done, self.error = True, error
+            self.is_done = True
+        except Exception as failure:
+            self.is_done, self.error = True, failure
             self.close()
         else:
             assert self._sock is not None  # noqa: S101 - only a socket has events
-            self._ring.selector.register(self._sock, events, self)
+            self._selector.register(self._sock, events, self)
 
     def _forget(self) -> None:
         if self._sock is not None:
             with contextlib.suppress(KeyError, ValueError):
-                self._ring.selector.unregister(self._sock)
+                self._selector.unregister(self._sock)
 
     def take(self) -> socket.socket | None:
         """Return the connected socket."""
@@ -286,37 +316,30 @@ class _Dial:
             self._sock.close()
             self._sock = None
 
-    def _run(self) -> Generator[int, None, None]:
+    def _run(self, address: str, place: Place, options: DialOptions) -> Generator[int, None, None]:
         """Run the dial, and yield the selector events to wait for."""
-        yield from self._connect()
-        if self._place.tls_name is not None:
-            yield from self._secure(self._place.tls_name)
-
-    def _connect(self) -> Generator[int, None, None]:
-        family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
         sock = self._sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for option in self._options.socket_options:
+        for option in options.socket_options:
             sock.setsockopt(*option)
-        if self._options.local_address is not None:
-            sock.bind((self._options.local_address, 0))
+        if options.local_address is not None:
+            sock.bind((options.local_address, 0))
         with contextlib.suppress(BlockingIOError):
-            sock.connect((self.address, self._place.port))
+            sock.connect((address, place.port))
         yield selectors.EVENT_WRITE
         if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             # ``OSError(code, …)`` creates the subclass of the code, such as ConnectionRefusedError.
             raise OSError(code, os.strerror(code))
-
-    def _secure(self, tls_name: str) -> Generator[int, None, None]:
-        assert self._sock is not None  # noqa: S101 - connected just before
-        sock = self._options.tls.wrap_socket(
-            self._sock, server_hostname=tls_name, do_handshake_on_connect=False
+        if place.tls_name is None:
+            return
+        secured = self._sock = options.tls.wrap_socket(
+            sock, server_hostname=place.tls_name, do_handshake_on_connect=False
         )
-        self._sock = sock
         while True:
             try:
-                sock.do_handshake()
+                secured.do_handshake()
                 return
             except ssl.SSLWantReadError:
                 yield selectors.EVENT_READ

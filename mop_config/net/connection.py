@@ -1,27 +1,25 @@
-"""A connection to one server for a few requests: httpcore over sockets that share one deadline.
+"""A connection to one server for a few requests: httpcore over streams that share one deadline.
 
-httpcore has only a time-out for each operation. Here all operations of a connection, from the
-look-up to the last byte, end at one deadline. The owner holds each socket, so that another thread
-can shut the socket down. ``http`` imports this module with its first request, because httpcore
-takes a tenth of a second to load.
+``http`` imports this module with its first request, because httpcore takes a tenth of a second to
+load.
 """
 
 import contextlib
 import math
-import ssl
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import httpcore2
 import httpx2
-from httpcore2._backends.sync import SyncStream
 
 from .. import __version__
 from ..model.address import DEFAULT_PORTS, Url
-from .connect import DialOptions, Owner, Place, connect
+from ._sync.connecting import connect, connect_by_proxy
+from .connect import Place
+from .deadline import FOREVER, Deadline, Limit
 from .faults import (
     BodyTooLargeError,
     Fault,
@@ -30,232 +28,59 @@ from .faults import (
     fault_of,
     lacks_resources,
 )
-from .resolver import Resolver
+from .proxies import for_httpcore
+
+if TYPE_CHECKING:
+    from .http import HttpClient
 
 USER_AGENT = f"mop-config/{__version__}"
 _HTTP_SCHEMES = {"http": b"http", "ws": b"http", "https": b"https", "wss": b"https"}
 _SWITCHING_PROTOCOLS = 101
 _NEEDS_CREDENTIALS = 407
 
-#: Bytes of a request that are written between two checks of the deadline.
-_PIECE = 1 << 14
 
-
-class ProxyFailed(httpcore2.ProxyError):
-    """The proxy cannot be reached or demands other credentials; the server is not at fault."""
-
-
-class ConnectionOwner(Owner, Protocol):
-    """The part of an HTTP client that its connections use.
-
-    Attributes:
-        aborted: Whether the client has aborted its connections.
-        heard_at: When bytes arrived last, in monotonic seconds.
-    """
-
-    aborted: bool
-    heard_at: float
-
-
-class DeadlineBackend(httpcore2.NetworkBackend):
-    """Connects to one server, directly or by a proxy.
-
-    Args:
-        dial: Options of the dial; ``timeout`` limits one address, and a proxy's own connect.
-        resolver: Resolves hosts.
-        owner: Object that holds the sockets.
-        deadline: Deadline of all operations, in monotonic seconds.
-        connect_within: Limit of connecting to all addresses together, in seconds.
-
-    Attributes:
-        deadline: The deadline, which the caller may change.
-        silence: Limit of one wait for bytes, in seconds.
-        tls_name: The name that the server's certificate must be for, or None without TLS.
-        proxy: The scheme of the proxy, or None for a direct connection.
-        connected: Whether a connection to the server was established.
-        certificate: The server's certificate, as ``SSLSocket.getpeercert`` returns it.
-    """
-
-    def __init__(
-        self,
-        dial: DialOptions,
-        resolver: Resolver,
-        owner: ConnectionOwner,
-        deadline: float,
-        connect_within: float,
-    ) -> None:
-        self.deadline = deadline
-        self.silence = math.inf
-        self.tls_name: str | None = None
-        self.proxy: str | None = None
-        self.connected = False
-        self.certificate: dict[str, Any] = {}
-        self.owner = owner
-        self._dial = dial
-        self._resolver = resolver
-        self._connect_within = connect_within
-        self._connect_until = math.inf
-
-    def left(self) -> float:
-        """Return the seconds for the next operation.
-
-        A proxy gets only as much time to connect to the server as a direct connection.
-
-        Raises:
-            httpcore2.ReadTimeout: If the deadline has passed.
-        """
-        now = time.monotonic()
-        until = self.deadline if self.connected else min(self.deadline, self._connect_until)
-        if now >= until:
-            raise httpcore2.ReadTimeout("timed out")
-        return min(until - now, self.silence)
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> "DeadlineStream":
-        """Connect to the server, including its TLS, or to the proxy.
-
-        Raises:
-            OSError: If the server cannot be reached.
-            ProxyFailed: If the proxy cannot be reached.
-        """
-        self.connected, self._connect_until = False, math.inf
-        left = self.left()
-        until = time.monotonic() + min(left, self._connect_within)
-        options = replace(self._dial, timeout=min(left, self._dial.timeout), until=until)
-        place = Place(host, port, self.tls_name if self.proxy is None else None)
-        try:
-            sock = connect(place, options, self._resolver, self.owner)
-        except OSError as error:
-            if self.proxy is not None:
-                raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
-            raise
-        self._connect_until = time.monotonic() + self._dial.timeout
-        self.connected = self.proxy is None or self.tls_name is None
-        if isinstance(sock, ssl.SSLSocket):
-            self.certificate = sock.getpeercert() or {}
-        return DeadlineStream(SyncStream(sock), self, proxy_tls=self.proxy == "https")
-
-
-class DeadlineStream(httpcore2.NetworkStream):
-    """A connected stream whose operations end at the backend's deadline.
-
-    Args:
-        stream: The connected stream of httpcore.
-        backend: The backend with the deadline.
-        proxy_tls: Whether the next TLS handshake is with the proxy, not with the server.
-    """
-
-    def __init__(
-        self, stream: httpcore2.NetworkStream, backend: DeadlineBackend, *, proxy_tls: bool
-    ) -> None:
-        self._stream = stream
-        self._backend = backend
-        self._proxy_tls = proxy_tls
-        self._unanswered = False
-        self._sock = stream.get_extra_info("socket")
-        self.get_extra_info = stream.get_extra_info  # type: ignore[method-assign]
-        try:
-            backend.owner.adopt(self._sock)
-        except OSError:
-            self.close()
-            raise
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read at most ``max_bytes`` bytes.
-
-        Raises:
-            ConnectionResetError: If the server closes the connection instead of answering.
-        """
-        data = self._stream.read(max_bytes, self._backend.left())
-        if data:
-            self._unanswered = False
-            self._backend.owner.heard_at = time.monotonic()
-        elif self._unanswered:
-            raise ConnectionResetError("the connection was closed without an answer")
-        return data
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Write the whole buffer."""
-        self._unanswered = True
-        for start in range(0, len(buffer), _PIECE):
-            self._stream.write(buffer[start : start + _PIECE], self._backend.left())
-
-    def start_tls(
-        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
-    ) -> "DeadlineStream":
-        """Start TLS with a proxy or through it; a direct connection has its TLS already."""
-        backend = self._backend
-        if backend.proxy is None:
-            return self
-        backend.owner.release(self._sock)
-        # The handshake detaches the socket's descriptor, so an abort shuts down a duplicate.
-        with self._sock.dup() as duplicate:
-            try:
-                backend.owner.adopt(duplicate)
-                stream = self._stream.start_tls(ssl_context, server_hostname, backend.left())
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-                if self._proxy_tls:
-                    raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
-                raise
-            finally:
-                backend.owner.release(duplicate)
-        if not self._proxy_tls:
-            backend.connected = True
-            backend.certificate = stream.get_extra_info("ssl_object").getpeercert() or {}
-        return DeadlineStream(stream, backend, proxy_tls=False)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._backend.owner.release(self._sock)
-        self._stream.close()
-
-
-class HttpConnection:
+class HttpConnection(Deadline):
     """A connection to one server, direct or by a proxy, for a few requests before one deadline.
 
     Use the object as a context manager. The first request connects; a later request connects
     again if the server has closed the connection.
 
     Args:
+        client: The client of the connection, whose ``abort`` ends its requests.
         where: The server.
         server_name: Name for TLS and ``Host``; None for the URL's host.
-        backend: The backend, which connects to the server or to the proxy.
+        until: The deadline in monotonic seconds, which the caller may change.
         proxy: The proxy, or None.
-        tls: Context that verifies certificates.
+
+    Attributes:
+        silence: Limit of one wait for bytes, in seconds.
+        certificate: The server's certificate, as ``SSLSocket.getpeercert`` returns it.
     """
 
     def __init__(
         self,
+        client: "HttpClient",
         where: Url,
         server_name: str | None,
-        backend: DeadlineBackend,
+        until: float,
         proxy: httpx2.Proxy | None,
-        tls: ssl.SSLContext,
     ) -> None:
+        super().__init__(until)
         name, port = server_name or where.host, where.port or DEFAULT_PORTS[where.scheme]
-        usual = port == DEFAULT_PORTS[where.scheme]
         scheme = _HTTP_SCHEMES[where.scheme]
-        backend.tls_name = name.strip("[]") if scheme == b"https" else None
-        backend.proxy = None if proxy is None else proxy.url.scheme
-        self.backend = backend
-        self._where = scheme, where.host.encode(), port
+        self.silence = math.inf
+        self.certificate: dict[str, Any] = {}
+        self._client = client
+        self._connected = False
+        self._place = Place(where.host, port, name.strip("[]") if scheme == b"https" else None)
+        self._origin = httpcore2.Origin(scheme, where.host.encode(), port)
+        self._proxy = None if proxy is None else for_httpcore(proxy)
+        self._http: httpcore2.HTTP11Connection | None = None
         self._headers = {
-            "Host": name if usual else f"{name}:{port}",
+            "Host": name if port == DEFAULT_PORTS[where.scheme] else f"{name}:{port}",
             "User-Agent": USER_AGENT,
             "Accept": "*/*",
         }
-        self._pool = httpcore2.ConnectionPool(
-            ssl_context=tls,
-            proxy=None if proxy is None else for_httpcore(proxy),
-            max_connections=1,
-            network_backend=backend,
-        )
 
     def __enter__(self) -> "HttpConnection":
         return self
@@ -265,7 +90,48 @@ class HttpConnection:
 
     def close(self) -> None:
         """Close the connection; the next request opens a new connection."""
-        self._pool.close()
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+    def least(self, timeout: float | None) -> float:
+        """Return a time-out in seconds, bounded by the deadline and the limit of silence."""
+        return min(super().least(timeout), self.silence)
+
+    def check(self) -> None:
+        """Raise ``ReadTimeout`` after the deadline, even if bytes arrive without a pause."""
+        if time.monotonic() >= self.until:
+            raise httpcore2.ReadTimeout("timed out")
+
+    def _open(self) -> httpcore2.HTTP11Connection:
+        """Connect to the server, or to the proxy and through it to the server."""
+        self.close()
+        self.check()
+        self._connected = False
+        client, left = self._client, self.least(None)
+        options = replace(
+            client.dial,
+            timeout=min(left, client.dial.timeout),
+            until=time.monotonic() + min(left, client.connect_within),
+        )
+        if self._proxy is None:
+            stream = connect(self._place, options, client.resolver, client)
+        else:
+            deadline = Deadline(self.until)
+            stream = connect_by_proxy(
+                self._proxy, self._place, options, client.resolver, deadline, client
+            )
+        self._connected = True
+        tls = stream.get_extra_info("ssl_object")
+        if tls is not None and self._place.tls_name is not None:
+            self.certificate = tls.getpeercert() or {}
+        self._http = httpcore2.HTTP11Connection(self._origin, stream)
+        return self._http
+
+    def _heard(self) -> bool:
+        """Return whether the server has sent the beginning of a response."""
+        # httpcore's exception is the same for an empty and an incomplete response.
+        return self._http is not None and self._http._h11_state.trailing_data[0] != b""  # noqa: SLF001
 
     @contextlib.contextmanager
     def stream(
@@ -280,19 +146,27 @@ class HttpConnection:
         Raises:
             HttpError: If there is no response.
         """
-        scheme, host, port = self._where
         length = {"Content-Length": str(len(body))} if body or method == "POST" else {}
+        fields = {**self._headers, **length, **(headers or {})}
+        own = []
+        scheme, proxy, place = self._origin.scheme, self._proxy, self._place
+        if proxy is not None and place.tls_name is None and proxy.url.scheme.startswith(b"http"):
+            target, own = f"http://{place.host}:{place.port}{target}", proxy.headers
+        limit = Limit.of(FOREVER, self)
         request = httpcore2.Request(
             method,
-            httpcore2.URL(scheme=scheme, host=host, port=port, target=target),
-            headers=list({**self._headers, **length, **(headers or {})}.items()),
+            httpcore2.URL(scheme=scheme, host=place.host, port=place.port, target=target),
+            headers=[*fields.items(), *own],
             content=body,
-            extensions={"sni_hostname": self.backend.tls_name},
+            extensions={"timeout": {"read": limit, "write": limit}},
         )
         with self.failures():
-            response = self._pool.handle_request(request)
+            http = self._http
+            if http is None or not http.is_available() or http.has_expired():
+                http = self._open()
+            response = http.handle_request(request)
         try:
-            if response.status == _NEEDS_CREDENTIALS and self.backend.proxy is not None:
+            if response.status == _NEEDS_CREDENTIALS and proxy is not None:
                 raise HttpError(Fault.PROXY, "the proxy demands other credentials")
             yield HttpResponse(response, self)
         finally:
@@ -306,11 +180,13 @@ class HttpConnection:
         except HttpError:
             raise
         except Exception as error:
-            if self.backend.owner.aborted:
+            if self._client.aborted:
                 raise HttpError(Fault.OURS, "aborted") from error
-            fault = fault_of(error, connecting=not self.backend.connected)
+            fault = fault_of(error, connecting=not self._connected)
             if fault is Fault.OURS and not lacks_resources(error):
                 fault = Fault.PROTOCOL  # the parser failed without an exception of its own
+            elif "without sending a response" in str(error) and not self._heard():
+                fault = Fault.RESET
             raise HttpError(fault, describe(error)) from error
 
 
@@ -341,7 +217,9 @@ class HttpResponse:
             return  # 101: the connection switches to another protocol
         with self._connection.failures():
             assert isinstance(self._response.stream, Iterable)  # noqa: S101 - the sync half of a union
-            yield from self._response.stream
+            for chunk in self._response.stream:
+                self._connection.check()
+                yield chunk
 
     def read(self, max_bytes: int, *, cut: bool = False) -> bytes:
         """Return the body, decompressed if it is gzip.
@@ -370,13 +248,3 @@ class HttpResponse:
                     Fault.PROTOCOL, f"the body is larger than {max_bytes} bytes"
                 )
         return bytes(body)
-
-
-def for_httpcore(proxy: httpx2.Proxy) -> httpcore2.Proxy:
-    """Return a proxy in the form that httpcore takes."""
-    return httpcore2.Proxy(
-        url=str(proxy.url),
-        auth=proxy.raw_auth,
-        headers=proxy.headers.raw,
-        ssl_context=proxy.ssl_context,
-    )

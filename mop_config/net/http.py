@@ -9,7 +9,6 @@ another thread can abort the request. The first functions are pure rules for all
 import contextlib
 import math
 import socket
-import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -154,9 +153,9 @@ class HttpClient:
 
     Attributes:
         resolver: The resolver.
+        dial: Options of the dial.
+        connect_within: Limit of connecting, with the look-up, in seconds.
         aborted: Whether ``abort`` was called.
-        heard_at: Monotonic seconds at which a server last sent bytes, or at which this client
-            was created.
     """
 
     def __init__(
@@ -169,9 +168,8 @@ class HttpClient:
     ) -> None:
         self.resolver = resolver or Resolver()
         self.aborted = False
-        self.heard_at = time.monotonic()
-        self._dial = replace(dial, tls=offering(dial.tls, ("http/1.1",)))
-        self._connect_within = connect_within
+        self.dial = replace(dial, tls=offering(dial.tls, ("http/1.1",)))
+        self.connect_within = connect_within
         self._proxy_for = proxy_for
         self._sockets: set[socket.socket] = set()
 
@@ -185,14 +183,13 @@ class HttpClient:
             deadline: Deadline of all requests, in monotonic seconds.
             server_name: Name for TLS and ``Host``; None for the URL's host.
         """
-        from .connection import DeadlineBackend, HttpConnection  # loads httpcore
+        from .connection import HttpConnection  # loads httpcore
 
-        backend = DeadlineBackend(self._dial, self.resolver, self, deadline, self._connect_within)
         proxy = None
         if self._proxy_for is not None and not is_loopback(where.host):
             scheme = {"ws": "http", "wss": "https"}.get(where.scheme, where.scheme)
             proxy = self._proxy_for(scheme, where.host.strip("[]"))
-        return HttpConnection(where, server_name, backend, proxy, self._dial.tls)
+        return HttpConnection(self, where, server_name, deadline, proxy)
 
     def request(self, request: HttpRequest) -> HttpReply:
         """Send a request and return the response; follow the redirects of a ``GET``.
@@ -208,7 +205,7 @@ class HttpClient:
                 headers["Authorization"] = f"Bearer {token}"
             name = request.server_names.get(origin_of(where))
             with self.connection(where, request.deadline, name) as connection:
-                connection.backend.silence = request.silence
+                connection.silence = request.silence
                 with connection.stream(request.method, target, headers, request.body) as response:
                     location = response.headers.get("location")
                     if (

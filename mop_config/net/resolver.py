@@ -1,4 +1,4 @@
-"""Shared look-ups of host names, and the order in which the addresses are dialled.
+"""Shared look-ups of host names, and the order of their addresses.
 
 The system's resolver blocks for half a minute when no name server responds, and cannot be
 cancelled. So each look-up runs in a daemon thread of its own. Callers that need the same host at
@@ -20,7 +20,6 @@ from itertools import zip_longest
 from typing import Literal, TypeVar
 
 from ..model.address import is_ip
-from .faults import Fault, fault_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +30,6 @@ LookUp = Callable[[str], Iterable[str] | Awaitable[Iterable[str]]]
 #: Whether only the system's resolver is used, or the application's resolver as the second.
 Resolve = Literal["system", "custom-second"]
 
-#: Seconds until the next address is dialled in parallel (RFC 8305, section 5).
-STAGGER = 0.25
-#: Seconds that a look-up may take before the addresses of the last look-up are dialled; RFC 8305,
-#: section 3, waits as long for the other address family.
-LATE = 0.05
-#: Seconds until the second resolver starts beside the first.
-SECOND_AFTER = 0.25
 #: Limit of the host names whose last addresses are cached.
 _REMEMBERED = 4096
 
@@ -151,125 +143,6 @@ def _remember(memory: dict[str, Value], host: str, value: Value) -> None:
     memory[host] = value
     if len(memory) > _REMEMBERED:
         memory.pop(next(iter(memory)), None)
-
-
-class Addresses:
-    """Decides the order and the times in which one host's addresses are dialled (RFC 8305).
-
-    Each address is dialled 250 ms after the previous address, or at once after a failure. While a
-    look-up is late, the addresses of the last successful look-up are dialled; the addresses of
-    the new look-up are added later. The class does no I/O: its driver has the clock and the
-    sockets.
-
-    Args:
-        resolver: Resolves the host.
-        host: A host name or an IP address.
-        now: Monotonic seconds.
-        on_found: Called with each look-up that ends after this constructor, in any thread.
-    """
-
-    def __init__(
-        self,
-        resolver: Resolver,
-        host: str,
-        now: float,
-        on_found: Callable[[object], None] = lambda _: None,
-    ) -> None:
-        self._resolver = resolver
-        self._host = host
-        self._on_found = on_found
-        self._second: Future[list[str]] | None = None
-        self._second_at = float("inf") if resolver.second is None else now + SECOND_AFTER
-        self._faults: set[Fault] = set()
-        self._last = resolver.last(host)
-        self._late_at = now + LATE
-        self._next_at = now
-        self._running = 0
-        self._tried: list[str] = []
-        self._failure: Exception | None = None
-        self._first = resolver.resolve(host)
-        if not self._first.done():
-            self._first.add_done_callback(on_found)
-
-    def start(self, now: float) -> str | None:
-        """Return the address to dial now, or None."""
-        address = next(iter(self._waiting(now)), None) if now >= self._next_at else None
-        if address is not None:
-            self._tried.append(address)
-            self._running += 1
-            self._next_at = now + STAGGER
-        return address
-
-    def wait(self, now: float) -> float:
-        """Return the seconds until ``start`` may return another address; infinity for never."""
-        if self._waiting(now):
-            return max(0.0, self._next_at - now)
-        if self._first.done():
-            return float("inf")
-        late = self._late_at if self._last and now < self._late_at else float("inf")
-        second = self._second_at if self._second is None else float("inf")
-        return max(0.0, min(late, second) - now)
-
-    def failed(self, error: Exception) -> None:
-        """Record a failed dial; the next address may be dialled at once."""
-        self._running -= 1
-        self._next_at = float("-inf")
-        self._faults.add(fault_of(error, connecting=True))
-        # Keep the more specific failure: "no IPv6" must not hide why IPv4 failed.
-        if self._failure is None or fault_of(error, connecting=True) is not Fault.UNREACHABLE:
-            self._failure = error
-
-    def succeeded(self, address: str) -> None:
-        """Record the address that won the race."""
-        self._resolver.succeeded(self._host, address)
-
-    def failure(self, now: float) -> Exception | None:
-        """Return why every address failed; None while an address is left or being dialled.
-
-        The method starts the second resolver if necessary.
-        """
-        if self._needs_second(now) and self._resolver.second is not None:
-            self._second = self._resolver.second.resolve(self._host)
-            self._second.add_done_callback(self._on_found)
-        if self._running or not self._first.done() or self._waiting(now):
-            return None
-        if self._second is not None and not self._second.done():
-            return None
-        error = self._first.exception()
-        if isinstance(error, Exception):
-            return error if self._second is None else self._failure or error
-        return self._failure or OSError("the host has no address")
-
-    def _needs_second(self, now: float) -> bool:
-        if self._second is not None or self._second_at == float("inf"):
-            return False
-        if not self._first.done():
-            return now >= self._second_at
-        if self._first.exception() is not None:
-            return True
-        over = not self._running and not self._waiting(now)
-        return over and Fault.TLS in self._faults and self._faults <= _LIES
-
-    def out_of_time(self) -> Exception:
-        """Return the error for a deadline that passed before any address was ready."""
-        if self._first.done():
-            return self._failure or TimeoutError("timed out")
-        return socket.gaierror(socket.EAI_AGAIN, "the host was not looked up in time")
-
-    def _waiting(self, now: float) -> list[str]:
-        """Return the known addresses that are not dialled yet, in the order of dialling."""
-        if self._first.done():
-            found = self._last if self._first.exception() else self._first.result()
-        else:
-            found = self._last if now >= self._late_at else []
-        if self._second is not None and self._second.done() and not self._second.exception():
-            found = [*found, *self._second.result()]
-        found = [*found, *self._resolver.proven(self._host)]
-        return [a for a in self._resolver.in_turn(self._host, found) if a not in self._tried]
-
-
-#: Faults at the false addresses of a censoring resolver, such as certificates for other names.
-_LIES = frozenset({Fault.TLS, Fault.UNREACHABLE})
 
 
 def resolver_of(look_up: LookUp | None, resolve: Resolve) -> Resolver:

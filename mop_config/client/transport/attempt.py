@@ -1,16 +1,12 @@
-"""``Exchange``: one attempt at one endpoint, with its deadline and the record of its events.
-
-httpcore passes time-outs unchanged from a request to the network stream. ``Limit`` is a time-out
-that carries the exchange's deadline. So a stream knows at each step to which exchange the step
-belongs, even on an HTTP/2 connection that many exchanges share.
-"""
+"""``Exchange``: one attempt at one endpoint, with its deadline and the record of its events."""
 
 import time
 from collections.abc import Set
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import httpcore2
 
+from ...net.deadline import Deadline
 from ...net.faults import Fault
 from ..pool.failover import Attempt, DialRace, Failover
 from ..pool.member import PoolMember
@@ -28,45 +24,8 @@ class HasState(Protocol):
         """The manager's pools."""
 
 
-class Deadline:
-    """The common deadline of several network operations.
-
-    Args:
-        until: The deadline in monotonic seconds.
-
-    Attributes:
-        hedge: The hedge that may interrupt a read, or None.
-    """
-
-    hedge: Any = None
-
-    def __init__(self, until: float) -> None:
-        self.until = until
-
-    def least(self, timeout: float | None) -> float:
-        """Return a time-out in seconds, bounded by the time left until the deadline."""
-        left = max(0.0, self.until - time.monotonic())
-        return left if timeout is None or timeout > left else timeout
-
-    def wrote(self) -> None:
-        """Record that a part of the request is written."""
-
-
 class Overtaken(httpcore2.ReadError):
     """Raised to end a request whose hedge already has an answer."""
-
-
-class Limit(float):
-    """A time-out in seconds that carries the deadline of its exchange."""
-
-    deadline: Deadline
-
-    @classmethod
-    def of(cls, seconds: float, deadline: Deadline) -> Self:
-        """Create a time-out that ends at the deadline at the latest."""
-        limit = cls(seconds)
-        limit.deadline = deadline
-        return limit
 
 
 class Exchange(Attempt, Deadline):

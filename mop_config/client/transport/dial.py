@@ -7,15 +7,13 @@ asynchronous driver resumes the race when the selector of its sockets is ready.
 import socket
 import time
 from collections.abc import Generator
+from math import inf
 
 from ...net.connect import DialOptions, HostDial, Ring
 from ...net.faults import fault_of
 from ...net.resolver import Resolver
 from ..pool.failover import DialRace
 from ..pool.member import PoolMember
-
-#: Seconds between two checks whether a race was cancelled.
-GLANCE = 0.1
 
 
 class DialError(OSError):
@@ -51,8 +49,8 @@ def dial_steps(
         if race.called_off():
             raise DialError("the client was closed") from failure
         wait = race.wait(now)
-        yield ring.pause(GLANCE if wait is None else min(wait, GLANCE))
-        for done in ring.wait(0.0):
+        yield ring.pause(inf if wait is None else wait)
+        for done in ring.finished():
             member = members.pop(done)
             if done.error is None:
                 race.won(member, time.monotonic())

@@ -17,8 +17,8 @@ import httpx2
 
 from ...model.address import is_loopback
 from ...net.connect import DialOptions
-from ...net.connection import for_httpcore
 from ...net.http import proxy_of
+from ...net.proxies import for_httpcore
 from ...net.tls import offering
 from ..pool.target import Target
 

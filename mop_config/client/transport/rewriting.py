@@ -10,6 +10,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from ...net.deadline import FOREVER
 from ..pool.failover import RetryTraits
 from ..pool.policy import IDEMPOTENT
 from ..pool.target import Target
@@ -140,30 +141,8 @@ def at_endpoint(
     )
 
 
-def connect_request(
-    proxy: httpcore2.Proxy, target: Target, timeouts: dict[str, Any]
-) -> httpcore2.Request:
-    """Create the CONNECT request for a proxy's tunnel to an endpoint."""
-    url, where = proxy.url, b"%b:%d" % (target.host.encode(), target.port)
-    return httpcore2.Request(
-        "CONNECT",
-        httpcore2.URL(scheme=url.scheme, host=url.host, port=url.port, target=where),
-        headers=[(b"Host", where), (b"Accept", b"*/*"), *proxy.headers],
-        extensions={"timeout": timeouts},
-    )
-
-
-def port_of(url: httpcore2.URL) -> int:
-    """Return the port of a proxy's URL, or the default port of its scheme."""
-    return url.port or {b"http": 80, b"https": 443}.get(url.scheme, 1080)
-
-
 class Default(float):
     """Marks a time-out that the caller has not set, so that the policy's applies."""
-
-
-#: Seconds that stand for no time-out: eleven days, within the range of every clock and poll.
-FOREVER = 1e6
 
 
 def total_of(wanted: dict[str, float | None], total: float) -> float:

@@ -1,4 +1,4 @@
-"""The threaded parts of the transport: waits and hedges; the twin of ``with_asyncio``.
+"""The threaded parts of the transport: queues and hedges; the twin of ``with_asyncio``.
 
 A request over an open connection stays in its caller's thread. Only a request whose answer is late
 gets a second thread, which sends the hedge to another endpoint.
@@ -13,70 +13,20 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, wait
-from typing import Any
 
-from .attempt import Exchange, Limit, Overtaken
+from .attempt import Exchange, Overtaken
 
 logger = logging.getLogger(__name__)
 
 #: Whether several threads share one HTTP/2 connection: h2's state is not thread-safe.
 SHARES_HTTP2 = False
 
-WriteTurn = threading.Lock
 TurnEvent = threading.Event
 
 
 def dial_limit() -> contextlib.AbstractContextManager[None]:
     """Return the limit of a client's concurrent dials: none, as each thread dials for itself."""
     return contextlib.nullcontext()
-
-
-def whole(write: Callable[..., None], *args: Any) -> None:
-    """Run a write; a thread is not cancelled."""
-    write(*args)
-
-
-def give_way() -> None:
-    """Do nothing: threads do not wait for each other's reads."""
-
-
-class SocketWaits:
-    """Lets a thread wait for one socket or selector."""
-
-    def __init__(self, sock: Any) -> None:
-        self._sock = sock
-
-    def readable(self, timeout: float | None) -> None:
-        """Wait until the socket is readable.
-
-        Raises:
-            TimeoutError: After ``timeout`` seconds, or at the deadline of a ``Limit``.
-            Overtaken: If the other request of a hedge has an answer.
-        """
-        if isinstance(timeout, Limit):
-            hedge, timeout = timeout.deadline.hedge, timeout.deadline.least(timeout)
-            if hedge is not None:
-                hedge.wait(self._sock, timeout)
-                return
-        self._wait(select.POLLIN, timeout)
-
-    def writable(self, timeout: float | None) -> None:
-        """Wait until the socket is writable; raises as ``readable`` does."""
-        if isinstance(timeout, Limit):
-            timeout = timeout.deadline.least(timeout)
-        self._wait(select.POLLOUT, timeout)
-
-    def _wait(self, event: int, seconds: float | None) -> None:
-        poll = select.poll()
-        poll.register(self._sock, event)
-        if not poll.poll(None if seconds is None else seconds * 1000 + 1):
-            raise TimeoutError("timed out")
-
-    def end(self) -> None:
-        """Shut the socket down, which wakes a thread that waits for it."""
-        with contextlib.suppress(OSError):
-            # Not SSLSocket.shutdown, which drops the TLS state under the reading thread.
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
 def hedged(exchange: Exchange, send: Callable[[Exchange], None]) -> Exchange:

@@ -219,7 +219,7 @@ class Watch:
         self._response = response
         self._stack = stack
         self._limit = limit
-        connection.backend.deadline = math.inf
+        connection.until = math.inf
         self.end_after(IDLE)
 
     def __enter__(self) -> "Watch":
@@ -230,7 +230,7 @@ class Watch:
 
     def end_after(self, seconds: float) -> None:
         """End the stream after so many seconds of silence."""
-        self._connection.backend.silence = seconds
+        self._connection.silence = seconds
 
     def close(self) -> None:
         """End the stream, from any thread."""

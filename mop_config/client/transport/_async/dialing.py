@@ -1,20 +1,19 @@
-"""Drives the dials of endpoints and proxies: waits for their sockets in between."""
+"""Drives a dial race: waits for its sockets in between."""
 
-import contextlib
 from collections.abc import Iterator
 
-from ....net.connect import DialOptions, HostDial, Place, Ring
+from ....net._async.connecting import GLANCE, wait_for_ring
+from ....net._async.stream import AsyncStream
+from ....net.connect import DialOptions, Ring
 from ....net.resolver import Resolver
 from ...pool.failover import DialRace
 from ...pool.member import PoolMember
-from ..dial import GLANCE, dial_steps
-from ..with_asyncio import AsyncSocketWaits
-from .stream import AsyncFailoverStream
+from ..dial import dial_steps
 
 
 async def dial(
     race: DialRace, options: DialOptions, resolver: Resolver
-) -> tuple[PoolMember, AsyncFailoverStream]:
+) -> tuple[PoolMember, AsyncStream]:
     """Dial until one endpoint is ready, including its TLS; return the endpoint and its stream.
 
     Raises:
@@ -28,27 +27,5 @@ async def dial(
                 seconds = next(steps)
             except StopIteration as end:
                 member, sock = end.value
-                return member, AsyncFailoverStream(sock)
-            await _wait(ring, seconds)
-
-
-async def connect(place: Place, options: DialOptions, resolver: Resolver) -> AsyncFailoverStream:
-    """Connect to the first address of a host that is ready.
-
-    Raises:
-        OSError: If no address was ready in time.
-    """
-    with Ring() as ring:
-        ring.add(HostDial(ring, place, options, resolver))
-        while True:
-            await _wait(ring, ring.pause(GLANCE))
-            for done in ring.wait(0.0):
-                if done.error is not None:
-                    raise done.error
-                return AsyncFailoverStream(done.take())
-
-
-async def _wait(ring: Ring, seconds: float) -> None:
-    """Wait until a socket of the ring is ready, for at most ``seconds``."""
-    with contextlib.suppress(TimeoutError):
-        await AsyncSocketWaits(ring).readable(seconds)
+                return member, AsyncStream(sock)
+            await wait_for_ring(ring, min(seconds, GLANCE))

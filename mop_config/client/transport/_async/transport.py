@@ -14,12 +14,13 @@ from typing import Any, Unpack
 import httpcore2
 import httpx2
 
+from ....net.deadline import FOREVER, Deadline, Limit
 from ...keywords import TransportKeywords, check_keywords
 from ...pool.delays import route_of
 from ...pool.failover import Failover
 from ...pool.member import PoolMember
 from .. import rewriting
-from ..attempt import Deadline, Exchange, HasState, Limit, Overtaken
+from ..attempt import Exchange, HasState, Overtaken
 from ..options import TransportOptions
 from ..outcome import Response, fault_of_attempt, is_of_http2, log_answer, named, why
 from ..with_asyncio import hedged
@@ -193,7 +194,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         write = wanted.get("write")
         timeouts = exchange.timeouts = {
             "read": Limit.of(rewriting.least(exchange.pause, left), exchange),
-            "write": Limit.of(rewriting.FOREVER if write is None else write, exchange),
+            "write": Limit.of(FOREVER if write is None else write, exchange),
         }
         target, proxy = exchange.member.target, connection.pool.proxy
         addressed = rewriting.to_endpoint(request, target, proxy, timeouts)

@@ -7,20 +7,20 @@ from typing import Any
 
 import httpcore2
 
-from ....net.connect import DialOptions, Place
-from ....net.connection import ProxyFailed
+from ....net._sync.connecting import connect_by_proxy
+from ....net.connect import DialOptions
+from ....net.deadline import Deadline
 from ....net.faults import Fault
 from ...pool.failover import DialRace
 from ...pool.member import PoolMember
 from ...pool.session import ClientState
-from ...pool.target import Target
 from .. import rewriting
-from ..attempt import Deadline, Exchange, Limit
+from ..attempt import Exchange
 from ..dial import DialError
 from ..options import TransportOptions
 from ..with_threads import dial_limit
 from .connections import ConnectionTable, EndpointPool
-from .dialing import connect, dial
+from .dialing import dial
 
 
 class Connector:
@@ -146,52 +146,13 @@ class Connector:
         return self._options.for_dial(timeout, until)
 
     def _by_proxy(self, exchange: Exchange, proxy: httpcore2.Proxy, timeout: float) -> Any:
-        """Connect to the endpoint through a proxy, which resolves the endpoint's host."""
-        target = exchange.member.target
-        options = self._dial_options(exchange, timeout)
+        """Connect to the endpoint through a proxy."""
         deadline = Deadline(exchange.until)
         deadline.hedge = exchange.hedge
-        url = proxy.url
-        stream: Any
-        try:
-            place = Place(url.host.decode(), rewriting.port_of(url), None)
-            stream = connect(place, options, self._state.resolver)
-            deadline.until = min(exchange.until, time.monotonic() + options.timeout)
-            if url.scheme == b"https":
-                tls = proxy.ssl_context or httpcore2.default_ssl_context()
-                stream = stream.start_tls(tls, place.host, Limit.of(1e6, deadline))
-        except (OSError, httpcore2.NetworkError, httpcore2.TimeoutException) as error:
-            raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
-        if target.tls_name is None and url.scheme in (b"http", b"https"):
-            return stream
-        try:
-            tunnel = _tunnel(stream, proxy, target, deadline)
-            if target.tls_name is None:
-                return tunnel
-            return tunnel.start_tls(options.tls, target.tls_name, Limit.of(1e6, deadline))
-        except BaseException:
-            stream.close()
-            raise
-
-
-def _tunnel(stream: Any, proxy: httpcore2.Proxy, target: Target, deadline: Deadline) -> Any:
-    """Open a proxy's tunnel to an endpoint, and return the stream through the tunnel.
-
-    Raises:
-        httpcore2.ProxyError: If the proxy refuses.
-    """
-    if proxy.url.scheme not in (b"http", b"https"):
-        from httpcore2._sync.socks_proxy import _init_socks5_connection
-
-        host = target.host.strip("[]").encode()
-        _init_socks5_connection(stream, host=host, port=target.port, auth=proxy.auth)
-        return stream
-    limit = Limit.of(deadline.least(None), deadline)
-    request = rewriting.connect_request(proxy, target, {"read": limit, "write": limit})
-    connection = httpcore2.HTTP11Connection(proxy.url.origin, stream)
-    response = connection.handle_request(request)
-    if not 200 <= response.status < 300:
-        reason = response.extensions.get("reason_phrase", b"").decode("ascii", "ignore")
-        raise httpcore2.ProxyError(f"{response.status} {reason}")
-    # The plain stream suffices: httpcore's wrapper can hold no bytes, as the endpoint sent none.
-    return stream
+        return connect_by_proxy(
+            proxy,
+            exchange.member.target.place,
+            self._dial_options(exchange, timeout),
+            self._state.resolver,
+            deadline,
+        )

@@ -1,4 +1,4 @@
-"""``AsyncFailoverStream``: a non-blocking connected socket, with or without TLS.
+"""``AsyncStream``: a non-blocking connected socket, with or without TLS.
 
 The stream reads and writes the socket of the dial race itself. This is faster than httpcore's own
 streams, and a request that is cancelled at any moment loses no connection.
@@ -12,7 +12,8 @@ from typing import Any
 
 import httpcore2
 
-from ..attempt import Limit
+from ..connect import Owner
+from ..deadline import Limit
 from ..with_asyncio import AsyncSocketWaits, WriteTurn, give_way, whole
 
 #: Reads without a wait after which other tasks get a turn, because a fast server fills every read.
@@ -23,16 +24,22 @@ WANT_READ = (BlockingIOError, ssl.SSLWantReadError)
 WANT_WRITE = (BlockingIOError, ssl.SSLWantWriteError)
 
 
-class AsyncFailoverStream(httpcore2.AsyncNetworkStream):
-    """A connected socket whose operations keep the deadline of their exchange.
+class AsyncStream(httpcore2.AsyncNetworkStream):
+    """A connected socket whose operations keep the deadline of their request.
 
     Args:
         sock: The socket, which becomes non-blocking.
+        owner: Object that may shut the socket down from another thread, or None.
+
+    Attributes:
+        limit: The time-out of operations without one.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, owner: Owner | None = None) -> None:
         sock.setblocking(False)
+        self.limit: Limit | None = None
         self._sock = sock
+        self._owner = owner
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
         self._shared = self._tls is not None and self._tls.selected_alpn_protocol() == "h2"
         self._readable = select.poll()
@@ -40,6 +47,13 @@ class AsyncFailoverStream(httpcore2.AsyncNetworkStream):
         self._waits = AsyncSocketWaits(sock)
         self._turn = WriteTurn()
         self._reads_in_a_row = 0
+        if owner is not None:
+            try:
+                owner.adopt(sock)
+            except OSError:
+                owner.release(sock)
+                sock.close()
+                raise
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
@@ -53,7 +67,7 @@ class AsyncFailoverStream(httpcore2.AsyncNetworkStream):
                     return self._sock.recv(max_bytes)
                 except WANT_READ:
                     self._reads_in_a_row = 0
-                    await self._waits.readable(timeout)
+                    await self._waits.readable(self.limit if timeout is None else timeout)
         except TimeoutError as error:
             raise httpcore2.ReadTimeout(str(error)) from error
         except (OSError, ValueError) as error:
@@ -86,7 +100,7 @@ class AsyncFailoverStream(httpcore2.AsyncNetworkStream):
                 rest = rest[sent:]
                 if not rest:
                     return
-                await self._waits.writable(timeout)
+                await self._waits.writable(self.limit if timeout is None else timeout)
         except TimeoutError as error:
             raise httpcore2.WriteTimeout(str(error)) from error
         except (OSError, ValueError) as error:
@@ -95,6 +109,9 @@ class AsyncFailoverStream(httpcore2.AsyncNetworkStream):
     async def aclose(self) -> None:
         """Close the socket; reads and writes that wait for the socket end with an error."""
         self._waits.end()
+        if self._owner is not None:
+            self._owner.release(self._sock)
+            self._owner = None
         self._sock.close()
 
     async def start_tls(
@@ -104,14 +121,16 @@ class AsyncFailoverStream(httpcore2.AsyncNetworkStream):
         timeout: float | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         """Begin TLS, and return the stream within it."""
-        stream: AsyncFailoverStream | _AsyncInnerTls
+        stream: AsyncStream | _AsyncInnerTls
         if self._tls is not None:
             stream = _AsyncInnerTls(self, ssl_context, server_hostname)
         else:
+            if self._owner is not None:
+                self._owner.release(self._sock)
             sock = ssl_context.wrap_socket(
                 self._sock, server_hostname=server_hostname, do_handshake_on_connect=False
             )
-            stream = AsyncFailoverStream(sock)
+            stream = AsyncStream(sock, self._owner)
         try:
             await stream.shake_hands(timeout)
         except BaseException as error:
@@ -154,9 +173,7 @@ class AsyncFailoverStream(httpcore2.AsyncNetworkStream):
 class _AsyncInnerTls(httpcore2.AsyncNetworkStream):
     """TLS with an endpoint within the TLS of the stream to its proxy."""
 
-    def __init__(
-        self, stream: AsyncFailoverStream, context: ssl.SSLContext, name: str | None
-    ) -> None:
+    def __init__(self, stream: AsyncStream, context: ssl.SSLContext, name: str | None) -> None:
         self._stream = stream
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=name)
