@@ -43,8 +43,6 @@ GOOD = ("fine", "slow", "erring", "throttling")
 class CheckedHealth(Health):
     """Health that checks each transition against the table."""
 
-    __slots__ = ()
-
     def record(self, evidence: Evidence, now: float, chance: float = 0.5) -> Transition:
         change = super().record(evidence, now, chance)
         assert change.after in TRANSITIONS[change.before, evidence]
@@ -97,7 +95,7 @@ class Simulation:
         self.pool.put(Endpoint(url, priority), self.now)
         member = self._member(url)
         if not isinstance(member.health, CheckedHealth):
-            member.health = CheckedHealth(self.policy.health, self.now)
+            member.health = CheckedHealth(self.policy, self.now)
         self._settle()
 
     def remove(self, url: str) -> None:

@@ -98,29 +98,29 @@ class Transition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HealthRules:
-    """The settings of the state machine.
+    """The settings of the state machine. All times are seconds.
 
     Attributes:
+        health_interval: Seconds between two probes of a healthy endpoint.
+        health_jitter: Share of the interval by which the interval varies either way.
         unhealthy_after: Failures in a row that make an endpoint unhealthy.
         healthy_after: Good probes in a row that make an endpoint healthy again.
-        interval: Seconds between two probes of a healthy endpoint.
-        jitter: Share of the interval by which the interval varies either way.
         first_backoff: Seconds from a failed probe to the next; doubled at each further failure.
         max_backoff: Upper bound of that backoff.
         smoothing: Weight of the newest response time in the average.
     """
 
+    health_interval: float = 300.0
+    health_jitter: float = 0.1
     unhealthy_after: int = 3
     healthy_after: int = 2
-    interval: float = 300.0
-    jitter: float = 0.1
     first_backoff: float = 1.0
     max_backoff: float = 30.0
     smoothing: float = 0.2
 
     def regular_delay(self, chance: float) -> float:
         """Return the seconds until the next regular probe, varied by ``chance`` from 0 to 1."""
-        return self.interval * (1 + self.jitter * (2 * chance - 1))
+        return self.health_interval * (1 + self.health_jitter * (2 * chance - 1))
 
     def backoff(self, failures: int) -> float:
         """Return the seconds until the next probe after ``failures`` failed probes in a row."""
@@ -138,19 +138,6 @@ class Health:
         response_time: Smoothed duration of good probes in seconds, or None.
         next_probe: When the next probe is due.
     """
-
-    __slots__ = (
-        "_good_probes",
-        "_postponed",
-        "_probe_failures",
-        "_rules",
-        "failures",
-        "last_good",
-        "next_probe",
-        "response_time",
-        "since",
-        "state",
-    )
 
     def __init__(self, rules: HealthRules, now: float) -> None:
         self._rules = rules

@@ -36,26 +36,6 @@ def test_the_defaults_are_the_contracts() -> None:
     assert POLICY.probe == "all"
 
 
-def test_the_health_rules_are_the_policys() -> None:
-    """``Policy.health`` carries each figure of the policy in its own field."""
-    rules = Policy(
-        health_interval=1,
-        health_jitter=0.2,
-        unhealthy_after=3,
-        healthy_after=4,
-        first_backoff=5,
-        max_backoff=6,
-        smoothing=0.7,
-    ).health
-    assert (rules.interval, rules.jitter, rules.unhealthy_after, rules.healthy_after) == (
-        1,
-        0.2,
-        3,
-        4,
-    )
-    assert (rules.first_backoff, rules.max_backoff, rules.smoothing) == (5, 6, 0.7)
-
-
 def test_methods_that_may_be_executed_twice() -> None:
     """The idempotent methods are those of RFC 9110, 9.2.2."""
     assert {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"} == IDEMPOTENT

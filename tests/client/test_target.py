@@ -10,6 +10,7 @@ from mop_config.client.pool.failover import RetryTraits
 from mop_config.client.pool.target import target_of
 from mop_config.client.transport import rewriting
 from mop_config.model.endpoint import Endpoint
+from mop_config.net.deadline import FOREVER
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ class TestTimeouts:
         assert rewriting.least(None, 9.0) == 9.0
 
     @pytest.mark.parametrize(
-        ("timeout", "total"), [(None, rewriting.FOREVER), (5.0, 30.0), (60.0, 60.0), (1e9, 1e6)]
+        ("timeout", "total"), [(None, FOREVER), (5.0, 30.0), (60.0, 60.0), (1e9, 1e6)]
     )
     def test_a_longer_wait_lengthens_the_total(self, timeout: float | None, total: float) -> None:
         """A caller's longer timeout raises the total, up to the largest time that clocks accept."""

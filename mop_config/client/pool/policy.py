@@ -1,7 +1,7 @@
 """``Policy``: the timeouts, delays and limits of failover; and the retry budget. Pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from ...health.state import HealthRules
@@ -27,58 +27,36 @@ BUSY_STATUS = frozenset({429, 503})
 
 Probe = Literal["all", "current", "none"]
 PROBES: tuple[Probe, ...] = ("all", "current", "none")
-#: The longest time in seconds; the system's calls overflow at 24 days.
+#: The largest number, and longest time in seconds; the system's calls overflow at 24 days.
 MAX_SECONDS = 1_000_000
 #: Fields in seconds that must be greater than 0.
-_POSITIVE = (
-    "health_interval",
-    "health_timeout",
-    "first_backoff",
-    "max_backoff",
-    "connect_timeout",
-    "total_timeout",
+_POSITIVE = frozenset(
+    {
+        "health_interval",
+        "health_timeout",
+        "first_backoff",
+        "max_backoff",
+        "connect_timeout",
+        "total_timeout",
+    }
 )
-#: Delays in seconds that may be 0.
-_DELAYS = ("race_delay", "body_pause", "hedge_delay")
 #: Delays that may be ``auto``: derived from recent measurements.
-_MEASURED = ("race_delay", "hedge_delay")
-#: Fields that are whole numbers.
-_COUNTS = (
-    "unhealthy_after",
-    "healthy_after",
-    "probe_parallelism",
-    "max_list_bytes",
-    "max_endpoints",
-)
-#: The other fields that are 0 or more.
-_FIGURES = (
-    "health_jitter",
-    "smoothing",
-    "budget",
-    "attempt_cost",
-    "hedge_cost",
-    "success_refund",
-    "min_dwell",
-    "latency_gain",
-    "latency_margin",
-    "max_retry_after",
-    "offline_window",
-)
+_MEASURED = frozenset({"race_delay", "hedge_delay"})
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(HealthRules):
     """The timeouts, delays and limits of failover. All times are seconds.
 
     Attributes:
         health_interval: Seconds between two probes of a healthy endpoint.
         health_jitter: Share of ``health_interval`` by which the interval varies either way.
-        health_timeout: Timeout of a probe.
         unhealthy_after: Failures in a row that make an endpoint unhealthy.
         healthy_after: Good probes in a row that make an endpoint healthy again.
         first_backoff: Seconds from a failed probe to the next; doubled at each further failure.
         max_backoff: Upper bound of that backoff.
         smoothing: Weight of the newest response time in the average.
+        health_timeout: Timeout of a probe.
         probe_parallelism: Largest number of concurrent probes.
         probe: Which endpoints are probed regularly: ``all``, ``current`` (the endpoint in use and
             failed endpoints) or ``none``.
@@ -107,14 +85,7 @@ class Policy:
         max_endpoints: Limit of the endpoints of a list, both kinds together.
     """
 
-    health_interval: float = 300.0
-    health_jitter: float = 0.1
     health_timeout: float = 5.0
-    unhealthy_after: int = 3
-    healthy_after: int = 2
-    first_backoff: float = 1.0
-    max_backoff: float = 30.0
-    smoothing: float = 0.2
     probe_parallelism: int = 64
     probe: Probe = "all"
     connect_timeout: float = 2.0
@@ -136,38 +107,20 @@ class Policy:
     max_endpoints: int = 10_000
 
     def __post_init__(self) -> None:
-        for name in (*_POSITIVE, *_DELAYS, *_COUNTS, *_FIGURES):
-            value = getattr(self, name)
-            if name in _MEASURED and value == "auto":
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name in {"probe", "bad_status"} or (each.name in _MEASURED and value == "auto"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                or_auto = " or 'auto'" if name in _MEASURED else ""
-                raise TypeError(f"{name} must be a number{or_auto}, not {value!r}")
-            if name in _COUNTS and not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name} must be a whole number, 1 or more, not {value!r}")
-            if name in _POSITIVE and not 0 < value <= MAX_SECONDS:
-                allowed = f"more than 0 and at most {MAX_SECONDS} seconds"
-                raise ValueError(f"{name} must be {allowed}, not {value!r}")
-            if name in _DELAYS and not 0 <= value <= MAX_SECONDS:
-                raise ValueError(f"{name} must be 0 to {MAX_SECONDS} seconds, not {value!r}")
-            if not value >= 0:
-                raise ValueError(f"{name} must be 0 or more, not {value!r}")
+            if isinstance(each.default, int):
+                if isinstance(value, bool) or not (isinstance(value, int) and value >= 1):
+                    allowed = "a whole number, 1 or more"
+                    raise ValueError(f"{each.name} must be {allowed}, not {value!r}")
+            else:
+                or_auto = " or 'auto'" if each.name in _MEASURED else ""
+                _check_number(each.name, value, or_auto, positive=each.name in _POSITIVE)
         if self.probe not in PROBES:
             raise ValueError(f"probe must be one of {', '.join(PROBES)}, not {self.probe!r}")
         object.__setattr__(self, "bad_status", _statuses(self.bad_status))
-
-    @property
-    def health(self) -> HealthRules:
-        """The settings of each endpoint's health state machine."""
-        return HealthRules(
-            self.unhealthy_after,
-            self.healthy_after,
-            self.health_interval,
-            self.health_jitter,
-            self.first_backoff,
-            self.max_backoff,
-            self.smoothing,
-        )
 
     @property
     def queue_delay(self) -> float:
@@ -215,11 +168,16 @@ def checked_interval(seconds: float) -> float:
         TypeError: If the interval is not a number.
         ValueError: If the interval is less than 0 or more than 1,000,000.
     """
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        raise TypeError(f"update_interval must be a number of seconds, not {seconds!r}")
-    if not 0 <= seconds <= MAX_SECONDS:
-        raise ValueError(f"update_interval must be 0 to {MAX_SECONDS} seconds, not {seconds!r}")
+    _check_number("update_interval", seconds, " of seconds")
     return seconds
+
+
+def _check_number(name: str, value: object, kind: str, *, positive: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number{kind}, not {value!r}")
+    if not 0 <= value <= MAX_SECONDS or (positive and value == 0):
+        least = "more than 0 and at most" if positive else "0 to"
+        raise ValueError(f"{name} must be {least} {MAX_SECONDS}, not {value!r}")
 
 
 class Budget:

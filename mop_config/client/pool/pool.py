@@ -41,7 +41,7 @@ class Pool(EndpointSelection):
         """Add an endpoint, or update the priority and server name of a known endpoint."""
         member = self._members.get(endpoint.url)
         if member is None:
-            health = Health(self._policy.health, now)
+            health = Health(self._policy, now)
             target = target_of(endpoint)
             member = PoolMember(endpoint, target, self._order, health, self._random())
             self._order += 1

@@ -109,7 +109,7 @@ class SocketEndpoints:
         """Return the seconds before another search; the first search begins at once."""
         if rounds == 0:
             return 0.0
-        return self.policy.health.backoff(rounds) * (0.9 + 0.2 * self.state.random())
+        return self.policy.backoff(rounds) * (0.9 + 0.2 * self.state.random())
 
 
 def find_endpoint(endpoints: SocketEndpoints, before: str | None, since: float) -> Steps:

@@ -69,7 +69,9 @@ def rules(interval: float) -> HealthRules:
     A failing endpoint is never checked less often than a healthy one.
     """
     return HealthRules(
-        interval=interval, first_backoff=min(1.0, interval), max_backoff=min(30.0, interval)
+        health_interval=interval,
+        first_backoff=min(1.0, interval),
+        max_backoff=min(30.0, interval),
     )
 
 
