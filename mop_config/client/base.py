@@ -194,7 +194,7 @@ class BaseManager:
         self._transport_options: dict[str, Any] = {**options}
         # Health checks and updates always use HTTP/1.1.
         checks = {**self._transport_options, "http1": True, "http2": False}
-        self._network_options = TransportOptions.of(**checks)
+        self._network_options = TransportOptions(**checks)
         file, trust = usual_cache_path(cache_path, app), None
         if trusted_keys is not None:
             mark = None if file is None else file.with_name(f"{file.name}.mark")

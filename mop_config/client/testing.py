@@ -289,7 +289,7 @@ def _age(state: ClientState, seconds: float) -> None:
                 earlier = [(at - seconds, duration) for at, duration in times]
                 times.clear()
                 times.extend(earlier)
-    held = state.network._held
+    held = state.network.held
     held.update({host: (at - seconds, blame) for host, (at, blame) in held.items()})
 
 

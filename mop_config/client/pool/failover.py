@@ -132,7 +132,10 @@ class Candidates:
 
     def first(self, now: float) -> PoolMember | None:
         """Return the first endpoint, or None if the pool is empty."""
-        return self._take(self._pool.select(now))
+        member = self._pool.select(now)
+        if member is not None:
+            self.tried.append(member.url)
+        return member
 
     def next(self, now: float) -> PoolMember | None:
         """Return the next endpoint and pay for the attempt; None without an endpoint or budget."""
@@ -140,7 +143,8 @@ class Candidates:
         if not rest or not (self._free or self._budget.spend()):
             return None
         self._free = False
-        return self._take(rest[0])
+        self.tried.append(rest[0].url)
+        return rest[0]
 
     def better(self, member: PoolMember, now: float) -> PoolMember | None:
         """Return a better endpoint for a request that is not sent yet, or None.
@@ -155,17 +159,15 @@ class Candidates:
     def hedge(self, now: float) -> PoolMember | None:
         """Return an endpoint for a hedge and pay for the hedge; None without endpoint or budget."""
         rest = self._pool.alternatives(now, self.tried)
-        return self._take(rest[0]) if rest and self._budget.spend_on_hedge() else None
+        if not rest or not self._budget.spend_on_hedge():
+            return None
+        self.tried.append(rest[0].url)
+        return rest[0]
 
     def give_back(self, urls: Container[str]) -> None:
         """Make endpoints that were sent no request available again."""
         self.tried = [url for url in self.tried if url not in urls]
         self._free = self._free or len(self.tried) == 1
-
-    def _take(self, member: PoolMember | None) -> PoolMember | None:
-        if member is not None:
-            self.tried.append(member.url)
-        return member
 
 
 class Failover(Candidates):
@@ -232,7 +234,8 @@ class Failover(Candidates):
         if attempt.queued and now < self.deadline:
             self._leave_queue(attempt.member, now)
             return
-        self.forget_queues()
+        if self._queues:
+            self.forget_queues()
         for position, (loser, fault) in enumerate(attempt.losers):
             if position >= attempt.losers_recorded and not attempt.apart:
                 self._pool.failed(loser, fault, now, attempt.began)
@@ -255,16 +258,16 @@ class Failover(Candidates):
         rest = self._pool.alternatives(now, self.tried)
         if rest and self._budget.spend():
             self._queues.add(member.url)
-            self._go_to(self._take(rest[0]), now)
+            self.tried.append(rest[0].url)
+            self._go_to(rest[0], now)
         else:
             self.patient = True
             self._go_to(member, now)
 
     def forget_queues(self) -> None:
         """Make the endpoints where the request only waited available again: they got no request."""
-        if self._queues:
-            self.give_back(self._queues)
-            self._queues = set()
+        self.give_back(self._queues)
+        self._queues = set()
 
     def _tell_pool(self, attempt: Attempt) -> None:
         pool, member, now, fault = self._pool, attempt.member, attempt.now, attempt.fault

@@ -44,6 +44,7 @@ class PoolMember:
 
     Attributes:
         endpoint: The URL, priority and server name.
+        url: The URL, which is the key of the endpoint in the pool.
         target: The parsed address.
         order: Order of insertion; decides between equal priorities in listings.
         health: The health state machine.
@@ -71,6 +72,7 @@ class PoolMember:
     order: int
     health: Health
     tie_breaker: float
+    url: str = field(init=False)
     busy_until: float = 0.0
     recovered_at: float | None = None
     failing_since: float | None = None
@@ -87,10 +89,8 @@ class PoolMember:
     answers: AnswerTimes = field(default_factory=AnswerTimes)
     dials: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=DIALS))
 
-    @property
-    def url(self) -> str:
-        """The URL, which is the key of the endpoint in the pool."""
-        return self.endpoint.url
+    def __post_init__(self) -> None:
+        self.url = self.endpoint.url
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,15 @@ class OfflineDetector:
 
     Args:
         window: Seconds within which the failures of two hosts mean that the machine is offline.
+
+    Attributes:
+        offline: Whether the machine is offline.
+        held: When each host failed whose failure is held back, and what counts the failure.
     """
 
     def __init__(self, window: float) -> None:
         self._window = window
-        self._held: dict[str, tuple[float, Blame]] = {}
+        self.held: dict[str, tuple[float, Blame]] = {}
         self.offline = False
 
     def record_fault(self, host: str, now: float, blame: Blame) -> None:
@@ -35,9 +39,9 @@ class OfflineDetector:
         self.expire(now)
         if self.offline:
             return
-        self._held.setdefault(host, (now, blame))
-        if len(self._held) > 1:
-            self._held.clear()
+        self.held.setdefault(host, (now, blame))
+        if len(self.held) > 1:
+            self.held.clear()
             self.offline = True
 
     def record_answer(self, now: float) -> None:
@@ -45,26 +49,21 @@ class OfflineDetector:
         self.offline = False
         self._blame_all(now, older_than=now)
 
-    @property
-    def is_steady(self) -> bool:
-        """Whether the machine is online and no failure is held back."""
-        return not self.offline and not self._held
-
     def expire(self, now: float) -> None:
         """Count the failures that were held back for longer than the window."""
-        if self._held:
+        if self.held:
             self._blame_all(now, older_than=now - self._window)
 
     def holds(self, host: str) -> bool:
         """Whether a failure of this host is held back."""
-        return host in self._held
+        return host in self.held
 
     @property
     def next_expiry(self) -> float:
         """Monotonic seconds of the next expiry of a held failure; infinity for none."""
-        return min((at for at, _ in self._held.values()), default=float("inf")) + self._window
+        return min((at for at, _ in self.held.values()), default=float("inf")) + self._window
 
     def _blame_all(self, now: float, *, older_than: float) -> None:
-        due = [host for host, (at, _) in self._held.items() if at <= older_than]
-        for _, blame in [self._held.pop(host) for host in due]:
+        due = [host for host, (at, _) in self.held.items() if at <= older_than]
+        for _, blame in [self.held.pop(host) for host in due]:
             blame(now)

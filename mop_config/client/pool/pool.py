@@ -145,10 +145,11 @@ class Pool(EndpointSelection):
             self._count_odd_answer(member, now)
         elif member.odd_answers:
             member.odd_answers = 0
-        if member.health.is_steady and self._network.is_steady:
+        network = self._network
+        if member.health.is_steady and not (network.offline or network.held):
             member.health.last_good = now  # fast path: no other state changes
             return
-        self._network.record_answer(now)
+        network.record_answer(now)
         self._record(member, Evidence.GOOD_REQUEST, now)
 
     def hedge_delay(self, member: PoolMember, route: str, now: float) -> float:

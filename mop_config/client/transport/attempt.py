@@ -41,7 +41,7 @@ class Exchange(Attempt, Deadline):
         race: Whether the exchange may race dials; False for the second request of a hedge.
         hedge_at: Monotonic seconds at which a hedge starts if no first byte has arrived.
         asked: When the request was sent, in monotonic seconds.
-        leave_at: When the request leaves a queue for another endpoint, in monotonic seconds.
+        created: When the exchange was created, in monotonic seconds.
         connection: The connection of the request, or None.
         response: The answer, or None.
         content: The body of the answer if it was read as a whole, or None.
@@ -78,9 +78,8 @@ class Exchange(Attempt, Deadline):
         self.race = rival_of is None
         self.patient = failover.patient or rival_of is not None
         self.until = failover.deadline if rival_of is None else rival_of.until
-        self.asked = core.clock()
-        self.began = failover.since if rival_of is None else self.asked
-        self.leave_at = self.asked + core.policy.queue_delay
+        self.created = self.asked = core.clock()
+        self.began = failover.since if rival_of is None else self.created
         self.hedge_at = self.began + failover.hedge_after
         self.timeouts: dict[str, Any] = {}
 
@@ -100,11 +99,13 @@ class Exchange(Attempt, Deadline):
         """Record an answer."""
         self.response, self.now = response, self.core.clock()
         self.first_byte = self.now - self.asked
-        after = None
-        if response.status in BUSY_STATUS:
+        status, policy = response.status, self.core.policy
+        if status in BUSY_STATUS or status in policy.bad_status:
             after = next((v for k, v in response.headers if k.lower() == b"retry-after"), None)
-        text = None if after is None else after.decode("latin-1")
-        self.judge_status(self.core.policy, response.status, text, self.core.wall_clock())
+            text = None if after is None else after.decode("latin-1")
+            self.judge_status(policy, status, text, self.core.wall_clock())
+        else:
+            self.status = status
 
     def failed(self, error: Exception) -> None:
         """Record an exception, before the answer or in its body."""
@@ -162,14 +163,6 @@ class Exchange(Attempt, Deadline):
                         core.api.failed(loser, fault, core.clock(), self.began)
 
     # -- hedges
-
-    def start_hedge_timer(self) -> None:
-        """Start a measured delay (``auto``) now: answers are measured from here.
-
-        A fixed delay of the policy counts from the start of the call.
-        """
-        if self.core.policy.hedge_delay == "auto":
-            self.hedge_at = self.core.clock() + self.failover.hedge_after
 
     def call_off(self) -> None:
         """Abort the exchange from another thread, because the other request of a hedge won."""

@@ -9,7 +9,6 @@ import math
 import ssl
 import urllib.request
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import httpcore2
@@ -20,53 +19,43 @@ from ...net.connect import DialOptions
 from ...net.http import proxy_of
 from ...net.proxies import for_httpcore
 from ...net.tls import offering
+from ..keywords import TransportKeywords
 from ..pool.target import Target
 
 #: The names of the options that go to a transport; all others go to the client.
-NAMES = frozenset(
-    {
-        "cert",
-        "http1",
-        "http2",
-        "limits",
-        "local_address",
-        "proxy",
-        "socket_options",
-        "trust_env",
-        "verify",
-    }
-)
+NAMES = frozenset(TransportKeywords.__annotations__)
 
 _DEFAULT_LIMITS = httpx2.Limits(max_connections=100, max_keepalive_connections=20)
 
 
-@dataclass(frozen=True, slots=True)
 class TransportOptions:
     """The validated options of connections.
 
+    Args:
+        verify: A context, the path of a file with certificate authorities, or True for
+            the authorities of the system.
+        cert: Client certificate, in httpx2's form.
+        http1: Whether HTTP/1.1 is allowed.
+        http2: Whether HTTP/2 is allowed; needs the package ``h2``.
+        limits: Limits of the connection pool.
+        proxy: A URL or ``httpx2.Proxy``.
+        trust_env: Whether to use the environment's proxies and authorities.
+        local_address: Address to connect from.
+        socket_options: Arguments of ``setsockopt``.
+
+    Raises:
+        ValueError: If certificates would not be verified.
+        ImportError: If ``http2`` is True and ``h2`` is not installed.
+
     Attributes:
         tls: Our own context, which verifies certificates like the given context.
-        http1: Whether HTTP/1.1 is allowed.
-        http2: Whether HTTP/2 is allowed.
-        limits: Limits of the connection pool.
         proxy: Proxy for every request, or None.
         environment: Proxies of the environment by scheme; empty if ``trust_env`` is False.
-        local_address: Address to connect from, or None.
-        socket_options: Arguments of ``setsockopt``, one tuple each.
+        knows_proxies: Whether any request may go through a proxy.
     """
 
-    tls: ssl.SSLContext
-    http1: bool
-    http2: bool
-    limits: httpx2.Limits
-    proxy: httpx2.Proxy | None
-    environment: dict[str, str]
-    local_address: str | None
-    socket_options: tuple[Any, ...]
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         *,
         verify: ssl.SSLContext | str | bool = True,
         cert: Any = None,
@@ -77,25 +66,7 @@ class TransportOptions:
         trust_env: bool = True,
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
-    ) -> "TransportOptions":
-        """Check options, and build the TLS context.
-
-        Args:
-            verify: A context, the path of a file with certificate authorities, or True for
-                the authorities of the system.
-            cert: Client certificate, in httpx2's form.
-            http1: Whether HTTP/1.1 is allowed.
-            http2: Whether HTTP/2 is allowed; needs the package ``h2``.
-            limits: Limits of the connection pool.
-            proxy: A URL or ``httpx2.Proxy``.
-            trust_env: Whether to use the environment's proxies and authorities.
-            local_address: Address to connect from.
-            socket_options: Arguments of ``setsockopt``.
-
-        Raises:
-            ValueError: If certificates would not be verified.
-            ImportError: If ``http2`` is True and ``h2`` is not installed.
-        """
+    ) -> None:
         if http2 and importlib.util.find_spec("h2") is None:
             raise ImportError("HTTP/2 needs the package h2: pip install 'httpx2[http2]'")
         tls = httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
@@ -106,21 +77,14 @@ class TransportOptions:
                 " by its IP give it a server_name"
             )
         protocols = (*(["h2"] if http2 else []), *(["http/1.1"] if http1 else []))
-        return cls(
-            offering(tls, protocols),
-            http1,
-            http2,
-            limits,
-            httpx2.Proxy(url=proxy) if isinstance(proxy, (str, httpx2.URL)) else proxy,
-            urllib.request.getproxies() if trust_env and proxy is None else {},
-            local_address,
-            tuple(socket_options or ()),
+        self.tls = offering(tls, protocols)
+        self.http1, self.http2, self.limits = http1, http2, limits
+        self.proxy: httpx2.Proxy | None = (
+            httpx2.Proxy(url=proxy) if isinstance(proxy, (str, httpx2.URL)) else proxy
         )
-
-    @property
-    def knows_proxies(self) -> bool:
-        """Whether any request may go through a proxy."""
-        return self.proxy is not None or bool(self.environment)
+        self.environment = urllib.request.getproxies() if trust_env and proxy is None else {}
+        self.knows_proxies = self.proxy is not None or bool(self.environment)
+        self.local_address, self.socket_options = local_address, tuple(socket_options or ())
 
     def proxy_for(self, scheme: str, host: str) -> httpx2.Proxy | None:
         """Return the proxy for requests to a host, or None.

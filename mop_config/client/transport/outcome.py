@@ -117,11 +117,5 @@ def named(error: Exception, endpoint: str) -> Exception:
     return error
 
 
-def log_answer(request: httpx2.Request, status: int, endpoint: str) -> None:
-    """Log which endpoint answered, because httpx2's log line names only the pool's host."""
-    if logger.isEnabledFor(logging.DEBUG):
-        logger.debug("%s %s: %d from %s", *_method_and_path(request), status, endpoint)
-
-
 def _method_and_path(request: httpx2.Request) -> tuple[str, str]:
     return request.method, request.url.path  # without the query, which may hold secrets

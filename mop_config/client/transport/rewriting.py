@@ -18,7 +18,7 @@ from ..pool.target import Target
 #: RFC 2606 reserves .invalid: a request that bypasses our transport reaches no server.
 HOST = "endpoint.invalid"
 BASE_URL = f"https://{HOST}"
-_RAW_HOST = HOST.encode()
+RAW_HOST = HOST.encode()
 
 #: Request extension: whether the body of the answer is read as a whole before it is returned.
 WHOLE = "mop_config.whole"
@@ -29,11 +29,6 @@ _REWRITTEN = frozenset({b"location", b"set-cookie"})
 _LENGTHS = frozenset(map(len, _REWRITTEN))  # a quick test that excludes most headers
 
 Headers = list[tuple[bytes, bytes]]
-
-
-def is_for_the_pool(request: httpx2.Request) -> bool:
-    """Whether a request is for the current endpoint, not for a host of its own."""
-    return request.url.raw_host == _RAW_HOST
 
 
 def traits_of(request: httpx2.Request) -> RetryTraits:

@@ -41,9 +41,10 @@ def hedged(exchange: Exchange, send: Callable[[Exchange], None]) -> Exchange:
     hedge = exchange.hedge = Hedge(exchange, send)
     try:
         send(exchange)
-        return hedge.settle()
+        return hedge.settle() if exchange.hedged_at is not None else exchange
     finally:
-        hedge.abandon()
+        if exchange.hedged_at is not None:
+            hedge.abandon()
 
 
 class Hedge:

@@ -11,15 +11,10 @@ from typing import Any
 
 import httpcore2
 
-from ...pool.member import PoolMember
-from ...pool.session import ClientState
 from ...pool.target import Target
 from ..attempt import Exchange
 from ..options import TransportOptions
 from ..with_asyncio import SHARES_HTTP2, AsyncTurnEvent
-
-#: Seconds between two sweeps that close expired connections of all endpoints.
-SWEEP_INTERVAL = 1.0
 
 
 class AsyncEndpointConnection:
@@ -302,68 +297,3 @@ class AsyncEndpointPool:
                 connection = self._stale.pop() if self._stale else None
             if connection is not None and not connection.http.is_closed():
                 await connection.http.aclose()
-
-
-class AsyncConnectionTable:
-    """The connection pools of one client, one pool for each endpoint.
-
-    With separate pools, requests that hang at one endpoint take no connection from another.
-
-    Args:
-        core: The state with the pools of endpoints.
-        options: Options of the connections.
-        checked: The options of the manager's health checks.
-    """
-
-    def __init__(
-        self, core: ClientState, options: TransportOptions, checked: TransportOptions
-    ) -> None:
-        self._state = core
-        self._options = options
-        self._checked = checked
-        self._pools: dict[bytes, AsyncEndpointPool] = {}
-        self._retired: list[AsyncEndpointPool] = []
-        self._lock = threading.Lock()
-        self._sweeping = threading.Lock()
-        self.sweep_at = 0.0
-
-    def to(self, member: PoolMember) -> AsyncEndpointPool:
-        """Return the pool of connections to an endpoint."""
-        pool = self._pools.get(member.target.key)
-        return self._new_pool(member) if pool is None else pool
-
-    def _new_pool(self, member: PoolMember) -> AsyncEndpointPool:
-        target = member.target
-        with self._lock:
-            pool = self._pools.get(target.key)
-            if pool is None:
-                proxy = self._options.proxy_to(target)
-                apart = self._options.takes_another_way(self._checked, target)
-                pool = AsyncEndpointPool(member.url, target, proxy, self._options, apart=apart)
-                self._pools[target.key] = pool
-        return pool
-
-    async def sweep(self, now: float) -> None:
-        """Close expired connections of all endpoints, and all connections of removed endpoints.
-
-        Args:
-            now: Monotonic seconds.
-        """
-        if not self._sweeping.acquire(blocking=False):
-            return
-        try:
-            self.sweep_at = now + SWEEP_INTERVAL
-            for key, pool in list(self._pools.items()):
-                if self._state.api.get(pool.url) is None:
-                    self._retired.append(self._pools.pop(key))
-                    pool.retired = True
-            for pool in [*self._pools.values(), *self._retired]:
-                await pool.tidy()
-            self._retired = [pool for pool in self._retired if not pool.is_empty]
-        finally:
-            self._sweeping.release()
-
-    async def close(self) -> None:
-        """Close all connections."""
-        for pool in [*self._pools.values(), *self._retired]:
-            await pool.close()

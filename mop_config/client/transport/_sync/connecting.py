@@ -2,7 +2,6 @@
 """Connects an exchange before it sends: by an open connection, or the winner of a dial race."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import httpcore2
@@ -19,32 +18,69 @@ from ..attempt import Exchange
 from ..dial import DialError
 from ..options import TransportOptions
 from ..with_threads import dial_limit
-from .connections import ConnectionTable, EndpointPool
+from .connections import EndpointPool
 from .dialing import dial
 
+#: Seconds between two sweeps that close expired connections of all endpoints.
+SWEEP_INTERVAL = 1.0
 
-class Connector:
-    """Takes or opens the connection of each exchange.
+
+class ConnectionTable:
+    """The connections of one client: takes or opens the connection of each exchange.
+
+    Each endpoint has a pool of its own, so that requests that hang at one endpoint take no
+    connection from another.
 
     Args:
         core: The manager's pools.
         options: Options of the connections.
-        table: The connections to each endpoint.
-        closed: Returns whether the client is closed.
+        checked: The options of the manager's health checks.
+
+    Attributes:
+        sweep_at: When the next sweep is due, in monotonic seconds.
+        is_closed: Whether the client is closed.
     """
 
     def __init__(
-        self,
-        core: ClientState,
-        options: TransportOptions,
-        table: ConnectionTable,
-        closed: Callable[[], bool],
+        self, core: ClientState, options: TransportOptions, checked: TransportOptions
     ) -> None:
         self._state = core
         self._options = options
-        self._table = table
-        self._closed = closed
+        self._checked = checked
+        self._pools: dict[bytes, EndpointPool] = {}
         self._dials = dial_limit()
+        self.sweep_at = 0.0
+        self.is_closed = False
+
+    def to(self, member: PoolMember) -> EndpointPool:
+        """Return the pool of connections to an endpoint."""
+        target = member.target
+        pool = self._pools.get(target.key)
+        if pool is None:
+            proxy = self._options.proxy_to(target)
+            apart = self._options.takes_another_way(self._checked, target)
+            made = EndpointPool(member.url, target, proxy, self._options, apart=apart)
+            pool = self._pools.setdefault(target.key, made)
+        return pool
+
+    def sweep(self, now: float) -> None:
+        """Close expired connections of all endpoints, and all connections of removed endpoints.
+
+        Args:
+            now: Monotonic seconds.
+        """
+        self.sweep_at = now + SWEEP_INTERVAL
+        for key, pool in list(self._pools.items()):
+            pool.retired = self._state.api.get(pool.url) is None
+            pool.tidy()
+            if pool.retired and pool.is_empty:
+                self._pools.pop(key, None)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.is_closed = True
+        for pool in list(self._pools.values()):
+            pool.close()
 
     def connect(self, exchange: Exchange, wanted: dict[str, float | None]) -> None:
         """Set the connection of an exchange.
@@ -60,14 +96,15 @@ class Connector:
         """
         core = self._state
         while exchange.connection is None:
-            pool = self._table.to(exchange.member)
+            pool = self.to(exchange.member)
             exchange.apart = pool.apart
             exchange.connection = pool.take_open()
             if exchange.connection is not None:
                 exchange.reused = True
                 return
             seconds = rewriting.least(wanted.get("pool"), exchange.least(None))
-            until_leave = max(0.0, exchange.leave_at - core.clock())
+            leave_at = exchange.created + core.policy.queue_delay
+            until_leave = max(0.0, leave_at - core.clock())
             exchange.queued = not exchange.patient and until_leave < seconds
             exchange.connection = pool.take(exchange, until_leave if exchange.queued else seconds)
             exchange.queued, exchange.reused = False, exchange.connection is not None
@@ -105,7 +142,7 @@ class Connector:
             member = exchange.next_member(now)
             if member is None:
                 return None
-            pool = self._table.to(member)
+            pool = self.to(member)
             if pool.proxy is not None or not pool.reserve():
                 with self._state:
                     exchange.failover.give_back({member.url})
@@ -115,7 +152,7 @@ class Connector:
             return member
 
         race = DialRace(exchange.member, another, self._state.policy.race_delay)
-        race.called_off = lambda: exchange.called_off or self._closed()
+        race.called_off = lambda: exchange.called_off or self.is_closed
         try:
             with self._dials:
                 winner, stream = dial(

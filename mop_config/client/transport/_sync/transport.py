@@ -6,6 +6,7 @@ connects, sends, reads, and reports outcomes to the session.
 """
 
 import contextlib
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -23,11 +24,13 @@ from ...pool.member import PoolMember
 from .. import rewriting
 from ..attempt import Exchange, HasState, Overtaken
 from ..options import TransportOptions
-from ..outcome import Response, fault_of_attempt, is_of_http2, log_answer, named, why
+from ..outcome import Response, fault_of_attempt, is_of_http2, named, why
 from ..with_threads import hedged
-from .connecting import Connector
-from .connections import ConnectionTable, EndpointConnection
+from .connecting import ConnectionTable
+from .connections import EndpointConnection
 from .inner import ask_traced, is_traced, send_through
+
+logger = logging.getLogger(__name__)
 
 #: Seconds for reading the rest of an unused answer, so that its connection can be kept.
 DRAIN = 0.05
@@ -75,7 +78,7 @@ class FailoverTransport(httpx2.BaseTransport):
         self._state = manager._state
         self._inner = transport
         self._manager = manager  # a client keeps its manager alive
-        self._options = TransportOptions.of(**options)
+        self._options = TransportOptions(**options)
         # Compared with the proxies of the manager's health checks (``_checked``).
         self._by_proxy = self._options.knows_proxies
         self._checked: TransportOptions = getattr(manager, "_network_options", self._options)
@@ -83,9 +86,7 @@ class FailoverTransport(httpx2.BaseTransport):
 
     def _open(self) -> None:
         self._pid = os.getpid()
-        self._closed = False
         self._table = ConnectionTable(self._state, self._options, self._checked)
-        self._connector = Connector(self._state, self._options, self._table, lambda: self._closed)
         self._plain: dict[str, httpx2.HTTPTransport] = {}  # for other hosts, by proxy
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -97,7 +98,7 @@ class FailoverTransport(httpx2.BaseTransport):
         """
         if self._pid != os.getpid():
             self._open()  # a forked child must not share the parent's connections
-        if not rewriting.is_for_the_pool(request):
+        if request.url.raw_host != rewriting.RAW_HOST:
             plain = self._inner or self._plain_for(request)
             return plain.handle_request(request)
         core = self._state
@@ -118,7 +119,7 @@ class FailoverTransport(httpx2.BaseTransport):
                     exchange.bound_pauses()
                 elif rewriting.is_read_whole(request, traits, exchange.response):
                     self._read_whole(exchange)
-            if self._closed and exchange.fault is not None:
+            if self._table.is_closed and exchange.fault is not None:
                 if exchange.status is not None:
                     exchange.response.close()
                 raise rewriting.closed(request)
@@ -139,11 +140,14 @@ class FailoverTransport(httpx2.BaseTransport):
                 # Connect first: a dial has its own race, so only late answers (and proxies) are
                 # hedged.
                 try:
-                    self._connector.connect(exchange, request.extensions.get("timeout") or {})
+                    self._table.connect(exchange, request.extensions.get("timeout") or {})
                 except Exception as error:
                     self._failed(request, exchange, error)
                     return exchange
-            exchange.start_hedge_timer()
+            if self._state.policy.hedge_delay == "auto":
+                # A measured delay counts from here, as answers are measured; a fixed one counts
+                # from the start of the call.
+                exchange.hedge_at = self._state.clock() + failover.hedge_after
             return hedged(exchange, partial(self._send, request))
         return exchange
 
@@ -154,7 +158,7 @@ class FailoverTransport(httpx2.BaseTransport):
         try:
             while response is None:
                 if exchange.connection is None:
-                    self._connector.connect(exchange, wanted)
+                    self._table.connect(exchange, wanted)
                 with contextlib.suppress(httpcore2.ConnectionNotAvailable):
                     if is_traced():
                         ask = partial(self._ask, exchange=exchange, wanted=wanted)
@@ -186,12 +190,11 @@ class FailoverTransport(httpx2.BaseTransport):
             httpcore2.ConnectionNotAvailable: If the connection no longer takes requests.
         """
         connection: EndpointConnection = exchange.connection
-        left = exchange.least(None)
-        exchange.pause = wanted.get("read", rewriting.Default(left))
+        exchange.pause = wanted.get("read", rewriting.Default(exchange.failover.total))
         write = wanted.get("write")
         timeouts = exchange.timeouts = {
-            "read": Limit.of(rewriting.least(exchange.pause, left), exchange),
-            "write": Limit.of(FOREVER if write is None else write, exchange),
+            name: Limit.of(FOREVER if wait is None else wait, exchange)
+            for name, wait in (("read", exchange.pause), ("write", write))
         }
         target, proxy = exchange.member.target, connection.pool.proxy
         addressed = rewriting.to_endpoint(request, target, proxy, timeouts)
@@ -230,7 +233,11 @@ class FailoverTransport(httpx2.BaseTransport):
         exchange: Exchange = failover.answer
         response, member = exchange.response, exchange.member
         response.extensions["endpoint"] = member.url
-        log_answer(request, response.status, member.url)
+        if logger.isEnabledFor(logging.DEBUG):
+            # httpx2's log line names only the pool's host; no query, which may hold secrets.
+            logger.debug(
+                "%s %s: %d from %s", request.method, request.url.path, response.status, member.url
+            )
         body: httpx2.ByteStream | _Body
         if exchange.content is None:
             body = _Body(self, exchange, request)
@@ -254,7 +261,6 @@ class FailoverTransport(httpx2.BaseTransport):
 
     def close(self) -> None:
         """Close every connection; running requests end with an error."""
-        self._closed = True
         self._table.close()
         if self._inner is not None:
             self._inner.close()
@@ -310,7 +316,7 @@ class _Body(httpx2.SyncByteStream):
             for part in exchange.response.iter_stream():
                 yield part
         except Exception as error:
-            if self._transport._closed:
+            if self._transport._table.is_closed:
                 raise rewriting.closed(self._request) from error
             if not exchange.apart:
                 fault = fault_of_attempt(error, connecting=False)
