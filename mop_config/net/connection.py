@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import httpcore2
 import httpx2
@@ -18,7 +18,7 @@ import httpx2
 from .. import __version__
 from ..model.address import DEFAULT_PORTS, Url
 from ._sync.connecting import connect, connect_by_proxy
-from .connect import Place
+from .connect import DialOptions, Owner, Place
 from .deadline import FOREVER, Deadline, Limit
 from .faults import (
     BodyTooLargeError,
@@ -29,14 +29,21 @@ from .faults import (
     lacks_resources,
 )
 from .proxies import for_httpcore
-
-if TYPE_CHECKING:
-    from .http import HttpClient
+from .resolver import Resolver
 
 USER_AGENT = f"mop-config/{__version__}"
 _HTTP_SCHEMES = {"http": b"http", "ws": b"http", "https": b"https", "wss": b"https"}
 _SWITCHING_PROTOCOLS = 101
 _NEEDS_CREDENTIALS = 407
+
+
+class ConnectionOwner(Owner, Protocol):
+    """The part of an HTTP client that its connections use; see ``HttpClient``."""
+
+    dial: DialOptions
+    connect_within: float
+    resolver: Resolver
+    aborted: bool
 
 
 class HttpConnection(Deadline):
@@ -59,7 +66,7 @@ class HttpConnection(Deadline):
 
     def __init__(
         self,
-        client: "HttpClient",
+        client: ConnectionOwner,
         where: Url,
         server_name: str | None,
         until: float,

@@ -17,7 +17,7 @@ from ..attempt import Exchange
 from ..dial import DialError
 from ..options import TransportOptions
 from ..with_asyncio import dial_limit
-from .connections import AsyncEndpointPool
+from .connections import AsyncEndpointConnection, AsyncEndpointPool
 from .dialing import dial
 
 #: Seconds between two sweeps that close expired connections of all endpoints.
@@ -105,17 +105,19 @@ class AsyncConnectionTable:
             leave_at = exchange.created + core.policy.queue_delay
             until_leave = max(0.0, leave_at - core.clock())
             exchange.queued = not exchange.patient and until_leave < seconds
-            exchange.connection = await pool.take(
-                exchange, until_leave if exchange.queued else seconds
-            )
-            exchange.queued, exchange.reused = False, exchange.connection is not None
-            if exchange.connection is None:
+            taken = await pool.take(exchange, until_leave if exchange.queued else seconds)
+            exchange.queued = False
+            if taken.http is None:
                 timeout = rewriting.least(wanted.get("connect"), core.policy.connect_timeout)
-                await self._open(exchange, pool, timeout)
+                await self._open(exchange, taken, timeout)
+            else:
+                exchange.connection, exchange.reused = taken, True
 
-    async def _open(self, exchange: Exchange, pool: AsyncEndpointPool, timeout: float) -> None:
-        """Open a connection in the place that the exchange has reserved in a pool."""
-        places = {exchange.member.url: pool}
+    async def _open(
+        self, exchange: Exchange, place: AsyncEndpointConnection, timeout: float
+    ) -> None:
+        """Open a connection in the place that the exchange has taken."""
+        places = {exchange.member.url: place}
         try:
             if exchange.least(None) == 0.0:
                 raise httpcore2.PoolTimeout("the time was over before the endpoint was dialled")
@@ -125,19 +127,20 @@ class AsyncConnectionTable:
                 if better is not None:
                     exchange.member = better
                     return
-            if pool.proxy is None:
+            if place.pool.proxy is None:
                 stream = await self._race(exchange, places, timeout)
             else:
-                stream = await self._by_proxy(exchange, pool.proxy, timeout)
+                stream = await self._by_proxy(exchange, place.pool.proxy, timeout)
             # The winner's place becomes the connection; the ``finally`` clause returns the others.
             winner = places.pop(exchange.member.url)
-            exchange.connection = winner.opened(stream)
+            winner.pool.opened(winner, stream)
+            exchange.connection = winner
         finally:
             for unused in places.values():
-                unused.give_up_place()
+                await unused.pool.release(unused)
 
     async def _race(
-        self, exchange: Exchange, places: dict[str, AsyncEndpointPool], timeout: float
+        self, exchange: Exchange, places: dict[str, AsyncEndpointConnection], timeout: float
     ) -> Any:
         """Race a dial to the exchange's endpoint with dials to endpoints with a free place."""
 
@@ -146,11 +149,12 @@ class AsyncConnectionTable:
             if member is None:
                 return None
             pool = self.to(member)
-            if pool.proxy is not None or not pool.reserve():
+            place = pool.reserve() if pool.proxy is None else None
+            if place is None:
                 with self._state:
                     exchange.failover.give_back({member.url})
                 return None
-            places[member.url] = pool
+            places[member.url] = place
             exchange.raced = {*exchange.raced, member.url}
             return member
 

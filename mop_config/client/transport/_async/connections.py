@@ -7,6 +7,7 @@ that a dial can race with dials to other endpoints, and the winner joins its end
 import math
 import threading
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import httpcore2
@@ -17,27 +18,25 @@ from ..options import TransportOptions
 from ..with_asyncio import SHARES_HTTP2, AsyncTurnEvent
 
 
+@dataclass(slots=True, eq=False)
 class AsyncEndpointConnection:
-    """An open connection to an endpoint.
+    """A connection to an endpoint, or the place in which an exchange opens a connection.
 
     Attributes:
         pool: The pool of the connection.
         stream: The network stream.
-        http: httpcore's connection, HTTP/1.1 or HTTP/2.
+        http: httpcore's connection, HTTP/1.1 or HTTP/2; None for a place.
         shared: Whether several exchanges may use the connection at once (HTTP/2).
         users: Number of exchanges that use the connection now.
         worn: Whether the connection takes no more requests.
     """
 
-    __slots__ = ("http", "pool", "shared", "stream", "users", "worn")
-
-    def __init__(self, pool: "AsyncEndpointPool", stream: Any, http: Any, *, shared: bool) -> None:
-        self.pool = pool
-        self.stream = stream
-        self.http = http
-        self.shared = shared
-        self.users = 1
-        self.worn = False
+    pool: "AsyncEndpointPool"
+    stream: Any = None
+    http: Any = None
+    shared: bool = False
+    users: int = 1
+    worn: bool = False
 
 
 class AsyncTurn:
@@ -45,7 +44,6 @@ class AsyncTurn:
 
     def __init__(self) -> None:
         self.event = AsyncTurnEvent()
-        self.admitted = False
         self.connection: AsyncEndpointConnection | None = None
 
 
@@ -53,7 +51,7 @@ class AsyncEndpointPool:
     """The connections to one endpoint.
 
     A request takes an idle connection, or a place in which the request opens a new connection, or
-    waits in the queue for either. Open connections and taken places never exceed the limit. State
+    waits in the queue for either. Connections and places together never exceed the limit. State
     changes under the lock; connections are closed after the lock is released.
 
     Args:
@@ -90,7 +88,6 @@ class AsyncEndpointPool:
         self._open: set[AsyncEndpointConnection] = set()
         self._idle: list[AsyncEndpointConnection] = []
         self._shared: AsyncEndpointConnection | None = None
-        self._places = 0
         self._queue: deque[AsyncTurn] = deque()
         # Until the first handshake negotiates HTTP/1.1, one dial may serve all waiting requests.
         encrypted = target.tls_name is not None
@@ -105,8 +102,8 @@ class AsyncEndpointPool:
             await self._close_stale()
         return connection
 
-    async def take(self, exchange: Exchange, seconds: float) -> AsyncEndpointConnection | None:
-        """Take a connection; None means a place in which the caller opens a connection.
+    async def take(self, exchange: Exchange, seconds: float) -> AsyncEndpointConnection:
+        """Take a connection, or a place in which the caller opens a connection.
 
         Args:
             exchange: The exchange that needs the connection.
@@ -123,44 +120,30 @@ class AsyncEndpointPool:
             await self._close_stale()
         exchange.turn = turn.event
         try:
-            if not (turn.admitted or exchange.called_off):
+            if turn.connection is None and not exchange.called_off:
                 await turn.event.wait(seconds)
         except BaseException:
-            await self._decline(turn)
+            self._leave(turn)
+            if turn.connection is not None:
+                await self.release(turn.connection)
             raise
-        with self._lock:
-            if turn in self._queue:
-                self._queue.remove(turn)
-        if not turn.admitted:
+        self._leave(turn)
+        if turn.connection is None:
             raise httpcore2.PoolTimeout("no connection was free in time")
         return turn.connection
 
-    async def _decline(self, turn: AsyncTurn) -> None:
-        """Leave the queue before the end of the wait; pass on a connection or place of the turn."""
+    def _leave(self, turn: AsyncTurn) -> None:
         with self._lock:
             if turn in self._queue:
                 self._queue.remove(turn)
-        if turn.connection is not None:
-            await self.release(turn.connection)
-        elif turn.admitted:
-            self.give_up_place()
 
-    def reserve(self) -> bool:
-        """Take a place without waiting; return whether a place was free."""
+    def reserve(self) -> AsyncEndpointConnection | None:
+        """Take a place without waiting; return None if no place is free."""
         with self._lock:
-            if self._queue or not self._has_room():
-                return False
-            self._places += 1
-            return True
+            return None if self._queue else self._new_place()
 
-    def give_up_place(self) -> None:
-        """Return a place in which no connection was opened."""
-        with self._lock:
-            self._places -= 1
-            self._admit()
-
-    def opened(self, stream: Any) -> AsyncEndpointConnection:
-        """Turn a place into a connection over a connected stream, and return the connection."""
+    def opened(self, connection: AsyncEndpointConnection, stream: Any) -> None:
+        """Turn a place into a connection over a connected stream."""
         origin = httpcore2.Origin(self._target.scheme, self._target.key, self._target.port)
         expiry = self._options.limits.keepalive_expiry
         tls = stream.get_extra_info("ssl_object")
@@ -169,21 +152,20 @@ class AsyncEndpointPool:
             shared, http = SHARES_HTTP2, httpcore2.AsyncHTTP2Connection(origin, stream, expiry)
         else:
             shared, http = False, httpcore2.AsyncHTTP11Connection(origin, stream, expiry)
-        connection = AsyncEndpointConnection(self, stream, http, shared=shared)
         with self._lock:
-            self._places -= 1
-            self._open.add(connection)
+            connection.stream, connection.http, connection.shared = stream, http, shared
             self._may_share = shared
             if shared:
                 self._shared = connection
             self._admit()
-        return connection
 
     async def release(self, connection: AsyncEndpointConnection) -> None:
         """Return a connection after an exchange; close a connection that takes no more requests."""
         with self._lock:
             connection.users -= 1
-            if not connection.shared:
+            if connection.http is None:
+                self._open.discard(connection)
+            elif not connection.shared:
                 self._keep_or_close(connection)
             elif connection.users == 0 and not self._is_usable(connection):
                 self._close_later(connection)
@@ -214,7 +196,7 @@ class AsyncEndpointPool:
     @property
     def is_empty(self) -> bool:
         """Whether no connection is open or being opened."""
-        return not (self._open or self._places or self._queue)
+        return not (self._open or self._queue)
 
     async def close(self) -> None:
         """Close all connections; requests that use or await a connection end with an error."""
@@ -226,8 +208,9 @@ class AsyncEndpointPool:
                 turn.event.set()
             self._queue.clear()
         for connection in closing:
-            await connection.stream.aclose()
-            await connection.http.aclose()
+            if connection.http is not None:
+                await connection.stream.aclose()
+                await connection.http.aclose()
 
     # The caller of the following methods holds the lock.
 
@@ -254,21 +237,24 @@ class AsyncEndpointPool:
             return False
         return shared.users > 0 or not shared.http.has_expired()
 
-    def _has_room(self) -> bool:
-        if self._may_share and self._places:
-            return False
-        return len(self._open) + self._places < self._limit
+    def _new_place(self) -> AsyncEndpointConnection | None:
+        """Take a place if the limit allows another connection."""
+        if len(self._open) >= self._limit:
+            return None
+        if self._may_share and any(connection.http is None for connection in self._open):
+            return None
+        place = AsyncEndpointConnection(self)
+        self._open.add(place)
+        return place
 
     def _admit(self) -> None:
         """Assign connections and places to the requests in the queue, oldest first."""
         while self._queue:
-            connection = self._take_open()
+            connection = self._take_open() or self._new_place()
             if connection is None:
-                if not self._has_room():
-                    return
-                self._places += 1
+                return
             turn = self._queue.popleft()
-            turn.connection, turn.admitted = connection, True
+            turn.connection = connection
             turn.event.set()
 
     def _keep_or_close(self, connection: AsyncEndpointConnection) -> None:

@@ -18,7 +18,7 @@ from ..attempt import Exchange
 from ..dial import DialError
 from ..options import TransportOptions
 from ..with_threads import dial_limit
-from .connections import EndpointPool
+from .connections import EndpointConnection, EndpointPool
 from .dialing import dial
 
 #: Seconds between two sweeps that close expired connections of all endpoints.
@@ -106,15 +106,17 @@ class ConnectionTable:
             leave_at = exchange.created + core.policy.queue_delay
             until_leave = max(0.0, leave_at - core.clock())
             exchange.queued = not exchange.patient and until_leave < seconds
-            exchange.connection = pool.take(exchange, until_leave if exchange.queued else seconds)
-            exchange.queued, exchange.reused = False, exchange.connection is not None
-            if exchange.connection is None:
+            taken = pool.take(exchange, until_leave if exchange.queued else seconds)
+            exchange.queued = False
+            if taken.http is None:
                 timeout = rewriting.least(wanted.get("connect"), core.policy.connect_timeout)
-                self._open(exchange, pool, timeout)
+                self._open(exchange, taken, timeout)
+            else:
+                exchange.connection, exchange.reused = taken, True
 
-    def _open(self, exchange: Exchange, pool: EndpointPool, timeout: float) -> None:
-        """Open a connection in the place that the exchange has reserved in a pool."""
-        places = {exchange.member.url: pool}
+    def _open(self, exchange: Exchange, place: EndpointConnection, timeout: float) -> None:
+        """Open a connection in the place that the exchange has taken."""
+        places = {exchange.member.url: place}
         try:
             if exchange.least(None) == 0.0:
                 raise httpcore2.PoolTimeout("the time was over before the endpoint was dialled")
@@ -124,18 +126,21 @@ class ConnectionTable:
                 if better is not None:
                     exchange.member = better
                     return
-            if pool.proxy is None:
+            if place.pool.proxy is None:
                 stream = self._race(exchange, places, timeout)
             else:
-                stream = self._by_proxy(exchange, pool.proxy, timeout)
+                stream = self._by_proxy(exchange, place.pool.proxy, timeout)
             # The winner's place becomes the connection; the ``finally`` clause returns the others.
             winner = places.pop(exchange.member.url)
-            exchange.connection = winner.opened(stream)
+            winner.pool.opened(winner, stream)
+            exchange.connection = winner
         finally:
             for unused in places.values():
-                unused.give_up_place()
+                unused.pool.release(unused)
 
-    def _race(self, exchange: Exchange, places: dict[str, EndpointPool], timeout: float) -> Any:
+    def _race(
+        self, exchange: Exchange, places: dict[str, EndpointConnection], timeout: float
+    ) -> Any:
         """Race a dial to the exchange's endpoint with dials to endpoints with a free place."""
 
         def another(now: float) -> PoolMember | None:
@@ -143,11 +148,12 @@ class ConnectionTable:
             if member is None:
                 return None
             pool = self.to(member)
-            if pool.proxy is not None or not pool.reserve():
+            place = pool.reserve() if pool.proxy is None else None
+            if place is None:
                 with self._state:
                     exchange.failover.give_back({member.url})
                 return None
-            places[member.url] = pool
+            places[member.url] = place
             exchange.raced = {*exchange.raced, member.url}
             return member
 
