@@ -8,12 +8,13 @@ from typing import Any, Unpack
 import socketio
 from socketio.exceptions import ConnectionError as SocketConnectionError
 
+from ...net._async.connecting import connect
 from ...net.connect import Place
 from ...net.faults import Fault
 from ..base import BaseManager
 from ..keywords import ConnectKeywords, SocketKeywords, check_keywords
 from ..pool.member import PoolMember
-from ..transport._async.dialing import connect, dial
+from ..transport._async.dialing import dial
 from ..transport.outcome import NoEndpointAvailable
 from .async_link import AsyncLink
 from .search import (

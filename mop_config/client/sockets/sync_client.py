@@ -9,12 +9,13 @@ from typing import Any, Unpack
 import socketio
 from socketio.exceptions import ConnectionError as SocketConnectionError
 
+from ...net._sync.connecting import connect
 from ...net.connect import Place
 from ...net.faults import Fault
 from ..base import BaseManager
 from ..keywords import ConnectKeywords, SocketKeywords, check_keywords
 from ..pool.member import PoolMember
-from ..transport._sync.dialing import connect, dial
+from ..transport._sync.dialing import dial
 from ..transport.outcome import NoEndpointAvailable
 from .search import (
     MOVE_CHECK_INTERVAL,
