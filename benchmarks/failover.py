@@ -67,6 +67,9 @@ def _pair(fault: Fault, contestants: Sequence[Contestant]) -> AbstractContextMan
 def _meet(fault: Fault, contestants: Sequence[Contestant]) -> list[Load]:
     """Apply a fault to the primary of clients with warm connections."""
     with _pair(fault, contestants) as pair, contextlib.ExitStack() as stack:
+        if contestants is not REDIS:
+            for server in (pair.primary, pair.backup):
+                server.behave(delay=fault.delay)
         asks = [stack.enter_context(contestant.run(pair)) for contestant in contestants]
         for ask in asks:
             warm = _send(ask, WARM, WARM)

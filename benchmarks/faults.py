@@ -99,6 +99,7 @@ class Fault:
             seconds, running in turn would take too long.
         repeat: Factor on the number of repetitions, larger where chance matters: at faults of
             milliseconds.
+        delay: Seconds in which the HTTP servers answer.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Fault:
     seconds: float = 2.0
     in_turn: bool = False
     repeat: int = 1
+    delay: float = 0.0
 
 
 @contextlib.contextmanager
@@ -208,11 +210,18 @@ FAULTS = (
         in_turn=True,
         repeat=2,
     ),
-    Fault("frozen", "The primary is stopped, as of SIGSTOP: connections stand.", _frozen),
+    Fault(
+        "frozen",
+        "The primary of an API that answers in 20 ms is stopped, as of SIGSTOP: connections stand.",
+        _frozen,
+        delay=0.02,
+    ),
     Fault(
         "black hole",
-        "The primary dies, and what is sent to its port is dropped in silence.",
+        "The primary of an API that answers in 20 ms dies, and what is sent to its port is dropped"
+        " in silence.",
         _black_hole,
+        delay=0.02,
     ),
     Fault(
         "stalled in TLS",
