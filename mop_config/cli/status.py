@@ -10,7 +10,7 @@ from ..server.monitor.results import HealthDocument
 from ..server.state.worker_record import HistoryEntry
 from ..server.status.document import StatusDocument, WorkerDocument
 from ..server.status.translations import Texts
-from ..server.status.verdict import Level, differing, problem_counts, verdict
+from ..server.status.verdict import Level, differing, verdict
 from .env_file import env_file_option
 from .output import json_text, say
 from .server_api import ServerReply, ask, problem_line, route, server_of, token_option
@@ -102,7 +102,7 @@ def _endpoints(health: HealthDocument | None) -> Iterator[Line]:
 
 
 def _problems(document: StatusDocument) -> Iterator[Line]:
-    counts = problem_counts(document)
+    counts = document["problem_counts"]
     errors, warnings = counts["error"], counts["warning"]
     totals = f"{_TEXTS('problems.errors', n=errors)}, {_TEXTS('problems.warnings', n=warnings)}"
     yield "problems", totals, "red" if errors else None

@@ -119,21 +119,6 @@ class TestStatus:
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", shown)
         assert "\nforged" not in shown
 
-    def test_a_document_of_an_older_server_is_understood(self, tmp_path: Path) -> None:
-        """A status document of an older server, without problem counts, is understood."""
-        with running(tmp_path, SAMPLE, workers=1) as server:
-            document = server.status()
-        del document["complete"], document["problem_counts"]
-        with handmade(lambda request: (200, {}, json.dumps(document).encode())) as other:
-            assert run("status", other.url).returncode == 0
-            document["problems"] = [
-                {"severity": "error", "code": "bad-host", "line": 3, "column": 1}
-                | {"message": "m", "text": "x_y"}
-            ]
-            result = run("status", other.url)
-        assert result.returncode == 1
-        assert "Served without 1 faulty entry" in result.stdout
-
 
 #: An underscore stands for a space, so that spaces at the end of a line are visible.
 SYSTEMD = r"""

@@ -211,10 +211,9 @@ class OutageNotifier:
         Args:
             schedule: The results of the health checks.
         """
-        for kind, down in schedule.outages().items():
+        for kind, (down, urls) in schedule.outages().items():
             alert = self._alerts[kind]
             if down != is_down(alert):
-                urls = schedule.urls(kind, down=down)
                 _log(kind, urls, down=down)
                 change(alert, urls, self._settings.service_name, down=down, now=time.time())
             if self._settings.alert_webhook is not None:

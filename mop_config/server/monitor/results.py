@@ -1,8 +1,7 @@
 """ProbeResults: the records through which all workers know the check results and their history.
 
-The worker that checks may be killed at any moment, and another worker takes over. The results name
-the process that wrote them, so that a reader sees whether that process still runs. The history has
-a record of its own, because it is larger and is written less often.
+The worker that checks may be killed at any moment, and another worker takes over. The history has a
+record of its own, because it is larger and is written less often.
 """
 
 import json
@@ -16,7 +15,6 @@ from ...health.state import HealthState
 from ..sources.file import Fingerprint
 from ..state.directory import StateDirectory
 from ..state.worker_record import parse_record
-from ..state.workers import place, started
 from .history import Slot, Slots
 from .schedule import EndpointHealth
 
@@ -28,11 +26,9 @@ OLD_SECONDS = 15.0
 
 
 class ResultsRecord(TypedDict):
-    """The record of the results: who wrote it, and the results for each endpoint."""
+    """The record of the results: the process that wrote it, and the results for each endpoint."""
 
     pid: int
-    started: str
-    place: str
     endpoints: list[EndpointHealth]
 
 
@@ -106,10 +102,7 @@ class ProbeResults:
         Returns:
             Whether that worked. If not, there is one warning until it works again.
         """
-        pid = os.getpid()
-        return self._results.write(
-            pid=pid, started=started(pid), place=place(), endpoints=endpoints
-        )
+        return self._results.write(pid=os.getpid(), endpoints=endpoints)
 
     def write_history(self, slots: Slots) -> None:
         """Write the history of all endpoints; a failure costs the history only."""
@@ -137,8 +130,12 @@ class ProbeResults:
         """
         record = self._results.read()
         endpoints = [] if record is None else record["endpoints"]
+        # Of a worker that was killed, another worker takes over the checks within a second.
+        seen = self._results.seen
+        age = time.time() - (seen.mtime_ns / 1e9 if seen else 0.0)
+        limit = OLD_INTERVALS * self._interval + OLD_SECONDS
         # A worker writes after every check, but has nothing to write for an empty list.
-        alive = record is not None and _may_live(record) and not (endpoints and self._is_old())
+        alive = record is not None and (age <= limit or not endpoints)
         endpoints = [e for e in endpoints if (e["kind"], e["url"]) in listed]
         return {
             "interval_seconds": self._interval,
@@ -147,17 +144,6 @@ class ProbeResults:
             "checked_at": max((e["checked_at"] or "" for e in endpoints), default="") or None,
             "endpoints": endpoints,
         }
-
-    def _is_old(self) -> bool:
-        seen = self._results.seen
-        written = 0.0 if seen is None else seen.mtime_ns / 1e9
-        return time.time() - written > OLD_INTERVALS * self._interval + OLD_SECONDS
-
-
-def _may_live(record: ResultsRecord) -> bool:
-    """Whether the writer may still run; a process of another container cannot be looked up."""
-    started_then = record["started"]
-    return record["place"] != place() or started(record["pid"]) == started_then != ""
 
 
 def _parse_results(data: bytes) -> ResultsRecord:

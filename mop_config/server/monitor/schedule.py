@@ -224,30 +224,27 @@ class ProbeSchedule:
             results["certificate_expires"] = rfc3339(result.certificate_expires.timestamp())
         return transition
 
-    def outages(self) -> dict[Kind, bool]:
+    def outages(self) -> dict[Kind, tuple[bool, list[str]]]:
         """Return for each kind whether all its watched endpoints are down.
 
         A kind is left out while that is not known: no endpoint is known to be healthy, and not all
         are known to be down. A kind that has left the list is not down. If the whole list is empty,
         nothing is known.
-        """
-        found: dict[Kind, bool] = {}
-        for kind in Kind:
-            states = [w.health.state for w in self._watched.values() if w.kind is kind]
-            if HealthState.HEALTHY in states or (not states and self._watched):
-                found[kind] = False
-            elif states and not any(state.usable for state in states):
-                found[kind] = True
-        return found
 
-    def urls(self, kind: Kind, *, down: bool) -> list[str]:
-        """Return the endpoints of a kind that are down, or those that are healthy; best first."""
-        return [
-            w.endpoint.url
-            for w in self._watched.values()
-            if w.kind is kind
-            and (not w.health.usable if down else w.health.state is HealthState.HEALTHY)
-        ]
+        Returns:
+            Whether the kind is down, and the endpoints that are down, or those that are healthy;
+            best first.
+        """
+        found: dict[Kind, tuple[bool, list[str]]] = {}
+        for kind in Kind:
+            watched = [w for w in self._watched.values() if w.kind is kind]
+            down = [w.endpoint.url for w in watched if not w.health.usable]
+            good = [w.endpoint.url for w in watched if w.health.state is HealthState.HEALTHY]
+            if good or (not watched and self._watched):
+                found[kind] = False, good
+            elif down and len(down) == len(watched):
+                found[kind] = True, down
+        return found
 
     def results(self) -> list[EndpointHealth]:
         """Return all results."""

@@ -67,8 +67,8 @@ def decode(data: bytes) -> str:
     Raises:
         SourceError: With code ``not-utf8`` or ``nul``, and the place.
     """
-    if coding := _other_coding(data):
-        message = f"the file is {coding} text: save it as UTF-8"
+    if data.startswith(_WIDE):
+        message = "the file is UTF-16 or UTF-32 text: save it as UTF-8"
         raise SourceError(Code.NUL if b"\0" in data else Code.NOT_UTF8, message)
     data = data.removeprefix(b"\xef\xbb\xbf")
     if (at := data.find(b"\0")) >= 0:
@@ -83,23 +83,8 @@ def decode(data: bytes) -> str:
         raise SourceError(Code.NOT_UTF8, message, line, column) from None
 
 
-# UTF-32 comes first: its little-endian mark begins with the mark of UTF-16.
-_MARKS = (
-    (codecs.BOM_UTF32_LE, "UTF-32"),
-    (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"),
-    (codecs.BOM_UTF16_BE, "UTF-16"),
-)
-
-
-def _other_coding(data: bytes) -> str | None:
-    """Detect UTF-16 and UTF-32 by the byte order mark, or if every other byte is NUL."""
-    for mark, name in _MARKS:
-        if data.startswith(mark):
-            return name
-    start = data[:64]
-    halves = {(start[::2].strip(b"\0") == b""), (start[1::2].strip(b"\0") == b"")}
-    return "UTF-16" if len(start) >= 4 and halves == {True, False} else None
+#: The byte order marks of UTF-16, with which the little-endian one of UTF-32 begins, and of UTF-32.
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
 
 def _place(before: bytes) -> tuple[int, int]:

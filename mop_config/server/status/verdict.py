@@ -1,7 +1,6 @@
 """The verdict on a status document: findings for an operator, the worst first. Pure.
 
-The dashboard and ``mop-config status`` both use it, so that they never disagree. A document
-may come from an older server, which lacks newer members.
+The dashboard and ``mop-config status`` both use it, so that they never disagree.
 """
 
 from collections import Counter
@@ -13,7 +12,7 @@ from ...model.endpoint import Kind
 from ..monitor.results import HealthDocument
 from ..monitor.schedule import MOST
 from ..parsing.problems import Code, ProblemRecord
-from ..state.worker_record import EndpointCounts, ProblemCounts
+from ..state.worker_record import EndpointCounts
 from .document import StatusDocument, WorkerDocument
 from .translations import Texts
 
@@ -134,24 +133,17 @@ def dropped_entries(status: StatusDocument) -> int:
     problems = status["problems"]
     if status["state"] == "empty" or any(_refuses(problem) for problem in problems):
         return 0
-    return problem_counts(status)["error"] - _token_lines(problems)
-
-
-def problem_counts(status: StatusDocument) -> ProblemCounts:
-    """Return the exact numbers; of an older server, the numbers of the problems that it names."""
-    severities = Counter(problem["severity"] for problem in status["problems"])
-    named: ProblemCounts = {"error": severities["error"], "warning": severities["warning"]}
-    return {**named, **status.get("problem_counts", named)}
+    return status["problem_counts"]["error"] - _token_lines(problems)
 
 
 def _refuses(problem: ProblemRecord) -> bool:
     # A problem of the whole file quotes no entry.
     whole = problem["severity"] == "error" and not problem["text"]
-    return whole and problem.get("code") != Code.TOKENS_LINE
+    return whole and problem["code"] != Code.TOKENS_LINE
 
 
 def _token_lines(problems: list[ProblemRecord]) -> int:
-    return sum(problem.get("code") == Code.TOKENS_LINE for problem in problems)
+    return sum(problem["code"] == Code.TOKENS_LINE for problem in problems)
 
 
 def common_etag(workers: list[WorkerDocument]) -> str:

@@ -86,6 +86,9 @@ class Bench:
             self.now += STEP
         return due[0]
 
+    def outages(self) -> dict[str, bool]:
+        return {kind.value: down for kind, (down, _) in self.probing.outages().items()}
+
     def states(self) -> dict[str, str]:
         return {record["url"]: record["state"] for record in self.probing.results()}
 
@@ -269,31 +272,31 @@ class TestFindings:
     def test_an_outage_is_all_of_a_kind_down_and_its_end_a_healthy_one(self) -> None:
         """All endpoints down is an outage, one healthy ends it, and unknown ones do neither."""
         bench = Bench()
-        assert bench.probing.outages() == {}
+        assert bench.outages() == {}
         bench.follow(named("a", "b"), named("s"))
-        assert bench.probing.outages() == {}
+        assert bench.outages() == {}
         bench.up = {"https://b.example"}
         bench.run(60)
-        assert bench.probing.outages() == {"api": False, "socketio": True}
-        assert bench.probing.urls(Kind.API, down=True) == ["https://a.example"]
-        assert bench.probing.urls(Kind.SOCKETIO, down=True) == ["https://s.example"]
+        assert bench.outages() == {"api": False, "socketio": True}
+        assert bench.probing.outages()[Kind.API] == (False, ["https://b.example"])
+        assert bench.probing.outages()[Kind.SOCKETIO] == (True, ["https://s.example"])
         bench.follow(named("a"), named("s", "t"))
-        assert bench.probing.outages() == {"api": True}
+        assert bench.outages() == {"api": True}
         bench.up = {"https://t.example"}
         bench.run(10)
-        assert bench.probing.outages() == {"api": True, "socketio": False}
-        assert bench.probing.urls(Kind.SOCKETIO, down=False) == ["https://t.example"]
+        assert bench.outages() == {"api": True, "socketio": False}
+        assert bench.probing.outages()[Kind.SOCKETIO] == (False, ["https://t.example"])
 
     def test_a_kind_that_leaves_the_list_is_not_down_any_more(self) -> None:
         """A kind without endpoints is not down; in an empty list no state is known."""
         bench = Bench()
         bench.follow(named("a"), named("s"))
         bench.run(60)
-        assert bench.probing.outages() == {"api": True, "socketio": True}
+        assert bench.outages() == {"api": True, "socketio": True}
         bench.follow([], named("s"))
-        assert bench.probing.outages() == {"api": False, "socketio": True}
+        assert bench.outages() == {"api": False, "socketio": True}
         bench.follow([])
-        assert bench.probing.outages() == {}
+        assert bench.outages() == {}
 
     def test_of_a_long_list_the_best_endpoints_decide(self) -> None:
         """Endpoints beyond ``MOST`` are not checked and do not affect the outage."""
@@ -303,10 +306,10 @@ class TestFindings:
         bench.follow(many)
         bench.run(30)
         assert len(bench.states()) == MOST
-        assert bench.probing.outages() == {"api": True, "socketio": False}
+        assert bench.outages() == {"api": True, "socketio": False}
         bench.up = {f"https://h{MOST - 1}.example"}
         bench.run(60)
-        assert bench.probing.outages() == {"api": False, "socketio": False}
+        assert bench.outages() == {"api": False, "socketio": False}
 
     def test_who_takes_over_goes_on_where_the_other_ended(self) -> None:
         """A new leader keeps the known states and times, and repeats no change."""
@@ -369,18 +372,6 @@ class TestFile:
         assert str(a["checked_at"]).startswith("1970-01-01T00:17:")
         assert (b["up"], b["response_seconds"]) == (False, None)
         assert (c["up"], c["checked_at"], c["recent"]) == (None, None, [])
-
-    def test_a_dead_prober_shows(self, tmp_path: Path) -> None:
-        """If the leader has died, ``alive`` is false and the pid is null."""
-        code = (
-            "import sys; from pathlib import Path;"
-            "from mop_config.server.monitor.results import ProbeResults;"
-            "from mop_config.server.state.directory import StateDirectory;"
-            "ProbeResults(StateDirectory(Path(sys.argv[1])), 'f', 30).write([])"
-        )
-        subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
-        health = ProbeResults(StateDirectory(tmp_path), "f", 30).health(LISTED)
-        assert (health["alive"], health["pid"]) == (False, None)
 
     def test_a_prober_that_cannot_save_its_findings_shows(self, tmp_path: Path) -> None:
         """``alive`` becomes false if the record is too old, except for an empty list."""

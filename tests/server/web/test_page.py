@@ -50,6 +50,7 @@ def status(**changes: Any) -> Any:
         "error": None,
         "duration_seconds": 0.001,
     }
+    severities = [problem["severity"] for problem in changes.get("problems", ())]
     return {
         "source": "endpoints.txt",
         "state": "fresh",
@@ -57,6 +58,7 @@ def status(**changes: Any) -> Any:
         "loaded_at": reload["at"],
         "counts": {"api": 0, "socketio": 0},
         "problems": [],
+        "problem_counts": {word: severities.count(word) for word in ("error", "warning")},
         "last_reload": reload,
         "history": [{**reload, "etag": "e" * 32}],
         "watcher": {"mode": "inotify", "alive": True},

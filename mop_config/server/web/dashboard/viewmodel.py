@@ -18,7 +18,6 @@ from ...status.verdict import (
     common_etag,
     differing,
     dropped_entries,
-    problem_counts,
     verdict,
 )
 from .plots import endpoint_plot, kind_plot
@@ -114,7 +113,7 @@ def describe(
         "since": _since(status["history"]),
         "reason": failed[0] if failed and status["state"] != "fresh" else None,
         "problems": [(problem, quote(problem)) for problem in problems],
-        "counts": problem_counts(status),
+        "counts": status["problem_counts"],
         "more_problems": len(problems) >= MAX_KEPT,
         "common_etag": common_etag(status["workers"]),
         "differing": differing(status["workers"]),
