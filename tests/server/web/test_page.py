@@ -378,7 +378,7 @@ def test_a_kind_is_down_when_all_of_it_is_known_to_be(
 def test_errors_come_before_warnings() -> None:
     """Within a severity, the order is that of the file."""
     problems = [
-        {"severity": severity, "line": line, "column": 1, "text": ""}
+        {"severity": severity, "code": "x", "line": line, "column": 1, "text": ""}
         for line, severity in enumerate(["warning", "error", "warning", "error"])
     ]
     shown = described(status(problems=problems))
