@@ -5,6 +5,7 @@ that a program that needs only the model or the client never imports Flask.
 """
 
 import logging
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .model.endpoint import Endpoint, EndpointConfig
@@ -30,17 +31,16 @@ __all__ = [
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
+#: The modules of the names that are imported on first use.
+_LAZY = {
+    "Settings": "server.settings",
+    "create_app": "server.web.app",
+    "create_asgi_app": "server.web.asgi",
+    "init_app": "server.web.app",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name in {"create_app", "init_app"}:
-        from .server.web import app
-
-        return getattr(app, name)
-    if name == "create_asgi_app":
-        from .server.web.asgi import create_asgi_app
-
-        return create_asgi_app
-    if name == "Settings":
-        from .server.settings import Settings
-
-        return Settings
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

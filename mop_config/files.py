@@ -62,7 +62,7 @@ class Scratch:
     def __init__(self, name: str, *, folder: int | None = None, mode: int) -> None:
         parent, base = os.path.split(name)
         prefix = f".{base}."
-        _sweep_all(parent, prefix, folder)
+        _sweep(parent, prefix, folder)
         chance = int.from_bytes(os.urandom(6), "big")
         self._name = os.path.join(parent, f"{prefix}{os.getpid()}.{chance}")
         self._folder = folder
@@ -100,19 +100,15 @@ class Scratch:
                 os.unlink(self._name, dir_fd=self._folder)
 
 
-def _sweep_all(parent: str, prefix: str, folder: int | None) -> None:
+def _sweep(parent: str, prefix: str, folder: int | None) -> None:
     """Remove the temporary files that killed processes have left."""
     with contextlib.suppress(OSError):
         for name in os.listdir((parent or os.curdir) if folder is None else folder):
             if name.startswith(prefix) and _SCRATCH.fullmatch(name.removeprefix(prefix)):
-                _sweep(os.path.join(parent, name), folder)
-
-
-def _sweep(name: str, folder: int | None) -> None:
-    with contextlib.suppress(OSError):
-        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        if time.time() - status.st_mtime > _LEFT:
-            os.unlink(name, dir_fd=folder)
+                path = os.path.join(parent, name)
+                status = os.stat(path, dir_fd=folder, follow_symlinks=False)
+                if time.time() - status.st_mtime > _LEFT:
+                    os.unlink(path, dir_fd=folder)
 
 
 @contextlib.contextmanager

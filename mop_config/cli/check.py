@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from ..errors import MopConfigError
 from ..model import codec
 from ..model.address import secret_part, without_userinfo
+from ..model.codec import EndpointChange
 from ..model.endpoint import EndpointConfig
 from ..model.printable import blanked
 from ..server.parsing.problems import Problem, Severity
@@ -17,7 +18,7 @@ from ..server.reload.guard import Replaced, missing_confirmations
 from .endpoint_checks import EndpointCheck, check_endpoints
 from .env_file import env_file_option
 from .input import Reading, read
-from .list_change import EndpointChange, changes_document, list_changes, print_changes
+from .list_change import changes_document, list_changes, print_changes
 from .output import complain, counts_of, json_text, plural, say
 from .plan import plan_lines
 from .server_api import fetch, read_token, server_of, token_option
@@ -58,25 +59,25 @@ def check(
     at URL, serves now.
     """
     reading = read(file)
-    config = reading.config
-    checks = check_endpoints(config, _TIMEOUT) if probe and config else []
+    config, found = reading.config, reading.rendering
+    checks = check_endpoints(config, _TIMEOUT) if probe else []
     failed = [each for each in checks if not each.healthy]
-    bad = reading.errors > 0 or (strict and reading.warnings + len(failed) > 0)
+    bad = found.errors > 0 or (strict and found.warnings + len(failed) > 0)
     served = None
-    if url is not None and config is not None:
+    if url is not None and reading.lines:
         served = fetch(url, "--against", read_token(token_file))
     if as_json:
-        document = _document(reading, config or EndpointConfig(), ok=not bad)
+        document = _document(reading, config, ok=not bad)
         if probe:
             document["endpoints"] = [each.as_dict() for each in checks]
-        if served is not None and config is not None:
+        if served is not None:
             document["change"] = changes_document(list_changes(served, config))
             document["confirm"] = _unconfirmed(reading, served)
         print(json_text(document))
         return int(bad)
     for warning in reading.settings.warnings:
         complain(warning)
-    if config is None:
+    if not reading.lines:
         complain(reading.refusal)
         return 1
     label = "error" if strict else "warning"
@@ -107,8 +108,6 @@ def _list_of_own_server(token_file: str | None) -> tuple[str, EndpointConfig | N
 
 def _unconfirmed(reading: Reading, served: EndpointConfig) -> list[str]:
     """Return the confirming lines that the text lacks for the endpoints that it removes."""
-    if reading.rendering is None:
-        return []
     replaced = Replaced({}, body=codec.dumps(served))
     return missing_confirmations(reading.rendering, reading.settings, reading.data, replaced)
 
@@ -123,31 +122,32 @@ def _print_change(changes: list[EndpointChange], url: str) -> None:
 
 def _document(reading: Reading, config: EndpointConfig, *, ok: bool) -> dict[str, object]:
     counts = {kind.value: len(listed) for kind, listed in config.kinds().items()}
+    found = reading.rendering
     return {
         "file": reading.path,
         "ok": ok,
-        "counts": {**counts, "errors": reading.errors, "warnings": reading.warnings},
-        "problems": [problem.as_dict() for problem in reading.problems],
-        "planned": [change.as_dict() for change in reading.planned],
+        "counts": {**counts, "errors": found.errors, "warnings": found.warnings},
+        "problems": [problem.as_dict() for problem in found.problems],
+        "planned": [change.as_dict() for change in found.planned],
     }
 
 
 def _print(reading: Reading, config: EndpointConfig, failed: list[str], *, bad: bool) -> None:
-    for problem in reading.problems:
+    found = reading.rendering
+    for problem in found.problems:
         _print_problem(reading, problem)
-    left = reading.errors + reading.warnings - len(reading.problems)
+    left = found.errors + found.warnings - len(found.problems)
     if left > 0:
         say(f"… and {left} more")
     for line in failed:
         say(line)
     say(f"{reading.path}: ", nl=False)
     say("bad" if bad else "ok", nl=False, bold=True, fg="red" if bad else "green")
-    counts = [counts_of(config), plural(reading.errors, "error")]
-    counts.append(plural(reading.warnings, "warning"))
+    counts = [counts_of(config), plural(found.errors, "error"), plural(found.warnings, "warning")]
     if failed:
         counts.append(f"{plural(len(failed), 'endpoint')} not healthy")
     say(f": {', '.join(counts)}")
-    for line in plan_lines(reading.planned, time.time()):
+    for line in plan_lines(found.planned, time.time()):
         say(line)
 
 

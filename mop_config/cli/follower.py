@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from ..errors import PayloadError
 from ..model import codec
+from ..model.codec import EndpointChange
 from ..model.endpoint import EndpointConfig
 from ..net.http import backoff, retry_after
-from .list_change import EndpointChange, list_changes
+from .list_change import list_changes
 
 #: Seconds for which the server may hold a long poll.
 WAIT = 25

@@ -12,8 +12,7 @@ from ..model import codec
 from ..model.address import EtcdAddress, without_userinfo
 from ..model.endpoint import EndpointConfig, Kind
 from ..server.parsing.problems import Code, Problem
-from ..server.parsing.render import EMPTY_BODY, Rendering, decode, render
-from ..server.parsing.window import PlannedChange
+from ..server.parsing.render import EMPTY, EMPTY_BODY, Rendering, decode, render
 from ..server.reload.guard import Replaced, check_acceptable, with_planned_refusals
 from ..server.settings import Settings
 from ..server.sources import SCHEME, open_source
@@ -29,8 +28,8 @@ class Reading(NamedTuple):
         settings: The settings by which the text was judged.
         data: The bytes, empty if the file or key cannot be read.
         mtime: POSIX seconds of the last change of the file or key; 0 if it cannot be read.
-        lines: The lines, empty if the bytes are not text.
-        rendering: The rendered list, or None if the text is refused before parsing.
+        lines: The lines, empty if the text cannot be read or is not text.
+        rendering: The rendered list, with the refusal as its first error; empty without lines.
         refusal: The error that refuses the whole text, or None.
     """
 
@@ -39,38 +38,13 @@ class Reading(NamedTuple):
     data: bytes
     mtime: float
     lines: list[str]
-    rendering: Rendering | None
+    rendering: Rendering
     refusal: SourceError | None
 
     @property
-    def config(self) -> EndpointConfig | None:
-        """The list, or None if the text is refused before parsing."""
-        return codec.loads(self.rendering.body) if self.rendering else None
-
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """The kept problems, the refusal first."""
-        found = self.rendering.problems if self.rendering else ()
-        if self.refusal is None:
-            return found
-        code = Code(self.refusal.code)
-        line, column = self.refusal.line, self.refusal.column
-        return (Problem(line, column, code.severity, code, str(self.refusal), ""), *found)
-
-    @property
-    def planned(self) -> tuple[PlannedChange, ...]:
-        """The future boundaries of time windows."""
-        return self.rendering.planned if self.rendering else ()
-
-    @property
-    def errors(self) -> int:
-        """Exact number of errors."""
-        return (self.refusal is not None) + (self.rendering.errors if self.rendering else 0)
-
-    @property
-    def warnings(self) -> int:
-        """Exact number of warnings."""
-        return self.rendering.warnings if self.rendering else 0
+    def config(self) -> EndpointConfig:
+        """The list."""
+        return codec.loads(self.rendering.body)
 
 
 def settings_for(file: str | None) -> Settings:
@@ -122,7 +96,7 @@ def judged(name: str, read_text: Callable[[], tuple[bytes, float]], settings: Se
     """
     data, mtime = b"", 0.0
     lines: list[str] = []
-    rendering = refusal = None
+    rendering, refusal = EMPTY, None
     try:
         data, mtime = read_text()
         lines = decode(data).replace("\r\n", "\n").replace("\r", "\n").split("\n")
@@ -132,9 +106,13 @@ def judged(name: str, read_text: Callable[[], tuple[bytes, float]], settings: Se
         served = Replaced({kind: max(rendering.count(kind), not rendering.usable) for kind in Kind})
         check_acceptable(rendering, settings, data, served)
     except SourceError as error:
-        refusal = error
-        if error.code in {Code.NOT_UTF8, Code.NUL}:
-            refusal = SourceError(error.code, f"{name}: {error}", error.line, error.column)
+        code, refusal = Code(error.code), error
+        if code in {Code.NOT_UTF8, Code.NUL}:
+            refusal = SourceError(code, f"{name}: {error}", error.line, error.column)
+        problem = Problem(error.line, error.column, code.severity, code, str(refusal), "")
+        rendering = rendering._replace(
+            problems=(problem, *rendering.problems), errors=rendering.errors + 1
+        )
     return Reading(name, settings, data, mtime, lines, rendering, refusal)
 
 
@@ -166,8 +144,8 @@ def read_list(source: str | None, token_file: str | None, *, quiet: bool = False
     if reading.refusal is not None and reading.refusal.code == Code.NO_ENDPOINTS:
         # Not the refusal's own message, which mentions a server.
         raise MopConfigError(f"{reading.path} has no usable endpoint")
-    if reading.config is None or reading.refusal is not None:
-        raise MopConfigError(str(reading.refusal))
+    if reading.refusal is not None:
+        raise reading.refusal
     if not quiet:
-        warn(reading.settings, reading.problems)
+        warn(reading.settings, reading.rendering.problems)
     return reading.config

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import click
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ..errors import MopConfigError
@@ -134,19 +134,13 @@ def _cells(check: EndpointCheck) -> list[str]:
 
 
 def _table(checks: list[EndpointCheck]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("kind", "status", "latency", "TLS ends", "name"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("endpoint", overflow="fold")
+    names = ("kind", "status", "latency", "TLS ends", "name")
+    columns = [Column(name, no_wrap=True) for name in names]
+    table = Table(*columns, Column("endpoint", overflow="fold"), box=None, pad_edge=False)
     for check in checks:
-        kind, status, latency, ends, name, _, url, detail = _cells(check)
+        *cells, _, url, detail = _cells(check)
+        endpoint = url if check.healthy else f"{url}\n{detail}"
         soon = check.days is not None and check.days < _SOON
-        table.add_row(
-            kind,
-            Text(status, style="green" if check.healthy else "bold red"),
-            latency,
-            Text(ends, style="yellow" if soon else ""),
-            name,
-            Text(url if check.healthy else f"{url}\n{detail}"),
-        )
+        style = "yellow" if soon else "" if check.healthy else "red"
+        table.add_row(*map(Text, (*cells, endpoint)), style=style)
     return table

@@ -42,17 +42,17 @@ def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> i
     settings = replace(settings, source=etcd_key(key or settings.source))
     target = EtcdTarget(settings, force=force)
     reading = judged(file, lambda: FileSource(file, settings.max_bytes).read()[:2], settings)
-    if reading.rendering is None and reading.refusal is not None:
+    if not reading.lines and reading.refusal is not None:
         raise reading.refusal
-    problems = [problem.as_dict() for problem in reading.problems]
+    problems = [problem.as_dict() for problem in reading.rendering.problems]
     outcome: dict[str, object] = {"target": str(target), "problems": problems}
     if not as_json:
-        for problem in reading.problems:
+        for problem in reading.rendering.problems:
             say(f"{file}: {problem} [{problem.code}]", err=True)
-    if reading.errors:
+    if reading.rendering.errors:
         if as_json:
             print(json_text({**outcome, "result": "refused"}))
-        raise MopConfigError(f"{file} has errors ({reading.errors}): nothing is written")
+        raise MopConfigError(f"{file} has errors ({reading.rendering.errors}): nothing is written")
     old = target.read()
     difference = text_difference(old, reading.data, (str(target), file), settings)
     outcome |= {"previous_revision": target.revision, **difference.as_dict()}

@@ -50,7 +50,7 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
         too_large = f"{name} is larger than {settings.max_bytes} bytes (ENDPOINT_MAX_BYTES)"
         raise MopConfigError(f"{too_large}: nothing is written")
     reading = judged(name, lambda: (good.data, good.saved_at), settings)
-    if reading.refusal is not None or reading.rendering is None:
+    if reading.refusal is not None:
         raise MopConfigError(f"{reading.refusal}: nothing is written")
     etcd = settings.source.startswith(SCHEME)
     target = EtcdTarget(settings) if etcd else FileTarget(settings.source, in_place=in_place)

@@ -5,7 +5,6 @@ import sys
 
 import click
 
-from ..model import codec
 from ..server.parsing.problems import Code
 from .env_file import env_file_option
 from .input import read, warn
@@ -29,22 +28,21 @@ def show(file: str | None, url: str | None, token_file: str | None) -> int:
     FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt.
     """
     reading = read(file)
-    warn(reading.settings, reading.problems)
+    warn(reading.settings, reading.rendering.problems)
     refusal = reading.refusal
     # Not an error: a server that starts with a file without entries serves two empty lists.
-    if reading.rendering is None or (refusal and refusal.code != Code.NO_ENDPOINTS):
+    if refusal is not None and refusal.code != Code.NO_ENDPOINTS:
         return 1
-    body = reading.rendering.body
-    bad = reading.errors > 0
+    bad = reading.rendering.errors > 0
     if url is not None:
-        served, here = fetch(url, "--diff", read_token(token_file)), codec.loads(body)
+        served, here = fetch(url, "--diff", read_token(token_file)), reading.config
         if served != here:
             print_changes(list_changes(served, here))
         elif sys.stdout.isatty():
             say(f"no difference to what {url} serves")
         return int(bad or served != here)
     if sys.stdout.isatty():
-        print(json.dumps(json.loads(body), indent=2))
+        print(json.dumps(json.loads(reading.rendering.body), indent=2))
     else:
-        sys.stdout.buffer.write(body + b"\n")
+        sys.stdout.buffer.write(reading.rendering.body + b"\n")
     return int(bad)

@@ -38,12 +38,12 @@ def sign(file: str, key: str, ttl: int | None, ver: int | None) -> int:
     they had, so the list that was signed last is the valid one.
     """
     reading = read(file)
-    for problem in reading.problems[reading.refusal is not None :]:
+    for problem in reading.rendering.problems[reading.refusal is not None :]:
         complain(problem)
-    if reading.refusal is not None or reading.rendering is None:
-        raise MopConfigError(str(reading.refusal))
-    if reading.errors or not reading.rendering.usable:
-        why = "errors" if reading.errors else "no usable endpoint"
+    if reading.refusal is not None:
+        raise reading.refusal
+    if reading.rendering.errors or not reading.rendering.usable:
+        why = "errors" if reading.rendering.errors else "no usable endpoint"
         raise MopConfigError(f"{file} has {why}, and is not signed")
     try:
         signing_key, warnings = read_key(key)

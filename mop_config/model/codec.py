@@ -13,7 +13,7 @@ A QR text has one of three forms. ``full`` is the wire form with an optional ``r
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -287,32 +287,54 @@ class Difference(NamedTuple):
         return f"+{self.added} -{self.removed}{changed} endpoints"
 
 
+class EndpointChange(NamedTuple):
+    """The difference of one endpoint between two lists.
+
+    Attributes:
+        sign: ``-`` (removed), ``+`` (added) or ``~`` (changed priority or server name).
+        kind: The kind of the endpoint.
+        endpoint: The endpoint as it is now; a removed endpoint as it was.
+        before: A changed endpoint as it was.
+    """
+
+    sign: str
+    kind: Kind
+    endpoint: Endpoint
+    before: Endpoint | None = None
+
+
+def endpoint_changes(
+    kind: Kind, before: Iterable[Endpoint], after: Iterable[Endpoint]
+) -> Iterator[EndpointChange]:
+    """Compare the endpoints of a kind in two lists. Their order does not count."""
+    old = {endpoint.url: endpoint for endpoint in before}
+    new = {endpoint.url: endpoint for endpoint in after}
+    for url, endpoint in old.items():
+        if url not in new:
+            yield EndpointChange("-", kind, endpoint)
+    for url, endpoint in new.items():
+        if url not in old:
+            yield EndpointChange("+", kind, endpoint)
+        elif old[url] != endpoint:
+            yield EndpointChange("~", kind, endpoint, old[url])
+
+
 def difference(old: bytes, new: bytes) -> Difference:
     """Compare two wire forms that ``dumps`` has encoded."""
-    added: list[str] = []
-    removed: list[str] = []
-    changed: list[str] = []
-    how: list[str] = []
+    changes: dict[str, list[EndpointChange]] = {"+": [], "-": [], "~": []}
     for kind in Kind:
-        was = {endpoint.url: endpoint for endpoint in iter_endpoints(old, kind)}
-        now = {endpoint.url: endpoint for endpoint in iter_endpoints(new, kind)}
-        added += [url for url in now if url not in was]
-        removed += [url for url in was if url not in now]
-        moved = [url for url, endpoint in now.items() if url in was and was[url] != endpoint]
-        changed += moved
-        how += [_how(was[url], now[url]) for url in moved[: NAMED_URLS - len(how)]]
-    lists = (added, removed, changed, how)
-    return Difference(
-        len(added),
-        len(removed),
-        len(changed),
-        *(tuple(urls[:NAMED_URLS]) for urls in lists),
-    )
+        lists = iter_endpoints(old, kind), iter_endpoints(new, kind)
+        for change in endpoint_changes(kind, *lists):
+            changes[change.sign].append(change)
+    added, removed, changed = changes.values()
+    urls = (tuple(c.endpoint.url for c in each[:NAMED_URLS]) for each in changes.values())
+    found = Difference(len(added), len(removed), len(changed), *urls)
+    return found._replace(changed_how=tuple(map(_how, changed[:NAMED_URLS])))
 
 
-def _how(was: Endpoint, now: Endpoint) -> str:
+def _how(change: EndpointChange) -> str:
     """Name the attributes that differ, in the endpoint file's spelling; a dash means no value."""
-    old, new = entry_of(was), entry_of(now)
+    old, new = entry_of(change.before or change.endpoint), entry_of(change.endpoint)
     return ", ".join(
         f"{name}={old.get(name, '-')} → {new.get(name, '-')}"
         for name in old | new

@@ -4,7 +4,7 @@ The largest code has room for 2953 bytes (ISO/IEC 18004, version 40-L), which is
 endpoints in the ``full`` form. The least preferred endpoints are left out.
 """
 
-from collections.abc import Iterable
+from bisect import bisect_left
 from dataclasses import dataclass
 from heapq import nsmallest
 from operator import itemgetter
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..errors import PayloadError, QrTooLong
 from ..model.codec import QR_FORMATS, check_room_id, dumps_qr, iter_endpoints
-from ..model.endpoint import Endpoint, EndpointConfig, Kind
+from ..model.endpoint import EndpointConfig, Kind
 
 #: Capacity in bytes of a code of each version, beginning with version 1, at error correction L.
 # fmt: off
@@ -118,16 +118,28 @@ def fit(
     shortlist = config if isinstance(config, Shortlist) else Shortlist.of(config)
     if not shortlist:
         raise PayloadError("endpoints", "the list has no endpoint to put into a code")
+    # Only the room id can have characters that are not ASCII.
+    plain = room_id is None or room_id.isascii()
+    room = capacity if plain else capacity - (CAPACITY - CAPACITY_UTF8)
+
+    def fits(form: str, limit: int | None) -> bool:
+        return shortlist.size(form, room_id, limit) <= room
+
     for form in (format,) if format else QR_FORMATS:
-        if _fits(shortlist, form, room_id, limit, capacity):
+        if fits(form, limit):
             return QrText(form, shortlist.text(form, room_id, limit))
     wanted = format or QR_FORMATS[-1]
-    raise QrTooLong(
-        wanted,
-        shortlist.size(wanted, room_id, limit),
-        capacity,
-        tuple(_alternatives(shortlist, wanted, room_id, limit, capacity)),
-    )
+    alternatives: list[tuple[str, int | None]] = []
+    for form in QR_FORMATS[QR_FORMATS.index(wanted) :]:
+        if fits(form, limit):
+            alternatives.append((form, None if form == "single" else limit))
+        elif form != "single":
+            # The largest limit that fits: more endpoints never take less room.
+            limits = range(1, limit or MAX_LIMIT)
+            if most := bisect_left(limits, True, key=lambda limit: not fits(form, limit)):
+                alternatives.append((form, most))
+    size = shortlist.size(wanted, room_id, limit)
+    raise QrTooLong(wanted, size, capacity, tuple(alternatives))
 
 
 def check(format: str | None, room_id: str | None, limit: int | None) -> None:  # noqa: A002
@@ -146,49 +158,10 @@ def check(format: str | None, room_id: str | None, limit: int | None) -> None:  
         raise PayloadError("limit", f"must be a whole number from 1 to {MAX_LIMIT}")
 
 
-def _fits(
-    shortlist: Shortlist, form: str, room_id: str | None, limit: int | None, capacity: int
-) -> bool:
-    # Only the room id can have characters that are not ASCII.
-    if room_id is not None and not room_id.isascii():
-        capacity -= CAPACITY - CAPACITY_UTF8
-    return shortlist.size(form, room_id, limit) <= capacity
-
-
-def _alternatives(
-    shortlist: Shortlist, wanted: str, room_id: str | None, limit: int | None, capacity: int
-) -> Iterable[tuple[str, int | None]]:
-    """Yield each form that would fit, with the limit of endpoints, or None for all endpoints."""
-    forms = QR_FORMATS[QR_FORMATS.index(wanted) :]
-    for form in forms:
-        if _fits(shortlist, form, room_id, limit, capacity):
-            yield form, None if form == "single" else limit
-        elif form != "single":
-            most = _largest_limit(shortlist, form, room_id, limit or MAX_LIMIT, capacity)
-            if most:
-                yield form, most
-
-
-def _largest_limit(
-    shortlist: Shortlist, form: str, room_id: str | None, below: int, capacity: int
-) -> int:
-    """Find the largest limit that fits, by bisection: more endpoints never take less room."""
-    low, high = 0, below
-    while low + 1 < high:
-        middle = (low + high) // 2
-        if _fits(shortlist, form, room_id, middle, capacity):
-            low = middle
-        else:
-            high = middle
-    return low
-
-
 def _best(config: EndpointConfig, limit: int) -> EndpointConfig:
     """Choose the best endpoints of each kind, in the order of the list; of equals, the first."""
-    return EndpointConfig(*(_first(kind, limit) for kind in config.kinds().values()))
-
-
-def _first(endpoints: Iterable[Endpoint], limit: int) -> tuple[Endpoint, ...]:
-    placed = ((endpoint.priority, place, endpoint) for place, endpoint in enumerate(endpoints))
-    best = sorted(nsmallest(limit, placed), key=itemgetter(1))
-    return tuple(endpoint for _, _, endpoint in best)
+    lists = []
+    for listed in config.kinds().values():
+        best = nsmallest(limit, enumerate(listed), key=lambda each: each[1].priority)
+        lists.append(tuple(endpoint for _, endpoint in sorted(best, key=itemgetter(0))))
+    return EndpointConfig(*lists)

@@ -28,8 +28,9 @@ from mop_config.cli.follower import (
     ListFollower,
     Step,
 )
-from mop_config.cli.list_change import EndpointChange, list_changes
+from mop_config.cli.list_change import list_changes
 from mop_config.model import codec
+from mop_config.model.codec import EndpointChange
 
 from ..client.handmade import Answer, Asked, handmade, source, wire
 from ..client.test_qr import CONFIGS
