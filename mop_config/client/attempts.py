@@ -19,16 +19,11 @@ _HTTPX = {"NetworkError", "TimeoutException", "ProxyError"}
 _FROM_THE_NETWORK = _STANDARD | _REQUESTS | _AIOHTTP | _HTTPX
 #: The names of those that are raised before a connection is established, so that no server has
 #: seen the request.
-_CONNECTING_STANDARD = {"ConnectionRefusedError", "gaierror", "SSLCertVerificationError"}
-_CONNECTING_LIBRARIES = {
-    "ConnectTimeout",
-    "ConnectTimeoutError",
-    "NewConnectionError",
-    "ClientConnectorError",
-    "ConnectionTimeoutError",
-    "ConnectError",
-}
-_CONNECTING = _CONNECTING_STANDARD | _CONNECTING_LIBRARIES
+_CONNECTING = (
+    {"ConnectionRefusedError", "gaierror", "SSLCertVerificationError"}
+    | {"ConnectTimeout", "ConnectTimeoutError", "NewConnectionError"}
+    | {"ClientConnectorError", "ConnectionTimeoutError", "ConnectError"}
+)
 
 
 class _NextEndpoint(Exception):  # noqa: N818 - control flow: ends a ``with`` block

@@ -20,22 +20,17 @@ import pytest
 from ..servers import ENDPOINTS, ROOT
 from ..waiting import wait_for
 from .handmade import Answer, Asked, handmade
-from .socket_server import socket_server
+from .socket_server import SocketServer, socket_server
 
 #: The start of each child's code: helpers that lower a limit and restore it.
 PREAMBLE = '''
 import contextlib, json, os, resource, socket, sys, threading, time, logging
 logging.basicConfig(stream=sys.stderr, level=logging.INFO)
-import asyncio, concurrent.futures.thread, encodings.idna
-import aiohttp, engineio, psutil, requests, socketio
+import asyncio, concurrent.futures.thread, encodings.idna, psutil
 from mop_config import signals
-from mop_config.client import *
-import mop_config.client.sockets.sync_client, mop_config.client.sockets.async_client
-from tests.client.handmade import NOBODY, QUICK, handmade, source, wire
-from tests.client.socket_server import socket_server
+from mop_config.client import AsyncEndpointManager, EndpointManager
+from tests.client.handmade import NOBODY, QUICK
 from tests.waiting import wait_for
-from tests.ports import closed_port
-from tests.servers import ENDPOINTS
 from dataclasses import replace
 from pathlib import Path
 
@@ -354,11 +349,14 @@ class TestHedge:
 
 @pytest.mark.parametrize("lack", ["no_descriptors", "no_threads"])
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_socket_comes_back_after_a_shortage(kind: str, lack: str, tmp_path: Path) -> None:
+def test_a_socket_comes_back_after_a_shortage(
+    kind: str, lack: str, tmp_path: Path, pair: tuple[SocketServer, SocketServer]
+) -> None:
     """A socket that broke during a shortage reconnects, and no live endpoint is blamed."""
-    with socket_server(tmp_path, "p") as primary, socket_server(tmp_path, "b") as backup:
+    with socket_server(tmp_path, "p") as primary:
         told, _ = child(
             """
+            from mop_config.client import AsyncFailoverSocketClient, FailoverSocketClient
             first, second, kind, lack = sys.argv[1:]
             policy = replace(QUICK, first_backoff=0.1, max_backoff=0.3, unhealthy_after=1000)
             manager = EndpointManager((), [first, second], **{**OPTIONS, "policy": policy})
@@ -394,7 +392,7 @@ def test_a_socket_comes_back_after_a_shortage(kind: str, lack: str, tmp_path: Pa
             tell(during=during, name=name, fault=states[second])
             """,
             primary.url,
-            backup.url,
+            pair[1].url,
             kind,
             lack,
             on_line=primary.kill,
