@@ -23,20 +23,19 @@ from .monitor.results import HealthDocument
 from .monitor.thread import MonitorThread
 from .parsing.problems import Code, Problem
 from .parsing.render import EMPTY
-from .reload.cluster import wait_for_answers
 from .reload.pipeline import Reloader
-from .reload.requests import ReloadRequests, ReloadResponder
+from .reload.requests import ReloadRequests
 from .reload.thread import ReloadThread
 from .serving.responder import Responder
 from .serving.signer import Signer
 from .serving.snapshot import Snapshot
-from .serving.store import ServerState, SnapshotStore, SourceState
+from .serving.store import ServerState, SnapshotStore, SourceState, Trigger
 from .settings import Settings
 from .sources import open_source
 from .state import workers
 from .state.directory import StateDirectory, hand_over
 from .state.releases import ReleaseStore
-from .state.worker_record import WatcherRecord, WorkerFigures, WorkerRecord
+from .state.worker_record import WatcherRecord, WorkerFigures, WorkerRecord, reload_for
 from .status import lost_hooks
 from .status.document import (
     StatusDocument,
@@ -53,6 +52,10 @@ logger = logging.getLogger(__name__)
 
 EXTENSION = "mop_config"
 
+#: Seconds within which the workers must answer a request to reload.
+RELOAD_PATIENCE = 10.0
+#: Seconds between two reads of the workers' records.
+RELOAD_LOOK = 0.05
 #: Seconds for which a stopping process waits for a state folder that may hang.
 STOP_PATIENCE = 1.0
 
@@ -119,8 +122,8 @@ class ConfigService:
         reports = self.settings.reports
         self.reports = ClientReports(self._directory, served) if reports else None
         self._releases = ReleaseStore(self._directory, key, self._has_siblings)
-        self._requests = ReloadRequests(self._directory, f"{served}.reload")
-        self._reload_responder = ReloadResponder(self._requests, self.store)
+        self._requests_name = f"{served}.reload"
+        self._requests = ReloadRequests(self._directory, self._requests_name, self.store)
 
     def hand_over(self, user: int, group: int) -> None:
         """Make the folder of records of the user that the workers will run as.
@@ -156,7 +159,7 @@ class ConfigService:
         with self._lock:
             if self._pid == os.getpid():
                 return
-            self._reload_responder = ReloadResponder(self._requests, self.store)
+            self._requests = ReloadRequests(self._directory, self._requests_name, self.store)
             if self._user != os.geteuid():
                 # gunicorn --preload --user: the list was loaded as root, with root's records.
                 self._open_records()
@@ -180,9 +183,9 @@ class ConfigService:
         return ReloadThread(
             self._reloader,
             self.settings.poll_interval,
-            on_turn=self._after_turn,
-            on_late=self._report_late,
-            responder=self._reload_responder,
+            self._after_turn,
+            self._requests,
+            self._report_late,
         )
 
     def stop(self) -> None:
@@ -220,20 +223,17 @@ class ConfigService:
         self.revive()
         number, shared = self._requests.make()
         if self._reload_thread is None:
-            self._load_in_this_thread()
-        records, shared = wait_for_answers(
-            self._requests, number, self._records, lambda: self.store.closing, shared=shared
-        )
-        return reload_report(records, number), shared
-
-    def _records(self, shared: bool) -> list[WorkerRecord]:
-        return self._all_records() if shared else [self._own_record()]
-
-    def _load_in_this_thread(self) -> None:
-        trigger = self._reload_responder.asked()
-        if trigger is not None:
-            self._reloader.reload(trigger)
-        self._reload_responder.note()
+            self._requests.take()
+            self._reloader.reload(Trigger.API)
+            self._requests.note()
+        deadline = time.monotonic() + RELOAD_PATIENCE
+        while True:
+            records = self._all_records() if shared else [self._own_record()]
+            missing = any(reload_for(record, number) is None for record in records)
+            if not missing or self.store.closing or time.monotonic() > deadline:
+                return reload_report(records, number), shared
+            shared = shared and self._requests.insist(number)
+            time.sleep(RELOAD_LOOK)
 
     # -- the state of this process and of the host
 
@@ -252,8 +252,6 @@ class ConfigService:
             logger.error("the reload thread had died: starting another")
             self._reload_thread = self._new_reload_thread()
             self._reload_thread.start()
-        with contextlib.suppress(Exception):
-            thread.stop()
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Return whether this process is ready, and the document of ``/ready``.
@@ -326,7 +324,7 @@ class ConfigService:
             "good_at": self._reloader.loaded.good_at,
             "late": self._late() is not None,
         }
-        answered = self._reload_responder.answered
+        answered = self._requests.answered
         return worker_record(
             os.getpid(), self._view(), self._watcher(), self._notices(), figures, answered
         )
@@ -355,9 +353,9 @@ class ConfigService:
 
     def _watcher(self) -> WatcherRecord:
         thread = self._reload_thread
-        mode = thread.watcher.mode if thread else "poll"
+        mode = thread.trigger.watcher.mode if thread else "poll"
         alive = self.alive and self._late() is None
-        alive = alive and (mode == "poll" or bool(thread and thread.watcher.alive))
+        alive = alive and (mode == "poll" or bool(thread and thread.trigger.watcher.alive))
         return {"mode": mode, "alive": alive}
 
     def _after_turn(self) -> None:
@@ -376,7 +374,7 @@ class ConfigService:
             self.store.view,
             self._watcher(),
             self.responder.waiters,
-            self._reload_responder.answered,
+            self._requests.answered,
             self.authenticator and self.authenticator.problems,
             self._trouble(),
         )

@@ -424,7 +424,7 @@ class TestThreads:
         """A handler that raises ends watchdog's dispatcher silently; the service replaces it."""
         reloader = service._reload_thread
         assert reloader is not None
-        watcher = reloader.watcher
+        watcher = reloader.trigger.watcher
         assert isinstance(watcher, Watcher)
         wait_for(lambda: watcher.alive)
         observer = watcher._observer

@@ -17,7 +17,6 @@ from ...model.jws import jwk_set
 from ..parsing.problems import Code
 from ..parsing.render import EMPTY
 from ..reload.pipeline import Reloader
-from ..reload.requests import ReloadRequests, ReloadResponder
 from ..reload.thread import ReloadThread
 from ..serving import signer
 from ..serving.snapshot import Snapshot
@@ -126,8 +125,7 @@ class StaticExporter:
         # The threads inherit the mask, and leave these signals to this thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._reloader.start(may_wait=True)
-        responder = ReloadResponder(ReloadRequests(), self._store)
-        thread = ReloadThread(self._reloader, self._settings.poll_interval, self._turn, responder)
+        thread = ReloadThread(self._reloader, self._settings.poll_interval, self._turn)
         thread.start()
         try:
             while (number := signal.sigwait(_SIGNALS)) == signal.SIGHUP:

@@ -13,10 +13,10 @@ from ...errors import SourceError
 from ...net.http import backoff
 from ..parsing.problems import Code
 from ..serving.store import Trigger
-from ..sources import wakeup
 from ..sources.etcd import Etcd
 from ..sources.etcd_gateway import Watch
 from ..sources.etcd_source import EtcdSource
+from ..sources.events import Event, Events
 from .pipeline import Reloader
 
 logger = logging.getLogger(__name__)
@@ -40,14 +40,14 @@ class KeyWatch:
 
     Args:
         etcd: The key.
-        wake: The pipe that events are written to.
+        events: The queue of the events.
     """
 
     mode = "etcd"
 
-    def __init__(self, etcd: Etcd, wake: wakeup.Wakeup) -> None:
+    def __init__(self, etcd: Etcd, events: Events) -> None:
         self._etcd = etcd
-        self._wake = wake
+        self._events = events
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._watch: Watch | None = None
@@ -109,7 +109,7 @@ class KeyWatch:
                     if not self._connected and self._failures:
                         logger.info("watching etcd again")
                     self._connected = True
-                    self._wake.send(wakeup.ETCD)
+                    self._events.put(Event.OTHER)
                     if message.get("canceled"):
                         raise SourceError(Code.UNREACHABLE, f"cancelled: {message}"[:200])
             finally:
@@ -122,7 +122,7 @@ class KeyWatch:
             return
         # The reload thread reads the key, and so learns whether etcd responds at all.
         if self._connected or self._failures == 1:
-            self._wake.send(wakeup.ETCD)
+            self._events.put(Event.OTHER)
         self._connected = False
         if not isinstance(error, SourceError):
             logger.error("watching etcd failed: %s: %s", type(error).__name__, error)
@@ -136,14 +136,14 @@ class EtcdTrigger:
     Args:
         reloader: Reads the key; it has loaded once already.
         source: The key.
-        wake: The pipe that events are written to.
+        events: The queue of the events.
         poll_interval: Seconds between two reads without an event or a request; 0 means never.
     """
 
     def __init__(
-        self, reloader: Reloader, source: EtcdSource, wake: wakeup.Wakeup, poll_interval: float
+        self, reloader: Reloader, source: EtcdSource, events: Events, poll_interval: float
     ) -> None:
-        self.watcher = KeyWatch(source.etcd, wake)
+        self.watcher = KeyWatch(source.etcd, events)
         self._reloader = reloader
         self._poll_interval = poll_interval
         self._next_poll = time.monotonic() + poll_interval
@@ -154,16 +154,16 @@ class EtcdTrigger:
         """Return the seconds until the next turn if no event comes."""
         return TURN
 
-    def turn(self, kinds: bytes, request: Trigger | None, now: float) -> None:
+    def turn(self, events: list[Event], request: Trigger | None, now: float) -> None:
         """Read the key if a read is due.
 
         Args:
-            kinds: The kinds of the events since the last turn; see ``wakeup``.
+            events: The events since the last turn.
             request: The trigger of a request to read the key, changed or not; None without one.
             now: Monotonic seconds.
         """
         self.watcher.check()
-        by_event = bool(kinds.strip(wakeup.SIGHUP))
+        by_event = any(event is not Event.SIGHUP for event in events)
         polling = bool(self._poll_interval) and now >= self._next_poll
         again = bool(self._failures) and now >= self._retry_at
         if request or by_event or polling or again:

@@ -4,9 +4,9 @@ import time
 from functools import partial
 
 from ..serving.store import Trigger
-from ..sources import wakeup
 from ..sources.debounce import Debouncer
 from ..sources.directory_watch import Watcher
+from ..sources.events import Event, Events
 from ..sources.file import FileSource
 from .pipeline import Reloader
 
@@ -22,14 +22,14 @@ class FileTrigger:
     Args:
         reloader: Reads the file; it has loaded once already.
         source: The file.
-        wake: The pipe that events are written to.
+        events: The queue of the events.
         poll_interval: Seconds between two comparisons of the content; 0 means never.
     """
 
     def __init__(
-        self, reloader: Reloader, source: FileSource, wake: wakeup.Wakeup, poll_interval: float
+        self, reloader: Reloader, source: FileSource, events: Events, poll_interval: float
     ) -> None:
-        self.watcher = Watcher(source.path, wake)
+        self.watcher = Watcher(source.path, events)
         self._reloader = reloader
         self._source = source
         self._poll_interval = poll_interval
@@ -47,15 +47,15 @@ class FileTrigger:
         wait = self._debouncer.wait(now)
         return interval if wait is None else min(wait, interval)
 
-    def turn(self, kinds: bytes, request: Trigger | None, now: float) -> None:
+    def turn(self, events: list[Event], request: Trigger | None, now: float) -> None:
         """Run ``stat`` on the file, and reload if a read is due.
 
         Args:
-            kinds: The kinds of the events since the last turn; see ``wakeup``.
+            events: The events since the last turn.
             request: The trigger of a request to read the file, changed or not; None without one.
             now: Monotonic seconds.
         """
-        self._look(kinds, request, now)
+        self._look(events, request, now)
         if self._debouncer.wait(now) == 0 and self._is_being_written():
             self._debouncer.written(now)
         elif self._debouncer.wait(now) == 0:
@@ -74,15 +74,15 @@ class FileTrigger:
         """Stop watching."""
         self.watcher.stop()
 
-    def _look(self, kinds: bytes, request: Trigger | None, now: float) -> None:
+    def _look(self, events: list[Event], request: Trigger | None, now: float) -> None:
         debouncer = self._debouncer
-        by_event = bool(kinds.strip(wakeup.SIGHUP))
+        by_event = any(event is not Event.SIGHUP for event in events)
         signature = self._source.signature(partial(self.watcher.check, now))
         debouncer.looked(signature, now, by_event=by_event, expected=self.watcher.alive)
-        for kind in kinds:
-            if kind == ord(wakeup.WRITTEN):
+        for event in events:
+            if event is Event.WRITTEN:
                 debouncer.written(now)
-            elif kind == ord(wakeup.CLOSED):
+            elif event is Event.CLOSED:
                 debouncer.closed(now)
         if debouncer.writing and not by_event and self._source.being_written() is False:
             debouncer.closed(now)  # truncate(2) and unwatched files cause no close event

@@ -12,15 +12,14 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from ..serving.store import Trigger
-from ..sources import wakeup
 from ..sources.etcd_source import EtcdSource
+from ..sources.events import Event, Events, wait_for_events
 from .etcd_trigger import EtcdTrigger
 from .file_trigger import FileTrigger
 from .pipeline import Reloader
-from .requests import ReloadResponder
+from .requests import ReloadRequests
 
 logger = logging.getLogger(__name__)
 
@@ -34,38 +33,6 @@ LATE = 5.0
 LATE_LOOK = 1.0
 
 
-class Watching(Protocol):
-    """Notices changes of the source, and wakes the reload thread."""
-
-    @property
-    def mode(self) -> str:
-        """How changes are noticed, in one word, such as ``inotify`` or ``poll``."""
-
-    @property
-    def alive(self) -> bool:
-        """Whether a change would be noticed now."""
-
-
-class ReloadTrigger(Protocol):
-    """Decides at each turn whether the source is reloaded; each kind of source has its own."""
-
-    @property
-    def watcher(self) -> Watching:
-        """The watcher of the source."""
-
-    def timeout(self, now: float) -> float:
-        """Return the seconds until the next turn if no event comes."""
-
-    def turn(self, kinds: bytes, request: Trigger | None, now: float) -> None:
-        """Reload if a read is due; ``request`` is the trigger of a request to read the source."""
-
-    def release(self) -> None:
-        """End a call that a turn may be waiting for, because the process stops."""
-
-    def stop(self) -> None:
-        """Stop watching; called after the last turn."""
-
-
 class ReloadThread:
     """The thread that asks the trigger at each wake-up and runs the reloader.
 
@@ -73,8 +40,11 @@ class ReloadThread:
         reloader: Reads the source; it has loaded once already.
         poll_interval: Seconds between two comparisons of the content; 0 means never.
         on_turn: Called in the thread after each turn.
-        responder: Takes requests to reload and answers them.
+        requests: The requests to reload that other processes may make; None without any.
         on_late: Called in the guard thread when a turn is late.
+
+    Attributes:
+        trigger: Decides at each turn whether the source is reloaded, and watches the source.
     """
 
     def __init__(
@@ -82,20 +52,19 @@ class ReloadThread:
         reloader: Reloader,
         poll_interval: float,
         on_turn: Callable[[], None],
-        responder: ReloadResponder,
+        requests: ReloadRequests | None = None,
         on_late: Callable[[], None] = lambda: None,
     ) -> None:
         self._reloader = reloader
-        self._responder = responder
+        self._requests = requests
         self._on_turn = on_turn
         self._on_late = on_late
-        self._wake = wakeup.Wakeup()
-        self._trigger = _trigger(reloader, self._wake, poll_interval)
+        self._events: Events = Events()
+        self.trigger = _trigger(reloader, self._events, poll_interval)
         self._thread = threading.Thread(target=self._run, name="mop-config-reload", daemon=True)
         self._turned_at = time.monotonic()
-        self._stopping = threading.Event()
+        self._ended = threading.Event()
         self._guard = threading.Thread(target=self._watch, name="mop-config-guard", daemon=True)
-        self._left = False
 
     @property
     def alive(self) -> bool:
@@ -113,11 +82,6 @@ class ReloadThread:
         seconds = time.monotonic() - progress
         return seconds if seconds > LATE else None
 
-    @property
-    def watcher(self) -> Watching:
-        """The watcher of the source."""
-        return self._trigger.watcher
-
     def start(self) -> None:
         """Start both threads; the first turn runs at once."""
         self._turned_at = time.monotonic()
@@ -126,34 +90,25 @@ class ReloadThread:
 
     def hup(self) -> None:
         """Make the next turn read the source; safe in a signal handler."""
-        self._wake.send(wakeup.SIGHUP)
+        self._events.put(Event.SIGHUP)
 
     def stop(self) -> None:
-        """End both threads and stop watching.
+        """End both threads, and stop watching.
 
         A thread that hangs is left alone after ``THREAD_PATIENCE``. It closes its resources itself
         if it ever continues.
         """
-        self._stopping.set()
-        if self._thread.is_alive():  # else a new thread may use the same source by now
-            self._trigger.release()
-        self._wake.send(wakeup.STOP)
+        self._ended.set()
+        self.trigger.release()
+        self._events.put(Event.STOP)
         self._thread.join(THREAD_PATIENCE)
-        if self._guard.ident is not None:
-            self._guard.join(THREAD_PATIENCE)
-        self._left = True
-        if not self._thread.is_alive():
-            self._close()
-
-    def _close(self) -> None:
-        self._trigger.stop()
-        self._wake.close()
+        self._guard.join(THREAD_PATIENCE)
 
     def _watch(self) -> None:
         """Log when a turn is late; the reload thread itself logs when it continues."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         reported_at = 0.0
-        while not self._stopping.wait(LATE_LOOK):
+        while not self._ended.wait(LATE_LOOK):
             if self.late is not None and reported_at != self._turned_at:
                 reported_at = self._turned_at
                 logger.error("the reload thread stands still %s", self._place())
@@ -161,8 +116,6 @@ class ReloadThread:
 
     def _place(self) -> str:
         frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 - documented
-        if frame is None:
-            return "and is dead"
         ours = [f for f in traceback.extract_stack(frame) if _PACKAGE in f.filename]
         return "".join(f"in {f.name} ({f.filename}:{f.lineno})" for f in ours[-1:])
 
@@ -170,40 +123,43 @@ class ReloadThread:
         # Threads and processes that start here inherit the mask and leave SIGHUP to the main
         # thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-        kinds = wakeup.OTHER
-        while wakeup.STOP not in kinds:
-            try:
-                self._turn(kinds)
-                self._on_turn()
-                self._turned()
-                timeout = self._trigger.timeout(time.monotonic())
-                kinds = self._wake.wait(min(timeout, self._reloader.seconds_to_boundary))
-            except Exception as error:
-                logger.error("the reload thread goes on after %s: %s", type(error).__name__, error)
-                time.sleep(1.0)
-                kinds = wakeup.OTHER
-        if self._left:
-            self._close()
+        events = [Event.OTHER]
+        try:
+            while Event.STOP not in events:
+                try:
+                    events = self._turn(events)
+                except Exception as error:
+                    name = type(error).__name__
+                    logger.error("the reload thread goes on after %s: %s", name, error)
+                    time.sleep(1.0)
+                    events = [Event.OTHER]
+        finally:
+            self._ended.set()
+            self.trigger.stop()
 
-    def _turned(self) -> None:
+    def _turn(self, events: list[Event]) -> list[Event]:
+        """Reload if a read is due; wait for the next events, and return them."""
+        reloader, requests = self._reloader, self._requests
+        if reloader.seconds_to_boundary <= 0:
+            reloader.pass_boundary()
+        request = Trigger.SIGHUP if Event.SIGHUP in events else None
+        if requests is not None and requests.take():
+            request = Trigger.API
+        self.trigger.turn(events, request, time.monotonic())
+        if requests is not None:
+            requests.note()
+        reloader.follow_others()
+        self._on_turn()
         before, self._turned_at = self._turned_at, time.monotonic()
-        seconds = self._turned_at - before
-        if seconds > LATE:
-            logger.warning("the reload thread goes on after %.1f s", seconds)
+        if self._turned_at - before > LATE:
+            logger.warning("the reload thread goes on after %.1f s", self._turned_at - before)
             self._on_turn()
-
-    def _turn(self, kinds: bytes) -> None:
-        if self._reloader.seconds_to_boundary <= 0:
-            self._reloader.pass_boundary()
-        request = Trigger.SIGHUP if wakeup.SIGHUP in kinds else None
-        request = self._responder.asked() or request
-        self._trigger.turn(kinds, request, time.monotonic())
-        self._responder.note()
-        self._reloader.follow_others()
+        timeout = self.trigger.timeout(self._turned_at)
+        return wait_for_events(self._events, min(timeout, reloader.seconds_to_boundary))
 
 
-def _trigger(reloader: Reloader, wake: wakeup.Wakeup, poll_interval: float) -> ReloadTrigger:
+def _trigger(reloader: Reloader, events: Events, poll_interval: float) -> FileTrigger | EtcdTrigger:
     source = reloader.source
     if isinstance(source, EtcdSource):
-        return EtcdTrigger(reloader, source, wake, poll_interval)
-    return FileTrigger(reloader, source, wake, poll_interval)
+        return EtcdTrigger(reloader, source, events, poll_interval)
+    return FileTrigger(reloader, source, events, poll_interval)

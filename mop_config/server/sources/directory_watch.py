@@ -28,7 +28,7 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
-from . import wakeup
+from .events import Event, Events
 
 logger = logging.getLogger(__name__)
 
@@ -54,24 +54,24 @@ Identity = tuple[int, int]
 
 
 class _Handler(FileSystemEventHandler):
-    """Event handler of watchdog: writes one byte an event into the pipe of the reload thread."""
+    """Event handler of watchdog: puts its events into the queue of the reload thread."""
 
-    def __init__(self, names: frozenset[str], wake: wakeup.Wakeup) -> None:
+    def __init__(self, names: frozenset[str], events: Events) -> None:
         self.names = names
-        self.wake = wake
+        self._events = events
         self._quiet_until = 0.0
 
     def dispatch(self, event: FileSystemEvent) -> None:
         if isinstance(event, FileMovedEvent) and os.fsdecode(event.dest_path) in self.names:
-            self.wake.send(wakeup.CLOSED)
+            self._events.put(Event.CLOSED)
         elif os.fsdecode(event.src_path) not in self.names:
             self._neighbour()
         elif isinstance(event, FileModifiedEvent):
-            self.wake.send(wakeup.WRITTEN)
+            self._events.put(Event.WRITTEN)
         elif isinstance(event, FileClosedEvent):
-            self.wake.send(wakeup.CLOSED)
+            self._events.put(Event.CLOSED)
         else:
-            self.wake.send(wakeup.OTHER)
+            self._events.put(Event.OTHER)
 
     def _neighbour(self) -> None:
         # A log file in the same folder may be written to a thousand times a second. The next
@@ -79,7 +79,7 @@ class _Handler(FileSystemEventHandler):
         now = time.monotonic()
         if now >= self._quiet_until:
             self._quiet_until = now + NEIGHBOUR_INTERVAL
-            self.wake.send(wakeup.OTHER)
+            self._events.put(Event.OTHER)
 
 
 def _names(path: Path) -> frozenset[str]:
@@ -103,12 +103,12 @@ class Watcher:
 
     Args:
         path: The file.
-        wake: The pipe that events are written to.
+        events: The queue of the events.
     """
 
-    def __init__(self, path: Path, wake: wakeup.Wakeup) -> None:
+    def __init__(self, path: Path, events: Events) -> None:
         self._path = path
-        self._wake = wake
+        self._events = events
         self._observer: BaseObserver | None = None
         self._folders: dict[str, Identity] = {}
         self._names: frozenset[str] = frozenset()
@@ -190,7 +190,7 @@ class Watcher:
         if not all(os.access(folder, os.R_OK) for folder in self._folders):
             self._complain("a folder of the file may not be listed: polling instead")
             return
-        handler = _Handler(self._names, self._wake)
+        handler = _Handler(self._names, self._events)
         observer: BaseObserver | None = None
         try:
             observer = Observer()

@@ -56,13 +56,6 @@ class ReloadRecord(TypedDict):
     entry: HistoryEntry
 
 
-class AnswerRecord(TypedDict):
-    """The last request to reload that a worker has answered; see ``Answered``."""
-
-    number: int
-    reload: HistoryEntry | None
-
-
 class WatcherRecord(TypedDict):
     """How a worker notices changes of its source, and whether that works now."""
 
@@ -113,7 +106,8 @@ class WorkerRecord(TypedDict):
     """The state of one worker, with the parts of the status document that are the worker's own.
 
     ``started`` is the start time of the process, which distinguishes it from a later process with
-    the same id; ``WorkerRegistry.write`` adds it. ``history`` has the newest reload first.
+    the same id; ``WorkerRegistry.write`` adds it. ``history`` has the newest reload first, and
+    ``answered`` is the number of the newest request to reload that the worker has answered.
     """
 
     pid: int
@@ -122,7 +116,7 @@ class WorkerRecord(TypedDict):
     watcher: WatcherRecord
     history: list[ReloadRecord]
     figures: WorkerFigures
-    answered: AnswerRecord
+    answered: int
 
 
 def parse_record(data: bytes, expected: type[T]) -> T | None:
@@ -151,8 +145,7 @@ def read_record(data: bytes) -> WorkerRecord | None:
 def reload_for(record: WorkerRecord, number: int) -> HistoryEntry | None:
     """Return the reload with which a worker has answered a request.
 
-    A worker that is younger than the request has read the source at its start, so its newest
-    reload is the answer.
+    The worker has read the source since the request, so its newest reload is the answer.
 
     Args:
         record: The worker's record.
@@ -161,16 +154,13 @@ def reload_for(record: WorkerRecord, number: int) -> HistoryEntry | None:
     Returns:
         The reload, or None while the worker has not answered.
     """
-    answered = record["answered"]
-    if answered["number"] < number:
+    if record["answered"] < number or not record["history"]:
         return None
-    return answered["reload"] or (record["history"][0]["entry"] if record["history"] else None)
+    return record["history"][0]["entry"]
 
 
 def _has_values(record: WorkerRecord) -> bool:
     reloads = [reload["entry"] for reload in record["history"]]
-    if record["answered"]["reload"]:
-        reloads.append(record["answered"]["reload"])
     for moment in (record["served"]["loaded_at"], *(reload["at"] for reload in reloads)):
         datetime.fromisoformat(moment)
     return (

@@ -11,7 +11,6 @@ from ...model.codec import rfc3339
 from ..monitor.reports import ReportedEndpoint
 from ..monitor.results import HealthDocument
 from ..parsing.problems import Problem, Severity
-from ..reload.requests import Answered
 from ..serving.store import HISTORY, Reload, Result, ServerState, SourceState
 from ..state.worker_record import (
     HistoryEntry,
@@ -59,7 +58,7 @@ def worker_record(
     watcher: WatcherRecord,
     notices: Iterable[Problem],
     figures: WorkerFigures,
-    answered: Answered,
+    answered: int,
 ) -> WorkerRecord:
     """Make the record that a worker writes into the state folder.
 
@@ -69,7 +68,7 @@ def worker_record(
         watcher: How the worker notices changes of its source.
         notices: Problems of the process rather than of the source; they are listed first.
         figures: Figures for the gauges.
-        answered: The last request to reload that the worker has answered.
+        answered: The number of the newest request to reload that the worker has answered.
     """
     snapshot, notices = view.snapshot, list(notices)
     errors = sum(notice.severity is Severity.ERROR for notice in notices)
@@ -91,10 +90,7 @@ def worker_record(
         "watcher": watcher,
         "history": [{"moment": each.moment, "entry": _entry(each)} for each in view.history],
         "figures": figures,
-        "answered": {
-            "number": answered.number,
-            "reload": None if answered.reload is None else _entry(answered.reload),
-        },
+        "answered": answered,
     }
 
 

@@ -67,7 +67,7 @@ def worker(
         "watcher": {"mode": "inotify", "alive": True},
         "history": [event(float(pid))],
         "figures": {"waiters": 0, "good_at": 5.0, "late": False},
-        "answered": {"number": 0, "reload": None},
+        "answered": 0,
     }
     return cast(WorkerRecord, {**base, **more})
 
@@ -137,7 +137,7 @@ def _broken(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
     (reload,) = good["history"]
     for name, value in {
         "pid": True,
-        "answered": {"number": "1", "reload": None},
+        "answered": "1",
         "history": [{**reload, "entry": {**reload["entry"], "result": "x"}}],
     }.items():
         yield {**good, name: value}
