@@ -12,7 +12,8 @@ from ..server.reload.guard import Replaced, missing_confirmations
 from ..server.settings import Settings
 from ..server.sources import open_source
 from ..server.state.directory import StateDirectory
-from ..server.state.last_good import LastGood, LastGoodStore
+from ..server.state.release import LastGood
+from ..server.state.releases import ReleaseStore
 from ..server.state.worker_record import WorkerRecord
 from ..server.state.workers import WORKER, WorkerRegistry, key, place
 from .env_file import as_root
@@ -52,7 +53,7 @@ class GoodTexts(NamedTuple):
         found = []
         for user in _users(folder):
             directory = StateDirectory.of_user(folder, user)
-            if texts := LastGoodStore(directory, key(source)).history():
+            if texts := ReleaseStore(directory, key(source)).history():
                 found.append(cls(source, texts, directory))
         if not found:
             raise MopConfigError(
@@ -71,8 +72,8 @@ class GoodTexts(NamedTuple):
         Returns:
             The text, and the lines that were added at its end.
         """
-        served = LastGoodStore(self.directory, key(self.source)).load() or self.texts[0]
-        body = render_body(served.data, settings.rules, served.record.boundary)
+        served = ReleaseStore(self.directory, key(self.source)).load() or self.texts[0]
+        body = render_body(served.data, settings.rules, served.boundary)
         replaced = Replaced({}, served.data, body)
         rendering = render(data, settings.rules, EMPTY_BODY, time.time())
         added: list[str] = []
@@ -94,7 +95,7 @@ class GoodTexts(NamedTuple):
         wanted = release.strip('"').lower()
         meant: dict[str, LastGood] = {}
         for text in reversed(self.texts):
-            there = text.record.release
+            there = text.release
             if str(there.version) == wanted:
                 return text
             if is_release(wanted) and there.etag.startswith(wanted):
@@ -110,7 +111,7 @@ class GoodTexts(NamedTuple):
 
     def workers(self) -> list[WorkerRecord]:
         """Return the records of the running workers that serve the source, with any settings."""
-        names = self.directory.list_names()
+        names = self.directory.names()
         prefixes = {name.partition(WORKER)[0] for name in names if WORKER in name}
         return [
             worker

@@ -45,7 +45,7 @@ def history(words: tuple[str, ...], older: str | None, as_json: bool) -> int:
         return 0
     before = kept.find(older)
     after = kept.find(releases[0]) if releases else kept.texts[0]
-    names = str(before.record.release.version), str(after.record.release.version)
+    names = str(before.release.version), str(after.release.version)
     difference = text_difference(before.data, after.data, names, settings)
     if as_json:
         ends = {"source": kept.source, "from": int(names[0]), "to": int(names[1])}
@@ -62,21 +62,21 @@ def _list(kept: GoodTexts, settings: Settings, *, as_json: bool) -> None:
         None,
     ]
     rows = []
-    for (data, record, saved_at, trigger), change in zip(kept.texts, changes, strict=True):
-        release = record.release
+    for text, change in zip(kept.texts, changes, strict=True):
+        release = text.release
         row = {
             "release": release.version,
-            "at": rfc3339(saved_at),
-            "trigger": trigger,
+            "at": rfc3339(text.saved_at),
+            "trigger": text.trigger,
             "etag": release.etag,
-            "bytes": len(data),
-            "counts": {Kind.API: record.api, Kind.SOCKETIO: record.socketio},
+            "bytes": len(text.data),
+            "counts": {Kind.API: text.api, Kind.SOCKETIO: text.socketio},
             "change": change and change._asdict(),
         }
         rows.append(row)
         if not as_json:
             shown = "the oldest" if len(rows) == len(kept.texts) else str(change or "no list")
-            say(f"{release.version}  {row['at']}  {trigger:6}  {shown:24}  {release.etag}")
+            say(f"{release.version}  {row['at']}  {text.trigger:6}  {shown:24}  {release.etag}")
     if as_json:
         folder = str(kept.directory.path)
         print(json_text({"source": kept.source, "folder": folder, "releases": rows}))

@@ -44,7 +44,7 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
     settings = settings_for(source)
     kept = GoodTexts.of(settings)
     good = kept.find(release)
-    number, etag = good.record.release.version, good.record.release.etag
+    number, etag = good.release.version, good.release.etag
     name = f"release {number}"
     if len(good.data) > settings.max_bytes:
         too_large = f"{name} is larger than {settings.max_bytes} bytes (ENDPOINT_MAX_BYTES)"

@@ -14,7 +14,7 @@ from ..model.address import EtcdAddress
 from ..server.parsing.problems import Code
 from ..server.settings import Settings
 from ..server.sources import check_source
-from ..server.sources.etcd import Etcd, encode
+from ..server.sources.etcd import EtcdSource, encode
 from ..server.sources.file import FileSource, SourceText
 from .env_file import as_root
 
@@ -41,7 +41,7 @@ class EtcdTarget:
     def __init__(self, settings: Settings, *, force: bool = False) -> None:
         check_source(settings)
         limit = max(settings.max_bytes, MOST_BYTES)
-        self._etcd = Etcd(EtcdAddress.parse(settings.source), settings.etcd, limit)
+        self._etcd = EtcdSource(EtcdAddress.parse(settings.source), settings.etcd, limit)
         self._force = force
         self.revision: int | None = None
 
@@ -55,7 +55,7 @@ class EtcdTarget:
             SourceError: If etcd refuses or does not answer.
         """
         there = self._etcd.get()
-        self.revision = there.revision if there else None
+        self.revision = there.order.revision if there else None
         return there.data if there else b""
 
     def write(self, data: bytes) -> None:
@@ -82,9 +82,9 @@ class EtcdTarget:
             return
         there = etcd.get()
         if there is not None and there.data == data:
-            self.revision = there.revision  # our own write, whose first response was lost
+            self.revision = there.order.revision  # our own write, whose first response was lost
             return
-        now = f"now at revision {there.revision}" if there else "now not there"
+        now = f"now at revision {there.order.revision}" if there else "now not there"
         raise ChangedError(
             f"{etcd} has changed since it was compared ({now}): nothing is written;"
             " look at the difference again, or use --force"

@@ -163,7 +163,8 @@ class ConfigService:
             if self._user != os.geteuid():
                 # gunicorn --preload --user: the list was loaded as root, with root's records.
                 self._open_records()
-                self._reloader.replace_records(self._releases)
+                self._reloader.releases = self._releases
+                self._reloader.reload(Trigger.START)
             if self.reports is not None:
                 # Each worker has a file of its own.
                 self.reports = self.reports.for_process()
@@ -353,10 +354,10 @@ class ConfigService:
 
     def _watcher(self) -> WatcherRecord:
         thread = self._reload_thread
-        mode = thread.trigger.watcher.mode if thread else "poll"
-        alive = self.alive and self._late() is None
-        alive = alive and (mode == "poll" or bool(thread and thread.trigger.watcher.alive))
-        return {"mode": mode, "alive": alive}
+        if thread is None:
+            return {"mode": "poll", "alive": False}
+        alive = thread.alive and self._late() is None and thread.trigger.alive
+        return {"mode": thread.trigger.mode, "alive": alive}
 
     def _after_turn(self) -> None:
         """Do the periodic work of the process; the reload thread calls this after each turn."""

@@ -20,7 +20,7 @@ from mop_config import create_app, qr
 from mop_config.model.jws import SigningKey, TrustedKeys
 from mop_config.server.export.exporter import StaticExporter
 from mop_config.server.settings import Settings
-from mop_config.server.state import last_good
+from mop_config.server.state.release import parse
 
 from ..conftest import GUIDE_JSON, SAMPLE
 from ..servers import ROOT
@@ -385,7 +385,7 @@ class TestRootInAnothersFolder:
         owners = {path.stat().st_uid for path in records.rglob("*")}
         assert owners == {ALICE}
         (record,) = records.rglob("*.lastgood")
-        assert last_good.parse(record.read_bytes()).record.release.version
+        assert parse(record.read_bytes()).release.version
 
     def test_a_version_that_the_service_user_planted_is_not_gone_on_from(
         self, place: Path, key: Path
@@ -397,9 +397,9 @@ class TestRootInAnothersFolder:
         file = write(place, "DomainList:\na.example\nb.example\n")
         publish(place, file, "--key", str(key))
         (record,) = records.rglob("*.lastgood")
-        good = last_good.parse(record.read_bytes())
-        release = good.record.release._replace(last_modified=1 << 36, version=1 << 51)
-        planted = good._replace(record=good.record._replace(release=release))
+        good = parse(record.read_bytes())
+        release = good.release._replace(last_modified=1 << 36, version=1 << 51)
+        planted = good._replace(release=release)
         record.write_bytes(planted.dump())
         file = write(place, "DomainList:\nc.example\nb.example\n")
         publish(place, file, "--key", str(key))

@@ -17,8 +17,8 @@ import pytest
 from mop_config.cli import run
 from mop_config.server.settings import Settings
 from mop_config.server.state.directory import StateDirectory
-from mop_config.server.state.last_good import LastGood, LastGoodStore
-from mop_config.server.state.release import Release, ReleaseRecord
+from mop_config.server.state.release import LastGood, Release
+from mop_config.server.state.releases import ReleaseStore
 from mop_config.server.state.workers import key as key_of
 
 from ..etcds import running_cluster
@@ -402,10 +402,10 @@ def keep(file: Path, folder: Path, *texts: tuple[str, str]) -> None:
     """Keep texts with the given ETags and versions 1001, 1002 and so on."""
     directory = StateDirectory.of_user(folder / "state")
     directory.make()
-    store = LastGoodStore(directory, key_of(str(file)))
+    store = ReleaseStore(directory, key_of(str(file)))
     for number, (content, etag) in enumerate(texts, start=1001):
-        record = ReleaseRecord(Release(etag, 1.0, 1, number), 1, 1)
-        store.remember(LastGood(content.encode(), record, float(number), "watch"))
+        release = Release(etag, 1.0, 1, number)
+        store.remember(LastGood(content.encode(), release, 1, 1, None, 0.0, float(number), "watch"))
 
 
 def test_the_beginning_of_an_etag(

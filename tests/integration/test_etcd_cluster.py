@@ -1,5 +1,6 @@
 """Three servers on a cluster of three members, under random edits and faults."""
 
+import base64
 import contextlib
 import http.client
 import os
@@ -13,13 +14,10 @@ from pathlib import Path
 import pytest
 
 from mop_config.errors import SourceError
-from mop_config.model.address import EtcdAddress
 from mop_config.server.parsing.render import EMPTY_BODY, render
-from mop_config.server.settings import EtcdSettings, UrlRules
-from mop_config.server.sources.etcd import Etcd
+from mop_config.server.settings import UrlRules
 
-from ..etcd_past import Revision, history
-from ..etcds import Cluster, running_cluster
+from ..etcds import KEY, Cluster, encode, running_cluster
 from ..servers import ENDPOINTS, Server, gunicorn_command
 from ..waiting import wait_for
 
@@ -146,16 +144,13 @@ class Run:
 
     def record(self) -> None:
         """Record etcd's order of the texts, before a compaction removes it."""
-        etcd = Etcd(EtcdAddress.parse(self.cluster.address()), EtcdSettings(), 1 << 20)
-
-        def known() -> list[Revision]:
-            with contextlib.suppress(SourceError):  # for example during an election
-                return history(etcd, 1000)
-            return []
-
-        for revision in wait_for(known, seconds=30, what="etcd tells the past"):
+        asked = {"key": encode(KEY)}
+        newest = int(self.cluster.any("/kv/range", asked)["header"]["revision"])
+        for revision in range(max(self.order, default=1) + 1, newest + 1):
+            kept = self.cluster.any("/kv/range", {**asked, "revision": str(revision)}).get("kvs")
+            data = base64.b64decode(kept[0].get("value", "")) if kept else b""
             with contextlib.suppress(SourceError):
-                self.order[revision.number] = etag(revision.data or b"")
+                self.order[revision] = etag(data)
 
     def compact(self) -> None:
         self.record()

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from mop_config import create_app
+from mop_config.server.reload.file_trigger import FileTrigger
 from mop_config.server.service import EXTENSION, ConfigService
 from mop_config.server.settings import Settings
 from mop_config.server.sources.directory_watch import Watcher
@@ -424,6 +425,7 @@ class TestThreads:
         """A handler that raises ends watchdog's dispatcher silently; the service replaces it."""
         reloader = service._reload_thread
         assert reloader is not None
+        assert isinstance(reloader.trigger, FileTrigger)
         watcher = reloader.trigger.watcher
         assert isinstance(watcher, Watcher)
         wait_for(lambda: watcher.alive)

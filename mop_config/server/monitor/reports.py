@@ -154,7 +154,7 @@ class ClientReports:
         return [e for e in _entries(totals) if (e["kind"], e["url"]) in listed]
 
     def _steps_of_others(self) -> Iterator[tuple[int, Counter[Series]]]:
-        for name in self._directory.list_names():
+        for name in self._directory.names():
             if not name.startswith(self._prefix) or name == self._name:
                 continue
             written = self._directory.fingerprint(name).mtime_ns / 1e9

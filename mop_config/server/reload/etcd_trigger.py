@@ -1,9 +1,10 @@
-"""The reload trigger of a key in etcd: a watch, and a poll beside it.
+"""EtcdTrigger, the reload trigger of a key in etcd: a watch, and a poll beside it.
 
 The watch is opened before the key is read, so that no change in between is missed. It starts at
 the present revision, so that a compaction or a restore of the cluster does not disturb it.
 """
 
+import contextlib
 import logging
 import random
 import threading
@@ -11,11 +12,8 @@ import time
 
 from ...errors import SourceError
 from ...net.http import backoff
-from ..parsing.problems import Code
 from ..serving.store import Trigger
-from ..sources.etcd import Etcd
-from ..sources.etcd_gateway import Watch
-from ..sources.etcd_source import EtcdSource
+from ..sources.etcd import EtcdSource, Watch
 from ..sources.events import Event, Events
 from .pipeline import Reloader
 
@@ -35,103 +33,10 @@ def pause(failures: int) -> float:
     return backoff(failures, FIRST_PAUSE, LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
-class KeyWatch:
-    """The thread that watches the key and wakes the reload thread after each event.
-
-    Args:
-        etcd: The key.
-        events: The queue of the events.
-    """
-
-    mode = "etcd"
-
-    def __init__(self, etcd: Etcd, events: Events) -> None:
-        self._etcd = etcd
-        self._events = events
-        self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._watch: Watch | None = None
-        self._connected = False
-        self._failures = 0
-        self._thread: threading.Thread | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether a watch is established."""
-        return self._connected and self._running()
-
-    def _running(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
-
-    def check(self) -> None:
-        """Start the thread if it does not run, and move the watch to the preferred member."""
-        if not self._running() and not self._stopping.is_set():
-            self._thread = threading.Thread(target=self._run, name="mop-config-etcd", daemon=True)
-            self._thread.start()
-        watch = self._watch
-        if watch is not None and watch.member != self._etcd.preferred:
-            watch.close()
-
-    def release(self) -> None:
-        """Close the watch, and make the thread end soon, without waiting for it."""
-        with self._lock:
-            self._stopping.set()
-            if self._watch is not None:
-                self._watch.close()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self.release()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            began = time.monotonic()
-            try:
-                self._follow()
-                self._failures = 0
-                continue
-            except Exception as error:
-                self._note(error, stood=time.monotonic() - began > STOOD)
-            self._stopping.wait(pause(self._failures))
-        self._connected = False
-
-    def _follow(self) -> None:
-        """Watch the key until the member has been silent for too long; the caller watches again."""
-        with self._etcd.watch(self._stopping.is_set) as watch:
-            with self._lock:
-                if self._stopping.is_set():
-                    return
-                self._watch = watch
-            try:
-                for message in watch.messages():
-                    if not self._connected and self._failures:
-                        logger.info("watching etcd again")
-                    self._connected = True
-                    self._events.put(Event.OTHER)
-                    if message.get("canceled"):
-                        raise SourceError(Code.UNREACHABLE, f"cancelled: {message}"[:200])
-            finally:
-                with self._lock:
-                    self._watch = None
-
-    def _note(self, error: Exception, *, stood: bool) -> None:
-        self._failures = 1 if stood else self._failures + 1
-        if self._stopping.is_set():
-            return
-        # The reload thread reads the key, and so learns whether etcd responds at all.
-        if self._connected or self._failures == 1:
-            self._events.put(Event.OTHER)
-        self._connected = False
-        if not isinstance(error, SourceError):
-            logger.error("watching etcd failed: %s: %s", type(error).__name__, error)
-        elif self._failures == 2:
-            logger.warning("the watch on etcd is lost: %s", error)
-
-
 class EtcdTrigger:
     """The reload trigger of a key in etcd: reads the key after events, requests and intervals.
+
+    A second thread watches the key, and wakes the reload thread after each event.
 
     Args:
         reloader: Reads the key; it has loaded once already.
@@ -140,15 +45,27 @@ class EtcdTrigger:
         poll_interval: Seconds between two reads without an event or a request; 0 means never.
     """
 
+    mode = "etcd"
+
     def __init__(
         self, reloader: Reloader, source: EtcdSource, events: Events, poll_interval: float
     ) -> None:
-        self.watcher = KeyWatch(source.etcd, events)
         self._reloader = reloader
+        self._source = source
+        self._events = events
         self._poll_interval = poll_interval
         self._next_poll = time.monotonic() + poll_interval
-        self._failures = 0
+        self._failed_reads = 0
         self._retry_at = 0.0
+        self._failed_watches = 0
+        self._watch: Watch | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mop-config-etcd", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether a watch is established."""
+        return self._watch is not None
 
     def timeout(self, now: float) -> float:
         """Return the seconds until the next turn if no event comes."""
@@ -162,28 +79,67 @@ class EtcdTrigger:
             request: The trigger of a request to read the key, changed or not; None without one.
             now: Monotonic seconds.
         """
-        self.watcher.check()
+        if self._thread.ident is None:
+            self._thread.start()
         by_event = any(event is not Event.SIGHUP for event in events)
         polling = bool(self._poll_interval) and now >= self._next_poll
-        again = bool(self._failures) and now >= self._retry_at
+        again = bool(self._failed_reads) and now >= self._retry_at
         if request or by_event or polling or again:
             trigger = request or (Trigger.ETCD if by_event else Trigger.POLL)
-            self._load(trigger, quietly=not request)
+            done = self._reloader.reload(trigger, quietly=not request)
+            now = time.monotonic()
+            self._next_poll = now + self._poll_interval
+            failed = not done or not self._reloader.loaded.reachable
+            self._failed_reads = self._failed_reads + 1 if failed else 0
+            self._retry_at = now + pause(self._failed_reads)
+        # The member that answered a read may not be the one that is watched.
+        watch = self._watch
+        if watch is not None and watch.position != self._source.preferred:
+            watch.member.close()
 
     def release(self) -> None:
         """End the watch; a read that hangs ends by itself, in a few seconds."""
-        self.watcher.release()
+        self._stopping.set()
+        if (watch := self._watch) is not None:
+            watch.member.close()
 
     def stop(self) -> None:
         """End the watch, and wait for its thread."""
-        self.watcher.stop()
+        self.release()
+        if self._thread.ident is not None:
+            self._thread.join()
 
-    def _load(self, trigger: Trigger, *, quietly: bool) -> None:
-        done = self._reloader.reload(trigger, quietly=quietly)
-        now = time.monotonic()
-        self._next_poll = now + self._poll_interval
-        self._failures = 0 if done and self._reloader.loaded.reachable else self._failures + 1
-        if self._failures:
-            self._retry_at = now + pause(self._failures)
-        # The member that answered the read may not be the one that is watched.
-        self.watcher.check()
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                self._follow()
+                self._failed_watches = 0
+            except Exception as error:
+                self._note(error, stood=time.monotonic() - began > STOOD)
+                self._stopping.wait(pause(self._failed_watches))
+
+    def _follow(self) -> None:
+        """Watch the key until the member has been silent for too long; the caller watches again."""
+        watch = self._source.watch(self._stopping.is_set)
+        with contextlib.closing(watch.messages) as messages:
+            if self._failed_watches:
+                logger.info("watching etcd again")
+            self._watch = watch
+            self._events.put(Event.OTHER)
+            if not self._stopping.is_set():  # else ``release`` may not have seen the watch
+                for _ in messages:
+                    self._events.put(Event.OTHER)
+
+    def _note(self, error: Exception, *, stood: bool) -> None:
+        was_alive, self._watch = self.alive, None
+        self._failed_watches = 1 if stood else self._failed_watches + 1
+        if self._stopping.is_set():
+            return
+        # The reload thread reads the key, and so learns whether etcd responds at all.
+        if was_alive or self._failed_watches == 1:
+            self._events.put(Event.OTHER)
+        if not isinstance(error, SourceError):
+            logger.error("watching etcd failed: %s: %s", type(error).__name__, error)
+        elif self._failed_watches == 2:
+            logger.warning("the watch on etcd is lost: %s", error)

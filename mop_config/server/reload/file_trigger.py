@@ -34,12 +34,20 @@ class FileTrigger:
         self._source = source
         self._poll_interval = poll_interval
         self._debouncer = Debouncer(reloader.loaded.signature)
-        if reloader.loaded.interrupted:
-            self._debouncer.written(time.monotonic())
         self._cause: Trigger | None = None
         self._requested = False
         self._complained = False
         self._next_poll = time.monotonic() + poll_interval
+
+    @property
+    def mode(self) -> str:
+        """How changes are noticed: ``inotify``, another system's mechanism, or ``poll``."""
+        return self.watcher.mode
+
+    @property
+    def alive(self) -> bool:
+        """Whether a change would be noticed now."""
+        return self.mode == "poll" or self.watcher.alive
 
     def timeout(self, now: float) -> float:
         """Return the seconds until the next turn if no event comes."""

@@ -50,30 +50,43 @@ def check_acceptable(
     """
     if settings.strict and rendering.errors:
         first = next((p for p in rendering.problems if p.severity is Severity.ERROR), None)
-        errors = f"{rendering.errors} error" + ("" if rendering.errors == 1 else "s")
+        errors = count(rendering.errors, "error")
         raise SourceError(Code.STRICT, f"{errors}, and ENDPOINT_STRICT is set; first: {first}")
     if replaced is None:
         return
-    if any(replaced.counts.values()) and not rendering.usable and not settings.allow_empty:
+    left = {kind: rendering.count(kind) for kind in Kind}
+    if error := _too_few(replaced.counts, left, settings):
+        raise error
+    if lines := missing_confirmations(rendering, settings, text, replaced):
+        need = "this line confirms" if len(lines) == 1 else "these lines confirm"
         raise SourceError(
+            Code.TOO_MANY_REMOVED,
+            f"the file removes more than {settings.max_removed:.0%} of the endpoints of a kind"
+            f" (ENDPOINT_MAX_REMOVED); {need} that it is meant: {' and '.join(lines)}",
+        )
+
+
+def _too_few(
+    served: Mapping[Kind, int], left: Mapping[Kind, int], settings: Settings
+) -> SourceError | None:
+    """Return why too few endpoints of a kind would be left, or None if there are enough."""
+    if any(served.values()) and not any(left.values()) and not settings.allow_empty:
+        return SourceError(
             Code.NO_ENDPOINTS,
             "the file has no usable endpoint, and must not replace a list that has some"
             " (ENDPOINT_ALLOW_EMPTY=1 would allow it)",
         )
-    _check_number(rendering, settings, replaced)
-    if lines := missing_confirmations(rendering, settings, text, replaced):
-        _refuse_removal(lines, settings)
-
-
-def _check_number(rendering: Rendering, settings: Settings, replaced: Replaced) -> None:
     for kind in Kind:
-        left = rendering.count(kind)
-        if replaced.counts[kind] and left < settings.min_endpoints:
-            raise SourceError(
-                Code.TOO_FEW,
-                f"the file has {left} usable {kind.label} endpoint{'' if left == 1 else 's'}, and"
-                f" ENDPOINT_MIN_ENDPOINTS is {settings.min_endpoints}",
-            )
+        if served[kind] and left[kind] < settings.min_endpoints:
+            usable = count(left[kind], f"usable {kind.label} endpoint")
+            reason = f"the file has {usable}, and ENDPOINT_MIN_ENDPOINTS is"
+            return SourceError(Code.TOO_FEW, f"{reason} {settings.min_endpoints}")
+    return None
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun in the right form."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def missing_confirmations(
@@ -122,14 +135,13 @@ def _reason_to_refuse(
     served: Mapping[Kind, set[str]], planned: Mapping[Kind, set[str]], settings: Settings
 ) -> str:
     """Return why the guard would refuse a boundary; empty if the boundary is acceptable."""
-    if any(served.values()) and not any(planned.values()) and not settings.allow_empty:
-        return "no endpoint would be left"
+    before, left = ({kind: len(urls[kind]) for kind in Kind} for urls in (served, planned))
+    if error := _too_few(before, left, settings):
+        return str(error)
     for kind in Kind:
-        left, removed = len(planned[kind]), len(served[kind] - planned[kind])
-        if served[kind] and left < settings.min_endpoints:
-            return f"{left} {kind.label} endpoints would be left (ENDPOINT_MIN_ENDPOINTS)"
-        if removed > settings.max_removed * len(served[kind]):
-            of = f"{removed} of {len(served[kind])} {kind.label} endpoints"
+        removed = len(served[kind] - planned[kind])
+        if removed > settings.max_removed * before[kind]:
+            of = f"{removed} of {before[kind]} {kind.label} endpoints"
             return f"it removes {of} (ENDPOINT_MAX_REMOVED)"
     return ""
 
@@ -148,12 +160,3 @@ def _confirmations(text: bytes) -> Counter[tuple[int, str]]:
         return Counter()
     found = (_CONFIRMATION.fullmatch(line) for line in text.splitlines())
     return Counter((int(match[1]), match[2].decode()) for match in found if match)
-
-
-def _refuse_removal(lines: list[str], settings: Settings) -> None:
-    need = "this line confirms" if len(lines) == 1 else "these lines confirm"
-    raise SourceError(
-        Code.TOO_MANY_REMOVED,
-        f"the file removes more than {settings.max_removed:.0%} of the endpoints of a kind"
-        f" (ENDPOINT_MAX_REMOVED); {need} that it is meant: {' and '.join(lines)}",
-    )

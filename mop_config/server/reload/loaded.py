@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 from ...model.codec import Difference
 from ..parsing.render import Rendering
+from ..parsing.window import PlannedChange
+from ..serving.snapshot import Snapshot
 from ..serving.store import Reload, Result, Trigger
-from ..sources.file import Fingerprint
-from ..state.release import Order
+from ..sources.file import Fingerprint, Order, SourceText
+from ..state.release import LastGood, Release
 
 #: Outdated reads in a row, and seconds since the first of them, after which a source that changes
 #: all the time is read and rendered under the lock.
 VAIN_TRIES = 3
 VAIN_SECONDS = 2.0
-
-
-#: Fingerprint of a source that was not read yet.
-_UNSEEN = Fingerprint(0)
+#: Identity of every outage, so that an outage is noted once although its messages differ.
+UNREACHABLE = b"unreachable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,29 +27,30 @@ class Loaded:
     Attributes:
         signature: Fingerprint of the source right before it was read.
         identity: Digest of the text that was read, or the reason why no text could be read.
-        reachable: Whether the source could be reached.
-        interrupted: Whether the file was not read because a process was writing it.
         tries: Reads in a row whose text was outdated before its release was issued.
         vain_since: Monotonic seconds at the start of the first of these reads.
         confirmed: Place in etcd that the host's record named at the last of these reads.
         good_at: POSIX time at which the served list was found good, by any worker; 0 for never.
-        from_disk: POSIX time at which the served list was saved; None if the source gave it.
         seen_good: Whether this process has read a good text.
+        planned: The next change by a window in the text that was published last, if any.
         next_boundary: POSIX seconds of the next window boundary, at which the served text has to
             be rendered again; infinity without a boundary.
     """
 
-    signature: Fingerprint = _UNSEEN
+    signature: Fingerprint = Fingerprint(0)  # noqa: RUF009 - immutable
     identity: bytes = b""
-    reachable: bool = True
-    interrupted: bool = False
     tries: int = 0
     vain_since: float = 0.0
     confirmed: Order | None = None
     good_at: float = 0.0
-    from_disk: float | None = None
     seen_good: bool = False
+    planned: tuple[PlannedChange, ...] = ()
     next_boundary: float = math.inf
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the source could be reached."""
+        return self.identity != UNREACHABLE
 
     @property
     def in_vain(self) -> bool:
@@ -59,14 +60,15 @@ class Loaded:
 
 
 class ReloadAttempt:
-    """One read of the source: its trigger, the state before, and its duration."""
+    """One read of the source: its trigger, the state before, and its duration.
 
-    def __init__(
-        self, trigger: Trigger, before: Loaded, signature: Fingerprint, *, quietly: bool
-    ) -> None:
+    Attributes:
+        rendering: The list that was read, once it is rendered.
+    """
+
+    def __init__(self, trigger: Trigger, before: Loaded, *, quietly: bool = False) -> None:
         self.trigger = trigger
         self.before = before
-        self.signature = signature
         self.quietly = quietly
         self.rendering: Rendering | None = None
         self.at = time.time()
@@ -76,10 +78,23 @@ class ReloadAttempt:
         """Whether a quiet read found the same text or failure as before, so nothing is noted."""
         return self.quietly and loaded.identity == self.before.identity
 
+    def good(self, text: SourceText, made: Rendering | Snapshot, boundary: float) -> LastGood:
+        """Return the text with its list's figures, for which a release will be issued."""
+        return LastGood(
+            text.data,
+            Release(made.etag, max(text.mtime, boundary)),
+            made.api_count,
+            made.socketio_count,
+            text.order,
+            boundary,
+            self.at,
+            self.trigger.value,
+        )
+
     def done(
         self,
         result: Result,
-        etag: str | None,
+        etag: str,
         *,
         error: str | None = None,
         change: Difference | None = None,

@@ -1,7 +1,6 @@
 """Reloader reads the source, renders and checks its text, and publishes the list."""
 
 import contextlib
-import hashlib
 import logging
 import time
 from dataclasses import replace
@@ -11,24 +10,20 @@ from ...errors import SourceError
 from ...model.codec import rfc3339
 from ...model.endpoint import Kind
 from ..parsing.problems import MAX_KEPT, Code, Problem, first_problems
-from ..parsing.render import EMPTY_BODY, Rendering, render, render_body
-from ..parsing.window import PlannedChange
+from ..parsing.render import Rendering, render, render_body
 from ..serving.snapshot import Snapshot
-from ..serving.store import Reload, Result, SnapshotStore, SourceState, Trigger
+from ..serving.store import Result, SnapshotStore, SourceState, Trigger
 from ..settings import Settings
 from ..sources import Source
 from ..sources.file import Fingerprint, SourceText, detached
-from ..state.last_good import LastGood
-from ..state.release import Order, Release
-from ..state.releases import CriticalSection, ReleaseRequest, ReleaseStore
-from .guard import Replaced, check_acceptable, with_planned_refusals
-from .loaded import VAIN_TRIES, Loaded, ReloadAttempt
+from ..state.release import LastGood, Release
+from ..state.releases import CriticalSection, ReleaseStore
+from .guard import Replaced, check_acceptable, count, with_planned_refusals
+from .loaded import UNREACHABLE, VAIN_TRIES, Loaded, ReloadAttempt
 from .short_turns import short_turns
 
 logger = logging.getLogger(__name__)
 
-#: Limit of the planned changes that the status shows.
-MAX_PLANNED = 20
 #: Seconds until a boundary is tried again after a failure such as a lack of memory.
 BOUNDARY_RETRY = 5.0
 
@@ -41,20 +36,19 @@ class Reloader:
         settings: The settings for parsing and checking the text.
         store: The store that gets the result.
         releases: Issues dates and versions for all workers of the host, and keeps the texts.
+
+    Attributes:
+        loaded: What the last read has found.
     """
 
     def __init__(
-        self,
-        source: Source,
-        settings: Settings,
-        store: SnapshotStore,
-        releases: ReleaseStore,
+        self, source: Source, settings: Settings, store: SnapshotStore, releases: ReleaseStore
     ) -> None:
         self.source = source
         self.settings = settings
         self.store = store
         self.loaded = Loaded()
-        self._releases = releases
+        self.releases = releases
 
     # -- when to read
 
@@ -65,32 +59,21 @@ class Reloader:
             may_wait: Whether a reload follows soon. Then a file that is being written is left
                 alone until its writer has closed it, if there is a list to serve.
         """
-        if may_wait and self._releases.last_good() and self.source.being_written():
-            self.loaded = Loaded(self.source.signature(), interrupted=True)
+        waits = may_wait and self.releases.last_good() and self.source.being_written()
+        if waits or not any(self.reload(Trigger.START) for _ in range(VAIN_TRIES + 1)):
             self.give_up_waiting(Trigger.START)
-        elif not any(self.reload(Trigger.START) for _ in range(VAIN_TRIES + 1)):
-            self.give_up_waiting(Trigger.START)
-        self._releases.archive()
 
     def catch_up(self) -> None:
         """Read the source if it has changed since the last read, while no thread watched it."""
-        if self.source.signature() == self.loaded.signature:
-            return
-        interrupted = self.store.view.loaded and bool(self.source.being_written())
-        self.loaded = replace(self.loaded, interrupted=interrupted)
-        if not interrupted:
+        changed = self.source.signature() != self.loaded.signature
+        if changed and not (self.store.view.loaded and self.source.being_written()):
             self.reload(Trigger.POLL, quietly=True)
-
-    def replace_records(self, releases: ReleaseStore) -> None:
-        """Use the records of the user that this process now runs as, and load again."""
-        self._releases = releases
-        self.reload(Trigger.START)
 
     def give_up_waiting(self, trigger: Trigger) -> None:
         """Report that the source keeps changing, so that it cannot be read yet."""
         message = f"{self.source} keeps changing: waiting until it rests"
-        attempt = ReloadAttempt(trigger, self.loaded, self.loaded.signature, quietly=False)
-        self._refuse(SourceError(Code.CHANGING, message), attempt)
+        attempt = ReloadAttempt(trigger, self.loaded)
+        self._note_failure(message, attempt, SourceError(Code.CHANGING, message))
 
     def reload(
         self, trigger: Trigger, *, quietly: bool = False, settled: Fingerprint | None = None
@@ -110,59 +93,46 @@ class Reloader:
         signature = self.source.signature()
         if settled is not None and signature.contents != settled.contents:
             return False
-        attempt = ReloadAttempt(trigger, self.loaded, signature, quietly=quietly)
+        attempt = ReloadAttempt(trigger, self.loaded, quietly=quietly)
         try:
-            return self._reload(attempt)
+            return self._reload(attempt, signature)
         except SourceError as error:
-            return self._reject(error, attempt)
+            return self._reject(error, attempt, signature)
         except Exception as error:
             return self._fail(error, attempt)
 
     # -- the steps of a reload
 
-    def _reload(self, attempt: ReloadAttempt) -> bool:
+    def _reload(self, attempt: ReloadAttempt, signature: Fingerprint) -> bool:
         """Read, render, check, issue a release with the text saved, and publish."""
-        late = attempt.before.in_vain
-        with self._releases.section(rendering=True) if late else contextlib.nullcontext():
+        releases, late = self.releases, attempt.before.in_vain
+        with releases.section(rendering=True) if late else contextlib.nullcontext():
             text = self.source.read()
-            changed = text.signature.contents != attempt.signature.contents
-            if (late or changed) and not self._is_whole(text):
+            changed = text.signature.contents != signature.contents
+            # A writer may have been at work since the trigger decided to read.
+            if (late or changed) and (
+                self.source.being_written() or not self.source.is_current(text)
+            ):
                 return False
-            self._look(attempt, text.signature, _identity(text))
+            self._remember(attempt, text.signature, text.identity)
             if attempt.repeats(self.loaded):
                 return self._confirm(text, attempt)
             at = self._moment()
             rendering = attempt.rendering = self._render(text.data, at)
-            with self._releases.section() as section:
-                behind = self._releases.boundary > at
+            with releases.section() as section:
+                behind = releases.boundary > at
                 if behind or (not late and self._is_outdated(text, section, attempt)):
                     return False
-                replaced = self._replaced(section, rendering.etag)
-                check_acceptable(rendering, self.settings, text.data, replaced)
-                good = self._releases.issue(
-                    section,
-                    _release_request(text, rendering, attempt, rendering.boundary),
-                    attempt.at,
-                )
-        self._publish(rendering, good.record.release, attempt)
+                self._check(rendering, text.data, section)
+                good = releases.issue(section, attempt.good(text, rendering, rendering.boundary))
+        self._publish(rendering, good.release, attempt)
         if text.detached:
-            self._note_error(detached(self.source), attempt, Code.DETACHED)
+            self._note_failure(detached(self.source), attempt, code=Code.DETACHED)
         return True
 
-    def _is_whole(self, text: SourceText) -> bool:
-        """Whether no writer was at work on the text, which has changed since its trigger."""
-        return not self.source.being_written() and self.source.is_current(text)
-
-    def _look(self, attempt: ReloadAttempt, signature: Fingerprint, identity: bytes) -> None:
-        reachable = identity != _UNREACHABLE
+    def _remember(self, attempt: ReloadAttempt, signature: Fingerprint, identity: bytes) -> None:
         self.loaded = replace(
-            attempt.before,
-            signature=signature,
-            identity=identity,
-            reachable=reachable,
-            interrupted=False,
-            tries=0,
-            confirmed=None,
+            attempt.before, signature=signature, identity=identity, tries=0, confirmed=None
         )
 
     def _moment(self) -> float:
@@ -170,98 +140,88 @@ class Reloader:
 
         So a clock that is set back does not bring expired entries back.
         """
-        return max(time.time(), self._releases.boundary)
+        return max(time.time(), self.releases.boundary)
 
-    def _render(self, data: bytes, at: float, served: bytes | None = None) -> Rendering:
+    def _render(self, data: bytes, at: float) -> Rendering:
         with short_turns():
-            body = self.store.view.snapshot.plain.body if served is None else served
-            rendering = render(data, self.settings.rules, body, at)
+            served = self.store.view.snapshot.plain.body
+            rendering = render(data, self.settings.rules, served, at)
         return with_planned_refusals(rendering, self.settings)
 
-    def _replaced(self, section: CriticalSection, etag: str) -> Replaced | None:
-        """Return the host's last list; None if there is no list, or if it is the same list."""
-        last, snapshot = section.last, self.store.view.snapshot
-        if last is None or last.record.release.etag == etag:
-            return None
-        counts = {Kind.API: last.record.api, Kind.SOCKETIO: last.record.socketio}
-        if self.settings.max_removed >= 1:
-            return Replaced(counts)
-        if last.record.release.etag == snapshot.etag:
-            return Replaced(counts, last.data, snapshot.plain.body)
-        body = render_body(last.data, self.settings.rules, last.record.boundary)
-        return Replaced(counts, last.data, body)
+    def _check(self, rendering: Rendering, data: bytes, section: CriticalSection) -> None:
+        """Raise ``SourceError`` if the list may not replace the host's last list."""
+        last, replaced = section.last, None
+        if last is not None and last.release.etag != rendering.etag:
+            replaced = Replaced({Kind.API: last.api, Kind.SOCKETIO: last.socketio}, last.data)
+            if self.settings.max_removed < 1:
+                body = render_body(last.data, self.settings.rules, last.boundary)
+                replaced = replaced._replace(body=body)
+        check_acceptable(rendering, self.settings, data, replaced)
 
     def _is_outdated(
         self, text: SourceText, section: CriticalSection, attempt: ReloadAttempt
     ) -> bool:
         """Whether the source may have another text by now; if so, count the read as outdated."""
-        before = attempt.before
-        if self.source.is_current(text) and not section.is_behind(_order(text), before.confirmed):
+        before, order = attempt.before, section.last and section.last.order
+        if self.source.is_current(text) and not section.is_behind(text.order, before.confirmed):
             return False
-        self.loaded = replace(
-            before,
-            tries=before.tries + 1,
-            vain_since=before.vain_since if before.tries else attempt.started,
-            confirmed=section.last and section.last.record.order,
-        )
+        since = before.vain_since if before.tries else attempt.started
+        tries = before.tries + 1
+        self.loaded = replace(before, tries=tries, vain_since=since, confirmed=order)
         return True
 
     def _confirm(self, text: SourceText, attempt: ReloadAttempt) -> bool:
         """Issue a release for the same text if it was touched or the host released another list."""
-        view = self.store.view
-        host = self._releases.follow()
-        disputed = host is not None and host.record.release.etag != view.snapshot.etag
+        view, releases = self.store.view, self.releases
+        host = releases.follow()
+        disputed = host is not None and host.release.etag != view.snapshot.etag
         moved = text.signature != attempt.before.signature or disputed
         if not moved or view.state is not SourceState.FRESH:
             return True
-        with self._releases.section() as section:
+        with releases.section() as section:
             if self._is_outdated(text, section, attempt):
                 return False
-            served = self._releases.served
-            boundary = 0.0 if served is None else served.record.boundary
-            if self._releases.boundary > boundary:
+            boundary = releases.served.boundary if releases.served else 0.0
+            if releases.boundary > boundary:
                 return True  # another worker has passed a boundary; this worker will do so soon
-            good = self._releases.issue(
-                section, _release_request(text, view.snapshot, attempt, boundary), attempt.at
-            )
-        self._restamp(good.record.release)
+            good = releases.issue(section, attempt.good(text, view.snapshot, boundary))
+        self._restamp(good.release)
         return True
 
     def _publish(self, rendering: Rendering, release: Release, attempt: ReloadAttempt) -> None:
+        planned, boundary = rendering.planned[:1], rendering.next_boundary
         self.loaded = replace(
             self.loaded,
             good_at=time.time(),
-            from_disk=None,
             seen_good=True,
-            next_boundary=rendering.next_boundary,
+            planned=planned,
+            next_boundary=boundary,
         )
-        counts = f"{_count(rendering.errors, 'error')}, {_count(rendering.warnings, 'warning')}"
-        counts += first_problems(rendering.problems)
-        changes = {
-            "state": SourceState.FRESH,
-            "problems": rendering.problems,
-            "errors": rendering.errors,
-            "warnings": rendering.warnings,
-            "planned": rendering.planned[:MAX_PLANNED],
-        }
-        view = self.store.view
+        view, change = self.store.view, None
         if view.loaded and view.snapshot.etag == rendering.etag:
-            snapshot = self._restamp(release)
-            self.store.publish(snapshot, attempt.done(Result.UNCHANGED, snapshot.etag), **changes)
-            logger.info("unchanged (%s), etag %s; %s", attempt.trigger, snapshot.etag, counts)
-            return
-        snapshot = self._snapshot(rendering, release)
-        reload = attempt.done(Result.APPLIED, snapshot.etag, change=rendering.difference)
-        self.store.publish(snapshot, reload, **changes)
+            result, snapshot = Result.UNCHANGED, self._restamp(release)
+        else:
+            result, snapshot = Result.APPLIED, self._snapshot(rendering, release)
+            change = rendering.difference
+        reload = attempt.done(result, snapshot.etag, change=change)
+        self.store.publish(
+            snapshot,
+            reload,
+            state=SourceState.FRESH,
+            problems=rendering.problems,
+            errors=rendering.errors,
+            warnings=rendering.warnings,
+        )
+        counts = f"{count(rendering.errors, 'error')}, {count(rendering.warnings, 'warning')}"
         logger.info(
             "%s, etag %s (%s, %.0f ms); %d API, %d Socket.io; %s",
-            rendering.difference,
+            change or "unchanged",
             snapshot.etag,
             attempt.trigger,
             reload.duration * 1000,
             snapshot.api_count,
             snapshot.socketio_count,
-            counts,
+            counts + first_problems(rendering.problems),
         )
 
     def _snapshot(self, rendering: Rendering, release: Release) -> Snapshot:
@@ -284,7 +244,7 @@ class Reloader:
             logger.info("version %d, etag %s", stamped.ver, stamped.etag)
         return stamped
 
-    # -- the state folder
+    # -- texts that were found good before
 
     def follow_others(self) -> None:
         """Serve the host's last good list if another worker found one that is newer than ours.
@@ -293,55 +253,65 @@ class Reloader:
         list than its siblings for as long as the file stays bad. A worker that missed an edit and
         its rollback would serve the list with too low a version.
         """
-        self._releases.archive()
-        view, good = self.store.view, self._releases.follow()
+        view, good = self.store.view, self.releases.follow()
         if good is None:
             return
-        release = good.record.release
-        if view.loaded and release.etag == view.snapshot.etag:
-            self._restamp(release)
+        if view.loaded and good.release.etag == view.snapshot.etag:
+            self._restamp(good.release)
             return
-        if view.state is SourceState.FRESH or not self._releases.trusted:
+        if view.state is SourceState.FRESH or not self.releases.trusted:
             return
-        if view.loaded and release.version <= view.snapshot.ver:
-            return
-        adopted = self._from_disk(good)
-        if adopted is not None:
-            self.store.adopt(*adopted)
-            logger.info("etag %s, which another worker has found good", adopted[0].etag)
+        newer = not view.loaded or good.release.version > view.snapshot.ver
+        if newer and (snapshot := self._from_disk(good)) is not None:
+            self.store.adopt(snapshot)
+            logger.info("etag %s, which another worker has found good", snapshot.etag)
 
-    def _from_disk(self, good: LastGood) -> tuple[Snapshot, tuple[PlannedChange, ...]] | None:
+    def _from_disk(self, good: LastGood) -> Snapshot | None:
         """Make the snapshot of a saved text, or return None if the text cannot be used."""
         try:
-            rendering, release = self._judge_anew(good)
+            judged = self._judge_anew(good)
         except Exception as error:
             logger.error("the last good list cannot be used: %s", error)
             return None
-        self.loaded = replace(
-            self.loaded,
-            good_at=good.saved_at,
-            from_disk=good.saved_at,
-            next_boundary=rendering.next_boundary,
-        )
-        return self._snapshot(rendering, release), rendering.planned[:MAX_PLANNED]
+        self.loaded = replace(self.loaded, good_at=good.saved_at)
+        return judged and self._snapshot(*judged)
 
-    def _judge_anew(self, good: LastGood) -> tuple[Rendering, Release]:
-        """Render a saved text as of now, or of its boundary if the guard refuses; release it."""
-        saved = good.record
-        rendering = self._render(good.data, self._moment(), EMPTY_BODY)
-        with self._releases.section() as section:
+    def _judge_anew(
+        self, good: LastGood, attempt: ReloadAttempt | None = None
+    ) -> tuple[Rendering, Release] | None:
+        """Render and check a saved text as of now, and issue its release.
+
+        Args:
+            good: The text.
+            attempt: The attempt that ends if the guard refuses the list. Without an attempt, the
+                list of the text's last boundary is used then.
+
+        Returns:
+            None if the host has released another text meanwhile.
+        """
+        rendering = self._render(good.data, self._moment())
+        self.loaded = replace(self.loaded, next_boundary=rendering.next_boundary)
+        with self.releases.section() as section:
+            if section.last is not None and section.last.data != good.data:
+                return None
             try:
-                replaced = self._replaced(section, rendering.etag)
-                check_acceptable(rendering, self.settings, good.data, replaced)
+                self._check(rendering, good.data, section)
             except SourceError:
-                now = rendering
-                rendering = self._render(good.data, saved.boundary, EMPTY_BODY)
-                rendering = rendering._replace(planned=now.planned)
-            request = _renewal(good, rendering, good.trigger)
-            issued = self._releases.issue(section, request, time.time(), saved.release)
-        return rendering, issued.record.release
-
-    # -- boundaries of windows
+                if attempt is not None:
+                    attempt.rendering = rendering
+                    raise
+                rendering = self._render(good.data, good.boundary)
+            # A boundary counts as a change at its own instant.
+            modified_at = max(good.release.modified_at, rendering.boundary)
+            renewed = good._replace(
+                release=Release(rendering.etag, modified_at),
+                api=rendering.api_count,
+                socketio=rendering.socketio_count,
+                boundary=rendering.boundary,
+                saved_at=time.time(),
+                trigger=good.trigger if attempt is None else attempt.trigger.value,
+            )
+            return rendering, self.releases.issue(section, renewed, good.release).release
 
     @property
     def seconds_to_boundary(self) -> float:
@@ -354,50 +324,37 @@ class Reloader:
         The source is not read: an entry's window ends even if the source is bad or cannot be
         reached.
         """
-        good = self._releases.served
+        good = self.releases.served
         if good is None:
             return
         self.loaded = replace(self.loaded, next_boundary=time.time() + BOUNDARY_RETRY)
-        attempt = ReloadAttempt(Trigger.POLL, self.loaded, self.loaded.signature, quietly=False)
+        attempt = ReloadAttempt(Trigger.POLL, self.loaded)
         try:
-            self._pass_boundary(good, attempt)
+            judged = self._judge_anew(good, attempt)
         except SourceError as error:
-            self._refuse(error, attempt)
+            self._note_failure(str(error), attempt, error)
         except Exception as error:
             self._fail(error, attempt)
-
-    def _pass_boundary(self, good: LastGood, attempt: ReloadAttempt) -> None:
-        rendering = attempt.rendering = self._render(good.data, self._moment())
-        self.loaded = replace(self.loaded, next_boundary=rendering.next_boundary)
-        with self._releases.section() as section:
-            if section.last is not None and section.last.data != good.data:
-                return  # the next reload finds the newer text
-            replaced = self._replaced(section, rendering.etag)
-            check_acceptable(rendering, self.settings, good.data, replaced)
-            request = _renewal(good, rendering, attempt.trigger.value)
-            issued = self._releases.issue(section, request, attempt.at)
-        if self.store.view.state is SourceState.FRESH:
-            self._publish(rendering, issued.record.release, attempt)
         else:
-            snapshot = self._snapshot(rendering, issued.record.release)
-            self.store.adopt(snapshot, rendering.planned[:MAX_PLANNED])
-            logger.info("etag %s: a window has begun or ended", snapshot.etag)
+            if judged is not None and self.store.view.state is SourceState.FRESH:
+                self._publish(*judged, attempt)
+            elif judged is not None:
+                snapshot = self._snapshot(*judged)
+                self.store.adopt(snapshot)
+                logger.info("etag %s: a window has begun or ended", snapshot.etag)
 
     # -- failures
 
-    def _reject(self, error: SourceError, attempt: ReloadAttempt) -> bool:
+    def _reject(self, error: SourceError, attempt: ReloadAttempt, signature: Fingerprint) -> bool:
         if error.code == Code.CHANGING:
             return False
         unreachable = error.code == Code.UNREACHABLE
-        identity = _UNREACHABLE if unreachable else str(error).encode()
         if attempt.rendering is None:  # else the identity of the text that was read is kept
-            self._look(attempt, attempt.signature, identity)
-        if attempt.repeats(self.loaded):
-            return True
-        if unreachable:
-            self._note_error(str(error), attempt, Code.UNREACHABLE)
-        else:
-            self._refuse(error, attempt)
+            identity = UNREACHABLE if unreachable else str(error).encode()
+            self._remember(attempt, signature, identity)
+        if not attempt.repeats(self.loaded):
+            refusal = None if unreachable else error
+            self._note_failure(str(error), attempt, refusal, Code(error.code))
         return True
 
     def _fail(self, error: Exception, attempt: ReloadAttempt) -> bool:
@@ -405,86 +362,44 @@ class Reloader:
         reason = f"{type(error).__name__}: {error}"
         self.loaded = replace(attempt.before, identity=reason.encode())
         if self.loaded.identity != attempt.before.identity:
-            self._note_error(reason, attempt)
+            self._note_failure(reason, attempt)
         return not isinstance(error, OSError)
 
-    def _refuse(self, error: SourceError, attempt: ReloadAttempt) -> None:
-        code, rendering = Code(error.code), attempt.rendering
-        problem = Problem(error.line, error.column, code.severity, code, str(error), "")
-        found = rendering.problems if rendering else ()
-        self._note_failure(
-            attempt.done(Result.REJECTED, None, error=str(error), code=code),
-            problems=(problem, *found)[:MAX_KEPT],
-            errors=1 + (rendering.errors if rendering else 0),
-            warnings=rendering.warnings if rendering else 0,
-        )
-        self._log_failure("refused", str(error), attempt, first_problems(found))
-
-    def _note_error(self, reason: str, attempt: ReloadAttempt, code: str | None = None) -> None:
-        self._note_failure(attempt.done(Result.ERROR, None, error=reason, code=code))
-        self._log_failure("failed", reason, attempt, "")
-
-    def _note_failure(self, reload: Reload, **changes: Any) -> None:
-        view = self.store.view
-        snapshot = view.snapshot
-        if not view.loaded and (good := self._releases.last_good()) is not None:
-            snapshot, changes["planned"] = self._from_disk(good) or (snapshot, ())
-        if self.loaded.seen_good:
-            refused = reload.result is Result.REJECTED
-            changes["state"] = SourceState.REJECTED if refused else SourceState.STALE
-        elif view.loaded or snapshot is not view.snapshot:
-            changes["state"] = SourceState.STALE
-        self.store.refuse(replace(reload, etag=snapshot.etag), snapshot=snapshot, **changes)
+    def _note_failure(
+        self,
+        reason: str,
+        attempt: ReloadAttempt,
+        refusal: SourceError | None = None,
+        code: Code | None = None,
+    ) -> None:
+        """Note why the source's text is not served: it is refused, or something has failed."""
+        view, rendering, changes = self.store.view, attempt.rendering, dict[str, Any]()
+        snapshot, found = view.snapshot, rendering.problems if rendering else ()
+        result, state = Result.ERROR, SourceState.STALE
+        if not view.loaded and (good := self.releases.last_good()) is not None:
+            snapshot = self._from_disk(good) or snapshot
+        if refusal is not None:
+            code = Code(refusal.code)
+            problem = Problem(refusal.line, refusal.column, code.severity, code, reason, "")
+            changes["problems"] = (problem, *found)[:MAX_KEPT]
+            changes["errors"] = 1 + (rendering.errors if rendering else 0)
+            changes["warnings"] = rendering.warnings if rendering else 0
+            result = Result.REJECTED
+            state = SourceState.REJECTED if self.loaded.seen_good else SourceState.STALE
+        if not self.loaded.seen_good and not view.loaded and snapshot is view.snapshot:
+            state = SourceState.EMPTY
+        reload = attempt.done(result, snapshot.etag, error=reason, code=code)
+        self.store.refuse(reload, snapshot=snapshot, state=state, **changes)
         self.follow_others()
-
-    def _log_failure(self, verb: str, reason: str, attempt: ReloadAttempt, more: str) -> None:
         view = self.store.view
         serving = f"still serving etag {view.snapshot.etag}" if view.loaded else "serving nothing"
-        if self.loaded.from_disk is not None:
-            serving += f", the last good list of {rfc3339(self.loaded.from_disk)}"
-        logger.error("%s (%s): %s; %s%s", verb, attempt.trigger, reason, serving, more)
-
-
-#: Identity of every outage, so that an outage is noted once although its messages differ.
-_UNREACHABLE = b"unreachable"
-
-
-def _identity(text: SourceText) -> bytes:
-    return hashlib.sha256(text.data).digest() + b"detached" * text.detached
-
-
-def _release_request(
-    text: SourceText, made: Rendering | Snapshot, attempt: ReloadAttempt, boundary: float
-) -> ReleaseRequest:
-    return ReleaseRequest(
-        made.etag,
-        made.api_count,
-        made.socketio_count,
-        max(text.mtime, boundary),
-        _order(text),
-        text.data,
-        attempt.trigger.value,
-        boundary,
-    )
-
-
-def _renewal(good: LastGood, rendering: Rendering, trigger: str) -> ReleaseRequest:
-    """Request a release for a saved text; a boundary counts as a change at its own instant."""
-    return ReleaseRequest(
-        rendering.etag,
-        rendering.api_count,
-        rendering.socketio_count,
-        max(good.record.release.modified_at, rendering.boundary),
-        good.record.order,
-        good.data,
-        trigger,
-        rendering.boundary,
-    )
-
-
-def _order(text: SourceText) -> Order | None:
-    return Order(text.cluster, text.revision) if text.revision else None
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+        if view.loaded and not self.loaded.seen_good:
+            serving += f", the last good list of {rfc3339(self.loaded.good_at)}"
+        logger.error(
+            "%s (%s): %s; %s%s",
+            "failed" if refusal is None else "refused",
+            attempt.trigger,
+            reason,
+            serving,
+            "" if refusal is None else first_problems(found),
+        )

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..serving.store import Trigger
-from ..sources.etcd_source import EtcdSource
+from ..sources.etcd import EtcdSource
 from ..sources.events import Event, Events, wait_for_events
 from .etcd_trigger import EtcdTrigger
 from .file_trigger import FileTrigger

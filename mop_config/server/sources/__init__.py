@@ -7,8 +7,8 @@ Read ``file`` first, then ``directory_watch`` and ``debounce``, which decide whe
 from ...errors import SettingsError
 from ...model.address import EtcdAddress
 from ..settings import EtcdSettings, Settings
+from .etcd import EtcdSource
 from .etcd_gateway import tls_context
-from .etcd_source import EtcdSource
 from .file import FileSource
 
 Source = FileSource | EtcdSource

@@ -1,7 +1,8 @@
-"""A key in etcd v3: read and watched through whichever member responds."""
+"""EtcdSource: a key in etcd v3, read and watched through whichever member responds."""
 
 import base64
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
 from typing import NamedTuple, TypeVar
 
 from ...errors import SourceError
@@ -18,8 +19,8 @@ from .etcd_gateway import (
     Message,
     RefusedError,
     StaleTokenError,
-    Watch,
 )
+from .file import Fingerprint, Order, SourceText
 
 T = TypeVar("T")
 
@@ -33,17 +34,29 @@ class Found(NamedTuple):
 
     Attributes:
         data: The text.
-        revision: The revision of etcd's store at which the key was written.
-        cluster: Id of the cluster.
+        order: The cluster, and the revision at which the key was written.
     """
 
     data: bytes
-    revision: int
-    cluster: str = ""
+    order: Order
 
 
-class Etcd:
-    """A key in etcd, and the members that serve it.
+class Watch(NamedTuple):
+    """A watch that is established.
+
+    Attributes:
+        position: Index of the member that sends the messages.
+        member: The member, whose ``close`` ends the watch from any thread.
+        messages: The messages; each is a change of the key.
+    """
+
+    position: int
+    member: Gateway
+    messages: Generator[Message, None, None]
+
+
+class EtcdSource:
+    """A key in etcd v3, whose value is the text of an endpoint file.
 
     It keeps no connection, so that both sides of a fork and several threads may use it.
 
@@ -54,52 +67,69 @@ class Etcd:
 
     Attributes:
         preferred: Index of the member that responded last.
+        key: The key in base64, as the gateway takes it.
     """
 
     def __init__(self, address: EtcdAddress, settings: EtcdSettings, max_bytes: int) -> None:
         self.address = address
         self.preferred = 0
         self.max_bytes = max_bytes
+        self.key = encode(address.key.encode())
         self._settings = settings
         self._resolver = Resolver()
         self._token = ""
+        self._seen = Fingerprint(0)
+        # Base64 makes four characters of three bytes.
+        self._limit = max_bytes * 4 // 3 + OVERHEAD
 
     def __str__(self) -> str:
         return self.address.text
 
-    @property
-    def key(self) -> str:
-        """The key in base64, as the gateway takes it."""
-        return encode(self.address.key.encode())
+    def signature(self) -> Fingerprint:
+        """Return the revision that was read last, without a request to etcd."""
+        return self._seen
 
-    def get(self, revision: int = 0) -> Found | None:
+    def being_written(self) -> bool | None:
+        """Return False: a key is written in one step."""
+        return False
+
+    def is_current(self, text: SourceText) -> bool:
+        """Whether the key may still hold a text; its revision tells, without asking etcd again."""
+        return True
+
+    def read(self) -> SourceText:
+        """Read the key by a majority of the members.
+
+        Raises:
+            SourceError: With code ``missing``, or as for ``get``.
+        """
+        began = time.time()
+        found = self.get()
+        if found is None:
+            raise SourceError(Code.MISSING, f"{self} is missing: there is no such key")
+        self._seen = Fingerprint(0, size=len(found.data), mtime_ns=found.order.revision)
+        return SourceText(found.data, began, self._seen, found.order)
+
+    def get(self) -> Found | None:
         """Read the key by a majority of the members; return None if it does not exist.
-
-        Args:
-            revision: The revision to read; 0 is the newest.
 
         Raises:
             SourceError: With code ``too-large``, ``unreadable`` (a ``RefusedError``) or
                 ``unreachable``.
         """
-        answer = self.ask("/kv/range", {"key": self.key, "revision": str(revision)})
+        answer = self.ask("/kv/range", {"key": self.key})
         try:
-            kept, cluster = answer.get("kvs"), str(answer["header"].get("cluster_id", ""))
-            return self.found(kept[0])._replace(cluster=cluster) if kept else None
+            kept = answer.get("kvs")
+            if not kept:
+                return None
+            data = base64.b64decode(kept[0].get("value", ""), validate=True)
+            cluster = str(answer["header"].get("cluster_id", ""))
+            found = Found(data, Order(cluster, int(kept[0]["mod_revision"])))
         except (ValueError, TypeError, LookupError, AttributeError):
             raise SourceError(Code.UNREACHABLE, f"{self}: the response is not etcd's") from None
-
-    def found(self, kept: Message) -> Found:
-        """Read the value of a key from a response.
-
-        Raises:
-            SourceError: With code ``too-large``.
-            ValueError: If there is none (also ``LookupError`` or ``TypeError``).
-        """
-        data = base64.b64decode(kept.get("value", ""), validate=True)
         if len(data) > self.max_bytes:
             raise self._too_large()
-        return Found(data, int(kept["mod_revision"]))
+        return found
 
     def ask(self, path: str, message: Message) -> Message:
         """Send a request to the members in turn until one responds.
@@ -115,29 +145,23 @@ class Etcd:
         share = max(LEAST_PATIENCE, PATIENCE / len(self.address.members))
         return self._with_member(lambda _, member: member.post(path, message, self._limit, share))
 
-    def watch(self, stopping: Callable[[], bool], start: int = 0) -> Watch:
-        """Open a watch on the key at the first member that responds.
+    def watch(self, stopping: Callable[[], bool]) -> Watch:
+        """Open a watch on the key, from now on, at the first member that responds.
 
         Args:
             stopping: Whether to give up before the next member.
-            start: The revision to begin with; 0 is from now on.
 
         Raises:
             SourceError: As for ``get``.
         """
-        request = {"key": self.key, "start_revision": str(start), "fragment": True}
+        request = {"create_request": {"key": self.key, "fragment": True}}
 
         def once(index: int, member: Gateway) -> Watch:
-            watch = member.watch({"create_request": request}, self._limit)
-            watch.member = index
-            return watch
+            messages = member.watch(request, self._limit)
+            next(messages)  # the first message says that the watch is established
+            return Watch(index, member, messages)
 
         return self._with_member(once, stopping)
-
-    @property
-    def _limit(self) -> int:
-        # Base64 makes four characters of three bytes.
-        return self.max_bytes * 4 // 3 + OVERHEAD
 
     def _too_large(self) -> SourceError:
         return SourceError(

@@ -1,12 +1,11 @@
-"""Requests to the JSON gateway of one etcd member, and its watches."""
+"""Gateway: requests to the JSON gateway of one etcd member, and its watches."""
 
 import json
 import math
 import ssl
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Iterator
+from typing import Any
 
 from ...errors import SettingsError, SourceError
 from ...model.address import Url
@@ -17,9 +16,6 @@ from ...net.http import HttpClient, HttpRequest
 from ...net.resolver import Resolver
 from ..parsing.problems import Code
 from ..settings import EtcdSettings
-
-if TYPE_CHECKING:
-    from ...net.connection import HttpConnection, HttpResponse
 
 #: Limits of a connection, and of each wait for bytes, in seconds.
 CONNECT_TIMEOUT = 2.0
@@ -47,8 +43,11 @@ class RefusedError(SourceError):
     """etcd responded with an error that any other member would respond with too."""
 
 
-class DownError(Exception):
+class DownError(SourceError):
     """This member does not respond as it should; another member may."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Code.UNREACHABLE, message)
 
 
 class StaleTokenError(Exception):
@@ -150,21 +149,37 @@ class Gateway:
             raise _error(reply.status, reply.body)
         return parse(reply.body)
 
-    def watch(self, message: Message, limit: int) -> "Watch":
-        """Open a watch; raises as ``post`` does."""
+    def watch(self, message: Message, limit: int) -> Generator[Message, None, None]:
+        """Open a watch, and yield etcd's messages; the first says that the watch is established.
+
+        The messages end after a silence, and when the watch is closed.
+
+        Raises:
+            Exception: As ``post`` does, also if the stream breaks off.
+        """
         connection = self._client.connection(self._where, time.monotonic() + READ_TIMEOUT)
-        body = json.dumps(message).encode()
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(connection)
-                response = stack.enter_context(
-                    connection.stream("POST", "/v3/watch", self._headers, body)
-                )
+        body, established = json.dumps(message).encode(), False
+        try:
+            with (
+                connection,
+                connection.stream("POST", "/v3/watch", self._headers, body) as response,
+            ):
                 if response.status != 200:
                     raise _error(response.status, response.read(OVERHEAD))
-            except HttpError as error:
-                raise DownError(str(error)) from None
-            return Watch(self._client, connection, response, stack.pop_all(), limit)
+                connection.until, connection.silence = math.inf, IDLE
+                for line in _lines(response.chunks(), limit):
+                    yield _result(line)
+                    established = True
+        except HttpError as error:
+            if established and error.fault is Fault.READ_TIMEOUT:
+                return
+            raise DownError(str(error)) from None
+        if not self._client.aborted:
+            raise DownError("the connection has ended")
+
+    def close(self) -> None:
+        """End the watch, from any thread."""
+        self._client.abort()
 
 
 def _error(status: int, body: bytes) -> Exception:
@@ -197,86 +212,18 @@ def parse(body: bytes) -> Message:
     return value
 
 
-class Watch:
-    """An open stream of the changes of a key; use it as a context manager.
-
-    Attributes:
-        member: Index of the member that sends the stream.
-    """
-
-    member = 0
-
-    def __init__(
-        self,
-        client: HttpClient,
-        connection: "HttpConnection",
-        response: "HttpResponse",
-        stack: ExitStack,
-        limit: int,
-    ) -> None:
-        self._client = client
-        self._connection = connection
-        self._response = response
-        self._stack = stack
-        self._limit = limit
-        connection.until = math.inf
-        self.end_after(IDLE)
-
-    def __enter__(self) -> "Watch":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def end_after(self, seconds: float) -> None:
-        """End the stream after so many seconds of silence."""
-        self._connection.silence = seconds
-
-    def close(self) -> None:
-        """End the stream, from any thread."""
-        self._client.abort()
-
-    def messages(self) -> Iterator[Message]:
-        """Yield etcd's messages as they arrive; the first says that the watch is established.
-
-        The stream ends after a silence, and when the watch is closed.
-
-        Raises:
-            SourceError: With code ``unreachable`` if the stream breaks off, ``too-large`` if a
-                message is larger than a text may be.
-        """
-        reason = "the connection has ended"
-        try:
-            for line in self._lines():
-                yield _result(line)
-        except HttpError as error:
-            if error.fault is Fault.READ_TIMEOUT:
-                return
-            reason = str(error)
-        except DownError as error:
-            reason = str(error)
-        if not self._client.aborted:
-            raise SourceError(Code.UNREACHABLE, reason)
-
-    def _lines(self) -> Iterator[bytes]:
-        line = bytearray()
-        for chunk in self._response.chunks():
-            *ends, rest = chunk.split(b"\n")
-            for end in ends:
-                line += end
-                if line.strip():
-                    yield bytes(line)
-                line.clear()
-            line += rest
-            if len(line) > self._limit:
-                raise SourceError(Code.TOO_LARGE, "a change is larger than a text may be")
+def _lines(chunks: Iterator[bytes], limit: int) -> Iterator[bytes]:
+    line = b""
+    for chunk in chunks:
+        *ends, line = (line + chunk).split(b"\n")
+        yield from filter(bytes.strip, ends)
+        if len(line) > limit:
+            raise SourceError(Code.TOO_LARGE, "a change is larger than a text may be")
 
 
 def _result(line: bytes) -> Message:
     answer = parse(line)
     result = answer.get("result")
-    if isinstance(result, dict):
+    if isinstance(result, dict) and not result.get("canceled"):
         return result
-    error = answer.get("error")
-    said = error.get("message") if isinstance(error, dict) else error
-    raise DownError(f"etcd says: {said}"[:200])
+    raise DownError(f"etcd says: {blanked(str(answer))}"[:200])

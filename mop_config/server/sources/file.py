@@ -6,6 +6,7 @@ is gone.
 
 import codecs
 import errno
+import hashlib
 import os
 import re
 import signal
@@ -100,6 +101,18 @@ class Fingerprint(NamedTuple):
         return not self.error and self.size == 0
 
 
+class Order(NamedTuple):
+    """The place of a text among the texts of a key in etcd.
+
+    Attributes:
+        cluster: Id of the etcd cluster; revisions of different clusters cannot be compared.
+        revision: Revision at which the key was written.
+    """
+
+    cluster: str
+    revision: int
+
+
 class SourceText(NamedTuple):
     """A text that was read from the source.
 
@@ -107,9 +120,8 @@ class SourceText(NamedTuple):
         data: The bytes.
         mtime: POSIX seconds of the last change.
         signature: Fingerprint of the source right before the read.
-        revision: Revision of the key in etcd; 0 for a file. With a revision, ``mtime`` is the time
-            at which the read began.
-        cluster: Id of the etcd cluster; empty for a file.
+        order: Place of the text in etcd, or None for a file. With a place, ``mtime`` is the time at
+            which the read began.
         detached: Whether the file is a bind mount whose original was replaced or removed, so that
             edits of the original are not visible here.
     """
@@ -117,9 +129,13 @@ class SourceText(NamedTuple):
     data: bytes
     mtime: float
     signature: Fingerprint
-    revision: int = 0
-    cluster: str = ""
+    order: Order | None = None
     detached: bool = False
+
+    @property
+    def identity(self) -> bytes:
+        """A digest that differs whenever another text was read, or the same is detached."""
+        return hashlib.sha256(self.data).digest() + b"detached" * self.detached
 
 
 class FileSource:

@@ -198,18 +198,10 @@ class StateDirectory:
             logger.warning("%s: it is ignored", message)
 
     def names(self) -> list[str]:
-        """Return the names of all records.
-
-        Raises:
-            OSError: If the folder cannot be listed.
-        """
-        with self._opened() as folder:
-            return os.listdir(folder)
-
-    def list_names(self) -> list[str]:
         """Return the names of all records; if the folder cannot be listed, set ``trouble``."""
         try:
-            names = self.names()
+            with self._opened() as folder:
+                names = os.listdir(folder)
         except OSError as error:
             self._failures["list"] = error.strerror or str(error), 0.0
             return []

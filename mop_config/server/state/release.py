@@ -1,11 +1,19 @@
-"""Release: the date and version of a served list, and the rule for the next release. Pure."""
+"""Release: the date and version of a served list, the rule for the next one, and its text. Pure.
 
-import math
+``LastGood`` is a text with its release. Its record is a line of JSON, then the text as it was
+read. A hash over both shows whether the record is torn or foreign. Text and release are replaced in
+one step, so that a restart never finds an older text beside a newer release.
+"""
+
+import hashlib
+import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ...model.codec import MAX_DATE
+from ..sources.file import Order
 
+_FORMAT = 5
 #: Upper bound of a version: a record with a higher version is damaged.
 _MAX_VERSION = 1 << 52
 
@@ -22,8 +30,8 @@ class Release(NamedTuple):
 
     etag: str
     modified_at: float
-    last_modified: int
-    version: int
+    last_modified: int = 0
+    version: int = 0
 
 
 def next_release(
@@ -61,61 +69,54 @@ def next_release(
     return newest._replace(modified_at=modified_at, version=max(wanted, floor + 1))
 
 
-class Order(NamedTuple):
-    """The place of a text among the texts of a key in etcd.
+class LastGood(NamedTuple):
+    """A text that was found good, with the release of its list.
 
     Attributes:
-        cluster: Id of the etcd cluster; revisions of different clusters cannot be compared.
-        revision: Revision at which the key was written.
-    """
-
-    cluster: str
-    revision: int
-
-
-class ReleaseRecord(NamedTuple):
-    """A release of a source, with the figures that the next text is compared with.
-
-    Attributes:
-        release: The release.
+        data: The bytes as they were read.
+        release: The release of the list.
         api: Number of API endpoints in the list.
         socketio: Number of Socket.io endpoints in the list.
         order: Place of the text in etcd, or None for a file.
         boundary: POSIX seconds of the last window boundary before the list; 0 without a boundary.
+        saved_at: POSIX time at which the text was found good.
+        trigger: The cause of the reload.
     """
 
+    data: bytes
     release: Release
     api: int
     socketio: int
-    order: Order | None = None
-    boundary: float = 0.0
+    order: Order | None
+    boundary: float
+    saved_at: float
+    trigger: str
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the record as a JSON object, which ``record_of`` reads."""
-        order = {} if self.order is None else self.order._asdict()
-        counts = {"api": self.api, "socketio": self.socketio, "boundary": self.boundary}
-        return {**counts, **self.release._asdict(), **order}
+    def dump(self) -> bytes:
+        """Return the content of the record, which ``parse`` reads."""
+        head = {**self._asdict(), "format": _FORMAT}
+        del head["data"]
+        head["sha256"] = _digest(head, self.data)
+        return json.dumps(head).encode() + b"\n" + self.data
 
 
-def record_of(members: dict[str, Any]) -> ReleaseRecord:
-    """Read a record from a JSON object.
+def parse(record: bytes) -> LastGood:
+    """Parse the content of a record that ``dump`` wrote.
 
     Raises:
-        Exception: Of any type, if a member is missing or out of bounds.
+        Exception: Of any type, if the record is torn, foreign or of another format.
     """
-    release = Release(
-        str(members["etag"]),
-        float(members["modified_at"]),
-        int(members["last_modified"]),
-        int(members["version"]),
-    )
-    dates_are_good = math.isfinite(release.modified_at) and 0 <= release.last_modified <= MAX_DATE
-    if not dates_are_good or not 0 <= release.version <= _MAX_VERSION:
+    first, _, data = record.partition(b"\n")
+    head: dict[str, Any] = json.loads(first)
+    digest, release = head.pop("sha256"), Release(*head["release"])
+    if digest != _digest(head, data) or head.pop("format") != _FORMAT:
+        raise ValueError("not what was written")
+    dates = (abs(release.modified_at), release.last_modified, head["boundary"], head["saved_at"])
+    if not all(0 <= date <= MAX_DATE for date in dates) or not 0 <= release.version < _MAX_VERSION:
         raise ValueError("a date or version out of bounds")
-    order = None
-    if "cluster" in members:
-        order = Order(str(members["cluster"]), int(members["revision"]))
-    boundary = float(members["boundary"])
-    if not 0 <= boundary <= MAX_DATE:
-        raise ValueError("a boundary out of bounds")
-    return ReleaseRecord(release, int(members["api"]), int(members["socketio"]), order, boundary)
+    order = head["order"] and Order(*head["order"])
+    return LastGood(data, **{**head, "release": release, "order": order})
+
+
+def _digest(head: dict[str, Any], data: bytes) -> str:
+    return hashlib.sha256(json.dumps(head, sort_keys=True).encode() + b"\n" + data).hexdigest()

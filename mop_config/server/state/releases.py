@@ -1,62 +1,46 @@
-"""ReleaseStore issues the releases of a source, in one order for all workers of a host.
+"""ReleaseStore issues the releases of a source for all workers of a host, and keeps its texts.
 
 ``If-Modified-Since`` is answered by comparing dates, so two lists must never have the same date. A
 client that has seen a signed list accepts no list with a lower version. Therefore a release is
 issued under a lock of the host (flock), and the order of the lock is the order of the lists.
+
+The last good text is in one record with its release. The texts before are beside the record,
+compressed.
 """
 
 import contextlib
+import errno
+import gzip
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ..sources.file import Fingerprint
+from ..sources.file import Fingerprint, Order
 from .directory import StateDirectory
-from .last_good import WHAT, LastGood, LastGoodStore
-from .release import Order, Release, ReleaseRecord, next_release
+from .release import LastGood, Release, next_release, parse
 
-
-class ReleaseRequest(NamedTuple):
-    """A request for the release of a list that will be served.
-
-    Attributes:
-        etag: Content hash of the list.
-        api: Number of API endpoints in the list.
-        socketio: Number of Socket.io endpoints in the list.
-        modified_at: POSIX seconds at which the source was changed.
-        order: Place of the text in etcd, or None for a file.
-        data: The text.
-        trigger: The cause of the reload.
-        boundary: POSIX seconds of the last window boundary before the list; 0 without a boundary.
-    """
-
-    etag: str
-    api: int
-    socketio: int
-    modified_at: float
-    order: Order | None = None
-    data: bytes = b""
-    trigger: str = "start"
-    boundary: float = 0.0
+#: End of the name of a source's record.
+SUFFIX = ".lastgood"
+#: Seconds by which dates and versions in the records of another user may be ahead of the clock.
+_AHEAD = 86400
+WHAT = "the last good list"
+#: Limits of the earlier texts that are kept: their number, and their bytes in all.
+MAX_TEXTS = 50
+MAX_HISTORY_BYTES = 8 << 20
 
 
 class CriticalSection(NamedTuple):
     """The critical section of a source.
 
     Attributes:
-        host: The host's last release with its text, or None if there is no record.
-        fallback: The release that counts as the last release if there is no record, or None.
+        last: The last known release with its text, or None: the host's, or else the one that this
+            process serves, or else the newest of the history.
         locked: Whether the lock is held.
     """
 
-    host: LastGood | None
-    fallback: LastGood | None
+    last: LastGood | None
     locked: bool
-
-    @property
-    def last(self) -> LastGood | None:
-        """The last known release with its text, or None."""
-        return self.host or self.fallback
 
     def is_behind(self, order: Order | None, confirmed: Order | None) -> bool:
         """Whether etcd may have a newer text than the one that was read, so it is read again.
@@ -68,19 +52,22 @@ class CriticalSection(NamedTuple):
             order: Place of the text; None for a file.
             confirmed: Place that the record named before the text was read; None without a record.
         """
-        last = None if self.last is None else self.last.record.order
+        last = None if self.last is None else self.last.order
         if order is None or last is None or last == confirmed:
             return False
         return last.cluster != order.cluster or last.revision > order.revision
 
 
 class ReleaseStore:
-    """The last release of one source and its text, in the state folder.
+    """The last good texts of one source, with their releases, in the state folder.
 
     Args:
         directory: The state folder.
         key: Name of the source's records.
         siblings: Returns whether other workers serve this source now.
+
+    Attributes:
+        served: The text and release that this process serves or will serve; None before the first.
     """
 
     def __init__(
@@ -90,14 +77,14 @@ class ReleaseStore:
         siblings: Callable[[], bool] = lambda: False,
     ) -> None:
         self._directory = directory
-        self._texts = LastGoodStore(directory, key)
+        self._name = f"{key}{SUFFIX}"
+        self._prefix = f"{key}.text."
         self._lock = f"{key}.lock"
         self._siblings = siblings
-        self._served: LastGood | None = None  # the text that is served, or will be served
+        self.served: LastGood | None = None
         self._section: CriticalSection | None = None  # while this process is in the section
         self._host: LastGood | None = None  # the record as it was read or written last
-        self._agreed: Fingerprint | None = None  # of the record, once it agrees with ``_served``
-        self._new_text: LastGood | None = None  # the text that ``archive`` adds to the history
+        self._agreed: Fingerprint | None = None  # of the record, once it agrees with ``served``
 
     @property
     def trusted(self) -> bool:
@@ -109,21 +96,29 @@ class ReleaseStore:
         return not self._directory.shared
 
     @property
-    def served(self) -> LastGood | None:
-        """The text and release that this process serves or will serve; None before the first."""
-        return self._served
-
-    @property
     def boundary(self) -> float:
         """The last window boundary (POSIX seconds) that this process knows from records, or 0."""
-        section = self._section
-        known = (self._host, self._served, None if section is None else section.last)
-        return max((good.record.boundary for good in known if good is not None), default=0.0)
+        known = (self._host, self.served, self._section and self._section.last)
+        return max((good.boundary for good in known if good), default=0.0)
+
+    def load(self) -> LastGood | None:
+        """Read the last good text; None if there is no trustworthy record."""
+        self._host = self._directory.load(self._name, self._parse, WHAT)
+        return self._host
 
     def last_good(self) -> LastGood | None:
         """Read the last good text; None if no text may be served from the disk."""
-        self._host = self._texts.load()
-        return self._host if self.trusted else None
+        good = self.load()
+        return good if self.trusted else None
+
+    def _parse(self, record: bytes) -> LastGood:
+        good = parse(record)
+        # Another user could have written a version that no client accepts.
+        latest = time.time() + _AHEAD
+        newest = max(good.release.last_modified, good.release.version / 1000)
+        if self._directory.shared and newest > latest:
+            raise ValueError("a date that is not believed")
+        return good
 
     @contextlib.contextmanager
     def section(self, *, rendering: bool = False) -> Iterator[CriticalSection]:
@@ -147,13 +142,53 @@ class ReleaseStore:
                 locked = False
                 if not isinstance(error, BlockingIOError):
                     self._directory.complain(WHAT, error)
-            host = self._host = self._read_host()
-            fallback = self._served or (None if host else self._texts.newest())
-            self._section = CriticalSection(host, fallback, locked)
+            host = self._host if self._agreed == self._fingerprint() else self.load()
+            last = host or self.served or next(iter(self.history(1)), None)
+            self._section = CriticalSection(last, locked)
             try:
                 yield self._section
             finally:
                 self._section = None
+
+    def issue(self, section: CriticalSection, good: LastGood, *earlier: Release) -> LastGood:
+        """Issue the release of a list, and record it with its text for the other workers.
+
+        Args:
+            section: The critical section, which this process has entered.
+            good: The text; its release has only the list's ETag and the date of the source.
+            earlier: Further releases that count as issued, such as that of a text from the disk.
+
+        Returns:
+            The text with its release.
+        """
+        last, (etag, modified_at, *_) = section.last, good.release
+        known = [each.release for each in (last, self.served) if each is not None]
+        same_list = last is not None and last.release.etag == etag
+        if last is not None and same_list and good.order == last.order is not None:
+            modified_at = last.release.modified_at  # another worker saw the text before
+        floor = self._floor(same_list=same_list)
+        release = next_release([*known, *earlier], etag, modified_at, good.saved_at, floor)
+        good = good._replace(release=release)
+        host = self._host
+        if host and host._replace(saved_at=good.saved_at, trigger=good.trigger) == good:
+            self.served = host
+            self._agreed = self._fingerprint() if section.locked else None
+            return host
+        self.served, self._agreed = good, None
+        if section.locked:
+            self.write(good)
+        return good
+
+    def _floor(self, *, same_list: bool) -> int:
+        """Return the highest version of other sources if the list may have moved from there, or 0.
+
+        A worker that already serves the list, or that replaces a dead worker, keeps its release.
+        """
+        if same_list and (self.served is not None or self._siblings()):
+            return 0
+        names = (n for n in self._directory.names() if n.endswith(SUFFIX) and n != self._name)
+        found = (self._directory.load(name, self._parse, WHAT) for name in names)
+        return max((good.release.version for good in found if good is not None), default=0)
 
     def follow(self) -> LastGood | None:
         """Return the host's last release with its text; one ``stat`` while it is unchanged.
@@ -161,89 +196,74 @@ class ReleaseStore:
         If this process serves a later release, or the record was lost, this method writes the
         record again.
         """
-        found = self._texts.fingerprint()
+        found = self._fingerprint()
         if self._agreed == found:
             return self._host
-        served = self._served
-        if served is None:
-            self._host, self._agreed = self._texts.load(), found
-            return self._host
+        if self.served is None:
+            self._agreed = found
+            return self.load()
         try:
             with self._directory.locked(self._lock, wait=False):
-                self._reconcile(served)
+                self._reconcile(self.served)
         except BlockingIOError:
             pass  # the next turn tries again
         except OSError as error:
             self._directory.complain(WHAT, error)
         return self._host
 
-    def issue(
-        self, section: CriticalSection, request: ReleaseRequest, now: float, *earlier: Release
-    ) -> LastGood:
-        """Issue the release of a list, and record it with its text for the other workers.
-
-        Args:
-            section: The critical section, which this process has entered.
-            request: The list.
-            now: POSIX seconds.
-            earlier: Further releases that count as issued, such as that of a text from the disk.
-        """
-        last, modified_at = section.last, request.modified_at
-        known = [each.record.release for each in (last, self._served) if each is not None]
-        same_list = last is not None and last.record.release.etag == request.etag
-        if last is not None and same_list and request.order == last.record.order is not None:
-            modified_at = last.record.release.modified_at  # another worker saw the text before
-        floor = self._floor(same_list=same_list)
-        release = next_release([*known, *earlier], request.etag, modified_at, now, floor)
-        record = ReleaseRecord(
-            release, request.api, request.socketio, request.order, request.boundary
-        )
-        host = section.host
-        if host is not None and (host.data, host.record) == (request.data, record):
-            self._served = self._host = host
-            self._agreed = self._texts.fingerprint() if section.locked else None
-            return host
-        self._served = good = LastGood(request.data, record, time.time(), request.trigger)
-        self._agreed = None
-        if section.locked:
-            self._write(good, host)
-        return good
-
-    def archive(self) -> None:
-        """Add the last recorded text to the history, after publishing, since it takes time."""
-        good, self._new_text = self._new_text, None
-        if good is not None:
-            self._texts.remember(good)
-
-    def _read_host(self) -> LastGood | None:
-        return self._host if self._agreed == self._texts.fingerprint() else self._texts.load()
-
-    def _floor(self, *, same_list: bool) -> int:
-        """Return the highest version of other sources if the list may have moved from there, or 0.
-
-        A worker that already serves the list, or that replaces a dead worker, keeps its release.
-        """
-        if same_list and (self._served is not None or self._siblings()):
-            return 0
-        return self._texts.highest_elsewhere()
-
     def _reconcile(self, served: LastGood) -> None:
-        host = self._texts.load()
-        if host is None or host.record.release.version < served.record.release.version:
-            self._write(served, host)
+        host = self.load()
+        if host is None or host.release.version < served.release.version:
+            self.write(served)
             return
-        if host.record.release.etag == served.record.release.etag:
-            self._served = host
-        self._host, self._agreed = host, self._texts.fingerprint()
+        if host.release.etag == served.release.etag:
+            self.served = host
+        self._agreed = self._fingerprint()
         self._directory.recover(WHAT)
 
-    def _write(self, good: LastGood, before: LastGood | None) -> None:
+    def _fingerprint(self) -> Fingerprint:
+        return self._directory.fingerprint(self._name)
+
+    def write(self, good: LastGood) -> None:
+        """Replace the last good text in one step, and add a new text to the history."""
+        before, data = self._host, good.dump()
         try:
-            self._texts.write(good)
+            self._directory.write(self._name, data, sync=True)
         except OSError as error:
-            self._directory.complain(WHAT, error)
-            return
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                self._prune(0)  # the newest text is worth more than the history
+            if not self._directory.save(self._name, data, WHAT, sync=True):
+                return
         self._directory.recover(WHAT)
-        self._host, self._agreed = good, self._texts.fingerprint()
+        self._host, self._agreed = good, self._fingerprint()
         if before is None or before.data != good.data:
-            self._new_text = good
+            self.remember(good)
+
+    # -- the history
+
+    def history(self, most: int = MAX_TEXTS) -> list[LastGood]:
+        """Read the newest good texts, the last one first."""
+        found = (
+            self._directory.load(name, lambda text: self._parse(gzip.decompress(text)), WHAT)
+            for name in self._history()
+        )
+        return list(itertools.islice(filter(None, found), most))
+
+    def remember(self, good: LastGood) -> None:
+        """Add a text to the history; if the disk is full, only the history loses it."""
+        name = f"{self._prefix}{good.release.version:016d}"
+        with contextlib.suppress(OSError):
+            self._directory.write(name, gzip.compress(good.dump(), mtime=0), sync=False)
+        self._prune(MAX_TEXTS)
+
+    def _history(self) -> list[str]:
+        names = self._directory.names()
+        return sorted((name for name in names if name.startswith(self._prefix)), reverse=True)
+
+    def _prune(self, most: int) -> None:
+        """Remove the oldest texts beyond ``most`` texts or ``MAX_HISTORY_BYTES`` bytes."""
+        size = 0
+        for number, name in enumerate(self._history()):
+            size += self._directory.fingerprint(name).size
+            if number >= most or size > MAX_HISTORY_BYTES:
+                self._directory.remove(name)

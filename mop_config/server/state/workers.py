@@ -78,7 +78,7 @@ class WorkerRegistry:
         This process cannot see whether a process of another PID namespace or machine is alive. A
         live worker writes its record again as soon as the record is missing.
         """
-        for name in self._directory.list_names():
+        for name in self._directory.names():
             written = self._directory.fingerprint(name).mtime_ns / 1e9
             if WORKER in name and time.time() - written > FORGOTTEN:
                 self._directory.remove(name)
@@ -86,7 +86,7 @@ class WorkerRegistry:
     def others(self, pid: int) -> list[WorkerRecord]:
         """Return the records of all live workers but the one with this process id."""
         states = []
-        for name in self._directory.list_names():
+        for name in self._directory.names():
             if not name.startswith(self._prefix) or not name.endswith(".json"):
                 continue
             state = self._read(name)

@@ -26,8 +26,8 @@ from mop_config.server.serving.store import Result, SnapshotStore, SourceState, 
 from mop_config.server.settings import Settings, UrlRules
 from mop_config.server.sources.file import FileSource, SourceText
 from mop_config.server.state.directory import StateDirectory
-from mop_config.server.state.last_good import parse
-from mop_config.server.state.releases import ReleaseRequest, ReleaseStore
+from mop_config.server.state.release import LastGood, Release, parse
+from mop_config.server.state.releases import ReleaseStore
 
 from ...disks import make_read_only, small_disk
 
@@ -393,7 +393,7 @@ class TestLastGood:
                 "truncate": data[:-3],
                 "flip": data[:-2] + b"X\n",
                 "garbage": b'{"format":2}\nxx',
-                "date": data.replace(b'"last_modified": 1', b'"last_modified": 9' + b"9" * 400),
+                "date": data.replace(b'"saved_at": 1', b'"saved_at": 9' + b"9" * 400),
                 "deep": b"[" * 100_000 + b"\n",
                 "empty": b"",
             }[damage]
@@ -427,7 +427,8 @@ class TestLastGood:
 
         def issue(data: bytes, etag: str) -> None:
             with releases.section() as section:
-                releases.issue(section, ReleaseRequest(etag, 1, 1, 1.0, None, data), 2.0)
+                text = LastGood(data, Release(etag, 1.0), 1, 1, None, 0.0, 2.0, "start")
+                releases.issue(section, text)
 
         issue(b"old", "e")
 
@@ -440,7 +441,11 @@ class TestLastGood:
         good = releases.last_good()
         assert good is not None
         assert good.data == b"old"
-        assert {p.name for p in tmp_path.iterdir()} == {"x.lastgood", "x.lock"}
+        assert {p.name for p in tmp_path.iterdir()} == {
+            "x.lastgood",
+            "x.lock",
+            "x.text.0000000000001000",
+        }
 
 
 class TestWorkers:
@@ -554,13 +559,13 @@ def test_a_file_that_is_being_written_is_not_read_at_the_start(site: Site) -> No
         half.write("DomainList:\nhalf.com\nof.com\n")
         half.flush()
         loader = site.boot(may_wait=True)
-        assert loader.loaded.interrupted
         assert hosts(loader) == AB
         assert loader.store.view.state is SourceState.STALE
         assert hosts(site.boot()) == ["https://half.com", "https://of.com"], "nobody looks again"
         site.last_good.unlink()
-        assert not site.boot(may_wait=True).loaded.interrupted, "it is better than nothing"
-    assert not site.boot(may_wait=True).loaded.interrupted
+        view = site.boot(may_wait=True).store.view
+        assert view.state is SourceState.FRESH, "it is better than nothing"
+    assert site.boot(may_wait=True).store.view.state is SourceState.FRESH
 
 
 def test_a_file_that_changed_since_it_was_looked_at_is_not_read(site: Site) -> None:

@@ -24,8 +24,8 @@ from mop_config.server.serving.signer import Signer
 from mop_config.server.serving.store import Trigger
 from mop_config.server.settings import Settings
 from mop_config.server.state.directory import StateDirectory
-from mop_config.server.state.release import Release
-from mop_config.server.state.releases import ReleaseRequest, ReleaseStore
+from mop_config.server.state.release import LastGood, Release
+from mop_config.server.state.releases import ReleaseStore
 from mop_config.server.web.app import create_app
 
 from ...client.handmade import NOBODY, QUICK
@@ -368,7 +368,8 @@ def releases(folder: Path, key: str) -> ReleaseStore:
 def issue(store: ReleaseStore, etag: str, mtime: float) -> Release:
     """Return the release that a worker with this store issues for a list."""
     with store.section() as section:
-        return store.issue(section, ReleaseRequest(etag, 2, 2, mtime), time.time()).record.release
+        text = LastGood(b"", Release(etag, mtime), 2, 2, None, 0.0, time.time(), "start")
+        return store.issue(section, text).release
 
 
 class TestTheVersion:

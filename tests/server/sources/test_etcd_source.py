@@ -24,7 +24,7 @@ from mop_config.server.reload.pipeline import Reloader
 from mop_config.server.serving.snapshot import Snapshot
 from mop_config.server.serving.store import Result, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import EtcdSettings, Settings
-from mop_config.server.sources.etcd_source import EtcdSource
+from mop_config.server.sources.etcd import EtcdSource
 from mop_config.server.state.directory import StateDirectory
 from mop_config.server.state.releases import ReleaseStore
 
@@ -89,7 +89,8 @@ def test_the_text_is_the_files(cluster: Cluster, key: str) -> None:
     revision = cluster.put(ONE, key)
     text = source(cluster.address(key)).read()
     assert text.data == ONE.encode()
-    assert text.revision == revision
+    assert text.order is not None
+    assert text.order.revision == revision
     assert abs(text.mtime - time.time()) < 60
 
 
@@ -120,9 +121,9 @@ def test_the_next_member_is_asked(cluster: Cluster, key: str) -> None:
     cluster.put(ONE, key)
     (dead,) = free_ports(1)
     etcd = source(cluster.address(key).replace("etcd://", f"etcd://127.0.0.1:{dead},"))
-    assert etcd.etcd.preferred == 0
+    assert etcd.preferred == 0
     assert etcd.read().data == ONE.encode()
-    assert etcd.etcd.preferred == 1
+    assert etcd.preferred == 1
 
 
 @contextmanager
@@ -161,7 +162,7 @@ def test_those_that_hang_leave_time_for_one_that_answers(cluster: Cluster, key: 
         began = time.monotonic()
         assert etcd.read().data == ONE.encode()
         assert time.monotonic() - began < 12
-        assert etcd.etcd.preferred == 3
+        assert etcd.preferred == 3
 
 
 # -- loading
@@ -408,11 +409,11 @@ def test_a_token_that_holds_no_longer_is_renewed(safe: Safe) -> None:
     """Tokens end with time, and with a new password."""
     etcd = with_login(safe.cluster.address(), ca=safe.ca, user="mop", password="right")
     etcd.read()
-    token = etcd.etcd._token
+    token = etcd._token
     assert token
     safe.cluster.ask("/auth/user/changepw", {"name": "mop", "password": "right"})
     assert etcd.read().data == ONE.encode()
-    assert etcd.etcd._token != token
+    assert etcd._token != token
 
 
 @pytest.mark.parametrize(

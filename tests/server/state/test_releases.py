@@ -13,12 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mop_config.server.sources.file import Order
 from mop_config.server.state import directory as directory_module
-from mop_config.server.state import last_good
 from mop_config.server.state.directory import StateDirectory
-from mop_config.server.state.last_good import MAX_TEXTS, LastGood, LastGoodStore
-from mop_config.server.state.release import Order, Release, ReleaseRecord, next_release
-from mop_config.server.state.releases import ReleaseRequest, ReleaseStore
+from mop_config.server.state.release import LastGood, Release, next_release, parse
+from mop_config.server.state.releases import MAX_TEXTS, ReleaseStore
 
 from ...disks import fill, small_disk
 from ...waiting import wait_for
@@ -94,8 +93,8 @@ def test_any_interleaving_gives_rising_versions_and_distinct_dates(
 
 def test_a_record_is_read_as_it_was_written() -> None:
     for order in (None, Order("14841639068965178418", 7)):
-        text = LastGood(b"text\n", ReleaseRecord(GIVEN, 3, 4, order), 5.0, "watch")
-        assert last_good.parse(text.dump()) == text
+        text = LastGood(b"text\n", GIVEN, 3, 4, order, 6.0, 5.0, "watch")
+        assert parse(text.dump()) == text
 
 
 # -- in the state folder
@@ -107,16 +106,16 @@ def store(folder: Path) -> ReleaseStore:
 
 def issue(releases: ReleaseStore, etag: str, order: Order | None = None) -> Release:
     with releases.section() as section:
-        request = ReleaseRequest(etag, 2, 2, 1000.0, order)
-        return releases.issue(section, request, NOW).record.release
+        text = LastGood(b"", Release(etag, 1000.0), 2, 2, order, 0.0, NOW, "start")
+        return releases.issue(section, text).release
 
 
 def recorded(releases: ReleaseStore) -> Release:
     """Return the last release of the host."""
     good = releases.follow()
     assert good is not None
-    assert good.record == ReleaseRecord(good.record.release, 2, 2)
-    return good.record.release
+    assert good[2:6] == (2, 2, None, 0.0)
+    return good.release
 
 
 def _hold(folder: Path, rendering: bool) -> None:
@@ -185,28 +184,26 @@ def test_a_lower_revision_is_read_once_more(tmp_path: Path) -> None:
 
 def good(number: int, size: int = 10) -> LastGood:
     data = b"%08d" % number + os.urandom(size)
-    record = ReleaseRecord(Release(f"e{number}", 1.0, number, number), 1, 1)
-    return LastGood(data, record, 1.0 * number, "watch")
+    release = Release(f"e{number}", 1.0, number, number)
+    return LastGood(data, release, 1, 1, None, 0.0, 1.0 * number, "watch")
 
 
 def test_the_last_texts_are_kept(tmp_path: Path) -> None:
     """The last ``MAX_TEXTS`` texts are kept, newest first, with release, time and trigger."""
     texts = [good(number) for number in range(1, MAX_TEXTS + 11)]
-    kept = LastGoodStore(StateDirectory(tmp_path), "key")
+    kept = ReleaseStore(StateDirectory(tmp_path), "key")
     for text in texts:
         kept.write(text)
-        kept.remember(text)
     assert kept.history() == texts[: -MAX_TEXTS - 1 : -1]
     assert kept.load() == texts[-1]
 
 
 def put(releases: ReleaseStore, text: str, modified_at: float) -> LastGood:
     """Release a text as a reload does."""
-    request = ReleaseRequest(text, 1, 1, modified_at, None, text.encode())
+    release = Release(text, modified_at)
     with releases.section() as section:
-        good = releases.issue(section, request, NOW)
-    releases.archive()
-    return good
+        good = LastGood(text.encode(), release, 1, 1, None, 0.0, NOW, "start")
+        return releases.issue(section, good)
 
 
 def test_the_same_text_is_kept_once(tmp_path: Path) -> None:
@@ -215,10 +212,9 @@ def test_the_same_text_is_kept_once(tmp_path: Path) -> None:
     first, second = put(slow, "first", 1000.0), put(quick, "second", 1000.0)
     assert put(quick, "second", 1000.0) == second
     touched = put(quick, "second", 5000.0)
-    assert touched.record.release.version > second.record.release.version
+    assert touched.release.version > second.release.version
     slow.follow()
-    slow.archive()
-    kept = LastGoodStore(StateDirectory(tmp_path), "key")
+    kept = ReleaseStore(StateDirectory(tmp_path), "key")
     assert kept.history() == [second, first]
     assert kept.load() == touched
 
@@ -226,10 +222,9 @@ def test_the_same_text_is_kept_once(tmp_path: Path) -> None:
 def test_a_full_folder_costs_the_history_and_never_the_last_good_text(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     with small_disk(disk):
-        kept = LastGoodStore(StateDirectory(disk), "key")
+        kept = ReleaseStore(StateDirectory(disk), "key")
         for number in range(1, 4):
             kept.write(good(number, 20_000))
-            kept.remember(good(number, 20_000))
         assert len(kept.history()) == 3
         fill(disk / "full")
         newest = good(4, 24_000)
@@ -241,7 +236,7 @@ def test_records_of_an_earlier_format_are_passed_over_with_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "key.lastgood").write_bytes(b'{"format": 2, "sha256": "x"}\nDomainList:\n')
-    kept = LastGoodStore(StateDirectory(tmp_path), "key")
+    kept = ReleaseStore(StateDirectory(tmp_path), "key")
     for _ in range(3):
         assert kept.load() is None
     (line,) = caplog.records

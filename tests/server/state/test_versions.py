@@ -18,8 +18,8 @@ from flask.testing import FlaskClient
 from mop_config.client import EndpointManager, UpdateFailed
 from mop_config.server.reload.pipeline import Reloader
 from mop_config.server.serving.store import SourceState, Trigger
-from mop_config.server.state import last_good
 from mop_config.server.state.directory import StateDirectory
+from mop_config.server.state.release import parse
 
 from ...client.handmade import NOBODY, QUICK
 from ...disks import fill, small_disk
@@ -252,7 +252,7 @@ class TestAFullDisk:
                 assert record.read_bytes() == kept
             (disk / "full").unlink()
             served = worker.turn().ver
-            assert last_good.parse(record.read_bytes()).record.release.version == served
+            assert parse(record.read_bytes()).release.version == served
             site.write(AB, OLD)
             assert Worker(site.boot(**settings)).ver > served
 
