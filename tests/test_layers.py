@@ -23,7 +23,6 @@ LAYERS = (
     "qr",
     "net",
     "health",
-    "server.bounded_call",
     "server.logs",
     "server.settings",
     "server.parsing",

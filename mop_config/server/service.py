@@ -1,14 +1,12 @@
 """ConfigService makes the parts of one application, and starts and stops them in a process."""
 
 import atexit
-import contextlib
 import logging
 import os
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 from prometheus_client.core import GaugeMetricFamily
@@ -16,7 +14,6 @@ from prometheus_client.core import GaugeMetricFamily
 from ..model.codec import iter_endpoints
 from ..model.endpoint import Kind
 from .auth.authenticator import TokenAuthenticator
-from .bounded_call import Bounded
 from .monitor.history import Slots
 from .monitor.reports import ClientReports, Listed, ReportedEndpoint
 from .monitor.results import HealthDocument
@@ -35,7 +32,7 @@ from .sources import open_source
 from .state import workers
 from .state.directory import StateDirectory, hand_over
 from .state.releases import ReleaseStore
-from .state.worker_record import WatcherRecord, WorkerFigures, WorkerRecord, reload_for
+from .state.worker_record import WorkerFigures, WorkerRecord, reload_for
 from .status import lost_hooks
 from .status.document import (
     StatusDocument,
@@ -56,8 +53,6 @@ EXTENSION = "mop_config"
 RELOAD_PATIENCE = 10.0
 #: Seconds between two reads of the workers' records.
 RELOAD_LOOK = 0.05
-#: Seconds for which a stopping process waits for a state folder that may hang.
-STOP_PATIENCE = 1.0
 
 
 class Places(NamedTuple):
@@ -98,32 +93,29 @@ class ConfigService:
         self.responder = Responder(self.store, self.signer)
         self.responder.max_waiters = settings.max_waiters or 0
         self._state_folder = settings.state_dir or state_folder
-        self._open_records()
-        self._reloader = Reloader(self.source, settings, self.store, self._releases)
+        self._reloader = Reloader(self.source, settings, self.store, self._open_records())
         self.authenticator = TokenAuthenticator(settings) if settings.guarded else None
         self._lock = threading.Lock()
         self._reload_thread: ReloadThread | None = None
         self._pid = 0  # of the process in which the reload thread was started; 0 while none runs
         self._listed: tuple[Snapshot, Listed] | None = None
-        self._reported: tuple[Any, ...] = ()
+        self._reported: WorkerRecord | None = None
         for warning in (*settings.warnings, *self.signer.warnings):
             logger.warning("%s", warning)
 
-    def _open_records(self) -> None:
-        """Open the records of the user that this process runs as."""
-        self._user = os.geteuid()
+    def _open_records(self) -> ReleaseStore:
+        """Open the records of this process, which belong to the user that it runs as."""
+        self._opened_by = os.getpid(), os.geteuid()
         key = workers.key(str(self.source))
-        self._directory = StateDirectory.of_user(self._state_folder)
-        self._directory.prepare()
+        directory = self._directory = StateDirectory.of_user(self._state_folder)
+        directory.prepare()
         served = f"{key}.{workers.key(repr(self.settings))}"
-        self._workers = workers.WorkerRegistry(self._directory, f"{served}.{workers.place()}")
+        self._workers = workers.WorkerRegistry(directory, f"{served}.{workers.place()}")
         self._workers.sweep()
-        self._monitor = MonitorThread(self.store, self.settings, self._directory, served)
-        reports = self.settings.reports
-        self.reports = ClientReports(self._directory, served) if reports else None
-        self._releases = ReleaseStore(self._directory, key, self._has_siblings)
-        self._requests_name = f"{served}.reload"
-        self._requests = ReloadRequests(self._directory, self._requests_name, self.store)
+        self._monitor = MonitorThread(self.store, self.settings, directory, served)
+        self.reports = ClientReports(directory, served) if self.settings.reports else None
+        self._requests = ReloadRequests(directory, f"{served}.reload", self.store)
+        return ReleaseStore(directory, key, lambda: bool(self._workers.others(os.getpid())))
 
     def hand_over(self, user: int, group: int) -> None:
         """Make the folder of records of the user that the workers will run as.
@@ -135,9 +127,6 @@ class ConfigService:
             group: Group id of the workers.
         """
         hand_over(self._state_folder, user, group)
-
-    def _has_siblings(self) -> bool:
-        return bool(self._workers.others(os.getpid()))
 
     def load(self, *, may_wait: bool = False) -> None:
         """Load the source, or the last good list, in this thread; see ``Reloader.start``."""
@@ -159,58 +148,57 @@ class ConfigService:
         with self._lock:
             if self._pid == os.getpid():
                 return
-            self._requests = ReloadRequests(self._directory, self._requests_name, self.store)
-            if self._user != os.geteuid():
-                # gunicorn --preload --user: the list was loaded as root, with root's records.
-                self._open_records()
-                self._reloader.releases = self._releases
-                self._reloader.reload(Trigger.START)
-            if self.reports is not None:
-                # Each worker has a file of its own.
-                self.reports = self.reports.for_process()
+            pid, user = self._opened_by
+            if pid != os.getpid():
+                releases = self._open_records()
+                if user != os.geteuid():
+                    # gunicorn --preload --user: the list was loaded as root, with root's records.
+                    self._reloader.releases = releases
+                    self._reloader.reload(Trigger.START)
             # The source may have changed since the application was made.
             self._reloader.catch_up()
             self.store.closing = False
-            self._reload_thread = self._new_reload_thread()
             self._pid = os.getpid()
-            self._reload_thread.start()
+            self._start_reload_thread()
             self._monitor.start()
         atexit.register(self.stop)
-        lost = lost_hooks.notice()
-        if lost:
+        if lost := lost_hooks.notice():
             logger.warning("%s", lost)
 
-    def _new_reload_thread(self) -> ReloadThread:
-        return ReloadThread(
+    def _start_reload_thread(self) -> None:
+        self._reload_thread = ReloadThread(
             self._reloader,
             self.settings.poll_interval,
             self._after_turn,
             self._requests,
-            self._report_late,
+            on_late=self._write_record,
+            on_end=lambda: self._workers.remove(os.getpid()),
         )
+        self._reload_thread.start()
+
+    def _running(self) -> ReloadThread | None:
+        """Return the reload thread of this process; None before ``start`` and after ``stop``."""
+        return self._reload_thread if self._pid == os.getpid() else None
 
     def stop(self) -> None:
         """Stop the threads that ``start`` started in this process, and remove its record."""
         with self._lock:
-            thread, self._reload_thread = self._reload_thread, None
-            if thread is None or self._pid != os.getpid():
+            thread = self._running()
+            if thread is None:
                 return
-            self._pid = 0
-            self._reported = ()
+            self._pid, self._reload_thread, self._reported = 0, None, None
             self.store.close()
         atexit.unregister(self.stop)
         self._monitor.stop()
         thread.stop()
-        with contextlib.suppress(TimeoutError):
-            Bounded(STOP_PATIENCE).call(partial(self._workers.remove, os.getpid()))
 
     def wake_reload_thread(self) -> None:
         """Make the reload thread read the source soon; safe in a signal handler.
 
         Before ``start`` in this process nothing happens, since starting reads the source.
         """
-        thread = self._reload_thread
-        if thread is not None and self._pid == os.getpid():
+        thread = self._running()
+        if thread is not None:
             thread.hup()
 
     # -- a reload of all workers
@@ -223,7 +211,7 @@ class ConfigService:
         """
         self.revive()
         number, shared = self._requests.make()
-        if self._reload_thread is None:
+        if self._running() is None:
             self._requests.take()
             self._reloader.reload(Trigger.API)
             self._requests.note()
@@ -241,18 +229,16 @@ class ConfigService:
     @property
     def alive(self) -> bool:
         """Whether the reload thread of this process runs."""
-        thread = self._reload_thread
+        thread = self._running()
         return thread is not None and thread.alive
 
     def revive(self) -> None:
         """Replace a reload thread that has died."""
         with self._lock:
-            thread = self._reload_thread
-            if thread is None or self._pid != os.getpid() or thread.alive:
-                return
-            logger.error("the reload thread had died: starting another")
-            self._reload_thread = self._new_reload_thread()
-            self._reload_thread.start()
+            thread = self._running()
+            if thread is not None and not thread.alive:
+                logger.error("the reload thread had died: starting another")
+                self._start_reload_thread()
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Return whether this process is ready, and the document of ``/ready``.
@@ -260,18 +246,15 @@ class ConfigService:
         A process is ready if it serves a list and its reload thread is alive.
         """
         view = self._view()
-        if self._pid == os.getpid() and not self.alive:
+        if self._running() is not None and not self.alive:
             self.revive()
             return False, readiness(view, "the reload thread had died")
-        return view.state is not SourceState.EMPTY, readiness(view, view.reason)
+        return view.loaded, readiness(view, view.reason)
 
     def _late(self) -> str | None:
         """Return the message that the reload thread hangs, or None if it does not."""
-        thread = self._reload_thread
-        late = None if thread is None or self._pid != os.getpid() else thread.late
-        if late is None:
-            return None
-        return f"the reload thread stands still, for {late:.0f} s now: edits are not seen"
+        thread = self._running()
+        return None if thread is None else thread.late
 
     def _view(self) -> ServerState:
         """Return the store's view; it is stale while the reload thread hangs."""
@@ -283,13 +266,22 @@ class ConfigService:
 
     def status(self) -> StatusDocument:
         """Return the status document of this host; see ``host_status``."""
-        return host_status(
-            str(self.source), self._all_records(), self._health(), self._reported_endpoints()
-        )
+        return host_status(str(self.source), *self._host())
 
     def gauges(self) -> list[GaugeMetricFamily]:
         """Return the gauges of this host; see ``host_gauges``."""
-        return host_gauges(self._all_records(), self._health(), self._reported_endpoints())
+        return host_gauges(*self._host())
+
+    def _host(
+        self,
+    ) -> tuple[list[WorkerRecord], HealthDocument | None, list[ReportedEndpoint] | None]:
+        """Return the workers' records, the checks' results, and what clients reported."""
+        checks, reports, listed = self.settings.probe_interval > 0, self.reports, self.listed()
+        return (
+            self._all_records(),
+            self._monitor.results.health(listed) if checks else None,
+            None if reports is None else reports.totals(listed),
+        )
 
     def check_history(self) -> Slots:
         """Return the checks of the last 24 hours of each endpoint; empty if checks are off."""
@@ -304,60 +296,44 @@ class ConfigService:
             known = self._listed = snapshot, urls
         return known[1]
 
-    def _reported_endpoints(self) -> list[ReportedEndpoint] | None:
-        return None if self.reports is None else self.reports.totals(self.listed())
-
-    def _health(self) -> HealthDocument | None:
-        if not self.settings.probe_interval:
-            return None
-        return self._monitor.results.health(self.listed())
-
     def _all_records(self) -> list[WorkerRecord]:
         others = self._workers.others(os.getpid())
-        notice = self._trouble()
-        if notice is not None:
-            others = [noticed(other, notice) for other in others]
+        if trouble := self._trouble():
+            others = [noticed(other, trouble) for other in others]
         return [self._own_record(), *others]
 
     def _own_record(self) -> WorkerRecord:
+        thread, late = self._running(), self._late()
+        alive = thread is not None and thread.alive and late is None and thread.trigger.alive
         figures: WorkerFigures = {
             "waiters": self.responder.waiters,
             "good_at": self._reloader.loaded.good_at,
-            "late": self._late() is not None,
+            "late": late is not None,
         }
-        answered = self._requests.answered
         return worker_record(
-            os.getpid(), self._view(), self._watcher(), self._notices(), figures, answered
+            os.getpid(),
+            self._view(),
+            {"mode": thread.trigger.mode if thread else "poll", "alive": alive},
+            self._notices(late),
+            figures,
+            self._requests.answered,
         )
 
-    def _notices(self) -> Iterator[Problem]:
+    def _notices(self, late: str | None) -> Iterator[Problem]:
         for warning in (*self.settings.warnings, *self.signer.warnings):
             yield Problem.of(Code.SETTING, warning)
         yield from self.authenticator.problems if self.authenticator else ()
-        lost = lost_hooks.notice()
-        if lost:
+        if lost := lost_hooks.notice():
             yield Problem.of(Code.NO_HOOKS, lost)
-        late = self._late()
         if late is not None:
             yield Problem.of(Code.LATE, late)
-        trouble = self._trouble()
-        if trouble is not None:
+        if trouble := self._trouble():
             yield trouble
 
     def _trouble(self) -> Problem | None:
-        why = self._directory.trouble
-        if not why:
-            return None
-        return Problem.of(
-            Code.STATE_FOLDER, f"the state folder {self._directory.path} cannot be used: {why}"
-        )
-
-    def _watcher(self) -> WatcherRecord:
-        thread = self._reload_thread
-        if thread is None:
-            return {"mode": "poll", "alive": False}
-        alive = thread.alive and self._late() is None and thread.trigger.alive
-        return {"mode": thread.trigger.mode, "alive": alive}
+        path, why = self._directory.path, self._directory.trouble
+        message = f"the state folder {path} cannot be used: {why}"
+        return Problem.of(Code.STATE_FOLDER, message) if why else None
 
     def _after_turn(self) -> None:
         """Do the periodic work of the process; the reload thread calls this after each turn."""
@@ -370,20 +346,6 @@ class ConfigService:
 
     def _write_record(self) -> None:
         """Write this worker's record for the other workers, if it has changed or is missing."""
-        state = (
-            os.getpid(),
-            self.store.view,
-            self._watcher(),
-            self.responder.waiters,
-            self._requests.answered,
-            self.authenticator and self.authenticator.problems,
-            self._trouble(),
-        )
-        if state != self._reported or self._workers.is_due(os.getpid()):
-            self._reported = state
-            self._workers.write(self._own_record())
-
-    def _report_late(self) -> None:
-        """Write this worker's record; the guard thread calls this when the reload thread hangs."""
-        self._reported = ()
-        self._workers.write(self._own_record())
+        record = self._own_record()
+        if record != self._reported or self._workers.is_missing(os.getpid()):
+            self._reported = record if self._workers.write(record) else None

@@ -49,9 +49,8 @@ class LogQueue:
         # Reentrant: a signal handler may log while the main thread is in here.
         self._lock = threading.RLock()
         self._writes: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._running = False
         self._lost = 0
-        self._failing = False
 
     def put(self, write: Callable[[], None]) -> None:
         """Add a write, which the thread calls soon; never blocks."""
@@ -61,59 +60,47 @@ class LogQueue:
                 with contextlib.suppress(Empty):
                     self._writes.get_nowait()
                     self._lost += 1
-            if self._thread is None:
-                self._start()
-
-    def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name="mop-config-log", daemon=True)
-        # The thread inherits the signal mask. While the main thread blocks SIGHUP until its handler
-        # is installed, a thread that accepts SIGHUP would end the process.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            thread.start()
-            self._thread = thread
-        except RuntimeError:
-            pass  # no thread can be started; the next record tries again
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            if not self._running:
+                # If no thread can be started, the next record tries again.
+                with contextlib.suppress(RuntimeError):
+                    threading.Thread(target=self._run, name="mop-config-log", daemon=True).start()
+                    self._running = True
 
     def _run(self) -> None:
+        # While the main thread blocks SIGHUP until its handler is installed, a thread that accepts
+        # SIGHUP would end the process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             try:
                 write = self._writes.get(timeout=IDLE)
             except Empty:
                 with self._lock:
                     if self._writes.empty():
-                        self._thread = None
+                        self._running = False
                         return
                 continue
-            self._report_lost()
-            with contextlib.suppress(Exception):
+            try:
                 write()
-
-    def note_failure(self) -> None:
-        """Count a record that could not be written."""
-        with self._lock:
-            self._lost += 1
-            self._failing = True
-
-    def note_success(self) -> None:
-        """Note that a record was written."""
-        self._failing = False
+            except Exception:
+                with self._lock:
+                    self._lost += 1
+            else:
+                with contextlib.suppress(Exception):
+                    self._report_lost()
 
     def _report_lost(self) -> None:
+        lost, ours = self._lost, logging.getLogger("mop_config")
+        if not lost:
+            return
+        line = f"log records lost: {lost}; the log did not take them in time"
+        record = logging.makeLogRecord(
+            {"name": ours.name, "levelno": logging.WARNING, "levelname": "WARNING", "msg": line}
+        )
+        for handler in ours.handlers:
+            if isinstance(handler, QueuedHandler):
+                handler.write(record)
         with self._lock:
-            lost = 0 if self._failing else self._lost
             self._lost -= lost
-        if lost:
-            ours = logging.getLogger("mop_config")
-            message = "log records lost: %d; the log did not take them in time"
-            record = ours.makeRecord(
-                ours.name, logging.WARNING, __file__, 0, message, (lost,), None, "_report_lost"
-            )
-            for handler in ours.handlers:
-                if isinstance(handler, QueuedHandler):
-                    handler.write(record)
 
     def drain(self, still: float, longest: float) -> None:
         """Wait until all records that are in the queue now are written.
@@ -123,7 +110,7 @@ class LogQueue:
             longest: Limit of the whole wait, in seconds.
         """
         with self._lock:
-            if self._thread is None and self._writes.empty():
+            if not self._running and self._writes.empty():
                 return
         done = threading.Event()
         self.put(done.set)
@@ -153,12 +140,10 @@ class QueuedHandler(logging.Handler):
         self.target = target
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Put a record into the queue."""
-        ready = self._ready(record)
-        LOG_QUEUE.put(lambda: self.write(ready))
+        """Put a copy of a record into the queue, with its text made now.
 
-    def _ready(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Return a copy with its text made now, since arguments may change before it is written."""
+        The arguments of the record may change before it is written.
+        """
         ready = copy.copy(record)
         message = record.getMessage()
         if record.exc_info:
@@ -166,7 +151,7 @@ class QueuedHandler(logging.Handler):
             message = f"{message}\n{formatter.formatException(record.exc_info)}"
         ready.msg, ready.args = message, None
         ready.exc_info = ready.exc_text = ready.stack_info = None
-        return ready
+        LOG_QUEUE.put(lambda: self.write(ready))
 
     def write(self, record: logging.LogRecord) -> None:
         """Write a record in the queue's thread, without the handler's lock."""
@@ -187,50 +172,28 @@ class DescriptorStream:
     def __init__(self, descriptor: int, path: str | None = None) -> None:
         self._descriptor = descriptor
         self._path = path
-        self._moved = False
-
-    @classmethod
-    def to_file(cls, path: str) -> "DescriptorStream":
-        """Append to a file.
-
-        Raises:
-            OSError: If it cannot be opened.
-        """
-        return cls(_append(path), path)
 
     def write(self, text: str) -> None:
-        """Write a text; count it as lost if it cannot be written."""
-        data = text.encode("utf-8", "backslashreplace")
-        try:
-            self._follow()
-            while data:
-                data = data[self._write(data) :]
-        except OSError:
-            LOG_QUEUE.note_failure()
-        else:
-            LOG_QUEUE.note_success()
+        """Write a text.
 
-    def _write(self, data: bytes) -> int:
-        try:
-            return os.write(self._descriptor, data)
-        except BlockingIOError:  # another process has made the shared pipe non-blocking
-            poll = select.poll()
-            poll.register(self._descriptor, select.POLLOUT)
-            poll.poll()
-            return 0
+        Raises:
+            OSError: If it cannot be written.
+        """
+        data = text.encode("utf-8", "backslashreplace")
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:  # another process has made the shared pipe non-blocking
+                poll = select.poll()
+                poll.register(self._descriptor, select.POLLOUT)
+                poll.poll()
 
     def flush(self) -> None:
         """Do nothing: there is no buffer."""
 
     def reopen(self) -> None:
-        """Reopen the file soon, because it was moved away; safe in a signal handler."""
+        """Reopen the file, because it was moved away."""
         if self._path is not None:
-            self._moved = True
-            LOG_QUEUE.put(self._follow)
-
-    def _follow(self) -> None:
-        if self._moved and self._path is not None:
-            self._moved = False
             fresh = _append(self._path)
             os.dup2(fresh, self._descriptor, inheritable=False)
             os.close(fresh)
@@ -241,19 +204,26 @@ def _append(path: str) -> int:
 
 
 def queued(handler: logging.Handler) -> logging.Handler:
-    """Return a handler that puts records into the queue for this handler, which may block."""
+    """Return a handler that puts records into the queue for this handler, which may block.
+
+    A handler of a file or a standard stream writes through a ``DescriptorStream``, and raises if it
+    fails, so that the queue counts the record as lost.
+    """
     if isinstance(handler, QueuedHandler):
         return handler
-    return QueuedHandler(unbuffered(handler))
-
-
-def unbuffered(handler: logging.Handler) -> logging.Handler:
-    """Make a handler write to its file or standard stream through a ``DescriptorStream``."""
+    if isinstance(handler, logging.StreamHandler):
+        handler.handleError = _raise  # type: ignore[method-assign]
     if type(handler) is logging.FileHandler:
         handler.close()
-        handler.stream = DescriptorStream.to_file(handler.baseFilename)  # type: ignore[assignment]
+        path = handler.baseFilename
+        handler.stream = DescriptorStream(_append(path), path)  # type: ignore[assignment]
     elif isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr):
         # If a program, such as a test, has replaced the stream, it may have no descriptor.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             handler.setStream(DescriptorStream(handler.stream.fileno()))
-    return handler
+    return QueuedHandler(handler)
+
+
+def _raise(record: logging.LogRecord) -> None:  # noqa: ARG001 - the method's parameter
+    if error := sys.exception():
+        raise error

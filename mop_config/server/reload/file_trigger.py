@@ -34,8 +34,8 @@ class FileTrigger:
         self._source = source
         self._poll_interval = poll_interval
         self._debouncer = Debouncer(reloader.loaded.signature)
-        self._cause: Trigger | None = None
-        self._requested = False
+        self._request: Trigger | None = None  # that is not answered yet
+        self._seen_event = False  # since the last read
         self._complained = False
         self._next_poll = time.monotonic() + poll_interval
 
@@ -64,14 +64,19 @@ class FileTrigger:
             now: Monotonic seconds.
         """
         self._look(events, request, now)
-        if self._debouncer.wait(now) == 0 and self._is_being_written():
-            self._debouncer.written(now)
-        elif self._debouncer.wait(now) == 0:
-            self._load(self._cause or Trigger.POLL, quietly=not self._requested)
-        elif self._debouncer.restless(now) and not self._complained:
+        debouncer = self._debouncer
+        cause = self._request or (Trigger.WATCH if self._seen_event else Trigger.POLL)
+        if debouncer.wait(now) == 0:
+            # The last close event may be that of an earlier writer.
+            unguarded = debouncer.unguarded(self._reloader.loaded.signature)
+            if unguarded and self._source.being_written():
+                debouncer.written(now)
+            else:
+                self._load(cause, quietly=self._request is None)
+        elif debouncer.restless(now) and not self._complained:
             self._complained = True
-            self._reloader.give_up_waiting(self._cause or Trigger.POLL)
-        elif self._poll_interval and now >= self._next_poll and not self._debouncer.pending:
+            self._reloader.give_up_waiting(cause)
+        elif self._poll_interval and now >= self._next_poll and not debouncer.pending:
             self._load(Trigger.POLL, quietly=True)
 
     def release(self) -> None:
@@ -96,17 +101,11 @@ class FileTrigger:
             debouncer.closed(now)  # truncate(2) and unwatched files cause no close event
         if request is not None:
             debouncer.asked(now)
-            self._cause, self._requested = request, True
+            self._request = request
         elif not debouncer.pending:
-            self._cause, self._requested = None, False
-        elif by_event and self._cause is None:
-            self._cause = Trigger.WATCH
-
-    def _is_being_written(self) -> bool:
-        # The last close event may be that of an earlier writer.
-        return self._debouncer.unguarded(self._reloader.loaded.signature) and bool(
-            self._source.being_written()
-        )
+            self._request, self._seen_event = None, False
+        elif by_event:
+            self._seen_event = True
 
     def _load(self, trigger: Trigger, *, quietly: bool) -> None:
         done = self._reloader.reload(trigger, quietly=quietly, settled=self._debouncer.seen)
@@ -115,5 +114,5 @@ class FileTrigger:
             self._debouncer.again(now)
             return
         self._debouncer.read(self._reloader.loaded.signature)
-        self._cause, self._requested, self._complained = None, False, False
+        self._request, self._seen_event, self._complained = None, False, False
         self._next_poll = now + self._poll_interval

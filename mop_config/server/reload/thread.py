@@ -42,6 +42,7 @@ class ReloadThread:
         on_turn: Called in the thread after each turn.
         requests: The requests to reload that other processes may make; None without any.
         on_late: Called in the guard thread when a turn is late.
+        on_end: Called in the thread at its end.
 
     Attributes:
         trigger: Decides at each turn whether the source is reloaded, and watches the source.
@@ -54,11 +55,13 @@ class ReloadThread:
         on_turn: Callable[[], None],
         requests: ReloadRequests | None = None,
         on_late: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._reloader = reloader
         self._requests = requests
         self._on_turn = on_turn
         self._on_late = on_late
+        self._on_end = on_end
         self._events: Events = Events()
         self.trigger = _trigger(reloader, self._events, poll_interval)
         self._thread = threading.Thread(target=self._run, name="mop-config-reload", daemon=True)
@@ -72,15 +75,17 @@ class ReloadThread:
         return self._thread.is_alive()
 
     @property
-    def late(self) -> float | None:
-        """Seconds since the thread last made progress if that is too long ago; else None.
+    def late(self) -> str | None:
+        """The message that the thread has not made progress for too long; else None.
 
         A reload that has ended is progress, although its turn has not ended yet.
         """
         reload = self._reloader.store.view.last_reload
         progress = max(self._turned_at, reload.moment if reload else 0.0)
         seconds = time.monotonic() - progress
-        return seconds if seconds > LATE else None
+        if seconds <= LATE:
+            return None
+        return f"the reload thread stands still, for {seconds:.0f} s now: edits are not seen"
 
     def start(self) -> None:
         """Start both threads; the first turn runs at once."""
@@ -136,6 +141,7 @@ class ReloadThread:
         finally:
             self._ended.set()
             self.trigger.stop()
+            self._on_end()
 
     def _turn(self, events: list[Event]) -> list[Event]:
         """Reload if a read is due; wait for the next events, and return them."""

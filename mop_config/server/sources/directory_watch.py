@@ -12,19 +12,8 @@ import threading
 import time
 from pathlib import Path
 
-from watchdog.events import (
-    DirCreatedEvent,
-    DirDeletedEvent,
-    DirMovedEvent,
-    FileAttribEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileModifiedEvent,
-    FileMovedEvent,
-    FileSystemEvent,
-    FileSystemEventHandler,
-)
+from watchdog import events as fs
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
@@ -39,18 +28,16 @@ NEIGHBOUR_INTERVAL = 0.05
 
 # Opened and closed-without-write are left out: each read of the file would cause another read.
 _EVENTS: list[type[FileSystemEvent]] = [
-    FileModifiedEvent,
-    FileAttribEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileMovedEvent,
-    FileDeletedEvent,
-    DirCreatedEvent,
-    DirMovedEvent,
-    DirDeletedEvent,
+    fs.FileModifiedEvent,
+    fs.FileAttribEvent,
+    fs.FileClosedEvent,
+    fs.FileCreatedEvent,
+    fs.FileMovedEvent,
+    fs.FileDeletedEvent,
+    fs.DirCreatedEvent,
+    fs.DirMovedEvent,
+    fs.DirDeletedEvent,
 ]
-
-Identity = tuple[int, int]
 
 
 class _Handler(FileSystemEventHandler):
@@ -62,13 +49,13 @@ class _Handler(FileSystemEventHandler):
         self._quiet_until = 0.0
 
     def dispatch(self, event: FileSystemEvent) -> None:
-        if isinstance(event, FileMovedEvent) and os.fsdecode(event.dest_path) in self.names:
+        if isinstance(event, fs.FileMovedEvent) and os.fsdecode(event.dest_path) in self.names:
             self._events.put(Event.CLOSED)
         elif os.fsdecode(event.src_path) not in self.names:
             self._neighbour()
-        elif isinstance(event, FileModifiedEvent):
+        elif isinstance(event, fs.FileModifiedEvent):
             self._events.put(Event.WRITTEN)
-        elif isinstance(event, FileClosedEvent):
+        elif isinstance(event, fs.FileClosedEvent):
             self._events.put(Event.CLOSED)
         else:
             self._events.put(Event.OTHER)
@@ -88,7 +75,7 @@ def _names(path: Path) -> frozenset[str]:
     return frozenset({written, os.path.realpath(path)})
 
 
-def _folders(names: frozenset[str]) -> dict[str, Identity]:
+def _folders(names: frozenset[str]) -> dict[str, tuple[int, int]]:
     """Return the existing folders to watch, each with its device and inode."""
     folders = {}
     for folder in {os.path.dirname(name) for name in names}:
@@ -110,7 +97,7 @@ class Watcher:
         self._path = path
         self._events = events
         self._observer: BaseObserver | None = None
-        self._folders: dict[str, Identity] = {}
+        self._folders: dict[str, tuple[int, int]] = {}
         self._names: frozenset[str] = frozenset()
         self._retry_at = 0.0
         self._complaint = ""
@@ -157,19 +144,16 @@ class Watcher:
     def _check(self, now: float) -> None:
         names = _names(self._path)
         folders = _folders(names)
-        if self._ended:
-            return
         same = (names, folders) == (self._names, self._folders)
-        if same and (self.alive or now < self._retry_at):
+        if self._ended or (same and (self.alive or now < self._retry_at)):
             return
-        lost = same and self._observer is not None
         self._unwatch()
         self._names, self._folders = names, folders
         self._retry_at = now + RETRY
-        if folders:
-            self._start()
-        if lost and self.alive:
-            logger.warning("watching had ended unexpectedly: watching again")
+        complaint = self._start() if folders else ""
+        if complaint and complaint != self._complaint:
+            logger.warning("%s: polling instead", complaint)
+        self._complaint = complaint
 
     def stop(self) -> None:
         """Stop watching for good."""
@@ -185,30 +169,21 @@ class Watcher:
             if observer.is_alive():
                 observer.join(2.0)
 
-    def _start(self) -> None:
+    def _start(self) -> str:
+        """Start an observer; return why that is not possible, or an empty text."""
         # inotify delivers no events of a folder that this process may not list.
         if not all(os.access(folder, os.R_OK) for folder in self._folders):
-            self._complain("a folder of the file may not be listed: polling instead")
-            return
+            return "a folder of the file may not be listed"
         handler = _Handler(self._names, self._events)
-        observer: BaseObserver | None = None
         try:
-            observer = Observer()
+            self._observer = Observer()
             for folder in self._folders:
-                observer.schedule(handler, folder, event_filter=_EVENTS)
-            observer.start()
+                self._observer.schedule(handler, folder, event_filter=_EVENTS)
+            self._observer.start()
         except (OSError, RuntimeError) as error:
-            if observer is not None:
-                observer.stop()
-            self._complain(f"watching is not possible ({error}): polling instead")
-            return
-        self._observer = observer
-        self._complaint = ""
+            self._unwatch()
+            return f"watching is not possible ({error})"
         # stop() may have run meanwhile: it does not wait for a check that hangs.
         if self._ended:
             self._unwatch()
-
-    def _complain(self, complaint: str) -> None:
-        if complaint != self._complaint:
-            self._complaint = complaint
-            logger.warning("%s", complaint)
+        return ""

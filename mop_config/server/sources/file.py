@@ -5,20 +5,22 @@ is gone.
 """
 
 import codecs
+import contextlib
 import errno
 import hashlib
 import os
 import re
 import signal
 import stat
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ...errors import SourceError
 from ...files import open_flags
-from ..bounded_call import Bounded
 from ..parsing.problems import Code
 
 try:
@@ -33,8 +35,15 @@ _OUR_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _FLAGS = os.O_RDONLY | open_flags("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY")
 
 
+T = TypeVar("T")
+
 #: Deadline of a ``stat`` or a read in seconds.
 LOOK = 3.0
+#: Seconds after which a call is tried although an earlier call still hangs, or this share of the
+#: time since the first hanging call if that is longer. A call on a dead file system may hang for
+#: ever, so that each try may cost a thread: tries must get rarer.
+AGAIN = 30.0
+AGAIN_SHARE = 0.1
 #: Seconds after a save within which another save may leave the same time stamp.
 TICK = 0.05
 
@@ -56,18 +65,10 @@ class Fingerprint(NamedTuple):
     links: int = 1
 
     @classmethod
-    def of(cls, status: os.stat_result) -> "Fingerprint":
+    def of(cls, s: os.stat_result) -> "Fingerprint":
         """Make the fingerprint of a ``stat`` result."""
-        return cls(
-            0,
-            status.st_dev,
-            status.st_ino,
-            status.st_mode,
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-            status.st_nlink,
-        )
+        identity, times = (s.st_dev, s.st_ino, s.st_mode), (s.st_mtime_ns, s.st_ctime_ns)
+        return cls(0, *identity, s.st_size, *times, s.st_nlink)
 
     @classmethod
     def at(cls, path: Path) -> "Fingerprint":
@@ -84,11 +85,7 @@ class Fingerprint(NamedTuple):
 
     def is_same_file(self, other: "Fingerprint") -> bool:
         """Whether both belong to the same inode, even if the content has changed."""
-        ours, theirs = (
-            (self.error, self.device, self.inode),
-            (other.error, other.device, other.inode),
-        )
-        return ours == theirs
+        return self[:3] == other[:3]
 
     @property
     def missing(self) -> bool:
@@ -136,6 +133,69 @@ class SourceText(NamedTuple):
     def identity(self) -> bytes:
         """A digest that differs whenever another text was read, or the same is detached."""
         return hashlib.sha256(self.data).digest() + b"detached" * self.detached
+
+
+class Bounded:
+    """Calls each function in a thread of its own, and waits for it with a time-out.
+
+    After the time-out the call is left to itself. Until it returns, or until the next try is due,
+    further calls fail at once. Only one thread may use the object at a time.
+
+    Args:
+        seconds: How long to wait for a call.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._current: Future[Any] = Future()
+        self._hanging: list[Future[Any]] = []
+        self._since = 0.0  # monotonic time at which the first hanging call began
+        self._again = 0.0  # monotonic time from which the next call may begin
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call a function with the time-out, and return its result.
+
+        Raises:
+            TimeoutError: If the function does not return in time, or an earlier call still hangs.
+        """
+        now = time.monotonic()
+        self._hanging = [call for call in self._hanging if not call.done()]
+        if not self._hanging:
+            self._since = now
+        elif now < self._again:
+            raise TimeoutError
+        call: Future[T] = Future()
+        self._current = call
+        thread = threading.Thread(
+            target=_run, args=(function, call), name="mop-config-look", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # the process cannot start another thread
+            return function()
+        try:
+            return call.result(self.seconds)
+        except TimeoutError:
+            if not call.done():
+                self._hanging.append(call)
+                self._again = now + max(AGAIN, AGAIN_SHARE * (now - self._since))
+            raise
+
+    def release(self) -> None:
+        """Make the ``call`` that is waiting now fail at once with ``TimeoutError``."""
+        with contextlib.suppress(InvalidStateError):
+            self._current.set_exception(TimeoutError())
+
+
+def _run(function: Callable[[], T], call: Future[T]) -> None:
+    try:
+        result = function()
+    except BaseException as error:
+        with contextlib.suppress(InvalidStateError):
+            call.set_exception(error)
+    else:
+        with contextlib.suppress(InvalidStateError):
+            call.set_result(result)
 
 
 class FileSource:
@@ -222,48 +282,35 @@ class FileSource:
             OSError: If this process lacks descriptors or memory.
         """
         try:
-            return self._bounded.call(self._open_and_read)
+            return self._bounded.call(self._read)
         except TimeoutError:
-            raise SourceError(
-                Code.UNREACHABLE,
-                f"{self._name} gives no answer within {self._bounded.seconds:g} s:"
-                " its file system hangs",
-            ) from None
+            limit = f"{self._bounded.seconds:g} s: its file system hangs"
+            message = f"{self._name} gives no answer within {limit}"
+            raise SourceError(Code.UNREACHABLE, message) from None
 
-    def _open_and_read(self) -> SourceText:
+    def _read(self) -> SourceText:
         signature = Fingerprint.at(self.path)
         try:
             descriptor = os.open(self.path, _FLAGS)
+            try:
+                before = os.fstat(descriptor)
+                if not stat.S_ISREG(before.st_mode):
+                    kind = "a directory" if stat.S_ISDIR(before.st_mode) else "no regular file"
+                    raise SourceError(Code.NOT_REGULAR, f"{self._name} is {kind}")
+                with open(descriptor, "rb", closefd=False) as file:
+                    data = file.read(self.max_bytes + 1)
+                after = os.fstat(descriptor)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise self._unreadable(error) from None
-        try:
-            return self._read(descriptor, signature)
-        except OSError as error:
-            raise self._unreadable(error) from None
-        finally:
-            os.close(descriptor)
-
-    def _read(self, descriptor: int, signature: Fingerprint) -> SourceText:
-        before = os.fstat(descriptor)
-        if not stat.S_ISREG(before.st_mode):
-            kind = "a directory" if stat.S_ISDIR(before.st_mode) else "no regular file"
-            raise SourceError(Code.NOT_REGULAR, f"{self._name} is {kind}")
-        chunks: list[bytes] = []
-        left = self.max_bytes + 1
-        while left > 0 and (chunk := os.read(descriptor, min(left, 1 << 20))):
-            chunks.append(chunk)
-            self._bounded.moved()
-            left -= len(chunk)
-        if left == 0:
-            raise SourceError(
-                Code.TOO_LARGE,
-                f"{self._name} is larger than {self.max_bytes} bytes (ENDPOINT_MAX_BYTES)",
-            )
-        after = os.fstat(descriptor)
+        if len(data) > self.max_bytes:
+            limit = f"{self.max_bytes} bytes (ENDPOINT_MAX_BYTES)"
+            raise SourceError(Code.TOO_LARGE, f"{self._name} is larger than {limit}")
         if Fingerprint.of(before).contents != Fingerprint.of(after).contents:
             raise SourceError(Code.CHANGING, f"{self._name} changes while it is read")
         detached = after.st_nlink == 0 and self._is_mount()
-        return SourceText(b"".join(chunks), after.st_mtime, signature, detached=detached)
+        return SourceText(data, after.st_mtime, signature, detached=detached)
 
     def is_current(self, text: SourceText) -> bool:
         """Whether the file still has the content that was read.

@@ -19,17 +19,10 @@ from typing import Self, TypeVar
 from ...files import Scratch, lock_descriptor, open_flags
 from ..sources.file import Fingerprint
 
-try:
-    import fcntl
-except ImportError:  # Windows has neither leases nor flock
-    fcntl = None  # type: ignore[assignment]
-
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds from a failed write to the next attempt.
-RETRY = 3.0
 #: Seconds to wait for a lock, and for a lock whose holder has marked that it renders a list.
 PATIENCE = 0.5
 LONG_PATIENCE = 5.0
@@ -57,13 +50,13 @@ class StateDirectory:
         self.path = path
         self.shared = owner is not None
         self._usable = True  # whether the folder could be made and written to
-        self._failures: dict[str, tuple[str, float]] = {}  # reason and time of the next attempt
+        self._failures: dict[str, str] = {}  # the reason why something cannot be saved or listed
         self._passed_over: set[str] = set()
 
     @property
     def trouble(self) -> str:
         """Why a record in the folder cannot be written or read; empty without a failure."""
-        return next((reason for reason, _ in list(self._failures.values())), "")
+        return next(iter(list(self._failures.values())), "")
 
     # -- the folder
 
@@ -182,20 +175,15 @@ class StateDirectory:
             value = parse(self.read(name))
         except FileNotFoundError:
             return None
-        except OSError as error:
-            self._pass_over(name, f"{what} cannot be read: {error}")
-        except Exception:
-            path = self.path / name
-            self._pass_over(name, f"{what} in {path} is damaged or of another version")
-        else:
-            self._passed_over.discard(name)
-            return value
-        return None
-
-    def _pass_over(self, name: str, message: str) -> None:
-        if name not in self._passed_over:
-            self._passed_over.add(name)
-            logger.warning("%s: it is ignored", message)
+        except Exception as error:
+            damage = f"in {self.path / name} is damaged or of another version"
+            reason = f"cannot be read: {error}" if isinstance(error, OSError) else damage
+            if name not in self._passed_over:
+                self._passed_over.add(name)
+                logger.warning("%s %s: it is ignored", what, reason)
+            return None
+        self._passed_over.discard(name)
+        return value
 
     def names(self) -> list[str]:
         """Return the names of all records; if the folder cannot be listed, set ``trouble``."""
@@ -203,7 +191,7 @@ class StateDirectory:
             with self._opened() as folder:
                 names = os.listdir(folder)
         except OSError as error:
-            self._failures["list"] = error.strerror or str(error), 0.0
+            self._failures["list"] = error.strerror or str(error)
             return []
         self._failures.pop("list", None)
         return names
@@ -239,8 +227,7 @@ class StateDirectory:
         """Write a record; a failure is logged and remembered instead of raised.
 
         Returns:
-            False if the record could not be written. A series of failures is logged once, and
-            ``may_save`` tells when to try again.
+            False if the record could not be written. A series of failures is logged once.
         """
         try:
             self.write(name, data, sync=sync)
@@ -255,20 +242,12 @@ class StateDirectory:
         # The failure of ``prepare`` to create the folder has been logged already.
         if what not in self._failures and self._usable:
             logger.warning("%s cannot be saved: %s", what, error)
-        self._failures[what] = error.strerror or str(error), time.monotonic() + RETRY
+        self._failures[what] = error.strerror or str(error)
 
     def recover(self, what: str) -> None:
         """Note that ``what`` was saved, and log the end of a series of failures."""
         if self._failures.pop(what, None) is not None:
             logger.info("%s can be saved again", what)
-
-    def has_failed(self, what: str) -> bool:
-        """Whether the last attempt to save ``what`` failed."""
-        return what in self._failures
-
-    def may_save(self, what: str) -> bool:
-        """Whether ``what`` may be saved now: no attempt failed in the last ``RETRY`` seconds."""
-        return time.monotonic() >= self._failures.get(what, ("", 0.0))[1]
 
     def remove(self, name: str) -> None:
         """Remove a record if it exists."""
@@ -288,8 +267,10 @@ class StateDirectory:
             return descriptor
 
     @contextlib.contextmanager
-    def locked(self, name: str, *, mark: bool = False, wait: bool = True) -> Iterator[None]:
+    def locked(self, name: str, *, mark: bool = False, wait: bool = True) -> Iterator[int]:
         """Hold an exclusive lock (flock), which the kernel frees when the process ends.
+
+        The context is the descriptor of the lock file.
 
         Args:
             name: Name of the lock file.
@@ -313,30 +294,11 @@ class StateDirectory:
             os.ftruncate(descriptor, 0)
             if mark:
                 os.pwrite(descriptor, b"+", 0)
-            yield
+            yield descriptor
             if mark:
                 os.ftruncate(descriptor, 0)
         finally:
             os.close(descriptor)
-
-    def try_lock(self, name: str) -> int | None:
-        """Lock a file without waiting; return its descriptor, or None if another process holds it.
-
-        Raises:
-            OSError: If the lock file cannot be opened.
-        """
-        descriptor = self._open_lock(name)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self.is_there(name, descriptor):
-                return descriptor
-        except BlockingIOError:
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-        return None
 
     def is_there(self, name: str, descriptor: int) -> bool:
         """Whether an open record still has its name; the folder may have been cleared."""

@@ -1,6 +1,6 @@
 """Leadership elects one worker of a host by a lock (flock); if it dies, another takes over."""
 
-import os
+import contextlib
 
 from .directory import StateDirectory
 
@@ -16,6 +16,7 @@ class Leadership:
     def __init__(self, directory: StateDirectory, name: str) -> None:
         self._directory = directory
         self._name = name
+        self._held = contextlib.ExitStack()
         self._descriptor: int | None = None
 
     def take(self) -> bool:
@@ -25,13 +26,15 @@ class Leadership:
             OSError: If the lock file cannot be opened or locked.
         """
         held = self._descriptor
+        # The folder may have been cleared, so that another process can lock a new file.
         if held is None or not self._directory.is_there(self._name, held):
             self.release()
-            self._descriptor = self._directory.try_lock(self._name)
+            lock = self._directory.locked(self._name, wait=False)
+            with contextlib.suppress(BlockingIOError):
+                self._descriptor = self._held.enter_context(lock)
         return self._descriptor is not None
 
     def release(self) -> None:
         """Release the lock, so that another process can take over."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+        self._descriptor = None
+        self._held.close()

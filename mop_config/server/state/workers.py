@@ -11,7 +11,6 @@ import socket
 import time
 from pathlib import Path
 
-from ..sources.file import Fingerprint
 from .directory import StateDirectory
 from .worker_record import WorkerRecord, read_record
 
@@ -19,7 +18,6 @@ from .worker_record import WorkerRecord, read_record
 FORGOTTEN = 86400.0
 #: Part of the name of each worker's record.
 WORKER = ".worker."
-_WHAT = "this worker's state"
 
 
 def key(subject: str) -> str:
@@ -52,21 +50,18 @@ class WorkerRegistry:
         self._directory = directory
         self._prefix = f"{key}{WORKER}"
 
-    def is_due(self, pid: int) -> bool:
-        """Whether a worker's record is missing or out of date, and may be written now."""
-        lost = self._directory.has_failed(_WHAT) or self._fingerprint(pid).error != 0
-        return lost and self._directory.may_save(_WHAT)
-
-    def _fingerprint(self, pid: int) -> Fingerprint:
-        return self._directory.fingerprint(self._name(pid))
+    def is_missing(self, pid: int) -> bool:
+        """Whether a worker's record is missing; the folder may have been cleared."""
+        return self._directory.fingerprint(self._name(pid)).error != 0
 
     def _name(self, pid: int) -> str:
         return f"{self._prefix}{pid}.json"
 
-    def write(self, state: WorkerRecord) -> None:
-        """Write the record of this worker; if that fails, ``is_due`` tells when to try again."""
+    def write(self, state: WorkerRecord) -> bool:
+        """Write the record of this worker; return False if it cannot be written."""
         record = {"started": started(state["pid"]), **state}
-        self._directory.save(self._name(state["pid"]), json.dumps(record).encode(), _WHAT)
+        name = self._name(state["pid"])
+        return self._directory.save(name, json.dumps(record).encode(), "this worker's state")
 
     def remove(self, pid: int) -> None:
         """Remove a worker's record."""
@@ -89,7 +84,7 @@ class WorkerRegistry:
         for name in self._directory.names():
             if not name.startswith(self._prefix) or not name.endswith(".json"):
                 continue
-            state = self._read(name)
+            state = self._directory.load(name, read_record, "the record of a worker")
             if state is None or state["pid"] == pid:
                 continue
             if started(state["pid"]) == state.get("started", "") != "":
@@ -97,12 +92,6 @@ class WorkerRegistry:
             else:
                 self.remove(state["pid"])
         return states
-
-    def _read(self, name: str) -> WorkerRecord | None:
-        try:
-            return read_record(self._directory.read(name))
-        except OSError:
-            return None
 
 
 def started(pid: int) -> str:

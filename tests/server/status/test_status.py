@@ -24,8 +24,6 @@ from mop_config.server.state.worker_record import (
 from mop_config.server.state.workers import WorkerRegistry, started
 from mop_config.server.status.document import host_status, merge_histories, noticed
 
-from ...waiting import wait_for
-
 
 def event(
     at: float, result: str = "applied", *, moment: float | None = None, **more: Any
@@ -230,20 +228,19 @@ class TestHostState:
         assert host.others(1) == [host.others(2)[0]]
         assert directory.trouble == ""
 
-    def test_a_file_is_due_where_it_is_missing(self, tmp_path: Path) -> None:
-        """A failed write is not retried at once."""
+    def test_a_file_is_written_again_where_it_is_missing(self, tmp_path: Path) -> None:
+        """A failed write says so, and a record that was removed counts as missing."""
         host, pid = WorkerRegistry(StateDirectory(tmp_path / "s"), "k"), os.getpid()
         (tmp_path / "s").write_text("no folder")
-        assert host.is_due(pid)
-        host.write(worker(pid))
-        assert not host.is_due(pid)
+        assert host.is_missing(pid)
+        assert not host.write(worker(pid))
         (tmp_path / "s").unlink()
-        wait_for(lambda: host.is_due(pid))
-        host.write(worker(pid))
-        assert not host.is_due(pid)
+        assert host.is_missing(pid)
+        assert host.write(worker(pid))
+        assert not host.is_missing(pid)
         (path,) = (tmp_path / "s").iterdir()
         path.unlink()
-        assert host.is_due(pid)
+        assert host.is_missing(pid)
 
 
 def test_a_finding_of_the_one_that_is_asked_shows_whoever_speaks() -> None:
