@@ -16,7 +16,6 @@ from ...errors import QrTooLong, SourceError
 from ...model.jws import jwk_set
 from ..parsing.problems import Code
 from ..parsing.render import EMPTY
-from ..parsing.window import PlannedChange
 from ..reload.pipeline import Reloader
 from ..reload.thread import ReloadThread
 from ..serving import signer
@@ -93,12 +92,11 @@ class StaticExporter:
         self._look_at = 0.0  # monotonic time of the next check of the folder
         self._complained = False
 
-    def publish(self) -> tuple[list[str], ServerState, tuple[PlannedChange, ...]]:
+    def publish(self) -> tuple[list[str], ServerState]:
         """Publish the source as it is now.
 
         Returns:
-            The paths of the files that have changed, the state after reading the source, and the
-            next change by a window in its text, if any.
+            The paths of the files that have changed, the state after reading the source.
 
         Raises:
             SourceError: If the text is refused; no file has changed then.
@@ -112,7 +110,7 @@ class StaticExporter:
         if not self._may_publish():
             raise SourceError(Code.NO_ENDPOINTS, _EMPTY)
         self._look_at = 0.0
-        return self._write() or [], view, self._reloader.loaded.planned
+        return self._write() or [], view
 
     def follow(self) -> signal.Signals:
         """Publish every change of the source, until SIGTERM or Ctrl-C.

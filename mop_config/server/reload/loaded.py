@@ -32,7 +32,7 @@ class Loaded:
         confirmed: Place in etcd that the host's record named at the last of these reads.
         good_at: POSIX time at which the served list was found good, by any worker; 0 for never.
         seen_good: Whether this process has read a good text.
-        planned: The next change by a window in the text that was published last, if any.
+        planned: The next changes by windows in the served text.
         next_boundary: POSIX seconds of the next window boundary, at which the served text has to
             be rendered again; infinity without a boundary.
     """

@@ -24,6 +24,8 @@ from .short_turns import short_turns
 
 logger = logging.getLogger(__name__)
 
+#: Limit of the planned changes that the status shows.
+MAX_PLANNED = 20
 #: Seconds until a boundary is tried again after a failure such as a lack of memory.
 BOUNDARY_RETRY = 5.0
 
@@ -148,6 +150,11 @@ class Reloader:
             rendering = render(data, self.settings.rules, served, at)
         return with_planned_refusals(rendering, self.settings)
 
+    def _plan(self, rendering: Rendering) -> None:
+        planned = rendering.planned[:MAX_PLANNED]
+        boundary = rendering.next_boundary
+        self.loaded = replace(self.loaded, planned=planned, next_boundary=boundary)
+
     def _check(self, rendering: Rendering, data: bytes, section: CriticalSection) -> None:
         """Raise ``SourceError`` if the list may not replace the host's last list."""
         last, replaced = section.last, None
@@ -189,14 +196,8 @@ class Reloader:
         return True
 
     def _publish(self, rendering: Rendering, release: Release, attempt: ReloadAttempt) -> None:
-        planned, boundary = rendering.planned[:1], rendering.next_boundary
-        self.loaded = replace(
-            self.loaded,
-            good_at=time.time(),
-            seen_good=True,
-            planned=planned,
-            next_boundary=boundary,
-        )
+        self._plan(rendering)
+        self.loaded = replace(self.loaded, good_at=time.time(), seen_good=True)
         view, change = self.store.view, None
         if view.loaded and view.snapshot.etag == rendering.etag:
             result, snapshot = Result.UNCHANGED, self._restamp(release)
@@ -211,6 +212,7 @@ class Reloader:
             problems=rendering.problems,
             errors=rendering.errors,
             warnings=rendering.warnings,
+            planned=self.loaded.planned,
         )
         counts = f"{count(rendering.errors, 'error')}, {count(rendering.warnings, 'warning')}"
         logger.info(
@@ -263,7 +265,7 @@ class Reloader:
             return
         newer = not view.loaded or good.release.version > view.snapshot.ver
         if newer and (snapshot := self._from_disk(good)) is not None:
-            self.store.adopt(snapshot)
+            self.store.adopt(snapshot, self.loaded.planned)
             logger.info("etag %s, which another worker has found good", snapshot.etag)
 
     def _from_disk(self, good: LastGood) -> Snapshot | None:
@@ -290,7 +292,7 @@ class Reloader:
             None if the host has released another text meanwhile.
         """
         rendering = self._render(good.data, self._moment())
-        self.loaded = replace(self.loaded, next_boundary=rendering.next_boundary)
+        self._plan(rendering)
         with self.releases.section() as section:
             if section.last is not None and section.last.data != good.data:
                 return None
@@ -340,7 +342,7 @@ class Reloader:
                 self._publish(*judged, attempt)
             elif judged is not None:
                 snapshot = self._snapshot(*judged)
-                self.store.adopt(snapshot)
+                self.store.adopt(snapshot, self.loaded.planned)
                 logger.info("etag %s: a window has begun or ended", snapshot.etag)
 
     # -- failures
@@ -389,7 +391,8 @@ class Reloader:
         if not self.loaded.seen_good and not view.loaded and snapshot is view.snapshot:
             state = SourceState.EMPTY
         reload = attempt.done(result, snapshot.etag, error=reason, code=code)
-        self.store.refuse(reload, snapshot=snapshot, state=state, **changes)
+        planned = self.loaded.planned
+        self.store.refuse(reload, snapshot=snapshot, state=state, planned=planned, **changes)
         self.follow_others()
         view = self.store.view
         serving = f"still serving etag {view.snapshot.etag}" if view.loaded else "serving nothing"
