@@ -298,7 +298,7 @@ class FileSource:
                     kind = "a directory" if stat.S_ISDIR(before.st_mode) else "no regular file"
                     raise SourceError(Code.NOT_REGULAR, f"{self._name} is {kind}")
                 with open(descriptor, "rb", closefd=False) as file:
-                    data = file.read(self.max_bytes + 1)
+                    data = file.read(min(before.st_size, self.max_bytes) + 1)
                 after = os.fstat(descriptor)
             finally:
                 os.close(descriptor)
@@ -307,7 +307,8 @@ class FileSource:
         if len(data) > self.max_bytes:
             limit = f"{self.max_bytes} bytes (ENDPOINT_MAX_BYTES)"
             raise SourceError(Code.TOO_LARGE, f"{self._name} is larger than {limit}")
-        if Fingerprint.of(before).contents != Fingerprint.of(after).contents:
+        same = Fingerprint.of(before).contents == Fingerprint.of(after).contents
+        if not same or len(data) != before.st_size:
             raise SourceError(Code.CHANGING, f"{self._name} changes while it is read")
         detached = after.st_nlink == 0 and self._is_mount()
         return SourceText(data, after.st_mtime, signature, detached=detached)
