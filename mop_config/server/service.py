@@ -21,8 +21,7 @@ from .monitor.thread import MonitorThread
 from .parsing.problems import Code, Problem
 from .parsing.render import EMPTY
 from .reload.pipeline import Reloader
-from .reload.requests import ReloadRequests
-from .reload.thread import ReloadThread
+from .reload.thread import ReloadRequests, ReloadThread
 from .serving.responder import Responder
 from .serving.signer import Signer
 from .serving.snapshot import Snapshot

@@ -18,8 +18,7 @@ from ..logs.format import describe
 from ..serving.snapshot import Snapshot
 from ..serving.store import SnapshotStore
 from ..settings import Settings
-from ..state.directory import StateDirectory
-from ..state.leader import Leadership
+from ..state.directory import Leadership, StateDirectory
 from .alerts import OutageNotifier
 from .results import ProbeResults
 from .schedule import ProbeSchedule, WatchedEndpoint, best, rules

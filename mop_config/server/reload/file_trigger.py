@@ -4,9 +4,8 @@ import time
 from functools import partial
 
 from ..serving.store import Trigger
-from ..sources.debounce import Debouncer
+from ..sources.debounce import Debouncer, Event, Events
 from ..sources.directory_watch import Watcher
-from ..sources.events import Event, Events
 from ..sources.file import FileSource
 from .pipeline import Reloader
 

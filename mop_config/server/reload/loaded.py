@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from ...model.codec import Difference
 from ..parsing.render import Rendering
 from ..parsing.window import PlannedChange
-from ..serving.snapshot import Snapshot
 from ..serving.store import Reload, Result, Trigger
 from ..sources.file import Fingerprint, Order, SourceText
 from ..state.release import LastGood, Release
@@ -78,15 +77,15 @@ class ReloadAttempt:
         """Whether a quiet read found the same text or failure as before, so nothing is noted."""
         return self.quietly and loaded.identity == self.before.identity
 
-    def good(self, text: SourceText, made: Rendering | Snapshot, boundary: float) -> LastGood:
+    def good(self, text: SourceText, made: Rendering) -> LastGood:
         """Return the text with its list's figures, for which a release will be issued."""
         return LastGood(
             text.data,
-            Release(made.etag, max(text.mtime, boundary)),
+            Release(made.etag, max(text.mtime, made.boundary)),
             made.api_count,
             made.socketio_count,
             text.order,
-            boundary,
+            made.boundary,
             self.at,
             self.trigger.value,
         )

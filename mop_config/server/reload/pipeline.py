@@ -117,8 +117,8 @@ class Reloader:
             ):
                 return False
             self._remember(attempt, text.signature, text.identity)
-            if attempt.repeats(self.loaded):
-                return self._confirm(text, attempt)
+            if self._is_settled(text, attempt):
+                return True
             at = self._moment()
             rendering = attempt.rendering = self._render(text.data, at)
             with releases.section() as section:
@@ -126,7 +126,7 @@ class Reloader:
                 if behind or (not late and self._is_outdated(text, section, attempt)):
                     return False
                 self._check(rendering, text.data, section)
-                good = releases.issue(section, attempt.good(text, rendering, rendering.boundary))
+                good = releases.issue(section, attempt.good(text, rendering))
         self._publish(rendering, good.release, attempt)
         if text.detached:
             self._note_failure(detached(self.source), attempt, code=Code.DETACHED)
@@ -177,23 +177,15 @@ class Reloader:
         self.loaded = replace(before, tries=tries, vain_since=since, confirmed=order)
         return True
 
-    def _confirm(self, text: SourceText, attempt: ReloadAttempt) -> bool:
-        """Issue a release for the same text if it was touched or the host released another list."""
-        view, releases = self.store.view, self.releases
-        host = releases.follow()
+    def _is_settled(self, text: SourceText, attempt: ReloadAttempt) -> bool:
+        """Whether the same text was read before, and no new release is needed.
+
+        The same text gets a release if it was touched or the host released another list.
+        """
+        view, host = self.store.view, self.releases.follow()
         disputed = host is not None and host.release.etag != view.snapshot.etag
         moved = text.signature != attempt.before.signature or disputed
-        if not moved or view.state is not SourceState.FRESH:
-            return True
-        with releases.section() as section:
-            if self._is_outdated(text, section, attempt):
-                return False
-            boundary = releases.served.boundary if releases.served else 0.0
-            if releases.boundary > boundary:
-                return True  # another worker has passed a boundary; this worker will do so soon
-            good = releases.issue(section, attempt.good(text, view.snapshot, boundary))
-        self._restamp(good.release)
-        return True
+        return attempt.repeats(self.loaded) and not (moved and view.state is SourceState.FRESH)
 
     def _publish(self, rendering: Rendering, release: Release, attempt: ReloadAttempt) -> None:
         self._plan(rendering)
@@ -201,6 +193,8 @@ class Reloader:
         view, change = self.store.view, None
         if view.loaded and view.snapshot.etag == rendering.etag:
             result, snapshot = Result.UNCHANGED, self._restamp(release)
+            if attempt.repeats(self.loaded) and view.state is SourceState.FRESH:
+                return  # the text was only touched
         else:
             result, snapshot = Result.APPLIED, self._snapshot(rendering, release)
             change = rendering.difference

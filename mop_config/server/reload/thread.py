@@ -1,5 +1,9 @@
 """ReloadThread: the one thread of a process that waits for a trigger and reloads the source.
 
+ReloadRequests passes requests to reload to all workers of a host as one growing number: the worker
+that gets a request writes a higher number into a record of the state folder, and each reload thread
+reads the record on each turn.
+
 A second thread, the guard, checks once a second that the reload thread makes progress, since
 ``is_alive`` is also true of a thread that hangs.
 """
@@ -12,14 +16,15 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty
 
-from ..serving.store import Trigger
+from ..serving.store import Reload, SnapshotStore, Trigger
+from ..sources.debounce import Event, Events
 from ..sources.etcd import EtcdSource
-from ..sources.events import Event, Events, wait_for_events
+from ..state.directory import StateDirectory
 from .etcd_trigger import EtcdTrigger
 from .file_trigger import FileTrigger
 from .pipeline import Reloader
-from .requests import ReloadRequests
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +36,61 @@ THREAD_PATIENCE = 2.0
 LATE = 5.0
 #: Seconds between two checks of the guard.
 LATE_LOOK = 1.0
+
+
+class ReloadRequests:
+    """The newest request to reload, and the newest request that this process has answered.
+
+    Args:
+        directory: The state folder.
+        name: Name of the record.
+        store: The store that notes the reloads.
+
+    Attributes:
+        answered: The number of the newest request that this process has answered. Requests from
+            before this object count as answered, since the process reads its source at its start.
+    """
+
+    def __init__(self, directory: StateDirectory, name: str, store: SnapshotStore) -> None:
+        self._directory = directory
+        self._name = name
+        self._store = store
+        self._own = 0
+        self._before: Reload | None = None
+        self._taken = self.answered = self._newest()
+
+    def make(self) -> tuple[int, bool]:
+        """Request a reload; return its number, and whether the other workers can see it."""
+        self._own = max(time.time_ns(), self._newest() + 1)
+        return self._own, self.insist(self._own)
+
+    def insist(self, number: int) -> bool:
+        """Write a request again if an older request overwrote it; return whether it is visible."""
+        try:
+            if self._recorded() < number:
+                self._directory.write(self._name, b"%d\n" % number, sync=False)
+        except OSError:
+            return False
+        return True
+
+    def take(self) -> bool:
+        """Return whether there is a new request, which the next reload answers."""
+        newest = self._newest()
+        if newest <= self._taken:
+            return False
+        self._taken, self._before = newest, self._store.view.last_reload
+        return True
+
+    def note(self) -> None:
+        """Note that the request is answered if a reload has ended since ``take``."""
+        if self._store.view.last_reload is not self._before:
+            self.answered = self._taken
+
+    def _newest(self) -> int:
+        return max(self._own, self._recorded())
+
+    def _recorded(self) -> int:
+        return self._directory.load(self._name, int, "the request to reload") or 0
 
 
 class ReloadThread:
@@ -161,7 +221,7 @@ class ReloadThread:
             logger.warning("the reload thread goes on after %.1f s", self._turned_at - before)
             self._on_turn()
         timeout = self.trigger.timeout(self._turned_at)
-        return wait_for_events(self._events, min(timeout, reloader.seconds_to_boundary))
+        return _wait(self._events, min(timeout, reloader.seconds_to_boundary))
 
 
 def _trigger(reloader: Reloader, events: Events, poll_interval: float) -> FileTrigger | EtcdTrigger:
@@ -169,3 +229,14 @@ def _trigger(reloader: Reloader, events: Events, poll_interval: float) -> FileTr
     if isinstance(source, EtcdSource):
         return EtcdTrigger(reloader, source, events, poll_interval)
     return FileTrigger(reloader, source, events, poll_interval)
+
+
+def _wait(queue: Events, timeout: float) -> list[Event]:
+    """Wait for an event, at most ``timeout`` seconds, and return all that are in the queue."""
+    found = []
+    try:
+        found.append(queue.get(timeout=timeout))
+        while True:
+            found.append(queue.get_nowait())
+    except Empty:
+        return found

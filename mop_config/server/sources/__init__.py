@@ -1,7 +1,7 @@
 """The source of the list: a file or a key in etcd, how it is read, and how a change is noticed.
 
-Read ``file`` first, then ``directory_watch`` and ``debounce``, which decide when the file is read;
-``events`` are what wakes the reload thread. The ``etcd`` modules are the other source.
+Read ``file`` first, then ``directory_watch`` and ``debounce``, which decide when the file is read.
+The ``etcd`` modules are the other source.
 """
 
 from ...errors import SettingsError

@@ -5,6 +5,9 @@ complete. So after a write the debouncer waits for the close event, and after an
 a moment of quiet. Without events it waits until two ``stat`` calls in a row return the same.
 """
 
+from enum import Enum
+from queue import SimpleQueue
+
 from .file import Fingerprint
 
 #: Seconds of quiet after a change that is not a write in progress.
@@ -21,6 +24,23 @@ CLOSE_WAIT = 2.0
 CLOSE_GRACE = 0.01
 #: Seconds after which a file that keeps changing is reported.
 PATIENCE = 5.0
+
+
+class Event(Enum):
+    """An event that wakes the reload thread."""
+
+    WRITTEN = "the file was written, and is not closed yet"
+    CLOSED = "the file was closed after writing, or replaced by a rename"
+    OTHER = "any other event that may mean a change of the source"
+    SIGHUP = "SIGHUP"
+    STOP = "the process stops"
+
+
+#: The events for the reload thread. A signal handler runs between two bytecodes of the main thread,
+#: which may hold the lock that the handler needs: ``threading.Event.set`` in a handler has
+#: deadlocked a worker. ``SimpleQueue.put`` takes no such lock, so any thread and any signal handler
+#: may call it.
+Events = SimpleQueue[Event]
 
 
 class Debouncer:

@@ -17,7 +17,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
-from .events import Event, Events
+from .debounce import Event, Events
 
 logger = logging.getLogger(__name__)
 

@@ -31,8 +31,7 @@ from mop_config.server.monitor.schedule import (
     best,
     rules,
 )
-from mop_config.server.state.directory import StateDirectory
-from mop_config.server.state.leader import Leadership
+from mop_config.server.state.directory import Leadership, StateDirectory
 
 GOOD = ProbeResult(None, 0.25, "/health answers 200", "/health", status=200)
 BAD = ProbeResult(Fault.REFUSED, 0.01, "Connection refused")
@@ -457,7 +456,7 @@ class TestLeadership:
         code = (
             "import sys; from pathlib import Path;"
             "from mop_config.server.state.directory import StateDirectory;"
-            "from mop_config.server.state.leader import Leadership;"
+            "from mop_config.server.state.directory import Leadership;"
             "held = Leadership(StateDirectory(Path(sys.argv[1])), 'l');"
             "print(held.take(), flush=True); sys.stdin.read()"
         )
