@@ -3,8 +3,8 @@
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
-from ...model.codec import Difference
 from ..parsing.render import Rendering
 from ..parsing.window import PlannedChange
 from ..serving.store import Reload, Result, Trigger
@@ -90,15 +90,7 @@ class ReloadAttempt:
             self.trigger.value,
         )
 
-    def done(
-        self,
-        result: Result,
-        etag: str,
-        *,
-        error: str | None = None,
-        change: Difference | None = None,
-        code: str | None = None,
-    ) -> Reload:
-        """End the attempt with a result, and return its record."""
+    def done(self, result: Result, etag: str, **details: Any) -> Reload:
+        """End the attempt with a result, and return its record; see ``Reload`` for the details."""
         duration = time.monotonic() - self.started
-        return Reload(self.at, self.trigger, result, error, duration, etag, change, code)
+        return Reload(self.at, self.trigger, result, duration=duration, etag=etag, **details)

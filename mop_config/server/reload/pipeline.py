@@ -198,7 +198,7 @@ class Reloader:
         else:
             result, snapshot = Result.APPLIED, self._snapshot(rendering, release)
             change = rendering.difference
-        reload = attempt.done(result, snapshot.etag, change=change)
+        reload = attempt.done(result, snapshot.etag, error=None, change=change)
         self.store.publish(
             snapshot,
             reload,

@@ -139,7 +139,7 @@ class Bounded:
     """Calls each function in a thread of its own, and waits for it with a time-out.
 
     After the time-out the call is left to itself. Until it returns, or until the next try is due,
-    further calls fail at once. Only one thread may use the object at a time.
+    further calls return at once. Only one thread may use the object at a time.
 
     Args:
         seconds: How long to wait for a call.
@@ -152,18 +152,19 @@ class Bounded:
         self._since = 0.0  # monotonic time at which the first hanging call began
         self._again = 0.0  # monotonic time from which the next call may begin
 
-    def call(self, function: Callable[[], T]) -> T:
+    def call(self, function: Callable[[], T], late: T) -> T:
         """Call a function with the time-out, and return its result.
 
-        Raises:
-            TimeoutError: If the function does not return in time, or an earlier call still hangs.
+        Args:
+            function: The function.
+            late: Returned if the function does not return in time, or an earlier call still hangs.
         """
         now = time.monotonic()
         self._hanging = [call for call in self._hanging if not call.done()]
         if not self._hanging:
             self._since = now
         elif now < self._again:
-            raise TimeoutError
+            return late
         call: Future[T] = Future()
         self._current = call
         thread = threading.Thread(
@@ -179,10 +180,10 @@ class Bounded:
             if not call.done():
                 self._hanging.append(call)
                 self._again = now + max(AGAIN, AGAIN_SHARE * (now - self._since))
-            raise
+            return late
 
     def release(self) -> None:
-        """Make the ``call`` that is waiting now fail at once with ``TimeoutError``."""
+        """Make the ``call`` that is waiting now return at once."""
         with contextlib.suppress(InvalidStateError):
             self._current.set_exception(TimeoutError())
 
@@ -229,10 +230,7 @@ class FileSource:
             before()
             return Fingerprint.at(self.path)
 
-        try:
-            return self._bounded.call(look)
-        except TimeoutError:
-            return Fingerprint(errno.ETIMEDOUT)
+        return self._bounded.call(look, Fingerprint(errno.ETIMEDOUT))
 
     def release(self) -> None:
         """Abandon the call that is being waited for, because the process stops."""
@@ -240,10 +238,7 @@ class FileSource:
 
     def being_written(self) -> bool | None:
         """Whether a process has the file open for writing; None if that is unknown."""
-        try:
-            return self._bounded.call(self._being_written)
-        except TimeoutError:
-            return None
+        return self._bounded.call(self._being_written, None)
 
     def _being_written(self) -> bool | None:
         """Request a read lease, which is only granted if no process has the file open for writing.
@@ -281,14 +276,13 @@ class FileSource:
                 ``not-regular``, ``too-large`` or ``changing``.
             OSError: If this process lacks descriptors or memory.
         """
-        try:
-            return self._bounded.call(self._read)
-        except TimeoutError:
+        text = self._bounded.call(self._read, None)
+        if text is None:
             limit = f"{self._bounded.seconds:g} s: its file system hangs"
-            message = f"{self._name} gives no answer within {limit}"
-            raise SourceError(Code.UNREACHABLE, message) from None
+            raise SourceError(Code.UNREACHABLE, f"{self._name} gives no answer within {limit}")
+        return text
 
-    def _read(self) -> SourceText:
+    def _read(self) -> SourceText | None:
         signature = Fingerprint.at(self.path)
         try:
             descriptor = os.open(self.path, _FLAGS)
