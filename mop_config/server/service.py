@@ -220,7 +220,6 @@ class ConfigService:
             missing = any(reload_for(record, number) is None for record in records)
             if not missing or self.store.closing or time.monotonic() > deadline:
                 return reload_report(records, number), shared
-            shared = shared and self._requests.insist(number)
             time.sleep(RELOAD_LOOK)
 
     # -- the state of this process and of the host

@@ -62,16 +62,14 @@ class ReloadRequests:
     def make(self) -> tuple[int, bool]:
         """Request a reload; return its number, and whether the other workers can see it."""
         self._own = max(time.time_ns(), self._newest() + 1)
-        return self._own, self.insist(self._own)
-
-    def insist(self, number: int) -> bool:
-        """Write a request again if an older request overwrote it; return whether it is visible."""
         try:
-            if self._recorded() < number:
-                self._directory.write(self._name, b"%d\n" % number, sync=False)
+            # Under a lock, so that an older request cannot replace a newer one.
+            with self._directory.locked(f"{self._name}.lock"):
+                self._own = max(self._own, self._recorded() + 1)
+                self._directory.write(self._name, b"%d\n" % self._own, sync=False)
         except OSError:
-            return False
-        return True
+            return self._own, False
+        return self._own, True
 
     def take(self) -> bool:
         """Return whether there is a new request, which the next reload answers."""

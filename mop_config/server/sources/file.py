@@ -189,14 +189,11 @@ class Bounded:
 
 
 def _run(function: Callable[[], T], call: Future[T]) -> None:
-    try:
-        result = function()
-    except BaseException as error:
-        with contextlib.suppress(InvalidStateError):
+    with contextlib.suppress(InvalidStateError):  # ``release`` has ended the call
+        try:
+            call.set_result(function())
+        except BaseException as error:
             call.set_exception(error)
-    else:
-        with contextlib.suppress(InvalidStateError):
-            call.set_result(result)
 
 
 class FileSource:

@@ -67,6 +67,8 @@ class ReleaseStore:
         siblings: Returns whether other workers serve this source now.
 
     Attributes:
+        trusted: Whether texts from the disk may be served. A list that root signs or publishes must
+            come from the source, not from another user's records.
         served: The text and release that this process serves or will serve; None before the first.
     """
 
@@ -81,19 +83,11 @@ class ReleaseStore:
         self._prefix = f"{key}.text."
         self._lock = f"{key}.lock"
         self._siblings = siblings
+        self.trusted = not directory.shared
         self.served: LastGood | None = None
         self._section: CriticalSection | None = None  # while this process is in the section
         self._host: LastGood | None = None  # the record as it was read or written last
         self._agreed: Fingerprint | None = None  # of the record, once it agrees with ``served``
-
-    @property
-    def trusted(self) -> bool:
-        """Whether texts from the disk may be served.
-
-        A list that root signs or publishes must come from the source, not from another user's
-        records.
-        """
-        return not self._directory.shared
 
     @property
     def boundary(self) -> float:
@@ -116,7 +110,7 @@ class ReleaseStore:
         # Another user could have written a version that no client accepts.
         latest = time.time() + _AHEAD
         newest = max(good.release.last_modified, good.release.version / 1000)
-        if self._directory.shared and newest > latest:
+        if not self.trusted and newest > latest:
             raise ValueError("a date that is not believed")
         return good
 
