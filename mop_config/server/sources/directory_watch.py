@@ -22,7 +22,7 @@ from .debounce import Event, Events
 logger = logging.getLogger(__name__)
 
 #: Seconds before watching is tried again where it failed.
-RETRY = 10.0
+RETRY = 3.0
 #: Seconds between two wake-ups that events of other files in the folder may cause.
 NEIGHBOUR_INTERVAL = 0.05
 
