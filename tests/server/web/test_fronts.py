@@ -2,11 +2,12 @@
 
 import asyncio
 import atexit
+import io
 import itertools
 import json
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mop_config.server.service import EXTENSION, ConfigService
 from mop_config.server.serving.conditional import ConditionalAnswer
 from mop_config.server.settings import Settings
 from mop_config.server.web.asgi import create_asgi_app
+from mop_config.server.web.bridge import WsgiBridge
 
 from ...conftest import SAMPLE
 from ...servers import ENDPOINTS
@@ -32,6 +34,18 @@ Result = tuple[str, list[tuple[str, str]], bytes]
 #: One event loop for all requests of the main thread, since making a loop is slow.
 LOOP = asyncio.new_event_loop()
 atexit.register(LOOP.close)
+#: The bridges whose threads end after each test, since starting threads is slow.
+USED: set[WsgiBridge] = set()
+#: The request that each other one is derived from.
+REQUEST = EnvironBuilder(path="/").get_environ()
+
+
+@pytest.fixture(autouse=True)
+def _threads_end() -> Iterator[None]:
+    yield
+    for bridge in USED:
+        bridge.close()
+    USED.clear()
 
 
 def ask_asgi(app: Any, scope: dict[str, Any], body: bytes = b"") -> Result:
@@ -56,7 +70,7 @@ def ask_asgi(app: Any, scope: dict[str, Any], body: bytes = b"") -> Result:
 
     main = threading.current_thread() is threading.main_thread()
     start, *rest = LOOP.run_until_complete(run()) if main else asyncio.run(run())
-    app.bridge.close()
+    USED.add(app.bridge)
     status = HTTPStatus(start["status"])
     headers = [(name.decode("latin-1"), v.decode("latin-1")) for name, v in start["headers"]]
     line = f"{status:d} {status.phrase.upper()}"
@@ -85,10 +99,9 @@ class Sides:
 
     def ask_flask(self, method: str, path: str, query: str, headers: dict[str, str]) -> Result:
         """Send a request to the Flask application."""
-        environ = EnvironBuilder(
-            method=method, path="/", headers=list(headers.items())
-        ).get_environ()
-        environ.update(PATH_INFO=path, QUERY_STRING=query)
+        named = {f"HTTP_{name.upper().replace('-', '_')}": v for name, v in headers.items()}
+        environ = {**REQUEST, **named, "wsgi.input": io.BytesIO()}
+        environ.update(REQUEST_METHOD=method, PATH_INFO=path, QUERY_STRING=query)
         body, status, sent = run_wsgi_app(self.asgi.app, environ)
         return status, shown(sent), b"".join(body)
 
