@@ -22,6 +22,12 @@ _CODING = re.compile(r"(-[\w!#$%&'*+.^`|~-]+)?", re.ASCII)
 _NEGOTIATING = ("HTTP_ACCEPT", "HTTP_IF_", "HTTP_RANGE")
 
 
+def header(environ: Mapping[str, Any], name: str) -> str | None:
+    """Return a request header, or None if it is absent or longer than ``MAX_VALUE``."""
+    value: str | None = environ.get(name)
+    return None if value is None or len(value) > MAX_VALUE else value
+
+
 def forget_long_values(environ: MutableMapping[str, Any]) -> None:
     """Remove over-long headers of content negotiation and of conditions from a WSGI environ.
 

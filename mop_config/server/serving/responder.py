@@ -16,6 +16,7 @@ from urllib.parse import parse_qs
 from .conditional import (
     MAX_VALUE,
     ConditionalAnswer,
+    header,
     preferred_form,
     problem,
     respond_conditionally,
@@ -58,11 +59,11 @@ class Responder:
         """Return the answer to a GET or HEAD, or the long poll that the request asks for.
 
         Args:
-            environ: The request in WSGI's form (PEP 3333), after ``forget_long_values``.
+            environ: The request in WSGI's form (PEP 3333): method, query and headers.
             signed: Whether the path is that of the signed list; ``Accept`` may select the signed
                 list on the other path.
         """
-        accept = environ.get("HTTP_ACCEPT")
+        accept = header(environ, "HTTP_ACCEPT")
         if accept and not signed:
             prefers, plain = preferred_form(accept)
             # Without a key, a client that accepts JSON too gets JSON rather than a refusal.
@@ -71,7 +72,7 @@ class Responder:
         waits = _waits(query) if query else ()
         if waits:
             return self._respond_to_wait(environ, waits, signed)
-        since = None if signed else environ.get("HTTP_IF_MODIFIED_SINCE")
+        since = None if signed else header(environ, "HTTP_IF_MODIFIED_SINCE")
         return self.answer(environ, signed, since)
 
     def _respond_to_wait(
@@ -112,8 +113,8 @@ class Responder:
         return respond_conditionally(
             snapshot,
             environ["REQUEST_METHOD"],
-            environ.get("HTTP_ACCEPT_ENCODING"),
-            environ.get("HTTP_IF_NONE_MATCH"),
+            header(environ, "HTTP_ACCEPT_ENCODING"),
+            header(environ, "HTTP_IF_NONE_MATCH"),
             since,
         )
 
@@ -200,7 +201,7 @@ def waited(answer: ConditionalAnswer, *more: tuple[str, str]) -> ConditionalAnsw
 # A change answers thousands of long polls with the same headers.
 @lru_cache(maxsize=64)
 def _waited(headers: HeaderFields) -> HeaderFields:
-    kept = (header for header in headers if header[0] != "Cache-Control")
+    kept = (each for each in headers if each[0] != "Cache-Control")
     return HeaderFields((*kept, ("Cache-Control", "no-store"), ("Preference-Applied", "wait")))
 
 

@@ -21,7 +21,7 @@ from ...model.printable import printable
 from ..auth.policy import USER
 from ..logs.format import describe
 from ..service import EXTENSION, ConfigService
-from ..serving.conditional import ConditionalAnswer, forget_long_values, problem
+from ..serving.conditional import ConditionalAnswer, problem
 from ..serving.responder import LongPoll
 from ..serving.snapshot import HeaderFields
 from ..serving.store import ChangeEvent
@@ -131,7 +131,6 @@ class AsgiApp:
         return self._finished(answer, environ)
 
     def _decide(self, environ: dict[str, Any], view: View) -> ConditionalAnswer | LongPoll:
-        forget_long_values(environ)
         try:
             return refusal(self._service, environ) or view(environ)
         except Exception as error:

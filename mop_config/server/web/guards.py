@@ -47,9 +47,9 @@ def refusal(
     """
     hosts = service.settings.trusted_hosts
     known = not hosts or environ["PATH_INFO"] in _FOR_ANY_HOST
-    if known or is_trusted(environ.get("HTTP_HOST", ""), hosts):
-        return token_refusal(service, environ, reads=reads)
-    return problem(400, "this host name is not served here (TRUSTED_HOSTS)")
+    if not known and not is_trusted(environ.get("HTTP_HOST", ""), hosts):
+        return problem(400, "this host name is not served here (TRUSTED_HOSTS)")
+    return token_refusal(service, environ, reads=reads)
 
 
 def token_refusal(
