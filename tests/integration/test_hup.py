@@ -98,11 +98,14 @@ def _blocks_sighup(pid: int) -> bool:
     return bool(int(mask, 16) >> (signal.SIGHUP - 1) & 1)
 
 
-@pytest.fixture(params=CLASSES)
-def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Server, Writer]]:
-    file = tmp_path / "endpoints.txt"
+@pytest.fixture(scope="module", params=CLASSES)
+def site(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, Writer]]:
+    folder = tmp_path_factory.mktemp("site")
+    file = folder / "endpoints.txt"
     file.write_text(text(0))
-    with running(tmp_path, file, WORKER_CLASS=request.param) as server:
+    with running(folder, file, WORKER_CLASS=request.param) as server:
         yield server, Writer(file)
 
 
@@ -133,7 +136,7 @@ def test_twenty_each_with_edits_and_broken_files(site: tuple[Server, Writer]) ->
 
 
 def test_a_storm_of_two_hundred(site: tuple[Server, Writer]) -> None:
-    """A SIGHUP to every process each 0.1 s loses no request.
+    """A SIGHUP to every process each 0.05 s loses no request.
 
     The default worker class gets 200 signals, and the others get 100.
     """
@@ -146,7 +149,7 @@ def test_a_storm_of_two_hundred(site: tuple[Server, Writer]) -> None:
             everyone(server)
             if number % 5 == 0:
                 [writer.good, writer.bad][number % 2]()
-            time.sleep(max(0.0, started + 0.1 * (number + 1) - time.monotonic()))
+            time.sleep(max(0.0, started + 0.05 * (number + 1) - time.monotonic()))
         settled(server, writer)
     assert server.workers == pids
     assert all(set(load.answers) <= writer.valid for load in loads)
