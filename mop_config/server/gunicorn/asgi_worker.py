@@ -23,7 +23,7 @@ from ..web.app import is_untouched
 from ..web.asgi import USUAL_WAITERS, AsgiApp
 from ..web.bridge import WsgiBridge
 from ..web.guards import MAX_BODY
-from .access_log import AccessLog
+from .logger import AccessLog
 from .protocol import HttpProtocol, Rules
 from .worker import ServiceWorker, fit_connections
 

@@ -9,12 +9,12 @@ import re
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
 from .conditional import (
-    MAX_VALUE,
     ConditionalAnswer,
     header,
     preferred_form,
@@ -50,7 +50,7 @@ class Responder:
     def __init__(self, store: SnapshotStore, signer: Signer) -> None:
         self.store = store
         self._signer = signer
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._signed: Snapshot | None = None  # the signed list at the last ``prepare``
         self.max_waiters = 0
         self.waiters = 0
@@ -69,14 +69,14 @@ class Responder:
             # Without a key, a client that accepts JSON too gets JSON rather than a refusal.
             signed = prefers and not (plain and self._signer.key is None)
         query = environ.get("QUERY_STRING")
-        waits = _waits(query) if query else ()
+        waits = parse_qs(query, keep_blank_values=True).get("wait") if query else None
         if waits:
             return self._respond_to_wait(environ, waits, signed)
         since = None if signed else header(environ, "HTTP_IF_MODIFIED_SINCE")
         return self.answer(environ, signed, since)
 
     def _respond_to_wait(
-        self, environ: Environ, waits: tuple[str, ...], signed: bool
+        self, environ: Environ, waits: list[str], signed: bool
     ) -> "ConditionalAnswer | LongPoll":
         if len(waits) > 1:
             return waited(problem(400, "wait may be given once only"))
@@ -89,10 +89,10 @@ class Responder:
         seconds = float(waits[0])
         if seconds == 0 or environ["REQUEST_METHOD"] != "GET" or found.status != 304:
             return waited(found)
-        with self._lock:
+        with self.lock:
             if self.waiters < self.max_waiters:
                 self.waiters += 1
-                return LongPoll(self, environ, seconds, signed)
+                return LongPoll(self, environ, signed, time.monotonic() + seconds, found)
         retry_after = str(random.randint(*RETRY_AFTER))  # noqa: S311
         return waited(found, ("Retry-After", retry_after))
 
@@ -128,45 +128,35 @@ class Responder:
             self._signed = signed
             self.store.wake()
 
-    def free_place(self) -> None:
-        """Free the place of a long poll that has ended."""
-        with self._lock:
-            self.waiters -= 1
 
-
+@dataclass(slots=True)
 class LongPoll:
     """A request that waits until the served list differs from the list that its client has.
 
     A long poll occupies one of the responder's places until ``close``. The front waits as long as
     ``event`` returns an event and ``until`` is not reached, closes the poll, and then answers.
 
-    Args:
+    Attributes:
         responder: The responder that has a place for the poll.
         environ: The request.
-        seconds: How long the client is willing to wait.
         signed: Whether the client asks for the signed list.
-
-    Attributes:
         until: Monotonic time at which the wait ends.
+        found: The answer at the last call of ``event``.
     """
 
-    __slots__ = ("_environ", "_responder", "_signed", "until")
-
-    def __init__(
-        self, responder: Responder, environ: Environ, seconds: float, signed: bool
-    ) -> None:
-        self._responder = responder
-        self._environ = environ
-        self._signed = signed
-        self.until = time.monotonic() + seconds
+    responder: Responder
+    environ: Environ
+    signed: bool
+    until: float
+    found: ConditionalAnswer
 
     def event(self) -> ChangeEvent | None:
         """Return the event to wait for, or None if the list differs or the process shuts down."""
-        store = self._responder.store
+        store = self.responder.store
         # Get the event before reading the list, so that a change in between is not missed.
         event = store.event()
-        answer = self._responder.answer(self._environ, self._signed)
-        return None if store.closing or answer.status != 304 else event
+        self.found = self.responder.answer(self.environ, self.signed)
+        return None if store.closing or self.found.status != 304 else event
 
     def wait(self, client: Any = None) -> ConditionalAnswer:
         """Wait in this thread, and return the answer.
@@ -185,11 +175,12 @@ class LongPoll:
 
     def close(self) -> None:
         """Free the poll's place among the parked requests."""
-        self._responder.free_place()
+        with self.responder.lock:
+            self.responder.waiters -= 1
 
     def answer(self) -> ConditionalAnswer:
-        """Return the answer from the list that is served now."""
-        return waited(self._responder.answer(self._environ, self._signed))
+        """Return the answer that ``event`` has found last."""
+        return waited(self.found)
 
 
 def waited(answer: ConditionalAnswer, *more: tuple[str, str]) -> ConditionalAnswer:
@@ -203,17 +194,3 @@ def waited(answer: ConditionalAnswer, *more: tuple[str, str]) -> ConditionalAnsw
 def _waited(headers: HeaderFields) -> HeaderFields:
     kept = (each for each in headers if each[0] != "Cache-Control")
     return HeaderFields((*kept, ("Cache-Control", "no-store"), ("Preference-Applied", "wait")))
-
-
-def _parse_waits(query: str) -> tuple[str, ...]:
-    """Return each value of ``wait`` in a query string."""
-    return tuple(parse_qs(query, keep_blank_values=True).get("wait", ()))
-
-
-# Thousands of clients send the same query.
-_short_waits = lru_cache(maxsize=256)(_parse_waits)
-
-
-def _waits(query: str) -> tuple[str, ...]:
-    # Long queries are not kept in memory.
-    return _short_waits(query) if len(query) <= MAX_VALUE else _parse_waits(query)
