@@ -18,6 +18,7 @@ MAX_VALUE = 1024
 
 # What may stand behind the list's own tag: a suffix such as -br, which a compressing proxy adds.
 _CODING = re.compile(r"(-[\w!#$%&'*+.^`|~-]+)?", re.ASCII)
+to_json = json.JSONEncoder(separators=(",", ":")).encode
 #: The headers of content negotiation and of conditions, by the beginnings of their names.
 _NEGOTIATING = ("HTTP_ACCEPT", "HTTP_IF_", "HTTP_RANGE")
 
@@ -51,7 +52,7 @@ def json_answer(
     status: int, document: Mapping[str, Any], content_type: str = "application/json"
 ) -> ConditionalAnswer:
     """Return a JSON answer that must not be cached."""
-    body = json.dumps(document, separators=(",", ":")).encode() + b"\n"
+    body = to_json(document).encode() + b"\n"
     headers = (
         ("Content-Type", content_type),
         ("Content-Length", str(len(body))),

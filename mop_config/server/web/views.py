@@ -27,7 +27,7 @@ from ..auth.policy import USER, client_address
 from ..monitor.reports import parse_report
 from ..parsing.problems import Code
 from ..service import ConfigService, Places
-from ..serving.conditional import ConditionalAnswer, json_answer
+from ..serving.conditional import ConditionalAnswer, json_answer, to_json
 from ..serving.responder import LongPoll
 from . import as_response, current_service, problem_response, revalidated
 from .guards import token_refusal
@@ -95,7 +95,7 @@ def targets_of(body: bytes, health_path: str = DEFAULT_PATH) -> str:
         health_path: Path of a health check below the URL of an API endpoint.
     """
     groups = (
-        json.dumps(target(kind, endpoint, health_path), separators=(",", ":"))
+        to_json(target(kind, endpoint, health_path))
         for kind in Kind
         for endpoint in iter_endpoints(body, kind)
     )
@@ -249,7 +249,7 @@ def openapi() -> Response:
     service = current_service()
     guarded = service.authenticator is not None
     described = document(root=request.root_path, places=service.places, guarded=guarded)
-    return revalidated(json.dumps(described, separators=(",", ":")) + "\n", "application/json")
+    return revalidated(to_json(described) + "\n", "application/json")
 
 
 def document(*, root: str = "", places: Places = _PLACES, guarded: bool = False) -> dict[str, Any]:
