@@ -14,13 +14,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
-from .conditional import (
-    ConditionalAnswer,
-    header,
-    preferred_form,
-    problem,
-    respond_conditionally,
-)
+from .conditional import ConditionalAnswer, header, preferred_form, problem, respond_conditionally
 from .signer import Signer
 from .snapshot import HeaderFields, Snapshot
 from .store import ChangeEvent, SnapshotStore

@@ -108,9 +108,7 @@ class WsgiBridge:
             pool.shutdown(wait=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request (ASGI 3)."""
-        if scope["type"] != "http":
-            raise ValueError(f"a WSGI application cannot serve {scope['type']}")
+        """Answer one HTTP request (ASGI 3)."""
         environ = whole_environ(scope)
         answer = await self._answer(environ, receive)
         if answer is None:

@@ -14,12 +14,7 @@ from ...monitor.schedule import EndpointHealth
 from ...parsing.problems import MAX_KEPT, ProblemRecord
 from ...state.worker_record import HistoryEntry
 from ...status.document import StatusDocument
-from ...status.verdict import (
-    common_etag,
-    differing,
-    dropped_entries,
-    verdict,
-)
+from ...status.verdict import common_etag, differing, dropped_entries, verdict
 from .plots import endpoint_plot, kind_plot
 
 #: Limit of rows of each kind on the page; a filter finds the others.
