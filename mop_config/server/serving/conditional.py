@@ -17,7 +17,7 @@ from .snapshot import SECURITY_HEADERS, HeaderFields, Snapshot
 MAX_VALUE = 1024
 
 # What may stand behind the list's own tag: a suffix such as -br, which a compressing proxy adds.
-_CODING = re.compile(r"(-[\w!#$%&'*+.^`|~-]+)?", re.ASCII)
+_CODING = re.compile(r"-[\w!#$%&'*+.^`|~-]+", re.ASCII)
 to_json = json.JSONEncoder(separators=(",", ":")).encode
 #: The headers of content negotiation and of conditions, by the beginnings of their names.
 _NEGOTIATING = ("HTTP_ACCEPT", "HTTP_IF_", "HTTP_RANGE")
@@ -111,7 +111,7 @@ def etag_matches(if_none_match: str, snapshot: Snapshot) -> bool:
     adds the name of the coding to the ETag.
     """
     tags, own = _tags(if_none_match), snapshot.etag
-    return tags.star_tag or any(
+    return tags.contains_weak(own) or any(
         tag.startswith(own) and _CODING.fullmatch(tag, len(own))
         for tag in tags.as_set(include_weak=True)
     )

@@ -48,7 +48,6 @@ def create_app(settings: Settings | None = None, *, start: bool = True) -> Flask
     """
     app = Flask(PACKAGE, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = guards.MAX_BODY
-    app.json.sort_keys = False  # type: ignore[attr-defined]
     log_to_stderr()
     _install(app, app, settings or Settings.from_environ(), Places(), start=start)
     app.extensions[_HOOKS] = _hooks(app)

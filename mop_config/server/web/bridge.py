@@ -56,7 +56,9 @@ def request_environ(scope: Scope, path: str) -> dict[str, Any]:
     """
     environ: dict[str, Any] = {
         "REQUEST_METHOD": scope["method"],
-        "PATH_INFO": path.encode("utf-8", "surrogateescape").decode("latin-1"),
+        "PATH_INFO": path
+        if path.isascii()
+        else path.encode("utf-8", "surrogateescape").decode("latin-1"),
         "QUERY_STRING": scope["query_string"].decode("latin-1"),
     }
     for name, value in scope["headers"]:

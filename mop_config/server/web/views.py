@@ -210,8 +210,7 @@ def reload() -> Response:
     members: dict[str, Any] = {"scope": "host" if shared else "worker", **report}
     if not shared:
         members["note"] = "the state folder cannot be written to: other workers were not asked"
-    status = 504 if late and report["result"] in {"applied", "unchanged"} else None
-    status = status or _STATUS[report["result"]]
+    status = 504 if late and _STATUS[report["result"]] == 200 else _STATUS[report["result"]]
     logger.info(
         "reload requested by %s: %s in %d workers, %d have not answered",
         user,
