@@ -206,22 +206,25 @@ def test_an_upgrade_of_gunicorn_itself(tmp_path: Path, worker_class: str) -> Non
             upgraded.wait(20)
 
 
-def test_during_worker_start(site: tuple[Server, Writer]) -> None:
+@pytest.mark.parametrize("worker_class", CLASSES)
+def test_during_worker_start(tmp_path: Path, worker_class: str) -> None:
     """SIGHUP at any moment of a worker's start kills no worker."""
-    server, writer = site
-    pids = set(server.workers)
-    with under_load(server.port):
-        for more in range(1, 4):
-            server.send(signal.SIGTTIN)
-            deadline = time.monotonic() + 20
-            while len(server.status()["workers"]) < 2 + more:
-                assert time.monotonic() < deadline
-                for _ in range(50):
-                    everyone(server)
-        settled(server, writer)
-    assert pids < set(server.workers)
-    assert len(server.workers) == 5
-    assert "sent SIGHUP" not in server.log
+    file = tmp_path / "endpoints.txt"
+    file.write_text(text(0))
+    with running(tmp_path, file, WORKER_CLASS=worker_class) as server:
+        pids = set(server.workers)
+        with under_load(server.port):
+            for more in range(1, 4):
+                server.send(signal.SIGTTIN)
+                deadline = time.monotonic() + 20
+                while len(server.status()["workers"]) < 2 + more:
+                    assert time.monotonic() < deadline
+                    for _ in range(50):
+                        everyone(server)
+            settled(server, Writer(file))
+        assert pids < set(server.workers)
+        assert len(server.workers) == 5
+        assert "sent SIGHUP" not in server.log
 
 
 def _has_workers(server: Server, count: int) -> bool:
