@@ -182,10 +182,12 @@ class Reloader:
 
         The same text gets a release if it was touched or the host released another list.
         """
+        if not attempt.repeats(self.loaded):
+            return False
         view, host = self.store.view, self.releases.follow()
         disputed = host is not None and host.release.etag != view.snapshot.etag
         moved = text.signature != attempt.before.signature or disputed
-        return attempt.repeats(self.loaded) and not (moved and view.state is SourceState.FRESH)
+        return not moved or view.state is not SourceState.FRESH
 
     def _publish(self, rendering: Rendering, release: Release, attempt: ReloadAttempt) -> None:
         self._plan(rendering)
