@@ -160,30 +160,49 @@ class Prober(HttpClient):
             return ProbeResult(Fault.OURS, 0.0, str(error) or type(error).__name__)
         started = time.monotonic()
         connection.until = started + self._timeout
-        check = _Check(connection, where.path.rstrip("/"))
-        name_matches = None
+        result = ProbeResult(None, 0.0, "")
+        base = where.path.rstrip("/")
         try:
             with connection, connection.failures():
-                fault, detail, path = (
-                    check.api(self._health_request, known_path)
-                    if kind == Kind.API
-                    else check.socketio()
-                )
+                if kind == Kind.API:
+                    result = self._check_api(connection, base, known_path)
+                else:
+                    result = _check_socketio(connection, base)
         except HttpError as error:
-            fault, detail, path = error.fault, str(error), None
             refused = certificate_error(error)
-            if refused is not None and refused.verify_code in _OTHER_NAME:
-                name_matches = False
-        return ProbeResult(
-            fault,
-            time.monotonic() - started,
-            detail,
-            path,
-            _expiry(connection.certificate),
-            True if connection.certificate else name_matches,
-            check.status,
-            check.retry_after,
+            other_name = refused is not None and refused.verify_code in _OTHER_NAME
+            name_matches = False if other_name else None
+            result = ProbeResult(error.fault, 0.0, str(error), name_matches=name_matches)
+        if connection.certificate:
+            result = result._replace(name_matches=True)
+        return result._replace(
+            seconds=time.monotonic() - started, certificate_expires=_expiry(connection.certificate)
         )
+
+    def _check_api(
+        self, connection: "HttpConnection", base: str, known_path: str | None
+    ) -> ProbeResult:
+        """Request the health URLs in turn until one exists."""
+        wanted = self._health_request
+        paths = [f"{base}{wanted.path}", wanted.path]
+        if known_path in paths:
+            paths.sort(key=lambda path: path != known_path)
+        for path in dict.fromkeys(paths):
+            status, headers, body = _request(connection, "GET", path)
+            if status != http.HTTPStatus.NOT_FOUND:
+                break
+        detail, retry_after = f"{path} answers {status}", headers.get("retry-after")
+        fault: Fault | None = Fault.BAD_STATUS
+        try:
+            if (wanted.judge or _is_success)(status, headers, body):
+                fault = None
+            elif _is_success(status):
+                detail += ", but this is not the answer of a healthy endpoint"
+        except Exception as error:  # raised by the application's judge
+            fault = Fault.OURS
+            detail += f", and healthy() raised {type(error).__name__}: {error}"
+        path_found = path if fault is None else None
+        return ProbeResult(fault, 0.0, detail, path_found, status=status, retry_after=retry_after)
 
     def check_each(
         self,
@@ -241,79 +260,42 @@ class Prober(HttpClient):
         return started
 
 
-#: The fault or None, a description of the answer, and the path that answered or None.
-CheckOutcome = tuple[Fault | None, str, str | None]
+def _check_socketio(connection: "HttpConnection", base: str) -> ProbeResult:
+    """Open an Engine.IO session by polling and close it, or else open a WebSocket."""
+    path = base if base.endswith("/socket.io") else f"{base}/socket.io"
+    target = f"{path}/?{_HANDSHAKE}"
+    status, headers, data = _request(connection, "GET", target)
+    session = _session(data) if status == http.HTTPStatus.OK else None
+    opens = "a session"
+    if session is not None:
+        with contextlib.suppress(HttpError):
+            goodbye = f"{target}&sid={session}"
+            _request(connection, "POST", goodbye, {"Content-Type": "text/plain"}, b"1")
+    elif status == http.HTTPStatus.BAD_REQUEST:
+        # Some servers accept WebSocket connections only.
+        connection.close()
+        target = f"{path}/?EIO=4&transport=websocket"
+        status, headers, _ = _request(connection, "GET", target, _WEBSOCKET)
+        opens = "a WebSocket"
+    retry_after = headers.get("retry-after")
+    if session is not None or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+        fault, detail, answering = None, f"{path} opens {opens}", path
+    else:
+        fault, answering = Fault.BAD_STATUS, None
+        detail = f"{path} answers {status}, and no handshake"
+    return ProbeResult(fault, 0.0, detail, answering, status=status, retry_after=retry_after)
 
 
-class _Check:
-    """The requests of one check, over one connection.
-
-    Args:
-        connection: The connection to the endpoint.
-        base: Path of the endpoint's URL, without a final ``/``.
-
-    Attributes:
-        status: The status of the last answer, or None.
-        retry_after: Its ``Retry-After``, or None.
-    """
-
-    def __init__(self, connection: "HttpConnection", base: str) -> None:
-        self.status: int | None = None
-        self.retry_after: str | None = None
-        self._connection = connection
-        self._base = base
-
-    def api(self, wanted: HealthRequest, known_path: str | None) -> CheckOutcome:
-        """Request the health URLs in turn until one exists."""
-        paths = [f"{self._base}{wanted.path}", wanted.path]
-        if known_path in paths:
-            paths.sort(key=lambda path: path != known_path)
-        for path in dict.fromkeys(paths):
-            status, headers, body = self._request("GET", path)
-            if status != http.HTTPStatus.NOT_FOUND:
-                break
-        detail = f"{path} answers {status}"
-        try:
-            good = (wanted.judge or _is_success)(status, headers, body)
-        except Exception as error:  # raised by the application's judge
-            return (
-                Fault.OURS,
-                f"{detail}, and healthy() raised {type(error).__name__}: {error}",
-                None,
-            )
-        if good:
-            return None, detail, path
-        if _is_success(status):
-            detail += ", but this is not the answer of a healthy endpoint"
-        return Fault.BAD_STATUS, detail, None
-
-    def socketio(self) -> CheckOutcome:
-        """Open an Engine.IO session by polling and close it, or else open a WebSocket."""
-        path = self._base if self._base.endswith("/socket.io") else f"{self._base}/socket.io"
-        target = f"{path}/?{_HANDSHAKE}"
-        status, _, data = self._request("GET", target)
-        session = _session(data) if status == http.HTTPStatus.OK else None
-        if session is not None:
-            with contextlib.suppress(HttpError):
-                goodbye = f"{target}&sid={session}"
-                self._request("POST", goodbye, {"Content-Type": "text/plain"}, b"1")
-            return None, f"{path} opens a session", path
-        if status == http.HTTPStatus.BAD_REQUEST:
-            # Some servers accept WebSocket connections only.
-            self._connection.close()
-            status, _, _ = self._request("GET", f"{path}/?EIO=4&transport=websocket", _WEBSOCKET)
-            if status == http.HTTPStatus.SWITCHING_PROTOCOLS:
-                return None, f"{path} opens a WebSocket", path
-        return Fault.BAD_STATUS, f"{path} answers {status}, and no handshake", None
-
-    def _request(
-        self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        """Send a request; return status, headers and at most ``MAX_BYTES`` of the body."""
-        with self._connection.stream(method, target, headers, body) as response:
-            data = response.read(MAX_BYTES, cut=True)
-        self.status, self.retry_after = response.status, response.headers.get("retry-after")
-        return response.status, response.headers, data
+def _request(
+    connection: "HttpConnection",
+    method: str,
+    target: str,
+    headers: Mapping[str, str] | None = None,
+    body: bytes = b"",
+) -> tuple[int, Mapping[str, str], bytes]:
+    """Send a request; return status, headers and at most ``MAX_BYTES`` of the body."""
+    with connection.stream(method, target, headers, body) as response:
+        return response.status, response.headers, response.read(MAX_BYTES, cut=True)
 
 
 def _expiry(certificate: Mapping[str, Any]) -> datetime | None:

@@ -72,7 +72,7 @@ def slow_reader(sock: socket.socket) -> None:
         length = re.search(rb"(?i)content-length: *(\d+)", head)
         left = int(length[1]) - len(body) if length else 0
         while left > 0:
-            time.sleep(0.05)
+            time.sleep(0.02)
             left -= len(sock.recv(1 << 20))
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
@@ -144,7 +144,7 @@ def test_an_upload_that_stands_still_ends(kind: str) -> None:
 @pytest.mark.parametrize("timeout", [5.0, None, httpx2.Timeout(5.0, connect=1.0)])
 def test_a_longer_wait_for_an_answer_holds(kind: str, timeout: object) -> None:
     """A caller's longer timeout holds beyond the policy's total, as in plain httpx2."""
-    with talking(late(1.2)) as url:
+    with talking(late(0.8)) as url:
         with httpx2.Client(timeout=5) as plain:
             assert plain.get(url).text == "ok"
         with Driver(kind, [url], SHORT) as driver:
