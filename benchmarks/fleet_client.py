@@ -221,7 +221,7 @@ class Client:
         return True
 
     def _dial(self, race: DialRace) -> Generator[float, None, PoolMember | None]:
-        """Dial until one endpoint is connected, as ``mop_config.client.transport.dial`` does."""
+        """Dial until one endpoint is connected, as the transport does."""
         world, patience = self._world, self._habits.policy.connect_timeout
         dials: list[tuple[Wire, PoolMember]] = []
         while True:

@@ -95,11 +95,9 @@ class Pool(EndpointSelection):
             return list(self._members.values())
         if self._best is None:
             self._best = nsmallest(WATCHED, self._members.values(), key=by_priority)
-        used = [m for m in self._members.values() if m.served or m.failed or self._is_chosen(m)]
+        chosen = {self.current_url, self.pinned}
+        used = [m for m in self._members.values() if m.served or m.failed or m.url in chosen]
         return list(dict.fromkeys([*self._best, *used]))
-
-    def _is_chosen(self, member: PoolMember) -> bool:
-        return member is self._current or member.url == self._pinned
 
     def _scheduled(self) -> list[PoolMember]:
         """List the endpoints that ``Policy.probe`` selects for regular checks.
@@ -142,7 +140,10 @@ class Pool(EndpointSelection):
         member.served += 1
         member.stalls = 0
         if status >= 500 or status in ODD_STATUS:
-            self._count_odd_answer(member, now)
+            if member.odd_answers >= 0:
+                member.odd_answers += 1
+                if member.odd_answers == ODD_IN_A_ROW:
+                    self.request_probe(member, now)
         elif member.odd_answers:
             member.odd_answers = 0
         network = self._network
@@ -184,13 +185,6 @@ class Pool(EndpointSelection):
             return True
         self.request_probe(member, now)
         return False
-
-    def _count_odd_answer(self, member: PoolMember, now: float) -> None:
-        """Request one probe after several odd answers (403, 451, 5xx) in a row."""
-        if member.odd_answers >= 0:
-            member.odd_answers += 1
-            if member.odd_answers == ODD_IN_A_ROW:
-                self.request_probe(member, now)
 
     def failed(self, member: PoolMember, fault: Fault, now: float, began: float) -> None:
         """Record that a request failed.
@@ -260,17 +254,17 @@ class Pool(EndpointSelection):
             self._network.record_fault(
                 member.target.host,
                 now,
-                lambda when: self._record_failure(member, evidence, when, began),
+                lambda when: self._record(member, evidence, when, began),
             )
             member.health.postpone(now, self._random())
             self._probe_another_host(member, now)
             self._review_at = now
         elif fault is Fault.STALLED:
-            self._record_failure(member, Evidence.STALL, now, began)
+            self._record(member, Evidence.STALL, now, began)
         elif fault in COUNTED:
             if fault in _FROM_AFAR:
                 self._network.record_answer(now)
-            self._record_failure(member, evidence, now, began)
+            self._record(member, evidence, now, began)
         elif evidence is Evidence.BAD_PROBE:
             # The fault says nothing about the endpoint: check again, but not at once.
             member.health.postpone(now, self._random())
@@ -285,14 +279,12 @@ class Pool(EndpointSelection):
         if others and not self._network.offline:
             self.request_probe(min(others, key=lambda m: self._rank(m, now)), now)
 
-    def _record_failure(
-        self, member: PoolMember, evidence: Evidence, now: float, began: float
+    def _record(
+        self, member: PoolMember, evidence: Evidence, now: float, began: float | None = None
     ) -> None:
+        """Record evidence; ``began`` is when the attempt began that failed, or None."""
         if member.failing_since is None:
             member.failing_since = began
-        self._record(member, evidence, now)
-
-    def _record(self, member: PoolMember, evidence: Evidence, now: float) -> None:
         change = member.health.record(evidence, now, self._random())
         self.urgent = self.urgent or member.health.next_probe <= now
         if evidence in _GOOD:

@@ -37,7 +37,7 @@ class EndpointSelection:
         self._removed_current: PoolMember | None = (
             None  # the current endpoint, after it was removed from the list
         )
-        self._pinned: str | None = None
+        self.pinned: str | None = None  # the URL of the pinned endpoint
         self._review_at = _NEVER  # monotonic seconds of the next review of the choice
         self._usable = 0
         self.events: list[PoolEvent] = []  # queued until ``take_events``
@@ -66,13 +66,8 @@ class EndpointSelection:
 
     def pin(self, url: str | None, now: float) -> None:
         """Prefer one endpoint while it is healthy. None: remove the pin."""
-        self._pinned = url
+        self.pinned = url
         self._review(now)
-
-    @property
-    def pinned(self) -> str | None:
-        """The URL of the pinned endpoint, or None."""
-        return self._pinned
 
     # -- the choice
 
@@ -104,9 +99,9 @@ class EndpointSelection:
             return best, "removed"
         if self._rank(best, now).trouble:
             return None
-        if best.url == self._pinned:
+        if best.url == self.pinned:
             return best, "pinned"
-        if best.endpoint.priority < member.endpoint.priority and member.url != self._pinned:
+        if best.endpoint.priority < member.endpoint.priority and member.url != self.pinned:
             return best, "failback" if best.recovered_at is not None else "preferred"
         return None
 
@@ -156,7 +151,7 @@ class EndpointSelection:
             trouble = 1
         else:
             trouble = 0
-        return Rank(trouble, member.url != self._pinned, member.endpoint.priority)
+        return Rank(trouble, member.url != self.pinned, member.endpoint.priority)
 
     def _speed(self, member: PoolMember) -> tuple[float, float]:
         # Response times within one margin count as equal, so that clients spread by chance over
@@ -185,7 +180,7 @@ class EndpointSelection:
 
     def _must_dwell(self, member: PoolMember, current: PoolMember, now: float) -> bool:
         """Whether the minimum dwell time forbids a switch back to a recovered endpoint."""
-        if member is current or member.recovered_at is None or member.url == self._pinned:
+        if member is current or member.recovered_at is None or member.url == self.pinned:
             return False
         if self._rank(current, now).trouble:
             return False

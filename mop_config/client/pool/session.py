@@ -84,18 +84,15 @@ class ClientState:
         api.urgent = socketio.urgent = False
         events = api.take_events() + socketio.take_events()
         for event in events:
-            self._count(event)
+            if event.kind is EventKind.SWITCHED:
+                kind = event.about["kind"]
+                self.switches[kind] += 1
+                self.seconds_without_service[kind] += event.about["seconds_without_service"]
         self._lock.release()
         if urgent and self.on_urgent is not None:
             self.on_urgent()
         for event in events:
             self._announce(event)
-
-    def _count(self, event: PoolEvent) -> None:
-        if event.kind is EventKind.SWITCHED:
-            kind = event.about["kind"]
-            self.switches[kind] += 1
-            self.seconds_without_service[kind] += event.about["seconds_without_service"]
 
     def pool(self, kind: str) -> Pool:
         """Return the pool of a kind."""

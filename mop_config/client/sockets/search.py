@@ -20,8 +20,7 @@ from ..pool.failover import Candidates, DialRace, FailedAttempt
 from ..pool.member import PoolMember
 from ..pool.policy import Budget
 from ..pool.target import Target
-from ..transport.dial import DialError
-from ..transport.outcome import NoEndpointAvailable
+from ..transport.outcome import DialError, NoEndpointAvailable
 
 logger = logging.getLogger(__name__)
 

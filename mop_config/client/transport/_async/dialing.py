@@ -1,14 +1,15 @@
-"""Drives a dial race: waits for its sockets in between."""
+"""The dial race: TCP and verified TLS to several endpoints, of which the first ready one wins."""
 
-from collections.abc import Iterator
+import time
 
 from ....net._async.connecting import GLANCE, wait_for_ring
 from ....net._async.stream import AsyncStream
-from ....net.connect import DialOptions, Ring
+from ....net.connect import DialOptions, HostDial, Ring
+from ....net.faults import fault_of
 from ....net.resolver import Resolver
 from ...pool.failover import DialRace
 from ...pool.member import PoolMember
-from ..dial import dial_steps
+from ..outcome import DialError
 
 
 async def dial(
@@ -16,16 +17,37 @@ async def dial(
 ) -> tuple[PoolMember, AsyncStream]:
     """Dial until one endpoint is ready, including its TLS; return the endpoint and its stream.
 
+    One thread or one task runs the whole race.
+
     Raises:
         DialError: If no endpoint was ready.
         OSError: If this process lacks descriptors or memory.
     """
+    failure: Exception | None = None
+    members: dict[HostDial, PoolMember] = {}
     with Ring() as ring:
-        steps: Iterator[float] = dial_steps(ring, race, options, resolver)
         while True:
-            try:
-                seconds = next(steps)
-            except StopIteration as end:
-                member, sock = end.value
-                return member, AsyncStream(sock)
-            await wait_for_ring(ring, min(seconds, GLANCE))
+            now = time.monotonic()
+            while (member := race.start(now)) is not None:
+                try:
+                    host = HostDial(ring, member.target.place, options, resolver)
+                except Exception as error:  # for example, no thread for the look-up
+                    failure = error
+                    race.failed(member, fault_of(error, connecting=True))
+                    continue
+                members[host] = member
+                ring.add(host)
+            if not ring.dials:
+                raise DialError("no endpoint could be reached") from failure
+            if race.called_off():
+                raise DialError("the client was closed") from failure
+            wait = race.wait(now)
+            # A race may be called off at any time, so look at it now and then.
+            await wait_for_ring(ring, ring.pause(GLANCE if wait is None else min(wait, GLANCE)))
+            for host in ring.finished():
+                member = members.pop(host)
+                if host.error is None:
+                    race.won(member, time.monotonic())
+                    return member, AsyncStream(host.take())
+                failure = host.error
+                race.failed(member, fault_of(failure, connecting=True))

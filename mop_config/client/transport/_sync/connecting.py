@@ -15,8 +15,8 @@ from ...pool.member import PoolMember
 from ...pool.session import ClientState
 from .. import rewriting
 from ..attempt import Exchange
-from ..dial import DialError
 from ..options import TransportOptions
+from ..outcome import DialError
 from ..with_threads import dial_limit
 from .connections import EndpointConnection, EndpointPool
 from .dialing import dial
