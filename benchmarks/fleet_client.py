@@ -141,7 +141,7 @@ class Client:
                 yield world.now + self._random.expovariate(1 / think)
 
     def _request(self) -> Process:
-        world, tally, policy = self._world, self._tally, self._habits.policy
+        world, tally = self._world, self._tally
         began = world.now
         tally.asked += 1
         if began >= tally.death:
@@ -149,7 +149,7 @@ class Client:
             if self._asked_first < 0:
                 self._asked_first = began
                 tally.hit += 1
-        flow = Failover(GET, self._pool, self._budget, policy, began, route="GET /")
+        flow = Failover(GET, self._pool, self._budget, began, route="GET /")
         while flow.member is not None:
             attempt = yield from self._attempt(flow, flow.member)
             flow.record(attempt)

@@ -147,7 +147,7 @@ class Simulation:
         """Send a request through failover, and check each step."""
         number = self.requests = self.requests + 1
         began = self.now
-        flow = Failover(shape, self.pool, self.budget, self.policy, self.now)
+        flow = Failover(shape, self.pool, self.budget, self.now)
         while flow.member is not None:
             self._check_choice(flow.member, flow.tried)
             assert self.now < began + self.policy.total_timeout

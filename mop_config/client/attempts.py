@@ -142,7 +142,7 @@ class EndpointAttempts:
         """
         core = self._state
         with core:
-            failover = Failover(self._traits, core.api, core.budget, core.policy, core.clock())
+            failover = Failover(self._traits, core.api, core.budget, core.clock())
         if failover.member is None:
             raise NoEndpointAvailable
         while failover.member is not None:

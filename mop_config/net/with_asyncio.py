@@ -5,7 +5,7 @@ Both modules define the same functions, and the same classes with and without ``
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 # Import early: anyio would import this with its first lock, perhaps without a free descriptor.
 import anyio._backends._asyncio  # noqa: F401
@@ -13,13 +13,6 @@ import anyio._backends._asyncio  # noqa: F401
 from .deadline import Limit
 
 WriteTurn = asyncio.Lock
-
-
-class HasFileno(Protocol):
-    """A socket or a selector."""
-
-    def fileno(self) -> int:
-        """Return the file descriptor."""
 
 
 async def whole(write: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
@@ -39,7 +32,7 @@ class AsyncSocketWaits:
         sock: The socket or selector with the descriptor.
     """
 
-    def __init__(self, sock: HasFileno) -> None:
+    def __init__(self, sock: Any) -> None:
         self._fd = sock.fileno()
         self._waiting: set[asyncio.Future[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -155,7 +155,7 @@ def _steady(seconds_of: Callable[[random.Random, str], float], requests: int) ->
         path = "/report" if number % 25 == 0 else f"/users/{number}"  # 4 % of GETs take /report
         with state:
             route = route_of("GET", path)
-            flow = Failover(GET, state.api, state.budget, state.policy, now, None, route)
+            flow = Failover(GET, state.api, state.budget, now, None, route)
         member, seconds = flow.member, seconds_of(chance, path)
         assert member is not None
         outcome = Attempt(member, now + seconds, now, status=200, first_byte=seconds)

@@ -44,7 +44,7 @@ class Run:
     def finish(self) -> Failover:
         bench = self.bench
         budget = Budget(self.policy)
-        flow = self.flow = Failover(self.shape, bench.pool, budget, self.policy, bench.now)
+        flow = self.flow = Failover(self.shape, bench.pool, budget, bench.now)
         while flow.member is not None:
             flow.record(self._attempt(flow.member))
         return flow
@@ -135,7 +135,7 @@ def test_without_endpoints_it_ends_at_once() -> None:
 def flow_of(bench: Bench, policy: Policy) -> Failover:
     """Begin a GET over a pool."""
     traits = RetryTraits(True, True, True)
-    return Failover(traits, bench.pool, Budget(policy), policy, bench.now)
+    return Failover(traits, bench.pool, Budget(policy), bench.now, policy.total_timeout)
 
 
 def test_an_endpoint_that_is_down_is_tried_when_nothing_else_is_left() -> None:
@@ -282,7 +282,7 @@ def test_what_always_holds(
     bench = Bench({name: place for place, name in enumerate("abcdef"[:endpoints])})
     policy = Policy(budget=tokens)
     budget = Budget(policy)
-    flow = Failover(shape, bench.pool, budget, policy, 0.0)
+    flow = Failover(shape, bench.pool, budget, 0.0)
     outcomes: list[Attempt] = []
     answers, discarded, names = [], [], []
     for what, seconds in script:

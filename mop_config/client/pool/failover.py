@@ -180,7 +180,6 @@ class Failover(Candidates):
         traits: Whether the request may be sent again.
         pool: The endpoints.
         budget: The retry budget.
-        policy: The timeouts and limits.
         now: Monotonic seconds.
         total: The request's total timeout in seconds; None for the policy's.
         route: Method and path prefix of the request, for the hedge delay.
@@ -202,14 +201,13 @@ class Failover(Candidates):
         traits: RetryTraits,
         pool: Pool,
         budget: Budget,
-        policy: Policy,
         now: float,
         total: float | None = None,
         route: str = "",
     ) -> None:
         super().__init__(pool, budget)
         self.traits = traits
-        self.total = policy.total_timeout if total is None else total
+        self.total = pool.policy.total_timeout if total is None else total
         self.deadline = now + self.total
         self.since = now
         self.hedge_after = inf

@@ -41,7 +41,7 @@ class Pool(EndpointSelection):
         """Add an endpoint, or update the priority and server name of a known endpoint."""
         member = self._members.get(endpoint.url)
         if member is None:
-            health = Health(self._policy, now)
+            health = Health(self.policy, now)
             target = target_of(endpoint)
             member = PoolMember(endpoint, target, self._order, health, self._random())
             self._order += 1
@@ -105,16 +105,16 @@ class Pool(EndpointSelection):
         With ``current`` an endpoint that has failed is checked too, so that requests can return
         to the endpoint after it recovers.
         """
-        if self._policy.probe == "none":
+        if self.policy.probe == "none":
             return []
         watched = self.watched()
-        if self._policy.probe == "all":
+        if self.policy.probe == "all":
             return watched
         return [m for m in watched if m is self._current or m.health.state not in _FINE]
 
     def take_due(self, now: float) -> list[PoolMember]:
         """List the endpoints whose check is due, and mark each check as begun."""
-        if self._policy.probe == "current":
+        if self.policy.probe == "current":
             self.select(now)
         due = [m for m in self._scheduled() if not m.probing and m.health.next_probe <= now]
         for member in due:
@@ -158,7 +158,7 @@ class Pool(EndpointSelection):
 
         The delay is infinite for a route that is slow by itself: a hedge would not help.
         """
-        delay = self._policy.hedge_delay
+        delay = self.policy.hedge_delay
         if delay != "auto":
             return delay
         measured = member.answers.hedge_delay(now)
@@ -181,7 +181,7 @@ class Pool(EndpointSelection):
         only requests a health check, and the second time in a row counts as a stall.
         """
         member.stalls += 1
-        if member.stalls > 1 or delay >= HEDGE_MOST or self._policy.hedge_delay != "auto":
+        if member.stalls > 1 or delay >= HEDGE_MOST or self.policy.hedge_delay != "auto":
             return True
         self.request_probe(member, now)
         return False

@@ -28,7 +28,7 @@ class EndpointSelection:
         self, kind: str, policy: Policy, network: OfflineDetector, random: Callable[[], float]
     ) -> None:
         self.kind = kind
-        self._policy = policy
+        self.policy = policy
         self._network = network
         self._random = random
         self._members: dict[str, PoolMember] = {}
@@ -156,7 +156,7 @@ class EndpointSelection:
     def _speed(self, member: PoolMember) -> tuple[float, float]:
         # Response times within one margin count as equal, so that clients spread by chance over
         # these endpoints. Endpoints without a measurement rank right behind the fastest.
-        measured, margin = member.health.response_time, self._policy.latency_margin
+        measured, margin = member.health.response_time, self.policy.latency_margin
         if measured is None:
             return (1.0, member.tie_breaker)
         return (measured // margin if margin else measured, member.tie_breaker)
@@ -184,7 +184,7 @@ class EndpointSelection:
             return False
         if self._rank(current, now).trouble:
             return False
-        until = max(member.recovered_at, self._current_since) + self._policy.min_dwell
+        until = max(member.recovered_at, self._current_since) + self.policy.min_dwell
         if now >= until:
             return False
         self._review_at = min(self._review_at, until)
@@ -212,12 +212,12 @@ class EndpointSelection:
         if fast is None or slow is None:
             return False
         gain = slow - fast
-        return gain >= self._policy.latency_margin and gain >= self._policy.latency_gain * slow
+        return gain >= self.policy.latency_margin and gain >= self.policy.latency_gain * slow
 
     def _switch(self, member: PoolMember, reason: str, now: float) -> None:
         before, self._removed_current = self._current or self._removed_current, None
         self._current, self._current_since = member, now
-        if self._policy.probe == "current" and member.health.next_probe <= now:
+        if self.policy.probe == "current" and member.health.next_probe <= now:
             self.urgent = True
         if before is None or before.url == member.url or self.attached_clients:
             return

@@ -4,6 +4,7 @@ Both modules define the same functions, and the same classes with and without ``
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -21,20 +22,20 @@ def dial_limit() -> asyncio.Semaphore:
     return asyncio.Semaphore(DIALS)
 
 
-class AsyncTurnEvent:
-    """An event that a task can wait for with a time-out."""
+class AsyncTurn(asyncio.Event):
+    """A request in the queue of an endpoint's connections; set when the request gets its turn.
 
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-        self.set = self._event.set
+    Attributes:
+        connection: The connection or place of the request, or None.
+    """
 
-    async def wait(self, timeout: float) -> None:
-        """Wait until the event is set, or until the time-out in seconds is over."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._event.wait()
-        except TimeoutError:
-            pass
+    connection: Any = None
+
+    async def wait_for(self, seconds: float) -> None:
+        """Wait until the event is set, or until the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.wait()
 
 
 async def hedged(exchange: Exchange, send: Callable[[Exchange], Awaitable[None]]) -> Exchange:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, wait
+from typing import Any
 
 from .attempt import Exchange, Overtaken
 
@@ -21,7 +22,19 @@ logger = logging.getLogger(__name__)
 #: Whether several threads share one HTTP/2 connection: h2's state is not thread-safe.
 SHARES_HTTP2 = False
 
-TurnEvent = threading.Event
+
+class Turn(threading.Event):
+    """A request in the queue of an endpoint's connections; set when the request gets its turn.
+
+    Attributes:
+        connection: The connection or place of the request, or None.
+    """
+
+    connection: Any = None
+
+    def wait_for(self, seconds: float) -> None:
+        """Wait until the event is set, or until the time is over."""
+        self.wait(seconds)
 
 
 def dial_limit() -> contextlib.AbstractContextManager[None]:

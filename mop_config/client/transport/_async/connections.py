@@ -15,7 +15,7 @@ import httpcore2
 from ...pool.target import Target
 from ..attempt import Exchange
 from ..options import TransportOptions
-from ..with_asyncio import SHARES_HTTP2, AsyncTurnEvent
+from ..with_asyncio import SHARES_HTTP2, AsyncTurn
 
 
 @dataclass(slots=True, eq=False)
@@ -37,14 +37,6 @@ class AsyncEndpointConnection:
     shared: bool = False
     users: int = 1
     worn: bool = False
-
-
-class AsyncTurn:
-    """A request in the queue of an endpoint's connections."""
-
-    def __init__(self) -> None:
-        self.event = AsyncTurnEvent()
-        self.connection: AsyncEndpointConnection | None = None
 
 
 class AsyncEndpointPool:
@@ -118,19 +110,20 @@ class AsyncEndpointPool:
             self._admit()
         if self._stale:
             await self._close_stale()
-        exchange.turn = turn.event
+        exchange.turn = turn
         try:
             if turn.connection is None and not exchange.called_off:
-                await turn.event.wait(seconds)
+                await turn.wait_for(seconds)
         except BaseException:
             self._leave(turn)
             if turn.connection is not None:
                 await self.release(turn.connection)
             raise
         self._leave(turn)
-        if turn.connection is None:
+        taken: AsyncEndpointConnection | None = turn.connection
+        if taken is None:
             raise httpcore2.PoolTimeout("no connection was free in time")
-        return turn.connection
+        return taken
 
     def _leave(self, turn: AsyncTurn) -> None:
         with self._lock:
@@ -205,7 +198,7 @@ class AsyncEndpointPool:
             closing, self._open = list(self._open), set()
             self._idle, self._shared = [], None
             for turn in self._queue:
-                turn.event.set()
+                turn.set()
             self._queue.clear()
         for connection in closing:
             if connection.http is not None:
@@ -255,7 +248,7 @@ class AsyncEndpointPool:
                 return
             turn = self._queue.popleft()
             turn.connection = connection
-            turn.event.set()
+            turn.set()
 
     def _keep_or_close(self, connection: AsyncEndpointConnection) -> None:
         if (

@@ -108,9 +108,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         total = rewriting.total_of(wanted, core.policy.total_timeout)
         route = route_of(request.method, request.url.path)
         with core:
-            failover = Failover(
-                traits, core.api, core.budget, core.policy, core.clock(), total, route
-            )
+            failover = Failover(traits, core.api, core.budget, core.clock(), total, route)
         while failover.member is not None:
             exchange = await self._attempt(failover, failover.member, request)
             if exchange.status is not None:

@@ -16,7 +16,7 @@ import httpcore2
 from ...pool.target import Target
 from ..attempt import Exchange
 from ..options import TransportOptions
-from ..with_threads import SHARES_HTTP2, TurnEvent
+from ..with_threads import SHARES_HTTP2, Turn
 
 
 @dataclass(slots=True, eq=False)
@@ -38,14 +38,6 @@ class EndpointConnection:
     shared: bool = False
     users: int = 1
     worn: bool = False
-
-
-class Turn:
-    """A request in the queue of an endpoint's connections."""
-
-    def __init__(self) -> None:
-        self.event = TurnEvent()
-        self.connection: EndpointConnection | None = None
 
 
 class EndpointPool:
@@ -119,19 +111,20 @@ class EndpointPool:
             self._admit()
         if self._stale:
             self._close_stale()
-        exchange.turn = turn.event
+        exchange.turn = turn
         try:
             if turn.connection is None and not exchange.called_off:
-                turn.event.wait(seconds)
+                turn.wait_for(seconds)
         except BaseException:
             self._leave(turn)
             if turn.connection is not None:
                 self.release(turn.connection)
             raise
         self._leave(turn)
-        if turn.connection is None:
+        taken: EndpointConnection | None = turn.connection
+        if taken is None:
             raise httpcore2.PoolTimeout("no connection was free in time")
-        return turn.connection
+        return taken
 
     def _leave(self, turn: Turn) -> None:
         with self._lock:
@@ -206,7 +199,7 @@ class EndpointPool:
             closing, self._open = list(self._open), set()
             self._idle, self._shared = [], None
             for turn in self._queue:
-                turn.event.set()
+                turn.set()
             self._queue.clear()
         for connection in closing:
             if connection.http is not None:
@@ -256,7 +249,7 @@ class EndpointPool:
                 return
             turn = self._queue.popleft()
             turn.connection = connection
-            turn.event.set()
+            turn.set()
 
     def _keep_or_close(self, connection: EndpointConnection) -> None:
         if (
