@@ -143,13 +143,9 @@ class Background(ClientTasks):
     def stop(self) -> None:
         """Cancel running tasks and wait for the threads, for at most ``CLOSE_PATIENCE`` seconds."""
         self.cancel()
-        deadline = time.monotonic() + CLOSE_PATIENCE
+        deadline, own = time.monotonic() + CLOSE_PATIENCE, threading.current_thread()
         # A thread that ends may just have started another thread.
-        while others := [
-            thread
-            for thread in self._threads
-            if thread.is_alive() and thread is not threading.current_thread()
-        ]:
+        while others := [t for t in self._threads if t.is_alive() and t is not own]:
             left = deadline - time.monotonic()
             if left <= 0:
                 return

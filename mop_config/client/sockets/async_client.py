@@ -118,14 +118,11 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         self._endpoints.attach()
         try:
             run.task = self.start_background_task(self._work, run)
-        except BaseException:
-            run.ended.set()
-            self._endpoints.detach()
-            raise
-        try:
             await run.ready.wait()
         except BaseException:
             await self._stop(run)
+            if run.task is None:
+                self._endpoints.detach()
             raise
         if isinstance(run.error, Exception):
             raise run.error
@@ -138,11 +135,10 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             link = await self._find(run, None, self._endpoints.state.clock())
             run.ready.set()
             await self._stay_connected(link, run)
-        except Exception as error:
-            run.error = error
         except BaseException as error:
             run.error = error
-            raise
+            if not isinstance(error, Exception):
+                raise
         finally:
             run.ended.set()
             run.ready.set()

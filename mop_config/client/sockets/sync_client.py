@@ -119,14 +119,11 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         self._endpoints.attach()
         try:
             run.task = self.start_background_task(self._work, run)
-        except BaseException:
-            run.ended.set()
-            self._endpoints.detach()
-            raise
-        try:
             run.ready.wait()
         except BaseException:
             self._stop(run)
+            if run.task is None:
+                self._endpoints.detach()
             raise
         if isinstance(run.error, Exception):
             raise run.error
@@ -139,11 +136,10 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             link = self._find(run, None, self._endpoints.state.clock())
             run.ready.set()
             self._stay_connected(link, run)
-        except Exception as error:
-            run.error = error
         except BaseException as error:
             run.error = error
-            raise
+            if not isinstance(error, Exception):
+                raise
         finally:
             run.ended.set()
             run.ready.set()
