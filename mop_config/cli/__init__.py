@@ -2,7 +2,7 @@
 
 Read ``input``, ``server_api``, ``output``, ``options`` and ``env_file`` first: the commands share
 these modules. ``follower`` is the state machine of ``watch``; ``history``, ``rollback`` and
-``push`` share ``good_texts``, ``text_difference`` and ``text_target``.
+``push`` share ``good_texts``, ``differences`` and ``text_target``.
 
 An error is one line on standard error. Exit code 0 means success, 1 that the file, the list or
 the server is bad, 2 that the command was called wrongly.

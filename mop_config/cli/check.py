@@ -15,12 +15,11 @@ from ..model.endpoint import EndpointConfig
 from ..model.printable import blanked
 from ..server.parsing.problems import Problem, Severity
 from ..server.reload.guard import Replaced, missing_confirmations
+from .differences import changes_document, list_changes, print_changes
 from .endpoint_checks import EndpointCheck, check_endpoints
 from .env_file import env_file_option
 from .input import Reading, read
-from .list_change import changes_document, list_changes, print_changes
-from .output import complain, counts_of, json_text, plural, say
-from .plan import plan_lines
+from .output import complain, counts_of, json_text, plan_lines, plural, say
 from .server_api import fetch, read_token, server_of, token_option
 
 #: Limits in seconds: the health check of one endpoint, and the wait for the list of the local

@@ -12,7 +12,7 @@ from ..model import codec
 from ..model.codec import EndpointChange
 from ..model.endpoint import EndpointConfig
 from ..net.http import backoff, retry_after
-from .list_change import list_changes
+from .differences import list_changes
 
 #: Seconds for which the server may hold a long poll.
 WAIT = 25

@@ -2,12 +2,19 @@
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from ..model.endpoint import EndpointConfig
 from ..model.printable import printable, replace_unprintable
+from ..server.parsing.window import PlannedChange
+
+#: Units of time, in seconds, the largest first.
+_UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
+#: Maximum number of changes that are shown.
+_MOST_CHANGES = 20
 
 
 def say(line: str, *, err: bool = False, nl: bool = True, **style: Any) -> None:
@@ -38,6 +45,27 @@ def counts_of(config: EndpointConfig) -> str:
     """Return the numbers of endpoints of a list in words."""
     api, socketio = map(len, config.kinds().values())
     return f"{api} API and {socketio} Socket.io endpoints"
+
+
+def plan_lines(planned: Sequence[PlannedChange], now: float) -> list[str]:
+    """Return one line for each planned change, the next change first.
+
+    Args:
+        planned: The changes.
+        now: POSIX seconds.
+    """
+    lines = [
+        f"in {_duration(at - now)}: {'+' if added else '−'} {kind} {url}"
+        for at, kind, added, url in planned[:_MOST_CHANGES]
+    ]
+    more = len(planned) - _MOST_CHANGES
+    return [*lines, f"… and {more} more"] if more > 0 else lines
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration in its largest unit."""
+    unit, size = next((unit for unit in _UNITS if seconds >= unit[1]), _UNITS[-1])
+    return plural(max(1, round(seconds / size)), unit)
 
 
 def json_text(document: Any, indent: int | None = 2) -> str:

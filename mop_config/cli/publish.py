@@ -12,8 +12,7 @@ import click
 from ..server.logs.format import log_to_stderr
 from .env_file import env_file_option
 from .input import settings_for, warn
-from .output import complain, json_text, say
-from .plan import plan_lines
+from .output import complain, json_text, plan_lines, say
 
 
 @click.command(epilog="Example: mop-config publish config/endpoints.txt --out /srv/mop-config")

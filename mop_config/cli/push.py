@@ -8,10 +8,10 @@ from ..errors import MopConfigError
 from ..server.settings import Settings
 from ..server.sources import SCHEME
 from ..server.sources.file import FileSource
+from .differences import text_difference
 from .env_file import env_file_option
 from .input import etcd_key, judged
 from .output import json_text, say
-from .text_difference import text_difference
 from .text_target import ChangedError, EtcdTarget, confirm
 
 

@@ -9,11 +9,11 @@ from ..errors import MopConfigError
 from ..model.codec import rfc3339
 from ..server.sources import SCHEME
 from ..server.state.worker_record import WorkerRecord
+from .differences import text_difference
 from .env_file import env_file_option
 from .good_texts import GoodTexts
 from .input import judged, settings_for
 from .output import json_text, say
-from .text_difference import text_difference
 from .text_target import EtcdTarget, FileTarget, confirm
 
 #: Limit of the wait for the workers, in seconds, and the pause between two reads of their records.

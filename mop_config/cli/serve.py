@@ -47,7 +47,9 @@ def serve(**options: str | None) -> None:
         parameter = next(p for p in context.command.params if p.name == error.variable.lower())
         message = f"{error.value!r} cannot be used: it must be {error.allowed}"
         raise click.BadParameter(message, context, parameter) from None
-    if not {"LISTEN_FDS", "GUNICORN_FD"} & os.environ.keys() and not _binds_elsewhere():
+    arguments = os.environ.get("GUNICORN_CMD_ARGS", "").replace("=", " ").split()
+    passed = {"LISTEN_FDS", "GUNICORN_FD"} & os.environ.keys()
+    if not passed and not any(word == "--bind" or word.startswith("-b") for word in arguments):
         _check_port(process)
     command = [
         # -P keeps the current folder off the path, where a gunicorn.py would be imported.
@@ -60,11 +62,6 @@ def serve(**options: str | None) -> None:
     ]
     sys.stdout.flush()
     os.execv(sys.executable, command)
-
-
-def _binds_elsewhere() -> bool:
-    arguments = os.environ.get("GUNICORN_CMD_ARGS", "").replace("=", " ").split()
-    return any(word == "--bind" or word.startswith("-b") for word in arguments)
 
 
 def _check_port(process: ProcessSettings) -> None:

@@ -8,7 +8,7 @@ import click
 from ..model.endpoint import Kind
 from ..server.monitor.results import HealthDocument
 from ..server.state.worker_record import HistoryEntry
-from ..server.status.document import StatusDocument, WorkerDocument
+from ..server.status.document import StatusDocument
 from ..server.status.translations import Texts
 from ..server.status.verdict import Level, differing, verdict
 from .env_file import env_file_option
@@ -72,18 +72,15 @@ def _lines(reply: ServerReply, document: StatusDocument) -> Iterator[Line]:
     mode = _TEXTS.word("watcher", watcher["mode"])
     following = mode if watcher["alive"] else _TEXTS("watcher.dead", mode=mode)
     yield "following", following, None
-    yield from _workers(document["workers"])
-    yield from _endpoints(document["health"])
-    yield from _problems(document)
-    yield from _reloads(document["history"])
-
-
-def _workers(workers: list[WorkerDocument]) -> Iterator[Line]:
+    workers = document["workers"]
     others = differing(workers)
     yield "workers", _TEXTS("workers.agree", n=len(workers) - len(others)), None
     for worker in workers:
         if worker["pid"] in others:
             yield "", f"worker {worker['pid']} serves etag {worker['etag']}", "yellow"
+    yield from _endpoints(document["health"])
+    yield from _problems(document)
+    yield from _reloads(document["history"])
 
 
 def _endpoints(health: HealthDocument | None) -> Iterator[Line]:

@@ -12,8 +12,8 @@ import click
 from ..errors import MopConfigError
 from ..model import codec
 from ..model.endpoint import EndpointConfig
+from .differences import changes_document, print_changes
 from .follower import WAIT, ListEvent, ListFollower, Step
-from .list_change import changes_document, print_changes
 from .options import SECONDS
 from .output import complain, counts_of, json_text, say
 from .server_api import LIST_PATH, ask, read_token, route, token_option

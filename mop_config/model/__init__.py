@@ -1,8 +1,8 @@
 """The endpoint list as data; every module here is pure: no clock, thread, socket or file.
 
 Read ``address`` first (hosts, ports and URLs), then ``endpoint`` (``Endpoint``,
-``EndpointConfig``, ``Kind``), ``codec`` (their JSON), ``keys`` (Ed25519 keys) and ``jws``
-(signed lists).
+``EndpointConfig``, ``Kind``), ``codec`` (their JSON) and ``jws`` (Ed25519 keys and
+signed lists).
 """
 
 from .endpoint import Endpoint, EndpointConfig, Kind

@@ -217,7 +217,7 @@ def _why_not_ipv6(text: str) -> str:
 
 def _normalise_name(text: str, *, underscores: bool) -> str:
     host = text.lower().removesuffix(".")
-    if not host.isascii():
+    if not host.isascii() and len(host) <= MAX_HOST_LENGTH:
         host = _to_a_labels(text).lower().removesuffix(".")
     if not host:
         raise AddressError("bad-host", "the host is empty")
@@ -227,15 +227,14 @@ def _normalise_name(text: str, *, underscores: bool) -> str:
     if _NUMERIC_LABEL.fullmatch(labels[-1]):
         return _normalise_ipv4(host)
     for label in labels:
-        _check_label(label.replace("_", "0") if underscores else label)
+        if reason := _why_not_a_label(label.replace("_", "0") if underscores else label):
+            raise AddressError("bad-host", reason)
     return host
 
 
 def _to_a_labels(text: str) -> str:
     if "：" in text:
         raise AddressError("bad-port", "the character before the port is '：': write ':'")
-    if len(text) > MAX_HOST_LENGTH:
-        raise AddressError("bad-host", f"the host is longer than {MAX_HOST_LENGTH} characters")
     try:
         return idna.encode(text, uts46=True).decode("ascii")
     except (idna.IDNAError, UnicodeError) as error:
@@ -262,21 +261,19 @@ def _normalise_ipv4(host: str) -> str:
     raise AddressError("bad-ip", "not an IPv4 address: four numbers from 0 to 255 are needed")
 
 
-def _check_label(label: str) -> None:
+def _why_not_a_label(label: str) -> str:
     if not label:
-        raise AddressError("bad-host", "a label (the text between two dots) is empty")
+        return "a label (the text between two dots) is empty"
     if len(label) > MAX_LABEL_LENGTH:
-        raise AddressError("bad-host", f"a label is longer than {MAX_LABEL_LENGTH} characters")
+        return f"a label is longer than {MAX_LABEL_LENGTH} characters"
     if not _ASCII_LABEL.fullmatch(label):
-        raise AddressError(
-            "bad-host", "a label may hold letters, digits and inner hyphens, nothing else"
-        )
+        return "a label may hold letters, digits and inner hyphens, nothing else"
     if label.startswith("xn--"):
         try:
             idna.ulabel(label)
         except (idna.IDNAError, UnicodeError):
-            message = "a label that starts with 'xn--' is not valid punycode"
-            raise AddressError("bad-host", message) from None
+            return "a label that starts with 'xn--' is not valid punycode"
+    return ""
 
 
 @_naming_value

@@ -20,6 +20,9 @@ import json, os, socket, sys
 from mop_config.cli import cli, main
 for name in cli.list_commands(None):
     cli.get_command(None, name)
+# What commands import when they need it.
+import joserfc.jwk, joserfc.jws, segno
+import mop_config.net.connection, mop_config.server.export.exporter
 control = socket.socket(fileno=int(sys.argv[1]))
 while True:
     message, streams, _, _ = socket.recv_fds(control, 1 << 20, 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mop_config.cli import run
-from mop_config.cli.plan import plan_lines
+from mop_config.cli.output import plan_lines
 from mop_config.model.endpoint import Kind
 from mop_config.server.parsing.window import PlannedChange
 

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 
 from mop_config import Endpoint, EndpointConfig, cli
+from mop_config.cli.differences import list_changes
 from mop_config.cli.follower import (
     HASTE_PAUSE,
     LAST_PAUSE,
@@ -28,7 +29,6 @@ from mop_config.cli.follower import (
     ListFollower,
     Step,
 )
-from mop_config.cli.list_change import list_changes
 from mop_config.model import codec
 from mop_config.model.codec import EndpointChange
 

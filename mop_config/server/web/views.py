@@ -21,8 +21,7 @@ from ...health.probe import DEFAULT_PATH
 from ...model.address import parse_url
 from ...model.codec import iter_endpoints
 from ...model.endpoint import Endpoint, Kind
-from ...model.jws import jwk_set
-from ...model.keys import MEDIA_TYPE
+from ...model.jws import KEYS_MEDIA_TYPE, jwk_set
 from ..auth.policy import USER, client_address
 from ..monitor.reports import parse_report
 from ..parsing.problems import Code
@@ -72,7 +71,7 @@ def _answer(*, signed: bool) -> Response:
 def keys() -> Response:
     """Serve the public keys as a JWK set (RFC 7517); the set is empty if lists are not signed."""
     key = current_service().signer.key
-    return revalidated(json.dumps(jwk_set([] if key is None else [key])) + "\n", MEDIA_TYPE)
+    return revalidated(json.dumps(jwk_set([] if key is None else [key])) + "\n", KEYS_MEDIA_TYPE)
 
 
 @blueprint.get("/targets")
