@@ -211,16 +211,13 @@ class Reloader:
             planned=self.loaded.planned,
         )
         counts = f"{count(rendering.errors, 'error')}, {count(rendering.warnings, 'warning')}"
-        logger.info(
-            "%s, etag %s (%s, %.0f ms); %d API, %d Socket.io; %s",
-            change or "unchanged",
-            snapshot.etag,
-            attempt.trigger,
-            reload.duration * 1000,
-            snapshot.api_count,
-            snapshot.socketio_count,
-            counts + first_problems(rendering.problems),
-        )
+        counts += first_problems(rendering.problems)
+        if change is None:
+            logger.info("unchanged (%s), etag %s; %s", attempt.trigger, snapshot.etag, counts)
+            return
+        served = f"{snapshot.api_count} API, {snapshot.socketio_count} Socket.io"
+        how = f"{attempt.trigger}, {reload.duration * 1000:.0f} ms"
+        logger.info("%s, etag %s (%s); %s; %s", change, snapshot.etag, how, served, counts)
 
     def _snapshot(self, rendering: Rendering, release: Release) -> Snapshot:
         return Snapshot.of(
