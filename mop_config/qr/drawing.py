@@ -6,6 +6,7 @@ Both libraries are imported at first use.
 import contextlib
 import io
 import warnings
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,7 @@ def modules(text: str) -> list[list[bool]]:
     return [[bool(module) for module in row] for row in code.matrix_iter(border=QUIET_ZONE)]
 
 
+@lru_cache(2)  # the same code is drawn as SVG and as PNG
 def _encode(text: str, *, small: bool = False) -> "QRCode":
     import segno
 

@@ -344,12 +344,11 @@ class TestRootInAnothersFolder:
 
         file = place / "e.txt"
         settings = Settings(source=str(file), state_dir=str(place / "state"))
-        for swap in (swap_files, swap_folders):
-            with busy(MALLORY, swap):
-                for number in range(40):
-                    file.write_text(f"DomainList:\na{number}.example\nz.example\n")
-                    with contextlib.suppress(OSError):
-                        StaticExporter(settings, out, str(place / "state")).publish()
+        with busy(MALLORY, swap_files, swap_folders):
+            for number in range(40):
+                file.write_text(f"DomainList:\na{number}.example\nz.example\n")
+                with contextlib.suppress(OSError):
+                    StaticExporter(settings, out, str(place / "state")).publish()
         assert os.listdir(secret) == ["key"]
         for path, mode in ((secret, 0o700), (secret / "key", 0o600)):
             assert stat.S_IMODE(path.stat().st_mode) == mode
