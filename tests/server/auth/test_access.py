@@ -23,7 +23,7 @@ from mop_config.server.settings import Settings
 from mop_config.server.web.guards import MAX_BODY
 
 from ...conftest import GUIDE_JSON, SAMPLE
-from ..web.test_fronts import METHODS, Sides, ask_asgi
+from ..web.test_fronts import METHODS, Sides, ask_asgi, threads_end  # noqa: F401
 
 ENDPOINTS = "/api/v1/config/endpoints"
 STATUS = "/api/v1/config/status"

@@ -41,7 +41,8 @@ REQUEST = EnvironBuilder(path="/").get_environ()
 
 
 @pytest.fixture(autouse=True)
-def _threads_end() -> Iterator[None]:
+def threads_end() -> Iterator[None]:
+    """End the threads of the bridges that the test has used."""
     yield
     for bridge in USED:
         bridge.close()
