@@ -115,7 +115,7 @@ class ReleaseStore:
         return good
 
     @contextlib.contextmanager
-    def section(self, *, rendering: bool = False) -> Iterator[CriticalSection]:
+    def section(self, *, rendering: bool = False, wait: bool = True) -> Iterator[CriticalSection]:
         """Enter the critical section of this source on this host.
 
         If the lock cannot be taken (its holder was stopped, or the folder cannot be used), the
@@ -124,6 +124,7 @@ class ReleaseStore:
 
         Args:
             rendering: Whether this process reads and renders in the section.
+            wait: False enters at once if another process is in the section.
         """
         if self._section is not None:
             yield self._section
@@ -131,7 +132,7 @@ class ReleaseStore:
         with contextlib.ExitStack() as stack:
             locked = True
             try:
-                stack.enter_context(self._directory.locked(self._lock, mark=rendering))
+                stack.enter_context(self._directory.locked(self._lock, mark=rendering, wait=wait))
             except OSError as error:
                 locked = False
                 if not isinstance(error, BlockingIOError):
@@ -190,30 +191,20 @@ class ReleaseStore:
         If this process serves a later release, or the record was lost, this method writes the
         record again.
         """
-        found = self._fingerprint()
-        if self._agreed == found:
+        if self._agreed == self._fingerprint():
             return self._host
-        if self.served is None:
-            self._agreed = found
-            return self.load()
-        try:
-            with self._directory.locked(self._lock, wait=False):
-                self._reconcile(self.served)
-        except BlockingIOError:
-            pass  # the next turn tries again
-        except OSError as error:
-            self._directory.complain(WHAT, error)
+        with self.section(wait=False) as section:
+            host, served = self._host, self.served
+            if not section.locked:
+                pass  # the next turn tries again
+            elif served and (host is None or host.release.version < served.release.version):
+                self.write(served)
+            else:
+                if host and served and host.release.etag == served.release.etag:
+                    self.served = host
+                self._agreed = self._fingerprint()
+                self._directory.recover(WHAT)
         return self._host
-
-    def _reconcile(self, served: LastGood) -> None:
-        host = self.load()
-        if host is None or host.release.version < served.release.version:
-            self.write(served)
-            return
-        if host.release.etag == served.release.etag:
-            self.served = host
-        self._agreed = self._fingerprint()
-        self._directory.recover(WHAT)
 
     def _fingerprint(self) -> Fingerprint:
         return self._directory.fingerprint(self._name)
