@@ -89,14 +89,13 @@ class StaticExporter:
         self._signer = signer.Signer(settings, clock)
         self._made: tuple[Snapshot, Snapshot | None] | None = None
         self._files: dict[str, bytes] = {}  # made from ``_made``
-        self._look_at = 0.0  # monotonic time of the next check of the folder
         self._complained = False
 
     def publish(self) -> tuple[list[str], ServerState]:
         """Publish the source as it is now.
 
         Returns:
-            The paths of the files that have changed, the state after reading the source.
+            The paths of the files that have changed, and the state after reading the source.
 
         Raises:
             SourceError: If the text is refused; no file has changed then.
@@ -109,15 +108,13 @@ class StaticExporter:
             raise SourceError(code, view.reason or "there is no list to publish")
         if not self._may_publish():
             raise SourceError(Code.NO_ENDPOINTS, _EMPTY)
-        self._look_at = 0.0
-        return self._write() or [], view
+        return self._write(), view
 
     def follow(self) -> signal.Signals:
         """Publish every change of the source, until SIGTERM or Ctrl-C.
 
         A text that is refused changes nothing; the log says why. Writing to the folder is retried,
-        and files that somebody else has changed are written again. SIGHUP reads the source and
-        checks the folder at once.
+        and files that somebody else has changed are written again. SIGHUP reads the source at once.
 
         Returns:
             The signal that ended the process.
@@ -129,7 +126,6 @@ class StaticExporter:
         thread.start()
         try:
             while (number := signal.sigwait(_SIGNALS)) == signal.SIGHUP:
-                self._look_at = 0.0
                 thread.hup()
         finally:
             thread.stop()
@@ -137,20 +133,22 @@ class StaticExporter:
 
     def _turn(self) -> None:
         if not self._may_publish():
-            if self._store.view.loaded and not self._complained:
-                logger.error("not published: %s", _EMPTY)
-                self._complained = True
+            if self._store.view.loaded:
+                self._complain(f"not published: {_EMPTY}")
             return
         try:
             changed = self._write()
         except OSError as error:
-            if not self._complained:
-                logger.error("cannot be published: %s: %s", error.filename, error.strerror)
-            self._complained = True
+            self._complain(f"cannot be published: {error.filename}: {error.strerror}")
             return
         self._complained = False
         if changed:
             logger.info("published %s", ", ".join(changed))
+
+    def _complain(self, message: str) -> None:
+        if not self._complained:
+            logger.error("%s", message)
+        self._complained = True
 
     def _may_publish(self) -> bool:
         # A server that has served nothing may begin with an empty list, but the folder may hold a
@@ -159,25 +157,16 @@ class StaticExporter:
         usable = view.snapshot.api_count + view.snapshot.socketio_count
         return view.loaded and (usable > 0 or self._settings.allow_empty)
 
-    def _write(self) -> list[str] | None:
-        """Bring the folder up to date; return None if it was checked a moment ago."""
+    def _write(self) -> list[str]:
+        """Bring the folder up to date, and return the paths of the files that have changed."""
         snapshot = self._store.view.snapshot
         signed = self._signer.signed(snapshot)
         if self._made != (snapshot, signed):
             key = self._signer.key
             keys = None if key is None else json.dumps(jwk_set([key])).encode()
             self._files = render_files(snapshot, signed, keys, self._settings.service_name)
-            self._made, self._look_at = (snapshot, signed), 0.0
-        now = time.monotonic()
-        if now < self._look_at:
-            return None
-        # Set before writing: SIGHUP may ask for another check meanwhile.
-        self._look_at = now + (self._settings.poll_interval or float("inf"))
-        try:
-            return write(self._folder, self._files, TYPES.keys() - _SIGNED)
-        except OSError:
-            self._look_at = 0.0
-            raise
+            self._made = snapshot, signed
+        return write(self._folder, self._files, TYPES.keys() - _SIGNED)
 
 
 def render_files(
