@@ -68,6 +68,23 @@ def server(tmp_path: Path, file: Path) -> Iterator[Server]:
         yield server
 
 
+def keep(file: Path, folder: Path, *texts: tuple[str, str]) -> None:
+    """Keep texts with the given ETags and versions 1001, 1002 and so on."""
+    directory = StateDirectory.of_user(folder / "state")
+    directory.make()
+    store = ReleaseStore(directory, key_of(str(file)))
+    for number, (content, etag) in enumerate(texts, start=1001):
+        release = Release(etag, 1.0, 1, number)
+        store.remember(LastGood(content.encode(), release, 1, 1, None, 0.0, float(number), "watch"))
+
+
+@pytest.fixture
+def past(tmp_path: Path, file: Path) -> None:
+    """The three texts of ``server`` as a service has left them, without the service."""
+    keep(file, tmp_path, (ONE, "abcd0001"), (TWO, "abcd0002"), (THREE, "abcd0003"))
+    file.write_text(THREE)
+
+
 def called(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
     """Run a command with --json, and return its document."""
     capsys.readouterr()
@@ -105,7 +122,8 @@ def test_the_past_is_listed(server: Server, capsys: pytest.CaptureFixture[str]) 
     assert lines[0].endswith(newest["etag"])
 
 
-def test_two_releases_are_compared(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("past")
+def test_two_releases_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     """A release is named by number or start of an ETag; the second defaults to the newest."""
     newest, middle, oldest = called(capsys, "history")["releases"]
     document = called(capsys, "history", "--diff", str(oldest["release"]), middle["etag"][:12])
@@ -177,8 +195,9 @@ def test_on_a_terminal_it_asks(server: Server, file: Path) -> None:
     assert file.read_text() == ONE
 
 
+@pytest.mark.usefixtures("past")
 def test_symbolic_links_and_modes_stay(
-    server: Server, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The target of a symbolic link is replaced, its mode stays, and no temporary file is left."""
     real = tmp_path / "real" / "list.txt"
@@ -194,8 +213,9 @@ def test_symbolic_links_and_modes_stay(
     assert [path.name for path in real.parent.iterdir()] == ["list.txt"]
 
 
+@pytest.mark.usefixtures("past")
 def test_hard_links_are_refused_unless_in_place(
-    server: Server, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Hard links are refused without --in-place.
 
@@ -213,7 +233,8 @@ def test_hard_links_are_refused_unless_in_place(
 
 
 @needs_root
-def test_the_owner_stays(server: Server, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("past")
+def test_the_owner_stays(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """If root writes, the file keeps its owner."""
     os.chown(file, 12345, 23456)
     assert called(capsys, "rollback", releases()[2]["etag"])["result"] == "written"
@@ -291,8 +312,9 @@ def test_root_finds_the_records_of_the_service(
         assert server.all_serve("a.example", "one.example")
 
 
+@pytest.mark.usefixtures("past")
 def test_a_text_that_the_server_would_refuse_now(
-    server: Server, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A text that the current settings refuse is refused before anything is written."""
     monkeypatch.setenv("ENDPOINT_MAX_BYTES", "20")
@@ -369,9 +391,8 @@ def test_no_state_folder(
     assert f"holds no good text of {tmp_path / 'endpoints.txt'}" in capsys.readouterr().err
 
 
-def test_releases_that_are_not_there(
-    server: Server, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("past")
+def test_releases_that_are_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Too short, unknown and ambiguous starts of an ETag are refused."""
     for release in ("123", "ffffffffffff", "1"):
         assert run(["rollback", release]) == 1
@@ -396,16 +417,6 @@ def test_a_file_that_is_a_mount_of_its_own(
         assert host.read_text() == ONE
         assert run(["rollback", "1001", "--in-place"]) == 0
         assert host.read_text() == TWO
-
-
-def keep(file: Path, folder: Path, *texts: tuple[str, str]) -> None:
-    """Keep texts with the given ETags and versions 1001, 1002 and so on."""
-    directory = StateDirectory.of_user(folder / "state")
-    directory.make()
-    store = ReleaseStore(directory, key_of(str(file)))
-    for number, (content, etag) in enumerate(texts, start=1001):
-        release = Release(etag, 1.0, 1, number)
-        store.remember(LastGood(content.encode(), release, 1, 1, None, 0.0, float(number), "watch"))
 
 
 def test_the_beginning_of_an_etag(

@@ -22,6 +22,14 @@ from .test_cli import on_a_terminal
 FILE = "ApiList:\n{up}\n{other}\nSocketList:\nhttps://one.example\nhttps://two.example\n"
 
 
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the status document of a healthy server."""
+    folder = tmp_path_factory.mktemp("status")
+    with running(folder, SAMPLE, workers=1) as server:
+        return json.dumps(server.status())
+
+
 class TestStatus:
     """``status`` prints one screen and sets the exit code."""
 
@@ -101,20 +109,19 @@ class TestStatus:
         expected = f"{where} did not return a status; is this a mop-config server?"
         assert result.stderr == f"mop-config: {expected}\n"
 
-    def test_a_server_that_is_hostile_or_away(self, tmp_path: Path) -> None:
+    def test_a_server_that_is_hostile_or_away(self, document: str) -> None:
         """A hostile server's text reaches the terminal without control characters."""
         result = run("status", f"http://127.0.0.1:{closed_port()}")
         assert (result.returncode, result.stdout) == (1, "")
         assert "gives no answer" in result.stderr
         assert len(result.stderr.splitlines()) == 1
-        with running(tmp_path, SAMPLE, workers=1) as server:
-            document = server.status()
-        document["source"] = "\x1b]0;owned\x07\nforged line"
-        document["problems"] = [
+        hostile = json.loads(document)
+        hostile["source"] = "\x1b]0;owned\x07\nforged line"
+        hostile["problems"] = [
             {"severity": "warning", "code": "x", "line": 1, "column": 1, "message": "\x1b[2J"}
             | {"text": "\x9b"}
         ]
-        with handmade(lambda request: (200, {}, json.dumps(document).encode())) as other:
+        with handmade(lambda request: (200, {}, json.dumps(hostile).encode())) as other:
             shown = run("status", other.url).stdout
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", shown)
         assert "\nforged" not in shown
