@@ -135,25 +135,53 @@ class SourceText(NamedTuple):
         return hashlib.sha256(self.data).digest() + b"detached" * self.detached
 
 
-class Bounded:
-    """Calls each function in a thread of its own, and waits for it with a time-out.
-
-    After the time-out the call is left to itself. Until it returns, or until the next try is due,
-    further calls return at once. Only one thread may use the object at a time.
+class FileSource:
+    """A regular file on this machine; only one thread may use the object at a time.
 
     Args:
-        seconds: How long to wait for a call.
+        path: Path of the file; symbolic links are followed at each access.
+        max_bytes: Limit of the size in bytes.
+        patience: Deadline of a ``stat`` or a read in seconds.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, path: str, max_bytes: int, patience: float = LOOK) -> None:
+        self._patience = patience
         self._current: Future[Any] = Future()
         self._hanging: list[Future[Any]] = []
         self._since = 0.0  # monotonic time at which the first hanging call began
         self._again = 0.0  # monotonic time from which the next call may begin
+        self.path = Path(os.path.abspath(path))
+        # A file name may have bytes that are not UTF-8; messages are text.
+        self._name = os.fsencode(self.path).decode("utf-8", "backslashreplace")
+        self.max_bytes = max_bytes
 
-    def call(self, function: Callable[[], T], late: T) -> T:
-        """Call a function with the time-out, and return its result.
+    def __str__(self) -> str:
+        return self._name
+
+    def signature(self, before: Callable[[], None] = lambda: None) -> Fingerprint:
+        """Return the fingerprint of the file.
+
+        Args:
+            before: Called first, under the same deadline, because it touches the same file system.
+                This method only raises what ``before`` raises.
+        """
+
+        def look() -> Fingerprint:
+            before()
+            return Fingerprint.at(self.path)
+
+        return self._call(look, Fingerprint(errno.ETIMEDOUT))
+
+    def release(self) -> None:
+        """Abandon the call that is being waited for, because the process stops."""
+        with contextlib.suppress(InvalidStateError):
+            self._current.set_exception(TimeoutError())
+
+    def _call(self, function: Callable[[], T], late: T) -> T:
+        """Call a function in a thread of its own, wait with a time-out, and return its result.
+
+        After the time-out the call is left to itself. Until it returns, or until the next try is
+        due, further calls return at once.
 
         Args:
             function: The function.
@@ -175,67 +203,16 @@ class Bounded:
         except RuntimeError:  # the process cannot start another thread
             return function()
         try:
-            return call.result(self.seconds)
+            return call.result(self._patience)
         except TimeoutError:
             if not call.done():
                 self._hanging.append(call)
                 self._again = now + max(AGAIN, AGAIN_SHARE * (now - self._since))
             return late
 
-    def release(self) -> None:
-        """Make the ``call`` that is waiting now return at once."""
-        with contextlib.suppress(InvalidStateError):
-            self._current.set_exception(TimeoutError())
-
-
-def _run(function: Callable[[], T], call: Future[T]) -> None:
-    with contextlib.suppress(InvalidStateError):  # ``release`` has ended the call
-        try:
-            call.set_result(function())
-        except BaseException as error:
-            call.set_exception(error)
-
-
-class FileSource:
-    """A regular file on this machine.
-
-    Args:
-        path: Path of the file; symbolic links are followed at each access.
-        max_bytes: Limit of the size in bytes.
-        patience: Deadline of a ``stat`` or a read in seconds.
-    """
-
-    def __init__(self, path: str, max_bytes: int, patience: float = LOOK) -> None:
-        self._bounded = Bounded(patience)
-        self.path = Path(os.path.abspath(path))
-        # A file name may have bytes that are not UTF-8; messages are text.
-        self._name = os.fsencode(self.path).decode("utf-8", "backslashreplace")
-        self.max_bytes = max_bytes
-
-    def __str__(self) -> str:
-        return self._name
-
-    def signature(self, before: Callable[[], None] = lambda: None) -> Fingerprint:
-        """Return the fingerprint of the file.
-
-        Args:
-            before: Called first, under the same deadline, because it touches the same file system.
-                This method only raises what ``before`` raises.
-        """
-
-        def look() -> Fingerprint:
-            before()
-            return Fingerprint.at(self.path)
-
-        return self._bounded.call(look, Fingerprint(errno.ETIMEDOUT))
-
-    def release(self) -> None:
-        """Abandon the call that is being waited for, because the process stops."""
-        self._bounded.release()
-
     def being_written(self) -> bool | None:
         """Whether a process has the file open for writing; None if that is unknown."""
-        return self._bounded.call(self._being_written, None)
+        return self._call(self._being_written, None)
 
     def _being_written(self) -> bool | None:
         """Request a read lease, which is only granted if no process has the file open for writing.
@@ -273,9 +250,9 @@ class FileSource:
                 ``not-regular``, ``too-large`` or ``changing``.
             OSError: If this process lacks descriptors or memory.
         """
-        text = self._bounded.call(self._read, None)
+        text = self._call(self._read, None)
         if text is None:
-            limit = f"{self._bounded.seconds:g} s: its file system hangs"
+            limit = f"{self._patience:g} s: its file system hangs"
             raise SourceError(Code.UNREACHABLE, f"{self._name} gives no answer within {limit}")
         return text
 
@@ -338,6 +315,14 @@ class FileSource:
             return SourceError(Code.NOT_REGULAR, f"{self._name} is no regular file")
         reason = os.strerror(error.errno) if error.errno else str(error)
         return SourceError(Code.UNREADABLE, f"{self._name} cannot be read: {reason}")
+
+
+def _run(function: Callable[[], T], call: Future[T]) -> None:
+    with contextlib.suppress(InvalidStateError):  # ``release`` has ended the call
+        try:
+            call.set_result(function())
+        except BaseException as error:
+            call.set_exception(error)
 
 
 def _grants_leases(path: str) -> bool:
