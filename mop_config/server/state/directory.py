@@ -147,18 +147,21 @@ class StateDirectory:
             OSError: If the record does not exist or cannot be read, or if another user could have
                 written it.
         """
+        path = self.path / name
         with self._opened() as folder:
             descriptor = os.open(name, _READ, dir_fd=folder)
-            with open(descriptor, "rb") as file:
-                status = os.fstat(descriptor)
-                path = self.path / name
-                self._check_owner(status, path)
-                if not stat.S_ISREG(status.st_mode):
-                    raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-                if status.st_mode & stat.S_IWOTH:
-                    reason = "everybody may write to it: it is not believed"
-                    raise PermissionError(errno.EPERM, reason, str(path))
+        try:
+            status = os.fstat(descriptor)
+            self._check_owner(status, path)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+            if status.st_mode & stat.S_IWOTH:
+                reason = "everybody may write to it: it is not believed"
+                raise PermissionError(errno.EPERM, reason, str(path))
+            with open(descriptor, "rb", closefd=False) as file:
                 return file.read()
+        finally:
+            os.close(descriptor)
 
     def load(self, name: str, parse: Callable[[bytes], T], what: str) -> T | None:
         """Return a record as a typed value, or None if there is no usable record.

@@ -133,13 +133,21 @@ def parse_record(data: bytes, expected: type[T]) -> T | None:
     return record if _has_type(record, expected) else None
 
 
-def read_record(data: bytes) -> WorkerRecord | None:
-    """Parse a worker's record; None if the data is not a record that this version can use."""
-    try:
-        record = parse_record(data, WorkerRecord)
-        return record if record is not None and _has_values(record) else None
-    except ValueError:
-        return None
+def read_record(data: bytes) -> WorkerRecord:
+    """Parse a worker's record.
+
+    Raises:
+        ValueError: If the data is not a record that this version can use.
+    """
+    record = parse_record(data, WorkerRecord)
+    if record is None or "started" not in record or record["served"]["state"] not in STATES:
+        raise ValueError("not a worker's record")
+    datetime.fromisoformat(record["served"]["loaded_at"])
+    for reload in record["history"]:
+        datetime.fromisoformat(reload["entry"]["at"])
+        if reload["entry"]["result"] not in RESULTS:
+            raise ValueError("not a result")
+    return record
 
 
 def reload_for(record: WorkerRecord, number: int) -> HistoryEntry | None:
@@ -157,17 +165,6 @@ def reload_for(record: WorkerRecord, number: int) -> HistoryEntry | None:
     if record["answered"] < number or not record["history"]:
         return None
     return record["history"][0]["entry"]
-
-
-def _has_values(record: WorkerRecord) -> bool:
-    reloads = [reload["entry"] for reload in record["history"]]
-    for moment in (record["served"]["loaded_at"], *(reload["at"] for reload in reloads)):
-        datetime.fromisoformat(moment)
-    return (
-        "started" in record
-        and record["served"]["state"] in STATES
-        and all(reload["result"] in RESULTS for reload in reloads)
-    )
 
 
 def _has_type(value: Any, expected: Any) -> bool:

@@ -241,3 +241,12 @@ def test_records_of_an_earlier_format_are_passed_over_with_one_line(
         assert kept.load() is None
     (line,) = caplog.records
     assert "of another version: it is ignored" in line.getMessage()
+
+
+def test_a_folder_in_place_of_a_record_costs_no_descriptor(tmp_path: Path) -> None:
+    (tmp_path / "key.lastgood").mkdir()
+    kept = ReleaseStore(StateDirectory(tmp_path), "key")
+    before = os.listdir("/proc/self/fd")
+    for _ in range(5):
+        assert kept.load() is None
+    assert len(os.listdir("/proc/self/fd")) == len(before)
