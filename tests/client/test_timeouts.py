@@ -172,7 +172,7 @@ def test_a_longer_pause_in_a_body_holds(kind: str, timeout: float | None) -> Non
 def test_a_shorter_pause_in_a_body_holds(kind: str) -> None:
     """A caller's shorter timeout ends a pause within a body before the policy's limit."""
     with (
-        talking(pausing(5.0)) as url,
+        talking(pausing(3.2)) as url,
         Driver(kind, [url]) as driver,
         timed() as took,
         pytest.raises(NoEndpointAvailable),

@@ -11,7 +11,7 @@ from ..deadline import FOREVER, Deadline, Limit
 from ..proxies import ProxyFailed
 from ..resolver import Resolver
 from ..with_asyncio import AsyncSocketWaits
-from .stream import AsyncStream
+from .stream import AsyncStream, secured
 
 #: Longest wait between two looks at the dials.
 GLANCE = 0.1
@@ -86,7 +86,7 @@ async def connect_by_proxy(
         deadline.until = min(deadline.until, time.monotonic() + options.timeout)
         if url.scheme == b"https":
             tls = proxy.ssl_context or httpcore2.default_ssl_context()
-            stream = await stream.start_tls(tls, at.host, limit)
+            stream = await secured(stream, tls, at.host, limit)
     except (OSError, httpcore2.NetworkError, httpcore2.TimeoutException) as error:
         raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
     if place.tls_name is None and url.scheme in _PROXY_PORTS:
@@ -95,7 +95,7 @@ async def connect_by_proxy(
         await _open_tunnel(stream, proxy, place, limit)
         if place.tls_name is None:
             return stream
-        return await stream.start_tls(options.tls, place.tls_name, limit)
+        return await secured(stream, options.tls, place.tls_name, limit)
     except BaseException:
         await stream.aclose()
         raise

@@ -33,6 +33,7 @@ class AsyncStream(httpcore2.AsyncNetworkStream):
 
     Attributes:
         limit: The time-out of operations without one.
+        shared: Whether several requests share the connection (HTTP/2).
     """
 
     def __init__(self, sock: socket.socket, owner: Owner | None = None) -> None:
@@ -41,7 +42,7 @@ class AsyncStream(httpcore2.AsyncNetworkStream):
         self._sock = sock
         self._owner = owner
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
-        self._shared = self._tls is not None and self._tls.selected_alpn_protocol() == "h2"
+        self.shared = self._tls is not None and self._tls.selected_alpn_protocol() == "h2"
         self._readable = select.poll()
         self._readable.register(sock, select.POLLIN)
         self._waits = AsyncSocketWaits(sock)
@@ -77,7 +78,7 @@ class AsyncStream(httpcore2.AsyncNetworkStream):
         """Write the whole buffer."""
         if not buffer:
             return  # a system call could only lose an error
-        if self._shared:
+        if self.shared:
             # A cancelled request must not leave half a frame on a shared connection.
             await whole(self._write_in_turn, buffer, timeout)
         else:
@@ -114,46 +115,6 @@ class AsyncStream(httpcore2.AsyncNetworkStream):
             self._owner = None
         self._sock.close()
 
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        """Begin TLS, and return the stream within it."""
-        stream: AsyncStream | _AsyncInnerTls
-        if self._tls is not None:
-            stream = _AsyncInnerTls(self, ssl_context, server_hostname)
-        else:
-            if self._owner is not None:
-                self._owner.release(self._sock)
-            sock = ssl_context.wrap_socket(
-                self._sock, server_hostname=server_hostname, do_handshake_on_connect=False
-            )
-            stream = AsyncStream(sock, self._owner)
-        try:
-            await stream.shake_hands(timeout)
-        except BaseException as error:
-            await stream.aclose()
-            if isinstance(error, (TimeoutError, httpcore2.ReadTimeout)):
-                raise httpcore2.ConnectTimeout(str(error)) from error
-            if isinstance(error, (OSError, httpcore2.NetworkError)):
-                raise httpcore2.ConnectError(str(error)) from error
-            raise
-        return stream
-
-    async def shake_hands(self, timeout: float | None) -> None:
-        """Do the TLS handshake; raises the exceptions of sockets."""
-        assert self._tls is not None  # noqa: S101 - start_tls has wrapped the socket
-        while True:
-            try:
-                self._tls.do_handshake()
-                return
-            except ssl.SSLWantReadError:
-                await self._waits.readable(timeout)
-            except ssl.SSLWantWriteError:
-                await self._waits.writable(timeout)
-
     def get_extra_info(self, info: str) -> Any:
         """Return the extra info that httpcore requests by name, or None."""
         match info:
@@ -170,24 +131,52 @@ class AsyncStream(httpcore2.AsyncNetworkStream):
         return None
 
 
-class _AsyncInnerTls(httpcore2.AsyncNetworkStream):
-    """TLS with an endpoint within the TLS of the stream to its proxy."""
+async def secured(
+    stream: Any, context: ssl.SSLContext, name: str | None, timeout: float
+) -> "AsyncTlsStream":
+    """Begin TLS within a stream to a proxy, and return the stream within TLS.
 
-    def __init__(self, stream: AsyncStream, context: ssl.SSLContext, name: str | None) -> None:
+    Raises:
+        httpcore2.ConnectError: If TLS fails.
+        httpcore2.ConnectTimeout: If TLS takes too long.
+    """
+    inner = AsyncTlsStream(stream, context, name)
+    try:
+        await inner.shake_hands(timeout)
+    except BaseException as error:
+        await stream.aclose()
+        if isinstance(error, httpcore2.ReadTimeout):
+            raise httpcore2.ConnectTimeout(str(error)) from error
+        if isinstance(error, (OSError, httpcore2.NetworkError)):
+            raise httpcore2.ConnectError(str(error)) from error
+        raise
+    return inner
+
+
+class AsyncTlsStream(httpcore2.AsyncNetworkStream):
+    """TLS within the stream to a proxy, which may be a TLS stream itself.
+
+    Attributes:
+        outer: The stream of the socket.
+    """
+
+    def __init__(self, stream: Any, context: ssl.SSLContext, name: str | None) -> None:
+        self.outer: AsyncStream = getattr(stream, "outer", stream)
         self._stream = stream
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=name)
 
     async def shake_hands(self, timeout: float | None) -> None:
-        """Do the TLS handshake; raises the exceptions of sockets and of httpcore."""
+        """Do the TLS handshake; raises the exceptions of TLS and of httpcore."""
         await self._run(self._tls.do_handshake, timeout)
+        self.outer.shared = self._tls.selected_alpn_protocol() == "h2"
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
         try:
             data: bytes = await self._run(lambda: self._tls.read(max_bytes), timeout)
             return data
-        except ssl.SSLZeroReturnError:
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b""
         except ssl.SSLError as error:
             raise httpcore2.ReadError(str(error)) from error

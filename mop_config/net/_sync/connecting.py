@@ -12,7 +12,7 @@ from ..deadline import FOREVER, Deadline, Limit
 from ..proxies import ProxyFailed
 from ..resolver import Resolver
 from ..with_threads import SocketWaits
-from .stream import Stream
+from .stream import Stream, secured
 
 #: Longest wait between two looks at the dials.
 GLANCE = 0.1
@@ -87,7 +87,7 @@ def connect_by_proxy(
         deadline.until = min(deadline.until, time.monotonic() + options.timeout)
         if url.scheme == b"https":
             tls = proxy.ssl_context or httpcore2.default_ssl_context()
-            stream = stream.start_tls(tls, at.host, limit)
+            stream = secured(stream, tls, at.host, limit)
     except (OSError, httpcore2.NetworkError, httpcore2.TimeoutException) as error:
         raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
     if place.tls_name is None and url.scheme in _PROXY_PORTS:
@@ -96,7 +96,7 @@ def connect_by_proxy(
         _open_tunnel(stream, proxy, place, limit)
         if place.tls_name is None:
             return stream
-        return stream.start_tls(options.tls, place.tls_name, limit)
+        return secured(stream, options.tls, place.tls_name, limit)
     except BaseException:
         stream.close()
         raise

@@ -34,6 +34,7 @@ class Stream(httpcore2.NetworkStream):
 
     Attributes:
         limit: The time-out of operations without one.
+        shared: Whether several requests share the connection (HTTP/2).
     """
 
     def __init__(self, sock: socket.socket, owner: Owner | None = None) -> None:
@@ -42,7 +43,7 @@ class Stream(httpcore2.NetworkStream):
         self._sock = sock
         self._owner = owner
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
-        self._shared = self._tls is not None and self._tls.selected_alpn_protocol() == "h2"
+        self.shared = self._tls is not None and self._tls.selected_alpn_protocol() == "h2"
         self._readable = select.poll()
         self._readable.register(sock, select.POLLIN)
         self._waits = SocketWaits(sock)
@@ -78,7 +79,7 @@ class Stream(httpcore2.NetworkStream):
         """Write the whole buffer."""
         if not buffer:
             return  # a system call could only lose an error
-        if self._shared:
+        if self.shared:
             # A cancelled request must not leave half a frame on a shared connection.
             whole(self._write_in_turn, buffer, timeout)
         else:
@@ -115,46 +116,6 @@ class Stream(httpcore2.NetworkStream):
             self._owner = None
         self._sock.close()
 
-    def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore2.NetworkStream:
-        """Begin TLS, and return the stream within it."""
-        stream: Stream | _InnerTls
-        if self._tls is not None:
-            stream = _InnerTls(self, ssl_context, server_hostname)
-        else:
-            if self._owner is not None:
-                self._owner.release(self._sock)
-            sock = ssl_context.wrap_socket(
-                self._sock, server_hostname=server_hostname, do_handshake_on_connect=False
-            )
-            stream = Stream(sock, self._owner)
-        try:
-            stream.shake_hands(timeout)
-        except BaseException as error:
-            stream.close()
-            if isinstance(error, (TimeoutError, httpcore2.ReadTimeout)):
-                raise httpcore2.ConnectTimeout(str(error)) from error
-            if isinstance(error, (OSError, httpcore2.NetworkError)):
-                raise httpcore2.ConnectError(str(error)) from error
-            raise
-        return stream
-
-    def shake_hands(self, timeout: float | None) -> None:
-        """Do the TLS handshake; raises the exceptions of sockets."""
-        assert self._tls is not None  # noqa: S101 - start_tls has wrapped the socket
-        while True:
-            try:
-                self._tls.do_handshake()
-                return
-            except ssl.SSLWantReadError:
-                self._waits.readable(timeout)
-            except ssl.SSLWantWriteError:
-                self._waits.writable(timeout)
-
     def get_extra_info(self, info: str) -> Any:
         """Return the extra info that httpcore requests by name, or None."""
         match info:
@@ -171,24 +132,50 @@ class Stream(httpcore2.NetworkStream):
         return None
 
 
-class _InnerTls(httpcore2.NetworkStream):
-    """TLS with an endpoint within the TLS of the stream to its proxy."""
+def secured(stream: Any, context: ssl.SSLContext, name: str | None, timeout: float) -> "TlsStream":
+    """Begin TLS within a stream to a proxy, and return the stream within TLS.
 
-    def __init__(self, stream: Stream, context: ssl.SSLContext, name: str | None) -> None:
+    Raises:
+        httpcore2.ConnectError: If TLS fails.
+        httpcore2.ConnectTimeout: If TLS takes too long.
+    """
+    inner = TlsStream(stream, context, name)
+    try:
+        inner.shake_hands(timeout)
+    except BaseException as error:
+        stream.close()
+        if isinstance(error, httpcore2.ReadTimeout):
+            raise httpcore2.ConnectTimeout(str(error)) from error
+        if isinstance(error, (OSError, httpcore2.NetworkError)):
+            raise httpcore2.ConnectError(str(error)) from error
+        raise
+    return inner
+
+
+class TlsStream(httpcore2.NetworkStream):
+    """TLS within the stream to a proxy, which may be a TLS stream itself.
+
+    Attributes:
+        outer: The stream of the socket.
+    """
+
+    def __init__(self, stream: Any, context: ssl.SSLContext, name: str | None) -> None:
+        self.outer: Stream = getattr(stream, "outer", stream)
         self._stream = stream
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=name)
 
     def shake_hands(self, timeout: float | None) -> None:
-        """Do the TLS handshake; raises the exceptions of sockets and of httpcore."""
+        """Do the TLS handshake; raises the exceptions of TLS and of httpcore."""
         self._run(self._tls.do_handshake, timeout)
+        self.outer.shared = self._tls.selected_alpn_protocol() == "h2"
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
         try:
             data: bytes = self._run(lambda: self._tls.read(max_bytes), timeout)
             return data
-        except ssl.SSLZeroReturnError:
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b""
         except ssl.SSLError as error:
             raise httpcore2.ReadError(str(error)) from error
