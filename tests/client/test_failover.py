@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.client.pool.failover import Attempt, Candidates, Failover, RetryTraits
+from mop_config.client.pool.failover import Attempt, Failover, RetryTraits
 from mop_config.client.pool.member import PoolMember
 from mop_config.client.pool.policy import BAD_STATUS, Budget, Policy
 from mop_config.health.state import HealthState
@@ -142,8 +142,8 @@ def test_an_endpoint_that_is_down_is_tried_when_nothing_else_is_left() -> None:
     """An unhealthy endpoint is tried last, because it may have recovered, but never hedged to."""
     bench = Bench({"a": 0, "b": 1})
     bench.fail("b", times=3)
-    moves = Candidates(bench.pool, Budget(Policy()))
-    assert name_of(moves.first(bench.now)) == "a"
+    moves = flow_of(bench, Policy())
+    assert name_of(moves.member) == "a"
     assert moves.hedge(bench.now) is None
     assert name_of(moves.next(bench.now)) == "b"
     assert moves.next(bench.now) is None

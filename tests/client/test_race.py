@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.client.pool.failover import Candidates, DialRace
+from mop_config.client.pool.failover import DialRace, Failover, RetryTraits
 from mop_config.client.pool.member import PoolMember
 from mop_config.client.pool.policy import Budget, Policy
 from mop_config.net.faults import Fault
@@ -21,8 +21,9 @@ class Track:
     def __init__(self, names: dict[str, int] = NAMES, budget: float = 500.0) -> None:
         self.bench = Bench(names)
         self.budget = Budget(Policy(budget=budget))
-        self.moves = Candidates(self.bench.pool, self.budget)
-        first = self.moves.first(0.0)
+        traits = RetryTraits(True, True, False)
+        self.moves = Failover(traits, self.bench.pool, self.budget, 0.0)
+        first = self.moves.member
         assert first is not None
         self.race = DialRace(first, self.moves.next, DELAY)
 

@@ -118,24 +118,62 @@ class Attempt:
             self.fault = Fault.BAD_STATUS
 
 
-class Candidates:
-    """The endpoints that one request has not tried yet, and the budget for further attempts.
+class Failover:
+    """One request, carried over the endpoints of a pool.
 
     The first move to another endpoint is free; each further attempt costs budget.
+    The driver sends the request to ``member`` and records the attempt, until ``member`` is None.
+    Each call runs under the lock of the pool; the driver does the I/O without the lock.
+
+    Args:
+        traits: Whether the request may be sent again.
+        pool: The endpoints.
+        budget: The retry budget.
+        now: Monotonic seconds.
+        total: The request's total timeout in seconds; None for the policy's.
+        route: Method and path prefix of the request, for the hedge delay.
+
+    Attributes:
+        member: The endpoint of the next attempt, or None when the request is over.
+        hedge_after: Seconds without an answer after which a hedge starts; infinity for no hedge.
+        deadline: End of the request in monotonic seconds.
+        since: Monotonic seconds from which the next attempt counts.
+        patient: Whether the request waits in a queue until its deadline: no other endpoint is left.
+        answer: The attempt with the last answer, or None.
+        discard: An earlier attempt whose answer the driver closes, or None.
+        error: The driver's exception, raised unchanged, or None.
+        trials: The failed attempts.
+        tried: The URLs of the endpoints that the request was sent to, or is dialling.
     """
 
-    def __init__(self, pool: Pool, budget: Budget) -> None:
+    def __init__(
+        self,
+        traits: RetryTraits,
+        pool: Pool,
+        budget: Budget,
+        now: float,
+        total: float | None = None,
+        route: str = "",
+    ) -> None:
+        self.traits = traits
+        self.total = pool.policy.total_timeout if total is None else total
+        self.deadline = now + self.total
+        self.since = now
+        self.hedge_after = inf
+        self.patient = False
+        self.answer: Any = None
+        self.discard: Any = None
+        self.error: Any = None
+        self.trials: list[FailedAttempt] = []
         self._pool = pool
         self._budget = budget
         self._free = True
-        self.tried: list[str] = []
-
-    def first(self, now: float) -> PoolMember | None:
-        """Return the first endpoint, or None if the pool is empty."""
-        member = self._pool.select(now)
-        if member is not None:
-            self.tried.append(member.url)
-        return member
+        self._route = route
+        self._retried: set[str] = set()
+        self._queues: set[str] = set()
+        self.member = pool.select(now)
+        self.tried = [] if self.member is None else [self.member.url]
+        self._go_to(self.member, now)
 
     def next(self, now: float) -> PoolMember | None:
         """Return the next endpoint and pay for the attempt; None without an endpoint or budget."""
@@ -168,58 +206,6 @@ class Candidates:
         """Make endpoints that were sent no request available again."""
         self.tried = [url for url in self.tried if url not in urls]
         self._free = self._free or len(self.tried) == 1
-
-
-class Failover(Candidates):
-    """One request, carried over the endpoints of a pool.
-
-    The driver sends the request to ``member`` and records the attempt, until ``member`` is None.
-    Each call runs under the lock of the pool; the driver does the I/O without the lock.
-
-    Args:
-        traits: Whether the request may be sent again.
-        pool: The endpoints.
-        budget: The retry budget.
-        now: Monotonic seconds.
-        total: The request's total timeout in seconds; None for the policy's.
-        route: Method and path prefix of the request, for the hedge delay.
-
-    Attributes:
-        member: The endpoint of the next attempt, or None when the request is over.
-        hedge_after: Seconds without an answer after which a hedge starts; infinity for no hedge.
-        deadline: End of the request in monotonic seconds.
-        since: Monotonic seconds from which the next attempt counts.
-        patient: Whether the request waits in a queue until its deadline: no other endpoint is left.
-        answer: The attempt with the last answer, or None.
-        discard: An earlier attempt whose answer the driver closes, or None.
-        error: The driver's exception, raised unchanged, or None.
-        trials: The failed attempts.
-    """
-
-    def __init__(
-        self,
-        traits: RetryTraits,
-        pool: Pool,
-        budget: Budget,
-        now: float,
-        total: float | None = None,
-        route: str = "",
-    ) -> None:
-        super().__init__(pool, budget)
-        self.traits = traits
-        self.total = pool.policy.total_timeout if total is None else total
-        self.deadline = now + self.total
-        self.since = now
-        self.hedge_after = inf
-        self.patient = False
-        self.answer: Any = None
-        self.discard: Any = None
-        self.error: Any = None
-        self.trials: list[FailedAttempt] = []
-        self._route = route
-        self._retried: set[str] = set()
-        self._queues: set[str] = set()
-        self._go_to(self.first(now), now)
 
     def _go_to(self, member: PoolMember | None, now: float) -> None:
         self.member = member

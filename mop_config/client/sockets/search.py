@@ -16,7 +16,7 @@ from ...model.endpoint import Kind
 from ...net.connect import DialOptions, Place
 from ...net.faults import Fault, lacks_resources
 from ..base import BaseManager
-from ..pool.failover import Candidates, DialRace, FailedAttempt
+from ..pool.failover import DialRace, FailedAttempt, Failover, RetryTraits
 from ..pool.member import PoolMember
 from ..pool.policy import Budget
 from ..pool.target import Target
@@ -124,7 +124,7 @@ def find_endpoint(endpoints: SocketEndpoints, before: str | None, since: float) 
         NoEndpointAvailable: If no endpoint could be reached.
     """
     search = _Search(endpoints)
-    first = member = search.first()
+    first = member = search.first
     while member is not None:
         reached = yield from search.reach(member)
         if reached is not None and (link := (yield from search.open(reached))) is not None:
@@ -141,6 +141,10 @@ def open_endpoint(endpoints: SocketEndpoints, member: PoolMember) -> Steps:
     return (yield from _Search(endpoints).open(member))
 
 
+#: A connect may be repeated at any endpoint, and is never sent twice at once.
+_TRAITS = RetryTraits(idempotent=True, replayable=True, hedged=False)
+
+
 class _Search:
     """The record of one search: its candidates and its failures."""
 
@@ -149,18 +153,16 @@ class _Search:
         self._state = endpoints.state
         # A separate budget, so that a client without a connection can always search.
         budget = Budget(endpoints.policy)
-        self._candidates = Candidates(endpoints.state.socketio, budget)
         self._began = endpoints.state.clock()
+        with self._state as state:
+            self._failover = Failover(_TRAITS, state.socketio, budget, self._began)
+        self.first = self._failover.member
         self._failed: list[FailedAttempt] = []
         self._refusal: Exception | None = None
 
-    def first(self) -> PoolMember | None:
-        with self._state as state:
-            return self._candidates.first(state.clock())
-
     def next(self, now: float) -> PoolMember | None:
         with self._state:
-            return self._candidates.next(now)
+            return self._failover.next(now)
 
     def reach(self, member: PoolMember) -> Generator[DialRace | Place, Any, PoolMember | None]:
         """Dial an endpoint or its proxy as a test; python-engineio dials again by itself."""
