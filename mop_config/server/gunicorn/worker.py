@@ -105,14 +105,6 @@ class ServiceWorker:
             service.wake_reload_thread()
             self.alive = self._alive
 
-    def run(self) -> None:
-        """Serve, and stop the service at the end."""
-        try:
-            super().run()  # type: ignore[misc]
-        finally:
-            if self.service is not None:
-                self.service.stop()
-
     def room(self) -> int:
         """Return how many long polls can be parked in this worker."""
         fit_connections(0)

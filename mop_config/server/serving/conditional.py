@@ -47,6 +47,10 @@ class ConditionalAnswer(NamedTuple):
     headers: HeaderFields
     body: bytes
 
+    def adding(self, *headers: tuple[str, str]) -> "ConditionalAnswer":
+        """Return the answer with more headers."""
+        return self._replace(headers=HeaderFields((*self.headers, *headers)))
+
 
 def json_answer(
     status: int, document: Mapping[str, Any], content_type: str = "application/json"

@@ -179,8 +179,8 @@ class LongPoll:
 
 def waited(answer: ConditionalAnswer, *more: tuple[str, str]) -> ConditionalAnswer:
     """Return the answer to a request with ``wait``: ``no-store``, ``Preference-Applied: wait``."""
-    headers = _waited(answer.headers)
-    return answer._replace(headers=HeaderFields((*headers, *more)) if more else headers)
+    answer = answer._replace(headers=_waited(answer.headers))
+    return answer.adding(*more) if more else answer
 
 
 # A change answers thousands of long polls with the same headers.

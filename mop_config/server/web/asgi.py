@@ -7,7 +7,6 @@ bounded pool of threads (``WsgiBridge``).
 
 import asyncio
 import contextlib
-import logging
 import os
 import time
 from collections import deque
@@ -17,21 +16,16 @@ from typing import Any
 
 from flask import Flask
 
-from ...model.printable import printable
 from ..auth.policy import USER
-from ..logs.format import describe
 from ..service import EXTENSION, ConfigService
-from ..serving.conditional import ConditionalAnswer, problem
+from ..serving.conditional import ConditionalAnswer
 from ..serving.responder import LongPoll
-from ..serving.snapshot import HeaderFields
 from ..serving.store import ChangeEvent
 from ..settings import ProcessSettings, Settings
 from .app import create_app
 from .bridge import Receive, Scope, Send, WsgiBridge, local_path, request_environ, send_answer
-from .guards import FAILED, MAX_BODY, cors, refusal
+from .guards import MAX_BODY, cors, failure, refusal
 from .views import health_answer, ready_answer
-
-logger = logging.getLogger(__name__)
 
 #: Long polls that a process parks unless the settings give a number.
 USUAL_WAITERS = 10_000
@@ -134,16 +128,14 @@ class AsgiApp:
         try:
             return refusal(self._service, environ) or view(environ)
         except Exception as error:
-            method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-            logger.error("%s %s failed: %s", method, printable(path), describe(error))
-            return problem(500, FAILED)
+            return failure(environ, error)
 
     def _finished(self, answer: ConditionalAnswer, environ: dict[str, Any]) -> ConditionalAnswer:
         """Count an answer, add the CORS headers, and remove the body of an answer to HEAD."""
         self._service.metrics.request(environ["PATH_INFO"], str(answer.status))
         more = cors(self._service, environ)
         if more:
-            answer = answer._replace(headers=HeaderFields((*answer.headers, *more)))
+            answer = answer.adding(*more)
         return answer._replace(body=b"") if environ["REQUEST_METHOD"] == "HEAD" else answer
 
     async def _wait(

@@ -7,21 +7,16 @@ whole answer is collected before it is sent. Requests beyond the pool and its qu
 import asyncio
 import contextvars
 import io
-import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
 
-from ...model.printable import printable
 from ..auth.policy import USER
-from ..logs.format import describe
 from ..serving.conditional import ConditionalAnswer, problem
 from ..serving.snapshot import HeaderFields
-from .guards import FAILED
-
-logger = logging.getLogger(__name__)
+from .guards import failure
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -147,8 +142,7 @@ class WsgiBridge:
     async def _run(self, environ: dict[str, Any]) -> ConditionalAnswer:
         if self.occupied >= self._threads + QUEUE:
             busy = problem(503, "all threads are busy; try again")
-            later = ("Retry-After", RETRY_AFTER)
-            return busy._replace(headers=HeaderFields((*busy.headers, later)))
+            return busy.adding(("Retry-After", RETRY_AFTER))
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="mop-config-wsgi")
         call = partial(contextvars.copy_context().run, self._call, environ)
@@ -179,9 +173,7 @@ class WsgiBridge:
                     pieces.close()
             status, headers = started
         except Exception as error:
-            method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-            logger.error("%s %s failed: %s", method, printable(path), describe(error))
-            return problem(500, FAILED)
+            return failure(environ, error)
         whole = b"".join(body)
         if whole and not any(name.lower() == "content-length" for name, _ in headers):
             headers = [*headers, ("Content-Length", str(len(whole)))]

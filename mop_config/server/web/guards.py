@@ -16,7 +16,7 @@ from ..auth.policy import cors_headers, is_trusted
 from ..logs.format import describe
 from ..service import ConfigService
 from ..serving.conditional import ConditionalAnswer, forget_long_values, problem
-from ..serving.snapshot import SECURITY_HEADERS, HeaderFields, Headers
+from ..serving.snapshot import SECURITY_HEADERS, Headers
 from ..status.metrics import OTHER
 from . import as_response, problem_response
 
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 MAX_BODY = 64 * 1024
 #: Name of the one rule that serves the operational routes in an application that is not ours.
 OPERATION = "operation"
-FAILED = "the server failed to answer; its log says why"
 
 #: The view of reports, by itself or in another application's blueprint: a read token suffices,
 #: since a report changes no list.
@@ -62,9 +61,8 @@ def token_refusal(
     if refused is None:
         return None
     service.metrics.auth_failure()
-    answer = problem(refused.status, refused.detail)
     challenges = (("WWW-Authenticate", challenge) for challenge in refused.challenges)
-    return answer._replace(headers=HeaderFields((*answer.headers, *challenges)))
+    return problem(refused.status, refused.detail).adding(*challenges)
 
 
 def cors(service: ConfigService, environ: dict[str, Any]) -> Headers:
@@ -131,5 +129,11 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _unexpected_error(error: Exception) -> Any:
-    logger.error("%s %s failed: %s", request.method, printable(request.path), describe(error))
-    return problem_response(500, FAILED)
+    return as_response(failure(request.environ, error))
+
+
+def failure(environ: dict[str, Any], error: Exception) -> ConditionalAnswer:
+    """Log an unexpected error in one line without a traceback, and return the answer."""
+    method, path = environ["REQUEST_METHOD"], printable(environ["PATH_INFO"])
+    logger.error("%s %s failed: %s", method, path, describe(error))
+    return problem(500, "the server failed to answer; its log says why")

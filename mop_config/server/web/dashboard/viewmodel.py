@@ -1,7 +1,7 @@
 """Turn the status document and the list into the values of the dashboard's template. Pure."""
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 from ....model.codec import iter_endpoints
@@ -128,12 +128,8 @@ def describe(
 
 def _since(history: list[HistoryEntry]) -> str | None:
     """Return the time of the first reload of the newest run of successes or of failures."""
-    since = None
-    for event in history:
-        if (event["result"] in _GOOD) != (history[0]["result"] in _GOOD):
-            break
-        since = str(event["at"])
-    return since
+    run = next(groupby(history, key=lambda event: event["result"] in _GOOD), None)
+    return None if run is None else str([*run[1]][-1]["at"])
 
 
 def quote(problem: ProblemRecord) -> tuple[str, str] | None:
@@ -175,33 +171,25 @@ def listing(
     """
     checks = {(e["kind"], e["url"]): e for e in health["endpoints"]} if health else {}
     key, count = ORDERS.get(order), body.count(b'{"url":"')
+
+    def found(kind: Kind) -> Iterator[Row]:
+        for endpoint in iter_endpoints(body, kind):
+            check = checks.get((kind, endpoint.url))
+            failing = check is not None and check["state"] in _FAILING
+            if wanted.lower() in endpoint.url.lower() and (only != UNHEALTHY or failing):
+                yield Row(kind, endpoint, check)
+
     rows: list[Row] = []
     matching = 0
     for kind in Kind:
-        found = _found(kind, body, wanted, checks, only)
         if wanted or only or key is not None:
-            every = sorted(found, key=key) if key is not None else list(found)
+            every = sorted(found(kind), key=key) if key is not None else list(found(kind))
             matching += len(every)
             rows += every[:MAX_ROWS]
         else:
-            rows += islice(found, MAX_ROWS)
+            rows += islice(found(kind), MAX_ROWS)
             matching = count
     return Listing(sorted(rows, key=key) if key is not None else rows, matching, count)
-
-
-def _found(
-    kind: Kind,
-    body: bytes,
-    wanted: str,
-    checks: dict[tuple[str, str], EndpointHealth],
-    only: str,
-) -> Iterator[Row]:
-    needle = wanted.lower()
-    for endpoint in iter_endpoints(body, kind):
-        check = checks.get((kind, endpoint.url))
-        failing = check is not None and check["state"] in _FAILING
-        if needle in endpoint.url.lower() and (only != UNHEALTHY or failing):
-            yield Row(kind, endpoint, check)
 
 
 def _latency(row: Row) -> float:
