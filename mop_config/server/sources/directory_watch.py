@@ -40,35 +40,6 @@ _EVENTS: list[type[FileSystemEvent]] = [
 ]
 
 
-class _Handler(FileSystemEventHandler):
-    """Event handler of watchdog: puts its events into the queue of the reload thread."""
-
-    def __init__(self, names: frozenset[str], events: Events) -> None:
-        self.names = names
-        self._events = events
-        self._quiet_until = 0.0
-
-    def dispatch(self, event: FileSystemEvent) -> None:
-        if isinstance(event, fs.FileMovedEvent) and os.fsdecode(event.dest_path) in self.names:
-            self._events.put(Event.CLOSED)
-        elif os.fsdecode(event.src_path) not in self.names:
-            self._neighbour()
-        elif isinstance(event, fs.FileModifiedEvent):
-            self._events.put(Event.WRITTEN)
-        elif isinstance(event, fs.FileClosedEvent):
-            self._events.put(Event.CLOSED)
-        else:
-            self._events.put(Event.OTHER)
-
-    def _neighbour(self) -> None:
-        # A log file in the same folder may be written to a thousand times a second. The next
-        # regular stat finds the changes whose events are dropped here.
-        now = time.monotonic()
-        if now >= self._quiet_until:
-            self._quiet_until = now + NEIGHBOUR_INTERVAL
-            self._events.put(Event.OTHER)
-
-
 def _names(path: Path) -> frozenset[str]:
     """Return the paths that events of the file have; watchdog resolves no symbolic link."""
     written = os.path.join(os.path.realpath(path.parent), path.name)
@@ -85,8 +56,8 @@ def _folders(names: frozenset[str]) -> dict[str, tuple[int, int]]:
     return folders
 
 
-class Watcher:
-    """Keeps a watchdog observer on the folders of a file, and tells whether it works.
+class Watcher(FileSystemEventHandler):
+    """Keeps a watchdog observer on the folders of a file, and handles its events.
 
     Args:
         path: The file.
@@ -103,6 +74,7 @@ class Watcher:
         self._complaint = ""
         self._checking = threading.Lock()
         self._ended = False
+        self._quiet_until = 0.0  # no event of another file is passed on before
 
     @property
     def mode(self) -> str:
@@ -174,11 +146,10 @@ class Watcher:
         # inotify delivers no events of a folder that this process may not list.
         if not all(os.access(folder, os.R_OK) for folder in self._folders):
             return "a folder of the file may not be listed"
-        handler = _Handler(self._names, self._events)
         try:
             self._observer = Observer()
             for folder in self._folders:
-                self._observer.schedule(handler, folder, event_filter=_EVENTS)
+                self._observer.schedule(self, folder, event_filter=_EVENTS)
             self._observer.start()
         except (OSError, RuntimeError) as error:
             self._unwatch()
@@ -187,3 +158,24 @@ class Watcher:
         if self._ended:
             self._unwatch()
         return ""
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        """Put an event of watchdog into the queue of the reload thread."""
+        if isinstance(event, fs.FileMovedEvent) and os.fsdecode(event.dest_path) in self._names:
+            self._events.put(Event.CLOSED)
+        elif os.fsdecode(event.src_path) not in self._names:
+            self._neighbour()
+        elif isinstance(event, fs.FileModifiedEvent):
+            self._events.put(Event.WRITTEN)
+        elif isinstance(event, fs.FileClosedEvent):
+            self._events.put(Event.CLOSED)
+        else:
+            self._events.put(Event.OTHER)
+
+    def _neighbour(self) -> None:
+        # A log file in the same folder may be written to a thousand times a second. The next
+        # regular stat finds the changes whose events are dropped here.
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + NEIGHBOUR_INTERVAL
+            self._events.put(Event.OTHER)
