@@ -67,8 +67,7 @@ def _results(observed: Observed, expected: dict[str, Any]) -> Iterator[str]:
             keys, listed = (expected[name] or [{}])[0], answer.get(name) or []
             got = [{key: each.get(key) for key in keys} for each in listed] if keys else listed
             checks.append((name, [expected[name]], got))
-    listed = answer.get("api_endpoints") or []
-    endpoints = {observed.letter(each.get("url")): each for each in listed}
+    endpoints = {observed.letter(e.get("url")): e for e in answer.get("api_endpoints") or []}
     for member, name in (("states", "state"), ("usable", "usable"), ("failures", "failures")):
         for letter, wanted in expected.get(member, {}).items():
             checks.append((f"{name} of {letter}", wanted, endpoints.get(letter, {}).get(name)))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "vectors"
-SCHEMA = Path(__file__).parent / "vector.schema.json"
 #: The optional parts that a client may declare without the full profile.
 OPTIONAL = ("signed", "race", "hedge")
 PROFILES = ("minimal", *OPTIONAL, "full")

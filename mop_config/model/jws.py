@@ -180,11 +180,18 @@ class TrustedKeys:
             SignatureError: If no trusted key has signed the text, its payload is not a list,
                 or the list has expired.
         """
+        from joserfc import jws
+        from joserfc.errors import JoseError
+
         text, kid = _compact(text)
         key = self._keys.get(kid)
         if key is None:
             raise SignatureError("unknown-key", f"it is signed by a key that is not trusted: {kid}")
-        signed = _signed_list(text, kid, _verified(text, key), most)
+        try:
+            body = jws.deserialize_compact(text, key, registry=_registry()).payload
+        except (JoseError, ValueError, TypeError):
+            raise SignatureError("bad-signature", "its signature is wrong") from None
+        signed = _signed_list(text, kid, body, most)
         if now is not None and signed.expired(now):
             raise SignatureError("expired", f"it has expired at {moment(signed.exp)}")
         return signed
@@ -262,16 +269,6 @@ def _compact(text: str | bytes) -> tuple[str, str]:
         members = f"alg {ALGORITHM}, typ {TYPE} and a thumbprint as kid"
         raise SignatureError("bad-header", f"the header of its signature must have {members}")
     return text, kid
-
-
-def _verified(text: str, key: "OKPKey") -> bytes:
-    from joserfc import jws
-    from joserfc.errors import JoseError
-
-    try:
-        return jws.deserialize_compact(text, key, registry=_registry()).payload
-    except (JoseError, ValueError, TypeError):
-        raise SignatureError("bad-signature", "its signature is wrong") from None
 
 
 def _signed_list(text: str, kid: str, body: bytes, most: int | None) -> SignedList:
