@@ -8,12 +8,10 @@ import os
 
 _ran: set[str] = set()
 
-NONE_RAN = (
-    "gunicorn runs without mop-config's hooks: SIGHUP to the master replaces the workers"
-    " instead of reloading in place, SIGHUP to a worker can end it, and each worker counts its"
-    " metrics for itself; start it with 'mop-config serve', or an application of your own with"
+REMEDY = (
+    "start it with 'mop-config serve', or an application of your own with"
     " 'gunicorn -c python:mop_config.server.gunicorn_conf', or begin a configuration of your own"
-    " with 'from mop_config.server.gunicorn_conf import *'"
+    " with 'from mop_config.server.gunicorn_conf import *', and call or inherit ours in your hooks"
 )
 _LOST = {
     "on_starting": "SIGHUP to the master replaces the workers instead of reloading in place, and"
@@ -30,16 +28,12 @@ def note(name: str) -> None:
 
 def notice() -> str:
     """Return what is lost in this process; empty if nothing is lost, or without gunicorn."""
-    if not under_gunicorn():
+    missing = [name for name in _LOST if name not in _ran]
+    if not missing or not under_gunicorn():
         return ""
-    if not _ran:
-        return NONE_RAN
-    return "; ".join(
-        f"{name} of the gunicorn configuration is not mop-config's: {lost} (have it call or inherit"
-        f" mop_config.server.gunicorn_conf.{name})"
-        for name, lost in _LOST.items()
-        if name not in _ran
-    )
+    conf = "mop_config.server.gunicorn_conf"
+    lost = "; ".join(f"without {conf}.{name}, {_LOST[name]}" for name in missing)
+    return f"gunicorn runs without mop-config's hooks: {lost}; {REMEDY}"
 
 
 def under_gunicorn() -> bool:
