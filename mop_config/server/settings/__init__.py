@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from ...model.address import MAX_PORT, identity
 from . import converters as to
 from .converters import TOKEN
-from .variables import PREFIX, EnvironmentReader, setting
+from .variables import PREFIX, read, setting, unknown
 
 __all__ = ["PREFIX", "TOKEN", "EtcdSettings", "ProcessSettings", "Settings", "UrlRules"]
 
@@ -199,17 +199,17 @@ class Settings:
             SettingsError: If a value is not allowed; the error names the variable and the allowed
                 values.
         """
-        reader = EnvironmentReader(os.environ if environ is None else environ)
-        values = reader.values(cls)
-        values["rules"] = UrlRules(**reader.values(UrlRules))
-        values["etcd"] = EtcdSettings(**reader.values(EtcdSettings))
+        environ = os.environ if environ is None else environ
+        warnings: list[str] = []
+        values = read(cls, environ, warnings)
+        values["rules"] = UrlRules(**read(UrlRules, environ, warnings))
+        values["etcd"] = EtcdSettings(**read(EtcdSettings, environ, warnings))
         # systemd sets a colon-separated list for a unit with several state directories.
-        by_systemd = (reader.environ.get("STATE_DIRECTORY") or "").split(":")[0]
+        by_systemd = environ.get("STATE_DIRECTORY", "").split(":")[0]
         values["state_dir"] = values["state_dir"] or by_systemd or None
         settings = cls(**values)
-        return replace(
-            settings, warnings=(*reader.warnings, *_oddities(settings), *reader.unknown())
-        )
+        found = *_oddities(settings), *unknown(environ, cls, UrlRules, EtcdSettings)
+        return replace(settings, warnings=(*warnings, *found))
 
 
 def _oddities(settings: Settings) -> Iterator[str]:
@@ -251,5 +251,4 @@ class ProcessSettings:
             SettingsError: If a value is not allowed; the error names the variable and the allowed
                 values.
         """
-        reader = EnvironmentReader(os.environ if environ is None else environ)
-        return cls(**reader.values(cls))
+        return cls(**read(cls, os.environ if environ is None else environ, []))

@@ -1,4 +1,4 @@
-"""Variable: the declaration of one environment variable, and the reader of declared variables."""
+"""Variable: the declaration of one environment variable, and how declared variables are read."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -56,52 +56,40 @@ def declared(settings: type) -> Iterator[tuple[str, Variable]]:
             yield field.name, dataclasses.replace(variable, name=name)
 
 
-class EnvironmentReader:
-    """Reads declared variables from an environment, and collects warnings.
+def read(settings: type, environ: Mapping[str, str], warnings: list[str]) -> dict[str, Any]:
+    """Return the value of each field that a variable sets; see ``setting``.
 
     Args:
+        settings: The dataclass of settings.
         environ: The environment.
+        warnings: Takes a warning for each bad text that is ignored.
+
+    Raises:
+        SettingsError: If a converter refuses a text.
     """
+    return {name: _value(variable, environ, warnings) for name, variable in declared(settings)}
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self.environ = environ
-        self.known: set[str] = set()
-        self.warnings: list[str] = []
 
-    def values(self, settings: type) -> dict[str, Any]:
-        """Return the value of each field that a variable sets; see ``setting``.
-
-        Args:
-            settings: The dataclass of settings.
-
-        Raises:
-            SettingsError: If a converter refuses a text.
-        """
-        return {name: self._get(variable) for name, variable in declared(settings)}
-
-    def _get(self, variable: Variable) -> Any:
-        self.known.add(variable.name)
-        written = self.environ.get(variable.name)
-        value = (written or "").strip()
-        if written is None or (not value and not variable.keep_empty):
-            return variable.default
-        try:
-            return variable.convert(value)
-        except ValueError as error:
-            shown = "***" if variable.secret else without_userinfo(value)
-            refused = SettingsError(variable.name, shown, str(error))
-        if not variable.lenient:
-            raise refused
-        self.warnings.append(f"{refused}; it is ignored")
+def _value(variable: Variable, environ: Mapping[str, str], warnings: list[str]) -> Any:
+    written = environ.get(variable.name)
+    value = (written or "").strip()
+    if written is None or (not value and not variable.keep_empty):
         return variable.default
+    try:
+        return variable.convert(value)
+    except ValueError as error:
+        shown = "***" if variable.secret else without_userinfo(value)
+        refused = SettingsError(variable.name, shown, str(error))
+    if not variable.lenient:
+        raise refused
+    warnings.append(f"{refused}; it is ignored")
+    return variable.default
 
-    def unknown(self) -> list[str]:
-        """Return a warning for each variable with our prefix that has not been read."""
-        unknown = sorted(
-            name for name in self.environ if name.startswith(PREFIX) and name not in self.known
-        )
-        near = [get_close_matches(name, sorted(self.known), 1, cutoff=0.0)[0] for name in unknown]
-        return [
-            f"{name} is not a known variable: did you mean {known}?"
-            for name, known in zip(unknown, near, strict=True)
-        ]
+
+def unknown(environ: Mapping[str, str], *settings: type) -> Iterator[str]:
+    """Return a warning for each variable with our prefix that no dataclass declares."""
+    known = sorted(variable.name for each in settings for _, variable in declared(each))
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known:
+            near = get_close_matches(name, known, 1, cutoff=0.0)[0]
+            yield f"{name} is not a known variable: did you mean {near}?"
