@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from mop_config.client import EndpointManager
+from mop_config.client import EndpointManager, background
 from mop_config.client.tasks import UpdateRound
 
 from ..servers import ENDPOINTS
@@ -86,6 +86,14 @@ def test_those_who_were_told_together_do_not_come_back_together() -> None:
         assert len({asked_for(asked) for asked in waits(server)}) > 3
 
 
+@pytest.fixture
+def quick_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the pauses after hasty answers to a fifth, and so the time to watch them."""
+    monkeypatch.setattr(background, "FIRST_WATCH_RETRY", 0.2)
+    monkeypatch.setattr(background, "HELD_AT_LEAST", 0.2)
+
+
+@pytest.mark.usefixtures("quick_pauses")
 @pytest.mark.parametrize("tagged", [True, False])
 def test_a_mirror_that_does_not_know_how_to_wait_is_asked_each_interval(tagged: bool) -> None:
     """A server that ignores ``wait`` is asked at each interval, not in a loop."""
@@ -100,7 +108,7 @@ def test_a_mirror_that_does_not_know_how_to_wait_is_asked_each_interval(tagged: 
         if tagged:
             wait_for(lambda: waits(server))
         settled = threading.Event()
-        settled.wait(1.0)
+        settled.wait(0.3)
         assert len(server.asked) <= 4
 
 
@@ -136,13 +144,14 @@ def broken(asked: Asked) -> Answer:
     return (500, {}, b"")
 
 
+@pytest.mark.usefixtures("quick_pauses")
 @pytest.mark.parametrize(("answer", "most"), [(flapping, 8), (liar, 6), (full, 4), (broken, 8)])
 def test_no_server_makes_it_spin(answer: Callable[[Asked], Answer], most: int) -> None:
     """Answers at once, of whatever kind, make the client's pauses grow."""
     with handmade(answer) as server, watching(server.url):
         wait_for(lambda: len(server.asked) >= 2)
         settled = threading.Event()
-        settled.wait(1.5)
+        settled.wait(0.3)
         assert len(server.asked) <= most
 
 
@@ -155,6 +164,7 @@ def test_an_update_by_hand_does_not_wait_for_the_watch() -> None:
         assert time.monotonic() - began < 5
 
 
+@pytest.mark.usefixtures("quick_pauses")
 def test_a_server_that_comes_back_is_watched_again() -> None:
     """A server that was down is watched again after it recovers."""
     state = {"up": False}
@@ -172,6 +182,7 @@ def test_a_server_that_comes_back_is_watched_again() -> None:
             wait_for(lambda: waits(server))
 
 
+@pytest.mark.usefixtures("quick_pauses")
 def test_a_token_that_raises_does_not_end_the_watch() -> None:
     """After an exception from the token function the watch continues."""
     calls: list[int] = []
