@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     reporter.close(time.monotonic() - began)
     if options.junit:
         write_junit(options.junit, reporter.results)
-    return 1 if reporter.count("failed") else 0
+    return 1 if reporter.counts["failed"] else 0
 
 
 def _parser() -> argparse.ArgumentParser:

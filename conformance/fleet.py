@@ -268,16 +268,11 @@ class Fleet:
 
     def fill(self, value: Any) -> Any:
         """Replace ``{a}`` by endpoint a's URL and ``{a:port}`` by its port in a JSON value."""
-        if isinstance(value, dict):
-            return {key: self.fill(each) for key, each in value.items()}
-        if isinstance(value, list):
-            return [self.fill(each) for each in value]
-        if not isinstance(value, str):
-            return value
+        text = json.dumps(value)
         for name, endpoint in self._endpoints.items():
-            value = value.replace(f"{{{name}}}", endpoint.url)
-            value = value.replace(f"{{{name}:port}}", str(endpoint.port))
-        return value
+            text = text.replace(f"{{{name}}}", endpoint.url)
+            text = text.replace(f"{{{name}:port}}", str(endpoint.port))
+        return json.loads(text)
 
     async def open(self) -> None:
         """Open every endpoint."""

@@ -52,7 +52,6 @@ class Player:
         self._authority = authority
         self._client = client
         self._slack = slack
-        self._profile: tuple[str, tuple[str, ...]] | None = None
         self._played = 0
 
     async def play(self, vector: Vector) -> Result:
@@ -61,7 +60,6 @@ class Player:
         outcome, detail = "passed", ""
         fleet = Fleet(self._authority, vector.fleet)
         try:
-            self._require(vector)
             await fleet.open()
             await self._play(vector, fleet)
         except UnsupportedError as error:
@@ -72,11 +70,6 @@ class Player:
         finally:
             await fleet.close()
         return Result(vector, outcome, detail, time.monotonic() - began)
-
-    def _require(self, vector: Vector) -> None:
-        if self._profile is not None and not vector.is_supported(*self._profile):
-            about = f"the client declares {self._profile[0]}, not {vector.profile}"
-            raise UnsupportedError(f"not supported: {about}")
 
     async def _play(self, vector: Vector, fleet: Fleet) -> None:
         self._played += 1
@@ -101,10 +94,11 @@ class Player:
         answer = await self._client.ask("init", members)
         if "error" in answer:
             raise ClientFailedError(f"the client refuses init: {answer}")
-        self._profile = answer.get("profile", "minimal"), tuple(answer.get("optional", ()))
-        if not vector.is_supported(*self._profile):
+        profile, optional = answer.get("profile", "minimal"), tuple(answer.get("optional", ()))
+        if not vector.is_supported(profile, optional):
             await self._client.ask("close", {})
-        self._require(vector)
+            about = f"the client declares {profile}, not {vector.profile}"
+            raise UnsupportedError(f"not supported: {about}")
 
     async def _step(self, vector: Vector, fleet: Fleet, step: dict[str, Any]) -> list[str]:
         match step["op"]:

@@ -26,6 +26,13 @@ from mop_config.errors import MopConfigError, PayloadError
 from mop_config.model.codec import config_of
 
 Answer = dict[str, Any]
+#: The protocol's words for failures that have one word each.
+_WORDS = {
+    NoEndpointAvailable: "unavailable",
+    UpdateUntrusted: "untrusted",
+    UpdateRefused: "refused",
+    PayloadError: "invalid",
+}
 
 
 class Adapter:
@@ -154,18 +161,9 @@ def _reported(endpoint: Any) -> Answer:
 
 def _word(error: Exception) -> str:
     """Return the protocol's word for the failure of an operation."""
-    match error:
-        case NoEndpointAvailable():
-            return "unavailable"
-        case UpdateUntrusted():
-            return "untrusted"
-        case UpdateRefused():
-            return "refused"
-        case UpdateFailed():
-            return error.cause
-        case PayloadError():
-            return "invalid"
-    return "failed"
+    if isinstance(error, UpdateFailed):
+        return error.cause
+    return next((word for kind, word in _WORDS.items() if isinstance(error, kind)), "failed")
 
 
 async def serve(adapter: Adapter) -> None:

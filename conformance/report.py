@@ -22,12 +22,14 @@ class Reporter:
         self._total = total
         self._tap = tap
         self.results: list[Result] = []
+        self.counts: Counter[str] = Counter()
         if tap:
             print(f"TAP version 14\n1..{total}", flush=True)
 
     def add(self, result: Result) -> None:
         """Record and write the result of one vector."""
         self.results.append(result)
+        self.counts[result.outcome] += 1
         number = len(self.results)
         failed, title, lines = result.outcome == "failed", result.vector.title, result.detail
         indented = "".join(f"    {line}\n" for line in lines.splitlines())
@@ -40,18 +42,14 @@ class Reporter:
         else:
             if failed:
                 print(f"\r\x1b[KFAILED {title}\n{indented}", end="")
-            counted = f"{number}/{self._total}, {self.count('failed')} failed"
+            counted = f"{number}/{self._total}, {self.counts['failed']} failed"
             print(f"\r\x1b[K{counted}  {title[:60]}", end="")
         sys.stdout.flush()
 
-    def count(self, outcome: str) -> int:
-        """Return the number of vectors with this outcome."""
-        return sum(result.outcome == outcome for result in self.results)
-
     def close(self, seconds: float) -> None:
         """Write the summary line."""
-        counts = f"{self.count('passed')} passed, {self.count('failed')} failed, "
-        line = f"{counts}{self.count('unsupported')} not supported, in {seconds:.1f} s"
+        counts = f"{self.counts['passed']} passed, {self.counts['failed']} failed, "
+        line = f"{counts}{self.counts['unsupported']} not supported, in {seconds:.1f} s"
         print(f"# {line}" if self._tap else f"\r\x1b[K{line}", flush=True)
 
 
