@@ -51,7 +51,7 @@ def hedged(exchange: Exchange, send: Callable[[Exchange], None]) -> Exchange:
         exchange: The first request; at its ``hedge_at`` the answer is late.
         send: Sends the request and records the outcome, good or bad.
     """
-    hedge = exchange.hedge = Hedge(exchange, send)
+    hedge = exchange.hedge = Hedge(exchange, send, exchange.hedge_at)
     try:
         send(exchange)
         return hedge.settle() if exchange.hedged_at is not None else exchange
@@ -61,32 +61,40 @@ def hedged(exchange: Exchange, send: Callable[[Exchange], None]) -> Exchange:
 
 
 class Hedge:
-    """The second request of a hedge, in a thread of its own.
+    """One request of a hedge; the second request runs in a thread of its own.
 
-    The first thread waits in ``wait`` for its own answer or for that of the second request. Each
-    thread holds one end of a socket pair: the first thread's end becomes readable when the second
-    request has an outcome, and the second thread's end when the first end is closed.
+    Each thread waits in ``wait`` for its own answer or for the end of the other request, and holds
+    one end of a socket pair (bell): the first thread's end becomes readable when the second request
+    has an outcome, and the second thread's end when the first end is closed.
 
     Args:
-        exchange: The first request.
-        send: Sends the request and records the outcome, good or bad.
+        exchange: The request.
+        send: Sends a request and records the outcome, good or bad.
+        late_at: Monotonic seconds at which a second request starts; infinity for none.
+        bell: The end of the socket pair, or None before there is a second request.
     """
 
-    def __init__(self, exchange: Exchange, send: Callable[[Exchange], None]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        send: Callable[[Exchange], None],
+        late_at: float,
+        bell: socket.socket | None = None,
+    ) -> None:
         self._exchange = exchange
         self._send = send
-        self._late_at = exchange.hedge_at
+        self._late_at = late_at
         self._rival: Exchange | None = None
-        self._bell: socket.socket | None = None
+        self._bell = bell
         self._outcome: Future[Exchange] | None = None
         self._overtaken = False
 
     def wait(self, sock: socket.socket, seconds: float) -> None:
-        """Wait until the first request's socket is readable; start the hedge if that is late.
+        """Wait until the request's socket is readable; start the second request if that is late.
 
         Raises:
             TimeoutError: After ``seconds``.
-            Overtaken: If the second request has a good answer.
+            Overtaken: If the other request has a good answer.
         """
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
@@ -100,6 +108,8 @@ class Hedge:
                 self._close_bell()
             elif self._late_at <= time.monotonic():
                 self._start()
+            elif self._outcome is None and self._bell is not None and time.monotonic() < until:
+                raise Overtaken("the first endpoint has answered")
         raise TimeoutError("timed out")
 
     def _start(self) -> None:
@@ -109,7 +119,7 @@ class Hedge:
             return
         try:
             self._bell, other = socket.socketpair()
-            rival.hedge = _Rival(other)
+            rival.hedge = Hedge(rival, self._send, float("inf"), other)
             outcome: Future[Exchange] = Future()
             thread = threading.Thread(
                 # Run in the request's context, which holds the current trace span.
@@ -160,26 +170,6 @@ class Hedge:
         if self._bell is not None:
             self._bell.close()
             self._bell = None
-
-
-class _Rival:
-    """Lets the second request of a hedge wait for its answer or its cancellation."""
-
-    def __init__(self, bell: socket.socket) -> None:
-        self._bell = bell
-
-    def wait(self, sock: socket.socket, seconds: float) -> None:
-        """Wait until the socket is readable.
-
-        Raises:
-            TimeoutError: After ``seconds``.
-            Overtaken: If the first request has an outcome.
-        """
-        until = time.monotonic() + seconds
-        if not _is_ready(sock, self._bell, seconds):
-            if time.monotonic() >= until:
-                raise TimeoutError("timed out")
-            raise Overtaken("the first endpoint has answered")
 
 
 def _is_ready(sock: socket.socket, bell: socket.socket | None, seconds: float) -> bool:
