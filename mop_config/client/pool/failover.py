@@ -7,6 +7,7 @@ one attempt.
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 from typing import Any, Literal, NamedTuple
 
@@ -39,6 +40,7 @@ class RetryTraits(NamedTuple):
     hedged: bool
 
     @classmethod
+    @lru_cache(maxsize=64)
     def of(cls, method: str, *, replayable: bool, keyed: bool) -> "RetryTraits":
         """Judge a request by its method, its body and its ``Idempotency-Key``."""
         return cls(method in IDEMPOTENT or keyed, replayable, method in HEDGED and replayable)

@@ -4,7 +4,6 @@ Applications request ``https://endpoint.invalid/users``; our own host name stand
 endpoint. So cookies, authorisation and redirects still apply after a move to another endpoint.
 """
 
-from functools import lru_cache
 from typing import Any
 
 import httpcore2
@@ -35,11 +34,6 @@ def traits_of(request: httpx2.Request) -> RetryTraits:
     """Return the traits of a request that decide whether it may be sent again."""
     method, replayable = request.method, _is_replayable(request.stream)
     keyed = method not in IDEMPOTENT and "Idempotency-Key" in request.headers
-    return _traits(method, replayable, keyed)
-
-
-@lru_cache(maxsize=64)
-def _traits(method: str, replayable: bool, keyed: bool) -> RetryTraits:
     return RetryTraits.of(method, replayable=replayable, keyed=keyed)
 
 

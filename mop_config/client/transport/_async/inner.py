@@ -1,6 +1,7 @@
 """Attempts that go through another transport: the application's own, or OpenTelemetry's wrapper."""
 
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpcore2
@@ -63,39 +64,12 @@ async def ask_traced(
         exchange: The attempt.
         ask: Function that sends the request, and returns the answer or raises.
     """
-    pool = _AsyncAttemptPool(request, ask)
-    addressed = rewriting.at_endpoint(request, exchange.member.target, {})
-    try:
-        await httpx2.AsyncHTTPTransport.handle_async_request(
-            _AsyncAttemptTransport(pool), addressed
-        )
-    except Exception:
-        if pool.error is not None:
-            raise pool.error from pool.error.__cause__
-        raise
-    assert pool.response is not None  # noqa: S101 - the method returns the pool's answer
-    return pool.response
+    answer: httpcore2.Response | None = None
+    failure: Exception | None = None
 
-
-class _AsyncAttemptTransport(httpx2.AsyncHTTPTransport):
-    """httpx2's transport with a connection pool for one attempt."""
-
-    def __init__(self, pool: "_AsyncAttemptPool") -> None:
-        self._pool: Any = pool
-
-
-class _AsyncAttemptPool:
-    """Takes the place of the connection pool in httpx2's transport, for one attempt."""
-
-    def __init__(self, request: httpx2.Request, ask: AsyncAsk) -> None:
-        self._request = request
-        self._ask = ask
-        self.response: httpcore2.Response | None = None
-        self.error: Exception | None = None
-
-    async def handle_async_request(self, addressed: httpcore2.Request) -> httpcore2.Response:
+    async def send(addressed: httpcore2.Request) -> httpcore2.Response:
         """Send the request with the headers that the instrumentation has added."""
-        request = self._request
+        nonlocal answer, failure
         traced = httpx2.Request(
             request.method,
             request.url,
@@ -104,8 +78,21 @@ class _AsyncAttemptPool:
             extensions=request.extensions,
         )
         try:
-            self.response = await self._ask(traced)
+            answer = await ask(traced)
         except Exception as error:
-            self.error = error
+            failure = error
             raise
-        return self.response
+        return answer
+
+    transport_class: Any = httpx2.AsyncHTTPTransport
+    transport = transport_class.__new__(transport_class)  # without a connection pool of its own
+    transport._pool = SimpleNamespace(handle_async_request=send)
+    addressed = rewriting.at_endpoint(request, exchange.member.target, {})
+    try:
+        await transport_class.handle_async_request(transport, addressed)
+    except Exception:
+        if failure is not None:
+            raise failure from failure.__cause__
+        raise
+    assert answer is not None  # noqa: S101 - the method returns the answer of ``send``
+    return answer

@@ -2,6 +2,7 @@
 """Attempts that go through another transport: the application's own, or OpenTelemetry's wrapper."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpcore2
@@ -62,37 +63,12 @@ def ask_traced(request: httpx2.Request, exchange: Exchange, ask: Ask) -> httpcor
         exchange: The attempt.
         ask: Function that sends the request, and returns the answer or raises.
     """
-    pool = _AttemptPool(request, ask)
-    addressed = rewriting.at_endpoint(request, exchange.member.target, {})
-    try:
-        httpx2.HTTPTransport.handle_request(_AttemptTransport(pool), addressed)
-    except Exception:
-        if pool.error is not None:
-            raise pool.error from pool.error.__cause__
-        raise
-    assert pool.response is not None  # noqa: S101 - the method returns the pool's answer
-    return pool.response
+    answer: httpcore2.Response | None = None
+    failure: Exception | None = None
 
-
-class _AttemptTransport(httpx2.HTTPTransport):
-    """httpx2's transport with a connection pool for one attempt."""
-
-    def __init__(self, pool: "_AttemptPool") -> None:
-        self._pool: Any = pool
-
-
-class _AttemptPool:
-    """Takes the place of the connection pool in httpx2's transport, for one attempt."""
-
-    def __init__(self, request: httpx2.Request, ask: Ask) -> None:
-        self._request = request
-        self._ask = ask
-        self.response: httpcore2.Response | None = None
-        self.error: Exception | None = None
-
-    def handle_request(self, addressed: httpcore2.Request) -> httpcore2.Response:
+    def send(addressed: httpcore2.Request) -> httpcore2.Response:
         """Send the request with the headers that the instrumentation has added."""
-        request = self._request
+        nonlocal answer, failure
         traced = httpx2.Request(
             request.method,
             request.url,
@@ -101,8 +77,21 @@ class _AttemptPool:
             extensions=request.extensions,
         )
         try:
-            self.response = self._ask(traced)
+            answer = ask(traced)
         except Exception as error:
-            self.error = error
+            failure = error
             raise
-        return self.response
+        return answer
+
+    transport_class: Any = httpx2.HTTPTransport
+    transport = transport_class.__new__(transport_class)  # without a connection pool of its own
+    transport._pool = SimpleNamespace(handle_request=send)
+    addressed = rewriting.at_endpoint(request, exchange.member.target, {})
+    try:
+        transport_class.handle_request(transport, addressed)
+    except Exception:
+        if failure is not None:
+            raise failure from failure.__cause__
+        raise
+    assert answer is not None  # noqa: S101 - the method returns the answer of ``send``
+    return answer
