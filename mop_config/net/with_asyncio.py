@@ -44,21 +44,17 @@ class AsyncSocketWaits:
             TimeoutError: After ``timeout`` seconds, or at the deadline of a ``Limit``.
             OSError: If ``end`` was called.
         """
-        loop = self._loop = asyncio.get_running_loop()
-        await self._wait(loop, loop.add_reader, loop.remove_reader, timeout)
+        await self._wait(timeout, writable=False)
 
     async def writable(self, timeout: float | None) -> None:
         """Wait until the descriptor is writable; raises as ``readable`` does."""
-        loop = self._loop = asyncio.get_running_loop()
-        await self._wait(loop, loop.add_writer, loop.remove_writer, timeout)
+        await self._wait(timeout, writable=True)
 
-    async def _wait(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        add: Callable[..., Any],
-        remove: Callable[[int], Any],
-        timeout: float | None,
-    ) -> None:
+    async def _wait(self, timeout: float | None, *, writable: bool) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        add, remove = loop.add_reader, loop.remove_reader
+        if writable:
+            add, remove = loop.add_writer, loop.remove_writer
         if isinstance(timeout, Limit):
             timeout = timeout.deadline.least(timeout)
         ready = loop.create_future()
