@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 MAX_BYTES = 1 << 20
 #: Limit of one read of the file in seconds; a start also reads the source, and may take 5 s in all.
 LOOK = 1.5
-#: Seconds between two reads of the content, since ``stat`` does not show every change.
-RECHECK = 5.0
 #: Seconds without a check of the file after which a request checks it, because the reload thread
 #: hangs or does not run.
 NEGLECTED = 3.0
@@ -63,7 +61,7 @@ class TokenAuthenticator:
         self._signature: Fingerprint | None = None  # of the file when it was read last
         self._seen: Fingerprint | None = None  # at the last check
         self._content: Content | None = None
-        self._since = self._read_at = self._looked_at = time.monotonic()
+        self._since = self._looked_at = time.monotonic()
         if self._file is not None:
             self._seen = self._file.signature()
             self._read(self._file)
@@ -122,12 +120,10 @@ class TokenAuthenticator:
         if signature != self._seen:
             self._seen, self._since = signature, now
         quiet = BLANK_QUIET if signature.error or signature.blank else QUIET
-        due = signature != self._signature or now - self._read_at >= RECHECK
-        if due and now - self._since >= quiet:
+        if signature != self._signature and now - self._since >= quiet:
             self._read(file)
 
     def _read(self, file: FileSource) -> None:
-        self._read_at = time.monotonic()
         content = Content()
         try:
             text = file.read()

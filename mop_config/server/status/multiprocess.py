@@ -50,38 +50,28 @@ def take_place(folder: Path) -> Callable[[], str]:
         folder: The folder.
 
     Returns:
-        The function that gives prometheus-client the name in this process's files: the place, or
-        in a fork of the process a name of its own. No two live processes have the same name.
+        The function that gives prometheus-client the name in this process's files: the place. No
+        two live workers have the same name.
 
     Raises:
         OSError: If there is no room for the files.
     """
-    for number in itertools.count():
-        descriptor = _lock(folder / f"place{number}.lock")
-        if descriptor >= 0:
-            break
-    names = [f"place{number}"]
+    number = next(n for n in itertools.count() if _lock(folder / f"place{n}.lock"))
+    name = f"place{number}"
     for kind in _KINDS:
-        _allocate(folder / f"{kind}_{names[0]}.db")
-
-    def leave() -> None:
-        """In a fork: the place is the parent's."""
-        names[0] = f"process{os.getpid()}"
-        os.close(descriptor)
-
-    os.register_at_fork(after_in_child=leave)
-    return lambda: names[0]
+        _allocate(folder / f"{kind}_{name}.db")
+    return lambda: name
 
 
-def _lock(path: Path) -> int:
-    """Return the descriptor that holds the lock, or -1 if another process holds the lock."""
+def _lock(path: Path) -> bool:
+    """Take a lock until this process ends; return False if another process holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        return -1
-    return descriptor
+        return False
+    return True
 
 
 def _allocate(path: Path) -> None:

@@ -284,13 +284,6 @@ for line in sys.stdin:
     if line == "tell\\n":
         text = metrics.expose([]).decode()
         print(next(l.split()[-1] for l in text.splitlines() if 'route="/x"' in l), flush=True)
-    elif line == "fork\\n":
-        pid = os.fork()
-        metrics.request("/x", "200 OK")
-        if not pid:
-            os._exit(0)
-        os.waitpid(pid, 0)
-        print("forked", flush=True)
     else:
         metrics.request("/x", "200 OK")
         print("counted", flush=True)
@@ -345,15 +338,6 @@ class TestFolder:
         files = sorted(path.name for path in folder.glob("*.db"))
         assert files == [f"{kind}_place{n}.db" for kind in ("counter", "histogram") for n in (0, 1)]
         assert {path.stat().st_size for path in folder.glob("*.db")} == {multiprocess.FILE_SIZE}
-
-    def test_a_fork_counts_in_a_file_of_its_own(self, folder: Path) -> None:
-        """Two processes never write to the same file."""
-        child = Child(folder)
-        child.say("count")
-        child.say("fork")
-        child.say("count")
-        assert float(child.say("tell")) == 4
-        child.end(signal.SIGKILL)
 
     def test_what_another_user_links_to_is_not_written_to(
         self, folder: Path, tmp_path: Path
