@@ -8,10 +8,10 @@ import random
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
-from mop_config.client.pool.failover import Attempt, DialRace, Failover, RetryTraits
+from mop_config.client.pool.failover import Attempt, Budget, DialRace, Failover, RetryTraits
 from mop_config.client.pool.member import PoolMember
 from mop_config.client.pool.offline import OfflineDetector
-from mop_config.client.pool.policy import Budget, Policy
+from mop_config.client.pool.policy import Policy
 from mop_config.client.pool.pool import Pool
 from mop_config.model.endpoint import Endpoint
 from mop_config.net.faults import Fault

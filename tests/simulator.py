@@ -10,10 +10,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from mop_config.client.pool.failover import Attempt, Failover, RetryTraits
+from mop_config.client.pool.failover import Attempt, Budget, Failover, RetryTraits
 from mop_config.client.pool.member import EventKind, PoolMember
 from mop_config.client.pool.offline import OfflineDetector
-from mop_config.client.pool.policy import Budget, Policy
+from mop_config.client.pool.policy import Policy
 from mop_config.client.pool.pool import Pool
 from mop_config.health.state import TRANSITIONS, Evidence, Health, HealthState, Transition
 from mop_config.model.endpoint import Endpoint

@@ -132,6 +132,7 @@ class Health:
 
     Attributes:
         state: See ``HealthState``.
+        is_steady: Whether a further good request changes ``last_good`` only.
         failures: Failures in a row.
         since: When the state was entered, in monotonic seconds.
         last_good: When a request or a probe last succeeded, or None.
@@ -145,6 +146,7 @@ class Health:
         self._probe_failures = 0
         self._postponed = 0
         self.state = HealthState.UNKNOWN
+        self.is_steady = False
         self.failures = 0
         self.since = now
         self.last_good: float | None = None
@@ -155,11 +157,6 @@ class Health:
     def usable(self) -> bool:
         """Whether requests go to the endpoint if no better endpoint is left."""
         return self.state in _USABLE
-
-    @property
-    def is_steady(self) -> bool:
-        """Whether a further good request changes ``last_good`` only."""
-        return self.state is HealthState.HEALTHY and not self.failures and not self._postponed
 
     def record(self, evidence: Evidence, now: float, chance: float = 0.5) -> Transition:
         """Record a piece of evidence.
@@ -175,6 +172,7 @@ class Health:
         if after is not before:
             self.state, self.since = after, now
         self._schedule(evidence, before, now, chance)
+        self.is_steady = after is HealthState.HEALTHY and not (self.failures or self._postponed)
         return Transition(before, after)
 
     def _count(self, evidence: Evidence, now: float) -> None:
@@ -220,6 +218,7 @@ class Health:
     def postpone(self, now: float, chance: float) -> None:
         """Schedule another probe soon, without counting a failure."""
         self._postponed += 1
+        self.is_steady = False
         self.next_probe = now + self._rules.backoff(self._postponed) * (1 - 0.1 * chance)
 
     def measured(self, seconds: float) -> None:

@@ -25,8 +25,7 @@ from mop_config.client.pool.delays import (
     race_delay,
     route_of,
 )
-from mop_config.client.pool.failover import Attempt, Failover, RetryTraits
-from mop_config.client.pool.policy import Budget
+from mop_config.client.pool.failover import Attempt, Budget, Failover, RetryTraits
 from mop_config.client.pool.session import ClientState
 from mop_config.model.endpoint import Endpoint, Kind
 from mop_config.net.faults import Fault

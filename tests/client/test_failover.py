@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.client.pool.failover import Attempt, Failover, RetryTraits
+from mop_config.client.pool.failover import Attempt, Budget, Failover, RetryTraits
 from mop_config.client.pool.member import PoolMember
-from mop_config.client.pool.policy import BAD_STATUS, Budget, Policy
+from mop_config.client.pool.policy import BAD_STATUS, Policy
 from mop_config.health.state import HealthState
 from mop_config.net.faults import COUNTED, Fault
 

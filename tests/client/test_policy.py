@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mop_config.client.pool.failover import Budget
 from mop_config.client.pool.policy import (
     BAD_STATUS,
     BUSY_STATUS,
     IDEMPOTENT,
     NOT_REACHED,
-    Budget,
     Policy,
 )
 

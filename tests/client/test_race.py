@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.client.pool.failover import DialRace, Failover, RetryTraits
+from mop_config.client.pool.failover import Budget, DialRace, Failover, RetryTraits
 from mop_config.client.pool.member import PoolMember
-from mop_config.client.pool.policy import Budget, Policy
+from mop_config.client.pool.policy import Policy
 from mop_config.net.faults import Fault
 
 from .pools import Bench, name_of

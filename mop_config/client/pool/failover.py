@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from ...net.faults import Fault
 from .delays import race_delay
 from .member import PoolMember
-from .policy import HEDGED, IDEMPOTENT, NOT_REACHED, Budget, Policy
+from .policy import HEDGED, IDEMPOTENT, NOT_REACHED, Policy
 from .pool import Pool
 
 #: On a reused connection these faults may only mean that the server closed an idle connection.
@@ -24,6 +24,36 @@ OURS = frozenset({Fault.POOL_TIMEOUT, Fault.OURS})
 
 #: Endpoints that were tried in parallel, each with its fault.
 Losers = tuple[tuple[PoolMember, Fault], ...]
+
+
+class Budget:
+    """A retry budget (token bucket) that keeps a fleet from doubling an overloaded backend's load.
+
+    Each request's first move to another endpoint is free, so that a dead primary fails no
+    request; each further attempt and each hedge costs tokens.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self.tokens = policy.budget
+
+    def spend(self) -> bool:
+        """Pay for one more attempt; return False if too few tokens are left."""
+        return self._spend(self._policy.attempt_cost)
+
+    def spend_on_hedge(self) -> bool:
+        """Pay for a hedge; return False if too few tokens are left."""
+        return self._spend(self._policy.hedge_cost)
+
+    def _spend(self, cost: float) -> bool:
+        if self.tokens < cost:
+            return False
+        self.tokens -= cost
+        return True
+
+    def refund(self) -> None:
+        """Return the tokens of a success to the budget."""
+        self.tokens = min(self._policy.budget, self.tokens + self._policy.success_refund)
 
 
 class RetryTraits(NamedTuple):

@@ -178,33 +178,3 @@ def _check_number(name: str, value: object, kind: str, *, positive: bool = False
     if not 0 <= value <= MAX_SECONDS or (positive and value == 0):
         least = "more than 0 and at most" if positive else "0 to"
         raise ValueError(f"{name} must be {least} {MAX_SECONDS}, not {value!r}")
-
-
-class Budget:
-    """A retry budget (token bucket) that keeps a fleet from doubling an overloaded backend's load.
-
-    Each request's first move to another endpoint is free, so that a dead primary fails no
-    request; each further attempt and each hedge costs tokens.
-    """
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self.tokens = policy.budget
-
-    def spend(self) -> bool:
-        """Pay for one more attempt; return False if too few tokens are left."""
-        return self._spend(self._policy.attempt_cost)
-
-    def spend_on_hedge(self) -> bool:
-        """Pay for a hedge; return False if too few tokens are left."""
-        return self._spend(self._policy.hedge_cost)
-
-    def _spend(self, cost: float) -> bool:
-        if self.tokens < cost:
-            return False
-        self.tokens -= cost
-        return True
-
-    def refund(self) -> None:
-        """Return the tokens of a success to the budget."""
-        self.tokens = min(self._policy.budget, self.tokens + self._policy.success_refund)

@@ -13,9 +13,10 @@ from typing import Any, Self
 
 from ...model.endpoint import Kind
 from ...net.resolver import Resolver
+from .failover import Budget
 from .member import EventKind, PoolEvent
 from .offline import OfflineDetector
-from .policy import Budget, Policy
+from .policy import Policy
 from .pool import Pool
 
 

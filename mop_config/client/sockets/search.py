@@ -16,9 +16,8 @@ from ...model.endpoint import Kind
 from ...net.connect import DialOptions, Place
 from ...net.faults import Fault, lacks_resources
 from ..base import BaseManager
-from ..pool.failover import DialRace, FailedAttempt, Failover, RetryTraits
+from ..pool.failover import Budget, DialRace, FailedAttempt, Failover, RetryTraits
 from ..pool.member import PoolMember
-from ..pool.policy import Budget
 from ..pool.target import Target
 from ..transport.outcome import DialError, NoEndpointAvailable
 

@@ -57,7 +57,7 @@ def is_read_whole(
     Then another attempt follows if an endpoint dies in the middle of the body. A body that the
     application streams, or that may be endless, is returned unread.
     """
-    if not traits.may_move:
+    if not (traits.idempotent and traits.replayable):
         return False
     whole: bool | None = request.extensions.get(WHOLE)
     return is_short(response) if whole is None else whole

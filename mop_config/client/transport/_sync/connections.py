@@ -159,9 +159,18 @@ class EndpointPool:
             connection.users -= 1
             if connection.http is None:
                 self._open.discard(connection)
-            elif not connection.shared:
-                self._keep_or_close(connection)
-            elif connection.users == 0 and not self._is_usable(connection):
+            elif connection.shared:
+                if connection.users == 0 and not self._is_usable(connection):
+                    self._close_later(connection)
+            elif (
+                connection in self._open
+                and connection.http.is_idle()
+                and connection.http.is_available()
+                and not (self.retired or connection.worn)
+                and len(self._idle) < self._keep
+            ):
+                self._idle.append(connection)
+            else:
                 self._close_later(connection)
             if self._queue:
                 self._admit()
@@ -250,18 +259,6 @@ class EndpointPool:
             turn = self._queue.popleft()
             turn.connection = connection
             turn.set()
-
-    def _keep_or_close(self, connection: EndpointConnection) -> None:
-        if (
-            connection in self._open
-            and connection.http.is_idle()
-            and connection.http.is_available()
-            and not (self.retired or connection.worn)
-            and len(self._idle) < self._keep
-        ):
-            self._idle.append(connection)
-        else:
-            self._close_later(connection)
 
     def _close_later(self, connection: EndpointConnection) -> None:
         self._open.discard(connection)

@@ -188,12 +188,14 @@ class FailoverTransport(httpx2.BaseTransport):
             httpcore2.ConnectionNotAvailable: If the connection no longer takes requests.
         """
         connection: EndpointConnection = exchange.connection
-        exchange.pause = wanted.get("read", rewriting.Default(exchange.failover.total))
+        read = exchange.pause = wanted.get("read", rewriting.Default(exchange.failover.total))
         write = wanted.get("write")
-        timeouts = exchange.timeouts = {
-            name: Limit.of(FOREVER if wait is None else wait, exchange)
-            for name, wait in (("read", exchange.pause), ("write", write))
-        }
+        limit = Limit.of(FOREVER, exchange)  # the deadline alone
+        timeouts = exchange.timeouts = {"read": limit, "write": limit}
+        if read is not None and not isinstance(read, rewriting.Default):
+            timeouts["read"] = Limit.of(read, exchange)
+        if write is not None and not isinstance(write, rewriting.Default):
+            timeouts["write"] = Limit.of(write, exchange)
         target, proxy = exchange.member.target, connection.pool.proxy
         addressed = rewriting.to_endpoint(request, target, proxy, timeouts)
         try:
