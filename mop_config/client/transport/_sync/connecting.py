@@ -129,7 +129,15 @@ class ConnectionTable:
             if place.pool.proxy is None:
                 stream = self._race(exchange, places, timeout)
             else:
-                stream = self._by_proxy(exchange, place.pool.proxy, timeout)
+                deadline = Deadline(exchange.until)
+                deadline.hedge = exchange.hedge
+                stream = connect_by_proxy(
+                    place.pool.proxy,
+                    exchange.member.target.place,
+                    self._dial_options(exchange, timeout),
+                    self._state.resolver,
+                    deadline,
+                )
             # The winner's place becomes the connection; the ``finally`` clause returns the others.
             winner = places.pop(exchange.member.url)
             winner.pool.opened(winner, stream)
@@ -187,15 +195,3 @@ class ConnectionTable:
         if timeout < self._state.policy.connect_timeout:
             until = min(until, time.monotonic() + timeout)
         return self._options.for_dial(timeout, until)
-
-    def _by_proxy(self, exchange: Exchange, proxy: httpcore2.Proxy, timeout: float) -> Any:
-        """Connect to the endpoint through a proxy."""
-        deadline = Deadline(exchange.until)
-        deadline.hedge = exchange.hedge
-        return connect_by_proxy(
-            proxy,
-            exchange.member.target.place,
-            self._dial_options(exchange, timeout),
-            self._state.resolver,
-            deadline,
-        )
