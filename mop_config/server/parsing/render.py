@@ -67,7 +67,7 @@ def decode(data: bytes) -> str:
     Raises:
         SourceError: With code ``not-utf8`` or ``nul``, and the place.
     """
-    if data.startswith(_WIDE):
+    if _is_wide(data):
         message = "the file is UTF-16 or UTF-32 text: save it as UTF-8"
         raise SourceError(Code.NUL if b"\0" in data else Code.NOT_UTF8, message)
     data = data.removeprefix(b"\xef\xbb\xbf")
@@ -85,6 +85,12 @@ def decode(data: bytes) -> str:
 
 #: The byte order marks of UTF-16, with which the little-endian one of UTF-32 begins, and of UTF-32.
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+
+
+def _is_wide(data: bytes) -> bool:
+    """Detect UTF-16 and UTF-32 by the byte order mark, or if just every other byte is NUL."""
+    even, odd = data[:64:2].strip(b"\0"), data[1:64:2].strip(b"\0")
+    return data.startswith(_WIDE) or (len(data) >= 4 and bool(even) != bool(odd))
 
 
 def _place(before: bytes) -> tuple[int, int]:
