@@ -76,9 +76,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     _prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if any(_EMPTY.fullmatch(word) for word in words):
+        for number, (before, word) in enumerate(
+            zip(["mop-config", *words], words, strict=False), 1
+        ):
             # An empty argument usually comes from an unset variable of a script.
-            raise click.UsageError("an argument must not be empty")
+            if _EMPTY.fullmatch(word):
+                where = word or f"after {before}"
+                raise click.UsageError(f"argument {number} ({where}) must not be empty")
         result = cli.main(words, obj=words, prog_name="mop-config", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:

@@ -254,7 +254,7 @@ def test_a_write_whose_answer_was_lost_is_no_conflict(cluster: Cluster, key: str
         (["FILE", "http://h/k"], "is not etcd://"),
         (["FILE", "etcd://h:99999/k"], "port"),
         (["FILE", "etcd://h/k", "more"], "unexpected extra argument (more)"),
-        (["", "etcd://h/k"], "must not be empty"),
+        (["", "etcd://h/k"], "argument 2 (after push) must not be empty"),
     ],
 )
 def test_wrong_calls(
