@@ -193,17 +193,16 @@ class BaseManager:
         self.policy = policy_or_default(policy)
         self._transport_options: dict[str, Any] = {**options}
         # Health checks and updates always use HTTP/1.1.
-        checks = {**self._transport_options, "http1": True, "http2": False}
-        self._network_options = TransportOptions(**checks)
-        file, trust = usual_cache_path(cache_path, app), None
-        if trusted_keys is not None:
-            mark = None if file is None else file.with_name(f"{file.name}.mark")
-            trust = Trust(keys_of(trusted_keys), self.policy.max_endpoints, mark)
+        self._network_options = TransportOptions(
+            **{**self._transport_options, "http1": True, "http2": False}
+        )
+        file = usual_cache_path(cache_path, app)
+        trust = _trust_of(trusted_keys, self.policy, file)
         built_in, sources = config_of(api_endpoints, socket_endpoints), checked_urls(config_urls)
         rules = ListRules(built_in, sources, trust, allow_http_lists, allow_http)
         self._announcer = Announcer(self)
-        announce, look_up = self._announcer.announce, resolver_of(resolver, resolve)
-        self._state = ClientState(self.policy, announce, look_up)
+        look_up = resolver_of(resolver, resolve)
+        self._state = ClientState(self.policy, self._announcer.announce, look_up)
         self._lists = EndpointLists(self._state, rules, file, self._announcer.send)
         self._parts = ManagerParts(
             self._state,
@@ -451,3 +450,10 @@ class BaseManager:
         total, connect = self.policy.total_timeout, self.policy.connect_timeout
         timeout = httpx2.Timeout(rewriting.Default(total), connect=rewriting.Default(connect))
         return {"base_url": rewriting.BASE_URL, "timeout": timeout, **given}
+
+
+def _trust_of(keys: Several[Key] | None, policy: Policy, file: Path | None) -> Trust | None:
+    if keys is None:
+        return None
+    mark = None if file is None else file.with_name(f"{file.name}.mark")
+    return Trust(keys_of(keys), policy.max_endpoints, mark)

@@ -68,17 +68,21 @@ def host_gauges(
         ),
         # Without a worker that checks, the state of the endpoints is unknown.
         *_endpoint_gauges(health["endpoints"] if health and health["alive"] else []),
-        _gauge(
-            "client_reports",
-            "Requests of clients in the last hour by outcome: ok, or the fault; as they report it.",
-            {
-                (entry["kind"], entry["url"], fault): count
-                for entry in reports or ()
-                for fault, count in entry["counts"].items()
-            },
-            *("kind", "url", "fault"),
-        ),
+        _report_gauge(reports or []),
     ]
+
+
+def _report_gauge(reports: list[ReportedEndpoint]) -> GaugeMetricFamily:
+    return _gauge(
+        "client_reports",
+        "Requests of clients in the last hour by outcome: ok, or the fault; as they report it.",
+        {
+            (entry["kind"], entry["url"], fault): count
+            for entry in reports
+            for fault, count in entry["counts"].items()
+        },
+        *("kind", "url", "fault"),
+    )
 
 
 def _endpoint_gauges(endpoints: list[EndpointHealth]) -> list[GaugeMetricFamily]:
