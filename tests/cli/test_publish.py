@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -482,6 +483,25 @@ class TestWatch:
             wait_for(lambda: b"d.example" in out.read_bytes(), what="the file is back")
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0
+
+    def test_a_boundary_is_published_when_it_comes(self, tmp_path: Path, key: Path) -> None:
+        """The list and the signed list change at a boundary of ``until=``, and not before."""
+        boundary = int(time.time()) + 5
+        moment = f"{datetime.fromtimestamp(boundary, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        file = write(tmp_path, f"DomainList:\na.example\nold.example until={moment}\n")
+        out, keys = tmp_path / "out", SigningKey.read(key.read_text()).public
+        with publishing(tmp_path, Path(file), ENDPOINT_SIGNING_KEY_FILE=str(key)):
+            wait_for((out / LIST).exists, what="the list is published")
+            while b"old.example" in (out / LIST).read_bytes():
+                assert time.time() < boundary + 5
+                time.sleep(0.01)
+            assert time.time() >= boundary
+
+            def signed() -> bool:
+                found = TrustedKeys([keys]).verify((out / f"{LIST}.jws").read_bytes())
+                return "old.example" not in str(found.config) and found.ver == boundary * 1000
+
+            wait_for(signed, what="the signed list is published")
 
     def test_a_folder_that_somebody_changes_is_put_right(self, tmp_path: Path) -> None:
         """Changed files are repaired, whether the source is polled or not."""

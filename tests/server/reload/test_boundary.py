@@ -1,5 +1,6 @@
 """Window boundaries: every worker serves the next list at the boundary, and none before."""
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from mop_config.model.jws import SigningKey, TrustedKeys
 from mop_config.server.serving.store import SourceState, Trigger
 
-from ...servers import running
+from ...servers import ENDPOINTS, running
 from ...waiting import wait_for
 from .test_loader import Site, hosts
 
@@ -160,10 +162,17 @@ def test_a_boundary_that_the_guard_refuses_keeps_the_former_list(
 
 
 def test_real_workers_change_at_the_boundary(tmp_path: Path) -> None:
-    """Every worker changes to the same list within 2 s after the boundary, never before."""
-    file = tmp_path / "endpoints.txt"
+    """Every worker changes to the same list within 2 s after the boundary, never before.
+
+    The signed list changes with it, and its version is the boundary's.
+    """
+    file, private = tmp_path / "endpoints.txt", SigningKey.generate()
     file.write_text("DomainList:\na.example\n")
-    with running(tmp_path, file, ENDPOINT_STATE_DIR=str(tmp_path / "state")) as server:
+    key = tmp_path / "key.json"
+    key.write_text(json.dumps(private.private_jwk()))
+    key.chmod(0o600)
+    trusted = TrustedKeys([private.public])
+    with running(tmp_path, file, ENDPOINT_SIGNING_KEY_FILE=str(key)) as server:
         boundary = int(time.time()) + 6
         moment = f"{datetime.fromtimestamp(boundary, UTC):%Y-%m-%dT%H:%M:%SZ}"
         scratch = tmp_path / "scratch"
@@ -180,3 +189,8 @@ def test_real_workers_change_at_the_boundary(tmp_path: Path) -> None:
         assert len(set(server.etags())) == 1
         date = datetime.fromtimestamp(boundary, UTC)
         assert server.get().headers["Last-Modified"] == f"{date:%a, %d %b %Y %H:%M:%S GMT}"
+        for _ in range(8):
+            signed = trusted.verify(server.get(f"{ENDPOINTS}.jws").body)
+            assert signed.ver == boundary * 1000
+            assert "new.example" in str(signed.config)
+            assert "old.example" not in str(signed.config)
