@@ -243,7 +243,7 @@ class ConfigService:
 
         A process is ready if it serves a list and its reload thread is alive.
         """
-        view = self._view()
+        view = self._view(self._late())
         if self._running() is not None and not self.alive:
             self.revive()
             return False, readiness(view, "the reload thread had died")
@@ -254,9 +254,9 @@ class ConfigService:
         thread = self._running()
         return None if thread is None else thread.late
 
-    def _view(self) -> ServerState:
+    def _view(self, late: str | None) -> ServerState:
         """Return the store's view; it is stale while the reload thread hangs."""
-        view, late = self.store.view, self._late()
+        view = self.store.view
         if late is None:
             return view
         state = SourceState.STALE if view.loaded else view.state
@@ -310,7 +310,7 @@ class ConfigService:
         }
         return worker_record(
             os.getpid(),
-            self._view(),
+            self._view(late),
             {"mode": thread.trigger.mode if thread else "poll", "alive": alive},
             self._notices(late),
             figures,
