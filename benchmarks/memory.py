@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import os
 import tempfile
 import time
@@ -17,7 +16,7 @@ from mop_config.server.settings import UrlRules
 from tests.servers import ENDPOINTS, Server, gunicorn_command, running
 
 from .load import available, cpu_seconds, on_server_core, wrk
-from .reload import CLASSES, PINNED, site, text
+from .reload import CLASSES, PINNED, served_etags, site, text
 from .report import Report, options
 
 #: Reloads and requests until a worker's memory is stable, and the growth allowed after them.
@@ -82,8 +81,7 @@ class Follower:
 
     def serves(self, etag: str) -> bool:
         """Return whether the worker's state file, written right after the swap, names this list."""
-        found = [json.loads(p.read_bytes())["etag"] for p in self.state.glob("*.worker.*.json")]
-        return found == [etag]
+        return served_etags(self.state) == [etag]
 
 
 @contextlib.contextmanager

@@ -67,7 +67,13 @@ class Site:
         return time.perf_counter() - done
 
     def _etags(self) -> list[str]:
-        return [json.loads(p.read_bytes())["etag"] for p in self.state.glob("*.worker.*.json")]
+        return served_etags(self.state)
+
+
+def served_etags(state: Path) -> list[str]:
+    """Return the ETag of the list that each worker serves, from the records in a state folder."""
+    records = (json.loads(path.read_bytes()) for path in state.glob("*/[!.]*.worker.*"))
+    return [record["served"]["etag"] for record in records]
 
 
 @contextmanager
