@@ -91,7 +91,6 @@ class ClientReports:
 
     def __init__(self, directory: StateDirectory, stem: str) -> None:
         self._directory = directory
-        self._stem = stem
         self._prefix = f"{stem}.reports."
         # Not the process id, which a later worker may have again.
         self._name = f"{self._prefix}{uuid.uuid4().hex}.json"
@@ -100,10 +99,6 @@ class ClientReports:
         self._saved_at = 0.0
         self._minute = 0
         self._addresses: Counter[str] = Counter()  # the reports of this minute
-
-    def for_process(self) -> "ClientReports":
-        """Return an object with a file of its own, for a process that was forked from this one."""
-        return ClientReports(self._directory, self._stem)
 
     def admit(self, address: str, now: float) -> bool:
         """Count a report, and tell whether it is within the limit of its address.

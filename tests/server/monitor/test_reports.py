@@ -200,7 +200,7 @@ def test_the_counts_of_all_workers_are_added_for_an_hour(
     monkeypatch.setattr(reports, "_step", lambda: int(now[0] // STEP))
     listed = frozenset({("api", URL)})
     first = ClientReports(StateDirectory(tmp_path), "x")
-    second = first.for_process()
+    second = ClientReports(StateDirectory(tmp_path), "x")
     sent = Counter({("api", URL, "ok"): 5, ("api", URL, "tls"): 2})
     first.add(sent, listed)
     first.save()
