@@ -1,6 +1,7 @@
 """WSGI and ASGI applications with the same bytes as ours: two minimal ones, and a Flask view."""
 
 import asyncio
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -82,16 +83,16 @@ class _Waiters:
                 self.changed = asyncio.Event()
 
 
-_waiters: list[_Waiters] = []
+@functools.cache
+def _waiters() -> _Waiters:
+    return _Waiters()
 
 
 async def waiting(scope: dict[str, Any], _receive: Any, send: Any) -> None:
     """Park each request that knows the list on one event, without any bound or time-out."""
     if scope["type"] != "http":
         return
-    if not _waiters:
-        _waiters.append(_Waiters())
-    (waiters,) = _waiters
+    waiters = _waiters()
     known = dict(scope["headers"]).get(b"if-none-match")
     if known == waiters.served.etag.encode():
         await waiters.changed.wait()

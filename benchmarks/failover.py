@@ -119,14 +119,16 @@ def _note(fault: Fault, repeat: int) -> str:
         f"{name} {version(name)}" for name in ("httpx2", "elastic-transport", "redis")
     )
     return (
-        f"{fault.about} The clients are warm, with some 30 answers each; then comes the fault,"
-        f" and a GET every {PERIOD * 1000:.0f} ms for {fault.seconds:g} s, longer where it takes"
-        f" longer to be answered again. {repeat} repetitions, every client in each. Sent and"
-        " failed: all of them. In milliseconds: worst is the request that took longest, median"
-        " and largest of the repetitions; later is the median of those after it that succeeded;"
-        " times ours is worst beside our own. Clients have their defaults, but for what their"
-        " names say; the loop by hand begins where it was answered last. redis-py asks two"
-        f" redis-servers that meet the same fault, where it compares. {named}."
+        f"{fault.about} The clients are warm, with some 30 answers each. Then the fault occurs,"
+        f" and each client sends a GET every {PERIOD * 1000:.0f} ms for {fault.seconds:g} s, or"
+        f" longer if it takes longer until it gets an answer again. {repeat} repetitions were made,"
+        " with every client in each. Sent and failed count the requests of all repetitions. Worst"
+        " (the median of the repetitions) and largest (their maximum) are the milliseconds of the"
+        " request that took longest. Later is the median, in milliseconds, of the requests after it"
+        " that succeeded. Times ours is worst divided by our worst. Clients have their defaults,"
+        " except for the options in their names; the loop by hand begins at the endpoint that"
+        " answered last. redis-py is measured with two redis-servers that get the same fault, in"
+        f" the tables where a comparison is possible. {named}."
         + ("" if HAS_REDIS else " There is no redis-server here: its row is missing.")
     )
 

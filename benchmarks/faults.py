@@ -204,7 +204,7 @@ def _flapping(victim: Victim) -> Iterator[None]:
 FAULTS = (
     Fault(
         "killed",
-        "The primary dies, as of SIGKILL: connections are reset, and dials refused.",
+        "The primary dies as by SIGKILL: connections are reset, and dials are refused.",
         _killed,
         seconds=1.0,
         in_turn=True,
@@ -212,20 +212,21 @@ FAULTS = (
     ),
     Fault(
         "frozen",
-        "The primary of an API that answers in 20 ms is stopped, as of SIGSTOP: connections stand.",
+        "The primary of an API that answers in 20 ms is stopped as by SIGSTOP: connections stay"
+        " open, but no data comes.",
         _frozen,
         delay=0.02,
     ),
     Fault(
         "black hole",
-        "The primary of an API that answers in 20 ms dies, and what is sent to its port is dropped"
-        " in silence.",
+        "The primary of an API that answers in 20 ms dies, and packets to its port are dropped"
+        " silently.",
         _black_hole,
         delay=0.02,
     ),
     Fault(
         "stalled in TLS",
-        "The primary dies, and its port takes connections, but no TLS handshake ends.",
+        "The primary dies, and its port accepts connections, but no TLS handshake completes.",
         _silent,
         tls=True,
         redis=False,
@@ -233,7 +234,7 @@ FAULTS = (
     Fault("slow", "The primary's first byte comes after 3 s.", _slow, redis=False),
     Fault(
         "flapping",
-        "The primary is killed and, a second later, started again for a second, over and over.",
+        "The primary is killed and, a second later, started again for a second, repeatedly.",
         _flapping,
         seconds=4.0,
         in_turn=True,

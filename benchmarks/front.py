@@ -38,8 +38,9 @@ def _parked(quick: bool) -> Report:
         "front: parked clients",
         f"{number} clients wait on one worker on one core; milliseconds from an edit until "
         "the last one has the new list, and the worker's unique memory for each. The clients "
-        f"ask again {PAUSE - 5:g} s after their answer. Lost and twice as in the table of "
-        "push. The raw application wakes all clients by one asyncio.Event, without time-outs,"
+        f"ask again {PAUSE - 5:g} s after their answer. Lost clients were not told before the"
+        " next edit, and twice counts answers with a list that the client had."
+        " The raw application wakes all clients by one asyncio.Event, without time-outs,"
         " tokens or counts. Ratio is ours beside it. The goals are 800 ms, or a ratio of 1.5,"
         " and 16 KB.",
     )

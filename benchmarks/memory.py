@@ -113,8 +113,7 @@ def reloads(quick: bool) -> Report:
         f"One worker each, a file of 10,000 entries replaced {number} times, each list asked for"
         f" once. MiB, threads, descriptors and inotify watches after {WARM} reloads and after"
         f" all. The goal is at most {GOAL} times the memory, and nothing left behind. CPU is the"
-        " server's processor time for a reload with what it is asked, without the helper's that"
-        f" renders. {PINNED}",
+        f" server's processor time for a reload with what it is asked. {PINNED}",
     )
     contents = [text(10_000, seed).encode() for seed in range(7)]
     lists = [(each, render(each, UrlRules(), EMPTY_BODY).etag) for each in contents]

@@ -87,7 +87,7 @@ def _waiting(server: Server, number: int, away: float) -> Iterator[list[Any]]:
         try:
             assert process.stdout is not None
             if process.stdout.readline() != "sent\n":
-                raise RuntimeError("those who wait have failed")
+                raise RuntimeError("the parked clients have failed")
             for _ in range(20):
                 server.get("/health")  # connections are accepted in order: the waiters' come first
             yield found
@@ -137,14 +137,13 @@ def reports(quick: bool) -> Iterator[Report]:
     """Run all benchmarks of this file."""
     report = Report(
         "push: edit to last waiter",
-        f"Milliseconds from the rename until those who wait are told, on {WORKERS} workers; those"
-        f" who wait are one process on core {LOAD_CORE}. They ask again so long after each answer:"
-        " 50 ms are a usual way there and back, 0 is nobody's. Where the workers have every core,"
-        " they have one each but share one with those who wait. 6 entries. Median, p99 and last"
-        " are medians of the edits, the worst last is of all. Lost: not told before the next edit"
-        " 4 s later; twice: told what they had been told before. CPU is the processor time of all"
-        " workers in these seconds, in microseconds for each who waits, with his next request."
-        f" The goal is {GOAL} ms for the last.",
+        f"Milliseconds from the rename until the parked clients have the new list, on {WORKERS}"
+        f" workers; all clients are one process on core {LOAD_CORE}. Away is the time in"
+        " milliseconds from an answer to the client's next request. 6 entries. Median, p99 and last"
+        " are medians of the edits; the worst last is that of all edits. Lost clients were not told"
+        " before the next edit 4 s later, and twice counts answers with a list that the client had."
+        " CPU is the processor time of all workers in these seconds, in microseconds for each"
+        f" client, with its next request. The goal is {GOAL} ms for the last client.",
     )
     if not available("taskset"):
         report.note = "Left out: it needs taskset."
