@@ -3,9 +3,14 @@
 Each worker counts the reports that it receives, and writes its counts into a file of its own in
 the state folder. A reader adds up the files of all workers. A file stays when its worker ends,
 until its counts are an hour old, so that the end of a worker takes no count away.
+
+All workers limit an address together: one table in the state folder has the reports of each address
+in this minute.
 """
 
+import hashlib
 import json
+import threading
 import time
 import uuid
 from collections import Counter, defaultdict
@@ -25,6 +30,10 @@ FAULTS = (OK, *sorted(COUNTED))
 MAX_COUNT = 10_000
 #: Limit of reports from one address in a minute, and of addresses that are remembered.
 MAX_REPORTS, MAX_ADDRESSES = 10, 10_000
+#: Size in bytes of the parts of the table of addresses: the minute at its start, and the entry of
+#: each address, which is a hash and one byte for the number of reports.
+_MINUTE, _HASH = 8, 8
+_TABLE = _MINUTE + MAX_ADDRESSES * (_HASH + 1)
 #: Limit of the different counts that a worker keeps; beyond it new ones are left out.
 MAX_SERIES = 10_000
 #: The hour is counted in steps of five minutes.
@@ -97,23 +106,31 @@ class ClientReports:
         self._steps: defaultdict[int, Counter[Series]] = defaultdict(Counter)
         self._changed = False
         self._saved_at = 0.0
-        self._minute = 0
-        self._addresses: Counter[str] = Counter()  # the reports of this minute
+        self._table_name = f"{stem}.addresses"
+        self._own_table = b""
+        self._lock = threading.Lock()  # of that table
 
     def admit(self, address: str, now: float) -> bool:
         """Count a report, and tell whether it is within the limit of its address.
 
+        While the table in the state folder cannot be used, this process counts for itself.
+
         Args:
             address: IP address of the client.
-            now: Monotonic seconds.
+            now: POSIX seconds.
         """
-        minute = int(now // 60)
-        if minute != self._minute:
-            self._minute, self._addresses = minute, Counter()
-        if address not in self._addresses and len(self._addresses) >= MAX_ADDRESSES:
-            return False
-        self._addresses[address] += 1
-        return self._addresses[address] <= MAX_REPORTS
+        name, directory = self._table_name, self._directory
+        try:
+            with directory.locked(f"{name}.lock"):
+                known = directory.load(name, bytes, "the reports of each address") or b""
+                table = _counted(known, address, now)
+                if table:
+                    directory.write(name, table, sync=False)
+        except OSError:
+            with self._lock:
+                table = _counted(self._own_table, address, now)
+                self._own_table = table or self._own_table
+        return bool(table)
 
     def add(self, report: Counter[Series], listed: Listed) -> None:
         """Add the counts of a report for endpoints that are served."""
@@ -162,6 +179,25 @@ class ClientReports:
                 continue
             for step in record["steps"] if record else ():
                 yield step["step"], Counter(dict(_series(step["endpoints"])))
+
+
+def _counted(table: bytes, address: str, now: float) -> bytes:
+    """Count a report in a table of addresses.
+
+    Returns:
+        The new table, which begins anew each minute; empty if the address has reached its limit, or
+        if the table is full of other addresses.
+    """
+    minute = int(now // 60).to_bytes(_MINUTE)
+    if not table.startswith(minute):
+        table = minute
+    key = hashlib.blake2b(minute + address.encode(), digest_size=_HASH).digest()
+    found = table.find(key, _MINUTE)
+    offset = len(table) if found < 0 else found
+    reports = 0 if found < 0 else table[found + _HASH]
+    if offset >= _TABLE or reports >= MAX_REPORTS:
+        return b""
+    return table[:offset] + key + bytes([reports + 1]) + table[offset + _HASH + 1 :]
 
 
 def _step() -> int:

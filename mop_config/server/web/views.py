@@ -141,7 +141,7 @@ def report() -> Response:
         request.headers.get("X-Forwarded-For", ""),
         os.environ.get(_TRUSTED) or _LOOPBACK,
     )
-    if not reports.admit(address, time.monotonic()):
+    if not reports.admit(address, time.time()):
         response = problem_response(429, "an address may report 10 times a minute")
         response.headers["Retry-After"] = "60"
         return response

@@ -176,11 +176,28 @@ def test_the_address_is_the_last_one_that_a_trusted_proxy_saw(
 
 def test_the_memory_of_addresses_is_bounded(tmp_path: Path) -> None:
     """Addresses beyond the limit are refused until the next minute."""
-    limit = ClientReports(StateDirectory(tmp_path), "x")
+    unusable = tmp_path / "file"
+    unusable.touch()
+    limit = ClientReports(StateDirectory(unusable), "x")
     assert all(limit.admit(f"{n}", 0.0) for n in range(MAX_ADDRESSES))
     assert not limit.admit("another", 1.0)
     assert limit.admit("0", 1.0)
     assert limit.admit("another", 61.0)
+
+
+def test_all_workers_limit_an_address_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All workers that use one state folder share the reports of each address."""
+    monkeypatch.setattr(reports, "_TABLE", reports._MINUTE + 5 * (reports._HASH + 1))
+    workers = [ClientReports(StateDirectory(tmp_path), "x") for _ in range(3)]
+    for round_ in range(MAX_REPORTS):
+        assert all(workers[(n + round_) % 3].admit(f"192.0.2.{n}", 60.0) for n in range(5))
+    assert not any(worker.admit("192.0.2.4", 119.0) for worker in workers)
+    assert not any(worker.admit("192.0.2.5", 119.0) for worker in workers)
+    assert all(worker.admit("192.0.2.5", 120.0) for worker in workers)
+    (tmp_path / "x.addresses").write_bytes(b"")
+    assert workers[0].admit("192.0.2.4", 120.0)
 
 
 def test_the_counts_of_a_worker_are_bounded(tmp_path: Path) -> None:
