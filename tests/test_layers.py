@@ -69,7 +69,6 @@ PURE = (
     "server.serving.snapshot",
     "server.auth.policy",
     "server.auth.tokens",
-    "server.logs.masking",
     "server.monitor.history",
     "server.monitor.schedule",
     "server.status.document",

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from mop_config.server.logs.queue import LogQueue
+from mop_config.server.logs import LogQueue
 
 from ..disks import fill, small_disk
 from ..ports import free_ports

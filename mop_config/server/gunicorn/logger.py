@@ -15,9 +15,7 @@ from gunicorn.glogging import Logger, SafeAtoms, loggers
 
 from ...model.printable import printable
 from ..auth.policy import USER
-from ..logs.format import LineFormatter
-from ..logs.masking import MASK, masked
-from ..logs.queue import DescriptorStream, QueuedHandler, queued
+from ..logs import MASK, DescriptorStream, LineFormatter, QueuedHandler, masked, queued
 from ..web.bridge import Receive, Scope, Send, whole_environ
 
 #: Headers with secrets, which must not get into the log in any ``--access-logformat``.

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from ...health.probe import HealthRequest, Prober, ProbeResult
 from ...health.state import Transition
-from ..logs.format import describe
+from ..logs import describe
 from ..serving.snapshot import Snapshot
 from ..serving.store import SnapshotStore
 from ..settings import Settings

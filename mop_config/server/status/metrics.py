@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from ..logs.format import describe
+from ..logs import describe
 from ..serving.store import HISTORY, Reload, Result, Trigger
 from .multiprocess import VARIABLE, take_place
 

@@ -13,7 +13,7 @@ from flask import Blueprint, Flask, Response, redirect
 from werkzeug.routing import BaseConverter
 
 from ...errors import MopConfigError, SettingsError
-from ..logs.format import log_to_stderr
+from ..logs import log_to_stderr
 from ..service import EXTENSION, ConfigService, Places
 from ..settings import PREFIX, Settings
 from ..signal_handlers import reload_on_sighup

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from ...model.printable import printable
 from ..auth.policy import cors_headers, is_trusted
-from ..logs.format import describe
+from ..logs import describe
 from ..service import ConfigService
 from ..serving.conditional import ConditionalAnswer, forget_long_values, problem
 from ..serving.snapshot import SECURITY_HEADERS, Headers

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mop_config.model.codec import rfc3339
-from mop_config.server.logs.format import LineFormatter
+from mop_config.server.logs import LineFormatter
 from mop_config.server.parsing.problems import Code, Problem, Severity
 from mop_config.server.serving.store import Result, SourceState
 from mop_config.server.state.directory import StateDirectory

@@ -1,4 +1,8 @@
-"""LogQueue is a bounded queue between the loggers of a process and its log.
+"""Log records of a process: their format, the masking of secrets, and the queue to the log.
+
+A log line is one event: times are UTC, there is no traceback. Text from outside, such as a path, a
+header or a line of the endpoint file, may contain line breaks and tokens. Line breaks are escaped,
+so that the text cannot forge a line, and tokens are masked.
 
 A terminal that was stopped with Ctrl-S, or a pipe that no process reads, blocks every write. So a
 logger only puts its record into the queue, and a daemon thread writes the record. The thread holds
@@ -12,13 +16,18 @@ import contextlib
 import copy
 import logging
 import os
+import re
 import select
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+
+from ..model.codec import rfc3339
+from ..model.printable import printable
 
 #: Limit of waiting records; beyond it the oldest records are dropped.
 LIMIT = 10_000
@@ -29,7 +38,50 @@ IDLE = 1.0
 EXIT_STILL = 0.5
 EXIT_LONGEST = 5.0
 
-_FORMATTER = logging.Formatter()
+#: What stands in place of a token or a password.
+MASK = "***"
+
+#: Texts that may be secret. Requests may contain tokens in unexpected places: in a malformed
+#: header, in a query, in ``Referer``.
+_SECRETS = (
+    # Tokens of ``mop-config token new``, in any place; ``mop_config`` itself is no token.
+    (re.compile(r"mop_(?!config)[A-Za-z0-9_-]{8,}"), MASK),
+    # A malformed header: the limits of the token in it are unknown, so the rest is masked.
+    (re.compile(r"(authorization(?:[\s:=+]|%20|%3a)+).+", re.IGNORECASE | re.DOTALL), rf"\1{MASK}"),
+    (re.compile(r"\b((?:bearer|basic)(?:[\s:=+]|%20|%3a)+)[^\s&]+", re.IGNORECASE), rf"\1{MASK}"),
+    # A space ends a request target, and an ampersand, raw or encoded, ends a parameter.
+    (re.compile(r"(token(?:=|%3d))(?:(?!%26)[^\s&])+", re.IGNORECASE), rf"\1{MASK}"),
+)
+logger = logging.getLogger("mop_config")
+
+
+def masked(text: str) -> str:
+    """Replace each token, and each text that looks like a token, by three asterisks."""
+    for pattern, mask in _SECRETS:
+        text = pattern.sub(mask, text)
+    return text
+
+
+class LineFormatter(logging.Formatter):
+    """Formats a record as exactly one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, with line breaks escaped and tokens masked."""
+        text = _message(record).rstrip("\n").replace("\n", " | ")
+        head = f"{rfc3339(record.created)} [{record.process}] [{record.levelname}] {record.name}"
+        return printable(masked(f"{head}: {text}"))
+
+
+def _message(record: logging.LogRecord) -> str:
+    error = record.exc_info[1] if record.exc_info else None
+    return f"{record.getMessage()}\n{describe(error)}" if error else record.getMessage()
+
+
+def describe(error: BaseException) -> str:
+    """Describe in one line an exception and the place where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 class LogQueue:
@@ -89,18 +141,14 @@ class LogQueue:
                     self._report_lost()
 
     def _report_lost(self) -> None:
-        lost, ours = self._lost, logging.getLogger("mop_config")
-        if not lost:
-            return
-        line = f"log records lost: {lost}; the log did not take them in time"
-        record = logging.makeLogRecord(
-            {"name": ours.name, "levelno": logging.WARNING, "levelname": "WARNING", "msg": line}
-        )
-        for handler in ours.handlers:
-            if isinstance(handler, QueuedHandler):
-                handler.write(record)
-        with self._lock:
-            self._lost -= lost
+        lost, line = self._lost, "log records lost: %d; the log did not take them in time"
+        if lost:
+            record = logger.makeRecord(logger.name, logging.WARNING, "", 0, line, (lost,), None)
+            for handler in logger.handlers:
+                if isinstance(handler, QueuedHandler):
+                    handler.write(record)
+            with self._lock:
+                self._lost -= lost
 
     def drain(self, still: float, longest: float) -> None:
         """Wait until all records that are in the queue now are written.
@@ -145,11 +193,7 @@ class QueuedHandler(logging.Handler):
         The arguments of the record may change before it is written.
         """
         ready = copy.copy(record)
-        message = record.getMessage()
-        if record.exc_info:
-            formatter = self.target.formatter or _FORMATTER
-            message = f"{message}\n{formatter.formatException(record.exc_info)}"
-        ready.msg, ready.args = message, None
+        ready.msg, ready.args = _message(record), None
         ready.exc_info = ready.exc_text = ready.stack_info = None
         LOG_QUEUE.put(lambda: self.write(ready))
 
@@ -188,9 +232,6 @@ class DescriptorStream:
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()
 
-    def flush(self) -> None:
-        """Do nothing: there is no buffer."""
-
     def reopen(self) -> None:
         """Reopen the file, because it was moved away."""
         if self._path is not None:
@@ -227,3 +268,17 @@ def queued(handler: logging.Handler) -> logging.Handler:
 def _raise(record: logging.LogRecord) -> None:  # noqa: ARG001 - the method's parameter
     if error := sys.exception():
         raise error
+
+
+def log_to_stderr() -> None:
+    """Write our log records to standard error, unless the program has a handler for them."""
+    handlers = [*logger.handlers, *logging.getLogger().handlers]
+    if any(not isinstance(handler, logging.NullHandler) for handler in handlers):
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    outer = queued(handler)
+    # If the program adds a handler to the root logger later, only that handler writes.
+    outer.addFilter(lambda _: not logging.getLogger().handlers)
+    logger.addHandler(outer)
+    logger.setLevel(logging.INFO)

@@ -4,8 +4,7 @@ import logging
 
 import pytest
 
-from mop_config.server.logs.format import LineFormatter
-from mop_config.server.logs.masking import masked
+from mop_config.server.logs import LineFormatter, masked
 
 TOKEN = "mop_Ab3-_xyzAb3-_xyzAb3-_xyzAb3-_xyzAb3-_xyz123"
 
