@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from .contestants import HAS_REDIS, HTTP, REDIS, Ask, Contestant, http_pair, redis_pair
+from .contestants import HAS_REDIS, HTTP, REDIS, SPARE, Ask, Contestant, http_pair, redis_pair
 from .faults import FAULTS, Fault
 from .report import Report, median, options
 
@@ -88,7 +88,9 @@ def _meet(fault: Fault, contestants: Sequence[Contestant]) -> list[Load]:
 
 def _meet_all(fault: Fault) -> dict[str, Load]:
     """Run every client once under a fault."""
-    groups: list[Sequence[Contestant]] = [(each,) for each in HTTP] if fault.in_turn else [HTTP]
+    groups: list[Sequence[Contestant]] = [HTTP]
+    if fault.in_turn:
+        groups = [(each,) for each in SPARE + HTTP]
     if fault.redis and HAS_REDIS:
         groups.append(REDIS)
     with ThreadPoolExecutor(1 if fault.in_turn else len(groups)) as threads:

@@ -101,6 +101,19 @@ class Scripted:
                 sock.sendall(_answer(request, word))
                 return True
 
+    @property
+    def held(self) -> int:
+        """Number of open connections."""
+        with self._lock:
+            return len(self._open)
+
+    def hang_up(self) -> None:
+        """End every connection, as a server does after its keep-alive time-out."""
+        with self._lock:
+            for sock in self._open:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close every connection and wait for the threads to end."""
         if self._listener is None:
@@ -109,10 +122,7 @@ class Scripted:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._threads[0].join(5)
-        with self._lock:
-            for sock in self._open:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+        self.hang_up()
         for thread in self._threads:
             thread.join(5)
 

@@ -146,3 +146,8 @@ def test_a_figure_that_is_none_is_refused() -> None:
 def test_an_unknown_kind_of_probing_is_refused() -> None:
     with pytest.raises(ValueError, match="probe must be one of all, current, none, not 'some'"):
         Policy(probe="some")  # type: ignore[arg-type]
+
+
+def test_a_switch_takes_a_bool_only() -> None:
+    with pytest.raises(TypeError, match="warm_spare must be True or False, not 1"):
+        Policy(warm_spare=1)  # type: ignore[arg-type]

@@ -324,6 +324,8 @@ class DialRace:
 
     Attributes:
         losers: The endpoints that failed, and after the race those that stalled.
+        connected: URLs of endpoints with an open connection: such an endpoint wins as soon as it
+            may be dialled.
         called_off: Whether the race was cancelled.
     """
 
@@ -339,6 +341,7 @@ class DialRace:
         self._ready: PoolMember | None = first
         self._next_at = float("-inf")
         self.losers: list[tuple[PoolMember, Fault]] = []
+        self.connected: set[str] = set()
         self.called_off: Callable[[], bool] = lambda: False
 
     @property
@@ -372,9 +375,10 @@ class DialRace:
             self._next_at = float("-inf")
 
     def won(self, member: PoolMember, now: float) -> None:
-        """Record the winning dial."""
+        """Record the endpoint that is ready first."""
         _, since, _ = self._started.pop(member.url)
-        member.dials.append((now, now - since))
+        if member.url not in self.connected:
+            member.dials.append((now, now - since))
         self.losers += [
             (loser, Fault.STALLED)
             for loser, since, delay in self._started.values()

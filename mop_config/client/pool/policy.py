@@ -77,6 +77,8 @@ class Policy(HealthRules):
         min_dwell: Minimum seconds before requests return to a better endpoint that recovered.
         latency_gain: Share by which another endpoint of the same priority must be faster.
         latency_margin: Seconds by which that other endpoint must be faster, too.
+        warm_spare: Whether a client in use keeps one idle connection to the next endpoint, so that
+            a dead endpoint costs no dial.
         bad_status: Statuses that count against an endpoint.
         max_retry_after: Longest time for which ``Retry-After`` ranks an endpoint last.
         offline_window: Seconds within which two unreachable hosts mean that this machine has no
@@ -100,6 +102,7 @@ class Policy(HealthRules):
     min_dwell: float = 30.0
     latency_gain: float = 0.2
     latency_margin: float = 0.02
+    warm_spare: bool = False
     bad_status: frozenset[int] = BAD_STATUS
     max_retry_after: float = 300.0
     offline_window: float = 1.0
@@ -111,7 +114,10 @@ class Policy(HealthRules):
             value = getattr(self, each.name)
             if each.name in {"probe", "bad_status"} or (each.name in _MEASURED and value == "auto"):
                 continue
-            if isinstance(each.default, int):
+            if isinstance(each.default, bool):
+                if not isinstance(value, bool):
+                    raise TypeError(f"{each.name} must be True or False, not {value!r}")
+            elif isinstance(each.default, int):
                 if isinstance(value, bool) or not (isinstance(value, int) and value >= 1):
                     allowed = "a whole number, 1 or more"
                     raise ValueError(f"{each.name} must be {allowed}, not {value!r}")

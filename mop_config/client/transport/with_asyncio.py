@@ -5,7 +5,7 @@ Both modules define the same functions, and the same classes with and without ``
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from .attempt import Exchange
@@ -36,6 +36,24 @@ class AsyncTurn(asyncio.Event):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.wait()
+
+
+class AsyncAside:
+    """A coroutine function that runs in a task beside the requests."""
+
+    def __init__(self, run: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        self._task = asyncio.create_task(run(*args))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the function has returned."""
+        return self._task.done()
+
+    async def end(self) -> None:
+        """Cancel the task, and wait until it has ended."""
+        if not self.is_done:
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
 
 async def hedged(exchange: Exchange, send: Callable[[Exchange], Awaitable[None]]) -> Exchange:

@@ -42,6 +42,23 @@ def dial_limit() -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
+class Aside:
+    """A function that runs in a thread beside the requests."""
+
+    def __init__(self, run: Callable[..., None], *args: Any) -> None:
+        self._thread = threading.Thread(target=run, args=args, name="mop-config-spare", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the function has returned."""
+        return not self._thread.is_alive()
+
+    def end(self) -> None:
+        """Wait until the function has returned; it notices within 0.1 s that the client closes."""
+        self._thread.join()
+
+
 def hedged(exchange: Exchange, send: Callable[[Exchange], None]) -> Exchange:
     """Send a request, and a hedge to another endpoint if the answer is late.
 

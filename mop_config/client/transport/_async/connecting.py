@@ -19,6 +19,7 @@ from ..outcome import DialError
 from ..with_asyncio import dial_limit
 from .connections import AsyncEndpointConnection, AsyncEndpointPool
 from .dialing import dial
+from .spare import AsyncSpare
 
 #: Seconds between two sweeps that close expired connections of all endpoints.
 SWEEP_INTERVAL = 1.0
@@ -48,6 +49,7 @@ class AsyncConnectionTable:
         self._checked = checked
         self._pools: dict[bytes, AsyncEndpointPool] = {}
         self._dials = dial_limit()
+        self._spare = AsyncSpare(core, options, self) if core.policy.warm_spare else None
         self.sweep_at = 0.0
         self.is_closed = False
 
@@ -63,7 +65,7 @@ class AsyncConnectionTable:
         return pool
 
     async def sweep(self, now: float) -> None:
-        """Close expired connections of all endpoints, and all connections of removed endpoints.
+        """Close expired connections and those of removed endpoints; keep the warm spare.
 
         Args:
             now: Monotonic seconds.
@@ -74,10 +76,14 @@ class AsyncConnectionTable:
             await pool.tidy()
             if pool.retired and pool.is_empty:
                 self._pools.pop(key, None)
+        if self._spare is not None:
+            await self._spare.keep(now)
 
     async def close(self) -> None:
         """Close all connections."""
         self.is_closed = True
+        if self._spare is not None:
+            await self._spare.close()
         for pool in list(self._pools.values()):
             await pool.close()
 
@@ -141,7 +147,10 @@ class AsyncConnectionTable:
                 )
             # The winner's place becomes the connection; the ``finally`` clause returns the others.
             winner = places.pop(exchange.member.url)
-            winner.pool.opened(winner, stream)
+            if stream is None:
+                exchange.reused = True
+            else:
+                winner.pool.opened(winner, stream)
             exchange.connection = winner
         finally:
             for unused in places.values():
@@ -150,29 +159,31 @@ class AsyncConnectionTable:
     async def _race(
         self, exchange: Exchange, places: dict[str, AsyncEndpointConnection], timeout: float
     ) -> Any:
-        """Race a dial to the exchange's endpoint with dials to endpoints with a free place."""
+        """Race a dial to the exchange's endpoint with dials to endpoints with a free place.
+
+        Return the winner's stream, or None if the winner has an open connection in its place.
+        """
 
         def another(now: float) -> PoolMember | None:
             member = exchange.next_member(now)
             if member is None:
                 return None
             pool = self.to(member)
-            place = pool.reserve() if pool.proxy is None else None
+            place = pool.take_now() if pool.proxy is None else None
             if place is None:
                 with self._state:
                     exchange.failover.give_back({member.url})
                 return None
             places[member.url] = place
+            if place.http is not None:
+                race.connected.add(member.url)
             exchange.raced = {*exchange.raced, member.url}
             return member
 
         race = DialRace(exchange.member, another, self._state.policy.race_delay)
         race.called_off = lambda: exchange.called_off or self.is_closed
         try:
-            async with self._dials:
-                winner, stream = await dial(
-                    race, self._dial_options(exchange, timeout), self._state.resolver
-                )
+            winner, stream = await self.dial(race, self._dial_options(exchange, timeout))
         except DialError as error:
             if race.called_off():
                 raise httpcore2.ConnectError("the dial was called off") from error
@@ -185,6 +196,11 @@ class AsyncConnectionTable:
             raise httpcore2.ConnectError(str(error)) from error
         exchange.end_race(race, winner)
         return stream
+
+    async def dial(self, race: DialRace, options: DialOptions) -> tuple[PoolMember, Any]:
+        """Run a dial race; see ``dialing.dial``."""
+        async with self._dials:
+            return await dial(race, options, self._state.resolver)
 
     def _dial_options(self, exchange: Exchange, timeout: float) -> DialOptions:
         """Return the options of a dial.

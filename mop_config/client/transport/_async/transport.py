@@ -101,8 +101,6 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             plain = self._inner or self._plain_for(request)
             return await plain.handle_async_request(request)
         core = self._state
-        if core.clock() >= self._table.sweep_at:
-            await self._table.sweep(core.clock())
         wanted = request.extensions.get("timeout") or {}
         traits = rewriting.traits_of(request)
         total = rewriting.total_of(wanted, core.policy.total_timeout)
@@ -122,6 +120,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 raise rewriting.closed(request)
             with core:
                 failover.record(exchange)
+        if core.clock() >= self._table.sweep_at and self._inner is None:
+            await self._table.sweep(core.clock())
         return await self._conclude(failover, request)
 
     async def _attempt(

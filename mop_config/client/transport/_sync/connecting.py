@@ -20,6 +20,7 @@ from ..outcome import DialError
 from ..with_threads import dial_limit
 from .connections import EndpointConnection, EndpointPool
 from .dialing import dial
+from .spare import Spare
 
 #: Seconds between two sweeps that close expired connections of all endpoints.
 SWEEP_INTERVAL = 1.0
@@ -49,6 +50,7 @@ class ConnectionTable:
         self._checked = checked
         self._pools: dict[bytes, EndpointPool] = {}
         self._dials = dial_limit()
+        self._spare = Spare(core, options, self) if core.policy.warm_spare else None
         self.sweep_at = 0.0
         self.is_closed = False
 
@@ -64,7 +66,7 @@ class ConnectionTable:
         return pool
 
     def sweep(self, now: float) -> None:
-        """Close expired connections of all endpoints, and all connections of removed endpoints.
+        """Close expired connections and those of removed endpoints; keep the warm spare.
 
         Args:
             now: Monotonic seconds.
@@ -75,10 +77,14 @@ class ConnectionTable:
             pool.tidy()
             if pool.retired and pool.is_empty:
                 self._pools.pop(key, None)
+        if self._spare is not None:
+            self._spare.keep(now)
 
     def close(self) -> None:
         """Close all connections."""
         self.is_closed = True
+        if self._spare is not None:
+            self._spare.close()
         for pool in list(self._pools.values()):
             pool.close()
 
@@ -140,7 +146,10 @@ class ConnectionTable:
                 )
             # The winner's place becomes the connection; the ``finally`` clause returns the others.
             winner = places.pop(exchange.member.url)
-            winner.pool.opened(winner, stream)
+            if stream is None:
+                exchange.reused = True
+            else:
+                winner.pool.opened(winner, stream)
             exchange.connection = winner
         finally:
             for unused in places.values():
@@ -149,29 +158,31 @@ class ConnectionTable:
     def _race(
         self, exchange: Exchange, places: dict[str, EndpointConnection], timeout: float
     ) -> Any:
-        """Race a dial to the exchange's endpoint with dials to endpoints with a free place."""
+        """Race a dial to the exchange's endpoint with dials to endpoints with a free place.
+
+        Return the winner's stream, or None if the winner has an open connection in its place.
+        """
 
         def another(now: float) -> PoolMember | None:
             member = exchange.next_member(now)
             if member is None:
                 return None
             pool = self.to(member)
-            place = pool.reserve() if pool.proxy is None else None
+            place = pool.take_now() if pool.proxy is None else None
             if place is None:
                 with self._state:
                     exchange.failover.give_back({member.url})
                 return None
             places[member.url] = place
+            if place.http is not None:
+                race.connected.add(member.url)
             exchange.raced = {*exchange.raced, member.url}
             return member
 
         race = DialRace(exchange.member, another, self._state.policy.race_delay)
         race.called_off = lambda: exchange.called_off or self.is_closed
         try:
-            with self._dials:
-                winner, stream = dial(
-                    race, self._dial_options(exchange, timeout), self._state.resolver
-                )
+            winner, stream = self.dial(race, self._dial_options(exchange, timeout))
         except DialError as error:
             if race.called_off():
                 raise httpcore2.ConnectError("the dial was called off") from error
@@ -184,6 +195,11 @@ class ConnectionTable:
             raise httpcore2.ConnectError(str(error)) from error
         exchange.end_race(race, winner)
         return stream
+
+    def dial(self, race: DialRace, options: DialOptions) -> tuple[PoolMember, Any]:
+        """Run a dial race; see ``dialing.dial``."""
+        with self._dials:
+            return dial(race, options, self._state.resolver)
 
     def _dial_options(self, exchange: Exchange, timeout: float) -> DialOptions:
         """Return the options of a dial.

@@ -7,12 +7,14 @@ that a dial can race with dials to other endpoints, and the winner joins its end
 
 import math
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
 import httpcore2
 
+from ....net._sync.stream import WANT_READ
 from ...pool.target import Target
 from ..attempt import Exchange
 from ..options import TransportOptions
@@ -30,6 +32,8 @@ class EndpointConnection:
         shared: Whether several exchanges may use the connection at once (HTTP/2).
         users: Number of exchanges that use the connection now.
         worn: Whether the connection takes no more requests.
+        spare_until: When an unused spare connection ends, in monotonic seconds; 0 after its first
+            use, and for any other connection.
     """
 
     pool: "EndpointPool"
@@ -38,6 +42,30 @@ class EndpointConnection:
     shared: bool = False
     users: int = 1
     worn: bool = False
+    spare_until: float = 0.0
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether an idle connection can carry no further request."""
+        if not self.spare_until:
+            return bool(self.http.has_expired())
+        if time.monotonic() >= self.spare_until:
+            return True
+        return isinstance(self.http, httpcore2.HTTP11Connection) and self._has_ended()
+
+    def _has_ended(self) -> bool:
+        """Whether the server has ended a connection that carried no request yet.
+
+        httpcore takes a readable connection for a closed connection, but a new TLS connection is
+        readable because of session tickets, which this read consumes.
+        """
+        try:
+            self.stream.get_extra_info("socket").recv(1)
+        except WANT_READ:
+            return False
+        except (OSError, ValueError):
+            return True
+        return True  # closed, or an answer without a request, such as 408
 
 
 class EndpointPool:
@@ -136,6 +164,11 @@ class EndpointPool:
         with self._lock:
             return None if self._queue else self._new_place()
 
+    def take_now(self) -> EndpointConnection | None:
+        """Take an open connection or a place without waiting; return None if neither is free."""
+        with self._lock:
+            return None if self._queue else self._take_open() or self._new_place()
+
     def opened(self, connection: EndpointConnection, stream: Any) -> None:
         """Turn a place into a connection over a connected stream."""
         origin = httpcore2.Origin(self._target.scheme, self._target.key, self._target.port)
@@ -164,8 +197,8 @@ class EndpointPool:
                     self._close_later(connection)
             elif (
                 connection in self._open
-                and connection.http.is_idle()
-                and connection.http.is_available()
+                and (connection.spare_until or connection.http.is_idle())
+                and (connection.spare_until or connection.http.is_available())
                 and not (self.retired or connection.worn)
                 and len(self._idle) < self._keep
             ):
@@ -184,11 +217,15 @@ class EndpointPool:
             if self._shared is connection:
                 self._shared = None
 
+    def has_spare(self, connection: EndpointConnection) -> bool:
+        """Whether a spare connection is open and unused."""
+        return bool(connection.spare_until) and connection in self._open
+
     def tidy(self) -> None:
         """Close expired idle connections; close all idle connections of a removed endpoint."""
         with self._lock:
             for connection in self._idle[:]:
-                if self.retired or connection.http.has_expired():
+                if self.retired or connection.has_expired:
                     self._idle.remove(connection)
                     self._close_later(connection)
             shared = self._shared
@@ -223,14 +260,15 @@ class EndpointPool:
         if shared is not None:
             if self._is_usable(shared):
                 shared.users += 1
+                shared.spare_until = 0.0
                 return shared
             if shared.users == 0:
                 self._close_later(shared)
             self._shared = None
         while self._idle:
             connection = self._idle.pop()
-            if not connection.http.has_expired():
-                connection.users = 1
+            if not connection.has_expired:
+                connection.users, connection.spare_until = 1, 0.0
                 return connection
             self._close_later(connection)
         return None
@@ -238,7 +276,7 @@ class EndpointPool:
     def _is_usable(self, shared: EndpointConnection) -> bool:
         if self.retired or self._shared is not shared or not shared.http.is_available():
             return False
-        return shared.users > 0 or not shared.http.has_expired()
+        return shared.users > 0 or not shared.has_expired
 
     def _new_place(self) -> EndpointConnection | None:
         """Take a place if the limit allows another connection."""

@@ -2,6 +2,7 @@
 """The dial race: TCP and verified TLS to several endpoints, of which the first ready one wins."""
 
 import time
+from typing import Any
 
 from ....net._sync.connecting import GLANCE, wait_for_ring
 from ....net._sync.stream import Stream
@@ -13,10 +14,11 @@ from ...pool.member import PoolMember
 from ..outcome import DialError
 
 
-def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[PoolMember, Stream]:
+def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[PoolMember, Any]:
     """Dial until one endpoint is ready, including its TLS; return the endpoint and its stream.
 
-    One thread or one task runs the whole race.
+    The stream, an ``Stream``, is None for an endpoint that has an open connection. One thread
+    or one task runs the whole race.
 
     Raises:
         DialError: If no endpoint was ready.
@@ -28,6 +30,9 @@ def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[Pool
         while True:
             now = time.monotonic()
             while (member := race.start(now)) is not None:
+                if member.url in race.connected:
+                    race.won(member, now)
+                    return member, None
                 try:
                     host = HostDial(ring, member.target.place, options, resolver)
                 except Exception as error:  # for example, no thread for the look-up

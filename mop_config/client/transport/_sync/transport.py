@@ -102,8 +102,6 @@ class FailoverTransport(httpx2.BaseTransport):
             plain = self._inner or self._plain_for(request)
             return plain.handle_request(request)
         core = self._state
-        if core.clock() >= self._table.sweep_at:
-            self._table.sweep(core.clock())
         wanted = request.extensions.get("timeout") or {}
         traits = rewriting.traits_of(request)
         total = rewriting.total_of(wanted, core.policy.total_timeout)
@@ -123,6 +121,8 @@ class FailoverTransport(httpx2.BaseTransport):
                 raise rewriting.closed(request)
             with core:
                 failover.record(exchange)
+        if core.clock() >= self._table.sweep_at and self._inner is None:
+            self._table.sweep(core.clock())
         return self._conclude(failover, request)
 
     def _attempt(self, failover: Failover, member: PoolMember, request: httpx2.Request) -> Exchange:
