@@ -11,16 +11,20 @@ replaced as the request goes on:
 3. an idle connection after an answer: uvicorn's own keep-alive time.
 """
 
+import asyncio
 import logging
 import re
 from asyncio import TimerHandle, Transport
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from ..serving.conditional import ConditionalAnswer
+from ..serving.responder import LongPoll
 from ..web.asgi import AsgiApp
-from ..web.bridge import SOCKET
+from ..web.bridge import SOCKET, Scope
 from . import error_pages
 
 logger = logging.getLogger(__name__)
@@ -65,7 +69,27 @@ class Rules:
         self.trusted = frozenset(cfg.forwarded_allow_ips)
         #: Fields that mean https, in lower case, with the value that says so.
         self.secure = {n.lower().encode(): v.encode() for n, v in cfg.secure_scheme_headers.items()}
-        self.answer: Any = app.answer_at_once if isinstance(app, AsgiApp) else None
+        self.app: AsgiApp | None = app if isinstance(app, AsgiApp) else None
+
+
+class ParkedCycle:
+    """Stands in for uvicorn's cycle of a request that is parked without a task.
+
+    uvicorn then queues the requests that follow, and ends the connection after the answer only.
+
+    Args:
+        poll: The long poll.
+        keep_alive: Whether the connection stays open after the answer.
+    """
+
+    more_body = False
+    response_complete = False
+    disconnected = False
+    message_event = asyncio.Event()  # nothing waits for it
+
+    def __init__(self, poll: LongPoll, keep_alive: bool) -> None:
+        self.poll = poll
+        self.keep_alive = keep_alive
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -84,6 +108,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._plain = False  # the head names neither a body nor an upgrade
         self._answered = False  # without a task
+        self._parked: ParkedCycle | None = None
         self._deaf = False  # the rest of what the client sends is ignored
         self._page: int | None = None  # the status of an error page that waits for its turn
         self._fields = self._bytes = 0
@@ -103,8 +128,10 @@ class HttpProtocol(HttpToolsProtocol):
             self._arm(self._rules.timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timers."""
+        """Cancel the timers, and forget a parked request."""
         self._disarm()
+        if self._parked is not None and self._rules.app is not None:
+            self._rules.app.polls().remove(self._parked.poll)
         if self._stall is not None:
             self._stall.cancel()
         super().connection_lost(exc)
@@ -115,6 +142,8 @@ class HttpProtocol(HttpToolsProtocol):
             return None
         self.cycle.keep_alive = False
         self.cycle.message_event.set()
+        if self._parked is not None and self._rules.app is not None:
+            self._rules.app.polls().end(self._parked.poll)
         return True
 
     def data_received(self, data: bytes) -> None:
@@ -213,27 +242,39 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _answer_at_once(self, version: str) -> bool:
         """Answer a request without a task, unless an earlier answer is not yet sent and read."""
-        answer = self._rules.answer
-        if answer is None or self._answering() or self.flow.write_paused:
+        app = self._rules.app
+        if app is None or self._answering() or self.flow.write_paused:
             return False
         self.scope["method"] = self.parser.get_method().decode("ascii")
-        self.scope["query_string"] = b""
-        found = answer(self.scope, self.url)
+        found = app.answer_at_once(cast("Scope", self.scope), self.url)
         if found is None:
             return False
-        close = version == "1.0" or not (
-            self.parser.should_keep_alive() and self._rules.worker.alive
-        )
+        self._answered = True
+        keep_alive = version != "1.0" and self.parser.should_keep_alive()
+        if isinstance(found, LongPoll):
+            self._parked = ParkedCycle(found, keep_alive)
+            self.cycle = self._parked  # type: ignore[assignment]
+            app.polls().add(found, partial(self._end_wait, app, self._parked))
+        else:
+            self._send(found, keep_alive)
+        return True
+
+    def _end_wait(self, app: AsgiApp, parked: ParkedCycle) -> None:
+        self._parked = None
+        parked.response_complete = True
+        self._send(app.answer_parked(parked.poll), parked.keep_alive)
+
+    def _send(self, answer: ConditionalAnswer, keep_alive: bool) -> None:
+        """Send an answer of the application without a task."""
+        close = not (keep_alive and (self._rules.worker.alive or self.pipeline))
         fields = [b"%b: %b\r\n" % field for field in self.server_state.default_headers]
         end = b"connection: close\r\n\r\n" if close else b"\r\n"
-        parts = (STATUS_LINE[found.status], *fields, found.headers.lines, end, found.body)
-        self._answered = True
+        parts = (STATUS_LINE[answer.status], *fields, answer.headers.lines, end, answer.body)
         self.transport.write(b"".join(parts))
         if close:
             self._deaf = True
             self.transport.close()
         self.on_response_complete()
-        return True
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

@@ -8,7 +8,6 @@ import random
 import re
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,7 +25,7 @@ RETRY_AFTER = (5, 20)
 
 _SECONDS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,6})?")
 
-Environ = Mapping[str, Any]
+Environ = dict[str, Any]
 
 
 class Responder:
@@ -123,7 +122,7 @@ class Responder:
             self.store.wake()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class LongPoll:
     """A request that waits until the served list differs from the list that its client has.
 

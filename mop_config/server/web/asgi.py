@@ -1,8 +1,8 @@
 """create_asgi_app builds the ASGI application: hot routes natively, all others through Flask.
 
-The list, its long poll, health and readiness are answered in the event loop: a parked request is a
-suspended coroutine of some kilobytes. Every other request goes to the Flask application in a
-bounded pool of threads (``WsgiBridge``).
+The list, its long poll, health and readiness are answered in the event loop. Every other request
+goes to the Flask application in a bounded pool of threads (``WsgiBridge``). Our own worker gets the
+answers of the native routes without ASGI's messages, and parks long polls without a task.
 """
 
 import asyncio
@@ -10,9 +10,9 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from flask import Flask
 
@@ -34,6 +34,7 @@ SLICE = 250
 
 _METHODS = frozenset({"GET", "HEAD"})
 
+Found = TypeVar("Found")
 View = Callable[[dict[str, Any]], ConditionalAnswer | LongPoll]
 
 
@@ -74,7 +75,7 @@ class AsgiApp:
         self.bridge = bridge
         self._service: ConfigService = app.extensions[EXTENSION]
         self._started_in = 0 if start else os.getpid()
-        self._parked: ParkedPolls | None = None
+        self._polls: ParkedPolls | None = None
         prefix, respond = self._service.places.prefix, self._service.responder.respond
         self._views: dict[str, View] = {
             f"{prefix}/endpoints": respond,
@@ -98,33 +99,53 @@ class AsgiApp:
             return
         environ = request_environ(scope, path)
         answer = self._decide(environ, self._views[path])
-        while isinstance(answer, LongPoll):
-            answer = await self._wait(answer, environ, receive)
+        if isinstance(answer, LongPoll):
+            await self._wait(answer, receive)
+            answer = self.answer_parked(answer)
+        else:
+            answer = self._finished(answer, environ)
         if USER in environ:
             scope[USER] = environ[USER]
-        await send_answer(self._finished(answer, environ), send)
+        await send_answer(answer, send)
 
-    def answer_at_once(self, scope: Scope, target: bytes) -> ConditionalAnswer | None:
+    def answer_at_once(self, scope: Scope, target: bytes) -> ConditionalAnswer | LongPoll | None:
         """Answer a request in the call itself: without a task, and without ASGI's messages.
 
         Args:
-            scope: The method, the headers and an empty query of the request.
+            scope: The method and the headers of the request; the query is added to the scope.
             target: The request target as the client sent it.
 
         Returns:
-            What ``__call__`` would send, or None if the target is not just the path of a native
-            route: then ``__call__`` must answer.
+            What ``__call__`` would send, or a long poll, which the caller parks in ``polls``. None
+            if the target is not a native route: then ``__call__`` must answer.
         """
-        path = self._targets.get(target)
-        if path is None or scope["method"] not in _METHODS or self._started_in != os.getpid():
+        name, _, query = target.partition(b"?")
+        path = self._targets.get(name)
+        if path is None or scope["method"] not in _METHODS or b"#" in query:
             return None
+        if self._started_in != os.getpid():
+            return None
+        scope["query_string"] = query
         environ = request_environ(scope, path)
         answer = self._decide(environ, self._views[path])
-        if isinstance(answer, LongPoll):
-            raise TypeError("a request without a query asked for a long poll")
-        return self._finished(answer, environ)
+        return answer if isinstance(answer, LongPoll) else self._finished(answer, environ)
 
-    def _decide(self, environ: dict[str, Any], view: View) -> ConditionalAnswer | LongPoll:
+    def polls(self) -> "ParkedPolls":
+        """Return the long polls that are parked in the running event loop."""
+        loop = asyncio.get_running_loop()
+        if self._polls is None or self._polls.loop is not loop:
+            self._polls = ParkedPolls(loop)
+        return self._polls
+
+    def answer_parked(self, poll: LongPoll) -> ConditionalAnswer:
+        """Return the answer to a long poll that has ended."""
+        # The guards are asked again, since the token may have been revoked meanwhile.
+        answer = self._decide(poll.environ, lambda _: poll.answer())
+        return self._finished(answer, poll.environ)
+
+    def _decide(
+        self, environ: dict[str, Any], view: Callable[[dict[str, Any]], Found]
+    ) -> ConditionalAnswer | Found:
         try:
             return refusal(self._service, environ) or view(environ)
         except Exception as error:
@@ -138,21 +159,23 @@ class AsgiApp:
             answer = answer.adding(*more)
         return answer._replace(body=b"") if environ["REQUEST_METHOD"] == "HEAD" else answer
 
-    async def _wait(
-        self, poll: LongPoll, environ: dict[str, Any], receive: Receive
-    ) -> ConditionalAnswer | LongPoll:
-        try:
-            await self._polls().wait(poll, receive)
-        finally:
-            poll.close()
-        # The guards are asked again, since the token may have been revoked meanwhile.
-        return self._decide(environ, lambda _: poll.answer())
-
-    def _polls(self) -> "ParkedPolls":
-        loop = asyncio.get_running_loop()
-        if self._parked is None or self._parked.loop is not loop:
-            self._parked = ParkedPolls(loop)
-        return self._parked
+    async def _wait(self, poll: LongPoll, receive: Receive) -> None:
+        """Return when the long poll has ended or its client has left."""
+        polls = self.polls()
+        message: MutableMapping[str, Any] = {"more_body": True}
+        with contextlib.suppress(TimeoutError):
+            # ``receive`` returns when the client leaves. The end of the poll moves the time-out to
+            # now, which needs no second task.
+            async with asyncio.timeout(None) as timeout:
+                try:
+                    polls.add(poll, lambda: timeout.reschedule(0))
+                    while message.get("more_body", False):
+                        message = await receive()
+                    # After the whole request, the only message left is the disconnect.
+                    if message["type"] != "http.disconnect":
+                        await receive()
+                finally:
+                    polls.remove(poll)
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -176,44 +199,53 @@ class AsgiApp:
 
 
 class ParkedPolls:
-    """The long polls that are parked in one event loop.
+    """The long polls that are parked in one event loop, each with a callback for its end.
 
-    Each parked coroutine awaits ``receive``, which returns when its client leaves, under a
-    time-out. When the list changes, the time-out is moved to now: that needs neither a second task
-    nor a future for each client.
+    Args:
+        loop: The event loop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._timeouts: set[asyncio.Timeout] = set()
+        self._parked: dict[LongPoll, tuple[asyncio.TimerHandle, Callable[[], None]]] = {}
         self._event: ChangeEvent | None = None  # the newest event that the loop watches
 
-    async def wait(self, poll: LongPoll, receive: Receive) -> None:
-        """Return when the list has changed, the time is over or the client has left."""
-        complete = False
-        while (event := poll.event()) is not None:
-            left = poll.until - time.monotonic()
-            if left <= 0:
-                return
-            if event is not self._event:
-                self._event = event
-                self.loop.add_reader(event.fileno(), self._wake, event)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left) as timeout:
-                    self._timeouts.add(timeout)
-                    try:
-                        # After the whole request, the only message left is the disconnect.
-                        while not complete:
-                            message = await receive()
-                            if message["type"] == "http.disconnect":
-                                return
-                            complete = not message.get("more_body", False)
-                        await receive()
-                        return
-                    finally:
-                        self._timeouts.discard(timeout)
-                        if not self._timeouts:
-                            self._forget(event)
+    def add(self, poll: LongPoll, end: Callable[[], None]) -> None:
+        """Park a poll.
+
+        Args:
+            poll: The poll.
+            end: Called once, perhaps by this function, when the list differs from the client's,
+                the time is over or the process shuts down.
+        """
+        timer = self.loop.call_later(poll.until - time.monotonic(), self.end, poll)
+        self._parked[poll] = timer, end
+        self._look_at(poll)
+
+    def end(self, poll: LongPoll) -> None:
+        """End the wait of a poll now, unless it has ended."""
+        parked = self.remove(poll)
+        if parked is not None:
+            parked[1]()
+
+    def remove(self, poll: LongPoll) -> tuple[asyncio.TimerHandle, Callable[[], None]] | None:
+        """Forget a poll, whose client may have left, and free its place."""
+        parked = self._parked.pop(poll, None)
+        if parked is not None:
+            parked[0].cancel()
+            poll.close()
+            if not self._parked and self._event is not None:
+                self._forget(self._event)
+        return parked
+
+    def _look_at(self, poll: LongPoll) -> None:
+        """End the wait of a poll if the list differs, else watch the next event."""
+        event = poll.event()
+        if event is None:
+            self.end(poll)
+        elif event is not self._event:
+            self._event = event
+            self.loop.add_reader(event.fileno(), self._wake, event)
 
     def _forget(self, event: ChangeEvent) -> None:
         self.loop.remove_reader(event.fileno())
@@ -222,11 +254,12 @@ class ParkedPolls:
 
     def _wake(self, event: ChangeEvent) -> None:
         self._forget(event)
-        self._wake_some(deque(self._timeouts))
+        self._wake_some(deque(self._parked))
 
-    def _wake_some(self, timeouts: deque[asyncio.Timeout]) -> None:
-        for _ in range(min(SLICE, len(timeouts))):
-            with contextlib.suppress(RuntimeError):  # its wait has ended meanwhile
-                timeouts.popleft().reschedule(0)
-        if timeouts:
-            self.loop.call_soon(self._wake_some, timeouts)
+    def _wake_some(self, polls: deque[LongPoll]) -> None:
+        for _ in range(min(SLICE, len(polls))):
+            poll = polls.popleft()
+            if poll in self._parked:
+                self._look_at(poll)
+        if polls:
+            self.loop.call_soon(self._wake_some, polls)
