@@ -81,8 +81,6 @@ PURE = (
     "client.pool.offline",
     "client.pool.policy",
     "client.pool.pool",
-    "client.pool.selection",
-    "client.pool.target",
     "client.lists.update",
     "cli.follower",
 )

@@ -30,7 +30,7 @@ from .lists.trust import Key, Trust
 from .lists.trust import trusted_keys as keys_of
 from .lists.update import checked_urls
 from .parts import ManagerParts
-from .pool.member import EndpointState, EventKind, PoolEvent, state_of
+from .pool.member import EndpointState, EventKind, PoolEvent
 from .pool.policy import Policy, checked_interval, policy_or_default
 from .pool.session import ClientState
 from .transport import rewriting
@@ -220,7 +220,10 @@ class BaseManager:
 
     def __repr__(self) -> str:
         pools = [(self._state.pool(kind), kind.label) for kind in Kind]
-        what = [f"{len(pool)} {word} ({pool.current_url or 'none in use'})" for pool, word in pools]
+        what = [
+            f"{len(pool)} {word} ({pool.current.url if pool.current else 'none in use'})"
+            for pool, word in pools
+        ]
         state = "running" if self._lifecycle.is_running else "stopped"
         return f"<{type(self).__name__} {', '.join(what)}, {state}>"
 
@@ -240,7 +243,7 @@ class BaseManager:
         with self._state as state:
             pool = state.pool(kind)
             current = pool.select(state.clock())
-            return tuple(state_of(member, current) for member in pool.members())
+            return tuple(m.state(is_current=m is current) for m in pool.members())
 
     @property
     def current_api_endpoint(self) -> EndpointState | None:
@@ -255,7 +258,7 @@ class BaseManager:
     def _current(self, kind: Kind) -> EndpointState | None:
         with self._state as state:
             member = state.pool(kind).select(state.clock())
-            return None if member is None else state_of(member, member)
+            return None if member is None else member.state(is_current=True)
 
     def get_current_api_url(self) -> str | None:
         """Return the URL of the API endpoint that requests go to now, or None."""

@@ -285,7 +285,7 @@ def _age(state: ClientState, seconds: float) -> None:
         for member in pool.members():
             _move_back(member, seconds, "busy_until", "recovered_at", "failing_since")
             _move_back(member.health, seconds, "since", "next_probe", "last_good")
-            for times in (member.answers._times, member.dials):
+            for times in (member.answers, member.dials):
                 earlier = [(at - seconds, duration) for at, duration in times]
                 times.clear()
                 times.extend(earlier)

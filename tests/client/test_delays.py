@@ -11,27 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mop_config.client import Policy
-from mop_config.client.pool.delays import (
-    ANSWERS,
-    ENOUGH,
-    HEDGE_LEAST,
-    HEDGE_MOST,
+from mop_config.client.pool.failover import Attempt, Budget, Failover, RetryTraits
+from mop_config.client.pool.member import (
     RACE_LEAST,
     RACE_MOST,
     RECENT,
     ROUTES,
-    AnswerTimes,
     SlowRoutes,
     race_delay,
     route_of,
 )
-from mop_config.client.pool.failover import Attempt, Budget, Failover, RetryTraits
+from mop_config.client.pool.policy import HEDGE_LEAST, HEDGE_MOST
+from mop_config.client.pool.pool import ANSWERS, ENOUGH
 from mop_config.client.pool.session import ClientState
 from mop_config.model.endpoint import Endpoint, Kind
 from mop_config.net.faults import Fault
 
 from .driver import Driver
 from .fleet import Backend, Fleet, black_hole, timed
+from .pools import Bench
 
 GET = RetryTraits.of("GET", replayable=True, keyed=False)
 
@@ -39,13 +37,28 @@ _seconds = st.floats(min_value=0.0001, max_value=30.0)
 _answers = st.lists(st.tuples(st.floats(min_value=0.0, max_value=20.0), _seconds), max_size=250)
 
 
-class TestAnswerTimes:
+class Answers:
+    """A pool of one endpoint that records times to first byte, each of a route of its own."""
+
+    def __init__(self) -> None:
+        self._bench = Bench({"a": 0})
+        self._routes = itertools.count()
+
+    def add(self, seconds: float, now: float) -> None:
+        route = f"GET /{next(self._routes)}"  # so that no route becomes slow by itself
+        self._bench.pool.answered_in(self._bench["a"], seconds, route, now)
+
+    def hedge_delay(self, now: float) -> float:
+        return self._bench.pool.hedge_delay(self._bench["a"], "GET /", now)
+
+
+class TestAnswers:
     """The hedge delay is three times the 95th percentile of recent answers, within bounds."""
 
     @given(_answers)
     def test_it_is_what_a_plain_computation_gives(self, steps: list[tuple[float, float]]) -> None:
         """The delay equals a direct computation over the last 100 answers of 5 minutes."""
-        times, now, kept = AnswerTimes(), 0.0, []
+        times, now, kept = Answers(), 0.0, []
         for pause, seconds in steps:
             now += pause
             times.add(seconds, now)
@@ -63,7 +76,7 @@ class TestAnswerTimes:
         self, steps: list[tuple[float, float]], later: float
     ) -> None:
         """The hedge delay is between 50 ms and 1 s at any time."""
-        times, now = AnswerTimes(), 0.0
+        times, now = Answers(), 0.0
         for pause, seconds in steps:
             now += pause
             times.add(seconds, now)
@@ -71,7 +84,7 @@ class TestAnswerTimes:
 
     def test_a_second_until_twenty_answers_are_known(self) -> None:
         """The delay is 1 s until 20 answers are known, and again once they are 5 minutes old."""
-        times = AnswerTimes()
+        times = Answers()
         for _ in range(ENOUGH - 1):
             times.add(0.02, 0.0)
         assert times.hedge_delay(0.0) == 1.0

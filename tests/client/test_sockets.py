@@ -26,7 +26,7 @@ from mop_config.client import (
     FailoverSocketClient,
     NoEndpointAvailable,
 )
-from mop_config.client.pool.delays import RACE_MOST
+from mop_config.client.pool.member import RACE_MOST
 
 from ..ports import closed_port
 from ..waiting import wait_for

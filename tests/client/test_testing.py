@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from mop_config.client import AsyncEndpointManager, EndpointManager, NoEndpointAvailable, Policy
-from mop_config.client.pool.delays import RACE_MOST, race_delay
+from mop_config.client.pool.member import RACE_MOST, race_delay
 from mop_config.client.testing import ScriptedFleet, turn_clock
 from mop_config.net.faults import Fault
 
@@ -166,9 +166,9 @@ def test_what_was_measured_lately_is_forgotten_in_time(fleet: ScriptedFleet) -> 
             client.get("/")
         state = manager._state
         (member,) = state.api.members()
-        assert member.answers.hedge_delay(state.clock()) < 1
+        assert state.api.hedge_delay(member, "GET /", state.clock()) < 1
         turn_clock(manager, 301)
-        assert member.answers.hedge_delay(state.clock()) == 1
+        assert state.api.hedge_delay(member, "GET /", state.clock()) == 1
         assert len(member.dials) == 1
         assert race_delay(member.dials, state.clock()) == RACE_MOST
 

@@ -12,8 +12,7 @@ from math import inf
 from typing import Any, Literal, NamedTuple
 
 from ...net.faults import Fault
-from .delays import race_delay
-from .member import PoolMember
+from .member import PoolMember, race_delay
 from .policy import HEDGED, IDEMPOTENT, NOT_REACHED, Policy
 from .pool import Pool
 

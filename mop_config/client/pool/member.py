@@ -1,16 +1,39 @@
-"""The members of a pool, their public state, and the pool's events. Pure."""
+"""``PoolMember``: an endpoint of a pool, with its address, measurements and public state. Pure."""
 
-from collections import Counter, deque
+import re
+from collections import Counter, OrderedDict, deque
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from ...health.state import Health
+from ...health.state import Evidence, Health, HealthState, Transition
+from ...model.address import DEFAULT_PORTS, parse_url
 from ...model.endpoint import Endpoint
+from ...net.connect import Place
 from ...net.faults import Fault
-from .delays import DIALS, AnswerTimes
-from .target import Target
+from .policy import HEDGE_MOST, ODD_IN_A_ROW, ODD_STATUS, Policy
+
+#: The outcomes of answers, and the states of endpoints without a failure.
+_GOOD = frozenset({Evidence.GOOD_PROBE, Evidence.GOOD_REQUEST})
+_FINE = frozenset({HealthState.UNKNOWN, HealthState.HEALTHY})
+#: Seconds for which a measured time counts.
+RECENT = 300.0
+#: Largest number of dials of an endpoint that count.
+DIALS = 10
+#: Bounds of the race delay in seconds; the upper bound holds until a dial is known.
+RACE_LEAST, RACE_MOST = 0.05, 0.25
+#: Weight of the newest answer in a route's share of late answers.
+WEIGHT = 0.1
+#: A route with a larger share of late answers is slow by itself, so a hedge would not help.
+LATE_SHARE = 0.15
+#: Limit of the routes that are remembered.
+ROUTES = 256
+#: Limit of a route's path segments; the route ends before a segment that looks like an identifier.
+_SEGMENTS = 3
+_VERSION = re.compile(r"v\d+\Z")
 
 
 class EventKind(StrEnum):
@@ -31,11 +54,65 @@ class PoolEvent(NamedTuple):
 
 
 class Rank(NamedTuple):
-    """The rank of an endpoint without its speed; the smallest is the best."""
+    """The rank of an endpoint; the smallest is the best."""
 
     trouble: int  # 0 no trouble, 1 suspect, 2 busy, 3 presumed dead
     pinned: int  # 0 pinned, 1 not pinned
     priority: int
+    speed: float  # response time, in units of the latency margin
+    tie_breaker: float
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The parts of an endpoint's URL, in the forms that requests need.
+
+    Attributes:
+        host: Host to connect to; IPv6 in brackets.
+        port: Port to connect to.
+        tls_name: Name that the certificate must be for, or None without TLS.
+        scheme: ``http`` or ``https``.
+        prefix: Path of the URL without a final ``/``.
+        authority: Value of the ``Host`` header.
+        origin: Scheme and authority, for redirects.
+        key: Key of the endpoint in a table of connections: two endpoints with the same host and
+            port may need different certificates.
+    """
+
+    host: str
+    port: int
+    tls_name: str | None
+    scheme: bytes
+    prefix: bytes
+    authority: bytes
+    origin: str
+    key: bytes
+
+    @property
+    def place(self) -> Place:
+        """The server to connect to."""
+        return Place(self.host, self.port, self.tls_name)
+
+
+@lru_cache(maxsize=4096)
+def target_of(endpoint: Endpoint) -> Target:
+    """Return the target of an endpoint; a WebSocket scheme becomes the HTTP scheme."""
+    url = parse_url(endpoint.url)
+    secure = url.scheme in {"https", "wss"}
+    name = endpoint.host_name
+    port = url.port or DEFAULT_PORTS[url.scheme]
+    authority = name if port == DEFAULT_PORTS[url.scheme] else f"{name}:{port}"
+    scheme = "https" if secure else "http"
+    return Target(
+        host=url.host,
+        port=port,
+        tls_name=name.strip("[]") if secure else None,
+        scheme=scheme.encode(),
+        prefix=url.path.rstrip("/").encode(),
+        authority=authority.encode(),
+        origin=f"{scheme}://{authority}",
+        key=f"{endpoint.url} {name}".encode(),
+    )
 
 
 @dataclass(eq=False, slots=True)
@@ -44,12 +121,11 @@ class PoolMember:
 
     Attributes:
         endpoint: The URL, priority and server name.
-        url: The URL, which is the key of the endpoint in the pool.
-        target: The parsed address.
-        order: Order of insertion; decides between equal priorities in listings.
         health: The health state machine.
         tie_breaker: Random number that decides between equal endpoints, so that the clients of a
             fleet spread over them.
+        url: The URL, which is the key of the endpoint in the pool.
+        target: The parsed address.
         busy_until: Monotonic seconds at which its last ``Retry-After`` ends.
         recovered_at: When the endpoint last became healthy after a failure, or None.
         failing_since: When the attempt began that revealed the current failure, or None.
@@ -63,16 +139,17 @@ class PoolMember:
         reported: Counts that were reported to a server, by ``ok`` or fault.
         odd_answers: Odd answers in a row; -1 before the first good answer.
         stalls: Hedges in a row that overtook the endpoint, without an answer of its own between.
-        answers: The last times to first byte.
+        answers: Arrival (monotonic seconds) and time to first byte of each of the last answers.
+        answer_times: The times to first byte among ``answers``, in ascending order.
+        hedge_delay: The hedge delay in seconds, as of the last request.
         dials: End (monotonic seconds) and duration (seconds) of each of the last dials.
     """
 
     endpoint: Endpoint
-    target: Target
-    order: int
     health: Health
     tie_breaker: float
     url: str = field(init=False)
+    target: Target = field(init=False)
     busy_until: float = 0.0
     recovered_at: float | None = None
     failing_since: float | None = None
@@ -86,11 +163,124 @@ class PoolMember:
     reported: Counter[str] = field(default_factory=Counter)
     odd_answers: int = -1
     stalls: int = 0
-    answers: AnswerTimes = field(default_factory=AnswerTimes)
+    answers: deque[tuple[float, float]] = field(default_factory=deque)
+    answer_times: list[float] = field(default_factory=list)
+    hedge_delay: float = HEDGE_MOST
     dials: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=DIALS))
 
     def __post_init__(self) -> None:
-        self.url = self.endpoint.url
+        self.url, self.target = self.endpoint.url, target_of(self.endpoint)
+
+    def update(self, endpoint: Endpoint) -> None:
+        """Update the priority and the server name."""
+        self.endpoint, self.target = endpoint, target_of(endpoint)
+        self.recovered_at = None  # a deliberate change needs no dwell time
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether the endpoint has no failure."""
+        return self.health.state in _FINE
+
+    def is_odd(self, status: int) -> bool:
+        """Count odd answers in a row; return whether their number justifies a health check."""
+        if status < 500 and status not in ODD_STATUS:
+            self.odd_answers = 0
+        elif self.odd_answers >= 0:
+            self.odd_answers += 1
+        return self.odd_answers == ODD_IN_A_ROW
+
+    def rank(self, now: float, pinned: str | None, held: Container[str], margin: float) -> Rank:
+        """Return the rank of the endpoint.
+
+        Response times within one margin count as equal, so that clients spread by chance over
+        these endpoints. Endpoints without a measurement rank right behind the fastest.
+
+        Args:
+            now: Monotonic seconds.
+            pinned: The URL of the pinned endpoint, or None.
+            held: The hosts whose failures the offline detector holds back.
+            margin: Seconds; 0 to compare the response times themselves.
+        """
+        if not self.health.usable:
+            trouble = 3
+        elif self.busy_until > now:
+            trouble = 2
+        elif self.health.state is HealthState.SUSPECT or self.target.host in held:
+            trouble = 1
+        else:
+            trouble = 0
+        measured, speed = self.health.response_time, 1.0
+        if measured is not None:
+            speed = measured // margin if margin else measured
+        return Rank(trouble, self.url != pinned, self.endpoint.priority, speed, self.tie_breaker)
+
+    @property
+    def better_priority(self) -> str:
+        """The reason for a switch to the endpoint because of its priority."""
+        return "preferred" if self.recovered_at is None else "failback"
+
+    def reason_over(
+        self, current: "PoolMember", rank: Rank, own: Rank, policy: Policy
+    ) -> str | None:
+        """Return the reason for a switch to this endpoint, or None to stay.
+
+        Args:
+            current: The current endpoint.
+            rank: The rank of this endpoint.
+            own: The rank of the current endpoint.
+            policy: The limits of a switch for speed alone.
+        """
+        if rank.trouble == own.trouble == 3:
+            return "panic"
+        if rank.trouble < own.trouble:
+            return "busy" if own.trouble == 2 else "failed"
+        if rank[:3] > own[:3]:
+            return None
+        if rank.pinned < own.pinned:
+            return "pinned"
+        if rank.priority < own.priority:
+            return self.better_priority
+        fast, slow = self.health.response_time, current.health.response_time
+        if fast is None or slow is None:
+            return None
+        least = max(policy.latency_margin, policy.latency_gain * slow)
+        return "latency" if slow - fast >= least else None
+
+    def record(
+        self, evidence: Evidence, now: float, chance: float, began: float | None
+    ) -> Transition:
+        """Record the outcome of a request or check; see ``Health.record``.
+
+        Args:
+            evidence: The outcome.
+            now: Monotonic seconds.
+            chance: A random number from 0 to 1.
+            began: When the attempt began that failed, in monotonic seconds; None for a success.
+        """
+        if self.failing_since is None:
+            self.failing_since = began
+        change = self.health.record(evidence, now, chance)
+        if evidence in _GOOD:
+            self.failing_since = None
+        if change.after is HealthState.HEALTHY and change.before not in _FINE:
+            self.recovered_at = now
+        return change
+
+    def state(self, *, is_current: bool) -> "EndpointState":
+        """Return the public state of the endpoint."""
+        health, checked = self.health, self.last_checked
+        return EndpointState(
+            url=self.url,
+            priority=self.endpoint.priority,
+            is_healthy=health.usable,
+            failure_count=health.failures,
+            last_checked=None if checked is None else datetime.fromtimestamp(checked, UTC),
+            response_time=health.response_time,
+            server_name=self.endpoint.server_name,
+            state=health.state.value,
+            is_current=is_current,
+            last_fault=None if self.last_fault is None else self.last_fault.value,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +313,53 @@ class EndpointState:
     last_fault: str | None
 
 
-def state_of(member: PoolMember, current: PoolMember | None) -> EndpointState:
-    """Return the public state of a member."""
-    health = member.health
-    checked = member.last_checked
-    return EndpointState(
-        url=member.url,
-        priority=member.endpoint.priority,
-        is_healthy=health.usable,
-        failure_count=health.failures,
-        last_checked=None if checked is None else datetime.fromtimestamp(checked, UTC),
-        response_time=health.response_time,
-        server_name=member.endpoint.server_name,
-        state=health.state.value,
-        is_current=member is current,
-        last_fault=None if member.last_fault is None else member.last_fault.value,
-    )
+def race_delay(dials: Iterable[tuple[float, float]], now: float) -> float:
+    """Return the seconds to wait for a dial before the race dials the next endpoint too.
+
+    Args:
+        dials: End (monotonic seconds) and duration (seconds) of each of the last dials.
+        now: Monotonic seconds.
+    """
+    recent = [seconds for at, seconds in tuple(dials) if at >= now - RECENT]
+    return min(RACE_MOST, max(RACE_LEAST, 3 * max(recent))) if recent else RACE_MOST
+
+
+@lru_cache(maxsize=1024)
+def route_of(method: str, path: str) -> str:
+    """Return the route of a request: its method and the prefix of its path without identifiers."""
+    kept = []
+    for segment in path.partition("?")[0].strip("/").split("/")[:_SEGMENTS]:
+        if not _VERSION.match(segment) and any(char.isdigit() for char in segment):
+            break
+        kept.append(segment)
+    return f"{method} /{'/'.join(kept)}"
+
+
+class SlowRoutes:
+    """The share of late answers of each route, so that slow routes stop hedging.
+
+    Attributes:
+        shares: The shares of the routes that had late answers lately.
+    """
+
+    def __init__(self) -> None:
+        self.shares: OrderedDict[str, float] = OrderedDict()
+
+    def record(self, route: str, *, late: bool) -> None:
+        """Record whether an answer came later than the hedge delay of its endpoint."""
+        share = self.shares.get(route)
+        if share is None:
+            if not late:
+                return
+            share = 0.0
+        share += WEIGHT * (late - share)
+        self.shares[route] = share
+        self.shares.move_to_end(route)
+        if share < WEIGHT / 10:
+            del self.shares[route]
+        elif len(self.shares) > ROUTES:
+            self.shares.popitem(last=False)
+
+    def is_slow(self, route: str) -> bool:
+        """Whether many recent answers of a route were late."""
+        return self.shares.get(route, 0.0) > LATE_SHARE

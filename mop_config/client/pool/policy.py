@@ -6,8 +6,9 @@ from typing import Literal
 
 from ...health.state import HealthRules
 from ...net.http import retry_after as parse_retry_after
-from .delays import HEDGE_MOST
 
+#: Bounds of the hedge delay in seconds; the upper bound holds until enough answers are known.
+HEDGE_LEAST, HEDGE_MOST = 0.05, 1.0
 #: Methods whose request may be executed twice without harm: RFC 9110, 9.2.2.
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 #: Safe methods, whose requests may be hedged: a second request costs only server load.

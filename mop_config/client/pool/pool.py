@@ -1,39 +1,91 @@
-"""``Pool``: the endpoints of one kind, changed by the list and the outcomes of requests. Pure.
+"""``Pool``: the endpoints of one kind, their health, and the choice among them. Pure.
 
 A pool has no clock, lock or thread: the caller passes the time, holds a lock around each call,
 and sends the queued events after the lock is released.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
-from heapq import nsmallest
-from math import inf
+from math import ceil, inf
+from typing import Any
 
 from ...health.state import Evidence, Health, HealthState, Transition
 from ...model.endpoint import Endpoint
 from ...net.faults import COUNTED, NETWORK, Fault
-from .delays import HEDGE_MOST, SlowRoutes
-from .member import EventKind, PoolMember
+from .member import LATE_SHARE, RECENT, EventKind, PoolEvent, PoolMember, Rank, SlowRoutes
 from .offline import OfflineDetector
-from .policy import ODD_IN_A_ROW, ODD_STATUS, Policy
-from .selection import EndpointSelection, by_priority
-from .target import target_of
+from .policy import HEDGE_LEAST, HEDGE_MOST, Policy
 
-_NEVER = float("inf")
 #: Number of the best endpoints of a kind that are checked regularly, besides endpoints in use.
 WATCHED = 50
+#: Number of an endpoint's last answers that count, and number from which the hedge delay uses them.
+ANSWERS, ENOUGH = 100, 20
+#: Faults that come from a remote host, and so prove that the machine has a network.
+_FROM_AFAR = frozenset({Fault.REFUSED, Fault.RESET, Fault.TLS, Fault.PROTOCOL, Fault.BAD_STATUS})
 
 
-class Pool(EndpointSelection):
-    """The endpoints of one kind, and the record of their outcomes; see ``EndpointSelection``."""
+class Pool:
+    """The endpoints of one kind, and the choice among them by health, pin, priority and speed.
+
+    The list, the outcomes of requests and the health checks change the endpoints. Each change
+    that may change the choice sets the time of the next review; ``select`` reviews the choice
+    when that time has come, and queues a ``SWITCHED`` event if the current endpoint changes.
+
+    Args:
+        kind: ``api`` or ``socketio``, for events.
+        policy: The timeouts and limits.
+        network: Detects a machine without a network; both pools share the detector.
+        random: Returns numbers from 0 to 1.
+
+    Attributes:
+        pinned: The URL of the pinned endpoint, or None.
+        current: The current endpoint as of the last review, or None.
+        events: The events that are queued until ``take_events``.
+        urgent: Whether an endpoint should be probed without delay.
+        attached_clients: Number of Socket.io clients, which call ``moved`` when their connection
+            has moved.
+    """
 
     def __init__(
         self, kind: str, policy: Policy, network: OfflineDetector, random: Callable[[], float]
     ) -> None:
-        super().__init__(kind, policy, network, random)
-        self._best: list[PoolMember] | None = None  # the watched endpoints, or None
-        self._order = 0
+        self.kind = kind
+        self.policy = policy
+        self.pinned: str | None = None
+        self.current: PoolMember | None = None
+        self.events: list[PoolEvent] = []
+        self.urgent = False
+        self.attached_clients = 0
+        self._network = network
+        self._random = random
+        self._members: dict[str, PoolMember] = {}
+        self._current_since = 0.0
+        self._removed: PoolMember | None = None  # the last current endpoint, if it was removed
+        self._review_at = inf  # monotonic seconds of the next review of the choice
         self._all_down = False
         self._slow_routes = SlowRoutes()
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, url: str) -> bool:
+        return url in self._members
+
+    def get(self, url: str) -> PoolMember | None:
+        """Return the endpoint with a URL, or None."""
+        return self._members.get(url)
+
+    def members(self) -> list[PoolMember]:
+        """List all endpoints, by priority and insertion."""
+        return sorted(self._members.values(), key=lambda m: m.endpoint.priority)
+
+    def take_events(self) -> list[PoolEvent]:
+        """Return the events that were queued since the last call."""
+        events, self.events = self.events, []
+        return events
+
+    def _emit(self, kind: EventKind, **about: Any) -> None:
+        self.events.append(PoolEvent(kind, {"kind": str(self.kind), **about}))
 
     # -- the list
 
@@ -42,18 +94,11 @@ class Pool(EndpointSelection):
         member = self._members.get(endpoint.url)
         if member is None:
             health = Health(self.policy, now)
-            target = target_of(endpoint)
-            member = PoolMember(endpoint, target, self._order, health, self._random())
-            self._order += 1
-            self._members[endpoint.url] = member
-            self._best = None
+            self._members[endpoint.url] = PoolMember(endpoint, health, self._random())
             self.urgent = True
-            self._usable += 1
             self._all_down = False
         elif member.endpoint != endpoint:
-            member.endpoint, member.target = endpoint, target_of(endpoint)
-            self._best = None
-            member.recovered_at = None  # a deliberate change needs no dwell time
+            member.update(endpoint)
         self._review_at = now
 
     def remove(self, url: str, now: float) -> bool:
@@ -64,25 +109,138 @@ class Pool(EndpointSelection):
 
     def _drop(self, url: str, now: float) -> bool:
         member = self._members.pop(url, None)
-        if member is None:
-            return False
-        self._best = None
-        self._usable -= member.health.usable
-        if self._current is member:
-            self._current, self._removed_current = None, member
+        if member is not None and self.current is member:
+            self.current, self._removed = None, member
         self._review_at = now
-        return True
+        return member is not None
 
     def replace(self, endpoints: Iterable[Endpoint], now: float) -> None:
         """Replace the list; endpoints that stay keep their health and statistics."""
         wanted: dict[str, Endpoint] = {}
         for endpoint in endpoints:
             wanted.setdefault(endpoint.url, endpoint)  # as in the file: the first entry wins
-        for url in [url for url in self._members if url not in wanted]:
+        for url in self._members.keys() - wanted.keys():
             self._drop(url, now)
         for endpoint in wanted.values():
             self.put(endpoint, now)
         self._emit_if_all_down()
+
+    # -- the choice
+
+    def pin(self, url: str | None, now: float) -> None:
+        """Prefer one endpoint while it is healthy. None: remove the pin."""
+        self.pinned = url
+        self._review(now)
+
+    def select(self, now: float) -> PoolMember | None:
+        """Return the endpoint for the next request; cheap while nothing has changed."""
+        if now >= self._review_at or self.current is None:
+            self._review(now)
+        return self.current
+
+    def better_than(self, member: PoolMember, now: float) -> tuple[PoolMember, str] | None:
+        """Return the endpoint to which an open connection moves, and the reason; None to stay.
+
+        A working connection does not move for a better response time or because its endpoint is
+        suspect.
+
+        Args:
+            member: The endpoint of the connection.
+            now: Monotonic seconds.
+        """
+        best = self.select(now)
+        if best is None or best.url == member.url:
+            return None
+        if member.url not in self._members:
+            return best, "removed"
+        if self._rank(best, now).trouble:
+            return None
+        if best.url == self.pinned:
+            return best, "pinned"
+        if best.endpoint.priority < member.endpoint.priority and member.url != self.pinned:
+            return best, best.better_priority
+        return None
+
+    def moved(self, from_url: str, to_url: str, reason: str, seconds: float) -> None:
+        """Queue the event of an open connection that has moved to another endpoint."""
+        about = {"from_url": from_url, "to_url": to_url, "reason": reason}
+        self._emit(EventKind.SWITCHED, **about, seconds_without_service=seconds)
+
+    def choose_anew(self, now: float) -> PoolMember | None:
+        """Switch to the best endpoint now, without the minimum dwell time."""
+        for member in self._members.values():
+            member.recovered_at = None
+        best = next(iter(self.alternatives(now)), None)
+        if best is not None and best is not self.current:
+            self._switch(best, "chosen", now)
+        return self.select(now)
+
+    def alternatives(
+        self, now: float, tried: Iterable[str] = (), *, last_resort: bool = False
+    ) -> list[PoolMember]:
+        """List the other endpoints that a request may go to, best first.
+
+        Args:
+            now: Monotonic seconds.
+            tried: URLs of the endpoints that the request has been sent to.
+            last_resort: Whether unhealthy endpoints are listed once no usable endpoint is left:
+                an unhealthy endpoint may have recovered, and the request would fail anyway.
+        """
+        left_out = set(tried)
+        rest = [m for m in self._eligible() if m.url not in left_out]
+        if last_resort and not rest:
+            rest = [m for m in self._members.values() if m.url not in left_out]
+        return sorted(rest, key=lambda m: self._rank(m, now))
+
+    def _eligible(self) -> list[PoolMember]:
+        """List the usable endpoints; all endpoints if no endpoint is usable."""
+        return [m for m in self._members.values() if m.health.usable] or [*self._members.values()]
+
+    def _rank(self, member: PoolMember, now: float) -> Rank:
+        return member.rank(now, self.pinned, self._network.held, self.policy.latency_margin)
+
+    def _review(self, now: float) -> None:
+        self._network.expire(now)
+        self._review_at = self._network.next_expiry
+        current, ranks = self.current, {}
+        for member in self._eligible():
+            if member.busy_until > now:
+                self._review_at = min(self._review_at, member.busy_until)
+            if current is None or not self._must_dwell(member, current, now):
+                ranks[member.url] = self._rank(member, now)
+        if not ranks:
+            return
+        best = self._members[min(ranks, key=ranks.__getitem__)]
+        # Without a current endpoint, the last one was removed, or there was none.
+        reason = "removed" if current is None else self._reason(best, current, now)
+        if best is not current and reason is not None:
+            self._switch(best, reason, now)
+
+    def _must_dwell(self, member: PoolMember, current: PoolMember, now: float) -> bool:
+        """Whether the minimum dwell time forbids a switch back to a recovered endpoint."""
+        if member is current or member.recovered_at is None or member.url == self.pinned:
+            return False
+        if self._rank(current, now).trouble:
+            return False
+        until = max(member.recovered_at, self._current_since) + self.policy.min_dwell
+        if until > now:
+            self._review_at = min(self._review_at, until)
+        return until > now
+
+    def _reason(self, best: PoolMember, current: PoolMember, now: float) -> str | None:
+        """Return the reason for a switch to the best endpoint, or None to stay."""
+        rank, own = self._rank(best, now), self._rank(current, now)
+        return best.reason_over(current, rank, own, self.policy)
+
+    def _switch(self, member: PoolMember, reason: str, now: float) -> None:
+        before, self._removed = self.current or self._removed, None
+        self.current, self._current_since = member, now
+        if self.policy.probe == "current" and member.health.next_probe <= now:
+            self.urgent = True
+        if before is None or before.url == member.url or self.attached_clients:
+            return
+        began = before.failing_since
+        self.moved(before.url, member.url, reason, 0.0 if began is None else max(0.0, now - began))
 
     # -- health checks
 
@@ -93,11 +251,10 @@ class Pool(EndpointSelection):
         """
         if len(self._members) <= WATCHED:
             return list(self._members.values())
-        if self._best is None:
-            self._best = nsmallest(WATCHED, self._members.values(), key=by_priority)
-        chosen = {self.current_url, self.pinned}
-        used = [m for m in self._members.values() if m.served or m.failed or m.url in chosen]
-        return list(dict.fromkeys([*self._best, *used]))
+        best = self.members()[:WATCHED]
+        chosen = {self.current, self.get(self.pinned or "")}
+        used = [m for m in self._members.values() if m.served or m.failed or m in chosen]
+        return list(dict.fromkeys([*best, *used]))
 
     def _scheduled(self) -> list[PoolMember]:
         """List the endpoints that ``Policy.probe`` selects for regular checks.
@@ -107,16 +264,16 @@ class Pool(EndpointSelection):
         """
         if self.policy.probe == "none":
             return []
-        watched = self.watched()
+        watched = [m for m in self.watched() if not m.probing]
         if self.policy.probe == "all":
             return watched
-        return [m for m in watched if m is self._current or m.health.state not in _FINE]
+        return [m for m in watched if m is self.current or not m.is_fine]
 
     def take_due(self, now: float) -> list[PoolMember]:
         """List the endpoints whose check is due, and mark each check as begun."""
         if self.policy.probe == "current":
             self.select(now)
-        due = [m for m in self._scheduled() if not m.probing and m.health.next_probe <= now]
+        due = [m for m in self._scheduled() if m.health.next_probe <= now]
         for member in due:
             member.probing = True
         return due
@@ -128,10 +285,12 @@ class Pool(EndpointSelection):
 
     def next_due(self) -> float:
         """Return the monotonic time of the next check; infinity for none."""
-        return min(
-            (m.health.next_probe for m in self._scheduled() if not m.probing),
-            default=_NEVER,
-        )
+        return min((m.health.next_probe for m in self._scheduled()), default=inf)
+
+    def request_probe(self, member: PoolMember, now: float) -> None:
+        """Request a probe now, without counting a failure."""
+        member.health.next_probe = min(member.health.next_probe, now)
+        self.urgent = True
 
     # -- outcomes
 
@@ -139,19 +298,12 @@ class Pool(EndpointSelection):
         """Record that a request was answered, with any status."""
         member.served += 1
         member.stalls = 0
-        if status >= 500 or status in ODD_STATUS:
-            if member.odd_answers >= 0:
-                member.odd_answers += 1
-                if member.odd_answers == ODD_IN_A_ROW:
-                    self.request_probe(member, now)
-        elif member.odd_answers:
-            member.odd_answers = 0
-        network = self._network
-        if member.health.is_steady and not (network.offline or network.held):
+        if (member.odd_answers or status >= 400) and member.is_odd(status):
+            self.request_probe(member, now)
+        if member.health.is_steady and not (self._network.offline or self._network.held):
             member.health.last_good = now  # fast path: no other state changes
-            return
-        network.record_answer(now)
-        self._record(member, Evidence.GOOD_REQUEST, now)
+        else:
+            self._record(member, Evidence.GOOD_REQUEST, now)
 
     def hedge_delay(self, member: PoolMember, route: str, now: float) -> float:
         """Return the seconds to wait for an endpoint's answer before a hedge starts.
@@ -161,18 +313,27 @@ class Pool(EndpointSelection):
         delay = self.policy.hedge_delay
         if delay != "auto":
             return delay
-        measured = member.answers.hedge_delay(now)
-        slow = route in self._slow_routes.shares and self._slow_routes.is_slow(route)
-        return inf if slow else measured
+        answers, times = member.answers, member.answer_times
+        while answers and answers[0][0] < now - RECENT:
+            del times[bisect_left(times, answers.popleft()[1])]
+        member.hedge_delay = HEDGE_MOST
+        if len(times) >= ENOUGH:
+            high = times[ceil(0.95 * len(times)) - 1]
+            member.hedge_delay = min(HEDGE_MOST, max(HEDGE_LEAST, 3 * high))
+        is_slow = self._slow_routes.shares.get(route, 0.0) > LATE_SHARE
+        return inf if is_slow else member.hedge_delay
 
     def answered_in(self, member: PoolMember, seconds: float, route: str, now: float) -> None:
         """Record the time to first byte of an answer, for the hedge delay."""
-        late, routes = seconds > member.answers.delay, self._slow_routes
-        known = route in routes.shares
-        if not known or not routes.is_slow(route):
-            member.answers.add(seconds, now)
-        if known or late:
-            routes.record(route, late=late)
+        late, share = seconds > member.hedge_delay, self._slow_routes.shares.get(route, 0.0)
+        if share <= LATE_SHARE:
+            answers, times = member.answers, member.answer_times
+            if len(answers) == ANSWERS:
+                del times[bisect_left(times, answers.popleft()[1])]
+            answers.append((now, seconds))
+            insort(times, seconds)
+        if share or late:
+            self._slow_routes.record(route, late=late)
 
     def overtaken(self, member: PoolMember, delay: float, now: float) -> bool:
         """Record that a hedge overtook an endpoint; return whether that counts as a stall.
@@ -195,20 +356,13 @@ class Pool(EndpointSelection):
             now: Monotonic seconds.
             began: Monotonic seconds when the attempt began.
         """
-        member.last_fault = fault
         if fault in COUNTED or fault in NETWORK:
             member.failed += 1
             member.faults[fault] += 1
         self._record_fault(member, fault, Evidence.BAD_REQUEST, now, began)
 
-    def request_probe(self, member: PoolMember, now: float) -> None:
-        """Request a probe now, without counting a failure."""
-        member.health.next_probe = min(member.health.next_probe, now)
-        self.urgent = True
-
     def busy(self, member: PoolMember, seconds: float, now: float) -> None:
         """Record a ``Retry-After``: the endpoint is alive, but ranks last for ``seconds``."""
-        self._network.record_answer(now)
         member.served += 1
         member.busy_until = now + seconds
         self._record(member, Evidence.GOOD_REQUEST, now)
@@ -239,25 +393,26 @@ class Pool(EndpointSelection):
             self._network.record_answer(now)
             member.busy_until, fault = now + busy, Fault.BUSY
             self._review_at = now
-        if fault is None:
-            self._network.record_answer(now)
-            member.health.measured(seconds)
-            self._record(member, Evidence.GOOD_PROBE, now)
-        else:
-            member.last_fault = fault
+        if fault is not None:
             self._record_fault(member, fault, Evidence.BAD_PROBE, now, now - seconds)
+            return
+        member.health.measured(seconds)
+        self._record(member, Evidence.GOOD_PROBE, now)
 
     def _record_fault(
         self, member: PoolMember, fault: Fault, evidence: Evidence, now: float, began: float
     ) -> None:
+        member.last_fault = fault
         if fault in NETWORK:
-            self._network.record_fault(
-                member.target.host,
-                now,
-                lambda when: self._record(member, evidence, when, began),
-            )
+            host, record = member.target.host, self._record
+            self._network.record_fault(host, now, lambda at: record(member, evidence, at, began))
             member.health.postpone(now, self._random())
-            self._probe_another_host(member, now)
+            # An idle client probes its endpoints at different times. Without a second probe within
+            # the offline window, a client on a machine without a network would count each endpoint
+            # as dead in turn.
+            others = [m for m in self.watched() if m.target.host != host]
+            if others and not self._network.offline:
+                self.request_probe(min(others, key=lambda m: self._rank(m, now)), now)
             self._review_at = now
         elif fault is Fault.STALLED:
             self._record(member, Evidence.STALL, now, began)
@@ -269,47 +424,28 @@ class Pool(EndpointSelection):
             # The fault says nothing about the endpoint: check again, but not at once.
             member.health.postpone(now, self._random())
 
-    def _probe_another_host(self, member: PoolMember, now: float) -> None:
-        """Probe a second host within the offline window.
-
-        An idle client probes its endpoints at different times. Without this second probe, a
-        client on a machine without a network would count each endpoint as dead in turn.
-        """
-        others = [m for m in self.watched() if m.target.host != member.target.host]
-        if others and not self._network.offline:
-            self.request_probe(min(others, key=lambda m: self._rank(m, now)), now)
-
     def _record(
         self, member: PoolMember, evidence: Evidence, now: float, began: float | None = None
     ) -> None:
         """Record evidence; ``began`` is when the attempt began that failed, or None."""
-        if member.failing_since is None:
-            member.failing_since = began
-        change = member.health.record(evidence, now, self._random())
+        if began is None:  # a success
+            self._network.record_answer(now)
+        change = member.record(evidence, now, self._random(), began)
         self.urgent = self.urgent or member.health.next_probe <= now
-        if evidence in _GOOD:
-            member.failing_since = None
-        if change.after is HealthState.HEALTHY and change.before not in _FINE:
-            member.recovered_at = now
         if self._members.get(member.url) is not member:
             return  # removed from the list during the attempt
-        self._apply_transition(member, change)
+        self._emit_transition(member, change)
         if change.before is not change.after or evidence is Evidence.GOOD_PROBE:
-            self._schedule_review(member, now)
+            current = self.current
+            if current is None or member is current or self._may_replace(member, current, now):
+                self._review_at = now
 
-    def _schedule_review(self, member: PoolMember, now: float) -> None:
-        """Schedule a review of the choice if this endpoint may change it."""
-        current = self._current
-        if current is None or member is current:
-            self._review_at = now
-            return
-        rank, own = self._rank(member, now), self._rank(current, now)
-        better = rank < own or (rank == own and self._is_much_faster(member, current))
-        if better and not self._must_dwell(member, current, now):
-            self._review_at = now
+    def _may_replace(self, member: PoolMember, current: PoolMember, now: float) -> bool:
+        """Whether a review of the choice may choose this endpoint."""
+        better = self._reason(member, current, now) is not None
+        return better and not self._must_dwell(member, current, now)
 
-    def _apply_transition(self, member: PoolMember, change: Transition) -> None:
-        self._usable += change.came_back - change.went_down
+    def _emit_transition(self, member: PoolMember, change: Transition) -> None:
         if change.after is HealthState.SUSPECT and change.before is not HealthState.SUSPECT:
             self._emit(EventKind.SUSPECTED, url=member.url, reason=member.last_fault)
         if change.went_down:
@@ -320,12 +456,7 @@ class Pool(EndpointSelection):
             self._all_down = False
 
     def _emit_if_all_down(self) -> None:
-        if self._members and not self._usable and not self._all_down:
+        usable = any(member.health.usable for member in self._members.values())
+        if self._members and not usable and not self._all_down:
             self._all_down = True
             self._emit(EventKind.ALL_DOWN, urls=[m.url for m in self.members()])
-
-
-_GOOD = frozenset({Evidence.GOOD_PROBE, Evidence.GOOD_REQUEST})
-_FINE = frozenset({HealthState.UNKNOWN, HealthState.HEALTHY})
-#: Faults that come from a remote host, and so prove that the machine has a network.
-_FROM_AFAR = frozenset({Fault.REFUSED, Fault.RESET, Fault.TLS, Fault.PROTOCOL, Fault.BAD_STATUS})

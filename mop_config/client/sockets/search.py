@@ -17,8 +17,7 @@ from ...net.connect import DialOptions, Place
 from ...net.faults import Fault, lacks_resources
 from ..base import BaseManager
 from ..pool.failover import Budget, DialRace, FailedAttempt, Failover, RetryTraits
-from ..pool.member import PoolMember
-from ..pool.target import Target
+from ..pool.member import PoolMember, Target
 from ..transport.outcome import DialError, NoEndpointAvailable
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from ...net.resolver import Resolver
-from ..pool.member import PoolMember
-from ..pool.target import Target
+from ..pool.member import PoolMember, Target
 from .search import SocketEndpoints, with_credentials
 
 

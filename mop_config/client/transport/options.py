@@ -20,7 +20,7 @@ from ...net.http import proxy_of
 from ...net.proxies import for_httpcore
 from ...net.tls import offering
 from ..keywords import TransportKeywords
-from ..pool.target import Target
+from ..pool.member import Target
 
 #: The names of the options that go to a transport; all others go to the client.
 NAMES = frozenset(TransportKeywords.__annotations__)

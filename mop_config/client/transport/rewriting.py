@@ -11,8 +11,8 @@ import httpx2
 
 from ...net.deadline import FOREVER
 from ..pool.failover import RetryTraits
+from ..pool.member import Target
 from ..pool.policy import IDEMPOTENT
-from ..pool.target import Target
 
 #: RFC 2606 reserves .invalid: a request that bypasses our transport reaches no server.
 HOST = "endpoint.invalid"

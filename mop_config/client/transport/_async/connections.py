@@ -14,7 +14,7 @@ from typing import Any
 import httpcore2
 
 from ....net._async.stream import WANT_READ
-from ...pool.target import Target
+from ...pool.member import Target
 from ..attempt import Exchange
 from ..options import TransportOptions
 from ..with_asyncio import SHARES_HTTP2, AsyncTurn

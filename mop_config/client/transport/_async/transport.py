@@ -17,9 +17,8 @@ import httpx2
 
 from ....net.deadline import FOREVER, Deadline, Limit
 from ...keywords import TransportKeywords, check_keywords
-from ...pool.delays import route_of
 from ...pool.failover import Failover
-from ...pool.member import PoolMember
+from ...pool.member import PoolMember, route_of
 from .. import rewriting
 from ..attempt import Exchange, HasState, Overtaken
 from ..options import TransportOptions

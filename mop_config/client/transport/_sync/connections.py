@@ -15,7 +15,7 @@ from typing import Any
 import httpcore2
 
 from ....net._sync.stream import WANT_READ
-from ...pool.target import Target
+from ...pool.member import Target
 from ..attempt import Exchange
 from ..options import TransportOptions
 from ..with_threads import SHARES_HTTP2, Turn
