@@ -12,7 +12,7 @@ from flask import Flask, Response, request
 
 from mop_config.server.parsing.render import EMPTY_BODY, render
 from mop_config.server.serving.snapshot import Snapshot, Variant
-from mop_config.server.settings import UrlRules
+from mop_config.server.settings import Settings, UrlRules
 from tests.servers import ENDPOINTS
 
 _file = Path(os.environ["ENDPOINT_CONFIG_FILE"])
@@ -21,9 +21,9 @@ _file = Path(os.environ["ENDPOINT_CONFIG_FILE"])
 def _read() -> Variant:
     return Snapshot.of(
         render(_file.read_bytes(), UrlRules(), EMPTY_BODY),
-        last_modified=int(time.time()),
-        loaded_at=time.time(),
-        max_age=60,
+        Settings(),
+        time.time(),
+        int(time.time()),
     ).plain
 
 

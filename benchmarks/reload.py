@@ -12,9 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mop_config.model import codec
-from mop_config.server.parsing.builder import build
 from mop_config.server.parsing.parser import parse
-from mop_config.server.parsing.render import EMPTY_BODY, render
+from mop_config.server.parsing.render import EMPTY_BODY, build, render
 from mop_config.server.settings import UrlRules
 from tests.servers import ENDPOINTS, Server, gunicorn_command, running
 

@@ -12,10 +12,8 @@ from ..server.reload.guard import Replaced, missing_confirmations
 from ..server.settings import Settings
 from ..server.sources import open_source
 from ..server.state.directory import StateDirectory
-from ..server.state.release import LastGood
-from ..server.state.releases import ReleaseStore
-from ..server.state.worker_record import WorkerRecord
-from ..server.state.workers import WORKER, WorkerRegistry, key, place
+from ..server.state.releases import LastGood, ReleaseStore
+from ..server.state.workers import WORKER, WorkerRecord, WorkerRegistry, key, place
 from .env_file import as_root
 
 _RECORDS = re.compile(r"records-([0-9]+)\Z")

@@ -36,7 +36,7 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
     FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt.
     """
     # Imported here, because the exporter's parts take long to import.
-    from ..server.export.exporter import TYPES, StaticExporter
+    from ..server.export import TYPES, StaticExporter
     from ..server.web import instance_folder
 
     # World-readable files: the web server usually runs as another user.

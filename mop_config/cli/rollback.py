@@ -8,7 +8,7 @@ import click
 from ..errors import MopConfigError
 from ..model.codec import rfc3339
 from ..server.sources import SCHEME
-from ..server.state.worker_record import WorkerRecord
+from ..server.state.workers import WorkerRecord
 from .differences import text_difference
 from .env_file import env_file_option
 from .good_texts import GoodTexts

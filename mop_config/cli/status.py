@@ -7,7 +7,7 @@ import click
 
 from ..model.endpoint import Kind
 from ..server.monitor.results import HealthDocument
-from ..server.state.worker_record import HistoryEntry
+from ..server.state.workers import HistoryEntry
 from ..server.status.document import StatusDocument
 from ..server.status.translations import Texts
 from ..server.status.verdict import Level, differing, verdict

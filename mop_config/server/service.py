@@ -31,7 +31,7 @@ from .sources import open_source
 from .state import workers
 from .state.directory import StateDirectory, hand_over
 from .state.releases import ReleaseStore
-from .state.worker_record import WorkerFigures, WorkerRecord, reload_for
+from .state.workers import WorkerFigures, WorkerRecord, reload_for
 from .status import lost_hooks
 from .status.document import (
     StatusDocument,
@@ -85,7 +85,7 @@ class ConfigService:
         now = time.time()
         self.metrics = Metrics()
         self.store = SnapshotStore(
-            Snapshot.of(EMPTY, last_modified=int(now), loaded_at=now, max_age=settings.max_age),
+            Snapshot.of(EMPTY, settings, now, int(now)),
             self.metrics.reload,
         )
         self.signer = Signer(settings)

@@ -19,9 +19,9 @@ import pytest
 
 from mop_config import create_app, qr
 from mop_config.model.jws import SigningKey, TrustedKeys
-from mop_config.server.export.exporter import StaticExporter
+from mop_config.server.export import StaticExporter
 from mop_config.server.settings import Settings
-from mop_config.server.state.release import parse
+from mop_config.server.state.releases import parse
 
 from ..conftest import GUIDE_JSON, SAMPLE
 from ..servers import ROOT

@@ -17,8 +17,7 @@ import pytest
 from mop_config.cli import run
 from mop_config.server.settings import Settings
 from mop_config.server.state.directory import StateDirectory
-from mop_config.server.state.release import LastGood, Release
-from mop_config.server.state.releases import ReleaseStore
+from mop_config.server.state.releases import LastGood, Release, ReleaseStore
 from mop_config.server.state.workers import key as key_of
 
 from ..etcds import running_cluster

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from mop_config import create_app
-from mop_config.server.reload.file_trigger import FileTrigger
+from mop_config.server.reload.thread import FileTrigger
 from mop_config.server.service import EXTENSION, ConfigService
 from mop_config.server.settings import Settings
-from mop_config.server.sources.directory_watch import Watcher
+from mop_config.server.sources.watch import Watcher
 
 from ..conftest import need_program, skip
 from ..disks import fill, small_disk

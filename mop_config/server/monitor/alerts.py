@@ -27,7 +27,7 @@ from ...net.faults import HttpError
 from ...net.http import HttpClient, HttpReply, HttpRequest, backoff, retry_after
 from ..settings import Settings
 from ..state.directory import StateDirectory
-from ..state.worker_record import parse_record
+from ..state.workers import parse_record
 from .schedule import ProbeSchedule
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from typing import TypedDict
 from ...model.endpoint import Kind
 from ...net.faults import COUNTED
 from ..state.directory import StateDirectory
-from ..state.worker_record import parse_record
+from ..state.workers import parse_record
 
 #: The word for requests that an endpoint answered.
 OK = "ok"

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypedDict, TypeVar
 from ...health.state import HealthState
 from ..sources.file import Fingerprint
 from ..state.directory import StateDirectory
-from ..state.worker_record import parse_record
+from ..state.workers import parse_record
 from .history import Slot, Slots
 from .schedule import EndpointHealth
 

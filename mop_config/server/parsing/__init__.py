@@ -1,4 +1,4 @@
 """From an endpoint file's text to the bytes that are served. Pure.
 
-Read ``problems``, ``parser``, ``builder`` and ``render`` in this order.
+Read ``problems``, ``parser`` and ``render`` in this order.
 """

@@ -3,16 +3,151 @@
 import codecs
 import gzip
 import hashlib
+from collections.abc import Callable
+from itertools import chain
 from typing import NamedTuple
 
 from ...errors import SourceError
 from ...model import codec
-from ...model.endpoint import EndpointConfig, Kind
+from ...model.endpoint import Endpoint, EndpointConfig, Kind, assemble
 from ..settings import UrlRules
-from .builder import build
-from .parser import parse
-from .problems import Code, Problem
-from .window import FOREVER, PlannedChange
+from .parser import EndpointFile, Entry, Section, parse
+from .problems import Code, Problem, Problems
+from .window import ALWAYS, FOREVER, PlannedChange, Window
+
+#: Takes a host and the port of its entry; returns the URL and the identity of the URL.
+Generate = Callable[[str, int | None], tuple[str, str]]
+
+
+class Built(NamedTuple):
+    """The endpoint list of a file at a moment, and all problems of the file.
+
+    Attributes:
+        config: The endpoints whose entries are served at the moment.
+        problems: The problems.
+        planned: The boundaries of windows that are still to come, the next one first.
+        boundary: POSIX seconds of the last boundary that has passed; 0 if there is none.
+    """
+
+    config: EndpointConfig
+    problems: Problems
+    planned: tuple[PlannedChange, ...]
+    boundary: float
+
+
+def build(file: EndpointFile, rules: UrlRules, at: float = 0.0) -> Built:
+    """Build the endpoint list of a parsed file.
+
+    Domains come first, then IP addresses, then the kind's own section. The position in that order
+    is the priority of an entry without ``priority=``. An entry whose URL is a duplicate is left
+    out and takes no position. An entry outside its window is left out and keeps its position.
+
+    Args:
+        file: The parsed file.
+        rules: The rules by which hosts become URLs.
+        at: POSIX seconds of the moment by which windows are judged.
+    """
+    problems = Problems()
+    api = _KindBuilder(Kind.API, rules.api, problems, at)
+    socket = _KindBuilder(Kind.SOCKETIO, rules.socket, problems, at)
+    entries = file.entries
+    for entry in chain(entries[Section.DOMAINS], entries[Section.IPS]):
+        new = api.add(entry)
+        expired = entry.window is not None and entry.window.end <= at
+        socket.add(entry, quiet=expired or not new)
+    for entry in entries[Section.API]:
+        api.add(entry)
+    for entry in entries[Section.SOCKET]:
+        socket.add(entry)
+    api.check()
+    socket.check()
+    if rules.protocol == "http" and api.generated + socket.generated:
+        message = "URLs are generated with plain http (ENDPOINT_PROTOCOL): use https"
+        problems.add(Code.PLAIN_HTTP, 1, 1, message)
+    problems.extend(file.problems)
+    config = EndpointConfig(tuple(api.endpoints), tuple(socket.endpoints))
+    planned = tuple(sorted([*api.planned, *socket.planned]))
+    return Built(config, problems, planned, max(api.boundary, socket.boundary))
+
+
+class _KindBuilder:
+    """Collects the endpoints of one kind at a moment, without duplicates."""
+
+    def __init__(self, kind: Kind, generate: Generate, problems: Problems, at: float) -> None:
+        self.kind = kind
+        self.generate = generate
+        self.problems = problems
+        self.endpoints: list[Endpoint] = []
+        self.at = at
+        self.planned: list[PlannedChange] = []
+        self.boundary = 0.0
+        self.entries: dict[str, Entry] = {}  # the first entry of each URL, by its identity
+        self.later: dict[str, list[Entry]] = {}  # all entries of a URL that has several
+        self.count = 0
+        self.generated = 0
+
+    def add(self, entry: Entry, *, quiet: bool = False) -> bool:
+        """Add an entry, and return whether its URL was new.
+
+        Args:
+            entry: The entry.
+            quiet: The other kind has already reported the duplicate.
+        """
+        host, port, url, priority, attributes, line, column, shown, window = entry
+        if url is None:
+            text, key = self.generate(host, port)
+            self.generated += 1
+        else:
+            text, key = url.text, url.identity
+        first = self.entries.setdefault(key, entry)
+        if first is not entry:
+            others = self.later.setdefault(key, [first])
+            other = next((each for each in others if _overlap(each, entry)), None)
+            if other is not None:
+                if not quiet:
+                    message = (
+                        f"a duplicate {self.kind.label} endpoint: line {other.line} has it already"
+                    )
+                    self.problems.add(Code.DUPLICATE, line, column, message, shown)
+                return False
+            others.append(entry)
+        position, self.count = self.count, self.count + 1
+        if window is not None and not self._is_served(entry, window, text, quiet=quiet):
+            return True
+        rank = position if priority is None else priority
+        endpoint = assemble(text, rank, **attributes) if attributes else assemble(text, rank)
+        self.endpoints.append(endpoint)
+        if url is not None and url.scheme in {"http", "ws"}:
+            message = (
+                f"{url.scheme} is not encrypted: anyone on the way can read and change the traffic"
+            )
+            self.problems.add(Code.PLAIN_HTTP, line, column, message, shown)
+        return True
+
+    def _is_served(self, entry: Entry, window: Window, url: str, *, quiet: bool) -> bool:
+        """Take in the boundaries of an entry, and return whether it is served at the moment."""
+        for boundary, added in ((window.start, True), (window.end, False)):
+            if boundary <= self.at:
+                self.boundary = max(self.boundary, boundary)
+            elif boundary < FOREVER:
+                self.planned.append(PlannedChange(boundary, self.kind, added, url))
+        if window.end <= self.at and not quiet:
+            message = "until is past: the entry is not served any more"
+            self.problems.add(Code.EXPIRED, entry.line, entry.column, message, entry.text)
+        return window.holds(self.at)
+
+    def check(self) -> None:
+        """Warn if the kind has too few endpoints for failover."""
+        if len(self.endpoints) < 2:
+            message = (
+                f"{self.kind.label} endpoints: {len(self.endpoints)}; failover needs at least 2"
+            )
+            self.problems.add(Code.FEW_ENDPOINTS, 1, 1, message)
+
+
+def _overlap(one: Entry, other: Entry) -> bool:
+    return (one.window or ALWAYS).overlaps(other.window or ALWAYS)
+
 
 GZIP_LEVEL = 6
 

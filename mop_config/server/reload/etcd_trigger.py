@@ -13,8 +13,8 @@ import time
 from ...errors import SourceError
 from ...net.http import backoff
 from ..serving.store import Trigger
-from ..sources.debounce import Event, Events
 from ..sources.etcd import EtcdSource, Watch
+from ..sources.watch import Event, Events
 from .pipeline import Reloader
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ from ...errors import SourceError
 from ...model.codec import iter_endpoints, rfc3339
 from ...model.endpoint import Kind
 from ..parsing.problems import MAX_KEPT, Code, Problem, Severity
-from ..parsing.render import Rendering
+from ..parsing.render import Rendering, render_body
 from ..settings import Settings
+from ..state.releases import LastGood
 
 #: The word for a kind in a confirming line.
 _WORDS = {Kind.API: "api", Kind.SOCKETIO: "socket"}
@@ -64,6 +65,19 @@ def check_acceptable(
             f"the file removes more than {settings.max_removed:.0%} of the endpoints of a kind"
             f" (ENDPOINT_MAX_REMOVED); {need} that it is meant: {' and '.join(lines)}",
         )
+
+
+def check_replaces(
+    rendering: Rendering, settings: Settings, text: bytes, last: LastGood | None
+) -> None:
+    """Raise ``SourceError`` if a rendered text may not replace the host's last list."""
+    replaced = None
+    if last is not None and last.release.etag != rendering.etag:
+        replaced = Replaced({Kind.API: last.api, Kind.SOCKETIO: last.socketio}, last.data)
+        if settings.max_removed < 1:
+            body = render_body(last.data, settings.rules, last.boundary)
+            replaced = replaced._replace(body=body)
+    check_acceptable(rendering, settings, text, replaced)
 
 
 def _too_few(

@@ -1,28 +1,127 @@
 """Reloader reads the source, renders and checks its text, and publishes the list."""
 
 import contextlib
+import gc
 import logging
+import math
+import sys
+import threading
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import SourceError
 from ...model.codec import rfc3339
-from ...model.endpoint import Kind
 from ..parsing.problems import MAX_KEPT, Code, Problem, first_problems
-from ..parsing.render import Rendering, render, render_body
+from ..parsing.render import Rendering, render
+from ..parsing.window import PlannedChange
 from ..serving.snapshot import Snapshot
-from ..serving.store import Result, SnapshotStore, SourceState, Trigger
+from ..serving.store import Reload, Result, SnapshotStore, SourceState, Trigger
 from ..settings import Settings
 from ..sources import Source
 from ..sources.file import Fingerprint, SourceText, detached
-from ..state.release import LastGood, Release
-from ..state.releases import CriticalSection, ReleaseStore
-from .guard import Replaced, check_acceptable, count, with_planned_refusals
-from .loaded import UNREACHABLE, VAIN_TRIES, Loaded, ReloadAttempt
-from .short_turns import short_turns
+from ..state.releases import LastGood, Release, ReleaseStore
+from .guard import check_replaces, count, with_planned_refusals
 
 logger = logging.getLogger(__name__)
+
+#: Seconds after which the rendering thread gives up the interpreter lock to a waiting thread.
+#: A request acquires the lock several times, and Python's default is 5 ms for each of them.
+SWITCH_INTERVAL = 0.0005
+# Two services in one process must not restore each other's values.
+_one_at_a_time = threading.Lock()
+
+
+@contextlib.contextmanager
+def short_turns() -> Iterator[None]:
+    """Shorten the interpreter's switch interval and pause the garbage collector meanwhile.
+
+    A full collection holds the interpreter lock while it visits every object of the list: 65 ms
+    for 50,000 entries. Rendering makes no reference cycles, so there is nothing to collect.
+    """
+    with _one_at_a_time:
+        interval, collecting = sys.getswitchinterval(), gc.isenabled()
+        sys.setswitchinterval(min(interval, SWITCH_INTERVAL))
+        gc.disable()
+        try:
+            yield
+        finally:
+            sys.setswitchinterval(interval)
+            if collecting:
+                gc.enable()
+
+
+#: Outdated reads in a row, and seconds since the first of them, after which a source that changes
+#: all the time is read and rendered under the lock.
+VAIN_TRIES = 3
+VAIN_SECONDS = 2.0
+#: Identity of every outage, so that an outage is noted once although its messages differ.
+UNREACHABLE = b"unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the reloader remembers of its last read of the source; replaced whole.
+
+    Attributes:
+        signature: Fingerprint of the source right before it was read.
+        identity: Digest of the text that was read, or the reason why no text could be read.
+        tries: Reads in a row whose text was outdated before its release was issued.
+        vain_since: Monotonic seconds at the start of the first of these reads.
+        good_at: POSIX time at which the served list was found good, by any worker; 0 for never.
+        seen_good: Whether this process has read a good text.
+        planned: The next changes by windows in the served text.
+        next_boundary: POSIX seconds of the next window boundary, at which the served text has to
+            be rendered again; infinity without a boundary.
+    """
+
+    signature: Fingerprint = Fingerprint(0)  # noqa: RUF009 - immutable
+    identity: bytes = b""
+    tries: int = 0
+    vain_since: float = 0.0
+    good_at: float = 0.0
+    seen_good: bool = False
+    planned: tuple[PlannedChange, ...] = ()
+    next_boundary: float = math.inf
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the source could be reached."""
+        return self.identity != UNREACHABLE
+
+
+class ReloadAttempt:
+    """One read of the source: its trigger, the state before, and its duration.
+
+    Attributes:
+        rendering: The list that was read, once it is rendered.
+    """
+
+    def __init__(self, trigger: Trigger, before: Loaded, *, quietly: bool = False) -> None:
+        self.trigger = trigger
+        self.before = before
+        self.quietly = quietly
+        self.rendering: Rendering | None = None
+        self.at = time.time()
+        self.started = time.monotonic()
+
+    def repeats(self, loaded: Loaded) -> bool:
+        """Whether a quiet read found the same text or failure as before, so nothing is noted."""
+        return self.quietly and loaded.identity == self.before.identity
+
+    def good(self, text: SourceText, made: Rendering) -> LastGood:
+        """Return the text with its list's figures, for which a release will be issued."""
+        # A boundary counts as a change at its own instant.
+        release = Release(made.etag, max(text.mtime, made.boundary))
+        counts, trigger = (made.api_count, made.socketio_count), self.trigger.value
+        return LastGood(text.data, release, *counts, text.order, made.boundary, self.at, trigger)
+
+    def done(self, result: Result, etag: str, **details: Any) -> Reload:
+        """End the attempt with a result, and return its record; see ``Reload`` for the details."""
+        duration = time.monotonic() - self.started
+        return Reload(self.at, self.trigger, result, duration=duration, etag=etag, **details)
+
 
 #: Limit of the planned changes that the status shows.
 MAX_PLANNED = 20
@@ -75,7 +174,7 @@ class Reloader:
         """Report that the source keeps changing, so that it cannot be read yet."""
         message = f"{self.source} keeps changing: waiting until it rests"
         attempt = ReloadAttempt(trigger, self.loaded)
-        self._note_failure(message, attempt, SourceError(Code.CHANGING, message))
+        self._note(SourceError(Code.CHANGING, message), attempt, refused=True)
 
     def reload(
         self, trigger: Trigger, *, quietly: bool = False, settled: Fingerprint | None = None
@@ -92,50 +191,47 @@ class Reloader:
             False if the source has changed meanwhile, or could not be read for lack of
             descriptors; then the caller reloads again in a moment.
         """
-        signature = self.source.signature()
+        source, releases, before = self.source, self.releases, self.loaded
+        attempt = ReloadAttempt(trigger, before, quietly=quietly)
+        signature = source.signature()
+        late = before.tries and attempt.started - before.vain_since > VAIN_SECONDS
+        late = late or before.tries >= VAIN_TRIES
         if settled is not None and signature.contents != settled.contents:
             return False
-        attempt = ReloadAttempt(trigger, self.loaded, quietly=quietly)
         try:
-            return self._reload(attempt, signature)
+            with releases.section(rendering=True) if late else contextlib.nullcontext():
+                host = releases.follow()  # before the read, see ``is_behind``
+                text = source.read()
+                changed = text.signature.contents != signature.contents
+                # A writer may have been at work since the trigger decided to read.
+                if (late or changed) and (source.being_written() or not source.is_current(text)):
+                    return False
+                self._remember(attempt, text.signature, text.identity)
+                if self._is_settled(text, host, attempt):
+                    return True
+                at = self._moment()
+                rendering = attempt.rendering = self._render(text.data, at)
+                with releases.section() as section:
+                    behind = section.is_behind(text.order, host and host.order)
+                    if not late and (behind or not source.is_current(text)):
+                        return self._count_vain(attempt)
+                    if releases.boundary > at:
+                        return False
+                    check_replaces(rendering, self.settings, text.data, section.last)
+                    good = releases.issue(section, attempt.good(text, rendering))
+            self._publish(rendering, good.release, attempt)
+            if text.detached:
+                self._note(SourceError(Code.DETACHED, detached(source)), attempt, refused=False)
         except SourceError as error:
             return self._reject(error, attempt, signature)
         except Exception as error:
             return self._fail(error, attempt)
+        return True
 
     # -- the steps of a reload
 
-    def _reload(self, attempt: ReloadAttempt, signature: Fingerprint) -> bool:
-        """Read, render, check, issue a release with the text saved, and publish."""
-        releases, late = self.releases, attempt.before.in_vain
-        with releases.section(rendering=True) if late else contextlib.nullcontext():
-            text = self.source.read()
-            changed = text.signature.contents != signature.contents
-            # A writer may have been at work since the trigger decided to read.
-            if (late or changed) and (
-                self.source.being_written() or not self.source.is_current(text)
-            ):
-                return False
-            self._remember(attempt, text.signature, text.identity)
-            if self._is_settled(text, attempt):
-                return True
-            at = self._moment()
-            rendering = attempt.rendering = self._render(text.data, at)
-            with releases.section() as section:
-                behind = releases.boundary > at
-                if behind or (not late and self._is_outdated(text, section, attempt)):
-                    return False
-                self._check(rendering, text.data, section)
-                good = releases.issue(section, attempt.good(text, rendering))
-        self._publish(rendering, good.release, attempt)
-        if text.detached:
-            self._note_failure(detached(self.source), attempt, code=Code.DETACHED)
-        return True
-
     def _remember(self, attempt: ReloadAttempt, signature: Fingerprint, identity: bytes) -> None:
-        self.loaded = replace(
-            attempt.before, signature=signature, identity=identity, tries=0, confirmed=None
-        )
+        self.loaded = replace(attempt.before, signature=signature, identity=identity, tries=0)
 
     def _moment(self) -> float:
         """Return the time at which windows are evaluated, never before a boundary already passed.
@@ -151,40 +247,24 @@ class Reloader:
         return with_planned_refusals(rendering, self.settings)
 
     def _plan(self, rendering: Rendering) -> None:
-        planned = rendering.planned[:MAX_PLANNED]
-        boundary = rendering.next_boundary
+        planned, boundary = rendering.planned[:MAX_PLANNED], rendering.next_boundary
         self.loaded = replace(self.loaded, planned=planned, next_boundary=boundary)
 
-    def _check(self, rendering: Rendering, data: bytes, section: CriticalSection) -> None:
-        """Raise ``SourceError`` if the list may not replace the host's last list."""
-        last, replaced = section.last, None
-        if last is not None and last.release.etag != rendering.etag:
-            replaced = Replaced({Kind.API: last.api, Kind.SOCKETIO: last.socketio}, last.data)
-            if self.settings.max_removed < 1:
-                body = render_body(last.data, self.settings.rules, last.boundary)
-                replaced = replaced._replace(body=body)
-        check_acceptable(rendering, self.settings, data, replaced)
-
-    def _is_outdated(
-        self, text: SourceText, section: CriticalSection, attempt: ReloadAttempt
-    ) -> bool:
-        """Whether the source may have another text by now; if so, count the read as outdated."""
-        before, order = attempt.before, section.last and section.last.order
-        if self.source.is_current(text) and not section.is_behind(text.order, before.confirmed):
-            return False
+    def _count_vain(self, attempt: ReloadAttempt) -> bool:
+        """Count a read whose text was outdated before its release was issued; return False."""
+        before = attempt.before
         since = before.vain_since if before.tries else attempt.started
-        tries = before.tries + 1
-        self.loaded = replace(before, tries=tries, vain_since=since, confirmed=order)
-        return True
+        self.loaded = replace(before, tries=before.tries + 1, vain_since=since)
+        return False
 
-    def _is_settled(self, text: SourceText, attempt: ReloadAttempt) -> bool:
+    def _is_settled(self, text: SourceText, host: LastGood | None, attempt: ReloadAttempt) -> bool:
         """Whether the same text was read before, and no new release is needed.
 
         The same text gets a release if it was touched or the host released another list.
         """
         if not attempt.repeats(self.loaded):
             return False
-        view, host = self.store.view, self.releases.follow()
+        view = self.store.view
         disputed = host is not None and host.release.etag != view.snapshot.etag
         moved = text.signature != attempt.before.signature or disputed
         return not moved or view.state is not SourceState.FRESH
@@ -210,25 +290,15 @@ class Reloader:
             warnings=rendering.warnings,
             planned=self.loaded.planned,
         )
-        counts = f"{count(rendering.errors, 'error')}, {count(rendering.warnings, 'warning')}"
-        counts += first_problems(rendering.problems)
-        if change is None:
-            logger.info("unchanged (%s), etag %s; %s", attempt.trigger, snapshot.etag, counts)
-            return
+        what = f"{change or result} ({attempt.trigger}), etag {snapshot.etag}"
         served = f"{snapshot.api_count} API, {snapshot.socketio_count} Socket.io"
-        how = f"{attempt.trigger}, {reload.duration * 1000:.0f} ms"
-        logger.info("%s, etag %s (%s); %s; %s", change, snapshot.etag, how, served, counts)
+        counts = f"{count(rendering.errors, 'error')}, {count(rendering.warnings, 'warning')}"
+        told = first_problems(rendering.problems)
+        logger.info("%s, %.0f ms; %s; %s%s", what, reload.duration * 1000, served, counts, told)
 
     def _snapshot(self, rendering: Rendering, release: Release) -> Snapshot:
-        return Snapshot.of(
-            rendering,
-            last_modified=release.last_modified,
-            loaded_at=time.time(),
-            max_age=self.settings.max_age,
-            ver=release.version,
-            negotiated=self.settings.signing_key_file is not None,
-            guarded=self.settings.guarded,
-        )
+        date, version = release.last_modified, release.version
+        return Snapshot.of(rendering, self.settings, time.time(), date, version)
 
     def _restamp(self, release: Release) -> Snapshot:
         """Serve the same list with the date and the version of another release."""
@@ -264,7 +334,8 @@ class Reloader:
     def _from_disk(self, good: LastGood) -> Snapshot | None:
         """Make the snapshot of a saved text, or return None if the text cannot be used."""
         try:
-            judged = self._judge_anew(good)
+            attempt = ReloadAttempt(Trigger(good.trigger), self.loaded)
+            judged = self._judge_anew(good, attempt, fall_back=True)
         except Exception as error:
             logger.error("the last good list cannot be used: %s", error)
             return None
@@ -272,14 +343,15 @@ class Reloader:
         return judged and self._snapshot(*judged)
 
     def _judge_anew(
-        self, good: LastGood, attempt: ReloadAttempt | None = None
+        self, good: LastGood, attempt: ReloadAttempt, *, fall_back: bool = False
     ) -> tuple[Rendering, Release] | None:
         """Render and check a saved text as of now, and issue its release.
 
         Args:
             good: The text.
-            attempt: The attempt that ends if the guard refuses the list. Without an attempt, the
-                list of the text's last boundary is used then.
+            attempt: The attempt to use the text.
+            fall_back: Whether the list of the text's last boundary is used if the guard refuses
+                the list of now; else ``SourceError`` is raised.
 
         Returns:
             None if the host has released another text meanwhile.
@@ -290,22 +362,14 @@ class Reloader:
             if section.last is not None and section.last.data != good.data:
                 return None
             try:
-                self._check(rendering, good.data, section)
+                check_replaces(rendering, self.settings, good.data, section.last)
             except SourceError:
-                if attempt is not None:
+                if not fall_back:
                     attempt.rendering = rendering
                     raise
                 rendering = self._render(good.data, good.boundary)
-            # A boundary counts as a change at its own instant.
-            modified_at = max(good.release.modified_at, rendering.boundary)
-            renewed = good._replace(
-                release=Release(rendering.etag, modified_at),
-                api=rendering.api_count,
-                socketio=rendering.socketio_count,
-                boundary=rendering.boundary,
-                saved_at=time.time(),
-                trigger=good.trigger if attempt is None else attempt.trigger.value,
-            )
+            text = SourceText(good.data, good.release.modified_at, Fingerprint(0), good.order)
+            renewed = attempt.good(text, rendering)
             return rendering, self.releases.issue(section, renewed, good.release).release
 
     @property
@@ -327,7 +391,7 @@ class Reloader:
         try:
             judged = self._judge_anew(good, attempt)
         except SourceError as error:
-            self._note_failure(str(error), attempt, error)
+            self._note(error, attempt, refused=True)
         except Exception as error:
             self._fail(error, attempt)
         else:
@@ -348,8 +412,7 @@ class Reloader:
             identity = UNREACHABLE if unreachable else str(error).encode()
             self._remember(attempt, signature, identity)
         if not attempt.repeats(self.loaded):
-            refusal = None if unreachable else error
-            self._note_failure(str(error), attempt, refusal, Code(error.code))
+            self._note(error, attempt, refused=not unreachable)
         return True
 
     def _fail(self, error: Exception, attempt: ReloadAttempt) -> bool:
@@ -357,45 +420,33 @@ class Reloader:
         reason = f"{type(error).__name__}: {error}"
         self.loaded = replace(attempt.before, identity=reason.encode())
         if self.loaded.identity != attempt.before.identity:
-            self._note_failure(reason, attempt)
+            self._note(SourceError("", reason), attempt, refused=False)
         return not isinstance(error, OSError)
 
-    def _note_failure(
-        self,
-        reason: str,
-        attempt: ReloadAttempt,
-        refusal: SourceError | None = None,
-        code: Code | None = None,
-    ) -> None:
+    def _note(self, error: SourceError, attempt: ReloadAttempt, *, refused: bool) -> None:
         """Note why the source's text is not served: it is refused, or something has failed."""
+        code = Code(error.code) if error.code else None
         view, rendering, changes = self.store.view, attempt.rendering, dict[str, Any]()
         snapshot, found = view.snapshot, rendering.problems if rendering else ()
-        result, state = Result.ERROR, SourceState.STALE
+        result, state, what, told = Result.ERROR, SourceState.STALE, "failed", ""
         if not view.loaded and (good := self.releases.last_good()) is not None:
             snapshot = self._from_disk(good) or snapshot
-        if refusal is not None:
-            code = Code(refusal.code)
-            problem = Problem(refusal.line, refusal.column, code.severity, code, reason, "")
+        if refused and code is not None:
+            problem = Problem(error.line, error.column, code.severity, code, str(error), "")
             changes["problems"] = (problem, *found)[:MAX_KEPT]
             changes["errors"] = 1 + (rendering.errors if rendering else 0)
             changes["warnings"] = rendering.warnings if rendering else 0
-            result = Result.REJECTED
-            state = SourceState.REJECTED if self.loaded.seen_good else SourceState.STALE
-        if not self.loaded.seen_good and not view.loaded and snapshot is view.snapshot:
+            result, what, told = Result.REJECTED, "refused", first_problems(found)
+        if self.loaded.seen_good:
+            state = SourceState.REJECTED if refused else SourceState.STALE
+        elif not view.loaded and snapshot is view.snapshot:
             state = SourceState.EMPTY
-        reload = attempt.done(result, snapshot.etag, error=reason, code=code)
-        planned = self.loaded.planned
-        self.store.refuse(reload, snapshot=snapshot, state=state, planned=planned, **changes)
+        reload = attempt.done(result, snapshot.etag, error=str(error), code=code)
+        changes |= {"snapshot": snapshot, "state": state, "planned": self.loaded.planned}
+        self.store.refuse(reload, **changes)
         self.follow_others()
         view = self.store.view
         serving = f"still serving etag {view.snapshot.etag}" if view.loaded else "serving nothing"
         if view.loaded and not self.loaded.seen_good:
             serving += f", the last good list of {rfc3339(self.loaded.good_at)}"
-        logger.error(
-            "%s (%s): %s; %s%s",
-            "failed" if refusal is None else "refused",
-            attempt.trigger,
-            reason,
-            serving,
-            "" if refusal is None else first_problems(found),
-        )
+        logger.error("%s (%s): %s; %s%s", what, attempt.trigger, error, serving, told)

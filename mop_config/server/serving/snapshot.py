@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from ..parsing.render import Rendering
+from ..settings import Settings
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -96,13 +97,10 @@ class Snapshot:
     def of(
         cls,
         rendering: Rendering,
-        *,
-        last_modified: int,
+        settings: Settings,
         loaded_at: float,
-        max_age: int,
+        last_modified: int,
         ver: int = 0,
-        negotiated: bool = False,
-        guarded: bool = False,
     ) -> "Snapshot":
         """Make the snapshot of a rendering that may be served.
 
@@ -110,18 +108,17 @@ class Snapshot:
 
         Args:
             rendering: The rendered list.
-            last_modified: POSIX seconds for ``Last-Modified``.
+            settings: With a signing key, ``Accept`` selects the plain or the signed list at the
+                same URL, so responses vary by ``Accept``. With access tokens, responses vary by
+                ``Authorization`` and are ``private``.
             loaded_at: POSIX time at which this process began to serve the list.
-            max_age: Seconds for which a client may cache the list.
+            last_modified: POSIX seconds for ``Last-Modified``.
             ver: Version for the signed list, in milliseconds.
-            negotiated: ``Accept`` selects the plain or the signed list at the same URL, so
-                responses vary by ``Accept``.
-            guarded: Access tokens are configured, so responses vary by ``Authorization`` and are
-                ``private``.
         """
-        vary = ["Accept"] if negotiated else []
-        vary += ["Accept-Encoding", "Authorization"] if guarded else ["Accept-Encoding"]
-        private = "private, " if guarded else ""
+        vary = ["Accept"] if settings.signing_key_file is not None else []
+        vary += ["Accept-Encoding", "Authorization"] if settings.guarded else ["Accept-Encoding"]
+        private = "private, " if settings.guarded else ""
+        max_age = settings.max_age
         common = (
             ("Cache-Control", f"{private}max-age={max_age}" if rendering.usable else "no-store"),
             ("Vary", ", ".join(vary)),

@@ -1,14 +1,13 @@
 """The source of the list: a file or a key in etcd, how it is read, and how a change is noticed.
 
-Read ``file`` first, then ``directory_watch`` and ``debounce``, which decide when the file is read.
-The ``etcd`` modules are the other source.
+Read ``file`` first, then ``watch``, which decides when the file is read. ``etcd`` is the other
+source.
 """
 
 from ...errors import SettingsError
 from ...model.address import EtcdAddress
 from ..settings import EtcdSettings, Settings
-from .etcd import EtcdSource
-from .etcd_gateway import tls_context
+from .etcd import EtcdSource, tls_context
 from .file import FileSource
 
 Source = FileSource | EtcdSource

@@ -1,26 +1,238 @@
-"""EtcdSource: a key in etcd v3, read and watched through whichever member responds."""
+"""EtcdSource: a key in etcd v3, read and watched through whichever member responds.
+
+Gateway sends the requests to the JSON gateway of one member.
+"""
 
 import base64
+import json
+import math
+import ssl
 import time
-from collections.abc import Callable, Generator
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple, TypeVar
 
-from ...errors import SourceError
-from ...model.address import EtcdAddress
-from ...net.faults import BodyTooLargeError
+from ...errors import SettingsError, SourceError
+from ...model.address import EtcdAddress, Url
+from ...model.printable import blanked
+from ...net.connect import DialOptions
+from ...net.faults import BodyTooLargeError, Fault, HttpError
+from ...net.http import HttpClient, HttpRequest
 from ...net.resolver import Resolver
 from ..parsing.problems import Code
 from ..settings import EtcdSettings
-from .etcd_gateway import (
-    OVERHEAD,
-    READ_TIMEOUT,
-    DownError,
-    Gateway,
-    Message,
-    RefusedError,
-    StaleTokenError,
-)
 from .file import Fingerprint, Order, SourceText
+
+#: Limits of a connection, and of each wait for bytes, in seconds.
+CONNECT_TIMEOUT = 2.0
+READ_TIMEOUT = 3.0
+#: Seconds of silence after which a watch ends, because a member that hangs is silent too.
+IDLE = 10.0
+#: Bytes of a response beside the text in it.
+OVERHEAD = 1 << 16
+
+Message = dict[str, Any]
+
+#: gRPC's codes for a fault of this member or this moment: cancelled, deadline exceeded, aborted,
+#: internal, unavailable, data loss.
+_TRY_ANOTHER = frozenset({1, 4, 10, 13, 14, 15})
+_STALE_TOKEN = ("invalid auth token", "revision in header is old", "revision of auth store is old")
+_HINTS = (
+    ("user name is empty", " (it requires ENDPOINT_ETCD_USER and ENDPOINT_ETCD_PASSWORD)"),
+    ("permission denied", " (this user may not do that with this key)"),
+    ("received message larger than max", " (a limit of etcd's: --max-request-bytes)"),
+    ("request is too large", " (a limit of etcd's: --max-request-bytes)"),
+)
+
+
+class RefusedError(SourceError):
+    """etcd responded with an error that any other member would respond with too."""
+
+
+class DownError(SourceError):
+    """This member does not respond as it should; another member may."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Code.UNREACHABLE, message)
+
+
+class StaleTokenError(Exception):
+    """The token has expired, or this member does not know it."""
+
+
+def tls_context(settings: EtcdSettings) -> ssl.SSLContext:
+    """Make the TLS context for requests to etcd.
+
+    Raises:
+        SettingsError: If a certificate cannot be used.
+    """
+    if not settings.tls:
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used
+    try:
+        context = ssl.create_default_context(cafile=settings.ca)
+    except OSError as error:
+        allowed = f"a file of certificates in PEM ({_reason(error)})"
+        raise SettingsError("ENDPOINT_ETCD_CA", settings.ca or "", allowed) from None
+    if settings.cert is not None:
+        try:
+            # OpenSSL would ask for the password of a key on the terminal.
+            context.load_cert_chain(settings.cert, settings.key, password=lambda: "")
+        except OSError as error:
+            allowed = (
+                "a certificate in PEM, with its key, which has no password, in the same file or"
+                f" in ENDPOINT_ETCD_KEY ({_reason(error)})"
+            )
+            raise SettingsError("ENDPOINT_ETCD_CERT", settings.cert, allowed) from None
+    return context
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return error.reason or "no PEM"
+    return error.strerror or str(error)
+
+
+class Gateway:
+    """One member, for one request or one watch. No proxy of the environment is used.
+
+    Args:
+        member: Host and port of the member.
+        settings: The login and the certificates.
+        resolver: Looks hosts up.
+        token: The token of the login; empty without a login.
+
+    Raises:
+        DownError: If a certificate cannot be read: it may be replaced just now.
+    """
+
+    def __init__(
+        self, member: tuple[str, int], settings: EtcdSettings, resolver: Resolver, token: str = ""
+    ) -> None:
+        host, port = member
+        scheme = "https" if settings.tls else "http"
+        self._where = Url(f"{scheme}://{host}:{port}", scheme, host, port, "")
+        # A member without a leader ends its watches instead of staying silent for ever.
+        self._headers = {"Grpc-Metadata-hasleader": "true", "Content-Type": "application/json"}
+        if token:
+            self._headers["Authorization"] = token
+        try:
+            dial = DialOptions(tls_context(settings), CONNECT_TIMEOUT)
+        except SettingsError as error:
+            raise DownError(str(error)) from None
+        self._client = HttpClient(dial, resolver, connect_within=CONNECT_TIMEOUT)
+
+    def post(self, path: str, message: Message, limit: int, seconds: float) -> Message:
+        """Send a request, and return the response.
+
+        Args:
+            path: Path below ``/v3``.
+            message: The request, as JSON.
+            limit: Limit of the response's length in bytes.
+            seconds: Limit of the whole request.
+
+        Raises:
+            DownError: If the member does not respond as it should.
+            StaleTokenError: If it requires another token.
+            RefusedError: If the response is an error.
+            BodyTooLargeError: If the response is longer than the limit.
+        """
+        request = HttpRequest(
+            f"{self._where.text}/v3{path}",
+            time.monotonic() + seconds,
+            limit,
+            "POST",
+            self._headers,
+            json.dumps(message).encode(),
+            silence=READ_TIMEOUT,
+        )
+        try:
+            reply = self._client.request(request)
+        except BodyTooLargeError:
+            raise
+        except HttpError as error:
+            raise DownError(str(error)) from None
+        if reply.status != 200:
+            raise _error(reply.status, reply.body)
+        return parse(reply.body)
+
+    def watch(self, message: Message, limit: int) -> Generator[Message, None, None]:
+        """Open a watch, and yield etcd's messages; the first says that the watch is established.
+
+        The messages end after a silence, and when the watch is closed.
+
+        Raises:
+            Exception: As ``post`` does, also if the stream breaks off.
+        """
+        connection = self._client.connection(self._where, time.monotonic() + READ_TIMEOUT)
+        body, established = json.dumps(message).encode(), False
+        try:
+            with (
+                connection,
+                connection.stream("POST", "/v3/watch", self._headers, body) as response,
+            ):
+                if response.status != 200:
+                    raise _error(response.status, response.read(OVERHEAD))
+                connection.until, connection.silence = math.inf, IDLE
+                for line in _lines(response.chunks(), limit):
+                    yield _result(line)
+                    established = True
+        except HttpError as error:
+            if established and error.fault is Fault.READ_TIMEOUT:
+                return
+            raise DownError(str(error)) from None
+        if not self._client.aborted:
+            raise DownError("the connection has ended")
+
+    def close(self) -> None:
+        """End the watch, from any thread."""
+        self._client.abort()
+
+
+def _error(status: int, body: bytes) -> Exception:
+    try:
+        answer = parse(body)
+        said = str(answer.get("message") or answer["error"])
+    except (DownError, KeyError):
+        return DownError(f"answers {status}, which is no response of etcd's gateway")
+    said = blanked(said)[:200]
+    if any(sign in said for sign in _STALE_TOKEN):
+        return StaleTokenError()
+    if status >= 500 or answer.get("code") in _TRY_ANOTHER:
+        return DownError(said)
+    hint = next((hint for sign, hint in _HINTS if sign in said), "")
+    return RefusedError(Code.UNREADABLE, f"etcd says: {said}{hint}")
+
+
+def parse(body: bytes) -> Message:
+    """Read a JSON object.
+
+    Raises:
+        DownError: If the text is no JSON object.
+    """
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise DownError("its response is no JSON object")
+    return value
+
+
+def _lines(chunks: Iterator[bytes], limit: int) -> Iterator[bytes]:
+    line = b""
+    for chunk in chunks:
+        *ends, line = (line + chunk).split(b"\n")
+        yield from filter(bytes.strip, ends)
+        if len(line) > limit:
+            raise SourceError(Code.TOO_LARGE, "a change is larger than a text may be")
+
+
+def _result(line: bytes) -> Message:
+    answer = parse(line)
+    result = answer.get("result")
+    if isinstance(result, dict) and not result.get("canceled"):
+        return result
+    raise DownError(f"etcd says: {blanked(str(answer))}"[:200])
+
 
 T = TypeVar("T")
 

@@ -1,7 +1,9 @@
 """WorkerRegistry writes this worker's record, and reads those of the host's other workers.
 
-A worker that is killed leaves its record behind. The next reader sees that the process is gone,
-and removes the record.
+The worker that answers a request for the status reads the records of all workers of the host. A
+record may be torn, foreign or of another version of mop-config, so the reader checks the type of
+every member before any other module uses the record. A worker that is killed leaves its record
+behind. The next reader sees that the process is gone, and removes the record.
 """
 
 import hashlib
@@ -9,10 +11,196 @@ import json
 import os
 import socket
 import time
+from datetime import datetime
+from functools import cache
 from pathlib import Path
+from types import UnionType
+from typing import (
+    Any,
+    NotRequired,
+    TypedDict,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
+from ..parsing.problems import ProblemRecord
+from ..parsing.window import PlannedDocument
 from .directory import StateDirectory
-from .worker_record import WorkerRecord, read_record
+
+T = TypeVar("T")
+
+#: The values of ``SourceState`` and ``Result``; this module must not import their modules, which
+#: are in a higher layer.
+STATES = frozenset({"fresh", "stale", "rejected", "empty"})
+RESULTS = frozenset({"applied", "unchanged", "rejected", "error"})
+
+
+class ReloadDocument(TypedDict):
+    """A reload as the status document shows it; ``at`` is RFC 3339. See ``Reload``."""
+
+    at: str
+    trigger: str
+    result: str
+    error: str | None
+    duration_seconds: float
+
+
+class HistoryEntry(ReloadDocument):
+    """A reload in the history of the status document."""
+
+    etag: str | None
+    code: NotRequired[str | None]
+    change: NotRequired[dict[str, Any]]
+
+
+class ReloadRecord(TypedDict):
+    """A reload of a worker, and the monotonic time that orders the reloads of all workers."""
+
+    moment: float
+    entry: HistoryEntry
+
+
+class WatcherRecord(TypedDict):
+    """How a worker notices changes of its source, and whether that works now."""
+
+    mode: str
+    alive: bool
+
+
+class EndpointCounts(TypedDict):
+    """The number of served endpoints of each kind."""
+
+    api: int
+    socketio: int
+
+
+class ProblemCounts(TypedDict):
+    """The exact numbers of problems; at most 100 problems are named."""
+
+    error: int
+    warning: int
+
+
+class ServedDocument(TypedDict):
+    """What a worker or the host serves, as the status document shows it."""
+
+    etag: str
+    state: str
+    loaded_at: str
+    counts: EndpointCounts
+    complete: bool
+    problem_counts: ProblemCounts
+    problems: list[ProblemRecord]
+    planned: list[PlannedDocument]
+
+
+class WorkerFigures(TypedDict):
+    """Figures of a worker that only the gauges need.
+
+    ``waiters`` counts parked requests, ``good_at`` is the POSIX time at which the source was last
+    found good (0 for never), and ``late`` is whether the reload thread hangs.
+    """
+
+    waiters: int
+    good_at: float
+    late: bool
+
+
+class WorkerRecord(TypedDict):
+    """The state of one worker, with the parts of the status document that are the worker's own.
+
+    ``started`` is the start time of the process, which distinguishes it from a later process with
+    the same id; ``WorkerRegistry.write`` adds it. ``history`` has the newest reload first, and
+    ``answered`` is the number of the newest request to reload that the worker has answered.
+    """
+
+    pid: int
+    started: NotRequired[str]
+    served: ServedDocument
+    watcher: WatcherRecord
+    history: list[ReloadRecord]
+    figures: WorkerFigures
+    answered: int
+
+
+def parse_record(data: bytes, expected: type[T]) -> T | None:
+    """Parse a record from JSON; None if the data is torn or does not have the expected type.
+
+    Args:
+        data: The bytes of a file in the state folder.
+        expected: The ``TypedDict`` of the record.
+    """
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return record if _has_type(record, expected) else None
+
+
+def read_record(data: bytes) -> WorkerRecord:
+    """Parse a worker's record.
+
+    Raises:
+        ValueError: If the data is not a record that this version can use.
+    """
+    record = parse_record(data, WorkerRecord)
+    if record is None or "started" not in record or record["served"]["state"] not in STATES:
+        raise ValueError("not a worker's record")
+    datetime.fromisoformat(record["served"]["loaded_at"])
+    for reload in record["history"]:
+        datetime.fromisoformat(reload["entry"]["at"])
+        if reload["entry"]["result"] not in RESULTS:
+            raise ValueError("not a result")
+    return record
+
+
+def reload_for(record: WorkerRecord, number: int) -> HistoryEntry | None:
+    """Return the reload with which a worker has answered a request.
+
+    The worker has read the source since the request, so its newest reload is the answer.
+
+    Args:
+        record: The worker's record.
+        number: The number of the request; see ``ReloadRequests``.
+
+    Returns:
+        The reload, or None while the worker has not answered.
+    """
+    if record["answered"] < number or not record["history"]:
+        return None
+    return record["history"][0]["entry"]
+
+
+def _has_type(value: Any, expected: Any) -> bool:
+    """Return whether a value that was parsed from JSON has the type of a record's member."""
+    if is_typeddict(expected):
+        return isinstance(value, dict) and _has_members(value, expected)
+    if isinstance(expected, UnionType):
+        return any(_has_type(value, kind) for kind in get_args(expected))
+    if get_origin(expected) is list:
+        (kind,) = get_args(expected)
+        return isinstance(value, list) and all(_has_type(item, kind) for item in value)
+    if expected is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if expected is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, get_origin(expected) or expected)
+
+
+def _has_members(value: dict[str, Any], expected: Any) -> bool:
+    required = expected.__required_keys__
+    return required <= value.keys() and all(
+        _has_type(value[name], kind) for name, kind in _members(expected).items() if name in value
+    )
+
+
+@cache
+def _members(record: Any) -> dict[str, Any]:
+    return get_type_hints(record)
+
 
 #: Seconds since the last write after which a worker's record is removed.
 FORGOTTEN = 86400.0

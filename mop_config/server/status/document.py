@@ -12,7 +12,7 @@ from ..monitor.reports import ReportedEndpoint
 from ..monitor.results import HealthDocument
 from ..parsing.problems import Problem, Severity
 from ..serving.store import HISTORY, Reload, Result, ServerState, SourceState
-from ..state.worker_record import (
+from ..state.workers import (
     HistoryEntry,
     ReloadDocument,
     ReloadRecord,

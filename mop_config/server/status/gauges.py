@@ -14,7 +14,7 @@ from ..monitor.reports import ReportedEndpoint
 from ..monitor.results import HealthDocument
 from ..monitor.schedule import EndpointHealth
 from ..serving.store import Result
-from ..state.worker_record import WorkerRecord
+from ..state.workers import WorkerRecord
 from .document import worst_of
 
 _GOOD = frozenset({Result.APPLIED, Result.UNCHANGED})

@@ -12,7 +12,7 @@ from ...model.endpoint import Kind
 from ..monitor.results import HealthDocument
 from ..monitor.schedule import MOST
 from ..parsing.problems import Code, ProblemRecord
-from ..state.worker_record import EndpointCounts
+from ..state.workers import EndpointCounts
 from .document import StatusDocument, WorkerDocument
 from .translations import Texts
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mop_config.model.endpoint import Kind
-from mop_config.server.parsing.builder import Built, build
 from mop_config.server.parsing.parser import parse
 from mop_config.server.parsing.problems import Code
+from mop_config.server.parsing.render import Built, build
 from mop_config.server.settings import UrlRules
 
 DAY = 86400.0

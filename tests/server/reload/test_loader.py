@@ -18,16 +18,13 @@ from mop_config.errors import SourceError
 from mop_config.server.parsing.problems import Code
 from mop_config.server.parsing.render import EMPTY, EMPTY_BODY
 from mop_config.server.reload import pipeline
-from mop_config.server.reload.loaded import VAIN_TRIES
-from mop_config.server.reload.pipeline import Reloader
-from mop_config.server.reload.short_turns import SWITCH_INTERVAL
+from mop_config.server.reload.pipeline import SWITCH_INTERVAL, VAIN_TRIES, Reloader
 from mop_config.server.serving.snapshot import Snapshot
 from mop_config.server.serving.store import Result, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import Settings, UrlRules
 from mop_config.server.sources.file import FileSource, SourceText
 from mop_config.server.state.directory import StateDirectory
-from mop_config.server.state.release import LastGood, Release, parse
-from mop_config.server.state.releases import ReleaseStore
+from mop_config.server.state.releases import LastGood, Release, ReleaseStore, parse
 
 from ...disks import make_read_only, small_disk
 
@@ -49,7 +46,7 @@ class Site:
         loader = Reloader(
             FileSource(str(self.file), settings["max_bytes"]),
             Settings(**settings),
-            SnapshotStore(Snapshot.of(EMPTY, last_modified=0, loaded_at=0.0, max_age=60)),
+            SnapshotStore(Snapshot.of(EMPTY, Settings(), 0.0, 0)),
             ReleaseStore(directory, "key"),
         )
         loader.start(may_wait=may_wait)

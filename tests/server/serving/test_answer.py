@@ -7,14 +7,14 @@ import pytest
 from mop_config.server.parsing.render import EMPTY, EMPTY_BODY, render
 from mop_config.server.serving.conditional import respond_conditionally
 from mop_config.server.serving.snapshot import SECURITY_HEADERS, Snapshot
-from mop_config.server.settings import UrlRules
+from mop_config.server.settings import Settings, UrlRules
 
 from ...conftest import SAMPLE
 
 
 def snapshot(data: bytes = SAMPLE.read_bytes(), last_modified: int = 784111777) -> Snapshot:
     rendering = render(data, UrlRules(), EMPTY_BODY)
-    return Snapshot.of(rendering, last_modified=last_modified, loaded_at=0.0, max_age=60)
+    return Snapshot.of(rendering, Settings(), 0.0, last_modified)
 
 
 SERVED = snapshot()
@@ -131,7 +131,7 @@ def test_head_has_the_headers_of_get_and_no_body() -> None:
 
 def test_an_empty_list_must_not_be_cached() -> None:
     """The empty list has no-store, since it stands for a moment without a list."""
-    empty = Snapshot.of(EMPTY, last_modified=0, loaded_at=0.0, max_age=60)
+    empty = Snapshot.of(EMPTY, Settings(), 0.0, 0)
     assert dict(respond_conditionally(empty, "GET").headers)["Cache-Control"] == "no-store"
     assert (
         respond_conditionally(empty, "GET").body == b'{"api_endpoints":[],"socketio_endpoints":[]}'

@@ -24,8 +24,7 @@ from mop_config.server.serving.signer import Signer
 from mop_config.server.serving.store import Trigger
 from mop_config.server.settings import Settings
 from mop_config.server.state.directory import StateDirectory
-from mop_config.server.state.release import LastGood, Release
-from mop_config.server.state.releases import ReleaseStore
+from mop_config.server.state.releases import LastGood, Release, ReleaseStore
 from mop_config.server.web.app import create_app
 
 from ...client.handmade import NOBODY, QUICK

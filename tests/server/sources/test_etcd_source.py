@@ -68,7 +68,7 @@ def loader(address: str, folder: Path, **settings: Any) -> Reloader:
     loader = Reloader(
         source(address, settings.pop("max_bytes", 1 << 20)),
         Settings(**settings),
-        SnapshotStore(Snapshot.of(EMPTY, last_modified=0, loaded_at=0.0, max_age=60)),
+        SnapshotStore(Snapshot.of(EMPTY, Settings(), 0.0, 0)),
         ReleaseStore(StateDirectory(folder), "key"),
     )
     loader.start()

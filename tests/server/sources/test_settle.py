@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.server.sources.debounce import (
+from mop_config.server.sources.file import Fingerprint
+from mop_config.server.sources.watch import (
     APPEARED_QUIET,
     CLOSE_GRACE,
     CLOSE_WAIT,
@@ -15,7 +16,6 @@ from mop_config.server.sources.debounce import (
     SILENT_QUIET,
     Debouncer,
 )
-from mop_config.server.sources.file import Fingerprint
 
 OLD = Fingerprint(0, 1, 1, 0o100644, 100, 5, 5)
 NEW = OLD._replace(size=120, mtime_ns=6)

@@ -16,8 +16,14 @@ from hypothesis import strategies as st
 from mop_config.server.sources.file import Order
 from mop_config.server.state import directory as directory_module
 from mop_config.server.state.directory import StateDirectory
-from mop_config.server.state.release import LastGood, Release, next_release, parse
-from mop_config.server.state.releases import MAX_TEXTS, ReleaseStore
+from mop_config.server.state.releases import (
+    MAX_TEXTS,
+    LastGood,
+    Release,
+    ReleaseStore,
+    next_release,
+    parse,
+)
 
 from ...disks import fill, small_disk
 from ...waiting import wait_for

@@ -19,7 +19,7 @@ from mop_config.client import EndpointManager, UpdateFailed
 from mop_config.server.reload.pipeline import Reloader
 from mop_config.server.serving.store import SourceState, Trigger
 from mop_config.server.state.directory import StateDirectory
-from mop_config.server.state.release import parse
+from mop_config.server.state.releases import parse
 
 from ...client.handmade import NOBODY, QUICK
 from ...disks import fill, small_disk

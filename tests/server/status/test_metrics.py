@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from mop_config import create_app, init_app
 from mop_config.server.serving.store import Result, Trigger
 from mop_config.server.settings import Settings
-from mop_config.server.state.worker_record import WorkerRecord
+from mop_config.server.state.workers import WorkerRecord
 from mop_config.server.status import multiprocess
 from mop_config.server.status.gauges import host_gauges
 

@@ -14,14 +14,15 @@ from mop_config.server.logs import LineFormatter
 from mop_config.server.parsing.problems import Code, Problem, Severity
 from mop_config.server.serving.store import Result, SourceState
 from mop_config.server.state.directory import StateDirectory
-from mop_config.server.state.worker_record import (
+from mop_config.server.state.workers import (
     RESULTS,
     STATES,
     HistoryEntry,
     ReloadRecord,
     WorkerRecord,
+    WorkerRegistry,
+    started,
 )
-from mop_config.server.state.workers import WorkerRegistry, started
 from mop_config.server.status.document import host_status, merge_histories, noticed
 
 

@@ -12,7 +12,7 @@ from ...monitor.reports import OK
 from ...monitor.results import HealthDocument
 from ...monitor.schedule import EndpointHealth
 from ...parsing.problems import MAX_KEPT, ProblemRecord
-from ...state.worker_record import HistoryEntry
+from ...state.workers import HistoryEntry
 from ...status.document import StatusDocument
 from ...status.verdict import common_etag, differing, dropped_entries, verdict
 from .plots import endpoint_plot, kind_plot
