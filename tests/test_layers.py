@@ -69,7 +69,6 @@ PURE = (
     "server.monitor.history",
     "server.monitor.schedule",
     "server.status.document",
-    "server.status.gauges",
     "server.web.dashboard.plots",
     "server.web.dashboard.viewmodel",
     "server.status.translations",

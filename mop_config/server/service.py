@@ -41,8 +41,7 @@ from .status.document import (
     reload_report,
     worker_record,
 )
-from .status.gauges import host_gauges
-from .status.metrics import Metrics
+from .status.metrics import Metrics, host_gauges
 
 logger = logging.getLogger(__name__)
 

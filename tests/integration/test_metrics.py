@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mop_config.server.status.multiprocess import PREFIX
+from mop_config.server.status.metrics import PREFIX
 
 from ..client.handmade import handmade
 from ..scrapes import Scrape, check_with_promtool

@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import SettingsError
 from ..settings import Settings
 from ..state.directory import hand_over
-from ..status import lost_hooks, multiprocess
+from ..status import lost_hooks, metrics
 from ..web import instance_folder
 from .worker import find
 
@@ -85,17 +85,17 @@ def _let_newborns_end() -> None:
 
 
 def _make_metrics_folder(server: Any) -> None:
-    given = os.environ.get(multiprocess.VARIABLE)
+    given = os.environ.get(metrics.VARIABLE)
     # After an upgrade by SIGUSR2 the environment names the folder of the previous master.
-    if given and not Path(given).name.startswith(multiprocess.PREFIX):
+    if given and not Path(given).name.startswith(metrics.PREFIX):
         return  # the operator has set the folder, and collects our counters there
-    os.environ.pop(multiprocess.VARIABLE, None)
+    os.environ.pop(metrics.VARIABLE, None)
     try:
-        server.mop_config_metrics = multiprocess.make_folder(server.cfg.uid, server.cfg.gid)
+        server.mop_config_metrics = metrics.make_folder(server.cfg.uid, server.cfg.gid)
     except OSError as error:
         logger.warning("each worker's metrics speak for it alone: %s", error)
     else:
-        os.environ[multiprocess.VARIABLE] = str(server.mop_config_metrics)
+        os.environ[metrics.VARIABLE] = str(server.mop_config_metrics)
 
 
 def _repair_upgrade(start: dict[Any, Any]) -> None:

@@ -16,7 +16,7 @@ from gunicorn.workers import gthread, sync
 
 from ..service import EXTENSION, ConfigService
 from ..signal_handlers import SighupHandler
-from ..status import lost_hooks, multiprocess
+from ..status import lost_hooks, metrics
 from . import error_pages
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class ServiceWorker:
         if wanted is not None and wanted > most:
             name = type(self).__name__
             logger.warning("ENDPOINT_MAX_WAITERS=%d: this %s has room for %d", wanted, name, most)
-        service.metrics.start(os.environ.get(multiprocess.VARIABLE))
+        service.metrics.start(os.environ.get(metrics.VARIABLE))
         service.start()
         self.service = service
         if self._hangup or not self._alive:

@@ -1,33 +1,62 @@
-"""Metrics: the counters of an application, and the text of a scrape.
+"""Metrics: the counters of an application, the gauges of its host, and the text of a scrape.
 
 The counters and the histogram are prometheus-client's. Under gunicorn with our hooks they are kept
-in files for all workers (its multiprocess mode), else in this process alone. Gauges come from the
-workers' records at each scrape; see ``gauges``.
+in files for all workers (its multiprocess mode), else in this process alone.
+
+prometheus-client names a file after a process id and never removes it, since the counts of a dead
+worker must not vanish. Here a file belongs to a place. A worker reserves the lowest free place with
+a lock, and continues the counts in the place's file; the system frees the lock when the worker
+ends. So there are as many files as there were workers at a time, and every count stays.
+
+The gauges are made from the workers' records for each scrape, because prometheus-client cannot
+remove a series in its multiprocess mode. So an endpoint that has left the list has no series.
 """
 
+import errno
+import fcntl
+import itertools
 import logging
 import os
+import stat
+import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
-from prometheus_client.core import Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from ...files import Scratch
 from ..logs import describe
+from ..monitor.reports import ReportedEndpoint
+from ..monitor.results import HealthDocument
+from ..monitor.schedule import EndpointHealth
 from ..serving.store import HISTORY, Reload, Result, Trigger
-from .multiprocess import VARIABLE, take_place
+from ..state.workers import WorkerRecord
+from .document import worst_of
 
 logger = logging.getLogger(__name__)
 
+#: The environment variable that names the folder of the files to prometheus-client.
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+PREFIX = "mop-config-metrics-"
+#: Size of a file in bytes: more than all our series need, so that it never grows.
+FILE_SIZE = 1 << 18
+_KINDS = ("counter", "histogram")
 #: Label of requests whose path is no route: a client could make up any number of paths.
 OTHER = "other"
 #: Upper bounds of the histogram in seconds; a large list takes seconds.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_GOOD = frozenset({Result.APPLIED, Result.UNCHANGED})
+
+#: The samples of a gauge: the values of its labels, and the value; None makes no series.
+Samples = Mapping[tuple[str, ...], float | None]
 
 
 class Metrics:
@@ -52,7 +81,13 @@ class Metrics:
         """
         with self._lock:
             if self._series is None:
-                self._series = _series(folder)
+                try:
+                    self._series = _Series(folder)
+                except OSError as error:
+                    what = "metrics are counted for this process alone: %s"
+                    logger.warning(what, describe(error))
+                    values.ValueClass = values.MutexValue
+                    self._series = _Series(None)
                 for reload in self._early:
                     self._series.reload(reload)
             return self._series
@@ -108,11 +143,15 @@ class _Series:
         folder: See ``Metrics.start``.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._registry = CollectorRegistry()
-        # Series that are collected from the folder must not be collected from here as well.
-        registry = self._registry if folder is None else None
+    def __init__(self, folder: str | None) -> None:
+        alone = CollectorRegistry()
+        registry: CollectorRegistry | None = alone
+        self.collect: Callable[[], Iterable[Metric]] = alone.collect
+        if folder is not None and os.environ.get(VARIABLE) == folder:
+            # This is how the library learns which files are this process's.
+            values.ValueClass = values.MultiProcessValue(take_place(Path(folder)))  # type: ignore[no-untyped-call]
+            self.collect = MultiProcessCollector(None, folder).collect  # type: ignore[no-untyped-call]
+            registry = None
         self.requests = Counter(
             "mop_config_requests_total",
             "Requests that were answered, by URL rule and HTTP status.",
@@ -147,20 +186,179 @@ class _Series:
         self._reloads[reload.trigger, reload.result].inc()
         self._durations.observe(reload.duration)
 
-    def collect(self) -> Iterable[Metric]:
-        if self._folder is None:
-            return self._registry.collect()
-        return MultiProcessCollector(None, str(self._folder)).collect()  # type: ignore[no-untyped-call,no-any-return]
+
+def make_folder(user: int, group: int) -> Path:
+    """Make a new folder for the workers of this master.
+
+    Args:
+        user: Id of the user that the workers run as.
+        group: Id of the group that the workers run as.
+
+    Raises:
+        OSError: If the folder cannot be made.
+    """
+    path = Path(tempfile.mkdtemp(prefix=PREFIX))
+    if os.geteuid() == 0:
+        os.chown(path, user, group)
+    # systemd-tmpfiles leaves a locked folder alone. The lock is held until this process ends.
+    fcntl.flock(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), fcntl.LOCK_SH)
+    return path
 
 
-def _series(folder: str | None) -> _Series:
+def take_place(folder: Path) -> Callable[[], str]:
+    """Reserve a place in a folder for as long as this process lives.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The function that gives prometheus-client the name in this process's files: the place. No
+        two live workers have the same name.
+
+    Raises:
+        OSError: If there is no room for the files.
+    """
+    number = next(n for n in itertools.count() if _lock(folder / f"place{n}.lock"))
+    name = f"place{number}"
+    for kind in _KINDS:
+        _allocate(folder / f"{kind}_{name}.db")
+    return lambda: name
+
+
+def _lock(path: Path) -> bool:
+    """Take a lock until this process ends; return False if another process holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        if folder is None or os.environ.get(VARIABLE) != folder:
-            return _Series(None)
-        # This is how the library learns which files are this process's, before a series is made.
-        values.ValueClass = values.MultiProcessValue(take_place(Path(folder)))  # type: ignore[no-untyped-call]
-        return _Series(Path(folder))
-    except OSError as error:
-        logger.warning("metrics are counted for this process alone: %s", describe(error))
-        values.ValueClass = values.MutexValue
-        return _Series(None)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    return True
+
+
+def _allocate(path: Path) -> None:
+    """Make a file of zeros whose blocks are allocated on the disk.
+
+    prometheus-client maps the file into memory, and the system kills a process that writes to a
+    mapped page while the disk is full. The file appears complete, since other workers read it.
+    """
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        with Scratch(str(path), mode=0o600) as scratch:
+            os.posix_fallocate(scratch.descriptor, 0, FILE_SIZE)
+            scratch.become(str(path))
+        return
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        # Other users may have planted it in an operator's own folder.
+        raise PermissionError(errno.EPERM, "the file does not belong to this user", str(path))
+
+
+def host_gauges(
+    workers: list[WorkerRecord],
+    health: HealthDocument | None,
+    reports: list[ReportedEndpoint] | None = None,
+) -> list[GaugeMetricFamily]:
+    """Return the gauges of a host.
+
+    Args:
+        workers: The record of each live worker; not empty.
+        health: The results of the health checks, or None if no worker checks the endpoints.
+        reports: What clients reported in the last hour, or None if reports are off.
+    """
+    served = worst_of(workers)["served"]
+    counts, problems = served["counts"], served["problem_counts"]
+    return [
+        _gauge(
+            "last_reload_successful",
+            "1 while every worker's last reload was good, all of them serve the same list, and no"
+            " reload thread hangs.",
+            {(): _is_successful(workers)},
+        ),
+        _gauge(
+            "last_reload_success_timestamp_seconds",
+            "When the source was last found good, by the worker that is furthest behind.",
+            {(): min(worker["figures"]["good_at"] for worker in workers)},
+        ),
+        _gauge(
+            "endpoints",
+            "Endpoints that are served.",
+            {("api",): counts["api"], ("socketio",): counts["socketio"]},
+            "kind",
+        ),
+        _gauge(
+            "problems",
+            "Problems in the newest text of the source, and with the process.",
+            {("error",): problems["error"], ("warning",): problems["warning"]},
+            "severity",
+        ),
+        _gauge(
+            "waiters",
+            "Long polls that are parked.",
+            {(): sum(worker["figures"]["waiters"] for worker in workers)},
+        ),
+        # Without a worker that checks, the state of the endpoints is unknown.
+        *_endpoint_gauges(health["endpoints"] if health and health["alive"] else []),
+        _report_gauge(reports or []),
+    ]
+
+
+def _report_gauge(reports: list[ReportedEndpoint]) -> GaugeMetricFamily:
+    return _gauge(
+        "client_reports",
+        "Requests of clients in the last hour by outcome: ok, or the fault; as they report it.",
+        {
+            (entry["kind"], entry["url"], fault): count
+            for entry in reports
+            for fault, count in entry["counts"].items()
+        },
+        *("kind", "url", "fault"),
+    )
+
+
+def _endpoint_gauges(endpoints: list[EndpointHealth]) -> list[GaugeMetricFamily]:
+    def of_each(value: Callable[[EndpointHealth], float | None]) -> Samples:
+        return {(each["kind"], each["url"]): value(each) for each in endpoints}
+
+    labels = ("kind", "url")
+    return [
+        _gauge(
+            "endpoint_up",
+            "1 or 0 for each endpoint that is checked; it is up until its third failure in a row.",
+            of_each(itemgetter("up")),
+            *labels,
+        ),
+        _gauge(
+            "endpoint_response_seconds",
+            "Duration of an endpoint's last check, if that was good.",
+            of_each(itemgetter("response_seconds")),
+            *labels,
+        ),
+        _gauge(
+            "endpoint_certificate_expiry_timestamp_seconds",
+            "When the certificate of an endpoint expires, as of its last good TLS handshake.",
+            of_each(lambda each: _posix(each["certificate_expires"])),
+            *labels,
+        ),
+    ]
+
+
+def _posix(moment: str | None) -> float | None:
+    return None if moment is None else datetime.fromisoformat(moment).timestamp()
+
+
+def _gauge(name: str, description: str, samples: Samples, *labels: str) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"mop_config_{name}", description, labels=labels)
+    for label_values, value in samples.items():
+        if value is not None:
+            family.add_metric(label_values, float(value))
+    return family
+
+
+def _is_successful(workers: list[WorkerRecord]) -> bool:
+    return len({worker["served"]["etag"] for worker in workers}) == 1 and all(
+        not worker["figures"]["late"]
+        and worker["history"]
+        and worker["history"][0]["entry"]["result"] in _GOOD
+        for worker in workers
+    )

@@ -16,8 +16,8 @@ from mop_config import create_app, init_app
 from mop_config.server.serving.store import Result, Trigger
 from mop_config.server.settings import Settings
 from mop_config.server.state.workers import WorkerRecord
-from mop_config.server.status import multiprocess
-from mop_config.server.status.gauges import host_gauges
+from mop_config.server.status import metrics
+from mop_config.server.status.metrics import host_gauges
 
 from ...scrapes import METRICS, Scrape, check_with_promtool
 from ...servers import ENDPOINTS
@@ -292,7 +292,7 @@ for line in sys.stdin:
     def __init__(self, folder: Path) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", self.CODE, str(folder)],
-            env={**os.environ, multiprocess.VARIABLE: str(folder)},
+            env={**os.environ, metrics.VARIABLE: str(folder)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -318,7 +318,7 @@ for line in sys.stdin:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a folder as the master does."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return multiprocess.make_folder(os.geteuid(), os.getegid())
+    return metrics.make_folder(os.geteuid(), os.getegid())
 
 
 class TestFolder:
@@ -337,7 +337,7 @@ class TestFolder:
         other.end(signal.SIGKILL)
         files = sorted(path.name for path in folder.glob("*.db"))
         assert files == [f"{kind}_place{n}.db" for kind in ("counter", "histogram") for n in (0, 1)]
-        assert {path.stat().st_size for path in folder.glob("*.db")} == {multiprocess.FILE_SIZE}
+        assert {path.stat().st_size for path in folder.glob("*.db")} == {metrics.FILE_SIZE}
 
     def test_what_another_user_links_to_is_not_written_to(
         self, folder: Path, tmp_path: Path
@@ -347,7 +347,7 @@ class TestFolder:
         target.write_bytes(b"somebody's")
         (folder / "counter_place0.db").symlink_to(target)
         with pytest.raises(OSError, match="does not belong to this user"):
-            multiprocess.take_place(folder)
+            metrics.take_place(folder)
         assert target.read_bytes() == b"somebody's"
 
     def test_the_folder_is_for_its_user_alone(self, folder: Path) -> None:
@@ -361,7 +361,7 @@ class TestFolder:
         if os.geteuid() != 0:
             pytest.skip("only root gives a folder away")
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-        made = multiprocess.make_folder(65534, 65534)
+        made = metrics.make_folder(65534, 65534)
         assert (made.stat().st_uid, made.stat().st_gid) == (65534, 65534)
 
 
@@ -396,7 +396,7 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path, file: Path, given: str) ->
             str(tmp_path / "state"),
             str(folder) * bool(given),
         ],
-        env={**os.environ, multiprocess.VARIABLE: str(folder)},
+        env={**os.environ, metrics.VARIABLE: str(folder)},
         capture_output=True,
         text=True,
         check=True,
