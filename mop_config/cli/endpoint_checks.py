@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from ..health.jobs import Job
+from ..health.jobs import Job, check_each
 from ..health.probe import HealthRequest, Prober, ProbeResult
 from ..model.endpoint import Endpoint, EndpointConfig
 from ..server.settings import Settings
@@ -74,7 +74,7 @@ def check_endpoints(
         done()
 
     try:
-        for thread in prober.check_each(jobs, report, _PARALLEL):
+        for thread in check_each(prober, jobs, report, _PARALLEL):
             thread.join()
     except BaseException:  # interrupted: don't wait for the other checks
         prober.abort()

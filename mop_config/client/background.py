@@ -15,7 +15,8 @@ from functools import partial
 from math import inf
 
 from ..errors import MopConfigError, UpdateFailed
-from ..health.jobs import Job, JobQueue
+from ..health.jobs import CheckQueue, Job
+from ..health.probe import ProbeResult
 from ..model.endpoint import Kind
 from ..net.faults import Fault
 from ..net.http import backoff
@@ -75,9 +76,9 @@ class Background(ClientTasks):
     def __init__(self, parts: ManagerParts) -> None:
         super().__init__(parts)
         self._wakeup = _Wakeup()
-        self._queue = JobQueue()
+        parallel = parts.state.policy.probe_parallelism
+        self._checks = CheckQueue(self._prober, self._report_check, parallel)
         self._lock = threading.Lock()
-        self._checking = 0
         self._short_of_resources = False  # whether the last start lacked a thread or descriptor
         self._failures = 0  # of updates in a row
         self._quick_replies = 0  # long polls in a row that the server did not hold or answer
@@ -136,7 +137,6 @@ class Background(ClientTasks):
     def cancel(self) -> None:
         """Tell every thread to end, without waiting and without a lock."""
         self._stopped = True
-        self._queue.clear()
         self._wakeup.set()
         super().cancel()
 
@@ -168,10 +168,9 @@ class Background(ClientTasks):
             now = state.clock()
             for kind in Kind:
                 due = state.pool(kind).take_due(now)
-                with self._lock:
-                    self._queue.extend((kind, m.endpoint, m.probe_path) for m in due)
+                self._checks.extend((kind, m.endpoint, m.probe_path) for m in due)
             wait = min(state.api.next_due(), state.socketio.next_due()) - now
-        self._start_checks()
+        self._checks.start(partial(self._try_spawn, name="mop-config-check"))
         now = time.monotonic()
         for name, at in self._due.items():
             if now >= at:
@@ -190,42 +189,15 @@ class Background(ClientTasks):
         self._due[name] = time.monotonic() + delay
         self._wakeup.set()
 
-    def _start_checks(self) -> None:
-        with self._lock:
-            free = self._state.policy.probe_parallelism - self._checking
-            more = max(0, min(free, self._queue.ready()))
-            self._checking += more
-        for begun in range(more):
-            if self._try_spawn(self._run_checks, "mop-config-check") is None:
-                with self._lock:
-                    self._checking -= more - begun
-                return
-
-    def _run_checks(self) -> None:
-        done = None
-        while True:
-            with self._lock:
-                if done is not None:
-                    self._queue.done(done)
-                done = job = None if self._stopped else self._queue.take()
-                if job is None:
-                    self._checking -= 1
-                    return
-            try:
-                self._check_job(job)
-            except Exception as error:
-                logger.error("a health check was lost: %s: %s", type(error).__name__, error)
-            self._wakeup.set()
-
-    def _check_job(self, job: Job) -> None:
-        result = self.check(job)
-        if self._stopped:
-            return
-        if result.fault is not Fault.OURS:
-            self._short_of_resources = False
-        else:
-            self._warn_of_shortage(f"{job[1].url} could not be checked: {result.detail}")
-        self.record(job, result)
+    def _report_check(self, job: Job, result: ProbeResult) -> bool:
+        if not self._stopped:
+            if result.fault is not Fault.OURS:
+                self._short_of_resources = False
+            else:
+                self._warn_of_shortage(f"{job[1].url} could not be checked: {result.detail}")
+            self.record(job, result)
+        self._wakeup.set()
+        return self._stopped
 
     # -- updates
 

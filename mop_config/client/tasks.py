@@ -6,13 +6,13 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from heapq import nsmallest
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from ..errors import UpdateFailed, UpdateRefused, UpdateUntrusted
-from ..health.jobs import PER_SERVER, Job
+from ..health.jobs import PER_SERVER, Job, Report, check_each
 from ..health.probe import Prober, ProbeResult
 from ..model.endpoint import Endpoint, Kind
 from ..model.jws import MEDIA_TYPE
@@ -233,12 +233,10 @@ class ClientTasks:
         for thread in self.check_each(jobs, self.record):
             thread.join()
 
-    def check_each(
-        self, jobs: Iterable[Job], report: Callable[[Job, ProbeResult], object]
-    ) -> Iterable[threading.Thread]:
+    def check_each(self, jobs: Iterable[Job], report: Report) -> list[threading.Thread]:
         """Start checks in threads, report each result in its thread, and return the threads."""
         parallelism = self._state.policy.probe_parallelism
-        return self._prober.check_each(jobs, report, parallelism, PER_SERVER)
+        return check_each(self._prober, jobs, report, parallelism, PER_SERVER)
 
     def record(self, job: Job, result: ProbeResult) -> None:
         """Record the result of a health check, and choose the endpoint again."""

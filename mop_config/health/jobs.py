@@ -1,67 +1,140 @@
-"""A queue of health checks that limits the concurrent checks of one server."""
+"""CheckQueue: health checks in threads, with a limit of all checks and of those of one server."""
 
+import logging
+import threading
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..model.address import DEFAULT_PORTS, parse_url
 from ..model.endpoint import Endpoint
+from ..net.faults import lacks_resources
+from .probe import Prober, ProbeResult
+
+logger = logging.getLogger(__name__)
 
 #: A check: ``api`` or ``socketio``, the endpoint, and the path that answered before, or None.
 Job = tuple[str, Endpoint, str | None]
+#: Function that gets each result, in the thread of the check. After it has returned True, no
+#: further check is begun.
+Report = Callable[[Job, ProbeResult], object]
 #: Limit of a client's concurrent checks of one server (host and port).
 PER_SERVER = 4
 
 
-class JobQueue:
-    """A queue that returns jobs in order, and skips servers that have reached their limit.
+class CheckQueue:
+    """A queue of health checks, and the threads that run them in order.
 
-    Threads that share a queue hold a lock around each call.
+    A check is passed over while its server has reached its limit.
 
     Args:
-        jobs: The first jobs.
-        share: Limit of the running jobs of one server, or None for no limit.
+        prober: Runs the checks.
+        report: Gets the results.
+        parallel: Limit of concurrent checks.
+        share: Limit of concurrent checks of one server; None for no limit.
     """
 
-    def __init__(self, jobs: Iterable[Job] = (), share: int | None = PER_SERVER) -> None:
+    def __init__(
+        self, prober: Prober, report: Report, parallel: int, share: int | None = PER_SERVER
+    ) -> None:
+        self._prober = prober
+        self._report = report
+        self._parallel = parallel
+        self._share = parallel if share is None else share
+        self._lock = threading.Lock()
         self._waiting: deque[tuple[str, Job]] = deque()
         self._under_way: Counter[str] = Counter()
-        self._share = share
-        self.extend(jobs)
-
-    def __len__(self) -> int:
-        return len(self._waiting)
+        self._threads = 0
 
     def extend(self, jobs: Iterable[Job]) -> None:
-        """Add jobs at the end."""
-        self._waiting.extend((_server(job), job) for job in jobs)
+        """Add checks at the end."""
+        with self._lock:
+            self._waiting.extend((_server(job), job) for job in jobs)
 
-    def ready(self) -> int:
-        """Return the number of jobs that ``take`` could return now."""
-        if self._share is None:
-            return len(self._waiting)
-        waiting = Counter(server for server, _ in self._waiting)
-        free = {server: max(0, self._share - self._under_way[server]) for server in waiting}
-        return sum(min(number, free[server]) for server, number in waiting.items())
+    def start(
+        self, spawn: Callable[[Callable[[], None]], threading.Thread | None]
+    ) -> list[threading.Thread]:
+        """Start a thread for each check that can begin now.
 
-    def take(self) -> Job | None:
-        """Return the next job whose server is below its limit, and count it as running."""
-        for index, (server, job) in enumerate(self._waiting):
-            if self._share is None or self._under_way[server] < self._share:
-                del self._waiting[index]
-                self._under_way[server] += 1
-                return job
+        Args:
+            spawn: Starts a thread that runs a function; returns None if no thread can be started.
+        """
+        with self._lock:
+            waiting = Counter(server for server, _ in self._waiting)
+            ready = sum(
+                min(number, max(0, self._share - self._under_way[server]))
+                for server, number in waiting.items()
+            )
+            more = max(0, min(self._parallel - self._threads, ready))
+            self._threads += more
+        started: list[threading.Thread] = []
+        while len(started) < more:
+            thread = spawn(self.run)
+            if thread is None:
+                with self._lock:
+                    self._threads -= more - len(started)
+                break
+            started.append(thread)
+        return started
+
+    def run(self) -> None:
+        """Run checks until no check can begin."""
+        server: str | None = None
+        while (found := self._next(server)) is not None:
+            server, job = found
+            try:
+                if self._report(job, self._prober.check(*job)) is True:
+                    with self._lock:
+                        self._waiting.clear()
+            except Exception as error:
+                logger.error("a health check was lost: %s: %s", type(error).__name__, error)
+
+    def _next(self, done: str | None) -> tuple[str, Job] | None:
+        """Return the next check and its server; None ends the thread.
+
+        Args:
+            done: The server that this thread has just checked, or None.
+        """
+        with self._lock:
+            if done is not None:
+                self._under_way[done] -= 1
+            for found in self._waiting:
+                if self._under_way[found[0]] < self._share:
+                    self._waiting.remove(found)
+                    self._under_way[found[0]] += 1
+                    return found
+            self._threads -= 1
+            return None
+
+
+def check_each(
+    prober: Prober, jobs: Iterable[Job], report: Report, parallel: int, share: int | None = None
+) -> list[threading.Thread]:
+    """Start checks of several endpoints in threads; see ``CheckQueue``.
+
+    Returns:
+        The threads of the checks; empty if no thread could be started and the checks ran in the
+        caller's thread. The threads are daemons: an interrupt during the start of a thread may
+        leave the thread waiting for a lock for ever.
+    """
+    queue = CheckQueue(prober, report, parallel, share)
+    queue.extend(jobs)
+    threads = queue.start(_spawn)
+    if not threads:
+        queue.run()
+    return threads
+
+
+def _spawn(run: Callable[[], None]) -> threading.Thread | None:
+    thread = threading.Thread(target=run, name="mop-config-check", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if not lacks_resources(error):
+            raise  # an interrupt during the start leaves a lock held
+        # Out of threads: the running threads take the checks, or else the caller does.
+        logger.debug("fewer checks at a time: %s", error)
         return None
-
-    def done(self, job: Job) -> None:
-        """Record the end of a job."""
-        server = _server(job)
-        self._under_way[server] -= 1
-        if not self._under_way[server]:
-            del self._under_way[server]
-
-    def clear(self) -> None:
-        """Remove the waiting jobs."""
-        self._waiting.clear()
+    return thread
 
 
 def _server(job: Job) -> str:

@@ -10,12 +10,10 @@ import contextlib
 import http
 import importlib
 import json
-import logging
 import math
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,15 +23,12 @@ from ..errors import AddressError
 from ..model.address import normalise_path, parse_url
 from ..model.endpoint import Endpoint, Kind
 from ..net.connect import DialOptions
-from ..net.faults import Fault, HttpError, certificate_error, lacks_resources
+from ..net.faults import Fault, HttpError, certificate_error
 from ..net.http import HttpClient, ProxyChoice
 from ..net.resolver import Resolver
-from .jobs import Job, JobQueue
 
 if TYPE_CHECKING:
     from ..net.connection import HttpConnection
-
-logger = logging.getLogger(__name__)
 
 MAX_BYTES = 64 * 1024
 DEFAULT_PATH = "/health"
@@ -203,61 +198,6 @@ class Prober(HttpClient):
             detail += f", and healthy() raised {type(error).__name__}: {error}"
         path_found = path if fault is None else None
         return ProbeResult(fault, 0.0, detail, path_found, status=status, retry_after=retry_after)
-
-    def check_each(
-        self,
-        jobs: Iterable[Job],
-        report: Callable[[Job, ProbeResult], object],
-        parallel: int,
-        share: int | None = None,
-    ) -> list[threading.Thread]:
-        """Start checks of several endpoints in threads.
-
-        Args:
-            jobs: The endpoints to check.
-            report: Called with each result, in the thread of the check; after it has returned
-                True, no further check is started.
-            parallel: Limit of concurrent checks.
-            share: Limit of concurrent checks of one server; None for no limit.
-
-        Returns:
-            The threads of the checks; empty if no thread could be started and the checks ran in
-            the caller's thread. The threads are daemons: an interrupt during the start
-            of a thread may leave the thread waiting for a lock for ever.
-        """
-        queue, lock = JobQueue(jobs, share), threading.Lock()
-
-        def work() -> None:
-            done = None
-            while True:
-                with lock:
-                    if done is not None:
-                        queue.done(done)
-                    done = job = queue.take()
-                if job is None:
-                    return
-                if report(job, self.check(*job)) is True:
-                    with lock:
-                        queue.clear()
-
-        threads = [
-            threading.Thread(target=work, name="mop-config-check", daemon=True)
-            for _ in range(min(parallel, queue.ready()))
-        ]
-        started = []
-        for thread in threads:
-            try:
-                thread.start()
-            except RuntimeError as error:
-                if not lacks_resources(error):
-                    raise  # an interrupt during the start leaves a lock held
-                # Out of threads: the running threads take the jobs, or else the caller does.
-                logger.debug("fewer checks at a time: %s", error)
-                break
-            started.append(thread)
-        if not started:
-            work()
-        return started
 
 
 def _check_socketio(connection: "HttpConnection", base: str) -> ProbeResult:
