@@ -9,7 +9,7 @@ import click
 
 from ..model.endpoint import EndpointConfig
 from ..model.printable import printable, replace_unprintable
-from ..server.parsing.window import PlannedChange
+from ..server.parsing.attributes import PlannedChange
 
 #: Units of time, in seconds, the largest first.
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))

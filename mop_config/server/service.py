@@ -31,7 +31,7 @@ from .sources import open_source
 from .state import workers
 from .state.directory import StateDirectory, hand_over
 from .state.releases import ReleaseStore
-from .state.workers import WorkerFigures, WorkerRecord, reload_for
+from .state.workers import WorkerFigures, WorkerRecord, reload_for, worker_record
 from .status import lost_hooks
 from .status.document import (
     StatusDocument,
@@ -39,7 +39,6 @@ from .status.document import (
     noticed,
     readiness,
     reload_report,
-    worker_record,
 )
 from .status.metrics import Metrics, host_gauges
 
@@ -98,6 +97,7 @@ class ConfigService:
         self._pid = 0  # of the process in which the reload thread was started; 0 while none runs
         self._listed: tuple[Snapshot, Listed] | None = None
         self._reported: WorkerRecord | None = None
+        self._lost = ""  # what is lost without our hooks of gunicorn
         for warning in (*settings.warnings, *self.signer.warnings):
             logger.warning("%s", warning)
 
@@ -160,8 +160,9 @@ class ConfigService:
             self._start_reload_thread()
             self._monitor.start()
         atexit.register(self.stop)
-        if lost := lost_hooks.notice():
-            logger.warning("%s", lost)
+        self._lost = lost_hooks.notice()
+        if self._lost:
+            logger.warning("%s", self._lost)
 
     def _start_reload_thread(self) -> None:
         self._reload_thread = ReloadThread(
@@ -320,8 +321,8 @@ class ConfigService:
         for warning in (*self.settings.warnings, *self.signer.warnings):
             yield Problem.of(Code.SETTING, warning)
         yield from self.authenticator.problems if self.authenticator else ()
-        if lost := lost_hooks.notice():
-            yield Problem.of(Code.NO_HOOKS, lost)
+        if self._lost:
+            yield Problem.of(Code.NO_HOOKS, self._lost)
         if late is not None:
             yield Problem.of(Code.LATE, late)
         if trouble := self._trouble():
@@ -334,7 +335,8 @@ class ConfigService:
 
     def _after_turn(self) -> None:
         """Do the periodic work of the process; the reload thread calls this after each turn."""
-        self.responder.prepare()
+        if self.signer.key is not None:
+            self.responder.prepare()
         if self.authenticator is not None:
             self.authenticator.refresh()
         if self.reports is not None:

@@ -9,7 +9,7 @@ import pytest
 from mop_config.cli import run
 from mop_config.cli.output import plan_lines
 from mop_config.model.endpoint import Kind
-from mop_config.server.parsing.window import PlannedChange
+from mop_config.server.parsing.attributes import PlannedChange
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ reason. ``builder`` turns the entries into endpoints.
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
-from difflib import get_close_matches
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
 
@@ -26,11 +25,14 @@ from ...model.address import (
     secret_part,
     split_port,
 )
-from ...model.endpoint import Attributes, canonical_server_name
-from .problems import Code, Problems
-from .window import Window, parse_moment, window_of
+from ...model.endpoint import Attributes
+from .attributes import ATTRIBUTES, MAX_PRIORITY, Window, split_attribute, window_of
+from .problems import MAX_KEPT, Code, Problem, Severity
 
-MAX_PRIORITY = 65535
+#: Errors that are kept in any case, even after a hundred warnings.
+MIN_ERRORS = 10
+#: Characters of the offending text that are kept.
+MAX_TEXT = 200
 #: Characters of a word that are searched for the name of a section; no address is longer.
 MAX_WORD = 2048
 # Shared by all entries without attributes: a dictionary for each of 50,000 entries costs time.
@@ -70,6 +72,43 @@ class Entry(NamedTuple):
     column: int
     text: str
     window: Window | None = None
+
+
+class Problems:
+    """The problems of a file: exact counts, and the first 100 problems in file order.
+
+    A file of half a million bad entries must not cost half a million objects. The first ten errors
+    are always among the 100, because an error after a hundred warnings must be visible too.
+    """
+
+    def __init__(self) -> None:
+        self.errors = 0
+        self.warnings = 0
+        self.found: list[Problem] = []
+
+    @property
+    def kept(self) -> list[Problem]:
+        """The problems that are kept, in file order."""
+        found = sorted(self.found)
+        errors = [problem for problem in found if problem.severity is Severity.ERROR]
+        first = set(errors[:MIN_ERRORS])
+        others = [problem for problem in found if problem not in first]
+        return sorted([*first, *others[: MAX_KEPT - len(first)]])
+
+    def add(
+        self, code: Code, line: int, column: int, message: str, text: str = "", word: int = 0
+    ) -> None:
+        """Add a problem; ``text`` is shortened to 200 characters."""
+        severity = code.severity
+        if severity is Severity.ERROR:
+            self.errors += 1
+        else:
+            self.warnings += 1
+        if len(text) > MAX_TEXT:
+            text = text[: MAX_TEXT - 1] + "…"
+        self.found.append(Problem(line, column, severity, code, message, text, word))
+        if len(self.found) > 10 * MAX_KEPT:
+            self.found = self.kept
 
 
 class EndpointFile(NamedTuple):
@@ -161,7 +200,7 @@ class _Parser:
         if "#" in line and (comment := _COMMENT.search(line)):
             # A password may contain what looks like the start of a comment.
             whole, line = line[: comment.end()], line[: comment.start()]
-        secret_end = secret_part(whole)
+        secret_end = secret_part(whole) if USERINFO.search(whole) else 0
         start = self._header(number, line, secret_end) if _COLON.search(line) else 0
         if start and self.skipping:
             return
@@ -263,10 +302,10 @@ class _Parser:
             host, port, url = self._address(self.section, address)
             for place, token in words:
                 word = place + 1
-                name, value = _split_attribute(token)
+                name, value = split_attribute(token)
                 if name in values:
                     raise AddressError(Code.UNKNOWN_ATTRIBUTE, f"{name} is given twice")
-                _, parse_value = _ATTRIBUTES[name]
+                _, parse_value = ATTRIBUTES[name]
                 values[name] = parse_value(value, host)
             window = window_of(values.pop("from", None), values.pop("until", None))
         except AddressError as error:
@@ -348,44 +387,3 @@ def _no_path(schemes: tuple[str, ...] | None) -> str:
     else:
         where = "a URL begins with its scheme, such as https://"
     return f"the host is followed by a path, which only a URL may have: {where}"
-
-
-def _split_attribute(token: str) -> tuple[str, str]:
-    """Split ``name=value`` after an address, and return the name of the attribute and the value."""
-    name, equals, value = token.partition("=")
-    name = name.lower()
-    if equals and name in _ATTRIBUTES:
-        return name, value
-    near = get_close_matches(name, _ATTRIBUTES, n=1)
-    hint = f"did you mean {_ATTRIBUTES[near[0]][0]}?" if near else "a comma separates two entries"
-    *others, last = (form for form, _ in _ATTRIBUTES.values())
-    forms = f"{', '.join(others)} and {last}"
-    raise AddressError(Code.UNKNOWN_ATTRIBUTE, f"after an address only {forms} may stand ({hint})")
-
-
-def _parse_priority(text: str, _host: str) -> int:
-    if text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= MAX_PRIORITY:
-        return int(text)
-    message = f"the priority must be a number from 0 to {MAX_PRIORITY}"
-    raise AddressError(Code.BAD_PRIORITY, message)
-
-
-def _parse_server_name(text: str, host: str) -> str:
-    if not is_ip(host):
-        raise AddressError(Code.BAD_SERVER_NAME, "server_name: only an IP address may have one")
-    if text.count(":") == 1:
-        raise AddressError(Code.BAD_SERVER_NAME, "server_name: a host name has no port")
-    try:
-        return canonical_server_name(text)
-    except AddressError as error:
-        raise AddressError(Code.BAD_SERVER_NAME, f"server_name: {error.message}") from None
-
-
-#: The attributes that an entry may have: the form in messages, and the function that takes the text
-#: of the value and the host of the entry, and returns the value.
-_ATTRIBUTES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
-    "priority": ("priority=N", _parse_priority),
-    "server_name": ("server_name=HOST", _parse_server_name),
-    "from": ("from=TIME", parse_moment),
-    "until": ("until=TIME", parse_moment),
-}

@@ -1,16 +1,10 @@
-"""Problems of an endpoint file: their codes, and a bounded collection of them. Pure."""
+"""Problems of an endpoint file: their codes and severities. Pure."""
 
 from enum import StrEnum
 from typing import NamedTuple, TypedDict
 
 #: Problems that are kept; the others are only counted.
 MAX_KEPT = 100
-#: Errors that are kept in any case, even after a hundred warnings.
-MIN_ERRORS = 10
-#: Characters of the offending text that are kept.
-MAX_TEXT = 200
-#: Problems that one log line names.
-MAX_LOGGED = 5
 
 
 class Severity(StrEnum):
@@ -143,53 +137,3 @@ class Problem(NamedTuple):
         return f"{self.severity}: {where}{self.message}" + (
             f" ({self.text!r})" if self.text else ""
         )
-
-
-def first_problems(problems: tuple[Problem, ...]) -> str:
-    """Format the first problems as the end of a log line, errors before warnings."""
-    ordered = sorted(problems, key=lambda problem: problem.severity is not Severity.ERROR)
-    named = "; ".join(map(str, ordered[:MAX_LOGGED]))
-    return f"; first problems: {named}" if named else ""
-
-
-class Problems:
-    """The problems of a file: exact counts, and the first 100 problems in file order.
-
-    A file of half a million bad entries must not cost half a million objects. The first ten errors
-    are always among the 100, because an error after a hundred warnings must be visible too.
-    """
-
-    def __init__(self) -> None:
-        self.errors = 0
-        self.warnings = 0
-        self.found: list[Problem] = []
-
-    @property
-    def kept(self) -> list[Problem]:
-        """The problems that are kept, in file order."""
-        found = sorted(self.found)
-        errors = [problem for problem in found if problem.severity is Severity.ERROR]
-        first = set(errors[:MIN_ERRORS])
-        others = [problem for problem in found if problem not in first]
-        return sorted([*first, *others[: MAX_KEPT - len(first)]])
-
-    def add(
-        self, code: Code, line: int, column: int, message: str, text: str = "", word: int = 0
-    ) -> None:
-        """Add a problem; ``text`` is shortened to 200 characters."""
-        severity = code.severity
-        if severity is Severity.ERROR:
-            self.errors += 1
-        else:
-            self.warnings += 1
-        if len(text) > MAX_TEXT:
-            text = text[: MAX_TEXT - 1] + "…"
-        self.found.append(Problem(line, column, severity, code, message, text, word))
-        if len(self.found) > 10 * MAX_KEPT:
-            self.found = self.kept
-
-    def extend(self, other: "Problems") -> None:
-        """Add the problems of another step over the same file."""
-        self.errors += other.errors
-        self.warnings += other.warnings
-        self.found += other.found

@@ -3,20 +3,17 @@
 import codecs
 import gzip
 import hashlib
-from collections.abc import Callable
 from itertools import chain
 from typing import NamedTuple
 
 from ...errors import SourceError
 from ...model import codec
+from ...model.address import identity
 from ...model.endpoint import Endpoint, EndpointConfig, Kind, assemble
 from ..settings import UrlRules
-from .parser import EndpointFile, Entry, Section, parse
-from .problems import Code, Problem, Problems
-from .window import ALWAYS, FOREVER, PlannedChange, Window
-
-#: Takes a host and the port of its entry; returns the URL and the identity of the URL.
-Generate = Callable[[str, int | None], tuple[str, str]]
+from .attributes import ALWAYS, FOREVER, PlannedChange, Window
+from .parser import EndpointFile, Entry, Problems, Section, parse
+from .problems import Code, Problem, Severity
 
 
 class Built(NamedTuple):
@@ -43,14 +40,13 @@ def build(file: EndpointFile, rules: UrlRules, at: float = 0.0) -> Built:
     out and takes no position. An entry outside its window is left out and keeps its position.
 
     Args:
-        file: The parsed file.
+        file: The parsed file; its problems get those of the list.
         rules: The rules by which hosts become URLs.
         at: POSIX seconds of the moment by which windows are judged.
     """
-    problems = Problems()
-    api = _KindBuilder(Kind.API, rules.api, problems, at)
-    socket = _KindBuilder(Kind.SOCKETIO, rules.socket, problems, at)
-    entries = file.entries
+    entries, problems = file
+    api = _KindBuilder(Kind.API, rules, problems, at)
+    socket = _KindBuilder(Kind.SOCKETIO, rules, problems, at)
     for entry in chain(entries[Section.DOMAINS], entries[Section.IPS]):
         new = api.add(entry)
         expired = entry.window is not None and entry.window.end <= at
@@ -64,7 +60,6 @@ def build(file: EndpointFile, rules: UrlRules, at: float = 0.0) -> Built:
     if rules.protocol == "http" and api.generated + socket.generated:
         message = "URLs are generated with plain http (ENDPOINT_PROTOCOL): use https"
         problems.add(Code.PLAIN_HTTP, 1, 1, message)
-    problems.extend(file.problems)
     config = EndpointConfig(tuple(api.endpoints), tuple(socket.endpoints))
     planned = tuple(sorted([*api.planned, *socket.planned]))
     return Built(config, problems, planned, max(api.boundary, socket.boundary))
@@ -73,9 +68,13 @@ def build(file: EndpointFile, rules: UrlRules, at: float = 0.0) -> Built:
 class _KindBuilder:
     """Collects the endpoints of one kind at a moment, without duplicates."""
 
-    def __init__(self, kind: Kind, generate: Generate, problems: Problems, at: float) -> None:
+    def __init__(self, kind: Kind, rules: UrlRules, problems: Problems, at: float) -> None:
         self.kind = kind
-        self.generate = generate
+        self.protocol, self.port = rules.protocol, rules.default_port
+        self.path = rules.api_path
+        if kind is Kind.SOCKETIO:
+            self.path = rules.socket_path
+            self.port = rules.socket_port or (None if self.path else self.port)
         self.problems = problems
         self.endpoints: list[Endpoint] = []
         self.at = at
@@ -95,7 +94,7 @@ class _KindBuilder:
         """
         host, port, url, priority, attributes, line, column, shown, window = entry
         if url is None:
-            text, key = self.generate(host, port)
+            text, key = self._url(host, port or self.port)
             self.generated += 1
         else:
             text, key = url.text, url.identity
@@ -124,6 +123,14 @@ class _KindBuilder:
             self.problems.add(Code.PLAIN_HTTP, line, column, message, shown)
         return True
 
+    def _url(self, host: str, port: int | None) -> tuple[str, str]:
+        """Return the URL of a host, and the identity of the URL."""
+        if port is None:
+            text = f"{self.protocol}://{host}{self.path}"
+            return text, text if self.path else text + "/"
+        text = f"{self.protocol}://{host}:{port}{self.path}"
+        return text, identity(self.protocol, host, port, self.path)
+
     def _is_served(self, entry: Entry, window: Window, url: str, *, quiet: bool) -> bool:
         """Take in the boundaries of an entry, and return whether it is served at the moment."""
         for boundary, added in ((window.start, True), (window.end, False)):
@@ -150,6 +157,8 @@ def _overlap(one: Entry, other: Entry) -> bool:
 
 
 GZIP_LEVEL = 6
+#: Problems that one log line names.
+MAX_LOGGED = 5
 
 
 class Rendering(NamedTuple):
@@ -194,6 +203,13 @@ class Rendering(NamedTuple):
     def count(self, kind: Kind) -> int:
         """Return the number of endpoints of a kind."""
         return self.api_count if kind is Kind.API else self.socketio_count
+
+
+def first_problems(problems: tuple[Problem, ...]) -> str:
+    """Format the first problems as the end of a log line, errors before warnings."""
+    ordered = sorted(problems, key=lambda problem: problem.severity is not Severity.ERROR)
+    named = "; ".join(map(str, ordered[:MAX_LOGGED]))
+    return f"; first problems: {named}" if named else ""
 
 
 def decode(data: bytes) -> str:

@@ -13,9 +13,9 @@ from typing import Any
 
 from ...errors import SourceError
 from ...model.codec import rfc3339
-from ..parsing.problems import MAX_KEPT, Code, Problem, first_problems
-from ..parsing.render import Rendering, render
-from ..parsing.window import PlannedChange
+from ..parsing.attributes import PlannedChange
+from ..parsing.problems import MAX_KEPT, Code, Problem
+from ..parsing.render import Rendering, first_problems, render
 from ..serving.snapshot import Snapshot
 from ..serving.store import Reload, Result, SnapshotStore, SourceState, Trigger
 from ..settings import Settings

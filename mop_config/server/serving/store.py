@@ -15,8 +15,8 @@ from typing import Any
 
 from ... import signals
 from ...model.codec import Difference
+from ..parsing.attributes import PlannedChange
 from ..parsing.problems import Problem
-from ..parsing.window import PlannedChange
 from .snapshot import Snapshot
 
 HISTORY = 20

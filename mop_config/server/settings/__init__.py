@@ -8,8 +8,9 @@ declarations, and ``converters`` for the allowed values.
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
-from ...model.address import MAX_PORT, identity
+from ...model.address import MAX_PORT
 from . import converters as to
 from .converters import TOKEN
 from .variables import PREFIX, read, setting, unknown
@@ -43,22 +44,6 @@ class UrlRules:
     )
     socket_port: int | None = setting(None, to.number(1, MAX_PORT), "port of Socket.io URLs")
 
-    def api(self, host: str, port: int | None) -> tuple[str, str]:
-        """Return the API URL of a host, and the identity of the URL."""
-        return self._url(host, port or self.default_port, self.api_path)
-
-    def socket(self, host: str, port: int | None) -> tuple[str, str]:
-        """Return the Socket.io URL of a host, and the identity of the URL."""
-        fallback = None if self.socket_path else self.default_port
-        return self._url(host, port or self.socket_port or fallback, self.socket_path)
-
-    def _url(self, host: str, port: int | None, path: str) -> tuple[str, str]:
-        if port is None:
-            text = f"{self.protocol}://{host}{path}"
-            return text, text if path else text + "/"
-        text = f"{self.protocol}://{host}:{port}{path}"
-        return text, identity(self.protocol, host, port, path)
-
 
 @dataclass(frozen=True, slots=True)
 class EtcdSettings:
@@ -88,7 +73,7 @@ class EtcdSettings:
         return bool(self.ca or self.cert)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Settings:
     """The settings of the server's application; ``None`` and empty values mean "not set"."""
 
@@ -186,7 +171,7 @@ class Settings:
     service_name: str = setting("mop-api", str, "`service` in `/health`", name="SERVICE_NAME")
     warnings: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def guarded(self) -> bool:
         """Whether access tokens are configured, so that a request needs a valid token."""
         return bool(self.tokens) or self.tokens_file is not None

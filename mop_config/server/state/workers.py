@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterable
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -26,16 +27,13 @@ from typing import (
     is_typeddict,
 )
 
-from ..parsing.problems import ProblemRecord
-from ..parsing.window import PlannedDocument
+from ...model.codec import rfc3339
+from ..parsing.attributes import PlannedDocument
+from ..parsing.problems import Problem, ProblemRecord, Severity
+from ..serving.store import Reload, Result, ServerState, SourceState
 from .directory import StateDirectory
 
 T = TypeVar("T")
-
-#: The values of ``SourceState`` and ``Result``; this module must not import their modules, which
-#: are in a higher layer.
-STATES = frozenset({"fresh", "stale", "rejected", "empty"})
-RESULTS = frozenset({"applied", "unchanged", "rejected", "error"})
 
 
 class ReloadDocument(TypedDict):
@@ -126,6 +124,63 @@ class WorkerRecord(TypedDict):
     answered: int
 
 
+def worker_record(
+    pid: int,
+    view: ServerState,
+    watcher: WatcherRecord,
+    notices: Iterable[Problem],
+    figures: WorkerFigures,
+    answered: int,
+) -> WorkerRecord:
+    """Make the record that a worker writes into the state folder.
+
+    Args:
+        pid: Process id of the worker.
+        view: What the worker serves.
+        watcher: How the worker notices changes of its source.
+        notices: Problems of the process rather than of the source; they are listed first.
+        figures: Figures for the gauges.
+        answered: The number of the newest request to reload that the worker has answered.
+    """
+    snapshot, notices = view.snapshot, list(notices)
+    errors = sum(notice.severity is Severity.ERROR for notice in notices)
+    return {
+        "pid": pid,
+        "served": {
+            "etag": snapshot.etag,
+            "state": view.state.value,
+            "loaded_at": rfc3339(snapshot.loaded_at),
+            "counts": {"api": snapshot.api_count, "socketio": snapshot.socketio_count},
+            "complete": view.complete,
+            "problem_counts": {
+                "error": view.errors + errors,
+                "warning": view.warnings + len(notices) - errors,
+            },
+            "problems": [problem.as_dict() for problem in (*notices, *view.problems)],
+            "planned": [change.as_dict() for change in view.planned],
+        },
+        "watcher": watcher,
+        "history": [{"moment": each.moment, "entry": _entry(each)} for each in view.history],
+        "figures": figures,
+        "answered": answered,
+    }
+
+
+def _entry(reload: Reload) -> HistoryEntry:
+    entry: HistoryEntry = {
+        "at": rfc3339(reload.at),
+        "trigger": reload.trigger.value,
+        "result": reload.result.value,
+        "error": reload.error,
+        "duration_seconds": round(reload.duration, 6),
+        "etag": reload.etag,
+        "code": reload.code,
+    }
+    if reload.change is not None:
+        entry["change"] = reload.change._asdict()
+    return entry
+
+
 def parse_record(data: bytes, expected: type[T]) -> T | None:
     """Parse a record from JSON; None if the data is torn or does not have the expected type.
 
@@ -147,13 +202,13 @@ def read_record(data: bytes) -> WorkerRecord:
         ValueError: If the data is not a record that this version can use.
     """
     record = parse_record(data, WorkerRecord)
-    if record is None or "started" not in record or record["served"]["state"] not in STATES:
+    if record is None or "started" not in record:
         raise ValueError("not a worker's record")
+    SourceState(record["served"]["state"])
     datetime.fromisoformat(record["served"]["loaded_at"])
     for reload in record["history"]:
         datetime.fromisoformat(reload["entry"]["at"])
-        if reload["entry"]["result"] not in RESULTS:
-            raise ValueError("not a result")
+        Result(reload["entry"]["result"])
     return record
 
 

@@ -4,21 +4,18 @@ Each worker keeps its record in the state folder (see ``state.workers``). The wo
 a request for the status merges all records, so that every worker gives the same answer.
 """
 
-from collections.abc import Iterable
 from typing import Any, TypedDict
 
-from ...model.codec import rfc3339
 from ..monitor.reports import ReportedEndpoint
 from ..monitor.results import HealthDocument
-from ..parsing.problems import Problem, Severity
-from ..serving.store import HISTORY, Reload, Result, ServerState, SourceState
+from ..parsing.problems import Problem
+from ..serving.store import HISTORY, Result, ServerState, SourceState
 from ..state.workers import (
     HistoryEntry,
     ReloadDocument,
     ReloadRecord,
     ServedDocument,
     WatcherRecord,
-    WorkerFigures,
     WorkerRecord,
     reload_for,
 )
@@ -52,48 +49,6 @@ class StatusDocument(ServedDocument):
     reports: list[ReportedEndpoint] | None
 
 
-def worker_record(
-    pid: int,
-    view: ServerState,
-    watcher: WatcherRecord,
-    notices: Iterable[Problem],
-    figures: WorkerFigures,
-    answered: int,
-) -> WorkerRecord:
-    """Make the record that a worker writes into the state folder.
-
-    Args:
-        pid: Process id of the worker.
-        view: What the worker serves.
-        watcher: How the worker notices changes of its source.
-        notices: Problems of the process rather than of the source; they are listed first.
-        figures: Figures for the gauges.
-        answered: The number of the newest request to reload that the worker has answered.
-    """
-    snapshot, notices = view.snapshot, list(notices)
-    errors = sum(notice.severity is Severity.ERROR for notice in notices)
-    return {
-        "pid": pid,
-        "served": {
-            "etag": snapshot.etag,
-            "state": view.state.value,
-            "loaded_at": rfc3339(snapshot.loaded_at),
-            "counts": {"api": snapshot.api_count, "socketio": snapshot.socketio_count},
-            "complete": view.complete,
-            "problem_counts": {
-                "error": view.errors + errors,
-                "warning": view.warnings + len(notices) - errors,
-            },
-            "problems": [problem.as_dict() for problem in (*notices, *view.problems)],
-            "planned": [change.as_dict() for change in view.planned],
-        },
-        "watcher": watcher,
-        "history": [{"moment": each.moment, "entry": _entry(each)} for each in view.history],
-        "figures": figures,
-        "answered": answered,
-    }
-
-
 def noticed(worker: WorkerRecord, notice: Problem) -> WorkerRecord:
     """Add a warning of this worker to the record of another worker, unless it is there.
 
@@ -109,21 +64,6 @@ def noticed(worker: WorkerRecord, notice: Problem) -> WorkerRecord:
         "problem_counts": {**counts, "warning": counts["warning"] + 1},
     }
     return {**worker, "served": served}
-
-
-def _entry(reload: Reload) -> HistoryEntry:
-    entry: HistoryEntry = {
-        "at": rfc3339(reload.at),
-        "trigger": reload.trigger.value,
-        "result": reload.result.value,
-        "error": reload.error,
-        "duration_seconds": round(reload.duration, 6),
-        "etag": reload.etag,
-        "code": reload.code,
-    }
-    if reload.change is not None:
-        entry["change"] = reload.change._asdict()
-    return entry
 
 
 def reload_report(workers: list[WorkerRecord], number: int) -> dict[str, Any]:

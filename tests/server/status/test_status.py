@@ -12,11 +12,8 @@ from typing import Any, cast
 from mop_config.model.codec import rfc3339
 from mop_config.server.logs import LineFormatter
 from mop_config.server.parsing.problems import Code, Problem, Severity
-from mop_config.server.serving.store import Result, SourceState
 from mop_config.server.state.directory import StateDirectory
 from mop_config.server.state.workers import (
-    RESULTS,
-    STATES,
     HistoryEntry,
     ReloadRecord,
     WorkerRecord,
@@ -147,12 +144,6 @@ def _broken(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
         "problems": [{"code": "x"}],
     }.items():
         yield {**good, "served": {**good["served"], name: value}}
-
-
-def test_a_record_knows_the_states_and_results_of_the_store() -> None:
-    """The records are in a layer below the store, so they repeat the names."""
-    assert set(SourceState) == STATES
-    assert set(Result) == RESULTS
 
 
 class TestHostState:

@@ -1,21 +1,25 @@
-"""Window: the time in which an entry is served, and the planned changes that follow from windows.
+"""The attributes that may follow an address, and Window, the time in which an entry is served.
 
 A window is half-open: its entry is served from ``start`` on, and until just before ``end``. Pure.
 """
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import NamedTuple, TypedDict
+from difflib import get_close_matches
+from typing import Any, NamedTuple, TypedDict
 
 from ...errors import AddressError
+from ...model.address import is_ip
 from ...model.codec import rfc3339
-from ...model.endpoint import Kind
+from ...model.endpoint import Kind, canonical_server_name
 from .problems import Code
 
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MOMENT = re.compile(
     rf"{_DATE.pattern}[Tt][0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}(\.[0-9]{{1,6}})?([Zz]|[+-][0-9]{{2}}:[0-9]{{2}})"
 )
+MAX_PRIORITY = 65535
 FOREVER = float("inf")
 
 
@@ -72,7 +76,7 @@ class PlannedChange(NamedTuple):
         return {"at": rfc3339(self.at), "change": change, "kind": self.kind.value, "url": self.url}
 
 
-def parse_moment(text: str, _host: str) -> float:
+def _parse_moment(text: str, _host: str) -> float:
     """Return the POSIX seconds of an RFC 3339 time, or of a date, which means 00:00:00Z.
 
     Raises:
@@ -101,3 +105,44 @@ def window_of(start: float | None, end: float | None) -> Window | None:
     if window.end <= window.start:
         raise AddressError(Code.BAD_WINDOW, "until must be later than from")
     return window
+
+
+def split_attribute(token: str) -> tuple[str, str]:
+    """Split ``name=value`` after an address, and return the name of the attribute and the value."""
+    name, equals, value = token.partition("=")
+    name = name.lower()
+    if equals and name in ATTRIBUTES:
+        return name, value
+    near = get_close_matches(name, ATTRIBUTES, n=1)
+    hint = f"did you mean {ATTRIBUTES[near[0]][0]}?" if near else "a comma separates two entries"
+    *others, last = (form for form, _ in ATTRIBUTES.values())
+    forms = f"{', '.join(others)} and {last}"
+    raise AddressError(Code.UNKNOWN_ATTRIBUTE, f"after an address only {forms} may stand ({hint})")
+
+
+def _parse_priority(text: str, _host: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= MAX_PRIORITY:
+        return int(text)
+    message = f"the priority must be a number from 0 to {MAX_PRIORITY}"
+    raise AddressError(Code.BAD_PRIORITY, message)
+
+
+def _parse_server_name(text: str, host: str) -> str:
+    if not is_ip(host):
+        raise AddressError(Code.BAD_SERVER_NAME, "server_name: only an IP address may have one")
+    if text.count(":") == 1:
+        raise AddressError(Code.BAD_SERVER_NAME, "server_name: a host name has no port")
+    try:
+        return canonical_server_name(text)
+    except AddressError as error:
+        raise AddressError(Code.BAD_SERVER_NAME, f"server_name: {error.message}") from None
+
+
+#: The attributes that an entry may have: the form in messages, and the function that takes the text
+#: of the value and the host of the entry, and returns the value.
+ATTRIBUTES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
+    "priority": ("priority=N", _parse_priority),
+    "server_name": ("server_name=HOST", _parse_server_name),
+    "from": ("from=TIME", _parse_moment),
+    "until": ("until=TIME", _parse_moment),
+}
