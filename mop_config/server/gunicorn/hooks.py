@@ -1,5 +1,6 @@
 """The hooks of gunicorn's master: SIGHUP is forwarded to the workers, which reload in place."""
 
+import gc
 import logging
 import os
 import re
@@ -52,7 +53,10 @@ def _hand_records_over(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Log the address of the dashboard of ``mop-config serve`` once the master listens."""
+    """Prepare the memory for forks, and log the dashboard's address of ``mop-config serve``."""
+    # A collection writes into every object that it looks at, so that each worker would copy the
+    # pages of all imported modules. The master has imported them before its first fork.
+    gc.freeze()
     if getattr(server.app, "app_uri", None) != OWN_APP:
         return  # another application may have the dashboard at any path
     for listener in server.LISTENERS:
