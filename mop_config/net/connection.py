@@ -19,7 +19,6 @@ from .. import __version__
 from ..model.address import DEFAULT_PORTS, Url
 from ._sync.connecting import connect, connect_by_proxy
 from .connect import DialOptions, Owner, Place
-from .deadline import FOREVER, Deadline, Limit
 from .faults import (
     BodyTooLargeError,
     Fault,
@@ -28,8 +27,8 @@ from .faults import (
     fault_of,
     lacks_resources,
 )
-from .proxies import for_httpcore
 from .resolver import Resolver
+from .streams import FOREVER, Deadline, Limit, for_httpcore
 
 USER_AGENT = f"mop-config/{__version__}"
 _HTTP_SCHEMES = {"http": b"http", "ws": b"http", "https": b"https", "wss": b"https"}

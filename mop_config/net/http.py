@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urljoin
 
 from ..model.address import DEFAULT_PORTS, Url, is_loopback, parse_url
-from .connect import DialOptions
+from .connect import DialOptions, offering
 from .faults import Fault, HttpError
 from .resolver import Resolver
-from .tls import offering
 
 if TYPE_CHECKING:
     import httpx2

@@ -10,7 +10,7 @@ import trustme
 from mop_config.client import EndpointManager, FailoverSocketClient, NoEndpointAvailable
 from mop_config.health.probe import Prober
 from mop_config.model.endpoint import Endpoint
-from mop_config.net.tls import offering
+from mop_config.net.connect import offering
 
 from .driver import Driver
 from .streams import Streams, speaking

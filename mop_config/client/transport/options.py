@@ -15,10 +15,9 @@ import httpcore2
 import httpx2
 
 from ...model.address import is_loopback
-from ...net.connect import DialOptions
+from ...net.connect import DialOptions, offering
 from ...net.http import proxy_of
-from ...net.proxies import for_httpcore
-from ...net.tls import offering
+from ...net.streams import for_httpcore
 from ..keywords import TransportKeywords
 from ..pool.member import Target
 

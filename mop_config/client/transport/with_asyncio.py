@@ -8,6 +8,9 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+# Import early: anyio would import this with its first lock, perhaps without a free descriptor.
+import anyio._backends._asyncio  # noqa: F401
+
 from .attempt import Exchange
 
 #: Whether the exchanges of several tasks share one HTTP/2 connection.

@@ -1,17 +1,15 @@
-"""Connections to a server, direct or by a proxy."""
+"""Connections to a server, direct or by a proxy, and TLS within a connection to a proxy."""
 
-import contextlib
+import ssl
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpcore2
 
 from ..connect import DialOptions, HostDial, Owner, Place, Ring
-from ..deadline import FOREVER, Deadline, Limit
-from ..proxies import ProxyFailed
 from ..resolver import Resolver
-from ..with_asyncio import AsyncSocketWaits
-from .stream import AsyncStream, secured
+from ..streams import FOREVER, AsyncStream, Deadline, Limit, ProxyFailed
 
 #: Longest wait between two looks at the dials.
 GLANCE = 0.1
@@ -38,7 +36,7 @@ async def connect(
                 owner.adopt(ring.waker)
             ring.add(HostDial(ring, place, options, resolver))
             while True:
-                await wait_for_ring(ring, ring.pause(GLANCE))
+                await AsyncStream.wait_for(ring, ring.pause(GLANCE))
                 for dial in ring.finished():
                     if dial.error is not None:
                         raise dial.error
@@ -46,12 +44,6 @@ async def connect(
         finally:
             if owner is not None:
                 owner.release(ring.waker)
-
-
-async def wait_for_ring(ring: Ring, seconds: float) -> None:
-    """Wait until a socket of a ring is ready, for at most ``seconds``."""
-    with contextlib.suppress(TimeoutError):
-        await AsyncSocketWaits(ring).readable(seconds)
 
 
 async def connect_by_proxy(
@@ -130,3 +122,84 @@ async def _open_tunnel(stream: Any, proxy: httpcore2.Proxy, place: Place, limit:
         reason = response.extensions.get("reason_phrase", b"").decode("ascii", "ignore")
         raise httpcore2.ProxyError(f"{response.status} {reason}")
     # The plain stream suffices: httpcore's wrapper can hold no bytes, as the server sent none.
+
+
+async def secured(
+    stream: Any, context: ssl.SSLContext, name: str | None, timeout: float
+) -> "AsyncTlsStream":
+    """Begin TLS within a stream to a proxy, and return the stream within TLS.
+
+    Raises:
+        httpcore2.ConnectError: If TLS fails.
+        httpcore2.ConnectTimeout: If TLS takes too long.
+    """
+    inner = AsyncTlsStream(stream, context, name)
+    try:
+        await inner.shake_hands(timeout)
+    except BaseException as error:
+        await stream.aclose()
+        if isinstance(error, httpcore2.ReadTimeout):
+            raise httpcore2.ConnectTimeout(str(error)) from error
+        if isinstance(error, (OSError, httpcore2.NetworkError)):
+            raise httpcore2.ConnectError(str(error)) from error
+        raise
+    return inner
+
+
+class AsyncTlsStream(httpcore2.AsyncNetworkStream):
+    """TLS within the stream to a proxy, which may be a TLS stream itself.
+
+    Attributes:
+        outer: The stream of the socket.
+    """
+
+    def __init__(self, stream: Any, context: ssl.SSLContext, name: str | None) -> None:
+        self.outer: AsyncStream = getattr(stream, "outer", stream)
+        self._stream = stream
+        self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=name)
+
+    async def shake_hands(self, timeout: float | None) -> None:
+        """Do the TLS handshake; raises the exceptions of TLS and of httpcore."""
+        await self._run(self._tls.do_handshake, timeout)
+        self.outer.shared = self._tls.selected_alpn_protocol() == "h2"
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read the bytes that have arrived; wait if none has arrived."""
+        try:
+            data: bytes = await self._run(lambda: self._tls.read(max_bytes), timeout)
+            return data
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return b""
+        except ssl.SSLError as error:
+            raise httpcore2.ReadError(str(error)) from error
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write the whole buffer."""
+        if buffer:
+            await self._run(lambda: self._tls.write(buffer), timeout)
+
+    async def _run(self, step: Callable[[], Any], timeout: float | None) -> Any:
+        """Repeat a step of TLS until it has the bytes that it needs; return its result."""
+        while True:
+            result, needs_bytes = None, False
+            try:
+                result = step()
+            except ssl.SSLWantReadError:
+                needs_bytes = True
+            if self._to_send.pending:
+                await self._stream.write(self._to_send.read(), timeout)
+            if not needs_bytes:
+                return result
+            if data := await self._stream.read(1 << 16, timeout):
+                self._received.write(data)
+            else:
+                self._received.write_eof()
+
+    async def aclose(self) -> None:
+        """Close the connection to the proxy."""
+        await self._stream.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return the extra info that httpcore requests by name, or None."""
+        return self._tls if info == "ssl_object" else self._stream.get_extra_info(info)

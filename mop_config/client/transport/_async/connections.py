@@ -13,7 +13,7 @@ from typing import Any
 
 import httpcore2
 
-from ....net._async.stream import WANT_READ
+from ....net.streams import WANT_READ
 from ...pool.member import Target
 from ..attempt import Exchange
 from ..options import TransportOptions

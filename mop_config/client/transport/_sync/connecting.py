@@ -8,8 +8,8 @@ import httpcore2
 
 from ....net._sync.connecting import connect_by_proxy
 from ....net.connect import DialOptions
-from ....net.deadline import Deadline
 from ....net.faults import Fault
+from ....net.streams import Deadline
 from ...pool.failover import DialRace
 from ...pool.member import PoolMember
 from ...pool.session import ClientState

@@ -4,11 +4,11 @@
 import time
 from typing import Any
 
-from ....net._sync.connecting import GLANCE, wait_for_ring
-from ....net._sync.stream import Stream
+from ....net._sync.connecting import GLANCE
 from ....net.connect import DialOptions, HostDial, Ring
 from ....net.faults import fault_of
 from ....net.resolver import Resolver
+from ....net.streams import Stream
 from ...pool.failover import DialRace
 from ...pool.member import PoolMember
 from ..outcome import DialError
@@ -47,7 +47,7 @@ def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[Pool
                 raise DialError("the client was closed") from failure
             wait = race.wait(now)
             # A race may be called off at any time, so look at it now and then.
-            wait_for_ring(ring, ring.pause(GLANCE if wait is None else min(wait, GLANCE)))
+            Stream.wait_for(ring, ring.pause(GLANCE if wait is None else min(wait, GLANCE)))
             for host in ring.finished():
                 member = members.pop(host)
                 if host.error is None:

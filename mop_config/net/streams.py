@@ -1,0 +1,312 @@
+"""``Stream`` and ``AsyncStream``: a non-blocking connected socket, with or without TLS.
+
+The streams read and write the socket of the dial race itself. This is faster than httpcore's own
+streams, and a request that is cancelled at any moment loses no connection.
+
+httpcore passes time-outs unchanged from a request to the stream. ``Limit`` is a time-out that
+carries a deadline, so a stream knows at each step to which request the step belongs, even on an
+HTTP/2 connection that many requests share.
+"""
+
+import asyncio
+import contextlib
+import select
+import socket
+import ssl
+import time
+from typing import Any, Self
+
+import httpcore2
+import httpx2
+
+from .connect import Owner
+
+#: Seconds that stand for no time-out: eleven days, within the range of every clock and poll.
+FOREVER = 1e6
+#: Reads without a wait after which other tasks get a turn, because a fast server fills every read.
+READS_IN_A_ROW = 8
+#: Exceptions of a read without data; a TLS socket may be readable for a TLS message only.
+WANT_READ = (BlockingIOError, ssl.SSLWantReadError)
+#: Exceptions of a write while the send buffer is full.
+WANT_WRITE = (BlockingIOError, ssl.SSLWantWriteError)
+
+
+class ProxyFailed(httpcore2.ProxyError):
+    """The proxy cannot be reached; the server is not at fault."""
+
+
+def for_httpcore(proxy: httpx2.Proxy) -> httpcore2.Proxy:
+    """Return a proxy in the form that httpcore takes."""
+    return httpcore2.Proxy(
+        url=str(proxy.url),
+        auth=proxy.raw_auth,
+        headers=proxy.headers.raw,
+        ssl_context=proxy.ssl_context,
+    )
+
+
+class Deadline:
+    """The common deadline of several network operations.
+
+    Args:
+        until: The deadline in monotonic seconds.
+
+    Attributes:
+        hedge: The hedge that may interrupt a read, or None.
+    """
+
+    hedge: Any = None
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+
+    def least(self, timeout: float | None) -> float:
+        """Return a time-out in seconds, bounded by the time left until the deadline."""
+        left = max(0.0, self.until - time.monotonic())
+        return left if timeout is None or timeout > left else timeout
+
+    def wrote(self) -> None:
+        """Record that a part of the request is written."""
+
+
+class Limit(float):
+    """A time-out in seconds that ends at a deadline at the latest."""
+
+    deadline: Deadline
+
+    @classmethod
+    def of(cls, seconds: float, deadline: Deadline) -> Self:
+        """Create a time-out."""
+        limit = cls(seconds)
+        limit.deadline = deadline
+        return limit
+
+
+class _SocketStream:
+    """The parts that both streams share.
+
+    Args:
+        sock: The socket, which becomes non-blocking.
+        owner: Object that may shut the socket down from another thread, or None.
+
+    Attributes:
+        limit: The time-out of operations without one.
+        shared: Whether several requests share the connection (HTTP/2).
+    """
+
+    def __init__(self, sock: socket.socket, owner: Owner | None = None) -> None:
+        sock.setblocking(False)
+        self.limit: Limit | None = None
+        self._sock = sock
+        self._owner = owner
+        self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
+        self.shared = self._tls is not None and self._tls.selected_alpn_protocol() == "h2"
+        self._readable = select.poll()
+        self._readable.register(sock, select.POLLIN)
+        if owner is not None:
+            try:
+                owner.adopt(sock)
+            except OSError:
+                owner.release(sock)
+                sock.close()
+                raise
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return the extra info that httpcore requests by name, or None."""
+        match info:
+            case "is_readable":
+                return self._sock.fileno() < 0 or bool(self._readable.poll(0))
+            case "ssl_object":
+                return self._tls
+            case "client_addr":
+                return self._sock.getsockname()
+            case "server_addr":
+                return self._sock.getpeername()
+            case "socket":
+                return self._sock
+        return None
+
+    def _close(self) -> None:
+        if self._owner is not None:
+            self._owner.release(self._sock)
+            self._owner = None
+        self._sock.close()
+
+
+def _translated(error: Exception, late: type[Exception], other: type[Exception]) -> Exception:
+    return (late if isinstance(error, TimeoutError) else other)(str(error))
+
+
+class Stream(_SocketStream, httpcore2.NetworkStream):
+    """The stream for threads; operations keep the deadline of their request."""
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read the bytes that have arrived; wait if none has arrived."""
+        try:
+            while True:
+                try:
+                    return self._sock.recv(max_bytes)
+                except WANT_READ:
+                    self._wait(select.POLLIN, timeout)
+        except (OSError, ValueError) as error:
+            raise _translated(error, httpcore2.ReadTimeout, httpcore2.ReadError) from error
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write the whole buffer."""
+        rest = memoryview(buffer)
+        try:
+            while rest:  # a system call for an empty buffer could only lose an error
+                if isinstance(timeout, Limit):
+                    timeout.deadline.wrote()
+                try:
+                    sent = self._sock.send(rest)
+                except WANT_WRITE:
+                    sent = 0
+                rest = rest[sent:]
+                if rest:
+                    self._wait(select.POLLOUT, timeout)
+        except (OSError, ValueError) as error:
+            raise _translated(error, httpcore2.WriteTimeout, httpcore2.WriteError) from error
+
+    def _wait(self, event: int, timeout: float | None) -> None:
+        """Wait for an event of the socket.
+
+        Raises:
+            TimeoutError: After ``timeout`` seconds, or at the deadline of a ``Limit``.
+            Exception: Raised by the hedge of the request, to end the read.
+        """
+        seconds = self.limit if timeout is None else timeout
+        if isinstance(seconds, Limit):
+            deadline, seconds = seconds.deadline, seconds.deadline.least(seconds)
+            if deadline.hedge is not None and event == select.POLLIN:
+                deadline.hedge.wait(self._sock, seconds)
+                return
+        poll = select.poll()
+        poll.register(self._sock, event)
+        if not poll.poll(None if seconds is None else seconds * 1000 + 1):
+            raise TimeoutError("timed out")
+
+    @staticmethod
+    def wait_for(ring: Any, seconds: float) -> None:
+        """Wait until a socket of a ring is ready, for at most ``seconds``."""
+        ring.selector.select(seconds)
+
+    def close(self) -> None:
+        """Close the socket; reads and writes that wait for the socket end with an error."""
+        with contextlib.suppress(OSError):
+            # Not SSLSocket.shutdown, which drops the TLS state under the reading thread.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+        self._close()
+
+
+class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
+    """The stream for asyncio; operations keep the deadline of their request."""
+
+    def __init__(self, sock: socket.socket, owner: Owner | None = None) -> None:
+        super().__init__(sock, owner)
+        self._turn = asyncio.Lock()
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._reads_in_a_row = 0
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read the bytes that have arrived; wait if none has arrived."""
+        try:
+            if self._reads_in_a_row == READS_IN_A_ROW:
+                self._reads_in_a_row = 0
+                await asyncio.sleep(0)
+            while True:
+                try:
+                    self._reads_in_a_row += 1
+                    return self._sock.recv(max_bytes)
+                except WANT_READ:
+                    self._reads_in_a_row = 0
+                    await self._wait(timeout, writable=False)
+        except (OSError, ValueError) as error:
+            raise _translated(error, httpcore2.ReadTimeout, httpcore2.ReadError) from error
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write the whole buffer."""
+        if buffer and self.shared:
+            # A cancelled request must not leave half a frame on a shared connection.
+            await asyncio.shield(self._write_in_turn(buffer, timeout))
+        else:
+            await self._write(buffer, timeout)
+
+    async def _write_in_turn(self, buffer: bytes, timeout: float | None) -> None:
+        async with self._turn:
+            await self._write(buffer, timeout)
+
+    async def _write(self, buffer: bytes, timeout: float | None) -> None:
+        rest = memoryview(buffer)
+        try:
+            while rest:  # a system call for an empty buffer could only lose an error
+                if isinstance(timeout, Limit):
+                    timeout.deadline.wrote()
+                try:
+                    sent = self._sock.send(rest)
+                except WANT_WRITE:
+                    sent = 0
+                rest = rest[sent:]
+                if rest:
+                    await self._wait(timeout, writable=True)
+        except (OSError, ValueError) as error:
+            raise _translated(error, httpcore2.WriteTimeout, httpcore2.WriteError) from error
+
+    async def _wait(self, timeout: float | None, *, writable: bool) -> None:
+        """Wait until the socket is readable or writable.
+
+        Raises:
+            TimeoutError: After ``timeout`` seconds, or at the deadline of a ``Limit``.
+            OSError: If the stream was closed.
+        """
+        seconds = self.limit if timeout is None else timeout
+        if isinstance(seconds, Limit):
+            seconds = seconds.deadline.least(seconds)
+        await _until_ready(self._sock.fileno(), seconds, self._waiting, writable=writable)
+
+    @staticmethod
+    async def wait_for(ring: Any, seconds: float) -> None:
+        """Wait until a socket of a ring is ready, for at most ``seconds``."""
+        with contextlib.suppress(TimeoutError):
+            await _until_ready(ring.fileno(), seconds, set(), writable=False)
+
+    async def aclose(self) -> None:
+        """Close the socket; reads and writes that wait for the socket end with an error."""
+        while self._waiting:
+            waiting = self._waiting.pop()
+            waiting.get_loop().remove_reader(self._sock.fileno())
+            waiting.get_loop().remove_writer(self._sock.fileno())
+            _fail(waiting, ConnectionAbortedError("closed"))
+        self._close()
+
+
+async def _until_ready(
+    fd: int, seconds: float | None, waiting: set["asyncio.Future[None]"], *, writable: bool
+) -> None:
+    """Wait for a descriptor; ``waiting`` holds the future meanwhile, unless the stream closes."""
+    loop = asyncio.get_running_loop()
+    add, remove = loop.add_reader, loop.remove_reader
+    if writable:
+        add, remove = loop.add_writer, loop.remove_writer
+    ready = loop.create_future()
+    add(fd, _fail, ready, None)
+    waiting.add(ready)
+    error = TimeoutError("timed out")
+    late = loop.call_later(FOREVER if seconds is None else seconds, _fail, ready, error)
+    try:
+        await ready
+    finally:
+        late.cancel()
+        if ready in waiting:
+            waiting.remove(ready)
+            remove(fd)
+
+
+def _fail(ready: "asyncio.Future[None]", error: OSError | None) -> None:
+    """End a wait, with an error or, for None, because the descriptor is ready."""
+    if ready.done():
+        return
+    if error is None:
+        ready.set_result(None)
+    else:
+        ready.set_exception(error)
