@@ -129,6 +129,25 @@ def test_a_head_that_comes_byte_by_byte_is_ended_too(tmp_path: Path, file: Path)
         assert time.monotonic() - began > 0.8
 
 
+@pytest.mark.parametrize("path", [ENDPOINTS, STATUS])
+def test_an_idle_connection_is_closed_some_time_after_its_last_answer(
+    tmp_path: Path, file: Path, path: str
+) -> None:
+    """Each answer starts the keep-alive time anew, and the connection ends when it is over."""
+    request = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    with (
+        running(tmp_path, file, "--keep-alive", "2", workers=1) as server,
+        connected(server, 1, b"") as (client,),
+    ):
+        for pause in (1.2, 1.2, 0):
+            client.sendall(request)
+            assert client.recv(65536).startswith(b"HTTP/1.1 200")
+            began = time.monotonic()
+            time.sleep(pause)
+        assert client.recv(65536) == b""
+        assert 1.5 < time.monotonic() - began < 10
+
+
 def test_a_client_that_does_not_read_is_disconnected(tmp_path: Path, file: Path) -> None:
     """A client that does not read is disconnected after the time-out; its answer is dropped."""
     file.write_text("DomainList:\n" + "".join(f"host{n:06}.example\n" for n in range(20_000)))

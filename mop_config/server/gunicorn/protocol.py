@@ -16,7 +16,7 @@ import logging
 import re
 from asyncio import TimerHandle, Transport
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from ..serving.conditional import ConditionalAnswer
 from ..serving.responder import LongPoll
 from ..web.asgi import AsgiApp
-from ..web.bridge import SOCKET, Scope
+from ..web.bridge import SOCKET
 from . import error_pages
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,16 @@ class Rules:
         self.trusted = frozenset(cfg.forwarded_allow_ips)
         #: Fields that mean https, in lower case, with the value that says so.
         self.secure = {n.lower().encode(): v.encode() for n, v in cfg.secure_scheme_headers.items()}
+        self._default: list[tuple[bytes, bytes]] = []
+        self._lines = b""
         self.app: AsgiApp | None = app if isinstance(app, AsgiApp) else None
+
+    def default_lines(self, fields: list[tuple[bytes, bytes]]) -> bytes:
+        """Return uvicorn's default fields, such as Date, as lines; uvicorn renews their list."""
+        if fields is not self._default:
+            self._default = fields
+            self._lines = b"".join(b"%b: %b\r\n" % field for field in fields)
+        return self._lines
 
 
 class ParkedCycle:
@@ -113,6 +122,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._page: int | None = None  # the status of an error page that waits for its turn
         self._fields = self._bytes = 0
         self._hosts: list[bytes] = []
+        self._secure = False  # a trusted proxy says that the request came by https
+        self._answered_at = 0.0
 
     # -- the connection
 
@@ -130,6 +141,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timers, and forget a parked request."""
         self._disarm()
+        self._unset_keepalive_if_required()
         if self._parked is not None and self._rules.app is not None:
             self._rules.app.polls().remove(self._parked.poll)
         if self._stall is not None:
@@ -150,7 +162,6 @@ class HttpProtocol(HttpToolsProtocol):
         """Parse the bytes that the client has sent, and set the deadline for the rest."""
         if self._deaf:
             return
-        self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -174,9 +185,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Note the first byte of a request."""
-        super().on_message_begin()
+        # Without the scope that uvicorn's own method makes: few requests need one.
+        self.url, self.headers, self.expect_100_continue = b"", [], False
         self._receiving = self._in_head = self._plain = True
-        self._answered = False
+        self._answered = self._secure = False
         self._fields = self._bytes = 0
         self._hosts = []
 
@@ -206,7 +218,7 @@ class HttpProtocol(HttpToolsProtocol):
                 raise RefusedRequestError(417)
             self.expect_100_continue = True
         elif self._trusted and rules.secure.get(name) == value:
-            self.scope["scheme"] = "https"
+            self._secure = True
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -227,10 +239,20 @@ class HttpProtocol(HttpToolsProtocol):
         self._disarm()
         if self._plain and self._answer_at_once(version):
             return
-        self.scope[SOCKET] = self._socket  # type: ignore[literal-required]
+        self._make_scope()
         super().on_headers_complete()
         if self.parser.should_upgrade() or not self._rules.worker.alive:
             self.cycle.keep_alive = False
+
+    def _make_scope(self) -> None:
+        """Make the scope of a request that a task answers."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
+        self.scope[SOCKET] = self._socket  # type: ignore[literal-required]
+        if self._secure:
+            self.scope["scheme"] = "https"
 
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
@@ -245,8 +267,7 @@ class HttpProtocol(HttpToolsProtocol):
         app = self._rules.app
         if app is None or self._answering() or self.flow.write_paused:
             return False
-        self.scope["method"] = self.parser.get_method().decode("ascii")
-        found = app.answer_at_once(cast("Scope", self.scope), self.url)
+        found = app.answer_at_once(self.parser.get_method(), self.url, self.headers)
         if found is None:
             return False
         self._answered = True
@@ -255,26 +276,34 @@ class HttpProtocol(HttpToolsProtocol):
             self._parked = ParkedCycle(found, keep_alive)
             self.cycle = self._parked  # type: ignore[assignment]
             app.polls().add(found, partial(self._end_wait, app, self._parked))
-        else:
-            self._send(found, keep_alive)
+            return True
+        self._send(found, keep_alive)
+        if self._deaf:
+            self.on_response_complete()
+            return True
+        self.server_state.total_requests += 1
+        # The timer is not set anew for each answer: its handler looks at the time of the last one.
+        self._answered_at = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._keep_alive(self.timeout_keep_alive)
         return True
 
     def _end_wait(self, app: AsgiApp, parked: ParkedCycle) -> None:
         self._parked = None
         parked.response_complete = True
         self._send(app.answer_parked(parked.poll), parked.keep_alive)
+        self.on_response_complete()
 
     def _send(self, answer: ConditionalAnswer, keep_alive: bool) -> None:
         """Send an answer of the application without a task."""
         close = not (keep_alive and (self._rules.worker.alive or self.pipeline))
-        fields = [b"%b: %b\r\n" % field for field in self.server_state.default_headers]
+        fields = self._rules.default_lines(self.server_state.default_headers)
         end = b"connection: close\r\n\r\n" if close else b"\r\n"
-        parts = (STATUS_LINE[answer.status], *fields, answer.headers.lines, end, answer.body)
+        parts = (STATUS_LINE[answer.status], fields, answer.headers.lines, end, answer.body)
         self.transport.write(b"".join(parts))
         if close:
             self._deaf = True
             self.transport.close()
-        self.on_response_complete()
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -321,9 +350,20 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self.transport.abort()
 
+    def _keep_alive(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection."""
-        if self.transport.get_write_buffer_size():
+        self.timeout_keep_alive_task = None
+        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        if self._receiving or self._answering():
+            return  # the answer sets the timer again
+        if left > 0:
+            self._keep_alive(left)
+        elif self.transport.get_write_buffer_size():
             self.transport.abort()  # the client has not read its answer
         else:
             super().timeout_keep_alive_handler()

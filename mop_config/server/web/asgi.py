@@ -32,7 +32,7 @@ USUAL_WAITERS = 10_000
 #: Long polls that are woken in one turn of the event loop, so that other requests run in between.
 SLICE = 250
 
-_METHODS = frozenset({"GET", "HEAD"})
+_METHODS = {b"GET": "GET", b"HEAD": "HEAD"}
 
 Found = TypeVar("Found")
 View = Callable[[dict[str, Any]], ConditionalAnswer | LongPoll]
@@ -94,10 +94,10 @@ class AsgiApp:
         path = local_path(scope)
         if self._started_in != os.getpid():
             await self._start()
-        if path not in self._views or scope["method"] not in _METHODS:
+        if path not in self._views or scope["method"] not in _METHODS.values():
             await self.bridge(scope, receive, send)
             return
-        environ = request_environ(scope, path)
+        environ = request_environ(scope["method"], path, scope["query_string"], scope["headers"])
         answer = self._decide(environ, self._views[path])
         if isinstance(answer, LongPoll):
             await self._wait(answer, receive)
@@ -108,25 +108,25 @@ class AsgiApp:
             scope[USER] = environ[USER]
         await send_answer(answer, send)
 
-    def answer_at_once(self, scope: Scope, target: bytes) -> ConditionalAnswer | LongPoll | None:
+    def answer_at_once(
+        self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]
+    ) -> ConditionalAnswer | LongPoll | None:
         """Answer a request in the call itself: without a task, and without ASGI's messages.
 
         Args:
-            scope: The method and the headers of the request; the query is added to the scope.
+            method: The method of the request.
             target: The request target as the client sent it.
+            headers: The headers, with names in lower case.
 
         Returns:
             What ``__call__`` would send, or a long poll, which the caller parks in ``polls``. None
             if the target is not a native route: then ``__call__`` must answer.
         """
         name, _, query = target.partition(b"?")
-        path = self._targets.get(name)
-        if path is None or scope["method"] not in _METHODS or b"#" in query:
+        path, known = self._targets.get(name), _METHODS.get(method)
+        if path is None or known is None or b"#" in query or self._started_in != os.getpid():
             return None
-        if self._started_in != os.getpid():
-            return None
-        scope["query_string"] = query
-        environ = request_environ(scope, path)
+        environ = request_environ(known, path, query, headers)
         answer = self._decide(environ, self._views[path])
         return answer if isinstance(answer, LongPoll) else self._finished(answer, environ)
 

@@ -43,20 +43,22 @@ def local_path(scope: Scope) -> str:
     return path
 
 
-def request_environ(scope: Scope, path: str) -> dict[str, Any]:
+def request_environ(
+    method: str, path: str, query: bytes, headers: Iterable[tuple[bytes, bytes]]
+) -> dict[str, Any]:
     """Return the method, the path, the query and the headers of a request in WSGI's form.
 
     Repeated headers are joined. Names with underscores are dropped, since WSGI cannot tell them
     from the names with hyphens that proxies set.
     """
     environ: dict[str, Any] = {
-        "REQUEST_METHOD": scope["method"],
+        "REQUEST_METHOD": method,
         "PATH_INFO": path
         if path.isascii()
         else path.encode("utf-8", "surrogateescape").decode("latin-1"),
-        "QUERY_STRING": scope["query_string"].decode("latin-1"),
+        "QUERY_STRING": query.decode("latin-1"),
     }
-    for name, value in scope["headers"]:
+    for name, value in headers:
         key = _environ_key(name)
         if key is None:
             continue
@@ -185,7 +187,7 @@ def whole_environ(scope: Scope) -> dict[str, Any]:
     path = local_path(scope)
     server, client = scope.get("server") or ("localhost", 80), scope.get("client") or ("", 0)
     query, target = scope["query_string"], scope.get("raw_path") or path.encode()
-    environ = request_environ(scope, path)
+    environ = request_environ(scope["method"], path, query, scope["headers"])
     environ.pop("HTTP_TRANSFER_ENCODING", None)
     environ.update(
         {
