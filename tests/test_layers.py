@@ -78,7 +78,6 @@ PURE = (
     "client.pool.policy",
     "client.pool.pool",
     "client.lists.update",
-    "cli.follower",
 )
 #: Modules of the standard library and others that wait or read the clock.
 WAITING = {"time", "threading", "socket", "subprocess", "flask", "watchdog", "random", "asyncio"}

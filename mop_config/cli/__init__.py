@@ -1,8 +1,7 @@
 """The command line: each command has a module, which parses arguments and calls the other packages.
 
-Read ``input``, ``server_api``, ``output``, ``options`` and ``env_file`` first: the commands share
-these modules. ``follower`` is the state machine of ``watch``; ``history``, ``rollback`` and
-``push`` share ``good_texts``, ``differences`` and ``text_target``.
+Read ``input``, ``server_api``, ``output`` and ``env_file`` first: the commands share these
+modules. ``history``, ``rollback`` and ``push`` share ``texts`` and ``differences`` too.
 
 An error is one line on standard error. Exit code 0 means success, 1 that the file, the list or
 the server is bad, 2 that the command was called wrongly.

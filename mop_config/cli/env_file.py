@@ -38,6 +38,8 @@ _PIECE = re.compile(
     r"""'(?P<single>[^']*)(?:'|\Z)|"(?P<double>(?:[^"\\]|\\.|\\\Z)*)(?:"|\Z)""", re.DOTALL
 )
 _ESCAPE = re.compile(r"\\(.|\Z)", re.DOTALL)
+#: In double quotes, a backslash before any other character stays.
+_QUOTED_ESCAPE = re.compile(r'\\(["\\`$\n])')
 
 
 def parse(text: str) -> Iterator[tuple[int, str, str | None]]:
@@ -61,15 +63,14 @@ def _value(quoted: str, bare: str) -> str:
     value = ""
     for piece in _PIECE.finditer(quoted):
         double = piece["double"]
-        value += piece["single"] if double is None else _ESCAPE.sub(_in_double_quotes, double)
+        value += piece["single"] if double is None else _QUOTED_ESCAPE.sub(_character, double)
     # Outside of quotes a backslash escapes any character, and joins lines before a newline.
-    return value + _ESCAPE.sub(lambda escape: escape[1].strip("\r\n"), bare)
+    return value + _ESCAPE.sub(_character, bare)
 
 
-def _in_double_quotes(escape: re.Match[str]) -> str:
-    if escape[1] == "\n":
-        return ""
-    return escape[1] if escape[1] in {'"', "\\", "`", "$"} else escape[0]
+def _character(escape: re.Match[str]) -> str:
+    """Return the character after a backslash; nothing for the end of a line."""
+    return escape[1].strip("\r\n")
 
 
 def as_root() -> str:

@@ -9,9 +9,9 @@ from ..model.endpoint import Kind
 from ..server.settings import Settings
 from .differences import changed_endpoints, text_difference
 from .env_file import env_file_option
-from .good_texts import GoodTexts, is_release
 from .input import settings_for
 from .output import json_text, say
+from .texts import GoodTexts, is_release
 
 
 @click.command(epilog="Example: mop-config history --env-file /etc/mop-config/environment")

@@ -1,9 +1,12 @@
-"""Read an endpoint file, a key in etcd or a server's list, and judge it by the server's rules."""
+"""What commands take: seconds, and the list of an endpoint file, a key in etcd or a server.
+
+A text is judged by the server's rules.
+"""
 
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -18,6 +21,18 @@ from ..server.settings import Settings
 from ..server.sources import SCHEME, open_source
 from .output import complain
 from .server_api import fetch, is_url, read_token
+
+
+class _Seconds(click.FloatRange):
+    def convert(self, value: Any, *about: Any) -> float:
+        seconds: float = super().convert(value, *about)
+        return (
+            self.fail(f"{value} is no number of seconds", *about) if seconds != seconds else seconds
+        )
+
+
+#: The option type for seconds: more than 0, at most a day.
+SECONDS = _Seconds(0, min_open=True, max=86400)
 
 
 class Reading(NamedTuple):

@@ -1,7 +1,10 @@
 """``mop-config probe``: check the health of each endpoint, as a client would."""
 
+import ssl
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import click
 from rich.console import Console
@@ -10,17 +13,88 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ..errors import MopConfigError
-from ..model.endpoint import Kind
+from ..health.jobs import Job, check_each
+from ..health.probe import HealthRequest, Prober, ProbeResult
+from ..model.endpoint import Endpoint, EndpointConfig, Kind
 from ..model.printable import printable
-from .endpoint_checks import EndpointCheck, check_endpoints
+from ..server.settings import Settings
 from .env_file import env_file_option
-from .input import read_list
-from .options import SECONDS
+from .input import SECONDS, read_list
 from .output import complain, json_text, say
 from .server_api import token_option
 
 #: A certificate that expires within this number of days is shown as a warning.
 _SOON = 14
+#: Maximum number of concurrent checks.
+_PARALLEL = 64
+
+
+class EndpointCheck(NamedTuple):
+    """The health check of one endpoint, with its result."""
+
+    kind: str
+    endpoint: Endpoint
+    result: ProbeResult
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the check found no fault."""
+        return self.result.fault is None
+
+    @property
+    def days(self) -> int | None:
+        """Whole days until the certificate expires, or None without a certificate."""
+        ends = self.result.certificate_expires
+        return None if ends is None else (ends - datetime.now(UTC)).days
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the check as an object for ``--json``."""
+        result = self.result
+        ends = result.certificate_expires
+        return {
+            "kind": self.kind,
+            "url": self.endpoint.url,
+            "priority": self.endpoint.priority,
+            "healthy": self.healthy,
+            "fault": result.fault,
+            "detail": result.detail,
+            "seconds": round(result.seconds, 6),
+            "certificate_expires": ends and f"{ends:%Y-%m-%dT%H:%M:%SZ}",
+            "certificate_days": self.days,
+            "name_matches": result.name_matches,
+        }
+
+
+def check_endpoints(
+    config: EndpointConfig, timeout: float, done: Callable[[], None] = lambda: None
+) -> list[EndpointCheck]:
+    """Check the health of every endpoint of a list, with the checks of the server's monitor.
+
+    Args:
+        config: The list.
+        timeout: Limit of one check, in seconds.
+        done: Called after each check, in any thread.
+
+    Returns:
+        The checks, in the order of the list.
+    """
+    jobs: list[Job] = [(kind, e, None) for kind, listed in config.kinds().items() for e in listed]
+    settings = Settings.from_environ()
+    request = HealthRequest.containing(settings.health_path, settings.health_contains)
+    prober = Prober(ssl.create_default_context(), timeout, request=request)
+    results: dict[Job, ProbeResult] = {}
+
+    def report(job: Job, result: ProbeResult) -> None:
+        results[job] = result
+        done()
+
+    try:
+        for thread in check_each(prober, jobs, report, _PARALLEL):
+            thread.join()
+    except BaseException:  # interrupted: don't wait for the other checks
+        prober.abort()
+        raise
+    return [EndpointCheck(kind, endpoint, results[kind, endpoint, _]) for kind, endpoint, _ in jobs]
 
 
 @click.command(epilog="Example: mop-config probe https://config.example.com --watch 10")
@@ -58,13 +132,13 @@ def probe(
             if console.is_terminal and pause is not None and not as_json:
                 console.clear()
                 say(f"{datetime.now().astimezone():%X}, every {pause:g} s")
-            _print(console, checks, as_json=as_json, indent=2 if pause is None else None)
+            good = _print(console, checks, as_json=as_json, indent=2 if pause is None else None)
         except MopConfigError as error:
             if pause is None:
                 raise
             complain(error)
         if pause is None:
-            return int(not _good(checks))
+            return int(not good)
         quiet = True
         time.sleep(pause)
 
@@ -82,29 +156,24 @@ def _check(
         return check_endpoints(config, timeout, lambda: progress.advance(task))
 
 
-def _counts(checks: list[EndpointCheck], kind: Kind) -> dict[str, int]:
-    healthy = [check.healthy for check in checks if check.kind == kind]
-    return {"endpoints": len(healthy), "healthy": sum(healthy)}
-
-
-def _good(checks: list[EndpointCheck]) -> bool:
-    """Whether each kind with endpoints has a healthy endpoint."""
-    return {check.kind for check in checks} == {check.kind for check in checks if check.healthy}
-
-
 def _print(
     console: Console, checks: list[EndpointCheck], *, as_json: bool, indent: int | None
-) -> None:
-    counts = {kind: _counts(checks, kind) for kind in Kind}
+) -> bool:
+    """Print the checks, and return whether each kind with endpoints has a healthy endpoint."""
+    healthy = {kind: [check.healthy for check in checks if check.kind == kind] for kind in Kind}
+    counts = {
+        kind: {"endpoints": len(found), "healthy": sum(found)} for kind, found in healthy.items()
+    }
+    good = all(any(found) for found in healthy.values() if found)
     if as_json:
         document = {
-            "ok": _good(checks),
+            "ok": good,
             "checked_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
             "counts": counts,
             "endpoints": [check.as_dict() for check in checks],
         }
         click.echo(json_text(document, indent))
-        return
+        return good
     if console.is_terminal:
         console.print(_table(checks))
     else:
@@ -117,6 +186,7 @@ def _print(
     ]
     # In a pipe, the summary goes to standard error: standard output has a line per endpoint.
     say(", ".join(summary), err=not console.is_terminal)
+    return good
 
 
 def _cells(check: EndpointCheck) -> list[str]:

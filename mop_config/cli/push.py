@@ -12,7 +12,7 @@ from .differences import text_difference
 from .env_file import env_file_option
 from .input import etcd_key, judged
 from .output import json_text, say
-from .text_target import ChangedError, EtcdTarget, confirm
+from .texts import ChangedError, EtcdTarget, confirm
 
 
 @click.command(
@@ -46,12 +46,16 @@ def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> i
         raise reading.refusal
     problems = [problem.as_dict() for problem in reading.rendering.problems]
     outcome: dict[str, object] = {"target": str(target), "problems": problems}
+
+    def report(result: str, **more: int | None) -> None:
+        if as_json:
+            print(json_text({**outcome, "result": result, **more}))
+
     if not as_json:
         for problem in reading.rendering.problems:
             say(f"{file}: {problem} [{problem.code}]", err=True)
     if reading.rendering.errors:
-        if as_json:
-            print(json_text({**outcome, "result": "refused"}))
+        report("refused")
         raise MopConfigError(f"{file} has errors ({reading.rendering.errors}): nothing is written")
     old = target.read()
     difference = text_difference(old, reading.data, (str(target), file), settings)
@@ -64,12 +68,10 @@ def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> i
         try:
             target.write(reading.data)
         except ChangedError:
-            if as_json:
-                print(json_text({**outcome, "result": "conflict", "revision": None}))
+            report("conflict", revision=None)
             raise
         result = "written"
-    if as_json:
-        print(json_text({**outcome, "result": result, "revision": target.revision}))
-    else:
+    report(result, revision=target.revision)
+    if not as_json:
         say(f"{target}: {result}, revision {target.revision}")
     return 0

@@ -1,7 +1,6 @@
 """``mop-config rollback``: write a good text of the past back, and wait until it is served."""
 
 import time
-from collections.abc import Callable
 
 import click
 
@@ -11,10 +10,9 @@ from ..server.sources import SCHEME
 from ..server.state.workers import WorkerRecord
 from .differences import text_difference
 from .env_file import env_file_option
-from .good_texts import GoodTexts
 from .input import judged, settings_for
 from .output import json_text, say
-from .text_target import EtcdTarget, FileTarget, confirm
+from .texts import EtcdTarget, FileTarget, GoodTexts, confirm
 
 #: Limit of the wait for the workers, in seconds, and the pause between two reads of their records.
 PATIENCE = 30.0
@@ -67,7 +65,7 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
         for line in added:
             say(f"added: {line}")
         say(f"{target}: {name} is {result}")
-    workers = wait_until_served(kept.workers, {etag, reading.rendering.etag})
+    workers = wait_until_served(kept, {etag, reading.rendering.etag})
     if as_json:
         outcome = {"target": str(target), "release": number, "etag": etag, "result": result}
         outcome |= {"added": added, "workers": [worker["pid"] for worker in workers]}
@@ -79,13 +77,11 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
     return 0
 
 
-def wait_until_served(
-    workers: Callable[[], list[WorkerRecord]], etags: set[str]
-) -> list[WorkerRecord]:
+def wait_until_served(kept: GoodTexts, etags: set[str]) -> list[WorkerRecord]:
     """Wait until every worker serves a list, and return the records of the workers.
 
     Args:
-        workers: Reads the records of the running workers.
+        kept: The texts of the source, with the records of its running workers.
         etags: The ETags of the list by the current settings and by the settings of its release.
 
     Raises:
@@ -93,19 +89,18 @@ def wait_until_served(
     """
     began, deadline = rfc3339(time.time()), time.monotonic() + PATIENCE
     while True:
-        records = workers()
+        workers = kept.workers()
         late = [
             worker
-            for worker in records
+            for worker in workers
             if worker["served"]["etag"] not in etags or worker["served"]["state"] != "fresh"
         ]
-        if not late:
-            return records
-        in_vain = time.monotonic() > deadline
         for worker in late:
-            last = worker["history"][0]["entry"] if worker["history"] else None
-            failed = last is not None and last["at"] >= began and last["error"]
-            if failed or in_vain:
-                reason = last["error"] if last and last["error"] else "it has not read it yet"
+            newest = [reload["entry"] for reload in worker["history"][:1]]
+            error = next((entry["error"] for entry in newest if entry["at"] >= began), None)
+            if error or time.monotonic() > deadline:
+                reason = error or "it has not read it yet"
                 raise MopConfigError(f"worker {worker['pid']} does not serve it: {reason}")
+        if not late:
+            return workers
         time.sleep(_PAUSE)

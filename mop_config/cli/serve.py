@@ -81,12 +81,10 @@ def _check_port(process: ProcessSettings) -> None:
             if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
                 time.sleep(_PAUSE)
                 continue
-            variable = f"HOST={process.host}"
-            reason = f"no address of this machine ({error.strerror or error})"
-            if error.errno == errno.EADDRINUSE:
-                variable = f"PORT={port}"
-                reason = f"another program listens at {process.host}:{port}"
-            elif error.errno == errno.EACCES:
-                variable = f"PORT={port}"
-                reason = "a port below 1024 takes root, or a socket that systemd hands over"
+            of_port = {
+                errno.EADDRINUSE: f"another program listens at {process.host}:{port}",
+                errno.EACCES: "a port below 1024 takes root, or a socket that systemd hands over",
+            }.get(error.errno or 0)
+            variable = f"PORT={port}" if of_port else f"HOST={process.host}"
+            reason = of_port or f"no address of this machine ({error.strerror or error})"
             raise MopConfigError(f"{variable} cannot be used: {reason}") from None

@@ -5,21 +5,155 @@ import random
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import click
 
-from ..errors import MopConfigError
+from ..errors import MopConfigError, PayloadError
 from ..model import codec
+from ..model.codec import EndpointChange
 from ..model.endpoint import EndpointConfig
-from .differences import changes_document, print_changes
-from .follower import WAIT, ListEvent, ListFollower, Step
-from .options import SECONDS
+from ..net.http import backoff, retry_after
+from .differences import changes_document, list_changes, print_changes
+from .input import SECONDS
 from .output import complain, counts_of, json_text, say
 from .server_api import LIST_PATH, ask, read_token, route, token_option
 
+#: Seconds for which the server may hold a long poll.
+WAIT = 25
+#: Bounds in seconds of the backoff after failed requests; each failure doubles the pause.
+FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
+#: Seconds between two long polls that ended early without a new list.
+HASTE_PAUSE = 1.0
+#: Maximum of ``Retry-After``, in seconds.
+MAX_RETRY_AFTER = 3600.0
 #: Seconds after the end of a long poll's wait until a silent server counts as lost.
 _GRACE = 10.0
+
+
+class ListEvent(NamedTuple):
+    """An event of the list or of the server, to be printed.
+
+    Attributes:
+        name: ``start``, ``changed``, ``refused`` (the response is no valid list, and
+            the last list stays), ``lost`` or ``back``.
+        changes: The difference, for ``changed``.
+        reason: The reason of ``refused`` and ``lost``.
+        seconds: For ``back``, the seconds for which the server was lost; None if the server had
+            only served a refused list, and now serves the good list again.
+    """
+
+    name: str
+    changes: Sequence[EndpointChange] = ()
+    reason: str | None = None
+    seconds: float | None = None
+
+
+class Step(NamedTuple):
+    """The result of a request: the events in order, and the seconds before the next request."""
+
+    events: list[ListEvent]
+    pause: float
+
+
+class ListFollower:
+    """Turns the responses of a server into events, and into the time of the next request. Pure.
+
+    A server that supports long polls (``Preference-Applied: wait``) gets the next request at once,
+    and responds when its list changes. Any other server gets a request at each interval.
+
+    Args:
+        interval: Seconds between two requests to a server without long polls.
+        chance: Returns random numbers from 0 to 1, so that many followers do not poll in step.
+
+    Attributes:
+        config: The last good list, or None before the first list.
+        etag: The ``ETag`` of the last response, valid or not, or None.
+    """
+
+    def __init__(self, interval: float, chance: Callable[[], float]) -> None:
+        self.config: EndpointConfig | None = None
+        self.etag: str | None = None
+        self._interval = interval
+        self._chance = chance
+        self._failures = 0
+        self._lost_at = 0.0
+        self._refusal: str | None = None
+
+    def answered(
+        self,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        now: float,
+        posix: float,
+        took: float,
+    ) -> Step:
+        """Record a 200, or a 304 (which has no body).
+
+        Args:
+            body: The body, or None for a 304.
+            headers: Headers of the response, with names in lower case.
+            now: Monotonic time in seconds.
+            posix: POSIX time.
+            took: Seconds between request and response.
+        """
+        events = []
+        if self._failures:
+            events.append(ListEvent("back", seconds=now - self._lost_at))
+            self._failures = 0
+        if body is not None:
+            self.etag = headers.get("etag")
+            events += self._read(body)
+        new = any(event.name in {"start", "changed"} for event in events)
+        return Step(events, self._pause(headers, posix=posix, took=took, new=new))
+
+    def _read(self, body: bytes) -> list[ListEvent]:
+        before, refused, self._refusal = self.config, self._refusal, None
+        try:
+            config = codec.loads(body)
+        except PayloadError as error:
+            self._refusal = f"what it gives is no list: {error}"
+        else:
+            if before and not config:
+                self._refusal = "its list is empty"
+        if self._refusal:
+            new = self._refusal != refused
+            return [ListEvent("refused", reason=self._refusal)] if new else []
+        self.config = config
+        if before is None:
+            return [ListEvent("start")]
+        if config == before:
+            return [ListEvent("back")] if refused else []
+        return [ListEvent("changed", list_changes(before, config))]
+
+    def _pause(self, headers: Mapping[str, str], *, posix: float, took: float, new: bool) -> float:
+        asked_for = min(retry_after(headers.get("retry-after"), posix) or 0.0, MAX_RETRY_AFTER)
+        if "wait" not in headers.get("preference-applied", "") or self.etag is None:
+            return max(self._interval, asked_for) * (0.9 + 0.2 * self._chance())
+        if asked_for:
+            return asked_for * (1 + 0.1 * self._chance())
+        # A stopping server ends all long polls at once; the pause spreads the clients' retries.
+        return 0.0 if new or took > WAIT / 2 else HASTE_PAUSE * (0.5 + self._chance())
+
+    def failed(self, reason: str, *, now: float, posix: float, retry: str | None = None) -> Step:
+        """Record a request without a usable response.
+
+        Args:
+            reason: The cause, in words.
+            now: Monotonic time in seconds.
+            posix: POSIX time.
+            retry: ``Retry-After`` of the response, or None.
+        """
+        events = [] if self._failures else [ListEvent("lost", reason=reason)]
+        self._lost_at = self._lost_at if self._failures else now
+        self._failures += 1
+        pause = backoff(self._failures, FIRST_PAUSE, LAST_PAUSE)
+        asked_for = min(retry_after(retry, posix) or 0.0, MAX_RETRY_AFTER)
+        if asked_for > pause:
+            return Step(events, asked_for * (1 + 0.1 * self._chance()))
+        return Step(events, pause * (0.5 + 0.5 * self._chance()))
 
 
 @click.command(
@@ -119,9 +253,12 @@ def _run(command: str, config: EndpointConfig, *, quiet: bool) -> None:
         complain(f"the command failed with exit code {done.returncode}")
 
 
+def _utc_now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
 def _print(event: ListEvent, config: EndpointConfig, where: str) -> None:
-    now = datetime.now(UTC)
-    at = f"{now.astimezone():%X}" if sys.stdout.isatty() else f"{now:%Y-%m-%dT%H:%M:%SZ}"
+    at = time.strftime("%X") if sys.stdout.isatty() else _utc_now()
     if event.name == "lost":
         complain(f"{at} lost: {event.reason}; its last list counts until it is back")
     elif event.name == "refused":
@@ -137,15 +274,13 @@ def _print(event: ListEvent, config: EndpointConfig, where: str) -> None:
 
 def _document(event: ListEvent, config: EndpointConfig) -> dict[str, object]:
     document: dict[str, object] = {
-        "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "at": _utc_now(),
         "event": event.name,
+        "reason": event.reason,
+        "seconds": event.seconds and round(event.seconds, 3),
     }
     if event.name in {"start", "changed"}:
         document["counts"] = {kind: len(listed) for kind, listed in config.kinds().items()}
     if event.name == "changed":
         document |= changes_document(event.changes)
-    if event.reason is not None:
-        document["reason"] = event.reason
-    if event.seconds is not None:
-        document["seconds"] = round(event.seconds, 3)
-    return document
+    return {name: value for name, value in document.items() if value is not None}

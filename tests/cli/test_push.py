@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mop_config.cli import run
-from mop_config.cli.text_target import ChangedError, EtcdTarget
+from mop_config.cli.texts import ChangedError, EtcdTarget
 from mop_config.model.address import EtcdAddress
 from mop_config.server.settings import Settings
 

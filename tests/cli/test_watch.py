@@ -20,7 +20,7 @@ from hypothesis import given, settings
 
 from mop_config import Endpoint, EndpointConfig, cli
 from mop_config.cli.differences import list_changes
-from mop_config.cli.follower import (
+from mop_config.cli.watch import (
     HASTE_PAUSE,
     LAST_PAUSE,
     MAX_RETRY_AFTER,
