@@ -10,7 +10,6 @@ from rich.cells import cell_len
 from ..errors import MopConfigError
 from ..model import codec
 from ..model.address import secret_part, without_userinfo
-from ..model.codec import EndpointChange
 from ..model.endpoint import EndpointConfig
 from ..model.printable import blanked
 from ..server.parsing.problems import Problem, Severity
@@ -80,43 +79,33 @@ def check(
         complain(reading.refusal)
         return 1
     label = "error" if strict else "warning"
-    _print(reading, config, [f"{label}: {_not_healthy(each)}" for each in failed], bad=bad)
+    _print(reading, config, failed, label, bad=bad)
     if url is None and sys.stdout.isatty():
-        url, served = _list_of_own_server(token_file)
+        try:
+            url, token = server_of(None, token_file)
+            served = fetch(url, "--against", token, silence=_OWN_SERVER_TIMEOUT)
+        except MopConfigError as error:
+            say(f"not compared with what is served: {error}")
     if served is not None:
-        _print_change(list_changes(served, config), str(url))
-        for line in _unconfirmed(reading, served):
-            say(f"  ENDPOINT_MAX_REMOVED asks for this line: {line}")
+        _print_change(reading, served, str(url))
     return int(bad)
 
 
-def _not_healthy(check: EndpointCheck) -> str:
-    url, result = check.endpoint.url, check.result
-    return f"{check.kind} {url} is not healthy: {result.fault} ({result.detail})"
-
-
-def _list_of_own_server(token_file: str | None) -> tuple[str, EndpointConfig | None]:
-    """Return the URL of the local server, and its list, or None if the server does not answer."""
-    try:
-        url, token = server_of(None, token_file)
-        return url, fetch(url, "--against", token, silence=_OWN_SERVER_TIMEOUT)
-    except MopConfigError as error:
-        say(f"not compared with what is served: {error}")
-        return "", None
+def _print_change(reading: Reading, served: EndpointConfig, url: str) -> None:
+    changes = list_changes(served, reading.config)
+    say(f"against {url}: {plural(len(changes), 'change')}")
+    if changes:
+        print_changes(changes[:_MOST_CHANGES], "  ")
+    if len(changes) > _MOST_CHANGES:
+        say(f"  … and {len(changes) - _MOST_CHANGES} more")
+    for line in _unconfirmed(reading, served):
+        say(f"  ENDPOINT_MAX_REMOVED asks for this line: {line}")
 
 
 def _unconfirmed(reading: Reading, served: EndpointConfig) -> list[str]:
     """Return the confirming lines that the text lacks for the endpoints that it removes."""
     replaced = Replaced({}, body=codec.dumps(served))
     return missing_confirmations(reading.rendering, reading.settings, reading.data, replaced)
-
-
-def _print_change(changes: list[EndpointChange], url: str) -> None:
-    say(f"against {url}: {plural(len(changes), 'change')}")
-    if changes:
-        print_changes(changes[:_MOST_CHANGES], "  ")
-    if len(changes) > _MOST_CHANGES:
-        say(f"  … and {len(changes) - _MOST_CHANGES} more")
 
 
 def _document(reading: Reading, config: EndpointConfig, *, ok: bool) -> dict[str, object]:
@@ -131,15 +120,18 @@ def _document(reading: Reading, config: EndpointConfig, *, ok: bool) -> dict[str
     }
 
 
-def _print(reading: Reading, config: EndpointConfig, failed: list[str], *, bad: bool) -> None:
+def _print(
+    reading: Reading, config: EndpointConfig, failed: list[EndpointCheck], label: str, *, bad: bool
+) -> None:
     found = reading.rendering
     for problem in found.problems:
         _print_problem(reading, problem)
     left = found.errors + found.warnings - len(found.problems)
     if left > 0:
         say(f"… and {left} more")
-    for line in failed:
-        say(line)
+    for kind, endpoint, result in failed:
+        fault = f"{result.fault} ({result.detail})"
+        say(f"{label}: {kind} {endpoint.url} is not healthy: {fault}")
     say(f"{reading.path}: ", nl=False)
     say("bad" if bad else "ok", nl=False, bold=True, fg="red" if bad else "green")
     counts = [counts_of(config), plural(found.errors, "error"), plural(found.warnings, "warning")]
@@ -153,8 +145,8 @@ def _print(reading: Reading, config: EndpointConfig, failed: list[str], *, bad: 
 def _print_problem(reading: Reading, problem: Problem) -> None:
     column = problem.word or problem.column
     style: dict[str, Any] = {"fg": _COLOURS[problem.severity], "bold": True}
-    say(f"{reading.path}:", nl=False)
-    say(f"{problem.line}:{column}: " if problem.text else " ", nl=False)
+    place = f"{problem.line}:{column}: " if problem.text else " "
+    say(f"{reading.path}:{place}", nl=False)
     say(f"{problem.severity}: ", nl=False, **style)
     say(f"{problem.message} [{problem.code}]")
     if problem.text:

@@ -82,9 +82,14 @@ def qr(
     if form is None and text.format != codes.QR_FORMATS[0]:
         complain(f"only the {text.format} form fits")
     if out is not None:
-        _write_image(out, text.text)
+        try:
+            drawing = codes.image(text.text, out.lower()[-3:])
+            write_atomically(Path(out), drawing, sync=False, mode=0o666)
+        except OSError as error:
+            raise MopConfigError(f"{out} cannot be written: {error.strerror}") from None
     if as_json:
-        print(_document(text, out))
+        document = {"format": text.format, "bytes": text.size, "capacity": codes.CAPACITY}
+        print(json_text({**document, "text": text.text, **({"out": out} if out else {})}))
     elif out is not None:
         say(f"{out}: {text.format} form, {text.size} bytes")
     elif draw:
@@ -92,19 +97,6 @@ def qr(
     else:
         print(text.text)
     return 0
-
-
-def _document(text: codes.QrText, out: str | None) -> str:
-    document = {"format": text.format, "bytes": text.size, "capacity": codes.CAPACITY}
-    return json_text({**document, "text": text.text, **({"out": out} if out else {})})
-
-
-def _write_image(out: str, text: str) -> None:
-    try:
-        drawing = codes.image(text, out.lower()[-3:])
-        write_atomically(Path(out), drawing, sync=False, mode=0o666)
-    except OSError as error:
-        raise MopConfigError(f"{out} cannot be written: {error.strerror}") from None
 
 
 def _for_terminal(

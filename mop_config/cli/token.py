@@ -18,14 +18,8 @@ def token() -> None:
     """Make access tokens for the server."""
 
 
-def _name(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    if not is_name(value):
-        raise click.BadParameter(f"a name is {NAME_RULE}", context, parameter)
-    return value
-
-
 @token.command(epilog="Example: mop-config token new phone-app")
-@click.argument("name", callback=_name)
+@click.argument("name")
 @click.option("--admin", is_flag=True, help="Allow changes too, such as a reload.")
 @click.option("--json", "as_json", is_flag=True, help="Print token and line as JSON.")
 def new(name: str, admin: bool, as_json: bool) -> int:
@@ -34,6 +28,8 @@ def new(name: str, admin: bool, as_json: bool) -> int:
     The token is never shown again: the line holds only its SHA-256 digest. The server's log
     shows NAME for requests with this token.
     """
+    if not is_name(name):
+        raise click.BadParameter(f"a name is {NAME_RULE}", param_hint="'NAME'")
     secret = _PREFIX + secrets.token_urlsafe(_BYTES)
     made = Token(name, digest(secret), admin)
     if as_json:

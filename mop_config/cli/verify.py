@@ -37,7 +37,15 @@ def verify(source: str, key_files: tuple[str, ...], as_json: bool, token_file: s
             TrustedKeys([key], private=True)
         except SigningKeyError as error:
             raise MopConfigError(f"--key {file!r} cannot be used: {error}") from None
-    text = _fetched(source, token_file) if is_url(source) else _read(source)
+    if is_url(source):
+        path = source.partition("?")[0]
+        where = path if path.endswith(".jws") else route(path, f"{LIST_PATH}.jws", "FILE|URL")
+        reply = ask(where, token=read_token(token_file), headers={"Accept": MEDIA_TYPE})
+        if reply.status != 200:
+            raise reply.refusal()
+        text = reply.body
+    else:
+        text = _read(source)
     try:
         signed = TrustedKeys(texts, private=True).verify(text, time.time())
         check_ahead(signed, time.time())
@@ -63,12 +71,3 @@ def _read(path: str, limit: int = 64 << 20) -> bytes:
             return file.read(limit)
     except OSError as error:
         raise MopConfigError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def _fetched(url: str, token_file: str | None) -> bytes:
-    path = url.partition("?")[0]
-    where = path if path.endswith(".jws") else route(path, f"{LIST_PATH}.jws", "FILE|URL")
-    reply = ask(where, token=read_token(token_file), headers={"Accept": MEDIA_TYPE})
-    if reply.status != 200:
-        raise reply.refusal()
-    return reply.body

@@ -25,10 +25,9 @@ from .keywords import ClientKeywords, Several, TransportKeywords, check_keywords
 from .lists.cache_file import cache_path as usual_cache_path
 from .lists.endpoint_lists import EndpointLists, ListRules, ListSource
 from .lists.normalize import Bootstrap, canonical_url, check_api, config_of
-from .lists.token import Token, checked_token
 from .lists.trust import Key, Trust
 from .lists.trust import trusted_keys as keys_of
-from .lists.update import checked_urls
+from .lists.update import Token, checked_token, checked_urls
 from .parts import ManagerParts
 from .pool.member import EndpointState, EventKind, PoolEvent
 from .pool.policy import Policy, checked_interval, policy_or_default

@@ -15,8 +15,7 @@ from ..model.endpoint import Kind
 from ..net.faults import COUNTED
 from ..net.http import HttpClient, HttpRequest
 from .lists.endpoint_lists import EndpointLists
-from .lists.token import Token, current_token
-from .lists.update import SIGNED_SUFFIX, is_route
+from .lists.update import SIGNED_SUFFIX, Token, current_token, is_route
 from .pool.member import PoolMember
 from .pool.session import ClientState
 from .transport.options import TransportOptions

@@ -18,8 +18,14 @@ from ..model.endpoint import Endpoint, Kind
 from ..model.jws import MEDIA_TYPE
 from ..net.faults import Fault
 from ..net.http import HttpClient, HttpReply, HttpRequest
-from .lists.token import current_token
-from .lists.update import Check, NewList, UpdateContext, combined_error, update
+from .lists.update import (
+    Check,
+    NewList,
+    UpdateContext,
+    combined_error,
+    current_token,
+    update,
+)
 from .parts import ManagerParts, Reporter
 from .pool.pool import WATCHED
 

@@ -51,8 +51,9 @@ SAMPLE = {
 }
 
 
-def test_mypy_finds_what_the_interpreter_would(tmp_path: Path) -> None:
-    """mypy finds each wrong keyword or type of value."""
+def test_mypy_finds_what_the_interpreter_would(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """mypy finds each wrong keyword or type of value; it keeps what it read of the libraries."""
+    kept = pytestconfig.cache.mkdir("mypy-of-sample") if pytestconfig.cache else tmp_path
     head = [
         "from pathlib import Path",
         "import httpx2",
@@ -63,7 +64,7 @@ def test_mypy_finds_what_the_interpreter_would(tmp_path: Path) -> None:
     file = tmp_path / "sample.py"
     file.write_text("\n".join([*head, *SAMPLE]) + "\n")
     options = ["--strict", "--no-error-summary", "--no-pretty", "--follow-imports=silent"]
-    command = [sys.executable, "-m", "mypy", *options, f"--cache-dir={tmp_path}", file.name]
+    command = [sys.executable, "-m", "mypy", *options, f"--cache-dir={kept}", file.name]
     environ = {**os.environ, "MYPYPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env=environ, check=False

@@ -226,16 +226,12 @@ class EndpointLists:
 
     def remove(self, url: str) -> bool:
         """Remove an endpoint from both kinds; return False if the URL is unknown."""
-        with self._state as state:
-            there = url in state.api or url in state.socketio
 
         def change(state: ClientState) -> None:
             for kind in Kind:
                 state.pool(kind).remove(url, state.clock())
 
-        if there:
-            self._change("manual", None, change)
-        return there
+        return self._change("manual", None, change)
 
     def apply_qr(self, text: str | bytes, *, replace: bool, trust: bool) -> codec.QrData:
         """Apply the endpoints of a QR text; see ``BaseManager.apply_qr``."""
@@ -245,11 +241,13 @@ class EndpointLists:
             data, signed = self._read_qr(text, plain=trust)
         except SignatureError as error:
             raise self.report_refused("qr", _untrusted(_QR_CODE, error)) from None
-        if replace:
-            self._check_not_emptied(data)
         found = EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ())
-        taken = normalized(found, _QR_CODE).kinds()
+        taken, ours = normalized(found, _QR_CODE).kinds(), self.config.kinds()
         given = {kind: taken[kind] for kind, each in data.kinds().items() if each is not None}
+        for kind, endpoints in given.items():
+            if replace and ours[kind] and not endpoints:
+                reason = "is empty: it would take every endpoint of its kind away"
+                raise PayloadError(kind.member, reason)
 
         def change(state: ClientState) -> None:
             for kind, endpoints in given.items():
@@ -277,14 +275,6 @@ class EndpointLists:
         signed = self._trust.read(text)
         lists = signed.config
         return codec.QrData(lists.api_endpoints, lists.socketio_endpoints, signed.room_id), signed
-
-    def _check_not_emptied(self, data: codec.QrData) -> None:
-        """Refuse an empty list that would replace endpoints."""
-        ours = self.config.kinds()
-        for kind, endpoints in data.kinds().items():
-            if endpoints == () and ours[kind]:
-                reason = "is empty: it would take every endpoint of its kind away"
-                raise PayloadError(kind.member, reason)
 
     def apply_remote(self, found: NewList) -> bool:
         """Apply a remote list; endpoints that stay keep their health and statistics.
@@ -335,6 +325,8 @@ class EndpointLists:
             before = _entries(state)
             change(state)
             after = _entries(state)
+        if before == after and origin == "manual":
+            return False
         self._etags = {**(self._etags if before == after else {}), **(etags or {})}
         self._source, self._arrived_at = ListSource(origin, url, None), time.time()
         self._unsaved = True
@@ -359,34 +351,31 @@ class EndpointLists:
                 return
             self._unsaved = False
             try:
-                if self._trust is None:
-                    cache_file.save(self._path, self._cached(self.config))
-                else:
-                    with locked(self._path.with_name(f"{self._path.name}.lock"), _LOCK_TIMEOUT):
-                        self._save_signed(self._path, self._trust)
+                self._write(self._path)
                 self._save_failed = False
-            except BlockingIOError:
-                self._unsaved = True
             except OSError as error:
                 self._unsaved = True  # retry on the next turn: a full disk may be freed
-                if not self._save_failed:
+                if not self._save_failed and not isinstance(error, BlockingIOError):
                     logger.warning("the endpoint list cannot be kept in %s: %s", self._path, error)
-                self._save_failed = True
+                    self._save_failed = True
 
-    def _cached(self, config: EndpointConfig, jws: tuple[str, ...] = ()) -> CachedList:
+    def _write(self, path: Path) -> None:
         arrived_at, room = self._arrived_at or time.time(), self.room_id
         etags = {url: etag for url, etag in self._etags.items() if "?" not in url}
         origin, url, *_ = self._source
-        return CachedList(config, origin, url, arrived_at, room, etags, jws)
-
-    def _save_signed(self, path: Path, trust: Trust) -> None:
-        """Write the signed lists before the marks, so that the lists are not older than these."""
-        if trust.is_behind():
-            return  # another process has written a newer list
-        jws = tuple(signed.text for signed in trust.accepted)
-        # Keep no unsigned list: the next start would refuse it.
-        cache_file.save(path, self._cached(self.config if jws else EndpointConfig(), jws))
-        trust.save_marks()
+        cached = CachedList(self.config, origin, url, arrived_at, room, etags)
+        if self._trust is None:
+            cache_file.save(path, cached)
+            return
+        with locked(path.with_name(f"{path.name}.lock"), _LOCK_TIMEOUT):
+            if self._trust.is_behind():
+                return  # another process has written a newer list
+            jws = tuple(signed.text for signed in self._trust.accepted)
+            # Keep no unsigned list: the next start would refuse it.
+            config = cached.config if jws else EndpointConfig()
+            # The lists come before the marks, so that the lists are not older than these.
+            cache_file.save(path, cached._replace(config=config, jws=jws))
+            self._trust.save_marks()
 
     def reset_after_fork(self) -> None:
         """Replace the locks in a child process: a thread may have held the parent's locks."""

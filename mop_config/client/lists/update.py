@@ -1,8 +1,9 @@
 """The update of the list decides which URLs to request and which lists to accept. Pure."""
 
+import inspect
 import re
 from collections.abc import Callable, Container, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...errors import (
     AddressError,
@@ -20,6 +21,11 @@ from ...net.http import HttpReply, may_send_token
 from .normalize import normalized, without_plain, without_query
 from .trust import Trust
 
+#: A token, or a function that returns the current token; None while no user is logged in.
+Token = str | Callable[[], str | None] | None
+
+# With any other character httpx2 would quote the header in its error message.
+_TOKEN_FORM = re.compile(r"[!-~]+")
 PATH = "/api/v1/config/endpoints"
 _ROUTE = "/config/endpoints"
 _PLAIN_HTTP_REFUSED = (
@@ -289,3 +295,52 @@ def _check_acceptable(found: NewList, known: UpdateContext, any_healthy: Check) 
                 f"it would drop every healthy {kind} endpoint, and none of its own is healthy"
                 " (force=True applies it all the same)",
             )
+
+
+def checked_token(token: Any) -> Token:
+    """Return the ``token`` of a manager.
+
+    Raises:
+        TypeError: If the token is neither a text, nor a plain function, nor None.
+        ValueError: If the text is not a valid token; the message never shows the text.
+    """
+    called = getattr(token, "__call__", None)  # noqa: B004 - ``__call__`` may be async
+    if inspect.iscoroutinefunction(token) or inspect.iscoroutinefunction(called):
+        raise TypeError(
+            "token must be a plain function, not an async one: updates run in threads, and none of"
+            " them can await it"
+        )
+    if isinstance(token, str) and (fault := _fault_of_token(token)):
+        raise ValueError(f"token {fault}")
+    if not (token is None or isinstance(token, str) or callable(token)):
+        raise TypeError(
+            f"token must be a text, a function that gives one, or None, not {type(token).__name__}"
+        )
+    checked: Token = token
+    return checked
+
+
+def current_token(token: Any) -> str | None:
+    """Return the current token, checked to be valid in a header; None without a token.
+
+    Raises:
+        UpdateFailed: If the token cannot be used; the message never shows the token.
+    """
+    found = token() if callable(token) else token
+    if found is None:
+        return None
+    if inspect.iscoroutine(found):
+        found.close()
+    if fault := _fault_of_token(found):
+        raise UpdateFailed("invalid", (("the token", fault),))
+    return str(found).strip()
+
+
+def _fault_of_token(token: Any) -> str:
+    if not isinstance(token, str):
+        return f"must be a text or None, not {type(token).__name__}"
+    if not token.strip():
+        return "is empty: None means that there is none"
+    if not _TOKEN_FORM.fullmatch(token.strip()):
+        return "holds characters that a bearer token cannot have"
+    return ""

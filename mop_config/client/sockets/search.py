@@ -1,6 +1,6 @@
 """The decisions of both Socket.io clients: where to connect, and when to move.
 
-The generator ``find_endpoint`` yields one of three steps: a dial race to run, the place of a proxy
+The generator ``Search.find`` yields one of three steps: a dial race to run, the place of a proxy
 to connect to, or an endpoint to open a Socket.io connection to. The client performs the step, and
 sends the winner of the race, None or the link, or throws the error into the generator.
 """
@@ -39,7 +39,10 @@ Steps = Generator[Step, Any, Any]
 
 
 class SocketEndpoints:
-    """The Socket.io endpoints of a manager, in the interface that both clients use."""
+    """The Socket.io endpoints of a manager, in the interface that both clients use.
+
+    It also decides when the open connection moves to a better endpoint.
+    """
 
     def __init__(self, manager: BaseManager) -> None:
         self.state = manager._state
@@ -47,6 +50,8 @@ class SocketEndpoints:
         self.resolver = manager._state.resolver
         self.options = manager._network_options
         self._manager = manager  # a client keeps its manager alive
+        self._move_at: float | None = None
+        self._failed_moves = 0
 
     def attach(self) -> None:
         """Register a client: start the manager, and let the client report moves by ``moved``."""
@@ -63,10 +68,6 @@ class SocketEndpoints:
         """Return the options of a dial that begins now."""
         until = self.state.clock() + self.policy.total_timeout
         return self.options.for_dial(self.policy.connect_timeout, until)
-
-    def proxy_for(self, member: PoolMember) -> httpx2.Proxy | None:
-        """Return the proxy for an endpoint, or None."""
-        return self.options.for_target(member.target)
 
     def host_in_url(self, target: Target) -> str:
         """Return the last connected address of the host, in the form of a URL's host."""
@@ -96,6 +97,7 @@ class SocketEndpoints:
             reason: Why the endpoint changed.
             seconds: Seconds without a connection.
         """
+        self._move_at, self._failed_moves = None, 0
         with self.state as state:
             if origin is not None and origin != member.url:
                 state.socketio.moved(origin, member.url, reason, seconds)
@@ -108,43 +110,38 @@ class SocketEndpoints:
             return 0.0
         return self.policy.backoff(rounds) * (0.9 + 0.2 * self.state.random())
 
+    def due_move(self, member: PoolMember) -> tuple[PoolMember, str] | None:
+        """Return the endpoint to move to now and the reason; None to stay.
 
-def find_endpoint(endpoints: SocketEndpoints, before: str | None, since: float) -> Steps:
-    """Find an endpoint that accepts a connection, and return its link.
+        A random delay keeps clients that see the same change from moving in step. A pin affects
+        one machine only and has no delay.
+        """
+        with self.state as state:
+            now = state.clock()
+            better = state.socketio.better_than(member, now)
+        if better is None:
+            self._move_at = None
+            return None
+        if self._move_at is None:
+            self._move_at = now + (0.0 if better[1] == "pinned" else MOVE_JITTER * state.random())
+        return better if now >= self._move_at else None
 
-    Args:
-        endpoints: The endpoints to search.
-        before: URL of the endpoint of the connection that broke, or None.
-        since: Monotonic seconds at which the time without a connection began.
-
-    Raises:
-        ConnectionRefusedError: If the application of an endpoint refused the login.
-        NoEndpointAvailable: If no endpoint could be reached.
-    """
-    search = _Search(endpoints)
-    first = member = search.first
-    while member is not None:
-        reached = yield from search.reach(member)
-        if reached is not None and (link := (yield from search.open(reached))) is not None:
-            seconds = max(0.0, endpoints.state.clock() - since)
-            origin = before or (None if first is None or first is reached else first.url)
-            endpoints.record_connected(reached, origin, "failed", seconds)
-            return link
-        member = search.next(endpoints.state.clock())
-    raise search.error()
-
-
-def open_endpoint(endpoints: SocketEndpoints, member: PoolMember) -> Steps:
-    """Open a connection to one endpoint, and return its link; None if that fails."""
-    return (yield from _Search(endpoints).open(member))
+    def record_failed_move(self) -> None:
+        """Record a failed move; the open connection stays."""
+        self._failed_moves += 1
+        self._move_at = self.state.clock() + self.retry_delay(self._failed_moves)
 
 
 #: A connect may be repeated at any endpoint, and is never sent twice at once.
 _TRAITS = RetryTraits(idempotent=True, replayable=True, hedged=False)
 
 
-class _Search:
-    """The record of one search: its candidates and its failures."""
+class Search:
+    """One search for an endpoint: its candidates and its failures.
+
+    Args:
+        endpoints: The endpoints to search.
+    """
 
     def __init__(self, endpoints: SocketEndpoints) -> None:
         self._endpoints = endpoints
@@ -154,17 +151,41 @@ class _Search:
         self._began = endpoints.state.clock()
         with self._state as state:
             self._failover = Failover(_TRAITS, state.socketio, budget, self._began)
-        self.first = self._failover.member
         self._failed: list[FailedAttempt] = []
         self._refusal: Exception | None = None
 
-    def next(self, now: float) -> PoolMember | None:
+    def find(self, before: str | None, since: float) -> Steps:
+        """Find an endpoint that accepts a connection, and return its link.
+
+        Args:
+            before: URL of the endpoint of the connection that broke, or None.
+            since: Monotonic seconds at which the time without a connection began.
+
+        Raises:
+            ConnectionRefusedError: If the application of an endpoint refused the login.
+            NoEndpointAvailable: If no endpoint could be reached.
+        """
+        first = member = self._failover.member
+        while member is not None:
+            reached = yield from self._reach(member)
+            if reached is not None and (link := (yield from self.open(reached))) is not None:
+                seconds = max(0.0, self._state.clock() - since)
+                origin = before or (None if first is None or first is reached else first.url)
+                self._endpoints.record_connected(reached, origin, "failed", seconds)
+                return link
+            member = self._next(self._state.clock())
+        exhausted = NoEndpointAvailable(tuple(self._failed))
+        if self._refusal is None:
+            raise exhausted
+        raise self._refusal from (exhausted if self._failed else None)
+
+    def _next(self, now: float) -> PoolMember | None:
         with self._state:
             return self._failover.next(now)
 
-    def reach(self, member: PoolMember) -> Generator[DialRace | Place, Any, PoolMember | None]:
+    def _reach(self, member: PoolMember) -> Generator[DialRace | Place, Any, PoolMember | None]:
         """Dial an endpoint or its proxy as a test; python-engineio dials again by itself."""
-        proxy = self._endpoints.proxy_for(member)
+        proxy = self._endpoints.options.for_target(member.target)
         if proxy is not None:
             try:
                 yield place_of(proxy)
@@ -174,7 +195,7 @@ class _Search:
             return member
         # No race with proxies: it would dial endpoints directly that need a proxy.
         proxied = self._endpoints.options.knows_proxies
-        more = (lambda _: None) if proxied else self.next
+        more = (lambda _: None) if proxied else self._next
         race = DialRace(member, more, self._endpoints.policy.race_delay)
         winner = None
         try:
@@ -187,7 +208,10 @@ class _Search:
         return winner
 
     def open(self, member: PoolMember) -> Steps:
-        """Open a connection; a refused login does not count against the endpoint."""
+        """Open a connection, and return its link; None if that fails.
+
+        A refused login does not count against the endpoint.
+        """
         try:
             link = yield member
         except Exception as error:  # python-engineio raises undocumented exceptions
@@ -195,10 +219,8 @@ class _Search:
             if not refused:
                 self._record_failed(member, fault_of_text(error))
                 return None
-            if self._refusal is None:
-                own = isinstance(error, LoginRefused)
-                self._refusal = error if own else LoginRefused(str(error))
-            link = None
+            link, own = None, isinstance(error, LoginRefused)
+            self._refusal = self._refusal or (error if own else LoginRefused(str(error)))
         self._endpoints.record_accepted(member)
         return link
 
@@ -206,49 +228,6 @@ class _Search:
         self._endpoints.record_failed(member, fault, self._began)
         seconds = self._state.clock() - self._began
         self._failed.append(FailedAttempt(member.url, fault, seconds))
-
-    def error(self) -> Exception:
-        """Return the exception that ends the search."""
-        exhausted = NoEndpointAvailable(tuple(self._failed))
-        if self._refusal is None:
-            return exhausted
-        self._refusal.__cause__ = exhausted if self._failed else None
-        return self._refusal
-
-
-class MovePlanner:
-    """Decides when an open connection moves to a better endpoint.
-
-    Args:
-        endpoints: The socket endpoints.
-    """
-
-    def __init__(self, endpoints: SocketEndpoints) -> None:
-        self._endpoints = endpoints
-        self._due: float | None = None
-        self._failures = 0
-
-    def due(self, member: PoolMember) -> tuple[PoolMember, str] | None:
-        """Return the endpoint to move to now and the reason; None to stay.
-
-        A random delay keeps clients that see the same change from moving in step. A pin affects
-        one machine only and has no delay.
-        """
-        state = self._endpoints.state
-        with state:
-            now = state.clock()
-            better = state.socketio.better_than(member, now)
-        if better is None:
-            self._due = None
-            return None
-        if self._due is None:
-            self._due = now + (0.0 if better[1] == "pinned" else MOVE_JITTER * state.random())
-        return better if now >= self._due else None
-
-    def failed(self) -> None:
-        """Record a failed move; the open connection stays."""
-        self._failures += 1
-        self._due = self._endpoints.state.clock() + self._endpoints.retry_delay(self._failures)
 
 
 def place_of(proxy: httpx2.Proxy) -> Place:

@@ -7,7 +7,9 @@ import threading
 from typing import Any, Unpack
 
 import socketio
+from engineio.base_client import connected_clients
 from socketio.exceptions import ConnectionError as SocketConnectionError
+from socketio.exceptions import ConnectionRefusedError as LoginRefused
 
 from ...net._sync.connecting import connect
 from ...net.connect import Place
@@ -21,18 +23,119 @@ from .search import (
     MOVE_CHECK_INTERVAL,
     MOVED,
     STABLE_AFTER,
-    MovePlanner,
+    Search,
     SocketEndpoints,
     Step,
     Steps,
     check_options,
-    find_endpoint,
-    open_endpoint,
+    engine_url,
 )
-from .sync_link import Link
-from .with_threads import Event, is_current, stop_task, wait_for_task
+from .with_threads import EngineSession, Event, is_current, stop_task, wait_for_task
 
 logger = logging.getLogger(__name__)
+
+#: Seconds for the disconnect packets.
+_GOODBYE = 0.5
+
+
+class Link(socketio.Client):  # type: ignore[misc]
+    """A connection to one endpoint: a python-socketio client that calls the handlers of another.
+
+    The handlers are called once the connection is in use. Until then, ``connect`` events are
+    collected, and other events wait.
+
+    Args:
+        client: The ``FailoverSocketClient`` with the handlers.
+        member: The endpoint.
+
+    Attributes:
+        is_retired: Whether another connection has replaced this connection.
+        session: The HTTP session; ``break_off`` wakes up a thread that waits for the server.
+        released: Set when the ``connect`` handlers have run; other events wait for it.
+    """
+
+    def __init__(self, client: Any, member: PoolMember) -> None:
+        super().__init__(**client.link_options)
+        self.eio: Any
+        self.namespaces: dict[str, Any]
+        self.failed_namespaces: list[str]
+        self.handlers, self.namespace_handlers = client.handlers, client.namespace_handlers
+        self.member = member
+        self.is_retired = False
+        self._client = client
+        self._lock = threading.Lock()
+        self._in_use = False
+        self._joined: list[str] = []
+        self.released = Event()
+        self._refusal: LoginRefused | None = None
+        self.session = EngineSession(self.eio, member, client._endpoints)
+
+    def open(self, *, headers: Any = None, **arguments: Any) -> None:
+        """Connect to the endpoint, and join the namespaces.
+
+        Raises:
+            ConnectionRefusedError: If the application refuses a namespace, with its reason.
+            Exception: One of many types, with a message.
+        """
+        url, path = engine_url(self.member.target, self.session.host)
+        try:
+            headers = dict(self._get_real_value(headers) or {})
+            self.connect(url, headers=headers, socketio_path=path, **arguments)
+        except BaseException as error:
+            self.close()
+            if self._refusal is not None:
+                raise self._refusal from error
+            raise
+
+    def use(self) -> list[str]:
+        """Call the handlers from now on; return the namespaces that were joined before."""
+        with self._lock:
+            self._in_use = True
+            return self._joined
+
+    def _trigger_event(self, event: str, namespace: str, *arguments: Any) -> Any:
+        if event == "connect_error":
+            if self.eio.state != "connected":
+                return None  # the search reports that the endpoint cannot be reached
+            self._refusal = _refusal_of(namespace, arguments)
+        elif event == "connect":
+            with self._lock:
+                if not self._in_use:
+                    self._joined.append(namespace)
+                    return None
+        else:
+            self.released.wait()
+            if not self._in_use:
+                return None
+        return self._client._trigger_event(event, namespace, *arguments)
+
+    def _handle_eio_disconnect(self, reason: str) -> None:
+        if not self.connected:  # ``connect`` may still wait for the namespaces
+            self.namespaces, self.failed_namespaces = {}, list(self.connection_namespaces)
+            self._connect_event.set()
+        elif not self.is_retired:
+            super()._handle_eio_disconnect(reason)
+        self._client.forget(self)
+
+    def close(self) -> None:
+        """Close the connection in any state."""
+        self.released.set()
+        with contextlib.suppress(Exception), self.session.bounded(_GOODBYE):
+            self.disconnect()
+        with contextlib.suppress(Exception):
+            self.eio.disconnect(abort=True)  # if the disconnect packets took too long
+        with contextlib.suppress(ValueError):
+            connected_clients.remove(self.eio)
+        self.session.close()
+
+
+def _refusal_of(namespace: str, arguments: tuple[Any, ...]) -> LoginRefused:
+    """Return the error for a namespace that the application refuses, with its reason."""
+    data = arguments[0] if len(arguments) == 1 else arguments
+    reason = data.get("message") if isinstance(data, dict) else data
+    error = LoginRefused(f"{namespace} is refused: {reason}")
+    error.error_args = data
+    return error
 
 
 class Run:
@@ -82,7 +185,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         check_options(given)
         self._endpoints = SocketEndpoints(manager)
         self._arguments: dict[str, Any] = {}
-        self._lock = threading.Lock()  # guards the link in use and the pending link
+        self._lock = threading.Lock()  # guards the link in use
         self._link: Link | None = None
         self._pending_link: Link | None = None
         self._run = Run()
@@ -148,7 +251,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
 
     def _find(self, run: Run, before: str | None, since: float) -> Link:
         """Find an endpoint that accepts a connection, and use that connection."""
-        link: Link = self._drive(find_endpoint(self._endpoints, before, since), run)
+        link: Link = self._drive(Search(self._endpoints).find(before, since), run)
         self._switch_to(link, run)
         return link
 
@@ -171,7 +274,12 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
 
     def _carry_out(self, step: Step, run: Run) -> Any:
         if isinstance(step, PoolMember):
-            return self._open(step)
+            link = self._pending_link = Link(self, step)
+            try:
+                link.open(**self._arguments)
+            finally:
+                self._pending_link = None
+            return link
         options, resolver = self._endpoints.dial_options(), self._endpoints.resolver
         if isinstance(step, Place):
             (connect(step, options, resolver)).close()
@@ -180,18 +288,6 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         winner, stream = dial(step, options, resolver)
         stream.close()
         return winner
-
-    def _open(self, member: PoolMember) -> Link:
-        """Open a connection to an endpoint; see ``Link.open``."""
-        link = Link(self, member)
-        with self._lock:
-            self._pending_link = link
-        try:
-            link.open(**self._arguments)
-        finally:
-            with self._lock:
-                self._pending_link = None
-        return link
 
     def _switch_to(self, link: Link, run: Run) -> None:
         """Replace the connection in use by a new connection."""
@@ -212,7 +308,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
                 self._call_handler("disconnect", namespace, MOVED)
         for namespace in link.use():
             self._call_handler("connect", namespace)
-        link.release()
+        link.released.set()
         if before is not None:
             before.close()
 
@@ -252,20 +348,21 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
 
     def _wait_or_move(self, link: Link, run: Run) -> Link:
         """Wait for the end of a connection, or move it to a better endpoint meanwhile."""
-        planner = MovePlanner(self._endpoints)
-        while not link.wait_for_end(MOVE_CHECK_INTERVAL) and not run.ended.is_set():
-            better = planner.due(link.member)
+        while not run.ended.is_set():
+            task = link.eio.read_loop_task
+            if task is None or wait_for_task(task, MOVE_CHECK_INTERVAL):
+                break
+            better = self._endpoints.due_move(link.member)
             if better is None:
                 continue
             member, reason = better
-            moved = self._drive(open_endpoint(self._endpoints, member), run)
+            moved = self._drive(Search(self._endpoints).open(member), run)
             if moved is None:
-                planner.failed()
+                self._endpoints.record_failed_move()
                 continue
             before, link = link.member.url, moved
             self._switch_to(moved, run)
             self._endpoints.record_connected(member, before, reason, 0.0)
-            planner = MovePlanner(self._endpoints)
         return link
 
     def _close_link(self, run: Run) -> None:
@@ -280,10 +377,9 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
     def _stop(self, run: Run) -> None:
         """End a run, with its search or connection."""
         run.ended.set()
-        with self._lock:
-            pending = self._pending_link
+        pending = self._pending_link
         if pending is not None:
-            pending.break_off()
+            pending.session.break_off()
         self._close_link(run)
         if run.task is not None:
             stop_task(run.task)

@@ -58,7 +58,7 @@ class EngineSession(requests.Session):
 
     def __init__(self, engine: Any, member: PoolMember, endpoints: SocketEndpoints) -> None:
         super().__init__()
-        target, proxy = member.target, endpoints.proxy_for(member)
+        target, proxy = member.target, endpoints.options.for_target(member.target)
         tls, name = endpoints.options.tls, target.tls_name
         authority = target.authority.decode()
         self.host = endpoints.host_in_url(target) if proxy is None else target.host
