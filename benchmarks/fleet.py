@@ -67,6 +67,35 @@ def recovery(size: int) -> tuple[Report, dict[str, Seen]]:
     return report, seen
 
 
+def spares(size: int) -> tuple[Report, dict[str, Seen]]:
+    """Measure the load of the backup by warm spare connections."""
+    report = Report(
+        "fleet: a warm spare",
+        "The primary is killed. Held is the number of open connections of clients to the backup"
+        " before the death. Dials before is the mean number of new connections to the backup a"
+        " second in the minute before it, health checks included, and work before is their"
+        " mean work. Dials, work and wait are those of the first table. The backup ends an idle"
+        f" connection after 75 s. {size:,} clients were simulated." + METHOD,
+    )
+    seen = {name: simulate(case, size) for name, case in cases.SPARES.items()}
+    for name, each in seen.items():
+        backup, most = each.sites[1], each.most(0, 60)
+        report.add(
+            **_row(
+                policy=name,
+                held=each.connections(1, -1, 0)[0],
+                dials_before=each.mean(backup.dials, -60, 0),
+                work_before=each.mean(backup.work, -60, 0) / USUAL,
+                dials_s=most["dials_s"],
+                work=most["work"],
+                wait_p50=each.wait(50),
+                wait_p99=each.wait(99),
+                failed_percent=each.failed,
+            )
+        )
+    return report, seen
+
+
 def rooms(size: int) -> Report:
     """Measure the capacity that a backup needs."""
     report = Report(
@@ -307,6 +336,8 @@ def reports(quick: bool) -> Iterator[Report]:
     size = QUICK if quick else SIZE
     dies, of_death = recovery(size)
     yield dies
+    spare, of_spares = spares(size)
+    yield spare
     yield rooms(size)
     yield short(size)
     yield order(size)
@@ -320,7 +351,7 @@ def reports(quick: bool) -> Iterator[Report]:
     if not quick:
         from . import fleet_plots
 
-        fleet_plots.draw(of_death, of_return, of_polls)
+        fleet_plots.draw(of_death, of_spares, of_return, of_polls)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from mop_config.net.faults import Fault
 
 from .fleet_client import Habits
 from .fleet_polls import Polling
-from .fleet_run import AMPLE, FLEET, Case
+from .fleet_run import AMPLE, DEATH, FLEET, Case
 from .fleet_world import Costs
 
 NO_RACE = Policy(race_delay=1e6)
@@ -26,6 +26,12 @@ RECOVERY: dict[str, Case] = {
     "black hole; no hedging": Case(Habits(NO_HEDGE), BLACK_HOLE, until=120.0),
     "black hole; no racing": Case(Habits(NO_RACE), BLACK_HOLE, until=120.0),
     "black hole; neither": Case(Habits(NEITHER), BLACK_HOLE, until=120.0),
+}
+
+#: Clients with long-lived connections, so that spare connections have ended and been replaced.
+SPARES: dict[str, Case] = {
+    name: Case(Habits(policy), until=60.0, born_within=290.0, warm_up=DEATH)
+    for name, policy in {"default": Policy(), "warm_spare": Policy(warm_spare=True)}.items()
 }
 
 #: Capacity of a backup (1: the fleet's requests), and cost of a TLS handshake (1: a request).

@@ -8,7 +8,14 @@ import random
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
-from mop_config.client.pool.failover import Attempt, Budget, DialRace, Failover, RetryTraits
+from mop_config.client.pool.failover import (
+    Attempt,
+    Budget,
+    DialRace,
+    Failover,
+    RetryTraits,
+    SpareSchedule,
+)
 from mop_config.client.pool.member import PoolMember
 from mop_config.client.pool.offline import OfflineDetector
 from mop_config.client.pool.policy import Policy
@@ -20,6 +27,8 @@ from .fleet_world import READ_TIMEOUT, Process, Site, Tally, Wire, World
 
 GET = RetryTraits.of("GET", replayable=True, keyed=False)
 _NEVER = float("inf")
+#: Seconds after which a site ends an idle connection: the default of nginx.
+KEEP_ALIVE = 75.0
 
 
 class Habits(NamedTuple):
@@ -61,6 +70,8 @@ class Client:
         "_random",
         "_served",
         "_sites",
+        "_spare",
+        "_spares",
         "_tally",
         "_world",
     )
@@ -84,6 +95,8 @@ class Client:
         self._pool = Pool("api", habits.policy, network, drawn)
         self._budget = Budget(habits.policy)
         self._kept: dict[str, int] = {}  # URL of a kept connection -> its site's epoch
+        self._spare = ""  # URL of the spare connection, or of its dial
+        self._spares = SpareSchedule(self._pool)
         self._armed = _NEVER
         self._asked_first = -1.0
         self._served = False
@@ -154,6 +167,7 @@ class Client:
             attempt = yield from self._attempt(flow, flow.member)
             flow.record(attempt)
             self._look_if_urgent()
+        self._keep_spare()
         good = flow.answer is not None and flow.answer.status == 200
         self._look_if_urgent()
         self._note(began, good)
@@ -173,6 +187,44 @@ class Client:
 
     # -- the transport's part
 
+    def _keep_spare(self) -> None:
+        """Dial the next endpoint in the background if no spare connection is open."""
+        now = self._world.now
+        if self._habits.policy.warm_spare and not self._spare:
+            member = self._spares.next_member(now)
+            if member is not None and self._spares.may_dial(now) and member.url not in self._kept:
+                self._spare = member.url
+                self._world.begin(self._dial_spare(self._sites[member.url]), now)
+
+    def _dial_spare(self, site: Site) -> Process:
+        """Open a spare connection, and end an unused one after the site's keep-alive time-out."""
+        url = self._spare
+        wire = site.dial(self._habits.policy.connect_timeout)
+        yield wire.end
+        opened = self._world.now
+        if wire.fault is None and url not in self._kept:
+            self._keep(url)
+            yield opened + KEEP_ALIVE
+        if self._spare == url:
+            self._drop(url)
+            self._spare = ""
+            self._spares.ended(self._world.now, self._world.now - opened)
+
+    def _use(self, url: str) -> None:
+        """Record that a request goes over a connection, which is no spare from then on."""
+        if url == self._spare and url in self._kept:
+            self._spare = ""
+            self._spares.ended(self._world.now, _NEVER)
+
+    def _keep(self, url: str) -> None:
+        if url not in self._kept:
+            self._sites[url].held[int(self._world.now // 1)] += 1
+        self._kept[url] = self._sites[url].epoch
+
+    def _drop(self, url: str) -> None:
+        if self._kept.pop(url, None) is not None:
+            self._sites[url].held[int(self._world.now // 1)] -= 1
+
     def _attempt(self, flow: Failover, member: PoolMember) -> Generator[float, None, Attempt]:
         world, first = self._world, member
         began, until = world.now, flow.deadline
@@ -185,6 +237,8 @@ class Client:
                 rival = None if now >= until else flow.next(now)
                 if rival is not None:
                     raced.add(rival.url)
+                    if self._has_connection(rival.url):
+                        race.connected.add(rival.url)
                 return rival
 
             race = DialRace(member, another, self._habits.policy.race_delay)
@@ -216,7 +270,7 @@ class Client:
         if epoch is None:
             return False
         if epoch != site.epoch and site.is_killed:
-            del self._kept[url]  # the site's machine closed the connection
+            self._drop(url)  # the site's machine closed the connection
             return False
         return True
 
@@ -227,6 +281,9 @@ class Client:
         while True:
             while (member := race.start(world.now)) is not None:
                 self._tally.tried(world.now)
+                if member.url in race.connected:
+                    race.won(member, world.now)
+                    return member
                 dials.append((self._sites[member.url].dial(patience), member))
             if not dials:
                 return None
@@ -237,7 +294,7 @@ class Client:
                 dials.remove(ended)
                 wire, member = ended
                 if wire.fault is None:
-                    self._kept[member.url] = self._sites[member.url].epoch
+                    self._keep(member.url)
                     race.won(member, world.now)
                     return member
                 race.failed(member, wire.fault)
@@ -275,20 +332,20 @@ class Client:
                 return self._outcome(member, wire, began)
             yield theirs.end
             if theirs.fault is None:
-                self._kept[rival.url] = site.epoch
+                self._keep(rival.url)
         if theirs.fault is None:
             theirs = self._ask(rival, until)
         if wire.status == 200 and wire.end <= theirs.end:
             yield wire.end
-            self._kept.pop(rival.url, None)  # this connection is busy with the other request
+            self._drop(rival.url)  # this connection is busy with the other request
             return self._outcome(member, wire, began)
         yield theirs.end
         if theirs.status == 200:
-            self._kept.pop(member.url, None)
+            self._drop(member.url)
             outcome = self._outcome(rival, theirs, rival_began)
             outcome.losers = ((member, Fault.STALLED),)
             return outcome
-        self._kept.pop(rival.url, None)
+        self._drop(rival.url)
         yield max(wire.end, self._world.now)
         outcome = self._outcome(member, wire, began)
         outcome.losers = ((rival, theirs.fault or Fault.BAD_STATUS),)
@@ -296,11 +353,12 @@ class Client:
 
     def _ask(self, member: PoolMember, until: float) -> Wire:
         patience = max(0.0, min(READ_TIMEOUT, until - self._world.now))
+        self._use(member.url)
         return self._sites[member.url].ask(self._kept.get(member.url, -1), patience)
 
     def _outcome(self, member: PoolMember, wire: Wire, began: float) -> Attempt:
         if wire.fault is not None:
-            self._kept.pop(member.url, None)
+            self._drop(member.url)
         attempt = Attempt(member, self._world.now, began, fault=wire.fault, result=wire.status)
         if wire.status is not None:
             after = None if wire.busy is None else f"{wire.busy:.0f}"

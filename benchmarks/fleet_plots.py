@@ -16,12 +16,18 @@ FOLDER = Path(__file__).parent.parent / "docs" / "scale"
 _STYLES = ("-", "--", "-.", ":", (0, (1, 3)))
 
 
-def draw(of_death: Mapping[str, Seen], of_return: Mapping[str, Seen], polls: Polled) -> None:
+def draw(
+    of_death: Mapping[str, Seen],
+    of_spares: Mapping[str, Seen],
+    of_return: Mapping[str, Seen],
+    polls: Polled,
+) -> None:
     """Write all plots."""
     mpl.use("Agg")
     FOLDER.mkdir(parents=True, exist_ok=True)
     _waits(of_death)
     _backup(of_death)
+    _spares(of_spares)
     _herd(of_return)
     _told(polls)
     _asked(polls)
@@ -81,6 +87,28 @@ def _backup(seen: Mapping[str, Seen]) -> None:
         axes.step(seconds, _series(each, counts, -10, 60), where="post", label=name)
     axes.set_ylim(bottom=0)
     _save(axes, "backup", "center right")
+
+
+def _spares(seen: Mapping[str, Seen]) -> None:
+    figure, rows = pyplot.subplots(
+        2, 1, figsize=(7.5, 5.2), dpi=100, sharex=True, layout="constrained"
+    )
+    figure.suptitle("The backup, with and without warm spares; the primary dies at 0", fontsize=11)
+    seconds = range(-60, 60)
+    for (name, each), style in zip(seen.items(), _STYLES, strict=False):
+        held = [number / 1000 for number in each.connections(1, -60, 60)]
+        dials = _series(each, each.sites[1].dials, -60, 60)
+        rows[0].step(seconds, held, where="post", linestyle=style, label=name)
+        rows[1].step(seconds, dials, where="post", linestyle=style, label=name)
+    rows[0].set_ylabel("open connections,\nthousands")
+    rows[1].set_ylabel("new connections,\nthousands/s")
+    rows[1].set_xlabel("seconds from the death")
+    for axes in rows:
+        axes.grid(alpha=0.3)
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8)
+    pyplot.savefig(FOLDER / "spares.png")
+    pyplot.close()
 
 
 def _herd(seen: Mapping[str, Seen]) -> None:

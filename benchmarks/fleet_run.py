@@ -4,6 +4,7 @@ import gc
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from mop_config.model.endpoint import Endpoint
@@ -17,8 +18,6 @@ from .report import percentile
 FLEET = 1_000_000
 #: Time of the primary's death: every client has checked every endpoint by then.
 DEATH = 400.0
-#: Seconds before the death at which the clients start their requests.
-WARM_UP = 30.0
 #: Capacity, in units of the fleet's requests, that no burst of these tables exceeds.
 AMPLE = 1000.0
 
@@ -35,6 +34,7 @@ class Case(NamedTuple):
         until: Seconds from the primary's death to the end of the simulation.
         asking: Whether clients send requests; health checks run in any case.
         born_within: Seconds over which the starts of the clients are spread.
+        warm_up: Seconds before the death at which the clients start their requests.
         costs: The cost of each kind of work at a site.
     """
 
@@ -46,6 +46,7 @@ class Case(NamedTuple):
     until: float = 60.0
     asking: bool = True
     born_within: float = 330.0
+    warm_up: float = 30.0
     costs: Costs = Costs()
 
 
@@ -81,6 +82,13 @@ class Seen:
         """Return the fleet's mean figure per second; times are seconds after the death."""
         seconds = range(int(DEATH + begin), int(DEATH + end))
         return self.scale * sum(per_second.get(s, 0) for s in seconds) / len(seconds)
+
+    def connections(self, index: int, begin: int, end: int) -> list[float]:
+        """Return the open connections of clients to a site, at the end of each second."""
+        held = self.sites[index].held
+        open_before = sum(n for second, n in held.items() if second < int(DEATH) + begin)
+        changes = [held.get(int(DEATH) + second, 0) for second in range(begin, end)]
+        return [self.scale * n for n in accumulate(changes, initial=open_before)][1:]
 
     def wait(self, percent: float) -> float:
         """Return the wait in seconds of this percentile of clients with a request, or inf."""
@@ -128,7 +136,7 @@ def simulate(case: Case, size: int, seed: int = 1) -> Seen:
             yield moment
             client = Client(world, by_url, endpoints, case.habits, chance, tally)
             if case.asking:
-                world.begin(client.live(), _first_request(case.habits, chance))
+                world.begin(client.live(), max(moment, _first_request(case, chance)))
 
     world.begin(births(), 0.0)
     # No object becomes garbage before the end, and collecting would double the time.
@@ -140,7 +148,7 @@ def simulate(case: Case, size: int, seed: int = 1) -> Seen:
     return Seen(tally, sites, size, case.habits.think, tally.asked - tally.answered - tally.failed)
 
 
-def _first_request(habits: Habits, chance: random.Random) -> float:
-    if habits.in_step:
-        return DEATH - 2 * habits.think + chance.random()
-    return DEATH - WARM_UP + chance.expovariate(1 / habits.think)
+def _first_request(case: Case, chance: random.Random) -> float:
+    if case.habits.in_step:
+        return DEATH - 2 * case.habits.think + chance.random()
+    return DEATH - case.warm_up + chance.expovariate(1 / case.habits.think)

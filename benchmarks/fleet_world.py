@@ -108,6 +108,7 @@ class Site:
     Attributes:
         dials: Attempted connections by second.
         requests: Requests that arrived, by second.
+        held: Change of the number of open connections, by second.
         probes: Health checks, which are counted in both, by second.
         shed: Requests and connections that were turned away, by second.
         work: Work that arrived, by second.
@@ -123,6 +124,7 @@ class Site:
         self._free_at = float("-inf")
         self.dials: Counter[int] = Counter()
         self.requests: Counter[int] = Counter()
+        self.held: Counter[int] = Counter()
         self.probes: Counter[int] = Counter()
         self.shed: Counter[int] = Counter()
         self.work: defaultdict[int, float] = defaultdict(float)

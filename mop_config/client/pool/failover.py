@@ -11,6 +11,7 @@ from functools import lru_cache
 from math import inf
 from typing import Any, Literal, NamedTuple
 
+from ...health.state import HealthState
 from ...net.faults import Fault
 from .member import PoolMember, race_delay
 from .policy import HEDGED, IDEMPOTENT, NOT_REACHED, Policy
@@ -20,6 +21,9 @@ from .pool import Pool
 _STALE = frozenset({Fault.RESET, Fault.PROTOCOL})
 #: Faults of this process: no endpoint caused these faults, and another endpoint would not help.
 OURS = frozenset({Fault.POOL_TIMEOUT, Fault.OURS})
+
+#: Least seconds between the end of a warm spare connection and the dial of the next.
+SPARE_PAUSE = 1.0
 
 #: Endpoints that were tried in parallel, each with its fault.
 Losers = tuple[tuple[PoolMember, Fault], ...]
@@ -383,3 +387,43 @@ class DialRace:
             for loser, since, delay in self._started.values()
             if now - since >= delay
         ]
+
+
+class SpareSchedule:
+    """Decides which endpoint gets a warm spare connection, and when.
+
+    Args:
+        pool: The endpoints.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._pause = SPARE_PAUSE
+        self._not_before = -inf
+
+    def next_member(self, now: float) -> PoolMember | None:
+        """Return the next endpoint after the current endpoint has answered; None if it failed."""
+        current = self._pool.select(now)
+        if current is None or not current.served:
+            return None
+        rest = self._pool.alternatives(now, [current.url])
+        if not rest or rest[0].health.state not in {HealthState.UNKNOWN, HealthState.HEALTHY}:
+            return None
+        return rest[0]
+
+    def may_dial(self, now: float) -> bool:
+        """Whether the pause after the last spare is over."""
+        return now >= self._not_before
+
+    def ended(self, now: float, lasted: float) -> None:
+        """Record the end of a spare.
+
+        The pause doubles after a spare that lasted for a shorter time than the longest pause.
+
+        Args:
+            now: Monotonic seconds.
+            lasted: Seconds for which the spare was open; infinity if a request used the spare.
+        """
+        longest = self._pool.policy.max_backoff
+        self._pause = min(2 * self._pause, longest) if lasted < longest else SPARE_PAUSE
+        self._not_before = now + self._pause

@@ -5,8 +5,7 @@ import logging
 import time
 from typing import Any
 
-from ....health.state import HealthState
-from ...pool.failover import DialRace
+from ...pool.failover import DialRace, SpareSchedule
 from ...pool.member import PoolMember
 from ...pool.session import ClientState
 from ..options import TransportOptions
@@ -17,11 +16,6 @@ logger = logging.getLogger(__name__)
 
 #: Longest life of an unused spare in seconds; a NAT forgets idle connections after some minutes.
 LIFE = 240.0
-#: Least seconds between two dials. After each spare that failed or that its server ended, the pause
-#: doubles, up to ``Policy.max_backoff``.
-PAUSE = 1.0
-#: States of endpoints that may get a spare; a known dead endpoint gets none.
-_ALIVE = frozenset({HealthState.UNKNOWN, HealthState.HEALTHY})
 
 
 class Spare:
@@ -39,14 +33,14 @@ class Spare:
         self._table = table
         self._connection: EndpointConnection | None = None
         self._aside: Aside | None = None
-        self._pause = PAUSE
-        self._not_before = 0.0
+        self._schedule = SpareSchedule(core.api)
 
     def keep(self, now: float) -> None:
         """Open a spare in the background if none is open."""
         if self._aside is not None and not self._aside.is_done:
             return
-        member = self._next_member(now)
+        with self._state:
+            member = self._schedule.next_member(now)
         spare = self._connection
         if spare is not None:
             if spare.pool.has_spare(spare):
@@ -54,10 +48,10 @@ class Spare:
                     return
                 spare.spare_until = now  # another endpoint is next: the next sweep closes this
                 return
-            ended = spare.http is None or now < spare.spare_until
-            self._pause = min(2 * self._pause, self._state.policy.max_backoff) if ended else PAUSE
-            self._not_before, self._connection = now + self._pause, None
-        if member is None or now < self._not_before:
+            began = now if spare.http is None else spare.spare_until - LIFE
+            self._schedule.ended(now, now - began)  # ``spare_until`` is 0 after the first use
+            self._connection = None
+        if member is None or not self._schedule.may_dial(now):
             return
         pool = self._table.to(member)
         place = pool.reserve() if pool.proxy is None and pool.is_empty else None
@@ -69,15 +63,6 @@ class Spare:
         except (RuntimeError, MemoryError) as error:
             logger.info("no spare connection to %s: %s", member.url, error)
             pool.release(place)
-
-    def _next_member(self, now: float) -> PoolMember | None:
-        """Return the next endpoint, after the current endpoint has answered; None if it is dead."""
-        with self._state as core:
-            current = core.api.select(now)
-            if current is None or not current.served:
-                return None
-            rest = core.api.alternatives(now, [current.url])
-        return rest[0] if rest and rest[0].health.state in _ALIVE else None
 
     def _open(self, member: PoolMember, place: EndpointConnection) -> None:
         race = DialRace(member, lambda _: None, self._state.policy.race_delay)
