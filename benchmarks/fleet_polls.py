@@ -11,8 +11,8 @@ from collections.abc import Generator
 from functools import partial
 from typing import NamedTuple
 
-from mop_config.client.background import WATCH_WAIT
 from mop_config.client.lists.update import UpdateContext, update
+from mop_config.client.updates import WATCH_WAIT
 from mop_config.errors import UpdateFailed
 from mop_config.model.codec import dumps
 from mop_config.model.endpoint import Endpoint, EndpointConfig

@@ -6,41 +6,29 @@ when the application drops it, and its finalizer cancels the threads. Every wait
 
 import contextlib
 import logging
+import os
 import queue
-import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from heapq import nsmallest
 from math import inf
 
-from ..errors import MopConfigError, UpdateFailed
-from ..health.jobs import CheckQueue, Job
-from ..health.probe import ProbeResult
-from ..model.endpoint import Kind
+from ..health.jobs import PER_SERVER, CheckQueue, Job, Report, check_each
+from ..health.probe import Prober, ProbeResult
+from ..model.endpoint import Endpoint, Kind
 from ..net.faults import Fault
-from ..net.http import backoff
-from .parts import EVERY, ManagerParts
-from .tasks import ClientTasks, UpdateRound
+from .parts import EVERY, ManagerParts, Reporter
+from .pool.pool import WATCHED
+from .updates import ListUpdates
 
 logger = logging.getLogger(__name__)
 
-#: Bounds of the random long-poll time in seconds. An edit answers every client at once, so
-#: random times keep the clients from polling again in step.
-WATCH_WAIT = (35, 58)
 #: Seconds for which ``stop`` waits for all threads together.
 CLOSE_PATIENCE = 0.8
-#: Seconds until a failed update is retried; the pause doubles up to the update interval.
-FIRST_RETRY = 30.0
-#: Longest pause in seconds before a failed update is retried.
-MAX_RETRY = FIRST_RETRY * 1024
-#: Seconds until a failed long poll is retried; the pause doubles up to a minute.
-FIRST_WATCH_RETRY = 1.0
-MAX_WATCH_RETRY = 60.0
 #: Seconds until the scheduler tries again to start a thread that could not be started.
 RETRY = 1.0
-#: A server that answers a long poll within fewer seconds did not hold its response.
-HELD_AT_LEAST = 1.0
 _IDLE = 3600.0
 
 
@@ -66,30 +54,51 @@ class _Wakeup:
                 self._calls.get_nowait()
 
 
-class Background(ClientTasks):
-    """One run of a manager: its tasks, and the threads that run them once ``start`` is called.
+class Background:
+    """One run of a manager: health checks and updates, in threads once ``start`` is called.
+
+    The application may ask for checks and updates in its own threads, too. ``cancel`` cancels all
+    of them for good.
 
     Args:
         parts: The parts of the manager.
+
+    Attributes:
+        updates: Updates the list.
+        reporter: Sends the reports.
     """
 
     def __init__(self, parts: ManagerParts) -> None:
-        super().__init__(parts)
+        policy, schedule = parts.state.policy, parts.schedule
+        self._parts = parts
+        self._state = parts.state
+        self._prober = Prober(
+            parts.options.tls,
+            policy.health_timeout,
+            parts.state.resolver,
+            parts.options.proxy_for,
+            parts.health,
+        )
+        self.reporter = Reporter(parts)
+        self._stopped = False
+        self.updates = ListUpdates(parts, self._any_healthy)
+        self._pid = os.getpid()
         self._wakeup = _Wakeup()
-        parallel = parts.state.policy.probe_parallelism
-        self._checks = CheckQueue(self._prober, self._report_check, parallel)
+        self._checks = CheckQueue(self._prober, self._report_check, policy.probe_parallelism)
         self._lock = threading.Lock()
         self._short_of_resources = False  # whether the last start lacked a thread or descriptor
-        self._failures = 0  # of updates in a row
-        self._quick_replies = 0  # long polls in a row that the server did not hold or answer
         #: The work with a thread of its own: when it is due, infinity while it runs or for never,
         #: and the function that does the work and returns the seconds until it is due again.
         self._due = {
-            "update": 0.0 if parts.update_interval else inf,
-            "watch": 0.0 if parts.watch else inf,
-            "report": time.monotonic() + EVERY if parts.report else inf,
+            "update": 0.0 if schedule.update_interval else inf,
+            "watch": 0.0 if schedule.watch else inf,
+            "report": time.monotonic() + EVERY if schedule.report else inf,
         }
-        self._work = {"update": self._update, "watch": self._watch, "report": self.reporter.run}
+        self._work = {
+            "update": self.updates.run,
+            "watch": self.updates.watch,
+            "report": self.reporter.run,
+        }
         self._threads: list[threading.Thread] = []
         self._scheduler: threading.Thread | None = None
 
@@ -102,7 +111,7 @@ class Background(ClientTasks):
         with self._state as state:
             for kind in Kind:
                 state.pool(kind).forget_probes()  # checks of an earlier run never ended
-        self._scheduler = self._spawn(self._schedule, "mop-config-client")
+        self._scheduler = self._spawn(self._run_schedule, "mop-config-client")
 
     def _spawn(self, target: Callable[[], None], name: str) -> threading.Thread:
         thread = threading.Thread(target=target, name=name, daemon=True)
@@ -132,13 +141,17 @@ class Background(ClientTasks):
         with self._lock:
             scheduler = self._scheduler
             if not self._stopped and (scheduler is None or not scheduler.is_alive()):
-                self._scheduler = self._try_spawn(self._schedule, "mop-config-client")
+                self._scheduler = self._try_spawn(self._run_schedule, "mop-config-client")
 
     def cancel(self) -> None:
         """Tell every thread to end, without waiting and without a lock."""
         self._stopped = True
         self._wakeup.set()
-        super().cancel()
+        # Don't shut down a parent's sockets from a forked child: the parent still uses them.
+        if self._pid == os.getpid():
+            self._prober.abort()
+            self.reporter.close()
+            self.updates.close()
 
     def stop(self) -> None:
         """Cancel running tasks and wait for the threads, for at most ``CLOSE_PATIENCE`` seconds."""
@@ -153,7 +166,7 @@ class Background(ClientTasks):
 
     # -- the schedule
 
-    def _schedule(self) -> None:
+    def _run_schedule(self) -> None:
         while not self._stopped:
             try:
                 delay = self._run_due_work()
@@ -189,6 +202,63 @@ class Background(ClientTasks):
         self._due[name] = time.monotonic() + delay
         self._wakeup.set()
 
+    # -- health checks
+
+    def check(self, job: Job) -> bool:
+        """Check one endpoint, record the result, and return whether the endpoint is healthy."""
+        result = self._prober.check(*job)
+        self.record(job, result)
+        return result.fault is None
+
+    def check_all(self) -> None:
+        """Check the best endpoints of each kind, record the results, and wait for all."""
+        with self._state as state:
+            jobs = [
+                (kind.value, member.endpoint, member.probe_path)
+                for kind in Kind
+                for member in state.pool(kind).watched()
+            ]
+        for thread in self.check_each(jobs, self.record):
+            thread.join()
+
+    def check_each(self, jobs: Iterable[Job], report: Report) -> list[threading.Thread]:
+        """Start checks in threads, report each result in its thread, and return the threads."""
+        parallelism = self._state.policy.probe_parallelism
+        return check_each(self._prober, jobs, report, parallelism, PER_SERVER)
+
+    def record(self, job: Job, result: ProbeResult) -> None:
+        """Record the result of a health check, and choose the endpoint again."""
+        with self._state as state:
+            pool = state.pool(job[0])
+            member = pool.get(job[1].url)
+            if member is None:
+                return
+            now, posix, busy = state.clock(), state.wall_clock(), None
+            if result.fault is Fault.OURS:
+                # The check was cancelled, or this process lacks descriptors or threads.
+                member.probing = False
+                member.health.postpone(now, state.random())
+                return
+            if result.path is not None:
+                member.probe_path = result.path
+            if result.status is not None:
+                busy = state.policy.busy_for(result.status, result.retry_after, posix)
+            pool.probed(member, result.fault, result.seconds, now, posix, busy)
+            pool.select(now)
+
+    def _any_healthy(self, kind: str, endpoints: tuple[Endpoint, ...]) -> bool:
+        """Return whether one of the best endpoints of a new list is healthy."""
+        results: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+        def report(_: Job, result: ProbeResult) -> bool:
+            results.put(result.fault is None)
+            return result.fault is None
+
+        best = nsmallest(WATCHED, endpoints, key=lambda endpoint: endpoint.priority)
+        jobs: list[Job] = [(kind, endpoint, None) for endpoint in best]
+        self.check_each(jobs, report)
+        return any(results.get() for _ in jobs)  # the first healthy endpoint ends the wait
+
     def _report_check(self, job: Job, result: ProbeResult) -> bool:
         if not self._stopped:
             if result.fault is not Fault.OURS:
@@ -198,60 +268,6 @@ class Background(ClientTasks):
             self.record(job, result)
         self._wakeup.set()
         return self._stopped
-
-    # -- updates
-
-    def _update(self) -> float:
-        try:
-            self.update()
-            self._failures = 0
-            return _jittered(self._parts.update_interval)
-        except Exception as error:
-            known = isinstance(error, MopConfigError)
-            what = str(error) if known else f"the update failed: {type(error).__name__}: {error}"
-            if not self._stopped:
-                logger.log(self._log_level_of(error), "%s", what)
-            self._failures += 1
-            longest = min(MAX_RETRY, self._parts.update_interval)
-            return _jittered(backoff(self._failures, FIRST_RETRY, longest))
-
-    def _log_level_of(self, error: Exception) -> int:
-        """Return the log level of a failed update: info if the API servers just have no list."""
-        if not isinstance(error, MopConfigError):
-            return logging.ERROR
-        expected = isinstance(error, UpdateFailed) and error.cause == "not_implemented"
-        no_source = not self._parts.lists.rules.config_urls
-        return logging.INFO if expected and no_source else logging.WARNING
-
-    def _watch(self) -> float:
-        """Fetch a new list by a long poll; return the seconds until the next long poll."""
-        began = time.monotonic()
-        try:
-            outcome = self.update(wait=random.randint(*WATCH_WAIT))  # noqa: S311
-            is_quick = time.monotonic() - began < HELD_AT_LEAST
-            self._quick_replies = self._quick_replies + 1 if is_quick else 0
-            return _jittered(self._until_next_watch(outcome, self._quick_replies))
-        except Exception as error:
-            if not self._stopped:
-                logger.info("watching: %s: %s", type(error).__name__, error)
-            self._quick_replies += 1
-            return _jittered(backoff(self._quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY))
-
-    def _until_next_watch(self, round_: UpdateRound, quick_replies: int) -> float:
-        """Return the seconds until the next long poll.
-
-        A server without long polls is polled once per update interval. A server that claims to
-        hold its responses, but answers at once each time, is polled with growing delays.
-        """
-        if not round_.asked_to_wait and self._parts.lists.etags:
-            # A long poll needs an ETag, and only the first response supplied an ETag.
-            return FIRST_WATCH_RETRY if quick_replies > 1 else 0.0
-        if not (round_.asked_to_wait and round_.waited):
-            return self._parts.update_interval or _IDLE
-        if quick_replies == 0 or (quick_replies <= 2 and round_.changed):
-            return round_.pause
-        retry = backoff(quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY)
-        return max(round_.pause, retry)
 
 
 class Lifecycle:
@@ -326,8 +342,3 @@ class Lifecycle:
             self._set_running(running=True)
             with contextlib.suppress(RuntimeError, MemoryError):  # ``wake`` tries again
                 self.tasks.start()
-
-
-def _jittered(seconds: float) -> float:
-    """Vary a delay by up to a tenth, so that a fleet of clients does not poll in step."""
-    return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - no secret

@@ -1,22 +1,31 @@
 """``ManagerParts``: the parts of a manager that its threads use. No part refers to the manager.
 
-``Reporter`` sends each endpoint's counts of successes and failures to the server of the list.
+``Announcer`` logs the events of the pools and sends the signals. ``Reporter`` sends each endpoint's
+counts of successes and failures to the server of the list.
 """
 
+import asyncio
+import contextlib
 import json
 import logging
 import random
 import time
+import weakref
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
+from blinker import NamedSignal
+
+from .. import signals
 from ..health.probe import HealthRequest
 from ..model.endpoint import Kind
 from ..net.faults import COUNTED
 from ..net.http import HttpClient, HttpRequest
 from .lists.endpoint_lists import EndpointLists
 from .lists.update import SIGNED_SUFFIX, Token, current_token, is_route
-from .pool.member import PoolMember
+from .pool.member import EventKind, PoolEvent, PoolMember
 from .pool.session import ClientState
 from .transport.options import TransportOptions
 
@@ -29,10 +38,90 @@ REFUSED = 86400.0
 #: Limits of a report: bytes of the body, and the value of each count.
 MAX_BYTES, MAX_COUNT = 4096, 10_000
 
+#: Signal (None: the event is only logged), log level and log text of each event.
+_EVENTS: dict[EventKind, tuple[NamedSignal | None, int, str]] = {
+    EventKind.SWITCHED: (
+        signals.endpoint_switched,
+        logging.WARNING,
+        "%(kind)s requests go to %(to_url)s instead of %(from_url)s (%(reason)s,"
+        " %(seconds_without_service).3f s without service)",
+    ),
+    EventKind.SUSPECTED: (
+        None,
+        logging.INFO,
+        "%(kind)s endpoint %(url)s is suspect (%(reason)s): it ranks last until a check clears it",
+    ),
+    EventKind.DOWN: (
+        signals.endpoint_down,
+        logging.WARNING,
+        "%(kind)s endpoint %(url)s is down (%(reason)s)",
+    ),
+    EventKind.RECOVERED: (
+        signals.endpoint_recovered,
+        logging.INFO,
+        "%(kind)s endpoint %(url)s is healthy again",
+    ),
+    EventKind.ALL_DOWN: (
+        signals.all_endpoints_down,
+        logging.ERROR,
+        "every %(kind)s endpoint is down: %(urls)s",
+    ),
+}
+
+
+class Announcer:
+    """Logs the events of the pools, and sends the signals of one manager.
+
+    Args:
+        manager: The sender of the signals. The announcer holds only a weak reference, so that
+            the manager is collected when the application drops its last reference.
+
+    Attributes:
+        loop: The event loop in which signals are sent. None: signals are sent at once, in the
+            thread of the event.
+    """
+
+    def __init__(self, manager: object) -> None:
+        self._manager = weakref.ref(manager)
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def announce(self, event: PoolEvent) -> None:
+        """Log an event of a pool, and send its signal."""
+        signal, level, text = _EVENTS[event.kind]
+        urls = ", ".join(event.about.get("urls", ()))
+        logger.log(level, text, {**event.about, "urls": urls})
+        if signal is not None:
+            self.send(signal, event.about)
+
+    def send(self, signal: NamedSignal, about: dict[str, Any]) -> None:
+        """Send a signal."""
+        manager = self._manager()
+        if manager is None:
+            return
+        if self.loop is None or self.loop is asyncio._get_running_loop():
+            signals.send(signal, manager, **about)
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                self.loop.call_soon_threadsafe(partial(signals.send, signal, manager, **about))
+
+
+class Schedule(NamedTuple):
+    """What a manager does regularly, besides health checks.
+
+    Attributes:
+        update_interval: Seconds between two updates; 0 for none.
+        watch: Whether to wait for a new list by a long poll.
+        report: Whether to report the outcomes of requests to the server of the list.
+    """
+
+    update_interval: float
+    watch: bool
+    report: bool
+
 
 @dataclass(frozen=True, slots=True)
 class ManagerParts:
-    """The parts of a manager, and its settings.
+    """The parts of a manager.
 
     Attributes:
         state: The pools with the endpoints.
@@ -40,9 +129,7 @@ class ManagerParts:
         options: Options of the connections.
         token: The bearer token for sources of lists, or a function that returns the token.
         health: The request that a health check sends.
-        update_interval: Seconds between two updates; 0 for none.
-        watch: Whether to wait for a new list by a long poll.
-        report: Whether to report the outcomes of requests to the server of the list.
+        schedule: What to do regularly, besides health checks.
     """
 
     state: ClientState
@@ -50,9 +137,7 @@ class ManagerParts:
     options: TransportOptions
     token: Token
     health: HealthRequest
-    update_interval: float
-    watch: bool
-    report: bool
+    schedule: Schedule
 
     def new_client(self) -> HttpClient:
         """Create a client for the sources of lists; its ``abort`` cancels its requests."""

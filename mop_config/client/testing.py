@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, Self
 
 from ..health.jobs import Job
-from .base import BaseManager
 from .lists.update import is_route
+from .manager import BaseManager
 from .pool.failover import FailedAttempt
 from .pool.session import ClientState
 from .transport.outcome import NoEndpointAvailable

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 
 from mop_config.client import AsyncEndpointManager, EndpointManager, Policy
-from mop_config.client.base import BaseManager
+from mop_config.client.manager import BaseManager
 from mop_config.model.endpoint import Endpoint
 
 KINDS = ("sync", "async")

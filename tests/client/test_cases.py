@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from mop_config.client import AsyncEndpointManager, EndpointManager, Policy
-from mop_config.client.base import BaseManager
+from mop_config.client.manager import BaseManager
 
 from .cases import CASES, Case
 from .scripted import WARM_PATH, Scripted, scripted

@@ -13,6 +13,7 @@ import pytest
 
 from mop_config.client import NoEndpointAvailable, Policy
 from mop_config.health.probe import ProbeResult
+from mop_config.model.endpoint import Endpoint
 from mop_config.net.resolver import Resolver
 
 from ..ports import closed_port
@@ -394,7 +395,7 @@ def test_a_killed_primary_is_left_and_taken_up_again(fleet: Fleet, kind: str) ->
 
 def _probe(driver: Driver, backend: Backend) -> None:
     """Record a good health check in the pool, as the manager's check loop would."""
-    job = driver.manager._job_for(backend.url)
+    job = ("api", Endpoint(backend.url), None)
     driver.manager._lifecycle.tasks.record(job, ProbeResult(None, 0.01, "200", "/health"))
 
 

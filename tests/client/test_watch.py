@@ -8,8 +8,8 @@ from functools import partial
 
 import pytest
 
-from mop_config.client import EndpointManager, background
-from mop_config.client.tasks import UpdateRound
+from mop_config.client import EndpointManager, updates
+from mop_config.client.updates import UpdateRound
 
 from ..servers import ENDPOINTS
 from ..waiting import wait_for
@@ -89,8 +89,8 @@ def test_those_who_were_told_together_do_not_come_back_together() -> None:
 @pytest.fixture
 def quick_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the pauses after hasty answers to a fifth, and so the time to watch them."""
-    monkeypatch.setattr(background, "FIRST_WATCH_RETRY", 0.2)
-    monkeypatch.setattr(background, "HELD_AT_LEAST", 0.2)
+    monkeypatch.setattr(updates, "FIRST_WATCH_RETRY", 0.2)
+    monkeypatch.setattr(updates, "HELD_AT_LEAST", 0.2)
 
 
 @pytest.mark.usefixtures("quick_pauses")
@@ -221,7 +221,7 @@ def test_how_long_a_server_is_left_alone(
 ) -> None:
     """Held answers are repeated at once, hasty ones after growing pauses, others by interval."""
     manager = EndpointManager(verify=NOBODY)
-    assert low <= manager._lifecycle.tasks._until_next_watch(round_, hasty) <= high
+    assert low <= manager._lifecycle.tasks.updates._until_next_watch(round_, hasty) <= high
 
 
 def test_health_is_checked_while_it_waits() -> None:

@@ -13,8 +13,8 @@ from socketio.exceptions import ConnectionRefusedError as LoginRefused
 from ...net._async.connecting import connect
 from ...net.connect import Place
 from ...net.faults import Fault
-from ..base import BaseManager
 from ..keywords import ConnectKeywords, SocketKeywords, check_keywords
+from ..manager import BaseManager
 from ..pool.member import PoolMember
 from ..transport._async.dialing import dial
 from ..transport.outcome import NoEndpointAvailable

@@ -15,7 +15,7 @@ from socketio.exceptions import ConnectionRefusedError as LoginRefused
 from ...model.endpoint import Kind
 from ...net.connect import DialOptions, Place
 from ...net.faults import Fault, lacks_resources
-from ..base import BaseManager
+from ..manager import BaseManager
 from ..pool.failover import Budget, DialRace, FailedAttempt, Failover, RetryTraits
 from ..pool.member import PoolMember, Target
 from ..transport.outcome import DialError, NoEndpointAvailable

@@ -1,34 +1,37 @@
-"""``ClientTasks``: runs the health checks and list updates of a manager in the calling thread.
+"""``ListUpdates``: fetches the endpoint list from servers, regularly and by long polls.
 
 ``ListSearch`` asks the sources of an update in parallel, so that dead sources cost no time.
 """
 
-import os
+import logging
+import random
 import threading
 import time
-from collections.abc import Iterable
-from heapq import nsmallest
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-from ..errors import UpdateFailed, UpdateRefused, UpdateUntrusted
-from ..health.jobs import PER_SERVER, Job, Report, check_each
-from ..health.probe import Prober, ProbeResult
-from ..model.endpoint import Endpoint, Kind
+from ..errors import MopConfigError, UpdateFailed, UpdateRefused, UpdateUntrusted
 from ..model.jws import MEDIA_TYPE
-from ..net.faults import Fault
-from ..net.http import HttpClient, HttpReply, HttpRequest
-from .lists.update import (
-    Check,
-    NewList,
-    UpdateContext,
-    combined_error,
-    current_token,
-    update,
-)
-from .parts import ManagerParts, Reporter
-from .pool.pool import WATCHED
+from ..net.http import HttpClient, HttpReply, HttpRequest, backoff
+from .lists.update import Check, NewList, UpdateContext, combined_error, current_token, update
+from .parts import ManagerParts
 
+logger = logging.getLogger(__name__)
+
+#: Bounds of the random long-poll time in seconds. An edit answers every client at once, so
+#: random times keep the clients from polling again in step.
+WATCH_WAIT = (35, 58)
+#: Seconds until a failed update is retried; the pause doubles up to the update interval.
+FIRST_RETRY = 30.0
+#: Longest pause in seconds before a failed update is retried.
+MAX_RETRY = FIRST_RETRY * 1024
+#: Seconds until a failed long poll is retried; the pause doubles up to a minute.
+FIRST_WATCH_RETRY = 1.0
+MAX_WATCH_RETRY = 60.0
+#: A server that answers a long poll within fewer seconds did not hold its response.
+HELD_AT_LEAST = 1.0
+#: Seconds between two long polls of a server without long polls, if updates are off.
+IDLE = 3600.0
 #: Seconds between the requests to two sources; a failed source starts the next request at once.
 STAGGER = 0.25
 
@@ -185,99 +188,29 @@ class ListSearch:
         )
 
 
-class ClientTasks:
-    """Runs health checks and list updates until ``cancel`` cancels them for good.
+class ListUpdates:
+    """The updates of a manager's list, until ``close`` cancels them for good.
 
     Args:
         parts: The parts of the manager.
-
-    Attributes:
-        reporter: Sends the reports.
+        any_healthy: Returns whether an endpoint of a new list is healthy.
     """
 
-    def __init__(self, parts: ManagerParts) -> None:
+    def __init__(self, parts: ManagerParts, any_healthy: Check) -> None:
         self._parts = parts
-        self._state = parts.state
-        self._prober = Prober(
-            parts.options.tls,
-            parts.state.policy.health_timeout,
-            parts.state.resolver,
-            parts.options.proxy_for,
-            parts.health,
-        )
-        self.reporter = Reporter(parts)
-        self._stopped = False
+        self._any_healthy = any_healthy
+        self._is_closed = False
         self._searches: set[ListSearch] = set()
         self._applying_lock = threading.Lock()
         self._manual_updates = 0
-        self._pid = os.getpid()
+        self._failures = 0  # of background updates in a row
+        self._quick_replies = 0  # long polls in a row that the server did not hold or answer
 
-    def cancel(self) -> None:
-        """Cancel all checks and updates; takes no lock, so a finalizer may call it."""
-        self._stopped = True
-        # Don't shut down a parent's sockets from a forked child: the parent still uses them.
-        if self._pid == os.getpid():
-            self._prober.abort()
-            self.reporter.close()
-            for search in list(self._searches):
-                search.close()
-
-    # -- health checks
-
-    def check(self, job: Job) -> ProbeResult:
-        """Check one endpoint without recording the result."""
-        return self._prober.check(*job)
-
-    def check_all(self) -> None:
-        """Check the best endpoints of each kind, record the results, and wait for all."""
-        with self._state as state:
-            jobs = [
-                (kind.value, member.endpoint, member.probe_path)
-                for kind in Kind
-                for member in state.pool(kind).watched()
-            ]
-        for thread in self.check_each(jobs, self.record):
-            thread.join()
-
-    def check_each(self, jobs: Iterable[Job], report: Report) -> list[threading.Thread]:
-        """Start checks in threads, report each result in its thread, and return the threads."""
-        parallelism = self._state.policy.probe_parallelism
-        return check_each(self._prober, jobs, report, parallelism, PER_SERVER)
-
-    def record(self, job: Job, result: ProbeResult) -> None:
-        """Record the result of a health check, and choose the endpoint again."""
-        with self._state as state:
-            pool = state.pool(job[0])
-            member = pool.get(job[1].url)
-            if member is None:
-                return
-            now, posix, busy = state.clock(), state.wall_clock(), None
-            if result.fault is Fault.OURS:
-                # The check was cancelled, or this process lacks descriptors or threads.
-                member.probing = False
-                member.health.postpone(now, state.random())
-                return
-            if result.path is not None:
-                member.probe_path = result.path
-            if result.status is not None:
-                busy = state.policy.busy_for(result.status, result.retry_after, posix)
-            pool.probed(member, result.fault, result.seconds, now, posix, busy)
-            pool.select(now)
-
-    def _any_healthy(self, kind: str, endpoints: tuple[Endpoint, ...]) -> bool:
-        """Return whether one of the best endpoints of a new list is healthy."""
-        results: SimpleQueue[bool] = SimpleQueue()
-
-        def report(_: Job, result: ProbeResult) -> bool:
-            results.put(result.fault is None)
-            return result.fault is None
-
-        best = nsmallest(WATCHED, endpoints, key=lambda endpoint: endpoint.priority)
-        jobs: list[Job] = [(kind, endpoint, None) for endpoint in best]
-        self.check_each(jobs, report)
-        return any(results.get() for _ in jobs)  # the first healthy endpoint ends the wait
-
-    # -- updates
+    def close(self) -> None:
+        """Cancel all updates; takes no lock, so a finalizer may call it."""
+        self._is_closed = True
+        for search in list(self._searches):
+            search.close()
 
     def update(
         self,
@@ -307,7 +240,7 @@ class ClientTasks:
         known = lists.update_context(fallback, force=force, wait=wait)
         search = ListSearch(self._parts, known, self._any_healthy, fallback, token)
         self._searches.add(search)
-        if self._stopped:
+        if self._is_closed:
             search.close()
         try:
             found, outcome = search.run()
@@ -320,3 +253,61 @@ class ClientTasks:
                 return outcome
             self._manual_updates += by_hand
             return outcome._replace(changed=lists.apply_remote(found))
+
+    def run(self) -> float:
+        """Update the list in the background; return the seconds until the next update."""
+        try:
+            self.update()
+            self._failures = 0
+            return _jittered(self._parts.schedule.update_interval)
+        except Exception as error:
+            known = isinstance(error, MopConfigError)
+            what = str(error) if known else f"the update failed: {type(error).__name__}: {error}"
+            if not self._is_closed:
+                logger.log(self._log_level_of(error), "%s", what)
+            self._failures += 1
+            longest = min(MAX_RETRY, self._parts.schedule.update_interval)
+            return _jittered(backoff(self._failures, FIRST_RETRY, longest))
+
+    def _log_level_of(self, error: Exception) -> int:
+        """Return the log level of a failed update: info if the API servers just have no list."""
+        if not isinstance(error, MopConfigError):
+            return logging.ERROR
+        expected = isinstance(error, UpdateFailed) and error.cause == "not_implemented"
+        no_source = not self._parts.lists.rules.config_urls
+        return logging.INFO if expected and no_source else logging.WARNING
+
+    def watch(self) -> float:
+        """Fetch a new list by a long poll; return the seconds until the next long poll."""
+        began = time.monotonic()
+        try:
+            outcome = self.update(wait=random.randint(*WATCH_WAIT))  # noqa: S311
+            is_quick = time.monotonic() - began < HELD_AT_LEAST
+            self._quick_replies = self._quick_replies + 1 if is_quick else 0
+            return _jittered(self._until_next_watch(outcome, self._quick_replies))
+        except Exception as error:
+            if not self._is_closed:
+                logger.info("watching: %s: %s", type(error).__name__, error)
+            self._quick_replies += 1
+            return _jittered(backoff(self._quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY))
+
+    def _until_next_watch(self, round_: UpdateRound, quick_replies: int) -> float:
+        """Return the seconds until the next long poll.
+
+        A server without long polls is polled once per update interval. A server that claims to
+        hold its responses, but answers at once each time, is polled with growing delays.
+        """
+        if not round_.asked_to_wait and self._parts.lists.etags:
+            # A long poll needs an ETag, and only the first response supplied an ETag.
+            return FIRST_WATCH_RETRY if quick_replies > 1 else 0.0
+        if not (round_.asked_to_wait and round_.waited):
+            return self._parts.schedule.update_interval or IDLE
+        if quick_replies == 0 or (quick_replies <= 2 and round_.changed):
+            return round_.pause
+        retry = backoff(quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY)
+        return max(round_.pause, retry)
+
+
+def _jittered(seconds: float) -> float:
+    """Vary a delay by up to a tenth, so that a fleet of clients does not poll in step."""
+    return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
