@@ -7,7 +7,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from tests.servers import Server, gunicorn_command, running
 from tests.waiting import answers
 
 from .load import available, on_server_core
+from .peers import Http
 from .push import _edits, _judge, _waiting
 from .reload import text
 from .report import Report, median, options, percentile
 
 #: Seconds between two edits: enough for all clients to get the list and to poll again.
 PAUSE = 15.0
+#: Turns in which the servers of a comparison are loaded.
+ROUNDS = 15
 #: Stuck clients: they send no byte, half a head or half a body, or read no answer.
 STUCK = (
     b"",
@@ -56,15 +59,7 @@ def _parked(quick: bool) -> Report:
 
 
 def _tell(number: int, edits: int, command: list[str]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        file = Path(name) / "endpoints.txt"
-        file.write_text(text(6))
-        server = stack.enter_context(
-            running(
-                file.parent, file, workers=0, command=on_server_core(command), WEB_CONCURRENCY="1"
-            )
-        )
-        answers(server.port)
+    with _raw(command) as (server, file), contextlib.ExitStack() as stack:
         before = _memory(server)
         found = stack.enter_context(_waiting(server, number, PAUSE - 5))
         each = (_memory(server) - before) / number / 1024
@@ -75,8 +70,16 @@ def _tell(number: int, edits: int, command: list[str]) -> dict[str, Any]:
     return {"memory_kb": each, **{name: judged[name] for name in kept}}
 
 
-def _default(file: Path, command: list[str]) -> AbstractContextManager[Server]:
-    return running(file.parent, file, workers=1, command=command)
+@contextlib.contextmanager
+def _raw(command: list[str]) -> Iterator[tuple[Server, Path]]:
+    """Run one worker on the servers' core, with any application, on a list of 6 entries."""
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "endpoints.txt"
+        file.write_text(text(6))
+        command = on_server_core(command)
+        with running(file.parent, file, workers=0, command=command, WEB_CONCURRENCY="1") as server:
+            answers(server.port)
+            yield server, file
 
 
 def _memory(server: Server) -> int:
@@ -92,29 +95,30 @@ def _stuck(quick: bool) -> Report:
         "nothing. One worker with its defaults; 300 requests. Closed after is when the half-"
         "sent heads were closed, in seconds. The goal is a p99 of 50 ms.",
     )
+    with _raw(gunicorn_command()) as (server, _):
+        report.add(stuck=0, **_health(server))
+        report.add(stuck=number, **_health_beside_stuck(server, number))
+    return report
+
+
+def _health_beside_stuck(server: Server, number: int) -> dict[str, Any]:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    with tempfile.TemporaryDirectory() as name:
-        file = Path(name) / "endpoints.txt"
-        file.write_text(text(6))
-        with _default(file, on_server_core(gunicorn_command())) as server:
-            report.add(stuck=0, **_health(server))
-            began = time.monotonic()
-            with contextlib.ExitStack() as stack:
-                held = [
-                    stack.enter_context(_hold(server.port, data))
-                    for data in STUCK
-                    for _ in range(number // len(STUCK))
-                ]
-                server.get("/health")
-                found = _health(server)
-                half = held[number // 4]
-                half.settimeout(60)
-                with contextlib.suppress(ConnectionResetError):
-                    while half.recv(65536):
-                        pass
-                report.add(stuck=number, **found, closed_after_s=time.monotonic() - began)
-    return report
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        held = [
+            stack.enter_context(_hold(server.port, data))
+            for data in STUCK
+            for _ in range(number // len(STUCK))
+        ]
+        server.get("/health")
+        found = _health(server)
+        half = held[number // 4]
+        half.settimeout(40)
+        with contextlib.suppress(ConnectionResetError, TimeoutError):
+            while half.recv(65536):
+                pass
+        return {**found, "closed_after_s": time.monotonic() - began}
 
 
 def _hold(port: int, data: bytes) -> socket.socket:
@@ -133,11 +137,57 @@ def _health(server: Server) -> dict[str, Any]:
     return {"p50_ms": median(times), "p99_ms": percentile(times, 99), "worst_ms": max(times)}
 
 
+def _workers(quick: bool) -> Report:
+    number, rounds = (1000, 1) if quick else (10_000, ROUNDS)
+    report = Report(
+        "front: two worker classes",
+        "The same raw applications on gunicorn's own asgi worker and on uvicorn's, without our "
+        "protocol and with our configuration file: microseconds of server CPU an answer, in "
+        f"{rounds} turns; parked clients and stuck connections as in the tables above (no raw "
+        "application closes a half-sent head: 40 s mean never); and seconds from SIGTERM until "
+        "the server has ended, with 100 idle connections and a graceful time-out of 10 s.",
+    )
+    ending = ("--graceful-timeout", "10")
+    commands = {
+        name: partial(gunicorn_command, "-k", name, "--worker-connections", "20000", *ending)
+        for name in ("asgi", "uvicorn_worker.UvicornWorker")
+    }
+    with contextlib.ExitStack() as stack:
+        raw = {
+            name: stack.enter_context(_raw(command(target="benchmarks.bare_app:raw")))[0]
+            for name, command in commands.items()
+        }
+        peers = {name: Http(server.pid, server.port) for name, server in raw.items()}
+        spent: dict[tuple[str, bool], list[float]] = {}
+        for _ in range(rounds):
+            for known in (False, True):
+                for name, peer in peers.items():
+                    cpu = peer.ask(1, known=known).cpu_us
+                    spent.setdefault((name, known), []).append(cpu)
+        for name, server in raw.items():
+            row: dict[str, Any] = {
+                "cpu_200_us": median(spent[name, False]),
+                "cpu_304_us": median(spent[name, True]),
+            }
+            told = _tell(number, 2, commands[name](target="benchmarks.bare_app:waiting"))
+            row |= {key: told[key] for key in ("memory_kb", "last_ms", "lost", "twice")}
+            row |= _health_beside_stuck(server, number // 10)
+            for _ in range(100):
+                idle = stack.enter_context(_hold(server.port, STUCK[-1]))
+                idle.recv(65536)
+            began = time.monotonic()
+            server.stop()
+            report.add(worker=name, **row, end_s=time.monotonic() - began)
+    return report
+
+
 def reports(quick: bool) -> Iterator[Report]:
     """Run all benchmarks of this file."""
     if available("taskset"):
         yield _parked(quick)
         yield _stuck(quick)
+        if available("wrk"):
+            yield _workers(quick)
 
 
 if __name__ == "__main__":
