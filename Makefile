@@ -21,10 +21,11 @@ PAGES := README.md SECURITY.md CHANGELOG.md docs deploy benchmarks/RESULTS.md co
 serve: $(VENV)/serve.stamp
 	$(BIN)/mop-config serve
 
-# Many tests check a deadline, which a busy host may miss beside three other tests. So what fails in
-# the parallel run is run once more, one test at a time, and must pass then.
+# Most tests wait rather than compute, so that six at a time fill two processors. Many tests check a
+# deadline, which a busy host may miss beside five other tests. So what fails in the parallel run is
+# run once more, one test at a time, and must pass then.
 test: $(VENV)/test.stamp debian
-	$(BIN)/python -m pytest -n 4 --dist worksteal -m 'not alone' \
+	$(BIN)/python -m pytest -n 6 --dist worksteal -m 'not alone' \
 	  || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -m 'not alone'
 	$(BIN)/python -m pytest -m alone
 

@@ -233,7 +233,6 @@ class TestGarbage:
             manager.close()
 
 
-@pytest.mark.alone
 def test_a_thousand_lives_leave_nothing() -> None:
     """A thousand starts and closes of a manager leave no thread and no file descriptor."""
     process = psutil.Process()
@@ -257,7 +256,6 @@ def test_a_thousand_lives_leave_nothing() -> None:
         assert urls(manager.api_endpoints) == [server.url]
 
 
-@pytest.mark.alone
 def test_a_thousand_managers_leave_nothing() -> None:
     """A thousand managers that are collected unclosed leave no thread and no file descriptor."""
     process = psutil.Process()

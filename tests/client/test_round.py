@@ -57,7 +57,6 @@ def best_are_healthy(manager: EndpointManager) -> bool:
     return checked == [e.url for e in best] and all(e.state == "healthy" for e in best)
 
 
-@pytest.mark.alone
 def test_by_hand(server: SocketServer) -> None:
     """``check_all`` opens at most 64 sockets at a time and takes at most 2 s of CPU."""
     manager = manager_of(server)
@@ -68,7 +67,6 @@ def test_by_hand(server: SocketServer) -> None:
     assert best_are_healthy(manager)
 
 
-@pytest.mark.alone
 def test_by_the_schedule(server: SocketServer) -> None:
     """The first round after ``start`` keeps the same limits."""
     manager = manager_of(server)

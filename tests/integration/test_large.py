@@ -14,8 +14,6 @@ from mop_config.server.parsing.parser import parse
 from ..servers import ENDPOINTS, ROOT, Server, running
 from ..waiting import wait_for
 
-pytestmark = pytest.mark.alone
-
 
 def text(entries: int, name: str = "h") -> str:
     return "DomainList:\n" + "".join(f"{name}{i}.example.com\n" for i in range(entries))
@@ -35,6 +33,7 @@ def _least(enough: float, attempts: int, content: str) -> float:
     return least
 
 
+@pytest.mark.alone
 def test_parsing_grows_linearly() -> None:
     """Parsing 100,000 entries takes at most 0.6 s, and ten times as many about ten times that."""
     small = _least(0.6, 12, text(100_000))
@@ -70,6 +69,7 @@ def worst(process: "subprocess.Popen[bytes]") -> float:
     return float(max(answered))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("entries", ADDED)
 @pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
 def test_nobody_waits_for_a_reload(tmp_path: Path, worker_class: str, entries: int) -> None:
