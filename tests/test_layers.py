@@ -63,7 +63,6 @@ PURE = (
     "server.parsing",
     "server.serving.conditional",
     "server.serving.snapshot",
-    "server.auth.policy",
     "server.auth.tokens",
     "server.monitor.history",
     "server.monitor.schedule",

@@ -13,8 +13,17 @@ from ...errors import SourceError
 from ..parsing.problems import Code, Problem
 from ..settings import Settings
 from ..sources.file import FileSource, Fingerprint, detached
-from .policy import OPEN_PATHS, USER, Refusal, authorise
-from .tokens import Token, TokenFault, find, from_environment, parse
+from .tokens import (
+    OPEN_PATHS,
+    USER,
+    Refusal,
+    Token,
+    TokenFault,
+    authorise,
+    find,
+    from_environment,
+    parse,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -1,10 +1,31 @@
-"""Tokens as SHA-256 digests: the grammar of the token file, and the search for a token. Pure."""
+"""Tokens as SHA-256 digests: the grammar of the token file, and authorisation by token. Pure.
 
+A token is a Bearer token (RFC 6750), or in a browser the password of Basic authentication
+(RFC 7617).
+"""
+
+import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from typing import NamedTuple
+
+from ..settings import TOKEN
+
+#: Key of the WSGI environment that holds the name of a request's token.
+USER = "mop_config.user"
+
+#: Paths of the health checks, whose callers have no token.
+OPEN_PATHS = frozenset({"/health", "/api/v1/health", "/ready"})
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+#: Methods for which Basic authentication is accepted. A browser sends stored passwords by itself,
+#: from any page, so they must not authorise a change.
+_BY_BROWSER = frozenset({"GET", "HEAD"})
+
+_BEARER = 'Bearer realm="mop-config"'
+_BASIC = 'Basic realm="mop-config", charset="UTF-8"'
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAME_RULE = (
@@ -108,3 +129,86 @@ def find(tokens: Iterable[Token], shown: str) -> Token | None:
         if hmac.compare_digest(token.digest, wanted):
             found = token
     return found
+
+
+class Refusal(NamedTuple):
+    """The refusal of a request.
+
+    Attributes:
+        status: HTTP status code.
+        detail: The reason in words.
+        challenges: Values of ``WWW-Authenticate``.
+        user: The name of the token if it is valid but lacks the permission, else None.
+    """
+
+    status: int
+    detail: str
+    challenges: tuple[str, ...]
+    user: str | None = None
+
+
+def credentials(authorization: str | None) -> tuple[str, str | None]:
+    """Read an ``Authorization`` header: Bearer, or Basic with the token as the password.
+
+    Returns:
+        ``bearer``, ``basic``, or empty for no header or another scheme; and the token, or None if
+        the header is malformed.
+    """
+    scheme, _, value = (authorization or "").strip().partition(" ")
+    scheme, value = scheme.lower(), value.strip()
+    if scheme == "bearer":
+        return scheme, value if TOKEN.fullmatch(value) else None
+    if scheme != "basic":
+        return "", None
+    try:
+        _, colon, password = base64.b64decode(value, validate=True).decode().partition(":")
+    except ValueError:
+        return scheme, None
+    return scheme, password if colon else None
+
+
+def authorise(
+    authorization: str | None,
+    method: str,
+    find: Callable[[str], Token | None],
+    *,
+    reads: bool = False,
+) -> Token | Refusal:
+    """Authorise a request that needs a token: RFC 6750, section 3.1.
+
+    Args:
+        authorization: The request's ``Authorization``, or None if the header is absent.
+        method: The request's method. A method that may change something needs an admin token in a
+            Bearer header.
+        find: Returns the known token with a text, or None.
+        reads: Whether a read token suffices although the method may change something.
+
+    Returns:
+        The token, or the refusal.
+    """
+    browsing = method in _BY_BROWSER
+    scheme, shown = credentials(authorization)
+    if not scheme:
+        return _refusal(401, "", "a token is needed", browsing=browsing)
+    if scheme == "basic" and not browsing:
+        return _refusal(401, "", "only a bearer token may do this", browsing=False)
+    if shown is None:
+        detail = "the Authorization header holds no token"
+        return _refusal(400, "invalid_request", detail, browsing=browsing)
+    # A malformed password gets 401, not 400, so that a browser asks its user again.
+    token = find(shown) if TOKEN.fullmatch(shown) else None
+    if token is None:
+        return _refusal(401, "invalid_token", "the token is not a known one", browsing=browsing)
+    if method not in READING and not reads and not token.admin:
+        detail = "an admin's token is needed"
+        refusal = _refusal(
+            403, "insufficient_scope", detail, browsing=False, more=', scope="admin"'
+        )
+        return refusal._replace(user=token.name)
+    return token
+
+
+def _refusal(status: int, error: str, detail: str, *, browsing: bool, more: str = "") -> Refusal:
+    bearer = _BEARER + (f', error="{error}"' if error else "") + more
+    ask_browser = browsing and status == HTTPStatus.UNAUTHORIZED
+    return Refusal(status, detail, (bearer, _BASIC) if ask_browser else (bearer,))

@@ -1,5 +1,5 @@
 """The server's parts for gunicorn; this is the only package that imports gunicorn.
 
 Read ``conf`` first (the configuration file), then ``hooks`` (signals and the life of master and
-workers), ``worker``, ``logger`` and ``error_pages``. ``main`` is what ``mop-config serve`` runs.
+workers), ``worker`` and ``logger``. ``main`` is what ``mop-config serve`` runs.
 """

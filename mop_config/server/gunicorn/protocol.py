@@ -25,7 +25,7 @@ from ..serving.conditional import ConditionalAnswer
 from ..serving.responder import LongPoll
 from ..web.asgi import AsgiApp
 from ..web.bridge import SOCKET
-from . import error_pages
+from .worker import error_page
 
 logger = logging.getLogger(__name__)
 
@@ -329,7 +329,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _send_page(self, status: int) -> None:
         logger.warning("a request from %s was refused: %d", self.client and self.client[0], status)
-        self.transport.write(error_pages.page(status))
+        self.transport.write(error_page(status))
         self.transport.close()
         self._watch_writing()
 

@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import signal
+from http import HTTPStatus
 from types import FrameType
 from typing import Any
 
@@ -15,9 +16,9 @@ from gunicorn import util
 from gunicorn.workers import gthread, sync
 
 from ..service import EXTENSION, ConfigService
+from ..serving.conditional import problem
 from ..signal_handlers import SighupHandler
 from ..status import lost_hooks, metrics
-from . import error_pages
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class ServiceWorker:
 
     def load_wsgi(self) -> None:
         """Load the application, and start its service in this process."""
-        util.write_error = error_pages.write_error
+        util.write_error = write_error
         super().load_wsgi()  # type: ignore[misc]
         service = find(self.wsgi)
         if service is None:
@@ -122,6 +123,29 @@ class ThreadWorker(ServiceWorker, gthread.ThreadWorker):  # type: ignore[misc]
         """Keep two threads free for requests that do not wait."""
         self.worker_connections: int = fit_connections(self.cfg.worker_connections)
         return max(0, int(self.cfg.threads) - 2)
+
+
+def error_page(status_code: int) -> bytes:
+    """Return a whole response with ``Connection: close`` and a problem document.
+
+    gunicorn's own pages repeat parts of the request, and lack the security headers of our answers.
+
+    Args:
+        status_code: HTTP status code.
+    """
+    status = HTTPStatus(status_code)
+    answer = problem(status, status.description or status.phrase)
+    lines = [f"HTTP/1.1 {status:d} {status.phrase}", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in answer.headers]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + answer.body
+
+
+def write_error(sock: Any, status_int: int, _reason: str, _mesg: str) -> None:
+    """Send an error page in place of ``gunicorn.util.write_error``.
+
+    gunicorn's message repeats the request, which may hold a token.
+    """
+    util.write_nonblock(sock, error_page(status_int))
 
 
 def fit_connections(wanted: int) -> int:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from flask import Flask
 
-from ..auth.policy import USER
+from ..auth.tokens import USER
 from ..service import EXTENSION, ConfigService
 from ..serving.conditional import ConditionalAnswer
 from ..serving.responder import LongPoll

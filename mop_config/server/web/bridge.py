@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
 
-from ..auth.policy import USER
+from ..auth.tokens import USER
 from ..serving.conditional import ConditionalAnswer, problem
 from ..serving.snapshot import HeaderFields
 from .guards import failure

@@ -11,8 +11,9 @@ from urllib.parse import quote_from_bytes
 from flask import Blueprint, Flask, Response, request
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
+from ...errors import AddressError
+from ...model.address import normalise_host, split_port
 from ...model.printable import printable
-from ..auth.policy import cors_headers, is_trusted
 from ..logs import describe
 from ..service import ConfigService
 from ..serving.conditional import ConditionalAnswer, forget_long_values, problem
@@ -32,6 +33,14 @@ OPERATION = "operation"
 _REPORTS = frozenset({"config.report", "mop_config.config.report"})
 _FOR_ANY_HOST = frozenset({"/health", "/ready"})
 _ASCII = bytes(range(0x21, 0x7F)).decode()
+
+
+_PREFLIGHT: Headers = (
+    ("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS"),
+    ("Access-Control-Allow-Headers", "Authorization, If-Modified-Since, If-None-Match"),
+    ("Access-Control-Max-Age", "600"),
+)
+_EXPOSED = ("Access-Control-Expose-Headers", "ETag, Preference-Applied, Retry-After")
 
 
 def refusal(
@@ -73,6 +82,43 @@ def cors(service: ConfigService, environ: dict[str, Any]) -> Headers:
     asked = "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
     preflight = asked and environ["REQUEST_METHOD"] == "OPTIONS"
     return cors_headers(origins, environ.get("HTTP_ORIGIN"), preflight=preflight)
+
+
+def cors_headers(allowed: tuple[str, ...], origin: str | None, *, preflight: bool) -> Headers:
+    """Return the CORS headers of a response.
+
+    Args:
+        allowed: The origins whose scripts may read responses, ``("*",)`` for any, empty for none.
+        origin: The request's ``Origin``, or None.
+        preflight: Whether the request is a CORS preflight.
+    """
+    if not allowed:
+        return ()
+    headers: Headers
+    if allowed == ("*",):
+        headers = (("Access-Control-Allow-Origin", "*"), _EXPOSED)
+    elif origin in allowed and origin is not None:
+        headers = (("Access-Control-Allow-Origin", origin), _EXPOSED, ("Vary", "Origin"))
+    else:
+        return (("Vary", "Origin"),)
+    return headers + _PREFLIGHT if preflight else headers
+
+
+def is_trusted(host: str, trusted: tuple[str, ...]) -> bool:
+    """Whether requests for a host are answered.
+
+    Args:
+        host: The request's ``Host``, with or without a port.
+        trusted: Canonical host names; a name with a leading dot includes its subdomains.
+    """
+    try:
+        name = normalise_host(split_port(host)[0], underscores=True)
+    except AddressError:
+        return False
+    return any(
+        name == entry.removeprefix(".") or (entry[0] == "." and name.endswith(entry))
+        for entry in trusted
+    )
 
 
 def install(ours: Flask | Blueprint, service: ConfigService) -> None:

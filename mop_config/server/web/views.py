@@ -22,7 +22,7 @@ from ...model.address import parse_url
 from ...model.codec import iter_endpoints
 from ...model.endpoint import Endpoint, Kind
 from ...model.jws import KEYS_MEDIA_TYPE, jwk_set
-from ..auth.policy import USER, client_address
+from ..auth.tokens import USER
 from ..monitor.reports import parse_report
 from ..parsing.problems import Code
 from ..service import ConfigService, Places
@@ -158,6 +158,22 @@ def report() -> Response:
     response = Response(status=204)
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def client_address(peer: str, forwarded: str, trusted: str) -> str:
+    """Return the address of the client, behind trusted proxies.
+
+    Args:
+        peer: Address of the connection's other end; empty for a Unix socket, which only a proxy of
+            this machine can reach.
+        forwarded: The request's ``X-Forwarded-For``; each proxy appends the address it sees.
+        trusted: Addresses of the proxies, separated by commas; ``*`` trusts every address.
+    """
+    proxies = {"", *(name.strip() for name in trusted.split(","))}
+    hops = [*filter(None, (hop.strip() for hop in forwarded.split(","))), peer]
+    while len(hops) > 1 and (hops[-1] in proxies or "*" in proxies):
+        hops.pop()
+    return hops[-1]
 
 
 def health() -> Response:

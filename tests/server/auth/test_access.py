@@ -16,8 +16,16 @@ from werkzeug.test import EnvironBuilder
 from werkzeug.wsgi import ClosingIterator
 
 from mop_config import create_app, init_app
-from mop_config.server.auth.policy import USER, Refusal, authorise, credentials
-from mop_config.server.auth.tokens import Token, digest, find, line_of
+from mop_config.server.auth.tokens import (
+    USER,
+    Refusal,
+    Token,
+    authorise,
+    credentials,
+    digest,
+    find,
+    line_of,
+)
 from mop_config.server.serving.snapshot import SECURITY_HEADERS
 from mop_config.server.settings import Settings
 from mop_config.server.web.guards import MAX_BODY

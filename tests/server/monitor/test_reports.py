@@ -12,7 +12,6 @@ from flask.testing import FlaskClient
 
 from mop_config import Settings, create_app
 from mop_config.net.faults import COUNTED
-from mop_config.server.auth.policy import client_address
 from mop_config.server.auth.tokens import Token, digest, line_of
 from mop_config.server.monitor import reports
 from mop_config.server.monitor.reports import (
@@ -26,6 +25,7 @@ from mop_config.server.monitor.reports import (
     ClientReports,
 )
 from mop_config.server.state.directory import StateDirectory
+from mop_config.server.web.views import client_address
 
 URL = "https://a.example/api/v1"
 ROUTE = "/api/v1/config/reports"
