@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any
 
-from ..net.faults import Fault, fault_of, lacks_resources
+from ..net.faults import Fault, causes, fault_of, lacks_resources
 from .pool.failover import OURS, Attempt, Failover, RetryTraits
 from .pool.member import PoolMember
 from .pool.session import ClientState
@@ -176,30 +176,15 @@ def _fault_of(error: Exception) -> tuple[Fault, bool]:
 
     An exception that is not a network exception is the application's own fault.
     """
-    chain = _linked(error)
-    names = [{kind.__name__ for kind in type(link).__mro__} for link in chain]
-    if all(_FROM_THE_NETWORK.isdisjoint(each) for each in names):
+    found = causes(error)
+    names = {kind.__name__ for cause in found for kind in type(cause).__mro__}
+    if _FROM_THE_NETWORK.isdisjoint(names):
         return Fault.OURS, False
-    if any(map(lacks_resources, chain)):
-        return Fault.OURS, True
-    connecting = not all(_CONNECTING.isdisjoint(each) for each in names)
-    for link in reversed(chain):  # the innermost exception names the fault most exactly
-        fault = fault_of(link, connecting=connecting)
+    connecting = not _CONNECTING.isdisjoint(names)
+    if lacks_resources(error):
+        return Fault.OURS, connecting
+    for cause in reversed(found):  # the innermost exception names the fault most exactly
+        fault = fault_of(cause, connecting=connecting)
         if fault is not Fault.OURS:
             return fault, connecting
     return (Fault.REFUSED if connecting else Fault.RESET), connecting
-
-
-def _linked(error: BaseException) -> list[BaseException]:
-    """List an exception and the exceptions that caused it, the outermost first.
-
-    requests and urllib keep the cause as an argument or as ``reason``.
-    """
-    seen: list[BaseException] = []
-    waiting: list[Any] = [error]
-    while waiting:
-        link = waiting.pop(0)
-        if isinstance(link, BaseException) and all(link is not other for other in seen):
-            seen.append(link)
-            waiting += [link.__cause__, getattr(link, "reason", None), *link.args]
-    return seen

@@ -100,10 +100,6 @@ class HttpConnection(Deadline):
             self._http.close()
             self._http = None
 
-    def least(self, timeout: float | None) -> float:
-        """Return a time-out in seconds, bounded by the deadline and the limit of silence."""
-        return min(super().least(timeout), self.silence)
-
     def check(self) -> None:
         """Raise ``ReadTimeout`` after the deadline, even if bytes arrive without a pause."""
         if time.monotonic() >= self.until:
@@ -114,7 +110,7 @@ class HttpConnection(Deadline):
         self.close()
         self.check()
         self._connected = False
-        client, left = self._client, self.least(None)
+        client, left = self._client, self.least(self.silence)
         options = replace(
             client.dial,
             timeout=min(left, client.dial.timeout),
@@ -158,7 +154,7 @@ class HttpConnection(Deadline):
         scheme, proxy, place = self._origin.scheme, self._proxy, self._place
         if proxy is not None and place.tls_name is None and proxy.url.scheme.startswith(b"http"):
             target, own = f"http://{place.host}:{place.port}{target}", proxy.headers
-        limit = Limit.of(FOREVER, self)
+        limit = Limit.of(min(FOREVER, self.silence), self)
         request = httpcore2.Request(
             method,
             httpcore2.URL(scheme=scheme, host=place.host, port=place.port, target=target),

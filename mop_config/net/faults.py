@@ -8,8 +8,8 @@ decides whether this machine has lost its network.
 import errno
 import socket
 import ssl
-from collections.abc import Iterator
 from enum import StrEnum
+from typing import Any
 
 
 class Fault(StrEnum):
@@ -77,13 +77,13 @@ class BodyTooLargeError(HttpError):
 
 def certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
     """Return the verification error among the causes of an exception, or None."""
-    found = (e for e in _chain(error) if isinstance(e, ssl.SSLCertVerificationError))
+    found = (e for e in causes(error) if isinstance(e, ssl.SSLCertVerificationError))
     return next(found, None)
 
 
 def describe(error: BaseException) -> str:
     """Describe an exception, or the cause behind it, in a few words."""
-    for cause in _chain(error):
+    for cause in causes(error):
         names = {kind.__name__ for kind in type(cause).__mro__}
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"its certificate cannot be trusted: {cause.verify_message}"
@@ -98,16 +98,21 @@ def describe(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    # Causes only: the context may be an unrelated exception that the application was handling
-    # when it sent the request.
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        if isinstance(error, BaseExceptionGroup):
-            yield from _chain(error.exceptions[-1])
-        error = error.__cause__
+def causes(error: BaseException) -> list[BaseException]:
+    """List an exception and the exceptions that caused it, the outermost first.
+
+    requests and urllib keep the cause as an argument or as ``reason``. The context of an exception
+    is no cause: the application may have been handling it when it sent the request.
+    """
+    found: list[BaseException] = []
+    waiting: list[Any] = [error]
+    while waiting:
+        cause = waiting.pop(0)
+        if isinstance(cause, BaseException) and all(cause is not other for other in found):
+            found.append(cause)
+            last = cause.exceptions[-1:] if isinstance(cause, BaseExceptionGroup) else ()
+            waiting += [*last, cause.__cause__, getattr(cause, "reason", None), *cause.args]
+    return found
 
 
 def lacks_resources(error: BaseException) -> bool:
@@ -120,7 +125,7 @@ def lacks_resources(error: BaseException) -> bool:
         isinstance(cause, MemoryError)
         or (isinstance(cause, OSError) and cause.errno in _EXHAUSTED)
         or (isinstance(cause, RuntimeError) and str(cause).startswith(_NO_THREAD))
-        for cause in _chain(error)
+        for cause in causes(error)
     )
 
 
@@ -133,7 +138,7 @@ def fault_of(error: BaseException, *, connecting: bool) -> Fault:
         connecting: Whether the exception was raised before a connection was established.
     """
     vague = False
-    for cause in _chain(error):
+    for cause in causes(error):
         names = {kind.__name__ for kind in type(cause).__mro__}
         if "ProxyFailed" in names or ("ProxyError" in names and _refuses_us(cause)):
             return Fault.PROXY

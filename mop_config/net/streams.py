@@ -177,7 +177,8 @@ class Stream(_SocketStream, httpcore2.NetworkStream):
         """
         seconds = self.limit if timeout is None else timeout
         if isinstance(seconds, Limit):
-            deadline, seconds = seconds.deadline, seconds.deadline.least(seconds)
+            deadline = seconds.deadline
+            seconds = min(seconds, max(0.0, deadline.until - time.monotonic()))
             if deadline.hedge is not None and event == select.POLLIN:
                 deadline.hedge.wait(self._sock, seconds)
                 return

@@ -163,6 +163,7 @@ class Gateway:
             Exception: As ``post`` does, also if the stream breaks off.
         """
         connection = self._client.connection(self._where, time.monotonic() + READ_TIMEOUT)
+        connection.silence = IDLE
         body, established = json.dumps(message).encode(), False
         try:
             with (
@@ -171,7 +172,7 @@ class Gateway:
             ):
                 if response.status != 200:
                     raise _error(response.status, response.read(OVERHEAD))
-                connection.until, connection.silence = math.inf, IDLE
+                connection.until = math.inf
                 for line in _lines(response.chunks(), limit):
                     yield _result(line)
                     established = True
