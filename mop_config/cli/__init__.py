@@ -10,7 +10,6 @@ the server is bad, 2 that the command was called wrongly.
 import gc
 import io
 import os
-import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -21,7 +20,6 @@ from .. import __version__
 from ..errors import MopConfigError
 from .output import complain
 
-_EMPTY = re.compile(r"(--[a-z-]+=)?")
 #: The names of the commands. Each command is a function in the module of the same name.
 COMMANDS = (
     "serve",
@@ -58,7 +56,7 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog="Example: mop-config check config/endpoints.txt && mop-config serve",
 )
 @click.version_option(__version__, prog_name="mop-config")
@@ -79,12 +77,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     _prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        for number, (before, word) in enumerate(
-            zip(["mop-config", *words], words, strict=False), 1
-        ):
+        for number, word in enumerate(words, 1):
             # An empty argument usually comes from an unset variable of a script.
-            if _EMPTY.fullmatch(word):
-                where = word or f"after {before}"
+            if not word or (word.startswith("--") and word.endswith("=")):
+                where = word or f"after {['mop-config', *words][number - 1]}"
                 raise click.UsageError(f"argument {number} ({where}) must not be empty")
         result = cli.main(words, obj=words, prog_name="mop-config", standalone_mode=False)
         sys.stdout.flush()

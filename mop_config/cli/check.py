@@ -33,12 +33,7 @@ _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
 @click.argument("file", required=False)
 @click.option("--strict", is_flag=True, help="Exit 1 for warnings too.")
 @click.option("--probe", is_flag=True, help="Ask each endpoint; one that fails is a warning.")
-@click.option(
-    "--against",
-    "url",
-    metavar="URL",
-    help="Compare with the list of this server; by default, on a terminal, this machine's.",
-)
+@click.option("--against", "url", metavar="URL", help="Compare with the list of this server.")
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
 @token_option
 @env_file_option

@@ -16,12 +16,7 @@ from .texts import GoodTexts, is_release
 
 @click.command(epilog="Example: mop-config history --env-file /etc/mop-config/environment")
 @click.argument("words", nargs=-1, metavar="[SOURCE]")
-@click.option(
-    "--diff",
-    "older",
-    metavar="A [B]",
-    help="Compare release A with release B, by default the newest.",
-)
+@click.option("--diff", "older", metavar="A [B]", help="Compare release A with B  [the newest]")
 @click.option("--json", "as_json", is_flag=True, help="Print the releases as JSON.")
 @env_file_option
 def history(words: tuple[str, ...], older: str | None, as_json: bool) -> int:

@@ -24,6 +24,8 @@ from .server_api import fetch, is_url, read_token
 
 
 class _Seconds(click.FloatRange):
+    name = "seconds"
+
     def convert(self, value: Any, *about: Any) -> float:
         seconds: float = super().convert(value, *about)
         return (

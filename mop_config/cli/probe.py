@@ -100,17 +100,8 @@ def check_endpoints(
 @click.command(epilog="Example: mop-config probe https://config.example.com --watch 10")
 @click.argument("source", metavar="[FILE|URL]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-@click.option(
-    "--watch", "pause", type=SECONDS, metavar="SECONDS", help="Repeat the check after this pause."
-)
-@click.option(
-    "--timeout",
-    type=SECONDS,
-    metavar="SECONDS",
-    default=5.0,
-    show_default=True,
-    help="Time limit of one check.",
-)
+@click.option("--watch", "pause", type=SECONDS, help="Repeat the check after this pause.")
+@click.option("--timeout", type=SECONDS, default=5, help="Time limit of one check.")
 @token_option
 @env_file_option
 def probe(

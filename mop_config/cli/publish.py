@@ -18,11 +18,7 @@ from .output import complain, json_text, plan_lines, say
 @click.command(epilog="Example: mop-config publish config/endpoints.txt --out /srv/mop-config")
 @click.argument("file", required=False)
 @click.option("--out", metavar="DIR", required=True, help="Write into DIR.")
-@click.option(
-    "--key",
-    metavar="KEY",
-    help="Sign with this key  [ENDPOINT_SIGNING_KEY_FILE]",
-)
+@click.option("--key", metavar="KEY", help="Sign with this key  [ENDPOINT_SIGNING_KEY_FILE]")
 @click.option("--watch", is_flag=True, help="Keep running, and publish every change of FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print the files and their types as JSON.")
 @env_file_option
@@ -65,7 +61,7 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
                 "changed": name in changed,
             }
             for name, content_type in TYPES.items()
-            if os.path.exists(os.path.join(out, name))
+            if (Path(out) / name).exists()
         ]
         print(json_text({"files": rows}))
     else:

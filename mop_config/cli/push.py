@@ -20,9 +20,7 @@ from .texts import ChangedError, EtcdTarget, confirm
 )
 @click.argument("file")
 @click.argument("key", metavar="[ETCD-KEY]", required=False)
-@click.option(
-    "--force", is_flag=True, help="Write even if another client has changed the key meanwhile."
-)
+@click.option("--force", is_flag=True, help="Write even if the key has changed meanwhile.")
 @click.option("--yes", is_flag=True, help="Write without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON; never ask.")
 @env_file_option

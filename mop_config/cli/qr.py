@@ -18,6 +18,8 @@ from .input import read_list
 from .output import complain, json_text, say
 from .server_api import token_option
 
+_FORM = click.Choice(codes.QR_FORMATS)
+_LIMIT = click.IntRange(1, codes.MAX_LIMIT)
 #: Width of QR version 1 in modules, and additional modules of each further version.
 _SMALLEST, _STEP = 21, 4
 # Black and white from the fixed part of the palette, which terminal themes do not change.
@@ -27,19 +29,9 @@ _BLOCKS = " ▄▀█"
 
 @click.command(epilog="Example: mop-config qr config/endpoints.txt --room-id lobby --out app.svg")
 @click.argument("source", metavar="[FILE|URL]", required=False)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(codes.QR_FORMATS),
-    help="Everything, URLs only, or one URL of each kind. Default: the first that fits.",
-)
+@click.option("--format", "form", type=_FORM, help="Form of the text  [the first that fits]")
 @click.option("--room-id", metavar="TEXT", help="The room that the app joins.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1, codes.MAX_LIMIT),
-    metavar="N",
-    help="Only the best N endpoints of each kind.",
-)
+@click.option("--limit", type=_LIMIT, metavar="N", help="Only the best N endpoints of each kind.")
 @click.option("--out", metavar="FILE", help="Write a .png or .svg image.")
 @click.option("--scan", metavar="IMAGE", help="Read the code in an image instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print the content as JSON.")
@@ -57,6 +49,7 @@ def qr(
 ) -> int:
     """Draw a QR code of the list in FILE, or of the list that the server at URL serves.
 
+    The form "full" holds everything, "list" URLs only, and "single" one URL of each kind.
     A terminal shows the code itself, a pipe gets the text of the code. FILE defaults to
     ENDPOINT_CONFIG_FILE, else config/endpoints.txt. With --scan, print the content of the
     code in a PNG, JPEG, GIF, WebP or BMP image; exit 1 if the image has no code (needs the extra

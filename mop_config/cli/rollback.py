@@ -23,9 +23,7 @@ _PAUSE = 0.1
 @click.argument("release")
 @click.argument("source", required=False)
 @click.option("--yes", is_flag=True, help="Write without asking.")
-@click.option(
-    "--in-place", is_flag=True, help="Write into the file itself: its hard links and mounts stay."
-)
+@click.option("--in-place", is_flag=True, help="Keep hard links and mounts: write into the file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON; never ask.")
 @env_file_option
 def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_json: bool) -> int:

@@ -15,17 +15,14 @@ _MAX_KEY_BYTES = 65536
 @click.command(epilog="Example: mop-config verify https://mirror.example.com --key public.jwk")
 @click.argument("source", metavar="FILE|URL")
 @click.option(
-    "--key",
-    "key_files",
-    metavar="FILE",
-    multiple=True,
-    required=True,
-    help="Public key: JWK, JWK set or PEM; may be given more than once.",
+    "--key", "key_files", metavar="FILE", multiple=True, required=True, help="Public key."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @token_option
 def verify(source: str, key_files: tuple[str, ...], as_json: bool, token_file: str | None) -> int:
     """Check the signed list in FILE, or the signed list that the server at URL serves.
+
+    A public key is a JWK, a JWK set or PEM; --key may be given more than once.
 
     Exit 1 with the reason if none of the keys has signed the list, if it has expired, or if its
     version is more than a day ahead. An app also refuses a list that is older than one that it
@@ -66,8 +63,5 @@ def verify(source: str, key_files: tuple[str, ...], as_json: bool, token_file: s
 
 
 def _read(path: str, limit: int = 64 << 20) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(limit)
-    except OSError as error:
-        raise MopConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+    with open(path, "rb") as file:
+        return file.read(limit)

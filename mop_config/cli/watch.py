@@ -160,19 +160,9 @@ class ListFollower:
     epilog="Example: mop-config watch https://config.example.com --exec 'jq . > now.json'"
 )
 @click.argument("url")
+@click.option("--exec", "command", metavar="CMD", help="Run this in the shell on each change.")
 @click.option(
-    "--exec",
-    "command",
-    metavar="CMD",
-    help="Run this in the shell on each change, with the new list's JSON on standard input.",
-)
-@click.option(
-    "--interval",
-    type=SECONDS,
-    metavar="SECONDS",
-    default=30.0,
-    show_default=True,
-    help="Pause between two requests to a server without long polls.",
+    "--interval", type=SECONDS, default=30, help="Pause between requests without long polls."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document for each event.")
 @token_option
@@ -186,8 +176,8 @@ def watch(
     An empty or invalid list is reported but not applied. Exit 1 if there is no list to begin
     with; Ctrl-C ends the command.
 
-    Only one --exec command runs at a time, for the newest list; a failure is reported. With
-    --json its output goes to standard error.
+    An --exec command gets the new list's JSON on standard input. Only one runs at a time, for the
+    newest list; a failure is reported. With --json its output goes to standard error.
     """
     where = route(url, LIST_PATH, "URL")
     follower = ListFollower(interval, random.random)
