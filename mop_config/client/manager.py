@@ -17,11 +17,11 @@ from .attempts import EndpointAttempts
 from .background import Lifecycle
 from .keywords import ClientKeywords, Several, TransportKeywords, check_keywords
 from .lists.cache_file import cache_path as usual_cache_path
-from .lists.endpoint_lists import EndpointLists, ListRules, ListSource
+from .lists.endpoint_lists import EndpointLists, ListSource
 from .lists.normalize import Bootstrap, canonical_url, check_api, config_of
 from .lists.trust import Key, Trust
 from .lists.trust import trusted_keys as keys_of
-from .lists.update import Token, checked_token, checked_urls
+from .lists.update import ListRules, Token, checked_token, checked_urls
 from .parts import Announcer, ManagerParts, Schedule
 from .pool.member import EndpointState
 from .pool.policy import Policy, checked_interval, policy_or_default

@@ -170,7 +170,7 @@ class ListSearch:
         return found, outcome
 
     def _request(self, url: str, etag: str | None, wait: int, with_token: bool) -> HttpRequest:
-        signed = self._known.trust is not None
+        signed = self._known.rules.trust is not None
         headers = {
             "Accept": MEDIA_TYPE if signed else "application/json",
             "Accept-Encoding": "gzip",
@@ -184,7 +184,7 @@ class ListSearch:
             headers=headers,
             token=self._token if with_token else None,
             server_names=self._server_names,
-            https_only=self._known.https_only,
+            https_only=self._known.rules.https_only,
         )
 
 

@@ -7,7 +7,6 @@ import pickle
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +275,7 @@ class TestExpiry:
         with handmade(other) as server:
             other.server = server
             lists = manager._lists
-            lists.rules = replace(lists.rules, config_urls=(mirror.url, other.url))
+            lists.rules = lists.rules._replace(config_urls=(mirror.url, other.url))
             assert manager.update_endpoints_from_remote()
         assert names(manager) == [B]
         assert not manager.list_source.stale

@@ -5,7 +5,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +22,7 @@ from ..pool.session import ClientState
 from . import cache_file
 from .cache_file import CachedList
 from .normalize import is_plain, normalized, urls_of, without_plain, without_query
-from .trust import Trust
-from .update import NewList, UpdateContext, sources
+from .update import ListRules, NewList, UpdateContext, sources
 
 logger = logging.getLogger(__name__)
 
@@ -48,25 +46,6 @@ class ListSource(NamedTuple):
     url: str | None
     age: float | None
     stale: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ListRules:
-    """The application's settings for the sources of lists.
-
-    Attributes:
-        built_in: The built-in endpoints.
-        config_urls: Servers from which updates fetch the list, besides the endpoints.
-        trust: Verifies signed lists; None if lists need not be signed.
-        allow_http_lists: Whether an unsigned list is accepted over plain http from another machine.
-        allow_http: Whether a list received over https may name endpoints over plain http.
-    """
-
-    built_in: EndpointConfig
-    config_urls: tuple[str, ...]
-    trust: Trust | None
-    allow_http_lists: bool
-    allow_http: bool
 
 
 class EndpointLists:
@@ -186,16 +165,15 @@ class EndpointLists:
         endpoints = {*urls, *(e.url for e in rules.built_in.api_endpoints)}
         if quiet:  # contact only the endpoint in use
             urls, last = [], list(rules.config_urls)
+        plain = rules.allow_http or bool(urls_of(self.config, is_plain))
         return UpdateContext(
             sources(fallback, None if current is None else current.url, urls, last, down),
             usable,
             self.etags,
             force,
             wait,
-            self._trust,
+            rules._replace(allow_http=plain),
             state.policy.max_endpoints,
-            rules.allow_http_lists,
-            rules.allow_http or bool(urls_of(self.config, is_plain)),
             frozenset(rules.config_urls) - endpoints,
         )
 

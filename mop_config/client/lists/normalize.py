@@ -142,13 +142,10 @@ def without_plain(
     config: EndpointConfig, source: str, kept: frozenset[str] = frozenset()
 ) -> EndpointConfig:
     """Return a list without its unencrypted endpoints, except for the URLs in ``kept``."""
-
-    def wanted(endpoint: Endpoint) -> bool:
-        return not is_plain(endpoint) or endpoint.url in kept
-
-    left_out = urls_of(config, lambda endpoint: not wanted(endpoint))
+    left_out = [url for url in urls_of(config, is_plain) if url not in kept]
     _warn("%s: endpoints over plain http are left out (allow_http=True): %s", source, left_out)
-    return EndpointConfig(*(tuple(filter(wanted, each)) for each in config.kinds().values()))
+    gone, kinds = frozenset(left_out), config.kinds().values()
+    return EndpointConfig(*(tuple(e for e in kind if e.url not in gone) for kind in kinds))
 
 
 def _warn(message: str, source: str, urls: list[str]) -> None:
