@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -433,9 +434,14 @@ class TestServe:
 
     def test_it_works_from_an_installed_wheel(self, tmp_path: Path) -> None:
         """The installed wheel contains every file that the server needs."""
+        # A copy, because setuptools would pack what an earlier build has left in the folder.
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "mop_config", tmp_path / "mop_config", ignore=ignored)
+        for name in ("LICENSE", "README.md", "pyproject.toml", "setup.cfg"):
+            shutil.copy(ROOT / name, tmp_path)
         # pip builds a wheel of the folder, and installs that wheel.
         pip = [sys.executable, "-m", "pip", "--quiet", "install", "--no-deps", "--no-compile"]
-        command = [*pip, "--target", str(tmp_path / "site"), str(ROOT)]
+        command = [*pip, "--target", str(tmp_path / "site"), str(tmp_path)]
         result = subprocess.run(command, capture_output=True, check=False)
         assert result.returncode == 0, result.stderr
         file = tmp_path / "endpoints.txt"
