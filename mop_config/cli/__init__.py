@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pkgutil import iter_modules
 
 import click
 
@@ -20,32 +21,17 @@ from .. import __version__
 from ..errors import MopConfigError
 from .output import complain
 
-#: The names of the commands. Each command is a function in the module of the same name.
-COMMANDS = (
-    "serve",
-    "check",
-    "show",
-    "status",
-    "probe",
-    "qr",
-    "watch",
-    "reload",
-    "history",
-    "rollback",
-    "publish",
-    "push",
-    "keygen",
-    "sign",
-    "verify",
-    "token",
-)
+#: The modules that commands share.
+_SHARED = frozenset({"differences", "env_file", "input", "output", "server_api", "texts"})
+#: The names of the commands: every other module has a command, a function of the module's name.
+COMMANDS = sorted({module.name for module in iter_modules(__path__)} - _SHARED)
 
 
 class _Commands(click.Group):
     """A click group that imports a command only on its call, so that scripts start quickly."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
+        return COMMANDS
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:

@@ -55,9 +55,7 @@ class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
 
     def __init__(self, client: Any, member: PoolMember) -> None:
         super().__init__(**client.link_options)
-        self.eio: Any
         self.namespaces: dict[str, Any]
-        self.failed_namespaces: list[str]
         self.handlers, self.namespace_handlers = client.handlers, client.namespace_handlers
         self.member = member
         self.is_retired = False
@@ -190,7 +188,6 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         self._pending_link: AsyncLink | None = None
         self._run = AsyncRun()
         self._run.ended.set()
-        self.eio: Any
         self.namespaces: dict[str, Any]
         self.connected: bool
         super().__init__(**self.link_options)
@@ -392,9 +389,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         if link is None or not is_current(link.eio.read_loop_task):
             await self._stop(run)
 
-    async def shutdown(self) -> None:
-        """Disconnect, and stay disconnected."""
-        await self.disconnect()
+    shutdown = disconnect
 
     async def wait(self) -> None:
         """Wait until ``disconnect`` is called."""

@@ -75,11 +75,6 @@ class SocketEndpoints:
         address = known[0] if known else target.host
         return f"[{address.strip('[]')}]" if ":" in address else address
 
-    def record_accepted(self, member: PoolMember) -> None:
-        """Record that an endpoint accepted a connection, or that its application answered."""
-        with self.state as state:
-            state.socketio.served(member, state.clock())
-
     def record_failed(self, member: PoolMember, fault: Fault, began: float | None = None) -> None:
         """Record that an endpoint could not be reached, or dropped the connection."""
         with self.state as state:
@@ -221,7 +216,8 @@ class Search:
                 return None
             link, own = None, isinstance(error, LoginRefused)
             self._refusal = self._refusal or (error if own else LoginRefused(str(error)))
-        self._endpoints.record_accepted(member)
+        with self._state as state:  # the endpoint accepted, or its application answered
+            state.socketio.served(member, state.clock())
         return link
 
     def _record_failed(self, member: PoolMember, fault: Fault) -> None:

@@ -56,9 +56,7 @@ class Link(socketio.Client):  # type: ignore[misc]
 
     def __init__(self, client: Any, member: PoolMember) -> None:
         super().__init__(**client.link_options)
-        self.eio: Any
         self.namespaces: dict[str, Any]
-        self.failed_namespaces: list[str]
         self.handlers, self.namespace_handlers = client.handlers, client.namespace_handlers
         self.member = member
         self.is_retired = False
@@ -190,7 +188,6 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         self._pending_link: Link | None = None
         self._run = Run()
         self._run.ended.set()
-        self.eio: Any
         self.namespaces: dict[str, Any]
         self.connected: bool
         super().__init__(**self.link_options)
@@ -392,9 +389,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         if link is None or not is_current(link.eio.read_loop_task):
             self._stop(run)
 
-    def shutdown(self) -> None:
-        """Disconnect, and stay disconnected."""
-        self.disconnect()
+    shutdown = disconnect
 
     def wait(self) -> None:
         """Wait until ``disconnect`` is called."""

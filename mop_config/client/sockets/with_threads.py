@@ -90,10 +90,7 @@ class EngineSession(requests.Session):
         """
         timer = threading.Timer(seconds, self.break_off)
         if self._engine.current_transport == "polling":
-            try:
-                timer.start()
-            except (RuntimeError, MemoryError):  # no thread left
-                self.break_off()
+            timer.start()
         try:
             yield
         finally:
