@@ -47,3 +47,5 @@ def _write(path: str, text: str) -> None:
                 raise
     except FileExistsError:
         raise MopConfigError(f"{path} is there already: a key is never overwritten") from None
+    except OSError as error:
+        raise MopConfigError(f"{path} cannot be written: {error.strerror or error}") from None

@@ -63,5 +63,8 @@ def verify(source: str, key_files: tuple[str, ...], as_json: bool, token_file: s
 
 
 def _read(path: str, limit: int = 64 << 20) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(limit)
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit)
+    except OSError as error:
+        raise MopConfigError(f"{path} cannot be read: {error.strerror or error}") from None
