@@ -107,21 +107,18 @@ class GoodTexts(NamedTuple):
             MopConfigError: If no text or more than one list matches.
         """
         wanted = release.strip('"').lower()
-        meant: dict[str, LastGood] = {}
-        for text in reversed(self.texts):
-            there = text.release
-            if str(there.version) == wanted:
-                return text
-            if is_release(wanted) and there.etag.startswith(wanted):
-                meant[there.etag] = text
+        found = [text for text in self.texts if str(text.release.version) == wanted]
+        if not found and is_release(wanted):
+            found = [text for text in self.texts if text.release.etag.startswith(wanted)]
+        meant = sorted({text.release.etag for text in found})
         if len(meant) > 1:
             raise MopConfigError(f"{release} may mean {' or '.join(meant)}: name more of the ETag")
-        if not meant:
+        if not found:
             raise MopConfigError(
                 f"there is no good text of release {release} (mop-config history lists"
                 f" {len(self.texts)}; RELEASE is a version, or 4 characters or more of an ETag)"
             )
-        return meant.popitem()[1]
+        return found[0]
 
     def workers(self) -> list[WorkerRecord]:
         """Return the records of the running workers that serve the source, with any settings."""
