@@ -58,7 +58,7 @@ LAYERS = (
 #: Packages and modules that import no module that waits: no clock, thread, socket or Flask.
 PURE = (
     "model",
-    "qr.text",
+    "qr",
     "health.state",
     "server.parsing",
     "server.serving.conditional",

@@ -7,7 +7,7 @@ import pytest
 from mop_config import Endpoint, EndpointConfig
 from mop_config.model import codec
 from mop_config.model.endpoint import Kind
-from mop_config.qr.text import Shortlist
+from mop_config.qr import Shortlist
 from mop_config.server.monitor.schedule import best
 from mop_config.server.web.dashboard.viewmodel import listing
 from mop_config.server.web.views import targets_of

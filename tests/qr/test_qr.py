@@ -19,7 +19,7 @@ from mop_config import Endpoint, EndpointConfig, qr
 from mop_config.errors import MissingExtra, MopConfigError, PayloadError, QrTooLong, QrUnreadable
 from mop_config.model import codec
 from mop_config.model.endpoint import Kind, assemble
-from mop_config.qr.text import CAPACITY_UTF8
+from mop_config.qr import CAPACITY_UTF8
 
 from ..client.test_qr import CONFIGS, GUIDE_CONFIG, ROOMS
 from ..conftest import need_program

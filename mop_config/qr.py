@@ -1,0 +1,342 @@
+"""QR codes of endpoint lists: choose the text, draw the code, and scan an image.
+
+The JSON of the three forms is in ``model.codec``; ``parse`` decodes it, and ``dumps`` encodes it.
+The largest code has room for 2953 bytes (ISO/IEC 18004, version 40-L), which is about fifty
+endpoints in the ``full`` form. The least preferred endpoints are left out.
+
+segno, which draws, and zxing-cpp, which reads, are imported at first use.
+"""
+
+import contextlib
+import io
+import warnings
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import lru_cache
+from heapq import nsmallest
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .errors import MissingExtra, PayloadError, QrTooLong, QrUnreadable
+from .model.codec import QR_FORMATS, QrData, check_room_id, iter_endpoints
+from .model.codec import dumps_qr as dumps
+from .model.codec import loads_qr as parse
+from .model.endpoint import EndpointConfig, Kind
+
+if TYPE_CHECKING:
+    from segno import QRCode
+
+__all__ = ["QR_FORMATS", "QrData", "QrText", "dumps", "fit", "image", "modules", "parse", "scan"]
+
+#: Capacity in bytes of a code of each version, beginning with version 1, at error correction L.
+# fmt: off
+CAPACITIES = (
+    17, 32, 53, 78, 106, 134, 154, 192, 230, 271, 321, 367, 425, 458, 520, 586, 644, 718, 792, 858,
+    929, 1003, 1091, 1171, 1273, 1367, 1465, 1528, 1628, 1732, 1840, 1952, 2068, 2188, 2303, 2431,
+    2563, 2699, 2809, 2953,
+)
+# fmt: on
+#: Capacity of the largest code.
+CAPACITY = CAPACITIES[-1]
+#: The same for a text that is not ASCII: one byte declares the encoding UTF-8.
+CAPACITY_UTF8 = CAPACITY - 1
+#: Upper bound of ``limit``; far fewer endpoints fit into a code.
+MAX_LIMIT = 1000
+#: Width in modules of the white border around a code (ISO/IEC 18004).
+QUIET_ZONE = 4
+#: Least width of a PNG in pixels.
+PNG_WIDTH = 480
+#: Capacity in bytes of a code of version 20, by level of error correction. Up to that size, the
+#: modules are large enough for a phone; beyond, large modules matter more than error correction.
+_LEVELS = {"h": 382, "q": 482, "m": 666}
+
+#: The image formats that are read; Pillow reads others by running programs.
+IMAGES = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
+#: Limit of the pixels that are decoded: a photograph taken by a phone. Larger JPEG images are
+#: decoded at a half, a quarter or an eighth of their size, which their format makes cheap.
+MAX_PIXELS = 16_000_000
+#: Limit of the size of an image file in bytes.
+MAX_IMAGE_BYTES = 32 << 20
+
+
+class QrText(NamedTuple):
+    """A text that fits into a code.
+
+    Attributes:
+        format: ``full``, ``list`` or ``single``.
+        text: The text.
+    """
+
+    format: str
+    text: str
+
+    @property
+    def size(self) -> int:
+        """Size of the text in bytes."""
+        return len(self.text.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Shortlist:
+    """The endpoints of a list that can be in a code, and the size of the whole list.
+
+    Attributes:
+        best: The best endpoints, at most ``MAX_LIMIT`` of each kind, in the order of the list.
+        counts: Number of endpoints of each kind in the whole list.
+        sizes: Size in bytes of the whole list, in the ``full`` and in the ``list`` form.
+    """
+
+    best: EndpointConfig
+    counts: tuple[int, ...]
+    sizes: dict[str, int]
+
+    @classmethod
+    def of(cls, config: EndpointConfig) -> "Shortlist":
+        """Make the shortlist of a list."""
+        return cls(
+            best=_best(config, MAX_LIMIT),
+            counts=tuple(len(endpoints) for endpoints in config.kinds().values()),
+            sizes={form: len(dumps(config, form)) for form in ("full", "list")},
+        )
+
+    @classmethod
+    def of_body(cls, body: bytes) -> "Shortlist":
+        """Make the shortlist of a wire form that ``codec.dumps`` has encoded."""
+        return cls.of(EndpointConfig(*(tuple(iter_endpoints(body, kind)) for kind in Kind)))
+
+    def __bool__(self) -> bool:
+        return bool(self.best)
+
+    def size(self, format: str, room_id: str | None, limit: int | None) -> int:  # noqa: A002
+        """Return the size in bytes of a text, however large the text is."""
+        if format == "single" or limit is not None or max(self.counts) <= MAX_LIMIT:
+            return len(self.text(format, room_id, limit).encode())
+        room, no_room = (self.text("single", each, None).encode() for each in (room_id, None))
+        return self.sizes[format] + len(room) - len(no_room)
+
+    def text(self, format: str, room_id: str | None, limit: int | None) -> str:  # noqa: A002
+        """Return the text; without a limit, of at most ``MAX_LIMIT`` endpoints of each kind."""
+        return dumps(self.limited(limit), format, room_id)
+
+    def limited(self, limit: int | None) -> EndpointConfig:
+        """Return the best endpoints of each kind, in the order of the list."""
+        return self.best if limit is None else _best(self.best, limit)
+
+
+def fit(
+    config: EndpointConfig | Shortlist,
+    format: str | None = None,  # noqa: A002 - as in the route and on the command line
+    room_id: str | None = None,
+    limit: int | None = None,
+    capacity: int = CAPACITY,
+) -> QrText:
+    """Choose the text of a code.
+
+    Args:
+        config: The endpoints, or a shortlist of the endpoints.
+        format: ``full``, ``list`` or ``single``; None chooses the first of these that fits.
+        room_id: The room that the app joins, or None.
+        limit: Number of endpoints of each kind, the best ones; None for all.
+        capacity: Capacity of the code in bytes.
+
+    Raises:
+        PayloadError: If a parameter is invalid, or the list has no endpoint.
+        QrTooLong: If the text does not fit; the error states what would fit.
+    """
+    check(format, room_id, limit)
+    shortlist = config if isinstance(config, Shortlist) else Shortlist.of(config)
+    if not shortlist:
+        raise PayloadError("endpoints", "the list has no endpoint to put into a code")
+    # Only the room id can have characters that are not ASCII.
+    plain = room_id is None or room_id.isascii()
+    room = capacity if plain else capacity - (CAPACITY - CAPACITY_UTF8)
+
+    def fits(form: str, limit: int | None) -> bool:
+        return shortlist.size(form, room_id, limit) <= room
+
+    for form in (format,) if format else QR_FORMATS:
+        if fits(form, limit):
+            return QrText(form, shortlist.text(form, room_id, limit))
+    wanted = format or QR_FORMATS[-1]
+    alternatives: list[tuple[str, int | None]] = []
+    for form in QR_FORMATS[QR_FORMATS.index(wanted) :]:
+        if fits(form, limit):
+            alternatives.append((form, None if form == "single" else limit))
+        elif form != "single":
+            # The largest limit that fits: more endpoints never take less room.
+            limits = range(1, limit or MAX_LIMIT)
+            if most := bisect_left(limits, True, key=lambda limit: not fits(form, limit)):
+                alternatives.append((form, most))
+    size = shortlist.size(wanted, room_id, limit)
+    raise QrTooLong(wanted, size, capacity, tuple(alternatives))
+
+
+def check(format: str | None, room_id: str | None, limit: int | None) -> None:  # noqa: A002
+    """Validate the parameters of a code.
+
+    Raises:
+        PayloadError: If a parameter is invalid; the error names the parameter.
+    """
+    if format is not None and format not in QR_FORMATS:
+        raise PayloadError("format", f"must be one of {', '.join(QR_FORMATS)}")
+    if room_id is not None:
+        check_room_id(room_id)
+        if any("\ud800" <= character <= "\udfff" for character in room_id):
+            raise PayloadError("room_id", "must be text that has a UTF-8 form")
+    if limit is not None and (type(limit) is not int or not 1 <= limit <= MAX_LIMIT):
+        raise PayloadError("limit", f"must be a whole number from 1 to {MAX_LIMIT}")
+
+
+def _best(config: EndpointConfig, limit: int) -> EndpointConfig:
+    """Choose the best endpoints of each kind, in the order of the list; of equals, the first."""
+    lists = []
+    for listed in config.kinds().values():
+        best = nsmallest(limit, enumerate(listed), key=lambda each: each[1].priority)
+        lists.append(tuple(endpoint for _, endpoint in sorted(best, key=itemgetter(0))))
+    return EndpointConfig(*lists)
+
+
+def image(
+    content: str | EndpointConfig,
+    kind: str = "svg",
+    *,
+    format: str | None = None,  # noqa: A002 - as in the route and on the command line
+    room_id: str | None = None,
+    limit: int | None = None,
+    title: str = "QR code",
+) -> bytes:
+    """Draw a code in black on white, with its quiet zone.
+
+    Args:
+        content: The text of the code, or the endpoints from which ``fit`` makes the text.
+        kind: ``svg`` (without width and height) or ``png``.
+        format: As for ``fit``; this and the next two only apply to endpoints.
+        room_id: As for ``fit``.
+        limit: As for ``fit``.
+        title: The title of the SVG, for screen readers.
+
+    Raises:
+        PayloadError: If a parameter is invalid.
+        QrTooLong: If the text does not fit.
+    """
+    if kind not in {"svg", "png"}:
+        raise PayloadError("kind", "must be one of svg, png")
+    if isinstance(content, EndpointConfig):
+        content = fit(content, format, room_id, limit).text
+    code = _encode(content)
+    out = io.BytesIO()
+    if kind == "svg":
+        code.save(out, kind="svg", border=QUIET_ZONE, light="#fff", omitsize=True, title=title)
+    else:
+        width = code.symbol_size(border=QUIET_ZONE)[0]
+        code.save(out, kind="png", border=QUIET_ZONE, scale=-(-PNG_WIDTH // width))
+    return out.getvalue()
+
+
+def modules(text: str) -> list[list[bool]]:
+    """Return the modules of the smallest code for a text, by rows, with the quiet zone.
+
+    True is a dark module.
+
+    Raises:
+        PayloadError: If the text has no UTF-8 form.
+        QrTooLong: If the text does not fit.
+    """
+    code = _encode(text, small=True)
+    return [[bool(module) for module in row] for row in code.matrix_iter(border=QUIET_ZONE)]
+
+
+@lru_cache(2)  # the same code is drawn as SVG and as PNG
+def _encode(text: str, *, small: bool = False) -> "QRCode":
+    import segno
+
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise PayloadError("text", "must have a UTF-8 form") from None
+    # Without the designator of UTF-8 (ECI), zbar decodes most of the text as Shift JIS.
+    encoded: dict[str, Any] = {} if text.isascii() else {"encoding": "utf-8", "eci": True}
+    overhead = 0 if text.isascii() else CAPACITY - CAPACITY_UTF8
+    fitting = (level for level, room in _LEVELS.items() if size + overhead <= room)
+    level = "l" if small else next(fitting, "l")
+    try:
+        return segno.make(text, error=level, micro=False, boost_error=True, **encoded)
+    except segno.DataOverflowError:
+        raise QrTooLong("text", size, CAPACITY - overhead) from None
+
+
+def scan(source: str | Path | bytes) -> str:
+    """Decode the QR code in an image.
+
+    Args:
+        source: The path or the bytes of a PNG, JPEG, GIF, WebP or BMP file.
+
+    Raises:
+        QrUnreadable: If the image is missing or invalid, or does not have exactly one code.
+        MissingExtra: If the extra ``qr`` is not installed.
+    """
+    try:
+        import zxingcpp
+        from PIL import Image
+    except ImportError:
+        raise MissingExtra("reading QR codes from images", "qr") from None
+    name = "the image" if isinstance(source, bytes) else str(source)
+    data = source if isinstance(source, bytes) else _read(name, Path(source))
+    try:
+        picture = _open(Image, name, data)
+        kinds: Any = zxingcpp.BarcodeFormat.QRCode
+        found = zxingcpp.read_barcodes(picture, kinds, text_mode=zxingcpp.TextMode.Plain)
+    except QrUnreadable:
+        raise
+    except Exception as error:  # image decoders raise exceptions of any class
+        what = type(error).__name__
+        raise QrUnreadable(
+            name, f"is not a {', '.join(IMAGES)} image, or is damaged ({what})"
+        ) from None
+    texts = {_text(code) for code in found}
+    if not texts:
+        raise QrUnreadable(name, "no QR code was recognized")
+    if len(texts) > 1:
+        raise QrUnreadable(name, f"has {len(texts)} QR codes: cut out the right one")
+    return texts.pop()
+
+
+def _read(name: str, path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_IMAGE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise QrUnreadable(name, getattr(error, "strerror", None) or str(error)) from None
+
+
+def _open(images: Any, name: str, data: bytes) -> Any:
+    if len(data) > MAX_IMAGE_BYTES:
+        raise QrUnreadable(name, f"is larger than {MAX_IMAGE_BYTES >> 20} MiB")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MAX_PIXELS is checked below
+        try:
+            picture = images.open(io.BytesIO(data), formats=IMAGES)
+        except images.DecompressionBombError:
+            raise QrUnreadable(name, f"has more than {MAX_PIXELS} pixels") from None
+    with picture:
+        size = picture.width * picture.height
+        part = next((part for part in (1, 2, 4) if size <= MAX_PIXELS * part**2), 8)
+        if part > 1:
+            picture.draft("L", (picture.width // part, picture.height // part))
+        if picture.width * picture.height > MAX_PIXELS:
+            raise QrUnreadable(name, f"has more than {MAX_PIXELS} pixels")
+        if picture.has_transparency_data:
+            # Transparent pixels become white.
+            picture = picture.convert("RGBA")
+            paper = images.new("L", picture.size, 255)
+            paper.paste(picture.convert("L"), mask=picture.getchannel("A"))
+            return paper
+        return picture.convert("L")
+
+
+def _text(code: Any) -> str:
+    # JSON is UTF-8, even if the code declares another encoding, or none.
+    with contextlib.suppress(UnicodeDecodeError):
+        return bytes(code.bytes).decode()
+    return str(code.text)
