@@ -14,9 +14,9 @@ from prometheus_client.core import GaugeMetricFamily
 from ..model.codec import iter_endpoints
 from ..model.endpoint import Kind
 from .auth.authenticator import TokenAuthenticator
-from .monitor.history import Slots
 from .monitor.reports import ClientReports, Listed, ReportedEndpoint
 from .monitor.results import HealthDocument
+from .monitor.schedule import Slots
 from .monitor.thread import MonitorThread
 from .parsing.problems import Code, Problem
 from .parsing.render import EMPTY

@@ -9,14 +9,13 @@ import os
 import time
 from collections.abc import Callable, Collection
 from datetime import datetime
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from ...health.state import HealthState
 from ..sources.file import Fingerprint
 from ..state.directory import StateDirectory
 from ..state.workers import parse_record
-from .history import Slot, Slots
-from .schedule import EndpointHealth
+from .schedule import EndpointHealth, Slot, Slots
 
 T = TypeVar("T")
 
@@ -52,32 +51,6 @@ class HealthDocument(TypedDict):
     endpoints: list[EndpointHealth]
 
 
-class _SharedRecord(Generic[T]):
-    """A record that one worker writes and all workers read."""
-
-    def __init__(
-        self, directory: StateDirectory, name: str, what: str, parse: Callable[[bytes], T]
-    ) -> None:
-        self._directory = directory
-        self._name = name
-        self._what = what
-        self._parse = parse
-        self._value: T | None = None
-        self.seen: Fingerprint | None = None  # of the record when it was parsed
-
-    def write(self, **members: Any) -> bool:
-        return self._directory.save(self._name, json.dumps(members).encode(), self._what)
-
-    def read(self) -> T | None:
-        """Return the value, parsed again only if the record has changed; None without a record."""
-        seen = self._directory.fingerprint(self._name)
-        if seen != self.seen:
-            self.seen = seen
-            load = self._directory.load
-            self._value = None if seen.error else load(self._name, self._parse, self._what)
-        return self._value
-
-
 class ProbeResults:
     """The results for the endpoints of one source, and their history.
 
@@ -88,13 +61,11 @@ class ProbeResults:
     """
 
     def __init__(self, directory: StateDirectory, stem: str, interval: float) -> None:
+        self._directory = directory
         self._interval = interval
-        self._results = _SharedRecord(
-            directory, f"{stem}.checks.json", "the results of the health checks", _parse_results
-        )
-        self._history = _SharedRecord(
-            directory, f"{stem}.day.json", "the history of the health checks", _parse_history
-        )
+        self._results = f"{stem}.checks.json", "the results of the health checks"
+        self._history = f"{stem}.day.json", "the history of the health checks"
+        self._parsed: dict[str, tuple[Fingerprint, Any]] = {}
 
     def write(self, endpoints: list[EndpointHealth]) -> bool:
         """Write this process's results for all workers.
@@ -102,24 +73,37 @@ class ProbeResults:
         Returns:
             Whether that worked. If not, there is one warning until it works again.
         """
-        return self._results.write(pid=os.getpid(), endpoints=endpoints)
+        return self._write(self._results, pid=os.getpid(), endpoints=endpoints)
 
     def write_history(self, slots: Slots) -> None:
         """Write the history of all endpoints; a failure costs the history only."""
-        self._history.write(
-            endpoints=[
-                {"kind": kind, "url": url, "slots": found} for (kind, url), found in slots.items()
-            ]
-        )
+        rows = [{"kind": kind, "url": url, "slots": found} for (kind, url), found in slots.items()]
+        self._write(self._history, endpoints=rows)
+
+    def _write(self, record: tuple[str, str], **members: Any) -> bool:
+        name, what = record
+        return self._directory.save(name, json.dumps(members).encode(), what)
 
     def read(self) -> list[EndpointHealth]:
         """Return the latest results of any worker; empty without a usable record."""
-        record = self._results.read()
+        _, record = self._read(self._results, _parse_results)
         return [] if record is None else record["endpoints"]
 
     def history(self) -> Slots:
         """Return the history of all endpoints; empty without a usable record."""
-        return self._history.read() or {}
+        return self._read(self._history, _parse_history)[1] or {}
+
+    def _read(
+        self, record: tuple[str, str], parse: Callable[[bytes], T]
+    ) -> tuple[Fingerprint, T | None]:
+        """Return when a record was written and its value, parsed again only after a change."""
+        name, what = record
+        seen = self._directory.fingerprint(name)
+        known = self._parsed.get(name)
+        if known is None or known[0] != seen:
+            value = None if seen.error else self._directory.load(name, parse, what)
+            known = self._parsed[name] = seen, value
+        return known
 
     def health(self, listed: Collection[tuple[str, str]]) -> HealthDocument:
         """Return the member ``health`` of the status document.
@@ -128,11 +112,10 @@ class ProbeResults:
             listed: Kind and URL of each served endpoint, since the results may be older than the
                 list.
         """
-        record = self._results.read()
+        seen, record = self._read(self._results, _parse_results)
         endpoints = [] if record is None else record["endpoints"]
         # Of a worker that was killed, another worker takes over the checks within a second.
-        seen = self._results.seen
-        age = time.time() - (seen.mtime_ns / 1e9 if seen else 0.0)
+        age = time.time() - seen.mtime_ns / 1e9
         limit = OLD_INTERVALS * self._interval + OLD_SECONDS
         # A worker writes after every check, but has nothing to write for an empty list.
         alive = record is not None and (age <= limit or not endpoints)

@@ -1,6 +1,7 @@
 """ProbeSchedule: which endpoints are checked when, and what the results mean. Pure.
 
-Times are monotonic seconds, except ``posix``: the results are shown and outlive the process.
+Times are monotonic seconds, except ``posix``: the results are shown and outlive the process. The
+checks of the last 24 hours of each endpoint are kept in slots of a quarter of an hour.
 """
 
 from collections import deque
@@ -9,14 +10,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from heapq import nsmallest
 from operator import attrgetter
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from ...health.probe import ProbeResult
 from ...health.state import Evidence, Health, HealthRules, HealthState, Transition
 from ...model.codec import iter_endpoints, rfc3339
 from ...model.endpoint import Endpoint, Kind
 from ...net.faults import Fault
-from .history import SLOTS, Slot, Slots, add_check
 
 #: Limit of endpoints of each kind that are checked: the best ones.
 MOST = 200
@@ -26,6 +26,9 @@ RECENT = 30
 DETAIL = 200
 #: Seconds between the first checks of two new endpoints, so that a reload causes no burst.
 SPREAD = 0.05
+#: Length of a slot, and number of slots that are kept for each endpoint: 24 hours.
+SLOT_SECONDS = 900
+SLOTS = 96
 #: A rate-limiting server (429) says nothing about its health.
 _TOO_MANY = 429
 
@@ -49,6 +52,43 @@ class EndpointHealth(TypedDict):
     detail: str
     certificate_expires: str | None
     recent: list[float | None]
+
+
+class Slot(NamedTuple):
+    """The checks of one endpoint in a quarter of an hour.
+
+    Attributes:
+        number: POSIX time of the slot in units of ``SLOT_SECONDS``.
+        checks: Number of checks.
+        good: Number of good checks.
+        seconds: Sum of the durations of the good checks.
+    """
+
+    number: int
+    checks: int
+    good: int
+    seconds: float
+
+
+#: The slots of each endpoint, oldest first, by kind and URL.
+Slots = Mapping[tuple[str, str], list[Slot]]
+
+
+def add_check(slots: deque[Slot], posix: float, seconds: float | None) -> None:
+    """Add a check to the slots of an endpoint.
+
+    Args:
+        slots: The slots, oldest first.
+        posix: POSIX time of the check.
+        seconds: Duration of the check, or None for a failed check.
+    """
+    number = int(posix // SLOT_SECONDS)
+    while slots and slots[-1].number > number:
+        slots.pop()  # the clock was set back
+    last = slots.pop() if slots and slots[-1].number == number else Slot(number, 0, 0, 0.0)
+    good = seconds is not None
+    total = round(last.seconds + (seconds or 0.0), 6)
+    slots.append(Slot(number, last.checks + 1, last.good + good, total))
 
 
 def best(body: bytes) -> dict[Kind, list[Endpoint]]:

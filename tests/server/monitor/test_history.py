@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from mop_config.model.endpoint import Kind
-from mop_config.server.monitor.history import (
+from mop_config.server.monitor.results import ProbeResults
+from mop_config.server.monitor.schedule import (
     SLOT_SECONDS,
     SLOTS,
+    ProbeSchedule,
     Slot,
     add_check,
+    rules,
 )
-from mop_config.server.monitor.results import ProbeResults
-from mop_config.server.monitor.schedule import ProbeSchedule, rules
 from mop_config.server.state.directory import StateDirectory
 
 from .test_probing import Bench, named

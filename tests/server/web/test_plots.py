@@ -2,8 +2,8 @@
 
 import pytest
 
-from mop_config.server.monitor.history import SLOT_SECONDS, SLOTS, Slot
-from mop_config.server.web.dashboard.plots import (
+from mop_config.server.monitor.schedule import SLOT_SECONDS, SLOTS, Slot
+from mop_config.server.web.dashboard.viewmodel import (
     KIND_HEIGHT,
     LINE_HEIGHT,
     Bar,

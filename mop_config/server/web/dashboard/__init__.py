@@ -15,11 +15,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from .... import __version__
 from ....errors import PayloadError, QrTooLong
 from ....model.codec import rfc3339
-from ...monitor.history import SLOTS
 from ...status.translations import LANGUAGES, Texts
 from .. import current_service, revalidated
 from ..qr import choose
-from . import plots, viewmodel
+from . import viewmodel
 
 blueprint = Blueprint("dashboard", __name__)
 
@@ -32,8 +31,6 @@ POLICY = (
 PARAMETERS = ("q", "only", "sort", "format", "room_id", "limit", "lang")
 #: Limit of the length of a value in characters.
 MAX_VALUE = 300
-#: Number of problems that are shown; the page folds away the others.
-FEW_PROBLEMS = 10
 
 _STATIC = Path(__file__).parent / "static"
 _TYPES = {
@@ -132,11 +129,8 @@ def _templates() -> Environment:
     )
     environment.filters.update(visible=viewmodel.visible, clock=_clock, days_until=_days_until)
     environment.globals.update(
-        few=FEW_PROBLEMS,
         languages=LANGUAGES,
         limits=viewmodel,
-        plots=plots,
-        slots=SLOTS,
         version=__version__,
     )
     return environment
