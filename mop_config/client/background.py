@@ -179,11 +179,13 @@ class Background:
         self._parts.lists.save()
         with self._state as state:
             now = state.clock()
-            for kind in Kind:
-                due = state.pool(kind).take_due(now)
-                self._checks.extend((kind, m.endpoint, m.probe_path) for m in due)
+            jobs: list[Job] = [
+                (kind, member.endpoint, member.probe_path)
+                for kind in Kind
+                for member in state.pool(kind).take_due(now)
+            ]
             wait = min(state.api.next_due(), state.socketio.next_due()) - now
-        self._checks.start(partial(self._try_spawn, name="mop-config-check"))
+        self._checks.start(jobs, partial(self._try_spawn, name="mop-config-check"))
         now = time.monotonic()
         for name, at in self._due.items():
             if now >= at:

@@ -17,6 +17,8 @@ Job = tuple[str, Endpoint, str | None]
 #: Function that gets each result, in the thread of the check. After it has returned True, no
 #: further check is begun.
 Report = Callable[[Job, ProbeResult], object]
+#: Function that starts a thread, which runs the function that is passed.
+Spawn = Callable[[Callable[[], None]], threading.Thread | None]
 #: Limit of a client's concurrent checks of one server (host and port).
 PER_SERVER = 4
 
@@ -45,20 +47,15 @@ class CheckQueue:
         self._under_way: Counter[str] = Counter()
         self._threads = 0
 
-    def extend(self, jobs: Iterable[Job]) -> None:
-        """Add checks at the end."""
-        with self._lock:
-            self._waiting.extend((_server(job), job) for job in jobs)
-
-    def start(
-        self, spawn: Callable[[Callable[[], None]], threading.Thread | None]
-    ) -> list[threading.Thread]:
-        """Start a thread for each check that can begin now.
+    def start(self, jobs: Iterable[Job], spawn: Spawn) -> list[threading.Thread]:
+        """Add checks at the end, and start a thread for each check that can begin now.
 
         Args:
+            jobs: The new checks.
             spawn: Starts a thread that runs a function; returns None if no thread can be started.
         """
         with self._lock:
+            self._waiting.extend((_server(job), job) for job in jobs)
             waiting = Counter(server for server, _ in self._waiting)
             ready = sum(
                 min(number, max(0, self._share - self._under_way[server]))
@@ -117,8 +114,7 @@ def check_each(
         leave the thread waiting for a lock for ever.
     """
     queue = CheckQueue(prober, report, parallel, share)
-    queue.extend(jobs)
-    threads = queue.start(_spawn)
+    threads = queue.start(jobs, _spawn)
     if not threads:
         queue.run()
     return threads

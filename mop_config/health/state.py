@@ -7,6 +7,7 @@ endpoint unhealthy, and an endpoint is checked every five minutes.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 from typing import NamedTuple
 
 from ..net.http import backoff
@@ -51,31 +52,23 @@ _BAD = frozenset({Evidence.BAD_PROBE, Evidence.BAD_REQUEST})
 
 #: Every legal transition. The second of two states needs the evidence several times in a row.
 TRANSITIONS: dict[tuple[HealthState, Evidence], tuple[HealthState, ...]] = {
+    # Evidence without an entry below keeps the state.
+    **{(state, evidence): (state,) for state, evidence in product(HealthState, Evidence)},
     (HealthState.UNKNOWN, Evidence.GOOD_PROBE): (HealthState.HEALTHY,),
     (HealthState.UNKNOWN, Evidence.BAD_PROBE): (HealthState.SUSPECT, HealthState.UNHEALTHY),
     (HealthState.UNKNOWN, Evidence.GOOD_REQUEST): (HealthState.HEALTHY,),
     (HealthState.UNKNOWN, Evidence.BAD_REQUEST): (HealthState.SUSPECT, HealthState.UNHEALTHY),
     (HealthState.UNKNOWN, Evidence.STALL): (HealthState.SUSPECT,),
-    (HealthState.HEALTHY, Evidence.GOOD_PROBE): (HealthState.HEALTHY,),
     (HealthState.HEALTHY, Evidence.BAD_PROBE): (HealthState.SUSPECT, HealthState.UNHEALTHY),
-    (HealthState.HEALTHY, Evidence.GOOD_REQUEST): (HealthState.HEALTHY,),
     (HealthState.HEALTHY, Evidence.BAD_REQUEST): (HealthState.SUSPECT, HealthState.UNHEALTHY),
     (HealthState.HEALTHY, Evidence.STALL): (HealthState.SUSPECT,),
     (HealthState.SUSPECT, Evidence.GOOD_PROBE): (HealthState.HEALTHY,),
     (HealthState.SUSPECT, Evidence.BAD_PROBE): (HealthState.SUSPECT, HealthState.UNHEALTHY),
-    (HealthState.SUSPECT, Evidence.GOOD_REQUEST): (HealthState.SUSPECT,),
     (HealthState.SUSPECT, Evidence.BAD_REQUEST): (HealthState.SUSPECT, HealthState.UNHEALTHY),
-    (HealthState.SUSPECT, Evidence.STALL): (HealthState.SUSPECT,),
     (HealthState.UNHEALTHY, Evidence.GOOD_PROBE): (HealthState.RECOVERING, HealthState.HEALTHY),
-    (HealthState.UNHEALTHY, Evidence.BAD_PROBE): (HealthState.UNHEALTHY,),
-    (HealthState.UNHEALTHY, Evidence.GOOD_REQUEST): (HealthState.UNHEALTHY,),
-    (HealthState.UNHEALTHY, Evidence.BAD_REQUEST): (HealthState.UNHEALTHY,),
-    (HealthState.UNHEALTHY, Evidence.STALL): (HealthState.UNHEALTHY,),
     (HealthState.RECOVERING, Evidence.GOOD_PROBE): (HealthState.RECOVERING, HealthState.HEALTHY),
     (HealthState.RECOVERING, Evidence.BAD_PROBE): (HealthState.UNHEALTHY,),
-    (HealthState.RECOVERING, Evidence.GOOD_REQUEST): (HealthState.RECOVERING,),
     (HealthState.RECOVERING, Evidence.BAD_REQUEST): (HealthState.UNHEALTHY,),
-    (HealthState.RECOVERING, Evidence.STALL): (HealthState.RECOVERING,),
 }
 
 

@@ -68,11 +68,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._early: deque[Reload] = deque(maxlen=HISTORY)
-        self._series: _Series | None = None
+        self._early: deque[Reload] | None = deque(maxlen=HISTORY)  # None once started
         self._requests: dict[tuple[str, str], Callable[[], None]] = {}
 
-    def start(self, folder: str | None = None) -> "_Series":
+    def start(self, folder: str | None = None) -> None:
         """Create the counters, unless they exist.
 
         Args:
@@ -80,79 +79,28 @@ class Metrics:
                 for this process alone.
         """
         with self._lock:
-            if self._series is None:
-                try:
-                    self._series = _Series(folder)
-                except OSError as error:
-                    what = "metrics are counted for this process alone: %s"
-                    logger.warning(what, describe(error))
-                    values.ValueClass = values.MutexValue
-                    self._series = _Series(None)
-                for reload in self._early:
-                    self._series.reload(reload)
-            return self._series
-
-    def request(self, route: str, status: str) -> None:
-        """Count a request that was answered.
-
-        Args:
-            route: The URL rule of the request, or ``OTHER``.
-            status: The HTTP status line, or its three digits.
-        """
-        try:
-            self._requests[route, status]()
-        except KeyError:
-            count = self._started().requests.labels(route, status[:3]).inc
-            self._requests[route, status] = count
-            count()
-
-    def auth_failure(self) -> None:
-        """Count a request without a valid token."""
-        self._started().auth_failures.inc()
-
-    def reload(self, reload: Reload) -> None:
-        """Count a reload."""
-        with self._lock:
-            series = self._series
-            if series is None:
-                self._early.append(reload)
+            if self._early is None:
                 return
-        series.reload(reload)
+            try:
+                self._create(folder)
+            except OSError as error:
+                logger.warning("metrics are counted for this process alone: %s", describe(error))
+                values.ValueClass = values.MutexValue
+                self._create(None)
+            early, self._early = self._early, None
+        for reload in early:
+            self.reload(reload)
 
-    def expose(self, gauges: Iterable[Metric]) -> bytes:
-        """Return the text of a scrape.
-
-        Args:
-            gauges: The gauges of the host.
-        """
-        counters = sorted(self._started().collect(), key=lambda metric: metric.name)
-        for metric in counters:
-            # Only a registry of one process has times of creation.
-            metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
-        everything: Any = SimpleNamespace(collect=lambda: [*counters, *gauges])
-        return generate_latest(everything)
-
-    def _started(self) -> "_Series":
-        return self._series or self.start()
-
-
-class _Series:
-    """The counters and the histogram of prometheus-client.
-
-    Args:
-        folder: See ``Metrics.start``.
-    """
-
-    def __init__(self, folder: str | None) -> None:
+    def _create(self, folder: str | None) -> None:
         alone = CollectorRegistry()
         registry: CollectorRegistry | None = alone
-        self.collect: Callable[[], Iterable[Metric]] = alone.collect
+        self._collect: Callable[[], Iterable[Metric]] = alone.collect
         if folder is not None and os.environ.get(VARIABLE) == folder:
             # This is how the library learns which files are this process's.
             values.ValueClass = values.MultiProcessValue(take_place(Path(folder)))  # type: ignore[no-untyped-call]
-            self.collect = MultiProcessCollector(None, folder).collect  # type: ignore[no-untyped-call]
+            self._collect = MultiProcessCollector(None, folder).collect  # type: ignore[no-untyped-call]
             registry = None
-        self.requests = Counter(
+        self._answered = Counter(
             "mop_config_requests_total",
             "Requests that were answered, by URL rule and HTTP status.",
             ["route", "status"],
@@ -170,7 +118,7 @@ class _Series:
             for trigger in Trigger
             for result in Result
         }
-        self.auth_failures = Counter(
+        self._auth_failures = Counter(
             "mop_config_auth_failures_total",
             "Requests without a valid token.",
             registry=registry,
@@ -182,9 +130,47 @@ class _Series:
             registry=registry,
         )
 
+    def request(self, route: str, status: str) -> None:
+        """Count a request that was answered.
+
+        Args:
+            route: The URL rule of the request, or ``OTHER``.
+            status: The HTTP status line, or its three digits.
+        """
+        try:
+            self._requests[route, status]()
+        except KeyError:
+            self.start()
+            count = self._requests[route, status] = self._answered.labels(route, status[:3]).inc
+            count()
+
+    def auth_failure(self) -> None:
+        """Count a request without a valid token."""
+        self.start()
+        self._auth_failures.inc()
+
     def reload(self, reload: Reload) -> None:
+        """Count a reload."""
+        with self._lock:
+            if self._early is not None:
+                self._early.append(reload)
+                return
         self._reloads[reload.trigger, reload.result].inc()
         self._durations.observe(reload.duration)
+
+    def expose(self, gauges: Iterable[Metric]) -> bytes:
+        """Return the text of a scrape.
+
+        Args:
+            gauges: The gauges of the host.
+        """
+        self.start()
+        counters = sorted(self._collect(), key=lambda metric: metric.name)
+        for metric in counters:
+            # Only a registry of one process has times of creation.
+            metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
+        everything: Any = SimpleNamespace(collect=lambda: [*counters, *gauges])
+        return generate_latest(everything)
 
 
 def make_folder(user: int, group: int) -> Path:
@@ -337,14 +323,14 @@ def _endpoint_gauges(endpoints: list[EndpointHealth]) -> list[GaugeMetricFamily]
         _gauge(
             "endpoint_certificate_expiry_timestamp_seconds",
             "When the certificate of an endpoint expires, as of its last good TLS handshake.",
-            of_each(lambda each: _posix(each["certificate_expires"])),
+            {
+                (each["kind"], each["url"]): datetime.fromisoformat(expires).timestamp()
+                for each in endpoints
+                if (expires := each["certificate_expires"]) is not None
+            },
             *labels,
         ),
     ]
-
-
-def _posix(moment: str | None) -> float | None:
-    return None if moment is None else datetime.fromisoformat(moment).timestamp()
 
 
 def _gauge(name: str, description: str, samples: Samples, *labels: str) -> GaugeMetricFamily:
