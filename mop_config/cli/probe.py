@@ -13,8 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ..errors import MopConfigError
-from ..health.jobs import Job, check_each
-from ..health.probe import HealthRequest, Prober, ProbeResult
+from ..health.probe import HealthRequest, Job, Prober, ProbeResult, check_each
 from ..model.endpoint import Endpoint, EndpointConfig, Kind
 from ..model.printable import printable
 from ..server.settings import Settings

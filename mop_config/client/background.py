@@ -15,8 +15,7 @@ from functools import partial
 from heapq import nsmallest
 from math import inf
 
-from ..health.jobs import PER_SERVER, CheckQueue, Job, Report, check_each
-from ..health.probe import Prober, ProbeResult
+from ..health.probe import PER_SERVER, CheckQueue, Job, Prober, ProbeResult, Report, check_each
 from ..model.endpoint import Endpoint, Kind
 from ..net.faults import Fault
 from .parts import EVERY, ManagerParts, Reporter

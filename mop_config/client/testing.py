@@ -12,7 +12,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, Self
 
-from ..health.jobs import Job
+from ..health.probe import Job
 from .lists.update import is_route
 from .manager import BaseManager
 from .pool.failover import FailedAttempt

@@ -121,10 +121,8 @@ def load(data: bytes) -> dict[Kind, Alert]:
     Raises:
         ValueError: If the data is not a record of alerts.
     """
-    record = parse_record(data, _AlertsRecord)
-    if record is None:
-        raise ValueError("torn, foreign, or of another version")
-    return {kind: new_alert(kind) for kind in Kind} | {Kind(a["kind"]): a for a in record["alerts"]}
+    alerts = parse_record(data, _AlertsRecord)["alerts"]
+    return {kind: new_alert(kind) for kind in Kind} | {Kind(a["kind"]): a for a in alerts}
 
 
 def pause(failures: int, asked: float, chance: float) -> float:

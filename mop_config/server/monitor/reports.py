@@ -74,9 +74,11 @@ def parse_report(body: bytes) -> Counter[Series]:
     Raises:
         ValueError: If it is not a report; the message says what is allowed.
     """
-    report = parse_record(body, _Report)
-    if report is None:
-        raise ValueError('a report is {"endpoints":[{"kind":…,"url":…,"counts":{fault: number}}]}')
+    try:
+        report = parse_record(body, _Report)
+    except ValueError:
+        form = '{"endpoints":[{"kind":…,"url":…,"counts":{fault: number}}]}'
+        raise ValueError(f"a report is {form}") from None
     counts: Counter[Series] = Counter()
     for series, count in _series(report["endpoints"]):
         kind, _, fault = series
@@ -173,10 +175,7 @@ class ClientReports:
             if time.time() - written > STEP * (STEPS + 1):
                 self._directory.remove(name)
                 continue
-            try:
-                record = parse_record(self._directory.read(name), _CountsRecord)
-            except OSError:
-                continue
+            record = self._directory.load(name, _parse_counts, "the clients' reports")
             for step in record["steps"] if record else ():
                 yield step["step"], Counter(dict(_series(step["endpoints"])))
 
@@ -198,6 +197,10 @@ def _counted(table: bytes, address: str, now: float) -> bytes:
     if offset >= _TABLE or reports >= MAX_REPORTS:
         return b""
     return table[:offset] + key + bytes([reports + 1]) + table[offset + _HASH + 1 :]
+
+
+def _parse_counts(data: bytes) -> _CountsRecord:
+    return parse_record(data, _CountsRecord)
 
 
 def _step() -> int:

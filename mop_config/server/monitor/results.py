@@ -131,8 +131,6 @@ class ProbeResults:
 
 def _parse_results(data: bytes) -> ResultsRecord:
     record = parse_record(data, ResultsRecord)
-    if record is None:
-        raise ValueError("torn, foreign, or of another version")
     for endpoint in record["endpoints"]:
         HealthState(endpoint["state"])
         for moment in (endpoint["checked_at"], endpoint["certificate_expires"]):
@@ -141,11 +139,8 @@ def _parse_results(data: bytes) -> ResultsRecord:
 
 
 def _parse_history(data: bytes) -> Slots:
-    record = parse_record(data, _HistoryRecord)
-    if record is None:
-        raise ValueError("torn, foreign, or of another version")
     found = {}
-    for endpoint in record["endpoints"]:
+    for endpoint in parse_record(data, _HistoryRecord)["endpoints"]:
         rows = endpoint["slots"]
         slots = [Slot(int(n), int(checks), int(good), s) for n, checks, good, s in rows]
         if not all(slot.checks for slot in slots):

@@ -6,6 +6,7 @@ every member before any other module uses the record. A worker that is killed le
 behind. The next reader sees that the process is gone, and removes the record.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -181,18 +182,21 @@ def _entry(reload: Reload) -> HistoryEntry:
     return entry
 
 
-def parse_record(data: bytes, expected: type[T]) -> T | None:
-    """Parse a record from JSON; None if the data is torn or does not have the expected type.
+def parse_record(data: bytes, expected: type[T]) -> T:
+    """Parse a record from JSON.
 
     Args:
         data: The bytes of a file in the state folder.
         expected: The ``TypedDict`` of the record.
+
+    Raises:
+        ValueError: If the data is torn or does not have the expected type.
     """
-    try:
-        record = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    return record if _has_type(record, expected) else None
+    with contextlib.suppress(ValueError, RecursionError):
+        record: T = json.loads(data)
+        if _has_type(record, expected):
+            return record
+    raise ValueError("torn, foreign, or of another version")
 
 
 def read_record(data: bytes) -> WorkerRecord:
@@ -202,7 +206,7 @@ def read_record(data: bytes) -> WorkerRecord:
         ValueError: If the data is not a record that this version can use.
     """
     record = parse_record(data, WorkerRecord)
-    if record is None or "started" not in record:
+    if "started" not in record:
         raise ValueError("not a worker's record")
     SourceState(record["served"]["state"])
     datetime.fromisoformat(record["served"]["loaded_at"])
