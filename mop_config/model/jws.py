@@ -82,7 +82,9 @@ class SigningKey:
     def __init__(self, key: "OKPKey") -> None:
         self._key = key
         self.kid = key.thumbprint()
-        self.public = public_jwk(key)
+        self.public: dict[str, Any] = key.as_dict(
+            private=False, kid=self.kid, alg=ALGORITHM, use="sig"
+        )
 
     def __repr__(self) -> str:
         return f"<SigningKey {self.kid}>"
@@ -363,18 +365,6 @@ def _import(value: Any, reason: str) -> "OKPKey":
     except (JoseError, ValueError, TypeError, KeyError):
         pass
     raise SigningKeyError(f"it is not an {ALGORITHM} key: {reason}") from None
-
-
-def public_jwk(key: "OKPKey") -> dict[str, Any]:
-    """Return the public half of a key as a JWK whose ``kid`` is the thumbprint (RFC 7638)."""
-    return {
-        "kty": "OKP",
-        "crv": ALGORITHM,
-        "x": str(key.as_dict()["x"]),
-        "kid": key.thumbprint(),
-        "alg": ALGORITHM,
-        "use": "sig",
-    }
 
 
 def strict_json(text: str) -> Any:
