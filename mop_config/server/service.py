@@ -339,8 +339,6 @@ class ConfigService:
             self.responder.prepare()
         if self.authenticator is not None:
             self.authenticator.refresh()
-        if self.reports is not None:
-            self.reports.save()
         self._write_record()
 
     def _write_record(self) -> None:

@@ -1,20 +1,15 @@
 """ClientReports: what clients report of the endpoints, counted over the last hour.
 
-Each worker counts the reports that it receives, and writes its counts into a file of its own in
-the state folder. A reader adds up the files of all workers. A file stays when its worker ends,
-until its counts are an hour old, so that the end of a worker takes no count away.
-
-All workers limit an address together: one table in the state folder has the reports of each address
-in this minute.
+All workers of a host share the counts in the state folder, in a file for each step of five minutes,
+and write the files under one lock. They limit an address together, too: one table there has the
+reports of each address in this minute.
 """
 
 import hashlib
 import json
 import threading
 import time
-import uuid
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter
 from typing import TypedDict
 
 from ...model.endpoint import Kind
@@ -34,12 +29,12 @@ MAX_REPORTS, MAX_ADDRESSES = 10, 10_000
 #: each address, which is a hash and one byte for the number of reports.
 _MINUTE, _HASH = 8, 8
 _TABLE = _MINUTE + MAX_ADDRESSES * (_HASH + 1)
-#: Limit of the different counts that a worker keeps; beyond it new ones are left out.
-MAX_SERIES = 10_000
+#: Limit of the different counts in a step; beyond it new ones are left out.
+MAX_SERIES = 2_000
 #: The hour is counted in steps of five minutes.
 STEP, STEPS = 300, 12
-#: Seconds between two writes of a worker's counts.
-SAVE_EVERY = 2.0
+#: The files in words, for the log.
+_WHAT = "the clients' reports"
 
 #: Kind, URL and fault.
 Series = tuple[str, str, str]
@@ -56,16 +51,9 @@ class ReportedEndpoint(TypedDict):
 
 
 class _Report(TypedDict):
+    """A report, and the record of a step."""
+
     endpoints: list[ReportedEndpoint]
-
-
-class _StepRecord(TypedDict):
-    step: int
-    endpoints: list[ReportedEndpoint]
-
-
-class _CountsRecord(TypedDict):
-    steps: list[_StepRecord]
 
 
 def parse_report(body: bytes) -> Counter[Series]:
@@ -75,12 +63,12 @@ def parse_report(body: bytes) -> Counter[Series]:
         ValueError: If it is not a report; the message says what is allowed.
     """
     try:
-        report = parse_record(body, _Report)
+        report = _series(body)
     except ValueError:
         form = '{"endpoints":[{"kind":…,"url":…,"counts":{fault: number}}]}'
         raise ValueError(f"a report is {form}") from None
     counts: Counter[Series] = Counter()
-    for series, count in _series(report["endpoints"]):
+    for series, count in report:
         kind, _, fault = series
         if kind not in set(Kind):
             raise ValueError(f"kind must be one of {', '.join(Kind)}")
@@ -93,7 +81,7 @@ def parse_report(body: bytes) -> Counter[Series]:
 
 
 class ClientReports:
-    """The counts of this worker and of the others.
+    """The counts of a host.
 
     Args:
         directory: The state folder.
@@ -103,11 +91,7 @@ class ClientReports:
     def __init__(self, directory: StateDirectory, stem: str) -> None:
         self._directory = directory
         self._prefix = f"{stem}.reports."
-        # Not the process id, which a later worker may have again.
-        self._name = f"{self._prefix}{uuid.uuid4().hex}.json"
-        self._steps: defaultdict[int, Counter[Series]] = defaultdict(Counter)
-        self._changed = False
-        self._saved_at = 0.0
+        self._lock_name = f"{self._prefix}lock"
         self._table_name = f"{stem}.addresses"
         self._own_table = b""
         self._lock = threading.Lock()  # of that table
@@ -123,7 +107,7 @@ class ClientReports:
         """
         name, directory = self._table_name, self._directory
         try:
-            with directory.locked(f"{name}.lock"):
+            with directory.locked(self._lock_name):
                 known = directory.load(name, bytes, "the reports of each address") or b""
                 table = _counted(known, address, now)
                 if table:
@@ -135,49 +119,37 @@ class ClientReports:
         return bool(table)
 
     def add(self, report: Counter[Series], listed: Listed) -> None:
-        """Add the counts of a report for endpoints that are served."""
-        counts = self._steps[_step()]
-        for series, count in report.items():
-            known = series in counts or sum(map(len, self._steps.values())) < MAX_SERIES
-            if series[:2] in listed and known:
-                counts[series] += count
-                self._changed = True
+        """Add the counts of a report for endpoints that are served.
 
-    def save(self) -> None:
-        """Write the counts of this worker if they have changed; called every turn."""
-        now = time.monotonic()
-        if not self._changed or now - self._saved_at < SAVE_EVERY:
-            return
-        self._saved_at, self._changed = now, False
-        for step in [step for step in self._steps.copy() if not _is_recent(step)]:
-            del self._steps[step]
-        record: _CountsRecord = {
-            "steps": [
-                {"step": step, "endpoints": _entries(counts)}
-                for step, counts in self._steps.copy().items()
-            ]
-        }
-        self._directory.save(self._name, json.dumps(record).encode(), "the clients' reports")
+        While the state folder cannot be used, nothing is counted.
+        """
+        name = f"{self._prefix}{_step()}"
+        try:
+            with self._directory.locked(self._lock_name):
+                counts = self._counts(name)
+                for series, count in report.items():
+                    if series[:2] in listed and (series in counts or len(counts) < MAX_SERIES):
+                        counts[series] += count
+                record: _Report = {"endpoints": _entries(counts)}
+                self._directory.save(name, json.dumps(record).encode(), _WHAT)
+        except OSError as error:
+            self._directory.complain(_WHAT, error)
 
     def totals(self, listed: Listed) -> list[ReportedEndpoint]:
-        """Return the counts of the last hour, of all workers, for the endpoints that are served."""
+        """Return the counts of the last hour for the endpoints that are served."""
         totals: Counter[Series] = Counter()
-        for step, counts in [*self._steps.copy().items(), *self._steps_of_others()]:
-            if _is_recent(step):
-                totals.update(counts.copy())
+        for name in self._directory.names():
+            step = name.removeprefix(self._prefix)
+            if name == step or not step.isdecimal():
+                continue
+            if 0 <= _step() - int(step) < STEPS:
+                totals.update(self._counts(name))
+            else:
+                self._directory.remove(name)
         return [e for e in _entries(totals) if (e["kind"], e["url"]) in listed]
 
-    def _steps_of_others(self) -> Iterator[tuple[int, Counter[Series]]]:
-        for name in self._directory.names():
-            if not name.startswith(self._prefix) or name == self._name:
-                continue
-            written = self._directory.fingerprint(name).mtime_ns / 1e9
-            if time.time() - written > STEP * (STEPS + 1):
-                self._directory.remove(name)
-                continue
-            record = self._directory.load(name, _parse_counts, "the clients' reports")
-            for step in record["steps"] if record else ():
-                yield step["step"], Counter(dict(_series(step["endpoints"])))
+    def _counts(self, name: str) -> Counter[Series]:
+        return Counter(dict(self._directory.load(name, _series, _WHAT) or ()))
 
 
 def _counted(table: bytes, address: str, now: float) -> bytes:
@@ -199,26 +171,25 @@ def _counted(table: bytes, address: str, now: float) -> bytes:
     return table[:offset] + key + bytes([reports + 1]) + table[offset + _HASH + 1 :]
 
 
-def _parse_counts(data: bytes) -> _CountsRecord:
-    return parse_record(data, _CountsRecord)
-
-
 def _step() -> int:
     return int(time.time() // STEP)
 
 
-def _is_recent(step: int) -> bool:
-    return 0 <= _step() - step < STEPS
+def _series(data: bytes) -> list[tuple[Series, int]]:
+    """Return the counts in a report or in the record of a step.
 
-
-def _series(entries: Iterable[ReportedEndpoint]) -> Iterator[tuple[Series, int]]:
-    for entry in entries:
-        for fault, count in entry["counts"].items():
-            yield (entry["kind"], entry["url"], fault), count
+    Raises:
+        ValueError: If the data is neither.
+    """
+    return [
+        ((entry["kind"], entry["url"], fault), count)
+        for entry in parse_record(data, _Report)["endpoints"]
+        for fault, count in entry["counts"].items()
+    ]
 
 
 def _entries(counts: Counter[Series]) -> list[ReportedEndpoint]:
     found: dict[tuple[str, str], dict[str, int]] = {}
-    for (kind, url, fault), count in sorted(counts.copy().items()):
+    for (kind, url, fault), count in sorted(counts.items()):
         found.setdefault((kind, url), {})[fault] = count
     return [{"kind": kind, "url": url, "counts": counts} for (kind, url), counts in found.items()]

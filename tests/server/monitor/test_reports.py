@@ -1,9 +1,8 @@
 """Client reports: the route, its limits, and the counts of the last hour."""
 
 import json
-import os
-import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -200,12 +199,15 @@ def test_all_workers_limit_an_address_together(
     assert workers[0].admit("192.0.2.4", 120.0)
 
 
-def test_the_counts_of_a_worker_are_bounded(tmp_path: Path) -> None:
+def test_the_counts_of_a_step_are_bounded(tmp_path: Path) -> None:
     """Beyond the limit new counts are dropped, and known counts still rise."""
     counts = ClientReports(StateDirectory(tmp_path), "x")
     listed = frozenset(("api", f"https://{n}.example") for n in range(MAX_SERIES + 5))
-    for kind, url in sorted(listed):
-        counts.add(Counter({(kind, url, "ok"): 1}), listed)
+    sent = Counter({(kind, url, "ok"): 1 for kind, url in sorted(listed)})
+    counts.add(sent, listed)
+    assert len(counts.totals(listed)) == MAX_SERIES
+    counts.add(sent, listed)
+    assert {each["counts"]["ok"] for each in counts.totals(listed)} == {2}
     assert len(counts.totals(listed)) == MAX_SERIES
 
 
@@ -220,12 +222,10 @@ def test_the_counts_of_all_workers_are_added_for_an_hour(
     second = ClientReports(StateDirectory(tmp_path), "x")
     sent = Counter({("api", URL, "ok"): 5, ("api", URL, "tls"): 2})
     first.add(sent, listed)
-    first.save()
     del first
     now[0] += 10 * STEP
     second.add(sent, listed)
     assert second.totals(listed)[0]["counts"] == {"ok": 10, "tls": 4}
-    second.save()
     reader = ClientReports(StateDirectory(tmp_path), "x")
     assert reader.totals(listed)[0]["counts"] == {"ok": 10, "tls": 4}
     assert reader.totals(frozenset()) == []
@@ -235,23 +235,51 @@ def test_the_counts_of_all_workers_are_added_for_an_hour(
     assert reader.totals(listed) == second.totals(listed) == []
 
 
+def test_workers_that_add_at_the_same_time_lose_no_count(tmp_path: Path) -> None:
+    """Reports that several workers get at the same time are all counted."""
+    listed = frozenset({("api", URL)})
+
+    def add() -> None:
+        worker = ClientReports(StateDirectory(tmp_path), "x")
+        for _ in range(20):
+            worker.add(Counter({("api", URL, "ok"): 1}), listed)
+
+    with ThreadPoolExecutor(4) as pool:
+        for added in [pool.submit(add) for _ in range(4)]:
+            added.result()
+    (total,) = ClientReports(StateDirectory(tmp_path), "x").totals(listed)
+    assert total["counts"] == {"ok": 80}
+
+
+def test_without_a_state_folder_nothing_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a usable state folder no report is counted, and one warning says so."""
+    unusable = tmp_path / "file"
+    unusable.touch()
+    counts, listed = ClientReports(StateDirectory(unusable), "x"), frozenset({("api", URL)})
+    for _ in range(3):
+        counts.add(Counter({("api", URL, "ok"): 1}), listed)
+    assert counts.totals(listed) == []
+    assert caplog.text.count("the clients' reports cannot be saved") == 1
+
+
 def test_an_old_file_is_removed_and_a_torn_one_is_ignored(tmp_path: Path) -> None:
     """An old record is removed, and a torn one is ignored."""
     directory = StateDirectory(tmp_path)
     writer = ClientReports(directory, "x")
     listed = frozenset({("api", URL)})
     writer.add(Counter({("api", URL, "ok"): 5}), listed)
-    writer.save()
-    (file,) = tmp_path.glob("x.reports.*")
+    (file,) = tmp_path.glob("x.reports.[0-9]*")
     good = file.read_text()
     reader = ClientReports(directory, "x")
     for text in ("", good[:-3], good.replace('"counts"', '"?"'), "[]"):
         file.write_text(text)
         assert reader.totals(listed) == []
-    at = time.time() - 2 * STEP * STEPS
-    os.utime(file, (at, at))
+    old = file.with_suffix(f".{int(file.suffix[1:]) - STEPS}")
+    file.rename(old)
     assert reader.totals(listed) == []
-    assert not file.exists()
+    assert not old.exists()
 
 
 def test_the_words_are_those_that_speak_against_an_endpoint() -> None:
