@@ -16,7 +16,6 @@ import time
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypedDict
 
 from ...model.address import parse_url
@@ -162,17 +161,6 @@ def sign(parts: Iterable[str], secret: bytes) -> str:
     return "v1," + base64.b64encode(digest).decode()
 
 
-@dataclass(slots=True)
-class _Delivery:
-    """The attempts of this process to deliver one message; times are monotonic seconds."""
-
-    id: str
-    down: bool
-    attempt: Future[HttpReply] | None = None
-    failures: int = 0
-    next_at: float = 0.0
-
-
 class OutageNotifier:
     """The alerts of the worker that checks the endpoints.
 
@@ -192,8 +180,10 @@ class OutageNotifier:
         self._name = name
         self._settings = settings
         self._client = HttpClient(DialOptions(tls, TIMEOUT))
-        self._pool = ThreadPoolExecutor(len(Kind), "mop-config-alert")
-        self._deliveries: dict[Kind, _Delivery] = {}
+        self._pool = ThreadPoolExecutor(1, "mop-config-alert")
+        self._attempt: tuple[Kind, Future[HttpReply]] | None = None
+        self._failures = dict.fromkeys(Kind, 0)  # in a row, to deliver the message of a kind
+        self._next_at = dict.fromkeys(Kind, 0.0)  # monotonic seconds
         known = directory.load(name, load, "the alerts") if settings.alert_webhook else None
         self._alerts = known or {kind: new_alert(kind) for kind in Kind}
         self._saved = self._record()
@@ -202,56 +192,56 @@ class OutageNotifier:
         return json.dumps({"alerts": list(self._alerts.values())}).encode()
 
     def turn(self, schedule: ProbeSchedule) -> None:
-        """Compare what the webhook was told with the state now, and start attempts that are due.
+        """Compare what the webhook was told with the state now, and start an attempt that is due.
 
-        A state that is not known now is neither logged nor told.
+        A state that is not known now is neither logged nor told. While an attempt runs, nothing
+        changes, so that messages cannot overtake each other.
 
         Args:
             schedule: The results of the health checks.
         """
+        if self._attempt is not None:
+            kind, attempt = self._attempt
+            if not attempt.done():
+                return
+            self._attempt = None
+            self._settle(kind, attempt)
         for kind, (down, urls) in schedule.outages().items():
             alert = self._alerts[kind]
             if down != is_down(alert):
                 _log(kind, urls, down=down)
                 change(alert, urls, self._settings.service_name, down=down, now=time.time())
-            if self._settings.alert_webhook is not None:
-                self._deliver(self._settings.alert_webhook, kind, alert)
-                self._save()
+                self._failures[kind], self._next_at[kind] = 0, 0.0
+            url, is_due = self._settings.alert_webhook, time.monotonic() >= self._next_at[kind]
+            if url is not None and alert["id"] and is_due and self._attempt is None:
+                self._attempt = kind, self._send(url, alert)
+        self._save()
 
-    def _deliver(self, url: str, kind: Kind, alert: Alert) -> None:
-        """Start an attempt to deliver the message of an alert, if it has one that is due."""
-        delivery = self._deliveries.get(kind)
-        if delivery is not None and delivery.attempt is not None:
-            if not delivery.attempt.done():
-                return  # attempts about a kind must not overtake each other
-            self._settle(delivery, alert, delivery.attempt)
-        if alert["id"] and (delivery is None or delivery.id != alert["id"]):
-            delivery = self._deliveries[kind] = _Delivery(alert["id"], is_down(alert))
-        if alert["id"] and delivery is not None and time.monotonic() >= delivery.next_at:
-            alert["told"] = None
-            self._save()
-            request = HttpRequest(
-                url,
-                time.monotonic() + TIMEOUT,
-                MAX_BYTES,
-                "POST",
-                headers=headers(alert, self._settings.alert_secret, time.time()),
-                body=alert["body"].encode(),
-                cut=True,
-            )
-            delivery.attempt = self._pool.submit(self._client.request, request)
+    def _send(self, url: str, alert: Alert) -> Future[HttpReply]:
+        alert["told"] = None
+        self._save()
+        request = HttpRequest(
+            url,
+            time.monotonic() + TIMEOUT,
+            MAX_BYTES,
+            "POST",
+            headers=headers(alert, self._settings.alert_secret, time.time()),
+            body=alert["body"].encode(),
+            cut=True,
+        )
+        return self._pool.submit(self._client.request, request)
 
-    def _settle(self, delivery: _Delivery, alert: Alert, attempt: Future[HttpReply]) -> None:
+    def _settle(self, kind: Kind, attempt: Future[HttpReply]) -> None:
         """Take in the end of an attempt."""
-        delivery.attempt = None
         # For the log: the path and the query may be secret.
         host = parse_url((self._settings.alert_webhook or "").partition("?")[0]).host
         asked: float | None = None
         try:
             reply = attempt.result()
             if 200 <= reply.status < 300:
-                acknowledge(alert, down=delivery.down)
-                if delivery.failures:
+                alert = self._alerts[kind]
+                acknowledge(alert, down=is_down(alert))
+                if self._failures[kind]:
                     logger.info("the alert webhook at %s accepted the message at last", host)
                 return
             asked = retry_after(reply.headers.get("retry-after"), time.time())
@@ -260,13 +250,10 @@ class OutageNotifier:
             reason = f"{error.fault}, {error}"
         except Exception as error:  # its words may hold the URL
             reason = type(error).__name__
-        delivery.failures += 1
-        delivery.next_at = time.monotonic() + pause(
-            delivery.failures,
-            asked or 0.0,
-            random.random(),  # noqa: S311
-        )
-        if delivery.failures == 1:
+        self._failures[kind] += 1
+        wait = pause(self._failures[kind], asked or 0.0, random.random())  # noqa: S311
+        self._next_at[kind] = time.monotonic() + wait
+        if self._failures[kind] == 1:
             logger.warning(
                 "the alert webhook at %s did not accept a message: %s; it is retried until it is"
                 " accepted or the state changes",
@@ -276,8 +263,10 @@ class OutageNotifier:
 
     def _save(self) -> None:
         data = self._record()
+        if self._settings.alert_webhook is None or data == self._saved:
+            return
         # Where this fails, another worker may send a message again.
-        if data != self._saved and self._directory.save(self._name, data, "the alerts", sync=True):
+        if self._directory.save(self._name, data, "the alerts", sync=True):
             self._saved = data
 
     def close(self) -> None:

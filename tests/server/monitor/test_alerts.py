@@ -234,7 +234,7 @@ class Desk:
 
     @property
     def busy(self) -> bool:
-        return any(delivery.attempt for delivery in self.notifier._deliveries.values())
+        return self.notifier._attempt is not None
 
     def set(self, *, up: bool) -> None:
         result = DELIVERED if up else FAILED
