@@ -8,9 +8,8 @@ import click
 from ..model.endpoint import Kind
 from ..server.monitor.results import HealthDocument
 from ..server.state.workers import HistoryEntry
-from ..server.status.document import StatusDocument
+from ..server.status.document import Level, StatusDocument, differing, verdict
 from ..server.status.translations import Texts
-from ..server.status.verdict import Level, differing, verdict
 from .env_file import env_file_option
 from .output import json_text, say
 from .server_api import ServerReply, ask, problem_line, route, server_of, token_option

@@ -18,8 +18,8 @@ from mop_config.model.codec import dumps
 from mop_config.server.parsing.problems import Code, Problem, ProblemRecord, Severity
 from mop_config.server.serving.store import Result, SourceState, Trigger
 from mop_config.server.settings import Settings
+from mop_config.server.status.document import kinds_down
 from mop_config.server.status.translations import LANGUAGES, Texts, load
-from mop_config.server.status.verdict import kinds_down
 from mop_config.server.web.dashboard import PARAMETERS, _templates
 from mop_config.server.web.dashboard.viewmodel import (
     MAX_ROWS,

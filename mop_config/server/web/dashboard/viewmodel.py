@@ -18,8 +18,7 @@ from ...monitor.results import HealthDocument
 from ...monitor.schedule import SLOT_SECONDS, SLOTS, EndpointHealth, Slot, Slots
 from ...parsing.problems import MAX_KEPT, ProblemRecord
 from ...state.workers import HistoryEntry
-from ...status.document import StatusDocument
-from ...status.verdict import common_etag, differing, dropped_entries, verdict
+from ...status.document import StatusDocument, common_etag, differing, dropped_entries, verdict
 
 #: Heights of the line of response time and of the whole plot; the bar of uptime is below the line.
 LINE_HEIGHT, PLOT_HEIGHT = 22.0, 30.0
