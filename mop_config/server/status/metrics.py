@@ -21,9 +21,8 @@ import stat
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,7 +35,6 @@ from ...files import Scratch
 from ..logs import describe
 from ..monitor.reports import ReportedEndpoint
 from ..monitor.results import HealthDocument
-from ..monitor.schedule import EndpointHealth
 from ..serving.store import HISTORY, Reload, Result, Trigger
 from ..state.workers import WorkerRecord
 from .document import worst_of
@@ -55,8 +53,40 @@ OTHER = "other"
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _GOOD = frozenset({Result.APPLIED, Result.UNCHANGED})
 
-#: The samples of a gauge: the values of its labels, and the value; None makes no series.
-Samples = Mapping[tuple[str, ...], float | None]
+#: The gauges: the description and the labels of each.
+_GAUGES = {
+    "last_reload_successful": (
+        "1 while every worker's last reload was good, all of them serve the same list, and no"
+        " reload thread hangs.",
+    ),
+    "last_reload_success_timestamp_seconds": (
+        "When the source was last found good, by the worker that is furthest behind.",
+    ),
+    "endpoints": ("Endpoints that are served.", "kind"),
+    "problems": ("Problems in the newest text of the source, and with the process.", "severity"),
+    "waiters": ("Long polls that are parked.",),
+    "endpoint_up": (
+        "1 or 0 for each endpoint that is checked; it is up until its third failure in a row.",
+        "kind",
+        "url",
+    ),
+    "endpoint_response_seconds": (
+        "Duration of an endpoint's last check, if that was good.",
+        "kind",
+        "url",
+    ),
+    "endpoint_certificate_expiry_timestamp_seconds": (
+        "When the certificate of an endpoint expires, as of its last good TLS handshake.",
+        "kind",
+        "url",
+    ),
+    "client_reports": (
+        "Requests of clients in the last hour by outcome: ok, or the fault; as they report it.",
+        "kind",
+        "url",
+        "fault",
+    ),
+}
 
 
 class Metrics:
@@ -204,22 +234,18 @@ def take_place(folder: Path) -> Callable[[], str]:
     Raises:
         OSError: If there is no room for the files.
     """
-    number = next(n for n in itertools.count() if _lock(folder / f"place{n}.lock"))
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    for number in itertools.count():
+        lock = os.open(folder / f"place{number}.lock", flags, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:  # of a live worker
+            os.close(lock)
     name = f"place{number}"
     for kind in _KINDS:
         _allocate(folder / f"{kind}_{name}.db")
     return lambda: name
-
-
-def _lock(path: Path) -> bool:
-    """Take a lock until this process ends; return False if another process holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return False
-    return True
 
 
 def _allocate(path: Path) -> None:
@@ -252,93 +278,35 @@ def host_gauges(
         health: The results of the health checks, or None if no worker checks the endpoints.
         reports: What clients reported in the last hour, or None if reports are off.
     """
-    served = worst_of(workers)["served"]
-    counts, problems = served["counts"], served["problem_counts"]
-    return [
-        _gauge(
-            "last_reload_successful",
-            "1 while every worker's last reload was good, all of them serve the same list, and no"
-            " reload thread hangs.",
-            {(): _is_successful(workers)},
-        ),
-        _gauge(
-            "last_reload_success_timestamp_seconds",
-            "When the source was last found good, by the worker that is furthest behind.",
-            {(): min(worker["figures"]["good_at"] for worker in workers)},
-        ),
-        _gauge(
-            "endpoints",
-            "Endpoints that are served.",
-            {("api",): counts["api"], ("socketio",): counts["socketio"]},
-            "kind",
-        ),
-        _gauge(
-            "problems",
-            "Problems in the newest text of the source, and with the process.",
-            {("error",): problems["error"], ("warning",): problems["warning"]},
-            "severity",
-        ),
-        _gauge(
-            "waiters",
-            "Long polls that are parked.",
-            {(): sum(worker["figures"]["waiters"] for worker in workers)},
-        ),
-        # Without a worker that checks, the state of the endpoints is unknown.
-        *_endpoint_gauges(health["endpoints"] if health and health["alive"] else []),
-        _report_gauge(reports or []),
-    ]
+    gauges = {
+        name: GaugeMetricFamily(f"mop_config_{name}", description, labels=labels)
+        for name, (description, *labels) in _GAUGES.items()
+    }
 
-
-def _report_gauge(reports: list[ReportedEndpoint]) -> GaugeMetricFamily:
-    return _gauge(
-        "client_reports",
-        "Requests of clients in the last hour by outcome: ok, or the fault; as they report it.",
-        {
-            (entry["kind"], entry["url"], fault): count
-            for entry in reports
-            for fault, count in entry["counts"].items()
-        },
-        *("kind", "url", "fault"),
-    )
-
-
-def _endpoint_gauges(endpoints: list[EndpointHealth]) -> list[GaugeMetricFamily]:
-    def of_each(value: Callable[[EndpointHealth], float | None]) -> Samples:
-        return {(each["kind"], each["url"]): value(each) for each in endpoints}
-
-    labels = ("kind", "url")
-    return [
-        _gauge(
-            "endpoint_up",
-            "1 or 0 for each endpoint that is checked; it is up until its third failure in a row.",
-            of_each(itemgetter("up")),
-            *labels,
-        ),
-        _gauge(
-            "endpoint_response_seconds",
-            "Duration of an endpoint's last check, if that was good.",
-            of_each(itemgetter("response_seconds")),
-            *labels,
-        ),
-        _gauge(
-            "endpoint_certificate_expiry_timestamp_seconds",
-            "When the certificate of an endpoint expires, as of its last good TLS handshake.",
-            {
-                (each["kind"], each["url"]): datetime.fromisoformat(expires).timestamp()
-                for each in endpoints
-                if (expires := each["certificate_expires"]) is not None
-            },
-            *labels,
-        ),
-    ]
-
-
-def _gauge(name: str, description: str, samples: Samples, *labels: str) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"mop_config_{name}", description, labels=labels)
-    for label_values, value in samples.items():
+    def add(name: str, value: float | None, *labels: str) -> None:
         if value is not None:
-            family.add_metric(label_values, float(value))
-    return family
+            gauges[name].add_metric(labels, float(value))
+
+    served, figures = worst_of(workers)["served"], [worker["figures"] for worker in workers]
+    add("last_reload_successful", _is_successful(workers))
+    add("last_reload_success_timestamp_seconds", min(each["good_at"] for each in figures))
+    add("endpoints", served["counts"]["api"], "api")
+    add("endpoints", served["counts"]["socketio"], "socketio")
+    add("problems", served["problem_counts"]["error"], "error")
+    add("problems", served["problem_counts"]["warning"], "warning")
+    add("waiters", sum(each["waiters"] for each in figures))
+    # Without a worker that checks, the state of the endpoints is unknown.
+    for check in health["endpoints"] if health and health["alive"] else []:
+        where, expires = (check["kind"], check["url"]), check["certificate_expires"]
+        add("endpoint_up", check["up"], *where)
+        add("endpoint_response_seconds", check["response_seconds"], *where)
+        if expires is not None:
+            moment = datetime.fromisoformat(expires).timestamp()
+            add("endpoint_certificate_expiry_timestamp_seconds", moment, *where)
+    for entry in reports or []:
+        for fault, count in entry["counts"].items():
+            add("client_reports", count, entry["kind"], entry["url"], fault)
+    return list(gauges.values())
 
 
 def _is_successful(workers: list[WorkerRecord]) -> bool:
