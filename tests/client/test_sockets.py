@@ -237,6 +237,33 @@ class TestNames:
                 gc.collect()
             assert [str(each.message) for each in warned] == []
 
+    def test_a_server_that_never_answers_leaves_no_transport(
+        self, authority: trustme.CA, trust: ssl.SSLContext
+    ) -> None:
+        """A handshake that was given up is closed, also if the server never ends its TLS."""
+        gate = threading.Event()
+        server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(server_context)
+
+        def answer(asked: Asked) -> Answer:
+            gate.wait(10)
+            return MISSING
+
+        async def main(url: str) -> None:
+            async with aio(url, verify=trust) as client:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.5):
+                        await client.connect()
+
+        with handmade(answer, server_context) as server:
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
+                asyncio.run(main(server.url))
+                gc.collect()
+            assert server.asked
+            gate.set()
+            assert [str(each.message) for each in warned] == []
+
 
 class TestBreaking:
     """After a lost connection the client finds another endpoint."""

@@ -97,12 +97,14 @@ class AsyncEngineSession:
     def __init__(self, engine: Any, member: PoolMember, endpoints: SocketEndpoints) -> None:
         target, proxy = member.target, endpoints.options.for_target(member.target)
         self.host = member.endpoint.server_name or target.host
+        self._sockets: list[socket.socket] = []
         trace = aiohttp.TraceConfig()
         trace.on_request_redirect.append(_refuse_redirect)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 ssl=endpoints.options.tls,
                 resolver=_EndpointResolver(target, endpoints.resolver),
+                socket_factory=self._new_socket,
             ),
             # Accept cookies from IP addresses: load balancers keep a session by its cookie.
             cookie_jar=aiohttp.CookieJar(unsafe=True),
@@ -110,6 +112,11 @@ class AsyncEngineSession:
             proxy=None if proxy is None else with_credentials(proxy),
         )
         engine.http, engine.external_http = self._session, True
+
+    def _new_socket(self, address: Any) -> socket.socket:
+        self._sockets.append(sock := socket.socket(*address[:3]))
+        sock.setblocking(False)
+        return sock
 
     def bounded(self, seconds: float) -> asyncio.Timeout:
         """Return a context manager that cancels its block after ``seconds``."""
@@ -119,6 +126,14 @@ class AsyncEngineSession:
         """Do nothing: asyncio cancels a task that waits for an answer."""
 
     async def close(self) -> None:
-        """Close the session, and let the event loop close the sockets of aborted connections."""
+        """Close the session, and wait until its sockets are closed.
+
+        aiohttp leaves a connection that was given up in its TLS shutdown, for which the server may
+        never send its part. After the end of the event loop nobody would close that socket.
+        """
         await self._session.close()
-        await asyncio.sleep(0)
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        while any(sock.fileno() >= 0 for sock in self._sockets):
+            await asyncio.sleep(0.001)
