@@ -27,8 +27,13 @@ STAGGER = 0.25
 LATE = 0.05
 #: Seconds until the second resolver starts beside the first.
 SECOND_AFTER = 0.25
+#: Longest wait in seconds between two looks at running dials, for timeouts and the next dials.
+GLANCE = 0.02
 #: Faults at the false addresses of a censoring resolver, such as certificates for other names.
 _LIES = frozenset({Fault.TLS, Fault.UNREACHABLE})
+
+
+_Steps = Generator[tuple[socket.socket, int], None, None]
 
 
 class Place(NamedTuple):
@@ -108,11 +113,6 @@ class Ring:
         """Add a dial, and start it."""
         self.dials.append(dial)
         dial.advance()
-
-    def pause(self, seconds: float) -> float:
-        """Return the seconds to wait for the selector until a dial is due, at most ``seconds``."""
-        now = time.monotonic()
-        return max(0.0, min(seconds, *(dial.due(now) - now for dial in self.dials)))
 
     def finished(self) -> Iterator["HostDial"]:
         """Advance the dials, and yield those that have finished.
@@ -200,7 +200,7 @@ class HostDial:
                 if self._failure is None or fault is not Fault.UNREACHABLE:
                     self._failure = dial.error
             elif self._sock is None:
-                self._sock = dial.take()
+                self._sock, dial.sock = dial.sock, None
                 self._resolver.succeeded(self._place.host, dial.address)
             else:
                 dial.close()
@@ -241,20 +241,6 @@ class HostDial:
             return self._failure or TimeoutError("timed out")
         return socket.gaierror(socket.EAI_AGAIN, "the host was not looked up in time")
 
-    def due(self, now: float) -> float:
-        """Return when ``advance`` is due at the latest, in monotonic seconds."""
-        if self.is_done:
-            return now
-        times = [self._options.until, *(dial.until for dial in self._dials)]
-        if self._waiting(now):
-            times.append(self._next_at)
-        elif not self._first.done():
-            if self._last and now < self._late_at:
-                times.append(self._late_at)
-            if self._second is None:
-                times.append(self._second_at)
-        return min(times)
-
     def take(self) -> socket.socket:
         """Return the connected socket, and close the other dials."""
         sock, self._sock = self._sock, None
@@ -280,7 +266,7 @@ class _Dial:
         self.error: Exception | None = None
         self.until = min(time.monotonic() + options.timeout, options.until)
         self._selector = ring.selector
-        self._sock: socket.socket | None = None
+        self.sock: socket.socket | None = None
         self._steps = self._run(address, place, options)
         self.advance()
 
@@ -288,38 +274,31 @@ class _Dial:
         """Continue after an event of the socket, or end the dial by an exception."""
         self._forget()
         try:
-            events = next(self._steps) if error is None else self._steps.throw(error)
+            sock, events = next(self._steps) if error is None else self._steps.throw(error)
+            self._selector.register(sock, events, self)
         except StopIteration:
             self.is_done = True
         except Exception as failure:
             self.is_done, self.error = True, failure
             self.close()
-        else:
-            assert self._sock is not None  # noqa: S101 - only a socket has events
-            self._selector.register(self._sock, events, self)
 
     def _forget(self) -> None:
-        if self._sock is not None:
+        if self.sock is not None:
             with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(self._sock)
-
-    def take(self) -> socket.socket | None:
-        """Return the connected socket."""
-        sock, self._sock = self._sock, None
-        return sock
+                self._selector.unregister(self.sock)
 
     def close(self) -> None:
         """End the dial, and close its sockets."""
         self._forget()
         self._steps.close()
-        if self._sock is not None:
-            self._sock.close()
-            self._sock = None
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
 
-    def _run(self, address: str, place: Place, options: DialOptions) -> Generator[int, None, None]:
-        """Run the dial, and yield the selector events to wait for."""
+    def _run(self, address: str, place: Place, options: DialOptions) -> _Steps:
+        """Run the dial, and yield the sockets and selector events to wait for."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = self._sock = socket.socket(family, socket.SOCK_STREAM)
+        sock = self.sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for option in options.socket_options:
@@ -328,13 +307,13 @@ class _Dial:
             sock.bind((options.local_address, 0))
         with contextlib.suppress(BlockingIOError):
             sock.connect((address, place.port))
-        yield selectors.EVENT_WRITE
+        yield sock, selectors.EVENT_WRITE
         if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             # ``OSError(code, …)`` creates the subclass of the code, such as ConnectionRefusedError.
             raise OSError(code, os.strerror(code))
         if place.tls_name is None:
             return
-        secured = self._sock = options.tls.wrap_socket(
+        secured = self.sock = options.tls.wrap_socket(
             sock, server_hostname=place.tls_name, do_handshake_on_connect=False
         )
         while True:
@@ -342,9 +321,9 @@ class _Dial:
                 secured.do_handshake()
                 return
             except ssl.SSLWantReadError:
-                yield selectors.EVENT_READ
+                yield secured, selectors.EVENT_READ
             except ssl.SSLWantWriteError:
-                yield selectors.EVENT_WRITE
+                yield secured, selectors.EVENT_WRITE
 
 
 def offering(context: ssl.SSLContext, protocols: Sequence[str]) -> ssl.SSLContext:

@@ -7,12 +7,10 @@ from typing import Any
 
 import httpcore2
 
-from ..connect import DialOptions, HostDial, Owner, Place, Ring
+from ..connect import GLANCE, DialOptions, HostDial, Owner, Place, Ring
 from ..resolver import Resolver
 from ..streams import FOREVER, AsyncStream, Deadline, Limit, ProxyFailed
 
-#: Longest wait between two looks at the dials.
-GLANCE = 0.1
 _PROXY_PORTS = {b"http": 80, b"https": 443}
 
 
@@ -36,7 +34,7 @@ async def connect(
                 owner.adopt(ring.waker)
             ring.add(HostDial(ring, place, options, resolver))
             while True:
-                await AsyncStream.wait_for(ring, ring.pause(GLANCE))
+                await AsyncStream.wait_for(ring, GLANCE)
                 for dial in ring.finished():
                     if dial.error is not None:
                         raise dial.error

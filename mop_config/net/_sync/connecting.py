@@ -8,12 +8,10 @@ from typing import Any
 
 import httpcore2
 
-from ..connect import DialOptions, HostDial, Owner, Place, Ring
+from ..connect import GLANCE, DialOptions, HostDial, Owner, Place, Ring
 from ..resolver import Resolver
 from ..streams import FOREVER, Deadline, Limit, ProxyFailed, Stream
 
-#: Longest wait between two looks at the dials.
-GLANCE = 0.1
 _PROXY_PORTS = {b"http": 80, b"https": 443}
 
 
@@ -37,7 +35,7 @@ def connect(
                 owner.adopt(ring.waker)
             ring.add(HostDial(ring, place, options, resolver))
             while True:
-                Stream.wait_for(ring, ring.pause(GLANCE))
+                Stream.wait_for(ring, GLANCE)
                 for dial in ring.finished():
                     if dial.error is not None:
                         raise dial.error

@@ -3,8 +3,7 @@
 import time
 from typing import Any
 
-from ....net._async.connecting import GLANCE
-from ....net.connect import DialOptions, HostDial, Ring
+from ....net.connect import GLANCE, DialOptions, HostDial, Ring
 from ....net.faults import fault_of
 from ....net.resolver import Resolver
 from ....net.streams import AsyncStream
@@ -46,9 +45,7 @@ async def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tupl
                 raise DialError("the client was closed") from failure
             wait = race.wait(now)
             # A race may be called off at any time, so look at it now and then.
-            await AsyncStream.wait_for(
-                ring, ring.pause(GLANCE if wait is None else min(wait, GLANCE))
-            )
+            await AsyncStream.wait_for(ring, GLANCE if wait is None else min(wait, GLANCE))
             for host in ring.finished():
                 member = members.pop(host)
                 if host.error is None:

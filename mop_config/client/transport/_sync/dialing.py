@@ -4,8 +4,7 @@
 import time
 from typing import Any
 
-from ....net._sync.connecting import GLANCE
-from ....net.connect import DialOptions, HostDial, Ring
+from ....net.connect import GLANCE, DialOptions, HostDial, Ring
 from ....net.faults import fault_of
 from ....net.resolver import Resolver
 from ....net.streams import Stream
@@ -47,7 +46,7 @@ def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[Pool
                 raise DialError("the client was closed") from failure
             wait = race.wait(now)
             # A race may be called off at any time, so look at it now and then.
-            Stream.wait_for(ring, ring.pause(GLANCE if wait is None else min(wait, GLANCE)))
+            Stream.wait_for(ring, GLANCE if wait is None else min(wait, GLANCE))
             for host in ring.finished():
                 member = members.pop(host)
                 if host.error is None:
