@@ -13,8 +13,6 @@ from ..conftest import need_program
 from ..servers import Server, running
 from ..waiting import wait_for
 
-pytestmark = pytest.mark.alone
-
 #: Maximum seconds from the end of the write until every worker serves the new list.
 LIMIT = 1.0
 WORKERS = 4
@@ -370,6 +368,7 @@ class TestLinks:
             assert server.status()["last_reload"]["trigger"] == "poll"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("save", [replace, Path.write_text])
 def test_an_editor_that_saves_every_100_ms(
     tmp_path: Path, save: Callable[[Path, str], object]
