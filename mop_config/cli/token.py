@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from ..server.auth.tokens import ADMIN, NAME_RULE, READ, Token, digest, is_name, line_of
+from ..server.auth import ADMIN, NAME_RULE, READ, Token, digest, is_name, line_of
 from .output import json_text
 
 #: Prefix by which secret scanners recognise our tokens.

@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from ..model.codec import iter_endpoints
 from ..model.endpoint import Kind
-from .auth.authenticator import TokenAuthenticator
+from .auth import TokenAuthenticator
 from .monitor.reports import ClientReports, Listed, ReportedEndpoint
 from .monitor.results import HealthDocument
 from .monitor.schedule import Slots

@@ -9,7 +9,7 @@ import pytest
 
 from mop_config.cli.server_api import ask, read_token, route
 from mop_config.errors import MopConfigError
-from mop_config.server.auth.tokens import parse
+from mop_config.server.auth import parse
 
 from ..client.handmade import Answer, Asked, handmade, wire
 from ..ports import closed_port

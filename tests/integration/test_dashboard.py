@@ -26,7 +26,7 @@ from playwright.sync_api import (
 )
 
 from mop_config import qr
-from mop_config.server.auth.tokens import Token, digest, line_of
+from mop_config.server.auth import Token, digest, line_of
 
 from ..client.handmade import OK, handmade
 from ..conftest import need_program

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mop_config.server.gunicorn.conf import WORKER_CLASSES
+from mop_config.server.gunicorn_conf import WORKER_CLASSES
 from mop_config.server.status import lost_hooks
 
 from ..load import under_load

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from werkzeug.datastructures import Headers
 
-from mop_config.server.auth.tokens import Token, digest, line_of
+from mop_config.server.auth import Token, digest, line_of
 
 from ..cli.forks import run
 from ..servers import ENDPOINTS, Answer, Server, gunicorn_command, running

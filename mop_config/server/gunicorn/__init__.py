@@ -1,5 +1,6 @@
 """The server's parts for gunicorn; this is the only package that imports gunicorn.
 
-Read ``conf`` first (the configuration file), then ``hooks`` (signals and the life of master and
-workers), ``worker`` and ``logger``. ``main`` is what ``mop-config serve`` runs.
+Read ``hooks`` first (the life of the master), then ``worker``, ``asgi_worker`` with ``protocol``,
+and ``logger``. The configuration file is ``server/gunicorn_conf.py``, and ``main`` is what
+``mop-config serve`` runs.
 """

@@ -14,7 +14,7 @@ from typing import Any
 from gunicorn.glogging import Logger, SafeAtoms, loggers
 
 from ...model.printable import printable
-from ..auth.tokens import USER
+from ..auth import USER
 from ..logs import MASK, DescriptorStream, LineFormatter, QueuedHandler, masked, queued
 from ..web.bridge import Receive, Scope, Send, whole_environ
 

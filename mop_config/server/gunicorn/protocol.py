@@ -21,8 +21,8 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from ..serving.conditional import ConditionalAnswer
 from ..serving.responder import LongPoll
+from ..serving.snapshot import ConditionalAnswer
 from ..web.asgi import AsgiApp
 from ..web.bridge import SOCKET
 from .worker import error_page

@@ -16,7 +16,7 @@ from gunicorn import util
 from gunicorn.workers import gthread, sync
 
 from ..service import EXTENSION, ConfigService
-from ..serving.conditional import problem
+from ..serving.snapshot import problem
 from ..signal_handlers import SighupHandler
 from ..status import lost_hooks, metrics
 

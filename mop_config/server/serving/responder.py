@@ -13,9 +13,16 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
-from .conditional import ConditionalAnswer, header, preferred_form, problem, respond_conditionally
 from .signer import Signer
-from .snapshot import HeaderFields, Snapshot
+from .snapshot import (
+    ConditionalAnswer,
+    HeaderFields,
+    Snapshot,
+    header,
+    preferred_form,
+    problem,
+    respond_conditionally,
+)
 from .store import ChangeEvent, SnapshotStore
 
 #: Longest time for which a client may ask to be parked, in seconds.

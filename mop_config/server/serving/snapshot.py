@@ -1,9 +1,19 @@
-"""Snapshot: a rendered list with its bytes and headers, ready to be sent. Pure."""
+"""Snapshot: a rendered list with its bytes and headers, and the answers from it. Pure.
 
+Conditional requests and content negotiation follow RFC 9110, sections 8, 12 and 13.
+"""
+
+import json
+import re
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from email.utils import formatdate
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, lru_cache
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from werkzeug.datastructures import Accept, MIMEAccept
+from werkzeug.http import parse_accept_header, parse_etags
 
 from ..parsing.render import Rendering
 from ..settings import Settings
@@ -155,3 +165,139 @@ class Snapshot:
             gzip=self.gzip and self.gzip.dated(date),
             ver=ver,
         )
+
+
+#: Longest header value or query that is parsed; a longer one counts as absent. werkzeug parses
+#: ``Accept`` in quadratic time, and the caches below keep whole values.
+MAX_VALUE = 1024
+
+# What may stand behind the list's own tag: a suffix such as -br, which a compressing proxy adds.
+_CODING = re.compile(r"-[\w!#$%&'*+.^`|~-]+", re.ASCII)
+to_json = json.JSONEncoder(separators=(",", ":")).encode
+#: The headers of content negotiation and of conditions, by the beginnings of their names.
+_NEGOTIATING = ("HTTP_ACCEPT", "HTTP_IF_", "HTTP_RANGE")
+
+
+def header(environ: Mapping[str, Any], name: str) -> str | None:
+    """Return a request header, or None if it is absent or longer than ``MAX_VALUE``."""
+    value: str | None = environ.get(name)
+    return None if value is None or len(value) > MAX_VALUE else value
+
+
+def forget_long_values(environ: MutableMapping[str, Any]) -> None:
+    """Remove over-long headers of content negotiation and of conditions from a WSGI environ.
+
+    Flask's request object parses those headers itself, without a limit.
+    """
+    negotiating = [name for name in environ if name.startswith(_NEGOTIATING)]
+    for name in negotiating:
+        if len(environ[name]) > MAX_VALUE:
+            del environ[name]
+
+
+class ConditionalAnswer(NamedTuple):
+    """A status code, headers, and a body (empty for HEAD and 304)."""
+
+    status: int
+    headers: HeaderFields
+    body: bytes
+
+    def adding(self, *headers: tuple[str, str]) -> "ConditionalAnswer":
+        """Return the answer with more headers."""
+        return self._replace(headers=HeaderFields((*self.headers, *headers)))
+
+
+def json_answer(
+    status: int, document: Mapping[str, Any], content_type: str = "application/json"
+) -> ConditionalAnswer:
+    """Return a JSON answer that must not be cached."""
+    body = to_json(document).encode() + b"\n"
+    headers = (
+        ("Content-Type", content_type),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        *SECURITY_HEADERS,
+    )
+    return ConditionalAnswer(status, HeaderFields(headers), body)
+
+
+def problem(
+    status: int, detail: str | None, members: Mapping[str, Any] | None = None
+) -> ConditionalAnswer:
+    """Return an error as a problem document (RFC 9457).
+
+    Args:
+        status: HTTP status code.
+        detail: The reason in words, for people; None if there is none.
+        members: The same reason for programs, as extension members of the document
+            (RFC 9457, 3.2); None adds no member.
+    """
+    title = HTTPStatus(status).phrase
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return json_answer(status, document | dict(members or {}), "application/problem+json")
+
+
+def respond_conditionally(
+    snapshot: Snapshot,
+    method: str,
+    accept_encoding: str | None = None,
+    if_none_match: str | None = None,
+    if_modified_since: str | None = None,
+) -> ConditionalAnswer:
+    """Answer a GET or HEAD from a snapshot by the request's headers.
+
+    There is no 406: a client that forbids every encoding gets the plain body.
+    ``If-Modified-Since`` matches only if its date equals the list's date, so that a rollback to
+    an older file reaches clients that have seen the newer one.
+    """
+    variant = snapshot.plain
+    if snapshot.gzip and accept_encoding and accepts_gzip(accept_encoding):
+        variant = snapshot.gzip
+    if if_none_match is not None:
+        # Almost every client sends back the one tag it got, so compare before parsing.
+        fresh = if_none_match == variant.etag or etag_matches(if_none_match, snapshot)
+    else:
+        fresh = if_modified_since == snapshot.last_modified_text
+    if fresh:
+        return ConditionalAnswer(304, variant.not_modified, b"")
+    return ConditionalAnswer(200, variant.headers, b"" if method == "HEAD" else variant.body)
+
+
+def etag_matches(if_none_match: str, snapshot: Snapshot) -> bool:
+    """Return whether ``If-None-Match`` names the ETag of a list, in any of its encodings.
+
+    All variants of a list are equally new. A compressing proxy makes a variant of its own, and
+    adds the name of the coding to the ETag.
+    """
+    tags, own = _tags(if_none_match), snapshot.etag
+    return tags.contains_weak(own) or any(
+        tag.startswith(own) and _CODING.fullmatch(tag, len(own))
+        for tag in tags.as_set(include_weak=True)
+    )
+
+
+# After a change, all long polls name the same list.
+_tags = lru_cache(maxsize=256)(parse_etags)
+
+
+@lru_cache(maxsize=256)
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Return whether a client accepts gzip, and does not prefer plain bytes."""
+    accept = parse_accept_header(accept_encoding, Accept)
+    named = {value.lower(): quality for value, quality in accept}
+    gzip = named.get("gzip", named.get("x-gzip", named.get("*", 0)))
+    return gzip > 0 and gzip >= named.get("identity", 0)
+
+
+@lru_cache(maxsize=256)
+def preferred_form(accept: str) -> tuple[bool, bool]:
+    """Read ``Accept``; only ``application/jose`` by name asks for a signed list.
+
+    Returns:
+        Whether the client prefers a signed list to plain JSON, and whether it accepts plain JSON.
+    """
+    types = parse_accept_header(accept, MIMEAccept)
+    named = {value.lower(): quality for value, quality in types}
+    signed, plain = named.get("application/jose", 0), types.quality("application/json")
+    better = signed >= plain if "application/json" not in named else signed > plain
+    return signed > 0 and better, plain > 0

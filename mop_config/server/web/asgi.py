@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 from flask import Flask
 
-from ..auth.tokens import USER
+from ..auth import USER
 from ..service import EXTENSION, ConfigService
-from ..serving.conditional import ConditionalAnswer
 from ..serving.responder import LongPoll
+from ..serving.snapshot import ConditionalAnswer
 from ..serving.store import ChangeEvent
 from ..settings import ProcessSettings, Settings
 from .app import create_app

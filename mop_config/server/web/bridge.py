@@ -13,9 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
 
-from ..auth.tokens import USER
-from ..serving.conditional import ConditionalAnswer, problem
-from ..serving.snapshot import HeaderFields
+from ..auth import USER
+from ..serving.snapshot import ConditionalAnswer, HeaderFields, problem
 from .guards import failure
 
 Scope = MutableMapping[str, Any]

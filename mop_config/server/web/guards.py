@@ -16,8 +16,13 @@ from ...model.address import normalise_host, split_port
 from ...model.printable import printable
 from ..logs import describe
 from ..service import ConfigService
-from ..serving.conditional import ConditionalAnswer, forget_long_values, problem
-from ..serving.snapshot import SECURITY_HEADERS, Headers
+from ..serving.snapshot import (
+    SECURITY_HEADERS,
+    ConditionalAnswer,
+    Headers,
+    forget_long_values,
+    problem,
+)
 from ..status.metrics import OTHER
 from . import as_response, problem_response
 

@@ -22,12 +22,12 @@ from ...model.address import parse_url
 from ...model.codec import iter_endpoints
 from ...model.endpoint import Endpoint, Kind
 from ...model.jws import KEYS_MEDIA_TYPE, jwk_set
-from ..auth.tokens import USER
+from ..auth import USER
 from ..monitor.reports import parse_report
 from ..parsing.problems import Code
 from ..service import ConfigService, Places
-from ..serving.conditional import ConditionalAnswer, json_answer, to_json
 from ..serving.responder import LongPoll
+from ..serving.snapshot import ConditionalAnswer, json_answer, to_json
 from . import as_response, current_service, problem_response, revalidated
 from .guards import token_refusal
 

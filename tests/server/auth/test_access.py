@@ -16,7 +16,7 @@ from werkzeug.test import EnvironBuilder
 from werkzeug.wsgi import ClosingIterator
 
 from mop_config import create_app, init_app
-from mop_config.server.auth.tokens import (
+from mop_config.server.auth import (
     USER,
     Refusal,
     Token,

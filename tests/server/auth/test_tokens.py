@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.server.auth import authenticator as keyring_module
-from mop_config.server.auth.authenticator import MAX_FAULTS, TokenAuthenticator
-from mop_config.server.auth.tokens import (
+from mop_config.server import auth as keyring_module
+from mop_config.server.auth import (
+    MAX_FAULTS,
     Token,
+    TokenAuthenticator,
     digest,
     find,
     from_environment,

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from mop_config import Settings, create_app
 from mop_config.net.faults import COUNTED
-from mop_config.server.auth.tokens import Token, digest, line_of
+from mop_config.server.auth import Token, digest, line_of
 from mop_config.server.monitor import reports
 from mop_config.server.monitor.reports import (
     FAULTS,

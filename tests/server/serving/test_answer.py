@@ -5,8 +5,7 @@ import gzip
 import pytest
 
 from mop_config.server.parsing.render import EMPTY, EMPTY_BODY, render
-from mop_config.server.serving.conditional import respond_conditionally
-from mop_config.server.serving.snapshot import SECURITY_HEADERS, Snapshot
+from mop_config.server.serving.snapshot import SECURITY_HEADERS, Snapshot, respond_conditionally
 from mop_config.server.settings import Settings, UrlRules
 
 from ...conftest import SAMPLE

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 
 from mop_config import __version__, create_app, init_app
 from mop_config.errors import SettingsError
-from mop_config.server.auth.tokens import Token, digest, line_of
+from mop_config.server.auth import Token, digest, line_of
 from mop_config.server.gunicorn.worker import find
 from mop_config.server.service import ConfigService
 from mop_config.server.settings import Settings

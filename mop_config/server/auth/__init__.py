@@ -1,1 +1,0 @@
-"""Access: the tokens, the token file, and the rules for requests."""
