@@ -338,6 +338,13 @@ class TestSockets:
             assert proxy.asked
 
     @pytest.mark.parametrize("transport", ["polling", "websocket"])
+    def test_by_a_proxy_with_a_name(self, transport: str, kind: str, talker: SocketServer) -> None:
+        """The name of the proxy is looked up, and not that of the endpoint."""
+        with forward_proxy({ONE: talker.port}) as proxy:
+            named = proxy.url.replace("127.0.0.1", "localhost")
+            assert talk(kind, f"http://{ONE}", transport, proxy=named) == "t"
+
+    @pytest.mark.parametrize("transport", ["polling", "websocket"])
     @pytest.mark.parametrize("why", ["trust_env", "no_proxy", "loopback"])
     def test_by_none(
         self,

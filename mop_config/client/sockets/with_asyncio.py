@@ -103,7 +103,8 @@ class AsyncEngineSession:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 ssl=endpoints.options.tls,
-                resolver=_EndpointResolver(target, endpoints.resolver),
+                # With a proxy, aiohttp looks up the proxy's name, and the proxy the endpoint's.
+                resolver=None if proxy else _EndpointResolver(target, endpoints.resolver),
                 socket_factory=self._new_socket,
             ),
             # Accept cookies from IP addresses: load balancers keep a session by its cookie.
